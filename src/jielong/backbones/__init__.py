@@ -1,0 +1,1 @@
+"""Backbones: what has been seen so far?"""

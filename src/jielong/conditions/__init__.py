@@ -1,0 +1,1 @@
+"""Conditions: what is it about?"""

@@ -1,0 +1,1 @@
+"""Heads: from what distribution is the next token drawn?"""

@@ -1,0 +1,1 @@
+"""Media: read, write and preview images."""

@@ -1,0 +1,1 @@
+"""Networks: plain torch modules that parts are made of."""

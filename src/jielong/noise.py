@@ -1,0 +1,38 @@
+"""Random numbers that belong to a sample, not to a batch: picture 17 draws the same numbers whatever is generated beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_MIX = 0x9E3779B97F4A7C15  # odd 64-bit constant (2^64 / golden ratio): spreads (seed, index) pairs over all seeds
+
+
+class Noise:
+    """One random generator a sample, seeded by ``(seed, index)``.
+
+    Numbers are always drawn on the CPU and then moved, so a sample's numbers do not depend on the device either.
+    """
+
+    def __init__(self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.generators = [
+            torch.Generator().manual_seed((seed * _MIX + index * 0xD1B54A32D192ED03 + 0x2545F4914F6CDD1D) % 2**63) for index in indices
+        ]
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform numbers in ``[0, 1)``, ``(B, *shape)``."""
+        return torch.stack([torch.rand(shape, generator=g) for g in self.generators]).to(self.device)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers, ``(B, *shape)``."""
+        return torch.stack([torch.randn(shape, generator=g) for g in self.generators]).to(self.device)
+
+    def gumbel(self, *shape: int) -> Tensor:
+        """Standard Gumbel numbers ``-log(-log u)``, ``(B, *shape)``."""
+        return -torch.log(-torch.log(self.uniform(*shape).clamp_min(torch.finfo(torch.float32).tiny)))

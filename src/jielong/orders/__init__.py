@@ -1,0 +1,1 @@
+"""Orders: which tokens come next, together with which?"""

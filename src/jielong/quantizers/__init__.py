@@ -1,0 +1,1 @@
+"""Quantizers: from vectors to codes and back."""

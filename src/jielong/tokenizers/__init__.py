@@ -1,0 +1,1 @@
+"""Tokenizers: what is the unit?"""

@@ -1,0 +1,1 @@
+"""Training: one loop for tokenizers and generators."""
