@@ -1,1 +1,1 @@
-"""Quantizers: from vectors to codes and back."""
+"""Quantizers: from vectors to code indices and back."""

@@ -1,0 +1,42 @@
+"""Lloyd's k-means over the batch of all processes, as a start for a codebook."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from jielong.quantizers.lookup import nearest, sums_by_code
+from jielong.quantizers.parallel import pick_rows, sum_over_processes
+
+
+@torch.no_grad()
+def kmeans(vectors: Tensor, codes: int, iterations: int, generator: torch.Generator, normalize: bool = False) -> tuple[Tensor, Tensor]:
+    """Centroids of everybody's vectors and how many vectors each has; equal on every process.
+
+    Starts from random vectors; a cluster that loses all its vectors moves to another random one.
+
+    Args:
+        vectors: This process's ``(M, D)``, float32.
+        codes: Number of clusters ``V``.
+        iterations: Rounds of assignment and averaging; 0 returns the random vectors.
+        generator: Draws the starting vectors (the first process's counts).
+        normalize: Keep centroids on the unit sphere (spherical k-means).
+
+    Returns:
+        Centroids ``(V, D)`` and counts ``(V,)``, at least 1 so that centroid times count is a usable sum.
+    """
+    centroids = pick_rows(vectors, codes, generator)
+    counts = vectors.new_ones(codes)
+    for _ in range(iterations):
+        indices, _ = nearest(vectors, centroids)
+        counts, sums = sums_by_code(vectors, indices, codes)
+        packed = sum_over_processes(torch.cat([sums, counts[:, None]], dim=1))
+        sums, counts = packed[:, :-1], packed[:, -1]
+        empty = counts == 0
+        centroids = sums / counts.clamp_min(1)[:, None]
+        if normalize:
+            centroids = F.normalize(centroids, dim=-1)
+        if bool(empty.any()):
+            centroids[empty] = pick_rows(vectors, int(empty.sum()), generator)
+    return centroids, counts.clamp_min(1)

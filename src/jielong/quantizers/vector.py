@@ -1,0 +1,261 @@
+"""Vector quantization: the nearest vector of a learned codebook (VQ-VAE, arXiv 1711.00937) with the repairs that keep codes alive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jielong.config import Config
+from jielong.quantizers.estimators import rotate, straight_through
+from jielong.quantizers.kmeans import kmeans
+from jielong.quantizers.lookup import nearest, sums_by_code
+from jielong.quantizers.parallel import pick_rows, sum_over_processes, world
+from jielong.quantizers.usage import CodebookUsage
+
+_ESTIMATORS = {"straight-through": straight_through, "rotation": rotate}
+
+
+class NonFiniteVectors(ValueError):  # noqa: N818 - named for what was found
+    """The vectors to quantize hold NaN or infinite numbers; raised on every process together, before any state was changed."""
+
+
+class VectorQuantizerSettings(Config):
+    """Settings of :class:`VectorQuantizer`, a field of every tokenizer that has one."""
+
+    codes: int = Field(1024, ge=2, description="size of the codebook V")
+    codebook: Literal["ema", "gradient"] = Field("ema", description="codes follow averages of their vectors, or a loss term")
+    decay: float = Field(0.99, ge=0, lt=1, description="of the averages, a step")
+    commitment: float = Field(0.25, ge=0, description="weight beta of the loss that keeps the encoder near its codes")
+    normalize: bool = Field(False, description="compare directions only: vectors and codes on the unit sphere")
+    estimator: Literal["straight-through", "rotation"] = Field("straight-through", description="gradient through the lookup")
+    kmeans_iterations: int = Field(10, ge=0, description="of k-means on the first training batch; 0 starts from random codes")
+    restart_below: float = Field(0.1, ge=0, lt=1, description="a code used less than this fraction of the mean starts anew; 0 never")
+    restart_every: int = Field(5, ge=1, description="training steps between two looks for dead codes")
+
+    def build(self, dim: int) -> VectorQuantizer:
+        """The quantizer for vectors of width ``dim``."""
+        return VectorQuantizer(dim=dim, **self.model_dump())
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What a lookup gives.
+
+    Attributes:
+        values: ``(..., D)``, the codes themselves, in the vectors' dtype; their gradient reaches the vectors through the estimator.
+        indices: ``(...)``, long, in ``[0, V)``.
+        losses: Scalars, weighted already, to be added to the training loss: ``commitment``, and ``codebook`` when it learns by gradient.
+        statistics: Scalars to log: ``error`` (mean square distance a component), ``usage`` and ``perplexity`` over a long window.
+    """
+
+    values: Tensor
+    indices: Tensor
+    losses: dict[str, Tensor]
+    statistics: dict[str, Tensor]
+
+
+class VectorQuantizer(nn.Module):
+    r"""Replaces every vector ``z`` by the nearest of ``V`` codes, ``q = e_i`` with ``i = argmin_v |z - e_v|^2``.
+
+    Losses, as means over all components: ``commitment |z - sg(q)|^2``, and ``|sg(z) - q|^2`` when the codebook learns by gradient.
+    An ``ema`` codebook instead follows, with ``n_v`` the number and ``m_v`` the sum of the vectors of all processes that chose code ``v``,
+    ``N <- g N + (1 - g) n``, ``M <- g M + (1 - g) m`` and ``e_v = M_v / N'_v`` where ``N' = (N + eps) sum(N) / (sum(N) + V eps)``.
+
+    The codebook changes only in training mode with gradients enabled, once a forward, after the lookup; all processes must then call
+    forward together. Everything is float32 whatever the autocast and stays so under ``.to(dtype)``. A state dict holds all there is, so a
+    resumed run goes on bit for bit. It must not be re-run by activation checkpointing, which would count the batch twice.
+
+    Args:
+        codes: Number of codes ``V``.
+        dim: Their width ``D``.
+        codebook: ``ema`` (averages, no loss term) or ``gradient`` (a parameter with a loss term).
+        decay: ``g``, of the averages.
+        commitment: ``beta``, the weight of the commitment loss.
+        normalize: Vectors and codes are normalised before everything else, and ``values`` are unit vectors.
+        estimator: ``straight-through`` or ``rotation``, see :mod:`jielong.quantizers.estimators`.
+        kmeans_iterations: Of k-means over the first training batch; 0 keeps the random start.
+        restart_below: A code is dead when its averaged count ``N_v`` is below this fraction of the mean count; it is then replaced by a
+            random vector of the batch, with the mean count. 0 never restarts. Frozen tokens stay frozen: restarts happen in training only.
+        restart_every: Training steps between two looks for dead codes.
+        epsilon: ``eps`` above.
+    """
+
+    counts: Tensor
+    sums: Tensor
+    initialised: Tensor
+    updates: Tensor
+    codebook: Tensor
+
+    def __init__(
+        self,
+        *,
+        codes: int,
+        dim: int,
+        codebook: Literal["ema", "gradient"] = "ema",
+        decay: float = 0.99,
+        commitment: float = 0.25,
+        normalize: bool = False,
+        estimator: Literal["straight-through", "rotation"] = "straight-through",
+        kmeans_iterations: int = 10,
+        restart_below: float = 0.1,
+        restart_every: int = 5,
+        epsilon: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        if estimator not in _ESTIMATORS or codebook not in ("ema", "gradient"):
+            raise ValueError(
+                f"codebook must be ema or gradient and estimator one of {sorted(_ESTIMATORS)}, not {codebook!r} and {estimator!r}"
+            )
+        self.codes, self.dim, self.learned, self.normalize = codes, dim, codebook == "gradient", normalize
+        self.decay, self.commitment, self.epsilon = decay, commitment, epsilon
+        self.estimate = _ESTIMATORS[estimator]
+        self.kmeans_iterations, self.restart_below, self.restart_every = kmeans_iterations, restart_below, restart_every
+        start = torch.randn(codes, dim) * dim**-0.5
+        start = F.normalize(start, dim=-1) if normalize else start
+        if self.learned:
+            self.codebook = nn.Parameter(start)
+        else:
+            self.register_buffer("codebook", start)
+            self.register_buffer("sums", start.clone())
+        self.register_buffer("counts", torch.ones(codes))
+        self.register_buffer("initialised", torch.tensor(kmeans_iterations == 0))
+        self.register_buffer("updates", torch.tensor(0))
+        self.usage = CodebookUsage(codes)
+
+    def extra_repr(self) -> str:
+        """The sizes, for printing."""
+        return f"codes={self.codes}, dim={self.dim}, codebook={'gradient' if self.learned else 'ema'}, normalize={self.normalize}"
+
+    def _apply(self, fn: Any, recurse: bool = True) -> VectorQuantizer:
+        # Averages over hundreds of steps lose everything in half precision: follow the device, keep the dtype.
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(move, recurse)
+
+    def _flat(self, vectors: Tensor) -> Tensor:
+        """``(..., D)`` as float32 ``(M, D)``, normalised if so set."""
+        if vectors.ndim == 0 or vectors.shape[-1] != self.dim:
+            raise ValueError(f"vectors to quantize must be (..., {self.dim}) with the channels last, not {tuple(vectors.shape)}")
+        flat = vectors.reshape(-1, self.dim).float()
+        return F.normalize(flat, dim=-1) if self.normalize else flat
+
+    def _codes(self) -> Tensor:
+        """The codes as they are compared and handed out, ``(V, D)``."""
+        if not (self.normalize and self.learned):
+            return self.codebook
+        return F.normalize(self.codebook.clone(), dim=-1)  # a copy, so that a restart may write while autograd remembers
+
+    def forward(self, vectors: Tensor, *, generator: torch.Generator | None = None, update: bool = True) -> Quantized:
+        """Quantize, and in training let the codebook follow.
+
+        Args:
+            vectors: ``(..., D)``.
+            generator: Draws the vectors for the k-means start and for restarts; under data parallelism the first process's decides. When
+                not given, draws are seeded by the number of updates so far.
+            update: Whether training may change the codebook's state now; ``False`` for a second forward within one step.
+
+        Raises:
+            ValueError: if the last axis is not ``D``.
+            NonFiniteVectors: if a number is NaN or infinite.
+            RuntimeError: if activation checkpointing runs it again within a backward pass.
+        """
+        update = update and self.training and torch.is_grad_enabled()
+        if update and torch._C._current_graph_task_id() != -1:
+            raise RuntimeError("a vector quantizer was run inside a backward pass; leave it out of activation checkpointing")
+        with torch.autocast(vectors.device.type, enabled=False):
+            flat = self._flat(vectors)
+            seen = flat.detach()
+            draw = generator or torch.Generator().manual_seed(int(self.updates))
+            if update:
+                self._start(seen, draw)
+            codes = self._codes()
+            indices, best = nearest(seen, codes.detach())
+            self._check(best, together=update)
+            picked = F.embedding(indices, codes)
+            error = F.mse_loss(flat, picked.detach())
+            losses = {"commitment": self.commitment * error}
+            if self.learned:
+                losses["codebook"] = F.mse_loss(picked, seen)
+            values = self.estimate(flat, picked)
+            if update:
+                self._follow(seen, indices, draw)
+        statistics = {"error": error.detach(), "usage": self.usage.usage, "perplexity": self.usage.perplexity}
+        return Quantized(values.to(vectors.dtype).view(vectors.shape), indices.view(vectors.shape[:-1]), losses, statistics)
+
+    @torch.no_grad()
+    def encode(self, vectors: Tensor) -> Tensor:
+        """Indices of the nearest codes, ``(..., D) -> (...)``; changes nothing. Raises as :meth:`forward` does."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            indices, best = nearest(self._flat(vectors), self._codes())
+        self._check(best)
+        return indices.view(vectors.shape[:-1])
+
+    def decode(self, indices: Tensor) -> Tensor:
+        """The codes at ``indices``, ``(...) -> (..., D)`` float32, normalised when the quantizer is.
+
+        Raises:
+            ValueError: if an index is outside ``[0, V)``.
+        """
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.codes:
+            raise ValueError(f"code indices must lie in [0, {self.codes}), but these span {int(indices.min())} to {int(indices.max())}")
+        return F.embedding(indices, self._codes())
+
+    def _check(self, numbers: Tensor, together: bool = False) -> None:
+        """Refuse what is not finite; ``together`` lets every process raise, so that none waits for a process that has stopped."""
+        bad = (~torch.isfinite(numbers)).sum()
+        bad = sum_over_processes(bad) if together else bad
+        if int(bad):
+            raise NonFiniteVectors(f"{int(bad)} vectors to quantize hold NaN or infinite numbers; the encoder's last step diverged")
+
+    @torch.no_grad()
+    def _start(self, vectors: Tensor, generator: torch.Generator) -> None:
+        """K-means on the first batch: code, count and sum together."""
+        if bool(self.initialised):
+            return
+        self._check(vectors.sum(dim=-1), together=True)
+        centroids, counts = kmeans(vectors, self.codes, self.kmeans_iterations, generator, self.normalize)
+        self._place(torch.arange(self.codes, device=vectors.device), centroids, counts)
+        self.initialised.fill_(True)
+
+    @torch.no_grad()
+    def _follow(self, vectors: Tensor, indices: Tensor, generator: torch.Generator) -> None:
+        """One step of the averages over everybody's batch, then restarts."""
+        if self.learned:
+            counts = sum_over_processes(torch.bincount(indices, minlength=self.codes).float())
+        else:
+            counts, sums = sums_by_code(vectors, indices, self.codes)
+            if world()[1] > 1:
+                packed = sum_over_processes(torch.cat([sums, counts[:, None]], dim=1))
+                sums, counts = packed[:, :-1], packed[:, -1]
+            self.sums.lerp_(sums, 1 - self.decay)
+        self.counts.lerp_(counts, 1 - self.decay)
+        if not self.learned:
+            total = self.counts.sum()
+            smoothed = (self.counts + self.epsilon) / (total + self.codes * self.epsilon) * total
+            means = self.sums / smoothed[:, None]
+            self.codebook.copy_(F.normalize(means, dim=-1) if self.normalize else means)
+        self.usage.update(counts)
+        self.updates += 1
+        if self.restart_below > 0 and int(self.updates) % self.restart_every == 0:
+            self._restart(vectors, generator)
+
+    def _restart(self, vectors: Tensor, generator: torch.Generator) -> None:
+        """Give every dead code a vector of the batch and the mean count."""
+        mean = self.counts.mean()
+        dead = (self.counts < self.restart_below * mean).nonzero().flatten()
+        if len(dead):
+            self._place(dead, pick_rows(vectors, len(dead), generator), mean.expand(len(dead)))
+
+    def _place(self, where: Tensor, codes: Tensor, counts: Tensor) -> None:
+        """Set code, count and sum together: setting the code alone would be undone by the next step of the averages."""
+        self.codebook.data[where] = codes
+        self.counts[where] = counts
+        if not self.learned:
+            self.sums[where] = codes * counts[:, None]
