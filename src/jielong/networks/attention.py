@@ -1,0 +1,130 @@
+"""Attention kernels that compute the same thing, a rule that picks the faster one, and block-causal structure.
+
+Which positions see which is a matter of *blocks*: position ``i`` sees ``j`` exactly if ``block[j] <= block[i]``. One block is full
+attention, a block a position is causal attention, anything between is a mask.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Kernel = Literal["auto", "fused", "plain"]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Which of ``n`` positions see which.
+
+    Attributes:
+        kind: ``full`` (one block), ``causal`` (a block a position) or ``blocks``.
+        allowed: ``(n, n)`` bool, row sees column.
+    """
+
+    kind: Literal["full", "causal", "blocks"]
+    allowed: Tensor
+
+
+def structure(blocks: Tensor, device: torch.device) -> Structure:
+    """Read non-decreasing block indices ``(n,)``; remembered by value, so a training run or a decoding loop derives it once.
+
+    Blocks are read by Python: keep them on the CPU, whatever the device of the model.
+
+    Raises:
+        ValueError: if the blocks decrease somewhere.
+    """
+    return _structure(tuple(blocks.tolist()), device)
+
+
+@functools.lru_cache(maxsize=64)
+def _structure(blocks: tuple[int, ...], device: torch.device) -> Structure:
+    steps = [after - before for before, after in itertools.pairwise(blocks)]
+    if any(step < 0 for step in steps):
+        raise ValueError("block indices must not decrease: a position may only be followed by its own block or a later one")
+    with torch.inference_mode(False):
+        index = torch.tensor(blocks, device=device)
+        allowed = index[None, :] <= index[:, None]
+    kind: Literal["full", "causal", "blocks"] = "full" if not any(steps) else "causal" if all(steps) else "blocks"
+    return Structure(kind, allowed)
+
+
+def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """A bool mask as numbers to add to the scores: 0 where allowed, minus infinity elsewhere."""
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, -math.inf)
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """PyTorch's fused kernel; arguments as in :func:`attention`."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """Two batched matrix products and a softmax; arguments as in :func:`attention`.
+
+    The softmax kernel accumulates in float32 whatever its input, so bfloat16 scores need no cast of their own.
+    """
+    batch, heads, n, width = q.shape
+    length = k.shape[2]
+    scale = 1 / math.sqrt(width)
+    q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # (B heads, n or length, width)
+    if causal:
+        mask = _causal(n, q.device, q.dtype)
+    if mask is None:
+        scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.mT, beta=0, alpha=scale)
+    elif mask.ndim == 2:
+        scores = torch.baddbmm(mask, q, k.mT, alpha=scale)
+    else:
+        scores = torch.baddbmm(mask.expand(batch, heads, n, length).reshape(-1, n, length), q, k.mT, alpha=scale)
+    return torch.bmm(scores.softmax(-1), v).unflatten(0, (batch, heads))
+
+
+@functools.lru_cache(maxsize=16)
+def _causal(n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):
+        return additive(torch.ones(n, n, dtype=torch.bool, device=device).tril(), dtype)
+
+
+def choose(q: Tensor, k: Tensor) -> Literal["fused", "plain"]:
+    """The kernel that ``auto`` stands for: a fixed rule, so a run repeats itself exactly.
+
+    On the CPU the backward pass of the fused kernel is slow at short lengths, where writing the scores out costs little.
+    ``benchmarks/backbone.py --attention`` prints the table behind the rule.
+    """
+    if q.device.type == "cpu" and torch.is_grad_enabled() and k.shape[2] <= 512:
+        return "plain"
+    return "fused"
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False, kernel: Kernel = "auto") -> Tensor:
+    """``softmax(q k' / sqrt(D) + mask) v``.
+
+    Args:
+        q: Queries ``(B, heads, n, D)``.
+        k: Keys ``(B, heads, length, D)``.
+        v: Values ``(B, heads, length, D)``.
+        mask: Added to the scores, of their dtype: ``(n, length)`` or broadcastable to ``(B, heads, n, length)``; no row may be all
+            minus infinity.
+        causal: Query ``i`` sees keys up to ``i``; needs ``n == length`` and no mask.
+        kernel: ``fused``, ``plain``, or ``auto`` for the faster (:func:`choose`).
+
+    Returns:
+        ``(B, heads, n, D)``.
+
+    Raises:
+        ValueError: for an unknown kernel, or ``causal`` together with a mask or other lengths.
+    """
+    if causal and (mask is not None or q.shape[2] != k.shape[2]):
+        raise ValueError(f"causal attention takes no mask and as many keys as queries, not {q.shape[2]} queries and {k.shape[2]} keys")
+    name = choose(q, k) if kernel == "auto" else kernel
+    if name == "plain":
+        return plain(q, k, v, mask, causal)
+    if name == "fused":
+        return fused(q, k, v, mask, causal)
+    raise ValueError(f"there is no attention kernel {kernel!r}; choose auto, fused or plain")

@@ -1,0 +1,179 @@
+"""Layers of the transformer, from the norm up to the block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jielong.networks.attention import attention
+from jielong.networks.rope import Rotation
+
+NormKind = Literal["rms", "layer"]
+Activation = Literal["swiglu", "gelu"]
+ConditionPath = Literal["prefix", "cross", "adaln"]
+KeysValues = tuple[Tensor, Tensor]  # each (B, heads, length, head width)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What one pass through the layers may see: made once, shared by all of them.
+
+    Attributes:
+        rotation: Rotations of the positions; ``None`` leaves them as they are.
+        mask: Added to the scores of self-attention.
+        causal: Whether self-attention is causal (then there is no mask).
+        written: A layer's slots for the keys and values of this pass; none without a cache.
+        seen: A layer's keys and values up to and with this pass.
+        cross: A layer's keys and values of the condition.
+        cross_mask: Added to the scores of cross-attention.
+        modulation: A layer's shifts, scales and gates, and those of the last norm.
+    """
+
+    rotation: Rotation | None
+    mask: Tensor | None
+    causal: bool
+    written: list[KeysValues]
+    seen: list[KeysValues]
+    cross: list[KeysValues]
+    cross_mask: Tensor | None
+    modulation: list[tuple[Tensor, ...]]
+
+
+class Norm(nn.Module):
+    """Layer norm, or root-mean-square norm ``x / sqrt(mean(x^2) + eps) * w`` (arXiv 1910.07467), computed in float32."""
+
+    def __init__(self, width: int, kind: NormKind, eps: float, affine: bool = True) -> None:
+        super().__init__()
+        self.kind, self.eps, self.shape = kind, eps, (width,)
+        self.weight = nn.Parameter(torch.ones(width)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(width)) if affine and kind == "layer" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis of ``(..., width)``; the dtype stays."""
+        weight = None if self.weight is None else self.weight.float()
+        if self.kind == "rms":
+            return F.rms_norm(x.float(), self.shape, weight, self.eps).to(x.dtype)
+        return F.layer_norm(x.float(), self.shape, weight, None if self.bias is None else self.bias.float(), self.eps).to(x.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of positions to each other, one product for queries, keys and values."""
+
+    def __init__(self, width: int, heads: int, *, qk_norm: bool, bias: bool, norm_eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.out = nn.Linear(width, width, bias=bias)
+        self.q_norm = Norm(width // heads, "rms", norm_eps) if qk_norm else None
+        self.k_norm = Norm(width // heads, "rms", norm_eps) if qk_norm else None
+
+    def forward(self, x: Tensor, sight: Sight, layer: int) -> Tensor:
+        """``(B, n, D)`` to ``(B, n, D)``; writes its keys and values where ``sight`` says."""
+        batch, n, width = x.shape
+        qkv = self.qkv(x).view(batch, n, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous().unbind(0)  # (B, heads, n, head width) each
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if sight.rotation is not None:
+            q, k = sight.rotation(q), sight.rotation(k)
+        if sight.written:
+            keys, values = sight.written[layer]
+            keys.copy_(k)
+            values.copy_(v)
+            k, v = sight.seen[layer]
+        return self.out(attention(q, k, v, sight.mask, sight.causal).transpose(1, 2).reshape(batch, n, width))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of positions to the states of the condition."""
+
+    def __init__(self, width: int, heads: int, states: int, *, qk_norm: bool, bias: bool, norm_eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width, bias=bias)
+        self.kv = nn.Linear(states, 2 * width, bias=bias)
+        self.out = nn.Linear(width, width, bias=bias)
+        self.q_norm = Norm(width // heads, "rms", norm_eps) if qk_norm else None
+        self.k_norm = Norm(width // heads, "rms", norm_eps) if qk_norm else None
+
+    def keys_values(self, states: Tensor) -> KeysValues:
+        """Keys and values of the condition's ``(B, L, W)`` states: the same at every step of sampling."""
+        k, v = self.kv(states).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).contiguous().unbind(0)
+        return (k if self.k_norm is None else self.k_norm(k)), v
+
+    def forward(self, x: Tensor, keys_values: KeysValues, mask: Tensor | None) -> Tensor:
+        """``(B, n, D)`` to ``(B, n, D)``."""
+        q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        if self.q_norm is not None:
+            q = self.q_norm(q)
+        return self.out(attention(q, *keys_values, mask).transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """``W2 act(W1 x)``, or SwiGLU ``W2 (silu(Wg x) * Wu x)`` (arXiv 2002.05202) with one product for gate and value."""
+
+    def __init__(self, width: int, hidden: int, activation: Activation, bias: bool) -> None:
+        super().__init__()
+        self.gated = activation == "swiglu"
+        self.up = nn.Linear(width, hidden * (2 if self.gated else 1), bias=bias)
+        self.down = nn.Linear(hidden, width, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, n, D)`` to ``(B, n, D)``."""
+        h = self.up(x)
+        if self.gated:
+            gate, value = h.chunk(2, dim=-1)
+            return self.down(F.silu(gate) * value)
+        return self.down(F.gelu(h, approximate="tanh"))
+
+
+class Block(nn.Module):
+    """Pre-norm residual branches: self-attention, attention to the condition if there is any, feed-forward."""
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        heads: int,
+        hidden: int,
+        norm: NormKind,
+        activation: Activation,
+        qk_norm: bool,
+        condition: ConditionPath | None,
+        condition_width: int,
+        dropout: float,
+        bias: bool,
+        norm_eps: float,
+    ) -> None:
+        super().__init__()
+        adaptive = condition == "adaln"
+        self.attention_norm = Norm(width, norm, norm_eps, affine=not adaptive)
+        self.attention = SelfAttention(width, heads, qk_norm=qk_norm, bias=bias, norm_eps=norm_eps)
+        self.cross_norm = self.cross = None
+        if condition == "cross":
+            self.cross_norm = Norm(width, norm, norm_eps)
+            self.cross = CrossAttention(width, heads, condition_width, qk_norm=qk_norm, bias=bias, norm_eps=norm_eps)
+        self.forward_norm = Norm(width, norm, norm_eps, affine=not adaptive)
+        self.feed_forward = FeedForward(width, hidden, activation, bias)
+        self.modulation = nn.Linear(width, 6 * width) if adaptive else None
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, sight: Sight, layer: int) -> Tensor:
+        """``(B, n, D)`` to ``(B, n, D)``."""
+        if self.modulation is None:
+            x = x + self._drop(self.attention(self.attention_norm(x), sight, layer))
+            if self.cross is not None and self.cross_norm is not None:
+                x = x + self._drop(self.cross(self.cross_norm(x), sight.cross[layer], sight.cross_mask))
+            return x + self._drop(self.feed_forward(self.forward_norm(x)))
+        shift, scale, gate, shift2, scale2, gate2 = sight.modulation[layer]
+        h = torch.addcmul(shift, self.attention_norm(x), 1 + scale)
+        x = torch.addcmul(x, gate, self._drop(self.attention(h, sight, layer)).to(x.dtype))
+        h = torch.addcmul(shift2, self.forward_norm(x), 1 + scale2)
+        return torch.addcmul(x, gate2, self._drop(self.feed_forward(h)).to(x.dtype))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.training and self.dropout else x

@@ -1,0 +1,92 @@
+"""Rotary position embedding over 1-D, 2-D and 3-D grids (Su et al., arXiv 2104.09864).
+
+Channel pair ``i`` of a head (channels ``i`` and ``i + D/2``, the Llama convention) is turned by the angle ``c_a(i) * f_i``, where ``a(i)``
+is the axis the pair belongs to and ``c_a`` the position's coordinate on it. A query and a key turned so have a product that depends
+on the difference of their coordinates only. The pairs are dealt to the axes in runs, as evenly as they go, and inside a run of
+``p`` pairs the frequencies fall from 1 as ``base^(-j/p)``; with one axis this is Llama's table exactly.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+REMEMBERED_POSITIONS = 1 << 16  # rows of tables kept by a Rotary: 16 MB at 64 channels in float32
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """A rotation for each of ``n`` positions, full head width so that applying it takes no slicing.
+
+    Attributes:
+        cosine: ``(n, D)``: the cosines, twice.
+        sine: ``(n, D)``: the sines, negative in the first half.
+    """
+
+    cosine: Tensor
+    sine: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Turn ``(..., n, D)``: ``x cos + swap(x) sin``, where ``swap`` exchanges the halves of the channels."""
+        swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+        return torch.addcmul(x * self.cosine, swapped, self.sine)
+
+    def behind(self, count: int) -> Rotation:
+        """The same after ``count`` positions that are left as they are (a prefix, which stands nowhere on the grid)."""
+        if count == 0:
+            return self
+        identity = self.cosine.new_ones(count, self.cosine.shape[1])
+        return Rotation(torch.cat((identity, self.cosine)), torch.cat((torch.zeros_like(identity), self.sine)))
+
+
+class Rotary(nn.Module):
+    """Tables of rotations, remembered by coordinates, so that decoding the same grid again computes no trigonometry.
+
+    Args:
+        head_width: Channels of a head; even.
+        axes: Coordinates a position has.
+        base: Ratio between the fastest and (nearly) the slowest frequency.
+    """
+
+    frequency: Tensor
+    axis: Tensor
+
+    def __init__(self, head_width: int, axes: int, base: float = 10_000.0) -> None:
+        super().__init__()
+        pairs, odd = divmod(head_width, 2)
+        if odd or pairs < axes or axes < 1:
+            raise ValueError(
+                f"a head of {head_width} channels cannot be rotated over {axes} axes: it needs an even width of at least {2 * axes}"
+            )
+        runs = [pairs // axes + (axis < pairs % axes) for axis in range(axes)]
+        self.axes = axes
+        self.register_buffer("frequency", torch.cat([1 / base ** (torch.arange(run).float() / run) for run in runs]), persistent=False)
+        self.register_buffer("axis", torch.cat([torch.full((run,), axis) for axis, run in enumerate(runs)]), persistent=False)
+        self._remembered: OrderedDict[tuple[object, ...], Rotation] = OrderedDict()
+        self._rows = 0
+
+    def forward(self, coordinates: Tensor, device: torch.device, dtype: torch.dtype, prefix: int = 0) -> Rotation:
+        """The rotations of ``(n, axes)`` coordinates, behind ``prefix`` unturned positions.
+
+        Coordinates are read by Python to look them up: keep them on the CPU, whatever the device of the model.
+        """
+        key = (tuple(coordinates.flatten().tolist()), device, dtype, prefix)
+        found = self._remembered.get(key)
+        if found is not None:
+            self._remembered.move_to_end(key)
+            return found
+        # Tables outlive this call: made outside inference mode, they may serve a training step later.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+            angle = coordinates.to(device, torch.float32)[:, self.axis] * self.frequency  # (n, D/2)
+            cosine, sine = angle.cos(), angle.sin()
+            tables = torch.cat((cosine, cosine), -1).to(dtype), torch.cat((-sine, sine), -1).to(dtype)
+            found = Rotation(*tables).behind(prefix)
+        self._remembered[key] = found
+        self._rows += len(found.cosine)
+        while self._rows > REMEMBERED_POSITIONS and len(self._remembered) > 1:
+            _, oldest = self._remembered.popitem(last=False)
+            self._rows -= len(oldest.cosine)
+        return found

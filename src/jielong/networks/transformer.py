@@ -1,0 +1,333 @@
+"""A transformer that is block-causal by construction: a position sees all earlier blocks and its own.
+
+One network serves every order. With a block a position it is Llama (the same numbers on the same weights); with one block it is a
+bidirectional encoder; blocks in between are scales or frames. The condition comes in one of three ways:
+
+- ``prefix``: its states, through a two-layer MLP, stand before all positions as a block of their own, which everything sees and
+  which sees itself only. Prefix positions are not rotated (LlamaGen instead zeroes their queries and keys).
+- ``cross``: attention to its states after each self-attention (states carry no rotation).
+- ``adaln``: its pooled vector shifts, scales and gates each residual branch, from zero on (DiT, arXiv 2212.09748).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jielong.networks.attention import additive, structure
+from jielong.networks.cache import Cache
+from jielong.networks.conditioning import Conditioning
+from jielong.networks.layers import Activation, Block, ConditionPath, KeysValues, Norm, NormKind, Sight
+from jielong.networks.rope import Rotary, Rotation
+
+
+class Transformer(nn.Module):
+    """Inputs, coordinates and blocks to hidden states.
+
+    Args:
+        layers: Number of layers.
+        width: Channels ``D`` of a position.
+        heads: Attention heads; divides ``width``.
+        axes: Coordinates of a position: 1 for sound, 2 for pictures, 3 for video.
+        hidden: Channels inside the feed-forward part; by default ``4 D``, and for SwiGLU ``8/3 D`` rounded up to a multiple of 64.
+        norm: ``rms`` or ``layer``.
+        activation: ``swiglu`` or ``gelu``.
+        qk_norm: Normalise queries and keys, head by head, before they are rotated.
+        rope_base: Base of the rotation frequencies.
+        condition: How the condition comes in, or ``None`` for no condition.
+        condition_width: Channels ``W`` of the condition's states and pooled vector.
+        dropout: Probability of dropping a channel of a residual branch.
+        bias: Whether the linear maps of the layers have biases.
+        norm_eps: Added to the variance in norms.
+
+    Raises:
+        ValueError: if the sizes do not fit together.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        width: int,
+        heads: int,
+        axes: int,
+        hidden: int | None = None,
+        norm: NormKind = "rms",
+        activation: Activation = "swiglu",
+        qk_norm: bool = False,
+        rope_base: float = 10_000.0,
+        condition: ConditionPath | None = None,
+        condition_width: int | None = None,
+        dropout: float = 0.0,
+        bias: bool = False,
+        norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"a width of {width} cannot be shared by {heads} heads: it must be a multiple of the number of heads")
+        if condition is not None and condition_width is None:
+            raise ValueError(f"a transformer with a condition ({condition}) needs the width of the condition's states")
+        if hidden is None:
+            hidden = math.ceil(8 * width / 3 / 64) * 64 if activation == "swiglu" else 4 * width
+        self.layers, self.width, self.heads, self.axes, self.condition = layers, width, heads, axes, condition
+        states = condition_width or 0
+        self.rotary = Rotary(width // heads, axes, rope_base)
+        self.prefix = self.pooled = self.last_modulation = None
+        if condition == "prefix":
+            self.prefix = nn.Sequential(nn.Linear(states, width), nn.GELU(approximate="tanh"), nn.Linear(width, width))
+        if condition == "adaln":
+            self.pooled = nn.Sequential(nn.Linear(states, width), nn.SiLU())
+            self.last_modulation = nn.Linear(width, 2 * width)
+        stack = nn.ModuleList(
+            Block(
+                width=width,
+                heads=heads,
+                hidden=hidden,
+                norm=norm,
+                activation=activation,
+                qk_norm=qk_norm,
+                condition=condition,
+                condition_width=states,
+                dropout=dropout,
+                bias=bias,
+                norm_eps=norm_eps,
+            )
+            for _ in range(layers)
+        )
+        self.blocks = cast("Sequence[Block]", stack)
+        self.norm = Norm(width, norm, norm_eps, affine=condition != "adaln")
+        self.initialise()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Draw all weights anew.
+
+        ============================================  ================================
+        weights of linear maps                        N(0, 0.02)
+        maps that end a residual branch               N(0, 0.02 / sqrt(2 layers))
+        adaptive shifts, scales and gates             0 (a block starts as the identity)
+        biases                                        0
+        norms                                         weight 1, bias 0
+        ============================================  ================================
+        """
+        for name, module in self.named_modules():
+            if isinstance(module, Norm):
+                if module.weight is not None:
+                    nn.init.ones_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Linear):
+                if name.endswith("modulation"):
+                    nn.init.zeros_(module.weight)
+                elif name.endswith((".out", ".down")):
+                    nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * self.layers))
+                else:
+                    nn.init.normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        coordinates: Tensor,
+        blocks: Tensor,
+        conditioning: Conditioning | None = None,
+        cache: Cache | None = None,
+        commit: bool = True,
+    ) -> Tensor:
+        """Hidden states after the last norm, ``(B, n, D)``.
+
+        Without a cache the positions see each other, block by block. With a cache they also see everything in it. The condition is
+        taken into the cache by the first call, which alone is given it; later calls are not. A call with ``commit=False`` leaves the
+        cache as it was (but for the condition), so the same positions can be passed again, changed. Cached calls keep no gradients.
+
+        Args:
+            inputs: ``(B, n, D)``.
+            coordinates: ``(n, axes)`` positions on the grid; best kept on the CPU, as Python reads them.
+            blocks: ``(n,)`` non-decreasing block indices; best kept on the CPU, as Python reads them.
+            conditioning: The condition, if the network takes one.
+            cache: Keys and values of earlier blocks, from :meth:`new_cache`.
+            commit: Whether the cache keeps the keys and values of these positions.
+
+        Raises:
+            ValueError: if shapes do not fit, a condition is missing or not wanted, or the cache is full.
+        """
+        self._check(inputs, coordinates, blocks, conditioning, cache)
+        if cache is None:
+            return self._whole(inputs, coordinates, blocks, conditioning)
+        with torch.no_grad():
+            return self._cached(inputs, coordinates, blocks, conditioning, cache, commit)
+
+    def new_cache(
+        self, batch: int, positions: int, prefix: int = 0, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> Cache:
+        """A static cache for ``positions`` positions and a condition of ``prefix`` states (counted for the prefix path only)."""
+        weight = self.blocks[0].attention.qkv.weight
+        capacity = positions + (prefix if self.condition == "prefix" else 0)
+        dtype = dtype or self._dtype(weight)
+        return Cache.allocate(self.layers, batch, self.heads, capacity, self.width // self.heads, dtype, device or weight.device)
+
+    def cache_bytes(self, batch: int, positions: int, prefix: int = 0, dtype: torch.dtype = torch.float32) -> int:
+        """Bytes the keys and values of ``new_cache(batch, positions, prefix)`` take: ``2 layers B (prefix + N) D`` numbers."""
+        slots = positions + (prefix if self.condition == "prefix" else 0)
+        return 2 * self.layers * batch * slots * self.width * dtype.itemsize
+
+    def parameter_count(self) -> int:
+        """Number of trainable numbers."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    def flops(self, positions: int, prefix: int = 0) -> int:
+        """Floating-point operations of one uncached forward pass of one item (training takes three times as many).
+
+        Two a weight and position, and ``4 D`` a pair of positions for the two products of attention; pairs a causal mask hides are
+        counted, norms and activations are not. ``prefix`` counts the condition's states.
+        """
+        own = sum(block.attention.qkv.weight.numel() + block.attention.out.weight.numel() for block in self.blocks)
+        own += sum(block.feed_forward.up.weight.numel() + block.feed_forward.down.weight.numel() for block in self.blocks)
+        if self.condition == "prefix":
+            positions += prefix
+        total = 2 * own * positions + 4 * self.layers * positions**2 * self.width
+        for block in self.blocks:
+            if block.cross is not None:
+                total += 2 * positions * (block.cross.q.weight.numel() + block.cross.out.weight.numel())
+                total += 2 * prefix * block.cross.kv.weight.numel() + 4 * positions * prefix * self.width
+        return int(total)
+
+    # --- one pass without a cache, one with -------------------------------------------------------------------------------------
+
+    def _whole(self, inputs: Tensor, coordinates: Tensor, blocks: Tensor, conditioning: Conditioning | None) -> Tensor:
+        device, dtype = inputs.device, self._dtype(inputs)
+        sees = structure(blocks, device)
+        prefix = 0
+        mask: Tensor | None = additive(sees.allowed, dtype) if sees.kind == "blocks" else None
+        if self.prefix is not None and conditioning is not None:
+            prefix = conditioning.states.shape[1]
+            inputs = torch.cat((self._prefix(conditioning).to(inputs.dtype), inputs), dim=1)
+            real = conditioning.mask[:1] if bool(conditioning.mask.all()) else conditioning.mask  # one mask for all if nothing is padded
+            mask = additive(behind_prefix(sees.allowed, real), dtype)
+        cross, cross_mask, modulation = self._condition(conditioning, dtype)
+        rotation = self.rotary(coordinates, device, dtype, prefix)
+        sight = Sight(rotation, mask, sees.kind == "causal" and mask is None, [], [], cross, cross_mask, modulation)
+        return self._layers(inputs, sight)[:, prefix:]
+
+    def _cached(
+        self, inputs: Tensor, coordinates: Tensor, blocks: Tensor, conditioning: Conditioning | None, cache: Cache, commit: bool
+    ) -> Tensor:
+        device, dtype = inputs.device, self._dtype(inputs)
+        if not cache.conditioned:
+            cache.cross, cache.cross_bias, cache.modulation = self._condition(conditioning, cache.keys.dtype)
+            cache.conditioned = True
+            if self.prefix is not None and conditioning is not None:
+                self._take_prefix(conditioning, cache)
+        mask = None
+        if inputs.shape[1] > 1:
+            sees = structure(blocks, device)
+            if sees.kind != "full":
+                mask = F.pad(additive(sees.allowed, dtype), (cache.length, 0))
+        end = cache.room(inputs.shape[1])
+        if cache.bias is not None:
+            mask = cache.bias[..., :end] if mask is None else mask + cache.bias[..., :end]
+        hidden = self._layers(inputs, self._cached_sight(cache, end, mask, self.rotary(coordinates, device, dtype)))
+        if commit:
+            cache.length = end
+        return hidden
+
+    def _take_prefix(self, conditioning: Conditioning, cache: Cache) -> None:
+        """Pass the prefix, a block before all others, into an empty cache."""
+        prefix = self._prefix(conditioning)
+        end = cache.room(prefix.shape[1])
+        mask = None
+        if not bool(conditioning.mask.all()):
+            nothing = conditioning.mask.new_ones(0, 0)
+            mask = additive(behind_prefix(nothing, conditioning.mask), cache.keys.dtype)
+            cache.bias = torch.zeros(cache.batch, 1, 1, cache.capacity, dtype=cache.keys.dtype, device=cache.keys.device)
+            cache.bias[:, 0, 0, :end] = additive(conditioning.mask, cache.keys.dtype)
+        self._layers(prefix, self._cached_sight(cache, end, mask, None))
+        cache.length = end
+
+    def _cached_sight(self, cache: Cache, end: int, mask: Tensor | None, rotation: Rotation | None) -> Sight:
+        new, known = slice(cache.length, end), slice(0, end)
+        written = list(zip(cache.keys[..., new, :].unbind(0), cache.values[..., new, :].unbind(0), strict=True))
+        seen = list(zip(cache.keys[..., known, :].unbind(0), cache.values[..., known, :].unbind(0), strict=True))
+        return Sight(rotation, mask, False, written, seen, cache.cross, cache.cross_bias, cache.modulation)
+
+    def _layers(self, x: Tensor, sight: Sight) -> Tensor:
+        for layer, block in enumerate(self.blocks):
+            x = block(x, sight, layer)
+        x = self.norm(x)
+        if sight.modulation:
+            shift, scale = sight.modulation[-1]
+            x = torch.addcmul(shift, x, 1 + scale)
+        return x
+
+    # --- the condition ----------------------------------------------------------------------------------------------------------
+
+    def _prefix(self, conditioning: Conditioning) -> Tensor:
+        assert self.prefix is not None
+        # Padding may hold anything, NaN too; no attention weight of zero would stop that.
+        return self.prefix(conditioning.states.masked_fill(~conditioning.mask[..., None], 0))
+
+    def _condition(
+        self, conditioning: Conditioning | None, dtype: torch.dtype
+    ) -> tuple[list[KeysValues], Tensor | None, list[tuple[Tensor, ...]]]:
+        """Keys and values and their mask for cross-attention; shifts, scales and gates for adaptive norms."""
+        if conditioning is None or self.condition == "prefix":
+            return [], None, []
+        if self.pooled is not None and self.last_modulation is not None:
+            pooled = self.pooled(conditioning.pooled)[:, None]  # (B, 1, D)
+            layers = [block.modulation(pooled).chunk(6, dim=-1) for block in self.blocks if block.modulation is not None]
+            return [], None, [*layers, self.last_modulation(pooled).chunk(2, dim=-1)]
+        states = conditioning.states.masked_fill(~conditioning.mask[..., None], 0)
+        # A condition without a single real state is read as zeros, so that its softmax has something to stand on.
+        readable = conditioning.mask | ~conditioning.mask.any(-1, keepdim=True)
+        mask = None if bool(readable.all()) else additive(readable, dtype)[:, None, None, :]
+        return [block.cross.keys_values(states) for block in self.blocks if block.cross is not None], mask, []
+
+    # --- small things -----------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _dtype(x: Tensor) -> torch.dtype:
+        """The dtype that products come out in: autocast's, when it is on."""
+        kind = x.device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+    def _check(self, inputs: Tensor, coordinates: Tensor, blocks: Tensor, conditioning: Conditioning | None, cache: Cache | None) -> None:
+        if inputs.ndim != 3 or inputs.shape[2] != self.width:
+            raise ValueError(f"inputs must be (batch, positions, {self.width}), not {tuple(inputs.shape)}")
+        n = inputs.shape[1]
+        if coordinates.shape != (n, self.axes):
+            raise ValueError(f"coordinates of {n} positions must be ({n}, {self.axes}), not {tuple(coordinates.shape)}")
+        if blocks.shape != (n,):
+            raise ValueError(f"blocks of {n} positions must be ({n},), not {tuple(blocks.shape)}")
+        taken = cache is not None and cache.conditioned
+        if self.condition is None and conditioning is not None:
+            raise ValueError("this transformer takes no condition, but one was given")
+        if self.condition is not None and conditioning is None and not taken:
+            raise ValueError(f"this transformer takes a condition ({self.condition}), but none was given")
+        if conditioning is not None and taken:
+            raise ValueError("the cache holds a condition already: give it to the first cached call only")
+        if cache is not None and cache.batch != inputs.shape[0]:
+            raise ValueError(f"the cache is for a batch of {cache.batch}, not {inputs.shape[0]}")
+
+
+def behind_prefix(allowed: Tensor, real: Tensor) -> Tensor:
+    """What is seen when a padded prefix stands before positions: ``(B, 1, P + n, P + n)`` bool.
+
+    Everything sees the real part of the prefix; the prefix sees nothing else. A padded prefix position sees itself too, only so
+    that its softmax, which nobody reads, has something to stand on.
+
+    Args:
+        allowed: ``(n, n)`` bool, what the positions see of each other.
+        real: ``(B, P)`` bool, true where the prefix is not padding.
+    """
+    (batch, prefix), n = real.shape, allowed.shape[0]
+    seen = allowed.new_zeros(batch, 1, prefix + n, prefix + n)
+    seen[..., :prefix] = real[:, None, None, :]
+    seen[..., :prefix, :prefix] |= torch.eye(prefix, dtype=torch.bool, device=real.device)
+    seen[..., prefix:, prefix:] = allowed
+    return seen
