@@ -1,0 +1,127 @@
+"""Adversarial loss: alike means that a discriminator cannot tell (VQGAN: Esser et al., arXiv 2012.09841)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from jielong.config import Part
+from jielong.losses.regression import same_shape
+from jielong.networks.discriminator import Norm, PatchDiscriminator
+
+Kind = Literal["hinge", "non_saturating"]
+
+
+def discriminator_objective(real: Tensor, fake: Tensor, kind: Kind) -> Tensor:
+    """What the discriminator minimises, from its logits.
+
+    Hinge: ``(E relu(1 - D(x)) + E relu(1 + D(x^))) / 2``; non-saturating: ``(E softplus(-D(x)) + E softplus(D(x^))) / 2``.
+    """
+    if kind == "hinge":
+        return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+    return (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
+
+
+def generator_objective(fake: Tensor, kind: Kind) -> Tensor:
+    """What the decoder minimises, from the discriminator's logits: ``-E D(x^)`` (hinge) or ``E softplus(-D(x^))`` (non-saturating)."""
+    return -fake.mean() if kind == "hinge" else F.softplus(-fake).mean()
+
+
+class AdversarialLoss(nn.Module):
+    """A PatchGAN discriminator and both sides of its game. Its parameters are the discriminator's.
+
+    A step, after ``active(samples_seen)`` has become true::
+
+        adversarial = loss.generator_loss(fake)
+        total = reconstruction + loss.weight * loss.adaptive_weight(reconstruction, adversarial, last_layer) * adversarial
+        total.backward(); decoder_optimizer.step()
+        loss.discriminator_loss(real, fake.detach())["total"].backward(); discriminator_optimizer.step()
+    """
+
+    def __init__(self, settings: Adversarial, in_channels: int = 3) -> None:
+        super().__init__()
+        self.settings, self.weight, self.lr_ratio = settings, settings.weight, settings.lr_ratio
+        self.discriminator = PatchDiscriminator(in_channels, settings.channels, settings.layers, settings.norm)
+
+    def active(self, samples_seen: int) -> bool:
+        """Whether the warm-up is over; before it neither side of the game is played."""
+        return samples_seen >= self.settings.starts_at
+
+    def generator_loss(self, fake: Tensor) -> Tensor:
+        """The decoder's scalar loss for reconstructions ``(B, C, H, W)``, in float32, not multiplied by any weight.
+
+        The discriminator is held constant: its parameters receive no gradient from here.
+        """
+        with torch.autocast(fake.device.type, enabled=False):
+            constant = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
+            return generator_objective(functional_call(self.discriminator, constant, (fake.float(),)), self.settings.kind)
+
+    def discriminator_loss(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """The discriminator's loss, in float32.
+
+        Args:
+            real: Pictures ``(B, C, H, W)``.
+            fake: Their reconstructions, of the same shape; detached here, so that nothing reaches the decoder.
+
+        Returns:
+            ``total``, to minimise, and the mean logits ``real`` and ``fake`` (detached), to log: they drift apart when it wins.
+        """
+        same_shape(fake, real)
+        with torch.autocast(real.device.type, enabled=False):
+            # Two passes, not one over both batches: batch norm would otherwise mix their statistics.
+            logits_real, logits_fake = self.discriminator(real.detach().float()), self.discriminator(fake.detach().float())
+            total = discriminator_objective(logits_real, logits_fake, self.settings.kind)
+        return {"total": total, "real": logits_real.detach().mean(), "fake": logits_fake.detach().mean()}
+
+    def adaptive_weight(self, reconstruction_loss: Tensor, adversarial_loss: Tensor, last_layer: nn.Parameter) -> Tensor:
+        """The factor that makes both losses pull equally hard at the decoder's last layer ``W`` (2012.09841, equation 7).
+
+        ``lambda = |grad_W L_rec| / (|grad_W L_adv| + 1e-4)``, clipped to [0, 1e4] and detached; 1 when ``adaptive`` is off.
+        Multiply by ``weight`` too. Log it: a value at the cap means that the adversarial gradient has vanished.
+
+        Raises:
+            ValueError: if ``last_layer`` is frozen, or gradients are off.
+        """
+        if not self.settings.adaptive:
+            return torch.ones((), device=adversarial_loss.device)
+        if not (last_layer.requires_grad and reconstruction_loss.requires_grad and adversarial_loss.requires_grad):
+            raise ValueError("the adaptive weight needs gradients at the decoder's last layer: do not freeze it, or set adaptive: false")
+        with torch.autocast(last_layer.device.type, enabled=False):
+            (pull,) = torch.autograd.grad(reconstruction_loss, last_layer, retain_graph=True)
+            (push,) = torch.autograd.grad(adversarial_loss, last_layer, retain_graph=True)
+            return (pull.float().norm() / (push.float().norm() + 1e-4)).clamp(0.0, 1e4).detach()
+
+
+class Adversarial(Part, family="loss", name="adversarial"):
+    """A discriminator that learns beside the tokenizer.
+
+    The defaults are VQGAN's for 256 pixels. At 64, two layers of 32 channels cost a quarter and judge patches of half a picture.
+
+    Attributes:
+        weight: Its share of the objective.
+        starts_at: Samples seen before the game begins. Started at once it tends to collapse the codebook.
+        kind: ``hinge`` or ``non_saturating``.
+        adaptive: Whether to balance its gradient against the reconstruction's.
+        channels: Width of the discriminator's first layer.
+        layers: Its layers of stride 2; a patch is 16, 34, 70 or 142 pixels wide for 1 to 4.
+        norm: ``group``, ``batch`` (as published) or ``none``.
+        lr_ratio: The discriminator's learning rate over the tokenizer's.
+    """
+
+    weight: NonNegativeFloat = 0.8
+    starts_at: NonNegativeInt = 0
+    kind: Kind = "hinge"
+    adaptive: bool = True
+    channels: PositiveInt = 64
+    layers: PositiveInt = 3
+    norm: Norm = "group"
+    lr_ratio: PositiveFloat = 1.0
+
+    def build(self, in_channels: int = 3) -> AdversarialLoss:
+        """The game for pictures of ``in_channels`` channels."""
+        return AdversarialLoss(self, in_channels)

