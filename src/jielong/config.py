@@ -14,7 +14,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer
+from pydantic import BaseModel, ConfigDict, model_serializer
 
 FAMILIES = {
     # family -> the package whose modules declare its parts
@@ -74,7 +74,8 @@ def parse_part(family: str, value: Any) -> Part:
     """Read ``name`` or ``{name: {key: value}}`` into the settings of that part.
 
     Raises:
-        RecipeError: if the part does not exist or is not written as one name; ``ValidationError`` for its own keys.
+        RecipeError: if the part does not exist or is not written as one name.
+        pydantic.ValidationError: if its settings are wrong.
     """
     if isinstance(value, Part):
         return value
@@ -86,14 +87,4 @@ def parse_part(family: str, value: Any) -> Part:
     known = parts_of(family)
     if name not in known:
         raise RecipeError(f"there is no {family} called {name!r}; {nearest(str(name), known)}")
-    try:
-        return known[name].model_validate(settings or {})
-    except ValidationError as error:
-        # Keep the path inside the part, so that the recipe can point at the line.
-        raise ValidationError.from_exception_data(
-            error.title,
-            [
-                {"type": e["type"], "loc": (name, *e["loc"]), "input": e["input"], "ctx": e.get("ctx", {})}  # type: ignore[typeddict-item]
-                for e in error.errors(include_url=False)
-            ],
-        ) from None
+    return known[name].model_validate(settings or {})

@@ -1,0 +1,239 @@
+"""From a recipe to a training run: builds data, parts and objective, and hands them to the trainer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jielong.config import RecipeError
+from jielong.data import open_set
+from jielong.data.base import Batch, ImageSet
+from jielong.data.order import order_at
+from jielong.evaluation.reconstruction import psnr
+from jielong.generator import Generator
+from jielong.heads.base import Sharpness
+from jielong.media.images import write_bytes
+from jielong.noise import Noise
+from jielong.recipe import Recipe, Trained
+from jielong.system import DESCRIPTION, build_generator, build_tokenizer, describe, find
+from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Tokenizer
+from jielong.tokens import Tokens
+from jielong.training import cache
+from jielong.training.generator import GeneratorObjective
+from jielong.training.objective import Objective
+from jielong.training.tokenizer import TokenizerObjective, similarities_of
+from jielong.training.trainer import Summary, train
+
+SHOWN = 16
+"""Pictures on a sample sheet."""
+MEASURED = 512
+"""Held-out items behind the figures that training logs; ``jielong evaluate`` takes all of them."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The endless shuffled stream of training items that the trainer reads: the data cursor is the number of samples seen.
+
+    Attributes:
+        images: The set.
+        seed: Of the shuffling.
+        tokens: The set's tokens, in which case pictures are never decoded.
+    """
+
+    images: ImageSet
+    seed: int
+    tokens: Tokens | None = None
+
+    def batch(self, first: int, count: int) -> Batch:
+        """The items at positions ``first`` to ``first + count`` of the stream."""
+        rows = order_at(len(self.images), self.seed, first, count)
+        if self.tokens is None:
+            return self.images.batch(rows)
+        return self.images.batch(rows, tokens=self.tokens.values[rows])
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A recipe with its data and parts, ready to train or to look at.
+
+    Attributes:
+        recipe: What to do.
+        images: The training split.
+        heldout: The held-out split; the training split where the set has none.
+        media: The pictures' format.
+        tokenizer: Trained, or to be trained.
+        generator: To be trained; ``None`` for a tokenizer's recipe.
+    """
+
+    recipe: Recipe
+    images: ImageSet
+    heldout: ImageSet
+    media: MediaFormat
+    tokenizer: Tokenizer
+    generator: Generator | None
+
+    @property
+    def model(self) -> LearnedTokenizer | Generator:
+        """What is trained."""
+        if self.generator is not None:
+            return self.generator
+        if not isinstance(self.tokenizer, LearnedTokenizer):
+            raise RecipeError("this recipe has nothing to train")
+        return self.tokenizer
+
+
+def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
+    """Open the data and build the parts; seeded by the recipe, so that weights start the same every time.
+
+    Args:
+        recipe: The recipe.
+        data: A set's name or a path to take instead of the recipe's.
+
+    Raises:
+        ValueError: if the data have no captions or classes where the recipe needs them, or sizes do not fit.
+    """
+    where = data or recipe.data.set
+    images = open_set(where, size=recipe.data.size, split="train")
+    heldout = open_set(where, size=recipe.data.size, split="heldout")
+    _check_condition(recipe, images, where)
+    media = MediaFormat(images.channels, (images.size, images.size))
+    torch.manual_seed(recipe.train.seed)
+    tokenizer = build_tokenizer(recipe, media)
+    generator = build_generator(recipe, tokenizer, images.classes) if recipe.trains_generator else None
+    return Experiment(recipe, images, heldout, media, tokenizer, generator)
+
+
+def _check_condition(recipe: Recipe, images: ImageSet, where: str) -> None:
+    kind = recipe.condition.name if recipe.condition is not None else None
+    if kind == "text" and not images.has_captions:
+        raise RecipeError(f"the recipe is conditioned on text, but {where} has no captions: add .txt files or a metadata.csv, or set condition: class")
+    if kind == "class" and not images.classes:
+        raise RecipeError(f"the recipe is conditioned on classes, but {where} has none: put pictures in one sub-folder a class, or set condition: text")
+
+
+def run(
+    recipe: Recipe,
+    out: Path,
+    data: str | None = None,
+    tokens: Path | None = None,
+    **options: Any,
+) -> Summary:
+    """Train a recipe into a folder, or go on with what is there.
+
+    Args:
+        recipe: The recipe.
+        out: The run's folder, a checkpoint in the end.
+        data: A set's name or a path to take instead of the recipe's.
+        tokens: A token file of ``jielong tokenize`` to train a generator on, instead of the cache.
+        options: For :func:`jielong.training.trainer.train`.
+    """
+    experiment = prepare(recipe, data)
+    if data is not None:
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"set": data})})
+    objective = tokenizer_objective(experiment) if experiment.generator is None else generator_objective(experiment)
+    stream = Stream(experiment.images, recipe.train.seed, _tokens(experiment, tokens))
+    out.mkdir(parents=True, exist_ok=True)
+    description = describe(experiment.media, experiment.images.classes, experiment.tokenizer, experiment.generator)
+    write_bytes(out / DESCRIPTION, json.dumps(description, indent=2).encode())
+    if isinstance(recipe.tokenizer, Trained) and Path(recipe.tokenizer.checkpoint).is_dir():
+        _keep_tokenizer(find(recipe.tokenizer.checkpoint), out / "tokenizer")
+    return train(objective, stream, recipe.train, out, recipe_yaml=recipe.to_yaml(), **options)
+
+
+def _keep_tokenizer(folder: Path, target: Path) -> None:
+    """Copy a tokenizer into the run, so that the checkpoint stands alone when the folder it was trained in is gone."""
+    if not target.exists():
+        beside = target.with_name(target.name + ".tmp")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        for name in ("recipe.yaml", DESCRIPTION, "model.safetensors"):
+            shutil.copyfile(folder / name, beside / name)
+        beside.rename(target)
+
+
+def _tokens(experiment: Experiment, file: Path | None) -> Tokens | None:
+    if experiment.generator is None:
+        return None
+    if file is not None:
+        return cache.read(file, cache.identity(experiment.tokenizer, experiment.images))
+    return cache.cached(experiment.tokenizer, experiment.images)
+
+
+def _spread(total: int, count: int) -> list[int]:
+    """``count`` places spread evenly over ``total``."""
+    return [index * total // min(count, total) for index in range(min(count, total))]
+
+
+def tokenizer_objective(experiment: Experiment) -> Objective:
+    """Reconstruction with the recipe's losses."""
+    model, heldout = experiment.model, experiment.heldout
+    similarities, adversarial = similarities_of(experiment.recipe.losses, experiment.media.channels)
+    shown = heldout.images(_spread(len(heldout), SHOWN))
+    return TokenizerObjective(model, similarities, adversarial, shown, partial(_measure_tokenizer, heldout))  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def _measure_tokenizer(heldout: ImageSet, model: LearnedTokenizer) -> dict[str, Any]:
+    media = heldout.images(_spread(len(heldout), MEASURED))
+    device = next(model.parameters()).device
+    rebuilt = torch.cat([model.decode(model.encode(part.to(device))).cpu() for part in media.split(64)])
+    return {"heldout_psnr": psnr(rebuilt, media).value}
+
+
+def generator_objective(experiment: Experiment) -> Objective:
+    """The generator's loss on tokens."""
+    recipe, heldout, model = experiment.recipe, experiment.heldout, experiment.generator
+    if model is None:
+        raise RecipeError("this recipe trains a tokenizer, not a generator")
+    rows = _spread(len(heldout), SHOWN)
+    kind = recipe.condition.name if recipe.condition is not None else None
+
+    def raw(batch: Batch) -> Any:
+        return batch.captions if kind == "text" else batch.labels
+
+    def draw(generator: Generator, shown: Sequence[Any] | None) -> Tokens:
+        own = recipe.sampling
+        return generator.generate(
+            shown,
+            None if shown is not None else SHOWN,
+            steps=own.steps,
+            guidance=own.guidance if shown is not None else 1.0,
+            sharpness=Sharpness(own.temperature, own.top_k, own.top_p),
+        )
+
+    shown = None
+    if kind == "text":
+        shown = [heldout.captions[row] for row in rows]
+    elif kind == "class":
+        shown = [index % len(heldout.classes) for index in range(SHOWN)]
+    measure = partial(_measure_generator, heldout, experiment.tokenizer, kind)
+    return GeneratorObjective(model, experiment.tokenizer, raw, shown, draw, measure)
+
+
+@torch.no_grad()
+def _measure_generator(heldout: ImageSet, tokenizer: Tokenizer, kind: str | None, model: Generator) -> dict[str, Any]:
+    """Held-out loss, with the same masks every time."""
+    rows = _spread(len(heldout), MEASURED)
+    total = torch.zeros((), dtype=torch.float64)
+    was_training = model.training
+    model.eval()
+    device = model.placeholder.device
+    for first in range(0, len(rows), 64):
+        part = rows[first : first + 64]
+        batch = heldout.batch(part)
+        tokens = tokenizer.encode(batch.media.to(device))
+        values: Any = batch.captions if kind == "text" else batch.labels
+        prepared = model.condition.prepare(values) if model.condition is not None else None
+        total += float(model.loss(tokens, prepared, Noise(0, range(first, first + len(part))))) * len(part)
+    model.train(was_training)
+    return {"heldout_loss": float(total) / len(rows)}
+
+

@@ -1,0 +1,262 @@
+"""The one generator: one loss and one loop for every order, backbone, head and condition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jielong.conditions.base import Condition
+from jielong.guidance import Guidance
+from jielong.heads.base import Head, Sharpness
+from jielong.networks.cache import Cache
+from jielong.networks.conditioning import Conditioning
+from jielong.networks.transformer import Transformer
+from jielong.noise import Noise
+from jielong.orders.base import Order
+from jielong.tokens import Layout, Tokens
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What ``watch`` sees after every step.
+
+    Attributes:
+        step: Steps done, from 1, over all blocks.
+        values: Tokens so far, ``(B, N, C)``.
+        known: Which of them are known, ``(B, N)``.
+        new: Which became known in this step, ``(B, N)``.
+        guidance: Guidance scale used.
+    """
+
+    step: int
+    values: Tensor
+    known: Tensor
+    new: Tensor
+    guidance: float
+
+
+Watch = Callable[[Moment], None]
+
+
+class Generator(nn.Module):
+    """A chain over tokens: an order, a backbone, a head, and maybe a condition.
+
+    Args:
+        layout: The tokens to generate.
+        order: Which tokens come next.
+        backbone: Turns what is known into a hidden vector a position.
+        head: Draws the token that stands there.
+        condition: What it is about.
+    """
+
+    def __init__(self, layout: Layout, order: Order, backbone: Transformer, head: Head, condition: Condition | None = None) -> None:
+        super().__init__()
+        if head.discrete != layout.discrete:
+            kind = "codes" if layout.discrete else "continuous tokens"
+            raise ValueError(f"the {type(head).__name__} cannot predict this tokenizer's {kind}")
+        self.layout, self.order = layout, order
+        self.condition, self.backbone, self.head = condition, backbone, head
+        width = backbone.width
+        self.embedding: nn.Module
+        if layout.vocabulary is not None:
+            self.embedding = nn.Embedding(layout.channels * layout.vocabulary, width)
+            nn.init.normal_(self.embedding.weight, std=0.02)
+            offsets = torch.arange(layout.channels) * layout.vocabulary
+            self.register_buffer("offsets", offsets, persistent=False)
+        else:
+            self.embedding = nn.Linear(layout.channels, width)
+        self.placeholder = nn.Parameter(torch.randn(width) * 0.02)
+        # One table an axis: attention's rotary positions are relative, and a grid of equal placeholders would be one blur to them.
+        self.places = nn.ModuleList(nn.Embedding(size, width) for size in layout.grid)
+        for table in self.places:
+            nn.init.normal_(table.weight, std=0.02)
+        self.register_buffer("coordinates", layout.coordinates(), persistent=False)
+        self.register_buffer("blocks", order.blocks(layout), persistent=False)
+
+    def embed(self, values: Tensor) -> Tensor:
+        """Token values ``(B, n, C)`` to vectors ``(B, n, D)``; the codebooks of a position are summed."""
+        if not self.layout.discrete:
+            return self.embedding(values)
+        if self.layout.channels == 1:
+            return self.embedding(values[..., 0])
+        return self.embedding(values + self.offsets).sum(-2)
+
+    def _inputs(self, values: Tensor, known: Tensor, start: int, stop: int) -> Tensor:
+        """What the backbone reads at positions ``start`` to ``stop``, ``(B, stop - start, D)``."""
+        where = self.coordinates[start:stop]
+        places = sum(table(where[:, axis]) for axis, table in enumerate(self.places))
+        return self.order.inputs(self.embed, values, known, self.placeholder, start, stop) + places
+
+    def loss(self, tokens: Tokens, prepared: Any = None, noise: Noise | None = None) -> Tensor:
+        """Mean over the batch of the head's mean loss at the positions asked, in the head's unit (softmax: nats a token).
+
+        Args:
+            tokens: What to learn, ``(B, N, C)``.
+            prepared: The condition's ``prepare``-d values, if the generator has one.
+            noise: Random numbers of each item (mask, dropped conditions); a fixed stream if not given.
+        """
+        batch, device = len(tokens), tokens.values.device
+        noise = noise or Noise(0, range(batch))
+        conditioning = None
+        if self.condition is not None:
+            dropped = noise.uniform() < self.condition.drop if self.training else None
+            conditioning = self.condition(prepared, dropped)
+        view = self.order.view(self.layout, noise)
+        known, asked = view.known.to(device), view.asked.to(device)
+        inputs = self._inputs(tokens.values, known, 0, self.layout.positions)
+        hidden = self.backbone(inputs, self.coordinates, self.blocks, conditioning)
+        each = self.head.loss(hidden[asked], tokens.values[asked])
+        # Every item weighs the same, however many of its positions were asked (MaskGIT's public loss).
+        return (each * (1.0 / asked.sum(1, keepdim=True)).expand_as(asked)[asked]).sum() / batch
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        conditions: Sequence[Any] | None = None,
+        count: int | None = None,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: Guidance | float = 1.0,
+        sharpness: Sharpness | None = None,
+        start: Tokens | None = None,
+        known: Tensor | None = None,
+        batch: int = 64,
+        cache: bool = True,
+        watch: Watch | None = None,
+    ) -> Tokens:
+        """Draw tokens, one item a condition.
+
+        Args:
+            conditions: One raw condition an item (texts, classes); ``None`` generates ``count`` items without condition.
+            count: How many items, where there are no conditions.
+            seed: Item ``i`` draws the random numbers of ``(seed, i)``, whatever the batch.
+            steps: Steps a block, for orders that reveal gradually; the order's own number if not given.
+            guidance: How strongly to follow the condition: a scale or a schedule.
+            sharpness: Temperature, top-k and top-p.
+            start: Tokens of which some are to be kept, ``(count, N, C)``.
+            known: ``(N,)`` bool: the positions to keep from ``start``.
+            batch: Items computed at once.
+            cache: Keep keys and values of earlier blocks; ``False`` is the naive reference that recomputes everything.
+            watch: Called with a :class:`Moment` after every step of every batch.
+
+        Returns:
+            Tokens ``(count, N, C)``.
+
+        Raises:
+            ValueError: if guidance or conditions are asked of a generator that has none, or ``start`` does not fit.
+        """
+        count = len(conditions) if conditions is not None else (count or 1)
+        strength = Guidance(scale=guidance) if isinstance(guidance, int | float) else guidance
+        if self.condition is None and conditions is not None:
+            raise ValueError("this generator was trained without a condition: ask for a count, not for texts or classes")
+        if strength.scale != 1.0 and conditions is None:
+            raise ValueError("guidance needs a condition to follow: give texts or classes, or leave guidance at 1")
+        if (start is None) != (known is None):
+            raise ValueError("to complete tokens, give both `start` and the mask `known` of positions to keep")
+        if start is not None and (start.layout != self.layout or len(start) != count):
+            raise ValueError(f"`start` must hold {count} items of layout {self.layout}, not {len(start)} of {start.layout}")
+        was_training = self.training
+        self.eval()
+        try:
+            parts = []
+            for first in range(0, count, batch):
+                rows = range(first, min(first + batch, count))
+                chain = _Chain(self, conditions and [conditions[i] for i in rows], rows, seed, strength, sharpness or Sharpness(), cache)
+                if start is not None and known is not None:
+                    chain.keep(start.values[rows.start : rows.stop], known)
+                parts.append(chain.run(steps, watch))
+        finally:
+            self.train(was_training)
+        return Tokens(torch.cat(parts), self.layout)
+
+
+class _Chain:
+    """The state of one batch while it is generated."""
+
+    def __init__(
+        self,
+        model: Generator,
+        conditions: Sequence[Any] | None,
+        rows: range,
+        seed: int,
+        guidance: Guidance,
+        sharpness: Sharpness,
+        cached: bool,
+    ) -> None:
+        self.model, self.guidance, self.sharpness = model, guidance, sharpness
+        layout, device = model.layout, model.placeholder.device
+        self.noise = Noise(seed, rows, device)
+        dtype = torch.long if layout.discrete else torch.float32
+        self.values = torch.zeros(len(rows), layout.positions, layout.channels, dtype=dtype, device=device)
+        self.known = torch.zeros(len(rows), layout.positions, dtype=torch.bool, device=device)
+        self.doubled = guidance.needed_from(0.0)
+        self.conditioning = self._conditioning(conditions, len(rows))
+        prefix = 0 if self.conditioning is None else self.conditioning.states.shape[1]
+        height = 2 * len(rows) if self.doubled else len(rows)
+        self.cache: Cache | None = model.backbone.new_cache(height, layout.positions, prefix, device=device) if cached else None
+
+    def _conditioning(self, conditions: Sequence[Any] | None, batch: int) -> Conditioning | None:
+        condition = self.model.condition
+        if condition is None:
+            return None
+        if conditions is None:
+            return condition.nothing(batch)
+        given = condition(condition.prepare(conditions))
+        return given.cat(condition.nothing(batch)) if self.doubled else given
+
+    def keep(self, values: Tensor, known: Tensor) -> None:
+        """Start from known tokens."""
+        self.values = torch.where(known[:, None].to(self.values.device), values.to(self.values), self.values)
+        self.known = known.to(self.known.device).expand_as(self.known).clone()
+
+    def hidden(self, start: int, stop: int, commit: bool) -> Tensor:
+        """Hidden vectors of positions ``start`` to ``stop``: ``(B, n, D)``, or ``(2B, n, D)`` with the unconditional half."""
+        model = self.model
+        first = 0 if self.cache is None else start  # without a cache everything up to here is computed again
+        inputs = model._inputs(self.values, self.known, first, stop)
+        if self.doubled:
+            inputs = torch.cat([inputs, inputs])
+        where, blocks = model.coordinates[first:stop], model.blocks[first:stop]
+        if self.cache is None:
+            return model.backbone(inputs, where, blocks, self.conditioning)[:, start - first :]
+        given = None if self.cache.started else self.conditioning
+        return model.backbone(inputs, where, blocks, given, cache=self.cache, commit=commit)
+
+    def _scale(self, share: float) -> float:
+        """Guidance when a share of the tokens is known; the unconditional half is dropped once no later step needs it."""
+        if self.doubled and not self.guidance.needed_from(share):
+            self.doubled = False
+            kept = slice(0, len(self.values))
+            self.conditioning = self.conditioning and self.conditioning.rows(kept)
+            self.cache = self.cache and self.cache.rows(kept)
+        return self.guidance.at(share) if self.doubled else 1.0
+
+    def run(self, steps: int | None, watch: Watch | None) -> Tensor:
+        """The loop: block by block, and inside a block step by step."""
+        model, order, total = self.model, self.model.order, self.model.layout.positions
+        batch, done = len(self.values), 0
+        for start, stop in order.spans(model.layout):
+            span = slice(start, stop)
+            unknown = int((~self.known[0, span]).sum())
+            for step in order.steps(unknown, steps) if unknown else ():
+                scale = self._scale((stop - step.hidden_before) / total)
+                hidden = self.hidden(start, stop, commit=order.shifted)
+                null = hidden[batch:] if self.doubled else None
+                draw = model.head.sample(hidden[:batch], self.noise, self.sharpness, null, scale)
+                new = order.reveal(step, ~self.known[:, span], draw.confidence, self.noise)
+                self.values[:, span] = torch.where(new[..., None], draw.values, self.values[:, span])
+                self.known[:, span] |= new
+                done += 1
+                if watch is not None:
+                    fresh = torch.zeros_like(self.known)
+                    fresh[:, span] = new
+                    watch(Moment(done, self.values.clone(), self.known.clone(), fresh, scale))
+            if self.cache is not None and stop < total and (not unknown or not order.shifted):
+                # Later blocks must see this one clean (or, when it was given whole, at all).
+                self.hidden(start, stop, commit=True)
+        return self.values

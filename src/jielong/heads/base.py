@@ -1,0 +1,56 @@
+"""What a head is: from a hidden vector to a distribution over the token that stands there."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from jielong.noise import Noise
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Sampled tokens.
+
+    Attributes:
+        values: ``(B, n, C)``: codes (long) or numbers (float).
+        confidence: ``(B, n)`` log-probability of what was drawn; ``None`` where the head has no likelihood.
+    """
+
+    values: Tensor
+    confidence: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    """How boldly to draw.
+
+    Attributes:
+        temperature: Divides the logits; 1 is the model's own distribution, 0 the most likely code.
+        top_k: Keep the k most likely codes; 0 keeps all.
+        top_p: Keep the smallest set of codes whose probability reaches p; 1 keeps all.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+class Head(nn.Module, ABC):
+    """Learns and samples the distribution of a token given a hidden vector."""
+
+    discrete: bool
+    """Whether it predicts code indices (and needs a tokenizer that has them)."""
+
+    @abstractmethod
+    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each selected position: hidden ``(M, D)``, targets ``(M, C)`` to ``(M,)``."""
+
+    @abstractmethod
+    def sample(self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0) -> Draw:
+        """Draw tokens: hidden ``(B, n, D)``, and ``null`` the hidden vectors without condition.
+
+        Guidance follows ``null + guidance (conditional - null)``: 1 is the conditional model, 0 the unconditional.
+        """

@@ -1,0 +1,100 @@
+"""The softmax head: the next token is one of ``V`` codes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jielong.config import Part
+from jielong.heads.base import Draw, Head, Sharpness
+from jielong.noise import Noise
+from jielong.tokens import Layout
+
+
+def filter_logits(logits: Tensor, sharpness: Sharpness) -> Tensor:
+    """Divide by the temperature and drop codes by top-k and then top-p (nucleus, arXiv 1904.09751); ``(..., V)``.
+
+    A dropped code gets minus infinity. Codes tied with the k-th stay. The most likely code always stays.
+    """
+    logits = logits.float() / sharpness.temperature
+    if 0 < sharpness.top_k < logits.shape[-1]:
+        smallest = logits.topk(sharpness.top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    if sharpness.top_p < 1.0:
+        ordered, places = logits.sort(dim=-1, descending=True)
+        probability = ordered.softmax(-1)
+        # A code goes when the codes before it already reach p.
+        beyond = probability.cumsum(-1) - probability >= sharpness.top_p
+        logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, places, beyond), -torch.inf)
+    return logits
+
+
+def draw_codes(probability: Tensor, uniform: Tensor) -> Tensor:
+    """Sample by inverting the cumulative distribution: probabilities ``(..., V)``, uniforms ``(...)`` in [0, 1), codes ``(...)``.
+
+    One number a token, so that a sample's stream of random numbers does not depend on the vocabulary's size.
+    Codes of probability zero are never drawn.
+    """
+    cumulative = probability.double().cumsum(-1)
+    threshold = uniform[..., None].double() * cumulative[..., -1:]
+    # right=True finds the first code whose cumulative probability exceeds the threshold, which therefore has weight itself.
+    return torch.searchsorted(cumulative, threshold, right=True)[..., 0].clamp_max(probability.shape[-1] - 1)
+
+
+class SoftmaxHead(Head):
+    """A linear map to logits over the codes, one map a codebook.
+
+    Args:
+        width: Width ``D`` of the hidden vectors.
+        layout: The tokens to predict.
+        label_smoothing: Share of the target spread over all codes (arXiv 1512.00567).
+    """
+
+    discrete = True
+
+    def __init__(self, width: int, layout: Layout, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        if layout.vocabulary is None:
+            raise ValueError("a softmax head needs discrete tokens; this tokenizer's are continuous: choose a head such as diffusion")
+        self.codebooks, self.vocabulary = layout.channels, layout.vocabulary
+        self.label_smoothing = label_smoothing
+        self.logits = nn.Linear(width, self.codebooks * self.vocabulary, bias=False)
+        # Zero weights: the untrained head is uniform, and its first loss is exactly ln V.
+        nn.init.zeros_(self.logits.weight)
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Logits ``(..., K, V)`` of hidden vectors ``(..., D)``."""
+        return self.logits(hidden).unflatten(-1, (self.codebooks, self.vocabulary))
+
+    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy in nats, ``(M,)``, averaged over the codebooks."""
+        scores = self.scores(hidden)
+        with torch.autocast(scores.device.type, enabled=False):
+            each = F.cross_entropy(scores.float().flatten(0, 1), targets.flatten(), reduction="none", label_smoothing=self.label_smoothing)
+        return each.unflatten(0, targets.shape).mean(-1)
+
+    def sample(self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0) -> Draw:
+        """Draw codes ``(B, n, K)`` and the log-probability of each draw, summed over the codebooks, ``(B, n)``."""
+        scores = self.scores(hidden).float()
+        if null is not None and guidance != 1.0:
+            without = self.scores(null).float()
+            scores = without + guidance * (scores - without)
+        if sharpness.temperature == 0.0:
+            codes = scores.argmax(-1)
+            probability = scores.softmax(-1)
+        else:
+            probability = filter_logits(scores, sharpness).softmax(-1)
+            codes = draw_codes(probability, noise.uniform(*scores.shape[1:-1]))
+        chosen = probability.gather(-1, codes[..., None])[..., 0].clamp_min(torch.finfo(torch.float32).tiny)
+        return Draw(codes, chosen.log().sum(-1))
+
+
+class Softmax(Part, family="head", name="softmax"):
+    """Settings: ``label_smoothing`` in [0, 1)."""
+
+    label_smoothing: float = 0.0
+
+    def build(self, width: int, layout: Layout) -> SoftmaxHead:
+        """The head for tokens of this layout."""
+        return SoftmaxHead(width, layout, self.label_smoothing)

@@ -1,0 +1,98 @@
+"""What an order is: it cuts the positions of a layout into blocks, and says what happens inside a block.
+
+Attention is always block-causal: a position sees all earlier blocks and its own. In a *shifted* block the input at a
+position is made from earlier blocks alone (raster: the previous token), so the keys and values that the block leaves in the
+cache are right at once. In a *masked* block the input holds the block's own known tokens and a placeholder elsewhere.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jielong.noise import Noise
+from jielong.tokens import Layout
+
+Embed = Callable[[Tensor], Tensor]
+"""Token values ``(B, n, C)`` to vectors ``(B, n, D)``."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What training shows and asks.
+
+    Attributes:
+        known: ``(B, N)`` bool: positions whose own token is shown there (masked blocks only).
+        asked: ``(B, N)`` bool: positions whose token the loss asks for.
+    """
+
+    known: Tensor
+    asked: Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step inside a block.
+
+    Attributes:
+        index: Which step of the block, from 0.
+        count: How many steps the block takes.
+        hidden_before: How many of the block's positions are unknown before this step.
+        hidden_after: How many stay unknown after it.
+    """
+
+    index: int
+    count: int
+    hidden_before: int
+    hidden_after: int
+
+    @property
+    def progress(self) -> float:
+        """Share of the steps done after this one, in (0, 1]."""
+        return (self.index + 1) / self.count
+
+
+class Order(ABC):
+    """Which tokens come next, together with which."""
+
+    shifted: bool
+    """Whether the input at a position is made from earlier blocks alone."""
+
+    @abstractmethod
+    def blocks(self, layout: Layout) -> Tensor:
+        """The block of every position, ``(N,)`` long, never decreasing along the sequence."""
+
+    @abstractmethod
+    def inputs(self, embed: Embed, values: Tensor, known: Tensor, placeholder: Tensor, start: int, stop: int) -> Tensor:
+        """What stands at positions ``start`` to ``stop``, before position embeddings: ``(B, stop - start, D)``.
+
+        Args:
+            embed: Maps token values to vectors.
+            values: All tokens so far, ``(B, N, C)``.
+            known: Which of them are known, ``(B, N)``.
+            placeholder: The learned vector for what is not known, ``(D,)``.
+            start: First position.
+            stop: One past the last position.
+        """
+
+    @abstractmethod
+    def view(self, layout: Layout, noise: Noise) -> View:
+        """Draw what one training step shows and asks of each item of a batch."""
+
+    def spans(self, layout: Layout) -> list[tuple[int, int]]:
+        """The blocks as ``(start, stop)`` ranges of positions, in order."""
+        _, sizes = torch.unique_consecutive(self.blocks(layout), return_counts=True)
+        stops = sizes.cumsum(0).tolist()
+        return list(zip([0, *stops[:-1]], stops, strict=True))
+
+    def steps(self, unknown: int, steps: int | None) -> Iterator[Step]:
+        """The steps of a block with so many unknown positions; a single one unless the order reveals gradually."""
+        yield Step(index=0, count=1, hidden_before=unknown, hidden_after=0)
+
+    def reveal(self, step: Step, unknown: Tensor, confidence: Tensor | None, noise: Noise) -> Tensor:
+        """Which of the drawn tokens to keep: ``(B, n)`` bool, a subset of ``unknown``; all of them unless overridden."""
+        return unknown

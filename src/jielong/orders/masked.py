@@ -1,0 +1,102 @@
+"""Masked order: draw everything at once, keep only a few, cover the rest again (MaskGIT, arXiv 2202.04200)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from jielong.config import Part
+from jielong.noise import Noise
+from jielong.orders.base import Embed, Order, Step, View
+from jielong.tokens import Layout
+
+Schedule = Literal["cosine", "arccos", "linear"]
+
+
+def masked_share(progress: float, schedule: Schedule) -> float:
+    """Share of tokens still masked when a share ``progress`` of the steps is done: 1 at 0, 0 at 1.
+
+    cosine: ``cos(pi r / 2)`` (MaskGIT, eq. 3); arccos: ``2 arccos(r) / pi``; linear: ``1 - r``.
+    """
+    if schedule == "cosine":
+        return math.cos(math.pi / 2 * progress)
+    if schedule == "arccos":
+        return 2 / math.pi * math.acos(progress)
+    return 1.0 - progress
+
+
+class MaskedOrder(Order):
+    """One block of everything, revealed a few positions a step.
+
+    Args:
+        schedule: How the share of masked tokens falls over the steps, and the distribution of mask ratios in training.
+        steps: Steps a picture, unless ``generate`` is told otherwise.
+        choose: Keep the most confident draws (with annealed Gumbel noise), or random positions.
+        choice_noise: Scale of the Gumbel noise on confidence at the first step, falling linearly to 0.
+    """
+
+    shifted = False
+
+    def __init__(self, schedule: Schedule, steps: int, choose: Literal["confidence", "random"], choice_noise: float) -> None:
+        self.schedule: Schedule = schedule
+        self.count = steps
+        self.choose = choose
+        self.choice_noise = choice_noise
+
+    def blocks(self, layout: Layout) -> Tensor:
+        """All zeros."""
+        return torch.zeros(layout.positions, dtype=torch.long)
+
+    def inputs(self, embed: Embed, values: Tensor, known: Tensor, placeholder: Tensor, start: int, stop: int) -> Tensor:
+        """Known tokens, and the mask embedding elsewhere."""
+        shown = known[:, start:stop, None]
+        vectors = embed(values[:, start:stop])
+        return torch.where(shown, vectors, placeholder.to(vectors.dtype))
+
+    def view(self, layout: Layout, noise: Noise) -> View:
+        """Mask ``ceil(share N)`` random positions, the share drawn anew for every item (MaskGIT, section 3.1)."""
+        share = torch.tensor([masked_share(r, self.schedule) for r in noise.uniform().tolist()])
+        count = (share * layout.positions).ceil().clamp(1, layout.positions)
+        rank = noise.uniform(layout.positions).argsort(1).argsort(1)
+        masked = rank < count[:, None]
+        return View(known=~masked, asked=masked)
+
+    def steps(self, unknown: int, steps: int | None) -> Iterator[Step]:
+        """Steps whose remaining masks follow the schedule; every step reveals at least one token, the last reveals all."""
+        count = min(steps or self.count, unknown)
+        hidden = unknown
+        for index in range(count):
+            left = count - index - 1  # at least so many must stay hidden, one for each step to come
+            wanted = math.floor(unknown * masked_share((index + 1) / count, self.schedule))
+            before, hidden = hidden, max(left, min(hidden - 1, wanted)) if left else 0
+            yield Step(index=index, count=count, hidden_before=before, hidden_after=hidden)
+
+    def reveal(self, step: Step, unknown: Tensor, confidence: Tensor | None, noise: Noise) -> Tensor:
+        """Keep the draws of highest confidence, or at random where the head has none (MAR) or the order says so."""
+        keep = unknown.sum(1, keepdim=True) - step.hidden_after
+        gumbel = noise.gumbel(unknown.shape[1])
+        if self.choose == "random" or confidence is None:
+            score = gumbel
+        else:
+            # Noise on the log-probability, annealed: MaskGIT's released sampler.
+            score = confidence + self.choice_noise * (1 - step.progress) * gumbel
+        rank = score.masked_fill(~unknown, -torch.inf).argsort(1, descending=True, stable=True).argsort(1)
+        return unknown & (rank < keep)
+
+
+class Masked(Part, family="order", name="masked"):
+    """Settings of the masked order; see :class:`MaskedOrder`."""
+
+    schedule: Schedule = "cosine"
+    steps: int = Field(default=8, ge=1)
+    choose: Literal["confidence", "random"] = "confidence"
+    choice_noise: float = Field(default=4.5, ge=0)
+
+    def build(self) -> MaskedOrder:
+        """The order."""
+        return MaskedOrder(self.schedule, self.steps, self.choose, self.choice_noise)

@@ -1,0 +1,270 @@
+"""A recipe is a whole experiment in a page of YAML: which parts, which data, how long. Unknown keys and impossible pairings are refused."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+
+from jielong.config import FAMILIES, Config, Part, RecipeError, nearest, parse_part, parts_of
+from jielong.guidance import Guidance
+from jielong.training.settings import TrainSettings
+
+Condition = Annotated[SerializeAsAny[Part], BeforeValidator(partial(parse_part, "condition"))]
+Order = Annotated[SerializeAsAny[Part], BeforeValidator(partial(parse_part, "order"))]
+Backbone = Annotated[SerializeAsAny[Part], BeforeValidator(partial(parse_part, "backbone"))]
+Head = Annotated[SerializeAsAny[Part], BeforeValidator(partial(parse_part, "head"))]
+
+
+class Trained(Config):
+    """A trained tokenizer: the name of a shipped model, or a checkpoint folder."""
+
+    checkpoint: str
+
+
+def _tokenizer(value: Any) -> Part | Trained:
+    if isinstance(value, Mapping) and set(value) == {"checkpoint"}:
+        return Trained.model_validate(value)
+    return value if isinstance(value, Trained) else parse_part("tokenizer", value)
+
+
+def _losses(value: Any) -> tuple[Part, ...]:
+    return tuple(parse_part("loss", item) for item in value)
+
+
+Tokenizer = Annotated[SerializeAsAny[Part] | Trained, BeforeValidator(_tokenizer)]
+Losses = Annotated[tuple[SerializeAsAny[Part], ...], BeforeValidator(_losses)]
+
+
+class DataSettings(Config):
+    """Which pictures: a built-in set's name or a path, and their side in pixels."""
+
+    set: str = "emoji"
+    size: int = Field(default=64, ge=4)
+
+
+class Sampling(Config):
+    """How to draw, unless ``generate`` is told otherwise."""
+
+    steps: int | None = Field(default=None, ge=1)
+    temperature: float = Field(default=1.0, ge=0)
+    top_k: int = Field(default=0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    guidance: Guidance = Guidance()
+
+
+class Recipe(Config):
+    """Five parts, data, and a budget. Without order, backbone and head it trains the tokenizer itself."""
+
+    data: DataSettings = DataSettings()
+    tokenizer: Tokenizer
+    losses: Losses = ()
+    condition: Condition | None = None
+    order: Order | None = None
+    backbone: Backbone | None = None
+    head: Head | None = None
+    sampling: Sampling = Sampling()
+    train: TrainSettings
+
+    @property
+    def trains_generator(self) -> bool:
+        """Whether it trains a generator (and not a tokenizer)."""
+        return self.order is not None
+
+    @model_validator(mode="after")
+    def _pairings(self) -> Recipe:
+        chain = {"order": self.order, "backbone": self.backbone, "head": self.head}
+        missing = [name for name, part in chain.items() if part is None]
+        if missing and len(missing) < len(chain):
+            raise ValueError(f"a generator needs order, backbone and head together; missing: {', '.join(missing)}")
+        if self.trains_generator:
+            if self.losses:
+                raise ValueError("`losses` belong to a tokenizer's recipe; a generator's loss is its head's: remove `losses`")
+            if isinstance(self.tokenizer, Part) and self.tokenizer.name != "pixels":
+                raise ValueError(
+                    f"a generator needs a trained tokenizer, but {self.tokenizer.name!r} has yet to learn: train it with a recipe of its own "
+                    "(such as vqgan) and write tokenizer: {checkpoint: NAME-OR-FOLDER}"
+                )
+        else:
+            if self.condition is not None:
+                raise ValueError("a tokenizer takes no condition: remove `condition`, or add order, backbone and head for a generator")
+            if isinstance(self.tokenizer, Trained):
+                raise ValueError("this tokenizer is trained already: add order, backbone and head, or describe a tokenizer to train")
+            if self.tokenizer.name == "pixels":
+                raise ValueError("pixels have nothing to learn: choose a tokenizer such as vq, or add order, backbone and head")
+            if not any(loss.name == "regression" for loss in self.losses):
+                raise ValueError("a tokenizer needs at least a regression loss: losses: {regression: {l2: 1.0}}")
+        return self
+
+    def to_yaml(self) -> str:
+        """The recipe with every default filled in."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        data["losses"] = {name: settings for loss in data["losses"] for name, settings in loss.items()}
+        for empty in [key for key in ("losses",) if not data[key]]:
+            del data[empty]
+        return yaml.safe_dump(data, sort_keys=False, width=140)
+
+
+def built_in() -> dict[str, str]:
+    """The built-in recipes: name to YAML text."""
+    folder = importlib.resources.files("jielong.recipes")
+    return {item.name[:-5]: item.read_text() for item in sorted(folder.iterdir(), key=lambda item: item.name) if item.name.endswith(".yaml")}
+
+
+def read_text(name_or_path: str) -> tuple[str, str]:
+    """Text and origin of a recipe: a built-in name, a YAML file, or a folder with ``recipe.yaml``.
+
+    Raises:
+        RecipeError: if there is no such recipe.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        path = path / "recipe.yaml"
+    if path.suffix in (".yaml", ".yml") and path.exists():
+        return path.read_text(), str(path)
+    recipes = built_in()
+    if name_or_path in recipes:
+        return recipes[name_or_path], name_or_path
+    raise RecipeError(f"there is no recipe called {name_or_path!r}, nor such a file; {nearest(name_or_path, recipes)}")
+
+
+def load(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe, with ``a.b=c`` overrides.
+
+    Raises:
+        RecipeError: with the line, what is wrong and the nearest valid choice.
+    """
+    text, origin = read_text(name_or_path)
+    return parse(text, origin, overrides)
+
+
+def parse(text: str, origin: str = "recipe", overrides: Iterable[str] = ()) -> Recipe:
+    """Validate a recipe's text; see :func:`load`."""
+    data, lines = _read(text, origin)
+    for override in overrides:
+        _override(data, override)
+    problems = _parse_parts(data)
+    if not problems:
+        try:
+            return Recipe.model_validate(data)
+        except ValidationError as error:
+            problems = [dict(item) for item in error.errors(include_url=False)]
+    raise RecipeError("\n".join(_explain(problem, data, lines, origin) for problem in problems))
+
+
+def _parse_parts(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Parse the parts in place, and list what is wrong with them, each problem with its path in the recipe."""
+    problems: list[dict[str, Any]] = []
+
+    def attempt(family: str, value: Any, path: tuple[str, ...]) -> Any:
+        try:
+            return parse_part(family, value)
+        except ValidationError as error:
+            name = value if isinstance(value, str) else next(iter(value))
+            problems.extend({**item, "loc": (*path, name, *item["loc"])} for item in error.errors(include_url=False))
+        except RecipeError as error:
+            problems.append({"type": "part", "loc": path, "msg": str(error), "input": {}})
+        return value
+
+    for family in FAMILIES.keys() & data.keys():
+        value = data[family]
+        if value is not None and not (family == "tokenizer" and isinstance(value, Mapping) and set(value) == {"checkpoint"}):
+            data[family] = attempt(family, value, (family,))
+    losses = data.get("losses")
+    if isinstance(losses, Mapping):
+        data["losses"] = [attempt("loss", {name: settings}, ("losses",)) for name, settings in losses.items() if settings is not False]
+    return problems
+
+
+def _read(text: str, origin: str) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """YAML to a dictionary with ``extends`` resolved, and the line of every key of this text."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{origin} is not YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{origin} must be a mapping of data, tokenizer, ..., train; it is {type(data).__name__}")
+    lines: dict[tuple[str, ...], int] = {}
+    _mark(node, (), lines)
+    base = data.pop("extends", None)
+    if base is not None:
+        base_text, base_origin = read_text(str(base))
+        data = _merge(_read(base_text, base_origin)[0], data)
+    return data, lines
+
+
+def _mark(node: Any, path: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*path, str(key.value))
+            lines[here] = key.start_mark.line + 1
+            _mark(value, here, lines)
+
+
+def _merge(base: Any, change: Any, path: tuple[str, ...] = ()) -> Any:
+    """Lay a change over a base, key by key; naming another part of a family replaces the part and its settings."""
+    if not isinstance(base, dict) or not isinstance(change, dict):
+        return change
+    chooses_part = len(path) == 1 and (path[0] in FAMILIES)
+    if chooses_part and set(base) != set(change):
+        return change
+    return {key: _merge(base[key], change[key], (*path, key)) if key in base and key in change else change.get(key, base.get(key)) for key in {**base, **change}}
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    path, equals, value = override.partition("=")
+    if not equals or not path:
+        raise RecipeError(f"--set takes a.b=value, such as train.lr=1e-3, not {override!r}")
+    change = _number(yaml.safe_load(value))
+    for key in reversed(path.split(".")):
+        change = {key: change}
+    merged = _merge(data, change)
+    data.clear()
+    data.update(merged)
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads ``1e-3`` as text; a person means the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _explain(error: Any, data: dict[str, Any], lines: dict[tuple[str, ...], int], origin: str) -> str:
+    """One validation error as a sentence with the line, the reason and the nearest valid choice."""
+    path = tuple(str(part) for part in error["loc"])
+    while path and path not in lines and path[:-1] in lines and error["type"] != "missing":
+        path = path[:-1]
+    place = f"{origin}, line {lines[path]}" if path in lines else origin
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        allowed = _fields(path[:-1], data)
+        return f"{place}: unknown key {name!r}; {nearest(path[-1], allowed)}"
+    if error["type"] == "missing":
+        return f"{place}: {name!r} is missing"
+    reason = error["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(error["input"], Mapping | Config) else f" (it is {error['input']!r})"
+    return f"{place}: {name}: {reason}{given}" if name else f"{place}: {reason}"
+
+
+def _fields(path: tuple[str, ...], data: dict[str, Any]) -> list[str]:
+    """Keys allowed at a path of a recipe."""
+    model: Any = Recipe
+    for depth, key in enumerate(path):
+        family = {"losses": "loss"}.get(path[0], path[0])
+        if depth == 1 and family in FAMILIES and key in parts_of(family):
+            model = parts_of(family)[key]
+            continue
+        field = getattr(model, "model_fields", {}).get(key)
+        annotation = getattr(field, "annotation", None)
+        model = annotation if isinstance(annotation, type) else model
+    return list(getattr(model, "model_fields", {})) + (["extends"] if not path else [])

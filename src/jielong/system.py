@@ -1,0 +1,257 @@
+"""A trained system: a tokenizer, maybe a generator on top of it, and the recipe they came from."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jielong.config import nearest
+from jielong.generator import Generator, Watch
+from jielong.guidance import Guidance
+from jielong.heads.base import Sharpness
+from jielong.media.pictures import Pictures
+from jielong.recipe import Recipe, Trained, parse
+from jielong.tokenizers.base import MediaFormat, Tokenizer
+from jielong.tokens import Tokens
+from jielong.training.checkpoint import CheckpointError, fingerprint, load_weights
+
+DESCRIPTION = "model.json"
+
+
+def zoo() -> dict[str, Path]:
+    """Shipped models by name: the checkpoint folders of the ``jielong-zoo`` distribution, if it is installed."""
+    try:
+        folder = Path(importlib.import_module("jielong_zoo").path()) / "models"
+    except ImportError:
+        return {}
+    return {item.name: item for item in sorted(folder.glob("*")) if (item / "recipe.yaml").exists()}
+
+
+def find(name_or_folder: str) -> Path:
+    """The folder of a checkpoint.
+
+    Raises:
+        CheckpointError: if it is neither a shipped model's name nor a folder with a model in it.
+    """
+    models = zoo()
+    if name_or_folder in models:
+        return models[name_or_folder]
+    folder = Path(name_or_folder)
+    if not folder.is_dir():
+        hint = nearest(name_or_folder, models) if models else "no shipped models are installed: pip install jielong-zoo"
+        raise CheckpointError(f"there is no model called {name_or_folder!r} and no such folder; {hint}")
+    for needed in ("recipe.yaml", DESCRIPTION, "model.safetensors"):
+        if not (folder / needed).exists():
+            raise CheckpointError(f"{folder} is not a finished checkpoint: it has no {needed}; go on training it with the command that began it")
+    return folder
+
+
+def build_tokenizer(recipe: Recipe, media: MediaFormat) -> Tokenizer:
+    """The recipe's tokenizer: trained weights where it names a checkpoint, fresh ones where it describes a tokenizer."""
+    if isinstance(recipe.tokenizer, Trained):
+        tokenizer = load(recipe.tokenizer.checkpoint).tokenizer
+        if tokenizer.media != media:
+            raise ValueError(f"the tokenizer {recipe.tokenizer.checkpoint!r} was made for {tokenizer.media}, but the data are {media}; set data.size to fit")
+        return tokenizer
+    return recipe.tokenizer.build(media)  # type: ignore[attr-defined]
+
+
+def build_generator(recipe: Recipe, tokenizer: Tokenizer, classes: Sequence[str]) -> Generator:
+    """The recipe's generator over a tokenizer's tokens; every size comes from the tokenizer."""
+    if recipe.order is None or recipe.backbone is None or recipe.head is None:
+        raise ValueError("this recipe trains a tokenizer: it has no order, backbone and head to build a generator of")
+    layout = tokenizer.layout
+    condition = recipe.condition.build(classes) if recipe.condition is not None else None  # type: ignore[attr-defined]
+    backbone = recipe.backbone.build(axes=len(layout.grid), condition_width=condition.width if condition else None)  # type: ignore[attr-defined]
+    head = recipe.head.build(backbone.width, layout)  # type: ignore[attr-defined]
+    return Generator(layout, recipe.order.build(), backbone, head, condition)  # type: ignore[attr-defined]
+
+
+def describe(media: MediaFormat, classes: Sequence[str], tokenizer: Tokenizer, generator: Generator | None) -> dict[str, Any]:
+    """What a checkpoint must remember beside recipe and weights: sizes and names that came from the data, and what it was built on."""
+    condition = generator.condition if generator is not None else None
+    return {
+        "media": {"channels": media.channels, "size": list(media.size)},
+        "classes": list(classes),
+        "tokenizer_sha256": None if generator is None else fingerprint(tokenizer),
+        "condition": None if condition is None else condition.describe(),
+    }
+
+
+@dataclass(frozen=True)
+class System:
+    """What :func:`load` returns.
+
+    Attributes:
+        name: The name or folder it was loaded by.
+        recipe: The whole experiment.
+        tokenizer: Media to tokens and back.
+        generator: Tokens from nothing, or from a condition; ``None`` for a tokenizer alone.
+    """
+
+    name: str
+    recipe: Recipe
+    tokenizer: Tokenizer
+    generator: Generator | None
+
+    @property
+    def condition_kind(self) -> str | None:
+        """``text``, ``class``, or ``None``."""
+        return self.recipe.condition.name if self.recipe.condition is not None else None
+
+    def to(self, device: torch.device | str) -> System:
+        """Move all weights; returns itself."""
+        self.tokenizer.to(device)
+        if self.generator is not None:
+            self.generator.to(device)
+        return self
+
+    def sharpness(self, temperature: float | None = None, top_k: int | None = None, top_p: float | None = None) -> Sharpness:
+        """The recipe's sampling settings, with what is given here in their place."""
+        own = self.recipe.sampling
+        return Sharpness(
+            own.temperature if temperature is None else temperature,
+            own.top_k if top_k is None else top_k,
+            own.top_p if top_p is None else top_p,
+        )
+
+    def generate_tokens(
+        self,
+        conditions: Sequence[Any] | None,
+        count: int | None = None,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: Guidance | float | None = None,
+        sharpness: Sharpness | None = None,
+        **options: Any,
+    ) -> Tokens:
+        """Tokens for raw conditions, with the recipe's sampling settings unless told otherwise; see :meth:`Generator.generate`."""
+        if self.generator is None:
+            raise ValueError(f"{self.name} is a tokenizer; to generate, load a generator such as maskgit-emoji")
+        own = self.recipe.sampling
+        strength = own.guidance if guidance is None else guidance
+        if conditions is None and guidance is None:
+            strength = 1.0
+        return self.generator.generate(
+            conditions,
+            count,
+            seed=seed,
+            steps=own.steps if steps is None else steps,
+            guidance=strength,
+            sharpness=sharpness or self.sharpness(),
+            **options,
+        )
+
+    def generate(
+        self,
+        text: Sequence[str] | str | None = None,
+        classes: Sequence[str | int] | str | int | None = None,
+        count: int | None = None,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: Guidance | float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        watch: Watch | None = None,
+        **options: Any,
+    ) -> Pictures:
+        """Pictures from words or classes.
+
+        Args:
+            text: One caption or several.
+            classes: One class or several, by name or number.
+            count: Pictures a caption or class; pictures in all where the generator has no condition.
+            seed: Picture ``i`` is the same for the same seed, whatever is generated beside it.
+            steps: Steps of an order that reveals gradually.
+            guidance: Scale or schedule; 1 is off.
+            temperature: Of the draws.
+            top_k: Keep only the k likeliest codes.
+            top_p: Keep only the nucleus.
+            watch: Called after every step.
+            options: More for :meth:`Generator.generate`.
+
+        Returns:
+            Pictures that save and show themselves.
+
+        Raises:
+            ValueError: if the words do not fit what the generator was trained on.
+        """
+        conditions, names = self._conditions(text, classes, count or 1)
+        tokens = self.generate_tokens(
+            conditions,
+            count,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            sharpness=self.sharpness(temperature, top_k, top_p),
+            watch=watch,
+            **options,
+        )
+        return Pictures(self.decode(tokens), names)
+
+    def _conditions(self, text: Any, classes: Any, count: int) -> tuple[list[Any] | None, list[str] | None]:
+        kind = self.condition_kind
+        given = {"text": text, "class": classes}
+        for other, value in given.items():
+            if value is not None and other != kind:
+                wants = f"takes a {kind}" if kind else "was trained without a condition"
+                raise ValueError(f"{self.name} {wants}, not a {other}")
+        value = given.get(kind or "")
+        if value is None:
+            return None, None
+        values = [value] if isinstance(value, str | int) else list(value)
+        repeated = [item for item in values for _ in range(count)]
+        return repeated, [str(item) for item in repeated]
+
+    def encode(self, media: Tensor) -> Tokens:
+        """Pictures ``(B, C, H, W)`` in [-1, 1] to tokens."""
+        return self.tokenizer.encode(media.to(self._device))
+
+    def decode(self, tokens: Tokens, batch: int = 64) -> Tensor:
+        """Tokens to pictures ``(B, C, H, W)`` in [-1, 1], on the CPU."""
+        device = self._device
+        parts = [self.tokenizer.decode(Tokens(values.to(device), tokens.layout)).cpu() for values in tokens.values.split(batch)]
+        return torch.cat(parts)
+
+    @property
+    def _device(self) -> torch.device:
+        weight = next(self.tokenizer.parameters(), None)
+        return torch.device("cpu") if weight is None else weight.device
+
+
+def load(name_or_folder: str, device: torch.device | str = "cpu") -> System:
+    """Load a shipped model by name, or a checkpoint folder.
+
+    Raises:
+        CheckpointError: if it is missing, unfinished, damaged, or not what its recipe says.
+    """
+    folder = find(name_or_folder)
+    recipe = parse((folder / "recipe.yaml").read_text(), str(folder / "recipe.yaml"))
+    description = json.loads((folder / DESCRIPTION).read_text())
+    media = MediaFormat(description["media"]["channels"], tuple(description["media"]["size"]))
+    beside = folder / "tokenizer"
+    if isinstance(recipe.tokenizer, Trained) and beside.is_dir():
+        tokenizer = load(str(beside)).tokenizer
+    else:
+        tokenizer = build_tokenizer(recipe, media)
+    generator = None
+    if recipe.trains_generator:
+        generator = build_generator(recipe, tokenizer, description["classes"])
+        if description["tokenizer_sha256"] != fingerprint(tokenizer):
+            raise CheckpointError(f"{name_or_folder} was trained on another tokenizer than the one its recipe leads to now; its tokens would mean other pictures")
+        load_weights(generator, folder)
+        generator.eval().requires_grad_(False)
+    else:
+        load_weights(tokenizer, folder)
+    tokenizer.eval().requires_grad_(False)
+    return System(name_or_folder, recipe, tokenizer, generator).to(device)

@@ -1,0 +1,83 @@
+"""What a tokenizer is: media to tokens and back, and, while it learns, a reconstruction with its losses."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from jielong.tokens import Layout, Tokens
+
+
+@dataclass(frozen=True)
+class MediaFormat:
+    """The media a tokenizer reads and writes.
+
+    Attributes:
+        channels: Colour channels of a picture.
+        size: Height and width in pixels.
+    """
+
+    channels: int
+    size: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one item, ``(C, H, W)``."""
+        return (self.channels, *self.size)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a tokenizer returns while it learns.
+
+    Attributes:
+        media: The round trip's result, ``(B, C, H, W)``, with a gradient.
+        losses: Losses of the bottleneck by name (scalars, already weighted).
+    """
+
+    media: Tensor
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Tokenizer(nn.Module, ABC):
+    """Cuts media into tokens and turns tokens back. Sizes that others need are properties, never typed twice."""
+
+    media: MediaFormat
+    layout: Layout
+
+    @abstractmethod
+    def encode(self, media: Tensor) -> Tokens:
+        """Media ``(B, C, H, W)`` in [-1, 1] to tokens. No gradient."""
+
+    @abstractmethod
+    def decode(self, tokens: Tokens) -> Tensor:
+        """Tokens to media ``(B, C, H, W)`` in [-1, 1]. No gradient."""
+
+    def check(self, media: Tensor) -> None:
+        """Raise ``ValueError`` when media has another shape than the tokenizer was made for."""
+        if tuple(media.shape[1:]) != self.media.shape:
+            raise ValueError(f"this tokenizer reads pictures of (channels, height, width) {self.media.shape}, not {tuple(media.shape[1:])}")
+
+
+class LearnedTokenizer(Tokenizer):
+    """A tokenizer with weights to train."""
+
+    @abstractmethod
+    def forward(self, media: Tensor, generator: torch.Generator | None = None) -> Reconstruction:
+        """The round trip with gradients, for training; ``generator`` draws what the bottleneck needs (restarts, noise)."""
+
+    def statistics(self) -> dict[str, float]:
+        """Numbers to log, such as the codebook's usage over the last assignments."""
+        return {}
+
+    def advice(self) -> str | None:
+        """What the statistics warn of, and what to try; ``None`` when all is well."""
+        return None
+
+    @property
+    @abstractmethod
+    def last_layer(self) -> nn.Parameter:
+        """The weight in front of the media, where adversarial weights compare gradients (arXiv 2012.09841, eq. 7)."""

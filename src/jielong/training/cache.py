@@ -1,0 +1,94 @@
+"""A cache of tokens on disk: tokenise a set once, train on it many times. Content-addressed, and refused when stale."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from platformdirs import user_cache_path
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from jielong.data.base import ImageSet
+from jielong.media.images import write_bytes
+from jielong.tokenizers.base import Tokenizer
+from jielong.tokens import Layout, Tokens
+from jielong.training.checkpoint import fingerprint
+
+
+class StaleTokensError(ValueError):
+    """A token file was made by another tokenizer, or from other data, than it is now used with."""
+
+
+def identity(tokenizer: Tokenizer, images: ImageSet) -> dict[str, str]:
+    """What tokens depend on: the tokenizer's weights, and the data with their preprocessing."""
+    return {"tokenizer": fingerprint(tokenizer), "data": images.fingerprint}
+
+
+@torch.no_grad()
+def tokenize(tokenizer: Tokenizer, images: ImageSet, batch: int = 64, progress: Callable[[int], None] | None = None) -> Tokens:
+    """Tokens of a whole set in its own order, ``(n, N, C)``."""
+    was_training = tokenizer.training
+    tokenizer.eval()
+    weight = next(tokenizer.parameters(), None)
+    parts = []
+    for first in range(0, len(images), batch):
+        rows = list(range(first, min(first + batch, len(images))))
+        media = images.images(rows)
+        parts.append(tokenizer.encode(media if weight is None else media.to(weight.device)).values.cpu())
+        if progress is not None:
+            progress(len(rows))
+    tokenizer.train(was_training)
+    return Tokens(torch.cat(parts), tokenizer.layout)
+
+
+def write(path: Path, tokens: Tokens, made_of: dict[str, str]) -> None:
+    """Write tokens beside ``path`` and rename them into place; codes take the smallest whole number that holds them."""
+    layout = tokens.layout
+    values = tokens.values.contiguous()
+    if layout.vocabulary is not None:
+        values = values.to(torch.uint8 if layout.vocabulary <= 256 else torch.int16 if layout.vocabulary <= 2**15 else torch.int32)
+    described = {"grid": list(layout.grid), "channels": layout.channels, "vocabulary": layout.vocabulary}
+    write_bytes(path, save({"values": values}, metadata={"layout": json.dumps(described), **made_of}))
+
+
+def read(path: Path, expected: dict[str, str] | None = None) -> Tokens:
+    """Read a token file.
+
+    Raises:
+        StaleTokensError: if it was not made of what ``expected`` says.
+        ValueError: if it is no token file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            made_of, values = dict(file.metadata() or {}), file.get_tensor("values")
+        described = json.loads(made_of.pop("layout"))
+    except (SafetensorError, KeyError, OSError) as error:
+        raise ValueError(f"{path} is not a token file ({error}); make one with: jielong tokenize") from None
+    for key, value in (expected or {}).items():
+        if made_of.get(key) != value:
+            what = "by another tokenizer" if key == "tokenizer" else "from other data or with another preprocessing"
+            raise StaleTokensError(f"the tokens in {path} were made {what}; tokenise again: jielong tokenize")
+    layout = Layout(tuple(described["grid"]), described["channels"], described["vocabulary"])
+    return Tokens(values.long() if layout.discrete else values, layout)
+
+
+def cached(tokenizer: Tokenizer, images: ImageSet, progress: Callable[[int], None] | None = None, folder: Path | None = None) -> Tokens:
+    """Tokens of a set from the user's cache, made now if they are not there yet."""
+    made_of = identity(tokenizer, images)
+    key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
+    folder = folder or Path(os.environ.get("JIELONG_CACHE", user_cache_path("jielong"))) / "tokens"
+    path = folder / f"{key}.safetensors"
+    if path.exists():
+        return read(path, made_of)
+    tokens = tokenize(tokenizer, images, progress=progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    write(path, tokens, made_of)
+    return tokens
+
+

@@ -1,0 +1,77 @@
+"""What the trainer minimises: a model, its phases (model, discriminator), and for each the losses of a batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jielong.data.batch import Batch
+from jielong.noise import Noise
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of one batch.
+
+    Attributes:
+        total: The scalar to minimise.
+        parts: Named scalars for the log (detached).
+    """
+
+    total: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers a training step may use.
+
+    Attributes:
+        noise: One stream a sample, seeded by (seed, position of the sample in the run): the same whatever the number of
+            processes or the accumulation.
+        shared: One stream a step, the same on every process, seeded by (seed, samples seen).
+    """
+
+    noise: Noise
+    shared: torch.Generator
+
+
+class Objective(nn.Module, ABC):
+    """A model in training. Phases run one after the other on the same batch, each with an optimizer of its own."""
+
+    model: nn.Module
+    """What is kept in the end: it has the moving average, and its weights are the checkpoint."""
+
+    @property
+    def phases(self) -> Mapping[str, nn.Module]:
+        """The module that each phase trains, in the order of the phases."""
+        return {"model": self.model}
+
+    def active(self, phase: str, samples_seen: int) -> bool:
+        """Whether a phase runs yet."""
+        return True
+
+    @abstractmethod
+    def forward(self, batch: Batch, phase: str, samples_seen: int, draws: Draws) -> Losses:
+        """Losses of a phase on a batch."""
+
+    @abstractmethod
+    def sheet(self, model: nn.Module) -> Tensor | None:
+        """Pictures for a sample sheet made with ``model`` (raw or averaged weights), ``(n, C, H, W)`` in [-1, 1]; fixed inputs and seeds."""
+
+    def statistics(self) -> dict[str, float]:
+        """Numbers to log beside the losses, over the steps since the last call (codebook usage, perplexity)."""
+        return {}
+
+    def advice(self) -> str | None:
+        """A warning about what the statistics show, with what to try; ``None`` when all is well."""
+        return None
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module) -> dict[str, Any]:
+        """Held-out figures of ``model``, by name."""

@@ -1,0 +1,107 @@
+"""Training a tokenizer: the lecture's three meanings of "alike" (surface, perception, a critic) over one reconstruction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jielong.data.batch import Batch
+from jielong.losses.adversarial import AdversarialLoss
+from jielong.tokenizers.base import LearnedTokenizer
+from jielong.training.objective import Draws, Losses, Objective
+
+Similarity = Callable[[Tensor, Tensor], Tensor]
+"""A loss of a reconstruction and its target, ``(B, C, H, W)`` each, to a scalar."""
+
+
+class TokenizerObjective(Objective):
+    """Reconstruct, and be told how well by every loss of the recipe.
+
+    Args:
+        model: The tokenizer.
+        similarities: Losses between reconstruction and picture, by name, with their weights inside.
+        adversarial: A discriminator that starts later; ``None`` for none.
+        shown: Pictures of the sample sheet, ``(n, C, H, W)``.
+        measure: Held-out figures of a tokenizer.
+    """
+
+    model: LearnedTokenizer
+
+    def __init__(
+        self,
+        model: LearnedTokenizer,
+        similarities: Mapping[str, nn.Module],
+        adversarial: AdversarialLoss | None,
+        shown: Tensor,
+        measure: Callable[[LearnedTokenizer], dict[str, Any]],
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.similarities = nn.ModuleDict(similarities)
+        self.adversarial = adversarial
+        self.shown = shown
+        self._measure = measure
+
+    @property
+    def phases(self) -> Mapping[str, nn.Module]:
+        """The tokenizer, then the discriminator if there is one."""
+        return {"model": self.model} if self.adversarial is None else {"model": self.model, "discriminator": self.adversarial}
+
+    def active(self, phase: str, samples_seen: int) -> bool:
+        """The discriminator waits for its start."""
+        return phase == "model" or (self.adversarial is not None and self.adversarial.active(samples_seen))
+
+    def forward(self, batch: Batch, phase: str, samples_seen: int, draws: Draws) -> Losses:
+        """The tokenizer's losses, or the discriminator's on the same pictures."""
+        if phase == "discriminator":
+            return self._discriminate(batch.media)
+        result = self.model(batch.media, generator=draws.shared)
+        parts = {name: loss(result.media, batch.media) for name, loss in self.similarities.items()}
+        alike = torch.stack(list(parts.values())).sum()
+        total = alike + sum(result.losses.values())
+        parts |= result.losses
+        if self.adversarial is not None and self.adversarial.active(samples_seen):
+            fooled = self.adversarial.generator_loss(result.media)
+            weight = self.adversarial.adaptive_weight(alike, fooled, self.model.last_layer)
+            total = total + weight * fooled
+            parts |= {"adversarial": fooled, "adversarial_weight": weight}
+        return Losses(total, {name: value.detach() for name, value in parts.items()})
+
+    def _discriminate(self, media: Tensor) -> Losses:
+        if self.adversarial is None:
+            raise RuntimeError("there is no discriminator to train")
+        self.model.eval()  # the codebook must not learn from this second look at the batch
+        with torch.no_grad():
+            fake = self.model(media).media
+        self.model.train()
+        parts = self.adversarial.discriminator_loss(media, fake)
+        return Losses(parts["total"], {f"discriminator_{name}": value.detach() for name, value in parts.items()})
+
+    @torch.no_grad()
+    def sheet(self, model: nn.Module) -> Tensor:
+        """Pictures and, below each row of them, their reconstructions."""
+        device = next(model.parameters()).device
+        rebuilt = model.decode(model.encode(self.shown.to(device))).cpu()  # type: ignore[operator]
+        return torch.stack([self.shown, rebuilt], dim=1).flatten(0, 1)
+
+    def statistics(self) -> dict[str, float]:
+        """Codebook usage and perplexity."""
+        return self.model.statistics()
+
+    def advice(self) -> str | None:
+        """What to try when the codebook collapses."""
+        return self.model.advice()
+
+    def evaluate(self, model: nn.Module) -> dict[str, Any]:
+        """Held-out PSNR and codebook usage."""
+        return self._measure(model)  # type: ignore[arg-type]
+
+
+def similarities_of(losses: Sequence[Any], channels: int) -> tuple[dict[str, nn.Module], AdversarialLoss | None]:
+    """Build a recipe's losses: those between two pictures by name, and the adversarial one."""
+    built = {loss.name: loss.build(channels) if loss.name == "adversarial" else loss.build() for loss in losses}
+    adversarial = built.pop("adversarial", None)
+    return built, adversarial
