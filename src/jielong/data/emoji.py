@@ -1,0 +1,168 @@
+"""The emoji sets: drawings joined with their names, as one Parquet file, and the split that measures composition."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from jielong.media.images import encode, fit, read_image, write_bytes
+
+SIZE = 64
+HELDOUT_SHARE = 0.05
+TONES = {1: "light", 2: "medium-light", 3: "medium", 4: "medium-dark", 5: "dark"}
+STYLE_WORDS = {"Noto": "Noto style", "Twemoji": "Twemoji", "OpenMoji": "OpenMoji", "Fluent": "Fluent 3D style"}
+
+SCHEMA = pa.schema(
+    [
+        ("image", pa.binary()),
+        ("caption", pa.string()),
+        ("label", pa.string()),
+        ("tags", pa.list_(pa.string())),
+        ("style", pa.string()),
+        ("group", pa.string()),
+        ("subgroup", pa.string()),
+        ("skin_tone", pa.string()),
+        ("caption_zh", pa.string()),
+        ("hexcode", pa.string()),
+        ("split", pa.string()),
+    ],
+    # The file says itself which column plays which part, so that it opens like any other Parquet file.
+    metadata={"jielong": json.dumps({"caption": "caption", "label": "group", "key": ["hexcode", "style"], "size": SIZE})},
+)
+
+
+@dataclass(frozen=True)
+class Concept:
+    """What an emoji means, whoever drew it."""
+
+    hexcode: str
+    label: str
+    label_zh: str
+    tags: tuple[str, ...]
+    group: str
+    subgroup: str
+    skin_tone: str
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One emoji in one style; ``image`` is the bytes of a lossless 64 x 64 RGB WebP."""
+
+    concept: Concept
+    style: str
+    image: bytes = field(repr=False)
+
+    @property
+    def caption(self) -> str:
+        """English: the label, then the style."""
+        return f"{self.concept.label}, {STYLE_WORDS[self.style]}"
+
+
+def concept_key(hexcode: str) -> str:
+    """Code points without the variation selector FE0F, which some sets write and others leave out."""
+    return "-".join(point for point in hexcode.upper().split("-") if point != "FE0F")
+
+
+def read_concepts(emojibase: Path) -> dict[str, Concept]:
+    """All emoji of the npm package ``emojibase-data`` by :func:`concept_key`, each skin tone a concept of its own."""
+    names = json.loads((emojibase / "meta" / "groups.json").read_text("utf-8"))
+    chinese = {concept_key(entry["hexcode"]): entry for entry, _ in _entries(emojibase / "zh" / "data.json")}
+    concepts = {}
+    for entry, parent in _entries(emojibase / "en" / "data.json"):
+        key = concept_key(entry["hexcode"])
+        tone = entry.get("tone", [])
+        concepts[key] = Concept(
+            hexcode=key,
+            label=entry["label"],
+            label_zh=chinese[key]["label"] if key in chinese else "",
+            tags=tuple(parent.get("tags", [])),
+            group=names["groups"].get(str(entry.get("group")), ""),
+            subgroup=names["subgroups"].get(str(entry.get("subgroup")), ""),
+            skin_tone=", ".join(TONES[t] for t in (tone if isinstance(tone, list) else [tone])),
+        )
+    return concepts
+
+
+def _entries(file: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    for entry in json.loads(file.read_text("utf-8")):
+        for one in (entry, *entry.get("skins", [])):
+            yield one, entry
+
+
+def read_sheet_package(folder: Path, sheet: str, style: str, concepts: dict[str, Concept]) -> Iterator[Drawing]:
+    """Drawings of an npm package ``emoji-datasource-<sheet>``, without those it fills in from another set."""
+    for entry in json.loads((folder / "emoji.json").read_text("utf-8")):
+        for one in (entry, *entry.get("skin_variations", {}).values()):
+            concept = concepts.get(concept_key(one["unified"]))
+            if concept is not None and one[f"has_img_{sheet}"]:
+                yield Drawing(concept, style, encode_drawing((folder / "img" / sheet / str(SIZE) / one["image"]).read_bytes()))
+
+
+def encode_drawing(data: bytes) -> bytes:
+    """A drawing of any size over white, as a lossless 64 x 64 WebP."""
+    image = Image.open(io.BytesIO(data))
+    return encode(fit(read_image(image), SIZE), "WEBP", lossless=True, quality=75, method=6)
+
+
+def split_of(drawings: Iterable[Drawing]) -> list[str]:
+    """``train`` or ``heldout`` of each drawing: about 5 % of the (concept, style) pairs are held out, to measure *composition*.
+
+    A held-out concept is always seen in training in another style, and at most one style of a concept is held out. A drawing
+    that another concept of the same style shares pixel by pixel is never held out, since training would show the answer. The
+    choice is a hash of the pair, so it does not move when the set grows.
+    """
+    drawings = list(drawings)
+    styles: dict[str, set[str]] = {}
+    copies: dict[tuple[str, bytes], int] = {}
+    for drawing in drawings:
+        styles.setdefault(drawing.concept.hexcode, set()).add(drawing.style)
+        copies[drawing.style, drawing.image] = copies.get((drawing.style, drawing.image), 0) + 1
+    order = {style: place for place, style in enumerate(STYLE_WORDS)}
+    heldout: dict[str, str] = {}
+    for drawing in sorted(drawings, key=lambda d: order[d.style]):
+        key = drawing.concept.hexcode
+        alone = copies[drawing.style, drawing.image] == 1
+        if alone and len(styles[key]) > 1 and key not in heldout and _fraction(f"{key}|{drawing.style}") < HELDOUT_SHARE:
+            heldout[key] = drawing.style
+    return ["heldout" if heldout.get(d.concept.hexcode) == d.style else "train" for d in drawings]
+
+
+def _fraction(text: str) -> float:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+def write_set(path: Path, drawings: Iterable[Drawing]) -> int:
+    """Write drawings as Parquet, sorted, whole or not at all; the same drawings give the same bytes. Returns how many."""
+    drawings = sorted(drawings, key=lambda d: (d.concept.hexcode, list(STYLE_WORDS).index(d.style)))
+    splits = split_of(drawings)
+    rows = [
+        {
+            "image": d.image,
+            "caption": d.caption,
+            "label": d.concept.label,
+            "tags": list(d.concept.tags),
+            "style": d.style,
+            "group": d.concept.group,
+            "subgroup": d.concept.subgroup,
+            "skin_tone": d.concept.skin_tone,
+            "caption_zh": d.concept.label_zh,
+            "hexcode": d.concept.hexcode,
+            "split": split,
+        }
+        for d, split in zip(drawings, splits, strict=True)
+    ]
+    buffer = io.BytesIO()
+    compression = {name: "none" if name == "image" else "zstd" for name in SCHEMA.names}
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    pq.write_table(table, buffer, compression=compression, use_dictionary=["style", "group", "subgroup", "skin_tone", "split"])
+    write_bytes(path, buffer.getvalue())
+    return len(rows)

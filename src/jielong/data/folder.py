@@ -1,0 +1,133 @@
+"""A folder of pictures: class sub-folders, captions beside them, or a metadata file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from jielong.data.source import DataError, Item, Source, digest, file_identity
+from jielong.data.words import CAPTION_NAMES, FILE_NAMES, LABEL_NAMES, first, read_json, read_metadata
+from jielong.media.images import BrokenImageError, open_image
+
+SUFFIXES = frozenset(".png .jpg .jpeg .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .tga .avif".split())
+SPLITS = {"train": "train"} | dict.fromkeys(("heldout", "test", "val", "valid", "validation"), "heldout")
+METADATA = ("metadata.csv", "metadata.jsonl")
+
+
+class FolderSource(Source):
+    """Pictures below a folder, sorted by name; hidden files are passed over.
+
+    - Folders ``train``, ``heldout``, ``test``, ``val`` or ``validation`` at the top are splits.
+    - A metadata file (at the top or in a split's folder) says captions and labels, and which pictures belong.
+    - Otherwise a ``.txt`` or ``.json`` file of the same name beside a picture is its caption, and the top sub-folder is its class
+      when every picture lies in one and there are at least two.
+
+    Each header is read once; a file that is no picture is left out and named in :attr:`broken`.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """List the folder.
+
+        Raises:
+            DataError: if it holds no picture at all, or its metadata cannot be understood.
+        """
+        self.root, self.name = root, str(root)
+        self.items, self.broken = [], {}
+        tops = _split_folders(root)
+        self._paths: list[Path] = []
+        seen = 0
+        for folder, split in tops.items():
+            found = list(self._listed(folder) if _metadata_of(folder) else self._walked(folder))
+            if split is not None:
+                found = [(path, replace(item, split=split)) for path, item in found]
+            for path, item in found:
+                seen += 1
+                reason = _unreadable(path)
+                if reason:
+                    self.broken[item.key] = reason
+                else:
+                    self._paths.append(path)
+                    self.items.append(item)
+        if not seen:
+            raise DataError(
+                f"{root} holds no pictures; expected {' '.join(sorted(SUFFIXES))} files, class sub-folders, .tar shards or .parquet files"
+            )
+
+    def blob(self, index: int) -> bytes:
+        """The file's bytes; empty if it has vanished, so that it counts as broken."""
+        try:
+            return self._paths[index].read_bytes()
+        except OSError:
+            return b""
+
+    def identity(self, indices: Sequence[int]) -> str:
+        """A digest of the files used, by their heads, middles and tails."""
+        return digest(file_identity(self._paths[i], windows=3, width=4096) for i in indices)
+
+    def _key(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def _walked(self, folder: Path) -> Iterator[tuple[Path, Item]]:
+        paths = [p for p in _files_below(folder) if p.suffix.lower() in SUFFIXES]
+        tops = {p.relative_to(folder).parts[0] for p in paths if p.parent != folder}
+        classed = len(tops) > 1 and all(p.parent != folder for p in paths)
+        for path in paths:
+            words = _sidecar(path)
+            label = first(words, LABEL_NAMES) or (path.relative_to(folder).parts[0] if classed else None)
+            yield path, Item(self._key(path), first(words, CAPTION_NAMES), label)
+
+    def _listed(self, folder: Path) -> Iterator[tuple[Path, Item]]:
+        files = _metadata_of(folder)
+        if len(files) > 1:
+            raise DataError(f"{folder} has {' and '.join(f.name for f in files)}; keep one of them")
+        named: set[str] = set()
+        for row in read_metadata(files[0]):
+            name = PurePosixPath((first(row, FILE_NAMES) or "").replace("\\", "/")).as_posix()
+            path = folder / name
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise DataError(f"{files[0]} names {name}, which lies outside of {folder}")
+            if name in named:
+                raise DataError(f"{files[0]} names {name} twice; a picture has one row")
+            named.add(name)
+            known: dict[str, Any] = {k: v for k, v in row.items() if k and k not in FILE_NAMES}
+            yield path, Item(self._key(path), first(row, CAPTION_NAMES), first(row, LABEL_NAMES), first(row, ("split",)), known)
+
+
+def _split_folders(root: Path) -> dict[Path, str | None]:
+    if _metadata_of(root):
+        return {root: None}
+    tops = [path for path in sorted(root.iterdir()) if not path.name.startswith(".")]
+    folders = {path: SPLITS.get(path.name.lower()) for path in tops if path.is_dir()}
+    loose = any(path.suffix.lower() in SUFFIXES for path in tops if path.is_file())
+    if folders and not loose and all(folders.values()) and "train" in folders.values():
+        return dict(folders)
+    return {root: None}
+
+
+def _metadata_of(folder: Path) -> list[Path]:
+    return [folder / name for name in METADATA if (folder / name).is_file()]
+
+
+def _files_below(folder: Path) -> list[Path]:
+    files = (p for p in folder.rglob("*") if p.is_file())
+    return sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
+def _sidecar(path: Path) -> dict[str, Any]:
+    text, structured = path.with_suffix(".txt"), path.with_suffix(".json")
+    words = read_json(structured.read_bytes(), str(structured)) if structured.is_file() else {}
+    if text.is_file():
+        words = {**words, "caption": text.read_text("utf-8", "replace")}
+    return words
+
+
+def _unreadable(path: Path) -> str | None:
+    if not path.is_file():
+        return f"{path} is listed but does not exist"
+    try:
+        with open_image(path):
+            return None
+    except BrokenImageError as error:
+        return str(error)

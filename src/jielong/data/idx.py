@@ -1,0 +1,94 @@
+"""Fashion-MNIST and its kin: the idx files of the MNIST family."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from jielong.data.source import DataError, Item, Source, digest
+from jielong.media.images import Array, encode
+
+FASHION_CLASSES = ["t-shirt or top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
+FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+_PARTS = {"train": "train", "heldout": "t10k"}
+
+
+class IdxSource(Source):
+    """Grey pictures from ``train-`` and ``t10k-`` ``images-idx3-ubyte`` and ``labels-idx1-ubyte`` files, plain or ``.gz``; t10k is held out."""
+
+    channels = 1
+
+    def __init__(self, folder: Path, name: str, classes: Sequence[str]) -> None:
+        """Read the files.
+
+        Raises:
+            DataError: if a file is missing, truncated or not an idx file, or pictures and labels do not match.
+        """
+        self.name, self.broken, self.classes = name, {}, list(classes)
+        self.items = []
+        pictures: list[Array] = []
+        for split, part in _PARTS.items():
+            images = _read(folder, f"{part}-images-idx3-ubyte", 3)
+            labels = _read(folder, f"{part}-labels-idx1-ubyte", 1)
+            if len(images) != len(labels):
+                raise DataError(f"{folder}: {part} has {len(images)} pictures but {len(labels)} labels")
+            if labels.size and labels.max() >= len(classes):
+                raise DataError(f"{folder}: {part} has label {labels.max()}, but there are {len(classes)} classes")
+            if pictures and images.shape[1:] != pictures[0].shape[1:]:
+                raise DataError(f"{folder}: {part} pictures are {images.shape[1:]}, the others {pictures[0].shape[1:]}")
+            names = [classes[label] for label in labels.tolist()]
+            self.items += [Item(f"{part}/{i}", caption=word, label=word, split=split) for i, word in enumerate(names)]
+            pictures.append(images)
+        self._pictures = np.concatenate(pictures)
+        self.size = self._pictures.shape[1]
+
+    def blob(self, index: int) -> bytes:
+        """The picture as PNG."""
+        return encode(self.picture(index))
+
+    def picture(self, index: int) -> Image.Image:
+        """One picture of the array, no decoding needed."""
+        return Image.fromarray(self._pictures[index])
+
+    def identity(self, indices: Sequence[int]) -> str:
+        """A digest of the pixels used."""
+        return digest([str(self._pictures.shape), self._pictures[list(indices)].tobytes()])
+
+
+def _read(folder: Path, name: str, dimensions: int) -> Array:
+    path = next((p for p in (folder / name, folder / f"{name}.gz", folder / name.replace("-idx", ".idx")) if p.is_file()), None)
+    if path is None:
+        raise DataError(f"{folder} has no {name} (or {name}.gz)")
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path} is not a whole gzip file: {error}") from error
+    header = 4 + 4 * dimensions
+    if len(data) < header or data[:4] != bytes([0, 0, 8, dimensions]):
+        raise DataError(f"{path} is not an idx file of bytes in {dimensions} dimensions")
+    shape = struct.unpack(f">{dimensions}I", io.BytesIO(data[4:header]).read())
+    if len(data) - header != int(np.prod(shape)):
+        raise DataError(
+            f"{path} should hold {int(np.prod(shape))} bytes after its header, but holds {len(data) - header}; it is truncated or damaged"
+        )
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def open_fashion_mnist(folder: Path = FASHION_FOLDER) -> IdxSource:
+    """Fashion-MNIST (28 x 28 grey, ten classes) from where Debian installs it, or from a folder of the original files.
+
+    Raises:
+        DataError: if it is not there; the text says how to get it.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"fashion-mnist is not at {folder}; on Debian: apt install dataset-fashion-mnist; "
+            "elsewhere give the path of a folder with the original four files (train-images-idx3-ubyte.gz, ...)"
+        )
+    return IdxSource(folder, "fashion-mnist", FASHION_CLASSES)

@@ -1,0 +1,117 @@
+"""One door to every set: a built-in name or a path, recognised by what is there."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from jielong.config import nearest
+from jielong.data.folder import FolderSource
+from jielong.data.idx import open_fashion_mnist
+from jielong.data.sets import ImageSet
+from jielong.data.shards import ShardSource, expand
+from jielong.data.source import DataError, Source
+from jielong.data.table import TableSource
+
+Split = Literal["train", "heldout"]
+HELDOUT_SHARE = 0.05
+_SPLIT_WORDS = {"train": "train", "training": "train"} | dict.fromkeys(("heldout", "test", "val", "valid", "validation", "eval"), "heldout")
+
+
+def open_set(
+    name: str | os.PathLike[str],
+    size: int | None = None,
+    split: Split | None = None,
+    channels: int | None = None,
+) -> ImageSet:
+    """Open a built-in set (see :data:`BUILT_IN`) or your own pictures.
+
+    A path may be a folder (class sub-folders; or pictures beside ``.txt``/``.json`` captions; or ``metadata.csv``/``.jsonl``), WebDataset
+    shards (a folder of ``.tar`` files, one file, or a pattern such as ``shards/{000..009}.tar``), or Parquet (a file, folder or pattern).
+
+    Args:
+        name: the set's name or the path.
+        size: side of the square pictures; by default the set's own (emoji 64, fashion-mnist 28, your own 64).
+        split: ``train``, ``heldout`` or None for all. If the set does not say which pictures are held out, 5 % are, chosen by a hash of
+            their names, so the choice stays when pictures are added.
+        channels: 3 (RGB) or 1 (grey); by default the set's own.
+
+    Raises:
+        DataError: if there is no such set, it is empty, or it cannot be understood.
+    """
+    if split not in (None, "train", "heldout"):
+        raise DataError(f"split is 'train', 'heldout' or None, not {split!r}")
+    source = open_source(name)
+    return ImageSet(source, _indices_of(source, split), size, channels)
+
+
+def open_source(name: str | os.PathLike[str]) -> Source:
+    """The source behind a built-in name or a path; raises :class:`DataError` as :func:`open_set` does."""
+    text = os.fspath(name)
+    if text in BUILT_IN:
+        return BUILT_IN[text]()
+    path = Path(text).expanduser()
+    files = expand(str(path))
+    tables, shards = _of_kind(files, ".parquet"), _of_kind(files, ".tar")
+    if tables and shards:
+        raise DataError(f"{text} holds both Parquet files and tar shards; keep one kind, or give a pattern such as {text}/*.parquet")
+    if tables:
+        return TableSource(tables, text)
+    if shards:
+        return ShardSource(shards, text)
+    if path.is_dir():
+        return FolderSource(path)
+    if path.exists():
+        raise DataError(f"{text} is not a set of pictures; give a folder, .tar shards or .parquet files")
+    raise DataError(f"there is no set and no folder called {text!r}; {nearest(text, list(BUILT_IN))} Or give the path of your own pictures")
+
+
+def _of_kind(files: Sequence[Path], suffix: str) -> list[Path]:
+    return [file for file in files if file.suffix.lower() == suffix]
+
+
+def _indices_of(source: Source, split: Split | None) -> list[int]:
+    everything = range(len(source.items))
+    if split is None:
+        return list(everything)
+    if any(item.split for item in source.items):
+        chosen = [i for i in everything if _SPLIT_WORDS.get((source.items[i].split or "train").lower(), "train") == split]
+        if not chosen:
+            raise DataError(f"{source.name} marks no picture as {split!r}")
+        return chosen
+    # No split is declared: hold out 5 % by a hash of the key; at least one of two or more.
+    rank = [int.from_bytes(hashlib.sha256(item.key.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64 for item in source.items]
+    heldout = {i for i in everything if rank[i] < HELDOUT_SHARE}
+    if not heldout and len(rank) > 1:
+        heldout = {min(everything, key=rank.__getitem__)}
+    if split == "heldout" and not heldout:
+        raise DataError(f"{source.name} has too few pictures ({len(rank)}) to hold any out")
+    return [i for i in everything if (i in heldout) == (split == "heldout")] or list(everything)
+
+
+def _emoji() -> Source:
+    try:
+        zoo = importlib.import_module("jielong_zoo")
+    except ImportError as error:
+        raise DataError("the set 'emoji' is in the distribution jielong-zoo, which is not installed; pip install ./zoo") from error
+    return TableSource([Path(zoo.path()) / "data" / "emoji.parquet"], "emoji")
+
+
+def _emoji_full() -> Source:
+    from jielong.data.building import built_path
+
+    path = built_path("emoji-full")
+    if not path.is_file():
+        raise DataError("the set 'emoji-full' is not built yet; run `jielong data build emoji-full` (needs npm)")
+    return TableSource([path], "emoji-full")
+
+
+BUILT_IN: dict[str, Callable[[], Source]] = {
+    "emoji": _emoji,
+    "emoji-full": _emoji_full,
+    "fashion-mnist": open_fashion_mnist,
+}

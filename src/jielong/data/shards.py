@@ -1,0 +1,152 @@
+"""WebDataset shards: tar files in which the members of one sample share a name up to the first dot."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jielong.data.folder import SUFFIXES
+from jielong.data.source import DataError, Item, Source, digest, file_identity
+from jielong.data.words import CAPTION_NAMES, LABEL_NAMES, first, read_json
+from jielong.media.images import BrokenImageError, open_image
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_TEXT_LIMIT = 1 << 20  # a caption file beyond this is not a caption
+
+
+class ShardSource(Source):
+    """Samples of one or more uncompressed tar shards, indexed once so that any sample can be read at random.
+
+    A sample is the members that share a name up to the first dot of the file name: a picture, and beside it ``.txt`` (caption), ``.json``
+    (caption, label) or ``.cls`` (label). Samples without a picture, or whose picture has no readable header, are named in :attr:`broken`.
+    """
+
+    def __init__(self, files: Sequence[Path], name: str) -> None:
+        """Index the shards.
+
+        Raises:
+            DataError: if a file is not a tar file, or no shard holds a picture.
+        """
+        self.name, self.files = name, list(files)
+        self.items, self.broken = [], {}
+        self._places: list[tuple[int, int, int]] = []  # (file, offset, length)
+        for number, path in enumerate(self.files):
+            self._index(number, path)
+        if not self.items and not self.broken:
+            raise DataError(f"{name}: no shard holds a picture ({len(self.files)} tar files, members should end in .jpg, .png, .webp, ...)")
+
+    def _index(self, number: int, path: Path) -> None:
+        length = path.stat().st_size
+        prefix = f"{path.name}:" if len(self.files) > 1 else ""
+        with open(path, "rb") as file:
+            for stem, members in self._samples(path):
+                key = prefix + stem
+                words: dict[str, Any] = {}
+                place: tuple[int, int, int] | None = None
+                for suffix, member in members.items():
+                    if member.offset_data + member.size > length:
+                        self.broken[key] = f"{path}: {member.name} is cut off at the end of the shard"
+                        break
+                    file.seek(member.offset_data)
+                    if suffix in SUFFIXES:
+                        place = place or (number, member.offset_data, member.size)
+                    elif suffix in (".txt", ".cls", ".json") and member.size <= _TEXT_LIMIT:
+                        words = _with_words(words, suffix, file.read(member.size), f"{path}: {member.name}")
+                if key in self.broken:
+                    continue
+                if place is None:
+                    self.broken[key] = f"{path}: sample {stem} has no picture, only {' '.join(sorted(members))}"
+                    continue
+                file.seek(place[1])
+                try:
+                    open_image(file.read(place[2]), key).close()
+                except BrokenImageError as error:
+                    self.broken[key] = str(error)
+                    continue
+                self._places.append(place)
+                self.items.append(Item(key, first(words, CAPTION_NAMES), first(words, LABEL_NAMES), first(words, ("split",))))
+
+    def _samples(self, path: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+        samples: dict[str, dict[str, tarfile.TarInfo]] = {}
+        try:
+            with tarfile.open(path, "r:") as archive:
+                while True:
+                    try:
+                        member = archive.next()
+                    except tarfile.TarError as error:
+                        self.broken[f"{path.name} (end)"] = (
+                            f"{path} is truncated or damaged after {len(archive.getmembers())} members: {error}"
+                        )
+                        break
+                    if member is None:
+                        break
+                    folder, base = os.path.split(member.name)
+                    if member.isfile() and not base.startswith("."):
+                        stem, _, extension = base.partition(".")
+                        suffix = "." + extension.lower().rpartition(".")[2]
+                        samples.setdefault(os.path.join(folder, stem), {}).setdefault(suffix, member)
+        except (tarfile.TarError, EOFError) as error:
+            raise DataError(
+                f"{path} is not an uncompressed tar file: {error}; unpack .tar.gz shards first, they cannot be read at random"
+            ) from error
+        yield from samples.items()
+
+    def blob(self, index: int) -> bytes:
+        """The bytes of the picture, read from its place in the shard; empty if the shard has vanished."""
+        number, offset, length = self._places[index]
+        try:
+            with open(self.files[number], "rb") as file:
+                file.seek(offset)
+                return file.read(length)
+        except OSError:
+            return b""
+
+    def identity(self, indices: Sequence[int]) -> str:
+        """A digest of the shards and of which samples are used."""
+        return digest([*(file_identity(path) for path in self.files), *map(str, indices)])
+
+
+def _with_words(words: dict[str, Any], suffix: str, data: bytes, name: str) -> dict[str, Any]:
+    if suffix == ".json":
+        return {**read_json(data, name), **words}
+    return {**words, "caption" if suffix == ".txt" else "label": data.decode("utf-8", "replace").strip()}
+
+
+def expand(pattern: str) -> list[Path]:
+    """The files that a folder (its ``.tar`` and ``.parquet`` files), a path, or a pattern with ``{a,b}``, ``{000..009}``, ``*`` names.
+
+    Raises:
+        DataError: if a brace names files that do not exist.
+    """
+    path = Path(pattern)
+    if path.is_dir():
+        return sorted(p for p in path.iterdir() if p.suffix.lower() in (".tar", ".parquet") and not p.name.startswith("."))
+    if path.is_file():
+        return [path]
+    if not any(mark in pattern for mark in "{*?["):
+        return []
+    files: list[Path] = []
+    for one in _without_braces(pattern):
+        found = sorted(map(Path, glob.glob(one, recursive=True)))
+        if not found:
+            raise DataError(f"{pattern}: no file matches {one}")
+        files += found
+    return files
+
+
+def _without_braces(pattern: str) -> list[str]:
+    match = _BRACES.search(pattern)
+    if match is None:
+        return [pattern]
+    span = _RANGE.fullmatch(match[1])
+    if span:
+        choices = [str(n).zfill(len(span[1])) for n in range(int(span[1]), int(span[2]) + 1)]
+    else:
+        choices = match[1].split(",")
+    return [whole for choice in choices for whole in _without_braces(pattern[: match.start()] + choice + pattern[match.end() :])]

@@ -1,0 +1,242 @@
+"""Pictures as files and as tensors: one way in (any file to 8-bit RGB), one way out ([-1, 1] to 8 bits)."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torch import Tensor
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+
+
+class BrokenImageError(ValueError):
+    """A file cannot be read as a picture; the text names it and says why."""
+
+
+def open_image(source: bytes | str | os.PathLike[str], name: str = "") -> Image.Image:
+    """Open a picture lazily: the header is read, the pixels are not.
+
+    Raises:
+        BrokenImageError: if the header is not that of a picture, or declares a picture too large to be one.
+    """
+    name = name or ("a picture" if isinstance(source, bytes) else str(source))
+    try:
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except Exception as error:  # Pillow raises whatever a format's parser met: OSError, SyntaxError, struct.error, ...
+        raise BrokenImageError(f"{name} cannot be read as a picture: {_reason(error)}") from error
+
+
+def read_image(source: bytes | str | os.PathLike[str] | Image.Image, name: str = "") -> Image.Image:
+    """Any picture as 8-bit RGB: turned upright (EXIF), transparency laid over white, 16-bit scaled, the first frame of an animation.
+
+    Raises:
+        BrokenImageError: if the pixels cannot be decoded (truncated, wrong checksum, unknown format).
+    """
+    image = source if isinstance(source, Image.Image) else open_image(source, name)
+    name = name or ("a picture" if isinstance(source, (bytes, Image.Image)) else str(source))
+    try:
+        image.load()
+        return _over_white(ImageOps.exif_transpose(image))
+    except Exception as error:
+        raise BrokenImageError(f"{name} cannot be decoded: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return "not a known picture format" if text.startswith("cannot identify image file") else text
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _to_8_bits(image)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    # Pillow would clip 16-bit grey at 255 (all white). Integers are 16-bit samples; floats are [0, 1] unless they exceed 1.
+    values = np.asarray(image, dtype=np.float64)
+    if image.mode == "F":
+        scale = 255.0 if values.max(initial=0) <= 1 else 1.0
+    else:
+        scale = 255 / 65535
+    return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
+
+
+def fit(image: Image.Image, size: int) -> Image.Image:
+    """Shorter side to ``size`` with an antialiasing filter, then the centre ``size`` x ``size`` square."""
+    width, height = image.size
+    if (width, height) == (size, size):
+        return image
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    # Cropping through `box` resamples once, at sub-pixel accuracy, and never makes a huge intermediate of a very wide picture.
+    return image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+
+
+def to_bytes_tensor(image: Image.Image, channels: int = 3) -> Tensor:
+    """A picture as ``(C, H, W)`` uint8; ``channels`` 1 (grey) or 3 (RGB)."""
+    array = np.array(image.convert("L" if channels == 1 else "RGB"), dtype=np.uint8)
+    return torch.from_numpy(array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1)))
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """8-bit values 0..255 to float32 in [-1, 1]."""
+    return pixels.to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def to_bytes(media: Tensor) -> Tensor:
+    """Float in [-1, 1] to 8 bits, rounded to the nearest and clamped; the exact inverse of :func:`to_float`. NaN becomes mid-grey."""
+    return torch.nan_to_num(media.detach().to("cpu", torch.float32)).add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_tensor(image: Image.Image, channels: int = 3) -> Tensor:
+    """A picture as ``(C, H, W)`` float32 in [-1, 1]."""
+    return to_float(to_bytes_tensor(image, channels))
+
+
+def from_tensor(media: Tensor) -> Image.Image:
+    """``(C, H, W)`` float in [-1, 1], or uint8, as a picture; one channel is grey, three are RGB.
+
+    Raises:
+        ValueError: if the tensor has another shape.
+    """
+    if media.ndim != 3 or media.shape[0] not in (1, 3):
+        raise ValueError(f"a picture is (1 or 3, H, W), not {tuple(media.shape)}")
+    pixels = media.detach().cpu() if media.dtype == torch.uint8 else to_bytes(media)
+    array = pixels.numpy()
+    return Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0)))
+
+
+def sheet(
+    images: Tensor | Sequence[Image.Image],
+    columns: int = 8,
+    captions: Sequence[str] | None = None,
+    padding: int = 2,
+    scale: int = 1,
+) -> Image.Image:
+    """A contact sheet: pictures in rows of ``columns`` on white, each with its caption below.
+
+    Args:
+        images: ``(B, C, H, W)`` float in [-1, 1] or uint8, or pictures; all cells have the size of the largest.
+        columns: pictures a row.
+        captions: one line each, shortened to the cell's width.
+        padding: pixels between cells and at the border.
+        scale: whole-number enlargement without smoothing, so that pixels stay visible.
+
+    Raises:
+        ValueError: if there are no pictures, or not as many captions as pictures.
+    """
+    pictures = [from_tensor(image) for image in images] if isinstance(images, Tensor) else list(images)
+    if not pictures:
+        raise ValueError("a contact sheet needs at least one picture")
+    if captions is not None and len(captions) != len(pictures):
+        raise ValueError(f"{len(pictures)} pictures need as many captions, not {len(captions)}")
+    columns = max(1, min(columns, len(pictures)))
+    width, height = (scale * max(p.size[axis] for p in pictures) for axis in (0, 1))
+    font = ImageFont.load_default(10)
+    line = 13 if captions is not None else 0
+    rows = -(-len(pictures) // columns)
+    canvas = Image.new("RGB", (columns * (width + padding) + padding, rows * (height + line + padding) + padding), "white")
+    draw = ImageDraw.Draw(canvas)
+    for index, picture in enumerate(pictures):
+        left = padding + index % columns * (width + padding)
+        top = padding + index // columns * (height + line + padding)
+        canvas.paste(picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST), (left, top))
+        if captions is not None:
+            draw.text((left, top + height), _shorten(captions[index], width, font), fill="black", font=font)
+    return canvas
+
+
+def _shorten(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Write a file whole or not at all: beside its place first, then renamed into it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(beside, 0o666 & ~_umask())  # mkstemp makes a private file; the result should be an ordinary one
+        os.replace(beside, path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    """A picture as the bytes of a file of that kind (``PNG``, ``WEBP``, ...)."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def write_image(path: str | os.PathLike[str], image: Image.Image | Tensor) -> Path:
+    """Write a picture atomically; the suffix says the kind (``.png`` when there is none).
+
+    Raises:
+        ValueError: if the suffix is not that of a picture.
+    """
+    path = Path(path)
+    path = path if path.suffix else path.with_suffix(".png")
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind is None:
+        raise ValueError(f"{path}: {path.suffix!r} is not a kind of picture; use .png, .jpg or .webp")
+    return write_bytes(path, encode(from_tensor(image) if isinstance(image, Tensor) else image, kind))
+
+
+def to_data_uri(image: Image.Image | Tensor) -> str:
+    """A picture as a ``data:`` address (PNG), for self-contained pages."""
+    data = encode(from_tensor(image) if isinstance(image, Tensor) else image)
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def animation(frames: Sequence[Image.Image] | Tensor, seconds: float | Sequence[float] = 0.2, kind: str = "WEBP") -> bytes:
+    """Frames as an endless animation file (lossless ``WEBP``, or ``GIF``).
+
+    Args:
+        frames: pictures, or ``(T, C, H, W)`` in [-1, 1] or uint8.
+        seconds: how long each frame stands, one number or one a frame.
+        kind: ``WEBP`` or ``GIF``.
+
+    Raises:
+        ValueError: if there are no frames, another kind is asked for, or the durations do not match.
+    """
+    pictures = [(from_tensor(f) if isinstance(f, Tensor) else f).convert("RGB") for f in frames]
+    durations = [seconds] * len(pictures) if isinstance(seconds, (int, float)) else list(seconds)
+    if not pictures:
+        raise ValueError("an animation needs at least one frame")
+    if len(durations) != len(pictures):
+        raise ValueError(f"{len(pictures)} frames need as many durations, not {len(durations)}")
+    if kind not in ("WEBP", "GIF"):
+        raise ValueError(f"an animation is 'WEBP' or 'GIF', not {kind!r}")
+    milliseconds = [max(1, round(1000 * s)) for s in durations]
+    extra: dict[str, object] = {"lossless": True, "method": 4} if kind == "WEBP" else {"optimize": False}
+    return encode(pictures[0], kind, save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0, **extra)
