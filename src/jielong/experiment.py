@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from jielong.config import RecipeError
-from jielong.data import open_set
-from jielong.data.base import Batch, ImageSet
-from jielong.data.order import order_at
+from jielong.data.opening import open_set
+from jielong.data.order import ShuffledOrder
+from jielong.data.sets import Batch, ImageSet
 from jielong.evaluation.reconstruction import psnr
 from jielong.generator import Generator
 from jielong.heads.base import Sharpness
@@ -38,26 +38,23 @@ MEASURED = 512
 """Held-out items behind the figures that training logs; ``jielong evaluate`` takes all of them."""
 
 
-@dataclass(frozen=True)
 class Stream:
     """The endless shuffled stream of training items that the trainer reads: the data cursor is the number of samples seen.
 
-    Attributes:
+    Args:
         images: The set.
         seed: Of the shuffling.
         tokens: The set's tokens, in which case pictures are never decoded.
     """
 
-    images: ImageSet
-    seed: int
-    tokens: Tokens | None = None
+    def __init__(self, images: ImageSet, seed: int, tokens: Tokens | None = None) -> None:
+        self.images, self.tokens = images, tokens
+        self.order = ShuffledOrder(len(images), seed)
 
     def batch(self, first: int, count: int) -> Batch:
         """The items at positions ``first`` to ``first + count`` of the stream."""
-        rows = order_at(len(self.images), self.seed, first, count)
-        if self.tokens is None:
-            return self.images.batch(rows)
-        return self.images.batch(rows, tokens=self.tokens.values[rows])
+        rows = self.order.at(first, count)
+        return self.images.batch(rows) if self.tokens is None else self.images.words(rows, self.tokens.values[rows])
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,8 @@ class Generator(nn.Module):
         for table in self.places:
             nn.init.normal_(table.weight, std=0.02)
         self.register_buffer("coordinates", layout.coordinates(), persistent=False)
-        self.register_buffer("blocks", order.blocks(layout), persistent=False)
+        # The backbone reads these with Python, so they stay on the CPU wherever the weights go.
+        self.where, self.blocks = layout.coordinates(), order.blocks(layout)
 
     def embed(self, values: Tensor) -> Tensor:
         """Token values ``(B, n, C)`` to vectors ``(B, n, D)``; the codebooks of a position are summed."""
@@ -108,7 +109,7 @@ class Generator(nn.Module):
         view = self.order.view(self.layout, noise)
         known, asked = view.known.to(device), view.asked.to(device)
         inputs = self._inputs(tokens.values, known, 0, self.layout.positions)
-        hidden = self.backbone(inputs, self.coordinates, self.blocks, conditioning)
+        hidden = self.backbone(inputs, self.where, self.blocks, conditioning)
         each = self.head.loss(hidden[asked], tokens.values[asked])
         # Every item weighs the same, however many of its positions were asked (MaskGIT's public loss).
         return (each * (1.0 / asked.sum(1, keepdim=True)).expand_as(asked)[asked]).sum() / batch
@@ -207,7 +208,7 @@ class _Chain:
         if conditions is None:
             return condition.nothing(batch)
         given = condition(condition.prepare(conditions))
-        return given.cat(condition.nothing(batch)) if self.doubled else given
+        return Conditioning.cat(given, condition.nothing(batch)) if self.doubled else given
 
     def keep(self, values: Tensor, known: Tensor) -> None:
         """Start from known tokens."""
@@ -221,7 +222,7 @@ class _Chain:
         inputs = model._inputs(self.values, self.known, first, stop)
         if self.doubled:
             inputs = torch.cat([inputs, inputs])
-        where, blocks = model.coordinates[first:stop], model.blocks[first:stop]
+        where, blocks = model.where[first:stop], model.blocks[first:stop]
         if self.cache is None:
             return model.backbone(inputs, where, blocks, self.conditioning)[:, start - first :]
         given = None if self.cache.started else self.conditioning

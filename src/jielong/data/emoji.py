@@ -19,7 +19,7 @@ from jielong.media.images import encode, fit, read_image, write_bytes
 SIZE = 64
 HELDOUT_SHARE = 0.05
 TONES = {1: "light", 2: "medium-light", 3: "medium", 4: "medium-dark", 5: "dark"}
-STYLE_WORDS = {"Noto": "Noto style", "Twemoji": "Twemoji", "OpenMoji": "OpenMoji", "Fluent": "Fluent 3D style"}
+STYLES = ("Noto", "Twemoji", "OpenMoji", "Fluent 3D")
 
 SCHEMA = pa.schema(
     [
@@ -64,7 +64,7 @@ class Drawing:
     @property
     def caption(self) -> str:
         """English: the label, then the style."""
-        return f"{self.concept.label}, {STYLE_WORDS[self.style]}"
+        return f"{self.concept.label}, {self.style} style"
 
 
 def concept_key(hexcode: str) -> str:
@@ -126,7 +126,7 @@ def split_of(drawings: Iterable[Drawing]) -> list[str]:
     for drawing in drawings:
         styles.setdefault(drawing.concept.hexcode, set()).add(drawing.style)
         copies[drawing.style, drawing.image] = copies.get((drawing.style, drawing.image), 0) + 1
-    order = {style: place for place, style in enumerate(STYLE_WORDS)}
+    order = {style: place for place, style in enumerate(STYLES)}
     heldout: dict[str, str] = {}
     for drawing in sorted(drawings, key=lambda d: order[d.style]):
         key = drawing.concept.hexcode
@@ -142,7 +142,7 @@ def _fraction(text: str) -> float:
 
 def write_set(path: Path, drawings: Iterable[Drawing]) -> int:
     """Write drawings as Parquet, sorted, whole or not at all; the same drawings give the same bytes. Returns how many."""
-    drawings = sorted(drawings, key=lambda d: (d.concept.hexcode, list(STYLE_WORDS).index(d.style)))
+    drawings = sorted(drawings, key=lambda d: (d.concept.hexcode, STYLES.index(d.style)))
     splits = split_of(drawings)
     rows = [
         {

@@ -38,7 +38,7 @@ class AdversarialLoss(nn.Module):
     A step, after ``active(samples_seen)`` has become true::
 
         adversarial = loss.generator_loss(fake)
-        total = reconstruction + loss.weight * loss.adaptive_weight(reconstruction, adversarial, last_layer) * adversarial
+        total = reconstruction + loss.adaptive_weight(reconstruction, adversarial, last_layer) * adversarial
         total.backward(); decoder_optimizer.step()
         loss.discriminator_loss(real, fake.detach())["total"].backward(); discriminator_optimizer.step()
     """
@@ -53,7 +53,7 @@ class AdversarialLoss(nn.Module):
         return samples_seen >= self.settings.starts_at
 
     def generator_loss(self, fake: Tensor) -> Tensor:
-        """The decoder's scalar loss for reconstructions ``(B, C, H, W)``, in float32, not multiplied by any weight.
+        """The decoder's scalar loss for reconstructions ``(B, C, H, W)``, in float32, before :meth:`adaptive_weight`.
 
         The discriminator is held constant: its parameters receive no gradient from here.
         """
@@ -81,20 +81,20 @@ class AdversarialLoss(nn.Module):
     def adaptive_weight(self, reconstruction_loss: Tensor, adversarial_loss: Tensor, last_layer: nn.Parameter) -> Tensor:
         """The factor that makes both losses pull equally hard at the decoder's last layer ``W`` (2012.09841, equation 7).
 
-        ``lambda = |grad_W L_rec| / (|grad_W L_adv| + 1e-4)``, clipped to [0, 1e4] and detached; 1 when ``adaptive`` is off.
-        Multiply by ``weight`` too. Log it: a value at the cap means that the adversarial gradient has vanished.
+        ``weight * lambda`` with ``lambda = |grad_W L_rec| / (|grad_W L_adv| + 1e-4)`` clipped to [0, 1e4] and detached; ``weight`` alone
+        when ``adaptive`` is off. Log it: ``lambda`` at the cap means that the adversarial gradient has vanished.
 
         Raises:
             ValueError: if ``last_layer`` is frozen, or gradients are off.
         """
         if not self.settings.adaptive:
-            return torch.ones((), device=adversarial_loss.device)
+            return torch.tensor(self.weight, device=adversarial_loss.device)
         if not (last_layer.requires_grad and reconstruction_loss.requires_grad and adversarial_loss.requires_grad):
             raise ValueError("the adaptive weight needs gradients at the decoder's last layer: do not freeze it, or set adaptive: false")
         with torch.autocast(last_layer.device.type, enabled=False):
             (pull,) = torch.autograd.grad(reconstruction_loss, last_layer, retain_graph=True)
             (push,) = torch.autograd.grad(adversarial_loss, last_layer, retain_graph=True)
-            return (pull.float().norm() / (push.float().norm() + 1e-4)).clamp(0.0, 1e4).detach()
+            return self.weight * (pull.float().norm() / (push.float().norm() + 1e-4)).clamp(0.0, 1e4).detach()
 
 
 class Adversarial(Part, family="loss", name="adversarial"):

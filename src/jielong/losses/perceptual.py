@@ -63,10 +63,10 @@ class FrozenLoss(nn.Module):
         raise NotImplementedError
 
     def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
-        """Scalar distance of pictures ``(B, 1 or 3, H, W)`` in [-1, 1], in float32; not yet multiplied by ``weight``."""
+        """``weight`` times the distance of pictures ``(B, 1 or 3, H, W)`` in [-1, 1], a scalar, in float32."""
         same_shape(reconstruction, target)
         with torch.autocast(reconstruction.device.type, enabled=False):
-            return self.distance(self.prepare(reconstruction), self.prepare(target))
+            return self.weight * self.distance(self.prepare(reconstruction), self.prepare(target))
 
 
 class PerceptualLoss(FrozenLoss):

@@ -12,14 +12,14 @@ from jielong.config import Part
 
 
 class RegressionLoss(nn.Module):
-    """Mean absolute (``l1``) or squared (``l2``) difference over all numbers, in float32; not yet multiplied by ``weight``."""
+    """``weight`` times the mean absolute (``l1``) or squared (``l2``) difference over all numbers, in float32."""
 
     def __init__(self, kind: Literal["l1", "l2"] = "l1", weight: float = 1.0) -> None:
         super().__init__()
         self.kind, self.weight = kind, weight
 
     def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
-        """Scalar distance of two tensors of one shape.
+        """Weighted scalar distance of two tensors of one shape.
 
         Raises:
             ValueError: if the shapes differ (a silent broadcast would train on nonsense).
@@ -27,7 +27,7 @@ class RegressionLoss(nn.Module):
         same_shape(reconstruction, target)
         with torch.autocast(reconstruction.device.type, enabled=False):
             difference = reconstruction.float() - target.float()
-            return difference.abs().mean() if self.kind == "l1" else difference.square().mean()
+            return self.weight * (difference.abs() if self.kind == "l1" else difference.square()).mean()
 
 
 class Regression(Part, family="loss", name="regression"):

@@ -23,7 +23,7 @@ class Cache:
         cross: Keys and values of the condition for cross-attention, a pair a layer, each ``(B, heads, L, head width)``.
         cross_bias: ``(B, 1, 1, L)``, minus infinity at padding of the condition.
         modulation: Scales, shifts and gates of adaptive norms, ``(B, 1, D)`` each.
-        conditioned: Whether the condition has been taken in.
+        started: Whether the first call has been made, which takes the condition in.
     """
 
     keys: Tensor
@@ -33,7 +33,7 @@ class Cache:
     cross: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     cross_bias: Tensor | None = None
     modulation: list[tuple[Tensor, ...]] = field(default_factory=list)
-    conditioned: bool = False
+    started: bool = False
 
     @staticmethod
     def allocate(
@@ -75,7 +75,7 @@ class Cache:
 
     def reset(self) -> None:
         """Forget everything, the condition too; the memory stays."""
-        self.length, self.bias, self.cross, self.cross_bias, self.modulation, self.conditioned = 0, None, [], None, [], False
+        self.length, self.bias, self.cross, self.cross_bias, self.modulation, self.started = 0, None, [], None, [], False
 
     def rows(self, index: slice) -> Cache:
         """A cache of some items that shares this one's memory but goes on with a cursor of its own."""
@@ -87,5 +87,5 @@ class Cache:
             [(key[index], value[index]) for key, value in self.cross],
             None if self.cross_bias is None else self.cross_bias[index],
             [tuple(tensor[index] for tensor in layer) for layer in self.modulation],
-            self.conditioned,
+            self.started,
         )

@@ -219,11 +219,11 @@ class Transformer(nn.Module):
         self, inputs: Tensor, coordinates: Tensor, blocks: Tensor, conditioning: Conditioning | None, cache: Cache, commit: bool
     ) -> Tensor:
         device, dtype = inputs.device, self._dtype(inputs)
-        if not cache.conditioned:
+        if not cache.started:
             cache.cross, cache.cross_bias, cache.modulation = self._condition(conditioning, cache.keys.dtype)
-            cache.conditioned = True
             if self.prefix is not None and conditioning is not None:
                 self._take_prefix(conditioning, cache)
+            cache.started = True
         mask = None
         if inputs.shape[1] > 1:
             sees = structure(blocks, device)
@@ -304,7 +304,7 @@ class Transformer(nn.Module):
             raise ValueError(f"coordinates of {n} positions must be ({n}, {self.axes}), not {tuple(coordinates.shape)}")
         if blocks.shape != (n,):
             raise ValueError(f"blocks of {n} positions must be ({n},), not {tuple(blocks.shape)}")
-        taken = cache is not None and cache.conditioned
+        taken = cache is not None and cache.started
         if self.condition is None and conditioning is not None:
             raise ValueError("this transformer takes no condition, but one was given")
         if self.condition is not None and conditioning is None and not taken:

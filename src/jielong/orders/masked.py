@@ -85,7 +85,7 @@ class MaskedOrder(Order):
         else:
             # Noise on the log-probability, annealed: MaskGIT's released sampler.
             score = confidence + self.choice_noise * (1 - step.progress) * gumbel
-        rank = score.masked_fill(~unknown, -torch.inf).argsort(1, descending=True, stable=True).argsort(1)
+        rank = score.masked_fill(~unknown, -torch.inf).argsort(dim=1, descending=True, stable=True).argsort(1)
         return unknown & (rank < keep)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 # Scores that are computed, reduced and forgotten at once: 2 MB of float32 stays inside a core's cache on current processors.
 SCORES_AT_ONCE = 1 << 19
@@ -34,8 +33,6 @@ def nearest(vectors: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def sums_by_code(vectors: Tensor, indices: Tensor, codes: int) -> tuple[Tensor, Tensor]:
-    """How many vectors each code has, ``(V,)``, and their sum, ``(V, D)``, both float32."""
-    counts = torch.bincount(indices, minlength=codes)
-    order = torch.argsort(indices, stable=True)
-    offsets = counts.cumsum(0) - counts
-    return counts.to(vectors.dtype), F.embedding_bag(order, vectors, offsets, mode="sum")
+    """How many of ``vectors`` ``(M, D)`` each code has, ``(V,)``, and their sum, ``(V, D)``, both float32."""
+    counts = torch.bincount(indices, minlength=codes).to(vectors.dtype)
+    return counts, vectors.new_zeros(codes, vectors.shape[1]).index_add_(0, indices, vectors)

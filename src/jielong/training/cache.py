@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from jielong.data.base import ImageSet
+from jielong.data.sets import ImageSet
 from jielong.media.images import write_bytes
 from jielong.tokenizers.base import Tokenizer
 from jielong.tokens import Layout, Tokens

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jielong.data.batch import Batch
+from jielong.data.sets import Batch
 from jielong.generator import Generator
 from jielong.tokenizers.base import Tokenizer
 from jielong.tokens import Tokens

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jielong.data.batch import Batch
+from jielong.data.sets import Batch
 from jielong.noise import Noise
 
 

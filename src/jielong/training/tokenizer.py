@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jielong.data.batch import Batch
+from jielong.data.sets import Batch
 from jielong.losses.adversarial import AdversarialLoss
 from jielong.tokenizers.base import LearnedTokenizer
 from jielong.training.objective import Draws, Losses, Objective

@@ -1,0 +1,155 @@
+"""Weights on disk: safetensors only, written whole or not at all, and read with errors that say what is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from jielong.media.images import write_bytes
+
+WEIGHTS = "model.safetensors"
+RECIPE = "recipe.yaml"
+_PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be written or read; the text names the file, what is wrong and what to do."""
+
+
+def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, recipe_yaml: str, dtype: Literal["bf16"] | None = None) -> Path:
+    """Write ``recipe.yaml`` and ``model.safetensors`` into a folder, each whole or not at all.
+
+    Args:
+        folder: Made if it does not exist.
+        model: Its state dict is what is kept.
+        recipe_yaml: The recipe that rebuilds the model.
+        dtype: ``bf16`` halves the file: floating-point parameters are rounded to it. Buffers (codebooks, statistics) stay as they are.
+
+    Raises:
+        CheckpointError: if the disk is full or the folder cannot be written.
+    """
+    folder = Path(folder)
+    tensors = model.state_dict()
+    if dtype == "bf16":
+        parameters = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.is_floating_point()}
+        tensors = {name: value.to(torch.bfloat16) if name in parameters else value for name, value in tensors.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(folder / RECIPE, recipe_yaml.encode())
+    except OSError as error:
+        raise CheckpointError(f"{folder / RECIPE} could not be written: {error.strerror or error}") from error
+    write_tensors(folder / WEIGHTS, tensors)
+    return folder
+
+
+def load_weights(model: nn.Module, folder: str | os.PathLike[str]) -> None:
+    """Load ``model.safetensors`` of a folder (or a ``.safetensors`` file) into a model, in the model's own dtypes.
+
+    Raises:
+        CheckpointError: if the file is missing, truncated, a pickle, or does not fit the model; nothing was changed then.
+    """
+    path = Path(folder)
+    path = path if path.suffix == ".safetensors" else path / WEIGHTS
+    fit_tensors(model, read_tensors(path), str(path))
+
+
+def fit_tensors(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Copy tensors into a model's state.
+
+    Raises:
+        CheckpointError: naming the first tensor that is missing, unknown or of another shape; nothing was changed then.
+    """
+    state = model.state_dict()
+    missing, unknown = [name for name in state if name not in tensors], [name for name in tensors if name not in state]
+    hint = "the recipe beside it describes another model"
+    if missing:
+        raise CheckpointError(f"{origin} lacks {len(missing)} of {len(state)} tensors, first {missing[0]!r}: {hint}")
+    if unknown:
+        raise CheckpointError(f"{origin} holds {len(unknown)} tensors that the model does not have, first {unknown[0]!r}: {hint}")
+    for name, value in state.items():
+        if tensors[name].shape != value.shape:
+            stored, wanted = tuple(tensors[name].shape), tuple(value.shape)
+            raise CheckpointError(f"{origin}: tensor {name!r} is {stored}, but the model's is {wanted}: {hint}")
+    with torch.no_grad():
+        for name, value in state.items():
+            value.copy_(tensors[name])
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file: beside its place first, flushed to the disk, then renamed into it.
+
+    Raises:
+        CheckpointError: if it cannot be written; whatever stood in its place still does.
+    """
+    plain: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        # The format knows no tensors that share memory: tied weights are stored once for each of their names.
+        plain[name] = value.clone() if value.data_ptr() in places else value
+        places.add(plain[name].data_ptr())
+    beside = Path(tempfile.gettempdir())  # named before the attempt, for the clean-up
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        beside = Path(name)
+        save_file(plain, beside, metadata={"format": "pt"})
+        with open(beside, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(beside, 0o644)
+        os.replace(beside, path)
+    except (OSError, SafetensorError) as error:
+        if beside.is_file():
+            beside.unlink()
+        size = sum(value.numel() * value.element_size() for value in plain.values()) / 1e6
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise CheckpointError(f"{path} ({size:.1f} MB) could not be written: {reason}; free some space or choose another folder") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        CheckpointError: if it is missing, truncated, or something else, such as a pickle.
+    """
+    if not path.is_file():
+        pickles = sorted(file.name for file in path.parent.glob("*") if file.suffix in _PICKLES) if path.parent.is_dir() else []
+        also = f"; {pickles[0]} beside it is a pickle, which can run any code when it is read, and is not opened" if pickles else ""
+        raise CheckpointError(f"there are no weights at {path}{also}")
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        raise CheckpointError(
+            f"{path} is a pickle (a torch.save file), which can run any code when it is read, and is not opened; save it with safetensors"
+        )
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        declared = int.from_bytes(start[:8], "little") + 8
+        cut = len(start) < 8 or declared > size or "incomplete" in str(error).lower()
+        what = f"is truncated ({size:,} bytes are there)" if cut else "is not a safetensors file"
+        raise CheckpointError(f"{path} {what}: {error}; copy or train it again") from None
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of a model's weights and buffers: names, shapes and values, whatever the device, dtype or memory layout.
+
+    Floating-point values are compared as float32, so a model that was stored in a narrower type and read back has the same fingerprint.
+    """
+    total = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        value = value.detach().cpu()
+        value = value.float() if value.is_floating_point() else value.long()
+        total.update(f"{name} {tuple(value.shape)};".encode())
+        total.update(value.contiguous().numpy().tobytes())
+    return total.hexdigest()

@@ -1,0 +1,110 @@
+"""Optimizers: which weights decay, which are orthogonalised, and their state as plain tensors and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jielong.training.precision import native_bf16
+from jielong.training.settings import TrainSettings
+
+_TABLES = ("embedding", "codebook", "places", "table")  # looked up, not multiplied with: decay would only pull them to zero
+
+
+def build_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """The optimizer of a module's trained parameters; the trainer sets the learning rate before every step.
+
+    Raises:
+        ValueError: if nothing is to be trained, or ``muon`` is asked for and its package is missing.
+    """
+    hidden, decayed, plain = _sort(module, settings.optimizer == "muon")
+    if not (hidden or decayed or plain):
+        raise ValueError(f"the {type(module).__name__} has no parameters to train: they are all frozen, or there are none")
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "adamw":
+        parameters = decayed + plain
+        fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=fused)
+    muon = [{"params": hidden, "weight_decay": settings.weight_decay, "use_muon": True}] if hidden else []
+    rest = [{**group, "use_muon": False, "betas": settings.betas, "eps": 1e-8} for group in groups]
+    return _muon(muon + rest, settings.lr)
+
+
+def _sort(module: nn.Module, orthogonalise: bool) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+    """Trained parameters as: hidden matrices for Muon, others that decay, others that do not."""
+    hidden: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    seen: set[int] = set()
+    for path, owner in module.named_modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            if id(parameter) in seen or not parameter.requires_grad:
+                continue
+            seen.add(id(parameter))
+            words = f"{path}.{name}".lower()
+            if parameter.ndim < 2 or isinstance(owner, nn.Embedding) or any(table in words for table in _TABLES):
+                plain.append(parameter)
+            # The output layer's rows are classes, not directions of a hidden space: it stays with AdamW, as Muon's authors advise.
+            elif orthogonalise and isinstance(owner, nn.Linear | nn.Conv1d | nn.Conv2d) and "head" not in words.split("."):
+                hidden.append(parameter)
+            else:
+                decayed.append(parameter)
+    return hidden, decayed, plain
+
+
+def _muon(groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+    try:
+        from pytorch_optimizer import Muon
+        from pytorch_optimizer.optimizer.utils.matrix import zero_power_via_newton_schulz_5
+    except ImportError:
+        raise ValueError("optimizer: muon needs the package pytorch_optimizer: pip install 'jielong[muon]'; or use adamw") from None
+
+    class Float32Muon(Muon):  # type: ignore[misc]
+        """Muon whose Newton-Schulz iteration runs in float32: the package's bfloat16 is emulated, and very slow, on many processors."""
+
+        @staticmethod
+        def _orthogonalize(group: dict[str, Any], updates: list[Tensor]) -> list[Tensor]:
+            steps, weights = group["ns_steps"], group["ns_coeffs"]
+            matrices = [update.flatten(1) for update in updates]
+            return [zero_power_via_newton_schulz_5(m, num_steps=steps, weights=weights, dtype=torch.float32) for m in matrices]
+
+    kind = Muon if all(native_bf16(p.device) for group in groups for p in group["params"]) else Float32Muon
+    # Adjusted rates give an update the root mean square of AdamW's (arXiv 2502.16982), so one learning rate serves all groups.
+    optimizer: torch.optim.Optimizer = kind(groups, lr=lr, adamw_lr=lr, use_adjusted_lr=True)
+    return optimizer
+
+
+def pack(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state as tensors by name and, beside them, the numbers that JSON can hold exactly."""
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            (tensors if isinstance(value, Tensor) else numbers)[f"{index}.{name}"] = value
+    groups = [{key: value for key, value in group.items() if _counts(key, value)} for group in state["param_groups"]]
+    return tensors, {"numbers": numbers, "groups": groups}
+
+
+def unpack(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+    """Give an optimizer its state back."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **info["numbers"]}.items():
+        index, name = key.split(".", 1)
+        parameter = parameters[int(index)]
+        if isinstance(value, Tensor) and value.shape == parameter.shape:
+            # Fused kernels walk parameter and moments through memory side by side: both need the same strides.
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        state.setdefault(int(index), {})[name] = value
+    groups = [{**now, **then} for now, then in zip(optimizer.state_dict()["param_groups"], info["groups"], strict=True)]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _counts(key: str, value: Any) -> bool:
+    """Whether a group's entry is progress (a step counter) and not a setting; settings come from the recipe."""
+    return key == "step" and isinstance(value, int | float)

@@ -1,0 +1,90 @@
+"""Settings of a training run, and its learning-rate schedule. Everything that counts data counts samples seen, not steps."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from jielong.config import Config
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class TrainSettings(Config):
+    """The ``train`` section of a recipe.
+
+    Attributes:
+        samples: The whole budget. Steps are whole batches, so the last one may pass it by less than a batch.
+        batch: Samples a step, over all processes and micro-batches.
+        micro_batch: Samples computed at once by a process; gradients of several are accumulated. ``None``: all of its share.
+        optimizer: ``adamw``; or ``muon``, which orthogonalises the updates of hidden matrices and leaves the rest to AdamW.
+        lr: Peak learning rate. Muon's updates are scaled to AdamW's size, so the same value serves both.
+        betas: Decay rates of AdamW's moments.
+        weight_decay: Decoupled; on matrices and convolutions only, never on embeddings, codebooks, norms and biases.
+        warmup: Samples over which the rate rises from zero; ``None``: a fiftieth of the budget.
+        schedule: After it, ``cosine`` down to ``min_lr_ratio``, or ``constant``.
+        min_lr_ratio: Where the cosine ends, as a fraction of ``lr``.
+        clip: Largest norm of a gradient; ``None`` for no limit.
+        ema: Decay of the average of the weights, a step; 0 keeps none. Early on it is ``(1 + t) / (10 + t)`` after ``t`` steps, if that is
+            smaller, so that the average forgets the start. It covers about ``batch / (1 - ema)`` samples.
+        precision: ``bf16`` or ``fp32``; ``auto`` is bf16 where the hardware multiplies it natively.
+        seed: Of the order of the data and of every random draw.
+        log_every: Samples between two lines of the log; ``None``: a two-hundredth of the budget.
+        sheet_every: Samples between two sample sheets; ``None``: a tenth.
+        save_every: Samples between two saves of the whole state; ``None``: a twentieth.
+    """
+
+    samples: PositiveInt
+    batch: PositiveInt = 64
+    micro_batch: PositiveInt | None = None
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    lr: PositiveFloat = 3e-4
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup: NonNegativeInt | None = None
+    schedule: Literal["cosine", "constant"] = "cosine"
+    min_lr_ratio: float = Field(default=0.01, ge=0, le=1)
+    clip: PositiveFloat | None = 1.0
+    ema: float = Field(default=0.999, ge=0, lt=1)
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    seed: int = 0
+    log_every: PositiveInt | None = None
+    sheet_every: PositiveInt | None = None
+    save_every: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> TrainSettings:
+        if self.micro_batch is not None and self.micro_batch > self.batch:
+            raise ValueError(f"micro_batch ({self.micro_batch}) is a part of batch ({self.batch}) and cannot be larger")
+        if self.warmup is not None and self.warmup >= self.samples:
+            raise ValueError(f"warmup ({self.warmup}) must be shorter than the budget of {self.samples} samples")
+        return self
+
+    def resolved(self) -> TrainSettings:
+        """The same settings with every derived number filled in."""
+        derived = {
+            "warmup": self.samples // 50,
+            "micro_batch": self.batch,
+            "log_every": max(self.batch, self.samples // 200),
+            "sheet_every": max(self.batch, self.samples // 10),
+            "save_every": max(self.batch, self.samples // 20),
+        }
+        return self.model_copy(update={name: value for name, value in derived.items() if getattr(self, name) is None})
+
+    def rate(self, samples: int, progress: float) -> float:
+        """Learning rate of a step.
+
+        ``lr * min(1, samples / warmup) * (r + (1 - r) (1 + cos(pi progress)) / 2)``, with ``r = min_lr_ratio``; a constant schedule
+        has only the first two factors.
+
+        Args:
+            samples: Samples seen when the step is done.
+            progress: How much of the budget (of samples, or of time where that is shorter) was used before the step, in [0, 1].
+        """
+        warmup = self.samples // 50 if self.warmup is None else self.warmup
+        rate = self.lr * min(1.0, samples / warmup if warmup else 1.0)
+        if self.schedule == "constant":
+            return rate
+        return rate * (self.min_lr_ratio + (1 - self.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
