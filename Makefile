@@ -1,0 +1,45 @@
+# make demo       pictures from words, and a small model trained before your eyes; writes demo/index.html
+# make test       the whole test suite
+# make lint types contract       ruff, mypy, and the direction of imports
+# make clean      remove what make made
+#
+# All of them need .venv, which is made on the way: nothing is installed outside this folder.
+
+PIP_OPTIONS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Two workers of one thread each: on the small machines that this suite is sized for, more threads only get in each other's way.
+WORKERS ?= 2
+PYTEST_OPTIONS ?=
+
+.PHONY: demo test lint types contract clean
+.DEFAULT_GOAL := demo
+
+demo: $(INSTALLED)
+	$(BIN)/jielong demo
+
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_OPTIONS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+contract: $(INSTALLED)
+	$(BIN)/lint-imports
+
+.venv: $(INSTALLED)
+
+# Made again when the requirements change; until then every target starts at once.
+$(INSTALLED): pyproject.toml zoo/pyproject.toml constraints.txt scripts/make_venv.sh
+	sh scripts/make_venv.sh $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -c constraints.txt -e '.[all,dev]' -e ./zoo
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache src/*.egg-info zoo/src/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
