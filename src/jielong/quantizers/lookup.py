@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Scores that are computed, reduced and forgotten at once: 2 MB of float32 stays inside a core's cache on current processors.
-SCORES_AT_ONCE = 1 << 19
+# A tile of scores is computed, reduced and forgotten at once. On CPUs 2 MB of float32 stays inside the caches, and a thousand codes are few
+# enough to be packed for the matrix product again and again; elsewhere a launch must be worth its while.
+_TILE_CODES = {"cpu": 1 << 10}
+_TILE_SCORES = {"cpu": 1 << 19}
+_LARGE_CODES, _LARGE_SCORES = 1 << 14, 1 << 26
 
 
 @torch.no_grad()
@@ -21,14 +24,27 @@ def nearest(vectors: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         The indices ``(M,)``, the lowest one where codes are equally near, and the scores ``z . e - |e|^2 / 2`` they won with ``(M,)``,
         which are not finite wherever a vector is not.
     """
-    rows = max(1, SCORES_AT_ONCE // codes.shape[0])
+    device = vectors.device.type
+    width = min(codes.shape[0], _TILE_CODES.get(device, _LARGE_CODES))
+    rows = max(1, min(vectors.shape[0], _TILE_SCORES.get(device, _LARGE_SCORES) // width))
     bias, columns = codes.square().sum(dim=1).mul_(-0.5), codes.t()
-    indices = torch.empty(vectors.shape[0], dtype=torch.long, device=vectors.device)
-    best = vectors.new_empty(vectors.shape[0])
-    for start in range(0, vectors.shape[0], rows):
-        part = slice(start, start + rows)
-        best[part], indices[part] = torch.addmm(bias, vectors[part], columns).max(dim=1)
-    return indices, best
+    tile = vectors.new_empty(rows, width)
+    found = []
+    for part in vectors.split(rows):
+        best = where = None
+        for start in range(0, codes.shape[0], width):
+            some = slice(start, start + width)
+            scores = tile[: len(part), : len(bias[some])]
+            torch.addmm(bias[some], part, columns[:, some], out=scores)
+            score, index = scores.max(dim=1)
+            if best is None or where is None:
+                best, where = score, index
+            else:
+                better = score > best  # strictly, so that the lowest index stays
+                best, where = torch.where(better, score, best), torch.where(better, index + start, where)
+        found.append((where, best))
+    indices, scores = (torch.cat(list(parts)) for parts in zip(*found, strict=True))
+    return indices, scores
 
 
 @torch.no_grad()
