@@ -4,7 +4,7 @@
 
 *forward* is a lookup in evaluation mode; *training* is forward, backward to the vectors (straight-through and commitment) and the step of
 the averaged codebook. Both implementations start every repeat from the same state. Where the public one's full table of distances would not
-fit in half of the free memory, both are given the vectors in equal pieces, one after the other (the column ``piece``). Indices of the lookup
+fit in half of the free memory, both are given the vectors in equal pieces, one by one (the column ``piece``). Indices of the lookup
 are compared; a difference is only called a tie if in double precision both codes are equally near up to float32 rounding.
 
 The last line printed is one JSON object.
