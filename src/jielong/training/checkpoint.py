@@ -128,7 +128,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(16)
-    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+    # A safetensors file begins with the length of its header (8 bytes) and the header's brace; a length may look like a pickle's mark.
+    if start[8:9] != b"{" and (start[:4] == b"PK\x03\x04" or start[:1] == b"\x80"):
         raise CheckpointError(
             f"{path} is a pickle (a torch.save file), which can run any code when it is read, and is not opened; save it with safetensors"
         )

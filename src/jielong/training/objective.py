@@ -56,13 +56,17 @@ class Objective(nn.Module, ABC):
         """Whether a phase runs yet."""
         return True
 
+    def lr_ratio(self, phase: str) -> float:
+        """A phase's learning rate over the recipe's."""
+        return 1.0
+
     @abstractmethod
     def forward(self, batch: Batch, phase: str, samples_seen: int, draws: Draws) -> Losses:
         """Losses of a phase on a batch."""
 
     @abstractmethod
     def sheet(self, model: nn.Module) -> Tensor | None:
-        """Pictures for a sample sheet made with ``model`` (raw or averaged weights), ``(n, C, H, W)`` in [-1, 1]; fixed inputs and seeds."""
+        """Pictures for a sample sheet made with ``model`` (raw or averaged), ``(n, C, H, W)`` in [-1, 1]; fixed inputs and seeds."""
 
     def statistics(self) -> dict[str, float]:
         """Numbers to log beside the losses, over the steps since the last call (codebook usage, perplexity)."""

@@ -23,6 +23,7 @@ class TokenizerObjective(Objective):
     Args:
         model: The tokenizer.
         similarities: Losses between reconstruction and picture, by name, with their weights inside.
+        starts: Samples seen before a similarity joins, by name; from the beginning where it is not named.
         adversarial: A discriminator that starts later; ``None`` for none.
         shown: Pictures of the sample sheet, ``(n, C, H, W)``.
         measure: Held-out figures of a tokenizer.
@@ -34,6 +35,7 @@ class TokenizerObjective(Objective):
         self,
         model: LearnedTokenizer,
         similarities: Mapping[str, nn.Module],
+        starts: Mapping[str, int],
         adversarial: AdversarialLoss | None,
         shown: Tensor,
         measure: Callable[[LearnedTokenizer], dict[str, Any]],
@@ -41,6 +43,7 @@ class TokenizerObjective(Objective):
         super().__init__()
         self.model = model
         self.similarities = nn.ModuleDict(similarities)
+        self.starts = starts
         self.adversarial = adversarial
         self.shown = shown
         self._measure = measure
@@ -54,12 +57,17 @@ class TokenizerObjective(Objective):
         """The discriminator waits for its start."""
         return phase == "model" or (self.adversarial is not None and self.adversarial.active(samples_seen))
 
+    def lr_ratio(self, phase: str) -> float:
+        """The discriminator has its own."""
+        return self.adversarial.lr_ratio if phase == "discriminator" and self.adversarial is not None else 1.0
+
     def forward(self, batch: Batch, phase: str, samples_seen: int, draws: Draws) -> Losses:
         """The tokenizer's losses, or the discriminator's on the same pictures."""
         if phase == "discriminator":
             return self._discriminate(batch.media)
         result = self.model(batch.media, generator=draws.shared)
-        parts = {name: loss(result.media, batch.media) for name, loss in self.similarities.items()}
+        joined = {name: loss for name, loss in self.similarities.items() if samples_seen >= self.starts.get(name, 0)}
+        parts = {name: loss(result.media, batch.media) for name, loss in joined.items()}
         alike = torch.stack(list(parts.values())).sum()
         total = alike + sum(result.losses.values())
         parts |= result.losses
@@ -100,8 +108,9 @@ class TokenizerObjective(Objective):
         return self._measure(model)  # type: ignore[arg-type]
 
 
-def similarities_of(losses: Sequence[Any], channels: int) -> tuple[dict[str, nn.Module], AdversarialLoss | None]:
-    """Build a recipe's losses: those between two pictures by name, and the adversarial one."""
-    built = {loss.name: loss.build(channels) if loss.name == "adversarial" else loss.build() for loss in losses}
-    adversarial = built.pop("adversarial", None)
-    return built, adversarial
+def similarities_of(losses: Sequence[Any], channels: int) -> tuple[dict[str, nn.Module], dict[str, int], AdversarialLoss | None]:
+    """Build a recipe's losses: those between two pictures and when they start, by name, and the adversarial one."""
+    similarities = {loss.name: loss.build() for loss in losses if loss.name != "adversarial"}
+    starts = {loss.name: loss.starts_at for loss in losses if loss.name in similarities and hasattr(loss, "starts_at")}
+    adversarial = next((loss.build(channels) for loss in losses if loss.name == "adversarial"), None)
+    return similarities, starts, adversarial

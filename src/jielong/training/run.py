@@ -1,0 +1,280 @@
+"""A run in progress: the loop, and what is due when. Processes agree on time, on interruptions and on every skipped step."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from jielong.media.images import sheet, write_bytes, write_image
+from jielong.training.checkpoint import fit_tensors
+from jielong.training.ema import Ema
+from jielong.training.feed import Feed, seed_of
+from jielong.training.finite import NonFiniteError, range_advice
+from jielong.training.interrupts import Interrupts
+from jielong.training.objective import Objective
+from jielong.training.optimizers import pack, unpack
+from jielong.training.report import Report
+from jielong.training.settings import TrainSettings
+from jielong.training.state import Counters, State, write_state
+from jielong.training.step import MicroBatches, Outcome, Stepper, share_weights
+
+PATIENCE = 3
+"""Steps in a row that may fail because numbers are not finite, before the run stops."""
+
+Stopped = Literal["finished", "budget", "interrupted", "stop_after"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended.
+
+    Attributes:
+        samples: Samples seen.
+        steps: Updates of the model.
+        skipped: Steps skipped because numbers were not finite.
+        seconds: Wall time, over all parts of the run.
+        parameters: Trained parameters of the model.
+        processes: Processes that shared the work.
+        stopped: ``finished`` or ``budget``: the checkpoint is written. ``interrupted`` or ``stop_after``: the same command goes on.
+        metrics: The last line of the log.
+        evaluation: Held-out figures of the averaged weights.
+    """
+
+    samples: int
+    steps: int
+    skipped: int
+    seconds: float
+    parameters: int
+    processes: int
+    stopped: Stopped
+    metrics: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the checkpoint is written."""
+        return self.stopped in ("finished", "budget")
+
+
+class Run:
+    """A run in progress: where it stands, and what is due when."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        settings: TrainSettings,
+        out: Path,
+        accelerator: Accelerator,
+        budget: float | None,
+        state: State | None,
+        feed: Feed,
+        report: Report,
+    ) -> None:
+        self.objective, self.settings, self.out, self.budget = objective, settings, out, budget
+        self.accelerator, self.feed, self.report = accelerator, feed, report
+        objective.to(accelerator.device).train()
+        self.ema = Ema(objective.model, settings.ema)
+        self.stepper = Stepper(objective, settings, accelerator, feed)
+        self.counters = state.counters if state is not None else Counters()
+        if state is not None:
+            self._restore(state)
+        if accelerator.num_processes > 1:
+            share_weights([*objective.state_dict().values(), *self.ema.state().values()])
+        self.metrics: dict[str, Any] = {}
+        self.before, self.began = self.counters.seconds, time.perf_counter()
+        self.logged = (self.counters.samples, 0.0)  # samples at the last line of the log, and seconds of steps since
+        self.longest = {"step": 0.0, "sheet": 0.0, "save": 0.0}  # seconds; a budget must leave room for one more of each
+
+    def loop(self, interrupts: Interrupts, stop_after: int | None) -> Stopped:
+        """Step until the budget is used, or something asks to stop."""
+        counters, settings = self.counters, self.settings
+        while True:
+            interrupted = self._agree(interrupts.asked)
+            if counters.samples >= settings.samples:
+                return "finished"
+            if self.budget is not None and counters.seconds + sum(self.longest.values()) >= self.budget:
+                return "budget"
+            if interrupted:
+                return "interrupted"
+            if stop_after is not None and counters.samples >= stop_after:
+                return "stop_after"
+            before, begun = counters.samples, time.perf_counter()
+            self._step()
+            counters.samples += settings.batch
+            self.logged = (self.logged[0], self.logged[1] + self._took("step", begun))
+            self._show()
+            last = counters.samples >= settings.samples
+            if last or self._crossed(before, settings.log_every):
+                self._log()
+            if not last and self._crossed(before, settings.sheet_every):
+                self.draw_sheet()
+            if not last and self._crossed(before, settings.save_every):
+                self.save()
+
+    def _agree(self, interrupted: bool) -> bool:
+        """Let all processes read the first one's clock, and stop together if one is asked to."""
+        self.counters.seconds = self.before + time.perf_counter() - self.began
+        if self.accelerator.num_processes > 1:
+            mine = [self.counters.seconds if self.accelerator.is_main_process else 0.0, float(interrupted)]
+            total = self.accelerator.reduce(torch.tensor(mine, dtype=torch.float64, device=self.accelerator.device), "sum")
+            self.counters.seconds, interrupted = float(total[0]), bool(total[1] > 0)
+        return interrupted
+
+    def _crossed(self, before: int, every: int | None) -> bool:
+        return every is not None and self.counters.samples // every > before // every
+
+    def _took(self, what: str, begun: float) -> float:
+        seconds = time.perf_counter() - begun
+        self.longest[what] = max(self.longest[what], seconds)
+        return seconds
+
+    @property
+    def progress(self) -> float:
+        """How much of the budget, of samples or of time, is used, in [0, 1]."""
+        spent = self.counters.seconds / self.budget if self.budget else 0.0
+        return min(1.0, max(self.counters.samples / self.settings.samples, spent))
+
+    @property
+    def left(self) -> float:
+        """Seconds left at the present pace."""
+        return self.counters.seconds * (1 / self.progress - 1) if self.progress > 0 else math.inf
+
+    def _step(self) -> None:
+        """All phases on one global batch."""
+        counters, seen, settings = self.counters, self.counters.samples, self.settings
+        torch.manual_seed(seed_of(settings.seed, "step", self.accelerator.process_index, seen))
+        batches = self.feed.take(seen)
+        if seen == 0 and (odd := range_advice(batches[0][1].media)):
+            self._warn(odd)
+        rate = settings.rate(seen + settings.batch, self.progress)
+        values, trained = {"lr": rate}, []
+        for phase, module in self.objective.phases.items():
+            if not self.objective.active(phase, seen):
+                continue
+            outcome = self.stepper.run(phase, batches, seen, rate * self.objective.lr_ratio(phase))
+            if not outcome.finite:
+                self._skip(phase, batches, outcome)
+                break
+            values |= outcome.values
+            trained.append(module)
+        else:
+            counters.bad = 0
+        if any(module is self.objective.model for module in trained):
+            self.ema.update(counters.steps)
+            counters.steps += 1
+        for name, value in values.items():
+            counters.sums[name] = counters.sums.get(name, 0.0) + value
+            counters.weights[name] = counters.weights.get(name, 0) + 1
+
+    def _skip(self, phase: str, batches: MicroBatches, outcome: Outcome) -> None:
+        """Count a step whose numbers were not finite, keep the names of its items, and give up after several in a row."""
+        counters, rank = self.counters, self.accelerator.process_index
+        counters.skipped += 1
+        counters.bad += 1
+        numbers = {name: str(value) for name, value in outcome.values.items()}
+        record = {"samples": counters.samples, "phase": phase, **numbers, "keys": [key for _, batch in batches for key in batch.keys]}
+        name = f"nonfinite-{counters.samples:012d}" + (f"-process{rank}" if rank else "") + ".json"
+        write_bytes(self.out / name, json.dumps(record, indent=1).encode())
+        found = f"loss {outcome.values['loss']}, gradient {outcome.values['grad_norm']}"
+        self.report.warn(f"the step at {counters.samples:,} samples was skipped: {found}")
+        if counters.bad >= PATIENCE:
+            torch.manual_seed(seed_of(self.settings.seed, "step", rank, counters.samples))
+            place = self.stepper.first_place(phase, batches, counters.samples)
+            raise NonFiniteError(
+                f"{counters.bad} steps in a row were not finite in phase {phase!r}: {place}. Try a lower learning rate (train.lr), "
+                f"a longer warmup, or precision: fp32; the items of the last step are listed in {self.out / name}"
+            )
+
+    def _show(self) -> None:
+        sums, weights = self.counters.sums, self.counters.weights
+        loss = sums["loss"] / weights["loss"] if "loss" in sums else math.nan
+        phases = [phase for phase in self.objective.phases if self.objective.active(phase, self.counters.samples)]
+        self.report.step(" + ".join(phases), self.progress, self._pace, loss, self.left)
+
+    @property
+    def _pace(self) -> float:
+        """Samples a second since the last line of the log, steps alone."""
+        first, seconds = self.logged
+        return (self.counters.samples - first) / seconds if seconds else 0.0
+
+    def _log(self) -> None:
+        """Write a line of the log, and start new sums."""
+        counters = self.counters
+        means = {name: total / counters.weights[name] for name, total in counters.sums.items()}
+        if self.accelerator.num_processes > 1 and means:
+            vector = torch.tensor([means[name] for name in sorted(means)], dtype=torch.float64, device=self.accelerator.device)
+            means = dict(zip(sorted(means), self.accelerator.reduce(vector, "mean").tolist(), strict=True))
+        line: dict[str, Any] = {"samples": counters.samples, "seconds": round(counters.seconds, 2)}
+        line |= {"samples_per_second": round(self._pace, 2), **means, "skipped": counters.skipped, **self.objective.statistics()}
+        if advice := self.objective.advice():
+            line["advice"] = advice
+            self._warn(advice)
+        self.report.line(line, self.progress, self.left)
+        self.metrics = line
+        counters.sums.clear()
+        counters.weights.clear()
+        self.logged = (counters.samples, 0.0)
+
+    def _warn(self, text: str) -> None:
+        """Print a warning once a run."""
+        if text not in self.counters.warned:
+            self.counters.warned.append(text)
+            self.report.warn(text)
+
+    def draw_sheet(self) -> None:
+        """Write a sample sheet, the raw weights' pictures beside those of the averaged weights."""
+        begun = time.perf_counter()
+        if self.accelerator.is_main_process:
+            models: dict[str, nn.Module] = {"raw weights": self.objective.model, "averaged weights": self.ema.model()}
+            self.objective.eval()
+            pictures = [self.objective.sheet(model) for model in models.values()]
+            self.objective.train()
+            sheets = [sheet(images) for images in pictures if images is not None]
+            if sheets:
+                both = sheet(sheets, columns=2, captions=list(models)[: len(sheets)], padding=8)
+                write_image(self.out / "sheets" / f"samples-{self.counters.samples:012d}.png", both)
+        self._took("sheet", begun)
+
+    def save(self) -> None:
+        """Save the whole state."""
+        begun = time.perf_counter()
+        self._agree(False)
+        if self.accelerator.is_main_process:
+            self.counters.metrics_bytes = self.report.bytes
+            tensors = {"objective": self.objective.state_dict(), "average": self.ema.state()}
+            packed = {phase: pack(optimizer) for phase, optimizer in self.stepper.optimizers.items()}
+            tensors |= {f"optimizer-{phase}": state for phase, (state, _) in packed.items()}
+            write_state(self.out, State(self.counters, tensors, {phase: info for phase, (_, info) in packed.items()}))
+        self.accelerator.wait_for_everyone()
+        self._took("save", begun)
+
+    def _restore(self, state: State) -> None:
+        fit_tensors(self.objective, state.tensors["objective"], "the saved state")
+        self.ema.restore(state.tensors["average"])
+        for phase, optimizer in self.stepper.optimizers.items():
+            unpack(optimizer, state.tensors[f"optimizer-{phase}"], state.optimizers[phase])
+
+    def summary(self, stopped: Stopped, evaluation: dict[str, Any]) -> Summary:
+        """How the run ended."""
+        self.stepper.release()
+        counters, trained = self.counters, sum(p.numel() for p in self.objective.model.parameters() if p.requires_grad)
+        world = self.accelerator.num_processes
+        return Summary(
+            samples=counters.samples,
+            steps=counters.steps,
+            skipped=counters.skipped,
+            seconds=round(counters.seconds, 2),
+            parameters=trained,
+            processes=world,
+            stopped=stopped,
+            metrics=self.metrics,
+            evaluation=evaluation,
+        )

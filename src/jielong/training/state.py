@@ -1,0 +1,142 @@
+"""The state to go on from: everything a run needs to continue as if it had never stopped, in a folder that is there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from jielong.config import RecipeError
+from jielong.training.checkpoint import CheckpointError, read_tensors, write_tensors
+
+FORMAT = 1
+_FREE = {"train.micro_batch", "train.log_every", "train.sheet_every", "train.save_every"}
+"""Keys of a recipe that may change between two parts of a run: how it is computed and watched, not what is computed."""
+
+
+@dataclass
+class Counters:
+    """Where a run stands, beside its tensors.
+
+    Attributes:
+        samples: Samples seen; also the position in the data and the seed of the next step's random numbers.
+        steps: Updates of the model.
+        skipped: Steps skipped because a loss or a gradient was not finite.
+        bad: How many of the last steps in a row were.
+        seconds: Wall time so far, over all parts of the run.
+        metrics_bytes: Length of the metrics file when the state was saved; later lines are made again.
+        sums: Sums of the numbers logged since the last line of the log, by name.
+        weights: Steps in each sum.
+        warned: Warnings given already.
+    """
+
+    samples: int = 0
+    steps: int = 0
+    skipped: int = 0
+    bad: int = 0
+    seconds: float = 0.0
+    metrics_bytes: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, int] = field(default_factory=dict)
+    warned: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class State:
+    """A saved state.
+
+    Attributes:
+        counters: Where the run stands.
+        tensors: ``objective`` (raw weights and buffers), ``average``, and one set of each optimizer, by name.
+        optimizers: Numbers of each optimizer.
+    """
+
+    counters: Counters
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    optimizers: Mapping[str, Any]
+
+
+def write_state(out: Path, state: State) -> Path:
+    """Save a state as ``state-<samples>`` and remove older ones; a run killed meanwhile finds the older one intact.
+
+    Raises:
+        CheckpointError: if it cannot be written, for example because the disk is full; nothing half-written is left.
+    """
+    target = out / f"state-{state.counters.samples:012d}"
+    if not target.exists():
+        beside = out / f".{target.name}.tmp"
+        shutil.rmtree(beside, ignore_errors=True)
+        try:
+            beside.mkdir(parents=True)
+            for name, tensors in state.tensors.items():
+                write_tensors(beside / f"{name}.safetensors", tensors)
+            text = json.dumps({"format": FORMAT, "counters": asdict(state.counters), "optimizers": state.optimizers}, indent=1)
+            with open(beside / "state.json", "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, target)
+        except (OSError, CheckpointError) as error:
+            shutil.rmtree(beside, ignore_errors=True)
+            last = latest_state(out)
+            rest = f"the last complete state, {last.name}, is intact" if last else "no state was saved before"
+            raise CheckpointError(f"the state of the run could not be saved ({error}); {rest}. Make room and repeat the command") from error
+    for older in _states(out):
+        if older != target:
+            shutil.rmtree(older)
+    return target
+
+
+def latest_state(out: Path) -> Path | None:
+    """The folder of the newest complete state, if there is one."""
+    return max(_states(out), default=None)
+
+
+def read_state(folder: Path) -> State:
+    """Read a saved state.
+
+    Raises:
+        CheckpointError: if a file is damaged, or of another format.
+    """
+    try:
+        info = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{folder} is damaged ({error}); remove it to start again") from None
+    if info.get("format") != FORMAT:
+        found = f"{folder} has format {info.get('format')}, and this version reads {FORMAT}"
+        raise CheckpointError(f"{found}; finish the run with the version that began it")
+    tensors = {path.stem: read_tensors(path) for path in sorted(folder.glob("*.safetensors"))}
+    return State(Counters(**info["counters"]), tensors, info["optimizers"])
+
+
+def _states(out: Path) -> list[Path]:
+    return sorted(path for path in out.glob("state-*") if re.fullmatch(r"state-\d{12}", path.name))
+
+
+def check_same_recipe(old: str, new: str, out: Path) -> None:
+    """Refuse to continue a run under another recipe; a larger budget and other intervals of logging and saving are no other recipe.
+
+    Raises:
+        RecipeError: naming every key that differs, with both values.
+    """
+    before, after = _flat(yaml.safe_load(old)), _flat(yaml.safe_load(new))
+    differing = [key for key in sorted((before.keys() | after.keys()) - _FREE) if before.get(key) != after.get(key)]
+    if "train.samples" in differing and before.get("train.samples", 0) < after.get("train.samples", 0):
+        differing.remove("train.samples")
+    if differing:
+        listed = "; ".join(f"{key} was {before.get(key, 'not given')} and is now {after.get(key, 'not given')}" for key in differing)
+        raise RecipeError(f"{out} holds a run of another recipe: {listed}. Use the recipe that began it, or another folder for this one")
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {path: value}
+    return {key: leaf for name, inner in value.items() for key, leaf in _flat(inner, f"{path}.{name}" if path else str(name)).items()}

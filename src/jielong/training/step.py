@@ -1,0 +1,138 @@
+"""One phase of one step: accumulate gradients over micro-batches, reduce them over processes, clip, update; or refuse to.
+
+Gradients are reduced here and not by a DistributedDataParallel wrapper: its hooks forbid ``torch.autograd.grad`` inside a loss (which the
+adversarial weight needs), and it must be told which weights each phase leaves out. Every process takes its slice of the global batch and
+the loss is a mean over samples, so one flat mean of all gradients is exact, whatever the objective.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor
+
+from jielong.data.sets import Batch
+from jielong.quantizers.vector import NonFiniteVectors
+from jielong.training.feed import Feed
+from jielong.training.finite import first_place
+from jielong.training.objective import Losses, Objective
+from jielong.training.optimizers import build_optimizer
+from jielong.training.precision import mixed
+from jielong.training.settings import TrainSettings
+
+MicroBatches = Sequence[tuple[int, Batch]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a phase came to.
+
+    Attributes:
+        finite: Whether loss and gradient were finite; if not, nothing was updated.
+        values: Numbers for the log by name.
+    """
+
+    finite: bool
+    values: dict[str, float]
+
+
+class Stepper:
+    """The optimizers of an objective's phases, and how a phase is computed.
+
+    Args:
+        objective: On its device already.
+        settings: The recipe's ``train`` section.
+        accelerator: The processes.
+        feed: Says how large this process's share is, and draws random numbers.
+    """
+
+    def __init__(self, objective: Objective, settings: TrainSettings, accelerator: Accelerator, feed: Feed) -> None:
+        self.objective, self.settings, self.accelerator, self.feed = objective, settings, accelerator, feed
+        phases = objective.phases
+        self.parameters = {phase: [p for p in module.parameters() if p.requires_grad] for phase, module in phases.items()}
+        self.optimizers = {phase: build_optimizer(module, settings) for phase, module in phases.items()}
+        self._all = list({id(p): p for p in objective.parameters() if p.requires_grad}.values())
+
+    def run(self, phase: str, batches: MicroBatches, samples_seen: int, rate: float) -> Outcome:
+        """Compute a phase on this process's micro-batches and update its module with learning rate ``rate``."""
+        parameters, optimizer = self.parameters[phase], self.optimizers[phase]
+        self._train_only(parameters)
+        total = torch.zeros((), device=self.accelerator.device)
+        parts: dict[str, Tensor] = {}
+        try:
+            for first, batch in batches:
+                share = len(batch) / self.feed.share
+                losses = self._losses(phase, first, batch, samples_seen)
+                self.accelerator.backward(losses.total.float() * share)
+                total = total + losses.total.detach().float() * share
+                for name, value in losses.parts.items():
+                    part = value.detach().float() * share
+                    parts[name] = parts[name] + part if name in parts else part
+        except NonFiniteVectors:
+            total = total * math.nan
+        if self.accelerator.num_processes > 1:
+            total = self._reduce(parameters, total)
+        norm = self.accelerator.clip_grad_norm_(parameters, self.settings.clip or math.inf)
+        # One transfer from the device a phase, for everything that is logged and for the decision to update.
+        loss, norm, *rest = torch.stack([value.to(total.device) for value in (total, norm, *parts.values())]).tolist()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            return Outcome(False, {"loss": loss, "grad_norm": norm})
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        prefix = "" if phase == next(iter(self.parameters)) else f"{phase}_"
+        return Outcome(True, {**dict(zip(parts, rest, strict=True)), f"{prefix}loss": loss, f"{prefix}grad_norm": norm})
+
+    def first_place(self, phase: str, batches: MicroBatches, samples_seen: int) -> str:
+        """In which module the numbers of a phase stop being finite, in words."""
+        self._train_only(self.parameters[phase])
+        return first_place(
+            self.objective,
+            [batch.media for _, batch in batches],
+            lambda: torch.stack([self._losses(phase, first, batch, samples_seen).total.float() for first, batch in batches]).mean(),
+        )
+
+    def release(self) -> None:
+        """Let every parameter require gradients again, and free the gradients."""
+        self._train_only(self._all)
+
+    def _losses(self, phase: str, first: int, batch: Batch, samples_seen: int) -> Losses:
+        with mixed(self.accelerator.device, self.settings.precision):
+            losses: Losses = self.objective(batch, phase, samples_seen, self.feed.draws(samples_seen, first, len(batch)))
+        return losses
+
+    def _train_only(self, parameters: Sequence[Tensor]) -> None:
+        """No gradient of one phase reaches another's weights, nor is computed for them."""
+        chosen = {id(parameter) for parameter in parameters}
+        for parameter in self._all:
+            parameter.requires_grad_(id(parameter) in chosen)
+            parameter.grad = None
+
+    def _reduce(self, parameters: Sequence[Tensor], total: Tensor) -> Tensor:
+        """Average gradients and loss over processes, in place; a weight that no process used keeps no gradient, as with one process."""
+        used = torch.tensor([float(p.grad is not None) for p in parameters], device=total.device)
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = torch.cat([*(grad.reshape(-1) for grad in grads), used, total[None]])
+        flat = self.accelerator.reduce(flat, "mean")
+        *chunks, used, total = flat.split([*(grad.numel() for grad in grads), len(used), 1])
+        for parameter, grad, chunk, count in zip(parameters, grads, chunks, used.tolist(), strict=True):
+            parameter.grad = grad.copy_(chunk.view(grad.shape)) if count else None
+        return total[0]
+
+
+def share_weights(tensors: Sequence[Tensor]) -> None:
+    """Give every process the first one's values, in place."""
+    for tensor in tensors:
+        if tensor.dtype == torch.bool:  # not every backend sends booleans
+            numbers = tensor.to(torch.uint8)
+            broadcast(numbers)
+            tensor.copy_(numbers)
+        else:
+            contiguous = tensor.contiguous()
+            broadcast(contiguous)
+            tensor.copy_(contiguous)

@@ -1,0 +1,128 @@
+"""The one training loop. A run is a function of its recipe and of the samples seen: stopped anywhere, it goes on as if it had not been.
+
+Nothing random is kept between steps. The data are addressed by position, every sample draws from a stream of its own, and torch's global
+generator is reseeded at each step from (seed, process, samples seen); so the saved state is weights, averages, moments and counters, and on
+CPU a resumed run equals an uninterrupted one bit for bit. (A budget of wall time makes the learning rate follow the clock: such runs
+resume as well, but no two are equal.)
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from accelerate import Accelerator
+from rich.console import Console
+
+from jielong.media.images import write_bytes
+from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, save_checkpoint
+from jielong.training.feed import Feed, Source
+from jielong.training.interrupts import Interrupts
+from jielong.training.objective import Objective
+from jielong.training.report import Report
+from jielong.training.run import Run, Summary
+from jielong.training.settings import TrainSettings
+from jielong.training.state import Counters, State, check_same_recipe, latest_state, read_state
+
+__all__ = ["SUMMARY", "Source", "Summary", "train"]
+
+SUMMARY = "summary.json"
+
+
+def train(
+    objective: Objective,
+    source: Source,
+    settings: TrainSettings,
+    out: Path,
+    *,
+    recipe_yaml: str,
+    budget: float | None = None,
+    device: str | None = None,
+    progress: bool = True,
+    console: Console | None = None,
+    tensorboard: bool = False,
+    stop_after: int | None = None,
+    evaluate: bool = True,
+) -> Summary:
+    """Train, or go on with the run that is in ``out``.
+
+    Args:
+        objective: What to minimise; its ``model`` gets the moving average and becomes the checkpoint.
+        source: The data.
+        settings: The recipe's ``train`` section.
+        out: The run's folder: ``state-*`` to go on from, ``metrics.jsonl``, ``sheets/``; in the end ``recipe.yaml``,
+            ``model.safetensors`` (averaged weights) and ``summary.json``.
+        recipe_yaml: The whole recipe; a run in ``out`` under another one is refused.
+        budget: Seconds of wall time that the training may take, over all parts of the run; the learning rate then follows samples or
+            time, whichever is further. The evaluation at the end is not counted.
+        device: ``cpu`` forces the CPU; otherwise the best device there is.
+        progress: Whether to print how it goes.
+        console: Where to; standard error if not given.
+        tensorboard: Write TensorBoard files to ``out/tensorboard``.
+        stop_after: Save and stop once so many samples were seen, as an interruption would.
+        evaluate: Whether to measure held-out figures at the end.
+
+    Raises:
+        RecipeError: if ``out`` holds a run of another recipe.
+        CheckpointError: if ``out`` holds a finished model without its state, or the disk is full.
+        NonFiniteError: if losses or gradients are not finite several steps in a row.
+    """
+    accelerator = Accelerator(cpu=device == "cpu")
+    main = accelerator.is_main_process
+    settings = settings.resolved()
+    screen = (console or Console(stderr=True)) if progress and main else None
+    try:
+        state = _open(out, recipe_yaml, main)
+        accelerator.wait_for_everyone()
+        done = _done(out, settings, state)
+        if done is not None:
+            return done
+        counters = state.counters if state is not None else Counters()
+        rank, world = accelerator.process_index, accelerator.num_processes
+        micro_batch = settings.micro_batch or settings.batch
+        with (
+            Interrupts() as interrupts,
+            Feed(source, settings.batch, micro_batch, rank, world, settings.seed, accelerator.device) as feed,
+            Report(out if main else None, screen, counters.metrics_bytes, counters.samples, tensorboard and main) as report,
+        ):
+            run = Run(objective, settings, out, accelerator, budget, state, feed, report)
+            stopped = run.loop(interrupts, stop_after)
+            run.save()
+            if stopped in ("interrupted", "stop_after"):
+                report.say(f"stopped after {run.counters.samples:,} samples; the same command goes on from there")
+                return run.summary(stopped, {})
+            run.draw_sheet()
+            model = run.ema.model()
+            if main:
+                save_checkpoint(out, model, recipe_yaml)
+            summary = run.summary(stopped, objective.evaluate(model) if evaluate else {})
+            if main:
+                write_bytes(out / SUMMARY, json.dumps(asdict(summary), indent=2).encode())
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or out} could not be written: {error.strerror or error}; repeat the command") from error
+    accelerator.wait_for_everyone()
+    return summary
+
+
+def _open(out: Path, recipe_yaml: str, main: bool) -> State | None:
+    """Look at what is in the folder, refuse what must not be overwritten, and keep the recipe there."""
+    newest = latest_state(out)
+    if newest is None and (out / WEIGHTS).exists():
+        raise CheckpointError(f"{out} holds a finished model without the state to go on from; choose another folder, or remove it")
+    if newest is not None and (out / RECIPE).exists():
+        check_same_recipe((out / RECIPE).read_text(encoding="utf-8"), recipe_yaml, out)
+    if main:
+        for half_written in out.glob(".state-*.tmp"):
+            shutil.rmtree(half_written)
+        write_bytes(out / RECIPE, recipe_yaml.encode())
+    return read_state(newest) if newest is not None else None
+
+
+def _done(out: Path, settings: TrainSettings, state: State | None) -> Summary | None:
+    """The summary of a run that has used its whole budget of samples already."""
+    if state is None or state.counters.samples < settings.samples or not ((out / SUMMARY).exists() and (out / WEIGHTS).exists()):
+        return None
+    summary = Summary(**json.loads((out / SUMMARY).read_text(encoding="utf-8")))
+    return summary if summary.samples == state.counters.samples else None

@@ -1,0 +1,184 @@
+"""A run that is killed, interrupted or stopped, and started again, equals one that never stopped: bit for bit."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from toy_run import SETTINGS, ToyStream, run
+
+from jielong.config import RecipeError
+from jielong.training import state as state_module
+from jielong.training.checkpoint import CheckpointError
+from jielong.training.state import check_same_recipe, latest_state
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("whole")
+    summary = run(out)
+    assert summary.finished
+    assert summary.samples == 320
+    assert summary.steps == 40
+    return out
+
+
+def in_child(function, *arguments) -> int:
+    """Run in a forked process; its exit code, negative for a signal."""
+    child = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    child.start()
+    child.join(120)
+    return child.exitcode
+
+
+def same_end(out: Path, other: Path) -> None:
+    assert (out / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+    last, other_last = latest_state(out), latest_state(other)
+    assert last.name == other_last.name
+    assert sorted(path.name for path in last.iterdir()) == sorted(path.name for path in other_last.iterdir())
+    for file in last.glob("*.safetensors"):
+        assert file.read_bytes() == (other_last / file.name).read_bytes(), file.name
+
+
+def numbers(out: Path) -> list[dict]:
+    """The log without the clock."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if "second" not in key} for line in lines]
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_killed_at_random_points(tmp_path, uninterrupted, attempt):
+    # SystemRandom: the points differ from one run of the suite to the next; the parameters name them when it fails.
+    points = sorted(random.SystemRandom().sample(range(8, 320), 2))
+    for point in points:
+        assert in_child(run, tmp_path, SETTINGS, None, ToyStream(kill_at=point)) == -signal.SIGKILL, points
+    run(tmp_path)
+    same_end(tmp_path, uninterrupted)
+    assert numbers(tmp_path) == numbers(uninterrupted), points
+
+
+def killed_while_saving(out: Path, at: int, moment: str) -> None:
+    real, calls = getattr(state_module, moment), [0]
+
+    def deadly(*arguments):
+        calls[0] += 1
+        if calls[0] == at:
+            if moment == "write_tensors":
+                arguments[0].write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments)
+
+    setattr(state_module, moment, deadly)
+    run(out)
+
+
+@pytest.mark.parametrize(("moment", "at"), [("write_tensors", 2), ("write_tensors", 7), ("write_tensors", 12)])
+def test_killed_while_a_state_is_half_written(tmp_path, uninterrupted, moment, at):
+    assert in_child(killed_while_saving, tmp_path, at, moment) == -signal.SIGKILL
+    assert list(tmp_path.glob(".state-*.tmp"))
+    run(tmp_path)
+    assert not list(tmp_path.glob(".state-*.tmp"))
+    same_end(tmp_path, uninterrupted)
+
+
+def test_stopped_on_request_and_by_signal(tmp_path, uninterrupted):
+    assert run(tmp_path, stop_after=104).stopped == "stop_after"
+    assert latest_state(tmp_path).name == "state-000000000104"
+    assert not (tmp_path / "model.safetensors").exists()
+
+    class Polite(ToyStream):
+        def batch(self, first, count):
+            if first == 200:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().batch(first, count)
+
+    summary = run(tmp_path, stream=Polite())
+    assert summary.stopped == "interrupted"
+    assert 192 <= summary.samples < 320
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    run(tmp_path)
+    same_end(tmp_path, uninterrupted)
+    assert numbers(tmp_path) == numbers(uninterrupted)
+
+
+def test_muon_resumes_too(tmp_path):
+    pytest.importorskip("pytorch_optimizer")
+    settings = SETTINGS.model_copy(update={"optimizer": "muon", "samples": 80})
+    run(tmp_path / "whole", settings)
+    run(tmp_path / "parts", settings, stop_after=48)
+    run(tmp_path / "parts", settings)
+    same_end(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_a_finished_run_is_left_alone_and_a_larger_budget_goes_on(tmp_path):
+    small = SETTINGS.model_copy(update={"samples": 80})
+    first = run(tmp_path, small)
+    written = (tmp_path / "model.safetensors").stat().st_mtime_ns
+    assert run(tmp_path, small, stream=ToyStream(kill_at=0)) == first
+    assert (tmp_path / "model.safetensors").stat().st_mtime_ns == written
+    assert run(tmp_path, SETTINGS.model_copy(update={"samples": 160})).samples == 160
+    with pytest.raises(RecipeError, match="train.samples was 160 and is now 80"):
+        run(tmp_path, small)
+
+
+def test_another_recipe_is_refused(tmp_path):
+    run(tmp_path, stop_after=40)
+    with pytest.raises(RecipeError, match=r"train\.lr was 0\.01 and is now 0\.5"):
+        run(tmp_path, SETTINGS.model_copy(update={"lr": 0.5}))
+    run(tmp_path, SETTINGS.model_copy(update={"log_every": 16, "micro_batch": 4}), stop_after=48)
+    with pytest.raises(RecipeError, match="order.masked.steps was 8 and is now 9"):
+        check_same_recipe("order: {masked: {steps: 8}}", "order: {masked: {steps: 9}}", tmp_path)
+
+
+def test_a_finished_model_without_state_is_not_overwritten(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"precious")
+    with pytest.raises(CheckpointError, match="finished model without the state"):
+        run(tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"precious"
+
+
+def test_a_full_disk_leaves_the_last_state_intact(tmp_path, uninterrupted):
+    import resource
+
+    def small_disk(out: Path) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))  # Python ignores SIGXFSZ: writes fail as they do on a full disk
+        try:
+            run(out)
+        except CheckpointError as error:
+            told = "could not be" in str(error) and "state-000000000080, is intact" in str(error)
+            os._exit(7 if told else 8)
+        os._exit(9)
+
+    run(tmp_path, stop_after=80)
+    assert in_child(small_disk, tmp_path) == 7
+    assert [path.name for path in tmp_path.glob("*state-*")] == ["state-000000000080"]
+    run(tmp_path)
+    same_end(tmp_path, uninterrupted)
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    run(tmp_path, stop_after=40)
+    weights = latest_state(tmp_path) / "objective.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="objective.safetensors is truncated"):
+        run(tmp_path)
+
+
+def test_the_checkpoint_is_the_average(uninterrupted):
+    state = latest_state(uninterrupted)
+    kept, averages = load_file(uninterrupted / "model.safetensors"), load_file(state / "average.safetensors")
+    raw = load_file(state / "objective.safetensors")
+    assert all(torch.equal(kept[name], averages[name]) for name in averages)
+    assert torch.equal(kept["seen"], raw["model.seen"])  # buffers as they are
+    assert not torch.equal(kept["head.weight"], raw["model.head.weight"])
