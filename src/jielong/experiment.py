@@ -172,9 +172,9 @@ def _spread(total: int, count: int) -> list[int]:
 def tokenizer_objective(experiment: Experiment) -> Objective:
     """Reconstruction with the recipe's losses."""
     model, heldout = experiment.model, experiment.heldout
-    similarities, adversarial = similarities_of(experiment.recipe.losses, experiment.media.channels)
+    similarities, starts, adversarial = similarities_of(experiment.recipe.losses, experiment.media.channels)
     shown = heldout.images(_spread(len(heldout), SHOWN))
-    return TokenizerObjective(model, similarities, adversarial, shown, partial(_measure_tokenizer, heldout))  # type: ignore[arg-type]
+    return TokenizerObjective(model, similarities, starts, adversarial, shown, partial(_measure_tokenizer, heldout))  # type: ignore[arg-type]
 
 
 @torch.no_grad()
