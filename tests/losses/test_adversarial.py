@@ -12,7 +12,7 @@ from jielong.losses.adversarial import Adversarial, AdversarialLoss, discriminat
 
 def small(**settings: Any) -> AdversarialLoss:
     torch.manual_seed(0)
-    return Adversarial(channels=8, layers=1, **settings).build()
+    return Adversarial(**{"channels": 8, "layers": 1, "weight": 1.0} | settings).build()
 
 
 def pictures(seed: int) -> Tensor:
@@ -81,6 +81,7 @@ def test_adaptive_weight_is_the_ratio_of_norms() -> None:
     pull = (2 * output.detach() * torch.tensor([1.0, 2.0, 3.0])).norm()
     assert one.item() == pytest.approx((pull / (14**0.5 + 1e-4)).item(), rel=1e-6)
     assert not one.requires_grad
+    assert small(weight=0.5).adaptive_weight(output.square().sum(), output.sum(), weight).item() == pytest.approx(one.item() / 2)
     # Scaling the adversarial loss leaves the product with it unchanged.
     ten = loss.adaptive_weight(output.square().sum(), 10 * output.sum(), weight)
     assert (10 * ten).item() == pytest.approx(one.item(), rel=1e-4)
@@ -90,7 +91,7 @@ def test_adaptive_weight_is_capped() -> None:
     weight, output = last_layer()
     assert small().adaptive_weight(output.square().sum(), output.sum() * 1e-9, weight) == min(1e4, 1e9)
     assert small().adaptive_weight(output.sum() * 0, output.sum(), weight) == 0
-    assert small(adaptive=False).adaptive_weight(output.sum(), output.sum(), weight) == 1
+    assert small(adaptive=False, weight=0.25).adaptive_weight(output.sum(), output.sum(), weight) == 0.25
 
 
 def test_adaptive_weight_of_a_frozen_layer_is_refused() -> None:

@@ -35,6 +35,7 @@ def test_regression_closed_forms() -> None:
     x, y = torch.tensor([1.0, 2.0, -1.0]), torch.tensor([0.0, 4.0, -1.0])
     assert Regression().build()(x, y) == 1.0
     assert Regression(kind="l2").build()(x, y).item() == pytest.approx(5 / 3)
+    assert Regression(weight=0.5).build()(x, y) == 0.5
     with pytest.raises(ValueError, match="same shape"):
         Regression().build()(x, y[:1])
 
@@ -93,6 +94,7 @@ def test_perceptual_settings(perceptual: PerceptualLoss) -> None:
     torch.testing.assert_close(PerceptualLoss({3: 2.0, 1: 0.5})(x, y), 0.5 * stages[0] + 2 * stages[1])
     grey_x, grey_y = x[:, :1], y[:, :1]
     torch.testing.assert_close(perceptual(grey_x, grey_y), perceptual(grey_x.repeat(1, 3, 1, 1), grey_y.repeat(1, 3, 1, 1)))
+    torch.testing.assert_close(PerceptualLoss({1: 1.0}, weight=3.0)(x, y), 3 * stages[0])
     enlarged = Perceptual(upscale=2).build()
     assert enlarged.prepare(x).shape[-2:] == (128, 128)
     assert enlarged(x, x) == 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 
-import torch
 from torch import Tensor, nn
 
 from jielong.evaluation.features import FeatureExtractor, FeatureSet
@@ -89,16 +88,3 @@ def frechet(generated: Tensor | FeatureSet, reference: Tensor | FeatureSet, extr
 
 def _features(pictures: Tensor | FeatureSet, extractor: FeatureExtractor | None) -> FeatureSet:
     return pictures if isinstance(pictures, FeatureSet) else (extractor or FeatureExtractor()).extract(pictures)
-
-
-def nuclear_frechet_distance(x: Tensor, y: Tensor) -> float:
-    """The same distance without a covariance matrix, exact for any number of samples; the independent reference of the tests.
-
-    With centred, scaled samples ``X`` and ``Y`` (so that ``C_x = X^T X``), ``tr (C_x C_y)^(1/2)`` is the sum of the singular values of
-    ``X Y^T``.
-    """
-    x, y = x.double(), y.double()
-    centred = [(s - s.mean(0)) / (len(s) - 1) ** 0.5 for s in (x, y)]
-    cross = torch.linalg.svdvals(centred[0] @ centred[1].T).sum()
-    spread = sum(s.square().sum() for s in centred)
-    return ((x.mean(0) - y.mean(0)).square().sum() + spread - 2 * cross).item()

@@ -40,7 +40,10 @@ def psnr(reconstruction: Tensor, target: Tensor) -> Measurement:
 
 
 def ssim(reconstruction: Tensor, target: Tensor) -> Measurement:
-    """Structural similarity (Wang et al., 2004; Gaussian window 11, sigma 1.5), at most 1, computed by torchmetrics; arguments as :func:`psnr`."""
+    """Structural similarity (Wang et al., 2004; Gaussian window 11, sigma 1.5), at most 1, computed by torchmetrics.
+
+    Arguments as :func:`psnr`.
+    """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     ours, theirs = _eight_bits(reconstruction, target)
