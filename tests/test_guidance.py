@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from jielong.guidance import Guidance
+
+SHARES = [0.0, 0.1, 0.25, 0.5, 0.74, 0.75, 0.99]
+
+
+def test_constant_is_the_scale_everywhere() -> None:
+    assert {Guidance(scale=3.0).at(share) for share in SHARES} == {3.0}
+
+
+def test_linear_grows_from_one_to_the_scale() -> None:
+    guidance = Guidance(scale=5.0, kind="linear")
+    assert [guidance.at(share) for share in SHARES] == [1 + 4 * share for share in SHARES]
+
+
+def test_interval_is_half_open_and_one_outside() -> None:
+    guidance = Guidance(scale=4.0, kind="interval", start=0.25, stop=0.75)
+    assert [guidance.at(share) for share in SHARES] == [1, 1, 4, 4, 4, 1, 1]
+
+
+def test_the_unconditional_half_is_needed_exactly_while_a_later_step_may_use_it() -> None:
+    for guidance in [
+        Guidance(scale=1.0),
+        Guidance(scale=2.0),
+        Guidance(scale=0.0),
+        Guidance(scale=2.0, kind="linear"),
+        Guidance(scale=2.0, kind="interval", start=0.25, stop=0.75),
+        Guidance(scale=1.0, kind="interval", start=0.25, stop=0.75),
+    ]:
+        for place, share in enumerate(SHARES):
+            used_later = any(guidance.at(later) != 1.0 for later in SHARES[place:])
+            assert guidance.needed_from(share) == used_later, (guidance, share)
+
+
+def test_settings_without_a_meaning_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"must begin before it ends, but start is 0\.5 and stop 0\.5"):
+        Guidance(scale=2.0, kind="interval", start=0.5, stop=0.5)
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        Guidance(scale=-1.0)
+    with pytest.raises(ValidationError, match=r"constant.*linear.*interval"):
+        Guidance(kind="cosine")
