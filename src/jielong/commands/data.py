@@ -1,0 +1,66 @@
+"""``jielong data``: list, inspect and build sets of pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from jielong.commands.listing import SETS
+from jielong.commands.screen import notes, results, table
+
+app = typer.Typer(help="List, inspect and build sets of pictures.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_sets() -> None:
+    """List the built-in sets, and which of them are here."""
+    from jielong.data.opening import open_source
+
+    rows = []
+    for name, says in SETS.items():
+        try:
+            source = open_source(name)
+        except (ValueError, OSError) as error:
+            rows.append((name, "not here", str(error)))
+        else:
+            rows.append((name, f"{len(source.items):,} pictures", says))
+    results.print(table("Data sets", ("name", "state", "what it is"), rows))
+    results.print("Your own: a folder of pictures, .tar shards or .parquet files; see: jielong data inspect PATH", highlight=False)
+
+
+@app.command("inspect")
+def inspect_set(
+    name: Annotated[str, typer.Argument(metavar="SET", help="A built-in set's name, or a path.")],
+    size: Annotated[int | None, typer.Option(min=1, help="Side of the square pictures; the set's own by default.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Decode at most so many pictures; 0 decodes all.")] = 5000,
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of decoded pictures here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Report counts, sizes, captions, classes, and broken and odd files, before any training."""
+    from jielong.data.inspecting import inspect
+
+    report = inspect(name, size=size, limit=limit or None)
+    if sheet is not None:
+        report.write_sheet(sheet)
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), ensure_ascii=False))
+    else:
+        results.print(report)
+
+
+@app.command("build")
+def build(
+    name: Annotated[str, typer.Argument(metavar="SET", help="The set to build: emoji-full.")],
+    packages: Annotated[Path | None, typer.Option(help="A node_modules folder with the sources; otherwise npm fetches them.")] = None,
+) -> None:
+    """Build a set into the user's cache."""
+    from jielong.data.building import build_set
+
+    with Progress(console=notes, transient=True) as bar:
+        task = bar.add_task(f"building {name}", total=None)
+        path = build_set(name, packages, lambda count: bar.update(task, completed=count))
+    typer.echo(path)

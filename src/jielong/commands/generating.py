@@ -1,0 +1,111 @@
+"""``jielong generate``: pictures from words, classes or nothing."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jielong.commands.screen import say
+from jielong.commands.staging import staged
+from jielong.commands.tokenizing import Checkpoint, Device
+from jielong.guidance import Guidance
+
+if TYPE_CHECKING:
+    from jielong.media.pictures import Pictures
+
+Seed = Annotated[int, typer.Option(help="Picture i is the same for the same seed, whatever is made beside it.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Steps of an order that reveals gradually; the recipe's by default.")]
+Strength = Annotated[
+    str | None, typer.Option("--guidance", metavar="SCHEDULE", help="3, linear:3 or interval:3:0.1:0.6; 1 is off; the recipe's by default.")
+]
+Temperature = Annotated[float | None, typer.Option(min=0, help="Of the draws; 0 takes the likeliest code.")]
+TopK = Annotated[int | None, typer.Option(min=0, help="Draw among the k likeliest codes; 0 is all.")]
+TopP = Annotated[float | None, typer.Option(help="Draw among the likeliest codes that reach this probability; 1 is all.")]
+
+_NUMBERS = {"constant": ("scale",), "linear": ("scale",), "interval": ("scale", "start", "stop")}
+
+
+def guidance_of(text: str | None) -> Guidance | None:
+    """``3``, ``linear:3`` or ``interval:3:0.1:0.6`` as a schedule.
+
+    Raises:
+        typer.BadParameter: if it is written in another way, or the numbers are impossible.
+    """
+    if text is None:
+        return None
+    first, *rest = text.split(":")
+    kind, numbers = (first, rest) if first in _NUMBERS else ("constant", [first, *rest])
+    names = _NUMBERS[kind]
+    try:
+        if len(numbers) != len(names):
+            raise ValueError(f"{kind} takes {' and '.join(names)}")
+        return Guidance.model_validate({"kind": kind, **{name: float(number) for name, number in zip(names, numbers, strict=True)}})
+    except ValueError as error:
+        problems = error.errors() if hasattr(error, "errors") else [{"msg": str(error)}]
+        why = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in problems)
+        message = f"guidance is written 3, linear:3 or interval:3:0.1:0.6, not {text!r} ({why})"
+        raise typer.BadParameter(message, param_hint="--guidance") from None
+
+
+def generate(
+    checkpoint: Checkpoint,
+    text: Annotated[list[str] | None, typer.Option(help="What to show, in words; repeatable.")] = None,
+    classes: Annotated[list[str] | None, typer.Option("--class", help="What to show, as a class's name or number; repeatable.")] = None,
+    count: Annotated[int, typer.Option("-n", min=1, help="Pictures a prompt.")] = 1,
+    seed: Seed = 0,
+    steps: Steps = None,
+    guidance: Strength = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    out: Annotated[Path, typer.Option(help="A folder for pictures and their sheet, or one .png file.")] = Path("generated"),
+    trace: Annotated[bool, typer.Option("--trace", help="Also write trace.json and an animation of every step.")] = False,
+    device: Device = "cpu",
+) -> None:
+    """Draw pictures and write them: a file each and a sheet of all, or one file if --out ends in .png."""
+    strength = guidance_of(guidance)
+    if top_p is not None and not 0 < top_p <= 1:
+        raise typer.BadParameter(f"it is a probability in (0, 1], not {top_p}", param_hint="--top-p")
+    from jielong.commands.trace import Recorder
+    from jielong.system import load
+
+    system = load(checkpoint, device)
+    recorder = Recorder(system) if trace else None
+    begun = time.perf_counter()
+    pictures = system.generate(
+        text,
+        classes,
+        count,
+        seed=seed,
+        steps=steps,
+        guidance=strength,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        watch=recorder,
+    )
+    seconds = (time.perf_counter() - begun) / len(pictures)
+    _write(pictures, out, recorder, {"checkpoint": checkpoint, "seed": seed})
+    say(f"{len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'}, {seconds:.2f} s each")
+    typer.echo(out)
+
+
+def _write(pictures: Pictures, out: Path, recorder: object, made_of: dict[str, object]) -> None:
+    """All files, or none."""
+    from jielong.commands.trace import Recorder
+
+    single = out.suffix.lower() in (".png", ".webp", ".jpg", ".jpeg")
+    with staged(out.parent if single else out) as folder:
+        if not single:
+            pictures.save(folder)
+        sheet = folder / (out.name if single else "sheet.png")
+        if single and len(pictures) == 1:
+            pictures[0].save(sheet)
+        elif len(pictures) > 1 or single:
+            pictures.save(sheet)
+        if isinstance(recorder, Recorder):
+            stem = f"{out.stem}-trace" if single else "trace"
+            recorder.write(folder, stem, {**made_of, "captions": pictures.captions})

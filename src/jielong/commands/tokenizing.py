@@ -1,0 +1,78 @@
+"""``jielong tokenize`` and ``jielong detokenize``: pictures to a token file and back."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from jielong.commands.screen import notes, say
+from jielong.commands.staging import staged
+
+Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A shipped model's name, or a checkpoint folder.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps.")]
+
+
+class Split(StrEnum):
+    """Which part of a set."""
+
+    train = "train"
+    heldout = "heldout"
+    all = "all"
+
+
+def tokenize(
+    checkpoint: Checkpoint,
+    data: Annotated[str, typer.Option(help="A data set's name or a path.")],
+    out: Annotated[Path, typer.Option(help="The token file to write, .safetensors.")],
+    split: Annotated[Split, typer.Option(help="Which part of the set; training reads `train`.")] = Split.train,
+    device: Device = "cpu",
+) -> None:
+    """Cut a set of pictures into tokens, with the checkpoint's tokenizer, for `train --tokens` or `detokenize`."""
+    if out.suffix != ".safetensors":
+        raise typer.BadParameter(f"a token file ends in .safetensors, unlike {out}", param_hint="--out")
+    from jielong.data.opening import open_set
+    from jielong.system import load
+    from jielong.training import cache
+
+    tokenizer = load(checkpoint, device).tokenizer
+    media = tokenizer.media
+    images = open_set(data, size=media.size[0], split=None if split is Split.all else split.value, channels=media.channels)
+    begun = time.perf_counter()
+    with Progress(console=notes, transient=True) as bar:
+        task = bar.add_task("tokenizing", total=len(images))
+        tokens = cache.tokenize(tokenizer, images, progress=lambda count: bar.advance(task, count))
+    cache.write(out, tokens, cache.identity(tokenizer, images))
+    layout = tokens.layout
+    kind = f"{layout.channels} x {layout.vocabulary} codes" if layout.discrete else f"{layout.channels} numbers"
+    say(f"{len(tokens):,} pictures of {' x '.join(map(str, layout.grid))} tokens of {kind}, {time.perf_counter() - begun:.1f} s")
+    typer.echo(out)
+
+
+def detokenize(
+    checkpoint: Checkpoint,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A token file of `jielong tokenize`.")],
+    out: Annotated[Path, typer.Option(help="The folder of pictures to write.")],
+    count: Annotated[int | None, typer.Option("-n", min=1, help="Only the first so many.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Turn a token file back into pictures; tokens of another tokenizer are refused."""
+    from jielong.media.pictures import Pictures
+    from jielong.system import load
+    from jielong.tokens import Tokens
+    from jielong.training import cache
+    from jielong.training.checkpoint import fingerprint
+
+    system = load(checkpoint, device)
+    tokens = cache.read(file, {"tokenizer": fingerprint(system.tokenizer)})
+    if tokens.layout != system.tokenizer.layout:  # tokenizers without weights all have the same fingerprint
+        raise cache.StaleTokensError(f"the tokens in {file} are {tokens.layout}, but those of {checkpoint} are {system.tokenizer.layout}")
+    chosen = Tokens(tokens.values[:count], tokens.layout)
+    with staged(out) as folder:
+        Pictures(system.decode(chosen)).save(folder)
+    say(f"{len(chosen):,} pictures")
+    typer.echo(out)
