@@ -1,8 +1,24 @@
 """Data: built-in sets, folders, shards."""
 
+from jielong.data.building import build_set
+from jielong.data.inspecting import Report, inspect
+from jielong.data.npm import BuildError
 from jielong.data.opening import BUILT_IN, open_set
 from jielong.data.order import ShuffledOrder
 from jielong.data.sets import Batch, Example, ImageSet, collate
 from jielong.data.source import DataError
 
-__all__ = ["BUILT_IN", "Batch", "DataError", "Example", "ImageSet", "ShuffledOrder", "collate", "open_set"]
+__all__ = [
+    "BUILT_IN",
+    "Batch",
+    "BuildError",
+    "DataError",
+    "Example",
+    "ImageSet",
+    "Report",
+    "ShuffledOrder",
+    "build_set",
+    "collate",
+    "inspect",
+    "open_set",
+]

@@ -11,7 +11,8 @@ from jielong.data.source import DataError, Item, Source, digest, file_identity
 from jielong.data.words import CAPTION_NAMES, FILE_NAMES, LABEL_NAMES, first, read_json, read_metadata
 from jielong.media.images import BrokenImageError, open_image
 
-SUFFIXES = frozenset(".png .jpg .jpeg .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .tga .avif".split())
+_KINDS = ("png", "jpg", "jpeg", "jfif", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "tga", "avif")
+SUFFIXES = frozenset(f".{kind}" for kind in _KINDS)
 SPLITS = {"train": "train"} | dict.fromkeys(("heldout", "test", "val", "valid", "validation"), "heldout")
 METADATA = ("metadata.csv", "metadata.jsonl")
 

@@ -20,7 +20,7 @@ _PARTS = {"train": "train", "heldout": "t10k"}
 
 
 class IdxSource(Source):
-    """Grey pictures from ``train-`` and ``t10k-`` ``images-idx3-ubyte`` and ``labels-idx1-ubyte`` files, plain or ``.gz``; t10k is held out."""
+    """Grey pictures of ``train-`` and ``t10k-`` files (``images-idx3``, ``labels-idx1-ubyte``), plain or ``.gz``; t10k is held out."""
 
     channels = 1
 
@@ -62,7 +62,8 @@ class IdxSource(Source):
 
 
 def _read(folder: Path, name: str, dimensions: int) -> Array:
-    path = next((p for p in (folder / name, folder / f"{name}.gz", folder / name.replace("-idx", ".idx")) if p.is_file()), None)
+    names = (name, name.replace("-idx", ".idx"))  # both spellings circulate
+    path = next((p for n in names for p in (folder / n, folder / f"{n}.gz") if p.is_file()), None)
     if path is None:
         raise DataError(f"{folder} has no {name} (or {name}.gz)")
     try:
@@ -78,6 +79,16 @@ def _read(folder: Path, name: str, dimensions: int) -> Array:
             f"{path} should hold {int(np.prod(shape))} bytes after its header, but holds {len(data) - header}; it is truncated or damaged"
         )
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def is_idx_folder(folder: Path) -> bool:
+    """Whether a folder holds the files of the MNIST family."""
+    return any(folder.glob("train-images*idx3-ubyte*"))
+
+
+def open_idx_folder(folder: Path) -> IdxSource:
+    """The files of the MNIST family: Fashion-MNIST's classes if the folder's name says ``fashion``, else digits; raises ``DataError``."""
+    return IdxSource(folder, str(folder), FASHION_CLASSES if "fashion" in folder.name.lower() else [str(n) for n in range(10)])
 
 
 def open_fashion_mnist(folder: Path = FASHION_FOLDER) -> IdxSource:

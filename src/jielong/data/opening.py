@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from jielong.config import nearest
+from jielong.data.building import built_path
 from jielong.data.folder import FolderSource
-from jielong.data.idx import open_fashion_mnist
+from jielong.data.idx import is_idx_folder, open_fashion_mnist, open_idx_folder
 from jielong.data.sets import ImageSet
 from jielong.data.shards import ShardSource, expand
 from jielong.data.source import DataError, Source
@@ -31,7 +32,8 @@ def open_set(
     """Open a built-in set (see :data:`BUILT_IN`) or your own pictures.
 
     A path may be a folder (class sub-folders; or pictures beside ``.txt``/``.json`` captions; or ``metadata.csv``/``.jsonl``), WebDataset
-    shards (a folder of ``.tar`` files, one file, or a pattern such as ``shards/{000..009}.tar``), or Parquet (a file, folder or pattern).
+    shards (a folder of ``.tar`` files, one file, or a pattern such as ``shards/{000..009}.tar``),
+    Parquet (a file, folder or pattern), or the idx files of the MNIST family.
 
     Args:
         name: the set's name or the path.
@@ -64,7 +66,7 @@ def open_source(name: str | os.PathLike[str]) -> Source:
     if shards:
         return ShardSource(shards, text)
     if path.is_dir():
-        return FolderSource(path)
+        return open_idx_folder(path) if is_idx_folder(path) else FolderSource(path)
     if path.exists():
         raise DataError(f"{text} is not a set of pictures; give a folder, .tar shards or .parquet files")
     raise DataError(f"there is no set and no folder called {text!r}; {nearest(text, list(BUILT_IN))} Or give the path of your own pictures")
@@ -102,8 +104,6 @@ def _emoji() -> Source:
 
 
 def _emoji_full() -> Source:
-    from jielong.data.building import built_path
-
     path = built_path("emoji-full")
     if not path.is_file():
         raise DataError("the set 'emoji-full' is not built yet; run `jielong data build emoji-full` (needs npm)")

@@ -52,12 +52,11 @@ class Batch:
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """Put examples together; captions and labels are there if every example has one."""
-    captions = [e.caption for e in examples if e.caption is not None]
+    """Put examples together: captions if any has one (``""`` where it is missing), labels if all have one."""
     labels = [e.label for e in examples if e.label is not None]
     return Batch(
         media=torch.stack([e.image for e in examples]),
-        captions=captions if len(captions) == len(examples) else None,
+        captions=[e.caption or "" for e in examples] if any(e.caption for e in examples) else None,
         labels=torch.tensor(labels) if len(labels) == len(examples) else None,
         keys=[e.key for e in examples],
     )
@@ -76,6 +75,7 @@ class ImageSet(Dataset[Example]):
         columns: whatever else the source says of each picture, by name.
         fingerprint: SHA-256 of the content and of the preprocessing; equal fingerprints mean equal tensors.
         broken: what was left out or replaced, and why.
+        stand_ins: index of a broken picture met so far -> index of the one that replaces it.
     """
 
     def __init__(self, source: Source, indices: Sequence[int] | None = None, size: int | None = None, channels: int | None = None) -> None:
@@ -108,7 +108,8 @@ class ImageSet(Dataset[Example]):
         number = {name: n for n, name in enumerate(self.classes)}
         self.labels = [None if item.label is None else number[item.label] for item in items]
         self.columns: dict[str, list[Any]] = {name: [item.extra.get(name) for item in items] for name in items[0].extra}
-        self._stand_in: dict[int, int] = {}
+        self.stand_ins: dict[int, int] = {}
+        self._bad: set[int] = set()
         self._fingerprint: str | None = None
         keep = len(items) * self.channels * self.size**2 <= MEMORY_BYTES
         # The memory of `empty` is taken page by page as pictures are written to it.
@@ -139,20 +140,20 @@ class ImageSet(Dataset[Example]):
         return Example(self.keys[index], to_float(pixels), caption, self.labels[index])
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """The batch of those pictures; what :func:`collate` makes of the same examples, but faster."""
+        """The batch of those pictures; what :func:`collate` makes of the same examples, but in one go."""
         media = to_float(self._pixels_of(indices))
         return self._with_words(media, [self.resolve(i) for i in indices])
 
     def words(self, indices: Sequence[int], tokens: Tensor) -> Batch:
         """A batch of tokens ``(B, N, C)`` that were made of those pictures, with their captions and labels; nothing is decoded."""
-        return self._with_words(torch.empty(len(indices), 0), indices, tokens)
+        return self._with_words(torch.empty(len(indices), 0), [self.resolve(i) for i in indices], tokens)
 
     def _with_words(self, media: Tensor, indices: Sequence[int], tokens: Tensor | None = None) -> Batch:
         captions = [self.captions[i] for i in indices]
         labels = [n for n in (self.labels[i] for i in indices) if n is not None]
         return Batch(
             media=media,
-            captions=captions if all(captions) else None,
+            captions=captions if self.has_captions else None,
             labels=torch.tensor(labels) if len(labels) == len(indices) else None,
             keys=[self.keys[i] for i in indices],
             tokens=tokens,
@@ -164,7 +165,7 @@ class ImageSet(Dataset[Example]):
 
     def resolve(self, index: int) -> int:
         """The index of the picture that stands at ``index``: itself, or the one that replaces a broken one met so far."""
-        return self._stand_in.get(index, index)
+        return self.stand_ins.get(index, index)
 
     def _pixels_of(self, indices: Sequence[int]) -> Tensor:
         if self._pixels is None:
@@ -178,15 +179,16 @@ class ImageSet(Dataset[Example]):
     def _decode_or_replace(self, index: int) -> Tensor:
         for step in range(len(self)):
             candidate = (self.resolve(index) + step) % len(self)
-            if self.keys[candidate] in self.broken:
+            if candidate in self._bad:
                 continue
             try:
                 image = read_image(self.source.picture(self.indices[candidate]), self.keys[candidate])
             except BrokenImageError as error:
+                self._bad.add(candidate)
                 self.broken[self.keys[candidate]] = str(error)
                 warnings.warn(f"{error}; the next good picture takes its place ({len(self.broken)} broken so far)", stacklevel=4)
                 continue
             if candidate != index:
-                self._stand_in[index] = candidate
+                self.stand_ins[index] = candidate
             return to_bytes_tensor(fit(image, self.size), self.channels)
         raise DataError(f"{self.name}: not one of {len(self)} pictures can be decoded")

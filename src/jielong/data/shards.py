@@ -145,8 +145,5 @@ def _without_braces(pattern: str) -> list[str]:
     if match is None:
         return [pattern]
     span = _RANGE.fullmatch(match[1])
-    if span:
-        choices = [str(n).zfill(len(span[1])) for n in range(int(span[1]), int(span[2]) + 1)]
-    else:
-        choices = match[1].split(",")
+    choices = [str(n).zfill(len(span[1])) for n in range(int(span[1]), int(span[2]) + 1)] if span else match[1].split(",")
     return [whole for choice in choices for whole in _without_braces(pattern[: match.start()] + choice + pattern[match.end() :])]

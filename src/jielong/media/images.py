@@ -68,10 +68,9 @@ def _over_white(image: Image.Image) -> Image.Image:
 def _to_8_bits(image: Image.Image) -> Image.Image:
     # Pillow would clip 16-bit grey at 255 (all white). Integers are 16-bit samples; floats are [0, 1] unless they exceed 1.
     values = np.asarray(image, dtype=np.float64)
+    scale = 255 / 65535
     if image.mode == "F":
         scale = 255.0 if values.max(initial=0) <= 1 else 1.0
-    else:
-        scale = 255 / 65535
     return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
 
 
