@@ -1,0 +1,83 @@
+"""How pictures came to be: which tokens were drawn at which step, and what the picture was after each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jielong.generator import Moment
+from jielong.system import System
+from jielong.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Story:
+    """One picture, from nothing to the last token.
+
+    Attributes:
+        caption: What it was asked to show.
+        grid: Rows and columns of its tokens.
+        codes: The tokens, row by row (of the first codebook, where there are several).
+        born: The step, from 1, at which each became known.
+        film: The picture after each step, ``(steps, C, H, W)``; where nothing is known yet it is made of a white picture's tokens.
+    """
+
+    caption: str
+    grid: tuple[int, int]
+    codes: list[int]
+    born: list[int]
+    film: Tensor
+
+    @property
+    def picture(self) -> Tensor:
+        """The finished picture, ``(C, H, W)``."""
+        return self.film[-1]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds a picture, from words to pixels: one picture alone, and each of a batch.
+
+    The text encoder's work is not in it: it runs once a caption and its result is kept.
+    """
+
+    alone: float
+    together: float
+    batch: int
+
+
+def tell(system: System, conditions: Sequence[Any], captions: Sequence[str], seed: int = 0) -> list[Story]:
+    """Generate a picture for each condition and keep every step on the way."""
+    moments: list[Moment] = []
+    tokens = system.generate_tokens(list(conditions), seed=seed, batch=len(conditions), watch=moments.append)
+    layout, media = tokens.layout, system.tokenizer.media
+    blank = system.encode(torch.ones(1, *media.shape)).values
+    films = [system.decode(Tokens(torch.where(moment.known[..., None], moment.values, blank), layout)) for moment in moments]
+    born = sum((moment.new.long() * moment.step for moment in moments), torch.zeros(tokens.values.shape[:2], dtype=torch.long))
+    return [
+        Story(
+            caption=caption,
+            grid=(layout.grid[0], layout.grid[1]),
+            codes=tokens.values[index, :, 0].tolist(),
+            born=born[index].tolist(),
+            film=torch.stack([film[index] for film in films]),
+        )
+        for index, caption in enumerate(captions)
+    ]
+
+
+def measure_pace(system: System, conditions: Sequence[Any], seed: int = 0) -> Pace:
+    """Time generation and decoding; call it after :func:`tell`, so that nothing is computed for the first time."""
+
+    def seconds(chosen: list[Any]) -> float:
+        begun = time.perf_counter()
+        system.decode(system.generate_tokens(chosen, seed=seed))
+        return time.perf_counter() - begun
+
+    alone = min(seconds([conditions[0]]) for _ in range(2))
+    return Pace(alone, seconds(list(conditions)) / len(conditions), len(conditions))
