@@ -80,9 +80,7 @@ class ShardSource(Source):
                     try:
                         member = archive.next()
                     except tarfile.TarError as error:
-                        self.broken[f"{path.name} (end)"] = (
-                            f"{path} is truncated or damaged after {len(archive.getmembers())} members: {error}"
-                        )
+                        self.broken[f"{path.name} (end)"] = f"{path} is truncated or damaged after {len(samples)} samples: {error}"
                         break
                     if member is None:
                         break
