@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,7 +13,6 @@ import torch
 from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
 
 from jielong.data.sets import ImageSet
 from jielong.media.images import write_bytes
@@ -26,8 +26,10 @@ class StaleTokensError(ValueError):
 
 
 def identity(tokenizer: Tokenizer, images: ImageSet) -> dict[str, str]:
-    """What tokens depend on: the tokenizer's weights, and the data with their preprocessing."""
-    return {"tokenizer": fingerprint(tokenizer), "data": images.fingerprint}
+    """What tokens depend on: the tokenizer's structure and weights, and the data with their preprocessing."""
+    # Weights alone do not tell: pixels of 16 and of 256 levels have none, a normalised codebook looks like a plain one.
+    described = f"{fingerprint(tokenizer)} {tokenizer.media} {tokenizer.layout} {tokenizer!r}"
+    return {"tokenizer": hashlib.sha256(described.encode()).hexdigest(), "data": images.fingerprint}
 
 
 @torch.no_grad()
@@ -68,7 +70,7 @@ def read(path: Path, expected: dict[str, str] | None = None) -> Tokens:
         with safe_open(path, "pt") as file:
             made_of, values = dict(file.metadata() or {}), file.get_tensor("values")
         described = json.loads(made_of.pop("layout"))
-    except (SafetensorError, KeyError, OSError) as error:
+    except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a token file ({error}); make one with: jielong tokenize") from None
     for key, value in (expected or {}).items():
         if made_of.get(key) != value:
@@ -79,16 +81,14 @@ def read(path: Path, expected: dict[str, str] | None = None) -> Tokens:
 
 
 def cached(tokenizer: Tokenizer, images: ImageSet, progress: Callable[[int], None] | None = None, folder: Path | None = None) -> Tokens:
-    """Tokens of a set from the user's cache, made now if they are not there yet."""
+    """Tokens of a set from the user's cache, made now if they are not there yet, or damaged."""
     made_of = identity(tokenizer, images)
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
     folder = folder or Path(os.environ.get("JIELONG_CACHE", user_cache_path("jielong"))) / "tokens"
     path = folder / f"{key}.safetensors"
-    if path.exists():
+    with contextlib.suppress(ValueError):  # no file yet, or not a whole one
         return read(path, made_of)
     tokens = tokenize(tokenizer, images, progress=progress)
     folder.mkdir(parents=True, exist_ok=True)
     write(path, tokens, made_of)
     return tokens
-
-
