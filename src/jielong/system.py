@@ -49,7 +49,9 @@ def find(name_or_folder: str) -> Path:
         raise CheckpointError(f"there is no model called {name_or_folder!r} and no such folder; {hint}")
     for needed in ("recipe.yaml", DESCRIPTION, "model.safetensors"):
         if not (folder / needed).exists():
-            raise CheckpointError(f"{folder} is not a finished checkpoint: it has no {needed}; go on training it with the command that began it")
+            raise CheckpointError(
+                f"{folder} is not a finished checkpoint: it has no {needed}; go on training it with the command that began it"
+            )
     return folder
 
 
@@ -58,7 +60,10 @@ def build_tokenizer(recipe: Recipe, media: MediaFormat) -> Tokenizer:
     if isinstance(recipe.tokenizer, Trained):
         tokenizer = load(recipe.tokenizer.checkpoint).tokenizer
         if tokenizer.media != media:
-            raise ValueError(f"the tokenizer {recipe.tokenizer.checkpoint!r} was made for {tokenizer.media}, but the data are {media}; set data.size to fit")
+            raise ValueError(
+                f"the tokenizer {recipe.tokenizer.checkpoint!r} was made for {tokenizer.media}, but the data are {media}; "
+                "set data.size to fit"
+            )
         return tokenizer
     return recipe.tokenizer.build(media)  # type: ignore[attr-defined]
 
@@ -229,6 +234,19 @@ class System:
         return torch.device("cpu") if weight is None else weight.device
 
 
+def _description(path: Path) -> tuple[dict[str, Any], MediaFormat]:
+    """What :func:`describe` wrote, and the media format in it."""
+    try:
+        description = json.loads(path.read_text())
+        missing = {"media", "classes", "tokenizer_sha256"} - set(description)
+        if missing:
+            raise KeyError(*missing)
+        height, width = description["media"]["size"]
+        return description, MediaFormat(description["media"]["channels"], (height, width))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}); copy or train the checkpoint again") from None
+
+
 def load(name_or_folder: str, device: torch.device | str = "cpu") -> System:
     """Load a shipped model by name, or a checkpoint folder.
 
@@ -237,18 +255,18 @@ def load(name_or_folder: str, device: torch.device | str = "cpu") -> System:
     """
     folder = find(name_or_folder)
     recipe = parse((folder / "recipe.yaml").read_text(), str(folder / "recipe.yaml"))
-    description = json.loads((folder / DESCRIPTION).read_text())
-    media = MediaFormat(description["media"]["channels"], tuple(description["media"]["size"]))
+    description, media = _description(folder / DESCRIPTION)
     beside = folder / "tokenizer"
-    if isinstance(recipe.tokenizer, Trained) and beside.is_dir():
-        tokenizer = load(str(beside)).tokenizer
-    else:
-        tokenizer = build_tokenizer(recipe, media)
+    own = isinstance(recipe.tokenizer, Trained) and beside.is_dir()
+    tokenizer = load(str(beside)).tokenizer if own else build_tokenizer(recipe, media)
     generator = None
     if recipe.trains_generator:
         generator = build_generator(recipe, tokenizer, description["classes"])
         if description["tokenizer_sha256"] != fingerprint(tokenizer):
-            raise CheckpointError(f"{name_or_folder} was trained on another tokenizer than the one its recipe leads to now; its tokens would mean other pictures")
+            raise CheckpointError(
+                f"{name_or_folder} was trained on another tokenizer than the one its recipe leads to now; "
+                "its tokens would mean other pictures"
+            )
         load_weights(generator, folder)
         generator.eval().requires_grad_(False)
     else:

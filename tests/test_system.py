@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from jielong import system
+from jielong.config import RecipeError
+from jielong.heads.base import Sharpness
+from jielong.recipe import Recipe, parse
+from jielong.system import System, build_generator, build_tokenizer, describe, load
+from jielong.tokenizers.base import MediaFormat
+from jielong.training.checkpoint import CheckpointError, save_checkpoint
+
+MEDIA = MediaFormat(3, (8, 8))
+CLASSES = ["cat", "dog", "bird"]
+VQ = """\
+data: {size: 8}
+tokenizer: {vq: {patch: 4, channels: [8], blocks: [1], dim: 4, quantizer: {codes: 16, kmeans_iterations: 0}}}
+losses: regression
+train: {samples: 8}
+"""
+GENERATOR = """\
+data: {{size: 8}}
+tokenizer: {tokenizer}
+{condition}
+order: {order}
+backbone: {{transformer: {{layers: 1, width: 16, heads: 2}}}}
+head: softmax
+sampling: {{guidance: {{scale: 2.0, kind: linear}}, top_k: 9}}
+train: {{samples: 8}}
+"""
+
+
+def write(folder: Path, recipe: Recipe, seed: int = 0) -> System:
+    """Save a model with random weights as training would, and return what was saved."""
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer(recipe, MEDIA).eval()
+    generator = build_generator(recipe, tokenizer, CLASSES).eval() if recipe.trains_generator else None
+    model = generator if generator is not None else tokenizer
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape)
+    save_checkpoint(folder, model, recipe.to_yaml())
+    (folder / system.DESCRIPTION).write_text(json.dumps(describe(MEDIA, CLASSES, tokenizer, generator)))
+    return System(str(folder), recipe, tokenizer, generator)
+
+
+@pytest.fixture
+def vq(tmp_path: Path) -> System:
+    return write(tmp_path / "vq", parse(VQ))
+
+
+def generator_recipe(tokenizer: str, order: str = "masked", condition: str = "condition: {text: {encoder: bytes, width: 8}}") -> Recipe:
+    return parse(GENERATOR.format(tokenizer=tokenizer, order=order, condition=condition))
+
+
+@pytest.fixture(params=["masked", "raster"])
+def made(request: pytest.FixtureRequest, vq: System, tmp_path: Path) -> System:
+    return write(tmp_path / "gen", generator_recipe(f"{{checkpoint: {vq.name}}}", request.param))
+
+
+def pictures() -> torch.Tensor:
+    return torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_a_tokenizer_comes_back_the_same(vq: System) -> None:
+    back = load(vq.name)
+    assert back.recipe == vq.recipe
+    assert back.generator is None
+    tokens = back.encode(pictures())
+    assert torch.equal(tokens.values, vq.encode(pictures()).values)
+    assert torch.equal(back.decode(tokens), vq.decode(tokens))
+    assert not any(parameter.requires_grad for parameter in back.tokenizer.parameters())
+
+
+def test_a_generator_comes_back_and_draws_the_same_pictures(made: System) -> None:
+    back = load(made.name)
+    for seed in (0, 1):
+        before = made.generate(text=["a cat", "a dog"], seed=seed)
+        after = back.generate(text=["a cat", "a dog"], seed=seed)
+        assert torch.equal(before.tensor, after.tensor)
+    assert after.tensor.shape == (2, 3, 8, 8)
+    assert [picture.caption for picture in after] == ["a cat", "a dog"]
+    assert not torch.equal(before.tensor, made.generate(text=["a cat", "a dog"], seed=0).tensor)
+
+
+def test_bf16_weights_come_back_rounded_and_codebooks_whole(vq: System, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "small", vq.tokenizer, vq.recipe.to_yaml(), dtype="bf16")
+    shutil.copy(Path(vq.name) / system.DESCRIPTION, tmp_path / "small")
+    back = load(str(tmp_path / "small")).tokenizer
+    for name, parameter in vq.tokenizer.named_parameters():
+        assert torch.equal(dict(back.named_parameters())[name], parameter.bfloat16().float())
+    assert torch.equal(back.quantizer.codebook, vq.tokenizer.quantizer.codebook)  # type: ignore[union-attr]
+
+
+def test_sampling_settings_are_the_recipes_unless_told_otherwise(made: System) -> None:
+    seen: list[dict[str, object]] = []
+
+    def spy(*arguments: object, **options: object) -> object:
+        seen.append(options)
+        return original(*arguments, **options)
+
+    assert made.generator is not None
+    original = made.generator.generate
+    made.generator.generate = spy  # type: ignore[method-assign, assignment]
+    made.generate(text="a cat")
+    assert seen[-1]["guidance"] == made.recipe.sampling.guidance
+    assert seen[-1]["sharpness"] == Sharpness(top_k=9)
+    made.generate(text="a cat", guidance=3.0, temperature=0.5, top_k=0, top_p=0.9)
+    assert seen[-1]["guidance"] == 3.0
+    assert seen[-1]["sharpness"] == Sharpness(0.5, 0, 0.9)
+    made.generate(count=2)  # no condition: nothing to be guided by
+    assert seen[-1]["guidance"] == 1.0
+
+
+def test_count_is_pictures_a_caption(made: System) -> None:
+    drawn = made.generate(text=["a", "b"], count=3)
+    assert [picture.caption for picture in drawn] == ["a"] * 3 + ["b"] * 3
+    assert len(made.generate(text="a")) == 1
+    assert len(made.generate(count=4)) == 4
+
+
+def test_classes_and_no_condition(vq: System, tmp_path: Path) -> None:
+    by_class = write(tmp_path / "class", generator_recipe("pixels", condition="condition: {class: {width: 8}}"))
+    back = load(by_class.name)
+    assert back.condition_kind == "class"
+    one, other = back.generate(classes=["dog", 2]), by_class.generate(classes=[1, "bird"])
+    assert torch.equal(one.tensor, other.tensor), "the names were kept with the checkpoint"
+    free = write(tmp_path / "free", generator_recipe(f"{{checkpoint: {vq.name}}}", condition=""))
+    assert len(load(free.name).generate(count=2)) == 2
+    for asked, words in [
+        ({"text": "a"}, "was trained without a condition, not a text"),
+        ({"classes": 1}, "without a condition, not a class"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            free.generate(**asked)
+    with pytest.raises(ValueError, match="takes a class, not a text"):
+        by_class.generate(text="a cat")
+    with pytest.raises(ValueError, match="is a tokenizer; to generate, load a generator"):
+        vq.generate(count=1)
+
+
+def test_another_tokenizer_than_the_one_it_was_trained_on_is_refused(made: System, vq: System) -> None:
+    write(Path(vq.name), vq.recipe, seed=1)
+    with pytest.raises(CheckpointError, match="was trained on another tokenizer"):
+        load(made.name)
+
+
+def test_a_tokenizer_kept_beside_the_generator_is_taken(made: System, vq: System, tmp_path: Path) -> None:
+    expected = made.generate(text="a").tensor
+    shutil.copytree(vq.name, Path(made.name) / "tokenizer")
+    shutil.rmtree(vq.name)
+    assert torch.equal(load(made.name).generate(text="a").tensor, expected)
+    shutil.rmtree(Path(made.name) / "tokenizer")
+    with pytest.raises(CheckpointError, match="there is no model called"):
+        load(made.name)
+
+
+def test_a_tokenizer_of_another_picture_size_is_refused(vq: System) -> None:
+    with pytest.raises(ValueError, match=r"was made for .* set data\.size to fit"):
+        build_tokenizer(generator_recipe(f"{{checkpoint: {vq.name}}}"), MediaFormat(3, (16, 16)))
+
+
+def test_what_is_not_a_checkpoint_is_refused(vq: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "zoo", lambda: {"vq-emoji": Path(vq.name)})
+    assert load("vq-emoji").recipe == vq.recipe
+    with pytest.raises(CheckpointError, match=r"no model called 'vq-emojy' and no such folder; did you mean 'vq-emoji'\?"):
+        load("vq-emojy")
+    for name in ("recipe.yaml", "model.json", "model.safetensors"):
+        broken = shutil.copytree(vq.name, tmp_path / f"without {name}")
+        (broken / name).unlink()
+        with pytest.raises(CheckpointError, match=f"is not a finished checkpoint: it has no {name}"):
+            load(str(broken))
+    damaged = shutil.copytree(vq.name, tmp_path / "damaged")
+    weights = (damaged / "model.safetensors").read_bytes()
+    (damaged / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(CheckpointError, match="is truncated"):
+        load(str(damaged))
+    torch.save({"a": torch.zeros(1)}, damaged / "model.safetensors")
+    with pytest.raises(CheckpointError, match="is a pickle"):
+        load(str(damaged))
+    for text in ("", "{", "[]", '{"media": {}}'):
+        (damaged / "model.json").write_text(text)
+        with pytest.raises(CheckpointError, match=r"model\.json is damaged"):
+            load(str(damaged))
+    (damaged / "recipe.yaml").write_text("tokenizer: vqq\n")
+    with pytest.raises(RecipeError, match=r"recipe\.yaml, line 1: .*no tokenizer called 'vqq'"):
+        load(str(damaged))
+
+
+def test_weights_of_another_recipe_are_refused(vq: System) -> None:
+    text = (Path(vq.name) / "recipe.yaml").read_text()
+    (Path(vq.name) / "recipe.yaml").write_text(text.replace("codes: 16", "codes: 32"))
+    with pytest.raises(CheckpointError, match="the recipe beside it describes another model"):
+        load(vq.name)
