@@ -6,7 +6,8 @@ from pydantic import Field, model_validator
 
 from jielong.config import Part
 from jielong.networks import transformer as network
-from jielong.networks.layers import Activation, ConditionPath, NormKind
+from jielong.networks.layers import Activation, ConditionPath
+from jielong.networks.norm import NormKind
 
 
 class Transformer(Part, family="backbone", name="transformer"):

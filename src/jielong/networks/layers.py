@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jielong.networks.attention import attention
+from jielong.networks.norm import Norm, NormKind
 from jielong.networks.rope import Rotation
 
-NormKind = Literal["rms", "layer"]
 Activation = Literal["swiglu", "gelu"]
 ConditionPath = Literal["prefix", "cross", "adaln"]
 KeysValues = tuple[Tensor, Tensor]  # each (B, heads, length, head width)
@@ -43,23 +43,6 @@ class Sight:
     modulation: list[tuple[Tensor, ...]]
 
 
-class Norm(nn.Module):
-    """Layer norm, or root-mean-square norm ``x / sqrt(mean(x^2) + eps) * w`` (arXiv 1910.07467), computed in float32."""
-
-    def __init__(self, width: int, kind: NormKind, eps: float, affine: bool = True) -> None:
-        super().__init__()
-        self.kind, self.eps, self.shape = kind, eps, (width,)
-        self.weight = nn.Parameter(torch.ones(width)) if affine else None
-        self.bias = nn.Parameter(torch.zeros(width)) if affine and kind == "layer" else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last axis of ``(..., width)``; the dtype stays."""
-        weight = None if self.weight is None else self.weight.float()
-        if self.kind == "rms":
-            return F.rms_norm(x.float(), self.shape, weight, self.eps).to(x.dtype)
-        return F.layer_norm(x.float(), self.shape, weight, None if self.bias is None else self.bias.float(), self.eps).to(x.dtype)
-
-
 class SelfAttention(nn.Module):
     """Multi-head attention of positions to each other, one product for queries, keys and values."""
 
@@ -75,11 +58,15 @@ class SelfAttention(nn.Module):
         """``(B, n, D)`` to ``(B, n, D)``; writes its keys and values where ``sight`` says."""
         batch, n, width = x.shape
         qkv = self.qkv(x).view(batch, n, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous().unbind(0)  # (B, heads, n, head width) each
+        qkv = qkv.permute(2, 0, 3, 1, 4).contiguous()
+        q, k, v = qkv.unbind(0)  # (B, heads, n, head width) each
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        if sight.rotation is not None:
-            q, k = sight.rotation(q), sight.rotation(k)
+            if sight.rotation is not None:
+                q, k = sight.rotation(q), sight.rotation(k)
+        elif sight.rotation is not None:
+            # Both at once takes fewer operations; with gradients, joining theirs again would cost a pass more.
+            q, k = (sight.rotation(q), sight.rotation(k)) if torch.is_grad_enabled() else sight.rotation(qkv[:2]).unbind(0)
         if sight.written:
             keys, values = sight.written[layer]
             keys.copy_(k)

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from jielong.networks.attention import additive, structure
 from jielong.networks.cache import Cache
 from jielong.networks.conditioning import Conditioning
-from jielong.networks.layers import Activation, Block, ConditionPath, KeysValues, Norm, NormKind, Sight
+from jielong.networks.layers import Activation, Block, ConditionPath, KeysValues, Sight
+from jielong.networks.norm import Norm, NormKind
 from jielong.networks.rope import Rotary, Rotation
 
 
