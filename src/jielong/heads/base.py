@@ -31,11 +31,22 @@ class Sharpness:
         temperature: Divides the logits; 1 is the model's own distribution, 0 the most likely code.
         top_k: Keep the k most likely codes; 0 keeps all.
         top_p: Keep the smallest set of codes whose probability reaches p; 1 keeps all.
+
+    Raises:
+        ValueError: for a number out of range.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0:  # NaN too
+            raise ValueError(f"temperature must be 0 or more, not {self.temperature}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be 0 (all codes) or more, not {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
 
 
 class Head(nn.Module, ABC):

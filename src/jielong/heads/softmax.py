@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from jielong.config import Part
@@ -15,14 +16,15 @@ from jielong.tokens import Layout
 def filter_logits(logits: Tensor, sharpness: Sharpness) -> Tensor:
     """Divide by the temperature and drop codes by top-k and then top-p (nucleus, arXiv 1904.09751); ``(..., V)``.
 
-    A dropped code gets minus infinity. Codes tied with the k-th stay. The most likely code always stays.
+    A dropped code gets minus infinity. Codes tied with the k-th stay; of codes tied at the edge of the nucleus the first stay. The
+    most likely code always stays.
     """
     logits = logits.float() / sharpness.temperature
     if 0 < sharpness.top_k < logits.shape[-1]:
         smallest = logits.topk(sharpness.top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < smallest, -torch.inf)
     if sharpness.top_p < 1.0:
-        ordered, places = logits.sort(dim=-1, descending=True)
+        ordered, places = logits.sort(dim=-1, descending=True, stable=True)
         probability = ordered.softmax(-1)
         # A code goes when the codes before it already reach p.
         beyond = probability.cumsum(-1) - probability >= sharpness.top_p
@@ -93,7 +95,7 @@ class SoftmaxHead(Head):
 class Softmax(Part, family="head", name="softmax"):
     """Settings: ``label_smoothing`` in [0, 1)."""
 
-    label_smoothing: float = 0.0
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
 
     def build(self, width: int, layout: Layout) -> SoftmaxHead:
         """The head for tokens of this layout."""
