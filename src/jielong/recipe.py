@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,7 +35,14 @@ def _tokenizer(value: Any) -> Part | Trained:
 
 
 def _losses(value: Any) -> tuple[Part, ...]:
-    return tuple(parse_part("loss", item) for item in value)
+    return tuple(parse_part("loss", item) for item in _each_loss(value))
+
+
+def _each_loss(value: Any) -> list[Any]:
+    """Losses as a list of parts or their descriptions; one that is set to ``false`` (to leave out a base's) is gone."""
+    if value is None or isinstance(value, Mapping):
+        return [{name: settings} for name, settings in (value or {}).items() if settings is not False]
+    return [value] if isinstance(value, str) else list(value)
 
 
 Tokenizer = Annotated[SerializeAsAny[Part] | Trained, BeforeValidator(_tokenizer)]
@@ -87,8 +95,8 @@ class Recipe(Config):
                 raise ValueError("`losses` belong to a tokenizer's recipe; a generator's loss is its head's: remove `losses`")
             if isinstance(self.tokenizer, Part) and self.tokenizer.name != "pixels":
                 raise ValueError(
-                    f"a generator needs a trained tokenizer, but {self.tokenizer.name!r} has yet to learn: train it with a recipe of its own "
-                    "(such as vqgan) and write tokenizer: {checkpoint: NAME-OR-FOLDER}"
+                    f"a generator needs a trained tokenizer, but {self.tokenizer.name!r} has yet to learn: train it with a recipe "
+                    "of its own (such as vqgan) and write tokenizer: {checkpoint: NAME-OR-FOLDER}"
                 )
         else:
             if self.condition is not None:
@@ -107,13 +115,15 @@ class Recipe(Config):
         data["losses"] = {name: settings for loss in data["losses"] for name, settings in loss.items()}
         for empty in [key for key in ("losses",) if not data[key]]:
             del data[empty]
-        return yaml.safe_dump(data, sort_keys=False, width=140)
+        return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=140)
 
 
 def built_in() -> dict[str, str]:
     """The built-in recipes: name to YAML text."""
     folder = importlib.resources.files("jielong.recipes")
-    return {item.name[:-5]: item.read_text() for item in sorted(folder.iterdir(), key=lambda item: item.name) if item.name.endswith(".yaml")}
+    return {
+        item.name[:-5]: item.read_text() for item in sorted(folder.iterdir(), key=lambda item: item.name) if item.name.endswith(".yaml")
+    }
 
 
 def read_text(name_or_path: str) -> tuple[str, str]:
@@ -145,66 +155,85 @@ def load(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
 
 def parse(text: str, origin: str = "recipe", overrides: Iterable[str] = ()) -> Recipe:
     """Validate a recipe's text; see :func:`load`."""
-    data, lines = _read(text, origin)
+    data, places = _read(text, origin)
     for override in overrides:
-        _override(data, override)
+        _override(data, places, override)
     problems = _parse_parts(data)
     if not problems:
         try:
             return Recipe.model_validate(data)
         except ValidationError as error:
             problems = [dict(item) for item in error.errors(include_url=False)]
-    raise RecipeError("\n".join(_explain(problem, data, lines, origin) for problem in problems))
+    raise RecipeError("\n".join(_explain(problem, places, origin) for problem in problems))
 
 
 def _parse_parts(data: dict[str, Any]) -> list[dict[str, Any]]:
     """Parse the parts in place, and list what is wrong with them, each problem with its path in the recipe."""
     problems: list[dict[str, Any]] = []
 
-    def attempt(family: str, value: Any, path: tuple[str, ...]) -> Any:
+    def attempt(read: Callable[[Any], Any], value: Any, path: tuple[str, ...]) -> Any:
         try:
-            return parse_part(family, value)
+            return read(value)
         except ValidationError as error:
-            name = value if isinstance(value, str) else next(iter(value))
-            problems.extend({**item, "loc": (*path, name, *item["loc"])} for item in error.errors(include_url=False))
+            name = (value,) if isinstance(value, str) else () if "checkpoint" in value else (next(iter(value)),)
+            problems.extend({**item, "loc": (*path, *name, *item["loc"])} for item in error.errors(include_url=False))
         except RecipeError as error:
             problems.append({"type": "part", "loc": path, "msg": str(error), "input": {}})
         return value
 
-    for family in FAMILIES.keys() & data.keys():
-        value = data[family]
-        if value is not None and not (family == "tokenizer" and isinstance(value, Mapping) and set(value) == {"checkpoint"}):
-            data[family] = attempt(family, value, (family,))
-    losses = data.get("losses")
-    if isinstance(losses, Mapping):
-        data["losses"] = [attempt("loss", {name: settings}, ("losses",)) for name, settings in losses.items() if settings is not False]
+    for family in ("tokenizer", "condition", "order", "backbone", "head"):
+        if data.get(family) is not None:
+            data[family] = attempt(_tokenizer if family == "tokenizer" else partial(parse_part, family), data[family], (family,))
+    if isinstance(data.get("losses", ()), Mapping | list | str | None):
+        data["losses"] = [attempt(partial(parse_part, "loss"), item, ("losses",)) for item in _each_loss(data.get("losses"))]
     return problems
 
 
-def _read(text: str, origin: str) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
-    """YAML to a dictionary with ``extends`` resolved, and the line of every key of this text."""
+class _Loader(yaml.SafeLoader):
+    """YAML in which ``1e-3`` is a number, as a person means it, and not a text, as YAML 1.1 has it."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what :class:`_Loader` reads back: a text such as ``1e-3`` is quoted."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
+
+
+def _read(text: str, origin: str, above: tuple[str, ...] = ()) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
+    """YAML to a dictionary with ``extends`` resolved, and the place (file and line) of every key."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=_Loader)
+        data = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise RecipeError(f"{origin} is not YAML: {error}") from None
     if not isinstance(data, dict):
         raise RecipeError(f"{origin} must be a mapping of data, tokenizer, ..., train; it is {type(data).__name__}")
-    lines: dict[tuple[str, ...], int] = {}
-    _mark(node, (), lines)
+    places: dict[tuple[str, ...], str] = {}
+    _mark(node, (), origin, places)
     base = data.pop("extends", None)
     if base is not None:
-        base_text, base_origin = read_text(str(base))
-        data = _merge(_read(base_text, base_origin)[0], data)
-    return data, lines
+        base_text, base_origin = read_text(_beside(str(base), origin))
+        if base_origin in (*above, origin):
+            raise RecipeError(f"{places['extends',]}: recipes extend each other in a circle: {' -> '.join((*above, origin, base_origin))}")
+        base_data, base_places = _read(base_text, base_origin, (*above, origin))
+        data, places = _merge(base_data, data), base_places | places
+    return data, places
 
 
-def _mark(node: Any, path: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> None:
+def _beside(name: str, origin: str) -> str:
+    """A base that is a file, looked for beside the file that extends it first."""
+    path = Path(origin).parent / name
+    return str(path) if path.exists() else name
+
+
+def _mark(node: Any, path: tuple[str, ...], origin: str, places: dict[tuple[str, ...], str]) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             here = (*path, str(key.value))
-            lines[here] = key.start_mark.line + 1
-            _mark(value, here, lines)
+            places[here] = f"{origin}, line {key.start_mark.line + 1}"
+            _mark(value, here, origin, places)
 
 
 def _merge(base: Any, change: Any, path: tuple[str, ...] = ()) -> Any:
@@ -214,41 +243,40 @@ def _merge(base: Any, change: Any, path: tuple[str, ...] = ()) -> Any:
     chooses_part = len(path) == 1 and (path[0] in FAMILIES)
     if chooses_part and set(base) != set(change):
         return change
-    return {key: _merge(base[key], change[key], (*path, key)) if key in base and key in change else change.get(key, base.get(key)) for key in {**base, **change}}
+    return {
+        key: _merge(base[key], change[key], (*path, key)) if key in base and key in change else change.get(key, base.get(key))
+        for key in {**base, **change}
+    }
 
 
-def _override(data: dict[str, Any], override: str) -> None:
-    path, equals, value = override.partition("=")
-    if not equals or not path:
+def _override(data: dict[str, Any], places: dict[tuple[str, ...], str], override: str) -> None:
+    name, equals, value = override.partition("=")
+    if not equals or not name:
         raise RecipeError(f"--set takes a.b=value, such as train.lr=1e-3, not {override!r}")
-    change = _number(yaml.safe_load(value))
-    for key in reversed(path.split(".")):
+    try:
+        change = yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set takes a.b=value with a value as in a recipe; {value!r} in {override!r} is not") from None
+    path = tuple(name.split("."))
+    for depth in range(len(path)):
+        places.setdefault(path[: depth + 1], f"--set {override}")
+    places[path] = f"--set {override}"
+    for key in reversed(path):
         change = {key: change}
     merged = _merge(data, change)
     data.clear()
     data.update(merged)
 
 
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads ``1e-3`` as text; a person means the number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _explain(error: Any, data: dict[str, Any], lines: dict[tuple[str, ...], int], origin: str) -> str:
-    """One validation error as a sentence with the line, the reason and the nearest valid choice."""
-    path = tuple(str(part) for part in error["loc"])
-    while path and path not in lines and path[:-1] in lines and error["type"] != "missing":
+def _explain(error: Any, places: dict[tuple[str, ...], str], origin: str) -> str:
+    """One validation error as a sentence with the place, the reason and the nearest valid choice."""
+    where = tuple(str(part) for part in error["loc"])
+    path = where
+    while path and path not in places:
         path = path[:-1]
-    place = f"{origin}, line {lines[path]}" if path in lines else origin
-    name = ".".join(str(part) for part in error["loc"])
+    place, name = places.get(path, origin), ".".join(where)
     if error["type"] == "extra_forbidden":
-        allowed = _fields(path[:-1], data)
-        return f"{place}: unknown key {name!r}; {nearest(path[-1], allowed)}"
+        return f"{place}: unknown key {name!r}; {nearest(where[-1], _fields(where[:-1]))}"
     if error["type"] == "missing":
         return f"{place}: {name!r} is missing"
     reason = error["msg"].removeprefix("Value error, ")
@@ -256,7 +284,7 @@ def _explain(error: Any, data: dict[str, Any], lines: dict[tuple[str, ...], int]
     return f"{place}: {name}: {reason}{given}" if name else f"{place}: {reason}"
 
 
-def _fields(path: tuple[str, ...], data: dict[str, Any]) -> list[str]:
+def _fields(path: tuple[str, ...]) -> list[str]:
     """Keys allowed at a path of a recipe."""
     model: Any = Recipe
     for depth, key in enumerate(path):
