@@ -53,6 +53,9 @@ class Generator(nn.Module):
         condition: What it is about.
     """
 
+    offsets: Tensor
+    coordinates: Tensor
+
     def __init__(self, layout: Layout, order: Order, backbone: Transformer, head: Head, condition: Condition | None = None) -> None:
         super().__init__()
         if head.discrete != layout.discrete:
@@ -63,17 +66,19 @@ class Generator(nn.Module):
         width = backbone.width
         self.embedding: nn.Module
         if layout.vocabulary is not None:
-            self.embedding = nn.Embedding(layout.channels * layout.vocabulary, width)
-            nn.init.normal_(self.embedding.weight, std=0.02)
+            table = nn.Embedding(layout.channels * layout.vocabulary, width)
+            nn.init.normal_(table.weight, std=0.02)
+            self.embedding = table
             offsets = torch.arange(layout.channels) * layout.vocabulary
             self.register_buffer("offsets", offsets, persistent=False)
         else:
             self.embedding = nn.Linear(layout.channels, width)
         self.placeholder = nn.Parameter(torch.randn(width) * 0.02)
         # One table an axis: attention's rotary positions are relative, and a grid of equal placeholders would be one blur to them.
-        self.places = nn.ModuleList(nn.Embedding(size, width) for size in layout.grid)
-        for table in self.places:
+        tables = [nn.Embedding(size, width) for size in layout.grid]
+        for table in tables:
             nn.init.normal_(table.weight, std=0.02)
+        self.places = nn.ModuleList(tables)
         self.register_buffer("coordinates", layout.coordinates(), persistent=False)
         # The backbone reads these with Python, so they stay on the CPU wherever the weights go.
         self.where, self.blocks = layout.coordinates(), order.blocks(layout)
@@ -99,11 +104,18 @@ class Generator(nn.Module):
             tokens: What to learn, ``(B, N, C)``.
             prepared: The condition's ``prepare``-d values, if the generator has one.
             noise: Random numbers of each item (mask, dropped conditions); a fixed stream if not given.
+
+        Raises:
+            ValueError: if a condition is missing, or given to a generator that has none.
         """
         batch, device = len(tokens), tokens.values.device
         noise = noise or Noise(0, range(batch))
         conditioning = None
+        if self.condition is None and prepared is not None:
+            raise ValueError("this generator was trained without a condition: give tokens alone")
         if self.condition is not None:
+            if prepared is None:
+                raise ValueError("this generator needs its condition: give what `condition.prepare` made of the captions or classes")
             dropped = noise.uniform() < self.condition.drop if self.training else None
             conditioning = self.condition(prepared, dropped)
         view = self.order.view(self.layout, noise)
@@ -149,9 +161,18 @@ class Generator(nn.Module):
             Tokens ``(count, N, C)``.
 
         Raises:
-            ValueError: if guidance or conditions are asked of a generator that has none, or ``start`` does not fit.
+            ValueError: if guidance or conditions are asked of a generator that has none, ``start`` does not fit, or a number is below 1.
         """
-        count = len(conditions) if conditions is not None else (count or 1)
+        if isinstance(conditions, str):
+            raise ValueError(f"conditions are a list with one condition an item: write [{conditions!r}]")
+        if conditions is not None:
+            if len(conditions) == 0:
+                raise ValueError("no conditions are given: give one an item, or None to generate without a condition")
+            count = len(conditions)
+        count = 1 if count is None else count
+        for name, number in (("count", count), ("steps", steps), ("batch", batch)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be 1 or more, not {number}")
         strength = Guidance(scale=guidance) if isinstance(guidance, int | float) else guidance
         if self.condition is None and conditions is not None:
             raise ValueError("this generator was trained without a condition: ask for a count, not for texts or classes")
@@ -161,19 +182,29 @@ class Generator(nn.Module):
             raise ValueError("to complete tokens, give both `start` and the mask `known` of positions to keep")
         if start is not None and (start.layout != self.layout or len(start) != count):
             raise ValueError(f"`start` must hold {count} items of layout {self.layout}, not {len(start)} of {start.layout}")
+        if start is not None and known is not None:
+            self._check_kept(start.values, known)
         was_training = self.training
         self.eval()
         try:
             parts = []
             for first in range(0, count, batch):
                 rows = range(first, min(first + batch, count))
-                chain = _Chain(self, conditions and [conditions[i] for i in rows], rows, seed, strength, sharpness or Sharpness(), cache)
+                given = None if conditions is None else [conditions[i] for i in rows]
+                chain = _Chain(self, given, rows, seed, strength, sharpness or Sharpness(), cache)
                 if start is not None and known is not None:
                     chain.keep(start.values[rows.start : rows.stop], known)
                 parts.append(chain.run(steps, watch))
         finally:
             self.train(was_training)
         return Tokens(torch.cat(parts), self.layout)
+
+    def _check_kept(self, values: Tensor, known: Tensor) -> None:
+        if known.dtype != torch.bool or known.shape != (self.layout.positions,):
+            raise ValueError(f"`known` must be bool ({self.layout.positions},), not {known.dtype} {tuple(known.shape)}")
+        kept, size = values[:, known.to(values.device)], self.layout.vocabulary
+        if size is not None and kept.numel() and not 0 <= int(kept.min()) <= int(kept.max()) < size:
+            raise ValueError(f"`start` must hold code indices in [0, {size}), but these span {int(kept.min())} to {int(kept.max())}")
 
 
 class _Chain:

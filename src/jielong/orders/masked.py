@@ -81,9 +81,8 @@ class MaskedOrder(Order):
         """Keep the draws of highest confidence, or at random where the head has none (MAR) or the order says so."""
         keep = unknown.sum(1, keepdim=True) - step.hidden_after
         gumbel = noise.gumbel(unknown.shape[1])
-        if self.choose == "random" or confidence is None:
-            score = gumbel
-        else:
+        score = gumbel
+        if self.choose == "confidence" and confidence is not None:
             # Noise on the log-probability, annealed: MaskGIT's released sampler.
             score = confidence + self.choice_noise * (1 - step.progress) * gumbel
         rank = score.masked_fill(~unknown, -torch.inf).argsort(dim=1, descending=True, stable=True).argsort(1)
