@@ -22,7 +22,7 @@ Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, a 
 def show(recipe: Name, data: Data = None, overrides: Overrides = None) -> None:
     """Print a recipe with every default and every derived size, and where each came from."""
     settings = load(recipe, overrides or ())
-    print_settings(settings, recipe, overrides or ())
+    print_settings(settings, recipe, overrides or (), data)
     try:
         print_sizes(prepared(settings, data))
     except (ValueError, OSError) as error:
@@ -36,20 +36,22 @@ def prepared(settings: Recipe, data: str | None) -> Experiment:
     return prepare(settings, data)
 
 
-def print_settings(recipe: Recipe, name: str, overrides: Sequence[str]) -> None:
-    """Print every setting and whether the recipe, ``--set``, a default or a rule gave it."""
+def print_settings(recipe: Recipe, name: str, overrides: Sequence[str], data: str | None) -> None:
+    """Print every setting and whether the recipe, the command line, a default or a rule gave it."""
     changed = tuple(override.partition("=")[0] for override in overrides)
+    if data is not None:
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"set": data})})
     rows = []
     for path, value, given in settings_of(recipe):
         by_hand = any(path == each or path.startswith(f"{each}.") for each in changed)
         rows.append((path, value, "--set" if by_hand else "recipe" if given else "default"))
     resolved = recipe.train.resolved()
-    for place, (path, value, source) in enumerate(rows):
+    for place, (path, value, _) in enumerate(rows):
         section, _, key = path.partition(".")
         if section == "train" and value == "none" and getattr(resolved, key) is not None:
-            rows[place] = (path, _plain(getattr(resolved, key)), "derived from train.samples and train.batch")
-        elif source == "recipe" and section == "tokenizer" and key == "checkpoint":
-            rows[place] = (path, value, "recipe; its own recipe holds its settings")
+            rows[place] = (path, _plain(getattr(resolved, key)), "derived")
+        elif path == "data.set" and data is not None:
+            rows[place] = (path, value, "--data")
     text, origin = read_text(name)
     head = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
     results.print("\n".join([f"{origin}", *head]), markup=False, highlight=False)

@@ -57,7 +57,7 @@ def train(
     seconds = seconds_of(budget)
     settings = load(recipe, overrides or ())
     if dry_run:
-        print_settings(settings, recipe, overrides or ())
+        print_settings(settings, recipe, overrides or (), data)
         print_sizes(prepared(settings, data))
         return
     from jielong.experiment import run

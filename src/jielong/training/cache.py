@@ -25,11 +25,16 @@ class StaleTokensError(ValueError):
     """A token file was made by another tokenizer, or from other data, than it is now used with."""
 
 
-def identity(tokenizer: Tokenizer, images: ImageSet) -> dict[str, str]:
-    """What tokens depend on: the tokenizer's structure and weights, and the data with their preprocessing."""
+def tokenizer_identity(tokenizer: Tokenizer) -> str:
+    """What the meaning of tokens depends on: the tokenizer's structure and weights."""
     # Weights alone do not tell: pixels of 16 and of 256 levels have none, a normalised codebook looks like a plain one.
     described = f"{fingerprint(tokenizer)} {tokenizer.media} {tokenizer.layout} {tokenizer!r}"
-    return {"tokenizer": hashlib.sha256(described.encode()).hexdigest(), "data": images.fingerprint}
+    return hashlib.sha256(described.encode()).hexdigest()
+
+
+def identity(tokenizer: Tokenizer, images: ImageSet) -> dict[str, str]:
+    """What tokens depend on: the tokenizer, and the data with their preprocessing."""
+    return {"tokenizer": tokenizer_identity(tokenizer), "data": images.fingerprint}
 
 
 @torch.no_grad()

@@ -1,0 +1,124 @@
+"""The figures that apply, against the same figures computed by hand, and how they were made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tests.cli.conftest import command, succeed
+from torch import Tensor
+
+from jielong.data import open_set
+from jielong.evaluation.evaluate import Draws, codebook_usage, evaluate
+from jielong.evaluation.features import FeatureExtractor
+from jielong.evaluation.frechet import frechet
+from jielong.evaluation.reconstruction import psnr
+from jielong.system import load
+from jielong.tokens import Layout, Tokens
+from jielong.training.checkpoint import fingerprint
+
+
+def test_a_tokenizer_on_the_held_out_split(tokenizer: Path, pictures: Path) -> None:
+    result = succeed("evaluate", tokenizer, "--json")
+    told = json.loads(result.stdout)  # exactly one object, and nothing else
+    system = load(str(tokenizer))
+    real = open_set(pictures, size=16, split="heldout").images(range(6))
+    tokens = system.encode(real)
+    assert told["psnr"] == pytest.approx(psnr(system.decode(tokens), real).value)
+    assert told["codebook_usage"] == len(tokens.values.unique()) / 64
+    assert "ssim" in told
+    assert not {"frechet", "retrieval_at_1", "retrieval_at_1_real"} & told.keys()
+    made = told["provenance"]
+    assert made["weights_sha256"] == fingerprint(system.tokenizer)
+    assert made["reference"]["split"] == "heldout"
+    assert made["reference"]["n"] == 6
+    assert made["weights"].startswith("average")
+    assert {"torch", "jielong"} <= made["versions"].keys()
+    assert made["figures"]["psnr"]["rounding"] == "8 bits, nearest"
+    assert told["seconds"] > 0
+
+
+def test_a_generator_draws_one_picture_a_held_out_class(chain: Path, pictures: Path) -> None:
+    told = json.loads(succeed("evaluate", chain, "--json", "--seed", 3, "--guidance", "1.5").stdout)
+    system = load(str(chain))
+    images = open_set(pictures, size=16, split="heldout")
+    classes = [images.classes[label] for label in images.labels if label is not None]
+    made = system.generate(classes=classes, seed=3, guidance=1.5).tensor
+    assert told["frechet"] == pytest.approx(frechet(made, images.images(range(6))).value, rel=1e-4)
+    assert not {"psnr", "codebook_usage", "retrieval_at_1"} & told.keys()
+    assert "takes none" in told["provenance"]["omitted"]["retrieval_at_1"]
+    drawing = told["provenance"]["draws"]
+    assert drawing["seed"] == 3
+    assert drawing["guidance"]["scale"] == 1.5
+    figure = told["provenance"]["figures"]["frechet"]
+    assert figure["features"]["weights_sha256"]
+    assert figure["n_generated"] == figure["n_reference"] == 6
+    assert "small sample" in figure["warning"]
+    assert told["provenance"]["tokenizer_sha256"] == fingerprint(system.tokenizer)
+
+
+def test_figures_are_the_same_for_the_same_seed_and_fewer_items(painter: Path) -> None:
+    told = [json.loads(succeed("evaluate", painter, "--json", "-n", 3, "--steps", 2).stdout) for _ in range(2)]
+    assert told[0]["frechet"] == told[1]["frechet"]
+    assert told[0]["provenance"]["reference"]["n"] == 3
+    assert told[0]["provenance"]["draws"]["steps"] == 2
+    assert "100 captions" in told[0]["provenance"]["omitted"]["retrieval_at_1"]
+
+
+def test_the_table_names_every_figure(tokenizer: Path) -> None:
+    result = succeed("evaluate", tokenizer)
+    assert "psnr" in result.stdout
+    assert "dB" in result.stdout
+
+
+class ByColour:
+    """A judge that knows the colour of a picture by its mean, and of a caption by its word."""
+
+    def __init__(self) -> None:
+        self.extractor = FeatureExtractor()
+
+    def __call__(self, pictures: Tensor, captions: list[str]) -> Tensor:
+        wanted = torch.tensor([[("red" in c), ("green" in c), ("blue" in c)] for c in captions]).float()
+        return pictures.mean((2, 3)) @ wanted.T
+
+
+def test_retrieval_shows_real_and_generated_pictures_the_same_captions(painter: Path, pictures: Path) -> None:
+    system = load(str(painter))
+    judge = ByColour()
+    measured = evaluate(system, count=6, candidates=6, scorer=judge)  # type: ignore[arg-type]
+    told = measured.to_json()
+    # Two held-out captions a colour: the judge cannot tell them apart, and a tie is a miss.
+    assert told["retrieval_at_1_real"] == 0.0
+    assert measured.figures["retrieval_at_1"].details["pool"] == measured.figures["retrieval_at_1_real"].details["pool"] == 6
+    assert 0 <= told["retrieval_at_1"] <= 1
+
+
+def test_a_set_that_does_not_fit_is_refused(painter: Path, chain: Path, tmp_path: Path, pictures: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for place, path in enumerate(sorted(pictures.rglob("*.png"))[:5]):
+        (plain / f"{place}.png").write_bytes(path.read_bytes())
+    for checkpoint, words in ((painter, "captions"), (chain, "class")):
+        result = command("evaluate", checkpoint, "--data", plain, "--json")
+        assert result.exit_code == 1
+        assert words in result.stderr
+        assert result.stdout == ""
+
+
+def test_usage_of_codes() -> None:
+    codes = torch.tensor([[0, 0, 1, 1], [2, 2, 3, 3]])[..., None]
+    measured = codebook_usage(Tokens(codes, Layout((2, 2), 1, 16)))
+    assert measured.value == 4 / 16
+    assert measured.details["perplexity"] == pytest.approx(4.0)
+    assert "small sample" in measured.details["warning"]
+    two = torch.stack([torch.arange(4), torch.zeros(4, dtype=torch.long)], -1)[None]  # one codebook full, one with a single code
+    assert codebook_usage(Tokens(two, Layout((2, 2), 2, 4))).value == (1 + 0.25) / 2
+    with pytest.raises(ValueError, match="no codebook"):
+        codebook_usage(Tokens(torch.zeros(1, 4, 2), Layout((2, 2), 2)))
+
+
+def test_settings_of_the_draws_are_checked(painter: Path) -> None:
+    with pytest.raises(ValueError, match="at least one picture"):
+        evaluate(load(str(painter)), count=0, draws=Draws())

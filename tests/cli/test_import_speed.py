@@ -1,0 +1,23 @@
+"""What answers at once must not wait for torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+SLOW = ("torch", "transformers", "accelerate", "pyarrow", "numpy")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["list"], ["--version"], ["train", "maskgit-tiny", "--budget", "soon"]])
+def test_nothing_slow_is_imported(words: list[str]) -> None:
+    program = (
+        "import sys\n"
+        "from jielong.cli import app\n"
+        f"try: app({words!r})\n"
+        "except SystemExit: pass\n"
+        f"print('loaded:', [name for name in {SLOW!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded: []", done.stdout[-300:]
