@@ -194,6 +194,15 @@ def test_parquet(tmp_path, nested):
         assert values(images) == [1, 2, 3]
 
 
+def test_row_groups_that_do_not_fit_are_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("jielong.data.table.KEPT_BYTES", 1)
+    monkeypatch.setattr("jielong.data.sets.MEMORY_BYTES", 0)
+    pq.write_table(pa.table({"image": [png(n) for n in range(6)]}), tmp_path / "a.parquet", row_group_size=2)
+    images = open_set(tmp_path, size=8)
+    assert to_bytes(images.images([5, 0, 3, 4, 1, 2]))[:, 0, 0, 0].tolist() == [5, 0, 3, 4, 1, 2]
+    assert len(images.source._kept) == 1
+
+
 def test_bad_parquet_is_refused(tmp_path):
     put(tmp_path, bad_dot_parquet="PAR1 no")
     with pytest.raises(DataError, match="not a whole Parquet"):
@@ -260,6 +269,10 @@ def test_unknown_names_and_conflicts_are_refused(tmp_path):
     shard(tmp_path / "a.tar", {"a.png": png(1)})
     pq.write_table(pa.table({"image": [png(1)]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match="both Parquet files and tar"):
+        open_set(tmp_path)
+    (tmp_path / "a.tar").unlink()
+    put(tmp_path, cat__a_dot_png=png(1))
+    with pytest.raises(DataError, match="loose pictures beside its Parquet"):
         open_set(tmp_path)
     put(tmp_path, a_dot_txt="x")
     with pytest.raises(DataError, match="not a set of pictures"):

@@ -71,7 +71,7 @@ class FolderSource(Source):
         return path.relative_to(self.root).as_posix()
 
     def _walked(self, folder: Path) -> Iterator[tuple[Path, Item]]:
-        paths = [p for p in _files_below(folder) if p.suffix.lower() in SUFFIXES]
+        paths = pictures_below(folder)
         tops = {p.relative_to(folder).parts[0] for p in paths if p.parent != folder}
         classed = len(tops) > 1 and all(p.parent != folder for p in paths)
         for path in paths:
@@ -111,8 +111,9 @@ def _metadata_of(folder: Path) -> list[Path]:
     return [folder / name for name in METADATA if (folder / name).is_file()]
 
 
-def _files_below(folder: Path) -> list[Path]:
-    files = (p for p in folder.rglob("*") if p.is_file())
+def pictures_below(folder: Path) -> list[Path]:
+    """Files with a picture's suffix at any depth, sorted, without hidden ones."""
+    files = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     return sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from jielong.config import nearest
 from jielong.data.building import built_path
-from jielong.data.folder import FolderSource
+from jielong.data.folder import FolderSource, pictures_below
 from jielong.data.idx import is_idx_folder, open_fashion_mnist, open_idx_folder
 from jielong.data.sets import ImageSet
 from jielong.data.shards import ShardSource, expand
@@ -61,6 +61,8 @@ def open_source(name: str | os.PathLike[str]) -> Source:
     tables, shards = _of_kind(files, ".parquet"), _of_kind(files, ".tar")
     if tables and shards:
         raise DataError(f"{text} holds both Parquet files and tar shards; keep one kind, or give a pattern such as {text}/*.parquet")
+    if (tables or shards) and path.is_dir() and pictures_below(path):
+        raise DataError(f"{text} holds loose pictures beside its {'Parquet files' if tables else 'tar shards'}; move one of them elsewhere")
     if tables:
         return TableSource(tables, text)
     if shards:

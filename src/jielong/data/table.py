@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png", "bytes")
 CAPTION_COLUMNS = ("caption", "text", "prompt", "description")
 LABEL_COLUMNS = ("label", "class", "category")
 SPLIT_COLUMNS = ("split",)
+KEPT_BYTES = 1_000_000_000
 
 
 class TableSource(Source):
     """Rows of one or more Parquet files; the picture is a column of bytes, or of ``{"bytes", "path"}`` as Hugging Face writes it.
 
     A file may say in its schema's metadata, under ``jielong``, which column plays which part (JSON with ``caption``, ``label``, ``key``,
-    ``size``); otherwise usual names are recognised. Row groups are read when they are needed and the latest is kept.
+    ``size``); otherwise usual names are recognised. Row groups are read when needed; those used last are kept, up to a gigabyte.
     """
 
     def __init__(self, files: Sequence[Path], name: str) -> None:
@@ -33,9 +35,10 @@ class TableSource(Source):
         """
         self.name, self.files = name, list(files)
         self.items, self.broken = [], {}
-        self._groups: list[tuple[int, int, int]] = []  # (file, row group, first item)
+        self._groups: list[tuple[int, int]] = []  # (file, row group in it)
         self._rows: list[tuple[int, int]] = []  # item -> (group, row)
-        self._loaded: tuple[int, list[bytes]] = (-1, [])
+        self._kept: OrderedDict[int, list[bytes]] = OrderedDict()  # row group -> its pictures, latest use last
+        self._kept_bytes = 0
         roles: dict[str, Any] | None = None
         self._readers = []
         for number, path in enumerate(self.files):
@@ -59,7 +62,7 @@ class TableSource(Source):
         words = [column for column in reader.schema_arrow.names if column != roles["image"]]
         names = _class_names(reader.schema_arrow, roles["label"])
         for group in range(reader.num_row_groups):
-            self._groups.append((number, group, len(self.items)))
+            self._groups.append((number, group))
             for row, values in enumerate(reader.read_row_group(group, columns=words).to_pylist()):
                 parts = [str(values[column]) for column in roles["key"]]
                 key = "/".join(parts) if parts else f"{path.name}#{group}.{row}"
@@ -77,11 +80,16 @@ class TableSource(Source):
     def blob(self, index: int) -> bytes:
         """The bytes in the picture column."""
         group, row = self._rows[index]
-        if self._loaded[0] != group:
-            number, within, _ = self._groups[group]
+        if group in self._kept:
+            self._kept.move_to_end(group)
+        else:
+            number, within = self._groups[group]
             column = self._readers[number].read_row_group(within, columns=[self._image]).column(0).to_pylist()
-            self._loaded = group, [_bytes(value) for value in column]
-        return self._loaded[1][row]
+            self._kept[group] = [_bytes(value) for value in column]
+            self._kept_bytes += sum(map(len, self._kept[group]))
+            while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
+                self._kept_bytes -= sum(map(len, self._kept.popitem(last=False)[1]))
+        return self._kept[group][row]
 
     def identity(self, indices: Sequence[int]) -> str:
         """A digest of the files and of which rows are used."""
