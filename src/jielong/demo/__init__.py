@@ -14,8 +14,7 @@ import torch
 from rich.console import Console
 
 from jielong.config import nearest
-from jielong.data.opening import open_set
-from jielong.data.sets import ImageSet
+from jielong.data.opening import Split, open_set
 from jielong.data.source import DataError
 from jielong.demo.page import Report, Strategy, View, render
 from jielong.demo.scratch import Scratch, train_from_scratch
@@ -138,9 +137,10 @@ def _real(prompts: Sequence[str]) -> tuple[dict[str, torch.Tensor], frozenset[st
     """The built-in set's own drawings of the prompts, and which of them were held out of training."""
     found: dict[str, torch.Tensor] = {}
     heldout: set[str] = set()
-    for split in ("train", "heldout"):
+    splits: tuple[Split, ...] = ("train", "heldout")
+    for split in splits:
         try:
-            images = open_set("emoji", split=split)  # type: ignore[arg-type]
+            images = open_set("emoji", split=split)
         except DataError:
             return {}, frozenset()
         places = {caption: place for place, caption in enumerate(images.captions)}
@@ -158,7 +158,7 @@ def _views(name: str, missing: dict[str, str]) -> list[View]:
     if system is None:
         return []
     try:
-        images: ImageSet = open_set(system.recipe.data.set, size=system.tokenizer.media.size[0], split="heldout")
+        images = open_set(system.recipe.data.set, size=system.tokenizer.media.size[0], split="heldout")
     except DataError as error:
         missing["the pictures of the token maps"] = str(error)
         return []
@@ -198,4 +198,5 @@ def machine() -> str:
     if cpuinfo.exists():
         models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         name = models[0] if models else name
-    return f"{name}, {torch.get_num_threads()} threads; torch {version('torch')}, Python {platform.python_version()}"
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} {'thread' if threads == 1 else 'threads'}; torch {version('torch')}, Python {platform.python_version()}"

@@ -129,10 +129,8 @@ def chart(
     curve = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
     drawn += [f'<polyline class="curve" points="{curve}"/>', text(width, height - 2, x_name)]
     label = escape(f"{y_name} against {x_name}")
-    return (
-        f'<figure><svg class="chart" viewBox="0 -14 {width:g} {height + 16:g}" role="img" aria-label="{label}">{"".join(drawn)}</svg>'
-        f"<figcaption>{escape(y_name)}</figcaption></figure>"
-    )
+    box = f'viewBox="0 -14 {width:g} {height + 16:g}" role="img" aria-label="{label}"'
+    return f'<figure><figcaption>{escape(y_name)}</figcaption><svg class="chart" {box}>{"".join(drawn)}</svg></figure>'
 
 
 def _ticks(low: float, high: float, logarithmic: bool, about: int = 4) -> list[float]:

@@ -109,7 +109,7 @@ def render(report: Report) -> str:
     facts = {"Machine": report.machine, "Seed": str(report.seed), "Made in": _minutes(report.seconds), "Made again by": report.again}
     return fill(
         _read("page.html"),
-        style=_read("page.css").replace("{{rendering}}", "auto"),
+        style=_read("page.css"),
         script=_read("page.js"),
         lead="A picture is cut into tokens, the tokens are produced step by step, and turned back into a picture. Below, two strategies "
         "for the steps share one tokenizer, one network and one loop, and a small system learns all of it from nothing.",
@@ -161,8 +161,8 @@ def _compare(report: Report) -> str:
         "and style that no model was shown in training: it saw the emoji in the other style, and the style on other emoji.</p>"
     )
     return _section(
-        f"{len(report.prompts)} prompts, {len(report.strategies)} strategies" if len(report.strategies) > 1 else "Eight prompts",
-        "<p>The same words, the same seed, the first draw of each: nothing was picked.</p>",
+        f"{_count(report.prompts, 'prompt')}, {_count(report.strategies, 'strategy')}".capitalize(),
+        "<p>The same words, the same seed, the first draw of each; none was picked.</p>",
         held if report.heldout else "",
         f'<div class="cards">{"".join(cards)}</div>',
         *(markup.command(generate_command(strategy.model, report.prompts, report.seed)) for strategy in report.strategies),
@@ -269,6 +269,14 @@ def _cost(report: Report) -> str:
         else ""
     )
     return _section("What it costs", paces, note, memory, markup.command(report.again))
+
+
+def _count(things: Sequence[object], name: str) -> str:
+    """How many, in words: ``eight prompts``."""
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    number = words[len(things)] if len(things) < len(words) else str(len(things))
+    plural = name if len(things) == 1 else name.removesuffix("y") + "ies" if name.endswith("y") else name + "s"
+    return f"{number} {plural}"
 
 
 def _minutes(seconds: float) -> str:

@@ -1,0 +1,56 @@
+"""The mixture head against its definition, and against the softmax head that it contains."""
+
+import math
+
+import torch
+from mixture import MixtureHead
+
+from jielong import recipe
+from jielong.heads.softmax import SoftmaxHead
+from jielong.tokens import Layout
+
+LAYOUT = Layout(grid=(2, 3), channels=2, vocabulary=40)
+WIDTH = 6
+
+
+def head(components: int) -> MixtureHead:
+    torch.manual_seed(0)
+    made = MixtureHead(WIDTH, LAYOUT, components)
+    torch.nn.init.normal_(made.logits.weight)
+    return made
+
+
+def test_an_untrained_head_is_uniform():
+    loss = MixtureHead(WIDTH, LAYOUT, 3).loss(torch.randn(5, WIDTH), torch.randint(40, (5, 2)))
+    torch.testing.assert_close(loss, torch.full((5,), math.log(40)))
+
+
+def test_probabilities_are_the_gated_sum():
+    made, hidden = head(3), torch.randn(7, WIDTH)
+    gate = made.gate(hidden).softmax(-1)
+    total = sum(
+        gate[:, m, None, None]
+        * SoftmaxHead.scores(made, (made.contexts.weight[m * WIDTH : (m + 1) * WIDTH] @ hidden.T).T.add(bias).tanh()).softmax(-1)
+        for m, bias in enumerate(made.contexts.bias.split(WIDTH))
+    )
+    torch.testing.assert_close(made.scores(hidden).exp(), total)
+    torch.testing.assert_close(total.sum(-1), torch.ones(7, 2))
+
+
+def test_it_fits_what_one_softmax_cannot():
+    hidden = torch.randn(200, WIDTH, dtype=torch.float64)
+
+    def rank(made: SoftmaxHead) -> int:
+        scores = made.double().scores(hidden)[:, 0].double()
+        return int(torch.linalg.matrix_rank(scores - scores.mean(-1, keepdim=True), rtol=1e-6))
+
+    single = SoftmaxHead(WIDTH, LAYOUT)
+    torch.nn.init.normal_(single.logits.weight)
+    assert rank(single) == WIDTH
+    assert rank(head(3)) > WIDTH
+
+
+def test_a_recipe_names_it():
+    chosen = recipe.load("maskgit-tiny", ["head.mixture.components=2"])
+    assert chosen.head.build(WIDTH, LAYOUT).components == 2
+    assert "mixture" in chosen.to_yaml()

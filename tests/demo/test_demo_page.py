@@ -1,0 +1,190 @@
+"""The demo's page: what it must show, from known ingredients."""
+
+import base64
+import io
+import itertools
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from PIL import Image
+
+from jielong.demo import markup
+from jielong.demo.page import Report, Strategy, View, fill, render
+from jielong.demo.scratch import Run, Scratch
+from jielong.demo.stories import Pace, Story
+from jielong.media.images import to_float, write_image
+from jielong.training.trainer import Summary
+
+VOID = {"meta", "link", "img", "input", "br", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects what the page would load and what its commands say."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.commands: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.loads += [given[name] for name in ("src", "href") if name in given]
+        if given.get("class") == "command":
+            self.commands.append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID and tag not in ("path",):
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "code" and self.commands:
+            self.commands[-1] += data
+
+
+def a_story(caption: str, steps: int) -> Story:
+    born = [1 + place * steps // 4 for place in range(4)]
+    film = torch.linspace(-1, 1, steps)[:, None, None, None].expand(steps, 3, 8, 8)
+    return Story(caption, (2, 2), [3, 1, 3, 0], born, film)
+
+
+def a_report(folder: Path) -> Report:
+    prompts = ["a <red> heart", "pizza & wine"]
+    strategies = [
+        Strategy("raster", "llamagen-emoji", 1_000_000, [a_story(prompt, 4) for prompt in prompts], Pace(0.5, 0.25, 2)),
+        Strategy("masked", "maskgit-emoji", 1_000_000, [a_story(prompt, 2) for prompt in prompts], Pace(0.1, 0.05, 2)),
+    ]
+    grey = torch.zeros(3, 8, 8)
+    sheet = write_image(folder / "samples-000000000064.png", grey)
+    summary = Summary(64, 4, 0, 3.0, 1234, 1, "budget", {}, {"heldout_psnr": 20.5})
+    log = [{"samples": n, "regression": 1 / n, "loss": 5 - n / 100} for n in range(1, 65)]
+    run = Run(folder, f"jielong train {folder}/tokenizer.yaml --budget 3s --out {folder}-again", summary, log, [(64, sheet)])
+    tokenizer = SimpleNamespace(layout=SimpleNamespace(vocabulary=16), media=SimpleNamespace(size=(8, 8)))
+    return Report(
+        machine="a machine",
+        seed=0,
+        again="jielong demo --out demo",
+        prompts=prompts,
+        strategies=strategies,
+        real={prompts[0]: grey},
+        heldout=frozenset(prompts[:1]),
+        views=[View("fog", grey, [1, 2, 3, 4], (2, 2), grey, 30.0)],
+        tokenizer="vq-emoji",
+        scratch=Scratch(run, run, SimpleNamespace(tokenizer=tokenizer), 100.0),
+        scratch_stories=[a_story("food", 2)],
+        missing={"other-emoji": "it is not here"},
+        memory={"generating": 500.0},
+        seconds=200.0,
+    )
+
+
+def test_the_page_is_well_formed_and_needs_nothing_else(tmp_path):
+    text = render(a_report(tmp_path))
+    page = Page(text)
+    assert all(address.startswith("data:") for address in page.loads)
+    assert len(page.loads) > 8
+    assert "{{" not in text
+    assert "<red>" not in text
+    assert "a &lt;red&gt; heart" in text
+
+
+def test_every_section_has_its_command(tmp_path):
+    text = render(a_report(tmp_path))
+    sections = re.findall(r"<section>.*?</section>", text, re.S)
+    assert len(sections) == 6
+    assert all('<code class="command">' in section for section in sections)
+    assert "it is not here" in text
+
+
+def test_commands_are_commands(tmp_path):
+    typer = pytest.importorskip("typer")
+    import shlex
+
+    from jielong.cli import app
+
+    program = typer.main.get_command(app)
+    commands = Page(render(a_report(tmp_path))).commands
+    assert len(commands) >= 8
+    for line in commands:
+        name, *arguments = shlex.split(line)
+        assert name == "jielong"
+        program.commands[arguments[0]].make_context(arguments[0], arguments[1:])  # raises a usage error
+
+
+def test_without_models_the_page_says_which(tmp_path):
+    text = render(Report(machine="m", seed=0, again="jielong demo", prompts=["x"], missing={"maskgit-emoji": "not installed"}))
+    Page(text)
+    assert "maskgit-emoji" in text
+    assert "not installed" in text
+
+
+def test_a_film_strip_keeps_every_frame_exactly():
+    frames = to_float(torch.randint(256, (5, 3, 6, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8))
+    kind, _, data = markup.film_strip(frames, 3).partition(",")
+    assert kind == "data:image/webp;base64"
+    strip = torch.tensor(list(Image.open(io.BytesIO(base64.b64decode(data))).tobytes())).view(12, 12, 3)
+    for index, frame in enumerate(frames):
+        top, left = index // 3 * 6, index % 3 * 4
+        torch.testing.assert_close(to_float(strip[top : top + 6, left : left + 4].permute(2, 0, 1)), frame)
+
+
+def test_a_player_holds_codes_and_steps():
+    found = re.search(r'<script type="application/json">(.*)</script>', markup.player([a_story("x", 4)]))
+    assert found
+    data = json.loads(found[1])
+    assert (data["grid"], data["steps"], data["size"], data["columns"]) == ([2, 2], 4, [8, 8], 2)
+    assert data["stories"][0]["codes"] == [3, 1, 3, 0]
+    assert data["stories"][0]["born"] == [1, 2, 3, 4]
+
+
+def test_equal_codes_have_equal_colours_and_others_differ():
+    hues = re.findall(r"--h:([\d.]+)", markup.token_map([5, 9, 5], (1, 3)))
+    assert hues[0] == hues[2] != hues[1]
+
+
+@pytest.mark.parametrize("logarithmic", [False, True])
+def test_a_chart_puts_points_where_they_belong(logarithmic):
+    points = [(0.0, 100.0), (50.0, 10.0), (60.0, math.nan), (100.0, 1.0)]
+    text = markup.chart(points, "samples", "loss", logarithmic=logarithmic)
+    svg = ElementTree.fromstring(re.search(r"<svg.*</svg>", text)[0])
+    curve = [tuple(map(float, pair.split(","))) for pair in svg.find("polyline").get("points").split()]
+    assert len(curve) == 3
+    (x0, y0), (x1, y1), (x2, y2) = curve
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
+    assert y0 < y1 < y2  # downwards
+    half = (y1 - y0) / (y2 - y0)
+    assert half == pytest.approx(0.5 if logarithmic else 90 / 99, abs=0.01)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.0, 40448.0), (3.1, 5.7), (-2.0, 2.0), (0.0, 1e-3)])
+def test_ticks_are_round_few_and_inside(low, high):
+    ticks = markup._ticks(low, high, False)
+    assert 2 <= len(ticks) <= 6
+    assert all(low <= tick <= high for tick in ticks)
+    steps = {round(b - a, 9) for a, b in itertools.pairwise(ticks)}
+    assert len(steps) == 1
+
+
+def test_a_short_run_has_words_in_place_of_a_curve():
+    assert "too short" in markup.chart([(1.0, 2.0)], "x", "y")
+
+
+def test_a_template_place_without_a_value_is_an_error():
+    assert fill("<p>{{a}}</p>", a="b") == "<p>b</p>"
+    with pytest.raises(KeyError):
+        fill("{{a}} {{b}}", a="x")

@@ -1,0 +1,93 @@
+"""The demonstration from end to end, at the smallest size."""
+
+import io
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from jielong import demo, experiment, recipe
+from jielong.demo.stories import measure_pace, tell
+from jielong.system import load
+
+TINY = ["data.size=16", "train.samples=32", "train.batch=16", "train.warmup=0", "train.log_every=16", "train.sheet_every=16"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Twelve captioned pictures in two classes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for index in range(12):
+        place = folder / ("warm" if index % 2 else "cold") / f"{index}.png"
+        place.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (16, 16), (20 * index, 90, 255 - 20 * index)).save(place)
+        place.with_suffix(".txt").write_text(f"colour {index}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(pictures, tmp_path_factory):
+    """A raster and a masked generator over coarse pixels, hardly trained."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("llamagen-tiny", "maskgit-tiny"):
+        chosen = recipe.load(name, ["train.samples=16", "train.warmup=0", "data.size=4"])
+        experiment.run(chosen, folder / name, data=str(pictures), progress=False)
+    return [str(folder / name) for name in ("llamagen-tiny", "maskgit-tiny")]
+
+
+def test_the_demo_makes_its_page(pictures, models, tmp_path):
+    said = io.StringIO()
+    page = demo.run(
+        tmp_path / "demo",
+        minutes=0.5,
+        models=[*models, "no-such-model"],
+        tokenizer=models[0],
+        prompts=["colour 1", "colour 2"],
+        overrides=[f"data.set={pictures}", *TINY],
+        console=Console(file=said, width=200),
+    )
+    assert page == tmp_path / "demo" / "index.html"
+    text = page.read_text()
+    for needed in (
+        "Two prompts, two strategies",
+        "Raster: 16 tokens",
+        "Masked: 16 tokens",
+        "What a token holds",
+        "From nothing",
+        "What it costs",
+    ):
+        assert needed in text
+    assert "no-such-model" in text
+    assert str(page.resolve()) in said.getvalue()
+    for run in ("tokenizer", "generator"):
+        assert (tmp_path / "demo" / "from-scratch" / run / "model.safetensors").exists()
+        assert (tmp_path / "demo" / "from-scratch" / f"{run}.yaml").exists()
+
+
+def test_a_story_is_what_generate_draws(models):
+    for name in models:
+        system = load(name)
+        prompts = ["colour 1", "colour 2", "colour 3"]
+        stories = tell(system, prompts, prompts, seed=5)
+        drawn = system.generate(prompts, seed=5)
+        steps = 16 if "llamagen" in name else 8
+        for story, picture in zip(stories, drawn, strict=True):
+            assert len(story.film) == steps
+            torch.testing.assert_close(story.picture, picture.tensor)
+            assert set(story.born) == set(range(1, steps + 1))
+            assert story.caption == picture.caption
+
+
+def test_raster_is_born_in_order_and_what_is_not_yet_born_is_white(models):
+    (story,) = tell(load(models[0]), ["colour 1"], ["colour 1"])
+    assert story.born == list(range(1, 17))
+    first = story.film[0].flatten(1)
+    assert (first[:, 1:] == 1).all()  # a pixel tokenizer's white is exact
+
+
+def test_pace_is_a_time(models):
+    pace = measure_pace(load(models[1]), ["colour 1", "colour 2"])
+    assert pace.alone > 0
+    assert pace.together > 0
+    assert pace.batch == 2
