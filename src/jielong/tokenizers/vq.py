@@ -102,7 +102,7 @@ class VQ(Part, family="tokenizer", name="vq"):
     patch: int = Field(default=4, ge=1)
     attention: bool = False
     dim: int = Field(default=16, ge=1)
-    quantizer: VectorQuantizerSettings = VectorQuantizerSettings()
+    quantizer: VectorQuantizerSettings = VectorQuantizerSettings.model_validate({})
 
     @model_validator(mode="after")
     def _stages_agree(self) -> VQ:
@@ -129,4 +129,4 @@ class VQ(Part, family="tokenizer", name="vq"):
         )
         reduction = self.patch * 2 ** (len(self.channels) - 1)
         tokenizer = VQTokenizer(media, encoder, self.quantizer.build(self.dim), decoder, reduction, self.quantizer)
-        return tokenizer.to(memory_format=torch.channels_last)
+        return tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
