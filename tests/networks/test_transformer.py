@@ -242,3 +242,16 @@ def test_weights_follow_the_table() -> None:
 def test_errors_say_what_is_wrong(call: object, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize("path", [None, "prefix", "cross", "adaln"])
+def test_mixed_precision_is_close_and_trains(path: str | None) -> None:
+    net = make(condition=path, condition_width=STATES, qk_norm=True)
+    given = condition() if path else None
+    expected = net(inputs(), GRID, blocks_of(5), given)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = net(inputs(), GRID, blocks_of(5), given)
+        cached = net(inputs(), GRID, blocks_of(5), given, net.new_cache(B, N, 4))
+    low.float().sum().backward()
+    assert (low.float() - expected).norm() < 0.05 * expected.norm()  # bfloat16 keeps 8 bits: 0.4 % an operation
+    assert (cached.float() - expected).norm() < 0.05 * expected.norm()

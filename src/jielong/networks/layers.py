@@ -1,4 +1,7 @@
-"""Layers of the transformer, from the norm up to the block."""
+"""Layers of the transformer, up to the block.
+
+Inside, a batch is a list of rows, ``(B n, D)``: all maps but attention work row by row, and products of matrices need no reshaping.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ class Sight:
     """What one pass through the layers may see: made once, shared by all of them.
 
     Attributes:
+        batch: Items ``B`` that the rows belong to, ``n`` rows each.
         rotation: Rotations of the positions; ``None`` leaves them as they are.
         mask: Added to the scores of self-attention.
         causal: Whether self-attention is causal (then there is no mask).
@@ -33,6 +37,7 @@ class Sight:
         modulation: A layer's shifts, scales and gates, and those of the last norm.
     """
 
+    batch: int
     rotation: Rotation | None
     mask: Tensor | None
     causal: bool
@@ -43,8 +48,15 @@ class Sight:
     modulation: list[tuple[Tensor, ...]]
 
 
+def add_linear(x: Tensor, linear: nn.Linear, h: Tensor, dropout: float = 0.0) -> Tensor:
+    """``x + dropout(linear(h))`` on rows: one operation where the sum can ride on the product."""
+    if not dropout and linear.bias is None and x.dtype == h.dtype and not torch.is_autocast_enabled(x.device.type):
+        return torch.addmm(x, h, linear.weight.t())
+    return x + F.dropout(linear(h), dropout)
+
+
 class SelfAttention(nn.Module):
-    """Multi-head attention of positions to each other, one product for queries, keys and values."""
+    """Multi-head attention of positions to each other, one product for queries, keys and values; :attr:`out` is left to the caller."""
 
     def __init__(self, width: int, heads: int, *, qk_norm: bool, bias: bool, norm_eps: float) -> None:
         super().__init__()
@@ -55,9 +67,9 @@ class SelfAttention(nn.Module):
         self.k_norm = Norm(width // heads, "rms", norm_eps) if qk_norm else None
 
     def forward(self, x: Tensor, sight: Sight, layer: int) -> Tensor:
-        """``(B, n, D)`` to ``(B, n, D)``; writes its keys and values where ``sight`` says."""
-        batch, n, width = x.shape
-        qkv = self.qkv(x).view(batch, n, 3, self.heads, width // self.heads)
+        """``(B n, D)`` to ``(B n, D)``; writes its keys and values where ``sight`` says."""
+        rows, width = x.shape
+        qkv = self.qkv(x).view(sight.batch, rows // sight.batch, 3, self.heads, width // self.heads)
         qkv = qkv.permute(2, 0, 3, 1, 4).contiguous()
         q, k, v = qkv.unbind(0)  # (B, heads, n, head width) each
         if self.q_norm is not None and self.k_norm is not None:
@@ -72,11 +84,11 @@ class SelfAttention(nn.Module):
             keys.copy_(k)
             values.copy_(v)
             k, v = sight.seen[layer]
-        return self.out(attention(q, k, v, sight.mask, sight.causal).transpose(1, 2).reshape(batch, n, width))
+        return attention(q, k, v, sight.mask, sight.causal).transpose(1, 2).reshape(rows, width)
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of positions to the states of the condition."""
+    """Multi-head attention of positions to the states of the condition; :attr:`out` is left to the caller."""
 
     def __init__(self, width: int, heads: int, states: int, *, qk_norm: bool, bias: bool, norm_eps: float) -> None:
         super().__init__()
@@ -92,16 +104,17 @@ class CrossAttention(nn.Module):
         k, v = self.kv(states).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).contiguous().unbind(0)
         return (k if self.k_norm is None else self.k_norm(k)), v
 
-    def forward(self, x: Tensor, keys_values: KeysValues, mask: Tensor | None) -> Tensor:
-        """``(B, n, D)`` to ``(B, n, D)``."""
-        q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def forward(self, x: Tensor, sight: Sight, layer: int) -> Tensor:
+        """``(B n, D)`` to ``(B n, D)``."""
+        rows, width = x.shape
+        q = self.q(x).view(sight.batch, rows // sight.batch, self.heads, width // self.heads).transpose(1, 2)
         if self.q_norm is not None:
             q = self.q_norm(q)
-        return self.out(attention(q, *keys_values, mask).transpose(1, 2).flatten(2))
+        return attention(q, *sight.cross[layer], sight.cross_mask).transpose(1, 2).reshape(rows, width)
 
 
 class FeedForward(nn.Module):
-    """``W2 act(W1 x)``, or SwiGLU ``W2 (silu(Wg x) * Wu x)`` (arXiv 2002.05202) with one product for gate and value."""
+    """``act(W1 x)``, or SwiGLU ``silu(Wg x) * Wu x`` (arXiv 2002.05202) with one product for both; :attr:`down` is left to the caller."""
 
     def __init__(self, width: int, hidden: int, activation: Activation, bias: bool) -> None:
         super().__init__()
@@ -110,12 +123,12 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, n, D)`` to ``(B, n, D)``."""
+        """``(..., D)`` to ``(..., hidden)``."""
         h = self.up(x)
         if self.gated:
             gate, value = h.chunk(2, dim=-1)
-            return self.down(F.silu(gate) * value)
-        return self.down(F.gelu(h, approximate="tanh"))
+            return F.silu(gate) * value
+        return F.gelu(h, approximate="tanh")
 
 
 class Block(nn.Module):
@@ -150,17 +163,28 @@ class Block(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, sight: Sight, layer: int) -> Tensor:
-        """``(B, n, D)`` to ``(B, n, D)``."""
-        if self.modulation is None:
-            x = x + self._drop(self.attention(self.attention_norm(x), sight, layer))
-            if self.cross is not None and self.cross_norm is not None:
-                x = x + self._drop(self.cross(self.cross_norm(x), sight.cross[layer], sight.cross_mask))
-            return x + self._drop(self.feed_forward(self.forward_norm(x)))
-        shift, scale, gate, shift2, scale2, gate2 = sight.modulation[layer]
-        h = torch.addcmul(shift, self.attention_norm(x), 1 + scale)
-        x = torch.addcmul(x, gate, self._drop(self.attention(h, sight, layer)).to(x.dtype))
-        h = torch.addcmul(shift2, self.forward_norm(x), 1 + scale2)
-        return torch.addcmul(x, gate2, self._drop(self.feed_forward(h)).to(x.dtype))
+        """``(B n, D)`` to ``(B n, D)``."""
+        if self.modulation is not None:
+            return self._adaptive(x, sight, layer)
+        dropout = self.dropout if self.training else 0.0
+        x = add_linear(x, self.attention.out, self.attention(self.attention_norm(x), sight, layer), dropout)
+        if self.cross is not None and self.cross_norm is not None:
+            x = add_linear(x, self.cross.out, self.cross(self.cross_norm(x), sight, layer), dropout)
+        return add_linear(x, self.feed_forward.down, self.feed_forward(self.forward_norm(x)), dropout)
 
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout) if self.training and self.dropout else x
+    def _adaptive(self, x: Tensor, sight: Sight, layer: int) -> Tensor:
+        shift, scale, gate, shift2, scale2, gate2 = sight.modulation[layer]
+        h = self.attention.out(self.attention(modulate(self.attention_norm(x), shift, scale), sight, layer))
+        x = self._gated(x, gate, h)
+        h = self.feed_forward.down(self.feed_forward(modulate(self.forward_norm(x), shift2, scale2)))
+        return self._gated(x, gate2, h)
+
+    def _gated(self, x: Tensor, gate: Tensor, h: Tensor) -> Tensor:
+        h = F.dropout(h, self.dropout, self.training).to(x.dtype).view(len(gate), -1, x.shape[-1])
+        return torch.addcmul(x.view_as(h), gate.to(x.dtype), h).flatten(0, 1)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """``x (1 + scale) + shift`` on rows ``(B n, D)``, with one ``(B, 1, D)`` shift and scale an item."""
+    items = x.view(len(shift), -1, x.shape[-1])
+    return torch.addcmul(shift.to(x.dtype), items, 1 + scale.to(x.dtype)).flatten(0, 1)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from jielong.networks.attention import additive, structure
 from jielong.networks.cache import Cache
 from jielong.networks.conditioning import Conditioning
-from jielong.networks.layers import Activation, Block, ConditionPath, KeysValues, Sight
+from jielong.networks.layers import Activation, Block, ConditionPath, KeysValues, Sight, modulate
 from jielong.networks.norm import Norm, NormKind
 from jielong.networks.rope import Rotary, Rotation
 
@@ -213,7 +213,7 @@ class Transformer(nn.Module):
             mask = additive(behind_prefix(sees.allowed, real), dtype)
         cross, cross_mask, modulation = self._condition(conditioning, dtype)
         rotation = self.rotary(coordinates, device, dtype, prefix)
-        sight = Sight(rotation, mask, sees.kind == "causal" and mask is None, [], [], cross, cross_mask, modulation)
+        sight = Sight(len(inputs), rotation, mask, sees.kind == "causal" and mask is None, [], [], cross, cross_mask, modulation)
         return self._layers(inputs, sight)[:, prefix:]
 
     def _cached(
@@ -255,16 +255,16 @@ class Transformer(nn.Module):
         new, known = slice(cache.length, end), slice(0, end)
         written = list(zip(cache.keys[..., new, :].unbind(0), cache.values[..., new, :].unbind(0), strict=True))
         seen = list(zip(cache.keys[..., known, :].unbind(0), cache.values[..., known, :].unbind(0), strict=True))
-        return Sight(rotation, mask, False, written, seen, cache.cross, cache.cross_bias, cache.modulation)
+        return Sight(cache.batch, rotation, mask, False, written, seen, cache.cross, cache.cross_bias, cache.modulation)
 
     def _layers(self, x: Tensor, sight: Sight) -> Tensor:
+        shape, x = x.shape, x.flatten(0, 1)
         for layer, block in enumerate(self.blocks):
             x = block(x, sight, layer)
         x = self.norm(x)
         if sight.modulation:
-            shift, scale = sight.modulation[-1]
-            x = torch.addcmul(shift, x, 1 + scale)
-        return x
+            x = modulate(x, *sight.modulation[-1])
+        return x.view(shape)
 
     # --- the condition ----------------------------------------------------------------------------------------------------------
 
