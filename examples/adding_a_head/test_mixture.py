@@ -27,12 +27,9 @@ def test_an_untrained_head_is_uniform():
 
 def test_probabilities_are_the_gated_sum():
     made, hidden = head(3), torch.randn(7, WIDTH)
-    gate = made.gate(hidden).softmax(-1)
-    total = sum(
-        gate[:, m, None, None]
-        * SoftmaxHead.scores(made, (made.contexts.weight[m * WIDTH : (m + 1) * WIDTH] @ hidden.T).T.add(bias).tanh()).softmax(-1)
-        for m, bias in enumerate(made.contexts.bias.split(WIDTH))
-    )
+    weights, biases = made.contexts.weight.split(WIDTH), made.contexts.bias.split(WIDTH)
+    each = [SoftmaxHead.scores(made, torch.tanh(hidden @ w.T + b)).softmax(-1) for w, b in zip(weights, biases, strict=True)]
+    total = sum(gate[:, None, None] * p for gate, p in zip(made.gate(hidden).softmax(-1).T, each, strict=True))
     torch.testing.assert_close(made.scores(hidden).exp(), total)
     torch.testing.assert_close(total.sum(-1), torch.ones(7, 2))
 

@@ -1,0 +1,57 @@
+"""Draw docs/gallery.png: the demo's prompts by each shipped strategy, first draws, seed 0.
+
+python docs/make_gallery.py
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from jielong.demo import MODELS, PROMPTS
+from jielong.media.images import write_image
+from jielong.system import load
+
+CELL, GAP, LEFT, TOP = 192, 12, 150, 12
+INK, SOFT = (28, 27, 25), (102, 98, 91)
+
+
+def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """Words on lines no wider than ``width`` pixels."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Draw and write the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=MODELS, help="a row each")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("gallery.png"))
+    options = parser.parse_args()
+    font, small = ImageFont.load_default(24), ImageFont.load_default(20)
+    pitch = CELL + GAP
+    canvas = Image.new("RGB", (LEFT + len(PROMPTS) * pitch, TOP + len(options.models) * pitch + 112), "white")
+    draw = ImageDraw.Draw(canvas)
+    for row, name in enumerate(options.models):
+        system = load(name)
+        order = system.recipe.order
+        top = TOP + row * pitch
+        draw.text((GAP, top + CELL / 2 - 14), order.name if order is not None else name, fill=INK, font=font)
+        for column, picture in enumerate(system.generate(PROMPTS, seed=0)):
+            canvas.paste(picture.image.resize((CELL, CELL), Image.Resampling.LANCZOS), (LEFT + column * pitch, top))
+    for column, prompt in enumerate(PROMPTS):
+        place = (LEFT + column * pitch + 4, TOP + len(options.models) * pitch)
+        draw.multiline_text(place, wrapped(prompt, small, CELL - 8), fill=SOFT, font=small, spacing=6)
+    print(write_image(options.out, canvas))
+
+
+if __name__ == "__main__":
+    main()
