@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.cli.conftest import brief, command, succeed
+
+from .conftest import brief, command, succeed
 
 
 def refused(*words: object, says: tuple[str, ...], code: int = 1) -> str:
@@ -128,10 +129,9 @@ def test_tokens_of_another_tokenizer(pictures: Path, tokenizer: Path, painter: P
 
 
 def test_pixels_of_other_levels_are_another_tokenizer(pictures: Path, painter: Path, tmp_path: Path) -> None:
-    """Tokenizers without weights have the same fingerprint: their layouts tell them apart."""
     succeed("train", "maskgit-tiny", "--data", pictures, "--out", tmp_path / "four", *brief("tokenizer.pixels.levels=4"))
     succeed("tokenize", tmp_path / "four", "--data", pictures, "--out", tmp_path / "t.safetensors")
-    refused("detokenize", painter, tmp_path / "t.safetensors", "--out", tmp_path / "back", says=("vocabulary=4", "vocabulary=8"))
+    refused("detokenize", painter, tmp_path / "t.safetensors", "--out", tmp_path / "back", says=("another tokenizer",))
     assert not (tmp_path / "back").exists()
 
 

@@ -9,13 +9,14 @@ import pytest
 import typer
 from PIL import Image
 from safetensors import safe_open
-from tests.cli.conftest import brief, command, succeed
 
 from jielong.commands.generating import guidance_of
 from jielong.commands.screen import quantity
 from jielong.commands.training import default_out, seconds_of
 from jielong.guidance import Guidance
 from jielong.recipe import load
+
+from .conftest import brief, command, succeed
 
 
 def files(folder: Path) -> set[str]:

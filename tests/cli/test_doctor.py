@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.cli.conftest import command, succeed
 
 from jielong import doctor
 from jielong.data.source import DataError
+
+from .conftest import command, succeed
 
 
 @pytest.fixture(autouse=True)

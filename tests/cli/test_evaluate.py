@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.cli.conftest import command, succeed
 from torch import Tensor
 
 from jielong.data import open_set
@@ -18,6 +17,8 @@ from jielong.evaluation.reconstruction import psnr
 from jielong.system import load
 from jielong.tokens import Layout, Tokens
 from jielong.training.checkpoint import fingerprint
+
+from .conftest import command, succeed
 
 
 def test_a_tokenizer_on_the_held_out_split(tokenizer: Path, pictures: Path) -> None:

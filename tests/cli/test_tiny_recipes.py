@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.cli.conftest import succeed
 
 from jielong.experiment import Experiment, generator_objective, prepare, tokenizer_objective
 from jielong.noise import Noise
 from jielong.recipe import load
 from jielong.training.objective import Draws
+
+from .conftest import succeed
 
 TINY = ("vqgan-tiny", "llamagen-tiny", "maskgit-tiny")
 
