@@ -160,7 +160,7 @@ def _tokens(experiment: Experiment, file: Path | None) -> Tokens | None:
     if experiment.generator is None:
         return None
     if file is not None:
-        return cache.read(file, cache.identity(experiment.tokenizer, experiment.images))
+        return cache.read(file, cache.identity(experiment.tokenizer, experiment.images), experiment.images)
     return cache.cached(experiment.tokenizer, experiment.images)
 
 

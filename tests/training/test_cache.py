@@ -144,3 +144,16 @@ def test_nothing_half_written_is_left_when_the_disk_is_full(pictures: Path, monk
     with pytest.raises(OSError, match="No space left"):
         cache.cached(make(), opened(pictures), folder=folder)
     assert list(folder.glob("*")) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*next good picture takes its place")
+def test_the_words_of_a_broken_picture_are_those_of_its_stand_in_in_a_later_process_too(pictures: Path) -> None:
+    folder, broken = pictures.parent / "cache", pictures / "2.png"
+    noise = torch.randint(256, (64, 64, 3), dtype=torch.uint8).numpy()
+    Image.fromarray(noise).save(broken)
+    broken.write_bytes(broken.read_bytes()[:3000])  # the header is whole: only decoding finds out
+    cache.cached(make(), opened(pictures), folder=folder)
+    later = opened(pictures)
+    tokens = cache.cached(make(), later, folder=folder)
+    assert torch.equal(tokens.values[2], tokens.values[3])
+    assert later.words([2], tokens.values[[2]]).captions == ["picture 3"]

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -54,18 +54,32 @@ def tokenize(tokenizer: Tokenizer, images: ImageSet, batch: int = 64, progress: 
     return Tokens(torch.cat(parts), tokenizer.layout)
 
 
-def write(path: Path, tokens: Tokens, made_of: dict[str, str]) -> None:
-    """Write tokens beside ``path`` and rename them into place; codes take the smallest whole number that holds them."""
+def write(path: Path, tokens: Tokens, made_of: dict[str, str], stand_ins: Mapping[int, int] | None = None) -> None:
+    """Write tokens beside ``path`` and rename them into place; codes take the smallest whole number that holds them.
+
+    Args:
+        path: The file.
+        tokens: What to write.
+        made_of: Their :func:`identity`.
+        stand_ins: Of the set they were made of: which pictures were broken, and which stood in for them.
+    """
     layout = tokens.layout
     values = tokens.values.contiguous()
     if layout.vocabulary is not None:
         values = values.to(torch.uint8 if layout.vocabulary <= 256 else torch.int16 if layout.vocabulary <= 2**15 else torch.int32)
     described = {"grid": list(layout.grid), "channels": layout.channels, "vocabulary": layout.vocabulary}
-    write_bytes(path, save({"values": values}, metadata={"layout": json.dumps(described), **made_of}))
+    # Where a broken picture was replaced, the tokens are the other one's, and so must the words be when they are read again.
+    words = {"layout": json.dumps(described), "stand_ins": json.dumps(dict(stand_ins or {})), **made_of}
+    write_bytes(path, save({"values": values}, metadata=words))
 
 
-def read(path: Path, expected: dict[str, str] | None = None) -> Tokens:
+def read(path: Path, expected: dict[str, str] | None = None, images: ImageSet | None = None) -> Tokens:
     """Read a token file.
+
+    Args:
+        path: The file.
+        expected: What the tokens must have been made of.
+        images: The set they were made of; it is told which pictures stand in for broken ones.
 
     Raises:
         StaleTokensError: if it was not made of what ``expected`` says.
@@ -74,13 +88,15 @@ def read(path: Path, expected: dict[str, str] | None = None) -> Tokens:
     try:
         with safe_open(path, "pt") as file:
             made_of, values = dict(file.metadata() or {}), file.get_tensor("values")
-        described = json.loads(made_of.pop("layout"))
+        described, stand_ins = json.loads(made_of.pop("layout")), json.loads(made_of.pop("stand_ins", "{}"))
     except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a token file ({error}); make one with: jielong tokenize") from None
     for key, value in (expected or {}).items():
         if made_of.get(key) != value:
             what = "by another tokenizer" if key == "tokenizer" else "from other data or with another preprocessing"
             raise StaleTokensError(f"the tokens in {path} were made {what}; tokenise again: jielong tokenize")
+    if images is not None:
+        images.stand_ins.update({int(index): stand_in for index, stand_in in stand_ins.items()})
     layout = Layout(tuple(described["grid"]), described["channels"], described["vocabulary"])
     return Tokens(values.long() if layout.discrete else values, layout)
 
@@ -92,8 +108,8 @@ def cached(tokenizer: Tokenizer, images: ImageSet, progress: Callable[[int], Non
     folder = folder or Path(os.environ.get("JIELONG_CACHE", user_cache_path("jielong"))) / "tokens"
     path = folder / f"{key}.safetensors"
     with contextlib.suppress(ValueError):  # no file yet, or not a whole one
-        return read(path, made_of)
+        return read(path, made_of, images)
     tokens = tokenize(tokenizer, images, progress=progress)
     folder.mkdir(parents=True, exist_ok=True)
-    write(path, tokens, made_of)
+    write(path, tokens, made_of, images.stand_ins)
     return tokens
