@@ -1,4 +1,4 @@
-"""A tiny objective with everything a real one has (dropout, buffers, two phases, per-sample noise), and a stream that can kill its process."""
+"""A tiny objective with all that a real one has (dropout, buffers, two phases, noise a sample), and a stream that can kill its process."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from jielong.training.interrupts import Interrupts
 from jielong.training.objective import Objective
 from jielong.training.optimizers import pack, unpack
 from jielong.training.report import Report
-from jielong.training.settings import TrainSettings
+from jielong.training.settings import PARTS, TrainSettings
 from jielong.training.state import Counters, State, write_state
 from jielong.training.step import MicroBatches, Outcome, Stepper, share_weights
 
@@ -46,6 +46,7 @@ class Summary:
         stopped: ``finished`` or ``budget``: the checkpoint is written. ``interrupted`` or ``stop_after``: the same command goes on.
         metrics: The last line of the log.
         evaluation: Held-out figures of the averaged weights.
+        budget: Seconds of wall time that were allowed, if any.
     """
 
     samples: int
@@ -57,6 +58,7 @@ class Summary:
     stopped: Stopped
     metrics: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
+    budget: float | None = None
 
     @property
     def finished(self) -> bool:
@@ -78,7 +80,8 @@ class Run:
         feed: Feed,
         report: Report,
     ) -> None:
-        self.objective, self.settings, self.out, self.budget = objective, settings, out, budget
+        self.objective, self.out, self.budget = objective, out, budget
+        self.given, self.settings = settings, settings.resolved()
         self.accelerator, self.feed, self.report = accelerator, feed, report
         objective.to(accelerator.device).train()
         self.ema = Ema(objective.model, settings.ema)
@@ -91,32 +94,35 @@ class Run:
         self.metrics: dict[str, Any] = {}
         self.before, self.began = self.counters.seconds, time.perf_counter()
         self.logged = (self.counters.samples, 0.0)  # samples at the last line of the log, and seconds of steps since
-        self.longest = {"step": 0.0, "sheet": 0.0, "save": 0.0}  # seconds; a budget must leave room for one more of each
+        self.costs = {"step": 0.0, "sheet": 0.0, "save": 0.0}  # seconds; a budget must leave room for one more of each
 
     def loop(self, interrupts: Interrupts, stop_after: int | None) -> Stopped:
         """Step until the budget is used, or something asks to stop."""
         counters, settings = self.counters, self.settings
+        mark = (counters.samples, self.progress)
         while True:
             interrupted = self._agree(interrupts.asked)
             if counters.samples >= settings.samples:
                 return "finished"
-            if self.budget is not None and counters.seconds + sum(self.longest.values()) >= self.budget:
+            # A hundredth is for what is not timed: lines of the log, the checkpoint itself.
+            if self.budget is not None and counters.seconds + sum(self.costs.values()) >= 0.99 * self.budget:
                 return "budget"
             if interrupted:
                 return "interrupted"
             if stop_after is not None and counters.samples >= stop_after:
                 return "stop_after"
-            before, begun = counters.samples, time.perf_counter()
+            begun = time.perf_counter()
             self._step()
             counters.samples += settings.batch
             self.logged = (self.logged[0], self.logged[1] + self._took("step", begun))
             self._show()
             last = counters.samples >= settings.samples
-            if last or self._crossed(before, settings.log_every):
+            before, mark = mark, (counters.samples, self.progress)
+            if last or self._due("log", *before):
                 self._log()
-            if not last and self._crossed(before, settings.sheet_every):
+            if not last and self._due("sheet", *before):
                 self.draw_sheet()
-            if not last and self._crossed(before, settings.save_every):
+            if not last and self._due("save", *before):
                 self.save()
 
     def _agree(self, interrupted: bool) -> bool:
@@ -128,12 +134,17 @@ class Run:
             self.counters.seconds, interrupted = float(total[0]), bool(total[1] > 0)
         return interrupted
 
-    def _crossed(self, before: int, every: int | None) -> bool:
-        return every is not None and self.counters.samples // every > before // every
+    def _due(self, what: str, samples: int, progress: float) -> bool:
+        """Whether a multiple of the interval of ``what`` was crossed since the run stood at these samples and this progress."""
+        if self.budget is not None and getattr(self.given, f"{what}_every") is None:
+            # The recipe's samples may be far more than the time allows.
+            return int(self.progress * PARTS[what]) > int(progress * PARTS[what])
+        every = getattr(self.settings, f"{what}_every")
+        return self.counters.samples // every > samples // every
 
     def _took(self, what: str, begun: float) -> float:
         seconds = time.perf_counter() - begun
-        self.longest[what] = max(self.longest[what], seconds)
+        self.costs[what] = max(0.9 * self.costs[what], seconds)  # forgets a slow first step
         return seconds
 
     @property
@@ -277,4 +288,5 @@ class Run:
             stopped=stopped,
             metrics=self.metrics,
             evaluation=evaluation,
+            budget=self.budget,
         )

@@ -11,6 +11,9 @@ from jielong.config import Config
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
+PARTS = {"log": 200, "sheet": 10, "save": 20}
+"""How often a run logs, draws a sheet and saves unless told otherwise: so many times over its whole budget."""
+
 
 class TrainSettings(Config):
     """The ``train`` section of a recipe.
@@ -31,7 +34,7 @@ class TrainSettings(Config):
             smaller, so that the average forgets the start. It covers about ``batch / (1 - ema)`` samples.
         precision: ``bf16`` or ``fp32``; ``auto`` is bf16 where the hardware multiplies it natively.
         seed: Of the order of the data and of every random draw.
-        log_every: Samples between two lines of the log; ``None``: a two-hundredth of the budget.
+        log_every: Samples between two lines of the log; ``None``: a two-hundredth of the budget (of time, where there is one).
         sheet_every: Samples between two sample sheets; ``None``: a tenth.
         save_every: Samples between two saves of the whole state; ``None``: a twentieth.
     """
@@ -67,9 +70,7 @@ class TrainSettings(Config):
         derived = {
             "warmup": self.samples // 50,
             "micro_batch": self.batch,
-            "log_every": max(self.batch, self.samples // 200),
-            "sheet_every": max(self.batch, self.samples // 10),
-            "save_every": max(self.batch, self.samples // 20),
+            **{f"{what}_every": max(self.batch, self.samples // parts) for what, parts in PARTS.items()},
         }
         return self.model_copy(update={name: value for name, value in derived.items() if getattr(self, name) is None})
 

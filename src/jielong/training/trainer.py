@@ -71,12 +71,11 @@ def train(
     """
     accelerator = Accelerator(cpu=device == "cpu")
     main = accelerator.is_main_process
-    settings = settings.resolved()
     screen = (console or Console(stderr=True)) if progress and main else None
     try:
         state = _open(out, recipe_yaml, main)
         accelerator.wait_for_everyone()
-        done = _done(out, settings, state)
+        done = _done(out, settings, budget, state)
         if done is not None:
             return done
         counters = state.counters if state is not None else Counters()
@@ -120,9 +119,11 @@ def _open(out: Path, recipe_yaml: str, main: bool) -> State | None:
     return read_state(newest) if newest is not None else None
 
 
-def _done(out: Path, settings: TrainSettings, state: State | None) -> Summary | None:
-    """The summary of a run that has used its whole budget of samples already."""
-    if state is None or state.counters.samples < settings.samples or not ((out / SUMMARY).exists() and (out / WEIGHTS).exists()):
+def _done(out: Path, settings: TrainSettings, budget: float | None, state: State | None) -> Summary | None:
+    """The summary of a run that has used its whole budget, of samples or of time, already."""
+    if state is None or not ((out / SUMMARY).exists() and (out / WEIGHTS).exists()):
         return None
     summary = Summary(**json.loads((out / SUMMARY).read_text(encoding="utf-8")))
-    return summary if summary.samples == state.counters.samples else None
+    in_time = summary.stopped == "budget" and budget is not None and budget <= (summary.budget or 0.0)
+    used = in_time or summary.samples >= settings.samples
+    return summary if used and summary.samples == state.counters.samples else None
