@@ -13,24 +13,18 @@ import argparse
 import json
 import os
 import platform
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from timing import interleaved
 from torch import Tensor, nn
 
 from jielong.networks.attention import attention, choose
 from jielong.networks.transformer import Transformer
+from jielong.training.precision import native_bf16
 
 VOCABULARY = 1024
-
-
-def native_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 itself; others emulate it, far slower than float32."""
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name)() for name in names if hasattr(torch.cpu, name))
 
 
 class Ours(nn.Module):
@@ -100,19 +94,6 @@ def llama_like(ours: Ours, positions: int) -> nn.Module:
         state |= {f"model.layers.{i}.{name}.weight": tensor for name, tensor in layer.items()}
     llama.load_state_dict({name: tensor.detach() for name, tensor in state.items()})
     return llama
-
-
-def interleaved(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each side."""
-    for run in sides.values():
-        run()
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, run in sides.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(each) for name, each in times.items()}
 
 
 def training(arguments: argparse.Namespace) -> dict[str, float]:
@@ -210,7 +191,12 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=256, help="tokens to decode")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16" if native_bf16() else "float32", help="of training")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="bfloat16" if native_bf16(torch.device("cpu")) else "float32",
+        help="of training",
+    )
     parser.add_argument("--only", choices=("training", "decoding"))
     parser.add_argument("--attention", action="store_true", help="print the table of attention kernels instead")
     arguments = parser.parse_args()

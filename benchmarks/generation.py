@@ -14,11 +14,10 @@ import json
 import math
 import os
 import platform
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from timing import interleaved
 
 from jielong.backbones.transformer import Transformer
 from jielong.generator import Generator
@@ -40,19 +39,6 @@ def make(order: str, tokens: int, arguments: argparse.Namespace) -> Generator:
     model = Generator(layout, part.build(), backbone, Softmax().build(arguments.width, layout)).eval()
     torch.nn.init.normal_(model.head.logits.weight, std=0.1)  # type: ignore[union-attr, arg-type]
     return model
-
-
-def interleaved(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each side."""
-    for run in sides.values():
-        run()
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, run in sides.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(each) for name, each in times.items()}
 
 
 def drawing(model: Generator, batch: int, cache: bool = True) -> Callable[[], Tokens]:
