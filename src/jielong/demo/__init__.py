@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from jielong.config import nearest
 from jielong.data.opening import Split, open_set
 from jielong.data.source import DataError
 from jielong.demo.page import Report, Strategy, View, render
@@ -81,7 +80,7 @@ def run(
     report = Report(
         machine=machine(),
         seed=seed,
-        again=f"jielong demo --out {out}",
+        again=f"jielong demo --out {out} --minutes {minutes:g} --seed {seed}",
         prompts=prompts,
         strategies=strategies,
         real=real,
@@ -107,8 +106,8 @@ def run(
 def _load(name: str, missing: dict[str, str]) -> System | None:
     """A model, or ``None`` and the reason."""
     if name not in zoo() and not Path(name).is_dir():
-        hint = nearest(name, zoo()) if zoo() else "install the zoo: pip install ./zoo"
-        missing[name] = f"it is not among the installed models; {hint}"
+        here = ", ".join(zoo()) or "none; the distribution jielong-zoo brings them"
+        missing[name] = f"it is not among the installed models ({here})"
         return None
     try:
         return load(name)

@@ -199,6 +199,7 @@ def _tokens(report: Report) -> str:
         "alone. A generator can be no better than this. Peak signal-to-noise ratio "
         f"of these {len(report.views)}: {mean:.1f} dB on average.</p>",
         f'<div class="views">{figures}</div>',
+        "<p class='note'>The same over every held-out drawing, with the share of the vocabulary that is used:</p>",
         markup.command(f"jielong evaluate {report.tokenizer}"),
     )
 
@@ -259,6 +260,8 @@ def _cost(report: Report) -> str:
         ]
         for s in report.strategies
     ]
+    if not rows and not report.memory:
+        return ""
     size = report.strategies[0].pace.batch if report.strategies else 0
     head = ["strategy", "parameters", "steps", "a picture alone", f"a picture, {size} at once"]
     paces = markup.table(head, rows) if rows else ""
