@@ -36,8 +36,9 @@ contract: $(INSTALLED)
 
 # Made again when the requirements change; until then every target starts at once.
 $(INSTALLED): pyproject.toml zoo/pyproject.toml constraints.txt scripts/make_venv.sh
-	sh scripts/make_venv.sh $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -c constraints.txt -e '.[all,dev]' -e ./zoo
+	@sh scripts/make_venv.sh $(VENV)
+	@echo "installing Jielong and what it needs into $(VENV); this takes some minutes"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -c constraints.txt -e '.[all,dev]' -e ./zoo
 	@touch $@
 
 clean:
