@@ -31,7 +31,7 @@ def test_trains_on_the_built_in_set(name: str, tmp_path: Path) -> None:
 def losses_of(experiment: Experiment, items: int, steps: int, lr: float) -> list[float]:
     """Losses of training on one and the same batch."""
     objective = tokenizer_objective(experiment) if experiment.generator is None else generator_objective(experiment)
-    batch = experiment.images.batch(range(items))
+    batch = experiment.images.batch(range(0, len(experiment.images), len(experiment.images) // items))
     optimizer = torch.optim.AdamW(objective.model.parameters(), lr=lr)
     objective.train()
     told = []
@@ -46,14 +46,19 @@ def losses_of(experiment: Experiment, items: int, steps: int, lr: float) -> list
 
 
 @pytest.mark.parametrize(
-    ("name", "overrides", "bound"),
+    ("name", "overrides"),
     [
-        ("vqgan-tiny", (), 0.15),
-        # Nats a token: a uniform guess among eight levels costs ln 8 = 2.08.
-        ("llamagen-tiny", ("condition.text.drop=0",), 0.15),
-        ("maskgit-tiny", ("condition.text.drop=0", "head.softmax.label_smoothing=0"), 0.35),
+        ("vqgan-tiny", ()),
+        ("llamagen-tiny", ("condition.text.drop=0",)),
+        # Adaptive norms tell masked positions at once what a prefix takes a long training to tell.
+        (
+            "maskgit-tiny",
+            ("condition={class: {width: 32, drop: 0}}", "backbone.transformer.condition=adaln", "head.softmax.label_smoothing=0"),
+        ),
     ],
 )
-def test_learns_one_batch_by_heart(name: str, overrides: tuple[str, ...], bound: float, pictures: Path) -> None:
-    told = losses_of(prepare(load(name, overrides), str(pictures)), items=4, steps=100, lr=4e-3)
-    assert sum(told[-10:]) / 10 < bound < 0.5 * told[0]
+def test_learns_one_batch_by_heart(name: str, overrides: tuple[str, ...], pictures: Path) -> None:
+    """One picture of each colour. To guess every pixel from its position alone would cost 0.22 nats; a uniform guess costs ln 8 = 2.08."""
+    told = losses_of(prepare(load(name, overrides), str(pictures)), items=3, steps=100, lr=4e-3)
+    assert told[0] > 0.9
+    assert sum(told[-10:]) / 10 < 0.1
