@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.progress import Progress
@@ -25,6 +25,9 @@ class Split(StrEnum):
     all = "all"
 
 
+_PARTS: dict[Split, Literal["train", "heldout"] | None] = {Split.train: "train", Split.heldout: "heldout", Split.all: None}
+
+
 def tokenize(
     checkpoint: Checkpoint,
     data: Annotated[str, typer.Option(help="A data set's name or a path.")],
@@ -41,7 +44,7 @@ def tokenize(
 
     tokenizer = load(checkpoint, device).tokenizer
     media = tokenizer.media
-    images = open_set(data, size=media.size[0], split=None if split is Split.all else split.value, channels=media.channels)
+    images = open_set(data, size=media.size[0], split=_PARTS[split], channels=media.channels)
     begun = time.perf_counter()
     with Progress(console=notes, transient=True) as bar:
         task = bar.add_task("tokenizing", total=len(images))
