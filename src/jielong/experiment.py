@@ -206,7 +206,7 @@ def generator_objective(experiment: Experiment) -> Objective:
             sharpness=Sharpness(own.temperature, own.top_k, own.top_p),
         )
 
-    shown = None
+    shown: list[Any] | None = None
     if kind == "text":
         shown = [heldout.captions[row] for row in rows]
     elif kind == "class":

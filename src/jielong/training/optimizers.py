@@ -63,7 +63,7 @@ def _muon(groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
     except ImportError:
         raise ValueError("optimizer: muon needs the package pytorch_optimizer: pip install 'jielong[muon]'; or use adamw") from None
 
-    class Float32Muon(Muon):  # type: ignore[misc]
+    class Float32Muon(Muon):
         """Muon whose Newton-Schulz iteration runs in float32: the package's bfloat16 is emulated, and very slow, on many processors."""
 
         @staticmethod

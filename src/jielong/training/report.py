@@ -40,7 +40,7 @@ class Report:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 raise ValueError("TensorBoard is not installed: pip install 'jielong[tensorboard]', or leave it out") from None
-            self._board = SummaryWriter(str(out / "tensorboard"), purge_step=samples)  # type: ignore[no-untyped-call]
+            self._board = SummaryWriter(str(out / "tensorboard"), purge_step=samples)
         self._bar: Progress | None = None
         if console is not None and console.is_terminal:
             columns = ("{task.fields[rate]}", "{task.fields[loss]}", "{task.fields[left]}")
@@ -68,7 +68,7 @@ class Report:
     def step(self, phase: str, progress: float, rate: float, loss: float, left: float) -> None:
         """Show where the run stands: progress in [0, 1], samples a second, loss, seconds left."""
         if self._bar is not None:
-            shown = {"rate": f"{rate:,.1f} samples/s", "loss": f"loss {loss:.4f}", "left": f"{clock(left)} left"}
+            shown: dict[str, Any] = {"rate": f"{rate:,.1f} samples/s", "loss": f"loss {loss:.4f}", "left": f"{clock(left)} left"}
             self._bar.update(self._task, description=phase, completed=progress, **shown)
 
     def line(self, values: dict[str, Any], progress: float, left: float) -> None:
