@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from jielong.config import RecipeError
 from jielong.data.opening import open_set
@@ -111,9 +110,13 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
 def _check_condition(recipe: Recipe, images: ImageSet, where: str) -> None:
     kind = recipe.condition.name if recipe.condition is not None else None
     if kind == "text" and not images.has_captions:
-        raise RecipeError(f"the recipe is conditioned on text, but {where} has no captions: add .txt files or a metadata.csv, or set condition: class")
+        raise RecipeError(
+            f"the recipe is conditioned on text, but {where} has no captions: add .txt files or a metadata.csv, or set condition: class"
+        )
     if kind == "class" and not images.classes:
-        raise RecipeError(f"the recipe is conditioned on classes, but {where} has none: put pictures in one sub-folder a class, or set condition: text")
+        raise RecipeError(
+            f"the recipe is conditioned on classes, but {where} has none: put pictures in one sub-folder a class, or set condition: text"
+        )
 
 
 def run(
@@ -232,5 +235,3 @@ def _measure_generator(heldout: ImageSet, tokenizer: Tokenizer, kind: str | None
         total += float(model.loss(tokens, prepared, Noise(0, range(first, first + len(part))))) * len(part)
     model.train(was_training)
     return {"heldout_loss": float(total) / len(rows)}
-
-
