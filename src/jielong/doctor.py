@@ -103,7 +103,7 @@ def _machine(device: torch.device) -> Check:
     bf16 = native_bf16(device)
     finding = f"{device}, {cores} cores, {threads} threads, bf16 {'native' if bf16 else 'emulated (precision auto means fp32 here)'}"
     if threads < cores and device.type == "cpu":
-        return Check("device", "note", finding, f"{cores - threads} cores stay idle: set OMP_NUM_THREADS={cores}")
+        return Check("device", "note", finding, f"{threads} of {cores} cores compute: set OMP_NUM_THREADS={cores}")
     if threads > cores:
         return Check("device", "note", finding, f"more threads than cores slow each other down: set OMP_NUM_THREADS={cores}")
     return Check("device", "ok", finding)
