@@ -20,6 +20,7 @@ from jielong.training.checkpoint import save_checkpoint
 
 MODELS = Path(__file__).resolve().parents[1] / "zoo" / "src" / "jielong_zoo" / "models"
 LOG_LINES = 100
+FAMILIES = ("order", "backbone", "head", "condition")
 
 CARD = """# {name}
 
@@ -56,13 +57,14 @@ def ship(run: Path, name: str, title: str, command: str) -> Path:
     kept = lines[:: max(1, len(lines) // LOG_LINES)]
     write_bytes(target / "metrics.jsonl", ("\n".join(kept if kept[-1] == lines[-1] else [*kept, lines[-1]]) + "\n").encode())
     summary = json.loads((run / "summary.json").read_text())
-    done = subprocess.run([sys.executable, "-m", "jielong.cli", "evaluate", str(target), "--json"], stdout=subprocess.PIPE, check=True, text=True)
+    measure = [sys.executable, "-m", "jielong.cli", "evaluate", str(target), "--json"]
+    done = subprocess.run(measure, stdout=subprocess.PIPE, check=True, text=True)
     figures = json.loads(done.stdout)
     write_bytes(target / "evaluation.json", (json.dumps(figures, indent=2) + "\n").encode())
     recipe = system.recipe
     parts = [
         f"tokenizer {recipe.tokenizer.checkpoint if isinstance(recipe.tokenizer, Trained) else recipe.tokenizer.name}",
-        *(f"{family} {part.name}" for family in ("order", "backbone", "head", "condition") if (part := getattr(recipe, family)) is not None),
+        *(f"{family} {part.name}" for family in FAMILIES if (part := getattr(recipe, family)) is not None),
     ]
     card = CARD.format(
         name=name,
