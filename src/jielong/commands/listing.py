@@ -67,8 +67,8 @@ def _model(folder: Path) -> tuple[str, str]:
     weights = folder / "model.safetensors"
     size = f"{weights.stat().st_size / 1e6:.1f} MB" if weights.exists() else "no weights"
     card = folder / "README.md"
-    title = card.read_text("utf-8").splitlines() if card.exists() else []
-    return size, next((line.lstrip("# ") for line in title if line.strip("# ")), _kind(folder))
+    lines = card.read_text("utf-8").splitlines() if card.exists() else []
+    return size, next((line for line in lines if line.strip() and not line.startswith("#")), _kind(folder))
 
 
 def _kind(folder: Path) -> str:
