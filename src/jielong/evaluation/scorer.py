@@ -79,7 +79,7 @@ class Towers(nn.Module):
         super().__init__()
         self.picture = Head(FeatureExtractor.num_features, hidden, width, dropout)
         self.caption = Head(TextReader.width, hidden, width, dropout)
-        self.log_scale = nn.Parameter(torch.tensor(10.0).log())
+        self.log_scale = nn.Parameter(torch.tensor(20.0).log())
 
     def forward(self, pictures: Tensor, captions: Tensor) -> Tensor:
         """Scores of features, ``(N, 1280)`` and ``(M, 384)`` to ``(N, M)``: cosine over temperature."""
