@@ -6,6 +6,7 @@ import platform
 import sys
 import time
 import webbrowser
+from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -76,7 +77,7 @@ def run(
         memory["generating"] = peak_memory()
     scratch = train_from_scratch(out / "from-scratch", minutes, console, overrides) if minutes > 0 else None
     if scratch is not None:
-        memory["and training from scratch"] = peak_memory()
+        memory["generating and training from scratch" if strategies else "training from scratch"] = peak_memory()
     report = Report(
         machine=machine(),
         seed=seed,
@@ -176,7 +177,9 @@ def _views(name: str, missing: dict[str, str]) -> list[View]:
 def _draw_classes(scratch: Scratch, count: int, seed: int) -> list[Story]:
     """A picture of each of the largest groups, by the generator trained from scratch."""
     system = scratch.system
-    names = open_set(system.recipe.data.set, split="train").classes[:count]
+    images = open_set(system.recipe.data.set, split="train")
+    sizes = Counter(label for label in images.labels if label is not None)
+    names = [images.classes[label] for label, _ in sizes.most_common(count)]
     return tell(system, names, names, seed)
 
 
