@@ -132,7 +132,7 @@ def fit(examples: Examples, settings: Settings, log: bool = False) -> Towers:
         towers = Towers(settings.hidden, settings.width, settings.dropout).train()
         weights = [parameter for parameter in towers.parameters() if parameter.ndim > 1]
         others = [parameter for parameter in towers.parameters() if parameter.ndim <= 1]  # biases, norms, temperature: no decay
-        groups = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
         count, views, _ = examples.pictures.shape
         per_epoch = max(1, count // settings.batch)
