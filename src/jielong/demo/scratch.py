@@ -20,7 +20,7 @@ from jielong.training import cache
 from jielong.training.report import METRICS
 from jielong.training.trainer import Summary
 
-TOKENIZER_SHARE = 0.45
+TOKENIZER_SHARE = 0.36
 """Of the whole time; the rest is the generator's, less what tokenising the set takes."""
 MEASURING_SHARE = 0.06
 """Of the whole time, kept for the held-out figures and the last sheets, which a run's budget does not count."""
