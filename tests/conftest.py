@@ -8,12 +8,16 @@ from jielong import config
 
 
 @pytest.fixture(autouse=True)
-def parts_registered_by_a_test_end_with_it() -> Iterator[None]:
-    """A part that a test (or an example that it imports) declares must not be seen by the tests after it."""
-    for family in config.FAMILIES:
-        config.parts_of(family)  # the project's own are all there before
-    before = {family: dict(parts) for family, parts in config._parts.items()}
+def only_the_projects_own_parts() -> Iterator[None]:
+    """A part that another test or an example declares must not be seen here, nor one declared here elsewhere."""
+    everything = {family: dict(config.parts_of(family)) for family in config.FAMILIES}
+    for family, parts in everything.items():
+        _replace(family, {name: part for name, part in parts.items() if part.__module__.startswith("jielong.")})
     yield
-    for family, parts in before.items():
-        config._parts[family].clear()
-        config._parts[family].update(parts)
+    for family, parts in everything.items():
+        _replace(family, parts)
+
+
+def _replace(family: str, parts: dict[str, type[config.Part]]) -> None:
+    config._parts[family].clear()
+    config._parts[family].update(parts)

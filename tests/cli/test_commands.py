@@ -66,7 +66,7 @@ def test_show_tells_where_every_value_came_from(
     words: tuple[str, ...], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "240")  # a long path is not to be cut
+    monkeypatch.setattr("jielong.commands.screen.results._width", 240)  # a long path is not to be folded
     shown = succeed(*words, "--data", pictures, "--set", "train.lr=2e-3").stdout
     rows = {cells[0]: cells for line in shown.splitlines() if len(cells := line.split()) >= 3}
     assert rows["train.lr"][1:] == ["0.002", "--set"]
