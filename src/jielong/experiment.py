@@ -14,7 +14,7 @@ import torch
 
 from jielong.config import RecipeError
 from jielong.data.opening import open_set
-from jielong.data.order import ShuffledOrder
+from jielong.data.order import ShuffledOrder, spread
 from jielong.data.sets import Batch, ImageSet
 from jielong.evaluation.reconstruction import psnr
 from jielong.generator import Generator
@@ -167,22 +167,17 @@ def _tokens(experiment: Experiment, file: Path | None) -> Tokens | None:
     return cache.cached(experiment.tokenizer, experiment.images)
 
 
-def _spread(total: int, count: int) -> list[int]:
-    """``count`` places spread evenly over ``total``."""
-    return [index * total // min(count, total) for index in range(min(count, total))]
-
-
 def tokenizer_objective(experiment: Experiment) -> Objective:
     """Reconstruction with the recipe's losses."""
     model, heldout = experiment.model, experiment.heldout
     similarities, starts, adversarial = similarities_of(experiment.recipe.losses, experiment.media.channels)
-    shown = heldout.images(_spread(len(heldout), SHOWN))
+    shown = heldout.images(spread(len(heldout), SHOWN))
     return TokenizerObjective(model, similarities, starts, adversarial, shown, partial(_measure_tokenizer, heldout))  # type: ignore[arg-type]
 
 
 @torch.no_grad()
 def _measure_tokenizer(heldout: ImageSet, model: LearnedTokenizer) -> dict[str, Any]:
-    media = heldout.images(_spread(len(heldout), MEASURED))
+    media = heldout.images(spread(len(heldout), MEASURED))
     device = next(model.parameters()).device
     rebuilt = torch.cat([model.decode(model.encode(part.to(device))).cpu() for part in media.split(64)])
     return {"heldout_psnr": psnr(rebuilt, media).value}
@@ -193,7 +188,7 @@ def generator_objective(experiment: Experiment) -> Objective:
     recipe, heldout, model = experiment.recipe, experiment.heldout, experiment.generator
     if model is None:
         raise RecipeError("this recipe trains a tokenizer, not a generator")
-    rows = _spread(len(heldout), SHOWN)
+    rows = spread(len(heldout), SHOWN)
     kind = recipe.condition.name if recipe.condition is not None else None
 
     def raw(batch: Batch) -> Any:
@@ -221,7 +216,7 @@ def generator_objective(experiment: Experiment) -> Objective:
 @torch.no_grad()
 def _measure_generator(heldout: ImageSet, tokenizer: Tokenizer, kind: str | None, model: Generator) -> dict[str, Any]:
     """Held-out loss, with the same masks every time."""
-    rows = _spread(len(heldout), MEASURED)
+    rows = spread(len(heldout), MEASURED)
     total = torch.zeros((), dtype=torch.float64)
     was_training = model.training
     model.eval()

@@ -57,3 +57,15 @@ class ShuffledOrder:
             self._permutation = torch.randperm(self.length, generator=generator).tolist()
             self._epoch = epoch
         return self._permutation
+
+
+def spread(total: int, count: int | None) -> list[int]:
+    """``count`` of ``total`` places, evenly spread; all of them where there are no more.
+
+    Raises:
+        ValueError: if fewer than one is asked for.
+    """
+    if count is not None and count < 1:
+        raise ValueError(f"an evaluation needs at least one picture, not {count}")
+    count = min(count or total, total)
+    return [index * total // count for index in range(count)]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from jielong import __version__
 from jielong.data.opening import open_set
+from jielong.data.order import spread
 from jielong.data.sets import ImageSet
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.frechet import frechet
@@ -103,7 +104,7 @@ def evaluate(
     draws = draws or Draws()
     media = system.tokenizer.media
     images = open_set(data or system.recipe.data.set, size=media.size[0], split="heldout", channels=media.channels)
-    rows = _spread(len(images), count)
+    rows = spread(len(images), count)
     report = progress or (lambda what, done, total: None)
     real = _real(images, rows, report)
     provenance = _provenance(system, images, rows, real)
@@ -114,14 +115,6 @@ def evaluate(
         figures, omitted, seconds = _generator(system, images, rows, real, draws, candidates, scorer, report)
         provenance["draws"]["seconds_per_picture"] = round(seconds / len(rows), 4)
     return Evaluation(figures, omitted, time.perf_counter() - begun, provenance)
-
-
-def _spread(total: int, count: int | None) -> list[int]:
-    """``count`` of ``total`` places, evenly spread; all of them where there are no more."""
-    if count is not None and count < 1:
-        raise ValueError(f"an evaluation needs at least one picture, not {count}")
-    count = min(count or total, total)
-    return [index * total // count for index in range(count)]
 
 
 def _real(images: ImageSet, rows: list[int], report: Progress) -> Tensor:

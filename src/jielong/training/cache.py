@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from jielong.data.building import cache_folder
 from jielong.data.sets import ImageSet
 from jielong.media.images import write_bytes
 from jielong.tokenizers.base import Tokenizer
@@ -105,7 +104,7 @@ def cached(tokenizer: Tokenizer, images: ImageSet, progress: Callable[[int], Non
     """Tokens of a set from the user's cache, made now if they are not there yet, or damaged."""
     made_of = identity(tokenizer, images)
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
-    folder = folder or Path(os.environ.get("JIELONG_CACHE", user_cache_path("jielong"))) / "tokens"
+    folder = folder or cache_folder() / "tokens"
     path = folder / f"{key}.safetensors"
     with contextlib.suppress(ValueError):  # no file yet, or not a whole one
         return read(path, made_of, images)
