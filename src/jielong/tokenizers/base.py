@@ -71,8 +71,14 @@ class LearnedTokenizer(Tokenizer):
     """A tokenizer with weights to train."""
 
     @abstractmethod
-    def forward(self, media: Tensor, generator: torch.Generator | None = None) -> Reconstruction:
-        """The round trip with gradients, for training; ``generator`` draws what the bottleneck needs (restarts, noise)."""
+    def forward(self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0) -> Reconstruction:
+        """The round trip with gradients, for training.
+
+        Args:
+            media: ``(B, C, H, W)`` in [-1, 1].
+            generator: Draws what the bottleneck needs (restarts, noise).
+            samples_seen: Items trained on before this step, for what is annealed or trained in stages.
+        """
 
     def statistics(self) -> dict[str, float]:
         """Numbers to log, such as the codebook's usage over the last assignments."""

@@ -57,7 +57,7 @@ class VQTokenizer(LearnedTokenizer):
     def _picture(self, features: Tensor) -> Tensor:
         return self.decoder(features.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last))
 
-    def forward(self, media: Tensor, generator: torch.Generator | None = None) -> Reconstruction:
+    def forward(self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0) -> Reconstruction:
         """Round trip; ``generator`` seeds the codebook's k-means start and restarts."""
         quantized = self.quantizer(self._features(media), generator=generator)
         return Reconstruction(self._picture(quantized.values), quantized.losses)

@@ -64,8 +64,8 @@ class TokenizerObjective(Objective):
     def forward(self, batch: Batch, phase: str, samples_seen: int, draws: Draws) -> Losses:
         """The tokenizer's losses, or the discriminator's on the same pictures."""
         if phase == "discriminator":
-            return self._discriminate(batch.media)
-        result = self.model(batch.media, generator=draws.shared)
+            return self._discriminate(batch.media, samples_seen)
+        result = self.model(batch.media, generator=draws.shared, samples_seen=samples_seen)
         joined = {name: loss for name, loss in self.similarities.items() if samples_seen >= self.starts.get(name, 0)}
         parts = {name: loss(result.media, batch.media) for name, loss in joined.items()}
         alike = torch.stack(list(parts.values())).sum()
@@ -78,12 +78,12 @@ class TokenizerObjective(Objective):
             parts |= {"adversarial": fooled, "adversarial_weight": weight}
         return Losses(total, {name: value.detach() for name, value in parts.items()})
 
-    def _discriminate(self, media: Tensor) -> Losses:
+    def _discriminate(self, media: Tensor, samples_seen: int) -> Losses:
         if self.adversarial is None:
             raise RuntimeError("there is no discriminator to train")
         self.model.eval()  # the codebook must not learn from this second look at the batch
         with torch.no_grad():
-            fake = self.model(media).media
+            fake = self.model(media, samples_seen=samples_seen).media
         self.model.train()
         parts = self.adversarial.discriminator_loss(media, fake)
         return Losses(parts["total"], {f"discriminator_{name}": value.detach() for name, value in parts.items()})

@@ -1,0 +1,73 @@
+"""What a quantizer is: vectors to code indices and back, and, while it learns, the losses and the figures of its codes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What a lookup gives.
+
+    Attributes:
+        values: ``(..., D)``, the codes themselves, in the vectors' dtype; their gradient reaches the vectors through the estimator.
+        indices: ``(..., K)``, long, in ``[0, V)``.
+        losses: Scalars, weighted already, to be added to the training loss, by name.
+        statistics: Scalars to log, such as ``error`` (mean square distance a component), ``usage`` and ``perplexity``.
+    """
+
+    values: Tensor
+    indices: Tensor
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    statistics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Quantizer(nn.Module, ABC):
+    """Replaces vectors by codes. Everything inside is float32, whatever the autocast.
+
+    Attributes:
+        dim: Width ``D`` of the vectors it reads and gives.
+        codes: Size ``V`` of a codebook.
+        levels: Indices a vector, ``K``: 1, or the number of levels where residuals are quantized in turn.
+    """
+
+    dim: int
+    codes: int
+    levels: int = 1
+
+    @abstractmethod
+    def forward(
+        self, vectors: Tensor, *, generator: torch.Generator | None = None, update: bool = True, samples_seen: int = 0
+    ) -> Quantized:
+        """Quantize ``(..., D)``, with gradients, and in training let the codes follow.
+
+        Args:
+            vectors: ``(..., D)``.
+            generator: Draws what quantizing needs (starts, restarts, noise).
+            update: Whether training may change the codes' state now; ``False`` for a second forward within one step.
+            samples_seen: Items trained on before this step, for what is annealed.
+        """
+
+    @abstractmethod
+    def encode(self, vectors: Tensor) -> Tensor:
+        """Indices, ``(..., D) -> (..., K)``; changes nothing."""
+
+    @abstractmethod
+    def decode(self, indices: Tensor) -> Tensor:
+        """The codes at ``indices``, ``(..., K) -> (..., D)`` float32.
+
+        Raises:
+            ValueError: if an index is outside ``[0, V)``.
+        """
+
+    def figures(self) -> dict[str, float]:
+        """Numbers to log, such as the codebook's usage over the last assignments."""
+        return {}
+
+    def advice(self) -> str | None:
+        """What the figures warn of, and what to try; ``None`` when all is well or too little was seen to tell."""
+        return None
