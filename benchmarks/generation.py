@@ -34,7 +34,7 @@ def make(order: str, tokens: int, arguments: argparse.Namespace) -> Generator:
         raise SystemExit(f"--tokens takes square numbers, such as 64 or 256, not {tokens}")
     layout = Layout((side, side), vocabulary=arguments.vocabulary)
     torch.manual_seed(0)
-    backbone = Transformer(layers=arguments.layers, width=arguments.width, heads=arguments.heads).build(axes=2, condition_width=None)
+    backbone = Transformer(layers=arguments.layers, width=arguments.width, heads=arguments.heads).build(layout, condition_width=None)
     part = Raster() if order == "raster" else Masked(steps=arguments.steps)
     model = Generator(layout, part.build(), backbone, Softmax().build(arguments.width, layout)).eval()
     torch.nn.init.normal_(model.head.logits.weight, std=0.1)  # type: ignore[union-attr, arg-type]

@@ -435,6 +435,9 @@ class Twin(nn.Module):
     def forward(self, inputs: Tensor, coordinates: Tensor, blocks: Tensor, conditioning: None) -> Tensor:
         return inputs.flip(1)
 
+    def check_order(self, blocks: Tensor, shifted: bool) -> None:
+        assert not shifted
+
 
 @pytest.mark.parametrize(("steps", "wrong"), [(1, 0.5), (2, 0.0)])
 @pytest.mark.parametrize("choose", ["confidence", "random"])

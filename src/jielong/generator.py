@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from jielong.conditions.base import Condition
 from jielong.guidance import Guidance
 from jielong.heads.base import Head, Sharpness
-from jielong.networks.cache import Cache
+from jielong.networks.backbone import AnyBackbone, BackboneCache
 from jielong.networks.conditioning import Conditioning
-from jielong.networks.transformer import Transformer
 from jielong.noise import Noise
 from jielong.orders.base import Order
 from jielong.tokens import Layout, Tokens
@@ -56,7 +55,7 @@ class Generator(nn.Module):
     offsets: Tensor
     coordinates: Tensor
 
-    def __init__(self, layout: Layout, order: Order, backbone: Transformer, head: Head, condition: Condition | None = None) -> None:
+    def __init__(self, layout: Layout, order: Order, backbone: AnyBackbone, head: Head, condition: Condition | None = None) -> None:
         super().__init__()
         if head.discrete != layout.discrete:
             kind = "codes" if layout.discrete else "continuous tokens"
@@ -82,6 +81,7 @@ class Generator(nn.Module):
         self.register_buffer("coordinates", layout.coordinates(), persistent=False)
         # The backbone reads these with Python, so they stay on the CPU wherever the weights go.
         self.where, self.blocks = layout.coordinates(), order.blocks(layout)
+        backbone.check_order(self.blocks, order.shifted)
 
     def embed(self, values: Tensor) -> Tensor:
         """Token values ``(B, n, C)`` to vectors ``(B, n, D)``; the codebooks of a position are summed."""
@@ -230,7 +230,7 @@ class _Chain:
         self.conditioning = self._conditioning(conditions, len(rows))
         prefix = 0 if self.conditioning is None else self.conditioning.states.shape[1]
         height = 2 * len(rows) if self.doubled else len(rows)
-        self.cache: Cache | None = model.backbone.new_cache(height, layout.positions, prefix, device=device) if cached else None
+        self.cache: BackboneCache | None = model.backbone.new_cache(height, layout.positions, prefix, device=device) if cached else None
 
     def _conditioning(self, conditions: Sequence[Any] | None, batch: int) -> Conditioning | None:
         condition = self.model.condition

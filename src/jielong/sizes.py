@@ -119,7 +119,7 @@ def _generator(model: Generator, states: int) -> list[Size]:
         Size("sampling steps", steps, "", "order"),
         Size("blocks", len(order.spans(layout)), "", "order"),
         Size("condition, at most", told, "", "condition"),
-        Size("key-value cache a picture", model.backbone.cache_bytes(1, layout.positions, states), "B", "backbone, tokenizer, condition"),
+        Size("cache a picture", model.backbone.cache_bytes(1, layout.positions, states), "B", "backbone, tokenizer, condition"),
     ]
 
 

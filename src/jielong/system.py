@@ -74,7 +74,7 @@ def build_generator(recipe: Recipe, tokenizer: Tokenizer, classes: Sequence[str]
         raise ValueError("this recipe trains a tokenizer: it has no order, backbone and head to build a generator of")
     layout = tokenizer.layout
     condition = recipe.condition.build(classes) if recipe.condition is not None else None  # type: ignore[attr-defined]
-    backbone = recipe.backbone.build(axes=len(layout.grid), condition_width=condition.width if condition else None)  # type: ignore[attr-defined]
+    backbone = recipe.backbone.build(layout, condition.width if condition else None)  # type: ignore[attr-defined]
     head = recipe.head.build(backbone.width, layout)  # type: ignore[attr-defined]
     return Generator(layout, recipe.order.build(), backbone, head, condition)  # type: ignore[attr-defined]
 

@@ -6,12 +6,13 @@ from pydantic import ValidationError
 
 from jielong.backbones.transformer import Transformer
 from jielong.config import parse_part
+from jielong.tokens import Layout
 
 
 def test_settings_reach_the_network() -> None:
     part = parse_part("backbone", {"transformer": {"layers": 2, "width": 32, "heads": 2, "hidden": 40, "qk_norm": True, "norm": "layer"}})
     assert isinstance(part, Transformer)
-    net = part.build(axes=3, condition_width=12)
+    net = part.build(Layout((2, 3, 4)), condition_width=12)
     assert (net.layers, net.width, net.heads, net.axes, net.condition) == (2, 32, 2, 3, "prefix")
     assert net.blocks[0].feed_forward.down.in_features == 40
     assert net.norm.kind == "layer"
@@ -19,7 +20,7 @@ def test_settings_reach_the_network() -> None:
 
 
 def test_without_a_condition_there_is_no_condition_path() -> None:
-    net = Transformer(layers=1, width=32, heads=2, condition="cross").build(axes=1, condition_width=None)
+    net = Transformer(layers=1, width=32, heads=2, condition="cross").build(Layout((3,)), condition_width=None)
     assert net.condition is None
     assert net(torch.randn(1, 3, 32), torch.arange(3)[:, None], torch.arange(3)).shape == (1, 3, 32)
 

@@ -8,6 +8,7 @@ from jielong.config import Part
 from jielong.networks import transformer as network
 from jielong.networks.layers import Activation, ConditionPath
 from jielong.networks.norm import NormKind
+from jielong.tokens import Layout
 
 
 class Transformer(Part, family="backbone", name="transformer"):
@@ -36,7 +37,7 @@ class Transformer(Part, family="backbone", name="transformer"):
             raise ValueError(f"width {self.width} must be an even multiple of heads {self.heads}, so that each head has an even width")
         return self
 
-    def build(self, *, axes: int, condition_width: int | None) -> network.Transformer:
-        """The network for a grid of ``axes`` axes and a condition of ``condition_width`` channels (``None``: no condition)."""
+    def build(self, layout: Layout, condition_width: int | None) -> network.Transformer:
+        """The network for tokens of a layout and a condition of ``condition_width`` channels (``None``: no condition)."""
         settings = dict(self) | {"condition": self.condition if condition_width is not None else None}
-        return network.Transformer(**settings, axes=axes, condition_width=condition_width)
+        return network.Transformer(**settings, axes=layout.coordinates().shape[1], condition_width=condition_width)

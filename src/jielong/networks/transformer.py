@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jielong.networks.attention import additive, structure
+from jielong.networks.backbone import Backbone
 from jielong.networks.cache import Cache
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.layers import Activation, Block, ConditionPath, KeysValues, Sight, modulate
@@ -27,7 +28,7 @@ from jielong.networks.norm import Norm, NormKind
 from jielong.networks.rope import Rotary, Rotation
 
 
-class Transformer(nn.Module):
+class Transformer(Backbone[Cache]):
     """Inputs, coordinates and blocks to hidden states.
 
     Args:
