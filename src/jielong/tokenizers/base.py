@@ -34,11 +34,11 @@ class Reconstruction:
     """What a tokenizer returns while it learns.
 
     Attributes:
-        media: The round trip's result, ``(B, C, H, W)``, with a gradient.
+        media: The round trip's result, ``(B, C, H, W)``, with a gradient; ``None`` in a stage that compares no media.
         losses: Losses of the bottleneck by name (scalars, already weighted).
     """
 
-    media: Tensor
+    media: Tensor | None
     losses: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -79,6 +79,11 @@ class LearnedTokenizer(Tokenizer):
             generator: Draws what the bottleneck needs (restarts, noise).
             samples_seen: Items trained on before this step, for what is annealed or trained in stages.
         """
+
+    @property
+    def reconstructs_from(self) -> int:
+        """Samples seen from which on :meth:`forward` gives media; in the stage before, its own losses are all there is to learn from."""
+        return 0
 
     def statistics(self) -> dict[str, float]:
         """Numbers to log, such as the codebook's usage over the last assignments."""

@@ -45,6 +45,12 @@ class Ema:
             buffer.copy_(present[name])
         return self._model
 
+    @torch.no_grad()
+    def adopt(self) -> None:
+        """Let the model itself go on from its averages; the optimizers' moments stay."""
+        for weight, average in zip(self._weights, self._averages.values(), strict=True):
+            weight.copy_(average)
+
     def state(self) -> dict[str, Tensor]:
         """The averages by name."""
         return dict(self._averages)

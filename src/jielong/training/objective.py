@@ -56,6 +56,10 @@ class Objective(nn.Module, ABC):
         """Whether a phase runs yet."""
         return True
 
+    def stage(self, samples_seen: int) -> int:
+        """Which stage of its training the model is in. Where one ends, the next goes on from the averaged weights."""
+        return 0
+
     def lr_ratio(self, phase: str) -> float:
         """A phase's learning rate over the recipe's."""
         return 1.0

@@ -163,6 +163,8 @@ class Run:
         counters, seen, settings = self.counters, self.counters.samples, self.settings
         torch.manual_seed(seed_of(settings.seed, "step", self.accelerator.process_index, seen))
         batches = self.feed.take(seen)
+        if seen and self.objective.stage(seen) != self.objective.stage(seen - settings.batch):
+            self.ema.adopt()
         if seen == 0 and (odd := range_advice(batches[0][1].media)):
             self._warn(odd)
         rate = settings.rate(seen + settings.batch, self.progress)

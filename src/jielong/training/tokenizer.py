@@ -20,6 +20,9 @@ Similarity = Callable[[Tensor, Tensor], Tensor]
 class TokenizerObjective(Objective):
     """Reconstruct, and be told how well by every loss of the recipe.
 
+    A tokenizer may learn in two stages (:attr:`LearnedTokenizer.reconstructs_from`): in the first its own losses alone count, and no loss
+    of the recipe does, whenever it says it starts; the second begins from the averaged weights of the first.
+
     Args:
         model: The tokenizer.
         similarities: Losses between reconstruction and picture, by name, with their weights inside.
@@ -54,8 +57,14 @@ class TokenizerObjective(Objective):
         return {"model": self.model} if self.adversarial is None else {"model": self.model, "discriminator": self.adversarial}
 
     def active(self, phase: str, samples_seen: int) -> bool:
-        """The discriminator waits for its start."""
-        return phase == "model" or (self.adversarial is not None and self.adversarial.active(samples_seen))
+        """The discriminator waits for its start, and for pictures to look at."""
+        if phase == "model":
+            return True
+        return self.adversarial is not None and self.adversarial.active(samples_seen) and self.stage(samples_seen) > 0
+
+    def stage(self, samples_seen: int) -> int:
+        """1 where pictures are reconstructed, 0 before."""
+        return int(samples_seen >= self.model.reconstructs_from)
 
     def lr_ratio(self, phase: str) -> float:
         """The discriminator has its own."""
@@ -66,12 +75,14 @@ class TokenizerObjective(Objective):
         if phase == "discriminator":
             return self._discriminate(batch.media, samples_seen)
         result = self.model(batch.media, generator=draws.shared, samples_seen=samples_seen)
+        if result.media is None:
+            return Losses(torch.stack(list(result.losses.values())).sum(), {name: value.detach() for name, value in result.losses.items()})
         joined = {name: loss for name, loss in self.similarities.items() if samples_seen >= self.starts.get(name, 0)}
         parts = {name: loss(result.media, batch.media) for name, loss in joined.items()}
         alike = torch.stack(list(parts.values())).sum()
         total = alike + sum(result.losses.values())
         parts |= result.losses
-        if self.adversarial is not None and self.adversarial.active(samples_seen):
+        if self.adversarial is not None and self.active("discriminator", samples_seen):
             fooled = self.adversarial.generator_loss(result.media)
             weight = self.adversarial.adaptive_weight(alike, fooled, self.model.last_layer)
             total = total + weight * fooled
@@ -85,6 +96,8 @@ class TokenizerObjective(Objective):
         with torch.no_grad():
             fake = self.model(media, samples_seen=samples_seen).media
         self.model.train()
+        if fake is None:
+            raise RuntimeError("there is no reconstruction for the discriminator to look at yet")
         parts = self.adversarial.discriminator_loss(media, fake)
         return Losses(parts["total"], {f"discriminator_{name}": value.detach() for name, value in parts.items()})
 
