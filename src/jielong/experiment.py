@@ -21,8 +21,8 @@ from jielong.generator import Generator
 from jielong.heads.base import Sharpness
 from jielong.media.images import write_bytes
 from jielong.noise import Noise
-from jielong.recipe import Recipe, Trained
-from jielong.system import DESCRIPTION, build_generator, build_tokenizer, describe, find
+from jielong.recipe import Recipe
+from jielong.system import DESCRIPTION, build_generator, build_tokenizer, describe, find, foundations
 from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Tokenizer
 from jielong.tokens import Tokens
 from jielong.training import cache
@@ -143,20 +143,28 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     description = describe(experiment.media, experiment.images.classes, experiment.tokenizer, experiment.generator)
     write_bytes(out / DESCRIPTION, json.dumps(description, indent=2).encode())
-    if isinstance(recipe.tokenizer, Trained) and Path(recipe.tokenizer.checkpoint).is_dir():
-        _keep_tokenizer(find(recipe.tokenizer.checkpoint), out / "tokenizer")
+    for role, name in foundations(recipe).items():
+        if Path(name).is_dir():
+            _keep(find(name), out / role)
     return train(objective, stream, recipe.train, out, recipe_yaml=recipe.to_yaml(), **options)
 
 
-def _keep_tokenizer(folder: Path, target: Path) -> None:
-    """Copy a tokenizer into the run, so that the checkpoint stands alone when the folder it was trained in is gone."""
+def _keep(folder: Path, target: Path) -> None:
+    """Copy a checkpoint, with the copies it keeps itself, into the run: it stands alone when the folder it was built on is gone."""
     if not target.exists():
         beside = target.with_name(target.name + ".tmp")
         shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-        for name in ("recipe.yaml", DESCRIPTION, "model.safetensors"):
-            shutil.copyfile(folder / name, beside / name)
+        _copy_checkpoint(folder, beside)
         beside.rename(target)
+
+
+def _copy_checkpoint(folder: Path, target: Path) -> None:
+    target.mkdir()
+    for name in ("recipe.yaml", DESCRIPTION, "model.safetensors"):
+        shutil.copyfile(folder / name, target / name)
+    for role in ("tokenizer", "proxy"):
+        if (folder / role).is_dir():
+            _copy_checkpoint(folder / role, target / role)
 
 
 def _tokens(experiment: Experiment, file: Path | None) -> Tokens | None:

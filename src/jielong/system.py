@@ -55,17 +55,38 @@ def find(name_or_folder: str) -> Path:
     return folder
 
 
-def build_tokenizer(recipe: Recipe, media: MediaFormat) -> Tokenizer:
-    """The recipe's tokenizer: trained weights where it names a checkpoint, fresh ones where it describes a tokenizer."""
+def foundations(recipe: Recipe) -> dict[str, str]:
+    """The trained tokenizers that a recipe builds on, names or folders, by what they are to it.
+
+    ``tokenizer``: the tokens that a generator learns. ``proxy``: what a tokenizer is taught by. A checkpoint that was built on a folder
+    keeps a copy of it in a folder of its own, called so.
+    """
     if isinstance(recipe.tokenizer, Trained):
-        tokenizer = load(recipe.tokenizer.checkpoint).tokenizer
-        if tokenizer.media != media:
-            raise ValueError(
-                f"the tokenizer {recipe.tokenizer.checkpoint!r} was made for {tokenizer.media}, but the data are {media}; "
-                "set data.size to fit"
-            )
-        return tokenizer
-    return recipe.tokenizer.build(media)  # type: ignore[attr-defined]
+        return {"tokenizer": recipe.tokenizer.checkpoint}
+    proxy = getattr(recipe.tokenizer, "proxy", None)
+    return {} if proxy is None else {"proxy": proxy}
+
+
+def build_tokenizer(recipe: Recipe, media: MediaFormat, kept: Path | None = None) -> Tokenizer:
+    """The recipe's tokenizer: trained weights where it names a checkpoint, fresh ones where it describes a tokenizer.
+
+    Args:
+        recipe: The recipe.
+        media: The pictures.
+        kept: A checkpoint of this recipe, whose own copies of what it was built on come first.
+
+    Raises:
+        ValueError: if a trained tokenizer was made for other pictures.
+    """
+    trained = {}
+    for role, name in foundations(recipe).items():
+        own = kept is not None and (kept / role).is_dir()
+        trained[role] = load(str(kept / role) if kept is not None and own else name).tokenizer
+        if trained[role].media != media:
+            raise ValueError(f"the {role} {name!r} was made for {trained[role].media}, but the data are {media}; set data.size to fit")
+    if isinstance(recipe.tokenizer, Trained):
+        return trained["tokenizer"]
+    return recipe.tokenizer.build(media, **trained)  # type: ignore[attr-defined]
 
 
 def build_generator(recipe: Recipe, tokenizer: Tokenizer, classes: Sequence[str]) -> Generator:
@@ -256,9 +277,7 @@ def load(name_or_folder: str, device: torch.device | str = "cpu") -> System:
     folder = find(name_or_folder)
     recipe = parse((folder / "recipe.yaml").read_text(), str(folder / "recipe.yaml"))
     description, media = _description(folder / DESCRIPTION)
-    beside = folder / "tokenizer"
-    own = isinstance(recipe.tokenizer, Trained) and beside.is_dir()
-    tokenizer = load(str(beside)).tokenizer if own else build_tokenizer(recipe, media)
+    tokenizer = build_tokenizer(recipe, media, kept=folder)
     generator = None
     if recipe.trains_generator:
         generator = build_generator(recipe, tokenizer, description["classes"])
