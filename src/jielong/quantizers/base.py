@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from jielong.config import Part
+from jielong.tokens import Layout
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -64,6 +67,10 @@ class Quantizer(nn.Module, ABC):
             ValueError: if an index is outside ``[0, V)``.
         """
 
+    def layout(self, grid: tuple[int, ...]) -> Layout:
+        """Where the tokens of a feature map ``(B, *grid, D)`` stand: one position a vector, unless the quantizer says otherwise."""
+        return Layout(grid, self.levels, self.codes)
+
     def figures(self) -> dict[str, float]:
         """Numbers to log, such as the codebook's usage over the last assignments."""
         return {}
@@ -71,3 +78,15 @@ class Quantizer(nn.Module, ABC):
     def advice(self) -> str | None:
         """What the figures warn of, and what to try; ``None`` when all is well or too little was seen to tell."""
         return None
+
+
+class QuantizerSettings(Part):
+    """What the settings of every quantizer answer."""
+
+    def on(self, grid: tuple[int, ...]) -> QuantizerSettings:
+        """These settings for feature maps of this grid, where that makes a difference."""
+        return self
+
+    def build(self, dim: int) -> Quantizer:
+        """The quantizer for vectors of width ``dim``."""
+        raise NotImplementedError(f"the settings {type(self).__name__} build no quantizer")

@@ -11,10 +11,18 @@ from jielong.quantizers.parallel import pick_rows, sum_over_processes
 
 
 @torch.no_grad()
-def kmeans(vectors: Tensor, codes: int, iterations: int, generator: torch.Generator, normalize: bool = False) -> tuple[Tensor, Tensor]:
+def kmeans(
+    vectors: Tensor,
+    codes: int,
+    iterations: int,
+    generator: torch.Generator,
+    normalize: bool = False,
+    start: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Centroids of everybody's vectors and how many vectors each has; equal on every process.
 
-    Starts from random vectors; a cluster that loses all its vectors moves to another random one.
+    Starts from random vectors, unless told otherwise; a cluster that loses all its vectors moves to another random one.
 
     Args:
         vectors: This process's ``(M, D)``, float32.
@@ -22,19 +30,21 @@ def kmeans(vectors: Tensor, codes: int, iterations: int, generator: torch.Genera
         iterations: Rounds of assignment and averaging; 0 returns the random vectors.
         generator: Draws the starting vectors (the first process's counts).
         normalize: Keep centroids on the unit sphere (spherical k-means).
+        start: The first centroids ``(V, D)``, equal on every process.
+        weights: How much each vector counts, ``(M,)``; 1 when not given.
 
     Returns:
         Centroids ``(V, D)`` and counts ``(V,)``, at least 1 so that centroid times count is a usable sum.
     """
-    centroids = pick_rows(vectors, codes, generator)
+    centroids = pick_rows(vectors, codes, generator) if start is None else start
     counts = vectors.new_ones(codes)
     for _ in range(iterations):
         indices, _ = nearest(vectors, centroids)
-        counts, sums = sums_by_code(vectors, indices, codes)
+        counts, sums = sums_by_code(vectors, indices, codes, weights)
         packed = sum_over_processes(torch.cat([sums, counts[:, None]], dim=1))
         sums, counts = packed[:, :-1], packed[:, -1]
         empty = counts == 0
-        centroids = sums / counts.clamp_min(1)[:, None]
+        centroids = sums / (counts.clamp_min(1) if weights is None else counts.clamp_min(1e-12))[:, None]
         if normalize:
             centroids = F.normalize(centroids, dim=-1)
         if bool(empty.any()):

@@ -48,7 +48,9 @@ def nearest(vectors: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def sums_by_code(vectors: Tensor, indices: Tensor, codes: int) -> tuple[Tensor, Tensor]:
-    """How many of ``vectors`` ``(M, D)`` each code has, ``(V,)``, and their sum, ``(V, D)``, both float32."""
-    counts = torch.bincount(indices, minlength=codes).to(vectors.dtype)
+def sums_by_code(vectors: Tensor, indices: Tensor, codes: int, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """How many of ``vectors`` ``(M, D)`` each code has, ``(V,)``, and their sum, ``(V, D)``, both float32; ``weights`` are ``(M,)``."""
+    counts = torch.bincount(indices, weights, minlength=codes).to(vectors.dtype)
+    if weights is not None:
+        vectors = vectors * weights[:, None]
     return counts, vectors.new_zeros(codes, vectors.shape[1]).index_add_(0, indices, vectors)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -10,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jielong.config import Config
+from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
 from jielong.quantizers.estimators import rotate, straight_through
 from jielong.quantizers.kmeans import kmeans
 from jielong.quantizers.lookup import nearest, sums_by_code
@@ -24,8 +25,8 @@ class NonFiniteVectors(ValueError):  # noqa: N818 - named for what was found
     """The vectors to quantize hold NaN or infinite numbers; raised on every process together, before any state was changed."""
 
 
-class VectorQuantizerSettings(Config):
-    """Settings of :class:`VectorQuantizer`, a field of every tokenizer that has one."""
+class Vector(QuantizerSettings, family="quantizer", name="vector"):
+    """Settings of :class:`VectorQuantizer`."""
 
     codes: int = Field(1024, ge=2, description="size of the codebook V")
     codebook: Literal["ema", "gradient"] = Field("ema", description="codes follow averages of their vectors, or a loss term")
@@ -39,27 +40,10 @@ class VectorQuantizerSettings(Config):
 
     def build(self, dim: int) -> VectorQuantizer:
         """The quantizer for vectors of width ``dim``."""
-        return VectorQuantizer(dim=dim, **self.model_dump())
+        return VectorQuantizer(dim=dim, **dict(self))
 
 
-@dataclass(frozen=True)
-class Quantized:
-    """What a lookup gives.
-
-    Attributes:
-        values: ``(..., D)``, the codes themselves, in the vectors' dtype; their gradient reaches the vectors through the estimator.
-        indices: ``(...)``, long, in ``[0, V)``.
-        losses: Scalars, weighted already, to be added to the training loss: ``commitment``, and ``codebook`` when it learns by gradient.
-        statistics: Scalars to log: ``error`` (mean square distance a component), ``usage`` and ``perplexity`` over a long window.
-    """
-
-    values: Tensor
-    indices: Tensor
-    losses: dict[str, Tensor]
-    statistics: dict[str, Tensor]
-
-
-class VectorQuantizer(nn.Module):
+class VectorQuantizer(Quantizer):
     r"""Replaces every vector ``z`` by the nearest of ``V`` codes, ``q = e_i`` with ``i = argmin_v |z - e_v|^2``.
 
     Losses, as means over all components: ``commitment |z - sg(q)|^2``, and ``|sg(z) - q|^2`` when the codebook learns by gradient.
@@ -146,13 +130,16 @@ class VectorQuantizer(nn.Module):
         flat = vectors.reshape(-1, self.dim).float()
         return F.normalize(flat, dim=-1) if self.normalize else flat
 
-    def _codes(self) -> Tensor:
+    @property
+    def current(self) -> Tensor:
         """The codes as they are compared and handed out, ``(V, D)``."""
         if not (self.normalize and self.learned):
             return self.codebook
         return F.normalize(self.codebook.clone(), dim=-1)  # a copy, so that a restart may write while autograd remembers
 
-    def forward(self, vectors: Tensor, *, generator: torch.Generator | None = None, update: bool = True) -> Quantized:
+    def forward(
+        self, vectors: Tensor, *, generator: torch.Generator | None = None, update: bool = True, samples_seen: int = 0
+    ) -> Quantized:
         """Quantize, and in training let the codebook follow.
 
         Args:
@@ -160,6 +147,11 @@ class VectorQuantizer(nn.Module):
             generator: Draws the vectors for the k-means start and for restarts; under data parallelism the first process's decides. When
                 not given, draws are seeded by the number of updates so far.
             update: Whether training may change the codebook's state now; ``False`` for a second forward within one step.
+            samples_seen: Not needed here.
+
+        Returns:
+            The codes and their indices ``(..., 1)``; the losses ``commitment``, and ``codebook`` when it learns by gradient; and
+            ``error`` (mean square distance a component), ``usage`` and ``perplexity`` over a long window.
 
         Raises:
             ValueError: if the last axis is not ``D``.
@@ -175,9 +167,9 @@ class VectorQuantizer(nn.Module):
             draw = generator or torch.Generator().manual_seed(int(self.updates))
             if update:
                 self._start(seen, draw)
-            codes = self._codes()
+            codes = self.current
             indices, best = nearest(seen, codes.detach())
-            self._check(best, together=update)
+            self.check_finite(best, together=update)
             picked = F.embedding(indices, codes)
             error = F.mse_loss(flat, picked.detach())
             losses = {"commitment": self.commitment * error}
@@ -185,29 +177,47 @@ class VectorQuantizer(nn.Module):
                 losses["codebook"] = F.mse_loss(picked, seen)
             values = self.estimate(flat, picked)
             if update:
-                self._follow(seen, indices, draw)
+                self.follow(seen, indices, partial(pick_rows, seen, generator=draw))
         statistics = {"error": error.detach(), "usage": self.usage.usage, "perplexity": self.usage.perplexity}
-        return Quantized(values.to(vectors.dtype).view(vectors.shape), indices.view(vectors.shape[:-1]), losses, statistics)
+        return Quantized(values.to(vectors.dtype).view(vectors.shape), indices.view(*vectors.shape[:-1], 1), losses, statistics)
 
     @torch.no_grad()
     def encode(self, vectors: Tensor) -> Tensor:
-        """Indices of the nearest codes, ``(..., D) -> (...)``; changes nothing. Raises as :meth:`forward` does."""
+        """Indices of the nearest codes, ``(..., D) -> (..., 1)``; changes nothing. Raises as :meth:`forward` does."""
         with torch.autocast(vectors.device.type, enabled=False):
-            indices, best = nearest(self._flat(vectors), self._codes())
-        self._check(best)
-        return indices.view(vectors.shape[:-1])
+            indices, best = nearest(self._flat(vectors), self.current)
+        self.check_finite(best)
+        return indices.view(*vectors.shape[:-1], 1)
 
     def decode(self, indices: Tensor) -> Tensor:
-        """The codes at ``indices``, ``(...) -> (..., D)`` float32, normalised when the quantizer is.
+        """The codes at ``indices``, ``(..., 1) -> (..., D)`` float32, normalised when the quantizer is.
 
         Raises:
-            ValueError: if an index is outside ``[0, V)``.
+            ValueError: if the last axis is not 1 or an index is outside ``[0, V)``.
         """
+        if indices.ndim == 0 or indices.shape[-1] != 1:
+            raise ValueError(f"code indices must be (..., 1), one codebook last, not {tuple(indices.shape)}")
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.codes:
             raise ValueError(f"code indices must lie in [0, {self.codes}), but these span {int(indices.min())} to {int(indices.max())}")
-        return F.embedding(indices, self._codes())
+        return F.embedding(indices[..., 0], self.current)
 
-    def _check(self, numbers: Tensor, together: bool = False) -> None:
+    def figures(self) -> dict[str, float]:
+        """Share of codes in use and perplexity, over the last 65,536 assignments or more."""
+        return self.usage.figures()
+
+    def advice(self) -> str | None:
+        """What to try when codes lie idle: the repairs that are not switched on yet."""
+        repairs = {
+            "switch the restart of dead codes on (restart_below: 0.1)": self.restart_below == 0,
+            "start from k-means (kmeans_iterations: 10)": self.kmeans_iterations == 0,
+            "look codes up in a smaller width (8 to 32)": self.dim > 32,
+            "compare directions only (normalize: true)": not self.normalize,
+            "let the codebook follow averages (codebook: ema)": self.learned,
+            "try the rotation trick (estimator: rotation)": self.estimate is not rotate,
+        }
+        return self.usage.advice([repair for repair, lacking in repairs.items() if lacking])
+
+    def check_finite(self, numbers: Tensor, together: bool = False) -> None:
         """Refuse what is not finite; ``together`` lets every process raise, so that none waits for a process that has stopped."""
         bad = (~torch.isfinite(numbers)).sum()
         bad = sum_over_processes(bad) if together else bad
@@ -219,18 +229,30 @@ class VectorQuantizer(nn.Module):
         """K-means on the first batch: code, count and sum together."""
         if bool(self.initialised):
             return
-        self._check(vectors.sum(dim=-1), together=True)
+        self.check_finite(vectors.sum(dim=-1), together=True)
         centroids, counts = kmeans(vectors, self.codes, self.kmeans_iterations, generator, self.normalize)
-        self._place(torch.arange(self.codes, device=vectors.device), centroids, counts)
+        self.begin(centroids, counts)
+
+    @torch.no_grad()
+    def begin(self, codes: Tensor, counts: Tensor) -> None:
+        """Start from codes ``(V, D)`` that have so many vectors each, ``(V,)``."""
+        self._place(torch.arange(self.codes, device=codes.device), codes, counts)
         self.initialised.fill_(True)
 
     @torch.no_grad()
-    def _follow(self, vectors: Tensor, indices: Tensor, generator: torch.Generator) -> None:
-        """One step of the averages over everybody's batch, then restarts."""
+    def follow(self, vectors: Tensor, indices: Tensor, fresh: Callable[[int], Tensor], weights: Tensor | None = None) -> None:
+        """One step of the averages over everybody's batch, then restarts; a quantizer that shares its codebook calls it itself.
+
+        Args:
+            vectors: ``(M, D)``, float32, of this process.
+            indices: Their codes, ``(M,)``.
+            fresh: Gives so many vectors, equal on every process, for codes that start anew.
+            weights: How much each vector counts, ``(M,)``; 1 when not given.
+        """
         if self.learned:
-            counts = sum_over_processes(torch.bincount(indices, minlength=self.codes).float())
+            counts = sum_over_processes(torch.bincount(indices, weights, minlength=self.codes).float())
         else:
-            counts, sums = sums_by_code(vectors, indices, self.codes)
+            counts, sums = sums_by_code(vectors, indices, self.codes, weights)
             if world()[1] > 1:
                 packed = sum_over_processes(torch.cat([sums, counts[:, None]], dim=1))
                 sums, counts = packed[:, :-1], packed[:, -1]
@@ -241,17 +263,17 @@ class VectorQuantizer(nn.Module):
             smoothed = (self.counts + self.epsilon) / (total + self.codes * self.epsilon) * total
             means = self.sums / smoothed[:, None]
             self.codebook.copy_(F.normalize(means, dim=-1) if self.normalize else means)
-        self.usage.update(counts)
+        self.usage.update(counts if weights is None else sum_over_processes(torch.bincount(indices, minlength=self.codes)))
         self.updates += 1
         if self.restart_below > 0 and int(self.updates) % self.restart_every == 0:
-            self._restart(vectors, generator)
+            self._restart(fresh)
 
-    def _restart(self, vectors: Tensor, generator: torch.Generator) -> None:
+    def _restart(self, fresh: Callable[[int], Tensor]) -> None:
         """Give every dead code a vector of the batch and the mean count."""
         mean = self.counts.mean()
         dead = (self.counts < self.restart_below * mean).nonzero().flatten()
         if len(dead):
-            self._place(dead, pick_rows(vectors, len(dead), generator), mean.expand(len(dead)))
+            self._place(dead, fresh(len(dead)), mean.expand(len(dead)))
 
     def _place(self, where: Tensor, codes: Tensor, counts: Tensor) -> None:
         """Set code, count and sum together: setting the code alone would be undone by the next step of the averages."""

@@ -66,9 +66,8 @@ def write(path: Path, tokens: Tokens, made_of: dict[str, str], stand_ins: Mappin
     values = tokens.values.contiguous()
     if layout.vocabulary is not None:
         values = values.to(torch.uint8 if layout.vocabulary <= 256 else torch.int16 if layout.vocabulary <= 2**15 else torch.int32)
-    described = {"grid": list(layout.grid), "channels": layout.channels, "vocabulary": layout.vocabulary}
     # Where a broken picture was replaced, the tokens are the other one's, and so must the words be when they are read again.
-    words = {"layout": json.dumps(described), "stand_ins": json.dumps(dict(stand_ins or {})), **made_of}
+    words = {"layout": json.dumps(layout.to_json()), "stand_ins": json.dumps(dict(stand_ins or {})), **made_of}
     write_bytes(path, save({"values": values}, metadata=words))
 
 
@@ -96,7 +95,7 @@ def read(path: Path, expected: dict[str, str] | None = None, images: ImageSet | 
             raise StaleTokensError(f"the tokens in {path} were made {what}; tokenise again: jielong tokenize")
     if images is not None:
         images.stand_ins.update({int(index): stand_in for index, stand_in in stand_ins.items()})
-    layout = Layout(tuple(described["grid"]), described["channels"], described["vocabulary"])
+    layout = Layout.from_json(described)
     return Tokens(values.long() if layout.discrete else values, layout)
 
 
