@@ -91,7 +91,7 @@ def measure(count: int, codes: int, dim: int, repeats: int) -> dict[str, float |
 
     @torch.no_grad()
     def forward_ours() -> None:
-        mine[:] = [ours(part).indices for part in pieces]
+        mine[:] = [ours(part).indices[..., 0] for part in pieces]
 
     @torch.no_grad()
     def forward_theirs() -> None:

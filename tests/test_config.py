@@ -52,8 +52,13 @@ def test_what_is_not_a_part_is_refused_with_the_nearest_choice(parts: type[Part]
     for value in [3, ["dice"], {}, {"dice": {}, "softmax": {}}, None]:
         with pytest.raises(RecipeError, match="head must be one name with its settings"):
             parse_part("head", value)
-    with pytest.raises(ValidationError, match="side"):
+    with pytest.raises(RecipeError, match=r"dice\.side: Extra inputs"):
         parse_part("head", {"dice": {"side": 20}})
+
+
+def test_a_part_of_another_family_is_not_taken(parts: type[Part]) -> None:
+    with pytest.raises(RecipeError, match="order must be one name"):
+        parse_part("order", parts())
 
 
 def test_settings_are_frozen_and_refuse_unknown_keys() -> None:

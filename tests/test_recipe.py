@@ -4,9 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from jielong.bodies.convolutional import Convolutional
 from jielong.config import RecipeError
 from jielong.orders.masked import Masked
+from jielong.quantizers.finite_scalar import FiniteScalar
+from jielong.quantizers.vector import Vector
 from jielong.recipe import Recipe, Trained, built_in, load, parse
+from jielong.tokenizers.vq import VQ
 
 TOKENIZER = """\
 tokenizer: {vq: {dim: 8}}
@@ -14,6 +18,13 @@ losses:
   regression: {kind: l2}
 train: {samples: 1000}
 """
+VECTOR = TOKENIZER.replace(
+    "{vq: {dim: 8}}",
+    """
+  vq:
+    body: {convolutional: {patch: 2}}
+    quantizer: {vector: {codes: 9}}""",
+)
 GENERATOR = """\
 data: {set: emoji, size: 32}
 tokenizer: {checkpoint: vq-emoji}
@@ -66,7 +77,14 @@ def test_a_recipe_holds_what_was_written_and_every_default() -> None:
         (GENERATOR.replace("scale: 3", "scal: 3"), "mine.yaml, line 10: unknown key 'sampling.guidance.scal'; did you mean 'scale'?"),
         (GENERATOR.replace("condition:", "conditoin:"), "mine.yaml, line 3: unknown key 'conditoin'; did you mean 'condition'?"),
         (TOKENIZER.replace("kind", "kinnd"), "mine.yaml, line 3: unknown key 'losses.regression.kinnd'; did you mean 'kind'?"),
-        (TOKENIZER.replace("dim: 8", "quantizer: {code: 9}"), "line 1: unknown key 'tokenizer.vq.quantizer.code'; did you mean 'codes'?"),
+        (VECTOR.replace("codes: 9", "code: 9"), "line 4: unknown key 'tokenizer.vq.quantizer.vector.code'; did you mean 'codes'?"),
+        (VECTOR.replace("vector:", "vectro:"), "line 4: tokenizer.vq.quantizer: there is no quantizer called 'vectro'; did you mean 'vec"),
+        (VECTOR.replace("codes: 9", "codes: 1"), "line 4: tokenizer.vq.quantizer.vector.codes: Input should be greater than or equal to 2"),
+        (VECTOR.replace("{vector: {codes: 9}}", "{codes: 9, decay: 0.9}"), "line 4: tokenizer.vq.quantizer: quantizer must be one name"),
+        (VECTOR.replace("quantizer:", "quantiser:"), "line 4: unknown key 'tokenizer.vq.quantiser'; did you mean 'quantizer'?"),
+        (VECTOR.replace("patch: 2", "pach: 2"), "line 3: unknown key 'tokenizer.vq.body.convolutional.pach'; did you mean 'patch'?"),
+        (VECTOR.replace("body: {convolutional: {patch: 2}}", "patch: 2"), "line 3: unknown key 'tokenizer.vq.patch'; choose one of body, "),
+        (TOKENIZER.replace("\n  regression: {kind: l2}", " 3"), "line 2: losses: parts of the family loss are written as {name:"),
         (GENERATOR.replace("masked:", "maskd:"), "mine.yaml, line 4: order: there is no order called 'maskd'; did you mean 'masked'?"),
         (GENERATOR.replace("softmax", "soft"), "mine.yaml, line 9: head: there is no head called 'soft'; did you mean 'softmax'?"),
         (TOKENIZER.replace("regression", "regresion"), "line 2: losses: there is no loss called 'regresion'; did you mean 'regression'?"),
@@ -84,6 +102,12 @@ def test_a_recipe_holds_what_was_written_and_every_default() -> None:
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_the_line_and_the_nearest_choice(text: str, words: str) -> None:
     assert words in refused(text)
+
+
+def test_faults_of_parts_inside_parts_and_around_them_are_told_together() -> None:
+    message = refused(VECTOR.replace("patch: 2", "pach: 2").replace("codes: 9", "code: 9, decay: 2").replace("samples", "sampels"))
+    lines = [line.split(": ")[0] for line in message.splitlines()]
+    assert lines == ["mine.yaml, line 3", *["mine.yaml, line 4"] * 2, *["mine.yaml, line 7"] * 2]
 
 
 def test_all_faults_are_told_at_once() -> None:
@@ -140,6 +164,19 @@ def test_extending_changes_keys_and_naming_another_part_replaces_it(tmp_path: Pa
     assert recipe.condition is None
     recipe = parse("extends: base.yaml\ntokenizer: pixels\n", str(tmp_path / "other.yaml"))
     assert recipe.tokenizer.name == "pixels"  # type: ignore[union-attr]
+
+
+def test_a_part_inside_a_part_is_extended_and_replaced_like_any_other(tmp_path: Path) -> None:
+    write(tmp_path, base=VECTOR.replace("codes: 9", "codes: 9, decay: 0.5"))
+    kept = parse("extends: base.yaml\ntokenizer: {vq: {quantizer: {vector: {codes: 7}}}}\n", str(tmp_path / "x.yaml")).tokenizer
+    assert kept == VQ(body=Convolutional(patch=2), quantizer=Vector(codes=7, decay=0.5))
+    same = parse("extends: base.yaml\n", str(tmp_path / "x.yaml"), ["tokenizer.vq.quantizer.vector.codes=7"]).tokenizer
+    assert same == kept
+    for other in ("tokenizer.vq.quantizer.finite_scalar.levels=[3, 3]", "tokenizer.vq.quantizer={finite_scalar: {levels: [3, 3]}}"):
+        replaced = parse("extends: base.yaml\n", str(tmp_path / "x.yaml"), [other]).tokenizer
+        assert replaced == VQ(body=Convolutional(patch=2), quantizer=FiniteScalar(levels=(3, 3))), "nothing of the vector quantizer is left"
+    message = refused("extends: base.yaml\n", "tokenizer.vq.body.convolutional.patchh=1", origin=str(tmp_path / "x.yaml"))
+    assert "--set tokenizer.vq.body.convolutional.patchh=1: unknown key" in message
 
 
 def test_losses_of_a_base_can_be_added_to_and_left_out(tmp_path: Path) -> None:

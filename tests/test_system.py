@@ -19,7 +19,8 @@ MEDIA = MediaFormat(3, (8, 8))
 CLASSES = ["cat", "dog", "bird"]
 VQ = """\
 data: {size: 8}
-tokenizer: {vq: {patch: 4, channels: [8], blocks: [1], dim: 4, quantizer: {codes: 16, kmeans_iterations: 0}}}
+tokenizer:
+  vq: {body: {convolutional: {patch: 4, channels: [8], blocks: [1]}}, dim: 4, quantizer: {vector: {codes: 16, kmeans_iterations: 0}}}
 losses: regression
 train: {samples: 8}
 """

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import importlib.resources
 import re
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
-from jielong.config import FAMILIES, Config, Part, RecipeError, nearest, parse_part, parts_of
+from jielong.config import Config, Faults, OfFamily, Part, RecipeError, Schema, below, keys_of, nearest, read_settings
 from jielong.guidance import Guidance
 from jielong.training.settings import TrainSettings
-
-Condition = Annotated[SerializeAsAny[Part], BeforeValidator(partial(parse_part, "condition"))]
-Order = Annotated[SerializeAsAny[Part], BeforeValidator(partial(parse_part, "order"))]
-Backbone = Annotated[SerializeAsAny[Part], BeforeValidator(partial(parse_part, "backbone"))]
-Head = Annotated[SerializeAsAny[Part], BeforeValidator(partial(parse_part, "head"))]
 
 
 class Trained(Config):
@@ -28,25 +22,12 @@ class Trained(Config):
     checkpoint: str
 
 
-def _tokenizer(value: Any) -> Part | Trained:
-    if isinstance(value, Mapping) and set(value) == {"checkpoint"}:
-        return Trained.model_validate(value)
-    return value if isinstance(value, Trained) else parse_part("tokenizer", value)
-
-
-def _losses(value: Any) -> tuple[Part, ...]:
-    return tuple(parse_part("loss", item) for item in _each_loss(value))
-
-
-def _each_loss(value: Any) -> list[Any]:
-    """Losses as a list of parts or their descriptions; one that is set to ``false`` (to leave out a base's) is gone."""
-    if value is None or isinstance(value, Mapping):
-        return [{name: settings} for name, settings in (value or {}).items() if settings is not False]
-    return [value] if isinstance(value, str) else list(value)
-
-
-Tokenizer = Annotated[SerializeAsAny[Part] | Trained, BeforeValidator(_tokenizer)]
-Losses = Annotated[tuple[SerializeAsAny[Part], ...], BeforeValidator(_losses)]
+Tokenizer = Annotated[SerializeAsAny[Part] | Trained, OfFamily("tokenizer", instead=Trained)]
+Losses = Annotated[tuple[SerializeAsAny[Part], ...], OfFamily("loss", many=True)]
+Condition = Annotated[SerializeAsAny[Part], OfFamily("condition")]
+Order = Annotated[SerializeAsAny[Part], OfFamily("order")]
+Backbone = Annotated[SerializeAsAny[Part], OfFamily("backbone")]
+Head = Annotated[SerializeAsAny[Part], OfFamily("head")]
 
 
 class DataSettings(Config):
@@ -158,35 +139,10 @@ def parse(text: str, origin: str = "recipe", overrides: Iterable[str] = ()) -> R
     data, places = _read(text, origin)
     for override in overrides:
         _override(data, places, override)
-    problems = _parse_parts(data)
-    if not problems:
-        try:
-            return Recipe.model_validate(data)
-        except ValidationError as error:
-            problems = [dict(item) for item in error.errors(include_url=False)]
-    raise RecipeError("\n".join(_explain(problem, places, origin) for problem in problems))
-
-
-def _parse_parts(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """Parse the parts in place, and list what is wrong with them, each problem with its path in the recipe."""
-    problems: list[dict[str, Any]] = []
-
-    def attempt(read: Callable[[Any], Any], value: Any, path: tuple[str, ...]) -> Any:
-        try:
-            return read(value)
-        except ValidationError as error:
-            name = (value,) if isinstance(value, str) else () if "checkpoint" in value else (next(iter(value)),)
-            problems.extend({**item, "loc": (*path, *name, *item["loc"])} for item in error.errors(include_url=False))
-        except RecipeError as error:
-            problems.append({"type": "part", "loc": path, "msg": str(error), "input": {}})
-        return value
-
-    for family in ("tokenizer", "condition", "order", "backbone", "head"):
-        if data.get(family) is not None:
-            data[family] = attempt(_tokenizer if family == "tokenizer" else partial(parse_part, family), data[family], (family,))
-    if isinstance(data.get("losses", ()), Mapping | list | str | None):
-        data["losses"] = [attempt(partial(parse_part, "loss"), item, ("losses",)) for item in _each_loss(data.get("losses"))]
-    return problems
+    try:
+        return read_settings(Recipe, data)
+    except Faults as faults:
+        raise RecipeError("\n".join(_explain(problem, places, origin) for problem in faults.problems)) from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -236,15 +192,14 @@ def _mark(node: Any, path: tuple[str, ...], origin: str, places: dict[tuple[str,
             _mark(value, here, origin, places)
 
 
-def _merge(base: Any, change: Any, path: tuple[str, ...] = ()) -> Any:
-    """Lay a change over a base, key by key; naming another part of a family replaces the part and its settings."""
+def _merge(base: Any, change: Any, schema: Schema = Recipe) -> Any:
+    """Lay a change over a base, key by key; naming another part of a family, however deep, replaces the part and its settings."""
     if not isinstance(base, dict) or not isinstance(change, dict):
         return change
-    chooses_part = len(path) == 1 and (path[0] in FAMILIES)
-    if chooses_part and set(base) != set(change):
+    if isinstance(schema, OfFamily) and not schema.many and set(base) != set(change):
         return change
     return {
-        key: _merge(base[key], change[key], (*path, key)) if key in base and key in change else change.get(key, base.get(key))
+        key: _merge(base[key], change[key], below(schema, key)) if key in base and key in change else change.get(key, base.get(key))
         for key in {**base, **change}
     }
 
@@ -276,7 +231,7 @@ def _explain(error: Any, places: dict[tuple[str, ...], str], origin: str) -> str
         path = path[:-1]
     place, name = places.get(path, origin), ".".join(where)
     if error["type"] == "extra_forbidden":
-        return f"{place}: unknown key {name!r}; {nearest(where[-1], _fields(where[:-1]))}"
+        return f"{place}: unknown key {name!r}; {nearest(where[-1], _keys(where[:-1]))}"
     if error["type"] == "missing":
         return f"{place}: {name!r} is missing"
     reason = error["msg"].removeprefix("Value error, ")
@@ -284,15 +239,9 @@ def _explain(error: Any, places: dict[tuple[str, ...], str], origin: str) -> str
     return f"{place}: {name}: {reason}{given}" if name else f"{place}: {reason}"
 
 
-def _fields(path: tuple[str, ...]) -> list[str]:
+def _keys(path: tuple[str, ...]) -> list[str]:
     """Keys allowed at a path of a recipe."""
-    model: Any = Recipe
-    for depth, key in enumerate(path):
-        family = {"losses": "loss"}.get(path[0], path[0])
-        if depth == 1 and family in FAMILIES and key in parts_of(family):
-            model = parts_of(family)[key]
-            continue
-        field = getattr(model, "model_fields", {}).get(key)
-        annotation = getattr(field, "annotation", None)
-        model = annotation if isinstance(annotation, type) else model
-    return list(getattr(model, "model_fields", {})) + (["extends"] if not path else [])
+    schema: Schema = Recipe
+    for key in path:
+        schema = below(schema, key)
+    return keys_of(schema) + (["extends"] if not path else [])

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch import distributed as dist
 from torch import multiprocessing as mp
 
-from jielong.quantizers.vector import NonFiniteVectors, VectorQuantizer, VectorQuantizerSettings
+from jielong.quantizers.vector import NonFiniteVectors, Vector, VectorQuantizer
 
 CASES = {
-    "ema": VectorQuantizerSettings(codes=24, decay=0.6, restart_below=0.6, restart_every=2),
-    "normalised": VectorQuantizerSettings(codes=24, decay=0.6, restart_below=0.6, restart_every=2, normalize=True),
-    "gradient": VectorQuantizerSettings(codes=24, decay=0.6, restart_below=0.6, restart_every=2, codebook="gradient"),
+    "ema": Vector(codes=24, decay=0.6, restart_below=0.6, restart_every=2),
+    "normalised": Vector(codes=24, decay=0.6, restart_below=0.6, restart_every=2, normalize=True),
+    "gradient": Vector(codes=24, decay=0.6, restart_below=0.6, restart_every=2, codebook="gradient"),
 }
 SPLIT = 40  # of 96 vectors: the shares need not be equal for averages, though they must be for averaged gradients
 
@@ -24,7 +24,7 @@ def batch(step: int) -> Tensor:
     return torch.randn(96, 4, generator=torch.Generator().manual_seed(step))
 
 
-def train(settings: VectorQuantizerSettings, rank: int, processes: int) -> dict[str, Tensor]:
+def train(settings: Vector, rank: int, processes: int) -> dict[str, Tensor]:
     """The state after six steps."""
     quantizer: VectorQuantizer = settings.build(4)
     if quantizer.learned:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jielong.quantizers.usage import CodebookUsage, advice
-from jielong.quantizers.vector import VectorQuantizerSettings
+from jielong.quantizers.usage import CodebookUsage
+from jielong.quantizers.vector import Vector
 
 
 def test_uniform_codes_and_a_single_code() -> None:
@@ -46,25 +46,30 @@ def test_a_large_codebook_gets_a_longer_window() -> None:
     assert CodebookUsage(16_384).window == 131_072
 
 
-def test_advice_names_what_is_not_on_yet() -> None:
-    healthy = VectorQuantizerSettings()
-    assert advice(0.97, 900, healthy) is None
-    bare = VectorQuantizerSettings(kmeans_iterations=0, restart_below=0, codebook="gradient")
-    said = advice(0.1, 40, bare, dim=256)
+def test_advice_names_what_is_not_on_yet_and_waits_for_enough_assignments() -> None:
+    bare = Vector(codes=100, kmeans_iterations=0, restart_below=0, codebook="gradient").build(256)
+    bare.usage.update(torch.cat([torch.full((10,), 6_500), torch.zeros(90, dtype=torch.long)]))
+    assert bare.advice() is None, "65,000 assignments do not fill the window"
+    bare.usage.update(torch.cat([torch.full((10,), 100), torch.zeros(90, dtype=torch.long)]))
+    said = bare.advice()
     assert said is not None
     for word in (
-        "10% of the 1,024 codes",
+        "10% of the 100 codes",
         "restart_below",
         "kmeans_iterations",
         "smaller width",
         "normalize",
         "codebook: ema",
         "rotation",
-        "about 40",
+        "about 10",
     ):
         assert word in said
-    full = VectorQuantizerSettings(normalize=True, estimator="rotation")
-    said = advice(0.1, 40, full, dim=8)
+    full = Vector(codes=100, normalize=True, estimator="rotation").build(8)
+    full.usage.update(bare.usage.recent + bare.usage.before)
+    said = full.advice()
     assert said is not None
     for word in ("restart_below", "kmeans_iterations", "smaller width", "normalize:", "codebook: ema", "rotation"):
         assert word not in said
+    full.usage.update(torch.full((100,), 1_000))
+    assert full.advice() is None
+    assert full.figures() == {"codebook_usage": 1.0, "codebook_perplexity": float(full.usage.perplexity)}

@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from jielong.quantizers.lookup import nearest
-from jielong.quantizers.vector import NonFiniteVectors, VectorQuantizer, VectorQuantizerSettings
+from jielong.quantizers.vector import NonFiniteVectors, Vector, VectorQuantizer
 
 BOTH = pytest.mark.parametrize("codebook", ["ema", "gradient"])
 
@@ -53,17 +53,17 @@ def test_straight_through_hands_the_gradient_on_and_none_to_the_codes(codebook: 
     (quantized.values * w).sum().backward()
     assert torch.equal(z.grad, w)
     assert quantizer.codebook.grad is None or not quantizer.codebook.grad.any()
-    assert torch.equal(quantized.values, before[quantized.indices])
+    assert torch.equal(quantized.values, before[quantized.indices[..., 0]])
 
 
 def test_loss_gradients_are_the_closed_forms() -> None:
     quantizer, z = plain(codebook="gradient", commitment=0.25), normal(50, 4).requires_grad_()
     quantized = quantizer(z)
     sum(quantized.losses.values()).backward()
-    e, (n, d) = quantizer.codebook.detach()[quantized.indices], z.shape
+    e, (n, d) = quantizer.codebook.detach()[quantized.indices[..., 0]], z.shape
     torch.testing.assert_close(z.grad, 2 * 0.25 * (z.detach() - e) / (n * d))
     for code in range(16):
-        mine = z.detach()[quantized.indices == code]
+        mine = z.detach()[quantized.indices[..., 0] == code]
         wanted = 2 * (quantizer.codebook.detach()[code] - mine.mean(0)) * len(mine) / (n * d) if len(mine) else torch.zeros(d)
         torch.testing.assert_close(quantizer.codebook.grad[code], wanted)
 
@@ -76,7 +76,7 @@ def test_averages_without_memory_are_one_step_of_kmeans() -> None:
     quantizer, z = plain(decay=0.0, epsilon=0.0), normal(500, 4)
     quantized = quantizer(z)
     for code in quantized.indices.unique():
-        torch.testing.assert_close(quantizer.codebook[code], z[quantized.indices == code].mean(0))
+        torch.testing.assert_close(quantizer.codebook[code], z[quantized.indices[..., 0] == code].mean(0))
 
 
 def test_a_code_converges_geometrically_to_a_constant_input() -> None:
@@ -161,7 +161,7 @@ def test_as_many_codes_as_distinct_inputs_reach_zero_loss() -> None:
     z = normal(12, 4)
     quantizer = VectorQuantizer(codes=12, dim=4)
     assert float(quantizer(z).statistics["error"]) < 1e-10
-    assert torch.equal(quantizer.encode(z).sort().values, torch.arange(12))
+    assert torch.equal(quantizer.encode(z)[..., 0].sort().values, torch.arange(12))
 
 
 @pytest.mark.parametrize("generator", [False, True])
@@ -179,7 +179,7 @@ def test_draws_follow_the_generator_or_the_number_of_updates(generator: bool) ->
 @pytest.mark.parametrize("normalize", [False, True])
 @BOTH
 def test_a_resumed_run_goes_on_bit_for_bit(codebook: str, normalize: bool) -> None:
-    settings = VectorQuantizerSettings(codes=32, codebook=codebook, normalize=normalize, restart_every=3, restart_below=0.5, decay=0.7)  # type: ignore[arg-type]
+    settings = Vector(codes=32, codebook=codebook, normalize=normalize, restart_every=3, restart_below=0.5, decay=0.7)  # type: ignore[arg-type]
 
     def go_on(quantizer: VectorQuantizer, steps: range) -> None:
         for step in steps:
@@ -214,7 +214,7 @@ def test_normalised_lookup_ignores_lengths_and_returns_unit_codes() -> None:
 def test_decoding_the_indices_gives_the_values_bit_for_bit(codebook: str, estimator: str) -> None:
     quantizer = plain(codebook=codebook, estimator=estimator, normalize=True)
     quantized = quantizer(normal(2, 3, 5, 4), update=False)
-    assert quantized.indices.shape == (2, 3, 5)
+    assert quantized.indices.shape == (2, 3, 5, 1)
     assert torch.equal(quantizer.decode(quantized.indices), quantized.values)
 
 
@@ -247,8 +247,10 @@ def test_mistakes_are_named() -> None:
         quantizer(normal(2, 4, 8))
     with pytest.raises(ValueError, match=r"\[0, 16\)"):
         quantizer.decode(torch.tensor([16]))
+    with pytest.raises(ValueError, match=r"must be \(\.\.\., 1\), one codebook last, not \(3,\)"):
+        quantizer.decode(torch.zeros(3, dtype=torch.long))
     with pytest.raises(ValidationError):
-        VectorQuantizerSettings(codes=1)
+        Vector(codes=1)
     with pytest.raises(ValueError, match="estimator"):
         VectorQuantizer(codes=4, dim=2, estimator="rotate")  # type: ignore[arg-type]
 

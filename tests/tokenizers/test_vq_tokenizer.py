@@ -4,7 +4,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from jielong.quantizers.vector import VectorQuantizerSettings
+from jielong.bodies.convolutional import Convolutional
+from jielong.quantizers.vector import Vector
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.vq import VQ, VQTokenizer
 from jielong.tokens import Layout, Tokens
@@ -14,8 +15,9 @@ MEDIA = MediaFormat(3, (16, 24))
 
 def make(**settings: object) -> VQTokenizer:
     torch.manual_seed(0)
-    quantizer = VectorQuantizerSettings(codes=32, kmeans_iterations=0, **settings.pop("quantizer", {}))  # type: ignore[arg-type]
-    return VQ(**{"channels": (8, 16), "blocks": (1, 1), "patch": 2, "dim": 4} | settings, quantizer=quantizer).build(MEDIA)
+    quantizer = Vector(codes=32, kmeans_iterations=0, **settings.pop("quantizer", {}))  # type: ignore[arg-type]
+    body = Convolutional(**{"channels": (8, 16), "blocks": (1, 1), "patch": 2} | settings)  # type: ignore[arg-type]
+    return VQ(body=body, dim=4, quantizer=quantizer).build(MEDIA)
 
 
 def pictures(batch: int = 3) -> torch.Tensor:
@@ -44,7 +46,7 @@ def test_encode_and_forward_choose_the_same_codes_and_decode_gives_the_same_pict
     tokenizer.quantizer.register_forward_hook(lambda module, arguments, result: chosen.append(result.indices))
     media = tokenizer(pictures()).media
     tokens = tokenizer.encode(pictures())
-    assert torch.equal(chosen[0].flatten(1), tokens.values[..., 0])
+    assert torch.equal(chosen[0].flatten(1, 2), tokens.values)
     torch.testing.assert_close(tokenizer.decode(tokens), media.clamp(-1, 1), rtol=1e-4, atol=1e-5)
 
 
@@ -56,7 +58,7 @@ def test_codes_survive_the_lookup_and_the_grid_keeps_its_order(normalize: bool) 
     tokenizer.decoder.register_forward_hook(lambda module, arguments, result: seen.append(arguments[0]))
     tokenizer.decode(Tokens(codes, tokenizer.layout))
     (features,) = seen  # (B, dim, h, w): row by row
-    assert torch.equal(tokenizer.quantizer.encode(features.permute(0, 2, 3, 1)).flatten(1), codes[..., 0])
+    assert torch.equal(tokenizer.quantizer.encode(features.permute(0, 2, 3, 1)).flatten(1, 2), codes)
 
 
 def test_encoding_changes_nothing_even_in_training_mode() -> None:
@@ -131,4 +133,4 @@ def test_what_does_not_fit_is_refused() -> None:
         {"channels": (0, 8)},
     ]:
         with pytest.raises(ValidationError):
-            VQ(**wrong)
+            Convolutional(**wrong)

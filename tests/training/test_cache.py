@@ -6,9 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
+from jielong.bodies.convolutional import Convolutional
 from jielong.data.opening import open_set
 from jielong.data.sets import ImageSet
-from jielong.quantizers.vector import VectorQuantizerSettings
+from jielong.quantizers.vector import Vector
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.pixels import Pixels
 from jielong.tokenizers.vq import VQ, VQTokenizer
@@ -32,8 +33,8 @@ def opened(folder: Path, size: int = 8) -> ImageSet:
 
 def make(seed: int = 0, size: int = 8) -> VQTokenizer:
     torch.manual_seed(seed)
-    settings = VectorQuantizerSettings(codes=300, kmeans_iterations=0)
-    return VQ(channels=(8,), blocks=(1,), patch=4, dim=4, quantizer=settings).build(MediaFormat(3, (size, size))).eval()
+    body = Convolutional(channels=(8,), blocks=(1,), patch=4)
+    return VQ(body=body, dim=4, quantizer=Vector(codes=300, kmeans_iterations=0)).build(MediaFormat(3, (size, size))).eval()
 
 
 def test_tokens_of_a_set_are_those_of_its_pictures_in_order(pictures: Path) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jielong.networks.decoder import Decoder
+
 
 def _groups(channels: int) -> int:
     """Number of GroupNorm groups: the largest power of two, at most the published 32, that leaves whole groups of 4 channels or more."""
@@ -90,7 +92,7 @@ class ConvEncoder(nn.Module):
         return self.out(F.silu(self.norm(self.layers(picture))))
 
 
-class ConvDecoder(nn.Module):
+class ConvDecoder(Decoder):
     """Feature vectors to pictures; the mirror of :class:`ConvEncoder`, with the same arguments (finest stage first)."""
 
     def __init__(self, inputs: int, channels: Sequence[int], blocks: Sequence[int], outputs: int, patch: int, attention: bool) -> None:

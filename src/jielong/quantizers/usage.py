@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from jielong.quantizers.vector import VectorQuantizerSettings
 
 # Below this fraction of its codes a codebook wastes a tenth of a bit or more a token; healthy runs stay above it.
 LOW_USAGE = 0.8
@@ -68,32 +65,20 @@ class CodebookUsage(nn.Module):
         counts = (self.recent + self.before).float()
         return torch.special.entr(counts / counts.sum().clamp_min(1)).sum().exp()
 
+    def figures(self) -> dict[str, float]:
+        """Usage and perplexity, by the names they are logged under."""
+        return {"codebook_usage": float(self.usage), "codebook_perplexity": float(self.perplexity)}
 
-def advice(usage: float, perplexity: float, settings: VectorQuantizerSettings, dim: int | None = None) -> str | None:
-    """A sentence on what to try when a codebook is poorly used, or ``None`` when it is not.
+    def advice(self, remedies: Sequence[str]) -> str | None:
+        """A sentence on what to try when codes lie idle; ``None`` when they do not, or when too little was assigned to tell.
 
-    Args:
-        usage: Fraction of codes in use, over a long window.
-        perplexity: ``exp`` of the entropy of the codes.
-        settings: The quantizer's settings; what is switched on already is not advised.
-        dim: Width of the codes, when known.
-    """
-    if usage >= LOW_USAGE:
-        return None
-    remedies = []
-    if settings.restart_below == 0:
-        remedies.append("switch the restart of dead codes on (restart_below: 0.1)")
-    if settings.kmeans_iterations == 0:
-        remedies.append("start from k-means (kmeans_iterations: 10)")
-    if dim is None or dim > 32:
-        remedies.append("look codes up in a smaller width (8 to 32)")
-    if not settings.normalize:
-        remedies.append("compare directions only (normalize: true)")
-    if settings.codebook == "gradient":
-        remedies.append("let the codebook follow averages (codebook: ema)")
-    if settings.estimator != "rotation":
-        remedies.append("try the rotation trick (estimator: rotation)")
-    remedies.append(f"use fewer codes (about {max(2, round(perplexity))} carry the information now)")
-    return f"only {usage:.0%} of the {settings.codes:,} codes are in use (perplexity {perplexity:,.0f}); in this order: " + "; ".join(
-        remedies
-    )
+        Args:
+            remedies: What the quantizer could still switch on, best first; fewer codes is always the last.
+        """
+        usage, perplexity = float(self.usage), float(self.perplexity)
+        if int(self.assignments) < self.window or usage >= LOW_USAGE:
+            return None
+        fewer = f"use fewer codes (about {max(2, round(perplexity))} carry the information now)"
+        return f"only {usage:.0%} of the {self.codes:,} codes are in use (perplexity {perplexity:,.0f}); in this order: " + "; ".join(
+            (*remedies, fewer)
+        )

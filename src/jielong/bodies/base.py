@@ -1,0 +1,55 @@
+"""What a body is: an encoder and the decoder that mirrors it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from jielong.config import Part
+from jielong.networks.decoder import Decoder
+
+
+@dataclass(frozen=True)
+class Body:
+    """The networks on both sides of a bottleneck.
+
+    Attributes:
+        encoder: Pictures ``(B, C, H, W)`` to features ``(B, D, h, w)``.
+        decoder: Features ``(B, D, h, w)`` to pictures ``(B, C, H, W)``, or to as many maps as it was built for.
+        reduction: Pixels of a side that one position covers, ``f = H / h``.
+    """
+
+    encoder: nn.Module
+    decoder: Decoder
+    reduction: int
+
+
+def check_grid(size: tuple[int, int], reduction: int) -> tuple[int, int]:
+    """The grid ``(h, w)`` that pictures of a size come to.
+
+    Raises:
+        ValueError: if they do not divide into squares of ``reduction`` pixels a side.
+    """
+    height, width = size
+    if height % reduction or width % reduction:
+        raise ValueError(f"pictures of {height} x {width} pixels do not divide into tokens of {reduction} x {reduction} pixels")
+    return height // reduction, width // reduction
+
+
+class BodySettings(Part):
+    """What the settings of every body answer."""
+
+    def build(self, *, channels: int, size: tuple[int, int], dim: int, outputs: int | None = None) -> Body:
+        """The networks.
+
+        Args:
+            channels: Colour channels ``C`` of the pictures.
+            size: Their height and width in pixels.
+            dim: Width ``D`` of the features on both sides of the bottleneck.
+            outputs: Maps that the decoder gives; ``C`` when not given.
+
+        Raises:
+            ValueError: if the pictures do not divide into tokens.
+        """
+        raise NotImplementedError(f"the settings {type(self).__name__} build no body")
