@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from jielong.networks.prepared import Prepared
 
 
 @dataclass
@@ -16,48 +20,68 @@ class Cache:
     for the keys and values of its own positions.
 
     Attributes:
-        keys: ``(layers, B, heads, capacity, head width)``.
-        values: The same for values.
+        memory: ``(layers, 2, B, heads, capacity, head width)``: keys and values. The channels of keys that are rotated together
+            stand side by side (:mod:`jielong.networks.prepared`).
         length: The cursor: number of committed slots, the prefix included.
         bias: ``(B, 1, 1, capacity)``, minus infinity at padding of the prefix; ``None`` when nothing is padded.
         cross: Keys and values of the condition for cross-attention, a pair a layer, each ``(B, heads, L, head width)``.
         cross_bias: ``(B, 1, 1, L)``, minus infinity at padding of the condition.
         modulation: Scales, shifts and gates of adaptive norms, ``(B, 1, D)`` each.
         started: Whether the first call has been made, which takes the condition in.
+        prepared: The network's layers, prepared by the first call.
     """
 
-    keys: Tensor
-    values: Tensor
+    memory: Tensor
     length: int = 0
     bias: Tensor | None = None
     cross: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     cross_bias: Tensor | None = None
     modulation: list[tuple[Tensor, ...]] = field(default_factory=list)
     started: bool = False
+    prepared: Prepared | None = None
+
+    def __post_init__(self) -> None:
+        # Pairs of channels read as complex numbers, which there are of high precision only; views of the memory, made once.
+        exact = self.memory.dtype in (torch.float32, torch.float64)
+        self.pairs = torch.view_as_complex(self.memory.unflatten(-1, (-1, 2))) if exact else self.memory
 
     @staticmethod
     def allocate(
         layers: int, batch: int, heads: int, capacity: int, head_width: int, dtype: torch.dtype, device: torch.device | str
     ) -> Cache:
         """An empty cache of ``capacity`` slots (prefix and positions together)."""
-        shape = (layers, batch, heads, capacity, head_width)
         # Zeros, not empty memory: a slot that is masked out must still hold numbers.
-        return Cache(torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device))
+        return Cache(torch.zeros(layers, 2, batch, heads, capacity, head_width, dtype=dtype, device=device))
+
+    @property
+    def keys(self) -> Tensor:
+        """``(layers, B, heads, capacity, head width)``."""
+        return self.memory.select(1, 0)
+
+    @property
+    def values(self) -> Tensor:
+        """``(layers, B, heads, capacity, head width)``."""
+        return self.memory.select(1, 1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of keys and values."""
+        return self.memory.dtype
 
     @property
     def batch(self) -> int:
         """Number of items ``B``."""
-        return self.keys.shape[1]
+        return self.memory.shape[2]
 
     @property
     def capacity(self) -> int:
         """Slots allocated, prefix included."""
-        return self.keys.shape[3]
+        return self.memory.shape[4]
 
     @property
     def nbytes(self) -> int:
         """Bytes of all keys and values held."""
-        tensors = [self.keys, self.values, *(tensor for pair in self.cross for tensor in pair)]
+        tensors = [self.memory, *(tensor for pair in self.cross for tensor in pair)]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def room(self, positions: int) -> int:
@@ -75,17 +99,18 @@ class Cache:
 
     def reset(self) -> None:
         """Forget everything, the condition too; the memory stays."""
-        self.length, self.bias, self.cross, self.cross_bias, self.modulation, self.started = 0, None, [], None, [], False
+        self.length, self.bias, self.cross, self.cross_bias, self.modulation = 0, None, [], None, []
+        self.started, self.prepared = False, None
 
     def rows(self, index: slice) -> Cache:
         """A cache of some items that shares this one's memory but goes on with a cursor of its own."""
         return Cache(
-            self.keys[:, index],
-            self.values[:, index],
+            self.memory[:, :, index],
             self.length,
             None if self.bias is None else self.bias[index],
             [(key[index], value[index]) for key, value in self.cross],
             None if self.cross_bias is None else self.cross_bias[index],
             [tuple(tensor[index] for tensor in layer) for layer in self.modulation],
             self.started,
+            self.prepared,
         )

@@ -23,15 +23,13 @@ KeysValues = tuple[Tensor, Tensor]  # each (B, heads, length, head width)
 
 @dataclass(frozen=True)
 class Sight:
-    """What one pass through the layers may see: made once, shared by all of them.
+    """What one pass without a cache may see: made once, shared by all layers.
 
     Attributes:
         batch: Items ``B`` that the rows belong to, ``n`` rows each.
         rotation: Rotations of the positions; ``None`` leaves them as they are.
         mask: Added to the scores of self-attention.
         causal: Whether self-attention is causal (then there is no mask).
-        written: A layer's slots for the keys and values of this pass; none without a cache.
-        seen: A layer's keys and values up to and with this pass.
         cross: A layer's keys and values of the condition.
         cross_mask: Added to the scores of cross-attention.
         modulation: A layer's shifts, scales and gates, and those of the last norm.
@@ -41,8 +39,6 @@ class Sight:
     rotation: Rotation | None
     mask: Tensor | None
     causal: bool
-    written: list[KeysValues]
-    seen: list[KeysValues]
     cross: list[KeysValues]
     cross_mask: Tensor | None
     modulation: list[tuple[Tensor, ...]]
@@ -66,8 +62,8 @@ class SelfAttention(nn.Module):
         self.q_norm = Norm(width // heads, "rms", norm_eps) if qk_norm else None
         self.k_norm = Norm(width // heads, "rms", norm_eps) if qk_norm else None
 
-    def forward(self, x: Tensor, sight: Sight, layer: int) -> Tensor:
-        """``(B n, D)`` to ``(B n, D)``; writes its keys and values where ``sight`` says."""
+    def forward(self, x: Tensor, sight: Sight) -> Tensor:
+        """``(B n, D)`` to ``(B n, D)``."""
         rows, width = x.shape
         qkv = self.qkv(x).view(sight.batch, rows // sight.batch, 3, self.heads, width // self.heads)
         qkv = qkv.permute(2, 0, 3, 1, 4).contiguous()
@@ -79,11 +75,6 @@ class SelfAttention(nn.Module):
         elif sight.rotation is not None:
             # Both at once takes fewer operations; with gradients, joining theirs again would cost a pass more.
             q, k = (sight.rotation(q), sight.rotation(k)) if torch.is_grad_enabled() else sight.rotation(qkv[:2]).unbind(0)
-        if sight.written:
-            keys, values = sight.written[layer]
-            keys.copy_(k)
-            values.copy_(v)
-            k, v = sight.seen[layer]
         return attention(q, k, v, sight.mask, sight.causal).transpose(1, 2).reshape(rows, width)
 
 
@@ -167,14 +158,14 @@ class Block(nn.Module):
         if self.modulation is not None:
             return self._adaptive(x, sight, layer)
         dropout = self.dropout if self.training else 0.0
-        x = add_linear(x, self.attention.out, self.attention(self.attention_norm(x), sight, layer), dropout)
+        x = add_linear(x, self.attention.out, self.attention(self.attention_norm(x), sight), dropout)
         if self.cross is not None and self.cross_norm is not None:
             x = add_linear(x, self.cross.out, self.cross(self.cross_norm(x), sight, layer), dropout)
         return add_linear(x, self.feed_forward.down, self.feed_forward(self.forward_norm(x)), dropout)
 
     def _adaptive(self, x: Tensor, sight: Sight, layer: int) -> Tensor:
         shift, scale, gate, shift2, scale2, gate2 = sight.modulation[layer]
-        h = self.attention.out(self.attention(modulate(self.attention_norm(x), shift, scale), sight, layer))
+        h = self.attention.out(self.attention(modulate(self.attention_norm(x), shift, scale), sight))
         x = self._gated(x, gate, h)
         h = self.feed_forward.down(self.feed_forward(modulate(self.forward_norm(x), shift2, scale2)))
         return self._gated(x, gate2, h)

@@ -8,6 +8,7 @@ on the difference of their coordinates only. The pairs are dealt to the axes in 
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -33,6 +34,19 @@ class Rotation:
         """Turn ``(..., n, D)``: ``x cos + swap(x) sin``, where ``swap`` exchanges the halves of the channels."""
         swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
         return torch.addcmul(x * self.cosine, swapped, self.sine)
+
+    @functools.cached_property
+    def pairs(self) -> Tensor:
+        """``(n, D/2)`` complex: ``cos + i sin``, which turns a pair written as one complex number."""
+        half = self.cosine.shape[1] // 2
+        with torch.inference_mode(False):
+            return torch.complex(self.cosine[:, :half], self.sine[:, half:])
+
+    @functools.cached_property
+    def pairs_of_keys_values(self) -> Tensor:
+        """``(2, 1, 1, n, D/2)`` complex: the same for keys, and 1 for values, which are not turned."""
+        with torch.inference_mode(False):
+            return torch.stack((self.pairs, torch.ones_like(self.pairs)))[:, None, None]
 
     def behind(self, count: int) -> Rotation:
         """The same after ``count`` positions that are left as they are (a prefix, which stands nowhere on the grid)."""

@@ -25,7 +25,8 @@ from jielong.networks.cache import Cache
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.layers import Activation, Block, ConditionPath, KeysValues, Sight, modulate
 from jielong.networks.norm import Norm, NormKind
-from jielong.networks.rope import Rotary, Rotation
+from jielong.networks.prepared import Prepared
+from jielong.networks.rope import Rotary
 
 
 class Transformer(Backbone[Cache]):
@@ -214,49 +215,45 @@ class Transformer(Backbone[Cache]):
             mask = additive(behind_prefix(sees.allowed, real), dtype)
         cross, cross_mask, modulation = self._condition(conditioning, dtype)
         rotation = self.rotary(coordinates, device, dtype, prefix)
-        sight = Sight(len(inputs), rotation, mask, sees.kind == "causal" and mask is None, [], [], cross, cross_mask, modulation)
+        sight = Sight(len(inputs), rotation, mask, sees.kind == "causal" and mask is None, cross, cross_mask, modulation)
         return self._layers(inputs, sight)[:, prefix:]
 
     def _cached(
         self, inputs: Tensor, coordinates: Tensor, blocks: Tensor, conditioning: Conditioning | None, cache: Cache, commit: bool
     ) -> Tensor:
-        device, dtype = inputs.device, self._dtype(inputs)
+        if cache.prepared is None:
+            cache.prepared = Prepared(self.blocks, self.norm, self.heads, cache.dtype)
         if not cache.started:
-            cache.cross, cache.cross_bias, cache.modulation = self._condition(conditioning, cache.keys.dtype)
+            cache.cross, cache.cross_bias, cache.modulation = self._condition(conditioning, cache.dtype)
             if self.prefix is not None and conditioning is not None:
                 self._take_prefix(conditioning, cache)
             cache.started = True
         mask = None
         if inputs.shape[1] > 1:
-            sees = structure(blocks, device)
+            sees = structure(blocks, inputs.device)
             if sees.kind != "full":
-                mask = F.pad(additive(sees.allowed, dtype), (cache.length, 0))
+                mask = F.pad(additive(sees.allowed, cache.dtype), (cache.length, 0))
         end = cache.room(inputs.shape[1])
         if cache.bias is not None:
             mask = cache.bias[..., :end] if mask is None else mask + cache.bias[..., :end]
-        hidden = self._layers(inputs, self._cached_sight(cache, end, mask, self.rotary(coordinates, device, dtype)))
+        hidden = cache.prepared(inputs, self.rotary(coordinates, inputs.device, torch.float32), mask, cache)
         if commit:
             cache.length = end
         return hidden
 
     def _take_prefix(self, conditioning: Conditioning, cache: Cache) -> None:
         """Pass the prefix, a block before all others, into an empty cache."""
+        assert cache.prepared is not None
         prefix = self._prefix(conditioning)
         end = cache.room(prefix.shape[1])
         mask = None
         if not bool(conditioning.mask.all()):
             nothing = conditioning.mask.new_ones(0, 0)
-            mask = additive(behind_prefix(nothing, conditioning.mask), cache.keys.dtype)
-            cache.bias = torch.zeros(cache.batch, 1, 1, cache.capacity, dtype=cache.keys.dtype, device=cache.keys.device)
-            cache.bias[:, 0, 0, :end] = additive(conditioning.mask, cache.keys.dtype)
-        self._layers(prefix, self._cached_sight(cache, end, mask, None))
+            mask = additive(behind_prefix(nothing, conditioning.mask), cache.dtype)
+            cache.bias = torch.zeros(cache.batch, 1, 1, cache.capacity, dtype=cache.dtype, device=cache.memory.device)
+            cache.bias[:, 0, 0, :end] = additive(conditioning.mask, cache.dtype)
+        cache.prepared(prefix, None, mask, cache)
         cache.length = end
-
-    def _cached_sight(self, cache: Cache, end: int, mask: Tensor | None, rotation: Rotation | None) -> Sight:
-        new, known = slice(cache.length, end), slice(0, end)
-        written = list(zip(cache.keys[..., new, :].unbind(0), cache.values[..., new, :].unbind(0), strict=True))
-        seen = list(zip(cache.keys[..., known, :].unbind(0), cache.values[..., known, :].unbind(0), strict=True))
-        return Sight(cache.batch, rotation, mask, False, written, seen, cache.cross, cache.cross_bias, cache.modulation)
 
     def _layers(self, x: Tensor, sight: Sight) -> Tensor:
         shape, x = x.shape, x.flatten(0, 1)
