@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,8 @@ class Recorder:
     """Keeps every step; give it to ``generate`` as ``watch``."""
 
     def __init__(self, system: System) -> None:
-        """Record pictures of a system.
-
-        Raises:
-            ValueError: if its tokens do not stand on a grid of rows and columns.
-        """
-        layout = system.tokenizer.layout
-        if len(layout.grid) != 2:
-            raise ValueError(f"a trace shows tokens in rows and columns, but those of {system.name} stand in a grid of {layout.grid}")
-        self.system, self.layout = system, layout
+        """Record pictures of a system."""
+        self.system, self.layout = system, system.tokenizer.layout
         self._steps: list[list[Moment]] = []
 
     def __call__(self, moment: Moment) -> None:
@@ -53,7 +47,11 @@ class Recorder:
         return told
 
     def frames(self) -> list[Image.Image]:
-        """A sheet of all pictures after each step, grey where nothing is known yet."""
+        """A sheet of all pictures after each step, grey where nothing is known yet.
+
+        Tokens that stand for no part of the picture (a sequence of 1-D tokens, or scales) cannot be covered one by one: in the place of
+        those not known yet stand the tokens of a grey picture.
+        """
         count = min(FRAMES, len(self._steps))
         chosen = sorted({(index + 1) * len(self._steps) // count - 1 for index in range(count)})
         return [sheet(to_bytes(self._picture(step)), scale=2) for step in chosen]
@@ -61,6 +59,9 @@ class Recorder:
     def _picture(self, step: int) -> Tensor:
         values = torch.cat([part.values for part in self._steps[step]])
         known = torch.cat([part.known for part in self._steps[step]]).cpu()
+        if self.layout.positions != math.prod(self.layout.grid) or len(self.layout.grid) != 2:
+            grey = self.system.encode(torch.zeros(1, *self.system.tokenizer.media.shape)).values.to(values)
+            return self.system.decode(Tokens(torch.where(known[..., None].to(values.device), values, grey), self.layout))
         media = self.system.decode(Tokens(values, self.layout))
         shown = F.interpolate(known.unflatten(1, self.layout.grid)[:, None].float(), size=media.shape[-2:], mode="nearest")
         return media * shown  # 0 is mid-grey

@@ -40,7 +40,8 @@ def player(stories: Sequence[Story]) -> str:
     steps, size = len(first.film), list(first.film.shape[-2:])
     columns = math.ceil(math.sqrt(steps))
     told = [{"codes": story.codes, "born": story.born, "film": film_strip(story.film, columns)} for story in stories]
-    data = json.dumps({"grid": first.grid, "steps": steps, "size": size, "columns": columns, "stories": told}, separators=(",", ":"))
+    described = {"grid": first.grid, "placed": first.placed, "steps": steps, "size": size, "columns": columns, "stories": told}
+    data = json.dumps(described, separators=(",", ":"))
     shape = f"--rows:{first.grid[0]};--columns:{first.grid[1]}"
     reel = "".join(f'<button type="button"><canvas></canvas>{escape(story.caption)}</button>' for story in stories)
     return (

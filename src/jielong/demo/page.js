@@ -11,7 +11,7 @@
 
   function player(root) {
     const data = JSON.parse(root.querySelector("script").textContent);
-    const { stories, steps, size, columns } = data;
+    const { stories, steps, size, columns, placed } = data;
     const [rows, cols] = data.grid;
     const board = root.querySelector(".board"), over = root.querySelector(".over");
     const map = cells(board, rows * cols), marks = cells(over, rows * cols);
@@ -28,7 +28,7 @@
       if (step > 0) pen.drawImage(films[index], (frame % columns) * size[1], Math.floor(frame / columns) * size[0], size[1], size[0], 0, 0, size[1], size[0]);
       pen.fillStyle = getComputedStyle(root).getPropertyValue("--veil");
       stories[index].born.forEach((born, place) => {
-        if (born > step) pen.fillRect((place % cols) * wide, Math.floor(place / cols) * high, wide, high);
+        if (placed && born > step) pen.fillRect((place % cols) * wide, Math.floor(place / cols) * high, wide, high);
       });
     }
 
@@ -42,7 +42,7 @@
         map[place].className = state;
         map[place].style.setProperty("--h", hue(code));
         map[place].textContent = code;
-        marks[place].className = state === "new" ? "new" : "";
+        marks[place].className = placed && state === "new" ? "new" : "";
       });
       paint(large, chosen);
       thumbs.forEach((thumb, index) => {

@@ -177,10 +177,15 @@ def _story(report: Report, strategy: Strategy) -> str:
         title,
         f"<p>{HOW.get(strategy.order, '')}</p>",
         "<p class='note'>Left, the tokens: a number out of the tokenizer&rsquo;s vocabulary each, equal numbers in equal colours; those of "
-        "this step are outlined. Right, the picture they decode to so far; what is not known yet is covered.</p>",
+        f"this step are outlined. Right, the picture they decode to so far; {_unknown(strategy.stories[0])}.</p>",
         markup.player(strategy.stories),
         markup.command(f"{generate_command(strategy.model, report.prompts[:1], report.seed)} --trace"),
     )
+
+
+def _unknown(story: Story) -> str:
+    """What is shown in the place of tokens that are not known yet, in words."""
+    return "what is not known yet is covered" if story.placed else "in the place of tokens not known yet stand those of a white picture"
 
 
 def _tokens(report: Report) -> str:

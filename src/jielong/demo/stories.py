@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from jielong.generator import Moment
 from jielong.system import System
-from jielong.tokens import Tokens
+from jielong.tokens import Layout, Tokens
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,11 @@ class Story:
 
     Attributes:
         caption: What it was asked to show.
-        grid: Rows and columns of its tokens.
+        grid: Rows and columns to draw its tokens in; see :func:`board`.
         codes: The tokens, row by row (of the first codebook, where there are several).
         born: The step, from 1, at which each became known.
         film: The picture after each step, ``(steps, C, H, W)``; where nothing is known yet it is made of a white picture's tokens.
+        placed: Whether a token stands for the part of the picture where it is drawn.
     """
 
     caption: str
@@ -32,6 +34,7 @@ class Story:
     codes: list[int]
     born: list[int]
     film: Tensor
+    placed: bool = True
 
     @property
     def picture(self) -> Tensor:
@@ -51,6 +54,20 @@ class Pace:
     batch: int
 
 
+def placed(layout: Layout) -> bool:
+    """Whether every token stands for a part of the picture of its own."""
+    return len(layout.grid) == 2 and not layout.scales
+
+
+def board(layout: Layout) -> tuple[int, int]:
+    """Rows and columns to draw tokens in: their own; a sequence (of 1-D tokens, of scales) in equal rows, as square as may be."""
+    if placed(layout):
+        return layout.grid[0], layout.grid[1]
+    count = layout.positions
+    rows = max(rows for rows in range(1, math.isqrt(count) + 1) if count % rows == 0)
+    return rows, count // rows
+
+
 def tell(system: System, conditions: Sequence[Any], captions: Sequence[str], seed: int = 0) -> list[Story]:
     """Generate a picture for each condition and keep every step on the way."""
     moments: list[Moment] = []
@@ -62,10 +79,11 @@ def tell(system: System, conditions: Sequence[Any], captions: Sequence[str], see
     return [
         Story(
             caption=caption,
-            grid=(layout.grid[0], layout.grid[1]),
+            grid=board(layout),
             codes=tokens.values[index, :, 0].tolist(),
             born=born[index].tolist(),
             film=torch.stack([film[index] for film in films]),
+            placed=placed(layout),
         )
         for index, caption in enumerate(captions)
     ]

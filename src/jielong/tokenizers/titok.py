@@ -1,0 +1,202 @@
+"""One-dimensional tokens: a picture as a short sequence of codes that stand nowhere in it (TiTok, arXiv 2406.07550).
+
+So few tokens hold no pixels, they hold what the picture is of; and a loss on pixels asks for the wrong thing at first. Training has two
+stages, in one run:
+
+1. *Proxy codes.* A trained grid tokenizer (the proxy) stays frozen. Encoder, quantizer and decoder learn to predict its code at every
+   place of its grid: ``L = CE(logits, codes) + L_quantizer``. No loss compares pixels.
+2. *Decoder finetuning*, from ``finetune_at`` samples on. Encoder and quantizer are frozen, so the tokens stay what they are. The decoder
+   and a copy of the proxy's own decoder learn by the recipe's losses on pixels.
+
+Between the two decoders stands a soft lookup, which lets a gradient through: the mean of the proxy's codes ``c_v`` under the predicted
+distribution, ``sum_v softmax(logits)_v c_v``. Pictures come out in both stages; in the first they are the proxy's.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny, model_validator
+from torch import Tensor, nn
+
+from jielong.config import Config, OfFamily, Part
+from jielong.networks.efficientnet import freeze
+from jielong.networks.latents import LatentDecoder, LatentEncoder
+from jielong.quantizers.base import Quantizer, QuantizerSettings
+from jielong.quantizers.vector import Vector
+from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Reconstruction, Tokenizer
+from jielong.tokenizers.vq import VQTokenizer
+from jielong.tokens import Tokens
+
+
+class TiTokTokenizer(LearnedTokenizer):
+    """Picture to ``N`` codes and back.
+
+    The proxy is part of no checkpoint and has no parameters: it is read from its own checkpoint again. What decoding needs of it, its
+    codebook and its decoder, is kept here.
+
+    Args:
+        encoder: ``(B, C, H, W)`` to ``(B, N, dim)``.
+        quantizer: Vectors to codes.
+        decoder: ``(B, N, dim)`` to ``(B, h w, V)``, logits of the proxy's codes.
+        proxy: The trained grid tokenizer; copied.
+        finetune_at: Samples seen when the second stage begins.
+
+    Raises:
+        ValueError: if the proxy is not a grid of single codes.
+    """
+
+    proxy_codes: Tensor
+
+    def __init__(self, encoder: LatentEncoder, quantizer: Quantizer, decoder: LatentDecoder, proxy: VQTokenizer, finetune_at: int) -> None:
+        super().__init__()
+        grid_of_codes(proxy)
+        self.media = proxy.media
+        self.layout = quantizer.layout((encoder.body.count,))
+        self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
+        self.finetune_at = finetune_at
+        self.grid = proxy.layout.grid
+        with torch.no_grad():
+            codes = torch.arange(proxy.layout.vocabulary or 0, device=next(proxy.buffers()).device)
+            self.register_buffer("proxy_codes", proxy.quantizer.decode(codes[:, None]).clone())  # (V, proxy's dim)
+        self.proxy = copy.deepcopy(proxy)
+        freeze(self.proxy)
+        self.pixel_decoder = copy.deepcopy(proxy.decoder).requires_grad_(True)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The pixel decoder's last weight."""
+        return self.pixel_decoder.last_layer
+
+    @property
+    def reconstructs_from(self) -> int:
+        """The second stage's begin."""
+        return self.finetune_at
+
+    def train(self, mode: bool = True) -> TiTokTokenizer:
+        """Switch all but the proxy, which is a constant."""
+        super().train(mode)
+        self.proxy.eval()
+        return self
+
+    def forward(self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0) -> Reconstruction:
+        """The first stage's losses without media, or the second stage's media without losses.
+
+        Args:
+            media: ``(B, C, H, W)`` in [-1, 1].
+            generator: Draws what the quantizer needs.
+            samples_seen: Which stage it is.
+        """
+        self.check(media)
+        if samples_seen < self.finetune_at:
+            quantized = self.quantizer(self.encoder(media), generator=generator, samples_seen=samples_seen)
+            logits = self.decoder(quantized.values)
+            targets = self.proxy.encode(media).values
+            with torch.autocast(media.device.type, enabled=False):
+                surprise = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+            return Reconstruction(None, {"proxy": surprise, **quantized.losses})
+        with torch.no_grad():  # no gradient at all, so that no optimizer moves a frozen weight, by its decay or its momentum
+            latents = self.quantizer.decode(self.quantizer.encode(self.encoder(media)))
+        return Reconstruction(self._picture(latents))
+
+    def _picture(self, latents: Tensor) -> Tensor:
+        """Quantized latents ``(B, N, dim)`` to ``(B, C, H, W)``."""
+        logits = self.decoder(latents)
+        with torch.autocast(logits.device.type, enabled=False):
+            features = logits.float().softmax(-1) @ self.proxy_codes
+        features = features.unflatten(1, self.grid).permute(0, 3, 1, 2)  # (B, proxy's dim, h, w)
+        return self.pixel_decoder(features.contiguous(memory_format=torch.channels_last))
+
+    @torch.no_grad()
+    def encode(self, media: Tensor) -> Tokens:
+        """``(B, C, H, W)`` in [-1, 1] to codes ``(B, N, K)``."""
+        self.check(media)
+        return Tokens(self.quantizer.encode(self.encoder(media)).flatten(1, -2), self.layout)
+
+    @torch.no_grad()
+    def decode(self, tokens: Tokens) -> Tensor:
+        """Codes ``(B, N, K)`` to ``(B, C, H, W)``, clamped to [-1, 1]."""
+        self.check_tokens(tokens)
+        return self._picture(self.quantizer.decode(tokens.values)).float().clamp(-1, 1)
+
+    def statistics(self) -> dict[str, float]:
+        """The quantizer's figures."""
+        return self.quantizer.figures()
+
+    def advice(self) -> str | None:
+        """The quantizer's advice."""
+        return self.quantizer.advice()
+
+
+def grid_of_codes(proxy: Tokenizer) -> VQTokenizer:
+    """The proxy, if it can be one.
+
+    Raises:
+        ValueError: if it is no learned grid of one code a place.
+    """
+    if not isinstance(proxy, VQTokenizer) or len(proxy.layout.grid) != 2 or proxy.layout.channels != 1 or proxy.layout.scales:
+        raise ValueError(
+            f"the proxy of a titok must be a trained vq tokenizer with one code at every place of a grid, such as vq-emoji, "
+            f"not a {type(proxy).__name__} of {proxy.layout}"
+        )
+    return proxy
+
+
+_DIRECTIONS = Vector.model_validate({"codes": 4096, "normalize": True})
+
+
+class NetworkSize(Config):
+    """Size of an encoder or a decoder: ``layers`` of ``width`` channels and ``heads`` attention heads."""
+
+    layers: PositiveInt = 4
+    width: int = Field(default=192, ge=8)
+    heads: PositiveInt = 3
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> NetworkSize:
+        if self.width % self.heads or self.width // self.heads % 2 or self.width // self.heads < 4:
+            raise ValueError(f"width {self.width} must be an even multiple of heads {self.heads}, with 4 channels or more a head")
+        return self
+
+
+class TiTok(Part, family="tokenizer", name="titok"):
+    """Settings of the 1-D tokenizer.
+
+    Attributes:
+        proxy: A trained grid tokenizer: the name of a shipped model, or a checkpoint folder. Its pictures are this tokenizer's.
+        tokens: How many tokens ``N`` a picture has.
+        finetune_at: Samples seen when the second stage begins, in which the recipe's ``losses`` count; a whole training shorter than that
+            has the first stage alone.
+        patch: Side in pixels of a patch that the encoder sees as one position.
+        dim: Channels of a code.
+        encoder: Size of the encoder.
+        decoder: Size of the decoder.
+        quantizer: What turns latents into codes; by default the nearest of 4,096 directions, as published.
+    """
+
+    proxy: str
+    tokens: PositiveInt = 32
+    finetune_at: NonNegativeInt
+    patch: PositiveInt = 8
+    dim: PositiveInt = 12
+    encoder: NetworkSize = NetworkSize()
+    decoder: NetworkSize = NetworkSize()
+    quantizer: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = _DIRECTIONS
+
+    def build(self, media: MediaFormat, proxy: Tokenizer) -> TiTokTokenizer:
+        """The tokenizer for pictures of this format, which are the proxy's.
+
+        Raises:
+            ValueError: if the proxy reads other pictures or is no grid of codes.
+        """
+        proxy = grid_of_codes(proxy)
+        if proxy.media != media:
+            raise ValueError(f"the proxy {self.proxy!r} was made for {proxy.media}, but the data are {media}; set data.size to fit")
+        codes = proxy.layout.vocabulary or 0
+        encoder = LatentEncoder(media.channels, media.size, self.patch, self.tokens, self.dim, **dict(self.encoder))
+        decoder = LatentDecoder(self.dim, self.tokens, proxy.layout.grid[:2], codes, **dict(self.decoder))
+        quantizer = self.quantizer.on((self.tokens,)).build(self.dim)
+        return TiTokTokenizer(encoder, quantizer, decoder, proxy, self.finetune_at)
