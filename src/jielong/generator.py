@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from jielong.conditions.base import Condition
 from jielong.guidance import Guidance
-from jielong.heads.base import Head, Sharpness
+from jielong.heads.base import Draw, Head, Sharpness
 from jielong.networks.backbone import AnyBackbone, BackboneCache
 from jielong.networks.conditioning import Conditioning
+from jielong.networks.embedding import embedding_of
 from jielong.noise import Noise
 from jielong.orders.base import Order
 from jielong.tokens import Layout, Tokens
@@ -50,12 +51,20 @@ class Generator(nn.Module):
         backbone: Turns what is known into a hidden vector a position.
         head: Draws the token that stands there.
         condition: What it is about.
+        embedding: Token values to vectors, where the order has one of its own (:meth:`Order.embedding`); one vector a code if not given.
     """
 
-    offsets: Tensor
     coordinates: Tensor
 
-    def __init__(self, layout: Layout, order: Order, backbone: AnyBackbone, head: Head, condition: Condition | None = None) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        order: Order,
+        backbone: AnyBackbone,
+        head: Head,
+        condition: Condition | None = None,
+        embedding: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         if head.discrete != layout.discrete:
             kind = "codes" if layout.discrete else "continuous tokens"
@@ -63,18 +72,10 @@ class Generator(nn.Module):
         self.layout, self.order = layout, order
         self.condition, self.backbone, self.head = condition, backbone, head
         width = backbone.width
-        self.embedding: nn.Module
-        if layout.vocabulary is not None:
-            table = nn.Embedding(layout.channels * layout.vocabulary, width)
-            nn.init.normal_(table.weight, std=0.02)
-            self.embedding = table
-            offsets = torch.arange(layout.channels) * layout.vocabulary
-            self.register_buffer("offsets", offsets, persistent=False)
-        else:
-            self.embedding = nn.Linear(layout.channels, width)
+        self.embedding = embedding_of(layout, width) if embedding is None else embedding
         self.placeholder = nn.Parameter(torch.randn(width) * 0.02)
         # One table an axis: attention's rotary positions are relative, and a grid of equal placeholders would be one blur to them.
-        tables = [nn.Embedding(size, width) for size in layout.grid]
+        tables = [nn.Embedding(size, width) for size in layout.extents]
         for table in tables:
             nn.init.normal_(table.weight, std=0.02)
         self.places = nn.ModuleList(tables)
@@ -85,17 +86,17 @@ class Generator(nn.Module):
 
     def embed(self, values: Tensor) -> Tensor:
         """Token values ``(B, n, C)`` to vectors ``(B, n, D)``; the codebooks of a position are summed."""
-        if not self.layout.discrete:
-            return self.embedding(values)
-        if self.layout.channels == 1:
-            return self.embedding(values[..., 0])
-        return self.embedding(values + self.offsets).sum(-2)
+        embedded: Tensor = self.embedding(values)
+        return embedded
 
-    def _inputs(self, values: Tensor, known: Tensor, start: int, stop: int) -> Tensor:
+    def _all_places(self) -> Tensor:
+        """The vector of every position, ``(N, D)``."""
+        first, *others = (table(self.coordinates[:, axis]) for axis, table in enumerate(self.places))
+        return sum(others, start=first)
+
+    def _inputs(self, values: Tensor, known: Tensor, start: int, stop: int, places: Tensor) -> Tensor:
         """What the backbone reads at positions ``start`` to ``stop``, ``(B, stop - start, D)``."""
-        where = self.coordinates[start:stop]
-        places = sum(table(where[:, axis]) for axis, table in enumerate(self.places))
-        return self.order.inputs(self.embed, values, known, self.placeholder, start, stop) + places
+        return self.order.inputs(self.embed, values, known, self.placeholder, start, stop) + places[start:stop]
 
     def loss(self, tokens: Tokens, prepared: Any = None, noise: Noise | None = None) -> Tensor:
         """Mean over the batch of the head's mean loss at the positions asked, in the head's unit (softmax: nats a token).
@@ -120,7 +121,7 @@ class Generator(nn.Module):
             conditioning = self.condition(prepared, dropped)
         view = self.order.view(self.layout, noise)
         known, asked = view.known.to(device), view.asked.to(device)
-        inputs = self._inputs(tokens.values, known, 0, self.layout.positions)
+        inputs = self._inputs(tokens.values, known, 0, self.layout.positions, self._all_places())
         hidden = self.backbone(inputs, self.where, self.blocks, conditioning)
         each = self.head.loss(hidden[asked], tokens.values[asked])
         # Every item weighs the same, however many of its positions were asked (MaskGIT's public loss).
@@ -140,6 +141,7 @@ class Generator(nn.Module):
         known: Tensor | None = None,
         batch: int = 64,
         cache: bool = True,
+        smooth: bool = False,
         watch: Watch | None = None,
     ) -> Tokens:
         """Draw tokens, one item a condition.
@@ -155,13 +157,16 @@ class Generator(nn.Module):
             known: ``(N,)`` bool: the positions to keep from ``start``.
             batch: Items computed at once.
             cache: Keep keys and values of earlier blocks; ``False`` is the naive reference that recomputes everything.
+            smooth: Mix codes instead of drawing one, for calmer pictures of less variety (VAR's "more smooth"). The tokens are then
+                continuous: a vector a position, which the tokenizer decodes but no file of codes holds and no metric should see.
             watch: Called with a :class:`Moment` after every step of every batch.
 
         Returns:
             Tokens ``(count, N, C)``.
 
         Raises:
-            ValueError: if guidance or conditions are asked of a generator that has none, ``start`` does not fit, or a number is below 1.
+            ValueError: if guidance or conditions are asked of a generator that has none, ``start`` does not fit, a number is below 1, or
+                smooth sampling is asked of an order that reads codes one by one.
         """
         if isinstance(conditions, str):
             raise ValueError(f"conditions are a list with one condition an item: write [{conditions!r}]")
@@ -184,6 +189,8 @@ class Generator(nn.Module):
             raise ValueError(f"`start` must hold {count} items of layout {self.layout}, not {len(start)} of {start.layout}")
         if start is not None and known is not None:
             self._check_kept(start.values, known)
+        if smooth and not hasattr(self.embedding, "mix"):
+            raise ValueError("smooth sampling feeds mixtures of codes to the next scale: it is for the order next_scale")
         was_training = self.training
         self.eval()
         try:
@@ -191,13 +198,14 @@ class Generator(nn.Module):
             for first in range(0, count, batch):
                 rows = range(first, min(first + batch, count))
                 given = None if conditions is None else [conditions[i] for i in rows]
-                chain = _Chain(self, given, rows, seed, strength, sharpness or Sharpness(), cache)
+                chain = _Chain(self, given, rows, seed, strength, sharpness or Sharpness(), cache, smooth)
                 if start is not None and known is not None:
                     chain.keep(start.values[rows.start : rows.stop], known)
                 parts.append(chain.run(steps, watch))
         finally:
             self.train(was_training)
-        return Tokens(torch.cat(parts), self.layout)
+        values = torch.cat(parts)
+        return Tokens(values, replace(self.layout, channels=values.shape[2], vocabulary=None) if smooth else self.layout)
 
     def _check_kept(self, values: Tensor, known: Tensor) -> None:
         if known.dtype != torch.bool or known.shape != (self.layout.positions,):
@@ -219,13 +227,17 @@ class _Chain:
         guidance: Guidance,
         sharpness: Sharpness,
         cached: bool,
+        smooth: bool,
     ) -> None:
         self.model, self.guidance, self.sharpness = model, guidance, sharpness
         layout, device = model.layout, model.placeholder.device
         self.noise = Noise(seed, rows, device)
-        dtype = torch.long if layout.discrete else torch.float32
-        self.values = torch.zeros(len(rows), layout.positions, layout.channels, dtype=dtype, device=device)
+        self.mixer: Any = model.embedding if smooth else None
+        dtype = torch.long if layout.discrete and not smooth else torch.float32
+        channels = self.mixer.dim if smooth else layout.channels
+        self.values = torch.zeros(len(rows), layout.positions, channels, dtype=dtype, device=device)
         self.known = torch.zeros(len(rows), layout.positions, dtype=torch.bool, device=device)
+        self.places = model._all_places()
         self.doubled = guidance.needed_from(0.0)
         self.conditioning = self._conditioning(conditions, len(rows))
         prefix = 0 if self.conditioning is None else self.conditioning.states.shape[1]
@@ -243,6 +255,7 @@ class _Chain:
 
     def keep(self, values: Tensor, known: Tensor) -> None:
         """Start from known tokens."""
+        values = values if self.mixer is None else self.mixer.vectors(values.to(self.values.device))
         self.values = torch.where(known[:, None].to(self.values.device), values.to(self.values), self.values)
         self.known = known.to(self.known.device).expand_as(self.known).clone()
 
@@ -250,7 +263,7 @@ class _Chain:
         """Hidden vectors of positions ``start`` to ``stop``: ``(B, n, D)``, or ``(2B, n, D)`` with the unconditional half."""
         model = self.model
         first = 0 if self.cache is None else start  # without a cache everything up to here is computed again
-        inputs = model._inputs(self.values, self.known, first, stop)
+        inputs = model._inputs(self.values, self.known, first, stop, self.places)
         if self.doubled:
             inputs = torch.cat([inputs, inputs])
         where, blocks = model.where[first:stop], model.blocks[first:stop]
@@ -259,34 +272,47 @@ class _Chain:
         given = None if self.cache.started else self.conditioning
         return model.backbone(inputs, where, blocks, given, cache=self.cache, commit=commit)
 
-    def _scale(self, share: float) -> float:
-        """Guidance when a share of the tokens is known; the unconditional half is dropped once no later step needs it."""
+    def _draw(self, hidden: Tensor, guidance: float, progress: float) -> Draw:
+        """Token values from hidden vectors, of which the second half may be the unconditional ones."""
+        batch = len(self.values)
+        null = hidden[batch:] if self.doubled else None
+        if self.mixer is None:
+            return self.model.head.sample(hidden[:batch], self.noise, self.sharpness, null, guidance)
+        return Draw(self.mixer.mix(self.model.head.mixture(hidden[:batch], self.noise, self.sharpness, null, guidance, progress)))
+
+    def _scale(self, share: float, progress: float) -> float:
+        """Guidance when so much is known and done; the unconditional half is dropped once no later step needs it."""
         if self.doubled and not self.guidance.needed_from(share):
             self.doubled = False
             kept = slice(0, len(self.values))
             self.conditioning = self.conditioning and self.conditioning.rows(kept)
             self.cache = self.cache and self.cache.rows(kept)
-        return self.guidance.at(share) if self.doubled else 1.0
+        return self.guidance.at(share, progress) if self.doubled else 1.0
 
     def run(self, steps: int | None, watch: Watch | None) -> Tensor:
         """The loop: block by block, and inside a block step by step."""
         model, order, total = self.model, self.model.order, self.model.layout.positions
-        batch, done = len(self.values), 0
-        for start, stop in order.spans(model.layout):
+        spans, done = order.spans(model.layout), 0
+        open_ = [int((~self.known[0, start:stop]).sum()) for start, stop in spans]
+        plans = [list(order.steps(unknown, steps)) if unknown else [] for unknown in open_]
+        last = sum(map(len, plans)) - 1
+        for (start, stop), unknown, plan in zip(spans, open_, plans, strict=True):
             span = slice(start, stop)
-            unknown = int((~self.known[0, span]).sum())
-            for step in order.steps(unknown, steps) if unknown else ():
-                scale = self._scale((stop - step.hidden_before) / total)
-                hidden = self.hidden(start, stop, commit=order.shifted)
-                null = hidden[batch:] if self.doubled else None
-                draw = model.head.sample(hidden[:batch], self.noise, self.sharpness, null, scale)
-                new = order.reveal(step, ~self.known[:, span], draw.confidence, self.noise)
-                self.values[:, span] = torch.where(new[..., None], draw.values, self.values[:, span])
-                self.known[:, span] |= new
+            for step in plan:
+                progress = done / last if last else 1.0
+                scale = self._scale((stop - step.hidden_before) / total, progress)
+                draw = self._draw(self.hidden(start, stop, commit=order.shifted), scale, progress)
+                before = self.known[:, span].clone() if watch is not None else None
+                if step.hidden_before == stop - start and step.hidden_after == 0:  # all at once, as one token after the other is
+                    self.values[:, span], self.known[:, span] = draw.values, True
+                else:
+                    new = order.reveal(step, ~self.known[:, span], draw.confidence, self.noise)
+                    self.values[:, span] = torch.where(new[..., None], draw.values, self.values[:, span])
+                    self.known[:, span] |= new
                 done += 1
-                if watch is not None:
+                if watch is not None and before is not None:
                     fresh = torch.zeros_like(self.known)
-                    fresh[:, span] = new
+                    fresh[:, span] = self.known[:, span] & ~before
                     watch(Moment(done, self.values.clone(), self.known.clone(), fresh, scale))
             if self.cache is not None and stop < total and (not unknown or not order.shifted):
                 # Later blocks must see this one clean (or, when it was given whole, at all).

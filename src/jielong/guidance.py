@@ -20,7 +20,7 @@ class Guidance(Config):
     Attributes:
         scale: Strength; 1 is off.
         kind: ``constant``; ``linear`` grows from 1 to ``scale`` as tokens become known; ``ramp`` grows from 1 at the first step to
-            ``scale`` at the last, evenly by steps however many tokens each makes known (VAR, arXiv 2404.02905); ``interval`` is ``scale`` between
+            ``scale`` at the last, evenly by steps (VAR, arXiv 2404.02905); ``interval`` is ``scale`` between
             ``start`` and ``stop`` and 1 outside (arXiv 2404.07724); behind it the unconditional half is not even computed.
         start: Share of known tokens where the interval begins.
         stop: Share of known tokens where it ends.

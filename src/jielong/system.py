@@ -97,7 +97,8 @@ def build_generator(recipe: Recipe, tokenizer: Tokenizer, classes: Sequence[str]
     condition = recipe.condition.build(classes) if recipe.condition is not None else None  # type: ignore[attr-defined]
     backbone = recipe.backbone.build(layout, condition.width if condition else None)  # type: ignore[attr-defined]
     head = recipe.head.build(backbone.width, layout)  # type: ignore[attr-defined]
-    return Generator(layout, recipe.order.build(), backbone, head, condition)  # type: ignore[attr-defined]
+    order = recipe.order.build()  # type: ignore[attr-defined]
+    return Generator(layout, order, backbone, head, condition, order.embedding(tokenizer, backbone.width))
 
 
 def describe(media: MediaFormat, classes: Sequence[str], tokenizer: Tokenizer, generator: Generator | None) -> dict[str, Any]:

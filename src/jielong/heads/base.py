@@ -65,3 +65,13 @@ class Head(nn.Module, ABC):
 
         Guidance follows ``null + guidance (conditional - null)``: 1 is the conditional model, 0 the unconditional.
         """
+
+    def mixture(
+        self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0, progress: float = 1.0
+    ) -> Tensor:
+        """Instead of a code, random weights over all codes, ``(B, n, K, V)``, for smooth sampling at ``progress`` in [0, 1] of the steps.
+
+        Raises:
+            ValueError: if the head has no codes.
+        """
+        raise ValueError(f"the {type(self).__name__} has no codes to mix; smooth sampling needs a softmax head")

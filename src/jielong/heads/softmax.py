@@ -19,7 +19,9 @@ def filter_logits(logits: Tensor, sharpness: Sharpness) -> Tensor:
     A dropped code gets minus infinity. Codes tied with the k-th stay; of codes tied at the edge of the nucleus the first stay. The
     most likely code always stays.
     """
-    logits = logits.float() / sharpness.temperature
+    logits = logits.float()
+    if sharpness.temperature != 1.0:
+        logits = logits / sharpness.temperature
     if 0 < sharpness.top_k < logits.shape[-1]:
         smallest = logits.topk(sharpness.top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < smallest, -torch.inf)
@@ -38,8 +40,8 @@ def draw_codes(probability: Tensor, uniform: Tensor) -> Tensor:
     One number a token, so that a sample's stream of random numbers does not depend on the vocabulary's size.
     Codes of probability zero are never drawn.
     """
-    cumulative = probability.double().cumsum(-1)
-    threshold = uniform[..., None].double() * cumulative[..., -1:]
+    cumulative = probability.cumsum(-1, dtype=torch.double)
+    threshold = uniform[..., None] * cumulative[..., -1:]
     # right=True finds the first code whose cumulative probability exceeds the threshold, which therefore has weight itself.
     return torch.searchsorted(cumulative, threshold, right=True)[..., 0].clamp_max(probability.shape[-1] - 1)
 
@@ -78,18 +80,35 @@ class SoftmaxHead(Head):
 
     def sample(self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0) -> Draw:
         """Draw codes ``(B, n, K)`` and the log-probability of each draw, summed over the codebooks, ``(B, n)``."""
-        scores = self.scores(hidden).float()
-        if null is not None and guidance != 1.0:
-            without = self.scores(null).float()
-            scores = without + guidance * (scores - without)
+        scores = self._guided(hidden, null, guidance)
         if sharpness.temperature == 0.0:
             codes = scores.argmax(-1)
             probability = scores.softmax(-1)
         else:
             probability = filter_logits(scores, sharpness).softmax(-1)
             codes = draw_codes(probability, noise.uniform(*scores.shape[1:-1]))
-        chosen = probability.gather(-1, codes[..., None])[..., 0].clamp_min(torch.finfo(torch.float32).tiny)
-        return Draw(codes, chosen.log().sum(-1))
+        chosen = probability.gather(-1, codes[..., None]).clamp_min_(torch.finfo(torch.float32).tiny).log_()
+        return Draw(codes, chosen.sum((-2, -1)))
+
+    def mixture(
+        self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0, progress: float = 1.0
+    ) -> Tensor:
+        """Gumbel-softmax weights over the codes: ``softmax(((1 + r) logits + g) / tau)``, ``tau = max(0.27 (1 - 0.95 r), 0.005)``.
+
+        ``r`` is the progress and ``g`` Gumbel noise: early steps mix codes, the last nearly draws one (VAR's "more smooth" sampling).
+        """
+        scores = self._guided(hidden, null, guidance)
+        if sharpness.temperature == 0.0:
+            return F.one_hot(scores.argmax(-1), self.vocabulary).float()
+        logits = filter_logits(scores, sharpness) * (1 + progress)
+        return ((logits + noise.gumbel(*logits.shape[1:])) / max(0.27 * (1 - 0.95 * progress), 0.005)).softmax(-1)
+
+    def _guided(self, hidden: Tensor, null: Tensor | None, guidance: float) -> Tensor:
+        scores = self.scores(hidden).float()
+        if null is None or guidance == 1.0:
+            return scores
+        without = self.scores(null).float()
+        return without + guidance * (scores - without)
 
 
 class Softmax(Part, family="head", name="softmax"):

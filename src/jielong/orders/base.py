@@ -10,12 +10,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jielong.noise import Noise
 from jielong.tokens import Layout
+
+if TYPE_CHECKING:
+    from jielong.tokenizers.base import Tokenizer
 
 Embed = Callable[[Tensor], Tensor]
 """Token values ``(B, n, C)`` to vectors ``(B, n, D)``."""
@@ -65,6 +69,16 @@ class Order(ABC):
     @abstractmethod
     def blocks(self, layout: Layout) -> Tensor:
         """The block of every position, ``(N,)`` long, never decreasing along the sequence."""
+
+    def embedding(self, tokenizer: Tokenizer, width: int) -> nn.Module | None:
+        """The order's own map from token values to vectors of ``width`` channels, which :meth:`inputs` is then handed as ``embed``.
+
+        ``None`` where a vector a code will do. A module that has ``mix`` (weights over the codes to token values) allows smooth sampling.
+
+        Raises:
+            ValueError: if the tokenizer lacks what the order needs.
+        """
+        return None
 
     @abstractmethod
     def inputs(self, embed: Embed, values: Tensor, known: Tensor, placeholder: Tensor, start: int, stop: int) -> Tensor:

@@ -67,6 +67,14 @@ class Quantizer(nn.Module, ABC):
             ValueError: if an index is outside ``[0, V)``.
         """
 
+    def embed(self, indices: Tensor) -> Tensor:
+        """What each position says by itself, ``(..., K) -> (..., D)``: :meth:`decode` is :meth:`assemble` of it."""
+        return self.decode(indices)
+
+    def assemble(self, vectors: Tensor) -> Tensor:
+        """The feature map of one vector a position: those of :meth:`embed`, mixtures of them, or zeros where nothing is known."""
+        return vectors
+
     def layout(self, grid: tuple[int, ...]) -> Layout:
         """Where the tokens of a feature map ``(B, *grid, D)`` stand: one position a vector, unless the quantizer says otherwise."""
         return Layout(grid, self.levels, self.codes)

@@ -103,7 +103,9 @@ class Pyramid:
 
     def lift(self, codes: Tensor, scale: int, kernels: Sequence[Kernel]) -> Tensor:
         """What one scale adds to the feature map: codes ``(B, h w, D)`` to ``phi(up(codes))``, ``(B, D, H, W)``, bicubic."""
-        x = codes.transpose(1, 2).unflatten(2, self.scales[scale]).contiguous()
+        x = codes.transpose(1, 2).unflatten(2, self.scales[scale])
+        # One memory format whatever the codes were cut from (a single position may pass for several), so that sums agree bit for bit.
+        x = x.clone(memory_format=torch.contiguous_format)
         if self.scales[scale] != self.grid:
             x = F.interpolate(x, size=self.grid, mode="bicubic", align_corners=False)
         if not self.ticks:

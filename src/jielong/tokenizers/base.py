@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from jielong.tokens import Layout, Tokens
 
@@ -55,6 +56,24 @@ class Tokenizer(nn.Module, ABC):
     @abstractmethod
     def decode(self, tokens: Tokens) -> Tensor:
         """Tokens to media ``(B, C, H, W)`` in [-1, 1]. No gradient."""
+
+    def decode_known(self, tokens: Tokens, known: Tensor) -> Tensor:
+        """The media so far, while only some tokens are known: ``(B, C, H, W)``, grey (0) where nothing is known.
+
+        Tokens that stand for no part of the picture alone (a sequence of 1-D tokens) cannot be covered one by one: in the place of those
+        not known yet stand the tokens of a grey picture.
+
+        Args:
+            tokens: ``(B, N, C)``; what stands where nothing is known does not matter.
+            known: ``(B, N)`` bool.
+        """
+        known = known.to(tokens.values.device)
+        if len(self.layout.grid) != 2 or self.layout.scales:
+            grey = self.encode(torch.zeros(1, *self.media.shape, device=tokens.values.device)).values
+            return self.decode(Tokens(torch.where(known[..., None], tokens.values, grey), self.layout))
+        media = self.decode(tokens)
+        covered = known.unflatten(1, self.layout.grid)[:, None].to(media.dtype)
+        return media * F.interpolate(covered, size=media.shape[-2:], mode="nearest")
 
     def check(self, media: Tensor) -> None:
         """Raise ``ValueError`` when media has another shape than the tokenizer was made for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -68,10 +69,23 @@ class VQTokenizer(LearnedTokenizer):
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
-        """Codes ``(B, N, K)`` to ``(B, C, H, W)``, clamped to [-1, 1]."""
+        """Codes ``(B, N, K)``, or mixtures of codes ``(B, N, dim)``, to ``(B, C, H, W)``, clamped to [-1, 1]."""
+        if tokens.layout == replace(self.layout, channels=self.quantizer.dim, vocabulary=None):
+            return self._decode(tokens.values)
         self.check_tokens(tokens)
-        features = self.quantizer.decode(tokens.values)
-        return self._picture(features.reshape(len(tokens), *self.layout.grid, -1)).float().clamp(-1, 1)
+        return self._decode(self.quantizer.embed(tokens.values))
+
+    @torch.no_grad()
+    def decode_known(self, tokens: Tokens, known: Tensor) -> Tensor:
+        """With scales: the sum of what is known. On a grid: grey where nothing is known."""
+        if not self.layout.scales:
+            return super().decode_known(tokens, known)
+        self.check_tokens(tokens)
+        return self._decode(self.quantizer.embed(tokens.values) * known[..., None])
+
+    def _decode(self, vectors: Tensor) -> Tensor:
+        features = self.quantizer.assemble(vectors)
+        return self._picture(features.reshape(len(features), *self.layout.grid, -1)).float().clamp(-1, 1)
 
 
 class VQ(Part, family="tokenizer", name="vq"):

@@ -1,0 +1,39 @@
+"""From token values to vectors: what a generator reads where its order does not bring an embedding of its own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from jielong.tokens import Layout
+
+
+class CodeEmbedding(nn.Embedding):
+    """A vector a code, one table a codebook; those of a position are summed.
+
+    Args:
+        codebooks: Codes at a position, ``K``.
+        vocabulary: Codes of a codebook, ``V``.
+        width: Channels ``D``.
+    """
+
+    offsets: Tensor
+
+    def __init__(self, codebooks: int, vocabulary: int, width: int) -> None:
+        super().__init__(codebooks * vocabulary, width)
+        nn.init.normal_(self.weight, std=0.02)
+        self.codebooks = codebooks
+        self.register_buffer("offsets", torch.arange(codebooks) * vocabulary, persistent=False)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Codes ``(B, n, K)`` to ``(B, n, D)``."""
+        if self.codebooks == 1:
+            return super().forward(values[..., 0])
+        return super().forward(values + self.offsets).sum(-2)
+
+
+def embedding_of(layout: Layout, width: int) -> nn.Module:
+    """Token values ``(B, n, C)`` to ``(B, n, width)``: tables of codes, or a linear map of numbers."""
+    if layout.vocabulary is None:
+        return nn.Linear(layout.channels, width)
+    return CodeEmbedding(layout.channels, layout.vocabulary, width)
