@@ -1,7 +1,8 @@
 """A chain of positions read as a picture, for networks that are causal by their masks or their recurrence.
 
-The raster order puts the token of position ``i - 1`` at position ``i``. Read as a picture, that is one off: :meth:`PixelGrid.unshifted`
-puts every token back on its own pixel, and the network's masks (or its recurrence) see to it that no pixel sees itself.
+The raster order puts the token of position ``i - 1`` at position ``i``. Read as a picture, that is one off: behind the first input, which
+begins the chain, the inputs are the tokens of positions ``0, 1, ...``, each on its own pixel, and the network's masks (or its recurrence)
+see to it that no pixel sees itself.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class PixelGrid:
         flat = math.prod(layout.grid) == layout.positions
         if not flat or len(layout.grid) not in (2, 3) or (len(layout.grid) == 3 and layout.grid[2] > 4):
             raise ValueError(
-                f"this backbone reads pictures, rows x columns (x at most 4 colours), and these tokens stand in a grid of {layout.grid}; "
-                "choose backbone: transformer"
+                "this backbone reads pictures, rows x columns (x at most 4 colours), and these tokens stand in "
+                f"{layout.positions} positions of a grid of {layout.grid}; choose backbone: transformer"
             )
         return PixelGrid(*layout.grid)
 
@@ -54,17 +55,18 @@ class PixelGrid:
         """Positions of a row."""
         return self.columns * self.colours
 
-    def unshifted(self, inputs: Tensor) -> Tensor:
-        """What stands on each pixel: the first ``n`` inputs ``(B, n, D)`` to ``(B, colours, D, rows, columns)`` of the rows they reach.
+    def place(self, position: int) -> tuple[int, int, int]:
+        """Row, column and colour of a position."""
+        pixel, colour = divmod(position, self.colours)
+        row, column = divmod(pixel, self.columns)
+        return row, column, colour
 
-        A pixel gets the input of the position after it, less the first input, which begins the chain and so stands for all that lies
-        outside of the picture: zero padding then pads with it. Pixels whose token is not handed over yet are zero.
-        """
-        start, tokens = inputs[:, :1], inputs[:, 1:]
-        rows = -(-inputs.shape[1] // self.row)
-        pixels = F.pad(tokens - start, (0, 0, 0, rows * self.row - tokens.shape[1]))
-        return pixels.unflatten(1, (rows, self.columns, self.colours)).permute(0, 3, 4, 1, 2)
+    def picture(self, vectors: Tensor, rows: int) -> Tensor:
+        """The first vectors of the chain on their pixels: ``(B, n, D)`` to ``(B, colours D, rows, columns)``, zero beyond them."""
+        padded = F.pad(vectors, (0, 0, 0, rows * self.row - vectors.shape[1]))
+        return padded.unflatten(1, (rows, self.columns, self.colours)).permute(0, 3, 4, 1, 2).flatten(1, 2)
 
-    def chained(self, pixels: Tensor, positions: int) -> Tensor:
-        """Pixels ``(B, colours, D, rows, columns)`` as the first ``positions`` of the chain, ``(B, n, D)``."""
-        return pixels.permute(0, 3, 4, 1, 2).flatten(1, 3)[:, :positions]
+    def chain(self, picture: Tensor, positions: int) -> Tensor:
+        """The inverse: ``(B, colours D, rows, columns)`` to the first ``positions`` vectors of the chain, ``(B, n, D)``."""
+        apart = picture.unflatten(1, (self.colours, -1)).permute(0, 3, 4, 1, 2)
+        return apart.flatten(1, 3)[:, :positions]
