@@ -59,6 +59,10 @@ class Head(nn.Module, ABC):
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Loss of each selected position: hidden ``(M, D)``, targets ``(M, C)`` to ``(M,)``."""
 
+    def nats_a_value(self, loss: float) -> float | None:
+        """A mean loss as negative log-likelihood in nats a value (a code, a colour); ``None`` where the loss is something else."""
+        return None
+
     @abstractmethod
     def sample(self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0) -> Draw:
         """Draw tokens: hidden ``(B, n, D)``, and ``null`` the hidden vectors without condition.

@@ -78,6 +78,10 @@ class SoftmaxHead(Head):
             each = F.cross_entropy(scores.float().flatten(0, 1), targets.flatten(), reduction="none", label_smoothing=self.label_smoothing)
         return each.unflatten(0, targets.shape).mean(-1)
 
+    def nats_a_value(self, loss: float) -> float | None:
+        """The loss itself, unless labels are smoothed."""
+        return None if self.label_smoothing else loss
+
     def sample(self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0) -> Draw:
         """Draw codes ``(B, n, K)`` and the log-probability of each draw, summed over the codebooks, ``(B, n)``."""
         scores = self._guided(hidden, null, guidance)
