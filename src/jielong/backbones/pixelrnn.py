@@ -24,7 +24,7 @@ class PixelRNN(Part, family="backbone", name="pixelrnn"):
     layers: int = Field(7, ge=1)
     hidden: int = Field(48, ge=1)
     width: int = Field(64, ge=1)
-    kernel: int = Field(7, ge=1)
+    kernel: int = Field(7, ge=3)
 
     @model_validator(mode="after")
     def _kernel_has_a_middle(self) -> Self:

@@ -1,7 +1,7 @@
 """PixelRNN: a map of pixels in, a hidden vector a colour value out, no value seen before its turn (arXiv 1601.06759).
 
-A masked convolution (mask A), a residual stack of recurrent layers, and two (ReLU, 1x1) layers. Two things are not in the paper: input
-vectors are scaled to unit size (there the intensities were), and a pooled condition is a bias on the gates of every layer, as the paper's
+A masked convolution (mask A), a residual stack of recurrent layers, and two (ReLU, 1x1) layers. Two things are not in the paper: vectors
+that come in are scaled to unit size (there the intensities were), and a pooled condition is a bias on the gates of every layer, as the paper's
 multi-scale variant lets one picture condition another.
 """
 
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from jielong.networks.backbone import Backbone, check_raster
 from jielong.networks.conditioning import Conditioning
+from jielong.networks.masked_convolution import HorizontalConvolution, VerticalConvolution, initialise
 from jielong.networks.norm import rms_norm
 from jielong.networks.pixel_grid import PixelGrid
 from jielong.networks.pixelrnn_cache import PixelRNNCache
-from jielong.networks.recurrence import DiagonalBiLSTM, GroupedLinear, Recurrence, RowLSTM, group_mask
+from jielong.networks.recurrence import DiagonalBiLSTM, GroupedLinear, Recurrence, RowLSTM
 
 Kind = Literal["row", "diagonal"]
 
@@ -27,53 +28,26 @@ Kind = Literal["row", "diagonal"]
 class PixelConvolution(nn.Module):
     """The first layer: a ``kernel x kernel`` convolution under mask A, ``(B, H, W, inputs) -> (B, H, W + margin, outputs)``.
 
-    The rows that the mask zeroes are not computed. Its weights are kept in two parts, for the rows above and for the row itself.
+    What the mask leaves are two convolutions, one of the rows above and one of the row itself.
 
     Args:
-        inputs: Channels of a pixel, in ``groups`` groups.
-        outputs: Channels of a feature, in ``groups`` groups.
-        groups: Colour groups.
+        inputs: Channels of a pixel, in as many groups as there are colours.
+        outputs: Channels of a feature, in as many groups.
+        colours: Number of groups.
         kernel: Width and height, odd.
         margin: Columns computed beyond the last.
     """
 
-    mask: Tensor
-
-    def __init__(self, inputs: int, outputs: int, groups: int, kernel: int, margin: int) -> None:
+    def __init__(self, inputs: int, outputs: int, colours: int, kernel: int, margin: int) -> None:
         super().__init__()
         self.reach, self.margin = kernel // 2, margin
-        self.above = nn.Conv2d(inputs, outputs, (self.reach, kernel)) if self.reach else None
-        self.beside = nn.Linear((self.reach + 1) * inputs, outputs)
-        mask = F.pad(group_mask(outputs, inputs, groups, strict=True), (self.reach * inputs, 0), value=1.0)
-        self.register_buffer("mask", mask, persistent=False)
-
-    @torch.no_grad()
-    def initialise(self) -> None:
-        """Weights N(0, 1 / inputs), counting those of both parts; biases 0."""
-        parts = [self.beside] if self.above is None else [self.above, self.beside]
-        taps = sum(part.weight[0].numel() for part in parts)
-        for part in parts:
-            nn.init.normal_(part.weight, std=1 / math.sqrt(taps))
-            nn.init.zeros_(cast("nn.Parameter", part.bias))
-
-    def masked(self) -> Tensor:
-        """The weight for the row itself, ``(outputs, (reach + 1) inputs)``, left to right."""
-        return self.beside.weight * self.mask
-
-    def rows_above(self, x: Tensor) -> Tensor:
-        """What rows add to the row behind each window of ``reach`` of them: ``(B, H, W + 2 reach + margin, inputs)``, padded, to
-        ``(B, H - reach + 1, W + margin, outputs)``.
-        """
-        if self.above is None:
-            return x.new_zeros(1, 1, 1, 1)
-        return self.above(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        self.above = VerticalConvolution(inputs, outputs, kernel, strict=True)
+        self.beside = HorizontalConvolution(inputs, outputs, self.reach, colours=colours, own=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of every pixel."""
-        reach, columns = self.reach, x.shape[2] + self.margin
-        wide = F.pad(x, (0, 0, reach, reach + self.margin, reach, 0))
-        row = torch.cat([wide[:, reach:, tap : tap + columns] for tap in range(reach + 1)], dim=-1)
-        return F.linear(row, self.masked(), self.beside.bias) + self.rows_above(wide[:, :-1] if reach else wide)
+        x = F.pad(x, (0, 0, 0, self.margin)).permute(0, 3, 1, 2)
+        return (self.above(x) + self.beside(x)).permute(0, 2, 3, 1).contiguous()
 
 
 class Layer(nn.Module):
@@ -112,8 +86,8 @@ class PixelRNN(Backbone[PixelRNNCache]):
         groups = grid.colours
         if hidden % groups:
             raise ValueError(f"a hidden width of {hidden} cannot be shared by {groups} colours: it must be a multiple of {groups}")
-        if kernel % 2 == 0:
-            raise ValueError(f"the first convolution has a pixel in its middle: its kernel must be odd, not {kernel}")
+        if kernel % 2 == 0 or kernel < 3:
+            raise ValueError(f"the first convolution looks around a pixel in its middle: its kernel must be odd, 3 or more, not {kernel}")
         self.kind, self.grid, self.groups, self.width, self.hidden = kind, grid, groups, width, hidden
         self.features, self.condition_width = 2 * hidden, condition_width
         recurrence: type[RowLSTM] | type[DiagonalBiLSTM] = RowLSTM if kind == "row" else DiagonalBiLSTM
@@ -131,12 +105,14 @@ class PixelRNN(Backbone[PixelRNNCache]):
 
         ============================================  ===================================
         weights                                       N(0, 1 / inputs)
+        the two parts of the first convolution        N(0, 1 / (2 inputs))
         maps that end a residual branch               N(0, 1 / (layers inputs))
         forget gates                                  bias 1
         other biases, first states, conditions        0
         ============================================  ===================================
         """
-        self.input.initialise()
+        for convolution in (self.input.above, self.input.beside):
+            initialise(convolution, gain=math.sqrt(0.5))  # the two are added
         for layer in self.stack:
             for direction in layer.states.both:
                 direction.initialise()
@@ -166,7 +142,7 @@ class PixelRNN(Backbone[PixelRNNCache]):
             ValueError: if shapes do not fit, a condition is missing or not wanted, the picture is full, or ``commit`` is false.
         """
         self._check(inputs, conditioning, cache, commit)
-        pooled = None if conditioning is None else conditioning.pooled
+        pooled = None if conditioning is None else scaled(conditioning.pooled)
         if cache is None:
             return self._whole(inputs, pooled)
         with torch.no_grad():
@@ -176,8 +152,11 @@ class PixelRNN(Backbone[PixelRNNCache]):
             return torch.stack([cache.step(vector) for vector in vectors.unbind(1)], dim=1)
 
     def _whole(self, inputs: Tensor, pooled: Tensor | None) -> Tensor:
-        pixels = scaled(self.grid.unshifted(inputs).permute(0, 3, 4, 1, 2))  # (B, rows, columns, colours, D)
-        x = self.input(pixels.flatten(3))
+        # The first input begins the chain and so stands for what is not there: it is what zero padding pads with.
+        known = scaled(inputs[:, 1:] - inputs[:, :1])
+        rows = -(-inputs.shape[1] // self.grid.row)
+        pixels = F.pad(known, (0, 0, 0, rows * self.grid.row - known.shape[1]))
+        x = self.input(pixels.unflatten(1, (rows, self.grid.columns, self.groups)).flatten(3))
         for layer in self.stack:
             x = layer(x, pooled)
         hidden = self.second(F.relu(self.first(F.relu(x[:, :, : self.grid.columns]))))

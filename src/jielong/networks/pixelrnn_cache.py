@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -45,16 +45,17 @@ class _Weights:
     """A network's weights, masked once and cut into the rows that each colour group needs."""
 
     def __init__(self, net: PixelRNN) -> None:
-        self.columns = net.grid.columns
+        self.grid, self.columns = net.grid, net.grid.columns
         self.groups, self.width, self.features, self.hidden = net.groups, net.width, net.features, net.hidden
         self.reach, self.margin, self.layers = net.input.reach, net.margin, len(net.stack)
         self.left, self.diagonal = net.stack[0].states.left, net.kind == "diagonal"
         directions = [layer.states.both for layer in net.stack]
         self.scans = [_Scan(items) for items in zip(*directions, strict=True)]
         self.input = net.input
-        beside, wide = net.input.masked(), self.groups * self.width
-        colours = range(self.groups)
-        self.beside = [beside[self.part(k, self.features), : self.reach * wide + k * self.width].contiguous() for k in colours]
+        wide, colours = self.groups * self.width, range(self.groups)
+        beside, bias = net.input.beside.matrix().T, cast("Tensor", net.input.beside.bias)
+        own = [self.part(k, self.features) for k in colours]
+        self.beside = [(beside[own[k], : self.reach * wide + k * self.width].contiguous(), bias[own[k]]) for k in colours]
         ahead = [scans[0] for scans in directions]  # the direction that follows the order, of every layer
         self.near = [[self._near(item.inputs.masked(), k) for k in colours] for item in ahead]
         self.own = [[item.state.weight[self.part(k, 4 * self.hidden), : self.hidden].contiguous() for k in colours] for item in ahead]
@@ -135,9 +136,9 @@ class PixelRNNCache:
     def step(self, before: Tensor) -> Tensor:
         """The hidden vector of the next value, given the vector of the value before it: ``(B, D)`` to ``(B, D)``."""
         w = self.weights
-        row, column, colour = self._place(self.length)
+        row, column, colour = w.grid.place(self.length)
         if self.length:
-            past_row, past_column, past_colour = self._place(self.length - 1)
+            past_row, past_column, past_colour = w.grid.place(self.length - 1)
             self.pixels[-1][:, past_column + w.reach, w.part(past_colour, w.groups * w.width)] = before
             if past_row < row and w.diagonal:
                 for each in range(w.groups):
@@ -152,18 +153,13 @@ class PixelRNNCache:
         self.length += 1
         return F.linear(self.head[0][:, : last.shape[1]], last, last_bias)
 
-    def _place(self, position: int) -> tuple[int, int, int]:
-        """Row, column and colour of a position."""
-        pixel, colour = divmod(position, self.weights.groups)
-        return *divmod(pixel, self.weights.columns), colour
-
     def _features(self, column: int, colour: int) -> None:
         """One colour group of one pixel through all layers, into this row's maps."""
         w = self.weights
         own, gates_of, state_of = (w.part(colour, channels) for channels in (w.features, 4 * w.hidden, w.hidden))
-        weight = w.beside[colour]
+        weight, bias = w.beside[colour]
         window = self.pixels[-1][:, column : column + w.reach + 1].flatten(1)[:, : weight.shape[1]]
-        x = self.above[0][:, column, own] + F.linear(window, weight)
+        x = self.above[0][:, column, own] + F.linear(window, weight, bias)
         # Cells come from the pixel to the left, or from the row above.
         cells_before = self.cells if w.diagonal else self.carried
         for layer in range(w.layers):
@@ -190,7 +186,8 @@ class PixelRNNCache:
         if not first:
             self.pixels[:-1] = self.pixels[1:].clone()
             self.pixels[-1] = 0
-        self.above.copy_(w.input.rows_above(self.pixels[:-1].transpose(0, 1)).transpose(0, 1) + w.input.beside.bias)
+        before = self.pixels[:-1, :, w.reach : w.reach + columns].permute(1, 3, 0, 2)
+        self.above[0] = w.input.above.row(before).transpose(1, 2)
         states = scan.start(0, self.batch, columns) if first else self.hidden[:, :, 1:]
         between = scan.states
         if w.diagonal:

@@ -19,19 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def group_mask(outputs: int, inputs: int, groups: int, strict: bool = False) -> Tensor:
-    """What each channel may read of its own pixel, ``(outputs, inputs)`` of 0 and 1, where channels stand in contiguous groups.
-
-    Args:
-        outputs: Channels written, a multiple of ``groups``.
-        inputs: Channels read, a multiple of ``groups``.
-        groups: Number of groups ``G``, in the order in which they are drawn.
-        strict: Mask A, earlier groups only; otherwise mask B, the own group too.
-    """
-    writer = torch.arange(groups).repeat_interleave(outputs // groups)[:, None]
-    reader = torch.arange(groups).repeat_interleave(inputs // groups)[None]
-    return (reader < writer if strict else reader <= writer).float()
+from jielong.networks.masked_convolution import colour_mask
 
 
 class GroupedLinear(nn.Linear):
@@ -48,7 +36,7 @@ class GroupedLinear(nn.Linear):
 
     def __init__(self, inputs: int, outputs: int, groups: int, before: int = 0) -> None:
         super().__init__(before + inputs, outputs)
-        mask = F.pad(group_mask(outputs, inputs, groups), (before, 0), value=1.0)
+        mask = F.pad(colour_mask(outputs, inputs, groups, own=True), (before, 0), value=1.0)
         self.register_buffer("mask", mask if groups > 1 else None, persistent=False)
 
     def masked(self) -> Tensor:
@@ -208,17 +196,17 @@ class DiagonalBiLSTM(Recurrence):
         pixels = x.flatten(1, 2).transpose(0, 1)[places.to(x.device).flatten()].unflatten(0, (2, -1))  # (2, HW, B, F)
         weights = torch.stack([item.inputs.masked().T for item in both])
         shifts = torch.stack([item.inputs.bias + item.shift(pooled) for item in both])  # (2, B or 1, 4h)
-        gates = torch.bmm(pixels.flatten(1, 2), weights).unflatten(1, (-1, batch)) + shifts[:, None]
+        gates = (torch.bmm(pixels.flatten(1, 2), weights).unflatten(1, (-1, batch)) + shifts[:, None]).flatten(1, 2)
         between = torch.stack([item.state.weight.T for item in both])  # (2, 2h, 4h)
         start, first = (item[:, None, None].expand(2, 1, batch, hidden) for item in torch.stack([item.first for item in both], dim=1))
         # States of the last diagonal from its top row to its bottom row, and of the row above that, if there is one.
         states, cells, found = start, first[:, :0], []
-        for number, now in enumerate(gates.split(sizes, dim=1)):
+        for number, now in enumerate(gates.split([size * batch for size in sizes], dim=1)):
             if number < rows:  # a new row begins
                 states, cells = torch.cat([states, start], dim=1), torch.cat([cells, first], dim=1)
             near = torch.cat([states[:, 1:], states[:, :-1]], dim=-1)  # beside, above
-            added = torch.bmm(near.flatten(1, 2), between).view_as(now)
-            state, cell = lstm(now + added, cells, groups)
+            full = torch.baddbmm(now, near.flatten(1, 2), between)
+            state, cell = lstm(full.unflatten(1, (-1, batch)), cells, groups)
             found.append(state)
             # Above the top row stands its learned start; once a row is over, its last state is what the row below reads.
             whole = number < columns - 1
