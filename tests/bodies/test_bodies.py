@@ -1,0 +1,84 @@
+"""Every body serves the grid tokenizer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load, save
+
+from jielong.bodies.base import BodySettings
+from jielong.bodies.convolutional import Convolutional
+from jielong.bodies.vit import ViT
+from jielong.config import parse_part, parts_of
+from jielong.quantizers.vector import Vector
+from jielong.tokenizers.base import MediaFormat
+from jielong.tokenizers.vq import VQ, VQTokenizer
+
+SMALL = {
+    "convolutional": Convolutional(channels=(8, 16), patch=2),
+    "vit": ViT(patch=4, layers=1, width=16, heads=2, decoder_layers=2, decoder_width=24),
+    "vit, learned": ViT(patch=4, layers=1, width=16, heads=2, positions="learned"),
+}
+BODIES = pytest.mark.parametrize("body", SMALL.values(), ids=SMALL)
+
+
+def make(body: BodySettings) -> VQTokenizer:
+    torch.manual_seed(0)
+    return VQ(body=body, dim=4, quantizer=Vector(codes=32, kmeans_iterations=0)).build(MediaFormat(3, (8, 12)))
+
+
+def pictures(batch: int = 3) -> torch.Tensor:
+    return torch.rand(batch, 3, 8, 12, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def test_none_is_left_out() -> None:
+    assert {part.name for part in SMALL.values()} == set(parts_of("body"))
+
+
+@BODIES
+def test_settings_are_written_and_read_back_equal_and_say_how_many_maps_come_out(body: BodySettings) -> None:
+    assert parse_part("body", body.model_dump(mode="json")) == body
+    built = body.build(channels=2, size=(8, 12), dim=5, outputs=7)
+    features = built.encoder(torch.zeros(1, 2, 8, 12))
+    assert features.shape == (1, 5, 8 // built.reduction, 12 // built.reduction)
+    assert built.decoder(features).shape == (1, 7, 8, 12)
+    with pytest.raises(ValueError, match="8 x 13 pixels do not divide into tokens of 4 x 4 pixels"):
+        body.build(channels=2, size=(8, 13), dim=5)
+
+
+@BODIES
+def test_a_tokenizer_of_it_is_itself_again_from_its_weights(body: BodySettings) -> None:
+    tokenizer = make(body).eval()
+    tokens = tokenizer.encode(pictures())
+    assert tokens.layout.grid == (2, 3)
+    again = make(body).eval()
+    for parameter in again.parameters():
+        parameter.data.zero_()
+    again.load_state_dict(load(save({name: value.contiguous() for name, value in tokenizer.state_dict().items()})))
+    assert torch.equal(again.encode(pictures()).values, tokens.values)
+    assert torch.equal(again.decode(tokens), tokenizer.decode(tokens))
+
+
+@BODIES
+def test_a_few_steps_of_training_reconstruct_better(body: BodySettings) -> None:
+    tokenizer = make(body).train()
+    optimizer = torch.optim.Adam(tokenizer.parameters(), 1e-2)
+    media = pictures(2) * 0.1 + 0.5
+    errors = []
+    for step in range(15):
+        result = tokenizer(media, generator=torch.Generator().manual_seed(step))
+        loss = (result.media - media).square().mean()
+        optimizer.zero_grad()
+        (loss + sum(result.losses.values())).backward()
+        optimizer.step()
+        errors.append(float(loss.detach()))
+    assert errors[-1] < errors[0] / 4
+
+
+def test_heads_that_do_not_fit_are_refused() -> None:
+    for wrong in [{"width": 30, "heads": 4}, {"width": 6, "heads": 3}, {"width": 16, "heads": 4, "decoder_width": 8}]:
+        with pytest.raises(ValidationError, match="must be an even multiple of"):
+            ViT(**wrong)
+    with pytest.raises(ValidationError, match="decoder_width 8 must be an even multiple of decoder_heads 4"):
+        ViT(width=16, heads=4, decoder_width=8)
