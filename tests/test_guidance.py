@@ -17,6 +17,14 @@ def test_linear_grows_from_one_to_the_scale() -> None:
     assert [guidance.at(share) for share in SHARES] == [1 + 4 * share for share in SHARES]
 
 
+def test_ramp_grows_by_steps_whatever_is_known() -> None:
+    """VAR's cfg 1.5 at scale k of 10 is 1 + 1.5 k / 9 in this convention."""
+    guidance = Guidance(scale=2.5, kind="ramp")
+    for share in SHARES:
+        assert [guidance.at(share, k / 9) for k in range(10)] == pytest.approx([1 + 1.5 * k / 9 for k in range(10)])
+    assert all(guidance.needed_from(share) for share in SHARES)
+
+
 def test_interval_is_half_open_and_one_outside() -> None:
     guidance = Guidance(scale=4.0, kind="interval", start=0.25, stop=0.75)
     assert [guidance.at(share) for share in SHARES] == [1, 1, 4, 4, 4, 1, 1]

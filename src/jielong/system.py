@@ -250,6 +250,12 @@ class System:
         parts = [self.tokenizer.decode(Tokens(values.to(device), tokens.layout)).cpu() for values in tokens.values.split(batch)]
         return torch.cat(parts)
 
+    def decode_known(self, tokens: Tokens, known: Tensor, batch: int = 64) -> Tensor:
+        """The pictures so far while only some tokens are known, ``(B, N)`` bool, on the CPU; see :meth:`Tokenizer.decode_known`."""
+        device = self._device
+        parts = zip(tokens.values.split(batch), known.split(batch), strict=True)
+        return torch.cat([self.tokenizer.decode_known(Tokens(v.to(device), tokens.layout), k.to(device)).cpu() for v, k in parts])
+
     @property
     def _device(self) -> torch.device:
         weight = next(self.tokenizer.parameters(), None)

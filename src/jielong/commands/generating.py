@@ -19,17 +19,18 @@ if TYPE_CHECKING:
 Seed = Annotated[int, typer.Option(help="Picture i is the same for the same seed, whatever is made beside it.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps of an order that reveals gradually; the recipe's by default.")]
 Strength = Annotated[
-    str | None, typer.Option("--guidance", metavar="SCHEDULE", help="3, linear:3 or interval:3:0.1:0.6; 1 is off; the recipe's by default.")
+    str | None,
+    typer.Option("--guidance", metavar="SCHEDULE", help="3, linear:3, ramp:3 or interval:3:0.1:0.6; 1 is off; the recipe's by default."),
 ]
 Temperature = Annotated[float | None, typer.Option(min=0, help="Of the draws; 0 takes the likeliest code.")]
 TopK = Annotated[int | None, typer.Option(min=0, help="Draw among the k likeliest codes; 0 is all.")]
 TopP = Annotated[float | None, typer.Option(help="Draw among the likeliest codes that reach this probability; 1 is all.")]
 
-_NUMBERS = {"constant": ("scale",), "linear": ("scale",), "interval": ("scale", "start", "stop")}
+_NUMBERS = {"constant": ("scale",), "linear": ("scale",), "ramp": ("scale",), "interval": ("scale", "start", "stop")}
 
 
 def guidance_of(text: str | None) -> Guidance | None:
-    """``3``, ``linear:3`` or ``interval:3:0.1:0.6`` as a schedule.
+    """``3``, ``linear:3``, ``ramp:3`` or ``interval:3:0.1:0.6`` as a schedule.
 
     Raises:
         typer.BadParameter: if it is written in another way, or the numbers are impossible.
@@ -46,7 +47,7 @@ def guidance_of(text: str | None) -> Guidance | None:
     except ValueError as error:
         problems = error.errors() if hasattr(error, "errors") else [{"msg": str(error)}]
         why = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in problems)
-        message = f"guidance is written 3, linear:3 or interval:3:0.1:0.6, not {text!r} ({why})"
+        message = f"guidance is written 3, linear:3, ramp:3 or interval:3:0.1:0.6, not {text!r} ({why})"
         raise typer.BadParameter(message, param_hint="--guidance") from None
 
 
@@ -62,6 +63,9 @@ def generate(
     top_k: TopK = None,
     top_p: TopP = None,
     out: Annotated[Path, typer.Option(help="A folder for pictures and their sheet, or one .png file.")] = Path("generated"),
+    smooth: Annotated[
+        bool, typer.Option("--smooth", help="Mix codes instead of drawing one (next_scale only): calmer pictures, less variety.")
+    ] = False,
     trace: Annotated[bool, typer.Option("--trace", help="Also write trace.json and an animation of every step.")] = False,
     device: Device = "cpu",
 ) -> None:
@@ -69,6 +73,10 @@ def generate(
     strength = guidance_of(guidance)
     if top_p is not None and not 0 < top_p <= 1:
         raise typer.BadParameter(f"it is a probability in (0, 1], not {top_p}", param_hint="--top-p")
+    if smooth and trace:
+        raise typer.BadParameter(
+            "a trace tells which codes were drawn, and smooth sampling mixes codes: leave out one", param_hint="--smooth"
+        )
     from jielong.commands.trace import Recorder
     from jielong.system import load
 
@@ -85,6 +93,7 @@ def generate(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
+        smooth=smooth,
         watch=recorder,
     )
     seconds = (time.perf_counter() - begun) / len(pictures)

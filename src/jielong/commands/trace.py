@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -47,29 +45,19 @@ class Recorder:
         return told
 
     def frames(self) -> list[Image.Image]:
-        """A sheet of all pictures after each step, grey where nothing is known yet.
-
-        Tokens that stand for no part of the picture (a sequence of 1-D tokens, or scales) cannot be covered one by one: in the place of
-        those not known yet stand the tokens of a grey picture.
-        """
+        """A sheet of all pictures after each step, as far as they are known (:meth:`jielong.tokenizers.base.Tokenizer.decode_known`)."""
         count = min(FRAMES, len(self._steps))
         chosen = sorted({(index + 1) * len(self._steps) // count - 1 for index in range(count)})
         return [sheet(to_bytes(self._picture(step)), scale=2) for step in chosen]
 
     def _picture(self, step: int) -> Tensor:
         values = torch.cat([part.values for part in self._steps[step]])
-        known = torch.cat([part.known for part in self._steps[step]]).cpu()
-        if self.layout.positions != math.prod(self.layout.grid) or len(self.layout.grid) != 2:
-            grey = self.system.encode(torch.zeros(1, *self.system.tokenizer.media.shape)).values.to(values)
-            return self.system.decode(Tokens(torch.where(known[..., None].to(values.device), values, grey), self.layout))
-        media = self.system.decode(Tokens(values, self.layout))
-        shown = F.interpolate(known.unflatten(1, self.layout.grid)[:, None].float(), size=media.shape[-2:], mode="nearest")
-        return media * shown  # 0 is mid-grey
+        known = torch.cat([part.known for part in self._steps[step]])
+        return self.system.decode_known(Tokens(values, self.layout), known)
 
     def write(self, folder: Path, stem: str, made_of: dict[str, Any]) -> None:
         """Write ``stem.json`` and ``stem.webp``."""
-        layout = {"grid": list(self.layout.grid), "channels": self.layout.channels, "vocabulary": self.layout.vocabulary}
-        write_bytes(folder / f"{stem}.json", json.dumps({**made_of, "layout": layout, "steps": self.steps()}).encode())
+        write_bytes(folder / f"{stem}.json", json.dumps({**made_of, "layout": self.layout.to_json(), "steps": self.steps()}).encode())
         frames = self.frames()
         each = SECONDS / len(frames)
         write_bytes(folder / f"{stem}.webp", animation(frames, [*[each] * (len(frames) - 1), LAST_SECONDS]))

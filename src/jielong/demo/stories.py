@@ -25,7 +25,8 @@ class Story:
         grid: Rows and columns to draw its tokens in; see :func:`board`.
         codes: The tokens, row by row (of the first codebook, where there are several).
         born: The step, from 1, at which each became known.
-        film: The picture after each step, ``(steps, C, H, W)``; where nothing is known yet it is made of a white picture's tokens.
+        film: The picture after each step, ``(steps, C, H, W)``; where nothing is known yet it is made of a white picture's tokens. With
+            scales it is what the known ones add up to.
         placed: Whether a token stands for the part of the picture where it is drawn.
     """
 
@@ -72,9 +73,8 @@ def tell(system: System, conditions: Sequence[Any], captions: Sequence[str], see
     """Generate a picture for each condition and keep every step on the way."""
     moments: list[Moment] = []
     tokens = system.generate_tokens(list(conditions), seed=seed, batch=len(conditions), watch=moments.append)
-    layout, media = tokens.layout, system.tokenizer.media
-    blank = system.encode(torch.ones(1, *media.shape)).values
-    films = [system.decode(Tokens(torch.where(moment.known[..., None], moment.values, blank), layout)) for moment in moments]
+    layout = tokens.layout
+    films = [_so_far(system, moment) for moment in moments]
     born = sum((moment.new.long() * moment.step for moment in moments), torch.zeros(tokens.values.shape[:2], dtype=torch.long))
     return [
         Story(
@@ -87,6 +87,14 @@ def tell(system: System, conditions: Sequence[Any], captions: Sequence[str], see
         )
         for index, caption in enumerate(captions)
     ]
+
+
+def _so_far(system: System, moment: Moment) -> Tensor:
+    layout, media = system.tokenizer.layout, system.tokenizer.media
+    if layout.scales:
+        return system.decode_known(Tokens(moment.values, layout), moment.known)
+    blank = system.encode(torch.ones(1, *media.shape)).values
+    return system.decode(Tokens(torch.where(moment.known[..., None], moment.values, blank), layout))
 
 
 def measure_pace(system: System, conditions: Sequence[Any], seed: int = 0) -> Pace:

@@ -1,0 +1,95 @@
+"""Tokens of several scales through every command: train, tokenize, generate with a trace, smooth, evaluate, and the demo's story."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from jielong.demo.stories import tell
+from jielong.system import System, load
+
+from .conftest import brief, command, succeed
+
+
+@pytest.fixture(scope="module")
+def cutter(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+    """A tokenizer of 1, 4, 9 and 16 tokens a picture."""
+    out = tmp_path_factory.mktemp("runs") / "cutter"
+    succeed("train", "var-tokenizer-tiny", "--data", pictures, "--out", out, *brief())
+    return out
+
+
+@pytest.fixture(scope="module")
+def sketcher(tmp_path_factory: pytest.TempPathFactory, pictures: Path, cutter: Path) -> Path:
+    """A next-scale generator of its tokens from words."""
+    out = tmp_path_factory.mktemp("runs") / "sketcher"
+    succeed("train", "var-tiny", "--data", pictures, "--out", out, *brief(f"tokenizer={{checkpoint: {cutter}}}"))
+    return out
+
+
+def test_the_built_in_recipes_train(tmp_path: Path) -> None:
+    succeed("train", "var-tokenizer-tiny", "--out", tmp_path / "tokenizer")
+    lines = [json.loads(line) for line in (tmp_path / "tokenizer" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines]
+    assert sum(losses[-5:]) / 5 < 0.9 * losses[0]
+    assert any("codebook_usage_4x4" in line for line in lines)
+    succeed("train", "var-tiny", "--out", tmp_path / "var", "--set", f"tokenizer={{checkpoint: {tmp_path / 'tokenizer'}}}")
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "var" / "metrics.jsonl").read_text().splitlines()]
+    assert sum(losses[-5:]) / 5 < 0.9 * losses[0]
+
+
+def test_a_tokenizer_on_one_grid_is_refused(tokenizer: Path, pictures: Path, tmp_path: Path) -> None:
+    result = command("train", "var-tiny", "--data", pictures, "--out", tmp_path, *brief(f"tokenizer={{checkpoint: {tokenizer}}}"))
+    assert result.exit_code != 0
+    assert "multi_scale" in " ".join(result.stderr.split())
+
+
+def test_tokens_go_to_a_file_and_back(cutter: Path, pictures: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tokens.safetensors"
+    succeed("tokenize", cutter, "--data", pictures, "--out", file)
+    succeed("detokenize", cutter, file, "--out", tmp_path / "back", "-n", 2)
+    assert len(list((tmp_path / "back").glob("*.png"))) >= 2
+
+
+def test_a_trained_generator_stores_nothing_of_its_tokenizer_and_finds_it_again(sketcher: Path) -> None:
+    system = load(str(sketcher))
+    assert system.generator is not None
+    tokens = system.generate_tokens(["a red square"], seed=1)
+    again = load(str(sketcher)).generate_tokens(["a red square"], seed=1)
+    assert tokens.values.shape == (1, 30, 1)
+    assert torch.equal(tokens.values, again.values)
+    assert torch.equal(system.generator.embedding.codes, system.tokenizer.quantizer.codebook.current)  # type: ignore[operator, union-attr]
+
+
+def test_a_trace_has_a_frame_a_scale(sketcher: Path, tmp_path: Path) -> None:
+    succeed("generate", sketcher, "--text", "a blue square", "--out", tmp_path, "--trace", "--guidance", "ramp:2")
+    told = json.loads((tmp_path / "trace.json").read_text())
+    assert told["layout"]["scales"] == [[1, 1], [2, 2], [3, 3], [4, 4]]
+    assert [len(step["pictures"][0]["positions"]) for step in told["steps"]] == [1, 4, 9, 16]
+    assert [step["guidance"] for step in told["steps"]] == pytest.approx([1, 4 / 3, 5 / 3, 2])
+    with Image.open(tmp_path / "trace.webp") as film:
+        assert getattr(film, "n_frames", 1) <= 4
+
+
+def test_smooth_sampling_makes_pictures_but_no_trace(sketcher: Path, tmp_path: Path) -> None:
+    succeed("generate", sketcher, "--text", "a blue square", "--out", tmp_path / "smooth.png", "--smooth")
+    assert (tmp_path / "smooth.png").exists()
+    assert command("generate", sketcher, "--text", "x", "--out", tmp_path, "--smooth", "--trace").exit_code != 0
+
+
+def test_the_demos_story_ends_with_the_picture(sketcher: Path) -> None:
+    system: System = load(str(sketcher))
+    (story,) = tell(system, ["a green square"], ["a green square"])
+    assert len(story.film) == 4
+    assert story.grid[0] * story.grid[1] == len(story.codes) == 30
+    assert not story.placed
+    assert torch.equal(story.picture, system.decode(system.generate_tokens(["a green square"], batch=1))[0])
+
+
+def test_evaluation_draws_codes(sketcher: Path, pictures: Path) -> None:
+    result = succeed("evaluate", sketcher, "--data", pictures, "--json")
+    assert "seconds" in json.loads(result.stdout)
