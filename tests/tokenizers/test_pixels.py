@@ -28,6 +28,18 @@ def test_fewer_levels_round_to_the_nearest_and_codes_survive_the_round_trip(leve
     assert torch.equal(tokenizer.encode(tokenizer.decode(tokens)).values, tokens.values)
 
 
+def test_flattened_colours_are_positions_in_the_order_red_green_blue() -> None:
+    tokenizer = Pixels(flatten=True).build(MediaFormat(3, (4, 6)))
+    levels = torch.arange(2 * 72).view(2, 3, 4, 6)
+    tokens = tokenizer.encode(levels / 127.5 - 1)
+    assert tokens.layout == Layout((4, 6, 3), 1, 256)
+    for item, (row, column, colour) in ((0, (0, 0, 0)), (1, (2, 5, 1)), (1, (3, 5, 2))):
+        place = (row * 6 + column) * 3 + colour
+        assert tokens.layout.coordinates()[place].tolist() == [row, column, colour]
+        assert tokens.values[item, place, 0] == levels[item, colour, row, column]
+    torch.testing.assert_close(tokenizer.decode(tokens), levels / 127.5 - 1)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     tokenizer = Pixels().build(MediaFormat(3, (4, 6)))
     for shape in [(1, 3, 6, 4), (1, 1, 4, 6), (3, 4, 6)]:
