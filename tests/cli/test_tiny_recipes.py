@@ -15,7 +15,7 @@ from jielong.training.objective import Draws
 
 from .conftest import succeed
 
-TINY = ("vqgan-tiny", "llamagen-tiny", "maskgit-tiny")
+TINY = ("vqgan-tiny", "titok-tiny", "llamagen-tiny", "maskgit-tiny", "titok-maskgit-tiny")
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -134,7 +134,11 @@ def test_the_quantizer_learns_in_the_first_stage() -> None:
 
 def test_sure_predictions_decode_as_the_proxy_does() -> None:
     """With one-hot logits the soft lookup is the lookup."""
-    for proxy in (make_proxy(), make_proxy(quantizer="vector", codes=20, normalize=True, kmeans_iterations=0)):
+    for proxy in (
+        make_proxy(),
+        make_proxy(codes=20, normalize=True, kmeans_iterations=0),
+        make_proxy(quantizer="finite_scalar", levels=[5, 4]),
+    ):
         tokenizer = make(proxy).eval()
         codes = torch.randint(0, 20, (3, 24, 1), generator=torch.Generator().manual_seed(3))
         sure = torch.full((3, 24, 20), -1e4).scatter(-1, codes, 1e4)
@@ -159,7 +163,13 @@ def test_the_proxy_is_a_constant_and_part_of_no_checkpoint() -> None:
 
 
 @pytest.mark.parametrize(
-    ("quantizer", "levels", "codes"), [({"finite_scalar": {"levels": [5, 5, 3]}}, 1, 75), ({"vector": {"codes": 16}}, 1, 16)]
+    ("quantizer", "levels", "codes"),
+    [
+        ({"vector": {"codes": 16}}, 1, 16),
+        ({"finite_scalar": {"levels": [5, 5, 3]}}, 1, 75),
+        ({"lookup_free": {"bits": 6}}, 1, 64),
+        ({"residual": {"levels": 2, "quantizer": {"vector": {"codes": 16}}}}, 2, 16),
+    ],
 )
 def test_any_quantizer_serves(quantizer: dict[str, object], levels: int, codes: int) -> None:
     tokenizer = make(quantizer=quantizer)

@@ -7,8 +7,8 @@ their row and column, latents are not rotated at all, so which latent is which i
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from jielong.networks.norm import Norm
 from jielong.networks.transformer import Transformer
@@ -17,6 +17,9 @@ from jielong.tokens import Layout
 
 class LatentTransformer(nn.Module):
     """A transformer over ``N`` latents and the patches of a grid, every position seeing all others.
+
+    Maps start with weights of variance 1 over their inputs, larger than a :class:`Transformer`'s own: at the start, latents learn of the
+    picture through them alone, and a codebook that begins on latents alike for all pictures takes long to tell them apart.
 
     Args:
         grid: Rows and columns of the patches.
@@ -36,6 +39,9 @@ class LatentTransformer(nn.Module):
         self.places = nn.Parameter(torch.randn(len(self.where), width) * width**-0.5)
         self.norm = Norm(width, "layer", 1e-5)
         self.transformer = Transformer(layers=layers, width=width, heads=heads, axes=2, norm="layer", activation="gelu", bias=True)
+        for module in self.transformer.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
 
     def forward(self, latents: Tensor | None = None, patches: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latents ``(B, N, D)`` and patches ``(B, h w, D)`` to the same; what is not given starts as its learned vectors alone."""

@@ -60,7 +60,7 @@ class TiTokTokenizer(LearnedTokenizer):
         self.finetune_at = finetune_at
         self.grid = proxy.layout.grid
         with torch.no_grad():
-            codes = torch.arange(proxy.layout.vocabulary or 0, device=next(proxy.buffers()).device)
+            codes = torch.arange(proxy.layout.vocabulary or 0, device=proxy.last_layer.device)
             self.register_buffer("proxy_codes", proxy.quantizer.decode(codes[:, None]).clone())  # (V, proxy's dim)
         self.proxy = copy.deepcopy(proxy)
         freeze(self.proxy)
