@@ -89,8 +89,8 @@ HOW = {
     "raster": "Row by row, from the top left corner. Each token is drawn knowing all before it, and is never changed again.",
     "masked": "At every step all missing tokens are drawn at once, but tokens drawn together do not know of each other: only the few that "
     "the model is surest of are kept, and the rest is covered again. A few at first, then more and more.",
-    "next_scale": "First one token for the whole picture, then a few for a sketch, and so on to the finest. The tokens of a scale are drawn "
-    "at once and say what the coarser scales, added up, still lack.",
+    "next_scale": "First one token for the whole picture, then a few for a sketch, and so on to the finest. The tokens of a scale are "
+    "drawn at once, and say what the coarser scales, added up, still lack.",
 }
 
 

@@ -73,8 +73,9 @@ def tell(system: System, conditions: Sequence[Any], captions: Sequence[str], see
     """Generate a picture for each condition and keep every step on the way."""
     moments: list[Moment] = []
     tokens = system.generate_tokens(list(conditions), seed=seed, batch=len(conditions), watch=moments.append)
-    layout = tokens.layout
-    films = [_so_far(system, moment) for moment in moments]
+    layout, media = tokens.layout, system.tokenizer.media
+    blank = system.encode(torch.ones(1, *media.shape)).values
+    films = [_so_far(system, moment, blank) for moment in moments]
     born = sum((moment.new.long() * moment.step for moment in moments), torch.zeros(tokens.values.shape[:2], dtype=torch.long))
     return [
         Story(
@@ -89,11 +90,10 @@ def tell(system: System, conditions: Sequence[Any], captions: Sequence[str], see
     ]
 
 
-def _so_far(system: System, moment: Moment) -> Tensor:
-    layout, media = system.tokenizer.layout, system.tokenizer.media
+def _so_far(system: System, moment: Moment, blank: Tensor) -> Tensor:
+    layout = system.tokenizer.layout
     if layout.scales:
         return system.decode_known(Tokens(moment.values, layout), moment.known)
-    blank = system.encode(torch.ones(1, *media.shape)).values
     return system.decode(Tokens(torch.where(moment.known[..., None], moment.values, blank), layout))
 
 
