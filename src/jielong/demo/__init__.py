@@ -18,7 +18,7 @@ from jielong.data.opening import Split, open_set
 from jielong.data.source import DataError
 from jielong.demo.page import Report, Strategy, View, render
 from jielong.demo.scratch import Scratch, train_from_scratch
-from jielong.demo.stories import Story, measure_pace, tell
+from jielong.demo.stories import Story, board, measure_pace, tell
 from jielong.evaluation.reconstruction import psnr
 from jielong.media.images import write_bytes
 from jielong.system import System, load, zoo
@@ -166,7 +166,7 @@ def _views(name: str, missing: dict[str, str]) -> list[View]:
     originals = images.images(rows)
     tokens = system.encode(originals)
     rebuilt = system.decode(tokens)
-    grid = (tokens.layout.grid[0], tokens.layout.grid[1])
+    grid = board(tokens.layout)
     codes = tokens.values[..., 0].tolist()
     return [
         View(images.captions[row] or images.keys[row], original, code, grid, back, psnr(back[None], original[None]).value)
