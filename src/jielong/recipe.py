@@ -86,8 +86,14 @@ class Recipe(Config):
                 raise ValueError("this tokenizer is trained already: add order, backbone and head, or describe a tokenizer to train")
             if self.tokenizer.name == "pixels":
                 raise ValueError("pixels have nothing to learn: choose a tokenizer such as vq, or add order, backbone and head")
-            if not any(loss.name == "regression" for loss in self.losses):
-                raise ValueError("a tokenizer needs at least a regression loss: losses: {regression: {l2: 1.0}}")
+            losses = {loss.name for loss in self.losses}
+            if not losses & {"regression", "logit_laplace"}:
+                raise ValueError("a tokenizer needs at least a regression loss: losses: {regression: {kind: l2}}")
+            predicts = getattr(self.tokenizer, "likelihood", None)
+            if "logit_laplace" in losses and predicts != "logit_laplace":
+                raise ValueError("the loss logit_laplace needs a tokenizer that predicts a distribution: {vq: {likelihood: logit_laplace}}")
+            if predicts is not None and predicts not in losses:
+                raise ValueError(f"this tokenizer predicts a distribution that no loss reads: add losses: {{{predicts}: {{}}}}")
         return self
 
     def to_yaml(self) -> str:

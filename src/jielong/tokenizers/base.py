@@ -37,10 +37,12 @@ class Reconstruction:
     Attributes:
         media: The round trip's result, ``(B, C, H, W)``, with a gradient; ``None`` in a stage that compares no media.
         losses: Losses of the bottleneck by name (scalars, already weighted).
+        likelihood: Where the tokenizer predicts a distribution of every colour value: its parameters, ``(B, 2 C, H, W)``.
     """
 
     media: Tensor | None
     losses: dict[str, Tensor] = field(default_factory=dict)
+    likelihood: Tensor | None = None
 
 
 class Tokenizer(nn.Module, ABC):

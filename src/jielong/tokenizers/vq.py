@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, SerializeAsAny
@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from jielong.bodies.base import Body, BodySettings, check_grid
 from jielong.bodies.convolutional import Convolutional
 from jielong.config import OfFamily, Part
+from jielong.losses.regression import logit_laplace_median
 from jielong.quantizers.base import Quantizer, QuantizerSettings
 from jielong.quantizers.vector import Vector
 from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Reconstruction
 from jielong.tokens import Tokens
+
+Likelihood = Literal["logit_laplace"]
 
 
 class VQTokenizer(LearnedTokenizer):
@@ -25,13 +28,15 @@ class VQTokenizer(LearnedTokenizer):
         media: The pictures.
         body: Pictures to ``(B, dim, h, w)``, and such features to pictures.
         quantizer: Vectors of width ``dim`` to codes; its levels are the channels of the layout.
+        likelihood: The distribution whose parameters, two maps a channel, the decoder gives; ``None`` where it gives the picture itself.
 
     Raises:
         ValueError: if the pictures do not divide into tokens.
     """
 
-    def __init__(self, media: MediaFormat, body: Body, quantizer: Quantizer) -> None:
+    def __init__(self, media: MediaFormat, body: Body, quantizer: Quantizer, likelihood: Likelihood | None = None) -> None:
         super().__init__()
+        self.likelihood = likelihood
         self.media = media
         self.layout = quantizer.layout(check_grid(media.size, body.reduction))
         self.encoder, self.quantizer, self.decoder = body.encoder, quantizer, body.decoder
@@ -46,13 +51,19 @@ class VQTokenizer(LearnedTokenizer):
         media = media.contiguous(memory_format=torch.channels_last)
         return self.encoder(media).permute(0, 2, 3, 1)  # (B, h, w, dim)
 
-    def _picture(self, features: Tensor) -> Tensor:
+    def _maps(self, features: Tensor) -> Tensor:
+        """What the decoder says of features ``(B, h, w, dim)``."""
         return self.decoder(features.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last))
+
+    def _picture(self, maps: Tensor) -> Tensor:
+        """The picture in it, unbounded."""
+        return maps if self.likelihood is None else logit_laplace_median(maps)
 
     def forward(self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0) -> Reconstruction:
         """Round trip; ``generator`` seeds what the quantizer draws, and ``samples_seen`` tells it how far training is."""
         quantized = self.quantizer(self._features(media), generator=generator, samples_seen=samples_seen)
-        return Reconstruction(self._picture(quantized.values), quantized.losses)
+        maps = self._maps(quantized.values)
+        return Reconstruction(self._picture(maps), quantized.losses, None if self.likelihood is None else maps)
 
     def statistics(self) -> dict[str, float]:
         """The quantizer's figures, such as the share of codes in use."""
@@ -85,19 +96,25 @@ class VQTokenizer(LearnedTokenizer):
 
     def _decode(self, vectors: Tensor) -> Tensor:
         features = self.quantizer.assemble(vectors)
-        return self._picture(features.reshape(len(features), *self.layout.grid, -1)).float().clamp(-1, 1)
+        maps = self._maps(features.reshape(len(features), *self.layout.grid, -1))
+        return self._picture(maps.float()).clamp(-1, 1)
 
 
 class VQ(Part, family="tokenizer", name="vq"):
-    """Settings of the grid tokenizer: a ``body``, a ``quantizer``, and the width ``dim`` of the vectors between them."""
+    """Settings of the grid tokenizer: a ``body``, a ``quantizer``, and the width ``dim`` of the vectors between them.
+
+    With a ``likelihood`` the decoder says of every colour value how sure it is, and the loss of that name reads it.
+    """
 
     body: Annotated[SerializeAsAny[BodySettings], OfFamily("body")] = Convolutional()
     dim: int = Field(default=16, ge=1)
     quantizer: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Vector.model_validate({})
+    likelihood: Likelihood | None = None
 
     def build(self, media: MediaFormat) -> VQTokenizer:
         """The tokenizer for pictures of this format."""
-        body = self.body.build(channels=media.channels, size=media.size, dim=self.dim)
+        outputs = media.channels if self.likelihood is None else 2 * media.channels
+        body = self.body.build(channels=media.channels, size=media.size, dim=self.dim, outputs=outputs)
         quantizer = self.quantizer.on(check_grid(media.size, body.reduction)).build(self.dim)
-        tokenizer = VQTokenizer(media, body, quantizer)
+        tokenizer = VQTokenizer(media, body, quantizer, self.likelihood)
         return tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from jielong.data.sets import Batch
 from jielong.losses.adversarial import AdversarialLoss
-from jielong.tokenizers.base import LearnedTokenizer
+from jielong.losses.regression import LogitLaplaceLoss
+from jielong.tokenizers.base import LearnedTokenizer, Reconstruction
 from jielong.training.objective import Draws, Losses, Objective
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
@@ -78,7 +79,7 @@ class TokenizerObjective(Objective):
         if result.media is None:
             return Losses(torch.stack(list(result.losses.values())).sum(), {name: value.detach() for name, value in result.losses.items()})
         joined = {name: loss for name, loss in self.similarities.items() if samples_seen >= self.starts.get(name, 0)}
-        parts = {name: loss(result.media, batch.media) for name, loss in joined.items()}
+        parts = {name: loss(_read_by(loss, result), batch.media) for name, loss in joined.items()}
         alike = torch.stack(list(parts.values())).sum()
         total = alike + sum(result.losses.values())
         parts |= result.losses
@@ -119,6 +120,15 @@ class TokenizerObjective(Objective):
     def evaluate(self, model: nn.Module) -> dict[str, Any]:
         """Held-out PSNR and codebook usage."""
         return self._measure(model)  # type: ignore[arg-type]
+
+
+def _read_by(loss: nn.Module, result: Reconstruction) -> Tensor | None:
+    """What a loss compares with the picture: the reconstruction, or the distribution it was taken from."""
+    if not isinstance(loss, LogitLaplaceLoss):
+        return result.media
+    if result.likelihood is None:
+        raise ValueError("the loss logit_laplace needs a tokenizer that predicts a distribution, such as vq: {likelihood: logit_laplace}")
+    return result.likelihood
 
 
 def similarities_of(losses: Sequence[Any], channels: int) -> tuple[dict[str, nn.Module], dict[str, int], AdversarialLoss | None]:
