@@ -98,6 +98,7 @@ def _tokens(tokenizer: Tokenizer) -> list[Size]:
     layout = tokenizer.layout
     grid = [
         Size("token grid", " x ".join(map(str, layout.grid)), "", "tokenizer"),
+        *([Size("scales", ", ".join("x".join(map(str, scale)) for scale in layout.scales), "", "tokenizer")] if layout.scales else []),
         Size("positions", layout.positions, "", "tokenizer"),
     ]
     if layout.vocabulary is None or layout.bits is None:
