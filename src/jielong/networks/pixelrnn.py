@@ -1,8 +1,8 @@
 """PixelRNN: a map of pixels in, a hidden vector a colour value out, no value seen before its turn (arXiv 1601.06759).
 
 A masked convolution (mask A), a residual stack of recurrent layers, and two (ReLU, 1x1) layers. Two things are not in the paper: vectors
-that come in are scaled to unit size (there the intensities were), and a pooled condition is a bias on the gates of every layer, as the paper's
-multi-scale variant lets one picture condition another.
+that come in are scaled to unit size (there the intensities were), and a pooled condition is a bias on the gates of every layer (there, in
+the multi-scale variant, a smaller picture is).
 """
 
 from __future__ import annotations
