@@ -42,6 +42,11 @@ def test_the_built_in_recipes_train(tmp_path: Path) -> None:
     assert sum(losses[-5:]) / 5 < 0.9 * losses[0]
 
 
+def test_a_dry_run_names_the_scales(cutter: Path, pictures: Path) -> None:
+    told = succeed("train", "var-tiny", "--data", pictures, "--dry-run", "--set", f"tokenizer={{checkpoint: {cutter}}}")
+    assert "1x1, 2x2, 3x3, 4x4" in told.stdout + told.stderr
+
+
 def test_a_tokenizer_on_one_grid_is_refused(tokenizer: Path, pictures: Path, tmp_path: Path) -> None:
     result = command("train", "var-tiny", "--data", pictures, "--out", tmp_path, *brief(f"tokenizer={{checkpoint: {tokenizer}}}"))
     assert result.exit_code != 0
@@ -88,6 +93,13 @@ def test_the_demos_story_ends_with_the_picture(sketcher: Path) -> None:
     assert story.grid[0] * story.grid[1] == len(story.codes) == 30
     assert not story.placed
     assert torch.equal(story.picture, system.decode(system.generate_tokens(["a green square"], batch=1))[0])
+
+
+def test_evaluation_tells_the_usage_of_each_scale(cutter: Path, pictures: Path) -> None:
+    told = json.loads(succeed("evaluate", cutter, "--data", pictures, "--json").stdout)
+    scales = told["provenance"]["figures"]["codebook_usage"]["scales"]
+    assert set(scales) == {"1x1", "2x2", "3x3", "4x4"}
+    assert all(0 < share <= told["codebook_usage"] for share in scales.values())
 
 
 def test_evaluation_draws_codes(sketcher: Path, pictures: Path) -> None:

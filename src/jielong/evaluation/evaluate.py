@@ -8,6 +8,7 @@ whether each fits its own caption, and ``retrieval_at_1_real`` is what real pict
 from __future__ import annotations
 
 import platform
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -177,7 +178,7 @@ def _tokenizer(system: System, real: Tensor, report: Progress) -> tuple[dict[str
 
 
 def codebook_usage(tokens: Tokens) -> Measurement:
-    """Share of codes that occur at least once in tokens ``(B, N, K)``, averaged over codebooks; the perplexity is in the details.
+    """Share of codes that occur at least once in tokens ``(B, N, K)``, averaged over codebooks; perplexity, and each scale, in the details.
 
     Raises:
         ValueError: if the tokens are continuous.
@@ -188,12 +189,16 @@ def codebook_usage(tokens: Tokens) -> Measurement:
     counts = torch.stack([torch.bincount(each.flatten(), minlength=codes) for each in tokens.values.unbind(-1)]).double()
     shares = counts / counts.sum(1, keepdim=True)
     perplexity = torch.special.entr(shares).sum(1).exp()
-    details = {
+    details: dict[str, Any] = {
         "codes": codes,
         "codebooks": tokens.layout.channels,
         "assignments": int(counts[0].sum()),
         "perplexity": perplexity.mean().item(),
     }
+    if tokens.layout.scales:
+        sizes = [math.prod(scale) for scale in tokens.layout.scales]
+        parts = zip(tokens.layout.scales, tokens.values.split(sizes, dim=1), strict=True)
+        details["scales"] = {"x".join(map(str, scale)): part.unique().numel() / codes for scale, part in parts}
     if counts[0].sum() < 8 * codes:
         details["warning"] = "small sample: fewer than eight assignments a code, so codes in use may not have occurred"
     return Measurement("codebook_usage", (counts > 0).double().mean().item(), len(tokens), details)
