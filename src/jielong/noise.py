@@ -27,6 +27,8 @@ class Noise:
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform numbers in ``[0, 1)``, ``(B, *shape)``."""
+        if len(self.generators) == 1:
+            return torch.rand((1, *shape), generator=self.generators[0]).to(self.device)
         return torch.stack([torch.rand(shape, generator=g) for g in self.generators]).to(self.device)
 
     def normal(self, *shape: int) -> Tensor:

@@ -93,13 +93,17 @@ class _Layer:
         self.cross_q = self.cross_out = None
         if isinstance(self.cross, CrossAttention):
             self.cross_q, self.cross_out = _Linear.of(self.cross.q, dtype), _Linear.of(self.cross.out, dtype)
-        self.forward_norm = block.forward_norm
+        self.forward_norm: Norm | None = block.forward_norm
         self.up, self.down = _Linear.of(block.feed_forward.up, dtype), _Linear.of(block.feed_forward.down, dtype)
         self.nbytes = sum(each.weight.nbytes for each in (self.qkv, self.out, self.up, self.down))
         self.gated, self.width, self.hidden = block.feed_forward.gated, width, block.feed_forward.up.out_features
 
     def pack(self) -> None:
-        """Copy weights into the order that products with a row or two read fastest."""
+        """Copy weights into the order that products with a row or two read fastest, and the weight of a norm into them."""
+        norm = self.forward_norm
+        if norm is not None and norm.kind == "rms" and norm.weight is not None:
+            self.up = _Linear(self.up.weight * norm.weight[:, None].to(self.up.weight.dtype), self.up.bias)
+            self.forward_norm = None
         self.qkv, self.out, self.up, self.down = (each.packed() for each in (self.qkv, self.out, self.up, self.down))
 
 
@@ -121,12 +125,14 @@ def _paired(weight: Tensor, heads: int, scale: float, norm: Tensor | None = None
 class _Workspace:
     """Memory for what lies between the operations of a call with ``batch`` items of ``n`` positions, and views into it."""
 
-    def __init__(self, batch: int, n: int, heads: int, layer: _Layer, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, batch: int, n: int, heads: int, layer: _Layer, eps: float, dtype: torch.dtype, device: torch.device) -> None:
         self.key = batch, n
         rows, width, head = batch * n, layer.width, layer.width // heads
         wide = dtype if dtype in (torch.float32, torch.float64) else torch.float32  # of norms, rotations and sums
-        self.x = torch.empty(rows, width, dtype=wide, device=device)
-        self.items = self.x.view(batch, n, width)
+        # Behind the D channels of a row stands sqrt(D eps), so that its norm is sqrt(sum x^2 + D eps).
+        self.longer = torch.full((rows, width + 1), math.sqrt(width * eps), dtype=wide, device=device)
+        self.x = self.longer[:, :-1]
+        self.items = self.x.unflatten(0, (batch, n))
         self.normed = torch.empty(rows, width, dtype=dtype, device=device)
         self.length = torch.empty(rows, 1, dtype=wide, device=device)
         self.qkv = torch.empty(rows, 3 * width, dtype=dtype, device=device)
@@ -164,7 +170,7 @@ class Prepared:
         self.plain = self.device.type == "cpu"
         width = self.layers[0].width
         self._zero = torch.zeros(1, device=self.device)
-        self._floor = torch.tensor([math.sqrt(width * norm.eps)], device=self.device)
+        self._root = math.sqrt(width)
         self._head_floor = torch.tensor([math.sqrt(width // heads * norm.eps)], device=self.device)
         self._workspace: _Workspace | None = None
         self._may_pack = self.plain and sum(layer.nbytes for layer in self.layers) <= PACKED_BYTES
@@ -181,7 +187,7 @@ class Prepared:
         (batch, n, _), start = inputs.shape, cache.length
         space = self._workspace
         if space is None or space.key != (batch, n):
-            space = self._workspace = _Workspace(batch, n, self.heads, self.layers[0], self.dtype, self.device)
+            space = self._workspace = _Workspace(batch, n, self.heads, self.layers[0], self.norm.eps, self.dtype, self.device)
         space.items.copy_(inputs)
         alone = self.plain and n == 1
         if self._may_pack and alone and batch <= PACKED_ROWS and cache.capacity - start >= PACKED_CALLS:
@@ -224,9 +230,8 @@ class Prepared:
             h = F.layer_norm(x, x.shape[1:], weight, bias, eps) if kind == "layer" else F.rms_norm(x, x.shape[1:], weight, eps)
             out = h.to(self.dtype)
         else:
-            # sqrt(sum x^2 + D eps) is the hypotenuse of the norm and a constant.
-            torch.linalg.vector_norm(x, dim=-1, keepdim=True, out=space.length)
-            torch.addcdiv(self._zero, x, space.length.hypot_(self._floor), value=math.sqrt(x.shape[1]), out=out)
+            torch.linalg.vector_norm(space.longer, dim=-1, keepdim=True, out=space.length)
+            torch.addcdiv(self._zero, x, space.length, value=self._root, out=out)
             if weight is not None:
                 out.mul_(weight)
         return out if shift is None or scale is None else modulate(out, shift, scale)
