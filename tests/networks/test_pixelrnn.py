@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.pixel_grid import PixelGrid
@@ -236,6 +237,25 @@ def test_a_cache_of_some_rows_goes_on_alone(kind: Kind) -> None:
     rest = net(inputs[1:3, 8:], torch.zeros(12, 2), torch.arange(8, 20), cache=part)
     torch.testing.assert_close(rest, run(net, inputs, given)[1:3, 8:], rtol=1e-4, atol=1e-5)
     assert (part.length, part.batch, cache.length) == (20, 2, 8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_a_whole_picture_drawn_with_the_cache_costs_no_more_than_one_pass(kind: Kind) -> None:
+    net = network(kind, 8, 9, 3, width=8, hidden=12)
+    count = net.grid.positions
+    inputs, cache = torch.randn(1, count, net.width), net.new_cache(1, count)
+    with FlopCounterMode(display=False) as whole:
+        run(net, inputs)
+    spent = []
+    for position in range(count):
+        with FlopCounterMode(display=False) as step:
+            net(inputs[:, position : position + 1], torch.zeros(1, 2), torch.tensor([position]), cache=cache)
+        spent.append(step.get_total_flops())
+    assert sum(spent) <= 1.01 * whole.get_total_flops()
+    # The same at every row: a picture twice as high costs twice as much, where recomputing would cost four times as much.
+    row = net.grid.row
+    assert len({tuple(spent[start : start + row]) for start in range(row, count, row)}) == 1
 
 
 def test_the_cache_does_not_grow_with_the_height() -> None:
