@@ -43,3 +43,10 @@ def pick_rows(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor
     rows = vectors.new_zeros(count, vectors.shape[1])
     rows[mine] = vectors[wanted[mine]]
     return sum_over_processes(rows)  # each row is a vector plus zeros, so it arrives exactly
+
+
+def from_first(tensor: Tensor) -> Tensor:
+    """The first process's tensor, in place, on every process."""
+    if world()[1] > 1:
+        dist.broadcast(tensor, src=0)
+    return tensor

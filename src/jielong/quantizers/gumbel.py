@@ -1,0 +1,164 @@
+"""Gumbel-softmax quantization: a soft choice among codes that hardens while training goes on (the discrete VAE of arXiv 2102.12092)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pydantic import Field, PositiveFloat
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
+from jielong.quantizers.checks import check_indices, drawing, flattened, refuse_repetition
+from jielong.quantizers.estimators import straight_through
+from jielong.quantizers.parallel import sum_over_processes
+from jielong.quantizers.precision import KeepsPrecision
+from jielong.quantizers.usage import CodebookUsage
+
+
+def cosine(start: float, end: float, samples: int, samples_seen: int) -> float:
+    """From ``start`` to ``end`` along half a cosine wave, arriving when so many ``samples`` were seen."""
+    done = min(1.0, samples_seen / samples) if samples else 1.0
+    return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
+
+
+class GumbelQuantizer(KeepsPrecision, Quantizer):
+    r"""Maps a vector to logits over ``V`` codes and mixes the codes by a relaxed sample of them.
+
+    With logits ``l``, ``q = softmax(l)`` and Gumbel noise ``g``, in training ``y = softmax((ln q + g) / tau)`` and the value is
+    ``sum_v y_v e_v``; otherwise, and in :meth:`encode`, the code is ``argmax l``. Loss ``kl``: ``beta`` times the mean over vectors of
+    ``KL(q || uniform) = ln V + sum_v q_v ln q_v``, in nats. Both ``tau`` and ``beta`` follow half a cosine wave in samples seen.
+
+    Published: ``tau`` from 1 to 1/16 over 77 M samples and ``beta`` from 0 to 6.6 over 2.6 M, the loss being the sum over pixels and
+    positions divided by the number of sub-pixels. Where both are means, as here, that is ``6.6 / (3 f^2)`` with ``f`` pixels a side of
+    a token (0.034 at ``f = 8``), beside a likelihood in nats; beside other reconstruction losses 5e-4 is customary.
+
+    The state is the count of the codes assigned in training; under data parallelism all processes must call forward together.
+
+    Args:
+        codes: Number of codes ``V``.
+        dim: Their width ``D``, and the vectors'.
+        temperature: ``tau`` at the beginning and at the end.
+        temperature_samples: Samples seen when the end is reached.
+        kl: ``beta`` at the end.
+        kl_samples: Samples seen when it is reached, from 0.
+        hard: Give the code itself that the sample prefers; the gradient is still the mixture's.
+    """
+
+    updates: Tensor
+
+    def __init__(
+        self,
+        *,
+        codes: int,
+        dim: int,
+        temperature: tuple[float, float] = (1.0, 1 / 16),
+        temperature_samples: int = 1_000_000,
+        kl: float = 5e-4,
+        kl_samples: int = 100_000,
+        hard: bool = False,
+    ) -> None:
+        super().__init__()
+        self.codes, self.dim = codes, dim
+        self.temperature, self.temperature_samples = temperature, temperature_samples
+        self.kl, self.kl_samples, self.hard = kl, kl_samples, hard
+        self.logits = nn.Linear(dim, codes)
+        self.codebook = nn.Parameter(torch.randn(codes, dim) * dim**-0.5)
+        self.register_buffer("updates", torch.tensor(0))
+        self.usage = CodebookUsage(codes)
+
+    def extra_repr(self) -> str:
+        """The sizes, for printing."""
+        return f"codes={self.codes}, dim={self.dim}, hard={self.hard}"
+
+    def forward(
+        self, vectors: Tensor, *, generator: torch.Generator | None = None, update: bool = True, samples_seen: int = 0
+    ) -> Quantized:
+        """Quantize ``(..., D)``: a relaxed sample in training, the most probable code otherwise. Indices are those of :meth:`encode`.
+
+        Args:
+            vectors: ``(..., D)``.
+            generator: Draws the noise; when not given, noise is seeded by the number of updates so far.
+            update: Whether to count the codes.
+            samples_seen: Places ``tau`` and ``beta``.
+
+        Raises:
+            ValueError: if the last axis is not ``D``.
+            NonFiniteVectors: if a number is NaN or infinite.
+            RuntimeError: if activation checkpointing runs it again within a backward pass.
+        """
+        if self.training:
+            refuse_repetition("a Gumbel-softmax quantizer")
+        update = update and self.training and torch.is_grad_enabled()
+        with torch.autocast(vectors.device.type, enabled=False):
+            logits = self.logits(flattened(vectors, self.dim, together=update))  # (M, V)
+            indices = logits.detach().argmax(dim=-1)
+            log_q = logits.log_softmax(dim=-1)
+            kl = (log_q.exp() * log_q).sum(dim=-1).mean() + math.log(self.codes)
+            tau = cosine(*self.temperature, self.temperature_samples, samples_seen)
+            if self.training:
+                values = self._sample(log_q, tau, drawing(generator, self.updates)) @ self.codebook
+            else:
+                values = F.embedding(indices, self.codebook)
+            if update:
+                self.usage.update(sum_over_processes(torch.bincount(indices, minlength=self.codes)))
+                self.updates += 1
+        return Quantized(
+            values.to(vectors.dtype).view(vectors.shape),
+            indices.view(*vectors.shape[:-1], 1),
+            {"kl": cosine(0.0, self.kl, self.kl_samples, samples_seen) * kl},
+            {"kl": kl.detach(), "temperature": kl.new_tensor(tau)},
+        )
+
+    def _sample(self, log_q: Tensor, tau: float, generator: torch.Generator) -> Tensor:
+        """Weights of the codes, ``(M, V)``."""
+        noise = torch.empty(log_q.shape, device=generator.device).exponential_(generator=generator)
+        noise = noise.clamp_min_(torch.finfo(torch.float32).tiny).log_().to(log_q.device)
+        soft = ((log_q - noise) / tau).softmax(dim=-1)
+        if not self.hard:
+            return soft
+        return straight_through(soft, torch.zeros_like(soft).scatter_(1, soft.detach().argmax(dim=1, keepdim=True), 1.0))
+
+    @torch.no_grad()
+    def encode(self, vectors: Tensor) -> Tensor:
+        """The most probable codes, ``(..., D) -> (..., 1)``; changes nothing. Raises as :meth:`forward` does."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            return self.logits(flattened(vectors, self.dim)).argmax(dim=-1).view(*vectors.shape[:-1], 1)
+
+    def decode(self, indices: Tensor) -> Tensor:
+        """The codes at ``indices``, ``(..., 1) -> (..., D)`` float32.
+
+        Raises:
+            ValueError: if they are not ``(..., 1)`` or one is outside ``[0, V)``.
+        """
+        check_indices(indices, self.codes, 1)
+        return F.embedding(indices[..., 0], self.codebook)
+
+    def figures(self) -> dict[str, float]:
+        """Usage and perplexity of the most probable codes over a long window."""
+        return self.usage.figures()
+
+    def advice(self) -> str | None:
+        """What to try when codes lie idle; says nothing before enough of them were assigned to tell."""
+        return self.usage.advice(
+            [
+                f"raise the weight of the divergence from uniform (kl: {max(self.kl * 3, 1e-4):g})",
+                f"stay soft for longer (temperature_samples: {2 * self.temperature_samples or 1_000_000})",
+            ]
+        )
+
+
+class Gumbel(QuantizerSettings, family="quantizer", name="gumbel"):
+    """Settings of :class:`GumbelQuantizer`."""
+
+    codes: int = Field(1024, ge=2, description="size of the codebook V")
+    temperature: tuple[PositiveFloat, PositiveFloat] = Field((1.0, 1 / 16), description="tau at the beginning and at the end")
+    temperature_samples: int = Field(1_000_000, ge=0, description="samples seen when tau has arrived")
+    kl: float = Field(5e-4, ge=0, description="weight beta of the divergence from uniform, in the end")
+    kl_samples: int = Field(100_000, ge=0, description="samples seen when beta has arrived, from 0")
+    hard: bool = Field(False, description="the sampled code itself instead of the mixture; the gradient is the mixture's")
+
+    def build(self, dim: int) -> GumbelQuantizer:
+        """The quantizer for vectors of width ``dim``."""
+        return GumbelQuantizer(dim=dim, **dict(self))
