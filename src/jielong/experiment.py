@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from jielong.conditions.text import FrozenText
 from jielong.config import RecipeError
 from jielong.data.opening import open_set
 from jielong.data.order import ShuffledOrder, spread
@@ -25,7 +26,7 @@ from jielong.recipe import Recipe
 from jielong.system import DESCRIPTION, build_generator, build_tokenizer, describe, find, foundations
 from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Tokenizer
 from jielong.tokens import Tokens
-from jielong.training import cache
+from jielong.training import cache, texts
 from jielong.training.generator import GeneratorObjective
 from jielong.training.objective import Objective
 from jielong.training.tokenizer import TokenizerObjective, similarities_of
@@ -139,6 +140,8 @@ def run(
     if data is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"set": data})})
     objective = tokenizer_objective(experiment) if experiment.generator is None else generator_objective(experiment)
+    if experiment.generator is not None and isinstance(experiment.generator.condition, FrozenText):
+        texts.remember(experiment.generator.condition, experiment.images.captions)
     stream = Stream(experiment.images, recipe.train.seed, _tokens(experiment, tokens))
     out.mkdir(parents=True, exist_ok=True)
     description = describe(experiment.media, experiment.images.classes, experiment.tokenizer, experiment.generator)

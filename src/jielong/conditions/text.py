@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 from jielong.conditions.base import Condition
 from jielong.config import Part
 from jielong.networks.conditioning import Conditioning
+
+REMEMBERED = 50_000
+"""Most texts whose states stay in memory: half a gigabyte of short captions."""
 
 
 class Features(NamedTuple):
@@ -74,7 +78,6 @@ class FrozenText(Condition):
             self._frozen["model"] = AutoModel.from_pretrained(self._folder).eval().requires_grad_(False)
         return self._frozen["tokenizer"], self._frozen["model"]
 
-    @torch.no_grad()
     def prepare(self, values: Sequence[str]) -> Features:
         """Texts to token states, ``(B, L, width)`` with ``L`` the longest text, at most ``length`` tokens."""
         check_texts(values)
@@ -82,10 +85,31 @@ class FrozenText(Condition):
             if text not in self._memory:
                 # One at a time: in a batch, rounding would depend on what stands beside a text, and a resumed run, which
                 # meets the texts in other company, would not repeat the uninterrupted one bit for bit.
-                tokenizer, model = self._load()
-                given = tokenizer(text, truncation=True, max_length=self.length, return_tensors="pt")
-                self._memory[text] = model(**given).last_hidden_state[0].half()
+                state = next(self.encode([text]))[1]
+                if len(self._memory) >= REMEMBERED:
+                    del self._memory[next(iter(self._memory))]
+                self._memory[text] = state
         return pad([self._memory[text] for text in values])
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str], batch: int = 64) -> Iterator[tuple[str, Tensor]]:
+        """Each text with its token states, ``(L, width)`` half precision, in the order of their lengths.
+
+        Only texts of equally many tokens share a batch, so nothing is padded, and what a text shares its batch with depends on
+        ``texts`` alone.
+        """
+        tokenizer, model = self._load()
+        numbers = {text: tokenizer(text, truncation=True, max_length=self.length)["input_ids"] for text in texts}
+        for _, group in groupby(sorted(numbers, key=lambda text: (len(numbers[text]), text)), key=lambda text: len(numbers[text])):
+            same = list(group)
+            for first in range(0, len(same), batch):
+                part = same[first : first + batch]
+                states = model(input_ids=torch.tensor([numbers[text] for text in part])).last_hidden_state.half()
+                yield from zip(part, states, strict=True)
+
+    def remember(self, states: Mapping[str, Tensor]) -> None:
+        """Take token states that :meth:`encode` made before, by text."""
+        self._memory.update(states)
 
     def embed(self, prepared: Features) -> Conditioning:
         """Token states as they are; the pooled vector is their mean."""
