@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jielong.completion import Side, kept
 from jielong.config import nearest
 from jielong.generator import Generator, Watch
 from jielong.guidance import Guidance
@@ -225,6 +226,39 @@ class System:
             **options,
         )
         return Pictures(self.decode(tokens), names)
+
+    def complete(
+        self,
+        media: Tensor,
+        keep: Side = "upper",
+        text: Sequence[str] | str | None = None,
+        classes: Sequence[str | int] | str | int | None = None,
+        count: int | None = None,
+        **options: Any,
+    ) -> Pictures:
+        """Pictures of which one half is given, and the other drawn.
+
+        What is kept are tokens. Those of pixels are the pixels; those of a learned tokenizer come back as it rebuilds them, and near the
+        edge they have seen a little of the other half.
+
+        Args:
+            media: The picture, ``(C, H, W)`` in [-1, 1].
+            keep: Which half of it stays: ``upper``, ``lower``, ``left`` or ``right``.
+            text: As in :meth:`generate`.
+            classes: As in :meth:`generate`.
+            count: Pictures a caption or class; pictures in all where nothing is said of the rest.
+            options: More for :meth:`generate`.
+
+        Raises:
+            ValueError: if the tokens do not stand in rows and columns, or the generator would not see what is kept.
+        """
+        if self.generator is None:
+            raise ValueError(f"{self.name} is a tokenizer; to complete a picture, load a generator such as maskgit-emoji")
+        known = kept(self.generator.layout, self.generator.order, keep)
+        conditions, _ = self._conditions(text, classes, count or 1)
+        values = self.encode(media[None]).values
+        start = Tokens(values.expand(count or 1 if conditions is None else len(conditions), -1, -1), self.generator.layout)
+        return self.generate(text, classes, count, start=start, known=known, **options)
 
     def _conditions(self, text: Any, classes: Any, count: int) -> tuple[list[Any] | None, list[str] | None]:
         kind = self.condition_kind

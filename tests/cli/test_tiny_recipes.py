@@ -16,7 +16,8 @@ from jielong.training.objective import Draws
 from .conftest import succeed
 
 TOKENIZERS = ("vqgan-tiny", "vqvae-tiny", "dvae-tiny", "fsq-tiny", "lfq-tiny", "bsq-tiny", "titok-tiny")
-TINY = (*TOKENIZERS, "llamagen-tiny", "maskgit-tiny", "titok-maskgit-tiny", "pixelrnn-tiny")
+PIXELS = ("pixelrnn-tiny", "pixelcnn-tiny", "pixelcnn-emoji-tiny", "vqvae-prior-tiny")
+TINY = (*TOKENIZERS, "llamagen-tiny", "maskgit-tiny", "titok-maskgit-tiny", *PIXELS)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -52,6 +53,7 @@ def losses_of(experiment: Experiment, items: int, steps: int, lr: float) -> list
         ("vqgan-tiny", ()),
         ("llamagen-tiny", ("condition.text.drop=0",)),
         ("pixelrnn-tiny", ("condition.text.drop=0",)),
+        ("pixelcnn-emoji-tiny", ("condition.text.drop=0",)),
         # Adaptive norms tell masked positions at once what a prefix takes a long training to tell.
         (
             "maskgit-tiny",

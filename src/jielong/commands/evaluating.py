@@ -16,7 +16,7 @@ from jielong.commands.tokenizing import Checkpoint, Device
 if TYPE_CHECKING:
     from jielong.evaluation.evaluate import Evaluation
 
-_UNITS = {"psnr": "{:.2f} dB", "ssim": "{:.4f}", "codebook_usage": "{:.1%}", "frechet": "{:.2f}"}
+_UNITS = {"psnr": "{:.2f} dB", "ssim": "{:.4f}", "codebook_usage": "{:.1%}", "frechet": "{:.2f}", "bits_per_dimension": "{:.3f}"}
 
 
 def evaluate(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -14,7 +17,11 @@ from jielong.commands.tokenizing import Checkpoint, Device
 from jielong.guidance import Guidance
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from jielong.completion import Side
     from jielong.media.pictures import Pictures
+    from jielong.system import System
 
 Seed = Annotated[int, typer.Option(help="Picture i is the same for the same seed, whatever is made beside it.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps of an order that reveals gradually; the recipe's by default.")]
@@ -25,6 +32,16 @@ Strength = Annotated[
 Temperature = Annotated[float | None, typer.Option(min=0, help="Of the draws; 0 takes the likeliest code.")]
 TopK = Annotated[int | None, typer.Option(min=0, help="Draw among the k likeliest codes; 0 is all.")]
 TopP = Annotated[float | None, typer.Option(help="Draw among the likeliest codes that reach this probability; 1 is all.")]
+
+
+class Keep(StrEnum):
+    """Which half of a picture stays."""
+
+    upper = "upper"
+    lower = "lower"
+    left = "left"
+    right = "right"
+
 
 _NUMBERS = {"constant": ("scale",), "linear": ("scale",), "ramp": ("scale",), "interval": ("scale", "start", "stop")}
 
@@ -66,6 +83,8 @@ def generate(
     smooth: Annotated[
         bool, typer.Option("--smooth", help="Mix codes instead of drawing one (next_scale only): calmer pictures, less variety.")
     ] = False,
+    complete: Annotated[Path | None, typer.Option(help="A picture to keep a half of; the rest is drawn.")] = None,
+    keep: Annotated[Keep, typer.Option(help="Which half of it.")] = Keep.upper,
     trace: Annotated[bool, typer.Option("--trace", help="Also write trace.json and an animation of every step.")] = False,
     device: Device = "cpu",
 ) -> None:
@@ -83,10 +102,13 @@ def generate(
     system = load(checkpoint, device)
     recorder = Recorder(system) if trace else None
     begun = time.perf_counter()
-    pictures = system.generate(
-        text,
-        classes,
-        count,
+    draw: Callable[..., Pictures] = system.generate
+    if complete is not None:
+        draw = partial(system.complete, _read(complete, system), cast("Side", keep.value))
+    pictures = draw(
+        text=text,
+        classes=classes,
+        count=count,
         seed=seed,
         steps=steps,
         guidance=strength,
@@ -100,6 +122,14 @@ def generate(
     _write(pictures, out, recorder, {"checkpoint": checkpoint, "seed": seed})
     say(f"{len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'}, {seconds:.2f} s each")
     typer.echo(out)
+
+
+def _read(path: Path, system: System) -> Tensor:
+    """A picture as the system's tokenizer takes it, ``(C, H, W)``."""
+    from jielong.media.images import fit, read_image, to_tensor
+
+    media = system.tokenizer.media
+    return to_tensor(fit(read_image(path), media.size[0]), media.channels)
 
 
 def _write(pictures: Pictures, out: Path, recorder: object, made_of: dict[str, object]) -> None:

@@ -2,7 +2,8 @@
 
 A tokenizer is asked to give pictures back (``psnr``, ``ssim``) and to use its codes (``codebook_usage``). A generator is asked for one
 picture for each held-out caption or class: ``frechet`` compares them with the real held-out pictures, ``retrieval_at_1`` asks a scorer
-whether each fits its own caption, and ``retrieval_at_1_real`` is what real pictures get.
+whether each fits its own caption, and ``retrieval_at_1_real`` is what real pictures get. One that draws pixels one after the other is asked
+how likely it finds the real pictures, ``bits_per_dimension``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from jielong.data.order import spread
 from jielong.data.sets import ImageSet
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.frechet import frechet
+from jielong.evaluation.likelihood import bits_per_dimension, no_likelihood
 from jielong.evaluation.provenance import Measurement, picture_hash
 from jielong.evaluation.reconstruction import psnr, ssim
 from jielong.evaluation.retrieval import retrieval_at_1
@@ -287,6 +289,13 @@ def _generator(
     seconds = time.perf_counter() - begun
     figures: dict[str, Measurement] = {}
     omitted: dict[str, str] = {}
+    unlikely = no_likelihood(system)
+    if unlikely is None:
+        report("likelihood", 0, 1)
+        figures["bits_per_dimension"] = bits_per_dimension(system, real, conditions, BATCH)
+        report("likelihood", 1, 1)
+    else:
+        omitted["bits_per_dimension"] = unlikely
     try:
         extractor = scorer.extractor if scorer is not None else FeatureExtractor()
         report("frechet", 0, 1)

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from jielong.completion import kept
+from jielong.orders.masked import Masked
+from jielong.orders.raster import Raster
+from jielong.tokens import Layout
+
+RASTER, MASKED = Raster().build(), Masked().build()
+
+
+def test_halves_of_a_grid_and_of_its_colours() -> None:
+    layout = Layout((3, 2), vocabulary=4)
+    assert kept(layout, MASKED, "upper").tolist() == [True, True, True, True, False, False]
+    assert kept(layout, MASKED, "lower").tolist() == [False, False, False, False, True, True]
+    assert kept(layout, MASKED, "left").tolist() == [True, False] * 3
+    assert kept(layout, MASKED, "right").tolist() == [False, True] * 3
+    colours = kept(Layout((3, 2, 3), vocabulary=4), RASTER, "left")
+    assert torch.equal(colours, kept(layout, RASTER, "left").repeat_interleave(3))
+
+
+def test_what_cannot_be_kept_is_refused() -> None:
+    for side in ("lower", "right"):
+        with pytest.raises(ValueError, match=f"without having seen the {side} half: keep upper or left"):
+            kept(Layout((4, 4), vocabulary=4), RASTER, side)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"stand in a grid of \(32,\)"):
+        kept(Layout((32,), vocabulary=4), MASKED, "upper")
+    with pytest.raises(ValueError, match="these stand in several scales"):
+        kept(Layout((2, 2), vocabulary=4, scales=((1, 1), (2, 2))), RASTER, "upper")
