@@ -40,6 +40,26 @@ def test_a_prefix_is_not_turned_and_lengths_stay() -> None:
     torch.testing.assert_close(rotation(x).norm(dim=-1), x.norm(dim=-1))
 
 
+def test_turning_a_projection_is_turning_its_parts_forward_and_backward() -> None:
+    torch.manual_seed(0)
+    rotation = Rotary(8, 2)(torch.randint(0, 9, (5, 2)), CPU, torch.float64)
+    qkv = torch.randn(2, 5, 3, 3, 8, dtype=torch.float64, requires_grad=True)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    expected = rotation(q), rotation(k), v
+    torch.testing.assert_close(rotation.of_projection(qkv), expected)
+    assert torch.autograd.gradcheck(rotation.of_projection, qkv)
+    assert torch.autograd.gradgradcheck(rotation.of_projection, qkv)
+    torch.testing.assert_close(rotation.of_projection(qkv.float()), tuple(x.float() for x in expected))  # another dtype than the tables'
+
+
+def test_complex_pairs_turn_alike() -> None:
+    rotation = Rotary(8, 1)(torch.tensor([[2], [6]]), CPU, torch.float32)
+    x = torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(0))
+    pairs = torch.complex(x[..., :4], x[..., 4:]) * rotation.pairs
+    torch.testing.assert_close(torch.cat((pairs.real, pairs.imag), -1), rotation(x))
+    assert (rotation.pairs_of_keys_values[1] == 1).all()
+
+
 def test_tables_made_in_inference_mode_serve_training() -> None:
     rotary = Rotary(8, 1)
     coordinates = torch.tensor([[4]])

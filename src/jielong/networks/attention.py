@@ -10,11 +10,12 @@ import functools
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import Function
 
 Kernel = Literal["auto", "fused", "plain"]
 
@@ -72,17 +73,36 @@ def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: b
     """
     batch, heads, n, width = q.shape
     length = k.shape[2]
-    scale = 1 / math.sqrt(width)
     q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # (B heads, n or length, width)
     if causal:
         mask = _causal(n, q.device, q.dtype)
-    if mask is None:
-        scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.mT, beta=0, alpha=scale)
-    elif mask.ndim == 2:
-        scores = torch.baddbmm(mask, q, k.mT, alpha=scale)
-    else:
-        scores = torch.baddbmm(mask.expand(batch, heads, n, length).reshape(-1, n, length), q, k.mT, alpha=scale)
-    return torch.bmm(scores.softmax(-1), v).unflatten(0, (batch, heads))
+    if mask is not None and mask.ndim > 2:
+        mask = mask.expand(batch, heads, n, length).reshape(-1, n, length)
+    out: Tensor = _Plain.apply(q, k, v, mask, 1 / math.sqrt(width))
+    return out.unflatten(0, (batch, heads))
+
+
+class _Plain(Function):
+    """``softmax(s q k' + mask) v`` on ``(B heads, n, width)``, whose gradient scales inside the products; the mask gets none."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+        nothing = q.new_empty(1, 1, 1)
+        scores = torch.baddbmm(nothing if mask is None else mask, q, k.mT, beta=0 if mask is None else 1, alpha=scale)
+        weights = scores.softmax(-1).to(v.dtype)
+        ctx.save_for_backward(q, k, v, weights)
+        ctx.scale = scale
+        return torch.bmm(weights, v)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        q, k, v, weights = ctx.saved_tensors
+        of_weights = torch.bmm(gradient, v.mT)
+        of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+        nothing = q.new_empty(1, 1, 1)
+        of_q = torch.baddbmm(nothing, of_scores, k, beta=0, alpha=ctx.scale)
+        of_k = torch.baddbmm(nothing, of_scores.mT, q, beta=0, alpha=ctx.scale)
+        return of_q, of_k, torch.bmm(weights.mT, gradient), None, None
 
 
 @functools.lru_cache(maxsize=16)

@@ -11,9 +11,11 @@ from __future__ import annotations
 import functools
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 
 REMEMBERED_POSITIONS = 1 << 16  # rows of tables kept by a Rotary: 16 MB at 64 channels in float32
 
@@ -35,6 +37,11 @@ class Rotation:
         swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
         return torch.addcmul(x * self.cosine, swapped, self.sine)
 
+    def of_projection(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values ``(B, heads, n, D)`` out of ``(B, n, 3, heads, D)``; the first two turned; the dtype stays."""
+        turned: tuple[Tensor, Tensor, Tensor] = _Turn.apply(qkv, self.cosine, self.sine)
+        return turned
+
     @functools.cached_property
     def pairs(self) -> Tensor:
         """``(n, D/2)`` complex: ``cos + i sin``, which turns a pair written as one complex number."""
@@ -54,6 +61,51 @@ class Rotation:
             return self
         identity = self.cosine.new_ones(count, self.cosine.shape[1])
         return Rotation(torch.cat((identity, self.cosine)), torch.cat((torch.zeros_like(identity), self.sine)))
+
+
+class _Turn(Function):
+    """Turning queries and keys, and laying them out head by head, in half the passes over memory that autograd takes for the steps."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(cosine, sine)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        new_q, new_k = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k))
+        return _turn(q, cosine, sine, new_q), _turn(k, cosine, sine, new_k), v.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        cosine, sine = ctx.saved_tensors
+        return _TurnBack.apply(*gradients, cosine, -sine), None, None
+
+
+class _TurnBack(Function):
+    """The transpose of :class:`_Turn`, which turns the other way (``sine`` comes negated)."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        ctx.save_for_backward(cosine, sine)
+        batch, heads, n, width = q.shape
+        made = torch.empty(batch, n, 3, heads, width, dtype=q.dtype, device=q.device)
+        places = made.permute(2, 0, 3, 1, 4)
+        _turn(q, cosine, sine, places[0])
+        _turn(k, cosine, sine, places[1])
+        places[2].copy_(v)
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        cosine, sine = ctx.saved_tensors
+        return *_Turn.apply(gradient, cosine, -sine), None, None
+
+
+def _turn(x: Tensor, cosine: Tensor, sine: Tensor, out: Tensor) -> Tensor:
+    """``x cos + swap(x) sin`` without a copy of swapped halves."""
+    half = x.shape[-1] // 2
+    torch.mul(x, cosine, out=out)
+    out[..., :half].addcmul_(x[..., half:], sine[:, :half])
+    out[..., half:].addcmul_(x[..., :half], sine[:, half:])
+    return out
 
 
 class Rotary(nn.Module):

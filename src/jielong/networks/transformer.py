@@ -224,7 +224,8 @@ class Transformer(Backbone[Cache]):
         if cache.prepared is None:
             cache.prepared = Prepared(self.blocks, self.norm, self.heads, cache.dtype)
         if not cache.started:
-            cache.cross, cache.cross_bias, cache.modulation = self._condition(conditioning, cache.dtype)
+            cross, cache.cross_bias, cache.modulation = self._condition(conditioning, cache.dtype)
+            cache.cross = [(key.to(cache.dtype), value.to(cache.dtype)) for key, value in cross]
             if self.prefix is not None and conditioning is not None:
                 self._take_prefix(conditioning, cache)
             cache.started = True
