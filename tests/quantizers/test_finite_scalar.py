@@ -154,7 +154,7 @@ def test_half_precision_around_it_changes_nothing_inside() -> None:
     quantizer, z = FiniteScalarQuantizer(dim=5, levels=(8, 5, 5)), normal(2, 40, 5)
     wanted = quantizer.encode(z)
     half = copy.deepcopy(quantizer).to(torch.bfloat16)
-    assert half.inward.weight.dtype == half.shift.dtype == torch.float32
+    assert half.inward.weight.dtype == half.unit.dtype == torch.float32
     assert torch.equal(half.encode(z), wanted)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(quantizer(z).indices, wanted)

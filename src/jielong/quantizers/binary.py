@@ -88,8 +88,8 @@ class BinaryQuantizer(ImplicitQuantizer):
 
     Losses: ``entropy`` is ``w (E_z H(p(c | z)) - gamma H(E_z p(c | z)))``, for tokens that are sure of their code and codes that are all in
     use, with ``p(c | z)`` a softmax of ``-|z - c|^2 / tau`` over all codes, computed bit by bit (:func:`bit_entropy`,
-    :func:`codebook_entropy`); it is negative at its best. ``commitment`` is ``beta`` times the mean of ``(z - sg(c))^2``. Under data
-    parallelism the second entropy is that of the whole batch.
+    :func:`codebook_entropy`); it is negative at its best, and left out outside training. ``commitment`` is ``beta`` times the mean of
+    ``(z - sg(c))^2``. Under data parallelism the second entropy is that of the whole batch.
 
     Args:
         dim: Width ``D`` of the vectors.
@@ -163,10 +163,10 @@ class BinaryQuantizer(ImplicitQuantizer):
         losses, statistics = {}, {"error": error.detach()}
         if self.commitment > 0:
             losses["commitment"] = self.commitment * error
-        if self.entropy > 0:
+        if self.entropy > 0 and self.training:  # it costs more than quantizing
             logits = points * (4 * self.magnitude / self.temperature)
             sure = bit_entropy(logits)
-            used = codebook_entropy(logits, self.joint_bits, together=self.training and torch.is_grad_enabled())
+            used = codebook_entropy(logits, self.joint_bits, together=torch.is_grad_enabled())
             losses["entropy"] = self._entropy_weight(samples_seen) * (sure - self.diversity * used)
             statistics |= {"token_entropy": sure.detach(), "codebook_entropy": used.detach()}
         return Quantized(self._estimate(points, codes), indices, losses, statistics)

@@ -14,23 +14,27 @@ from jielong.quantizers.base import Quantized
 from jielong.quantizers.implicit import ImplicitQuantizer, ImplicitSettings
 
 _TILE = 64
+"""Vectors that are rounded side by side."""
 
 
 class _RoundBounded(torch.autograd.Function):
-    """``round(tanh(z + shift) half - offset)``, whole numbers, and the same over ``unit``, which carries the gradient."""
+    """``round(tanh(z + shift) reach - offset)``, whole numbers, and the same over ``unit``, which carries the gradient.
+
+    The tanh is written ``2 sigmoid(2 x) - 1``, which takes half the time and costs no digit here.
+    """
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, shift: Tensor, half: Tensor, low: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
-        bent = (z + shift).tanh_()
-        digits = torch.addcmul(low, bent, half).round_()
-        ctx.save_for_backward(bent, half / unit)
+    def forward(ctx: Any, z: Tensor, twice_shift: Tensor, twice_reach: Tensor, low: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+        bent = torch.add(twice_shift, z, alpha=2).sigmoid_()
+        digits = torch.addcmul(low, bent, twice_reach).round_()
+        ctx.save_for_backward(bent, 2 * twice_reach / unit)
         ctx.mark_non_differentiable(digits)
         return digits / unit, digits
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         bent, slope = ctx.saved_tensors
-        return torch.ops.aten.tanh_backward(gradients[0], bent).mul_(slope), None, None, None, None
+        return torch.ops.aten.sigmoid_backward(gradients[0], bent).mul_(slope), None, None, None, None
 
 
 class FiniteScalarQuantizer(ImplicitQuantizer):
@@ -51,8 +55,8 @@ class FiniteScalarQuantizer(ImplicitQuantizer):
         epsilon: ``eps`` above, which keeps the outermost levels inside the reach of the tanh.
     """
 
-    shift: Tensor
-    reach: Tensor
+    twice_shift: Tensor
+    twice_reach: Tensor
     low: Tensor
     unit: Tensor
     sizes: Tensor
@@ -61,18 +65,18 @@ class FiniteScalarQuantizer(ImplicitQuantizer):
     def __init__(self, *, dim: int, levels: Sequence[int], project: bool = True, epsilon: float = 1e-3) -> None:
         _check_levels(levels)
         super().__init__(dim=dim, width=len(levels), codes=math.prod(levels), project=project)
-        half = [(level - 1) * (1 - epsilon) / 2 for level in levels]
+        reach = [(level - 1) * (1 - epsilon) / 2 for level in levels]
         offset = [0.5 * (level % 2 == 0) for level in levels]
         basis = [math.prod(levels[:i]) for i in range(len(levels))]
         self.lowest = sum(level // 2 * weight for level, weight in zip(levels, basis, strict=True))
-        constants = {
-            "shift": [math.tan(o / h) for o, h in zip(offset, half, strict=True)],
-            "reach": half,
-            "low": [-o for o in offset],
+        # A few channels make for short rows, on which loops with a constant a channel crawl; many vectors side by side make a long one.
+        for name, numbers in {
+            "twice_shift": [2 * math.tan(o / h) for o, h in zip(offset, reach, strict=True)],
+            "twice_reach": [2 * h for h in reach],
+            "low": [-h - o for h, o in zip(reach, offset, strict=True)],
             "unit": [float(level // 2) for level in levels],
-        }
-        for name, numbers in constants.items():
-            self.register_buffer(name, torch.tensor(numbers), persistent=False)
+        }.items():
+            self.register_buffer(name, torch.tensor(numbers).repeat(_TILE), persistent=False)
         self.register_buffer("sizes", torch.tensor(list(levels)), persistent=False)
         self.register_buffer("basis", torch.tensor(basis), persistent=False)
 
@@ -81,9 +85,8 @@ class FiniteScalarQuantizer(ImplicitQuantizer):
         return f"levels={self.sizes.tolist()}, codes={self.codes}, dim={self.dim}"
 
     def _bound_and_round(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        # A few channels make for short rows, on which loops with a constant a channel crawl; many vectors side by side make a long one.
         tile = math.gcd(points.shape[0], _TILE)
-        constants = [each.repeat(tile) for each in (self.shift, self.reach, self.low, self.unit)]
+        constants = [each[: tile * self.width] for each in (self.twice_shift, self.twice_reach, self.low, self.unit)]
         values, digits = _RoundBounded.apply(points.reshape(-1, tile * self.width), *constants)
         return values.view(points.shape), digits.view(points.shape)
 
@@ -99,7 +102,7 @@ class FiniteScalarQuantizer(ImplicitQuantizer):
 
     def _codes(self, indices: Tensor) -> Tensor:
         digits = indices // self.basis % self.sizes
-        return (digits - self.sizes // 2) / self.unit
+        return (digits - self.sizes // 2) / self.unit[: self.width]
 
     def _remedies(self) -> list[str]:
         return [
