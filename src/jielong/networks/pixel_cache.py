@@ -49,6 +49,23 @@ class Maps:
     out: list[Map]
 
 
+@dataclass(frozen=True)
+class Views:
+    """Every place of the buffers that a pixel reads or writes, cut out once: cutting takes as long as computing, for a single pixel.
+
+    Attributes:
+        windows: Of each layer and column what its horizontal convolution sees, ``(B, taps I)``.
+        slots: Of each layer, column and colour where its input goes, ``(B, I / colours)``; of one layer more, what the last block made.
+        gates: Of each block and colour where its gated features go, ``(B, F / colours)``.
+        gated: Before the gate: all of it, ``(B, 2 F / colours)``, and its halves.
+    """
+
+    windows: list[list[Tensor]]
+    slots: list[list[list[Tensor]]]
+    gates: list[list[Tensor]]
+    gated: tuple[Tensor, Tensor, Tensor]
+
+
 @dataclass
 class PixelCache:
     """Buffers of one batch. Layer 0 is the first convolution, layer ``l + 1`` block ``l``.
@@ -57,27 +74,33 @@ class PixelCache:
         start: The input that begins the chain, ``(B, D)``.
         above: Of each layer the rows that its vertical convolution sees, ``(B, I, height, W)``.
         beside: Of each layer the row that its horizontal convolution sees, ``(B, reach + W, I)``; zeros stand left of the picture.
-        links: Of each block and colour what the vertical stack, the condition and the bias add to this row, ``(B, W, 2 F / colours)``.
+        links: Of each block, colour and column what the vertical stack, the condition and the bias add, ``(B, 2 F / colours)``.
         gates: Of each block the gated features of the pixel being drawn, ``(B, F)``.
         last: What the last block made of it, ``(B, F)``.
+        taps: Of each layer the pixels that its horizontal convolution sees.
+        colours: Positions of a pixel.
         capacity: Positions of the picture.
         length: Positions passed.
         started: Whether the first call has been made, which takes the condition and the weights in.
         shifts: Of each block what the condition adds to the vertical stack (if anything), and to the horizontal one with its bias.
         maps: The weights.
+        views: Places in the buffers.
     """
 
     start: Tensor
     above: list[Tensor]
     beside: list[Tensor]
-    links: list[list[Tensor]]
+    links: list[list[tuple[Tensor, ...]]]
     gates: list[Tensor]
     last: Tensor
+    taps: list[int]
+    colours: int
     capacity: int
     length: int = 0
     started: bool = False
     shifts: list[tuple[Tensor | None, Tensor]] = field(default_factory=list)
     maps: Maps | None = None
+    views: Views | None = None
 
     @property
     def batch(self) -> int:
@@ -94,19 +117,31 @@ class PixelCache:
         self.above[layer] = torch.cat([self.above[layer][:, :, 1:], row[:, :, None]], dim=2)
         return self.above[layer]
 
-    def window(self, layer: int, column: int, taps: int) -> Tensor:
-        """What a horizontal convolution of ``taps`` taps sees at a column, ``(B, taps I)``."""
-        return self.beside[layer][:, column : column + taps].flatten(1)
+    def cut(self) -> Views:
+        """The places in the buffers; cut out at the first call."""
+        if self.views is None:
+            columns = self.above[0].shape[3]
+            last = [list(self.last.chunk(self.colours, dim=-1))] * columns
+            rows = [row[:, -columns:].unbind(1) for row in self.beside]
+            gated = self.last.new_empty(self.batch, 2 * self.last.shape[1] // self.colours)
+            self.views = Views(
+                windows=[[row[:, at : at + n].flatten(1) for at in range(columns)] for row, n in zip(self.beside, self.taps, strict=True)],
+                slots=[*([list(pixel.chunk(self.colours, dim=-1)) for pixel in row] for row in rows), last],
+                gates=[list(each.chunk(self.colours, dim=-1)) for each in self.gates],
+                gated=(gated, *cast("tuple[Tensor, Tensor]", gated.chunk(2, dim=-1))),
+            )
+        return self.views
 
     def rows(self, index: slice) -> PixelCache:
         """A cache of some items, which shares this one's memory: go on with one of the two."""
-        shared = {name: _rows(value, index) for name, value in vars(self).items() if name != "maps"}
-        return replace(self, **shared)
+        return replace(self, **self._each(index), views=None)
 
     def clone(self) -> PixelCache:
         """A cache that goes on from here by itself."""
-        own = {name: _rows(value, slice(None), copied=True) for name, value in vars(self).items() if name != "maps"}
-        return replace(self, **own)
+        return replace(self, **self._each(slice(None), copied=True), views=None)
+
+    def _each(self, index: slice, copied: bool = False) -> dict[str, Any]:
+        return {name: _rows(value, index, copied) for name, value in vars(self).items() if name not in ("maps", "views")}
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -170,12 +170,12 @@ class PixelCNN(Backbone[PixelCache]):
         self._check(inputs, conditioning, cache)
         if cache is None:
             return self._whole(inputs, None if conditioning is None else conditioning.pooled)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
             if not cache.started:
                 self._take(conditioning, cache)
             if not commit:
                 cache = cache.clone()
-            return torch.stack([self._next(vector, cache) for vector in inputs.unbind(1)], dim=1)
+            return torch.stack([self._next(vector.to(cache.start.dtype), cache) for vector in inputs.unbind(1)], dim=1)
 
     # --- the naive reference: the whole picture -----------------------------------------------------------------------------------
 
@@ -215,9 +215,11 @@ class PixelCNN(Backbone[PixelCache]):
             start=zeros(self.width),
             above=[zeros(layer.in_channels, layer.height, columns) for layer in verticals],
             beside=[zeros(layer.reach + columns, layer.in_channels) for layer in horizontals],
-            links=[[zeros(columns, 2 * self.features // colours) for _ in range(colours)] for _ in self.blocks],
+            links=[[zeros(columns, 2 * self.features // colours).unbind(1)] * colours for _ in self.blocks],
             gates=[zeros(self.features) for _ in self.blocks],
             last=zeros(self.features),
+            taps=[layer.taps for layer in horizontals],
+            colours=colours,
             capacity=positions,
         )
 
@@ -247,8 +249,7 @@ class PixelCNN(Backbone[PixelCache]):
             cache.start.copy_(vector)
         else:
             _, past, which = self.grid.place(cache.length - 1)
-            token = self._tokens(vector, cache.start)
-            cache.beside[0][:, self.first_horizontal.reach + past, which * self.share : (which + 1) * self.share] = token
+            cache.cut().slots[0][past][which].copy_(self._tokens(vector, cache.start))
         if column == colour == 0:
             self._begin_row(row, cache)
         cache.length += 1
@@ -266,22 +267,21 @@ class PixelCNN(Backbone[PixelCache]):
                 a = a + above[..., None]
             link = F.linear(a.transpose(1, 2), block.link.weight[:, :, 0, 0]) + beside[:, None]  # (B, W, 2F)
             apart = link.unflatten(2, (2, colours, -1)).unbind(3)
-            cache.links[layer] = [each.flatten(2).contiguous() for each in apart]
+            cache.links[layer] = [each.flatten(2).unbind(1) for each in apart]
             v = v + gate(a)
 
     def _along(self, column: int, colour: int, cache: PixelCache) -> Tensor:
         """The horizontal stack of one position of the row."""
-        maps, size = cache.maps, self.features // self.grid.colours
+        maps, views = cache.maps, cache.cut()
         assert maps is not None
-        own = slice(colour * size, (colour + 1) * size)
-        h = maps.first[colour](cache.window(0, column, self.first_horizontal.taps))
-        for layer, block in enumerate(self.blocks):
-            cache.beside[layer + 1][:, block.horizontal.reach + column, own] = h
-            window = cache.window(layer + 1, column, block.horizontal.taps)
-            b = torch.addmm(cache.links[layer][colour][:, column], window, maps.horizontal[layer][colour].weight)
-            cache.gates[layer][:, own] = gate(b)
-            h = torch.addmm(h, cache.gates[layer], maps.residual[layer][colour].weight)
-        cache.last[:, own] = h
+        b, first, second = views.gated
+        h = views.slots[1][column][colour].copy_(maps.first[colour](views.windows[0][column]))
+        for layer in range(self.layers):
+            window, link = views.windows[layer + 1][column], cache.links[layer][colour][column]
+            torch.addmm(link, window, maps.horizontal[layer][colour].weight, out=b)
+            torch.mul(first.tanh_(), second.sigmoid_(), out=views.gates[layer][colour])
+            after = views.slots[layer + 2][column][colour]
+            h = torch.addmm(h, cache.gates[layer], maps.residual[layer][colour].weight, out=after)
         return F.silu(maps.out[colour](F.silu(cache.last)))
 
     def _check(self, inputs: Tensor, conditioning: Conditioning | None, cache: PixelCache | None) -> None:

@@ -1,0 +1,88 @@
+"""Drawing pictures pixel by pixel: a PixelCNN with its cache of a few rows against the naive reference, and whether the pixels agree.
+
+    python benchmarks/pixelcnn.py                                   # the recipe pixelcnn: 28 x 28, 256 greys
+    python benchmarks/pixelcnn.py --recipe pixelcnn-emoji           # red, green and blue in turn
+    python benchmarks/pixelcnn.py --side 8 --batches 1 --rounds 1   # a smoke run
+
+The naive reference passes all rows down to the pixel being drawn through the network again (not those below, which public code passes too).
+Random weights draw as slowly as trained ones. Rounds of the two sides are interleaved, so that a busy neighbour slows both; medians are
+reported. The last line of the output is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Callable
+
+import torch
+from timing import interleaved
+
+from jielong.backbones.pixelcnn import PixelCNN
+from jielong.generator import Generator
+from jielong.orders.raster import Raster
+from jielong.recipe import load
+from jielong.tokenizers.base import MediaFormat
+from jielong.tokens import Tokens
+
+
+def make(arguments: argparse.Namespace) -> Generator:
+    """The recipe's generator without its condition, with weights that differ from their start: an untrained head would draw uniformly."""
+    recipe = load(arguments.recipe)
+    if not isinstance(recipe.backbone, PixelCNN) or recipe.head is None:
+        raise SystemExit(f"--recipe takes one with a pixelcnn backbone, such as pixelcnn or pixelcnn-emoji, not {arguments.recipe}")
+    side = arguments.side or recipe.data.size
+    media = MediaFormat(1 if recipe.data.set == "fashion-mnist" else 3, (side, side))
+    layout = recipe.tokenizer.build(media).layout  # type: ignore[union-attr]
+    torch.manual_seed(0)
+    backbone = recipe.backbone.build(layout, condition_width=None)
+    head = recipe.head.build(backbone.width, layout)  # type: ignore[attr-defined]
+    model = Generator(layout, Raster().build(), backbone, head).eval()
+    for parameter in head.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def drawing(model: Generator, batch: int, cache: bool) -> Callable[[], Tokens]:
+    return lambda: model.generate(count=batch, batch=batch, seed=0, cache=cache)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="pixelcnn")
+    parser.add_argument("--side", type=int, default=None, help="of the picture; the recipe's by default")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=None, help="of PyTorch; all by default")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    model = make(arguments)
+    layout = model.layout
+    numbers = sum(parameter.numel() for parameter in model.backbone.parameters())
+    print(f"{arguments.recipe}: grid {layout.grid}, {layout.vocabulary} levels, {numbers:,} numbers in the backbone; {machine}")
+    print(f"  {'batch':>6} {'cached':>10} {'naive':>10} {'ratio':>8}   seconds a picture")
+    rows = []
+    for batch in arguments.batches:
+        cached, naive = drawing(model, batch, cache=True), drawing(model, batch, cache=False)
+        equal = torch.equal(cached().values, naive().values)
+        seconds = interleaved({"cached": cached, "naive": naive}, arguments.rounds)
+        ratio = seconds["naive"] / seconds["cached"]
+        each = {name: value / batch for name, value in seconds.items()}
+        print(f"  {batch:>6} {each['cached']:>10.4f} {each['naive']:>10.4f} {ratio:>7.1f}x   pixels {'equal' if equal else 'DIFFER'}")
+        rows.append({"batch": batch, "cached_s": each["cached"], "naive_s": each["naive"], "speedup": ratio, "equal": equal})
+    memory = model.backbone.cache_bytes(1, layout.positions)
+    settings = {"recipe": arguments.recipe, "grid": list(layout.grid), "rounds": arguments.rounds, "cache_bytes_a_picture": memory}
+    print(json.dumps({"machine": machine, "settings": settings, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
