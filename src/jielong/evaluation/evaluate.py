@@ -8,7 +8,6 @@ how likely it finds the real pictures, ``bits_per_dimension``.
 
 from __future__ import annotations
 
-import platform
 import math
 import time
 from collections.abc import Callable
@@ -18,14 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jielong import __version__
 from jielong.data.opening import open_set
 from jielong.data.order import spread
 from jielong.data.sets import ImageSet
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.frechet import frechet
 from jielong.evaluation.likelihood import bits_per_dimension, no_likelihood
-from jielong.evaluation.provenance import Measurement, picture_hash
+from jielong.evaluation.provenance import Measurement, picture_hash, versions
 from jielong.evaluation.reconstruction import psnr, ssim
 from jielong.evaluation.retrieval import retrieval_at_1
 from jielong.evaluation.scorer import Scorer, ScorerError
@@ -146,7 +144,7 @@ def _provenance(system: System, images: ImageSet, rows: list[int], real: Tensor)
             "size": list(real.shape[1:]),
             "replaced_broken": sorted(images.keys[index] for index in images.stand_ins),
         },
-        "versions": {"jielong": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
+        "versions": versions(),
         "device": str(next(model.parameters()).device),
     }
     if system.generator is not None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from jielong import __version__
 from jielong.media.images import to_bytes
 
 
@@ -69,3 +72,19 @@ def package_version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def versions() -> dict[str, str]:
+    """Versions that a figure may depend on."""
+    return {"jielong": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
+
+
+def machine() -> str:
+    """Processor, threads and versions, in words."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        name = models[0] if models else name
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} {'thread' if threads == 1 else 'threads'}; torch {version('torch')}, Python {platform.python_version()}"

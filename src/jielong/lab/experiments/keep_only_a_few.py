@@ -1,0 +1,164 @@
+"""Masked order: how many of the tokens that are drawn together may be kept together?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from jielong.data.opening import open_set
+from jielong.data.order import spread
+from jielong.evaluation.retrieval import Score, candidate_columns
+from jielong.evaluation.scorer import Scorer
+from jielong.lab.statistics import Estimate, bootstrap, exact, level, share
+from jielong.lab.trial import Bench, Outcome, Trial
+from jielong.lab.verdict import Check
+from jielong.media.images import sheet
+from jielong.system import System, load
+from jielong.training.checkpoint import fingerprint
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MODEL, PICTURES, CANDIDATES = "maskgit-emoji", 96, 100
+STEPS = (1, 2, 4, 8, 16)
+SHOWN = 6
+
+
+def own_caption(scores: Tensor, own: Sequence[int], candidates: int, seed: int) -> Tensor:
+    """How sure the scorer is of each picture's own caption.
+
+    Args:
+        scores: ``(n, P)``, pictures against a pool of captions.
+        own: Column of each picture's own caption.
+        candidates: Captions each picture is shown: its own and others, the same ones whatever made the picture.
+        seed: Of the others.
+
+    Returns:
+        Log-probability of the own caption under the softmax of the scores, ``(n,)``, in nats.
+    """
+    told = []
+    for index, (row, column) in enumerate(zip(scores.double(), own, strict=True)):
+        shown = torch.cat([torch.tensor([column]), candidate_columns(column, scores.shape[1], candidates, seed, index)])
+        told.append(row[shown].log_softmax(0)[0])
+    return torch.stack(told)
+
+
+def draw_in_steps(system: System, captions: Sequence[str], steps: Sequence[int], seed: int) -> tuple[dict[int, Tensor], dict[int, float]]:
+    """Pictures of the same captions and seeds in each number of steps, and seconds a picture."""
+    pictures, seconds = {}, {}
+    for count in steps:
+        begun = time.perf_counter()
+        pictures[count] = system.decode(system.generate_tokens(captions, seed=seed, steps=count))
+        seconds[count] = (time.perf_counter() - begun) / len(captions)
+    return pictures, seconds
+
+
+def judge(fit: Mapping[int, Tensor], seed: int) -> list[Check]:
+    """The bounds that the claim must keep.
+
+    Args:
+        fit: Steps to the log-probability of each picture's own caption, ``(n,)``, pictures of one caption at one place.
+        seed: Of the resampling.
+    """
+    sure, steps = level(2), sorted(fit)
+    doublings = torch.tensor(steps, dtype=torch.float64).log2()
+    weights = (doublings - doublings.mean()) / (doublings - doublings.mean()).square().sum()
+    slope = torch.stack([fit[count].double() for count in steps], dim=1) @ weights  # least squares, a line for each caption
+    gain = fit[steps[-1]] - fit[steps[0]]
+    return [
+        Check(
+            f"pictures made in {steps[-1]} steps fit their words better than those made in {steps[0]}", bootstrap(gain, seed, sure, "nats"), "above", 0.0
+        ),
+        Check("fit rises with each halving of the tokens kept together", bootstrap(slope, seed, sure, "nats a halving"), "above", 0.0),
+    ]
+
+
+class KeepOnlyAFew(Trial, name="keep-only-a-few"):
+    """The shipped masked generator in few and in many steps."""
+
+    claim = "Tokens drawn at the same time do not know of each other: the fewer of them are kept at a step, the better the picture."
+    needs = (MODEL, "vq-emoji")
+
+    def run(self, bench: Bench) -> Outcome:
+        """Draw held-out captions in 1 to 16 steps, and ask the scorer."""
+        system, scorer = load(MODEL), Scorer.load()
+        heldout = open_set(system.recipe.data.set, size=system.tokenizer.media.size[0], split="heldout")
+        captions = [heldout.captions[row] for row in spread(len(heldout), bench.scaled(PICTURES, 2))]
+        bench.tell(f"drawing {len(captions)} captions in {', '.join(map(str, STEPS))} steps")
+        pictures, seconds = draw_in_steps(system, captions, STEPS, bench.seed)
+        bench.tell("asking the scorer")
+        fit, hits = ask(scorer, pictures, captions, list(heldout.captions), bench.seed)
+        tokens = system.tokenizer.layout.positions
+        figures = {f"log-probability of the own caption, {count} steps": bootstrap(fit[count], bench.seed, unit="nats") for count in STEPS}
+        figures |= {f"own caption best of {CANDIDATES}, {count} steps": share(hits[count]) for count in STEPS}
+        figures |= {f"time a picture, {count} steps": exact(seconds[count], "s", len(captions)) for count in STEPS}
+
+        def draw(figure: Figure) -> None:
+            _draw(figure, figures, pictures, tokens)
+
+        model = system.generator
+        return Outcome(
+            judge(fit, bench.seed),
+            figures,
+            draw,
+            (8.5, 4.2),
+            {
+                "model": MODEL,
+                "weights_sha256": fingerprint(model) if model is not None else None,
+                "sampling": system.recipe.sampling.model_dump(mode="json"),
+                "captions": {"set": heldout.name, "split": "heldout", "n": len(captions), "data_sha256": heldout.fingerprint},
+                "candidates": CANDIDATES,
+                "scorer_sha256": scorer.details["sha256"],
+            },
+            (f"tokens a picture: {tokens}; kept a step, on average: {', '.join(f'{tokens / count:g}' for count in STEPS)}",),
+        )
+
+
+def ask(
+    scorer: Score, pictures: Mapping[int, Tensor], captions: Sequence[str], pool: Sequence[str], seed: int, candidates: int = CANDIDATES
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """How well the pictures of each number of steps fit their captions.
+
+    Args:
+        scorer: The judge.
+        pictures: Steps to pictures ``(n, C, H, W)``, in the captions' order.
+        captions: What each should show.
+        pool: Where other captions come from.
+        seed: Of the other captions.
+        candidates: Captions each picture is shown.
+
+    Returns:
+        Log-probabilities of the own captions, ``(n,)`` nats, and whether each was the best, by steps.
+    """
+    columns = {text: column for column, text in enumerate(dict.fromkeys([*pool, *captions]))}
+    own, candidates = [columns[text] for text in captions], min(candidates, len(columns))
+    # One call for all: the scorer reads the captions once.
+    scores = scorer(torch.cat(list(pictures.values())), list(columns)).split(len(captions))
+    fit = {count: own_caption(each, own, candidates, seed) for count, each in zip(pictures, scores, strict=True)}
+    best = {}
+    for count, each in zip(pictures, scores, strict=True):
+        rivals = [row[candidate_columns(column, len(columns), candidates, seed, i)] for i, (row, column) in enumerate(zip(each, own, strict=True))]
+        best[count] = torch.tensor([bool(row[column] > other.max()) for row, column, other in zip(each, own, rivals, strict=True)])
+    return fit, best
+
+
+def _draw(figure: Figure, figures: Mapping[str, Estimate], pictures: Mapping[int, Tensor], tokens: int) -> None:
+    left, right = figure.subfigures(1, 2, width_ratios=[1.2, 1])
+    axes = left.subplots()
+    bars = [figures[f"log-probability of the own caption, {count} steps"] for count in STEPS]
+    error = [[bar.value - bar.low for bar in bars], [bar.high - bar.value for bar in bars]]
+    axes.errorbar(range(len(STEPS)), [bar.value for bar in bars], yerr=error, marker="o", capsize=3, color="#2a7")
+    axes.set_xticks(range(len(STEPS)), [f"{tokens / count:g}" for count in STEPS])
+    axes.set_xlabel(f"tokens kept together, of {tokens}")
+    axes.set_title("log-probability of the right caption, nats")
+    grid = right.subplots(len(STEPS), 1)
+    for row, count in zip(grid, STEPS, strict=True):
+        row.imshow(sheet(pictures[count][:SHOWN], columns=SHOWN, padding=1), interpolation="nearest")
+        row.set_xticks([])
+        row.set_yticks([])
+        row.spines[:].set_visible(False)
+        row.set_ylabel(f"{tokens / count:g}", rotation=0, labelpad=12, va="center")
