@@ -28,13 +28,16 @@ def kernel_distance(x: Tensor, y: Tensor) -> float:
 
 
 def contributions(x: Tensor, y: Tensor) -> Tensor:
-    """What each row of ``x`` adds to :func:`kernel_distance`, ``(N,)``: the mean of them is the distance without the term of ``y`` alone.
+    """What each row of ``x`` adds to the distance from ``y``, ``(N,)``, for differences between models and their uncertainty.
 
-    Differences of two sets' contributions, item by item, compare two models on the same conditions; ``y``'s own term cancels.
+    The Hoeffding projection of :func:`kernel_distance` on ``x``, with ``y`` taken as given and its own term left out: the mean is exactly
+    the rest of the distance, and the spread over items is, to first order, that of the distance. Two models drawn on the same conditions
+    compare by the difference of their contributions, item by item; the term of ``y`` cancels.
     """
     _check(x, y)
-    within = polynomial_kernel(x, x)
-    return (within.sum(1) - within.diagonal()) / (len(x) - 1) - 2 * polynomial_kernel(x, y).mean(1)
+    kernel = polynomial_kernel(x, x)
+    within = (kernel.sum(1) - kernel.diagonal()) / (len(x) - 1)
+    return 2 * within - within.mean() - 2 * polynomial_kernel(x, y).mean(1)
 
 
 def _alone(kernel: Tensor) -> float:
