@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from jielong import __version__
-from jielong.commands import data, demo, doctor, evaluating, generating, lab, listing, showing, tokenizing, training
+from jielong.commands import comparing, data, demo, doctor, evaluating, generating, lab, listing, showing, tokenizing, training
 from jielong.commands.errors import Program
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ app.command("tokenize")(tokenizing.tokenize)
 app.command("detokenize")(tokenizing.detokenize)
 app.command("generate")(generating.generate)
 app.command("evaluate")(evaluating.evaluate)
+app.command("compare")(comparing.compare)
 app.add_typer(lab.app, name="lab")
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)

@@ -24,7 +24,7 @@ from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.frechet import frechet
 from jielong.evaluation.likelihood import bits_per_dimension, no_likelihood
 from jielong.evaluation.provenance import Measurement, picture_hash, versions
-from jielong.evaluation.reconstruction import psnr, ssim
+from jielong.evaluation.reconstruction import perceptual_distance, psnr, ssim
 from jielong.evaluation.retrieval import retrieval_at_1
 from jielong.evaluation.scorer import Scorer, ScorerError
 from jielong.guidance import Guidance
@@ -85,6 +85,7 @@ def evaluate(
     candidates: int = CANDIDATES,
     scorer: Scorer | None = None,
     progress: Progress | None = None,
+    perception: bool = False,
 ) -> Evaluation:
     """Measure a system on the held-out split of a set.
 
@@ -96,6 +97,7 @@ def evaluate(
         candidates: Captions to choose from in retrieval.
         scorer: The judge of retrieval; the shipped one by default, which applies to the set it was trained on only.
         progress: Told how far it is.
+        perception: For a tokenizer, also what a network sees of its reconstructions: ``perceptual`` and ``frechet``.
 
     Raises:
         jielong.data.source.DataError: if the set cannot be opened.
@@ -110,7 +112,7 @@ def evaluate(
     real = _real(images, rows, report)
     provenance = _provenance(system, images, rows, real)
     if system.generator is None:
-        figures, omitted = _tokenizer(system, real, report)
+        figures, omitted = _tokenizer(system, real, report, perception)
     else:
         provenance["draws"] = _drawing(system, draws)
         figures, omitted, seconds = _generator(system, images, rows, real, draws, candidates, scorer, report)
@@ -155,7 +157,7 @@ def _provenance(system: System, images: ImageSet, rows: list[int], real: Tensor)
 # --- a tokenizer ----------------------------------------------------------------------------------------------------------------------
 
 
-def _tokenizer(system: System, real: Tensor, report: Progress) -> tuple[dict[str, Measurement], dict[str, str]]:
+def _tokenizer(system: System, real: Tensor, report: Progress, perception: bool) -> tuple[dict[str, Measurement], dict[str, str]]:
     codes, rebuilt = [], []
     for part in real.split(BATCH):
         tokens = system.encode(part)
@@ -174,7 +176,27 @@ def _tokenizer(system: System, real: Tensor, report: Progress) -> tuple[dict[str
         figures["codebook_usage"] = codebook_usage(Tokens(torch.cat(codes), system.tokenizer.layout))
     else:
         omitted["codebook_usage"] = "the tokens are continuous"
+    if perception:
+        seen, unseen = _seen(pictures, real, report)
+        figures, omitted = figures | seen, omitted | unseen
     return figures, omitted
+
+
+def _seen(pictures: Tensor, real: Tensor, report: Progress) -> tuple[dict[str, Measurement], dict[str, str]]:
+    """What a network sees of reconstructions."""
+    report("perception", 0, 2)
+    try:
+        extractor = FeatureExtractor()
+        figures = {"perceptual": perceptual_distance(pictures, real, extractor)}
+        report("perception", 1, 2)
+        if len(real) < 2:
+            return figures, {"frechet": "it needs at least two pictures"}
+        figures["frechet"] = frechet(pictures, real, extractor)
+    except (ImportError, WeightsError) as error:
+        reason = f"{error}; pip install 'jielong[evaluate]'" if isinstance(error, ImportError) else str(error)
+        return {}, {"perceptual": reason, "frechet": reason}
+    report("perception", 2, 2)
+    return figures, {}
 
 
 def codebook_usage(tokens: Tokens) -> Measurement:

@@ -91,8 +91,8 @@ class Bench:
 class Trial(ABC):
     """One claim on trial. Declaring a subclass with a name registers it::
 
-        class Collapse(Trial, name="collapse"):
-            claim = "..."
+    class Collapse(Trial, name="collapse"):
+        claim = "..."
     """
 
     name: ClassVar[str] = ""

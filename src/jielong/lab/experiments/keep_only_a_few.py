@@ -91,7 +91,9 @@ def judge(distance: Mapping[int, Tensor], seed: int) -> list[Check]:
 class KeepOnlyAFew(Trial, name="keep-only-a-few"):
     """The shipped masked generator in few and in many steps, at temperature 1: a lower one would make draws agree by making them dull."""
 
-    claim = "Tokens drawn at the same time do not know of each other: the fewer are kept at a step, the more the whole is like a real picture."
+    claim = (
+        "Tokens drawn at the same time do not know of each other: the fewer are kept at a step, the more the whole is like a real picture."
+    )
     needs = (MODEL, "vq-emoji")
 
     def run(self, bench: Bench) -> Outcome:
@@ -109,7 +111,8 @@ class KeepOnlyAFew(Trial, name="keep-only-a-few"):
         tokens = system.tokenizer.layout.positions
         own_term = kernel_distance(features[1], reference) - distance[1].mean().item()
         figures = {
-            f"kernel distance, {count} steps": bootstrap(each + own_term, bench.seed, unit="kernel distance") for count, each in distance.items()
+            f"kernel distance, {count} steps": bootstrap(each + own_term, bench.seed, unit="kernel distance")
+            for count, each in distance.items()
         }
         figures |= {f"log-probability of the own caption, {count} steps": bootstrap(fit[count], bench.seed, unit="nats") for count in STEPS}
         figures |= {f"own caption best of {CANDIDATES}, {count} steps": share(hits[count]) for count in STEPS}
@@ -160,7 +163,9 @@ def ask(
     fit = {count: own_caption(each, own, candidates, seed) for count, each in zip(pictures, scores, strict=True)}
     best = {}
     for count, each in zip(pictures, scores, strict=True):
-        rivals = [row[candidate_columns(column, len(columns), candidates, seed, i)] for i, (row, column) in enumerate(zip(each, own, strict=True))]
+        rivals = [
+            row[candidate_columns(column, len(columns), candidates, seed, i)] for i, (row, column) in enumerate(zip(each, own, strict=True))
+        ]
         best[count] = torch.tensor([bool(row[column] > other.max()) for row, column, other in zip(each, own, rivals, strict=True)])
     return fit, best
 

@@ -112,7 +112,12 @@ def judge(regression: Distances, perception: Distances, logits: Distances, wave:
             "above",
             0.5,
         ),
-        Check("perception calls the blurred one worse, for most pictures", share(perception["shifted"] < perception["blurred"], sure), "above", 0.5),
+        Check(
+            "perception calls the blurred one worse, for most pictures",
+            share(perception["shifted"] < perception["blurred"], sure),
+            "above",
+            0.5,
+        ),
         Check("a discriminator tells blurred pictures from real ones", told("blurred"), "above", KNOWN),
         Check("and cannot tell shifted pictures from real ones", told("shifted"), "below", FOOLED),
         Check(
@@ -165,7 +170,9 @@ class WhatIsAlike(Trial, name="what-is-alike"):
         figures = {f"regression, {name} picture": mean(each, "squared, of [-1, 1]") for name, each in regression.items()}
         figures |= {f"perception, {name} picture": mean(each, "lite0 distance") for name, each in perception.items()}
         figures |= {
-            f"discriminator, real above {name} picture": bootstrap(torch.stack([logits["real"], logits[name]], 1), bench.seed, statistic=ranking)
+            f"discriminator, real above {name} picture": bootstrap(
+                torch.stack([logits["real"], logits[name]], 1), bench.seed, statistic=ranking
+            )
             for name in copies
         }
         figures |= {f"regression, {name} voice": mean(each, "of the power") for name, each in wave.items()}
@@ -183,7 +190,12 @@ class WhatIsAlike(Trial, name="what-is-alike"):
             {
                 "pictures": {"set": heldout.name, "split": "heldout", "n": len(real), "data_sha256": heldout.fingerprint},
                 "perception": Perceptual().model_dump(mode="json"),
-                "discriminator": {"steps": bench.scaled(STEPS), "batch": BATCH, "blur": BLUR, "trained_on": "real and blurred, training split"},
+                "discriminator": {
+                    "steps": bench.scaled(STEPS),
+                    "batch": BATCH,
+                    "blur": BLUR,
+                    "trained_on": "real and blurred, training split",
+                },
                 "voices": {"made_by": "jielong.lab.sounds.vowels", "n": len(voices), "rate": 16_000, "cutoff_hz": CUTOFF},
             },
             ("another picture is as real as any, so a discriminator alone would take it for a copy: that is why losses are added up",),

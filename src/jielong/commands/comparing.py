@@ -1,0 +1,97 @@
+"""``jielong compare``: recipes at an equal budget, and checkpoints, in one table."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from jielong.commands.generating import Seed
+from jielong.commands.screen import results, say
+from jielong.commands.showing import Data, Overrides
+from jielong.commands.training import seconds_of
+
+if TYPE_CHECKING:
+    from jielong.comparison import Comparison
+
+
+def compare(
+    names: Annotated[list[str], typer.Argument(metavar="RECIPE-OR-CHECKPOINT...", help="Recipes, shipped models, checkpoint folders.")],
+    budget: Annotated[str | None, typer.Option(help="Wall time that each recipe trains, such as 90s or 10m; 3m by default.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Samples that each recipe trains on, instead of a time.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder of runs, figures and pages; what is there goes on.")] = Path("comparison"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with provenance, and nothing else.")] = False,
+    count: Annotated[int | None, typer.Option("-n", min=1, help="Only so many held-out items, evenly spread.")] = None,
+    data: Data = None,
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    device: Annotated[str | None, typer.Option(help="cpu forces the CPU in training; the best device there is by default.")] = None,
+) -> None:
+    """Train recipes at an equal budget, measure them and checkpoints alike, and write one table; the same command resumes."""
+    if budget is not None and samples is not None:
+        raise typer.BadParameter(
+            "an equal budget is a time or a number of samples: give one of --budget and --samples", param_hint="--samples"
+        )
+    seconds = None if samples is not None else seconds_of(budget or "3m")
+    from jielong.comparison import Budget
+    from jielong.comparison import compare as run
+    from jielong.comparison.report import write
+
+    spent = Budget(samples, seconds)
+    made = run(names, out, spent, data=data, overrides=overrides or (), count=count, seed=seed, device=device, tell=say, progress=True)
+    command = _again(names, budget, samples, out, count, data, overrides, seed)
+    paths = write(made, command)
+    if as_json:
+        typer.echo(json.dumps({"command": command, **made.to_json()}, ensure_ascii=False, allow_nan=False))
+    else:
+        _print(made)
+        for path in paths:
+            typer.echo(path)
+    if len(made.rows) < len(names):
+        say("stopped; the same command goes on from there")
+        raise typer.Exit(130)
+    if not made.complete:
+        raise typer.Exit(1)
+
+
+def _again(
+    names: list[str],
+    budget: str | None,
+    samples: int | None,
+    out: Path,
+    count: int | None,
+    data: str | None,
+    overrides: list[str] | None,
+    seed: int,
+) -> str:
+    """The command line that makes this comparison."""
+    words = ["jielong", "compare", *names, *(("--samples", samples) if samples is not None else ("--budget", budget or "3m"))]
+    words += ["-n", count] if count is not None else []
+    words += ["--data", data] if data is not None else []
+    words += [word for override in overrides or () for word in ("--set", override)]
+    return shlex.join(str(word) for word in [*words, "--seed", seed, "--out", out])
+
+
+def _print(made: Comparison) -> None:
+    from jielong.comparison.report import kinds
+    from jielong.comparison.table import TITLES, best, columns, remarks
+
+    for kind, rows in kinds(made):
+        shown = columns(kind, rows)
+        tops = [best(column, rows) for column in shown]
+        table = Table(title=TITLES[kind], title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("", no_wrap=True)
+        for column in shown:
+            table.add_column(column.title, justify="right")
+        for row in rows:
+            cells = [f"[bold]{c.cell(row)}[/]" if row.label in top else c.cell(row) for c, top in zip(shown, tops, strict=True)]
+            table.add_row(escape(row.label), *cells)
+        results.print(table)
+    for note in remarks(made.rows):
+        say(note)
