@@ -84,14 +84,19 @@ def _print(made: Comparison) -> None:
 
     for kind, rows in kinds(made):
         shown = columns(kind, rows)
-        tops = [best(column, rows) for column in shown]
+        grid = [["", *(escape(column.title) for column in shown)], *([escape(row.label), *(c.cell(row) for c in shown)] for row in rows)]
+        for place, column in enumerate(shown, start=1):
+            for line, row in enumerate(rows, start=1):
+                if row.label in best(column, rows):
+                    grid[line][place] = f"[bold]{grid[line][place]}[/]"
+        width = sum(max(len(line[place]) for line in grid) + 2 for place in range(len(grid[0])))
+        if width > results.width:  # a narrow screen: figures downwards, one column a contestant
+            grid = [list(line) for line in zip(*grid, strict=True)]
         table = Table(title=TITLES[kind], title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("", no_wrap=True)
-        for column in shown:
-            table.add_column(column.title, justify="right")
-        for row in rows:
-            cells = [f"[bold]{c.cell(row)}[/]" if row.label in top else c.cell(row) for c, top in zip(shown, tops, strict=True)]
-            table.add_row(escape(row.label), *cells)
+        for place, title in enumerate(grid[0]):
+            table.add_column(title, justify="right" if place else "left", no_wrap=True)
+        for line in grid[1:]:
+            table.add_row(*line)
         results.print(table)
     for note in remarks(made.rows):
         say(note)

@@ -21,7 +21,9 @@ def list_experiments() -> None:
     """List the experiments and the claims they try."""
     from jielong.lab import trials
 
-    results.print(table("Experiments  (jielong lab run NAME)", ("name", "claim"), [(name, trial.claim) for name, trial in trials().items()]))
+    results.print(
+        table("Experiments  (jielong lab run NAME)", ("name", "claim"), [(name, trial.claim) for name, trial in trials().items()])
+    )
 
 
 @app.command("run")

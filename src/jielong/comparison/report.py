@@ -22,7 +22,8 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem
 table { border-collapse: collapse; font-variant-numeric: tabular-nums } .wide { overflow-x: auto }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd } th:first-child, td:first-child { text-align: left }
 img { image-rendering: pixelated; max-width: 100%; display: block } figure { margin: .6rem 0 } figcaption { font-weight: 600 }
-pre { white-space: pre-wrap; font-size: 12px } @media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818 } th, td { border-color: #444 } }
+pre { white-space: pre-wrap; font-size: 12px }
+@media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818 } th, td { border-color: #444 } }
 """
 
 
@@ -54,7 +55,7 @@ def _head(comparison: Comparison) -> str:
     state = "" if comparison.complete else " Not complete: the same command goes on."
     return (
         f"Recipes trained with {settings['budget']} each, seed {settings['seed']}; measured on {count} held-out pictures of "
-        f"{settings['data']} at {settings['size']} pixels. One run each: differences as small as another seed would make mean nothing.{state}"
+        f"{settings['data']} at {settings['size']} pixels. One run each: a difference that another seed could make means nothing.{state}"
     )
 
 

@@ -107,7 +107,7 @@ def compare(
         progress: Whether trainings show theirs.
 
     Raises:
-        ValueError: if a name leads to nothing, ``out`` holds another comparison, or the contestants' pictures are not alike; before training.
+        ValueError: if a name leads to nothing, ``out`` holds another comparison, or the pictures are not alike; before training.
     """
     tell = tell or (lambda text: None)
     found = contestants(names, overrides)

@@ -28,7 +28,7 @@ class Column:
     def cell(self, row: Row) -> str:
         """The number as text; a dash where the figure does not apply."""
         value = row.figures.get(self.name)
-        return "–" if value is None else self.form.format(value)
+        return "-" if value is None else self.form.format(value)
 
 
 _COST = (

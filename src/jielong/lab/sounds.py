@@ -56,7 +56,7 @@ def muffled(sounds: Tensor, cutoff: float) -> Tensor:
 
 
 def mel_filters(bands: int, bins: int) -> Tensor:
-    """Triangles evenly spaced in mel, ``m = 2595 log10(1 + f / 700)``, over a spectrum of ``bins`` from 0 to half the rate: ``(bands, bins)``."""
+    """Triangles evenly spaced in mel, ``m = 2595 log10(1 + f / 700)``, over ``bins`` from 0 to half the rate: ``(bands, bins)``."""
     top = 2595 * math.log10(1 + RATE / 2 / 700)
     corners = 700 * (10 ** (torch.linspace(0, top, bands + 2, dtype=torch.float64) / 2595) - 1)
     frequencies = torch.linspace(0, RATE / 2, bins, dtype=torch.float64)
