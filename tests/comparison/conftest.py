@@ -1,0 +1,33 @@
+"""Pictures to compare on, and no caches of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+COLOURS = {"red": (220, 40, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JIELONG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """36 pictures to train on and 9 held out, in classes."""
+    root = tmp_path_factory.mktemp("pictures")
+    for split, count in (("train", 12), ("heldout", 3)):
+        for name, colour in COLOURS.items():
+            for place in range(count):
+                image = Image.new("RGB", (16, 16), "white")
+                image.paste(colour, (place % 5, place % 7, place % 5 + 8, place % 7 + 8))
+                path = root / split / name / f"{place}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                image.save(path)
+    return root

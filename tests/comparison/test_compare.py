@@ -1,0 +1,181 @@
+"""Comparisons of tiny recipes, end to end: equal budgets, the same figures as ``evaluate``, and going on after a stop."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from jielong import experiment
+from jielong.cli import app
+from jielong.comparison import Budget, Comparison, compare
+from jielong.comparison.measuring import coding_time
+from jielong.comparison.report import html, markdown, write
+from jielong.comparison.running import Row
+from jielong.comparison.table import COLUMNS, best, columns, remarks
+from jielong.data import open_set
+from jielong.evaluation.evaluate import evaluate
+from jielong.evaluation.features import FeatureExtractor
+from jielong.evaluation.frechet import frechet
+from jielong.evaluation.reconstruction import perceptual_distance
+from jielong.system import load
+
+BUDGET = Budget(samples=32)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> tuple[Comparison, Path]:
+    out = tmp_path_factory.mktemp("comparison")
+    return compare(["vqgan-tiny", "fsq-tiny"], out, BUDGET, data=str(pictures), device="cpu"), out
+
+
+def test_every_figure_is_that_of_evaluate(compared: tuple[Comparison, Path], pictures: Path) -> None:
+    made, out = compared
+    assert made.complete
+    assert [row.label for row in made.rows] == ["vqgan-tiny", "fsq-tiny"]
+    real = open_set(str(pictures), size=16, split="heldout").images(range(9))
+    for row in made.rows:
+        system = load(str(out / "runs" / row.label))
+        measured = evaluate(system, str(pictures))
+        assert row.figures["psnr"] == pytest.approx(measured.figures["psnr"].value)
+        assert row.figures["codebook_usage"] == measured.figures["codebook_usage"].value
+        rebuilt, eyes = system.decode(system.encode(real)), FeatureExtractor()
+        assert row.figures["perceptual"] == pytest.approx(perceptual_distance(rebuilt, real, eyes).value, rel=1e-4)
+        assert row.figures["frechet"] == pytest.approx(frechet(rebuilt, real, eyes).value, rel=1e-3)
+        assert row.figures["bits"] == system.tokenizer.layout.bits
+        assert row.figures["samples"] == 32
+        assert row.figures["encode_ms"] > 0
+        assert row.provenance["weights_sha256"] == measured.provenance["weights_sha256"]
+        assert {"psnr", "perceptual", "frechet"} <= row.provenance["figures"].keys()
+        assert row.provenance["coding_time"]["batch"] == 16
+
+
+def test_what_is_there_is_not_made_again(compared: tuple[Comparison, Path], pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, out = compared
+    said: list[str] = []
+    monkeypatch.setattr("jielong.comparison.running.measure", None)  # calling it would raise
+    again = compare(["vqgan-tiny", "fsq-tiny"], out, BUDGET, data=str(pictures), device="cpu", tell=said.append)
+    assert [row.figures for row in again.rows] == [row.figures for row in before.rows]
+    assert not any("measuring" in line for line in said)
+
+
+def test_an_interrupted_comparison_goes_on(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the middle of the first training; the second call ends with what an uninterrupted one gives."""
+    whole = experiment.run
+
+    def stopped(*arguments: object, **options: object) -> object:
+        return whole(*arguments, stop_after=16, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(experiment, "run", stopped)
+    first = compare(["vqgan-tiny"], tmp_path / "broken", BUDGET, data=str(pictures), device="cpu")
+    assert not first.complete
+    assert not first.rows
+    monkeypatch.setattr(experiment, "run", whole)
+    second = compare(["vqgan-tiny"], tmp_path / "broken", BUDGET, data=str(pictures), device="cpu")
+    straight = compare(["vqgan-tiny"], tmp_path / "straight", BUDGET, data=str(pictures), device="cpu")
+    assert second.complete
+    assert second.rows[0].provenance["weights_sha256"] == straight.rows[0].provenance["weights_sha256"]
+
+
+def test_one_that_fails_does_not_stop_the_others(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = experiment.run
+
+    def fragile(recipe: object, out: Path, *arguments: object, **options: object) -> object:
+        if out.name == "vqgan-tiny":
+            raise ValueError("it diverged")
+        return whole(recipe, out, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(experiment, "run", fragile)
+    made = compare(["vqgan-tiny", "fsq-tiny"], tmp_path, BUDGET, data=str(pictures), device="cpu")
+    assert [row.failed for row in made.rows] == ["it diverged", None]
+    assert not made.complete
+    assert "vqgan-tiny failed: it diverged" in remarks(made.rows)
+    assert "it diverged" in markdown(made, "jielong compare")
+
+
+def test_what_does_not_compare_is_refused(compared: tuple[Comparison, Path], tmp_path: Path, pictures: Path) -> None:
+    _, out = compared
+    with pytest.raises(ValueError, match="budget was 32 samples and is now 64 samples"):
+        compare(["vqgan-tiny"], out, Budget(samples=64), data=str(pictures))
+    with pytest.raises(ValueError, match="different sizes"):
+        compare(["vqgan-tiny", "vqgan"], tmp_path, BUDGET)
+    with pytest.raises(ValueError, match="different pictures"):
+        compare(["vqgan", "pixelcnn"], tmp_path, BUDGET)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_generators_and_checkpoints_beside_each_other(compared: tuple[Comparison, Path], tmp_path: Path, pictures: Path) -> None:
+    _, out = compared
+    tokenizer = out / "runs" / "vqgan-tiny"
+    parts = ["data.size=16", f"tokenizer={{checkpoint: {tokenizer}}}", "condition={class: {width: 16}}"]
+    made = compare(["maskgit-tiny", "llamagen-tiny"], tmp_path, BUDGET, data=str(pictures), overrides=parts, count=6, device="cpu")
+    for row in made.rows:
+        assert row.failed is None, row.failed
+        assert row.figures["seconds_per_picture"] > 0
+        assert row.figures["frechet"] > 0
+        assert "psnr" not in row.figures
+    both = compare([str(tokenizer), str(tmp_path / "runs" / "maskgit-tiny")], tmp_path / "both", BUDGET, data=str(pictures), count=6)
+    assert [row.kind for row in both.rows] == ["tokenizer", "generator"]
+    assert all("not trained here" in " ".join(row.notes) for row in both.rows)
+    page = html(both, "jielong compare")
+    assert "<h2>Tokenizers</h2>" in page
+    assert "<h2>Generators</h2>" in page
+
+
+def test_the_pages_stand_alone(compared: tuple[Comparison, Path]) -> None:
+    made, out = compared
+    paths = write(made, "jielong compare vqgan-tiny fsq-tiny --samples 32")
+    assert [path.name for path in paths] == ["comparison.json", "comparison.md", "comparison.html"]
+    page = paths[2].read_text("utf-8")
+    assert page.count("data:image/png;base64,") == 3  # the originals and two strips
+    assert "http" not in page.replace("http-equiv", "")
+    text = paths[1].read_text("utf-8")
+    for label in ("original", "vqgan-tiny", "fsq-tiny"):
+        assert f"(sheets/{label}.png)" in text
+        with Image.open(out / "sheets" / f"{label}.png") as strip:
+            assert strip.width > 8 * 16
+    told = json.loads(paths[0].read_text("utf-8"))
+    assert told["command"].startswith("jielong compare")
+    assert told["rows"][0]["provenance"]["reference"]["n"] == 9
+
+
+def test_the_command_line(tmp_path: Path, pictures: Path) -> None:
+    words = ["compare", "vqgan-tiny", "--samples", "16", "--data", str(pictures), "--out", str(tmp_path), "--device", "cpu"]
+    done = CliRunner().invoke(app, [*words, "--json"])
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["rows"][0]["figures"]["samples"] == 16
+    narrow = CliRunner().invoke(app, words, env={"COLUMNS": "60"})
+    assert "PSNR, dB" in narrow.stdout
+    both = CliRunner().invoke(app, [*words, "--budget", "3m"])
+    assert both.exit_code == 2
+
+
+def rows(**psnr: float) -> list[Row]:
+    return [Row(label, "tokenizer", "", {"psnr": value, "bits": 640.0}) for label, value in psnr.items()]
+
+
+def test_the_best_are_those_that_look_best() -> None:
+    (column,) = columns("tokenizer", rows(a=20.0))[1:]
+    assert column.name == "psnr"
+    assert best(column, rows(a=20.001, b=20.003, c=19.0)) == {"a", "b"}  # as written, they are equal
+    assert best(column, rows(a=20.0)) == set()
+    assert best(COLUMNS["tokenizer"][0], rows(a=1, b=2)) == set()  # fewer bits are neither better nor worse
+
+
+def test_unequal_bits_are_told() -> None:
+    unequal = [*rows(a=1), Row("b", "tokenizer", "", {"bits": 384.0})]
+    assert any("384 to 640" in note for note in remarks(unequal))
+    assert not remarks(rows(a=1, b=2))
+
+
+def test_coding_time_is_of_a_whole_batch(compared: tuple[Comparison, Path]) -> None:
+    system = load(str(compared[1] / "runs" / "vqgan-tiny"))
+    costs, how = coding_time(system, torch.zeros(3, 3, 16, 16))
+    assert costs.keys() == {"encode_ms", "decode_ms"}
+    low, high = how["encode_ms_range"]
+    assert low <= costs["encode_ms"] <= high

@@ -1,0 +1,74 @@
+"""Who is named, and what an equal budget makes of a recipe."""
+
+from __future__ import annotations
+
+import pytest
+
+from jielong import recipe
+from jielong.comparison.contestants import ENDLESS, Budget, at, contestants, unreached
+from jielong.config import RecipeError
+
+
+def test_a_budget_is_one_thing() -> None:
+    assert str(Budget(samples=2000)) == "2,000 samples"
+    assert str(Budget(seconds=90)) == "90 s of training"
+    for wrong in ({}, {"samples": 1, "seconds": 1.0}, {"samples": 0}, {"seconds": -1.0}):
+        with pytest.raises(ValueError, match="equal budget"):
+            Budget(**wrong)
+
+
+def test_a_budget_of_samples_keeps_the_shape_of_a_schedule() -> None:
+    own = recipe.load("titok")
+    half = at(Budget(samples=own.train.samples // 2), own, seed=7)
+    assert half.train.samples == own.train.samples // 2
+    assert half.train.warmup == own.train.warmup // 2
+    assert half.tokenizer.finetune_at == own.tokenizer.finetune_at // 2
+    starts = {loss.name: getattr(loss, "starts_at", None) for loss in half.losses}
+    assert starts["adversarial"] == 40_000
+    assert half.train.seed == 7
+    assert half.train.lr == own.train.lr
+
+
+def test_a_budget_of_time_leaves_the_schedule_and_lifts_the_limit() -> None:
+    own = recipe.load("vqgan-tiny")
+    timed = at(Budget(seconds=60), own)
+    assert timed.train.samples == ENDLESS
+    assert timed.train.warmup == 64
+    assert timed.train.sheet_every is None
+    assert timed.tokenizer == own.tokenizer
+    # A recipe that leaves its warm-up open means a fiftieth of its own samples, not of endless ones.
+    assert at(Budget(seconds=60), recipe.load("vqgan-tiny", ["train.warmup=null"])).train.warmup == 512 // 50
+
+
+def test_warming_up_ends_before_the_budget() -> None:
+    assert at(Budget(samples=1), recipe.load("vqgan-tiny")).train.warmup == 0
+
+
+def test_every_recipe_fits_a_small_budget() -> None:
+    for name in recipe.built_in():
+        assert at(Budget(samples=1000), recipe.load(name)).train.samples == 1000
+
+
+def test_what_a_short_run_never_came_to_is_told() -> None:
+    told = unreached(recipe.load("vqgan"), 5000)
+    assert len(told) == 2
+    assert all("72,000" in note and "5,000" in note for note in told)
+    assert unreached(recipe.load("vqgan"), 80_000) == []
+    assert any("finetune_at" in note for note in unreached(recipe.load("titok"), 100))
+
+
+def test_names() -> None:
+    found = contestants(["vqgan-tiny", "vq-emoji"])
+    assert [(each.label, each.kind, each.checkpoint) for each in found] == [
+        ("vqgan-tiny", "tokenizer", None),
+        ("vq-emoji", "tokenizer", "vq-emoji"),
+    ]
+    with pytest.raises(RecipeError, match="'vq-emoji'"):
+        contestants(["vq-emojy"])
+    with pytest.raises(ValueError, match="named twice"):
+        contestants(["vqgan-tiny", "vqgan-tiny"])
+
+
+def test_a_model_that_a_recipe_builds_on_must_be_there() -> None:
+    with pytest.raises(ValueError, match="nowhere"):
+        contestants(["maskgit"], ["tokenizer={checkpoint: nowhere}"])
