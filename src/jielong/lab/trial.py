@@ -68,7 +68,13 @@ class Bench:
         return max(least, round(full * self.budget))
 
     def train(
-        self, name: str, text: str, overrides: Sequence[str] = (), *, data: str | None = None, seconds: float | None = None
+        self,
+        name: str,
+        text: str,
+        overrides: Sequence[str] = (),
+        *,
+        seconds: float | None = None,
+        tokens: Path | None = None,
     ) -> tuple[System, Summary]:
         """Train a recipe's text in the scratch folder.
 
@@ -76,15 +82,15 @@ class Bench:
             name: Of the run's folder.
             text: The recipe.
             overrides: ``a.b=c`` changes to it.
-            data: A set to take instead of the recipe's.
             seconds: Wall time instead of the recipe's samples.
+            tokens: A token file to train a generator on, instead of the user's cache.
 
         Returns:
             The trained system, and how the run ended.
         """
         self.tell(f"training {name}")
         chosen, out = recipe.parse(text, f"the experiment's recipe {name}", overrides), self.folder / name
-        summary = experiment.run(chosen, out, data, budget=seconds, progress=False, evaluate=False)
+        summary = experiment.run(chosen, out, tokens=tokens, budget=seconds, progress=False, evaluate=False)
         return load(str(out)), summary
 
 
