@@ -25,7 +25,7 @@ from jielong.training.checkpoint import fingerprint
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MODEL, PICTURES, CANDIDATES = "maskgit-emoji", 96, 100
+MODEL, PICTURES, CANDIDATES = "maskgit-emoji", 160, 100
 REFERENCE = 363
 STEPS = (1, 2, 4, 8, 16)
 SHOWN = 6
@@ -56,7 +56,7 @@ def draw_in_steps(system: System, captions: Sequence[str], steps: Sequence[int],
     system.generate_tokens(captions, seed=seed, steps=1)  # reads the words, which are then remembered
     for count in steps:
         begun = time.perf_counter()
-        pictures[count] = system.decode(system.generate_tokens(captions, seed=seed, steps=count, sharpness=Sharpness()))
+        pictures[count] = system.decode(system.generate_tokens(captions, seed=seed, steps=count, guidance=1.0, sharpness=Sharpness()))
         seconds[count] = (time.perf_counter() - begun) / len(captions)
     return pictures, seconds
 
@@ -90,7 +90,10 @@ def judge(distance: Mapping[int, Tensor], seed: int) -> list[Check]:
 
 
 class KeepOnlyAFew(Trial, name="keep-only-a-few"):
-    """The shipped masked generator in few and in many steps, at temperature 1: a lower one would make draws agree by making them dull."""
+    """The shipped masked generator in few and in many steps.
+
+    It draws from its own distribution, at temperature 1 and without guidance: both sharpen, and would make draws agree by making them dull.
+    """
 
     claim = (
         "Tokens drawn at the same time do not know of each other: the fewer are kept at a step, the more the whole is like a real picture."
@@ -131,7 +134,7 @@ class KeepOnlyAFew(Trial, name="keep-only-a-few"):
             {
                 "model": MODEL,
                 "weights_sha256": fingerprint(model) if model is not None else None,
-                "sampling": system.recipe.sampling.model_dump(mode="json") | {"temperature": 1.0},
+                "sampling": system.recipe.sampling.model_dump(mode="json") | {"temperature": 1.0, "guidance": 1.0},
                 "distance": "unbiased MMD, kernel (x.y/D + 1)^3, EfficientNet-lite2 features, against held-out pictures",
                 "captions": {"set": heldout.name, "split": "heldout", "n": len(captions), "data_sha256": heldout.fingerprint},
                 "candidates": CANDIDATES,
