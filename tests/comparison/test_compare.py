@@ -179,3 +179,10 @@ def test_coding_time_is_of_a_whole_batch(compared: tuple[Comparison, Path]) -> N
     assert costs.keys() == {"encode_ms", "decode_ms"}
     low, high = how["encode_ms_range"]
     assert low <= costs["encode_ms"] <= high
+
+
+def test_a_budget_of_time_is_spent_to_its_end(tmp_path: Path, pictures: Path) -> None:
+    """The recipe's own 512 samples are no limit."""
+    (row,) = compare(["vqgan-tiny"], tmp_path, Budget(seconds=2.0), data=str(pictures), device="cpu").rows
+    assert row.training["stopped"] == "budget"
+    assert row.figures["seconds"] <= 3

@@ -37,10 +37,13 @@ def run_experiments(
     """Run experiments; print each verdict and write result.json and plot.png."""
     if everything == bool(names):
         raise typer.BadParameter("give the names of experiments, or --all", param_hint="NAME")
-    from jielong.lab import run, trials
+    from jielong.lab import missing, run, trials
 
     for name in sorted(trials()) if everything else names or ():
         say(f"{name}")
+        if everything and (absent := missing(name)):
+            say(f"  left out: {absent}")
+            continue
         _print(run(name, out / name, seed, budget, lambda text: say(f"  {text}")))
 
 

@@ -18,6 +18,7 @@ from jielong.lab.trial import Bench, Outcome, trials
 from jielong.lab.verdict import Verdict, conclude
 from jielong.media.images import write_bytes
 from jielong.system import find
+from jielong.training.checkpoint import CheckpointError
 
 RESULT, PLOT = "result.json", "plot.png"
 STYLE: dict[str, Any] = {
@@ -51,6 +52,16 @@ class Result:
     outcome: Outcome
     folder: Path
     seconds: float
+
+
+def missing(name: str) -> str | None:
+    """Why an experiment cannot run here: the model that it needs and that is not installed; ``None`` when all are."""
+    try:
+        for model in trials()[name].needs:
+            find(model)
+    except CheckpointError as error:
+        return str(error)
+    return None
 
 
 def run(name: str, out: Path, seed: int = 0, budget: float = 1.0, tell: Callable[[str], None] | None = None) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -172,12 +173,12 @@ def _draw(figure: Figure, figures: Mapping[str, Estimate], pictures: Mapping[str
     above, below = figure.subfigures(2, 1, height_ratios=[1.3, 1])
     for axes, (name, shown) in zip(above.subplots(len(pictures), 1), pictures.items(), strict=True):
         axes.imshow(sheet(shown, columns=len(shown), padding=1))
-        axes.set_title(name)
+        axes.set_title(Path(name).name)
         axes.axis("off")
     names = [name for name in pictures if name != "original"]
     for axes, what in zip(below.subplots(1, 4), ("bits", "PSNR", "perceptual distance", "reach of a token"), strict=True):
         bars = [figures[f"{what}, {name}"] for name in names]
         error = [[bar.value - bar.low for bar in bars], [bar.high - bar.value for bar in bars]]
-        axes.bar(names, [bar.value for bar in bars], yerr=error, color=["#2a7", "#999"], capsize=3)
+        axes.bar([Path(name).name for name in names], [bar.value for bar in bars], yerr=error, color=["#2a7", "#999"], capsize=3)
         axes.set_title(what)
         axes.tick_params(axis="x", rotation=20)

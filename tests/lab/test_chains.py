@@ -1,0 +1,142 @@
+"""Chains trained side by side, and the experiments made of them, on a few small pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from jielong import experiment, recipe
+from jielong.cli import app
+from jielong.lab import Verdict, conclude, missing, run
+from jielong.lab.chains import Drawn, Plan, faster, nearer
+from jielong.lab.experiments import pixels, sketch_first, thirty_two_tokens
+from jielong.system import System
+from jielong.tokenizers.base import MediaFormat
+from jielong.tokenizers.pixels import PixelTokenizer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JIELONG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Squares in two classes: 16 to train on, 4 held out."""
+    root = tmp_path_factory.mktemp("few")
+    for split, count in (("train", 8), ("heldout", 2)):
+        for name, colour in {"red": (220, 40, 30), "blue": (40, 60, 220)}.items():
+            for place in range(count):
+                image = Image.new("RGB", (16, 16), "white")
+                image.paste(colour, (place, place, place + 8, place + 8))
+                path = root / split / name / f"{place}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                image.save(path)
+    return root
+
+
+def on(plan: Plan, few: Path) -> Plan:
+    """The same plan over a few pictures."""
+
+    def moved(text: str) -> str:
+        return text.replace("set: emoji", f"set: {few}").replace("codes: 256", "codes: 16")
+
+    return replace(plan, generator=moved(plan.generator), tokenizer=moved(plan.tokenizer) if plan.tokenizer else None)
+
+
+def drawn(distance: float, pace: float, spread: float = 0.1) -> Drawn:
+    generator = torch.Generator().manual_seed(round(1000 * distance))
+    contributions = distance + spread * torch.randn(64, generator=generator, dtype=torch.float64)
+    return Drawn(
+        torch.zeros(64, 3, 4, 4), contributions, distance, pace * (1 + 0.01 * torch.rand(5, generator=generator, dtype=torch.float64))
+    )
+
+
+@pytest.mark.parametrize("judge", [pixels.judge, sketch_first.judge])
+def test_chains_are_judged_both_ways(judge: object) -> None:
+    good, bad = drawn(1.0, 0.01), drawn(2.0, 0.1)
+    assert conclude(judge(good, bad, 0)) is Verdict.HOLDS  # type: ignore[operator]
+    assert conclude(judge(bad, good, 0)) is Verdict.FAILS  # type: ignore[operator]
+    assert conclude(judge(drawn(1.0, 0.01, 5.0), drawn(1.001, 0.1, 5.0), 0)) is Verdict.UNKNOWN  # type: ignore[operator]
+
+
+def test_figures_of_two_chains() -> None:
+    one, two = drawn(1.0, 0.01, 0.0), drawn(2.5, 0.03, 0.0)
+    assert nearer(one, two, 0, 0.95).value == pytest.approx(1.5)
+    assert faster(one, two, 0, 0.95).value == pytest.approx(3.0, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "plans"),
+    [("pixels-are-the-wrong-unit", pixels, ("TOKENS", "PIXELS")), ("sketch-first", sketch_first, ("SKETCH", "ROWS"))],
+)
+def test_runs(name: str, module: object, plans: tuple[str, str], few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for plan in plans:
+        monkeypatch.setattr(module, plan, on(getattr(module, plan), few))
+    result = run(name, tmp_path, budget=0.02)
+    told = json.loads((tmp_path / "result.json").read_text())
+    assert result.verdict in Verdict
+    assert len(told["checks"]) == 2
+    seconds = [figure["value"] for key, figure in told["figures"].items() if key.startswith("seconds of training")]
+    assert len(seconds) == 2
+    # Each had a second; a step more, a last sheet and a slow machine may add to it, but neither trained for ever.
+    assert all(each < 8 for each in seconds)
+    assert all(figure["value"] > 0 for key, figure in told["figures"].items() if key.startswith("pictures seen"))
+
+
+# --- 32 tokens ------------------------------------------------------------------------------------------------------------------------
+
+
+def kept(psnr: float, distance: float, reach: float) -> thirty_two_tokens.Kept:
+    noise = 0.01 * torch.randn(3, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return thirty_two_tokens.Kept(psnr + noise[0], distance + noise[1], reach + noise[2], torch.zeros(8, 3, 4, 4))
+
+
+def test_thirty_two_tokens_are_judged_both_ways() -> None:
+    grid = kept(24.0, 0.5, 0.05)
+    assert conclude(thirty_two_tokens.judge(kept(23.5, 0.51, 0.4), grid, 0)) is Verdict.HOLDS
+    assert conclude(thirty_two_tokens.judge(kept(22.5, 0.51, 0.4), grid, 0)) is Verdict.FAILS
+    assert conclude(thirty_two_tokens.judge(kept(23.5, 0.60, 0.4), grid, 0)) is Verdict.FAILS
+    assert conclude(thirty_two_tokens.judge(kept(23.5, 0.51, 0.01), grid, 0)) is Verdict.FAILS
+
+
+def test_a_pixel_reaches_itself() -> None:
+    tokenizer = PixelTokenizer(MediaFormat(3, (8, 8)), levels=256)
+    system = System("pixels", recipe.load("maskgit-tiny"), tokenizer, None)
+    pictures = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert thirty_two_tokens.reach(system, pictures, 0).tolist() == [1 / 64] * 6
+
+
+def test_thirty_two_tokens_run(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid, line = tmp_path / "grid", tmp_path / "line"
+    short = [f"data.set={few}", "data.size=16", "train.samples=16", "train.batch=8", "train.warmup=8", "train.save_every=16"]
+    options = {"progress": False, "evaluate": False, "device": "cpu"}
+    experiment.run(recipe.load("vqgan-tiny", short), grid, **options)
+    parts = [f"tokenizer.titok.proxy={grid}", "tokenizer.titok.patch=4", "tokenizer.titok.finetune_at=8"]
+    experiment.run(recipe.load("titok-tiny", [*short, *parts]), line, **options)
+    monkeypatch.setattr(thirty_two_tokens, "LINE", str(line))
+    monkeypatch.setattr(thirty_two_tokens, "GRID", str(grid))
+    monkeypatch.setattr(thirty_two_tokens.ThirtyTwoTokens, "needs", (str(line), str(grid)))
+    result = run("32-tokens", tmp_path / "result", budget=0.02)
+    figures = result.outcome.figures
+    assert (figures[f"tokens, {line}"].value, figures[f"tokens, {grid}"].value) == (8, 16)
+    assert figures[f"bits, {grid}"].value == 16 * 6
+
+
+def test_what_needs_a_model_that_is_not_there_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thirty_two_tokens.ThirtyTwoTokens, "needs", ("no-such-model",))
+    assert "no-such-model" in str(missing("32-tokens"))
+    assert missing("collapse") is None
+    done = CliRunner().invoke(app, ["lab", "run", "32-tokens", "--out", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "no-such-model" in done.stderr
+    assert not list(tmp_path.iterdir())
