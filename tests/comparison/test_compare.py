@@ -186,3 +186,18 @@ def test_a_budget_of_time_is_spent_to_its_end(tmp_path: Path, pictures: Path) ->
     (row,) = compare(["vqgan-tiny"], tmp_path, Budget(seconds=2.0), data=str(pictures), device="cpu").rows
     assert row.training["stopped"] == "budget"
     assert row.figures["seconds"] <= 3
+
+
+def test_no_line_is_wider_than_the_screen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from jielong.commands import comparing
+
+    many = [Row(f"contestant-{n}", "tokenizer", "", {"psnr": 20.0 + n, "bits": 640.0, "parameters": 1.5e6}) for n in range(9)]
+    made = Comparison(many, {}, tmp_path, True)
+    for width in (40, 80, 200):
+        monkeypatch.setattr(comparing.results, "width", width)
+        comparing._print(made)
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= width
+        assert sum("28.00" in line for line in lines) == 1
+        assert "1.50" in " ".join(lines)
+        assert "…" not in " ".join(lines)

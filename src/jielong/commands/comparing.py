@@ -84,19 +84,36 @@ def _print(made: Comparison) -> None:
 
     for kind, rows in kinds(made):
         shown = columns(kind, rows)
-        grid = [["", *(escape(column.title) for column in shown)], *([escape(row.label), *(c.cell(row) for c in shown)] for row in rows)]
-        for place, column in enumerate(shown, start=1):
-            for line, row in enumerate(rows, start=1):
-                if row.label in best(column, rows):
-                    grid[line][place] = f"[bold]{grid[line][place]}[/]"
-        width = sum(max(len(line[place]) for line in grid) + 2 for place in range(len(grid[0])))
-        if width > results.width:  # a narrow screen: figures downwards, one column a contestant
-            grid = [list(line) for line in zip(*grid, strict=True)]
-        table = Table(title=TITLES[kind], title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-        for place, title in enumerate(grid[0]):
-            table.add_column(title, justify="right" if place else "left", no_wrap=True)
-        for line in grid[1:]:
-            table.add_row(*line)
-        results.print(table)
+        grid = [["", *(column.title for column in shown)], *([row.label, *(column.cell(row) for column in shown)] for row in rows)]
+        bold = {(line, place) for place, c in enumerate(shown, 1) for line, row in enumerate(rows, 1) if row.label in best(c, rows)}
+        if _width(grid) > results.width:  # a narrow screen: figures downwards, one column a contestant
+            grid, bold = [list(line) for line in zip(*grid, strict=True)], {(place, line) for line, place in bold}
+        for number, columns_here in enumerate(_fitting(grid, results.width)):
+            table = Table(
+                title=None if number else TITLES[kind], title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+            )
+            for place in columns_here:
+                table.add_column(escape(grid[0][place]), justify="right" if place else "left", no_wrap=True)
+            for line in range(1, len(grid)):
+                cells = [(escape(grid[line][place]), (line, place) in bold) for place in columns_here]
+                table.add_row(*(f"[bold]{cell}[/]" if strong else cell for cell, strong in cells))
+            results.print(table)
     for note in remarks(made.rows):
         say(note)
+
+
+def _width(grid: list[list[str]]) -> int:
+    """Characters that a table takes, three between columns."""
+    return sum(max(len(line[place]) for line in grid) + 3 for place in range(len(grid[0])))
+
+
+def _fitting(grid: list[list[str]], width: int) -> list[list[int]]:
+    """The columns of one table below the other, each with the first column and as many others as fit."""
+    blocks: list[list[int]] = [[0]]
+    for place in range(1, len(grid[0])):
+        wider = [*blocks[-1], place]
+        if len(blocks[-1]) > 1 and _width([[line[each] for each in wider] for line in grid]) > width:
+            wider = [0, place]
+            blocks.append(wider)
+        blocks[-1] = wider
+    return blocks

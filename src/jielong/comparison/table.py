@@ -18,21 +18,23 @@ class Column:
         title: Above the column, with the unit.
         form: How a number is written.
         better: Whether more or less of it is better; ``None`` where neither is.
+        unit: What one of the column's units is in the figure's own, such as a million.
     """
 
     name: str
     title: str
     form: str
     better: Literal["more", "less"] | None = None
+    unit: float = 1
 
     def cell(self, row: Row) -> str:
         """The number as text; a dash where the figure does not apply."""
         value = row.figures.get(self.name)
-        return "-" if value is None else self.form.format(value)
+        return "-" if value is None else self.form.format(value / self.unit)
 
 
 _COST = (
-    Column("parameters", "parameters", "{:,.0f}"),
+    Column("parameters", "parameters, M", "{:,.2f}", unit=1e6),
     Column("samples", "samples seen", "{:,.0f}"),
     Column("seconds", "trained, s", "{:,.0f}"),
 )
@@ -43,7 +45,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("psnr", "PSNR, dB", "{:.2f}", "more"),
         Column("ssim", "SSIM", "{:.3f}", "more"),
         Column("perceptual", "perceptual", "{:.3f}", "less"),
-        Column("frechet", "Fréchet", "{:.1f}", "less"),
+        Column("frechet", "Fréchet", "{:,.0f}", "less"),
         Column("codebook_usage", "codes used", "{:.1%}", "more"),
         Column("encode_ms", "encode, ms", "{:.2f}", "less"),
         Column("decode_ms", "decode, ms", "{:.2f}", "less"),
@@ -52,7 +54,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "generator": (
         Column("positions", "tokens", "{:,.0f}"),
         Column("retrieval_at_1", "right caption of 100", "{:.1%}", "more"),
-        Column("frechet", "Fréchet", "{:.1f}", "less"),
+        Column("frechet", "Fréchet", "{:,.0f}", "less"),
         Column("bits_per_dimension", "bits a value", "{:.2f}", "less"),
         Column("seconds_per_picture", "s a picture", "{:.3f}", "less"),
         *_COST,
@@ -72,7 +74,7 @@ def best(column: Column, rows: Sequence[Row]) -> set[str]:
     if column.better is None or len(values) < 2:
         return set()
     top = (max if column.better == "more" else min)(values.values())
-    return {label for label, value in values.items() if column.form.format(value) == column.form.format(top)}
+    return {label for label, value in values.items() if column.form.format(value / column.unit) == column.form.format(top / column.unit)}
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:
