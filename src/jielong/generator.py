@@ -232,9 +232,10 @@ class _Chain:
         self.model, self.guidance, self.sharpness = model, guidance, sharpness
         layout, device = model.layout, model.placeholder.device
         self.noise = Noise(seed, rows, device)
-        self.mixer: Any = model.embedding if smooth else None
+        mixer: Any = model.embedding
+        self.mixer = mixer if smooth else None
         dtype = torch.long if layout.discrete and not smooth else torch.float32
-        channels = self.mixer.dim if smooth else layout.channels
+        channels = mixer.dim if smooth else layout.channels
         self.values = torch.zeros(len(rows), layout.positions, channels, dtype=dtype, device=device)
         self.known = torch.zeros(len(rows), layout.positions, dtype=torch.bool, device=device)
         self.places = model._all_places()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from enum import StrEnum
+from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +19,6 @@ from jielong.guidance import Guidance
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from jielong.completion import Side
     from jielong.media.pictures import Pictures
     from jielong.system import System
 
@@ -34,7 +33,7 @@ TopK = Annotated[int | None, typer.Option(min=0, help="Draw among the k likelies
 TopP = Annotated[float | None, typer.Option(help="Draw among the likeliest codes that reach this probability; 1 is all.")]
 
 
-class Keep(StrEnum):
+class Keep(Enum):
     """Which half of a picture stays."""
 
     upper = "upper"
@@ -104,7 +103,7 @@ def generate(
     begun = time.perf_counter()
     draw: Callable[..., Pictures] = system.generate
     if complete is not None:
-        draw = partial(system.complete, _read(complete, system), cast("Side", keep.value))
+        draw = partial(system.complete, _read(complete, system), keep.value)
     pictures = draw(
         text=text,
         classes=classes,

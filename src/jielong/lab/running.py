@@ -21,7 +21,7 @@ from jielong.system import find
 from jielong.training.checkpoint import CheckpointError
 
 RESULT, PLOT = "result.json", "plot.png"
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.size": 9.0,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from pydantic import Field, field_validator
@@ -122,7 +122,7 @@ class MultiScaleQuantizer(Quantizer):
     @property
     def kernels(self) -> list[Kernel]:
         """Weights and biases of ``phi``."""
-        return [(conv.weight.float(), conv.bias.float()) for conv in self.phi]  # type: ignore[operator, union-attr]
+        return [(conv.weight.float(), cast("Tensor", conv.bias).float()) for conv in self.phi.children() if isinstance(conv, nn.Conv2d)]
 
     def run(self, features: Tensor, exact: bool = False) -> Iterator[ScaleStep]:
         """Quantize ``(B, D, H, W)`` float32 scale by scale.

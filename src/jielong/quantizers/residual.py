@@ -248,7 +248,7 @@ class Residual(QuantizerSettings, family="quantizer", name="residual"):
     then are the digits of a binary number, and about ``1 / (levels - 1)`` with a ``commitment`` for ``finite_scalar``.
     """
 
-    quantizer: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Vector()
+    quantizer: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Vector.model_validate({})
     levels: int = Field(8, ge=1, description="K, coarse to fine")
     shared: bool = Field(False, description="one codebook for all levels")
     dropout: float = Field(0.0, ge=0, le=1, description="probability that a training batch uses a drawn number of levels; 1 as published")

@@ -196,7 +196,8 @@ class TiTok(Part, family="tokenizer", name="titok"):
         if proxy.media != media:
             raise ValueError(f"the proxy {self.proxy!r} was made for {proxy.media}, but the data are {media}; set data.size to fit")
         codes = proxy.layout.vocabulary or 0
+        rows, columns = proxy.layout.grid
         encoder = LatentEncoder(media.channels, media.size, self.patch, self.tokens, self.dim, **dict(self.encoder))
-        decoder = LatentDecoder(self.dim, self.tokens, proxy.layout.grid[:2], codes, **dict(self.decoder))
+        decoder = LatentDecoder(self.dim, self.tokens, (rows, columns), codes, **dict(self.decoder))
         quantizer = self.quantizer.on((self.tokens,)).build(self.dim)
         return TiTokTokenizer(encoder, quantizer, decoder, proxy, self.finetune_at)

@@ -175,7 +175,7 @@ def ask(
 
 
 def _draw(figure: Figure, figures: Mapping[str, Estimate], pictures: Mapping[int, Tensor], tokens: int) -> None:
-    left, right = figure.subfigures(1, 2, width_ratios=[1.4, 1])
+    ((left, right),) = figure.subfigures(1, 2, squeeze=False, width_ratios=[1.4, 1])
     kept = [f"{tokens / count:g}" for count in STEPS]
     for axes, name, title in zip(
         left.subplots(1, 2),

@@ -77,7 +77,7 @@ class Pixels(Trial, name="pixels-are-the-wrong-unit"):
         figures = {name: each for chain in chains for name, each in figures_of(chain, drawn[chain.name], bench.seed).items()}
 
         def draw(figure: Figure) -> None:
-            above, below = figure.subfigures(2, 1, height_ratios=[1, 1.1])
+            (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.1])
             for axes, chain in zip(above.subplots(1, 2), chains, strict=True):
                 steps = chain.system.tokenizer.layout.positions
                 show(axes, drawn[chain.name], f"{chain.name}: {steps} steps a picture")

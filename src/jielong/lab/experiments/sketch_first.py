@@ -74,7 +74,7 @@ class SketchFirst(Trial, name="sketch-first"):
         names = [chain.name for chain in chains]
 
         def draw(figure: Figure) -> None:
-            above, below = figure.subfigures(2, 1, height_ratios=[1, 1.1])
+            (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.1])
             for axes, chain in zip(above.subplots(1, 2), chains, strict=True):
                 show(axes, drawn[chain.name], chain.name)
             left, right = below.subplots(1, 2)

@@ -170,7 +170,7 @@ class ThirtyTwoTokens(Trial, name="32-tokens"):
 
 
 def _draw(figure: Figure, figures: Mapping[str, Estimate], pictures: Mapping[str, Tensor]) -> None:
-    above, below = figure.subfigures(2, 1, height_ratios=[1.3, 1])
+    (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.3, 1])
     for axes, (name, shown) in zip(above.subplots(len(pictures), 1), pictures.items(), strict=True):
         axes.imshow(sheet(shown, columns=len(shown), padding=1))
         axes.set_title(Path(name).name)

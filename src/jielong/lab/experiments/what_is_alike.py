@@ -203,7 +203,7 @@ class WhatIsAlike(Trial, name="what-is-alike"):
 
 
 def _draw(figure: Figure, pictures: Mapping[str, Tensor], figures: Mapping[str, Estimate], curves: Mapping[str, Sequence[float]]) -> None:
-    above, below = figure.subfigures(2, 1, height_ratios=[1, 1.5])
+    (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.5])
     for axes, (name, picture) in zip(above.subplots(1, len(pictures)), pictures.items(), strict=True):
         axes.imshow(from_tensor(picture), interpolation="nearest", cmap="gray")
         axes.set_title({"shifted": "shifted by a pixel", "another": "another picture"}.get(name, name))
