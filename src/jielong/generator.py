@@ -273,12 +273,12 @@ class _Chain:
         given = None if self.cache.started else self.conditioning
         return model.backbone(inputs, where, blocks, given, cache=self.cache, commit=commit)
 
-    def _draw(self, hidden: Tensor, guidance: float, progress: float) -> Draw:
+    def _draw(self, hidden: Tensor, guidance: float, share: float, progress: float) -> Draw:
         """Token values from hidden vectors, of which the second half may be the unconditional ones."""
         batch = len(self.values)
         null = hidden[batch:] if self.doubled else None
         if self.mixer is None:
-            return self.model.head.sample(hidden[:batch], self.noise, self.sharpness, null, guidance)
+            return self.model.head.sample(hidden[:batch], self.noise, self.sharpness, null, guidance, share)
         return Draw(self.mixer.mix(self.model.head.mixture(hidden[:batch], self.noise, self.sharpness, null, guidance, progress)))
 
     def _scale(self, share: float, progress: float) -> float:
@@ -301,8 +301,9 @@ class _Chain:
             span = slice(start, stop)
             for step in plan:
                 progress = done / last if last else 1.0
-                scale = self._scale((stop - step.hidden_before) / total, progress)
-                draw = self._draw(self.hidden(start, stop, commit=order.shifted), scale, progress)
+                share = (stop - step.hidden_before) / total
+                scale = self._scale(share, progress)
+                draw = self._draw(self.hidden(start, stop, commit=order.shifted), scale, share, progress)
                 before = self.known[:, span].clone() if watch is not None else None
                 if step.hidden_before == stop - start and step.hidden_after == 0:  # all at once, as one token after the other is
                     self.values[:, span], self.known[:, span] = draw.values, True

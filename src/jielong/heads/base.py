@@ -31,6 +31,9 @@ class Sharpness:
         temperature: Divides the logits; 1 is the model's own distribution, 0 the most likely code.
         top_k: Keep the k most likely codes; 0 keeps all.
         top_p: Keep the smallest set of codes whose probability reaches p; 1 keeps all.
+        head_steps: Evaluations of a head that draws in several (diffusion, flow matching); ``None`` is the head's own number.
+        late_head_steps: The number at the last token: it goes there in a straight line as tokens become known (DiSA, arXiv 2505.20297);
+            ``None`` keeps it even.
 
     Raises:
         ValueError: for a number out of range.
@@ -39,6 +42,8 @@ class Sharpness:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    head_steps: int | None = None
+    late_head_steps: int | None = None
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:  # NaN too
@@ -47,6 +52,15 @@ class Sharpness:
             raise ValueError(f"top_k must be 0 (all codes) or more, not {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+        for name, number in (("head_steps", self.head_steps), ("late_head_steps", self.late_head_steps)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be 1 or more, not {number}")
+
+    def head_steps_at(self, progress: float, own: int) -> int:
+        """Evaluations of an iterative head when a share ``progress`` in [0, 1] of the tokens is known; ``own`` is the head's number."""
+        early = self.head_steps or own
+        late = self.late_head_steps or early
+        return max(1, round(early + (late - early) * progress))
 
 
 class Head(nn.Module, ABC):
@@ -64,10 +78,13 @@ class Head(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def sample(self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0) -> Draw:
+    def sample(
+        self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0, progress: float = 0.0
+    ) -> Draw:
         """Draw tokens: hidden ``(B, n, D)``, and ``null`` the hidden vectors without condition.
 
-        Guidance follows ``null + guidance (conditional - null)``: 1 is the conditional model, 0 the unconditional.
+        Guidance follows ``null + guidance (conditional - null)``: 1 is the conditional model, 0 the unconditional. ``progress`` in [0, 1] is
+        the share of tokens that are known already, which heads that draw in several steps may use (:meth:`Sharpness.head_steps_at`).
         """
 
     def mixture(

@@ -115,7 +115,9 @@ class LogisticMixtureHead(Head):
         """The loss shared by the colours."""
         return loss / self.colours
 
-    def sample(self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0) -> Draw:
+    def sample(
+        self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0, progress: float = 0.0
+    ) -> Draw:
         """Draw levels ``(B, n, C)``, and the log-probability of each draw, summed over the colours, ``(B, n)``.
 
         Colours are drawn one after the other from their exact distribution over the levels, given those before. Guidance, temperature,

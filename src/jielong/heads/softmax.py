@@ -82,7 +82,9 @@ class SoftmaxHead(Head):
         """The loss itself, unless labels are smoothed."""
         return None if self.label_smoothing else loss
 
-    def sample(self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0) -> Draw:
+    def sample(
+        self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0, progress: float = 0.0
+    ) -> Draw:
         """Draw codes ``(B, n, K)`` and the log-probability of each draw, summed over the codebooks, ``(B, n)``."""
         scores = self._guided(hidden, null, guidance)
         if sharpness.temperature == 0.0:
