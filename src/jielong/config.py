@@ -34,6 +34,7 @@ FAMILIES = {
     "head": "jielong.heads",
     "condition": "jielong.conditions",
     "loss": "jielong.losses",
+    "network": "jielong.networks",
 }
 
 _parts: dict[str, dict[str, type[Part]]] = {family: {} for family in FAMILIES}

@@ -1,0 +1,251 @@
+"""The small networks inside a head that draws a token in steps: from a noisy token, times and a hidden vector to a prediction.
+
+Both follow MAR's head (arXiv 2406.11838, section 3.2; adaLN-zero of DiT, arXiv 2212.09748): times and hidden vector become one vector
+
+    y = TimeMLP(sinusoid(times)) + W z
+
+from which every residual block takes a shift, a scale and a gate: ``h <- h + gate * f(LN(h) (1 + scale) + shift)``. The maps that make
+them, and the last linear map, start at zero: an untrained network gives 0 whatever it reads.
+
+``W z`` depends on nothing else: :meth:`Denoiser.prepare` computes it once a token, for all times. No operation is in place and no attention
+is fused, so ``torch.func.jvp`` passes through.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from jielong.config import Part
+
+SINUSOID = 256
+"""Numbers that one time becomes."""
+TIME_SCALE = 1000.0
+"""Times are multiplied by this: the frequencies are made for the 1000 steps of diffusion, and a time in [0, 1] would hardly move them."""
+
+
+def sinusoid(times: Tensor, size: int = SINUSOID, period: float = 10_000.0) -> Tensor:
+    """``[cos(1000 t f_i), sin(1000 t f_i)]`` with ``f_i = period^(-2 i / size)``: times ``(...)`` to ``(..., size)``, in their dtype."""
+    frequencies = torch.exp(torch.arange(size // 2, device=times.device, dtype=times.dtype) * (-math.log(period) / (size // 2)))
+    angles = (TIME_SCALE * times)[..., None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return x * (1 + scale) + shift
+
+
+class _LayerNorm(nn.LayerNorm):
+    """Layer norm in float32, or in float64 where its input is; the dtype stays."""
+
+    def __init__(self, width: int, affine: bool) -> None:
+        super().__init__(width, eps=1e-6, elementwise_affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., width)`` to the same."""
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
+
+
+class Denoiser(nn.Module, ABC):
+    """What such networks share: the vector ``y`` of times and hidden vector.
+
+    Args:
+        width: Channels ``W`` inside.
+        hidden: Width ``D`` of the hidden vectors.
+        times: How many scalars ``T`` a row has: 1 for diffusion and flow matching, 2 for a jump between two times, 0 for none.
+    """
+
+    def __init__(self, width: int, hidden: int, times: int) -> None:
+        super().__init__()
+        self.times_in = times
+        self.of_hidden = nn.Linear(hidden, width)
+        self.of_times = nn.Sequential(nn.Linear(times * SINUSOID, width), nn.SiLU(), nn.Linear(width, width)) if times else None
+
+    def prepare(self, hidden: Tensor) -> Tensor:
+        """``W z``: hidden ``(M, D)`` to ``(M, W)``, what :meth:`predict` needs of it. Computed once, it serves every time of a token."""
+        prepared: Tensor = self.of_hidden(hidden)
+        return prepared
+
+    def forward(self, x: Tensor, times: Tensor | None, hidden: Tensor) -> Tensor:
+        """``predict(x, times, prepare(hidden))``: ``x (M, C)``, ``times (M, T)``, ``hidden (M, D)`` to ``(M, outputs)``."""
+        return self.predict(x, times, self.prepare(hidden))
+
+    @abstractmethod
+    def predict(self, x: Tensor, times: Tensor | None, prepared: Tensor) -> Tensor:
+        """The prediction.
+
+        Args:
+            x: Noisy tokens ``(M, C)``.
+            times: ``(M, T)``, or ``(1, T)`` when all rows share them and the embedding is computed once. Of the order of 1 (see
+                :data:`TIME_SCALE`). ``None`` where the network reads no times.
+            prepared: ``(M, W)`` from :meth:`prepare`.
+
+        Returns:
+            ``(M, outputs)``.
+
+        Raises:
+            ValueError: if the number of times is another.
+        """
+
+    def _y(self, times: Tensor | None, prepared: Tensor) -> Tensor:
+        given = 0 if times is None else times.shape[-1]
+        if given != self.times_in:
+            raise ValueError(f"this network was made for {self.times_in} times a row, not {given}")
+        if times is None or self.of_times is None:
+            return prepared
+        with torch.autocast(times.device.type, enabled=False):
+            waves = sinusoid(times.to(torch.promote_types(times.dtype, torch.float32))).flatten(-2)
+        embedded: Tensor = self.of_times(waves.to(self.of_times[0].weight.dtype))
+        return embedded + prepared
+
+    def _initialise(self, *zero: nn.Linear) -> None:
+        """Xavier-uniform matrices, as the authors' code; the time embedding's are normal(0, 0.02); those named are zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for module in self.of_times or ():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+        for linear in zero:
+            nn.init.zeros_(linear.weight)
+
+
+class MLPDenoiser(Denoiser):
+    """MAR's head: residual MLPs ``Linear, SiLU, Linear`` of one width.
+
+    Args:
+        inputs: Values ``C`` of a token as it enters.
+        outputs: Values of the prediction.
+        hidden: Width ``D`` of the hidden vectors.
+        times: Scalars a row.
+        width: Channels ``W`` inside.
+        layers: Residual blocks.
+    """
+
+    def __init__(self, *, inputs: int, outputs: int, hidden: int, times: int, width: int, layers: int) -> None:
+        super().__init__(width, hidden, times)
+        self.input = nn.Linear(inputs, width)
+        self.norms = nn.ModuleList(_LayerNorm(width, affine=True) for _ in range(layers))
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(layers))
+        # What modulates the blocks and the end is made by one product.
+        self.modulation = nn.Linear(width, (3 * layers + 2) * width)
+        self.last_norm = _LayerNorm(width, affine=False)
+        self.output = nn.Linear(width, outputs)
+        self._initialise(self.modulation, self.output)
+
+    def predict(self, x: Tensor, times: Tensor | None, prepared: Tensor) -> Tensor:
+        """See :meth:`Denoiser.predict`."""
+        parts = self.modulation(F.silu(self._y(times, prepared))).chunk(3 * len(self.blocks) + 2, dim=-1)
+        h = self.input(x)
+        for index, (norm, block) in enumerate(zip(self.norms, self.blocks, strict=True)):
+            shift, scale, gate = parts[3 * index : 3 * index + 3]
+            h = h + gate * block(_modulate(norm(h), shift, scale))
+        return self.output(_modulate(self.last_norm(h), *parts[-2:]))
+
+
+class AttentionDenoiser(Denoiser):
+    """A small transformer inside one token: its values are cut into groups, which attend to each other (the blocks are DiT's).
+
+    Attention is written out, since ``torch.func.jvp`` does not pass through fused kernels; a token has few groups.
+
+    Args:
+        inputs: Values ``C`` of a token as it enters.
+        outputs: Values of the prediction.
+        hidden: Width ``D`` of the hidden vectors.
+        times: Scalars a row.
+        width: Channels ``W`` inside.
+        layers: Blocks.
+        heads: Attention heads.
+        groups: Groups of neighbouring values that a token is cut into.
+    """
+
+    def __init__(self, *, inputs: int, outputs: int, hidden: int, times: int, width: int, layers: int, heads: int, groups: int) -> None:
+        super().__init__(width, hidden, times)
+        if inputs % groups or outputs % groups:
+            raise ValueError(f"tokens of {inputs} values, with {outputs} to predict, do not divide into {groups} groups")
+        self.heads, self.groups = heads, groups
+        # A prediction of several numbers a value (a mean and a variance) keeps them apart: all means first.
+        self.kinds = outputs // inputs if outputs % inputs == 0 else 1
+        self.input = nn.Linear(inputs // groups, width)
+        self.places = nn.Parameter(torch.randn(groups, width) * 0.02)
+        self.norms = nn.ModuleList(_LayerNorm(width, affine=False) for _ in range(2 * layers + 1))
+        self.qkv = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(layers))
+        self.projections = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)) for _ in range(layers)
+        )
+        self.modulation = nn.Linear(width, (6 * layers + 2) * width)
+        self.output = nn.Linear(width, outputs // groups)
+        self._initialise(self.modulation, self.output)
+
+    def predict(self, x: Tensor, times: Tensor | None, prepared: Tensor) -> Tensor:
+        """See :meth:`Denoiser.predict`."""
+        modulation = self.modulation(F.silu(self._y(times, prepared)))[:, None]  # (M, 1, ...): groups share it
+        parts = modulation.chunk(6 * len(self.blocks) + 2, dim=-1)
+        h = self.input(x.unflatten(-1, (self.groups, -1))) + self.places  # (M, G, W)
+        for index, (qkv, project, block) in enumerate(zip(self.qkv, self.projections, self.blocks, strict=True)):
+            shift, scale, gate, shift2, scale2, gate2 = parts[6 * index : 6 * index + 6]
+            h = h + gate * project(self._attend(qkv(_modulate(self.norms[2 * index](h), shift, scale))))
+            h = h + gate2 * block(_modulate(self.norms[2 * index + 1](h), shift2, scale2))
+        out = self.output(_modulate(self.norms[-1](h), *parts[-2:]))  # (M, G, outputs / G)
+        return out.unflatten(-1, (self.kinds, -1)).transpose(1, 2).flatten(1)
+
+    def _attend(self, qkv: Tensor) -> Tensor:
+        """Queries, keys and values ``(M, G, 3 W)`` to ``(M, G, W)``: every group sees all groups."""
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (M, heads, G, W / heads)
+        scores = (q @ k.mT) * q.shape[-1] ** -0.5
+        with torch.autocast(scores.device.type, enabled=False):
+            weights = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(-1).to(v.dtype)
+        return (weights @ v).transpose(1, 2).flatten(2)
+
+
+class NetworkSettings(Part):
+    """What the settings of every such network answer."""
+
+    def build(self, *, inputs: int, outputs: int, hidden: int, times: int = 1) -> Denoiser:
+        """The network.
+
+        Args:
+            inputs: Values of a token as it enters, ``C`` (or the numbers of noise, where that is what enters).
+            outputs: Values of the prediction.
+            hidden: Width ``D`` of the hidden vectors.
+            times: Scalars ``T`` a row.
+
+        Raises:
+            ValueError: if the settings do not fit these sizes.
+        """
+        raise NotImplementedError(f"the settings {type(self).__name__} build no network")
+
+
+class MLP(NetworkSettings, family="network", name="mlp"):
+    """A residual MLP of ``layers`` blocks, ``width`` channels wide, as in MAR's head (whose default is 3 of 1024)."""
+
+    layers: int = Field(default=3, ge=1)
+    width: int = Field(default=256, ge=1)
+
+    def build(self, *, inputs: int, outputs: int, hidden: int, times: int = 1) -> Denoiser:
+        """The network, see :meth:`NetworkSettings.build`."""
+        return MLPDenoiser(inputs=inputs, outputs=outputs, hidden=hidden, times=times, width=self.width, layers=self.layers)
+
+
+class Attention(NetworkSettings, family="network", name="attention"):
+    """A transformer over the ``groups`` that a token's values are cut into: ``layers``, ``width``, ``heads``."""
+
+    layers: int = Field(default=2, ge=1)
+    width: int = Field(default=128, ge=1)
+    heads: int = Field(default=4, ge=1)
+    groups: int = Field(default=4, ge=1)
+
+    def build(self, *, inputs: int, outputs: int, hidden: int, times: int = 1) -> Denoiser:
+        """The network, see :meth:`NetworkSettings.build`."""
+        if self.width % self.heads:
+            raise ValueError(f"network.attention: a width of {self.width} does not divide into {self.heads} heads")
+        sizes = {"width": self.width, "layers": self.layers, "heads": self.heads, "groups": self.groups}
+        return AttentionDenoiser(inputs=inputs, outputs=outputs, hidden=hidden, times=times, **sizes)
