@@ -28,7 +28,8 @@ class Sharpness:
     """How boldly to draw.
 
     Attributes:
-        temperature: Divides the logits; 1 is the model's own distribution, 0 the most likely code.
+        temperature: Divides the logits; 1 is the model's own distribution, 0 the most likely code. Heads of continuous tokens have their
+            own notions of it (``docs/heads.md``), in which 1 is the model's own distribution too.
         top_k: Keep the k most likely codes; 0 keeps all.
         top_p: Keep the smallest set of codes whose probability reaches p; 1 keeps all.
         head_steps: Evaluations of a head that draws in several (diffusion, flow matching); ``None`` is the head's own number.
@@ -68,6 +69,8 @@ class Head(nn.Module, ABC):
 
     discrete: bool
     """Whether it predicts code indices (and needs a tokenizer that has them)."""
+    iterative: bool = False
+    """Whether it draws a token in several evaluations of a network, whose number can be asked for."""
 
     @abstractmethod
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -76,6 +79,24 @@ class Head(nn.Module, ABC):
     def nats_a_value(self, loss: float) -> float | None:
         """A mean loss as negative log-likelihood in nats a value (a code, a colour); ``None`` where the loss is something else."""
         return None
+
+    def check_sharpness(self, sharpness: Sharpness) -> None:
+        """Refuse what means nothing to this head, rather than pass it over.
+
+        Raises:
+            ValueError: if evaluations are asked of a head that has no steps, or top-k or top-p of one that has no codes.
+        """
+        name = type(self).__name__
+        if not self.iterative and (sharpness.head_steps is not None or sharpness.late_head_steps is not None):
+            raise ValueError(
+                f"the {name} draws a token in one evaluation; head_steps and late_head_steps are for heads that take several, such as "
+                "diffusion: leave them out"
+            )
+        if not self.discrete and (sharpness.top_k or sharpness.top_p < 1):
+            raise ValueError(
+                f"the {name} draws numbers, not codes, so top_k and top_p have nothing to choose from: leave them out; what sharpens its "
+                "draws is temperature"
+            )
 
     @abstractmethod
     def sample(

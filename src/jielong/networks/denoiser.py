@@ -101,7 +101,7 @@ class Denoiser(nn.Module, ABC):
             return prepared
         with torch.autocast(times.device.type, enabled=False):
             waves = sinusoid(times.to(torch.promote_types(times.dtype, torch.float32))).flatten(-2)
-        embedded: Tensor = self.of_times(waves.to(self.of_times[0].weight.dtype))
+        embedded: Tensor = self.of_times(waves.to(prepared.dtype))
         return embedded + prepared
 
     def _initialise(self, *zero: nn.Linear) -> None:
@@ -143,7 +143,7 @@ class MLPDenoiser(Denoiser):
     def predict(self, x: Tensor, times: Tensor | None, prepared: Tensor) -> Tensor:
         """See :meth:`Denoiser.predict`."""
         parts = self.modulation(F.silu(self._y(times, prepared))).chunk(3 * len(self.blocks) + 2, dim=-1)
-        h = self.input(x)
+        h = self.input(x.to(prepared.dtype))
         for index, (norm, block) in enumerate(zip(self.norms, self.blocks, strict=True)):
             shift, scale, gate = parts[3 * index : 3 * index + 3]
             h = h + gate * block(_modulate(norm(h), shift, scale))
@@ -189,7 +189,7 @@ class AttentionDenoiser(Denoiser):
         """See :meth:`Denoiser.predict`."""
         modulation = self.modulation(F.silu(self._y(times, prepared)))[:, None]  # (M, 1, ...): groups share it
         parts = modulation.chunk(6 * len(self.blocks) + 2, dim=-1)
-        h = self.input(x.unflatten(-1, (self.groups, -1))) + self.places  # (M, G, W)
+        h = self.input(x.to(prepared.dtype).unflatten(-1, (self.groups, -1))) + self.places  # (M, G, W)
         for index, (qkv, project, block) in enumerate(zip(self.qkv, self.projections, self.blocks, strict=True)):
             shift, scale, gate, shift2, scale2, gate2 = parts[6 * index : 6 * index + 6]
             h = h + gate * project(self._attend(qkv(_modulate(self.norms[2 * index](h), shift, scale))))
