@@ -152,7 +152,7 @@ class Generator(nn.Module):
             seed: Item ``i`` draws the random numbers of ``(seed, i)``, whatever the batch.
             steps: Steps a block, for orders that reveal gradually; the order's own number if not given.
             guidance: How strongly to follow the condition: a scale or a schedule.
-            sharpness: Temperature, top-k and top-p.
+            sharpness: Temperature, top-k and top-p, and evaluations of an iterative head.
             start: Tokens of which some are to be kept, ``(count, N, C)``.
             known: ``(N,)`` bool: the positions to keep from ``start``.
             batch: Items computed at once.
@@ -191,6 +191,8 @@ class Generator(nn.Module):
             self._check_kept(start.values, known)
         if smooth and not hasattr(self.embedding, "mix"):
             raise ValueError("smooth sampling feeds mixtures of codes to the next scale: it is for the order next_scale")
+        sharpness = sharpness or Sharpness()
+        self.head.check_sharpness(sharpness)
         was_training = self.training
         self.eval()
         try:
@@ -198,7 +200,7 @@ class Generator(nn.Module):
             for first in range(0, count, batch):
                 rows = range(first, min(first + batch, count))
                 given = None if conditions is None else [conditions[i] for i in rows]
-                chain = _Chain(self, given, rows, seed, strength, sharpness or Sharpness(), cache, smooth)
+                chain = _Chain(self, given, rows, seed, strength, sharpness, cache, smooth)
                 if start is not None and known is not None:
                     chain.keep(start.values[rows.start : rows.stop], known)
                 parts.append(chain.run(steps, watch))

@@ -104,8 +104,8 @@ class Head(nn.Module, ABC):
     ) -> Draw:
         """Draw tokens: hidden ``(B, n, D)``, and ``null`` the hidden vectors without condition.
 
-        Guidance follows ``null + guidance (conditional - null)``: 1 is the conditional model, 0 the unconditional. ``progress`` in [0, 1] is
-        the share of tokens that are known already, which heads that draw in several steps may use (:meth:`Sharpness.head_steps_at`).
+        Guidance follows ``null + guidance (conditional - null)``: 1 is the conditional model, 0 the unconditional. ``progress`` in [0, 1]
+        is the share of tokens that are known already, which heads that draw in several steps may use (:meth:`Sharpness.head_steps_at`).
         """
 
     def mixture(
