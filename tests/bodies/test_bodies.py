@@ -9,6 +9,7 @@ from safetensors.torch import load, save
 
 from jielong.bodies.base import BodySettings
 from jielong.bodies.convolutional import Convolutional
+from jielong.bodies.resnet import Resnet
 from jielong.bodies.vit import ViT
 from jielong.config import parse_part, parts_of
 from jielong.quantizers.vector import Vector
@@ -18,6 +19,7 @@ from jielong.tokenizers.vq import VQ, VQTokenizer
 SMALL = {
     "convolutional": Convolutional(channels=(8, 16), patch=2),
     "vit": ViT(patch=4, layers=1, width=16, heads=2, decoder_layers=2, decoder_width=24),
+    "resnet": Resnet(channels=(8, 8, 16), blocks=1, groups=4, attention=True),
     "vit, learned": ViT(patch=4, layers=1, width=16, heads=2, positions="learned"),
 }
 BODIES = pytest.mark.parametrize("body", SMALL.values(), ids=SMALL)

@@ -15,7 +15,7 @@ class Body:
     """The networks on both sides of a bottleneck.
 
     Attributes:
-        encoder: Pictures ``(B, C, H, W)`` to features ``(B, D, h, w)``.
+        encoder: Pictures ``(B, C, H, W)`` to features ``(B, D, h, w)``, or to as many maps as it was built for.
         decoder: Features ``(B, D, h, w)`` to pictures ``(B, C, H, W)``, or to as many maps as it was built for.
         reduction: Pixels of a side that one position covers, ``f = H / h``.
     """
@@ -40,7 +40,7 @@ def check_grid(size: tuple[int, int], reduction: int) -> tuple[int, int]:
 class BodySettings(Part):
     """What the settings of every body answer."""
 
-    def build(self, *, channels: int, size: tuple[int, int], dim: int, outputs: int | None = None) -> Body:
+    def build(self, *, channels: int, size: tuple[int, int], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
         """The networks.
 
         Args:
@@ -48,6 +48,7 @@ class BodySettings(Part):
             size: Their height and width in pixels.
             dim: Width ``D`` of the features on both sides of the bottleneck.
             outputs: Maps that the decoder gives; ``C`` when not given.
+            encoded: Width of what the encoder gives, where a bottleneck makes ``D`` of it; ``D`` when not given.
 
         Raises:
             ValueError: if the pictures do not divide into tokens.

@@ -34,11 +34,11 @@ class Convolutional(BodySettings, family="body", name="convolutional"):
                 )
         return self
 
-    def build(self, *, channels: int, size: tuple[int, int], dim: int, outputs: int | None = None) -> Body:
+    def build(self, *, channels: int, size: tuple[int, int], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
         """The networks, see :meth:`BodySettings.build`."""
         reduction = self.patch * 2 ** (len(self.channels) - 1)
         check_grid(size, reduction)
-        encoder = ConvEncoder(channels, self.channels, self.blocks, dim, self.patch, self.attention)
+        encoder = ConvEncoder(channels, self.channels, self.blocks, dim if encoded is None else encoded, self.patch, self.attention)
         decoder = ConvDecoder(
             dim,
             self.decoder_channels or self.channels,

@@ -45,13 +45,22 @@ class ViT(BodySettings, family="body", name="vit"):
                 )
         return self
 
-    def build(self, *, channels: int, size: tuple[int, int], dim: int, outputs: int | None = None) -> Body:
+    def build(self, *, channels: int, size: tuple[int, int], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
         """The networks, see :meth:`BodySettings.build`."""
         grid = check_grid(size, self.patch)
         shared: dict[str, Any] = {
             name: getattr(self, name) for name in ("positions", "norm", "activation", "qk_norm", "rope_base", "bias", "dropout")
         }
-        encoder = ViTEncoder(channels, grid, self.patch, dim, layers=self.layers, width=self.width, heads=self.heads, **shared)
+        encoder = ViTEncoder(
+            channels,
+            grid,
+            self.patch,
+            dim if encoded is None else encoded,
+            layers=self.layers,
+            width=self.width,
+            heads=self.heads,
+            **shared,
+        )
         decoder = ViTDecoder(
             dim,
             grid,

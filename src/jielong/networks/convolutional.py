@@ -6,7 +6,7 @@ full-resolution convolutions; each further stage halves the grid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,14 +22,23 @@ def _groups(channels: int) -> int:
     return groups
 
 
+NormOf = Callable[[int], nn.Module]
+"""Makes the norm of so many channels."""
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """The norm of this module's networks."""
+    return nn.GroupNorm(_groups(channels), channels)
+
+
 class ResidualBlock(nn.Module):
     """Norm, SiLU, 3x3 convolution, twice, added to the input; ``(B, inputs, H, W) -> (B, outputs, H, W)``."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: NormOf = group_norm) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(_groups(inputs), inputs)
+        self.norm1 = norm(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm2 = nn.GroupNorm(_groups(outputs), outputs)
+        self.norm2 = norm(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.skip: nn.Module = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
@@ -43,9 +52,9 @@ class ResidualBlock(nn.Module):
 class SpatialAttention(nn.Module):
     """Single-head self-attention over all positions of a feature map, added to it."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, norm: NormOf = group_norm) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(_groups(channels), channels)
+        self.norm = norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
 
@@ -84,7 +93,7 @@ class ConvEncoder(nn.Module):
                 layers.append(nn.Conv2d(channels[stage - 1], width, 2, stride=2))
             layers += _stage(width, depth, attention and stage == len(channels) - 1)
         self.layers = nn.Sequential(*layers)
-        self.norm = nn.GroupNorm(_groups(channels[-1]), channels[-1])
+        self.norm = group_norm(channels[-1])
         self.out = nn.Conv2d(channels[-1], outputs, 1)
 
     def forward(self, picture: Tensor) -> Tensor:
@@ -104,7 +113,7 @@ class ConvDecoder(Decoder):
                 # Sub-pixel upsampling (arXiv 1609.05158): all arithmetic stays on the coarse grid.
                 layers += [nn.Conv2d(channels[stage], 4 * channels[stage - 1], 1), nn.PixelShuffle(2)]
         self.layers = nn.Sequential(*layers)
-        self.norm = nn.GroupNorm(_groups(channels[0]), channels[0])
+        self.norm = group_norm(channels[0])
         # A 3x3 kernel lets neighbouring patches agree on their border.
         self.out = nn.Conv2d(channels[0], outputs * patch * patch, 3, padding=1)
         self.patch = patch

@@ -1,0 +1,124 @@
+"""The convolutional encoder and decoder of latent diffusion (arXiv 2112.10752), at full resolution from the first layer to the last.
+
+Residual blocks, a stride of 2 between stages, and a middle of residual block, attention, residual block at the coarsest. Dearer than
+:mod:`jielong.networks.convolutional`, which enters by patches; it is what published autoencoders (Stable Diffusion's, MAR's, FLUX's) are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jielong.networks.convolutional import NormOf, ResidualBlock, SpatialAttention
+from jielong.networks.decoder import Decoder
+
+EPSILON = 1e-6
+"""Of the group norms, as published."""
+
+
+def norms(groups: int) -> NormOf:
+    """Group norms of so many groups each."""
+    return lambda channels: nn.GroupNorm(groups, channels, EPSILON)
+
+
+class Downsample(nn.Module):
+    """3x3 convolution of stride 2, ``(B, C, H, W) -> (B, C, H / 2, W / 2)``.
+
+    Padded right and below only. Symmetric padding would shift the features by half a pixel a stage.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Half as many rows and columns."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Every position four times, then a 3x3 convolution, ``(B, C, h, w) -> (B, C, 2 h, 2 w)``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Twice as many rows and columns."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def _stage(inputs: int, outputs: int, blocks: int, attention: bool, norm: NormOf) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for block in range(blocks):
+        layers.append(ResidualBlock(outputs if block else inputs, outputs, norm))
+        if attention:
+            layers.append(SpatialAttention(outputs, norm))
+    return layers
+
+
+def _middle(channels: int, norm: NormOf) -> list[nn.Module]:
+    return [ResidualBlock(channels, channels, norm), SpatialAttention(channels, norm), ResidualBlock(channels, channels, norm)]
+
+
+class ResnetEncoder(nn.Module):
+    """Pictures to feature vectors.
+
+    Args:
+        inputs: Channels of the picture.
+        channels: Width of each stage, finest first; every stage after the first has half the rows and columns.
+        blocks: Residual blocks of a stage.
+        outputs: Channels of the result.
+        groups: Groups of the norms.
+        attention: Attention after every residual block of the coarsest stage, beside the middle's.
+        projection: A 1x1 convolution at the end, LDM's "quant conv".
+    """
+
+    def __init__(
+        self, inputs: int, channels: Sequence[int], blocks: int, outputs: int, groups: int, attention: bool, projection: bool
+    ) -> None:
+        super().__init__()
+        norm, last = norms(groups), len(channels) - 1
+        layers: list[nn.Module] = [nn.Conv2d(inputs, channels[0], 3, padding=1)]
+        for stage, width in enumerate(channels):
+            layers += _stage(channels[max(stage - 1, 0)], width, blocks, attention and stage == last, norm)
+            if stage < last:
+                layers.append(Downsample(width))
+        self.layers = nn.Sequential(*layers, *_middle(channels[-1], norm))
+        self.norm = norm(channels[-1])
+        self.out = nn.Conv2d(channels[-1], outputs, 3, padding=1)
+        self.projection: nn.Module = nn.Conv2d(outputs, outputs, 1) if projection else nn.Identity()
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """``(B, C, H, W)`` to ``(B, outputs, H / f, W / f)`` with ``f = 2^(stages - 1)``."""
+        return self.projection(self.out(F.silu(self.norm(self.layers(picture)))))
+
+
+class ResnetDecoder(Decoder):
+    """Feature vectors to pictures; the mirror of :class:`ResnetEncoder`, with the same arguments, but a block more in every stage."""
+
+    def __init__(
+        self, inputs: int, channels: Sequence[int], blocks: int, outputs: int, groups: int, attention: bool, projection: bool
+    ) -> None:
+        super().__init__()
+        norm, last = norms(groups), len(channels) - 1
+        self.projection: nn.Module = nn.Conv2d(inputs, inputs, 1) if projection else nn.Identity()
+        layers: list[nn.Module] = [nn.Conv2d(inputs, channels[-1], 3, padding=1), *_middle(channels[-1], norm)]
+        for stage in reversed(range(len(channels))):
+            layers += _stage(channels[min(stage + 1, last)], channels[stage], blocks + 1, attention and stage == last, norm)
+            if stage:
+                layers.append(Upsample(channels[stage]))
+        self.layers = nn.Sequential(*layers)
+        self.norm = norm(channels[0])
+        self.out = nn.Conv2d(channels[0], outputs, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(B, inputs, h, w)`` to ``(B, C, h f, w f)``, unbounded: clamp to [-1, 1] when showing."""
+        return self.out(F.silu(self.norm(self.layers(self.projection(features)))))
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight in front of the picture, where adversarial weights compare gradients."""
+        return self.out.weight

@@ -1,0 +1,122 @@
+"""The published autoencoder: equal to diffusers' AutoencoderKL on the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from jielong.bodies.resnet import Resnet
+from jielong.networks.convolutional import ResidualBlock, SpatialAttention
+from jielong.networks.resnet import Downsample, ResnetEncoder, Upsample
+
+diffusers = pytest.importorskip("diffusers")
+
+CHANNELS, BLOCKS, DIM, GROUPS = (8, 8, 16), 2, 3, 4
+
+
+def theirs(attention: bool, projections: bool) -> nn.Module:
+    torch.manual_seed(0)
+    down, up = ["DownEncoderBlock2D"] * 3, ["UpDecoderBlock2D"] * 3
+    if attention:
+        down[-1], up[0] = "AttnDownEncoderBlock2D", "AttnUpDecoderBlock2D"
+    model = diffusers.AutoencoderKL(
+        block_out_channels=CHANNELS,
+        layers_per_block=BLOCKS,
+        latent_channels=DIM,
+        norm_num_groups=GROUPS,
+        down_block_types=down,
+        up_block_types=up,
+        use_quant_conv=projections,
+        use_post_quant_conv=projections,
+    )
+    for parameter in model.parameters():  # also norms and biases, which begin at one and zero
+        nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def stages(blocks: nn.ModuleList) -> Iterator[nn.Module]:
+    """Their modules in the order in which they are applied."""
+    for block in blocks:
+        attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
+        for resnet, attention in zip(block.resnets, attentions, strict=True):
+            yield resnet
+            if attention is not None:
+                yield attention
+        for change in (getattr(block, "downsamplers", None), getattr(block, "upsamplers", None)):
+            if change is not None:
+                yield change[0].conv
+
+
+def middle(block: nn.Module) -> list[nn.Module]:
+    return [block.resnets[0], block.attentions[0], block.resnets[1]]
+
+
+def give(ours: nn.Module, given: nn.Module) -> None:
+    """Weights of one of their modules."""
+    state = given.state_dict()
+    if isinstance(ours, SpatialAttention):
+        names = {"norm": "group_norm", "out": "to_out.0"}
+        state = {f"{name}.{kind}": state[f"{names[name]}.{kind}"] for name in names for kind in ("weight", "bias")} | {
+            f"qkv.{kind}": torch.cat([state[f"to_{part}.{kind}"] for part in "qkv"]) for kind in ("weight", "bias")
+        }
+        state = {name: value[..., None, None] if value.ndim == 2 else value for name, value in state.items()}
+    elif isinstance(ours, ResidualBlock):
+        state = {name.replace("conv_shortcut", "skip"): value for name, value in state.items()}
+    (ours.conv if isinstance(ours, Downsample | Upsample) else ours).load_state_dict(state)
+
+
+def convert(model: nn.Module, encoder: nn.Module, decoder: nn.Module) -> None:
+    """Give our encoder and decoder all of their weights."""
+    of_encoder = [model.encoder.conv_in, *stages(model.encoder.down_blocks), *middle(model.encoder.mid_block)]
+    of_decoder = [model.decoder.conv_in, *middle(model.decoder.mid_block), *stages(model.decoder.up_blocks)]
+    for ours, half, inner in ((encoder, model.encoder, of_encoder), (decoder, model.decoder, of_decoder)):
+        for own, given in zip(ours.layers, inner, strict=True):
+            give(own, given)
+        give(ours.norm, half.conv_norm_out)
+        give(ours.out, half.conv_out)
+    for projection, given in ((encoder.projection, model.quant_conv), (decoder.projection, model.post_quant_conv)):
+        if given is not None:
+            give(projection, given)
+
+
+@pytest.mark.parametrize(("attention", "projections"), [(False, True), (True, True), (False, False)])
+@torch.no_grad()
+def test_it_is_diffusers_autoencoder_on_the_same_weights(attention: bool, projections: bool) -> None:
+    model = theirs(attention, projections)
+    settings = Resnet(channels=CHANNELS, blocks=BLOCKS, groups=GROUPS, attention=attention, projections=projections)
+    body = settings.build(channels=3, size=(16, 24), dim=DIM, encoded=2 * DIM)
+    convert(model, body.encoder, body.decoder)
+    pictures = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    latents = torch.randn(2, DIM, 4, 6, generator=torch.Generator().manual_seed(2))
+    assert body.reduction == 4
+    assert sum(p.numel() for half in (body.encoder, body.decoder) for p in half.parameters()) == sum(p.numel() for p in model.parameters())
+    torch.testing.assert_close(body.encoder(pictures), model.encode(pictures).latent_dist.parameters, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(body.decoder(latents), model.decode(latents).sample, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_picture_moved_by_a_token_moves_the_features_by_one() -> None:
+    torch.manual_seed(0)
+    encoder = ResnetEncoder(3, (8, 8), 1, 4, 8, attention=False, projection=False)
+    for module in encoder.modules():
+        if isinstance(module, nn.GroupNorm | SpatialAttention):  # these see the whole picture
+            module.forward = lambda x: x  # type: ignore[method-assign]
+    picture = torch.zeros(1, 3, 80, 80)
+    picture[..., 36:44, 36:44] = torch.randn(1, 3, 8, 8)
+    moved = torch.roll(picture, (2, 4), (-2, -1))
+
+    def inner(features: Tensor) -> Tensor:
+        return features[..., 10:-10, 10:-10]
+
+    torch.testing.assert_close(inner(encoder(moved)), inner(torch.roll(encoder(picture), (1, 2), (-2, -1))))
+
+
+def test_groups_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"channels \(48, 64\) must be multiples of groups 32"):
+        Resnet(channels=(48, 64))
+    with pytest.raises(ValueError, match="6 x 8 pixels do not divide into tokens of 4 x 4"):
+        Resnet().build(channels=3, size=(6, 8), dim=4)
