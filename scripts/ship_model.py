@@ -1,6 +1,7 @@
 """Put a finished run into the zoo: weights in bf16, recipe, log, held-out figures and a model card.
 
-    python scripts/ship_model.py runs/vq-emoji vq-emoji --title "VQ tokenizer for emoji"
+    python scripts/ship_model.py runs/vq-emoji vq-emoji --title "VQ tokenizer for emoji" \
+        --command "jielong train vqgan --out runs/vq-emoji" --machine "two cores of an AMD EPYC (Zen 5)"
 
 The figures are those of the shipped (rounded) weights, by ``jielong evaluate``.
 """
@@ -20,6 +21,10 @@ from jielong.training.checkpoint import save_checkpoint
 
 MODELS = Path(__file__).resolve().parents[1] / "zoo" / "src" / "jielong_zoo" / "models"
 LOG_LINES = 100
+LICENCES = {
+    "emoji": "Noto Emoji (Apache-2.0) and Twemoji graphics (CC BY 4.0, (c) Twitter, Inc. and other contributors)",
+    "fashion-mnist": "Fashion-MNIST (MIT, (c) 2017 Zalando SE)",
+}
 FAMILIES = ("order", "backbone", "head", "condition")
 
 CARD = """# {name}
@@ -29,9 +34,9 @@ CARD = """# {name}
 | | |
 |---|---|
 | parts | {parts} |
-| data | `{data}`, training split ({licence}) |
+| data | `{data}`, training split |
 | parameters | {parameters:,} (bf16, {megabytes:.1f} MB) |
-| training | {samples:,} samples in {minutes:.0f} minutes of wall time (two shared cores), `{command}` |
+| training | {samples:,} samples in {minutes:.0f} minutes on {machine}, `{command}` |
 
 Held-out figures, by `jielong evaluate {name} --json`:
 
@@ -39,13 +44,12 @@ Held-out figures, by `jielong evaluate {name} --json`:
 {figures}
 ```
 
-It draws small pictures in the styles of its training data and knows nothing else: text it was not trained on gives shapes that may
-mean nothing. The weights are under the Apache License 2.0; the training pictures are Noto Emoji (Apache-2.0) and Twemoji graphics
-(CC BY 4.0, (c) Twitter, Inc. and other contributors).
+It knows small pictures in the styles of its training data and nothing else: what it was not trained on gives shapes that may mean
+nothing. The weights are under the Apache License 2.0; the training pictures are {licence}.
 """
 
 
-def ship(run: Path, name: str, title: str, command: str) -> Path:
+def ship(run: Path, name: str, title: str, command: str, machine: str) -> Path:
     """Write the zoo's folder of a model and return it."""
     system = load(str(run))
     target = MODELS / name
@@ -57,7 +61,7 @@ def ship(run: Path, name: str, title: str, command: str) -> Path:
     kept = lines[:: max(1, len(lines) // LOG_LINES)]
     write_bytes(target / "metrics.jsonl", ("\n".join(kept if kept[-1] == lines[-1] else [*kept, lines[-1]]) + "\n").encode())
     summary = json.loads((run / "summary.json").read_text())
-    measure = [sys.executable, "-m", "jielong.cli", "evaluate", str(target), "--json"]
+    measure = [sys.executable, "-m", "jielong.cli", "evaluate", name, "--json"]
     done = subprocess.run(measure, stdout=subprocess.PIPE, check=True, text=True)
     figures = json.loads(done.stdout)
     write_bytes(target / "evaluation.json", (json.dumps(figures, indent=2) + "\n").encode())
@@ -71,12 +75,13 @@ def ship(run: Path, name: str, title: str, command: str) -> Path:
         title=title,
         parts=", ".join(parts),
         data=recipe.data.set,
-        licence="Noto Emoji and Twemoji",
+        licence=LICENCES[recipe.data.set],
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         megabytes=(target / "model.safetensors").stat().st_size / 1e6,
         samples=summary["samples"],
         minutes=summary["seconds"] / 60,
         command=command,
+        machine=machine,
         figures=json.dumps({key: value for key, value in figures.items() if key != "provenance"}, indent=2),
     )
     write_bytes(target / "README.md", card.encode())
@@ -90,8 +95,9 @@ def main() -> None:
     parser.add_argument("name", help="the model's name in the zoo")
     parser.add_argument("--title", required=True, help="one sentence on what it is")
     parser.add_argument("--command", required=True, help="the command that trained it")
+    parser.add_argument("--machine", required=True, help="what it was trained on")
     arguments = parser.parse_args()
-    print(ship(arguments.run, arguments.name, arguments.title, arguments.command))
+    print(ship(arguments.run, arguments.name, arguments.title, arguments.command, arguments.machine))
 
 
 if __name__ == "__main__":
