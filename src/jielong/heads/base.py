@@ -80,6 +80,17 @@ class Head(nn.Module, ABC):
         """A mean loss as negative log-likelihood in nats a value (a code, a colour); ``None`` where the loss is something else."""
         return None
 
+    def log_prob(self, hidden: Tensor, values: Tensor) -> Tensor:
+        """Log-probability of codes, or log-density of numbers, in nats a token: hidden ``(..., D)``, values ``(..., C)`` to ``(...)``.
+
+        Raises:
+            ValueError: if the head can draw a token, but not say how likely one is.
+        """
+        raise ValueError(
+            f"the {type(self).__name__} draws tokens but cannot say how likely one is; over continuous tokens that needs the head "
+            "gaussian_mixture"
+        )
+
     def check_sharpness(self, sharpness: Sharpness) -> None:
         """Refuse what means nothing to this head, rather than pass it over.
 

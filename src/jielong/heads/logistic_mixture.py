@@ -95,12 +95,12 @@ class LogisticMixtureHead(Head):
         along = raw[..., first : first + colour].tanh() * x[..., None, :colour]
         return mean[..., colour] + along.sum(-1)
 
-    def log_likelihood(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def log_prob(self, hidden: Tensor, values: Tensor) -> Tensor:
         """Log-probability of whole positions in nats: hidden ``(..., D)``, levels ``(..., C)`` to ``(...)``."""
         numbers = self.parameters_of(hidden)
         with torch.autocast(numbers.device.type, enabled=False):
             logits, mean, log_scale, raw = self._split(numbers.float())
-            x = self.levels[targets]
+            x = self.levels[values]
             total = logits.log_softmax(-1)
             for colour in range(self.colours):
                 centre = self._means(mean, raw, x, colour)
@@ -109,7 +109,7 @@ class LogisticMixtureHead(Head):
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood, ``(M,)``, in nats a *position*, all its colours together: bits a colour are ``loss / (C ln 2)``."""
-        return -self.log_likelihood(hidden, targets)
+        return -self.log_prob(hidden, targets)
 
     def nats_a_value(self, loss: float) -> float | None:
         """The loss shared by the colours."""

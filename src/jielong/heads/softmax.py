@@ -71,6 +71,12 @@ class SoftmaxHead(Head):
         """Logits ``(..., K, V)`` of hidden vectors ``(..., D)``."""
         return self.logits(hidden).unflatten(-1, (self.codebooks, self.vocabulary))
 
+    def log_prob(self, hidden: Tensor, values: Tensor) -> Tensor:
+        """Log-probability of codes in nats, summed over the codebooks: hidden ``(..., D)``, codes ``(..., K)`` to ``(...)``."""
+        scores = self.scores(hidden)
+        with torch.autocast(scores.device.type, enabled=False):
+            return scores.float().log_softmax(-1).gather(-1, values[..., None])[..., 0].sum(-1)
+
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy in nats, ``(M,)``, averaged over the codebooks."""
         scores = self.scores(hidden)

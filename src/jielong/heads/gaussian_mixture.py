@@ -1,0 +1,235 @@
+"""The Gaussian mixture: a density over vectors, written out by the network (GIVT, arXiv 2312.02116).
+
+A hidden vector gives ``k`` weights, means and covariances, and a token ``x`` of ``C`` numbers has
+
+    p(x) = sum_m pi_m N(x; mu_m, L_m L_m^T)
+
+with ``L_m`` diagonal, or lower triangular. Loss, confidence and likelihood are exact. What the family cannot say it smears, however long it
+learns: a ring of eight modes needs eight components.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveFloat
+from torch import Tensor, nn
+
+from jielong.config import Part
+from jielong.heads.base import Draw, Head, Sharpness
+from jielong.heads.continuous import check_continuous
+from jielong.heads.softmax import draw_codes
+from jielong.noise import Noise
+from jielong.tokens import Layout
+
+APART = 0.5
+"""Standard deviation of the untrained components' means: equal components would have equal gradients, and stay equal for ever."""
+
+
+def square_plus(raw: Tensor) -> Tensor:
+    """``(r + sqrt(r^2 + 4)) / 2``: 1 at 0, like ``r`` far above and like ``1 / |r|`` far below, where nothing explodes (GIVT, section 3.2).
+
+    Below 0 it is computed as ``2 / (sqrt(r^2 + 4) - r)``, the same number without a difference of near ones.
+    """
+    root = torch.sqrt(raw.square() + 4)
+    return torch.where(raw >= 0, 0.5 * (raw + root), 2 / (root + raw.abs()))
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Mixtures of Gaussians, one a leading index, in float32.
+
+    Attributes:
+        weights: Logarithms of the weights, ``(..., k)``.
+        means: ``(..., k, C)``.
+        scales: Standard deviations ``(..., k, C)``, or Cholesky factors ``(..., k, C, C)`` of the covariances.
+    """
+
+    weights: Tensor
+    means: Tensor
+    scales: Tensor
+
+    @property
+    def full(self) -> bool:
+        """Whether the covariances are full."""
+        return self.scales.ndim > self.means.ndim
+
+    def log_prob(self, values: Tensor) -> Tensor:
+        """Log-density of vectors ``(..., C)`` in nats, ``(...)``."""
+        apart = values.float()[..., None, :] - self.means
+        if self.full:
+            white = torch.linalg.solve_triangular(self.scales, apart[..., None], upper=False)[..., 0]
+            volume = self.scales.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        else:
+            white, volume = apart / self.scales, self.scales.log().sum(-1)
+        each = -0.5 * (white.square().sum(-1) + values.shape[-1] * math.log(2 * math.pi)) - volume
+        return torch.logsumexp(self.weights + each, dim=-1)
+
+    def component(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean ``(..., C)`` and scale, ``(..., C)`` or ``(..., C, C)``, of the components ``index``, ``(...)``."""
+        axis = index.ndim
+
+        def pick(each: Tensor) -> Tensor:
+            return torch.take_along_dim(each, index.reshape(*index.shape, *[1] * (each.ndim - axis)), dim=axis).squeeze(axis)
+
+        return pick(self.means), pick(self.scales)
+
+
+class GaussianMixtureHead(Head):
+    """A linear map to the parameters of a mixture over all numbers of a token: ``k (1 + 2 C)``, or ``k (1 + C + C (C + 1) / 2)``, of them.
+
+    *Temperature* multiplies every standard deviation (the paper's variance scaling, 0.95 there): 1 is the model's own distribution, 0 draws
+    a component by its weight and gives its mean. *Confidence* is the log-density of what was drawn under the conditional model's own
+    mixture.
+
+    Args:
+        width: Width ``D`` of the hidden vectors.
+        layout: The tokens to predict: ``C`` numbers at a position.
+        components: Size ``k`` of the mixture.
+        covariance: ``diagonal``: the numbers of a token are independent given the component; ``full``: they are correlated.
+        least_scale: Added to standard deviations (diagonals of ``L``), so that no density is infinite.
+    """
+
+    discrete = False
+
+    def __init__(
+        self,
+        width: int,
+        layout: Layout,
+        components: int = 16,
+        covariance: Literal["diagonal", "full"] = "diagonal",
+        least_scale: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        check_continuous("Gaussian mixture", layout)
+        self.channels, self.components, self.full = layout.channels, components, covariance == "full"
+        self.least_scale = least_scale
+        self.below = self.channels * (self.channels - 1) // 2 if self.full else 0
+        self.parameters_of = nn.Linear(width, components * (1 + 2 * self.channels + self.below))
+        nn.init.zeros_(self.parameters_of.weight)
+        nn.init.zeros_(self.parameters_of.bias)
+        if components > 1:
+            with torch.no_grad():
+                nn.init.normal_(self._split(self.parameters_of.bias)[1], std=APART)
+
+    def _split(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Logits ``(..., k)``, means and raw scales ``(..., k, C)``, and what is below the diagonal, ``(..., k, C (C - 1) / 2)``."""
+        parts = numbers.unflatten(-1, (self.components, -1)).split([1, self.channels, self.channels, self.below], dim=-1)
+        return parts[0][..., 0], parts[1], parts[2], parts[3]
+
+    def mixture_of(self, hidden: Tensor) -> Mixture:
+        """The mixtures that hidden vectors ``(..., D)`` stand for."""
+        numbers = self.parameters_of(hidden)
+        with torch.autocast(numbers.device.type, enabled=False):
+            logits, means, raw, below = self._split(numbers.float())
+            scales = square_plus(raw) + self.least_scale
+            if self.full:
+                rows, columns = torch.tril_indices(self.channels, self.channels, -1, device=below.device)
+                scales = torch.diag_embed(scales)
+                scales[..., rows, columns] = below
+            return Mixture(logits.log_softmax(-1), means, scales)
+
+    def log_prob(self, hidden: Tensor, values: Tensor) -> Tensor:
+        """Log-density in nats a token: hidden ``(..., D)``, values ``(..., C)`` to ``(...)``."""
+        mixture = self.mixture_of(hidden)
+        with torch.autocast(values.device.type, enabled=False):
+            return mixture.log_prob(values)
+
+    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Negative log-density in nats a *number*, ``(M,)``: that of the token shared by its ``C`` numbers. It may be below 0."""
+        return -self.log_prob(hidden, targets) / self.channels
+
+    def nats_a_value(self, loss: float) -> float | None:
+        """The loss itself."""
+        return loss
+
+    def sample(
+        self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0, progress: float = 0.0
+    ) -> Draw:
+        """Draw tokens ``(B, n, C)`` and the log-density of each, ``(B, n)``.
+
+        With guidance ``g`` a component ``m`` is drawn by the conditional weights (GIVT, appendix B), and from it the token, by
+
+            N_m(x | condition)^g N_m(x | nothing)^(1 - g),
+
+        which is a Gaussian again; see :func:`guided`. Below 1 the weights go over to the unconditional ones, so that 0 is that model.
+
+        Raises:
+            ValueError: if top-k or top-p is asked for.
+        """
+        self.check_sharpness(sharpness)
+        places = hidden.shape[1:-1]
+        uniform, white = noise.uniform(*places), noise.normal(*places, self.channels) * sharpness.temperature
+        mixture = self.mixture_of(hidden)
+        if null is None or guidance == 1.0:
+            mean, scale = mixture.component(draw_codes(mixture.weights.exp(), uniform))
+            values = mean + _times(scale, white)
+        else:
+            other = self.mixture_of(null)
+            index = draw_codes(torch.lerp(other.weights, mixture.weights, min(guidance, 1.0)).softmax(-1), uniform)
+            values = guided(*mixture.component(index), *other.component(index), guidance, white)
+        return Draw(values, mixture.log_prob(values))
+
+
+def _times(scale: Tensor, vector: Tensor) -> Tensor:
+    """``L z``: of standard deviations ``(..., C)`` or factors ``(..., C, C)``, and ``(..., C)``."""
+    return scale * vector if scale.ndim == vector.ndim else (scale @ vector[..., None])[..., 0]
+
+
+def guided(mean: Tensor, scale: Tensor, null_mean: Tensor, null_scale: Tensor, guidance: float, white: Tensor) -> Tensor:
+    """Draw from ``N(mean, L L^T)^g N(null_mean, N N^T)^(1 - g)``, normalised: the closed form of GIVT's rejection sampling.
+
+    Seen from the conditional Gaussian (``x = mean + L z``) the other has a precision ``Q diag(b) Q^T``, and along each column of ``Q``
+    both are Gaussians of one number: standard normal, and of mean ``m`` and precision ``b``. Their product has precision
+    ``P = g + (1 - g) b`` and mean ``(1 - g) b m / P``. Where the null is much the narrower, ``P`` falls to 0 and below, and there is no such
+    density. From a quarter of the wider one's precision down (the paper's proposals reach twice the wider scale) the conditional Gaussian
+    is taken as it is.
+
+    Args:
+        mean: ``(..., C)``.
+        scale: Standard deviations ``(..., C)``, or Cholesky factors ``(..., C, C)``.
+        null_mean: ``(..., C)``.
+        null_scale: As ``scale``.
+        guidance: The scale ``g``; 1 is the conditional Gaussian.
+        white: Standard normal numbers, ``(..., C)``, times the temperature.
+    """
+    full = scale.ndim > mean.ndim
+    axes = None
+    if full:
+        within = torch.linalg.solve_triangular(null_scale, scale, upper=False)  # N^-1 L
+        b, axes = torch.linalg.eigh(within.mT @ within)
+        b = b.clamp_min(0.0)
+        offset = torch.linalg.solve_triangular(scale, (null_mean - mean)[..., None], upper=False)[..., 0]
+        # The same rotation there and back: which way an eigenvector points, or turns among its equals, changes nothing.
+        white, offset = ((axes.mT @ each[..., None])[..., 0] for each in (white, offset))
+    else:
+        b, offset = (scale / null_scale).square(), (null_mean - mean) / scale
+    precision = guidance + (1 - guidance) * b
+    exists = precision >= 0.25 * b.clamp_max(1.0)
+    precision = torch.where(exists, precision, 1.0)
+    z = torch.where(exists, (1 - guidance) * b * offset / precision, 0.0) + white * precision.rsqrt()
+    if axes is not None:
+        z = (axes @ z[..., None])[..., 0]
+    return mean + _times(scale, z)
+
+
+class GaussianMixture(Part, family="head", name="gaussian_mixture"):
+    """Settings of the Gaussian mixture, for continuous tokens of unit standard deviation.
+
+    Attributes:
+        components: Size of the mixture.
+        covariance: ``diagonal`` or ``full``.
+        least_scale: Where tokens are exact to the last digit (flat areas of pixels, means of a posterior) the density grows without bound;
+            a larger floor, such as 0.01, ends that.
+    """
+
+    components: int = Field(default=16, ge=1)
+    covariance: Literal["diagonal", "full"] = "diagonal"
+    least_scale: PositiveFloat = 1e-6
+
+    def build(self, width: int, layout: Layout) -> GaussianMixtureHead:
+        """The head for tokens of this layout."""
+        return GaussianMixtureHead(width, layout, self.components, self.covariance, self.least_scale)
