@@ -9,7 +9,7 @@ are one call.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,8 +19,15 @@ from jielong.networks.denoiser import Denoiser
 from jielong.noise import Noise
 from jielong.tokens import Layout
 
-Predict = Callable[[Tensor, Tensor], Tensor]
-"""Noisy tokens ``(M, C)`` and times ``(M, T)`` to a prediction ``(M, outputs)``, in float32 at least."""
+
+class Predict(Protocol):
+    """The network at the noisy copies of a loss."""
+
+    def __call__(self, x: Tensor, times: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Noisy tokens ``(m, C)`` and times ``(m, T)`` to predictions ``(m, outputs)``, in float32 at least.
+
+        ``rows`` are the indices of the copies asked for, where it is not all of them.
+        """
 
 
 def check_continuous(head: str, layout: Layout) -> None:
@@ -110,8 +117,8 @@ class IterativeHead(Head):
         """Mean loss of the noisy copies of each token, ``(M,)``."""
         prepared = self.network.prepare(hidden).repeat(self.draws_per_token, 1)
 
-        def predict(x: Tensor, times: Tensor) -> Tensor:
-            return widened(self.network.predict(x, times, prepared))
+        def predict(x: Tensor, times: Tensor, rows: Tensor | None = None) -> Tensor:
+            return widened(self.network.predict(x, times, prepared if rows is None else prepared[rows]))
 
         each = self.loss_of_copies(widened(targets).repeat(self.draws_per_token, 1), predict)
         return each.view(self.draws_per_token, -1).mean(0)
