@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from jielong.conditions.text import FrozenText
 from jielong.config import RecipeError
@@ -22,6 +23,7 @@ from jielong.generator import Generator
 from jielong.heads.base import Sharpness
 from jielong.media.images import write_bytes
 from jielong.noise import Noise
+from jielong.quantizers.parallel import world
 from jielong.recipe import Recipe
 from jielong.system import DESCRIPTION, build_generator, build_tokenizer, describe, find, foundations
 from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Tokenizer
@@ -34,6 +36,8 @@ from jielong.training.trainer import Summary, train
 
 SHOWN = 16
 """Pictures on a sample sheet."""
+CALIBRATED = 2048
+"""Training items on which a tokenizer measures the scale of its tokens."""
 MEASURED = 512
 """Held-out items behind the figures that training logs; ``jielong evaluate`` takes all of them."""
 
@@ -183,7 +187,15 @@ def tokenizer_objective(experiment: Experiment) -> Objective:
     model, heldout = experiment.model, experiment.heldout
     similarities, starts, adversarial = similarities_of(experiment.recipe.losses, experiment.media.channels)
     shown = heldout.images(spread(len(heldout), SHOWN))
-    return TokenizerObjective(model, similarities, starts, adversarial, shown, partial(_measure_tokenizer, heldout))  # type: ignore[arg-type]
+    measure, pictures = partial(_measure_tokenizer, heldout), partial(_calibration, experiment.images)
+    return TokenizerObjective(model, similarities, starts, adversarial, shown, measure, pictures)  # type: ignore[arg-type]
+
+
+def _calibration(images: ImageSet) -> Iterator[Tensor]:
+    """This process's share of some training pictures, evenly spread over the set."""
+    rank, processes = world()
+    rows = spread(len(images), CALIBRATED)[rank::processes]
+    return (images.images(rows[first : first + 64]) for first in range(0, len(rows), 64))
 
 
 @torch.no_grad()

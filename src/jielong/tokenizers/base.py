@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jielong.noise import Noise
 from jielong.tokens import Layout, Tokens
 
 
@@ -38,11 +40,13 @@ class Reconstruction:
         media: The round trip's result, ``(B, C, H, W)``, with a gradient; ``None`` in a stage that compares no media.
         losses: Losses of the bottleneck by name (scalars, already weighted).
         likelihood: Where the tokenizer predicts a distribution of every colour value: its parameters, ``(B, 2 C, H, W)``.
+        figures: Numbers of the bottleneck to log (scalars without gradient).
     """
 
     media: Tensor | None
     losses: dict[str, Tensor] = field(default_factory=dict)
     likelihood: Tensor | None = None
+    figures: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Tokenizer(nn.Module, ABC):
@@ -58,6 +62,24 @@ class Tokenizer(nn.Module, ABC):
     @abstractmethod
     def decode(self, tokens: Tokens) -> Tensor:
         """Tokens to media ``(B, C, H, W)`` in [-1, 1]. No gradient."""
+
+    @property
+    def kept_layout(self) -> Layout:
+        """The layout of what :meth:`keep` gives: the tokens' own, unless it keeps more."""
+        return self.layout
+
+    def keep(self, media: Tensor) -> Tokens:
+        """What a file keeps of media, so that a generator can be trained without them: their tokens, or what tokens are drawn from."""
+        return self.encode(media)
+
+    def redraw(self, kept: Tokens, noise: Noise) -> Tokens:
+        """The tokens to train on, out of what :meth:`keep` gave; where tokens are drawn, others at every call.
+
+        Args:
+            kept: In :attr:`kept_layout`.
+            noise: A stream for each item.
+        """
+        return kept
 
     def decode_known(self, tokens: Tokens, known: Tensor) -> Tensor:
         """The media so far, while only some tokens are known: ``(B, C, H, W)``, grey (0) where nothing is known.
@@ -92,13 +114,25 @@ class LearnedTokenizer(Tokenizer):
     """A tokenizer with weights to train."""
 
     @abstractmethod
-    def forward(self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0) -> Reconstruction:
+    def forward(
+        self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0, noise: Noise | None = None
+    ) -> Reconstruction:
         """The round trip with gradients, for training.
 
         Args:
             media: ``(B, C, H, W)`` in [-1, 1].
-            generator: Draws what the bottleneck needs (restarts, noise).
+            generator: Draws what all items of a step have in common (restarts), or what need not be each item's own.
             samples_seen: Items trained on before this step, for what is annealed or trained in stages.
+            noise: A stream for each item, for what is drawn for each.
+        """
+
+    def calibrate(self, media: Iterable[Tensor]) -> None:
+        """Measure, once training is over, what must be known of the trained encoder's output; nothing, unless overridden.
+
+        Every process calls it, with pictures of its own.
+
+        Args:
+            media: Training pictures, batch by batch, ``(B, C, H, W)`` in [-1, 1].
         """
 
     @property

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from jielong.config import Config, OfFamily, Part
 from jielong.networks.efficientnet import freeze
 from jielong.networks.latents import LatentDecoder, LatentEncoder
+from jielong.noise import Noise
 from jielong.quantizers.base import Quantizer, QuantizerSettings
 from jielong.quantizers.vector import Vector
 from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Reconstruction, Tokenizer
@@ -82,13 +83,16 @@ class TiTokTokenizer(LearnedTokenizer):
         self.proxy.eval()
         return self
 
-    def forward(self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0) -> Reconstruction:
+    def forward(
+        self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0, noise: Noise | None = None
+    ) -> Reconstruction:
         """The first stage's losses without media, or the second stage's media without losses.
 
         Args:
             media: ``(B, C, H, W)`` in [-1, 1].
             generator: Draws what the quantizer needs.
             samples_seen: Which stage it is.
+            noise: Not needed.
         """
         self.check(media)
         if samples_seen < self.finetune_at:

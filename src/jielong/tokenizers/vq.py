@@ -13,6 +13,7 @@ from jielong.bodies.base import Body, BodySettings, check_grid
 from jielong.bodies.convolutional import Convolutional
 from jielong.config import OfFamily, Part
 from jielong.losses.regression import logit_laplace_median
+from jielong.noise import Noise
 from jielong.quantizers.base import Quantizer, QuantizerSettings
 from jielong.quantizers.vector import Vector
 from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Reconstruction
@@ -59,7 +60,9 @@ class VQTokenizer(LearnedTokenizer):
         """The picture in it, unbounded."""
         return maps if self.likelihood is None else logit_laplace_median(maps)
 
-    def forward(self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0) -> Reconstruction:
+    def forward(
+        self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0, noise: Noise | None = None
+    ) -> Reconstruction:
         """Round trip; ``generator`` seeds what the quantizer draws, and ``samples_seen`` tells it how far training is."""
         quantized = self.quantizer(self._features(media), generator=generator, samples_seen=samples_seen)
         maps = self._maps(quantized.values)

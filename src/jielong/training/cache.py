@@ -38,7 +38,7 @@ def identity(tokenizer: Tokenizer, images: ImageSet) -> dict[str, str]:
 
 @torch.no_grad()
 def tokenize(tokenizer: Tokenizer, images: ImageSet, batch: int = 64, progress: Callable[[int], None] | None = None) -> Tokens:
-    """Tokens of a whole set in its own order, ``(n, N, C)``."""
+    """Tokens of a whole set in its own order, ``(n, N, C)``, or what they are drawn from (:meth:`Tokenizer.keep`)."""
     was_training = tokenizer.training
     tokenizer.eval()
     weight = next(tokenizer.parameters(), None)
@@ -46,11 +46,11 @@ def tokenize(tokenizer: Tokenizer, images: ImageSet, batch: int = 64, progress: 
     for first in range(0, len(images), batch):
         rows = list(range(first, min(first + batch, len(images))))
         media = images.images(rows)
-        parts.append(tokenizer.encode(media if weight is None else media.to(weight.device)).values.cpu())
+        parts.append(tokenizer.keep(media if weight is None else media.to(weight.device)).values.cpu())
         if progress is not None:
             progress(len(rows))
     tokenizer.train(was_training)
-    return Tokens(torch.cat(parts), tokenizer.layout)
+    return Tokens(torch.cat(parts), tokenizer.kept_layout)
 
 
 def write(path: Path, tokens: Tokens, made_of: dict[str, str], stand_ins: Mapping[int, int] | None = None) -> None:

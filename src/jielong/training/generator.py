@@ -51,11 +51,18 @@ class GeneratorObjective(Objective):
 
     def forward(self, batch: Batch, phase: str, samples_seen: int, draws: Draws) -> Losses:
         """The generator's loss."""
-        values = batch.tokens if batch.tokens is not None else self.tokenizer.encode(batch.media).values
+        tokens = self.tokenizer.redraw(self._kept(batch), draws.noise)
         condition = self.model.condition
         prepared = condition.prepare(self._raw(batch)) if condition is not None else None
-        loss = self.model.loss(Tokens(values.long() if self.model.layout.discrete else values, self.model.layout), prepared, draws.noise)
+        loss = self.model.loss(tokens, prepared, draws.noise)
         return Losses(loss, {"loss": loss.detach()})
+
+    def _kept(self, batch: Batch) -> Tokens:
+        """What a token file keeps of the batch: brought by it, or made now."""
+        if batch.tokens is None:
+            return self.tokenizer.keep(batch.media)
+        layout = self.tokenizer.kept_layout
+        return Tokens(batch.tokens.long() if layout.discrete else batch.tokens, layout)
 
     @torch.no_grad()
     def sheet(self, model: nn.Module) -> Tensor | None:

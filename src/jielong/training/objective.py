@@ -80,6 +80,9 @@ class Objective(nn.Module, ABC):
         """A warning about what the statistics show, with what to try; ``None`` when all is well."""
         return None
 
+    def finish(self, model: nn.Module) -> None:
+        """Measure what ``model`` must know of itself before it is kept; called once, by all processes, when training is over."""
+
     @abstractmethod
     def evaluate(self, model: nn.Module) -> dict[str, Any]:
         """Held-out figures of ``model``, by name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ class TokenizerObjective(Objective):
         adversarial: A discriminator that starts later; ``None`` for none.
         shown: Pictures of the sample sheet, ``(n, C, H, W)``.
         measure: Held-out figures of a tokenizer.
+        pictures: This process's training pictures to calibrate the trained tokenizer on, batch by batch; read only if it asks for them.
     """
 
     model: LearnedTokenizer
@@ -43,6 +44,7 @@ class TokenizerObjective(Objective):
         adversarial: AdversarialLoss | None,
         shown: Tensor,
         measure: Callable[[LearnedTokenizer], dict[str, Any]],
+        pictures: Callable[[], Iterable[Tensor]] = tuple,
     ) -> None:
         super().__init__()
         self.model = model
@@ -50,7 +52,7 @@ class TokenizerObjective(Objective):
         self.starts = starts
         self.adversarial = adversarial
         self.shown = shown
-        self._measure = measure
+        self._measure, self._pictures = measure, pictures
 
     @property
     def phases(self) -> Mapping[str, nn.Module]:
@@ -74,15 +76,15 @@ class TokenizerObjective(Objective):
     def forward(self, batch: Batch, phase: str, samples_seen: int, draws: Draws) -> Losses:
         """The tokenizer's losses, or the discriminator's on the same pictures."""
         if phase == "discriminator":
-            return self._discriminate(batch.media, samples_seen)
-        result = self.model(batch.media, generator=draws.shared, samples_seen=samples_seen)
+            return self._discriminate(batch.media, samples_seen, draws)
+        result = self.model(batch.media, generator=draws.shared, samples_seen=samples_seen, noise=draws.noise)
         if result.media is None:
             return Losses(torch.stack(list(result.losses.values())).sum(), {name: value.detach() for name, value in result.losses.items()})
         joined = {name: loss for name, loss in self.similarities.items() if samples_seen >= self.starts.get(name, 0)}
         parts = {name: loss(_read_by(loss, result), batch.media) for name, loss in joined.items()}
         alike = torch.stack(list(parts.values())).sum()
         total = alike + sum(result.losses.values())
-        parts |= result.losses
+        parts |= result.losses | result.figures
         if self.adversarial is not None and self.active("discriminator", samples_seen):
             fooled = self.adversarial.generator_loss(result.media)
             weight = self.adversarial.adaptive_weight(alike, fooled, self.model.last_layer)
@@ -90,12 +92,12 @@ class TokenizerObjective(Objective):
             parts |= {"adversarial": fooled, "adversarial_weight": weight}
         return Losses(total, {name: value.detach() for name, value in parts.items()})
 
-    def _discriminate(self, media: Tensor, samples_seen: int) -> Losses:
+    def _discriminate(self, media: Tensor, samples_seen: int, draws: Draws) -> Losses:
         if self.adversarial is None:
             raise RuntimeError("there is no discriminator to train")
         self.model.eval()  # the codebook must not learn from this second look at the batch
         with torch.no_grad():
-            fake = self.model(media, samples_seen=samples_seen).media
+            fake = self.model(media, samples_seen=samples_seen, noise=draws.noise).media
         self.model.train()
         if fake is None:
             raise RuntimeError("there is no reconstruction for the discriminator to look at yet")
@@ -116,6 +118,10 @@ class TokenizerObjective(Objective):
     def advice(self) -> str | None:
         """What to try when the codebook collapses."""
         return self.model.advice()
+
+    def finish(self, model: nn.Module) -> None:
+        """Calibrate the tokenizer that is kept."""
+        model.calibrate(self._pictures())  # type: ignore[operator]
 
     def evaluate(self, model: nn.Module) -> dict[str, Any]:
         """Held-out PSNR and codebook usage."""

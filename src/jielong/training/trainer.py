@@ -94,6 +94,7 @@ def train(
                 return run.summary(stopped, {})
             run.draw_sheet()
             model = run.ema.model()
+            objective.finish(model)
             if main:
                 save_checkpoint(out, model, recipe_yaml)
             summary = run.summary(stopped, objective.evaluate(model) if evaluate else {})
