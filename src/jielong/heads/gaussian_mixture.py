@@ -183,10 +183,10 @@ def guided(mean: Tensor, scale: Tensor, null_mean: Tensor, null_scale: Tensor, g
     """Draw from ``N(mean, L L^T)^g N(null_mean, N N^T)^(1 - g)``, normalised: the closed form of GIVT's rejection sampling.
 
     Seen from the conditional Gaussian (``x = mean + L z``) the other has a precision ``Q diag(b) Q^T``, and along each column of ``Q``
-    both are Gaussians of one number: standard normal, and of mean ``m`` and precision ``b``. Their product has precision
-    ``P = g + (1 - g) b`` and mean ``(1 - g) b m / P``. Where the null is much the narrower, ``P`` falls to 0 and below, and there is no such
-    density. From a quarter of the wider one's precision down (the paper's proposals reach twice the wider scale) the conditional Gaussian
-    is taken as it is.
+    both are Gaussians of one number: standard normal, and of mean ``m`` and precision ``b``. Their product has the precision
+    ``P = g + (1 - g) b`` and the mean ``(1 - g) b m / P``. Where the null is much the narrower, ``P`` falls to 0 and below, and there is no
+    such density. From a quarter of the wider one's precision down (the paper's proposals reach twice the wider scale) the conditional
+    Gaussian is taken as it is.
 
     Args:
         mean: ``(..., C)``.
