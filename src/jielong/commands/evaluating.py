@@ -16,7 +16,14 @@ from jielong.commands.tokenizing import Checkpoint, Device
 if TYPE_CHECKING:
     from jielong.evaluation.evaluate import Evaluation
 
-_UNITS = {"psnr": "{:.2f} dB", "ssim": "{:.4f}", "codebook_usage": "{:.1%}", "frechet": "{:.2f}", "bits_per_dimension": "{:.3f}"}
+_UNITS = {
+    "psnr": "{:.2f} dB",
+    "ssim": "{:.4f}",
+    "codebook_usage": "{:.1%}",
+    "frechet": "{:.2f}",
+    "bits_per_dimension": "{:.3f}",
+    "nats_per_token": "{:.3f}",
+}
 
 
 def evaluate(

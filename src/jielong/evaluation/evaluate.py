@@ -3,7 +3,7 @@
 A tokenizer is asked to give pictures back (``psnr``, ``ssim``) and to use its codes (``codebook_usage``). A generator is asked for one
 picture for each held-out caption or class: ``frechet`` compares them with the real held-out pictures, ``retrieval_at_1`` asks a scorer
 whether each fits its own caption, and ``retrieval_at_1_real`` is what real pictures get. One that draws pixels one after the other is asked
-how likely it finds the real pictures, ``bits_per_dimension``.
+how likely it finds the real pictures, ``bits_per_dimension``; one that draws vectors so, by a density, ``nats_per_token``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jielong.data.order import spread
 from jielong.data.sets import ImageSet
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.frechet import frechet
-from jielong.evaluation.likelihood import bits_per_dimension, no_likelihood
+from jielong.evaluation.likelihood import bits_per_dimension, nats_per_token, no_density, no_likelihood
 from jielong.evaluation.provenance import Measurement, picture_hash, versions
 from jielong.evaluation.reconstruction import perceptual_distance, psnr, ssim
 from jielong.evaluation.retrieval import retrieval_at_1
@@ -316,6 +316,13 @@ def _generator(
         report("likelihood", 1, 1)
     else:
         omitted["bits_per_dimension"] = unlikely
+    dense = no_density(system)
+    if dense is None:
+        report("density", 0, 1)
+        figures["nats_per_token"] = nats_per_token(system, real, conditions, BATCH)
+        report("density", 1, 1)
+    elif not system.tokenizer.layout.discrete:
+        omitted["nats_per_token"] = dense
     try:
         extractor = scorer.extractor if scorer is not None else FeatureExtractor()
         report("frechet", 0, 1)
