@@ -431,6 +431,7 @@ class Twin(nn.Module):
     """A backbone of width 3 that knows the data {00, 11}: at each of two positions it says what stands at the other."""
 
     width = 3
+    reads_known = False
 
     def forward(self, inputs: Tensor, coordinates: Tensor, blocks: Tensor, conditioning: None) -> Tensor:
         return inputs.flip(1)

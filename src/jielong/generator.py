@@ -15,8 +15,11 @@ from jielong.heads.base import Draw, Head, Sharpness
 from jielong.networks.backbone import AnyBackbone, BackboneCache
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.embedding import embedding_of
+from jielong.networks.lazy import Lazy, LazyCache
 from jielong.noise import Noise
-from jielong.orders.base import Order
+from jielong.orders.base import Order, Step
+from jielong.orders.pace import Pace, TwoStage
+from jielong.orders.ratio import Schedule
 from jielong.tokens import Layout, Tokens
 
 
@@ -98,6 +101,10 @@ class Generator(nn.Module):
         """What the backbone reads at positions ``start`` to ``stop``, ``(B, stop - start, D)``."""
         return self.order.inputs(self.embed, values, known, self.placeholder, start, stop) + places[start:stop]
 
+    def reading(self, known: Tensor) -> dict[str, Tensor]:
+        """What the backbone is told beside its inputs: which positions are known, ``(B, n)`` bool, if it says that it reads that."""
+        return {"known": known} if self.backbone.reads_known else {}
+
     def loss(self, tokens: Tokens, prepared: Any = None, noise: Noise | None = None) -> Tensor:
         """Mean over the batch of the head's mean loss at the positions asked, in the head's unit (softmax: nats a token).
 
@@ -122,7 +129,7 @@ class Generator(nn.Module):
         view = self.order.view(self.layout, noise)
         known, asked = view.known.to(device), view.asked.to(device)
         inputs = self._inputs(tokens.values, known, 0, self.layout.positions, self._all_places())
-        hidden = self.backbone(inputs, self.where, self.blocks, conditioning)
+        hidden = self.backbone(inputs, self.where, self.blocks, conditioning, **self.reading(known))
         each = self.head.loss(hidden[asked], tokens.values[asked])
         # Every item weighs the same, however many of its positions were asked (MaskGIT's public loss).
         return (each * (1.0 / asked.sum(1, keepdim=True)).expand_as(asked)[asked]).sum() / batch
@@ -142,6 +149,9 @@ class Generator(nn.Module):
         batch: int = 64,
         cache: bool = True,
         smooth: bool = False,
+        schedule: Schedule | None = None,
+        two_stage: TwoStage | None = None,
+        lazy: Lazy | None = None,
         watch: Watch | None = None,
     ) -> Tokens:
         """Draw tokens, one item a condition.
@@ -156,9 +166,13 @@ class Generator(nn.Module):
             start: Tokens of which some are to be kept, ``(count, N, C)``.
             known: ``(N,)`` bool: the positions to keep from ``start``.
             batch: Items computed at once.
-            cache: Keep keys and values of earlier blocks; ``False`` is the naive reference that recomputes everything.
+            cache: Keep keys and values of earlier blocks, and draw no token that is thrown away where the order chooses before it draws;
+                ``False`` is the naive reference that computes everything at every step.
             smooth: Mix codes instead of drawing one, for calmer pictures of less variety (VAR's "more smooth"). The tokens are then
                 continuous: a vector a position, which the tokenizer decodes but no file of codes holds and no metric should see.
+            schedule: How the share of unknown tokens falls, for orders that reveal gradually; the order's own if not given.
+            two_stage: Structure first and details fast, for orders that choose before they draw (GtR).
+            lazy: Between steps that compute everything, compute what changed most, for the same orders in one block (LazyMAR).
             watch: Called with a :class:`Moment` after every step of every batch.
 
         Returns:
@@ -191,6 +205,9 @@ class Generator(nn.Module):
             self._check_kept(start.values, known)
         if smooth and not hasattr(self.embedding, "mix"):
             raise ValueError("smooth sampling feeds mixtures of codes to the next scale: it is for the order next_scale")
+        if lazy is not None and not cache:
+            raise ValueError("lazy steps keep what they computed, and cache=False computes everything at every step: give one of them")
+        pace = Pace(steps, schedule, two_stage)
         sharpness = sharpness or Sharpness()
         self.head.check_sharpness(sharpness)
         was_training = self.training
@@ -200,10 +217,10 @@ class Generator(nn.Module):
             for first in range(0, count, batch):
                 rows = range(first, min(first + batch, count))
                 given = None if conditions is None else [conditions[i] for i in rows]
-                chain = _Chain(self, given, rows, seed, strength, sharpness, cache, smooth)
+                chain = _Chain(self, given, rows, seed, strength, sharpness, cache, smooth, lazy)
                 if start is not None and known is not None:
                     chain.keep(start.values[rows.start : rows.stop], known)
-                parts.append(chain.run(steps, watch))
+                parts.append(chain.run(pace, watch))
         finally:
             self.train(was_training)
         values = torch.cat(parts)
@@ -230,8 +247,9 @@ class _Chain:
         sharpness: Sharpness,
         cached: bool,
         smooth: bool,
+        lazy: Lazy | None,
     ) -> None:
-        self.model, self.guidance, self.sharpness = model, guidance, sharpness
+        self.model, self.guidance, self.sharpness, self.lazy = model, guidance, sharpness, lazy
         layout, device = model.layout, model.placeholder.device
         self.noise = Noise(seed, rows, device)
         mixer: Any = model.embedding
@@ -245,7 +263,22 @@ class _Chain:
         self.conditioning = self._conditioning(conditions, len(rows))
         prefix = 0 if self.conditioning is None else self.conditioning.states.shape[1]
         height = 2 * len(rows) if self.doubled else len(rows)
-        self.cache: BackboneCache | None = model.backbone.new_cache(height, layout.positions, prefix, device=device) if cached else None
+        self.cached = cached
+        self.cache: BackboneCache | None = None
+        if lazy is not None:
+            self.cache = self._new_lazy_cache(lazy, height, prefix)
+        elif cached:
+            self.cache = model.backbone.new_cache(height, layout.positions, prefix, device=device)
+        self.apart: Tensor | None = None  # of lazy steps: unconditional minus conditional hidden vectors
+
+    def _new_lazy_cache(self, lazy: Lazy, height: int, prefix: int) -> LazyCache:
+        order, layout = self.model.order, self.model.layout
+        settled = order.queue(~self.known, Noise(0, range(len(self.known)), self.known.device))
+        if settled is None or len(order.spans(layout)) > 1:
+            raise ValueError(
+                "lazy steps need an order that reveals inside one block and chooses before it draws: order: {masked: {choose: random}}"
+            )
+        return self.model.backbone.new_lazy_cache(lazy, height, layout.positions, prefix)
 
     def _conditioning(self, conditions: Sequence[Any] | None, batch: int) -> Conditioning | None:
         condition = self.model.condition
@@ -264,24 +297,44 @@ class _Chain:
 
     def hidden(self, start: int, stop: int, commit: bool) -> Tensor:
         """Hidden vectors of positions ``start`` to ``stop``: ``(B, n, D)``, or ``(2B, n, D)`` with the unconditional half."""
-        model = self.model
         first = 0 if self.cache is None else start  # without a cache everything up to here is computed again
-        inputs = model._inputs(self.values, self.known, first, stop, self.places)
-        if self.doubled:
-            inputs = torch.cat([inputs, inputs])
-        where, blocks = model.where[first:stop], model.blocks[first:stop]
-        if self.cache is None:
-            return model.backbone(inputs, where, blocks, self.conditioning)[:, start - first :]
-        given = None if self.cache.started else self.conditioning
-        return model.backbone(inputs, where, blocks, given, cache=self.cache, commit=commit)
+        hidden = self._passed(first, stop, self.cache, commit, self.doubled)
+        return hidden[:, start - first :] if self.cache is None else hidden
 
-    def _draw(self, hidden: Tensor, guidance: float, share: float, progress: float) -> Draw:
+    def _passed(self, first: int, stop: int, cache: BackboneCache | None, commit: bool, doubled: bool) -> Tensor:
+        """What the backbone makes of positions ``first`` to ``stop``, of both halves or of the conditional one."""
+        model = self.model
+        inputs, known = model._inputs(self.values, self.known, first, stop, self.places), self.known[:, first:stop]
+        if doubled:
+            inputs, known = torch.cat([inputs, inputs]), torch.cat([known, known])
+        where, blocks, told = model.where[first:stop], model.blocks[first:stop], model.reading(known)
+        if cache is None:
+            return model.backbone(inputs, where, blocks, self.conditioning, **told)
+        given = None if cache.started else self.conditioning
+        return model.backbone(inputs, where, blocks, given, cache=cache, commit=commit, **told)
+
+    def _lazy_hidden(self, lazy: Lazy, step: int, wanted: Tensor) -> Tensor:
+        """As :meth:`hidden`, of all positions; up to date are those at ``wanted`` ``(B, k)``, and all of them in a fresh step."""
+        cache, batch, total = self.cache, len(self.values), self.known.shape[1]
+        assert isinstance(cache, LazyCache)
+        fresh = lazy.fresh(step)
+        halved = self.doubled and lazy.condition and not fresh
+        cache.next(fresh, torch.cat([wanted, wanted]) if self.doubled else wanted)
+        hidden = self._passed(0, total, cache.rows(slice(0, batch)) if halved else cache, True, self.doubled and not halved)
+        if not self.doubled:
+            return hidden
+        if halved and self.apart is not None:
+            return torch.cat([hidden, hidden + self.apart])
+        self.apart = hidden[batch:] - hidden[:batch]
+        return hidden
+
+    def _draw(self, hidden: Tensor, noise: Noise, guidance: float, share: float, progress: float) -> Draw:
         """Token values from hidden vectors, of which the second half may be the unconditional ones."""
         batch = len(self.values)
         null = hidden[batch:] if self.doubled else None
         if self.mixer is None:
-            return self.model.head.sample(hidden[:batch], self.noise, self.sharpness, null, guidance, share)
-        return Draw(self.mixer.mix(self.model.head.mixture(hidden[:batch], self.noise, self.sharpness, null, guidance, progress)))
+            return self.model.head.sample(hidden[:batch], noise, self.sharpness, null, guidance, share)
+        return Draw(self.mixer.mix(self.model.head.mixture(hidden[:batch], noise, self.sharpness, null, guidance, progress)))
 
     def _scale(self, share: float, progress: float) -> float:
         """Guidance when so much is known and done; the unconditional half is dropped once no later step needs it."""
@@ -292,33 +345,63 @@ class _Chain:
             self.cache = self.cache and self.cache.rows(kept)
         return self.guidance.at(share, progress) if self.doubled else 1.0
 
-    def run(self, steps: int | None, watch: Watch | None) -> Tensor:
+    def run(self, pace: Pace, watch: Watch | None) -> Tensor:
         """The loop: block by block, and inside a block step by step."""
         model, order, total = self.model, self.model.order, self.model.layout.positions
         spans, done = order.spans(model.layout), 0
-        open_ = [int((~self.known[0, start:stop]).sum()) for start, stop in spans]
-        plans = [list(order.steps(unknown, steps)) if unknown else [] for unknown in open_]
+        plans = [pace.plan(order, model.where[start:stop], ~self.known[:, start:stop]) for start, stop in spans]
         last = sum(map(len, plans)) - 1
-        for (start, stop), unknown, plan in zip(spans, open_, plans, strict=True):
+        for (start, stop), plan in zip(spans, plans, strict=True):
             span = slice(start, stop)
+            queue = pace.queue(order, model.where[span], ~self.known[:, span], self.noise) if plan else None
             for step in plan:
                 progress = done / last if last else 1.0
                 share = (stop - step.hidden_before) / total
                 scale = self._scale(share, progress)
-                draw = self._draw(self.hidden(start, stop, commit=order.shifted), scale, share, progress)
                 before = self.known[:, span].clone() if watch is not None else None
-                if step.hidden_before == stop - start and step.hidden_after == 0:  # all at once, as one token after the other is
-                    self.values[:, span], self.known[:, span] = draw.values, True
+                if queue is not None:
+                    chosen = queue[:, queue.shape[1] - step.hidden_before : queue.shape[1] - step.hidden_after]
+                    self._draw_at(span, chosen, done, scale, share, progress)
                 else:
-                    new = order.reveal(step, ~self.known[:, span], draw.confidence, self.noise)
-                    self.values[:, span] = torch.where(new[..., None], draw.values, self.values[:, span])
-                    self.known[:, span] |= new
+                    self._draw_all(span, step, scale, share, progress)
                 done += 1
                 if watch is not None and before is not None:
                     fresh = torch.zeros_like(self.known)
                     fresh[:, span] = self.known[:, span] & ~before
                     watch(Moment(done, self.values.clone(), self.known.clone(), fresh, scale))
-            if self.cache is not None and stop < total and (not unknown or not order.shifted):
+            if self.cache is not None and stop < total and (not plan or not order.shifted):
                 # Later blocks must see this one clean (or, when it was given whole, at all).
                 self.hidden(start, stop, commit=True)
         return self.values
+
+    def _draw_all(self, span: slice, step: Step, scale: float, share: float, progress: float) -> None:
+        """Draw at every position of a block, and keep what the order says."""
+        order = self.model.order
+        draw = self._draw(self.hidden(span.start, span.stop, commit=order.shifted), self.noise, scale, share, progress)
+        if step.hidden_before == span.stop - span.start and step.hidden_after == 0:  # all at once, as one token after the other is
+            self.values[:, span], self.known[:, span] = draw.values, True
+        else:
+            new = order.reveal(step, ~self.known[:, span], draw.confidence, self.noise)
+            self.values[:, span] = torch.where(new[..., None], draw.values, self.values[:, span])
+            self.known[:, span] |= new
+
+    def _draw_at(self, span: slice, chosen: Tensor, done: int, scale: float, share: float, progress: float) -> None:
+        """Draw at ``chosen`` places ``(B, k)`` of a block alone; the naive reference draws at all of them, with the same numbers there."""
+        if self.lazy is not None:
+            hidden = self._lazy_hidden(self.lazy, done, chosen)
+        else:
+            hidden = self.hidden(span.start, span.stop, commit=self.model.order.shifted)
+        if self.cached:
+            index = torch.cat([chosen, chosen]) if self.doubled else chosen
+            values = self._draw(_at(hidden, index), self.noise, scale, share, progress).values
+        else:
+            noise = self.noise.laid_out(chosen, span.stop - span.start)
+            values = _at(self._draw(hidden, noise, scale, share, progress).values, chosen)
+        places = chosen + span.start
+        self.values.scatter_(1, places[..., None].expand_as(values), values.to(self.values.dtype))
+        self.known.scatter_(1, places, True)
+
+
+def _at(x: Tensor, index: Tensor) -> Tensor:
+    """Rows ``(B, k)`` of ``(B, n, D)``."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))

@@ -38,3 +38,38 @@ class Noise:
     def gumbel(self, *shape: int) -> Tensor:
         """Standard Gumbel numbers ``-log(-log u)``, ``(B, *shape)``."""
         return -torch.log(-torch.log(self.uniform(*shape).clamp_min(torch.finfo(torch.float32).tiny)))
+
+    def laid_out(self, places: Tensor, count: int) -> Noise:
+        """The same numbers for a computation at all of ``count`` places, of which only ``places`` are kept.
+
+        What is asked of it has a row a place, ``(count, ...)``. The rows at ``places`` are those that :class:`Noise` itself gives to a
+        computation at them alone; the others are zeros. So a draw does not depend on how much is computed beside it.
+
+        Args:
+            places: ``(B, k)`` long, different places in each item.
+            count: Places of an item.
+        """
+        return _LaidOut(self, places, count)
+
+
+class _LaidOut(Noise):
+    """See :meth:`Noise.laid_out`."""
+
+    def __init__(self, noise: Noise, places: Tensor, count: int) -> None:
+        self.device, self.generators = noise.device, noise.generators
+        self._noise, self._places, self._count = noise, places, count
+
+    def uniform(self, *shape: int) -> Tensor:
+        return self._lay(self._noise.uniform(*self._kept(shape)))
+
+    def normal(self, *shape: int) -> Tensor:
+        return self._lay(self._noise.normal(*self._kept(shape)))
+
+    def _kept(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if not shape or shape[0] != self._count:
+            raise ValueError(f"noise laid out over {self._count} places has a row each: ask for ({self._count}, ...), not {shape}")
+        return self._places.shape[1], *shape[1:]
+
+    def _lay(self, rows: Tensor) -> Tensor:
+        index = self._places.to(rows.device).view(*self._places.shape, *[1] * (rows.ndim - 2)).expand_as(rows)
+        return rows.new_zeros(len(rows), self._count, *rows.shape[2:]).scatter(1, index, rows)

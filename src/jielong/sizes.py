@@ -143,9 +143,11 @@ def _forward(experiment: Experiment) -> tuple[nn.Module, Callable[[], object]]:
         condition = Conditioning(given, torch.ones(1, states, dtype=torch.bool), given[:, 0])
     values = torch.zeros(1, layout.positions, layout.channels, dtype=torch.long if layout.discrete else torch.float32)
 
+    everything = torch.ones(1, layout.positions, dtype=torch.bool)
+
     def run() -> object:
         inputs = torch.zeros(1, layout.positions, model.backbone.width).requires_grad_()
-        hidden = model.backbone(inputs, model.where, model.blocks, condition)
+        hidden = model.backbone(inputs, model.where, model.blocks, condition, **model.reading(everything))
         return model.head.loss(hidden.flatten(0, 1), values.flatten(0, 1))
 
     return model, run

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from jielong.networks.conditioning import Conditioning
+from jielong.networks.lazy import Lazy, LazyCache
 
 
 class BackboneCache(Protocol):
@@ -32,9 +33,11 @@ class Backbone(nn.Module, ABC, Generic[C]):
 
     Attributes:
         width: Channels ``D`` of inputs and of hidden vectors.
+        reads_known: Whether it is also told which positions are known: ``forward`` then takes ``known``, ``(B, n)`` bool.
     """
 
     width: int
+    reads_known: ClassVar[bool] = False
 
     @abstractmethod
     def forward(
@@ -69,6 +72,14 @@ class Backbone(nn.Module, ABC, Generic[C]):
         self, batch: int, positions: int, prefix: int = 0, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> C:
         """An empty cache for ``batch`` items of ``positions`` positions and a condition of ``prefix`` states."""
+
+    def new_lazy_cache(self, lazy: Lazy, batch: int, positions: int, prefix: int = 0) -> LazyCache:
+        """A cache for lazy steps of a masked block (:mod:`jielong.networks.lazy`), for networks that have them.
+
+        Raises:
+            ValueError: if the network has none, or the order's blocks are several.
+        """
+        raise ValueError(f"a {type(self).__name__} computes everything at every step; lazy steps are for the backbones transformer and mar")
 
     @abstractmethod
     def cache_bytes(self, batch: int, positions: int, prefix: int = 0, dtype: torch.dtype = torch.float32) -> int:

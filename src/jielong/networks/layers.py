@@ -6,7 +6,7 @@ Inside, a batch is a list of rows, ``(B n, D)``: all maps but attention work row
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,9 @@ from torch.autograd.function import once_differentiable
 from jielong.networks.attention import attention
 from jielong.networks.norm import Norm, NormKind
 from jielong.networks.rope import Rotation
+
+if TYPE_CHECKING:
+    from jielong.networks.lazy import KeyMemory
 
 Activation = Literal["swiglu", "gelu"]
 ConditionPath = Literal["prefix", "cross", "adaln"]
@@ -35,6 +38,7 @@ class Sight:
         cross: A layer's keys and values of the condition.
         cross_mask: Added to the scores of cross-attention.
         modulation: A layer's shifts, scales and gates, and those of the last norm.
+        memory: Keys and values of places that this pass does not compute (:mod:`jielong.networks.lazy`).
     """
 
     batch: int
@@ -44,6 +48,7 @@ class Sight:
     cross: list[KeysValues]
     cross_mask: Tensor | None
     modulation: list[tuple[Tensor, ...]]
+    memory: KeyMemory | None = None
 
 
 def add_linear(x: Tensor, linear: nn.Linear, h: Tensor, dropout: float = 0.0) -> Tensor:
@@ -76,6 +81,8 @@ class SelfAttention(nn.Module):
                 q, k = self.q_norm(q), self.k_norm(k)
             if sight.rotation is not None:
                 q, k = sight.rotation(q), sight.rotation(k)
+        if sight.memory is not None:
+            k, v = sight.memory(k, v)
         return attention(q, k, v, sight.mask, sight.causal).transpose(1, 2).reshape(rows, width)
 
 

@@ -25,8 +25,8 @@ class Rotation:
     """A rotation for each of ``n`` positions, full head width so that applying it takes no slicing.
 
     Attributes:
-        cosine: ``(n, D)``: the cosines, twice.
-        sine: ``(n, D)``: the sines, negative in the first half.
+        cosine: ``(n, D)``: the cosines, twice; ``(B, 1, n, D)`` where items have positions of their own.
+        sine: The same of the sines, negative in the first half.
     """
 
     cosine: Tensor
@@ -54,6 +54,10 @@ class Rotation:
         """``(2, 1, 1, n, D/2)`` complex: the same for keys, and 1 for values, which are not turned."""
         with torch.inference_mode(False):
             return torch.stack((self.pairs, torch.ones_like(self.pairs)))[:, None, None]
+
+    def at(self, index: Tensor) -> Rotation:
+        """The rotations of some positions of each item, ``(B, r)`` long."""
+        return Rotation(self.cosine[index][:, None], self.sine[index][:, None])
 
     def behind(self, count: int) -> Rotation:
         """The same after ``count`` positions that are left as they are (a prefix, which stands nowhere on the grid)."""
@@ -103,8 +107,8 @@ def _turn(x: Tensor, cosine: Tensor, sine: Tensor, out: Tensor) -> Tensor:
     """``x cos + swap(x) sin`` without a copy of swapped halves."""
     half = x.shape[-1] // 2
     torch.mul(x, cosine, out=out)
-    out[..., :half].addcmul_(x[..., half:], sine[:, :half])
-    out[..., half:].addcmul_(x[..., :half], sine[:, half:])
+    out[..., :half].addcmul_(x[..., half:], sine[..., :half])
+    out[..., half:].addcmul_(x[..., :half], sine[..., half:])
     return out
 
 

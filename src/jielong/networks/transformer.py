@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -24,12 +25,13 @@ from jielong.networks.backbone import Backbone
 from jielong.networks.cache import Cache
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.layers import Activation, Block, ConditionPath, KeysValues, Sight, modulate
+from jielong.networks.lazy import Lazy, LazyCache, LazyStack
 from jielong.networks.norm import Norm, NormKind
 from jielong.networks.prepared import Prepared
 from jielong.networks.rope import Rotary
 
 
-class Transformer(Backbone[Cache]):
+class Transformer(Backbone["Cache | LazyCache"]):
     """Inputs, coordinates and blocks to hidden states.
 
     Args:
@@ -140,7 +142,7 @@ class Transformer(Backbone[Cache]):
         coordinates: Tensor,
         blocks: Tensor,
         conditioning: Conditioning | None = None,
-        cache: Cache | None = None,
+        cache: Cache | LazyCache | None = None,
         commit: bool = True,
     ) -> Tensor:
         """Hidden states after the last norm, ``(B, n, D)``.
@@ -164,6 +166,8 @@ class Transformer(Backbone[Cache]):
         if cache is None:
             return self._whole(inputs, coordinates, blocks, conditioning)
         with torch.no_grad():
+            if isinstance(cache, LazyCache):
+                return self._lazily(inputs, coordinates, blocks, conditioning, cache)
             return self._cached(inputs, coordinates, blocks, conditioning, cache, commit)
 
     def new_cache(
@@ -172,8 +176,15 @@ class Transformer(Backbone[Cache]):
         """A static cache for ``positions`` positions and a condition of ``prefix`` states (counted for the prefix path only)."""
         weight = self.blocks[0].attention.qkv.weight
         capacity = positions + (prefix if self.condition == "prefix" else 0)
-        dtype = dtype or self._dtype(weight)
+        dtype = dtype or self.compute_dtype(weight)
         return Cache.allocate(self.layers, batch, self.heads, capacity, self.width // self.heads, dtype, device or weight.device)
+
+    def new_lazy_cache(self, lazy: Lazy, batch: int, positions: int, prefix: int = 0) -> LazyCache:
+        """Keys, values and hidden states of all positions, of which a lazy step computes some anew."""
+        places = positions + (prefix if self.condition == "prefix" else 0)
+        weight = self.blocks[0].attention.qkv.weight
+        stack = LazyStack.allocate(self.layers, batch, self.heads, places, self.width, weight, self.compute_dtype(weight))
+        return _LazyCache(lazy, batch, stack=stack)
 
     def cache_bytes(self, batch: int, positions: int, prefix: int = 0, dtype: torch.dtype = torch.float32) -> int:
         """Bytes the keys and values of ``new_cache(batch, positions, prefix)`` take: ``2 layers B (prefix + N) D`` numbers."""
@@ -204,7 +215,7 @@ class Transformer(Backbone[Cache]):
     # --- one pass without a cache, one with -------------------------------------------------------------------------------------
 
     def _whole(self, inputs: Tensor, coordinates: Tensor, blocks: Tensor, conditioning: Conditioning | None) -> Tensor:
-        device, dtype = inputs.device, self._dtype(inputs)
+        device, dtype = inputs.device, self.compute_dtype(inputs)
         sees = structure(blocks, device)
         prefix = 0
         mask: Tensor | None = additive(sees.allowed, dtype) if sees.kind == "blocks" else None
@@ -213,10 +224,10 @@ class Transformer(Backbone[Cache]):
             inputs = torch.cat((self._prefix(conditioning).to(inputs.dtype), inputs), dim=1)
             real = conditioning.mask[:1] if bool(conditioning.mask.all()) else conditioning.mask  # one mask for all if nothing is padded
             mask = additive(behind_prefix(sees.allowed, real), dtype)
-        cross, cross_mask, modulation = self._condition(conditioning, dtype)
+        cross, cross_mask, modulation = self.take_condition(conditioning, dtype)
         rotation = self.rotary(coordinates, device, dtype, prefix)
         sight = Sight(len(inputs), rotation, mask, sees.kind == "causal" and mask is None, cross, cross_mask, modulation)
-        return self._layers(inputs, sight)[:, prefix:]
+        return self.through(inputs, sight)[:, prefix:]
 
     def _cached(
         self, inputs: Tensor, coordinates: Tensor, blocks: Tensor, conditioning: Conditioning | None, cache: Cache, commit: bool
@@ -224,7 +235,7 @@ class Transformer(Backbone[Cache]):
         if cache.prepared is None:
             cache.prepared = Prepared(self.blocks, self.norm, self.heads, cache.dtype)
         if not cache.started:
-            cross, cache.cross_bias, cache.modulation = self._condition(conditioning, cache.dtype)
+            cross, cache.cross_bias, cache.modulation = self.take_condition(conditioning, cache.dtype)
             cache.cross = [(key.to(cache.dtype), value.to(cache.dtype)) for key, value in cross]
             if self.prefix is not None and conditioning is not None:
                 self._take_prefix(conditioning, cache)
@@ -242,6 +253,31 @@ class Transformer(Backbone[Cache]):
             cache.length = end
         return hidden
 
+    def _lazily(self, inputs: Tensor, coordinates: Tensor, blocks: Tensor, conditioning: Conditioning | None, cache: LazyCache) -> Tensor:
+        assert isinstance(cache, _LazyCache)
+        batch, n, _ = inputs.shape
+        device, dtype = inputs.device, self.compute_dtype(inputs)
+        if not cache.started:
+            cache.cross, cache.cross_mask, cache.modulation = self.take_condition(conditioning, dtype)
+            if self.prefix is not None and conditioning is not None:
+                cache.prefix, cache.real = self._prefix(conditioning).to(inputs.dtype), conditioning.mask
+            cache.started = True
+        prefix = 0 if cache.prefix is None else cache.prefix.shape[1]
+        table = self.rotary(coordinates, device, dtype, prefix)
+        sight = Sight(batch, table, None, False, cache.cross, cache.cross_mask, cache.modulation)
+        if cache.fresh or cache.wanted is None:
+            if cache.prefix is not None and cache.real is not None:
+                inputs = torch.cat((cache.prefix, inputs), dim=1)
+                sight = replace(sight, mask=additive(behind_prefix(structure(blocks, device).allowed, cache.real), dtype))
+            x = cache.stack.whole(self.blocks, inputs, sight, cache.lazy.layers)
+        else:
+            if cache.real is not None:
+                seen = F.pad(cache.real, (0, n), value=True)
+                sight = replace(sight, mask=additive(seen, dtype)[:, None, None, :])
+            index = torch.arange(prefix, prefix + n, device=device).expand(batch, n)
+            x = cache.stack.some(self.blocks, inputs, sight, cache.lazy, index, cache.forced(n), table)
+        return self.finish(x, cache.modulation)[:, prefix:]
+
     def _take_prefix(self, conditioning: Conditioning, cache: Cache) -> None:
         """Pass the prefix, a block before all others, into an empty cache."""
         assert cache.prepared is not None
@@ -256,14 +292,17 @@ class Transformer(Backbone[Cache]):
         cache.prepared(prefix, None, mask, cache)
         cache.length = end
 
-    def _layers(self, x: Tensor, sight: Sight) -> Tensor:
+    def through(self, x: Tensor, sight: Sight) -> Tensor:
+        """All layers and the last norm, ``(B, n, D)`` to ``(B, n, D)``, for networks built of transformers."""
         shape, x = x.shape, x.flatten(0, 1)
         for layer, block in enumerate(self.blocks):
             x = block(x, sight, layer)
-        x = self.norm(x)
-        if sight.modulation:
-            x = modulate(x, *sight.modulation[-1])
-        return x.view(shape)
+        return self.finish(x.view(shape), sight.modulation)
+
+    def finish(self, x: Tensor, modulation: list[tuple[Tensor, ...]]) -> Tensor:
+        """The last norm, and what a condition makes of it: ``(B, n, D)`` to ``(B, n, D)``."""
+        made = self.norm(x.flatten(0, 1))
+        return (modulate(made, *modulation[-1]) if modulation else made).view(x.shape)
 
     # --- the condition ----------------------------------------------------------------------------------------------------------
 
@@ -272,7 +311,7 @@ class Transformer(Backbone[Cache]):
         # Padding may hold anything, NaN too; no attention weight of zero would stop that.
         return self.prefix(conditioning.states.masked_fill(~conditioning.mask[..., None], 0))
 
-    def _condition(
+    def take_condition(
         self, conditioning: Conditioning | None, dtype: torch.dtype
     ) -> tuple[list[KeysValues], Tensor | None, list[tuple[Tensor, ...]]]:
         """Keys and values and their mask for cross-attention; shifts, scales and gates for adaptive norms."""
@@ -291,12 +330,14 @@ class Transformer(Backbone[Cache]):
     # --- small things -----------------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _dtype(x: Tensor) -> torch.dtype:
+    def compute_dtype(x: Tensor) -> torch.dtype:
         """The dtype that products come out in: autocast's, when it is on."""
         kind = x.device.type
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
-    def _check(self, inputs: Tensor, coordinates: Tensor, blocks: Tensor, conditioning: Conditioning | None, cache: Cache | None) -> None:
+    def _check(
+        self, inputs: Tensor, coordinates: Tensor, blocks: Tensor, conditioning: Conditioning | None, cache: Cache | LazyCache | None
+    ) -> None:
         if inputs.ndim != 3 or inputs.shape[2] != self.width:
             raise ValueError(f"inputs must be (batch, positions, {self.width}), not {tuple(inputs.shape)}")
         n = inputs.shape[1]
@@ -313,6 +354,29 @@ class Transformer(Backbone[Cache]):
             raise ValueError("the cache holds a condition already: give it to the first cached call only")
         if cache is not None and cache.batch != inputs.shape[0]:
             raise ValueError(f"the cache is for a batch of {cache.batch}, not {inputs.shape[0]}")
+
+
+@dataclass
+class _LazyCache(LazyCache):
+    """What lazy steps of a transformer keep: the condition as the first call took it in, and all layers' last results."""
+
+    stack: LazyStack = field(kw_only=True)
+    prefix: Tensor | None = None
+    real: Tensor | None = None
+    cross: list[KeysValues] = field(default_factory=list)
+    cross_mask: Tensor | None = None
+    modulation: list[tuple[Tensor, ...]] = field(default_factory=list)
+
+    def rows(self, index: slice) -> _LazyCache:
+        return replace(
+            cast("_LazyCache", super().rows(index)),
+            stack=self.stack.rows(index),
+            prefix=None if self.prefix is None else self.prefix[index],
+            real=None if self.real is None else self.real[index],
+            cross=[(key[index], value[index]) for key, value in self.cross],
+            cross_mask=None if self.cross_mask is None else self.cross_mask[index],
+            modulation=[tuple(tensor[index] for tensor in layer) for layer in self.modulation],
+        )
 
 
 def behind_prefix(allowed: Tensor, real: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from jielong.noise import Noise
+from jielong.orders.ratio import Schedule
 from jielong.tokens import Layout
 
 if TYPE_CHECKING:
@@ -103,9 +104,27 @@ class Order(ABC):
         stops = sizes.cumsum(0).tolist()
         return list(zip([0, *stops[:-1]], stops, strict=True))
 
-    def steps(self, unknown: int, steps: int | None) -> Iterator[Step]:
-        """The steps of a block with so many unknown positions; a single one unless the order reveals gradually."""
+    def steps(self, unknown: int, steps: int | None, schedule: Schedule | None = None) -> Iterator[Step]:
+        """The steps of a block with so many unknown positions; a single one unless the order reveals gradually.
+
+        Args:
+            unknown: Positions to reveal.
+            steps: How many steps; the order's own number if not given.
+            schedule: How the share of unknown positions falls; the order's own if not given.
+        """
         yield Step(index=0, count=1, hidden_before=unknown, hidden_after=0)
+
+    def queue(self, unknown: Tensor, noise: Noise) -> Tensor | None:
+        """Which positions of a block come first, where that is settled before anything is drawn: the head then draws no others.
+
+        Args:
+            unknown: ``(B, n)`` bool, as many positions in every item.
+            noise: Random numbers of each item.
+
+        Returns:
+            ``(B, unknown)`` long, places in the block in the order of their reveal; ``None`` where :meth:`reveal` decides.
+        """
+        return None
 
     def reveal(self, step: Step, unknown: Tensor, confidence: Tensor | None, noise: Noise) -> Tensor:
         """Which of the drawn tokens to keep: ``(B, n)`` bool, a subset of ``unknown``; all of them unless overridden."""

@@ -13,21 +13,10 @@ from torch import Tensor
 from jielong.config import Part
 from jielong.noise import Noise
 from jielong.orders.base import Embed, Order, Step, View
+from jielong.orders.ratio import Ratio, Schedule, masked_share
 from jielong.tokens import Layout
 
-Schedule = Literal["cosine", "arccos", "linear"]
-
-
-def masked_share(progress: float, schedule: Schedule) -> float:
-    """Share of tokens still masked when a share ``progress`` of the steps is done: 1 at 0, 0 at 1.
-
-    cosine: ``cos(pi r / 2)`` (MaskGIT, eq. 3); arccos: ``2 arccos(r) / pi``; linear: ``1 - r``.
-    """
-    if schedule == "cosine":
-        return math.cos(math.pi / 2 * progress)
-    if schedule == "arccos":
-        return 2 / math.pi * math.acos(progress)
-    return 1.0 - progress
+__all__ = ["Masked", "MaskedOrder", "Schedule", "masked_share"]
 
 
 class MaskedOrder(Order):
@@ -36,17 +25,27 @@ class MaskedOrder(Order):
     Args:
         schedule: How the share of masked tokens falls over the steps, and the distribution of mask ratios in training.
         steps: Steps a picture, unless ``generate`` is told otherwise.
-        choose: Keep the most confident draws (with annealed Gumbel noise), or random positions.
+        choose: Keep the most confident draws (with annealed Gumbel noise), or random positions, which are settled before anything is
+            drawn. Densities of continuous tokens at several positions do not compare: choose at random there (MAR).
         choice_noise: Scale of the Gumbel noise on confidence at the first step, falling linearly to 0.
+        ratio: The distribution of mask ratios in training; by default that of the schedule.
     """
 
     shifted = False
 
-    def __init__(self, schedule: Schedule, steps: int, choose: Literal["confidence", "random"], choice_noise: float) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        steps: int,
+        choose: Literal["confidence", "random"],
+        choice_noise: float,
+        ratio: Ratio | None = None,
+    ) -> None:
         self.schedule: Schedule = schedule
         self.count = steps
         self.choose = choose
         self.choice_noise = choice_noise
+        self.ratio = ratio or Ratio()
 
     def blocks(self, layout: Layout) -> Tensor:
         """All zeros."""
@@ -59,23 +58,29 @@ class MaskedOrder(Order):
         return torch.where(shown, vectors, placeholder.to(vectors.dtype))
 
     def view(self, layout: Layout, noise: Noise) -> View:
-        """Mask ``ceil(share N)`` random positions, the share drawn anew for every item (MaskGIT, section 3.1)."""
-        share = torch.tensor([masked_share(r, self.schedule) for r in noise.uniform().tolist()])
-        count = (share * layout.positions).ceil().clamp(1, layout.positions)
+        """Mask ``ceil(ratio N)`` random positions (MaskGIT, section 3.1; MAR, section 3.4)."""
+        count = (self.ratio.draw(noise, self.schedule) * layout.positions).ceil().clamp(1, layout.positions)
         rank = noise.uniform(layout.positions).argsort(1).argsort(1)
         masked = rank < count[:, None]
         return View(known=~masked, asked=masked)
 
-    def steps(self, unknown: int, steps: int | None) -> Iterator[Step]:
+    def steps(self, unknown: int, steps: int | None, schedule: Schedule | None = None) -> Iterator[Step]:
         """Steps whose remaining masks follow the schedule; every step reveals at least one token, the last reveals all."""
-        count = min(steps or self.count, unknown)
+        count, schedule = min(steps or self.count, unknown), schedule or self.schedule
         hidden = unknown
         for index in range(count):
             left = count - index - 1  # at least so many must stay hidden, one for each step to come
             # The hair keeps rounding errors of the share from revealing a token early: 100 (1 - 0.9) is 9.99...8.
-            wanted = math.floor(unknown * masked_share((index + 1) / count, self.schedule) + 1e-9)
+            wanted = math.floor(unknown * masked_share((index + 1) / count, schedule) + 1e-9)
             before, hidden = hidden, max(left, min(hidden - 1, wanted)) if left else 0
             yield Step(index=index, count=count, hidden_before=before, hidden_after=hidden)
+
+    def queue(self, unknown: Tensor, noise: Noise) -> Tensor | None:
+        """A random permutation of the unknown positions of each item, drawn once (MAR); ``None`` where confidence will choose."""
+        if self.choose == "confidence":
+            return None
+        count = int(unknown[0].sum())
+        return noise.uniform(unknown.shape[1]).masked_fill(~unknown, torch.inf).argsort(dim=1, stable=True)[:, :count]
 
     def reveal(self, step: Step, unknown: Tensor, confidence: Tensor | None, noise: Noise) -> Tensor:
         """Keep the draws of highest confidence, or at random where the head has none (MAR) or the order says so."""
@@ -96,7 +101,8 @@ class Masked(Part, family="order", name="masked"):
     steps: int = Field(default=8, ge=1)
     choose: Literal["confidence", "random"] = "confidence"
     choice_noise: float = Field(default=4.5, ge=0)
+    ratio: Ratio = Ratio()
 
     def build(self) -> MaskedOrder:
         """The order."""
-        return MaskedOrder(self.schedule, self.steps, self.choose, self.choice_noise)
+        return MaskedOrder(self.schedule, self.steps, self.choose, self.choice_noise, self.ratio)

@@ -1,0 +1,83 @@
+"""Which share of the tokens a masked order hides in training."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from jielong.config import Config
+from jielong.noise import Noise
+
+Schedule = Literal["cosine", "arccos", "linear", "square", "cubic"]
+
+
+def masked_share(progress: float, schedule: Schedule) -> float:
+    """Share of tokens still masked when a share ``progress`` of the steps is done: 1 at 0, 0 at 1.
+
+    cosine: ``cos(pi r / 2)`` (MaskGIT, eq. 3); arccos: ``2 arccos(r) / pi``; linear: ``1 - r``; square: ``1 - r^2``; cubic: ``1 - r^3``
+    (the concave ones of MaskGIT's table 3: few tokens first, many later).
+    """
+    if schedule == "cosine":
+        return math.cos(math.pi / 2 * progress)
+    if schedule == "arccos":
+        return 2 / math.pi * math.acos(progress)
+    return 1.0 - progress ** {"linear": 1, "square": 2, "cubic": 3}[schedule]
+
+
+def progress_at(share: float, schedule: Schedule) -> float:
+    """The inverse of :func:`masked_share`."""
+    if schedule == "cosine":
+        return 2 / math.pi * math.acos(share)
+    if schedule == "arccos":
+        return math.cos(math.pi / 2 * share)
+    return float((1.0 - share) ** (1 / {"linear": 1, "square": 2, "cubic": 3}[schedule]))
+
+
+class Ratio(Config):
+    """The distribution of mask ratios in training.
+
+    Attributes:
+        kind: ``schedule``: that of the reveal schedule at a uniform progress (MaskGIT), so that training sees what sampling meets;
+            ``truncated_normal``: most of it near 1, so that much is hidden nearly always (MAR, arXiv 2406.11838).
+        low: The lowest ratio: 0 for ``schedule``, 0.7 for ``truncated_normal`` (MAR). GIVT's ``cos(pi u / 2)`` with ``u`` up to 0.7 is the
+            cosine schedule from 0.454 on.
+        high: The highest ratio.
+        mean: Of the normal distribution before it is cut.
+        std: Its standard deviation.
+        per: ``item``: every item draws its own; ``batch``: those that are computed together share the first one's, so that as many of
+            their tokens are known (MAR). By default ``batch`` for ``truncated_normal``, and ``item`` for ``schedule``.
+    """
+
+    kind: Literal["schedule", "truncated_normal"] = "schedule"
+    low: float | None = Field(default=None, ge=0, lt=1)
+    high: float = Field(default=1.0, gt=0, le=1)
+    mean: float = 1.0
+    std: float = Field(default=0.25, gt=0)
+    per: Literal["item", "batch"] | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Ratio:
+        if self.lowest >= self.high:
+            raise ValueError(f"mask ratios run from the lowest to the highest, but low is {self.lowest} and high {self.high}")
+        return self
+
+    @property
+    def lowest(self) -> float:
+        """The lowest ratio, by default that of the kind."""
+        return self.low if self.low is not None else 0.7 if self.kind == "truncated_normal" else 0.0
+
+    def draw(self, noise: Noise, schedule: Schedule) -> Tensor:
+        """Ratios of the items of a batch, ``(B,)``, by the inverse of the distribution at one uniform number an item."""
+        uniform = noise.uniform().cpu()
+        shared = self.per == "batch" or (self.per is None and self.kind == "truncated_normal")
+        uniform = uniform[:1].expand(len(noise)) if shared else uniform
+        if self.kind == "schedule":
+            first, last = progress_at(self.high, schedule), progress_at(self.lowest, schedule)
+            return torch.tensor([masked_share(first + (last - first) * u, schedule) for u in uniform.tolist()])
+        below, above = (torch.special.ndtr(torch.tensor((end - self.mean) / self.std).double()) for end in (self.lowest, self.high))
+        standard = torch.special.ndtri(below + (above - below) * uniform.double())
+        return (self.mean + self.std * standard).clamp(self.lowest, self.high).float()
