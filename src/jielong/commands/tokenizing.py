@@ -50,8 +50,8 @@ def tokenize(
         task = bar.add_task("tokenizing", total=len(images))
         tokens = cache.tokenize(tokenizer, images, progress=lambda count: bar.advance(task, count))
     cache.write(out, tokens, cache.identity(tokenizer, images), images.stand_ins)
-    layout = tokens.layout
-    kind = f"{layout.channels} x {layout.vocabulary} codes" if layout.discrete else f"{layout.channels} numbers"
+    layout, more = tokenizer.layout, "" if tokens.layout == tokenizer.layout else ", each with its log-variance"
+    kind = f"{layout.channels} x {layout.vocabulary} codes" if layout.discrete else f"{layout.channels} numbers{more}"
     say(f"{len(tokens):,} pictures of {' x '.join(map(str, layout.grid))} tokens of {kind}, {time.perf_counter() - begun:.1f} s")
     typer.echo(out)
 

@@ -68,6 +68,8 @@ def measure(system: System, data: str | None, count: int | None, seed: int, prog
     figures |= {"parameters": provenance["parameters"], "positions": layout.positions}
     if layout.bits is not None:
         figures["bits"] = layout.bits
+    else:
+        figures["numbers"] = layout.positions * layout.channels
     if system.generator is None:
         costs, how = coding_time(system, shown)
         figures |= costs

@@ -28,8 +28,11 @@ class Column:
     unit: float = 1
 
     def cell(self, row: Row) -> str:
-        """The number as text; a dash where the figure does not apply."""
+        """The number as text; a dash where the figure does not apply. In the place of bits, continuous tokens tell how many numbers."""
         value = row.figures.get(self.name)
+        if value is None and self.name == "bits" and "numbers" in row.figures:
+            positions = row.figures["positions"]
+            return f"continuous, {positions:,.0f} x {row.figures['numbers'] / positions:,.0f} numbers"
         return "-" if value is None else self.form.format(value / self.unit)
 
 
@@ -64,8 +67,8 @@ TITLES = {"tokenizer": "Tokenizers", "generator": "Generators"}
 
 
 def columns(kind: str, rows: Sequence[Row]) -> list[Column]:
-    """The columns of which at least one row has a figure."""
-    return [column for column in COLUMNS[kind] if any(column.name in row.figures for row in rows)]
+    """The columns of which at least one row has something to say."""
+    return [column for column in COLUMNS[kind] if any(column.cell(row) != "-" for row in rows)]
 
 
 def best(column: Column, rows: Sequence[Row]) -> set[str]:
@@ -93,4 +96,6 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     bits = {row.figures["bits"] for row in rows if row.kind == "tokenizer" and "bits" in row.figures}
     if bits and max(bits) > 1.02 * min(bits):
         told.append(f"bits a picture differ ({min(bits):,.0f} to {max(bits):,.0f}): fewer bits keep less, whoever spends them")
+    if bits and any("numbers" in row.figures for row in rows if row.kind == "tokenizer"):
+        told.append("real numbers have no bits to count: compare codes and continuous tokens by what a generator makes of them")
     return told

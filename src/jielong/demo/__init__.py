@@ -16,7 +16,7 @@ from jielong.data.opening import Split, open_set
 from jielong.data.source import DataError
 from jielong.demo.page import Report, Strategy, View, render
 from jielong.demo.scratch import Scratch, train_from_scratch
-from jielong.demo.stories import Story, board, measure_pace, tell
+from jielong.demo.stories import Story, board, measure_pace, tell, told
 from jielong.evaluation.provenance import machine
 from jielong.evaluation.reconstruction import psnr
 from jielong.media.images import write_bytes
@@ -166,7 +166,7 @@ def _views(name: str, missing: dict[str, str]) -> list[View]:
     tokens = system.encode(originals)
     rebuilt = system.decode(tokens)
     grid = board(tokens.layout)
-    codes = tokens.values[..., 0].tolist()
+    codes = told(tokens)
     return [
         View(images.captions[row] or images.keys[row], original, code, grid, back, psnr(back[None], original[None]).value)
         for row, original, code, back in zip(rows, originals, codes, rebuilt, strict=True)

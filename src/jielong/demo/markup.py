@@ -28,9 +28,18 @@ def command(text: str) -> str:
     return f'<code class="command">{escape(text)}</code>'
 
 
-def token_map(codes: Sequence[int], grid: tuple[int, int]) -> str:
-    """Tokens on their grid; a code's colour is an arbitrary but fixed hue (multiples of the golden angle), so equal codes look equal."""
-    cells = "".join(f'<i style="--h:{code * 137.508 % 360:.1f}">{code}</i>' for code in codes)
+def hue(token: int | float) -> float:
+    """The colour of a token, in degrees.
+
+    A code has an arbitrary but fixed one (multiples of the golden angle), so equal codes look equal. A number, of which most lie within
+    two of zero, runs from blue over green at zero to red, so near numbers look alike.
+    """
+    return 140 - 48 * max(-2.5, min(2.5, token)) if isinstance(token, float) else token * 137.508 % 360
+
+
+def token_map(codes: Sequence[int | float], grid: tuple[int, int]) -> str:
+    """Tokens on their grid, in their colours (:func:`hue`)."""
+    cells = "".join(f'<i style="--h:{hue(code):.1f}">{code}</i>' for code in codes)
     return f'<div class="tokens" style="--rows:{grid[0]};--columns:{grid[1]}">{cells}</div>'
 
 
@@ -40,7 +49,8 @@ def player(stories: Sequence[Story]) -> str:
     steps, size = len(first.film), list(first.film.shape[-2:])
     columns = math.ceil(math.sqrt(steps))
     told = [{"codes": story.codes, "born": story.born, "film": film_strip(story.film, columns)} for story in stories]
-    described = {"grid": first.grid, "placed": first.placed, "steps": steps, "size": size, "columns": columns, "stories": told}
+    kind = {"placed": first.placed, "discrete": first.discrete}
+    described = {"grid": first.grid, **kind, "steps": steps, "size": size, "columns": columns, "stories": told}
     data = json.dumps(described, separators=(",", ":"))
     shape = f"--rows:{first.grid[0]};--columns:{first.grid[1]}"
     reel = "".join(f'<button type="button"><canvas></canvas>{escape(story.caption)}</button>' for story in stories)

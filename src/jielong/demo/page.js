@@ -2,7 +2,7 @@
 (() => {
   "use strict";
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const hue = code => (code * 137.508) % 360;
+  const hue = (token, discrete) => (discrete ? (token * 137.508) % 360 : 140 - 48 * Math.max(-2.5, Math.min(2.5, token)));
 
   function cells(board, count) {
     board.replaceChildren(...Array.from({ length: count }, () => document.createElement("i")));
@@ -11,7 +11,7 @@
 
   function player(root) {
     const data = JSON.parse(root.querySelector("script").textContent);
-    const { stories, steps, size, columns, placed } = data;
+    const { stories, steps, size, columns, placed, discrete } = data;
     const [rows, cols] = data.grid;
     const board = root.querySelector(".board"), over = root.querySelector(".over");
     const map = cells(board, rows * cols), marks = cells(over, rows * cols);
@@ -40,7 +40,7 @@
         known += born <= step;
         fresh += state === "new";
         map[place].className = state;
-        map[place].style.setProperty("--h", hue(code));
+        map[place].style.setProperty("--h", hue(code, discrete));
         map[place].textContent = code;
         marks[place].className = placed && state === "new" ? "new" : "";
       });

@@ -42,7 +42,7 @@ class View:
 
     caption: str
     original: Tensor
-    codes: Sequence[int]
+    codes: Sequence[int | float]
     grid: tuple[int, int]
     rebuilt: Tensor
     psnr: float
@@ -178,11 +178,18 @@ def _story(report: Report, strategy: Strategy) -> str:
     return _section(
         title,
         f"<p>{HOW.get(strategy.order, '')}</p>",
-        "<p class='note'>Left, the tokens: a number out of the tokenizer&rsquo;s vocabulary each, equal numbers in equal colours; those of "
-        f"this step are outlined. Right, the picture they decode to so far; {_unknown(strategy.stories[0])}.</p>",
+        f"<p class='note'>Left, the tokens: {_written(strategy.stories[0])}; those of this step are outlined. "
+        f"Right, the picture they decode to so far; {_unknown(strategy.stories[0])}.</p>",
         markup.player(strategy.stories),
         markup.command(f"{generate_command(strategy.model, report.prompts[:1], report.seed)} --trace"),
     )
+
+
+def _written(story: Story) -> str:
+    """What stands on the board, in words."""
+    if story.discrete:
+        return "a number out of the tokenizer&rsquo;s vocabulary each, equal numbers in equal colours"
+    return "the first of the numbers that each holds, blue where it is low and red where it is high"
 
 
 def _unknown(story: Story) -> str:
@@ -199,6 +206,7 @@ def _tokens(report: Report) -> str:
         f"<figcaption>{escape(view.caption)} <small>· {view.psnr:.1f} dB</small></figcaption></figure>"
         for view in report.views
     )
+    codes = not isinstance(report.views[0].codes[0], float)
     mean = sum(view.psnr for view in report.views) / len(report.views)
     return _section(
         "What a token holds",
@@ -206,7 +214,7 @@ def _tokens(report: Report) -> str:
         "alone. A generator can be no better than this. Peak signal-to-noise ratio "
         f"of these {len(report.views)}: {mean:.1f} dB on average.</p>",
         f'<div class="views">{figures}</div>',
-        "<p class='note'>The same over every held-out drawing, with the share of the vocabulary that is used:</p>",
+        f"<p class='note'>The same over every held-out drawing{', with the share of the vocabulary that is used' if codes else ''}:</p>",
         markup.command(f"jielong evaluate {report.tokenizer}"),
     )
 

@@ -23,7 +23,7 @@ class Story:
     Attributes:
         caption: What it was asked to show.
         grid: Rows and columns to draw its tokens in; see :func:`board`.
-        codes: The tokens, row by row (of the first codebook, where there are several).
+        codes: The tokens, row by row, see :func:`told`.
         born: The step, from 1, at which each became known.
         film: The picture after each step, ``(steps, C, H, W)``; where nothing is known yet it is made of a white picture's tokens. With
             scales it is what the known ones add up to.
@@ -32,10 +32,15 @@ class Story:
 
     caption: str
     grid: tuple[int, int]
-    codes: list[int]
+    codes: Sequence[int | float]
     born: list[int]
     film: Tensor
     placed: bool = True
+
+    @property
+    def discrete(self) -> bool:
+        """Whether its tokens are codes, and not numbers that are near each other or far."""
+        return not isinstance(self.codes[0], float)
 
     @property
     def picture(self) -> Tensor:
@@ -69,6 +74,12 @@ def board(layout: Layout) -> tuple[int, int]:
     return rows, count // rows
 
 
+def told(tokens: Tokens) -> list[list[int | float]]:
+    """What is written on a board for tokens ``(B, N, C)``: codes of the first codebook; of continuous tokens the first number, rounded."""
+    first = tokens.values[..., 0].tolist()
+    return first if tokens.layout.discrete else [[round(number, 1) for number in row] for row in first]
+
+
 def tell(system: System, conditions: Sequence[Any], captions: Sequence[str], seed: int = 0) -> list[Story]:
     """Generate a picture for each condition and keep every step on the way."""
     moments: list[Moment] = []
@@ -76,12 +87,13 @@ def tell(system: System, conditions: Sequence[Any], captions: Sequence[str], see
     layout, media = tokens.layout, system.tokenizer.media
     blank = system.encode(torch.ones(1, *media.shape)).values
     films = [_so_far(system, moment, blank) for moment in moments]
+    codes = told(tokens)
     born = sum((moment.new.long() * moment.step for moment in moments), torch.zeros(tokens.values.shape[:2], dtype=torch.long))
     return [
         Story(
             caption=caption,
             grid=board(layout),
-            codes=tokens.values[index, :, 0].tolist(),
+            codes=codes[index],
             born=born[index].tolist(),
             film=torch.stack([film[index] for film in films]),
             placed=placed(layout),
