@@ -1,0 +1,190 @@
+"""Diffusion, token by token: a small network learns to take noise off a token, given the hidden vector (MAR, arXiv 2406.11838).
+
+    L = mean |target - out(a_t x_0 + s_t e, t, hidden)|^2    (+ L_vb, the variational bound, where the variance is learned)
+
+over ``t`` uniform in 0..999 and noise ``e``; the target is ``e``, ``x_0``, or ``v = a_t e - s_t x_0`` (arXiv 2202.00512).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, SerializeAsAny
+from torch import Tensor
+
+from jielong.config import OfFamily, Part
+from jielong.heads import diffusion_samplers as samplers
+from jielong.heads.base import Sharpness
+from jielong.heads.continuous import Evaluations, IterativeHead, Predict
+from jielong.heads.diffusion_samplers import Guess
+from jielong.heads.diffusion_schedule import Kind, Schedule
+from jielong.networks.denoiser import MLP, NetworkSettings
+from jielong.noise import Noise
+from jielong.tokens import Layout
+
+Prediction = Literal["epsilon", "x0", "v"]
+Variance = Literal["learned", "fixed"]
+Sampler = Literal["ddpm", "ddim", "edm"]
+
+
+class DiffusionHead(IterativeHead):
+    """Takes the noise off a token step by step.
+
+    *Guidance* combines what the network predicts, inside the head, at every step: given ``x_t``, all three predictions are linear in ``e``,
+    so this guides ``e``. The learned variance is the conditional half's. *Temperature* multiplies the noise that the steps inject, not
+    the noise that a draw starts from: 1 is the model's own distribution, 0 follows the means.
+
+    Args:
+        width: Width ``D`` of the hidden vectors.
+        layout: The tokens to predict, ``C`` numbers of unit standard deviation.
+        network: Settings of the network.
+        schedule: How noise grows.
+        prediction: What the network says.
+        variance: Of a step back: ``fixed`` to that of ``q(x_{t-1} | x_t, x_0)``, or ``learned`` between it and ``beta_t`` (2102.09672).
+        sampler: How it draws: :mod:`jielong.heads.diffusion_samplers`.
+        eta: Noise that ``ddim`` injects.
+        clip: Bound on the magnitude of ``x_0`` when it draws; none for latents.
+        start: Noise over signal ``s / a`` from which draws begin: steps beyond are left out. ``None`` begins at the last, as the authors'
+            code. The cosine schedule ends at 20,000, where ``x_0 = (x - s e) / a`` makes of an error of 0.01 in ``e`` one of 200.
+        steps: Evaluations a draw.
+        draws_per_token: Noisy copies of each token in a loss.
+    """
+
+    signal: Tensor
+    spread: Tensor
+    least: Tensor
+    most: Tensor
+    gain: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        layout: Layout,
+        network: NetworkSettings,
+        *,
+        schedule: Kind = "cosine",
+        prediction: Prediction = "epsilon",
+        variance: Variance = "learned",
+        sampler: Sampler = "ddpm",
+        eta: float = 0.0,
+        clip: float | None = None,
+        start: float | None = 80.0,
+        steps: int = 50,
+        draws_per_token: int = 4,
+    ) -> None:
+        outputs = layout.channels * (2 if variance == "learned" else 1)
+        built = network.build(inputs=layout.channels, outputs=outputs, hidden=width)
+        super().__init__(built, layout, steps=steps, draws_per_token=draws_per_token)
+        self.schedule, self.prediction, self.learned = Schedule.of(schedule), prediction, variance == "learned"
+        self.sampler, self.eta, self.clip = sampler, eta, clip
+        self.drawn = self.schedule if start is None else self.schedule.up_to(start)
+        plan = self.schedule
+        # The mean of a step back moves by ``gain`` times what the prediction is wrong by.
+        per_data = {"epsilon": plan.sigma, "v": plan.spread, "x0": torch.ones_like(plan.kept)}[prediction]
+        tables = {"signal": plan.signal, "spread": plan.spread, "least": plan.log_variance, "most": plan.log_betas}
+        for name, table in {**tables, "gain": plan.of_data * per_data}.items():
+            self.register_buffer(name, table.float(), persistent=False)
+
+    def check_sharpness(self, sharpness: Sharpness) -> None:
+        """See :meth:`Head.check_sharpness`; samplers that inject no noise have no temperature either.
+
+        Raises:
+            ValueError: if any is asked for.
+        """
+        super().check_sharpness(sharpness)
+        if sharpness.temperature != 1 and (self.sampler == "edm" or (self.sampler == "ddim" and self.eta == 0)):
+            raise ValueError(
+                f"temperature multiplies the noise of the steps, and the sampler {self.sampler} adds none: leave temperature at 1, or "
+                "choose the sampler ddpm, or ddim with an eta above 0"
+            )
+
+    def loss_of_copies(self, targets: Tensor, predict: Predict) -> Tensor:
+        """Squared error, mean over the channels, plus the variational bound in bits a channel; ``(M, C)`` to ``(M,)``.
+
+        See :meth:`_bound`, which is 0 where the variance is fixed.
+        """
+        step = torch.randint(len(self.schedule), (len(targets),), device=targets.device)
+        noise = torch.randn_like(targets)
+        signal, spread = self.signal[step, None], self.spread[step, None]
+        out = predict(signal * targets + spread * noise, (step / len(self.schedule))[:, None])
+        with torch.autocast(out.device.type, enabled=False):
+            said, share = self._split(out)
+            wanted = {"epsilon": noise, "x0": targets, "v": signal * noise - spread * targets}[self.prediction]
+            wrong = (wanted - said).square()
+            return wrong.mean(-1) if share is None else (wrong + self._bound(step, wrong.detach(), share)).mean(-1)
+
+    def _split(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the network says of the token, and of the variance: from 0, the least, to 1, the most, but it may go beyond."""
+        if not self.learned:
+            return out, None
+        said, variance = out.chunk(2, dim=-1)
+        return said, (variance + 1) / 2
+
+    def _bound(self, step: Tensor, wrong: Tensor, share: Tensor) -> Tensor:
+        """One term of the variational bound in bits, for the squared error ``wrong`` of the prediction; all ``(M, C)``.
+
+        For ``t > 0``: ``KL(q(x_{t-1} | x_t, x_0) | p(x_{t-1} | x_t))`` of two normals, whose means are ``gain`` times the error apart. For
+        ``t = 0``: ``-log p(x_0 | x_1)``, here a density; the authors' code takes the probability of one of a pixel's 256 levels, which
+        latents have not. The squared error comes detached: the bound teaches the variance alone (2102.09672, section 3.1).
+        """
+        least, most = self.least[step, None], self.most[step, None]
+        log_variance = least + (most - least) * share
+        apart = self.gain[step, None].square() * wrong * torch.exp(-log_variance)
+        later = (log_variance - least - 1 + torch.exp(least - log_variance) + apart) / 2
+        first = (math.log(2 * math.pi) + log_variance + apart) / 2
+        return torch.where(step[:, None] == 0, first, later) / math.log(2)
+
+    def draw(self, evaluate: Evaluations, noise: Noise, steps: int, temperature: float) -> Tensor:
+        """From noise to tokens ``(B, n, C)`` in so many evaluations."""
+        x = self.initial(evaluate, noise)
+        look = partial(self._look, evaluate)
+        if self.sampler == "edm":
+            return samplers.edm(look, x, self.drawn, steps)
+        plan, normal = self.drawn.respaced(steps), partial(self.initial, evaluate, noise)
+        if self.sampler == "ddim":
+            return samplers.ddim(look, x, plan, normal, temperature, self.eta)
+        return samplers.ddpm(look, x, plan, normal, temperature)
+
+    def _look(self, evaluate: Evaluations, x: Tensor, time: float, signal: float, spread: float) -> Guess:
+        conditional, null = evaluate.halves(x, time)
+        said, share = self._split(conditional)
+        if null is not None:
+            said = evaluate.guide(said, self._split(null)[0])
+        if share is not None:
+            # No optimal variance lies outside; early in training the network may say one far outside.
+            share = share.clamp(0, 1)
+        if self.prediction == "x0":
+            data = said
+        else:
+            data = (x - spread * said) / signal if self.prediction == "epsilon" else signal * x - spread * said
+        if self.clip is not None:
+            data = data.clamp(-self.clip, self.clip)
+        elif self.prediction == "epsilon":
+            return Guess(data, said, share)
+        return Guess(data, (x - signal * data) / spread, share)
+
+
+class Diffusion(Part, family="head", name="diffusion"):
+    """Noise taken off a token in ``steps`` evaluations of a small ``network``, as in MAR.
+
+    See :class:`DiffusionHead`; ``draws_per_token`` are the noisy copies of each token in a loss.
+    """
+
+    network: Annotated[SerializeAsAny[NetworkSettings], OfFamily("network")] = MLP()
+    schedule: Kind = "cosine"
+    prediction: Prediction = "epsilon"
+    variance: Variance = "learned"
+    sampler: Sampler = "ddpm"
+    eta: float = Field(default=0.0, ge=0, le=1)
+    clip: float | None = Field(default=None, gt=0)
+    start: float | None = Field(default=80.0, gt=0)
+    steps: int = Field(default=50, ge=1)
+    draws_per_token: int = Field(default=4, ge=1)
+
+    def build(self, width: int, layout: Layout) -> DiffusionHead:
+        """The head for tokens of this layout."""
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        return DiffusionHead(width, layout, **own)
