@@ -76,6 +76,9 @@ class Head(nn.Module, ABC):
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Loss of each selected position: hidden ``(M, D)``, targets ``(M, C)`` to ``(M,)``."""
 
+    def follow(self, samples_seen: int) -> None:
+        """Hear before each step of training how many items it has seen, for what is annealed."""
+
     def nats_a_value(self, loss: float) -> float | None:
         """A mean loss as negative log-likelihood in nats a value (a code, a colour); ``None`` where the loss is something else."""
         return None

@@ -54,6 +54,7 @@ class GeneratorObjective(Objective):
         tokens = self.tokenizer.redraw(self._kept(batch), draws.noise)
         condition = self.model.condition
         prepared = condition.prepare(self._raw(batch)) if condition is not None else None
+        self.model.head.follow(samples_seen)
         loss = self.model.loss(tokens, prepared, draws.noise)
         return Losses(loss, {"loss": loss.detach()})
 
