@@ -1,4 +1,4 @@
-"""The published autoencoder: equal to diffusers' AutoencoderKL on the same weights."""
+"""The published autoencoder, body and tokenizer: equal to diffusers' AutoencoderKL on the same weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from torch import Tensor, nn
 
 from jielong.bodies.resnet import Resnet
 from jielong.networks.convolutional import ResidualBlock, SpatialAttention
+from jielong.networks.posterior import DiagonalGaussian
 from jielong.networks.resnet import Downsample, ResnetEncoder, Upsample
+from jielong.tokenizers.base import MediaFormat
+from jielong.tokenizers.kl import KL
+from jielong.tokens import Tokens
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -96,6 +100,41 @@ def test_it_is_diffusers_autoencoder_on_the_same_weights(attention: bool, projec
     assert sum(p.numel() for half in (body.encoder, body.decoder) for p in half.parameters()) == sum(p.numel() for p in model.parameters())
     torch.testing.assert_close(body.encoder(pictures), model.encode(pictures).latent_dist.parameters, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(body.decoder(latents), model.decode(latents).sample, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_tokenizer_is_diffusers_on_the_same_weights_with_its_scale_around_it() -> None:
+    model = theirs(attention=False, projections=True)
+    body = Resnet(channels=CHANNELS, blocks=BLOCKS, groups=GROUPS)
+    tokenizer = KL(body=body, dim=DIM, weight=1e-6).build(MediaFormat(3, (16, 24))).eval()
+    convert(model, tokenizer.encoder, tokenizer.decoder)
+    tokenizer.shift.copy_(torch.tensor([0.1, -0.2, 0.3]))
+    tokenizer.scale.copy_(torch.tensor([0.5, 2.0, 0.18215]))
+    pictures = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    posterior = model.encode(pictures).latent_dist
+    shift, scale = tokenizer.shift[:, None, None], tokenizer.scale[:, None, None]
+    tokens = tokenizer.encode(pictures)
+    torch.testing.assert_close(tokens.values, ((posterior.mean - shift) * scale).flatten(2).mT, rtol=1e-4, atol=1e-4)
+    mean, log_variance = tokenizer.keep(pictures).values.chunk(2, dim=-1)
+    assert torch.equal(mean, tokens.values)
+    torch.testing.assert_close(log_variance.exp().sqrt(), (posterior.std * scale).flatten(2).mT, rtol=1e-4, atol=1e-5)
+    result = tokenizer(pictures)
+    torch.testing.assert_close(result.figures["kl_nats"], posterior.kl().mean(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(result.losses["kl"], 1e-6 * posterior.kl().mean() / (3 * 16 * 24), rtol=1e-4, atol=0)
+    latents = torch.randn(2, 24, DIM, generator=torch.Generator().manual_seed(2)) * 0.3
+    rebuilt = model.decode((latents / tokenizer.scale + tokenizer.shift).mT.unflatten(2, (4, 6))).sample
+    assert (rebuilt.abs() < 1).float().mean() > 0.05, "not everything is clamped"
+    torch.testing.assert_close(tokenizer.decode(Tokens(latents, tokenizer.layout)), rebuilt.clamp(-1, 1), rtol=1e-4, atol=1e-4)
+
+
+def test_the_posterior_is_diffusers_distribution() -> None:
+    moments = torch.randn(3, 2 * DIM, 4, 2, generator=torch.Generator().manual_seed(0)) * 20  # some beyond both clamps
+    theirs = diffusers.models.autoencoders.vae.DiagonalGaussianDistribution(moments)
+    ours = DiagonalGaussian.of(moments.permute(0, 2, 3, 1))
+    torch.testing.assert_close(ours.kl().sum((1, 2, 3)), theirs.kl())
+    torch.testing.assert_close(ours.std(), theirs.std.permute(0, 2, 3, 1))
+    normal = torch.randn(ours.mean.shape, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(ours.sample(normal), theirs.mean.permute(0, 2, 3, 1) + theirs.std.permute(0, 2, 3, 1) * normal)
 
 
 @torch.no_grad()
