@@ -1,0 +1,218 @@
+"""Samplers against diffusers' on the same answers and noise, and against Gaussians, for which all is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from test_diffusion_schedule import THEIRS
+from torch import Tensor
+
+from jielong.heads.continuous import Evaluations
+from jielong.heads.diffusion import Diffusion, DiffusionHead, Prediction
+from jielong.heads.diffusion_samplers import Guess, Look, ddim, ddpm, edm
+from jielong.heads.diffusion_schedule import Kind, Schedule
+from jielong.networks.denoiser import MLP
+from jielong.tokens import Layout
+
+PREDICTIONS = pytest.mark.parametrize("prediction", ["epsilon", "v", "x0"])
+THEIR_NAME = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}
+
+
+def normals(seed: int, *shape: int) -> Callable[[], Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda: torch.randn(shape, generator=generator)
+
+
+def silent() -> Tensor:
+    raise AssertionError("no noise was to be drawn")
+
+
+class Answers:
+    """A network that answers with numbers of its own, bounded, different at each time: ``(M, C)`` or ``(M, 2 C)``."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        self.weight = torch.randn(channels, outputs, generator=torch.Generator().manual_seed(7))
+
+    def __call__(self, x: Tensor, time: float) -> Tensor:
+        return torch.tanh(x @ self.weight + 3 * time)
+
+
+def look_of(head: DiffusionHead, answers: Answers) -> Look:
+    class One(Evaluations):
+        def __init__(self) -> None:
+            self.guidance = 1.0
+
+        def halves(self, x: Tensor, *times: float) -> tuple[Tensor, Tensor | None]:
+            return answers(x, times[0]), None
+
+    return lambda x, time, signal, spread: head._look(One(), x, time, signal, spread)
+
+
+def head_of(prediction: Prediction, variance: str = "fixed", clip: float | None = None) -> DiffusionHead:
+    made = Diffusion(network=MLP(layers=1, width=4), prediction=prediction, variance=variance, clip=clip)  # type: ignore[arg-type]
+    return made.build(2, Layout((1,), channels=3))
+
+
+@PREDICTIONS
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+@pytest.mark.parametrize("variance", ["fixed", "learned"])
+@pytest.mark.parametrize("steps", [10, 1000])
+def test_ancestral_steps_are_those_of_diffusers(prediction: Prediction, kind: Kind, variance: str, steps: int) -> None:
+    """Whole chains, with clipping so that the first steps of so blunt a network do not drown what follows in rounding."""
+    name = {"fixed": "fixed_small", "learned": "learned_range"}[variance]
+    theirs = DDPMScheduler(
+        prediction_type=THEIR_NAME[prediction], variance_type=name, clip_sample=True, clip_sample_range=2.0,
+        timestep_spacing="linspace", **THEIRS[kind],
+    )  # fmt: skip
+    theirs.set_timesteps(steps)
+    answers = Answers(3, 6 if variance == "learned" else 3)
+    begin = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+    generator, x = torch.Generator().manual_seed(2), begin
+    for time in theirs.timesteps:
+        x = theirs.step(answers(x, int(time) / 1000), time, x, generator=generator).prev_sample
+    found = ddpm(look_of(head_of(prediction, variance, clip=2.0), answers), begin, Schedule.of(kind).respaced(steps), normals(2, 5, 3))
+    torch.testing.assert_close(found, x, rtol=2e-3, atol=2e-4)
+
+
+@PREDICTIONS
+@pytest.mark.parametrize("variance", ["fixed", "learned"])
+@pytest.mark.parametrize("time", [1, 2, 500, 990, 999])
+def test_one_ancestral_step_is_that_of_diffusers(prediction: Prediction, variance: str, time: int) -> None:
+    """Unclipped, at any time: the step from ``time`` is the first of a chain over steps 0 to ``time``."""
+    name = {"fixed": "fixed_small", "learned": "learned_range"}[variance]
+    theirs = DDPMScheduler(prediction_type=THEIR_NAME[prediction], variance_type=name, clip_sample=False, **THEIRS["linear"])
+    theirs.alphas_cumprod = (1 - theirs.betas.double()).cumprod(0)  # 1 - abar of the first steps has three digits in float32
+    answers = Answers(3, 6 if variance == "learned" else 3)
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+    expected = theirs.step(answers(x, time / 1000), time, x, generator=torch.Generator().manual_seed(2)).prev_sample
+    whole, seen = Schedule.of("linear"), []
+    look = look_of(head_of(prediction, variance), answers)
+
+    def watching(x: Tensor, when: float, signal: float, spread: float) -> Guess:
+        seen.append(x)
+        return look(x, when, signal, spread)
+
+    ddpm(watching, x, Schedule(whole.kept[: time + 1], whole.times[: time + 1]), normals(2, 5, 3))
+    torch.testing.assert_close(seen[1], expected, rtol=1e-4, atol=2e-5)
+
+
+@PREDICTIONS
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+def test_ddim_steps_are_those_of_diffusers(prediction: Prediction, eta: float) -> None:
+    theirs = DDIMScheduler(prediction_type=THEIR_NAME[prediction], clip_sample=False, **THEIRS["linear"])
+    theirs.set_timesteps(10)  # 900, 800, ..., 0
+    answers = Answers(3, 3)
+    begin = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+    generator, x = torch.Generator().manual_seed(2), begin
+    for time in theirs.timesteps:
+        x = theirs.step(answers(x, int(time) / 1000), time, x, eta=eta, generator=generator).prev_sample
+    whole = Schedule.of("linear")
+    plan = Schedule(whole.kept[::100], whole.times[::100])
+    found = ddim(look_of(head_of(prediction), answers), begin, plan, normals(2, 5, 3), eta=eta)
+    torch.testing.assert_close(found, x, rtol=1e-4, atol=1e-4)
+
+
+def gaussian(mean: float, std: float) -> Look:
+    """The best look at tokens ``N(mean, std^2)``: ``e = s (x - a m) / (a^2 std^2 + s^2)``."""
+
+    def look(x: Tensor, time: float, signal: float, spread: float) -> Guess:
+        total = signal**2 * std**2 + spread**2
+        return Guess(mean + signal * std**2 * (x - signal * mean) / total, spread * (x - signal * mean) / total)
+
+    return look
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+@pytest.mark.parametrize("steps", [1, 2, 5, 50])
+def test_a_point_is_reached_in_any_number_of_steps(kind: Kind, steps: int) -> None:
+    x, plan = torch.randn(100), Schedule.of(kind).respaced(steps)
+    look, expected = gaussian(1.5, 0.0), torch.full((100,), 1.5)
+    torch.testing.assert_close(ddim(look, x, plan, silent), expected)
+    torch.testing.assert_close(ddpm(look, x, plan, normals(0, 100)), expected)
+    torch.testing.assert_close(edm(look, x, Schedule.of(kind).up_to(80), steps), expected, rtol=1e-4, atol=1e-4)
+
+
+def affine(sample: Callable[[Tensor], Tensor]) -> tuple[float, float]:
+    """Shift and slope of a sampler that is affine in the noise it starts from."""
+    low, high = sample(torch.tensor([-1.0, 1.0], dtype=torch.float64)).tolist()
+    return (low + high) / 2, (high - low) / 2
+
+
+def test_more_steps_come_nearer_to_a_gaussian_and_heun_sooner() -> None:
+    """Tokens N(1, 0.5^2): the exact flow from the last step takes noise ``z`` to about ``1 + 0.5 z``."""
+    schedule, look = Schedule.of("cosine").up_to(80), gaussian(1.0, 0.5)
+    errors = {}
+    for steps in (10, 20, 40, 80):
+        shift, slope = affine(lambda x, n=steps: ddim(look, x, schedule.respaced(n), silent))  # type: ignore[misc]
+        errors[steps] = abs(slope - 0.5)
+        assert abs(shift - 1) < 0.05
+    assert errors[10] / errors[20] == pytest.approx(2, abs=0.5)  # first order
+    assert errors[80] < 0.01
+    heun = {n: abs(affine(lambda x, n=n: edm(look, x, schedule, n))[1] - 0.5) for n in (19, 39, 79)}  # type: ignore[misc]
+    assert heun[19] / heun[39] > 3  # second order
+    assert heun[39] / heun[79] > 3
+    assert heun[79] < errors[80] / 1.2
+
+
+def test_ancestral_steps_end_at_the_right_spread() -> None:
+    """Tokens N(0, 0.5^2), from the mean of the noise on: all spread is what the steps inject."""
+    plan, look = Schedule.of("linear"), gaussian(0.0, 0.5)
+    slope = affine(lambda x: ddpm(look, x, plan, silent, temperature=0.0))[1]
+    x = torch.zeros(20_000)
+    drawn = ddpm(look, x, plan.respaced(200), normals(3, 20_000))
+    assert abs(slope) < 0.02  # what it starts from is forgotten
+    # 20,000 draws: the standard deviation is known to 0.5 %; eight of those, and 1.5 % for 200 steps in place of 1000.
+    assert float(drawn.std()) == pytest.approx(0.5, rel=0.055)
+
+
+def test_a_ddim_step_is_eulers_in_the_variables_of_edm() -> None:
+    plan, look = Schedule.of("linear").respaced(6), gaussian(0.3, 0.7)
+    x = torch.randn(50, dtype=torch.float64)
+    y, sigmas = x / plan.signal[-1], [*plan.sigma.flip(0).tolist(), 0.0]
+    for now, then, time in zip(sigmas[:-1], sigmas[1:], plan.times.flip(0).tolist(), strict=True):
+        signal = (1 + now**2) ** -0.5
+        y = y + (then - now) * look(signal * y, time, signal, now * signal).noise
+    torch.testing.assert_close(ddim(look, x, plan, silent), y, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [1000, 13])
+def test_ddim_with_all_its_noise_is_ddpm(steps: int) -> None:
+    plan, look, x = Schedule.of("linear").respaced(steps), gaussian(0.3, 0.7), torch.randn(50, dtype=torch.float64)
+    found = ddim(look, x, plan, normals(4, 50), eta=1.0)
+    torch.testing.assert_close(found, ddpm(look, x, plan, normals(4, 50)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("asked", [1, 2, 3, 4, 9, 50])
+def test_evaluations_are_those_asked_for(asked: int) -> None:
+    count, sigmas, schedule = [0], [], Schedule.of("cosine").up_to(80)
+    inner = gaussian(0, 1)
+
+    def look(x: Tensor, time: float, signal: float, spread: float) -> Guess:
+        count[0] += 1
+        sigmas.append(spread / signal)
+        assert signal**2 + spread**2 == pytest.approx(1)
+        assert schedule.time_at(spread / signal) == time
+        return inner(x, time, signal, spread)
+
+    edm(look, torch.zeros(1), schedule, asked)
+    assert count[0] == asked - (asked % 2 == 0)
+    assert sigmas[0] == pytest.approx(float(schedule.sigma[-1]))
+    if asked > 2:
+        assert sigmas[-1] == pytest.approx(float(schedule.sigma[0]))
+    for sampler in (ddpm, ddim):
+        count[0] = 0
+        plan = schedule.respaced(asked)
+        sampler(lambda *given: (count.__setitem__(0, count[0] + 1), inner(*given))[1], torch.zeros(1), plan, lambda: torch.zeros(1))
+        assert count[0] == asked
+
+
+def test_temperature_scales_the_noise_of_the_steps_and_no_other() -> None:
+    plan, look, x = Schedule.of("linear").respaced(7), gaussian(0.3, 0.7), torch.randn(50, dtype=torch.float64)
+    at = {t: ddpm(look, x, plan, normals(4, 50), temperature=t) for t in (0.5, 1.0, 2.0)}
+    at[0] = ddpm(look, x, plan, silent, temperature=0.0)
+    for temperature in (0.5, 2.0):  # for a Gaussian everything is affine in the noise
+        torch.testing.assert_close(at[temperature], at[0] + temperature * (at[1.0] - at[0]), rtol=1e-6, atol=1e-6)
+    assert float((at[1.0] - at[0]).std()) > 0.1
