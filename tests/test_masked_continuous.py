@@ -18,12 +18,11 @@ from jielong.conditions.classes import Class
 from jielong.generator import Generator, Moment
 from jielong.guidance import Guidance
 from jielong.heads.base import Draw, Head, Sharpness
-from jielong.networks.lazy import Lazy
 from jielong.noise import Noise
 from jielong.orders.masked import Masked
-from jielong.orders.pace import TwoStage
 from jielong.orders.raster import Raster
 from jielong.orders.ratio import Ratio
+from jielong.speed import Lazy, TwoStage
 from jielong.tokens import Layout, Tokens
 
 LAYOUT = Layout((4, 4), channels=3)

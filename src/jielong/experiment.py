@@ -225,6 +225,7 @@ def generator_objective(experiment: Experiment) -> Objective:
             steps=own.steps,
             guidance=own.guidance if shown is not None else 1.0,
             sharpness=Sharpness(own.temperature, own.top_k, own.top_p),
+            **own.speed,
         )
 
     shown: list[Any] | None = None

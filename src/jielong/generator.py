@@ -15,11 +15,11 @@ from jielong.heads.base import Draw, Head, Sharpness
 from jielong.networks.backbone import AnyBackbone, BackboneCache
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.embedding import embedding_of
-from jielong.networks.lazy import Lazy, LazyCache
+from jielong.networks.lazy import LazyCache
 from jielong.noise import Noise
 from jielong.orders.base import Order, Step
-from jielong.orders.pace import Pace, TwoStage
-from jielong.orders.ratio import Schedule
+from jielong.orders.pace import Pace
+from jielong.speed import Lazy, Schedule, TwoStage
 from jielong.tokens import Layout, Tokens
 
 

@@ -13,6 +13,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from jielong.config import Config, Faults, OfFamily, Part, RecipeError, Schema, below, keys_of, nearest, read_settings
 from jielong.guidance import Guidance
+from jielong.speed import Lazy, Schedule, TwoStage
 from jielong.training.settings import TrainSettings
 
 
@@ -45,6 +46,14 @@ class Sampling(Config):
     top_k: int = Field(default=0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     guidance: Guidance = Guidance()
+    schedule: Schedule | None = None
+    two_stage: TwoStage | None = None
+    lazy: Lazy | None = None
+
+    @property
+    def speed(self) -> dict[str, Any]:
+        """The options of :meth:`Generator.generate` that say how fast to go; all are off unless the recipe sets them."""
+        return {"schedule": self.schedule, "two_stage": self.two_stage, "lazy": self.lazy}
 
 
 class Recipe(Config):

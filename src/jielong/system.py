@@ -175,7 +175,7 @@ class System:
             steps=own.steps if steps is None else steps,
             guidance=strength,
             sharpness=sharpness or self.sharpness(),
-            **options,
+            **own.speed | {name: value for name, value in options.items() if value is not None},
         )
 
     def generate(

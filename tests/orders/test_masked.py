@@ -12,7 +12,9 @@ from scipy import stats
 
 from jielong.noise import Noise
 from jielong.orders.base import Step
-from jielong.orders.masked import Masked, MaskedOrder, Schedule, masked_share
+from jielong.orders.masked import Masked, MaskedOrder
+from jielong.orders.ratio import masked_share
+from jielong.speed import Schedule
 from jielong.tokens import Layout
 
 ALARM = 1e-6

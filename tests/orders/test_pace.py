@@ -11,8 +11,9 @@ from torch import Tensor
 
 from jielong.noise import Noise
 from jielong.orders.masked import Masked
-from jielong.orders.pace import Pace, TwoStage
+from jielong.orders.pace import Pace
 from jielong.orders.raster import Raster
+from jielong.speed import TwoStage
 from jielong.tokens import Layout
 
 ALARM = 1e-6

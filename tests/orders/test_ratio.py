@@ -11,7 +11,8 @@ from scipy import stats
 
 from jielong.noise import Noise
 from jielong.orders.masked import Masked
-from jielong.orders.ratio import Ratio, Schedule, masked_share, progress_at
+from jielong.orders.ratio import Ratio, masked_share, progress_at
+from jielong.speed import Schedule
 from jielong.tokens import Layout
 
 ALARM = 1e-6

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -15,6 +15,7 @@ from jielong.commands.screen import say
 from jielong.commands.staging import staged
 from jielong.commands.tokenizing import Checkpoint, Device
 from jielong.guidance import Guidance
+from jielong.speed import Lazy, Schedule, TwoStage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +32,26 @@ Strength = Annotated[
 Temperature = Annotated[float | None, typer.Option(min=0, help="Of the draws; 0 takes the likeliest code.")]
 TopK = Annotated[int | None, typer.Option(min=0, help="Draw among the k likeliest codes; 0 is all.")]
 TopP = Annotated[float | None, typer.Option(help="Draw among the likeliest codes that reach this probability; 1 is all.")]
+
+
+Falling = Annotated[
+    str | None,
+    typer.Option(
+        "--schedule", help="How the share of unknown tokens falls: cosine, arccos, linear, square or cubic; the order's by default."
+    ),
+]
+DetailSteps = Annotated[
+    int | None,
+    typer.Option("--two-stage", min=1, metavar="DETAIL_STEPS", help="Draw a checkerboard first, and the rest in so many last steps."),
+]
+Laziness = Annotated[
+    str | None,
+    typer.Option(
+        "--lazy",
+        metavar="REFRESH[:SHARE]",
+        help="Compute everything at every so many steps only, and between them a share of the positions: 4 or 4:0.25; 1 is off.",
+    ),
+]
 
 
 class Keep(Enum):
@@ -67,6 +88,26 @@ def guidance_of(text: str | None) -> Guidance | None:
         raise typer.BadParameter(message, param_hint="--guidance") from None
 
 
+def speed_of(schedule: str | None, detail_steps: int | None, lazy: str | None) -> dict[str, object]:
+    """The options of ``--schedule``, ``--two-stage`` and ``--lazy``.
+
+    Raises:
+        typer.BadParameter: if one is written in another way, or a number is impossible.
+    """
+    names = get_args(Schedule)
+    if schedule is not None and schedule not in names:
+        raise typer.BadParameter(f"a schedule is one of {', '.join(names)}, not {schedule!r}", param_hint="--schedule")
+    settings = None
+    if lazy is not None:
+        refresh, _, share = lazy.partition(":")
+        try:
+            settings = Lazy.model_validate({"refresh": int(refresh), **({"share": float(share)} if share else {})})
+        except ValueError:
+            message = f"laziness is written 4 or 4:0.25, steps of 1 or more and a share from 0 to 1, not {lazy!r}"
+            raise typer.BadParameter(message, param_hint="--lazy") from None
+    return {"schedule": schedule, "two_stage": None if detail_steps is None else TwoStage(detail_steps=detail_steps), "lazy": settings}
+
+
 def generate(
     checkpoint: Checkpoint,
     text: Annotated[list[str] | None, typer.Option(help="What to show, in words; repeatable.")] = None,
@@ -78,6 +119,9 @@ def generate(
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
+    schedule: Falling = None,
+    two_stage: DetailSteps = None,
+    lazy: Laziness = None,
     out: Annotated[Path, typer.Option(help="A folder for pictures and their sheet, or one .png file.")] = Path("generated"),
     smooth: Annotated[
         bool, typer.Option("--smooth", help="Mix codes instead of drawing one (next_scale only): calmer pictures, less variety.")
@@ -89,6 +133,7 @@ def generate(
 ) -> None:
     """Draw pictures and write them: a file each and a sheet of all, or one file if --out ends in .png."""
     strength = guidance_of(guidance)
+    speed = speed_of(schedule, two_stage, lazy)
     if top_p is not None and not 0 < top_p <= 1:
         raise typer.BadParameter(f"it is a probability in (0, 1], not {top_p}", param_hint="--top-p")
     if smooth and trace:
@@ -115,6 +160,7 @@ def generate(
         top_k=top_k,
         top_p=top_p,
         smooth=smooth,
+        **speed,
         watch=recorder,
     )
     seconds = (time.perf_counter() - begun) / len(pictures)

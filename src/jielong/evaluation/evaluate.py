@@ -241,6 +241,7 @@ def _drawing(system: System, draws: Draws) -> dict[str, Any]:
         "temperature": sharpness.temperature,
         "top_k": sharpness.top_k,
         "top_p": sharpness.top_p,
+        **{name: option for name, option in own.model_dump(mode="json", include=set(own.speed)).items() if option is not None},
         "pictures": "one a held-out caption or class, picture i from (seed, i)",
     }
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from jielong.networks.conditioning import Conditioning
-from jielong.networks.lazy import Lazy, LazyCache
+from jielong.networks.lazy import LazyCache
+from jielong.speed import Lazy
 
 
 class BackboneCache(Protocol):

@@ -14,36 +14,13 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from jielong.config import Config
+from jielong.speed import Lazy
 
 if TYPE_CHECKING:
     from jielong.networks.layers import Block, Sight
     from jielong.networks.rope import Rotation
-
-
-class Lazy(Config):
-    """How lazy the steps of a masked block are.
-
-    Attributes:
-        refresh: Every so many steps all is computed anew; 1 is no laziness.
-        share: Share of the positions that go through all layers in a lazy step, beside those that must; 1 is all of them.
-        layers: First layers that always run at all positions.
-        warmup: First steps that compute everything.
-        condition: Whether the difference between conditional and unconditional hidden vectors is kept until the next refresh.
-    """
-
-    refresh: int = Field(default=4, ge=1)
-    share: float = Field(default=0.25, ge=0, le=1)
-    layers: int = Field(default=2, ge=1)
-    warmup: int = Field(default=2, ge=1)
-    condition: bool = True
-
-    def fresh(self, step: int) -> bool:
-        """Whether step ``step``, from 0, computes everything."""
-        return step < self.warmup or (step - self.warmup) % self.refresh == 0
 
 
 @dataclass

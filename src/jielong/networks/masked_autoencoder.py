@@ -26,10 +26,11 @@ from jielong.networks.attention import additive
 from jielong.networks.backbone import Backbone
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.layers import Activation, ConditionPath, KeysValues, Sight
-from jielong.networks.lazy import Lazy, LazyCache, LazyStack
+from jielong.networks.lazy import LazyCache, LazyStack
 from jielong.networks.norm import Norm, NormKind
 from jielong.networks.rope import Rotation
 from jielong.networks.transformer import Transformer
+from jielong.speed import Lazy
 
 
 class PlaceEmbedding(nn.ModuleList):

@@ -25,10 +25,11 @@ from jielong.networks.backbone import Backbone
 from jielong.networks.cache import Cache
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.layers import Activation, Block, ConditionPath, KeysValues, Sight, modulate
-from jielong.networks.lazy import Lazy, LazyCache, LazyStack
+from jielong.networks.lazy import LazyCache, LazyStack
 from jielong.networks.norm import Norm, NormKind
 from jielong.networks.prepared import Prepared
 from jielong.networks.rope import Rotary
+from jielong.speed import Lazy
 
 
 class Transformer(Backbone["Cache | LazyCache"]):

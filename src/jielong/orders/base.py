@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from jielong.noise import Noise
-from jielong.orders.ratio import Schedule
+from jielong.speed import Schedule
 from jielong.tokens import Layout
 
 if TYPE_CHECKING:

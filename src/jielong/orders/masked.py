@@ -13,10 +13,9 @@ from torch import Tensor
 from jielong.config import Part
 from jielong.noise import Noise
 from jielong.orders.base import Embed, Order, Step, View
-from jielong.orders.ratio import Ratio, Schedule, masked_share
+from jielong.orders.ratio import Ratio, masked_share
+from jielong.speed import Schedule
 from jielong.tokens import Layout
-
-__all__ = ["Masked", "MaskedOrder", "Schedule", "masked_share"]
 
 
 class MaskedOrder(Order):

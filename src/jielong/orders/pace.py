@@ -5,25 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from pydantic import Field
 from torch import Tensor
 
-from jielong.config import Config
 from jielong.noise import Noise
 from jielong.orders.base import Order, Step
-from jielong.orders.ratio import Schedule
-
-
-class TwoStage(Config):
-    """Structure slowly, then details fast (GtR, arXiv 2510.17171).
-
-    First a checkerboard, the positions whose coordinates add up to an even number; then, with neighbours known on all sides, the rest.
-
-    Attributes:
-        detail_steps: How many of the steps are left for the rest.
-    """
-
-    detail_steps: int = Field(default=1, ge=1)
+from jielong.speed import Schedule, TwoStage
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from jielong.config import Config
 from jielong.noise import Noise
-
-Schedule = Literal["cosine", "arccos", "linear", "square", "cubic"]
+from jielong.speed import Schedule
 
 
 def masked_share(progress: float, schedule: Schedule) -> float:
