@@ -15,7 +15,7 @@ from jielong.training.objective import Draws
 
 from .conftest import succeed
 
-TOKENIZERS = ("vqgan-tiny", "vqvae-tiny", "dvae-tiny", "fsq-tiny", "lfq-tiny", "bsq-tiny", "titok-tiny")
+TOKENIZERS = ("vqgan-tiny", "vqvae-tiny", "dvae-tiny", "fsq-tiny", "lfq-tiny", "bsq-tiny", "titok-tiny", "kl-tiny")
 PIXELS = ("pixelrnn-tiny", "pixelcnn-tiny", "pixelcnn-emoji-tiny", "vqvae-prior-tiny")
 TINY = (*TOKENIZERS, "llamagen-tiny", "maskgit-tiny", "titok-maskgit-tiny", *PIXELS)
 

@@ -167,6 +167,16 @@ def test_the_best_are_those_that_look_best() -> None:
     assert best(COLUMNS["tokenizer"][0], rows(a=1, b=2)) == set()  # fewer bits are neither better nor worse
 
 
+def test_continuous_tokens_tell_how_many_numbers_in_the_place_of_bits() -> None:
+    continuous = Row("c", "tokenizer", "", {"psnr": 30.0, "numbers": 1024, "positions": 64})
+    bits = COLUMNS["tokenizer"][0]
+    assert bits.cell(continuous) == "continuous, 64 x 16 numbers"
+    assert bits in columns("tokenizer", [continuous])
+    assert best(bits, [continuous, *rows(a=1)]) == set()
+    assert not any("real numbers" in note for note in remarks([continuous]))
+    assert any("real numbers have no bits" in note for note in remarks([continuous, *rows(a=1)]))
+
+
 def test_unequal_bits_are_told() -> None:
     unequal = [*rows(a=1), Row("b", "tokenizer", "", {"bits": 384.0})]
     assert any("384 to 640" in note for note in remarks(unequal))

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +19,9 @@ from PIL import Image
 from jielong.demo import markup
 from jielong.demo.page import Report, Strategy, View, fill, render
 from jielong.demo.scratch import Run, Scratch
-from jielong.demo.stories import Pace, Story
+from jielong.demo.stories import Pace, Story, told
 from jielong.media.images import to_float, write_image
+from jielong.tokens import Layout, Tokens
 from jielong.training.trainer import Summary
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
@@ -155,6 +157,21 @@ def test_a_player_holds_codes_and_steps():
 def test_equal_codes_have_equal_colours_and_others_differ():
     hues = re.findall(r"--h:([\d.]+)", markup.token_map([5, 9, 5], (1, 3)))
     assert hues[0] == hues[2] != hues[1]
+
+
+def test_near_numbers_have_near_colours():
+    hues = [float(hue) for hue in re.findall(r"--h:([\d.]+)", markup.token_map([-1.0, -0.9, 1.0, 40.0], (1, 4)))]
+    assert abs(hues[0] - hues[1]) < 10 < abs(hues[1] - hues[2])
+    assert 0 <= min(hues) <= max(hues) < 360
+
+
+def test_a_player_of_continuous_tokens_says_so():
+    story = a_story("x", 4)
+    numbers = replace(story, codes=told(Tokens(torch.tensor([[[0.14], [-2.0], [3.0], [1.26]]]), Layout((2, 2), 1)))[0])
+    assert numbers.codes == [0.1, -2.0, 3.0, 1.3]
+    assert (story.discrete, numbers.discrete) == (True, False)
+    assert '"discrete":false' in markup.player([numbers])
+    assert '"discrete":true' in markup.player([story])
 
 
 @pytest.mark.parametrize("logarithmic", [False, True])
