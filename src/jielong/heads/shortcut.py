@@ -1,0 +1,134 @@
+"""Shortcut models: a velocity that knows how long the step will be, so that long steps land where two half ones would (arXiv 2410.12557).
+
+``s(x_t, t, d)`` with steps ``d = 1, 1/2, 1/4, ..., 1 / finest``, and ``t`` a multiple of ``d``; time runs from noise, 0, to data, 1:
+
+    d = 1 / finest:   s -> x_1 - x_0                                                     flow matching
+    d > 1 / finest:   s -> stopgrad (s_1 + s_2) / 2                                      two steps of half the length
+                      s_1 = s(x_t, t, d / 2),   s_2 = s(x_t + d/2 s_1, t + d/2, d / 2)
+
+The paper takes ``s_1`` and ``s_2`` from an average of the weights; here they are the weights themselves, without gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field, SerializeAsAny, field_validator
+from torch import Tensor
+
+from jielong.config import OfFamily, Part
+from jielong.heads.continuous import Evaluations, IterativeHead, Predict
+from jielong.heads.flow_matching import between
+from jielong.networks.denoiser import MLP, Denoiser, NetworkSettings
+from jielong.noise import Noise
+from jielong.tokens import Layout
+
+
+class ShortcutHead(IterativeHead):
+    """Learns steps of all lengths ``1 / 2^k``, and draws a token in any such number of steps.
+
+    A draw takes the greatest power of two that is not above the evaluations it may have. *Guidance* combines predictions when sampling,
+    ``s_null + guidance (s - s_null)``, at every length. (The paper trains one scale of it in at the shortest, which asks for the hidden
+    vector without condition in training.) *Temperature* multiplies the noise a draw starts from: 1 is the model's own distribution, 0
+    gives one and the same token always.
+
+    Args:
+        network: Reads two times, ``t`` and ``log2(1/d) / log2(finest)``; gives ``C`` numbers.
+        layout: The tokens to predict.
+        steps: Evaluations a draw.
+        draws_per_token: Noisy copies of each token in a loss.
+        finest: Steps of the finest grid, a power of two.
+        bootstrap: Share of copies that learn from two half steps.
+        clip: Bound of what half steps reach and say, in standard deviations of the tokens.
+    """
+
+    def __init__(
+        self,
+        network: Denoiser,
+        layout: Layout,
+        *,
+        steps: int = 1,
+        draws_per_token: int = 4,
+        finest: int = 128,
+        bootstrap: float = 0.125,
+        clip: float = 4.0,
+    ) -> None:
+        super().__init__(network, layout, steps=steps, draws_per_token=draws_per_token)
+        self.levels, self.bootstrap, self.clip = finest.bit_length() - 1, bootstrap, clip
+
+    def loss_of_copies(self, targets: Tensor, predict: Predict) -> Tensor:
+        """Square error, mean over the values, of plain and of bootstrapped copies."""
+        count, device = len(targets), targets.device
+        coarse = torch.rand(count, device=device) < self.bootstrap
+        levels = torch.where(coarse, torch.randint(self.levels, (count,), device=device), self.levels)
+        places = 2.0**levels
+        times = (torch.rand(count, device=device) * places).floor() / places
+        return self.errors(targets, torch.randn_like(targets), times, levels, predict)
+
+    def errors(self, targets: Tensor, noise: Tensor, times: Tensor, levels: Tensor, predict: Predict) -> Tensor:
+        """Tokens and noise ``(M, C)``, times and levels ``k`` of steps ``d = 2^-k``, both ``(M,)``, to ``(M,)``."""
+        x, wanted = between(noise, targets, times), targets - noise
+        rows = (levels < self.levels).nonzero()[:, 0]
+        if len(rows):
+            wanted = wanted.index_copy(0, rows, self.two_halves(x[rows], times[rows], levels[rows], predict, rows))
+        return (predict(x, self._when(times, levels)) - wanted).square().mean(-1)
+
+    @torch.no_grad()
+    def two_halves(self, x: Tensor, times: Tensor, levels: Tensor, predict: Predict, rows: Tensor | None = None) -> Tensor:
+        """``(s_1 + s_2) / 2`` of two steps of half the length, ``(m, C)``."""
+        half = 2.0 ** -(levels + 1.0)
+        first = predict(x, self._when(times, levels + 1), rows)
+        reached = (x + half[:, None] * first).clamp(-self.clip, self.clip)
+        second = predict(reached, self._when(times + half, levels + 1), rows)
+        return ((first + second) / 2).clamp(-self.clip, self.clip)
+
+    def _when(self, times: Tensor, levels: Tensor) -> Tensor:
+        return torch.stack([times, levels.to(times) / self.levels], dim=-1)
+
+    def draw(self, evaluate: Evaluations, noise: Noise, steps: int, temperature: float) -> Tensor:
+        """``x <- x + d s(x, t, d)`` in ``1 / d`` steps."""
+        level = min(steps.bit_length() - 1, self.levels)
+        x = temperature * self.initial(evaluate, noise)
+        for index in range(2**level):
+            x = x + 2.0**-level * evaluate(x, index / 2**level, level / self.levels)
+        return x
+
+
+class Shortcut(Part, family="head", name="shortcut"):
+    """Settings of the shortcut head, for continuous tokens of unit standard deviation.
+
+    Attributes:
+        network: The network that predicts where a step leads.
+        steps: Evaluations of it a draw, rounded down to a power of two.
+        draws_per_token: Noisy copies of each token in a loss.
+        finest: Steps of the finest grid, a power of two.
+        bootstrap: Share of copies that learn from two half steps.
+        clip: Bound of what half steps reach and say.
+    """
+
+    network: Annotated[SerializeAsAny[NetworkSettings], OfFamily("network")] = MLP()
+    steps: int = Field(default=1, ge=1)
+    draws_per_token: int = Field(default=4, ge=1)
+    finest: int = Field(default=128, ge=2)
+    bootstrap: float = Field(default=0.125, ge=0, le=1)
+    clip: float = Field(default=4.0, gt=0)
+
+    @field_validator("finest")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if value & (value - 1):
+            raise ValueError(f"steps halve, so finest must be a power of two, such as {2 ** (value.bit_length() - 1)}, not {value}")
+        return value
+
+    def build(self, width: int, layout: Layout) -> ShortcutHead:
+        """The head for tokens of this layout."""
+        return ShortcutHead(
+            self.network.build(inputs=layout.channels, outputs=layout.channels, hidden=width, times=2),
+            layout,
+            steps=self.steps,
+            draws_per_token=self.draws_per_token,
+            finest=self.finest,
+            bootstrap=self.bootstrap,
+            clip=self.clip,
+        )
