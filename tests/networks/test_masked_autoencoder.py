@@ -72,7 +72,7 @@ def test_the_encoder_equals_full_attention_with_the_unknown_masked_out() -> None
     model.between.register_forward_hook(lambda module, arguments, result: taken.append(arguments[0]))
     with torch.no_grad():
         model(x, WHERE, BLOCKS, known=known)
-        front = model.buffer.expand(2, -1, -1)
+        front = model.buffer_places.expand(2, -1, -1)
         everything = model.enter(torch.cat((front, x), dim=1))
         seen = torch.cat((torch.ones(2, 2, dtype=torch.bool), known), dim=1)
         table = model.encoder.rotary(WHERE, x.device, x.dtype, 2)

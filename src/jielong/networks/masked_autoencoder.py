@@ -198,8 +198,8 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
         self.between = nn.Linear(width, width)
         nn.init.xavier_uniform_(self.between.weight)
         nn.init.zeros_(self.between.bias)
-        self.buffer = nn.Parameter(torch.randn(buffer, width) * 0.02)
-        self.decoder_buffer = nn.Parameter(torch.randn(buffer, width) * 0.02)
+        self.buffer_places = nn.Parameter(torch.randn(buffer, width) * 0.02)
+        self.decoder_buffer_places = nn.Parameter(torch.randn(buffer, width) * 0.02)
         self.decoder_places, self.head_places = PlaceEmbedding(extents, width), PlaceEmbedding(extents, width)
         self.prefix = self.pooled = None
         if condition == "prefix":
@@ -341,7 +341,7 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
 
     def _decoder_inputs(self, front: Tensor, tokens: Tensor, coordinates: Tensor) -> Tensor:
         """Encoded front ``(B, F, D)`` and tokens or placeholders ``(B, N, D)``, with the decoder's positions, ``(B, F + N, D)``."""
-        front = front + F.pad(self.decoder_buffer, (0, 0, front.shape[1] - self.buffer_size, 0))
+        front = front + F.pad(self.decoder_buffer_places, (0, 0, front.shape[1] - self.buffer_size, 0))
         return torch.cat((front, tokens + self.decoder_places(coordinates)), dim=1)
 
     def _table(self, coordinates: Tensor, device: torch.device, dtype: torch.dtype, front: int) -> Rotation | None:
@@ -357,7 +357,7 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
     def _told(self, conditioning: Conditioning | None, inputs: Tensor) -> _Told:
         """What stands before the tokens, and what the layers are told."""
         dtype = self.encoder.compute_dtype(inputs)
-        front, real = self.buffer.expand(len(inputs), -1, -1), None
+        front, real = self.buffer_places.expand(len(inputs), -1, -1), None
         if conditioning is not None and self.prefix is not None and self.pooled is not None:
             states = self.prefix(conditioning.states.masked_fill(~conditioning.mask[..., None], 0))
             front = torch.cat((states, front + self.pooled(conditioning.pooled)[:, None]), dim=1)

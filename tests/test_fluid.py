@@ -1,0 +1,91 @@
+"""Fluid's four corners as overrides of one recipe, and MAR's recipes: what differs between them, and what may not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from jielong.generator import Generator
+from jielong.heads.diffusion import DiffusionHead
+from jielong.heads.softmax import SoftmaxHead
+from jielong.orders.masked import MaskedOrder
+from jielong.orders.raster import RasterOrder
+from jielong.recipe import load
+from jielong.system import build_generator
+from jielong.tokens import Layout, Tokens
+
+CODES, NUMBERS = Layout((4, 4), vocabulary=32), Layout((4, 4), channels=6)
+DISCRETE = ("tokenizer.checkpoint=vq-emoji", "head=softmax")
+CORNERS = {
+    ("random", "continuous"): (),
+    ("raster", "continuous"): ("order=raster",),
+    ("random", "discrete"): DISCRETE,
+    ("raster", "discrete"): ("order=raster", *DISCRETE),
+}
+
+
+class Stub(nn.Module):
+    """A tokenizer of which only the layout is asked."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.layout = layout
+
+
+def corner(order: str, kind: str) -> Generator:
+    torch.manual_seed(0)
+    recipe = load("fluid-tiny", CORNERS[order, kind])
+    return build_generator(recipe, Stub(CODES if kind == "discrete" else NUMBERS), []).eval()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("order", "kind"), list(CORNERS))
+def test_every_corner_learns_and_draws(order: str, kind: str) -> None:
+    model = corner(order, kind)
+    assert isinstance(model.order, RasterOrder if order == "raster" else MaskedOrder)
+    assert isinstance(model.head, SoftmaxHead if kind == "discrete" else DiffusionHead)
+    layout = model.layout
+    values = torch.randint(32, (2, 16, 1)) if kind == "discrete" else torch.randn(2, 16, 6)
+    assert model.condition is not None
+    model.train()
+    loss = model.loss(Tokens(values, layout), model.condition.prepare(["a cat", "a dog"]))
+    loss.backward()
+    assert torch.isfinite(loss)
+    drawn = model.eval().generate(["a cat", "a dog"], steps=3, guidance=2.0)
+    assert drawn.layout == layout
+    assert torch.isfinite(drawn.values.float()).all()
+
+
+def test_the_trunk_is_the_same_in_all_corners() -> None:
+    """Fluid's check: order and tokens alone differ, so the backbone has as many parameters, and the same ones at the start."""
+    trunks = [corner(*key).backbone.state_dict() for key in CORNERS]
+    shapes = [{name: tuple(value.shape) for name, value in trunk.items()} for trunk in trunks]
+    assert all(each == shapes[0] for each in shapes)
+
+
+def test_the_raster_corner_is_causal_over_continuous_tokens() -> None:
+    model, values = corner("raster", "continuous"), torch.randn(1, 16, 6)
+    taken: list[torch.Tensor] = []
+    model.backbone.register_forward_hook(lambda module, arguments, result: taken.append(result))
+    assert model.condition is not None
+    told = model.condition.prepare(["a cat"])
+    with torch.no_grad():
+        model.loss(Tokens(values, NUMBERS), told)
+        for changed in range(16):
+            other = values.clone()
+            other[:, changed:] += 1
+            model.loss(Tokens(other, NUMBERS), told)
+            assert torch.equal(taken[-1][:, : changed + 1], taken[0][:, : changed + 1])
+
+
+@pytest.mark.parametrize("name", ["mar", "mar-flow", "mar-mean-flow", "mar-shortcut", "nextstep1"])
+def test_recipes_draw_with_every_speed_option_that_fits(name: str) -> None:
+    recipe = load(f"{name}-tiny", ["sampling.lazy.refresh=2", "sampling.two_stage.detail_steps=2", "sampling.schedule=square"])
+    assert all(option is not None for option in recipe.sampling.speed.values())
+    assert all(option is None for option in load(f"{name}-tiny").sampling.speed.values()), "off unless asked for"
+    torch.manual_seed(0)
+    model = build_generator(recipe, Stub(NUMBERS), []).eval()  # type: ignore[arg-type]
+    options = {} if name == "nextstep1" else recipe.sampling.speed
+    drawn = model.generate(["a cat", "a dog"], steps=6, guidance=2.0, **options)
+    assert torch.isfinite(drawn.values).all()
+    assert not torch.equal(drawn.values[0], drawn.values[1])
