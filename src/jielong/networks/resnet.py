@@ -121,4 +121,4 @@ class ResnetDecoder(Decoder):
     @property
     def last_layer(self) -> nn.Parameter:
         """The weight in front of the picture, where adversarial weights compare gradients."""
-        return self.out.weight
+        return self.out.weight  # type: ignore[return-value]
