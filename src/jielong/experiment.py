@@ -20,12 +20,11 @@ from jielong.data.order import ShuffledOrder, spread
 from jielong.data.sets import Batch, ImageSet
 from jielong.evaluation.reconstruction import psnr
 from jielong.generator import Generator
-from jielong.heads.base import Sharpness
 from jielong.media.images import write_bytes
 from jielong.noise import Noise
 from jielong.quantizers.parallel import world
 from jielong.recipe import Recipe
-from jielong.system import DESCRIPTION, build_generator, build_tokenizer, describe, find, foundations
+from jielong.system import DESCRIPTION, build_generator, build_tokenizer, describe, find, foundations, sharpness_of
 from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Tokenizer
 from jielong.tokens import Tokens
 from jielong.training import cache, texts
@@ -224,7 +223,7 @@ def generator_objective(experiment: Experiment) -> Objective:
             None if shown is not None else SHOWN,
             steps=own.steps,
             guidance=own.guidance if shown is not None else 1.0,
-            sharpness=Sharpness(own.temperature, own.top_k, own.top_p),
+            sharpness=sharpness_of(recipe),
             **own.speed,
         )
 

@@ -45,6 +45,8 @@ class Sampling(Config):
     temperature: float = Field(default=1.0, ge=0)
     top_k: int = Field(default=0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
+    head_steps: int | None = Field(default=None, ge=1)
+    late_head_steps: int | None = Field(default=None, ge=1)
     guidance: Guidance = Guidance()
     schedule: Schedule | None = None
     two_stage: TwoStage | None = None

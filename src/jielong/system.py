@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +90,25 @@ def build_tokenizer(recipe: Recipe, media: MediaFormat, kept: Path | None = None
     return recipe.tokenizer.build(media, **trained)  # type: ignore[attr-defined]
 
 
+def sharpness_of(recipe: Recipe, **given: Any) -> Sharpness:
+    """How boldly a recipe draws, with what is given, and not ``None``, in the place of its own settings."""
+    own = {field.name: getattr(recipe.sampling, field.name) for field in fields(Sharpness)}
+    return Sharpness(**own | {name: value for name, value in given.items() if value is not None})
+
+
 def build_generator(recipe: Recipe, tokenizer: Tokenizer, classes: Sequence[str]) -> Generator:
-    """The recipe's generator over a tokenizer's tokens; every size comes from the tokenizer."""
+    """The recipe's generator over a tokenizer's tokens; every size comes from the tokenizer.
+
+    Raises:
+        ValueError: if the parts do not fit each other, or the recipe's ``sampling`` asks of the head what it has not.
+    """
     if recipe.order is None or recipe.backbone is None or recipe.head is None:
         raise ValueError("this recipe trains a tokenizer: it has no order, backbone and head to build a generator of")
     layout = tokenizer.layout
     condition = recipe.condition.build(classes) if recipe.condition is not None else None  # type: ignore[attr-defined]
     backbone = recipe.backbone.build(layout, condition.width if condition else None)  # type: ignore[attr-defined]
     head = recipe.head.build(backbone.width, layout)  # type: ignore[attr-defined]
+    head.check_sharpness(sharpness_of(recipe))
     order = recipe.order.build()  # type: ignore[attr-defined]
     return Generator(layout, order, backbone, head, condition, order.embedding(tokenizer, backbone.width))
 
@@ -141,14 +152,9 @@ class System:
             self.generator.to(device)
         return self
 
-    def sharpness(self, temperature: float | None = None, top_k: int | None = None, top_p: float | None = None) -> Sharpness:
-        """The recipe's sampling settings, with what is given here in their place."""
-        own = self.recipe.sampling
-        return Sharpness(
-            own.temperature if temperature is None else temperature,
-            own.top_k if top_k is None else top_k,
-            own.top_p if top_p is None else top_p,
-        )
+    def sharpness(self, **given: Any) -> Sharpness:
+        """The recipe's sampling settings, with what is given here in their place, by the names that :class:`Sharpness` has for them."""
+        return sharpness_of(self.recipe, **given)
 
     def generate_tokens(
         self,
@@ -190,6 +196,8 @@ class System:
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
+        head_steps: int | None = None,
+        late_head_steps: int | None = None,
         watch: Watch | None = None,
         **options: Any,
     ) -> Pictures:
@@ -205,6 +213,8 @@ class System:
             temperature: Of the draws.
             top_k: Keep only the k likeliest codes.
             top_p: Keep only the nucleus.
+            head_steps: Evaluations of a head that draws a token in several, such as diffusion.
+            late_head_steps: Their number at the last token, if it is to change on the way there.
             watch: Called after every step.
             options: More for :meth:`Generator.generate`.
 
@@ -221,7 +231,9 @@ class System:
             seed=seed,
             steps=steps,
             guidance=guidance,
-            sharpness=self.sharpness(temperature, top_k, top_p),
+            sharpness=self.sharpness(
+                temperature=temperature, top_k=top_k, top_p=top_p, head_steps=head_steps, late_head_steps=late_head_steps
+            ),
             watch=watch,
             **options,
         )

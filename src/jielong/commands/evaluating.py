@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import Progress
 
-from jielong.commands.generating import Seed, Steps, Strength, Temperature, TopK, TopP, guidance_of
+from jielong.commands.generating import HeadSteps, LateHeadSteps, Seed, Steps, Strength, Temperature, TopK, TopP, guidance_of
 from jielong.commands.screen import notes, results, say, table
 from jielong.commands.showing import Data
 from jielong.commands.tokenizing import Checkpoint, Device
@@ -37,6 +37,8 @@ def evaluate(
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
+    head_steps: HeadSteps = None,
+    late_head_steps: LateHeadSteps = None,
     device: Device = "cpu",
 ) -> None:
     """Measure a tokenizer or a generator on held-out data."""
@@ -46,7 +48,7 @@ def evaluate(
     from jielong.system import load
 
     system = load(checkpoint, device)
-    draws = Draws(seed, steps, strength, temperature, top_k, top_p)
+    draws = Draws(seed, steps, strength, temperature, top_k, top_p, head_steps, late_head_steps)
     with Progress(console=notes, transient=True) as bar:
         tasks = {}
 

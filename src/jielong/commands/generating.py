@@ -32,8 +32,12 @@ Strength = Annotated[
 Temperature = Annotated[float | None, typer.Option(min=0, help="Of the draws; 0 takes the likeliest code.")]
 TopK = Annotated[int | None, typer.Option(min=0, help="Draw among the k likeliest codes; 0 is all.")]
 TopP = Annotated[float | None, typer.Option(help="Draw among the likeliest codes that reach this probability; 1 is all.")]
-
-
+HeadSteps = Annotated[
+    int | None, typer.Option(min=1, help="Evaluations of a head that draws a token in several, such as diffusion; the recipe's by default.")
+]
+LateHeadSteps = Annotated[
+    int | None, typer.Option(min=1, help="Their number at the last token: from --head-steps it goes there in a straight line.")
+]
 Falling = Annotated[
     str | None,
     typer.Option(
@@ -119,6 +123,8 @@ def generate(
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
+    head_steps: HeadSteps = None,
+    late_head_steps: LateHeadSteps = None,
     schedule: Falling = None,
     two_stage: DetailSteps = None,
     lazy: Laziness = None,
@@ -159,6 +165,8 @@ def generate(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
+        head_steps=head_steps,
+        late_head_steps=late_head_steps,
         smooth=smooth,
         **speed,
         watch=recorder,

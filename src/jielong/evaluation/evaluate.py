@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -52,6 +52,8 @@ class Draws:
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
+    head_steps: int | None = None
+    late_head_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -233,21 +235,20 @@ def _drawing(system: System, draws: Draws) -> dict[str, Any]:
     """The sampling settings in force, with the recipe's own where nothing else was said."""
     own, sharpness = system.recipe.sampling, _sharpness(system, draws)
     guidance = _guidance(system, draws)
+    evaluations = sharpness.head_steps or getattr(system.generator and system.generator.head, "steps", None)
     return {
         "seed": draws.seed,
         "steps": own.steps if draws.steps is None else draws.steps,
         "order": system.recipe.order.model_dump(mode="json") if system.recipe.order is not None else None,
         "guidance": guidance.model_dump(mode="json"),
-        "temperature": sharpness.temperature,
-        "top_k": sharpness.top_k,
-        "top_p": sharpness.top_p,
+        **{name: value for name, value in (asdict(sharpness) | {"head_steps": evaluations}).items() if value is not None},
         **{name: option for name, option in own.model_dump(mode="json", include=set(own.speed)).items() if option is not None},
         "pictures": "one a held-out caption or class, picture i from (seed, i)",
     }
 
 
 def _sharpness(system: System, draws: Draws) -> Sharpness:
-    return system.sharpness(draws.temperature, draws.top_k, draws.top_p)
+    return system.sharpness(**{field.name: getattr(draws, field.name) for field in fields(Sharpness)})
 
 
 def _guidance(system: System, draws: Draws) -> Guidance:

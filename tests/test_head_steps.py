@@ -1,0 +1,98 @@
+"""How many evaluations a head takes, from a recipe or a command down to the network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from jielong.backbones.transformer import Transformer
+from jielong.evaluation.evaluate import Draws, _drawing
+from jielong.generator import Generator
+from jielong.heads.base import Sharpness
+from jielong.heads.diffusion import Diffusion
+from jielong.networks.denoiser import MLP
+from jielong.orders.masked import Masked
+from jielong.recipe import Recipe, RecipeError, parse
+from jielong.system import System, build_generator, build_tokenizer
+from jielong.tokenizers.base import MediaFormat, Tokenizer
+from jielong.tokens import Layout
+
+LAYOUT = Layout((2, 4), channels=2)
+RECIPE = """\
+data: {size: 8}
+tokenizer: {pixels: {}}
+order: masked
+backbone: {transformer: {layers: 1, width: 8, heads: 2}}
+head: HEAD
+sampling: SAMPLING
+train: {samples: 8}
+"""
+
+
+def recipe(head: str = "{diffusion: {steps: 9}}", sampling: str = "{}") -> Recipe:
+    return parse(RECIPE.replace("HEAD", head).replace("SAMPLING", sampling))
+
+
+def chain() -> Generator:
+    torch.manual_seed(0)
+    head = Diffusion(network=MLP(layers=1, width=8), steps=9).build(8, LAYOUT)
+    backbone = Transformer(layers=1, width=8, heads=2).build(LAYOUT, None)
+    return Generator(LAYOUT, Masked(steps=4, choose="random").build(), backbone, head)
+
+
+def evaluations(sharpness: Sharpness) -> list[int]:
+    """Of each of the chain's four steps, over eight tokens."""
+    model, counts = chain(), []
+    network, sample = model.head.network, model.head.sample
+    predict = network.predict  # type: ignore[union-attr]
+
+    def counting(*given: object) -> torch.Tensor:
+        counts[-1] += 1
+        return predict(*given)  # type: ignore[operator]
+
+    def beginning(*given: object, **more: object) -> object:
+        counts.append(0)
+        return sample(*given, **more)  # type: ignore[arg-type]
+
+    network.predict, model.head.sample = counting, beginning  # type: ignore[union-attr, assignment, method-assign]
+    assert model.generate(count=2, sharpness=sharpness).values.shape == (2, 8, 2)
+    return counts
+
+
+def test_a_chain_takes_the_evaluations_that_are_asked_for() -> None:
+    assert evaluations(Sharpness()) == [9] * 4
+    assert evaluations(Sharpness(head_steps=5)) == [5] * 4
+    falling = evaluations(Sharpness(head_steps=12, late_head_steps=2))
+    assert falling[0] == 12
+    assert falling == sorted(falling, reverse=True)
+    assert 2 <= falling[-1] < 9
+    assert evaluations(Sharpness(late_head_steps=1))[0] == 9
+
+
+def test_a_recipe_says_them_and_a_caller_has_the_last_word() -> None:
+    said = recipe(sampling="{head_steps: 20, late_head_steps: 4}")
+    assert parse(said.to_yaml()) == said
+    made = System("here", said, torch.nn.Identity(), chain())  # type: ignore[arg-type]
+    assert made.sharpness() == Sharpness(head_steps=20, late_head_steps=4)
+    assert made.sharpness(head_steps=7, temperature=None) == Sharpness(head_steps=7, late_head_steps=4)
+    drawing = _drawing(made, Draws(head_steps=7))
+    assert (drawing["head_steps"], drawing["late_head_steps"]) == (7, 4)
+    assert _drawing(System("here", recipe(), torch.nn.Identity(), chain()), Draws())["head_steps"] == 9  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("steps", [0, -3])
+def test_too_few_are_refused(steps: int) -> None:
+    with pytest.raises(RecipeError, match=r"line 6: sampling.head_steps: .* greater than or equal to 1"):
+        recipe(sampling=f"{{head_steps: {steps}}}")
+    with pytest.raises(ValueError, match=f"head_steps must be 1 or more, not {steps}"):
+        Sharpness(head_steps=steps)
+
+
+def test_a_head_of_codes_has_none_and_says_so_before_anything_is_trained() -> None:
+    said = recipe("softmax", "{head_steps: 5}")
+    tokenizer: Tokenizer = build_tokenizer(said, MediaFormat(3, (8, 8)))
+    with pytest.raises(ValueError, match="SoftmaxHead draws a token in one evaluation; head_steps and late_head_steps are for heads"):
+        build_generator(said, tokenizer, [])
+    made = build_generator(recipe("softmax"), tokenizer, [])
+    with pytest.raises(ValueError, match="SoftmaxHead draws a token in one evaluation"):
+        made.generate(count=1, sharpness=Sharpness(head_steps=5))
