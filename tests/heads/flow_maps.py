@@ -55,7 +55,7 @@ def drawn(head: IterativeHead, steps: int | None = None, items: int = 1000, hidd
         return head.sample(hidden, Noise(3, range(items)), Sharpness(head_steps=steps, **sharpness)).values[:, 0]
 
 
-def train_on_two_points(head: IterativeHead, steps: int, batch: int = 256, lr: float = 0.01) -> Sequence[float]:
+def train_on_two_points(head: IterativeHead, steps: int, batch: int = 128, lr: float = 0.01) -> Sequence[float]:
     """Teach a head -1 and 1, equally often; the losses."""
     torch.manual_seed(0)
     optimizer = torch.optim.Adam(head.parameters(), lr=lr, betas=(0.9, 0.99))
