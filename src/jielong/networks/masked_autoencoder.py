@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -42,14 +42,16 @@ class PlaceEmbedding(nn.ModuleList):
     """
 
     def __init__(self, extents: Sequence[int], width: int) -> None:
-        super().__init__(nn.Embedding(size, width) for size in extents)
-        for table in self:
+        tables = [nn.Embedding(size, width) for size in extents]
+        for table in tables:
             nn.init.normal_(table.weight, std=0.02)
+        super().__init__(tables)
 
     def forward(self, coordinates: Tensor) -> Tensor:
         """Coordinates ``(n, axes)`` to vectors ``(n, D)``."""
-        coordinates = coordinates.to(self[0].weight.device)
-        return torch.stack([table(coordinates[:, axis]) for axis, table in enumerate(self)]).sum(0)
+        tables = cast("Sequence[nn.Embedding]", self)
+        coordinates = coordinates.to(tables[0].weight.device)
+        return torch.stack([table(coordinates[:, axis]) for axis, table in enumerate(tables)]).sum(0)
 
 
 @dataclass
