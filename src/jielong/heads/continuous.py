@@ -115,7 +115,7 @@ class IterativeHead(Head):
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Mean loss of the noisy copies of each token, ``(M,)``."""
-        prepared = self.network.prepare(hidden).repeat(self.draws_per_token, 1)
+        prepared = widened(self.network.prepare(hidden)).repeat(self.draws_per_token, 1)
 
         def predict(x: Tensor, times: Tensor, rows: Tensor | None = None) -> Tensor:
             return widened(self.network.predict(x, times, prepared if rows is None else prepared[rows]))
