@@ -163,6 +163,7 @@ def test_what_a_run_leaves_behind(tmp_path):
     assert "critic" not in lines[0]
     assert {"critic", "discriminator_loss", "discriminator_grad_norm"} <= lines[-1].keys()
     assert lines[-1]["loss"] < lines[0]["loss"]
+    assert [line["samples"] for line in lines if "weight" in line] == [160]  # held-out figures stand beside each sample sheet's
     assert screen.getvalue().count("warning: a word of advice") == 1
     assert screen.getvalue().count("samples  ") == len(lines)
     assert sorted(path.name for path in (tmp_path / "sheets").iterdir()) == ["samples-000000000160.png", "samples-000000000320.png"]
@@ -173,6 +174,30 @@ def test_what_a_run_leaves_behind(tmp_path):
     load_weights(model, tmp_path)
     assert summary.evaluation["weight"] == pytest.approx(model.inside.weight.abs().mean().item())
     assert summary.parameters == sum(p.numel() for p in model.parameters())
+
+
+class Rising(ToyObjective):
+    """Held-out losses that fall and then rise."""
+
+    def __init__(self, losses):
+        super().__init__()
+        self.losses = iter(losses)
+
+    def evaluate(self, model):
+        return {"heldout_loss": next(self.losses)}
+
+
+@pytest.mark.parametrize(
+    ("losses", "warnings"),
+    [([3.0, 2.5, 2.54, 2.6, 2.7, 2.0], 1), ([3.0, 2.5, 2.54, 2.4, 2.4, 9.0], 0), ([-2.0, -1.9, -1.8, -2, -3, 0], 1)],
+)
+def test_a_held_out_loss_that_rises_is_told_once(tmp_path, losses, warnings):
+    screen = io.StringIO()
+    settings = SETTINGS.model_copy(update={"sheet_every": 56})
+    run(tmp_path, settings, Rising(losses), progress=True, console=Console(file=screen, width=400))
+    assert screen.getvalue().count("warning: the held-out loss was lowest at") == warnings
+    if losses[0] > 0 and warnings:
+        assert "was lowest at 112 samples, 2.5, and is 2.6 now" in screen.getvalue()
 
 
 def test_phases_never_touch_each_other_and_gradients_are_free_afterwards(tmp_path):

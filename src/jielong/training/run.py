@@ -29,6 +29,9 @@ from jielong.training.step import MicroBatches, Outcome, Stepper, share_weights
 PATIENCE = 3
 """Steps in a row that may fail because numbers are not finite, before the run stops."""
 
+RISEN = 1.02
+"""A held-out loss so many times the lowest one is worth a warning."""
+
 Stopped = Literal["finished", "budget", "interrupted", "stop_after"]
 
 
@@ -79,7 +82,9 @@ class Run:
         state: State | None,
         feed: Feed,
         report: Report,
+        evaluating: bool = True,
     ) -> None:
+        self.evaluating = evaluating
         self.objective, self.out, self.budget = objective, out, budget
         self.given, self.settings = settings, settings.resolved()
         self.accelerator, self.feed, self.report = accelerator, feed, report
@@ -94,7 +99,7 @@ class Run:
         self.metrics: dict[str, Any] = {}
         self.before, self.began = self.counters.seconds, time.perf_counter()
         self.logged = (self.counters.samples, 0.0)  # samples at the last line of the log, and seconds of steps since
-        self.costs = {"step": 0.0, "sheet": 0.0, "save": 0.0}  # seconds; a budget must leave room for one more of each
+        self.costs = {"step": 0.0, "sheet": 0.0, "save": 0.0, "evaluation": 0.0}  # seconds; a budget must leave room for one more of each
 
     def loop(self, interrupts: Interrupts, stop_after: int | None) -> Stopped:
         """Step until the budget is used, or something asks to stop."""
@@ -118,9 +123,12 @@ class Run:
             self._show()
             last = counters.samples >= settings.samples
             before, mark = mark, (counters.samples, self.progress)
+            look = not last and self._due("sheet", *before)
+            if look and self.evaluating:
+                self._evaluate()
             if last or self._due("log", *before):
                 self._log()
-            if not last and self._due("sheet", *before):
+            if look:
                 self.draw_sheet()
             if not last and self._due("save", *before):
                 self.save()
@@ -227,6 +235,7 @@ class Run:
             means = dict(zip(sorted(means), self.accelerator.reduce(vector, "mean").tolist(), strict=True))
         line: dict[str, Any] = {"samples": counters.samples, "seconds": round(counters.seconds, 2)}
         line |= {"samples_per_second": round(self._pace, 2), **means, "skipped": counters.skipped, **self.objective.statistics()}
+        line |= counters.heldout
         if advice := self.objective.advice():
             line["advice"] = advice
             self._warn(advice)
@@ -234,6 +243,7 @@ class Run:
         self.metrics = line
         counters.sums.clear()
         counters.weights.clear()
+        counters.heldout.clear()
         self.logged = (counters.samples, 0.0)
 
     def _warn(self, text: str) -> None:
@@ -241,6 +251,26 @@ class Run:
         if text not in self.counters.warned:
             self.counters.warned.append(text)
             self.report.warn(text)
+
+    def _evaluate(self) -> None:
+        """Measure the averaged weights on held-out items, for the next line of the log, and say when they were better before."""
+        begun, counters = time.perf_counter(), self.counters
+        if self.accelerator.is_main_process:
+            found = self.objective.evaluate(self.ema.model())
+            self.objective.train()
+            counters.heldout = {name: value for name, value in found.items() if isinstance(value, float)}
+            loss = counters.heldout.get("heldout_loss")
+            if loss is not None and (not counters.lowest or loss < counters.lowest[0]):
+                counters.lowest = [loss, counters.samples]
+            elif loss is not None and loss > counters.lowest[0] + (RISEN - 1) * abs(counters.lowest[0]):
+                lowest, where = counters.lowest
+                self._warn_of_rise(f"the held-out loss was lowest at {where:,} samples, {lowest:.4g}, and is {loss:.4g} now")
+        self._took("evaluation", begun)
+
+    def _warn_of_rise(self, found: str) -> None:
+        """Once a run, whatever the numbers."""
+        if not any(text.startswith("the held-out loss") for text in self.counters.warned):
+            self._warn(f"{found}: the model learns its training data by heart; set train.samples lower, more dropout, or take more data")
 
     def draw_sheet(self) -> None:
         """Write a sample sheet, the raw weights' pictures beside those of the averaged weights."""

@@ -36,6 +36,8 @@ class Counters:
         sums: Sums of the numbers logged since the last line of the log, by name.
         weights: Steps in each sum.
         warned: Warnings given already.
+        heldout: Held-out figures that the next line of the log will tell.
+        lowest: The lowest held-out loss so far, and at how many samples; empty before the first.
     """
 
     samples: int = 0
@@ -47,6 +49,8 @@ class Counters:
     sums: dict[str, float] = field(default_factory=dict)
     weights: dict[str, int] = field(default_factory=dict)
     warned: list[str] = field(default_factory=list)
+    heldout: dict[str, float] = field(default_factory=dict)
+    lowest: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def train(
         console: Where to; standard error if not given.
         tensorboard: Write TensorBoard files to ``out/tensorboard``.
         stop_after: Save and stop once so many samples were seen, as an interruption would.
-        evaluate: Whether to measure held-out figures at the end.
+        evaluate: Whether to measure held-out figures, at every sample sheet and at the end.
 
     Raises:
         RecipeError: if ``out`` holds a run of another recipe.
@@ -86,7 +86,7 @@ def train(
             Feed(source, settings.batch, micro_batch, rank, world, settings.seed, accelerator.device) as feed,
             Report(out if main else None, screen, counters.metrics_bytes, counters.samples, tensorboard and main) as report,
         ):
-            run = Run(objective, settings, out, accelerator, budget, state, feed, report)
+            run = Run(objective, settings, out, accelerator, budget, state, feed, report, evaluate)
             stopped = run.loop(interrupts, stop_after)
             run.save()
             if stopped in ("interrupted", "stop_after"):
