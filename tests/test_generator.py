@@ -74,6 +74,8 @@ ORDERS: dict[str, Callable[[], Order]] = {
     "raster": Raster().build,
     "masked": Masked(steps=5).build,
     "frames": lambda: Frames("cosine", 3, "confidence", 4.5),
+    "masked at random": Masked(steps=5, choose="random").build,
+    "frames at random": lambda: Frames("cosine", 3, "random", 4.5),
     "slabs": Slabs,
     "at once": AtOnce,
 }

@@ -272,7 +272,7 @@ class Transformer(Backbone["Cache | LazyCache"]):
                 sight = replace(sight, mask=additive(behind_prefix(structure(blocks, device).allowed, cache.real), dtype))
             x = cache.stack.whole(self.blocks, inputs, sight, cache.lazy.layers)
         else:
-            if cache.real is not None:
+            if cache.real is not None and not bool(cache.real.all()):
                 seen = F.pad(cache.real, (0, n), value=True)
                 sight = replace(sight, mask=additive(seen, dtype)[:, None, None, :])
             index = torch.arange(prefix, prefix + n, device=device).expand(batch, n)
