@@ -19,7 +19,6 @@ from jielong.heads.flow_matching import SLOW
 from jielong.networks.denoiser import MLP
 from jielong.noise import Noise
 from jielong.tokens import Layout
-from jielong.training.ema import Ema
 from jielong.training.generator import GeneratorObjective
 from jielong.training.objective import Draws
 
@@ -179,13 +178,18 @@ def test_two_steps_are_the_formula() -> None:
     torch.testing.assert_close(drawn(head, steps=2, items=4, hidden=torch.full((4,), 0.7)), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_training_tells_the_head_and_averages_and_files_keep_it() -> None:
-    """From the objective to the head, to its moving average, and through a state."""
+def test_training_tells_the_head_and_losses_are_compared_on_the_finest_grid() -> None:
+    grids = []
+
+    class Spy(Levels):
+        def grid(self, intervals: int) -> Tensor:
+            grids.append(intervals)
+            return super().grid(intervals)
 
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.condition, self.head = None, Consistency(levels=Levels(samples=8_000)).build(4, LAYOUT)
+            self.condition, self.head = None, ConsistencyHead(exact(1.0), LAYOUT, levels=Spy(samples=8_000))
 
         def loss(self, tokens: Any, prepared: Any, noise: Noise) -> Tensor:
             return self.head.loss(torch.zeros(1, 4), torch.zeros(1, 3)).mean()
@@ -197,16 +201,15 @@ def test_training_tells_the_head_and_averages_and_files_keep_it() -> None:
             return tokens
 
     model: Any = Model()
-    average = Ema(model, 0.99)
     unused: Any = None
     objective = GeneratorObjective(model, Tokenizer(), unused, unused, unused, unused)  # type: ignore[arg-type]
     batch: Any = SimpleNamespace(tokens=torch.zeros(1, 2, 3))
-    objective(batch, "model", 2_500, Draws(Noise(0, [0]), torch.Generator()))
-    assert int(model.head.samples_seen) == 2_500
-    assert model.head.levels.intervals(int(average.model().head.samples_seen)) == 40  # type: ignore[union-attr]
-    other = Model()
-    other.load_state_dict(model.state_dict())
-    assert int(other.head.samples_seen) == 2_500
+    for seen in (0, 2_500, 100_000):
+        objective(batch, "model", seen, Draws(Noise(0, [0]), torch.Generator()))
+    assert grids == [10, 40, 1280]
+    model.eval().head.follow(0)
+    model.loss(None, None, Noise(0, [0]))
+    assert grids[-1] == 1280
 
 
 def test_one_step_finds_both_points() -> None:

@@ -202,3 +202,13 @@ def test_losses_are_measured_without_gradients_too() -> None:
         torch.manual_seed(3)
         with quiet():
             torch.testing.assert_close(head.loss(hidden, tokens), expected.detach())
+
+
+def test_outside_training_the_loss_is_flow_matchings() -> None:
+    """Both of the same mean: figures of unit Gaussians, whatever the weight, the share and the form."""
+    for improved in (False, True):
+        exact = Exact(lambda x, start, *_: gaussian_velocity(x, start / SLOW, 0.0, 1.0).repeat(1, 1 + improved), 2)  # noqa: B023
+        head = MeanFlowHead(exact, LAYOUT, times=Times(), same=0.0, improved=improved).eval()
+        torch.manual_seed(0)
+        loss = head.loss(torch.zeros(20_000, 4), torch.randn(20_000, 3))
+        assert float(loss.mean()) == pytest.approx(1.741, abs=5 * float(loss.std()) / 20_000**0.5 + 5e-4)

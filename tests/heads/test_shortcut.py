@@ -136,6 +136,14 @@ def test_the_untrained_loss_is_the_tokens_and_the_noises_square_where_plain_and_
     torch.testing.assert_close(found, torch.where(levels == 7, (tokens - noise).square().mean(-1), 0))
 
 
+def test_outside_training_the_loss_is_flow_matchings() -> None:
+    """On times of the finest grid; the figure of unit Gaussians, within five deviations of the mean and the grid's own error."""
+    head = ShortcutHead(Exact(lambda x, t, level, hidden: gaussian_velocity(x, t, 0.0, 1.0), 2), LAYOUT, bootstrap=1.0).eval()
+    torch.manual_seed(0)
+    loss = head.loss(torch.zeros(20_000, 4), torch.randn(20_000, 3))
+    assert float(loss.mean()) == pytest.approx(torch.pi / 2, abs=5 * float(loss.std()) / 20_000**0.5 + 1e-3)
+
+
 def test_one_step_finds_both_points_and_lands_near_two_half_ones() -> None:
     torch.manual_seed(0)
     head = Shortcut(network=MLP(layers=1, width=32), draws_per_token=1, bootstrap=0.5).build(4, Layout((1,)))

@@ -100,8 +100,6 @@ class ConsistencyHead(IterativeHead):
         huber: ``c / sqrt(C)`` of the pseudo-Huber distance ``sqrt(|u|^2 + c^2) - c``.
     """
 
-    samples_seen: Tensor
-
     def __init__(
         self,
         network: Denoiser,
@@ -116,12 +114,11 @@ class ConsistencyHead(IterativeHead):
         super().__init__(network, layout, steps=steps, draws_per_token=draws_per_token)
         self.levels, self.deviation = levels, deviation
         self.huber = huber * math.sqrt(layout.channels)
-        # A buffer: the averaged weights, and a model loaded from a file, have their losses on the same grid.
-        self.register_buffer("samples_seen", torch.zeros((), dtype=torch.long))
+        self.samples_seen = 0
 
     def follow(self, samples_seen: int) -> None:
         """Choose the grid by how far training is."""
-        self.samples_seen.fill_(samples_seen)
+        self.samples_seen = samples_seen
 
     def answer(self, x: Tensor, levels: Tensor, prediction: Tensor) -> Tensor:
         """``c_skip x + c_out F``: tokens ``(..., C)``, levels that broadcast with them."""
@@ -133,8 +130,11 @@ class ConsistencyHead(IterativeHead):
         return x * (levels**2 + self.deviation**2).rsqrt()
 
     def loss_of_copies(self, targets: Tensor, predict: Predict) -> Tensor:
-        """Pseudo-Huber distance of the answers at two neighbouring levels, over the levels' distance."""
-        grid = self.levels.grid(self.levels.intervals(int(self.samples_seen)))
+        """Pseudo-Huber distance of the answers at two neighbouring levels, over the levels' distance.
+
+        Outside training, where losses are compared, the grid is the finest.
+        """
+        grid = self.levels.grid(self.levels.intervals(self.samples_seen) if self.training else self.levels.last)
         index = torch.multinomial(self.levels.chances(grid).float().to(targets.device), len(targets), replacement=True)
         grid = grid.to(targets)
         return self.errors(targets, torch.randn_like(targets), grid[index], grid[index + 1], predict)

@@ -64,10 +64,15 @@ class MeanFlowHead(IterativeHead):
         self.times, self.same, self.power, self.improved = times, same, power, improved
 
     def loss_of_copies(self, targets: Tensor, predict: Predict) -> Tensor:
-        """Square error summed over the values, weighted: near 1 a term whatever the error, as long as ``power`` is 1."""
+        """Square error summed over the values, weighted: near 1 a term whatever the error, as long as ``power`` is 1.
+
+        Outside training, where losses are compared, it is flow matching's: all copies have ``r = t``, and errors are means over the values.
+        """
         count, device = len(targets), targets.device
         one, other = self.times.draw(count, device), self.times.draw(count, device)
         start, end = torch.minimum(one, other), torch.maximum(one, other)
+        if not self.training:
+            return self.errors(targets, torch.randn_like(targets), one, one, predict)[0] / self.channels
         end = torch.where(torch.rand(count, device=device) < self.same, start, end)
         errors = self.errors(targets, torch.randn_like(targets), start, end, predict)
         return torch.stack([self._weighted(error) for error in errors]).sum(0)

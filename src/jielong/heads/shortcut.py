@@ -58,9 +58,12 @@ class ShortcutHead(IterativeHead):
         self.levels, self.bootstrap, self.clip = finest.bit_length() - 1, bootstrap, clip
 
     def loss_of_copies(self, targets: Tensor, predict: Predict) -> Tensor:
-        """Square error, mean over the values, of plain and of bootstrapped copies."""
+        """Square error, mean over the values, of plain and of bootstrapped copies.
+
+        Outside training, where losses are compared, all copies are plain: what two halves say moves with the network.
+        """
         count, device = len(targets), targets.device
-        coarse = torch.rand(count, device=device) < self.bootstrap
+        coarse = torch.rand(count, device=device) < (self.bootstrap if self.training else 0)
         levels = torch.where(coarse, torch.randint(self.levels, (count,), device=device), self.levels)
         places = 2.0**levels
         times = (torch.rand(count, device=device) * places).floor() / places
