@@ -26,13 +26,15 @@ def systems(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> dict[st
 
 
 @pytest.mark.parametrize("name", ["givt-causal", "givt-masked", "mar-energy"])
-def test_it_draws_and_a_picture_does_not_depend_on_those_beside_it(name: str, systems: dict[str, System]) -> None:
+def test_it_draws_whatever_stands_beside_a_picture_and_with_or_without_a_cache(name: str, systems: dict[str, System]) -> None:
     system, captions = systems[name], ["a red square", "a blue square", "a green square"]
     together = system.generate_tokens(captions, seed=3, guidance=2.0)
     assert together.values.shape == (3, 16, 4)
     assert bool(torch.isfinite(together.values).all())
     alone = system.generate_tokens(captions, seed=3, guidance=2.0, batch=1)
     torch.testing.assert_close(together.values, alone.values, rtol=1e-3, atol=1e-3)
+    naive = system.generate_tokens(captions, seed=3, guidance=2.0, cache=False)
+    torch.testing.assert_close(together.values, naive.values, rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()

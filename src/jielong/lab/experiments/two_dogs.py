@@ -282,14 +282,15 @@ def _draw(
     names = list(said[points.name])
     (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=[3, 1])
     grid = above.subplots(1 + SHOWN, 1 + len(names), squeeze=False, height_ratios=[1.4] + [1] * SHOWN)
-    torch.manual_seed(0)
-    columns = {"right": (points.right(200), dogs.answers[0].repeat(SHOWN // 2, 1))}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        columns = {"right": (points.right(200), dogs.answers[0].repeat(SHOWN // 2, 1))}
     columns |= {name: (said[points.name][name].draws[:, :200], said[dogs.name][name].draws[0, :SHOWN]) for name in names}
     for column, (name, (places, tokens)) in zip(grid.T, columns.items(), strict=True):
         for each, colour in zip(places, ("#2a7", "#c73"), strict=True):
-            column[0].plot(*each.T.tolist(), ".", color=colour, markersize=2)
+            column[0].plot(*each.T.tolist(), ".", color=colour, markersize=8 if name == REGRESSION else 2)
         column[0].set(xlim=(-2, 2), ylim=(-2, 2), aspect="equal", xticks=[], yticks=[])
-        column[0].set_title(name.replace("_", " "))
+        column[0].set_title(name.replace("_", "\n"))
         for axes, picture in zip(column[1:], tokenizer.decode(tokens), strict=True):
             axes.imshow(from_tensor(picture), interpolation="nearest")
             axes.axis("off")
