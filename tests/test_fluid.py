@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from jielong.config import RecipeError
 from jielong.generator import Generator
 from jielong.heads.diffusion import DiffusionHead
 from jielong.heads.softmax import SoftmaxHead
@@ -80,12 +81,21 @@ def test_the_raster_corner_is_causal_over_continuous_tokens() -> None:
 
 @pytest.mark.parametrize("name", ["mar", "mar-flow", "mar-mean-flow", "mar-shortcut", "nextstep1"])
 def test_recipes_draw_with_every_speed_option_that_fits(name: str) -> None:
-    recipe = load(f"{name}-tiny", ["sampling.lazy.refresh=2", "sampling.two_stage.detail_steps=2", "sampling.schedule=square"])
-    assert all(option is not None for option in recipe.sampling.speed.values())
+    wanted = ["sampling.schedule=square"]
+    if name != "nextstep1":
+        wanted += ["sampling.lazy.refresh=2", "sampling.two_stage.detail_steps=2"]
+    recipe = load(f"{name}-tiny", wanted)
+    assert sum(option is not None for option in recipe.sampling.speed.values()) == len(wanted)
     assert all(option is None for option in load(f"{name}-tiny").sampling.speed.values()), "off unless asked for"
     torch.manual_seed(0)
     model = build_generator(recipe, Stub(NUMBERS), []).eval()  # type: ignore[arg-type]
-    options = {} if name == "nextstep1" else recipe.sampling.speed
-    drawn = model.generate(["a cat", "a dog"], steps=6, guidance=2.0, **options)
+    drawn = model.generate(["a cat", "a dog"], steps=6, guidance=2.0, **recipe.sampling.speed)
     assert torch.isfinite(drawn.values).all()
     assert not torch.equal(drawn.values[0], drawn.values[1])
+
+
+@pytest.mark.parametrize("option", ["sampling.lazy.refresh=2", "sampling.two_stage.detail_steps=2"])
+@pytest.mark.parametrize("name", ["nextstep1-tiny", "maskgit-tiny"])
+def test_options_that_do_not_fit_the_order_are_refused_before_training(name: str, option: str) -> None:
+    with pytest.raises(RecipeError, match=r"needs an order that chooses positions before it draws: order: \{masked: \{choose: random\}\}"):
+        load(name, [option])

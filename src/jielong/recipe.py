@@ -85,6 +85,11 @@ class Recipe(Config):
         if self.trains_generator:
             if self.losses:
                 raise ValueError("`losses` belong to a tokenizer's recipe; a generator's loss is its head's: remove `losses`")
+            asked = [name for name in ("two_stage", "lazy") if getattr(self.sampling, name) is not None]
+            if asked and getattr(self.order, "choose", None) != "random":
+                raise ValueError(
+                    f"sampling.{asked[0]} needs an order that chooses positions before it draws: order: {{masked: {{choose: random}}}}"
+                )
             if isinstance(self.tokenizer, Part) and self.tokenizer.name != "pixels":
                 raise ValueError(
                     f"a generator needs a trained tokenizer, but {self.tokenizer.name!r} has yet to learn: train it with a recipe "
