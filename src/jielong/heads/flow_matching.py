@@ -29,7 +29,7 @@ Velocity = Callable[[Tensor, float], Tensor]
 """``(x, t) -> dx / dt``."""
 SLOW = 0.01
 """A factor of times for heads that compare or differentiate their network at near times: as fast as networks make sinusoids turn for
-others (see :mod:`jielong.networks.denoiser`), such differences would be large and wild (arXiv 2410.11081, section 4)."""
+others (see :mod:`jielong.networks.denoiser`), such differences would be large and wild (arXiv 2410.11081 is about taming them)."""
 Sampler = Literal["euler", "midpoint", "heun", "sde"]
 
 
