@@ -218,3 +218,12 @@ def test_misuse_is_refused() -> None:
     ]:
         with pytest.raises(ValueError, match=reason):
             Sharpness(**setting)
+
+
+def test_the_log_probability_of_codes_is_that_of_the_definition_summed_over_codebooks() -> None:
+    logits = torch.stack([LOGITS, LOGITS.flip(0)])
+    codes = torch.cartesian_prod(torch.arange(7), torch.arange(7))
+    expected = [sum(math.log(float(oracle(each, Sharpness())[code])) for each, code in zip(logits, pair, strict=True)) for pair in codes]
+    found = head_of(logits).log_prob(torch.ones(49, 1), codes).detach()
+    torch.testing.assert_close(found, torch.tensor(expected))
+    assert float(found.exp().sum()) == pytest.approx(1, abs=1e-5)
