@@ -247,9 +247,10 @@ def _measure_generator(heldout: ImageSet, tokenizer: Tokenizer, kind: str | None
     for first in range(0, len(rows), 64):
         part = rows[first : first + 64]
         batch = heldout.batch(part)
-        tokens = tokenizer.encode(batch.media.to(device))
+        noise = Noise(0, range(first, first + len(part)))
+        tokens = tokenizer.redraw(tokenizer.keep(batch.media.to(device)), noise)  # as training draws them
         values: Any = batch.captions if kind == "text" else batch.labels
         prepared = model.condition.prepare(values) if model.condition is not None else None
-        total += float(model.loss(tokens, prepared, Noise(0, range(first, first + len(part))))) * len(part)
+        total += float(model.loss(tokens, prepared, noise)) * len(part)
     model.train(was_training)
     return {"heldout_loss": float(total) / len(rows)}
