@@ -99,7 +99,7 @@ def test_unknown_tokens_are_those_of_a_grey_picture(writer: Path) -> None:
         recorder(moment)
         known.append((moment.known, moment.values))
 
-    drawn = system.generate(text="a red square", steps=3, watch=watch)
+    drawn = system.generate(text=["a red square"] * 8, steps=3, watch=watch)
     frames = recorder.frames()
     grey = system.encode(torch.zeros(1, 3, 16, 16)).values
     for frame, (seen, values) in zip(frames, known, strict=True):
