@@ -42,6 +42,20 @@ def test_the_built_in_recipes_train(tmp_path: Path) -> None:
     assert sum(losses[-5:]) / 5 < 0.9 * losses[0]
 
 
+def test_an_evaluation_tells_each_scale(cutter: Path, pictures: Path) -> None:
+    told = json.loads(succeed("evaluate", cutter, "--data", pictures, "--json").stdout)
+    figures = told["provenance"]["figures"]
+    assert list(figures["codebook_usage"]["scales"]) == ["1x1", "2x2", "3x3", "4x4"]
+    after = figures["residual"]["after"]
+    assert (len(after), after[-1]) == (4, told["residual"])
+    system = load(str(cutter))
+    pixels = torch.rand(2, 3, 16, 16) * 2 - 1
+    rebuilt = system.tokenizer.quantizer.decode(system.encode(pixels).values)  # type: ignore[operator, union-attr]
+    wanted = system.tokenizer._features(pixels)  # type: ignore[operator]
+    expected = (rebuilt - wanted).square().mean() / wanted.square().mean()
+    torch.testing.assert_close(system.tokenizer.residuals(pixels)[-1], expected)  # type: ignore[index]
+
+
 def test_a_dry_run_names_the_scales(cutter: Path, pictures: Path) -> None:
     told = succeed("train", "var-tiny", "--data", pictures, "--dry-run", "--set", f"tokenizer={{checkpoint: {cutter}}}")
     assert "1x1, 2x2, 3x3, 4x4" in told.stdout + told.stderr

@@ -334,3 +334,12 @@ def test_settings_build_it_and_come_back_from_their_words() -> None:
     quantizer = settings.build(4)
     assert (quantizer.codes, quantizer.levels, quantizer.dim) == (16, 3, 4)
     assert quantizer.layout((2, 5)).bits == 2 * 5 * 3 * 4
+
+
+def test_what_is_left_after_the_last_level_is_the_error_of_all() -> None:
+    quantizer = chain(levels=3).eval()
+    vectors = normal(40, 6)
+    left = quantizer.residuals(vectors)
+    whole = vectors - quantizer.decode(quantizer.encode(vectors))
+    torch.testing.assert_close(left[-1], whole.square().mean() / vectors.square().mean())
+    assert left.tolist() == sorted(left.tolist(), reverse=True)

@@ -178,6 +178,14 @@ def _tokenizer(system: System, real: Tensor, report: Progress, perception: bool)
         figures["codebook_usage"] = codebook_usage(Tokens(torch.cat(codes), system.tokenizer.layout))
     else:
         omitted["codebook_usage"] = "the tokens are continuous"
+    device = next((parameter.device for parameter in system.tokenizer.parameters()), torch.device("cpu"))
+    left = [system.tokenizer.residuals(part.to(device)) for part in real.split(BATCH)]
+    if all(each is not None for each in left):
+        weights = [len(part) / len(real) for part in real.split(BATCH)]
+        after = sum(weight * each.double().cpu() for weight, each in zip(weights, left, strict=True) if each is not None)
+        shares = torch.as_tensor(after).tolist()
+        protocol = "share of the squared feature map that is left after each scale or level, coarse to fine"
+        figures["residual"] = Measurement("residual", shares[-1], len(real), {"after": shares, "protocol": protocol})
     if perception:
         seen, unseen = _seen(pictures, real, report)
         figures, omitted = figures | seen, omitted | unseen

@@ -75,6 +75,10 @@ class Quantizer(nn.Module, ABC):
         """The feature map of one vector a position: those of :meth:`embed`, mixtures of them, or zeros where nothing is known."""
         return vectors
 
+    def residuals(self, vectors: Tensor) -> Tensor | None:
+        """What is left of feature maps ``(..., D)`` after each of several parts, as shares of the whole, ``(parts,)``; ``None`` of one part."""
+        return None
+
     def layout(self, grid: tuple[int, ...]) -> Layout:
         """Where the tokens of a feature map ``(B, *grid, D)`` stand: one position a vector, unless the quantizer says otherwise."""
         return Layout(grid, self.levels, self.codes)

@@ -209,6 +209,14 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
         return min(self.levels, (int(drawn[1] * choices) + 1) * self.dropout_multiple)
 
     @torch.no_grad()
+    def residuals(self, vectors: Tensor) -> Tensor:
+        """What is left of vectors ``(..., D)`` after each level: mean ``|x - x_k|^2 / |x|^2``, ``(K,)``."""
+        indices = self.encode(vectors)
+        wanted = vectors.float()
+        left = torch.stack([(wanted - self.decode(indices[..., : level + 1])).square().mean() for level in range(self.levels)])
+        return left / wanted.square().mean().clamp_min(1e-12)
+
+    @torch.no_grad()
     def _start(self, vectors: Tensor, generator: torch.Generator) -> None:
         """The shared codebook's k-means: of the first batch, then of the batch and what those codes leave of it, as both are looked up."""
         codebook = self._codebook

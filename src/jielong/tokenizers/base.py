@@ -68,6 +68,10 @@ class Tokenizer(nn.Module, ABC):
         """The layout of what :meth:`keep` gives: the tokens' own, unless it keeps more."""
         return self.layout
 
+    def residuals(self, media: Tensor) -> Tensor | None:
+        """What is left of media after each of the parts that a token's meaning is added up from; ``None`` where it is one part."""
+        return None
+
     def keep(self, media: Tensor) -> Tokens:
         """What a file keeps of media, so that a generator can be trained without them: their tokens, or what tokens are drawn from."""
         return self.encode(media)

@@ -82,6 +82,11 @@ class VQTokenizer(LearnedTokenizer):
         return Tokens(self.quantizer.encode(self._features(media)).flatten(1, -2), self.layout)
 
     @torch.no_grad()
+    def residuals(self, media: Tensor) -> Tensor | None:
+        """Where codes are added up: the share of the feature map's square that is left after each scale or level, ``(parts,)``."""
+        return self.quantizer.residuals(self._features(media))
+
+    @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
         """Codes ``(B, N, K)``, or mixtures of codes ``(B, N, dim)``, to ``(B, C, H, W)``, clamped to [-1, 1]."""
         if tokens.layout == replace(self.layout, channels=self.quantizer.dim, vocabulary=None):
