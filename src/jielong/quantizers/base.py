@@ -76,7 +76,7 @@ class Quantizer(nn.Module, ABC):
         return vectors
 
     def residuals(self, vectors: Tensor) -> Tensor | None:
-        """What is left of feature maps ``(..., D)`` after each of several parts, as shares of the whole, ``(parts,)``; ``None`` of one part."""
+        """What is left of feature maps ``(..., D)`` after each of several parts, as shares, ``(parts,)``; ``None`` of one part."""
         return None
 
     def layout(self, grid: tuple[int, ...]) -> Layout:
