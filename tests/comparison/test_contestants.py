@@ -23,8 +23,8 @@ def test_a_budget_of_samples_keeps_the_shape_of_a_schedule() -> None:
     assert half.train.samples == own.train.samples // 2
     assert half.train.warmup == own.train.warmup // 2
     assert half.tokenizer.finetune_at == own.tokenizer.finetune_at // 2
-    starts = {loss.name: getattr(loss, "starts_at", None) for loss in half.losses}
-    assert starts["adversarial"] == 40_000
+    starts, owns = ({loss.name: getattr(loss, "starts_at", None) for loss in each.losses} for each in (half, own))
+    assert starts["adversarial"] == owns["adversarial"] // 2 > 0
     assert half.train.seed == 7
     assert half.train.lr == own.train.lr
 
