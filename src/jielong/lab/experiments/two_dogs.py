@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from jielong.config import Part, parse_part, parts_of
+from jielong.config import Part
 from jielong.data.opening import open_set
 from jielong.data.order import spread
 from jielong.heads.base import Head, Sharpness
 from jielong.lab.statistics import Estimate, bootstrap, exact, level, share
+from jielong.lab.teaching import BATCH, LR, continuous_heads, teach
 from jielong.lab.trial import Bench, Outcome, Trial
 from jielong.lab.verdict import Check
 from jielong.media.images import from_tensor
 from jielong.noise import Noise
-from jielong.tokens import Layout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REGRESSION = "regression"
-STEPS, BATCH, LR, DRAWS = 1000, 128, 2e-3, 400
+STEPS, DRAWS = 1000, 400
 WIDTH, BLUR = 32, 0.1
 """Of the hidden vectors, and the standard deviation of a right answer around its middle: a tokenizer's latents have one as well."""
 CAPTIONS = ("dog, Noto style", "dog, Twemoji style")
@@ -55,6 +55,11 @@ class Question:
     name: str
     answers: Tensor
     hidden: Tensor
+
+    @property
+    def channels(self) -> int:
+        """Numbers ``C`` of an answer."""
+        return self.answers.shape[-1]
 
     def right(self, count: int) -> Tensor:
         """Right answers, ``(K, count, C)``, each of the two equally often, from torch's global generator."""
@@ -110,37 +115,13 @@ def heads(channels: int, samples: int) -> dict[str, Part]:
         channels: Numbers of a token.
         samples: Of training, for heads that pace themselves by it.
     """
-    found = {}
-    for name, part in parts_of("head").items():
-        settings: dict[str, Any] = {"network": _NETWORK} if "network" in part.model_fields else {}
-        settings |= _SMALL.get(name, {})
-        if "levels" in settings:
-            settings["levels"] = {**settings["levels"], "samples": samples}
-        chosen: Any = parse_part("head", {name: settings})
-        try:
-            chosen.build(WIDTH, Layout((1,), channels))
-        except ValueError:  # it needs codes
-            continue
-        found[name] = chosen
+    found = continuous_heads(WIDTH, channels, samples, _NETWORK, _SMALL)
     return {name: found[name] for name in sorted(found, key=lambda name: (name != REGRESSION, name))}
 
 
 def train(part: Any, question: Question, steps: int, seed: int) -> Head:
     """A head that learned a question's right answers, new ones at every step."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        kinds, _, channels = question.answers.shape
-        head: Head = part.build(WIDTH, Layout((1,), channels))
-        optimizer = torch.optim.Adam(head.parameters())
-        count = BATCH // kinds
-        hidden = question.hidden.repeat_interleave(count, 0)
-        for step in range(steps):
-            optimizer.param_groups[0]["lr"] = LR * (1 - step / steps)
-            head.follow(step * BATCH)
-            optimizer.zero_grad()
-            head.loss(hidden, question.right(count).flatten(0, 1)).mean().backward()
-            optimizer.step()
-    return head.eval().requires_grad_(False)
+    return teach(part, question, steps, seed)
 
 
 def judged(question: Question, draws: Tensor, seed: int) -> Said:
