@@ -1,0 +1,48 @@
+"""The rule of how many steps both ways with made-up distances, and all of it at a tiny budget."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from jielong.lab import Verdict, conclude, run
+from jielong.lab.experiments.how_many_steps import EVALUATIONS, best_of_few, judge
+
+
+def rounds(level: float, seed: int = 0) -> Tensor:
+    return level + 0.002 * torch.randn(64, generator=torch.Generator().manual_seed(seed))
+
+
+def verdict(one: float, many: float, few: float) -> Verdict:
+    told = {("diffusion", 1): rounds(one), ("diffusion", 100): rounds(many, 1), ("mean_flow", 1): rounds(few, 2)}
+    return conclude(judge(told | {("mean_flow", 100): rounds(0.0), ("energy", 1): rounds(few + 0.5, 3)}, 0))
+
+
+def test_it_is_judged_both_ways() -> None:
+    assert verdict(one=0.5, many=0.05, few=0.05) is Verdict.HOLDS
+    assert verdict(one=0.5, many=0.05, few=0.07) is Verdict.FAILS  # few evaluations are not enough
+    assert verdict(one=0.06, many=0.05, few=0.05) is Verdict.FAILS  # diffusion needs no more than they
+    assert verdict(one=0.5, many=0.05, few=0.055) is Verdict.UNKNOWN  # a tenth
+
+
+def test_the_best_is_chosen_by_rounds_that_do_not_judge_it() -> None:
+    lucky, steady = torch.cat([torch.zeros(8), torch.ones(8)]), torch.full((16,), 0.2)
+    told = {("diffusion", 1): steady - 1, ("shortcut", 2): lucky, ("energy", 1): steady, ("shortcut", 4): steady - 1}
+    assert best_of_few(told) == ("shortcut", 2), "neither the reference, nor four evaluations"
+    told |= {("diffusion", 100): steady}
+    checks = judge(told, 0)
+    assert checks[0].says.startswith("shortcut in 2")
+    assert checks[0].verdict is Verdict.FAILS, "its luck was in the first half"
+
+
+def test_all_of_it(tmp_path: Path) -> None:
+    run("how-many-steps", tmp_path, budget=0.001)
+    told = json.loads((tmp_path / "result.json").read_text())
+    assert (tmp_path / "plot.png").exists()
+    for name in ("diffusion", "flow_matching", "mean_flow", "shortcut", "consistency"):
+        assert all(any(key.startswith(f"{name}, {count} ev") for key in told["figures"]) for count in EVALUATIONS)
+    assert "energy, 1 evaluation" in told["figures"]
+    assert "softmax" not in told["provenance"]["heads"]
