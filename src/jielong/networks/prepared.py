@@ -174,6 +174,7 @@ class Prepared:
         self._head_floor = torch.tensor([math.sqrt(width // heads * norm.eps)], device=self.device)
         self._workspace: _Workspace | None = None
         self._may_pack = self.plain and sum(layer.nbytes for layer in self.layers) <= PACKED_BYTES
+        self._alone_before = False
 
     def __call__(self, inputs: Tensor, rotation: Rotation | None, mask: Tensor | None, cache: Cache) -> Tensor:
         """Hidden states ``(B, n, D)`` of inputs ``(B, n, D)``; keys and values go behind the cache's cursor, which stays.
@@ -190,10 +191,12 @@ class Prepared:
             space = self._workspace = _Workspace(batch, n, self.heads, self.layers[0], self.norm.eps, self.dtype, self.device)
         space.items.copy_(inputs)
         alone = self.plain and n == 1
-        if self._may_pack and alone and batch <= PACKED_ROWS and cache.capacity - start >= PACKED_CALLS:
+        # A second position by itself tells a chain of many calls from the first of a few growing scales.
+        if self._may_pack and alone and self._alone_before and batch <= PACKED_ROWS and cache.capacity - start >= PACKED_CALLS:
             for layer in self.layers:
                 layer.pack()
             self._may_pack = False
+        self._alone_before = alone
         seen = cache.memory[..., : start + n, :]  # (layers, 2, B, heads, length, head width)
         keys, values = seen.select(1, 0), seen.select(1, 1)
         if alone:  # products of matrices take keys transposed, and heads as items

@@ -1,0 +1,77 @@
+"""Seconds a picture of trained systems, beside the first one named.
+
+    python benchmarks/systems.py llamagen-emoji maskgit-emoji titok-maskgit-emoji var-emoji
+    python benchmarks/systems.py runs/mine runs/other --batches 1 --rounds 3
+
+From condition to tokens, guided as each recipe says; decoding is not counted. How many positions and layers a system has decides how
+long it takes, so these are printed too. Rounds of all systems are interleaved, so that a busy neighbour slows all alike; medians are
+reported. The last line of the output is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from functools import partial
+from typing import Any
+
+import torch
+from timing import interleaved
+
+import jielong
+from jielong.recipe import Recipe
+from jielong.system import System
+
+CAPTIONS = ("cat face, Noto style", "red heart, Noto style", "flag: Denmark, Noto style", "pizza, Noto style")
+
+
+def conditions(system: System, count: int) -> dict[str, Any]:
+    """What to ask of a system so that it draws ``count`` pictures."""
+    if system.condition_kind == "text":
+        return {"conditions": [CAPTIONS[i % len(CAPTIONS)] for i in range(count)]}
+    if system.condition_kind == "class":
+        return {"conditions": [0] * count}
+    return {"count": count}
+
+
+def sizes(recipe: Recipe) -> str:
+    """The backbone's own words."""
+    return ", ".join(f"{key} {value}" for key, value in dict(recipe.backbone or {}).items() if key in ("layers", "width", "encoder_layers"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("systems", nargs="+", metavar="SYSTEM", help="shipped models or checkpoint folders; the first is compared with")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch; all by default")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    loaded = {name: jielong.load(name) for name in arguments.systems}
+    if none := [name for name, system in loaded.items() if system.generator is None]:
+        raise SystemExit(f"{', '.join(none)}: a tokenizer draws nothing; name generators such as llamagen-emoji")
+    rows = []
+    first = arguments.systems[0]
+    for batch in arguments.batches:
+        runs = {
+            name: partial(system.generate_tokens, seed=0, **{"conditions": None, "count": None} | conditions(system, batch))
+            for name, system in loaded.items()
+        }
+        seconds = interleaved(runs, arguments.rounds)
+        for name, system in loaded.items():
+            rows.append({"system": name, "batch": batch, "seconds": seconds[name] / batch, "times": seconds[first] / seconds[name]})
+            told = f"{system.generator.layout.positions} positions, {sizes(system.recipe)}"
+            print(
+                f"{name:24} batch {batch:3}: {1000 * seconds[name] / batch:8.1f} ms a picture, {rows[-1]['times']:5.2f} x {first} ({told})"
+            )
+    print(
+        json.dumps(
+            {"threads": arguments.threads, "cores": os.cpu_count(), "machine": platform.machine(), "torch": torch.__version__, "rows": rows}
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
