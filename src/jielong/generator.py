@@ -124,7 +124,7 @@ class Generator(nn.Module):
         if self.condition is not None:
             if prepared is None:
                 raise ValueError("this generator needs its condition: give what `condition.prepare` made of the captions or classes")
-            dropped = noise.uniform() < self.condition.drop if self.training else None
+            dropped = self.condition.drops(noise) if self.training else None
             conditioning = self.condition(prepared, dropped)
         view = self.order.view(self.layout, noise)
         known, asked = view.known.to(device), view.asked.to(device)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from jielong.config import Part
 from jielong.networks.conditioning import Conditioning
+from jielong.noise import Noise
+
+if TYPE_CHECKING:
+    from jielong.data.sets import Batch
 
 
 class Condition(nn.Module, ABC):
@@ -38,9 +43,16 @@ class Condition(nn.Module, ABC):
     def embed(self, prepared: Any) -> Conditioning:
         """Prepared values to feature vectors."""
 
+    def drops(self, noise: Noise) -> Tensor:
+        """Which items are told nothing in a step of training, ``(B,)`` bool."""
+        return noise.uniform() < self.drop
+
     def forward(self, prepared: Any, dropped: Tensor | None = None) -> Conditioning:
         """Feature vectors, with the null vector where ``dropped`` (``(B,)`` bool) is true."""
-        given = self.embed(prepared)
+        return self.without(self.embed(prepared), dropped)
+
+    def without(self, given: Conditioning, dropped: Tensor | None) -> Conditioning:
+        """Feature vectors, with the null vector in the place of those ``dropped``, ``(B,)`` bool."""
         if dropped is None:
             return given
         null = self.nothing(len(dropped), given.states.device)
@@ -62,3 +74,33 @@ class Condition(nn.Module, ABC):
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """What must match for this condition to mean the same elsewhere (encoder, hash, classes)."""
+
+
+class ConditionSettings(Part):
+    """Settings of a condition: ``build(classes)`` makes it, and :meth:`raw` finds what it is told in a batch.
+
+    Attributes:
+        reads: What it is told: ``text``, ``class``, ``voice``, ``seconds``, or ``several`` of them.
+    """
+
+    reads: ClassVar[str] = ""
+
+    def build(self, classes: Sequence[str] = ()) -> Condition:
+        """The condition, of data with these classes."""
+        raise NotImplementedError(f"{type(self).__name__} builds no condition")
+
+    def raw(self, batch: Batch, rate: int | None = None) -> Any:
+        """The raw values of a batch, one an item; ``None`` where the data have none.
+
+        Args:
+            batch: Media with their words.
+            rate: Samples a second, for what is told in seconds.
+        """
+        if self.reads == "text":
+            return batch.captions
+        if self.reads == "class":
+            return batch.labels
+        if self.reads == "voice":
+            return batch.keys
+        samples = getattr(batch, "lengths", None)
+        return None if samples is None or rate is None else (samples.double() / rate).tolist()

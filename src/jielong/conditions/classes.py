@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from jielong.conditions.base import Condition
-from jielong.config import Part
+from jielong.conditions.base import Condition, ConditionSettings
 from jielong.networks.conditioning import Conditioning
 
 
@@ -56,12 +55,13 @@ class ClassCondition(Condition):
         return {"classes": self.names}
 
 
-class Class(Part, family="condition", name="class"):
+class Class(ConditionSettings, family="condition", name="class"):
     """Settings: ``width`` of the class vectors, ``drop`` share of conditions replaced by the null in training."""
 
+    reads: ClassVar[str] = "class"
     width: int = Field(default=256, ge=1)
     drop: float = Field(default=0.1, ge=0, lt=1)
 
-    def build(self, classes: Sequence[str]) -> ClassCondition:
+    def build(self, classes: Sequence[str] = ()) -> ClassCondition:
         """The condition for these classes."""
         return ClassCondition(classes, self.width, self.drop)

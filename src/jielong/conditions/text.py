@@ -7,14 +7,13 @@ import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from jielong.conditions.base import Condition
-from jielong.config import Part
+from jielong.conditions.base import Condition, ConditionSettings
 from jielong.networks.conditioning import Conditioning
 
 REMEMBERED = 50_000
@@ -165,7 +164,7 @@ def check_texts(values: Sequence[str] | None) -> None:
             raise ValueError(f"a text condition needs words, not {value!r}")
 
 
-class Text(Part, family="condition", name="text"):
+class Text(ConditionSettings, family="condition", name="text"):
     """Settings of a text condition.
 
     ``encoder`` is ``minilm`` (frozen all-MiniLM-L6-v2, 384 wide), ``bytes`` (trained along, ``width`` wide), or a local
@@ -173,6 +172,7 @@ class Text(Part, family="condition", name="text"):
     the null in training.
     """
 
+    reads: ClassVar[str] = "text"
     encoder: str = "minilm"
     length: int = Field(default=32, ge=1)
     width: int = Field(default=256, ge=1)

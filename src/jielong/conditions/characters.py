@@ -1,0 +1,94 @@
+"""Text as it is spelt: characters of a stored alphabet, through an encoder that is trained along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, field_validator
+
+from jielong.conditions.alphabet import CHARACTERS, Alphabet
+from jielong.conditions.base import Condition, ConditionSettings
+from jielong.conditions.text import Features, check_texts, pad
+from jielong.networks.conditioning import Conditioning
+from jielong.networks.text_encoder import TextEncoder
+
+
+class SymbolText(Condition):
+    """A state for every symbol of a text.
+
+    Args:
+        alphabet: The symbols.
+        width: Channels of a state.
+        layers: Transformer layers of the encoder.
+        heads: Their heads.
+        length: Most symbols of a text.
+        drop: Share of texts replaced by the null in training.
+    """
+
+    def __init__(self, alphabet: Alphabet, width: int, layers: int, heads: int, length: int, drop: float) -> None:
+        super().__init__(width, drop)
+        self.alphabet, self.length = alphabet, length
+        self.encoder = TextEncoder(len(alphabet), width, layers, heads)
+
+    def symbols(self, text: str) -> list[int]:
+        """The numbers of a text's symbols."""
+        return self.alphabet.numbers(text)
+
+    def prepare(self, values: Sequence[str]) -> Features:
+        """Texts to numbers of symbols, ``(B, L)`` with ``L`` the longest text.
+
+        Raises:
+            ValueError: if a text holds a character that cannot be read, or is too long to be said whole.
+        """
+        check_texts(values)
+        rows = [torch.tensor(self.symbols(text), dtype=torch.long) for text in values]
+        for text, row in zip(values, rows, strict=True):
+            if len(row) > self.length:
+                raise ValueError(
+                    f"a text has {len(row)} symbols, and this condition reads {self.length} at most: shorten {text[:40]!r}... "
+                    "or set condition.length"
+                )
+        return pad(rows)
+
+    def embed(self, prepared: Features) -> Conditioning:
+        """``(B, L)`` numbers to ``(B, L, width)`` states; the pooled vector is their mean."""
+        device = self.null.device
+        numbers, mask = prepared.states.to(device), prepared.mask.to(device)
+        states = self.encoder(numbers, mask)
+        pooled = states.masked_fill(~mask[..., None], 0).sum(1) / mask.sum(1, keepdim=True)
+        return Conditioning(states, mask, pooled)
+
+    def describe(self) -> dict[str, Any]:
+        """The alphabet."""
+        return {"alphabet": self.alphabet.symbols, "length": self.length}
+
+
+class SymbolSettings(ConditionSettings):
+    """What characters and phonemes have in common.
+
+    ``alphabet``: the symbols, in the order of their numbers; ``width`` of a state; ``layers`` and ``heads`` of the transformer behind two
+    convolutions; ``length``: most symbols of a text; ``drop``: the share of texts replaced by the null in training.
+    """
+
+    reads: ClassVar[str] = "text"
+    alphabet: str = CHARACTERS
+    width: int = Field(default=256, ge=2)
+    layers: int = Field(default=4, ge=0)
+    heads: int = Field(default=4, ge=1)
+    length: int = Field(default=400, ge=1)
+    drop: float = Field(default=0.1, ge=0, lt=1)
+
+    @field_validator("alphabet")
+    @classmethod
+    def _is_an_alphabet(cls, symbols: str) -> str:
+        return Alphabet(symbols).symbols
+
+
+class Characters(SymbolSettings, family="condition", name="characters"):
+    """Settings: see :class:`SymbolSettings`. Case, accents and typographic marks that the alphabet has not got are folded."""
+
+    def build(self, classes: Sequence[str] = ()) -> SymbolText:
+        """The condition; classes are not used."""
+        return SymbolText(Alphabet(self.alphabet), self.width, self.layers, self.heads, self.length, self.drop)

@@ -1,0 +1,161 @@
+"""Several conditions at once, such as words, a voice and a length: their states one after the other, their pooled vectors added up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+import torch
+from pydantic import Field, SerializeAsAny, field_validator
+from torch import Tensor, nn
+
+from jielong.conditions.base import Condition, ConditionSettings
+from jielong.config import OfFamily, nearest
+from jielong.networks.conditioning import Conditioning
+from jielong.noise import Noise
+
+
+class Told(NamedTuple):
+    """What one condition is told of a batch.
+
+    Attributes:
+        values: Its prepared values, of the items that say something; ``None`` where none does.
+        rows: ``(B,)`` bool: which items those are.
+    """
+
+    values: Any
+    rows: Tensor
+
+
+class SeveralConditions(Condition):
+    """Each condition through a linear map of its own to one width, marked by a learned vector.
+
+    An item's raw value is a mapping from the conditions' names to their values; what it leaves out is replaced by that condition's null,
+    if it was trained with one. ``drop`` replaces everything by one null, which guidance compares with; each condition's own drop replaces
+    that condition alone, beside it and independently.
+
+    Args:
+        parts: The conditions by name.
+        width: Channels of all states.
+        drop: Share of items that are told nothing, in training.
+    """
+
+    def __init__(self, parts: Mapping[str, Condition], width: int, drop: float) -> None:
+        super().__init__(width, drop)
+        self.parts = nn.ModuleDict(parts)
+        self.maps = nn.ModuleDict({name: nn.Linear(part.width, width) for name, part in parts.items()})
+        self.kinds = nn.ParameterDict({name: nn.Parameter(torch.randn(width) * 0.02) for name in parts})
+
+    @property
+    def length(self) -> int:
+        """Most states there can be."""
+        return sum(int(getattr(part, "length", 1)) for part in self._parts.values())
+
+    @property
+    def _parts(self) -> dict[str, Condition]:
+        return {name: part for name, part in self.parts.items() if isinstance(part, Condition)}
+
+    def drops(self, noise: Noise) -> Tensor:
+        """Which conditions of each item are dropped, ``(B, 1 + conditions)`` bool; the first column says of all at once."""
+        shares = torch.tensor([self.drop, *(part.drop for part in self._parts.values())])
+        return noise.uniform(len(shares)) < shares.to(noise.device)
+
+    def prepare(self, values: Sequence[Mapping[str, Any]]) -> dict[str, Told]:
+        """A mapping an item to what each condition is told.
+
+        Raises:
+            ValueError: if an item names a condition that there is not, leaves out one that it may not, or says what cannot be read.
+        """
+        if values is None or isinstance(values, Mapping | str):
+            raise ValueError(f"several conditions read a list of mappings, one an item, such as [{{{', '.join(self._parts)}: ...}}]")
+        for value in values:
+            if not isinstance(value, Mapping):
+                raise ValueError(f"each item says of {', '.join(self._parts)} in a mapping, not {value!r}")
+            if unknown := [name for name in value if name not in self._parts]:
+                raise ValueError(f"there is no condition {unknown[0]!r} here; {nearest(str(unknown[0]), list(self._parts))}")
+        return {name: self._told(name, part, [value.get(name) for value in values]) for name, part in self._parts.items()}
+
+    def _told(self, name: str, part: Condition, values: list[Any]) -> Told:
+        rows = torch.tensor([value is not None for value in values])
+        if not rows.all() and part.drop == 0:
+            raise ValueError(f"every item must say its {name}: this model was never trained without (its drop is 0)")
+        given = [value for value in values if value is not None]
+        return Told(part.prepare(given) if given else None, rows)
+
+    def forward(self, prepared: dict[str, Told], dropped: Tensor | None = None) -> Conditioning:
+        """Feature vectors; ``dropped`` is ``(B,)`` bool for all at once, or as :meth:`drops` gives it."""
+        if dropped is None or dropped.ndim == 1:
+            return self.without(self.embed(prepared), dropped)
+        return self.without(self.embed(prepared, dropped[:, 1:]), dropped[:, 0])
+
+    def embed(self, prepared: dict[str, Told], dropped: Tensor | None = None) -> Conditioning:
+        """States of all conditions, ``(B, L, width)``; ``dropped`` ``(B, conditions)`` bool says which of them are replaced by nulls."""
+        said = []
+        for index, (name, part) in enumerate(self._parts.items()):
+            own = _spread(part, prepared[name], None if dropped is None else dropped[:, index])
+            said.append(Conditioning(self.maps[name](own.states) + self.kinds[name], own.mask, self.maps[name](own.pooled)))
+        return Conditioning(
+            torch.cat([own.states for own in said], 1),
+            torch.cat([own.mask for own in said], 1),
+            torch.stack([own.pooled for own in said]).sum(0),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """What each condition says of itself."""
+        return {name: part.describe() for name, part in self._parts.items()}
+
+
+def _spread(part: Condition, told: Told, dropped: Tensor | None) -> Conditioning:
+    """A condition's vectors for a whole batch, with its null for items that say nothing."""
+    if told.values is None:
+        return part.nothing(len(told.rows))
+    if bool(told.rows.all()):
+        return part(told.values, dropped)
+    said: Conditioning = part(told.values, None if dropped is None else dropped[told.rows.to(dropped.device)])
+    nothing = part.nothing(len(told.rows)).padded(said.states.shape[1])
+    where = told.rows.nonzero()[:, 0].to(said.states.device)
+    return Conditioning(
+        nothing.states.to(said.states.dtype).index_copy(0, where, said.states),
+        nothing.mask.index_copy(0, where, said.mask),
+        nothing.pooled.to(said.pooled.dtype).index_copy(0, where, said.pooled),
+    )
+
+
+class Several(ConditionSettings, family="condition", name="several"):
+    """Settings: the conditions ``of`` which it is made, the ``width`` of all states, and the ``drop`` of all at once.
+
+    ::
+
+        condition: {several: {of: {characters: {drop: 0}, voice: {drop: 0.1}, length: {}}, width: 256, drop: 0.1}}
+    """
+
+    reads: ClassVar[str] = "several"
+    of: Annotated[tuple[SerializeAsAny[ConditionSettings], ...], OfFamily("condition", many=True)]
+    width: int = Field(default=256, ge=1)
+    drop: float = Field(default=0.1, ge=0, lt=1)
+
+    @field_validator("of")
+    @classmethod
+    def _differ(cls, parts: tuple[ConditionSettings, ...]) -> tuple[ConditionSettings, ...]:
+        names = [part.name for part in parts]
+        if not names:
+            raise ValueError("several conditions are at least one: of: {characters: {}, voice: {}}")
+        if len(set(names)) < len(names) or "several" in names:
+            raise ValueError(
+                f"each condition may stand here once, and none of them may be `several` itself, but these are {', '.join(names)}"
+            )
+        kinds = [part.reads for part in parts]
+        if twice := [kind for kind in kinds if kinds.count(kind) > 1]:
+            raise ValueError(f"two of {', '.join(names)} read the same {twice[0]}: keep one of them")
+        return parts
+
+    def build(self, classes: Sequence[str] = ()) -> SeveralConditions:
+        """The conditions together."""
+        return SeveralConditions({part.name: part.build(classes) for part in self.of}, self.width, self.drop)
+
+    def raw(self, batch: Any, rate: int | None = None) -> list[dict[str, Any]]:
+        """A mapping an item, from what the batch says."""
+        columns = {part.name: part.raw(batch, rate) for part in self.of}
+        if missing := [name for name, column in columns.items() if column is None]:
+            raise ValueError(f"the condition {missing[0]} has nothing to read in these data")
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

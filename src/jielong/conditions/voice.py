@@ -1,0 +1,112 @@
+"""Whose voice: one vector of a reference recording, made by a frozen speaker encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from jielong.conditions.base import Condition, ConditionSettings
+from jielong.media.resampling import resample
+from jielong.networks import speaker
+from jielong.networks.conditioning import Conditioning
+from jielong.networks.speaker import SpeakerEncoder
+
+
+class Recording(NamedTuple):
+    """Sound and its rate: ``(T,)`` or ``(C, T)`` in [-1, 1], and Hz."""
+
+    waveform: Tensor
+    rate: int
+
+
+def read_recording(path: str | Path) -> Recording:
+    """A sound file.
+
+    Raises:
+        ValueError: if there is no such file, or it is not sound.
+        ImportError: if soundfile is not installed.
+    """
+    try:
+        import soundfile
+    except ImportError as error:
+        raise ImportError("to read a recording, install soundfile: pip install 'jielong[sound]'") from error
+    if not Path(path).is_file():
+        raise ValueError(f"there is no recording {str(path)!r}: give a file of the voice, such as voice.wav")
+    try:
+        samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{path} is not a recording that can be read: {error}") from None
+    return Recording(torch.from_numpy(samples.T.copy()), rate)
+
+
+class VoiceCondition(Condition):
+    """One state, and the pooled vector: a linear map of the voice.
+
+    A voice is given as a :class:`Recording`, the path of one, a vector ``(256,)`` made before, or the name of one that
+    :meth:`remember` was told.
+    """
+
+    def __init__(self, width: int, drop: float) -> None:
+        super().__init__(width, drop)
+        self.map = nn.Linear(speaker.WIDTH, width)
+        # Outside nn.Module's reach: frozen weights belong to their own package, not into this model's checkpoint.
+        self._frozen: dict[str, SpeakerEncoder] = {}
+        self._memory: dict[str, Tensor] = {}
+
+    def remember(self, voices: Mapping[str, Tensor]) -> None:
+        """Take voices ``(256,)`` that :meth:`voice` made before, by name (such as a clip's key in its set)."""
+        self._memory.update(voices)
+
+    def voice(self, value: Recording | Tensor | str | Path) -> Tensor:
+        """The voice in a value, ``(256,)``.
+
+        Raises:
+            ValueError: if it cannot be read as one.
+            jielong.networks.efficientnet.WeightsError: if the encoder's weights are not installed.
+        """
+        if isinstance(value, Tensor):
+            if tuple(value.shape) != (speaker.WIDTH,):
+                raise ValueError(f"a voice is a vector of {speaker.WIDTH} numbers or a Recording(waveform, rate), not {tuple(value.shape)}")
+            return value.float()
+        if isinstance(value, str) and value in self._memory:
+            return self._memory[value]
+        if not isinstance(value, str | Path | tuple):
+            raise ValueError(f"a voice is given as a recording, its path, or a vector, not {type(value).__name__}")
+        waveform, rate = value if isinstance(value, tuple) else read_recording(value)
+        if not self._frozen:
+            self._frozen["encoder"] = SpeakerEncoder()
+        mono = waveform.float().reshape(-1, waveform.shape[-1]).mean(0)
+        return self._frozen["encoder"].embed(resample(mono, rate, speaker.RATE))
+
+    def prepare(self, values: Sequence[Recording | Tensor | str | Path]) -> Tensor:
+        """Voices to vectors, ``(B, 256)``."""
+        if values is None or isinstance(values, str | Path | Recording):
+            raise ValueError("a voice condition reads a list with one voice an item, such as ['voice.wav']")
+        return torch.stack([self.voice(value) for value in values])
+
+    def embed(self, prepared: Tensor) -> Conditioning:
+        """``(B, 256)`` to one state each, ``(B, 1, width)``."""
+        # Numbers of a unit vector are about 1/16: of unit size they stand beside other states.
+        vectors = self.map(prepared.to(self.null.device) * speaker.WIDTH**0.5)
+        return Conditioning(vectors[:, None], torch.ones(len(vectors), 1, dtype=torch.bool, device=vectors.device), vectors)
+
+    def describe(self) -> dict[str, Any]:
+        """The encoder."""
+        return {"encoder": "resemblyzer", "sha256": speaker.SHA256}
+
+
+class Voice(ConditionSettings, family="condition", name="voice"):
+    """Settings: ``width`` of the state, ``drop`` share of voices replaced by the null in training."""
+
+    reads: ClassVar[str] = "voice"
+    width: int = Field(default=256, ge=1)
+    drop: float = Field(default=0.1, ge=0, lt=1)
+
+    def build(self, classes: Sequence[str] = ()) -> VoiceCondition:
+        """The condition; classes are not used."""
+        return VoiceCondition(self.width, self.drop)

@@ -1,0 +1,110 @@
+"""eSpeak NG through its shared library: words to phonemes, and words to (plainly synthetic) speech.
+
+The library and its data come with the package ``espeakng-loader``; eSpeak NG is licensed under the GPL, version 3.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import re
+import threading
+
+import torch
+from torch import Tensor
+
+_SYNCHRONOUS, _DO_NOT_EXIT, _UTF8, _IPA, _BY_CHARACTER = 2, 0x8000, 1, 2, 1
+_LISTENER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+# A mark inside a number or a name (3.5, e.g.) is read by eSpeak; one before a space or the end is the sentence's own, and kept.
+_MARKS = re.compile(r"([.,;:!?…]+)(?=\s|$)")
+_LANGUAGE_SWITCH = re.compile(r"\([a-z-]+\)")
+_lock = threading.Lock()  # the library has one state a process
+
+
+class EspeakError(RuntimeError):
+    """eSpeak NG is absent or does not work; the text says what to install."""
+
+
+@functools.cache
+def _library() -> tuple[ctypes.CDLL, int]:
+    """The library, started, and the rate of its speech in Hz."""
+    try:
+        import espeakng_loader
+    except ImportError:
+        raise EspeakError("eSpeak NG is not installed, which knows how words are pronounced: pip install 'jielong[phonemes]'") from None
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    library.espeak_TextToPhonemes.restype = ctypes.c_char_p
+    library.espeak_TextToPhonemes.argtypes = [ctypes.POINTER(ctypes.c_void_p), ctypes.c_int, ctypes.c_int]
+    rate = library.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), _DO_NOT_EXIT)
+    if rate < 1:
+        raise EspeakError("eSpeak NG is installed but cannot read its data: pip install --force-reinstall espeakng-loader")
+    return library, rate
+
+
+def _choose(library: ctypes.CDLL, voice: str) -> None:
+    if library.espeak_SetVoiceByName(voice.encode()):
+        raise ValueError(f"eSpeak NG has no language or voice called {voice!r}; write one such as en-us, de, fr, cmn or en-us+f3")
+
+
+def phonemes(text: str, language: str = "en-us") -> str:
+    """A text as symbols of the International Phonetic Alphabet, with the sentence's own marks kept where they stood.
+
+    Args:
+        text: What is said.
+        language: As eSpeak NG names it.
+
+    Raises:
+        EspeakError: if eSpeak NG is not installed.
+        ValueError: if it has no such language.
+    """
+    with _lock:
+        library, _ = _library()
+        _choose(library, language)
+        said = ""
+        for index, piece in enumerate(_MARKS.split(text)):
+            if index % 2:
+                said += piece
+            elif piece.strip():
+                said += " " * bool(said) + _clauses(library, piece)
+    return said
+
+
+def _clauses(library: ctypes.CDLL, text: str) -> str:
+    buffer = ctypes.create_string_buffer(text.encode())
+    rest = ctypes.c_void_p(ctypes.addressof(buffer))
+    parts = []
+    while rest.value:
+        part = library.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, _IPA)
+        parts.append((part or b"").decode())
+    return " ".join(_LANGUAGE_SWITCH.sub("", " ".join(parts)).split())
+
+
+def speak(text: str, voice: str = "en-us") -> tuple[Tensor, int]:
+    """A text as speech: ``(1, T)`` float32 in [-1, 1], and its rate in Hz.
+
+    Args:
+        text: What to say.
+        voice: A language, perhaps with a variant of the voice: ``en-us``, ``en-us+f3``, ``de+m2``.
+
+    Raises:
+        EspeakError: if eSpeak NG is not installed.
+        ValueError: if it has no such voice.
+    """
+    heard: list[int] = []
+
+    def listen(samples: ctypes._Pointer[ctypes.c_short] | None, count: int, events: int | None) -> int:
+        if samples:
+            heard.extend(samples[:count])
+        return 0
+
+    with _lock:
+        library, rate = _library()
+        _choose(library, voice)
+        listener = _LISTENER(listen)
+        library.espeak_SetSynthCallback(listener)
+        data = text.encode()
+        failed = library.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, _BY_CHARACTER, 0, _UTF8, None, None)
+        library.espeak_Synchronize()
+    if failed:
+        raise EspeakError(f"eSpeak NG could not say {text!r}")
+    return torch.tensor(heard, dtype=torch.float32)[None] / 32768, rate

@@ -1,0 +1,90 @@
+"""A small encoder of symbols: convolutions hear their neighbours, attention the whole text. Padding never matters."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jielong.networks.attention import additive
+from jielong.networks.layers import Block, Sight
+from jielong.networks.norm import Norm
+from jielong.networks.rope import Rotary
+
+
+class _Neighbours(nn.Module):
+    """``x + gelu(conv(norm(x)))``, with zeros where the text has ended."""
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        self.norm = Norm(width, "rms", 1e-5)
+        self.convolution = nn.Conv1d(width, width, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """``(B, L, D)`` and ``(B, L)`` bool to ``(B, L, D)``."""
+        h = self.norm(x).masked_fill(~mask[..., None], 0)
+        return x + F.gelu(self.convolution(h.mT)).mT
+
+
+class TextEncoder(nn.Module):
+    """Numbers of symbols to states.
+
+    Args:
+        symbols: How many there are.
+        width: Channels ``D`` of a state.
+        layers: Transformer layers; with none, only neighbours are heard.
+        heads: Attention heads; divides ``width``.
+        convolutions: Layers before them.
+        kernel: Symbols under a convolution; odd.
+
+    Raises:
+        ValueError: if heads do not divide the width, or the kernel is even.
+    """
+
+    def __init__(self, symbols: int, width: int, layers: int, heads: int, convolutions: int = 2, kernel: int = 5) -> None:
+        super().__init__()
+        if width % (2 * heads):
+            raise ValueError(f"a width of {width} cannot be shared by {heads} heads that turn pairs: make it a multiple of {2 * heads}")
+        if kernel % 2 == 0:
+            raise ValueError(f"a symbol stands in the middle of its convolution: the kernel must be odd, not {kernel}")
+        self.table = nn.Embedding(symbols, width)
+        self.neighbours = nn.ModuleList(_Neighbours(width, kernel) for _ in range(convolutions))
+        self.blocks = nn.ModuleList(
+            Block(
+                width=width,
+                heads=heads,
+                hidden=math.ceil(8 * width / 3 / 64) * 64,
+                norm="rms",
+                activation="swiglu",
+                qk_norm=False,
+                condition=None,
+                condition_width=0,
+                dropout=0.0,
+                bias=False,
+                norm_eps=1e-5,
+            )
+            for _ in range(layers)
+        )
+        self.rotary = Rotary(width // heads, 1, 10_000.0)
+        self.norm = Norm(width, "rms", 1e-5)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02 / (math.sqrt(2 * layers) if name.endswith((".out", ".down")) else 1))
+
+    def forward(self, numbers: Tensor, mask: Tensor) -> Tensor:
+        """Symbols ``(B, L)`` long, and ``(B, L)`` bool, true where the text goes on, to states ``(B, L, D)``."""
+        batch, length = numbers.shape
+        x = self.table(numbers)
+        for layer in self.neighbours:
+            x = layer(x, mask)
+        device = x.device
+        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else x.dtype
+        seen = None if bool(mask.all()) else additive(mask, dtype)[:, None, None]  # (B, 1, 1, L)
+        rotation = self.rotary(torch.arange(length)[:, None], device, dtype, 0)
+        sight = Sight(batch, rotation, seen, False, [], None, [])
+        rows = x.flatten(0, 1)
+        for index, block in enumerate(self.blocks):
+            rows = block(rows, sight, index)
+        return self.norm(rows).view(batch, length, -1)
