@@ -1,0 +1,257 @@
+"""Codecs side by side on the same clips: the original as it is, Opus, and tokenizers of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from jielong.evaluation.evaluate import codebook_usage
+from jielong.evaluation.provenance import Measurement
+from jielong.evaluation.sound.listening import dnsmos, pesq_wb, stoi, visqol
+from jielong.evaluation.sound.opus import opus_roundtrip
+from jielong.evaluation.sound.protocol import mono
+from jielong.evaluation.sound.voices import speaker_similarity
+from jielong.evaluation.sound.waveform import bitrate, mel_distance, si_sdr, stft_distance
+from jielong.evaluation.sound.words import Recogniser, intelligibility
+from jielong.media.resampling import resample
+from jielong.networks.efficientnet import WeightsError
+from jielong.networks.speaker import SpeakerEncoder
+from jielong.tokenizers.base import Tokenizer
+from jielong.tokens import Tokens
+
+Told = Callable[[str, str], None]
+"""Called with a codec's name and what is done with it."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a codec made of clips.
+
+    Attributes:
+        clips: ``(T,)`` each, as long as what went in.
+        figures: What only the codec knows: ``kbps``, ``codebook_usage``.
+    """
+
+    clips: list[Tensor]
+    figures: dict[str, Measurement] = field(default_factory=dict)
+
+
+class Codec(Protocol):
+    """Clips there and back."""
+
+    name: str
+
+    def __call__(self, clips: Sequence[Tensor], rate: int) -> Result:
+        """Clips ``(T,)`` in [-1, 1] at ``rate`` Hz."""
+        ...
+
+
+@dataclass(frozen=True)
+class Original:
+    """Nothing is done: what every figure is at best, and what the recogniser gets wrong of itself."""
+
+    name: str = "original"
+
+    def __call__(self, clips: Sequence[Tensor], rate: int) -> Result:
+        """The same clips; their rate is that of 16-bit samples."""
+        return Result(list(clips), {"kbps": Measurement("kbps", 16 * rate / 1000, len(clips), {"unit": "kbit/s", "coding": "16 bits"})})
+
+
+class Opus:
+    """Opus at a bitrate; the figure is what it spent over all clips."""
+
+    def __init__(self, kbps: float) -> None:
+        self.asked, self.name = kbps, f"opus {kbps:g}"
+
+    def __call__(self, clips: Sequence[Tensor], rate: int) -> Result:
+        """Each clip by itself."""
+        coded = [opus_roundtrip(clip, rate, self.asked) for clip in clips]
+        seconds = [len(clip) / rate for clip in clips]
+        spent = sum(each.kbps * length for each, length in zip(coded, seconds, strict=True)) / sum(seconds)
+        details = {
+            "unit": "kbit/s",
+            "asked": self.asked,
+            "coding": "libopus, voip, constrained variable rate, 20 ms; container not counted",
+        }
+        return Result([each.waveform for each in coded], {"kbps": Measurement("kbps", spent, len(clips), details)})
+
+
+class Learned:
+    """A tokenizer for sound: clips are cut into windows of its length, the last one filled with silence.
+
+    Raises:
+        ValueError: if the tokenizer is for other media.
+    """
+
+    def __init__(self, name: str, tokenizer: Tokenizer, batch: int = 8) -> None:
+        self.name, self.tokenizer, self.batch = name, tokenizer, batch
+        rate = getattr(tokenizer.media, "rate", None)
+        if rate is None or len(tokenizer.media.size) != 1:
+            raise ValueError(f"{name} is a tokenizer of {tokenizer.media}, not of sound")
+        self.rate: int = rate
+        self.samples: int = tokenizer.media.size[0]
+
+    def __call__(self, clips: Sequence[Tensor], rate: int) -> Result:
+        """All windows of all clips, a batch at a time."""
+        heard = [resample(clip, rate, self.rate) for clip in clips]
+        windows = [F.pad(clip, (0, -len(clip) % self.samples)).view(-1, self.samples) for clip in heard]
+        made, codes = self._through(torch.cat(windows))
+        rebuilt = []
+        for clip, own, part in zip(clips, heard, made.split([len(window) for window in windows]), strict=True):
+            back = resample(part.reshape(-1)[: len(own)], self.rate, rate)[: len(clip)]
+            rebuilt.append(F.pad(back, (0, len(clip) - len(back))))
+        figures = {}
+        layout = self.tokenizer.layout
+        if layout.discrete:
+            figures["kbps"] = bitrate(layout, self.samples / self.rate)
+            figures["codebook_usage"] = codebook_usage(Tokens(codes, layout))
+        return Result(rebuilt, figures)
+
+    @torch.no_grad()
+    def _through(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """Windows ``(n, T)`` to themselves, rebuilt, and to their tokens, ``(n, N, K)``."""
+        device = next((weight.device for weight in self.tokenizer.parameters()), torch.device("cpu"))
+        made, codes = [], []
+        for part in windows.split(self.batch):
+            media = part[:, None].expand(-1, self.tokenizer.media.channels, -1).to(device)
+            tokens = self.tokenizer.encode(media)
+            made.append(self.tokenizer.decode(tokens).mean(1).cpu())
+            codes.append(tokens.values.cpu())
+        return torch.cat(made), torch.cat(codes)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A codec's line in the table.
+
+    Attributes:
+        name: Of the codec.
+        figures: By name.
+        omitted: Which figures are absent, and why.
+    """
+
+    name: str
+    figures: dict[str, Measurement]
+    omitted: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Ready for :func:`json.dumps`."""
+        values = {name: measured.value for name, measured in self.figures.items()}
+        return {"name": self.name, **values, "details": {k: v.to_json() for k, v in self.figures.items()}, "omitted": self.omitted}
+
+
+def compare(
+    codecs: Sequence[Codec],
+    clips: Sequence[Tensor],
+    rate: int,
+    texts: Sequence[str] | None = None,
+    language: str = "en",
+    told: Told | None = None,
+) -> list[Row]:
+    """Every codec on the same clips.
+
+    Args:
+        codecs: What is compared.
+        clips: ``(T,)`` or ``(C, T)`` in [-1, 1].
+        rate: Hz.
+        texts: What is said in them; without, what the recogniser hears in the originals stands in.
+        language: Of the speech.
+        told: Told how far it is.
+    """
+    real = mono(clips)
+    judges = _Judges(real, rate, texts, language)
+    rows = []
+    for codec in codecs:
+        if told:
+            told(codec.name, "coding")
+        result = codec(real, rate)
+        if told:
+            told(codec.name, "measuring")
+        figures, omitted = judges.measure(result.clips)
+        rows.append(Row(codec.name, result.figures | figures, omitted))
+    return rows
+
+
+class _Judges:
+    """What measures clips beside the originals; what is not installed is left out, with the reason."""
+
+    def __init__(self, real: list[Tensor], rate: int, texts: Sequence[str] | None, language: str) -> None:
+        self.real, self.rate = real, rate
+        self.texts, self.reference = texts, "transcript"
+        self.omitted: dict[str, str] = {}
+        self.recogniser: Recogniser | None = None
+        self.encoder: SpeakerEncoder | None = None
+        try:
+            self.recogniser = Recogniser(language)
+            if texts is None:
+                self.texts, self.reference = self.recogniser.transcribe(real, rate), "what the recogniser hears in the original"
+        except ImportError as error:
+            self.omitted |= dict.fromkeys(("wer", "cer"), str(error))
+        try:
+            self.encoder = SpeakerEncoder()
+        except WeightsError as error:
+            self.omitted["speaker_similarity"] = str(error)
+
+    def measure(self, made: list[Tensor]) -> tuple[dict[str, Measurement], dict[str, str]]:
+        """All figures that apply."""
+        figures: dict[str, Measurement] = {}
+        omitted = dict(self.omitted)
+        beside: dict[str, Callable[[], Measurement]] = {
+            "pesq_wb": lambda: pesq_wb(made, self.real, self.rate),
+            "stoi": lambda: stoi(made, self.real, self.rate),
+            "visqol": lambda: visqol(made, self.real, self.rate),
+            "mel_distance": lambda: mel_distance(made, self.real, self.rate),
+            "stft_distance": lambda: stft_distance(made, self.real, self.rate),
+            "si_sdr": lambda: si_sdr(made, self.real, self.rate),
+            "dnsmos": lambda: dnsmos(made, self.rate),
+        }
+        if self.encoder is not None:
+            beside["speaker_similarity"] = lambda: speaker_similarity(made, self.real, self.rate, self.encoder)
+        for name, measure in beside.items():
+            try:
+                figures[name] = measure()
+            except (ImportError, ValueError) as error:
+                omitted[name] = str(error)
+        if self.recogniser is not None and self.texts is not None:
+            try:
+                figures |= intelligibility(made, self.texts, self.rate, self.recogniser, self.reference)
+            except ValueError as error:
+                omitted |= dict.fromkeys(("wer", "cer"), str(error))
+        return figures, omitted
+
+
+COLUMNS = {
+    # figure -> its heading, and how it is printed
+    "kbps": ("kbit/s", "{:.2f}"),
+    "pesq_wb": ("PESQ-wb", "{:.2f}"),
+    "stoi": ("STOI", "{:.3f}"),
+    "visqol": ("ViSQOL", "{:.2f}"),
+    "mel_distance": ("mel dB", "{:.2f}"),
+    "wer": ("WER %", "{:.1f}"),
+    "dnsmos": ("DNSMOS", "{:.2f}"),
+    "speaker_similarity": ("voice", "{:.3f}"),
+    "si_sdr": ("SI-SDR", "{:.1f}"),
+    "codebook_usage": ("usage %", "{:.1f}"),
+}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as text: a codec a line, a figure a column, a dash where a figure does not apply."""
+    names = [name for name in COLUMNS if any(name in row.figures for row in rows)]
+    lines = [["codec", *(COLUMNS[name][0] for name in names)]]
+    for row in rows:
+        lines.append([row.name, *(_cell(name, row.figures.get(name)) for name in names)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
+
+
+def _cell(name: str, measured: Measurement | None) -> str:
+    if measured is None:
+        return "-"
+    heading, shape = COLUMNS[name]
+    return shape.format(measured.value * (100 if "%" in heading else 1))

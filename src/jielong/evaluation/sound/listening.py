@@ -1,0 +1,168 @@
+"""How well sound is heard: published models of listeners, each at the rate it was made for."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import logging
+import math
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from jielong.evaluation.provenance import Measurement, package_version
+from jielong.evaluation.sound.protocol import averaged, missing, mono, of_pairs
+from jielong.media.resampling import resample
+
+RATE = 16_000
+_SECONDS = 9.01  # what DNSMOS hears at once
+# What listeners say, from what the network of DNSMOS P.835 says (arXiv 2110.01763): the published polynomials, highest power first.
+_RATINGS = {
+    "sig": (-0.08397278, 1.22083953, 0.0052439),
+    "bak": (-0.13166888, 1.60915514, -0.39604546),
+    "ovrl": (-0.06766283, 1.11546468, 0.04602535),
+}
+
+
+def pesq_wb(made: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> Measurement:
+    """Wideband PESQ (ITU-T P.862.2), about 1 to 4.64, at 16 kHz. Clips in which it finds no speech are left out.
+
+    Args:
+        made: Clips ``(T,)`` or ``(C, T)`` in [-1, 1].
+        real: Their references, as long.
+        rate: Hz.
+
+    Raises:
+        MissingError: if the package is not installed.
+        ValueError: if clips and references do not belong together, or are not sound in [-1, 1].
+    """
+    try:
+        from pesq import PesqError, pesq
+    except ImportError:
+        raise missing("pesq", "speech-quality") from None
+
+    def score(x: Tensor, y: Tensor) -> float | None:
+        if len(x) < RATE // 4 or not bool(x.any()) or not bool(y.any()):
+            return None
+        value = float(pesq(RATE, y.numpy(), x.numpy(), "wb", on_error=PesqError.RETURN_VALUES))
+        return value if value > 0 else None
+
+    return of_pairs("pesq_wb", made, real, rate, score, {"library": f"pesq {package_version('pesq')}"}, at=RATE)
+
+
+def stoi(made: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> Measurement:
+    """Short-time objective intelligibility (Taal et al., 2011), at most 1. Clips too short for it are left out.
+
+    Arguments as :func:`pesq_wb`.
+    """
+    try:
+        from pystoi import stoi as public
+    except ImportError:
+        raise missing("pystoi", "speech") from None
+
+    def score(x: Tensor, y: Tensor) -> float | None:
+        if not bool(y.any()):
+            return None
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            value = float(public(y.double().numpy(), x.double().numpy(), RATE, extended=False))
+        return None if any("STFT frames" in str(warning.message) for warning in told) else value
+
+    return of_pairs("stoi", made, real, rate, score, {"library": f"pystoi {package_version('pystoi')}", "extended": False}, at=RATE)
+
+
+def visqol(made: Iterable[Tensor], real: Iterable[Tensor], rate: int, mode: Literal["speech", "audio"] = "speech") -> Measurement:
+    """ViSQOL 3 (arXiv 2004.09584): a mean opinion score from 1 to 5. Clips it cannot compare are left out.
+
+    Other arguments as :func:`pesq_wb`.
+
+    Args:
+        made: Clips.
+        real: Their references.
+        rate: Hz.
+        mode: ``speech`` is heard at 16 kHz and rated by the lattice network that the reference program uses; where its runtime
+            (ai-edge-litert) is absent a polynomial stands in, which is kinder, and the details say so. ``audio`` is heard at 48 kHz.
+    """
+    api, mapping = _visqol(mode)
+
+    def score(x: Tensor, y: Tensor) -> float | None:
+        if not bool(x.any()) or not bool(y.any()):
+            return None
+        hears = RATE if mode == "speech" else 48_000
+        try:
+            value = float(api.measure_from_arrays(y.double().numpy(), x.double().numpy(), hears).moslqo)
+        except (ValueError, RuntimeError, IndexError):  # too short for one of its patches, or no activity in it
+            return None
+        return value if math.isfinite(value) else None
+
+    details = {"library": f"visqol-python {package_version('visqol-python')}", "mode": mode, "mapping": mapping}
+    return of_pairs("visqol", made, real, rate, score, details, at=RATE if mode == "speech" else 48_000)
+
+
+@functools.cache
+def _visqol(mode: str) -> tuple[Any, str]:
+    try:
+        from visqol import VisqolApi
+    except ImportError:
+        raise missing("visqol-python", "speech-quality") from None
+    logging.getLogger("visqol").setLevel(logging.ERROR)
+    lattice = mode == "speech" and importlib.util.find_spec("ai_edge_litert") is not None
+    api = VisqolApi()
+    api.create(mode=mode, use_lattice_model=lattice if mode == "speech" else None)
+    return api, "support vectors" if mode == "audio" else "lattice" if lattice else "polynomial (kinder than the lattice)"
+
+
+def dnsmos(clips: Iterable[Tensor], rate: int) -> Measurement:
+    """DNSMOS P.835 (arXiv 2110.01763): how good speech sounds, without a reference, about 1 to 5, at 16 kHz.
+
+    The value is the overall quality; the details hold ``sig`` and ``bak``, the quality of the speech and of the background. Clips shorter
+    than 9.01 s are repeated; longer ones are averaged over windows a second apart.
+
+    Args:
+        clips: ``(T,)`` or ``(C, T)`` in [-1, 1].
+        rate: Hz.
+
+    Raises:
+        MissingError: if packages are not installed.
+        ValueError: if the clips are not sound in [-1, 1].
+    """
+    session, digest = _dnsmos()
+    single = mono(clips)
+    rated = [_rate(session, resample(clip, rate, RATE).numpy()) for clip in single]
+    means = {name: float(np.mean([each[name] for each in rated])) for name in _RATINGS}
+    details = {"scale": "overall quality, P.835", "sig": means["sig"], "bak": means["bak"], "weights_sha256": digest}
+    return averaged("dnsmos", [each["ovrl"] for each in rated], single, rate, details)
+
+
+def _rate(session: Any, samples: np.ndarray[Any, Any]) -> dict[str, float]:
+    window = int(_SECONDS * RATE)
+    samples = samples.clip(-1, 1)
+    while len(samples) < window:
+        samples = np.append(samples, samples)
+    count = int(len(samples) // RATE - _SECONDS) + 1
+    heard = []
+    for second in range(max(count, 1)):
+        part = samples[second * RATE : int((second + _SECONDS) * RATE)]
+        if len(part) >= window:
+            heard.append(session.run(None, {"input_1": part[None].astype(np.float32)})[0][0])
+    sig, bak, ovrl = np.array(heard).T
+    return {name: float(np.polyval(_RATINGS[name], said).mean()) for name, said in (("sig", sig), ("bak", bak), ("ovrl", ovrl))}
+
+
+@functools.cache
+def _dnsmos() -> tuple[Any, str]:
+    """The network and the SHA-256 of its file; of the package only that file is used."""
+    spec = importlib.util.find_spec("speechmos")
+    if spec is None or importlib.util.find_spec("onnxruntime") is None:
+        raise missing("speechmos with onnxruntime", "speech")
+    import onnxruntime
+
+    path = Path((spec.submodule_search_locations or [""])[0]) / "dnsmos_models" / "sig_bak_ovr.onnx"
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options), hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,115 @@
+"""What all figures of sound have in common: clips are checked, mixed to one channel, and named by a hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jielong.evaluation.provenance import Measurement
+from jielong.media.resampling import resample
+
+
+class MissingError(ImportError):
+    """What a figure needs is not installed; the text says what to install."""
+
+
+def missing(what: str, extra: str) -> MissingError:
+    """The error for a figure whose package is not installed."""
+    return MissingError(f"{what} is not installed: pip install 'jielong[{extra}]'")
+
+
+def mono(clips: Iterable[Tensor], what: str = "clips") -> list[Tensor]:
+    """Clips ``(T,)`` or ``(C, T)``, each of its own length, as ``(T,)`` float32 on the CPU; channels are averaged.
+
+    Raises:
+        ValueError: if there is none, or one is not sound in [-1, 1]; the text says which.
+    """
+    made = []
+    for index, clip in enumerate(clips):
+        if clip.ndim not in (1, 2) or not clip.numel():
+            raise ValueError(
+                f"{what} are (samples,) or (channels, samples) with a sample at least, but number {index} is {tuple(clip.shape)}"
+            )
+        if not clip.is_floating_point():
+            raise ValueError(f"{what} must be float in [-1, 1], but number {index} is {clip.dtype}; divide 16-bit values by 32768")
+        clip = clip.detach().float().cpu()
+        if not torch.isfinite(clip).all():
+            raise ValueError(f"{what} must hold finite numbers, but number {index} does not")
+        # A decoder overshoots a little; 16-bit values are a mistake.
+        if clip.abs().max() > 8:
+            raise ValueError(f"{what} must be in [-1, 1], but number {index} reaches {clip.abs().max().item():.4g}")
+        made.append(clip if clip.ndim == 1 else clip.mean(0))
+    if not made:
+        raise ValueError(f"there are no {what} to measure")
+    return made
+
+
+def pairs(made: Iterable[Tensor], real: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Clips beside their references, as :func:`mono` gives them.
+
+    Raises:
+        ValueError: if they are not as many, or one is not as long as its reference.
+    """
+    ours, theirs = mono(made, "the clips"), mono(real, "the references")
+    if len(ours) != len(theirs):
+        raise ValueError(f"every clip needs its reference, but there are {len(ours)} clips and {len(theirs)} references")
+    for index, (x, y) in enumerate(zip(ours, theirs, strict=True)):
+        if len(x) != len(y):
+            raise ValueError(f"a clip must be as long as its reference, but number {index} has {len(x)} samples and its reference {len(y)}")
+    return list(zip(ours, theirs, strict=True))
+
+
+def sound_hash(clips: Iterable[Tensor], rate: int) -> str:
+    """SHA-256 of clips as 16-bit values, with rate, lengths and order: names a set of clips whatever made it."""
+    digest = hashlib.sha256(str(rate).encode())
+    for clip in clips:
+        samples = (clip.clamp(-1, 1) * 32767).round().to(torch.int16).contiguous()
+        digest.update(repr(tuple(samples.shape)).encode())
+        digest.update(samples.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def averaged(name: str, values: Sequence[float | None], real: Sequence[Tensor], rate: int, details: dict[str, Any]) -> Measurement:
+    """The mean over the clips that a figure applies to; ``None`` stands for one that it does not, and is counted.
+
+    Raises:
+        ValueError: if it applies to none.
+    """
+    kept = [value for value in values if value is not None]
+    if not kept:
+        raise ValueError(f"{name} applies to none of these {len(values)} clips: they are silent or too short")
+    common = {"rate": rate, "mean_over": "clips", "reference_sha256": sound_hash(real, rate)}
+    if len(kept) < len(values):
+        common["left_out"] = len(values) - len(kept)
+    return Measurement(name, sum(kept) / len(kept), len(kept), common | details)
+
+
+def of_pairs(
+    name: str,
+    made: Iterable[Tensor],
+    real: Iterable[Tensor],
+    rate: int,
+    score: Callable[[Tensor, Tensor], float | None],
+    details: dict[str, Any],
+    at: int | None = None,
+) -> Measurement:
+    """A figure of clips beside their references, averaged over clips.
+
+    Args:
+        name: Of the figure.
+        made: Clips.
+        real: Their references.
+        rate: Of both, in Hz.
+        score: ``(clip, reference) -> figure``, both ``(T,)``; ``None`` where it does not apply.
+        details: Of the protocol.
+        at: The rate that the figure is defined at; both are resampled to it.
+    """
+    both = pairs(made, real)
+    target = at or rate
+    values = [score(resample(x, rate, target), resample(y, rate, target)) for x, y in both]
+    resampled = {"resampled_to": target} if target != rate else {}
+    return averaged(name, values, [y for _, y in both], rate, details | resampled)

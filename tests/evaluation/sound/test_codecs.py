@@ -1,0 +1,96 @@
+"""The table of codecs: a toy tokenizer beside the original, on tones."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from jielong.evaluation.sound import codecs
+from jielong.evaluation.sound.codecs import Learned, Original, Row, compare, table
+from jielong.evaluation.sound.protocol import MissingError
+from jielong.networks.efficientnet import WeightsError
+from jielong.tokenizers.base import Tokenizer
+from jielong.tokens import Layout, Tokens
+
+
+@dataclass(frozen=True)
+class Format:
+    channels: int = 1
+    size: tuple[int, ...] = (800,)
+    rate: int | None = 16_000
+
+
+class Rounded(Tokenizer):
+    """Samples rounded to a number of levels."""
+
+    def __init__(self, levels: int, media: Any = None) -> None:
+        super().__init__()
+        self.levels = levels
+        self.media = media or Format()
+        self.layout = Layout((800,), vocabulary=levels)
+
+    def encode(self, media: Tensor) -> Tokens:
+        codes = ((media + 1) / 2 * (self.levels - 1)).round().long().clamp(0, self.levels - 1)
+        return Tokens(codes[:, 0, :, None], self.layout)
+
+    def decode(self, tokens: Tokens) -> Tensor:
+        return tokens.values[:, None, :, 0] / (self.levels - 1) * 2 - 1
+
+
+@pytest.fixture(autouse=True)
+def _without_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: Any, **__: Any) -> Any:
+        raise MissingError("it is not installed: pip install 'jielong[speech]'")
+
+    def weightless() -> Any:
+        raise WeightsError("no weights: pip install --no-deps resemblyzer")
+
+    for name in ("Recogniser", "pesq_wb", "stoi", "visqol", "dnsmos"):
+        monkeypatch.setattr(codecs, name, absent)
+    monkeypatch.setattr(codecs, "SpeakerEncoder", weightless)
+
+
+CLIPS = [0.5 * torch.sin(torch.arange(count) * 0.3) for count in (1000, 800, 2500)]
+
+
+def test_every_codec_on_the_same_clips() -> None:
+    rows = compare([Original(), Learned("fine", Rounded(256)), Learned("coarse", Rounded(8))], CLIPS, 16_000)
+    assert [row.name for row in rows] == ["original", "fine", "coarse"]
+    original, fine, coarse = (row.figures for row in rows)
+    assert original["mel_distance"].value == 0
+    assert original["kbps"].value == 256
+    assert (fine["kbps"].value, coarse["kbps"].value) == (128, 48)
+    assert fine["si_sdr"].value > coarse["si_sdr"].value + 20
+    assert 0 < fine["mel_distance"].value < coarse["mel_distance"].value
+    assert coarse["codebook_usage"].value == pytest.approx(5 / 8, abs=0.13)
+    assert "jielong[speech]" in rows[0].omitted["wer"]
+    assert "resemblyzer" in rows[0].omitted["speaker_similarity"]
+    assert json.loads(json.dumps([row.to_json() for row in rows], allow_nan=False))[1]["name"] == "fine"
+
+
+def test_windows_change_nothing_that_is_made_sample_by_sample() -> None:
+    made = Learned("fine", Rounded(256), batch=2)(CLIPS, 16_000).clips
+    for clip, rebuilt in zip(CLIPS, made, strict=True):
+        assert rebuilt.shape == clip.shape
+        assert (clip - rebuilt).abs().max() <= 1 / 255 + 1e-6
+
+
+def test_the_table_is_aligned_and_says_where_nothing_applies() -> None:
+    rows = compare([Original(), Learned("a tokenizer", Rounded(8))], CLIPS, 16_000)
+    lines = table([*rows, Row("nothing", {}, {})]).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert lines[0].split()[:3] == ["codec", "kbit/s", "mel"]
+    assert lines[1].split()[-1] == "-", "the original has no codebook"
+    assert "PESQ" not in lines[0]
+    assert set(lines[3].split()) == {"nothing", "-"}
+
+
+def test_a_tokenizer_of_pictures_is_refused() -> None:
+    with pytest.raises(ValueError, match="not of sound"):
+        Learned("pictures", Rounded(8, SimpleNamespace(channels=3, size=(8, 8), rate=None)))
