@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,18 +73,19 @@ def build_tokenizer(recipe: Recipe, media: MediaFormat, kept: Path | None = None
 
     Args:
         recipe: The recipe.
-        media: The pictures.
+        media: The pictures, or the sound.
         kept: A checkpoint of this recipe, whose own copies of what it was built on come first.
 
     Raises:
-        ValueError: if a trained tokenizer was made for other pictures.
+        ValueError: if a trained tokenizer was made for other media.
     """
     trained = {}
     for role, name in foundations(recipe).items():
         own = kept is not None and (kept / role).is_dir()
-        trained[role] = load(str(kept / role) if kept is not None and own else name).tokenizer
+        trained[role] = load(str(kept / role) if kept is not None and own else name, media=media).tokenizer
         if trained[role].media != media:
-            raise ValueError(f"the {role} {name!r} was made for {trained[role].media}, but the data are {media}; set data.size to fit")
+            setting = "data.rate" if media.is_sound else "data.size"
+            raise ValueError(f"the {role} {name!r} was made for {trained[role].media}, but the data are {media}; set {setting} to fit")
     if isinstance(recipe.tokenizer, Trained):
         return trained["tokenizer"]
     return recipe.tokenizer.build(media, **trained)  # type: ignore[attr-defined]
@@ -116,8 +117,9 @@ def build_generator(recipe: Recipe, tokenizer: Tokenizer, classes: Sequence[str]
 def describe(media: MediaFormat, classes: Sequence[str], tokenizer: Tokenizer, generator: Generator | None) -> dict[str, Any]:
     """What a checkpoint must remember beside recipe and weights: sizes and names that came from the data, and what it was built on."""
     condition = generator.condition if generator is not None else None
+    rate = {} if media.rate is None else {"rate": media.rate}
     return {
-        "media": {"channels": media.channels, "size": list(media.size)},
+        "media": {"channels": media.channels, "size": list(media.size), **rate},
         "classes": list(classes),
         "tokenizer_sha256": None if generator is None else fingerprint(tokenizer),
         "condition": None if condition is None else condition.describe(),
@@ -142,8 +144,8 @@ class System:
 
     @property
     def condition_kind(self) -> str | None:
-        """``text``, ``class``, or ``None``."""
-        return self.recipe.condition.name if self.recipe.condition is not None else None
+        """What the generator is told: ``text``, ``class``, ``voice``, ``seconds``, ``several`` of them, or ``None``."""
+        return getattr(self.recipe.condition, "reads", None)
 
     def to(self, device: torch.device | str) -> System:
         """Move all weights; returns itself."""
@@ -315,21 +317,31 @@ def _description(path: Path) -> tuple[dict[str, Any], MediaFormat]:
         missing = {"media", "classes", "tokenizer_sha256"} - set(description)
         if missing:
             raise KeyError(*missing)
-        height, width = description["media"]["size"]
-        return description, MediaFormat(description["media"]["channels"], (height, width))
+        form = description["media"]
+        size = tuple(int(side) for side in form["size"])
+        if len(size) != (1 if "rate" in form else 2):
+            raise ValueError(f"size {list(size)}; pictures have two sides, and sound a length and a rate")
+        return description, MediaFormat(form["channels"], size, form.get("rate"))
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}); copy or train the checkpoint again") from None
 
 
-def load(name_or_folder: str, device: torch.device | str = "cpu") -> System:
+def load(name_or_folder: str, device: torch.device | str = "cpu", media: MediaFormat | None = None) -> System:
     """Load a shipped model by name, or a checkpoint folder.
+
+    Args:
+        name_or_folder: Which.
+        device: Where its weights go.
+        media: What a tokenizer of sound is to read, where that differs from what it was trained on in length alone.
 
     Raises:
         CheckpointError: if it is missing, unfinished, damaged, or not what its recipe says.
     """
     folder = find(name_or_folder)
     recipe = parse((folder / "recipe.yaml").read_text(), str(folder / "recipe.yaml"))
-    description, media = _description(folder / DESCRIPTION)
+    description, made_for = _description(folder / DESCRIPTION)
+    if media is None or not media.is_sound or recipe.trains_generator or replace(made_for, size=media.size) != media:
+        media = made_for
     tokenizer = build_tokenizer(recipe, media, kept=folder)
     generator = None
     if recipe.trains_generator:

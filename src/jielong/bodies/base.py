@@ -25,27 +25,29 @@ class Body:
     reduction: int
 
 
-def check_grid(size: tuple[int, int], reduction: int) -> tuple[int, int]:
-    """The grid ``(h, w)`` that pictures of a size come to.
+def check_grid(size: tuple[int, ...], reduction: int) -> tuple[int, ...]:
+    """The grid that media of a size come to: ``(h, w)`` of pictures, ``(n,)`` of sound.
 
     Raises:
-        ValueError: if they do not divide into squares of ``reduction`` pixels a side.
+        ValueError: if they do not divide into squares of ``reduction`` pixels a side, or into stretches of as many samples.
     """
-    height, width = size
-    if height % reduction or width % reduction:
-        raise ValueError(f"pictures of {height} x {width} pixels do not divide into tokens of {reduction} x {reduction} pixels")
-    return height // reduction, width // reduction
+    if any(side % reduction for side in size):
+        told = " x ".join(map(str, size))
+        if len(size) == 1:
+            raise ValueError(f"sound of {told} samples does not divide into tokens of {reduction} samples")
+        raise ValueError(f"pictures of {told} pixels do not divide into tokens of {reduction} x {reduction} pixels")
+    return tuple(side // reduction for side in size)
 
 
 class BodySettings(Part):
     """What the settings of every body answer."""
 
-    def build(self, *, channels: int, size: tuple[int, int], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
+    def build(self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
         """The networks.
 
         Args:
             channels: Colour channels ``C`` of the pictures.
-            size: Their height and width in pixels.
+            size: Their height and width in pixels, or their length in samples.
             dim: Width ``D`` of the features on both sides of the bottleneck.
             outputs: Maps that the decoder gives; ``C`` when not given.
             encoded: Width of what the encoder gives, where a bottleneck makes ``D`` of it; ``D`` when not given.

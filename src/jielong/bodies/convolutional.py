@@ -34,7 +34,7 @@ class Convolutional(BodySettings, family="body", name="convolutional"):
                 )
         return self
 
-    def build(self, *, channels: int, size: tuple[int, int], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
+    def build(self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
         """The networks, see :meth:`BodySettings.build`."""
         reduction = self.patch * 2 ** (len(self.channels) - 1)
         check_grid(size, reduction)

@@ -35,7 +35,7 @@ class Resnet(BodySettings, family="body", name="resnet"):
             raise ValueError(f"channels {self.channels} must be multiples of groups {self.groups}")
         return self
 
-    def build(self, *, channels: int, size: tuple[int, int], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
+    def build(self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
         """The networks, see :meth:`BodySettings.build`."""
         reduction = 2 ** (len(self.channels) - 1)
         check_grid(size, reduction)

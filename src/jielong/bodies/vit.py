@@ -45,9 +45,10 @@ class ViT(BodySettings, family="body", name="vit"):
                 )
         return self
 
-    def build(self, *, channels: int, size: tuple[int, int], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
+    def build(self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
         """The networks, see :meth:`BodySettings.build`."""
-        grid = check_grid(size, self.patch)
+        rows, columns = check_grid(size, self.patch)
+        grid = (rows, columns)
         shared: dict[str, Any] = {
             name: getattr(self, name) for name in ("positions", "norm", "activation", "qk_norm", "rope_base", "bias", "dropout")
         }

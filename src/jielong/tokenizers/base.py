@@ -19,17 +19,33 @@ class MediaFormat:
     """The media a tokenizer reads and writes.
 
     Attributes:
-        channels: Colour channels of a picture.
-        size: Height and width in pixels.
+        channels: Colour channels of a picture; 1 for mono, 2 for stereo.
+        size: Height and width of a picture in pixels; ``(T,)`` for sound, in samples.
+        rate: Samples of sound a second; ``None`` for pictures.
     """
 
     channels: int
-    size: tuple[int, int]
+    size: tuple[int, ...]
+    rate: int | None = None
+
+    def __repr__(self) -> str:
+        rate = "" if self.rate is None else f", rate={self.rate}"  # token files made of pictures are identified by this text
+        return f"MediaFormat(channels={self.channels}, size={self.size}{rate})"
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of one item, ``(C, H, W)``."""
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one item, ``(C, H, W)`` or ``(C, T)``."""
         return (self.channels, *self.size)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it has one axis, time."""
+        return len(self.size) == 1
+
+    @property
+    def axes(self) -> str:
+        """What stands along the axes of an item, in words."""
+        return "sound of (channels, samples)" if self.is_sound else "pictures of (channels, height, width)"
 
 
 @dataclass(frozen=True)
@@ -37,7 +53,7 @@ class Reconstruction:
     """What a tokenizer returns while it learns.
 
     Attributes:
-        media: The round trip's result, ``(B, C, H, W)``, with a gradient; ``None`` in a stage that compares no media.
+        media: The round trip's result, ``(B, C, H, W)`` or ``(B, C, T)``, with a gradient; ``None`` in a stage that compares no media.
         losses: Losses of the bottleneck by name (scalars, already weighted).
         likelihood: Where the tokenizer predicts a distribution of every colour value: its parameters, ``(B, 2 C, H, W)``.
         figures: Numbers of the bottleneck to log (scalars without gradient).
@@ -57,11 +73,11 @@ class Tokenizer(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, media: Tensor) -> Tokens:
-        """Media ``(B, C, H, W)`` in [-1, 1] to tokens. No gradient."""
+        """Media ``(B, C, H, W)`` or ``(B, C, T)`` in [-1, 1] to tokens. No gradient."""
 
     @abstractmethod
     def decode(self, tokens: Tokens) -> Tensor:
-        """Tokens to media ``(B, C, H, W)`` in [-1, 1]. No gradient."""
+        """Tokens to media ``(B, C, H, W)`` or ``(B, C, T)`` in [-1, 1]. No gradient."""
 
     @property
     def kept_layout(self) -> Layout:
@@ -86,7 +102,7 @@ class Tokenizer(nn.Module, ABC):
         return kept
 
     def decode_known(self, tokens: Tokens, known: Tensor) -> Tensor:
-        """The media so far, while only some tokens are known: ``(B, C, H, W)``, grey (0) where nothing is known.
+        """The media so far, while only some tokens are known, with grey or silence (0) where nothing is known.
 
         Tokens that stand for no part of the picture alone (a sequence of 1-D tokens) cannot be covered one by one: in the place of those
         not known yet stand the tokens of a grey picture.
@@ -96,17 +112,17 @@ class Tokenizer(nn.Module, ABC):
             known: ``(B, N)`` bool.
         """
         known = known.to(tokens.values.device)
-        if len(self.layout.grid) != 2 or self.layout.scales:
+        if len(self.layout.grid) != len(self.media.size) or self.layout.scales:
             grey = self.encode(torch.zeros(1, *self.media.shape, device=tokens.values.device)).values
             return self.decode(Tokens(torch.where(known[..., None], tokens.values, grey), self.layout))
         media = self.decode(tokens)
         covered = known.unflatten(1, self.layout.grid)[:, None].to(media.dtype)
-        return media * F.interpolate(covered, size=media.shape[-2:], mode="nearest")
+        return media * F.interpolate(covered, size=media.shape[2:], mode="nearest")
 
     def check(self, media: Tensor) -> None:
         """Raise ``ValueError`` when media has another shape than the tokenizer was made for."""
         if tuple(media.shape[1:]) != self.media.shape:
-            raise ValueError(f"this tokenizer reads pictures of (channels, height, width) {self.media.shape}, not {tuple(media.shape[1:])}")
+            raise ValueError(f"this tokenizer reads {self.media.axes} {self.media.shape}, not {tuple(media.shape[1:])}")
 
     def check_tokens(self, tokens: Tokens) -> None:
         """Raise ``ValueError`` when tokens stand in another layout than this tokenizer's."""
@@ -124,7 +140,7 @@ class LearnedTokenizer(Tokenizer):
         """The round trip with gradients, for training.
 
         Args:
-            media: ``(B, C, H, W)`` in [-1, 1].
+            media: ``(B, C, H, W)`` or ``(B, C, T)`` in [-1, 1].
             generator: Draws what all items of a step have in common (restarts), or what need not be each item's own.
             samples_seen: Items trained on before this step, for what is annealed or trained in stages.
             noise: A stream for each item, for what is drawn for each.
@@ -133,10 +149,10 @@ class LearnedTokenizer(Tokenizer):
     def calibrate(self, media: Iterable[Tensor]) -> None:
         """Measure, once training is over, what must be known of the trained encoder's output; nothing, unless overridden.
 
-        Every process calls it, with pictures of its own.
+        Every process calls it, with media of its own.
 
         Args:
-            media: Training pictures, batch by batch, ``(B, C, H, W)`` in [-1, 1].
+            media: Training media, batch by batch, in [-1, 1].
         """
 
     @property
@@ -156,3 +172,8 @@ class LearnedTokenizer(Tokenizer):
     @abstractmethod
     def last_layer(self) -> nn.Parameter:
         """The weight in front of the media, where adversarial weights compare gradients (arXiv 2012.09841, eq. 7)."""
+
+
+def laid_out(maps: Tensor) -> Tensor:
+    """Pictures with their channels last in memory, as convolutions in two dimensions like them; sound as it is, in one piece."""
+    return maps.contiguous(memory_format=torch.channels_last) if maps.ndim == 4 else maps.contiguous()

@@ -23,7 +23,7 @@ from jielong.config import OfFamily, Part
 from jielong.networks.posterior import DiagonalGaussian
 from jielong.noise import Noise
 from jielong.quantizers.parallel import sum_over_processes
-from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Reconstruction
+from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Reconstruction, laid_out
 from jielong.tokens import Layout, Tokens
 
 EPSILON = 1e-6
@@ -33,7 +33,7 @@ Standardize = Literal["channel", "all"]
 
 
 class KLTokenizer(LearnedTokenizer):
-    """Picture to a grid of vectors of real numbers and back.
+    """Picture or sound to a grid of vectors of real numbers and back.
 
     The encoder describes a normal distribution of every number (the posterior). Training decodes a sample of it; the tokens of
     :meth:`encode` are its mean, for what is measured and shown; a generator learns from samples, new ones each time it sees a picture
@@ -44,8 +44,8 @@ class KLTokenizer(LearnedTokenizer):
     error of a generator does little harm.
 
     Args:
-        media: The pictures.
-        body: Pictures to ``(B, 2 dim, h, w)``, means and log-variances, and latents ``(B, dim, h, w)`` to pictures.
+        media: The pictures, or the sound.
+        body: Media to ``(B, 2 dim, h, w)``, means and log-variances, and latents ``(B, dim, h, w)`` to media; of sound ``(B, ..., n)``.
         dim: Numbers ``D`` of a token.
         weight: Of the divergence from ``N(0, 1)`` in nats a picture, over the number of its colour values. Losses here are means over
             colour values; the published 1e-6 belongs to sums over pixels and over latents, and stays 1e-6 when both are divided by the
@@ -56,7 +56,7 @@ class KLTokenizer(LearnedTokenizer):
         standardize: Whether every ``channel`` has a shift and a scale of its own, or ``all`` share one.
 
     Raises:
-        ValueError: if the pictures do not divide into tokens.
+        ValueError: if the media do not divide into tokens.
     """
 
     shift: Tensor
@@ -96,9 +96,9 @@ class KLTokenizer(LearnedTokenizer):
         return replace(self.layout, channels=2 * self.dim)
 
     def posterior(self, media: Tensor) -> DiagonalGaussian:
-        """What the encoder says of pictures ``(B, C, H, W)``: distributions of ``(B, N, D)`` latents, not standardised yet."""
+        """What the encoder says of media: distributions of ``(B, N, D)`` latents, not standardised yet."""
         self.check(media)
-        moments = self.encoder(media.contiguous(memory_format=torch.channels_last))
+        moments = self.encoder(laid_out(media))
         given = DiagonalGaussian.of(moments.flatten(2).mT)
         if self.normalize is None:
             return given
@@ -106,9 +106,9 @@ class KLTokenizer(LearnedTokenizer):
             return DiagonalGaussian(F.layer_norm(given.mean, (self.dim,), eps=EPSILON), given.log_variance)
 
     def _picture(self, latents: Tensor) -> Tensor:
-        """Latents ``(B, N, D)`` to ``(B, C, H, W)``, unbounded."""
+        """Latents ``(B, N, D)`` to media, unbounded."""
         features = latents.mT.unflatten(2, self.layout.grid)
-        return self.decoder(features.contiguous(memory_format=torch.channels_last))
+        return self.decoder(laid_out(features))
 
     def forward(
         self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0, noise: Noise | None = None
@@ -116,7 +116,7 @@ class KLTokenizer(LearnedTokenizer):
         """Round trip by a sample of the posterior, or by its mean without ``noise``.
 
         Args:
-            media: ``(B, C, H, W)`` in [-1, 1].
+            media: ``(B, C, H, W)`` or ``(B, C, T)`` in [-1, 1].
             generator: Not needed: pictures draw from streams of their own.
             samples_seen: Not needed.
             noise: A stream for each picture.
@@ -137,7 +137,7 @@ class KLTokenizer(LearnedTokenizer):
 
     @torch.no_grad()
     def encode(self, media: Tensor) -> Tokens:
-        """``(B, C, H, W)`` in [-1, 1] to the mean of each token, ``(B, N, D)``."""
+        """Media in [-1, 1] to the mean of each token, ``(B, N, D)``."""
         return Tokens((self.posterior(media).mean - self.shift) * self.scale, self.layout)
 
     @torch.no_grad()
@@ -154,7 +154,7 @@ class KLTokenizer(LearnedTokenizer):
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
-        """Tokens ``(B, N, D)``, or what :meth:`keep` gave, to ``(B, C, H, W)``, clamped to [-1, 1]."""
+        """Tokens ``(B, N, D)``, or what :meth:`keep` gave, to media, clamped to [-1, 1]."""
         values = tokens.values
         if tokens.layout == self.kept_layout:
             values = values[..., : self.dim]
@@ -219,7 +219,7 @@ class KL(Part, family="tokenizer", name="kl"):
         return self
 
     def build(self, media: MediaFormat) -> KLTokenizer:
-        """The tokenizer for pictures of this format."""
+        """The tokenizer for media of this format."""
         body = self.body.build(channels=media.channels, size=media.size, dim=self.dim, encoded=2 * self.dim)
         tokenizer = KLTokenizer(
             media,

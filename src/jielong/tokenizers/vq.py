@@ -1,4 +1,7 @@
-"""A learned grid tokenizer: a body, a quantizer between its halves (VQ-VAE, arXiv 1711.00937; VQGAN, 2012.09841)."""
+"""A learned grid tokenizer: a body, a quantizer between its halves (VQ-VAE, arXiv 1711.00937; VQGAN, 2012.09841).
+
+Over sound, whose grid has one axis, it is SoundStream (2107.03312) and EnCodec (2210.13438): there the quantizer is ``residual``.
+"""
 
 from __future__ import annotations
 
@@ -16,23 +19,23 @@ from jielong.losses.regression import logit_laplace_median
 from jielong.noise import Noise
 from jielong.quantizers.base import Quantizer, QuantizerSettings
 from jielong.quantizers.vector import Vector
-from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Reconstruction
+from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Reconstruction, laid_out
 from jielong.tokens import Tokens
 
 Likelihood = Literal["logit_laplace"]
 
 
 class VQTokenizer(LearnedTokenizer):
-    """Picture to a grid of code indices and back.
+    """Picture or sound to a grid of code indices and back.
 
     Args:
-        media: The pictures.
-        body: Pictures to ``(B, dim, h, w)``, and such features to pictures.
+        media: The pictures, or the sound.
+        body: Media to features ``(B, dim, h, w)``, of sound ``(B, dim, n)``, and such features to media.
         quantizer: Vectors of width ``dim`` to codes; its levels are the channels of the layout.
         likelihood: The distribution whose parameters, two maps a channel, the decoder gives; ``None`` where it gives the picture itself.
 
     Raises:
-        ValueError: if the pictures do not divide into tokens.
+        ValueError: if the media do not divide into tokens.
     """
 
     def __init__(self, media: MediaFormat, body: Body, quantizer: Quantizer, likelihood: Likelihood | None = None) -> None:
@@ -49,15 +52,14 @@ class VQTokenizer(LearnedTokenizer):
 
     def _features(self, media: Tensor) -> Tensor:
         self.check(media)
-        media = media.contiguous(memory_format=torch.channels_last)
-        return self.encoder(media).permute(0, 2, 3, 1)  # (B, h, w, dim)
+        return self.encoder(laid_out(media)).movedim(1, -1)  # (B, h, w, dim) or (B, n, dim)
 
     def _maps(self, features: Tensor) -> Tensor:
-        """What the decoder says of features ``(B, h, w, dim)``."""
-        return self.decoder(features.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last))
+        """What the decoder says of features ``(B, h, w, dim)`` or ``(B, n, dim)``."""
+        return self.decoder(laid_out(features.movedim(-1, 1)))
 
     def _picture(self, maps: Tensor) -> Tensor:
-        """The picture in it, unbounded."""
+        """The media in it, unbounded."""
         return maps if self.likelihood is None else logit_laplace_median(maps)
 
     def forward(
@@ -78,7 +80,7 @@ class VQTokenizer(LearnedTokenizer):
 
     @torch.no_grad()
     def encode(self, media: Tensor) -> Tokens:
-        """``(B, C, H, W)`` in [-1, 1] to codes ``(B, N, K)``."""
+        """``(B, C, H, W)`` or ``(B, C, T)`` in [-1, 1] to codes ``(B, N, K)``."""
         return Tokens(self.quantizer.encode(self._features(media)).flatten(1, -2), self.layout)
 
     @torch.no_grad()
@@ -88,7 +90,7 @@ class VQTokenizer(LearnedTokenizer):
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
-        """Codes ``(B, N, K)``, or mixtures of codes ``(B, N, dim)``, to ``(B, C, H, W)``, clamped to [-1, 1]."""
+        """Codes ``(B, N, K)``, or mixtures of codes ``(B, N, dim)``, to media, clamped to [-1, 1]."""
         if tokens.layout == replace(self.layout, channels=self.quantizer.dim, vocabulary=None):
             return self._decode(tokens.values)
         self.check_tokens(tokens)
@@ -96,7 +98,7 @@ class VQTokenizer(LearnedTokenizer):
 
     @torch.no_grad()
     def decode_known(self, tokens: Tokens, known: Tensor) -> Tensor:
-        """With scales: the sum of what is known. On a grid: grey where nothing is known."""
+        """With scales: the sum of what is known. On a grid: grey, or silence, where nothing is known."""
         if not self.layout.scales:
             return super().decode_known(tokens, known)
         self.check_tokens(tokens)
@@ -120,7 +122,7 @@ class VQ(Part, family="tokenizer", name="vq"):
     likelihood: Likelihood | None = None
 
     def build(self, media: MediaFormat) -> VQTokenizer:
-        """The tokenizer for pictures of this format."""
+        """The tokenizer for media of this format."""
         outputs = media.channels if self.likelihood is None else 2 * media.channels
         body = self.body.build(channels=media.channels, size=media.size, dim=self.dim, outputs=outputs)
         quantizer = self.quantizer.on(check_grid(media.size, body.reduction)).build(self.dim)

@@ -1,0 +1,114 @@
+"""The grid tokenizers over media of one axis: the same class, with a grid ``(n,)``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jielong.bodies.base import Body, check_grid
+from jielong.networks.decoder import Decoder
+from jielong.quantizers.residual import Residual
+from jielong.quantizers.vector import Vector
+from jielong.system import _description as read_description
+from jielong.system import describe
+from jielong.tokenizers.base import MediaFormat
+from jielong.tokenizers.kl import KLTokenizer
+from jielong.tokenizers.vq import VQTokenizer
+from jielong.tokens import Layout, Tokens
+
+HOP, DIM = 8, 6
+MEDIA = MediaFormat(2, (80,), 16_000)
+
+
+class Unfold(Decoder):
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.out = nn.ConvTranspose1d(DIM, outputs, HOP, HOP)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.out(features)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        return self.out.weight
+
+
+def body(encoded: int = DIM) -> Body:
+    torch.manual_seed(0)
+    return Body(nn.Conv1d(MEDIA.channels, encoded, HOP, HOP), Unfold(MEDIA.channels), HOP)
+
+
+def sound(batch: int = 3) -> Tensor:
+    return torch.rand(batch, *MEDIA.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def codec() -> VQTokenizer:
+    return VQTokenizer(MEDIA, body(), Residual(levels=3, quantizer=Vector(codes=16)).build(DIM)).eval()
+
+
+def test_codes_of_sound_stand_in_a_row() -> None:
+    made = codec()
+    assert made.layout == Layout((10,), 3, 16)
+    tokens = made.encode(sound())
+    assert tokens.values.shape == (3, 10, 3)
+    # By hand: the residual quantizer of every stretch's features, and the decoder of the sum of its codes.
+    features = made.encoder(sound()).mT
+    assert torch.equal(tokens.values, made.quantizer.encode(features))
+    torch.testing.assert_close(made.decode(tokens), made.decoder(made.quantizer.decode(tokens.values).mT).clamp(-1, 1))
+
+
+def test_gradients_reach_both_halves() -> None:
+    made = codec().train()
+    result = made(sound(), generator=torch.Generator().manual_seed(0))
+    assert result.media is not None
+    assert result.media.shape == (3, *MEDIA.shape)
+    (result.media.square().mean() + sum(result.losses.values())).backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in made.encoder.parameters())
+    assert made.last_layer.grad is not None
+
+
+def test_what_is_not_known_is_silent() -> None:
+    made = codec()
+    tokens = made.encode(sound(1))
+    known = torch.zeros(1, 10, dtype=torch.bool)
+    known[0, 2:4] = True
+    heard, whole = made.decode_known(tokens, known), made.decode(tokens)
+    assert torch.equal(heard[..., 16:32], whole[..., 16:32])
+    assert not heard[..., :16].any()
+    assert not heard[..., 32:].any()
+
+
+def test_vectors_of_sound() -> None:
+    made = KLTokenizer(MEDIA, body(2 * DIM), DIM).eval()
+    made.calibrate([sound(8)])
+    tokens = made.encode(sound(8))
+    assert tokens.layout == Layout((10,), DIM)
+    mean, log_variance = made.encoder(sound(8)).mT.chunk(2, dim=-1)
+    torch.testing.assert_close(made.decode(tokens), made.decoder(mean.mT).clamp(-1, 1), atol=1e-5, rtol=1e-5)
+    assert made.keep(sound(2)).values.shape == (2, 10, 2 * DIM)
+    spread = made.keep(sound(8)).values
+    whole = spread[..., :DIM].var(dim=(0, 1), unbiased=False) + spread[..., DIM:].exp().mean(dim=(0, 1))
+    torch.testing.assert_close(whole, torch.ones(DIM), atol=1e-4, rtol=1e-4)
+    assert log_variance.shape == (8, 10, DIM)
+
+
+def test_sizes_are_checked_in_words() -> None:
+    with pytest.raises(ValueError, match=r"reads sound of \(channels, samples\) \(2, 80\), not \(1, 80\)"):
+        codec().encode(torch.zeros(1, 1, 80))
+    with pytest.raises(ValueError, match="81 samples"):
+        check_grid((81,), HOP)
+    with pytest.raises(ValueError, match="not this tokenizer's"):
+        codec().decode(Tokens(torch.zeros(1, 10, 2, dtype=torch.long), Layout((10,), 2, 16)))
+
+
+def test_a_description_keeps_the_rate_and_old_ones_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(describe(MEDIA, [], codec(), None)))
+    assert read_description(path)[1] == MEDIA
+    path.write_text(json.dumps({"media": {"channels": 3, "size": [64, 48]}, "classes": [], "tokenizer_sha256": None}))
+    assert read_description(path)[1] == MediaFormat(3, (64, 48))
+    assert repr(MediaFormat(3, (64, 48))) == "MediaFormat(channels=3, size=(64, 48))"
