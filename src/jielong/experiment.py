@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jielong.conditions.base import Condition, ConditionSettings
 from jielong.conditions.text import FrozenText
+from jielong.conditions.voice import Recording, VoiceCondition
 from jielong.config import RecipeError
 from jielong.data.opening import open_set
 from jielong.data.order import ShuffledOrder, spread
@@ -27,7 +29,7 @@ from jielong.recipe import Recipe
 from jielong.system import DESCRIPTION, build_generator, build_tokenizer, describe, find, foundations, sharpness_of
 from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Tokenizer
 from jielong.tokens import Tokens
-from jielong.training import cache, texts
+from jielong.training import cache, texts, voices
 from jielong.training.generator import GeneratorObjective
 from jielong.training.objective import Objective
 from jielong.training.tokenizer import TokenizerObjective, similarities_of
@@ -112,15 +114,37 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
 
 
 def _check_condition(recipe: Recipe, images: ImageSet, where: str) -> None:
-    kind = recipe.condition.name if recipe.condition is not None else None
-    if kind == "text" and not images.has_captions:
+    kinds = _kinds(recipe)
+    if "text" in kinds and not images.has_captions:
         raise RecipeError(
             f"the recipe is conditioned on text, but {where} has no captions: add .txt files or a metadata.csv, or set condition: class"
         )
-    if kind == "class" and not images.classes:
+    if "class" in kinds and not images.classes:
         raise RecipeError(
             f"the recipe is conditioned on classes, but {where} has none: put pictures in one sub-folder a class, or set condition: text"
         )
+
+
+def _kinds(recipe: Recipe) -> list[str]:
+    """What the generator is told, each by what it reads."""
+    parts = getattr(recipe.condition, "of", (recipe.condition,) if recipe.condition is not None else ())
+    return [getattr(part, "reads", "") for part in parts]
+
+
+def _remember(condition: Condition, experiment: Experiment) -> None:
+    """Let frozen encoders say of the whole set, once, what training asks them again and again."""
+    for part in condition.modules():
+        if isinstance(part, FrozenText):
+            texts.remember(part, experiment.images.captions)
+        if isinstance(part, VoiceCondition):
+            for sounds in (experiment.images, experiment.heldout):
+                voices.remember(part, sounds.keys, sounds.fingerprint, partial(_recording, sounds))
+
+
+def _recording(sounds: ImageSet, index: int) -> Recording:
+    batch = sounds.batch([index])
+    lengths = getattr(batch, "lengths", None)
+    return Recording(batch.media[0][..., : None if lengths is None else int(lengths[0])], getattr(sounds, "rate", None) or 0)
 
 
 def run(
@@ -143,8 +167,8 @@ def run(
     if data is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"set": data})})
     objective = tokenizer_objective(experiment) if experiment.generator is None else generator_objective(experiment)
-    if experiment.generator is not None and isinstance(experiment.generator.condition, FrozenText):
-        texts.remember(experiment.generator.condition, experiment.images.captions)
+    if experiment.generator is not None and experiment.generator.condition is not None:
+        _remember(experiment.generator.condition, experiment)
     stream = Stream(experiment.images, recipe.train.seed, _tokens(experiment, tokens))
     out.mkdir(parents=True, exist_ok=True)
     description = describe(experiment.media, experiment.images.classes, experiment.tokenizer, experiment.generator)
@@ -211,10 +235,10 @@ def generator_objective(experiment: Experiment) -> Objective:
     if model is None:
         raise RecipeError("this recipe trains a tokenizer, not a generator")
     rows = spread(len(heldout), SHOWN)
-    kind = recipe.condition.name if recipe.condition is not None else None
+    settings, rate = recipe.condition, getattr(heldout, "rate", None)
 
     def raw(batch: Batch) -> Any:
-        return batch.captions if kind == "text" else batch.labels
+        return settings.raw(batch, rate) if isinstance(settings, ConditionSettings) else None
 
     def draw(generator: Generator, shown: Sequence[Any] | None) -> Tokens:
         own = recipe.sampling
@@ -228,16 +252,16 @@ def generator_objective(experiment: Experiment) -> Objective:
         )
 
     shown: list[Any] | None = None
-    if kind == "text":
-        shown = [heldout.captions[row] for row in rows]
-    elif kind == "class":
+    if _kinds(recipe) == ["class"]:
         shown = [index % len(heldout.classes) for index in range(SHOWN)]
-    measure = partial(_measure_generator, heldout, experiment.tokenizer, kind)
+    elif settings is not None:
+        shown = raw(heldout.batch(rows))
+    measure = partial(_measure_generator, heldout, experiment.tokenizer, raw)
     return GeneratorObjective(model, experiment.tokenizer, raw, shown, draw, measure)
 
 
 @torch.no_grad()
-def _measure_generator(heldout: ImageSet, tokenizer: Tokenizer, kind: str | None, model: Generator) -> dict[str, Any]:
+def _measure_generator(heldout: ImageSet, tokenizer: Tokenizer, raw: Callable[[Batch], Any], model: Generator) -> dict[str, Any]:
     """Held-out loss, with the same masks every time."""
     rows = spread(len(heldout), MEASURED)
     total = torch.zeros((), dtype=torch.float64)
@@ -249,8 +273,7 @@ def _measure_generator(heldout: ImageSet, tokenizer: Tokenizer, kind: str | None
         batch = heldout.batch(part)
         noise = Noise(0, range(first, first + len(part)))
         tokens = tokenizer.redraw(tokenizer.keep(batch.media.to(device)), noise)  # as training draws them
-        values: Any = batch.captions if kind == "text" else batch.labels
-        prepared = model.condition.prepare(values) if model.condition is not None else None
+        prepared = model.condition.prepare(raw(batch)) if model.condition is not None else None
         total += float(model.loss(tokens, prepared, noise)) * len(part)
     model.train(was_training)
     return {"heldout_loss": float(total) / len(rows)}

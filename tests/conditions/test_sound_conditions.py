@@ -262,7 +262,7 @@ def test_phonemes() -> None:
     assert "".join(spelt) == "həlˈoʊ, wˈɜːld."
     assert condition.symbols("two") == condition.symbols("too") == condition.symbols("2")
     sentences = {
-        "de": "Die Straße ist schön, nicht wahr?", "fr": "Un bon vin blanc; où êtes-vous?", "es": "¿Dónde está el niño?",
+        "de": "Die Straße ist schön, nicht wahr?", "fr-fr": "Un bon vin blanc; où êtes-vous?", "es": "¿Dónde está el niño?",
         "it": "Gli gnocchi sono buoni!", "ru": "Привет, как дела?", "cmn": "你好，世界。",
         "ro": "Bună ziua, ce mai faci?",
     }  # fmt: skip

@@ -35,6 +35,13 @@ def test_speech_is_as_long_as_what_is_said() -> None:
     assert espeak.speak("no")[0].shape[1] == pytest.approx(short.shape[1], rel=0.05)
 
 
+def test_a_language_is_known_by_its_tag() -> None:
+    assert "ɑː" in espeak.phonemes("bath", "en-gb")
+    assert "ɑː" not in espeak.phonemes("bath", "en-us")
+    assert espeak.phonemes("hôtel", "fr-fr") == espeak.phonemes("hôtel", "fr")
+    assert espeak.phonemes("schedule", "en-gb") != espeak.phonemes("schedule", "en-us")
+
+
 def test_an_unknown_voice_is_refused() -> None:
     with pytest.raises(ValueError, match="no language or voice called 'nobody'"):
         espeak.speak("a", "nobody")

@@ -41,9 +41,34 @@ def _library() -> tuple[ctypes.CDLL, int]:
     return library, rate
 
 
+class _Voice(ctypes.Structure):
+    _fields_ = (("name", ctypes.c_char_p), ("languages", ctypes.c_void_p), ("identifier", ctypes.c_char_p))  # and what is not read here
+
+
+@functools.cache
+def _files() -> dict[str, str]:
+    """The voice files of all languages, by their tags (``en-gb``, ``fr-fr``); a tag's best voice comes first."""
+    library, _ = _library()
+    library.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_Voice))
+    found: dict[str, tuple[int, str]] = {}
+    for voice in library.espeak_ListVoices(None):
+        if not voice:
+            break
+        place, identifier = voice.contents.languages, (voice.contents.identifier or b"").decode()
+        while place and (priority := ctypes.string_at(place, 1)[0]):  # a byte of priority, then a tag that ends in zero
+            tag = ctypes.string_at(place + 1)
+            place += len(tag) + 2
+            known = found.get(tag.decode().lower())
+            if known is None or priority < known[0]:
+                found[tag.decode().lower()] = (priority, identifier)
+    return {tag: identifier for tag, (_, identifier) in found.items()}
+
+
 def _choose(library: ctypes.CDLL, voice: str) -> None:
-    if library.espeak_SetVoiceByName(voice.encode()):
-        raise ValueError(f"eSpeak NG has no language or voice called {voice!r}; write one such as en-us, de, fr, cmn or en-us+f3")
+    tag, plus, variant = voice.partition("+")
+    name = _files().get(tag.lower(), tag) + plus + variant
+    if library.espeak_SetVoiceByName(name.encode()):
+        raise ValueError(f"eSpeak NG has no language or voice called {voice!r}; write one such as en-us, de, fr-fr, cmn or en-us+f3")
 
 
 def phonemes(text: str, language: str = "en-us") -> str:

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001
 """Error rates: closed forms, and a recogniser on speech that says a known sentence."""
 
 from __future__ import annotations

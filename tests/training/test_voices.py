@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from jielong.conditions.voice import Recording, Voice, VoiceCondition
+from jielong.training.voices import remember
+
+KEYS = ["a", "b", "quiet"]
+
+
+def hear(index: int) -> Recording:
+    return Recording(torch.full((1, 100), [0.1, 0.2, 0.0][index]), 16_000)
+
+
+def test_voices_are_heard_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = []
+
+    def voice(self: VoiceCondition, value: Recording) -> torch.Tensor:
+        heard.append(float(value.waveform[0, 0]))
+        return torch.full((256,), float(value.waveform[0, 0]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VoiceCondition, "voice", voice)
+        first = Voice().build()
+        remember(first, KEYS, "set 1", hear, tmp_path)
+        again = Voice().build()
+        remember(again, KEYS, "set 1", hear, tmp_path)
+        assert heard == pytest.approx([0.1, 0.2]), "once, and never the silent one"
+        remember(again, KEYS, "set 2", hear, tmp_path)
+        assert len(heard) == 4
+    assert torch.equal(first.prepare(KEYS), again.prepare(KEYS))
+    assert first.prepare(["b", "quiet"])[:, 0].tolist() == pytest.approx([0.2, 0])
+
+
+def test_a_damaged_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(VoiceCondition, "voice", lambda self, value: torch.ones(256))
+    remember(Voice().build(), KEYS, "set", hear, tmp_path)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:50])
+    remember(Voice().build(), KEYS, "set", hear, tmp_path)
+    assert file.read_bytes() == whole
