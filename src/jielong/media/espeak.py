@@ -17,6 +17,7 @@ _SYNCHRONOUS, _DO_NOT_EXIT, _UTF8, _IPA, _BY_CHARACTER = 2, 0x8000, 1, 2, 1
 _LISTENER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 # A mark inside a number or a name (3.5, e.g.) is read by eSpeak; one before a space or the end is the sentence's own, and kept.
 _MARKS = re.compile(r"([.,;:!?…]+)(?=\s|$)")
+_WIDE = str.maketrans({"，": ", ", "、": ", ", "。": ". ", "！": "! ", "？": "? ", "；": "; ", "：": ": "})  # noqa: RUF001
 _LANGUAGE_SWITCH = re.compile(r"\([a-z-]+\)")
 _lock = threading.Lock()  # the library has one state a process
 
@@ -86,7 +87,7 @@ def phonemes(text: str, language: str = "en-us") -> str:
         library, _ = _library()
         _choose(library, language)
         said = ""
-        for index, piece in enumerate(_MARKS.split(text)):
+        for index, piece in enumerate(_MARKS.split(text.translate(_WIDE))):
             if index % 2:
                 said += piece
             elif piece.strip():

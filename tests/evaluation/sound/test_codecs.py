@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,24 +13,17 @@ from jielong.evaluation.sound import codecs
 from jielong.evaluation.sound.codecs import Learned, Original, Row, compare, table
 from jielong.evaluation.sound.protocol import MissingError
 from jielong.networks.efficientnet import WeightsError
-from jielong.tokenizers.base import Tokenizer
+from jielong.tokenizers.base import MediaFormat, Tokenizer
 from jielong.tokens import Layout, Tokens
-
-
-@dataclass(frozen=True)
-class Format:
-    channels: int = 1
-    size: tuple[int, ...] = (800,)
-    rate: int | None = 16_000
 
 
 class Rounded(Tokenizer):
     """Samples rounded to a number of levels."""
 
-    def __init__(self, levels: int, media: Any = None) -> None:
+    def __init__(self, levels: int, media: MediaFormat | None = None) -> None:
         super().__init__()
         self.levels = levels
-        self.media = media or Format()
+        self.media = media or MediaFormat(1, (800,), 16_000)
         self.layout = Layout((800,), vocabulary=levels)
 
     def encode(self, media: Tensor) -> Tokens:
@@ -93,4 +84,4 @@ def test_the_table_is_aligned_and_says_where_nothing_applies() -> None:
 
 def test_a_tokenizer_of_pictures_is_refused() -> None:
     with pytest.raises(ValueError, match="not of sound"):
-        Learned("pictures", Rounded(8, SimpleNamespace(channels=3, size=(8, 8), rate=None)))
+        Learned("pictures", Rounded(8, MediaFormat(3, (8, 8))))

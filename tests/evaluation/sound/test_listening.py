@@ -18,8 +18,8 @@ from jielong.evaluation.sound.waveform import mel_distance, si_sdr
 def speech() -> tuple[Tensor, int]:
     pytest.importorskip("espeakng_loader")
     pytest.importorskip("soxr")
+    from jielong.media.audio import resample
     from jielong.media.espeak import speak
-    from jielong.media.resampling import resample
 
     waveform, rate = speak("Please enter your password, followed by the pound key.")
     return resample(waveform, rate, 16_000), 16_000

@@ -92,6 +92,6 @@ def test_what_is_not_sound_is_refused() -> None:
         si_sdr([x, x], [x], RATE)
     with pytest.raises(ValueError, match="number 0 has 16000 samples and its reference 8000"):
         mel_distance([x], [x[:8000]], RATE)
-    whole = (x * 32767).round() / 32767
+    whole = (x * 32768).round() / 32768
     assert sound_hash([whole], RATE) == sound_hash([whole + 1e-6], RATE)
     assert len({sound_hash([x], RATE), sound_hash([x], 8000), sound_hash([x, x], RATE), sound_hash([x[:8000], x[8000:]], RATE)}) == 4

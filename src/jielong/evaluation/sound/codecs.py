@@ -14,11 +14,11 @@ from jielong.evaluation.evaluate import codebook_usage
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.sound.listening import dnsmos, pesq_wb, stoi, visqol
 from jielong.evaluation.sound.opus import opus_roundtrip
-from jielong.evaluation.sound.protocol import mono
+from jielong.evaluation.sound.protocol import at_rate, mono
 from jielong.evaluation.sound.voices import speaker_similarity
 from jielong.evaluation.sound.waveform import bitrate, mel_distance, si_sdr, stft_distance
 from jielong.evaluation.sound.words import Recogniser, intelligibility
-from jielong.media.resampling import resample
+from jielong.media.audio import MissingLibraryError
 from jielong.networks.efficientnet import WeightsError
 from jielong.networks.speaker import SpeakerEncoder
 from jielong.tokenizers.base import Tokenizer
@@ -90,20 +90,20 @@ class Learned:
 
     def __init__(self, name: str, tokenizer: Tokenizer, batch: int = 8) -> None:
         self.name, self.tokenizer, self.batch = name, tokenizer, batch
-        rate = getattr(tokenizer.media, "rate", None)
-        if rate is None or len(tokenizer.media.size) != 1:
+        rate = tokenizer.media.rate
+        if rate is None or not tokenizer.media.is_sound:
             raise ValueError(f"{name} is a tokenizer of {tokenizer.media}, not of sound")
         self.rate: int = rate
         self.samples: int = tokenizer.media.size[0]
 
     def __call__(self, clips: Sequence[Tensor], rate: int) -> Result:
         """All windows of all clips, a batch at a time."""
-        heard = [resample(clip, rate, self.rate) for clip in clips]
+        heard = [at_rate(clip, rate, self.rate) for clip in clips]
         windows = [F.pad(clip, (0, -len(clip) % self.samples)).view(-1, self.samples) for clip in heard]
         made, codes = self._through(torch.cat(windows))
         rebuilt = []
         for clip, own, part in zip(clips, heard, made.split([len(window) for window in windows]), strict=True):
-            back = resample(part.reshape(-1)[: len(own)], self.rate, rate)[: len(clip)]
+            back = at_rate(part.reshape(-1)[: len(own)], self.rate, rate)[: len(clip)]
             rebuilt.append(F.pad(back, (0, len(clip) - len(back))))
         figures = {}
         layout = self.tokenizer.layout
@@ -190,7 +190,7 @@ class _Judges:
             self.recogniser = Recogniser(language)
             if texts is None:
                 self.texts, self.reference = self.recogniser.transcribe(real, rate), "what the recogniser hears in the original"
-        except ImportError as error:
+        except (ImportError, MissingLibraryError) as error:
             self.omitted |= dict.fromkeys(("wer", "cer"), str(error))
         try:
             self.encoder = SpeakerEncoder()
@@ -215,7 +215,7 @@ class _Judges:
         for name, measure in beside.items():
             try:
                 figures[name] = measure()
-            except (ImportError, ValueError) as error:
+            except (ImportError, MissingLibraryError, ValueError) as error:
                 omitted[name] = str(error)
         if self.recogniser is not None and self.texts is not None:
             try:

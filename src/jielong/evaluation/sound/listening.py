@@ -16,8 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from jielong.evaluation.provenance import Measurement, package_version
-from jielong.evaluation.sound.protocol import averaged, missing, mono, of_pairs
-from jielong.media.resampling import resample
+from jielong.evaluation.sound.protocol import at_rate, averaged, missing, mono, of_pairs
 
 RATE = 16_000
 _SECONDS = 9.01  # what DNSMOS hears at once
@@ -133,7 +132,7 @@ def dnsmos(clips: Iterable[Tensor], rate: int) -> Measurement:
     """
     session, digest = _dnsmos()
     single = mono(clips)
-    rated = [_rate(session, resample(clip, rate, RATE).numpy()) for clip in single]
+    rated = [_rate(session, at_rate(clip, rate, RATE).numpy()) for clip in single]
     means = {name: float(np.mean([each[name] for each in rated])) for name in _RATINGS}
     details = {"scale": "overall quality, P.835", "sig": means["sig"], "bak": means["bak"], "weights_sha256": digest}
     return averaged("dnsmos", [each["ovrl"] for each in rated], single, rate, details)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from jielong.evaluation.sound.protocol import missing, mono
-from jielong.media.resampling import resample
+from jielong.evaluation.sound.protocol import at_rate, mono
+from jielong.media.audio import library
 
 RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
 """Rates that Opus codes; others are resampled to the next one above."""
@@ -41,7 +40,7 @@ def opus_roundtrip(waveform: Tensor, rate: int, kbps: float) -> Coded:
         kbps: The bitrate asked, 6 to 256; :attr:`Coded.kbps` says what was spent.
 
     Raises:
-        MissingError: if PyAV is not installed.
+        jielong.media.audio.MissingLibraryError: if PyAV is not installed.
         ValueError: if the bitrate is out of reach or the waveform is not sound of one channel.
     """
     if not LOWEST <= kbps <= HIGHEST:
@@ -50,23 +49,15 @@ def opus_roundtrip(waveform: Tensor, rate: int, kbps: float) -> Coded:
         raise ValueError(f"Opus is given one channel here, not {len(waveform)}")
     (clip,) = mono([waveform], "waveforms")
     coding = next((each for each in RATES if each >= rate), RATES[-1])
-    data, spent = _encode(resample(clip, rate, coding).clamp(-1, 1), coding, kbps)
-    decoded = resample(_decode(data), DECODED, rate)[: len(clip)]
+    data, spent = _encode(at_rate(clip, rate, coding).clamp(-1, 1), coding, kbps)
+    decoded = at_rate(_decode(data), DECODED, rate)[: len(clip)]
     made = torch.nn.functional.pad(decoded, (0, len(clip) - len(decoded))).clamp(-1, 1)
     return Coded(made.view(waveform.shape).to(waveform), 8 * spent / (len(clip) / rate) / 1000)
 
 
-def _av() -> Any:
-    try:
-        import av
-    except ImportError:
-        raise missing("av", "sound") from None
-    return av
-
-
 def _encode(clip: Tensor, rate: int, kbps: float) -> tuple[bytes, int]:
     """An Ogg file and the bytes of its packets."""
-    av = _av()
+    av = library("av")
     buffer, spent = io.BytesIO(), 0
     with av.open(buffer, "w", format="ogg") as container:
         stream = container.add_stream("libopus", rate=rate, layout="mono")
@@ -83,7 +74,7 @@ def _encode(clip: Tensor, rate: int, kbps: float) -> tuple[bytes, int]:
 
 def _decode(data: bytes) -> Tensor:
     """The waveform ``(T,)`` at 48 kHz; what the file marks as the coder's own delay is left out."""
-    av = _av()
+    av = library("av")
     with av.open(io.BytesIO(data)) as container:
         to_float = av.AudioResampler(format="flt", layout="mono", rate=DECODED)
         frames = [made for frame in container.decode(audio=0) for made in to_float.resample(frame)]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from jielong.evaluation.provenance import Measurement
-from jielong.media.resampling import resample
+from jielong.media.audio import resample, to_integers
 
 
 class MissingError(ImportError):
@@ -63,11 +63,16 @@ def pairs(made: Iterable[Tensor], real: Iterable[Tensor]) -> list[tuple[Tensor, 
     return list(zip(ours, theirs, strict=True))
 
 
+def at_rate(clip: Tensor, rate: int, to: int) -> Tensor:
+    """A clip ``(T,)`` at another rate, ``(T',)``."""
+    return resample(clip[None], rate, to)[0]
+
+
 def sound_hash(clips: Iterable[Tensor], rate: int) -> str:
     """SHA-256 of clips as 16-bit values, with rate, lengths and order: names a set of clips whatever made it."""
     digest = hashlib.sha256(str(rate).encode())
     for clip in clips:
-        samples = (clip.clamp(-1, 1) * 32767).round().to(torch.int16).contiguous()
+        samples = to_integers(clip).contiguous()
         digest.update(repr(tuple(samples.shape)).encode())
         digest.update(samples.numpy().tobytes())
     return digest.hexdigest()
@@ -110,6 +115,6 @@ def of_pairs(
     """
     both = pairs(made, real)
     target = at or rate
-    values = [score(resample(x, rate, target), resample(y, rate, target)) for x, y in both]
+    values = [score(at_rate(x, rate, target), at_rate(y, rate, target)) for x, y in both]
     resampled = {"resampled_to": target} if target != rate else {}
     return averaged(name, values, [y for _, y in both], rate, details | resampled)

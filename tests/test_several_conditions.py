@@ -1,0 +1,81 @@
+"""Several conditions in a recipe: built, trained, kept, and asked for by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from jielong.recipe import Recipe, parse
+from jielong.system import DESCRIPTION, System, build_generator, build_tokenizer, describe, load
+from jielong.tokenizers.base import MediaFormat
+from jielong.training.checkpoint import save_checkpoint
+
+MEDIA = MediaFormat(1, (4, 4))
+RECIPE = """\
+data: {size: 4}
+tokenizer: pixels
+condition:
+  several:
+    of: {characters: {width: 8, layers: 1, heads: 2}, class: {width: 4}, length: {width: 4, drop: 0}, voice: {width: 4}}
+    width: 8
+order: raster
+backbone: {transformer: {layers: 1, width: 16, heads: 2}}
+head: softmax
+train: {samples: 8}
+"""
+
+
+def make(recipe: Recipe) -> System:
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(recipe, MEDIA).eval()
+    generator = build_generator(recipe, tokenizer, ["cat", "dog"]).eval()
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape)
+    return System("toy", recipe, tokenizer, generator)
+
+
+def test_a_checkpoint_brings_all_of_them_back(tmp_path: Path) -> None:
+    made = make(parse(RECIPE))
+    assert made.generator is not None
+    save_checkpoint(tmp_path, made.generator, made.recipe.to_yaml())
+    (tmp_path / DESCRIPTION).write_text(json.dumps(describe(MEDIA, ["cat", "dog"], made.tokenizer, made.generator)))
+    back = load(str(tmp_path))
+    assert back.recipe == made.recipe
+    asked = {"text": ["hi", "Hello!"], "classes": "dog", "seconds": 2.0, "voice": torch.ones(256) / 16}
+    assert torch.equal(back.generate(**asked, seed=3).tensor, made.generate(**asked, seed=3).tensor)
+    assert [picture.caption for picture in back.generate(**asked)] == ["hi", "Hello!"]
+
+
+def test_what_is_asked_reaches_each_condition() -> None:
+    made = make(parse(RECIPE))
+    conditions, names = made._conditions(["a", "b"], "dog", 2, None, [1.0, 2.5])
+    assert conditions == [
+        {"characters": text, "class": "dog", "length": seconds} for text, seconds in (("a", 1.0), ("a", 1.0), ("b", 2.5), ("b", 2.5))
+    ]
+    assert names == ["a", "a", "b", "b"]
+    with pytest.raises(ValueError, match=r"each item needs its seconds: give one for all, or 3, not 2"):
+        made.generate(text=["a", "b", "c"], seconds=[1, 2])
+    with pytest.raises(ValueError, match="every item must say its length"):
+        made.generate(text="a")
+    plain = make(parse(RECIPE.replace("\n".join(RECIPE.splitlines()[2:6]), "condition: {characters: {width: 8, layers: 1, heads: 2}}")))
+    assert plain.condition_kind == "text"
+    assert len(plain.generate(text="a", count=2)) == 2
+    with pytest.raises(ValueError, match="takes a text, not a voice"):
+        plain.generate(voice="x.wav")
+
+
+def test_training_drops_each_by_its_own_share_and_learns() -> None:
+    made = make(parse(RECIPE))
+    generator = made.generator
+    assert generator is not None
+    generator.train()
+    tokens = made.encode(torch.rand(4, 1, 4, 4) * 2 - 1)
+    assert generator.condition is not None
+    told = [{"characters": "ab", "class": 0, "length": 1.0, "voice": torch.ones(256) / 16}] * 4
+    generator.loss(tokens, generator.condition.prepare(told)).backward()
+    learned = {name.split(".")[2] for name, p in generator.named_parameters() if name.startswith("condition.parts") and p.grad is not None}
+    assert learned == {"characters", "class", "length", "voice"}
