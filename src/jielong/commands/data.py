@@ -1,4 +1,4 @@
-"""``jielong data``: list, inspect and build sets of pictures."""
+"""``jielong data``: list, inspect and build sets of pictures and sound."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.progress import Progress
 from jielong.commands.listing import SETS
 from jielong.commands.screen import notes, results, table
 
-app = typer.Typer(help="List, inspect and build sets of pictures.", no_args_is_help=True)
+app = typer.Typer(help="List, inspect and build sets of pictures and sound.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -27,7 +27,7 @@ def list_sets() -> None:
         except (ValueError, OSError) as error:
             rows.append((name, "not here", str(error)))
         else:
-            rows.append((name, f"{len(source.items):,} pictures", says))
+            rows.append((name, f"{len(source.items):,} {'pictures' if source.medium == 'pictures' else 'clips'}", says))
     results.print(table("Data sets", ("name", "state", "what it is"), rows))
     results.print("Your own: a folder of pictures, .tar shards or .parquet files; see: jielong data inspect PATH", highlight=False)
 
@@ -54,8 +54,10 @@ def inspect_set(
 
 @app.command("build")
 def build(
-    name: Annotated[str, typer.Argument(metavar="SET", help="The set to build: emoji-full.")],
-    packages: Annotated[Path | None, typer.Option(help="A node_modules folder with the sources; otherwise npm fetches them.")] = None,
+    name: Annotated[str, typer.Argument(metavar="SET", help="The set to build: emoji-full, prompts or sounds.")],
+    packages: Annotated[
+        Path | None, typer.Option(help="A folder with the sources (node_modules; for prompts .deb files); otherwise they are fetched.")
+    ] = None,
 ) -> None:
     """Build a set into the user's cache."""
     from jielong.data.building import build_set

@@ -17,6 +17,8 @@ from jielong.recipe import built_in
 SETS = {
     "emoji": "drawings of emoji with captions, 64 x 64, in two styles; ships with jielong-zoo",
     "emoji-full": "the same with two more styles; made once by: jielong data build emoji-full",
+    "prompts": "two hours of spoken prompts with their words, five languages and voices; made once by: jielong data build prompts",
+    "sounds": "short synthesiser, drum and instrument samples by name; ships with jielong-zoo",
     "fashion-mnist": "clothes in ten classes, 28 x 28, grey; on Debian: apt install dataset-fashion-mnist",
 }
 """The built-in sets, which :data:`jielong.data.opening.BUILT_IN` opens."""

@@ -14,6 +14,12 @@ import pyarrow.parquet as pq
 from jielong.config import nearest
 from jielong.data.emoji import SIZE, Concept, Drawing, concept_key, encode_drawing, write_set
 from jielong.data.npm import BuildError, install
+from jielong.data.prompts import LICENCE as PROMPTS_LICENCE
+from jielong.data.prompts import download, prompts, unpack
+from jielong.data.samples import LICENCE as SAMPLES_LICENCE
+from jielong.data.samples import PACKAGE as SAMPLES
+from jielong.data.samples import samples
+from jielong.data.sound_sources import write_sounds
 from jielong.data.source import DataError
 from jielong.media.images import write_bytes
 
@@ -49,9 +55,10 @@ def build_set(name: str, packages: Path | None = None, progress: Progress | None
     """Build a set into the user's cache, whole or not at all, with its licence beside it.
 
     Args:
-        name: ``emoji-full``.
-        packages: a folder with the unpacked npm packages (a ``node_modules``); fetched with ``npm`` if not given.
-        progress: called with the number of drawings done so far.
+        name: ``emoji-full``, ``prompts`` or ``sounds``.
+        packages: a folder with the unpacked npm packages (a ``node_modules``), for ``prompts`` with Debian's packages (``.deb`` files, or
+            what is in them, unpacked); fetched with ``npm`` or ``apt-get`` if not given.
+        progress: called with the number of items done so far.
 
     Returns:
         The Parquet file.
@@ -120,4 +127,27 @@ def _rasteriser() -> Callable[[str], bytes]:
     return lambda svg: bytes(resvg.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE, skip_system_fonts=True))
 
 
-BUILDERS: dict[str, Callable[[Path | None, Progress | None], Path]] = {"emoji-full": _build_emoji_full}
+def _build_prompts(packages: Path | None, progress: Progress | None) -> Path:
+    target = built_path("prompts")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = unpack(packages or download(Path(scratch) / "debs"), Path(scratch) / "files")
+        rows = list(prompts(folder, progress))
+    write_bytes(target.with_name("LICENSE-prompts.md"), PROMPTS_LICENCE.encode())
+    write_sounds(target, rows, caption="text", label="speaker", key=["language", "name"])
+    return target
+
+
+def _build_sounds(packages: Path | None, progress: Progress | None) -> Path:
+    target = built_path("sounds")
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = list(samples((packages or install([SAMPLES], Path(scratch))) / SAMPLES.partition("@")[0], progress))
+    write_bytes(target.with_name("LICENSE-sounds.md"), SAMPLES_LICENCE.encode())
+    write_sounds(target, rows, caption="caption", label="kind", key=["name"])
+    return target
+
+
+BUILDERS: dict[str, Callable[[Path | None, Progress | None], Path]] = {
+    "emoji-full": _build_emoji_full,
+    "prompts": _build_prompts,
+    "sounds": _build_sounds,
+}

@@ -28,6 +28,8 @@ class FolderSource(Source):
     Each header is read once; a file that is no picture is left out and named in :attr:`broken`.
     """
 
+    suffixes: frozenset[str] = SUFFIXES
+
     def __init__(self, root: Path) -> None:
         """List the folder.
 
@@ -36,7 +38,7 @@ class FolderSource(Source):
         """
         self.root, self.name = root, str(root)
         self.items, self.broken = [], {}
-        tops = _split_folders(root)
+        tops = _split_folders(root, self.suffixes)
         self._paths: list[Path] = []
         seen = 0
         for folder, split in tops.items():
@@ -45,7 +47,7 @@ class FolderSource(Source):
                 found = [(path, replace(item, split=split)) for path, item in found]
             for path, item in found:
                 seen += 1
-                reason = _unreadable(path)
+                reason = self.unreadable(path)
                 if reason:
                     self.broken[item.key] = reason
                 else:
@@ -53,7 +55,8 @@ class FolderSource(Source):
                     self.items.append(item)
         if not seen:
             raise DataError(
-                f"{root} holds no pictures; expected {' '.join(sorted(SUFFIXES))} files, class sub-folders, .tar shards or .parquet files"
+                f"{root} holds no {self.medium}; expected {' '.join(sorted(self.suffixes))} files, class sub-folders, "
+                f"{'.tar shards or ' if self.medium == 'pictures' else ''}.parquet files"
             )
 
     def blob(self, index: int) -> bytes:
@@ -67,11 +70,21 @@ class FolderSource(Source):
         """A digest of the files used, by their heads, middles and tails."""
         return digest(file_identity(self._paths[i], windows=3, width=4096) for i in indices)
 
+    def unreadable(self, path: Path) -> str | None:
+        """Why a file cannot be used, by its header; ``None`` when it can."""
+        if not path.is_file():
+            return f"{path} is listed but does not exist"
+        try:
+            with open_image(path):
+                return None
+        except BrokenImageError as error:
+            return str(error)
+
     def _key(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
     def _walked(self, folder: Path) -> Iterator[tuple[Path, Item]]:
-        paths = pictures_below(folder)
+        paths = files_below(folder, self.suffixes)
         tops = {p.relative_to(folder).parts[0] for p in paths if p.parent != folder}
         classed = len(tops) > 1 and all(p.parent != folder for p in paths)
         for path in paths:
@@ -96,12 +109,12 @@ class FolderSource(Source):
             yield path, Item(self._key(path), first(row, CAPTION_NAMES), first(row, LABEL_NAMES), first(row, ("split",)), known)
 
 
-def _split_folders(root: Path) -> dict[Path, str | None]:
+def _split_folders(root: Path, suffixes: frozenset[str]) -> dict[Path, str | None]:
     if _metadata_of(root):
         return {root: None}
     tops = [path for path in sorted(root.iterdir()) if not path.name.startswith(".")]
     folders = {path: SPLITS.get(path.name.lower()) for path in tops if path.is_dir()}
-    loose = any(path.suffix.lower() in SUFFIXES for path in tops if path.is_file())
+    loose = any(path.suffix.lower() in suffixes for path in tops if path.is_file())
     if folders and not loose and all(folders.values()) and "train" in folders.values():
         return dict(folders)
     return {root: None}
@@ -111,9 +124,9 @@ def _metadata_of(folder: Path) -> list[Path]:
     return [folder / name for name in METADATA if (folder / name).is_file()]
 
 
-def pictures_below(folder: Path) -> list[Path]:
-    """Files with a picture's suffix at any depth, sorted, without hidden ones."""
-    files = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+def files_below(folder: Path, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:
+    """Files with one of the suffixes (a picture's) at any depth, sorted, without hidden ones."""
+    files = (p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
     return sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
@@ -123,13 +136,3 @@ def _sidecar(path: Path) -> dict[str, Any]:
     if text.is_file():
         words = {**words, "caption": text.read_text("utf-8", "replace")}
     return words
-
-
-def _unreadable(path: Path) -> str | None:
-    if not path.is_file():
-        return f"{path} is listed but does not exist"
-    try:
-        with open_image(path):
-            return None
-    except BrokenImageError as error:
-        return str(error)

@@ -11,10 +11,12 @@ from typing import Literal
 
 from jielong.config import nearest
 from jielong.data.building import built_path
-from jielong.data.folder import FolderSource, pictures_below
+from jielong.data.folder import FolderSource, files_below
 from jielong.data.idx import is_idx_folder, open_fashion_mnist, open_idx_folder
 from jielong.data.sets import ImageSet
 from jielong.data.shards import ShardSource, expand
+from jielong.data.sound_sources import SoundFolder, SoundTable, holds_sound
+from jielong.data.sounds import RATE, AudioSet
 from jielong.data.source import DataError, Source
 from jielong.data.table import TableSource
 
@@ -48,7 +50,38 @@ def open_set(
     if split not in (None, "train", "heldout"):
         raise DataError(f"split is 'train', 'heldout' or None, not {split!r}")
     source = open_source(name)
+    if source.medium == "sound":
+        raise DataError(f"{name} is a set of sound: say how it is to be read, data: {{set: {name}, rate: 16000, seconds: 1.0}}")
     return ImageSet(source, _indices_of(source, split), size, channels)
+
+
+def open_sounds(
+    name: str | os.PathLike[str],
+    rate: int = RATE,
+    seconds: float = 1.0,
+    split: Split | None = None,
+    channels: int = 1,
+    level: float | None = None,
+) -> AudioSet:
+    """Open a built-in set of sound or your own: a folder as of pictures, or Parquet with a column ``audio``.
+
+    Args:
+        name: the set's name or the path.
+        rate: samples a second to resample to.
+        seconds: length of an item; longer clips are cut, shorter ones end in silence.
+        split: as of :func:`open_set`.
+        channels: 1 (mono) or 2.
+        level: decibels of full scale that every clip is brought to; as it is by default.
+
+    Raises:
+        DataError: as :func:`open_set` does, and if the set holds pictures.
+    """
+    if split not in (None, "train", "heldout"):
+        raise DataError(f"split is 'train', 'heldout' or None, not {split!r}")
+    source = open_source(name)
+    if source.medium != "sound":
+        raise DataError(f"{name} is a set of pictures, which have no rate and no seconds; say data: {{set: {name}, size: 64}}")
+    return AudioSet(source, _indices_of(source, split), rate=rate, seconds=seconds, channels=channels, level=level)
 
 
 def open_source(name: str | os.PathLike[str]) -> Source:
@@ -61,16 +94,18 @@ def open_source(name: str | os.PathLike[str]) -> Source:
     tables, shards = _of_kind(files, ".parquet"), _of_kind(files, ".tar")
     if tables and shards:
         raise DataError(f"{text} holds both Parquet files and tar shards; keep one kind, or give a pattern such as {text}/*.parquet")
-    if (tables or shards) and path.is_dir() and pictures_below(path):
+    if (tables or shards) and path.is_dir() and files_below(path):
         raise DataError(f"{text} holds loose pictures beside its {'Parquet files' if tables else 'tar shards'}; move one of them elsewhere")
     if tables:
-        return TableSource(tables, text)
+        return SoundTable(tables, text) if holds_sound(tables[0]) else TableSource(tables, text)
     if shards:
         return ShardSource(shards, text)
     if path.is_dir():
-        return open_idx_folder(path) if is_idx_folder(path) else FolderSource(path)
+        if is_idx_folder(path):
+            return open_idx_folder(path)
+        return SoundFolder(path) if not files_below(path) and files_below(path, SoundFolder.suffixes) else FolderSource(path)
     if path.exists():
-        raise DataError(f"{text} is not a set of pictures; give a folder, .tar shards or .parquet files")
+        raise DataError(f"{text} is not a set of pictures or sound; give a folder, .tar shards or .parquet files")
     raise DataError(f"there is no set and no folder called {text!r}; {nearest(text, list(BUILT_IN))} Or give the path of your own pictures")
 
 
@@ -85,7 +120,7 @@ def _indices_of(source: Source, split: Split | None) -> list[int]:
     if any(item.split for item in source.items):
         chosen = [i for i in everything if _SPLIT_WORDS.get((source.items[i].split or "train").lower(), "train") == split]
         if not chosen:
-            raise DataError(f"{source.name} marks no picture as {split!r}")
+            raise DataError(f"{source.name} marks no item as {split!r}")
         return chosen
     # No split is declared: hold out 5 % by a hash of the key; at least one of two or more.
     rank = [int.from_bytes(hashlib.sha256(item.key.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64 for item in source.items]
@@ -112,8 +147,30 @@ def _emoji_full() -> Source:
     return TableSource([path], "emoji-full")
 
 
+def _prompts() -> Source:
+    path = built_path("prompts")
+    if not path.is_file():
+        raise DataError("the set 'prompts' is not built yet; run `jielong data build prompts` (fetches 55 MB of Debian packages)")
+    return SoundTable([path], "prompts")
+
+
+def _sounds() -> Source:
+    path = built_path("sounds")
+    if path.is_file():
+        return SoundTable([path], "sounds")
+    try:
+        shipped = Path(importlib.import_module("jielong_zoo").path()) / "data" / "sounds.parquet"
+    except ImportError:
+        shipped = path
+    if not shipped.is_file():
+        raise DataError("the set 'sounds' is in the distribution jielong-zoo (pip install ./zoo); or run `jielong data build sounds`")
+    return SoundTable([shipped], "sounds")
+
+
 BUILT_IN: dict[str, Callable[[], Source]] = {
     "emoji": _emoji,
     "emoji-full": _emoji_full,
     "fashion-mnist": open_fashion_mnist,
+    "prompts": _prompts,
+    "sounds": _sounds,
 }

@@ -32,6 +32,7 @@ class Example:
 class Batch:
     """Pictures of equal size: ``media`` is ``(B, C, H, W)`` float32 in [-1, 1], ``labels`` is ``(B,)`` long.
 
+    Sound is ``(B, C, T)``, and ``lengths``, ``(B,)`` long, says how many of its samples there are of each item, the rest being silence.
     Where a set was cut into tokens beforehand, ``tokens`` holds their values, ``(B, N, C)``, and ``media`` is empty, ``(B, 0)``.
     """
 
@@ -40,6 +41,7 @@ class Batch:
     labels: Tensor | None
     keys: list[str]
     tokens: Tensor | None = None
+    lengths: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -48,7 +50,8 @@ class Batch:
         """The same batch on another device."""
         labels = None if self.labels is None else self.labels.to(device)
         tokens = None if self.tokens is None else self.tokens.to(device)
-        return Batch(self.media.to(device), self.captions, labels, self.keys, tokens)
+        lengths = None if self.lengths is None else self.lengths.to(device)
+        return Batch(self.media.to(device), self.captions, labels, self.keys, tokens, lengths)
 
 
 def collate(examples: Sequence[Example]) -> Batch:
@@ -162,6 +165,10 @@ class ImageSet(Dataset[Example]):
     def images(self, indices: Sequence[int]) -> Tensor:
         """Those pictures, ``(B, C, H, W)`` float32 in [-1, 1]; use :meth:`batch` when captions or labels are needed too."""
         return to_float(self._pixels_of(indices))
+
+    def media(self, indices: Sequence[int]) -> Tensor:
+        """The same as :meth:`images`, by the name that every kind of set has for it."""
+        return self.images(indices)
 
     def resolve(self, index: int) -> int:
         """The index of the picture that stands at ``index``: itself, or the one that replaces a broken one met so far."""

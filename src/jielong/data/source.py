@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -36,13 +36,14 @@ class Source(ABC):
     name: str
     items: list[Item]
     broken: dict[str, str]  # what was left out at opening -> why
+    medium: Literal["pictures", "sound"] = "pictures"
     classes: list[str] | None = None  # in their given order; None: the labels, sorted
     size: int = 64  # the side at which the set is used unless another is asked for
     channels: int = 3
 
     @abstractmethod
     def blob(self, index: int) -> bytes:
-        """The encoded bytes of one picture."""
+        """The encoded bytes of one picture or sound."""
 
     @abstractmethod
     def identity(self, indices: Sequence[int]) -> str:

@@ -27,6 +27,8 @@ class TableSource(Source):
     ``size``); otherwise usual names are recognised. Row groups are read when needed; those used last are kept, up to a gigabyte.
     """
 
+    columns: Sequence[str] = IMAGE_COLUMNS
+
     def __init__(self, files: Sequence[Path], name: str) -> None:
         """Open the files, and read every column but the pictures.
 
@@ -46,7 +48,7 @@ class TableSource(Source):
                 reader = pq.ParquetFile(path)
             except (pa.ArrowInvalid, OSError) as error:
                 raise DataError(f"{path} is not a whole Parquet file: {error}") from error
-            mine = _roles(reader.schema_arrow, path)
+            mine = _roles(reader.schema_arrow, path, self.medium, self.columns)
             if roles is not None and mine != roles:
                 raise DataError(f"{path} has other columns than {self.files[0]}; all Parquet files of one set need the same columns")
             roles = mine
@@ -96,18 +98,16 @@ class TableSource(Source):
         return digest([*(file_identity(path) for path in self.files), *map(str, indices)])
 
 
-def _roles(schema: pa.Schema, path: Path) -> dict[str, Any]:
+def _roles(schema: pa.Schema, path: Path, medium: str, columns: Sequence[str]) -> dict[str, Any]:
     declared = json.loads((schema.metadata or {}).get(b"jielong", b"{}"))
 
     def find(part: str, names: Sequence[str]) -> str | None:
         return declared.get(part) or next((name for name in names if name in schema.names), None)
 
-    image = find("image", IMAGE_COLUMNS)
+    image = find("image" if medium == "pictures" else "audio", columns)
     kind = schema.field(image).type if image is not None else None
     if kind is None or not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind)):
-        raise DataError(
-            f"{path} has no column of pictures (bytes, or bytes and path, named {', '.join(IMAGE_COLUMNS)}); it has {schema.names}"
-        )
+        raise DataError(f"{path} has no column of {medium} (bytes, or bytes and path, named {', '.join(columns)}); it has {schema.names}")
     return {
         "image": image,
         "caption": find("caption", CAPTION_COLUMNS),

@@ -1,0 +1,151 @@
+"""Sets of sound: folders and tables, one rate and length, crops by position, broken clips, and the built sets."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("soundfile")
+pytest.importorskip("av")
+pytest.importorskip("soxr")
+
+from jielong.data.building import build_set, built_path
+from jielong.data.npm import BuildError
+from jielong.data.opening import open_set, open_sounds
+from jielong.data.prompts import VOICES, transcripts
+from jielong.data.samples import caption_of
+from jielong.data.source import DataError
+from jielong.media.audio import level, write_audio
+
+
+def ramp(samples: int) -> Tensor:
+    """Every sample tells its own place."""
+    return torch.arange(samples)[None] / 32_768
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "set"
+    for name, samples, rate in (("dog/long", 3_000, 1_000), ("dog/short", 400, 1_000), ("cat/slow", 500, 500)):
+        write_audio(root / f"{name}.wav", ramp(samples), rate)
+    (root / "dog" / "short.txt").write_text("a short bark\n")
+    return root
+
+
+def test_a_folder_gives_items_of_one_rate_and_length(folder: Path) -> None:
+    sounds = open_sounds(folder, rate=1_000, seconds=1.0)
+    assert sounds.classes == ["cat", "dog"]
+    assert sounds.keys == ["cat/slow.wav", "dog/long.wav", "dog/short.wav"]
+    batch = sounds.batch([1, 2, 0])
+    assert batch.media.shape == (3, 1, 1_000)
+    assert batch.lengths is not None
+    assert batch.lengths.tolist() == [1_000, 400, 1_000]
+    assert torch.equal(batch.media[0], ramp(1_000))
+    assert torch.equal(batch.media[1, :, :400], ramp(400))
+    assert not batch.media[1, :, 400:].any()
+    assert batch.captions == ["", "a short bark", ""]
+    assert batch.labels is not None
+    assert batch.labels.tolist() == [1, 1, 0]
+    assert torch.equal(sounds.clip(1), ramp(3_000))
+    tokens = torch.zeros(2, 5, 1)
+    told = sounds.words([2, 1], tokens)
+    assert told.lengths is not None
+    assert told.lengths.tolist() == [400, 1_000]
+
+
+def test_crops_are_drawn_from_seed_and_position(folder: Path) -> None:
+    sounds = open_sounds(folder, rate=1_000, seconds=1.0)
+    starts = [round(float(sounds.crops([1], [position], seed=0).media[0, 0, 0]) * 32_768) for position in range(200)]
+    assert min(starts) < 100
+    assert max(starts) > 1_900
+    assert max(starts) <= 2_000
+    again = sounds.crops([2, 1], [7, 8], seed=0)
+    assert round(float(again.media[1, 0, 0]) * 32_768) == starts[8]
+    assert torch.equal(again.media[0, :, :400], ramp(400))
+    other = sounds.crops([1], [8], seed=1).media
+    assert not torch.equal(other[0], again.media[1])
+
+
+def test_the_preprocessing_is_part_of_the_fingerprint(folder: Path) -> None:
+    plain = open_sounds(folder, rate=1_000, seconds=1.0)
+    assert plain.fingerprint == open_sounds(folder, rate=1_000, seconds=1.0).fingerprint
+    others = [open_sounds(folder, rate=500), open_sounds(folder, rate=1_000, seconds=2.0), open_sounds(folder, rate=1_000, level=-30.0)]
+    assert len({plain.fingerprint, *(other.fingerprint for other in others)}) == 4
+    assert level(others[2].clip(1)) == pytest.approx(-30.0, abs=0.05)
+
+
+def test_metadata_brings_speakers(folder: Path) -> None:
+    (folder / "metadata.csv").write_text("path,text,speaker\ndog/long.wav,one two,Ann\ncat/slow.wav,three,Bob\n")
+    sounds = open_sounds(folder, rate=1_000)
+    assert sounds.captions == ["one two", "three"]
+    assert sounds.columns["speaker"] == ["Ann", "Bob"]
+
+
+def test_a_broken_clip_is_named_and_replaced(folder: Path) -> None:
+    path = folder / "dog" / "long.wav"
+    path.write_bytes(path.read_bytes()[:1_000])  # known at opening, by its header
+    flac = write_audio(folder / "dog" / "noise.flac", torch.rand(1, 9_000) - 0.5, 1_000)
+    data = bytearray(flac.read_bytes())
+    data[len(data) // 3 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 3)
+    flac.write_bytes(data)  # known when it is decoded
+    sounds = open_sounds(folder, rate=1_000)
+    assert "cut off" in sounds.broken["dog/long.wav"]
+    where = sounds.keys.index("dog/noise.flac")
+    with pytest.warns(UserWarning, match="the next good clip takes its place"):
+        batch = sounds.batch([where])
+    assert batch.keys == ["dog/short.wav"]
+    assert batch.lengths is not None
+    assert batch.lengths.tolist() == [400]
+    assert sounds.resolve(where) == sounds.keys.index("dog/short.wav")
+
+
+def test_pictures_and_sound_are_not_confused(folder: Path) -> None:
+    with pytest.raises(DataError, match="is a set of sound: say how it is to be read"):
+        open_set(folder)
+    pytest.importorskip("jielong_zoo")
+    with pytest.raises(DataError, match="is a set of pictures, which have no rate"):
+        open_sounds("emoji")
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The unpacked packages of two prompts and a tone a language."""
+    monkeypatch.setenv("JIELONG_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "unpacked"
+    for language, voice in VOICES.items():
+        words = root / "usr/share/doc" / f"asterisk-core-sounds-{language}" / f"core-sounds-{language}.txt.gz"
+        words.parent.mkdir(parents=True)
+        text = f"\ufeff; a comment: of theirs\n\nhello: Hello: {language}.\ndigits/1:  one \nbeep: [a tone]\nlost: never recorded\n"
+        words.write_bytes(gzip.compress(text.encode()))
+        sounds = root / "usr/share/asterisk/sounds" / voice.folder
+        tone = 0.3 * torch.sin(torch.arange(8_000) * 2 * math.pi * 440 / 16_000)[None]
+        for name in ("hello", "digits/1", "beep"):
+            write_audio(sounds / f"{name}.g722", tone, 16_000)
+    return root
+
+
+def test_prompts_are_built_from_packages(packages: Path) -> None:
+    with pytest.raises(DataError, match="jielong data build prompts"):
+        open_sounds("prompts")
+    assert build_set("prompts", packages) == built_path("prompts")
+    sounds = open_sounds("prompts", seconds=0.5)
+    assert len(sounds) == 10
+    assert sounds.keys[:2] == ["en/digits/1", "en/hello"]
+    assert sounds.captions[:2] == ["one", "Hello: en."]
+    assert sounds.classes == sorted(voice.speaker for voice in VOICES.values())
+    assert set(sounds.columns["licence"]) == {"CC BY-SA 3.0", "CC BY 3.0"}
+    assert level(sounds.media([0])[0]) == pytest.approx(20 * math.log10(0.3 / math.sqrt(2)), abs=0.3)
+    assert "June Wallack" in (built_path("prompts").parent / "LICENSE-prompts.md").read_text()
+    with pytest.raises(BuildError, match=r"no \.deb files"):
+        build_set("prompts", packages.parent / "cache")
+
+
+def test_words_are_read_line_by_line() -> None:
+    assert transcripts("; c: d\na/b: x  y\nt: [beep]\nnothing\nempty:\n") == {"a/b": "x y"}
+    assert caption_of("bd_tek") == "bass drum, tek"
+    assert caption_of("tabla_ke3") == "tabla, ke3"
