@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from jielong.conditions.base import Condition, ConditionSettings
+from jielong.conditions.characters import SymbolText
 from jielong.conditions.text import FrozenText
 from jielong.conditions.voice import Recording, VoiceCondition
 from jielong.config import RecipeError
@@ -123,6 +124,8 @@ def _check_condition(recipe: Recipe, images: ImageSet, where: str) -> None:
         raise RecipeError(
             f"the recipe is conditioned on classes, but {where} has none: put pictures in one sub-folder a class, or set condition: text"
         )
+    if set(kinds) & {"voice", "seconds"} and getattr(images, "rate", None) is None:
+        raise RecipeError(f"the recipe is conditioned on a voice or a length in seconds, but {where} holds no sound: leave it out")
 
 
 def _kinds(recipe: Recipe) -> list[str]:
@@ -136,6 +139,8 @@ def _remember(condition: Condition, experiment: Experiment) -> None:
     for part in condition.modules():
         if isinstance(part, FrozenText):
             texts.remember(part, experiment.images.captions)
+        if isinstance(part, SymbolText):
+            part.check([text for sounds in (experiment.images, experiment.heldout) for text in sounds.captions if text])
         if isinstance(part, VoiceCondition):
             for sounds in (experiment.images, experiment.heldout):
                 voices.remember(part, sounds.keys, sounds.fingerprint, partial(_recording, sounds))

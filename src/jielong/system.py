@@ -252,6 +252,9 @@ class System:
         text: Sequence[str] | str | None = None,
         classes: Sequence[str | int] | str | int | None = None,
         count: int | None = None,
+        *,
+        voice: Any = None,
+        seconds: Sequence[float] | float | None = None,
         **options: Any,
     ) -> Pictures:
         """Pictures of which one half is given, and the other drawn.
@@ -265,6 +268,8 @@ class System:
             text: As in :meth:`generate`.
             classes: As in :meth:`generate`.
             count: Pictures a caption or class; pictures in all where nothing is said of the rest.
+            voice: As in :meth:`generate`.
+            seconds: As in :meth:`generate`.
             options: More for :meth:`generate`.
 
         Raises:
@@ -273,10 +278,10 @@ class System:
         if self.generator is None:
             raise ValueError(f"{self.name} is a tokenizer; to complete a picture, load a generator such as maskgit-emoji")
         known = kept(self.generator.layout, self.generator.order, keep)
-        conditions, _ = self._conditions(text, classes, count or 1)
+        conditions, _ = self._conditions(text, classes, count or 1, voice, seconds)
         values = self.encode(media[None]).values
         start = Tokens(values.expand(count or 1 if conditions is None else len(conditions), -1, -1), self.generator.layout)
-        return self.generate(text, classes, count, start=start, known=known, **options)
+        return self.generate(text, classes, count, voice=voice, seconds=seconds, start=start, known=known, **options)
 
     def _conditions(
         self, text: Any, classes: Any, count: int, voice: Any = None, seconds: Any = None
@@ -286,8 +291,9 @@ class System:
         given = {"text": text, "class": classes, "voice": voice, "seconds": seconds}
         given = {kind: _listed(value) for kind, value in given.items() if value is not None}
         if unknown := [kind for kind in given if kind not in parts]:
-            wants = f"takes a {' and a '.join(parts)}" if parts else "was trained without a condition"
-            raise ValueError(f"{self.name} {wants}, not a {unknown[0]}")
+            words = {"seconds": "length in seconds"}
+            wants = f"takes a {' and a '.join(words.get(kind, kind) for kind in parts)}" if parts else "was trained without a condition"
+            raise ValueError(f"{self.name} {wants}, not a {words.get(unknown[0], unknown[0])}")
         if not given:
             return None, None
         longest = max(map(len, given.values()))

@@ -132,6 +132,8 @@ def test_misuse_is_refused() -> None:
     condition = characters(length=4)
     with pytest.raises(ValueError, match="5 symbols, and this condition reads 4 at most"):
         condition.prepare(["abcde"])
+    with pytest.raises(ValueError, match=r"2 of 3 texts cannot be read\. The first: a text has 5 symbols"):
+        condition.check(["abcde", "ab", "ab", "中"])
     with pytest.raises(ValueError, match="needs words"):
         condition.prepare([" "])
     with pytest.raises(ValidationError, match="repeats"):

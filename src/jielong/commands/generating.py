@@ -116,6 +116,8 @@ def generate(
     checkpoint: Checkpoint,
     text: Annotated[list[str] | None, typer.Option(help="What to show, in words; repeatable.")] = None,
     classes: Annotated[list[str] | None, typer.Option("--class", help="What to show, as a class's name or number; repeatable.")] = None,
+    voice: Annotated[list[Path] | None, typer.Option(help="A recording of the voice that is to speak; repeatable.")] = None,
+    seconds: Annotated[list[float] | None, typer.Option(help="How long it is to be; repeatable.")] = None,
     count: Annotated[int, typer.Option("-n", min=1, help="Pictures a prompt.")] = 1,
     seed: Seed = 0,
     steps: Steps = None,
@@ -158,6 +160,8 @@ def generate(
     pictures = draw(
         text=text,
         classes=classes,
+        voice=voice,
+        seconds=seconds,
         count=count,
         seed=seed,
         steps=steps,
@@ -171,9 +175,9 @@ def generate(
         **speed,
         watch=recorder,
     )
-    seconds = (time.perf_counter() - begun) / len(pictures)
+    taken = (time.perf_counter() - begun) / len(pictures)
     _write(pictures, out, recorder, {"checkpoint": checkpoint, "seed": seed})
-    say(f"{len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'}, {seconds:.2f} s each")
+    say(f"{len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'}, {taken:.2f} s each")
     typer.echo(out)
 
 

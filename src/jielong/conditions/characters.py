@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, field_validator
+from torch import Tensor
 
 from jielong.conditions.alphabet import CHARACTERS, Alphabet
 from jielong.conditions.base import Condition, ConditionSettings
@@ -43,14 +44,30 @@ class SymbolText(Condition):
             ValueError: if a text holds a character that cannot be read, or is too long to be said whole.
         """
         check_texts(values)
-        rows = [torch.tensor(self.symbols(text), dtype=torch.long) for text in values]
-        for text, row in zip(values, rows, strict=True):
-            if len(row) > self.length:
-                raise ValueError(
-                    f"a text has {len(row)} symbols, and this condition reads {self.length} at most: shorten {text[:40]!r}... "
-                    "or set condition.length"
-                )
-        return pad(rows)
+        return pad([self._row(text) for text in values])
+
+    def _row(self, text: str) -> Tensor:
+        row = self.symbols(text)
+        if len(row) > self.length:
+            raise ValueError(
+                f"a text has {len(row)} symbols, and this condition reads {self.length} at most: shorten {text[:40]!r}... or set its length"
+            )
+        return torch.tensor(row, dtype=torch.long)
+
+    def check(self, texts: Sequence[str]) -> None:
+        """Read all texts of a set before training begins.
+
+        Raises:
+            ValueError: if some cannot be read; the text says how many, and why the first.
+        """
+        faults = []
+        for text in dict.fromkeys(texts):
+            try:
+                self._row(text)
+            except ValueError as error:
+                faults.append(str(error))
+        if faults:
+            raise ValueError(f"{len(faults):,} of {len(set(texts)):,} texts cannot be read. The first: {faults[0]}")
 
     def embed(self, prepared: Features) -> Conditioning:
         """``(B, L)`` numbers to ``(B, L, width)`` states; the pooled vector is their mean."""

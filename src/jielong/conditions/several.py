@@ -158,4 +158,5 @@ class Several(ConditionSettings, family="condition", name="several"):
         columns = {part.name: part.raw(batch, rate) for part in self.of}
         if missing := [name for name, column in columns.items() if column is None]:
             raise ValueError(f"the condition {missing[0]} has nothing to read in these data")
+        columns = {name: column.tolist() if isinstance(column, Tensor) else column for name, column in columns.items()}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -1,0 +1,36 @@
+"""Conditions of speech serve pictures too: spelt captions, and captions beside classes, trained and asked for by command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .conftest import brief, command, succeed
+
+SPELT = "{characters: {width: 16, layers: 1, heads: 2}}"
+BOTH = "{several: {of: {characters: {width: 16, layers: 1, heads: 2}, class: {width: 8}}, width: 16}}"
+
+
+def test_spelt_captions(pictures: Path, tmp_path: Path) -> None:
+    succeed("train", "maskgit-tiny", "--data", pictures, "--out", tmp_path / "run", *brief(f"condition={SPELT}"))
+    succeed("generate", tmp_path / "run", "--text", "A réd square", "--out", tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 100
+    refused = command("generate", tmp_path / "run", "--text", "红", "--out", tmp_path / "b.png")
+    assert refused.exit_code != 0
+    assert "CJK UNIFIED IDEOGRAPH" in refused.stderr
+    assert not (tmp_path / "b.png").exists()
+    refused = command("generate", tmp_path / "run", "--text", "red", "--seconds", "2", "--out", tmp_path / "b.png")
+    assert "takes a text, not a length in seconds" in refused.stderr
+
+
+def test_captions_beside_classes(pictures: Path, tmp_path: Path) -> None:
+    succeed("train", "maskgit-tiny", "--data", pictures, "--out", tmp_path / "run", *brief(f"condition={BOTH}"))
+    succeed("generate", tmp_path / "run", "--text", "a red square", "--class", "red", "-n", 2, "--out", tmp_path / "drawn")
+    succeed("evaluate", tmp_path / "run", "--data", pictures)
+    assert len(list((tmp_path / "drawn").glob("*.png"))) == 3
+
+
+def test_what_a_set_has_not_got_is_told_before_training(pictures: Path, tmp_path: Path) -> None:
+    unread = command("train", "maskgit-tiny", "--data", pictures, "--out", tmp_path, *brief("condition={characters: {alphabet: abc}}"))
+    assert "texts cannot be read. The first:" in unread.stderr
+    silent = command("train", "maskgit-tiny", "--data", pictures, "--out", tmp_path, *brief("condition={length: {}}"))
+    assert "holds no sound" in silent.stderr
