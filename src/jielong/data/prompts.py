@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import re
 import shutil
 import subprocess
 import tarfile
@@ -17,6 +18,7 @@ from jielong.data.npm import BuildError
 from jielong.media.audio import encode_audio, read_audio
 
 HELDOUT_SHARE = 0.05
+_NOTE = re.compile(r"\[[^]]*\]|\([^)]*\)")
 _SOUNDS = Path("usr/share/asterisk/sounds")
 
 
@@ -112,12 +114,12 @@ def _member(archive: bytes, start: str) -> bytes:
 
 
 def transcripts(text: str) -> dict[str, str]:
-    """Words by prompt out of lines ``folder/name: words``; comments, and tones in brackets, are left out."""
+    """Words by prompt out of lines ``folder/name: words``; comments, and what stands in brackets (tones, notes), are left out."""
     found = {}
     for line in text.lstrip("\ufeff").splitlines():
         name, colon, words = line.partition(":")
-        words = " ".join(words.split())
-        if colon and words and not line.startswith(";") and not words.startswith(("[", "(")):
+        words = " ".join(_NOTE.sub(" ", words).split())
+        if colon and words and not line.startswith(";"):
             found[name.strip()] = words
     return found
 
