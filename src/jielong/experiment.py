@@ -18,10 +18,12 @@ from jielong.conditions.characters import SymbolText
 from jielong.conditions.text import FrozenText
 from jielong.conditions.voice import Recording, VoiceCondition
 from jielong.config import RecipeError
-from jielong.data.opening import open_set
+from jielong.data.opening import MediaSet, Split, open_set, open_sounds
 from jielong.data.order import ShuffledOrder, spread
-from jielong.data.sets import Batch, ImageSet
+from jielong.data.sets import Batch
+from jielong.data.sounds import AudioSet
 from jielong.evaluation.reconstruction import psnr
+from jielong.evaluation.sound.waveform import mel_distance, si_sdr
 from jielong.generator import Generator
 from jielong.media.images import write_bytes
 from jielong.noise import Noise
@@ -38,10 +40,14 @@ from jielong.training.trainer import Summary, train
 
 SHOWN = 16
 """Pictures on a sample sheet."""
+HEARD = 6
+"""Clips of sound on it."""
 CALIBRATED = 2048
 """Training items on which a tokenizer measures the scale of its tokens."""
 MEASURED = 512
 """Held-out items behind the figures that training logs; ``jielong evaluate`` takes all of them."""
+MEASURED_CLIPS = 64
+"""As many of sound, a second of which is as many numbers as a picture."""
 
 
 class Stream:
@@ -51,16 +57,22 @@ class Stream:
         images: The set.
         seed: Of the shuffling.
         tokens: The set's tokens, in which case pictures are never decoded.
+
+    Sound without tokens is read from anywhere in a clip, by the seed and the position in the stream.
     """
 
-    def __init__(self, images: ImageSet, seed: int, tokens: Tokens | None = None) -> None:
-        self.images, self.tokens = images, tokens
+    def __init__(self, images: MediaSet, seed: int, tokens: Tokens | None = None) -> None:
+        self.images, self.seed, self.tokens = images, seed, tokens
         self.order = ShuffledOrder(len(images), seed)
 
     def batch(self, first: int, count: int) -> Batch:
         """The items at positions ``first`` to ``first + count`` of the stream."""
         rows = self.order.at(first, count)
-        return self.images.batch(rows) if self.tokens is None else self.images.words(rows, self.tokens.values[rows])
+        if self.tokens is not None:
+            return self.images.words(rows, self.tokens.values[rows])
+        if isinstance(self.images, AudioSet):
+            return self.images.crops(rows, range(first, first + count), self.seed)
+        return self.images.batch(rows)
 
 
 @dataclass(frozen=True)
@@ -71,14 +83,14 @@ class Experiment:
         recipe: What to do.
         images: The training split.
         heldout: The held-out split; the training split where the set has none.
-        media: The pictures' format.
+        media: The format of the pictures or the sound.
         tokenizer: Trained, or to be trained.
         generator: To be trained; ``None`` for a tokenizer's recipe.
     """
 
     recipe: Recipe
-    images: ImageSet
-    heldout: ImageSet
+    images: MediaSet
+    heldout: MediaSet
     media: MediaFormat
     tokenizer: Tokenizer
     generator: Generator | None
@@ -104,17 +116,27 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
         ValueError: if the data have no captions or classes where the recipe needs them, or sizes do not fit.
     """
     where = data or recipe.data.set
-    images = open_set(where, size=recipe.data.size, split="train")
-    heldout = open_set(where, size=recipe.data.size, split="heldout")
+    images, heldout = _open(recipe, where, "train"), _open(recipe, where, "heldout")
     _check_condition(recipe, images, where)
-    media = MediaFormat(images.channels, (images.size, images.size))
+    if isinstance(images, AudioSet):
+        media = MediaFormat(images.channels, (images.samples,), images.rate)
+    else:
+        media = MediaFormat(images.channels, (images.size, images.size))
     torch.manual_seed(recipe.train.seed)
     tokenizer = build_tokenizer(recipe, media)
     generator = build_generator(recipe, tokenizer, images.classes) if recipe.trains_generator else None
     return Experiment(recipe, images, heldout, media, tokenizer, generator)
 
 
-def _check_condition(recipe: Recipe, images: ImageSet, where: str) -> None:
+def _open(recipe: Recipe, where: str, split: Split) -> MediaSet:
+    """A split; of sound a generator takes whole clips alone, since words tell of all of them."""
+    data = recipe.data
+    if data.rate is None or data.seconds is None:
+        return open_set(where, size=data.size, split=split)
+    return open_sounds(where, data.rate, data.seconds, split, level=data.level, whole=recipe.trains_generator)
+
+
+def _check_condition(recipe: Recipe, images: MediaSet, where: str) -> None:
     kinds = _kinds(recipe)
     if "text" in kinds and not images.has_captions:
         raise RecipeError(
@@ -146,10 +168,10 @@ def _remember(condition: Condition, experiment: Experiment) -> None:
                 voices.remember(part, sounds.keys, sounds.fingerprint, partial(_recording, sounds))
 
 
-def _recording(sounds: ImageSet, index: int) -> Recording:
+def _recording(sounds: MediaSet, index: int) -> Recording:
     batch = sounds.batch([index])
-    lengths = getattr(batch, "lengths", None)
-    return Recording(batch.media[0][..., : None if lengths is None else int(lengths[0])], getattr(sounds, "rate", None) or 0)
+    length = None if batch.lengths is None else int(batch.lengths[0])
+    return Recording(batch.media[0][..., :length], getattr(sounds, "rate", None) or 0)
 
 
 def run(
@@ -214,24 +236,33 @@ def tokenizer_objective(experiment: Experiment) -> Objective:
     """Reconstruction with the recipe's losses."""
     model, heldout = experiment.model, experiment.heldout
     similarities, starts, adversarial = similarities_of(experiment.recipe.losses, experiment.media.channels)
-    shown = heldout.images(spread(len(heldout), SHOWN))
+    shown = heldout.media(spread(len(heldout), HEARD if experiment.media.is_sound else SHOWN))
     measure, pictures = partial(_measure_tokenizer, heldout), partial(_calibration, experiment.images)
-    return TokenizerObjective(model, similarities, starts, adversarial, shown, measure, pictures)  # type: ignore[arg-type]
+    objective = TokenizerObjective(model, similarities, starts, adversarial, shown, measure, pictures)  # type: ignore[arg-type]
+    objective.rate = experiment.media.rate
+    return objective
 
 
-def _calibration(images: ImageSet) -> Iterator[Tensor]:
+def _calibration(images: MediaSet) -> Iterator[Tensor]:
     """This process's share of some training pictures, evenly spread over the set."""
     rank, processes = world()
     rows = spread(len(images), CALIBRATED)[rank::processes]
-    return (images.images(rows[first : first + 64]) for first in range(0, len(rows), 64))
+    return (images.media(rows[first : first + 64]) for first in range(0, len(rows), 64))
 
 
 @torch.no_grad()
-def _measure_tokenizer(heldout: ImageSet, model: LearnedTokenizer) -> dict[str, Any]:
-    media = heldout.images(spread(len(heldout), MEASURED))
+def _measure_tokenizer(heldout: MediaSet, model: LearnedTokenizer) -> dict[str, Any]:
+    sound = isinstance(heldout, AudioSet)
+    batch = heldout.batch(spread(len(heldout), MEASURED_CLIPS if sound else MEASURED))
+    media = batch.media
     device = next(model.parameters()).device
     rebuilt = torch.cat([model.decode(model.encode(part.to(device))).cpu() for part in media.split(64)])
-    return {"heldout_psnr": psnr(rebuilt, media).value}
+    if not isinstance(heldout, AudioSet) or batch.lengths is None:
+        return {"heldout_psnr": psnr(rebuilt, media).value}
+    lengths = batch.lengths.tolist()
+    made, real = ([clip[:, :length] for clip, length in zip(clips, lengths, strict=True)] for clips in (rebuilt, media))
+    near, sharp = mel_distance(made, real, heldout.rate), si_sdr(made, real, heldout.rate)
+    return {"heldout_mel_distance": near.value, "heldout_si_sdr": sharp.value}
 
 
 def generator_objective(experiment: Experiment) -> Objective:
@@ -239,7 +270,8 @@ def generator_objective(experiment: Experiment) -> Objective:
     recipe, heldout, model = experiment.recipe, experiment.heldout, experiment.generator
     if model is None:
         raise RecipeError("this recipe trains a tokenizer, not a generator")
-    rows = spread(len(heldout), SHOWN)
+    count = HEARD if experiment.media.is_sound else SHOWN
+    rows = spread(len(heldout), count)
     settings, rate = recipe.condition, getattr(heldout, "rate", None)
 
     def raw(batch: Batch) -> Any:
@@ -249,7 +281,7 @@ def generator_objective(experiment: Experiment) -> Objective:
         own = recipe.sampling
         return generator.generate(
             shown,
-            None if shown is not None else SHOWN,
+            None if shown is not None else count,
             steps=own.steps,
             guidance=own.guidance if shown is not None else 1.0,
             sharpness=sharpness_of(recipe),
@@ -258,15 +290,17 @@ def generator_objective(experiment: Experiment) -> Objective:
 
     shown: list[Any] | None = None
     if _kinds(recipe) == ["class"]:
-        shown = [index % len(heldout.classes) for index in range(SHOWN)]
+        shown = [index % len(heldout.classes) for index in range(count)]
     elif settings is not None:
         shown = raw(heldout.batch(rows))
     measure = partial(_measure_generator, heldout, experiment.tokenizer, raw)
-    return GeneratorObjective(model, experiment.tokenizer, raw, shown, draw, measure)
+    objective = GeneratorObjective(model, experiment.tokenizer, raw, shown, draw, measure)
+    objective.rate = experiment.media.rate
+    return objective
 
 
 @torch.no_grad()
-def _measure_generator(heldout: ImageSet, tokenizer: Tokenizer, raw: Callable[[Batch], Any], model: Generator) -> dict[str, Any]:
+def _measure_generator(heldout: MediaSet, tokenizer: Tokenizer, raw: Callable[[Batch], Any], model: Generator) -> dict[str, Any]:
     """Held-out loss, with the same masks every time."""
     rows = spread(len(heldout), MEASURED)
     total = torch.zeros((), dtype=torch.float64)

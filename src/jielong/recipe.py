@@ -32,10 +32,33 @@ Head = Annotated[SerializeAsAny[Part], OfFamily("head")]
 
 
 class DataSettings(Config):
-    """Which pictures: a built-in set's name or a path, and their side in pixels."""
+    """Which pictures or which sound, and at what size.
+
+    Attributes:
+        set: A built-in set's name, or a path.
+        size: Side of pictures in pixels; 64 where nothing is said of sound.
+        rate: Samples of sound a second; 16,000 where ``seconds`` are given.
+        seconds: Length of sound; 1 where a ``rate`` is given.
+        level: Decibels of full scale that every clip is brought to; as it is by default.
+    """
 
     set: str = "emoji"
-    size: int = Field(default=64, ge=4)
+    size: int | None = Field(default=None, ge=4)
+    rate: int | None = Field(default=None, ge=1_000)
+    seconds: float | None = Field(default=None, gt=0)
+    level: float | None = Field(default=None, le=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_medium(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        said = {key: value for key, value in given.items() if value is not None}
+        if not said.keys() & {"rate", "seconds", "level"}:
+            return {"size": 64, **said}
+        if "size" in said:
+            raise ValueError("size is the side of pictures, rate, seconds and level are of sound: give one or the other")
+        return {"rate": 16_000, "seconds": 1.0, **said}
 
 
 class Sampling(Config):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jielong.completion import Side, kept
 from jielong.config import nearest
+from jielong.data.opening import MediaSet, Split, open_set, open_sounds
 from jielong.generator import Generator, Watch
 from jielong.guidance import Guidance
 from jielong.heads.base import Sharpness
@@ -89,6 +90,17 @@ def build_tokenizer(recipe: Recipe, media: MediaFormat, kept: Path | None = None
     if isinstance(recipe.tokenizer, Trained):
         return trained["tokenizer"]
     return recipe.tokenizer.build(media, **trained)  # type: ignore[attr-defined]
+
+
+def open_media(name: str, media: MediaFormat, split: Split | None = None) -> MediaSet:
+    """A set as a tokenizer reads it: pictures of its size; or sound of its rate and length, without clips that are longer.
+
+    Raises:
+        jielong.data.source.DataError: if the set cannot be opened, or holds the other medium.
+    """
+    if media.rate is None:
+        return open_set(name, size=media.size[0], split=split, channels=media.channels)
+    return open_sounds(name, media.rate, media.size[0] / media.rate, split, media.channels, whole=True)
 
 
 def sharpness_of(recipe: Recipe, **given: Any) -> Sharpness:

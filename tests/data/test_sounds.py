@@ -10,10 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-soundfile = pytest.importorskip("soundfile")
-pytest.importorskip("av")
-pytest.importorskip("soxr")
-
 from jielong.data.building import build_set, built_path
 from jielong.data.npm import BuildError
 from jielong.data.opening import open_set, open_sounds
@@ -21,6 +17,10 @@ from jielong.data.prompts import VOICES, transcripts
 from jielong.data.samples import caption_of
 from jielong.data.source import DataError
 from jielong.media.audio import level, write_audio
+
+soundfile = pytest.importorskip("soundfile")
+pytest.importorskip("av")
+pytest.importorskip("soxr")
 
 
 def ramp(samples: int) -> Tensor:

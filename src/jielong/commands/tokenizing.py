@@ -38,13 +38,11 @@ def tokenize(
     """Cut a set of pictures into tokens, with the checkpoint's tokenizer, for `train --tokens` or `detokenize`."""
     if out.suffix != ".safetensors":
         raise typer.BadParameter(f"a token file ends in .safetensors, unlike {out}", param_hint="--out")
-    from jielong.data.opening import open_set
-    from jielong.system import load
+    from jielong.system import load, open_media
     from jielong.training import cache
 
     tokenizer = load(checkpoint, device).tokenizer
-    media = tokenizer.media
-    images = open_set(data, size=media.size[0], split=_PARTS[split], channels=media.channels)
+    images = open_media(data, tokenizer.media, _PARTS[split])
     begun = time.perf_counter()
     with Progress(console=notes, transient=True) as bar:
         task = bar.add_task("tokenizing", total=len(images))
@@ -52,7 +50,8 @@ def tokenize(
     cache.write(out, tokens, cache.identity(tokenizer, images), images.stand_ins)
     layout, more = tokenizer.layout, "" if tokens.layout == tokenizer.layout else ", each with its log-variance"
     kind = f"{layout.channels} x {layout.vocabulary} codes" if layout.discrete else f"{layout.channels} numbers{more}"
-    say(f"{len(tokens):,} pictures of {' x '.join(map(str, layout.grid))} tokens of {kind}, {time.perf_counter() - begun:.1f} s")
+    what = "clips" if tokenizer.media.is_sound else "pictures"
+    say(f"{len(tokens):,} {what} of {' x '.join(map(str, layout.grid))} tokens of {kind}, {time.perf_counter() - begun:.1f} s")
     typer.echo(out)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,7 @@ from jielong.data.source import DataError, Source
 from jielong.data.table import TableSource
 
 Split = Literal["train", "heldout"]
+MediaSet = ImageSet | AudioSet
 HELDOUT_SHARE = 0.05
 _SPLIT_WORDS = {"train": "train", "training": "train"} | dict.fromkeys(("heldout", "test", "val", "valid", "validation", "eval"), "heldout")
 
@@ -62,6 +64,7 @@ def open_sounds(
     split: Split | None = None,
     channels: int = 1,
     level: float | None = None,
+    whole: bool = False,
 ) -> AudioSet:
     """Open a built-in set of sound or your own: a folder as of pictures, or Parquet with a column ``audio``.
 
@@ -72,6 +75,7 @@ def open_sounds(
         split: as of :func:`open_set`.
         channels: 1 (mono) or 2.
         level: decibels of full scale that every clip is brought to; as it is by default.
+        whole: leave out clips that are longer, so that no item says more in words than in sound.
 
     Raises:
         DataError: as :func:`open_set` does, and if the set holds pictures.
@@ -81,7 +85,14 @@ def open_sounds(
     source = open_source(name)
     if source.medium != "sound":
         raise DataError(f"{name} is a set of pictures, which have no rate and no seconds; say data: {{set: {name}, size: 64}}")
-    return AudioSet(source, _indices_of(source, split), rate=rate, seconds=seconds, channels=channels, level=level)
+    opened = partial(AudioSet, source, rate=rate, seconds=seconds, channels=channels, level=level)
+    sounds = opened(_indices_of(source, split))
+    if not whole:
+        return sounds
+    short = [item for index, item in enumerate(sounds.indices) if sounds.full_length(index) <= sounds.samples]
+    if not short:
+        raise DataError(f"{name} holds no clip of {seconds:g} s or less; give more seconds")
+    return opened(short)
 
 
 def open_source(name: str | os.PathLike[str]) -> Source:

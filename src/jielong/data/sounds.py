@@ -141,10 +141,14 @@ class AudioSet:
 
     def length(self, index: int) -> int:
         """Samples of a clip that an item holds: all of them, or as many as go into it."""
+        return min(self.full_length(index), self.samples)
+
+    def full_length(self, index: int) -> int:
+        """Samples of a whole clip at the set's rate; nothing is decoded where the file's header tells."""
         index = self.resolve(index)
         if index not in self._lengths:
             self._lengths[index] = self._told(index)
-        return min(self._lengths[index], self.samples)
+        return self._lengths[index]
 
     def _told(self, index: int) -> int:
         try:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from jielong.data.building import cache_folder
-from jielong.data.sets import ImageSet
+from jielong.data.opening import MediaSet
 from jielong.media.images import write_bytes
 from jielong.tokenizers.base import Tokenizer
 from jielong.tokens import Layout, Tokens
@@ -31,13 +31,13 @@ def tokenizer_identity(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(described.encode()).hexdigest()
 
 
-def identity(tokenizer: Tokenizer, images: ImageSet) -> dict[str, str]:
+def identity(tokenizer: Tokenizer, images: MediaSet) -> dict[str, str]:
     """What tokens depend on: the tokenizer, and the data with their preprocessing."""
     return {"tokenizer": tokenizer_identity(tokenizer), "data": images.fingerprint}
 
 
 @torch.no_grad()
-def tokenize(tokenizer: Tokenizer, images: ImageSet, batch: int = 64, progress: Callable[[int], None] | None = None) -> Tokens:
+def tokenize(tokenizer: Tokenizer, images: MediaSet, batch: int = 64, progress: Callable[[int], None] | None = None) -> Tokens:
     """Tokens of a whole set in its own order, ``(n, N, C)``, or what they are drawn from (:meth:`Tokenizer.keep`)."""
     was_training = tokenizer.training
     tokenizer.eval()
@@ -45,7 +45,7 @@ def tokenize(tokenizer: Tokenizer, images: ImageSet, batch: int = 64, progress: 
     parts = []
     for first in range(0, len(images), batch):
         rows = list(range(first, min(first + batch, len(images))))
-        media = images.images(rows)
+        media = images.media(rows)
         parts.append(tokenizer.keep(media if weight is None else media.to(weight.device)).values.cpu())
         if progress is not None:
             progress(len(rows))
@@ -71,7 +71,7 @@ def write(path: Path, tokens: Tokens, made_of: dict[str, str], stand_ins: Mappin
     write_bytes(path, save({"values": values}, metadata=words))
 
 
-def read(path: Path, expected: dict[str, str] | None = None, images: ImageSet | None = None) -> Tokens:
+def read(path: Path, expected: dict[str, str] | None = None, images: MediaSet | None = None) -> Tokens:
     """Read a token file.
 
     Args:
@@ -99,7 +99,7 @@ def read(path: Path, expected: dict[str, str] | None = None, images: ImageSet | 
     return Tokens(values.long() if layout.discrete else values, layout)
 
 
-def cached(tokenizer: Tokenizer, images: ImageSet, progress: Callable[[int], None] | None = None, folder: Path | None = None) -> Tokens:
+def cached(tokenizer: Tokenizer, images: MediaSet, progress: Callable[[int], None] | None = None, folder: Path | None = None) -> Tokens:
     """Tokens of a set from the user's cache, made now if they are not there yet, or damaged."""
     made_of = identity(tokenizer, images)
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]

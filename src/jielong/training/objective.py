@@ -46,6 +46,8 @@ class Objective(nn.Module, ABC):
 
     model: nn.Module
     """What is kept in the end: it has the moving average, and its weights are the checkpoint."""
+    rate: int | None = None
+    """Samples a second of the sound that sheets are of; ``None`` for pictures."""
 
     @property
     def phases(self) -> Mapping[str, nn.Module]:
@@ -70,7 +72,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def sheet(self, model: nn.Module) -> Tensor | None:
-        """Pictures for a sample sheet made with ``model`` (raw or averaged), ``(n, C, H, W)`` in [-1, 1]; fixed inputs and seeds."""
+        """Pictures or sound for a sheet made with ``model`` (raw or averaged), ``(n, C, ...)`` in [-1, 1]; fixed inputs and seeds."""
 
     def statistics(self) -> dict[str, float]:
         """Numbers to log beside the losses, over the steps since the last call (codebook usage, perplexity)."""

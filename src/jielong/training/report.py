@@ -83,7 +83,11 @@ class Report:
                     self._board.add_scalar(key, value, values["samples"])
         if self._bar is None and self.console is not None:
             words = [f"{progress:6.1%}", f"{values['samples']:>11,} samples", f"{values.get('samples_per_second') or 0:,.1f}/s"]
-            words += [f"{key} {value:.4g}" for key, value in values.items() if key.endswith(("loss", "usage", "grad_norm", "lr", "psnr"))]
+            words += [
+                f"{key} {value:.4g}"
+                for key, value in values.items()
+                if key.endswith(("loss", "usage", "grad_norm", "lr", "psnr", "si_sdr", "mel_distance"))
+            ]
             self.say("  ".join([*words, f"{clock(left)} left"]))
 
     def say(self, text: str) -> None:

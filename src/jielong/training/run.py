@@ -13,7 +13,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from jielong.media.audio import write_audio
 from jielong.media.images import sheet, write_bytes, write_image
+from jielong.media.spectrograms import in_a_row, spectrograms
 from jielong.training.checkpoint import fit_tensors
 from jielong.training.ema import Ema
 from jielong.training.feed import Feed, seed_of
@@ -273,17 +275,23 @@ class Run:
             self._warn(f"{found}: the model learns its training data by heart; set train.samples lower, more dropout, or take more data")
 
     def draw_sheet(self) -> None:
-        """Write a sample sheet, the raw weights' pictures beside those of the averaged weights."""
+        """Write a sample sheet, the raw weights' pictures beside those of the averaged weights.
+
+        Of sound the sheet shows spectrograms, and beside it stands what the averaged weights made, to listen to.
+        """
         begun = time.perf_counter()
         if self.accelerator.is_main_process:
             models: dict[str, nn.Module] = {"raw weights": self.objective.model, "averaged weights": self.ema.model()}
             self.objective.eval()
             pictures = [self.objective.sheet(model) for model in models.values()]
             self.objective.train()
-            sheets = [sheet(images) for images in pictures if images is not None]
+            made, rate = [each for each in pictures if each is not None], self.objective.rate
+            sheets = [sheet(each) if rate is None else sheet(spectrograms(each, rate), columns=2) for each in made]
             if sheets:
                 both = sheet(sheets, columns=2, captions=list(models)[: len(sheets)], padding=8)
-                write_image(self.out / "sheets" / f"samples-{self.counters.samples:012d}.png", both)
+                path = write_image(self.out / "sheets" / f"samples-{self.counters.samples:012d}.png", both)
+                if rate is not None:
+                    write_audio(path.with_suffix(".wav"), in_a_row(made[-1], rate), rate)
         self._took("sheet", begun)
 
     def save(self) -> None:

@@ -106,7 +106,7 @@ class TokenizerObjective(Objective):
 
     @torch.no_grad()
     def sheet(self, model: nn.Module) -> Tensor:
-        """Pictures and, below each row of them, their reconstructions."""
+        """Pictures or sound, each with its reconstruction behind it."""
         device = next(model.parameters()).device
         rebuilt = model.decode(model.encode(self.shown.to(device))).cpu()  # type: ignore[operator]
         return torch.stack([self.shown, rebuilt], dim=1).flatten(0, 1)

@@ -1,0 +1,124 @@
+"""A tokenizer of sound, from files to a checkpoint that loads at another length."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from jielong.bodies.base import Body, BodySettings, check_grid
+from jielong.config import RecipeError
+from jielong.experiment import prepare, run
+from jielong.media.audio import read_audio, write_audio
+from jielong.media.spectrograms import in_a_row, spectrogram
+from jielong.networks.decoder import Decoder
+from jielong.recipe import DataSettings, parse
+from jielong.system import load
+from jielong.tokenizers.base import MediaFormat
+
+pytest.importorskip("soundfile")
+pytest.importorskip("soxr")
+
+RECIPE = """
+data: {{set: {set}, rate: 4000, seconds: 0.5}}
+tokenizer:
+  {tokenizer}
+losses: {{regression: {{kind: l1}}}}
+train: {{samples: 192, batch: 8, lr: 5.0e-3, warmup: 8, ema: 0.5, sheet_every: 96, save_every: 96, log_every: 48, precision: fp32}}
+"""
+CODES = "vq: {body: short, dim: 8, quantizer: {residual: {levels: 2, quantizer: {vector: {codes: 16}}}}}"
+VECTORS = "kl: {body: short, dim: 8}"
+
+
+class ShortDecoder(Decoder):
+    def __init__(self, dim: int, outputs: int) -> None:
+        super().__init__()
+        self.out = nn.ConvTranspose1d(dim, outputs, 20, 20)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.out(features)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        return self.out.weight
+
+
+@pytest.fixture
+def body() -> None:
+    class Short(BodySettings, family="body", name="short"):
+        def build(self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
+            check_grid(size, 20)
+            return Body(nn.Conv1d(channels, encoded or dim, 20, 20), ShortDecoder(dim, outputs or channels), 20)
+
+
+@pytest.fixture
+def tones(tmp_path: Path) -> Path:
+    """Tones between 200 and 400 Hz, of 0.2 to 1 s."""
+    for index in range(40):
+        times = torch.arange(800 + 80 * index) / 4_000
+        write_audio(tmp_path / "tones" / f"{index:02d}.wav", 0.5 * torch.sin(2 * math.pi * (200 + 5 * index) * times)[None], 4_000)
+    return tmp_path / "tones"
+
+
+@pytest.mark.usefixtures("body")
+@pytest.mark.parametrize("tokenizer", [CODES, VECTORS])
+def test_trains_from_files_to_a_checkpoint(tokenizer: str, tones: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    recipe = parse(RECIPE.format(set=tones, tokenizer=tokenizer))
+    summary = run(recipe, out, device="cpu")
+    assert summary.finished
+    assert set(summary.evaluation) == {"heldout_mel_distance", "heldout_si_sdr"}
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
+    heard, rate = read_audio(out / "sheets" / "samples-000000000096.wav")
+    shown = 2 * min(6, len(prepare(recipe).heldout))
+    assert (rate, heard.shape) == (4_000, (1, shown * 3_000))
+    with Image.open(out / "sheets" / "samples-000000000096.png") as sheet:
+        assert sheet.width > 4 * 192
+    system = load(str(out))
+    assert system.tokenizer.media == MediaFormat(1, (2_000,), 4_000)
+    assert system.tokenizer.layout.grid == (100,)
+    longer = load(str(out), media=MediaFormat(1, (6_000,), 4_000)).tokenizer
+    assert longer.layout.grid == (300,)
+    assert load(str(out), media=MediaFormat(1, (6_000,), 8_000)).tokenizer.media == system.tokenizer.media
+
+
+@pytest.mark.usefixtures("body")
+def test_the_stream_is_the_same_however_it_is_read(tones: Path) -> None:
+    from jielong.experiment import Stream
+
+    experiment = prepare(parse(RECIPE.format(set=tones, tokenizer=CODES)))
+    stream = Stream(experiment.images, seed=3)
+    whole, last = stream.batch(30, 20), stream.batch(45, 5)
+    assert torch.equal(whole.media[15:], last.media)
+    assert not torch.equal(Stream(experiment.images, seed=4).batch(45, 5).media, last.media)
+
+
+def test_settings_are_of_one_medium() -> None:
+    assert DataSettings().model_dump(exclude_none=True) == {"set": "emoji", "size": 64}
+    assert DataSettings(seconds=2.0).model_dump(exclude_none=True) == {"set": "emoji", "rate": 16_000, "seconds": 2.0}
+    assert DataSettings(rate=8_000).seconds == 1.0
+    text = RECIPE.format(set="prompts", tokenizer="vq: {}")
+    assert parse(parse(text).to_yaml()).data == parse(text).data
+    with pytest.raises(RecipeError, match="size is the side of pictures"):
+        parse(text.replace("rate:", "size: 64, rate:"))
+
+
+def test_a_spectrogram_shows_a_tone_where_it_is() -> None:
+    times = torch.arange(16_000) / 16_000
+    heights = []
+    for hertz in (250, 1_000, 4_000):
+        picture = spectrogram(torch.sin(2 * math.pi * hertz * times)[None], 16_000)
+        assert picture.shape == (3, 64, 192)
+        assert picture.abs().max() <= 1
+        light = picture.sum(0)[:, 20:-20].mean(1)
+        heights.append(int(light.argmax()))
+    assert heights[0] > heights[1] > heights[2]  # rows are counted from above
+    silent = spectrogram(torch.zeros(1, 10), 16_000)
+    assert torch.equal(silent, silent[:, :1, :1].expand_as(silent))
+    assert in_a_row(torch.ones(3, 2, 100), 400).shape == (2, 600)
