@@ -19,6 +19,7 @@ from jielong.generator import Generator, Watch
 from jielong.guidance import Guidance
 from jielong.heads.base import Sharpness
 from jielong.media.pictures import Pictures
+from jielong.media.players import Sounds
 from jielong.recipe import Recipe, Trained, parse
 from jielong.tokenizers.base import MediaFormat, Tokenizer
 from jielong.tokens import Tokens
@@ -92,15 +93,15 @@ def build_tokenizer(recipe: Recipe, media: MediaFormat, kept: Path | None = None
     return recipe.tokenizer.build(media, **trained)  # type: ignore[attr-defined]
 
 
-def open_media(name: str, media: MediaFormat, split: Split | None = None) -> MediaSet:
-    """A set as a tokenizer reads it: pictures of its size; or sound of its rate and length, without clips that are longer.
+def open_media(name: str, media: MediaFormat, split: Split | None = None, whole: bool = True) -> MediaSet:
+    """A set as a tokenizer reads it: pictures of its size; or sound of its rate and length, if ``whole`` without clips that are longer.
 
     Raises:
         jielong.data.source.DataError: if the set cannot be opened, or holds the other medium.
     """
     if media.rate is None:
         return open_set(name, size=media.size[0], split=split, channels=media.channels)
-    return open_sounds(name, media.rate, media.size[0] / media.rate, split, media.channels, whole=True)
+    return open_sounds(name, media.rate, media.size[0] / media.rate, split, media.channels, whole=whole)
 
 
 def sharpness_of(recipe: Recipe, **given: Any) -> Sharpness:
@@ -216,8 +217,8 @@ class System:
         late_head_steps: int | None = None,
         watch: Watch | None = None,
         **options: Any,
-    ) -> Pictures:
-        """Pictures from words or classes.
+    ) -> Pictures | Sounds:
+        """Pictures or sound from words or classes.
 
         Args:
             text: One caption or several.
@@ -237,7 +238,7 @@ class System:
             options: More for :meth:`Generator.generate`.
 
         Returns:
-            Pictures that save and show themselves.
+            Pictures that save and show themselves, or clips that save and play themselves.
 
         Raises:
             ValueError: if the words do not fit what the generator was trained on.
@@ -255,7 +256,8 @@ class System:
             watch=watch,
             **options,
         )
-        return Pictures(self.decode(tokens), names)
+        rate = self.tokenizer.media.rate
+        return Pictures(self.decode(tokens), names) if rate is None else Sounds(self.decode(tokens), rate, names)
 
     def complete(
         self,
@@ -268,7 +270,7 @@ class System:
         voice: Any = None,
         seconds: Sequence[float] | float | None = None,
         **options: Any,
-    ) -> Pictures:
+    ) -> Pictures | Sounds:
         """Pictures of which one half is given, and the other drawn.
 
         What is kept are tokens. Those of pixels are the pixels; those of a learned tokenizer come back as it rebuilds them, and near the

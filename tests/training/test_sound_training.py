@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from jielong.bodies.base import Body, BodySettings, check_grid
 from jielong.config import RecipeError
+from jielong.data.inspecting_sounds import inspect_sounds
+from jielong.evaluation.evaluate import evaluate
 from jielong.experiment import prepare, run
 from jielong.media.audio import read_audio, write_audio
+from jielong.media.players import Sounds
 from jielong.media.spectrograms import in_a_row, spectrogram
 from jielong.networks.decoder import Decoder
 from jielong.recipe import DataSettings, parse
@@ -83,6 +86,11 @@ def test_trains_from_files_to_a_checkpoint(tokenizer: str, tones: Path, tmp_path
     system = load(str(out))
     assert system.tokenizer.media == MediaFormat(1, (2_000,), 4_000)
     assert system.tokenizer.layout.grid == (100,)
+    told = evaluate(system)
+    assert set(told.figures) >= {"mel_distance", "si_sdr", "stft_distance"}
+    assert math.isfinite(told.figures["si_sdr"].value)
+    if system.tokenizer.layout.discrete:
+        assert told.figures["bitrate"].value == pytest.approx(2 * 4 * 200 / 1_000)  # 2 levels of 4 bits, 200 times a second
     longer = load(str(out), media=MediaFormat(1, (6_000,), 4_000)).tokenizer
     assert longer.layout.grid == (300,)
     assert load(str(out), media=MediaFormat(1, (6_000,), 8_000)).tokenizer.media == system.tokenizer.media
@@ -122,3 +130,32 @@ def test_a_spectrogram_shows_a_tone_where_it_is() -> None:
     silent = spectrogram(torch.zeros(1, 10), 16_000)
     assert torch.equal(silent, silent[:, :1, :1].expand_as(silent))
     assert in_a_row(torch.ones(3, 2, 100), 400).shape == (2, 600)
+
+
+def test_sounds_save_themselves_as_a_set(tmp_path: Path) -> None:
+    sounds = Sounds(torch.rand(3, 1, 800) - 0.5, 4_000, ["one", "two", "three"])
+    written = sounds.save(tmp_path / "set")
+    read, rate = read_audio(written[1])
+    assert rate == 4_000
+    torch.testing.assert_close(read, sounds[1].tensor, atol=2e-5, rtol=0)
+    report = inspect_sounds(tmp_path / "set")
+    assert (report.count, report.captions, report.rates) == (3, 3, {4_000: 3})
+    assert report.seconds.median == pytest.approx(0.2)
+    assert report.levels.median == pytest.approx(-10.8, abs=0.5)  # uniform on [-0.5, 0.5]: 1 / sqrt 12
+    assert report.write_sheet(tmp_path / "sheet.png").exists()
+    (joined,) = sounds.save(tmp_path / "all.wav")
+    assert read_audio(joined)[0].shape == (1, 3 * 1_800)
+    assert sounds.save(tmp_path / "all.png")[0].exists()
+    with pytest.raises(ValueError, match="3 clips need as many captions"):
+        Sounds(sounds.tensor, 4_000, ["one"])
+
+
+def test_what_is_odd_is_said(tmp_path: Path) -> None:
+    write_audio(tmp_path / "silent.wav", torch.zeros(1, 400), 4_000)
+    write_audio(tmp_path / "loud.wav", torch.ones(2, 400), 8_000)
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "loud.wav").read_bytes()[:100])
+    report = inspect_sounds(tmp_path)
+    assert report.odd["silent.wav"] == ["silent"]
+    assert "clipped: 100.0%" in report.odd["loud.wav"][0]
+    assert "cut off" in report.broken["cut.wav"]
+    assert json.loads(json.dumps(report.as_dict()))["channels"] == {"1": 1, "2": 1}

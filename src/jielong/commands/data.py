@@ -42,8 +42,11 @@ def inspect_set(
 ) -> None:
     """Report counts, sizes, captions, classes, and broken and odd files, before any training."""
     from jielong.data.inspecting import inspect
+    from jielong.data.inspecting_sounds import inspect_sounds
+    from jielong.data.opening import open_source
 
-    report = inspect(name, size=size, limit=limit or None)
+    sound = open_source(name).medium == "sound"
+    report = inspect_sounds(name, limit or None) if sound else inspect(name, size=size, limit=limit or None)
     if sheet is not None:
         report.write_sheet(sheet)
     if as_json:

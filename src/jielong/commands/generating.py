@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from jielong.media.pictures import Pictures
+    from jielong.media.players import Sounds
     from jielong.system import System
 
 Seed = Annotated[int, typer.Option(help="Picture i is the same for the same seed, whatever is made beside it.")]
@@ -130,7 +131,9 @@ def generate(
     schedule: Falling = None,
     two_stage: DetailSteps = None,
     lazy: Laziness = None,
-    out: Annotated[Path, typer.Option(help="A folder for pictures and their sheet, or one .png file.")] = Path("generated"),
+    out: Annotated[Path, typer.Option(help="A folder for pictures or sound and their sheet, or one .png or .wav file.")] = Path(
+        "generated"
+    ),
     smooth: Annotated[
         bool, typer.Option("--smooth", help="Mix codes instead of drawing one (next_scale only): calmer pictures, less variety.")
     ] = False,
@@ -154,7 +157,7 @@ def generate(
     system = load(checkpoint, device)
     recorder = Recorder(system) if trace else None
     begun = time.perf_counter()
-    draw: Callable[..., Pictures] = system.generate
+    draw: Callable[..., Pictures | Sounds] = system.generate
     if complete is not None:
         draw = partial(system.complete, _read(complete, system), keep.value)
     pictures = draw(
@@ -189,11 +192,11 @@ def _read(path: Path, system: System) -> Tensor:
     return to_tensor(fit(read_image(path), media.size[0]), media.channels)
 
 
-def _write(pictures: Pictures, out: Path, recorder: object, made_of: dict[str, object]) -> None:
+def _write(pictures: Pictures | Sounds, out: Path, recorder: object, made_of: dict[str, object]) -> None:
     """All files, or none."""
     from jielong.commands.trace import Recorder
 
-    single = out.suffix.lower() in (".png", ".webp", ".jpg", ".jpeg")
+    single = out.suffix.lower() in (".png", ".webp", ".jpg", ".jpeg", ".wav", ".flac", ".ogg", ".opus", ".mp3")
     with staged(out.parent if single else out) as folder:
         if not single:
             pictures.save(folder)

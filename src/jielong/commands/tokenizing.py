@@ -1,4 +1,4 @@
-"""``jielong tokenize`` and ``jielong detokenize``: pictures to a token file and back."""
+"""``jielong tokenize`` and ``jielong detokenize``: pictures or sound to a token file and back."""
 
 from __future__ import annotations
 
@@ -64,6 +64,7 @@ def detokenize(
 ) -> None:
     """Turn a token file back into pictures; tokens of another tokenizer are refused."""
     from jielong.media.pictures import Pictures
+    from jielong.media.players import Sounds
     from jielong.system import load
     from jielong.tokens import Tokens
     from jielong.training import cache
@@ -72,6 +73,7 @@ def detokenize(
     tokens = cache.read(file, {"tokenizer": cache.tokenizer_identity(system.tokenizer)})
     chosen = Tokens(tokens.values[:count], tokens.layout)
     with staged(out) as folder:
-        Pictures(system.decode(chosen)).save(folder)
-    say(f"{len(chosen):,} pictures")
+        decoded, rate = system.decode(chosen), system.tokenizer.media.rate
+        (Pictures(decoded) if rate is None else Sounds(decoded, rate)).save(folder)
+    say(f"{len(chosen):,} {'pictures' if rate is None else 'clips'}")
     typer.echo(out)

@@ -86,7 +86,7 @@ class Report:
         table.add_column(overflow="fold")
         for name, value in self._rows():
             table.add_row(name, Text(value))
-        notes = [_listing("broken", {k: [v] for k, v in self.broken.items()}, "red"), _listing("odd", self.odd, "yellow")]
+        notes = [listing("broken", {k: [v] for k, v in self.broken.items()}, "red"), listing("odd", self.odd, "yellow")]
         return Group(table, *(note for note in notes if note is not None))
 
     def _rows(self) -> list[tuple[str, str]]:
@@ -214,7 +214,8 @@ def _histogram(values: list[int]) -> dict[str, int]:
     return {name: int(n) for name, n in zip(names, counts, strict=True) if n}
 
 
-def _listing(title: str, entries: dict[str, list[str]], colour: str, most: int = 20) -> Table | None:
+def listing(title: str, entries: dict[str, list[str]], colour: str, most: int = 20) -> Table | None:
+    """A table of entries and what is said of each, the first ``most`` of them; ``None`` of nothing."""
     if not entries:
         return None
     table = Table(title=f"{title}: {len(entries)}", show_header=False, title_style=colour, title_justify="left")

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from jielong.conditions.base import ConditionSettings
-from jielong.data.opening import open_set
+from jielong.data.opening import MediaSet
 from jielong.data.order import spread
-from jielong.data.sets import ImageSet
+from jielong.data.sounds import AudioSet
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.frechet import frechet
 from jielong.evaluation.likelihood import bits_per_dimension, nats_per_token, no_density, no_likelihood
@@ -28,10 +28,11 @@ from jielong.evaluation.provenance import Measurement, picture_hash, versions
 from jielong.evaluation.reconstruction import perceptual_distance, psnr, ssim
 from jielong.evaluation.retrieval import retrieval_at_1
 from jielong.evaluation.scorer import Scorer, ScorerError
+from jielong.evaluation.sound.waveform import bitrate, mel_distance, si_sdr, stft_distance
 from jielong.guidance import Guidance
 from jielong.heads.base import Sharpness
 from jielong.networks.efficientnet import WeightsError
-from jielong.system import System
+from jielong.system import System, open_media
 from jielong.tokens import Tokens
 from jielong.training.checkpoint import fingerprint
 
@@ -109,12 +110,16 @@ def evaluate(
     begun = time.perf_counter()
     draws = draws or Draws()
     media = system.tokenizer.media
-    images = open_set(data or system.recipe.data.set, size=media.size[0], split="heldout", channels=media.channels)
+    images = open_media(data or system.recipe.data.set, media, "heldout", whole=system.generator is not None)
     rows = spread(len(images), count)
     report = progress or (lambda what, done, total: None)
     real = _real(images, rows, report)
     provenance = _provenance(system, images, rows, real)
-    if system.generator is None:
+    if isinstance(images, AudioSet):
+        if system.generator is not None:
+            raise ValueError(f"{system.name} generates sound, and `evaluate` measures tokenizers of sound only so far")
+        figures, omitted = _sound_tokenizer(system, images, rows, real, report)
+    elif system.generator is None:
         figures, omitted = _tokenizer(system, real, report, perception)
     else:
         provenance["draws"] = _drawing(system, draws)
@@ -123,15 +128,15 @@ def evaluate(
     return Evaluation(figures, omitted, time.perf_counter() - begun, provenance)
 
 
-def _real(images: ImageSet, rows: list[int], report: Progress) -> Tensor:
+def _real(images: MediaSet, rows: list[int], report: Progress) -> Tensor:
     parts = []
     for first in range(0, len(rows), BATCH):
-        parts.append(images.images(rows[first : first + BATCH]))
+        parts.append(images.media(rows[first : first + BATCH]))
         report("reading", min(first + BATCH, len(rows)), len(rows))
     return torch.cat(parts)
 
 
-def _provenance(system: System, images: ImageSet, rows: list[int], real: Tensor) -> dict[str, Any]:
+def _provenance(system: System, images: MediaSet, rows: list[int], real: Tensor) -> dict[str, Any]:
     model = system.generator or system.tokenizer
     average = system.recipe.train.ema
     made_of: dict[str, Any] = {
@@ -191,6 +196,28 @@ def _tokenizer(system: System, real: Tensor, report: Progress, perception: bool)
         seen, unseen = _seen(pictures, real, report)
         figures, omitted = figures | seen, omitted | unseen
     return figures, omitted
+
+
+def _sound_tokenizer(
+    system: System, sounds: AudioSet, rows: list[int], real: Tensor, report: Progress
+) -> tuple[dict[str, Measurement], dict[str, str]]:
+    """What comes back of sound, in each clip as far as it goes, and what it costs."""
+    codes, made, heard = [], [], []
+    lengths = [sounds.length(row) for row in rows]
+    for part in real.split(BATCH):
+        tokens = system.encode(part)
+        codes.append(tokens.values.cpu())
+        first = len(made)
+        made += [clip[:, :length] for clip, length in zip(system.decode(tokens), lengths[first:], strict=False)]
+        heard += [clip[:, :length] for clip, length in zip(part, lengths[first:], strict=False)]
+        report("reconstructing", len(made), len(real))
+    figures = {each.__name__: each(made, heard, sounds.rate) for each in (mel_distance, si_sdr, stft_distance)}
+    layout, reason = system.tokenizer.layout, "the tokens are continuous"
+    if not layout.discrete:
+        return figures, {"bitrate": reason, "codebook_usage": reason}
+    figures["bitrate"] = bitrate(layout, sounds.samples / sounds.rate)
+    figures["codebook_usage"] = codebook_usage(Tokens(torch.cat(codes), layout))
+    return figures, {}
 
 
 def _seen(pictures: Tensor, real: Tensor, report: Progress) -> tuple[dict[str, Measurement], dict[str, str]]:
@@ -266,7 +293,7 @@ def _guidance(system: System, draws: Draws) -> Guidance:
     return system.recipe.sampling.guidance if system.condition_kind is not None else Guidance()
 
 
-def _conditions(system: System, images: ImageSet, rows: list[int]) -> list[Any] | None:
+def _conditions(system: System, images: MediaSet, rows: list[int]) -> list[Any] | None:
     """The held-out captions or classes, as the generator takes them."""
     kind = system.condition_kind
     if kind is None:
@@ -309,7 +336,7 @@ def _generate(system: System, conditions: list[Any] | None, count: int, draws: D
 
 def _generator(
     system: System,
-    images: ImageSet,
+    images: MediaSet,
     rows: list[int],
     real: Tensor,
     draws: Draws,
@@ -365,7 +392,7 @@ def _generator(
     return figures, omitted, seconds
 
 
-def _no_retrieval(system: System, images: ImageSet, candidates: int) -> str | None:
+def _no_retrieval(system: System, images: MediaSet, candidates: int) -> str | None:
     """Why retrieval does not apply, if it does not."""
     if system.condition_kind != "text":
         return "it asks which caption a picture shows, and this generator takes none"
