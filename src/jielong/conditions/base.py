@@ -102,5 +102,4 @@ class ConditionSettings(Part):
             return batch.labels
         if self.reads == "voice":
             return batch.keys
-        samples = getattr(batch, "lengths", None)
-        return None if samples is None or rate is None else (samples.double() / rate).tolist()
+        return None if batch.lengths is None or rate is None else (batch.lengths.double() / rate).tolist()
