@@ -93,15 +93,16 @@ def build_tokenizer(recipe: Recipe, media: MediaFormat, kept: Path | None = None
     return recipe.tokenizer.build(media, **trained)  # type: ignore[attr-defined]
 
 
-def open_media(name: str, media: MediaFormat, split: Split | None = None, whole: bool = True) -> MediaSet:
-    """A set as a tokenizer reads it: pictures of its size; or sound of its rate and length, if ``whole`` without clips that are longer.
+def open_media(name: str, media: MediaFormat, split: Split | None = None, whole: bool = True, level: float | None = None) -> MediaSet:
+    """A set as a tokenizer reads it: pictures of its size; or sound of its rate and length, if ``whole`` without clips that are longer, every clip
+    brought to a ``level`` in decibels.
 
     Raises:
         jielong.data.source.DataError: if the set cannot be opened, or holds the other medium.
     """
     if media.rate is None:
         return open_set(name, size=media.size[0], split=split, channels=media.channels)
-    return open_sounds(name, media.rate, media.size[0] / media.rate, split, media.channels, whole=whole)
+    return open_sounds(name, media.rate, media.size[0] / media.rate, split, media.channels, level, whole)
 
 
 def sharpness_of(recipe: Recipe, **given: Any) -> Sharpness:

@@ -41,8 +41,9 @@ def tokenize(
     from jielong.system import load, open_media
     from jielong.training import cache
 
-    tokenizer = load(checkpoint, device).tokenizer
-    images = open_media(data, tokenizer.media, _PARTS[split])
+    system = load(checkpoint, device)
+    tokenizer = system.tokenizer
+    images = open_media(data, tokenizer.media, _PARTS[split], level=system.recipe.data.level)
     begun = time.perf_counter()
     with Progress(console=notes, transient=True) as bar:
         task = bar.add_task("tokenizing", total=len(images))

@@ -145,7 +145,7 @@ def _shared(found: Sequence[Contestant]) -> str:
     return next(iter(sets.values()))
 
 
-def _size(found: Sequence[Contestant]) -> int:
+def _size(found: Sequence[Contestant]) -> int | None:
     sizes = {each.label: each.recipe.data.size for each in found}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{label}: {size}" for label, size in sizes.items())

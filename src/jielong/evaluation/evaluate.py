@@ -110,7 +110,7 @@ def evaluate(
     begun = time.perf_counter()
     draws = draws or Draws()
     media = system.tokenizer.media
-    images = open_media(data or system.recipe.data.set, media, "heldout", whole=system.generator is not None)
+    images = open_media(data or system.recipe.data.set, media, "heldout", system.generator is not None, system.recipe.data.level)
     rows = spread(len(images), count)
     report = progress or (lambda what, done, total: None)
     real = _real(images, rows, report)
@@ -202,7 +202,9 @@ def _sound_tokenizer(
     system: System, sounds: AudioSet, rows: list[int], real: Tensor, report: Progress
 ) -> tuple[dict[str, Measurement], dict[str, str]]:
     """What comes back of sound, in each clip as far as it goes, and what it costs."""
-    codes, made, heard = [], [], []
+    codes: list[Tensor] = []
+    made: list[Tensor] = []
+    heard: list[Tensor] = []
     lengths = [sounds.length(row) for row in rows]
     for part in real.split(BATCH):
         tokens = system.encode(part)

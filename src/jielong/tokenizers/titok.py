@@ -201,7 +201,8 @@ class TiTok(Part, family="tokenizer", name="titok"):
             raise ValueError(f"the proxy {self.proxy!r} was made for {proxy.media}, but the data are {media}; set data.size to fit")
         codes = proxy.layout.vocabulary or 0
         rows, columns = proxy.layout.grid
-        encoder = LatentEncoder(media.channels, media.size, self.patch, self.tokens, self.dim, **dict(self.encoder))
+        height, width = media.size
+        encoder = LatentEncoder(media.channels, (height, width), self.patch, self.tokens, self.dim, **dict(self.encoder))
         decoder = LatentDecoder(self.dim, self.tokens, (rows, columns), codes, **dict(self.decoder))
         quantizer = self.quantizer.on((self.tokens,)).build(self.dim)
         return TiTokTokenizer(encoder, quantizer, decoder, proxy, self.finetune_at)

@@ -1,0 +1,85 @@
+"""Sound on the command line: a tokenizer is trained, a generator on top of it, and what it makes is written to listen to."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jielong.bodies.base import Body, BodySettings
+from jielong.media.audio import read_audio, write_audio
+from jielong.networks.decoder import Decoder
+
+from .conftest import succeed
+
+pytest.importorskip("soundfile")
+pytest.importorskip("soxr")
+
+TOKENIZER = """
+data: {{set: {set}, rate: 4000, seconds: 0.5}}
+tokenizer: {{vq: {{body: plain, dim: 8, quantizer: {{vector: {{codes: 16}}}}}}}}
+losses: {{regression: {{kind: l1}}}}
+train: {{samples: 64, batch: 8, precision: fp32}}
+"""
+GENERATOR = """
+data: {{set: {set}, rate: 4000, seconds: 0.5}}
+tokenizer: {{checkpoint: {tokenizer}}}
+order: raster
+backbone: {{transformer: {{layers: 1, width: 32, heads: 2}}}}
+head: softmax
+train: {{samples: 32, batch: 8, precision: fp32}}
+"""
+
+
+class Unfold(Decoder):
+    def __init__(self, dim: int, outputs: int) -> None:
+        super().__init__()
+        self.out = nn.ConvTranspose1d(dim, outputs, 50, 50)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.out(features)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        return self.out.weight
+
+
+@pytest.fixture
+def tones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tones of 0.2 to 0.5 s, and a body declared for them."""
+
+    class Plain(BodySettings, family="body", name="plain"):
+        def build(self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
+            return Body(nn.Conv1d(channels, encoded or dim, 50, 50), Unfold(dim, outputs or channels), 50)
+
+    monkeypatch.setenv("JIELONG_CACHE", str(tmp_path / "cache"))
+    for index in range(40):
+        times = torch.arange(800 + 30 * index) / 4_000
+        write_audio(tmp_path / "tones" / f"{index:02d}.wav", 0.5 * torch.sin(2 * math.pi * (200 + 5 * index) * times)[None], 4_000)
+    return tmp_path / "tones"
+
+
+def test_from_files_to_generated_sound(tones: Path, tmp_path: Path) -> None:
+    told = json.loads(succeed("data", "inspect", tones, "--json").stdout)
+    assert (told["count"], told["rates"]) == (40, {"4000": 40})
+    (tmp_path / "tokenizer.yaml").write_text(TOKENIZER.format(set=tones))
+    succeed("train", tmp_path / "tokenizer.yaml", "--out", tmp_path / "tokenizer", "--device", "cpu")
+    figures = json.loads(succeed("evaluate", tmp_path / "tokenizer", "--json").stdout)
+    assert figures["bitrate"] == pytest.approx(4 * 80 / 1_000)
+    tokens = tmp_path / "tokens.safetensors"
+    succeed("tokenize", tmp_path / "tokenizer", "--data", tones, "--out", tokens)
+    succeed("detokenize", tmp_path / "tokenizer", tokens, "--out", tmp_path / "back", "-n", "2")
+    assert read_audio(tmp_path / "back" / "0001.wav")[0].shape == (1, 2_000)
+    (tmp_path / "generator.yaml").write_text(GENERATOR.format(set=tones, tokenizer=tmp_path / "tokenizer"))
+    run = tmp_path / "generator"
+    succeed("train", tmp_path / "generator.yaml", "--out", run, "--tokens", tokens, "--device", "cpu")
+    succeed("generate", run, "-n", "3", "--out", tmp_path / "made")
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {"0000.wav", "0001.wav", "0002.wav", "sheet.png"}
+    succeed("generate", run, "-n", "1", "--out", tmp_path / "one.wav")
+    one, rate = read_audio(tmp_path / "one.wav")
+    assert (rate, one.shape) == (4_000, (1, 2_000))
+    assert torch.equal(one, read_audio(tmp_path / "made" / "0000.wav")[0])
