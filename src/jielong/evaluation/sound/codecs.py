@@ -151,6 +151,7 @@ def compare(
     rate: int,
     texts: Sequence[str] | None = None,
     language: str = "en",
+    without: Sequence[str] = (),
     told: Told | None = None,
 ) -> list[Row]:
     """Every codec on the same clips.
@@ -161,10 +162,11 @@ def compare(
         rate: Hz.
         texts: What is said in them; without, what the recogniser hears in the originals stands in.
         language: Of the speech.
+        without: Figures to leave out.
         told: Told how far it is.
     """
     real = mono(clips)
-    judges = _Judges(real, rate, texts, language)
+    judges = _Judges(real, rate, texts, language, without)
     rows = []
     for codec in codecs:
         if told:
@@ -180,10 +182,10 @@ def compare(
 class _Judges:
     """What measures clips beside the originals; what is not installed is left out, with the reason."""
 
-    def __init__(self, real: list[Tensor], rate: int, texts: Sequence[str] | None, language: str) -> None:
+    def __init__(self, real: list[Tensor], rate: int, texts: Sequence[str] | None, language: str, without: Sequence[str]) -> None:
         self.real, self.rate = real, rate
         self.texts, self.reference = texts, "transcript"
-        self.omitted: dict[str, str] = {}
+        self.omitted = dict.fromkeys(without, "it was not asked for")
         self.recogniser: Recogniser | None = None
         self.encoder: SpeakerEncoder | None = None
         try:
@@ -213,6 +215,8 @@ class _Judges:
         if self.encoder is not None:
             beside["speaker_similarity"] = lambda: speaker_similarity(made, self.real, self.rate, self.encoder)
         for name, measure in beside.items():
+            if name in self.omitted:
+                continue
             try:
                 figures[name] = measure()
             except (ImportError, MissingLibraryError, ValueError) as error:
