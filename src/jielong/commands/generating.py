@@ -180,7 +180,8 @@ def generate(
     )
     taken = (time.perf_counter() - begun) / len(pictures)
     _write(pictures, out, recorder, {"checkpoint": checkpoint, "seed": seed})
-    say(f"{len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'}, {taken:.2f} s each")
+    what = "clip" if system.tokenizer.media.is_sound else "picture"
+    say(f"{len(pictures)} {what}{'' if len(pictures) == 1 else 's'}, {taken:.2f} s each")
     typer.echo(out)
 
 
