@@ -94,8 +94,14 @@ def build_tokenizer(recipe: Recipe, media: MediaFormat, kept: Path | None = None
 
 
 def open_media(name: str, media: MediaFormat, split: Split | None = None, whole: bool = True, level: float | None = None) -> MediaSet:
-    """A set as a tokenizer reads it: pictures of its size; or sound of its rate and length, if ``whole`` without clips that are longer, every clip
-    brought to a ``level`` in decibels.
+    """A set as a tokenizer reads it: pictures of its size, or sound of its rate and length.
+
+    Args:
+        name: The set's name or a path.
+        media: What the tokenizer reads.
+        split: As of :func:`jielong.data.opening.open_set`.
+        whole: Leave out clips of sound that are longer.
+        level: Decibels of full scale that every clip is brought to; as it is by default.
 
     Raises:
         jielong.data.source.DataError: if the set cannot be opened, or holds the other medium.
