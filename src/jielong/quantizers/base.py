@@ -21,12 +21,14 @@ class Quantized:
         indices: ``(..., K)``, long, in ``[0, V)``.
         losses: Scalars, weighted already, to be added to the training loss, by name.
         statistics: Scalars to log, such as ``error`` (mean square distance a component), ``usage`` and ``perplexity``.
+        first: What the first of several levels gives by itself, ``(..., D)``, with gradients as of ``values``; ``None`` of one level.
     """
 
     values: Tensor
     indices: Tensor
     losses: dict[str, Tensor] = field(default_factory=dict)
     statistics: dict[str, Tensor] = field(default_factory=dict)
+    first: Tensor | None = None
 
 
 class Quantizer(nn.Module, ABC):

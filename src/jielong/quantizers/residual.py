@@ -105,7 +105,7 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
 
         Returns:
             The sum of codes; indices ``(..., n)`` of the levels used; the levels' losses, and ``error``, the mean square of what is left
-            a component, with every level's own statistics under its number.
+            a component, with every level's own statistics under its number; and ``first``, the first level's code alone.
 
         Raises:
             ValueError: if the last axis is not ``D``.
@@ -122,19 +122,21 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
                 self._start(start.detach(), draw)
             count = self._draw(draw, vectors.device)
             parts: list[Quantized] = []
-            residuals, total = [start], torch.zeros_like(start)
+            residuals, total, first = [start], torch.zeros_like(start), start
             for level in range(count):
                 stage, scale = self._stage(level), self.shrink**level
                 learn = update and not self.shared
                 parts.append(stage(_scaled(residuals[-1], 1 / scale), generator=draw, update=learn, samples_seen=samples_seen))
                 code = _scaled(parts[-1].values.detach(), scale)
                 total = total + code
+                first = code if level == 0 else first
                 residuals.append(residuals[-1] - code)
             if update:
                 if self.shared:
                     self._follow(residuals[:-1], parts, draw)
                 self.updates += 1
             values = self.outward(self.estimate(start, total))
+            first = values if count == 1 else self.outward(self.estimate(start, first))
         error = residuals[-1].square().mean()
         losses = {name: torch.stack([part.losses[name] for part in parts]).sum() for name in parts[0].losses}
         if self.reduction == "mean":
@@ -147,6 +149,7 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
             torch.cat([part.indices for part in parts], dim=-1).view(*vectors.shape[:-1], count),
             losses,
             {"error": error.detach()} | statistics,
+            first=first.to(vectors.dtype).view(vectors.shape),
         )
 
     @torch.no_grad()

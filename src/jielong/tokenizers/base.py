@@ -57,12 +57,14 @@ class Reconstruction:
         losses: Losses of the bottleneck by name (scalars, already weighted).
         likelihood: Where the tokenizer predicts a distribution of every colour value: its parameters, ``(B, 2 C, H, W)``.
         figures: Numbers of the bottleneck to log (scalars without gradient).
+        first: What the first level of codes says by itself, with gradients, ``(B, N, D)``; all of it where there is one level.
     """
 
     media: Tensor | None
     losses: dict[str, Tensor] = field(default_factory=dict)
     likelihood: Tensor | None = None
     figures: dict[str, Tensor] = field(default_factory=dict)
+    first: Tensor | None = None
 
 
 class Tokenizer(nn.Module, ABC):

@@ -68,7 +68,8 @@ class VQTokenizer(LearnedTokenizer):
         """Round trip; ``generator`` seeds what the quantizer draws, and ``samples_seen`` tells it how far training is."""
         quantized = self.quantizer(self._features(media), generator=generator, samples_seen=samples_seen)
         maps = self._maps(quantized.values)
-        return Reconstruction(self._picture(maps), quantized.losses, None if self.likelihood is None else maps)
+        first = quantized.values if quantized.first is None else quantized.first
+        return Reconstruction(self._picture(maps), quantized.losses, None if self.likelihood is None else maps, first=first.flatten(1, -2))
 
     def statistics(self) -> dict[str, float]:
         """The quantizer's figures, such as the share of codes in use."""
