@@ -23,7 +23,7 @@ from jielong.data.opening import BUILT_IN, open_source
 from jielong.networks.attention import attention
 from jielong.quantizers.lookup import nearest
 from jielong.system import load, zoo
-from jielong.training.precision import native_bf16
+from jielong.training.precision import bf16_is_faster
 
 ESSENTIAL = ("torch", "numpy", "pillow", "safetensors", "pyarrow", "pydantic", "pyyaml", "accelerate")
 EXTRAS = {
@@ -104,8 +104,8 @@ def _device(name: str | None) -> torch.device:
 
 def _machine(device: torch.device) -> Check:
     cores, threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, torch.get_num_threads()
-    bf16 = native_bf16(device)
-    finding = f"{device}, {cores} cores, {threads} threads, bf16 {'native' if bf16 else 'emulated (precision auto means fp32 here)'}"
+    bf16 = bf16_is_faster(device)
+    finding = f"{device}, {cores} cores, {threads} threads, precision auto means {'bf16' if bf16 else 'fp32'} here"
     if threads < cores and device.type == "cpu":
         return Check("device", "note", finding, f"{threads} of {cores} cores compute: set OMP_NUM_THREADS={cores}")
     if threads > cores:

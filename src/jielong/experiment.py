@@ -203,7 +203,10 @@ def run(
     for role, name in foundations(recipe).items():
         if Path(name).is_dir():
             _keep(find(name), out / role)
-    return train(objective, stream, recipe.train, out, recipe_yaml=recipe.to_yaml(), **options)
+    start = recipe.train.start_from
+    return train(
+        objective, stream, recipe.train, out, recipe_yaml=recipe.to_yaml(), start_from=None if start is None else find(start), **options
+    )
 
 
 def _keep(folder: Path, target: Path) -> None:

@@ -134,7 +134,7 @@ def newton_schulz(matrix: torch.Tensor) -> torch.Tensor:
 def test_muon_orthogonalises_hidden_matrices_and_leaves_the_rest_to_adamw(native, tolerance, monkeypatch):
     """In float32 to its rounding; in bfloat16, where that is native, to bfloat16's: eight bits of updates of about 0.1."""
     pytest.importorskip("pytorch_optimizer")
-    monkeypatch.setattr("jielong.training.optimizers.native_bf16", lambda device: native)
+    monkeypatch.setattr("jielong.training.optimizers.bf16_is_faster", lambda device: native)
     torch.manual_seed(0)
     model = Net()
     settings = TrainSettings(samples=1, optimizer="muon", lr=0.1, weight_decay=0.5)

@@ -84,6 +84,29 @@ def fit_tensors(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) ->
             value.copy_(tensors[name])
 
 
+def begin_from(model: nn.Module, folder: Path) -> tuple[int, list[str]]:
+    """Copy what fits of a checkpoint into a model: tensors of the same name and shape.
+
+    Args:
+        model: Changed in place.
+        folder: With ``model.safetensors``.
+
+    Returns:
+        How many tensors were taken, and the names of those that were left as they are.
+
+    Raises:
+        CheckpointError: if none fits.
+    """
+    stored, state = read_tensors(folder / WEIGHTS), model.state_dict()
+    fitting = [name for name, value in state.items() if name in stored and stored[name].shape == value.shape]
+    if not fitting:
+        raise CheckpointError(f"none of the {len(stored)} tensors of {folder} fits this model: begin from one of a like recipe")
+    with torch.no_grad():
+        for name in fitting:
+            state[name].copy_(stored[name])
+    return len(fitting), [name for name in state if name not in set(fitting)]
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file: beside its place first, flushed to the disk, then renamed into it.
 

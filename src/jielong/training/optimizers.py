@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jielong.training.precision import native_bf16
+from jielong.training.precision import bf16_is_faster
 from jielong.training.settings import TrainSettings
 
 _TABLES = ("embedding", "codebook", "places", "table")  # looked up, not multiplied with: decay would only pull them to zero
@@ -64,7 +64,7 @@ def _muon(groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
         raise ValueError("optimizer: muon needs the package pytorch_optimizer: pip install 'jielong[muon]'; or use adamw") from None
 
     class Float32Muon(Muon):
-        """Muon whose Newton-Schulz iteration runs in float32: the package's bfloat16 is emulated, and very slow, on many processors."""
+        """Muon whose Newton-Schulz iteration runs in float32: the package's bfloat16 is slow on many processors."""
 
         @staticmethod
         def _orthogonalize(group: dict[str, Any], updates: list[Tensor]) -> list[Tensor]:
@@ -72,7 +72,7 @@ def _muon(groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
             matrices = [update.flatten(1) for update in updates]
             return [zero_power_via_newton_schulz_5(m, num_steps=steps, weights=weights, dtype=torch.float32) for m in matrices]
 
-    kind = Muon if all(native_bf16(p.device) for group in groups for p in group["params"]) else Float32Muon
+    kind = Muon if all(bf16_is_faster(p.device) for group in groups for p in group["params"]) else Float32Muon
     # Adjusted rates give an update the root mean square of AdamW's (arXiv 2502.16982), so one learning rate serves all groups.
     optimizer: torch.optim.Optimizer = kind(groups, lr=lr, adamw_lr=lr, use_adjusted_lr=True)
     return optimizer
