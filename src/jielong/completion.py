@@ -21,6 +21,10 @@ def kept(layout: Layout, order: Order, side: Side) -> Tensor:
     if layout.scales or len(layout.grid) not in (2, 3):
         places = "several scales" if layout.scales else f"a grid of {layout.grid}"
         raise ValueError(f"half of a picture is kept where tokens stand in rows and columns, and these stand in {places}")
+    if order.shifted and len(order.spans(layout)) == 1:
+        raise ValueError(
+            "this generator draws everything at once, so it would not see what is kept: take a generator of masked order, which does"
+        )
     if order.shifted and side in ("lower", "right"):
         raise ValueError(
             f"this generator draws from the top left, so it would draw the rest without having seen the {side} half: keep upper or left, "

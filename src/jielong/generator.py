@@ -20,7 +20,7 @@ from jielong.noise import Noise
 from jielong.orders.base import Order, Step
 from jielong.orders.pace import Pace
 from jielong.speed import Lazy, Schedule, TwoStage
-from jielong.tokens import Layout, Tokens
+from jielong.tokens import Layout, Places, Tokens
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ class Generator(nn.Module):
         # The backbone reads these with Python, so they stay on the CPU wherever the weights go.
         self.where, self.blocks = layout.coordinates(), order.blocks(layout)
         backbone.check_order(self.blocks, order.shifted)
+        if head.joint and not order.shifted:
+            raise ValueError("a joint head draws a block as one, and here it is revealed in steps: choose order: at_once or next_scale")
 
     def embed(self, values: Tensor) -> Tensor:
         """Token values ``(B, n, C)`` to vectors ``(B, n, D)``; the codebooks of a position are summed."""
@@ -104,6 +106,10 @@ class Generator(nn.Module):
     def reading(self, known: Tensor) -> dict[str, Tensor]:
         """What the backbone is told beside its inputs: which positions are known, ``(B, n)`` bool, if it says that it reads that."""
         return {"known": known} if self.backbone.reads_known else {}
+
+    def places_of(self, span: slice, real: Tensor) -> dict[str, Places]:
+        """What a joint head is told of a block, ``real`` being of all positions, ``(B, N)`` bool; others are told nothing."""
+        return {"places": Places(self.where[span], None if bool(real[:, span].all()) else real[:, span])} if self.head.joint else {}
 
     def loss(self, tokens: Tokens, prepared: Any = None, noise: Noise | None = None) -> Tensor:
         """Mean over the batch of the head's mean loss at the positions asked, in the head's unit (softmax: nats a token).
@@ -130,9 +136,14 @@ class Generator(nn.Module):
         known, asked = view.known.to(device), view.asked.to(device)
         inputs = self._inputs(tokens.values, known, 0, self.layout.positions, self._all_places())
         hidden = self.backbone(inputs, self.where, self.blocks, conditioning, **self.reading(known))
-        each = self.head.loss(hidden[asked], tokens.values[asked])
         # Every item weighs the same, however many of its positions were asked (MaskGIT's public loss).
-        return (each * (1.0 / asked.sum(1, keepdim=True)).expand_as(asked)[asked]).sum() / batch
+        weights = 1.0 / asked.sum(1, keepdim=True)
+        if self.head.joint:
+            spans = (slice(*span) for span in self.order.spans(self.layout))
+            parts = [(asked[:, s].sum(1), self.head.loss(hidden[:, s], tokens.values[:, s], **self.places_of(s, asked))) for s in spans]
+            return torch.stack([count * weights[:, 0] * each for count, each in parts]).sum() / batch
+        each = self.head.loss(hidden[asked], tokens.values[asked])
+        return (each * weights.expand_as(asked)[asked]).sum() / batch
 
     @torch.inference_mode()
     def generate(
@@ -328,12 +339,13 @@ class _Chain:
         self.apart = hidden[batch:] - hidden[:batch]
         return hidden
 
-    def _draw(self, hidden: Tensor, noise: Noise, guidance: float, share: float, progress: float) -> Draw:
-        """Token values from hidden vectors, of which the second half may be the unconditional ones."""
+    def _draw(self, hidden: Tensor, noise: Noise, guidance: float, share: float, progress: float, span: slice | None = None) -> Draw:
+        """Token values from hidden vectors, of which the second half may be the unconditional ones; of a whole block, ``span``."""
         batch = len(self.values)
         null = hidden[batch:] if self.doubled else None
         if self.mixer is None:
-            return self.model.head.sample(hidden[:batch], noise, self.sharpness, null, guidance, share)
+            told = self.model.places_of(span, torch.ones_like(self.known)) if span is not None else {}
+            return self.model.head.sample(hidden[:batch], noise, self.sharpness, null, guidance, share, **told)
         return Draw(self.mixer.mix(self.model.head.mixture(hidden[:batch], noise, self.sharpness, null, guidance, progress)))
 
     def _scale(self, share: float, progress: float) -> float:
@@ -377,7 +389,7 @@ class _Chain:
     def _draw_all(self, span: slice, step: Step, scale: float, share: float, progress: float) -> None:
         """Draw at every position of a block, and keep what the order says."""
         order = self.model.order
-        draw = self._draw(self.hidden(span.start, span.stop, commit=order.shifted), self.noise, scale, share, progress)
+        draw = self._draw(self.hidden(span.start, span.stop, commit=order.shifted), self.noise, scale, share, progress, span)
         if step.hidden_before == span.stop - span.start and step.hidden_after == 0:  # all at once, as one token after the other is
             self.values[:, span], self.known[:, span] = draw.values, True
         else:

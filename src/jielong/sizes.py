@@ -148,6 +148,9 @@ def _forward(experiment: Experiment) -> tuple[nn.Module, Callable[[], object]]:
     def run() -> object:
         inputs = torch.zeros(1, layout.positions, model.backbone.width).requires_grad_()
         hidden = model.backbone(inputs, model.where, model.blocks, condition, **model.reading(everything))
+        if model.head.joint:
+            spans = [slice(*span) for span in model.order.spans(layout)]
+            return [model.head.loss(hidden[:, s], values[:, s], **model.places_of(s, everything)) for s in spans]
         return model.head.loss(hidden.flatten(0, 1), values.flatten(0, 1))
 
     return model, run

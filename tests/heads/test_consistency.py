@@ -141,7 +141,7 @@ def test_levels_are_drawn_as_the_normal_says() -> None:
     torch.testing.assert_close(levels.chances(grid), expected / expected.sum())
 
     class Spy(ConsistencyHead):
-        def errors(self, targets, noise, low, high, predict):  # type: ignore[no-untyped-def]
+        def errors(self, targets, noise, low, high, predict, real=None):  # type: ignore[no-untyped-def]
             seen.append((low, high))
             return targets.sum(-1)
 

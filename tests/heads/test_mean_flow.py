@@ -143,7 +143,7 @@ def test_the_share_without_a_jump_and_the_order_of_times(same: float) -> None:
     seen = []
 
     class Spy(MeanFlowHead):
-        def errors(self, targets, noise, start, end, predict):  # type: ignore[no-untyped-def]
+        def errors(self, targets, noise, start, end, predict, real=None):  # type: ignore[no-untyped-def]
             seen.append((start, end))
             return super().errors(targets, noise, start, end, predict)
 

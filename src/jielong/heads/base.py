@@ -72,9 +72,18 @@ class Head(nn.Module, ABC):
     iterative: bool = False
     """Whether it draws a token in several evaluations of a network, whose number can be asked for."""
 
+    @property
+    def joint(self) -> bool:
+        """Whether it draws all tokens of a block together.
+
+        Then :meth:`loss` takes ``hidden (B, n, D)``, ``targets (B, n, C)`` and the block's ``places``, to ``(B,)``, the mean over what is
+        real; and :meth:`sample` takes ``places`` beside the rest.
+        """
+        return False
+
     @abstractmethod
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each selected position: hidden ``(M, D)``, targets ``(M, C)`` to ``(M,)``."""
+        """Loss of each selected position: hidden ``(M, D)``, targets ``(M, C)`` to ``(M,)``; see :attr:`joint`."""
 
     def follow(self, samples_seen: int) -> None:
         """Hear before each step of training how many items it has seen, for what is annealed."""

@@ -24,9 +24,9 @@ from pydantic import Field, SerializeAsAny, model_validator
 from torch import Tensor
 
 from jielong.config import Config, OfFamily, Part
-from jielong.heads.continuous import Evaluations, IterativeHead, Predict
+from jielong.heads.continuous import Evaluations, IterativeHead, Predict, total
 from jielong.heads.flow_matching import SLOW
-from jielong.networks.denoiser import MLP, Denoiser, NetworkSettings
+from jielong.networks.denoiser import MLP, AnyDenoiser, NetworkSettings
 from jielong.noise import Noise
 from jielong.tokens import Layout
 
@@ -102,7 +102,7 @@ class ConsistencyHead(IterativeHead):
 
     def __init__(
         self,
-        network: Denoiser,
+        network: AnyDenoiser,
         layout: Layout,
         *,
         steps: int = 2,
@@ -129,7 +129,7 @@ class ConsistencyHead(IterativeHead):
         """``c_in x``, of unit deviation."""
         return x * (levels**2 + self.deviation**2).rsqrt()
 
-    def loss_of_copies(self, targets: Tensor, predict: Predict) -> Tensor:
+    def loss_of_copies(self, targets: Tensor, predict: Predict, real: Tensor | None = None) -> Tensor:
         """Pseudo-Huber distance of the answers at two neighbouring levels, over the levels' distance.
 
         Outside training, where losses are compared, the grid is the finest.
@@ -137,9 +137,9 @@ class ConsistencyHead(IterativeHead):
         grid = self.levels.grid(self.levels.intervals(self.samples_seen) if self.training else self.levels.last)
         index = torch.multinomial(self.levels.chances(grid).float().to(targets.device), len(targets), replacement=True)
         grid = grid.to(targets)
-        return self.errors(targets, torch.randn_like(targets), grid[index], grid[index + 1], predict)
+        return self.errors(targets, torch.randn_like(targets), grid[index], grid[index + 1], predict, real)
 
-    def errors(self, targets: Tensor, noise: Tensor, low: Tensor, high: Tensor, predict: Predict) -> Tensor:
+    def errors(self, targets: Tensor, noise: Tensor, low: Tensor, high: Tensor, predict: Predict, real: Tensor | None = None) -> Tensor:
         """Tokens and noise ``(M, C)`` and two levels ``(M,)`` of each, to ``(M,)``."""
 
         def at(levels: Tensor) -> Tensor:
@@ -149,8 +149,9 @@ class ConsistencyHead(IterativeHead):
 
         with torch.no_grad():
             wanted = at(low)
-        square = (at(high) - wanted).square().sum(-1)
-        return ((square + self.huber**2).sqrt() - self.huber) / (high - low)
+        values = targets.shape[-1] if real is None else real.sum(-1)
+        huber = self.huber * (values / self.channels) ** 0.5
+        return ((total((at(high) - wanted).square(), real) + huber**2).sqrt() - huber) / (high - low)
 
     def draw(self, evaluate: Evaluations, noise: Noise, steps: int, temperature: float) -> Tensor:
         """``x <- f(x + sqrt(t^2 - t_min^2) e, t)`` for levels that fall, on the grid of as many intervals as steps."""
@@ -186,7 +187,7 @@ class Consistency(Part, family="head", name="consistency"):
     def build(self, width: int, layout: Layout) -> ConsistencyHead:
         """The head for tokens of this layout."""
         return ConsistencyHead(
-            self.network.build(inputs=layout.channels, outputs=layout.channels, hidden=width),
+            self.network.build(inputs=layout.channels, outputs=layout.channels, hidden=width, axes=len(layout.extents)),
             layout,
             steps=self.steps,
             draws_per_token=self.draws_per_token,

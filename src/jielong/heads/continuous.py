@@ -9,19 +9,24 @@ are one call.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Protocol
+from dataclasses import replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from jielong.heads.base import Draw, Head, Sharpness
-from jielong.networks.denoiser import Denoiser
+from jielong.networks.denoiser import AnyDenoiser, JointDenoiser
 from jielong.noise import Noise
-from jielong.tokens import Layout
+from jielong.tokens import Layout, Places
 
 
 class Predict(Protocol):
-    """The network at the noisy copies of a loss."""
+    """The network at the noisy copies of a loss.
+
+    Where the network is joint, a copy is a whole block, its ``n`` tokens one after the other: what is written ``C`` is then ``n C``, and
+    outputs of several numbers a value keep them apart, as always: the first of all values come first.
+    """
 
     def __call__(self, x: Tensor, times: Tensor, rows: Tensor | None = None) -> Tensor:
         """Noisy tokens ``(m, C)`` and times ``(m, T)`` to predictions ``(m, outputs)``, in float32 at least.
@@ -40,6 +45,16 @@ def check_continuous(head: str, layout: Layout) -> None:
         raise ValueError(f"a {head} head needs continuous tokens; this tokenizer's are codes: choose a head such as softmax")
 
 
+def total(errors: Tensor, real: Tensor | None) -> Tensor:
+    """The sum over the values, of those that are real: errors ``(M, C)`` and ``(M, C)`` bool to ``(M,)``."""
+    return errors.sum(-1) if real is None else errors.masked_fill(~real, 0).sum(-1)
+
+
+def mean(errors: Tensor, real: Tensor | None) -> Tensor:
+    """The mean over the values that are real; see :func:`total`."""
+    return errors.mean(-1) if real is None else total(errors, real) / real.sum(-1).clamp(min=1)
+
+
 def widened(x: Tensor) -> Tensor:
     """In float32, or float64 where it is float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -55,15 +70,20 @@ class Evaluations:
         hidden: Hidden vectors ``(B, n, D)``.
         null: Those without condition, or nothing.
         guidance: Scale; at 1, as without ``null``, only the conditional half is evaluated.
+        places: Where they stand, for a joint network.
     """
 
-    def __init__(self, network: Denoiser, hidden: Tensor, null: Tensor | None = None, guidance: float = 1.0) -> None:
+    def __init__(
+        self, network: AnyDenoiser, hidden: Tensor, null: Tensor | None = None, guidance: float = 1.0, places: Places | None = None
+    ) -> None:
         self.network, self.guidance, self.shape = network, guidance, hidden.shape[:2]
         self.joined = null is not None and guidance != 1.0
-        rows = hidden.flatten(0, 1)
-        if null is not None and self.joined:
-            rows = torch.cat([rows, null.flatten(0, 1)])
-        self.prepared = network.prepare(rows)
+        rows = hidden if null is None or not self.joined else torch.cat([hidden, null])
+        self.prepared: Any
+        if isinstance(network, JointDenoiser):
+            self.prepared = network.prepare(rows, _doubled(_given(places)) if self.joined else _given(places))
+        else:
+            self.prepared = network.prepare(rows.flatten(0, 1))
 
     def halves(self, x: Tensor, *times: float) -> tuple[Tensor, Tensor | None]:
         """The conditional and, where there is guidance, the unconditional prediction, each ``(B, n, outputs)`` in float32.
@@ -72,13 +92,11 @@ class Evaluations:
             x: Noisy tokens ``(B, n, C)``.
             times: What the network takes, the same for all rows.
         """
-        rows = x.flatten(0, 1)
+        rows = x if isinstance(self.network, JointDenoiser) else x.flatten(0, 1)
         when = torch.tensor([times], dtype=x.dtype, device=x.device) if times else None
         out = widened(self.network.predict(torch.cat([rows, rows]) if self.joined else rows, when, self.prepared))
-        if not self.joined:
-            return out.unflatten(0, self.shape), None
-        conditional, null = out.chunk(2)
-        return conditional.unflatten(0, self.shape), null.unflatten(0, self.shape)
+        conditional, null = out.chunk(2) if self.joined else (out, None)
+        return conditional.reshape(*self.shape, -1), None if null is None else null.reshape(*self.shape, -1)
 
     def guide(self, conditional: Tensor, null: Tensor | None) -> Tensor:
         """``null + guidance (conditional - null)``."""
@@ -89,10 +107,22 @@ class Evaluations:
         return self.guide(*self.halves(x, *times))
 
 
+def _given(places: Places | None) -> Places:
+    if places is None:
+        raise ValueError("a joint network draws a block of tokens together, and needs to be told their places")
+    return places
+
+
+def _doubled(places: Places) -> Places:
+    """The places of twice the items."""
+    return places if places.real is None else replace(places, real=places.real.repeat(2, 1))
+
+
 class IterativeHead(Head):
     """A head of continuous tokens whose network is evaluated several times a draw.
 
-    A subclass says what one noisy copy of a token costs (:meth:`loss_of_copies`) and how noise becomes tokens (:meth:`draw`).
+    A subclass says what one noisy copy of a token costs (:meth:`loss_of_copies`) and how noise becomes tokens (:meth:`draw`). With a joint
+    network it becomes a joint head: a copy is a whole block with one time, and a draw has the correlations that the network has learned.
 
     Args:
         network: The network.
@@ -107,28 +137,61 @@ class IterativeHead(Head):
     discrete = False
     iterative = True
 
-    def __init__(self, network: Denoiser, layout: Layout, *, steps: int, draws_per_token: int) -> None:
+    def __init__(self, network: AnyDenoiser, layout: Layout, *, steps: int, draws_per_token: int) -> None:
         super().__init__()
         check_continuous(type(self).__name__.removesuffix("Head").lower(), layout)
         self.network, self.channels = network, layout.channels
         self.steps, self.draws_per_token = steps, draws_per_token
 
-    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss of the noisy copies of each token, ``(M,)``."""
-        prepared = widened(self.network.prepare(hidden)).repeat(self.draws_per_token, 1)
+    @property
+    def joint(self) -> bool:
+        """Whether it draws all tokens of a block together: with a network that sees them together."""
+        return isinstance(self.network, JointDenoiser)
+
+    def loss(self, hidden: Tensor, targets: Tensor, places: Places | None = None) -> Tensor:
+        """Mean loss of the noisy copies of each token, ``(M,)``, or of each block, ``(B,)``; see :meth:`Head.loss`."""
+        copies = self.draws_per_token
+        if isinstance(self.network, JointDenoiser):
+            each = self._loss_of_blocks(self.network, hidden, widened(targets), _given(places))
+        else:
+            prepared = widened(self.network.prepare(hidden)).repeat(copies, 1)
+
+            def predict(x: Tensor, times: Tensor, rows: Tensor | None = None) -> Tensor:
+                return widened(self.network.predict(x, times, prepared if rows is None else prepared[rows]))
+
+            each = self.loss_of_copies(widened(targets).repeat(copies, 1), predict)
+        return each.view(copies, -1).mean(0)
+
+    def _loss_of_blocks(self, network: JointDenoiser[Any], hidden: Tensor, targets: Tensor, places: Places) -> Tensor:
+        """Losses of all copies of each block, of ``n C`` values each."""
+        copies, shape = self.draws_per_token, targets.shape[1:]
+        prepared, real = network.prepare(hidden, places).repeat(copies), None
+        if places.real is not None:
+            targets = targets.masked_fill(~places.real[..., None], 0)
+            real = places.real[..., None].expand(targets.shape).flatten(1).repeat(copies, 1)
 
         def predict(x: Tensor, times: Tensor, rows: Tensor | None = None) -> Tensor:
-            return widened(self.network.predict(x, times, prepared if rows is None else prepared[rows]))
+            out = network.predict(x.unflatten(-1, shape), times, prepared if rows is None else prepared.rows(rows))
+            return widened(out).unflatten(-1, (-1, shape[1])).transpose(1, 2).flatten(1)  # (m, n, kinds C) to (m, kinds n C)
 
-        each = self.loss_of_copies(widened(targets).repeat(self.draws_per_token, 1), predict)
-        return each.view(self.draws_per_token, -1).mean(0)
+        return self.loss_of_copies(targets.flatten(1).repeat(copies, 1), predict, real)
 
     @abstractmethod
-    def loss_of_copies(self, targets: Tensor, predict: Predict) -> Tensor:
-        """Loss of tokens ``(M, C)``, each with a time and noise of its own from torch's global generator, to ``(M,)``."""
+    def loss_of_copies(self, targets: Tensor, predict: Predict, real: Tensor | None = None) -> Tensor:
+        """Loss of tokens ``(M, C)``, each with a time and noise of its own from torch's global generator, to ``(M,)``.
+
+        Only values that are ``real``, ``(M, C)`` bool, count; all of them by default.
+        """
 
     def sample(
-        self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0, progress: float = 0.0
+        self,
+        hidden: Tensor,
+        noise: Noise,
+        sharpness: Sharpness,
+        null: Tensor | None = None,
+        guidance: float = 1.0,
+        progress: float = 0.0,
+        places: Places | None = None,
     ) -> Draw:
         """Draw tokens ``(B, n, C)``; there is no likelihood of a draw to be confident by. See :meth:`Head.sample`.
 
@@ -137,7 +200,7 @@ class IterativeHead(Head):
         """
         self.check_sharpness(sharpness)
         steps = sharpness.head_steps_at(progress, self.steps)
-        return Draw(self.draw(Evaluations(self.network, hidden, null, guidance), noise, steps, sharpness.temperature))
+        return Draw(self.draw(Evaluations(self.network, hidden, null, guidance, places), noise, steps, sharpness.temperature))
 
     @abstractmethod
     def draw(self, evaluate: Evaluations, noise: Noise, steps: int, temperature: float) -> Tensor:

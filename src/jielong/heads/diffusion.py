@@ -18,7 +18,7 @@ from torch import Tensor
 from jielong.config import OfFamily, Part
 from jielong.heads import diffusion_samplers as samplers
 from jielong.heads.base import Sharpness
-from jielong.heads.continuous import Evaluations, IterativeHead, Predict
+from jielong.heads.continuous import Evaluations, IterativeHead, Predict, mean
 from jielong.heads.diffusion_samplers import Guess
 from jielong.heads.diffusion_schedule import Kind, Schedule
 from jielong.networks.denoiser import MLP, NetworkSettings
@@ -76,7 +76,7 @@ class DiffusionHead(IterativeHead):
         draws_per_token: int = 4,
     ) -> None:
         outputs = layout.channels * (2 if variance == "learned" else 1)
-        built = network.build(inputs=layout.channels, outputs=outputs, hidden=width)
+        built = network.build(inputs=layout.channels, outputs=outputs, hidden=width, axes=len(layout.extents))
         super().__init__(built, layout, steps=steps, draws_per_token=draws_per_token)
         self.schedule, self.prediction, self.learned = Schedule.of(schedule), prediction, variance == "learned"
         self.sampler, self.eta, self.clip = sampler, eta, clip
@@ -101,7 +101,7 @@ class DiffusionHead(IterativeHead):
                 "choose the sampler ddpm, or ddim with an eta above 0"
             )
 
-    def loss_of_copies(self, targets: Tensor, predict: Predict) -> Tensor:
+    def loss_of_copies(self, targets: Tensor, predict: Predict, real: Tensor | None = None) -> Tensor:
         """Squared error, mean over the channels, plus the variational bound in bits a channel; ``(M, C)`` to ``(M,)``.
 
         See :meth:`_bound`, which is 0 where the variance is fixed.
@@ -114,7 +114,7 @@ class DiffusionHead(IterativeHead):
             said, share = self._split(out)
             wanted = {"epsilon": noise, "x0": targets, "v": signal * noise - spread * targets}[self.prediction]
             wrong = (wanted - said).square()
-            return wrong.mean(-1) if share is None else (wrong + self._bound(step, wrong.detach(), share)).mean(-1)
+            return mean(wrong if share is None else wrong + self._bound(step, wrong.detach(), share), real)
 
     def _split(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the network says of the token, and of the variance: from 0, the least, to 1, the most, but it may go beyond."""

@@ -20,8 +20,8 @@ from pydantic import Field, SerializeAsAny
 from torch import Tensor
 
 from jielong.config import Config, OfFamily, Part
-from jielong.heads.continuous import Evaluations, IterativeHead, Predict
-from jielong.networks.denoiser import MLP, Denoiser, NetworkSettings
+from jielong.heads.continuous import Evaluations, IterativeHead, Predict, mean
+from jielong.networks.denoiser import MLP, AnyDenoiser, NetworkSettings
 from jielong.noise import Noise
 from jielong.tokens import Layout
 
@@ -135,7 +135,7 @@ class FlowMatchingHead(IterativeHead):
 
     def __init__(
         self,
-        network: Denoiser,
+        network: AnyDenoiser,
         layout: Layout,
         *,
         steps: int = 20,
@@ -147,15 +147,15 @@ class FlowMatchingHead(IterativeHead):
         super().__init__(network, layout, steps=steps, draws_per_token=draws_per_token)
         self.times, self.sampler, self.shift = times, sampler, shift
 
-    def loss_of_copies(self, targets: Tensor, predict: Predict) -> Tensor:
+    def loss_of_copies(self, targets: Tensor, predict: Predict, real: Tensor | None = None) -> Tensor:
         """Square error of the velocity, mean over the values; never 0 (for unit Gaussians and uniform times it ends at pi / 2)."""
         times = self.times.draw(len(targets), targets.device)
-        return self.errors(targets, torch.randn_like(targets), times, predict)
+        return self.errors(targets, torch.randn_like(targets), times, predict, real)
 
     @staticmethod
-    def errors(targets: Tensor, noise: Tensor, times: Tensor, predict: Predict) -> Tensor:
-        """``|v(x_t, t) - (x_1 - x_0)|^2 / C``: tokens and noise ``(M, C)``, times ``(M,)`` to ``(M,)``."""
-        return (predict(between(noise, targets, times), times[:, None]) - (targets - noise)).square().mean(-1)
+    def errors(targets: Tensor, noise: Tensor, times: Tensor, predict: Predict, real: Tensor | None = None) -> Tensor:
+        """``|v(x_t, t) - (x_1 - x_0)|^2 / C``: tokens and noise ``(M, C)``, times ``(M,)`` to ``(M,)``, of ``real`` values alone."""
+        return mean((predict(between(noise, targets, times), times[:, None]) - (targets - noise)).square(), real)
 
     def draw(self, evaluate: Evaluations, noise: Noise, steps: int, temperature: float) -> Tensor:
         """At most ``steps`` evaluations: midpoint and Heun take two an interval, and one alone is Euler's step."""
@@ -198,7 +198,7 @@ class FlowMatching(Part, family="head", name="flow_matching"):
     def build(self, width: int, layout: Layout) -> FlowMatchingHead:
         """The head for tokens of this layout."""
         return FlowMatchingHead(
-            self.network.build(inputs=layout.channels, outputs=layout.channels, hidden=width),
+            self.network.build(inputs=layout.channels, outputs=layout.channels, hidden=width, axes=len(layout.extents)),
             layout,
             steps=self.steps,
             draws_per_token=self.draws_per_token,

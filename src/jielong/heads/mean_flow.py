@@ -19,9 +19,9 @@ from pydantic import Field, SerializeAsAny
 from torch import Tensor
 
 from jielong.config import OfFamily, Part
-from jielong.heads.continuous import Evaluations, IterativeHead, Predict
+from jielong.heads.continuous import Evaluations, IterativeHead, Predict, total
 from jielong.heads.flow_matching import SLOW, Times, between, grid
-from jielong.networks.denoiser import MLP, Denoiser, NetworkSettings
+from jielong.networks.denoiser import MLP, AnyDenoiser, NetworkSettings
 from jielong.noise import Noise
 from jielong.tokens import Layout
 
@@ -50,7 +50,7 @@ class MeanFlowHead(IterativeHead):
 
     def __init__(
         self,
-        network: Denoiser,
+        network: AnyDenoiser,
         layout: Layout,
         *,
         steps: int = 1,
@@ -63,7 +63,7 @@ class MeanFlowHead(IterativeHead):
         super().__init__(network, layout, steps=steps, draws_per_token=draws_per_token)
         self.times, self.same, self.power, self.improved = times, same, power, improved
 
-    def loss_of_copies(self, targets: Tensor, predict: Predict) -> Tensor:
+    def loss_of_copies(self, targets: Tensor, predict: Predict, real: Tensor | None = None) -> Tensor:
         """Square error summed over the values, weighted: near 1 a term whatever the error, as long as ``power`` is 1.
 
         Outside training, where losses are compared, it is flow matching's: all copies have ``r = t``, and errors are means over the values.
@@ -72,12 +72,15 @@ class MeanFlowHead(IterativeHead):
         one, other = self.times.draw(count, device), self.times.draw(count, device)
         start, end = torch.minimum(one, other), torch.maximum(one, other)
         if not self.training:
-            return self.errors(targets, torch.randn_like(targets), one, one, predict)[0] / self.channels
+            values = targets.shape[-1] if real is None else real.sum(-1)
+            return self.errors(targets, torch.randn_like(targets), one, one, predict, real)[0] / values
         end = torch.where(torch.rand(count, device=device) < self.same, start, end)
-        errors = self.errors(targets, torch.randn_like(targets), start, end, predict)
+        errors = self.errors(targets, torch.randn_like(targets), start, end, predict, real)
         return torch.stack([self._weighted(error) for error in errors]).sum(0)
 
-    def errors(self, targets: Tensor, noise: Tensor, start: Tensor, end: Tensor, predict: Predict) -> list[Tensor]:
+    def errors(
+        self, targets: Tensor, noise: Tensor, start: Tensor, end: Tensor, predict: Predict, real: Tensor | None = None
+    ) -> list[Tensor]:
         """``|u - stopgrad(v + (r - t) du/dt)|^2`` summed over the values, ``(M,)``; where ``improved``, that of the velocity as well.
 
         Args:
@@ -86,23 +89,25 @@ class MeanFlowHead(IterativeHead):
             start: ``t``, ``(M,)``.
             end: ``r``, ``(M,)``, not before ``t``.
             predict: The network at these rows.
+            real: Which values count, ``(M, C)`` bool; all by default.
         """
         x, velocity = between(noise, targets, start), targets - noise
-        mean, *own = predict(x, self._when(start, end)).split(self.channels, dim=-1)
+        mean, *own = predict(x, self._when(start, end)).split(targets.shape[-1], dim=-1)
         along = own[0].detach() if own else velocity
         correction = torch.zeros_like(mean)
         rows = (end > start).nonzero()[:, 0]
         if len(rows):  # where r = t the product would be multiplied by 0
             slope = self.slope(x[rows], start[rows], end[rows], along[rows], predict, rows)
             correction = correction.index_copy(0, rows, (end - start)[rows, None] * slope)
-        return [(found - wanted).square().sum(-1) for found, wanted in zip([mean, *own], [velocity + correction, velocity], strict=False)]
+        pairs = zip([mean, *own], [velocity + correction, velocity], strict=False)
+        return [total((found - wanted).square(), real) for found, wanted in pairs]
 
     @torch.no_grad()
     def slope(self, x: Tensor, start: Tensor, end: Tensor, along: Tensor, predict: Predict, rows: Tensor | None = None) -> Tensor:
         """``du/dt`` along the flow, ``(m, C)``: the Jacobian-vector product of ``(x, t, r) -> u`` with tangent ``(along, 1, 0)``."""
 
         def mean(x: Tensor, start: Tensor, end: Tensor) -> Tensor:
-            return predict(x, self._when(start, end), rows)[:, : self.channels]
+            return predict(x, self._when(start, end), rows)[:, : x.shape[-1]]
 
         with torch.autocast(x.device.type, enabled=False):
             tangents = (along, torch.ones_like(start), torch.zeros_like(end))
@@ -147,7 +152,9 @@ class MeanFlow(Part, family="head", name="mean_flow"):
     def build(self, width: int, layout: Layout) -> MeanFlowHead:
         """The head for tokens of this layout."""
         return MeanFlowHead(
-            self.network.build(inputs=layout.channels, outputs=(1 + self.improved) * layout.channels, hidden=width, times=2),
+            self.network.build(
+                inputs=layout.channels, outputs=(1 + self.improved) * layout.channels, hidden=width, times=2, axes=len(layout.extents)
+            ),
             layout,
             steps=self.steps,
             draws_per_token=self.draws_per_token,

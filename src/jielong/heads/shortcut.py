@@ -18,9 +18,9 @@ from pydantic import Field, SerializeAsAny, field_validator
 from torch import Tensor
 
 from jielong.config import OfFamily, Part
-from jielong.heads.continuous import Evaluations, IterativeHead, Predict
+from jielong.heads.continuous import Evaluations, IterativeHead, Predict, mean
 from jielong.heads.flow_matching import between
-from jielong.networks.denoiser import MLP, Denoiser, NetworkSettings
+from jielong.networks.denoiser import MLP, AnyDenoiser, NetworkSettings
 from jielong.noise import Noise
 from jielong.tokens import Layout
 
@@ -45,7 +45,7 @@ class ShortcutHead(IterativeHead):
 
     def __init__(
         self,
-        network: Denoiser,
+        network: AnyDenoiser,
         layout: Layout,
         *,
         steps: int = 1,
@@ -57,7 +57,7 @@ class ShortcutHead(IterativeHead):
         super().__init__(network, layout, steps=steps, draws_per_token=draws_per_token)
         self.levels, self.bootstrap, self.clip = finest.bit_length() - 1, bootstrap, clip
 
-    def loss_of_copies(self, targets: Tensor, predict: Predict) -> Tensor:
+    def loss_of_copies(self, targets: Tensor, predict: Predict, real: Tensor | None = None) -> Tensor:
         """Square error, mean over the values, of plain and of bootstrapped copies.
 
         Outside training, where losses are compared, all copies are plain: what two halves say moves with the network.
@@ -67,15 +67,15 @@ class ShortcutHead(IterativeHead):
         levels = torch.where(coarse, torch.randint(self.levels, (count,), device=device), self.levels)
         places = 2.0**levels
         times = (torch.rand(count, device=device) * places).floor() / places
-        return self.errors(targets, torch.randn_like(targets), times, levels, predict)
+        return self.errors(targets, torch.randn_like(targets), times, levels, predict, real)
 
-    def errors(self, targets: Tensor, noise: Tensor, times: Tensor, levels: Tensor, predict: Predict) -> Tensor:
+    def errors(self, targets: Tensor, noise: Tensor, times: Tensor, levels: Tensor, predict: Predict, real: Tensor | None = None) -> Tensor:
         """Tokens and noise ``(M, C)``, times and levels ``k`` of steps ``d = 2^-k``, both ``(M,)``, to ``(M,)``."""
         x, wanted = between(noise, targets, times), targets - noise
         rows = (levels < self.levels).nonzero()[:, 0]
         if len(rows):
             wanted = wanted.index_copy(0, rows, self.two_halves(x[rows], times[rows], levels[rows], predict, rows))
-        return (predict(x, self._when(times, levels)) - wanted).square().mean(-1)
+        return mean((predict(x, self._when(times, levels)) - wanted).square(), real)
 
     @torch.no_grad()
     def two_halves(self, x: Tensor, times: Tensor, levels: Tensor, predict: Predict, rows: Tensor | None = None) -> Tensor:
@@ -127,7 +127,7 @@ class Shortcut(Part, family="head", name="shortcut"):
     def build(self, width: int, layout: Layout) -> ShortcutHead:
         """The head for tokens of this layout."""
         return ShortcutHead(
-            self.network.build(inputs=layout.channels, outputs=layout.channels, hidden=width, times=2),
+            self.network.build(inputs=layout.channels, outputs=layout.channels, hidden=width, times=2, axes=len(layout.extents)),
             layout,
             steps=self.steps,
             draws_per_token=self.draws_per_token,

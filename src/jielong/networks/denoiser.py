@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from jielong.config import Part
+from jielong.tokens import Places
 
 SINUSOID = 256
 """Numbers that one time becomes."""
@@ -36,11 +38,12 @@ def sinusoid(times: Tensor, size: int = SINUSOID, period: float = 10_000.0) -> T
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """``x (1 + scale) + shift``."""
     return x * (1 + scale) + shift
 
 
-class _LayerNorm(nn.LayerNorm):
+class LayerNorm(nn.LayerNorm):
     """Layer norm in float32, or in float64 where its input is; the dtype stays."""
 
     def __init__(self, width: int, affine: bool) -> None:
@@ -52,8 +55,8 @@ class _LayerNorm(nn.LayerNorm):
             return super().forward(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
 
 
-class Denoiser(nn.Module, ABC):
-    """What such networks share: the vector ``y`` of times and hidden vector.
+class TimedNetwork(nn.Module):
+    """What all such networks share: the vector ``y`` of times and hidden vector.
 
     Args:
         width: Channels ``W`` inside.
@@ -66,6 +69,33 @@ class Denoiser(nn.Module, ABC):
         self.times_in = times
         self.of_hidden = nn.Linear(hidden, width)
         self.of_times = nn.Sequential(nn.Linear(times * SINUSOID, width), nn.SiLU(), nn.Linear(width, width)) if times else None
+
+    def _y(self, times: Tensor | None, prepared: Tensor) -> Tensor:
+        given = 0 if times is None else times.shape[-1]
+        if given != self.times_in:
+            raise ValueError(f"this network was made for {self.times_in} times a row, not {given}")
+        if times is None or self.of_times is None:
+            return prepared
+        with torch.autocast(times.device.type, enabled=False):
+            waves = sinusoid(times.to(torch.promote_types(times.dtype, torch.float32))).flatten(-2)
+        embedded: Tensor = self.of_times(waves.to(prepared.dtype))
+        return embedded + prepared
+
+    def _initialise(self, *zero: nn.Linear) -> None:
+        """Xavier-uniform matrices, as the authors' code; the time embedding's are normal(0, 0.02); those named are zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for module in self.of_times or ():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+        for linear in zero:
+            nn.init.zeros_(linear.weight)
+
+
+class Denoiser(TimedNetwork, ABC):
+    """A network that sees one token a row."""
 
     def prepare(self, hidden: Tensor) -> Tensor:
         """``W z``: hidden ``(M, D)`` to ``(M, W)``, what :meth:`predict` needs of it. Computed once, it serves every time of a token."""
@@ -93,28 +123,39 @@ class Denoiser(nn.Module, ABC):
             ValueError: if the number of times is another.
         """
 
-    def _y(self, times: Tensor | None, prepared: Tensor) -> Tensor:
-        given = 0 if times is None else times.shape[-1]
-        if given != self.times_in:
-            raise ValueError(f"this network was made for {self.times_in} times a row, not {given}")
-        if times is None or self.of_times is None:
-            return prepared
-        with torch.autocast(times.device.type, enabled=False):
-            waves = sinusoid(times.to(torch.promote_types(times.dtype, torch.float32))).flatten(-2)
-        embedded: Tensor = self.of_times(waves.to(prepared.dtype))
-        return embedded + prepared
 
-    def _initialise(self, *zero: nn.Linear) -> None:
-        """Xavier-uniform matrices, as the authors' code; the time embedding's are normal(0, 0.02); those named are zero."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        for module in self.of_times or ():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
-        for linear in zero:
-            nn.init.zeros_(linear.weight)
+class Prepared(Protocol):
+    """What a joint network makes of the hidden vectors of a batch of blocks, once for all times."""
+
+    def repeat(self, count: int) -> Self:
+        """All blocks so many times, one after the other."""
+
+    def rows(self, index: Tensor) -> Self:
+        """Some blocks, in this order."""
+
+
+P = TypeVar("P", bound=Prepared)
+
+
+class JointDenoiser(TimedNetwork, ABC, Generic[P]):
+    """A network that sees all tokens of a block together, so that what is drawn at one place depends on what is drawn at others."""
+
+    @abstractmethod
+    def prepare(self, hidden: Tensor, places: Places) -> P:
+        """What :meth:`predict` needs of hidden vectors ``(B, n, D)`` at these places."""
+
+    @abstractmethod
+    def predict(self, x: Tensor, times: Tensor | None, prepared: P) -> Tensor:
+        """Predictions ``(B, n, outputs)``; what stands behind an item's end means nothing, there and in ``x``.
+
+        Args:
+            x: Noisy tokens ``(B, n, C)``.
+            times: ``(B, T)``, or ``(1, T)`` when all blocks share them. ``None`` where the network reads no times.
+            prepared: From :meth:`prepare`.
+        """
+
+
+AnyDenoiser = Denoiser | JointDenoiser[Any]
 
 
 class MLPDenoiser(Denoiser):
@@ -132,11 +173,11 @@ class MLPDenoiser(Denoiser):
     def __init__(self, *, inputs: int, outputs: int, hidden: int, times: int, width: int, layers: int) -> None:
         super().__init__(width, hidden, times)
         self.input = nn.Linear(inputs, width)
-        self.norms = nn.ModuleList(_LayerNorm(width, affine=True) for _ in range(layers))
+        self.norms = nn.ModuleList(LayerNorm(width, affine=True) for _ in range(layers))
         self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(layers))
         # What modulates the blocks and the end is made by one product.
         self.modulation = nn.Linear(width, (3 * layers + 2) * width)
-        self.last_norm = _LayerNorm(width, affine=False)
+        self.last_norm = LayerNorm(width, affine=False)
         self.output = nn.Linear(width, outputs)
         self._initialise(self.modulation, self.output)
 
@@ -146,8 +187,8 @@ class MLPDenoiser(Denoiser):
         h = self.input(x.to(prepared.dtype))
         for index, (norm, block) in enumerate(zip(self.norms, self.blocks, strict=True)):
             shift, scale, gate = parts[3 * index : 3 * index + 3]
-            h = h + gate * block(_modulate(norm(h), shift, scale))
-        return self.output(_modulate(self.last_norm(h), *parts[-2:]))
+            h = h + gate * block(modulated(norm(h), shift, scale))
+        return self.output(modulated(self.last_norm(h), *parts[-2:]))
 
 
 class AttentionDenoiser(Denoiser):
@@ -175,7 +216,7 @@ class AttentionDenoiser(Denoiser):
         self.kinds = outputs // inputs if outputs % inputs == 0 else 1
         self.input = nn.Linear(inputs // groups, width)
         self.places = nn.Parameter(torch.randn(groups, width) * 0.02)
-        self.norms = nn.ModuleList(_LayerNorm(width, affine=False) for _ in range(2 * layers + 1))
+        self.norms = nn.ModuleList(LayerNorm(width, affine=False) for _ in range(2 * layers + 1))
         self.qkv = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(layers))
         self.projections = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
         self.blocks = nn.ModuleList(
@@ -192,9 +233,9 @@ class AttentionDenoiser(Denoiser):
         h = self.input(x.to(prepared.dtype).unflatten(-1, (self.groups, -1))) + self.places  # (M, G, W)
         for index, (qkv, project, block) in enumerate(zip(self.qkv, self.projections, self.blocks, strict=True)):
             shift, scale, gate, shift2, scale2, gate2 = parts[6 * index : 6 * index + 6]
-            h = h + gate * project(self._attend(qkv(_modulate(self.norms[2 * index](h), shift, scale))))
-            h = h + gate2 * block(_modulate(self.norms[2 * index + 1](h), shift2, scale2))
-        out = self.output(_modulate(self.norms[-1](h), *parts[-2:]))  # (M, G, outputs / G)
+            h = h + gate * project(self._attend(qkv(modulated(self.norms[2 * index](h), shift, scale))))
+            h = h + gate2 * block(modulated(self.norms[2 * index + 1](h), shift2, scale2))
+        out = self.output(modulated(self.norms[-1](h), *parts[-2:]))  # (M, G, outputs / G)
         return out.unflatten(-1, (self.kinds, -1)).transpose(1, 2).flatten(1)
 
     def _attend(self, qkv: Tensor) -> Tensor:
@@ -209,7 +250,7 @@ class AttentionDenoiser(Denoiser):
 class NetworkSettings(Part):
     """What the settings of every such network answer."""
 
-    def build(self, *, inputs: int, outputs: int, hidden: int, times: int = 1) -> Denoiser:
+    def build(self, *, inputs: int, outputs: int, hidden: int, times: int = 1, axes: int = 1) -> AnyDenoiser:
         """The network.
 
         Args:
@@ -217,6 +258,7 @@ class NetworkSettings(Part):
             outputs: Values of the prediction.
             hidden: Width ``D`` of the hidden vectors.
             times: Scalars ``T`` a row.
+            axes: Coordinates of a position, for networks that see several.
 
         Raises:
             ValueError: if the settings do not fit these sizes.
@@ -230,7 +272,7 @@ class MLP(NetworkSettings, family="network", name="mlp"):
     layers: int = Field(default=3, ge=1)
     width: int = Field(default=256, ge=1)
 
-    def build(self, *, inputs: int, outputs: int, hidden: int, times: int = 1) -> Denoiser:
+    def build(self, *, inputs: int, outputs: int, hidden: int, times: int = 1, axes: int = 1) -> Denoiser:
         """The network, see :meth:`NetworkSettings.build`."""
         return MLPDenoiser(inputs=inputs, outputs=outputs, hidden=hidden, times=times, width=self.width, layers=self.layers)
 
@@ -243,7 +285,7 @@ class Attention(NetworkSettings, family="network", name="attention"):
     heads: int = Field(default=4, ge=1)
     groups: int = Field(default=4, ge=1)
 
-    def build(self, *, inputs: int, outputs: int, hidden: int, times: int = 1) -> Denoiser:
+    def build(self, *, inputs: int, outputs: int, hidden: int, times: int = 1, axes: int = 1) -> Denoiser:
         """The network, see :meth:`NetworkSettings.build`."""
         if self.width % self.heads:
             raise ValueError(f"network.attention: a width of {self.width} does not divide into {self.heads} heads")

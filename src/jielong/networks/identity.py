@@ -1,0 +1,72 @@
+"""No backbone: inputs are handed on, for heads that are the whole network themselves (latent diffusion)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from jielong.networks.backbone import Backbone
+from jielong.networks.conditioning import Conditioning
+
+
+@dataclass
+class NoCache:
+    """What is remembered of a condition: the vector that is added at every position, ``(B, 1, D)``."""
+
+    started: bool = False
+    added: Tensor | None = None
+
+    def rows(self, index: slice) -> NoCache:
+        """Of some items."""
+        return replace(self, added=None if self.added is None else self.added[index])
+
+
+class Identity(Backbone[NoCache]):
+    """Hands its inputs on, and adds what the condition's pooled vector says, the same at every position.
+
+    Args:
+        width: Channels ``D``.
+        condition_width: Channels of the condition's pooled vector; ``None`` without a condition.
+    """
+
+    def __init__(self, width: int, condition_width: int | None = None) -> None:
+        super().__init__()
+        self.width = width
+        self.pooled = None if condition_width is None else nn.Linear(condition_width, width)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        coordinates: Tensor,
+        blocks: Tensor,
+        conditioning: Conditioning | None = None,
+        cache: NoCache | None = None,
+        commit: bool = True,
+    ) -> Tensor:
+        """See :meth:`Backbone.forward`."""
+        added = self._added(conditioning) if cache is None or not cache.started else cache.added
+        if cache is not None:
+            cache.started, cache.added = True, added
+        return inputs if added is None else inputs + added
+
+    def _added(self, conditioning: Conditioning | None) -> Tensor | None:
+        if (conditioning is None) != (self.pooled is None):
+            raise ValueError("this backbone takes " + ("no condition, but one was given" if self.pooled is None else "a condition"))
+        return None if self.pooled is None or conditioning is None else self.pooled(conditioning.pooled)[:, None]
+
+    def new_cache(
+        self, batch: int, positions: int, prefix: int = 0, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> NoCache:
+        """See :meth:`Backbone.new_cache`; there are no keys and values."""
+        return NoCache()
+
+    def cache_bytes(self, batch: int, positions: int, prefix: int = 0, dtype: torch.dtype = torch.float32) -> int:
+        """The bytes of one vector an item."""
+        return 0 if self.pooled is None else batch * self.width * dtype.itemsize
+
+    def check_order(self, blocks: Tensor, shifted: bool) -> None:
+        """Raise ``ValueError`` unless everything is drawn at once: nobody here sees what came before."""
+        if not shifted or int(blocks.max()) > 0:
+            raise ValueError("without a backbone nothing is seen of earlier tokens, so it needs order: at_once")
