@@ -45,6 +45,21 @@ class Moment:
 Watch = Callable[[Moment], None]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a backbone made of a batch, at the ``M`` positions whose tokens the order asks for.
+
+    Attributes:
+        hidden: Hidden vectors, ``(M, D)``.
+        targets: The tokens there, ``(M, C)``.
+        shares: What each counts in its item, ``(M,)``: the reciprocal of how many the item was asked.
+    """
+
+    hidden: Tensor
+    targets: Tensor
+    shares: Tensor
+
+
 class Generator(nn.Module):
     """A chain over tokens: an order, a backbone, a head, and maybe a condition.
 
@@ -122,6 +137,24 @@ class Generator(nn.Module):
         Raises:
             ValueError: if a condition is missing, or given to a generator that has none.
         """
+        hidden, asked = self._read(tokens, prepared, noise)
+        batch = len(tokens)
+        # Every item weighs the same, however many of its positions were asked (MaskGIT's public loss).
+        weights = 1.0 / asked.sum(1, keepdim=True)
+        if self.head.joint:
+            spans = (slice(*span) for span in self.order.spans(self.layout))
+            parts = [(asked[:, s].sum(1), self.head.loss(hidden[:, s], tokens.values[:, s], **self.places_of(s, asked))) for s in spans]
+            return torch.stack([count * weights[:, 0] * each for count, each in parts]).sum() / batch
+        each = self.head.loss(hidden[asked], tokens.values[asked])
+        return (each * weights.expand_as(asked)[asked]).sum() / batch
+
+    def ask(self, tokens: Tokens, prepared: Any = None, noise: Noise | None = None) -> Asked:
+        """What a head that is not joint is asked in a step of training; the arguments and errors of :meth:`loss`."""
+        hidden, asked = self._read(tokens, prepared, noise)
+        return Asked(hidden[asked], tokens.values[asked], (1.0 / asked.sum(1, keepdim=True)).expand_as(asked)[asked])
+
+    def _read(self, tokens: Tokens, prepared: Any, noise: Noise | None) -> tuple[Tensor, Tensor]:
+        """Hidden vectors ``(B, N, D)`` under the order's masks, and at which positions it asks for tokens, ``(B, N)`` bool."""
         batch, device = len(tokens), tokens.values.device
         noise = noise or Noise(0, range(batch))
         conditioning = None
@@ -136,14 +169,7 @@ class Generator(nn.Module):
         known, asked = view.known.to(device), view.asked.to(device)
         inputs = self._inputs(tokens.values, known, 0, self.layout.positions, self._all_places())
         hidden = self.backbone(inputs, self.where, self.blocks, conditioning, **self.reading(known))
-        # Every item weighs the same, however many of its positions were asked (MaskGIT's public loss).
-        weights = 1.0 / asked.sum(1, keepdim=True)
-        if self.head.joint:
-            spans = (slice(*span) for span in self.order.spans(self.layout))
-            parts = [(asked[:, s].sum(1), self.head.loss(hidden[:, s], tokens.values[:, s], **self.places_of(s, asked))) for s in spans]
-            return torch.stack([count * weights[:, 0] * each for count, each in parts]).sum() / batch
-        each = self.head.loss(hidden[asked], tokens.values[asked])
-        return (each * weights.expand_as(asked)[asked]).sum() / batch
+        return hidden, asked
 
     @torch.inference_mode()
     def generate(

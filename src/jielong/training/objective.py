@@ -45,7 +45,8 @@ class Objective(nn.Module, ABC):
     """A model in training. Phases run one after the other on the same batch, each with an optimizer of its own."""
 
     model: nn.Module
-    """What is kept in the end: it has the moving average, and its weights are the checkpoint."""
+    """What is kept in the end: it has the moving average, which follows when a phase trained it or a part of it, and its weights are
+    the checkpoint."""
     rate: int | None = None
     """Samples a second of the sound that sheets are of; ``None`` for pictures."""
 

@@ -190,7 +190,8 @@ class Run:
             trained.append(module)
         else:
             counters.bad = 0
-        if any(module is self.objective.model for module in trained):
+        parts = set(self.objective.model.modules())
+        if any(module in parts for module in trained):
             self.ema.update(counters.steps)
             counters.steps += 1
         for name, value in values.items():

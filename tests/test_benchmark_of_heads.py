@@ -1,0 +1,118 @@
+"""Teaching several heads side by side (benchmarks/heads.py): none may notice the others, and an average follows each."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from jielong.backbones.transformer import Transformer
+from jielong.data.sets import Batch
+from jielong.generator import Asked, Generator
+from jielong.heads.base import Head, Sharpness
+from jielong.heads.diffusion import Diffusion
+from jielong.heads.energy import Energy
+from jielong.heads.gaussian_mixture import GaussianMixture
+from jielong.networks.denoiser import MLP
+from jielong.noise import Noise
+from jielong.orders.masked import Masked
+from jielong.tokens import Layout, Tokens
+from jielong.training.settings import TrainSettings
+from jielong.training.trainer import train
+
+LAYOUT, WIDTH = Layout((2, 2), channels=3), 8
+SETTINGS = TrainSettings(samples=48, batch=8, lr=1e-2, warmup=8, ema=0.9, precision="fp32", save_every=16)
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+    path = Path(__file__).parents[1] / "benchmarks" / "heads.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_heads", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look themselves up
+    spec.loader.exec_module(module)
+    return module
+
+
+def heads(*names: str) -> dict[str, Head]:
+    parts = {"diffusion": Diffusion(network=MLP(layers=1, width=8)), "energy": Energy(layers=1, width=8), "mixture": GaussianMixture()}
+    made = {}
+    for name in names:
+        torch.manual_seed(1)
+        made[name] = parts[name].build(WIDTH, LAYOUT)
+    return made
+
+
+class Stream:
+    def batch(self, first: int, count: int) -> Batch:
+        return Batch(torch.full((count, 1, 2, 2), first / 100), None, None, [str(first + i) for i in range(count)])
+
+
+def ask(batch: Batch, noise: Noise) -> Asked:
+    """Four positions a picture, of which two count twice."""
+    hidden = torch.randn(4 * len(batch), WIDTH, generator=torch.Generator().manual_seed(int(batch.keys[0])))
+    return Asked(hidden, hidden[:, :3].sin(), torch.tensor([0.5, 1.0, 1.0, 0.5]).repeat(len(batch)))
+
+
+def taught(benchmark: Any, out: Path, *names: str, stop_after: int | None = None) -> dict[str, Tensor]:
+    lessons = benchmark.Lessons(heads(*names), ask, tokens=3)
+    summary = train(lessons, Stream(), SETTINGS, out, recipe_yaml="a: 1", progress=False, evaluate=False, stop_after=stop_after)
+    return load_file(out / "model.safetensors") if summary.finished else {}
+
+
+def test_no_head_notices_the_others(benchmark: Any, tmp_path: Path) -> None:
+    together = taught(benchmark, tmp_path / "three", "mixture", "diffusion", "energy")
+    for name in ("mixture", "diffusion", "energy"):
+        alone = taught(benchmark, tmp_path / name, name)
+        assert alone
+        assert all(torch.equal(value, together[key]) for key, value in alone.items())
+
+
+def test_what_is_kept_are_averages_that_moved(benchmark: Any, tmp_path: Path) -> None:
+    kept, start = taught(benchmark, tmp_path, "mixture", "energy"), heads("mixture", "energy")
+    for name, head in start.items():
+        moved = [not torch.equal(kept[f"{name}.{key}"], value) for key, value in head.named_parameters()]
+        assert all(moved)
+
+
+def test_it_goes_on_as_if_it_had_not_stopped(benchmark: Any, tmp_path: Path) -> None:
+    whole = taught(benchmark, tmp_path / "whole", "diffusion", "energy")
+    assert not taught(benchmark, tmp_path / "parts", "diffusion", "energy", stop_after=24)
+    resumed = taught(benchmark, tmp_path / "parts", "diffusion", "energy")
+    assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
+
+
+def test_an_untrained_network_before_a_head_changes_nothing(benchmark: Any) -> None:
+    head, hidden = heads("mixture")["mixture"], torch.randn(2, 4, WIDTH)
+    for weight in head.parameters():
+        torch.nn.init.normal_(weight)  # an untrained mixture reads nothing
+    deep = benchmark.Deepened(head, MLP(layers=2, width=8).build(inputs=WIDTH, outputs=WIDTH, hidden=WIDTH, times=0))
+    rows, targets = hidden.flatten(0, 1), torch.randn(8, 3)
+    assert torch.equal(deep.loss(rows, targets), head.loss(rows, targets))
+    given: tuple[Any, ...] = (Sharpness(temperature=0.5), torch.randn(2, 4, WIDTH), 2.0)
+    assert torch.equal(deep.sample(hidden, Noise(0, [0, 1]), *given).values, head.sample(hidden, Noise(0, [0, 1]), *given).values)
+    torch.nn.init.normal_(deep.network.output.weight)
+    assert not torch.equal(deep.loss(rows, targets), head.loss(rows, targets))
+    with pytest.raises(ValueError, match="head_steps"):
+        deep.check_sharpness(Sharpness(head_steps=3))
+
+
+def test_what_is_asked_makes_the_loss() -> None:
+    layout = Layout((3, 3), channels=3)
+    torch.manual_seed(0)
+    backbone = Transformer(layers=1, width=WIDTH, heads=2).build(layout, None)
+    model = Generator(layout, Masked(choose="random").build(), backbone, GaussianMixture().build(WIDTH, layout)).eval()
+    torch.nn.init.normal_(model.head.parameters_of.weight)  # type: ignore[attr-defined]
+    tokens, noise = Tokens(torch.randn(5, 9, 3), layout), range(5)
+    asked = model.ask(tokens, noise=Noise(3, noise))
+    assert len(set(asked.shares.tolist())) > 1  # pictures are asked different numbers of positions
+    loss = (model.head.loss(asked.hidden, asked.targets) * asked.shares).sum() / 5
+    torch.testing.assert_close(loss, model.loss(tokens, noise=Noise(3, noise)), rtol=0, atol=0)
