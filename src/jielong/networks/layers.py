@@ -5,8 +5,9 @@ Inside, a batch is a list of rows, ``(B n, D)``: all maps but attention work row
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +19,11 @@ from jielong.networks.attention import attention
 from jielong.networks.norm import Norm, NormKind
 from jielong.networks.rope import Rotation
 
-if TYPE_CHECKING:
-    from jielong.networks.lazy import KeyMemory
-
 Activation = Literal["swiglu", "gelu"]
 ConditionPath = Literal["prefix", "cross", "adaln"]
 KeysValues = tuple[Tensor, Tensor]  # each (B, heads, length, head width)
+Remember = Callable[[Tensor, Tensor], KeysValues]
+"""Takes the keys and values of this pass, and gives those that attention is to see."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Sight:
         cross: A layer's keys and values of the condition.
         cross_mask: Added to the scores of cross-attention.
         modulation: A layer's shifts, scales and gates, and those of the last norm.
-        memory: Keys and values of places that this pass does not compute (:mod:`jielong.networks.lazy`).
+        memory: Keys and values of places that this pass does not compute.
     """
 
     batch: int
@@ -48,7 +48,7 @@ class Sight:
     cross: list[KeysValues]
     cross_mask: Tensor | None
     modulation: list[tuple[Tensor, ...]]
-    memory: KeyMemory | None = None
+    memory: Remember | None = None
 
 
 def add_linear(x: Tensor, linear: nn.Linear, h: Tensor, dropout: float = 0.0) -> Tensor:

@@ -1,0 +1,1 @@
+"""Published checkpoints of others, read into our own parts."""

@@ -1,0 +1,339 @@
+"""Convolutions over time that may be streamed (SEANet, arXiv 2009.02095; EnCodec, 2210.13438, section 3.1).
+
+Of effective kernel ``k`` and stride ``s`` a convolution pads ``k - s`` samples: all of them on the left when it is causal, and otherwise half
+of them on the right; behind them as many as fill the last window. ``n`` samples become ``ceil(n / s)``. The transposed one gives ``n s``
+samples: what lies beyond is trimmed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jielong.networks.streaming import StreamingModule
+
+Padding = Literal["constant", "reflect", "replicate"]
+ConvNorm = Literal["weight_norm", "time_group_norm", "none"]
+
+
+class TimeLayer(StreamingModule):
+    """What both kinds have: a weight, which may be normed, a bias, and how padding is shared between the sides.
+
+    Args:
+        shape: Of the weight; the first axis is the one that weight norm keeps.
+        outputs: Channels that come out.
+        reach: Samples that a window holds beyond its stride, ``k - s``.
+        norm: ``weight_norm``: ``w = g v / |v|``, for each row of the weight (arXiv 1602.07868); ``time_group_norm``: the outputs are
+            normalised over channels and time, which needs the whole sound; or ``none``.
+        bias: Whether there is one.
+        causal: Whether all context is on the left.
+    """
+
+    folded: Tensor | None
+
+    def __init__(self, shape: tuple[int, int, int], outputs: int, reach: int, norm: ConvNorm, bias: bool, causal: bool) -> None:
+        super().__init__()
+        if reach < 0:
+            raise ValueError("a convolution's kernel must be at least as long as its stride, or samples are left out")
+        self.right = 0 if causal else reach // 2
+        self.left = reach - self.right
+        self.weight = nn.Parameter(torch.empty(shape))
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+        self.gain = nn.Parameter(_lengths(self.weight.detach())) if norm == "weight_norm" else None
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.norm = nn.GroupNorm(1, outputs) if norm == "time_group_norm" else None
+        self.register_buffer("folded", None, persistent=False)
+        self._folded_at = (-1, -1)
+
+    def kernel(self) -> Tensor:
+        """The weight as it is used."""
+        if self.gain is None:
+            return self.weight
+        if self.folded is not None and not self.training and self._folded_at == (self.gain._version, self.weight._version):
+            return self.folded
+        return self._normed()
+
+    def _normed(self) -> Tensor:
+        assert self.gain is not None
+        return self.weight * (self.gain / _lengths(self.weight))
+
+    @property
+    def needs_everything(self) -> str | None:
+        """Time-group norm looks at all of a sound."""
+        return None if self.norm is None else "time_group_norm normalises over the whole sound; take weight_norm or none"
+
+    @torch.no_grad()
+    def fold(self) -> bool:
+        """Norm the weight once, for evaluation."""
+        if self.gain is None or self.training:
+            return False
+        now = (self.gain._version, self.weight._version)
+        if self.folded is not None and self._folded_at == now:
+            return False
+        with torch.inference_mode(False):
+            self.folded, self._folded_at = self._normed().clone(), now
+        return True
+
+    def unfold(self) -> None:
+        """Norm the weight at every pass again."""
+        self.folded = None
+
+    def finished(self, x: Tensor) -> Tensor:
+        """What comes behind the convolution."""
+        return x if self.norm is None else self.norm(x)
+
+
+def _lengths(weight: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(weight, dim=(1, 2), keepdim=True)
+
+
+@dataclass
+class _Window:
+    """Samples that a convolution still needs; the first ``past`` of them only to be reflected at the end."""
+
+    samples: Tensor
+    begun: bool = False
+    past: int = 0
+    fresh: set[int] = field(default_factory=set)
+
+
+class Conv1d(TimeLayer):
+    """A convolution over time, ``(B, inputs, T)`` to ``(B, outputs, ceil(T / stride))``.
+
+    Args:
+        inputs: Channels that come in.
+        outputs: Channels that go out.
+        kernel: Length of the kernel.
+        stride: Samples between windows.
+        dilation: Samples between taps.
+        groups: Groups of channels that are kept apart.
+        bias: Whether there is one.
+        causal: Whether padding is on the left alone.
+        padding: What it consists of: zeros (``constant``), the sound reflected, or its first sample repeated. A reflected beginning holds
+            back a stream until there is as much to reflect; the others do not.
+        norm: As of :class:`TimeLayer`.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        *,
+        bias: bool = True,
+        causal: bool = True,
+        padding: Padding = "constant",
+        norm: ConvNorm = "none",
+    ) -> None:
+        self.span = (kernel - 1) * dilation + 1
+        super().__init__((outputs, inputs // groups, kernel), outputs, self.span - stride, norm, bias, causal)
+        self.stride, self.dilation, self.groups, self.padding = stride, dilation, groups, padding
+        # Reflected ends need samples that no window needs any more; reflected beginnings, some that are still to come.
+        self.slack = self.right + stride if padding == "reflect" else 0
+        self.wait = max(self.left, self.right + stride - 1) if padding == "reflect" and self.left + self.right + stride > 1 else 0
+
+    def extra_repr(self) -> str:
+        """The sizes, for printing."""
+        outputs, inputs, kernel = self.weight.shape
+        return (
+            f"{inputs * self.groups}, {outputs}, {kernel}, stride={self.stride}, dilation={self.dilation}, "
+            f"left={self.left}, right={self.right}, padding={self.padding}"
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, inputs, T)`` to ``(B, outputs, ceil(T / stride))``; of a chunk, what is settled by now."""
+        if self.stream is not None:
+            return self._step(x)
+        return self._convolved(self._padded(x))
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        return self.finished(F.conv1d(x, self.kernel(), self.bias, self.stride, 0, self.dilation, self.groups))
+
+    def _padded(self, x: Tensor) -> Tensor:
+        return _pad(x, self.left, self.right + (-x.shape[-1]) % self.stride, self.padding)
+
+    def needed(self, outputs: int) -> int:
+        """All of the last window, and of a reflected beginning."""
+        if outputs <= 0:
+            return 0
+        return max((outputs - 1) * self.stride + self.span - self.left, self.wait + 1)
+
+    def _step(self, x: Tensor) -> Tensor:
+        assert self.stream is not None
+        stream = self.stream
+        stream.check(x)
+        if self.left + self.right == 0 and self.stride == 1:
+            return self._convolved(x) if x.shape[-1] else self._nothing(x)
+        kept = stream.recall(self, lambda: _Window(x[..., :0]))
+        samples = torch.cat((kept.samples, x), dim=-1) if kept.samples.shape[-1] else x
+        if kept.fresh and x.shape[-1]:
+            for row in kept.fresh:
+                samples[row, :, : -x.shape[-1]] = x[row, :, :1]
+            kept.fresh = set()
+        if not kept.begun:
+            if stream.last:  # all of it is here
+                kept.samples, kept.begun = x[..., :0], True
+                return self._convolved(self._padded(samples)) if samples.shape[-1] else self._nothing(x)
+            if samples.shape[-1] <= self.wait:
+                kept.samples = samples
+                return self._nothing(x)
+            samples, kept.begun = _pad(samples, self.left, 0, self.padding), True
+        if stream.last:
+            left_over = samples.shape[-1] - kept.past - self.left
+            samples = _pad(samples, 0, self.right + (-left_over) % self.stride, self.padding)
+        count = max(0, (samples.shape[-1] - kept.past - self.span) // self.stride + 1)
+        reached = kept.past + count * self.stride
+        keep = min(reached, samples.shape[-1])
+        past = min(keep, self.slack)
+        kept.samples = samples[..., keep - past :].clone()
+        made = self._nothing(x)
+        if count:
+            made = self._convolved(samples[..., kept.past : reached - self.stride + self.span])
+        kept.past = past
+        return made
+
+    def _nothing(self, x: Tensor) -> Tensor:
+        return x.new_empty(len(x), len(self.weight), 0)
+
+    def cannot_reset(self, kept: _Window) -> str | None:
+        """In the middle of a window's stride, or where beginnings are reflected."""
+        if self.padding == "reflect" and (self.left or self.right):
+            return "its beginning would be reflected, and all rows would wait for it; begin all anew, or take padding: constant"
+        waiting = kept.samples.shape[-1] - self.left - self.right
+        if self.right:
+            return "its layers look ahead"
+        return f"a layer holds {waiting} of the {self.stride} samples that fill its next window" if kept.begun and waiting else None
+
+    def reset(self, kept: _Window, row: int) -> None:
+        """Padding stands before the next sample."""
+        kept.samples[row] = 0
+        if self.padding == "replicate" and kept.begun:
+            kept.fresh = kept.fresh | {row}
+
+
+def _pad(x: Tensor, left: int, right: int, how: Padding) -> Tensor:
+    """Padded sides; a sound too short to be reflected is lengthened by silence first, which is cut off again (EnCodec)."""
+    if left + right == 0:
+        return x
+    if how != "reflect":
+        return F.pad(x, (left, right), mode=how)
+    lacking = max(0, max(left, right) + 1 - x.shape[-1])
+    padded = F.pad(F.pad(x, (0, lacking)), (left, right), mode="reflect")
+    return padded[..., : padded.shape[-1] - lacking]
+
+
+@dataclass
+class _Overlap:
+    """The part of past windows that later ones add to, ``(B, outputs, k - s)`` without bias, and how much of the beginning is trimmed."""
+
+    tail: Tensor
+    trimmed: int
+
+
+class ConvTranspose1d(TimeLayer):
+    """The transposed convolution, ``(B, inputs, T)`` to ``(B, outputs, T stride)``.
+
+    Args:
+        inputs: Channels that come in.
+        outputs: Channels that go out.
+        kernel: Length of the kernel.
+        stride: Samples that come of one.
+        groups: Groups of channels that are kept apart.
+        bias: Whether there is one.
+        causal: Whether the end alone is trimmed.
+        norm: As of :class:`TimeLayer`; weight norm goes by the channels that come in, as PyTorch has it.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int,
+        groups: int = 1,
+        *,
+        bias: bool = True,
+        causal: bool = True,
+        norm: ConvNorm = "none",
+    ) -> None:
+        super().__init__((inputs, outputs // groups, kernel), outputs, kernel - stride, norm, bias, causal)
+        # Causal: an output sees no later input, so what is cut off is at the end, where a convolution pads the beginning.
+        self.left, self.right = (0, kernel - stride) if causal else (self.left, self.right)
+        self.outputs, self.stride, self.groups = outputs, stride, groups
+
+    def extra_repr(self) -> str:
+        """The sizes, for printing."""
+        inputs, _, kernel = self.weight.shape
+        return f"{inputs}, {self.outputs}, {kernel}, stride={self.stride}, trimmed {self.left} and {self.right}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, inputs, T)`` to ``(B, outputs, T stride)``; of a chunk, what is settled by now."""
+        if self.stream is not None:
+            return self._step(x)
+        if not x.shape[-1]:
+            return x.new_empty(len(x), self.outputs, 0)
+        made = F.conv_transpose1d(x, self.kernel(), self.bias, self.stride, groups=self.groups)
+        return self.finished(made)[..., self.left : made.shape[-1] - self.right]
+
+    def needed(self, outputs: int) -> int:
+        """Every window up to the last that adds to an output."""
+        return -(-(outputs + self.left) // self.stride) if outputs > 0 else 0
+
+    def _step(self, x: Tensor) -> Tensor:
+        assert self.stream is not None
+        self.stream.check(x)
+        reach = self.left + self.right
+        kept = self.stream.recall(self, lambda: _Overlap(x.new_zeros(len(x), self.outputs, reach), 0))
+        made = kept.tail
+        if x.shape[-1]:
+            made = F.conv_transpose1d(x, self.kernel(), None, self.stride, groups=self.groups)
+            made[..., :reach] += kept.tail
+        settled = x.shape[-1] * self.stride
+        kept.tail = made[..., settled:].clone()
+        trim = min(settled, self.left - kept.trimmed)
+        kept.trimmed += trim
+        end = settled + self.left if self.stream.last and kept.trimmed == self.left else settled
+        made = made[..., trim:end]
+        return made if self.bias is None else made + self.bias[:, None]
+
+    def cannot_reset(self, kept: _Overlap) -> str | None:
+        """Where it looks ahead."""
+        return "its layers look ahead" if self.left else None
+
+    def reset(self, kept: _Overlap, row: int) -> None:
+        """Nothing reaches over from before."""
+        kept.tail[row] = 0
+
+
+class Residual(StreamingModule):
+    """``shortcut(x) + branch(x)``; where the branch lags behind, the shortcut waits for it."""
+
+    def __init__(self, branch: StreamingModule, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.branch, self.shortcut = branch, shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, T)`` to ``(B, C, T)``; of a chunk, what is settled by now."""
+        made, straight = self.branch(x), self.shortcut(x)
+        if self.stream is not None:
+            waiting = self.stream.recall(self, lambda: [straight[..., :0]])
+            if waiting[0].shape[-1]:
+                straight = torch.cat((waiting[0], straight), dim=-1)
+            if waiting[0].shape[-1] or made.shape[-1] != straight.shape[-1]:
+                waiting[0], straight = straight[..., made.shape[-1] :].clone(), straight[..., : made.shape[-1]]
+        return straight + made
+
+    def needed(self, outputs: int) -> int:
+        """Whichever needs more."""
+        return max(layer.needed(outputs) for layer in (self.branch, self.shortcut) if isinstance(layer, StreamingModule))
+
+    def cannot_reset(self, kept: list[Tensor]) -> str | None:
+        """Where the shortcut waits."""
+        return "its layers look ahead" if kept[0].shape[-1] else None

@@ -1,0 +1,217 @@
+"""SEANet (arXiv 2009.02095) as codecs use it: SoundStream, EnCodec, Mimi, and, with Snake for an activation, DAC.
+
+The encoder: a convolution, then for each ratio residual units and a strided convolution that doubles the channels, maybe an LSTM, a
+convolution to the width wanted; maybe a transformer, and a last strided convolution. The decoder is its mirror.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from jielong.networks.convolution1d import Conv1d, ConvNorm, ConvTranspose1d, Padding, Residual
+from jielong.networks.decoder import Decoder
+from jielong.networks.streaming import FAR, Chain, StreamingModule
+from jielong.networks.windowed import WindowedTransformer
+
+Nonlinearity = Literal["elu", "snake"]
+
+
+@dataclass(frozen=True)
+class TransformerShape:
+    """Of the transformer between SEANet and the bottleneck, see :class:`WindowedTransformer`; ``width`` is that of SEANet's features."""
+
+    layers: int
+    width: int
+    heads: int
+    window: int
+    hidden: int
+    scale: float
+
+
+@dataclass(frozen=True)
+class SEANetShape:
+    """What encoder and decoder have in common.
+
+    Attributes:
+        channels: At the full rate; twice as many after every ratio.
+        ratios: Of the decoder's stages, coarsest first, as papers list them.
+        kernel: Of the first convolution of each half.
+        last_kernel: Of the last convolution of each half, encoder first.
+        residual_kernel: Of the first convolution of a residual unit; the second has 1.
+        residual_layers: Residual units a stage.
+        dilation_base: Unit ``j`` of a stage has dilation ``dilation_base^j``.
+        compress: How much narrower a residual unit is inside.
+        convolved_shortcut: A 1x1 convolution around residual units in place of the identity.
+        lstm: Layers of the LSTM; 0 for none.
+        activation: ``elu``, or ``snake``, ``x + sin^2(a x) / a`` with an ``a`` for each channel (2006.08195).
+        causal: Whether nothing looks ahead.
+        norm: As of :class:`jielong.networks.convolution1d.TimeLayer`.
+        padding: As of :class:`jielong.networks.convolution1d.Conv1d`.
+        bounded: Whether a hyperbolic tangent keeps the decoder's sound in (-1, 1).
+        transformer: On the bottleneck's side of each half.
+        downsample: Ratio of a last strided convolution of the encoder, and the decoder's first transposed one; 1 for none.
+        channelwise_upsampling: That transposed convolution keeps channels apart, as Mimi's released weights have it.
+    """
+
+    channels: int
+    ratios: tuple[int, ...]
+    kernel: int
+    last_kernel: tuple[int, int]
+    residual_kernel: int
+    residual_layers: int
+    dilation_base: int
+    compress: int
+    convolved_shortcut: bool
+    lstm: int
+    activation: Nonlinearity
+    causal: bool
+    norm: ConvNorm
+    padding: Padding
+    bounded: bool
+    transformer: TransformerShape | None
+    downsample: int
+    channelwise_upsampling: bool
+
+    def conv(self, inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1) -> Conv1d:
+        """A convolution of this network."""
+        return Conv1d(inputs, outputs, kernel, stride, dilation, causal=self.causal, padding=self.padding, norm=self.norm)
+
+    def act(self, channels: int) -> nn.Module:
+        """Its activation."""
+        return nn.ELU() if self.activation == "elu" else Snake(channels)
+
+    def units(self, channels: int) -> list[nn.Module]:
+        """The residual units of a stage."""
+        inner = max(1, channels // self.compress)
+        made: list[nn.Module] = []
+        for number in range(self.residual_layers):
+            branch = Chain(
+                self.act(channels),
+                self.conv(channels, inner, self.residual_kernel, dilation=self.dilation_base**number),
+                self.act(inner),
+                self.conv(inner, channels, 1),
+            )
+            made.append(Residual(branch, self.conv(channels, channels, 1) if self.convolved_shortcut else nn.Identity()))
+        return made
+
+    def context(self) -> list[nn.Module]:
+        """The transformer, if there is one."""
+        shape = self.transformer
+        if shape is None:
+            return []
+        return [
+            WindowedTransformer(
+                shape.width, layers=shape.layers, heads=shape.heads, window=shape.window, hidden=shape.hidden, scale=shape.scale
+            )
+        ]
+
+
+class Snake(nn.Module):
+    """``x + sin^2(a x) / a`` on ``(B, C, T)``, ``a`` being learned for each channel (arXiv 2006.08195, eq. 3)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape."""
+        return torch.addcmul(x, torch.sin(self.alpha * x).square(), (self.alpha + 1e-9).reciprocal())
+
+
+class SkipLSTM(StreamingModule):
+    """``x + LSTM(x)`` over time, ``(B, C, T)``."""
+
+    def __init__(self, channels: int, layers: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(channels, channels, layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape."""
+        steps = x.permute(2, 0, 1).contiguous()  # (T, B, C)
+        if self.stream is None:
+            return (steps + self.lstm(steps)[0]).permute(1, 2, 0)
+        self.stream.check(x)
+        if not x.shape[-1]:
+            return x
+        kept: list[tuple[Tensor, Tensor] | None] = self.stream.recall(self, lambda: [None])
+        made, kept[0] = self.lstm(steps, kept[0])
+        return (steps + made).permute(1, 2, 0)
+
+    def reset(self, kept: list[tuple[Tensor, Tensor] | None], row: int) -> None:
+        """State and cell are zero."""
+        for tensor in kept[0] or ():
+            tensor[:, row] = 0
+
+
+class SEANetEncoder(Chain):
+    """Sound ``(B, C, T)`` to features ``(B, outputs, ceil(T / hop))``.
+
+    Args:
+        shape: Of the network.
+        inputs: Channels of the sound.
+        outputs: Width of the features.
+    """
+
+    def __init__(self, shape: SEANetShape, inputs: int, outputs: int) -> None:
+        channels, inner = shape.channels, outputs if shape.transformer is None else shape.transformer.width
+        layers: list[nn.Module] = [shape.conv(inputs, channels, shape.kernel)]
+        for ratio in reversed(shape.ratios):
+            layers += [*shape.units(channels), shape.act(channels), shape.conv(channels, 2 * channels, 2 * ratio, ratio)]
+            channels *= 2
+        layers += [SkipLSTM(channels, shape.lstm)] if shape.lstm else []
+        layers += [shape.act(channels), shape.conv(channels, inner, shape.last_kernel[0]), *shape.context()]
+        if shape.downsample > 1:
+            layers.append(
+                Conv1d(inner, outputs, 2 * shape.downsample, shape.downsample, bias=False, causal=shape.causal, padding="replicate")
+            )
+        elif inner != outputs:
+            layers.append(Conv1d(inner, outputs, 1))
+        super().__init__(*layers)
+        self.hop = math.prod(shape.ratios) * shape.downsample
+
+
+class SEANetDecoder(Chain, Decoder):
+    """Features ``(B, inputs, n)`` to sound ``(B, C, n hop)``, unbounded unless the shape says otherwise.
+
+    Args:
+        shape: Of the network.
+        inputs: Width of the features.
+        outputs: Channels of the sound, or of what else is said of it.
+    """
+
+    def __init__(self, shape: SEANetShape, inputs: int, outputs: int) -> None:
+        channels, inner = shape.channels * 2 ** len(shape.ratios), inputs if shape.transformer is None else shape.transformer.width
+        layers: list[nn.Module] = []
+        if shape.downsample > 1:
+            groups = inputs if shape.channelwise_upsampling else 1
+            layers.append(ConvTranspose1d(inputs, inner, 2 * shape.downsample, shape.downsample, groups, bias=False, causal=shape.causal))
+        elif inner != inputs:
+            layers.append(Conv1d(inputs, inner, 1))
+        layers += [*shape.context(), shape.conv(inner, channels, shape.kernel)]
+        layers += [SkipLSTM(channels, shape.lstm)] if shape.lstm else []
+        for ratio in shape.ratios:
+            up = ConvTranspose1d(channels, channels // 2, 2 * ratio, ratio, causal=shape.causal, norm=shape.norm)
+            layers += [shape.act(channels), up, *shape.units(channels // 2)]
+            channels //= 2
+        layers += [shape.act(channels), shape.conv(channels, outputs, shape.last_kernel[1])]
+        layers += [nn.Tanh()] if shape.bounded else []
+        super().__init__(*layers)
+        self.hop = math.prod(shape.ratios) * shape.downsample
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The last convolution's weight, where adversarial weights compare gradients."""
+        return next(layer for layer in reversed(self.layers) if isinstance(layer, Conv1d)).weight
+
+
+def latency(encoder: StreamingModule, decoder: StreamingModule, hop: int) -> int:
+    """How many samples a sound is behind itself once it has gone through both, at most.
+
+    A sample comes out when the last one that it depends on, or that its frame waits for, has come in: ``hop`` samples for a causal codec.
+    """
+    return max(encoder.needed(decoder.needed(sample + 1)) - sample for sample in range(FAR * hop, FAR * hop + hop))

@@ -1,0 +1,161 @@
+"""SEANet as a body: what it covers, that nothing looks ahead where it says so, and how far behind a stream is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from jielong.bodies.base import Body
+from jielong.bodies.seanet import DAC, Context, SEANet
+from jielong.config import parse_part
+from jielong.networks.seanet import latency
+from jielong.networks.streaming import StreamingModule
+
+HOP = 24
+SMALL = {"channels": 4, "ratios": (4, 3, 2)}
+CAUSAL = {
+    "encodec": SEANet(**SMALL),
+    "encodec, reflected": SEANet(**SMALL, padding="reflect"),
+    "soundstream": SEANet(
+        **SMALL,
+        residual_layers=3,
+        dilation_base=3,
+        residual_kernel=7,
+        compress=1,
+        shortcut="identity",
+        lstm=0,
+        norm="none",
+        last_kernel=(3, 7),
+    ),
+    "mimi": SEANet(
+        channels=4,
+        ratios=(4, 3),
+        shortcut="identity",
+        lstm=0,
+        norm="none",
+        last_kernel=3,
+        transformer=Context(layers=2, heads=2, window=6),
+        downsample=2,
+        channelwise_upsampling=True,
+    ),
+}
+OTHERS = {
+    "weight norm": SEANet(**SMALL, causal=False, lstm=0),
+    "an LSTM": SEANet(**SMALL, causal=False, padding="reflect"),
+    "48 kHz": SEANet(**SMALL, causal=False, norm="time_group_norm"),
+    "dac": DAC(**SMALL),
+}
+ALL = CAUSAL | OTHERS
+
+
+def make(settings: SEANet, channels: int = 1, dim: int = 8) -> Body:
+    torch.manual_seed(0)
+    body = settings.build(channels=channels, size=(10 * HOP,), dim=dim)
+    for half in (body.encoder, body.decoder):
+        half.eval()
+        for parameter in half.parameters():
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    return body
+
+
+def sound(samples: int = 10 * HOP, channels: int = 1, batch: int = 2) -> Tensor:
+    return torch.rand(batch, channels, samples, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def pieces(half: nn.Module, x: Tensor, size: int) -> Tensor:
+    assert isinstance(half, StreamingModule)
+    with half.streaming(len(x)) as stream:
+        made = [half(part) for part in x.split(size, dim=-1)]
+        stream.finish()
+        return torch.cat([*made, half(x[..., :0])], dim=-1)
+
+
+@pytest.mark.parametrize("settings", ALL.values(), ids=ALL)
+@torch.no_grad()
+def test_a_token_covers_a_hop_and_settings_come_back(settings: SEANet) -> None:
+    assert parse_part("body", settings.model_dump(mode="json")) == settings
+    body = make(settings, channels=2)
+    assert body.reduction == settings.hop == HOP
+    for samples, frames in [(10 * HOP, 10), (10 * HOP - 5, 10), (1, 1), (HOP + 1, 2)]:
+        features = body.encoder(sound(samples, 2))
+        assert features.shape == (2, 8, frames)
+        assert body.decoder(features).shape == (2, 2, frames * HOP)
+    wide = settings.build(channels=1, size=(HOP,), dim=8, outputs=3, encoded=16)
+    assert wide.encoder(sound(HOP)).shape == (2, 16, 1)
+    assert wide.decoder(torch.zeros(1, 8, 1)).shape == (1, 3, HOP)
+
+
+@pytest.mark.parametrize("settings", ALL.values(), ids=ALL)
+@torch.no_grad()
+def test_a_later_sample_changes_nothing_that_is_settled(settings: SEANet) -> None:
+    body, x = make(settings), sound()
+    later = x.clone()
+    later[..., 8 * HOP :] += 0.5  # behind what the beginning may reflect
+    features, changed = body.encoder(x), body.encoder(later)
+    looks_ahead = not torch.equal(features[..., :8], changed[..., :8])
+    heard, other = body.decoder(features), body.decoder(torch.cat([features[..., :8], features[..., 8:] + 1], dim=-1))
+    looks_ahead |= not torch.equal(heard[..., : 8 * HOP], other[..., : 8 * HOP])
+    assert looks_ahead == (not settings.causal)
+    assert not torch.equal(features[..., 8:], changed[..., 8:])
+
+
+@pytest.mark.parametrize("size", [HOP, 1, 50, 10 * HOP])
+@pytest.mark.parametrize("name", [name for name in ALL if name != "48 kHz"])
+@torch.no_grad()
+def test_chunks_are_the_whole(name: str, size: int) -> None:
+    body, x = make(ALL[name]), sound(10 * HOP - 7)
+    features = body.encoder(x)
+    assert features.std(-1).mean() > 1e-3
+    torch.testing.assert_close(pieces(body.encoder, x, size), features, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(pieces(body.decoder, features, max(1, size // HOP)), body.decoder(features), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_latency_is_what_a_stream_shows() -> None:
+    shown = {}
+    for name in ("encodec", "mimi", "weight norm", "dac"):
+        body, x = make(ALL[name]), sound(80 * HOP, batch=1)
+        assert isinstance(body.encoder, StreamingModule)
+        assert isinstance(body.decoder, StreamingModule)
+        out, worst = 0, 0
+        with body.encoder.streaming(), body.decoder.streaming():
+            for taken, sample in enumerate(x.split(1, dim=-1), 1):
+                worst = max(worst, taken - out)  # the oldest sample not out yet is sample `out`, and `taken` have come in
+                out += body.decoder(body.encoder(sample)).shape[-1]
+        shown[name] = worst
+        assert latency(body.encoder, body.decoder, HOP) == worst
+    assert shown["encodec"] == shown["mimi"] == HOP
+    assert shown["dac"] > shown["weight norm"] > HOP
+    reflected = make(CAUSAL["encodec, reflected"])
+    assert latency(reflected.encoder, reflected.decoder, HOP) == HOP  # once begun; the first frame waits for what is reflected
+    assert reflected.encoder.needed(1) == (7 - 1) * HOP + HOP
+
+
+@pytest.mark.parametrize("settings", ALL.values(), ids=ALL)
+def test_every_weight_learns_and_is_kept(settings: SEANet) -> None:
+    body = make(settings)
+    media = body.decoder.train()(body.encoder.train()(sound()))
+    (media - sound()).square().mean().backward()
+    for half in (body.encoder, body.decoder):
+        assert [name for name, parameter in half.named_parameters() if parameter.grad is None or not parameter.grad.any()] == []
+    assert body.decoder.last_layer.shape[0] == 1
+    again = settings.build(channels=1, size=(HOP,), dim=8)
+    again.encoder.load_state_dict(load(save(body.encoder.state_dict())))
+    assert torch.equal(again.encoder.eval()(sound()), body.encoder.eval()(sound()))
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="241 samples does not divide into tokens of 24 samples"):
+        SEANet(**SMALL).build(channels=1, size=(241,), dim=4)
+    with pytest.raises(ValueError, match="seanet is for sound; pictures of 8 x 8 pixels need another"):
+        SEANet(**SMALL).build(channels=3, size=(8, 8), dim=4)
+    for wrong, why in [
+        ({"causal": False, "transformer": {}}, "looks back only"),
+        ({"norm": "time_group_norm"}, "nothing is causal"),
+        ({"transformer": {"width": 8}, "channelwise_upsampling": True}, "keeps the tokenizer's dim"),
+    ]:
+        with pytest.raises(ValidationError, match=why):
+            SEANet(**wrong)

@@ -1,0 +1,172 @@
+"""Chunks of any length give what the whole gives, layer by layer and for whole networks."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jielong.networks.convolution1d import Conv1d, ConvTranspose1d, Residual
+from jielong.networks.seanet import SkipLSTM
+from jielong.networks.streaming import Chain, StreamingModule, fold
+from jielong.networks.windowed import WindowedTransformer
+
+CHUNKS = [[1] * 61, [61], [7, 0, 30, 1, 1, 22], [20, 41]]
+
+
+def layers() -> dict[str, StreamingModule]:
+    torch.manual_seed(0)
+    made: dict[str, StreamingModule] = {
+        "convolution": Conv1d(4, 6, 7),
+        "dilated": Conv1d(4, 6, 3, dilation=4),
+        "strided": Conv1d(4, 6, 6, 3, norm="weight_norm"),
+        "reflected": Conv1d(4, 6, 8, 4, padding="reflect"),
+        "repeated": Conv1d(4, 6, 4, 2, padding="replicate"),
+        "pointwise": Conv1d(4, 6, 1),
+        "both ways": Conv1d(4, 6, 7, causal=False),
+        "both ways, strided and reflected": Conv1d(4, 6, 10, 5, causal=False, padding="reflect"),
+        "both ways, dilated and reflected": Conv1d(4, 6, 3, dilation=9, causal=False, padding="reflect"),
+        "transposed": ConvTranspose1d(4, 6, 8, 4, norm="weight_norm"),
+        "transposed in groups": ConvTranspose1d(4, 4, 4, 2, groups=4, bias=False),
+        "transposed both ways": ConvTranspose1d(4, 6, 6, 3, causal=False),
+        "recurrent": SkipLSTM(4, 2),
+        "transformer": WindowedTransformer(4, layers=2, heads=2, window=9, scale=1.0),
+        "residual": Residual(Chain(nn.ELU(), Conv1d(4, 2, 3), nn.ELU(), Conv1d(2, 4, 1)), Conv1d(4, 4, 1)),
+        "residual that lags": Residual(Chain(Conv1d(4, 4, 7, causal=False), Conv1d(4, 4, 5, padding="reflect")), nn.Identity()),
+    }
+    for layer in made.values():
+        for parameter in layer.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+        layer.eval()
+    return made
+
+
+NAMES = list(layers())
+
+
+def sound(length: int = 61, batch: int = 2) -> Tensor:
+    return torch.randn(batch, 4, length, generator=torch.Generator().manual_seed(1))
+
+
+def in_chunks(layer: StreamingModule, x: Tensor, sizes: list[int]) -> list[Tensor]:
+    with torch.no_grad(), layer.streaming(len(x)) as stream:
+        made = [layer(part) for part in x.split(sizes, dim=-1)]
+        stream.finish()
+        return [*made, layer(x[..., :0])]
+
+
+@pytest.mark.parametrize("sizes", CHUNKS, ids=["ones", "whole", "any", "two"])
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_chunks_are_the_whole(name: str, sizes: list[int]) -> None:
+    layer, x = layers()[name], sound()
+    made = in_chunks(layer, x, sizes)
+    torch.testing.assert_close(torch.cat(made, dim=-1), layer(x), atol=1e-5, rtol=1e-5)
+    # What has gone out of a stream by then is what was said to have: no less, and no more.
+    given = itertools.accumulate(sizes)
+    told = itertools.accumulate(part.shape[-1] for part in made)
+    for samples, outputs in zip(given, told, strict=False):
+        assert layer.needed(outputs) <= samples < layer.needed(outputs + 1)
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 9])
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_short_sounds_too(name: str, length: int) -> None:
+    layer, x = layers()[name], sound(length)
+    torch.testing.assert_close(torch.cat(in_chunks(layer, x, [1] * length), dim=-1), layer(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "reflected" not in name and "both" not in name and "lags" not in name])
+@torch.no_grad()
+def test_one_row_begins_anew_while_the_others_go_on(name: str) -> None:
+    layer, x, fresh = layers()[name], sound(36), sound(24, 1) + 1
+    with layer.streaming(2) as stream:
+        made = [layer(x[..., :12])]
+        stream.reset(1)
+        made.append(layer(torch.cat([x[:1, :, 12:], fresh])))
+    whole, anew = layer(x)[0], layer(fresh)[0]
+    torch.testing.assert_close(torch.cat(made, dim=-1)[0], whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(made[1][1], anew, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_where_a_row_cannot_begin_anew_it_is_said() -> None:
+    for name, given, why in [("strided", 4, "1 of the 3 samples"), ("reflected", 8, "reflected"), ("both ways", 20, "look ahead")]:
+        layer = layers()[name]
+        with layer.streaming(2) as stream:
+            layer(sound()[..., :given])
+            with pytest.raises(ValueError, match=why):
+                stream.reset(0)
+            stream.reset()
+            again = layer(sound())
+        torch.testing.assert_close(again, layer(sound())[..., : again.shape[-1]])
+    with pytest.raises(ValueError, match="there is no 2"):
+        layers()["strided"].streaming(2).reset(2)
+
+
+@torch.no_grad()
+def test_streams_of_one_module_do_not_meet() -> None:
+    layer = layers()["transformer"]
+    one, other, made = layer.streaming(2), layer.streaming(2), {0: [], 1: []}
+    for part in sound().split(10, dim=-1):
+        for number, (stream, x) in enumerate([(one, part), (other, part + 1)]):
+            with stream:
+                made[number].append(layer(x))
+    torch.testing.assert_close(torch.cat(made[0], dim=-1), layer(sound()), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(made[1], dim=-1), layer(sound() + 1), atol=1e-5, rtol=1e-5)
+    with one, pytest.raises(RuntimeError, match="leave that one first"), other:
+        pass
+    assert layer.stream is None
+
+
+def test_what_cannot_be_streamed_says_why() -> None:
+    with pytest.raises(ValueError, match="time_group_norm normalises over the whole sound"):
+        Conv1d(4, 4, 3, norm="time_group_norm").streaming()
+    with pytest.raises(ValueError, match="one sound or more, not 0"):
+        Conv1d(4, 4, 3).streaming(0)
+    layer = Conv1d(4, 4, 3)
+    with layer.streaming(3), pytest.raises(ValueError, match="carries 3 sounds, and the chunk holds 2"):
+        layer(sound())
+    with pytest.raises(ValueError, match="at least as long as its stride"):
+        Conv1d(4, 4, 3, 4)
+
+
+@pytest.mark.parametrize("name", ["strided", "transposed"])
+def test_weight_norm_is_folded_and_follows_its_weights(name: str) -> None:
+    layer, x = layers()[name], sound()
+    reference = torch.nn.utils.parametrizations.weight_norm
+    plain: nn.Module = nn.Conv1d(4, 6, 6, 3, padding=3) if name == "strided" else nn.ConvTranspose1d(4, 6, 8, 4)
+    plain = reference(plain)
+    plain.parametrizations.weight.original0.data, plain.parametrizations.weight.original1.data = layer.gain.data, layer.weight.data
+    torch.testing.assert_close(layer.kernel(), plain.weight)
+    before, state = layer(x).detach(), layer.state_dict()
+    fold(layer)
+    assert layer.folded is not None
+    assert layer.state_dict().keys() == state.keys()
+    assert torch.equal(layer(x), before)
+    with torch.no_grad():
+        layer.gain.mul_(2)
+    bias = layer.bias[:, None]
+    torch.testing.assert_close(layer(x) - bias, 2 * (before - bias))
+    layer.train()
+    layer(x).sum().backward()
+    assert layer.gain.grad is not None
+    layer.eval()
+    with layer.streaming(2):
+        assert layer.folded is not None
+        assert torch.equal(layer.kernel(), layer._normed())
+
+
+@torch.no_grad()
+def test_the_transformer_sees_its_window_and_no_more() -> None:
+    layer, x = WindowedTransformer(4, layers=1, heads=2, window=5, scale=1.0).eval(), sound(40)
+    changed = x.clone()
+    changed[:, 0, 10] += 1
+    moved = (layer(changed) - layer(x)).abs().amax((0, 1)) > 1e-6
+    assert moved.nonzero().flatten().tolist() == [10, 11, 12, 13, 14]
+    torch.testing.assert_close(layer(x), layer._whole(x), atol=1e-6, rtol=1e-5)  # 40 > 2 windows: piece by piece
+    with pytest.raises(ValueError, match="even multiple of the number of heads"):
+        WindowedTransformer(6, layers=1, heads=2, window=5)
