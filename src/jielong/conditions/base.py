@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from jielong.config import Part
-from jielong.networks.conditioning import Conditioning
+from jielong.networks.conditioning import Alignment, Along, Conditioning
 from jielong.noise import Noise
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ class Condition(nn.Module, ABC):
 
     width: int
     """Channels of the feature vectors."""
+    aligned: Alignment | None = None
+    """How its states are told position by position (:attr:`Conditioning.along`), if they are."""
 
     def __init__(self, width: int, drop: float) -> None:
         super().__init__()
@@ -57,23 +59,29 @@ class Condition(nn.Module, ABC):
             return given
         null = self.nothing(len(dropped), given.states.device)
         gone = dropped.to(given.states.device)
-        mask = given.mask.clone()
-        mask[:, 1:] &= ~gone[:, None]
-        mask[:, 0] |= gone
-        return Conditioning(
-            states=torch.where(gone[:, None, None], null.states.to(given.states.dtype), given.states),
-            mask=mask,
-            pooled=torch.where(gone[:, None], null.pooled.to(given.pooled.dtype), given.pooled),
-        )
+        states, mask = _replaced(given.states, given.mask, null.states, gone)
+        along = None
+        if given.along is not None and null.along is not None:
+            along = Along(*_replaced(given.along.states, given.along.mask, null.along.states, gone))
+        return Conditioning(states, mask, torch.where(gone[:, None], null.pooled.to(given.pooled.dtype), given.pooled), along)
 
     def nothing(self, batch: int, device: torch.device | str | None = None) -> Conditioning:
         """The condition that says nothing, ``(B, 1, width)``."""
         null = self.null.expand(batch, self.width)
-        return Conditioning(null[:, None], torch.ones(batch, 1, dtype=torch.bool, device=device or null.device), null)
+        mask = torch.ones(batch, 1, dtype=torch.bool, device=device or null.device)
+        return Conditioning(null[:, None], mask, null, Along(null[:, None], mask) if self.aligned else None)
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """What must match for this condition to mean the same elsewhere (encoder, hash, classes)."""
+
+
+def _replaced(states: Tensor, mask: Tensor, null: Tensor, gone: Tensor) -> tuple[Tensor, Tensor]:
+    """States and mask with one null state in the place of those ``gone``."""
+    mask = mask.clone()
+    mask[:, 1:] &= ~gone[:, None]
+    mask[:, 0] |= gone
+    return torch.where(gone[:, None, None], null.to(states.dtype), states), mask
 
 
 class ConditionSettings(Part):

@@ -12,7 +12,7 @@ from torch import Tensor
 from jielong.conditions.alphabet import CHARACTERS, Alphabet
 from jielong.conditions.base import Condition, ConditionSettings
 from jielong.conditions.text import Features, check_texts, pad
-from jielong.networks.conditioning import Conditioning
+from jielong.networks.conditioning import Alignment, Along, Conditioning
 from jielong.networks.text_encoder import TextEncoder
 
 
@@ -26,11 +26,14 @@ class SymbolText(Condition):
         heads: Their heads.
         length: Most symbols of a text.
         drop: Share of texts replaced by the null in training.
+        aligned: How symbols are told frame by frame, if they are.
     """
 
-    def __init__(self, alphabet: Alphabet, width: int, layers: int, heads: int, length: int, drop: float) -> None:
+    def __init__(
+        self, alphabet: Alphabet, width: int, layers: int, heads: int, length: int, drop: float, aligned: Alignment | None = None
+    ) -> None:
         super().__init__(width, drop)
-        self.alphabet, self.length = alphabet, length
+        self.alphabet, self.length, self.aligned = alphabet, length, aligned
         self.encoder = TextEncoder(len(alphabet), width, layers, heads)
 
     def symbols(self, text: str) -> list[int]:
@@ -75,7 +78,7 @@ class SymbolText(Condition):
         numbers, mask = prepared.states.to(device), prepared.mask.to(device)
         states = self.encoder(numbers, mask)
         pooled = states.masked_fill(~mask[..., None], 0).sum(1) / mask.sum(1, keepdim=True)
-        return Conditioning(states, mask, pooled)
+        return Conditioning(states, mask, pooled, Along(states, mask) if self.aligned else None)
 
     def describe(self) -> dict[str, Any]:
         """The alphabet."""
@@ -86,7 +89,8 @@ class SymbolSettings(ConditionSettings):
     """What characters and phonemes have in common.
 
     ``alphabet``: the symbols, in the order of their numbers; ``width`` of a state; ``layers`` and ``heads`` of the transformer behind two
-    convolutions; ``length``: most symbols of a text; ``drop``: the share of texts replaced by the null in training.
+    convolutions; ``length``: most symbols of a text; ``drop``: the share of texts replaced by the null in training; ``aligned``: tell every
+    position its symbol as well, stretched over the asked length: ``even``-ly, or by durations that training ``search``-es for.
     """
 
     reads: ClassVar[str] = "text"
@@ -96,6 +100,7 @@ class SymbolSettings(ConditionSettings):
     heads: int = Field(default=4, ge=1)
     length: int = Field(default=400, ge=1)
     drop: float = Field(default=0.1, ge=0, lt=1)
+    aligned: Alignment | None = None
 
     @field_validator("alphabet")
     @classmethod
@@ -108,4 +113,4 @@ class Characters(SymbolSettings, family="condition", name="characters"):
 
     def build(self, classes: Sequence[str] = ()) -> SymbolText:
         """The condition; classes are not used."""
-        return SymbolText(Alphabet(self.alphabet), self.width, self.layers, self.heads, self.length, self.drop)
+        return SymbolText(Alphabet(self.alphabet), self.width, self.layers, self.heads, self.length, self.drop, self.aligned)

@@ -50,4 +50,5 @@ class Phonemes(SymbolSettings, family="condition", name="phonemes"):
             heads=self.heads,
             length=self.length,
             drop=self.drop,
+            aligned=self.aligned,
         )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from jielong.conditions.base import Condition, ConditionSettings
 from jielong.config import OfFamily, nearest
-from jielong.networks.conditioning import Conditioning
+from jielong.networks.conditioning import Along, Conditioning
 from jielong.noise import Noise
 
 
@@ -44,6 +44,7 @@ class SeveralConditions(Condition):
         super().__init__(width, drop)
         self.parts = nn.ModuleDict(parts)
         self.maps = nn.ModuleDict({name: nn.Linear(part.width, width) for name, part in parts.items()})
+        self.aligned = next((part.aligned for part in parts.values() if part.aligned), None)
         self.kinds = nn.ParameterDict({name: nn.Parameter(torch.randn(width) * 0.02) for name in parts})
 
     @property
@@ -90,14 +91,17 @@ class SeveralConditions(Condition):
 
     def embed(self, prepared: dict[str, Told], dropped: Tensor | None = None) -> Conditioning:
         """States of all conditions, ``(B, L, width)``; ``dropped`` ``(B, conditions)`` bool says which of them are replaced by nulls."""
-        said = []
+        said, along = [], None
         for index, (name, part) in enumerate(self._parts.items()):
             own = _spread(part, prepared[name], None if dropped is None else dropped[:, index])
             said.append(Conditioning(self.maps[name](own.states) + self.kinds[name], own.mask, self.maps[name](own.pooled)))
+            if own.along is not None:
+                along = Along(self.maps[name](own.along.states) + self.kinds[name], own.along.mask)
         return Conditioning(
             torch.cat([own.states for own in said], 1),
             torch.cat([own.mask for own in said], 1),
             torch.stack([own.pooled for own in said]).sum(0),
+            along,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -113,11 +117,16 @@ def _spread(part: Condition, told: Told, dropped: Tensor | None) -> Conditioning
         return part(told.values, dropped)
     said: Conditioning = part(told.values, None if dropped is None else dropped[told.rows.to(dropped.device)])
     nothing = part.nothing(len(told.rows)).padded(said.states.shape[1])
-    where = told.rows.nonzero()[:, 0].to(said.states.device)
+    where, along = told.rows.nonzero()[:, 0].to(said.states.device), None
+    if said.along is not None and nothing.along is not None:
+        blank = nothing.along.padded(said.along.states.shape[1])
+        states = blank.states.to(said.along.states.dtype).index_copy(0, where, said.along.states)
+        along = Along(states, blank.mask.index_copy(0, where, said.along.mask))
     return Conditioning(
         nothing.states.to(said.states.dtype).index_copy(0, where, said.states),
         nothing.mask.index_copy(0, where, said.mask),
         nothing.pooled.to(said.pooled.dtype).index_copy(0, where, said.pooled),
+        along,
     )
 
 

@@ -14,6 +14,7 @@ from jielong.config import nearest
 from jielong.data.building import built_path
 from jielong.data.folder import FolderSource, files_below
 from jielong.data.idx import is_idx_folder, open_fashion_mnist, open_idx_folder
+from jielong.data.selection import Selected, chooses, split_name
 from jielong.data.sets import ImageSet
 from jielong.data.shards import ShardSource, expand
 from jielong.data.sound_sources import SoundFolder, SoundTable, holds_sound
@@ -96,10 +97,17 @@ def open_sounds(
 
 
 def open_source(name: str | os.PathLike[str]) -> Source:
-    """The source behind a built-in name or a path; raises :class:`DataError` as :func:`open_set` does."""
+    """The source behind a built-in name or a path, ``?column=value`` choosing some of its items (:mod:`jielong.data.selection`).
+
+    Raises:
+        DataError: as :func:`open_set` does.
+    """
     text = os.fspath(name)
     if text in BUILT_IN:
         return BUILT_IN[text]()
+    if chooses(text) and not Path(text).expanduser().exists():
+        base, chosen = split_name(text)
+        return Selected(open_source(base), chosen)
     path = Path(text).expanduser()
     files = expand(str(path))
     tables, shards = _of_kind(files, ".parquet"), _of_kind(files, ".tar")

@@ -1,0 +1,79 @@
+"""Some items of a set, chosen by what its columns say: ``prompts?language=en``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from urllib.parse import parse_qsl
+
+from PIL import Image
+
+from jielong.data.source import DataError, Source
+
+MARK = "?"
+"""What stands between a set's name and the choice."""
+
+
+def chooses(name: str) -> bool:
+    """Whether a name looks like a choice among a set's items (and not like a pattern of files)."""
+    return "=" in name.partition(MARK)[2]
+
+
+def split_name(name: str) -> tuple[str, dict[str, list[str]]]:
+    """``set?column=value&column=value`` to the set's name and, by column, the values it may have.
+
+    Raises:
+        DataError: if the choice cannot be read.
+    """
+    base, _, choice = name.partition(MARK)
+    try:
+        pairs = parse_qsl(choice, strict_parsing=True)
+    except ValueError:
+        raise DataError(f"{name!r} chooses items of {base!r}, but not by columns: write {base}?column=value") from None
+    chosen: dict[str, list[str]] = {}
+    for column, value in pairs:
+        chosen.setdefault(column, []).append(value)
+    return base, chosen
+
+
+class Selected(Source):
+    """The items of another source whose columns have one of the values asked for.
+
+    Args:
+        source: Where they come from.
+        chosen: By column, its values.
+
+    Raises:
+        DataError: if there is no such column, or no such item.
+    """
+
+    def __init__(self, source: Source, chosen: Mapping[str, Sequence[str]]) -> None:
+        columns = sorted({column for item in source.items for column in item.extra})
+        if unknown := [column for column in chosen if column not in columns]:
+            raise DataError(f"{source.name} has no column {unknown[0]!r} to choose by; it has {', '.join(columns) or 'none'}")
+        self.source = source
+        fits = [
+            index
+            for index, item in enumerate(source.items)
+            if all(str(item.extra.get(column)) in values for column, values in chosen.items())
+        ]
+        words = "&".join(f"{column}={value}" for column, values in chosen.items() for value in values)
+        if not fits:
+            values = {column: sorted({str(item.extra.get(column)) for item in source.items})[:10] for column in chosen}
+            seen = "; ".join(f"{column}: {', '.join(each)}" for column, each in values.items())
+            raise DataError(f"{source.name} has no item with {words}; its columns hold, among others, {seen}")
+        self.name, self._index = f"{source.name}{MARK}{words}", fits
+        self.items = [source.items[index] for index in fits]
+        self.broken, self.medium, self.classes = source.broken, source.medium, source.classes
+        self.size, self.channels = source.size, source.channels
+
+    def blob(self, index: int) -> bytes:
+        """The encoded bytes of one item."""
+        return self.source.blob(self._index[index])
+
+    def identity(self, indices: Sequence[int]) -> str:
+        """A digest of the content of those items."""
+        return self.source.identity([self._index[index] for index in indices])
+
+    def picture(self, index: int) -> Image.Image:
+        """One picture, not yet decoded."""
+        return self.source.picture(self._index[index])

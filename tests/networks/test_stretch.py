@@ -1,0 +1,143 @@
+"""States stretched over positions: exact lengths, and durations found by dynamic programming."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from jielong.networks.alignment import SearchedStretch, diagonal, search
+from jielong.networks.conditioning import Along, Conditioning
+from jielong.networks.stretch import Stretch, even, scaled, spread
+from jielong.tokens import Layout
+
+
+def mask_of(*counts: int) -> Tensor:
+    return torch.arange(max(counts)) < torch.tensor(counts)[:, None]
+
+
+def test_states_stand_where_their_durations_say() -> None:
+    index, over = spread(torch.tensor([[2.0, 0.0, 1.0, 3.0]]), torch.arange(8))
+    assert index.tolist() == [[0, 0, 2, 3, 3, 3, 3, 3]]  # behind the end the last
+    torch.testing.assert_close(over[0, :6], torch.tensor([0.25, 0.75, 0.5, 1 / 6, 0.5, 5 / 6]).double())
+    padded, _ = spread(torch.tensor([[1.0, 2.0, 0.0, 0.0]]), torch.arange(5))
+    assert padded.tolist() == [[0, 1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize("length", [1, 3, 7, 12, 100])
+def test_even_durations_fill_the_asked_length_exactly(length: int) -> None:
+    mask = mask_of(4, 1, 3)
+    durations = even(mask, torch.full((3,), length))
+    torch.testing.assert_close(durations.sum(1), torch.full((3,), float(length)))
+    assert bool((durations[~mask] == 0).all())
+    index, _ = spread(durations, torch.arange(length))
+    for row, count in zip(index, (4, 1, 3), strict=True):
+        assert bool((row.diff() >= 0).all())
+        assert int(row.max()) < count
+        counts = torch.bincount(row, minlength=count)
+        assert int(counts.max() - counts.min()) <= 1
+    torch.testing.assert_close(scaled(torch.tensor([[1.0, 3.0]]), torch.tensor([8])), torch.tensor([[2.0, 6.0]]))
+
+
+def test_padding_of_states_and_what_it_holds_change_nothing() -> None:
+    torch.manual_seed(0)
+    for layer in (Stretch(5, 6), SearchedStretch(5, 6, Layout((9,), 2))):
+        for parameter in layer.parameters():
+            torch.nn.init.normal_(parameter)
+        states = torch.randn(1, 3, 5)
+        alone, lengths = Along(states, mask_of(3)), torch.tensor([9])
+        behind = torch.full((1, 2, 5), torch.nan)
+        padded = Along(torch.cat([states, behind], 1), torch.tensor([[True, True, True, False, False]]))
+        made = [layer(each, layer.durations(each, lengths), torch.arange(9)) for each in (alone, padded)]
+        torch.testing.assert_close(made[1], made[0])
+        torch.testing.assert_close(layer.own_lengths(padded), layer.own_lengths(alone))
+
+
+def brute_force(scores: Tensor, count: int, length: int) -> list[int]:
+    """The best of all ways to cut ``length`` positions into ``count`` runs of one or more."""
+    best, found = -float("inf"), []
+    for cuts in itertools.combinations(range(1, length), count - 1):
+        edges = [0, *cuts, length]
+        total = sum(float(scores[j, a:b].sum()) for j, (a, b) in enumerate(itertools.pairwise(edges)))
+        if total > best:
+            best, found = total, [b - a for a, b in itertools.pairwise(edges)]
+    return found
+
+
+def test_the_search_finds_the_best_of_all_paths() -> None:
+    scores = torch.randn(6, 4, 9, generator=torch.Generator().manual_seed(0))
+    counts, lengths = [4, 3, 1, 4, 2, 4], [9, 7, 9, 4, 6, 8]
+    found = search(scores, mask_of(*counts), torch.tensor(lengths))
+    for item, (count, length) in enumerate(zip(counts, lengths, strict=True)):
+        assert found[item, :count].tolist() == brute_force(scores[item], count, length)
+        assert float(found[item, count:].sum()) == 0
+    scores[:, :, 7:] = 99.0  # nothing behind an item's end is felt
+    assert search(scores, mask_of(*counts), torch.tensor(lengths))[1].tolist() == found[1].tolist()
+
+
+def test_fewer_positions_than_symbols_are_shared_evenly() -> None:
+    found = search(torch.zeros(1, 4, 5), mask_of(4), torch.tensor([2]))
+    torch.testing.assert_close(found, torch.full((1, 4), 0.5))
+
+
+def test_without_a_guess_the_path_is_even() -> None:
+    mask, lengths = mask_of(3, 2), torch.tensor([9, 8])
+    assert search(diagonal(mask, lengths, 9), mask, lengths).tolist() == [[3, 3, 3], [4, 4, 0]]
+
+
+@pytest.mark.parametrize("layout", [Layout((20,), 3), Layout((20,), 1, vocabulary=3)], ids=["numbers", "codes"])
+def test_durations_are_learned_from_tokens_that_symbols_explain(layout: Layout) -> None:
+    """Three kinds of symbols that last 1, 3 and 5 tokens, in random order, and tokens that tell which: the search finds them all."""
+    torch.manual_seed(0)
+    lasts, codes = torch.tensor([1, 3, 5]), torch.eye(3)
+    layer = SearchedStretch(3, 8, layout)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.03)
+    table = torch.nn.Embedding.from_pretrained(codes)
+
+    def items(count: int) -> tuple[Along, Tensor, Tensor, Tensor]:
+        kinds = torch.stack([torch.randperm(3) for _ in range(count)])
+        durations, lengths = lasts[kinds], torch.full((count,), 9)
+        values = torch.zeros(count, 20, layout.channels)
+        for row in range(count):
+            told = kinds[row].repeat_interleave(durations[row])
+            values[row, :9] = 3 * codes[told] + 0.1 * torch.randn(9, 3) if layout.vocabulary is None else told[:, None].float()
+        return Along(table(kinds), mask_of(*[3] * count)), values if layout.vocabulary is None else values.long(), lengths, durations
+
+    for _ in range(120):
+        along, values, lengths, _ = items(16)
+        _, loss = layer.learn(along, values, lengths)
+        optimizer.zero_grad()
+        assert loss is not None
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    along, values, lengths, durations = items(32)
+    found, _ = layer.learn(along, values, lengths)
+    assert torch.equal(found.long(), durations)
+    assert torch.equal(layer.own_lengths(along).round().long(), lengths)
+    torch.testing.assert_close(layer.durations(along, lengths * 2), 2.0 * durations, rtol=0.1, atol=0.1)
+
+
+def test_the_pace_is_a_line_that_is_never_below_zero() -> None:
+    layer = Stretch(2, 2)
+    layer.measure(torch.tensor([10, 20, 30]), torch.tensor([25, 45, 65]))
+    torch.testing.assert_close(layer.pace, torch.tensor([2.0, 5.0]))
+    torch.testing.assert_close(layer.own_lengths(Along(torch.zeros(2, 4, 2), mask_of(4, 1))), torch.tensor([13.0, 7.0]))
+    for states, lengths in (([10, 20], [5, 40]), ([10], [40]), ([10, 20], [30, 10])):
+        layer.measure(torch.tensor(states), torch.tensor(lengths))
+        assert float(layer.pace[0]) > 0
+        assert float(layer.pace[1]) >= 0
+
+
+def test_conditions_are_joined_with_what_goes_along() -> None:
+    def told(batch: int, length: int) -> Conditioning:
+        states, mask = torch.randn(batch, length, 4), torch.ones(batch, length, dtype=torch.bool)
+        return Conditioning(states, mask, states.mean(1), Along(states, mask))
+
+    both = Conditioning.cat(told(2, 3), told(1, 5))
+    assert both.along is not None
+    assert both.along.mask.sum(1).tolist() == [3, 3, 5]
+    part = both.rows(slice(2, 3)).padded(9)
+    assert part.along is not None
+    assert part.along.states.shape == (1, 5, 4)
