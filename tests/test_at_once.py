@@ -78,7 +78,7 @@ def test_no_token_is_read(backbone: Any) -> None:
     model = built(SOUND, backbone)
     first, second = tokens(SOUND).values, torch.zeros(4, 7, 3)
     known = torch.ones(4, 7, dtype=torch.bool)
-    inputs = [model._inputs(values, known, 0, 7, model._all_places()) for values in (first, second)]
+    inputs = [model.inputs(values, known, 0, 7, model.places_at(model.course)) for values in (first, second)]
     assert torch.equal(*inputs)
     assert float((inputs[0][:, 1:] - inputs[0][:, :-1]).abs().min()) > 0
 

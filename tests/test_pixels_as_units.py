@@ -95,7 +95,7 @@ def test_greedy_draws_are_the_likeliest_of_the_naive_reference() -> None:
     _, model = make((3, 3), 1, False, "softmax", levels=5)
     drawn = model.generate(count=1, sharpness=Sharpness(temperature=0.0))
     known = torch.ones(1, 9, dtype=torch.bool)
-    inputs = model._inputs(drawn.values, known, 0, 9, model._all_places())
+    inputs = model.inputs(drawn.values, known, 0, 9, model.places_at(model.course))
     scores = model.head.scores(model.backbone(inputs, model.where, model.blocks))  # type: ignore[operator]
     assert torch.equal(scores[0, :, 0].argmax(-1), drawn.values[0, :, 0])
 

@@ -29,11 +29,23 @@ from jielong.media.images import write_bytes
 from jielong.noise import Noise
 from jielong.quantizers.parallel import world
 from jielong.recipe import Recipe
-from jielong.system import DESCRIPTION, build_generator, build_tokenizer, describe, find, foundations, sharpness_of
+from jielong.system import (
+    DESCRIPTION,
+    build_generator,
+    build_tokenizer,
+    describe,
+    find,
+    foundations,
+    is_timed,
+    lengths_of,
+    parts_told,
+    seconds_told,
+    sharpness_of,
+)
 from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Tokenizer
 from jielong.tokens import Tokens
 from jielong.training import cache, texts, voices
-from jielong.training.generator import GeneratorObjective
+from jielong.training.generator import GeneratorObjective, to_learn
 from jielong.training.objective import Objective
 from jielong.training.tokenizer import TokenizerObjective, similarities_of
 from jielong.training.trainer import Summary, train
@@ -137,7 +149,7 @@ def _open(recipe: Recipe, where: str, split: Split) -> MediaSet:
 
 
 def _check_condition(recipe: Recipe, images: MediaSet, where: str) -> None:
-    kinds = _kinds(recipe)
+    kinds = list(parts_told(recipe))
     if "text" in kinds and not images.has_captions:
         raise RecipeError(
             f"the recipe is conditioned on text, but {where} has no captions: add .txt files or a metadata.csv, or set condition: class"
@@ -148,12 +160,6 @@ def _check_condition(recipe: Recipe, images: MediaSet, where: str) -> None:
         )
     if set(kinds) & {"voice", "seconds"} and getattr(images, "rate", None) is None:
         raise RecipeError(f"the recipe is conditioned on a voice or a length in seconds, but {where} holds no sound: leave it out")
-
-
-def _kinds(recipe: Recipe) -> list[str]:
-    """What the generator is told, each by what it reads."""
-    parts = getattr(recipe.condition, "of", (recipe.condition,) if recipe.condition is not None else ())
-    return [getattr(part, "reads", "") for part in parts]
 
 
 def _remember(condition: Condition, experiment: Experiment) -> None:
@@ -288,22 +294,26 @@ def generator_objective(experiment: Experiment) -> Objective:
             steps=own.steps,
             guidance=own.guidance if shown is not None else 1.0,
             sharpness=sharpness_of(recipe),
+            lengths=lengths_of(experiment.tokenizer, seconds_told(recipe, shown)),
             **own.speed,
         )
 
     shown: list[Any] | None = None
-    if _kinds(recipe) == ["class"]:
+    if list(parts_told(recipe)) == ["class"]:
         shown = [index % len(heldout.classes) for index in range(count)]
     elif settings is not None:
         shown = raw(heldout.batch(rows))
-    measure = partial(_measure_generator, heldout, experiment.tokenizer, raw)
-    objective = GeneratorObjective(model, experiment.tokenizer, raw, shown, draw, measure)
+    timed = is_timed(recipe)
+    measure = partial(_measure_generator, heldout, experiment.tokenizer, raw, timed)
+    objective = GeneratorObjective(model, experiment.tokenizer, raw, shown, draw, measure, timed)
     objective.rate = experiment.media.rate
     return objective
 
 
 @torch.no_grad()
-def _measure_generator(heldout: MediaSet, tokenizer: Tokenizer, raw: Callable[[Batch], Any], model: Generator) -> dict[str, Any]:
+def _measure_generator(
+    heldout: MediaSet, tokenizer: Tokenizer, raw: Callable[[Batch], Any], timed: bool, model: Generator
+) -> dict[str, Any]:
     """Held-out loss, with the same masks every time."""
     rows = spread(len(heldout), MEASURED)
     total = torch.zeros((), dtype=torch.float64)
@@ -314,7 +324,7 @@ def _measure_generator(heldout: MediaSet, tokenizer: Tokenizer, raw: Callable[[B
         part = rows[first : first + 64]
         batch = heldout.batch(part)
         noise = Noise(0, range(first, first + len(part)))
-        tokens = tokenizer.redraw(tokenizer.keep(batch.media.to(device)), noise)  # as training draws them
+        tokens = to_learn(tokenizer, batch.to(device), noise, timed)  # as training draws them
         prepared = model.condition.prepare(raw(batch)) if model.condition is not None else None
         total += float(model.loss(tokens, prepared, noise)) * len(part)
     model.train(was_training)

@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field, SerializeAsAny, model_validator
 
 from jielong.config import Config, Faults, OfFamily, Part, RecipeError, Schema, below, keys_of, nearest, read_settings
+from jielong.ending import Ending
 from jielong.guidance import Guidance
 from jielong.speed import Lazy, Schedule, TwoStage
 from jielong.training.settings import TrainSettings
@@ -91,6 +92,7 @@ class Recipe(Config):
     order: Order | None = None
     backbone: Backbone | None = None
     head: Head | None = None
+    ending: Ending | None = None
     sampling: Sampling = Sampling()
     train: TrainSettings
 
@@ -119,6 +121,8 @@ class Recipe(Config):
                     "of its own (such as vqgan) and write tokenizer: {checkpoint: NAME-OR-FOLDER}"
                 )
         else:
+            if self.ending is not None:
+                raise ValueError("a tokenizer has no end to learn: remove `ending`, or add order, backbone and head for a generator")
             if self.condition is not None:
                 raise ValueError("a tokenizer takes no condition: remove `condition`, or add order, backbone and head for a generator")
             if isinstance(self.tokenizer, Trained):

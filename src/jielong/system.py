@@ -131,7 +131,47 @@ def build_generator(recipe: Recipe, tokenizer: Tokenizer, classes: Sequence[str]
     head = recipe.head.build(backbone.width, layout)  # type: ignore[attr-defined]
     head.check_sharpness(sharpness_of(recipe))
     order = recipe.order.build()  # type: ignore[attr-defined]
-    return Generator(layout, order, backbone, head, condition, order.embedding(tokenizer, backbone.width))
+    if recipe.ending is not None and tokenizer.hop is None:
+        raise ValueError("an ending is for sound whose tokens stand in one line along time: remove `ending`")
+    return Generator(layout, order, backbone, head, condition, order.embedding(tokenizer, backbone.width), recipe.ending)
+
+
+def is_timed(recipe: Recipe) -> bool:
+    """Whether a generator knows of lengths: it is told one, or tells when an item ends."""
+    return recipe.ending is not None or "seconds" in parts_told(recipe)
+
+
+def parts_told(recipe: Recipe) -> dict[str, str]:
+    """What a generator is told: what each part of its condition reads, and that part's name."""
+    settings = recipe.condition
+    return {getattr(part, "reads", ""): part.name for part in getattr(settings, "of", (settings,) if settings is not None else ())}
+
+
+def seconds_told(recipe: Recipe, conditions: Sequence[Any] | None) -> list[float] | None:
+    """How long each item is to be, where all of the raw conditions say it."""
+    name = parts_told(recipe).get("seconds")
+    if name is None or conditions is None:
+        return None
+    several = getattr(recipe.condition, "reads", None) == "several"
+    told = [condition.get(name) if several else condition for condition in conditions]
+    return None if any(seconds is None for seconds in told) else [float(seconds) for seconds in told]
+
+
+def lengths_of(tokenizer: Tokenizer, seconds: Sequence[float] | None) -> list[int] | None:
+    """Tokens that so many seconds of sound are; ``None`` where nothing is asked, or tokens stand for no stretch of sound.
+
+    Raises:
+        ValueError: if it is no time, or longer than what the tokenizer reads.
+    """
+    media = tokenizer.media
+    if seconds is None or tokenizer.hop is None or media.rate is None:
+        return None
+    longest = media.size[0] / media.rate
+    for value in seconds:
+        if not 0 < value <= longest:
+            raise ValueError(f"{value:g} s cannot be made: a length here is above 0 and at most {longest:g} s")
+    lengths = tokenizer.positions_of(torch.tensor([round(value * media.rate) for value in seconds]))
+    return None if lengths is None else lengths.tolist()
 
 
 def describe(media: MediaFormat, classes: Sequence[str], tokenizer: Tokenizer, generator: Generator | None) -> dict[str, Any]:
@@ -193,6 +233,8 @@ class System:
         if self.generator is None:
             raise ValueError(f"{self.name} is a tokenizer; to generate, load a generator such as maskgit-emoji")
         own = self.recipe.sampling
+        if options.get("lengths") is None:
+            options["lengths"] = lengths_of(self.tokenizer, seconds_told(self.recipe, conditions))
         strength = own.guidance if guidance is None else guidance
         if conditions is None and guidance is None:
             strength = 1.0
@@ -232,7 +274,7 @@ class System:
             classes: One class or several, by name or number.
             count: Pictures a caption or class; pictures in all where the generator has no condition.
             voice: One reference recording or several (paths, or ``Recording(waveform, rate)``), for a generator that is told a voice.
-            seconds: How long each is to be, for a generator that is told a length.
+            seconds: How long each is to be, for a generator that is told a length or learned to end; it is met to the sample.
             seed: Picture ``i`` is the same for the same seed, whatever is generated beside it.
             steps: Steps of an order that reveals gradually.
             guidance: Scale or schedule; 1 is off.
@@ -250,7 +292,18 @@ class System:
         Raises:
             ValueError: if the words do not fit what the generator was trained on.
         """
-        conditions, names = self._conditions(text, classes, count or 1, voice, seconds)
+        asked = None
+        if seconds is not None and self.recipe.ending is not None and "seconds" not in parts_told(self.recipe):
+            # It learned to end, and may be told to.
+            conditions, names = self._conditions(text, classes, count or 1, voice)
+            items, given = count or 1 if conditions is None else len(conditions), _listed(seconds)
+            if items % len(given):
+                raise ValueError(f"each item needs its seconds: give one for all, or {items}, not {len(given)}")
+            asked = [value for value in given for _ in range(items // len(given))]
+            options["lengths"] = lengths_of(self.tokenizer, asked)
+        else:
+            conditions, names = self._conditions(text, classes, count or 1, voice, seconds)
+            asked = seconds_told(self.recipe, conditions)
         tokens = self.generate_tokens(
             conditions,
             count,
@@ -263,8 +316,13 @@ class System:
             watch=watch,
             **options,
         )
-        rate = self.tokenizer.media.rate
-        return Pictures(self.decode(tokens), names) if rate is None else Sounds(self.decode(tokens), rate, names)
+        rate, hop = self.tokenizer.media.rate, self.tokenizer.hop
+        if rate is None:
+            return Pictures(self.decode(tokens), names)
+        samples = None if tokens.lengths is None or hop is None else (tokens.lengths * hop).tolist()
+        if asked is not None and samples is not None:
+            samples = [max(1, round(value * rate)) for value in asked]
+        return Sounds(self.decode(tokens), rate, names, samples)
 
     def complete(
         self,
@@ -307,8 +365,7 @@ class System:
     def _conditions(
         self, text: Any, classes: Any, count: int, voice: Any = None, seconds: Any = None
     ) -> tuple[list[Any] | None, list[str] | None]:
-        settings = self.recipe.condition
-        parts = {getattr(part, "reads", ""): part.name for part in getattr(settings, "of", (settings,) if settings is not None else ())}
+        parts = parts_told(self.recipe)
         given = {"text": text, "class": classes, "voice": voice, "seconds": seconds}
         given = {kind: _listed(value) for kind, value in given.items() if value is not None}
         if unknown := [kind for kind in given if kind not in parts]:
@@ -334,7 +391,11 @@ class System:
     def decode(self, tokens: Tokens, batch: int = 64) -> Tensor:
         """Tokens to pictures ``(B, C, H, W)`` in [-1, 1], on the CPU."""
         device = self._device
-        parts = [self.tokenizer.decode(Tokens(values.to(device), tokens.layout)).cpu() for values in tokens.values.split(batch)]
+        parts = []
+        for first in range(0, len(tokens), batch):
+            rows = slice(first, first + batch)
+            lengths = None if tokens.lengths is None else tokens.lengths[rows]
+            parts.append(self.tokenizer.decode_ended(Tokens(tokens.values[rows].to(device), tokens.layout, lengths)).cpu())
         return torch.cat(parts)
 
     def decode_known(self, tokens: Tokens, known: Tensor, batch: int = 64) -> Tensor:

@@ -7,7 +7,7 @@ Shapes, here and everywhere: ``B`` batch, ``N`` positions, ``K`` codebooks, ``V`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,15 @@ class Layout:
         """How many values each coordinate takes: those of the grid, behind the number of scales where there are scales."""
         return (len(self.scales), *self.grid) if self.scales else self.grid
 
+    def check_lengths(self, lengths: Sequence[int]) -> None:
+        """Raise ``ValueError`` unless items may have so many tokens: 1 to ``N``, of positions in one line."""
+        if self.scales or len(self.grid) != 1:
+            places = self.scales or self.grid
+            raise ValueError(f"lengths are for tokens in one line, as those of sound, and these stand in {places}: leave them out")
+        for index, length in enumerate(lengths):
+            if not 1 <= length <= self.positions:
+                raise ValueError(f"item {index} cannot have {length} tokens: a length is from 1 to {self.positions}")
+
     def to_json(self) -> dict[str, Any]:
         """The layout as plain lists and numbers, for files."""
         scales = {"scales": [list(scale) for scale in self.scales]} if self.scales else {}
@@ -100,23 +109,33 @@ class Tokens:
     Attributes:
         values: ``(B, N, C)``: long code indices in ``[0, V)`` when discrete (``C = K``), float when continuous (``C = D``).
         layout: Where they stand.
+        lengths: ``(B,)`` long, on the CPU: how many of an item's positions hold tokens, from the first on; behind them may stand
+            anything. All of them where nothing is said. Of sound alone, whose positions stand in one line.
+
+    Raises:
+        ValueError: if the values do not fit the layout, or the lengths do not fit the values.
     """
 
     values: Tensor
     layout: Layout
+    lengths: Tensor | None = None
 
     def __post_init__(self) -> None:
         wanted = (self.layout.positions, self.layout.channels)
         if self.values.ndim != 3 or tuple(self.values.shape[1:]) != wanted:
             places = f"scales {self.layout.scales}" if self.layout.scales else f"grid {self.layout.grid}"
             raise ValueError(f"tokens of {places} must be (batch, {wanted[0]}, {wanted[1]}), not {tuple(self.values.shape)}")
+        if self.lengths is not None:
+            if tuple(self.lengths.shape) != (len(self),) or self.lengths.dtype != torch.long:
+                raise ValueError(f"lengths must be long ({len(self)},), not {self.lengths.dtype} {tuple(self.lengths.shape)}")
+            self.layout.check_lengths(self.lengths.tolist())
 
     def __len__(self) -> int:
         return self.values.shape[0]
 
     def to(self, device: torch.device | str) -> Tokens:
         """The same tokens on another device."""
-        return Tokens(self.values.to(device), self.layout)
+        return Tokens(self.values.to(device), self.layout, self.lengths)
 
 
 @dataclass(frozen=True)

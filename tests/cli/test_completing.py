@@ -84,7 +84,7 @@ def test_bits_per_dimension_are_those_of_every_colour_by_itself(pictures: Path, 
     for index in range(6):
         values = system.encode(images.images([index])).values
         conditioning = model.condition(model.condition.prepare([images.captions[index]]))
-        inputs = model._inputs(values, torch.ones(1, 192, dtype=torch.bool), 0, 192, model._all_places())
+        inputs = model.inputs(values, torch.ones(1, 192, dtype=torch.bool), 0, 192, model.places_at(model.course))
         scores = model.head.scores(model.backbone(inputs, model.where, model.blocks, conditioning))  # type: ignore[operator]
         total -= float(scores[0, :, 0].double().log_softmax(-1).gather(1, values[0]).sum())
     assert told["bits_per_dimension"] == pytest.approx(total / (6 * 192 * math.log(2)), rel=1e-5)

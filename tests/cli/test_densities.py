@@ -53,9 +53,9 @@ def test_nats_per_token_are_the_chain_rule_written_out(systems: dict[str, System
         for place in (0, 1, count - 1):  # what comes later cannot change what is said of a place
             shown = values.clone()
             shown[:, place:] = 7.0
-            inputs = model._inputs(shown, torch.ones(1, count, dtype=torch.bool), 0, count, model._all_places())
+            inputs = model.inputs(shown, torch.ones(1, count, dtype=torch.bool), 0, count, model.places_at(model.course))
             early = model.backbone(inputs, model.where, model.blocks, conditioning)[:, place]
-            inputs = model._inputs(values, torch.ones(1, count, dtype=torch.bool), 0, count, model._all_places())
+            inputs = model.inputs(values, torch.ones(1, count, dtype=torch.bool), 0, count, model.places_at(model.course))
             late = model.backbone(inputs, model.where, model.blocks, conditioning)[:, place]
             torch.testing.assert_close(model.head.log_prob(early, values[:, place]), model.head.log_prob(late, values[:, place]))
         total -= float(model.head.log_prob(model.backbone(inputs, model.where, model.blocks, conditioning), values).sum())

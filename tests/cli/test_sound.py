@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from jielong.bodies.base import Body, BodySettings
+from jielong.data.opening import open_sounds
 from jielong.media.audio import read_audio, write_audio
 from jielong.networks.decoder import Decoder
+from jielong.system import load
+from jielong.training.cache import read
 
-from .conftest import succeed
+from .conftest import command, succeed
 
 pytest.importorskip("soundfile")
 pytest.importorskip("soxr")
@@ -83,3 +86,33 @@ def test_from_files_to_generated_sound(tones: Path, tmp_path: Path) -> None:
     one, rate = read_audio(tmp_path / "one.wav")
     assert (rate, one.shape) == (4_000, (1, 2_000))
     assert torch.equal(one, read_audio(tmp_path / "made" / "0000.wav")[0])
+
+
+TIMED = """
+extends: {generator}
+condition: {{length: {{width: 8}}}}
+ending: {{threshold: 0.5}}
+"""
+
+
+def test_lengths_are_learned_asked_for_and_met(tones: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.yaml").write_text(TOKENIZER.format(set=tones))
+    (tmp_path / "generator.yaml").write_text(GENERATOR.format(set=tones, tokenizer=tmp_path / "tokenizer"))
+    (tmp_path / "timed.yaml").write_text(TIMED.format(generator=tmp_path / "generator.yaml"))
+    run, made = tmp_path / "run", tmp_path / "made"
+    succeed("train", tmp_path / "tokenizer.yaml", "--out", tmp_path / "tokenizer", "--device", "cpu")
+    succeed("tokenize", tmp_path / "tokenizer", "--data", tones, "--out", tmp_path / "tokens.safetensors")
+    tokens = read(tmp_path / "tokens.safetensors")
+    assert tokens.lengths is not None
+    samples = [open_sounds(str(tones), 4_000, 0.5, "train").length(index) for index in range(len(tokens))]
+    assert tokens.lengths.tolist() == [math.ceil(count / 50) for count in samples]
+    succeed("train", tmp_path / "timed.yaml", "--out", run, "--device", "cpu")
+    succeed("generate", run, "--seconds", "0.301", "--seconds", "0.123", "--out", made)
+    assert [read_audio(made / f"000{index}.wav")[0].shape[1] for index in (0, 1)] == [1_204, 492]
+    assert "0.75 s cannot be made" in command("generate", run, "--seconds", "0.75", "--out", tmp_path / "no").stderr
+    succeed("generate", run, "-n", "2", "--out", tmp_path / "ended")
+    assert all(read_audio(tmp_path / "ended" / f"000{index}.wav")[0].shape[1] % 50 == 0 for index in (0, 1))
+    system = load(str(run))
+    told = system.generate_tokens([0.3, 0.5], guidance=1.0).lengths
+    assert told is not None
+    assert told.tolist() == [24, 40]

@@ -65,7 +65,7 @@ def given(model: Generator, count: int = 4) -> list[int] | None:
 def logits_of(model: Generator, values: Tensor) -> Tensor:
     """Logits of one whole pass, ``(B, N, V)``."""
     known = torch.ones(values.shape[:2], dtype=torch.bool)
-    inputs = model._inputs(values, known, 0, N, model._all_places())
+    inputs = model.inputs(values, known, 0, N, model.places_at(model.course))
     condition = model.condition and model.condition(model.condition.prepare(given(model, len(values)) or []))
     return model.head.scores(model.backbone(inputs, model.where, model.blocks, condition))[..., 0, :]  # type: ignore[operator]
 

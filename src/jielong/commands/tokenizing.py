@@ -72,7 +72,8 @@ def detokenize(
 
     system = load(checkpoint, device)
     tokens = cache.read(file, {"tokenizer": cache.tokenizer_identity(system.tokenizer)})
-    chosen = Tokens(tokens.values[:count], tokens.layout)
+    lengths = None if tokens.lengths is None else tokens.lengths[:count]
+    chosen = Tokens(tokens.values[:count], tokens.layout, lengths)
     with staged(out) as folder:
         decoded, rate = system.decode(chosen), system.tokenizer.media.rate
         (Pictures(decoded) if rate is None else Sounds(decoded, rate)).save(folder)

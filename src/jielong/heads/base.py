@@ -69,6 +69,8 @@ class Head(nn.Module, ABC):
 
     discrete: bool
     """Whether it predicts code indices (and needs a tokenizer that has them)."""
+    sparse: bool = False
+    """Whether it can leave out codebooks of a position: where a target is ``V``, there is nothing to predict."""
     iterative: bool = False
     """Whether it draws a token in several evaluations of a network, whose number can be asked for."""
 

@@ -51,19 +51,29 @@ class Sound:
 
 
 class Sounds(Sequence[Sound]):
-    """Clips of one run, ``tensor`` ``(B, C, T)`` float in [-1, 1]; a list of :class:`Sound`."""
+    """Clips of one run, ``tensor`` ``(B, C, T)`` float in [-1, 1]; a list of :class:`Sound`.
 
-    def __init__(self, tensor: Tensor, rate: int, captions: Sequence[str] | None = None) -> None:
+    ``lengths`` are the samples of each clip, where they differ; ``tensor`` holds silence behind them.
+    """
+
+    def __init__(self, tensor: Tensor, rate: int, captions: Sequence[str] | None = None, lengths: Sequence[int] | None = None) -> None:
         """Wrap a batch.
 
         Raises:
-            ValueError: if it is not a batch of sound, or has another number of captions.
+            ValueError: if it is not a batch of sound, or has another number of captions or lengths.
         """
         if tensor.ndim != 3 or not tensor.numel():
             raise ValueError(f"sound is (batch, channels, samples), not {tuple(tensor.shape)}")
         if captions is not None and len(captions) != len(tensor):
             raise ValueError(f"{len(tensor)} clips need as many captions, not {len(captions)}")
+        if lengths is not None:
+            if len(lengths) != len(tensor) or not all(1 <= length <= tensor.shape[2] for length in lengths):
+                raise ValueError(f"{len(tensor)} clips need as many lengths, from 1 to {tensor.shape[2]} samples, not {list(lengths)}")
+            tensor = tensor.clone()
+            for clip, length in zip(tensor, lengths, strict=True):
+                clip[:, length:] = 0
         self.tensor, self.rate = tensor, rate
+        self.lengths = list(lengths) if lengths is not None else None
         self.captions = list(captions) if captions is not None else None
 
     def __len__(self) -> int:
@@ -75,9 +85,11 @@ class Sounds(Sequence[Sound]):
     def __getitem__(self, index: slice) -> Sounds: ...
     def __getitem__(self, index: int | slice) -> Sound | Sounds:
         if isinstance(index, slice):
-            return Sounds(self.tensor[index], self.rate, None if self.captions is None else self.captions[index])
+            captions = None if self.captions is None else self.captions[index]
+            return Sounds(self.tensor[index], self.rate, captions, None if self.lengths is None else self.lengths[index])
         index = range(len(self))[index]
-        return Sound(self.tensor[index], self.rate, self.captions[index] if self.captions else "")
+        stop = None if self.lengths is None else self.lengths[index]
+        return Sound(self.tensor[index][:, :stop], self.rate, self.captions[index] if self.captions else "")
 
     def __iter__(self) -> Iterator[Sound]:
         return (self[index] for index in range(len(self)))
@@ -95,7 +107,7 @@ class Sounds(Sequence[Sound]):
         if path.suffix.lower() in Image.registered_extensions():
             return [write_image(path, self.sheet())]
         if path.suffix:
-            return [write_audio(path, in_a_row(self.tensor, self.rate), self.rate)]
+            return [write_audio(path, in_a_row([clip.tensor for clip in self], self.rate), self.rate)]
         path.mkdir(parents=True, exist_ok=True)
         written = []
         for index, clip in enumerate(self):

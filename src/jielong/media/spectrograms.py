@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -33,9 +35,9 @@ def spectrograms(sound: Tensor, rate: int) -> Tensor:
     return torch.stack([spectrogram(clip, rate) for clip in sound])
 
 
-def in_a_row(sound: Tensor, rate: int, pause: float = 0.25) -> Tensor:
-    """Clips ``(B, C, T)`` one after the other with ``pause`` seconds of silence behind each, ``(C, B (T + pause rate))``."""
-    return F.pad(sound, (0, round(pause * rate))).movedim(0, 1).flatten(1)
+def in_a_row(sound: Iterable[Tensor], rate: int, pause: float = 0.25) -> Tensor:
+    """Clips ``(C, T)`` one after the other with ``pause`` seconds of silence behind each, ``(C, sum of T + pause rate)``."""
+    return torch.cat([F.pad(clip, (0, round(pause * rate))) for clip in sound], dim=1)
 
 
 def _coloured(levels: Tensor) -> Tensor:

@@ -35,10 +35,13 @@ class Backbone(nn.Module, ABC, Generic[C]):
     Attributes:
         width: Channels ``D`` of inputs and of hidden vectors.
         reads_known: Whether it is also told which positions are known: ``forward`` then takes ``known``, ``(B, n)`` bool.
+        reads_real: Whether it can leave out positions that an item does not have: ``forward`` then takes ``real``, ``(B, n)`` bool, and
+            no position sees one that is not real.
     """
 
     width: int
     reads_known: ClassVar[bool] = False
+    reads_real: ClassVar[bool] = False
 
     @abstractmethod
     def forward(

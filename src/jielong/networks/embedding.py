@@ -15,11 +15,13 @@ class CodeEmbedding(nn.Embedding):
         codebooks: Codes at a position, ``K``.
         vocabulary: Codes of a codebook, ``V``.
         width: Channels ``D``.
+        nothing: Whether there is a vector more, of the value ``V``, for "no code here".
     """
 
     offsets: Tensor
 
-    def __init__(self, codebooks: int, vocabulary: int, width: int) -> None:
+    def __init__(self, codebooks: int, vocabulary: int, width: int, nothing: bool = False) -> None:
+        vocabulary += nothing
         super().__init__(codebooks * vocabulary, width)
         nn.init.normal_(self.weight, std=0.02)
         self.codebooks = codebooks
@@ -32,8 +34,8 @@ class CodeEmbedding(nn.Embedding):
         return super().forward(values + self.offsets).sum(-2)
 
 
-def embedding_of(layout: Layout, width: int) -> nn.Module:
-    """Token values ``(B, n, C)`` to ``(B, n, width)``: tables of codes, or a linear map of numbers."""
+def embedding_of(layout: Layout, width: int, nothing: bool = False) -> nn.Module:
+    """Token values ``(B, n, C)`` to ``(B, n, width)``: tables of codes, maybe with a vector for none, or a linear map of numbers."""
     if layout.vocabulary is None:
         return nn.Linear(layout.channels, width)
-    return CodeEmbedding(layout.channels, layout.vocabulary, width)
+    return CodeEmbedding(layout.channels, layout.vocabulary, width, nothing)

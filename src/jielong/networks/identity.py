@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +33,8 @@ class Identity(Backbone[NoCache]):
         condition_width: Channels of the condition's pooled vector; ``None`` without a condition.
     """
 
+    reads_real: ClassVar[bool] = True  # no position sees another
+
     def __init__(self, width: int, condition_width: int | None = None) -> None:
         super().__init__()
         self.width = width
@@ -44,6 +48,7 @@ class Identity(Backbone[NoCache]):
         conditioning: Conditioning | None = None,
         cache: NoCache | None = None,
         commit: bool = True,
+        real: Tensor | None = None,
     ) -> Tensor:
         """See :meth:`Backbone.forward`."""
         added = self._added(conditioning) if cache is None or not cache.started else cache.added

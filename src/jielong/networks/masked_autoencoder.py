@@ -155,6 +155,7 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
     """
 
     reads_known: ClassVar[bool] = True
+    reads_real: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -246,6 +247,7 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
         cache: MaskedCache | LazyMaskedCache | None = None,
         commit: bool = True,
         known: Tensor | None = None,
+        real: Tensor | None = None,
     ) -> Tensor:
         """Hidden vectors ``(B, N, D)``; see :meth:`Backbone.forward`.
 
@@ -257,6 +259,7 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
             cache: From :meth:`new_cache` or :meth:`new_lazy_cache`.
             commit: Makes no difference in a masked block.
             known: ``(B, N)`` bool: which inputs are known tokens; how many may differ from item to item.
+            real: ``(B, N)`` bool: which positions each item has; not for lazy steps.
 
         Raises:
             ValueError: if it is not told what is known, or a condition is missing or not wanted.
@@ -266,18 +269,28 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
             raise ValueError(f"a MaskedAutoencoder must be told which of its inputs are known: bool {tuple(inputs.shape[:2])}, not {told}")
         self._check(conditioning, cache)
         if cache is None:
-            return self._whole(inputs, coordinates, known, self._told(conditioning, inputs), None)
+            return self._whole(inputs, coordinates, known, self._told(conditioning, inputs), None, real)
         with torch.no_grad():
             if cache.told is None:
                 cache.told, cache.started = self._told(conditioning, inputs), True
             if not isinstance(cache, LazyMaskedCache):
-                return self._whole(inputs, coordinates, known, cache.told, None)
+                return self._whole(inputs, coordinates, known, cache.told, None, real)
             if cache.fresh or cache.wanted is None:
                 return self._whole(inputs, coordinates, known, cache.told, cache)
             return self._lazily(inputs, coordinates, known, cache.told, cache)
 
-    def _whole(self, inputs: Tensor, coordinates: Tensor, known: Tensor, told: _Told, cache: LazyMaskedCache | None) -> Tensor:
+    def _whole(
+        self,
+        inputs: Tensor,
+        coordinates: Tensor,
+        known: Tensor,
+        told: _Told,
+        cache: LazyMaskedCache | None,
+        real_positions: Tensor | None = None,
+    ) -> Tensor:
         """Everything; remembered, if there is where."""
+        if real_positions is not None:
+            known = known & real_positions
         batch, front = len(inputs), told.front.shape[1]
         dtype = self.encoder.compute_dtype(inputs)
         table = self._table(coordinates, inputs.device, dtype, front)
@@ -305,6 +318,9 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
         tokens = torch.where(known[..., None], shown, inputs)
         z = self._decoder_inputs(encoded[:, :front], tokens, coordinates)
         seen = None if told.real is None else F.pad(told.real, (0, known.shape[1]), value=True)
+        if real_positions is not None:
+            before = torch.ones(batch, front, dtype=torch.bool, device=inputs.device) if told.real is None else told.real
+            seen = torch.cat((before, real_positions), dim=1)
         sight = told.decoder.sight(batch, table, self._mask(seen, dtype))
         hidden = self._through(self.decoder, z, sight, None if cache is None else cache.decoder, cache, None)
         return hidden[:, front:] + self.head_places(coordinates)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +54,8 @@ class Transformer(Backbone["Cache | LazyCache"]):
     Raises:
         ValueError: if the sizes do not fit together.
     """
+
+    reads_real: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -145,6 +147,7 @@ class Transformer(Backbone["Cache | LazyCache"]):
         conditioning: Conditioning | None = None,
         cache: Cache | LazyCache | None = None,
         commit: bool = True,
+        real: Tensor | None = None,
     ) -> Tensor:
         """Hidden states after the last norm, ``(B, n, D)``.
 
@@ -159,17 +162,18 @@ class Transformer(Backbone["Cache | LazyCache"]):
             conditioning: The condition, if the network takes one.
             cache: Keys and values of earlier blocks, from :meth:`new_cache`.
             commit: Whether the cache keeps the keys and values of these positions.
+            real: ``(B, n)`` bool: positions that each item has; no position sees another that is not real. All of them by default.
 
         Raises:
             ValueError: if shapes do not fit, a condition is missing or not wanted, or the cache is full.
         """
         self._check(inputs, coordinates, blocks, conditioning, cache)
         if cache is None:
-            return self._whole(inputs, coordinates, blocks, conditioning)
+            return self._whole(inputs, coordinates, blocks, conditioning, real)
         with torch.no_grad():
             if isinstance(cache, LazyCache):
                 return self._lazily(inputs, coordinates, blocks, conditioning, cache)
-            return self._cached(inputs, coordinates, blocks, conditioning, cache, commit)
+            return self._cached(inputs, coordinates, blocks, conditioning, cache, commit, real)
 
     def new_cache(
         self, batch: int, positions: int, prefix: int = 0, dtype: torch.dtype | None = None, device: torch.device | str | None = None
@@ -215,23 +219,36 @@ class Transformer(Backbone["Cache | LazyCache"]):
 
     # --- one pass without a cache, one with -------------------------------------------------------------------------------------
 
-    def _whole(self, inputs: Tensor, coordinates: Tensor, blocks: Tensor, conditioning: Conditioning | None) -> Tensor:
+    def _whole(
+        self, inputs: Tensor, coordinates: Tensor, blocks: Tensor, conditioning: Conditioning | None, real_positions: Tensor | None = None
+    ) -> Tensor:
         device, dtype = inputs.device, self.compute_dtype(inputs)
         sees = structure(blocks, device)
-        prefix = 0
-        mask: Tensor | None = additive(sees.allowed, dtype) if sees.kind == "blocks" else None
+        prefix, allowed = 0, sees.allowed
+        mask: Tensor | None = additive(allowed, dtype) if sees.kind == "blocks" else None
+        if real_positions is not None:
+            # A position that is not real sees itself too, only so that its softmax, which nobody reads, has something to stand on.
+            allowed = allowed & real_positions[:, None] | torch.eye(len(blocks), dtype=torch.bool, device=device)  # (B, n, n)
+            mask = additive(allowed, dtype)[:, None]
         if self.prefix is not None and conditioning is not None:
             prefix = conditioning.states.shape[1]
             inputs = torch.cat((self._prefix(conditioning).to(inputs.dtype), inputs), dim=1)
             real = conditioning.mask[:1] if bool(conditioning.mask.all()) else conditioning.mask  # one mask for all if nothing is padded
-            mask = additive(behind_prefix(sees.allowed, real), dtype)
+            mask = additive(behind_prefix(allowed, real), dtype)
         cross, cross_mask, modulation = self.take_condition(conditioning, dtype)
         rotation = self.rotary(coordinates, device, dtype, prefix)
         sight = Sight(len(inputs), rotation, mask, sees.kind == "causal" and mask is None, cross, cross_mask, modulation)
         return self.through(inputs, sight)[:, prefix:]
 
     def _cached(
-        self, inputs: Tensor, coordinates: Tensor, blocks: Tensor, conditioning: Conditioning | None, cache: Cache, commit: bool
+        self,
+        inputs: Tensor,
+        coordinates: Tensor,
+        blocks: Tensor,
+        conditioning: Conditioning | None,
+        cache: Cache,
+        commit: bool,
+        real: Tensor | None = None,
     ) -> Tensor:
         if cache.prepared is None:
             cache.prepared = Prepared(self.blocks, self.norm, self.heads, cache.dtype)
@@ -247,6 +264,10 @@ class Transformer(Backbone["Cache | LazyCache"]):
             if sees.kind != "full":
                 mask = F.pad(additive(sees.allowed, cache.dtype), (cache.length, 0))
         end = cache.room(inputs.shape[1])
+        if real is not None:
+            if cache.bias is None:
+                cache.bias = torch.zeros(cache.batch, 1, 1, cache.capacity, dtype=cache.dtype, device=cache.memory.device)
+            cache.bias[:, 0, 0, cache.length : end] = additive(real, cache.dtype)
         if cache.bias is not None:
             mask = cache.bias[..., :end] if mask is None else mask + cache.bias[..., :end]
         hidden = cache.prepared(inputs, self.rotary(coordinates, inputs.device, torch.float32), mask, cache)
@@ -387,10 +408,12 @@ def behind_prefix(allowed: Tensor, real: Tensor) -> Tensor:
     that its softmax, which nobody reads, has something to stand on.
 
     Args:
-        allowed: ``(n, n)`` bool, what the positions see of each other.
+        allowed: ``(n, n)`` bool, or ``(B, n, n)`` where items differ: what the positions see of each other.
         real: ``(B, P)`` bool, true where the prefix is not padding.
     """
-    (batch, prefix), n = real.shape, allowed.shape[0]
+    (batch, prefix), n = real.shape, allowed.shape[-1]
+    if allowed.ndim == 3:
+        batch, allowed = len(allowed), allowed[:, None]
     seen = allowed.new_zeros(batch, 1, prefix + n, prefix + n)
     seen[..., :prefix] = real[:, None, None, :]
     seen[..., :prefix, :prefix] |= torch.eye(prefix, dtype=torch.bool, device=real.device)

@@ -20,6 +20,7 @@ from jielong.speed import Schedule
 from jielong.tokens import Layout
 
 if TYPE_CHECKING:
+    from jielong.orders.patterns import Pattern
     from jielong.tokenizers.base import Tokenizer
 
 Embed = Callable[[Tensor], Tensor]
@@ -97,6 +98,19 @@ class Order(ABC):
     @abstractmethod
     def view(self, layout: Layout, noise: Noise) -> View:
         """Draw what one training step shows and asks of each item of a batch."""
+
+    def view_of(self, layout: Layout, noise: Noise, real: Tensor) -> View:
+        """As :meth:`view`, of items that do not have all positions: nothing is asked where ``real``, ``(B, N)`` bool, is false."""
+        view = self.view(layout, noise)
+        return View(view.known, view.asked & real)
+
+    def pattern(self, layout: Layout) -> Pattern | None:
+        """How the order re-arranges codes of several codebooks before all else; ``layout`` is then the pattern's everywhere else.
+
+        Raises:
+            ValueError: if tokens of this layout cannot be arranged so.
+        """
+        return None
 
     def spans(self, layout: Layout) -> list[tuple[int, int]]:
         """The blocks as ``(start, stop)`` ranges of positions, in order."""

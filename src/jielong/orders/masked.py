@@ -58,8 +58,13 @@ class MaskedOrder(Order):
 
     def view(self, layout: Layout, noise: Noise) -> View:
         """Mask ``ceil(ratio N)`` random positions (MaskGIT, section 3.1; MAR, section 3.4)."""
-        count = (self.ratio.draw(noise, self.schedule) * layout.positions).ceil().clamp(1, layout.positions)
-        rank = noise.uniform(layout.positions).argsort(1).argsort(1)
+        return self.view_of(layout, noise, torch.ones(len(noise), layout.positions, dtype=torch.bool))
+
+    def view_of(self, layout: Layout, noise: Noise, real: Tensor) -> View:
+        """Mask such a share of the positions that each item has."""
+        have = real.sum(1)
+        count = (self.ratio.draw(noise, self.schedule) * have).ceil().clamp(min=torch.ones_like(have), max=have)
+        rank = noise.uniform(layout.positions).cpu().masked_fill(~real, torch.inf).argsort(1).argsort(1)
         masked = rank < count[:, None]
         return View(known=~masked, asked=masked)
 

@@ -86,6 +86,19 @@ class Tokenizer(nn.Module, ABC):
         """The layout of what :meth:`keep` gives: the tokens' own, unless it keeps more."""
         return self.layout
 
+    @property
+    def hop(self) -> int | None:
+        """Samples of sound that a position stands for; ``None`` where positions stand for no stretch of it, or for pictures."""
+        if not self.media.is_sound or len(self.layout.grid) != 1 or self.layout.scales or self.media.size[0] % self.layout.grid[0]:
+            return None
+        return self.media.size[0] // self.layout.grid[0]
+
+    def positions_of(self, samples: Tensor) -> Tensor | None:
+        """How many positions, from the first on, hold so many samples: ``(B,)`` to ``(B,)`` long, on the CPU; ``None`` without a hop."""
+        if self.hop is None:
+            return None
+        return (samples.cpu().long() + self.hop - 1).div(self.hop, rounding_mode="floor").clamp(1, self.layout.grid[0])
+
     def residuals(self, media: Tensor) -> Tensor | None:
         """What is left of media after each of the parts that a token's meaning is added up from; ``None`` where it is one part."""
         return None
@@ -102,6 +115,15 @@ class Tokenizer(nn.Module, ABC):
             noise: A stream for each item.
         """
         return kept
+
+    def decode_ended(self, tokens: Tokens) -> Tensor:
+        """As :meth:`decode`, of items that end: tokens of silence behind an item's last one, and silence in the media."""
+        if tokens.lengths is None or self.hop is None:
+            return self.decode(tokens)
+        silent = self.encode(torch.zeros(1, *self.media.shape, device=tokens.values.device)).values
+        behind = torch.arange(self.layout.positions, device=silent.device) >= tokens.lengths.to(silent.device)[:, None]
+        media = self.decode(Tokens(torch.where(behind[..., None], silent, tokens.values), tokens.layout))
+        return media.masked_fill(behind.repeat_interleave(self.hop, dim=1)[:, None], 0)
 
     def decode_known(self, tokens: Tokens, known: Tensor) -> Tensor:
         """The media so far, while only some tokens are known, with grey or silence (0) where nothing is known.

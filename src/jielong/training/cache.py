@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from jielong.data.building import cache_folder
 from jielong.data.opening import MediaSet
+from jielong.data.sounds import AudioSet
 from jielong.media.images import write_bytes
 from jielong.tokenizers.base import Tokenizer
 from jielong.tokens import Layout, Tokens
@@ -42,15 +44,17 @@ def tokenize(tokenizer: Tokenizer, images: MediaSet, batch: int = 64, progress: 
     was_training = tokenizer.training
     tokenizer.eval()
     weight = next(tokenizer.parameters(), None)
-    parts = []
+    parts: list[Tensor] = []
+    samples: list[int] = []
     for first in range(0, len(images), batch):
         rows = list(range(first, min(first + batch, len(images))))
         media = images.media(rows)
         parts.append(tokenizer.keep(media if weight is None else media.to(weight.device)).values.cpu())
+        samples += [images.length(row) for row in rows] if isinstance(images, AudioSet) else []
         if progress is not None:
             progress(len(rows))
     tokenizer.train(was_training)
-    return Tokens(torch.cat(parts), tokenizer.kept_layout)
+    return Tokens(torch.cat(parts), tokenizer.kept_layout, tokenizer.positions_of(torch.tensor(samples)) if samples else None)
 
 
 def write(path: Path, tokens: Tokens, made_of: dict[str, str], stand_ins: Mapping[int, int] | None = None) -> None:
@@ -68,7 +72,8 @@ def write(path: Path, tokens: Tokens, made_of: dict[str, str], stand_ins: Mappin
         values = values.to(torch.uint8 if layout.vocabulary <= 256 else torch.int16 if layout.vocabulary <= 2**15 else torch.int32)
     # Where a broken picture was replaced, the tokens are the other one's, and so must the words be when they are read again.
     words = {"layout": json.dumps(layout.to_json()), "stand_ins": json.dumps(dict(stand_ins or {})), **made_of}
-    write_bytes(path, save({"values": values}, metadata=words))
+    lengths = {} if tokens.lengths is None else {"lengths": tokens.lengths.contiguous()}
+    write_bytes(path, save({"values": values, **lengths}, metadata=words))
 
 
 def read(path: Path, expected: dict[str, str] | None = None, images: MediaSet | None = None) -> Tokens:
@@ -86,6 +91,7 @@ def read(path: Path, expected: dict[str, str] | None = None, images: MediaSet | 
     try:
         with safe_open(path, "pt") as file:
             made_of, values = dict(file.metadata() or {}), file.get_tensor("values")
+            lengths = file.get_tensor("lengths") if "lengths" in file.keys() else None  # noqa: SIM118  it is no mapping
         described, stand_ins = json.loads(made_of.pop("layout")), json.loads(made_of.pop("stand_ins", "{}"))
     except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a token file ({error}); make one with: jielong tokenize") from None
@@ -96,7 +102,7 @@ def read(path: Path, expected: dict[str, str] | None = None, images: MediaSet | 
     if images is not None:
         images.stand_ins.update({int(index): stand_in for index, stand_in in stand_ins.items()})
     layout = Layout.from_json(described)
-    return Tokens(values.long() if layout.discrete else values, layout)
+    return Tokens(values.long() if layout.discrete else values, layout, lengths)
 
 
 def cached(tokenizer: Tokenizer, images: MediaSet, progress: Callable[[int], None] | None = None, folder: Path | None = None) -> Tokens:

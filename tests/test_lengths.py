@@ -1,0 +1,241 @@
+"""Items of different lengths: padding changes nothing, an asked length is met, and a stop head ends what nobody measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jielong.backbones.pixelrnn import PixelRNN
+from jielong.conditions.classes import Class
+from jielong.ending import Ending, StopHead
+from jielong.generator import Generator, Moment
+from jielong.heads.base import Head
+from jielong.heads.gaussian_mixture import GaussianMixture
+from jielong.heads.softmax import Softmax
+from jielong.networks.backbone import AnyBackbone
+from jielong.networks.layers import ConditionPath
+from jielong.networks.masked_autoencoder import MaskedAutoencoder
+from jielong.networks.transformer import Transformer
+from jielong.noise import Noise
+from jielong.orders.masked import Masked
+from jielong.orders.raster import Raster
+from jielong.tokens import Layout, Tokens
+
+N, V = 9, 7
+LENGTHS = [9, 4, 1, 6]
+CODES, NUMBERS = Layout((N,), 2, V), Layout((N,), 3)
+ORDERS: dict[str, Raster | Masked] = {"raster": Raster(), "masked": Masked(steps=4), "masked at random": Masked(steps=4, choose="random")}
+
+
+def make(
+    order: str = "raster",
+    layout: Layout = CODES,
+    path: ConditionPath | None = None,
+    backbone: str = "transformer",
+    ending: Ending | None = None,
+) -> Generator:
+    torch.manual_seed(0)
+    condition = Class(width=12, drop=0.1).build(["a", "b"]) if path else None
+    net: AnyBackbone
+    width = 12 if path else None
+    if backbone == "mar":
+        sizes: dict[str, Any] = {"encoder_layers": 1, "decoder_layers": 1, "width": 16, "heads": 2, "buffer": 2}
+        net = MaskedAutoencoder(**sizes, extents=(N,), condition=path, condition_width=width)
+    else:
+        net = Transformer(layers=2, width=16, heads=2, axes=1, condition=path, condition_width=width)
+    head: Head = Softmax().build(16, layout) if layout.discrete else GaussianMixture(components=2).build(16, layout)
+    model = Generator(layout, ORDERS[order].build(), net, head, condition, ending=ending)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+def tokens(layout: Layout, lengths: Sequence[int] | None = LENGTHS, seed: int = 0, batch: int = 4) -> Tokens:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (batch, layout.positions, layout.channels)
+    values = torch.randint(0, V, shape, generator=generator) if layout.discrete else torch.randn(shape, generator=generator)
+    return Tokens(values, layout, None if lengths is None else torch.tensor(lengths))
+
+
+def spoilt(given: Tokens) -> Tokens:
+    """The same with rubbish behind each item's end."""
+    assert given.lengths is not None
+    behind = torch.arange(N) >= given.lengths[:, None]
+    rubbish = 10**6 if given.layout.discrete else math.nan
+    return Tokens(given.values.masked_fill(behind[..., None], rubbish), given.layout, given.lengths)
+
+
+def told(model: Generator, batch: int = 4) -> Tensor | None:
+    return None if model.condition is None else model.condition.prepare([i % 2 for i in range(batch)])
+
+
+CASES = [
+    *((order, layout, path, "transformer") for order in ORDERS for layout in (CODES, NUMBERS) for path in (None, "prefix", "cross")),
+    ("masked", CODES, None, "mar"),
+    ("masked at random", CODES, "prefix", "mar"),
+    ("masked", CODES, "cross", "mar"),
+]
+cases = pytest.mark.parametrize(("order", "layout", "path", "backbone"), CASES)
+
+
+@cases
+def test_what_stands_behind_an_end_changes_no_loss(order: str, layout: Layout, path: ConditionPath | None, backbone: str) -> None:
+    model, given = make(order, layout, path, backbone), tokens(layout)
+    model.train()
+    for seed in range(3):
+        noise = [Noise(seed, range(4)) for _ in range(2)]
+        loss = model.loss(given, told(model), noise[0])
+        assert torch.equal(loss, model.loss(spoilt(given), told(model), noise[1]))
+        assert torch.isfinite(loss)
+
+
+@cases
+def test_full_lengths_are_no_lengths(order: str, layout: Layout, path: ConditionPath | None, backbone: str) -> None:
+    model, given = make(order, layout, path, backbone), tokens(layout, None)
+    full = Tokens(given.values, layout, torch.full((4,), N))
+    assert torch.equal(model.loss(given, told(model), Noise(3, range(4))), model.loss(full, told(model), Noise(3, range(4))))
+
+
+@pytest.mark.parametrize("layout", [CODES, NUMBERS])
+@pytest.mark.parametrize(("order", "backbone"), [("raster", "transformer"), ("masked", "transformer"), ("masked", "mar")])
+def test_an_item_is_seen_as_in_a_layout_of_its_own_length(order: str, backbone: str, layout: Layout) -> None:
+    """Hidden vectors of a padded item equal those of the same weights on a shorter layout, where there is no padding."""
+    model = make(order, layout, None, backbone)
+    given, known = tokens(layout), torch.rand(4, N, generator=torch.Generator().manual_seed(2)) < 0.5
+    real = torch.arange(N) < torch.tensor(LENGTHS)[:, None]
+    given = Tokens(given.values.masked_fill(~real[..., None], 0), layout, given.lengths)
+    inputs = model.inputs(given.values, known, 0, N, model.places_at(model.course))
+    hidden = model.backbone(inputs, model.where, model.blocks, None, **model.reading(known, real))
+    for index, length in enumerate(LENGTHS):
+        alone = inputs[index : index + 1, :length]
+        own = known[index : index + 1, :length]
+        expected = model.backbone(alone, model.where[:length], model.blocks[:length], None, **model.reading(own))
+        torch.testing.assert_close(hidden[index : index + 1, :length], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_loss_is_the_mean_of_the_items_own() -> None:
+    model, given = make(), tokens(CODES)
+    assert given.lengths is not None
+    alone = [model.loss(Tokens(given.values[i : i + 1], CODES, given.lengths[i : i + 1])) for i in range(4)]
+    torch.testing.assert_close(model.loss(given), torch.stack(alone).mean())
+
+
+@cases
+def test_asked_lengths_are_met_and_batches_make_no_difference(
+    order: str, layout: Layout, path: ConditionPath | None, backbone: str
+) -> None:
+    model = make(order, layout, path, backbone)
+    conditions = None if path is None else [0, 1, 0, 1]
+    options = {"seed": 3, "lengths": LENGTHS, "guidance": 2.0 if path else 1.0}
+    together = model.generate(conditions, None if path else 4, **options)  # type: ignore[arg-type]
+    assert together.lengths is not None
+    assert together.lengths.tolist() == LENGTHS
+    behind = torch.arange(N) >= together.lengths[:, None]
+    assert not together.values[behind].any()
+    for batch in (1, 2, 3):
+        other = model.generate(conditions, None if path else 4, batch=batch, **options)  # type: ignore[arg-type]
+        torch.testing.assert_close(together.values, other.values, atol=1e-4, rtol=1e-4)
+    naive = model.generate(conditions, None if path else 4, cache=False, **options)  # type: ignore[arg-type]
+    torch.testing.assert_close(together.values, naive.values, atol=1e-4, rtol=1e-4)
+
+
+def test_an_item_in_raster_order_begins_alike_however_long_it_is_to_be() -> None:
+    model = make()
+    whole = model.generate(count=2, seed=1)
+    short = model.generate(count=2, seed=1, lengths=[5, 3])
+    assert torch.equal(short.values[0, :5], whole.values[0, :5])
+    assert torch.equal(short.values[1, :3], whole.values[1, :3])
+
+
+def test_no_step_is_taken_behind_the_last_end() -> None:
+    moments: list[Moment] = []
+    make().generate(count=2, lengths=[5, 3], watch=moments.append)
+    assert len(moments) == 5
+
+
+@pytest.mark.parametrize(
+    ("lengths", "words"),
+    [
+        ([0, 3], "item 0 cannot have 0 tokens: a length is from 1 to 9"),
+        ([3, 10], "item 1 cannot have 10 tokens"),
+        ([3], "each of 2 items needs its length, not 1"),
+    ],
+)
+def test_impossible_lengths_are_refused(lengths: list[int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make().generate(count=2, lengths=lengths)
+
+
+def test_lengths_must_fit_tokens_and_parts() -> None:
+    with pytest.raises(ValueError, match="lengths are for tokens in one line"):
+        Tokens(torch.zeros(1, 4, 1, dtype=torch.long), Layout((2, 2), 1, V), torch.tensor([2]))
+    with pytest.raises(ValueError, match="item 1 cannot have 12 tokens"):
+        tokens(CODES, [1, 12, 3, 4])
+    with pytest.raises(ValueError, match="cannot keep what stands behind"):
+        make().generate(count=1, lengths=[3], start=tokens(CODES, None, batch=1), known=torch.arange(N) < 4)
+    with pytest.raises(ValueError, match="raster or levels"):
+        make("masked", ending=Ending())
+    pictures = Layout((3, 3), 1, V)
+    rnn = PixelRNN(kind="row", layers=1, hidden=4, width=16, kernel=3).build(pictures, None)
+    with pytest.raises(ValueError, match="lengths are for tokens in one line"):
+        Generator(pictures, Raster().build(), rnn, Softmax().build(16, pictures), ending=Ending())
+
+
+# --- the stop head --------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_stop_loss_is_the_weighted_cross_entropy_written_out() -> None:
+    head = StopHead(4, Ending(positive_weight=5.0))
+    nn.init.normal_(head.logit.weight)
+    hidden = torch.randn(3, N, 4)
+    lengths = [4, 9, 1]
+    each = []
+    for item, length in zip(head.logit(hidden)[..., 0], lengths, strict=True):
+        terms = [-F.logsigmoid(-item[t]) for t in range(length)]
+        terms += [-5.0 * F.logsigmoid(item[length])] if length < N else []
+        each.append(torch.stack(terms).mean())
+    torch.testing.assert_close(head.loss(hidden, torch.arange(N), torch.tensor(lengths)), torch.stack(each).mean())
+
+
+@pytest.mark.parametrize("layout", [CODES, NUMBERS])
+def test_items_learn_to_end_by_themselves(layout: Layout) -> None:
+    """An item's length is its class: after a little training each ends where its class says, whatever the batch."""
+    ends = {0: 3, 1: 7}
+    model = make("raster", layout, "prefix", ending=Ending(positive_weight=2))
+    assert model.condition is not None
+    optimizer = torch.optim.AdamW([*model.backbone.parameters(), *model.stop.parameters(), *model.places.parameters()], lr=5e-3)  # type: ignore[union-attr]
+    labels = [0, 1] * 4
+    for step in range(200):
+        given = tokens(layout, [ends[label] for label in labels], step, 8)
+        optimizer.zero_grad()
+        model.loss(given, model.condition.prepare(labels), Noise(step, range(8))).backward()
+        optimizer.step()
+    made = model.generate([0, 1, 1, 0], seed=2)
+    assert made.lengths is not None
+    assert made.lengths.tolist() == [3, 7, 7, 3]
+    assert not made.values[torch.arange(N) >= made.lengths[:, None]].any()
+    for options in ({"batch": 1}, {"cache": False}, {"batch": 3}):
+        other = model.generate([0, 1, 1, 0], seed=2, **options)  # type: ignore[arg-type]
+        assert other.lengths is not None
+        assert torch.equal(other.lengths, made.lengths)
+        torch.testing.assert_close(other.values, made.values, atol=1e-4, rtol=1e-4)
+    asked = model.generate([0, 1], seed=2, lengths=[5, 2])
+    assert asked.lengths is not None
+    assert asked.lengths.tolist() == [5, 2], "an asked length is met, whatever the stop head says"
+
+
+def test_what_is_given_is_never_ended() -> None:
+    model = make(ending=Ending(threshold=1e-6))
+    assert model.generate(count=1).lengths.tolist() == [1]  # type: ignore[union-attr]
+    start = tokens(CODES, None, batch=1)
+    made = model.generate(count=1, start=start, known=torch.arange(N) < 4)
+    assert made.lengths is not None
+    assert made.lengths.tolist() == [4]
+    assert torch.equal(made.values[:, :4], start.values[:, :4])
