@@ -222,7 +222,7 @@ def test_items_learn_to_end_by_themselves(layout: Layout) -> None:
     assert made.lengths.tolist() == [3, 7, 7, 3]
     assert not made.values[torch.arange(N) >= made.lengths[:, None]].any()
     for options in ({"batch": 1}, {"cache": False}, {"batch": 3}):
-        other = model.generate([0, 1, 1, 0], seed=2, **options)  # type: ignore[arg-type]
+        other = model.generate([0, 1, 1, 0], seed=2, **options)
         assert other.lengths is not None
         assert torch.equal(other.lengths, made.lengths)
         torch.testing.assert_close(other.values, made.values, atol=1e-4, rtol=1e-4)
