@@ -111,6 +111,8 @@ class Chain:
         self.places = model.places_at(course)
         self.doubled = manner.guidance.needed_from(0.0)
         self.conditioning = self._conditioning(conditions, batch)
+        halves = 2 if self.doubled else 1
+        self.along = model.along(self.conditioning, self.lengths.repeat(halves), course)  # (B or 2B, N, D)
         prefix = 0 if self.conditioning is None else self.conditioning.states.shape[1]
         height = 2 * batch if self.doubled else batch
         self.cache: BackboneCache | None = None
@@ -192,6 +194,8 @@ class Chain:
         if doubled:
             inputs, known = torch.cat([inputs, inputs]), torch.cat([known, known])
             real = None if real is None else torch.cat([real, real])
+        if self.along is not None:
+            inputs = inputs + self.along[: len(inputs), first:stop]
         where, blocks, told = course.where[first:stop], course.blocks[first:stop], model.reading(known, real)
         if cache is None:
             return model.backbone(inputs, where, blocks, self.conditioning, **told)

@@ -202,7 +202,9 @@ def run(
     objective = tokenizer_objective(experiment) if experiment.generator is None else generator_objective(experiment)
     if experiment.generator is not None and experiment.generator.condition is not None:
         _remember(experiment.generator.condition, experiment)
-    stream = Stream(experiment.images, recipe.train.seed, _tokens(experiment, tokens))
+    made = _tokens(experiment, tokens)
+    _measure_pace(experiment, made)
+    stream = Stream(experiment.images, recipe.train.seed, made)
     out.mkdir(parents=True, exist_ok=True)
     description = describe(experiment.media, experiment.images.classes, experiment.tokenizer, experiment.generator)
     write_bytes(out / DESCRIPTION, json.dumps(description, indent=2).encode())
@@ -213,6 +215,17 @@ def run(
     return train(
         objective, stream, recipe.train, out, recipe_yaml=recipe.to_yaml(), start_from=None if start is None else find(start), **options
     )
+
+
+def _measure_pace(experiment: Experiment, tokens: Tokens | None) -> None:
+    """Tell a generator whose text is stretched over its tokens how many a symbol takes in the training set."""
+    generator = experiment.generator
+    if generator is None or generator.stretch is None or generator.condition is None or tokens is None or tokens.lengths is None:
+        return
+    for part in generator.condition.modules():
+        if isinstance(part, SymbolText) and part.aligned:
+            counts = torch.tensor([len(part.symbols(text)) for text in experiment.images.captions])
+            generator.stretch.measure(counts, tokens.lengths)
 
 
 def _keep(folder: Path, target: Path) -> None:

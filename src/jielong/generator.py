@@ -14,8 +14,11 @@ from jielong.conditions.base import Condition
 from jielong.ending import Ending, StopHead
 from jielong.guidance import Guidance
 from jielong.heads.base import Head, Sharpness
+from jielong.networks.alignment import SearchedStretch
 from jielong.networks.backbone import AnyBackbone
+from jielong.networks.conditioning import Conditioning
 from jielong.networks.embedding import embedding_of
+from jielong.networks.stretch import Stretch
 from jielong.noise import Noise
 from jielong.orders.base import Order
 from jielong.orders.course import Course
@@ -51,6 +54,8 @@ class _Read:
         asked: At which positions the order asks for them, ``(B, N)`` bool.
         shares: What each of these counts in its item, ``(B, N)``.
         ends: Tokens an item has, ``(B,)``.
+        course: What they stand along; a shorter one than the generator's where no item is as long as can be.
+        beside: A loss that the condition's alignment adds, if it does.
     """
 
     hidden: Tensor
@@ -58,6 +63,8 @@ class _Read:
     asked: Tensor
     shares: Tensor
     ends: Tensor
+    course: Course
+    beside: Tensor | None
 
 
 class Generator(nn.Module):
@@ -120,6 +127,11 @@ class Generator(nn.Module):
             if not (order.shifted and self.course.single_first):
                 raise ValueError("an ending needs an order that draws the first codebook one token after the other: raster or levels")
             self.stop = StopHead(width, ending)
+        self.stretch = None
+        if condition is not None and condition.aligned is not None:
+            layout.check_lengths([layout.positions])
+            searched = condition.aligned == "search"
+            self.stretch = SearchedStretch(condition.width, width, layout) if searched else Stretch(condition.width, width)
 
     def embed(self, values: Tensor) -> Tensor:
         """Token values ``(B, n, C)`` to vectors ``(B, n, D)``; the codebooks of a position are summed."""
@@ -171,14 +183,17 @@ class Generator(nn.Module):
         read, batch = self._read(tokens, prepared, noise), len(tokens)
         hidden, targets, asked = read.hidden, read.targets, read.asked
         if self.head.joint:
-            spans, share = (slice(*span) for span in self.course.spans), 1.0 / asked.sum(1)
-            parts = [(asked[:, s].sum(1), self.head.loss(hidden[:, s], targets[:, s], **self.places_of(s, asked))) for s in spans]
+            spans, share = (slice(*span) for span in read.course.spans), 1.0 / asked.sum(1)
+            told = ((s, self.places_of(s, asked, read.course)) for s in spans)
+            parts = [(asked[:, s].sum(1), self.head.loss(hidden[:, s], targets[:, s], **places)) for s, places in told]
             loss = torch.stack([count * share * each for count, each in parts]).sum() / batch
         else:
             loss = (self.head.loss(hidden[asked], targets[asked]) * read.shares[asked]).sum() / batch
+        if read.beside is not None:
+            loss = loss + read.beside
         if self.stop is None:
             return loss
-        return loss + self.stop.settings.weight * self.stop.loss(hidden, self.course.times[:, 0], read.ends)
+        return loss + self.stop.settings.weight * self.stop.loss(hidden, read.course.times[:, 0], read.ends)
 
     def ask(self, tokens: Tokens, prepared: Any = None, noise: Noise | None = None) -> Asked:
         """What a head that is not joint is asked in a step of training; the arguments and errors of :meth:`loss`."""
@@ -198,7 +213,11 @@ class Generator(nn.Module):
             dropped = self.condition.drops(noise) if self.training else None
             conditioning = self.condition(prepared, dropped)
         course, ends = self.course, tokens.lengths
-        lengths = None if ends is None or bool((ends == self.layout.positions).all()) else ends
+        if ends is not None and self.order.shifted and int(ends.max()) + 1 < self.layout.positions:
+            # One position behind the longest item is where a stop head learns that it is over.
+            course = self._shortened(int(ends.max()) + 1)
+            tokens = Tokens(tokens.values[:, : course.tokens.positions], course.tokens, ends)
+        lengths = None if ends is None or bool((ends == course.tokens.positions).all()) else ends
         values, present = course.build(tokens.values), course.present(lengths, batch)
         if present is not None:
             present = present.to(device)
@@ -210,12 +229,19 @@ class Generator(nn.Module):
             view = self.order.view_of(course.layout, noise, real.cpu())
         known, asked = view.known.to(device), view.asked.to(device)
         told = self.reading(known, None if course.padding_last else real)
-        inputs = self.inputs(values, known, 0, course.layout.positions, self.places_at(course))
-        hidden = self.backbone(inputs, self.where, self.blocks, conditioning, **told)
+        inputs, beside = self.inputs(values, known, 0, course.layout.positions, self.places_at(course)), None
+        if self.stretch is not None and conditioning is not None and conditioning.along is not None:
+            own = torch.full((batch,), course.tokens.positions) if ends is None else ends
+            behind = torch.arange(course.tokens.positions) >= own[:, None]
+            plain = tokens.values.masked_fill(behind.to(device)[..., None], 0)
+            durations, beside = self.stretch.learn(conditioning.along, plain, own.to(device))
+            inputs = inputs + self.stretch(conditioning.along, durations, self._times(course))
+        hidden = self.backbone(inputs, course.where, course.blocks, conditioning, **told)
         # Every item weighs the same, however many of its positions were asked (MaskGIT's public loss), and in it every code.
         counts = asked.float() if course.pattern is None or present is None else (asked[..., None] & present).sum(-1)
         shares = 1.0 / counts.sum(1, keepdim=True) * counts
-        return _Read(hidden, values, asked, shares, torch.full((batch,), self.layout.positions) if ends is None else ends)
+        ends = torch.full((batch,), course.tokens.positions) if ends is None else ends
+        return _Read(hidden, values, asked, shares, ends, course, beside)
 
     @torch.inference_mode()
     def generate(
@@ -257,8 +283,8 @@ class Generator(nn.Module):
             schedule: How the share of unknown tokens falls, for orders that reveal gradually; the order's own if not given.
             two_stage: Structure first and details fast, for orders that choose before they draw (GtR).
             lazy: Between steps that compute everything, compute what changed most, for the same orders in one block (LazyMAR).
-            lengths: Tokens of each item, of sound: exactly as many are drawn. By default items end by themselves where the generator
-                learned when to (its ending), and are as long as can be where it did not.
+            lengths: Tokens of each item, of sound: exactly as many are drawn. By default they are as many as a text takes that is aligned
+                with them; or items end by themselves where the generator learned when to (its ending); or they are as long as can be.
             watch: Called with a :class:`Moment` after every step of every batch.
 
         Returns:
@@ -295,10 +321,12 @@ class Generator(nn.Module):
             raise ValueError("lazy steps keep what they computed, and cache=False computes everything at every step: give one of them")
         sharpness = sharpness or Sharpness()
         self.head.check_sharpness(sharpness)
-        asked = None if lengths is None else self._asked(lengths, count, known)
         manner = Manner(strength, sharpness, Pace(steps, schedule, two_stage), cache, smooth, lazy)
         was_training = self.training
         self.eval()
+        if lengths is None and conditions is not None and known is None:
+            lengths = self._own_lengths(conditions, batch)
+        asked = None if lengths is None else self._asked(lengths, count, known)
         parts: list[Tensor] = []
         order: list[int] = []
         ends = torch.full((count,), self.layout.positions)
@@ -337,7 +365,34 @@ class Generator(nn.Module):
         """The course of a batch: a shorter one where all its items are of one length that the order must not see behind."""
         if lengths is None or self.course.padding_last:
             return self.course
-        return Course.of(self.order, replace(self.layout, grid=(int(lengths[0]),)))
+        return self._shortened(int(lengths[0]))
+
+    def _shortened(self, length: int) -> Course:
+        return Course.of(self.order, replace(self.layout, grid=(length,)))
+
+    def _times(self, course: Course) -> Tensor:
+        """The token whose aligned state stands at each of the order's positions, ``(N,)``: that of the first codebook."""
+        return course.times[:, 0].clamp_min(0).to(self.placeholder.device)
+
+    def along(self, conditioning: Conditioning | None, lengths: Tensor, course: Course) -> Tensor | None:
+        """What an aligned condition adds to the inputs of items of these lengths, ``(B, N, D)``; ``None`` where there is none."""
+        if self.stretch is None or conditioning is None or conditioning.along is None:
+            return None
+        durations = self.stretch.durations(conditioning.along, lengths.to(self.placeholder.device))
+        made: Tensor = self.stretch(conditioning.along, durations, self._times(course))
+        return made
+
+    def _own_lengths(self, conditions: Sequence[Any], batch: int) -> list[int] | None:
+        """Tokens that what is told of each item takes by itself; ``None`` where nothing says so."""
+        if self.stretch is None or self.condition is None:
+            return None
+        found: list[int] = []
+        for first in range(0, len(conditions), batch):
+            told: Conditioning = self.condition(self.condition.prepare(conditions[first : first + batch]))
+            if told.along is None:
+                return None
+            found += self.stretch.own_lengths(told.along).round().clamp(1, self.layout.positions).long().tolist()
+        return found
 
     def _check_kept(self, values: Tensor, known: Tensor) -> None:
         if known.dtype != torch.bool or known.shape != (self.layout.positions,):

@@ -137,8 +137,10 @@ def build_generator(recipe: Recipe, tokenizer: Tokenizer, classes: Sequence[str]
 
 
 def is_timed(recipe: Recipe) -> bool:
-    """Whether a generator knows of lengths: it is told one, or tells when an item ends."""
-    return recipe.ending is not None or "seconds" in parts_told(recipe)
+    """Whether a generator knows of lengths: it is told one, stretches a text over one, or tells when an item ends."""
+    condition = recipe.condition
+    aligned = any(getattr(part, "aligned", None) for part in getattr(condition, "of", (condition,)))
+    return recipe.ending is not None or aligned or "seconds" in parts_told(recipe)
 
 
 def parts_told(recipe: Recipe) -> dict[str, str]:
@@ -293,8 +295,8 @@ class System:
             ValueError: if the words do not fit what the generator was trained on.
         """
         asked = None
-        if seconds is not None and self.recipe.ending is not None and "seconds" not in parts_told(self.recipe):
-            # It learned to end, and may be told to.
+        if seconds is not None and is_timed(self.recipe) and "seconds" not in parts_told(self.recipe):
+            # It learned to end or to stretch what it says, and may be told to.
             conditions, names = self._conditions(text, classes, count or 1, voice)
             items, given = count or 1 if conditions is None else len(conditions), _listed(seconds)
             if items % len(given):

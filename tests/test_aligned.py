@@ -1,0 +1,160 @@
+"""Texts told position by position: exact lengths, no padding felt, any order, and lengths of their own where none are asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from jielong.backbones.none import NoBackbone
+from jielong.backbones.transformer import Transformer
+from jielong.conditions.characters import Characters
+from jielong.conditions.length import Length
+from jielong.conditions.several import Several
+from jielong.generator import Generator
+from jielong.heads.flow_matching import FlowMatching
+from jielong.heads.gaussian_mixture import GaussianMixture
+from jielong.heads.softmax import Softmax
+from jielong.networks.dit import DiT
+from jielong.noise import Noise
+from jielong.orders.at_once import AtOnce
+from jielong.orders.masked import Masked
+from jielong.orders.raster import Raster
+from jielong.tokens import Layout, Tokens
+
+N = 12
+NUMBERS, CODES = Layout((N,), channels=2), Layout((N,), channels=2, vocabulary=5)
+JOINT = FlowMatching(network=DiT(layers=1, width=16, heads=2, kernel=3), steps=3, draws_per_token=1)
+TEXTS, LENGTHS = ["abc", "a bit more", "x"], [5, 12, 3]
+CASES: dict[str, tuple[Any, Any, Any, Layout]] = {
+    "at once": (AtOnce(), NoBackbone(width=16), JOINT, NUMBERS),
+    "at once, transformer": (AtOnce(), Transformer(layers=1, width=16, heads=2, condition="adaln"), JOINT, NUMBERS),
+    "raster": (Raster(), Transformer(layers=1, width=16, heads=2), GaussianMixture(components=2), NUMBERS),
+    "masked": (Masked(steps=3), Transformer(layers=1, width=16, heads=2), Softmax(), CODES),
+}
+EACH = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+HOW = pytest.mark.parametrize("aligned", ["even", "search"])
+
+
+def built(case: tuple[Any, Any, Any, Layout], aligned: Any, several: bool = False, drop: float = 0.1) -> Generator:
+    torch.manual_seed(0)
+    order, backbone, head, layout = case
+    told: Any = Characters(width=8, layers=1, heads=2, aligned=aligned, drop=drop)
+    condition = (Several(of=(told, Length(width=8)), width=8) if several else told).build()
+    chain = order.build()
+    model = Generator(layout, chain, backbone.build(layout, 8), head.build(16, layout), condition, chain.embedding(None, 16))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def tokens(layout: Layout, filler: float = 0) -> Tokens:
+    generator = torch.Generator().manual_seed(1)
+    shape = (3, N, layout.channels)
+    values = torch.randint(5, shape, generator=generator) if layout.discrete else torch.randn(shape, generator=generator)
+    behind = torch.arange(N) >= torch.tensor(LENGTHS)[:, None]
+    return Tokens(values.masked_fill(behind[..., None], filler), layout, torch.tensor(LENGTHS))
+
+
+def loss_of(model: Generator, given: Tokens, texts: Any = TEXTS) -> Tensor:
+    assert model.condition is not None
+    torch.manual_seed(5)
+    return model.loss(given, model.condition.prepare(texts), Noise(0, range(len(given))))
+
+
+@EACH
+@HOW
+def test_everything_learns(case: Any, aligned: str) -> None:
+    model = built(case, aligned).train()
+    loss_of(model, tokens(case[3])).backward()  # type: ignore[no-untyped-call]
+    unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert unused <= {"condition.null", "placeholder"}
+
+
+@EACH
+@HOW
+def test_what_stands_behind_an_end_is_not_felt(case: Any, aligned: str) -> None:
+    model = built(case, aligned)
+    torch.testing.assert_close(loss_of(model, tokens(case[3])), loss_of(model, tokens(case[3], filler=4)))
+
+
+@EACH
+@HOW
+def test_asked_lengths_are_met_in_any_batch_and_without_a_cache(case: Any, aligned: str) -> None:
+    model = built(case, aligned)
+    told: dict[str, Any] = {"lengths": LENGTHS, "guidance": 2.0, "seed": 4}
+    drawn = model.generate(TEXTS, **told)
+    assert drawn.lengths is not None
+    assert drawn.lengths.tolist() == LENGTHS
+    for other in ({"batch": 1}, {"cache": False}):
+        torch.testing.assert_close(model.generate(TEXTS, **told, **other).values, drawn.values, rtol=1e-4, atol=1e-4)
+    alone = model.generate(TEXTS[:1], **told | {"lengths": LENGTHS[:1]})
+    torch.testing.assert_close(alone.values[0], drawn.values[0], rtol=1e-4, atol=1e-4)
+
+
+@HOW
+def test_the_text_is_heard_in_its_order(aligned: str) -> None:
+    """Two texts that begin alike: what is drawn at the end differs more than what is drawn at the beginning."""
+    model = built(CASES["at once"], aligned)
+    one, other = model.generate(["aaaaaa", "aaaabb"], lengths=[N, N], seed=1).values
+    same = model.generate(["aaaaaa", "aaaaaa"], lengths=[N, N], seed=1).values
+    assert float((one - other).abs().max()) > 1e-2
+    assert float((same[1] - same[0]).abs().max()) > 0  # of another seed
+    inputs = model.along(model.condition(model.condition.prepare(["ab"])), torch.tensor([N]), model.course)  # type: ignore[misc, union-attr]
+    assert inputs is not None
+    assert inputs.shape == (1, N, 16)
+
+
+def test_lengths_of_their_own() -> None:
+    model = built(CASES["at once"], "even")
+    assert model.stretch is not None
+    model.stretch.measure(torch.tensor([1, 2, 3]), torch.tensor([3, 5, 7]))
+    drawn = model.generate(["a", "abc", "abcdefghijkl"])
+    assert drawn.lengths is not None
+    assert drawn.lengths.tolist() == [3, 7, N]
+    whole = model.generate(count=2)
+    assert whole.lengths is None
+    assert bool(whole.values[:, -1].any())
+
+
+@HOW
+def test_a_text_beside_a_length(aligned: Any) -> None:
+    model = built(CASES["at once"], aligned, several=True)
+    told = [{"characters": text, "length": 0.5} for text in TEXTS]
+    assert bool(loss_of(model.train(), tokens(NUMBERS), told).isfinite())
+    drawn = model.eval().generate(told, lengths=LENGTHS, guidance=3.0)
+    assert drawn.values.shape == (3, N, 2)
+    mute = [{"characters": "a"}, {"length": 1.0}, {"characters": "b"}]
+    assert bool(loss_of(model, tokens(NUMBERS), mute).isfinite())
+    assert model.generate(mute, lengths=LENGTHS).values.shape == (3, N, 2)
+
+
+def test_a_dropped_text_says_the_same_everywhere() -> None:
+    model = built(CASES["at once"], "even", drop=0.5)
+    assert model.condition is not None
+    given = model.condition(model.condition.prepare(TEXTS), torch.tensor([True, False, True]))
+    assert given.along is not None
+    assert given.along.mask.sum(1).tolist() == [1, 10, 1]
+    nothing = model.condition.nothing(1)
+    assert nothing.along is not None
+    torch.testing.assert_close(given.along.states[0, 0], nothing.along.states[0, 0])
+
+
+def test_trimming_to_the_longest_item_changes_nothing() -> None:
+    model, given = built(CASES["raster"], "even"), tokens(NUMBERS)
+    short = [5, 6, 3]
+    cut = Tokens(given.values, NUMBERS, torch.tensor(short))
+    together = loss_of(model, cut)
+    padded = torch.stack(
+        [loss_of(model, Tokens(given.values[i : i + 1], NUMBERS, torch.tensor(short[i : i + 1])), TEXTS[i : i + 1]) for i in range(3)]
+    )
+    torch.testing.assert_close(together, padded.mean())
+
+
+def test_a_picture_has_no_line_to_stretch_over() -> None:
+    grid = replace(NUMBERS, grid=(3, 4))
+    with pytest.raises(ValueError, match="tokens in one line"):
+        built((AtOnce(), NoBackbone(width=16), FlowMatching(network=DiT(layers=1, width=16, heads=2)), grid), "even")
