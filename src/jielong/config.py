@@ -34,6 +34,7 @@ FAMILIES = {
     "head": "jielong.heads",
     "condition": "jielong.conditions",
     "loss": "jielong.losses",
+    "discriminator": "jielong.losses",
     "network": "jielong.networks",
 }
 

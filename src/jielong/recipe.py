@@ -15,6 +15,7 @@ from jielong.config import Config, Faults, OfFamily, Part, RecipeError, Schema, 
 from jielong.ending import Ending
 from jielong.guidance import Guidance
 from jielong.speed import Lazy, Schedule, TwoStage
+from jielong.training.balancer import Balance
 from jielong.training.settings import TrainSettings
 
 
@@ -88,6 +89,7 @@ class Recipe(Config):
     data: DataSettings = DataSettings()
     tokenizer: Tokenizer
     losses: Losses = ()
+    balancer: Balance | None = None
     condition: Condition | None = None
     order: Order | None = None
     backbone: Backbone | None = None
@@ -108,8 +110,9 @@ class Recipe(Config):
         if missing and len(missing) < len(chain):
             raise ValueError(f"a generator needs order, backbone and head together; missing: {', '.join(missing)}")
         if self.trains_generator:
-            if self.losses:
-                raise ValueError("`losses` belong to a tokenizer's recipe; a generator's loss is its head's: remove `losses`")
+            if self.losses or self.balancer is not None:
+                given = "losses" if self.losses else "balancer"
+                raise ValueError(f"`{given}` belong to a tokenizer's recipe; a generator's loss is its head's: remove `{given}`")
             asked = [name for name in ("two_stage", "lazy") if getattr(self.sampling, name) is not None]
             if asked and getattr(self.order, "choose", None) != "random":
                 raise ValueError(
@@ -130,14 +133,28 @@ class Recipe(Config):
             if self.tokenizer.name == "pixels":
                 raise ValueError("pixels have nothing to learn: choose a tokenizer such as vq, or add order, backbone and head")
             losses = {loss.name for loss in self.losses}
-            if not losses & {"regression", "logit_laplace"}:
-                raise ValueError("a tokenizer needs at least a regression loss: losses: {regression: {kind: l2}}")
+            self._judged()
             predicts = getattr(self.tokenizer, "likelihood", None)
             if "logit_laplace" in losses and predicts != "logit_laplace":
                 raise ValueError("the loss logit_laplace needs a tokenizer that predicts a distribution: {vq: {likelihood: logit_laplace}}")
             if predicts is not None and predicts not in losses:
                 raise ValueError(f"this tokenizer predicts a distribution that no loss reads: add losses: {{{predicts}: {{}}}}")
         return self
+
+    def _judged(self) -> None:
+        """Refuse losses of another medium, and losses that do not say what is to be given back."""
+        sound = self.data.rate is not None
+        for loss in self.losses:
+            medium = getattr(loss, "medium", None)
+            if medium == "pictures" and sound:
+                raise ValueError(f"the loss {loss.name} judges pictures, and the data are sound: take mel, stft or adversarial_sound")
+            if medium == "sound" and not sound:
+                raise ValueError(f"the loss {loss.name} judges sound, and the data are pictures: take perceptual or adversarial")
+        if not any(getattr(loss, "reconstructs", False) for loss in self.losses):
+            wanted = "a mel, stft or regression loss: losses: {mel: {}}" if sound else "a regression loss: losses: {regression: {kind: l2}}"
+            raise ValueError(f"a tokenizer needs at least {wanted}")
+        if self.balancer is not None and any(loss.name == "logit_laplace" for loss in self.losses):
+            raise ValueError("a balancer weighs gradients at the reconstruction, which the loss logit_laplace does not read: remove one")
 
     def to_yaml(self) -> str:
         """The recipe with every default filled in."""

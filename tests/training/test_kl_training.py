@@ -21,7 +21,7 @@ from jielong.quantizers.parallel import world
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.kl import KLTokenizer
 from jielong.training.settings import TrainSettings
-from jielong.training.tokenizer import TokenizerObjective, similarities_of
+from jielong.training.tokenizer import TokenizerObjective, judges_of
 from jielong.training.trainer import Summary, train
 
 MEDIA = MediaFormat(3, (8, 8))
@@ -54,8 +54,10 @@ def run(out: Path, stop_after: int | None = None) -> Summary:
         parse_part("loss", {"regression": {"kind": "l2"}}),
         parse_part("loss", {"adversarial": {"starts_at": 48, "channels": 8, "layers": 1, "adaptive": False}}),
     ]
-    similarities, starts, critic = similarities_of(losses, 3)
-    objective = TokenizerObjective(make_tokenizer(), similarities, starts, critic, PICTURES[:4], lambda model: {}, shares)
+    judges = judges_of(losses, MEDIA)
+    objective = TokenizerObjective(
+        make_tokenizer(), judges.similarities, judges.starts, judges.adversarial, PICTURES[:4], lambda model: {}, shares
+    )
     return train(objective, Stream(), SETTINGS, out, recipe_yaml="a: 1", progress=False, device="cpu", stop_after=stop_after)
 
 

@@ -18,7 +18,7 @@ from jielong.training.ema import Ema
 from jielong.training.objective import Draws
 from jielong.training.settings import TrainSettings
 from jielong.training.state import latest_state
-from jielong.training.tokenizer import TokenizerObjective, similarities_of
+from jielong.training.tokenizer import TokenizerObjective, judges_of
 from jielong.training.trainer import Summary, train
 
 MEDIA = MediaFormat(3, (8, 8))
@@ -50,8 +50,8 @@ def make_objective() -> TokenizerObjective:
     adversarial = {"adversarial": {"starts_at": 8, "channels": 8, "layers": 1}}
     torch.manual_seed(1)
     losses = [parse_part("loss", {"regression": {"kind": "l2"}}), parse_part("loss", adversarial)]
-    similarities, starts, critic = similarities_of(losses, 3)
-    return TokenizerObjective(make_tokenizer(), similarities, starts, critic, pictures()[:4], lambda model: {})
+    judges = judges_of(losses, MEDIA)
+    return TokenizerObjective(make_tokenizer(), judges.similarities, judges.starts, judges.adversarial, pictures()[:4], lambda model: {})
 
 
 def pictures() -> Tensor:

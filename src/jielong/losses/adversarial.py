@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from jielong.config import Part
+from jielong.losses.base import LossSettings, Medium
 from jielong.losses.regression import same_shape
 from jielong.networks.discriminator import Norm, PatchDiscriminator
 
@@ -32,7 +34,55 @@ def generator_objective(fake: Tensor, kind: Kind) -> Tensor:
     return -fake.mean() if kind == "hinge" else F.softplus(-fake).mean()
 
 
-class AdversarialLoss(nn.Module):
+class Game(nn.Module, ABC):
+    """An adversarial loss: critics, whose weights are its parameters, against a decoder.
+
+    Attributes:
+        lr_ratio: The critics' learning rate over the tokenizer's.
+        same_look: Whether critics learn from the very reconstructions that were to fool them, or from new ones of the updated tokenizer.
+    """
+
+    lr_ratio: float
+    same_look: ClassVar[bool] = False
+
+    @abstractmethod
+    def active(self, samples_seen: int) -> bool:
+        """Whether the warm-up is over; before it neither side of the game is played."""
+
+    def learns(self, samples_seen: int) -> bool:
+        """Whether the critics learn in this step."""
+        return self.active(samples_seen)
+
+    @abstractmethod
+    def generator_losses(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """The decoder's scalar losses by name, before their weights; the critics are held constant.
+
+        Args:
+            fake: Reconstructions, with a gradient.
+            real: What they should be.
+        """
+
+    @property
+    @abstractmethod
+    def shares(self) -> dict[str, float]:
+        """The weights of these losses, by name."""
+
+    def weights(self, alike: Tensor, losses: Mapping[str, Tensor], last_layer: nn.Parameter) -> dict[str, Tensor]:
+        """The weights of this step.
+
+        Args:
+            alike: All that the decoder is otherwise told of the reconstruction, a scalar.
+            losses: Of :meth:`generator_losses`.
+            last_layer: The decoder's last weight.
+        """
+        return {name: alike.new_tensor(self.shares[name]) for name in losses}
+
+    @abstractmethod
+    def discriminator_loss(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """The critics' loss ``total``, to minimise, and figures to log; nothing of it reaches the decoder."""
+
+
+class AdversarialLoss(Game):
     """A PatchGAN discriminator and both sides of its game. Its parameters are the discriminator's.
 
     A step, after ``active(samples_seen)`` has become true::
@@ -51,6 +101,19 @@ class AdversarialLoss(nn.Module):
     def active(self, samples_seen: int) -> bool:
         """Whether the warm-up is over; before it neither side of the game is played."""
         return samples_seen >= self.settings.starts_at
+
+    def generator_losses(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """:meth:`generator_loss` as ``adversarial``."""
+        return {"adversarial": self.generator_loss(fake)}
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Its weight."""
+        return {"adversarial": self.weight}
+
+    def weights(self, alike: Tensor, losses: Mapping[str, Tensor], last_layer: nn.Parameter) -> dict[str, Tensor]:
+        """:meth:`adaptive_weight`."""
+        return {"adversarial": self.adaptive_weight(alike, losses["adversarial"], last_layer)}
 
     def generator_loss(self, fake: Tensor) -> Tensor:
         """The decoder's scalar loss for reconstructions ``(B, C, H, W)``, in float32, before :meth:`adaptive_weight`.
@@ -97,7 +160,7 @@ class AdversarialLoss(nn.Module):
             return self.weight * (pull.float().norm() / (push.float().norm() + 1e-4)).clamp(0.0, 1e4).detach()
 
 
-class Adversarial(Part, family="loss", name="adversarial"):
+class Adversarial(LossSettings, family="loss", name="adversarial"):
     """A discriminator that learns beside the tokenizer.
 
     The defaults are VQGAN's for 256 pixels. At 64, two layers of 32 channels cost a quarter and judge patches of half a picture.
@@ -113,6 +176,7 @@ class Adversarial(Part, family="loss", name="adversarial"):
         lr_ratio: The discriminator's learning rate over the tokenizer's.
     """
 
+    medium: ClassVar[Medium | None] = "pictures"
     weight: NonNegativeFloat = 0.8
     starts_at: NonNegativeInt = 0
     kind: Kind = "hinge"

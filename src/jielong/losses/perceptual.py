@@ -11,13 +11,14 @@ and weights ``a`` fitted to people's judgements, where its files are present.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jielong.config import Part
+from jielong.losses.base import LossSettings, Medium
 from jielong.losses.regression import same_shape
 from jielong.networks.efficientnet import EfficientNetLite, WeightsError, freeze
 
@@ -148,7 +149,7 @@ class LpipsLoss(FrozenLoss):
         return total
 
 
-class Perceptual(Part, family="loss", name="perceptual"):
+class Perceptual(LossSettings, family="loss", name="perceptual"):
     """Distance in EfficientNet-lite0 features (scores use lite2, so the loss cannot flatter the score).
 
     Attributes:
@@ -159,6 +160,7 @@ class Perceptual(Part, family="loss", name="perceptual"):
         starts_at: Samples seen before it joins; it costs about as much as a small tokenizer itself.
     """
 
+    medium: ClassVar[Medium | None] = "pictures"
     weight: NonNegativeFloat = 1.0
     starts_at: NonNegativeInt = 0
     stages: dict[int, NonNegativeFloat] = Field(default={1: 1.0, 2: 1.0, 3: 1.0, 5: 1.0}, min_length=1)
@@ -178,7 +180,7 @@ class Perceptual(Part, family="loss", name="perceptual"):
         return PerceptualLoss(self.stages, self.weight, self.upscale)
 
 
-class Lpips(Part, family="loss", name="lpips"):
+class Lpips(LossSettings, family="loss", name="lpips"):
     """LPIPS, where its two weight files are present.
 
     Attributes:
@@ -189,6 +191,7 @@ class Lpips(Part, family="loss", name="lpips"):
         starts_at: Samples seen before it joins.
     """
 
+    medium: ClassVar[Medium | None] = "pictures"
     vgg: Path
     heads: Path
     weight: NonNegativeFloat = 1.0

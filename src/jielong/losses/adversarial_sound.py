@@ -1,0 +1,202 @@
+"""Adversarial loss of sound: alike means that several critics cannot tell (SoundStream, arXiv 2107.03312; EnCodec, 2210.13438).
+
+Critics see the same sound in different ways; their losses are averaged. The features with which they judge are a measure of likeness of
+their own: made sound should have those of the sound it was made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from jielong.config import OfFamily, Part
+from jielong.losses.adversarial import Game
+from jielong.losses.base import LossSettings, Medium
+from jielong.losses.regression import same_shape
+from jielong.networks.waveform_discriminators import Critic, Judgement, PeriodCritic, SpectrumCritic, WaveCritic
+
+
+class CriticSettings(Part):
+    """What the settings of one kind of critic answer."""
+
+    def build(self, channels: int, samples: int) -> list[Critic]:
+        """The critics for sound ``(B, channels, samples)``.
+
+        Raises:
+            ValueError: if the sound is too short for one.
+        """
+        raise NotImplementedError(f"the settings {type(self).__name__} build no critic")
+
+
+class StftCritics(CriticSettings, family="discriminator", name="stft"):
+    """Critics of complex spectra, one a window (EnCodec).
+
+    Attributes:
+        windows: Samples of each; if not given, those of 2048, 1024, 512, 256 and 128 that fit into a clip.
+        channels: Width of their layers.
+    """
+
+    windows: tuple[PositiveInt, ...] | None = Field(default=None, min_length=1)
+    channels: PositiveInt = 32
+
+    def build(self, channels: int, samples: int) -> list[Critic]:
+        """One a window."""
+        windows = self.windows or tuple(window for window in (2048, 1024, 512, 256, 128) if window <= samples)
+        if not windows or max(windows) > samples:
+            raise ValueError(f"critics of spectra need windows no longer than a clip of {samples} samples, not {windows or 128}")
+        return [SpectrumCritic(channels, self.channels, window) for window in windows]
+
+
+class PeriodCritics(CriticSettings, family="discriminator", name="period"):
+    """Critics of every p-th sample (HiFi-GAN).
+
+    Attributes:
+        periods: The distances ``p``: primes, so that they overlap least.
+        channels: Width of the first layer.
+    """
+
+    periods: tuple[PositiveInt, ...] = Field(default=(2, 3, 5, 7, 11), min_length=1)
+    channels: PositiveInt = 32
+
+    def build(self, channels: int, samples: int) -> list[Critic]:
+        """One a period."""
+        if max(self.periods) >= samples:
+            raise ValueError(f"a period of {max(self.periods)} samples needs clips that are longer, not of {samples}")
+        return [PeriodCritic(channels, self.channels, period) for period in self.periods]
+
+
+class WaveCritics(CriticSettings, family="discriminator", name="wave"):
+    """Critics of the waveform at several rates (SoundStream).
+
+    Attributes:
+        scales: By how much each lowers the rate.
+        channels: Width of the first layer.
+    """
+
+    scales: tuple[PositiveInt, ...] = Field(default=(1, 2, 4), min_length=1)
+    channels: PositiveInt = 16
+
+    def build(self, channels: int, samples: int) -> list[Critic]:
+        """One a scale."""
+        if samples < 16 * max(self.scales):
+            least = 16 * max(self.scales)
+            raise ValueError(f"a critic at a {max(self.scales)}th of the rate needs clips of {least} samples, not {samples}")
+        return [WaveCritic(channels, self.channels, scale) for scale in self.scales]
+
+
+def critics_objective(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Tensor:
+    """What critics minimise: ``mean_k [ E relu(1 - D_k(x)) + E relu(1 + D_k(x^)) ]``; 2 while they say nothing."""
+    terms = [F.relu(1 - x.logits).mean() + F.relu(1 + y.logits).mean() for x, y in zip(real, fake, strict=True)]
+    return torch.stack(terms).mean()
+
+
+def fooling_objective(fake: Sequence[Judgement]) -> Tensor:
+    """What the decoder minimises: ``mean_k E relu(1 - D_k(x^))``; 1 while critics say nothing, 0 when all are fooled."""
+    return torch.stack([F.relu(1 - y.logits).mean() for y in fake]).mean()
+
+
+def feature_objective(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Tensor:
+    """Relative distance of features: ``mean_(k, l) E |D_k^l(x) - D_k^l(x^)| / E |D_k^l(x)|``, whatever the size of a layer's numbers."""
+    pairs = [(a.detach(), b) for x, y in zip(real, fake, strict=True) for a, b in zip(x.features, y.features, strict=True)]
+    return torch.stack([(a - b).abs().mean() / a.abs().mean().clamp_min(1e-8) for a, b in pairs]).mean()
+
+
+class SoundAdversarialLoss(Game):
+    """Critics of sound, and both sides of their game. Its parameters are the critics'.
+
+    Args:
+        settings: See :class:`SoundAdversarial`.
+        critics: At least one.
+    """
+
+    same_look = True
+
+    def __init__(self, settings: SoundAdversarial, critics: Sequence[Critic]) -> None:
+        super().__init__()
+        self.settings, self.lr_ratio = settings, settings.lr_ratio
+        self.critics = nn.ModuleList(critics)
+
+    def active(self, samples_seen: int) -> bool:
+        """Whether the warm-up is over."""
+        return samples_seen >= self.settings.starts_at
+
+    def learns(self, samples_seen: int) -> bool:
+        """Whether the critics learn in this step: with probability ``updates``, the same on every process and in every run."""
+        drawn = torch.rand((), generator=torch.Generator().manual_seed(samples_seen))
+        return self.active(samples_seen) and float(drawn) < self.settings.updates
+
+    def judge(self, sound: Tensor, constant: bool = False) -> list[Judgement]:
+        """What all critics say of ``(B, C, T)``, in float32.
+
+        Args:
+            sound: Real or made.
+            constant: Let no gradient reach the critics' weights.
+        """
+        with torch.autocast(sound.device.type, enabled=False):
+            if not constant:
+                return [critic(sound.float()) for critic in self.critics]
+            weights = [{name: weight.detach() for name, weight in critic.named_parameters()} for critic in self.critics]
+            return [functional_call(critic, each, (sound.float(),)) for critic, each in zip(self.critics, weights, strict=True)]
+
+    def generator_losses(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """``adversarial`` and ``features``, of made sound ``(B, C, T)`` and the sound it was made from; before their weights."""
+        same_shape(fake, real)
+        with torch.no_grad():
+            meant = self.judge(real) if self.settings.features else []
+        said = self.judge(fake, constant=True)
+        losses = {"adversarial": fooling_objective(said)}
+        return losses | {"features": feature_objective(meant, said)} if meant else losses
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Weights of the decoder's losses."""
+        return {"adversarial": self.settings.weight, "features": self.settings.features}
+
+    def discriminator_loss(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """The critics' loss: ``total``, to minimise, and their mean logits ``real`` and ``fake`` (detached), to log.
+
+        Args:
+            real: ``(B, C, T)``.
+            fake: What was made of it; detached here.
+        """
+        same_shape(fake, real)
+        said_real, said_fake = self.judge(real.detach()), self.judge(fake.detach())
+        means = [torch.stack([each.logits.detach().mean() for each in said]).mean() for said in (said_real, said_fake)]
+        return {"total": critics_objective(said_real, said_fake), "real": means[0], "fake": means[1]}
+
+
+class SoundAdversarial(LossSettings, family="loss", name="adversarial_sound"):
+    """Critics that learn beside a tokenizer of sound.
+
+    Attributes:
+        weight: Share of fooling them.
+        features: Share of the distance of their features; 0 leaves it out.
+        starts_at: Samples seen before the game begins.
+        updates: Probability that they learn in a step; 2/3 in EnCodec. Less slows a critic that wins, and time.
+        lr_ratio: Their learning rate over the tokenizer's.
+        discriminators: Which critics.
+    """
+
+    medium: ClassVar[Medium | None] = "sound"
+    weight: NonNegativeFloat = 3.0
+    features: NonNegativeFloat = 3.0
+    starts_at: NonNegativeInt = 0
+    updates: float = Field(default=2 / 3, gt=0, le=1)
+    lr_ratio: PositiveFloat = 1.0
+    discriminators: Annotated[tuple[SerializeAsAny[CriticSettings], ...], OfFamily("discriminator", many=True)] = Field(
+        default=(StftCritics(),), min_length=1
+    )
+
+    def build(self, *, channels: int, samples: int) -> SoundAdversarialLoss:
+        """The game for sound ``(B, channels, samples)``.
+
+        Raises:
+            ValueError: if clips are too short for a critic.
+        """
+        return SoundAdversarialLoss(self, [critic for kind in self.discriminators for critic in kind.build(channels, samples)])

@@ -1,0 +1,21 @@
+"""What the settings of every loss say of themselves."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from jielong.config import Part
+
+Medium = Literal["pictures", "sound"]
+
+
+class LossSettings(Part):
+    """Settings of a loss.
+
+    Attributes:
+        medium: What it can judge; ``None`` for any medium.
+        reconstructs: Whether it alone tells a tokenizer what to give back.
+    """
+
+    medium: ClassVar[Medium | None] = None
+    reconstructs: ClassVar[bool] = False

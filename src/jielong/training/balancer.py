@@ -1,0 +1,106 @@
+"""EnCodec's balancer: a loss's weight says how hard it pulls, whatever the size of its numbers (arXiv 2210.13438, section 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import Field, PositiveFloat
+from torch import Tensor, nn
+
+from jielong.config import Config
+from jielong.quantizers.parallel import sum_over_processes, world
+
+
+class Balance(Config):
+    """Settings of :class:`Balancer`.
+
+    Attributes:
+        norm: ``R``, the norm of the gradient at one item's reconstruction when all losses pull the same way.
+        decay: Of the averages of the gradients' norms, a step.
+    """
+
+    norm: PositiveFloat = 1.0
+    decay: float = Field(default=0.999, ge=0, lt=1)
+
+
+class Balancer(nn.Module):
+    r"""Rescales every loss's gradient at the reconstruction, and back-propagates their sum once.
+
+    With ``g_i = d l_i / d x^`` the network receives ``sum_i R (lambda_i / sum_j lambda_j) g_i / <|g_i|_2>``. Norms are those of one item's
+    gradient of its own loss, meaned over items; ``<.>`` is their moving average over steps, free of bias. So weights ``lambda`` are shares
+    of one pull, and a loss that fades or grows in training keeps its share.
+
+    The average that scales a step is that of the steps before it (of the step so far, where a loss is new), so a step split into
+    micro-batches is scaled as a whole one is. Norms are averages over all processes, which must call it together. Averages are buffers: a
+    resumed run goes on bit for bit. Norms that are not finite are not counted.
+
+    Losses of the bottleneck are not functions of the reconstruction and stay outside.
+
+    Args:
+        settings: Norm and decay.
+        names: All losses that it will ever be given.
+    """
+
+    total: Tensor
+    weight: Tensor
+    pending: Tensor
+    counted: Tensor
+    at: Tensor
+
+    def __init__(self, settings: Balance, names: Sequence[str]) -> None:
+        super().__init__()
+        self.settings, self.names = settings, tuple(names)
+        for name in ("total", "weight", "pending", "counted"):
+            self.register_buffer(name, torch.zeros(len(self.names)))
+        self.register_buffer("at", torch.tensor(-1))
+
+    def forward(self, losses: Mapping[str, Tensor], shares: Mapping[str, float], media: Tensor, samples_seen: int) -> dict[str, Tensor]:
+        """The gradient that each loss may send into the network.
+
+        Args:
+            losses: Scalars by name, means over the items of ``media``.
+            shares: Their weights ``lambda``; their sum is over the losses given.
+            media: The reconstruction ``(B, ...)`` that losses were computed of, float32: a leaf that requires a gradient.
+            samples_seen: Names the step.
+
+        Returns:
+            By name, of the shape of ``media``; their sum is the gradient of a mean over items.
+
+        Raises:
+            KeyError: if a loss was not announced.
+        """
+        self._settle(samples_seen)
+        whole = sum(shares[name] for name in losses)
+        gradients: dict[str, Tensor] = {}
+        norms = torch.zeros_like(self.pending)
+        for place, name in enumerate(losses):
+            keep = place + 1 < len(losses)
+            (gradient,) = torch.autograd.grad(losses[name], media, retain_graph=keep, allow_unused=True)
+            gradients[name] = torch.zeros_like(media) if gradient is None else gradient * len(media)
+            norms[self.names.index(name)] = torch.linalg.vector_norm(gradients[name].flatten(1), dim=1).mean()
+        norms = sum_over_processes(norms) / world()[1]
+        finite = torch.isfinite(norms)
+        used = torch.tensor([float(name in losses) for name in self.names], device=norms.device) * finite
+        self.pending += torch.where(finite, norms, 0.0) * used
+        self.counted += used
+        average = torch.where(self.weight > 0, self.total / self.weight, self.pending / self.counted.clamp_min(1))
+        scale = self.settings.norm / (average.clamp_min(1e-12) * len(media))
+        return {name: gradient * scale[self.names.index(name)] * (shares[name] / whole) for name, gradient in gradients.items()}
+
+    def _settle(self, samples_seen: int) -> None:
+        """Where a new step begins, take the norms of the one before into the averages."""
+        if int(self.at) == samples_seen:
+            return
+        seen, decay = self.counted > 0, self.settings.decay
+        self.total.copy_(torch.where(seen, decay * self.total + self.pending / self.counted.clamp_min(1), self.total))
+        self.weight.copy_(torch.where(seen, decay * self.weight + 1, self.weight))
+        self.pending.zero_()
+        self.counted.zero_()
+        self.at.fill_(samples_seen)
+
+
+def carrying(value: Tensor, media: Tensor, gradient: Tensor) -> Tensor:
+    """A scalar equal to ``value`` whose gradient at ``media`` is ``gradient``."""
+    pull = (media.float() * gradient.detach()).sum()
+    return value.detach() + pull - pull.detach()
