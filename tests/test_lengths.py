@@ -23,6 +23,8 @@ from jielong.networks.layers import ConditionPath
 from jielong.networks.masked_autoencoder import MaskedAutoencoder
 from jielong.networks.transformer import Transformer
 from jielong.noise import Noise
+from jielong.orders.course import Course
+from jielong.orders.levels import Levels
 from jielong.orders.masked import Masked
 from jielong.orders.raster import Raster
 from jielong.tokens import Layout, Tokens
@@ -30,7 +32,13 @@ from jielong.tokens import Layout, Tokens
 N, V = 9, 7
 LENGTHS = [9, 4, 1, 6]
 CODES, NUMBERS = Layout((N,), 2, V), Layout((N,), 3)
-ORDERS: dict[str, Raster | Masked] = {"raster": Raster(), "masked": Masked(steps=4), "masked at random": Masked(steps=4, choose="random")}
+ORDERS: dict[str, Raster | Masked | Levels] = {
+    "raster": Raster(),
+    "masked": Masked(steps=4),
+    "masked at random": Masked(steps=4, choose="random"),
+    "delay": Raster(pattern="delay"),
+    "levels": Levels(),
+}
 
 
 def make(
@@ -43,12 +51,13 @@ def make(
     torch.manual_seed(0)
     condition = Class(width=12, drop=0.1).build(["a", "b"]) if path else None
     net: AnyBackbone
+    axes = len(Course.of(ORDERS[order].build(), layout).layout.grid)
     width = 12 if path else None
     if backbone == "mar":
         sizes: dict[str, Any] = {"encoder_layers": 1, "decoder_layers": 1, "width": 16, "heads": 2, "buffer": 2}
         net = MaskedAutoencoder(**sizes, extents=(N,), condition=path, condition_width=width)
     else:
-        net = Transformer(layers=2, width=16, heads=2, axes=1, condition=path, condition_width=width)
+        net = Transformer(layers=2, width=16, heads=2, axes=axes, condition=path, condition_width=width)
     head: Head = Softmax().build(16, layout) if layout.discrete else GaussianMixture(components=2).build(16, layout)
     model = Generator(layout, ORDERS[order].build(), net, head, condition, ending=ending)
     generator = torch.Generator().manual_seed(1)
@@ -77,7 +86,12 @@ def told(model: Generator, batch: int = 4) -> Tensor | None:
 
 
 CASES = [
-    *((order, layout, path, "transformer") for order in ORDERS for layout in (CODES, NUMBERS) for path in (None, "prefix", "cross")),
+    *(
+        (order, layout, path, "transformer")
+        for order in ("raster", "masked", "masked at random")
+        for layout in (CODES, NUMBERS)
+        for path in (None, "prefix", "cross")
+    ),
     ("masked", CODES, None, "mar"),
     ("masked at random", CODES, "prefix", "mar"),
     ("masked", CODES, "cross", "mar"),
@@ -204,11 +218,11 @@ def test_the_stop_loss_is_the_weighted_cross_entropy_written_out() -> None:
     torch.testing.assert_close(head.loss(hidden, torch.arange(N), torch.tensor(lengths)), torch.stack(each).mean())
 
 
-@pytest.mark.parametrize("layout", [CODES, NUMBERS])
-def test_items_learn_to_end_by_themselves(layout: Layout) -> None:
+@pytest.mark.parametrize(("order", "layout"), [("raster", CODES), ("raster", NUMBERS), ("delay", CODES), ("levels", CODES)])
+def test_items_learn_to_end_by_themselves(order: str, layout: Layout) -> None:
     """An item's length is its class: after a little training each ends where its class says, whatever the batch."""
     ends = {0: 3, 1: 7}
-    model = make("raster", layout, "prefix", ending=Ending(positive_weight=2))
+    model = make(order, layout, "prefix", ending=Ending(positive_weight=2))
     assert model.condition is not None
     optimizer = torch.optim.AdamW([*model.backbone.parameters(), *model.stop.parameters(), *model.places.parameters()], lr=5e-3)  # type: ignore[union-attr]
     labels = [0, 1] * 4

@@ -93,7 +93,7 @@ class Chain:
     ) -> None:
         self.model, self.course, self.manner = model, course, manner
         layout, device, batch = course.layout, model.placeholder.device, len(rows)
-        self.noise = Noise(seed, rows, device)
+        self.seed, self.rows, self.noise = seed, rows, Noise(seed, rows, device)
         mixer: Any = model.embedding
         self.mixer = mixer if manner.smooth else None
         dtype = torch.long if layout.discrete and not manner.smooth else torch.float32
@@ -222,7 +222,9 @@ class Chain:
         batch, head, sharpness = len(self.values), self.model.head, self.manner.sharpness
         null = hidden[batch:] if self.doubled else None
         if self.mixer is None:
-            told = {} if span is None else self.model.places_of(span, course=self.course)
+            told: dict[str, Any] = {} if span is None else self.model.places_of(span, course=self.course)
+            if head.in_turn and span is not None and self.fixed is not None:
+                told["given"] = self.values[:, span].masked_fill(~self.fixed[:, span], -1)
             return head.sample(hidden[:batch], noise, sharpness, null, guidance, share, **told)
         return Draw(self.mixer.mix(head.mixture(hidden[:batch], noise, sharpness, null, guidance, progress)))
 
@@ -266,6 +268,9 @@ class Chain:
             span = slice(start, stop)
             if plan and bool(self.known[:, span].all()):
                 continue  # no item goes on so far
+            if self.real is not None and stop > start + 1:
+                # Items that ended beside longer ones have drawn more numbers than they would have alone: begin anew, alike for all.
+                self.noise = Noise(self.seed + (start << 32), self.rows, self.noise.device)
             queue = pace.queue(order, course.where[span], ~self.known[:, span], self.noise) if plan else None
             for step in plan:
                 progress = done / last if last else 1.0

@@ -20,6 +20,7 @@ from jielong.guidance import Guidance
 from jielong.heads.base import Sharpness
 from jielong.media.pictures import Pictures
 from jielong.media.players import Sounds
+from jielong.orders.course import Course
 from jielong.recipe import Recipe, Trained, parse
 from jielong.tokenizers.base import MediaFormat, Tokenizer
 from jielong.tokens import Tokens
@@ -125,12 +126,12 @@ def build_generator(recipe: Recipe, tokenizer: Tokenizer, classes: Sequence[str]
     """
     if recipe.order is None or recipe.backbone is None or recipe.head is None:
         raise ValueError("this recipe trains a tokenizer: it has no order, backbone and head to build a generator of")
-    layout = tokenizer.layout
+    layout, order = tokenizer.layout, recipe.order.build()  # type: ignore[attr-defined]
+    arranged = Course.of(order, layout).layout
     condition = recipe.condition.build(classes) if recipe.condition is not None else None  # type: ignore[attr-defined]
-    backbone = recipe.backbone.build(layout, condition.width if condition else None)  # type: ignore[attr-defined]
+    backbone = recipe.backbone.build(arranged, condition.width if condition else None)  # type: ignore[attr-defined]
     head = recipe.head.build(backbone.width, layout)  # type: ignore[attr-defined]
     head.check_sharpness(sharpness_of(recipe))
-    order = recipe.order.build()  # type: ignore[attr-defined]
     if recipe.ending is not None and tokenizer.hop is None:
         raise ValueError("an ending is for sound whose tokens stand in one line along time: remove `ending`")
     return Generator(layout, order, backbone, head, condition, order.embedding(tokenizer, backbone.width), recipe.ending)

@@ -71,6 +71,9 @@ class Head(nn.Module, ABC):
     """Whether it predicts code indices (and needs a tokenizer that has them)."""
     sparse: bool = False
     """Whether it can leave out codebooks of a position: where a target is ``V``, there is nothing to predict."""
+    in_turn: bool = False
+    """Whether it draws the codebooks of a position one after the other: :meth:`sample` is then told what is ``given``, ``(B, n, K)`` long,
+    with -1 where a code is to be drawn."""
     iterative: bool = False
     """Whether it draws a token in several evaluations of a network, whose number can be asked for."""
 

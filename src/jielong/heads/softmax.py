@@ -46,6 +46,19 @@ def draw_codes(probability: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, threshold, right=True)[..., 0].clamp_max(probability.shape[-1] - 1)
 
 
+def cross_entropies(scores: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy in nats of every code: scores ``(M, K, V)``, targets ``(M, K)`` to ``(M, K)``; 0 where a target is ``V``, nothing."""
+    flat, size = scores.float().flatten(0, 1), scores.shape[-1]
+    each = F.cross_entropy(flat, targets.flatten(), reduction="none", ignore_index=size, label_smoothing=label_smoothing)
+    return each.unflatten(0, targets.shape)
+
+
+def over_codebooks(each: Tensor, targets: Tensor, vocabulary: int) -> Tensor:
+    """The mean ``(M,)`` of losses ``(M, K)`` over the codebooks of which a position has a code."""
+    there = targets != vocabulary
+    return each.mean(-1) if bool(there.all()) else each.sum(-1) / there.sum(-1).clamp_min(1)
+
+
 class SoftmaxHead(Head):
     """A linear map to logits over the codes, one map a codebook.
 
@@ -56,6 +69,7 @@ class SoftmaxHead(Head):
     """
 
     discrete = True
+    sparse = True
 
     def __init__(self, width: int, layout: Layout, label_smoothing: float = 0.0) -> None:
         super().__init__()
@@ -78,11 +92,10 @@ class SoftmaxHead(Head):
             return scores.float().log_softmax(-1).gather(-1, values[..., None])[..., 0].sum(-1)
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy in nats, ``(M,)``, averaged over the codebooks."""
+        """Cross-entropy in nats, ``(M,)``, averaged over the codebooks of which there is a code."""
         scores = self.scores(hidden)
         with torch.autocast(scores.device.type, enabled=False):
-            each = F.cross_entropy(scores.float().flatten(0, 1), targets.flatten(), reduction="none", label_smoothing=self.label_smoothing)
-        return each.unflatten(0, targets.shape).mean(-1)
+            return over_codebooks(cross_entropies(scores, targets, self.label_smoothing), targets, self.vocabulary)
 
     def nats_a_value(self, loss: float) -> float | None:
         """The loss itself, unless labels are smoothed."""

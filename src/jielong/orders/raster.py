@@ -1,20 +1,44 @@
-"""Raster order: one token after the other, row by row (LlamaGen, arXiv 2406.06525; VQ-VAE's and DALL-E's priors)."""
+"""Raster order: one token after the other, row by row (LlamaGen, arXiv 2406.06525; VQ-VAE's and DALL-E's priors).
+
+Codes of several codebooks may be re-arranged first (MusicGen, arXiv 2306.05284; :mod:`jielong.orders.patterns`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from jielong.config import Part
 from jielong.noise import Noise
 from jielong.orders.base import Embed, Order, View
+from jielong.orders.patterns import Pattern, coarse_first, delay, flatten
 from jielong.tokens import Layout
+
+PatternName = Literal["parallel", "delay", "flatten", "coarse_first"]
 
 
 class RasterOrder(Order):
-    """Every position is its own block; what stands at it is the previous token (the causal shift)."""
+    """Every position is its own block; what stands at it is the previous token (the causal shift).
+
+    Args:
+        pattern: How codes of several codebooks are arranged; ``parallel`` leaves them as they are.
+        delays: Of the pattern ``delay``, one a codebook; ``0, 1, ..., K - 1`` if not given.
+    """
 
     shifted = True
+
+    def __init__(self, pattern: PatternName = "parallel", delays: Sequence[int] | None = None) -> None:
+        self.name, self.delays = pattern, delays
+
+    def pattern(self, layout: Layout) -> Pattern | None:
+        """The arrangement, where there is one."""
+        if self.name == "delay":
+            return delay(layout, range(layout.channels) if self.delays is None else self.delays)
+        return None if self.name == "parallel" else flatten(layout) if self.name == "flatten" else coarse_first(layout)
 
     def blocks(self, layout: Layout) -> Tensor:
         """``0 .. N - 1``."""
@@ -35,8 +59,19 @@ class RasterOrder(Order):
 
 
 class Raster(Part, family="order", name="raster"):
-    """Raster order has no settings."""
+    """Settings: the ``pattern`` in which codes of several codebooks are arranged, and its ``delays``; see :class:`RasterOrder`."""
+
+    pattern: PatternName = "parallel"
+    delays: tuple[int, ...] | None = None
+
+    @model_validator(mode="after")
+    def _delays_of_delay(self) -> Raster:
+        if self.delays is not None and self.pattern != "delay":
+            raise ValueError(f"delays are of the pattern delay, not of {self.pattern}: set pattern: delay, or leave them out")
+        if self.delays is not None and (not self.delays or min(self.delays) != 0):
+            raise ValueError(f"delays are numbers of steps, one a codebook, the smallest of them 0, not {list(self.delays)}")
+        return self
 
     def build(self) -> RasterOrder:
         """The order."""
-        return RasterOrder()
+        return RasterOrder(self.pattern, self.delays)

@@ -1,0 +1,158 @@
+"""The depth head: the codebooks of a position drawn one after the other by a small transformer (RQ-Transformer, Moshi)."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from jielong.config import Part
+from jielong.heads.base import Draw, Head, Sharpness
+from jielong.heads.softmax import cross_entropies, draw_codes, filter_logits, over_codebooks
+from jielong.networks.depth import DepthTransformer, Memory, PerCodebook
+from jielong.networks.embedding import CodeEmbedding
+from jielong.noise import Noise
+from jielong.tokens import Layout
+
+
+class DepthHead(Head):
+    """``p(c_1 .. c_K | h) = prod_k p(c_k | h, c_1 .. c_{k-1})``, exactly (arXiv 2203.01941, eq. 8; 2410.00037, section 3.4.1).
+
+    What stands at codebook ``k`` is ``W_k h + E_{k-1}(c_{k-1})``, and ``W_1 h`` at the first. Every codebook has weights of its own.
+
+    Args:
+        width: Width ``D`` of the hidden vectors.
+        layout: The tokens to predict.
+        layers: Of the transformer over the codebooks.
+        depth_width: Its width.
+        heads: Its attention heads.
+        shared: One set of weights in its layers for all codebooks.
+        first_weight: Weight of the first codebook's loss against each other's (Moshi: 100, as the first says what is said).
+
+    Raises:
+        ValueError: if the tokens are continuous, or sizes do not fit.
+    """
+
+    discrete = True
+    sparse = True
+    in_turn = True
+
+    def __init__(
+        self,
+        width: int,
+        layout: Layout,
+        layers: int = 2,
+        depth_width: int = 128,
+        heads: int = 4,
+        shared: bool = False,
+        first_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if layout.vocabulary is None:
+            raise ValueError("a depth head needs discrete tokens; this tokenizer's are continuous: choose a head such as diffusion")
+        self.codebooks, self.vocabulary = layout.channels, layout.vocabulary
+        self.enter = PerCodebook(self.codebooks, width, depth_width)
+        # The last codebook is never an input; "nothing" may be one, where a pattern leaves a codebook out.
+        self.embedding = CodeEmbedding(1, max(self.codebooks - 1, 1) * (self.vocabulary + 1), depth_width)
+        self.depth = DepthTransformer(self.codebooks, layers, depth_width, heads, shared)
+        # Zero weights: the untrained head is uniform, and its first loss is exactly ln V.
+        self.logits = PerCodebook(self.codebooks, depth_width, self.vocabulary, std=0.0)
+        self.first_weight = first_weight
+
+    def _embedded(self, codes: Tensor, first: int) -> Tensor:
+        """Vectors of the codes ``(M, k)`` of codebooks ``first`` on, ``(M, k, depth width)``."""
+        tables = torch.arange(first, first + codes.shape[1], device=codes.device) * (self.vocabulary + 1)
+        return self.embedding((codes + tables)[..., None])
+
+    def scores(self, hidden: Tensor, codes: Tensor) -> Tensor:
+        """Logits ``(M, K, V)`` of hidden vectors ``(M, D)``, each given the codes ``(M, K)`` of the codebooks before it."""
+        x = self.enter(hidden[:, None].expand(-1, self.codebooks, -1))
+        if self.codebooks > 1:
+            x = torch.cat((x[:, :1], x[:, 1:] + self._embedded(codes[:, :-1], 0)), dim=1)
+        return self.logits(self.depth(x))
+
+    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy in nats, ``(M,)``, averaged over the codebooks of which there is a code; the first may weigh more."""
+        scores = self.scores(hidden, targets)
+        with torch.autocast(scores.device.type, enabled=False):
+            each = cross_entropies(scores, targets)
+            if self.first_weight == 1.0:
+                return over_codebooks(each, targets, self.vocabulary)
+            weights = each.new_ones(self.codebooks)
+            weights[0] = self.first_weight
+            weights = weights * (targets != self.vocabulary)
+            return (each * weights).sum(-1) / weights.sum(-1).clamp_min(1e-9)
+
+    def nats_a_value(self, loss: float) -> float | None:
+        """The loss itself, unless the first codebook weighs more."""
+        return loss if self.first_weight == 1.0 else None
+
+    def log_prob(self, hidden: Tensor, values: Tensor) -> Tensor:
+        """Log-probability of codes in nats, summed over the codebooks: hidden ``(..., D)``, codes ``(..., K)`` to ``(...)``."""
+        flat = values.reshape(-1, self.codebooks)
+        scores = self.scores(hidden.reshape(len(flat), -1), flat)
+        with torch.autocast(scores.device.type, enabled=False):
+            return -cross_entropies(scores, flat).sum(-1).view(values.shape[:-1])
+
+    def sample(
+        self,
+        hidden: Tensor,
+        noise: Noise,
+        sharpness: Sharpness,
+        null: Tensor | None = None,
+        guidance: float = 1.0,
+        progress: float = 0.0,
+        given: Tensor | None = None,
+    ) -> Draw:
+        """Draw codes ``(B, n, K)`` in turn, with the keys and values of those before kept, and the log-probability of each draw.
+
+        Guidance is of the logits of each codebook, both branches given the same codes. ``given`` ``(B, n, K)`` holds codes that stand
+        already (or ``V``, nothing) and -1 elsewhere.
+        """
+        batch, n, _ = hidden.shape
+        guided = null is not None and guidance != 1.0
+        rows = hidden.flatten(0, 1)
+        if guided and null is not None:
+            rows = torch.cat((rows, null.flatten(0, 1)))
+        uniform = noise.uniform(n, self.codebooks).flatten(0, 1) if sharpness.temperature > 0 else None  # (M, K)
+        settled = None if given is None else given.flatten(0, 1)
+        memory: Memory = []
+        drawn: list[Tensor] = []
+        confidence = torch.zeros(batch * n, device=hidden.device)
+        for book in range(self.codebooks):
+            x = self.enter(rows[:, None], book)
+            if drawn:
+                before = self._embedded(drawn[-1][:, None], book - 1)
+                x = x + (torch.cat((before, before)) if guided else before)
+            scores = self.logits(self.depth.step(x, book, memory), book)[:, 0].float()
+            if guided:
+                conditional, unconditional = scores.chunk(2)
+                scores = torch.lerp(unconditional, conditional, guidance)
+            if uniform is None:
+                codes, probability = scores.argmax(-1), scores.softmax(-1)
+            else:
+                probability = filter_logits(scores, sharpness).softmax(-1)
+                codes = draw_codes(probability, uniform[:, book])
+            confidence += probability.gather(-1, codes[:, None])[:, 0].clamp_min(torch.finfo(torch.float32).tiny).log()
+            drawn.append(codes if settled is None else torch.where(settled[:, book] < 0, codes, settled[:, book]))
+        return Draw(torch.stack(drawn, dim=-1).unflatten(0, (batch, n)), confidence.view(batch, n))
+
+
+class Depth(Part, family="head", name="depth"):
+    """Settings: ``layers``, ``width`` and ``heads`` of the transformer over codebooks; ``shared`` weights; ``first_weight`` of the loss."""
+
+    layers: int = Field(default=2, ge=1)
+    width: int = Field(default=128, ge=1)
+    heads: int = Field(default=4, ge=1)
+    shared: bool = False
+    first_weight: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> Depth:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        return self
+
+    def build(self, width: int, layout: Layout) -> DepthHead:
+        """The head for tokens of this layout."""
+        return DepthHead(width, layout, self.layers, self.width, self.heads, self.shared, self.first_weight)
