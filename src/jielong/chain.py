@@ -13,6 +13,7 @@ from torch import Tensor
 from jielong.guidance import Guidance
 from jielong.heads.base import Draw, Sharpness
 from jielong.networks.backbone import BackboneCache
+from jielong.networks.cache import Cache
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.lazy import LazyCache
 from jielong.noise import Noise
@@ -176,6 +177,8 @@ class Chain:
         over = (self.model.stop.over(hidden[: len(self.values), 0]) & ~given).cpu() & (self.lengths > token)
         if bool(over.any()):
             self.lengths[over] = token
+            if self.real is not None and isinstance(self.cache, Cache):
+                self.cache.hide_last(torch.cat([over, over]) if self.doubled else over)
             self._leave_out(self.course.present(self.lengths, len(self.values)))
 
     # --- one pass of the backbone ---------------------------------------------------------------------------------------------------

@@ -371,8 +371,8 @@ class Generator(nn.Module):
         return Course.of(self.order, replace(self.layout, grid=(length,)))
 
     def _times(self, course: Course) -> Tensor:
-        """The token whose aligned state stands at each of the order's positions, ``(N,)``: that of the first codebook."""
-        return course.times[:, 0].clamp_min(0).to(self.placeholder.device)
+        """The token whose aligned state stands at each of the order's positions, ``(N,)``: the latest of those with a code there."""
+        return course.times.amax(1).clamp_min(0).to(self.placeholder.device)
 
     def along(self, conditioning: Conditioning | None, lengths: Tensor, course: Course) -> Tensor | None:
         """What an aligned condition adds to the inputs of items of these lengths, ``(B, N, D)``; ``None`` where there is none."""

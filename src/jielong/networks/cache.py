@@ -97,6 +97,12 @@ class Cache:
             )
         return end
 
+    def hide_last(self, rows: Tensor) -> None:
+        """Let nobody see the last committed slot of the items ``rows``, ``(B,)`` bool: it turned out that they do not have it."""
+        if self.bias is None:
+            self.bias = torch.zeros(self.batch, 1, 1, self.capacity, dtype=self.dtype, device=self.memory.device)
+        self.bias[rows.to(self.bias.device), 0, 0, self.length - 1] = -torch.inf
+
     def reset(self) -> None:
         """Forget everything, the condition too; the memory stays."""
         self.length, self.bias, self.cross, self.cross_bias, self.modulation = 0, None, [], None, []
