@@ -20,6 +20,7 @@ from jielong.guidance import Guidance
 from jielong.heads.base import Sharpness
 from jielong.media.pictures import Pictures
 from jielong.media.players import Sounds
+from jielong.networks.streaming import fold
 from jielong.orders.course import Course
 from jielong.recipe import Recipe, Trained, parse
 from jielong.tokenizers.base import MediaFormat, Tokenizer
@@ -465,4 +466,5 @@ def load(name_or_folder: str, device: torch.device | str = "cpu", media: MediaFo
     else:
         load_weights(tokenizer, folder)
     tokenizer.eval().requires_grad_(False)
+    fold(tokenizer)
     return System(name_or_folder, recipe, tokenizer, generator).to(device)

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from jielong.bodies.base import Body
 from jielong.bodies.seanet import DAC, Context, SEANet
 from jielong.config import parse_part
-from jielong.networks.seanet import latency
-from jielong.networks.streaming import StreamingModule
+from jielong.networks.streaming import StreamingModule, latency
 
 HOP = 24
 SMALL = {"channels": 4, "ratios": (4, 3, 2)}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from jielong.bodies.base import Body, BodySettings
 from jielong.data.opening import open_sounds
-from jielong.media.audio import read_audio, write_audio
+from jielong.media.audio import read_audio, resample, write_audio
 from jielong.networks.decoder import Decoder
 from jielong.system import load
 from jielong.training.cache import read
@@ -64,6 +64,40 @@ def tones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         times = torch.arange(800 + 30 * index) / 4_000
         write_audio(tmp_path / "tones" / f"{index:02d}.wav", 0.5 * torch.sin(2 * math.pi * (200 + 5 * index) * times)[None], 4_000)
     return tmp_path / "tones"
+
+
+CODEC = """
+data: {{set: {set}, rate: 4000, seconds: 0.5}}
+tokenizer:
+  vq:
+    body: {{seanet: {{channels: 2, ratios: [5, 4], lstm: 1}}}}
+    dim: 8
+    quantizer: {{residual: {{levels: 2, quantizer: {{vector: {{codes: 16}}}}}}}}
+losses: {{regression: {{kind: l1}}}}
+train: {{samples: 16, batch: 8, precision: fp32}}
+"""
+
+
+def test_one_file_of_any_length_there_and_back(tones: Path, tmp_path: Path) -> None:
+    (tmp_path / "codec.yaml").write_text(CODEC.format(set=tones))
+    run, tokens = tmp_path / "codec", tmp_path / "long.safetensors"
+    succeed("train", tmp_path / "codec.yaml", "--out", run, "--device", "cpu")
+    write_audio(tmp_path / "long.wav", torch.rand(2, 8_000 * 30 + 123, generator=torch.Generator().manual_seed(0)) - 0.5, 8_000)
+    told = succeed("tokenize", run, "--data", tmp_path / "long.wav", "--out", tokens)
+    samples = 120_062  # at 4 kHz
+    assert f"30.0 s of sound, {-(-samples // 20):,} tokens" in told.stderr
+    succeed("detokenize", run, tokens, "--out", tmp_path / "back")
+    back, rate = read_audio(tmp_path / "back" / "0000.wav")
+    assert (rate, back.shape) == (4_000, (1, samples))
+    system = load(str(run))
+    heard, given = read_audio(tmp_path / "long.wav")
+    whole = system.tokenizer.encode(resample(heard.mean(0, keepdim=True), given, 4_000)[None])
+    torch.testing.assert_close(system.tokenizer.decode(whole)[0, :, :samples], back, atol=2e-4, rtol=0)
+    succeed("tokenize", run, "--data", tones, "--out", tmp_path / "set.safetensors")
+    assert read(tmp_path / "set.safetensors").layout.grid == (100,)
+    other = command("tokenize", "vq-emoji", "--data", tmp_path / "long.wav", "--out", tokens)
+    assert other.exit_code != 0
+    assert "no single file of sound" in other.stderr
 
 
 def test_from_files_to_generated_sound(tones: Path, tmp_path: Path) -> None:

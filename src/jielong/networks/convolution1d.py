@@ -1,8 +1,8 @@
 """Convolutions over time that may be streamed (SEANet, arXiv 2009.02095; EnCodec, 2210.13438, section 3.1).
 
-Of effective kernel ``k`` and stride ``s`` a convolution pads ``k - s`` samples: all of them on the left when it is causal, and otherwise half
-of them on the right; behind them as many as fill the last window. ``n`` samples become ``ceil(n / s)``. The transposed one gives ``n s``
-samples: what lies beyond is trimmed.
+A convolution whose kernel spans ``k`` samples and whose stride is ``s`` pads ``k - s``: on the left alone when it is causal, and otherwise
+half of them on the right; behind them as many as fill the last window. ``n`` samples become ``ceil(n / s)``. The transposed one gives
+``n s`` samples: what lies beyond is trimmed.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from jielong.networks.convolution1d import Conv1d, ConvNorm, ConvTranspose1d, Padding, Residual
 from jielong.networks.decoder import Decoder
-from jielong.networks.streaming import FAR, Chain, StreamingModule
+from jielong.networks.streaming import Chain, StreamingModule
 from jielong.networks.windowed import WindowedTransformer
 
 Nonlinearity = Literal["elu", "snake"]
@@ -207,11 +207,3 @@ class SEANetDecoder(Chain, Decoder):
     def last_layer(self) -> nn.Parameter:
         """The last convolution's weight, where adversarial weights compare gradients."""
         return next(layer for layer in reversed(self.layers) if isinstance(layer, Conv1d)).weight
-
-
-def latency(encoder: StreamingModule, decoder: StreamingModule, hop: int) -> int:
-    """How many samples a sound is behind itself once it has gone through both, at most.
-
-    A sample comes out when the last one that it depends on, or that its frame waits for, has come in: ``hop`` samples for a causal codec.
-    """
-    return max(encoder.needed(decoder.needed(sample + 1)) - sample for sample in range(FAR * hop, FAR * hop + hop))

@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 Kept = TypeVar("Kept")
 
-FAR = 1 << 20
-"""A place in a sound behind which its beginning makes no difference."""
+_FAR = 1 << 20
+"""A frame of a sound at which its beginning makes no difference any more."""
 
 
 class Stream:
@@ -162,3 +163,31 @@ def fold(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, StreamingModule):
             layer.fold()
+
+
+def streamable(module: nn.Module) -> bool:
+    """Whether no layer of it must see a whole sound at once."""
+    return all(layer.needs_everything is None for layer in module.modules() if isinstance(layer, StreamingModule))
+
+
+@torch.no_grad()
+def in_pieces(module: StreamingModule, x: Tensor, size: int) -> Tensor:
+    """What the module makes of ``x`` ``(B, C, T)``, exactly, while it works on ``size`` samples at a time: memory stays flat.
+
+    Whatever context a piece needs of its neighbours, on either side, is remembered or waited for by the layers.
+    """
+    made, parts = [], x.split(size, dim=-1)
+    with Stream(module, len(x)) as stream:
+        for number, part in enumerate(parts, 1):
+            if number == len(parts):
+                stream.finish()
+            made.append(module(part))
+    return torch.cat(made, dim=-1)
+
+
+def latency(encoder: StreamingModule, decoder: StreamingModule, hop: int) -> int:
+    """How many samples a sound is behind itself once it has gone through both, at most.
+
+    A sample comes out when the last one that it depends on, or that its frame waits for, has come in: ``hop`` samples for a causal codec.
+    """
+    return max(encoder.needed(decoder.needed(sample + 1)) - sample for sample in range(_FAR * hop, _FAR * hop + hop))

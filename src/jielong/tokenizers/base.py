@@ -82,6 +82,11 @@ class Tokenizer(nn.Module, ABC):
         """Tokens to media ``(B, C, H, W)`` or ``(B, C, T)`` in [-1, 1]. No gradient."""
 
     @property
+    def any_length(self) -> bool:
+        """Whether it reads sound of other lengths than that of :attr:`media`; tokens then stand in a row of their own length."""
+        return False
+
+    @property
     def kept_layout(self) -> Layout:
         """The layout of what :meth:`keep` gives: the tokens' own, unless it keeps more."""
         return self.layout
@@ -140,7 +145,7 @@ class Tokenizer(nn.Module, ABC):
             grey = self.encode(torch.zeros(1, *self.media.shape, device=tokens.values.device)).values
             return self.decode(Tokens(torch.where(known[..., None], tokens.values, grey), self.layout))
         media = self.decode(tokens)
-        covered = known.unflatten(1, self.layout.grid)[:, None].to(media.dtype)
+        covered = known.unflatten(1, tokens.layout.grid)[:, None].to(media.dtype)
         return media * F.interpolate(covered, size=media.shape[2:], mode="nearest")
 
     def check(self, media: Tensor) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, SerializeAsAny, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from jielong.bodies.base import Body, BodySettings, check_grid
@@ -23,7 +23,8 @@ from jielong.config import OfFamily, Part
 from jielong.networks.posterior import DiagonalGaussian
 from jielong.noise import Noise
 from jielong.quantizers.parallel import sum_over_processes
-from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Reconstruction, laid_out
+from jielong.tokenizers.base import MediaFormat, Reconstruction
+from jielong.tokenizers.grid import GridTokenizer
 from jielong.tokens import Layout, Tokens
 
 EPSILON = 1e-6
@@ -32,7 +33,7 @@ EPSILON = 1e-6
 Standardize = Literal["channel", "all"]
 
 
-class KLTokenizer(LearnedTokenizer):
+class KLTokenizer(GridTokenizer):
     """Picture or sound to a grid of vectors of real numbers and back.
 
     The encoder describes a normal distribution of every number (the posterior). Training decodes a sample of it; the tokens of
@@ -73,8 +74,8 @@ class KLTokenizer(LearnedTokenizer):
         noise: float = 0.0,
         standardize: Standardize = "channel",
     ) -> None:
-        super().__init__()
-        self.media, self.dim, self.weight = media, dim, weight
+        super().__init__(media, body)
+        self.dim, self.weight = dim, weight
         self.normalize, self.noise, self.standardize = normalize, noise, standardize
         self.layout = Layout(check_grid(media.size, body.reduction), dim)
         self.encoder, self.decoder = body.encoder, body.decoder
@@ -86,29 +87,17 @@ class KLTokenizer(LearnedTokenizer):
         return f"dim={self.dim}, normalize={self.normalize}, standardize={self.standardize}"
 
     @property
-    def last_layer(self) -> nn.Parameter:
-        """The decoder's last weight."""
-        return self.decoder.last_layer
-
-    @property
     def kept_layout(self) -> Layout:
         """Means, then log-variances."""
         return replace(self.layout, channels=2 * self.dim)
 
     def posterior(self, media: Tensor) -> DiagonalGaussian:
         """What the encoder says of media: distributions of ``(B, N, D)`` latents, not standardised yet."""
-        self.check(media)
-        moments = self.encoder(laid_out(media))
-        given = DiagonalGaussian.of(moments.flatten(2).mT)
+        given = DiagonalGaussian.of(self.features(media).flatten(2).mT)
         if self.normalize is None:
             return given
         with torch.autocast(media.device.type, enabled=False):
             return DiagonalGaussian(F.layer_norm(given.mean, (self.dim,), eps=EPSILON), given.log_variance)
-
-    def _picture(self, latents: Tensor) -> Tensor:
-        """Latents ``(B, N, D)`` to media, unbounded."""
-        features = latents.mT.unflatten(2, self.layout.grid)
-        return self.decoder(laid_out(features))
 
     def forward(
         self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0, noise: Noise | None = None
@@ -127,7 +116,7 @@ class KLTokenizer(LearnedTokenizer):
             loss = self.weight * nats / math.prod(self.media.shape)
             latents = posterior.mean if noise is None else self._disturbed(posterior, noise)
             figures = {"kl_nats": nats.detach(), "posterior_std": posterior.std().detach().mean()}
-        return Reconstruction(self._picture(latents), {"kl": loss}, figures=figures)
+        return Reconstruction(self.maps(latents), {"kl": loss}, figures=figures)
 
     def _disturbed(self, posterior: DiagonalGaussian, noise: Noise) -> Tensor:
         latents = posterior.sample(noise.normal(*posterior.mean.shape[1:]))
@@ -138,29 +127,29 @@ class KLTokenizer(LearnedTokenizer):
     @torch.no_grad()
     def encode(self, media: Tensor) -> Tokens:
         """Media in [-1, 1] to the mean of each token, ``(B, N, D)``."""
-        return Tokens((self.posterior(media).mean - self.shift) * self.scale, self.layout)
+        return self.standing((self.posterior(media).mean - self.shift) * self.scale, self.layout)
 
     @torch.no_grad()
     def keep(self, media: Tensor) -> Tokens:
         """Mean and log-variance of each token, ``(B, N, 2 D)``; :meth:`decode` reads them as well, and takes the mean."""
         posterior = self.posterior(media).standardized(self.shift, self.scale)
-        return Tokens(torch.cat([posterior.mean, posterior.log_variance], dim=-1), self.kept_layout)
+        return self.standing(torch.cat([posterior.mean, posterior.log_variance], dim=-1), self.kept_layout)
 
     @torch.no_grad()
     def redraw(self, kept: Tokens, noise: Noise) -> Tokens:
         """Samples of the posterior that :meth:`keep` described, ``(B, N, D)``."""
         mean, log_variance = kept.values.float().chunk(2, dim=-1)
-        return Tokens(DiagonalGaussian(mean, log_variance).sample(noise.normal(*mean.shape[1:])), self.layout)
+        return self.standing(DiagonalGaussian(mean, log_variance).sample(noise.normal(*mean.shape[1:])), self.layout)
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
         """Tokens ``(B, N, D)``, or what :meth:`keep` gave, to media, clamped to [-1, 1]."""
         values = tokens.values
-        if tokens.layout == self.kept_layout:
+        if self.fits(tokens.layout, self.kept_layout):
             values = values[..., : self.dim]
         else:
             self.check_tokens(tokens)
-        return self._picture(values.float() / self.scale + self.shift).float().clamp(-1, 1)
+        return self.maps(values.float() / self.scale + self.shift).float().clamp(-1, 1)
 
     @torch.no_grad()
     def calibrate(self, media: Iterable[Tensor]) -> None:

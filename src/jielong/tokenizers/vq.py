@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, SerializeAsAny
-from torch import Tensor, nn
+from torch import Tensor
 
 from jielong.bodies.base import Body, BodySettings, check_grid
 from jielong.bodies.convolutional import Convolutional
@@ -19,13 +19,14 @@ from jielong.losses.regression import logit_laplace_median
 from jielong.noise import Noise
 from jielong.quantizers.base import Quantizer, QuantizerSettings
 from jielong.quantizers.vector import Vector
-from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Reconstruction, laid_out
+from jielong.tokenizers.base import MediaFormat, Reconstruction
+from jielong.tokenizers.grid import GridTokenizer
 from jielong.tokens import Tokens
 
 Likelihood = Literal["logit_laplace"]
 
 
-class VQTokenizer(LearnedTokenizer):
+class VQTokenizer(GridTokenizer):
     """Picture or sound to a grid of code indices and back.
 
     Args:
@@ -39,24 +40,13 @@ class VQTokenizer(LearnedTokenizer):
     """
 
     def __init__(self, media: MediaFormat, body: Body, quantizer: Quantizer, likelihood: Likelihood | None = None) -> None:
-        super().__init__()
+        super().__init__(media, body)
         self.likelihood = likelihood
-        self.media = media
         self.layout = quantizer.layout(check_grid(media.size, body.reduction))
         self.encoder, self.quantizer, self.decoder = body.encoder, quantizer, body.decoder
 
-    @property
-    def last_layer(self) -> nn.Parameter:
-        """The decoder's last weight."""
-        return self.decoder.last_layer
-
     def _features(self, media: Tensor) -> Tensor:
-        self.check(media)
-        return self.encoder(laid_out(media)).movedim(1, -1)  # (B, h, w, dim) or (B, n, dim)
-
-    def _maps(self, features: Tensor) -> Tensor:
-        """What the decoder says of features ``(B, h, w, dim)`` or ``(B, n, dim)``."""
-        return self.decoder(laid_out(features.movedim(-1, 1)))
+        return self.features(media).movedim(1, -1)  # (B, h, w, dim) or (B, n, dim)
 
     def _picture(self, maps: Tensor) -> Tensor:
         """The media in it, unbounded."""
@@ -67,7 +57,7 @@ class VQTokenizer(LearnedTokenizer):
     ) -> Reconstruction:
         """Round trip; ``generator`` seeds what the quantizer draws, and ``samples_seen`` tells it how far training is."""
         quantized = self.quantizer(self._features(media), generator=generator, samples_seen=samples_seen)
-        maps = self._maps(quantized.values)
+        maps = self.maps(quantized.values)
         first = quantized.values if quantized.first is None else quantized.first
         return Reconstruction(self._picture(maps), quantized.losses, None if self.likelihood is None else maps, first=first.flatten(1, -2))
 
@@ -82,7 +72,7 @@ class VQTokenizer(LearnedTokenizer):
     @torch.no_grad()
     def encode(self, media: Tensor) -> Tokens:
         """``(B, C, H, W)`` or ``(B, C, T)`` in [-1, 1] to codes ``(B, N, K)``."""
-        return Tokens(self.quantizer.encode(self._features(media)).flatten(1, -2), self.layout)
+        return self.standing(self.quantizer.encode(self._features(media)).flatten(1, -2), self.layout)
 
     @torch.no_grad()
     def residuals(self, media: Tensor) -> Tensor | None:
@@ -92,7 +82,7 @@ class VQTokenizer(LearnedTokenizer):
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
         """Codes ``(B, N, K)``, or mixtures of codes ``(B, N, dim)``, to media, clamped to [-1, 1]."""
-        if tokens.layout == replace(self.layout, channels=self.quantizer.dim, vocabulary=None):
+        if self.fits(tokens.layout, replace(self.layout, channels=self.quantizer.dim, vocabulary=None)):
             return self._decode(tokens.values)
         self.check_tokens(tokens)
         return self._decode(self.quantizer.embed(tokens.values))
@@ -106,9 +96,7 @@ class VQTokenizer(LearnedTokenizer):
         return self._decode(self.quantizer.embed(tokens.values) * known[..., None])
 
     def _decode(self, vectors: Tensor) -> Tensor:
-        features = self.quantizer.assemble(vectors)
-        maps = self._maps(features.reshape(len(features), *self.layout.grid, -1))
-        return self._picture(maps.float()).clamp(-1, 1)
+        return self._picture(self.maps(self.quantizer.assemble(vectors)).float()).clamp(-1, 1)
 
 
 class VQ(Part, family="tokenizer", name="vq"):

@@ -21,6 +21,9 @@ from jielong.tokenizers.base import Tokenizer
 from jielong.tokens import Layout, Tokens
 from jielong.training.checkpoint import fingerprint
 
+SAMPLES = "samples"
+"""The name under which a file of one sound's tokens keeps its length; the last token may cover silence behind it."""
+
 
 class StaleTokensError(ValueError):
     """A token file was made by another tokenizer, or from other data, than it is now used with."""
@@ -74,6 +77,13 @@ def write(path: Path, tokens: Tokens, made_of: dict[str, str], stand_ins: Mappin
     words = {"layout": json.dumps(layout.to_json()), "stand_ins": json.dumps(dict(stand_ins or {})), **made_of}
     lengths = {} if tokens.lengths is None else {"lengths": tokens.lengths.contiguous()}
     write_bytes(path, save({"values": values, **lengths}, metadata=words))
+
+
+def samples_of(path: Path) -> int | None:
+    """How many samples a token file's sound had, where it was made of one sound as long as it is (:data:`SAMPLES`)."""
+    with safe_open(path, "pt") as file:
+        told = (file.metadata() or {}).get(SAMPLES)
+    return None if told is None else int(told)
 
 
 def read(path: Path, expected: dict[str, str] | None = None, images: MediaSet | None = None) -> Tokens:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -82,7 +82,7 @@ class Opus:
 
 
 class Learned:
-    """A tokenizer for sound: clips are cut into windows of its length, the last one filled with silence.
+    """A tokenizer for sound; where it reads one length alone, clips are cut into windows of it, the last one filled with silence.
 
     Raises:
         ValueError: if the tokenizer is for other media.
@@ -97,20 +97,33 @@ class Learned:
         self.samples: int = tokenizer.media.size[0]
 
     def __call__(self, clips: Sequence[Tensor], rate: int) -> Result:
-        """All windows of all clips, a batch at a time."""
+        """Every clip by itself, or all windows of all clips, a batch at a time."""
         heard = [at_rate(clip, rate, self.rate) for clip in clips]
+        if self.tokenizer.any_length:
+            return self._whole(clips, heard, rate)
         windows = [F.pad(clip, (0, -len(clip) % self.samples)).view(-1, self.samples) for clip in heard]
         made, codes = self._through(torch.cat(windows))
         rebuilt = []
         for clip, own, part in zip(clips, heard, made.split([len(window) for window in windows]), strict=True):
             back = at_rate(part.reshape(-1)[: len(own)], self.rate, rate)[: len(clip)]
             rebuilt.append(F.pad(back, (0, len(clip) - len(back))))
-        figures = {}
+        return Result(rebuilt, self._figures(Tokens(codes, self.tokenizer.layout)))
+
+    def _figures(self, tokens: Tokens) -> dict[str, Measurement]:
         layout = self.tokenizer.layout
-        if layout.discrete:
-            figures["kbps"] = bitrate(layout, self.samples / self.rate)
-            figures["codebook_usage"] = codebook_usage(Tokens(codes, layout))
-        return Result(rebuilt, figures)
+        if not layout.discrete:
+            return {}
+        return {"kbps": bitrate(layout, self.samples / self.rate), "codebook_usage": codebook_usage(tokens)}
+
+    def _whole(self, clips: Sequence[Tensor], heard: Sequence[Tensor], rate: int) -> Result:
+        rebuilt, codes = [], []
+        for clip, own in zip(clips, heard, strict=True):
+            made, values = self._through(own[None])
+            back = at_rate(made[0, : len(own)], self.rate, rate)[: len(clip)]
+            rebuilt.append(F.pad(back, (0, len(clip) - len(back))))
+            codes.append(values[0])
+        every = torch.cat(codes)
+        return Result(rebuilt, self._figures(Tokens(every[None], replace(self.tokenizer.layout, grid=(len(every),)))))
 
     @torch.no_grad()
     def _through(self, windows: Tensor) -> tuple[Tensor, Tensor]:
