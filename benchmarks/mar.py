@@ -1,13 +1,17 @@
-"""Masked drawing of continuous tokens: the naive schedule against every speed option alone, and against all of them together.
+"""Masked drawing of continuous tokens: the naive schedule against every speed option alone, and against combinations of them.
 
-    python benchmarks/mar.py                                          # random weights, 256 tokens of 16 numbers
-    python benchmarks/mar.py --checkpoint runs/mar-emoji --count 256  # trained ones, and Frechet distances to held-out pictures
-    python benchmarks/mar.py --quick                                  # a smoke run
+    python benchmarks/mar.py                                     # speed alone: random weights, 256 tokens of 16 numbers
+    python benchmarks/mar.py --checkpoint mar-emoji              # speed at 256 tokens, speed and quality of trained weights at theirs
+    python benchmarks/mar.py --checkpoint mar-emoji --count 64 --ways naive best --rounds 1
+    python benchmarks/mar.py --quick                             # a smoke run
 
-The naive schedule is MAR's own: 64 iterations of the whole trunk, and 100 evaluations of the head a token, both doubled by guidance.
-All rows use the same weights and random numbers. Random weights draw as slowly as trained ones, but tell nothing about quality: whether an
-option may be used is for the distance to say, and those of other counts of pictures do not compare. Rounds of all rows are interleaved, so
-that a busy neighbour slows all alike; medians are reported. The last line of the output is one JSON object.
+The naive schedule is MAR's own: 64 iterations of the whole trunk, and 100 evaluations of the head a token, both doubled by guidance. All
+rows of a column use the same weights and random numbers. Trained generators here have fewer tokens than the 256 whose speed is asked for,
+so with a checkpoint there are two columns of time: its parts with random weights at ``--tokens`` (which draw as slowly as trained ones
+would), and the trained ones. Quality is that of the trained ones: pictures of held-out captions, the same for all rows, with the Frechet
+distance to the real ones, its ratio to the naive row's with a paired interval of 90 % (``jielong.evaluation.frechet.frechet_ratio``), and
+retrieval among 100 captions. Distances of other counts of pictures do not compare. Rounds of all rows are interleaved, so that a busy
+neighbour slows all alike; medians are reported. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations
@@ -36,59 +40,74 @@ from jielong.speed import Lazy, TwoStage
 from jielong.tokens import Layout, Tokens
 
 NAIVE = "naive"
-EVERYWHERE = "naive, head everywhere"
+EVERYWHERE = "everywhere: naive, and the head at all positions"
+COMBINATIONS: tuple[tuple[str, float, tuple[float, float], tuple[str, ...]], ...] = (
+    ("few of both", 3 / 16, (0.15, 0.05), ()),
+    ("all of them", 1 / 4, (0.15, 0.05), ("lazy", "two stages")),
+    ("best", 1 / 4, (0.15, 0.05), ("lazy",)),
+)
+"""Names, shares of the naive iterations, shares of the naive evaluations when no token is known and when all are, and further options."""
 
 
-def make(arguments: argparse.Namespace) -> Generator:
-    """MAR over a square grid, with weights that differ from their start."""
+def make(arguments: argparse.Namespace, system: Any = None) -> Generator:
+    """A masked autoencoder over a square grid, with weights that differ from their start: MAR's parts, or those of a trained system."""
     side = math.isqrt(arguments.tokens)
     if side * side != arguments.tokens:
         raise SystemExit(f"--tokens takes square numbers, such as 64 or 256, not {arguments.tokens}")
-    layout = Layout((side, side), channels=16)
     torch.manual_seed(0)
-    half = arguments.layers // 2
-    backbone = Mar(
-        encoder_layers=half, decoder_layers=arguments.layers - half, width=arguments.width, heads=4, buffer=arguments.tokens // 4
-    )
-    head = Diffusion(network=MLP(layers=3, width=arguments.width))
-    order = Masked(choose="random", ratio=Ratio(kind="truncated_normal"))
-    model = Generator(
-        layout, order.build(), backbone.build(layout, 64), head.build(arguments.width, layout), Class(width=64).build(["one", "two"])
-    ).eval()
+    if system is not None:
+        recipe, trained = system.recipe, system.generator
+        layout = Layout((side, side), channels=trained.layout.channels)
+        condition = trained.condition
+        backbone = recipe.backbone.build(layout, None if condition is None else condition.width)
+        model = Generator(layout, recipe.order.build(), backbone, recipe.head.build(backbone.width, layout), condition)
+    else:
+        layout, half = Layout((side, side), channels=16), arguments.layers // 2
+        mar = Mar(encoder_layers=half, decoder_layers=arguments.layers - half, width=arguments.width, heads=4, buffer=arguments.tokens // 4)
+        head = Diffusion(network=MLP(layers=3, width=arguments.width))
+        order = Masked(choose="random", ratio=Ratio(kind="truncated_normal"))
+        condition = Class(width=64).build(["one", "two"])
+        model = Generator(layout, order.build(), mar.build(layout, 64), head.build(arguments.width, layout), condition)
     for parameter in model.head.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)
-    return model
+    return model.eval()
 
 
-def ways(arguments: argparse.Namespace, iterative: bool) -> dict[str, dict[str, Any]]:
-    """What each row asks of ``generate``: one option more than the naive one, and all of them."""
-    iterations, head_steps, late = arguments.iterations, arguments.head_steps, max(1, arguments.head_steps // 10)
-    own = {"head_steps": head_steps} if iterative else {}
-    few = max(1, iterations // 4)
-    details = max(1, few // 8)
-    lazy = Lazy()
-    guided = Guidance(scale=arguments.guidance, kind="linear")
-    naive = {"steps": iterations, "guidance": guided, "sharpness": Sharpness(**own)}
+def ways(arguments: argparse.Namespace, iterative: bool, temperature: float) -> dict[str, dict[str, Any]]:
+    """What each row asks of ``generate``: one option more than the naive one, and combinations."""
+    iterations, head_steps = arguments.iterations, arguments.head_steps
+
+    def sharpness(early: int | None = None, late: int | None = None) -> dict[str, Any]:
+        counts = {"head_steps": early or head_steps, "late_head_steps": late} if iterative else {}
+        return {"sharpness": Sharpness(temperature=temperature, **counts)}
+
+    def share(part: float) -> int:
+        return max(1, round(part * iterations))
+
+    few, lazy = share(1 / 4), {"lazy": Lazy()}
+    two_stage = {"two_stage": TwoStage(detail_steps=max(1, few // 8))}
+    naive = {"steps": iterations, "guidance": Guidance(scale=arguments.guidance, kind="linear"), **sharpness()}
     made: dict[str, dict[str, Any]] = {NAIVE: naive}
     if arguments.everywhere:
         made[EVERYWHERE] = naive | {"cache": False}
     if iterative:
-        made["half the head's evaluations"] = naive | {"sharpness": Sharpness(head_steps=max(1, head_steps // 2))}
-        disa = Sharpness(head_steps=max(1, head_steps // 2), late_head_steps=late)
-        made[f"fewer as tokens are known (DiSA), to {late}"] = naive | {"sharpness": disa}
-    else:
-        disa = Sharpness()
+        for part in (2, 10):
+            made[f"{max(1, head_steps // part)} evaluations"] = naive | sharpness(max(1, head_steps // part))
+        early, late = max(1, head_steps // 2), max(1, head_steps // 10)
+        made[f"{early} evaluations, fewer as tokens are known, to {late} (DiSA)"] = naive | sharpness(early, late)
     made[f"{few} iterations"] = naive | {"steps": few}
-    made[f"{few} iterations, the last {details} for details (GtR)"] = naive | {"steps": few, "two_stage": TwoStage(detail_steps=details)}
-    made["lazy steps (LazyMAR)"] = naive | {"lazy": lazy}
+    made[f"{few} iterations, the last {max(1, few // 8)} for details (GtR)"] = naive | {"steps": few, **two_stage}
+    made["lazy steps (LazyMAR)"] = naive | lazy
     made["guided until four fifths are known"] = naive | {"guidance": Guidance(scale=arguments.guidance, kind="interval", stop=0.8)}
-    made["all but the interval"] = naive | {
-        "steps": few,
-        "two_stage": TwoStage(detail_steps=details),
-        "lazy": lazy,
-        "sharpness": disa,
-    }
-    return made
+    for name, part, (early, late), options in COMBINATIONS:
+        counts = sharpness(max(1, round(early * head_steps)), max(1, round(late * head_steps))) if iterative else {}
+        extra = {**(lazy if "lazy" in options else {}), **(two_stage if "two stages" in options else {})}
+        told = f"{counts['sharpness'].head_steps} to {counts['sharpness'].late_head_steps} evaluations" if iterative else ""
+        made[f"{name}: {', '.join([f'{share(part)} iterations', *([told] if told else []), *options])}"] = (
+            naive | {"steps": share(part)} | counts | extra
+        )
+    wanted = {name: options for name, options in made.items() if not arguments.ways or any(name.startswith(way) for way in arguments.ways)}
+    return {NAIVE: naive} | wanted
 
 
 def drawing(model: Generator, conditions: list[Any] | None, count: int, options: dict[str, Any]) -> Callable[[], Tokens]:
@@ -96,24 +115,44 @@ def drawing(model: Generator, conditions: list[Any] | None, count: int, options:
     return lambda: model.generate(conditions, count if conditions is None else None, batch=count, seed=0, **options)
 
 
-def distances(system: Any, rows: dict[str, dict[str, Any]], count: int) -> dict[str, float]:
-    """Frechet distance of each row's pictures to held-out ones, one a caption or class."""
+def qualities(system: Any, rows: dict[str, dict[str, Any]], count: int) -> dict[str, dict[str, Any]]:
+    """Frechet distance of each row's pictures to held-out ones, one a caption or class; its ratio to the naive row's, and retrieval."""
     from jielong.comparison.measuring import heldout
     from jielong.data.order import spread
     from jielong.evaluation.features import FeatureExtractor
-    from jielong.evaluation.frechet import frechet
+    from jielong.evaluation.frechet import distance_of_few, frechet_ratio
+    from jielong.evaluation.retrieval import retrieval_at_1
+    from jielong.evaluation.scorer import Scorer
 
     images, kind = heldout(system, None), system.condition_kind
     places = spread(len(images), min(count, len(images)))
     extractor = FeatureExtractor()
-    real = extractor.extract(images.images(places))
+    scorer = Scorer.load(None, extractor) if kind == "text" and len(set(images.captions)) >= 100 else None
+    real = extractor.extract(images.images(places)).values
     conditions = None if kind is None else [(images.captions if kind == "text" else images.labels)[place] for place in places]
-    made = {}
+    features, made = {}, {}
     for name, options in rows.items():
         options = options if conditions is not None else options | {"guidance": 1.0}
         tokens = system.generator.generate(conditions, None if conditions is not None else len(places), seed=0, **options)
-        made[name] = frechet(system.decode(tokens), real, extractor).value
+        pictures = system.decode(tokens)
+        features[name] = extractor.extract(pictures).values
+        made[name] = {"frechet": distance_of_few(features[name], real)}
+        if len(places) >= 32:
+            ratio = frechet_ratio(features[name], features[NAIVE], real)
+            made[name]["ratio"] = [ratio.low, ratio.value, ratio.high]
+        if scorer is not None:
+            made[name]["retrieval_at_1"] = retrieval_at_1(pictures, conditions or (), images.captions, scorer=scorer).value
+        print(f"  {name}: {told(made[name])}", flush=True)
     return made
+
+
+def told(quality: dict[str, Any]) -> str:
+    """A row's quality in words."""
+    words = f"{quality['frechet']:>8.1f}"
+    if "ratio" in quality:
+        low, value, high = quality["ratio"]
+        words += f" {value:>6.3f} [{low:.3f}, {high:.3f}]"
+    return words + (f" {100 * quality['retrieval_at_1']:>6.1f} %" if "retrieval_at_1" in quality else "")
 
 
 def trunk_passes(model: Generator, run: Callable[[], Tokens]) -> int:
@@ -127,8 +166,8 @@ def trunk_passes(model: Generator, run: Callable[[], Tokens]) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default=None, help="a generator of masked order over continuous tokens; random weights by default")
-    parser.add_argument("--count", type=int, default=64, help="pictures of the Frechet distances, with --checkpoint")
+    parser.add_argument("--checkpoint", default=None, help="a generator of masked order over continuous tokens")
+    parser.add_argument("--count", type=int, default=256, help="held-out captions that are drawn, with --checkpoint; 363 of the emoji")
     parser.add_argument("--tokens", type=int, default=256, help="of random weights")
     parser.add_argument("--layers", type=int, default=6, help="of random weights, half of them the encoder's")
     parser.add_argument("--width", type=int, default=256, help="of random weights")
@@ -139,11 +178,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=None, help="of PyTorch; all by default")
     parser.add_argument("--everywhere", action="store_true", help="also the reference that draws at every position in every iteration")
+    parser.add_argument("--ways", nargs="+", default=None, help="rows whose names begin so, beside the naive one; all by default")
     parser.add_argument("--quick", action="store_true", help="small sizes and one round: whether it runs")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.tokens, arguments.layers, arguments.width, arguments.rounds = 16, 2, 16, 1
-        arguments.iterations, arguments.head_steps, arguments.count, arguments.everywhere = 8, 6, 4, True
+        arguments.iterations, arguments.head_steps, arguments.count, arguments.everywhere = 8, 6, 4, arguments.checkpoint is None
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     machine = {
@@ -161,29 +201,35 @@ def main() -> None:
             raise SystemExit(
                 f"--checkpoint takes a generator of continuous tokens, such as one of the recipe mar, not {arguments.checkpoint}"
             )
-    model = make(arguments) if system is None or system.generator is None else system.generator
-    conditions: list[Any] | None = None
-    if model.condition is not None:
-        kind = "class" if system is None else system.condition_kind
-        conditions = (["red heart"] if kind == "text" else [0]) * arguments.batch
-    rows = ways(arguments, model.head.iterative)
-    runs = {name: drawing(model, conditions, arguments.batch, options) for name, options in rows.items()}
+    trained: Generator | None = None if system is None else system.generator
+    model = make(arguments, system)
+    temperature = 1.0 if system is None else system.recipe.sampling.temperature
+    rows = ways(arguments, model.head.iterative, temperature)
     numbers = sum(parameter.numel() for parameter in model.parameters())
     layout = model.layout
-    print(f"{layout.positions} tokens of {layout.channels}, {numbers:,} numbers, {arguments.batch} at once; {machine}")
+    print(f"{layout.positions} tokens of {layout.channels}, {numbers:,} numbers, {arguments.batch} at once; {machine}", flush=True)
+    conditions: list[Any] | None = None
+    if model.condition is not None:
+        conditions = (["red heart"] if system is not None and system.condition_kind == "text" else [0]) * arguments.batch
+    runs = {name: drawing(model, conditions, arguments.batch, options) for name, options in rows.items()}
     if arguments.everywhere:
         apart = float((runs[NAIVE]().values - runs[EVERYWHERE]().values).abs().max())
         print(f"drawn everywhere or where it counts: tokens at most {apart:.1e} apart")
     passes = {name: trunk_passes(model, run) for name, run in runs.items()}
-    seconds = interleaved(runs, arguments.rounds)
-    distance = {} if system is None else distances(system, rows, arguments.count)
-    print(f"\n  {'':<52} {'passes':>7} {'s a picture':>12} {'faster':>8}" + (f" {'Frechet':>9}" if distance else ""))
+    seconds = {str(layout.positions): interleaved(runs, arguments.rounds)}
+    quality: dict[str, dict[str, Any]] = {}
+    if trained is not None:
+        own = {name: drawing(trained, conditions, arguments.batch, options) for name, options in rows.items()}
+        seconds[f"trained, {trained.layout.positions}"] = interleaved(own, arguments.rounds)
+        quality = qualities(system, rows, arguments.count)
+    heads = "".join(f" {f's ({what})':>16} {'faster':>7}" for what in seconds)
+    print(f"\n  {'':<66} {'passes':>6}{heads}" + ("  Frechet  to naive, 90 %         retrieval" if quality else ""))
     table = []
     for name in rows:
-        each, faster = seconds[name] / arguments.batch, seconds[NAIVE] / seconds[name]
-        told = f" {distance[name]:>9.1f}" if distance else ""
-        print(f"  {name:<52} {passes[name]:>7} {each:>12.4f} {faster:>7.1f}x{told}")
-        table.append({"way": name, "passes": passes[name], "seconds": each, "faster": faster, "frechet": distance.get(name)})
+        times = {what: {"seconds": each[name] / arguments.batch, "faster": each[NAIVE] / each[name]} for what, each in seconds.items()}
+        columns = "".join(f" {time['seconds']:>16.4f} {time['faster']:>6.1f}x" for time in times.values())
+        print(f"  {name:<66} {passes[name]:>6}{columns}" + (f" {told(quality[name])}" if quality else ""))
+        table.append({"way": name, "passes": passes[name], "times": times, **quality.get(name, {})})
     names = ("checkpoint", "count", "tokens", "layers", "width", "iterations", "head_steps", "guidance", "batch", "rounds")
     print(json.dumps({"machine": machine, "settings": {name: getattr(arguments, name) for name in names}, "rows": table}))
 

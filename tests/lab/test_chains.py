@@ -16,7 +16,7 @@ from jielong import experiment, recipe
 from jielong.cli import app
 from jielong.lab import Verdict, conclude, missing, run
 from jielong.lab.chains import Drawn, Plan, faster, nearer
-from jielong.lab.experiments import pixels, sketch_first, thirty_two_tokens
+from jielong.lab.experiments import discrete_or_continuous, four_corners, pixels, sketch_first, thirty_two_tokens
 from jielong.system import System
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.pixels import PixelTokenizer
@@ -91,6 +91,71 @@ def test_runs(name: str, module: object, plans: tuple[str, str], few: Path, tmp_
     # Each had a second; a step more, a last sheet and a slow machine may add to it, but neither trained for ever.
     assert all(each < 8 for each in seconds)
     assert all(figure["value"] > 0 for key, figure in told["figures"].items() if key.startswith("pictures seen"))
+
+
+# --- four corners ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_four_corners_are_judged_both_ways() -> None:
+    told = {corner: drawn(2.0 + place / 10, 0.01) for place, corner in enumerate(four_corners.PLANS)}
+    best = four_corners.BEST
+    assert conclude(four_corners.judge(told | {best: drawn(1.0, 0.1)}, 0)) is Verdict.HOLDS
+    assert conclude(four_corners.judge(told | {best: drawn(3.0, 0.1)}, 0)) is Verdict.FAILS
+    one_is_better = told | {best: drawn(1.0, 0.1), ("raster", "codes"): drawn(0.5, 0.1)}
+    assert conclude(four_corners.judge(one_is_better, 0)) is Verdict.FAILS
+    assert conclude(four_corners.judge(told | {best: drawn(1.95, 0.1, 2.0)}, 0)) is Verdict.UNKNOWN
+
+
+@pytest.mark.slow
+def test_four_corners_run(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(four_corners, "PLANS", {corner: on(plan, few) for corner, plan in four_corners.PLANS.items()})
+    result = run("four-corners", tmp_path, budget=0.02)
+    told = json.loads((tmp_path / "result.json").read_text())
+    assert result.verdict in Verdict
+    assert len(told["checks"]) == 3
+    assert {"tokens a picture, random vectors", "tokens a picture, raster codes"} <= told["figures"].keys()
+    assert "bits a picture, raster codes" in told["figures"]
+    assert "bits a picture, raster vectors" not in told["figures"], "vectors have no number of bits"
+    orders = {name: "masked" in text["generator"] for name, text in told["provenance"]["recipes"].items()}
+    assert orders == {"raster codes": False, "raster vectors": False, "random codes": True, "random vectors": True}
+
+
+# --- discrete or continuous -----------------------------------------------------------------------------------------------------------
+
+
+def rate(bits: float, decibels: float, seed: int = 0) -> discrete_or_continuous.Kept:
+    pictures = torch.randn(64, generator=torch.Generator().manual_seed(7), dtype=torch.float64)  # some are easier, whoever keeps them
+    own = 0.05 * torch.randn(64, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return discrete_or_continuous.Kept(bits, decibels + pictures + own, 0.1)
+
+
+def test_codes_and_vectors_are_judged_both_ways_at_equal_bits() -> None:
+    codes, judge = [rate(256, 20, 1), rate(512, 22, 2)], discrete_or_continuous.judge
+    assert conclude(judge(codes, [rate(200, 19.8, 3), rate(600, 23, 4), rate(3000, 27, 5)], 0)) is Verdict.HOLDS
+    assert conclude(judge(codes, [rate(200, 17, 3), rate(600, 20, 4), rate(3000, 27, 5)], 0)) is Verdict.FAILS  # less at equal bits
+    assert conclude(judge(codes, [rate(200, 20, 3), rate(600, 22.5, 4)], 0)) is Verdict.FAILS  # no further
+    assert conclude(judge(codes, [rate(2000, 25, 3), rate(3000, 27, 4)], 0)) is Verdict.UNKNOWN  # never at equal bits
+
+
+def test_rates_between_two_are_on_a_straight_line() -> None:
+    some = [rate(400, 24.0), rate(200, 20.0), rate(800, 30.0)]
+    found = discrete_or_continuous.at(300, some)
+    assert found is not None
+    torch.testing.assert_close(found, rate(300, 22.0).psnr)
+    assert discrete_or_continuous.at(199, some) is None
+    assert discrete_or_continuous.at(801, some) is None
+
+
+def test_discrete_or_continuous_runs(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discrete_or_continuous, "SET", str(few))
+    monkeypatch.setattr(discrete_or_continuous, "CODES", (4, 16))
+    monkeypatch.setattr(discrete_or_continuous, "WEIGHTS", (100.0, 0.001))
+    result = run("discrete-or-continuous", tmp_path, budget=0.05)
+    figures = result.outcome.figures
+    assert figures["bits a picture, 16 codes"].value == 64 * 4
+    low, high = (figures[f"bits a picture, vectors, weight {weight}"].value for weight in ("100", "0.001"))
+    assert 0 <= low < high, "a divergence that weighs more leaves less to tell"
+    assert len(result.outcome.checks) == 2
 
 
 # --- 32 tokens ------------------------------------------------------------------------------------------------------------------------

@@ -158,7 +158,7 @@ def figures_of(chain: Chain, drawn: Drawn, seed: int) -> dict[str, Estimate]:
         f"kernel distance, {chain.name}": bootstrap(drawn.distance + own_term, seed, unit="kernel distance"),
         f"time a picture, {chain.name}": bootstrap(drawn.pace, seed, unit="s"),
         f"tokens a picture, {chain.name}": exact(layout.positions),
-        f"bits a picture, {chain.name}": exact(layout.bits or 0.0, "bit"),
+        **({} if layout.bits is None else {f"bits a picture, {chain.name}": exact(layout.bits, "bit")}),
         f"pictures seen, {chain.name}": exact(chain.samples),
         f"seconds of training, {chain.name}": exact(chain.seconds, "s"),
         f"parameters, {chain.name}": exact(sum(weight.numel() for weight in model.parameters()) if model is not None else 0),
