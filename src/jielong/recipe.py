@@ -118,7 +118,7 @@ class Recipe(Config):
                 raise ValueError(
                     f"sampling.{asked[0]} needs an order that chooses positions before it draws: order: {{masked: {{choose: random}}}}"
                 )
-            if isinstance(self.tokenizer, Part) and self.tokenizer.name != "pixels":
+            if isinstance(self.tokenizer, Part) and not getattr(self.tokenizer, "fixed", False):
                 raise ValueError(
                     f"a generator needs a trained tokenizer, but {self.tokenizer.name!r} has yet to learn: train it with a recipe "
                     "of its own (such as vqgan) and write tokenizer: {checkpoint: NAME-OR-FOLDER}"
@@ -130,8 +130,9 @@ class Recipe(Config):
                 raise ValueError("a tokenizer takes no condition: remove `condition`, or add order, backbone and head for a generator")
             if isinstance(self.tokenizer, Trained):
                 raise ValueError("this tokenizer is trained already: add order, backbone and head, or describe a tokenizer to train")
-            if self.tokenizer.name == "pixels":
-                raise ValueError("pixels have nothing to learn: choose a tokenizer such as vq, or add order, backbone and head")
+            if getattr(self.tokenizer, "fixed", False):
+                name = self.tokenizer.name
+                raise ValueError(f"{name} have nothing to learn: choose a tokenizer such as vq, or add order, backbone and head")
             losses = {loss.name for loss in self.losses}
             self._judged()
             predicts = getattr(self.tokenizer, "likelihood", None)

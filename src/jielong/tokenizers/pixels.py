@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 from torch import Tensor
 
@@ -51,6 +53,7 @@ class PixelTokenizer(Tokenizer):
 class Pixels(Part, family="tokenizer", name="pixels"):
     """Settings: ``levels`` values a colour channel; ``flatten`` to make every channel a position of its own."""
 
+    fixed: ClassVar[bool] = True  # there is nothing to learn
     levels: int = Field(default=256, ge=2, le=256)
     flatten: bool = False
 
