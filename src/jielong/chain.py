@@ -45,6 +45,21 @@ class Moment:
     guidance: float
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A piece of what a stream draws.
+
+    Attributes:
+        start: Its first position.
+        values: The tokens there, ``(B, n, C)``; zeros behind an item's end.
+        lengths: Tokens of each item, ``(B,)``, as far as that is known: as many as can be of items that did not end yet.
+    """
+
+    start: int
+    values: Tensor
+    lengths: Tensor
+
+
 Watch = Callable[[Moment], None]
 
 
@@ -258,6 +273,11 @@ class Chain:
             values = values.masked_fill(values == self.course.nothing, 0)
         missing = count - values.shape[1] if self.mixer is None else 0
         return F.pad(values, (0, 0, 0, missing)), F.pad(known, (0, missing), value=True)
+
+    def complete(self) -> int:
+        """How many tokens, from the first on, are known of all items, up to the end of the longest."""
+        known = self.tokens()[1].all(0)
+        return min(int(known.int().cumprod(0).sum()), int(self.lengths.max()))
 
     def walk(self, watched: bool = False) -> Iterator[Moment | None]:
         """Block by block, and inside a block step by step; a moment after each, if it is watched."""

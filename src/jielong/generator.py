@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from jielong.chain import Chain, Manner, Moment, Watch
+from jielong.chain import Chain, Manner, Moment, Piece, Watch
 from jielong.conditions.base import Condition
 from jielong.ending import Ending, StopHead
 from jielong.guidance import Guidance
@@ -26,7 +27,7 @@ from jielong.orders.pace import Pace
 from jielong.speed import Lazy, Schedule, TwoStage
 from jielong.tokens import Layout, Places, Tokens
 
-__all__ = ["Generator", "Moment", "Watch"]
+__all__ = ["Generator", "Moment", "Piece", "Watch"]
 
 
 @dataclass(frozen=True)
@@ -294,6 +295,112 @@ class Generator(nn.Module):
             ValueError: if guidance or conditions are asked of a generator that has none, ``start`` does not fit, a number is below 1, or
                 smooth sampling is asked of an order that reads codes one by one.
         """
+        parts: list[Tensor] = []
+        order: list[int] = []
+        with self._drawing():
+            chains = self._chains(
+                conditions,
+                count,
+                seed=seed,
+                steps=steps,
+                guidance=guidance,
+                sharpness=sharpness,
+                start=start,
+                known=known,
+                batch=batch,
+                cache=cache,
+                smooth=smooth,
+                schedule=schedule,
+                two_stage=two_stage,
+                lazy=lazy,
+                lengths=lengths,
+            )
+            ends: list[Tensor] = []
+            timed = self.stop is not None
+            for chain in chains:
+                parts.append(chain.run(watch))
+                order += chain.rows
+                ends.append(chain.lengths)
+                timed |= chain.asked_lengths is not None
+        places = torch.tensor(order).argsort()
+        values = torch.cat(parts)[places.to(parts[0].device)]
+        layout = replace(self.layout, channels=values.shape[2], vocabulary=None) if smooth else self.layout
+        return Tokens(values, layout, torch.cat(ends)[places] if timed else None)
+
+    def stream(
+        self, conditions: Sequence[Any] | None = None, count: int | None = None, *, every: int = 1, **options: Any
+    ) -> Iterator[Piece]:
+        """Draw tokens and hand them out as soon as they are complete: what :meth:`generate` gives with the same seed, from the first on.
+
+        A token is complete when all its codes are drawn: at every step in raster order, with a delay some steps later, and at the last
+        step where the order needs that long.
+
+        Args:
+            conditions: As of :meth:`generate`.
+            count: As of :meth:`generate`.
+            every: Tokens to wait for between two pieces; the last may be shorter.
+            options: More for :meth:`generate`, but for ``batch``, ``smooth`` and ``watch``.
+
+        Raises:
+            ValueError: as :meth:`generate`; and where the items are not drawn side by side.
+        """
+        if every < 1:
+            raise ValueError(f"every must be 1 or more, not {every}")
+        if refused := {"batch", "smooth", "watch"} & options.keys():
+            raise ValueError(f"a stream has no {min(refused)}: its items are drawn side by side, and it is watched as it comes")
+        if self.layout.scales or len(self.layout.grid) != 1:
+            raise ValueError(
+                f"a stream hands out tokens in one line, as those of sound, and these stand in {self.layout.grid}: use generate"
+            )
+        items = count or 1 if conditions is None else max(len(conditions), 1)
+        with self._drawing(), torch.inference_mode():
+            chains = list(self._chains(conditions, count, **{**options, "batch": items}))
+        if len(chains) > 1:
+            raise ValueError("this order draws items of one length side by side: stream those of other lengths by themselves")
+        return self._pieces(chains[0], every)
+
+    @torch.inference_mode()
+    def _pieces(self, chain: Chain, every: int) -> Iterator[Piece]:
+        done = 0
+        with self._drawing():
+            for _ in chain.walk():
+                complete = chain.complete()
+                if complete >= done + every:
+                    yield Piece(done, chain.tokens()[0][:, done:complete].clone(), chain.lengths.clone())
+                    done = complete
+        if (last := int(chain.lengths.max())) > done:
+            yield Piece(done, chain.tokens()[0][:, done:last].clone(), chain.lengths.clone())
+
+    @contextlib.contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Evaluation mode, and afterwards the mode that it was."""
+        was_training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was_training)
+
+    def _chains(
+        self,
+        conditions: Sequence[Any] | None,
+        count: int | None,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: Guidance | float = 1.0,
+        sharpness: Sharpness | None = None,
+        start: Tokens | None = None,
+        known: Tensor | None = None,
+        batch: int = 64,
+        cache: bool = True,
+        smooth: bool = False,
+        schedule: Schedule | None = None,
+        two_stage: TwoStage | None = None,
+        lazy: Lazy | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> Iterator[Chain]:
+        """The chains of all batches, ready to be walked, one after the other; arguments and errors of :meth:`generate`."""
         if isinstance(conditions, str):
             raise ValueError(f"conditions are a list with one condition an item: write [{conditions!r}]")
         if conditions is not None:
@@ -322,29 +429,16 @@ class Generator(nn.Module):
         sharpness = sharpness or Sharpness()
         self.head.check_sharpness(sharpness)
         manner = Manner(strength, sharpness, Pace(steps, schedule, two_stage), cache, smooth, lazy)
-        was_training = self.training
-        self.eval()
         if lengths is None and conditions is not None and known is None:
             lengths = self._own_lengths(conditions, batch)
         asked = None if lengths is None else self._asked(lengths, count, known)
-        parts: list[Tensor] = []
-        order: list[int] = []
-        ends = torch.full((count,), self.layout.positions)
-        try:
-            for rows in self._batches(count, batch, asked):
-                given = None if conditions is None else [conditions[i] for i in rows]
-                own = None if asked is None else asked[rows]
-                chain = Chain(self, self._course(own), given, rows, seed, manner, own)
-                if start is not None and known is not None:
-                    chain.keep(start.values[rows], known)
-                parts.append(chain.run(watch))
-                order += rows
-                ends[rows] = chain.lengths
-        finally:
-            self.train(was_training)
-        values = torch.cat(parts)[torch.tensor(order).argsort().to(parts[0].device)]
-        layout = replace(self.layout, channels=values.shape[2], vocabulary=None) if smooth else self.layout
-        return Tokens(values, layout, None if asked is None and self.stop is None else ends)
+        for rows in self._batches(count, batch, asked):
+            given = None if conditions is None else [conditions[i] for i in rows]
+            own = None if asked is None else asked[rows]
+            chain = Chain(self, self._course(own), given, rows, seed, manner, own)
+            if start is not None and known is not None:
+                chain.keep(start.values[rows], known)
+            yield chain
 
     def _asked(self, lengths: Sequence[int], count: int, known: Tensor | None) -> Tensor:
         if len(lengths) != count:

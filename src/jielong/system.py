@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from jielong.media.players import Sounds
 from jielong.networks.streaming import fold
 from jielong.orders.course import Course
 from jielong.recipe import Recipe, Trained, parse
+from jielong.streaming import stream_sound
 from jielong.tokenizers.base import MediaFormat, Tokenizer
 from jielong.tokens import Tokens
 from jielong.training.checkpoint import CheckpointError, fingerprint, load_weights
@@ -296,18 +297,9 @@ class System:
         Raises:
             ValueError: if the words do not fit what the generator was trained on.
         """
-        asked = None
-        if seconds is not None and is_timed(self.recipe) and "seconds" not in parts_told(self.recipe):
-            # It learned to end or to stretch what it says, and may be told to.
-            conditions, names = self._conditions(text, classes, count or 1, voice)
-            items, given = count or 1 if conditions is None else len(conditions), _listed(seconds)
-            if items % len(given):
-                raise ValueError(f"each item needs its seconds: give one for all, or {items}, not {len(given)}")
-            asked = [value for value in given for _ in range(items // len(given))]
+        conditions, names, asked = self._asked(text, classes, count, voice, seconds)
+        if asked is not None and options.get("lengths") is None:
             options["lengths"] = lengths_of(self.tokenizer, asked)
-        else:
-            conditions, names = self._conditions(text, classes, count or 1, voice, seconds)
-            asked = seconds_told(self.recipe, conditions)
         tokens = self.generate_tokens(
             conditions,
             count,
@@ -327,6 +319,63 @@ class System:
         if asked is not None and samples is not None:
             samples = [max(1, round(value * rate)) for value in asked]
         return Sounds(self.decode(tokens), rate, names, samples)
+
+    def stream(
+        self,
+        text: Sequence[str] | str | None = None,
+        classes: Sequence[str | int] | str | int | None = None,
+        count: int | None = None,
+        *,
+        voice: Any = None,
+        seconds: Sequence[float] | float | None = None,
+        seed: int = 0,
+        guidance: Guidance | float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        every: float = 0.0,
+        **options: Any,
+    ) -> Iterator[Tensor]:
+        """Sound as it is drawn: pieces ``(B, C, n)`` in [-1, 1] that, one after the other, are what :meth:`generate` gives with this seed.
+
+        Behind an item's end there is silence; the stream ends with the longest item. Pieces come as soon as their tokens are complete
+        (:meth:`Generator.stream`) and the tokenizer's decoder has seen as far ahead as it looks.
+
+        Args:
+            text: As of :meth:`generate`, and so are the others that are not named here.
+            classes: See there.
+            count: See there.
+            voice: See there.
+            seconds: See there.
+            seed: See there.
+            guidance: See there.
+            temperature: See there.
+            top_k: See there.
+            top_p: See there.
+            every: Seconds to wait for between two pieces; by default they come a token at a time.
+            options: More for :meth:`Generator.stream`.
+
+        Raises:
+            ValueError: as :meth:`generate`; and where tokens stand for no stretch of sound.
+        """
+        rate, hop = self.tokenizer.media.rate, self.tokenizer.hop
+        if self.generator is None or rate is None or hop is None:
+            raise ValueError(f"{self.name} makes no sound token by token, so there is nothing to stream: use generate")
+        conditions, _, asked = self._asked(text, classes, count, voice, seconds)
+        if asked is not None and options.get("lengths") is None:
+            options["lengths"] = lengths_of(self.tokenizer, asked)
+        strength = guidance if guidance is not None else 1.0 if conditions is None else self.recipe.sampling.guidance
+        pieces = self.generator.stream(
+            conditions,
+            count,
+            seed=seed,
+            guidance=strength,
+            sharpness=self.sharpness(temperature=temperature, top_k=top_k, top_p=top_p),
+            every=max(1, round(every * rate / hop)),
+            **options,
+        )
+        samples = None if asked is None else [max(1, round(value * rate)) for value in asked]
+        return stream_sound(self.tokenizer, pieces, samples)
 
     def complete(
         self,
@@ -365,6 +414,20 @@ class System:
         values = self.encode(media[None]).values
         start = Tokens(values.expand(count or 1 if conditions is None else len(conditions), -1, -1), self.generator.layout)
         return self.generate(text, classes, count, voice=voice, seconds=seconds, start=start, known=known, **options)
+
+    def _asked(
+        self, text: Any, classes: Any, count: int | None, voice: Any, seconds: Any
+    ) -> tuple[list[Any] | None, list[str] | None, list[float] | None]:
+        """Raw conditions, the items' names, and how long each is to be, if that is said."""
+        if seconds is None or not is_timed(self.recipe) or "seconds" in parts_told(self.recipe):
+            conditions, names = self._conditions(text, classes, count or 1, voice, seconds)
+            return conditions, names, seconds_told(self.recipe, conditions)
+        # It learned to end or to stretch what it says, and may be told to.
+        conditions, names = self._conditions(text, classes, count or 1, voice)
+        items, given = count or 1 if conditions is None else len(conditions), _listed(seconds)
+        if items % len(given):
+            raise ValueError(f"each item needs its seconds: give one for all, or {items}, not {len(given)}")
+        return conditions, names, [value for value in given for _ in range(items // len(given))]
 
     def _conditions(
         self, text: Any, classes: Any, count: int, voice: Any = None, seconds: Any = None

@@ -150,3 +150,13 @@ def test_lengths_are_learned_asked_for_and_met(tones: Path, tmp_path: Path) -> N
     told = system.generate_tokens([0.3, 0.5], guidance=1.0).lengths
     assert told is not None
     assert told.tolist() == [24, 40]
+    whole = system.generate(seconds=[0.301, 0.203], seed=4).tensor
+    pieces = list(system.stream(seconds=[0.301, 0.203], seed=4))
+    assert len(pieces) == math.ceil(1_204 / 50)
+    torch.testing.assert_close(torch.cat(pieces, dim=2), whole[..., :1_204])
+    ended = system.generate(count=2, seed=5)
+    streamed = torch.cat(list(system.stream(count=2, seed=5, every=0.05)), dim=2)
+    assert ended.lengths is not None
+    torch.testing.assert_close(streamed, ended.tensor[..., : max(ended.lengths)])
+    with pytest.raises(ValueError, match="s cannot be made: a length"):
+        system.stream(seconds=0.75)

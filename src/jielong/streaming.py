@@ -1,0 +1,109 @@
+"""Tokens that come piece by piece, to sound that comes piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jielong.chain import Piece
+from jielong.tokenizers.base import Tokenizer
+from jielong.tokens import Tokens
+
+
+def stream_sound(tokenizer: Tokenizer, pieces: Iterable[Piece], samples: Sequence[int] | None = None) -> Iterator[Tensor]:
+    """Pieces of sound ``(B, C, n)`` that together are the whole (:meth:`Tokenizer.decode_ended`), on the CPU.
+
+    A tokenizer that can be streamed decodes each token once. Another decodes all tokens so far again, and what its decoder makes of the
+    last of them waits until it has seen as many behind them as it looks ahead (:func:`look_ahead`).
+
+    Args:
+        tokenizer: What made the tokens.
+        pieces: Tokens in their order, without a gap.
+        samples: Of each item, where that is asked for; by default its tokens say it.
+    """
+    hop = tokenizer.hop
+    if hop is None:
+        raise ValueError("only tokens that stand for stretches of sound can be decoded piece by piece")
+    given = None if samples is None else torch.tensor(list(samples))
+    stream = _streamed(tokenizer, pieces, hop) if _streamable(tokenizer) else _overlapped(tokenizer, pieces, hop)
+    for start, sound, ends in stream:
+        ends = ends if given is None else given
+        length = min(sound.shape[2], int(ends.max()) - start)
+        behind = torch.arange(start, start + length) >= ends[:, None]
+        if length > 0:
+            yield sound[..., :length].masked_fill(behind[:, None], 0)
+
+
+@torch.no_grad()
+def look_ahead(tokenizer: Tokenizer) -> int:
+    """How many tokens behind a sample the decoder must have seen to give it: measured, by changing one token of silence.
+
+    Where it looks at everything (a norm over all of the sound), that is all of them.
+    """
+    weight = next(tokenizer.parameters(), torch.zeros(()))
+    silent = tokenizer.encode(torch.zeros(1, *tokenizer.media.shape, device=weight.device))
+    values, layout, hop = silent.values, silent.layout, tokenizer.hop or 1
+    last = layout.positions - 1
+    other = values.clone()
+    other[:, last] = (other[:, last] + 1) % layout.vocabulary if layout.vocabulary is not None else other[:, last] + 1.0
+    changed = (tokenizer.decode(Tokens(other, layout)) != tokenizer.decode(silent)).any(1)[0].nonzero()
+    return layout.positions if not len(changed) else max(0, last - int(changed[0]) // hop)
+
+
+def _streamable(tokenizer: Tokenizer) -> bool:
+    open_stream: Any = getattr(tokenizer, "streaming", None)
+    if open_stream is None:
+        return False
+    try:
+        open_stream(1)
+    except ValueError:  # its body must see a whole sound, or looks ahead
+        return False
+    return True
+
+
+@torch.no_grad()
+def _streamed(tokenizer: Any, pieces: Iterable[Piece], hop: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    stream = None
+    for piece in pieces:
+        layout = replace(tokenizer.layout, grid=(piece.values.shape[1],))
+        stream = stream or tokenizer.streaming(len(piece.values))
+        with stream:
+            sound = tokenizer.decode(Tokens(_filled(tokenizer, piece), layout))
+        yield piece.start * hop, sound.cpu(), piece.lengths * hop
+
+
+@torch.no_grad()
+def _overlapped(tokenizer: Tokenizer, pieces: Iterable[Piece], hop: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    ahead, given = look_ahead(tokenizer), 0
+    values: Tensor | None = None
+    for piece in pieces:
+        if values is None:
+            values = _silence(tokenizer, piece.values).expand(len(piece.values), -1, -1).clone()
+        stop = piece.start + piece.values.shape[1]
+        values[:, piece.start : stop] = _filled(tokenizer, piece)
+        lengths = piece.lengths
+        # Behind the end of the longest item there is nothing to wait for.
+        settled = stop if stop >= int(lengths.max()) else stop - ahead
+        if settled > given:
+            yield given * hop, tokenizer.decode(Tokens(values, tokenizer.layout)).cpu()[..., given * hop : settled * hop], lengths * hop
+            given = settled
+    if values is not None and (last := int(lengths.max())) > given:
+        yield given * hop, tokenizer.decode(Tokens(values, tokenizer.layout)).cpu()[..., given * hop : last * hop], lengths * hop
+
+
+def _silence(tokenizer: Tokenizer, like: Tensor) -> Tensor:
+    """The tokens of silence, ``(1, N, C)``."""
+    return tokenizer.encode(torch.zeros(1, *tokenizer.media.shape, device=like.device)).values
+
+
+def _filled(tokenizer: Tokenizer, piece: Piece) -> Tensor:
+    """A piece's tokens, with those of silence behind an item's end."""
+    places = torch.arange(piece.start, piece.start + piece.values.shape[1])
+    behind = (places >= piece.lengths[:, None]).to(piece.values.device)
+    if not bool(behind.any()):
+        return piece.values
+    return torch.where(behind[..., None], _silence(tokenizer, piece.values)[:, places.to(piece.values.device)], piece.values)

@@ -1,0 +1,85 @@
+"""Tokens decoded piece by piece sound as they do decoded at once, whatever the decoder looks ahead."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jielong.bodies.base import Body
+from jielong.chain import Piece
+from jielong.networks.decoder import Decoder
+from jielong.quantizers.vector import Vector
+from jielong.streaming import look_ahead, stream_sound
+from jielong.tokenizers.base import MediaFormat
+from jielong.tokenizers.vq import VQTokenizer
+from jielong.tokens import Tokens
+
+HOP, N = 4, 12
+
+
+class Blurred(Decoder):
+    """A stretch a token, smoothed over ``reach`` tokens on both sides; or normalised over all of them."""
+
+    def __init__(self, reach: int, everything: bool) -> None:
+        super().__init__()
+        self.blur = nn.Conv1d(8, 8, 2 * reach + 1, padding=reach)
+        self.norm = nn.GroupNorm(1, 8) if everything else nn.Identity()
+        self.out = nn.ConvTranspose1d(8, 1, HOP, HOP)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.out(self.norm(self.blur(features)))
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        return self.out.weight
+
+
+def make(reach: int = 0, everything: bool = False) -> VQTokenizer:
+    torch.manual_seed(0)
+    body = Body(nn.Conv1d(1, 8, HOP, HOP), Blurred(reach, everything), HOP)
+    media = MediaFormat(1, (HOP * N,), 400)
+    return VQTokenizer(media, body, Vector.model_validate({"codes": 9}).build(8)).eval()
+
+
+def pieces_of(values: Tensor, lengths: list[int], sizes: list[int]) -> list[Piece]:
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    ends = torch.tensor(lengths)
+    return [Piece(start, values[:, start : start + size], ends) for start, size in zip(starts, sizes, strict=True)]
+
+
+@pytest.mark.parametrize(("reach", "everything", "ahead"), [(0, False, 0), (1, False, 1), (3, False, 3), (1, True, N)])
+def test_what_a_decoder_looks_ahead_is_measured(reach: int, everything: bool, ahead: int) -> None:
+    assert min(look_ahead(make(reach, everything)), N - 1) == min(ahead, N - 1)
+
+
+@pytest.mark.parametrize("sizes", [[1] * 9, [4, 3, 2], [9]])
+@pytest.mark.parametrize(("reach", "everything"), [(0, False), (2, False), (1, True)])
+@pytest.mark.parametrize("lengths", [[9, 9], [9, 4]])
+def test_pieces_together_are_the_whole(reach: int, everything: bool, lengths: list[int], sizes: list[int]) -> None:
+    tokenizer = make(reach, everything)
+    values = torch.randint(0, 9, (2, N, 1), generator=torch.Generator().manual_seed(1))
+    whole = tokenizer.decode_ended(Tokens(values, tokenizer.layout, torch.tensor(lengths)))
+    sound = list(stream_sound(tokenizer, pieces_of(values, lengths, sizes)))
+    torch.testing.assert_close(torch.cat(sound, dim=2), whole[..., : 9 * HOP])
+    assert (len(sound) == 1) == (everything or len(sizes) == 1)
+    cut = torch.cat(list(stream_sound(tokenizer, pieces_of(values, lengths, sizes), [34, 13])), dim=2)
+    assert cut.shape[2] == 34
+    torch.testing.assert_close(cut[0], whole[0, :, :34])
+    assert not cut[1, :, 13:].any()
+    torch.testing.assert_close(cut[1, :, :13], whole[1, :, :13])
+
+
+def test_sound_comes_as_soon_as_it_is_settled() -> None:
+    tokenizer = make(2)
+    values = torch.zeros(1, N, 1, dtype=torch.long)
+    read = 0
+
+    def counted() -> object:
+        nonlocal read
+        for piece in pieces_of(values, [N], [1] * N):
+            read += 1
+            yield piece
+
+    next(iter(stream_sound(tokenizer, counted())))  # type: ignore[arg-type]
+    assert read == 3
