@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from jielong.bodies.base import Body
+from jielong.bodies.seanet import SEANet
 from jielong.chain import Piece
 from jielong.networks.decoder import Decoder
+from jielong.quantizers.residual import Residual
 from jielong.quantizers.vector import Vector
 from jielong.streaming import look_ahead, stream_sound
 from jielong.tokenizers.base import MediaFormat
-from jielong.tokenizers.vq import VQTokenizer
+from jielong.tokenizers.vq import VQ, VQTokenizer
 from jielong.tokens import Tokens
 
 HOP, N = 4, 12
@@ -83,3 +85,18 @@ def test_sound_comes_as_soon_as_it_is_settled() -> None:
 
     next(iter(stream_sound(tokenizer, counted())))  # type: ignore[arg-type]
     assert read == 3
+
+
+@pytest.mark.parametrize("lengths", [[9, 9], [9, 4]])
+def test_a_causal_codec_decodes_each_token_once(lengths: list[int]) -> None:
+    torch.manual_seed(0)
+    codes = Residual.model_validate({"levels": 2, "quantizer": Vector.model_validate({"codes": 9})})
+    codec = VQ(body=SEANet(channels=4, ratios=(2, 2), causal=True), dim=8, quantizer=codes).build(MediaFormat(1, (HOP * N,), 400)).eval()
+    values = torch.randint(0, 9, (2, N, 2), generator=torch.Generator().manual_seed(1))
+    whole = codec.decode_ended(Tokens(values, codec.layout, torch.tensor(lengths)))
+    decoded: list[int] = []
+    codec.decoder.register_forward_hook(lambda module, given, result: decoded.append(given[0].shape[-1]))
+    sound = list(stream_sound(codec, pieces_of(values, lengths, [2, 1, 5, 1])))
+    assert decoded == [2, 1, 5, 1]
+    assert [piece.shape[2] for piece in sound] == [2 * HOP, HOP, 5 * HOP, HOP]
+    torch.testing.assert_close(torch.cat(sound, dim=2), whole[..., : 9 * HOP], atol=1e-5, rtol=1e-4)

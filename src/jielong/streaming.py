@@ -70,9 +70,10 @@ def _streamed(tokenizer: Any, pieces: Iterable[Piece], hop: int) -> Iterator[tup
     stream = None
     for piece in pieces:
         layout = replace(tokenizer.layout, grid=(piece.values.shape[1],))
-        stream = stream or tokenizer.streaming(len(piece.values))
+        tokens = Tokens(_filled(tokenizer, piece), layout)
+        stream = stream or tokenizer.streaming(len(tokens))
         with stream:
-            sound = tokenizer.decode(Tokens(_filled(tokenizer, piece), layout))
+            sound = tokenizer.decode(tokens)
         yield piece.start * hop, sound.cpu(), piece.lengths * hop
 
 
