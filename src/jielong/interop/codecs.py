@@ -1,38 +1,131 @@
-"""Published codecs of sound as tokenizers: the configuration and the weights that ``transformers`` keeps of EnCodec (arXiv 2210.13438)."""
+"""Published codecs of sound as tokenizers: EnCodec (arXiv 2210.13438) and Mimi (2410.00037), as ``transformers`` keeps them.
+
+What surrounds the networks stays the caller's: EnCodec at 48 kHz divides each second by its loudness first (``normalize``).
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from jielong.bodies.seanet import SEANet
+from jielong.bodies.seanet import Context, SEANet
+from jielong.networks.streaming import fold
+from jielong.networks.windowed import WindowedTransformer
+from jielong.quantizers.base import QuantizerSettings
 from jielong.quantizers.residual import Residual
+from jielong.quantizers.split import Split
 from jielong.quantizers.vector import Vector
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.vq import VQ, VQTokenizer
-from jielong.training.checkpoint import fit_tensors
+from jielong.training.checkpoint import WEIGHTS, CheckpointError, fit_tensors, read_tensors
 
-_RENAMED = (
+Weights = Mapping[str, Tensor]
+
+_LAYERS = (
     (r"\.conv\.(parametrizations\.weight\.original0|weight_g)$", ".gain"),
     (r"\.conv\.(parametrizations\.weight\.original1|weight_v)$", ".weight"),
     (r"\.conv\.(weight|bias)$", r".\1"),
     (r"\.block\.(\d+)\.", r".branch.layers.\1."),
 )
+_PLACES = (  # halves of Mimi as modules of their own, and as files have them
+    (r"^(encoder|decoder)\.\1_seanet\.", r"\1."),
+    (r"^(encoder|decoder)\.(\1_transformer|downsample|upsample)\.", r"\2."),
+)
+_OF_TRANSFORMER = {
+    "attention.out.weight": "self_attn.o_proj.weight",
+    "attention_scale": "self_attn_layer_scale.scale",
+    "attention_norm.weight": "input_layernorm.weight",
+    "attention_norm.bias": "input_layernorm.bias",
+    "forward_norm.weight": "post_attention_layernorm.weight",
+    "forward_norm.bias": "post_attention_layernorm.bias",
+    "up.weight": "mlp.fc1.weight",
+    "down.weight": "mlp.fc2.weight",
+    "forward_scale": "mlp_layer_scale.scale",
+}
 
 
-def encodec_settings(config: Mapping[str, Any]) -> VQ:
-    """The tokenizer that a configuration of ``EncodecModel`` describes.
+def read_codec(folder: str | os.PathLike[str]) -> VQTokenizer:
+    """A folder with ``config.json`` and ``model.safetensors`` of EnCodec or Mimi, as a tokenizer ready to encode and decode.
 
     Raises:
-        ValueError: if it asks for what the body has not.
+        CheckpointError: if it holds neither of them.
     """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        make = {"encodec": encodec, "mimi": mimi}[config["model_type"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder} holds no codec of transformers, encodec or mimi ({type(error).__name__}: {error})") from None
+    return make(config, read_tensors(folder / WEIGHTS))
+
+
+def encodec(config: Mapping[str, Any], weights: Weights, seconds: float = 1.0) -> VQTokenizer:
+    """An ``EncodecModel`` of ``transformers``.
+
+    Args:
+        config: ``model.config.to_dict()``, or what its ``config.json`` holds.
+        weights: ``model.state_dict()``, or what its ``model.safetensors`` holds.
+        seconds: Length of the sound that the tokenizer's layout describes; it reads any.
+
+    Raises:
+        ValueError: if the configuration asks for what the body has not.
+        CheckpointError: if the weights do not fit the configuration.
+    """
+    body = _body(config, lstm=config["num_lstm_layers"], norm=config["norm_type"])
+    rate = config["sampling_rate"] / body.hop
+    levels = int(1000 * config["target_bandwidths"][-1] // (rate * (config["codebook_size"] - 1).bit_length()))
+    tokenizer = _built(config, body, Residual.model_validate({"levels": levels, "quantizer": _codes(config)}), seconds)
+    state = {f"quantizer.{name}": value for name, value in tokenizer.quantizer.state_dict().items()}
+    for level in range(levels):
+        theirs, ours = f"quantizer.layers.{level}.codebook.", f"quantizer.stages.{level}."
+        state |= _codebook(ours, weights[f"{theirs}embed"], weights[f"{theirs}embed_avg"], weights[f"{theirs}cluster_size"])
+    halves = {_renamed(name, _LAYERS): value for name, value in weights.items() if not name.startswith("quantizer.")}
+    return _ready(tokenizer, halves | state, "the weights of EnCodec")
+
+
+def mimi(config: Mapping[str, Any], weights: Weights, seconds: float = 1.28) -> VQTokenizer:
+    """A ``MimiModel`` of ``transformers``; arguments and errors as of :func:`encodec`."""
+    if config.get("num_semantic_quantizers", 1) != 1 or config.get("num_key_value_heads") != config["num_attention_heads"]:
+        raise ValueError("Mimi has one semantic quantizer, and a key and a value for every head, unlike this configuration")
+    placed = {_renamed(name, _PLACES): value for name, value in weights.items()}
+    between = placed.get("downsample.conv.weight")
+    context = Context(
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        window=config["sliding_window"],
+        hidden=config["intermediate_size"],
+        scale=config["layer_scale_initial_scale"],
+    )
+    ratio = {} if between is None else {"downsample": between.shape[-1] // 2, "channelwise_upsampling": config["upsample_groups"] > 1}
+    body = _body(config, lstm=0, norm="none", transformer=context, **ratio)
+    acoustic = Residual.model_validate({"levels": config["num_quantizers"] - 1, "quantizer": _codes(config)})
+    width = config["vector_quantization_hidden_dimension"]
+    quantizer = Split.model_validate({"semantic": _codes(config), "acoustic": acoustic, "width": width})
+    tokenizer = _built(config, body, quantizer, seconds)
+    state = {f"quantizer.{name}": value for name, value in tokenizer.quantizer.state_dict().items()}
+    for branch, levels in (("semantic", 1), ("acoustic", acoustic.levels)):
+        theirs = f"quantizer.{branch}_residual_vector_quantizer."
+        for ours, projection in (("inward", "input_proj"), ("outward", "output_proj")):
+            state[f"quantizer.{branch}.{ours}.weight"] = placed[f"{theirs}{projection}.weight"].squeeze(-1)
+        for level in range(levels):
+            book, stage = f"{theirs}layers.{level}.codebook.", f"stages.{level}." if branch == "acoustic" else ""
+            sums, counts = placed[f"{book}embed_sum"], placed[f"{book}cluster_usage"]
+            state |= _codebook(f"quantizer.{branch}.quantizer.{stage}", sums / counts.clamp_min(1e-5)[:, None], sums, counts)
+    return _ready(tokenizer, state | _halves_of_mimi(tokenizer, placed), "the weights of Mimi")
+
+
+def _body(config: Mapping[str, Any], **more: Any) -> SEANet:
+    """What the configurations of both say of SEANet."""
     if config.get("trim_right_ratio", 1.0) != 1.0:
-        raise ValueError(f"trim_right_ratio must be 1, as in all released EnCodecs, not {config['trim_right_ratio']}")
-    body = SEANet(
+        raise ValueError(f"trim_right_ratio must be 1, as in all released codecs, not {config['trim_right_ratio']}")
+    return SEANet(
         channels=config["num_filters"],
         ratios=tuple(config["upsampling_ratios"]),
         residual_layers=config["num_residual_layers"],
@@ -42,52 +135,56 @@ def encodec_settings(config: Mapping[str, Any]) -> VQ:
         residual_kernel=config["residual_kernel_size"],
         compress=config["compress"],
         shortcut="convolution" if config["use_conv_shortcut"] else "identity",
-        lstm=config["num_lstm_layers"],
         causal=config["use_causal_conv"],
-        norm=config["norm_type"],
         padding=config["pad_mode"],
+        **more,
     )
-    rate = config["sampling_rate"] / body.hop
-    levels = int(1000 * config["target_bandwidths"][-1] // (rate * (config["codebook_size"] - 1).bit_length()))
-    codes = Vector.model_validate({"codes": config["codebook_size"], "kmeans_iterations": 0})
-    return VQ(body=body, dim=config["hidden_size"], quantizer=Residual.model_validate({"levels": levels, "quantizer": codes}))
 
 
-def encodec(config: Mapping[str, Any], weights: Mapping[str, Tensor], seconds: float = 1.0) -> VQTokenizer:
-    """An ``EncodecModel`` of ``transformers`` as a tokenizer, ready to encode and decode.
-
-    What surrounds the network is the caller's: released models at 48 kHz divide each second by its loudness first (``normalize``).
-
-    Args:
-        config: What its ``config.json`` holds, or ``model.config.to_dict()``.
-        weights: What its ``model.safetensors`` holds, or ``model.state_dict()``.
-        seconds: Length of the sound that the tokenizer's layout describes; a whole number of frames.
-
-    Raises:
-        ValueError: if the configuration asks for what the body has not.
-        jielong.training.checkpoint.CheckpointError: if the weights do not fit the configuration.
-    """
-    settings = encodec_settings(config)
-    hop = settings.body.hop  # type: ignore[attr-defined]
-    samples = max(1, round(seconds * config["sampling_rate"] / hop)) * hop
-    tokenizer = settings.build(MediaFormat(config["audio_channels"], (samples,), config["sampling_rate"]))
-    renamed = {_ours(name): value for name, value in weights.items() if not name.startswith("quantizer.")}
-    fit_tensors(tokenizer, renamed | _codebooks(tokenizer, weights), "the weights of EnCodec")
-    return tokenizer.eval()
+def _codes(config: Mapping[str, Any]) -> Vector:
+    return Vector.model_validate({"codes": config["codebook_size"], "kmeans_iterations": 0})
 
 
-def _ours(name: str) -> str:
-    for theirs, ours in _RENAMED:
+def _built(config: Mapping[str, Any], body: SEANet, quantizer: QuantizerSettings, seconds: float) -> VQTokenizer:
+    samples = max(1, round(seconds * config["sampling_rate"] / body.hop)) * body.hop
+    media = MediaFormat(config["audio_channels"], (samples,), config["sampling_rate"])
+    return VQ(body=body, dim=config["hidden_size"], quantizer=quantizer).build(media)
+
+
+def _ready(tokenizer: VQTokenizer, state: Weights, origin: str) -> VQTokenizer:
+    fit_tensors(tokenizer, state, origin)
+    tokenizer.eval().requires_grad_(False)
+    fold(tokenizer)
+    return tokenizer
+
+
+def _renamed(name: str, rules: tuple[tuple[str, str], ...]) -> str:
+    for theirs, ours in rules:
         name = re.sub(theirs, ours, name)
     return name
 
 
-def _codebooks(tokenizer: VQTokenizer, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our quantizer's state, with their codes and the averages behind them."""
-    state = {f"quantizer.{name}": value for name, value in tokenizer.quantizer.state_dict().items()}
-    names = {"codebook": "embed", "sums": "embed_avg", "counts": "cluster_size"}
-    for level in range(tokenizer.quantizer.levels):
-        for ours, theirs in names.items():
-            state[f"quantizer.stages.{level}.{ours}"] = weights[f"quantizer.layers.{level}.codebook.{theirs}"]
-        state[f"quantizer.stages.{level}.initialised"] = torch.tensor(True)
+def _codebook(ours: str, codes: Tensor, sums: Tensor, counts: Tensor) -> dict[str, Tensor]:
+    """A codebook's state; learning would go on from their averages."""
+    return {f"{ours}codebook": codes, f"{ours}sums": sums, f"{ours}counts": counts, f"{ours}initialised": torch.tensor(True)}
+
+
+def _halves_of_mimi(tokenizer: VQTokenizer, placed: Weights) -> dict[str, Tensor]:
+    """Encoder and decoder: where SEANet, transformer and last convolution are modules of their own, ours has one list of layers."""
+    state = {}
+    for half, between in (("encoder", "downsample"), ("decoder", "upsample")):
+        layers = getattr(tokenizer, half).layers
+        place = next(number for number, layer in enumerate(layers) if isinstance(layer, WindowedTransformer))
+        offset = place + 1 if half == "decoder" else 0  # what stands before their SEANet
+        for name, value in placed.items():
+            if match := re.match(rf"{half}\.layers\.(\d+)\.(.*)", name):
+                ours = _renamed(f"{half}.layers.{int(match[1]) + offset}.{match[2]}", _LAYERS)
+                state[ours] = value
+        if f"{between}.conv.weight" in placed:
+            state[f"{half}.layers.{place + 1 if half == 'encoder' else place - 1}.weight"] = placed[f"{between}.conv.weight"]
+        for number in range(len(layers[place].layers)):
+            theirs, ours = f"{half}_transformer.layers.{number}.", f"{half}.layers.{place}.layers.{number}."
+            state |= {f"{ours}{own}": placed[f"{theirs}{given}"] for own, given in _OF_TRANSFORMER.items()}
+            parts = [placed[f"{theirs}self_attn.{part}_proj.weight"] for part in "qkv"]
+            state[f"{ours}attention.qkv.weight"] = torch.cat(parts)
     return state
