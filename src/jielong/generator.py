@@ -229,7 +229,10 @@ class Generator(nn.Module):
             real = present.any(-1)
             view = self.order.view_of(course.layout, noise, real.cpu())
         known, asked = view.known.to(device), view.asked.to(device)
-        told = self.reading(known, None if course.padding_last else real)
+        there = None if course.padding_last else real
+        if view.seen is not None:
+            there = view.seen.to(device) if real is None else view.seen.to(device) & real
+        told = self.reading(known, there)
         inputs, beside = self.inputs(values, known, 0, course.layout.positions, self.places_at(course)), None
         if self.stretch is not None and conditioning is not None and conditioning.along is not None:
             own = torch.full((batch,), course.tokens.positions) if ends is None else ends

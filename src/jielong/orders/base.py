@@ -34,10 +34,12 @@ class View:
     Attributes:
         known: ``(B, N)`` bool: positions whose own token is shown there (masked blocks only).
         asked: ``(B, N)`` bool: positions whose token the loss asks for.
+        seen: ``(B, N)`` bool: positions that others see, where some are left out; all that an item has by default.
     """
 
     known: Tensor
     asked: Tensor
+    seen: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Order(ABC):
     def view_of(self, layout: Layout, noise: Noise, real: Tensor) -> View:
         """As :meth:`view`, of items that do not have all positions: nothing is asked where ``real``, ``(B, N)`` bool, is false."""
         view = self.view(layout, noise)
-        return View(view.known, view.asked & real)
+        return View(view.known, view.asked & real, view.seen)
 
     def pattern(self, layout: Layout) -> Pattern | None:
         """How the order re-arranges codes of several codebooks before all else; ``layout`` is then the pattern's everywhere else.
