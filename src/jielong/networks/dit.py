@@ -58,11 +58,12 @@ class _Block(nn.Module):
         heads: Attention heads.
         hidden: Channels inside the feed-forward part.
         kernel: Neighbouring positions that its first map reads.
+        dropout: Probability of dropping a channel of a branch.
     """
 
-    def __init__(self, width: int, heads: int, hidden: int, kernel: int) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, kernel: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.kernel = heads, kernel
+        self.heads, self.kernel, self.dropout = heads, kernel, nn.Dropout(dropout)
         self.norms = nn.ModuleList(LayerNorm(width, affine=False) for _ in range(2))
         self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(kernel * width, hidden), nn.Linear(hidden, width)
@@ -70,9 +71,10 @@ class _Block(nn.Module):
     def forward(self, h: Tensor, parts: tuple[Tensor, ...], rotation: Rotation, real: Tensor | None) -> Tensor:
         """``(B, n, W)`` to the same; ``parts`` are six ``(B, 1, W)``."""
         shift, scale, gate, shift2, scale2, gate2 = parts
-        h = h + gate * self.project(self._attend(modulated(self.norms[0](h), shift, scale), rotation, real))
+        h = h + gate * self.dropout(self.project(self._attend(modulated(self.norms[0](h), shift, scale), rotation, real)))
         inside = self._beside(modulated(self.norms[1](h), shift2, scale2), real)
-        return h + gate2 * self.down(F.gelu(self.up(inside), approximate="tanh"))
+        made: Tensor = h + gate2 * self.dropout(self.down(F.gelu(self.up(inside), approximate="tanh")))
+        return made
 
     def _attend(self, x: Tensor, rotation: Rotation, real: Tensor | None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, n, W / heads)
@@ -109,6 +111,7 @@ class DiTDenoiser(JointDenoiser[Scene]):
         heads: Attention heads.
         ratio: Channels inside the feed-forward part, over ``W``.
         kernel: Neighbouring positions that the first map of the feed-forward part reads.
+        dropout: Probability of dropping a channel of a branch.
     """
 
     def __init__(
@@ -124,11 +127,12 @@ class DiTDenoiser(JointDenoiser[Scene]):
         heads: int,
         ratio: float = 4.0,
         kernel: int = 1,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(width, hidden, times)
         self.input, self.of_whole = nn.Linear(inputs, width), nn.Linear(hidden, width)
         self.rotary = Rotary(width // heads, axes)
-        self.blocks = nn.ModuleList(_Block(width, heads, round(ratio * width), kernel) for _ in range(layers))
+        self.blocks = nn.ModuleList(_Block(width, heads, round(ratio * width), kernel, dropout) for _ in range(layers))
         self.modulation = nn.Linear(width, (6 * layers + 2) * width)
         self.last_norm = LayerNorm(width, affine=False)
         self.output = nn.Linear(width, outputs)
@@ -164,6 +168,7 @@ class DiT(NetworkSettings, family="network", name="dit"):
         ratio: Channels inside the feed-forward part, over the width.
         kernel: Neighbouring positions that the first map of the feed-forward part reads, as in the transformers of speech (FastSpeech,
             arXiv 1905.09263); for tokens along one axis.
+        dropout: Probability of dropping a channel of a branch.
     """
 
     layers: int = Field(default=6, ge=1)
@@ -171,6 +176,7 @@ class DiT(NetworkSettings, family="network", name="dit"):
     heads: int = Field(default=4, ge=1)
     ratio: float = Field(default=4.0, gt=0)
     kernel: int = Field(default=1, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _fits(self) -> DiT:

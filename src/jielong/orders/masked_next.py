@@ -55,6 +55,7 @@ class MaskedNextOrder(RasterOrder):
     """
 
     def __init__(self, plain: float, few: Ratio, many: Ratio) -> None:
+        super().__init__()
         self.plain, self.few, self.many = plain, few, many
 
     def embedding(self, tokenizer: Tokenizer, width: int) -> nn.Module:
@@ -76,7 +77,7 @@ class MaskedNextOrder(RasterOrder):
         return self.view_of(layout, noise, torch.ones(len(noise), layout.positions, dtype=torch.bool))
 
     def view_of(self, layout: Layout, noise: Noise, real: Tensor) -> View:
-        """Drop ``round(r n)`` of an item's ``n`` tokens, but not all of them: what is left is shown and asked, and nothing sees the others."""
+        """Drop ``round(r n)`` of an item's ``n`` tokens, but not all: what is left is shown and asked, and nothing sees the others."""
         few, many = self.few.draw(noise, "cosine"), self.many.draw(noise, "cosine")
         share = torch.where(noise.uniform().cpu() < self.plain, few, many)
         count = real.sum(1)

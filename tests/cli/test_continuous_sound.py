@@ -1,0 +1,100 @@
+"""Generators of continuous sound by their tiny recipes: tones that spell words, over the latents of a small autoencoder."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from jielong.experiment import prepare
+from jielong.media.audio import read_audio, write_audio
+from jielong.recipe import load as load_recipe
+from jielong.system import load, parts_told
+
+from .conftest import command, succeed
+from .test_tiny_recipes import losses_of
+
+pytest.importorskip("soundfile")
+pytest.importorskip("soxr")
+
+RATE, HOP = 4_000, 200
+TOKENIZER = """
+data: {{set: {set}, rate: 4000, seconds: 1}}
+tokenizer: {{kl: {{dim: 4, weight: 1.0e-6, body: {{seanet: {{channels: 4, ratios: [8, 5, 5], lstm: 0, norm: none}}}}}}}}
+losses: {{regression: {{kind: l1}}}}
+train: {{samples: 128, batch: 16, lr: 5.0e-3, precision: fp32}}
+"""
+FEW = ("train.samples=64", "train.batch=16", "train.warmup=32", "train.sheet_every=64", "train.save_every=32", "train.lr=3e-3")
+RECIPES = ("matcha-tts-tiny", "sled-tiny", "audio-mntp-tiny", "impact-tiny")
+
+
+@pytest.fixture(scope="module")
+def spelt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 words of two to five letters, each letter a tone of a fifth of a second."""
+    root = tmp_path_factory.mktemp("spelt")
+    generator = torch.Generator().manual_seed(0)
+    for index in range(40):
+        letters = torch.randint(4, (2 + index % 4,), generator=generator)
+        pitch = (200.0 * 1.5**letters).repeat_interleave(800)
+        path = root / ("heldout" if index % 8 == 7 else "train") / f"{index:02d}.wav"
+        write_audio(path, 0.5 * torch.sin(2 * math.pi * (pitch / RATE).cumsum(0))[None], RATE)
+        path.with_suffix(".txt").write_text("".join("abcd"[letter] for letter in letters))
+    return root
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory: pytest.TempPathFactory, spelt: Path) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "autoencoder"
+    recipe = out.parent / "tokenizer.yaml"
+    recipe.write_text(TOKENIZER.format(set=spelt))
+    succeed("train", recipe, "--out", out, "--device", "cpu")
+    return out
+
+
+def told(autoencoder: Path, *more: str) -> list[str]:
+    return [word for each in (*FEW, f"tokenizer.checkpoint={autoencoder}", *more) for word in ("--set", each)]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_tiny_recipe_trains_and_speaks(name: str, spelt: Path, autoencoder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    succeed("train", name, "--data", spelt, "--out", run, "--device", "cpu", *told(autoencoder))
+    losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert all(math.isfinite(loss) for loss in losses)
+    assert list((run / "sheets").glob("*.wav"))
+    succeed("generate", run, "--text", "abca", "--seconds", "0.61", "--guidance", "1.5", "--out", tmp_path / "asked.wav")
+    made, rate = read_audio(tmp_path / "asked.wav")
+    assert (rate, made.shape) == (RATE, (1, 2_440))
+    if "seconds" not in parts_told(load_recipe(name)):
+        succeed("generate", run, "--text", "abca", "--out", tmp_path / "own.wav")
+        assert read_audio(tmp_path / "own.wav")[0].shape[1] <= RATE
+    system = load(str(run))
+    texts, seconds = ["ab", "abcda", "dd"], [0.4, 1.0, 0.45]
+    drawn = system.generate(text=texts, seconds=seconds, seed=3)
+    alone = system.generate(text=texts[2], seconds=seconds[2], seed=3)
+    assert [clip.tensor.shape[-1] for clip in drawn] == [1_600, 4_000, 1_800]
+    assert [clip.tensor.shape[-1] for clip in alone] == [1_800]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_tiny_recipe_learns_a_few_clips(name: str, spelt: Path, autoencoder: Path) -> None:
+    overrides = () if name == "matcha-tts-tiny" else ("backbone.transformer.dropout=0",)
+    experiment = prepare(load_recipe(name, (*overrides, f"tokenizer.checkpoint={autoencoder}")), str(spelt))
+    found = losses_of(experiment, items=7, steps=70, lr=4e-3)
+    assert sum(found[-10:]) / 10 < 0.8 * sum(found[:5]) / 5
+
+
+def test_a_text_that_is_stretched_lasts_as_long_as_those_it_learned_from(spelt: Path, autoencoder: Path, tmp_path: Path) -> None:
+    parts = ("condition.characters.aligned=even",)
+    succeed("train", "matcha-tts-tiny", "--data", spelt, "--out", tmp_path, "--device", "cpu", *told(autoencoder, *parts))
+    system = load(str(tmp_path))
+    assert system.generator is not None
+    assert system.generator.stretch is not None
+    torch.testing.assert_close(system.generator.stretch.pace, torch.tensor([4.0, 0.0]), rtol=0, atol=1e-3)
+    drawn = system.generate(text=["ab", "abcd"])
+    assert [clip.tensor.shape[-1] for clip in drawn] == [8 * HOP, 16 * HOP]
+    refused = command("generate", tmp_path, "--text", "ab", "--seconds", "7", "--out", tmp_path / "x.wav")
+    assert "at most 1 s" in refused.stderr
