@@ -40,6 +40,9 @@ class Critic(nn.Module):
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
+        for layer in layers[:-1]:
+            # As loud behind a layer as before it, so that logits of a fresh critic differ and its gradients have a size.
+            nn.init.kaiming_normal_(layer.weight, SLOPE)  # type: ignore[arg-type]
         self.layers = nn.ModuleList(weight_norm(layer) for layer in layers)
 
     def prepare(self, sound: Tensor) -> Tensor:
