@@ -1,11 +1,12 @@
 """Codecs side by side on held-out recordings: trained tokenizers, Opus at some bitrates, and the original.
 
-    python benchmarks/codec.py runs/encodec runs/mimi --opus 6 12 --data prompts
+    python benchmarks/codec.py runs/encodec --levels 3 12 --opus 6 12 --data prompts
     python benchmarks/codec.py --opus 6 12 24 --data my-recordings --split all --json table.json
 
 The data are a set of sound or a folder of recordings, with words in a ``.txt`` beside each if there are any. Word errors are those of
 Whisper base against these words, or against what it hears in the original. A figure whose package is absent is left out and named below
-the table: pip install 'jielong[speech-quality]'. ViSQOL takes seconds a clip; ``--without visqol`` leaves it out.
+the table: pip install 'jielong[speech-quality]'. ViSQOL takes seconds a clip; ``--without visqol`` leaves it out. With ``--json`` every row
+is written as soon as it is there.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import jielong
 from jielong.data.opening import open_sounds
 from jielong.data.order import spread
 from jielong.evaluation.provenance import machine, versions
-from jielong.evaluation.sound.codecs import Codec, Learned, Opus, Original, compare, table
+from jielong.evaluation.sound.codecs import Codec, Learned, Opus, Original, Row, compare, table
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT", help="shipped tokenizers of sound, or checkpoint folders")
     parser.add_argument("--opus", type=float, nargs="*", default=[6.0, 12.0], metavar="KBPS", help="bitrates of Opus, 6 to 256")
+    parser.add_argument(
+        "--levels", type=int, nargs="*", default=[], metavar="N", help="leading levels of codes, a row each; all by default"
+    )
     parser.add_argument("--data", default="prompts", help="a set of sound, or a folder of recordings")
     parser.add_argument("--count", type=int, default=50, help="clips, evenly spread; 0 for all")
     parser.add_argument("--split", choices=("heldout", "train", "all"), default="heldout")
@@ -62,33 +66,38 @@ def main() -> None:
     systems = {name: jielong.load(name, arguments.device) for name in arguments.checkpoints}
     codecs: list[Codec] = [Original(), *map(Opus, arguments.opus)]
     try:
-        codecs += [Learned(name, system.tokenizer) for name, system in systems.items()]
+        for name, system in systems.items():
+            codecs += [Learned(f"{name}, {count} levels", system.tokenizer, levels=count) for count in arguments.levels]
+            codecs += [] if arguments.levels else [Learned(name, system.tokenizer)]
     except ValueError as error:
         raise SystemExit(str(error)) from None
     heard = recordings(arguments.data, arguments.split, arguments.rate, arguments.language, arguments.count or None)
+
+    seconds = sum(map(len, heard.clips)) / arguments.rate
+    provenance = {
+        "data": arguments.data,
+        "split": arguments.split,
+        "clips": len(heard.clips),
+        "seconds": seconds,
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+    def write(rows: list[Row]) -> None:
+        if arguments.json:
+            beside = arguments.json.with_name(arguments.json.name + ".tmp")
+            beside.write_text(json.dumps({"provenance": provenance, "rows": [row.to_json() for row in rows]}, indent=2))
+            beside.replace(arguments.json)
 
     def told(name: str, what: str) -> None:
         print(f"{name}: {what}", file=sys.stderr)
 
     with torch.inference_mode():
-        rows = compare(codecs, heard.clips, arguments.rate, heard.texts, arguments.language, arguments.without, told)
-    seconds = sum(map(len, heard.clips)) / arguments.rate
+        rows = compare(codecs, heard.clips, arguments.rate, heard.texts, arguments.language, arguments.without, told, write)
     print(f"{len(heard.clips)} clips of {arguments.data}, {seconds:.0f} s at {arguments.rate} Hz")
     print(table(rows))
     for name, reason in rows[0].omitted.items():
         print(f"left out: {name}: {reason}")
-    if arguments.json:
-        provenance = {
-            "data": arguments.data,
-            "split": arguments.split,
-            "clips": len(heard.clips),
-            "seconds": seconds,
-            "machine": machine(),
-            "versions": versions(),
-        }
-        beside = arguments.json.with_name(arguments.json.name + ".tmp")
-        beside.write_text(json.dumps({"provenance": provenance, "rows": [row.to_json() for row in rows]}, indent=2))
-        beside.replace(arguments.json)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,14 @@ def test_codes_of_sound_stand_in_a_row() -> None:
     torch.testing.assert_close(made.decode(tokens), made.decoder(made.quantizer.decode(tokens.values).mT).clamp(-1, 1))
 
 
+def test_leading_levels_decode_alone() -> None:
+    made = codec()
+    tokens = made.encode(sound())
+    for count in (1, 2):
+        fewer = Tokens(tokens.values[..., :count], Layout((10,), count, 16))
+        torch.testing.assert_close(made.decode(fewer), made.decoder(made.quantizer.decode(fewer.values).mT).clamp(-1, 1))
+
+
 def test_gradients_reach_both_halves() -> None:
     made = codec().train()
     result = made(sound(), generator=torch.Generator().manual_seed(0))
@@ -102,7 +110,7 @@ def test_sizes_are_checked_in_words() -> None:
     with pytest.raises(ValueError, match="81 samples"):
         check_grid((81,), HOP)
     with pytest.raises(ValueError, match="not this tokenizer's"):
-        codec().decode(Tokens(torch.zeros(1, 10, 2, dtype=torch.long), Layout((10,), 2, 16)))
+        codec().decode(Tokens(torch.zeros(1, 10, 4, dtype=torch.long), Layout((10,), 4, 16)))
 
 
 def test_a_description_keeps_the_rate_and_old_ones_are_read(tmp_path: Path) -> None:

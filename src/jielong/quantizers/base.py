@@ -38,11 +38,13 @@ class Quantizer(nn.Module, ABC):
         dim: Width ``D`` of the vectors it reads and gives.
         codes: Size ``V`` of a codebook.
         levels: Indices a vector, ``K``: 1, or the number of levels where residuals are quantized in turn.
+        progressive: Whether :meth:`decode` takes leading levels alone, ``(..., n)`` with ``n <= K``.
     """
 
     dim: int
     codes: int
     levels: int = 1
+    progressive: bool = False
 
     @abstractmethod
     def forward(

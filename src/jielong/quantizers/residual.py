@@ -52,6 +52,7 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
         ValueError: if the stages are neither one nor ``K``, or cannot stand in a chain.
     """
 
+    progressive = True
     updates: Tensor
 
     def __init__(

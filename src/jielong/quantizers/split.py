@@ -48,6 +48,7 @@ class SplitQuantizer(KeepsPrecision, Quantizer):
         ValueError: if the codebooks differ in size.
     """
 
+    progressive = True
     updates: Tensor
 
     def __init__(self, semantic: Quantizer, acoustic: ResidualQuantizer, *, dim: int, unquantized: float = 0.0) -> None:

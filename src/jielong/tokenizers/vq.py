@@ -21,7 +21,7 @@ from jielong.quantizers.base import Quantizer, QuantizerSettings
 from jielong.quantizers.vector import Vector
 from jielong.tokenizers.base import MediaFormat, Reconstruction
 from jielong.tokenizers.grid import GridTokenizer
-from jielong.tokens import Tokens
+from jielong.tokens import Layout, Tokens
 
 Likelihood = Literal["logit_laplace"]
 
@@ -81,11 +81,20 @@ class VQTokenizer(GridTokenizer):
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
-        """Codes ``(B, N, K)``, or mixtures of codes ``(B, N, dim)``, to media, clamped to [-1, 1]."""
+        """Codes ``(B, N, K)``, or mixtures of codes ``(B, N, dim)``, to media, clamped to [-1, 1].
+
+        Where codes are added up level by level, leading levels decode alone, ``(B, N, n)`` with ``n <= K``.
+        """
         if self.fits(tokens.layout, replace(self.layout, channels=self.quantizer.dim, vocabulary=None)):
             return self._decode(tokens.values)
-        self.check_tokens(tokens)
+        if not self._leads(tokens.layout):
+            self.check_tokens(tokens)
         return self._decode(self.quantizer.embed(tokens.values))
+
+    def _leads(self, layout: Layout) -> bool:
+        """Whether it is the layout of leading levels that decode alone."""
+        fewer = self.quantizer.progressive and layout.channels < self.layout.channels
+        return fewer and self.fits(layout, replace(self.layout, channels=layout.channels))
 
     @torch.no_grad()
     def decode_known(self, tokens: Tokens, known: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,6 +49,37 @@ def _without_judges(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 CLIPS = [0.5 * torch.sin(torch.arange(count) * 0.3) for count in (1000, 800, 2500)]
+
+
+class Digits(Rounded):
+    """Two levels of 16 codes: the high digit of a sample, and the low one."""
+
+    quantizer = SimpleNamespace(progressive=True)
+
+    def __init__(self) -> None:
+        super().__init__(256)
+        self.layout = Layout((800,), channels=2, vocabulary=16)
+
+    def encode(self, media: Tensor) -> Tokens:
+        codes = ((media + 1) / 2 * 255).round().long().clamp(0, 255)[:, 0, :, None]
+        return Tokens(torch.cat([codes // 16, codes % 16], dim=-1), self.layout)
+
+    def decode(self, tokens: Tokens) -> Tensor:
+        high, low = tokens.values[..., 0], tokens.values[..., 1] if tokens.layout.channels == 2 else 8
+        return (16 * high + low)[:, None] / 255 * 2 - 1
+
+
+def test_leading_levels_are_a_row_each_and_rows_are_told_as_they_come() -> None:
+    told: list[list[str]] = []
+    codecs = [Learned(f"{count}", Digits(), levels=count) for count in (1, 2)]
+    coarse, fine = compare(codecs, CLIPS, 16_000, done=lambda rows: told.append([row.name for row in rows]))
+    assert told == [["1"], ["1", "2"]]
+    assert (coarse.figures["kbps"].value, fine.figures["kbps"].value) == (64, 128)
+    assert fine.figures["si_sdr"].value > coarse.figures["si_sdr"].value + 20
+    with pytest.raises(ValueError, match="has 2 levels of codes, and cannot be cut to 3"):
+        Learned("digits", Digits(), levels=3)
+    with pytest.raises(ValueError, match="no levels that are added up"):
+        Learned("samples", Rounded(256), levels=2)
 
 
 def test_every_codec_on_the_same_clips() -> None:

@@ -84,15 +84,27 @@ class Opus:
 class Learned:
     """A tokenizer for sound; where it reads one length alone, clips are cut into windows of it, the last one filled with silence.
 
+    Args:
+        name: In the table.
+        tokenizer: Trained.
+        batch: Windows at a time.
+        levels: How many leading levels of codes to keep; all of them when not given.
+
     Raises:
-        ValueError: if the tokenizer is for other media.
+        ValueError: if the tokenizer is for other media, or has no such levels to leave out.
     """
 
-    def __init__(self, name: str, tokenizer: Tokenizer, batch: int = 8) -> None:
+    def __init__(self, name: str, tokenizer: Tokenizer, batch: int = 8, levels: int | None = None) -> None:
         self.name, self.tokenizer, self.batch = name, tokenizer, batch
         rate = tokenizer.media.rate
         if rate is None or not tokenizer.media.is_sound:
             raise ValueError(f"{name} is a tokenizer of {tokenizer.media}, not of sound")
+        own = tokenizer.layout.channels
+        if levels not in (None, own) and not getattr(getattr(tokenizer, "quantizer", None), "progressive", False):
+            raise ValueError(f"the codes of {name} are no levels that are added up, so none can be left out")
+        if levels is not None and not 1 <= levels <= own:
+            raise ValueError(f"{name} has {own} levels of codes, and cannot be cut to {levels}")
+        self.levels: int = levels or own
         self.rate: int = rate
         self.samples: int = tokenizer.media.size[0]
 
@@ -107,10 +119,10 @@ class Learned:
         for clip, own, part in zip(clips, heard, made.split([len(window) for window in windows]), strict=True):
             back = at_rate(part.reshape(-1)[: len(own)], self.rate, rate)[: len(clip)]
             rebuilt.append(F.pad(back, (0, len(clip) - len(back))))
-        return Result(rebuilt, self._figures(Tokens(codes, self.tokenizer.layout)))
+        return Result(rebuilt, self._figures(Tokens(codes, replace(self.tokenizer.layout, channels=self.levels))))
 
     def _figures(self, tokens: Tokens) -> dict[str, Measurement]:
-        layout = self.tokenizer.layout
+        layout = replace(self.tokenizer.layout, channels=self.levels)
         if not layout.discrete:
             return {}
         return {"kbps": bitrate(layout, self.samples / self.rate), "codebook_usage": codebook_usage(tokens)}
@@ -123,16 +135,17 @@ class Learned:
             rebuilt.append(F.pad(back, (0, len(clip) - len(back))))
             codes.append(values[0])
         every = torch.cat(codes)
-        return Result(rebuilt, self._figures(Tokens(every[None], replace(self.tokenizer.layout, grid=(len(every),)))))
+        return Result(rebuilt, self._figures(Tokens(every[None], replace(self.tokenizer.layout, grid=(len(every),), channels=self.levels))))
 
     @torch.no_grad()
     def _through(self, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows ``(n, T)`` to themselves, rebuilt, and to their tokens, ``(n, N, K)``."""
+        """Windows ``(n, T)`` to themselves, rebuilt, and to the tokens kept, ``(n, N, levels)``."""
         device = next((weight.device for weight in self.tokenizer.parameters()), torch.device("cpu"))
         made, codes = [], []
         for part in windows.split(self.batch):
             media = part[:, None].expand(-1, self.tokenizer.media.channels, -1).to(device)
-            tokens = self.tokenizer.encode(media)
+            whole = self.tokenizer.encode(media)
+            tokens = Tokens(whole.values[..., : self.levels], replace(whole.layout, channels=self.levels))
             made.append(self.tokenizer.decode(tokens).mean(1).cpu())
             codes.append(tokens.values.cpu())
         return torch.cat(made), torch.cat(codes)
@@ -166,6 +179,7 @@ def compare(
     language: str = "en",
     without: Sequence[str] = (),
     told: Told | None = None,
+    done: Callable[[list[Row]], None] | None = None,
 ) -> list[Row]:
     """Every codec on the same clips.
 
@@ -177,6 +191,7 @@ def compare(
         language: Of the speech.
         without: Figures to leave out.
         told: Told how far it is.
+        done: Called with all rows so far after each codec.
     """
     real = mono(clips)
     judges = _Judges(real, rate, texts, language, without)
@@ -189,6 +204,8 @@ def compare(
             told(codec.name, "measuring")
         figures, omitted = judges.measure(result.clips)
         rows.append(Row(codec.name, result.figures | figures, omitted))
+        if done:
+            done(list(rows))
     return rows
 
 
