@@ -53,6 +53,13 @@ def test_every_built_in_recipe_parses_and_writes_itself_back_equal(name: str) ->
     assert recipe.trains_generator == (recipe.head is not None)
 
 
+def test_an_override_of_a_trained_tokenizer_keeps_its_other_keys() -> None:
+    text = GENERATOR.replace("checkpoint: vq-emoji", "checkpoint: vq-emoji, levels: 3")
+    assert parse(text, "mine.yaml", ["tokenizer.checkpoint=mine"]).tokenizer == Trained(checkpoint="mine", levels=3)
+    assert parse(GENERATOR, "mine.yaml", ["tokenizer.levels=2"]).tokenizer == Trained(checkpoint="vq-emoji", levels=2)
+    assert parse(text, "mine.yaml", ["tokenizer=pixels"]).tokenizer.name == "pixels"  # type: ignore[union-attr]
+
+
 def test_a_recipe_holds_what_was_written_and_every_default() -> None:
     recipe = parse(GENERATOR)
     assert recipe.tokenizer == Trained(checkpoint="vq-emoji")
@@ -73,6 +80,10 @@ def test_a_recipe_holds_what_was_written_and_every_default() -> None:
     ("text", "words"),
     [
         (GENERATOR.replace("steps: 4", "stps: 4"), "mine.yaml, line 6: unknown key 'order.masked.stps'; did you mean 'steps'?"),
+        (
+            GENERATOR.replace("checkpoint: vq-emoji", "checkpoint: vq-emoji, levls: 2"),
+            "mine.yaml, line 2: unknown key 'tokenizer.levls'; did you mean 'levels'?",
+        ),
         (GENERATOR.replace("batch: 8", "batsh: 8"), "mine.yaml, line 11: unknown key 'train.batsh'; did you mean 'batch'?"),
         (GENERATOR.replace("scale: 3", "scal: 3"), "mine.yaml, line 10: unknown key 'sampling.guidance.scal'; did you mean 'scale'?"),
         (GENERATOR.replace("condition:", "conditoin:"), "mine.yaml, line 3: unknown key 'conditoin'; did you mean 'condition'?"),

@@ -107,6 +107,12 @@ class OfFamily:
         """Read what a recipe says before the field is checked."""
         return core_schema.no_info_before_validator_function(self.read, handler(source))
 
+    def is_instead(self, value: Any) -> bool:
+        """Whether a recipe's ``value`` describes what stands in a part's place: it has the keys that this must have."""
+        fields = {} if self.instead is None else self.instead.model_fields
+        must = {name for name, field in fields.items() if field.is_required()}
+        return bool(must) and isinstance(value, Mapping) and must <= set(value)
+
     def read(self, value: Any) -> Any:
         """The part, parts, or settings that a recipe's ``value`` describes.
 
@@ -118,7 +124,7 @@ class OfFamily:
         if self.instead is not None:
             if isinstance(value, self.instead):
                 return value
-            if isinstance(value, Mapping) and set(value) == set(self.instead.model_fields):
+            if self.is_instead(value):
                 return read_settings(self.instead, value)
         return parse_part(self.family, value)
 
@@ -230,4 +236,6 @@ def below(schema: Schema, key: str) -> Schema:
 
 def keys_of(schema: Schema) -> list[str]:
     """The keys that may stand at a place."""
-    return list(parts_of(schema.family)) if isinstance(schema, OfFamily) else list(schema.model_fields) if schema is not None else []
+    if isinstance(schema, OfFamily):
+        return [*parts_of(schema.family), *(schema.instead.model_fields if schema.instead is not None else ())]
+    return list(schema.model_fields) if schema is not None else []

@@ -20,9 +20,15 @@ from jielong.training.settings import TrainSettings
 
 
 class Trained(Config):
-    """A trained tokenizer: the name of a shipped model, or a checkpoint folder."""
+    """A trained tokenizer: the name of a shipped model, or a checkpoint folder.
+
+    Attributes:
+        checkpoint: Which.
+        levels: Take so many leading levels of its codes, where they are added up; all of them by default.
+    """
 
     checkpoint: str
+    levels: int | None = Field(default=None, ge=1)
 
 
 Tokenizer = Annotated[SerializeAsAny[Part] | Trained, OfFamily("tokenizer", instead=Trained)]
@@ -264,7 +270,8 @@ def _merge(base: Any, change: Any, schema: Schema = Recipe) -> Any:
     if not isinstance(base, dict) or not isinstance(change, dict):
         return change
     if isinstance(schema, OfFamily) and not schema.many and set(base) != set(change):
-        return change
+        if not schema.is_instead(base) or schema.instead is None or not set(change) <= set(schema.instead.model_fields):
+            return change
     return {
         key: _merge(base[key], change[key], below(schema, key)) if key in base and key in change else change.get(key, base.get(key))
         for key in {**base, **change}

@@ -25,6 +25,7 @@ from jielong.orders.course import Course
 from jielong.recipe import Recipe, Trained, parse
 from jielong.streaming import stream_sound
 from jielong.tokenizers.base import MediaFormat, Tokenizer
+from jielong.tokenizers.vq import VQTokenizer
 from jielong.tokens import Tokens
 from jielong.training.checkpoint import CheckpointError, fingerprint, load_weights
 
@@ -92,7 +93,12 @@ def build_tokenizer(recipe: Recipe, media: MediaFormat, kept: Path | None = None
             setting = "data.rate" if media.is_sound else "data.size"
             raise ValueError(f"the {role} {name!r} was made for {trained[role].media}, but the data are {media}; set {setting} to fit")
     if isinstance(recipe.tokenizer, Trained):
-        return trained["tokenizer"]
+        levels, tokenizer = recipe.tokenizer.levels, trained["tokenizer"]
+        if levels is not None:
+            if not isinstance(tokenizer, VQTokenizer):
+                raise ValueError(f"the tokenizer {recipe.tokenizer.checkpoint!r} has no levels of codes: leave out tokenizer.levels")
+            tokenizer.keep_levels(levels)
+        return tokenizer
     return recipe.tokenizer.build(media, **trained)  # type: ignore[attr-defined]
 
 

@@ -18,6 +18,8 @@ from jielong.config import OfFamily, Part
 from jielong.losses.regression import logit_laplace_median
 from jielong.noise import Noise
 from jielong.quantizers.base import Quantizer, QuantizerSettings
+from jielong.quantizers.residual import ResidualQuantizer
+from jielong.quantizers.split import SplitQuantizer
 from jielong.quantizers.vector import Vector
 from jielong.tokenizers.base import MediaFormat, Reconstruction
 from jielong.tokenizers.grid import GridTokenizer
@@ -44,6 +46,20 @@ class VQTokenizer(GridTokenizer):
         self.likelihood = likelihood
         self.layout = quantizer.layout(check_grid(media.size, body.reduction))
         self.encoder, self.quantizer, self.decoder = body.encoder, quantizer, body.decoder
+
+    def keep_levels(self, levels: int) -> None:
+        """From here on give and take so many leading levels of codes alone, which decode to a coarser whole.
+
+        Raises:
+            ValueError: if a position's codes are not levels that add up, or are not so many.
+        """
+        if not isinstance(self.quantizer, ResidualQuantizer | SplitQuantizer):
+            raise ValueError(
+                "this tokenizer's codes are no levels that add up, of which some could be left out: leave out tokenizer.levels"
+            )
+        if not 1 <= levels <= self.layout.channels:
+            raise ValueError(f"this tokenizer has {self.layout.channels} levels of codes; it cannot keep {levels} of them")
+        self.layout = replace(self.layout, channels=levels)
 
     def _features(self, media: Tensor) -> Tensor:
         return self.features(media).movedim(1, -1)  # (B, h, w, dim) or (B, n, dim)
@@ -72,7 +88,8 @@ class VQTokenizer(GridTokenizer):
     @torch.no_grad()
     def encode(self, media: Tensor) -> Tokens:
         """``(B, C, H, W)`` or ``(B, C, T)`` in [-1, 1] to codes ``(B, N, K)``."""
-        return self.standing(self.quantizer.encode(self._features(media)).flatten(1, -2), self.layout)
+        codes = self.quantizer.encode(self._features(media)).flatten(1, -2)
+        return self.standing(codes[..., : self.layout.channels], self.layout)
 
     @torch.no_grad()
     def residuals(self, media: Tensor) -> Tensor | None:

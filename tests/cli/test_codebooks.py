@@ -1,0 +1,63 @@
+"""Codes in several codebooks, in three ways, from files of sound to generated sound of asked and of drawn lengths."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from jielong.media.audio import read_audio
+from jielong.system import load
+
+from .conftest import command, succeed
+
+pytest.importorskip("soundfile")
+pytest.importorskip("soxr")
+
+CODEC = """
+data: {set: sounds, rate: 8000, seconds: 0.16}
+tokenizer:
+  vq: {body: {seanet: {channels: 4, ratios: [5, 4, 4]}}, dim: 8, quantizer: {residual: {levels: 4, quantizer: {vector: {codes: 16}}}}}
+losses: {regression: {kind: l1}}
+train: {samples: 64, batch: 16, precision: fp32}
+"""
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("codec")
+    (folder / "codec.yaml").write_text(CODEC)
+    succeed("train", folder / "codec.yaml", "--out", folder / "run", "--device", "cpu")
+    return folder / "run"
+
+
+@pytest.mark.parametrize("name", ["musicgen-tiny", "valle-tiny", "moshi-speech-tiny"])
+def test_trains_and_makes_sound_of_asked_and_of_drawn_lengths(name: str, codec: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    succeed("train", name, "--set", f"tokenizer.checkpoint={codec}", "--out", run, "--device", "cpu")
+    losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert sum(losses[-5:]) / 5 < 0.9 * losses[0]
+    system = load(str(run))
+    assert system.tokenizer.layout.channels == 3, "three of the four levels"
+    succeed("generate", run, "--text", "snare drum", "--seconds", "0.301", "--out", tmp_path / "asked.wav")
+    asked, rate = read_audio(tmp_path / "asked.wav")
+    assert (rate, asked.shape) == (8_000, (1, 2_408))
+    ended = system.generate(text=["snare drum", "bass"], seed=3)
+    for options in ({"cache": False}, {"batch": 1}):
+        other = system.generate(text=["snare drum", "bass"], seed=3, **options)
+        assert other.lengths == ended.lengths
+        torch.testing.assert_close(other.tensor, ended.tensor, atol=1e-4, rtol=1e-3)
+    whole = system.generate(text="snare drum", seconds=0.3, seed=1).tensor[..., :2_400]
+    torch.testing.assert_close(torch.cat(list(system.stream(text="snare drum", seconds=0.3, seed=1)), dim=2), whole)
+
+
+def test_levels_that_there_are_not_are_refused(codec: Path, tmp_path: Path) -> None:
+    for levels, words in ((5, "has 4 levels of codes; it cannot keep 5"), (1, "has one codebook")):
+        settings = (f"tokenizer.checkpoint={codec}", f"tokenizer.levels={levels}")
+        refused = command(
+            "train", "musicgen-tiny", *(part for setting in settings for part in ("--set", setting)), "--out", tmp_path / "no"
+        )
+        assert refused.exit_code != 0
+        assert words in " ".join(refused.stderr.split())
