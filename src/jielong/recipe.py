@@ -270,7 +270,8 @@ def _merge(base: Any, change: Any, schema: Schema = Recipe) -> Any:
     if not isinstance(base, dict) or not isinstance(change, dict):
         return change
     if isinstance(schema, OfFamily) and not schema.many and set(base) != set(change):
-        if not schema.is_instead(base) or schema.instead is None or not set(change) <= set(schema.instead.model_fields):
+        instead = set() if schema.instead is None or not schema.is_instead(base) else set(schema.instead.model_fields)
+        if not set(change) <= instead:
             return change
     return {
         key: _merge(base[key], change[key], below(schema, key)) if key in base and key in change else change.get(key, base.get(key))
