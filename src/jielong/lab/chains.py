@@ -18,7 +18,7 @@ from jielong.evaluation.kernel import contributions, kernel_distance
 from jielong.lab.statistics import Estimate, bootstrap, exact
 from jielong.lab.trial import Bench
 from jielong.media.images import sheet
-from jielong.system import System
+from jielong.system import System, open_media
 from jielong.training import cache
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ class Drawn:
     """What a chain drew.
 
     Attributes:
-        pictures: ``(n, C, H, W)``, a class each, the same classes for every chain.
-        distance: Each picture's contribution to the kernel distance from real pictures, ``(n,)``.
+        pictures: ``(n, C, H, W)``, a class each, the same classes for every chain; or sounds, ``(n, C, T)``.
+        distance: Each picture's contribution to the kernel distance from real ones, ``(n,)``.
         overall: The kernel distance.
         pace: Seconds a picture in each of several rounds, ``(r,)``.
     """
@@ -80,23 +80,30 @@ class Drawn:
     pace: Tensor
 
 
-def train_chain(bench: Bench, plan: Plan, seconds: float) -> Chain:
+def train_chain(bench: Bench, plan: Plan, seconds: float, overrides: Sequence[str] = ()) -> Chain:
     """Train a plan in so many seconds: tokenizer first, then, of what is left, the generator.
 
     Reading and decoding the set's files is counted for nobody: every chain needs it, whatever its unit.
+
+    Args:
+        bench: Where.
+        plan: What.
+        seconds: For all of it.
+        overrides: Changes to all of its recipes.
     """
-    train, spent, changes = (f"train.seed={bench.seed}",), 0.0, []
+    spent, changes = 0.0, []
+    train = (f"train.seed={bench.seed}", *overrides)
     tokens = bench.folder / f"{plan.name}-tokens.safetensors"
     if plan.tokenizer is not None:
         system, summary = bench.train(f"{plan.name}-tokenizer", plan.tokenizer, train, seconds=plan.share * seconds)
-        images = open_set(system.recipe.data.set, size=system.tokenizer.media.size[0], split="train")
-        images.images(range(len(images)))
+        images = open_media(system.recipe.data.set, system.tokenizer.media, "train")
+        images.media(range(len(images)))
         begun = time.perf_counter()
         cache.write(tokens, cache.tokenize(system.tokenizer, images), cache.identity(system.tokenizer, images))
         spent = summary.seconds + time.perf_counter() - begun
         changes = [f"tokenizer={{checkpoint: {bench.folder / f'{plan.name}-tokenizer'}}}"]
     else:
-        prepared = experiment.prepare(recipe.parse(plan.generator, plan.name))
+        prepared = experiment.prepare(recipe.parse(plan.generator, plan.name, overrides))
         cache.write(tokens, cache.tokenize(prepared.tokenizer, prepared.images), cache.identity(prepared.tokenizer, prepared.images))
     left = max(seconds - spent, 0.1 * seconds)
     system, summary = bench.train(f"{plan.name}-generator", plan.generator, [*changes, *train], seconds=left, tokens=tokens)

@@ -1,0 +1,93 @@
+"""Experiments on sound: each rule both ways with made-up numbers, measures by oracle, and all of it at a tiny budget."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from jielong.lab import Verdict, conclude, run
+from jielong.lab import voices as voices_module
+from jielong.lab.chains import Drawn
+from jielong.lab.experiments import carry, energy_or_diffusion, samples, three_losses_by_ear
+from jielong.lab.voices import RATE, mel_errors, timbre, voices
+
+pytest.importorskip("soundfile")
+pytest.importorskip("soxr")
+
+
+def noise(n: int = 64, seed: int = 0) -> torch.Tensor:
+    return torch.rand(n, generator=torch.Generator().manual_seed(seed))
+
+
+def drawn(distance: float, pace: float, seed: int = 0) -> Drawn:
+    own = distance + 0.1 * noise(seed=seed)
+    return Drawn(torch.empty(0), own, float(own.mean()), pace * (1 + 0.01 * noise(5, seed).double()))
+
+
+def test_units_are_judged_both_ways() -> None:
+    good, bad = drawn(0.2, 0.1), drawn(1.0, 2.0, seed=1)
+    assert conclude(samples.judge(good, bad, 0)) is Verdict.HOLDS
+    assert conclude(samples.judge(bad, good, 0)) is Verdict.FAILS
+    assert conclude(samples.judge(drawn(0.5, 0.1), drawn(0.5, 2.0, seed=1), 0)) is Verdict.UNKNOWN
+
+
+def test_levels_are_judged_both_ways() -> None:
+    falling = {count: 10.0 - count + 0.1 * noise(seed=count) for count in range(1, 5)}
+    assert conclude(carry.judge(falling, 0)) is Verdict.HOLDS
+    assert len(carry.judge(falling, 0)) == 3
+    assert conclude(carry.judge(falling | {3: falling[3] + 5}, 0)) is Verdict.FAILS
+    assert conclude(carry.judge({count: noise(seed=count) for count in range(1, 5)}, 0)) is Verdict.UNKNOWN
+
+
+def test_one_pass_is_judged_both_ways() -> None:
+    many = drawn(1.0, 2.0)
+    assert conclude(energy_or_diffusion.judge(drawn(0.98, 0.1, 1), many, 0)) is Verdict.HOLDS
+    assert conclude(energy_or_diffusion.judge(drawn(1.5, 0.1, 1), many, 0)) is Verdict.FAILS
+    assert conclude(energy_or_diffusion.judge(drawn(0.98, 1.0, 1), many, 0)) is Verdict.FAILS  # twice as fast is not enough
+
+
+def test_losses_are_judged_both_ways() -> None:
+    regression, spectra, critic = three_losses_by_ear.REGRESSION, three_losses_by_ear.SPECTRA, three_losses_by_ear.CRITIC
+    errors = {regression: 9 + noise(), spectra: 5 + noise(seed=1), critic: 6 + noise(seed=2)}
+    real = {regression: noise() - 3, spectra: noise(seed=1) - 2, critic: noise(seed=2)}
+    assert conclude(three_losses_by_ear.judge(errors, real, 0)) is Verdict.HOLDS
+    assert conclude(three_losses_by_ear.judge(errors | {spectra: 12 + noise()}, real, 0)) is Verdict.FAILS
+    assert conclude(three_losses_by_ear.judge(errors, real | {critic: noise() - 5}, 0)) is Verdict.FAILS
+
+
+def test_timbre_hears_pitch_and_not_where_a_clip_begins() -> None:
+    sung = voices(3, seed=0)
+    assert sung.shape == (3, 1, 2_000)
+    assert torch.equal(sung, voices(3, seed=0))
+    features = timbre(sung)
+    moved = timbre(sung.roll(16, dims=-1))
+    assert float((features - moved).abs().mean()) < 0.2 * float((features - features.roll(1, 0)).abs().mean())
+    assert float(mel_errors(sung, sung).abs().max()) == 0
+    assert 19 < float(mel_errors(sung * 0.1, sung).mean()) <= 20.001  # a tenth is 20 dB less, and silence stays silent
+    assert RATE == 8_000
+
+
+def test_a_new_critic_learns_whose_sound_is_not_real() -> None:
+    sung = voices(16, seed=0)
+    noisy = sung + 0.1 * torch.randn(sung.shape, generator=torch.Generator().manual_seed(0))
+    said = three_losses_by_ear.listen(sung, {"noisy": noisy, "equal": sung}, lessons=15, seed=0, batch=4)
+    assert said["real"].shape == (8,)
+    torch.testing.assert_close(said["equal"], said["real"])
+    assert bool((said["real"] > said["noisy"]).all())
+
+
+@pytest.mark.parametrize("name", ["samples-are-the-wrong-unit", "carry", "energy-or-diffusion", "three-losses-by-ear"])
+def test_it_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voices_module, "SECONDS", 0.08)
+    short = energy_or_diffusion.HEADS["diffusion"].replace("steps: 50", "steps: 5")
+    monkeypatch.setitem(energy_or_diffusion.HEADS, "diffusion", short)
+    result = run(name, tmp_path, budget=0.01)
+    told = json.loads((tmp_path / "result.json").read_text())
+    assert told["verdict"] == str(result.verdict)
+    assert (tmp_path / "plot.png").exists()
+    assert all(figure["n"] >= 1 for figure in told["figures"].values())
+    if name == "carry":
+        assert told["figures"]["bitrate, 2 levels"]["value"] == pytest.approx(2 * 16 * 6 / 0.08 / 1000)
