@@ -43,8 +43,10 @@ NAIVE = "naive"
 EVERYWHERE = "everywhere: naive, and the head at all positions"
 COMBINATIONS: tuple[tuple[str, float, tuple[float, float], tuple[str, ...]], ...] = (
     ("few of both", 3 / 16, (0.15, 0.05), ()),
+    ("fewest", 5 / 32, (0.15, 0.05), ()),
+    ("careful", 1 / 4, (0.25, 0.05), ()),
+    ("best", 1 / 4, (0.25, 0.05), ("lazy",)),
     ("all of them", 1 / 4, (0.15, 0.05), ("lazy", "two stages")),
-    ("best", 1 / 4, (0.15, 0.05), ("lazy",)),
 )
 """Names, shares of the naive iterations, shares of the naive evaluations when no token is known and when all are, and further options."""
 

@@ -469,6 +469,7 @@ def test_misuse_is_refused_in_sentences() -> None:
         ("trained without a condition: ask for a count", lambda: plain.generate([0, 1])),
         ("guidance needs a condition to follow", lambda: plain.generate(count=2, guidance=2.0)),
         ("guidance needs a condition to follow", lambda: model.generate(count=2, guidance=2.0)),
+        (r"scale\s+Input should be greater than or equal to 0", lambda: model.generate([0, 1], guidance=-1.0)),
         ("both `start` and the mask `known`", lambda: model.generate([0, 1], start=start)),
         ("both `start` and the mask `known`", lambda: model.generate([0, 1], known=known)),
         (r"`start` must hold 3 items of layout .*, not 2", lambda: model.generate([0, 1, 2], start=start, known=known)),
