@@ -158,8 +158,8 @@ def _check_condition(recipe: Recipe, images: MediaSet, where: str) -> None:
         raise RecipeError(
             f"the recipe is conditioned on classes, but {where} has none: put pictures in one sub-folder a class, or set condition: text"
         )
-    if set(kinds) & {"voice", "seconds"} and getattr(images, "rate", None) is None:
-        raise RecipeError(f"the recipe is conditioned on a voice or a length in seconds, but {where} holds no sound: leave it out")
+    if set(kinds) & {"voice", "emotion", "seconds"} and getattr(images, "rate", None) is None:
+        raise RecipeError(f"the recipe is conditioned on a voice, an emotion or a length, but {where} holds no sound: leave it out")
 
 
 def _remember(condition: Condition, experiment: Experiment) -> None:

@@ -215,7 +215,7 @@ class System:
 
     @property
     def condition_kind(self) -> str | None:
-        """What the generator is told: ``text``, ``class``, ``voice``, ``seconds``, ``several`` of them, or ``None``."""
+        """What the generator is told: ``text``, ``class``, ``voice``, ``emotion``, ``seconds``, ``several`` of them, or ``None``."""
         return getattr(self.recipe.condition, "reads", None)
 
     def to(self, device: torch.device | str) -> System:
@@ -266,6 +266,7 @@ class System:
         count: int | None = None,
         *,
         voice: Any = None,
+        emotion: Any = None,
         seconds: Sequence[float] | float | None = None,
         seed: int = 0,
         steps: int | None = None,
@@ -285,6 +286,7 @@ class System:
             classes: One class or several, by name or number.
             count: Pictures a caption or class; pictures in all where the generator has no condition.
             voice: One reference recording or several (paths, or ``Recording(waveform, rate)``), for a generator that is told a voice.
+            emotion: Recordings of how it is to be said, by whomever, for a generator that is told so.
             seconds: How long each is to be, for a generator that is told a length or learned to end; it is met to the sample.
             seed: Picture ``i`` is the same for the same seed, whatever is generated beside it.
             steps: Steps of an order that reveals gradually.
@@ -303,7 +305,7 @@ class System:
         Raises:
             ValueError: if the words do not fit what the generator was trained on.
         """
-        conditions, names, asked = self._asked(text, classes, count, voice, seconds)
+        conditions, names, asked = self._asked(text, classes, count, voice, seconds, emotion)
         if asked is not None and options.get("lengths") is None:
             options["lengths"] = lengths_of(self.tokenizer, asked)
         tokens = self.generate_tokens(
@@ -333,6 +335,7 @@ class System:
         count: int | None = None,
         *,
         voice: Any = None,
+        emotion: Any = None,
         seconds: Sequence[float] | float | None = None,
         seed: int = 0,
         guidance: Guidance | float | None = None,
@@ -352,6 +355,7 @@ class System:
             classes: See there.
             count: See there.
             voice: See there.
+            emotion: See there.
             seconds: See there.
             seed: See there.
             guidance: See there.
@@ -367,7 +371,7 @@ class System:
         rate, hop = self.tokenizer.media.rate, self.tokenizer.hop
         if self.generator is None or rate is None or hop is None:
             raise ValueError(f"{self.name} makes no sound token by token, so there is nothing to stream: use generate")
-        conditions, _, asked = self._asked(text, classes, count, voice, seconds)
+        conditions, _, asked = self._asked(text, classes, count, voice, seconds, emotion)
         if asked is not None and options.get("lengths") is None:
             options["lengths"] = lengths_of(self.tokenizer, asked)
         strength = guidance if guidance is not None else 1.0 if conditions is None else self.recipe.sampling.guidance
@@ -422,24 +426,24 @@ class System:
         return self.generate(text, classes, count, voice=voice, seconds=seconds, start=start, known=known, **options)
 
     def _asked(
-        self, text: Any, classes: Any, count: int | None, voice: Any, seconds: Any
+        self, text: Any, classes: Any, count: int | None, voice: Any, seconds: Any, emotion: Any
     ) -> tuple[list[Any] | None, list[str] | None, list[float] | None]:
         """Raw conditions, the items' names, and how long each is to be, if that is said."""
         if seconds is None or not is_timed(self.recipe) or "seconds" in parts_told(self.recipe):
-            conditions, names = self._conditions(text, classes, count or 1, voice, seconds)
+            conditions, names = self._conditions(text, classes, count or 1, voice, seconds, emotion)
             return conditions, names, seconds_told(self.recipe, conditions)
         # It learned to end or to stretch what it says, and may be told to.
-        conditions, names = self._conditions(text, classes, count or 1, voice)
+        conditions, names = self._conditions(text, classes, count or 1, voice, emotion=emotion)
         items, given = count or 1 if conditions is None else len(conditions), _listed(seconds)
         if items % len(given):
             raise ValueError(f"each item needs its seconds: give one for all, or {items}, not {len(given)}")
         return conditions, names, [value for value in given for _ in range(items // len(given))]
 
     def _conditions(
-        self, text: Any, classes: Any, count: int, voice: Any = None, seconds: Any = None
+        self, text: Any, classes: Any, count: int, voice: Any = None, seconds: Any = None, emotion: Any = None
     ) -> tuple[list[Any] | None, list[str] | None]:
         parts = parts_told(self.recipe)
-        given = {"text": text, "class": classes, "voice": voice, "seconds": seconds}
+        given = {"text": text, "class": classes, "voice": voice, "emotion": emotion, "seconds": seconds}
         given = {kind: _listed(value) for kind, value in given.items() if value is not None}
         if unknown := [kind for kind in given if kind not in parts]:
             words = {"seconds": "length in seconds"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jielong.experiment import prepare
+from jielong.experiment import _remember, prepare
 from jielong.media.audio import read_audio, write_audio
 from jielong.recipe import load as load_recipe
 from jielong.system import load, parts_told
@@ -28,7 +28,7 @@ losses: {{regression: {{kind: l1}}}}
 train: {{samples: 128, batch: 16, lr: 5.0e-3, precision: fp32}}
 """
 FEW = ("train.samples=64", "train.batch=16", "train.warmup=32", "train.sheet_every=64", "train.save_every=32", "train.lr=3e-3")
-RECIPES = ("matcha-tts-tiny", "sled-tiny", "audio-mntp-tiny", "impact-tiny")
+RECIPES = ("matcha-tts-tiny", "indextts2-tiny", "sled-tiny", "audio-mntp-tiny", "impact-tiny")
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +81,26 @@ def test_a_tiny_recipe_trains_and_speaks(name: str, spelt: Path, autoencoder: Pa
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_tiny_recipe_learns_a_few_clips(name: str, spelt: Path, autoencoder: Path) -> None:
-    overrides = () if name == "matcha-tts-tiny" else ("backbone.transformer.dropout=0",)
+    overrides = () if name in ("matcha-tts-tiny", "indextts2-tiny") else ("backbone.transformer.dropout=0",)
     experiment = prepare(load_recipe(name, (*overrides, f"tokenizer.checkpoint={autoencoder}")), str(spelt))
+    assert experiment.generator is not None
+    assert experiment.generator.condition is not None
+    _remember(experiment.generator.condition, experiment)
     found = losses_of(experiment, items=7, steps=70, lr=4e-3)
     assert sum(found[-10:]) / 10 < 0.8 * sum(found[:5]) / 5
+
+
+def test_an_emotion_is_asked_for_by_a_recording(spelt: Path, autoencoder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    succeed("train", "indextts2-tiny", "--data", spelt, "--out", run, "--device", "cpu", *told(autoencoder))
+    manner = next((spelt / "train").glob("*.wav"))
+    made = []
+    for index, more in enumerate(((), ("--emotion", manner))):
+        out = tmp_path / f"{index}.wav"
+        succeed("generate", run, "--text", "abc", "--seconds", "0.5", *more, "--out", out)
+        made.append(read_audio(out)[0])
+    assert made[0].shape == made[1].shape == (1, 2_000)
+    assert float((made[0] - made[1]).abs().max()) > 0
 
 
 def test_a_text_that_is_stretched_lasts_as_long_as_those_it_learned_from(spelt: Path, autoencoder: Path, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ class ConditionSettings(Part):
     """Settings of a condition: ``build(classes)`` makes it, and :meth:`raw` finds what it is told in a batch.
 
     Attributes:
-        reads: What it is told: ``text``, ``class``, ``voice``, ``seconds``, or ``several`` of them.
+        reads: What it is told: ``text``, ``class``, ``voice``, ``emotion``, ``seconds``, or ``several`` of them.
     """
 
     reads: ClassVar[str] = ""
@@ -108,6 +108,6 @@ class ConditionSettings(Part):
             return batch.captions
         if self.reads == "class":
             return batch.labels
-        if self.reads == "voice":
+        if self.reads in ("voice", "emotion"):
             return batch.keys
         return None if batch.lengths is None or rate is None else (batch.lengths.double() / rate).tolist()

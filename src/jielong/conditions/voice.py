@@ -43,53 +43,77 @@ class VoiceCondition(Condition):
     :meth:`remember` was told.
     """
 
+    features: ClassVar[int] = speaker.WIDTH
+    """Numbers that a recording becomes."""
+    rate: ClassVar[int] = speaker.RATE
+    """Samples a second at which it is heard."""
+    told: ClassVar[str] = "voice"
+
     def __init__(self, width: int, drop: float) -> None:
         super().__init__(width, drop)
-        self.map = nn.Linear(speaker.WIDTH, width)
+        # Numbers of a unit vector are about 1/16: of unit size they stand beside other states.
+        self.map: nn.Module = _Scaled(speaker.WIDTH, width)
         # Outside nn.Module's reach: frozen weights belong to their own package, not into this model's checkpoint.
         self._frozen: dict[str, SpeakerEncoder] = {}
         self._memory: dict[str, Tensor] = {}
 
     def remember(self, voices: Mapping[str, Tensor]) -> None:
-        """Take voices ``(256,)`` that :meth:`voice` made before, by name (such as a clip's key in its set)."""
+        """Take voices ``(features,)`` that :meth:`voice` made before, by name (such as a clip's key in its set)."""
         self._memory.update(voices)
 
     def voice(self, value: Recording | Tensor | str | Path) -> Tensor:
-        """The voice in a value, ``(256,)``.
+        """The voice in a value, ``(features,)``.
 
         Raises:
             ValueError: if it cannot be read as one.
             jielong.networks.efficientnet.WeightsError: if the encoder's weights are not installed.
         """
         if isinstance(value, Tensor):
-            if tuple(value.shape) != (speaker.WIDTH,):
-                raise ValueError(f"a voice is a vector of {speaker.WIDTH} numbers or a Recording(waveform, rate), not {tuple(value.shape)}")
+            if tuple(value.shape) != (self.features,):
+                raise ValueError(
+                    f"{self._a} is a vector of {self.features} numbers or a Recording(waveform, rate), not {tuple(value.shape)}"
+                )
             return value.float()
         if isinstance(value, str) and value in self._memory:
             return self._memory[value]
         if not isinstance(value, str | Path | tuple):
-            raise ValueError(f"a voice is given as a recording, its path, or a vector, not {type(value).__name__}")
+            raise ValueError(f"{self._a} is given as a recording, its path, or a vector, not {type(value).__name__}")
         waveform, rate = value if isinstance(value, tuple) else read_recording(value)
+        mono = waveform.detach().cpu().float().reshape(-1, waveform.shape[-1]).mean(0, keepdim=True)
+        return self.hear(resample(mono, rate, self.rate)[0])
+
+    def hear(self, waveform: Tensor) -> Tensor:
+        """The voice of ``(T,)`` at :attr:`rate`, ``(features,)``."""
         if not self._frozen:
             self._frozen["encoder"] = SpeakerEncoder()
-        mono = waveform.detach().cpu().float().reshape(-1, waveform.shape[-1]).mean(0, keepdim=True)
-        return self._frozen["encoder"].embed(resample(mono, rate, speaker.RATE)[0])
+        return self._frozen["encoder"].embed(waveform)
+
+    @property
+    def _a(self) -> str:
+        return f"{'an' if self.told[0] in 'aeiou' else 'a'} {self.told}"
 
     def prepare(self, values: Sequence[Recording | Tensor | str | Path]) -> Tensor:
-        """Voices to vectors, ``(B, 256)``."""
+        """Voices to vectors, ``(B, features)``."""
         if values is None or isinstance(values, str | Path | Recording):
-            raise ValueError("a voice condition reads a list with one voice an item, such as ['voice.wav']")
+            raise ValueError(f"{self._a} condition reads a list with one {self.told} an item, such as ['{self.told}.wav']")
         return torch.stack([self.voice(value) for value in values])
 
     def embed(self, prepared: Tensor) -> Conditioning:
-        """``(B, 256)`` to one state each, ``(B, 1, width)``."""
-        # Numbers of a unit vector are about 1/16: of unit size they stand beside other states.
-        vectors = self.map(prepared.to(self.null.device) * speaker.WIDTH**0.5)
+        """``(B, features)`` to one state each, ``(B, 1, width)``."""
+        vectors = self.map(prepared.to(self.null.device))
         return Conditioning(vectors[:, None], torch.ones(len(vectors), 1, dtype=torch.bool, device=vectors.device), vectors)
 
     def describe(self) -> dict[str, Any]:
         """The encoder."""
         return {"encoder": "resemblyzer", "sha256": speaker.SHA256}
+
+
+class _Scaled(nn.Linear):
+    """A linear map of unit vectors, scaled to unit numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, in)`` to ``(B, out)``."""
+        return super().forward(x * self.in_features**0.5)
 
 
 class Voice(ConditionSettings, family="condition", name="voice"):

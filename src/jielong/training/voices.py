@@ -15,7 +15,6 @@ from safetensors.torch import load, save
 from jielong.conditions.voice import Recording, VoiceCondition
 from jielong.data.building import cache_folder
 from jielong.media.images import write_bytes
-from jielong.networks.speaker import WIDTH
 
 
 def remember(
@@ -46,4 +45,4 @@ def remember(
 def _voice(condition: VoiceCondition, recording: Recording) -> torch.Tensor:
     if recording.waveform.numel() and bool(recording.waveform.square().mean() > 1e-9):
         return condition.voice(recording)
-    return torch.zeros(WIDTH)
+    return torch.zeros(condition.features)
