@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import socket
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from jielong.data.order import ShuffledOrder
 from jielong.data.sets import Batch
@@ -149,10 +154,10 @@ class Stream:
         return Batch(CLIPS[rows], None, None, [str(row) for row in rows])
 
 
-def objective(balance: Balance | None = Balance(decay=0.9)) -> TokenizerObjective:
+def objective(balance: Balance | None = Balance(decay=0.9), features: float = 3.0) -> TokenizerObjective:
     torch.manual_seed(1)
     critics = SoundAdversarial.model_validate(
-        {"starts_at": 32, "updates": 0.5, "discriminators": {"stft": {"windows": [64], "channels": 2}}}
+        {"features": features, "starts_at": 32, "updates": 0.5, "discriminators": {"stft": {"windows": [64], "channels": 2}}}
     )
     judges = judges_of([Regression(weight=0.1), Mel(), critics], MEDIA)
     made = TokenizerObjective(
@@ -164,6 +169,39 @@ def objective(balance: Balance | None = Balance(decay=0.9)) -> TokenizerObjectiv
 
 def run(out: Path, stop_after: int | None = None) -> Summary:
     return train(objective(), Stream(), SETTINGS, out, recipe_yaml="a: 1", progress=False, device="cpu", stop_after=stop_after)
+
+
+def run_alone_or_beside(out: Path) -> Summary:
+    """Features' relative distance is no mean over items, so it is left out; and micro-batches are whole."""
+    settings = SETTINGS.model_copy(update={"micro_batch": 8})
+    return train(objective(features=0), Stream(), settings, out, recipe_yaml="a: 1", progress=False, device="cpu")
+
+
+def process(rank: int, port: int, out: Path) -> None:
+    """One of two, forked."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    AcceleratorState._reset_state(True)
+    PartialState._reset_state()
+    assert run_alone_or_beside(out).processes == 2
+    dist.destroy_process_group()
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    assert run_alone_or_beside(tmp_path / "one").finished
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=process, args=(rank, port, tmp_path / "two")) for rank in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(120)
+    assert [child.exitcode for child in children] == [0, 0]
+    found, expected = (read_tensors(tmp_path / name / "model.safetensors") for name in ("two", "one"))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("stop", [24, 40, 48])

