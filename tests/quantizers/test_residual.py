@@ -137,6 +137,17 @@ def test_levels_start_from_kmeans_of_what_is_left_and_the_error_falls() -> None:
     assert all(later < 0.75 * earlier for earlier, later in pairwise(errors))
 
 
+def test_a_batch_of_fewer_vectors_than_codes_leaves_something_to_every_level_and_codes_fill_up() -> None:
+    quantizer = Residual(levels=4, quantizer=Vector(codes=256, decay=0.9)).build(4)
+    found = quantizer(normal(80, 4), generator=seeded())
+    errors = [float(found.statistics[f"error_{level}"]) for level in range(1, 5)]
+    assert errors[0] > 0.01
+    assert all(0 < later < earlier for earlier, later in pairwise(errors))
+    for step in range(100):
+        quantizer(normal(80, 4, seed=step), generator=seeded(step))
+    assert min(quantizer.figures()[f"codebook_usage_{level}"] for level in range(1, 5)) > 0.95
+
+
 def test_a_shared_codebook_starts_with_codes_for_what_is_left_too() -> None:
     quantizer = Residual(levels=3, shared=True, quantizer=Vector(codes=64)).build(2)
     found = quantizer(normal(2000, 2), generator=seeded())

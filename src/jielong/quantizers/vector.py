@@ -226,12 +226,19 @@ class VectorQuantizer(Quantizer):
 
     @torch.no_grad()
     def _start(self, vectors: Tensor, generator: torch.Generator) -> None:
-        """K-means on the first batch: code, count and sum together."""
+        """K-means on the first batch: code, count and sum together.
+
+        A batch of fewer vectors than codes would be learned by heart, and leave nothing to the levels behind this one. It starts a code for
+        every four vectors; the others are copies that nothing counts, so the next look for dead codes gives them vectors of their own.
+        """
         if bool(self.initialised):
             return
         self.check_finite(vectors.sum(dim=-1), together=True)
-        centroids, counts = kmeans(vectors, self.codes, self.kmeans_iterations, generator, self.normalize)
-        self.begin(centroids, counts)
+        rows = int(sum_over_processes(torch.tensor(len(vectors), device=vectors.device)))
+        started = self.codes if rows >= self.codes or self.restart_below == 0 else max(1, rows // 4)
+        centroids, counts = kmeans(vectors, started, self.kmeans_iterations, generator, self.normalize)
+        copied = torch.arange(self.codes, device=vectors.device) % started
+        self.begin(centroids[copied], torch.cat([counts, counts.new_zeros(self.codes - started)]))
 
     @torch.no_grad()
     def begin(self, codes: Tensor, counts: Tensor) -> None:
