@@ -42,10 +42,10 @@ from jielong.tokens import Layout, Tokens
 NAIVE = "naive"
 EVERYWHERE = "everywhere: naive, and the head at all positions"
 COMBINATIONS: tuple[tuple[str, float, tuple[float, float], tuple[str, ...]], ...] = (
-    ("few of both", 3 / 16, (0.15, 0.05), ()),
+    ("best", 3 / 16, (0.15, 0.05), ("two stages",)),
+    ("without stages", 3 / 16, (0.15, 0.05), ()),
     ("fewest", 5 / 32, (0.15, 0.05), ()),
-    ("careful", 1 / 4, (0.25, 0.05), ()),
-    ("best", 1 / 4, (0.25, 0.05), ("lazy",)),
+    ("lazy", 1 / 4, (0.25, 0.05), ("lazy",)),
     ("all of them", 1 / 4, (0.15, 0.05), ("lazy", "two stages")),
 )
 """Names, shares of the naive iterations, shares of the naive evaluations when no token is known and when all are, and further options."""
@@ -99,7 +99,7 @@ def ways(arguments: argparse.Namespace, iterative: bool, temperature: float) -> 
         made[f"{early} evaluations, fewer as tokens are known, to {late} (DiSA)"] = naive | sharpness(early, late)
     made[f"{few} iterations"] = naive | {"steps": few}
     made[f"{few} iterations, the last {max(1, few // 8)} for details (GtR)"] = naive | {"steps": few, **two_stage}
-    made["lazy steps (LazyMAR)"] = naive | lazy
+    made["computed lazily (LazyMAR)"] = naive | lazy
     made["guided until four fifths are known"] = naive | {"guidance": Guidance(scale=arguments.guidance, kind="interval", stop=0.8)}
     for name, part, (early, late), options in COMBINATIONS:
         counts = sharpness(max(1, round(early * head_steps)), max(1, round(late * head_steps))) if iterative else {}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SET, SECONDS, PICTURES = "emoji", 12.0, 128
-CODES, WEIGHTS = (16, 256, 4096), (3.0, 0.8, 0.2, 0.02)
+CODES, WEIGHTS = (16, 256, 4096), (1.0, 0.2, 0.06, 0.02)
 """Sizes of codebooks, and weights of the divergence, both from few bits to many."""
 LESS, FURTHER = 0.5, 1.0
 """Decibels: how much less still counts as no less, and what counts as further."""
