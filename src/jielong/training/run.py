@@ -92,6 +92,7 @@ class Run:
         self.accelerator, self.feed, self.report = accelerator, feed, report
         objective.to(accelerator.device).train()
         self.ema = Ema(objective.model, settings.ema)
+        self.kept = set(objective.model.modules())  # what the average is of: a phase may train all of it, or a part
         self.stepper = Stepper(objective, settings, accelerator, feed)
         self.counters = state.counters if state is not None else Counters()
         if state is not None:
