@@ -42,13 +42,16 @@ from jielong.tokens import Layout, Tokens
 NAIVE = "naive"
 EVERYWHERE = "everywhere: naive, and the head at all positions"
 COMBINATIONS: tuple[tuple[str, float, tuple[float, float], tuple[str, ...]], ...] = (
-    ("best", 3 / 16, (0.15, 0.05), ("two stages",)),
-    ("without stages", 3 / 16, (0.15, 0.05), ()),
+    ("best", 1 / 4, (0.15, 0.05), ("lazy", "interval")),
+    ("staged", 3 / 16, (0.15, 0.05), ("two stages",)),
+    ("few of both", 3 / 16, (0.15, 0.05), ()),
     ("fewest", 5 / 32, (0.15, 0.05), ()),
     ("lazy", 1 / 4, (0.25, 0.05), ("lazy",)),
     ("all of them", 1 / 4, (0.15, 0.05), ("lazy", "two stages")),
 )
-"""Names, shares of the naive iterations, shares of the naive evaluations when no token is known and when all are, and further options."""
+"""Names, shares of the naive iterations, shares of the naive evaluations when no token is known and when all are, and further options.
+The interval's scale is three quarters of the way to that of the naive schedule, which grows to it in a straight line; four fifths known,
+guidance ends. It is the one option that also changes what is drawn, and not only how exactly."""
 
 
 def make(arguments: argparse.Namespace, system: Any = None) -> Generator:
@@ -88,6 +91,7 @@ def ways(arguments: argparse.Namespace, iterative: bool, temperature: float) -> 
 
     few, lazy = share(1 / 4), {"lazy": Lazy()}
     two_stage = {"two_stage": TwoStage(detail_steps=max(1, few // 8))}
+    interval = {"guidance": Guidance(scale=1 + 0.75 * (arguments.guidance - 1), kind="interval", stop=0.8)}
     naive = {"steps": iterations, "guidance": Guidance(scale=arguments.guidance, kind="linear"), **sharpness()}
     made: dict[str, dict[str, Any]] = {NAIVE: naive}
     if arguments.everywhere:
@@ -103,7 +107,8 @@ def ways(arguments: argparse.Namespace, iterative: bool, temperature: float) -> 
     made["guided until four fifths are known"] = naive | {"guidance": Guidance(scale=arguments.guidance, kind="interval", stop=0.8)}
     for name, part, (early, late), options in COMBINATIONS:
         counts = sharpness(max(1, round(early * head_steps)), max(1, round(late * head_steps))) if iterative else {}
-        extra = {**(lazy if "lazy" in options else {}), **(two_stage if "two stages" in options else {})}
+        chosen = {"lazy": lazy, "two stages": two_stage, "interval": interval}
+        extra = {key: value for option in options for key, value in chosen[option].items()}
         told = f"{counts['sharpness'].head_steps} to {counts['sharpness'].late_head_steps} evaluations" if iterative else ""
         made[f"{name}: {', '.join([f'{share(part)} iterations', *([told] if told else []), *options])}"] = (
             naive | {"steps": share(part)} | counts | extra
