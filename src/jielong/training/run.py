@@ -191,8 +191,7 @@ class Run:
             trained.append(module)
         else:
             counters.bad = 0
-        parts = set(self.objective.model.modules())
-        if any(not parts.isdisjoint(module.modules()) for module in trained):
+        if any(not self.kept.isdisjoint(module.modules()) for module in trained):
             self.ema.update(counters.steps)
             counters.steps += 1
         for name, value in values.items():
