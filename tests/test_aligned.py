@@ -111,7 +111,7 @@ def test_the_text_is_heard_in_its_order(aligned: str) -> None:
 def test_lengths_of_their_own() -> None:
     model = built(CASES["at once"], "even")
     assert model.stretch is not None
-    model.stretch.measure(torch.tensor([1, 2, 3]), torch.tensor([3, 5, 7]))
+    model.stretch.measure(torch.tensor([3, 4, 5]), torch.tensor([3, 5, 7]))  # states, of which two are edges
     drawn = model.generate(["a", "abc", "abcdefghijkl"])
     assert drawn.lengths is not None
     assert drawn.lengths.tolist() == [3, 7, N]
@@ -130,6 +130,18 @@ def test_a_text_beside_a_length(aligned: Any) -> None:
     mute = [{"characters": "a"}, {"length": 1.0}, {"characters": "b"}]
     assert bool(loss_of(model, tokens(NUMBERS), mute).isfinite())
     assert model.generate(mute, lengths=LENGTHS).values.shape == (3, N, 2)
+
+
+def test_symbols_that_last_no_time_are_heard_in_their_neighbours_alone() -> None:
+    model = built(CASES["at once"], "even")
+    condition: Any = model.condition
+    plain, spaced = condition(condition.prepare(["ab"])).along, condition(condition.prepare(["a b"])).along
+    assert plain.mask.sum() == spaced.mask.sum() == condition.lasting("a b") == 4
+    assert float((plain.states[0, 1] - spaced.states[0, 1]).abs().max().detach()) > 1e-4
+    both = condition(condition.prepare(["(a b)c", "ab"])).along
+    assert both.mask.tolist() == [[True] * 5, [True] * 4 + [False]]
+    torch.testing.assert_close(both.states[1, :4], plain.states[0])
+    torch.testing.assert_close(both.states[1, [0, 3]], condition.edges)
 
 
 def test_a_dropped_text_says_the_same_everywhere() -> None:

@@ -224,7 +224,7 @@ def _measure_pace(experiment: Experiment, tokens: Tokens | None) -> None:
         return
     for part in generator.condition.modules():
         if isinstance(part, SymbolText) and part.aligned:
-            counts = torch.tensor([len(part.symbols(text)) for text in experiment.images.captions])
+            counts = torch.tensor([part.lasting(text) for text in experiment.images.captions])
             generator.stretch.measure(counts, tokens.lengths)
 
 

@@ -28,6 +28,7 @@ losses: {{regression: {{kind: l1}}}}
 train: {{samples: 128, batch: 16, lr: 5.0e-3, precision: fp32}}
 """
 FEW = ("train.samples=64", "train.batch=16", "train.warmup=32", "train.sheet_every=64", "train.save_every=32", "train.lr=3e-3")
+SHAPE = ("data.rate=4000", "data.seconds=1")
 RECIPES = ("matcha-tts-tiny", "indextts2-tiny", "sled-tiny", "audio-mntp-tiny", "impact-tiny")
 
 
@@ -55,7 +56,7 @@ def autoencoder(tmp_path_factory: pytest.TempPathFactory, spelt: Path) -> Path:
 
 
 def told(autoencoder: Path, *more: str) -> list[str]:
-    return [word for each in (*FEW, f"tokenizer.checkpoint={autoencoder}", *more) for word in ("--set", each)]
+    return [word for each in (*FEW, *SHAPE, f"tokenizer.checkpoint={autoencoder}", *more) for word in ("--set", each)]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -82,7 +83,7 @@ def test_a_tiny_recipe_trains_and_speaks(name: str, spelt: Path, autoencoder: Pa
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_tiny_recipe_learns_a_few_clips(name: str, spelt: Path, autoencoder: Path) -> None:
     overrides = () if name in ("matcha-tts-tiny", "indextts2-tiny") else ("backbone.transformer.dropout=0",)
-    experiment = prepare(load_recipe(name, (*overrides, f"tokenizer.checkpoint={autoencoder}")), str(spelt))
+    experiment = prepare(load_recipe(name, (*overrides, *SHAPE, f"tokenizer.checkpoint={autoencoder}")), str(spelt))
     assert experiment.generator is not None
     assert experiment.generator.condition is not None
     _remember(experiment.generator.condition, experiment)
@@ -109,7 +110,7 @@ def test_a_text_that_is_stretched_lasts_as_long_as_those_it_learned_from(spelt: 
     system = load(str(tmp_path))
     assert system.generator is not None
     assert system.generator.stretch is not None
-    torch.testing.assert_close(system.generator.stretch.pace, torch.tensor([4.0, 0.0]), rtol=0, atol=1e-3)
+    torch.testing.assert_close(system.generator.stretch.pace, torch.tensor([4.0, -8.0]), rtol=0, atol=1e-3)  # of two edges
     drawn = system.generate(text=["ab", "abcd"])
     assert [clip.tensor.shape[-1] for clip in drawn] == [8 * HOP, 16 * HOP]
     refused = command("generate", tmp_path, "--text", "ab", "--seconds", "7", "--out", tmp_path / "x.wav")

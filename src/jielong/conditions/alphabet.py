@@ -17,6 +17,9 @@ PHONEMES = (
 )
 """What eSpeak NG writes in the International Phonetic Alphabet, with the marks of a sentence."""
 
+SOUNDLESS = frozenset(" '\"()ʰʲʷʼˈˌːˑ˞ˠˤ˥˦˧˨˩" + "".join(map(chr, range(0x300, 0x370))))
+"""Symbols that last no time of their own: they say how a neighbour sounds, or where a word ends."""
+
 _PLAIN = {
     "‘": "'", "’": "'", "‚": "'", "ʼ": "'", "`": "'", "´": "'", "“": '"', "”": '"', "„": '"', "«": '"', "»": '"',
     "‐": "-", "‑": "-", "‒": "-", "–": "-", "—": "-", "−": "-", "…": "...", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d",

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, field_validator
-from torch import Tensor
+from torch import Tensor, nn
 
-from jielong.conditions.alphabet import CHARACTERS, Alphabet
+from jielong.conditions.alphabet import CHARACTERS, SOUNDLESS, Alphabet
 from jielong.conditions.base import Condition, ConditionSettings
 from jielong.conditions.text import Features, check_texts, pad
 from jielong.networks.conditioning import Alignment, Along, Conditioning
@@ -26,8 +26,11 @@ class SymbolText(Condition):
         heads: Their heads.
         length: Most symbols of a text.
         drop: Share of texts replaced by the null in training.
-        aligned: How symbols are told frame by frame, if they are.
+        aligned: How symbols are told frame by frame, if they are. Those that last no time of their own are not; their neighbours, which have
+            heard of them in the encoder, are. Before and behind them stands an edge, for the silence there.
     """
+
+    soundless: Tensor
 
     def __init__(
         self, alphabet: Alphabet, width: int, layers: int, heads: int, length: int, drop: float, aligned: Alignment | None = None
@@ -35,10 +38,18 @@ class SymbolText(Condition):
         super().__init__(width, drop)
         self.alphabet, self.length, self.aligned = alphabet, length, aligned
         self.encoder = TextEncoder(len(alphabet), width, layers, heads)
+        if aligned is not None:
+            self.edges = nn.Parameter(torch.randn(2, width) * 0.02)
+            quiet = torch.tensor([symbol in SOUNDLESS for symbol in alphabet.symbols])
+            self.register_buffer("soundless", quiet, persistent=False)
 
     def symbols(self, text: str) -> list[int]:
         """The numbers of a text's symbols."""
         return self.alphabet.numbers(text)
+
+    def lasting(self, text: str) -> int:
+        """How many states go along with the sound of a text: its symbols that last, and two edges."""
+        return sum(self.alphabet.symbols[number] not in SOUNDLESS for number in self.symbols(text)) + 2
 
     def prepare(self, values: Sequence[str]) -> Features:
         """Texts to numbers of symbols, ``(B, L)`` with ``L`` the longest text.
@@ -78,7 +89,19 @@ class SymbolText(Condition):
         numbers, mask = prepared.states.to(device), prepared.mask.to(device)
         states = self.encoder(numbers, mask)
         pooled = states.masked_fill(~mask[..., None], 0).sum(1) / mask.sum(1, keepdim=True)
-        return Conditioning(states, mask, pooled, Along(states, mask) if self.aligned else None)
+        return Conditioning(states, mask, pooled, self._along(numbers, states, mask) if self.aligned else None)
+
+    def _along(self, numbers: Tensor, states: Tensor, mask: Tensor) -> Along:
+        """An edge, the states of symbols that last, and an edge."""
+        lasting = mask & ~self.soundless[numbers]
+        count = lasting.sum(1)
+        order = (~lasting).long().argsort(dim=1, stable=True)
+        first, last = self.edges.to(states.dtype).expand(len(states), 2, -1).split(1, dim=1)
+        row = torch.cat([first, states.gather(1, order[..., None].expand_as(states)), last], dim=1)
+        places = torch.arange(row.shape[1], device=row.device)
+        row = torch.where((places == count[:, None] + 1)[..., None], last, row)
+        length = int(count.max()) + 2
+        return Along(row[:, :length], (places < count[:, None] + 2)[:, :length])
 
     def describe(self) -> dict[str, Any]:
         """The alphabet."""

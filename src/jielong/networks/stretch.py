@@ -86,11 +86,11 @@ class Stretch(nn.Module):
         return self.pace[0] * along.mask.sum(1) + self.pace[1]
 
     def measure(self, states: Tensor, lengths: Tensor) -> None:
-        """Fit ``length = a states + b`` with neither below 0, by least squares over a set's items, both ``(n,)``."""
+        """Fit ``length = a states + b`` by least squares over a set's items, both ``(n,)``; through 0 where that gives no ``a`` above 0."""
         states, lengths = states.double(), lengths.double()
         apart = states - states.mean()
         slope = (apart * lengths).sum() / apart.square().sum().clamp_min(1e-9)
         offset = lengths.mean() - slope * states.mean()
-        if slope <= 0 or offset < 0:
+        if slope <= 0:
             slope, offset = (states * lengths).sum() / states.square().sum(), offset.new_zeros(())
         self.pace.copy_(torch.stack([slope, offset]))
