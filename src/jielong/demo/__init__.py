@@ -1,4 +1,4 @@
-"""The demonstration: pictures from words by two strategies, a system trained from nothing, and one page that shows it all."""
+"""The demonstration: pictures from words by two strategies, sound, a system trained from nothing, and one page that shows it all."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.console import Console
 
 from jielong.data.opening import Split, open_set
 from jielong.data.source import DataError
+from jielong.demo.hearing import listen
 from jielong.demo.page import Report, Strategy, View, render
 from jielong.demo.scratch import Scratch, train_from_scratch
 from jielong.demo.stories import Story, board, measure_pace, tell, told
@@ -44,6 +45,7 @@ def run(
     seed: int = 0,
     models: Sequence[str] = MODELS,
     tokenizer: str = TOKENIZER,
+    sounds: Sequence[str] | None = None,
     prompts: Sequence[str] = PROMPTS,
     overrides: Sequence[str] = (),
     console: Console | None = None,
@@ -57,6 +59,7 @@ def run(
         seed: Of all pictures.
         models: Generators to compare: names of shipped models, or checkpoint folders. One that is missing is named and left out.
         tokenizer: The tokenizer whose tokens are shown.
+        sounds: Models of sound to hear, names or folders; those that are shipped by default.
         prompts: What to draw.
         overrides: ``a.b=c`` changes to both recipes from scratch.
         console: Where to print; standard output if not given.
@@ -71,6 +74,7 @@ def run(
     strategies = [strategy for name in models if (strategy := _strategy(name, prompts, seed, missing, console)) is not None]
     real, heldout = _real(prompts) if strategies else ({}, frozenset())
     views = _views(tokenizer, missing)
+    hearings = listen(seed, missing, sounds)
     memory = {}
     if strategies:
         memory["generating"] = peak_memory()
@@ -89,6 +93,7 @@ def run(
         tokenizer=tokenizer,
         scratch=scratch,
         scratch_stories=_draw_classes(scratch, len(prompts), seed) if scratch is not None else (),
+        hearings=hearings,
         missing=missing,
         memory={name: value for name, value in memory.items() if value is not None},
         seconds=time.perf_counter() - begun,

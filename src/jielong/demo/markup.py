@@ -1,4 +1,4 @@
-"""Pieces of the demo's page: pictures, token maps, players, charts and tables, each as a string of HTML."""
+"""Pieces of the demo's page: pictures, token maps, players of pictures and sound, charts and tables, each as a string of HTML."""
 
 from __future__ import annotations
 
@@ -14,13 +14,21 @@ from PIL import Image
 from torch import Tensor
 
 from jielong.demo.stories import Story
+from jielong.media.audio import encode_audio
 from jielong.media.images import encode, from_tensor, to_data_uri
+from jielong.media.spectrograms import spectrogram
 
 
 def picture(tensor: Tensor, label: str) -> str:
     """One picture, ``(C, H, W)``."""
     height, width = tensor.shape[-2:]
     return f'<img src="{to_data_uri(tensor)}" width="{width}" height="{height}" alt="{escape(label)}">'
+
+
+def sound(waveform: Tensor, rate: int, label: str) -> str:
+    """A clip ``(C, T)``: its spectrogram, and the browser's own player below."""
+    data = base64.b64encode(encode_audio(waveform, rate)).decode()
+    return f'{picture(spectrogram(waveform, rate), label)}<audio controls preload="none" src="data:audio/wav;base64,{data}"></audio>'
 
 
 def command(text: str) -> str:

@@ -13,6 +13,7 @@ from html import escape
 from torch import Tensor
 
 from jielong.demo import markup
+from jielong.demo.hearing import Hearing, content
 from jielong.demo.scratch import Run, Scratch
 from jielong.demo.stories import Pace, Story
 
@@ -64,6 +65,7 @@ class Report:
         tokenizer: The model that made the views.
         scratch: The runs from scratch.
         scratch_stories: Pictures of the generator trained from scratch.
+        hearings: What models of sound made.
         missing: Models that are not there, and why.
         memory: Peak memory of the process in megabytes, by when it was read.
         seconds: Wall time of the whole demo.
@@ -80,6 +82,7 @@ class Report:
     tokenizer: str = ""
     scratch: Scratch | None = None
     scratch_stories: Sequence[Story] = ()
+    hearings: Sequence[Hearing] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
     memory: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
@@ -105,6 +108,7 @@ def render(report: Report) -> str:
         _compare(report),
         *(_story(report, strategy) for strategy in report.strategies),
         _tokens(report),
+        *(_section(hearing.title, *content(hearing)) for hearing in report.hearings),
         _scratch(report),
         _cost(report),
     ]

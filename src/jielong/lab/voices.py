@@ -88,7 +88,7 @@ def mel_errors(made: Tensor, real: Tensor) -> Tensor:
     return torch.tensor([mel_distance([x], [y], RATE).value for x, y in zip(made, real, strict=True)])
 
 
-def quiet(samples: int, warmup: int = 256, batch: int = 16, rate: float = 3e-3) -> str:
+def quiet(samples: int, warmup: int = 64, batch: int = 8, rate: float = 3e-3) -> str:
     """The line ``train`` of a recipe whose time the experiment limits."""
     rest = "ema: 0.98, log_every: 100000, sheet_every: 1000000000, save_every: 1000000000"
     return f"train: {{samples: {samples}, batch: {batch}, optimizer: muon, lr: {rate}, warmup: {warmup}, {rest}}}"

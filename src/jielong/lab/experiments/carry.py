@@ -26,11 +26,14 @@ RECIPE = f"""
 {DATA}
 tokenizer:
   vq:
-    body: {{seanet: {{channels: 8, ratios: [5, 4, 2], lstm: 0}}}}
+    body: {{seanet: {{channels: 8, ratios: [2, 4, 5], lstm: 0, norm: none}}}}
     dim: 16
     quantizer:
-      residual: {{levels: {LEVELS}, dropout: 1.0, quantizer: {{vector: {{codes: 64, kmeans_iterations: 10, restart_below: 0.1}}}}}}
-losses: {{mel: {{}}, regression: {{kind: l1, weight: 1.0}}}}
+      residual:
+        levels: {LEVELS}
+        dropout: 1.0
+        quantizer: {{vector: {{codes: 64, kmeans_iterations: 10, restart_below: 0.1, decay: 0.9}}}}
+losses: {{mel: {{windows: [256, 64]}}, regression: {{kind: l1, weight: 1.0}}}}
 {quiet(10**9)}
 """
 

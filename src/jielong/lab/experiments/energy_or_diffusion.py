@@ -22,8 +22,8 @@ TIMES, FURTHER = 3.0, 1.1
 """How many times faster one pass must be, and how much further from real voices it may be, as a factor of diffusion's distance."""
 TOKENIZER = f"""
 {DATA}
-tokenizer: {{kl: {{body: {{seanet: {{channels: 8, ratios: [5, 4, 2], lstm: 0}}}}, dim: 8, weight: 0.02}}}}
-losses: {{mel: {{}}, regression: {{kind: l1, weight: 1.0}}}}
+tokenizer: {{kl: {{body: {{seanet: {{channels: 8, ratios: [2, 4, 5], lstm: 0, norm: none}}}}, dim: 8, weight: 0.02}}}}
+losses: {{mel: {{windows: [256, 64]}}, regression: {{kind: l1, weight: 1.0}}}}
 {quiet(10**9)}
 """
 HEADS = {

@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 SECONDS, CLIPS, LESSONS = 26.0, 96, 150
 REGRESSION, SPECTRA, CRITIC = "regression", "with spectra", "with a critic"
-_REGRESSION = "regression: {kind: l2, weight: 1.0}"
+_REGRESSION, _MEL = "regression: {kind: l2, weight: 1.0}", "mel: {windows: [256, 64]}"
 LOSSES = {
     REGRESSION: f"{{{_REGRESSION}}}",
-    SPECTRA: f"{{{_REGRESSION}, mel: {{}}}}",
-    CRITIC: f"{{{_REGRESSION}, mel: {{}}, adversarial_sound: {{discriminators: [{{stft: {{windows: [256, 128], channels: 8}}}}]}}}}",
+    SPECTRA: f"{{{_REGRESSION}, {_MEL}}}",
+    CRITIC: f"{{{_REGRESSION}, {_MEL}, adversarial_sound: {{discriminators: [{{stft: {{windows: [256, 128], channels: 8}}}}]}}}}",
 }
 RECIPE = f"""
 {DATA}
 tokenizer:
   vq:
-    body: {{seanet: {{channels: 8, ratios: [5, 4, 2], lstm: 0}}}}
+    body: {{seanet: {{channels: 8, ratios: [2, 4, 5], lstm: 0, norm: none}}}}
     dim: 16
-    quantizer: {{vector: {{codes: 256, kmeans_iterations: 10, restart_below: 0.1}}}}
+    quantizer: {{vector: {{codes: 256, kmeans_iterations: 10, restart_below: 0.1, decay: 0.9}}}}
 losses: LOSSES
 {quiet(10**9)}
 """

@@ -1,0 +1,157 @@
+"""Models of sound in the demo: films of spectrograms, players, and what is said where something is missing."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from jielong import demo, experiment, recipe
+from jielong.demo.hearing import Film, content, listen, tell
+from jielong.demo.page import Report, render
+from jielong.generator import Moment
+from jielong.media.audio import read_audio, write_audio
+from jielong.media.spectrograms import spectrogram
+from jielong.system import load
+
+pytest.importorskip("soundfile")
+pytest.importorskip("soxr")
+
+GENERATOR = """
+data: {set: given by the test, rate: 2000, seconds: 0.05}
+tokenizer: {samples: {levels: 16}}
+condition: {several: {of: {characters: {length: 16, width: 8}, voice: {drop: 0.2}}, width: 8}}
+order: raster
+backbone: {wavenet: {stacks: 1, layers: 3, width: 8}}
+head: softmax
+train: {samples: 16, batch: 8, warmup: 0}
+"""
+TOKENIZER = """
+data: {set: given by the test, rate: 2000, seconds: 0.08}
+tokenizer: {vq: {body: {seanet: {channels: 4, ratios: [4, 5], lstm: 0}}, dim: 4, quantizer: {vector: {codes: 8}}}}
+losses: {regression: {kind: l1, weight: 1.0}}
+train: {samples: 16, batch: 8, warmup: 0}
+"""
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight tones with words, two of them held out."""
+    folder = tmp_path_factory.mktemp("spoken")
+    rows = ["path,text,speaker,split,attribution,licence"]
+    for index in range(8):
+        samples = 100 - 4 * index
+        tone = 0.5 * torch.sin(torch.arange(samples) * 2 * math.pi * (200 + 50 * index) / 2_000)[None]
+        write_audio(folder / f"{index}.wav", tone, 2_000)
+        rows.append(f"{index}.wav,tone & {index},{'Ann' if index % 2 else 'Bob'},{'heldout' if index > 5 else 'train'},Ann & Co,CC0")
+    (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def trained(text: str, folder: Path, spoken: Path, **changes: str) -> str:
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    experiment.run(recipe.parse(text, "test"), folder, data=str(spoken), progress=False, evaluate=False)
+    return str(folder)
+
+
+def told(text: str) -> str:
+    return re.sub(r"condition: .*", "condition: {characters: {length: 16, width: 8}}", text)
+
+
+def test_a_film_keeps_some_moments_evenly_and_the_last() -> None:
+    for steps in (1, 3, 7, 8, 9, 100, 1_001):
+        film = Film(most=8)
+        for step in range(1, steps + 1):
+            film(Moment(step, torch.zeros(1, 1, 1), torch.ones(1, 1), torch.ones(1, 1), 1.0))
+        kept = [moment.step for moment in film.moments]
+        assert kept[-1] == steps
+        assert len(kept) <= 9
+        assert len(kept) == steps or len(kept) >= 4
+        assert len({b - a for a, b in zip([0, *kept[:-2]], kept[:-1], strict=False)}) <= 1
+
+
+def test_a_clip_is_what_generate_makes_and_its_film_ends_with_it(spoken: Path, tmp_path: Path) -> None:
+    system = load(trained(told(GENERATOR), tmp_path / "run", spoken))
+    story, clip = tell(system, {"text": "tone & 1"}, "tone & 1", seed=3)
+    made = system.generate(text="tone & 1", seed=3)[0]
+    assert torch.equal(clip.waveform, made.tensor)
+    torch.testing.assert_close(story.picture, spectrogram(made.tensor, 2_000))
+    assert len(story.codes) == len(story.born) == 100
+    assert story.born == sorted(story.born)
+    assert max(story.born) == len(story.film)
+    assert story.grid[0] * story.grid[1] >= 100
+
+
+def test_generator_and_tokenizer_are_heard(spoken: Path, tmp_path: Path) -> None:
+    generator = trained(told(GENERATOR), tmp_path / "speaker", spoken)
+    tokenizer = trained(TOKENIZER, tmp_path / "codec", spoken)
+    missing: dict[str, str] = {}
+    heard = listen(0, missing, [generator, tokenizer, "no-such-model"])
+    assert [each.model for each in heard] == [generator, tokenizer]
+    assert "no-such-model" in missing
+    spoken_words, codec = heard
+    assert [clip.caption for clip in spoken_words.made] == ["tone & 6", "tone & 7"]  # held out
+    assert sorted(spoken_words.real) == [0, 1]
+    assert spoken_words.credits == ["Ann & Co, CC0"]
+    assert not codec.stories
+    assert codec.made[0].waveform.shape == codec.real[0].waveform.shape == (1, 76)
+    text = "".join(content(spoken_words))
+    assert text.count("<audio") == 4
+    assert text.count('class="player"') == 2
+    assert "tone &amp; 6" in text
+    assert "Ann &amp; Co" in text
+    assert "--text &#x27;tone &amp; 6&#x27;" in text
+    heard_again, rate = read_audio(base64.b64decode(re.search(r"audio/wav;base64,([^\"]+)", text)[1]), "clip.wav")  # type: ignore[index]
+    assert rate == 2_000
+    assert float((heard_again - spoken_words.made[0].waveform).abs().max()) < 1e-4
+
+
+def test_a_model_that_is_told_a_voice_says_a_sentence_in_others(spoken: Path, tmp_path: Path) -> None:
+    if importlib.util.find_spec("resemblyzer") is None:
+        pytest.skip("the weights that tell voices apart are not installed")
+    missing: dict[str, str] = {}
+    (heard,) = listen(0, missing, [trained(GENERATOR, tmp_path / "run", spoken)])
+    assert not missing
+    assert [said.caption for _, said in heard.voices] == ["tone & 6"] * 2
+    assert "In other voices" in "".join(content(heard))
+
+
+def test_without_models_of_sound_the_page_has_no_section_of_it(spoken: Path, tmp_path: Path) -> None:
+    bare = render(Report(machine="m", seed=0, again="jielong demo", prompts=["x"]))
+    assert "<audio" not in bare
+    page = demo.run(
+        tmp_path / "demo",
+        minutes=0,
+        models=[],
+        tokenizer="none-here",
+        sounds=[trained(told(GENERATOR), tmp_path / "run", spoken), "gone"],
+        prompts=["x"],
+        console=Console(quiet=True),
+    )
+    text = page.read_text()
+    assert "Words spoken, by" in text
+    assert text.count("<audio") == 4
+    assert "Without <code>gone</code>" in text
+
+
+def test_where_the_set_is_gone_sentences_are_said_and_a_codec_says_why_not(spoken: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "set"
+    copy.mkdir()
+    for file in spoken.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    names = [trained(told(GENERATOR).replace("length: 16", "length: 60"), tmp_path / "a", copy), trained(TOKENIZER, tmp_path / "b", copy)]
+    for file in copy.iterdir():
+        file.unlink()
+    missing: dict[str, str] = {}
+    heard = listen(0, missing, names)
+    assert [each.model for each in heard] == names[:1]
+    assert heard[0].made[0].caption == demo.hearing.SENTENCES[0]
+    assert not heard[0].real
+    assert "is not here" in missing[names[1]]
