@@ -57,11 +57,20 @@ def test_the_loss_is_an_angle_and_teaches_only_the_code_and_the_map() -> None:
     first = torch.tensor([[[5.0, 0.0], [1.0, 1.0]]], requires_grad=True)
     media = torch.zeros(1, 1, 8, requires_grad=True)
     told = loss(first, media)
-    assert float(told) == pytest.approx(3 * (0 + 1 - math.sqrt(0.5)) / 2, rel=1e-5)
+    assert float(told.detach()) == pytest.approx(3 * (0 + 1 - math.sqrt(0.5)) / 2, rel=1e-5)
     told.backward()
     assert media.grad is None
     assert first.grad is not None
     assert loss.projection.weight.grad is not None
+
+
+def test_codes_of_no_length_yet_are_not_blown_up() -> None:
+    loss = DistillationLoss(lambda media: torch.ones(1, 4, 2), dim=2, width=2)
+    first = (1e-7 * torch.randn(1, 4, 2, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    told = loss(first, torch.zeros(1, 1, 8))
+    assert float(told.detach()) == pytest.approx(1, abs=1e-3)
+    told.backward()
+    assert 0 < float(first.grad.abs().max()) < 100  # type: ignore[union-attr]
 
 
 class Unfold(Decoder):

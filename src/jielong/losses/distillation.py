@@ -12,6 +12,9 @@ from torch.nn import functional as F
 
 from jielong.losses.base import LossSettings, Medium
 
+SHORT = 1e-2
+"""Vectors shorter than this have no direction yet: a fresh encoder's codes are tiny, and the angle's gradient is one over their length."""
+
 Teacher = Callable[[Tensor], Tensor]
 """Sound ``(B, C, T)`` to features ``(B, M, F)``, evenly spread over its length; no gradient."""
 
@@ -57,7 +60,7 @@ class DistillationLoss(nn.Module):
             with torch.no_grad():
                 features = self.teacher(media).to(first.device, torch.float32)  # (B, M, F)
                 wanted = pooling(features.shape[1], first.shape[1]).to(features) @ features
-            return self.weight * (1 - F.cosine_similarity(self.projection(first.float()), wanted, dim=-1)).mean()
+            return self.weight * (1 - F.cosine_similarity(self.projection(first.float()), wanted, dim=-1, eps=SHORT)).mean()
 
 
 class Distillation(LossSettings, family="loss", name="distillation"):
