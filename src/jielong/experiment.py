@@ -19,7 +19,7 @@ from jielong.conditions.text import FrozenText
 from jielong.conditions.voice import Recording, VoiceCondition
 from jielong.config import RecipeError
 from jielong.data.opening import MediaSet, Split, open_set, open_sounds
-from jielong.data.order import ShuffledOrder, spread
+from jielong.data.order import AlikeOrder, ShuffledOrder, spread
 from jielong.data.sets import Batch
 from jielong.data.sounds import AudioSet
 from jielong.evaluation.reconstruction import psnr
@@ -69,13 +69,16 @@ class Stream:
         images: The set.
         seed: Of the shuffling.
         tokens: The set's tokens, in which case pictures are never decoded.
+        alike: Items of a batch that are to be of similar lengths, where padding can be spared; any lengths by default.
 
     Sound without tokens is read from anywhere in a clip, by the seed and the position in the stream.
     """
 
-    def __init__(self, images: MediaSet, seed: int, tokens: Tokens | None = None) -> None:
+    def __init__(self, images: MediaSet, seed: int, tokens: Tokens | None = None, alike: int | None = None) -> None:
         self.images, self.seed, self.tokens = images, seed, tokens
         self.order = ShuffledOrder(len(images), seed)
+        if alike is not None and tokens is not None and tokens.lengths is not None:
+            self.order = AlikeOrder(tokens.lengths.tolist(), alike, seed)
 
     def batch(self, first: int, count: int) -> Batch:
         """The items at positions ``first`` to ``first + count`` of the stream."""
@@ -204,7 +207,9 @@ def run(
         _remember(experiment.generator.condition, experiment)
     made = _tokens(experiment, tokens)
     _measure_pace(experiment, made)
-    stream = Stream(experiment.images, recipe.train.seed, made)
+    # What is drawn forwards is trained without what stands behind a batch's longest item: the more alike they are, the less there is.
+    trimmed = experiment.generator is not None and experiment.generator.order.shifted and is_timed(recipe)
+    stream = Stream(experiment.images, recipe.train.seed, made, recipe.train.batch if trimmed else None)
     out.mkdir(parents=True, exist_ok=True)
     description = describe(experiment.media, experiment.images.classes, experiment.tokenizer, experiment.generator)
     write_bytes(out / DESCRIPTION, json.dumps(description, indent=2).encode())

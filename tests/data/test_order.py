@@ -2,7 +2,7 @@
 
 import pytest
 
-from jielong.data.order import ShuffledOrder
+from jielong.data.order import AlikeOrder, ShuffledOrder
 
 
 @pytest.mark.parametrize("length", [1, 2, 17, 100])
@@ -43,3 +43,18 @@ def test_impossible_shares_are_refused():
         order.batch(0, 6, 2, 2)
     with pytest.raises(ValueError, match="at least one"):
         ShuffledOrder(0)
+
+
+def test_alike_batches_bring_the_same_items_in_batches_of_similar_lengths() -> None:
+    lengths = [(37 * item) % 100 + 1 for item in range(64)]
+    order, plain = AlikeOrder(lengths, batch=4, seed=1), ShuffledOrder(64, seed=1)
+    for pool in range(4):
+        assert sorted(order.at(32 * pool, 32)) == sorted(plain.at(32 * pool, 32))
+    whole = order.at(0, 128)
+    assert sorted(whole[:64]) == list(range(64))
+    assert [order.at(first, 8) for first in range(0, 128, 8)] == [whole[first : first + 8] for first in range(0, 128, 8)]
+    assert AlikeOrder(lengths, batch=4, seed=1).at(77, 9) == whole[77:86]  # a resumed run
+    batches = [[lengths[item] for item in whole[first : first + 4]] for first in range(0, 128, 4)]
+    assert sum(max(each) - min(each) for each in batches) / len(batches) < 15  # and 60 without
+    firsts = [min(each) for each in batches]
+    assert firsts[:8] != sorted(firsts[:8])

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from jielong.data.building import build_set, built_path
+from jielong.data.inspecting_sounds import inspect_sounds
 from jielong.data.npm import BuildError
 from jielong.data.opening import open_set, open_sounds
 from jielong.data.prompts import VOICES, transcripts
 from jielong.data.samples import caption_of
 from jielong.data.source import DataError
+from jielong.data.spoken_words import STAMPS
 from jielong.media.audio import level, write_audio
 
 soundfile = pytest.importorskip("soundfile")
@@ -148,3 +150,44 @@ def test_words_are_read_line_by_line() -> None:
     assert transcripts("; c: d\na/b: x  y\nt: [beep]\nnothing\nempty:\nc: one (date) two\n") == {"a/b": "x y", "c": "one two"}
     assert caption_of("bd_tek") == "bass drum, tek"
     assert caption_of("tabla_ke3") == "tabla, ke3"
+
+
+@pytest.fixture
+def stamps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two stamps, said in three languages; a recording without words, one without a stamp, one that is broken."""
+    monkeypatch.setenv("JIELONG_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "unpacked" / STAMPS / "animals"
+    tone = 0.3 * torch.sin(torch.arange(4_410) * 2 * math.pi * 440 / 44_100).expand(2, -1)
+    for name in ("frog_desc", "frog_desc_fr", "frog_desc_pt_BR", "frog_desc_lt", "owl_desc_fr", "lost_desc_fr"):
+        write_audio(root / f"{name}.ogg", tone, 44_100)
+    (root / "frog.txt").write_text("A  frog.\nfr.utf8=Une grenouille. \npt_BR.utf8=Um sapo.\nlt.utf8=\nca@valencia.utf8=Una granota.\n")
+    (root / "owl.txt").write_text("An owl.\nfr.utf8=Un hibou.\nbe.utf8=Сава.\n")
+    (root / "owl_desc_be.ogg").write_bytes(b"no sound")
+    return tmp_path / "unpacked"
+
+
+def test_spoken_words_are_recordings_with_words_in_their_language(stamps: Path) -> None:
+    with pytest.raises(DataError, match="jielong data build spoken-words"):
+        open_sounds("spoken-words")
+    assert build_set("spoken-words", stamps) == built_path("spoken-words")
+    sounds = open_sounds("spoken-words", seconds=0.5)
+    assert dict(zip(sounds.keys, sounds.captions, strict=True)) == {
+        "en/animals/frog": "A frog.",
+        "fr/animals/frog": "Une grenouille.",
+        "fr/animals/owl": "Un hibou.",
+        "pt_BR/animals/frog": "Um sapo.",
+    }
+    assert sounds.classes == ["en", "fr", "pt_BR"]
+    assert sounds.length(0) == 1_600
+    original = stamps / STAMPS / "animals" / "frog_desc.ogg"
+    assert sounds.source.blob(sounds.keys.index("en/animals/frog")) == original.read_bytes()
+    split = {item.key.partition("/")[2]: item.split for item in sounds.source.items}
+    assert all(item.split == split[item.key.partition("/")[2]] for item in sounds.source.items)  # the same in every language
+    assert "version 2" in (built_path("spoken-words").parent / "LICENSE-spoken-words.md").read_text()
+    with pytest.raises(BuildError, match=r"no \.deb files of tuxpaint-stamps-default"):
+        build_set("spoken-words", stamps.parent / "cache")
+
+
+def test_words_that_are_not_utf8_are_odd(folder: Path) -> None:
+    (folder / "dog" / "long.txt").write_bytes(b"caf\xe9")
+    assert inspect_sounds(folder).odd["dog/long.wav"] == ["its words are not UTF-8: some characters are lost"]

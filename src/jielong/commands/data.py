@@ -57,15 +57,23 @@ def inspect_set(
 
 @app.command("build")
 def build(
-    name: Annotated[str, typer.Argument(metavar="SET", help="The set to build: emoji-full, prompts or sounds.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="SET", help="The set to build: emoji-full, prompts, sounds, spoken-words or synthetic-speech."),
+    ],
     packages: Annotated[
-        Path | None, typer.Option(help="A folder with the sources (node_modules; for prompts .deb files); otherwise they are fetched.")
+        Path | None, typer.Option(help="A folder with the sources (node_modules, or .deb files); otherwise they are fetched.")
     ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Of synthetic-speech: how much of it.")] = None,
+    by: Annotated[list[str] | None, typer.Option(help="Of synthetic-speech: a synthesizer, espeak or piper; may be repeated.")] = None,
+    texts: Annotated[Path | None, typer.Option(help="Of synthetic-speech: a file with your own sentences, one a line.")] = None,
 ) -> None:
     """Build a set into the user's cache."""
-    from jielong.data.building import build_set
+    from jielong.data.building import Speech, build_set
 
+    given = {"minutes": minutes, "synthesizers": tuple(by or ()) or None, "texts": texts}
+    told = {key: value for key, value in given.items() if value is not None}
     with Progress(console=notes, transient=True) as bar:
         task = bar.add_task(f"building {name}", total=None)
-        path = build_set(name, packages, lambda count: bar.update(task, completed=count))
+        path = build_set(name, packages, lambda count: bar.update(task, completed=count), Speech(**told) if told else None)  # type: ignore[arg-type]
     typer.echo(path)

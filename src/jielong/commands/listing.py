@@ -19,6 +19,8 @@ SETS = {
     "emoji-full": "the same with two more styles; made once by: jielong data build emoji-full",
     "prompts": "two hours of spoken prompts with their words, five languages and voices; made once by: jielong data build prompts",
     "sounds": "short synthesiser, drum and instrument samples by name; ships with jielong-zoo",
+    "spoken-words": "three hours of words said by volunteers in nine languages and more; made once by: jielong data build spoken-words",
+    "synthetic-speech": "sentences read by speech synthesizers, as many as wanted; made by: jielong data build synthetic-speech",
     "fashion-mnist": "clothes in ten classes, 28 x 28, grey; on Debian: apt install dataset-fashion-mnist",
 }
 """The built-in sets, which :data:`jielong.data.opening.BUILT_IN` opens."""

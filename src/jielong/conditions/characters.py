@@ -26,8 +26,8 @@ class SymbolText(Condition):
         heads: Their heads.
         length: Most symbols of a text.
         drop: Share of texts replaced by the null in training.
-        aligned: How symbols are told frame by frame, if they are. Those that last no time of their own are not; their neighbours, which have
-            heard of them in the encoder, are. Before and behind them stands an edge, for the silence there.
+        aligned: How symbols are told frame by frame, if they are. Those that last no time of their own are not; their neighbours, which
+            have heard of them in the encoder, are. Before and behind them stands an edge, for the silence there.
     """
 
     soundless: Tensor

@@ -5,22 +5,32 @@ from __future__ import annotations
 import importlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import pyarrow.parquet as pq
 
 from jielong.config import nearest
+from jielong.data.debian import download, unpack
 from jielong.data.emoji import SIZE, Concept, Drawing, concept_key, encode_drawing, write_set
 from jielong.data.npm import BuildError, install
 from jielong.data.prompts import LICENCE as PROMPTS_LICENCE
-from jielong.data.prompts import download, prompts, unpack
+from jielong.data.prompts import PACKAGES as PROMPTS
+from jielong.data.prompts import SOUNDS, prompts
 from jielong.data.samples import LICENCE as SAMPLES_LICENCE
 from jielong.data.samples import PACKAGE as SAMPLES
 from jielong.data.samples import samples
 from jielong.data.sound_sources import write_sounds
 from jielong.data.source import DataError
+from jielong.data.spoken_words import LICENCE as SPOKEN_LICENCE
+from jielong.data.spoken_words import PACKAGES as SPOKEN
+from jielong.data.spoken_words import STAMPS, spoken_words
+from jielong.data.synthetic_speech import LICENCE as SYNTHETIC_LICENCE
+from jielong.data.synthetic_speech import MINUTES, read_texts, synthetic_speech
 from jielong.media.images import write_bytes
 
 OPENMOJI = "openmoji@17.0.0"
@@ -39,6 +49,22 @@ The OpenMoji drawings are share-alike: whoever passes them on, changed or not, d
 """
 
 Progress = Callable[[int], None]
+SYNTHETIC = "synthetic-speech"
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What ``synthetic-speech`` is made of.
+
+    Attributes:
+        minutes: How much.
+        synthesizers: By whom: ``espeak``, ``piper``.
+        texts: A file of sentences, one a line; those of the project by default.
+    """
+
+    minutes: float = MINUTES
+    synthesizers: tuple[str, ...] = ("espeak",)
+    texts: Path | None = None
 
 
 def cache_folder() -> Path:
@@ -51,24 +77,31 @@ def built_path(name: str) -> Path:
     return cache_folder() / "data" / f"{name}.parquet"
 
 
-def build_set(name: str, packages: Path | None = None, progress: Progress | None = None) -> Path:
+def build_set(name: str, packages: Path | None = None, progress: Progress | None = None, speech: Speech | None = None) -> Path:
     """Build a set into the user's cache, whole or not at all, with its licence beside it.
 
     Args:
-        name: ``emoji-full``, ``prompts`` or ``sounds``.
-        packages: a folder with the unpacked npm packages (a ``node_modules``), for ``prompts`` with Debian's packages (``.deb`` files, or
-            what is in them, unpacked); fetched with ``npm`` or ``apt-get`` if not given.
+        name: one of :data:`BUILDERS`, or ``synthetic-speech``.
+        packages: a folder with the unpacked npm packages (a ``node_modules``), or with Debian's packages (``.deb`` files, or what is in
+            them, unpacked); fetched with ``npm`` or ``apt-get`` if not given.
         progress: called with the number of items done so far.
+        speech: for ``synthetic-speech`` alone: how much, by whom, of which texts.
 
     Returns:
         The Parquet file.
 
     Raises:
-        DataError: if there is no such set to build.
+        DataError: if there is no such set to build, or it is not built so.
         BuildError: if something that building needs is missing; nothing is written then.
     """
+    if name == SYNTHETIC:
+        if packages is not None:
+            raise DataError(f"{name!r} is made of no packages: it is synthesized")
+        return _build_synthetic(speech or Speech(), progress)
     if name not in BUILDERS:
-        raise DataError(f"there is no set called {name!r} to build; {nearest(name, list(BUILDERS))}")
+        raise DataError(f"there is no set called {name!r} to build; {nearest(name, [*BUILDERS, SYNTHETIC])}")
+    if speech is not None:
+        raise DataError(f"minutes, synthesizers and texts are for the set {SYNTHETIC!r}; {name!r} is as it is")
     return BUILDERS[name](packages, progress)
 
 
@@ -128,26 +161,46 @@ def _rasteriser() -> Callable[[str], bytes]:
 
 
 def _build_prompts(packages: Path | None, progress: Progress | None) -> Path:
-    target = built_path("prompts")
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = unpack(packages or download(Path(scratch) / "debs"), Path(scratch) / "files")
+    with _unpacked("prompts", PROMPTS, packages, SOUNDS) as folder:
         rows = list(prompts(folder, progress))
-    write_bytes(target.with_name("LICENSE-prompts.md"), PROMPTS_LICENCE.encode())
-    write_sounds(target, rows, caption="text", label="speaker", key=["language", "name"])
+    return _write("prompts", rows, PROMPTS_LICENCE, caption="text", label="speaker", key=["language", "name"])
+
+
+def _build_spoken_words(packages: Path | None, progress: Progress | None) -> Path:
+    with _unpacked("spoken-words", SPOKEN, packages, STAMPS) as folder:
+        rows = list(spoken_words(folder, progress))
+    return _write("spoken-words", rows, SPOKEN_LICENCE, caption="text", label="language", key=["language", "name"])
+
+
+def _build_synthetic(speech: Speech, progress: Progress | None) -> Path:
+    texts = None if speech.texts is None else read_texts(speech.texts)
+    rows = list(synthetic_speech(speech.minutes, speech.synthesizers, texts, progress))
+    return _write(SYNTHETIC, rows, SYNTHETIC_LICENCE, caption="text", label="voice", key=["name"])
+
+
+@contextmanager
+def _unpacked(name: str, wanted: Sequence[str], packages: Path | None, holds: Path) -> Iterator[Path]:
+    """The tree of files of Debian packages, given or fetched, for as long as it is needed."""
+    with tempfile.TemporaryDirectory() as scratch:
+        yield unpack(wanted, packages or download(wanted, Path(scratch) / "debs", name), Path(scratch) / "files", holds)
+
+
+def _write(name: str, rows: list[dict[str, Any]], licence: str, *, caption: str, label: str, key: list[str]) -> Path:
+    target = built_path(name)
+    write_bytes(target.with_name(f"LICENSE-{name}.md"), licence.encode())
+    write_sounds(target, rows, caption=caption, label=label, key=key)
     return target
 
 
 def _build_sounds(packages: Path | None, progress: Progress | None) -> Path:
-    target = built_path("sounds")
     with tempfile.TemporaryDirectory() as scratch:
         rows = list(samples((packages or install([SAMPLES], Path(scratch))) / SAMPLES.partition("@")[0], progress))
-    write_bytes(target.with_name("LICENSE-sounds.md"), SAMPLES_LICENCE.encode())
-    write_sounds(target, rows, caption="caption", label="kind", key=["name"])
-    return target
+    return _write("sounds", rows, SAMPLES_LICENCE, caption="caption", label="kind", key=["name"])
 
 
 BUILDERS: dict[str, Callable[[Path | None, Progress | None], Path]] = {
     "emoji-full": _build_emoji_full,
     "prompts": _build_prompts,
     "sounds": _build_sounds,
+    "spoken-words": _build_spoken_words,
 }

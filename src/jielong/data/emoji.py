@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from jielong.data.source import fraction
 from jielong.media.images import encode, fit, read_image, write_bytes
 
 SIZE = 64
@@ -131,13 +131,9 @@ def split_of(drawings: Iterable[Drawing]) -> list[str]:
     for drawing in sorted(drawings, key=lambda d: order[d.style]):
         key = drawing.concept.hexcode
         alone = copies[drawing.style, drawing.image] == 1
-        if alone and len(styles[key]) > 1 and key not in heldout and _fraction(f"{key}|{drawing.style}") < HELDOUT_SHARE:
+        if alone and len(styles[key]) > 1 and key not in heldout and fraction(f"{key}|{drawing.style}") < HELDOUT_SHARE:
             heldout[key] = drawing.style
     return ["heldout" if heldout.get(d.concept.hexcode) == d.style else "train" for d in drawings]
-
-
-def _fraction(text: str) -> float:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
 def write_set(path: Path, drawings: Iterable[Drawing]) -> int:

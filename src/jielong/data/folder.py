@@ -103,7 +103,7 @@ class FolderSource(Source):
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise DataError(f"{files[0]} names {name}, which lies outside of {folder}")
             if name in named:
-                raise DataError(f"{files[0]} names {name} twice; a picture has one row")
+                raise DataError(f"{files[0]} names {name} twice; a file has one row")
             named.add(name)
             known: dict[str, Any] = {k: v for k, v in row.items() if k and k not in FILE_NAMES}
             yield path, Item(self._key(path), first(row, CAPTION_NAMES), first(row, LABEL_NAMES), first(row, ("split",)), known)

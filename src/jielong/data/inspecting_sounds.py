@@ -42,7 +42,7 @@ class SoundReport:
         classes: number of clips a class.
         columns: whatever else is said of each clip.
         broken: what cannot be used -> why.
-        odd: usable, but perhaps not meant -> why (silent, quiet, clipped, very long).
+        odd: usable, but perhaps not meant -> why (silent, quiet, clipped, very long, words that are not UTF-8).
     """
 
     name: str
@@ -135,6 +135,7 @@ def inspect_sounds(name: str | os.PathLike[str], limit: int | None = None) -> So
             *(["silent"] if loud <= -200 else [f"quiet: {loud:.1f} dB"] if loud < QUIET_DB else []),
             *([f"clipped: {clipped:.1%} of its samples stand at the end of the scale"] if clipped > 0.001 else []),
             *([f"long: {length:.1f} s"] if length > LONG else []),
+            *(["its words are not UTF-8: some characters are lost"] if "\ufffd" in (source.items[row].caption or "") else []),
         ]
         if reasons:
             odd[key] = reasons

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from jielong.data.sets import ImageSet
 from jielong.data.shards import ShardSource, expand
 from jielong.data.sound_sources import SoundFolder, SoundTable, holds_sound
 from jielong.data.sounds import RATE, AudioSet
-from jielong.data.source import DataError, Source
+from jielong.data.source import DataError, Source, fraction
 from jielong.data.table import TableSource
 
 Split = Literal["train", "heldout"]
@@ -142,7 +141,7 @@ def _indices_of(source: Source, split: Split | None) -> list[int]:
             raise DataError(f"{source.name} marks no item as {split!r}")
         return chosen
     # No split is declared: hold out 5 % by a hash of the key; at least one of two or more.
-    rank = [int.from_bytes(hashlib.sha256(item.key.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64 for item in source.items]
+    rank = [fraction(item.key) for item in source.items]
     heldout = {i for i in everything if rank[i] < HELDOUT_SHARE}
     if not heldout and len(rank) > 1:
         heldout = {min(everything, key=rank.__getitem__)}
@@ -173,6 +172,20 @@ def _prompts() -> Source:
     return SoundTable([path], "prompts")
 
 
+def _spoken_words() -> Source:
+    path = built_path("spoken-words")
+    if not path.is_file():
+        raise DataError("the set 'spoken-words' is not built yet; run `jielong data build spoken-words` (fetches 161 MB from Debian)")
+    return SoundTable([path], "spoken-words")
+
+
+def _synthetic_speech() -> Source:
+    path = built_path("synthetic-speech")
+    if not path.is_file():
+        raise DataError("the set 'synthetic-speech' is not built yet; run `jielong data build synthetic-speech --minutes 10`")
+    return SoundTable([path], "synthetic-speech")
+
+
 def _sounds() -> Source:
     path = built_path("sounds")
     if path.is_file():
@@ -192,4 +205,6 @@ BUILT_IN: dict[str, Callable[[], Source]] = {
     "fashion-mnist": open_fashion_mnist,
     "prompts": _prompts,
     "sounds": _sounds,
+    "spoken-words": _spoken_words,
+    "synthetic-speech": _synthetic_speech,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 _MIX = 0x9E3779B97F4A7C15  # odd 64-bit constant (2^64 / golden ratio), so that neighbouring (seed, epoch) pairs are far apart
@@ -57,6 +59,44 @@ class ShuffledOrder:
             self._permutation = torch.randperm(self.length, generator=generator).tolist()
             self._epoch = epoch
         return self._permutation
+
+
+class AlikeOrder(ShuffledOrder):
+    """The same stream, in which the items of a batch are of similar length, so that little is padded.
+
+    ``POOL`` batches at a time are sorted by length, cut into batches again, and these are shuffled. An epoch still brings every item once,
+    but for the pools at its edges, which share items with the next.
+
+    >>> order = AlikeOrder([5, 1, 5, 1], batch=2, seed=0)
+    >>> sorted(sorted([5, 1, 5, 1][item] for item in order.at(first, 2)) for first in (0, 2))
+    [[1, 1], [5, 5]]
+    """
+
+    POOL = 8
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int = 0) -> None:
+        """Shuffle items of these lengths, for batches of ``batch``."""
+        super().__init__(len(lengths), seed)
+        self.lengths, self.size = list(lengths), batch
+        self._pool, self._arranged = -1, list[int]()
+
+    def at(self, position: int, count: int) -> list[int]:
+        """See :meth:`ShuffledOrder.at`."""
+        items: list[int] = []
+        while len(items) < count:
+            pool, offset = divmod(position + len(items), self.POOL * self.size)
+            items += self._arrangement_of(pool)[offset : offset + count - len(items)]
+        return items
+
+    def _arrangement_of(self, pool: int) -> list[int]:
+        if pool != self._pool:
+            drawn = super().at(pool * self.POOL * self.size, self.POOL * self.size)
+            ordered = sorted(drawn, key=self.lengths.__getitem__)
+            generator = torch.Generator().manual_seed((self.seed * _MIX + pool * 0xD1B54A32D192ED03 + 2) % 2**63)
+            places = torch.randperm(self.POOL, generator=generator).tolist()
+            self._arranged = [item for place in places for item in ordered[place * self.size : (place + 1) * self.size]]
+            self._pool = pool
+        return self._arranged
 
 
 def spread(total: int, count: int | None) -> list[int]:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
-import io
 import re
-import shutil
-import subprocess
-import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jielong.data.npm import BuildError
+from jielong.data.source import fraction
 from jielong.media.audio import encode_audio, read_audio
 
 HELDOUT_SHARE = 0.05
 _NOTE = re.compile(r"\[[^]]*\]|\([^)]*\)")
-_SOUNDS = Path("usr/share/asterisk/sounds")
+SOUNDS = Path("usr/share/asterisk/sounds")
+"""Where the packages keep recordings."""
 
 
 @dataclass(frozen=True)
@@ -59,60 +56,6 @@ LICENCE = (
 )
 
 
-def download(folder: Path) -> Path:
-    """Fetch Debian's packages into a folder with ``apt-get download``; nothing is installed.
-
-    Raises:
-        BuildError: if there is no ``apt-get``, or it fails.
-    """
-    apt = shutil.which("apt-get")
-    if apt is None:
-        raise BuildError(
-            f"building this set fetches Debian packages with `apt-get`, which is not here; download {', '.join(PACKAGES)} "
-            "from packages.debian.org and give their folder: jielong data build prompts --packages FOLDER"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run([apt, "download", *PACKAGES], cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = "\n".join(done.stderr.strip().splitlines()[-5:])
-        raise BuildError(f"apt-get could not download the packages; try `apt-get update` first: {last}")
-    return folder
-
-
-def unpack(packages: Path, folder: Path) -> Path:
-    """The tree of files in a folder's ``.deb`` packages, unpacked below ``folder``; the folder itself where it is unpacked already.
-
-    Raises:
-        BuildError: if it holds neither.
-    """
-    if (packages / _SOUNDS).is_dir():
-        return packages
-    archives = sorted(packages.glob("*.deb"))
-    if not archives:
-        raise BuildError(f"{packages} holds no .deb files and no {_SOUNDS}; the packages {', '.join(PACKAGES)} are needed")
-    for archive in archives:
-        try:
-            with tarfile.open(fileobj=io.BytesIO(_member(archive.read_bytes(), "data.tar"))) as files:
-                files.extractall(folder, filter="data")
-        except (tarfile.TarError, ValueError, EOFError) as error:
-            raise BuildError(f"{archive} cannot be unpacked ({error}); unpack it with `dpkg-deb -x` and give that folder") from error
-    return folder
-
-
-def _member(archive: bytes, start: str) -> bytes:
-    """The member of an ``ar`` archive, which a ``.deb`` is, whose name starts so."""
-    if not archive.startswith(b"!<arch>\n"):
-        raise ValueError("it is not a Debian package")
-    place = 8
-    while place + 60 <= len(archive):
-        header = archive[place : place + 60]
-        length = int(header[48:58])
-        if header[:16].decode("ascii", "replace").strip().startswith(start):
-            return archive[place + 60 : place + 60 + length]
-        place += 60 + length + length % 2
-    raise ValueError(f"it has no {start}")
-
-
 def transcripts(text: str) -> dict[str, str]:
     """Words by prompt out of lines ``folder/name: words``; comments, and what stands in brackets (tones, notes), are left out."""
     found = {}
@@ -139,7 +82,7 @@ def prompts(folder: Path, progress: Callable[[int], None] | None = None) -> Iter
     done = 0
     for language, voice in VOICES.items():
         words = folder / "usr/share/doc" / f"asterisk-core-sounds-{language}" / f"core-sounds-{language}.txt.gz"
-        recordings = folder / _SOUNDS / voice.folder
+        recordings = folder / SOUNDS / voice.folder
         for needed in (words, recordings):
             if not needed.exists():
                 raise BuildError(f"{needed} is missing; the packages {', '.join(PACKAGES)} are needed")
@@ -157,12 +100,8 @@ def prompts(folder: Path, progress: Callable[[int], None] | None = None) -> Iter
                 "language": language,
                 "speaker": voice.speaker,
                 "name": name,
-                "split": "heldout" if _fraction(name) < HELDOUT_SHARE else "train",
+                "split": "heldout" if fraction(name) < HELDOUT_SHARE else "train",
                 "seconds": waveform.shape[1] / rate,
                 "licence": voice.licence,
                 "attribution": voice.attribution,
             }
-
-
-def _fraction(text: str) -> float:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64

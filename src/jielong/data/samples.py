@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from jielong.data.npm import BuildError
 from jielong.data.sounds import RATE
+from jielong.data.source import fraction
 from jielong.media.audio import encode_audio, read_audio, resample, to_channels
 
 PACKAGE = "supersonic-scsynth-samples@0.84.2"
@@ -64,7 +64,6 @@ def samples(folder: Path, progress: Callable[[int], None] | None = None) -> Iter
     for done, path in enumerate(paths, 1):
         waveform, rate = read_audio(path)
         clip = resample(to_channels(waveform, 1), rate, RATE)[:, : round(LONGEST * RATE)]
-        share = int.from_bytes(hashlib.sha256(path.stem.encode()).digest()[:8], "big") / 2**64
         if progress is not None:
             progress(done)
         yield {
@@ -72,6 +71,6 @@ def samples(folder: Path, progress: Callable[[int], None] | None = None) -> Iter
             "caption": caption_of(path.stem),
             "kind": KINDS.get(path.stem.partition("_")[0], "other"),
             "name": path.stem,
-            "split": "heldout" if share < HELDOUT_SHARE else "train",
+            "split": "heldout" if fraction(path.stem) < HELDOUT_SHARE else "train",
             "seconds": clip.shape[1] / RATE,
         }

@@ -68,6 +68,11 @@ def digest(parts: Iterable[str | bytes]) -> str:
     return total.hexdigest()
 
 
+def fraction(text: str) -> float:
+    """A number in ``[0, 1)`` that is a text's own, evenly spread over all texts: what is below a share of them is held out, for good."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
+
+
 def file_identity(path: str | os.PathLike[str], windows: int = 256, width: int = 65536) -> str:
     """A digest of a file's content: the whole of it when small, else its length and evenly spaced windows, first and last included.
 

