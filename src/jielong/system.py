@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jielong.completion import Side, kept
+from jielong.completion import Side, begun, kept
 from jielong.config import nearest
 from jielong.data.opening import MediaSet, Split, open_set, open_sounds
 from jielong.generator import Generator, Watch
@@ -399,14 +399,15 @@ class System:
         seconds: Sequence[float] | float | None = None,
         **options: Any,
     ) -> Pictures | Sounds:
-        """Pictures of which one half is given, and the other drawn.
+        """Pictures of which one half is given, and the other drawn; or sound that goes on from a recording.
 
         What is kept are tokens. Those of pixels are the pixels; those of a learned tokenizer come back as it rebuilds them, and near the
-        edge they have seen a little of the other half.
+        edge they have seen a little of the other half. Of a recording its whole tokens are kept: to go on in its voice, let ``text`` say
+        first what it says, and cut it off what comes back (an acoustic prompt, arXiv 2301.02111).
 
         Args:
-            media: The picture, ``(C, H, W)`` in [-1, 1].
-            keep: Which half of it stays: ``upper``, ``lower``, ``left`` or ``right``.
+            media: The picture, ``(C, H, W)`` in [-1, 1], or the beginning of the sound, ``(C, T)``, at the tokenizer's rate.
+            keep: Which half of a picture stays: ``upper``, ``lower``, ``left`` or ``right``.
             text: As in :meth:`generate`.
             classes: As in :meth:`generate`.
             count: Pictures a caption or class; pictures in all where nothing is said of the rest.
@@ -415,12 +416,18 @@ class System:
             options: More for :meth:`generate`.
 
         Raises:
-            ValueError: if the tokens do not stand in rows and columns, or the generator would not see what is kept.
+            ValueError: if the tokens do not stand in rows and columns or along time, or the generator would not see what is kept, or a
+                recording has no whole token or leaves no room for another.
         """
         if self.generator is None:
             raise ValueError(f"{self.name} is a tokenizer; to complete a picture, load a generator such as maskgit-emoji")
-        known = kept(self.generator.layout, self.generator.order, keep)
-        conditions, _ = self._conditions(text, classes, count or 1, voice, seconds)
+        conditions, _, _ = self._asked(text, classes, count, voice, seconds)
+        size, hop = self.tokenizer.media.size[0], self.tokenizer.hop
+        if hop is not None:
+            known = begun(self.generator.layout, self.generator.order, media.shape[-1] // hop)
+            media = torch.nn.functional.pad(media, (0, size - media.shape[-1]))
+        else:
+            known = kept(self.generator.layout, self.generator.order, keep)
         values = self.encode(media[None]).values
         start = Tokens(values.expand(count or 1 if conditions is None else len(conditions), -1, -1), self.generator.layout)
         return self.generate(text, classes, count, voice=voice, seconds=seconds, start=start, known=known, **options)

@@ -49,6 +49,14 @@ def test_trains_and_makes_sound_of_asked_and_of_drawn_lengths(name: str, codec: 
         other = system.generate(text=["snare drum", "bass"], seed=3, **options)
         assert other.lengths == ended.lengths
         torch.testing.assert_close(other.tensor, ended.tensor, atol=1e-4, rtol=1e-3)
+    recording = tmp_path / "asked.wav"
+    succeed("generate", run, "--text", "snare drum", "--complete", recording, "--seconds", "0.45", "--out", tmp_path / "longer.wav")
+    assert read_audio(tmp_path / "longer.wav")[0].shape == (1, 3_600)
+    longer = system.complete(asked, text="snare drum", seconds=0.45, seed=1).tensor
+    begun = system.decode(system.encode(torch.nn.functional.pad(asked, (0, 3_840 - 2_408))[None]))
+    torch.testing.assert_close(longer[..., :2_400], begun[..., :2_400], atol=1e-4, rtol=1e-3)
+    with pytest.raises(ValueError, match="comes to 48 tokens, and sound here to 48 at most"):
+        system.complete(torch.zeros(1, 3_840), text="snare drum")
     whole = system.generate(text="snare drum", seconds=0.3, seed=1).tensor[..., :2_400]
     torch.testing.assert_close(torch.cat(list(system.stream(text="snare drum", seconds=0.3, seed=1)), dim=2), whole)
 

@@ -138,8 +138,10 @@ def generate(
     smooth: Annotated[
         bool, typer.Option("--smooth", help="Mix codes instead of drawing one (next_scale only): calmer pictures, less variety.")
     ] = False,
-    complete: Annotated[Path | None, typer.Option(help="A picture to keep a half of; the rest is drawn.")] = None,
-    keep: Annotated[Keep, typer.Option(help="Which half of it.")] = Keep.upper,
+    complete: Annotated[
+        Path | None, typer.Option(help="A picture to keep a half of, or a recording to go on from; the rest is drawn.")
+    ] = None,
+    keep: Annotated[Keep, typer.Option(help="Which half of the picture.")] = Keep.upper,
     trace: Annotated[bool, typer.Option("--trace", help="Also write trace.json and an animation of every step.")] = False,
     device: Device = "cpu",
 ) -> None:
@@ -188,10 +190,14 @@ def generate(
 
 
 def _read(path: Path, system: System) -> Tensor:
-    """A picture as the system's tokenizer takes it, ``(C, H, W)``."""
+    """A picture as the system's tokenizer takes it, ``(C, H, W)``, or sound, ``(C, T)``."""
+    from jielong.media.audio import read_audio, resample, to_channels
     from jielong.media.images import fit, read_image, to_tensor
 
     media = system.tokenizer.media
+    if media.rate is not None:
+        waveform, rate = read_audio(path)
+        return resample(to_channels(waveform, media.channels), rate, media.rate)
     return to_tensor(fit(read_image(path), media.size[0]), media.channels)
 
 
