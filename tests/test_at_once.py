@@ -116,3 +116,23 @@ def test_a_backbone_that_is_none_asks_for_what_it_was_built_for() -> None:
     model = built(SOUND, BACKBONES["none"], classes=True)
     with pytest.raises(ValueError, match="takes a condition"):
         model.backbone(torch.zeros(1, 7, 16), model.where, model.blocks)
+
+
+@WITH
+def test_clips_of_different_lengths_feel_neither_padding_nor_each_other(backbone: Any) -> None:
+    model, lengths = built(SOUND, backbone, classes=True), torch.tensor([7, 3, 5, 3])
+    told = ["cat", "dog", "dog", "cat"]
+    behind = torch.arange(7) >= lengths[:, None]
+    losses = []
+    for filler in (0.0, float("nan")):
+        torch.manual_seed(5)
+        values = tokens(SOUND).values.masked_fill(behind[..., None], filler)
+        losses.append(model.loss(Tokens(values, SOUND, lengths), model.condition.prepare(told)))  # type: ignore[union-attr]
+    assert torch.equal(losses[0], losses[1])
+    made = model.generate(told, guidance=2.0, seed=3, lengths=lengths.tolist())
+    assert made.lengths is not None
+    assert torch.equal(made.lengths, lengths)
+    assert not made.values[behind].any()
+    for row, length in enumerate(lengths.tolist()):
+        alone = model.generate(told[: row + 1], guidance=2.0, seed=3, lengths=[length] * (row + 1)).values[row]
+        torch.testing.assert_close(made.values[row], alone, rtol=1e-4, atol=1e-4)
