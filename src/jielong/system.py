@@ -396,6 +396,7 @@ class System:
         count: int | None = None,
         *,
         voice: Any = None,
+        emotion: Any = None,
         seconds: Sequence[float] | float | None = None,
         **options: Any,
     ) -> Pictures | Sounds:
@@ -412,6 +413,7 @@ class System:
             classes: As in :meth:`generate`.
             count: Pictures a caption or class; pictures in all where nothing is said of the rest.
             voice: As in :meth:`generate`.
+            emotion: As in :meth:`generate`.
             seconds: As in :meth:`generate`.
             options: More for :meth:`generate`.
 
@@ -421,7 +423,7 @@ class System:
         """
         if self.generator is None:
             raise ValueError(f"{self.name} is a tokenizer; to complete a picture, load a generator such as maskgit-emoji")
-        conditions, _, _ = self._asked(text, classes, count, voice, seconds)
+        conditions, _, _ = self._asked(text, classes, count, voice, seconds, emotion)
         size, hop = self.tokenizer.media.size[0], self.tokenizer.hop
         if hop is not None:
             known = begun(self.generator.layout, self.generator.order, media.shape[-1] // hop)
@@ -430,7 +432,7 @@ class System:
             known = kept(self.generator.layout, self.generator.order, keep)
         values = self.encode(media[None]).values
         start = Tokens(values.expand(count or 1 if conditions is None else len(conditions), -1, -1), self.generator.layout)
-        return self.generate(text, classes, count, voice=voice, seconds=seconds, start=start, known=known, **options)
+        return self.generate(text, classes, count, voice=voice, emotion=emotion, seconds=seconds, start=start, known=known, **options)
 
     def _asked(
         self, text: Any, classes: Any, count: int | None, voice: Any, seconds: Any, emotion: Any
