@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jielong.networks.streaming import StreamingModule
+from jielong.networks.time_kernels import Kernel, convolution, join, transposed
 
 Padding = Literal["constant", "reflect", "replicate"]
 ConvNorm = Literal["weight_norm", "time_group_norm", "none"]
@@ -33,8 +34,6 @@ class TimeLayer(StreamingModule):
         causal: Whether all context is on the left.
     """
 
-    folded: Tensor | None
-
     def __init__(self, shape: tuple[int, int, int], outputs: int, reach: int, norm: ConvNorm, bias: bool, causal: bool) -> None:
         super().__init__()
         if reach < 0:
@@ -46,20 +45,28 @@ class TimeLayer(StreamingModule):
         self.gain = nn.Parameter(_lengths(self.weight.detach())) if norm == "weight_norm" else None
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.norm = nn.GroupNorm(1, outputs) if norm == "time_group_norm" else None
-        self.register_buffer("folded", None, persistent=False)
-        self._folded_at = (-1, -1)
+        self._folded: Kernel | None = None
+        self._folded_of: tuple[object, ...] = ()
 
     def kernel(self) -> Tensor:
         """The weight as it is used."""
-        if self.gain is None:
-            return self.weight
-        if self.folded is not None and not self.training and self._folded_at == (self.gain._version, self.weight._version):
-            return self.folded
-        return self._normed()
+        return self.weight if self.gain is None else self.weight * (self.gain / _lengths(self.weight))
 
-    def _normed(self) -> Tensor:
-        assert self.gain is not None
-        return self.weight * (self.gain / _lengths(self.weight))
+    @property
+    def folded(self) -> Kernel | None:
+        """The layer with its weight prepared, on a CPU and where no gradients are wanted; ``None`` where it does not hold."""
+        held = self._folded is not None and not self.training and not torch.is_grad_enabled()
+        return self._folded if held and not torch.is_autocast_enabled("cpu") and self._folded_of == self._now() else None
+
+    def _now(self) -> tuple[object, ...]:
+        """What tells these weights from others, and from themselves once they have changed."""
+        return tuple(
+            (weight.data_ptr(), weight._version, weight.device) for weight in (self.weight, self.gain, self.bias) if weight is not None
+        )
+
+    def prepared(self) -> Kernel:
+        """The layer's kernel, with its weight rearranged."""
+        raise NotImplementedError(f"{type(self).__name__} has no kernel")
 
     @property
     def needs_everything(self) -> str | None:
@@ -68,19 +75,16 @@ class TimeLayer(StreamingModule):
 
     @torch.no_grad()
     def fold(self) -> bool:
-        """Norm the weight once, for evaluation."""
-        if self.gain is None or self.training:
-            return False
-        now = (self.gain._version, self.weight._version)
-        if self.folded is not None and self._folded_at == now:
+        """Norm and rearrange the weight once, for evaluation on a CPU."""
+        if self.training or self.weight.device.type != "cpu" or self.weight.dtype != torch.float32 or self.folded is not None:
             return False
         with torch.inference_mode(False):
-            self.folded, self._folded_at = self._normed().clone(), now
+            self._folded, self._folded_of = self.prepared(), self._now()
         return True
 
     def unfold(self) -> None:
         """Norm the weight at every pass again."""
-        self.folded = None
+        self._folded = None
 
     def finished(self, x: Tensor) -> Tensor:
         """What comes behind the convolution."""
@@ -153,7 +157,14 @@ class Conv1d(TimeLayer):
             return self._step(x)
         return self._convolved(self._padded(x))
 
+    def prepared(self) -> Kernel:
+        """As :func:`jielong.networks.time_kernels.convolution`."""
+        bias = None if self.bias is None else self.bias.detach()
+        return convolution(self.kernel().detach(), bias, self.stride, self.dilation, self.groups)
+
     def _convolved(self, x: Tensor) -> Tensor:
+        if (folded := self.folded) is not None:
+            return self.finished(folded(x))
         return self.finished(F.conv1d(x, self.kernel(), self.bias, self.stride, 0, self.dilation, self.groups))
 
     def _padded(self, x: Tensor) -> Tensor:
@@ -172,7 +183,7 @@ class Conv1d(TimeLayer):
         if self.left + self.right == 0 and self.stride == 1:
             return self._convolved(x) if x.shape[-1] else self._nothing(x)
         kept = stream.recall(self, lambda: _Window(x[..., :0]))
-        samples = torch.cat((kept.samples, x), dim=-1) if kept.samples.shape[-1] else x
+        samples = join([kept.samples, x]) if kept.samples.shape[-1] else x
         if kept.fresh and x.shape[-1]:
             for row in kept.fresh:
                 samples[row, :, : -x.shape[-1]] = x[row, :, :1]
@@ -222,10 +233,14 @@ def _pad(x: Tensor, left: int, right: int, how: Padding) -> Tensor:
     """Padded sides; a sound too short to be reflected is lengthened by silence first, which is cut off again (EnCodec)."""
     if left + right == 0:
         return x
-    if how != "reflect":
-        return F.pad(x, (left, right), mode=how)
+    if how == "constant":
+        return join([x.new_zeros(*x.shape[:-1], left), x, x.new_zeros(*x.shape[:-1], right)])
+    if how == "replicate":
+        return join([x[..., :1].expand(-1, -1, left), x, x[..., -1:].expand(-1, -1, right)])
     lacking = max(0, max(left, right) + 1 - x.shape[-1])
-    padded = F.pad(F.pad(x, (0, lacking)), (left, right), mode="reflect")
+    x = join([x, x.new_zeros(*x.shape[:-1], lacking)]) if lacking else x
+    end = x.shape[-1]
+    padded = join([x[..., 1 : left + 1].flip(-1), x, x[..., end - 1 - right : end - 1].flip(-1)])
     return padded[..., : padded.shape[-1] - lacking]
 
 
@@ -279,8 +294,17 @@ class ConvTranspose1d(TimeLayer):
             return self._step(x)
         if not x.shape[-1]:
             return x.new_empty(len(x), self.outputs, 0)
-        made = F.conv_transpose1d(x, self.kernel(), self.bias, self.stride, groups=self.groups)
+        made = self._spread(x)
         return self.finished(made)[..., self.left : made.shape[-1] - self.right]
+
+    def prepared(self) -> Kernel:
+        """As :func:`jielong.networks.time_kernels.transposed`."""
+        return transposed(self.kernel().detach(), None if self.bias is None else self.bias.detach(), self.stride, self.groups)
+
+    def _spread(self, x: Tensor) -> Tensor:
+        if (folded := self.folded) is not None:
+            return folded(x)
+        return F.conv_transpose1d(x, self.kernel(), self.bias, self.stride, groups=self.groups)
 
     def needed(self, outputs: int) -> int:
         """Every window up to the last that adds to an output."""
@@ -291,17 +315,18 @@ class ConvTranspose1d(TimeLayer):
         self.stream.check(x)
         reach = self.left + self.right
         kept = self.stream.recall(self, lambda: _Overlap(x.new_zeros(len(x), self.outputs, reach), 0))
-        made = kept.tail
+        bias: Tensor | float = 0.0 if self.bias is None else self.bias[:, None]
         if x.shape[-1]:
-            made = F.conv_transpose1d(x, self.kernel(), None, self.stride, groups=self.groups)
+            made = self._spread(x)
             made[..., :reach] += kept.tail
+        else:
+            made = kept.tail + bias
         settled = x.shape[-1] * self.stride
-        kept.tail = made[..., settled:].clone()
+        kept.tail = made[..., settled:] - bias
         trim = min(settled, self.left - kept.trimmed)
         kept.trimmed += trim
         end = settled + self.left if self.stream.last and kept.trimmed == self.left else settled
-        made = made[..., trim:end]
-        return made if self.bias is None else made + self.bias[:, None]
+        return made[..., trim:end]
 
     def cannot_reset(self, kept: _Overlap) -> str | None:
         """Where it looks ahead."""
@@ -325,7 +350,7 @@ class Residual(StreamingModule):
         if self.stream is not None:
             waiting = self.stream.recall(self, lambda: [straight[..., :0]])
             if waiting[0].shape[-1]:
-                straight = torch.cat((waiting[0], straight), dim=-1)
+                straight = join([waiting[0], straight])
             if waiting[0].shape[-1] or made.shape[-1] != straight.shape[-1]:
                 waiting[0], straight = straight[..., made.shape[-1] :].clone(), straight[..., : made.shape[-1]]
         return straight + made

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from jielong.networks.convolution1d import Conv1d, ConvNorm, ConvTranspose1d, Padding, Residual
 from jielong.networks.decoder import Decoder
 from jielong.networks.streaming import Chain, StreamingModule
+from jielong.networks.time_kernels import elu
 from jielong.networks.windowed import WindowedTransformer
 
 Nonlinearity = Literal["elu", "snake"]
@@ -83,7 +84,7 @@ class SEANetShape:
 
     def act(self, channels: int) -> nn.Module:
         """Its activation."""
-        return nn.ELU() if self.activation == "elu" else Snake(channels)
+        return ELU() if self.activation == "elu" else Snake(channels)
 
     def units(self, channels: int) -> list[nn.Module]:
         """The residual units of a stage."""
@@ -109,6 +110,14 @@ class SEANetShape:
                 shape.width, layers=shape.layers, heads=shape.heads, window=shape.window, hidden=shape.hidden, scale=shape.scale
             )
         ]
+
+
+class ELU(nn.ELU):
+    """``x`` where positive, ``exp(x) - 1`` elsewhere (arXiv 1511.07289)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape."""
+        return super().forward(x) if torch.is_grad_enabled() or x.device.type != "cpu" else elu(x)
 
 
 class Snake(nn.Module):

@@ -14,7 +14,7 @@ from jielong.networks.streaming import Stream, StreamingModule, in_pieces, laten
 from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, laid_out
 from jielong.tokens import Layout, Tokens
 
-PIECE = 1 << 16
+PIECE = 1 << 15
 """Samples of each sound that are worked on at a time, outside training; longer ones cost more memory and no less time."""
 
 
@@ -130,15 +130,17 @@ class GridTokenizer(LearnedTokenizer):
     def features(self, media: Tensor) -> Tensor:
         """What the encoder says of media, ``(B, D, h, w)`` or ``(B, D, n)``."""
         self.check(media)
-        return self._through(self.encoder, laid_out(media), PIECE)
+        return self._through(self.encoder, media, PIECE)
 
     def maps(self, vectors: Tensor) -> Tensor:
         """What the decoder says of the vectors of all positions, ``(B, N, D)`` or ``(B, h, w, D)``."""
         grid = self.layout.grid if len(self.layout.grid) > 1 else (math.prod(vectors.shape[1:-1]),)
         features = vectors.reshape(len(vectors), *grid, vectors.shape[-1]).movedim(-1, 1)
-        return self._through(self.decoder, laid_out(features), max(1, PIECE // self.reduction))
+        return self._through(self.decoder, features, max(1, PIECE // self.reduction))
 
     def _through(self, half: nn.Module, x: Tensor, size: int) -> Tensor:
-        if x.shape[-1] <= size or torch.is_grad_enabled() or not isinstance(half, StreamingModule):
+        if not isinstance(half, StreamingModule):
+            return half(laid_out(x))
+        if x.shape[-1] <= size or torch.is_grad_enabled():
             return half(x)
         return in_pieces(half, x, size) if half.stream is None and streamable(half) else half(x)
