@@ -13,7 +13,7 @@ from torch import Tensor
 from jielong.lab.statistics import bootstrap, exact, level
 from jielong.lab.trial import Bench, Outcome, Trial
 from jielong.lab.verdict import Check
-from jielong.lab.voices import DATA, RATE, given, mel_errors, quiet, show, voices
+from jielong.lab.voices import BODY, DATA, FAST, MEL, RATE, REGRESSION, given, mel_errors, quiet, show, voices
 from jielong.system import System
 from jielong.tokenizers.vq import VQTokenizer
 from jielong.tokens import Tokens
@@ -26,15 +26,15 @@ RECIPE = f"""
 {DATA}
 tokenizer:
   vq:
-    body: {{seanet: {{channels: 8, ratios: [2, 4, 5], lstm: 0, norm: none}}}}
+    {BODY}
     dim: 16
     quantizer:
       residual:
         levels: {LEVELS}
         dropout: 1.0
         quantizer: {{vector: {{codes: 64, kmeans_iterations: 10, restart_below: 0.1, decay: 0.9}}}}
-losses: {{mel: {{windows: [256, 64]}}, regression: {{kind: l1, weight: 1.0}}}}
-{quiet(10**9)}
+losses: {{{REGRESSION}, {MEL}}}
+{quiet(FAST, batch=16)}
 """
 
 

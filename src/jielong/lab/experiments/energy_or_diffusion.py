@@ -10,7 +10,7 @@ from jielong.lab.chains import Drawn, faster
 from jielong.lab.statistics import Estimate, bootstrap, exact, level
 from jielong.lab.trial import Bench, Outcome, Trial
 from jielong.lab.verdict import Check
-from jielong.lab.voices import AT_ONCE, DATA, draw_voices, given, quiet, show, sung
+from jielong.lab.voices import AT_ONCE, BODY, DATA, FAST, MEL, REGRESSION, draw_voices, given, quiet, show, sung
 from jielong.system import open_media
 from jielong.training import cache
 
@@ -22,9 +22,9 @@ TIMES, FURTHER = 3.0, 1.1
 """How many times faster one pass must be, and how much further from real voices it may be, as a factor of diffusion's distance."""
 TOKENIZER = f"""
 {DATA}
-tokenizer: {{kl: {{body: {{seanet: {{channels: 8, ratios: [2, 4, 5], lstm: 0, norm: none}}}}, dim: 8, weight: 0.02}}}}
-losses: {{mel: {{windows: [256, 64]}}, regression: {{kind: l1, weight: 1.0}}}}
-{quiet(10**9)}
+tokenizer: {{kl: {{{BODY}, dim: 16, weight: 0.02}}}}
+losses: {{{REGRESSION}, {MEL}}}
+{quiet(FAST)}
 """
 HEADS = {
     "energy": "{energy: {layers: 3, width: 128, noise: 16}}",
@@ -36,7 +36,7 @@ tokenizer: {{checkpoint: given by the experiment}}
 order: raster
 backbone: {{transformer: {{layers: 3, width: 64, heads: 2}}}}
 head: HEAD
-{quiet(10**9)}
+{quiet()}
 """
 
 

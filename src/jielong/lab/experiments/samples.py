@@ -8,7 +8,7 @@ from jielong.lab.chains import REMARK, Drawn, Plan, faster, nearer, train_chain
 from jielong.lab.statistics import Estimate, bootstrap, exact, level
 from jielong.lab.trial import Bench, Outcome, Trial
 from jielong.lab.verdict import Check
-from jielong.lab.voices import AT_ONCE, DATA, draw_voices, given, quiet, show
+from jielong.lab.voices import AT_ONCE, BODY, CODES, DATA, FAST, MEL, REGRESSION, draw_voices, given, quiet, show
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,10 +22,10 @@ tokenizer: samples
 order: raster
 backbone: {{wavenet: {{stacks: 1, layers: 9, width: 24, skip: 48}}}}
 head: softmax
-{quiet(10**9, warmup=32, batch=2)}
+{quiet(warmup=32, batch=2)}
 """,
 )
-CODES = Plan(
+CHAIN = Plan(
     "codes",
     f"""
 {DATA}
@@ -33,17 +33,17 @@ tokenizer: {{checkpoint: given by the experiment}}
 order: raster
 backbone: {{transformer: {{layers: 3, width: 64, heads: 2}}}}
 head: softmax
-{quiet(10**9)}
+{quiet()}
 """,
     f"""
 {DATA}
 tokenizer:
   vq:
-    body: {{seanet: {{channels: 8, ratios: [2, 4, 5], lstm: 0, norm: none}}}}
+    {BODY}
     dim: 16
-    quantizer: {{vector: {{codes: 256, kmeans_iterations: 10, restart_below: 0.1, decay: 0.9}}}}
-losses: {{mel: {{windows: [256, 64]}}, regression: {{kind: l1, weight: 1.0}}}}
-{quiet(10**9)}
+    quantizer: {CODES}
+losses: {{{REGRESSION}, {MEL}}}
+{quiet(FAST)}
 """,
     share=0.6,
 )
@@ -69,7 +69,7 @@ class Samples(Trial, name="samples-are-the-wrong-unit"):
 
     def run(self, bench: Bench) -> Outcome:
         """Train both for the same time, codec included, and let both sing."""
-        plans, count = (CODES, SAMPLES), bench.scaled(COUNT, 4)
+        plans, count = (CHAIN, SAMPLES), bench.scaled(COUNT, 4)
         chains = [train_chain(bench, plan, max(1.0, SECONDS * bench.budget), given(bench)) for plan in plans]
         drawn = draw_voices(bench, {chain.name: chain.system for chain in chains}, count)
         figures: dict[str, Estimate] = {}

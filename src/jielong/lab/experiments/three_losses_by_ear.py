@@ -11,29 +11,28 @@ from torch import Tensor
 from jielong.lab.statistics import bootstrap, exact, level
 from jielong.lab.trial import Bench, Outcome, Trial
 from jielong.lab.verdict import Check
-from jielong.lab.voices import DATA, given, mel_errors, quiet, show, voices
+from jielong.lab.voices import BODY, CODES, DATA, FAST, MEL, REGRESSION, given, mel_errors, quiet, show, voices
 from jielong.losses.adversarial_sound import SoundAdversarial, StftCritics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SECONDS, CLIPS, LESSONS = 26.0, 96, 150
-REGRESSION, SPECTRA, CRITIC = "regression", "with spectra", "with a critic"
-_REGRESSION, _MEL = "regression: {kind: l2, weight: 1.0}", "mel: {windows: [256, 64]}"
+ALONE, SPECTRA, CRITIC = "regression", "with spectra", "with a critic"
 LOSSES = {
-    REGRESSION: f"{{{_REGRESSION}}}",
-    SPECTRA: f"{{{_REGRESSION}, {_MEL}}}",
-    CRITIC: f"{{{_REGRESSION}, {_MEL}, adversarial_sound: {{discriminators: [{{stft: {{windows: [256, 128], channels: 8}}}}]}}}}",
+    ALONE: f"{{{REGRESSION}}}",
+    SPECTRA: f"{{{REGRESSION}, {MEL}}}",
+    CRITIC: f"{{{REGRESSION}, {MEL}, adversarial_sound: {{discriminators: [{{stft: {{windows: [256, 128], channels: 8}}}}]}}}}",
 }
 RECIPE = f"""
 {DATA}
 tokenizer:
   vq:
-    body: {{seanet: {{channels: 8, ratios: [2, 4, 5], lstm: 0, norm: none}}}}
+    {BODY}
     dim: 16
-    quantizer: {{vector: {{codes: 256, kmeans_iterations: 10, restart_below: 0.1, decay: 0.9}}}}
+    quantizer: {CODES}
 losses: LOSSES
-{quiet(10**9)}
+{quiet(FAST)}
 """
 
 
@@ -49,7 +48,7 @@ def judge(errors: Mapping[str, Tensor], realness: Mapping[str, Tensor], seed: in
     return [
         Check(
             "with spectra beside it, mel bands come back nearer",
-            bootstrap(errors[REGRESSION] - errors[SPECTRA], seed, sure, "dB"),
+            bootstrap(errors[ALONE] - errors[SPECTRA], seed, sure, "dB"),
             "above",
             0.0,
         ),
