@@ -1,6 +1,6 @@
 """Codecs against transformers' of the same configuration and weights: how many seconds of sound a second of computing codes and decodes.
 
-    python benchmarks/codec_speed.py                       # EnCodec's and Mimi's released sizes, and a small one
+    python benchmarks/codec_speed.py                       # the recipe encodec (small), EnCodec's and Mimi's released sizes
     python benchmarks/codec_speed.py --minutes 10          # also how much memory ten minutes of sound take
     python benchmarks/codec_speed.py --layers              # the table behind the choice of kernels
     python benchmarks/codec_speed.py --quick               # a smoke run
@@ -30,7 +30,16 @@ from jielong.interop.codecs import encodec, mimi
 from jielong.networks.time_kernels import convolution, transposed
 from jielong.tokenizers.vq import VQTokenizer
 
-SMALL = {"num_filters": 16, "hidden_size": 64, "target_bandwidths": [6.0], "pad_mode": "constant"}
+SMALL = {
+    # the recipe `encodec`
+    "sampling_rate": 16_000,
+    "num_filters": 16,
+    "hidden_size": 64,
+    "num_lstm_layers": 1,
+    "use_conv_shortcut": False,
+    "target_bandwidths": [6.0],
+    "pad_mode": "constant",
+}
 TINY = {"num_filters": 4, "hidden_size": 16, "codebook_size": 64}
 TINY_MIMI = {
     "num_filters": 4,

@@ -15,7 +15,7 @@ from jielong.quantizers.vector import Vector
 from jielong.streaming import look_ahead, stream_sound
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.vq import VQ, VQTokenizer
-from jielong.tokens import Tokens
+from jielong.tokens import Layout, Tokens
 
 HOP, N = 4, 12
 
@@ -100,3 +100,16 @@ def test_a_causal_codec_decodes_each_token_once(lengths: list[int]) -> None:
     assert decoded == [2, 1, 5, 1]
     assert [piece.shape[2] for piece in sound] == [2 * HOP, HOP, 5 * HOP, HOP]
     torch.testing.assert_close(torch.cat(sound, dim=2), whole[..., : 9 * HOP], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("count", [9, 4])
+def test_a_codec_whose_beginning_is_reflected_gives_it_late(count: int) -> None:
+    torch.manual_seed(0)
+    codes = Vector.model_validate({"codes": 9})
+    body = SEANet(channels=4, ratios=(2, 2), padding="reflect")
+    codec = VQ(body=body, dim=8, quantizer=codes).build(MediaFormat(1, (HOP * N,), 400)).eval()
+    values = torch.randint(0, 9, (2, count, 1), generator=torch.Generator().manual_seed(1))
+    whole = codec.decode(Tokens(values, Layout((count,), 1, 9)))
+    sound = list(stream_sound(codec, pieces_of(values, [count, count], [1] * count)))
+    assert [piece.shape[2] // HOP for piece in sound] == ([7, 1, 1] if count == 9 else [4])
+    torch.testing.assert_close(torch.cat(sound, dim=2), whole, atol=1e-5, rtol=1e-4)

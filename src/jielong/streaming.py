@@ -67,14 +67,20 @@ def _streamable(tokenizer: Tokenizer) -> bool:
 
 @torch.no_grad()
 def _streamed(tokenizer: Any, pieces: Iterable[Piece], hop: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    stream = None
+    stream, given, taken = None, 0, 0
     for piece in pieces:
         layout = replace(tokenizer.layout, grid=(piece.values.shape[1],))
         tokens = Tokens(_filled(tokenizer, piece), layout)
         stream = stream or tokenizer.streaming(len(tokens))
         with stream:
             sound = tokenizer.decode(tokens)
-        yield piece.start * hop, sound.cpu(), piece.lengths * hop
+        yield given, sound.cpu(), piece.lengths * hop
+        given, taken = given + sound.shape[2], taken + len(tokens.values[0])
+    if stream is not None and given < taken * hop:  # a beginning that was too short to be reflected
+        stream.finish()
+        with stream:
+            sound = tokenizer.decode(Tokens(tokens.values[:, :0], replace(layout, grid=(0,))))
+        yield given, sound.cpu(), piece.lengths * hop
 
 
 @torch.no_grad()

@@ -15,7 +15,9 @@ from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, laid_out
 from jielong.tokens import Layout, Tokens
 
 PIECE = 1 << 15
-"""Samples of each sound that are worked on at a time, outside training; longer ones cost more memory and no less time."""
+"""Samples of each sound that are worked on at a time, outside training, or as many as :data:`FRAMES` tokens cover, if those are more."""
+FRAMES = 64
+"""Fewer at a time would leave large weights idle between two readings from memory."""
 
 
 @dataclass(frozen=True)
@@ -130,13 +132,18 @@ class GridTokenizer(LearnedTokenizer):
     def features(self, media: Tensor) -> Tensor:
         """What the encoder says of media, ``(B, D, h, w)`` or ``(B, D, n)``."""
         self.check(media)
-        return self._through(self.encoder, media, PIECE)
+        return self._through(self.encoder, media, self._piece * self.reduction)
 
     def maps(self, vectors: Tensor) -> Tensor:
         """What the decoder says of the vectors of all positions, ``(B, N, D)`` or ``(B, h, w, D)``."""
         grid = self.layout.grid if len(self.layout.grid) > 1 else (math.prod(vectors.shape[1:-1]),)
         features = vectors.reshape(len(vectors), *grid, vectors.shape[-1]).movedim(-1, 1)
-        return self._through(self.decoder, features, max(1, PIECE // self.reduction))
+        return self._through(self.decoder, features, self._piece)
+
+    @property
+    def _piece(self) -> int:
+        """Tokens of a piece."""
+        return max(FRAMES, PIECE // self.reduction)
 
     def _through(self, half: nn.Module, x: Tensor, size: int) -> Tensor:
         if not isinstance(half, StreamingModule):
