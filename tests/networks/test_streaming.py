@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -160,6 +162,14 @@ def test_weight_norm_is_folded_and_follows_its_weights(name: str) -> None:
     with torch.no_grad(), layer.streaming(2):
         assert layer.folded is not None
     assert layer._folded is None
+    fold(layer)
+    with layer.streaming(2), torch.no_grad():
+        pass
+    with torch.no_grad():
+        assert layer.folded is not None  # a stream leaves it as it was
+        again = pickle.loads(pickle.dumps(copy.deepcopy(layer)))
+        assert again.folded is None
+        torch.testing.assert_close(again(x), layer(x), atol=1e-6, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -55,8 +55,8 @@ class TimeLayer(StreamingModule):
     @property
     def folded(self) -> Kernel | None:
         """The layer with its weight prepared, on a CPU and where no gradients are wanted; ``None`` where it does not hold."""
-        held = self._folded is not None and not self.training and not torch.is_grad_enabled()
-        return self._folded if held and not torch.is_autocast_enabled("cpu") and self._folded_of == self._now() else None
+        plain = self.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+        return None if plain or self._folded_of != self._now() else self._folded
 
     def _now(self) -> tuple[object, ...]:
         """What tells these weights from others, and from themselves once they have changed."""
@@ -76,7 +76,7 @@ class TimeLayer(StreamingModule):
     @torch.no_grad()
     def fold(self) -> bool:
         """Norm and rearrange the weight once, for evaluation on a CPU."""
-        if self.training or self.weight.device.type != "cpu" or self.weight.dtype != torch.float32 or self.folded is not None:
+        if self.training or self.weight.device.type != "cpu" or self.weight.dtype != torch.float32 or self._folded_of == self._now():
             return False
         with torch.inference_mode(False):
             self._folded, self._folded_of = self.prepared(), self._now()
@@ -84,7 +84,11 @@ class TimeLayer(StreamingModule):
 
     def unfold(self) -> None:
         """Norm the weight at every pass again."""
-        self._folded = None
+        self._folded, self._folded_of = None, ()
+
+    def __getstate__(self) -> dict[str, object]:
+        """Everything but the folded kernel, which copies make anew."""
+        return self.__dict__ | {"_folded": None, "_folded_of": (), "stream": None}
 
     def finished(self, x: Tensor) -> Tensor:
         """What comes behind the convolution."""
@@ -224,6 +228,7 @@ class Conv1d(TimeLayer):
 
     def reset(self, kept: _Window, row: int) -> None:
         """Padding stands before the next sample."""
+        kept.samples = kept.samples.clone()
         kept.samples[row] = 0
         if self.padding == "replicate" and kept.begun:
             kept.fresh = kept.fresh | {row}
@@ -334,6 +339,7 @@ class ConvTranspose1d(TimeLayer):
 
     def reset(self, kept: _Overlap, row: int) -> None:
         """Nothing reaches over from before."""
+        kept.tail = kept.tail.clone()
         kept.tail[row] = 0
 
 

@@ -153,8 +153,10 @@ class SkipLSTM(StreamingModule):
 
     def reset(self, kept: list[tuple[Tensor, Tensor] | None], row: int) -> None:
         """State and cell are zero."""
-        for tensor in kept[0] or ():
-            tensor[:, row] = 0
+        if kept[0] is not None:
+            state, cell = (tensor.clone() for tensor in kept[0])
+            state[:, row], cell[:, row] = 0, 0
+            kept[0] = state, cell
 
 
 class SEANetEncoder(Chain):
