@@ -91,6 +91,17 @@ def test_a_tiny_recipe_learns_a_few_clips(name: str, spelt: Path, autoencoder: P
     assert sum(found[-10:]) / 10 < 0.8 * sum(found[:5]) / 5
 
 
+def test_speech_without_text_ends_by_itself(spelt: Path, autoencoder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    succeed("train", "flow-slm-tiny", "--data", spelt, "--out", run, "--device", "cpu", *told(autoencoder))
+    succeed("generate", run, "-n", 3, "--out", tmp_path / "talk")
+    made = [read_audio(tmp_path / "talk" / f"{index:04d}.wav")[0] for index in range(3)]
+    assert all(0 < clip.shape[1] <= RATE for clip in made)
+    assert float((made[0][:, :200] - made[1][:, :200]).abs().max()) > 0
+    succeed("generate", run, "--top-k", 1, "--seconds", 0.4, "--out", tmp_path / "one.wav")
+    assert read_audio(tmp_path / "one.wav")[0].shape == (1, 1_600)
+
+
 def test_an_emotion_is_asked_for_by_a_recording(spelt: Path, autoencoder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     succeed("train", "indextts2-tiny", "--data", spelt, "--out", run, "--device", "cpu", *told(autoencoder))
