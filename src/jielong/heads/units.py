@@ -101,7 +101,7 @@ class Units(Part, family="head", name="units"):
         weight: Of the units' loss.
     """
 
-    quantizer: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Vector()
+    quantizer: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Vector.model_validate({"codes": 256})
     of: Annotated[SerializeAsAny[Part], OfFamily("head")] = FlowMatching()
     embedding: int = Field(default=128, ge=1)
     weight: float = Field(default=1.0, ge=0)
