@@ -70,7 +70,8 @@ class Sides:
         for book in books:  # alike at all levels, so that no codes are nearly as near as others
             book.normal_()
         self.theirs = theirs
-        self.ours: VQTokenizer = (mimi if name.startswith("mimi") else encodec)(theirs.config.to_dict(), theirs.state_dict())
+        read = mimi if name.startswith("mimi") else encodec
+        self.ours: VQTokenizer = read(theirs.config.to_dict(), theirs.state_dict()).tokenizer
 
     def code(self, media: Tensor) -> Tensor:
         """Their codes."""

@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from jielong.bodies.seanet import DAC
+from jielong.interop.checkpoints import keep_codec
 from jielong.interop.codecs import encodec, mimi, read_codec
+from jielong.system import load
 from jielong.training.checkpoint import CheckpointError
 
 transformers = pytest.importorskip("transformers")
@@ -53,7 +55,7 @@ def test_encodec_is_transformers_encodec(change: dict[str, object], samples: int
     assert features.std(-1).mean() > 0.1  # nothing is compared by its biases alone
     for level, layer in enumerate(theirs.quantizer.layers):
         spread(layer.codebook.embed, features.mT, level)
-    ours = encodec(theirs.config.to_dict(), theirs.state_dict())
+    ours = encodec(theirs.config.to_dict(), theirs.state_dict()).tokenizer
     torch.testing.assert_close(ours.encoder(media), features, atol=1e-5, rtol=1e-5)
     codes = theirs.encode(media, bandwidth=24.0).audio_codes[0]  # (B, K, n)
     assert codes.unique().numel() > 10
@@ -98,7 +100,7 @@ def random_mimi() -> Any:
 @torch.no_grad()
 def test_mimi_is_transformers_mimi(samples: int) -> None:
     theirs, media = random_mimi(), sound(1, samples)
-    ours = mimi(theirs.config.to_dict(), theirs.state_dict())
+    ours = mimi(theirs.config.to_dict(), theirs.state_dict()).tokenizer
     codes = theirs.encode(media).audio_codes  # (B, K, n)
     assert codes.shape[-1] == -(-samples // 24)
     assert all(level.unique().numel() > 5 for level in codes.unbind(1))
@@ -127,7 +129,11 @@ def test_checkpoints_are_read_from_their_folders(tmp_path: Path) -> None:
         state[new] = value.contiguous()
     save_file(state, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(theirs.config.to_dict()))
-    assert torch.equal(read_codec(tmp_path).encode(media).values.mT, theirs.encode(media).audio_codes)
+    codec = read_codec(tmp_path)
+    assert torch.equal(codec.tokenizer.encode(media).values.mT, theirs.encode(media).audio_codes)
+    ours = load(str(keep_codec(codec, tmp_path / "ours")))
+    assert torch.equal(ours.encode(media).values, codec.tokenizer.encode(media).values)
+    assert ours.tokenizer.media == codec.tokenizer.media
     (tmp_path / "config.json").write_text('{"model_type": "dac"}')
     with pytest.raises(CheckpointError, match="holds no codec of transformers, encodec or mimi"):
         read_codec(tmp_path)

@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,16 @@ _OF_TRANSFORMER = {
 }
 
 
-def read_codec(folder: str | os.PathLike[str]) -> VQTokenizer:
-    """A folder with ``config.json`` and ``model.safetensors`` of EnCodec or Mimi, as a tokenizer ready to encode and decode.
+@dataclass(frozen=True)
+class Codec:
+    """A codec of others: the settings that build it, and the tokenizer that they built, with its weights."""
+
+    settings: VQ
+    tokenizer: VQTokenizer
+
+
+def read_codec(folder: str | os.PathLike[str]) -> Codec:
+    """A folder with ``config.json`` and ``model.safetensors`` of EnCodec or Mimi, ready to encode and decode.
 
     Raises:
         CheckpointError: if it holds neither of them.
@@ -66,7 +75,7 @@ def read_codec(folder: str | os.PathLike[str]) -> VQTokenizer:
     return make(config, read_tensors(folder / WEIGHTS))
 
 
-def encodec(config: Mapping[str, Any], weights: Weights, seconds: float = 1.0) -> VQTokenizer:
+def encodec(config: Mapping[str, Any], weights: Weights, seconds: float = 1.0) -> Codec:
     """An ``EncodecModel`` of ``transformers``.
 
     Args:
@@ -81,16 +90,17 @@ def encodec(config: Mapping[str, Any], weights: Weights, seconds: float = 1.0) -
     body = _body(config, lstm=config["num_lstm_layers"], norm=config["norm_type"])
     rate = config["sampling_rate"] / body.hop
     levels = int(1000 * config["target_bandwidths"][-1] // (rate * (config["codebook_size"] - 1).bit_length()))
-    tokenizer = _built(config, body, Residual.model_validate({"levels": levels, "quantizer": _codes(config)}), seconds)
+    codec = _built(config, body, Residual.model_validate({"levels": levels, "quantizer": _codes(config)}), seconds)
+    tokenizer = codec.tokenizer
     state = {f"quantizer.{name}": value for name, value in tokenizer.quantizer.state_dict().items()}
     for level in range(levels):
         theirs, ours = f"quantizer.layers.{level}.codebook.", f"quantizer.stages.{level}."
         state |= _codebook(ours, weights[f"{theirs}embed"], weights[f"{theirs}embed_avg"], weights[f"{theirs}cluster_size"])
     halves = {_renamed(name, _LAYERS): value for name, value in weights.items() if not name.startswith("quantizer.")}
-    return _ready(tokenizer, halves | state, "the weights of EnCodec")
+    return _ready(codec, halves | state, "the weights of EnCodec")
 
 
-def mimi(config: Mapping[str, Any], weights: Weights, seconds: float = 1.28) -> VQTokenizer:
+def mimi(config: Mapping[str, Any], weights: Weights, seconds: float = 1.28) -> Codec:
     """A ``MimiModel`` of ``transformers``; arguments and errors as of :func:`encodec`."""
     if config.get("num_semantic_quantizers", 1) != 1 or config.get("num_key_value_heads") != config["num_attention_heads"]:
         raise ValueError("Mimi has one semantic quantizer, and a key and a value for every head, unlike this configuration")
@@ -108,7 +118,8 @@ def mimi(config: Mapping[str, Any], weights: Weights, seconds: float = 1.28) -> 
     acoustic = Residual.model_validate({"levels": config["num_quantizers"] - 1, "quantizer": _codes(config)})
     width = config["vector_quantization_hidden_dimension"]
     quantizer = Split.model_validate({"semantic": _codes(config), "acoustic": acoustic, "width": width})
-    tokenizer = _built(config, body, quantizer, seconds)
+    codec = _built(config, body, quantizer, seconds)
+    tokenizer = codec.tokenizer
     state = {f"quantizer.{name}": value for name, value in tokenizer.quantizer.state_dict().items()}
     for branch, levels in (("semantic", 1), ("acoustic", acoustic.levels)):
         theirs = f"quantizer.{branch}_residual_vector_quantizer."
@@ -118,7 +129,7 @@ def mimi(config: Mapping[str, Any], weights: Weights, seconds: float = 1.28) -> 
             book, stage = f"{theirs}layers.{level}.codebook.", f"stages.{level}." if branch == "acoustic" else ""
             sums, counts = placed[f"{book}embed_sum"], placed[f"{book}cluster_usage"]
             state |= _codebook(f"quantizer.{branch}.quantizer.{stage}", sums / counts.clamp_min(1e-5)[:, None], sums, counts)
-    return _ready(tokenizer, state | _halves_of_mimi(tokenizer, placed), "the weights of Mimi")
+    return _ready(codec, state | _halves_of_mimi(tokenizer, placed), "the weights of Mimi")
 
 
 def _body(config: Mapping[str, Any], **more: Any) -> SEANet:
@@ -145,17 +156,18 @@ def _codes(config: Mapping[str, Any]) -> Vector:
     return Vector.model_validate({"codes": config["codebook_size"], "kmeans_iterations": 0})
 
 
-def _built(config: Mapping[str, Any], body: SEANet, quantizer: QuantizerSettings, seconds: float) -> VQTokenizer:
+def _built(config: Mapping[str, Any], body: SEANet, quantizer: QuantizerSettings, seconds: float) -> Codec:
     samples = max(1, round(seconds * config["sampling_rate"] / body.hop)) * body.hop
     media = MediaFormat(config["audio_channels"], (samples,), config["sampling_rate"])
-    return VQ(body=body, dim=config["hidden_size"], quantizer=quantizer).build(media)
+    settings = VQ(body=body, dim=config["hidden_size"], quantizer=quantizer)
+    return Codec(settings, settings.build(media))
 
 
-def _ready(tokenizer: VQTokenizer, state: Weights, origin: str) -> VQTokenizer:
-    fit_tensors(tokenizer, state, origin)
-    tokenizer.eval().requires_grad_(False)
-    fold(tokenizer)
-    return tokenizer
+def _ready(codec: Codec, state: Weights, origin: str) -> Codec:
+    fit_tensors(codec.tokenizer, state, origin)
+    codec.tokenizer.eval().requires_grad_(False)
+    fold(codec.tokenizer)
+    return codec
 
 
 def _renamed(name: str, rules: tuple[tuple[str, str], ...]) -> str:
