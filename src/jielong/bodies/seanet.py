@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
@@ -10,6 +11,8 @@ from jielong.bodies.base import Body, BodySettings, check_grid
 from jielong.config import Config
 from jielong.networks.convolution1d import ConvNorm, Padding
 from jielong.networks.seanet import Nonlinearity, SEANetDecoder, SEANetEncoder, SEANetShape, TransformerShape
+
+Shortcut = Literal["convolution", "identity"]
 
 
 class Context(Config):
@@ -70,7 +73,7 @@ class SEANet(BodySettings, family="body", name="seanet"):
     last_kernel: PositiveInt | tuple[PositiveInt, PositiveInt] = 7
     residual_kernel: PositiveInt = 3
     compress: PositiveInt = 2
-    shortcut: str = Field(default="convolution", pattern="^(convolution|identity)$")
+    shortcut: Shortcut = "convolution"
     lstm: NonNegativeInt = 2
     activation: Nonlinearity = "elu"
     causal: bool = True
@@ -148,7 +151,7 @@ class DAC(SEANet, family="body", name="dac"):
     last_kernel: PositiveInt | tuple[PositiveInt, PositiveInt] = (3, 7)
     residual_kernel: PositiveInt = 7
     compress: PositiveInt = 1
-    shortcut: str = Field(default="identity", pattern="^(convolution|identity)$")
+    shortcut: Shortcut = "identity"
     lstm: NonNegativeInt = 0
     activation: Nonlinearity = "snake"
     causal: bool = False
