@@ -239,7 +239,8 @@ def test_at_temperature_zero_only_the_first_noise_matters() -> None:
 
 @SAMPLERS
 def test_a_token_does_not_depend_on_the_batch(settings: dict[str, object]) -> None:
-    head, hidden = lively(**settings), torch.randn(5, 4, D)
+    # In double precision: kernels sum in another order for another batch, and the first steps of this untrained head magnify that.
+    head, hidden = lively(**settings).double(), torch.randn(5, 4, D).double()
     together = head.sample(hidden, Noise(9, range(5)), Sharpness()).values
     for row in (0, 3):
         torch.testing.assert_close(head.sample(hidden[row : row + 1], Noise(9, [row]), Sharpness()).values[0], together[row])
