@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from jielong.backbones.pixelrnn import PixelRNN
 from jielong.conditions.classes import Class
-from jielong.ending import Ending, StopHead
+from jielong.ending import Ending
 from jielong.generator import Generator, Moment
 from jielong.heads.base import Head
 from jielong.heads.gaussian_mixture import GaussianMixture
@@ -21,6 +21,7 @@ from jielong.heads.softmax import Softmax
 from jielong.networks.backbone import AnyBackbone
 from jielong.networks.layers import ConditionPath
 from jielong.networks.masked_autoencoder import MaskedAutoencoder
+from jielong.networks.stop import StopHead
 from jielong.networks.transformer import Transformer
 from jielong.noise import Noise
 from jielong.orders.course import Course

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from jielong.chain import Chain, Manner, Moment, Piece, Watch
 from jielong.conditions.base import Condition
-from jielong.ending import Ending, StopHead
+from jielong.ending import Ending
 from jielong.guidance import Guidance
 from jielong.heads.base import Head, Sharpness
 from jielong.networks.alignment import SearchedStretch
 from jielong.networks.backbone import AnyBackbone
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.embedding import embedding_of
+from jielong.networks.stop import StopHead
 from jielong.networks.stretch import Stretch
 from jielong.noise import Noise
 from jielong.orders.base import Order

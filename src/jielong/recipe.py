@@ -15,8 +15,7 @@ from jielong.config import Config, Faults, OfFamily, Part, RecipeError, Schema, 
 from jielong.ending import Ending
 from jielong.guidance import Guidance
 from jielong.speed import Lazy, Schedule, TwoStage
-from jielong.training.balancer import Balance
-from jielong.training.settings import TrainSettings
+from jielong.training.settings import Balance, TrainSettings
 
 
 class Trained(Config):

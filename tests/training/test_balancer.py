@@ -20,10 +20,10 @@ from jielong.losses.regression import Regression
 from jielong.losses.spectral import Mel
 from jielong.noise import Noise
 from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Reconstruction
-from jielong.training.balancer import Balance, Balancer, carrying
+from jielong.training.balancer import Balancer, carrying
 from jielong.training.checkpoint import read_tensors
 from jielong.training.objective import Draws
-from jielong.training.settings import TrainSettings
+from jielong.training.settings import Balance, TrainSettings
 from jielong.training.tokenizer import TokenizerObjective, judges_of
 from jielong.training.trainer import Summary, train
 

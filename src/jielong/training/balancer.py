@@ -5,23 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
-from jielong.config import Config
 from jielong.quantizers.parallel import sum_over_processes, world
-
-
-class Balance(Config):
-    """Settings of :class:`Balancer`.
-
-    Attributes:
-        norm: ``R``, the norm of the gradient at one item's reconstruction when all losses pull the same way.
-        decay: Of the averages of the gradients' norms, a step.
-    """
-
-    norm: PositiveFloat = 1.0
-    decay: float = Field(default=0.999, ge=0, lt=1)
+from jielong.training.settings import Balance
 
 
 class Balancer(nn.Module):

@@ -15,6 +15,18 @@ PARTS = {"log": 200, "sheet": 10, "save": 20}
 """How often a run logs, draws a sheet and saves unless told otherwise: so many times over its whole budget."""
 
 
+class Balance(Config):
+    """Settings of :class:`jielong.training.balancer.Balancer`.
+
+    Attributes:
+        norm: ``R``, the norm of the gradient at one item's reconstruction when all losses pull the same way.
+        decay: Of the averages of the gradients' norms, a step.
+    """
+
+    norm: PositiveFloat = 1.0
+    decay: float = Field(default=0.999, ge=0, lt=1)
+
+
 class TrainSettings(Config):
     """The ``train`` section of a recipe.
 

@@ -16,8 +16,9 @@ from jielong.losses.distillation import Distillation, DistillationLoss
 from jielong.losses.regression import LogitLaplaceLoss
 from jielong.losses.spectral import SpectralSettings
 from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Reconstruction
-from jielong.training.balancer import Balance, Balancer, carrying
+from jielong.training.balancer import Balancer, carrying
 from jielong.training.objective import Draws, Losses, Objective
+from jielong.training.settings import Balance
 from jielong.training.teachers import WhisperTeacher
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
