@@ -96,7 +96,7 @@ def test_times_lie_on_the_grid_of_their_step_and_lengths_are_drawn_as_told(share
     seen = []
 
     class Spy(ShortcutHead):
-        def errors(self, targets, noise, times, levels, predict):  # type: ignore[no-untyped-def]
+        def errors(self, targets, noise, times, levels, predict, real=None):  # type: ignore[no-untyped-def]
             seen.append((times, levels))
             return super().errors(targets, noise, times, levels, predict)
 
