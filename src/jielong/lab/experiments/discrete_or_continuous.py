@@ -144,8 +144,8 @@ class DiscreteOrContinuous(Trial, name="discrete-or-continuous"):
                 bits = [each.bits for each in ordered]
                 left.plot(bits, [float(each.psnr.mean()) for each in ordered], "o-", label=label)
                 right.plot(bits, [each.limit for each in ordered], "o-", label=label)
-            left.set(xlabel="bits a picture", ylabel="PSNR, dB", xscale="log")
-            right.set(xlabel="bits a picture", ylabel="distance of what comes back from the pictures", xscale="log")
+            left.set(xlabel="bits a picture", ylabel="PSNR, dB")
+            right.set(xlabel="bits a picture", ylabel="distance of what comes back from the pictures")
             left.legend()
 
         return Outcome(
