@@ -47,6 +47,7 @@ from jielong.tokens import Tokens
 from jielong.training import cache, texts, voices
 from jielong.training.generator import GeneratorObjective, to_learn
 from jielong.training.objective import Objective
+from jielong.training.state import latest_state
 from jielong.training.tokenizer import TokenizerObjective, judges_of
 from jielong.training.trainer import Summary, train
 
@@ -199,6 +200,9 @@ def run(
         tokens: A token file of ``jielong tokenize`` to train a generator on, instead of the cache.
         options: For :func:`jielong.training.trainer.train`.
     """
+    # Named wrongly, it is told before anything is read or written; a run that goes on does not look at it.
+    named = recipe.train.start_from
+    start = None if named is None or latest_state(out) is not None else find(named)
     experiment = prepare(recipe, data)
     if data is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"set": data})})
@@ -216,10 +220,7 @@ def run(
     for role, name in foundations(recipe).items():
         if Path(name).is_dir():
             _keep(find(name), out / role)
-    start = recipe.train.start_from
-    return train(
-        objective, stream, recipe.train, out, recipe_yaml=recipe.to_yaml(), start_from=None if start is None else find(start), **options
-    )
+    return train(objective, stream, recipe.train, out, recipe_yaml=recipe.to_yaml(), start_from=start, **options)
 
 
 def _measure_pace(experiment: Experiment, tokens: Tokens | None) -> None:

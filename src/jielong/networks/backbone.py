@@ -99,10 +99,10 @@ class Backbone(nn.Module, ABC, Generic[C]):
         return
 
 
-def check_raster(network: nn.Module, blocks: Tensor, shifted: bool) -> None:
+def check_raster(network: nn.Module, blocks: Tensor, shifted: bool, sees: str = "what is above and to the left") -> None:
     """Raise ``ValueError`` unless every position is a block of its own and holds the token before it."""
     if not shifted or not torch.equal(blocks.cpu(), torch.arange(len(blocks))):
-        raise ValueError(f"a {type(network).__name__} sees what is above and to the left, and so needs order: raster")
+        raise ValueError(f"a {type(network).__name__} sees {sees}, and so needs order: raster")
 
 
 AnyBackbone = Backbone[Any]

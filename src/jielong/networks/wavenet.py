@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jielong.networks.backbone import Backbone
+from jielong.networks.backbone import Backbone, check_raster
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.norm import rms_norm
 from jielong.networks.wave_cache import LayerMaps, WaveCache
@@ -121,8 +121,7 @@ class WaveNet(Backbone[WaveCache]):
 
     def check_order(self, blocks: Tensor, shifted: bool) -> None:
         """Raise ``ValueError`` unless the order is raster."""
-        if not shifted or not torch.equal(blocks.cpu(), torch.arange(len(blocks))):
-            raise ValueError("a WaveNet sees what came before, one position after the other, and so needs order: raster")
+        check_raster(self, blocks, shifted, "what came before, one position after the other")
 
     def forward(
         self,
