@@ -191,3 +191,8 @@ def test_spoken_words_are_recordings_with_words_in_their_language(stamps: Path) 
 def test_words_that_are_not_utf8_are_odd(folder: Path) -> None:
     (folder / "dog" / "long.txt").write_bytes(b"caf\xe9")
     assert inspect_sounds(folder).odd["dog/long.wav"] == ["its words are not UTF-8: some characters are lost"]
+
+
+def test_a_folder_of_nothing_lacks_what_it_was_meant_to_hold(tmp_path):
+    with pytest.raises(DataError, match=r"holds no sound; expected .*\.wav"):
+        open_sounds(tmp_path)

@@ -82,7 +82,7 @@ def open_sounds(
     """
     if split not in (None, "train", "heldout"):
         raise DataError(f"split is 'train', 'heldout' or None, not {split!r}")
-    source = open_source(name)
+    source = open_source(name, meant="sound")
     if source.medium != "sound":
         raise DataError(f"{name} is a set of pictures, which have no rate and no seconds; say data: {{set: {name}, size: 64}}")
     opened = partial(AudioSet, source, rate=rate, seconds=seconds, channels=channels, level=level)
@@ -95,8 +95,12 @@ def open_sounds(
     return opened(short)
 
 
-def open_source(name: str | os.PathLike[str]) -> Source:
+def open_source(name: str | os.PathLike[str], meant: str = "pictures") -> Source:
     """The source behind a built-in name or a path, ``?column=value`` choosing some of its items (:mod:`jielong.data.selection`).
+
+    Args:
+        name: the name or the path.
+        meant: ``pictures`` or ``sound``: what a folder is said to lack that holds neither.
 
     Raises:
         DataError: as :func:`open_set` does.
@@ -106,7 +110,7 @@ def open_source(name: str | os.PathLike[str]) -> Source:
         return BUILT_IN[text]()
     if chooses(text) and not Path(text).expanduser().exists():
         base, chosen = split_name(text)
-        return Selected(open_source(base), chosen)
+        return Selected(open_source(base, meant), chosen)
     path = Path(text).expanduser()
     files = expand(str(path))
     tables, shards = _of_kind(files, ".parquet"), _of_kind(files, ".tar")
@@ -121,7 +125,8 @@ def open_source(name: str | os.PathLike[str]) -> Source:
     if path.is_dir():
         if is_idx_folder(path):
             return open_idx_folder(path)
-        return SoundFolder(path) if not files_below(path) and files_below(path, SoundFolder.suffixes) else FolderSource(path)
+        heard = not files_below(path) and (meant == "sound" or files_below(path, SoundFolder.suffixes))
+        return SoundFolder(path) if heard else FolderSource(path)
     if path.exists():
         raise DataError(f"{text} is not a set of pictures or sound; give a folder, .tar shards or .parquet files")
     raise DataError(f"there is no set and no folder called {text!r}; {nearest(text, list(BUILT_IN))} Or give the path of your own pictures")
