@@ -18,10 +18,11 @@ from jielong.conditions.characters import SymbolText
 from jielong.conditions.text import FrozenText
 from jielong.conditions.voice import Recording, VoiceCondition
 from jielong.config import RecipeError
-from jielong.data.opening import MediaSet, Split, open_set, open_sounds
+from jielong.data.opening import MediaSet, open_set, open_sounds
 from jielong.data.order import AlikeOrder, ShuffledOrder, spread
 from jielong.data.sets import Batch
 from jielong.data.sounds import AudioSet
+from jielong.data.splits import Split
 from jielong.evaluation.reconstruction import psnr
 from jielong.evaluation.sound.waveform import mel_distance, si_sdr
 from jielong.generator import Generator

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from jielong.config import Config, Faults, OfFamily, Part, RecipeError, Schema, below, keys_of, nearest, read_settings
 from jielong.ending import Ending
@@ -42,7 +42,7 @@ class DataSettings(Config):
     """Which pictures or which sound, and at what size.
 
     Attributes:
-        set: A built-in set's name, or a path.
+        set: A built-in set's name, or a path; several joined, as a list or with commas between.
         size: Side of pictures in pixels; 64 where nothing is said of sound.
         rate: Samples of sound a second; 16,000 where ``seconds`` are given.
         seconds: Length of sound; 1 where a ``rate`` is given.
@@ -54,6 +54,15 @@ class DataSettings(Config):
     rate: int | None = Field(default=None, ge=1_000)
     seconds: float | None = Field(default=None, gt=0)
     level: float | None = Field(default=None, le=0)
+
+    @field_validator("set", mode="before")
+    @classmethod
+    def _joined(cls, given: Any) -> Any:
+        if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
+            return given
+        from jielong.data.joined import joined_name  # which brings torch: what only reads recipes does without
+
+        return joined_name(given)
 
     @model_validator(mode="before")
     @classmethod

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from jielong.completion import Side, begun, kept
 from jielong.config import nearest
-from jielong.data.opening import MediaSet, Split, open_set, open_sounds
+from jielong.data.opening import MediaSet, open_set, open_sounds
+from jielong.data.splits import Split
 from jielong.generator import Generator, Watch
 from jielong.guidance import Guidance
 from jielong.heads.base import Sharpness

@@ -34,7 +34,7 @@ def list_sets() -> None:
 
 @app.command("inspect")
 def inspect_set(
-    name: Annotated[str, typer.Argument(metavar="SET", help="A built-in set's name, or a path.")],
+    name: Annotated[str, typer.Argument(metavar="SET", help="A built-in set's name, or a path; several with commas between.")],
     size: Annotated[int | None, typer.Option(min=1, help="Side of the square pictures; the set's own by default.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="Decode at most so many pictures; 0 decodes all.")] = 5000,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of decoded pictures here.")] = None,

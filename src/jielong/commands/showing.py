@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jielong.experiment import Experiment
 
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a setting, such as train.lr=1e-3; repeatable.")]
-Data = Annotated[str | None, typer.Option(help="A data set's name or a path, instead of the recipe's.")]
+Data = Annotated[str | None, typer.Option(help="A data set's name or a path, or several with commas between, instead of the recipe's.")]
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, a YAML file, or a checkpoint folder.")]
 
 

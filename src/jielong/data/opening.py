@@ -7,28 +7,28 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from jielong.config import nearest
 from jielong.data.building import built_path
 from jielong.data.folder import FolderSource, files_below
 from jielong.data.idx import is_idx_folder, open_fashion_mnist, open_idx_folder
+from jielong.data.joined import Joined, joined_name, listed
 from jielong.data.selection import Selected, chooses, split_name
 from jielong.data.sets import ImageSet
 from jielong.data.shards import ShardSource, expand
 from jielong.data.sound_sources import SoundFolder, SoundTable, holds_sound
 from jielong.data.sounds import RATE, AudioSet
-from jielong.data.source import DataError, Source, fraction
+from jielong.data.source import DataError, Source
+from jielong.data.splits import Split, declares, splits
 from jielong.data.table import TableSource
 
-Split = Literal["train", "heldout"]
 MediaSet = ImageSet | AudioSet
-HELDOUT_SHARE = 0.05
-_SPLIT_WORDS = {"train": "train", "training": "train"} | dict.fromkeys(("heldout", "test", "val", "valid", "validation", "eval"), "heldout")
+SetName = str | os.PathLike[str] | Sequence[str]
+"""A built-in set's name, a path, or several of them as a list or with commas between."""
 
 
 def open_set(
-    name: str | os.PathLike[str],
+    name: SetName,
     size: int | None = None,
     split: Split | None = None,
     channels: int | None = None,
@@ -40,7 +40,7 @@ def open_set(
     Parquet (a file, folder or pattern), or the idx files of the MNIST family.
 
     Args:
-        name: the set's name or the path.
+        name: the set's name or the path; several, as a list or with commas between, are joined (:class:`~jielong.data.joined.Joined`).
         size: side of the square pictures; by default the set's own (emoji 64, fashion-mnist 28, your own 64).
         split: ``train``, ``heldout`` or None for all. If the set does not say which pictures are held out, 5 % are, chosen by a hash of
             their names, so the choice stays when pictures are added.
@@ -58,7 +58,7 @@ def open_set(
 
 
 def open_sounds(
-    name: str | os.PathLike[str],
+    name: SetName,
     rate: int = RATE,
     seconds: float = 1.0,
     split: Split | None = None,
@@ -69,7 +69,7 @@ def open_sounds(
     """Open a built-in set of sound or your own: a folder as of pictures, or Parquet with a column ``audio``.
 
     Args:
-        name: the set's name or the path.
+        name: as of :func:`open_set`.
         rate: samples a second to resample to.
         seconds: length of an item; longer clips are cut, shorter ones end in silence.
         split: as of :func:`open_set`.
@@ -95,19 +95,21 @@ def open_sounds(
     return opened(short)
 
 
-def open_source(name: str | os.PathLike[str], meant: str = "pictures") -> Source:
+def open_source(name: SetName, meant: str = "pictures") -> Source:
     """The source behind a built-in name or a path, ``?column=value`` choosing some of its items (:mod:`jielong.data.selection`).
 
     Args:
-        name: the name or the path.
+        name: as of :func:`open_set`.
         meant: ``pictures`` or ``sound``: what a folder is said to lack that holds neither.
 
     Raises:
         DataError: as :func:`open_set` does.
     """
-    text = os.fspath(name)
+    text = os.fspath(name) if isinstance(name, str | os.PathLike) else joined_name(name)
     if text in BUILT_IN:
         return BUILT_IN[text]()
+    if len(names := listed(text)) > 1:
+        return Joined([open_source(each, meant) for each in names], names)
     if chooses(text) and not Path(text).expanduser().exists():
         base, chosen = split_name(text)
         return Selected(open_source(base, meant), chosen)
@@ -140,19 +142,12 @@ def _indices_of(source: Source, split: Split | None) -> list[int]:
     everything = range(len(source.items))
     if split is None:
         return list(everything)
-    if any(item.split for item in source.items):
-        chosen = [i for i in everything if _SPLIT_WORDS.get((source.items[i].split or "train").lower(), "train") == split]
-        if not chosen:
-            raise DataError(f"{source.name} marks no item as {split!r}")
-        return chosen
-    # No split is declared: hold out 5 % by a hash of the key; at least one of two or more.
-    rank = [fraction(item.key) for item in source.items]
-    heldout = {i for i in everything if rank[i] < HELDOUT_SHARE}
-    if not heldout and len(rank) > 1:
-        heldout = {min(everything, key=rank.__getitem__)}
-    if split == "heldout" and not heldout:
-        raise DataError(f"{source.name} has too few pictures ({len(rank)}) to hold any out")
-    return [i for i in everything if (i in heldout) == (split == "heldout")] or list(everything)
+    chosen = [index for index, each in enumerate(splits(source)) if each == split]
+    if not chosen and declares(source):
+        raise DataError(f"{source.name} marks no item as {split!r}")
+    if not chosen and split == "heldout":
+        raise DataError(f"{source.name} has too few pictures ({len(source.items)}) to hold any out")
+    return chosen or list(everything)
 
 
 def _emoji() -> Source:

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from jielong.data.opening import Split, open_set
+from jielong.data.opening import open_set
 from jielong.data.source import DataError
+from jielong.data.splits import Split
 from jielong.demo.hearing import listen
 from jielong.demo.page import Report, Strategy, View, render
 from jielong.demo.scratch import Scratch, train_from_scratch

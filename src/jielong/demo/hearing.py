@@ -140,7 +140,7 @@ def _recordings(system: System, count: int) -> tuple[list[Clip], list[str], list
     ]
     columns = sounds.columns
     people = list(zip(*(columns[name] for name in ("attribution", "licence") if name in columns), strict=True))
-    by = sorted({", ".join(map(str, people[row])) for row in rows}) if people else []
+    by = sorted({", ".join(str(word) for word in people[row] if word) for row in rows} - {""}) if people else []
     return clips, by, [columns.get("speaker", sounds.labels)[row] for row in rows]
 
 

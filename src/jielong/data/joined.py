@@ -1,0 +1,117 @@
+"""Several sets as one: ``prompts?language=en,synthetic-speech``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from jielong.data.selection import MARK, chooses, split_name
+from jielong.data.source import DataError, Source, digest
+from jielong.data.splits import splits
+
+COMMA = ","
+"""What stands between the names of sets that are joined."""
+_OUTSIDE_BRACES = re.compile(r",(?![^{}]*\})")  # a pattern of files may have commas: shards/{0,1}.tar
+
+
+def listed(text: str) -> list[str]:
+    """The names in ``first,second``; one where a path with a comma in it exists.
+
+    Raises:
+        DataError: if one of several is empty.
+    """
+    base = text.partition(MARK)[0]
+    if COMMA in base and Path(base).expanduser().exists():
+        return [text]
+    names = [name.strip() for name in _OUTSIDE_BRACES.split(text)]
+    if len(names) > 1 and "" in names:
+        raise DataError(f"{text!r} names a set and nothing beside a comma: write first,second")
+    return names
+
+
+def joined_name(names: Sequence[str]) -> str:
+    """The one name ``first,second`` of several sets, by which they are opened.
+
+    Raises:
+        DataError: if there is none, one is given twice, or a name has a comma in it.
+    """
+    if not names or not all(names):
+        raise DataError("a list of sets needs a name or a path in every place, such as [prompts, synthetic-speech]")
+    if len(names) > 1 and (split := [name for name in names if len(_OUTSIDE_BRACES.split(name)) > 1]):
+        raise DataError(f"{split[0]!r} has a comma in it, which stands between sets: give each its own place; in a value write %2C")
+    if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+        raise DataError(f"the set {twice[0]!r} is given twice; once is enough")
+    return COMMA.join(names)
+
+
+class Joined(Source):
+    """The items of several sources, one source after the other.
+
+    What is held out of a set is held out of all. An item's key has the set's name before it, and the column ``set`` tells it; a column
+    that a set lacks is None there. Where some sets call a ``speaker`` what others call a ``voice``, ``speaker`` is both. Classes of the
+    same name are the same class. Pictures are used at the largest of the sizes, in colour if any are.
+
+    Args:
+        sources: At least one.
+        names: Theirs, as they were asked for.
+
+    Raises:
+        DataError: if they are not of one medium, or an item is in two of them.
+    """
+
+    def __init__(self, sources: Sequence[Source], names: Sequence[str]) -> None:
+        self.sources, self.name = list(sources), joined_name(names)
+        if len({source.medium for source in sources}) > 1:
+            told = ", ".join(f"{name} ({source.medium})" for name, source in zip(names, sources, strict=True))
+            raise DataError(f"sets of one medium can be joined, not {told}")
+        self.medium = sources[0].medium
+        self._refuse_twice(names)
+        self.size, self.channels = max(source.size for source in sources), max(source.channels for source in sources)
+        if any(source.classes for source in sources):
+            self.classes = list(dict.fromkeys(chain.from_iterable(source.classes or _labels(source) for source in sources)))
+        columns = {"set": None} | {column: None for source in sources for item in source.items for column in item.extra}
+        self.items, self.broken = [], {}
+        self._places: list[tuple[int, int]] = []  # (source, index in it)
+        for number, (source, name) in enumerate(zip(sources, names, strict=True)):
+            self.broken.update({f"{name}:{key}": why for key, why in source.broken.items()})
+            for index, (item, split) in enumerate(zip(source.items, splits(source), strict=True)):
+                extra: dict[str, Any] = {**columns, "set": name, **item.extra}
+                if "speaker" in columns and extra["speaker"] is None:
+                    extra["speaker"] = extra.get("voice")
+                self.items.append(replace(item, key=f"{name}:{item.key}", split=split, extra=extra))
+                self._places.append((number, index))
+
+    def _refuse_twice(self, names: Sequence[str]) -> None:
+        seen: dict[tuple[str, str], int] = {}
+        for number, (source, name) in enumerate(zip(self.sources, names, strict=True)):
+            base = split_name(name)[0] if chooses(name) else name
+            for item in source.items:
+                before = seen.setdefault((base, item.key), number)
+                if before != number:
+                    raise DataError(f"{names[before]} and {name} both hold {item.key!r}: take the set once, {base}{MARK}column=a&column=b")
+
+    def blob(self, index: int) -> bytes:
+        """The encoded bytes of one item."""
+        source, place = self._places[index]
+        return self.sources[source].blob(place)
+
+    def identity(self, indices: Sequence[int]) -> str:
+        """A digest of the content of those items."""
+        places = [self._places[index] for index in indices]
+        own = [source.identity([place for number, place in places if number == n]) for n, source in enumerate(self.sources)]
+        return digest([*own, *(str(number) for number, _ in places)])
+
+    def picture(self, index: int) -> Image.Image:
+        """One picture, not yet decoded."""
+        source, place = self._places[index]
+        return self.sources[source].picture(place)
+
+
+def _labels(source: Source) -> list[str]:
+    return sorted({item.label for item in source.items if item.label is not None})
