@@ -102,6 +102,7 @@ def test_a_recipe_holds_what_was_written_and_every_default() -> None:
         (GENERATOR.replace("steps: 4", "steps: 0"), "line 6: order.masked.steps: Input should be greater than or equal to 1 (it is 0)"),
         (GENERATOR.replace("size: 32", "size: big"), "mine.yaml, line 1: data.size: Input should be a valid integer"),
         (GENERATOR.replace("choose: random", "choose: best"), "line 7: order.masked.choose: Input should be 'confidence' or 'random'"),
+        (GENERATOR.replace("size: 32", "size:32"), "mine.yaml, line 1: unknown key 'data.size:32'; did you mean 'size'?"),
         (GENERATOR.replace("samples: 1000, ", ""), "mine.yaml, line 11: 'train.samples' is missing"),
         (GENERATOR.replace("train:", "# train:"), "mine.yaml: 'train' is missing"),
         (GENERATOR.replace("vq-emoji", "[1]"), "mine.yaml, line 2: tokenizer.checkpoint: Input should be a valid string"),
@@ -140,6 +141,14 @@ def test_all_faults_are_told_at_once() -> None:
         (TOKENIZER.replace("regression: {kind: l2}", "regression: false"), "a tokenizer needs at least a regression loss"),
         (TOKENIZER.replace("losses:\n  regression: {kind: l2}\n", "losses:\n"), "a tokenizer needs at least a regression loss"),
         (TOKENIZER.replace("samples: 1000", "samples: 10, warmup: 10"), "warmup (10) must be shorter than the budget of 10 samples"),
+        (
+            TOKENIZER.replace("dim: 8", "body: dac"),
+            "the body dac reads sound, and the data are pictures: choose one of convolutional, resnet, vit",
+        ),
+        (
+            TOKENIZER.replace("dim: 8", "body: vit") + "data: {rate: 16000}\n",
+            "the body vit reads pictures, and the data are sound: choose one of dac, seanet",
+        ),
         (GENERATOR.replace("heads: 2", "heads: 3"), "must be an even multiple of heads 3"),
     ],
 )

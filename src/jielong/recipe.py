@@ -69,7 +69,7 @@ class DataSettings(Config):
     def _one_medium(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        said = {key: value for key, value in given.items() if value is not None}
+        said = {key: value for key, value in given.items() if value is not None or key not in cls.model_fields}
         if not said.keys() & {"rate", "seconds", "level"}:
             return {"size": 64, **said}
         if "size" in said:
@@ -148,6 +148,7 @@ class Recipe(Config):
                 name = self.tokenizer.name
                 raise ValueError(f"{name} have nothing to learn: choose a tokenizer such as vq, or add order, backbone and head")
             losses = {loss.name for loss in self.losses}
+            self._read()
             self._judged()
             predicts = getattr(self.tokenizer, "likelihood", None)
             if "logit_laplace" in losses and predicts != "logit_laplace":
@@ -155,6 +156,11 @@ class Recipe(Config):
             if predicts is not None and predicts not in losses:
                 raise ValueError(f"this tokenizer predicts a distribution that no loss reads: add losses: {{{predicts}: {{}}}}")
         return self
+
+    def _read(self) -> None:
+        """Refuse a body of another medium than that of the data."""
+        if body := getattr(self.tokenizer, "body", None):
+            body.check_medium("pictures" if self.data.rate is None else "sound")
 
     def _judged(self) -> None:
         """Refuse losses of another medium, and losses that do not say what is to be given back."""

@@ -49,6 +49,8 @@ def test_settings_are_written_and_read_back_equal_and_say_how_many_maps_come_out
     assert built.decoder(features).shape == (1, 7, 8, 12)
     with pytest.raises(ValueError, match="8 x 13 pixels do not divide into tokens of 4 x 4 pixels"):
         body.build(channels=2, size=(8, 13), dim=5)
+    with pytest.raises(ValueError, match=f"the body {body.name} reads pictures, and the data are sound: choose one of dac, seanet"):
+        body.build(channels=1, size=(96,), dim=5)
 
 
 @BODIES

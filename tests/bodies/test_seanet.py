@@ -146,10 +146,22 @@ def test_every_weight_learns_and_is_kept(settings: SEANet) -> None:
     assert torch.equal(again.encoder.eval()(sound()), body.encoder.eval()(sound()))
 
 
+@pytest.mark.parametrize("samples", [HOP, HOP + 1, 4 * HOP - 1, 5])
+@torch.no_grad()
+def test_silence_fills_the_last_frame_before_the_first_layer(samples: int) -> None:
+    encoder, media = make(OTHERS["dac"]).encoder, sound(samples)
+    whole = encoder(nn.functional.pad(media, (0, -samples % HOP)))
+    assert torch.equal(encoder(media), whole)
+    for size in (1, 7, 2 * HOP):
+        torch.testing.assert_close(pieces(encoder, media, size), whole, atol=1e-5, rtol=1e-4)
+    layer_by_layer = make(DAC(**SMALL, whole_frames=False)).encoder(media)
+    assert torch.equal(layer_by_layer, whole) == (samples % HOP == 0)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="241 samples does not divide into tokens of 24 samples"):
         SEANet(**SMALL).build(channels=1, size=(241,), dim=4)
-    with pytest.raises(ValueError, match="seanet is for sound; pictures of 8 x 8 pixels need another"):
+    with pytest.raises(ValueError, match="seanet reads sound, and the data are pictures: choose one of convolutional, resnet, vit"):
         SEANet(**SMALL).build(channels=3, size=(8, 8), dim=4)
     for wrong, why in [
         ({"causal": False, "transformer": {}}, "looks back only"),

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from jielong.bodies.seanet import DAC
 from jielong.interop.checkpoints import keep_codec
-from jielong.interop.codecs import encodec, mimi, read_codec
+from jielong.interop.codecs import dac, encodec, mimi, read_codec
+from jielong.quantizers.residual import Residual
 from jielong.system import load
-from jielong.training.checkpoint import CheckpointError
+from jielong.training.checkpoint import WEIGHTS, CheckpointError
 
 transformers = pytest.importorskip("transformers")
 
@@ -134,8 +134,8 @@ def test_checkpoints_are_read_from_their_folders(tmp_path: Path) -> None:
     ours = load(str(keep_codec(codec, tmp_path / "ours")))
     assert torch.equal(ours.encode(media).values, codec.tokenizer.encode(media).values)
     assert ours.tokenizer.media == codec.tokenizer.media
-    (tmp_path / "config.json").write_text('{"model_type": "dac"}')
-    with pytest.raises(CheckpointError, match="holds no codec of transformers, encodec or mimi"):
+    (tmp_path / "config.json").write_text('{"model_type": "xcodec"}')
+    with pytest.raises(CheckpointError, match="holds no codec of transformers, encodec, mimi or dac"):
         read_codec(tmp_path)
     with pytest.raises(ValueError, match="one semantic quantizer"):
         mimi(theirs.config.to_dict() | {"num_semantic_quantizers": 2}, {})
@@ -143,38 +143,114 @@ def test_checkpoints_are_read_from_their_folders(tmp_path: Path) -> None:
         mimi(theirs.config.to_dict() | {"trim_right_ratio": 0.5}, {})
 
 
-def ours_of_dac(name: str, ratios: int) -> str:
-    """Where a weight of their halves stands in our list of layers."""
-    half, rest = name.split(".", 1)
-    last = 1 + 5 * ratios
-    if not rest.startswith("block"):
-        place = {"conv1": 0, "snake1": last, "conv2": last + 1}
-        first, kind = rest.split(".")
-        return f"{half}.layers.{place[first]}.{kind}"
-    _, stage, layer, *more = rest.split(".")
-    units, offset = layer.startswith("res_unit"), 0 if half == "encoder" else 2
-    within = int(layer[-1]) - 1 + offset if units else {"snake1": 3 - 3 * (half == "decoder"), "conv1": 4, "conv_t1": 1}[layer]
-    inner = ("snake1", "conv1", "snake2", "conv2").index(more[0]) if units else None
-    place = f"{half}.layers.{1 + 5 * int(stage) + within}"
-    return f"{place}.branch.layers.{inner}.{more[1]}" if units else f"{place}.{more[0]}"
+DAC = {"encoder_hidden_size": 4, "decoder_hidden_size": 48, "n_codebooks": 3, "codebook_size": 64, "codebook_dim": 3}
 
 
-@pytest.mark.parametrize("samples", [240, 16 * 7])
 @torch.no_grad()
-def test_the_body_dac_is_transformers_dac(samples: int) -> None:
+def random_dac(ratios: list[int], **more: object) -> Any:
     torch.manual_seed(0)
-    ratios = [2, 4, 2]
-    config = transformers.DacConfig(encoder_hidden_size=4, downsampling_ratios=ratios, decoder_hidden_size=48, hidden_size=12)
-    theirs = shaken(transformers.DacModel(config))
-    body = DAC(channels=4, decoder_channels=6, ratios=tuple(reversed(ratios)), norm="none").build(
-        channels=1, size=(240,), dim=config.hidden_size
-    )
-    ours = nn.ModuleDict({"encoder": body.encoder, "decoder": body.decoder})
-    given = {name: value for name, value in theirs.state_dict().items() if not name.startswith("quantizer")}
-    ours.load_state_dict({ours_of_dac(name, len(ratios)): value.squeeze(0) if "alpha" in name else value for name, value in given.items()})
-    media = sound(1, samples)
+    theirs = shaken(transformers.DacModel(transformers.DacConfig(**DAC, downsampling_ratios=ratios, **more)))
+    rest = theirs.encoder(sound(1, 40 * theirs.config.hop_length))
+    for level, each in enumerate(theirs.quantizer.quantizers):
+        spread(each.codebook.weight, each.in_proj(rest).mT, 0)
+        each.codebook.weight.mul_(1 + level)  # lengths that a lookup must not see
+        rest = rest - each(rest)[0]
+    return theirs
+
+
+def right_reach(ratios: list[int]) -> int:
+    """Samples at the end that see the last sample of the first stage with an odd ratio, and so depend on whether it is there."""
+    reach = 0
+    for ratio in reversed(ratios):
+        if reach or ratio % 2:
+            reach = max(reach * ratio + ratio // 2, 1) + 3 * (1 + 3 + 9)  # a transposed convolution, three dilated units
+    return reach + 3 * (reach > 0)  # the last convolution
+
+
+@pytest.mark.parametrize("ratios", [[2, 4, 2], [2, 3, 5], [5, 3]], ids=str)
+@torch.no_grad()
+def test_dac_is_transformers_dac(ratios: list[int]) -> None:
+    theirs = random_dac(ratios)
+    ours = dac(theirs.config.to_dict(), theirs.state_dict()).tokenizer
+    media = sound(1, 40 * theirs.config.hop_length)
     features = theirs.encoder(media)
-    assert features.std(-1).mean() > 0.1
-    torch.testing.assert_close(body.encoder(media), features, atol=1e-5, rtol=1e-4)
-    heard = theirs.decoder(features)
-    torch.testing.assert_close(body.decoder(features), heard, atol=1e-5, rtol=1e-4)
+    assert features.std(-1).mean() > 0.05
+    torch.testing.assert_close(ours.features(media), features, atol=1e-5, rtol=1e-4)
+    codes = theirs.encode(media).audio_codes  # (B, K, n)
+    assert all(level.unique().numel() > 5 for level in codes.unbind(1))
+    tokens = ours.encode(media)
+    assert torch.equal(tokens.values.mT, codes)
+    assert torch.equal(ours.quantizer.encode(ours.features(media).mT, levels=2).mT, theirs.encode(media, n_quantizers=2).audio_codes)
+    heard, whole = theirs.decode(audio_codes=codes).audio_values, ours.maps(ours.quantizer.decode(tokens.values))[:, 0]
+    assert whole.shape[-1] == media.shape[-1]
+    assert heard.std() > 0.05
+    same = media.shape[-1] - right_reach(ratios)
+    assert same > 100
+    torch.testing.assert_close(whole[:, :same], heard[:, :same], atol=1e-4, rtol=1e-3)
+    for block in theirs.decoder.block:  # with the samples that odd ratios drop, as X-Codec adjusts the same decoder
+        block.conv_t1.output_padding = (block.conv_t1.stride[0] % 2,)
+    complete = theirs.decode(audio_codes=codes).audio_values
+    torch.testing.assert_close(whole, complete, atol=1e-4, rtol=1e-3)
+    if same < media.shape[-1]:
+        gap = (complete[:, : heard.shape[-1]] - heard).abs().amax(0)
+        assert gap[same:].max() > 1e-2  # the end really differs
+
+
+@torch.no_grad()
+def test_sound_that_ends_within_a_frame_of_dac_is_filled_with_silence() -> None:
+    """As ``DacFeatureExtractor`` does before the model sees it."""
+    theirs = random_dac([2, 3, 5])
+    ours = dac(theirs.config.to_dict(), theirs.state_dict()).tokenizer
+    media = sound(1, 30 * 9 - 11)
+    prepared = transformers.DacFeatureExtractor(sampling_rate=16_000, hop_length=30)(
+        [each.numpy() for each in media[:, 0]], sampling_rate=16_000, return_tensors="pt"
+    )["input_values"]
+    assert prepared.shape == (2, 1, 30 * 9)
+    assert torch.equal(ours.encode(media).values.mT, theirs.encode(prepared).audio_codes)
+
+
+def test_dac_learns_as_transformers_dac() -> None:
+    """Losses, values and every gradient of the quantizer, projections and codebooks included."""
+    theirs = random_dac([2, 4, 2]).train()
+    ours = dac(theirs.config.to_dict(), theirs.state_dict()).tokenizer.quantizer.train().requires_grad_()
+    features, weights = torch.randn(2, 32, 20, generator=torch.Generator().manual_seed(2)), torch.randn(2, 32, 20)
+    one, other = features.clone().requires_grad_(), features.clone().requires_grad_()
+    values, _, _, commitment, codebook = theirs.quantizer(one)
+    found = ours(other.mT)
+    torch.testing.assert_close(found.values.mT, values)
+    torch.testing.assert_close(found.losses["commitment"], 0.25 * commitment[0])
+    torch.testing.assert_close(found.losses["codebook"], codebook[0])
+    ((values * weights).sum() + (0.25 * commitment + codebook).mean()).backward()
+    ((found.values.mT * weights).sum() + sum(found.losses.values())).backward()
+    torch.testing.assert_close(other.grad, one.grad)
+    for level, each in enumerate(theirs.quantizer.quantizers):
+        stage = ours.stages[level]
+        for mine, given in ((stage.inward, each.in_proj), (stage.outward, each.out_proj)):
+            torch.testing.assert_close(mine.weight.grad, given.weight.grad.squeeze(-1), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(mine.bias.grad, given.bias.grad, atol=1e-5, rtol=1e-4)
+        assert each.codebook.weight.grad.abs().sum() > 0
+        torch.testing.assert_close(stage.quantizer.codebook.grad, each.codebook.weight.grad)
+
+
+@torch.no_grad()
+def test_a_folder_of_dac_is_read_and_kept(tmp_path: Path) -> None:
+    theirs, media = random_dac([2, 4], quantizer_dropout=0.5), sound(1, 80)
+    codes = theirs.encode(media).audio_codes
+    theirs.save_pretrained(tmp_path / "plain")
+    theirs.apply_weight_norm()
+    theirs.save_pretrained(tmp_path / "normed")
+    for kind in ("plain", "normed"):
+        assert torch.equal(read_codec(tmp_path / kind).tokenizer.encode(media).values.mT, codes)
+    codec = read_codec(tmp_path / "plain")
+    quantizer = codec.settings.quantizer
+    assert isinstance(quantizer, Residual)
+    assert (quantizer.levels, quantizer.dropout) == (3, 0.5)
+    ours = load(str(keep_codec(codec, tmp_path / "ours")))
+    assert torch.equal(ours.encode(media).values, codec.tokenizer.encode(media).values)
+    assert torch.equal(ours.decode(ours.encode(media)), codec.tokenizer.decode(codec.tokenizer.encode(media)))
+    weights = dict(theirs.state_dict())
+    save_file({name: value.contiguous() for name, value in weights.items() if "quantizers.1" not in name}, tmp_path / "plain" / WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"holds part of a codec: .* has 'quantizer.quantizers.1.codebook.weight'"):
+        read_codec(tmp_path / "plain")
+    with pytest.raises(ValueError, match="decoder_hidden_size must be a multiple of 4, not 50"):
+        dac(theirs.config.to_dict() | {"decoder_hidden_size": 50}, {})

@@ -117,7 +117,8 @@ def test_windows_fit_the_clips_or_are_refused() -> None:
         built(Stft())(noise(), noise(3_999))
 
 
-RECIPE = "data: {data}\ntokenizer: vq\nlosses: {losses}\ntrain: {samples: 64}\n"
+RECIPE = "data: {data}\ntokenizer: {vq: {body: BODY}}\nlosses: {losses}\ntrain: {samples: 64}\n"
+OF_SOUND, OF_PICTURES = RECIPE.replace("BODY", "seanet"), RECIPE.replace("BODY", "convolutional")
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,8 @@ RECIPE = "data: {data}\ntokenizer: vq\nlosses: {losses}\ntrain: {samples: 64}\n"
     ],
 )
 def test_recipes_refuse_losses_of_the_other_medium(sound: bool, losses: str, said: str) -> None:
-    text = RECIPE.replace("{data}", "{set: sounds, rate: 16000}" if sound else "{set: emoji, size: 32}").replace("{losses}", losses)
+    recipe, data = (OF_SOUND, "{set: sounds, rate: 16000}") if sound else (OF_PICTURES, "{set: emoji, size: 32}")
+    text = recipe.replace("{data}", data).replace("{losses}", losses)
     with pytest.raises(RecipeError, match=said):
         parse(text)
 
@@ -142,7 +144,7 @@ def test_recipes_of_sound_take_spectral_losses_alone_and_keep_them() -> None:
     losses = (
         "{stft: {}, mel: {form: soundstream, windows: [64, 128]}, adversarial_sound: {discriminators: {wave: {}, period: {periods: [2]}}}}"
     )
-    text = RECIPE.replace("{data}", "{set: sounds, rate: 16000}").replace("{losses}", losses) + "balancer: {norm: 2.0}\n"
+    text = OF_SOUND.replace("{data}", "{set: sounds, rate: 16000}").replace("{losses}", losses) + "balancer: {norm: 2.0}\n"
     recipe = parse(text)
     assert parse(recipe.to_yaml()) == recipe
     assert [kind.name for kind in recipe.losses[2].discriminators] == ["wave", "period"]  # type: ignore[attr-defined]

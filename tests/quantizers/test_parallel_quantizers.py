@@ -15,6 +15,7 @@ from jielong.quantizers.binary_spherical import BinarySpherical
 from jielong.quantizers.finite_scalar import FiniteScalar
 from jielong.quantizers.gumbel import Gumbel
 from jielong.quantizers.lookup_free import LookupFree
+from jielong.quantizers.projected import Projected
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.vector import NonFiniteVectors, Vector
 
@@ -26,6 +27,7 @@ CASES: dict[str, QuantizerSettings] = {
     "gumbel": Gumbel(codes=12),
     "residual": Residual(levels=3, dropout=0.7, quantizer=VECTOR),
     "shared residual": Residual(levels=3, dropout=0.7, shared=True, quantizer=VECTOR),
+    "projected residual": Residual(levels=3, dropout=0.7, quantizer=Projected(width=3, quantizer=VECTOR)),
     "rounding residual": Residual(levels=3, dropout=0.7, shrink=0.5, quantizer=LookupFree(bits=4)),
 }
 SHARES = (40, 56)  # of 96 vectors: they need not be equal

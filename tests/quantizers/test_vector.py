@@ -197,6 +197,21 @@ def test_a_resumed_run_goes_on_bit_for_bit(codebook: str, normalize: bool) -> No
         assert torch.equal(value, after.state_dict()[name]), name
 
 
+@BOTH
+def test_a_cosine_lookup_ignores_lengths_and_hands_out_codes_of_their_own(codebook: str) -> None:
+    quantizer, z = plain(metric="cosine", codebook=codebook), normal(200, 4)
+    quantizer.codebook.data.mul_(torch.linspace(0.1, 10, 16)[:, None])
+    book = quantizer.codebook.detach().clone()
+    wanted = torch.cosine_similarity(z[:, None], book, dim=-1).argmax(-1)
+    assert not torch.equal(wanted, torch.cdist(z, book).argmin(-1))
+    assert torch.equal(quantizer.encode(100 * z)[:, 0], wanted)
+    found = quantizer(z)
+    assert torch.equal(found.indices[:, 0], wanted)
+    assert torch.equal(found.values, book[wanted])
+    torch.testing.assert_close(found.losses["commitment"], 0.25 * (z - book[wanted]).square().mean())
+    assert "metric=cosine" in repr(quantizer)
+
+
 def test_normalised_lookup_ignores_lengths_and_returns_unit_codes() -> None:
     for codebook in ("ema", "gradient"):
         quantizer = plain(codebook=codebook, normalize=True).eval()

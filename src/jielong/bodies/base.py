@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
-from jielong.config import Part
+from jielong.config import Medium, Part, parts_of
 from jielong.networks.decoder import Decoder
 
 
@@ -40,7 +41,13 @@ def check_grid(size: tuple[int, ...], reduction: int) -> tuple[int, ...]:
 
 
 class BodySettings(Part):
-    """What the settings of every body answer."""
+    """What the settings of every body answer.
+
+    Attributes:
+        medium: What its networks read.
+    """
+
+    medium: ClassVar[Medium] = "pictures"
 
     def build(self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
         """The networks.
@@ -53,6 +60,21 @@ class BodySettings(Part):
             encoded: Width of what the encoder gives, where a bottleneck makes ``D`` of it; ``D`` when not given.
 
         Raises:
-            ValueError: if the pictures do not divide into tokens.
+            ValueError: if the media are of a kind that it does not read, or do not divide into tokens.
         """
         raise NotImplementedError(f"the settings {type(self).__name__} build no body")
+
+    def grid(self, size: tuple[int, ...], reduction: int) -> tuple[int, ...]:
+        """The grid that media of this size come to, as :func:`check_grid` has it.
+
+        Raises:
+            ValueError: as there, or if the body reads pictures and the media are sound, or the other way round.
+        """
+        self.check_medium("sound" if len(size) == 1 else "pictures")
+        return check_grid(size, reduction)
+
+    def check_medium(self, medium: Medium) -> None:
+        """Raise ``ValueError`` when the data are of the other medium, with the bodies that read them."""
+        if medium != self.medium:
+            fitting = [name for name, part in parts_of(self.family).items() if getattr(part, "medium", None) == medium]
+            raise ValueError(f"the body {self.name} reads {self.medium}, and the data are {medium}: choose one of {', '.join(fitting)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from jielong.bodies.base import Body, BodySettings, check_grid
+from jielong.bodies.base import Body, BodySettings
 from jielong.networks.convolutional import ConvDecoder, ConvEncoder
 
 
@@ -37,7 +37,7 @@ class Convolutional(BodySettings, family="body", name="convolutional"):
     def build(self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
         """The networks, see :meth:`BodySettings.build`."""
         reduction = self.patch * 2 ** (len(self.channels) - 1)
-        check_grid(size, reduction)
+        self.grid(size, reduction)
         encoder = ConvEncoder(channels, self.channels, self.blocks, dim if encoded is None else encoded, self.patch, self.attention)
         decoder = ConvDecoder(
             dim,

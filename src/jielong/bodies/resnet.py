@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, PositiveInt, model_validator
 
-from jielong.bodies.base import Body, BodySettings, check_grid
+from jielong.bodies.base import Body, BodySettings
 from jielong.networks.resnet import ResnetDecoder, ResnetEncoder
 
 
@@ -38,7 +38,7 @@ class Resnet(BodySettings, family="body", name="resnet"):
     def build(self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
         """The networks, see :meth:`BodySettings.build`."""
         reduction = 2 ** (len(self.channels) - 1)
-        check_grid(size, reduction)
+        self.grid(size, reduction)
         shared = (self.groups, self.attention, self.projections)
         encoder = ResnetEncoder(channels, self.channels, self.blocks, dim if encoded is None else encoded, *shared)
         decoder = ResnetDecoder(dim, self.channels, self.blocks, channels if outputs is None else outputs, *shared)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from jielong.bodies.base import Body, BodySettings, check_grid
+from jielong.bodies.base import Body, BodySettings
 from jielong.config import Config
 from jielong.networks.convolution1d import ConvNorm, Padding
 from jielong.networks.seanet import Nonlinearity, SEANetDecoder, SEANetEncoder, SEANetShape, TransformerShape
@@ -63,7 +63,10 @@ class SEANet(BodySettings, family="body", name="seanet"):
         transformer: Between SEANet and the bottleneck, in each half.
         downsample: Ratio of a strided convolution behind it (Mimi: 2, from 25 to 12.5 Hz); 1 for none.
         channelwise_upsampling: The decoder's convolution against ``downsample`` keeps channels apart, as Mimi's released weights have it.
+        whole_frames: Sound that ends within a frame is filled up with silence before the first layer, and not in every layer by itself.
     """
+
+    medium = "sound"
 
     channels: PositiveInt = 32
     ratios: tuple[PositiveInt, ...] = Field(default=(8, 5, 4, 2), min_length=1)
@@ -84,6 +87,7 @@ class SEANet(BodySettings, family="body", name="seanet"):
     transformer: Context | None = None
     downsample: PositiveInt = 1
     channelwise_upsampling: bool = False
+    whole_frames: bool = False
 
     @model_validator(mode="after")
     def _options_agree(self) -> SEANet:
@@ -106,9 +110,7 @@ class SEANet(BodySettings, family="body", name="seanet"):
         Raises:
             ValueError: if the media are pictures, or their length is no multiple of :attr:`hop`.
         """
-        if len(size) != 1:
-            raise ValueError(f"the body {self.name} is for sound; pictures of {' x '.join(map(str, size))} pixels need another")
-        check_grid(size, self.hop)
+        self.grid(size, self.hop)
         encoder = SEANetEncoder(self._shape(self.channels, dim), channels, dim if encoded is None else encoded)
         decoder = SEANetDecoder(self._shape(self.decoder_channels or self.channels, dim), dim, channels if outputs is None else outputs)
         return Body(encoder, decoder, self.hop)
@@ -138,6 +140,7 @@ class SEANet(BodySettings, family="body", name="seanet"):
             transformer=between,
             downsample=self.downsample,
             channelwise_upsampling=self.channelwise_upsampling,
+            whole_frames=self.whole_frames,
         )
 
 
@@ -156,3 +159,4 @@ class DAC(SEANet, family="body", name="dac"):
     activation: Nonlinearity = "snake"
     causal: bool = False
     bounded: bool = True
+    whole_frames: bool = True

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, PositiveInt, model_validator
 
-from jielong.bodies.base import Body, BodySettings, check_grid
+from jielong.bodies.base import Body, BodySettings
 from jielong.networks.layers import Activation
 from jielong.networks.norm import NormKind
 from jielong.networks.vision_transformer import Positions, ViTDecoder, ViTEncoder
@@ -47,7 +47,7 @@ class ViT(BodySettings, family="body", name="vit"):
 
     def build(self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
         """The networks, see :meth:`BodySettings.build`."""
-        rows, columns = check_grid(size, self.patch)
+        rows, columns = self.grid(size, self.patch)
         grid = (rows, columns)
         shared: dict[str, Any] = {
             name: getattr(self, name) for name in ("positions", "norm", "activation", "qk_norm", "rope_base", "bias", "dropout")

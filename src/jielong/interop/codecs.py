@@ -1,4 +1,4 @@
-"""Published codecs of sound as tokenizers: EnCodec (arXiv 2210.13438) and Mimi (2410.00037), as ``transformers`` keeps them.
+"""Published codecs of sound as tokenizers, as ``transformers`` keeps them: EnCodec (arXiv 2210.13438), Mimi (2410.00037), DAC (2306.06546).
 
 What surrounds the networks stays the caller's: EnCodec at 48 kHz divides each second by its loudness first (``normalize``).
 """
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jielong.bodies.seanet import Context, SEANet
+from jielong.bodies.seanet import DAC, Context, SEANet
 from jielong.networks.streaming import fold
 from jielong.networks.windowed import WindowedTransformer
 from jielong.quantizers.base import QuantizerSettings
@@ -50,6 +50,11 @@ _OF_TRANSFORMER = {
     "down.weight": "mlp.fc2.weight",
     "forward_scale": "mlp_layer_scale.scale",
 }
+_STAGES_OF_DAC = {  # the layers of a stage, in our order; a residual unit's own are the last line
+    "encoder": ("res_unit1", "res_unit2", "res_unit3", "snake1", "conv1"),
+    "decoder": ("snake1", "conv_t1", "res_unit1", "res_unit2", "res_unit3"),
+}
+_UNIT_OF_DAC = ("snake1", "conv1", "snake2", "conv2")
 
 
 @dataclass(frozen=True)
@@ -61,18 +66,22 @@ class Codec:
 
 
 def read_codec(folder: str | os.PathLike[str]) -> Codec:
-    """A folder with ``config.json`` and ``model.safetensors`` of EnCodec or Mimi, ready to encode and decode.
+    """A folder with ``config.json`` and ``model.safetensors`` of EnCodec, Mimi or DAC, ready to encode and decode.
 
     Raises:
-        CheckpointError: if it holds neither of them.
+        CheckpointError: if it holds none of them, or its weights are not those of its configuration.
     """
     folder = Path(folder)
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
-        make = {"encodec": encodec, "mimi": mimi}[config["model_type"]]
+        make = {"encodec": encodec, "mimi": mimi, "dac": dac}[config["model_type"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder} holds no codec of transformers, encodec or mimi ({type(error).__name__}: {error})") from None
-    return make(config, read_tensors(folder / WEIGHTS))
+        raise CheckpointError(f"{folder} holds no codec of transformers, encodec, mimi or dac ({type(error).__name__}: {error})") from None
+    weights = read_tensors(folder / WEIGHTS)
+    try:
+        return make(config, weights)
+    except KeyError as error:
+        raise CheckpointError(f"{folder} holds part of a codec: neither config.json nor {WEIGHTS} has {error}") from None
 
 
 def encodec(config: Mapping[str, Any], weights: Weights, seconds: float = 1.0) -> Codec:
@@ -132,8 +141,66 @@ def mimi(config: Mapping[str, Any], weights: Weights, seconds: float = 1.28) -> 
     return _ready(codec, state | _halves_of_mimi(tokenizer, placed), "the weights of Mimi")
 
 
+def dac(config: Mapping[str, Any], weights: Weights, seconds: float = 1.0) -> Codec:
+    """A ``DacModel`` of ``transformers``; arguments and errors as of :func:`encodec`.
+
+    Its decoder leaves out the last sample of every transposed convolution with an odd ratio, so ``n`` tokens give fewer than ``n hop``
+    samples; ours gives them all. Near the end of a sound, where those samples are seen, the two differ.
+    """
+    ratios = tuple(config["downsampling_ratios"])
+    narrowed = 2 ** len(ratios)
+    if config["decoder_hidden_size"] % narrowed:
+        raise ValueError(f"decoder_hidden_size must be a multiple of {narrowed}, not {config['decoder_hidden_size']}: each ratio halves it")
+    body = DAC(
+        channels=config["encoder_hidden_size"],
+        decoder_channels=config["decoder_hidden_size"] // narrowed,
+        ratios=ratios[::-1],
+        norm="none",
+    )
+    book = {"codebook": "gradient", "metric": "cosine", "commitment": config["commitment_loss_weight"], "restart_below": 0.0}
+    level = {"projected": {"width": config["codebook_dim"], "quantizer": _codes(config, **book)}}
+    levels = {"levels": config["n_codebooks"], "dropout": config["quantizer_dropout"], "quantizer": level}
+    codec = _built({"audio_channels": 1, **config}, body, Residual.model_validate(levels), seconds)
+    state = {f"quantizer.{name}": value for name, value in codec.tokenizer.quantizer.state_dict().items()}
+    plain = _without_norm(weights)
+    for number in range(config["n_codebooks"]):
+        theirs, ours = f"quantizer.quantizers.{number}.", f"quantizer.stages.{number}."
+        state[f"{ours}quantizer.codebook"] = plain[f"{theirs}codebook.weight"]
+        for own, projection in (("inward", "in_proj"), ("outward", "out_proj")):
+            state[f"{ours}{own}.weight"] = plain[f"{theirs}{projection}.weight"].squeeze(-1)
+            state[f"{ours}{own}.bias"] = plain[f"{theirs}{projection}.bias"]
+    halves = {name: value for name, value in plain.items() if not name.startswith("quantizer.")}
+    for name, value in halves.items():
+        state[_place_in_dac(name, len(ratios))] = value.squeeze(0) if name.endswith("alpha") else value
+    return _ready(codec, state, "the weights of DAC")
+
+
+def _place_in_dac(name: str, stages: int) -> str:
+    """Where a weight of DAC's halves stands in our list of layers."""
+    half, place, *within, kind = name.split(".")
+    if place != "block":
+        number = {"conv1": 0, "snake1": 1 + 5 * stages, "conv2": 2 + 5 * stages}[place]
+        return f"{half}.layers.{number}.{kind}"
+    stage, layer, *inner = within
+    number = 1 + 5 * int(stage) + _STAGES_OF_DAC[half].index(layer)
+    return ".".join([f"{half}.layers.{number}", *(f"branch.layers.{_UNIT_OF_DAC.index(each)}" for each in inner), kind])
+
+
+def _without_norm(weights: Weights) -> dict[str, Tensor]:
+    """Weights as they are used, ``w = g v / |v|`` where they are stored in two parts (weight norm)."""
+    plain = {}
+    for name, value in weights.items():
+        stem, _, part = name.rpartition(".parametrizations.weight." if "parametrizations" in name else ".weight_")
+        if part in ("original1", "v"):
+            gain = weights[name[: -len(part)] + {"original1": "original0", "v": "g"}[part]]
+            plain[f"{stem}.weight"] = torch._weight_norm(value, gain)
+        elif part not in ("original0", "g"):
+            plain[name] = value
+    return plain
+
+
 def _body(config: Mapping[str, Any], **more: Any) -> SEANet:
-    """What the configurations of both say of SEANet."""
+    """What the configurations of EnCodec and Mimi say of SEANet."""
     if config.get("trim_right_ratio", 1.0) != 1.0:
         raise ValueError(f"trim_right_ratio must be 1, as in all released codecs, not {config['trim_right_ratio']}")
     return SEANet(
@@ -152,8 +219,8 @@ def _body(config: Mapping[str, Any], **more: Any) -> SEANet:
     )
 
 
-def _codes(config: Mapping[str, Any]) -> Vector:
-    return Vector.model_validate({"codes": config["codebook_size"], "kmeans_iterations": 0})
+def _codes(config: Mapping[str, Any], **more: Any) -> Vector:
+    return Vector.model_validate({"codes": config["codebook_size"], "kmeans_iterations": 0, **more})
 
 
 def _built(config: Mapping[str, Any], body: SEANet, quantizer: QuantizerSettings, seconds: float) -> Codec:

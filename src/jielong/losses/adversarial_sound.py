@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from jielong.config import OfFamily, Part
+from jielong.config import Medium, OfFamily, Part
 from jielong.losses.adversarial import Game
-from jielong.losses.base import LossSettings, Medium
+from jielong.losses.base import LossSettings
 from jielong.losses.regression import same_shape
 from jielong.networks.waveform_discriminators import Critic, Judgement, PeriodCritic, SpectrumCritic, WaveCritic
 

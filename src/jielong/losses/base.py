@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from jielong.config import Part
-
-Medium = Literal["pictures", "sound"]
+from jielong.config import Medium, Part
 
 
 class LossSettings(Part):

@@ -10,7 +10,8 @@ from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jielong.losses.base import LossSettings, Medium
+from jielong.config import Medium
+from jielong.losses.base import LossSettings
 
 SHORT = 1e-2
 """Vectors shorter than this have no direction yet: a fresh encoder's codes are tiny, and the angle's gradient is one over their length."""

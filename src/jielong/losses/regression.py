@@ -15,7 +15,8 @@ from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jielong.losses.base import LossSettings, Medium
+from jielong.config import Medium
+from jielong.losses.base import LossSettings
 
 MARGIN = 0.1
 """How far pictures are kept from the ends of (0, 1), where the logit is infinite."""

@@ -17,7 +17,8 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from jielong.losses.base import LossSettings, Medium
+from jielong.config import Medium
+from jielong.losses.base import LossSettings
 from jielong.losses.regression import same_shape
 from jielong.media.mel import mel_filters, spectrum
 

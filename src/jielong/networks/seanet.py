@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jielong.networks.convolution1d import Conv1d, ConvNorm, ConvTranspose1d, Padding, Residual
@@ -57,6 +58,7 @@ class SEANetShape:
         transformer: On the bottleneck's side of each half.
         downsample: Ratio of a last strided convolution of the encoder, and the decoder's first transposed one; 1 for none.
         channelwise_upsampling: That transposed convolution keeps channels apart, as Mimi's released weights have it.
+        whole_frames: Silence fills the last frame before the first layer, so that none has to.
     """
 
     channels: int
@@ -77,6 +79,7 @@ class SEANetShape:
     transformer: TransformerShape | None
     downsample: int
     channelwise_upsampling: bool
+    whole_frames: bool
 
     def conv(self, inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1) -> Conv1d:
         """A convolution of this network."""
@@ -183,7 +186,26 @@ class SEANetEncoder(Chain):
         elif inner != outputs:
             layers.append(Conv1d(inner, outputs, 1))
         super().__init__(*layers)
-        self.hop = math.prod(shape.ratios) * shape.downsample
+        self.hop, self.whole_frames = math.prod(shape.ratios) * shape.downsample, shape.whole_frames
+
+    def extra_repr(self) -> str:
+        """What the layers do not show; token files are identified by this text."""
+        return "whole_frames=True" if self.whole_frames else ""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sound ``(B, C, T)`` to features; of a chunk, what is settled by now."""
+        return super().forward(self._filled(x) if self.whole_frames else x)
+
+    def _filled(self, x: Tensor) -> Tensor:
+        """The sound, with silence up to the end of its last frame."""
+        if self.stream is None:
+            return F.pad(x, (0, -x.shape[-1] % self.hop))
+        begun = self.stream.recall(self, lambda: [0])  # samples of the frame that is under way
+        begun[0] = (begun[0] + x.shape[-1]) % self.hop
+        if not self.stream.last:
+            return x
+        lacking, begun[0] = -begun[0] % self.hop, 0
+        return F.pad(x, (0, lacking))
 
 
 class SEANetDecoder(Chain, Decoder):

@@ -39,12 +39,14 @@ class Quantizer(nn.Module, ABC):
         codes: Size ``V`` of a codebook.
         levels: Indices a vector, ``K``: 1, or the number of levels where residuals are quantized in turn.
         progressive: Whether :meth:`decode` takes leading levels alone, ``(..., n)`` with ``n <= K``.
+        mapped: Whether its values have gone through weights that learn from what becomes of them.
     """
 
     dim: int
     codes: int
     levels: int = 1
     progressive: bool = False
+    mapped: bool = False
 
     @abstractmethod
     def forward(

@@ -19,6 +19,7 @@ from jielong.quantizers.implicit import ImplicitSettings, by_level
 from jielong.quantizers.kmeans import kmeans
 from jielong.quantizers.parallel import from_first, pick_rows
 from jielong.quantizers.precision import KeepsPrecision
+from jielong.quantizers.projected import Projected
 from jielong.quantizers.vector import Vector, VectorQuantizer
 
 _ESTIMATORS = {"straight-through": straight_through, "rotation": rotate}
@@ -35,6 +36,9 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
     left out neither learn nor cost, and the indices then are ``(..., n)``. :meth:`decode` takes any number of leading levels, so one model
     serves all rates.
 
+    Stages that project (:mod:`jielong.quantizers.projected`) have an estimator each, and their maps learn from what becomes of them: then
+    nothing is held constant, neither in the sum nor in the residuals (DAC, 2306.06546, section 3.2).
+
     A shared codebook is looked up by all levels as it is and follows once a batch, from the residuals of all of them.
 
     Args:
@@ -45,8 +49,8 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
         dropout_multiple: Numbers of levels that are drawn are multiples of it, or ``K``.
         reduction: ``sum`` or ``mean`` of the levels' losses.
         shrink: Each level's residual is divided by this more than the one before; for stages whose codes have a size of their own.
-        commitment: Weight of ``|z - sg(sum_k q_k)|^2``, for stages without such a loss of their own.
-        estimator: ``straight-through`` or ``rotation``, around the sum.
+        commitment: Weight of ``|r_K|^2``, for stages without such a loss of their own.
+        estimator: ``straight-through`` or ``rotation``, around the sum of stages that do not project.
 
     Raises:
         ValueError: if the stages are neither one nor ``K``, or cannot stand in a chain.
@@ -128,7 +132,7 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
                 stage, scale = self._stage(level), self.shrink**level
                 learn = update and not self.shared
                 parts.append(stage(_scaled(residuals[-1], 1 / scale), generator=draw, update=learn, samples_seen=samples_seen))
-                code = _scaled(parts[-1].values.detach(), scale)
+                code = _scaled(parts[-1].values if stage.mapped else parts[-1].values.detach(), scale)
                 total = total + code
                 first = code if level == 0 else first
                 residuals.append(residuals[-1] - code)
@@ -136,8 +140,10 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
                 if self.shared:
                     self._follow(residuals[:-1], parts, draw)
                 self.updates += 1
-            values = self.outward(self.estimate(start, total))
-            first = values if count == 1 else self.outward(self.estimate(start, first))
+            if not self._stage(0).mapped:
+                total, first = self.estimate(start, total), self.estimate(start, first)
+            values = self.outward(total)
+            first = values if count == 1 else self.outward(first)
         error = residuals[-1].square().mean()
         losses = {name: torch.stack([part.losses[name] for part in parts]).sum() for name in parts[0].losses}
         if self.reduction == "mean":
@@ -273,13 +279,16 @@ class Residual(QuantizerSettings, family="quantizer", name="residual"):
     @model_validator(mode="after")
     def _chain(self) -> Residual:
         inner = self.quantizer
-        if not isinstance(inner, Vector | ImplicitSettings) or getattr(inner, "groups", 1) > 1:
+        looked_up = inner.quantizer if isinstance(inner, Projected) else inner
+        if not isinstance(looked_up, Vector | ImplicitSettings) or getattr(looked_up, "groups", 1) > 1:
             raise ValueError(
                 "the levels of a residual quantizer are vector, finite_scalar, lookup_free or binary_spherical quantizers "
-                f"that give one index a vector, not {inner.name} with {dict(inner)}"
+                f"that give one index a vector, projected or not; they are not {looked_up.name} with {dict(looked_up)}"
             )
         if self.shared and not isinstance(inner, Vector):
             raise ValueError(f"only vector quantizers have a codebook that levels can share, {inner.name} has none; leave shared out")
+        if isinstance(inner, Projected) and self.estimator != "straight-through":
+            raise ValueError("projected levels have an estimator each; set estimator inside their quantizer, not beside levels")
         if isinstance(inner, Vector) and inner.estimator != "straight-through":
             raise ValueError("one estimator stands around the sum of all levels; set estimator beside levels, not inside the quantizer")
         return self

@@ -19,6 +19,7 @@ from jielong.quantizers.parallel import pick_rows, sum_over_processes, world
 from jielong.quantizers.usage import CodebookUsage
 
 _ESTIMATORS = {"straight-through": straight_through, "rotation": rotate}
+Metric = Literal["euclidean", "cosine"]
 
 
 class NonFiniteVectors(ValueError):  # noqa: N818 - named for what was found
@@ -33,6 +34,7 @@ class Vector(QuantizerSettings, family="quantizer", name="vector"):
     decay: float = Field(0.99, ge=0, lt=1, description="of the averages, a step")
     commitment: float = Field(0.25, ge=0, description="weight beta of the loss that keeps the encoder near its codes")
     normalize: bool = Field(False, description="compare directions only: vectors and codes on the unit sphere")
+    metric: Metric = Field("euclidean", description="cosine compares directions only, and hands codes out at the length they have")
     estimator: Literal["straight-through", "rotation"] = Field("straight-through", description="gradient through the lookup")
     kmeans_iterations: int = Field(10, ge=0, description="of k-means on the first training batch; 0 starts from random codes")
     restart_below: float = Field(0.1, ge=0, lt=1, description="a code used less than this fraction of the mean starts anew; 0 never")
@@ -45,6 +47,9 @@ class Vector(QuantizerSettings, family="quantizer", name="vector"):
 
 class VectorQuantizer(Quantizer):
     r"""Replaces every vector ``z`` by the nearest of ``V`` codes, ``q = e_i`` with ``i = argmin_v |z - e_v|^2``.
+
+    With ``metric="cosine"`` it is ``i = argmin_v |z / |z| - e_v / |e_v||^2``, while code and losses keep their length (DAC, arXiv
+    2306.06546, section 3.2); with ``normalize`` all is on the sphere, codes that are handed out too (ViT-VQGAN, 2110.04627, section 3.2).
 
     Losses, as means over all components: ``commitment |z - sg(q)|^2``, and ``|sg(z) - q|^2`` when the codebook learns by gradient.
     An ``ema`` codebook instead follows, with ``n_v`` the number and ``m_v`` the sum of the vectors of all processes that chose code ``v``,
@@ -61,6 +66,7 @@ class VectorQuantizer(Quantizer):
         decay: ``g``, of the averages.
         commitment: ``beta``, the weight of the commitment loss.
         normalize: Vectors and codes are normalised before everything else, and ``values`` are unit vectors.
+        metric: What "nearest" means, ``euclidean`` or ``cosine``.
         estimator: ``straight-through`` or ``rotation``, see :mod:`jielong.quantizers.estimators`.
         kmeans_iterations: Of k-means over the first training batch; 0 keeps the random start.
         restart_below: A code is dead when its averaged count ``N_v`` is below this fraction of the mean count; it is then replaced by a
@@ -84,6 +90,7 @@ class VectorQuantizer(Quantizer):
         decay: float = 0.99,
         commitment: float = 0.25,
         normalize: bool = False,
+        metric: Metric = "euclidean",
         estimator: Literal["straight-through", "rotation"] = "straight-through",
         kmeans_iterations: int = 10,
         restart_below: float = 0.1,
@@ -95,7 +102,7 @@ class VectorQuantizer(Quantizer):
             raise ValueError(
                 f"codebook must be ema or gradient and estimator one of {sorted(_ESTIMATORS)}, not {codebook!r} and {estimator!r}"
             )
-        self.codes, self.dim, self.learned, self.normalize = codes, dim, codebook == "gradient", normalize
+        self.codes, self.dim, self.learned, self.normalize, self.metric = codes, dim, codebook == "gradient", normalize, metric
         self.decay, self.commitment, self.epsilon = decay, commitment, epsilon
         self.estimate = _ESTIMATORS[estimator]
         self.kmeans_iterations, self.restart_below, self.restart_every = kmeans_iterations, restart_below, restart_every
@@ -113,7 +120,8 @@ class VectorQuantizer(Quantizer):
 
     def extra_repr(self) -> str:
         """The sizes, for printing."""
-        return f"codes={self.codes}, dim={self.dim}, codebook={'gradient' if self.learned else 'ema'}, normalize={self.normalize}"
+        metric = ", metric=cosine" * (self.metric == "cosine")  # token files are identified by this text
+        return f"codes={self.codes}, dim={self.dim}, codebook={'gradient' if self.learned else 'ema'}, normalize={self.normalize}{metric}"
 
     def _apply(self, fn: Any, recurse: bool = True) -> VectorQuantizer:
         # Averages over hundreds of steps lose everything in half precision: follow the device, keep the dtype.
@@ -136,6 +144,12 @@ class VectorQuantizer(Quantizer):
         if not (self.normalize and self.learned):
             return self.codebook
         return F.normalize(self.codebook.clone(), dim=-1)  # a copy, so that a restart may write while autograd remembers
+
+    def _nearest(self, vectors: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """As :func:`jielong.quantizers.lookup.nearest`, by the metric."""
+        if self.metric == "cosine":
+            vectors, codes = F.normalize(vectors, dim=-1), F.normalize(codes, dim=-1)
+        return nearest(vectors, codes)
 
     def forward(
         self, vectors: Tensor, *, generator: torch.Generator | None = None, update: bool = True, samples_seen: int = 0
@@ -168,7 +182,7 @@ class VectorQuantizer(Quantizer):
             if update:
                 self._start(seen, draw)
             codes = self.current
-            indices, best = nearest(seen, codes.detach())
+            indices, best = self._nearest(seen, codes.detach())
             self.check_finite(best, together=update)
             picked = F.embedding(indices, codes)
             error = F.mse_loss(flat, picked.detach())
@@ -185,7 +199,7 @@ class VectorQuantizer(Quantizer):
     def encode(self, vectors: Tensor) -> Tensor:
         """Indices of the nearest codes, ``(..., D) -> (..., 1)``; changes nothing. Raises as :meth:`forward` does."""
         with torch.autocast(vectors.device.type, enabled=False):
-            indices, best = nearest(self._flat(vectors), self.current)
+            indices, best = self._nearest(self._flat(vectors), self.current)
         self.check_finite(best)
         return indices.view(*vectors.shape[:-1], 1)
 
@@ -211,7 +225,7 @@ class VectorQuantizer(Quantizer):
             "switch the restart of dead codes on (restart_below: 0.1)": self.restart_below == 0,
             "start from k-means (kmeans_iterations: 10)": self.kmeans_iterations == 0,
             "look codes up in a smaller width (8 to 32)": self.dim > 32,
-            "compare directions only (normalize: true)": not self.normalize,
+            "compare directions only (normalize: true)": not self.normalize and self.metric == "euclidean",
             "let the codebook follow averages (codebook: ema)": self.learned,
             "try the rotation trick (estimator: rotation)": self.estimate is not rotate,
         }

@@ -18,8 +18,6 @@ from jielong.config import OfFamily, Part
 from jielong.losses.regression import logit_laplace_median
 from jielong.noise import Noise
 from jielong.quantizers.base import Quantizer, QuantizerSettings
-from jielong.quantizers.residual import ResidualQuantizer
-from jielong.quantizers.split import SplitQuantizer
 from jielong.quantizers.vector import Vector
 from jielong.tokenizers.base import MediaFormat, Reconstruction
 from jielong.tokenizers.grid import GridTokenizer
@@ -53,7 +51,7 @@ class VQTokenizer(GridTokenizer):
         Raises:
             ValueError: if a position's codes are not levels that add up, or are not so many.
         """
-        if not isinstance(self.quantizer, ResidualQuantizer | SplitQuantizer):
+        if not self.quantizer.progressive:
             raise ValueError(
                 "this tokenizer's codes are no levels that add up, of which some could be left out: leave out tokenizer.levels"
             )
