@@ -44,10 +44,10 @@ class BodySettings(Part):
     """What the settings of every body answer.
 
     Attributes:
-        medium: What its networks read.
+        medium: What its networks read; ``None`` for any medium.
     """
 
-    medium: ClassVar[Medium] = "pictures"
+    medium: ClassVar[Medium | None] = None
 
     def build(self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
         """The networks.
@@ -74,7 +74,7 @@ class BodySettings(Part):
         return check_grid(size, reduction)
 
     def check_medium(self, medium: Medium) -> None:
-        """Raise ``ValueError`` when the data are of the other medium, with the bodies that read them."""
-        if medium != self.medium:
-            fitting = [name for name, part in parts_of(self.family).items() if getattr(part, "medium", None) == medium]
+        """Raise ``ValueError`` when the data are of another medium, with the bodies that read them."""
+        if self.medium not in (None, medium):
+            fitting = [name for name, part in parts_of(self.family).items() if getattr(part, "medium", None) in (None, medium)]
             raise ValueError(f"the body {self.name} reads {self.medium}, and the data are {medium}: choose one of {', '.join(fitting)}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from jielong.bodies.base import Body, BodySettings
+from jielong.config import Medium
 from jielong.networks.convolutional import ConvDecoder, ConvEncoder
 
 
@@ -15,6 +18,7 @@ class Convolutional(BodySettings, family="body", name="convolutional"):
     the square of pixels that enters as one position. A token covers ``patch 2^(stages - 1)`` pixels a side.
     """
 
+    medium: ClassVar[Medium | None] = "pictures"
     channels: tuple[PositiveInt, ...] = Field(default=(64, 128), min_length=1)
     blocks: tuple[NonNegativeInt, ...] = (1, 1)
     decoder_channels: tuple[PositiveInt, ...] | None = None

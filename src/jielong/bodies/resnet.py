@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field, PositiveInt, model_validator
 
 from jielong.bodies.base import Body, BodySettings
+from jielong.config import Medium
 from jielong.networks.resnet import ResnetDecoder, ResnetEncoder
 
 
@@ -23,6 +26,7 @@ class Resnet(BodySettings, family="body", name="resnet"):
         projections: A 1x1 convolution on either side of the bottleneck, without which later models do.
     """
 
+    medium: ClassVar[Medium | None] = "pictures"
     channels: tuple[PositiveInt, ...] = Field(default=(64, 128, 128), min_length=1)
     blocks: PositiveInt = 2
     groups: PositiveInt = 32

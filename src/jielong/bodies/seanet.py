@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from jielong.bodies.base import Body, BodySettings
-from jielong.config import Config
+from jielong.config import Config, Medium
 from jielong.networks.convolution1d import ConvNorm, Padding
 from jielong.networks.seanet import Nonlinearity, SEANetDecoder, SEANetEncoder, SEANetShape, TransformerShape
 
@@ -66,7 +66,7 @@ class SEANet(BodySettings, family="body", name="seanet"):
         whole_frames: Sound that ends within a frame is filled up with silence before the first layer, and not in every layer by itself.
     """
 
-    medium = "sound"
+    medium: ClassVar[Medium | None] = "sound"
 
     channels: PositiveInt = 32
     ratios: tuple[PositiveInt, ...] = Field(default=(8, 5, 4, 2), min_length=1)

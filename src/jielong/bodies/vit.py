@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt, model_validator
 
 from jielong.bodies.base import Body, BodySettings
+from jielong.config import Medium
 from jielong.networks.layers import Activation
 from jielong.networks.norm import NormKind
 from jielong.networks.vision_transformer import Positions, ViTDecoder, ViTEncoder
@@ -19,6 +20,7 @@ class ViT(BodySettings, family="body", name="vit"):
     ``decoder_heads`` say otherwise. ``positions``: ``rotary`` over rows and columns, or a ``learned`` vector a position.
     """
 
+    medium: ClassVar[Medium | None] = "pictures"
     patch: int = Field(default=8, ge=1)
     layers: PositiveInt = 4
     width: PositiveInt = 192
