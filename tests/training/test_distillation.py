@@ -30,6 +30,7 @@ from jielong.training.tokenizer import TokenizerObjective, judges_of
 from jielong.training.trainer import train
 
 MEDIA = MediaFormat(1, (320,), 8_000)
+OF_SOUND = "data: {set: sounds, rate: 8000}\ntokenizer: {vq: {body: seanet}}\n"
 CLIPS = 0.3 * torch.randn(24, *MEDIA.shape, generator=torch.Generator().manual_seed(5))
 
 
@@ -92,7 +93,7 @@ def objective(quantizer: str) -> TokenizerObjective:
     residual = Residual.model_validate({"levels": 2, "quantizer": vector, "dropout": 1.0})
     settings = residual if quantizer == "residual" else Split(semantic=vector, acoustic=residual, unquantized=0.5)
     tokenizer = VQTokenizer(MEDIA, Body(torch.nn.Conv1d(1, 6, 32, 32), Unfold(), 32), settings.build(6))
-    recipe = parse("data: {set: sounds, rate: 8000}\ntokenizer: vq\nlosses: {mel: {windows: [64]}}\ntrain: {samples: 64}")
+    recipe = parse(OF_SOUND + "losses: {mel: {windows: [64]}}\ntrain: {samples: 64}")
     judges = judges_of(recipe.losses, MEDIA)
     taught = DistillationLoss(loud, dim=6, width=2)
     made = TokenizerObjective(tokenizer, judges.similarities, {"distillation": 8}, None, CLIPS[:2], lambda model: {}, taught=taught)
@@ -140,7 +141,7 @@ def test_its_gradient_reaches_the_encoder_through_the_first_code_alone() -> None
 
 
 def test_absence_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = parse("data: {set: sounds, rate: 8000}\ntokenizer: vq\nlosses: {mel: {}, distillation: {}}\ntrain: {samples: 64}")
+    recipe = parse(OF_SOUND + "losses: {mel: {}, distillation: {}}\ntrain: {samples: 64}")
     with pytest.raises(ValueError, match="there is none here"):
         judges_of(recipe.losses, MEDIA)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -111,7 +111,7 @@ def test_settings_are_of_one_medium() -> None:
     assert DataSettings().model_dump(exclude_none=True) == {"set": "emoji", "size": 64}
     assert DataSettings(seconds=2.0).model_dump(exclude_none=True) == {"set": "emoji", "rate": 16_000, "seconds": 2.0}
     assert DataSettings(rate=8_000).seconds == 1.0
-    text = RECIPE.format(set="prompts", tokenizer="vq: {}")
+    text = RECIPE.format(set="prompts", tokenizer="vq: {body: seanet}")
     assert parse(parse(text).to_yaml()).data == parse(text).data
     with pytest.raises(RecipeError, match="size is the side of pictures"):
         parse(text.replace("rate:", "size: 64, rate:"))
