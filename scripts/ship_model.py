@@ -1,9 +1,10 @@
-"""Put a finished run into the zoo: weights in bf16, recipe, log, held-out figures and a model card.
+"""Put a finished run into the zoo: weights in bf16, recipe, log, held-out figures and a model card with its licence.
 
     python scripts/ship_model.py runs/vq-emoji vq-emoji --title "VQ tokenizer for emoji" \
         --command "jielong train vqgan --out runs/vq-emoji" --machine "two cores of an AMD EPYC (Zen 5)"
 
-The figures are those of the shipped (rounded) weights, by ``jielong evaluate``.
+The figures are those of the shipped (rounded) weights, by ``jielong evaluate``. Whom to name and the licence of the weights follow from the
+sets that the model learned from, and its tokenizer, and the model it began from.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ import argparse
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+from jielong.data.joined import listed
+from jielong.data.licences import OWN, licence_of_weights, terms
+from jielong.data.opening import open_source
+from jielong.data.source import DataError
 from jielong.media.images import write_bytes
-from jielong.recipe import Trained
+from jielong.recipe import Recipe, Trained
 from jielong.system import DESCRIPTION, load
-from jielong.training.checkpoint import save_checkpoint
+from jielong.training.checkpoint import CheckpointError, save_checkpoint
 
 MODELS = Path(__file__).resolve().parents[1] / "zoo" / "src" / "jielong_zoo" / "models"
 LOG_LINES = 100
-LICENCES = {
-    "emoji": "Noto Emoji (Apache-2.0) and Twemoji graphics (CC BY 4.0, (c) Twitter, Inc. and other contributors)",
-    "fashion-mnist": "Fashion-MNIST (MIT, (c) 2017 Zalando SE)",
-}
 FAMILIES = ("order", "backbone", "head", "condition")
 
 CARD = """# {name}
@@ -44,14 +46,68 @@ Held-out figures, by `jielong evaluate {name} --json`:
 {figures}
 ```
 
-It knows small pictures in the styles of its training data and nothing else: what it was not trained on gives shapes that may mean
-nothing. The weights are under the Apache License 2.0; the training pictures are {licence}.
+{knows}
+
+The weights are under {licence}. They learned from
+
+{whose}
+
+{stated}
 """
+KNOWS = {
+    "pictures": (
+        "It knows small pictures in the styles of its training data and nothing else: what it was not trained on gives shapes\n"
+        "that may mean nothing."
+    ),
+    "sound": "It knows sound such as it was trained on and nothing else: what is unlike comes out as noise or as something else.",
+    "speech": (
+        "It knows the voices and the kind of sentences that it was trained on and nothing else: what is unlike comes out wrong.\n"
+        "What it says was said by none of those who lent it their voices: do not let it pass for theirs."
+    ),
+}
+NOTHING_ASKED = "None of these extends its terms to what is made of them; keep the names beside the weights."
+SHARED_ALIKE = (
+    "Whether weights are an adaptation of their data is not settled. So that nobody's terms are broken they are passed on as\n"
+    "one: under the share-alike licence of the data, with these names, which stay beside them and beside what is made of them.\n"
+    "The program itself is under Apache-2.0."
+)
+SPDX = {"Apache-2.0": "Apache-2.0", "CC BY-SA 3.0": "CC-BY-SA-3.0", "CC BY-SA 4.0": "CC-BY-SA-4.0", "GPL-2.0": "GPL-2.0-only"}
+
+
+def learned_from(recipe: Recipe) -> list[str]:
+    """The sets behind a model: its own, its tokenizer's, and those of the model that its training began from."""
+    before = [recipe.tokenizer.checkpoint] if isinstance(recipe.tokenizer, Trained) else []
+    before += [recipe.train.start_from] if recipe.train.start_from is not None else []
+    earlier = [name for model in before for name in learned_from(load(model).recipe)]
+    return list(dict.fromkeys([*listed(recipe.data.set), *earlier]))
+
+
+def kind(recipe: Recipe) -> str:
+    """Which of :data:`KNOWS` is true of a model."""
+    source = open_source(recipe.data.set)
+    if source.medium == "pictures":
+        return "pictures"
+    return "speech" if any(item.extra.get("speaker") or item.extra.get("voice") for item in source.items) else "sound"
+
+
+def licence_named(licence: str) -> str:
+    """The licence, once the distribution that the weights go into names it.
+
+    Raises:
+        DataError: if it does not.
+    """
+    project = tomllib.loads((MODELS.parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+    if SPDX[licence] not in project["license"].split(" AND "):
+        raise DataError(f"zoo/pyproject.toml is under {project['license']}: add {SPDX[licence]}, which these weights need")
+    return licence
 
 
 def ship(run: Path, name: str, title: str, command: str, machine: str) -> Path:
     """Write the zoo's folder of a model and return it."""
     system = load(str(run))
+    recipe = system.recipe
+    asked = sorted({each for name in learned_from(recipe) for each in terms(name)})
+    licence = licence_named(licence_of_weights(asked))
     target = MODELS / name
     text = system.recipe.to_yaml()
     model = system.generator or system.tokenizer
@@ -65,7 +121,6 @@ def ship(run: Path, name: str, title: str, command: str, machine: str) -> Path:
     done = subprocess.run(measure, stdout=subprocess.PIPE, check=True, text=True)
     figures = json.loads(done.stdout)
     write_bytes(target / "evaluation.json", (json.dumps(figures, indent=2) + "\n").encode())
-    recipe = system.recipe
     parts = [
         f"tokenizer {recipe.tokenizer.checkpoint if isinstance(recipe.tokenizer, Trained) else recipe.tokenizer.name}",
         *(f"{family} {part.name}" for family in FAMILIES if (part := getattr(recipe, family)) is not None),
@@ -75,7 +130,10 @@ def ship(run: Path, name: str, title: str, command: str, machine: str) -> Path:
         title=title,
         parts=", ".join(parts),
         data=recipe.data.set,
-        licence=LICENCES[recipe.data.set],
+        knows=KNOWS[kind(recipe)],
+        licence=licence,
+        whose="\n".join(f"- {each}" for each in asked),
+        stated=NOTHING_ASKED if licence == OWN else SHARED_ALIKE,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         megabytes=(target / "model.safetensors").stat().st_size / 1e6,
         samples=summary["samples"],
@@ -97,7 +155,10 @@ def main() -> None:
     parser.add_argument("--command", required=True, help="the command that trained it")
     parser.add_argument("--machine", required=True, help="what it was trained on")
     arguments = parser.parse_args()
-    print(ship(arguments.run, arguments.name, arguments.title, arguments.command, arguments.machine))
+    try:
+        print(ship(arguments.run, arguments.name, arguments.title, arguments.command, arguments.machine))
+    except (DataError, CheckpointError) as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,90 @@
+"""Whose data a model learns from, and under which terms: what goes beside its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from jielong.data.joined import listed
+from jielong.data.opening import open_source
+from jielong.data.selection import chooses, split_name
+from jielong.data.source import DataError
+
+OWN = "Apache-2.0"
+"""Of weights, where the data ask for no other."""
+
+
+@dataclass(frozen=True, order=True)
+class Terms:
+    """What some items of a set ask for.
+
+    Attributes:
+        of: The set.
+        attribution: Whom to name.
+        licence: The licence's name and version.
+    """
+
+    of: str
+    attribution: str
+    licence: str
+
+    def __str__(self) -> str:
+        return f"`{self.of}`: {self.attribution} ({self.licence})"
+
+
+_NOTO, _TWEMOJI = ("Noto Emoji, Google LLC", "Apache-2.0"), ("Twemoji graphics, (c) Twitter, Inc. and other contributors", "CC BY 4.0")
+_OPENMOJI, _FLUENT = (
+    ("OpenMoji, HfG Schwaebisch Gmuend and contributors", "CC BY-SA 4.0"),
+    ("Fluent Emoji, (c) Microsoft Corporation", "MIT"),
+)
+_KNOWN = {
+    "emoji": (_NOTO, _TWEMOJI),
+    "emoji-full": (_NOTO, _TWEMOJI, _OPENMOJI, _FLUENT),
+    "fashion-mnist": (("Fashion-MNIST, (c) 2017 Zalando SE", "MIT"),),
+    "sounds": (("samples of the Sonic Pi project", "CC0 1.0"),),
+}
+_SYNTHESIZERS = {
+    "espeak": ("speech made by eSpeak NG", "its GPL-3.0 does not extend to what it says"),
+    "piper": ("speech made by the Piper voice en_US-joe-medium", "MIT as packaged"),
+    "kokoro": ("speech made by Kokoro-82M, hexgrad", "Apache-2.0"),
+}
+_SHARE_ALIKE = {"CC BY-SA 3.0": "CC BY-SA", "CC BY-SA 4.0": "CC BY-SA", "GPL-2.0": "GPL"}
+"""Licences that extend to what is made of the data, by family."""
+
+
+def terms(name: str) -> list[Terms]:
+    """The terms of a set, or of several joined: of those items that were chosen, each once.
+
+    They are what its columns ``licence`` and ``attribution`` say, and known of the built-in sets that have none.
+
+    Raises:
+        DataError: if a set says nothing of its terms, or cannot be opened.
+    """
+    return sorted({asked for each in listed(name) for asked in _terms(each, split_name(each)[0] if chooses(each) else each)})
+
+
+def _terms(name: str, base: str) -> Iterable[Terms]:
+    if base in _KNOWN:
+        return [Terms(base, *pair) for pair in _KNOWN[base]]
+    columns = [item.extra for item in open_source(name).items]
+    if base == "synthetic-speech":
+        return [Terms(base, *_SYNTHESIZERS[each]) for each in {str(column["voice"]).partition("/")[0] for column in columns}]
+    if not columns or not all(column.get("licence") and column.get("attribution") for column in columns):
+        raise DataError(f"{name} does not say of every item whose it is and under which terms: give it columns 'licence' and 'attribution'")
+    return {Terms(base, str(column["attribution"]), str(column["licence"])) for column in columns}
+
+
+def licence_of_weights(of: Iterable[Terms]) -> str:
+    """The licence under which weights that learned from such data are passed on.
+
+    Whether weights are an adaptation of their data is not settled; so that nobody's terms are broken, they are passed on as an adaptation
+    would have to be: where data are share-alike, under that licence (of CC BY-SA the latest version, which the earlier one allows), and
+    under :data:`OWN` otherwise.
+
+    Raises:
+        DataError: if two sets ask for different ones.
+    """
+    asked = sorted({each.licence for each in of} & set(_SHARE_ALIKE))
+    if len({_SHARE_ALIKE[licence] for licence in asked}) > 1:
+        raise DataError(f"{' and '.join(asked)} each ask that what is made of their data be under them alone: train on sets of one of them")
+    return asked[-1] if asked else OWN

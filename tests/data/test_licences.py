@@ -1,0 +1,62 @@
+"""Whose data a model learned from, and the licence that follows for its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from jielong.data.building import built_path
+from jielong.data.licences import Terms, licence_of_weights, terms
+from jielong.data.prompts import VOICES
+from jielong.data.sound_sources import write_sounds
+from jielong.data.source import DataError
+from jielong.media.audio import encode_audio
+
+
+@pytest.fixture(autouse=True)
+def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets of a clip a language and a clip a voice, as they are when they are built."""
+    monkeypatch.setenv("JIELONG_CACHE", str(tmp_path))
+    clip = {"audio": encode_audio(torch.zeros(1, 400), 4_000, ".wav"), "text": "one", "split": "train"}
+    said = [
+        {**clip, "language": language, "name": "one", "speaker": voice.speaker, "licence": voice.licence, "attribution": voice.attribution}
+        for language, voice in VOICES.items()
+    ]
+    write_sounds(built_path("prompts"), said, caption="text", label="speaker", key=("language", "name"))
+    made = [{**clip, "voice": voice, "name": voice} for voice in ("piper/joe", "kokoro/jm_kumo", "kokoro/jf_alpha")]
+    write_sounds(built_path("synthetic-speech"), made, caption="text", label="voice", key=("name",))
+    write_sounds(tmp_path / "own.parquet", [{**clip, "name": "a", "licence": "MIT"}], caption="text", label="name", key=("name",))
+
+
+def test_terms_are_those_of_the_items_chosen() -> None:
+    assert terms("prompts?language=it") == [Terms("prompts", VOICES["it"].attribution, "CC BY 3.0")]
+    everyone = terms("prompts")
+    assert {each.attribution for each in everyone} == {voice.attribution for voice in VOICES.values()}
+    assert len(everyone) == 4  # one reads both English and Spanish
+    joined = terms("prompts?language=en,synthetic-speech")
+    assert joined == [*terms("prompts?language=en"), *terms("synthetic-speech")]
+    assert [each.licence for each in joined] == ["CC BY-SA 3.0", "Apache-2.0", "MIT as packaged"]
+    assert [each.licence for each in terms("sounds")] == ["CC0 1.0"]
+
+
+@pytest.mark.parametrize(
+    ("licences", "weights"),
+    [
+        ([], "Apache-2.0"),
+        (["CC BY 3.0", "MIT", "CC0 1.0"], "Apache-2.0"),
+        (["CC BY 3.0", "CC BY-SA 3.0"], "CC BY-SA 3.0"),
+        (["CC BY-SA 3.0", "CC BY-SA 4.0", "Apache-2.0"], "CC BY-SA 4.0"),
+        (["GPL-2.0", "CC0 1.0"], "GPL-2.0"),
+    ],
+)
+def test_share_alike_data_ask_for_their_licence(licences: list[str], weights: str) -> None:
+    assert licence_of_weights(Terms("set", "someone", licence) for licence in licences) == weights
+
+
+def test_terms_that_are_unknown_or_at_odds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"own\.parquet does not say of every item whose it is"):
+        terms(str(tmp_path / "own.parquet"))
+    with pytest.raises(DataError, match=r"CC BY-SA 3\.0 and GPL-2\.0 each ask"):
+        licence_of_weights([Terms("prompts", "a", "CC BY-SA 3.0"), Terms("spoken-words", "b", "GPL-2.0")])
