@@ -479,7 +479,7 @@ class System:
         """Tokens to pictures ``(B, C, H, W)`` in [-1, 1], on the CPU."""
         device = self._device
         parts = []
-        for first in range(0, len(tokens), batch):
+        for first in range(0, max(1, len(tokens)), batch):
             rows = slice(first, first + batch)
             lengths = None if tokens.lengths is None else tokens.lengths[rows]
             parts.append(self.tokenizer.decode_ended(Tokens(tokens.values[rows].to(device), tokens.layout, lengths)).cpu())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,14 @@ from torch import Tensor, nn
 
 from jielong.bodies.base import Body, BodySettings
 from jielong.data.opening import open_sounds
-from jielong.media.audio import read_audio, resample, write_audio
+from jielong.media.audio import encode_audio, read_audio, resample, write_audio
 from jielong.networks.decoder import Decoder
 from jielong.system import load
 from jielong.training.cache import read
 
 from .conftest import command, succeed
 
-pytest.importorskip("soundfile")
+soundfile = pytest.importorskip("soundfile")
 pytest.importorskip("soxr")
 
 TOKENIZER = """
@@ -98,6 +99,43 @@ def test_one_file_of_any_length_there_and_back(tones: Path, tmp_path: Path) -> N
     other = command("tokenize", "vq-emoji", "--data", tmp_path / "long.wav", "--out", tokens)
     assert other.exit_code != 0
     assert "no single file of sound" in other.stderr
+
+
+def test_odd_files_of_sound_are_read_or_told_what_is_wrong(tones: Path, tmp_path: Path) -> None:
+    """Silence, clipping, a sample alone, other rates and channels go there and back; what is broken is named with what is wrong."""
+    (tmp_path / "codec.yaml").write_text(CODEC.format(set=tones))
+    run, tokens = tmp_path / "codec", tmp_path / "tokens.safetensors"
+    succeed("train", tmp_path / "codec.yaml", "--out", run, "--device", "cpu")
+    noise = torch.rand(2, 4_000, generator=torch.Generator().manual_seed(0)) - 0.5
+    fine = {
+        "silence.wav": (torch.zeros(1, 4_000), 4_000, 4_000),
+        "clipped.wav": (noise.sign(), 4_000, 4_000),
+        "one.wav": (noise[:1, :1], 4_000, 1),
+        "slow.wav": (noise, 2_000, 8_000),
+        "fast.flac": (noise, 16_000, 1_000),
+        "five.wav": (noise[:1].repeat(5, 1), 4_000, 4_000),
+    }
+    for name, (waveform, rate, samples) in fine.items():
+        write_audio(tmp_path / name, waveform, rate)
+        told = succeed("tokenize", run, "--data", tmp_path / name, "--out", tokens)
+        assert f"{-(-samples // 20):,} tokens" in told.stderr
+        succeed("detokenize", run, tokens, "--out", tmp_path / "back")
+        back, rate = read_audio(tmp_path / "back" / "0000.wav")
+        assert (rate, back.shape) == (4_000, (1, samples))
+    whole = {suffix: encode_audio(noise, 8_000, suffix) for suffix in (".wav", ".flac", ".ogg")}
+    soundfile.write(tmp_path / "nan.wav", [0.1, math.nan], 4_000, subtype="FLOAT")
+    broken = {
+        "nan.wav": ((tmp_path / "nan.wav").read_bytes(), "holds numbers that are not finite"),
+        "text.wav": (b"these are words" * 40, "cannot be read as sound"),
+        "nothing.wav": (b"", "is empty"),
+        **{f"cut{suffix}": (data[: 2 * len(data) // 3], "is cut off|cannot be read") for suffix, data in whole.items()},
+    }
+    for name, (data, why) in broken.items():
+        (tmp_path / name).write_bytes(data)
+        refused = command("tokenize", run, "--data", tmp_path / name, "--out", tmp_path / "none.safetensors")
+        assert refused.exit_code == 1
+        assert re.search(rf"error: \S*{name}\s(.|\n)*({why})", refused.stderr), refused.stderr
+    assert not (tmp_path / "none.safetensors").exists()
 
 
 def test_from_files_to_generated_sound(tones: Path, tmp_path: Path) -> None:

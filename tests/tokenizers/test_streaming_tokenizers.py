@@ -149,8 +149,22 @@ def test_what_is_no_sound_of_its_kind_is_refused(kind: str) -> None:
     for value in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="this sound holds NaN or infinite numbers"):
             tokenizer.encode(torch.full((1, 1, 48), value))
+    with pytest.raises(ValueError, match=r"numbers up to 2e\+04; samples are numbers in \[-1, 1\]"):
+        tokenizer.encode(20_000 * sound(48).sign())
+    with pytest.raises(ValueError, match=r"not torch.int16: divide them by 32,768"):
+        tokenizer.encode((20_000 * sound(48)).short())
     with pytest.raises(ValueError, match="not this tokenizer's"):
         tokenizer.decode(Tokens(torch.zeros(1, 3, 5, dtype=torch.long), Layout((3,), 5, 32)))
+
+
+@pytest.mark.parametrize("kind", ["vq", "kl"])
+def test_other_precisions_one_sample_none_at_all_and_clipping_are_sound(kind: str) -> None:
+    tokenizer, media = make(ENCODEC, kind), sound(48).sign()
+    values = tokenizer.encode(media).values
+    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+        assert torch.equal(tokenizer.encode(media.to(dtype)).values, values)
+    assert tokenizer.decode(tokenizer.encode(sound(1))).shape == (2, 1, HOP)
+    assert tokenizer.decode(tokenizer.encode(sound(48, 0))).shape == (0, 1, 48)
 
 
 def test_silence_and_stereo() -> None:

@@ -38,7 +38,7 @@ def tokenize(
     split: Annotated[Split, typer.Option(help="Which part of the set; training reads `train`.")] = Split.train,
     device: Device = "cpu",
 ) -> None:
-    """Cut a set of pictures into tokens, with the checkpoint's tokenizer, for `train --tokens` or `detokenize`."""
+    """Cut pictures or sound into tokens, with the checkpoint's tokenizer, for `train --tokens` or `detokenize`."""
     if out.suffix != ".safetensors":
         raise typer.BadParameter(f"a token file ends in .safetensors, unlike {out}", param_hint="--out")
     from jielong.media.audio import SUFFIXES
@@ -91,11 +91,11 @@ def _one_sound(system: System, path: Path, out: Path) -> None:
 def detokenize(
     checkpoint: Checkpoint,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A token file of `jielong tokenize`.")],
-    out: Annotated[Path, typer.Option(help="The folder of pictures to write.")],
+    out: Annotated[Path, typer.Option(help="The folder of pictures or clips to write.")],
     count: Annotated[int | None, typer.Option("-n", min=1, help="Only the first so many.")] = None,
     device: Device = "cpu",
 ) -> None:
-    """Turn a token file back into pictures; tokens of another tokenizer are refused."""
+    """Turn a token file back into pictures or sound; tokens of another tokenizer are refused."""
     from jielong.media.pictures import Pictures
     from jielong.media.players import Sounds
     from jielong.system import load

@@ -91,7 +91,7 @@ def read_header(source: bytes | str | os.PathLike[str], name: str = "") -> Heade
     data, name = _bytes_of(source, name)
     if _is_raw(name):
         return Header(_G722_RATE, 1, 2 * len(data), "g722")
-    _whole_wave(data, name)
+    _refuse_cut(data, name)
     soundfile = library("soundfile")
     try:
         found = soundfile.info(io.BytesIO(data))
@@ -117,7 +117,7 @@ def read_audio(source: bytes | str | os.PathLike[str], name: str = "") -> tuple[
     if _is_raw(name):
         samples, rate = _through_ffmpeg(data, name, "g722")
     else:
-        _whole_wave(data, name)
+        _refuse_cut(data, name)
         soundfile = library("soundfile")
         try:
             with soundfile.SoundFile(io.BytesIO(data)) as file:
@@ -146,10 +146,27 @@ def _is_raw(name: str) -> bool:
     return name.lower().endswith(".g722")
 
 
+def _refuse_cut(data: bytes, name: str) -> None:
+    """Refuse files that end before they say so, of the kinds of which libsndfile would take what is there without a word."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
+        _whole_wave(data, name)
+    elif data[:4] == b"OggS":
+        _whole_ogg(data, name)
+
+
+def _whole_ogg(data: bytes, name: str) -> None:
+    """Ogg (RFC 3533, section 6): pages of a header of 27 bytes, the lengths of up to 255 segments, and these."""
+    place = 0
+    while data[place : place + 4] == b"OggS":
+        segments = data[place + 27 : place + 27 + data[place + 26]] if place + 27 <= len(data) else b""
+        end = place + 27 + len(segments) + sum(segments)
+        if place + 27 > len(data) or len(segments) < data[place + 26] or end > len(data):
+            raise BrokenAudioError(f"{name} is cut off: it ends within a page of Ogg, after {len(data):,} bytes")
+        place = end
+
+
 def _whole_wave(data: bytes, name: str) -> None:
-    """Refuse a WAV file whose samples stop before its header says so: libsndfile would take what is there without a word."""
-    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
-        return
+    """WAV: a chunk of samples is as long as its header says."""
     place = 12
     while place + 8 <= len(data):
         chunk, length = data[place : place + 4], struct.unpack("<I", data[place + 4 : place + 8])[0]
@@ -186,6 +203,9 @@ def _through_ffmpeg(data: bytes, name: str, form: str | None) -> tuple[np.ndarra
                 parts += [each.to_ndarray() for each in planar.resample(frame)]
             parts += [each.to_ndarray() for each in planar.resample(None)]
     except (av.error.FFmpegError, IndexError, ValueError, TypeError) as error:
+        if parts:
+            read = sum(part.shape[1] for part in parts)
+            raise BrokenAudioError(f"{name} is cut off or damaged behind its first {read:,} samples: {_reason(error)}") from error
         raise BrokenAudioError(f"{name} cannot be read as sound: {_reason(error)}") from error
     if not parts:
         raise BrokenAudioError(f"{name} holds no sound: it has a header, and no samples")

@@ -149,9 +149,16 @@ class Tokenizer(nn.Module, ABC):
         return media * F.interpolate(covered, size=media.shape[2:], mode="nearest")
 
     def check(self, media: Tensor) -> None:
-        """Raise ``ValueError`` when media has another shape than the tokenizer was made for."""
+        """Raise ``ValueError`` when media has another shape than the tokenizer was made for, or is of whole numbers."""
+        self.check_scale(media)
         if tuple(media.shape[1:]) != self.media.shape:
             raise ValueError(f"this tokenizer reads {self.media.axes} {self.media.shape}, not {tuple(media.shape[1:])}")
+
+    def check_scale(self, media: Tensor) -> None:
+        """Raise ``ValueError`` when media is of whole numbers, as files have them, whose scale is another."""
+        if not media.is_floating_point():
+            largest = "32,768 where they have 16 bits" if self.media.is_sound else "127.5, and take 1 off"
+            raise ValueError(f"media are floating point numbers in [-1, 1], not {media.dtype}: divide them by {largest}")
 
     def check_tokens(self, tokens: Tokens) -> None:
         """Raise ``ValueError`` when tokens stand in another layout than this tokenizer's."""

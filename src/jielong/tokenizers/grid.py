@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jielong.bodies.base import Body, check_grid
+from jielong.media.audio import LARGEST
 from jielong.networks.decoder import Decoder
 from jielong.networks.streaming import Stream, StreamingModule, in_pieces, latency, streamable
 from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, laid_out
@@ -102,10 +103,11 @@ class GridTokenizer(LearnedTokenizer):
         return Stream(self, batch)
 
     def check(self, media: Tensor) -> None:
-        """Raise ``ValueError`` when media has another shape than the tokenizer was made for, or, outside training, holds NaN."""
+        """Raise ``ValueError`` when media has another shape than the tokenizer was made for, or, outside training, another scale or NaN."""
         if not self.any_length:
             super().check(media)
             return
+        self.check_scale(media)
         streamed = self.encoder.stream is not None
         if media.ndim != 3 or media.shape[1] != self.media.channels or (not media.shape[2] and not streamed):
             channels, shape = self.media.channels, tuple(media.shape)
@@ -113,8 +115,13 @@ class GridTokenizer(LearnedTokenizer):
                 f"this tokenizer reads sound of any length as (batch, channels, samples) with {channels} channel{'s' * (channels > 1)} "
                 f"and a sample or more, not {shape}; jielong.media.audio.to_channels makes mono of stereo"
             )
-        if not self.training and not torch.isfinite(media).all():
+        if self.training or not media.numel():
+            return
+        peak = max(abs(float(end)) for end in torch.stack(media.detach().aminmax()))
+        if not math.isfinite(peak):
             raise ValueError("this sound holds NaN or infinite numbers; samples are numbers in [-1, 1]")
+        if peak > LARGEST:
+            raise ValueError(f"this sound holds numbers up to {peak:.4g}; samples are numbers in [-1, 1]")
 
     def check_tokens(self, tokens: Tokens) -> None:
         """Raise ``ValueError`` when tokens stand in another layout than this tokenizer's, but for the length where sound may have any."""
@@ -132,7 +139,7 @@ class GridTokenizer(LearnedTokenizer):
     def features(self, media: Tensor) -> Tensor:
         """What the encoder says of media, ``(B, D, h, w)`` or ``(B, D, n)``."""
         self.check(media)
-        return self._through(self.encoder, media, self._piece * self.reduction)
+        return self._through(self.encoder, media.to(self.last_layer.dtype), self._piece * self.reduction)
 
     def maps(self, vectors: Tensor) -> Tensor:
         """What the decoder says of the vectors of all positions, ``(B, N, D)`` or ``(B, h, w, D)``."""
