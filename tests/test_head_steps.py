@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jielong.backbones.transformer import Transformer
-from jielong.evaluation.evaluate import Draws, _drawing
+from jielong.evaluation.subject import Draws, drawing
 from jielong.generator import Generator
 from jielong.heads.base import Sharpness
 from jielong.heads.diffusion import Diffusion
@@ -75,9 +75,9 @@ def test_a_recipe_says_them_and_a_caller_has_the_last_word() -> None:
     made = System("here", said, torch.nn.Identity(), chain())  # type: ignore[arg-type]
     assert made.sharpness() == Sharpness(head_steps=20, late_head_steps=4)
     assert made.sharpness(head_steps=7, temperature=None) == Sharpness(head_steps=7, late_head_steps=4)
-    drawing = _drawing(made, Draws(head_steps=7))
-    assert (drawing["head_steps"], drawing["late_head_steps"]) == (7, 4)
-    assert _drawing(System("here", recipe(), torch.nn.Identity(), chain()), Draws())["head_steps"] == 9  # type: ignore[arg-type]
+    told = drawing(made, Draws(head_steps=7))
+    assert (told["head_steps"], told["late_head_steps"]) == (7, 4)
+    assert drawing(System("here", recipe(), torch.nn.Identity(), chain()), Draws())["head_steps"] == 9  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("steps", [0, -3])

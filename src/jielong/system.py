@@ -321,12 +321,25 @@ class System:
             watch=watch,
             **options,
         )
+        return Pictures(self.decode(tokens), names) if self.tokenizer.media.rate is None else self.sounds(tokens, asked, names)
+
+    def sounds(self, tokens: Tokens, seconds: Sequence[float] | None = None, names: Sequence[str] | None = None) -> Sounds:
+        """Tokens decoded, each clip as long as it was asked to be, or else as its tokens are.
+
+        Args:
+            tokens: Of sound.
+            seconds: Asked of each.
+            names: What each was told.
+
+        Raises:
+            ValueError: if the tokens are of pictures.
+        """
         rate, hop = self.tokenizer.media.rate, self.tokenizer.hop
         if rate is None:
-            return Pictures(self.decode(tokens), names)
+            raise ValueError(f"{self.name} makes pictures, not sound: use decode")
         samples = None if tokens.lengths is None or hop is None else (tokens.lengths * hop).tolist()
-        if asked is not None and samples is not None:
-            samples = [max(1, round(value * rate)) for value in asked]
+        if seconds is not None and samples is not None:
+            samples = [max(1, round(value * rate)) for value in seconds]
         return Sounds(self.decode(tokens), rate, names, samples)
 
     def stream(
@@ -339,10 +352,13 @@ class System:
         emotion: Any = None,
         seconds: Sequence[float] | float | None = None,
         seed: int = 0,
+        steps: int | None = None,
         guidance: Guidance | float | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
+        head_steps: int | None = None,
+        late_head_steps: int | None = None,
         every: float = 0.0,
         **options: Any,
     ) -> Iterator[Tensor]:
@@ -359,33 +375,69 @@ class System:
             emotion: See there.
             seconds: See there.
             seed: See there.
+            steps: See there.
             guidance: See there.
             temperature: See there.
             top_k: See there.
             top_p: See there.
+            head_steps: See there.
+            late_head_steps: See there.
             every: Seconds to wait for between two pieces; by default they come a token at a time.
             options: More for :meth:`Generator.stream`.
 
         Raises:
             ValueError: as :meth:`generate`; and where tokens stand for no stretch of sound.
         """
+        conditions, _, asked = self._asked(text, classes, count, voice, seconds, emotion)
+        return self.stream_sound(
+            conditions,
+            count,
+            seconds=asked,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            sharpness=self.sharpness(
+                temperature=temperature, top_k=top_k, top_p=top_p, head_steps=head_steps, late_head_steps=late_head_steps
+            ),
+            every=every,
+            **options,
+        )
+
+    def stream_sound(
+        self,
+        conditions: Sequence[Any] | None,
+        count: int | None = None,
+        *,
+        seconds: Sequence[float] | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: Guidance | float | None = None,
+        sharpness: Sharpness | None = None,
+        every: float = 0.0,
+        **options: Any,
+    ) -> Iterator[Tensor]:
+        """:meth:`stream` for raw conditions, as :meth:`generate_tokens` is :meth:`generate`'s.
+
+        Raises:
+            ValueError: as :meth:`stream`.
+        """
         rate, hop = self.tokenizer.media.rate, self.tokenizer.hop
         if self.generator is None or rate is None or hop is None:
             raise ValueError(f"{self.name} makes no sound token by token, so there is nothing to stream: use generate")
-        conditions, _, asked = self._asked(text, classes, count, voice, seconds, emotion)
-        if asked is not None and options.get("lengths") is None:
-            options["lengths"] = lengths_of(self.tokenizer, asked)
-        strength = guidance if guidance is not None else 1.0 if conditions is None else self.recipe.sampling.guidance
+        if options.get("lengths") is None:
+            options["lengths"] = lengths_of(self.tokenizer, seconds)
+        own = self.recipe.sampling
         pieces = self.generator.stream(
             conditions,
             count,
             seed=seed,
-            guidance=strength,
-            sharpness=self.sharpness(temperature=temperature, top_k=top_k, top_p=top_p),
+            steps=own.steps if steps is None else steps,
+            guidance=guidance if guidance is not None else 1.0 if conditions is None else own.guidance,
+            sharpness=sharpness or self.sharpness(),
             every=max(1, round(every * rate / hop)),
-            **options,
+            **own.speed | {name: value for name, value in options.items() if value is not None},
         )
-        samples = None if asked is None else [max(1, round(value * rate)) for value in asked]
+        samples = None if seconds is None else [max(1, round(value * rate)) for value in seconds]
         return stream_sound(self.tokenizer, pieces, samples)
 
     def complete(

@@ -23,7 +23,25 @@ _UNITS = {
     "frechet": "{:.2f}",
     "bits_per_dimension": "{:.3f}",
     "nats_per_token": "{:.3f}",
+    "mel_distance": "{:.2f} dB",
+    "si_sdr": "{:.2f} dB",
+    "stft_distance": "{:.3f}",
+    "bitrate": "{:.2f} kbit/s",
+    "dnsmos": "{:.2f}",
+    "speaker_similarity": "{:.3f}",
+    "other_speaker_similarity": "{:.3f}",
+    "length_ratio": "{:.3f}",
+    "frechet_mel": "{:.2f}",
+    "kernel": "{:.3f}",
+    "times_real_time": "{:.2f}",
+    "first_sound_ms": "{:.0f} ms",
 }
+
+
+Length = Annotated[
+    float | None,
+    typer.Option("--length", help="Ask a generator of sound that knows of lengths for so many times a recording's length."),
+]
 
 
 def evaluate(
@@ -39,16 +57,17 @@ def evaluate(
     top_p: TopP = None,
     head_steps: HeadSteps = None,
     late_head_steps: LateHeadSteps = None,
+    length: Length = None,
     device: Device = "cpu",
 ) -> None:
     """Measure a tokenizer or a generator on held-out data."""
     strength = guidance_of(guidance)
-    from jielong.evaluation.evaluate import Draws
     from jielong.evaluation.evaluate import evaluate as measure
+    from jielong.evaluation.subject import Draws
     from jielong.system import load
 
     system = load(checkpoint, device)
-    draws = Draws(seed, steps, strength, temperature, top_k, top_p, head_steps, late_head_steps)
+    draws = Draws(seed, steps, strength, temperature, top_k, top_p, head_steps, late_head_steps, length)
     with Progress(console=notes, transient=True) as bar:
         tasks = {}
 
@@ -64,9 +83,14 @@ def evaluate(
         _print(measured, checkpoint)
 
 
+def figure_of(name: str) -> str:
+    """The figure's own name, of whatever side it is: ``wer_real`` is ``wer``."""
+    return name.removesuffix("_real").removesuffix("_rebuilt")
+
+
 def _print(measured: Evaluation, checkpoint: str) -> None:
     rows = [
-        (name, _UNITS.get(name, "{:.1%}").format(figure.value), f"{figure.n:,}", str(figure.details.get("warning", "")))
+        (name, _UNITS.get(figure_of(name), "{:.1%}").format(figure.value), f"{figure.n:,}", str(figure.details.get("warning", "")))
         for name, figure in measured.figures.items()
     ]
     reference = measured.provenance["reference"]

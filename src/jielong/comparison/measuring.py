@@ -14,8 +14,9 @@ from torch import Tensor
 from jielong.data.opening import open_set
 from jielong.data.order import spread
 from jielong.data.sets import ImageSet
-from jielong.evaluation.evaluate import Draws, Evaluation, evaluate
+from jielong.evaluation.evaluate import Evaluation, evaluate
 from jielong.evaluation.provenance import machine
+from jielong.evaluation.subject import Draws
 from jielong.system import System
 
 SHOWN = 8

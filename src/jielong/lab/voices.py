@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from jielong.evaluation.kernel import contributions, kernel_distance
+from jielong.evaluation.sound.features import statistics
 from jielong.evaluation.sound.waveform import mel_distance
 from jielong.lab.chains import Drawn
 from jielong.lab.sounds import RATE as SUNG_RATE
@@ -55,8 +56,7 @@ def sung(bench: Bench) -> Path:
 
 def timbre(sounds: Tensor) -> Tensor:
     """What a clip sounds like, ``(n, 1, T)`` to ``(n, 3 bands)``: of each mel band's logarithm the mean, the spread, and how it moves."""
-    levels = mel_spectrum(sounds[:, 0].double(), RATE, WINDOW, WINDOW // 4, BANDS).clamp_min(1e-7).log()
-    return torch.cat([levels.mean(-1), levels.std(-1), levels.diff(dim=-1).abs().mean(-1)], dim=-1)
+    return statistics(mel_spectrum(sounds[:, 0].double(), RATE, WINDOW, WINDOW // 4, BANDS))
 
 
 def draw_voices(bench: Bench, systems: dict[str, System], count: int) -> dict[str, Drawn]:

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jielong.evaluation.evaluate import codebook_usage
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.sound.listening import dnsmos, pesq_wb, stoi, visqol
 from jielong.evaluation.sound.opus import opus_roundtrip
@@ -18,6 +17,7 @@ from jielong.evaluation.sound.protocol import at_rate, mono
 from jielong.evaluation.sound.voices import speaker_similarity
 from jielong.evaluation.sound.waveform import bitrate, mel_distance, si_sdr, stft_distance
 from jielong.evaluation.sound.words import Recogniser, intelligibility
+from jielong.evaluation.usage import codebook_usage
 from jielong.media.audio import MissingLibraryError
 from jielong.networks.efficientnet import WeightsError
 from jielong.networks.speaker import SpeakerEncoder

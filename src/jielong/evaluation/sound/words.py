@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -47,6 +48,12 @@ class Recogniser:
             "language": language,
         }
         self._model: Any = WhisperModel(str(where), device="cpu", compute_type="int8", cpu_threads=1, local_files_only=True)
+
+    def of(self, language: str) -> Recogniser:
+        """The same one for another language; the model is shared."""
+        other = copy.copy(self)
+        other.language, other.details = language, self.details | {"language": language}
+        return other
 
     def transcribe(self, clips: Iterable[Tensor], rate: int) -> list[str]:
         """What is said in each clip ``(T,)`` or ``(C, T)`` in [-1, 1]."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from jielong.data.opening import open_set
-from jielong.evaluation.evaluate import codebook_usage
 from jielong.evaluation.reconstruction import psnr
+from jielong.evaluation.usage import codebook_usage
 from jielong.lab.statistics import level, student
 from jielong.lab.trial import Bench, Outcome, Trial
 from jielong.lab.verdict import Check

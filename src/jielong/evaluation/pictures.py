@@ -1,0 +1,158 @@
+"""What a tokenizer or a generator of pictures is measured by."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jielong.conditions.base import ConditionSettings
+from jielong.data.opening import MediaSet
+from jielong.evaluation.features import FeatureExtractor
+from jielong.evaluation.frechet import frechet
+from jielong.evaluation.likelihood import bits_per_dimension, nats_per_token, no_density, no_likelihood
+from jielong.evaluation.provenance import Measurement
+from jielong.evaluation.reconstruction import perceptual_distance, psnr, ssim
+from jielong.evaluation.retrieval import retrieval_at_1
+from jielong.evaluation.scorer import Scorer, ScorerError
+from jielong.evaluation.subject import BATCH, Findings, Progress, Subject
+from jielong.evaluation.usage import codebook_usage
+from jielong.networks.efficientnet import WeightsError
+from jielong.system import System
+from jielong.tokens import Tokens
+
+
+def tokenizer(subject: Subject) -> Findings:
+    """What comes back of pictures, and the codes it takes."""
+    system, real, report = subject.system, subject.real, subject.report
+    codes, rebuilt = [], []
+    for part in real.split(BATCH):
+        tokens = system.encode(part)
+        codes.append(tokens.values.cpu())
+        rebuilt.append(system.decode(tokens))
+        report("reconstructing", sum(map(len, codes)), len(real))
+    pictures = torch.cat(rebuilt)
+    figures = {"psnr": psnr(pictures, real)}
+    omitted: dict[str, str] = {}
+    try:
+        figures["ssim"] = ssim(pictures, real)
+    except ImportError:
+        omitted["ssim"] = "torchmetrics is not installed: pip install 'jielong[evaluate]'"
+    except (RuntimeError, ValueError) as error:
+        omitted["ssim"] = f"pictures of {real.shape[-1]} pixels are too small for its window ({error})"
+    if system.tokenizer.layout.discrete:
+        figures["codebook_usage"] = codebook_usage(Tokens(torch.cat(codes), system.tokenizer.layout))
+    else:
+        omitted["codebook_usage"] = "the tokens are continuous"
+    device = next((parameter.device for parameter in system.tokenizer.parameters()), torch.device("cpu"))
+    left = [system.tokenizer.residuals(part.to(device)) for part in real.split(BATCH)]
+    if all(each is not None for each in left):
+        weights = [len(part) / len(real) for part in real.split(BATCH)]
+        after = sum(weight * each.double().cpu() for weight, each in zip(weights, left, strict=True) if each is not None)
+        shares = torch.as_tensor(after).tolist()
+        protocol = "share of the squared feature map that is left after each scale or level, coarse to fine"
+        figures["residual"] = Measurement("residual", shares[-1], len(real), {"after": shares, "protocol": protocol})
+    if subject.perception:
+        seen, unseen = _seen(pictures, real, report)
+        figures, omitted = figures | seen, omitted | unseen
+    return Findings(figures, omitted)
+
+
+def _seen(pictures: Tensor, real: Tensor, report: Progress) -> tuple[dict[str, Measurement], dict[str, str]]:
+    """What a network sees of reconstructions."""
+    report("perception", 0, 2)
+    try:
+        extractor = FeatureExtractor()
+        figures = {"perceptual": perceptual_distance(pictures, real, extractor)}
+        report("perception", 1, 2)
+        if len(real) < 2:
+            return figures, {"frechet": "it needs at least two pictures"}
+        figures["frechet"] = frechet(pictures, real, extractor)
+    except (ImportError, WeightsError) as error:
+        reason = f"{error}; pip install 'jielong[evaluate]'" if isinstance(error, ImportError) else str(error)
+        return {}, {"perceptual": reason, "frechet": reason}
+    report("perception", 2, 2)
+    return figures, {}
+
+
+def generator(subject: Subject) -> Findings:
+    """How near generated pictures are to real ones, and to what they were to show."""
+    system, images, real, report, scorer = subject.system, subject.media, subject.real, subject.report, subject.scorer
+    rows, candidates = subject.rows, subject.candidates
+    conditions = _conditions(system, images, rows)
+    begun = time.perf_counter()
+    made = system.decode(subject.draw(conditions))
+    seconds = time.perf_counter() - begun
+    drawn = {"pictures": "one a held-out caption or class, picture i from (seed, i)", "seconds_per_picture": round(seconds / len(rows), 4)}
+    figures: dict[str, Measurement] = {}
+    omitted: dict[str, str] = {}
+    unlikely = no_likelihood(system)
+    if unlikely is None:
+        report("likelihood", 0, 1)
+        figures["bits_per_dimension"] = bits_per_dimension(system, real, conditions, BATCH)
+        report("likelihood", 1, 1)
+    else:
+        omitted["bits_per_dimension"] = unlikely
+    dense = no_density(system)
+    if dense is None:
+        report("density", 0, 1)
+        figures["nats_per_token"] = nats_per_token(system, real, conditions, BATCH)
+        report("density", 1, 1)
+    elif not system.tokenizer.layout.discrete:
+        omitted["nats_per_token"] = dense
+    try:
+        extractor = scorer.extractor if scorer is not None else FeatureExtractor()
+        report("frechet", 0, 1)
+        if len(rows) < 2:
+            omitted["frechet"] = "it needs at least two pictures"
+        else:
+            figures["frechet"] = frechet(made, real, extractor)
+        report("frechet", 1, 1)
+    except (ImportError, WeightsError) as error:
+        omitted["frechet"] = f"{error}; pip install 'jielong[evaluate]'" if isinstance(error, ImportError) else str(error)
+    try:
+        reason = _no_retrieval(system, images, candidates)
+        judge = scorer or Scorer.load() if reason is None else None
+        if judge is not None and scorer is None and judge.details.get("data") != images.name:
+            reason, judge = f"the scorer was trained on {judge.details.get('data')}, not on {images.name}", None
+    except (ImportError, WeightsError, ScorerError, ValueError) as error:
+        reason, judge = str(error), None
+    if judge is None:
+        omitted["retrieval_at_1"] = omitted["retrieval_at_1_real"] = str(reason)
+        return Findings(figures, omitted, drawn)
+    captions, pool = [images.captions[row] for row in rows], list(images.captions)
+    for done, (name, pictures) in enumerate((("retrieval_at_1", made), ("retrieval_at_1_real", real))):
+        report("retrieval", done, 2)
+        figures[name] = retrieval_at_1(pictures, captions, pool, candidates, seed=0, scorer=judge, name=name)
+    report("retrieval", 2, 2)
+    return Findings(figures, omitted, drawn)
+
+
+def _conditions(system: System, images: MediaSet, rows: list[int]) -> list[Any] | None:
+    """The held-out captions or classes, as the generator takes them."""
+    kind = system.condition_kind
+    if kind is None:
+        return None
+    if kind == "text":
+        if not images.has_captions or not all(images.captions[row] for row in rows):
+            raise ValueError(f"{system.name} is told captions, but {images.name} lacks some: choose a set with captions, with --data")
+        return [images.captions[row] for row in rows]
+    if kind != "class" and isinstance(system.recipe.condition, ConditionSettings):
+        told: list[Any] = system.recipe.condition.raw(images.batch(rows))
+        return told
+    labels = [images.labels[row] for row in rows]
+    if any(label is None for label in labels):
+        raise ValueError(f"{system.name} is told a class, but {images.name} has pictures without one: choose another set, with --data")
+    return [images.classes[label] for label in labels if label is not None]
+
+
+def _no_retrieval(system: System, images: MediaSet, candidates: int) -> str | None:
+    """Why retrieval does not apply, if it does not."""
+    if system.condition_kind != "text":
+        return "it asks which caption a picture shows, and this generator takes none"
+    distinct = len(set(images.captions))
+    if distinct < candidates:
+        return f"it chooses among {candidates} captions, but {images.name} holds out {distinct} distinct ones"
+    return None

@@ -1,0 +1,135 @@
+"""What a generator of sound is measured by: it says held-out sentences, or makes sounds of held-out captions or classes.
+
+Beside each figure of what was generated stand those of the real recordings, ``..._real``, and of what the tokenizer makes of these,
+``..._rebuilt``: no generator over these tokens can be expected to do better. The figures are those of
+:data:`~jielong.evaluation.sound.judges.JUDGES`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from jielong.conditions.voice import Recording
+from jielong.evaluation.provenance import Measurement
+from jielong.evaluation.sound.judges import JUDGES, Heard, Judge
+from jielong.evaluation.sound.speakers import Speakers
+from jielong.evaluation.subject import BATCH, Findings, Subject
+from jielong.system import lengths_of, open_media, parts_told, seconds_told
+
+
+def generator(subject: Subject, judges: Sequence[Judge] = JUDGES) -> Findings:
+    """Generate a clip for each held-out item, and let all judges hear it.
+
+    Raises:
+        ValueError: if the set lacks what the generator is told.
+    """
+    heard = generated(subject)
+    figures: dict[str, Measurement] = {}
+    omitted: dict[str, str] = {}
+    for done, judge in enumerate(judges):
+        subject.report("judging", done, len(judges))
+        found = judge(heard)
+        figures |= found.figures
+        omitted |= found.omitted
+    subject.report("judging", len(judges), len(judges))
+    return Findings(figures, omitted, heard.drawn)
+
+
+def generated(subject: Subject) -> Heard:
+    """What is generated for each item, and, where the ceiling is asked for, what the tokenizer makes of the real ones."""
+    system, sounds = subject.system, subject.sounds
+    whole = open_media(subject.source, system.tokenizer.media, None, whole=False, level=system.recipe.data.level)
+    speakers = Speakers.of(sounds, subject.rows, whole) if isinstance(whole, type(sounds)) else None
+    conditions = told(subject, speakers)
+    asked = _asked(subject, conditions)
+    begun = time.perf_counter()
+    made = system.sounds(subject.draw(conditions, lengths=lengths_of(system.tokenizer, asked)), asked)
+    seconds = time.perf_counter() - begun
+    sides = {"": [clip.tensor for clip in made]}
+    if subject.ceiling:
+        sides |= {"_real": subject.clips, "_rebuilt": _rebuilt(subject)}
+    drawn = {
+        "clips": "one a held-out item, clip i from (seed, i)",
+        "voice_from": None if speakers is None else f"another recording of the same {speakers.column}, not measured where there is one",
+        "length_asked": subject.draws.length,
+        "seconds_per_clip": round(seconds / len(made), 4),
+    }
+    return Heard(subject, conditions, asked, sides, speakers, drawn)
+
+
+def told(subject: Subject, speakers: Speakers | None) -> list[Any] | None:
+    """What the generator is told of each item.
+
+    A voice is another recording of that item's speaker, or its own where the set does not say who speaks; an emotion is its own recording.
+
+    Raises:
+        ValueError: if the set does not say it.
+    """
+    parts = parts_told(subject.system.recipe)
+    if not parts:
+        return None
+    columns = {kind: _READERS[kind](subject, speakers) for kind in parts}
+    if subject.system.condition_kind == "several":
+        return [{parts[kind]: column[index] for kind, column in columns.items()} for index in range(len(subject.rows))]
+    return next(iter(columns.values()))
+
+
+def _texts(subject: Subject, speakers: Speakers | None) -> list[str]:
+    sounds = subject.sounds
+    texts = [sounds.captions[sounds.resolve(row)] for row in subject.rows]
+    if not all(texts):
+        raise ValueError(f"{subject.system.name} is told words, but {sounds.name} lacks some: choose a set with captions, with --data")
+    return texts
+
+
+def _classes(subject: Subject, speakers: Speakers | None) -> list[str]:
+    sounds = subject.sounds
+    labels = [sounds.labels[sounds.resolve(row)] for row in subject.rows]
+    if any(label is None for label in labels):
+        raise ValueError(f"{subject.system.name} is told a class, but {sounds.name} has clips without one: choose another set, with --data")
+    return [sounds.classes[label] for label in labels if label is not None]
+
+
+def _own(subject: Subject, speakers: Speakers | None) -> list[Recording]:
+    return [Recording(clip, subject.sounds.rate) for clip in subject.clips]
+
+
+def _voices(subject: Subject, speakers: Speakers | None) -> list[Recording]:
+    own = _own(subject, speakers)
+    prompts: list[Tensor | None] = [None if speakers is None else speakers.prompt(index) for index in range(len(own))]
+    return [each if prompt is None else Recording(prompt, each.rate) for each, prompt in zip(own, prompts, strict=True)]
+
+
+def _seconds(subject: Subject, speakers: Speakers | None) -> list[float]:
+    """The real recordings' lengths, or so many times these, as far as the tokenizer goes."""
+    sounds = subject.sounds
+    return [min(sounds.samples, (subject.draws.length or 1.0) * sounds.length(row)) / sounds.rate for row in subject.rows]
+
+
+_READERS: dict[str, Callable[[Subject, Speakers | None], list[Any]]] = {
+    "text": _texts,
+    "class": _classes,
+    "voice": _voices,
+    "emotion": _own,
+    "seconds": _seconds,
+}
+"""By what a condition reads."""
+
+
+def _asked(subject: Subject, conditions: list[Any] | None) -> list[float] | None:
+    """Seconds that each clip is to last, where that is said."""
+    if subject.draws.length is not None:
+        return _seconds(subject, None)
+    return seconds_told(subject.system.recipe, conditions)
+
+
+def _rebuilt(subject: Subject) -> list[Tensor]:
+    system, made = subject.system, list[Tensor]()
+    for part in subject.real.split(BATCH):
+        made += system.decode(system.encode(part))
+        subject.report("reconstructing", len(made), len(subject.real))
+    return [clip[:, : own.shape[1]] for clip, own in zip(made, subject.clips, strict=True)]

@@ -1,0 +1,31 @@
+"""What a tokenizer of sound is measured by."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from jielong.evaluation.sound.waveform import bitrate, mel_distance, si_sdr, stft_distance
+from jielong.evaluation.subject import BATCH, Findings, Subject
+from jielong.evaluation.usage import codebook_usage
+from jielong.tokens import Tokens
+
+
+def tokenizer(subject: Subject) -> Findings:
+    """What comes back of sound, in each clip as far as it goes, and what it costs."""
+    system, sounds, real = subject.system, subject.sounds, subject.real
+    codes: list[Tensor] = []
+    made: list[Tensor] = []
+    heard = subject.clips
+    for part in real.split(BATCH):
+        tokens = system.encode(part)
+        codes.append(tokens.values.cpu())
+        made += [clip[:, : own.shape[1]] for clip, own in zip(system.decode(tokens), heard[len(made) :], strict=False)]
+        subject.report("reconstructing", len(made), len(real))
+    figures = {each.__name__: each(made, heard, sounds.rate) for each in (mel_distance, si_sdr, stft_distance)}
+    layout, reason = system.tokenizer.layout, "the tokens are continuous"
+    if not layout.discrete:
+        return Findings(figures, {"bitrate": reason, "codebook_usage": reason})
+    figures["bitrate"] = bitrate(layout, sounds.samples / sounds.rate)
+    figures["codebook_usage"] = codebook_usage(Tokens(torch.cat(codes), layout))
+    return Findings(figures)
