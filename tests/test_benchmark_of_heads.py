@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +30,8 @@ SETTINGS = TrainSettings(samples=48, batch=8, lr=1e-2, warmup=8, ema=0.9, precis
 
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
-    path = Path(__file__).parents[1] / "benchmarks" / "heads.py"
-    spec = importlib.util.spec_from_file_location("benchmark_of_heads", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
+def benchmark(load_benchmark: Callable[[str], Any]) -> Any:
+    return load_benchmark("heads")
 
 
 def heads(*names: str) -> dict[str, Head]:

@@ -47,7 +47,7 @@ Length = Annotated[
 def evaluate(
     checkpoint: Checkpoint,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with provenance, and nothing else.")] = False,
-    count: Annotated[int | None, typer.Option("-n", min=1, help="Only so many held-out items, evenly spread.")] = None,
+    count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="Only so many held-out items, evenly spread.")] = None,
     data: Data = None,
     seed: Seed = 0,
     steps: Steps = None,

@@ -279,13 +279,18 @@ def table(rows: Sequence[Row]) -> str:
     names = [name for name in COLUMNS if any(name in row.figures for row in rows)]
     lines = [["codec", *(COLUMNS[name][0] for name in names)]]
     for row in rows:
-        lines.append([row.name, *(_cell(name, row.figures.get(name)) for name in names)])
+        values = {name: measured.value for name, measured in row.figures.items()}
+        lines.append([row.name, *(cell(COLUMNS[name], values.get(name)) for name in names)])
+    return aligned(lines)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells as text: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
 
 
-def _cell(name: str, measured: Measurement | None) -> str:
-    if measured is None:
-        return "-"
-    heading, shape = COLUMNS[name]
-    return shape.format(measured.value * (100 if "%" in heading else 1))
+def cell(column: tuple[str, str], value: float | None) -> str:
+    """A value under a heading, in its shape, in percent where the heading says so; a dash where there is none."""
+    heading, shape = column
+    return "-" if value is None else shape.format(value * (100 if "%" in heading else 1))

@@ -1,0 +1,304 @@
+"""What generators of sound are measured by: judges that hear tones, and a whole evaluation of an untrained generator."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor
+
+from jielong.conditions.voice import VoiceCondition
+from jielong.data.opening import open_sounds
+from jielong.evaluation.evaluate import evaluate
+from jielong.evaluation.provenance import Measurement
+from jielong.evaluation.sound import judges
+from jielong.evaluation.sound.features import MelStatistics
+from jielong.evaluation.sound.generators import generated, told
+from jielong.evaluation.sound.judges import Distances, Heard, Kinds, Lengths, OwnLengths, Voices, Words, sounding_share
+from jielong.evaluation.sound.protocol import MissingError
+from jielong.evaluation.sound.speakers import Speakers
+from jielong.evaluation.subject import Draws, Subject
+from jielong.media.audio import encode_audio
+from jielong.recipe import parse
+from jielong.system import System, build_generator, build_tokenizer
+from jielong.tokenizers.base import MediaFormat
+
+pytest.importorskip("soundfile")
+pytest.importorskip("soxr")
+
+RATE, SAMPLES = 4_000, 1_600
+HERTZ = {"ann": 400, "bob": 800, "cleo": 1_300}
+RECIPE = """
+data: {{set: {set}, rate: 4000, seconds: 0.4}}
+tokenizer: samples
+condition: {condition}
+order: {order}
+backbone: {backbone}
+head: {head}
+{more}
+train: {{samples: 8}}
+"""
+KL = "{kl: {body: {seanet: {channels: 2, ratios: [40], residual_layers: 0, lstm: 0, norm: none}}, dim: 4}}"
+JOINT = {
+    "order": "at_once",
+    "backbone": "{none: {width: 16}}",
+    "head": "{flow_matching: {network: {dit: {layers: 1, width: 16, heads: 2}}, steps: 4, draws_per_token: 1}}",
+}
+CHAIN = {"order": "raster", "backbone": "{transformer: {layers: 1, width: 16, heads: 2}}", "head": "gaussian_mixture"}
+SPOKEN = "{several: {of: {characters: {width: 16, layers: 1, heads: 2, aligned: even}, voice: {width: 16}}, width: 16}}"
+
+
+def tone(hertz: float, seconds: float, phase: float = 0.0) -> Tensor:
+    times = torch.arange(round(RATE * seconds)) / RATE
+    return 0.5 * torch.sin(2 * math.pi * hertz * times + phase)[None]
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Each speaker is a tone: four recordings to train on, and two held out."""
+    rows = []
+    for name, hertz in HERTZ.items():
+        for place in range(6):
+            rows.append(
+                {
+                    "audio": encode_audio(tone(hertz, 0.2 + 0.02 * place, place), RATE),
+                    "text": f"{name} says {'abcdef'[place]}",
+                    "speaker": name,
+                    "label": name,
+                    "language": "en",
+                    "split": "train" if place < 4 else "heldout",
+                    "name": f"{name}{place}",
+                }
+            )
+    path = tmp_path_factory.mktemp("spoken") / "spoken.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def _without_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: Any, **__: Any) -> Any:
+        raise MissingError("it is not installed: pip install 'jielong[speech]'")
+
+    for name in ("Recogniser", "dnsmos", "SpeakerEncoder", "WhisperFeatures"):
+        monkeypatch.setattr(judges, name, absent)
+    monkeypatch.setattr(Distances, "features", absent)
+    monkeypatch.setattr(VoiceCondition, "hear", lambda self, waveform: torch.nn.functional.one_hot(peak(waveform), 256).float())
+
+
+def peak(waveform: Tensor) -> Tensor:
+    """A number that tells a tone's frequency: 20 Hz a step at 16,000 Hz."""
+    return torch.fft.rfft(waveform[..., :800]).abs().argmax()
+
+
+def system(data: str, condition: str = SPOKEN, more: str = "", **parts: str) -> System:
+    recipe = parse(RECIPE.format(set=data, condition=condition, more=more, **(JOINT | parts)))
+    media = MediaFormat(1, (SAMPLES,), RATE)
+    torch.manual_seed(0)
+    own = parse(f"data: {{set: {data}, rate: 4000, seconds: 0.4}}\ntokenizer: {KL}\nlosses: {{regression: {{}}}}\ntrain: {{samples: 8}}")
+    tokenizer = build_tokenizer(own, media).eval()
+    generator = build_generator(recipe, tokenizer, list(HERTZ)).eval().requires_grad_(False)
+    for weight in generator.parameters():  # some begin at zero, and would hide what depends on them
+        weight += 0.1 * torch.randn(weight.shape)
+    return System("toy", recipe, tokenizer, generator)
+
+
+def subject(made: System, data: str, draws: Draws | None = None) -> Subject:
+    sounds = open_sounds(data, RATE, 0.4, "heldout")
+    rows = list(range(len(sounds)))
+    return Subject(made, sounds, rows, sounds.media(rows), draws or Draws(), lambda *_: None, source=data)
+
+
+def heard(data: str, sides: dict[str, list[Tensor]], made: System | None = None, **more: Any) -> Heard:
+    given = subject(made or system(data), data)
+    speakers = Speakers.of(given.sounds, given.rows, open_sounds(data, RATE, 0.4))
+    return Heard(given, None, sides=sides, **{"asked": None, "speakers": speakers} | more)
+
+
+class Ears:
+    """A speaker encoder, or an extractor, that knows a tone by its frequency."""
+
+    linear = SimpleNamespace(out_features=256)
+
+    def embed(self, waveform: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(peak(waveform), 256).float()
+
+
+# --- the whole of it ------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_says_what_it_measured_and_what_it_could_not(spoken: str) -> None:
+    made = system(spoken)
+    first, second = (evaluate(made, count=4, draws=Draws(seed=3, head_steps=2)).to_json() for _ in range(2))
+    assert {"frechet_mel", "frechet_mel_real", "frechet_mel_rebuilt", "length_ratio", "times_real_time", "first_sound_ms"} <= first.keys()
+    assert first["frechet_mel"] == second["frechet_mel"]
+    assert first["frechet_mel"] != evaluate(made, count=4, draws=Draws(seed=4, head_steps=2)).to_json()["frechet_mel"]
+    assert first["times_real_time"] > 0
+    json.dumps(first, allow_nan=False)
+    omitted = first["provenance"]["omitted"]
+    assert {"wer", "cer", "dnsmos", "speaker_similarity", "frechet", "kernel"} <= omitted.keys()
+    assert "jielong[speech]" in omitted["wer"]
+    assert omitted["length_error"] == "no length is asked for"
+    draws = first["provenance"]["draws"]
+    assert (draws["seed"], draws["head_steps"], draws["length_asked"]) == (3, 2, None)
+    assert "speaker" in draws["voice_from"]
+    assert first["provenance"]["reference"]["n"] == 4
+    assert "sound_sha256" in first["provenance"]["reference"]
+    bare = evaluate(made, count=4, ceiling=False).figures
+    assert not [name for name in bare if name.endswith(("_real", "_rebuilt"))]
+
+
+def test_a_length_that_is_asked_for_is_met(spoken: str) -> None:
+    made = system(spoken)
+    sides = generated(subject(made, spoken, Draws(length=1.25))).sides
+    real = subject(made, spoken).clips
+    assert [clip.shape[1] for clip in sides[""]] == [round(1.25 * clip.shape[1]) for clip in real]
+    assert [clip.shape for clip in sides["_rebuilt"]] == [clip.shape for clip in real]
+    told = evaluate(made, count=2, draws=Draws(length=1.25), ceiling=False).to_json()
+    assert told["length_error"] == 0
+    assert told["provenance"]["omitted"]["length_ratio"] == "a length is asked for"
+
+
+def test_a_chain_that_ends_by_itself_is_measured_as_long_as_it_is(spoken: str) -> None:
+    made = system(spoken, "{characters: {width: 16, layers: 1, heads: 2}}", "ending: {threshold: 0.5}", **CHAIN)
+    found = evaluate(made, count=2).figures
+    assert 0 < found["length_ratio"].value < 3
+    assert found["first_sound_ms"].value > 0
+
+
+def test_what_cannot_be_asked_is_refused(spoken: str, tmp_path: Path) -> None:
+    untimed = system(spoken, "{characters: {width: 16, layers: 1, heads: 2}}")
+    with pytest.raises(ValueError, match="toy knows nothing of lengths"):
+        evaluate(untimed, draws=Draws(length=1.0))
+    table = pq.read_table(spoken).drop_columns(["text"])
+    pq.write_table(table, tmp_path / "mute.parquet")
+    with pytest.raises(ValueError, match=r"toy is told words, but .*mute.parquet lacks some: choose a set with captions"):
+        evaluate(untimed, str(tmp_path / "mute.parquet"))
+
+
+def test_a_voice_is_another_recording_of_the_same_speaker(spoken: str) -> None:
+    given = subject(system(spoken), spoken)
+    speakers = Speakers.of(given.sounds, given.rows, open_sounds(spoken, RATE, 0.4))
+    assert speakers is not None
+    assert {name: len(places) for name, places in speakers.places.items()} == dict.fromkeys(HERTZ, 4)
+    for row, item in enumerate(told(given, speakers) or []):
+        assert item["characters"] == given.sounds.captions[row]
+        recording = item["voice"]
+        assert recording.rate == RATE
+        assert float(peak(recording.waveform[0])) == float(peak(given.clips[row][0]))
+        assert not any(torch.equal(recording.waveform, clip) for clip in given.clips)
+    own = told(given, None) or []
+    assert torch.equal(own[0]["voice"].waveform, given.clips[0])
+
+
+def test_a_stream_of_few_evaluations_is_what_generate_gives(spoken: str) -> None:
+    made = system(spoken)
+    told = {"text": ["ann says a", "bob"], "seconds": 0.3, "seed": 5, "head_steps": 2}
+    whole, pieces = made.generate(**told), torch.cat(list(made.stream(**told)), 2)  # type: ignore[arg-type]
+    torch.testing.assert_close(pieces, whole.tensor[..., : pieces.shape[2]])
+    assert pieces.shape[2] == round(0.3 * RATE)
+    other = torch.cat(list(made.stream(**told | {"head_steps": 4})), 2)  # type: ignore[arg-type]
+    assert not torch.equal(other, pieces)
+
+
+# --- the judges -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_voices_are_of_their_own_speaker_or_of_another(spoken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judges, "SpeakerEncoder", Ears)
+    real = subject(system(spoken), spoken).clips
+    half = [*real[:3], *(tone(HERTZ["ann"], 0.3) for _ in range(3))]
+    figures = Voices()(heard(spoken, {"": half, "_real": real})).figures
+    assert figures["own_speaker_nearest_real"].value == figures["speaker_similarity_real"].value == 1
+    assert figures["other_speaker_similarity_real"].value == 0
+    assert figures["own_speaker_nearest"].value == pytest.approx(0.5)
+    assert figures["speaker_similarity"].value == pytest.approx(0.5)
+    unsaid = system(spoken, "{characters: {width: 16, layers: 1, heads: 2}}")
+    assert "not told which" in Voices()(heard(spoken, {"": real}, unsaid)).omitted["speaker_similarity"]
+    assert "does not say who speaks" in Voices()(heard(spoken, {"": real}, speakers=None)).omitted["own_speaker_nearest"]
+
+
+def test_word_errors_are_of_all_languages_together() -> None:
+    parts = {
+        "en": Measurement("wer", 0.5, 2, {"edits": 2, "of": 4}),
+        "fr": Measurement("wer", 1.0, 1, {"edits": 16, "of": 16}),
+    }
+    both = judges._together("wer", parts)
+    assert (both.value, both.n) == (18 / 20, 3)
+    assert judges._together("wer", {"en": parts["en"]}) is parts["en"]
+
+
+def test_each_language_has_its_own_recogniser(spoken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Parrot:
+        """Hears the words of French right and nothing of English."""
+
+        def __init__(self, language: str = "en") -> None:
+            self.language, self.details = language, {"language": language}
+
+        def of(self, language: str) -> Parrot:
+            return Parrot(language)
+
+        def transcribe(self, clips: list[Tensor], rate: int) -> list[str]:
+            return ["bob says e", "bob says f"] if self.language == "fr" else [""] * len(clips)
+
+    monkeypatch.setattr(judges, "Recogniser", Parrot)
+    there = heard(spoken, {"": subject(system(spoken), spoken).clips})
+    there.subject.sounds.columns["language"] = ["fr" if name == "bob" else "en" for name in there.subject.sounds.columns["speaker"]]
+    figures = Words()(there).figures
+    assert figures["wer"].value == pytest.approx(4 / 6)
+    assert figures["wer"].details["languages"]["fr"]["value"] == 0
+
+
+def test_lengths_and_how_much_of_them_sounds(spoken: str) -> None:
+    assert sounding_share(torch.cat([tone(400, 0.1), torch.zeros(1, 400)], 1), RATE) == pytest.approx(0.5)
+    assert sounding_share(torch.zeros(1, 400), RATE) == 0
+    assert sounding_share(tone(400, 0.11), RATE) == 1
+    clips = [tone(400, 0.2), tone(400, 0.3)]
+    figure = Lengths()(heard(spoken, {"": clips}, asked=[0.2, 0.2])).figures["length_error"]
+    assert figure.value == pytest.approx(0.25)
+    assert figure.details["worst"] == pytest.approx(0.5)
+    real = subject(system(spoken), spoken).clips
+    twice = [torch.cat([clip, clip], 1) for clip in real]
+    assert OwnLengths()(heard(spoken, {"": twice})).figures["length_ratio"].value == 2
+
+
+def test_distances_are_nothing_where_nothing_differs(spoken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Distances, "features", MelStatistics)
+    real = subject(system(spoken), spoken).clips
+    noise = [torch.rand(clip.shape, generator=torch.Generator().manual_seed(0)) - 0.5 for clip in real]
+    figures = Distances()(heard(spoken, {"": noise, "_real": real, "_rebuilt": real})).figures
+    assert figures["frechet_rebuilt"].value == pytest.approx(0, abs=1e-3)
+    assert figures["frechet"].value > 10 * figures["frechet_real"].value > 0
+    assert figures["kernel"].value > figures["kernel_real"].value
+    assert "small sample" in figures["frechet"].details["warning"]
+
+
+def test_sounds_are_of_the_class_of_the_nearest_one_that_is_known(spoken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judges, "WhisperFeatures", MelStatistics)
+    made = system(spoken, "{class: {width: 16}}")
+    real = subject(made, spoken).clips
+    there = heard(spoken, {"": real[2:] + real[:2], "_real": real}, made)
+    assert "word errors" in Kinds()(there).omitted["class_at_1"]  # the set says which language is spoken, so it is speech
+    del there.subject.sounds.columns["language"]
+    figures = Kinds()(there).figures
+    assert figures["class_at_1_real"].value == 1
+    assert figures["class_at_1"].value == 0
+    assert figures["class_at_1"].details["chance"] == pytest.approx(1 / 3)
+    silent = replace(there.subject, rows=[])
+    assert "two clips" in Distances()(replace(there, subject=silent)).omitted["frechet"]
+
+
+def test_mel_statistics_do_not_depend_on_loudness_alone() -> None:
+    rows = MelStatistics()([tone(400, 0.3), 0.1 * tone(400, 0.3), tone(1_300, 0.3), torch.zeros(1, 3)], RATE)
+    assert rows.shape == (4, 120)
+    assert torch.isfinite(rows).all()
+    assert rows[:2, :40].argmax(1).unique().numel() == 1
+    assert rows[0, :40].argmax() < rows[2, :40].argmax()
