@@ -22,7 +22,8 @@ from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.sound import judges
 from jielong.evaluation.sound.features import MelStatistics
 from jielong.evaluation.sound.generators import generated, told
-from jielong.evaluation.sound.judges import Distances, Heard, Kinds, Lengths, OwnLengths, Voices, Words, sounding_share
+from jielong.evaluation.sound.heard import Heard
+from jielong.evaluation.sound.judges import Distances, Kinds, Lengths, OwnLengths, Voices, Words, sounding_share
 from jielong.evaluation.sound.protocol import MissingError
 from jielong.evaluation.sound.speakers import Speakers
 from jielong.evaluation.subject import Draws, Subject

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from jielong.conditions.voice import Recording
 from jielong.evaluation.provenance import Measurement
-from jielong.evaluation.sound.judges import JUDGES, Heard, Judge
+from jielong.evaluation.sound.heard import Heard
+from jielong.evaluation.sound.judges import JUDGES, Judge
 from jielong.evaluation.sound.speakers import Speakers
 from jielong.evaluation.subject import BATCH, Findings, Subject
 from jielong.system import lengths_of, open_media, parts_told, seconds_told

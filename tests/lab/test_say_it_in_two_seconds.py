@@ -1,0 +1,81 @@
+"""A language of tones that is read in closed form; the rule both ways; the trial at a tiny budget."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from jielong.lab import Bench, Verdict, conclude, run
+from jielong.lab.experiments import say_it_in_two_seconds as trial
+from jielong.lab.tones import FRAME, LETTERS, RATE, TEMPO, natural, read, recorded, spoken, texts
+from jielong.media.audio import read_audio
+
+pytest.importorskip("soundfile")
+pytest.importorskip("soxr")
+
+
+def test_what_is_spoken_can_be_read_at_every_tempo() -> None:
+    words = texts(40, seed=1)
+    assert words == texts(40, seed=1)
+    assert set("".join(words)) == set(LETTERS)
+    assert all(first != second for text in words for first, second in pairwise(text))
+    for text in words:
+        for tempo in (TEMPO[0], 0.75, 1.0, TEMPO[1]):
+            sound = spoken(text, tempo * natural(text))
+            assert read(sound) == text
+            assert sound.shape[1] == round(tempo * natural(text) * RATE / FRAME) * FRAME
+    noisy = spoken("abc", 1.0) + 0.1 * torch.randn(1, RATE, generator=torch.Generator().manual_seed(0))
+    assert read(noisy) == "abc"
+
+
+def test_what_is_no_tone_says_nothing() -> None:
+    assert read(torch.zeros(1, 10 * FRAME)) == ""
+    assert read(torch.randn(1, 50 * FRAME, generator=torch.Generator().manual_seed(0))) == ""
+    assert read(spoken("ab", 1.0, loudness=0.02)) == ""
+    blip = torch.cat([spoken("a", 0.2), spoken("b", FRAME / RATE), spoken("a", 0.2)], 1)
+    assert read(blip) == "a"  # a frame is too short to be a letter
+
+
+def test_recordings_have_their_texts_beside_them(tmp_path: Path) -> None:
+    folder = recorded(Bench(tmp_path), 6)
+    for path in sorted(folder.glob("*.wav")):
+        sound, rate = read_audio(path)
+        assert rate == RATE
+        assert read(sound) == path.with_suffix(".txt").read_text()
+    assert len(list(folder.glob("*.wav"))) == 6
+
+
+def said(length: float, wrong: float, seed: int = 0, n: int = 12) -> trial.Said:
+    draw = torch.rand(2, n, 5, generator=torch.Generator().manual_seed(seed)).double()
+    return trial.Said(length * (1 + 0.1 * draw[0]), wrong * (1 + 0.1 * draw[1]), [], torch.ones(n, 5))
+
+
+def test_the_claim_is_judged_both_ways() -> None:
+    good, missing = said(0.0, 0.0), said(0.2, 0.3, 1)
+    assert conclude(trial.judge(good, missing, 0)) is Verdict.HOLDS
+    assert conclude(trial.judge(good, good, 0)) is Verdict.FAILS
+    assert conclude(trial.judge(said(0.0, 0.5), missing, 0)) is Verdict.FAILS
+    assert conclude(trial.judge(said(0.05, 0.0), missing, 0)) is Verdict.FAILS
+    mumbling = trial.Said(good.lengths, (torch.arange(60).view(12, 5) < 8) * 0.8, [], good.got)
+    assert conclude(trial.judge(mumbling, missing, 0)) is Verdict.UNKNOWN
+
+
+def test_lengths_are_asked_in_whole_frames() -> None:
+    asked = trial.asks(["abcde", "gbeg"])
+    assert asked.shape == (2, 5)
+    torch.testing.assert_close(asked * RATE / FRAME, (asked * RATE / FRAME).round())
+    assert asked[0].tolist() == pytest.approx([0.75 * 1.2, 1.2, 1.25 * 1.2, 1.5 * 1.2, 2.0], abs=FRAME / RATE / 2 + 1e-9)
+
+
+def test_it_runs(tmp_path: Path) -> None:
+    result = run("say-it-in-two-seconds", tmp_path, budget=0.01)
+    told = json.loads((tmp_path / "result.json").read_text())
+    assert told["verdict"] == str(result.verdict)
+    assert (tmp_path / "plot.png").exists()
+    assert told["figures"]["length error, told"]["value"] == 0
+    assert told["figures"]["what comes out of 2 seconds, told"]["value"] == 2
+    assert told["figures"]["letters wrong, ends by itself"]["value"] >= 0
