@@ -40,6 +40,7 @@ CAUSAL = {
         downsample=2,
         channelwise_upsampling=True,
     ),
+    "dac, causal": DAC(**SMALL, causal=True),
 }
 OTHERS = {
     "weight norm": SEANet(**SMALL, causal=False, lstm=0),
