@@ -9,6 +9,7 @@ how likely it finds the real pictures, ``bits_per_dimension``; one that draws ve
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -87,7 +88,7 @@ def evaluate(
 
     Raises:
         jielong.data.source.DataError: if the set cannot be opened.
-        ValueError: if the set lacks the captions or classes that the generator was trained on.
+        ValueError: if the set lacks the captions or classes that the generator was trained on, or a length is asked for that cannot be.
     """
     begun = time.perf_counter()
     draws = draws or Draws()
@@ -99,6 +100,8 @@ def evaluate(
     sound = isinstance(images, AudioSet)
     if draws.length is not None and not (sound and system.generator is not None and is_timed(system.recipe)):
         raise ValueError(f"{system.name} knows nothing of lengths, so none can be asked of it: leave the length out")
+    if draws.length is not None and not 0 < draws.length < math.inf:
+        raise ValueError(f"a length is asked for as a multiple of the recording's, above 0, such as 0.75, not {draws.length:g}")
     provenance = _provenance(system, images, rows, real)
     subject = Subject(system, images, rows, real, draws, report, candidates, scorer, perception, ceiling, data or system.recipe.data.set)
     found = _KINDS[sound, system.generator is not None](subject)

@@ -107,8 +107,8 @@ def _voices(subject: Subject, speakers: Speakers | None) -> list[Recording]:
 
 def _seconds(subject: Subject, speakers: Speakers | None) -> list[float]:
     """The real recordings' lengths, or so many times these, as far as the tokenizer goes."""
-    sounds = subject.sounds
-    return [min(sounds.samples, (subject.draws.length or 1.0) * sounds.length(row)) / sounds.rate for row in subject.rows]
+    sounds, times = subject.sounds, 1.0 if subject.draws.length is None else subject.draws.length
+    return [min(sounds.samples, times * sounds.length(row)) / sounds.rate for row in subject.rows]
 
 
 _READERS: dict[str, Callable[[Subject, Speakers | None], list[Any]]] = {
