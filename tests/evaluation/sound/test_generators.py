@@ -179,7 +179,7 @@ def test_what_cannot_be_asked_is_refused(spoken: str, tmp_path: Path) -> None:
     untimed = system(spoken, "{characters: {width: 16, layers: 1, heads: 2}}")
     with pytest.raises(ValueError, match="toy knows nothing of lengths"):
         evaluate(untimed, draws=Draws(length=1.0))
-    with pytest.raises(ValueError, match="above 0, such as 0.75, not 0"):
+    with pytest.raises(ValueError, match=r"above 0, such as 0\.75, not 0"):
         evaluate(system(spoken), draws=Draws(length=0.0))
     table = pq.read_table(spoken).drop_columns(["text"])
     pq.write_table(table, tmp_path / "mute.parquet")
