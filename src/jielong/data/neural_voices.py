@@ -48,7 +48,7 @@ def kokoro(text: str, voice: str) -> tuple[Samples, int]:
 
     Args:
         text: What is said.
-        voice: One of :data:`KOKORO_VOICES`, which read Japanese first, and English as clearly.
+        voice: One of :data:`KOKORO_VOICES`, made for Japanese; they read English with some accent.
 
     Raises:
         BuildError: if its packages are not installed, or do not fit together.
