@@ -147,7 +147,7 @@ def test_all_faults_are_told_at_once() -> None:
         ),
         (
             TOKENIZER.replace("dim: 8", "body: vit") + "data: {rate: 16000}\n",
-            "the body vit reads pictures, and the data are sound: choose one of dac, seanet",
+            "the body vit reads pictures, and the data are sound: choose one of dac, seanet, vocos",
         ),
         (GENERATOR.replace("heads: 2", "heads: 3"), "must be an even multiple of heads 3"),
     ],

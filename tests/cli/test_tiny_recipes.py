@@ -17,7 +17,7 @@ from jielong.training.objective import Draws
 from .conftest import succeed
 
 TOKENIZERS = ("vqgan-tiny", "vqvae-tiny", "dvae-tiny", "fsq-tiny", "lfq-tiny", "bsq-tiny", "titok-tiny", "kl-tiny")
-CODECS = ("encodec-tiny", "soundstream-tiny", "mimi-tiny", "dac-tiny", "audio-kl-tiny")
+CODECS = ("encodec-tiny", "soundstream-tiny", "mimi-tiny", "dac-tiny", "vocos-tiny", "audio-kl-tiny")
 PIXELS = ("pixelrnn-tiny", "pixelcnn-tiny", "pixelcnn-emoji-tiny", "vqvae-prior-tiny")
 TINY = (*TOKENIZERS, "llamagen-tiny", "maskgit-tiny", "titok-maskgit-tiny", *PIXELS)
 

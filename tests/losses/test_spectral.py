@@ -23,7 +23,7 @@ def noise(samples: int = 4_000, batch: int = 2, channels: int = 1, seed: int = 0
     return 0.3 * torch.randn(batch, channels, samples, generator=torch.Generator().manual_seed(seed)).clamp(-3, 3)
 
 
-LOSSES: list[Any] = [Stft(), Mel(), Mel(form="soundstream"), Mel(windows=(64, 500), bands=20)]
+LOSSES: list[Any] = [Stft(), Mel(), Mel(form="soundstream"), Mel(form="hifi_gan"), Mel(windows=(64, 500), bands=20)]
 
 
 def built(settings: Any, samples: int = 4_000) -> SpectralLoss:
@@ -74,6 +74,12 @@ def test_encodecs_form_written_out() -> None:
         logs = [each.clamp_min(FLOOR).log10() for each in kept]
         total += float((kept[0] - kept[1]).abs().mean() + (logs[0] - logs[1]).square().mean()) / 2 / 2
     assert float(loss(x, y)) == pytest.approx(total, rel=1e-4)
+
+
+def test_hifi_gans_form_is_the_gain_in_nats_above_the_floor() -> None:
+    x = noise(seed=1)
+    assert float(built(Mel(form="hifi_gan"))(2 * x, x)) == pytest.approx(math.log(2), rel=1e-4)
+    assert float(built(Mel(form="hifi_gan", floor=1e-3))(1e-9 * x, 0 * x)) == 0
 
 
 def test_soundstreams_form_of_one_band_is_a_gain() -> None:

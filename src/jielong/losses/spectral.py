@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from jielong.config import Medium
@@ -25,7 +25,7 @@ from jielong.media.mel import mel_filters, spectrum
 FLOOR = 1e-5
 """Magnitude below which silences are alike; white noise at full scale has about 1."""
 
-Form = Literal["encodec", "soundstream"]
+Form = Literal["encodec", "soundstream", "hifi_gan"]
 
 
 class SpectralLoss(nn.Module):
@@ -80,13 +80,15 @@ class StftLoss(SpectralLoss):
 
 
 class MelLoss(SpectralLoss):
-    r"""Distance in mel bands ``S``, in one of two published forms.
+    r"""Distance in mel bands ``S``, in one of three published forms.
 
     ``encodec`` (arXiv 2210.13438, section 3.4, with the logarithm that its authors' training code has):
     ``(mean |S - S^| + alpha mean (log10 S - log10 S^)^2) / (1 + alpha)`` with ``alpha = 1``.
 
     ``soundstream`` (2107.03312, eqs. 4 and 5), means over frames of norms over bands:
     ``|S - S^|_1 + sqrt(s / 2) |ln S - ln S^|_2`` for a window of ``s`` samples.
+
+    ``hifi_gan`` (2010.05646, eq. 5; Vocos, 2306.00814): ``mean |ln S - ln S^|``. Whatever is wrong pulls alike, by however much.
 
     Bands too narrow to hold a bin of their transform are left out.
 
@@ -97,11 +99,21 @@ class MelLoss(SpectralLoss):
         rate: Their samples a second.
         bands: Mel bands.
         form: See above.
+        floor: Magnitude below which silences are alike.
     """
 
-    def __init__(self, windows: Sequence[int], weight: float, samples: int, rate: int, bands: int = 64, form: Form = "encodec") -> None:
+    def __init__(
+        self,
+        windows: Sequence[int],
+        weight: float,
+        samples: int,
+        rate: int,
+        bands: int = 64,
+        form: Form = "encodec",
+        floor: float = FLOOR,
+    ) -> None:
         super().__init__(windows, weight, samples)
-        self.form = form
+        self.form, self.floor = form, floor
         for index, window in enumerate(windows):
             filters = mel_filters(rate, window, bands) * rate / window
             self.register_buffer(f"filters{index}", filters[filters.sum(1) > 0].float(), persistent=False)
@@ -110,11 +122,12 @@ class MelLoss(SpectralLoss):
         """Of the bands of both."""
         filters = self.get_buffer(f"filters{index}")
         x, y = filters @ made, filters @ real
+        logs = (x.clamp_min(self.floor) / y.clamp_min(self.floor)).log()
+        if self.form == "hifi_gan":
+            return logs.abs().mean()
         if self.form == "encodec":
-            logs = (x.clamp_min(FLOOR) / y.clamp_min(FLOOR)).log10()
-            return ((x - y).abs().mean() + logs.square().mean()) / 2
-        apart = torch.linalg.vector_norm((x.clamp_min(FLOOR) / y.clamp_min(FLOOR)).log(), dim=2)
-        return (x - y).abs().sum(2).mean() + math.sqrt(self.windows[index] / 2) * apart.mean()
+            return ((x - y).abs().mean() + (logs / math.log(10)).square().mean()) / 2
+        return (x - y).abs().sum(2).mean() + math.sqrt(self.windows[index] / 2) * torch.linalg.vector_norm(logs, dim=2).mean()
 
 
 class SpectralSettings(LossSettings):
@@ -172,22 +185,24 @@ class Stft(SpectralSettings, family="loss", name="stft"):
 
 
 class Mel(SpectralSettings, family="loss", name="mel"):
-    """Distance in mel bands at several resolutions (SoundStream, EnCodec).
+    """Distance in mel bands at several resolutions (SoundStream, EnCodec, HiFi-GAN).
 
     Attributes:
-        form: ``encodec`` or ``soundstream``, see :class:`MelLoss`.
+        form: ``encodec``, ``soundstream`` or ``hifi_gan``, see :class:`MelLoss`.
         bands: Mel bands.
+        floor: Magnitude below which silences are alike; white noise at full scale has about 1.
     """
 
     form: Form = "encodec"
     bands: PositiveInt = 64
+    floor: PositiveFloat = FLOOR
 
     @property
     def published(self) -> tuple[int, ...]:
         """EnCodec's; SoundStream begins with 64."""
         windows = (32, 64, 128, 256, 512, 1024, 2048)
-        return windows if self.form == "encodec" else windows[1:]
+        return windows[1:] if self.form == "soundstream" else windows
 
     def build(self, *, samples: int, rate: int) -> MelLoss:
         """The loss, see :meth:`SpectralSettings.build`."""
-        return MelLoss(self.fitting(samples), self.weight, samples, rate, self.bands, self.form)
+        return MelLoss(self.fitting(samples), self.weight, samples, rate, self.bands, self.form, self.floor)
