@@ -154,11 +154,12 @@ def test_asked_lengths_are_met_and_batches_make_no_difference(
     assert together.lengths.tolist() == LENGTHS
     behind = torch.arange(N) >= together.lengths[:, None]
     assert not together.values[behind].any()
+    # A chain of real vectors hands rounding on from position to position, and how much there is depends on the processor.
     for batch in (1, 2, 3):
         other = model.generate(conditions, None if path else 4, batch=batch, **options)  # type: ignore[arg-type]
-        torch.testing.assert_close(together.values, other.values, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(together.values, other.values, atol=1e-3, rtol=1e-3)
     naive = model.generate(conditions, None if path else 4, cache=False, **options)  # type: ignore[arg-type]
-    torch.testing.assert_close(together.values, naive.values, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(together.values, naive.values, atol=1e-3, rtol=1e-3)
 
 
 def test_an_item_in_raster_order_begins_alike_however_long_it_is_to_be() -> None:

@@ -118,7 +118,9 @@ def test_a_value_that_carries_a_gradient() -> None:
 MEDIA = MediaFormat(1, (256,), 8_000)
 CLIPS = 0.3 * torch.randn(40, *MEDIA.shape, generator=torch.Generator().manual_seed(5))
 DRAWS = Draws(Noise(0, range(4)), torch.Generator())
-SETTINGS = TrainSettings(samples=96, batch=8, micro_batch=4, lr=1e-2, warmup=8, ema=0.5, save_every=32, log_every=32, sheet_every=96)
+SETTINGS = TrainSettings(
+    samples=96, batch=8, micro_batch=4, lr=1e-2, warmup=8, ema=0.5, save_every=32, log_every=32, sheet_every=96, precision="fp32"
+)
 
 
 class Squeeze(LearnedTokenizer):
