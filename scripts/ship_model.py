@@ -40,7 +40,7 @@ CARD = """# {name}
 | parameters | {parameters:,} (bf16, {megabytes:.1f} MB) |
 | training | {samples:,} samples in {minutes:.0f} minutes on {machine}, `{command}` |
 
-Held-out figures, by `jielong evaluate {name} --json`:
+Held-out figures, by `jielong {measured_by}`:
 
 ```json
 {figures}
@@ -102,7 +102,7 @@ def licence_named(licence: str) -> str:
     return licence
 
 
-def ship(run: Path, name: str, title: str, command: str, machine: str) -> Path:
+def ship(run: Path, name: str, title: str, command: str, machine: str, count: int | None = None) -> Path:
     """Write the zoo's folder of a model and return it."""
     system = load(str(run))
     recipe = system.recipe
@@ -117,7 +117,8 @@ def ship(run: Path, name: str, title: str, command: str, machine: str) -> Path:
     kept = lines[:: max(1, len(lines) // LOG_LINES)]
     write_bytes(target / "metrics.jsonl", ("\n".join(kept if kept[-1] == lines[-1] else [*kept, lines[-1]]) + "\n").encode())
     summary = json.loads((run / "summary.json").read_text())
-    measure = [sys.executable, "-m", "jielong.cli", "evaluate", name, "--json"]
+    measured_by = ["evaluate", name, *([] if count is None else ["--count", str(count)]), "--json"]
+    measure = [sys.executable, "-m", "jielong.cli", *measured_by]
     done = subprocess.run(measure, stdout=subprocess.PIPE, check=True, text=True)
     figures = json.loads(done.stdout)
     write_bytes(target / "evaluation.json", (json.dumps(figures, indent=2) + "\n").encode())
@@ -127,6 +128,7 @@ def ship(run: Path, name: str, title: str, command: str, machine: str) -> Path:
     ]
     card = CARD.format(
         name=name,
+        measured_by=" ".join(measured_by),
         title=title,
         parts=", ".join(parts),
         data=recipe.data.set,
@@ -154,9 +156,10 @@ def main() -> None:
     parser.add_argument("--title", required=True, help="one sentence on what it is")
     parser.add_argument("--command", required=True, help="the command that trained it")
     parser.add_argument("--machine", required=True, help="what it was trained on")
+    parser.add_argument("--count", type=int, help="held-out items to measure; what evaluate takes by default")
     arguments = parser.parse_args()
     try:
-        print(ship(arguments.run, arguments.name, arguments.title, arguments.command, arguments.machine))
+        print(ship(arguments.run, arguments.name, arguments.title, arguments.command, arguments.machine, arguments.count))
     except (DataError, CheckpointError) as error:
         parser.error(str(error))
 
