@@ -25,6 +25,7 @@ from jielong.data.opening import open_sounds
 from jielong.data.order import spread
 from jielong.evaluation.provenance import machine, versions
 from jielong.evaluation.sound.codecs import Codec, Learned, Opus, Original, Row, compare, table
+from jielong.media.images import write_bytes
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,8 @@ def main() -> None:
 
     def write(rows: list[Row]) -> None:
         if arguments.json:
-            beside = arguments.json.with_name(arguments.json.name + ".tmp")
-            beside.write_text(json.dumps({"provenance": provenance, "rows": [row.to_json() for row in rows]}, indent=2))
-            beside.replace(arguments.json)
+            everything = {"provenance": provenance, "rows": [row.to_json() for row in rows]}
+            write_bytes(arguments.json, json.dumps(everything, indent=2).encode())
 
     def told(name: str, what: str) -> None:
         print(f"{name}: {what}", file=sys.stderr)

@@ -24,6 +24,7 @@ from jielong.evaluation.evaluate import Evaluation, evaluate
 from jielong.evaluation.provenance import machine, versions
 from jielong.evaluation.sound.codecs import aligned, cell
 from jielong.evaluation.subject import Draws
+from jielong.media.images import write_bytes
 from jielong.system import System, load
 
 COLUMNS = {
@@ -117,9 +118,8 @@ def main() -> None:
         seen.add(system.name)
         rows += sides(system.name, steps, told)
         if arguments.json:
-            beside = arguments.json.with_name(arguments.json.name + ".tmp")
-            beside.write_text(json.dumps({"machine": machine(), "versions": versions(), "rows": rows}, indent=2, allow_nan=False))
-            beside.replace(arguments.json)
+            everything = {"machine": machine(), "versions": versions(), "rows": rows}
+            write_bytes(arguments.json, json.dumps(everything, indent=2, allow_nan=False).encode())
     print(machine())
     print(table(rows))
     for name, reasons in {row["name"]: row["omitted"] for row in rows if "omitted" in row}.items():

@@ -148,18 +148,17 @@ def test_asked_lengths_are_met_and_batches_make_no_difference(
 ) -> None:
     model = make(order, layout, path, backbone)
     conditions = None if path is None else [0, 1, 0, 1]
-    options = {"seed": 3, "lengths": LENGTHS, "guidance": 2.0 if path else 1.0}
+    options = {"seed": 3, "lengths": LENGTHS, "guidance": 1.5 if path else 1.0}
     together = model.generate(conditions, None if path else 4, **options)  # type: ignore[arg-type]
     assert together.lengths is not None
     assert together.lengths.tolist() == LENGTHS
     behind = torch.arange(N) >= together.lengths[:, None]
     assert not together.values[behind].any()
-    # A chain of real vectors hands rounding on from position to position, and how much there is depends on the processor.
     for batch in (1, 2, 3):
         other = model.generate(conditions, None if path else 4, batch=batch, **options)  # type: ignore[arg-type]
-        torch.testing.assert_close(together.values, other.values, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(together.values, other.values, atol=1e-4, rtol=1e-4)
     naive = model.generate(conditions, None if path else 4, cache=False, **options)  # type: ignore[arg-type]
-    torch.testing.assert_close(together.values, naive.values, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(together.values, naive.values, atol=1e-4, rtol=1e-4)
 
 
 def test_an_item_in_raster_order_begins_alike_however_long_it_is_to_be() -> None:

@@ -244,21 +244,26 @@ class System:
         """Tokens for raw conditions, with the recipe's sampling settings unless told otherwise; see :meth:`Generator.generate`."""
         if self.generator is None:
             raise ValueError(f"{self.name} is a tokenizer; to generate, load a generator such as maskgit-emoji")
-        own = self.recipe.sampling
         if options.get("lengths") is None:
             options["lengths"] = lengths_of(self.tokenizer, seconds_told(self.recipe, conditions))
-        strength = own.guidance if guidance is None else guidance
-        if conditions is None and guidance is None:
-            strength = 1.0
-        return self.generator.generate(
-            conditions,
-            count,
-            seed=seed,
-            steps=own.steps if steps is None else steps,
-            guidance=strength,
-            sharpness=sharpness or self.sharpness(),
-            **own.speed | {name: value for name, value in options.items() if value is not None},
-        )
+        return self.generator.generate(conditions, count, seed=seed, **self._drawing(conditions, steps, guidance, sharpness, options))
+
+    def _drawing(
+        self,
+        conditions: Sequence[Any] | None,
+        steps: int | None,
+        guidance: Guidance | float | None,
+        sharpness: Sharpness | None,
+        options: dict[str, Any],
+    ) -> dict[str, Any]:
+        """How the generator draws: as it is told here, and as the recipe says of the rest; nothing to follow is followed at 1."""
+        own = self.recipe.sampling
+        drawing = {
+            "steps": own.steps if steps is None else steps,
+            "guidance": guidance if guidance is not None else 1.0 if conditions is None else own.guidance,
+            "sharpness": sharpness or self.sharpness(),
+        }
+        return drawing | own.speed | {name: value for name, value in options.items() if value is not None}
 
     def generate(
         self,
@@ -339,7 +344,7 @@ class System:
             raise ValueError(f"{self.name} makes pictures, not sound: use decode")
         samples = None if tokens.lengths is None or hop is None else (tokens.lengths * hop).tolist()
         if seconds is not None and samples is not None:
-            samples = [max(1, round(value * rate)) for value in seconds]
+            samples = _samples(seconds, rate)
         return Sounds(self.decode(tokens), rate, names, samples)
 
     def stream(
@@ -426,19 +431,9 @@ class System:
             raise ValueError(f"{self.name} makes no sound token by token, so there is nothing to stream: use generate")
         if options.get("lengths") is None:
             options["lengths"] = lengths_of(self.tokenizer, seconds)
-        own = self.recipe.sampling
-        pieces = self.generator.stream(
-            conditions,
-            count,
-            seed=seed,
-            steps=own.steps if steps is None else steps,
-            guidance=guidance if guidance is not None else 1.0 if conditions is None else own.guidance,
-            sharpness=sharpness or self.sharpness(),
-            every=max(1, round(every * rate / hop)),
-            **own.speed | {name: value for name, value in options.items() if value is not None},
-        )
-        samples = None if seconds is None else [max(1, round(value * rate)) for value in seconds]
-        return stream_sound(self.tokenizer, pieces, samples)
+        drawing = self._drawing(conditions, steps, guidance, sharpness, options)
+        pieces = self.generator.stream(conditions, count, seed=seed, every=max(1, round(every * rate / hop)), **drawing)
+        return stream_sound(self.tokenizer, pieces, None if seconds is None else _samples(seconds, rate))
 
     def complete(
         self,
@@ -547,6 +542,11 @@ class System:
     def _device(self) -> torch.device:
         weight = next(self.tokenizer.parameters(), None)
         return torch.device("cpu") if weight is None else weight.device
+
+
+def _samples(seconds: Sequence[float], rate: int) -> list[int]:
+    """How many samples such lengths are, one at least."""
+    return [max(1, round(value * rate)) for value in seconds]
 
 
 def _listed(value: Any) -> list[Any]:

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jielong.networks.streaming import StreamingModule
+from jielong.networks.decoder import Decoder
+from jielong.networks.streaming import Chain, StreamingModule
 from jielong.networks.time_kernels import Kernel, convolution, join, transposed
 
 Padding = Literal["constant", "reflect", "replicate"]
@@ -368,3 +369,12 @@ class Residual(StreamingModule):
     def cannot_reset(self, kept: list[Tensor]) -> str | None:
         """Where the shortcut waits."""
         return "its layers look ahead" if kept[0].shape[-1] else None
+
+
+class ChainDecoder(Chain, Decoder):
+    """Layers one after the other, from features to sound."""
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The last convolution's weight, where adversarial weights compare gradients."""
+        return next(layer for layer in reversed(self.layers) if isinstance(layer, Conv1d)).weight

@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jielong.networks.convolution1d import Conv1d, ConvNorm, ConvTranspose1d, Padding, Residual
-from jielong.networks.decoder import Decoder
+from jielong.networks.convolution1d import ChainDecoder, Conv1d, ConvNorm, ConvTranspose1d, Padding, Residual
 from jielong.networks.streaming import Chain, StreamingModule
 from jielong.networks.time_kernels import elu
 from jielong.networks.windowed import WindowedTransformer
@@ -208,7 +207,7 @@ class SEANetEncoder(Chain):
         return F.pad(x, (0, lacking))
 
 
-class SEANetDecoder(Chain, Decoder):
+class SEANetDecoder(ChainDecoder):
     """Features ``(B, inputs, n)`` to sound ``(B, C, n hop)``, unbounded unless the shape says otherwise.
 
     Args:
@@ -235,8 +234,3 @@ class SEANetDecoder(Chain, Decoder):
         layers += [nn.Tanh()] if shape.bounded else []
         super().__init__(*layers)
         self.hop = math.prod(shape.ratios) * shape.downsample
-
-    @property
-    def last_layer(self) -> nn.Parameter:
-        """The last convolution's weight, where adversarial weights compare gradients."""
-        return next(layer for layer in reversed(self.layers) if isinstance(layer, Conv1d)).weight

@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jielong.networks.convolution1d import Conv1d, ConvTranspose1d, Residual
-from jielong.networks.decoder import Decoder
+from jielong.networks.convolution1d import ChainDecoder, Conv1d, ConvTranspose1d, Residual
 from jielong.networks.streaming import Chain
 
 QUIETEST = 1e-4
@@ -52,19 +51,17 @@ class VocosShape:
         """Of a spectrum."""
         return self.window // 2 + 1
 
+    def conv(self, inputs: int, groups: int = 1) -> Conv1d:
+        """A convolution over neighbouring frames, to the width of the blocks."""
+        return Conv1d(inputs, self.width, self.kernel, groups=groups, causal=self.causal)
+
     def blocks(self) -> list[nn.Module]:
         """ConvNeXt blocks (arXiv 2201.03545)."""
-        return [
-            Residual(Chain(self._depthwise(), FeedForward(self.width, self.hidden, 1 / self.layers)), nn.Identity())
-            for _ in range(self.layers)
-        ]
-
-    def conv(self, inputs: int, outputs: int) -> Conv1d:
-        """From one width to another, over neighbouring frames."""
-        return Conv1d(inputs, outputs, self.kernel, causal=self.causal)
-
-    def _depthwise(self) -> Conv1d:
-        return Conv1d(self.width, self.width, self.kernel, groups=self.width, causal=self.causal)
+        made: list[nn.Module] = []
+        for _ in range(self.layers):
+            branch = Chain(self.conv(self.width, groups=self.width), FeedForward(self.width, self.hidden, 1 / self.layers))
+            made.append(Residual(branch, nn.Identity()))
+        return made
 
 
 class FeedForward(nn.Module):
@@ -189,7 +186,7 @@ class VocosEncoder(Chain):
         )
 
 
-class VocosDecoder(Chain, Decoder):
+class VocosDecoder(ChainDecoder):
     """Features ``(B, inputs, n)`` to sound ``(B, C, n stride downsample)``, unbounded.
 
     Args:
@@ -203,7 +200,7 @@ class VocosDecoder(Chain, Decoder):
         spread = [ConvTranspose1d(inputs, shape.width, 2 * ratio, ratio, causal=shape.causal)] if ratio > 1 else []
         super().__init__(
             *spread,
-            shape.conv(shape.width if spread else inputs, shape.width),
+            shape.conv(shape.width if spread else inputs),
             FrameNorm(shape.width),
             *shape.blocks(),
             FrameNorm(shape.width),
@@ -211,10 +208,3 @@ class VocosDecoder(Chain, Decoder):
             Polar(outputs),
             Synthesis(outputs, shape.window, shape.stride),
         )
-
-    @property
-    def last_layer(self) -> nn.Parameter:
-        """The weight that says the spectra, where adversarial weights compare gradients."""
-        layer = self.layers[-3]
-        assert isinstance(layer, Conv1d)
-        return layer.weight
