@@ -48,6 +48,83 @@ def test_an_unknown_voice_is_refused() -> None:
         espeak.speak("a", "nobody")
 
 
+@pytest.mark.parametrize(
+    ("text", "language", "named"),
+    [
+        (
+            "Hello, мир",
+            "en-us",
+            "'м' \\(U\\+043C, CYRILLIC SMALL LETTER EM\\), which eSpeak NG cannot read in 'en-us'.*Latin letters, or.*ru, uk",
+        ),
+        ("say 你好", "en-us", "'你' \\(U\\+4F60, CJK UNIFIED IDEOGRAPH-4F60\\).*cmn"),
+        ("你", "de+m2", "'你'.*'de\\+m2'"),
+        ("東京", "ja", "'東'"),
+        ("Ελλάδα", "lt", "GREEK CAPITAL LETTER EPSILON.*el"),
+        ("π", "es", "GREEK SMALL LETTER PI"),
+        ("ក", "en-us", "KHMER LETTER KA.*write it in Latin letters$"),
+        ("Ａ", "en-us", "FULLWIDTH LATIN"),
+        ("好𠀀", "cmn", "'𠀀'.*'cmn': write it in other characters"),
+        ("㐍", "yue", "'㐍'"),
+    ],
+)
+def test_a_letter_that_is_not_read_is_refused_by_name(text: str, language: str, named: str) -> None:
+    for say in (espeak.phonemes, espeak.speak):
+        with pytest.raises(ValueError, match=named):
+            say(text, language)
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "said"),
+    [
+        ("Привет мир", "ru", "prʲivʲˈet mʲˈir"),
+        ("Привет", "Russian", "prʲivʲˈet"),
+        ("你好", "cmn", "ni2χˈɑu2"),
+        ("コーヒー", "ja", None),
+        ("naïve café Łódź ß 3.5 €5 £3 $2 50% 20 °C ½ 1ª 5 µm #1 & “so” - it’s…", "en-us", None),
+        ("α", "en-us", "ˈælfə"),
+        ("Hello мир", "ru", None),
+    ],
+)
+def test_what_a_voice_knows_is_read(text: str, language: str, said: str | None) -> None:
+    heard = espeak.phonemes(text, language)
+    assert heard
+    assert said is None or heard == said
+
+
+def test_the_table_of_scripts_is_what_espeak_does() -> None:
+    """A letter alone, said in a language that reads it, makes eSpeak change to no other."""
+    library, _ = espeak._library()
+    letters = {
+        "ARABIC": "ب",
+        "ARMENIAN": "բ",
+        "BENGALI": "ক",
+        "BOPOMOFO": "ㄅ",
+        "CJK": "人",
+        "CYRILLIC": "б",
+        "DEVANAGARI": "क",
+        "ETHIOPIC": "ሰ",
+    }
+    letters |= {
+        "GEORGIAN": "ბ",
+        "GREEK": "β",
+        "GUJARATI": "ક",
+        "GURMUKHI": "ਕ",
+        "HANGUL": "가",
+        "HEBREW": "ב",
+        "HIRAGANA": "か",
+        "KANNADA": "ಕ",
+    }
+    letters |= {"KATAKANA": "カ", "MALAYALAM": "ക", "MYANMAR": "င", "ORIYA": "କ", "SINHALA": "ක", "TAMIL": "க", "TELUGU": "క", "THAI": "ก"}
+    assert letters.keys() == espeak._READERS.keys()
+    for script, languages in espeak._READERS.items():
+        for language in languages.split():
+            espeak._choose(library, language)
+            said = espeak._said(library, letters[script])
+            assert said, (script, language)
+            assert not espeak._LANGUAGE_SWITCH.search(said), (script, language)
+            assert espeak.phonemes(letters[script] * 2, language)
+
+
 def test_absence_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     espeak._library.cache_clear()

@@ -9,6 +9,7 @@ import ctypes
 import functools
 import re
 import threading
+import unicodedata
 
 import torch
 from torch import Tensor
@@ -19,11 +20,23 @@ _LISTENER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 _MARKS = re.compile(r"([.,;:!?…]+)(?=\s|$)")
 _WIDE = str.maketrans({"，": ", ", "、": ", ", "。": ". ", "！": "! ", "？": "? ", "；": "; ", "：": ": "})  # noqa: RUF001
 _LANGUAGE_SWITCH = re.compile(r"\([a-z-]+\)")
+_WORD = re.compile(r"[^\W\d_]+")
+_READERS = {
+    "ARABIC": "ar fa sd ug ur", "ARMENIAN": "hy hyw", "BENGALI": "bn as bpy", "BOPOMOFO": "cmn", "CJK": "cmn yue",
+    "CYRILLIC": "ru uk be bg mk sr bs hr ba cv kk ky lfn nog tt uz", "DEVANAGARI": "hi mr ne kok", "ETHIOPIC": "am ti", "GEORGIAN": "ka",
+    "GREEK": "el grc", "GUJARATI": "gu", "GURMUKHI": "pa", "HANGUL": "ko", "HEBREW": "he", "HIRAGANA": "ja", "KANNADA": "kn",
+    "KATAKANA": "ja", "MALAYALAM": "ml", "MYANMAR": "my shn", "ORIYA": "or", "SINHALA": "si", "TAMIL": "ta", "TELUGU": "te", "THAI": "th",
+}  # fmt: skip
+"""Which languages eSpeak NG reads a script in, as the names of Unicode begin; Latin letters it reads in all."""
 _lock = threading.Lock()  # the library has one state a process
 
 
 class EspeakError(RuntimeError):
     """eSpeak NG is absent or does not work; the text says what to install."""
+
+
+class _Voice(ctypes.Structure):
+    _fields_ = (("name", ctypes.c_char_p), ("languages", ctypes.c_void_p), ("identifier", ctypes.c_char_p))  # and what is not read here
 
 
 @functools.cache
@@ -36,14 +49,11 @@ def _library() -> tuple[ctypes.CDLL, int]:
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     library.espeak_TextToPhonemes.restype = ctypes.c_char_p
     library.espeak_TextToPhonemes.argtypes = [ctypes.POINTER(ctypes.c_void_p), ctypes.c_int, ctypes.c_int]
+    library.espeak_GetCurrentVoice.restype = ctypes.POINTER(_Voice)
     rate = library.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), _DO_NOT_EXIT)
     if rate < 1:
         raise EspeakError("eSpeak NG is installed but cannot read its data: pip install --force-reinstall espeakng-loader")
     return library, rate
-
-
-class _Voice(ctypes.Structure):
-    _fields_ = (("name", ctypes.c_char_p), ("languages", ctypes.c_void_p), ("identifier", ctypes.c_char_p))  # and what is not read here
 
 
 @functools.cache
@@ -72,6 +82,42 @@ def _choose(library: ctypes.CDLL, voice: str) -> None:
         raise ValueError(f"eSpeak NG has no language or voice called {voice!r}; write one such as en-us, de, fr-fr, cmn or en-us+f3")
 
 
+def _check(library: ctypes.CDLL, text: str, voice: str) -> None:
+    """Refuse letters that the chosen voice has no rules for: it would spell their names or codes, or change the language.
+
+    A Greek letter alone stands for its name in many languages; where the voice knows the name, it may stand.
+
+    Raises:
+        ValueError: if there is one; the text names it, and who reads it.
+    """
+    identifier: bytes = library.espeak_GetCurrentVoice().contents.identifier  # a file, such as zle/ru-LV or gmw/en-US+f3
+    language = re.split(r"[-+]", identifier.decode().rpartition("/")[2])[0]
+    for word in _WORD.findall(unicodedata.normalize("NFC", text)):
+        for letter in word:
+            name = unicodedata.name(letter, "a letter without a name")
+            script = re.split(r"[ -]", name.removeprefix("HALFWIDTH "))[0]
+            if letter < "\u0100" or script == "LATIN" or unicodedata.category(letter) not in ("Lu", "Ll", "Lt", "Lo"):
+                continue
+            readers = _READERS.get(script, "").split()
+            if language in readers:
+                if script != "CJK" or not _said(library, letter).startswith(_unknown(library)):
+                    continue
+                others = "other characters"
+            elif script == "GREEK" and len(word) == 1 and not _LANGUAGE_SWITCH.search(_said(library, letter)):
+                continue
+            else:
+                others = "Latin letters" + (f", or choose a language that is written so ({', '.join(readers)})" if readers else "")
+            raise ValueError(
+                f"the text {text!r} holds {letter!r} (U+{ord(letter):04X}, {name}), which eSpeak NG cannot read in {voice!r}: "
+                f"write it in {others}"
+            )
+
+
+def _unknown(library: ctypes.CDLL) -> str:
+    """What the chosen voice says of an ideograph that it does not know, before its code if it says that too."""
+    return _said(library, "\u9fff")  # the last of its block, in no dictionary
+
+
 def phonemes(text: str, language: str = "en-us") -> str:
     """A text as symbols of the International Phonetic Alphabet, with the sentence's own marks kept where they stood.
 
@@ -81,11 +127,12 @@ def phonemes(text: str, language: str = "en-us") -> str:
 
     Raises:
         EspeakError: if eSpeak NG is not installed.
-        ValueError: if it has no such language.
+        ValueError: if it has no such language, or the text holds a letter that is not read in it.
     """
     with _lock:
         library, _ = _library()
         _choose(library, language)
+        _check(library, text, language)
         said = ""
         for index, piece in enumerate(_MARKS.split(text.translate(_WIDE))):
             if index % 2:
@@ -96,13 +143,18 @@ def phonemes(text: str, language: str = "en-us") -> str:
 
 
 def _clauses(library: ctypes.CDLL, text: str) -> str:
+    return " ".join(_LANGUAGE_SWITCH.sub("", _said(library, text)).split())
+
+
+def _said(library: ctypes.CDLL, text: str) -> str:
+    """Phonemes as eSpeak NG gives them, with its marks of another language, such as ``(en)``."""
     buffer = ctypes.create_string_buffer(text.encode())
     rest = ctypes.c_void_p(ctypes.addressof(buffer))
     parts = []
     while rest.value:
         part = library.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, _IPA)
         parts.append((part or b"").decode())
-    return " ".join(_LANGUAGE_SWITCH.sub("", " ".join(parts)).split())
+    return " ".join(parts)
 
 
 def speak(text: str, voice: str = "en-us") -> tuple[Tensor, int]:
@@ -114,7 +166,7 @@ def speak(text: str, voice: str = "en-us") -> tuple[Tensor, int]:
 
     Raises:
         EspeakError: if eSpeak NG is not installed.
-        ValueError: if it has no such voice.
+        ValueError: if it has no such voice, or the text holds a letter that is not read in its language.
     """
     heard: list[int] = []
 
@@ -126,6 +178,7 @@ def speak(text: str, voice: str = "en-us") -> tuple[Tensor, int]:
     with _lock:
         library, rate = _library()
         _choose(library, voice)
+        _check(library, text, voice)
         listener = _LISTENER(listen)
         library.espeak_SetSynthCallback(listener)
         data = text.encode()
