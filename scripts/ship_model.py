@@ -19,8 +19,8 @@ from pathlib import Path
 from jielong.data.joined import listed
 from jielong.data.licences import OWN, licence_of_weights, terms
 from jielong.data.opening import open_source
+from jielong.data.sounds import SPEAKER_COLUMNS
 from jielong.data.source import DataError
-from jielong.evaluation.sound.speakers import COLUMNS
 from jielong.media.images import write_bytes
 from jielong.recipe import Recipe, Trained
 from jielong.system import DESCRIPTION, load
@@ -88,7 +88,7 @@ def kind(recipe: Recipe) -> str:
     source = open_source(recipe.data.set)
     if source.medium == "pictures":
         return "pictures"
-    return "speech" if any(item.extra.get(column) for item in source.items for column in COLUMNS) else "sound"
+    return "speech" if any(item.extra.get(column) for item in source.items for column in SPEAKER_COLUMNS) else "sound"
 
 
 def licence_named(licence: str) -> str:

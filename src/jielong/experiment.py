@@ -176,7 +176,9 @@ def _remember(condition: Condition, experiment: Experiment) -> None:
             part.check([text for sounds in (experiment.images, experiment.heldout) for text in sounds.captions if text])
         if isinstance(part, VoiceCondition):
             for sounds in (experiment.images, experiment.heldout):
-                voices.remember(part, sounds.keys, sounds.fingerprint, partial(_recording, sounds))
+                column = sounds.speaker_column if isinstance(sounds, AudioSet) else None
+                speakers = None if column is None else sounds.columns[column]
+                voices.remember(part, sounds.keys, sounds.fingerprint, partial(_recording, sounds), speakers=speakers)
 
 
 def _recording(sounds: MediaSet, index: int) -> Recording:

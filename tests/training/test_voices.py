@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -43,3 +44,19 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.Monke
     file.write_bytes(whole[:50])
     remember(Voice().build(), KEYS, "set", hear, tmp_path)
     assert file.read_bytes() == whole
+
+
+def test_another_recording_of_the_same_speaker_tells_the_voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, speakers = ["a", "b", "quiet", "c", "nobody", "alone"], ["x", "y", "x", "x", None, "z"]
+    loudness = [0.1, 0.2, 0.0, 0.3, 0.4, 0.5]
+
+    def told(reference: Literal["own", "other"]) -> list[float]:
+        condition = Voice(reference=reference).build()
+        hear = lambda index: Recording(torch.full((1, 9), loudness[index]), 16_000)  # noqa: E731
+        remember(condition, keys, "set", hear, tmp_path, speakers)
+        return [round(number, 6) for number in condition.prepare(keys)[:, 0].tolist()]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VoiceCondition, "hear", lambda self, waveform: waveform[:1].expand(256))
+        assert told("own") == loudness
+        assert told("other") == [0.3, 0.2, 0.0, 0.1, 0.4, 0.5], "silence has no voice, and who is alone or unnamed is told by himself"

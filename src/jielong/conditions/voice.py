@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -15,6 +15,9 @@ from jielong.media.audio import read_audio, resample
 from jielong.networks import speaker
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.speaker import SpeakerEncoder
+
+Reference = Literal["own", "other"]
+"""Whose recording tells of a clip in training: its own, or another one by the same speaker."""
 
 
 class Recording(NamedTuple):
@@ -49,8 +52,9 @@ class VoiceCondition(Condition):
     """Samples a second at which it is heard."""
     told: ClassVar[str] = "voice"
 
-    def __init__(self, width: int, drop: float) -> None:
+    def __init__(self, width: int, drop: float, reference: Reference = "own") -> None:
         super().__init__(width, drop)
+        self.reference = reference
         # Numbers of a unit vector are about 1/16: of unit size they stand beside other states.
         self.map: nn.Module = _Scaled(speaker.WIDTH, width)
         # Outside nn.Module's reach: frozen weights belong to their own package, not into this model's checkpoint.
@@ -117,12 +121,18 @@ class _Scaled(nn.Linear):
 
 
 class Voice(ConditionSettings, family="condition", name="voice"):
-    """Settings: ``width`` of the state, ``drop`` share of voices replaced by the null in training."""
+    """Settings: ``width`` of the state, ``drop`` share of voices replaced by the null in training.
+
+    ``reference`` says which recording tells a clip's voice in training. ``own`` needs no speakers' names, but one's own recording also says
+    a little of the words and the room, and no other does so in use. ``other`` takes another one by the same speaker, as far as the set
+    says who speaks.
+    """
 
     reads: ClassVar[str] = "voice"
     width: int = Field(default=256, ge=1)
     drop: float = Field(default=0.1, ge=0, lt=1)
+    reference: Reference = "own"
 
     def build(self, classes: Sequence[str] = ()) -> VoiceCondition:
         """The condition; classes are not used."""
-        return VoiceCondition(self.width, self.drop)
+        return VoiceCondition(self.width, self.drop, self.reference)

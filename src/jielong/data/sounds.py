@@ -19,6 +19,8 @@ from jielong.media.audio import BrokenAudioError, normalise, read_audio, read_he
 RATE = 16_000
 """Samples a second, unless another rate is asked for."""
 PREPROCESSING = "soxr high quality, 16 bit: 1"
+SPEAKER_COLUMNS = ("speaker", "voice")
+"""Of a set, which may say who speaks."""
 _EXACT = ("WAV", "FLAC", "AIFF", "g722")  # kinds whose header counts samples exactly
 
 
@@ -102,6 +104,11 @@ class AudioSet:
             words = [f"{k}\0{c}\0{n}" for k, c, n in zip(self.keys, self.captions, self.labels, strict=True)]
             self._fingerprint = digest([how, self.source.identity(self.indices), *self.classes, *words])
         return self._fingerprint
+
+    @property
+    def speaker_column(self) -> str | None:
+        """The column that says who speaks, if one does."""
+        return next((name for name in SPEAKER_COLUMNS if name in self.columns), None)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """The beginnings of those clips, with their words and lengths."""

@@ -18,11 +18,17 @@ from jielong.media.images import write_bytes
 
 
 def remember(
-    condition: VoiceCondition, keys: Sequence[str], fingerprint: str, hear: Callable[[int], Recording], folder: Path | None = None
+    condition: VoiceCondition,
+    keys: Sequence[str],
+    fingerprint: str,
+    hear: Callable[[int], Recording],
+    folder: Path | None = None,
+    speakers: Sequence[str | None] | None = None,
 ) -> None:
     """Give a condition the voices of all clips, by key: from the user's cache, or heard now and put there.
 
-    A silent clip has no voice; zeros stand for it.
+    A silent clip has no voice; zeros stand for it. A condition whose ``reference`` is ``other`` is given, in the place of a clip's voice,
+    that of the next clip by the same speaker (:func:`others`).
 
     Args:
         condition: The condition of the generator to be trained.
@@ -30,16 +36,46 @@ def remember(
         fingerprint: Of the set.
         hear: The recording at an index.
         folder: Where the cache is, instead of the user's.
+        speakers: Who speaks in each clip, where that is known.
     """
     key = hashlib.sha256(json.dumps([condition.describe(), fingerprint, list(keys)], sort_keys=True).encode()).hexdigest()[:32]
     path = (folder or cache_folder() / "voices") / f"{key}.safetensors"
-    with contextlib.suppress(OSError, SafetensorError, KeyError, ValueError):  # no file yet, or not a whole one
-        condition.remember(dict(zip(keys, load(path.read_bytes())["voices"].unbind(), strict=True)))
-        return
-    voices = torch.stack([_voice(condition, hear(index)) for index in range(len(keys))])
+    voices = _kept(path, len(keys))
+    if voices is None:
+        voices = torch.stack([_voice(condition, hear(index)) for index in range(len(keys))])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, save({"voices": voices}))
+    if condition.reference == "other" and speakers is not None:
+        voices = voices[others(speakers, voices.any(1).tolist())]
     condition.remember(dict(zip(keys, voices.unbind(), strict=True)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, save({"voices": voices}))
+
+
+def others(speakers: Sequence[str | None], heard: Sequence[bool]) -> list[int]:
+    """For each clip the next one by the same speaker that has a voice, the first after the last; its own where there is no other.
+
+    One pairing for the whole of training, so that a run that goes on is told what it was told before.
+
+    Args:
+        speakers: Who speaks in each clip; ``None`` is nobody's.
+        heard: Whether there is a voice in it.
+    """
+    clips: dict[str, list[int]] = {}
+    for index, name in enumerate(speakers):
+        if name is not None and heard[index]:
+            clips.setdefault(name, []).append(index)
+    following = list(range(len(speakers)))
+    for own in clips.values():
+        for index, after in zip(own, own[1:] + own[:1], strict=True):
+            following[index] = after
+    return following
+
+
+def _kept(path: Path, count: int) -> torch.Tensor | None:
+    """Voices of a file ``(count, features)``, if there is one and it is whole."""
+    with contextlib.suppress(OSError, SafetensorError, KeyError):
+        voices = load(path.read_bytes())["voices"]
+        return voices if len(voices) == count else None
+    return None
 
 
 def _voice(condition: VoiceCondition, recording: Recording) -> torch.Tensor:

@@ -15,8 +15,6 @@ from jielong.data.sounds import AudioSet
 from jielong.evaluation.sound.voices import voices
 from jielong.networks.speaker import SpeakerEncoder
 
-COLUMNS = ("speaker", "voice")
-"""Of a set, which may say who speaks."""
 RECORDINGS = 8
 """Of a speaker, that are listened to."""
 
@@ -46,7 +44,7 @@ class Speakers:
             rows: Which of its items.
             whole: All of the set.
         """
-        column = next((name for name in COLUMNS if name in measured.columns), None)
+        column = measured.speaker_column
         if column is None:
             return None
         taken = {measured.keys[measured.resolve(row)] for row in rows}
