@@ -182,11 +182,27 @@ def generate(
         **speed,
         watch=recorder,
     )
-    taken = (time.perf_counter() - begun) / len(pictures)
+    taken = time.perf_counter() - begun
     _write(pictures, out, recorder, {"checkpoint": checkpoint, "seed": seed})
-    what = "clip" if system.tokenizer.media.is_sound else "picture"
-    say(f"{len(pictures)} {what}{'' if len(pictures) == 1 else 's'}, {taken:.2f} s each")
+    say(told(pictures, taken))
     typer.echo(out)
+
+
+def told(made: Pictures | Sounds, taken: float) -> str:
+    """What was made, and in which time; of sound also how long it is, and how many seconds of it a second of computing gave.
+
+    Args:
+        made: Pictures or sound.
+        taken: Seconds that all of it took.
+    """
+    from jielong.media.players import Sounds
+
+    some = "s" if len(made) > 1 else ""
+    if not isinstance(made, Sounds):
+        return f"{len(made)} picture{some}, made in {taken / len(made):.2f} s{' each' if some else ''}"
+    heard = sum(clip.tensor.shape[-1] for clip in made) / made.rate
+    length = f"{heard:.2f} s{' in all' if some else ''}"
+    return f"{len(made)} clip{some} of sound, {length}, made in {taken:.2f} s: {heard / taken:.2f} times real time"
 
 
 def _read(path: Path, system: System) -> Tensor:
