@@ -192,6 +192,7 @@ def run(
     out: Path,
     data: str | None = None,
     tokens: Path | None = None,
+    begun: Callable[[], None] | None = None,
     **options: Any,
 ) -> Summary:
     """Train a recipe into a folder, or go on with what is there.
@@ -201,12 +202,15 @@ def run(
         out: The run's folder, a checkpoint in the end.
         data: A set's name or a path to take instead of the recipe's.
         tokens: A token file of ``jielong tokenize`` to train a generator on, instead of the cache.
+        begun: Called once the data are open and the parts are built, before what takes long.
         options: For :func:`jielong.training.trainer.train`.
     """
     # Named wrongly, it is told before anything is read or written; a run that goes on does not look at it.
     named = recipe.train.start_from
     start = None if named is None or latest_state(out) is not None else find(named)
     experiment = prepare(recipe, data)
+    if begun is not None:
+        begun()
     if data is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"set": data})})
     objective = tokenizer_objective(experiment) if experiment.generator is None else generator_objective(experiment)

@@ -63,8 +63,11 @@ def train(
     from jielong.experiment import run
 
     folder = out or default_out(recipe, settings, data, overrides or ())
-    say(f"training {recipe} in {folder}; Ctrl-C saves and stops, the same command goes on")
-    summary = run(settings, folder, data, tokens, budget=seconds, device=device, tensorboard=tensorboard)
+
+    def begun() -> None:
+        say(f"training {recipe} in {folder}; Ctrl-C saves and stops, the same command goes on")
+
+    summary = run(settings, folder, data, tokens, begun, budget=seconds, device=device, tensorboard=tensorboard)
     if summary.stopped in ("interrupted", "stop_after"):
         raise typer.Exit(130)
     figures = "".join(f", {name.replace('_', ' ')} {value:.4g}" for name, value in summary.evaluation.items() if isinstance(value, float))
