@@ -3,13 +3,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from jielong.bodies.convolutional import Convolutional
 from jielong.config import RecipeError
 from jielong.orders.masked import Masked
 from jielong.quantizers.finite_scalar import FiniteScalar
 from jielong.quantizers.vector import Vector
-from jielong.recipe import Recipe, Trained, built_in, load, parse
+from jielong.recipe import Recipe, Trained, built_in, completed, load, parse
 from jielong.tokenizers.vq import VQ
 
 TOKENIZER = """\
@@ -233,6 +234,19 @@ def test_a_checkpoint_folder_is_a_recipe(tmp_path: Path) -> None:
 
 
 # --- --set ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_of_an_earlier_version_gets_the_defaults_of_today() -> None:
+    today = parse(GENERATOR).to_yaml()
+    stored = yaml.safe_load(today)
+    del stored["order"]["masked"]["schedule"], stored["train"]["seed"], stored["backbone"]["transformer"]["dropout"]
+    stored["head"] = {"softmax": {}}
+    assert completed(yaml.safe_dump(stored)) == today
+    stored["train"]["patience"] = 3
+    stored["order"]["masked"]["heat"] = {"first": 1}
+    assert completed(yaml.safe_dump(stored)) == today, "settings that are gone are left out"
+    stored["head"] = {"softmacks": {}}
+    assert completed(yaml.safe_dump(stored)) == yaml.safe_dump(stored)
 
 
 def test_overrides_change_what_they_name_and_nothing_else() -> None:

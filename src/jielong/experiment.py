@@ -29,7 +29,7 @@ from jielong.generator import Generator
 from jielong.media.images import write_bytes
 from jielong.noise import Noise
 from jielong.quantizers.parallel import world
-from jielong.recipe import Recipe
+from jielong.recipe import Recipe, completed
 from jielong.system import (
     DESCRIPTION,
     build_generator,
@@ -227,7 +227,7 @@ def run(
     for role, name in foundations(recipe).items():
         if Path(name).is_dir():
             _keep(find(name), out / role)
-    return train(objective, stream, recipe.train, out, recipe_yaml=recipe.to_yaml(), start_from=start, **options)
+    return train(objective, stream, recipe.train, out, recipe_yaml=recipe.to_yaml(), complete=completed, start_from=start, **options)
 
 
 def _measure_pace(experiment: Experiment, tokens: Tokens | None) -> None:

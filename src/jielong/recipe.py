@@ -232,6 +232,35 @@ def parse(text: str, origin: str = "recipe", overrides: Iterable[str] = ()) -> R
         raise RecipeError("\n".join(_explain(problem, places, origin) for problem in faults.problems)) from None
 
 
+def completed(text: str) -> str:
+    """A recipe as an earlier version wrote it, with today's settings: those that have come since at their defaults, without those gone.
+
+    One that cannot be read for another reason, such as a part that there is no more, is returned as it is.
+    """
+    data, _ = _read(text, "recipe")
+    while True:
+        try:
+            return read_settings(Recipe, data).to_yaml()
+        except Faults as faults:
+            fewer = data
+            for problem in faults.problems:
+                if problem["type"] == "extra_forbidden":
+                    fewer = _without(fewer, problem["loc"])
+            if fewer == data:
+                return text
+            data = fewer
+
+
+def _without(value: Any, path: tuple[Any, ...]) -> Any:
+    """A copy without the key at a path; parts in a list are found by their names."""
+    if isinstance(value, list):
+        return [_without(item, path) for item in value]
+    if not isinstance(value, dict):
+        return value
+    first, *rest = path
+    return {key: _without(inner, tuple(rest)) if key == first else inner for key, inner in value.items() if rest or key != first}
+
+
 class _Loader(yaml.SafeLoader):
     """YAML in which ``1e-3`` is a number, as a person means it, and not a text, as YAML 1.1 has it."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import typer
+import yaml
 from PIL import Image
 from safetensors import safe_open
 
@@ -43,6 +44,10 @@ def test_the_same_command_goes_on_and_another_recipe_is_refused(pictures: Path, 
     again = succeed(*words)  # finished: nothing is trained a second time
     assert (tmp_path / "run/model.safetensors").read_bytes() == before
     assert again.stdout.strip() == str(tmp_path / "run")
+    stored = yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())
+    del stored["train"]["precision"]
+    (tmp_path / "run/recipe.yaml").write_text(yaml.safe_dump(stored))
+    succeed(*words)  # as if that setting had come since
     other = command(*words, "--set", "train.lr=0.5")
     assert other.exit_code == 1
     assert "Traceback" not in other.stderr

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from toy_run import SETTINGS, ToyStream, run
 
 from jielong.config import RecipeError
+from jielong.recipe import completed, parse
 from jielong.training import state as state_module
 from jielong.training.checkpoint import CheckpointError
 from jielong.training.state import check_same_recipe, latest_state
@@ -139,6 +141,21 @@ def test_another_recipe_is_refused(tmp_path):
     run(tmp_path, SETTINGS.model_copy(update={"log_every": 16, "micro_batch": 4}), stop_after=48)
     with pytest.raises(RecipeError, match=r"order\.masked\.steps was 8 and is now 9"):
         check_same_recipe("order: {masked: {steps: 8}}", "order: {masked: {steps: 9}}", tmp_path)
+    with pytest.raises(RecipeError, match=r"order\.at_once was not given.*order\.raster was \{\} and is now not given"):
+        check_same_recipe("order: {raster: {}}", "order: {at_once: {}}", tmp_path)
+
+
+def test_a_setting_that_came_after_the_run_began_counts_as_its_default(tmp_path):
+    new = parse("tokenizer: pixels\norder: raster\nbackbone: {transformer: {layers: 2}}\nhead: softmax\ntrain: {samples: 100}").to_yaml()
+    stored = yaml.safe_load(new)
+    del stored["backbone"]["transformer"]["dropout"]
+    stored["head"] = {"softmax": {}}
+    check_same_recipe(yaml.safe_dump(stored), new, tmp_path, completed)
+    with pytest.raises(RecipeError, match=r"backbone\.transformer\.dropout was 0\.0 and is now 0\.5\. Use"):
+        check_same_recipe(yaml.safe_dump(stored), new.replace("dropout: 0.0", "dropout: 0.5"), tmp_path, completed)
+    stored["train"]["patience"] = 3
+    with pytest.raises(RecipeError, match=r"recipe: train\.patience was 3 and is a setting no more\. Use"):
+        check_same_recipe(yaml.safe_dump(stored), new, tmp_path, completed)
 
 
 def test_a_finished_model_without_state_is_not_overwritten(tmp_path):

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,22 +125,32 @@ def _states(out: Path) -> list[Path]:
     return sorted(path for path in out.glob("state-*") if re.fullmatch(r"state-\d{12}", path.name))
 
 
-def check_same_recipe(old: str, new: str, out: Path) -> None:
+def check_same_recipe(old: str, new: str, out: Path, complete: Callable[[str], str] | None = None) -> None:
     """Refuse to continue a run under another recipe; a larger budget and other intervals of logging and saving are no other recipe.
+
+    Args:
+        old: The recipe that the run began with.
+        new: The recipe that it is to go on with.
+        out: The run's folder.
+        complete: Writes a recipe of an earlier version with today's settings: those that have come since at their defaults.
 
     Raises:
         RecipeError: naming every key that differs, with both values.
     """
-    before, after = _flat(yaml.safe_load(old)), _flat(yaml.safe_load(new))
+    stored, after = _flat(yaml.safe_load(old)), _flat(yaml.safe_load(new))
+    before = stored if complete is None else _flat(yaml.safe_load(complete(old)))
+    gone = {key for key in stored.keys() - before.keys() if stored[key] != {}}  # {} stood for a part that had no settings
     differing = [key for key in sorted((before.keys() | after.keys()) - _FREE) if before.get(key) != after.get(key)]
     if "train.samples" in differing and before.get("train.samples", 0) < after.get("train.samples", 0):
         differing.remove("train.samples")
-    if differing:
-        listed = "; ".join(f"{key} was {before.get(key, 'not given')} and is now {after.get(key, 'not given')}" for key in differing)
-        raise RecipeError(f"{out} holds a run of another recipe: {listed}. Use the recipe that began it, or another folder for this one")
+    said = [f"{key} was {before.get(key, 'not given')} and is now {after.get(key, 'not given')}" for key in differing]
+    said += [f"{key} was {stored[key]} and is a setting no more" for key in sorted(gone - _FREE)]
+    if said:
+        advice = "Use the recipe that began it, or another folder for this one"
+        raise RecipeError(f"{out} holds a run of another recipe: {'; '.join(said)}. {advice}")
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not value:
         return {path: value}
     return {key: leaf for name, inner in value.items() for key, leaf in _flat(inner, f"{path}.{name}" if path else str(name)).items()}

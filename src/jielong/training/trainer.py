@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def train(
     out: Path,
     *,
     recipe_yaml: str,
+    complete: Callable[[str], str] | None = None,
     budget: float | None = None,
     device: str | None = None,
     progress: bool = True,
@@ -56,6 +58,7 @@ def train(
         out: The run's folder: ``state-*`` to go on from, ``metrics.jsonl``, ``sheets/``; in the end ``recipe.yaml``,
             ``model.safetensors`` (averaged weights) and ``summary.json``.
         recipe_yaml: The whole recipe; a run in ``out`` under another one is refused.
+        complete: Writes the recipe of a run that an earlier version began with today's settings, before the two are compared.
         budget: Seconds of wall time that the training may take, over all parts of the run; the learning rate then follows samples or
             time, whichever is further. The evaluation at the end is not counted.
         device: ``cpu`` forces the CPU; otherwise the best device there is.
@@ -75,7 +78,7 @@ def train(
     main = accelerator.is_main_process
     screen = (console or Console(stderr=True)) if progress and main else None
     try:
-        state = _open(out, recipe_yaml, main)
+        state = _open(out, recipe_yaml, complete, main)
         accelerator.wait_for_everyone()
         done = _done(out, settings, budget, state)
         if done is not None:
@@ -112,13 +115,13 @@ def train(
     return summary
 
 
-def _open(out: Path, recipe_yaml: str, main: bool) -> State | None:
+def _open(out: Path, recipe_yaml: str, complete: Callable[[str], str] | None, main: bool) -> State | None:
     """Look at what is in the folder, refuse what must not be overwritten, and keep the recipe there."""
     newest = latest_state(out)
     if newest is None and (out / WEIGHTS).exists():
         raise CheckpointError(f"{out} holds a finished model without the state to go on from; choose another folder, or remove it")
     if newest is not None and (out / RECIPE).exists():
-        check_same_recipe((out / RECIPE).read_text(encoding="utf-8"), recipe_yaml, out)
+        check_same_recipe((out / RECIPE).read_text(encoding="utf-8"), recipe_yaml, out, complete)
     if main:
         for half_written in out.glob(".state-*.tmp"):
             shutil.rmtree(half_written)
