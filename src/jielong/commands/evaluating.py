@@ -42,6 +42,14 @@ Length = Annotated[
     float | None,
     typer.Option("--length", help="Ask a generator of sound that knows of lengths for so many times a recording's length."),
 ]
+Without = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--without",
+        metavar="FIGURE",
+        help="Leave out a figure of generated sound by its name, such as dnsmos, which takes seconds a clip; repeatable.",
+    ),
+]
 
 
 def evaluate(
@@ -58,6 +66,7 @@ def evaluate(
     head_steps: HeadSteps = None,
     late_head_steps: LateHeadSteps = None,
     length: Length = None,
+    without: Without = None,
     device: Device = "cpu",
 ) -> None:
     """Measure a tokenizer or a generator on held-out data."""
@@ -76,7 +85,7 @@ def evaluate(
                 tasks[what] = bar.add_task(what, total=total)
             bar.update(tasks[what], completed=done)
 
-        measured = measure(system, data, count, draws, progress=report)
+        measured = measure(system, data, count, draws, progress=report, without=without or ())
     if as_json:
         typer.echo(json.dumps(measured.to_json(), ensure_ascii=False, allow_nan=False))
     else:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +72,7 @@ def evaluate(
     progress: Progress | None = None,
     perception: bool = False,
     ceiling: bool = True,
+    without: Collection[str] = (),
 ) -> Evaluation:
     """Measure a system on the held-out split of a set.
 
@@ -85,10 +86,12 @@ def evaluate(
         progress: Told how far it is.
         perception: For a tokenizer, also what a network sees of its reconstructions: ``perceptual`` and ``frechet``.
         ceiling: For a generator of sound, also the figures of the real sound and of what its tokenizer gives back.
+        without: For a generator of sound, names of figures that are not to be made, such as ``dnsmos``: those are slow to make.
 
     Raises:
         jielong.data.source.DataError: if the set cannot be opened.
-        ValueError: if the set lacks the captions or classes that the generator was trained on, or a length is asked for that cannot be.
+        ValueError: if the set lacks the captions or classes that the generator was trained on, a length is asked for that cannot be, or
+            figures are to be left out that there are not.
     """
     begun = time.perf_counter()
     draws = draws or Draws()
@@ -102,8 +105,11 @@ def evaluate(
         raise ValueError(f"{system.name} knows nothing of lengths, so none can be asked of it: leave the length out")
     if draws.length is not None and not 0 < draws.length < math.inf:
         raise ValueError(f"a length is asked for as a multiple of the recording's, above 0, such as 0.75, not {draws.length:g}")
+    if without and not (sound and system.generator is not None):
+        raise ValueError(f"{system.name} does not generate sound, and figures can be left out of generated sound alone: take all of them")
     provenance = _provenance(system, images, rows, real)
-    subject = Subject(system, images, rows, real, draws, report, candidates, scorer, perception, ceiling, data or system.recipe.data.set)
+    source, left_out = data or system.recipe.data.set, frozenset(without)
+    subject = Subject(system, images, rows, real, draws, report, candidates, scorer, perception, ceiling, source, left_out)
     found = _KINDS[sound, system.generator is not None](subject)
     if system.generator is not None:
         provenance["draws"] = drawing(system, draws) | found.drawn

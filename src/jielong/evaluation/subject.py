@@ -74,6 +74,7 @@ class Subject:
         perception: Also what a network sees of a tokenizer's pictures.
         ceiling: Also the figures of real sound, and of sound that the tokenizer gave back, beside generated.
         source: The name or path by which the set was opened.
+        without: Figures of generated sound that are not made.
     """
 
     system: System
@@ -87,6 +88,7 @@ class Subject:
     perception: bool = False
     ceiling: bool = True
     source: str = ""
+    without: frozenset[str] = frozenset()
 
     @property
     def sounds(self) -> AudioSet:

@@ -23,10 +23,10 @@ from jielong.evaluation.sound import judges
 from jielong.evaluation.sound.features import MelStatistics
 from jielong.evaluation.sound.generators import generated, told
 from jielong.evaluation.sound.heard import Heard
-from jielong.evaluation.sound.judges import Distances, Kinds, Lengths, OwnLengths, Voices, Words, sounding_share
+from jielong.evaluation.sound.judges import Distances, Kinds, Lengths, OwnLengths, Quality, Voices, Words, sounding_share
 from jielong.evaluation.sound.protocol import MissingError
 from jielong.evaluation.sound.speakers import Speakers
-from jielong.evaluation.subject import Draws, Subject
+from jielong.evaluation.subject import Draws, Findings, Subject
 from jielong.media.audio import encode_audio
 from jielong.recipe import parse
 from jielong.system import System, build_generator, build_tokenizer
@@ -155,6 +155,24 @@ def test_an_evaluation_says_what_it_measured_and_what_it_could_not(spoken: str) 
     assert "sound_sha256" in first["provenance"]["reference"]
     bare = evaluate(made, count=4, ceiling=False).figures
     assert not [name for name in bare if name.endswith(("_real", "_rebuilt"))]
+
+
+def test_figures_are_left_out_by_their_names(spoken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, asked = system(spoken), list[str]()
+    monkeypatch.setattr(Quality, "__call__", lambda self, heard: asked.append("dnsmos") or Findings())
+    assert "dnsmos" not in evaluate(made, count=2).omitted
+    assert asked == ["dnsmos"]
+    found = evaluate(made, count=2, without=["dnsmos", "frechet_mel", "first_sound_ms"])
+    assert asked == ["dnsmos"], "a judge without a figure to make is not asked"
+    assert "times_real_time" in found.figures, "what was not to be left out is still made"
+    assert not [name for name in found.figures if name.startswith(("dnsmos", "frechet_mel", "first_sound_ms"))]
+    assert found.omitted["frechet_mel"] == found.omitted["dnsmos"] == "it was to be left out"
+    with pytest.raises(
+        ValueError, match=r"no figure 'dnsmoss' of generated sound to leave out; there are wer, cer, .*dnsmos, .*class_at_1"
+    ):
+        evaluate(made, count=2, without=["wer", "dnsmoss"])
+    with pytest.raises(ValueError, match="codec does not generate sound, and figures can be left out of generated sound alone"):
+        evaluate(replace(made, name="codec", generator=None), count=2, without=["si_sdr"])
 
 
 def test_a_length_that_is_asked_for_is_met(spoken: str) -> None:

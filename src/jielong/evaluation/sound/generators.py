@@ -23,21 +23,25 @@ from jielong.system import lengths_of, open_media, parts_told, seconds_told
 
 
 def generator(subject: Subject, judges: Sequence[Judge] = JUDGES) -> Findings:
-    """Generate a clip for each held-out item, and let all judges hear it.
+    """Generate a clip for each held-out item, and let all judges hear it; one all of whose figures are to be left out is not asked.
 
     Raises:
-        ValueError: if the set lacks what the generator is told.
+        ValueError: if the set lacks what the generator is told, or a figure is to be left out that no judge makes.
     """
+    known = [name for judge in judges for name in judge.names]
+    if unknown := sorted(subject.without.difference(known)):
+        raise ValueError(f"there is no figure {unknown[0]!r} of generated sound to leave out; there are {', '.join(known)}")
     heard = generated(subject)
     figures: dict[str, Measurement] = {}
     omitted: dict[str, str] = {}
-    for done, judge in enumerate(judges):
-        subject.report("judging", done, len(judges))
+    asked = [judge for judge in judges if not subject.without.issuperset(judge.names)]
+    for done, judge in enumerate(asked):
+        subject.report("judging", done, len(asked))
         found = judge(heard)
-        figures |= found.figures
+        figures |= {name: figure for name, figure in found.figures.items() if figure.name not in subject.without}
         omitted |= found.omitted
-    subject.report("judging", len(judges), len(judges))
-    return Findings(figures, omitted, heard.drawn)
+    subject.report("judging", len(asked), len(asked))
+    return Findings(figures, omitted | dict.fromkeys(sorted(subject.without), "it was to be left out"), heard.drawn)
 
 
 def generated(subject: Subject) -> Heard:
