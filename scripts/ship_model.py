@@ -17,7 +17,7 @@ import tomllib
 from pathlib import Path
 
 from jielong.data.joined import listed
-from jielong.data.licences import OWN, licence_of_weights, terms
+from jielong.data.licences import LICENCE, OWN, Licence, licence_of_weights, terms
 from jielong.data.opening import open_source
 from jielong.data.sounds import SPEAKER_COLUMNS
 from jielong.data.source import DataError
@@ -146,6 +146,7 @@ def ship(run: Path, name: str, title: str, command: str, machine: str, count: in
         figures=json.dumps({key: value for key, value in figures.items() if key != "provenance"}, indent=2),
     )
     write_bytes(target / "README.md", card.encode())
+    write_bytes(target / LICENCE, Licence(licence, tuple(asked)).to_json().encode())
     return target
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from jielong.data.building import built_path
-from jielong.data.licences import Terms, licence_of_weights, terms
+from jielong.data.licences import LICENCE, Licence, Terms, licence_of_weights, terms
 from jielong.data.prompts import VOICES
 from jielong.data.sound_sources import write_sounds
 from jielong.data.source import DataError
 from jielong.media.audio import encode_audio
+from jielong.system import DESCRIPTION, zoo
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +62,25 @@ def test_terms_that_are_unknown_or_at_odds_are_refused(tmp_path: Path) -> None:
         terms(str(tmp_path / "own.parquet"))
     with pytest.raises(DataError, match=r"CC BY-SA 3\.0 and GPL-2\.0 each ask"):
         licence_of_weights([Terms("prompts", "a", "CC BY-SA 3.0"), Terms("spoken-words", "b", "GPL-2.0")])
+
+
+def test_a_licence_lies_beside_a_model(tmp_path: Path) -> None:
+    asked = tuple(terms("prompts,synthetic-speech"))
+    own = Licence(licence_of_weights(asked), asked)
+    assert Licence.beside(tmp_path) is None
+    (tmp_path / LICENCE).write_text(own.to_json())
+    assert Licence.beside(tmp_path) == own
+    (tmp_path / LICENCE).write_text('{"weights": "MIT"}')
+    with pytest.raises(DataError, match=r"licence\.json does not say whose data"):
+        Licence.beside(tmp_path)
+
+
+def test_every_shipped_model_of_sound_says_what_its_card_says() -> None:
+    pytest.importorskip("jielong_zoo")
+    heard = {name: folder for name, folder in zoo().items() if "rate" in json.loads((folder / DESCRIPTION).read_text())["media"]}
+    assert heard
+    for name, folder in heard.items():
+        own, card = Licence.beside(folder), (folder / "README.md").read_text()
+        assert own is not None, name
+        whose = "\n".join(f"- {each}" for each in own.learned_from)
+        assert f"The weights are under {own.weights}. They learned from\n\n{whose}\n\n" in card

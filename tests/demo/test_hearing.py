@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from jielong import demo, experiment, recipe
+from jielong.data.licences import LICENCE, Licence, Terms
 from jielong.demo.hearing import Film, content, listen, tell
 from jielong.demo.page import Report, render
 from jielong.generator import Moment
@@ -154,4 +155,14 @@ def test_where_the_set_is_gone_sentences_are_said_and_a_codec_says_why_not(spoke
     assert [each.model for each in heard] == names[:1]
     assert heard[0].made[0].caption == demo.hearing.SENTENCES[0]
     assert not heard[0].real
+    assert heard[0].licence is None
+    assert "weights under" not in "".join(content(heard[0]))
+    own = Licence(
+        "CC BY-SA 3.0", (Terms("set", "Ann & Co", "CC BY 3.0"), Terms("other", "Ann & Co", "CC BY 3.0"), Terms("set", "Bob", "MIT"))
+    )
+    (Path(names[0]) / LICENCE).write_text(own.to_json())
+    (heard_again,) = listen(0, missing, names[:1])
+    page = "".join(content(heard_again))
+    assert "weights under CC BY-SA 3.0" in page
+    assert ": Ann &amp; Co (CC BY 3.0); Bob (MIT)." in page
     assert "is not here" in missing[names[1]]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from jielong.data.joined import listed
 from jielong.data.opening import open_source
 from jielong.data.selection import chooses, split_name
 from jielong.data.source import DataError
 
+LICENCE = "licence.json"
+"""Of a shipped model, in its folder: what :class:`Licence` holds."""
 OWN = "Apache-2.0"
 """Of weights, where the data ask for no other."""
 
@@ -88,3 +92,36 @@ def licence_of_weights(of: Iterable[Terms]) -> str:
     if len({_SHARE_ALIKE[licence] for licence in asked}) > 1:
         raise DataError(f"{' and '.join(asked)} each ask that what is made of their data be under them alone: train on sets of one of them")
     return asked[-1] if asked else OWN
+
+
+@dataclass(frozen=True)
+class Licence:
+    """Under which terms a model's weights are passed on.
+
+    Attributes:
+        weights: The licence of the weights.
+        learned_from: What they learned from; these names stay beside what is made with them.
+    """
+
+    weights: str
+    learned_from: tuple[Terms, ...]
+
+    def to_json(self) -> str:
+        """The text of its file, :data:`LICENCE`."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def beside(cls, model: Path) -> Licence | None:
+        """What a model's folder says; ``None`` where it says nothing, as that of a run does.
+
+        Raises:
+            DataError: if the file is damaged.
+        """
+        path = model / LICENCE
+        if not path.exists():
+            return None
+        try:
+            told = json.loads(path.read_text("utf-8"))
+            return cls(told["weights"], tuple(Terms(**each) for each in told["learned_from"]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{path} does not say whose data the model learned from ({error}): install the model again") from None

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jielong.conditions.voice import Recording
+from jielong.data.licences import Licence
 from jielong.data.order import spread
 from jielong.data.source import DataError
 from jielong.demo import markup
@@ -54,6 +55,7 @@ class Hearing:
         voices: Pairs: a voice that was given, and the first sentence in it.
         command: What makes the first clip.
         credits: Whose recordings these are.
+        licence: Of a shipped model's weights, with the names that stay beside what is made with them.
     """
 
     model: str
@@ -64,6 +66,7 @@ class Hearing:
     real: Mapping[int, Clip] = field(default_factory=dict)
     voices: Sequence[tuple[Clip, Clip]] = ()
     credits: Sequence[str] = ()
+    licence: Licence | None = None
 
 
 class Film:
@@ -195,6 +198,7 @@ def _generated(system: System, seed: int) -> Hearing:
         real={place: each.real for place, each in enumerate(examples) if each.real is not None},
         voices=voices,
         credits=by,
+        licence=Licence.beside(find(system.name)),
     )
 
 
@@ -225,6 +229,7 @@ def _round_trip(system: System) -> Hearing:
         command=f"jielong evaluate {shlex.quote(system.name)}",
         real=dict(enumerate(clips)),
         credits=by,
+        licence=Licence.beside(find(system.name)),
     )
 
 
@@ -272,6 +277,11 @@ def content(hearing: Hearing) -> list[str]:
         parts += [_row(said.caption, [(said, "generated"), (given, "the voice given")]) for given, said in hearing.voices]
     if hearing.credits:
         parts.append(f"<p class='note'>Recordings: {escape('; '.join(hearing.credits))}.</p>")
+    if hearing.licence is not None:
+        whose = "; ".join(dict.fromkeys(f"{each.attribution} ({each.licence})" for each in hearing.licence.learned_from))
+        parts.append(
+            f"<p class='note'>Made by weights under {escape(hearing.licence.weights)}, which learned from sound by: {escape(whose)}.</p>"
+        )
     return [*parts, markup.command(hearing.command)]
 
 
