@@ -279,9 +279,7 @@ def content(hearing: Hearing) -> list[str]:
         parts.append(f"<p class='note'>Recordings: {escape('; '.join(hearing.credits))}.</p>")
     if hearing.licence is not None:
         whose = "; ".join(dict.fromkeys(f"{each.attribution} ({each.licence})" for each in hearing.licence.learned_from))
-        parts.append(
-            f"<p class='note'>Made by weights under {escape(hearing.licence.weights)}, which learned from sound by: {escape(whose)}.</p>"
-        )
+        parts.append(f"<p class='note'>Made by weights under {escape(hearing.licence.weights)}, which learned from: {escape(whose)}.</p>")
     return [*parts, markup.command(hearing.command)]
 
 
