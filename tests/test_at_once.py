@@ -11,18 +11,25 @@ from jielong.backbones.none import NoBackbone
 from jielong.backbones.transformer import Transformer
 from jielong.completion import kept
 from jielong.conditions.classes import ClassCondition
-from jielong.generator import Generator
+from jielong.generator import Generator, Moment
+from jielong.heads.consistency import Consistency
+from jielong.heads.continuous import Evaluations
+from jielong.heads.diffusion import Diffusion
 from jielong.heads.flow_matching import FlowMatching
+from jielong.heads.mean_flow import MeanFlow
+from jielong.heads.shortcut import Shortcut
 from jielong.heads.softmax import Softmax
 from jielong.networks.denoiser import MLP
 from jielong.networks.dit import DiT
+from jielong.noise import Noise
 from jielong.orders.at_once import AtOnce
 from jielong.orders.masked import Masked
 from jielong.orders.raster import Raster
 from jielong.tokens import Layout, Tokens
 
 SOUND, PICTURE = Layout((7,), channels=3), Layout((3, 4), channels=2)
-JOINT = FlowMatching(network=DiT(layers=1, width=16, heads=2), steps=3, draws_per_token=2)
+DIT = DiT(layers=1, width=16, heads=2)
+JOINT = FlowMatching(network=DIT, steps=3, draws_per_token=2)
 BACKBONES = {"none": NoBackbone(width=16), "transformer": Transformer(layers=1, width=16, heads=2, condition="cross")}
 EACH = pytest.mark.parametrize("layout", [SOUND, PICTURE], ids=["sound", "picture"])
 WITH = pytest.mark.parametrize("backbone", BACKBONES.values(), ids=BACKBONES)
@@ -67,9 +74,81 @@ def test_an_item_is_the_same_in_any_batch_and_without_a_cache(layout: Layout, ba
 
 def test_all_is_drawn_in_one_step() -> None:
     seen: list[int] = []
-    model = built(SOUND, BACKBONES["none"])
+    model = built(SOUND, BACKBONES["none"], FlowMatching(network=MLP(layers=1, width=8), steps=2))
     model.generate(count=2, watch=lambda moment: seen.append(int(moment.new.sum())))
     assert seen == [2 * 7]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        *(FlowMatching(network=DIT, steps=4, sampler=sampler) for sampler in ("euler", "midpoint", "heun", "sde")),
+        *(Diffusion(network=DIT, steps=3, sampler=sampler) for sampler in ("ddpm", "ddim", "edm")),
+        Diffusion(network=DIT, steps=3, clip=2.0),
+        Shortcut(network=DIT, steps=4),
+        MeanFlow(network=DIT, steps=3),
+        Consistency(network=DIT, steps=3),
+    ],
+    ids=lambda head: f"{head.name}-{getattr(head, 'sampler', '')}",
+)
+def test_every_evaluation_of_a_joint_head_is_seen_and_changes_nothing(head: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calls = built(SOUND, BACKBONES["none"], head, classes=True), []
+    told: dict[str, Any] = {"conditions": ["cat", "dog"], "guidance": 2.0, "seed": 3, "lengths": [7, 7]}
+    plain = model.generate(**told).values
+    halves, seen = Evaluations.halves, list[Moment]()
+    monkeypatch.setattr(Evaluations, "halves", lambda self, *given: (calls.append(1), halves(self, *given))[1])
+    watched = model.generate(**told, watch=seen.append).values
+    assert torch.equal(watched, plain)
+    *estimates, last = seen
+    assert len(estimates) == len(calls) > 2
+    assert [moment.step for moment in seen] == list(range(1, len(seen) + 1))
+    assert all(bool(moment.shown.all()) and not moment.known.any() and not moment.new.any() for moment in estimates)
+    assert last.known.all()
+    assert last.new.all()
+    assert torch.equal(last.values, plain)
+    if getattr(head, "sampler", "") not in ("midpoint", "heun"):  # their last evaluation is not at the point they step from
+        torch.testing.assert_close(estimates[-1].values, plain)
+    assert float((estimates[0].values - plain).abs().max()) > 1e-3
+
+
+SMALL = MLP(layers=1, width=8)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        *(FlowMatching(network=SMALL, sampler=sampler) for sampler in ("euler", "midpoint", "heun")),
+        Shortcut(network=SMALL),
+        MeanFlow(network=SMALL),
+    ],
+    ids=lambda head: f"{head.name}-{getattr(head, 'sampler', '')}",
+)
+def test_a_constant_velocity_leads_from_everywhere_to_the_same_place(head: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Evaluations, "__call__", lambda self, x, *times: torch.full_like(x, 0.5))
+    made, estimates = head.build(16, SOUND), list[torch.Tensor]()
+    drawn = made.draw(Evaluations(made.network, torch.zeros(2, 7, 16), see=estimates.append), Noise(0, range(2)), 4, 1.0)
+    assert len(estimates) == 4
+    for estimate in estimates:
+        torch.testing.assert_close(estimate, drawn)
+    torch.testing.assert_close(drawn, Noise(0, range(2)).normal(7, 3) + 0.5)
+
+
+def test_estimates_stand_in_their_block_and_tokens_before_it_are_known() -> None:
+    model, seen = built(SOUND, BACKBONES["transformer"], order=Raster()), list[Moment]()
+    plain = model.generate(count=2, seed=1).values
+    assert torch.equal(model.generate(count=2, seed=1, watch=seen.append).values, plain)
+    assert [int(moment.new[0].sum()) for moment in seen] == 7 * [0, 0, 0, 1]
+    for place, moment in enumerate(seen):
+        drawn, estimated = divmod(place + 1, 4)
+        assert moment.known[0].sum() == drawn
+        assert moment.shown[0].sum() == drawn + (estimated > 0)
+        assert torch.equal(moment.values[:, :drawn], plain[:, :drawn])
+
+
+def test_a_moment_says_which_items_it_is_of() -> None:
+    seen: list[Moment] = []
+    built(SOUND, BACKBONES["none"]).generate(count=3, lengths=[3, 7, 3], watch=seen.append)
+    assert [tuple(moment.rows) for moment in seen] == [(0, 2)] * 4 + [(1,)] * 4
 
 
 @WITH

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from jielong.bodies.base import Body
 from jielong.bodies.seanet import SEANet
-from jielong.chain import Piece
+from jielong.moments import Piece
 from jielong.networks.decoder import Decoder
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.vector import Vector

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jielong.guidance import Guidance
-from jielong.heads.base import Draw, Sharpness
+from jielong.heads.base import Draw, See, Sharpness
+from jielong.moments import Telling, Watch
 from jielong.networks.backbone import BackboneCache
 from jielong.networks.cache import Cache
 from jielong.networks.conditioning import Conditioning
@@ -24,43 +26,6 @@ from jielong.speed import Lazy
 
 if TYPE_CHECKING:
     from jielong.generator import Generator
-
-
-@dataclass(frozen=True)
-class Moment:
-    """What ``watch`` sees after every step.
-
-    Attributes:
-        step: Steps done, from 1, over all blocks.
-        values: Tokens so far, ``(B, N, C)``.
-        known: Which of them are known, ``(B, N)``.
-        new: Which became known in this step, ``(B, N)``.
-        guidance: Guidance scale used.
-    """
-
-    step: int
-    values: Tensor
-    known: Tensor
-    new: Tensor
-    guidance: float
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A piece of what a stream draws.
-
-    Attributes:
-        start: Its first position.
-        values: The tokens there, ``(B, n, C)``; zeros behind an item's end.
-        lengths: Tokens of each item, ``(B,)``, as far as that is known: as many as can be of items that did not end yet.
-    """
-
-    start: int
-    values: Tensor
-    lengths: Tensor
-
-
-Watch = Callable[[Moment], None]
 
 
 @dataclass(frozen=True)
@@ -235,7 +200,16 @@ class Chain:
         self.apart = hidden[batch:] - hidden[:batch]
         return hidden
 
-    def _draw(self, hidden: Tensor, noise: Noise, guidance: float, share: float, progress: float, span: slice | None = None) -> Draw:
+    def _draw(
+        self,
+        hidden: Tensor,
+        noise: Noise,
+        guidance: float,
+        share: float,
+        progress: float,
+        span: slice | None = None,
+        see: See | None = None,
+    ) -> Draw:
         """Token values from hidden vectors, of which the second half may be the unconditional ones; of a whole block, ``span``."""
         batch, head, sharpness = len(self.values), self.model.head, self.manner.sharpness
         null = hidden[batch:] if self.doubled else None
@@ -243,6 +217,8 @@ class Chain:
             told: dict[str, Any] = {} if span is None else self.model.places_of(span, course=self.course)
             if head.in_turn and span is not None and self.fixed is not None:
                 told["given"] = self.values[:, span].masked_fill(~self.fixed[:, span], -1)
+            if head.joint and see is not None:
+                told["see"] = see
             return head.sample(hidden[:batch], noise, sharpness, null, guidance, share, **told)
         return Draw(self.mixer.mix(head.mixture(hidden[:batch], noise, sharpness, null, guidance, progress)))
 
@@ -260,14 +236,22 @@ class Chain:
 
     def run(self, watch: Watch | None = None) -> Tensor:
         """Walk to the end; token values ``(B, N, C)`` at all of the tokenizer's positions."""
-        for moment in self.walk(watch is not None):
-            if watch is not None and moment is not None:
-                watch(moment)
+        for _ in self.walk(watch):
+            pass
         return self.tokens()[0]
 
     def tokens(self) -> tuple[Tensor, Tensor]:
         """Token values so far and which of them are known, ``(B, N, C)`` and ``(B, N)``, at all of the tokenizer's positions."""
-        values, known, count = self.values, self.known, self.model.layout.positions
+        return self._of_tokenizer(self.values, self.known)
+
+    def tokens_with(self, span: slice, estimate: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`tokens`, with what the block ``span`` may become, ``(B, n, C)``, and as if that were known."""
+        values, known = self.values.clone(), self.known.clone()
+        values[:, span], known[:, span] = self._kept(span, estimate), True
+        return self._of_tokenizer(values, known)
+
+    def _of_tokenizer(self, values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        count = self.model.layout.positions
         if self.course.pattern is not None:
             values, known = self.course.undo(values), self.course.undo(known[..., None].expand_as(values)).all(-1)
             values = values.masked_fill(values == self.course.nothing, 0)
@@ -279,14 +263,15 @@ class Chain:
         known = self.tokens()[1].all(0)
         return min(int(known.int().cumprod(0).sum()), int(self.lengths.max()))
 
-    def walk(self, watched: bool = False) -> Iterator[Moment | None]:
-        """Block by block, and inside a block step by step; a moment after each, if it is watched."""
+    def walk(self, watch: Watch | None = None) -> Iterator[None]:
+        """Block by block, and inside a block step by step; ``watch`` is called on the way."""
         order, course, pace = self.model.order, self.course, self.manner.pace
         done, total = 0, course.layout.positions
         plans = [pace.plan(order, course.where[start:stop], ~self.known[:, start:stop]) for start, stop in course.spans]
         last = sum(map(len, plans)) - 1  # of an item as long as can be, so that no item feels how long those beside it are
         if self.asked_lengths is not None:
             self._leave_out(course.present(self.lengths, len(self.lengths)))
+        telling = None if watch is None else Telling(self, watch)
         for (start, stop), plan in zip(course.spans, plans, strict=True):
             span = slice(start, stop)
             if plan and bool(self.known[:, span].all()):
@@ -299,29 +284,31 @@ class Chain:
                 progress = done / last if last else 1.0
                 share = (stop - step.hidden_before) / total
                 scale = self._scale(share, progress)
-                before = self.tokens()[1].clone() if watched else None
                 if queue is not None:
                     chosen = queue[:, queue.shape[1] - step.hidden_before : queue.shape[1] - step.hidden_after]
                     self._draw_at(span, chosen, done, scale, share, progress)
                 else:
-                    self._draw_all(span, step, scale, share, progress)
+                    see = None if telling is None else partial(telling.estimate, span, scale)
+                    self._draw_all(span, step, scale, share, progress, see)
                 done += 1
-                yield None if before is None else self._moment(done, before, scale)
+                if telling is not None:
+                    telling.step(scale)
+                yield
             if self.cache is not None and stop < total and (not plan or not order.shifted):
                 # Later blocks must see this one clean (or, when it was given whole, at all).
                 self.hidden(start, stop, commit=True)
 
-    def _moment(self, done: int, before: Tensor, scale: float) -> Moment:
-        values, known = self.tokens()
-        return Moment(done, values.clone(), known.clone(), known & ~before, scale)
+    def _kept(self, span: slice, drawn: Tensor) -> Tensor:
+        """What is drawn of a block, ``(B, n, C)``, but for its fixed entries."""
+        return drawn if self.fixed is None else torch.where(self.fixed[:, span], self.values[:, span], drawn)
 
-    def _draw_all(self, span: slice, step: Step, scale: float, share: float, progress: float) -> None:
+    def _draw_all(self, span: slice, step: Step, scale: float, share: float, progress: float, see: See | None) -> None:
         """Draw at every position of a block, and keep what the order says."""
         order = self.model.order
         hidden = self.hidden(span.start, span.stop, commit=order.shifted)
         self._end(span, hidden)
-        draw = self._draw(hidden, self.noise, scale, share, progress, span)
-        drawn = draw.values if self.fixed is None else torch.where(self.fixed[:, span], self.values[:, span], draw.values)
+        draw = self._draw(hidden, self.noise, scale, share, progress, span, see)
+        drawn = self._kept(span, draw.values)
         if step.hidden_before == span.stop - span.start and step.hidden_after == 0:  # all at once, as one token after the other is
             self.values[:, span], self.known[:, span] = drawn, True
         else:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jielong.chain import Piece
+from jielong.moments import Piece
 from jielong.tokenizers.base import Tokenizer
 from jielong.tokens import Tokens
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from jielong.noise import Noise
+
+See = Callable[[Tensor], None]
+"""Is told, after an evaluation, what a head now expects the tokens that it draws to become, ``(B, n, C)``."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Head(nn.Module, ABC):
         """Whether it draws all tokens of a block together.
 
         Then :meth:`loss` takes ``hidden (B, n, D)``, ``targets (B, n, C)`` and the block's ``places``, to ``(B,)``, the mean over what is
-        real; and :meth:`sample` takes ``places`` beside the rest.
+        real; and :meth:`sample` takes ``places`` beside the rest, and ``see``, to be told of its estimates on the way to the tokens.
         """
         return False
 

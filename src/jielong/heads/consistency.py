@@ -162,6 +162,8 @@ class ConsistencyHead(IterativeHead):
             x = x + temperature * spread * self.initial(evaluate, noise)
             here = x.new_tensor(level)
             x = self.answer(x, here, evaluate(self.inputs(x, here), SLOW * math.log(level) / 4))
+            if evaluate.see is not None:
+                evaluate.see(x)
         return x
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from jielong.heads.base import Draw, Head, Sharpness
+from jielong.heads.base import Draw, Head, See, Sharpness
 from jielong.networks.denoiser import AnyDenoiser, JointDenoiser
 from jielong.noise import Noise
 from jielong.tokens import Layout, Places
@@ -71,12 +71,19 @@ class Evaluations:
         null: Those without condition, or nothing.
         guidance: Scale; at 1, as without ``null``, only the conditional half is evaluated.
         places: Where they stand, for a joint network.
+        see: Who watches, if anybody does; a head then tells it of its estimates.
     """
 
     def __init__(
-        self, network: AnyDenoiser, hidden: Tensor, null: Tensor | None = None, guidance: float = 1.0, places: Places | None = None
+        self,
+        network: AnyDenoiser,
+        hidden: Tensor,
+        null: Tensor | None = None,
+        guidance: float = 1.0,
+        places: Places | None = None,
+        see: See | None = None,
     ) -> None:
-        self.network, self.guidance, self.shape = network, guidance, hidden.shape[:2]
+        self.network, self.guidance, self.shape, self.see = network, guidance, hidden.shape[:2], see
         self.joined = null is not None and guidance != 1.0
         rows = hidden if null is None or not self.joined else torch.cat([hidden, null])
         self.prepared: Any
@@ -192,19 +199,21 @@ class IterativeHead(Head):
         guidance: float = 1.0,
         progress: float = 0.0,
         places: Places | None = None,
+        see: See | None = None,
     ) -> Draw:
-        """Draw tokens ``(B, n, C)``; there is no likelihood of a draw to be confident by. See :meth:`Head.sample`.
+        """Draw tokens ``(B, n, C)``; there is no likelihood of a draw to be confident by. See :meth:`Head.sample` and :attr:`Head.joint`.
 
         Raises:
             ValueError: if top-k or top-p is asked for.
         """
         self.check_sharpness(sharpness)
         steps = sharpness.head_steps_at(progress, self.steps)
-        return Draw(self.draw(Evaluations(self.network, hidden, null, guidance, places), noise, steps, sharpness.temperature))
+        evaluate = Evaluations(self.network, hidden, null, guidance, places, see)
+        return Draw(self.draw(evaluate, noise, steps, sharpness.temperature))
 
     @abstractmethod
     def draw(self, evaluate: Evaluations, noise: Noise, steps: int, temperature: float) -> Tensor:
-        """From noise to tokens ``(B, n, C)`` in so many steps."""
+        """From noise to tokens ``(B, n, C)`` in so many steps; where somebody watches, ``evaluate.see`` is told of estimates of them."""
 
     def initial(self, evaluate: Evaluations, noise: Noise) -> Tensor:
         """Standard normal noise where a draw begins, ``(B, n, C)``; guided or not, it is the same."""

@@ -98,6 +98,12 @@ def heun(velocity: Velocity, x: Tensor, times: Sequence[float]) -> Tensor:
     return x
 
 
+def tell_end(evaluate: Evaluations, x: Tensor, time: float, velocity: Tensor) -> None:
+    """Tell who watches where this velocity, kept, would lead: ``x_t + (1 - t) v``, which is ``E[x_1 | x_t]`` where ``v`` is exact."""
+    if evaluate.see is not None:
+        evaluate.see(x + (1 - time) * velocity)
+
+
 def stochastic(velocity: Velocity, x: Tensor, times: Sequence[float], normal: Callable[[], Tensor]) -> Tensor:
     """Euler-Maruyama on an equation of the same marginals: ``dx = [v + (1 - t) score] dt + sqrt(2 (1 - t)) dW`` (NextStep-1's sampler).
 
@@ -163,17 +169,22 @@ class FlowMatchingHead(IterativeHead):
         def normal() -> Tensor:
             return temperature * self.initial(evaluate, noise)
 
+        def velocity(x: Tensor, time: float) -> Tensor:
+            found = evaluate(x, time)
+            tell_end(evaluate, x, time, found)
+            return found
+
         x = normal()
         twice = self.sampler in ("midpoint", "heun") and steps > 1
         times = grid(steps // 2 if twice else steps, self.shift)
         if self.sampler == "sde":
-            return stochastic(evaluate, x, times, normal)
+            return stochastic(velocity, x, times, normal)
         if not twice:
-            return euler(evaluate, x, times)
+            return euler(velocity, x, times)
         if self.sampler == "midpoint":
-            return midpoint(evaluate, x, times)
+            return midpoint(velocity, x, times)
         # Heun's last slope would be asked at t = 1, which no training reaches; the midpoint is of the same order and cost.
-        return midpoint(evaluate, heun(evaluate, x, times[:-1]), times[-2:])
+        return midpoint(velocity, heun(velocity, x, times[:-1]), times[-2:])
 
 
 class FlowMatching(Part, family="head", name="flow_matching"):
