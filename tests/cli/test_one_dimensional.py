@@ -14,7 +14,6 @@ from jielong.commands.trace import Recorder
 from jielong.demo import markup
 from jielong.demo.stories import board, tell
 from jielong.generator import Moment
-from jielong.media.images import sheet, to_bytes
 from jielong.system import load
 from jielong.tokens import Layout, Tokens
 from jielong.training.checkpoint import CheckpointError
@@ -100,13 +99,13 @@ def test_unknown_tokens_are_those_of_a_grey_picture(writer: Path) -> None:
         known.append((moment.known, moment.values))
 
     drawn = system.generate(text=["a red square"] * 8, steps=3, watch=watch)
-    frames = recorder.frames()
+    frames = recorder.frames(drawn)
     grey = system.encode(torch.zeros(1, 3, 16, 16)).values
     for frame, (seen, values) in zip(frames, known, strict=True):
         tokens = Tokens(torch.where(seen[..., None], values, grey), system.tokenizer.layout)
-        assert frame.tobytes() == sheet(to_bytes(system.decode(tokens)), scale=2).tobytes()
+        assert frame.tobytes() == drawn.like(system.decode(tokens)).sheet(scale=2).tobytes()
     assert len({frame.tobytes() for frame in frames}) == 3
-    assert frames[-1].tobytes() == sheet(to_bytes(drawn.tensor), scale=2).tobytes()
+    assert frames[-1].tobytes() == drawn.sheet(scale=2).tobytes()
 
 
 def test_a_story_has_a_board_to_read_and_covers_nothing(writer: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from jielong.bodies.base import Body, BodySettings
@@ -158,6 +159,46 @@ def test_from_files_to_generated_sound(tones: Path, tmp_path: Path) -> None:
     one, rate = read_audio(tmp_path / "one.wav")
     assert (rate, one.shape) == (4_000, (1, 2_000))
     assert torch.equal(one, read_audio(tmp_path / "made" / "0000.wav")[0])
+
+
+CONTINUOUS = """
+data: {{set: {set}, rate: 4000, seconds: 0.5}}
+tokenizer: {{kl: {{body: plain, dim: 4}}}}
+losses: {{regression: {{kind: l1}}}}
+train: {{samples: 32, batch: 8, precision: fp32}}
+"""
+AT_ONCE = """
+data: {{set: {set}, rate: 4000, seconds: 0.5}}
+tokenizer: {{checkpoint: {tokenizer}}}
+condition: {{length: {{width: 8}}}}
+order: at_once
+backbone: {{none: {{width: 16}}}}
+head: {{flow_matching: {{network: {{dit: {{layers: 1, width: 16, heads: 2}}}}, steps: 6}}}}
+train: {{samples: 16, batch: 8, precision: fp32}}
+"""
+
+
+def test_a_trace_of_sound_is_a_film_of_its_spectrogram(tones: Path, tmp_path: Path) -> None:
+    run, made = tmp_path / "run", tmp_path / "made"
+    (tmp_path / "tokenizer.yaml").write_text(CONTINUOUS.format(set=tones))
+    (tmp_path / "generator.yaml").write_text(AT_ONCE.format(set=tones, tokenizer=tmp_path / "tokenizer"))
+    succeed("train", tmp_path / "tokenizer.yaml", "--out", tmp_path / "tokenizer", "--device", "cpu")
+    succeed("train", tmp_path / "generator.yaml", "--out", run, "--device", "cpu")
+    # Clips of one length are drawn together, and yet each is told of in its place.
+    succeed("generate", run, "--seconds", "0.2", "--seconds", "0.4", "--seconds", "0.2", "--trace", "--out", made)
+    told = json.loads((made / "trace.json").read_text())
+    drawn = [step["pictures"] for step in told["steps"]]
+    assert len(drawn) == 7
+    assert [len(clip["positions"]) for pictures in drawn[:-1] for clip in pictures] == 18 * [0]
+    assert [len(clip["positions"]) for clip in drawn[-1]] == [16, 32, 16]
+    with Image.open(made / "sheet.png") as sheet, Image.open(made / "trace.webp") as film:
+        frames = []
+        for index in range(film.n_frames):  # type: ignore[attr-defined]
+            film.seek(index)
+            frames.append(film.convert("RGB"))
+        assert len({frame.tobytes() for frame in frames}) > 1
+        last, cell = frames[-1], (2, 2, 2 + 192, 2 + 64)
+        assert last.crop((2, 2, 2 + 384, 2 + 128)).resize((192, 64), Image.Resampling.NEAREST).tobytes() == sheet.crop(cell).tobytes()
 
 
 TIMED = """

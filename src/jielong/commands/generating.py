@@ -142,7 +142,7 @@ def generate(
         Path | None, typer.Option(help="A picture to keep a half of, or a recording to go on from; the rest is drawn.")
     ] = None,
     keep: Annotated[Keep, typer.Option(help="Which half of the picture.")] = Keep.upper,
-    trace: Annotated[bool, typer.Option("--trace", help="Also write trace.json and an animation of every step.")] = False,
+    trace: Annotated[bool, typer.Option("--trace", help="Also write trace.json and an animation of every step (or spectrogram).")] = False,
     device: Device = "cpu",
 ) -> None:
     """Draw pictures and write them: a file each and a sheet of all, or one file if --out ends in .png."""
@@ -232,4 +232,4 @@ def _write(pictures: Pictures | Sounds, out: Path, recorder: object, made_of: di
             pictures.save(sheet)
         if isinstance(recorder, Recorder):
             stem = f"{out.stem}-trace" if single else "trace"
-            recorder.write(folder, stem, {**made_of, "captions": pictures.captions})
+            recorder.write(folder, stem, pictures, made_of)

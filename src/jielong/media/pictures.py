@@ -71,6 +71,10 @@ class Pictures(Sequence[Picture]):
     def __iter__(self) -> Iterator[Picture]:
         return (self[index] for index in range(len(self)))
 
+    def like(self, tensor: Tensor) -> Pictures:
+        """Others in their places, ``(B, C, H, W)``, of the same captions."""
+        return Pictures(tensor, self.captions)
+
     def sheet(self, columns: int = 8, scale: int = 1) -> Image.Image:
         """All of them on one contact sheet, with their captions."""
         return sheet(to_bytes(self.tensor), columns, self.captions, scale=scale)

@@ -94,9 +94,14 @@ class Sounds(Sequence[Sound]):
     def __iter__(self) -> Iterator[Sound]:
         return (self[index] for index in range(len(self)))
 
+    def like(self, tensor: Tensor) -> Sounds:
+        """Others in their places, ``(B, C, T)``, of the same rate, captions and lengths."""
+        return Sounds(tensor, self.rate, self.captions, self.lengths)
+
     def sheet(self, columns: int = 4, scale: int = 1) -> Image.Image:
-        """Their spectrograms on one contact sheet, with their captions."""
-        return sheet(spectrograms(self.tensor, self.rate), columns, self.captions, scale=scale)
+        """Their spectrograms on one contact sheet, as wide as the longest is long, with their captions."""
+        longest = None if self.lengths is None else max(self.lengths)
+        return sheet(spectrograms(self.tensor[..., :longest], self.rate), columns, self.captions, scale=scale)
 
     def save(self, path: str | os.PathLike[str]) -> list[Path]:
         """Write a file each (``0000.wav``, ...) into a folder, or one file: of sound all in a row, of a picture all spectrograms.
