@@ -6,6 +6,7 @@ import base64
 import importlib.util
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,10 @@ from rich.console import Console
 
 from jielong import demo, experiment, recipe
 from jielong.data.licences import LICENCE, Licence, Terms
-from jielong.demo.hearing import Film, content, listen, tell
+from jielong.demo.hearing import NAMES, SENTENCES, Film, content, listen, tell
 from jielong.demo.page import Report, render
 from jielong.generator import Moment
-from jielong.media.audio import read_audio, write_audio
+from jielong.media.audio import MissingLibraryError, read_audio, write_audio
 from jielong.media.spectrograms import spectrogram
 from jielong.system import load
 
@@ -41,6 +42,23 @@ train: {samples: 16, batch: 8, warmup: 0}
 """
 
 
+CONTINUOUS = """
+data: {set: given by the test, rate: 2000, seconds: 0.08}
+tokenizer: {kl: {body: {seanet: {channels: 4, ratios: [4, 5], lstm: 0}}, dim: 4}}
+losses: {regression: {kind: l1, weight: 1.0}}
+train: {samples: 16, batch: 8, warmup: 0}
+"""
+AT_ONCE = """
+data: {set: given by the test, rate: 2000, seconds: 0.08}
+tokenizer: {checkpoint: TOKENIZER}
+condition: {characters: {length: 16, width: 8}}
+order: at_once
+backbone: {none: {width: 16}}
+head: {flow_matching: {network: {dit: {layers: 1, width: 16, heads: 2}}, steps: 5}}
+train: {samples: 16, batch: 8, warmup: 0}
+"""
+
+
 @pytest.fixture(scope="module")
 def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight tones with words, two of them held out."""
@@ -55,7 +73,12 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def trained(text: str, folder: Path, spoken: Path, **changes: str) -> str:
+def copied(spoken: Path, folder: Path) -> Path:
+    """The same set at another place, to be lost."""
+    return Path(shutil.copytree(spoken, folder / "set"))
+
+
+def trained(text: str, folder: Path, spoken: Path | str, **changes: str) -> str:
     for old, new in changes.items():
         text = text.replace(old, new)
     experiment.run(recipe.parse(text, "test"), folder, data=str(spoken), progress=False, evaluate=False)
@@ -70,7 +93,7 @@ def test_a_film_keeps_some_moments_evenly_and_the_last() -> None:
     for steps in (1, 3, 7, 8, 9, 100, 1_001):
         film = Film(most=8)
         for step in range(1, steps + 1):
-            film(Moment(step, torch.zeros(1, 1, 1), torch.ones(1, 1), torch.ones(1, 1), 1.0))
+            film(Moment(step, torch.zeros(1, 1, 1), *torch.ones(3, 1, 1), guidance=1.0, rows=[0]))
         kept = [moment.step for moment in film.moments]
         assert kept[-1] == steps
         assert len(kept) <= 9
@@ -88,6 +111,18 @@ def test_a_clip_is_what_generate_makes_and_its_film_ends_with_it(spoken: Path, t
     assert story.born == sorted(story.born)
     assert max(story.born) == len(story.film)
     assert story.grid[0] * story.grid[1] >= 100
+
+
+def test_what_is_drawn_at_once_is_seen_forming(spoken: Path, tmp_path: Path) -> None:
+    codec = trained(CONTINUOUS, tmp_path / "codec", spoken)
+    system = load(trained(AT_ONCE, tmp_path / "run", spoken, TOKENIZER=codec))
+    story, clip = tell(system, {"text": "tone & 1"}, "tone & 1", seed=3)
+    assert torch.equal(clip.waveform, system.generate(text="tone & 1", seed=3)[0].tensor)
+    assert len(story.film) == 5 + 1
+    assert set(story.born) == {6}
+    apart = [float((frame - story.picture).abs().mean()) for frame in story.film]
+    assert apart[0] > apart[3] > 0
+    assert apart[4] == apart[5] == 0  # the last evaluation ends where the tokens are
 
 
 def test_generator_and_tokenizer_are_heard(spoken: Path, tmp_path: Path) -> None:
@@ -124,6 +159,56 @@ def test_a_model_that_is_told_a_voice_says_a_sentence_in_others(spoken: Path, tm
     assert "In other voices" in "".join(content(heard))
 
 
+def test_where_no_recording_is_here_the_voice_given_is_one_of_its_own(spoken: Path, tmp_path: Path) -> None:
+    if importlib.util.find_spec("resemblyzer") is None:
+        pytest.skip("the weights that tell voices apart are not installed")
+    copy = copied(spoken, tmp_path)
+    run = trained(GENERATOR.replace("length: 16", "length: 60"), tmp_path / "run", copy)
+    shutil.rmtree(copy)
+    missing: dict[str, str] = {}
+    (heard,) = listen(4, missing, [run])
+    assert not missing
+    ((given, said),) = heard.voices
+    assert (given.caption, said.caption) == (SENTENCES[-1], SENTENCES[0])
+    assert torch.equal(given.waveform, load(run).generate(text=SENTENCES[-1], seed=5)[0].tensor)
+
+
+def test_without_what_hears_a_voice_there_are_no_others(spoken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(*_: object) -> list[object]:
+        raise MissingLibraryError("a voice is heard by resemblyzer: install it")
+
+    monkeypatch.setattr(demo.hearing, "_again", lacking)
+    run, missing = trained(GENERATOR, tmp_path / "run", spoken), dict[str, str]()
+    (heard,) = listen(0, missing, [run])
+    assert len(heard.made) == 2
+    assert not heard.voices
+    assert "resemblyzer" in missing[f"other voices of {run}"]
+
+
+def test_sound_that_is_described_is_made_from_words(spoken: Path, tmp_path: Path) -> None:
+    copy = copied(spoken, tmp_path)
+    described = re.sub("condition: .*", "condition: {text: {encoder: bytes}}", GENERATOR)
+    run = trained(described, tmp_path / "run", copy)
+    shutil.rmtree(copy)
+    missing: dict[str, str] = {}
+    (heard,) = listen(0, missing, [run])
+    assert not missing
+    assert heard.title == f"Sound, by {run}"
+    assert [clip.caption for clip in heard.made] == list(NAMES)
+    assert "--text 'bass, hit'" in heard.command
+    text = "".join(content(heard))
+    assert text.count("<audio") == text.count('class="player"') == 3
+
+
+def test_of_joined_sets_those_that_are_here_are_heard(spoken: Path, tmp_path: Path) -> None:
+    copy = copied(spoken, tmp_path)
+    run = trained(told(GENERATOR), tmp_path / "run", f"{copy},{spoken}")
+    shutil.rmtree(copy)
+    (heard,) = listen(0, {}, [run])
+    assert [clip.caption for clip in heard.made] == ["tone & 6", "tone & 7"]
+    assert sorted(heard.real) == [0, 1]
+
+
 def test_without_models_of_sound_the_page_has_no_section_of_it(spoken: Path, tmp_path: Path) -> None:
     bare = render(Report(machine="m", seed=0, again="jielong demo", prompts=["x"]))
     assert "<audio" not in bare
@@ -143,17 +228,13 @@ def test_without_models_of_sound_the_page_has_no_section_of_it(spoken: Path, tmp
 
 
 def test_where_the_set_is_gone_sentences_are_said_and_a_codec_says_why_not(spoken: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "set"
-    copy.mkdir()
-    for file in spoken.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
+    copy = copied(spoken, tmp_path)
     names = [trained(told(GENERATOR).replace("length: 16", "length: 60"), tmp_path / "a", copy), trained(TOKENIZER, tmp_path / "b", copy)]
-    for file in copy.iterdir():
-        file.unlink()
+    shutil.rmtree(copy)
     missing: dict[str, str] = {}
     heard = listen(0, missing, names)
     assert [each.model for each in heard] == names[:1]
-    assert heard[0].made[0].caption == demo.hearing.SENTENCES[0]
+    assert heard[0].made[0].caption == SENTENCES[0]
     assert not heard[0].real
     assert heard[0].licence is None
     assert "weights under" not in "".join(content(heard[0]))

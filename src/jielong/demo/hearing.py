@@ -15,12 +15,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jielong.conditions.voice import Recording
+from jielong.data.joined import joined_name, listed
 from jielong.data.licences import Licence
+from jielong.data.opening import MediaSet, open_source
 from jielong.data.order import spread
 from jielong.data.source import DataError
 from jielong.demo import markup
 from jielong.demo.stories import Story, told
-from jielong.generator import Moment
+from jielong.generator import Moment, Watch
 from jielong.media.audio import MissingLibraryError
 from jielong.media.players import Sound
 from jielong.media.spectrograms import spectrogram
@@ -28,7 +30,7 @@ from jielong.system import DESCRIPTION, System, find, is_timed, load, open_media
 from jielong.tokens import Tokens
 
 SENTENCES = ("Please leave a message after the tone.", "Press one to continue.", "The number is seven.")
-NAMES = ("bass drum", "hi-hat", "tabla")
+NAMES = ("bass, hit", "hi-hat", "tabla")
 FRAMES, TOKENS, VOICES = 24, 256, 2
 """Of a film at most, tokens beside it at most, and voices that a sentence is said in again."""
 
@@ -99,7 +101,7 @@ def listen(seed: int, missing: dict[str, str], names: Sequence[str] | None = Non
     for name in _models() if names is None else names:
         try:
             system = load(name)
-            heard.append(_round_trip(system) if system.generator is None else _generated(system, seed))
+            heard.append(_round_trip(system) if system.generator is None else _generated(system, seed, missing))
         except (ValueError, RuntimeError, MissingLibraryError) as error:
             missing[name] = str(error)
     return heard
@@ -127,12 +129,25 @@ class _Example:
     real: Clip | None = None
 
 
+def _heldout(system: System) -> MediaSet | None:
+    """Held-out clips of the model's own sets, of those that are here; ``None`` where none is."""
+    here = []
+    for name in listed(system.recipe.data.set):
+        try:
+            open_source(name, meant="sound")
+        except DataError:
+            continue
+        here.append(name)
+    try:
+        return open_media(joined_name(here), system.tokenizer.media, "heldout", level=system.recipe.data.level)
+    except DataError:
+        return None
+
+
 def _recordings(system: System, count: int) -> tuple[list[Clip], list[str], list[Any]]:
     """Held-out clips of the model's own set with their words, whom they are by, and their speakers; nothing where the set is not here."""
-    media = system.tokenizer.media
-    try:
-        sounds = open_media(system.recipe.data.set, media, "heldout", level=system.recipe.data.level)
-    except DataError:
+    media, sounds = system.tokenizer.media, _heldout(system)
+    if sounds is None:
         return [], [], []
     rows = spread(len(sounds), count)
     batch = sounds.batch(rows)
@@ -155,12 +170,15 @@ def _examples(system: System, clips: Sequence[Clip]) -> list[_Example]:
         if clips:
             told_of = [_Example({"text": clip.caption}, clip.caption, clip) for clip in clips]
         else:
-            words = SENTENCES if parts["text"] in ("characters", "phonemes") else NAMES
+            words = SENTENCES if _speaks(system) else NAMES
             told_of = [_Example({"text": text}, text) for text in words]
         if not timed:
             return told_of
         longest = system.tokenizer.media.size[0] / rate
-        lengths = [0.4 + 0.07 * len(each.caption) if each.real is None else each.real.waveform.shape[1] / rate for each in told_of]
+        lengths = [
+            each.real.waveform.shape[1] / rate if each.real is not None else 0.4 + 0.07 * len(each.caption) if _speaks(system) else 1.0
+            for each in told_of
+        ]
         return [
             _Example({**each.asked, "seconds": min(seconds, longest)}, each.caption, each.real)
             for each, seconds in zip(told_of, lengths, strict=True)
@@ -171,7 +189,12 @@ def _examples(system: System, clips: Sequence[Clip]) -> list[_Example]:
     return [_Example({"count": 1}, "nothing was asked for")]
 
 
-def _generated(system: System, seed: int) -> Hearing:
+def _speaks(system: System) -> bool:
+    """Whether the text it is told is said, and not described."""
+    return parts_told(system.recipe).get("text") in ("characters", "phonemes")
+
+
+def _generated(system: System, seed: int, missing: dict[str, str]) -> Hearing:
     """A few clips, each with its film, and the first sentence in other voices where the model is told a voice."""
     clips, by, speakers = _recordings(system, len(SENTENCES))
     examples = _examples(system, clips)
@@ -180,18 +203,17 @@ def _generated(system: System, seed: int) -> Hearing:
         story, clip = tell(system, example.asked, example.caption, seed)
         stories.append(story)
         made.append(clip)
-    voices = []
+    voices: list[tuple[Clip, Clip]] = []
     if "voice" in parts_told(system.recipe):
         others = dict(reversed(list(zip(speakers, clips, strict=True))))
-        for clip in list(others.values())[:VOICES]:
-            asked = {**examples[0].asked, "voice": Recording(clip.waveform, clip.rate)}
-            again = system.generate(**asked, seed=seed)[0]
-            assert isinstance(again, Sound)
-            voices.append((clip, Clip(examples[0].caption, again.tensor, again.rate)))
+        try:
+            voices = _again(system, examples[0], list(others.values())[:VOICES] or [_own_voice(system, examples[-1], seed)], seed)
+        except MissingLibraryError as error:
+            missing[f"other voices of {system.name}"] = str(error)
     words = " ".join(_option(key, value) for key, value in examples[0].asked.items())
     return Hearing(
         model=system.name,
-        title=f"{'Words spoken' if parts_told(system.recipe).get('text') in ('characters', 'phonemes') else 'Sound'}, by {system.name}",
+        title=f"{'Words spoken' if _speaks(system) else 'Sound'}, by {system.name}",
         made=made,
         command=f"jielong generate {shlex.quote(system.name)} {words} --seed {seed} --out heard",
         stories=stories,
@@ -200,6 +222,25 @@ def _generated(system: System, seed: int) -> Hearing:
         credits=by,
         licence=Licence.beside(find(system.name)),
     )
+
+
+def _sound(system: System, asked: Mapping[str, Any], seed: int, watch: Watch | None = None) -> Sound:
+    sound = system.generate(**asked, seed=seed, watch=watch)[0]
+    assert isinstance(sound, Sound)
+    return sound
+
+
+def _own_voice(system: System, example: _Example, seed: int) -> Clip:
+    """A voice that the model takes when it is told none: that of another seed."""
+    sound = _sound(system, example.asked, seed + 1)
+    return Clip(example.caption, sound.tensor, sound.rate)
+
+
+def _again(system: System, example: _Example, voices: Sequence[Clip], seed: int) -> list[tuple[Clip, Clip]]:
+    """Each voice, and the example said in it."""
+    given = [Recording(voice.waveform, voice.rate) for voice in voices]
+    sounds = [_sound(system, {**example.asked, "voice": voice}, seed) for voice in given]
+    return [(voice, Clip(example.caption, sound.tensor, sound.rate)) for voice, sound in zip(voices, sounds, strict=True)]
 
 
 def _option(key: str, value: Any) -> str:
@@ -234,12 +275,11 @@ def _round_trip(system: System) -> Hearing:
 
 
 def tell(system: System, asked: Mapping[str, Any], caption: str, seed: int) -> tuple[Story, Clip]:
-    """Generate one clip and keep some of the moments on the way; where nothing is known yet there is silence."""
+    """Generate one clip and keep some of the moments on the way; where nothing is known or expected yet there is silence."""
     film = Film()
-    sound = system.generate(**asked, seed=seed, watch=film)[0]
-    assert isinstance(sound, Sound)
+    sound = _sound(system, asked, seed, film)
     waveform, layout, hop = sound.tensor, system.tokenizer.layout, system.tokenizer.hop
-    frames = [system.decode_known(Tokens(moment.values, layout), moment.known)[0][:, : waveform.shape[1]] for moment in film.moments[:-1]]
+    frames = [system.decode_known(Tokens(moment.values, layout), moment.shown)[0][:, : waveform.shape[1]] for moment in film.moments[:-1]]
     pictures = torch.stack([spectrogram(each, sound.rate) for each in (*frames, waveform)])
     known = torch.stack([moment.known[0] for moment in film.moments])  # (frames, N)
     born = (known.long().argmax(0) + 1).tolist()
@@ -264,7 +304,8 @@ def content(hearing: Hearing) -> list[str]:
     if hearing.stories:
         parts.append(
             "<p>Left, the first code of each token (of very many some, evenly spread); right, the spectrogram of what they decode to so "
-            "far, low pitches below; what is not known yet is silent. The same seed for all, the first draw of each.</p>"
+            "far, low pitches below. What is not known yet is silent; where a head draws all tokens together in several evaluations, it "
+            "is what the head then expects them to become. The same seed for all, the first draw of each.</p>"
         )
     for place, clip in enumerate(hearing.made):
         if hearing.stories:
@@ -273,7 +314,7 @@ def content(hearing: Hearing) -> list[str]:
         pair = [(clip, "generated" if hearing.stories else "from its tokens"), *([(real, "recording")] if real is not None else [])]
         parts.append(_row(clip.caption, pair))
     if hearing.voices:
-        parts.append("<h3>In other voices</h3><p>A recording of one of them, and the first sentence as that voice might say it.</p>")
+        parts.append("<h3>In other voices</h3><p>A voice that was given, and the first sentence as that voice might say it.</p>")
         parts += [_row(said.caption, [(said, "generated"), (given, "the voice given")]) for given, said in hearing.voices]
     if hearing.credits:
         parts.append(f"<p class='note'>Recordings: {escape('; '.join(hearing.credits))}.</p>")

@@ -25,8 +25,8 @@ class Story:
         grid: Rows and columns to draw its tokens in; see :func:`board`.
         codes: The tokens, row by row, see :func:`told`.
         born: The step, from 1, at which each became known.
-        film: The picture after each step, ``(steps, C, H, W)``; where nothing is known yet it is made of a white picture's tokens. With
-            scales it is what the known ones add up to.
+        film: The picture after each step, ``(steps, C, H, W)``; where nothing is known yet it is made of a white picture's tokens, or of
+            a head's estimates of a block that it draws in several evaluations. With scales it is what the known ones add up to.
         placed: Whether a token stands for the part of the picture where it is drawn.
     """
 
@@ -105,8 +105,8 @@ def tell(system: System, conditions: Sequence[Any], captions: Sequence[str], see
 def _so_far(system: System, moment: Moment, blank: Tensor) -> Tensor:
     layout = system.tokenizer.layout
     if layout.scales:
-        return system.decode_known(Tokens(moment.values, layout), moment.known)
-    return system.decode(Tokens(torch.where(moment.known[..., None], moment.values, blank), layout))
+        return system.decode_known(Tokens(moment.values, layout), moment.shown)
+    return system.decode(Tokens(torch.where(moment.shown[..., None], moment.values, blank), layout))
 
 
 def measure_pace(system: System, conditions: Sequence[Any], seed: int = 0) -> Pace:
