@@ -26,11 +26,14 @@ HEADS = continuous_heads(
     2,
     STEPS * 128,
     NETWORK,
-    {"gaussian_mixture": {"components": 4}, "energy": {"layers": 2, "width": 64}, "consistency": {"levels": {"last": 160}}},
+    {
+        "gaussian_mixture": {"components": 4},
+        "energy": {"layers": 2, "width": 64},
+        "consistency": {"levels": {"last": 160}},
+        "mean_flow": {"power": 0},  # its adaptive weight moves the minimum away from the mean, by which the truth would be met
+    },
 )
 EXACT = {name: part for name, part in HEADS.items() if name != "regression"}
-LONGER = {"mean_flow": 800}
-"""Steps of heads that are not done after as many as the others."""
 EVALUATIONS = {"diffusion": 50, "flow_matching": 40, "mean_flow": 4, "shortcut": 16, "consistency": 2}
 
 
@@ -64,7 +67,7 @@ def fresh() -> Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
 def test_a_fitted_head_draws_a_gaussian_and_two(name: str) -> None:
-    for found, exact in zip(drawn(EXACT[name], LONGER.get(name, STEPS)), fresh(), strict=True):
+    for found, exact in zip(drawn(EXACT[name], STEPS), fresh(), strict=True):
         assert_same_distribution(found, exact)
 
 

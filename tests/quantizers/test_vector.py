@@ -145,6 +145,32 @@ def test_restart_revives_a_collapsed_codebook_and_zero_leaves_it_dead() -> None:
     assert found[0.1] > 0.9
 
 
+def test_a_code_that_starts_on_the_way_to_a_vector_keeps_its_share_in_many_dimensions() -> None:
+    used = {}
+    for distance in (1.0, 0.25):
+        quantizer = plain(codes=256, dim=64, restart_below=0.1, restart_distance=distance, kmeans_iterations=10, decay=0.97)
+        for step in range(300):
+            quantizer(normal(1024, 64, seed=step) * normal(1024, 1, seed=step + 1000).exp())  # lengths of many sizes, as of residuals
+        quantizer.usage.clear()
+        quantizer(normal(4096, 64, seed=5000) * normal(4096, 1, seed=6000).exp())
+        used[distance] = float(quantizer.usage.perplexity)
+    assert used[0.25] > 1.25 * used[1.0]
+
+
+def test_a_restarted_code_stands_on_the_way_from_the_vectors_code() -> None:
+    quantizer = plain(codes=4, dim=2, restart_below=0.1, restart_every=1, restart_distance=0.25, decay=0.5)
+    quantizer.codebook.data[:] = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [99.0, 99.0]])
+    quantizer.sums.copy_(quantizer.codebook)
+    quantizer.counts[3] = 1e-3
+    z = torch.tensor([[1.0, 1.0], [9.0, 1.0], [1.0, 9.0]])
+    before = quantizer.codebook.clone()
+    quantizer(z)
+    after, reborn = quantizer.codebook[:3], quantizer.codebook[3]
+    assert not torch.equal(after, before[:3])
+    gaps = [(reborn - (code + 0.25 * (vector - code))).norm() for code, vector in zip(after, z, strict=True)]
+    assert min(gaps) < 1e-5
+
+
 def test_kmeans_start_finds_separate_clusters_with_their_counts() -> None:
     centres = torch.arange(6.0)[:, None] * 10 * torch.ones(6, 3)
     z = (centres[:, None] + 0.01 * normal(6, 50, 3)).flatten(0, 1)

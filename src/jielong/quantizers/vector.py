@@ -39,6 +39,7 @@ class Vector(QuantizerSettings, family="quantizer", name="vector"):
     kmeans_iterations: int = Field(10, ge=0, description="of k-means on the first training batch; 0 starts from random codes")
     restart_below: float = Field(0.1, ge=0, lt=1, description="a code used less than this fraction of the mean starts anew; 0 never")
     restart_every: int = Field(5, ge=1, description="training steps between two looks for dead codes")
+    restart_distance: float = Field(1.0, gt=0, le=1, description="where on the way from a vector's code to the vector one starts anew")
 
     def build(self, dim: int) -> VectorQuantizer:
         """The quantizer for vectors of width ``dim``."""
@@ -72,6 +73,8 @@ class VectorQuantizer(Quantizer):
         restart_below: A code is dead when its averaged count ``N_v`` is below this fraction of the mean count; it is then replaced by a
             random vector of the batch, with the mean count. 0 never restarts. Frozen tokens stay frozen: restarts happen in training only.
         restart_every: Training steps between two looks for dead codes.
+        restart_distance: Where it then stands, from the code that the vector had, 0, to the vector, 1. In many dimensions nothing else lies
+            near a single vector: a code at it draws nobody and dies again, while one a quarter of the way takes its share of a crowded cell.
         epsilon: ``eps`` above.
     """
 
@@ -95,6 +98,7 @@ class VectorQuantizer(Quantizer):
         kmeans_iterations: int = 10,
         restart_below: float = 0.1,
         restart_every: int = 5,
+        restart_distance: float = 1.0,
         epsilon: float = 1e-5,
     ) -> None:
         super().__init__()
@@ -105,7 +109,8 @@ class VectorQuantizer(Quantizer):
         self.codes, self.dim, self.learned, self.normalize, self.metric = codes, dim, codebook == "gradient", normalize, metric
         self.decay, self.commitment, self.epsilon = decay, commitment, epsilon
         self.estimate = _ESTIMATORS[estimator]
-        self.kmeans_iterations, self.restart_below, self.restart_every = kmeans_iterations, restart_below, restart_every
+        self.kmeans_iterations = kmeans_iterations
+        self.restart_below, self.restart_every, self.restart_distance = restart_below, restart_every, restart_distance
         start = torch.randn(codes, dim) * dim**-0.5
         start = F.normalize(start, dim=-1) if normalize else start
         if self.learned:
@@ -290,11 +295,15 @@ class VectorQuantizer(Quantizer):
             self._restart(fresh)
 
     def _restart(self, fresh: Callable[[int], Tensor]) -> None:
-        """Give every dead code a vector of the batch and the mean count."""
+        """Give every dead code a vector of the batch, or a point on the way there, and the mean count."""
         mean = self.counts.mean()
         dead = (self.counts < self.restart_below * mean).nonzero().flatten()
         if len(dead):
-            self._place(dead, fresh(len(dead)), mean.expand(len(dead)))
+            vectors = fresh(len(dead))
+            if self.restart_distance < 1:
+                own = F.embedding(self._nearest(vectors, self.current)[0], self.current)
+                vectors = own.lerp(vectors, self.restart_distance)
+            self._place(dead, F.normalize(vectors, dim=-1) if self.normalize else vectors, mean.expand(len(dead)))
 
     def _place(self, where: Tensor, codes: Tensor, counts: Tensor) -> None:
         """Set code, count and sum together: setting the code alone would be undone by the next step of the averages."""
