@@ -62,7 +62,8 @@ def test_an_unknown_voice_is_refused() -> None:
         ("Ελλάδα", "lt", "GREEK CAPITAL LETTER EPSILON.*el"),
         ("π", "es", "GREEK SMALL LETTER PI"),
         ("ក", "en-us", "KHMER LETTER KA.*write it in Latin letters$"),
-        ("Ａ", "en-us", "FULLWIDTH LATIN"),
+        ("ⱻ", "en-us", "LATIN LETTER SMALL CAPITAL TURNED E.*write it in Latin letters$"),
+        ("ꝭ", "de", "LATIN SMALL LETTER IS"),
         ("好𠀀", "cmn", "'𠀀'.*'cmn': write it in other characters"),
         ("㐍", "yue", "'㐍'"),
     ],
@@ -71,6 +72,62 @@ def test_a_letter_that_is_not_read_is_refused_by_name(text: str, language: str, 
     for say in (espeak.phonemes, espeak.speak):
         with pytest.raises(ValueError, match=named):
             say(text, language)
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "named"),
+    [
+        ("200 ₽", "en-us", "'₽' \\(U\\+20BD, RUBLE SIGN\\), which eSpeak NG cannot read in 'en-us': write it in words$"),
+        ("⅕ l", "en-us", "VULGAR FRACTION ONE FIFTH"),
+        ("① open", "en-us", "CIRCLED DIGIT ONE"),
+        ("★", "de", "BLACK STAR"),
+        ("$5", "cmn", "DOLLAR SIGN"),
+        ("😀", "cmn", "GRINNING FACE"),
+        ("🇩🇪", "cmn", "REGIONAL INDICATOR"),
+        ("5‰", "en-us", "PER MILLE SIGN"),
+        ("a < b", "en-us", "LESS-THAN SIGN"),
+        ("〇", "en-us", "IDEOGRAPHIC NUMBER ZERO"),
+        ("ⓜ", "bn", "CIRCLED LATIN SMALL LETTER M"),
+        ("⣿", "ar", "BRAILLE"),
+        ("a\ue000", "en-us", "U\\+E000, a character without a name"),
+        ("a\0b", "en-us", "U\\+0000"),
+    ],
+)
+def test_a_symbol_that_would_be_left_out_is_refused_by_name(text: str, language: str, named: str) -> None:
+    for say in (espeak.phonemes, espeak.speak):
+        with pytest.raises(ValueError, match=named):
+            say(text, language)
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "plain"),
+    [
+        ("Nguyễn Phở", "en-us", "Nguyen Pho"),
+        ("Diyarbakır", "de", "Diyarbakir"),
+        ("cafe\u0301", "en-us", "café"),
+        ("𝐇ello Ａ", "en-us", "Hello A"),
+        ("３５％", "cmn", "35%"),
+        ("٣", "en-us", "3"),
+        ("Ⅳ", "en-us", "IV"),
+        ("it`s it´s", "en-us", "it's it's"),
+    ],
+)
+def test_letters_and_digits_are_read_as_plainer_ones(text: str, language: str, plain: str) -> None:
+    assert espeak.phonemes(text, language) == espeak.phonemes(plain, language)
+    assert espeak.phonemes(plain, language)
+
+
+@pytest.mark.parametrize("language", ["en-us", "de", "fr", "ru", "cmn", "ja"])
+def test_signs_that_are_rightly_silent_may_stand(language: str) -> None:
+    signs = "“so” ‘so’ «so» (so) [so] {so} <so> so-so so – so — so… so? • so · so_so ¡so! so\u00a0so\u2009so\u202fso"
+    assert espeak.phonemes(signs + "so\u00adso\u200dso\u200bso\ufe0f", language)
+
+
+def test_a_voice_reads_its_own_letters_and_pairs() -> None:
+    assert espeak.phonemes("Phở", "vi") != espeak.phonemes("Pho", "vi")
+    assert espeak.phonemes("٣", "ar") == espeak.phonemes("3", "ar")
+    assert espeak.phonemes("〇", "cmn")
+    assert espeak.phonemes("🇩🇪", "en-us") == espeak.phonemes("Germany", "en-us")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import re
 import threading
 import unicodedata
@@ -18,9 +19,18 @@ _SYNCHRONOUS, _DO_NOT_EXIT, _UTF8, _IPA, _BY_CHARACTER = 2, 0x8000, 1, 2, 1
 _LISTENER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 # A mark inside a number or a name (3.5, e.g.) is read by eSpeak; one before a space or the end is the sentence's own, and kept.
 _MARKS = re.compile(r"([.,;:!?…]+)(?=\s|$)")
-_WIDE = str.maketrans({"，": ", ", "、": ", ", "。": ". ", "！": "! ", "？": "? ", "；": "; ", "：": ": "})  # noqa: RUF001
+_USUAL = str.maketrans(
+    {chr(0xFEE0 + code): chr(code) for code in range(0x21, 0x7E)}  # letters, digits and signs as wide as ideographs
+    | {"，": ", ", "、": ", ", "。": ". ", "！": "! ", "？": "? ", "；": "; ", "：": ": ", "`": "'", "´": "'"}  # noqa: RUF001
+)
+"""What is written otherwise for eSpeak NG, in all languages."""
 _LANGUAGE_SWITCH = re.compile(r"\([a-z-]+\)")
 _WORD = re.compile(r"[^\W\d_]+")
+_UNIT = re.compile("[\U0001f1e6-\U0001f1ff]{2}|.", re.DOTALL)  # two regional letters are a flag
+_LETTERS = ("Lu", "Ll", "Lt", "Lo")
+_ANGLES = re.compile(r"<(?=\S)([^<>]*)(?<=\S)>")  # as brackets; by Unicode they are symbols
+_SIGNS_OF_WORDS = "%‰‱٪&@§¶"
+"""Punctuation, by Unicode, that stands for words."""
 _READERS = {
     "ARABIC": "ar fa sd ug ur", "ARMENIAN": "hy hyw", "BENGALI": "bn as bpy", "BOPOMOFO": "cmn", "CJK": "cmn yue",
     "CYRILLIC": "ru uk be bg mk sr bs hr ba cv kk ky lfn nog tt uz", "DEVANAGARI": "hi mr ne kok", "ETHIOPIC": "am ti", "GEORGIAN": "ka",
@@ -82,35 +92,97 @@ def _choose(library: ctypes.CDLL, voice: str) -> None:
         raise ValueError(f"eSpeak NG has no language or voice called {voice!r}; write one such as en-us, de, fr-fr, cmn or en-us+f3")
 
 
-def _check(library: ctypes.CDLL, text: str, voice: str) -> None:
-    """Refuse letters that the chosen voice has no rules for: it would spell their names or codes, or change the language.
+def _legible(library: ctypes.CDLL, text: str, voice: str) -> str:
+    """A text as the chosen voice can read it: composed, and plainer where it does not know a letter or a digit.
 
     A Greek letter alone stands for its name in many languages; where the voice knows the name, it may stand.
 
     Raises:
-        ValueError: if there is one; the text names it, and who reads it.
+        ValueError: if it holds a letter, a number or a symbol that the voice would be silent about, whose code it would spell, or for which
+            it would change the language; the text names it, and who reads it.
     """
     identifier: bytes = library.espeak_GetCurrentVoice().contents.identifier  # a file, such as zle/ru-LV or gmw/en-US+f3
-    language = re.split(r"[-+]", identifier.decode().rpartition("/")[2])[0]
-    for word in _WORD.findall(unicodedata.normalize("NFC", text)):
-        for letter in word:
-            name = unicodedata.name(letter, "a letter without a name")
-            script = re.split(r"[ -]", name.removeprefix("HALFWIDTH "))[0]
-            if letter < "\u0100" or script == "LATIN" or unicodedata.category(letter) not in ("Lu", "Ll", "Lt", "Lo"):
-                continue
-            readers = _READERS.get(script, "").split()
-            if language in readers:
-                if script != "CJK" or not _said(library, letter).startswith(_unknown(library)):
-                    continue
-                others = "other characters"
-            elif script == "GREEK" and len(word) == 1 and not _LANGUAGE_SWITCH.search(_said(library, letter)):
-                continue
-            else:
-                others = "Latin letters" + (f", or choose a language that is written so ({', '.join(readers)})" if readers else "")
+    file, plainer = identifier.decode().partition("+")[0], dict[int, str]()
+    text = _ANGLES.sub(r"(\1)", unicodedata.normalize("NFC", text).translate(_USUAL))
+    for unit in dict.fromkeys(_UNIT.findall(text)):
+        within = not unit.isascii() and any(unit in word and len(word) > 1 for word in _WORD.findall(text))
+        plain = _plain(file, unit, within)
+        if plain is None:
+            name = unicodedata.name(unit[0], "a character without a name")
             raise ValueError(
-                f"the text {text!r} holds {letter!r} (U+{ord(letter):04X}, {name}), which eSpeak NG cannot read in {voice!r}: "
-                f"write it in {others}"
+                f"the text {text!r} holds {unit!r} (U+{ord(unit[0]):04X}, {name}), which eSpeak NG cannot read in {voice!r}: "
+                f"write it in {_others(file, unit)}"
             )
+        if plain != unit:
+            plainer[ord(unit)] = plain
+    return text.translate(plainer)
+
+
+@functools.cache
+def _plain(file: str, unit: str, within: bool) -> str | None:
+    """How a character or a flag is written for the chosen voice, which is that of a file: ``ễ`` as ``e``; ``None`` if it is not read.
+
+    Args:
+        file: Of the voice.
+        unit: The character.
+        within: Whether it is one of several letters of a word.
+    """
+    if _reads(file, unit, within):
+        return unit
+    kind = unicodedata.category(unit[0])
+    if kind not in (*_LETTERS, "Nd", "Nl"):
+        return None
+    digit = unicodedata.decimal(unit, None)
+    parts = unicodedata.normalize("NFKD", unit) if digit is None else str(digit)
+    plain = "".join(part for part in parts if not unicodedata.combining(part))
+    plain = unit.upper().lower() if plain == unit else plain  # a dotless i has no parts, but a capital
+    return plain if plain != unit and all(_plain(file, part, within) == part for part in plain) else None
+
+
+def _reads(file: str, unit: str, within: bool) -> bool:
+    """Whether the chosen voice says a character or a flag, or is rightly silent about it, as about quotes, hyphens and joiners."""
+    library, kind, name, script = _library()[0], unicodedata.category(unit[0]), unicodedata.name(unit[0], ""), _script(unit)
+    letter = kind in _LETTERS
+    if unit.isspace() or (letter and unit < "\u0100"):
+        return True
+    if kind[0] == "N" or (letter and script == "LATIN"):
+        said = _said(library, unit)
+        return bool(said.strip()) and not said.startswith(_before_codes(file))
+    if letter and _language(file) in _READERS.get(script, "").split():
+        return script != "CJK" or not _said(library, unit).startswith(_unknown(library))
+    if letter:
+        return script == "GREEK" and not within and not _LANGUAGE_SWITCH.search(_said(library, unit))
+    if " LATIN" in name or "BRAILLE" in name:
+        return False  # the code is spelt, or the library falls over it
+    means = kind[0] == "S" or kind in ("Cc", "Cn", "Co") or unit in _SIGNS_OF_WORDS
+    return not means or bool(_said(library, unit).strip())
+
+
+@functools.cache
+def _before_codes(file: str) -> str:
+    """What the chosen voice says before the code of a letter that it does not know: of "letter two see seven bee", the letter."""
+    said = [_said(_library()[0], letter) for letter in "ⱻẟʘ"]
+    return os.path.commonprefix(said).rstrip("ˈˌ")  # noqa: RUF071 - characters are meant
+
+
+def _language(file: str) -> str:
+    """The language of a voice's file, without its country."""
+    return file.rpartition("/")[2].partition("-")[0]
+
+
+def _script(unit: str) -> str:
+    """The first word of a letter's name, in most cases its script."""
+    return re.split(r"[ -]", unicodedata.name(unit[0], "").removeprefix("HALFWIDTH "))[0]
+
+
+def _others(file: str, unit: str) -> str:
+    """In what else to write a character that is not read."""
+    if unicodedata.category(unit[0]) not in _LETTERS:
+        return "words"
+    readers = _READERS.get(_script(unit), "").split()
+    if _language(file) in readers:
+        return "other characters"
+    return "Latin letters" + (f", or choose a language that is written so ({', '.join(readers)})" if readers else "")
 
 
 def _unknown(library: ctypes.CDLL) -> str:
@@ -127,14 +199,13 @@ def phonemes(text: str, language: str = "en-us") -> str:
 
     Raises:
         EspeakError: if eSpeak NG is not installed.
-        ValueError: if it has no such language, or the text holds a letter that is not read in it.
+        ValueError: if it has no such language, or the text holds a letter, a number or a symbol that is not read in it.
     """
     with _lock:
         library, _ = _library()
         _choose(library, language)
-        _check(library, text, language)
         said = ""
-        for index, piece in enumerate(_MARKS.split(text.translate(_WIDE))):
+        for index, piece in enumerate(_MARKS.split(_legible(library, text, language))):
             if index % 2:
                 said += piece
             elif piece.strip():
@@ -166,7 +237,7 @@ def speak(text: str, voice: str = "en-us") -> tuple[Tensor, int]:
 
     Raises:
         EspeakError: if eSpeak NG is not installed.
-        ValueError: if it has no such voice, or the text holds a letter that is not read in its language.
+        ValueError: if it has no such voice, or the text holds a letter, a number or a symbol that is not read in its language.
     """
     heard: list[int] = []
 
@@ -178,10 +249,9 @@ def speak(text: str, voice: str = "en-us") -> tuple[Tensor, int]:
     with _lock:
         library, rate = _library()
         _choose(library, voice)
-        _check(library, text, voice)
+        data = _legible(library, text, voice).encode()
         listener = _LISTENER(listen)
         library.espeak_SetSynthCallback(listener)
-        data = text.encode()
         failed = library.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, _BY_CHARACTER, 0, _UTF8, None, None)
         library.espeak_Synchronize()
     if failed:
