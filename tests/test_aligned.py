@@ -18,6 +18,7 @@ from jielong.generator import Generator
 from jielong.heads.flow_matching import FlowMatching
 from jielong.heads.gaussian_mixture import GaussianMixture
 from jielong.heads.softmax import Softmax
+from jielong.networks.alignment import SearchedStretch
 from jielong.networks.dit import DiT
 from jielong.noise import Noise
 from jielong.orders.at_once import AtOnce
@@ -164,6 +165,38 @@ def test_trimming_to_the_longest_item_changes_nothing() -> None:
         [loss_of(model, Tokens(given.values[i : i + 1], NUMBERS, torch.tensor(short[i : i + 1])), TEXTS[i : i + 1]) for i in range(3)]
     )
     torch.testing.assert_close(together, padded.mean())
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("case", ["at once", "raster", "masked"])
+def test_the_text_of_a_given_beginning_lasts_as_long_as_it_is_heard(case: str, guidance: float) -> None:
+    """Every symbol guesses a token of its own, surely; the symbols of the given part are found in it, and the others share the rest."""
+    model = built(CASES[case], "search")
+    stretch, layout = model.stretch, CASES[case][3]
+    assert isinstance(stretch, SearchedStretch)
+    assert model.condition is not None
+    along = model.condition(model.condition.prepare(["abc"])).along  # five states, with the edges
+    assert along is not None
+    if layout.discrete:
+        own, guesses = torch.arange(5)[:, None].expand(5, 2), 20 * torch.eye(5).repeat(1, 2)
+    else:
+        own = guesses = 9 * torch.randn(5, 2, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        stretch.guess.bias.zero_()
+        stretch.guess.weight.copy_((torch.linalg.pinv(along.states[0]) @ guesses).mT)
+    symbols = torch.tensor([0, 1, 1, 1, 1, 2, 3, 3, 4, 4, 4, 4])
+    known = torch.arange(N) < 7
+    told: list[Tensor] = []
+    stretch.register_forward_hook(lambda _, given, __: told.append(given[1]))
+    start = Tokens(own[symbols][None], layout)
+    drawn = model.generate(["abc"], start=start, known=known, guidance=guidance)
+    torch.testing.assert_close(drawn.values[:, known], start.values[:, known])
+    before, durations = told[0][0], told[-1][0]
+    assert not torch.allclose(before[:3], torch.tensor([1.0, 4.0, 1.0]), atol=0.1)
+    torch.testing.assert_close(durations[:3], torch.tensor([1.0, 4.0, 1.0]))
+    assert float(durations[3]) >= 1
+    assert float(durations[4]) > 0
+    torch.testing.assert_close(told[-1].sum(1), torch.full((len(told[-1]),), float(N)))
 
 
 def test_a_picture_has_no_line_to_stretch_over() -> None:

@@ -127,6 +127,10 @@ class Chain:
         """Start from known tokens: values ``(B, N, C)`` and known ``(N,)`` bool, of the tokenizer's positions or the first of them."""
         count = self.course.tokens.positions
         values, known = values[:, :count].to(self.values.device), known[:count]
+        if first := int(known.int().cumprod(0).sum()):
+            halves = 2 if self.doubled else 1
+            lengths, heard = self.lengths.repeat(halves), values[:, :first].repeat(halves, 1, 1)
+            self.along = self.model.along(self.conditioning, lengths, self.course, heard)
         if self.mixer is not None:
             values = self.mixer.vectors(values)
         entries = known.cpu()[self.course.times.clamp_min(0)] & (self.course.times >= 0)  # (N, C)

@@ -474,11 +474,18 @@ class Generator(nn.Module):
         """The token whose aligned state stands at each of the order's positions, ``(N,)``: the latest of those with a code there."""
         return course.times.amax(1).clamp_min(0).to(self.placeholder.device)
 
-    def along(self, conditioning: Conditioning | None, lengths: Tensor, course: Course) -> Tensor | None:
-        """What an aligned condition adds to the inputs of items of these lengths, ``(B, N, D)``; ``None`` where there is none."""
+    def along(self, conditioning: Conditioning | None, lengths: Tensor, course: Course, heard: Tensor | None = None) -> Tensor | None:
+        """What an aligned condition adds to the inputs of items of these lengths, ``(B, N, D)``; ``None`` where there is none.
+
+        Args:
+            conditioning: The condition.
+            lengths: Tokens of each item, ``(B,)``.
+            course: What they stand along.
+            heard: The first tokens of each item, ``(B, P, C)``, where these are given.
+        """
         if self.stretch is None or conditioning is None or conditioning.along is None:
             return None
-        durations = self.stretch.durations(conditioning.along, lengths.to(self.placeholder.device))
+        durations = self.stretch.durations(conditioning.along, lengths.to(self.placeholder.device), heard)
         made: Tensor = self.stretch(conditioning.along, durations, self._times(course))
         return made
 

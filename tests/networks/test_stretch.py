@@ -55,15 +55,17 @@ def test_padding_of_states_and_what_it_holds_change_nothing() -> None:
         torch.testing.assert_close(layer.own_lengths(padded), layer.own_lengths(alone))
 
 
+def total(scores: Tensor, runs: list[int]) -> float:
+    """The sum of the scores along a path."""
+    edges = [0, *itertools.accumulate(runs)]
+    return sum(float(scores[j, a:b].sum()) for j, (a, b) in enumerate(itertools.pairwise(edges)))
+
+
 def brute_force(scores: Tensor, count: int, length: int) -> list[int]:
     """The best of all ways to cut ``length`` positions into ``count`` runs of one or more."""
-    best, found = -float("inf"), []
-    for cuts in itertools.combinations(range(1, length), count - 1):
-        edges = [0, *cuts, length]
-        total = sum(float(scores[j, a:b].sum()) for j, (a, b) in enumerate(itertools.pairwise(edges)))
-        if total > best:
-            best, found = total, [b - a for a, b in itertools.pairwise(edges)]
-    return found
+    cuts = ([0, *inner, length] for inner in itertools.combinations(range(1, length), count - 1))
+    ways = ([b - a for a, b in itertools.pairwise(edges)] for edges in cuts)
+    return max(ways, key=lambda way: total(scores, way))
 
 
 def test_the_search_finds_the_best_of_all_paths() -> None:
@@ -75,6 +77,16 @@ def test_the_search_finds_the_best_of_all_paths() -> None:
         assert float(found[item, count:].sum()) == 0
     scores[:, :, 7:] = 99.0  # nothing behind an item's end is felt
     assert search(scores, mask_of(*counts), torch.tensor(lengths))[1].tolist() == found[1].tolist()
+
+
+def test_the_first_positions_of_an_item_are_those_of_its_likeliest_first_symbols() -> None:
+    scores = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0))
+    counts = [4, 3, 1, 2, 4]
+    found = search(scores, mask_of(*counts), torch.full((5,), 3), whole=False)
+    for item, count in enumerate(counts):
+        ways = [brute_force(scores[item], some, 3) for some in range(1, min(count, 3) + 1)]
+        best = max(ways, key=lambda way: total(scores[item], way))
+        assert found[item].tolist() == best + [0] * (4 - len(best))
 
 
 def test_fewer_positions_than_symbols_are_shared_evenly() -> None:

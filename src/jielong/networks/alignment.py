@@ -24,7 +24,7 @@ DIAGONAL = 0.1
 
 
 @torch.no_grad()
-def search(scores: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
+def search(scores: Tensor, mask: Tensor, lengths: Tensor, whole: bool = True) -> Tensor:
     """Durations ``(B, L)`` of the path of the greatest sum: ``Q_{j,t} = s_{j,t} + max(Q_{j,t-1}, Q_{j-1,t-1})``.
 
     A path begins in the first symbol and ends in the last, at the item's end, and gives every symbol a position or more. Items that have
@@ -34,6 +34,8 @@ def search(scores: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
         scores: ``(B, L, N)`` float32, how well symbol ``j`` explains position ``t``.
         mask: ``(B, L)`` bool, which symbols are real, from the first on.
         lengths: ``(B,)`` positions an item has.
+        whole: Whether the positions are those of all symbols. Otherwise they are the first of an item, all of them, and the path ends in
+            the symbol where its sum is greatest; those behind last 0.
     """
     batch, symbols, positions = scores.shape
     count = mask.sum(1)
@@ -44,14 +46,16 @@ def search(scores: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
         stay, step = best[:, 1:], best[:, :-1]
         stepped.append(step > stay)
         best = F.pad(torch.maximum(stay, step) + scores[..., time], (1, 0), value=-math.inf)
-    here, found = count - 1, torch.zeros_like(mask, dtype=torch.long)
+    here = count - 1 if whole else best[:, 1:].masked_fill(~mask, -math.inf).argmax(1)
+    found = torch.zeros_like(mask, dtype=torch.long)
     for time in range(positions - 1, -1, -1):
         inside = time < lengths
         found.scatter_add_(1, here[:, None], inside[:, None].long())
         if time:
             back = stepped[time - 1].gather(1, here[:, None])[:, 0]
             here = here - (back & inside).long()
-    return torch.where((lengths >= count)[:, None], found.to(scores.dtype), even(mask, lengths))
+    enough = (lengths >= count)[:, None] | (not whole)
+    return torch.where(enough, found.to(scores.dtype), even(mask, lengths))
 
 
 def diagonal(mask: Tensor, lengths: Tensor, positions: int) -> Tensor:
@@ -116,9 +120,18 @@ class SearchedStretch(Stretch):
         wrong = (self.log_durations(along).float() - found.clamp_min(1e-3).log()).square() * mask
         return found, (guessed + wrong.sum(1) / mask.sum(1)).mean()
 
-    def durations(self, along: Along, lengths: Tensor) -> Tensor:
-        """See :meth:`Stretch.durations`."""
-        return scaled(self._said(along), lengths)
+    def durations(self, along: Along, lengths: Tensor, heard: Tensor | None = None) -> Tensor:
+        """See :meth:`Stretch.durations`: what is heard is searched as in training, and what is left is shared as the network says."""
+        said = scaled(self._said(along), lengths)
+        if heard is None:
+            return said
+        given = heard.shape[1]
+        scores = self.scores(along, heard) + diagonal(along.mask, lengths, given)
+        found = search(scores, along.mask, torch.full_like(lengths, given), whole=False)
+        places = torch.arange(along.mask.shape[1], device=found.device)
+        last = torch.where(found > 0, places, 0).amax(1, keepdim=True)  # the symbol in which the given part ends, and which may go on
+        left = torch.where(places < last, 0, (said - found).clamp_min(1e-3)) * along.mask
+        return found + scaled(left, lengths - given)
 
     def own_lengths(self, along: Along) -> Tensor:
         """See :meth:`Stretch.own_lengths`."""

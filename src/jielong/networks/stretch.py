@@ -77,8 +77,14 @@ class Stretch(nn.Module):
         """
         return even(along.mask, lengths), None
 
-    def durations(self, along: Along, lengths: Tensor) -> Tensor:
-        """Durations ``(B, L)`` that add up to the lengths ``(B,)`` that are asked for."""
+    def durations(self, along: Along, lengths: Tensor, heard: Tensor | None = None) -> Tensor:
+        """Durations ``(B, L)`` that add up to the lengths ``(B,)`` that are asked for.
+
+        Args:
+            along: The states.
+            lengths: Positions of each item.
+            heard: Tokens ``(B, P, C)`` that are given, the first of each item.
+        """
         return even(along.mask, lengths)
 
     def own_lengths(self, along: Along) -> Tensor:
