@@ -73,8 +73,8 @@ class VectorQuantizer(Quantizer):
         restart_below: A code is dead when its averaged count ``N_v`` is below this fraction of the mean count; it is then replaced by a
             random vector of the batch, with the mean count. 0 never restarts. Frozen tokens stay frozen: restarts happen in training only.
         restart_every: Training steps between two looks for dead codes.
-        restart_distance: Where it then stands, from the code that the vector had, 0, to the vector, 1. In many dimensions nothing else lies
-            near a single vector: a code at it draws nobody and dies again, while one a quarter of the way takes its share of a crowded cell.
+        restart_distance: Where it then stands, from the code that the vector had, 0, to the vector, 1. In many dimensions nothing lies
+            near a single vector: a code at it draws nobody and dies again; one a quarter of the way takes its share of a crowded cell.
         epsilon: ``eps`` above.
     """
 
