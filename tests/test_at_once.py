@@ -15,6 +15,7 @@ from jielong.generator import Generator, Moment
 from jielong.heads.consistency import Consistency
 from jielong.heads.continuous import Evaluations
 from jielong.heads.diffusion import Diffusion
+from jielong.heads.diffusion_schedule import Schedule
 from jielong.heads.flow_matching import FlowMatching
 from jielong.heads.mean_flow import MeanFlow
 from jielong.heads.shortcut import Shortcut
@@ -79,69 +80,91 @@ def test_all_is_drawn_in_one_step() -> None:
     assert seen == [2 * 7]
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        *(FlowMatching(network=DIT, steps=4, sampler=sampler) for sampler in ("euler", "midpoint", "heun", "sde")),
-        *(Diffusion(network=DIT, steps=3, sampler=sampler) for sampler in ("ddpm", "ddim", "edm")),
-        Diffusion(network=DIT, steps=3, clip=2.0),
-        Shortcut(network=DIT, steps=4),
-        MeanFlow(network=DIT, steps=3),
-        Consistency(network=DIT, steps=3),
-    ],
-    ids=lambda head: f"{head.name}-{getattr(head, 'sampler', '')}",
-)
-def test_every_evaluation_of_a_joint_head_is_seen_and_changes_nothing(head: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, calls = built(SOUND, BACKBONES["none"], head, classes=True), []
+WATCHED = [
+    *((FlowMatching(network=DIT, steps=4, sampler=sampler), 4) for sampler in ("euler", "sde")),
+    *((FlowMatching(network=DIT, steps=6, sampler=sampler), 3) for sampler in ("midpoint", "heun")),
+    *((Diffusion(network=DIT, steps=4, sampler=sampler), 4) for sampler in ("ddpm", "ddim")),
+    (Diffusion(network=DIT, steps=5, sampler="edm"), 3),
+    (Shortcut(network=DIT, steps=4), 4),
+    (MeanFlow(network=DIT, steps=3), 3),
+    (Consistency(network=DIT, steps=3), 3),
+]
+
+
+@pytest.mark.parametrize(("head", "count"), WATCHED, ids=[f"{head.name}-{getattr(head, 'sampler', '')}" for head, _ in WATCHED])
+def test_every_state_of_a_joint_head_is_seen_and_changes_nothing(head: Any, count: int) -> None:
+    model, seen = built(SOUND, BACKBONES["none"], head, classes=True), list[Moment]()
     told: dict[str, Any] = {"conditions": ["cat", "dog"], "guidance": 2.0, "seed": 3, "lengths": [7, 7]}
     plain = model.generate(**told).values
-    halves, seen = Evaluations.halves, list[Moment]()
-    monkeypatch.setattr(Evaluations, "halves", lambda self, *given: (calls.append(1), halves(self, *given))[1])
-    watched = model.generate(**told, watch=seen.append).values
-    assert torch.equal(watched, plain)
-    *estimates, last = seen
-    assert len(estimates) == len(calls) > 2
+    assert torch.equal(model.generate(**told, watch=seen.append).values, plain)
+    *states, last = seen
+    assert len(states) == count
     assert [moment.step for moment in seen] == list(range(1, len(seen) + 1))
-    assert all(bool(moment.shown.all()) and not moment.known.any() and not moment.new.any() for moment in estimates)
+    assert all(bool(moment.shown.all()) and not moment.known.any() and not moment.new.any() for moment in states)
     assert last.known.all()
     assert last.new.all()
     assert torch.equal(last.values, plain)
-    if getattr(head, "sampler", "") not in ("midpoint", "heun"):  # their last evaluation is not at the point they step from
-        torch.testing.assert_close(estimates[-1].values, plain)
-    assert float((estimates[0].values - plain).abs().max()) > 1e-3
+    assert torch.equal(states[-1].values, plain)
+    assert float((states[0].values - plain).abs().max()) > 1e-3
 
 
 SMALL = MLP(layers=1, width=8)
 
 
+def states_of(head: Any, steps: int, tokens: int = 7) -> list[torch.Tensor]:
+    made, states = head.build(16, Layout((tokens,), channels=3)), list[torch.Tensor]()
+    drawn = made.draw(Evaluations(made.network, torch.zeros(2, tokens, 16), see=states.append), Noise(0, range(2)), steps, 1.0)
+    assert torch.equal(states[-1], drawn)
+    return states
+
+
 @pytest.mark.parametrize(
-    "head",
+    ("head", "times"),
     [
-        *(FlowMatching(network=SMALL, sampler=sampler) for sampler in ("euler", "midpoint", "heun")),
-        Shortcut(network=SMALL),
-        MeanFlow(network=SMALL),
+        (FlowMatching(network=SMALL), [0.25, 0.5, 0.75, 1.0]),
+        (FlowMatching(network=SMALL, sampler="midpoint"), [0.5, 1.0]),
+        (FlowMatching(network=SMALL, sampler="heun"), [0.5, 1.0]),
+        (Shortcut(network=SMALL), [0.25, 0.5, 0.75, 1.0]),
+        (MeanFlow(network=SMALL), [0.25, 0.5, 0.75, 1.0]),
     ],
-    ids=lambda head: f"{head.name}-{getattr(head, 'sampler', '')}",
+    ids=lambda case: f"{case.name}-{getattr(case, 'sampler', '')}" if not isinstance(case, list) else "",
 )
-def test_a_constant_velocity_leads_from_everywhere_to_the_same_place(head: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_constant_velocity_is_followed_state_by_state(head: Any, times: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Evaluations, "__call__", lambda self, x, *times: torch.full_like(x, 0.5))
-    made, estimates = head.build(16, SOUND), list[torch.Tensor]()
-    drawn = made.draw(Evaluations(made.network, torch.zeros(2, 7, 16), see=estimates.append), Noise(0, range(2)), 4, 1.0)
-    assert len(estimates) == 4
-    for estimate in estimates:
-        torch.testing.assert_close(estimate, drawn)
-    torch.testing.assert_close(drawn, Noise(0, range(2)).normal(7, 3) + 0.5)
+    start = Noise(0, range(2)).normal(7, 3)
+    for state, time in zip(states_of(head, 4), times, strict=True):
+        torch.testing.assert_close(state, start + 0.5 * time)
 
 
-def test_estimates_stand_in_their_block_and_tokens_before_it_are_known() -> None:
+@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 8), ("ddim", 8), ("edm", 15)])
+def test_states_of_diffusion_have_the_variance_of_tokens(sampler: Any, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of unit normal tokens: their best predicted noise at ``a x_0 + s e`` is ``s x``, which the network is made to say."""
+    head = Diffusion(network=SMALL, variance="fixed", sampler=sampler)
+    plan = Schedule.of("cosine")
+
+    def exact(self: Evaluations, x: torch.Tensor, time: float) -> tuple[torch.Tensor, None]:
+        step = min(
+            int(time * len(plan)), len(plan) - 2
+        )  # edm asks between steps, in a straight line over the logarithm of noise over signal
+        sigma = (plan.sigma[step].log() + (time * len(plan) - step) * (plan.sigma[step + 1] / plan.sigma[step]).log()).exp()
+        return x * float(sigma / (1 + sigma**2).sqrt()), None
+
+    monkeypatch.setattr(Evaluations, "halves", exact)
+    states = states_of(head, steps, tokens=2000)
+    assert len(states) == 8
+    for state in states:
+        assert float(state.std()) == pytest.approx(1, abs=0.35)
+
+
+def test_states_stand_in_their_block_and_tokens_before_it_are_known() -> None:
     model, seen = built(SOUND, BACKBONES["transformer"], order=Raster()), list[Moment]()
     plain = model.generate(count=2, seed=1).values
     assert torch.equal(model.generate(count=2, seed=1, watch=seen.append).values, plain)
     assert [int(moment.new[0].sum()) for moment in seen] == 7 * [0, 0, 0, 1]
     for place, moment in enumerate(seen):
-        drawn, estimated = divmod(place + 1, 4)
+        drawn, drawing = divmod(place + 1, 4)
         assert moment.known[0].sum() == drawn
-        assert moment.shown[0].sum() == drawn + (estimated > 0)
+        assert moment.shown[0].sum() == drawn + (drawing > 0)
         assert torch.equal(moment.values[:, :drawn], plain[:, :drawn])
 
 

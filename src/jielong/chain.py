@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jielong.guidance import Guidance
-from jielong.heads.base import Draw, See, Sharpness
+from jielong.heads.base import Draw, See, Sharpness, unseen
 from jielong.moments import Telling, Watch
 from jielong.networks.backbone import BackboneCache
 from jielong.networks.cache import Cache
@@ -212,7 +212,7 @@ class Chain:
         share: float,
         progress: float,
         span: slice | None = None,
-        see: See | None = None,
+        see: See = unseen,
     ) -> Draw:
         """Token values from hidden vectors, of which the second half may be the unconditional ones; of a whole block, ``span``."""
         batch, head, sharpness = len(self.values), self.model.head, self.manner.sharpness
@@ -221,7 +221,7 @@ class Chain:
             told: dict[str, Any] = {} if span is None else self.model.places_of(span, course=self.course)
             if head.in_turn and span is not None and self.fixed is not None:
                 told["given"] = self.values[:, span].masked_fill(~self.fixed[:, span], -1)
-            if head.joint and see is not None:
+            if head.joint:
                 told["see"] = see
             return head.sample(hidden[:batch], noise, sharpness, null, guidance, share, **told)
         return Draw(self.mixer.mix(head.mixture(hidden[:batch], noise, sharpness, null, guidance, progress)))
@@ -248,10 +248,10 @@ class Chain:
         """Token values so far and which of them are known, ``(B, N, C)`` and ``(B, N)``, at all of the tokenizer's positions."""
         return self._of_tokenizer(self.values, self.known)
 
-    def tokens_with(self, span: slice, estimate: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`tokens`, with what the block ``span`` may become, ``(B, n, C)``, and as if that were known."""
+    def tokens_with(self, span: slice, state: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`tokens`, with what the block ``span`` is on the way, ``(B, n, C)``, and as if that were known."""
         values, known = self.values.clone(), self.known.clone()
-        values[:, span], known[:, span] = self._kept(span, estimate), True
+        values[:, span], known[:, span] = self._kept(span, state), True
         return self._of_tokenizer(values, known)
 
     def _of_tokenizer(self, values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
@@ -292,7 +292,7 @@ class Chain:
                     chosen = queue[:, queue.shape[1] - step.hidden_before : queue.shape[1] - step.hidden_after]
                     self._draw_at(span, chosen, done, scale, share, progress)
                 else:
-                    see = None if telling is None else partial(telling.estimate, span, scale)
+                    see = unseen if telling is None else partial(telling.state, span, scale)
                     self._draw_all(span, step, scale, share, progress, see)
                 done += 1
                 if telling is not None:
@@ -306,7 +306,7 @@ class Chain:
         """What is drawn of a block, ``(B, n, C)``, but for its fixed entries."""
         return drawn if self.fixed is None else torch.where(self.fixed[:, span], self.values[:, span], drawn)
 
-    def _draw_all(self, span: slice, step: Step, scale: float, share: float, progress: float, see: See | None) -> None:
+    def _draw_all(self, span: slice, step: Step, scale: float, share: float, progress: float, see: See) -> None:
         """Draw at every position of a block, and keep what the order says."""
         order = self.model.order
         hidden = self.hidden(span.start, span.stop, commit=order.shifted)

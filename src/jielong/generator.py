@@ -291,8 +291,8 @@ class Generator(nn.Module):
             lazy: Between steps that compute everything, compute what changed most, for the same orders in one block (LazyMAR).
             lengths: Tokens of each item, of sound: exactly as many are drawn. By default they are as many as a text takes that is aligned
                 with them; or items end by themselves where the generator learned when to (its ending); or they are as long as can be.
-            watch: Called with a :class:`Moment` after every step of every batch, and, where a head draws a whole block in several
-                evaluations, with what it expects after each of them.
+            watch: Called with a :class:`Moment` after every step of every batch, and, where a head takes a whole block from noise to
+                tokens in several, with the state it has reached after each of them.
 
         Returns:
             Tokens ``(count, N, C)``, with their lengths where these were asked for or drawn; zeros behind the end.

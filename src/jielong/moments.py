@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Moment:
-    """What ``watch`` sees: after every step, and before it after every evaluation of a head that draws a whole block in several.
+    """What ``watch`` sees: after every step, and before it every state of a head that takes a whole block from noise to tokens.
 
     Attributes:
         step: Its number in the batch, from 1.
-        values: Tokens so far, ``(B, N, C)``; those of a block that is being drawn are the head's estimates of them.
+        values: Tokens so far, ``(B, N, C)``; those of a block that a head is drawing are its state, with noise in it.
         known: Which of them are known, ``(B, N)``.
         new: Which became known since the moment before, ``(B, N)``.
-        shown: Of which there is something to show, ``(B, N)``: known tokens, and estimates.
+        shown: Of which there is something to show, ``(B, N)``: known tokens, and those being drawn.
         guidance: Guidance scale used.
         rows: The number of each item among all that are generated.
     """
@@ -66,9 +66,9 @@ class Telling:
         values, known = self.chain.tokens()
         self._tell(values, known, known, guidance)
 
-    def estimate(self, span: slice, guidance: float, estimate: Tensor) -> None:
-        """A head that draws the block ``span`` expects it to become ``(B, n, C)``."""
-        values, shown = self.chain.tokens_with(span, estimate)
+    def state(self, span: slice, guidance: float, state: Tensor) -> None:
+        """A head that draws the block ``span`` has reached ``(B, n, C)`` on the way."""
+        values, shown = self.chain.tokens_with(span, state)
         self._tell(values, self.known, shown, guidance)
 
     def _tell(self, values: Tensor, known: Tensor, shown: Tensor, guidance: float) -> None:

@@ -43,7 +43,7 @@ class Answers:
 def look_of(head: DiffusionHead, answers: Answers) -> Look:
     class One(Evaluations):
         def __init__(self) -> None:
-            self.guidance, self.see = 1.0, None
+            self.guidance = 1.0
 
         def halves(self, x: Tensor, *times: float) -> tuple[Tensor, Tensor | None]:
             return answers(x, times[0]), None

@@ -26,7 +26,7 @@ class Story:
         codes: The tokens, row by row, see :func:`told`.
         born: The step, from 1, at which each became known.
         film: The picture after each step, ``(steps, C, H, W)``; where nothing is known yet it is made of a white picture's tokens, or of
-            a head's estimates of a block that it draws in several evaluations. With scales it is what the known ones add up to.
+            what a head has reached that takes a block from noise to tokens. With scales it is what the known ones add up to.
         placed: Whether a token stands for the part of the picture where it is drawn.
     """
 

@@ -11,7 +11,11 @@ from torch import Tensor, nn
 from jielong.noise import Noise
 
 See = Callable[[Tensor], None]
-"""Is told, after an evaluation, what a head now expects the tokens that it draws to become, ``(B, n, C)``."""
+"""Is told of every state ``(B, n, C)`` that a head reaches on the way from noise to tokens; the last one is the tokens."""
+
+
+def unseen(_: Tensor) -> None:
+    """What is told where nobody watches: nothing."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class Head(nn.Module, ABC):
         """Whether it draws all tokens of a block together.
 
         Then :meth:`loss` takes ``hidden (B, n, D)``, ``targets (B, n, C)`` and the block's ``places``, to ``(B,)``, the mean over what is
-        real; and :meth:`sample` takes ``places`` beside the rest, and ``see``, to be told of its estimates on the way to the tokens.
+        real; and :meth:`sample` takes ``places`` beside the rest, and ``see``, to be told of its states on the way to the tokens.
         """
         return False
 

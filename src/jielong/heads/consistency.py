@@ -154,7 +154,10 @@ class ConsistencyHead(IterativeHead):
         return ((total((at(high) - wanted).square(), real) + huber**2).sqrt() - huber) / (high - low)
 
     def draw(self, evaluate: Evaluations, noise: Noise, steps: int, temperature: float) -> Tensor:
-        """``x <- f(x + sqrt(t^2 - t_min^2) e, t)`` for levels that fall, on the grid of as many intervals as steps."""
+        """``x <- f(x + sqrt(t^2 - t_min^2) e, t)`` for levels that fall, on the grid of as many intervals as steps.
+
+        The answers ``f`` are the states told of: this method's noise is gone after every step.
+        """
         x = torch.zeros((), device=noise.device)
         for level in self.levels.grid(steps).flip(0)[:-1].tolist():
             first = level == self.levels.high
@@ -162,8 +165,7 @@ class ConsistencyHead(IterativeHead):
             x = x + temperature * spread * self.initial(evaluate, noise)
             here = x.new_tensor(level)
             x = self.answer(x, here, evaluate(self.inputs(x, here), SLOW * math.log(level) / 4))
-            if evaluate.see is not None:
-                evaluate.see(x)
+            evaluate.see(x)
         return x
 
 

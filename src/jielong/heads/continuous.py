@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from jielong.heads.base import Draw, Head, See, Sharpness
+from jielong.heads.base import Draw, Head, See, Sharpness, unseen
 from jielong.networks.denoiser import AnyDenoiser, JointDenoiser
 from jielong.noise import Noise
 from jielong.tokens import Layout, Places
@@ -71,7 +71,7 @@ class Evaluations:
         null: Those without condition, or nothing.
         guidance: Scale; at 1, as without ``null``, only the conditional half is evaluated.
         places: Where they stand, for a joint network.
-        see: Who watches, if anybody does; a head then tells it of its estimates.
+        see: Is told of every state that the draw reaches.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Evaluations:
         null: Tensor | None = None,
         guidance: float = 1.0,
         places: Places | None = None,
-        see: See | None = None,
+        see: See = unseen,
     ) -> None:
         self.network, self.guidance, self.shape, self.see = network, guidance, hidden.shape[:2], see
         self.joined = null is not None and guidance != 1.0
@@ -199,7 +199,7 @@ class IterativeHead(Head):
         guidance: float = 1.0,
         progress: float = 0.0,
         places: Places | None = None,
-        see: See | None = None,
+        see: See = unseen,
     ) -> Draw:
         """Draw tokens ``(B, n, C)``; there is no likelihood of a draw to be confident by. See :meth:`Head.sample` and :attr:`Head.joint`.
 
@@ -213,7 +213,11 @@ class IterativeHead(Head):
 
     @abstractmethod
     def draw(self, evaluate: Evaluations, noise: Noise, steps: int, temperature: float) -> Tensor:
-        """From noise to tokens ``(B, n, C)`` in so many steps; where somebody watches, ``evaluate.see`` is told of estimates of them."""
+        """From noise to tokens ``(B, n, C)`` in so many steps.
+
+        After each, ``evaluate.see`` is told of the state reached, in units of the tokens' standard deviation: mostly noise at first, the
+        tokens in the end. Where a step takes two evaluations, what lies between is not told.
+        """
 
     def initial(self, evaluate: Evaluations, noise: Noise) -> Tensor:
         """Standard normal noise where a draw begins, ``(B, n, C)``; guided or not, it is the same."""

@@ -138,15 +138,18 @@ class DiffusionHead(IterativeHead):
         return torch.where(step[:, None] == 0, first, later) / math.log(2)
 
     def draw(self, evaluate: Evaluations, noise: Noise, steps: int, temperature: float) -> Tensor:
-        """From noise to tokens ``(B, n, C)`` in so many evaluations."""
+        """From noise to tokens ``(B, n, C)`` in so many evaluations.
+
+        What ``evaluate.see`` is told of is ``a x_0 + s e`` whatever the sampler, of unit variance as the tokens are; the last has no noise.
+        """
         x = self.initial(evaluate, noise)
         look = partial(self._look, evaluate)
         if self.sampler == "edm":
-            return samplers.edm(look, x, self.drawn, steps)
+            return samplers.edm(look, x, self.drawn, steps, see=evaluate.see)
         plan, normal = self.drawn.respaced(steps), partial(self.initial, evaluate, noise)
         if self.sampler == "ddim":
-            return samplers.ddim(look, x, plan, normal, temperature, self.eta)
-        return samplers.ddpm(look, x, plan, normal, temperature)
+            return samplers.ddim(look, x, plan, normal, temperature, self.eta, evaluate.see)
+        return samplers.ddpm(look, x, plan, normal, temperature, evaluate.see)
 
     def _look(self, evaluate: Evaluations, x: Tensor, time: float, signal: float, spread: float) -> Guess:
         conditional, null = evaluate.halves(x, time)
@@ -162,8 +165,6 @@ class DiffusionHead(IterativeHead):
             data = (x - spread * said) / signal if self.prediction == "epsilon" else signal * x - spread * said
         if self.clip is not None:
             data = data.clamp(-self.clip, self.clip)
-        if evaluate.see is not None:
-            evaluate.see(data)
         if self.clip is None and self.prediction == "epsilon":
             return Guess(data, said, share)
         return Guess(data, (x - signal * data) / spread, share)

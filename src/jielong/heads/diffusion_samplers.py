@@ -1,6 +1,7 @@
 """Ways back from noise to a token, given a network that says what it thinks of any noisy token.
 
-All take and give ``x`` of any shape. Coefficients are numbers made in float64; ``x`` stays in float32.
+All take and give ``x`` of any shape, and tell ``see`` of it after each step. Coefficients are numbers made in float64; ``x`` stays in
+float32.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from jielong.heads.base import See, unseen
 from jielong.heads.diffusion_schedule import Schedule
 
 
@@ -36,7 +38,7 @@ Normal = Callable[[], Tensor]
 """Draws normal numbers of ``x``'s shape."""
 
 
-def ddpm(look: Look, x: Tensor, plan: Schedule, normal: Normal, temperature: float = 1.0) -> Tensor:
+def ddpm(look: Look, x: Tensor, plan: Schedule, normal: Normal, temperature: float = 1.0, see: See = unseen) -> Tensor:
     """Ancestral steps ``x <- mean of q(x_{k-1} | x_k, x_0) + temperature sigma_k z`` (DDPM, algorithm 2); the last adds no noise.
 
     ``log sigma_k^2`` lies between those of ``beta~_k`` and ``beta_k``, where the network says (2102.09672, equation 15), or at the first.
@@ -47,6 +49,7 @@ def ddpm(look: Look, x: Tensor, plan: Schedule, normal: Normal, temperature: flo
         plan: The steps, each one evaluation.
         normal: Noise of the steps.
         temperature: Multiplies the noise of the steps, not that which is given (MAR, arXiv 2406.11838, section 3.2).
+        see: Is told of ``x`` after every step.
     """
     rows = zip(*(each.tolist() for each in _steps_back(plan)), strict=True)
     for step, (time, signal, spread, of_data, of_noisy, least, most) in enumerate(rows):
@@ -55,6 +58,7 @@ def ddpm(look: Look, x: Tensor, plan: Schedule, normal: Normal, temperature: flo
         if step < len(plan) - 1 and temperature > 0:
             log_variance = torch.as_tensor(least) if guess.share is None else least + (most - least) * guess.share
             x = x + temperature * torch.exp(log_variance / 2).to(x) * normal()
+        see(x)
     return x
 
 
@@ -63,7 +67,7 @@ def _steps_back(plan: Schedule) -> list[Tensor]:
     return [column.flip(0) for column in columns]
 
 
-def ddim(look: Look, x: Tensor, plan: Schedule, normal: Normal, temperature: float = 1.0, eta: float = 0.0) -> Tensor:
+def ddim(look: Look, x: Tensor, plan: Schedule, normal: Normal, temperature: float = 1.0, eta: float = 0.0, see: See = unseen) -> Tensor:
     """``x <- a' x_0 + sqrt(s'^2 - sigma^2) e + temperature sigma z`` (2010.02502, equations 12 and 16); ``a'`` and ``s'`` are one step on.
 
     ``sigma = eta s' / s sqrt(1 - a^2 / a'^2)``: 0 adds no noise and 1 as much as :func:`ddpm` at the smaller variance.
@@ -75,6 +79,7 @@ def ddim(look: Look, x: Tensor, plan: Schedule, normal: Normal, temperature: flo
         normal: Noise of the steps.
         temperature: Multiplies the noise of the steps.
         eta: How much noise they add.
+        see: Is told of ``x`` after every step.
     """
     kept = [*plan.kept.flip(0).tolist(), 1.0]
     for time, (now, then) in zip(plan.times.flip(0).tolist(), pairwise(kept), strict=True):
@@ -83,10 +88,11 @@ def ddim(look: Look, x: Tensor, plan: Schedule, normal: Normal, temperature: flo
         x = then**0.5 * guess.data + max(1 - then - sigma**2, 0.0) ** 0.5 * guess.noise
         if sigma > 0 and temperature > 0:
             x = x + temperature * sigma * normal()
+        see(x)
     return x
 
 
-def edm(look: Look, x: Tensor, schedule: Schedule, evaluations: int, rho: float = 7.0) -> Tensor:
+def edm(look: Look, x: Tensor, schedule: Schedule, evaluations: int, rho: float = 7.0, see: See = unseen) -> Tensor:
     """Heun's method on ``dy / d sigma = (y - x_0(y, sigma)) / sigma`` (EDM, arXiv 2206.00364, algorithm 1 without churn).
 
     The change of variables from a schedule that keeps variance (its table 1): ``y = x / a`` and ``sigma = s / a``, so the network sees
@@ -100,13 +106,17 @@ def edm(look: Look, x: Tensor, schedule: Schedule, evaluations: int, rho: float 
         schedule: The steps of training.
         evaluations: At most so many; an even number leaves one unused.
         rho: How much closer the levels lie near the data.
+        see: Is told after every interval of ``a y``, which unlike ``y`` has the tokens' own variance at every level.
     """
     most, least = (float(each) ** (1 / rho) for each in (schedule.sigma[-1], schedule.sigma[0]))
     levels = max(1, (evaluations + 1) // 2)
     sigmas = [(most + place / max(levels - 1, 1) * (least - most)) ** rho for place in range(levels)]
 
+    def signal_at(sigma: float) -> float:
+        return float((1 + sigma**2) ** -0.5)
+
     def slope(y: Tensor, sigma: float) -> Tensor:
-        signal = (1 + sigma**2) ** -0.5
+        signal = signal_at(sigma)
         return (y - look(signal * y, schedule.time_at(sigma), signal, sigma * signal).data) / sigma
 
     y = sigmas[0] * x
@@ -114,4 +124,5 @@ def edm(look: Look, x: Tensor, schedule: Schedule, evaluations: int, rho: float 
         first = slope(y, sigma)
         end = y + (after - sigma) * first
         y = y + (after - sigma) * (first + slope(end, after)) / 2 if after > 0 else end
+        see(signal_at(after) * y)
     return y

@@ -20,6 +20,7 @@ from pydantic import Field, SerializeAsAny
 from torch import Tensor
 
 from jielong.config import Config, OfFamily, Part
+from jielong.heads.base import See, unseen
 from jielong.heads.continuous import Evaluations, IterativeHead, Predict, mean
 from jielong.networks.denoiser import MLP, AnyDenoiser, NetworkSettings
 from jielong.noise import Noise
@@ -75,36 +76,33 @@ def grid(intervals: int, shift: float = 1.0) -> list[float]:
     return shifted(torch.linspace(0, 1, intervals + 1, dtype=torch.float64), shift).tolist()
 
 
-def euler(velocity: Velocity, x: Tensor, times: Sequence[float]) -> Tensor:
-    """``x <- x + h v(x, t)``: one evaluation an interval, at its start."""
+def euler(velocity: Velocity, x: Tensor, times: Sequence[float], see: See = unseen) -> Tensor:
+    """``x <- x + h v(x, t)``: one evaluation an interval, at its start; ``see`` is told of ``x`` at every interval's end."""
     for start, end in pairwise(times):
         x = x + (end - start) * velocity(x, start)
+        see(x)
     return x
 
 
-def midpoint(velocity: Velocity, x: Tensor, times: Sequence[float]) -> Tensor:
-    """``x <- x + h v(x + h/2 v(x, t), t + h/2)``: two evaluations an interval, none at its end."""
+def midpoint(velocity: Velocity, x: Tensor, times: Sequence[float], see: See = unseen) -> Tensor:
+    """``x <- x + h v(x + h/2 v(x, t), t + h/2)``: two evaluations an interval, none at its end; ``see`` as for :func:`euler`."""
     for start, end in pairwise(times):
         half = (end - start) / 2
         x = x + 2 * half * velocity(x + half * velocity(x, start), start + half)
+        see(x)
     return x
 
 
-def heun(velocity: Velocity, x: Tensor, times: Sequence[float]) -> Tensor:
-    """``x <- x + h/2 (v(x, t) + v(x + h v(x, t), t + h))``: two evaluations an interval, one of them at its end."""
+def heun(velocity: Velocity, x: Tensor, times: Sequence[float], see: See = unseen) -> Tensor:
+    """``x <- x + h/2 (v(x, t) + v(x + h v(x, t), t + h))``: two evaluations an interval, one at its end; ``see`` as for :func:`euler`."""
     for start, end in pairwise(times):
         step, slope = end - start, velocity(x, start)
         x = x + step / 2 * (slope + velocity(x + step * slope, end))
+        see(x)
     return x
 
 
-def tell_end(evaluate: Evaluations, x: Tensor, time: float, velocity: Tensor) -> None:
-    """Tell who watches where this velocity, kept, would lead: ``x_t + (1 - t) v``, which is ``E[x_1 | x_t]`` where ``v`` is exact."""
-    if evaluate.see is not None:
-        evaluate.see(x + (1 - time) * velocity)
-
-
-def stochastic(velocity: Velocity, x: Tensor, times: Sequence[float], normal: Callable[[], Tensor]) -> Tensor:
+def stochastic(velocity: Velocity, x: Tensor, times: Sequence[float], normal: Callable[[], Tensor], see: See = unseen) -> Tensor:
     """Euler-Maruyama on an equation of the same marginals: ``dx = [v + (1 - t) score] dt + sqrt(2 (1 - t)) dW`` (NextStep-1's sampler).
 
     On the straight path ``score = (t v - x) / (1 - t)``, so the drift is ``(1 + t) v - x``. The last step follows ``v`` alone, without
@@ -115,12 +113,14 @@ def stochastic(velocity: Velocity, x: Tensor, times: Sequence[float], normal: Ca
         x: Noise.
         times: From 0 to 1.
         normal: Draws normal numbers of ``x``'s shape.
+        see: As for :func:`euler`.
     """
     *inner, last = pairwise(times)
     for start, end in inner:
         step = end - start
         x = x + step * ((1 + start) * velocity(x, start) - x) + (2 * (1 - start) * step) ** 0.5 * normal()
-    return x + (last[1] - last[0]) * velocity(x, last[0])
+        see(x)
+    return euler(velocity, x, last, see)
 
 
 class FlowMatchingHead(IterativeHead):
@@ -169,22 +169,17 @@ class FlowMatchingHead(IterativeHead):
         def normal() -> Tensor:
             return temperature * self.initial(evaluate, noise)
 
-        def velocity(x: Tensor, time: float) -> Tensor:
-            found = evaluate(x, time)
-            tell_end(evaluate, x, time, found)
-            return found
-
-        x = normal()
+        x, see = normal(), evaluate.see
         twice = self.sampler in ("midpoint", "heun") and steps > 1
         times = grid(steps // 2 if twice else steps, self.shift)
         if self.sampler == "sde":
-            return stochastic(velocity, x, times, normal)
+            return stochastic(evaluate, x, times, normal, see)
         if not twice:
-            return euler(velocity, x, times)
+            return euler(evaluate, x, times, see)
         if self.sampler == "midpoint":
-            return midpoint(velocity, x, times)
+            return midpoint(evaluate, x, times, see)
         # Heun's last slope would be asked at t = 1, which no training reaches; the midpoint is of the same order and cost.
-        return midpoint(velocity, heun(velocity, x, times[:-1]), times[-2:])
+        return midpoint(evaluate, heun(evaluate, x, times[:-1], see), times[-2:], see)
 
 
 class FlowMatching(Part, family="head", name="flow_matching"):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from jielong.config import OfFamily, Part
 from jielong.heads.continuous import Evaluations, IterativeHead, Predict, total
-from jielong.heads.flow_matching import SLOW, Times, between, grid, tell_end
+from jielong.heads.flow_matching import SLOW, Times, between, grid
 from jielong.networks.denoiser import MLP, AnyDenoiser, NetworkSettings
 from jielong.noise import Noise
 from jielong.tokens import Layout
@@ -124,9 +124,8 @@ class MeanFlowHead(IterativeHead):
         """``x_r = x_t + (r - t) u(x_t, t, r)`` on an even grid."""
         x = temperature * self.initial(evaluate, noise)
         for start, end in pairwise(grid(steps)):
-            velocity = evaluate(x, SLOW * start, SLOW * (end - start))[..., : self.channels]
-            tell_end(evaluate, x, start, velocity)
-            x = x + (end - start) * velocity
+            x = x + (end - start) * evaluate(x, SLOW * start, SLOW * (end - start))[..., : self.channels]
+            evaluate.see(x)
         return x
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from jielong.config import OfFamily, Part
 from jielong.heads.continuous import Evaluations, IterativeHead, Predict, mean
-from jielong.heads.flow_matching import between, tell_end
+from jielong.heads.flow_matching import between
 from jielong.networks.denoiser import MLP, AnyDenoiser, NetworkSettings
 from jielong.noise import Noise
 from jielong.tokens import Layout
@@ -94,9 +94,8 @@ class ShortcutHead(IterativeHead):
         level = min(steps.bit_length() - 1, self.levels)
         x = temperature * self.initial(evaluate, noise)
         for index in range(2**level):
-            velocity = evaluate(x, index / 2**level, level / self.levels)
-            tell_end(evaluate, x, index / 2**level, velocity)
-            x = x + 2.0**-level * velocity
+            x = x + 2.0**-level * evaluate(x, index / 2**level, level / self.levels)
+            evaluate.see(x)
         return x
 
 
