@@ -154,6 +154,20 @@ def test_a_player_holds_codes_and_steps():
     assert data["stories"][0]["born"] == [1, 2, 3, 4]
 
 
+def test_what_is_drawn_at_once_is_shown_forming_without_a_map_of_tokens():
+    turns = a_story("x", 4)
+    once, alone = replace(turns, born=[4] * 4), replace(turns, born=[1] * 4, film=turns.film[:1])
+    assert [story.at_once for story in (once, turns, alone)] == [True, False, False]
+    assert ("board" in markup.player([once]), "board" in markup.player([turns])) == (False, True)
+    assert '"placed":false' in markup.player([once])  # nothing of it is covered
+    assert '"placed":true' in markup.player([turns])
+
+
+def test_among_several_pictures_one_can_be_chosen():
+    assert markup.player([a_story("x", 4)]).count("<button") == 1
+    assert markup.player([a_story("x", 4), a_story("y", 4)]).count("<button") == 1 + 2
+
+
 def test_equal_codes_have_equal_colours_and_others_differ():
     hues = re.findall(r"--h:([\d.]+)", markup.token_map([5, 9, 5], (1, 3)))
     assert hues[0] == hues[2] != hues[1]

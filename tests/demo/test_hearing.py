@@ -15,8 +15,9 @@ from rich.console import Console
 
 from jielong import demo, experiment, recipe
 from jielong.data.licences import LICENCE, Licence, Terms
-from jielong.demo.hearing import NAMES, SENTENCES, Film, content, listen, tell
+from jielong.demo.hearing import NAMES, SENTENCES, Film, Hearing, listen, tell
 from jielong.demo.page import Report, render
+from jielong.demo.sounding import content
 from jielong.generator import Moment
 from jielong.media.audio import MissingLibraryError, read_audio, write_audio
 from jielong.media.spectrograms import spectrogram
@@ -63,12 +64,13 @@ train: {samples: 16, batch: 8, warmup: 0}
 def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight tones with words, two of them held out."""
     folder = tmp_path_factory.mktemp("spoken")
-    rows = ["path,text,speaker,split,attribution,licence"]
+    rows = ["path,text,speaker,split,attribution,licence,synthetic"]
     for index in range(8):
         samples = 100 - 4 * index
         tone = 0.5 * torch.sin(torch.arange(samples) * 2 * math.pi * (200 + 50 * index) / 2_000)[None]
         write_audio(folder / f"{index}.wav", tone, 2_000)
-        rows.append(f"{index}.wav,tone & {index},{'Ann' if index % 2 else 'Bob'},{'heldout' if index > 5 else 'train'},Ann & Co,CC0")
+        who, split = "Ann" if index % 2 else "Bob", "heldout" if index > 5 else "train"
+        rows.append(f"{index}.wav,tone & {index},{who},{split},Ann & Co,CC0,{'yes' if index % 2 else ''}")
     (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
     return folder
 
@@ -103,9 +105,11 @@ def test_a_film_keeps_some_moments_evenly_and_the_last() -> None:
 
 def test_a_clip_is_what_generate_makes_and_its_film_ends_with_it(spoken: Path, tmp_path: Path) -> None:
     system = load(trained(told(GENERATOR), tmp_path / "run", spoken))
-    story, clip = tell(system, {"text": "tone & 1"}, "tone & 1", seed=3)
-    made = system.generate(text="tone & 1", seed=3)[0]
-    assert torch.equal(clip.waveform, made.tensor)
+    told_of = tell(system, {"text": "tone & 1"}, "tone & 1", seed=3)
+    story, made = told_of.story, system.generate(text="tone & 1", seed=3)[0]
+    assert story is not None
+    assert torch.equal(told_of.clip.waveform, made.tensor)
+    assert not told_of.on_the_way
     torch.testing.assert_close(story.picture, spectrogram(made.tensor, 2_000))
     assert len(story.codes) == len(story.born) == 100
     assert story.born == sorted(story.born)
@@ -116,37 +120,52 @@ def test_a_clip_is_what_generate_makes_and_its_film_ends_with_it(spoken: Path, t
 def test_what_is_drawn_at_once_is_seen_forming(spoken: Path, tmp_path: Path) -> None:
     codec = trained(CONTINUOUS, tmp_path / "codec", spoken)
     system = load(trained(AT_ONCE, tmp_path / "run", spoken, TOKENIZER=codec))
-    story, clip = tell(system, {"text": "tone & 1"}, "tone & 1", seed=3)
-    assert torch.equal(clip.waveform, system.generate(text="tone & 1", seed=3)[0].tensor)
+    made = tell(system, {"text": "tone & 1"}, "tone & 1", seed=3)
+    story = made.story
+    assert story is not None
+    assert torch.equal(made.clip.waveform, system.generate(text="tone & 1", seed=3)[0].tensor)
     assert len(story.film) == 5 + 1
     assert set(story.born) == {6}
     apart = [float((frame - story.picture).abs().mean()) for frame in story.film]
     assert apart[0] > apart[3] > 0
-    assert apart[4] == apart[5] == 0  # the last evaluation ends where the tokens are
+    assert apart[4] == apart[5] == 0  # the last state is the tokens
+    assert [clip.label for clip in made.on_the_way] == [f"after step {step} of 6" for step in (1, 2, 3)]
+    for clip, frame in zip(made.on_the_way, story.film, strict=False):
+        assert torch.equal(spectrogram(clip.waveform, clip.rate), frame)
+    page = "".join(content(Hearing("m", "t", [made], "jielong")))
+    assert "begin as noise" in page
+    assert page.count("<audio") == 3 + 1
+    assert "board" not in page  # there is no order of tokens to see
 
 
 def test_generator_and_tokenizer_are_heard(spoken: Path, tmp_path: Path) -> None:
     generator = trained(told(GENERATOR), tmp_path / "speaker", spoken)
     tokenizer = trained(TOKENIZER, tmp_path / "codec", spoken)
     missing: dict[str, str] = {}
-    heard = listen(0, missing, [generator, tokenizer, "no-such-model"])
+    heard = listen(0, missing, [tokenizer, generator, "no-such-model"])
     assert [each.model for each in heard] == [generator, tokenizer]
     assert "no-such-model" in missing
     spoken_words, codec = heard
-    assert [clip.caption for clip in spoken_words.made] == ["tone & 6", "tone & 7"]  # held out
-    assert sorted(spoken_words.real) == [0, 1]
+    assert [made.clip.caption for made in spoken_words.made] == ["tone & 6", "tone & 7"]  # held out
+    assert [made.real.label for made in spoken_words.made if made.real is not None] == ["recording, Bob", "synthetic voice, Ann"]
     assert spoken_words.credits == ["Ann & Co, CC0"]
-    assert not codec.stories
-    assert codec.made[0].waveform.shape == codec.real[0].waveform.shape == (1, 76)
+    assert codec.made[0].story is None
+    assert codec.made[0].real is not None
+    assert codec.made[0].clip.waveform.shape == codec.made[0].real.waveform.shape == (1, 76)
+    round_trip = "".join(content(codec))
+    assert round_trip.index("recording, Bob") < round_trip.index("from its tokens")
     text = "".join(content(spoken_words))
     assert text.count("<audio") == 4
     assert text.count('class="player"') == 2
+    assert "board" in text
+    assert "nobody said it" in text
+    assert "synthetic voice, Ann" in text
     assert "tone &amp; 6" in text
     assert "Ann &amp; Co" in text
     assert "--text &#x27;tone &amp; 6&#x27;" in text
     heard_again, rate = read_audio(base64.b64decode(re.search(r"audio/wav;base64,([^\"]+)", text)[1]), "clip.wav")  # type: ignore[index]
     assert rate == 2_000
-    assert float((heard_again - spoken_words.made[0].waveform).abs().max()) < 1e-4
+    assert float((heard_again - spoken_words.made[0].clip.waveform).abs().max()) < 1e-4
 
 
 def test_a_model_that_is_told_a_voice_says_a_sentence_in_others(spoken: Path, tmp_path: Path) -> None:
@@ -194,7 +213,7 @@ def test_sound_that_is_described_is_made_from_words(spoken: Path, tmp_path: Path
     (heard,) = listen(0, missing, [run])
     assert not missing
     assert heard.title == f"Sound, by {run}"
-    assert [clip.caption for clip in heard.made] == list(NAMES)
+    assert [made.clip.caption for made in heard.made] == list(NAMES)
     assert "--text 'bass, hit'" in heard.command
     text = "".join(content(heard))
     assert text.count("<audio") == text.count('class="player"') == 3
@@ -205,8 +224,8 @@ def test_of_joined_sets_those_that_are_here_are_heard(spoken: Path, tmp_path: Pa
     run = trained(told(GENERATOR), tmp_path / "run", f"{copy},{spoken}")
     shutil.rmtree(copy)
     (heard,) = listen(0, {}, [run])
-    assert [clip.caption for clip in heard.made] == ["tone & 6", "tone & 7"]
-    assert sorted(heard.real) == [0, 1]
+    assert [made.clip.caption for made in heard.made] == ["tone & 6", "tone & 7"]
+    assert all(made.real is not None for made in heard.made)
 
 
 def test_without_models_of_sound_the_page_has_no_section_of_it(spoken: Path, tmp_path: Path) -> None:
@@ -234,8 +253,8 @@ def test_where_the_set_is_gone_sentences_are_said_and_a_codec_says_why_not(spoke
     missing: dict[str, str] = {}
     heard = listen(0, missing, names)
     assert [each.model for each in heard] == names[:1]
-    assert heard[0].made[0].caption == SENTENCES[0]
-    assert not heard[0].real
+    assert heard[0].made[0].clip.caption == SENTENCES[0]
+    assert heard[0].made[0].real is None
     assert heard[0].licence is None
     assert "weights under" not in "".join(content(heard[0]))
     own = Licence(

@@ -6,8 +6,7 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from html import escape
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from jielong.data.licences import Licence
 from jielong.data.opening import MediaSet, open_source
 from jielong.data.order import spread
 from jielong.data.source import DataError
-from jielong.demo import markup
 from jielong.demo.stories import Story, told
 from jielong.generator import Moment, Watch
 from jielong.media.audio import MissingLibraryError
@@ -31,17 +29,44 @@ from jielong.tokens import Tokens
 
 SENTENCES = ("Please leave a message after the tone.", "Press one to continue.", "The number is seven.")
 NAMES = ("bass, hit", "hi-hat", "tabla")
-FRAMES, TOKENS, VOICES = 24, 256, 2
+FRAMES, TOKENS, VOICES = 32, 256, 2
 """Of a film at most, tokens beside it at most, and voices that a sentence is said in again."""
+ON_THE_WAY = (0.0, 0.25, 0.5)
+"""Where in a film of what is drawn together it is listened to."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A sound ``(C, T)`` with its rate, and what to write below it."""
+    """A sound.
+
+    Attributes:
+        caption: What is said or heard in it.
+        label: Where it is from: who speaks, or what made it.
+        waveform: ``(C, T)``.
+        rate: Samples a second.
+    """
 
     caption: str
+    label: str
     waveform: Tensor
     rate: int
+
+
+@dataclass(frozen=True)
+class Made:
+    """A clip that a model made.
+
+    Attributes:
+        clip: It; of a tokenizer what came back.
+        real: The set's own clip of the same, where it has one.
+        story: How a generator came to it, with a film of its spectrogram.
+        on_the_way: What it sounded like in between, where all tokens are drawn together.
+    """
+
+    clip: Clip
+    real: Clip | None = None
+    story: Story | None = None
+    on_the_way: Sequence[Clip] = ()
 
 
 @dataclass(frozen=True)
@@ -51,21 +76,19 @@ class Hearing:
     Attributes:
         model: Its name.
         title: Of its section.
-        stories: How each clip came to be; films are of spectrograms.
-        made: The clips, in the same places; of a tokenizer what came back.
-        real: Recordings of the same, where the set has them.
-        voices: Pairs: a voice that was given, and the first sentence in it.
+        made: What it made.
         command: What makes the first clip.
+        spoken: Whether a text that it is told is said, and not described.
+        voices: Pairs: a voice that was given, and the first sentence in it.
         credits: Whose recordings these are.
         licence: Of a shipped model's weights, with the names that stay beside what is made with them.
     """
 
     model: str
     title: str
-    made: Sequence[Clip]
+    made: Sequence[Made]
     command: str
-    stories: Sequence[Story] = ()
-    real: Mapping[int, Clip] = field(default_factory=dict)
+    spoken: bool = False
     voices: Sequence[tuple[Clip, Clip]] = ()
     credits: Sequence[str] = ()
     licence: Licence | None = None
@@ -96,7 +119,7 @@ class Film:
 
 
 def listen(seed: int, missing: dict[str, str], names: Sequence[str] | None = None) -> list[Hearing]:
-    """Let models of sound be heard; those of the zoo by default. One that cannot be is named in ``missing`` with the reason."""
+    """Let models of sound be heard, generators first; those of the zoo by default. One that cannot be is named in ``missing``, and why."""
     heard = []
     for name in _models() if names is None else names:
         try:
@@ -104,7 +127,7 @@ def listen(seed: int, missing: dict[str, str], names: Sequence[str] | None = Non
             heard.append(_round_trip(system) if system.generator is None else _generated(system, seed, missing))
         except (ValueError, RuntimeError, MissingLibraryError) as error:
             missing[name] = str(error)
-    return heard
+    return sorted(heard, key=lambda hearing: hearing.made[0].story is None)
 
 
 def _models() -> list[str]:
@@ -152,11 +175,17 @@ def _recordings(system: System, count: int) -> tuple[list[Clip], list[str], list
     rows = spread(len(sounds), count)
     batch = sounds.batch(rows)
     lengths = batch.lengths.tolist() if batch.lengths is not None else [media.size[0]] * len(rows)
+    columns = sounds.columns
+    speakers, synthetic = columns.get("speaker"), columns.get("synthetic")
+
+    def label(row: int) -> str:
+        kind = "synthetic voice" if synthetic and synthetic[row] else "recording"
+        return f"{kind}, {speakers[row]}" if speakers and speakers[row] else kind
+
     clips = [
-        Clip(sounds.captions[row] or sounds.keys[row], wave[:, :length], media.rate or 0)
+        Clip(sounds.captions[row] or sounds.keys[row], label(row), wave[:, :length], media.rate or 0)
         for row, wave, length in zip(rows, batch.media, lengths, strict=True)
     ]
-    columns = sounds.columns
     people = list(zip(*(columns[name] for name in ("attribution", "licence") if name in columns), strict=True))
     by = sorted({", ".join(str(word) for word in people[row] if word) for row in rows} - {""}) if people else []
     return clips, by, [columns.get("speaker", sounds.labels)[row] for row in rows]
@@ -198,11 +227,7 @@ def _generated(system: System, seed: int, missing: dict[str, str]) -> Hearing:
     """A few clips, each with its film, and the first sentence in other voices where the model is told a voice."""
     clips, by, speakers = _recordings(system, len(SENTENCES))
     examples = _examples(system, clips)
-    stories, made = [], []
-    for example in examples:
-        story, clip = tell(system, example.asked, example.caption, seed)
-        stories.append(story)
-        made.append(clip)
+    made = [replace(tell(system, example.asked, example.caption, seed), real=example.real) for example in examples]
     voices: list[tuple[Clip, Clip]] = []
     if "voice" in parts_told(system.recipe):
         others = dict(reversed(list(zip(speakers, clips, strict=True))))
@@ -215,9 +240,8 @@ def _generated(system: System, seed: int, missing: dict[str, str]) -> Hearing:
         model=system.name,
         title=f"{'Words spoken' if _speaks(system) else 'Sound'}, by {system.name}",
         made=made,
-        command=f"jielong generate {shlex.quote(system.name)} {words} --seed {seed} --out heard",
-        stories=stories,
-        real={place: each.real for place, each in enumerate(examples) if each.real is not None},
+        command=f"jielong generate {shlex.quote(system.name)} {words} --seed {seed} --out heard --trace",
+        spoken=_speaks(system),
         voices=voices,
         credits=by,
         licence=Licence.beside(find(system.name)),
@@ -233,14 +257,18 @@ def _sound(system: System, asked: Mapping[str, Any], seed: int, watch: Watch | N
 def _own_voice(system: System, example: _Example, seed: int) -> Clip:
     """A voice that the model takes when it is told none: that of another seed."""
     sound = _sound(system, example.asked, seed + 1)
-    return Clip(example.caption, sound.tensor, sound.rate)
+    return Clip(example.caption, f"generated by {system.name}", sound.tensor, sound.rate)
 
 
 def _again(system: System, example: _Example, voices: Sequence[Clip], seed: int) -> list[tuple[Clip, Clip]]:
     """Each voice, and the example said in it."""
     given = [Recording(voice.waveform, voice.rate) for voice in voices]
     sounds = [_sound(system, {**example.asked, "voice": voice}, seed) for voice in given]
-    return [(voice, Clip(example.caption, sound.tensor, sound.rate)) for voice, sound in zip(voices, sounds, strict=True)]
+    label = f"generated by {system.name}, told that voice"
+    return [
+        (replace(voice, label=f"the voice given: {voice.label}"), Clip(example.caption, label, sound.tensor, sound.rate))
+        for voice, sound in zip(voices, sounds, strict=True)
+    ]
 
 
 def _option(key: str, value: Any) -> str:
@@ -262,20 +290,22 @@ def _round_trip(system: System) -> Hearing:
     samples = system.tokenizer.media.size[0]
     whole = torch.stack([F.pad(clip.waveform, (0, samples - clip.waveform.shape[1])) for clip in clips])
     back = system.decode(system.encode(whole))
-    made = [Clip(clip.caption, wave[:, : clip.waveform.shape[1]], clip.rate) for clip, wave in zip(clips, back, strict=True)]
+    made = [
+        Made(Clip(clip.caption, "from its tokens", wave[:, : clip.waveform.shape[1]], clip.rate), clip)
+        for clip, wave in zip(clips, back, strict=True)
+    ]
     return Hearing(
         model=system.name,
         title=f"What a token of sound holds: {system.name}",
         made=made,
         command=f"jielong evaluate {shlex.quote(system.name)}",
-        real=dict(enumerate(clips)),
         credits=by,
         licence=Licence.beside(find(system.name)),
     )
 
 
-def tell(system: System, asked: Mapping[str, Any], caption: str, seed: int) -> tuple[Story, Clip]:
-    """Generate one clip and keep some of the moments on the way; where nothing is known or expected yet there is silence."""
+def tell(system: System, asked: Mapping[str, Any], caption: str, seed: int) -> Made:
+    """Generate one clip and keep some of the moments on the way; where there is nothing to hear yet there is silence."""
     film = Film()
     sound = _sound(system, asked, seed, film)
     waveform, layout, hop = sound.tensor, system.tokenizer.layout, system.tokenizer.hop
@@ -295,35 +325,9 @@ def tell(system: System, asked: Mapping[str, Any], caption: str, seed: int) -> t
         film=pictures,
         placed=False,
     )
-    return story, Clip(caption, waveform, sound.rate)
-
-
-def content(hearing: Hearing) -> list[str]:
-    """The inside of its section, as HTML."""
-    parts = []
-    if hearing.stories:
-        parts.append(
-            "<p>Left, the first code of each token (of very many some, evenly spread); right, the spectrogram of what they decode to so "
-            "far, low pitches below. What is not known yet is silent; where a head draws all tokens together in several evaluations, it "
-            "is what the head then expects them to become. The same seed for all, the first draw of each.</p>"
-        )
-    for place, clip in enumerate(hearing.made):
-        if hearing.stories:
-            parts.append(markup.player([hearing.stories[place]]))
-        real = hearing.real.get(place)
-        pair = [(clip, "generated" if hearing.stories else "from its tokens"), *([(real, "recording")] if real is not None else [])]
-        parts.append(_row(clip.caption, pair))
-    if hearing.voices:
-        parts.append("<h3>In other voices</h3><p>A voice that was given, and the first sentence as that voice might say it.</p>")
-        parts += [_row(said.caption, [(said, "generated"), (given, "the voice given")]) for given, said in hearing.voices]
-    if hearing.credits:
-        parts.append(f"<p class='note'>Recordings: {escape('; '.join(hearing.credits))}.</p>")
-    if hearing.licence is not None:
-        whose = "; ".join(dict.fromkeys(f"{each.attribution} ({each.licence})" for each in hearing.licence.learned_from))
-        parts.append(f"<p class='note'>Made by weights under {escape(hearing.licence.weights)}, which learned from: {escape(whose)}.</p>")
-    return [*parts, markup.command(hearing.command)]
-
-
-def _row(caption: str, clips: Sequence[tuple[Clip, str]]) -> str:
-    cells = "".join(f"<div>{markup.sound(clip.waveform, clip.rate, label)}<small>{escape(label)}</small></div>" for clip, label in clips)
-    return f'<figure class="heard"><div class="row">{cells}</div><figcaption>{escape(caption)}</figcaption></figure>'
+    heard = sorted({int(share * len(frames)) for share in ON_THE_WAY}) if story.at_once else []
+    return Made(
+        clip=Clip(caption, f"generated by {system.name}", waveform, sound.rate),
+        story=story,
+        on_the_way=[Clip(caption, f"after step {place + 1} of {len(pictures)}", frames[place], sound.rate) for place in heard],
+    )

@@ -28,7 +28,7 @@ def picture(tensor: Tensor, label: str) -> str:
 def sound(waveform: Tensor, rate: int, label: str) -> str:
     """A clip ``(C, T)``: its spectrogram, and the browser's own player below."""
     data = base64.b64encode(encode_audio(waveform, rate)).decode()
-    return f'{picture(spectrogram(waveform, rate), label)}<audio controls preload="none" src="data:audio/wav;base64,{data}"></audio>'
+    return f'{picture(spectrogram(waveform, rate), label)}<audio controls preload="metadata" src="data:audio/wav;base64,{data}"></audio>'
 
 
 def command(text: str) -> str:
@@ -52,19 +52,25 @@ def token_map(codes: Sequence[int | float], grid: tuple[int, int]) -> str:
 
 
 def player(stories: Sequence[Story]) -> str:
-    """An animation of how several pictures came to be, step by step, with one of them shown large beside its token map."""
+    """An animation of how several pictures came to be, step by step, with one of them shown large beside its token map.
+
+    Of tokens drawn at once there is no map, and where there is one picture, none to choose from.
+    """
     first = stories[0]
     steps, size = len(first.film), list(first.film.shape[-2:])
     columns = math.ceil(math.sqrt(steps))
     told = [{"codes": story.codes, "born": story.born, "film": film_strip(story.film, columns)} for story in stories]
-    kind = {"placed": first.placed, "discrete": first.discrete}
+    mapped = not all(story.at_once for story in stories)
+    kind = {"placed": first.placed and mapped, "discrete": first.discrete}
     described = {"grid": first.grid, **kind, "steps": steps, "size": size, "columns": columns, "stories": told}
     data = json.dumps(described, separators=(",", ":"))
     shape = f"--rows:{first.grid[0]};--columns:{first.grid[1]}"
-    reel = "".join(f'<button type="button"><canvas></canvas>{escape(story.caption)}</button>' for story in stories)
+    board = f'<div class="tokens board" style="{shape}"></div>' if mapped else ""
+    choices = stories if len(stories) > 1 else ()
+    reel = "".join(f'<button type="button"><canvas></canvas>{escape(story.caption)}</button>' for story in choices)
     return (
         '<div class="player">'
-        f'<div class="stage"><div class="tokens board" style="{shape}"></div>'
+        f'<div class="stage{"" if mapped else " alone"}">{board}'
         f'<div class="picture"><canvas></canvas><div class="tokens over" style="{shape}"></div></div></div>'
         '<div class="controls"><button type="button" class="play">Play</button>'
         f'<input type="range" min="0" max="{steps}" value="{steps}" aria-label="step"><output></output></div>'

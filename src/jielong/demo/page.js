@@ -14,7 +14,7 @@
     const { stories, steps, size, columns, placed, discrete } = data;
     const [rows, cols] = data.grid;
     const board = root.querySelector(".board"), over = root.querySelector(".over");
-    const map = cells(board, rows * cols), marks = cells(over, rows * cols);
+    const map = board ? cells(board, rows * cols) : [], marks = cells(over, rows * cols);
     const button = root.querySelector(".play"), slider = root.querySelector("input"), says = root.querySelector("output");
     const large = root.querySelector(".stage canvas");
     const thumbs = [...root.querySelectorAll(".reel button")];
@@ -39,9 +39,11 @@
         const born = story.born[place], state = born > step ? "unknown" : born === step && born > 0 ? "new" : "";
         known += born <= step;
         fresh += state === "new";
-        map[place].className = state;
-        map[place].style.setProperty("--h", hue(code, discrete));
-        map[place].textContent = code;
+        if (board) {
+          map[place].className = state;
+          map[place].style.setProperty("--h", hue(code, discrete));
+          map[place].textContent = code;
+        }
         marks[place].className = placed && state === "new" ? "new" : "";
       });
       paint(large, chosen);
@@ -50,7 +52,8 @@
         thumb.setAttribute("aria-pressed", index === chosen);
       });
       slider.value = step;
-      says.textContent = `step ${step} of ${steps} · ${known} of ${story.codes.length} tokens` + (fresh ? `, ${fresh} new` : "");
+      const count = ` · ${known} of ${story.codes.length} tokens` + (fresh ? `, ${fresh} new` : "");
+      says.textContent = `step ${step} of ${steps}` + (board ? count : "");
     }
 
     function stop() {

@@ -13,8 +13,9 @@ from html import escape
 from torch import Tensor
 
 from jielong.demo import markup
-from jielong.demo.hearing import Hearing, content
+from jielong.demo.hearing import Hearing
 from jielong.demo.scratch import Run, Scratch
+from jielong.demo.sounding import content
 from jielong.demo.stories import Pace, Story
 
 
@@ -182,10 +183,19 @@ def _story(report: Report, strategy: Strategy) -> str:
     return _section(
         title,
         f"<p>{HOW.get(strategy.order, '')}</p>",
-        f"<p class='note'>Left, the tokens: {_written(strategy.stories[0])}; those of this step are outlined. "
-        f"Right, the picture they decode to so far; {_unknown(strategy.stories[0])}.</p>",
+        f"<p class='note'>{_shown(strategy.stories[0])}</p>",
         markup.player(strategy.stories),
         markup.command(f"{generate_command(strategy.model, report.prompts[:1], report.seed)} --trace"),
+    )
+
+
+def _shown(story: Story) -> str:
+    """What a player shows, in words."""
+    if story.at_once:
+        return "The tokens begin as noise, and every step takes some of it away: the picture they decode to after each."
+    return (
+        f"Left, the tokens: {_written(story)}; those of this step are outlined. "
+        f"Right, the picture they decode to so far; {_unknown(story)}."
     )
 
 

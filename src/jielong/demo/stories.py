@@ -43,6 +43,11 @@ class Story:
         return not isinstance(self.codes[0], float)
 
     @property
+    def at_once(self) -> bool:
+        """Whether all tokens were drawn together, from noise: they are known at the last step, and the film before it shows them form."""
+        return len(self.film) > 1 and set(self.born) == {len(self.film)}
+
+    @property
     def picture(self) -> Tensor:
         """The finished picture, ``(C, H, W)``."""
         return self.film[-1]
