@@ -29,6 +29,8 @@ from jielong.tokens import Tokens
 
 SENTENCES = ("Please leave a message after the tone.", "Press one to continue.", "The number is seven.")
 NAMES = ("bass, hit", "hi-hat", "tabla")
+SENTENCE = 3
+"""Words that make one, of a set's captions."""
 FRAMES, TOKENS, VOICES = 32, 256, 2
 """Of a film at most, tokens beside it at most, and voices that a sentence is said in again."""
 ON_THE_WAY = (0.0, 0.25, 0.5)
@@ -172,7 +174,9 @@ def _recordings(system: System, count: int) -> tuple[list[Clip], list[str], list
     media, sounds = system.tokenizer.media, _heldout(system)
     if sounds is None:
         return [], [], []
-    rows = spread(len(sounds), count)
+    # Of speech there is more to hear in a sentence than in a beep or a letter's name.
+    sentences = [row for row, caption in enumerate(sounds.captions) if len(caption.split()) >= SENTENCE] or list(range(len(sounds)))
+    rows = [sentences[place] for place in spread(len(sentences), count)]
     batch = sounds.batch(rows)
     lengths = batch.lengths.tolist() if batch.lengths is not None else [media.size[0]] * len(rows)
     columns = sounds.columns

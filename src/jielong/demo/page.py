@@ -118,8 +118,9 @@ def render(report: Report) -> str:
         _read("page.html"),
         style=_read("page.css"),
         script=_read("page.js"),
-        lead="A picture is cut into tokens, the tokens are produced step by step, and turned back into a picture. Below, two strategies "
-        "for the steps share one tokenizer, one network and one loop, and a small system learns all of it from nothing.",
+        lead="A picture or a sound is cut into tokens, the tokens are produced step by step, and turned back. Below, two strategies for "
+        "the steps of a picture share one tokenizer, one network and one loop, models of sound speak and clatter, and a small system "
+        "learns all of it from nothing.",
         facts="".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items()),
         sections="\n".join(section for section in sections if section),
         credits="<p>Drawings: Noto Emoji (Google, Apache-2.0) and Twemoji (graphics by Twitter and contributors, CC BY 4.0).</p>",
