@@ -236,6 +236,15 @@ def test_a_checkpoint_folder_is_a_recipe(tmp_path: Path) -> None:
 # --- --set ----------------------------------------------------------------------------------------------------------------------------
 
 
+def test_a_built_in_name_is_that_recipe_beside_a_run_that_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "vqgan").mkdir()
+    (tmp_path / "vqgan" / "recipe.yaml").write_text(load("vqgan", ["train.seed=7"]).to_yaml())
+    (tmp_path / "mine.yaml").write_text("extends: vqgan\n")
+    monkeypatch.chdir(tmp_path)
+    assert load("vqgan") == load("mine.yaml") != load("./vqgan")
+    assert load("./vqgan").train.seed == 7
+
+
 def test_a_recipe_of_an_earlier_version_gets_the_defaults_of_today() -> None:
     today = parse(GENERATOR).to_yaml()
     stored = yaml.safe_load(today)

@@ -197,17 +197,18 @@ def built_in() -> dict[str, str]:
 def read_text(name_or_path: str) -> tuple[str, str]:
     """Text and origin of a recipe: a built-in name, a YAML file, or a folder with ``recipe.yaml``.
 
+    A built-in name is that recipe wherever one stands; a folder that is called so is ``./name``.
+
     Raises:
         RecipeError: if there is no such recipe.
     """
-    path = Path(name_or_path)
+    recipes, path = built_in(), Path(name_or_path)
+    if name_or_path in recipes:
+        return recipes[name_or_path], name_or_path
     if path.is_dir():
         path = path / "recipe.yaml"
     if path.suffix in (".yaml", ".yml") and path.exists():
         return path.read_text(), str(path)
-    recipes = built_in()
-    if name_or_path in recipes:
-        return recipes[name_or_path], name_or_path
     raise RecipeError(f"there is no recipe called {name_or_path!r}, nor such a file; {nearest(name_or_path, recipes)}")
 
 
@@ -297,7 +298,7 @@ def _read(text: str, origin: str, above: tuple[str, ...] = ()) -> tuple[dict[str
 def _beside(name: str, origin: str) -> str:
     """A base that is a file, looked for beside the file that extends it first."""
     path = Path(origin).parent / name
-    return str(path) if path.exists() else name
+    return str(path) if name not in built_in() and path.exists() else name
 
 
 def _mark(node: Any, path: tuple[str, ...], origin: str, places: dict[tuple[str, ...], str]) -> None:
