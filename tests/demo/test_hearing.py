@@ -19,8 +19,9 @@ from jielong.demo.hearing import NAMES, SENTENCES, Film, Hearing, listen, tell
 from jielong.demo.page import Report, render
 from jielong.demo.sounding import content
 from jielong.generator import Moment
-from jielong.media.audio import MissingLibraryError, read_audio, write_audio
+from jielong.media.audio import read_audio, write_audio
 from jielong.media.spectrograms import spectrogram
+from jielong.networks.efficientnet import WeightsError
 from jielong.system import load
 
 pytest.importorskip("soundfile")
@@ -194,7 +195,7 @@ def test_where_no_recording_is_here_the_voice_given_is_one_of_its_own(spoken: Pa
 
 def test_without_what_hears_a_voice_there_are_no_others(spoken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lacking(*_: object) -> list[object]:
-        raise MissingLibraryError("a voice is heard by resemblyzer: install it")
+        raise WeightsError("a voice is heard by resemblyzer: install it")  # as the speaker encoder does
 
     monkeypatch.setattr(demo.hearing, "_again", lacking)
     run, missing = trained(GENERATOR, tmp_path / "run", spoken), dict[str, str]()

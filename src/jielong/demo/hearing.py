@@ -24,6 +24,7 @@ from jielong.generator import Moment, Watch
 from jielong.media.audio import MissingLibraryError
 from jielong.media.players import Sound
 from jielong.media.spectrograms import spectrogram
+from jielong.networks.efficientnet import WeightsError
 from jielong.system import DESCRIPTION, System, find, is_timed, load, open_media, parts_told, zoo
 from jielong.tokens import Tokens
 
@@ -237,7 +238,7 @@ def _generated(system: System, seed: int, missing: dict[str, str]) -> Hearing:
         others = dict(reversed(list(zip(speakers, clips, strict=True))))
         try:
             voices = _again(system, examples[0], list(others.values())[:VOICES] or [_own_voice(system, examples[-1], seed)], seed)
-        except MissingLibraryError as error:
+        except (MissingLibraryError, WeightsError) as error:
             missing[f"other voices of {system.name}"] = str(error)
     words = " ".join(_option(key, value) for key, value in examples[0].asked.items())
     return Hearing(
