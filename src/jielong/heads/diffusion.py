@@ -165,7 +165,7 @@ class DiffusionHead(IterativeHead):
             data = (x - spread * said) / signal if self.prediction == "epsilon" else signal * x - spread * said
         if self.clip is not None:
             data = data.clamp(-self.clip, self.clip)
-        if self.clip is None and self.prediction == "epsilon":
+        elif self.prediction == "epsilon":
             return Guess(data, said, share)
         return Guess(data, (x - signal * data) / spread, share)
 
