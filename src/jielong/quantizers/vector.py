@@ -302,8 +302,9 @@ class VectorQuantizer(Quantizer):
             vectors = fresh(len(dead))
             if self.restart_distance < 1:
                 own = F.embedding(self._nearest(vectors, self.current)[0], self.current)
-                vectors = own.lerp(vectors, self.restart_distance)
-            self._place(dead, F.normalize(vectors, dim=-1) if self.normalize else vectors, mean.expand(len(dead)))
+                between = own.lerp(vectors, self.restart_distance)
+                vectors = F.normalize(between, dim=-1) if self.normalize else between
+            self._place(dead, vectors, mean.expand(len(dead)))
 
     def _place(self, where: Tensor, codes: Tensor, counts: Tensor) -> None:
         """Set code, count and sum together: setting the code alone would be undone by the next step of the averages."""
