@@ -14,6 +14,7 @@ from jielong.backbones.transformer import Transformer
 from jielong.conditions.characters import Characters
 from jielong.conditions.length import Length
 from jielong.conditions.several import Several
+from jielong.conditions.voice import Recording, Voice, VoiceCondition
 from jielong.generator import Generator
 from jielong.heads.flow_matching import FlowMatching
 from jielong.heads.gaussian_mixture import GaussianMixture
@@ -40,11 +41,11 @@ EACH = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 HOW = pytest.mark.parametrize("aligned", ["even", "search"])
 
 
-def built(case: tuple[Any, Any, Any, Layout], aligned: Any, several: bool = False, drop: float = 0.1) -> Generator:
+def built(case: tuple[Any, Any, Any, Layout], aligned: Any, beside: Any = None, drop: float = 0.1) -> Generator:
     torch.manual_seed(0)
     order, backbone, head, layout = case
     told: Any = Characters(width=8, layers=1, heads=2, aligned=aligned, drop=drop)
-    condition = (Several(of=(told, Length(width=8)), width=8) if several else told).build()
+    condition = (told if beside is None else Several(of=(told, beside), width=8)).build()
     chain = order.build()
     model = Generator(layout, chain, backbone.build(layout, 8), head.build(16, layout), condition, chain.embedding(None, 16))
     for parameter in model.parameters():
@@ -123,7 +124,7 @@ def test_lengths_of_their_own() -> None:
 
 @HOW
 def test_a_text_beside_a_length(aligned: Any) -> None:
-    model = built(CASES["at once"], aligned, several=True)
+    model = built(CASES["at once"], aligned, Length(width=8))
     told = [{"characters": text, "length": 0.5} for text in TEXTS]
     assert bool(loss_of(model.train(), tokens(NUMBERS), told).isfinite())
     drawn = model.eval().generate(told, lengths=LENGTHS, guidance=3.0)
@@ -131,6 +132,22 @@ def test_a_text_beside_a_length(aligned: Any) -> None:
     mute = [{"characters": "a"}, {"length": 1.0}, {"characters": "b"}]
     assert bool(loss_of(model, tokens(NUMBERS), mute).isfinite())
     assert model.generate(mute, lengths=LENGTHS).values.shape == (3, N, 2)
+
+
+def test_a_voice_is_heard_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though conditions are read twice where texts say how long they last."""
+    model, heard = built(CASES["at once"], "even", Voice(width=8)), 0
+
+    def hear(self: VoiceCondition, waveform: Tensor) -> Tensor:
+        nonlocal heard
+        heard += 1
+        return torch.ones(256) / 16
+
+    monkeypatch.setattr(VoiceCondition, "hear", hear)
+    recording = Recording(torch.ones(1, 16_000), 16_000)
+    drawn = model.generate([{"characters": "abc", "voice": recording}])
+    assert heard == 1
+    assert torch.equal(drawn.values, model.generate([{"characters": "abc", "voice": torch.ones(256) / 16}]).values)
 
 
 def test_symbols_that_last_no_time_are_heard_in_their_neighbours_alone() -> None:

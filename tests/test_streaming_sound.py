@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jielong.bodies.base import Body
+from jielong.bodies.base import Body, BodySettings
 from jielong.bodies.seanet import SEANet
+from jielong.bodies.vocos import Vocos
 from jielong.moments import Piece
 from jielong.networks.decoder import Decoder
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.vector import Vector
-from jielong.streaming import look_ahead, stream_sound
+from jielong.streaming import stream_sound
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.vq import VQ, VQTokenizer
 from jielong.tokens import Layout, Tokens
@@ -52,7 +53,7 @@ def pieces_of(values: Tensor, lengths: list[int], sizes: list[int]) -> list[Piec
 
 @pytest.mark.parametrize(("reach", "everything", "ahead"), [(0, False, 0), (1, False, 1), (3, False, 3), (1, True, N)])
 def test_what_a_decoder_looks_ahead_is_measured(reach: int, everything: bool, ahead: int) -> None:
-    assert min(look_ahead(make(reach, everything)), N - 1) == min(ahead, N - 1)
+    assert min(make(reach, everything).reach.behind, N - 1) == min(ahead, N - 1)
 
 
 @pytest.mark.parametrize("sizes", [[1] * 9, [4, 3, 2], [9]])
@@ -113,3 +114,43 @@ def test_a_codec_whose_beginning_is_reflected_gives_it_late(count: int) -> None:
     sound = list(stream_sound(codec, pieces_of(values, [count, count], [1] * count)))
     assert [piece.shape[2] // HOP for piece in sound] == ([7, 1, 1] if count == 9 else [4])
     torch.testing.assert_close(torch.cat(sound, dim=2), whole, atol=1e-5, rtol=1e-4)
+
+
+LOOKING_AHEAD = [SEANet(channels=4, ratios=(2, 2), causal=False, lstm=0), Vocos(window=8, stride=2, width=8, layers=2, kernel=3)]
+
+
+@pytest.mark.parametrize("body", LOOKING_AHEAD, ids=lambda body: body.name)
+def test_a_part_of_the_sound_is_decoded_from_the_tokens_around_it(body: BodySettings) -> None:
+    torch.manual_seed(0)
+    count = 64
+    codec = VQ(body=body, dim=8, quantizer=Vector.model_validate({"codes": 9})).build(MediaFormat(1, (HOP * count,), 400)).eval()
+    values = torch.randint(0, 9, (2, count, 1), generator=torch.Generator().manual_seed(1))
+    whole = codec.decode(Tokens(values, codec.layout))
+    decoded: list[int] = []
+    assert 0 < codec.reach.before < count // 3
+    assert 0 < codec.reach.behind < count // 3
+    codec.decoder.register_forward_hook(lambda module, given, result: decoded.append(given[0].shape[-1]))
+    for start, stop in [(0, 3), (30, 34), (60, 64), (0, count)]:
+        torch.testing.assert_close(codec.decode_between(values, start, stop), whole[..., start * HOP : stop * HOP], atol=1e-5, rtol=1e-4)
+    assert decoded[1] == codec.reach.before + 4 + codec.reach.behind
+    assert decoded[3] == count
+    ended = codec.decode_ended(Tokens(values, codec.layout, torch.tensor([5, 3])))
+    assert ended.shape == whole.shape
+    assert decoded[-1] == 5 + codec.reach.behind
+
+
+def test_silence_is_encoded_again_only_when_weights_changed() -> None:
+    tokenizer, passes = make(1), 0
+
+    def count(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+
+    tokenizer.encoder.register_forward_hook(count)
+    silence = tokenizer.blank
+    assert tokenizer.blank is silence
+    assert passes == 1
+    with torch.no_grad():
+        next(tokenizer.encoder.parameters()).add_(1.0)
+    tokenizer.blank  # noqa: B018
+    assert passes == 2

@@ -434,6 +434,8 @@ class Generator(nn.Module):
             raise ValueError("lazy steps keep what they computed, and cache=False computes everything at every step: give one of them")
         sharpness = sharpness or Sharpness()
         self.head.check_sharpness(sharpness)
+        if self.condition is not None and conditions is not None:
+            conditions = [self.condition.settled(value) for value in conditions]  # they are prepared twice: for lengths, and to draw
         manner = Manner(strength, sharpness, Pace(steps, schedule, two_stage), cache, smooth, lazy)
         if lengths is None and conditions is not None and known is None:
             lengths = self._own_lengths(conditions, batch)

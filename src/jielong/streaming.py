@@ -17,8 +17,8 @@ from jielong.tokens import Tokens
 def stream_sound(tokenizer: Tokenizer, pieces: Iterable[Piece], samples: Sequence[int] | None = None) -> Iterator[Tensor]:
     """Pieces of sound ``(B, C, n)`` that together are the whole (:meth:`Tokenizer.decode_ended`), on the CPU.
 
-    A tokenizer that can be streamed decodes each token once. Another decodes all tokens so far again, and what its decoder makes of the
-    last of them waits until it has seen as many behind them as it looks ahead (:func:`look_ahead`).
+    A tokenizer that can be streamed decodes each token once. What another makes of the last tokens waits until it has seen as many behind
+    them as it looks at, and those that it looks at on either side are decoded again (:attr:`Tokenizer.reach`).
 
     Args:
         tokenizer: What made the tokens.
@@ -36,22 +36,6 @@ def stream_sound(tokenizer: Tokenizer, pieces: Iterable[Piece], samples: Sequenc
         behind = torch.arange(start, start + length) >= ends[:, None]
         if length > 0:
             yield sound[..., :length].masked_fill(behind[:, None], 0)
-
-
-@torch.no_grad()
-def look_ahead(tokenizer: Tokenizer) -> int:
-    """How many tokens behind a sample the decoder must have seen to give it: measured, by changing one token of silence.
-
-    Where it looks at everything (a norm over all of the sound), that is all of them.
-    """
-    weight = next(tokenizer.parameters(), torch.zeros(()))
-    silent = tokenizer.encode(torch.zeros(1, *tokenizer.media.shape, device=weight.device))
-    values, layout, hop = silent.values, silent.layout, tokenizer.hop or 1
-    last = layout.positions - 1
-    other = values.clone()
-    other[:, last] = (other[:, last] + 1) % layout.vocabulary if layout.vocabulary is not None else other[:, last] + 1.0
-    changed = (tokenizer.decode(Tokens(other, layout)) != tokenizer.decode(silent)).any(1)[0].nonzero()
-    return layout.positions if not len(changed) else max(0, last - int(changed[0]) // hop)
 
 
 def _streamable(tokenizer: Tokenizer) -> bool:
@@ -85,26 +69,21 @@ def _streamed(tokenizer: Any, pieces: Iterable[Piece], hop: int) -> Iterator[tup
 
 @torch.no_grad()
 def _overlapped(tokenizer: Tokenizer, pieces: Iterable[Piece], hop: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    ahead, given = look_ahead(tokenizer), 0
+    ahead, given = tokenizer.reach.behind, 0
     values: Tensor | None = None
     for piece in pieces:
         if values is None:
-            values = _silence(tokenizer, piece.values).expand(len(piece.values), -1, -1).clone()
+            values = tokenizer.blank.to(piece.values.device).repeat(len(piece.values), 1, 1)
         stop = piece.start + piece.values.shape[1]
         values[:, piece.start : stop] = _filled(tokenizer, piece)
         lengths = piece.lengths
         # Behind the end of the longest item there is nothing to wait for.
         settled = stop if stop >= int(lengths.max()) else stop - ahead
         if settled > given:
-            yield given * hop, tokenizer.decode(Tokens(values, tokenizer.layout)).cpu()[..., given * hop : settled * hop], lengths * hop
+            yield given * hop, tokenizer.decode_between(values, given, settled).cpu(), lengths * hop
             given = settled
     if values is not None and (last := int(lengths.max())) > given:
-        yield given * hop, tokenizer.decode(Tokens(values, tokenizer.layout)).cpu()[..., given * hop : last * hop], lengths * hop
-
-
-def _silence(tokenizer: Tokenizer, like: Tensor) -> Tensor:
-    """The tokens of silence, ``(1, N, C)``."""
-    return tokenizer.encode(torch.zeros(1, *tokenizer.media.shape, device=like.device)).values
+        yield given * hop, tokenizer.decode_between(values, given, last).cpu(), lengths * hop
 
 
 def _filled(tokenizer: Tokenizer, piece: Piece) -> Tensor:
@@ -113,4 +92,4 @@ def _filled(tokenizer: Tokenizer, piece: Piece) -> Tensor:
     behind = (places >= piece.lengths[:, None]).to(piece.values.device)
     if not bool(behind.any()):
         return piece.values
-    return torch.where(behind[..., None], _silence(tokenizer, piece.values)[:, places.to(piece.values.device)], piece.values)
+    return torch.where(behind[..., None], tokenizer.blank.to(piece.values.device)[:, places], piece.values)

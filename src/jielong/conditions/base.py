@@ -41,6 +41,10 @@ class Condition(nn.Module, ABC):
     def prepare(self, values: Sequence[Any]) -> Any:
         """Raw values to what ``forward`` takes. Raises ``ValueError`` for a value it cannot read."""
 
+    def settled(self, value: Any) -> Any:
+        """A raw value in the form that is prepared soonest: itself, unless it must be read or heard."""
+        return value
+
     @abstractmethod
     def embed(self, prepared: Any) -> Conditioning:
         """Prepared values to feature vectors."""

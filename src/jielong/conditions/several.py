@@ -76,6 +76,13 @@ class SeveralConditions(Condition):
                 raise ValueError(f"there is no condition {unknown[0]!r} here; {nearest(str(unknown[0]), list(self._parts))}")
         return {name: self._told(name, part, [value.get(name) for value in values]) for name, part in self._parts.items()}
 
+    def settled(self, value: Any) -> Any:
+        """Each condition's own part, settled; what cannot be read is left for :meth:`prepare` to refuse."""
+        if not isinstance(value, Mapping):
+            return value
+        parts = self._parts
+        return {name: parts[name].settled(own) if name in parts and own is not None else own for name, own in value.items()}
+
     def _told(self, name: str, part: Condition, values: list[Any]) -> Told:
         rows = torch.tensor([value is not None for value in values])
         if not rows.all() and part.drop == 0:

@@ -86,6 +86,10 @@ class VoiceCondition(Condition):
         mono = waveform.detach().cpu().float().reshape(-1, waveform.shape[-1]).mean(0, keepdim=True)
         return self.hear(resample(mono, rate, self.rate)[0])
 
+    def settled(self, value: Recording | Tensor | str | Path) -> Tensor:
+        """The vector of :meth:`voice`."""
+        return self.voice(value)
+
     def hear(self, waveform: Tensor) -> Tensor:
         """The voice of ``(T,)`` at :attr:`rate`, ``(features,)``."""
         if not self._frozen:

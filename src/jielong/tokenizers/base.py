@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,11 +69,33 @@ class Reconstruction:
     first: Tensor | None = None
 
 
+class Reach(NamedTuple):
+    """How many tokens before and behind a sample a decoder must have seen to give it."""
+
+    before: int
+    behind: int
+
+
+Once = TypeVar("Once")
+
+
 class Tokenizer(nn.Module, ABC):
     """Cuts media into tokens and turns tokens back. Sizes that others need are properties, never typed twice."""
 
     media: MediaFormat
     layout: Layout
+    _known: dict[str, tuple[tuple[Any, ...], Any]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known = {}
+
+    def _once(self, name: str, make: Callable[[], Once]) -> Once:
+        """What ``make`` gives, computed again only where a weight has changed since."""
+        state = tuple((weight.data_ptr(), weight._version) for weight in chain(self.parameters(), self.buffers()))
+        if self._known.get(name, ((None,),))[0] != state:
+            self._known[name] = state, make()
+        return cast("Once", self._known[name][1])
 
     @abstractmethod
     def encode(self, media: Tensor) -> Tokens:
@@ -121,14 +145,57 @@ class Tokenizer(nn.Module, ABC):
         """
         return kept
 
+    @property
+    def blank(self) -> Tensor:
+        """The tokens of a grey picture, or of silence, ``(1, N, C)``."""
+        device = next(chain(self.parameters(), self.buffers()), torch.empty(0)).device
+        return self._once("blank", lambda: self.encode(torch.zeros(1, *self.media.shape, device=device)).values)
+
+    @property
+    def reach(self) -> Reach:
+        """What its decoder looks at of sound: measured, by changing the first and the last token of silence.
+
+        Where it looks at everything (a norm over all of the sound), that is all tokens.
+        """
+        return self._once("reach", self._measured_reach)
+
+    @torch.no_grad()
+    def _measured_reach(self) -> Reach:
+        count, hop, silent = self.layout.positions, self.hop or 1, self.blank
+        ends = silent.repeat(2, 1, 1)
+        for row, place in enumerate((0, count - 1)):
+            one = ends[row, place]
+            ends[row, place] = one + 1.0 if self.layout.vocabulary is None else (one + 1) % self.layout.vocabulary
+        heard = self.decode(Tokens(torch.cat([silent, ends]), self.layout))
+        first, last = ((heard[row] != heard[0]).any(0).nonzero().flatten() // hop for row in (1, 2))
+        if not len(first) or not len(last):
+            return Reach(count, count)
+        return Reach(int(first.max()), count - 1 - int(last.min()))
+
+    def decode_between(self, values: Tensor, start: int, stop: int) -> Tensor:
+        """The sound of positions ``start`` to ``stop`` alone, as :meth:`decode` gives it, out of no more tokens than it takes.
+
+        Args:
+            values: Of all positions, ``(B, N, C)``.
+            start: The first position.
+            stop: That behind the last.
+        """
+        hop, first, last = self.hop or 1, 0, values.shape[1]
+        if self.any_length:
+            first, last = max(0, start - self.reach.before), min(last, stop + self.reach.behind)
+        media = self.decode(Tokens(values[:, first:last], replace(self.layout, grid=(last - first,))))
+        return media[..., (start - first) * hop : (stop - first) * hop]
+
     def decode_ended(self, tokens: Tokens) -> Tensor:
         """As :meth:`decode`, of items that end: tokens of silence behind an item's last one, and silence in the media."""
         if tokens.lengths is None or self.hop is None:
             return self.decode(tokens)
-        silent = self.encode(torch.zeros(1, *self.media.shape, device=tokens.values.device)).values
-        behind = torch.arange(self.layout.positions, device=silent.device) >= tokens.lengths.to(silent.device)[:, None]
-        media = self.decode(Tokens(torch.where(behind[..., None], silent, tokens.values), tokens.layout))
-        return media.masked_fill(behind.repeat_interleave(self.hop, dim=1)[:, None], 0)
+        silent, count = self.blank.to(tokens.values.device), self.layout.positions
+        behind = torch.arange(count, device=silent.device) >= tokens.lengths.to(silent.device)[:, None]
+        end = min(count, int(tokens.lengths.max()))
+        media = self.decode_between(torch.where(behind[..., None], silent, tokens.values), 0, end)
+        media = media.masked_fill(behind[:, :end].repeat_interleave(self.hop, dim=1)[:, None], 0)
+        return F.pad(media, (0, (count - end) * self.hop))
 
     def decode_known(self, tokens: Tokens, known: Tensor) -> Tensor:
         """The media so far, while only some tokens are known, with grey or silence (0) where nothing is known.
@@ -142,8 +209,7 @@ class Tokenizer(nn.Module, ABC):
         """
         known = known.to(tokens.values.device)
         if len(self.layout.grid) != len(self.media.size) or self.layout.scales:
-            grey = self.encode(torch.zeros(1, *self.media.shape, device=tokens.values.device)).values
-            return self.decode(Tokens(torch.where(known[..., None], tokens.values, grey), self.layout))
+            return self.decode(Tokens(torch.where(known[..., None], tokens.values, self.blank), self.layout))
         media = self.decode(tokens)
         covered = known.unflatten(1, tokens.layout.grid)[:, None].to(media.dtype)
         return media * F.interpolate(covered, size=media.shape[2:], mode="nearest")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +75,7 @@ class GridTokenizer(LearnedTokenizer):
         """Where the body is convolutional in time."""
         return isinstance(self.encoder, StreamingModule) and isinstance(self.decoder, StreamingModule) and not self.layout.scales
 
-    @property
+    @cached_property
     def latency(self) -> Latency | None:
         """Of a stream; ``None`` where the body must see a whole sound."""
         encoder, decoder, rate = self.encoder, self.decoder, self.media.rate
