@@ -131,6 +131,23 @@ def test_durations_are_learned_from_tokens_that_symbols_explain(layout: Layout) 
     torch.testing.assert_close(layer.durations(along, lengths * 2), 2.0 * durations, rtol=0.1, atol=0.1)
 
 
+def test_what_a_text_is_said_to_last_is_right_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at the geometric mean: a symbol that lasts one token or nine lasts five, not three."""
+    torch.manual_seed(0)
+    stretch, items = SearchedStretch(4, 8, Layout((18,), 1)), 64
+    along = Along(torch.ones(items, 2, 4), mask_of(*[2] * items))
+    found = torch.ones(items, 2).masked_fill(torch.arange(items)[:, None] % 2 == 1, 9.0)
+    monkeypatch.setattr("jielong.networks.alignment.search", lambda *_, **__: found)
+    optimizer = torch.optim.Adam(stretch.parameters(), lr=0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss = stretch.learn(along, torch.zeros(items, 18, 1), torch.full((items,), 18))[1]
+        assert loss is not None
+        loss.backward()
+        optimizer.step()
+    torch.testing.assert_close(stretch.own_lengths(along), torch.full((items,), 10.0), rtol=0.02, atol=0)
+
+
 def test_the_pace_is_a_line_that_rises() -> None:
     layer = Stretch(2, 2)
     layer.measure(torch.tensor([10, 20, 30]), torch.tensor([25, 45, 65]))
