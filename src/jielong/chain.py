@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -216,6 +216,8 @@ class Chain:
     ) -> Draw:
         """Token values from hidden vectors, of which the second half may be the unconditional ones; of a whole block, ``span``."""
         batch, head, sharpness = len(self.values), self.model.head, self.manner.sharpness
+        if span is not None and self.model.order.likeliest(self.course.layout, span.start):
+            sharpness = replace(sharpness, temperature=0.0)
         null = hidden[batch:] if self.doubled else None
         if self.mixer is None:
             told: dict[str, Any] = {} if span is None else self.model.places_of(span, course=self.course)

@@ -14,7 +14,7 @@ from jielong.generator import Generator
 from jielong.heads.base import Head
 from jielong.heads.depth import Depth
 from jielong.heads.logistic_mixture import LogisticMixture
-from jielong.heads.softmax import Softmax
+from jielong.heads.softmax import Softmax, SoftmaxHead
 from jielong.networks.transformer import Transformer
 from jielong.noise import Noise
 from jielong.orders.base import Order
@@ -126,6 +126,41 @@ def make(name: str, layout: Layout, head: Head | None = None, width: int = 32) -
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     return model
+
+
+def test_further_levels_take_their_likeliest_codes_unless_they_are_drawn() -> None:
+    layout = Layout((5,), 3, 7)
+    model = make("levels", layout).eval()
+    assert isinstance(model.head, SoftmaxHead)
+
+    def likeliest_of(drawn: Tokens) -> torch.Tensor:
+        scores = model.head.scores(hidden_of(model, drawn.values)).unflatten(1, (3, 5))  # a row a codebook
+        return torch.stack([scores[:, book, :, book].argmax(-1) for book in range(3)], dim=-1)
+
+    greedy = model.generate(count=8, seed=1)
+    likeliest = likeliest_of(greedy)
+    assert torch.equal(greedy.values[..., 1:], likeliest[..., 1:])
+    assert not torch.equal(greedy.values[..., 0], likeliest[..., 0])
+    model.order = LevelsOrder(greedy=False)
+    drawn = model.generate(count=8, seed=1)
+    assert torch.equal(drawn.values[..., 0], greedy.values[..., 0])
+    assert not torch.equal(drawn.values[..., 1:], likeliest_of(drawn)[..., 1:])
+
+
+def test_only_codes_that_there_are_cost_logits() -> None:
+    torch.manual_seed(0)
+    head = Softmax().build(8, Layout((5,), 3, 7))
+    torch.nn.init.normal_(head.logits.weight)
+    hidden, targets = torch.randn(20, 8, requires_grad=True), torch.randint(0, 8, (20, 3))  # 7 is no code
+    targets[0] = 7
+    losses = head.loss(hidden, targets)
+    there, each = targets != 7, -head.scores(hidden).log_softmax(-1).gather(-1, targets.clamp_max(6)[..., None])[..., 0]
+    wanted = (each * there).sum(-1) / there.sum(-1).clamp_min(1)
+    torch.testing.assert_close(losses, wanted)
+    weights = torch.randn(20)
+    ours = torch.autograd.grad((losses * weights).sum(), [hidden, head.logits.weight])
+    theirs = torch.autograd.grad((wanted * weights).sum(), [hidden, head.logits.weight])
+    torch.testing.assert_close(ours, theirs)
 
 
 def hidden_of(model: Generator, values: torch.Tensor) -> torch.Tensor:

@@ -93,9 +93,20 @@ class SoftmaxHead(Head):
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy in nats, ``(M,)``, averaged over the codebooks of which there is a code."""
-        scores = self.scores(hidden)
-        with torch.autocast(scores.device.type, enabled=False):
-            return over_codebooks(cross_entropies(scores, targets, self.label_smoothing), targets, self.vocabulary)
+        there = targets != self.vocabulary
+        if bool(there.all()):
+            scores = self.scores(hidden)
+            with torch.autocast(scores.device.type, enabled=False):
+                return cross_entropies(scores, targets, self.label_smoothing).mean(-1)
+        # An arrangement of codebooks has one code at most positions: logits are made of the codes that there are.
+        total = torch.zeros(len(targets), device=hidden.device)
+        for book, weight in enumerate(self.logits.weight.chunk(self.codebooks)):
+            rows = there[:, book].nonzero()[:, 0]
+            scores = F.linear(hidden[rows], weight)[:, None]
+            with torch.autocast(scores.device.type, enabled=False):
+                each = cross_entropies(scores, targets[rows, book, None], self.label_smoothing)[:, 0]
+            total = total.index_add(0, rows, each)
+        return total / there.sum(-1).clamp_min(1)
 
     def nats_a_value(self, loss: float) -> float | None:
         """The loss itself, unless labels are smoothed."""

@@ -120,6 +120,10 @@ class Order(ABC):
         stops = sizes.cumsum(0).tolist()
         return list(zip([0, *stops[:-1]], stops, strict=True))
 
+    def likeliest(self, layout: Layout, start: int) -> bool:
+        """Whether the block that begins at ``start`` takes its likeliest codes, however boldly others are drawn."""
+        return False
+
     def steps(self, unknown: int, steps: int | None, schedule: Schedule | None = None) -> Iterator[Step]:
         """The steps of a block with so many unknown positions; a single one unless the order reveals gradually.
 

@@ -19,10 +19,20 @@ from jielong.tokens import Layout
 class LevelsOrder(Order):
     """In the first codebook the previous code stands at a position; in the ``j``-th the sum of the first ``j - 1`` codes of that position.
 
-    Codes of one codebook are drawn independently of each other, given all codebooks before.
+    Codes of one further codebook are independent of each other, given all codebooks before.
+
+    Args:
+        greedy: Whether further codebooks take their likeliest codes, as published; only the first is drawn then.
     """
 
     shifted = True
+
+    def __init__(self, greedy: bool = True) -> None:
+        self.greedy = greedy
+
+    def likeliest(self, layout: Layout, start: int) -> bool:
+        """In further codebooks, if so asked."""
+        return self.greedy and start >= layout.positions // layout.grid[0]
 
     def pattern(self, layout: Layout) -> Pattern:
         """All positions of the first codebook, then all of the second, and so on."""
@@ -56,8 +66,10 @@ class LevelsOrder(Order):
 
 
 class Levels(Part, family="order", name="levels"):
-    """The order levels has no settings: the codebooks are the tokenizer's."""
+    """Settings: ``greedy``, whether codebooks behind the first take their likeliest codes (as published) or are drawn like it."""
+
+    greedy: bool = True
 
     def build(self) -> LevelsOrder:
         """The order."""
-        return LevelsOrder()
+        return LevelsOrder(self.greedy)
