@@ -98,14 +98,13 @@ def test_every_state_of_a_joint_head_is_seen_and_changes_nothing(head: Any, coun
     plain = model.generate(**told).values
     assert torch.equal(model.generate(**told, watch=seen.append).values, plain)
     *states, last = seen
-    assert len(states) == count
+    assert len(seen) == count
     assert [moment.step for moment in seen] == list(range(1, len(seen) + 1))
     assert all(bool(moment.shown.all()) and not moment.known.any() and not moment.new.any() for moment in states)
     assert last.known.all()
     assert last.new.all()
     assert torch.equal(last.values, plain)
-    assert torch.equal(states[-1].values, plain)
-    assert float((states[0].values - plain).abs().max()) > 1e-3
+    assert all(float((moment.values - plain).abs().max()) > 1e-3 for moment in states)
 
 
 SMALL = MLP(layers=1, width=8)
@@ -160,9 +159,9 @@ def test_states_stand_in_their_block_and_tokens_before_it_are_known() -> None:
     model, seen = built(SOUND, BACKBONES["transformer"], order=Raster()), list[Moment]()
     plain = model.generate(count=2, seed=1).values
     assert torch.equal(model.generate(count=2, seed=1, watch=seen.append).values, plain)
-    assert [int(moment.new[0].sum()) for moment in seen] == 7 * [0, 0, 0, 1]
+    assert [int(moment.new[0].sum()) for moment in seen] == 7 * [0, 0, 1]
     for place, moment in enumerate(seen):
-        drawn, drawing = divmod(place + 1, 4)
+        drawn, drawing = divmod(place + 1, 3)
         assert moment.known[0].sum() == drawn
         assert moment.shown[0].sum() == drawn + (drawing > 0)
         assert torch.equal(moment.values[:, :drawn], plain[:, :drawn])
@@ -171,7 +170,7 @@ def test_states_stand_in_their_block_and_tokens_before_it_are_known() -> None:
 def test_a_moment_says_which_items_it_is_of() -> None:
     seen: list[Moment] = []
     built(SOUND, BACKBONES["none"]).generate(count=3, lengths=[3, 7, 3], watch=seen.append)
-    assert [tuple(moment.rows) for moment in seen] == [(0, 2)] * 4 + [(1,)] * 4
+    assert [tuple(moment.rows) for moment in seen] == [(0, 2)] * 3 + [(1,)] * 3
 
 
 @WITH

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Moment:
-    """What ``watch`` sees: after every step, and before it every state of a head that takes a whole block from noise to tokens.
+    """What ``watch`` sees: after every step, and before it each state (but the last) of a head that takes a block from noise to tokens.
 
     Attributes:
         step: Its number in the batch, from 1.
@@ -60,16 +60,24 @@ class Telling:
         """Begin where the chain stands: what it knows already is not new."""
         self.chain, self.watch = chain, watch
         self.count, self.known = 0, chain.tokens()[1].clone()
+        self.held: tuple[Tensor, Tensor, float] | None = None  # a state: the last of a block is what the step then tells of
 
     def step(self, guidance: float) -> None:
         """A step is done."""
         values, known = self.chain.tokens()
+        self.held = None
         self._tell(values, known, known, guidance)
 
     def state(self, span: slice, guidance: float, state: Tensor) -> None:
         """A head that draws the block ``span`` has reached ``(B, n, C)`` on the way."""
+        self._tell_held()
         values, shown = self.chain.tokens_with(span, state)
-        self._tell(values, self.known, shown, guidance)
+        self.held = values.clone(), shown, guidance
+
+    def _tell_held(self) -> None:
+        if self.held is not None:
+            values, shown, guidance = self.held
+            self._tell(values, self.known, shown, guidance)
 
     def _tell(self, values: Tensor, known: Tensor, shown: Tensor, guidance: float) -> None:
         self.count += 1

@@ -188,8 +188,8 @@ def test_a_trace_of_sound_is_a_film_of_its_spectrogram(tones: Path, tmp_path: Pa
     succeed("generate", run, "--seconds", "0.2", "--seconds", "0.4", "--seconds", "0.2", "--trace", "--out", made)
     told = json.loads((made / "trace.json").read_text())
     drawn = [step["pictures"] for step in told["steps"]]
-    assert len(drawn) == 7
-    assert [len(clip["positions"]) for pictures in drawn[:-1] for clip in pictures] == 18 * [0]
+    assert len(drawn) == 6
+    assert [len(clip["positions"]) for pictures in drawn[:-1] for clip in pictures] == 15 * [0]
     assert [len(clip["positions"]) for clip in drawn[-1]] == [16, 32, 16]
     with Image.open(made / "sheet.png") as sheet, Image.open(made / "trace.webp") as film:
         frames = []
