@@ -82,6 +82,18 @@ def test_hifi_gans_form_is_the_gain_in_nats_above_the_floor() -> None:
     assert float(built(Mel(form="hifi_gan", floor=1e-3))(1e-9 * x, 0 * x)) == 0
 
 
+def test_quiet_frames_weigh_less_in_logarithms_and_loud_ones_as_before() -> None:
+    generator = torch.Generator().manual_seed(0)
+    loud, silent = torch.randn(1, 1, 4096, generator=generator), torch.zeros(1, 1, 4096)
+    hiss = 1e-3 * torch.randn(1, 1, 4096, generator=generator)
+    plain, weighed = (Mel(form="hifi_gan", windows=(512,), quiet=quiet).build(samples=4096, rate=16_000) for quiet in (0.0, 1e-2))
+    torch.testing.assert_close(weighed(0.5 * loud, loud), plain(0.5 * loud, loud), rtol=0.02, atol=0)
+    assert float(plain(hiss, silent)) > 3
+    assert float(weighed(hiss, silent)) == 0
+    faint = 1e-2 * loud / float(loud.square().mean().sqrt())  # as loud as weighs half
+    assert float(weighed(0.5 * faint, faint) / plain(0.5 * faint, faint)) == pytest.approx(0.5, abs=0.02)
+
+
 def test_soundstreams_form_of_one_band_is_a_gain() -> None:
     """Twice as loud: the linear part is the magnitude itself, the other sqrt(s / 2) ln 2 a band's root."""
     x = noise(seed=1)

@@ -92,6 +92,10 @@ class MelLoss(SpectralLoss):
 
     Bands too narrow to hold a bin of their transform are left out.
 
+    A logarithm's slope is one over the magnitude, so that near silence, which no network of convolutions meets exactly, pulls far harder
+    than the speech beside it. With ``quiet`` a frame of root mean square ``r`` weighs ``r / (r + quiet)`` in logarithms. (DAC's authors,
+    2306.06546, train on clips that were chosen for being loud.)
+
     Args:
         windows: Samples of each.
         weight: Its share of the objective.
@@ -100,6 +104,7 @@ class MelLoss(SpectralLoss):
         bands: Mel bands.
         form: See above.
         floor: Magnitude below which silences are alike.
+        quiet: Root mean square of a frame that weighs half; at 0 all weigh 1.
     """
 
     def __init__(
@@ -111,9 +116,10 @@ class MelLoss(SpectralLoss):
         bands: int = 64,
         form: Form = "encodec",
         floor: float = FLOOR,
+        quiet: float = 0.0,
     ) -> None:
         super().__init__(windows, weight, samples)
-        self.form, self.floor = form, floor
+        self.form, self.floor, self.quiet = form, floor, quiet
         for index, window in enumerate(windows):
             filters = mel_filters(rate, window, bands) * rate / window
             self.register_buffer(f"filters{index}", filters[filters.sum(1) > 0].float(), persistent=False)
@@ -123,6 +129,9 @@ class MelLoss(SpectralLoss):
         filters = self.get_buffer(f"filters{index}")
         x, y = filters @ made, filters @ real
         logs = (x.clamp_min(self.floor) / y.clamp_min(self.floor)).log()
+        if self.quiet:
+            size = real.square().mean(2, keepdim=True).sqrt()
+            logs = logs * (size / (size + self.quiet))
         if self.form == "hifi_gan":
             return logs.abs().mean()
         if self.form == "encodec":
@@ -191,11 +200,13 @@ class Mel(SpectralSettings, family="loss", name="mel"):
         form: ``encodec``, ``soundstream`` or ``hifi_gan``, see :class:`MelLoss`.
         bands: Mel bands.
         floor: Magnitude below which silences are alike; white noise at full scale has about 1.
+        quiet: Root mean square of a frame that weighs half; at 0 all weigh 1.
     """
 
     form: Form = "encodec"
     bands: PositiveInt = 64
     floor: PositiveFloat = FLOOR
+    quiet: NonNegativeFloat = 0.0
 
     @property
     def published(self) -> tuple[int, ...]:
@@ -205,4 +216,4 @@ class Mel(SpectralSettings, family="loss", name="mel"):
 
     def build(self, *, samples: int, rate: int) -> MelLoss:
         """The loss, see :meth:`SpectralSettings.build`."""
-        return MelLoss(self.fitting(samples), self.weight, samples, rate, self.bands, self.form, self.floor)
+        return MelLoss(self.fitting(samples), self.weight, samples, rate, self.bands, self.form, self.floor, self.quiet)
