@@ -138,10 +138,10 @@ def test_a_voice_is_heard_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Though conditions are read twice where texts say how long they last."""
     model, heard = built(CASES["at once"], "even", Voice(width=8)), 0
 
-    def hear(self: VoiceCondition, waveform: Tensor) -> Tensor:
+    def hear(self: VoiceCondition, waveforms: list[Tensor]) -> Tensor:
         nonlocal heard
         heard += 1
-        return torch.ones(256) / 16
+        return torch.ones(len(waveforms), 256) / 16
 
     monkeypatch.setattr(VoiceCondition, "hear", hear)
     recording = Recording(torch.ones(1, 16_000), 16_000)

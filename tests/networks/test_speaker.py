@@ -47,6 +47,8 @@ def test_one_voice_is_nearer_to_itself_than_to_another() -> None:
     assert first.norm().item() == pytest.approx(1, abs=1e-5)
     assert float(first @ again) > 0.75
     assert float(first @ again) > float(first @ other) + 0.1
+    clips = [0.1 * torch.randn(count, generator=torch.Generator().manual_seed(0)) for count in (9_000, 70_000)]
+    torch.testing.assert_close(encoder.embed_all(clips), torch.stack([encoder.embed(clip) for clip in clips]))
     with pytest.raises(ValueError, match="silent"):
         encoder.embed(torch.zeros(16000))
     with pytest.raises(ValueError, match="finite"):

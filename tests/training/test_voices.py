@@ -19,12 +19,12 @@ def hear(index: int) -> Recording:
 def test_voices_are_heard_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard = []
 
-    def voice(self: VoiceCondition, value: Recording) -> torch.Tensor:
-        heard.append(float(value.waveform[0, 0]))
-        return torch.full((256,), float(value.waveform[0, 0]))
+    def hear_all(self: VoiceCondition, waveforms: list[torch.Tensor]) -> torch.Tensor:
+        heard.extend(float(each[0]) for each in waveforms)
+        return torch.stack([each[:1].expand(256) for each in waveforms])
 
     with monkeypatch.context() as patch:
-        patch.setattr(VoiceCondition, "voice", voice)
+        patch.setattr(VoiceCondition, "hear", hear_all)
         first = Voice().build()
         remember(first, KEYS, "set 1", hear, tmp_path)
         again = Voice().build()
@@ -37,7 +37,7 @@ def test_voices_are_heard_once_and_kept(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_damaged_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(VoiceCondition, "voice", lambda self, value: torch.ones(256))
+    monkeypatch.setattr(VoiceCondition, "hear", lambda self, waveforms: torch.ones(len(waveforms), 256))
     remember(Voice().build(), KEYS, "set", hear, tmp_path)
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
@@ -57,6 +57,6 @@ def test_another_recording_of_the_same_speaker_tells_the_voice(tmp_path: Path, m
         return [round(number, 6) for number in condition.prepare(keys)[:, 0].tolist()]
 
     with monkeypatch.context() as patch:
-        patch.setattr(VoiceCondition, "hear", lambda self, waveform: waveform[:1].expand(256))
+        patch.setattr(VoiceCondition, "hear", lambda self, waveforms: torch.stack([each[:1].expand(256) for each in waveforms]))
         assert told("own") == loudness
         assert told("other") == [0.3, 0.2, 0.0, 0.1, 0.4, 0.5], "silence has no voice, and who is alone or unnamed is told by himself"

@@ -6,8 +6,10 @@ that have next to none to begin with (:mod:`jielong.media.prosody`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -27,9 +29,9 @@ class EmotionCondition(VoiceCondition):
         super().__init__(width, drop)
         self.map = nn.Sequential(nn.Linear(FEATURES, width), nn.SiLU(), nn.Linear(width, width))
 
-    def hear(self, waveform: Tensor) -> Tensor:
-        """The prosody of ``(T,)`` at 16 kHz, ``(FEATURES,)``."""
-        return prosody(waveform)
+    def hear(self, waveforms: Sequence[Tensor]) -> Tensor:
+        """The prosody of each ``(T,)`` at 16 kHz, ``(B, FEATURES)``."""
+        return torch.stack([prosody(waveform) for waveform in waveforms])
 
     def describe(self) -> dict[str, Any]:
         """Its kind."""

@@ -66,35 +66,51 @@ class VoiceCondition(Condition):
         self._memory.update(voices)
 
     def voice(self, value: Recording | Tensor | str | Path) -> Tensor:
-        """The voice in a value, ``(features,)``.
+        """The voice in a value, ``(features,)``; see :meth:`voices`."""
+        return self.voices([value])[0]
+
+    def voices(self, values: Sequence[Recording | Tensor | str | Path]) -> Tensor:
+        """The voices in values, ``(B, features)``; recordings are heard together.
 
         Raises:
-            ValueError: if it cannot be read as one.
+            ValueError: if one cannot be read.
             jielong.networks.efficientnet.WeightsError: if the encoder's weights are not installed.
         """
+        found = [self._known(value) for value in values]
+        unheard = [index for index, voice in enumerate(found) if voice is None]
+        if unheard:
+            heard = self.hear([self._waveform(values[index]) for index in unheard])
+            for index, voice in zip(unheard, heard, strict=True):
+                found[index] = voice
+        return torch.stack([voice for voice in found if voice is not None])
+
+    def _known(self, value: Recording | Tensor | str | Path) -> Tensor | None:
+        """A voice that is given as a vector or by a name; ``None`` where there is a recording to hear."""
         if isinstance(value, Tensor):
             if tuple(value.shape) != (self.features,):
                 raise ValueError(
                     f"{self._a} is a vector of {self.features} numbers or a Recording(waveform, rate), not {tuple(value.shape)}"
                 )
             return value.float()
-        if isinstance(value, str) and value in self._memory:
-            return self._memory[value]
+        return self._memory.get(value) if isinstance(value, str) else None
+
+    def _waveform(self, value: Any) -> Tensor:
+        """What is heard of a recording, ``(T,)`` at :attr:`rate`."""
         if not isinstance(value, str | Path | tuple):
             raise ValueError(f"{self._a} is given as a recording, its path, or a vector, not {type(value).__name__}")
         waveform, rate = value if isinstance(value, tuple) else read_recording(value)
         mono = waveform.detach().cpu().float().reshape(-1, waveform.shape[-1]).mean(0, keepdim=True)
-        return self.hear(resample(mono, rate, self.rate)[0])
+        return resample(mono, rate, self.rate)[0]
 
     def settled(self, value: Recording | Tensor | str | Path) -> Tensor:
         """The vector of :meth:`voice`."""
         return self.voice(value)
 
-    def hear(self, waveform: Tensor) -> Tensor:
-        """The voice of ``(T,)`` at :attr:`rate`, ``(features,)``."""
+    def hear(self, waveforms: Sequence[Tensor]) -> Tensor:
+        """The voices of recordings ``(T,)`` at :attr:`rate`, ``(B, features)``."""
         if not self._frozen:
             self._frozen["encoder"] = SpeakerEncoder()
-        return self._frozen["encoder"].embed(waveform)
+        return self._frozen["encoder"].embed_all(waveforms)
 
     @property
     def _a(self) -> str:
@@ -104,7 +120,7 @@ class VoiceCondition(Condition):
         """Voices to vectors, ``(B, features)``."""
         if values is None or isinstance(values, str | Path | Recording):
             raise ValueError(f"{self._a} condition reads a list with one {self.told} an item, such as ['{self.told}.wav']")
-        return torch.stack([self.voice(value) for value in values])
+        return self.voices(values)
 
     def embed(self, prepared: Tensor) -> Conditioning:
         """``(B, features)`` to one state each, ``(B, 1, width)``."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -50,13 +51,25 @@ class SpeakerEncoder(nn.Module):
         _, (hidden, _) = self.lstm(mels)
         return F.normalize(self.linear(hidden[-1]).relu(), dim=1)
 
-    @torch.no_grad()
     def embed(self, waveform: Tensor) -> Tensor:
-        """A recording ``(T,)`` at 16,000 Hz to its voice, ``(256,)`` on the CPU.
+        """A recording ``(T,)`` at 16,000 Hz to its voice, ``(256,)`` on the CPU; see :meth:`embed_all`."""
+        return self.embed_all([waveform])[0]
+
+    @torch.no_grad()
+    def embed_all(self, waveforms: Sequence[Tensor]) -> Tensor:
+        """Recordings ``(T,)`` at 16,000 Hz to their voices, ``(B, 256)`` on the CPU, in one pass over all of their pieces.
 
         Raises:
-            ValueError: if it is silent, or holds numbers that are not finite.
+            ValueError: if one is silent, or holds numbers that are not finite.
         """
+        cut = [self._pieces(waveform) for waveform in waveforms]
+        device = self.linear.weight.device
+        with torch.autocast(device.type, enabled=False):
+            each = self(torch.cat(cut)).split([len(own) for own in cut])
+        return F.normalize(torch.stack([own.mean(0) for own in each]), dim=1).cpu()
+
+    def _pieces(self, waveform: Tensor) -> Tensor:
+        """Mel power ``(pieces, frames, 40)`` of a recording, brought to its loudness."""
         if waveform.ndim != 1 or not waveform.numel() or not torch.isfinite(waveform).all():
             raise ValueError(f"a recording of a voice is (T,) finite samples, not {tuple(waveform.shape)}")
         loudness = waveform.float().square().mean()
@@ -67,9 +80,7 @@ class SpeakerEncoder(nn.Module):
         starts = pieces(len(waveform))
         padded = F.pad(waveform.float().to(device) * gain, (0, max(0, (starts[-1] + _FRAMES) * _HOP - len(waveform))))
         mels = mel_spectrum(padded, RATE, _WINDOW, _HOP, _BANDS).T  # (frames, 40)
-        with torch.autocast(device.type, enabled=False):
-            each = self(torch.stack([mels[start : start + _FRAMES] for start in starts]))
-        return F.normalize(each.mean(0), dim=0).cpu()
+        return torch.stack([mels[start : start + _FRAMES] for start in starts])
 
 
 def pieces(samples: int) -> list[int]:

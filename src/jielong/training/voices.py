@@ -16,6 +16,9 @@ from jielong.conditions.voice import Recording, VoiceCondition
 from jielong.data.building import cache_folder
 from jielong.media.images import write_bytes
 
+TOGETHER = 32
+"""Recordings that are heard at a time."""
+
 
 def remember(
     condition: VoiceCondition,
@@ -42,7 +45,7 @@ def remember(
     path = (folder or cache_folder() / "voices") / f"{key}.safetensors"
     voices = _kept(path, len(keys))
     if voices is None:
-        voices = torch.stack([_voice(condition, hear(index)) for index in range(len(keys))])
+        voices = _heard(condition, len(keys), hear)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, save({"voices": voices}))
     if condition.reference == "other" and speakers is not None:
@@ -78,7 +81,12 @@ def _kept(path: Path, count: int) -> torch.Tensor | None:
     return None
 
 
-def _voice(condition: VoiceCondition, recording: Recording) -> torch.Tensor:
-    if recording.waveform.numel() and bool(recording.waveform.square().mean() > 1e-9):
-        return condition.voice(recording)
-    return torch.zeros(condition.features)
+def _heard(condition: VoiceCondition, count: int, hear: Callable[[int], Recording]) -> torch.Tensor:
+    """The voices in so many recordings ``(count, features)``, some at a time; zeros where there is none."""
+    voices = torch.zeros(count, condition.features)
+    for first in range(0, count, TOGETHER):
+        recordings = {index: hear(index) for index in range(first, min(count, first + TOGETHER))}
+        spoken = {index: own for index, own in recordings.items() if own.waveform.numel() and own.waveform.square().mean() > 1e-9}
+        if spoken:
+            voices[list(spoken)] = condition.voices(list(spoken.values()))
+    return voices

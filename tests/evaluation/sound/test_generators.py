@@ -92,7 +92,11 @@ def _without_judges(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("Recogniser", "dnsmos", "SpeakerEncoder", "WhisperFeatures"):
         monkeypatch.setattr(judges, name, absent)
     monkeypatch.setattr(Distances, "features", absent)
-    monkeypatch.setattr(VoiceCondition, "hear", lambda self, waveform: torch.nn.functional.one_hot(peak(waveform), 256).float())
+    monkeypatch.setattr(
+        VoiceCondition,
+        "hear",
+        lambda self, waveforms: torch.stack([torch.nn.functional.one_hot(peak(each), 256).float() for each in waveforms]),
+    )
 
 
 def peak(waveform: Tensor) -> Tensor:
