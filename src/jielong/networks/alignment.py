@@ -107,10 +107,10 @@ class SearchedStretch(Stretch):
             return logs.gather(-1, index).sum(2)
 
     def learn(self, along: Along, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`Stretch.learn`. The loss: mean error of the guesses a token's value, and half the Poisson deviance of a duration.
+        """See :meth:`Stretch.learn`. The loss: mean error of the guesses a token's value, and half the Poisson deviance of durations a token.
 
-        That is least at the mean duration, so what a text is said to last is right on average; the square error of logarithms, which is
-        usual (Matcha-TTS, arXiv 2309.03199), is least at the geometric mean, and texts come out too short.
+        The latter is least at the mean duration, so what a text is said to last is right on average; the square error of logarithms, which
+        is usual (Matcha-TTS, arXiv 2309.03199), is least at the geometric mean, and texts come out too short.
         """
         mask = along.mask
         scores = self.scores(along, values)
@@ -123,7 +123,7 @@ class SearchedStretch(Stretch):
         guessed = -(at * real).sum(1) / (real.sum(1) * self.layout.channels)
         said = self.log_durations(along).float()
         wrong = (torch.xlogy(found, found) - found * said - found + said.exp()) * mask
-        return found, (guessed + wrong.sum(1) / mask.sum(1)).mean()
+        return found, (guessed + wrong.sum(1) / lengths).mean()
 
     def durations(self, along: Along, lengths: Tensor, heard: Tensor | None = None) -> Tensor:
         """See :meth:`Stretch.durations`: what is heard is searched as in training, and what is left is shared as the network says."""
