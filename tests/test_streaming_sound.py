@@ -139,6 +139,25 @@ def test_a_part_of_the_sound_is_decoded_from_the_tokens_around_it(body: BodySett
     assert decoded[-1] == 5 + codec.reach.behind
 
 
+def test_of_many_tokens_at_once_the_first_are_heard_before_the_rest_is_decoded() -> None:
+    torch.manual_seed(0)
+    count = 64
+    codes = Vector.model_validate({"codes": 9})
+    codec = VQ(body=LOOKING_AHEAD[1], dim=8, quantizer=codes).build(MediaFormat(1, (HOP * count,), 400)).eval()
+    values = torch.randint(0, 9, (1, count, 1), generator=torch.Generator().manual_seed(1))
+    whole = codec.decode_ended(Tokens(values, codec.layout, torch.tensor([60])))
+    assert codec.reach.behind > 0
+    decoded: list[int] = []
+    codec.decoder.register_forward_hook(lambda module, given, result: decoded.append(given[0].shape[-1]))
+    stream = stream_sound(codec, pieces_of(values[:, :60], [60], [60]))
+    first = next(stream)
+    assert first.shape[2] == 12 * HOP
+    assert decoded == [12 + codec.reach.behind]
+    sound = [first, *stream]
+    assert [piece.shape[2] // HOP for piece in sound] == [12, 24, 24]
+    torch.testing.assert_close(torch.cat(sound, dim=2), whole[..., : 60 * HOP], atol=1e-5, rtol=1e-4)
+
+
 def test_silence_is_encoded_again_only_when_weights_changed() -> None:
     tokenizer, passes = make(1), 0
 

@@ -13,6 +13,9 @@ from jielong.moments import Piece
 from jielong.tokenizers.base import Tokenizer
 from jielong.tokens import Tokens
 
+SOON = 12
+"""Tokens that are decoded first of many that come at once, so that sound is there before all of them are decoded."""
+
 
 def stream_sound(tokenizer: Tokenizer, pieces: Iterable[Piece], samples: Sequence[int] | None = None) -> Iterator[Tensor]:
     """Pieces of sound ``(B, C, n)`` that together are the whole (:meth:`Tokenizer.decode_ended`), on the CPU.
@@ -70,6 +73,7 @@ def _streamed(tokenizer: Any, pieces: Iterable[Piece], hop: int) -> Iterator[tup
 @torch.no_grad()
 def _overlapped(tokenizer: Tokenizer, pieces: Iterable[Piece], hop: int) -> Iterator[tuple[int, Tensor, Tensor]]:
     ahead, given = tokenizer.reach.behind, 0
+    cut = tokenizer.any_length and ahead < tokenizer.layout.positions
     values: Tensor | None = None
     for piece in pieces:
         if values is None:
@@ -79,11 +83,21 @@ def _overlapped(tokenizer: Tokenizer, pieces: Iterable[Piece], hop: int) -> Iter
         lengths = piece.lengths
         # Behind the end of the longest item there is nothing to wait for.
         settled = stop if stop >= int(lengths.max()) else stop - ahead
-        if settled > given:
-            yield given * hop, tokenizer.decode_between(values, given, settled).cpu(), lengths * hop
-            given = settled
-    if values is not None and (last := int(lengths.max())) > given:
-        yield given * hop, tokenizer.decode_between(values, given, last).cpu(), lengths * hop
+        for first, last in _parts(given, settled, cut):
+            yield first * hop, tokenizer.decode_between(values, first, last).cpu(), lengths * hop
+            given = last
+    if values is not None:
+        for first, last in _parts(given, int(lengths.max()), cut):
+            yield first * hop, tokenizer.decode_between(values, first, last).cpu(), lengths * hop
+
+
+def _parts(start: int, stop: int, cut: bool) -> Iterator[tuple[int, int]]:
+    """A stretch of tokens in parts, the first of :data:`SOON`, each twice as long as the one before; whole if it cannot be ``cut``."""
+    size = SOON if cut else stop - start
+    while start < stop:
+        end = start + size if stop - start >= 2 * size else stop
+        yield start, end
+        start, size = end, 2 * size
 
 
 def _filled(tokenizer: Tokenizer, piece: Piece) -> Tensor:

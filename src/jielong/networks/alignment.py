@@ -107,7 +107,7 @@ class SearchedStretch(Stretch):
             return logs.gather(-1, index).sum(2)
 
     def learn(self, along: Along, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`Stretch.learn`. The loss: mean error of the guesses a token's value, and half the Poisson deviance of durations a token.
+        """See :meth:`Stretch.learn`. The loss: error of the guesses a value, and half the Poisson deviance of durations a token.
 
         The latter is least at the mean duration, so what a text is said to last is right on average; the square error of logarithms, which
         is usual (Matcha-TTS, arXiv 2309.03199), is least at the geometric mean, and texts come out too short.
