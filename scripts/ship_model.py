@@ -75,11 +75,14 @@ SHARED_ALIKE = (
 SPDX = {"Apache-2.0": "Apache-2.0", "CC BY-SA 3.0": "CC-BY-SA-3.0", "CC BY-SA 4.0": "CC-BY-SA-4.0", "GPL-2.0": "GPL-2.0-only"}
 
 
-def learned_from(recipe: Recipe) -> list[str]:
-    """The sets behind a model: its own, its tokenizer's, and those of the model that its training began from."""
-    before = [recipe.tokenizer.checkpoint] if isinstance(recipe.tokenizer, Trained) else []
-    before += [recipe.train.start_from] if recipe.train.start_from is not None else []
-    earlier = [name for model in before for name in learned_from(load(model).recipe)]
+def learned_from(recipe: Recipe, asked: frozenset[str] = frozenset()) -> list[str]:
+    """The sets behind a model: its own, its tokenizer's, and those of the model that its training began from.
+
+    A model may have gone on from an earlier one of its name, so none is ``asked`` twice.
+    """
+    before = {recipe.tokenizer.checkpoint} if isinstance(recipe.tokenizer, Trained) else set()
+    before |= {recipe.train.start_from} if recipe.train.start_from is not None else set()
+    earlier = [name for model in sorted(before - asked) for name in learned_from(load(model).recipe, asked | before)]
     return list(dict.fromkeys([*listed(recipe.data.set), *earlier]))
 
 
