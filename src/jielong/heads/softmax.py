@@ -97,16 +97,15 @@ class SoftmaxHead(Head):
         if bool(there.all()):
             scores = self.scores(hidden)
             with torch.autocast(scores.device.type, enabled=False):
-                return cross_entropies(scores, targets, self.label_smoothing).mean(-1)
+                return over_codebooks(cross_entropies(scores, targets, self.label_smoothing), targets, self.vocabulary)
         # An arrangement of codebooks has one code at most positions: logits are made of the codes that there are.
-        total = torch.zeros(len(targets), device=hidden.device)
+        each = torch.zeros(targets.shape, device=hidden.device)
         for book, weight in enumerate(self.logits.weight.chunk(self.codebooks)):
             rows = there[:, book].nonzero()[:, 0]
             scores = F.linear(hidden[rows], weight)[:, None]
             with torch.autocast(scores.device.type, enabled=False):
-                each = cross_entropies(scores, targets[rows, book, None], self.label_smoothing)[:, 0]
-            total = total.index_add(0, rows, each)
-        return total / there.sum(-1).clamp_min(1)
+                each[rows, book] = cross_entropies(scores, targets[rows, book, None], self.label_smoothing)[:, 0]
+        return over_codebooks(each, targets, self.vocabulary)
 
     def nats_a_value(self, loss: float) -> float | None:
         """The loss itself, unless labels are smoothed."""

@@ -209,7 +209,7 @@ class Tokenizer(nn.Module, ABC):
         """
         known = known.to(tokens.values.device)
         if len(self.layout.grid) != len(self.media.size) or self.layout.scales:
-            return self.decode(Tokens(torch.where(known[..., None], tokens.values, self.blank), self.layout))
+            return self.decode(Tokens(torch.where(known[..., None], tokens.values, self.blank.to(known.device)), self.layout))
         media = self.decode(tokens)
         covered = known.unflatten(1, tokens.layout.grid)[:, None].to(media.dtype)
         return media * F.interpolate(covered, size=media.shape[2:], mode="nearest")
