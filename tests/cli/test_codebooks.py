@@ -36,9 +36,10 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", ["musicgen-tiny", "valle-tiny", "moshi-speech-tiny"])
 def test_trains_and_makes_sound_of_asked_and_of_drawn_lengths(name: str, codec: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    succeed("train", name, "--set", f"tokenizer.checkpoint={codec}", "--out", run, "--device", "cpu")
+    settings = (f"tokenizer.checkpoint={codec}", "train.samples=1024")
+    succeed("train", name, *(part for each in settings for part in ("--set", each)), "--out", run, "--device", "cpu")
     losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
     system = load(str(run))
     assert system.tokenizer.layout.channels == 3, "three of the four levels"
     succeed("generate", run, "--text", "snare drum", "--seconds", "0.301", "--out", tmp_path / "asked.wav")
