@@ -16,15 +16,15 @@ import time
 import torch
 from torch import Tensor
 
-from jielong.generator import Generator
+from jielong.core.tokens import Layout, Tokens
+from jielong.generation.generator import Generator
+from jielong.generation.plan import Course
 from jielong.heads.depth import Depth
 from jielong.heads.softmax import Softmax
 from jielong.networks.transformer import Transformer
 from jielong.orders.base import Order
-from jielong.orders.course import Course
 from jielong.orders.levels import LevelsOrder
 from jielong.orders.raster import RasterOrder
-from jielong.tokens import Layout, Tokens
 
 FRAMES, BOOKS, CODES, SPARED = 8, 4, 8, 0.1
 

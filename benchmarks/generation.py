@@ -20,11 +20,11 @@ import torch
 from timing import interleaved
 
 from jielong.backbones.transformer import Transformer
-from jielong.generator import Generator
+from jielong.core.tokens import Layout, Tokens
+from jielong.generation.generator import Generator
 from jielong.heads.softmax import Softmax
 from jielong.orders.masked import Masked
 from jielong.orders.raster import Raster
-from jielong.tokens import Layout, Tokens
 
 
 def make(order: str, tokens: int, arguments: argparse.Namespace) -> Generator:

@@ -35,6 +35,8 @@ from torch import Tensor, nn
 
 from jielong.conditions.base import ConditionSettings
 from jielong.conditions.text import FrozenText
+from jielong.core.rng import Noise
+from jielong.core.tokens import Tokens
 from jielong.data.opening import MediaSet
 from jielong.data.order import spread
 from jielong.data.sets import Batch
@@ -43,8 +45,7 @@ from jielong.evaluation.frechet import SmallSampleWarning, frechet
 from jielong.evaluation.provenance import machine
 from jielong.evaluation.retrieval import retrieval_at_1
 from jielong.evaluation.scorer import Scorer, ScorerError
-from jielong.experiment import Experiment, Stream, prepare
-from jielong.generator import Asked
+from jielong.generation.generator import Asked
 from jielong.heads.base import Draw, Head, Sharpness
 from jielong.heads.consistency import Consistency, Levels
 from jielong.heads.diffusion import Diffusion
@@ -56,11 +57,11 @@ from jielong.heads.regression import Regression
 from jielong.heads.shortcut import Shortcut
 from jielong.media.images import sheet, write_bytes, write_image
 from jielong.networks.denoiser import MLP, NetworkSettings
-from jielong.noise import Noise
 from jielong.system import System, load
-from jielong.tokens import Tokens
-from jielong.training import cache, texts
+from jielong.training import text_cache as texts
+from jielong.training import token_cache as cache
 from jielong.training.checkpoint import load_weights
+from jielong.training.experiment import Experiment, Stream, prepare
 from jielong.training.objective import Draws, Losses, Objective
 from jielong.training.settings import TrainSettings
 from jielong.training.trainer import train

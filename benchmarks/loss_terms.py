@@ -16,12 +16,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from jielong import experiment, recipe, system
+from jielong import system
+from jielong.config import recipe
 from jielong.data.opening import open_set
 from jielong.evaluation.evaluate import evaluate
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.frechet import frechet
 from jielong.evaluation.reconstruction import perceptual_distance
+from jielong.training import experiment
 
 TERMS = {
     "L1": ["losses.regression.kind=l1", "losses.perceptual=false", "losses.adversarial=false"],

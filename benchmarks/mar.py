@@ -29,15 +29,15 @@ from timing import interleaved
 
 from jielong.backbones.mar import Mar
 from jielong.conditions.classes import Class
-from jielong.generator import Generator
-from jielong.guidance import Guidance
+from jielong.config.guidance import Guidance
+from jielong.config.speed import Lazy, TwoStage
+from jielong.core.tokens import Layout, Tokens
+from jielong.generation.generator import Generator
 from jielong.heads.base import Sharpness
 from jielong.heads.diffusion import Diffusion
 from jielong.networks.denoiser import MLP
 from jielong.orders.masked import Masked
 from jielong.orders.ratio import Ratio
-from jielong.speed import Lazy, TwoStage
-from jielong.tokens import Layout, Tokens
 
 NAIVE = "naive"
 EVERYWHERE = "everywhere: naive, and the head at all positions"
@@ -124,7 +124,7 @@ def drawing(model: Generator, conditions: list[Any] | None, count: int, options:
 
 def qualities(system: Any, rows: dict[str, dict[str, Any]], count: int) -> dict[str, dict[str, Any]]:
     """Frechet distance of each row's pictures to held-out ones, one a caption or class; its ratio to the naive row's, and retrieval."""
-    from jielong.comparison.measuring import heldout
+    from jielong.apps.comparison.measuring import heldout
     from jielong.data.order import spread
     from jielong.evaluation.features import FeatureExtractor
     from jielong.evaluation.frechet import distance_of_few, frechet_ratio

@@ -21,11 +21,11 @@ import torch
 from timing import interleaved
 
 from jielong.backbones.pixelcnn import PixelCNN
-from jielong.generator import Generator
+from jielong.config.recipe import load
+from jielong.core.tokens import Tokens
+from jielong.generation.generator import Generator
 from jielong.orders.raster import Raster
-from jielong.recipe import load
 from jielong.tokenizers.base import MediaFormat
-from jielong.tokens import Tokens
 
 
 def make(arguments: argparse.Namespace) -> Generator:

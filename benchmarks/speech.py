@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jielong.evaluation.context import Draws
 from jielong.evaluation.evaluate import Evaluation, evaluate
 from jielong.evaluation.provenance import machine, versions
 from jielong.evaluation.sound.codecs import aligned, cell
-from jielong.evaluation.subject import Draws
 from jielong.media.images import write_bytes
 from jielong.system import System, load
 

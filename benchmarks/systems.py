@@ -21,7 +21,7 @@ import torch
 from timing import interleaved
 
 import jielong
-from jielong.recipe import Recipe
+from jielong.config.recipe import Recipe
 from jielong.system import System
 
 CAPTIONS = ("cat face, Noto style", "red heart, Noto style", "flag: Denmark, Noto style", "pizza, Noto style")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from jielong.demo import MODELS, PROMPTS
+from jielong.apps.demo import MODELS, PROMPTS
 from jielong.media.images import write_image
 from jielong.system import load
 

@@ -12,8 +12,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from jielong.data.emoji import read_concepts, read_sheet_package, write_set
-from jielong.data.npm import install
+from jielong_zoo.builders.emoji import read_concepts, read_sheet_package, write_set
+from jielong_zoo.builders.npm import install
 
 PACKAGES = ("emoji-datasource-google@16.0.0", "emoji-datasource-twitter@16.0.0", "emojibase-data@17.0.0")
 TARGET = Path(__file__).resolve().parents[1] / "zoo" / "src" / "jielong_zoo" / "data" / "emoji.parquet"

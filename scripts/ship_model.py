@@ -16,13 +16,13 @@ import sys
 import tomllib
 from pathlib import Path
 
+from jielong.config.recipe import Recipe, Trained
 from jielong.data.joined import listed
 from jielong.data.licences import LICENCE, OWN, Licence, licence_of_weights, terms
 from jielong.data.opening import open_source
 from jielong.data.sounds import SPEAKER_COLUMNS
 from jielong.data.source import DataError
 from jielong.media.images import write_bytes
-from jielong.recipe import Recipe, Trained
 from jielong.system import DESCRIPTION, load
 from jielong.training.checkpoint import CheckpointError, save_checkpoint
 
@@ -122,7 +122,7 @@ def ship(run: Path, name: str, title: str, command: str, machine: str, count: in
     write_bytes(target / "metrics.jsonl", ("\n".join(kept if kept[-1] == lines[-1] else [*kept, lines[-1]]) + "\n").encode())
     summary = json.loads((run / "summary.json").read_text())
     measured_by = ["evaluate", name, *([] if count is None else ["--count", str(count)]), "--json"]
-    measure = [sys.executable, "-m", "jielong.cli", *measured_by]
+    measure = [sys.executable, "-m", "jielong.apps.cli", *measured_by]
     done = subprocess.run(measure, stdout=subprocess.PIPE, check=True, text=True)
     figures = json.loads(done.stdout)
     write_bytes(target / "evaluation.json", (json.dumps(figures, indent=2) + "\n").encode())

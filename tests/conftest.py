@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jielong import config
+from jielong.config import registry as config
 
 
 @pytest.fixture(autouse=True)

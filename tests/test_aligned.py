@@ -15,17 +15,17 @@ from jielong.conditions.characters import Characters
 from jielong.conditions.length import Length
 from jielong.conditions.several import Several
 from jielong.conditions.voice import Recording, Voice, VoiceCondition
-from jielong.generator import Generator
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout, Tokens
+from jielong.generation.generator import Generator
 from jielong.heads.flow_matching import FlowMatching
 from jielong.heads.gaussian_mixture import GaussianMixture
 from jielong.heads.softmax import Softmax
-from jielong.networks.alignment import SearchedStretch
 from jielong.networks.dit import DiT
-from jielong.noise import Noise
+from jielong.networks.monotonic_alignment import SearchedStretch
 from jielong.orders.at_once import AtOnce
 from jielong.orders.masked import Masked
 from jielong.orders.raster import Raster
-from jielong.tokens import Layout, Tokens
 
 N = 12
 NUMBERS, CODES = Layout((N,), channels=2), Layout((N,), channels=2, vocabulary=5)

@@ -9,9 +9,11 @@ import torch
 
 from jielong.backbones.none import NoBackbone
 from jielong.backbones.transformer import Transformer
-from jielong.completion import kept
 from jielong.conditions.classes import ClassCondition
-from jielong.generator import Generator, Moment
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout, Tokens
+from jielong.generation.generator import Generator, Moment
+from jielong.generation.inpainting import kept
 from jielong.heads.consistency import Consistency
 from jielong.heads.continuous import Evaluations
 from jielong.heads.diffusion import Diffusion
@@ -22,11 +24,9 @@ from jielong.heads.shortcut import Shortcut
 from jielong.heads.softmax import Softmax
 from jielong.networks.denoiser import MLP
 from jielong.networks.dit import DiT
-from jielong.noise import Noise
 from jielong.orders.at_once import AtOnce
 from jielong.orders.masked import Masked
 from jielong.orders.raster import Raster
-from jielong.tokens import Layout, Tokens
 
 SOUND, PICTURE = Layout((7,), channels=3), Layout((3, 4), channels=2)
 DIT = DiT(layers=1, width=16, heads=2)

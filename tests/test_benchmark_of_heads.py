@@ -12,16 +12,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from jielong.backbones.transformer import Transformer
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout, Tokens
 from jielong.data.sets import Batch
-from jielong.generator import Asked, Generator
+from jielong.generation.generator import Asked, Generator
 from jielong.heads.base import Head, Sharpness
 from jielong.heads.diffusion import Diffusion
 from jielong.heads.energy import Energy
 from jielong.heads.gaussian_mixture import GaussianMixture
 from jielong.networks.denoiser import MLP
-from jielong.noise import Noise
 from jielong.orders.masked import Masked
-from jielong.tokens import Layout, Tokens
 from jielong.training.settings import TrainSettings
 from jielong.training.trainer import train
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jielong.completion import kept
+from jielong.core.tokens import Layout
+from jielong.generation.inpainting import kept
 from jielong.orders.masked import Masked
 from jielong.orders.raster import Raster
-from jielong.tokens import Layout
 
 RASTER, MASKED = Raster().build(), Masked().build()
 

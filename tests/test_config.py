@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from jielong import config
-from jielong.config import FAMILIES, Config, Part, RecipeError, nearest, parse_part, parts_of
+from jielong.config import registry as config
+from jielong.config.registry import FAMILIES, Config, Part, RecipeError, nearest, parse_part, parts_of
 
 
 @pytest.fixture

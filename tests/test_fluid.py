@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from jielong.config import RecipeError
-from jielong.generator import Generator
+from jielong.config.recipe import load
+from jielong.config.registry import RecipeError
+from jielong.core.tokens import Layout, Tokens
+from jielong.generation.generator import Generator
 from jielong.heads.diffusion import DiffusionHead
 from jielong.heads.softmax import SoftmaxHead
 from jielong.orders.masked import MaskedOrder
 from jielong.orders.raster import RasterOrder
-from jielong.recipe import load
 from jielong.system import build_generator
-from jielong.tokens import Layout, Tokens
 
 CODES, NUMBERS = Layout((4, 4), vocabulary=32), Layout((4, 4), channels=6)
 DISCRETE = ("tokenizer.checkpoint=vq-emoji", "head=softmax")

@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from jielong.conditions.base import Condition
 from jielong.conditions.classes import Class
 from jielong.conditions.text import Text
-from jielong.generator import Generator, Moment
-from jielong.guidance import Guidance
+from jielong.config.guidance import Guidance
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout, Tokens
+from jielong.generation.generator import Generator, Moment
 from jielong.heads.base import Sharpness
 from jielong.heads.softmax import Softmax
 from jielong.networks.transformer import Transformer
-from jielong.noise import Noise
 from jielong.orders.base import Embed, Order, View
 from jielong.orders.masked import Masked, MaskedOrder
 from jielong.orders.raster import Raster
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.pixels import Pixels
-from jielong.tokens import Layout, Tokens
 
 GRID = (3, 2, 2)  # frames, rows, columns
 LAYOUT = Layout(GRID, channels=1, vocabulary=11)

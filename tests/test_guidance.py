@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from jielong.guidance import Guidance
+from jielong.config.guidance import Guidance
 
 SHARES = [0.0, 0.1, 0.25, 0.5, 0.74, 0.75, 0.99]
 

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from jielong.backbones.transformer import Transformer
-from jielong.evaluation.subject import Draws, drawing
-from jielong.generator import Generator
+from jielong.config.recipe import Recipe, RecipeError, parse
+from jielong.core.tokens import Layout
+from jielong.evaluation.context import Draws, drawing
+from jielong.generation.generator import Generator
 from jielong.heads.base import Sharpness
 from jielong.heads.diffusion import Diffusion
 from jielong.networks.denoiser import MLP
 from jielong.orders.masked import Masked
-from jielong.recipe import Recipe, RecipeError, parse
 from jielong.system import System, build_generator, build_tokenizer
 from jielong.tokenizers.base import MediaFormat, Tokenizer
-from jielong.tokens import Layout
 
 LAYOUT = Layout((2, 4), channels=2)
 RECIPE = """\

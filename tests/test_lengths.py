@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from jielong.backbones.pixelrnn import PixelRNN
 from jielong.conditions.classes import Class
-from jielong.ending import Ending
-from jielong.generator import Generator, Moment
+from jielong.config.ending import Ending
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout, Tokens
+from jielong.generation.generator import Generator, Moment
+from jielong.generation.plan import Course
 from jielong.heads.base import Head
 from jielong.heads.gaussian_mixture import GaussianMixture
 from jielong.heads.softmax import Softmax
@@ -23,12 +26,9 @@ from jielong.networks.layers import ConditionPath
 from jielong.networks.masked_autoencoder import MaskedAutoencoder
 from jielong.networks.stop import StopHead
 from jielong.networks.transformer import Transformer
-from jielong.noise import Noise
-from jielong.orders.course import Course
 from jielong.orders.levels import Levels
 from jielong.orders.masked import Masked
 from jielong.orders.raster import Raster
-from jielong.tokens import Layout, Tokens
 
 N, V = 9, 7
 LENGTHS = [9, 4, 1, 6]

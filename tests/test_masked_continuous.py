@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from jielong.backbones.mar import Mar
 from jielong.backbones.transformer import Transformer
 from jielong.conditions.classes import Class
-from jielong.generator import Generator, Moment
-from jielong.guidance import Guidance
+from jielong.config.guidance import Guidance
+from jielong.config.speed import Lazy, TwoStage
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout, Tokens
+from jielong.generation.generator import Generator, Moment
 from jielong.heads.base import Draw, Head, Sharpness
-from jielong.noise import Noise
 from jielong.orders.masked import Masked
 from jielong.orders.raster import Raster
 from jielong.orders.ratio import Ratio
-from jielong.speed import Lazy, TwoStage
-from jielong.tokens import Layout, Tokens
 
 LAYOUT = Layout((4, 4), channels=3)
 N = LAYOUT.positions

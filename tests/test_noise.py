@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from jielong.noise import Noise
+from jielong.core.rng import Noise
 
 ALARM = 1e-6
 KINDS = ["uniform", "normal", "gumbel"]

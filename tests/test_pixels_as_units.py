@@ -10,8 +10,9 @@ import torch
 
 from jielong.backbones.pixelcnn import PixelCNN
 from jielong.conditions.classes import Class
-from jielong.config import Part
-from jielong.generator import Generator
+from jielong.config.registry import Part
+from jielong.core.tokens import Tokens
+from jielong.generation.generator import Generator
 from jielong.heads.base import Sharpness
 from jielong.heads.logistic_mixture import LogisticMixture
 from jielong.heads.softmax import Softmax
@@ -19,7 +20,6 @@ from jielong.orders.masked import Masked
 from jielong.orders.raster import Raster
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.pixels import PixelTokenizer
-from jielong.tokens import Tokens
 
 HEADS: dict[str, Part] = {"softmax": Softmax(), "logistic mixture": LogisticMixture(components=3)}
 CASES = [(1, False, "softmax"), (1, False, "logistic mixture"), (3, False, "logistic mixture"), (3, True, "softmax")]

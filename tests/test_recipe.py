@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jielong.bodies.convolutional import Convolutional
-from jielong.config import RecipeError
+from jielong.autoencoders.convolutional import Convolutional
+from jielong.config.recipe import Recipe, Trained, built_in, completed, load, parse
+from jielong.config.registry import RecipeError
 from jielong.orders.masked import Masked
 from jielong.quantizers.finite_scalar import FiniteScalar
 from jielong.quantizers.vector import Vector
-from jielong.recipe import Recipe, Trained, built_in, completed, load, parse
 from jielong.tokenizers.vq import VQ
 
 TOKENIZER = """\

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from jielong.backbones.wavenet import WaveNet
-from jielong.experiment import run
-from jielong.generator import Generator
+from jielong.config.recipe import load as load_recipe
+from jielong.core.tokens import Layout, Tokens
+from jielong.generation.generator import Generator
 from jielong.heads.logistic_mixture import LogisticMixture
 from jielong.heads.softmax import Softmax
 from jielong.orders.raster import Raster
-from jielong.recipe import load as load_recipe
 from jielong.system import load
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.samples import Samples
-from jielong.tokens import Layout, Tokens
+from jielong.training.experiment import run
 
 
 @pytest.mark.parametrize("settings", [Softmax(), LogisticMixture(components=2)])

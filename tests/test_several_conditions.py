@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jielong.recipe import Recipe, parse
+from jielong.config.recipe import Recipe, parse
 from jielong.system import DESCRIPTION, System, build_generator, build_tokenizer, describe, load
 from jielong.tokenizers.base import MediaFormat
 from jielong.training.checkpoint import save_checkpoint

@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from jielong.conditions.classes import Class
-from jielong.ending import Ending
-from jielong.generator import Generator, Piece
+from jielong.config.ending import Ending
+from jielong.core.tokens import Layout, Tokens
+from jielong.generation.generator import Generator, Piece
+from jielong.generation.plan import Course
 from jielong.heads.depth import Depth
 from jielong.heads.gaussian_mixture import GaussianMixture
 from jielong.heads.softmax import Softmax
 from jielong.networks.transformer import Transformer
 from jielong.orders.base import Order
-from jielong.orders.course import Course
 from jielong.orders.levels import LevelsOrder
 from jielong.orders.masked import Masked
 from jielong.orders.raster import RasterOrder
-from jielong.tokens import Layout, Tokens
 
 N = 8
 CODES, NUMBERS = Layout((N,), 3, 7), Layout((N,), 2)

@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jielong.bodies.base import Body, BodySettings
-from jielong.bodies.seanet import SEANet
-from jielong.bodies.vocos import Vocos
-from jielong.moments import Piece
+from jielong.autoencoders.base import Body, BodySettings
+from jielong.autoencoders.seanet import SEANet
+from jielong.autoencoders.vocos import Vocos
+from jielong.core.tokens import Layout, Tokens
+from jielong.generation.callbacks import Piece
+from jielong.generation.streaming import stream_sound
 from jielong.networks.decoder import Decoder
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.vector import Vector
-from jielong.streaming import stream_sound
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.vq import VQ, VQTokenizer
-from jielong.tokens import Layout, Tokens
 
 HOP, N = 4, 12
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from jielong import system
-from jielong.config import RecipeError
+from jielong.config.recipe import Recipe, parse
+from jielong.config.registry import RecipeError
 from jielong.heads.base import Sharpness
-from jielong.recipe import Recipe, parse
 from jielong.system import System, build_generator, build_tokenizer, describe, load
 from jielong.tokenizers.base import MediaFormat
 from jielong.training.checkpoint import CheckpointError, save_checkpoint

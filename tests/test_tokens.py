@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from jielong.tokens import Layout, Tokens
+from jielong.core.tokens import Layout, Tokens
 
 
 @pytest.mark.parametrize("grid", [(7,), (3, 5), (2, 3, 4)])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor, nn
 
-from jielong.config import Part
+from jielong.config.registry import Part
+from jielong.core.tokens import Layout
 from jielong.heads.softmax import SoftmaxHead
-from jielong.tokens import Layout
 
 
 class MixtureHead(SoftmaxHead):

@@ -5,9 +5,9 @@ import math
 import torch
 from mixture import MixtureHead
 
-from jielong import recipe
+from jielong.config import recipe
+from jielong.core.tokens import Layout
 from jielong.heads.softmax import SoftmaxHead
-from jielong.tokens import Layout
 
 LAYOUT = Layout(grid=(2, 3), channels=2, vocabulary=40)
 WIDTH = 6

@@ -4,9 +4,9 @@ import pytest
 from pydantic import ValidationError
 
 from jielong.backbones.pixelcnn import PixelCNN
-from jielong.config import parse_part
+from jielong.config.registry import parse_part
+from jielong.core.tokens import Layout
 from jielong.networks.pixel_grid import PixelGrid
-from jielong.tokens import Layout
 
 
 def test_settings_reach_the_network() -> None:

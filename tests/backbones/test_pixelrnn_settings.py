@@ -12,13 +12,13 @@ from torch import nn
 
 from jielong.backbones.pixelrnn import PixelRNN
 from jielong.conditions.classes import Class
-from jielong.config import parse_part
-from jielong.generator import Generator
-from jielong.guidance import Guidance
+from jielong.config.guidance import Guidance
+from jielong.config.registry import parse_part
+from jielong.core.tokens import Layout, Tokens
+from jielong.generation.generator import Generator
 from jielong.heads.softmax import Softmax
 from jielong.orders.masked import Masked
 from jielong.orders.raster import Raster
-from jielong.tokens import Layout, Tokens
 
 KINDS = ("row", "diagonal")
 

@@ -5,8 +5,8 @@ import torch
 from pydantic import ValidationError
 
 from jielong.backbones.transformer import Transformer
-from jielong.config import parse_part
-from jielong.tokens import Layout
+from jielong.config.registry import parse_part
+from jielong.core.tokens import Layout
 
 
 def test_settings_reach_the_network() -> None:

@@ -7,11 +7,11 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load, save
 
-from jielong.bodies.base import BodySettings
-from jielong.bodies.convolutional import Convolutional
-from jielong.bodies.resnet import Resnet
-from jielong.bodies.vit import ViT
-from jielong.config import parse_part, parts_of
+from jielong.autoencoders.base import BodySettings
+from jielong.autoencoders.convolutional import Convolutional
+from jielong.autoencoders.resnet import Resnet
+from jielong.autoencoders.vit import ViT
+from jielong.config.registry import parse_part, parts_of
 from jielong.quantizers.vector import Vector
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.vq import VQ, VQTokenizer

@@ -8,9 +8,9 @@ from pydantic import ValidationError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from jielong.bodies.base import Body
-from jielong.bodies.seanet import DAC, Context, SEANet
-from jielong.config import parse_part
+from jielong.autoencoders.base import Body
+from jielong.autoencoders.seanet import DAC, Context, SEANet
+from jielong.config.registry import parse_part
 from jielong.networks.streaming import StreamingModule, latency
 
 HOP = 24

@@ -248,6 +248,6 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_sentences(error: BaseException, says: str) -> None:
-    from jielong.commands.errors import sentence
+    from jielong.apps.commands.errors import sentence
 
     assert says in sentence(error)

@@ -12,13 +12,13 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 
-from jielong.commands.generating import guidance_of, told
-from jielong.commands.screen import quantity
-from jielong.commands.training import default_out, seconds_of
-from jielong.guidance import Guidance
+from jielong.apps.commands.generating import guidance_of, told
+from jielong.apps.commands.screen import quantity
+from jielong.apps.commands.training import default_out, seconds_of
+from jielong.config.guidance import Guidance
+from jielong.config.recipe import load
 from jielong.media.pictures import Pictures
 from jielong.media.players import Sounds
-from jielong.recipe import load
 
 from .conftest import brief, command, succeed
 
@@ -74,7 +74,7 @@ def test_show_tells_where_every_value_came_from(
     words: tuple[str, ...], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("jielong.commands.screen.results._width", 240)  # a long path is not to be folded
+    monkeypatch.setattr("jielong.apps.commands.screen.results._width", 240)  # a long path is not to be folded
     shown = succeed(*words, "--data", pictures, "--set", "train.lr=2e-3").stdout
     rows = {cells[0]: cells for line in shown.splitlines() if len(cells := line.split()) >= 3}
     assert rows["train.lr"][1:] == ["0.002", "--set"]
@@ -113,9 +113,9 @@ def test_every_built_in_recipe_and_its_settings_are_shown_by_list() -> None:
 
 
 def test_list_knows_all_parts_and_sets_without_importing_them() -> None:
-    from jielong.commands.listing import SETS, parts_of
-    from jielong.config import FAMILIES
-    from jielong.config import parts_of as imported
+    from jielong.apps.commands.listing import SETS, parts_of
+    from jielong.config.registry import FAMILIES
+    from jielong.config.registry import parts_of as imported
     from jielong.data.opening import BUILT_IN
 
     assert set(SETS) == set(BUILT_IN)
@@ -272,10 +272,10 @@ def test_data_list_names_every_set_and_its_state() -> None:
 
 
 def test_demo_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import jielong.demo
+    import jielong.apps.demo
 
     seen: dict[str, object] = {}
-    monkeypatch.setattr(jielong.demo, "run", lambda out, minutes, **more: seen.update(out=out, minutes=minutes, **more))
+    monkeypatch.setattr(jielong.apps.demo, "run", lambda out, minutes, **more: seen.update(out=out, minutes=minutes, **more))
     succeed("demo", "--out", tmp_path, "--minutes", 0.5, "--seed", 7, "--set", "train.lr=1")
     assert seen == {"out": tmp_path, "minutes": 0.5, "seed": 7, "overrides": ["train.lr=1"], "show": False}
 

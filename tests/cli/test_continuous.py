@@ -11,7 +11,7 @@ from PIL import Image
 
 from jielong.data.opening import open_set
 from jielong.system import load
-from jielong.training import cache
+from jielong.training import token_cache as cache
 
 from .conftest import brief, command, succeed
 

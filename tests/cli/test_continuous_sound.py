@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from jielong.experiment import _remember, prepare
+from jielong.config.recipe import load as load_recipe
 from jielong.media.audio import read_audio, write_audio
-from jielong.recipe import load as load_recipe
 from jielong.system import load, parts_told
+from jielong.training.experiment import _remember, prepare
 
 from .conftest import command, succeed
 from .test_tiny_recipes import losses_of

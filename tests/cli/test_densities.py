@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from jielong.core.rng import Noise
 from jielong.data.opening import open_set
 from jielong.evaluation.likelihood import bits_per_dimension, nats_per_token
-from jielong.noise import Noise
 from jielong.system import System, load
 
 from .conftest import brief, command, succeed

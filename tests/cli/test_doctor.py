@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jielong import doctor
+from jielong.apps import doctor
 from jielong.data.source import DataError
 
 from .conftest import command, succeed

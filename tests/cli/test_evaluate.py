@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from jielong.core.tokens import Layout, Tokens
 from jielong.data import open_set
+from jielong.evaluation.context import Draws
 from jielong.evaluation.evaluate import evaluate
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.frechet import frechet
 from jielong.evaluation.reconstruction import psnr
-from jielong.evaluation.subject import Draws
 from jielong.evaluation.usage import codebook_usage
 from jielong.system import load
-from jielong.tokens import Layout, Tokens
 from jielong.training.checkpoint import fingerprint
 
 from .conftest import command, succeed

@@ -14,7 +14,7 @@ SLOW = ("torch", "transformers", "accelerate", "pyarrow", "numpy")
 def test_nothing_slow_is_imported(words: list[str]) -> None:
     program = (
         "import sys\n"
-        "from jielong.cli import app\n"
+        "from jielong.apps.cli import app\n"
         f"try: app({words!r})\n"
         "except SystemExit: pass\n"
         f"print('loaded:', [name for name in {SLOW!r} if name in sys.modules])"

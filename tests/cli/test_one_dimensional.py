@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from jielong.commands.trace import Recorder
-from jielong.demo import markup
-from jielong.demo.stories import board, tell
-from jielong.generator import Moment
+from jielong.apps.commands.trace import Recorder
+from jielong.apps.demo import markup
+from jielong.apps.demo.trace_view import board, tell
+from jielong.core.tokens import Layout, Tokens
+from jielong.generation.generator import Moment
 from jielong.system import load
-from jielong.tokens import Layout, Tokens
 from jielong.training.checkpoint import CheckpointError
 
 from .conftest import brief, succeed

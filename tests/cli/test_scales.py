@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from jielong.demo.stories import tell
+from jielong.apps.demo.trace_view import tell
 from jielong.system import System, load
 
 from .conftest import brief, command, succeed

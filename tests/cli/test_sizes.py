@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from jielong.experiment import prepare
-from jielong.recipe import load
-from jielong.sizes import cost, sizes
+from jielong.apps.sizes import cost, sizes
+from jielong.config.recipe import load
+from jielong.training.experiment import prepare
 
 
 def test_cost_of_a_linear_layer() -> None:

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from jielong.bodies.base import Body, BodySettings
+from jielong.autoencoders.base import Body, BodySettings
 from jielong.data.opening import open_sounds
 from jielong.media.audio import encode_audio, read_audio, resample, write_audio
 from jielong.networks.decoder import Decoder
 from jielong.system import load
-from jielong.training.cache import read
+from jielong.training.token_cache import read
 
 from .conftest import command, succeed
 

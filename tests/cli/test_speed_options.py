@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import typer
 
-from jielong.commands.generating import speed_of
-from jielong.speed import Lazy, TwoStage
+from jielong.apps.commands.generating import speed_of
+from jielong.config.speed import Lazy, TwoStage
 
 
 def test_options_are_off_unless_they_are_given() -> None:

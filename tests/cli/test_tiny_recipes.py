@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from jielong.experiment import Experiment, generator_objective, prepare, tokenizer_objective
-from jielong.noise import Noise
-from jielong.recipe import load
+from jielong.config.recipe import load
+from jielong.core.rng import Noise
+from jielong.training.experiment import Experiment, generator_objective, prepare, tokenizer_objective
 from jielong.training.objective import Draws
 
 from .conftest import succeed

@@ -10,19 +10,19 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from jielong import experiment
-from jielong.cli import app
-from jielong.comparison import Budget, Comparison, compare
-from jielong.comparison.measuring import coding_time
-from jielong.comparison.report import html, markdown, write
-from jielong.comparison.running import Row
-from jielong.comparison.table import COLUMNS, best, columns, remarks
+from jielong.apps.cli import app
+from jielong.apps.comparison import Budget, Comparison, compare
+from jielong.apps.comparison.measuring import coding_time
+from jielong.apps.comparison.report import html, markdown, write
+from jielong.apps.comparison.running import Row
+from jielong.apps.comparison.table import COLUMNS, best, columns, remarks
 from jielong.data import open_set
 from jielong.evaluation.evaluate import evaluate
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.frechet import frechet
 from jielong.evaluation.reconstruction import perceptual_distance
 from jielong.system import load
+from jielong.training import experiment
 
 BUDGET = Budget(samples=32)
 
@@ -57,7 +57,7 @@ def test_every_figure_is_that_of_evaluate(compared: tuple[Comparison, Path], pic
 def test_what_is_there_is_not_made_again(compared: tuple[Comparison, Path], pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, out = compared
     said: list[str] = []
-    monkeypatch.setattr("jielong.comparison.running.measure", None)  # calling it would raise
+    monkeypatch.setattr("jielong.apps.comparison.running.measure", None)  # calling it would raise
     again = compare(["vqgan-tiny", "fsq-tiny"], out, BUDGET, data=str(pictures), device="cpu", tell=said.append)
     assert [row.figures for row in again.rows] == [row.figures for row in before.rows]
     assert not any("measuring" in line for line in said)
@@ -199,7 +199,7 @@ def test_a_budget_of_time_is_spent_to_its_end(tmp_path: Path, pictures: Path) ->
 
 
 def test_no_line_is_wider_than_the_screen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from jielong.commands import comparing
+    from jielong.apps.commands import comparing
 
     many = [Row(f"contestant-{n}", "tokenizer", "", {"psnr": 20.0 + n, "bits": 640.0, "parameters": 1.5e6}) for n in range(9)]
     made = Comparison(many, {}, tmp_path, True)

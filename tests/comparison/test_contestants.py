@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from jielong import recipe
-from jielong.comparison.contestants import ENDLESS, Budget, at, contestants, unreached
-from jielong.config import RecipeError
+from jielong.apps.comparison.contestants import ENDLESS, Budget, at, contestants, unreached
+from jielong.config import recipe
+from jielong.config.registry import RecipeError
 
 
 def test_a_budget_is_one_thing() -> None:

@@ -12,10 +12,10 @@ from jielong.conditions.characters import Characters
 from jielong.conditions.emotion import Emotion, EmotionCondition, blended
 from jielong.conditions.several import Several
 from jielong.conditions.voice import Recording, Voice
-from jielong.config import parse_part
+from jielong.config.registry import parse_part
 from jielong.media.audio import write_audio
 from jielong.media.prosody import FEATURES
-from jielong.training.voices import remember
+from jielong.training.voice_cache import remember
 
 
 def recording(seed: int = 0) -> Recording:

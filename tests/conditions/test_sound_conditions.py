@@ -19,9 +19,9 @@ from jielong.conditions.length import Length, sinusoids
 from jielong.conditions.phonemes import Phonemes, PhonemeText
 from jielong.conditions.several import Several, SeveralConditions
 from jielong.conditions.voice import Recording, Voice
-from jielong.config import Faults, parse_part, read_settings
+from jielong.config.registry import Faults, parse_part, read_settings
+from jielong.core.rng import Noise
 from jielong.networks.transformer import Transformer
-from jielong.noise import Noise
 
 TEXTS = ["hi", "Press one, then the pound key.", "no", "a b"]
 WIDTH = 16

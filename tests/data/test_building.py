@@ -6,11 +6,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jielong.data.building import build_set, built_path
-from jielong.data.npm import BuildError, install
+from jielong.data.built import BuildError, built_path
 from jielong.data.opening import open_set
 from jielong.data.source import DataError
 from jielong.media.images import encode, to_bytes
+from jielong_zoo.builders.building import build_set
+from jielong_zoo.builders.npm import install
 
 zoo = pytest.importorskip("jielong_zoo", reason="the built-in sets are in the distribution jielong-zoo")
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from jielong.data.emoji import STYLES, Concept, Drawing, concept_key, split_of, write_set
 from jielong.data.opening import open_set
 from jielong.data.sets import ImageSet
 from jielong.media.images import encode, to_bytes
+from jielong_zoo.builders.emoji import STYLES, Concept, Drawing, concept_key, split_of, write_set
 
 pytest.importorskip("jielong_zoo", reason="the built-in sets are in the distribution jielong-zoo")
 

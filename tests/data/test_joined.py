@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from jielong.config.recipe import parse
 from jielong.data.inspecting import inspect
 from jielong.data.inspecting_sounds import inspect_sounds
 from jielong.data.joined import joined_name, listed
@@ -17,7 +18,6 @@ from jielong.data.sound_sources import write_sounds
 from jielong.data.source import DataError
 from jielong.media.audio import encode_audio
 from jielong.media.images import encode, to_bytes
-from jielong.recipe import parse
 
 RATE = 4_000
 

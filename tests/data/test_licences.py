@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from jielong.data.building import built_path
+from jielong.data.built import built_path
 from jielong.data.licences import LICENCE, Licence, Terms, licence_of_weights, terms
-from jielong.data.prompts import VOICES
 from jielong.data.sound_sources import write_sounds
 from jielong.data.source import DataError
 from jielong.media.audio import encode_audio
 from jielong.system import DESCRIPTION, zoo
+from jielong_zoo.builders.prompts import VOICES
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
-from jielong.data.phrases import ASKED, PROMPTS, SHORT, TOLD, WORDS
-from jielong.data.sentences import WRITTEN, filled, sentences
 from jielong.media.espeak import EspeakError, phonemes
+from jielong_zoo.builders.phrases import ASKED, PROMPTS, SHORT, TOLD, WORDS
+from jielong_zoo.builders.sentences import WRITTEN, filled, sentences
 
 
 def test_they_are_many_well_formed_and_all_different() -> None:

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from jielong.data.building import build_set, built_path
+from jielong.data.built import BuildError, built_path
 from jielong.data.inspecting_sounds import inspect_sounds
-from jielong.data.npm import BuildError
 from jielong.data.opening import open_set, open_sounds
-from jielong.data.prompts import VOICES, transcripts
-from jielong.data.samples import caption_of
 from jielong.data.source import DataError
-from jielong.data.spoken_words import STAMPS
 from jielong.media.audio import level, write_audio
+from jielong_zoo.builders.building import build_set
+from jielong_zoo.builders.prompts import VOICES, transcripts
+from jielong_zoo.builders.samples import caption_of
+from jielong_zoo.builders.spoken_words import STAMPS
 
 soundfile = pytest.importorskip("soundfile")
 pytest.importorskip("av")

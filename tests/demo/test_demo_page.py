@@ -16,12 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
-from jielong.demo import markup
-from jielong.demo.page import Report, Strategy, View, fill, render
-from jielong.demo.scratch import Run, Scratch
-from jielong.demo.stories import Pace, Story, told
+from jielong.apps.demo import markup
+from jielong.apps.demo.page import Report, Strategy, View, fill, render
+from jielong.apps.demo.scratch import Run, Scratch
+from jielong.apps.demo.trace_view import Pace, Story, told
+from jielong.core.tokens import Layout, Tokens
 from jielong.media.images import to_float, write_image
-from jielong.tokens import Layout, Tokens
 from jielong.training.trainer import Summary
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
@@ -117,7 +117,7 @@ def test_commands_are_commands(tmp_path):
     typer = pytest.importorskip("typer")
     import shlex
 
-    from jielong.cli import app
+    from jielong.apps.cli import app
 
     program = typer.main.get_command(app)
     commands = Page(render(a_report(tmp_path))).commands

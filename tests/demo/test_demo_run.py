@@ -7,9 +7,11 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from jielong import demo, experiment, recipe
-from jielong.demo.stories import measure_pace, tell
+from jielong.apps import demo
+from jielong.apps.demo.trace_view import measure_pace, tell
+from jielong.config import recipe
 from jielong.system import load
+from jielong.training import experiment
 
 TINY = ["data.size=16", "train.samples=32", "train.batch=16", "train.warmup=0", "train.log_every=16", "train.sheet_every=16"]
 

@@ -13,16 +13,18 @@ import pytest
 import torch
 from rich.console import Console
 
-from jielong import demo, experiment, recipe
+from jielong.apps import demo
+from jielong.apps.demo.audio_html import content
+from jielong.apps.demo.audio_samples import NAMES, SENTENCES, Film, Hearing, listen, tell
+from jielong.apps.demo.page import Report, render
+from jielong.config import recipe
 from jielong.data.licences import LICENCE, Licence, Terms
-from jielong.demo.hearing import NAMES, SENTENCES, Film, Hearing, listen, tell
-from jielong.demo.page import Report, render
-from jielong.demo.sounding import content
-from jielong.generator import Moment
+from jielong.generation.generator import Moment
 from jielong.media.audio import read_audio, write_audio
 from jielong.media.spectrograms import spectrogram
 from jielong.networks.efficientnet import WeightsError
 from jielong.system import load
+from jielong.training import experiment
 
 pytest.importorskip("soundfile")
 pytest.importorskip("soxr")

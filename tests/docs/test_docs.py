@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from jielong import recipe
-from jielong.cli import app
+from jielong.apps.cli import app
+from jielong.config import recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from jielong.core.rng import Noise
 from jielong.heads.base import Sharpness
 from jielong.heads.continuous import IterativeHead
 from jielong.networks.denoiser import Denoiser
-from jielong.noise import Noise
 
 
 def gaussian_velocity(x: Tensor, t: Tensor | float, mean: Tensor | float, deviation: float) -> Tensor:

@@ -14,12 +14,12 @@ from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor, nn
 
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.heads.consistency import Consistency, ConsistencyHead, Levels
 from jielong.heads.flow_matching import SLOW
 from jielong.networks.denoiser import MLP
-from jielong.noise import Noise
-from jielong.tokens import Layout
-from jielong.training.generator import GeneratorObjective
+from jielong.training.generator_objective import GeneratorObjective
 from jielong.training.objective import Draws
 
 LAYOUT = Layout((2,), 3)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.heads.base import Sharpness
 from jielong.heads.continuous import Evaluations, IterativeHead, Predict
 from jielong.heads.softmax import SoftmaxHead
 from jielong.networks.denoiser import MLP, Denoiser
-from jielong.noise import Noise
-from jielong.tokens import Layout
 
 LAYOUT = Layout((2, 3), channels=4)
 D = 5

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from jielong.config import parse_part
-from jielong.generator import Generator
+from jielong.config.registry import parse_part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout, Tokens
+from jielong.generation.generator import Generator
 from jielong.heads.base import Sharpness
 from jielong.heads.depth import Depth, DepthHead
 from jielong.heads.softmax import filter_logits
 from jielong.networks.transformer import Transformer
-from jielong.noise import Noise
 from jielong.orders.raster import RasterOrder
-from jielong.tokens import Layout, Tokens
 
 K, V, D = 3, 4, 16
 LAYOUT = Layout((6,), K, V)

@@ -11,14 +11,14 @@ from distribution import assert_same_distribution, gap
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from jielong.config import parse_part
+from jielong.config.registry import parse_part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.heads.base import Sharpness
 from jielong.heads.continuous import Evaluations
 from jielong.heads.diffusion import Diffusion, DiffusionHead, Prediction, Sampler
 from jielong.heads.diffusion_schedule import Kind
 from jielong.networks.denoiser import MLP, Attention
-from jielong.noise import Noise
-from jielong.tokens import Layout
 
 C, D = 2, 3
 LAYOUT = Layout((2, 2), channels=C)

@@ -10,12 +10,12 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from test_diffusion_schedule import THEIRS
 from torch import Tensor
 
+from jielong.core.tokens import Layout
 from jielong.heads.continuous import Evaluations
 from jielong.heads.diffusion import Diffusion, DiffusionHead, Prediction
 from jielong.heads.diffusion_samplers import Guess, Look, ddim, ddpm, edm
 from jielong.heads.diffusion_schedule import Kind, Schedule
 from jielong.networks.denoiser import MLP
-from jielong.tokens import Layout
 
 PREDICTIONS = pytest.mark.parametrize("prediction", ["epsilon", "v", "x0"])
 THEIR_NAME = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}

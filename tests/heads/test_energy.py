@@ -11,11 +11,11 @@ import torch
 from distribution import assert_same_distribution
 from torch import Tensor
 
-from jielong.config import Faults, parse_part
+from jielong.config.registry import Faults, parse_part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.heads.base import Sharpness
 from jielong.heads.energy import Energy, EnergyHead, distance, energy_loss
-from jielong.noise import Noise
-from jielong.tokens import Layout
 
 SIGMAS = 5.5
 """A normal number is further from its mean once in 26 million times."""

@@ -13,11 +13,11 @@ import torch
 from distribution import assert_same_distribution, gap
 from torch import Tensor
 
+from jielong.apps.lab.toy_tasks import ask, continuous_heads, teach
+from jielong.core.tokens import Layout
 from jielong.heads.base import Head
 from jielong.heads.flow_matching import FlowMatching
-from jielong.lab.teaching import ask, continuous_heads, teach
 from jielong.networks.denoiser import MLP
-from jielong.tokens import Layout
 
 STEPS, DRAWS = 500, 250
 NETWORK = {"mlp": {"layers": 2, "width": 64}}

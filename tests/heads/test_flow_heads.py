@@ -8,8 +8,10 @@ from flow_maps import Exact
 from torch import Tensor, nn
 
 from jielong.backbones.transformer import Transformer
-from jielong.config import parse_part
-from jielong.generator import Generator
+from jielong.config.registry import parse_part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout, Tokens
+from jielong.generation.generator import Generator
 from jielong.heads.base import Sharpness
 from jielong.heads.consistency import Consistency
 from jielong.heads.continuous import IterativeHead
@@ -17,9 +19,7 @@ from jielong.heads.flow_matching import FlowMatching
 from jielong.heads.mean_flow import MeanFlow
 from jielong.heads.shortcut import Shortcut
 from jielong.networks.denoiser import MLP, Attention
-from jielong.noise import Noise
 from jielong.orders.raster import Raster
-from jielong.tokens import Layout, Tokens
 
 LAYOUT = Layout((2, 2), channels=4)
 NETWORK = MLP(layers=1, width=16)

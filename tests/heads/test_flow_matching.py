@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor
 
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.heads.base import Sharpness
 from jielong.heads.flow_matching import FlowMatchingHead, Sampler, Times, euler, grid, heun, midpoint, shifted, stochastic
-from jielong.noise import Noise
-from jielong.tokens import Layout
 
 ALARM = 1e-6
 WIDE = torch.tensor([[-1.7, 0.4, 2.3]], dtype=torch.double)

@@ -11,10 +11,10 @@ from distribution import assert_same_distribution
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.heads.base import Sharpness
 from jielong.heads.gaussian_mixture import GaussianMixture, GaussianMixtureHead, guided, square_plus
-from jielong.noise import Noise
-from jielong.tokens import Layout
 
 Covariance = Literal["diagonal", "full"]
 BOTH: tuple[Covariance, ...] = ("diagonal", "full")

@@ -10,6 +10,8 @@ import torch
 from distribution import assert_same_distribution
 from torch import Tensor, nn
 
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout, Places
 from jielong.heads.base import Sharpness
 from jielong.heads.consistency import Consistency
 from jielong.heads.continuous import IterativeHead
@@ -19,8 +21,6 @@ from jielong.heads.mean_flow import MeanFlow
 from jielong.heads.shortcut import Shortcut
 from jielong.networks.denoiser import MLP, JointDenoiser
 from jielong.networks.dit import DiT
-from jielong.noise import Noise
-from jielong.tokens import Layout, Places
 
 LAYOUT = Layout((3,), channels=2)
 NETWORK = DiT(layers=1, width=16, heads=2)

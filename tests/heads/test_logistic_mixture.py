@@ -10,11 +10,11 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.heads.base import Sharpness
 from jielong.heads.logistic_mixture import LogisticMixture, LogisticMixtureHead, log_bins
 from jielong.heads.softmax import filter_logits
-from jielong.noise import Noise
-from jielong.tokens import Layout
 
 ALARM = 1e-6
 

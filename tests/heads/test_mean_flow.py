@@ -8,10 +8,10 @@ from distribution import gap
 from flow_maps import Exact, both_points, drawn, gaussian_map, gaussian_velocity, train_on_two_points
 from torch import Tensor
 
+from jielong.core.tokens import Layout
 from jielong.heads.flow_matching import SLOW, FlowMatchingHead, Times
 from jielong.heads.mean_flow import MeanFlow, MeanFlowHead
 from jielong.networks.denoiser import MLP
-from jielong.tokens import Layout
 
 LAYOUT = Layout((2,), 3)
 MEAN, DEVIATION = 0.7, 0.6

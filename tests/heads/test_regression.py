@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jielong.config import parse_part
+from jielong.config.registry import parse_part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.heads.base import Sharpness
 from jielong.heads.regression import Regression, RegressionHead
-from jielong.noise import Noise
-from jielong.tokens import Layout
 
 LAYOUT = Layout((2, 2), channels=3)
 

@@ -9,12 +9,12 @@ from flow_maps import Exact, both_points, drawn, gaussian_map, gaussian_velocity
 from pydantic import ValidationError
 from torch import Tensor
 
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.heads.base import Sharpness
 from jielong.heads.flow_matching import FlowMatchingHead
 from jielong.heads.shortcut import Shortcut, ShortcutHead
 from jielong.networks.denoiser import MLP
-from jielong.noise import Noise
-from jielong.tokens import Layout
 
 LAYOUT = Layout((2,), 3)
 MEAN, DEVIATION = 0.7, 0.6

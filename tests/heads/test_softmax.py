@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor
 
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.heads.base import Sharpness
 from jielong.heads.softmax import Softmax, SoftmaxHead, draw_codes, filter_logits
-from jielong.noise import Noise
-from jielong.tokens import Layout
 
 ALARM = 1e-6
 LOGITS = torch.tensor([2.0, -1.0, 0.5, 0.5, -3.0, 1.2, 0.0])

@@ -7,17 +7,17 @@ import torch
 from distribution import assert_same_distribution
 from torch import Tensor
 
-from jielong.config import parse_part
+from jielong.config.registry import parse_part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.heads.base import Sharpness
 from jielong.heads.flow_matching import FlowMatching
 from jielong.heads.gaussian_mixture import GaussianMixture
 from jielong.heads.units import Units, UnitsHead
 from jielong.networks.denoiser import MLP
 from jielong.networks.dit import DiT
-from jielong.noise import Noise
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.vector import Vector
-from jielong.tokens import Layout
 
 D, C = 6, 2
 LAYOUT = Layout((4,), channels=C)

@@ -12,14 +12,15 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from jielong import experiment, recipe
-from jielong.cli import app
-from jielong.lab import Verdict, conclude, missing, run
-from jielong.lab.chains import Drawn, Plan, faster, nearer
-from jielong.lab.experiments import discrete_or_continuous, four_corners, pixels, sketch_first, thirty_two_tokens
+from jielong.apps.cli import app
+from jielong.apps.lab import Verdict, conclude, missing, run
+from jielong.apps.lab.chains import Drawn, Plan, faster, nearer
+from jielong.apps.lab.experiments import discrete_or_continuous, four_corners, pixels, sketch_first, thirty_two_tokens
+from jielong.config import recipe
 from jielong.system import System
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.pixels import PixelTokenizer
+from jielong.training import experiment
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from jielong.cli import app
-from jielong.lab import Bench, Check, Outcome, Trial, Verdict, conclude, run, trials
-from jielong.lab.experiments import collapse, keep_only_a_few, what_is_alike
-from jielong.lab.statistics import Estimate, exact
+from jielong.apps.cli import app
+from jielong.apps.lab import Bench, Check, Outcome, Trial, Verdict, conclude, run, trials
+from jielong.apps.lab.experiments import collapse, keep_only_a_few, what_is_alike
+from jielong.apps.lab.statistics import Estimate, exact
 
 
 def noise(n: int = 64, seed: int = 0) -> torch.Tensor:
@@ -35,7 +35,7 @@ def test_every_experiment_states_a_claim_in_one_sentence() -> None:
 @pytest.fixture
 def toss(monkeypatch: pytest.MonkeyPatch) -> type[Trial]:
     """An experiment of no cost."""
-    from jielong.lab import trial as module
+    from jielong.apps.lab import trial as module
 
     monkeypatch.setattr(module, "_trials", dict(module._trials))
 

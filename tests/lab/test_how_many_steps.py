@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from jielong.lab import Verdict, conclude, run
-from jielong.lab.experiments.how_many_steps import EVALUATIONS, best_of_few, judge
+from jielong.apps.lab import Verdict, conclude, run
+from jielong.apps.lab.experiments.how_many_steps import EVALUATIONS, best_of_few, judge
 
 
 def rounds(level: float, seed: int = 0) -> Tensor:

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from jielong.lab import Verdict, conclude, run
-from jielong.lab.experiments.how_small_a_head import LARGEST, SIZES, SMALL, TINY, judge, named
+from jielong.apps.lab import Verdict, conclude, run
+from jielong.apps.lab.experiments.how_small_a_head import LARGEST, SIZES, SMALL, TINY, judge, named
 
 
 def rounds(level: float, seed: int) -> Tensor:

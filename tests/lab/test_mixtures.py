@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jielong.lab.mixtures import Mixtures, energy_distance
-from jielong.lab.teaching import ask, continuous_heads, teach
+from jielong.apps.lab.mixtures import Mixtures, energy_distance
+from jielong.apps.lab.toy_tasks import ask, continuous_heads, teach
 
 SMALL = {"mlp": {"layers": 1, "width": 16}}
 

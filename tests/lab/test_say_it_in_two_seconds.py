@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from jielong.lab import Bench, Verdict, conclude, run
-from jielong.lab.experiments import say_it_in_two_seconds as trial
-from jielong.lab.tones import FRAME, LETTERS, RATE, TEMPO, natural, read, recorded, spoken, texts
+from jielong.apps.lab import Bench, Verdict, conclude, run
+from jielong.apps.lab.experiments import say_it_in_two_seconds as trial
+from jielong.apps.lab.tones import FRAME, LETTERS, RATE, TEMPO, natural, read, recorded, spoken, texts
 from jielong.media.audio import read_audio
 
 pytest.importorskip("soundfile")

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from jielong.lab import Verdict, conclude, run
-from jielong.lab import voices as voices_module
-from jielong.lab.chains import Drawn
-from jielong.lab.experiments import carry, energy_or_diffusion, samples, three_losses_by_ear
-from jielong.lab.voices import RATE, mel_errors, timbre, voices
+from jielong.apps.lab import Verdict, conclude, run
+from jielong.apps.lab import voices as voices_module
+from jielong.apps.lab.chains import Drawn
+from jielong.apps.lab.experiments import carry, energy_or_diffusion, samples, three_losses_by_ear
+from jielong.apps.lab.voices import RATE, mel_errors, timbre, voices
 
 pytest.importorskip("soundfile")
 pytest.importorskip("soxr")

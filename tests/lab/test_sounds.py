@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from jielong.lab.sounds import RATE, heard_distance, later, mel_filters, muffled, sample_distance, vowels
+from jielong.apps.lab.sounds import RATE, heard_distance, later, mel_filters, muffled, sample_distance, vowels
 
 
 def tone(frequency: float) -> torch.Tensor:

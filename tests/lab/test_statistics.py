@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from jielong.lab.statistics import bootstrap, exact, level, ranking, share, student
+from jielong.apps.lab.statistics import bootstrap, exact, level, ranking, share, student
 
 
 def draws(*shape: int, seed: int = 0) -> torch.Tensor:

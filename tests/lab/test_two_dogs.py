@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from jielong.apps.lab import Verdict, conclude, run
+from jielong.apps.lab.experiments import two_dogs
+from jielong.apps.lab.experiments.two_dogs import BLUR, REGRESSION, LinearTokens, Question, Said, heads, judge, judged, rarer, train
+from jielong.core.rng import Noise
 from jielong.heads.base import Head
-from jielong.lab import Verdict, conclude, run
-from jielong.lab.experiments import two_dogs
-from jielong.lab.experiments.two_dogs import BLUR, REGRESSION, LinearTokens, Question, Said, heads, judge, judged, rarer, train
-from jielong.noise import Noise
 
 QUESTION = Question("points", torch.tensor([[[-1.0, -1.0], [1.0, 1.0]], [[-1.0, 1.0], [1.0, -1.0]]]), torch.randn(2, two_dogs.WIDTH))
 N = 200

@@ -6,8 +6,8 @@ from typing import Literal
 
 import pytest
 
-from jielong.lab.statistics import Estimate
-from jielong.lab.verdict import Check, Verdict, conclude
+from jielong.apps.lab.statistics import Estimate
+from jielong.apps.lab.verdict import Check, Verdict, conclude
 
 
 def check(low: float, high: float, side: Literal["above", "below"], bound: float = 0.0) -> Check:

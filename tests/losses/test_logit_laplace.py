@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
-from jielong.bodies.convolutional import Convolutional
+from jielong.autoencoders.convolutional import Convolutional
+from jielong.config.recipe import RecipeError, parse
+from jielong.core.rng import Noise
 from jielong.data.sets import Batch
 from jielong.losses.regression import (
     LEAST_LOG_SCALE,
@@ -18,13 +20,11 @@ from jielong.losses.regression import (
     logit_laplace_median,
     to_unit,
 )
-from jielong.noise import Noise
 from jielong.quantizers.vector import Vector
-from jielong.recipe import RecipeError, parse
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.vq import VQ, VQTokenizer
 from jielong.training.objective import Draws
-from jielong.training.tokenizer import TokenizerObjective
+from jielong.training.tokenizer_objective import TokenizerObjective
 
 
 def maps(location: float, raw: float, shape: tuple[int, ...] = (1, 1, 1, 1)) -> torch.Tensor:

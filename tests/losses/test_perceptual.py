@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jielong.config import parse_part, parts_of
+from jielong.config.registry import parse_part, parts_of
 from jielong.losses.perceptual import Lpips, LpipsLoss, Perceptual, PerceptualLoss, unit_distance
 from jielong.losses.regression import Regression
 from jielong.networks.efficientnet import WeightsError

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from jielong.config import RecipeError
+from jielong.config.recipe import parse
+from jielong.config.registry import RecipeError
 from jielong.evaluation.sound.waveform import stft_distance
 from jielong.losses.regression import Regression
 from jielong.losses.spectral import FLOOR, Mel, SpectralLoss, Stft
 from jielong.media.mel import mel_filters
-from jielong.recipe import parse
 
 RATE = 16_000
 

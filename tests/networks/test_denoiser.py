@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jielong.config import parse_part, parts_of
+from jielong.config.registry import parse_part, parts_of
 from jielong.networks.denoiser import MLP, Attention, Denoiser, MLPDenoiser, NetworkSettings, sinusoid
 
 SMALL: dict[str, NetworkSettings] = {"mlp": MLP(layers=2, width=12), "attention": Attention(layers=2, width=8, heads=2, groups=3)}

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from jielong.config import parse_part
+from jielong.config.registry import parse_part
+from jielong.core.tokens import Layout, Places
 from jielong.networks.dit import DiT, DiTDenoiser
-from jielong.tokens import Layout, Places
 
 B, N, C, D = 3, 5, 2, 6
 SMALL = DiT(layers=2, width=16, heads=2)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from jielong.backbones.transformer import Transformer as Settings
+from jielong.config.speed import Lazy
+from jielong.core.tokens import Layout
 from jielong.networks.transformer import Transformer
-from jielong.speed import Lazy
-from jielong.tokens import Layout
 
 LAYOUT = Layout((4, 4), channels=2)
 N, WIDTH = LAYOUT.positions, 16

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from jielong.backbones.mar import Mar
+from jielong.core.tokens import Layout
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.masked_autoencoder import MaskedAutoencoder
-from jielong.tokens import Layout
 
 LAYOUT = Layout((3, 4), channels=2)
 N, WIDTH, STATES = LAYOUT.positions, 16, 10

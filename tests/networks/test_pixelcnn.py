@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from jielong.core.tokens import Layout
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.masked_convolution import HorizontalConvolution, VerticalConvolution, colour_mask
 from jielong.networks.pixel_grid import PixelGrid
 from jielong.networks.pixelcnn import PixelCNN
-from jielong.tokens import Layout
 
 GRIDS = [PixelGrid(5, 4), PixelGrid(3, 4, 3)]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from jielong.networks import prepared
+from jielong.networks import fused_inference as prepared
 from jielong.networks.cache import Cache
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.transformer import Transformer

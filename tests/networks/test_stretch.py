@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from jielong.networks.alignment import SearchedStretch, diagonal, search
+from jielong.core.tokens import Layout
 from jielong.networks.conditioning import Along, Conditioning
-from jielong.networks.stretch import Stretch, even, scaled, spread
-from jielong.tokens import Layout
+from jielong.networks.length_regulator import Stretch, even, scaled, spread
+from jielong.networks.monotonic_alignment import SearchedStretch, diagonal, search
 
 
 def mask_of(*counts: int) -> Tensor:
@@ -137,7 +137,7 @@ def test_what_a_text_is_said_to_last_is_right_on_average(monkeypatch: pytest.Mon
     stretch, items = SearchedStretch(4, 8, Layout((18,), 1)), 64
     along = Along(torch.ones(items, 2, 4), mask_of(*[2] * items))
     found = torch.ones(items, 2).masked_fill(torch.arange(items)[:, None] % 2 == 1, 9.0)
-    monkeypatch.setattr("jielong.networks.alignment.search", lambda *_, **__: found)
+    monkeypatch.setattr("jielong.networks.monotonic_alignment.search", lambda *_, **__: found)
     optimizer = torch.optim.Adam(stretch.parameters(), lr=0.05)
     for _ in range(200):
         optimizer.zero_grad()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from jielong.bodies.vocos import Vocos
+from jielong.autoencoders.vocos import Vocos
 from jielong.networks.streaming import in_pieces, latency
 from jielong.networks.vocos import Analysis, LogMagnitudes, Polar, Synthesis
 

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from jielong.backbones.wavenet import WaveNet as Settings
+from jielong.core.tokens import Layout
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.wavenet import GatedLayer, WaveNet
-from jielong.tokens import Layout
 
 DILATIONS = (1, 2, 4, 1, 2)
 

@@ -10,12 +10,12 @@ import torch
 from pydantic import ValidationError
 from scipy import stats
 
-from jielong.noise import Noise
+from jielong.config.speed import Schedule
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.orders.base import Step
 from jielong.orders.masked import Masked, MaskedOrder
 from jielong.orders.ratio import masked_share
-from jielong.speed import Schedule
-from jielong.tokens import Layout
 
 ALARM = 1e-6
 SCHEDULES: list[Schedule] = ["cosine", "arccos", "linear"]

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from jielong.backbones.transformer import Transformer
-from jielong.config import parse_part
-from jielong.generator import Generator
+from jielong.config.registry import parse_part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout, Tokens
+from jielong.generation.generator import Generator
 from jielong.heads.gaussian_mixture import GaussianMixture
 from jielong.heads.softmax import Softmax
-from jielong.noise import Noise
 from jielong.orders.base import View
 from jielong.orders.masked_next import MaskedNext, MaskedNextOrder
 from jielong.orders.ratio import Ratio
-from jielong.tokens import Layout, Tokens
 
 N = 10
 NUMBERS, CODES = Layout((N,), channels=2), Layout((N,), channels=2, vocabulary=5)

@@ -9,21 +9,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from jielong.bodies.convolutional import Convolutional
+from jielong.autoencoders.convolutional import Convolutional
 from jielong.conditions.classes import Class
-from jielong.generator import Generator, Moment
-from jielong.guidance import Guidance
+from jielong.config.guidance import Guidance
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout, Tokens
+from jielong.generation.generator import Generator, Moment
 from jielong.heads.base import Sharpness
 from jielong.heads.softmax import Softmax
 from jielong.networks.transformer import Transformer
-from jielong.noise import Noise
 from jielong.orders.next_scale import NextScale, ScaleEmbedding
 from jielong.orders.raster import Raster
 from jielong.quantizers.multi_scale import MultiScale
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.pixels import Pixels
 from jielong.tokenizers.vq import VQ, VQTokenizer
-from jielong.tokens import Layout, Tokens
 
 CODES = 24
 SCALES = ((1, 1), (2, 2), (4, 4))

@@ -9,12 +9,12 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from jielong.noise import Noise
+from jielong.config.speed import TwoStage
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.orders.masked import Masked
 from jielong.orders.pace import Pace
 from jielong.orders.raster import Raster
-from jielong.speed import TwoStage
-from jielong.tokens import Layout
 
 ALARM = 1e-6
 WHERE = Layout((4, 5)).coordinates()

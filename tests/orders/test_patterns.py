@@ -10,19 +10,19 @@ import torch
 from transformers import MusicgenForCausalLM
 from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
 
-from jielong.generator import Generator
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout, Tokens
+from jielong.generation.generator import Generator
+from jielong.generation.plan import Course
 from jielong.heads.base import Head
 from jielong.heads.depth import Depth
 from jielong.heads.logistic_mixture import LogisticMixture
 from jielong.heads.softmax import Softmax, SoftmaxHead
 from jielong.networks.transformer import Transformer
-from jielong.noise import Noise
 from jielong.orders.base import Order
-from jielong.orders.course import Course
 from jielong.orders.levels import LevelsOrder
 from jielong.orders.patterns import Pattern, coarse_first, delay, flatten, level_by_level
 from jielong.orders.raster import RasterOrder
-from jielong.tokens import Layout, Tokens
 
 PATTERNS: dict[str, Callable[[Layout], Pattern]] = {
     "delay": lambda layout: delay(layout, range(layout.channels)),

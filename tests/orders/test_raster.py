@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from jielong.noise import Noise
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.orders.raster import Raster
-from jielong.tokens import Layout
 
 LAYOUT = Layout((2, 3), vocabulary=50)
 

@@ -9,11 +9,11 @@ import torch
 from pydantic import ValidationError
 from scipy import stats
 
-from jielong.noise import Noise
+from jielong.config.speed import Schedule
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.orders.masked import Masked
 from jielong.orders.ratio import Ratio, masked_share, progress_at
-from jielong.speed import Schedule
-from jielong.tokens import Layout
 
 ALARM = 1e-6
 SAMPLES = 4000

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
-from jielong.config import parse_part
+from jielong.config.registry import parse_part
 from jielong.quantizers.binary import BinaryQuantizer, bit_entropy, codebook_entropy
 from jielong.quantizers.binary_spherical import BinarySpherical, BinarySphericalQuantizer
 from jielong.quantizers.lookup_free import LookupFree, LookupFreeQuantizer

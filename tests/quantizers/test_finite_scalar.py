@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from jielong.config import parse_part
+from jielong.config.registry import parse_part
 from jielong.quantizers.finite_scalar import FiniteScalar, FiniteScalarQuantizer
 from jielong.quantizers.vector import NonFiniteVectors
 

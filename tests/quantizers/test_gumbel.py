@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from jielong.config import parse_part
+from jielong.config.registry import parse_part
 from jielong.quantizers.gumbel import Gumbel, GumbelQuantizer, cosine
 from jielong.quantizers.vector import NonFiniteVectors
 

@@ -8,10 +8,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from jielong.core.tokens import Layout
 from jielong.quantizers.multi_scale import MultiScale, MultiScaleQuantizer, shares
 from jielong.quantizers.scales import Pyramid, nearest_ticks, schedule
 from jielong.quantizers.vector import NonFiniteVectors, VectorQuantizer
-from jielong.tokens import Layout
 
 D = 6
 

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from jielong.config import parse_part
+from jielong.config.registry import parse_part
 from jielong.quantizers.base import QuantizerSettings
 from jielong.quantizers.finite_scalar import FiniteScalar
 from jielong.quantizers.multi_scale import MultiScale

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from jielong.config import RecipeError, parse_part
+from jielong.config.registry import RecipeError, parse_part
 from jielong.quantizers.finite_scalar import FiniteScalar
 from jielong.quantizers.gumbel import Gumbel
 from jielong.quantizers.lookup_free import LookupFree

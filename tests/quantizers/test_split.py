@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from jielong.config import RecipeError, parse_part
+from jielong.config.registry import RecipeError, parse_part
 from jielong.quantizers.gumbel import Gumbel
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.split import Split, SplitQuantizer

@@ -9,13 +9,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from jielong.bodies.resnet import Resnet
+from jielong.autoencoders.resnet import Resnet
+from jielong.core.tokens import Tokens
 from jielong.networks.convolutional import ResidualBlock, SpatialAttention
 from jielong.networks.posterior import DiagonalGaussian
 from jielong.networks.resnet import Downsample, ResnetEncoder, Upsample
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.kl import KL
-from jielong.tokens import Tokens
 
 diffusers = pytest.importorskip("diffusers")
 

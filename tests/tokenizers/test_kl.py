@@ -11,16 +11,16 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from jielong.bodies.convolutional import Convolutional
-from jielong.bodies.vit import ViT
-from jielong.config import RecipeError, parse_part
+from jielong.autoencoders.convolutional import Convolutional
+from jielong.autoencoders.vit import ViT
+from jielong.config.registry import RecipeError, parse_part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout, Tokens
 from jielong.data.sets import Batch
 from jielong.networks.posterior import DiagonalGaussian
-from jielong.noise import Noise
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.kl import KL, KLTokenizer
-from jielong.tokens import Layout, Tokens
-from jielong.training.generator import GeneratorObjective
+from jielong.training.generator_objective import GeneratorObjective
 from jielong.training.objective import Draws
 
 MEDIA = MediaFormat(3, (8, 12))

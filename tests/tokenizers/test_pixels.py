@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from jielong.core.tokens import Layout, Tokens
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.pixels import Pixels
-from jielong.tokens import Layout, Tokens
 
 
 def test_eight_bit_pictures_come_back_exactly() -> None:

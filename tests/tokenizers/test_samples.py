@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
+from jielong.core.tokens import Layout, Tokens
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.samples import Samples, compress, expand
-from jielong.tokens import Layout, Tokens
 
 SOUND = MediaFormat(1, (1_000,), 8_000)
 

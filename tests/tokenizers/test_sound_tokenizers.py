@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jielong.bodies.base import Body, check_grid
+from jielong.autoencoders.base import Body, check_grid
+from jielong.core.tokens import Layout, Tokens
 from jielong.networks.decoder import Decoder
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.vector import Vector
@@ -18,7 +19,6 @@ from jielong.system import describe
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.kl import KLTokenizer
 from jielong.tokenizers.vq import VQTokenizer
-from jielong.tokens import Layout, Tokens
 
 HOP, DIM = 8, 6
 MEDIA = MediaFormat(2, (80,), 16_000)

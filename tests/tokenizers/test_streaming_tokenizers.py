@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from jielong.bodies.seanet import DAC, Context, SEANet
+from jielong.autoencoders.seanet import DAC, Context, SEANet
+from jielong.core.tokens import Layout, Tokens
 from jielong.networks.streaming import StreamingModule
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.vector import Vector
@@ -17,7 +18,6 @@ from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.grid import GridTokenizer, Latency
 from jielong.tokenizers.kl import KL, KLTokenizer
 from jielong.tokenizers.vq import VQ
-from jielong.tokens import Layout, Tokens
 
 HOP = 24
 MEDIA = MediaFormat(1, (10 * HOP,), 24_000)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from jielong.config import RecipeError, parse_part
-from jielong.recipe import load
+from jielong.config.recipe import load
+from jielong.config.registry import RecipeError, parse_part
+from jielong.core.tokens import Layout, Tokens
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.pixels import PixelTokenizer
 from jielong.tokenizers.titok import TiTokTokenizer
 from jielong.tokenizers.vq import VQTokenizer
-from jielong.tokens import Layout, Tokens
 
 MEDIA = MediaFormat(3, (16, 24))
 LATER = 1000

@@ -4,11 +4,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from jielong.bodies.convolutional import Convolutional
+from jielong.autoencoders.convolutional import Convolutional
+from jielong.core.tokens import Layout, Tokens
 from jielong.quantizers.vector import Vector
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.vq import VQ, VQTokenizer
-from jielong.tokens import Layout, Tokens
 
 MEDIA = MediaFormat(3, (16, 24))
 

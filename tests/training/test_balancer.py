@@ -13,18 +13,18 @@ from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from jielong.core.rng import Noise
 from jielong.data.order import ShuffledOrder
 from jielong.data.sets import Batch
 from jielong.losses.adversarial_sound import SoundAdversarial
 from jielong.losses.regression import Regression
 from jielong.losses.spectral import Mel
-from jielong.noise import Noise
 from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Reconstruction
 from jielong.training.balancer import Balancer, carrying
 from jielong.training.checkpoint import read_tensors
 from jielong.training.objective import Draws
 from jielong.training.settings import Balance, TrainSettings
-from jielong.training.tokenizer import TokenizerObjective, judges_of
+from jielong.training.tokenizer_objective import TokenizerObjective, judges_of
 from jielong.training.trainer import Summary, train
 
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from PIL import Image
 
-from jielong.bodies.convolutional import Convolutional
+from jielong.autoencoders.convolutional import Convolutional
+from jielong.core.tokens import Layout, Tokens
 from jielong.data.opening import open_set
 from jielong.data.sets import ImageSet
 from jielong.quantizers.vector import Vector
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.pixels import Pixels
 from jielong.tokenizers.vq import VQ, VQTokenizer
-from jielong.tokens import Layout, Tokens
-from jielong.training import cache
+from jielong.training import token_cache as cache
 
 
 @pytest.fixture

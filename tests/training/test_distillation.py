@@ -10,23 +10,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from jielong.bodies.base import Body
+from jielong.autoencoders.base import Body
+from jielong.config.recipe import parse
+from jielong.core.rng import Noise
 from jielong.data.sets import Batch
 from jielong.losses.distillation import DistillationLoss, pooling
 from jielong.media.audio import MissingLibraryError
 from jielong.networks.decoder import Decoder
-from jielong.noise import Noise
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.split import Split
 from jielong.quantizers.vector import Vector
-from jielong.recipe import parse
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.vq import VQTokenizer
 from jielong.training.checkpoint import read_tensors
+from jielong.training.distill_teacher import WhisperTeacher
 from jielong.training.objective import Draws
 from jielong.training.settings import TrainSettings
-from jielong.training.teachers import WhisperTeacher
-from jielong.training.tokenizer import TokenizerObjective, judges_of
+from jielong.training.tokenizer_objective import TokenizerObjective, judges_of
 from jielong.training.trainer import train
 
 MEDIA = MediaFormat(1, (320,), 8_000)

@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch import distributed as dist
 
-from jielong.config import parse_part
+from jielong.config.registry import parse_part
 from jielong.data.order import ShuffledOrder
 from jielong.data.sets import Batch
 from jielong.quantizers.parallel import world
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.kl import KLTokenizer
 from jielong.training.settings import TrainSettings
-from jielong.training.tokenizer import TokenizerObjective, judges_of
+from jielong.training.tokenizer_objective import TokenizerObjective, judges_of
 from jielong.training.trainer import Summary, train
 
 MEDIA = MediaFormat(3, (8, 8))

@@ -13,8 +13,8 @@ import yaml
 from safetensors.torch import load_file
 from toy_run import SETTINGS, ToyStream, run
 
-from jielong.config import RecipeError
-from jielong.recipe import completed, parse
+from jielong.config.recipe import completed, parse
+from jielong.config.registry import RecipeError
 from jielong.training import state as state_module
 from jielong.training.checkpoint import CheckpointError
 from jielong.training.state import check_same_recipe, latest_state

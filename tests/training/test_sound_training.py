@@ -11,18 +11,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from jielong.bodies.base import Body, BodySettings, check_grid
-from jielong.config import RecipeError
+from jielong.autoencoders.base import Body, BodySettings, check_grid
+from jielong.config.recipe import DataSettings, parse
+from jielong.config.registry import RecipeError
 from jielong.data.inspecting_sounds import inspect_sounds
 from jielong.evaluation.evaluate import evaluate
-from jielong.experiment import prepare, run
 from jielong.media.audio import read_audio, write_audio
 from jielong.media.players import Sounds
 from jielong.media.spectrograms import in_a_row, spectrogram
 from jielong.networks.decoder import Decoder
-from jielong.recipe import DataSettings, parse
 from jielong.system import load
 from jielong.tokenizers.base import MediaFormat
+from jielong.training.experiment import prepare, run
 
 pytest.importorskip("soundfile")
 pytest.importorskip("soxr")
@@ -98,7 +98,7 @@ def test_trains_from_files_to_a_checkpoint(tokenizer: str, tones: Path, tmp_path
 
 @pytest.mark.usefixtures("body")
 def test_the_stream_is_the_same_however_it_is_read(tones: Path) -> None:
-    from jielong.experiment import Stream
+    from jielong.training.experiment import Stream
 
     experiment = prepare(parse(RECIPE.format(set=tones, tokenizer=CODES)))
     stream = Stream(experiment.images, seed=3)

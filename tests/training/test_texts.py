@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jielong.conditions.text import FrozenText, find_encoder
-from jielong.training.texts import remember
+from jielong.training.text_cache import remember
 
 CAPTIONS = ["a red flag", "grinning face, Noto style", "a red flag", "", "two dogs", "woman farmer: dark skin tone"]
 

@@ -18,8 +18,8 @@ from toy_run import SETTINGS, ToyObjective, ToyStream, run
 
 from jielong.training import run as run_module
 from jielong.training.checkpoint import load_weights
-from jielong.training.feed import Feed, seed_of
-from jielong.training.finite import NonFiniteError, range_advice
+from jielong.training.nonfinite import NonFiniteError, range_advice
+from jielong.training.prefetch import Feed, seed_of
 
 SHORT = SETTINGS.model_copy(update={"samples": 160})
 

@@ -9,16 +9,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from jielong.config import parse_part
+from jielong.config.registry import parse_part
+from jielong.core.rng import Noise
 from jielong.data.order import ShuffledOrder
 from jielong.data.sets import Batch
-from jielong.noise import Noise
 from jielong.tokenizers.base import LearnedTokenizer, MediaFormat
 from jielong.training.ema import Ema
 from jielong.training.objective import Draws
 from jielong.training.settings import TrainSettings
 from jielong.training.state import latest_state
-from jielong.training.tokenizer import TokenizerObjective, judges_of
+from jielong.training.tokenizer_objective import TokenizerObjective, judges_of
 from jielong.training.trainer import Summary, train
 
 MEDIA = MediaFormat(3, (8, 8))

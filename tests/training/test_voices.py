@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from jielong.conditions.voice import Recording, Voice, VoiceCondition
-from jielong.training.voices import remember
+from jielong.training.voice_cache import remember
 
 KEYS = ["a", "b", "quiet"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from jielong.config import Part
+from jielong.config.registry import Part
+from jielong.core.tokens import Layout
 from jielong.networks.layers import Activation, ConditionPath
 from jielong.networks.masked_autoencoder import MaskedAutoencoder
 from jielong.networks.norm import NormKind
-from jielong.tokens import Layout
 
 
 class Mar(Part, family="backbone", name="mar"):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from jielong.config import Part
+from jielong.config.registry import Part
+from jielong.core.tokens import Layout
 from jielong.networks.identity import Identity
-from jielong.tokens import Layout
 
 
 class NoBackbone(Part, family="backbone", name="none"):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from jielong.config import Part
+from jielong.config.registry import Part
+from jielong.core.tokens import Layout
 from jielong.networks import pixelcnn as network
 from jielong.networks.pixel_grid import PixelGrid
-from jielong.tokens import Layout
 
 
 class PixelCNN(Part, family="backbone", name="pixelcnn"):

@@ -6,10 +6,10 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from jielong.config import Part
+from jielong.config.registry import Part
+from jielong.core.tokens import Layout
 from jielong.networks import pixelrnn as network
 from jielong.networks.pixel_grid import PixelGrid
-from jielong.tokens import Layout
 
 
 class PixelRNN(Part, family="backbone", name="pixelrnn"):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from jielong.config import Part
+from jielong.config.registry import Part
+from jielong.core.tokens import Layout
 from jielong.networks import wavenet as network
-from jielong.tokens import Layout
 
 
 class WaveNet(Part, family="backbone", name="wavenet"):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from jielong.config import Part
+from jielong.config.registry import Part
+from jielong.core.rng import Noise
 from jielong.networks.conditioning import Alignment, Along, Conditioning
-from jielong.noise import Noise
 
 if TYPE_CHECKING:
     from jielong.data.sets import Batch

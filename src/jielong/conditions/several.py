@@ -10,9 +10,9 @@ from pydantic import Field, SerializeAsAny, field_validator
 from torch import Tensor, nn
 
 from jielong.conditions.base import Condition, ConditionSettings
-from jielong.config import OfFamily, nearest
+from jielong.config.registry import OfFamily, nearest
+from jielong.core.rng import Noise
 from jielong.networks.conditioning import Along, Conditioning
-from jielong.noise import Noise
 
 
 class Told(NamedTuple):

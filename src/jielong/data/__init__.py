@@ -1,8 +1,7 @@
 """Data: built-in sets, folders, shards."""
 
-from jielong.data.building import build_set
+from jielong.data.built import BuildError
 from jielong.data.inspecting import Report, inspect
-from jielong.data.npm import BuildError
 from jielong.data.opening import BUILT_IN, open_set
 from jielong.data.order import ShuffledOrder
 from jielong.data.sets import Batch, Example, ImageSet, collate
@@ -17,7 +16,6 @@ __all__ = [
     "ImageSet",
     "Report",
     "ShuffledOrder",
-    "build_set",
     "collate",
     "inspect",
     "open_set",

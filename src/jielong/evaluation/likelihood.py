@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jielong.core.rng import Noise
 from jielong.evaluation.provenance import Measurement, check_pictures
-from jielong.generator import Generator
-from jielong.noise import Noise
+from jielong.generation.generator import Generator
 from jielong.system import System
 from jielong.tokenizers.pixels import PixelTokenizer
 

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from jielong.conditions.base import ConditionSettings
+from jielong.core.tokens import Tokens
 from jielong.data.opening import MediaSet
+from jielong.evaluation.context import BATCH, Findings, Progress, Subject
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.frechet import frechet
 from jielong.evaluation.likelihood import bits_per_dimension, nats_per_token, no_density, no_likelihood
@@ -17,11 +19,9 @@ from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.reconstruction import perceptual_distance, psnr, ssim
 from jielong.evaluation.retrieval import retrieval_at_1
 from jielong.evaluation.scorer import Scorer, ScorerError
-from jielong.evaluation.subject import BATCH, Findings, Progress, Subject
 from jielong.evaluation.usage import codebook_usage
 from jielong.networks.efficientnet import WeightsError
 from jielong.system import System
-from jielong.tokens import Tokens
 
 
 def tokenizer(subject: Subject) -> Findings:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from jielong.core.tokens import Tokens
 from jielong.evaluation.provenance import Measurement
-from jielong.tokens import Tokens
 
 
 def codebook_usage(tokens: Tokens) -> Measurement:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from jielong.noise import Noise
+from jielong.core.rng import Noise
 
 See = Callable[[Tensor], None]
 """Is told of every state ``(B, n, C)`` that a head reaches on the way from noise to tokens; the last one is the tokens."""

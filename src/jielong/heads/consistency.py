@@ -23,12 +23,12 @@ import torch
 from pydantic import Field, SerializeAsAny, model_validator
 from torch import Tensor
 
-from jielong.config import Config, OfFamily, Part
+from jielong.config.registry import Config, OfFamily, Part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.heads.continuous import Evaluations, IterativeHead, Predict, total
 from jielong.heads.flow_matching import SLOW
 from jielong.networks.denoiser import MLP, AnyDenoiser, NetworkSettings
-from jielong.noise import Noise
-from jielong.tokens import Layout
 
 RHO = 7.0
 

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout, Places
 from jielong.heads.base import Draw, Head, See, Sharpness, unseen
 from jielong.networks.denoiser import AnyDenoiser, JointDenoiser
-from jielong.noise import Noise
-from jielong.tokens import Layout, Places
 
 
 class Predict(Protocol):

@@ -15,15 +15,15 @@ import torch
 from pydantic import Field, SerializeAsAny
 from torch import Tensor
 
-from jielong.config import OfFamily, Part
+from jielong.config.registry import OfFamily, Part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.heads import diffusion_samplers as samplers
 from jielong.heads.base import Sharpness
 from jielong.heads.continuous import Evaluations, IterativeHead, Predict, mean
 from jielong.heads.diffusion_samplers import Guess
 from jielong.heads.diffusion_schedule import Kind, Schedule
 from jielong.networks.denoiser import MLP, NetworkSettings
-from jielong.noise import Noise
-from jielong.tokens import Layout
 
 Prediction = Literal["epsilon", "x0", "v"]
 Variance = Literal["learned", "fixed"]

@@ -11,12 +11,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from jielong.config import Part
+from jielong.config.registry import Part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.heads.base import Draw, Head, Sharpness
 from jielong.heads.continuous import check_continuous
 from jielong.networks.noise_driven import NoiseDriven
-from jielong.noise import Noise
-from jielong.tokens import Layout
 
 
 def distance(difference: Tensor, alpha: float) -> Tensor:

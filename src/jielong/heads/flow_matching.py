@@ -19,12 +19,12 @@ import torch
 from pydantic import Field, SerializeAsAny
 from torch import Tensor
 
-from jielong.config import Config, OfFamily, Part
+from jielong.config.registry import Config, OfFamily, Part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.heads.base import See, unseen
 from jielong.heads.continuous import Evaluations, IterativeHead, Predict, mean
 from jielong.networks.denoiser import MLP, AnyDenoiser, NetworkSettings
-from jielong.noise import Noise
-from jielong.tokens import Layout
 
 Velocity = Callable[[Tensor, float], Tensor]
 """``(x, t) -> dx / dt``."""

@@ -18,12 +18,12 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
-from jielong.config import Part
+from jielong.config.registry import Part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.heads.base import Draw, Head, Sharpness
 from jielong.heads.continuous import check_continuous
 from jielong.heads.softmax import draw_codes
-from jielong.noise import Noise
-from jielong.tokens import Layout
 
 APART = 0.5
 """Standard deviation of the untrained components' means: equal components would have equal gradients, and stay equal for ever."""

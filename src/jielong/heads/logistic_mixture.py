@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from jielong.config import Part
+from jielong.config.registry import Part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.heads.base import Draw, Head, Sharpness
 from jielong.heads.softmax import draw_codes, filter_logits
-from jielong.noise import Noise
-from jielong.tokens import Layout
 
 SCALE = 7.0
 """Logarithms of scales are kept in [-SCALE, SCALE]; the lower end is PixelCNN++'s."""

@@ -18,12 +18,12 @@ import torch
 from pydantic import Field, SerializeAsAny
 from torch import Tensor
 
-from jielong.config import OfFamily, Part
+from jielong.config.registry import OfFamily, Part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.heads.continuous import Evaluations, IterativeHead, Predict, total
 from jielong.heads.flow_matching import SLOW, Times, between, grid
 from jielong.networks.denoiser import MLP, AnyDenoiser, NetworkSettings
-from jielong.noise import Noise
-from jielong.tokens import Layout
 
 ADAPTIVE = 0.01
 """Keeps the adaptive weight finite where the error vanishes; the paper's value, for errors summed over the values."""

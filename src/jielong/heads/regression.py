@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from jielong.config import Part
+from jielong.config.registry import Part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.heads.base import Draw, Head, Sharpness
 from jielong.heads.continuous import check_continuous, widened
-from jielong.noise import Noise
-from jielong.tokens import Layout
 
 
 class RegressionHead(Head):

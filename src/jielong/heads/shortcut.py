@@ -17,12 +17,12 @@ import torch
 from pydantic import Field, SerializeAsAny, field_validator
 from torch import Tensor
 
-from jielong.config import OfFamily, Part
+from jielong.config.registry import OfFamily, Part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.heads.continuous import Evaluations, IterativeHead, Predict, mean
 from jielong.heads.flow_matching import between
 from jielong.networks.denoiser import MLP, AnyDenoiser, NetworkSettings
-from jielong.noise import Noise
-from jielong.tokens import Layout
 
 
 class ShortcutHead(IterativeHead):

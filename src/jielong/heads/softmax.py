@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from jielong.config import Part
+from jielong.config.registry import Part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.heads.base import Draw, Head, Sharpness
-from jielong.noise import Noise
-from jielong.tokens import Layout
 
 
 def filter_logits(logits: Tensor, sharpness: Sharpness) -> Tensor:

@@ -18,15 +18,15 @@ import torch
 from pydantic import Field, SerializeAsAny
 from torch import Tensor, nn
 
-from jielong.config import OfFamily, Part
+from jielong.config.registry import OfFamily, Part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.heads.base import Draw, Head, Sharpness
 from jielong.heads.continuous import check_continuous
 from jielong.heads.flow_matching import FlowMatching
 from jielong.heads.softmax import SoftmaxHead
-from jielong.noise import Noise
 from jielong.quantizers.base import Quantizer, QuantizerSettings
 from jielong.quantizers.vector import Vector
-from jielong.tokens import Layout
 
 
 class UnitsHead(Head):

@@ -6,9 +6,9 @@ import json
 import os
 from pathlib import Path
 
+from jielong.config.recipe import DataSettings, Recipe
 from jielong.interop.codecs import Codec
 from jielong.media.images import write_bytes
-from jielong.recipe import DataSettings, Recipe
 from jielong.system import DESCRIPTION, describe
 from jielong.training.checkpoint import save_checkpoint
 

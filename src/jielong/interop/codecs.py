@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jielong.bodies.seanet import DAC, Context, SEANet
+from jielong.autoencoders.seanet import DAC, Context, SEANet
 from jielong.networks.streaming import fold
 from jielong.networks.windowed import WindowedTransformer
 from jielong.quantizers.base import QuantizerSettings

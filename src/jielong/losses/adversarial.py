@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from jielong.config import Medium
+from jielong.config.registry import Medium
 from jielong.losses.base import LossSettings
 from jielong.losses.regression import same_shape
 from jielong.networks.discriminator import Norm, PatchDiscriminator

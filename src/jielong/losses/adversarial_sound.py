@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from jielong.config import Medium, OfFamily, Part
+from jielong.config.registry import Medium, OfFamily, Part
 from jielong.losses.adversarial import Game
 from jielong.losses.base import LossSettings
 from jielong.losses.regression import same_shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from jielong.config import Medium, Part
+from jielong.config.registry import Medium, Part
 
 
 class LossSettings(Part):

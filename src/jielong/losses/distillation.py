@@ -10,7 +10,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jielong.config import Medium
+from jielong.config.registry import Medium
 from jielong.losses.base import LossSettings
 
 SHORT = 1e-2

@@ -18,7 +18,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jielong.config import Medium
+from jielong.config.registry import Medium
 from jielong.losses.base import LossSettings
 from jielong.losses.regression import same_shape
 from jielong.networks.efficientnet import EfficientNetLite, WeightsError, freeze

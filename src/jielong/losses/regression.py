@@ -15,7 +15,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jielong.config import Medium
+from jielong.config.registry import Medium
 from jielong.losses.base import LossSettings
 
 MARGIN = 0.1

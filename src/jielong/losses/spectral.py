@@ -17,7 +17,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from jielong.config import Medium
+from jielong.config.registry import Medium
 from jielong.losses.base import LossSettings
 from jielong.losses.regression import same_shape
 from jielong.media.mel import mel_filters, spectrum

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from jielong.config.speed import Lazy
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.lazy import LazyCache
-from jielong.speed import Lazy
 
 
 class BackboneCache(Protocol):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from jielong.networks.prepared import Prepared
+    from jielong.networks.fused_inference import Prepared
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Cache:
 
     Attributes:
         memory: ``(layers, 2, B, heads, capacity, head width)``: keys and values. The channels of keys that are rotated together
-            stand side by side (:mod:`jielong.networks.prepared`).
+            stand side by side (:mod:`jielong.networks.fused_inference`).
         length: The cursor: number of committed slots, the prefix included.
         bias: ``(B, 1, 1, capacity)``, minus infinity at padding of the prefix; ``None`` when nothing is padded.
         cross: Keys and values of the condition for cross-attention, a pair a layer, each ``(B, heads, L, head width)``.

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from jielong.config import Part
-from jielong.tokens import Places
+from jielong.config.registry import Part
+from jielong.core.tokens import Places
 
 SINUSOID = 256
 """Numbers that one time becomes."""

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from jielong.core.tokens import Places
 from jielong.networks.denoiser import JointDenoiser, LayerNorm, NetworkSettings, modulated
 from jielong.networks.rope import Rotary, Rotation
-from jielong.tokens import Places
 
 
 @dataclass(frozen=True)

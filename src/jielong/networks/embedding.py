@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from jielong.tokens import Layout
+from jielong.core.tokens import Layout
 
 
 class CodeEmbedding(nn.Embedding):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jielong.core.tokens import Layout
 from jielong.networks.norm import Norm
 from jielong.networks.transformer import Transformer
-from jielong.tokens import Layout
 
 
 class LatentTransformer(nn.Module):

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jielong.speed import Lazy
+from jielong.config.speed import Lazy
 
 if TYPE_CHECKING:
     from jielong.networks.layers import Block, Sight

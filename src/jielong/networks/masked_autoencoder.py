@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jielong.config.speed import Lazy
 from jielong.networks.attention import additive
 from jielong.networks.backbone import Backbone
 from jielong.networks.conditioning import Conditioning
@@ -30,7 +31,6 @@ from jielong.networks.lazy import LazyCache, LazyStack
 from jielong.networks.norm import Norm, NormKind
 from jielong.networks.rope import Rotation
 from jielong.networks.transformer import Transformer
-from jielong.speed import Lazy
 
 
 class PlaceEmbedding(nn.ModuleList):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from jielong.tokens import Layout
+from jielong.core.tokens import Layout
 
 
 @dataclass(frozen=True)

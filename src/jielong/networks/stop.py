@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jielong.ending import Ending
+from jielong.config.ending import Ending
 
 
 class StopHead(nn.Module):

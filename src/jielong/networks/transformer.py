@@ -20,16 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jielong.config.speed import Lazy
 from jielong.networks.attention import additive, structure
 from jielong.networks.backbone import Backbone
 from jielong.networks.cache import Cache
 from jielong.networks.conditioning import Conditioning
+from jielong.networks.fused_inference import Prepared
 from jielong.networks.layers import Activation, Block, ConditionPath, KeysValues, Sight, modulate
 from jielong.networks.lazy import LazyCache, LazyStack
 from jielong.networks.norm import Norm, NormKind
-from jielong.networks.prepared import Prepared
 from jielong.networks.rope import Rotary
-from jielong.speed import Lazy
 
 
 class Transformer(Backbone["Cache | LazyCache"]):

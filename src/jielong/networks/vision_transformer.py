@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jielong.core.tokens import Layout
 from jielong.networks.decoder import Decoder
 from jielong.networks.transformer import Transformer
-from jielong.tokens import Layout
 
 Positions = Literal["rotary", "learned"]
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from jielong.config import Part
-from jielong.noise import Noise
+from jielong.config.registry import Part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.orders.base import Embed, Order, View
-from jielong.tokens import Layout
 
 if TYPE_CHECKING:
     from jielong.tokenizers.base import Tokenizer

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from jielong.noise import Noise
-from jielong.speed import Schedule
-from jielong.tokens import Layout
+from jielong.config.speed import Schedule
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 
 if TYPE_CHECKING:
     from jielong.orders.patterns import Pattern

@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from jielong.config import Part
-from jielong.noise import Noise
+from jielong.config.registry import Part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.orders.base import Embed, Order, View
 from jielong.orders.patterns import Pattern, level_by_level
-from jielong.tokens import Layout
 
 
 class LevelsOrder(Order):

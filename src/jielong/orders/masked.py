@@ -10,12 +10,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from jielong.config import Part
-from jielong.noise import Noise
+from jielong.config.registry import Part
+from jielong.config.speed import Schedule
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.orders.base import Embed, Order, Step, View
 from jielong.orders.ratio import Ratio, masked_share
-from jielong.speed import Schedule
-from jielong.tokens import Layout
 
 
 class MaskedOrder(Order):

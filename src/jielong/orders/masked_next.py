@@ -12,13 +12,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from jielong.config import Part
+from jielong.config.registry import Part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.networks.embedding import embedding_of
-from jielong.noise import Noise
 from jielong.orders.base import Embed, View
 from jielong.orders.raster import RasterOrder
 from jielong.orders.ratio import Ratio
-from jielong.tokens import Layout
 
 if TYPE_CHECKING:
     from jielong.tokenizers.base import Tokenizer

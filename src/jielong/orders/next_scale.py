@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jielong.config import Part
-from jielong.noise import Noise
+from jielong.config.registry import Part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.orders.base import Embed, Order, View
 from jielong.quantizers.multi_scale import MultiScaleQuantizer
 from jielong.quantizers.scales import shrink
-from jielong.tokens import Layout
 
 if TYPE_CHECKING:
     from jielong.tokenizers.base import Tokenizer

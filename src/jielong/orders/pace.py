@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from jielong.noise import Noise
+from jielong.config.speed import Schedule, TwoStage
+from jielong.core.rng import Noise
 from jielong.orders.base import Order, Step
-from jielong.speed import Schedule, TwoStage
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from jielong.tokens import Layout
+from jielong.core.tokens import Layout
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,11 +12,11 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from jielong.config import Part
-from jielong.noise import Noise
+from jielong.config.registry import Part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout
 from jielong.orders.base import Embed, Order, View
 from jielong.orders.patterns import Pattern, coarse_first, delay, flatten
-from jielong.tokens import Layout
 
 PatternName = Literal["parallel", "delay", "flatten", "coarse_first"]
 

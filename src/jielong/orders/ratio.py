@@ -9,9 +9,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from jielong.config import Config
-from jielong.noise import Noise
-from jielong.speed import Schedule
+from jielong.config.registry import Config
+from jielong.config.speed import Schedule
+from jielong.core.rng import Noise
 
 
 def masked_share(progress: float, schedule: Schedule) -> float:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from jielong.config import Part
-from jielong.tokens import Layout
+from jielong.config.registry import Part
+from jielong.core.tokens import Layout
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jielong.core.tokens import Layout
 from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
 from jielong.quantizers.estimators import straight_through
 from jielong.quantizers.kmeans import kmeans
@@ -19,7 +20,6 @@ from jielong.quantizers.parallel import pick_rows, sum_over_processes
 from jielong.quantizers.scales import Kernel, Pyramid, Scale, check_scales, nearest_ticks, schedule, shrink
 from jielong.quantizers.usage import LOW_USAGE, CodebookUsage
 from jielong.quantizers.vector import VectorQuantizer
-from jielong.tokens import Layout
 
 TOLD = 16
 """Scales of fewer positions are not warned of: a picture gives them too few codes for their usage to say much."""

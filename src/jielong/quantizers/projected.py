@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
-from jielong.config import OfFamily
+from jielong.config.registry import OfFamily
 from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
 from jielong.quantizers.checks import flattened
 from jielong.quantizers.multi_scale import MultiScale

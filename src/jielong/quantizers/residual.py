@@ -11,7 +11,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jielong.config import OfFamily
+from jielong.config.registry import OfFamily
 from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
 from jielong.quantizers.checks import check_indices, drawing, flattened, refuse_repetition
 from jielong.quantizers.estimators import rotate, straight_through

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jielong.noise import Noise
-from jielong.tokens import Layout, Tokens
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout, Tokens
 
 
 @dataclass(frozen=True)

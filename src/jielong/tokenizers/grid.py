@@ -9,12 +9,12 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from jielong.bodies.base import Body, check_grid
+from jielong.autoencoders.base import Body, check_grid
+from jielong.core.tokens import Layout, Tokens
 from jielong.media.audio import LARGEST
 from jielong.networks.decoder import Decoder
 from jielong.networks.streaming import Stream, StreamingModule, in_pieces, latency, streamable
 from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, laid_out
-from jielong.tokens import Layout, Tokens
 
 PIECE = 1 << 15
 """Samples of each sound that are worked on at a time, outside training, or as many as :data:`FRAMES` tokens cover, if those are more."""

@@ -17,15 +17,15 @@ from pydantic import Field, NonNegativeFloat, SerializeAsAny, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from jielong.bodies.base import Body, BodySettings, check_grid
-from jielong.bodies.convolutional import Convolutional
-from jielong.config import OfFamily, Part
+from jielong.autoencoders.base import Body, BodySettings, check_grid
+from jielong.autoencoders.convolutional import Convolutional
+from jielong.config.registry import OfFamily, Part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout, Tokens
 from jielong.networks.posterior import DiagonalGaussian
-from jielong.noise import Noise
 from jielong.quantizers.parallel import sum_over_processes
 from jielong.tokenizers.base import MediaFormat, Reconstruction
 from jielong.tokenizers.grid import GridTokenizer
-from jielong.tokens import Layout, Tokens
 
 EPSILON = 1e-6
 """Of the normalisation of a latent, and the least standard deviation of a channel."""

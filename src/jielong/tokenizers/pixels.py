@@ -7,9 +7,9 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from jielong.config import Part
+from jielong.config.registry import Part
+from jielong.core.tokens import Layout, Tokens
 from jielong.tokenizers.base import MediaFormat, Tokenizer
-from jielong.tokens import Layout, Tokens
 
 
 class PixelTokenizer(Tokenizer):

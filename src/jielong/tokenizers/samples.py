@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from jielong.config import Part
+from jielong.config.registry import Part
+from jielong.core.tokens import Layout, Tokens
 from jielong.tokenizers.base import MediaFormat, Tokenizer
-from jielong.tokens import Layout, Tokens
 
 
 def compress(x: Tensor, mu: float) -> Tensor:

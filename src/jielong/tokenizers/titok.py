@@ -22,15 +22,15 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
-from jielong.config import Config, OfFamily, Part
+from jielong.config.registry import Config, OfFamily, Part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Tokens
 from jielong.networks.efficientnet import freeze
 from jielong.networks.latents import LatentDecoder, LatentEncoder
-from jielong.noise import Noise
 from jielong.quantizers.base import Quantizer, QuantizerSettings
 from jielong.quantizers.vector import Vector
 from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Reconstruction, Tokenizer
 from jielong.tokenizers.vq import VQTokenizer
-from jielong.tokens import Tokens
 
 
 class TiTokTokenizer(LearnedTokenizer):

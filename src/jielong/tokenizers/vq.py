@@ -12,16 +12,16 @@ import torch
 from pydantic import Field, SerializeAsAny
 from torch import Tensor
 
-from jielong.bodies.base import Body, BodySettings, check_grid
-from jielong.bodies.convolutional import Convolutional
-from jielong.config import OfFamily, Part
+from jielong.autoencoders.base import Body, BodySettings, check_grid
+from jielong.autoencoders.convolutional import Convolutional
+from jielong.config.registry import OfFamily, Part
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout, Tokens
 from jielong.losses.regression import logit_laplace_median
-from jielong.noise import Noise
 from jielong.quantizers.base import Quantizer, QuantizerSettings
 from jielong.quantizers.vector import Vector
 from jielong.tokenizers.base import MediaFormat, Reconstruction
 from jielong.tokenizers.grid import GridTokenizer
-from jielong.tokens import Layout, Tokens
 
 Likelihood = Literal["logit_laplace"]
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from jielong.core.rng import Noise
 from jielong.data.sets import Batch
-from jielong.noise import Noise
 
 
 @dataclass(frozen=True)

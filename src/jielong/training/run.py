@@ -18,11 +18,11 @@ from jielong.media.images import sheet, write_bytes, write_image
 from jielong.media.spectrograms import in_a_row, spectrograms
 from jielong.training.checkpoint import fit_tensors
 from jielong.training.ema import Ema
-from jielong.training.feed import Feed, seed_of
-from jielong.training.finite import NonFiniteError, range_advice
 from jielong.training.interrupts import Interrupts
+from jielong.training.nonfinite import NonFiniteError, range_advice
 from jielong.training.objective import Objective
 from jielong.training.optimizers import pack, unpack
+from jielong.training.prefetch import Feed, seed_of
 from jielong.training.report import Report
 from jielong.training.settings import PARTS, TrainSettings
 from jielong.training.state import Counters, State, write_state

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from jielong.config import Config
+from jielong.config.registry import Config
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from jielong.config import RecipeError
+from jielong.config.registry import RecipeError
 from jielong.training.checkpoint import CheckpointError, read_tensors, write_tensors
 
 FORMAT = 1

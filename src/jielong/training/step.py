@@ -18,11 +18,11 @@ from torch import Tensor
 
 from jielong.data.sets import Batch
 from jielong.quantizers.vector import NonFiniteVectors
-from jielong.training.feed import Feed
-from jielong.training.finite import first_place
+from jielong.training.nonfinite import first_place
 from jielong.training.objective import Losses, Objective
 from jielong.training.optimizers import build_optimizer
 from jielong.training.precision import mixed
+from jielong.training.prefetch import Feed
 from jielong.training.settings import TrainSettings
 
 MicroBatches = Sequence[tuple[int, Batch]]

@@ -19,9 +19,9 @@ from rich.console import Console
 
 from jielong.media.images import write_bytes
 from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, begin_from, save_checkpoint
-from jielong.training.feed import Feed, Source
 from jielong.training.interrupts import Interrupts
 from jielong.training.objective import Objective
+from jielong.training.prefetch import Feed, Source
 from jielong.training.report import Report
 from jielong.training.run import Run, Summary
 from jielong.training.settings import TrainSettings

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from jielong.core.tokens import Layout, Tokens
 from jielong.evaluation.sound import codecs
 from jielong.evaluation.sound.codecs import Learned, Original, Row, compare, table
 from jielong.evaluation.sound.protocol import MissingError
 from jielong.networks.efficientnet import WeightsError
 from jielong.tokenizers.base import MediaFormat, Tokenizer
-from jielong.tokens import Layout, Tokens
 
 
 class Rounded(Tokenizer):

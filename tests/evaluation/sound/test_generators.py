@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 
 from jielong.conditions.voice import VoiceCondition
+from jielong.config.recipe import parse
 from jielong.data.opening import open_sounds
+from jielong.evaluation.context import Draws, Findings, Subject
 from jielong.evaluation.evaluate import evaluate
 from jielong.evaluation.provenance import Measurement
-from jielong.evaluation.sound import judges
+from jielong.evaluation.sound import metrics as judges
+from jielong.evaluation.sound.eval_audio import Heard
 from jielong.evaluation.sound.features import MelStatistics
 from jielong.evaluation.sound.generators import generated, told
-from jielong.evaluation.sound.heard import Heard
-from jielong.evaluation.sound.judges import Distances, Kinds, Lengths, OwnLengths, Quality, Voices, Words, sounding_share
+from jielong.evaluation.sound.metrics import Distances, Kinds, Lengths, OwnLengths, Quality, Voices, Words, sounding_share
 from jielong.evaluation.sound.protocol import MissingError
 from jielong.evaluation.sound.speakers import Speakers
-from jielong.evaluation.subject import Draws, Findings, Subject
 from jielong.media.audio import encode_audio
-from jielong.recipe import parse
 from jielong.system import System, build_generator, build_tokenizer
 from jielong.tokenizers.base import MediaFormat
 

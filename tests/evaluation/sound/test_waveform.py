@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from jielong.core.tokens import Layout
 from jielong.evaluation.sound.protocol import mono, sound_hash
 from jielong.evaluation.sound.waveform import CAP, bitrate, mel_distance, si_sdr, stft_distance
-from jielong.tokens import Layout
 
 RATE = 16_000
 

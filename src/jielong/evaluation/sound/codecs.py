@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jielong.core.tokens import Tokens
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.sound.listening import dnsmos, pesq_wb, stoi, visqol
 from jielong.evaluation.sound.opus import opus_roundtrip
@@ -22,7 +23,6 @@ from jielong.media.audio import MissingLibraryError
 from jielong.networks.efficientnet import WeightsError
 from jielong.networks.speaker import SpeakerEncoder
 from jielong.tokenizers.base import Tokenizer
-from jielong.tokens import Tokens
 
 Told = Callable[[str, str], None]
 """Called with a codec's name and what is done with it."""

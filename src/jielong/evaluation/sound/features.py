@@ -18,7 +18,7 @@ from torch import Tensor
 from jielong.data.whisper import assembled, installed
 from jielong.evaluation.sound.protocol import at_rate, missing, mono
 from jielong.media.mel import mel_spectrum
-from jielong.training.teachers import RATE, WhisperTeacher
+from jielong.training.distill_teacher import RATE, WhisperTeacher
 
 
 class Extractor(Protocol):

@@ -2,7 +2,7 @@
 
 Beside each figure of what was generated stand those of the real recordings, ``..._real``, and of what the tokenizer makes of these,
 ``..._rebuilt``: no generator over these tokens can be expected to do better. The figures are those of
-:data:`~jielong.evaluation.sound.judges.JUDGES`.
+:data:`~jielong.evaluation.sound.metrics.JUDGES`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 from torch import Tensor
 
 from jielong.conditions.voice import Recording
+from jielong.evaluation.context import BATCH, Findings, Subject
 from jielong.evaluation.provenance import Measurement
-from jielong.evaluation.sound.heard import Heard
-from jielong.evaluation.sound.judges import JUDGES, Judge
+from jielong.evaluation.sound.eval_audio import Heard
+from jielong.evaluation.sound.metrics import JUDGES, Judge
 from jielong.evaluation.sound.speakers import Speakers
-from jielong.evaluation.subject import BATCH, Findings, Subject
 from jielong.system import lengths_of, open_media, parts_told, seconds_told
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from jielong.core.tokens import Tokens
+from jielong.evaluation.context import BATCH, Findings, Subject
 from jielong.evaluation.sound.waveform import bitrate, mel_distance, si_sdr, stft_distance
-from jielong.evaluation.subject import BATCH, Findings, Subject
 from jielong.evaluation.usage import codebook_usage
-from jielong.tokens import Tokens
 
 
 def tokenizer(subject: Subject) -> Findings:

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from jielong.core.tokens import Layout
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.sound.protocol import of_pairs
 from jielong.media.mel import mel_spectrum, spectrum
-from jielong.tokens import Layout
 
 CAP = 100.0
 """Decibels given to a clip that came back without a difference."""

@@ -1,0 +1,117 @@
+"""Record the losses of the first steps of every ``-tiny`` recipe, or compare them with a recording, bit for bit.
+
+A refactoring must not change what is learned. Record before it and compare after it, on one machine:
+
+    python scripts/losses.py record losses.json
+    python scripts/losses.py compare losses.json
+    python scripts/losses.py compare losses.json --recipes maskgit-tiny mar-tiny
+
+Each recipe is trained by its command line in a child process with one thread, in fp32, with an empty cache and home folder.
+Tokenizers come first, since generators are trained on their tokens. The exit code is 1 if any number differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+STEPS = 20
+COMPARED = ("loss", "grad_norm", "lr")
+
+
+def built_on(folder: Path, name: str) -> str | None:
+    """The ``-tiny`` recipe whose checkpoint a recipe builds on, followed through ``extends``; ``None`` if there is none."""
+    recipe = yaml.safe_load((folder / f"{name}.yaml").read_text())
+    for part in ("tokenizer", "extends"):
+        value = recipe.get(part)
+        if part == "tokenizer" and isinstance(value, dict):
+            found = re.search(r"runs/([\w-]+-tiny)", json.dumps(value))
+            if found:
+                return found[1]
+            if value:
+                return None
+        if part == "extends" and isinstance(value, str) and value.endswith("-tiny"):
+            return built_on(folder, value)
+    return None
+
+
+def in_order(folder: Path, names: list[str]) -> list[str]:
+    """The recipes and everything that they build on, each behind what it builds on."""
+    done: list[str] = []
+    for name in names:
+        base = built_on(folder, name)
+        for each in (base, name):
+            if each is not None and each not in done:
+                done.append(each)
+    return done
+
+
+def losses_of(name: str, recipe: dict[str, Any], work: Path) -> list[dict[str, float]]:
+    """Train for some steps in ``work/runs/NAME``; one dictionary of numbers a step.
+
+    Raises:
+        RuntimeError: if the command fails, with the end of what it printed.
+    """
+    batch = recipe["train"]["batch"]
+    settings = {"samples": STEPS * batch, "log_every": batch, "sheet_every": STEPS * batch, "save_every": STEPS * batch, "warmup": batch}
+    words = [sys.executable, "-m", "jielong", "train", name, "--out", f"runs/{name}", "--device", "cpu"]
+    for key, value in {**settings, "precision": "fp32"}.items():
+        words += ["--set", f"train.{key}={value}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(work), "JIELONG_CACHE": str(work / "cache")}
+    done = subprocess.run(words, cwd=work, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{name} does not train:\n{done.stderr[-3000:]}")
+    lines = (work / "runs" / name / "metrics.jsonl").read_text().splitlines()
+    return [{key: line[key] for key in COMPARED if key in line} for line in map(json.loads, lines)]
+
+
+def main() -> None:
+    """Record, or compare and exit with 1 if numbers differ."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["record", "compare"])
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--recipes", nargs="*", help="names of recipes; all that end in -tiny by default")
+    arguments = parser.parse_args()
+    from jielong.config.recipe import load
+
+    folder = Path(sys.modules["jielong"].__path__[0]) / "recipes"
+    names = in_order(folder, arguments.recipes or sorted(path.stem for path in folder.glob("*-tiny.yaml")))
+    recorded = json.loads(arguments.file.read_text()) if arguments.action == "compare" else {}
+    found: dict[str, list[dict[str, float]]] = {}
+    different = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in names:
+            try:
+                found[name] = losses_of(name, load(name).model_dump(), Path(scratch))
+            except RuntimeError as error:
+                print(error, file=sys.stderr)
+                different += 1
+                continue
+            if arguments.action == "compare":
+                same = found[name] == recorded.get(name)
+                different += not same
+                verdict = "equal"
+                if not same:
+                    pairs = zip(found[name], recorded.get(name, []), strict=False)
+                    first = next((step for step, (new, old) in enumerate(pairs, 1) if new != old), None)
+                    verdict = "not recorded" if name not in recorded else f"DIFFERS from step {first}"
+                print(f"{name}: {verdict}", flush=True)
+            else:
+                print(f"{name}: loss {found[name][0]['loss']:.6g} to {found[name][-1]['loss']:.6g}", flush=True)
+    if arguments.action == "record":
+        arguments.file.write_text(json.dumps(found, indent=1))
+    print(f"{len(found)} recipes, {different} different or failed")
+    sys.exit(1 if different else 0)
+
+
+if __name__ == "__main__":
+    main()

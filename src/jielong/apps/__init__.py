@@ -1,0 +1,1 @@
+"""Applications of the library: command line, demo, lab, comparison."""

@@ -1,0 +1,52 @@
+"""The command line: ``jielong COMMAND``. Every command is a thin layer over a function of the library."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jielong import __version__
+from jielong.apps.commands import comparing, data, demo, doctor, evaluating, generating, lab, listing, showing, tokenizing, training
+from jielong.apps.commands.errors import Program
+
+app = typer.Typer(
+    cls=Program,
+    name="jielong",
+    help="Images, sound and video as a chain of tokens: every system a choice of tokenizer, order, backbone, head and condition.",
+    epilog="jielong doctor checks this installation. JIELONG_DEBUG=1 shows where an error came from.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"jielong {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Options before a command."""
+
+
+app.command("list")(listing.list_all)
+app.command("show")(showing.show)
+app.add_typer(data.app, name="data")
+app.command("train")(training.train)
+app.command("tokenize")(tokenizing.tokenize)
+app.command("detokenize")(tokenizing.detokenize)
+app.command("generate")(generating.generate)
+app.command("evaluate")(evaluating.evaluate)
+app.command("compare")(comparing.compare)
+app.add_typer(lab.app, name="lab")
+app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,81 @@
+"""``jielong data``: list, inspect and build sets of pictures and sound."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from jielong.apps.commands.listing import SETS
+from jielong.apps.commands.screen import notes, results, table
+
+app = typer.Typer(help="List, inspect and build sets of pictures and sound.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_sets() -> None:
+    """List the built-in sets, and which of them are here."""
+    from jielong.data.opening import open_source
+
+    rows = []
+    for name, says in SETS.items():
+        try:
+            source = open_source(name)
+        except (ValueError, OSError) as error:
+            rows.append((name, "not here", str(error)))
+        else:
+            rows.append((name, f"{len(source.items):,} {'pictures' if source.medium == 'pictures' else 'clips'}", says))
+    results.print(table("Data sets", ("name", "state", "what it is"), rows))
+    results.print("Your own: a folder of pictures, .tar shards or .parquet files; see: jielong data inspect PATH", highlight=False)
+
+
+@app.command("inspect")
+def inspect_set(
+    name: Annotated[str, typer.Argument(metavar="SET", help="A built-in set's name, or a path; several with commas between.")],
+    size: Annotated[int | None, typer.Option(min=1, help="Side of the square pictures; the set's own by default.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Decode at most so many pictures; 0 decodes all.")] = 5000,
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of decoded pictures here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Report counts, sizes, captions, classes, and broken and odd files, before any training."""
+    from jielong.data.inspecting import inspect
+    from jielong.data.inspecting_sounds import inspect_sounds
+    from jielong.data.opening import open_source
+
+    sound = open_source(name).medium == "sound"
+    report = inspect_sounds(name, limit or None) if sound else inspect(name, size=size, limit=limit or None)
+    if sheet is not None:
+        report.write_sheet(sheet)
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), ensure_ascii=False))
+    else:
+        results.print(report)
+
+
+@app.command("build")
+def build(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="SET", help="The set to build: emoji-full, prompts, sounds, spoken-words or synthetic-speech."),
+    ],
+    packages: Annotated[
+        Path | None, typer.Option(help="A folder with the sources (node_modules, or .deb files); otherwise they are fetched.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Of synthetic-speech: how much of it.")] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="Of synthetic-speech: a synthesizer, espeak, piper or kokoro; may be repeated.")
+    ] = None,
+    texts: Annotated[Path | None, typer.Option(help="Of synthetic-speech: a file with your own sentences, one a line.")] = None,
+) -> None:
+    """Build a set into the user's cache."""
+    from jielong_zoo.builders.building import Speech, build_set
+
+    given = {"minutes": minutes, "synthesizers": tuple(by or ()) or None, "texts": texts}
+    told = {key: value for key, value in given.items() if value is not None}
+    with Progress(console=notes, transient=True) as bar:
+        task = bar.add_task(f"building {name}", total=None)
+        path = build_set(name, packages, lambda count: bar.update(task, completed=count), Speech(**told) if told else None)
+    typer.echo(path)

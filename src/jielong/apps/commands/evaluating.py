@@ -1,0 +1,109 @@
+"""``jielong evaluate``: the figures that apply to a checkpoint, with their provenance."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import Progress
+
+from jielong.apps.commands.generating import HeadSteps, LateHeadSteps, Seed, Steps, Strength, Temperature, TopK, TopP, guidance_of
+from jielong.apps.commands.screen import notes, results, say, table
+from jielong.apps.commands.showing import Data
+from jielong.apps.commands.tokenizing import Checkpoint, Device
+
+if TYPE_CHECKING:
+    from jielong.evaluation.evaluate import Evaluation
+
+_UNITS = {
+    "psnr": "{:.2f} dB",
+    "ssim": "{:.4f}",
+    "codebook_usage": "{:.1%}",
+    "frechet": "{:.2f}",
+    "bits_per_dimension": "{:.3f}",
+    "nats_per_token": "{:.3f}",
+    "mel_distance": "{:.2f} dB",
+    "si_sdr": "{:.2f} dB",
+    "stft_distance": "{:.3f}",
+    "bitrate": "{:.2f} kbit/s",
+    "dnsmos": "{:.2f}",
+    "speaker_similarity": "{:.3f}",
+    "other_speaker_similarity": "{:.3f}",
+    "length_ratio": "{:.3f}",
+    "frechet_mel": "{:.2f}",
+    "kernel": "{:.3f}",
+    "times_real_time": "{:.2f}",
+    "first_sound_ms": "{:.0f} ms",
+}
+
+
+Length = Annotated[
+    float | None,
+    typer.Option("--length", help="Ask a generator of sound that knows of lengths for so many times a recording's length."),
+]
+Without = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--without",
+        metavar="FIGURE",
+        help="Leave out a figure of generated sound by its name, such as dnsmos, which takes seconds a clip; repeatable.",
+    ),
+]
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with provenance, and nothing else.")] = False,
+    count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="Only so many held-out items, evenly spread.")] = None,
+    data: Data = None,
+    seed: Seed = 0,
+    steps: Steps = None,
+    guidance: Strength = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    head_steps: HeadSteps = None,
+    late_head_steps: LateHeadSteps = None,
+    length: Length = None,
+    without: Without = None,
+    device: Device = "cpu",
+) -> None:
+    """Measure a tokenizer or a generator on held-out data."""
+    strength = guidance_of(guidance)
+    from jielong.evaluation.context import Draws
+    from jielong.evaluation.evaluate import evaluate as measure
+    from jielong.system import load
+
+    system = load(checkpoint, device)
+    draws = Draws(seed, steps, strength, temperature, top_k, top_p, head_steps, late_head_steps, length)
+    with Progress(console=notes, transient=True) as bar:
+        tasks = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done)
+
+        measured = measure(system, data, count, draws, progress=report, without=without or ())
+    if as_json:
+        typer.echo(json.dumps(measured.to_json(), ensure_ascii=False, allow_nan=False))
+    else:
+        _print(measured, checkpoint)
+
+
+def figure_of(name: str) -> str:
+    """The figure's own name, of whatever side it is: ``wer_real`` is ``wer``."""
+    return name.removesuffix("_real").removesuffix("_rebuilt")
+
+
+def _print(measured: Evaluation, checkpoint: str) -> None:
+    rows = [
+        (name, _UNITS.get(figure_of(name), "{:.1%}").format(figure.value), f"{figure.n:,}", str(figure.details.get("warning", "")))
+        for name, figure in measured.figures.items()
+    ]
+    reference = measured.provenance["reference"]
+    results.print(table(f"{checkpoint} on the held-out split of {reference['set']}", ("figure", "value", "n", "note"), rows))
+    for name, reason in measured.omitted.items():
+        say(f"without {name}: {reason}")
+    say(f"{measured.seconds:.1f} s; --json prints how each figure was made")

@@ -1,0 +1,62 @@
+"""``jielong lab``: claims about generation, tried by experiments of two minutes at most."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from jielong.apps.commands.screen import results, say, table
+
+if TYPE_CHECKING:
+    from jielong.apps.lab import Result, Verdict
+
+app = typer.Typer(help="Try claims about generation by experiments of two minutes at most.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_experiments() -> None:
+    """List the experiments and the claims they try."""
+    from jielong.apps.lab import trials
+
+    results.print(
+        table("Experiments  (jielong lab run NAME)", ("name", "claim"), [(name, trial.claim) for name, trial in trials().items()])
+    )
+
+
+@app.command("run")
+def run_experiments(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Experiments; see: jielong lab list")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All experiments.")] = False,
+    out: Annotated[Path, typer.Option(help="Each result goes into a folder of its name in here.")] = Path("lab"),
+    seed: Annotated[int, typer.Option(help="Of everything drawn at random.")] = 0,
+    budget: Annotated[float, typer.Option(help="Share of the full experiment; less is quicker and tells less.")] = 1.0,
+) -> None:
+    """Run experiments; print each verdict and write result.json and plot.png."""
+    if everything == bool(names):
+        raise typer.BadParameter("give the names of experiments, or --all", param_hint="NAME")
+    from jielong.apps.lab import missing, run, trials
+
+    for name in sorted(trials()) if everything else names or ():
+        say(f"{name}")
+        if everything and (absent := missing(name)):
+            say(f"  left out: {absent}")
+            continue
+        _print(run(name, out / name, seed, budget, lambda text: say(f"  {text}")))
+
+
+def _print(result: Result) -> None:
+    results.print(f"\n[bold]{escape(result.name)}[/]: {escape(result.claim)}", highlight=False)
+    for check in result.outcome.checks:
+        figure = f"{check.estimate}; must be {check.side} {check.bound:g}"
+        results.print(f"  {_mark(check.verdict)} {escape(check.says)}: {escape(figure)}", highlight=False)
+    for remark in result.outcome.remarks:
+        results.print(f"  note: {remark}", markup=False, highlight=False)
+    results.print(f"  verdict: {_mark(result.verdict)}  ({result.seconds:.0f} s, {escape(str(result.folder))})", highlight=False)
+
+
+def _mark(verdict: Verdict) -> str:
+    colour = {"holds": "green", "does not hold": "red"}.get(str(verdict), "yellow")
+    return f"[{colour}]{verdict}[/]"

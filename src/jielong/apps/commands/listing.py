@@ -1,0 +1,106 @@
+"""``jielong list``: what there is to choose from. Nothing here imports torch, so that it answers at once."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jielong.apps.commands.screen import results, table
+from jielong.config.recipe import built_in
+from jielong.config.registry import FAMILIES
+
+SETS = {
+    "emoji": "drawings of emoji with captions, 64 x 64, in two styles; ships with jielong-zoo",
+    "emoji-full": "the same with two more styles; made once by: jielong data build emoji-full",
+    "prompts": "two hours of spoken prompts with their words, five languages and voices; made once by: jielong data build prompts",
+    "sounds": "short synthesiser, drum and instrument samples by name; ships with jielong-zoo",
+    "spoken-words": "three hours of words said by volunteers in nine languages and more; made once by: jielong data build spoken-words",
+    "synthetic-speech": "sentences read by speech synthesizers, as many as wanted; made by: jielong data build synthetic-speech",
+    "fashion-mnist": "clothes in ten classes, 28 x 28, grey; on Debian: apt install dataset-fashion-mnist",
+}
+"""The built-in sets, which :data:`jielong.data.opening.BUILT_IN` opens."""
+
+
+class Description(NamedTuple):
+    """A part as its source describes it."""
+
+    name: str
+    says: str
+
+
+def list_all() -> None:
+    """List recipes, shipped models, data sets and the parts that recipes are made of."""
+    recipes = [(name, headline(text)) for name, text in sorted(built_in().items())]
+    results.print(table("Recipes  (jielong train RECIPE)", ("name", "what it is"), recipes))
+    models = [(folder.name, *_model(folder)) for folder in shipped()]
+    if models:
+        results.print(table("Shipped models  (jielong generate MODEL)", ("name", "size", "what it is"), models))
+    else:
+        results.print("Shipped models: none are installed; pip install jielong-zoo\n", markup=False)
+    results.print(table("Data sets  (jielong train RECIPE --data SET-OR-PATH)", ("name", "what it is"), SETS.items()))
+    parts = [(family if first else "", *part) for family in FAMILIES for first, part in _marked(parts_of(family))]
+    results.print(table("Parts of a recipe", ("family", "name", "what it is"), parts))
+
+
+def _marked(parts: list[Description]) -> Iterator[tuple[bool, Description]]:
+    return ((place == 0, part) for place, part in enumerate(parts))
+
+
+def headline(recipe: str) -> str:
+    """The first comment line of a recipe: its paper."""
+    lines = (line.strip() for line in recipe.splitlines())
+    said = next((line.lstrip("# ") for line in lines if line.startswith("#") and line.strip("# ")), "")
+    return said or next((line for line in recipe.splitlines() if line.startswith("extends:")), "")
+
+
+def shipped() -> list[Path]:
+    """Checkpoint folders of the distribution ``jielong-zoo``, if it is installed."""
+    try:
+        folder = Path(importlib.import_module("jielong_zoo").path()) / "models"
+    except ImportError:
+        return []
+    return [item for item in sorted(folder.glob("*")) if (item / "recipe.yaml").exists()]
+
+
+def _model(folder: Path) -> tuple[str, str]:
+    weights = folder / "model.safetensors"
+    size = f"{weights.stat().st_size / 1e6:.1f} MB" if weights.exists() else "no weights"
+    card = folder / "README.md"
+    lines = card.read_text("utf-8").splitlines() if card.exists() else []
+    return size, next((line for line in lines if line.strip() and not line.startswith("#")), _kind(folder))
+
+
+def _kind(folder: Path) -> str:
+    """What a checkpoint without a card is, by its description."""
+    try:
+        described: dict[str, Any] = json.loads((folder / "model.json").read_text("utf-8"))
+        side = described["media"]["size"][0]
+        return f"{'tokenizer' if described['tokenizer_sha256'] is None else 'generator'} of {side} x {side} pictures"
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def parts_of(family: str) -> list[Description]:
+    """The parts of a family, read from the source of its package: importing it would import torch."""
+    spec = importlib.util.find_spec(FAMILIES[family])
+    places = spec.submodule_search_locations if spec is not None else None
+    files = [file for place in places or () for file in sorted(Path(place).glob("*.py"))]
+    return sorted(part for file in files for part in _declared(ast.parse(file.read_text("utf-8")), family))
+
+
+def _declared(module: ast.Module, family: str) -> list[Description]:
+    """The parts that a module declares. Where it declares one alone, the module's docstring says what that part is."""
+    found = []
+    for node in module.body:
+        if isinstance(node, ast.ClassDef):
+            given = {word.arg: word.value.value for word in node.keywords if isinstance(word.value, ast.Constant)}
+            if given.get("family") == family and "name" in given:
+                found.append((str(given["name"]), ast.get_docstring(node) or ""))
+    about = ast.get_docstring(module) or ""
+    alone = len(found) == 1 and not about.startswith("Settings")
+    return [Description(name, " ".join((about if alone else own).split("\n\n")[0].replace("``", "").split())) for name, own in found]

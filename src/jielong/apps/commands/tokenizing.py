@@ -1,0 +1,114 @@
+"""``jielong tokenize`` and ``jielong detokenize``: pictures or sound to a token file and back."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.progress import Progress
+
+from jielong.apps.commands.screen import notes, say
+from jielong.apps.commands.staging import staged
+
+if TYPE_CHECKING:
+    from jielong.system import System
+
+Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A shipped model's name, or a checkpoint folder.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps.")]
+
+
+class Split(StrEnum):
+    """Which part of a set."""
+
+    train = "train"
+    heldout = "heldout"
+    all = "all"
+
+
+_PARTS: dict[Split, Literal["train", "heldout"] | None] = {Split.train: "train", Split.heldout: "heldout", Split.all: None}
+
+
+def tokenize(
+    checkpoint: Checkpoint,
+    data: Annotated[str, typer.Option(help="A data set's name or a path; one file of sound is taken as long as it is.")],
+    out: Annotated[Path, typer.Option(help="The token file to write, .safetensors.")],
+    split: Annotated[Split, typer.Option(help="Which part of the set; training reads `train`.")] = Split.train,
+    device: Device = "cpu",
+) -> None:
+    """Cut pictures or sound into tokens, with the checkpoint's tokenizer, for `train --tokens` or `detokenize`."""
+    if out.suffix != ".safetensors":
+        raise typer.BadParameter(f"a token file ends in .safetensors, unlike {out}", param_hint="--out")
+    from jielong.media.audio import SUFFIXES
+    from jielong.system import load, open_media
+    from jielong.training import token_cache as cache
+
+    system = load(checkpoint, device)
+    tokenizer = system.tokenizer
+    if Path(data).is_file() and Path(data).suffix.lower() in SUFFIXES:
+        _one_sound(system, Path(data), out)
+        return
+    images = open_media(data, tokenizer.media, _PARTS[split], level=system.recipe.data.level)
+    begun = time.perf_counter()
+    with Progress(console=notes, transient=True) as bar:
+        task = bar.add_task("tokenizing", total=len(images))
+        tokens = cache.tokenize(tokenizer, images, progress=lambda count: bar.advance(task, count))
+    cache.write(out, tokens, cache.identity(tokenizer, images), images.stand_ins)
+    layout, more = tokenizer.layout, "" if tokens.layout == tokenizer.layout else ", each with its log-variance"
+    kind = f"{layout.channels} x {layout.vocabulary} codes" if layout.discrete else f"{layout.channels} numbers{more}"
+    what = "clips" if tokenizer.media.is_sound else "pictures"
+    say(f"{len(tokens):,} {what} of {' x '.join(map(str, layout.grid))} tokens of {kind}, {time.perf_counter() - begun:.1f} s")
+    typer.echo(out)
+
+
+def _one_sound(system: System, path: Path, out: Path) -> None:
+    """The tokens of one file of sound of any length, for listening; training reads sets."""
+    import hashlib
+
+    from jielong.media.audio import normalise, read_audio, resample, to_channels
+    from jielong.training import token_cache as cache
+
+    tokenizer, level = system.tokenizer, system.recipe.data.level
+    if tokenizer.media.rate is None or not tokenizer.any_length:
+        raise ValueError(f"{system.name} reads {tokenizer.media}, and no single file of sound: --data takes a set of such")
+    begun = time.perf_counter()
+    waveform, rate = read_audio(path)
+    waveform = resample(to_channels(waveform, tokenizer.media.channels), rate, tokenizer.media.rate)
+    tokens = system.encode((waveform if level is None else normalise(waveform, level))[None])
+    made_of = {
+        "tokenizer": cache.tokenizer_identity(tokenizer),
+        "data": hashlib.sha256(path.read_bytes()).hexdigest(),
+        cache.SAMPLES: str(waveform.shape[1]),
+    }
+    cache.write(out, tokens, made_of)
+    seconds, took = waveform.shape[1] / tokenizer.media.rate, time.perf_counter() - begun
+    say(f"{seconds:.1f} s of sound, {tokens.layout.positions:,} tokens, {took:.1f} s")
+    typer.echo(out)
+
+
+def detokenize(
+    checkpoint: Checkpoint,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A token file of `jielong tokenize`.")],
+    out: Annotated[Path, typer.Option(help="The folder of pictures or clips to write.")],
+    count: Annotated[int | None, typer.Option("-n", min=1, help="Only the first so many.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Turn a token file back into pictures or sound; tokens of another tokenizer are refused."""
+    from jielong.core.tokens import Tokens
+    from jielong.media.pictures import Pictures
+    from jielong.media.players import Sounds
+    from jielong.system import load
+    from jielong.training import token_cache as cache
+
+    system = load(checkpoint, device)
+    tokens = cache.read(file, {"tokenizer": cache.tokenizer_identity(system.tokenizer)})
+    lengths = None if tokens.lengths is None else tokens.lengths[:count]
+    chosen = Tokens(tokens.values[:count], tokens.layout, lengths)
+    with staged(out) as folder:
+        decoded, rate = system.decode(chosen), system.tokenizer.media.rate
+        decoded = decoded if rate is None else decoded[..., : cache.samples_of(file)]
+        (Pictures(decoded) if rate is None else Sounds(decoded, rate)).save(folder)
+    say(f"{len(chosen):,} {'pictures' if rate is None else 'clips'}")
+    typer.echo(out)

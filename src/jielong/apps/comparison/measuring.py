@@ -1,0 +1,118 @@
+"""All figures of one system, alike for all: what ``evaluate`` measures, and what it costs."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jielong.data.opening import open_set
+from jielong.data.order import spread
+from jielong.data.sets import ImageSet
+from jielong.evaluation.context import Draws
+from jielong.evaluation.evaluate import Evaluation, evaluate
+from jielong.evaluation.provenance import machine
+from jielong.system import System
+
+SHOWN = 8
+"""Pictures of a strip."""
+TIMED, ROUNDS = 16, 5
+"""Pictures encoded and decoded at once when it is timed, and how often; the median counts."""
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One system's figures.
+
+    Attributes:
+        figures: Numbers by name; one that does not apply is absent.
+        omitted: What does not apply, and why.
+        provenance: How they were made.
+        strip: What it makes of the first few held-out items, ``(SHOWN, C, H, W)``.
+    """
+
+    figures: dict[str, float]
+    omitted: dict[str, str]
+    provenance: dict[str, Any]
+    strip: Tensor
+
+
+def heldout(system: System, data: str | None) -> ImageSet:
+    """The held-out pictures that a system is measured on."""
+    media = system.tokenizer.media
+    return open_set(data or system.recipe.data.set, size=media.size[0], split="heldout", channels=media.channels)
+
+
+def measure(system: System, data: str | None, count: int | None, seed: int, progress: Progress | None = None) -> Measured:
+    """Measure one system.
+
+    Args:
+        system: A tokenizer or a generator.
+        data: A set's name or a path; the recipe's own by default.
+        count: Held-out items; all by default.
+        seed: Of what a generator draws.
+        progress: Told how far it is.
+    """
+    images = heldout(system, data)
+    evaluation = evaluate(system, data, count, Draws(seed=seed), progress=progress, perception=True)
+    figures = {name: figure.value for name, figure in evaluation.figures.items() if name != "retrieval_at_1_real"}
+    provenance = evaluation.to_json()["provenance"]
+    shown = images.images(spread(len(images), SHOWN))
+    layout = system.tokenizer.layout
+    figures |= {"parameters": provenance["parameters"], "positions": layout.positions}
+    if layout.bits is not None:
+        figures["bits"] = layout.bits
+    else:
+        figures["numbers"] = layout.positions * layout.channels
+    if system.generator is None:
+        costs, how = coding_time(system, shown)
+        figures |= costs
+        provenance["coding_time"] = how
+        strip = system.decode(system.encode(shown))
+    else:
+        figures["seconds_per_picture"] = provenance["draws"]["seconds_per_picture"]
+        strip = _drawn(system, images, seed)
+    return Measured(figures, evaluation.omitted | _without_frechet(evaluation), provenance, strip)
+
+
+def _without_frechet(evaluation: Evaluation) -> dict[str, str]:
+    figure = evaluation.figures.get("frechet")
+    return {} if figure is None or "warning" not in figure.details else {"more about frechet": str(figure.details["warning"])}
+
+
+def _drawn(system: System, images: ImageSet, seed: int) -> Tensor:
+    """The same captions or classes for every generator, with the same seeds."""
+    rows, kind = spread(len(images), SHOWN), system.condition_kind
+    if kind == "text":
+        return system.generate(text=[images.captions[row] for row in rows], seed=seed).tensor
+    if kind == "class":
+        return system.generate(classes=[images.labels[row] or 0 for row in rows], seed=seed).tensor
+    return system.generate(count=len(rows), seed=seed).tensor
+
+
+def coding_time(system: System, pictures: Tensor) -> tuple[dict[str, float], dict[str, Any]]:
+    """Milliseconds a picture to encode and to decode, in batches of 16, and how they were measured.
+
+    Args:
+        system: With the tokenizer.
+        pictures: What to encode; repeated to fill a batch.
+    """
+    batch = pictures.repeat(-(-TIMED // len(pictures)), 1, 1, 1)[:TIMED]
+    tokens = system.encode(batch)
+    system.decode(tokens)  # a first call prepares what later ones use
+    taken: dict[str, list[float]] = {"encode_ms": [], "decode_ms": []}
+    for _ in range(ROUNDS):  # in turns, so that a disturbance of the machine meets both
+        for name, work in (("encode_ms", lambda: system.encode(batch)), ("decode_ms", lambda: system.decode(tokens))):
+            begun = time.perf_counter()
+            work()
+            taken[name].append(1000 * (time.perf_counter() - begun) / TIMED)
+    how = {"batch": TIMED, "rounds": ROUNDS, "statistic": "median", "threads": torch.get_num_threads(), "machine": machine()}
+    how |= {f"{name}_range": [min(times), max(times)] for name, times in taken.items()}
+    return {name: statistics.median(times) for name, times in taken.items()}, how

@@ -1,0 +1,101 @@
+"""The columns of a comparison, and its cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from jielong.apps.comparison.running import Row
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure's column.
+
+    Attributes:
+        name: Of the figure.
+        title: Above the column, with the unit.
+        form: How a number is written.
+        better: Whether more or less of it is better; ``None`` where neither is.
+        unit: What one of the column's units is in the figure's own, such as a million.
+    """
+
+    name: str
+    title: str
+    form: str
+    better: Literal["more", "less"] | None = None
+    unit: float = 1
+
+    def cell(self, row: Row) -> str:
+        """The number as text; a dash where the figure does not apply. In the place of bits, continuous tokens tell how many numbers."""
+        value = row.figures.get(self.name)
+        if value is None and self.name == "bits" and "numbers" in row.figures:
+            positions = row.figures["positions"]
+            return f"continuous, {positions:,.0f} x {row.figures['numbers'] / positions:,.0f} numbers"
+        return "-" if value is None else self.form.format(value / self.unit)
+
+
+_COST = (
+    Column("parameters", "parameters, M", "{:,.2f}", unit=1e6),
+    Column("samples", "samples seen", "{:,.0f}"),
+    Column("seconds", "trained, s", "{:,.0f}"),
+)
+COLUMNS: dict[str, tuple[Column, ...]] = {
+    "tokenizer": (
+        Column("bits", "bits a picture", "{:,.0f}"),
+        Column("positions", "tokens", "{:,.0f}"),
+        Column("psnr", "PSNR, dB", "{:.2f}", "more"),
+        Column("ssim", "SSIM", "{:.3f}", "more"),
+        Column("perceptual", "perceptual", "{:.3f}", "less"),
+        Column("frechet", "Fréchet", "{:,.0f}", "less"),
+        Column("codebook_usage", "codes used", "{:.1%}", "more"),
+        Column("encode_ms", "encode, ms", "{:.2f}", "less"),
+        Column("decode_ms", "decode, ms", "{:.2f}", "less"),
+        *_COST,
+    ),
+    "generator": (
+        Column("positions", "tokens", "{:,.0f}"),
+        Column("retrieval_at_1", "right caption of 100", "{:.1%}", "more"),
+        Column("frechet", "Fréchet", "{:,.0f}", "less"),
+        Column("bits_per_dimension", "bits a value", "{:.2f}", "less"),
+        Column("seconds_per_picture", "s a picture", "{:.3f}", "less"),
+        *_COST,
+    ),
+}
+TITLES = {"tokenizer": "Tokenizers", "generator": "Generators"}
+
+
+def columns(kind: str, rows: Sequence[Row]) -> list[Column]:
+    """The columns of which at least one row has something to say."""
+    return [column for column in COLUMNS[kind] if any(column.cell(row) != "-" for row in rows)]
+
+
+def best(column: Column, rows: Sequence[Row]) -> set[str]:
+    """Labels of the rows that are best in a column as it is written; empty where nobody is, or there is one row alone."""
+    values = {row.label: row.figures[column.name] for row in rows if column.name in row.figures}
+    if column.better is None or len(values) < 2:
+        return set()
+    top = (max if column.better == "more" else min)(values.values())
+    return {label for label, value in values.items() if column.form.format(value / column.unit) == column.form.format(top / column.unit)}
+
+
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """What a reader must know before comparing: notes of the rows, failures, and unequal bits."""
+    told = [f"{row.label}: {note}" for row in rows for note in row.notes]
+    told += [f"{row.label} failed: {row.failed}" for row in rows if row.failed]
+    told += [
+        f"{row.label}: without {name}: {reason}"
+        for row in rows
+        for name, reason in row.omitted.items()
+        if not name.startswith("more about")
+    ]
+    told += sorted(
+        {f"{name.removeprefix('more about ')}: {reason}" for row in rows for name, reason in row.omitted.items() if name.startswith("more")}
+    )
+    bits = {row.figures["bits"] for row in rows if row.kind == "tokenizer" and "bits" in row.figures}
+    if bits and max(bits) > 1.02 * min(bits):
+        told.append(f"bits a picture differ ({min(bits):,.0f} to {max(bits):,.0f}): fewer bits keep less, whoever spends them")
+    if bits and any("numbers" in row.figures for row in rows if row.kind == "tokenizer"):
+        told.append("real numbers have no bits to count: compare codes and continuous tokens by what a generator makes of them")
+    return told

@@ -1,0 +1,122 @@
+"""How many codes of a codebook are in use after a short training, left alone and with each cure?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from jielong.apps.lab.statistics import level, student
+from jielong.apps.lab.trial import Bench, Outcome, Trial
+from jielong.apps.lab.verdict import Check
+from jielong.core.tokens import Tokens
+from jielong.data.opening import open_set
+from jielong.evaluation.reconstruction import psnr
+from jielong.evaluation.usage import codebook_usage
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SAMPLES, SEEDS = 1024, 4
+ALONE, ALL = "left alone", "all of them"
+_QUANTIZER = "tokenizer.vq.quantizer.vector"
+CURES: Mapping[str, tuple[str, ...]] = {
+    "k-means start": (f"{_QUANTIZER}.kmeans_iterations=10",),
+    "restarts": (f"{_QUANTIZER}.restart_below=0.1",),
+    "averages (EMA)": (f"{_QUANTIZER}.codebook=ema",),
+    "8 dimensions, not 64": ("tokenizer.vq.dim=8",),
+    "directions only (l2)": (f"{_QUANTIZER}.normalize=true",),
+}
+COLLAPSED, HEALTHY = 0.5, 0.9
+"""Below half of its codes a codebook counts as collapsed; above nine tenths as healthy."""
+
+# VQ-VAE as first published: random codes of the encoder's width, which follow by gradient. The averages of counts, by which idle codes are
+# found, forget within ten steps, since there are sixty-four.
+RECIPE = """
+data: {set: emoji, size: 32}
+tokenizer:
+  vq:
+    body: {convolutional: {patch: 4, channels: [32], blocks: [1]}}
+    dim: 64
+    quantizer: {vector: {codes: 512, codebook: gradient, decay: 0.9, kmeans_iterations: 0, restart_below: 0}}
+losses: {regression: {kind: l2, weight: 1.0}}
+train: {samples: 1024, batch: 16, lr: 2.0e-3, warmup: 128, ema: 0.9, log_every: 256, sheet_every: 1000000, save_every: 1000000}
+"""
+
+
+def judge(usage: Mapping[str, Sequence[float]]) -> list[Check]:
+    """The bounds that the claim must keep.
+
+    Args:
+        usage: Shares of codes in use by variant, a run a seed, with the same seeds in the same places.
+    """
+    sure, alone = level(2 + len(CURES)), usage[ALONE]
+    gains = {name: [cured - left for cured, left in zip(usage[name], alone, strict=True)] for name in CURES}
+    return [
+        Check("left alone, less than half of the codes are in use", student(alone, sure), "below", COLLAPSED),
+        *(Check(f"{name}: more codes are in use than without", student(gain, sure), "above", 0.0) for name, gain in gains.items()),
+        Check("all cures together keep nine tenths of the codes in use", student(usage[ALL], sure), "above", HEALTHY),
+    ]
+
+
+class Collapse(Trial, name="collapse"):
+    """A small tokenizer with 512 codes, four times each way."""
+
+    claim = "A codebook left alone collapses, and each of the usual cures keeps more of its codes in use."
+
+    def run(self, bench: Bench) -> Outcome:
+        """Train each variant with each seed, and count the codes that held-out pictures use."""
+        samples = bench.scaled(SAMPLES, 64)
+        variants = {ALONE: (), **CURES, ALL: tuple(change for changes in CURES.values() for change in changes)}
+        heldout = open_set("emoji", size=32, split="heldout")
+        pictures = heldout.images(range(len(heldout)))
+        usage: dict[str, list[float]] = {name: [] for name in variants}
+        perplexity: dict[str, list[float]] = {name: [] for name in variants}
+        quality: dict[str, list[float]] = {name: [] for name in variants}
+        seeds = range(bench.seed, bench.seed + bench.scaled(SEEDS))
+        for seed in seeds:
+            for place, (name, changes) in enumerate(variants.items()):
+                short = (f"train.samples={samples}", f"train.warmup={samples // 8}", f"train.seed={seed}")
+                system, _ = bench.train(f"codebook-{place}-seed-{seed}", RECIPE, [*changes, *short])
+                tokens = system.encode(pictures)
+                used = codebook_usage(Tokens(tokens.values, tokens.layout))
+                usage[name].append(used.value)
+                perplexity[name].append(used.details["perplexity"])
+                quality[name].append(psnr(system.decode(tokens), pictures).value)
+        figures = {f"codes in use, {name}": student(runs) for name, runs in usage.items()}
+        figures |= {f"perplexity, {name}": student(runs, unit="codes") for name, runs in perplexity.items()}
+        figures |= {f"PSNR, {name}": student(runs, unit="dB") for name, runs in quality.items()}
+
+        def draw(figure: Figure) -> None:
+            _draw(figure, usage, perplexity)
+
+        return Outcome(
+            judge(usage),
+            figures,
+            draw,
+            (8.0, 3.6),
+            {
+                "recipe": RECIPE,
+                "variants": {name: list(changes) for name, changes in variants.items()},
+                "samples": samples,
+                "seeds": list(seeds),
+                "pictures": {"set": heldout.name, "split": "heldout", "n": len(heldout), "data_sha256": heldout.fingerprint},
+            },
+            (f"{samples:,} samples a run: this is how codebooks begin; given long, some of the idle codes come alive by themselves",),
+        )
+
+
+def _draw(figure: Figure, usage: Mapping[str, Sequence[float]], perplexity: Mapping[str, Sequence[float]]) -> None:
+    left, right = figure.subplots(1, 2, sharey=True)
+    names = list(usage)[::-1]
+    for axes, values, title in (
+        (left, usage, "share of 512 codes in use"),
+        (right, perplexity, "perplexity (codes, were all equally frequent)"),
+    ):
+        means = torch.tensor([list(values[name]) for name in names]).mean(1)
+        axes.barh(names, means.tolist(), color=["#999" if name == ALONE else "#2a7" for name in names], alpha=0.7)
+        for place, name in enumerate(names):
+            axes.plot(list(values[name]), [place] * len(values[name]), "k.", markersize=4)
+        axes.set_title(title)
+    left.set_xlim(0, 1)

@@ -1,0 +1,184 @@
+"""Must tokens stand on a grid? A picture in 32 codes that stand nowhere, against 64 on a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from jielong.apps.lab.statistics import Estimate, bootstrap, exact, level
+from jielong.apps.lab.trial import Bench, Outcome, Trial
+from jielong.apps.lab.verdict import Check
+from jielong.core.tokens import Tokens
+from jielong.data.opening import open_set
+from jielong.data.order import spread
+from jielong.evaluation.features import FeatureExtractor
+from jielong.evaluation.reconstruction import psnr
+from jielong.losses.perceptual import unit_distance
+from jielong.media.images import sheet
+from jielong.system import System, load
+from jielong.training.checkpoint import fingerprint
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LINE, GRID = "titok-emoji", "vq-emoji"
+PICTURES, CHANGED = 192, 32
+DECIBELS, DISTANCE = 1.0, 1.1
+"""What counts as "as much": within 1 dB of PSNR, and at most a tenth more perceptual distance."""
+EFFECT = 0.9
+SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What came back of each picture.
+
+    Attributes:
+        psnr: Decibels, ``(n,)``.
+        distance: In EfficientNet-lite2 features, ``(n,)``.
+        reach: Share of the pixels that one changed token acts on, ``(m,)``; see :func:`reach`.
+        pictures: The first few reconstructions.
+    """
+
+    psnr: Tensor
+    distance: Tensor
+    reach: Tensor
+    pictures: Tensor
+
+
+@torch.no_grad()
+def seen_distances(extractor: FeatureExtractor, x: Tensor, y: Tensor) -> Tensor:
+    """Perceptual distance of each pair of pictures, ``(n,)``: EfficientNet-lite2, mean over its stages."""
+    told = []
+    for ours, theirs in zip(x.split(32), y.split(32), strict=True):
+        stages = [extractor.network.features(extractor.prepare(pictures)) for pictures in (ours, theirs)]
+        for row in range(len(ours)):
+            told.append(torch.stack([unit_distance(*(part[row : row + 1] for part in pair)) for pair in zip(*stages, strict=True)]).mean())
+    return torch.stack(told)
+
+
+def reach(system: System, pictures: Tensor, seed: int) -> Tensor:
+    """How much of a picture one token speaks of: the smallest share of the pixels that holds nine tenths of what changing it changes.
+
+    Args:
+        system: With the tokenizer.
+        pictures: One token of each is replaced by that of another place or picture, drawn at random.
+        seed: Of the draws.
+
+    Returns:
+        ``(n,)``, between 0 and 1; pictures that the change leaves as they were are left out.
+    """
+    tokens = system.encode(pictures)
+    generator = torch.Generator().manual_seed(seed)
+    batch, positions = tokens.values.shape[:2]
+    where = torch.randint(positions, (batch,), generator=generator)
+    other = tokens.values[torch.randint(batch, (batch,), generator=generator), torch.randint(positions, (batch,), generator=generator)]
+    changed = tokens.values.clone()
+    changed[torch.arange(batch), where] = other
+    effect = (system.decode(Tokens(changed, tokens.layout)) - system.decode(tokens)).square().sum(1).flatten(1).double()
+    effect = effect[effect.sum(1) > 0]
+    total = effect.sort(1, descending=True).values.cumsum(1)
+    return ((total < EFFECT * total[:, -1:]).sum(1) + 1) / effect.shape[1]
+
+
+def keep(system: System, pictures: Tensor, extractor: FeatureExtractor, seed: int) -> Kept:
+    """Send pictures through a tokenizer and back."""
+    rebuilt = torch.cat([system.decode(system.encode(part)) for part in pictures.split(64)])
+    decibels = torch.tensor([psnr(back[None], real[None]).value for back, real in zip(rebuilt, pictures, strict=True)])
+    return Kept(decibels, seen_distances(extractor, rebuilt, pictures), reach(system, pictures[:CHANGED], seed), rebuilt[:SHOWN])
+
+
+def judge(line: Kept, grid: Kept, seed: int) -> list[Check]:
+    """The bounds that the claim must keep; both sides hold the same pictures in the same places."""
+    sure = level(3)
+
+    def ratio(pairs: Tensor) -> Tensor:
+        return pairs[..., 0].mean(1) / pairs[..., 1].mean(1)
+
+    return [
+        Check(
+            f"PSNR is no more than {DECIBELS:g} dB below the grid's",
+            bootstrap(line.psnr - grid.psnr, seed, sure, "dB"),
+            "above",
+            -DECIBELS,
+        ),
+        Check(
+            "perceptual distance is at most a tenth above the grid's",
+            bootstrap(torch.stack([line.distance, grid.distance], 1), seed, sure, "of the grid's", ratio),
+            "below",
+            DISTANCE,
+        ),
+        Check(
+            "a token stands nowhere: changing it acts on more of the picture than changing one of the grid's",
+            bootstrap(_difference(line.reach, grid.reach), seed, sure, "of the pixels"),
+            "above",
+            0.0,
+        ),
+    ]
+
+
+def _difference(line: Tensor, grid: Tensor) -> Tensor:
+    together = min(len(line), len(grid))  # a change without any effect is left out on one side only
+    return line[:together] - grid[:together]
+
+
+class ThirtyTwoTokens(Trial, name="32-tokens"):
+    """The shipped 1-D tokenizer against the shipped grid."""
+
+    claim = "Tokens need not stand on a grid: 32 that stand nowhere keep as much of a picture as 64 on a grid."
+    needs = (LINE, GRID)
+
+    def run(self, bench: Bench) -> Outcome:
+        """Send held-out pictures through both."""
+        systems = {name: load(name) for name in (LINE, GRID)}
+        heldout = open_set(systems[GRID].recipe.data.set, size=systems[GRID].tokenizer.media.size[0], split="heldout")
+        pictures = heldout.images(spread(len(heldout), bench.scaled(PICTURES, 4)))
+        extractor = FeatureExtractor()
+        bench.tell(f"sending {len(pictures)} pictures through {LINE} and {GRID}")
+        kept = {name: keep(system, pictures, extractor, bench.seed) for name, system in systems.items()}
+        figures: dict[str, Estimate] = {}
+        for name, each in kept.items():
+            layout = systems[name].tokenizer.layout
+            figures |= {
+                f"tokens, {name}": exact(layout.positions),
+                f"bits, {name}": exact(layout.bits or 0.0, "bit"),
+                f"PSNR, {name}": bootstrap(each.psnr, bench.seed, unit="dB"),
+                f"perceptual distance, {name}": bootstrap(each.distance, bench.seed, unit="lite2 distance"),
+                f"reach of a token, {name}": bootstrap(each.reach, bench.seed, unit="of the pixels"),
+            }
+
+        def draw(figure: Figure) -> None:
+            _draw(figure, figures, {"original": pictures[:SHOWN], **{name: each.pictures for name, each in kept.items()}})
+
+        return Outcome(
+            judge(kept[LINE], kept[GRID], bench.seed),
+            figures,
+            draw,
+            (8.5, 4.6),
+            {
+                "models": {name: fingerprint(system.tokenizer) for name, system in systems.items()},
+                "samples_seen": {name: system.recipe.train.samples for name, system in systems.items()},
+                "pictures": {"set": heldout.name, "split": "heldout", "n": len(pictures), "data_sha256": heldout.fingerprint},
+            },
+            ("the two models were trained for different times, and the 32 take fewer bits: see bits in the figures",),
+        )
+
+
+def _draw(figure: Figure, figures: Mapping[str, Estimate], pictures: Mapping[str, Tensor]) -> None:
+    (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.3, 1])
+    for axes, (name, shown) in zip(above.subplots(len(pictures), 1), pictures.items(), strict=True):
+        axes.imshow(sheet(shown, columns=len(shown), padding=1))
+        axes.set_title(Path(name).name)
+        axes.axis("off")
+    names = [name for name in pictures if name != "original"]
+    for axes, what in zip(below.subplots(1, 4), ("bits", "PSNR", "perceptual distance", "reach of a token"), strict=True):
+        bars = [figures[f"{what}, {name}"] for name in names]
+        error = [[bar.value - bar.low for bar in bars], [bar.high - bar.value for bar in bars]]
+        axes.bar([Path(name).name for name in names], [bar.value for bar in bars], yerr=error, color=["#2a7", "#999"], capsize=3)
+        axes.set_title(what)
+        axes.tick_params(axis="x", rotation=20)

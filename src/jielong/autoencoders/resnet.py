@@ -1,0 +1,49 @@
+"""The residual network of latent diffusion's autoencoders (arXiv 2112.10752): Stable Diffusion's, MAR's and FLUX's, given their weights."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field, PositiveInt, model_validator
+
+from jielong.autoencoders.base import Body, BodySettings
+from jielong.config.registry import Medium
+from jielong.networks.resnet import ResnetDecoder, ResnetEncoder
+
+
+class Resnet(BodySettings, family="body", name="resnet"):
+    """Settings of the residual body.
+
+    ``channels`` lists the width of each stage, finest first; a token covers ``2^(stages - 1)`` pixels a side. Stable Diffusion's and, but
+    for its ``projections``, FLUX's are ``[128, 256, 512, 512]`` with ``blocks: 2`` and ``groups: 32``; MAR's KL-16 is
+    ``[128, 128, 256, 256, 512]`` with ``attention: true``.
+
+    Attributes:
+        channels: Width of each stage, finest first.
+        blocks: Residual blocks of a stage of the encoder; the decoder has one more.
+        groups: Groups of channels that are normalised together.
+        attention: Attention after every block of the coarsest stage, beside that in the middle.
+        projections: A 1x1 convolution on either side of the bottleneck, without which later models do.
+    """
+
+    medium: ClassVar[Medium | None] = "pictures"
+    channels: tuple[PositiveInt, ...] = Field(default=(64, 128, 128), min_length=1)
+    blocks: PositiveInt = 2
+    groups: PositiveInt = 32
+    attention: bool = False
+    projections: bool = True
+
+    @model_validator(mode="after")
+    def _groups_are_whole(self) -> Resnet:
+        if any(width % self.groups for width in self.channels):
+            raise ValueError(f"channels {self.channels} must be multiples of groups {self.groups}")
+        return self
+
+    def build(self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
+        """The networks, see :meth:`BodySettings.build`."""
+        reduction = 2 ** (len(self.channels) - 1)
+        self.grid(size, reduction)
+        shared = (self.groups, self.attention, self.projections)
+        encoder = ResnetEncoder(channels, self.channels, self.blocks, dim if encoded is None else encoded, *shared)
+        decoder = ResnetDecoder(dim, self.channels, self.blocks, channels if outputs is None else outputs, *shared)
+        return Body(encoder, decoder, reduction)

@@ -1,0 +1,57 @@
+"""Classifier-free guidance (arXiv 2207.12598) in ONE convention: ``guided = null + scale (conditional - null)``.
+
+Scale 1 is the conditional model, 0 the unconditional one. Papers that write ``(1 + w) conditional - w null`` (the guidance
+paper itself, GIVT, MUSE) mean ``scale = 1 + w``; LlamaGen, Imagen, MAR and VAR's final weight use our scale as it is, VAR's
+``1 + t`` with ``t`` its ``cfg`` option (here: ``kind: ramp`` with ``scale: 1 + cfg``).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from jielong.config.registry import Config
+
+
+class Guidance(Config):
+    """How strongly to follow the condition, as a function of how far sampling is.
+
+    Attributes:
+        scale: Strength; 1 is off.
+        kind: ``constant``; ``linear`` grows from 1 to ``scale`` as tokens become known; ``ramp`` grows from 1 at the first step to
+            ``scale`` at the last, evenly by steps (VAR, arXiv 2404.02905); ``interval`` is ``scale`` between
+            ``start`` and ``stop`` and 1 outside (arXiv 2404.07724); behind it the unconditional half is not even computed.
+        start: Share of known tokens where the interval begins.
+        stop: Share of known tokens where it ends.
+    """
+
+    scale: float = Field(default=1.0, ge=0)
+    kind: Literal["constant", "linear", "ramp", "interval"] = "constant"
+    start: float = Field(default=0.0, ge=0, le=1)
+    stop: float = Field(default=1.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Guidance:
+        if self.start >= self.stop:
+            raise ValueError(f"the guidance interval must begin before it ends, but start is {self.start} and stop {self.stop}")
+        return self
+
+    def at(self, known: float, progress: float = 0.0) -> float:
+        """Scale when a share ``known`` in [0, 1) of the tokens is known.
+
+        Args:
+            known: That share.
+            progress: The step's place among all steps: 0 for the first, 1 for the last (and for an only one).
+        """
+        if self.kind == "linear":
+            return 1.0 + (self.scale - 1.0) * known
+        if self.kind == "ramp":
+            return 1.0 + (self.scale - 1.0) * progress
+        if self.kind == "interval" and not self.start <= known < self.stop:
+            return 1.0
+        return self.scale
+
+    def needed_from(self, known: float) -> bool:
+        """Whether the unconditional half is needed now or later, when a share ``known`` of the tokens is known."""
+        return self.scale != 1.0 and (self.kind != "interval" or known < self.stop)

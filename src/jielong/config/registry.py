@@ -1,0 +1,244 @@
+"""Typed configuration: every part declares its settings next to itself, and a recipe names parts by one word.
+
+A part's settings are a subclass of :class:`Part`. Declaring it registers it, so a new part needs no table to be edited::
+
+    class Softmax(Part, family="head", name="softmax"):
+        label_smoothing: float = 0.0
+
+Parts hold parts: a field marked with the family it is chosen from (:class:`OfFamily`) is written, checked and extended as a part
+of the recipe itself is::
+
+    class VQ(Part, family="tokenizer", name="vq"):
+        quantizer: Annotated[SerializeAsAny[Part], OfFamily("quantizer")] = Vector()
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, model_serializer
+from pydantic_core import CoreSchema, core_schema
+
+FAMILIES = {
+    # family -> the package whose modules declare its parts
+    "tokenizer": "jielong.tokenizers",
+    "body": "jielong.autoencoders",
+    "quantizer": "jielong.quantizers",
+    "order": "jielong.orders",
+    "backbone": "jielong.backbones",
+    "head": "jielong.heads",
+    "condition": "jielong.conditions",
+    "loss": "jielong.losses",
+    "discriminator": "jielong.losses",
+    "network": "jielong.networks",
+}
+
+Medium = Literal["pictures", "sound"]
+"""What data consist of."""
+
+_parts: dict[str, dict[str, type[Part]]] = {family: {} for family in FAMILIES}
+
+
+class RecipeError(ValueError):
+    """A recipe or a part's settings are wrong; the text says what is wrong and what would be right."""
+
+
+class Faults(RecipeError):  # noqa: N818 - named for what it holds
+    """Everything that is wrong with some settings.
+
+    Attributes:
+        problems: One a fault, as pydantic describes it: ``loc`` (the keys that lead to it), ``type``, ``msg`` and ``input``.
+    """
+
+    def __init__(self, problems: Iterable[Mapping[str, Any]]) -> None:
+        self.problems = [dict(problem) for problem in problems]
+        said = (".".join(map(str, problem["loc"])) + ": " * bool(problem["loc"]) + problem["msg"] for problem in self.problems)
+        super().__init__("; ".join(said))
+
+    def under(self, *keys: str) -> list[dict[str, Any]]:
+        """The problems as seen from further out, where these settings stand under ``keys``."""
+        return [{**problem, "loc": (*keys, *problem["loc"])} for problem in self.problems]
+
+
+def _fault(message: str) -> Faults:
+    return Faults([{"type": "part", "loc": (), "msg": message, "input": {}}])
+
+
+class Config(BaseModel):
+    """Settings that refuse unknown keys and cannot change after they were checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False)
+
+
+class Part(Config):
+    """Settings of one part, written in a recipe as ``{name: {key: value}}``, or just ``name``."""
+
+    family: ClassVar[str] = ""
+    name: ClassVar[str] = ""
+
+    def __init_subclass__(cls, family: str = "", name: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if name:
+            cls.family, cls.name = family, name
+            _parts[family][name] = cls
+
+    @model_serializer(mode="wrap")
+    def _with_its_name(self, handler: Any) -> dict[str, Any]:
+        return {self.name: handler(self)} if self.name else handler(self)
+
+
+@dataclass(frozen=True)
+class OfFamily:
+    """Marks a field that holds a part: ``Annotated[SerializeAsAny[Part], OfFamily("head")]``.
+
+    Attributes:
+        family: The family it is chosen from.
+        many: It holds a tuple of parts, written as a list or as one mapping; one that is set to ``false`` is left out.
+        instead: Settings that may stand in a part's place, told by their keys.
+    """
+
+    family: str
+    many: bool = False
+    instead: type[Config] | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Read what a recipe says before the field is checked."""
+        return core_schema.no_info_before_validator_function(self.read, handler(source))
+
+    def is_instead(self, value: Any) -> bool:
+        """Whether a recipe's ``value`` describes what stands in a part's place: it has the keys that this must have."""
+        fields = {} if self.instead is None else self.instead.model_fields
+        must = {name for name, field in fields.items() if field.is_required()}
+        return bool(must) and isinstance(value, Mapping) and must <= set(value)
+
+    def read(self, value: Any) -> Any:
+        """The part, parts, or settings that a recipe's ``value`` describes.
+
+        Raises:
+            Faults: with all that is wrong.
+        """
+        if self.many:
+            return self._each(value)
+        if self.instead is not None:
+            if isinstance(value, self.instead):
+                return value
+            if self.is_instead(value):
+                return read_settings(self.instead, value)
+        return parse_part(self.family, value)
+
+    def _each(self, value: Any) -> tuple[Part, ...]:
+        if value is None or isinstance(value, Mapping):
+            items: list[Any] = [{name: settings} for name, settings in (value or {}).items() if settings is not False]
+        elif isinstance(value, str | list | tuple):
+            items = [value] if isinstance(value, str) else list(value)
+        else:
+            raise _fault(f"parts of the family {self.family} are written as {{name: {{key: value}}, ...}}, not {value!r}")
+        parts, problems = [], []
+        for item in items:
+            try:
+                parts.append(parse_part(self.family, item))
+            except Faults as faults:
+                problems += faults.problems
+        if problems:
+            raise Faults(problems)
+        return tuple(parts)
+
+
+Settings = TypeVar("Settings", bound=BaseModel)
+Schema = type[BaseModel] | OfFamily | None
+"""What may stand at a place of a recipe: settings, parts of a family, or a plain value."""
+
+
+def parts_of(family: str) -> dict[str, type[Part]]:
+    """All parts of a family by name; imports the family's package so that they have registered themselves."""
+    package = importlib.import_module(FAMILIES[family])
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    return dict(sorted(_parts[family].items()))
+
+
+def nearest(word: str, choices: Mapping[str, Any] | list[str]) -> str:
+    """A hint for a misspelt word: the nearest valid choice, or all of them."""
+    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else "choose one of " + ", ".join(sorted(choices))
+
+
+def parse_part(family: str, value: Any) -> Part:
+    """Read ``name`` or ``{name: {key: value}}`` into the settings of that part.
+
+    Raises:
+        Faults: if the part does not exist, is not written as one name, or its settings are wrong.
+    """
+    if isinstance(value, Part) and value.family == family:
+        return value
+    if isinstance(value, str):
+        value = {value: {}}
+    if not isinstance(value, Mapping) or len(value) != 1:
+        raise _fault(f"{family} must be one name with its settings, such as {{name: {{key: value}}}}, not {value!r}")
+    ((name, settings),) = value.items()
+    known = parts_of(family)
+    if name not in known:
+        raise _fault(f"there is no {family} called {name!r}; {nearest(str(name), known)}")
+    try:
+        return read_settings(known[name], settings or {})
+    except Faults as faults:
+        raise Faults(faults.under(name)) from None
+
+
+def read_settings(model: type[Settings], data: Any) -> Settings:
+    """Check settings and, however deep, the parts in them.
+
+    Raises:
+        Faults: with all that is wrong, each fault under the keys that lead to it.
+    """
+    problems: list[dict[str, Any]] = []
+    if isinstance(data, Mapping):
+        data = dict(data)
+        for key, mark in marks(model).items():
+            if data.get(key) is None:
+                continue
+            try:
+                data[key] = mark.read(data[key])
+            except Faults as faults:
+                problems += faults.under(key)
+    told = {problem["loc"][0] for problem in problems}
+    try:
+        settings = model.model_validate(data)
+    except ValidationError as error:
+        problems += [dict(item) for item in error.errors(include_url=False) if not told.intersection(item["loc"][:1])]
+    if problems:
+        raise Faults(problems)
+    return settings
+
+
+def marks(model: type[BaseModel]) -> dict[str, OfFamily]:
+    """The fields of some settings that hold parts, by name, and what they hold."""
+
+    def find(annotation: Any, metadata: Iterable[Any] = ()) -> OfFamily | None:
+        own = [item for item in (*metadata, *getattr(annotation, "__metadata__", ())) if isinstance(item, OfFamily)]
+        return own[0] if own else next(filter(None, map(find, get_args(annotation))), None)
+
+    found = {name: find(field.annotation, field.metadata) for name, field in model.model_fields.items()}
+    return {name: mark for name, mark in found.items() if mark is not None}
+
+
+def below(schema: Schema, key: str) -> Schema:
+    """What may stand under a key of a place."""
+    if isinstance(schema, OfFamily):
+        return parts_of(schema.family).get(key)
+    if schema is None or key not in schema.model_fields:
+        return None
+    annotation = schema.model_fields[key].annotation
+    return marks(schema).get(key) or (annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None)
+
+
+def keys_of(schema: Schema) -> list[str]:
+    """The keys that may stand at a place."""
+    if isinstance(schema, OfFamily):
+        return [*parts_of(schema.family), *(schema.instead.model_fields if schema.instead is not None else ())]
+    return list(schema.model_fields) if schema is not None else []

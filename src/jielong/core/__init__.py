@@ -1,0 +1,1 @@
+"""What every part hands to the next: layouts, tokens, random numbers."""

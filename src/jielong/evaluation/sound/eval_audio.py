@@ -1,0 +1,93 @@
+"""What there is to hear of a generator: its clips, the real ones, those its tokenizer gives back, and what is known of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from jielong.conditions.characters import SymbolSettings
+from jielong.conditions.phonemes import Phonemes
+from jielong.data.order import spread
+from jielong.data.sounds import AudioSet
+from jielong.evaluation.context import Subject
+from jielong.evaluation.sound.features import MelStatistics, Space, WhisperFeatures
+from jielong.evaluation.sound.speakers import Speakers
+from jielong.system import open_media
+
+KNOWN = 256
+"""Training clips at most that generated ones are compared with."""
+
+
+@dataclass
+class Heard:
+    """What there is to hear.
+
+    Attributes:
+        subject: The system, and what it is measured on.
+        conditions: What it was told of each item.
+        asked: Seconds that each was to last, where that was said.
+        sides: Clips ``(C, T)`` by the suffix of their figures: ``""`` generated, ``_real``, ``_rebuilt``.
+        speakers: Who speaks, where the set says it.
+        drawn: How clips were drawn.
+    """
+
+    subject: Subject
+    conditions: list[Any] | None
+    asked: list[float] | None
+    sides: dict[str, list[Tensor]]
+    speakers: Speakers | None = None
+    drawn: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> int:
+        """Samples a second."""
+        return self.subject.sounds.rate
+
+    @cached_property
+    def parts(self) -> list[Any]:
+        """Settings of the conditions."""
+        settings = self.subject.system.recipe.condition
+        return list(getattr(settings, "of", (settings,) if settings is not None else ()))
+
+    @property
+    def spells(self) -> bool:
+        """Whether it is told what to say, symbol by symbol."""
+        return any(isinstance(part, SymbolSettings) for part in self.parts)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether what it makes is speech: it is told what to say, or by whom or how, or the set says in which language."""
+        told = {part.reads for part in self.parts}
+        return self.spells or bool(told & {"voice", "emotion"}) or "language" in self.subject.sounds.columns
+
+    @cached_property
+    def languages(self) -> list[str]:
+        """In which each item is, by ISO 639-1: as the set says, or the phonemes' own, or English."""
+        sounds = self.subject.sounds
+        own = next((part.language.split("-")[0] for part in self.parts if isinstance(part, Phonemes)), "en")
+        said = sounds.columns.get("language") or [own] * len(sounds)
+        return [str(said[sounds.resolve(row)] or own) for row in self.subject.rows]
+
+    @cached_property
+    def known(self) -> tuple[AudioSet, list[int]]:
+        """The training split, and the rows of it that are listened to."""
+        system = self.subject.system
+        trained = open_media(self.subject.source, system.tokenizer.media, "train", whole=True, level=system.recipe.data.level)
+        if not isinstance(trained, AudioSet):
+            raise ValueError(f"{trained.name} holds pictures, not sound")
+        return trained, spread(len(trained), KNOWN)
+
+    def space(self, kind: type[WhisperFeatures] | type[MelStatistics]) -> Space:
+        """Features in deviations over the training split."""
+        if kind not in self._spaces:
+            trained, rows = self.known
+            clips = [clip[:, : trained.length(row)] for clip, row in zip(trained.media(rows), rows, strict=True)]
+            self._spaces[kind] = Space.of(kind(), clips, self.rate)
+        return self._spaces[kind]
+
+    @cached_property
+    def _spaces(self) -> dict[Any, Space]:
+        return {}

@@ -1,0 +1,1 @@
+"""The one generator: its loss, its sampling loop, streams."""

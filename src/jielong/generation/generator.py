@@ -1,0 +1,511 @@
+"""The one generator: one loss and one loop for every order, backbone, head and condition."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jielong.conditions.base import Condition
+from jielong.config.ending import Ending
+from jielong.config.guidance import Guidance
+from jielong.config.speed import Lazy, Schedule, TwoStage
+from jielong.core.rng import Noise
+from jielong.core.tokens import Layout, Places, Tokens
+from jielong.generation.callbacks import Moment, Piece, Watch
+from jielong.generation.plan import Course
+from jielong.generation.sampler import Chain, Manner
+from jielong.heads.base import Head, Sharpness
+from jielong.networks.backbone import AnyBackbone
+from jielong.networks.conditioning import Conditioning
+from jielong.networks.embedding import embedding_of
+from jielong.networks.length_regulator import Stretch
+from jielong.networks.monotonic_alignment import SearchedStretch
+from jielong.networks.stop import StopHead
+from jielong.orders.base import Order
+from jielong.orders.pace import Pace
+
+__all__ = ["Generator", "Moment", "Piece", "Watch"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a backbone made of a batch, at the ``M`` positions whose tokens the order asks for.
+
+    Attributes:
+        hidden: Hidden vectors, ``(M, D)``.
+        targets: The tokens there, ``(M, C)``.
+        shares: What each counts in its item, ``(M,)``: the reciprocal of how many the item was asked.
+    """
+
+    hidden: Tensor
+    targets: Tensor
+    shares: Tensor
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What the backbone made of a batch: all positions.
+
+    Attributes:
+        hidden: Hidden vectors, ``(B, N, D)``.
+        targets: The tokens as the order sees them, ``(B, N, C)``.
+        asked: At which positions the order asks for them, ``(B, N)`` bool.
+        shares: What each of these counts in its item, ``(B, N)``.
+        ends: Tokens an item has, ``(B,)``.
+        course: What they stand along; a shorter one than the generator's where no item is as long as can be.
+        beside: A loss that the condition's alignment adds, if it does.
+    """
+
+    hidden: Tensor
+    targets: Tensor
+    asked: Tensor
+    shares: Tensor
+    ends: Tensor
+    course: Course
+    beside: Tensor | None
+
+
+class Generator(nn.Module):
+    """A chain over tokens: an order, a backbone, a head, and maybe a condition.
+
+    Args:
+        layout: The tokens to generate.
+        order: Which tokens come next.
+        backbone: Turns what is known into a hidden vector a position.
+        head: Draws the token that stands there.
+        condition: What it is about.
+        embedding: Token values to vectors, where the order has one of its own (:meth:`Order.embedding`); one vector a code if not given.
+        ending: How items end by themselves, if they do.
+
+    Raises:
+        ValueError: if the parts do not fit each other.
+    """
+
+    coordinates: Tensor
+
+    def __init__(
+        self,
+        layout: Layout,
+        order: Order,
+        backbone: AnyBackbone,
+        head: Head,
+        condition: Condition | None = None,
+        embedding: nn.Module | None = None,
+        ending: Ending | None = None,
+    ) -> None:
+        super().__init__()
+        if head.discrete != layout.discrete:
+            kind = "codes" if layout.discrete else "continuous tokens"
+            raise ValueError(f"the {type(head).__name__} cannot predict this tokenizer's {kind}")
+        self.layout, self.order = layout, order
+        self.condition, self.backbone, self.head = condition, backbone, head
+        # The backbone reads the course's coordinates and blocks with Python, so they stay on the CPU wherever the weights go.
+        self.course = Course.of(order, layout)
+        if self.course.pattern is not None and not head.sparse:
+            raise ValueError(
+                f"the {type(head).__name__} predicts all codebooks of a position, and the order's pattern has steps without some of them: "
+                "take the head softmax or depth, or the pattern parallel"
+            )
+        width, arranged = backbone.width, self.course.layout
+        self.embedding = embedding_of(arranged, width, self.course.pattern is not None) if embedding is None else embedding
+        self.placeholder = nn.Parameter(torch.randn(width) * 0.02)
+        # One table an axis: attention's rotary positions are relative, and a grid of equal placeholders would be one blur to them.
+        tables = [nn.Embedding(size, width) for size in arranged.extents]
+        for table in tables:
+            nn.init.normal_(table.weight, std=0.02)
+        self.places = nn.ModuleList(tables)
+        self.register_buffer("coordinates", arranged.coordinates(), persistent=False)
+        self.where, self.blocks = self.course.where, self.course.blocks
+        backbone.check_order(self.blocks, order.shifted)
+        if head.joint and not order.shifted:
+            raise ValueError("a joint head draws a block as one, and here it is revealed in steps: choose order: at_once or next_scale")
+        self.stop = None
+        if ending is not None:
+            layout.check_lengths([layout.positions])
+            if not (order.shifted and self.course.single_first):
+                raise ValueError("an ending needs an order that draws the first codebook one token after the other: raster or levels")
+            self.stop = StopHead(width, ending)
+        self.stretch = None
+        if condition is not None and condition.aligned is not None:
+            layout.check_lengths([layout.positions])
+            searched = condition.aligned == "search"
+            self.stretch = SearchedStretch(condition.width, width, layout) if searched else Stretch(condition.width, width)
+
+    def embed(self, values: Tensor) -> Tensor:
+        """Token values ``(B, n, C)`` to vectors ``(B, n, D)``; the codebooks of a position are summed."""
+        embedded: Tensor = self.embedding(values)
+        return embedded
+
+    def places_at(self, course: Course) -> Tensor:
+        """The vector of every position of a course, ``(N, D)``."""
+        coordinates = self.coordinates if course is self.course else course.where.to(self.coordinates.device)
+        first, *others = (table(coordinates[:, axis]) for axis, table in enumerate(self.places))
+        return sum(others, start=first)
+
+    def inputs(self, values: Tensor, known: Tensor, start: int, stop: int, places: Tensor) -> Tensor:
+        """What the backbone reads at positions ``start`` to ``stop``, ``(B, stop - start, D)``."""
+        return self.order.inputs(self.embed, values, known, self.placeholder, start, stop) + places[start:stop]
+
+    def reading(self, known: Tensor, real: Tensor | None = None) -> dict[str, Tensor]:
+        """What the backbone is told beside its inputs: which positions are known, if it reads that, and which are real, if not all are.
+
+        Raises:
+            ValueError: if some are not real, and the backbone cannot leave them out.
+        """
+        if real is not None and not self.backbone.reads_real:
+            raise ValueError(
+                f"a {type(self.backbone).__name__} cannot leave out what shorter items do not have; in an order other than raster, items "
+                "of different lengths need the backbone transformer or mar"
+            )
+        told = {"known": known} if self.backbone.reads_known else {}
+        return told if real is None else {**told, "real": real}
+
+    def places_of(self, span: slice, real: Tensor | None = None, course: Course | None = None) -> dict[str, Places]:
+        """What a joint head is told of a block, ``real`` being of all positions, ``(B, N)`` bool; others are told nothing."""
+        if not self.head.joint:
+            return {}
+        own = None if real is None or bool(real[:, span].all()) else real[:, span]
+        return {"places": Places((course or self.course).where[span], own)}
+
+    def loss(self, tokens: Tokens, prepared: Any = None, noise: Noise | None = None) -> Tensor:
+        """Mean over the batch of the head's mean loss at the positions asked, in the head's unit (softmax: nats a token).
+
+        Args:
+            tokens: What to learn, ``(B, N, C)``.
+            prepared: The condition's ``prepare``-d values, if the generator has one.
+            noise: Random numbers of each item (mask, dropped conditions); a fixed stream if not given.
+
+        Raises:
+            ValueError: if a condition is missing, or given to a generator that has none.
+        """
+        read, batch = self._read(tokens, prepared, noise), len(tokens)
+        hidden, targets, asked = read.hidden, read.targets, read.asked
+        if self.head.joint:
+            spans, share = (slice(*span) for span in read.course.spans), 1.0 / asked.sum(1)
+            told = ((s, self.places_of(s, asked, read.course)) for s in spans)
+            parts = [(asked[:, s].sum(1), self.head.loss(hidden[:, s], targets[:, s], **places)) for s, places in told]
+            loss = torch.stack([count * share * each for count, each in parts]).sum() / batch
+        else:
+            loss = (self.head.loss(hidden[asked], targets[asked]) * read.shares[asked]).sum() / batch
+        if read.beside is not None:
+            loss = loss + read.beside
+        if self.stop is None:
+            return loss
+        return loss + self.stop.settings.weight * self.stop.loss(hidden, read.course.times[:, 0], read.ends)
+
+    def ask(self, tokens: Tokens, prepared: Any = None, noise: Noise | None = None) -> Asked:
+        """What a head that is not joint is asked in a step of training; the arguments and errors of :meth:`loss`."""
+        read = self._read(tokens, prepared, noise)
+        return Asked(read.hidden[read.asked], read.targets[read.asked], read.shares[read.asked])
+
+    def _read(self, tokens: Tokens, prepared: Any, noise: Noise | None) -> _Read:
+        """What the backbone makes of a batch under the order's masks."""
+        batch, device = len(tokens), tokens.values.device
+        noise = noise or Noise(0, range(batch))
+        conditioning = None
+        if self.condition is None and prepared is not None:
+            raise ValueError("this generator was trained without a condition: give tokens alone")
+        if self.condition is not None:
+            if prepared is None:
+                raise ValueError("this generator needs its condition: give what `condition.prepare` made of the captions or classes")
+            dropped = self.condition.drops(noise) if self.training else None
+            conditioning = self.condition(prepared, dropped)
+        course, ends = self.course, tokens.lengths
+        if ends is not None and self.order.shifted and int(ends.max()) + 1 < self.layout.positions:
+            # One position behind the longest item is where a stop head learns that it is over.
+            course = self._shortened(int(ends.max()) + 1)
+            tokens = Tokens(tokens.values[:, : course.tokens.positions], course.tokens, ends)
+        lengths = None if ends is None or bool((ends == course.tokens.positions).all()) else ends
+        values, present = course.build(tokens.values), course.present(lengths, batch)
+        if present is not None:
+            present = present.to(device)
+            values = values.masked_fill(~present, course.nothing)  # there may be anything, NaN too
+        if lengths is None or present is None:
+            view, real = self.order.view(course.layout, noise), None
+        else:
+            real = present.any(-1)
+            view = self.order.view_of(course.layout, noise, real.cpu())
+        known, asked = view.known.to(device), view.asked.to(device)
+        there = None if course.padding_last else real
+        if view.seen is not None:
+            there = view.seen.to(device) if real is None else view.seen.to(device) & real
+        told = self.reading(known, there)
+        inputs, beside = self.inputs(values, known, 0, course.layout.positions, self.places_at(course)), None
+        if self.stretch is not None and conditioning is not None and conditioning.along is not None:
+            own = torch.full((batch,), course.tokens.positions) if ends is None else ends
+            behind = torch.arange(course.tokens.positions) >= own[:, None]
+            plain = tokens.values.masked_fill(behind.to(device)[..., None], 0)
+            durations, beside = self.stretch.learn(conditioning.along, plain, own.to(device))
+            inputs = inputs + self.stretch(conditioning.along, durations, self._times(course))
+        hidden = self.backbone(inputs, course.where, course.blocks, conditioning, **told)
+        # Every item weighs the same, however many of its positions were asked (MaskGIT's public loss), and in it every code.
+        counts = asked.float() if course.pattern is None or present is None else (asked[..., None] & present).sum(-1)
+        shares = 1.0 / counts.sum(1, keepdim=True) * counts
+        ends = torch.full((batch,), course.tokens.positions) if ends is None else ends
+        return _Read(hidden, values, asked, shares, ends, course, beside)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        conditions: Sequence[Any] | None = None,
+        count: int | None = None,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: Guidance | float = 1.0,
+        sharpness: Sharpness | None = None,
+        start: Tokens | None = None,
+        known: Tensor | None = None,
+        batch: int = 64,
+        cache: bool = True,
+        smooth: bool = False,
+        schedule: Schedule | None = None,
+        two_stage: TwoStage | None = None,
+        lazy: Lazy | None = None,
+        lengths: Sequence[int] | None = None,
+        watch: Watch | None = None,
+    ) -> Tokens:
+        """Draw tokens, one item a condition.
+
+        Args:
+            conditions: One raw condition an item (texts, classes); ``None`` generates ``count`` items without condition.
+            count: How many items, where there are no conditions.
+            seed: Item ``i`` draws the random numbers of ``(seed, i)``, whatever the batch.
+            steps: Steps a block, for orders that reveal gradually; the order's own number if not given.
+            guidance: How strongly to follow the condition: a scale or a schedule.
+            sharpness: Temperature, top-k and top-p, and evaluations of an iterative head.
+            start: Tokens of which some are to be kept, ``(count, N, C)``.
+            known: ``(N,)`` bool: the positions to keep from ``start``.
+            batch: Items computed at once.
+            cache: Keep keys and values of earlier blocks, and draw no token that is thrown away where the order chooses before it draws;
+                ``False`` is the naive reference that computes everything at every step.
+            smooth: Mix codes instead of drawing one, for calmer pictures of less variety (VAR's "more smooth"). The tokens are then
+                continuous: a vector a position, which the tokenizer decodes but no file of codes holds and no metric should see.
+            schedule: How the share of unknown tokens falls, for orders that reveal gradually; the order's own if not given.
+            two_stage: Structure first and details fast, for orders that choose before they draw (GtR).
+            lazy: Between steps that compute everything, compute what changed most, for the same orders in one block (LazyMAR).
+            lengths: Tokens of each item, of sound: exactly as many are drawn. By default they are as many as a text takes that is aligned
+                with them; or items end by themselves where the generator learned when to (its ending); or they are as long as can be.
+            watch: Called with a :class:`Moment` after every step of every batch, and, where a head takes a whole block from noise to
+                tokens in several, with the state it has reached after each of them.
+
+        Returns:
+            Tokens ``(count, N, C)``, with their lengths where these were asked for or drawn; zeros behind the end.
+
+        Raises:
+            ValueError: if guidance or conditions are asked of a generator that has none, ``start`` does not fit, a number is below 1, or
+                smooth sampling is asked of an order that reads codes one by one.
+        """
+        parts: list[Tensor] = []
+        order: list[int] = []
+        with self._drawing():
+            chains = self._chains(
+                conditions,
+                count,
+                seed=seed,
+                steps=steps,
+                guidance=guidance,
+                sharpness=sharpness,
+                start=start,
+                known=known,
+                batch=batch,
+                cache=cache,
+                smooth=smooth,
+                schedule=schedule,
+                two_stage=two_stage,
+                lazy=lazy,
+                lengths=lengths,
+            )
+            ends: list[Tensor] = []
+            timed = self.stop is not None
+            for chain in chains:
+                parts.append(chain.run(watch))
+                order += chain.rows
+                ends.append(chain.lengths)
+                timed |= chain.asked_lengths is not None
+        places = torch.tensor(order).argsort()
+        values = torch.cat(parts)[places.to(parts[0].device)]
+        layout = replace(self.layout, channels=values.shape[2], vocabulary=None) if smooth else self.layout
+        return Tokens(values, layout, torch.cat(ends)[places] if timed else None)
+
+    def stream(
+        self, conditions: Sequence[Any] | None = None, count: int | None = None, *, every: int = 1, **options: Any
+    ) -> Iterator[Piece]:
+        """Draw tokens and hand them out as soon as they are complete: what :meth:`generate` gives with the same seed, from the first on.
+
+        A token is complete when all its codes are drawn: at every step in raster order, with a delay some steps later, and at the last
+        step where the order needs that long.
+
+        Args:
+            conditions: As of :meth:`generate`.
+            count: As of :meth:`generate`.
+            every: Tokens to wait for between two pieces; the last may be shorter.
+            options: More for :meth:`generate`, but for ``batch``, ``smooth`` and ``watch``.
+
+        Raises:
+            ValueError: as :meth:`generate`; and where the items are not drawn side by side.
+        """
+        if every < 1:
+            raise ValueError(f"every must be 1 or more, not {every}")
+        if refused := {"batch", "smooth", "watch"} & options.keys():
+            raise ValueError(f"a stream has no {min(refused)}: its items are drawn side by side, and it is watched as it comes")
+        if self.layout.scales or len(self.layout.grid) != 1:
+            raise ValueError(
+                f"a stream hands out tokens in one line, as those of sound, and these stand in {self.layout.grid}: use generate"
+            )
+        items = count or 1 if conditions is None else max(len(conditions), 1)
+        with self._drawing(), torch.inference_mode():
+            chains = list(self._chains(conditions, count, **{**options, "batch": items}))
+        if len(chains) > 1:
+            raise ValueError("this order draws items of one length side by side: stream those of other lengths by themselves")
+        return self._pieces(chains[0], every)
+
+    @torch.inference_mode()
+    def _pieces(self, chain: Chain, every: int) -> Iterator[Piece]:
+        done = 0
+        with self._drawing():
+            for _ in chain.walk():
+                complete = chain.complete()
+                if complete >= done + every:
+                    yield Piece(done, chain.tokens()[0][:, done:complete].clone(), chain.lengths.clone())
+                    done = complete
+        if (last := int(chain.lengths.max())) > done:
+            yield Piece(done, chain.tokens()[0][:, done:last].clone(), chain.lengths.clone())
+
+    @contextlib.contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Evaluation mode, and afterwards the mode that it was."""
+        was_training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was_training)
+
+    def _chains(
+        self,
+        conditions: Sequence[Any] | None,
+        count: int | None,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: Guidance | float = 1.0,
+        sharpness: Sharpness | None = None,
+        start: Tokens | None = None,
+        known: Tensor | None = None,
+        batch: int = 64,
+        cache: bool = True,
+        smooth: bool = False,
+        schedule: Schedule | None = None,
+        two_stage: TwoStage | None = None,
+        lazy: Lazy | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> Iterator[Chain]:
+        """The chains of all batches, ready to be walked, one after the other; arguments and errors of :meth:`generate`."""
+        if isinstance(conditions, str):
+            raise ValueError(f"conditions are a list with one condition an item: write [{conditions!r}]")
+        if conditions is not None:
+            if len(conditions) == 0:
+                raise ValueError("no conditions are given: give one an item, or None to generate without a condition")
+            count = len(conditions)
+        count = 1 if count is None else count
+        for name, number in (("count", count), ("steps", steps), ("batch", batch)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be 1 or more, not {number}")
+        strength = Guidance(scale=guidance) if isinstance(guidance, int | float) else guidance
+        if self.condition is None and conditions is not None:
+            raise ValueError("this generator was trained without a condition: ask for a count, not for texts or classes")
+        if strength.scale != 1.0 and conditions is None:
+            raise ValueError("guidance needs a condition to follow: give texts or classes, or leave guidance at 1")
+        if (start is None) != (known is None):
+            raise ValueError("to complete tokens, give both `start` and the mask `known` of positions to keep")
+        if start is not None and (start.layout != self.layout or len(start) != count):
+            raise ValueError(f"`start` must hold {count} items of layout {self.layout}, not {len(start)} of {start.layout}")
+        if start is not None and known is not None:
+            self._check_kept(start.values, known)
+        if smooth and not hasattr(self.embedding, "mix"):
+            raise ValueError("smooth sampling feeds mixtures of codes to the next scale: it is for the order next_scale")
+        if lazy is not None and not cache:
+            raise ValueError("lazy steps keep what they computed, and cache=False computes everything at every step: give one of them")
+        sharpness = sharpness or Sharpness()
+        self.head.check_sharpness(sharpness)
+        if self.condition is not None and conditions is not None:
+            conditions = [self.condition.settled(value) for value in conditions]  # they are prepared twice: for lengths, and to draw
+        manner = Manner(strength, sharpness, Pace(steps, schedule, two_stage), cache, smooth, lazy)
+        if lengths is None and conditions is not None and known is None:
+            lengths = self._own_lengths(conditions, batch)
+        asked = None if lengths is None else self._asked(lengths, count, known)
+        for rows in self._batches(count, batch, asked):
+            given = None if conditions is None else [conditions[i] for i in rows]
+            own = None if asked is None else asked[rows]
+            chain = Chain(self, self._course(own), given, rows, seed, manner, own)
+            if start is not None and known is not None:
+                chain.keep(start.values[rows], known)
+            yield chain
+
+    def _asked(self, lengths: Sequence[int], count: int, known: Tensor | None) -> Tensor:
+        if len(lengths) != count:
+            raise ValueError(f"each of {count} items needs its length, not {len(lengths)} of them")
+        self.layout.check_lengths(lengths)
+        if known is not None and bool(known[min(lengths) :].any()):
+            raise ValueError(f"an item of {min(lengths)} tokens cannot keep what stands behind them: shorten `known`, or ask for more")
+        return torch.tensor(list(lengths), dtype=torch.long)
+
+    def _batches(self, count: int, size: int, lengths: Tensor | None) -> list[list[int]]:
+        """Which items are computed together: those of one length, unless what an item does not have comes last anyway."""
+        rows: list[list[int]] = [list(range(count))]
+        if lengths is not None and not self.course.padding_last:
+            rows = [(lengths == length).nonzero()[:, 0].tolist() for length in lengths.unique().tolist()]
+        return [part[first : first + size] for part in rows for first in range(0, len(part), size)]
+
+    def _course(self, lengths: Tensor | None) -> Course:
+        """The course of a batch: a shorter one where all its items are of one length that the order must not see behind."""
+        if lengths is None or self.course.padding_last:
+            return self.course
+        return self._shortened(int(lengths[0]))
+
+    def _shortened(self, length: int) -> Course:
+        return Course.of(self.order, replace(self.layout, grid=(length,)))
+
+    def _times(self, course: Course) -> Tensor:
+        """The token whose aligned state stands at each of the order's positions, ``(N,)``: the latest of those with a code there."""
+        return course.times.amax(1).clamp_min(0).to(self.placeholder.device)
+
+    def along(self, conditioning: Conditioning | None, lengths: Tensor, course: Course, heard: Tensor | None = None) -> Tensor | None:
+        """What an aligned condition adds to the inputs of items of these lengths, ``(B, N, D)``; ``None`` where there is none.
+
+        Args:
+            conditioning: The condition.
+            lengths: Tokens of each item, ``(B,)``.
+            course: What they stand along.
+            heard: The first tokens of each item, ``(B, P, C)``, where these are given.
+        """
+        if self.stretch is None or conditioning is None or conditioning.along is None:
+            return None
+        durations = self.stretch.durations(conditioning.along, lengths.to(self.placeholder.device), heard)
+        made: Tensor = self.stretch(conditioning.along, durations, self._times(course))
+        return made
+
+    def _own_lengths(self, conditions: Sequence[Any], batch: int) -> list[int] | None:
+        """Tokens that what is told of each item takes by itself; ``None`` where nothing says so."""
+        if self.stretch is None or self.condition is None:
+            return None
+        found: list[int] = []
+        for first in range(0, len(conditions), batch):
+            told: Conditioning = self.condition(self.condition.prepare(conditions[first : first + batch]))
+            if told.along is None:
+                return None
+            found += self.stretch.own_lengths(told.along).round().clamp(1, self.layout.positions).long().tolist()
+        return found
+
+    def _check_kept(self, values: Tensor, known: Tensor) -> None:
+        if known.dtype != torch.bool or known.shape != (self.layout.positions,):
+            raise ValueError(f"`known` must be bool ({self.layout.positions},), not {known.dtype} {tuple(known.shape)}")
+        kept, size = values[:, known.to(values.device)], self.layout.vocabulary
+        if size is not None and kept.numel() and not 0 <= int(kept.min()) <= int(kept.max()) < size:
+            raise ValueError(f"`start` must hold code indices in [0, {size}), but these span {int(kept.min())} to {int(kept.max())}")

@@ -1,0 +1,92 @@
+"""A course: an order laid over tokens of one layout. It says where each token stands, in which block, and which of them an item has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from jielong.core.tokens import Layout
+from jielong.orders.base import Order
+from jielong.orders.patterns import Pattern
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """What the loss and the loop walk along.
+
+    Attributes:
+        tokens: The tokenizer's layout.
+        layout: The layout that the order sees; the same unless the order has a pattern.
+        pattern: How the order re-arranges codes, if it does.
+        where: Coordinates of the order's positions, ``(N, axes)``, on the CPU.
+        blocks: Their blocks, ``(N,)``, on the CPU.
+        spans: The blocks as ranges of positions.
+    """
+
+    tokens: Layout
+    layout: Layout
+    pattern: Pattern | None
+    where: Tensor
+    blocks: Tensor
+    spans: list[tuple[int, int]]
+
+    @staticmethod
+    def of(order: Order, tokens: Layout) -> Course:
+        """The course of an order over tokens.
+
+        Raises:
+            ValueError: if the order cannot serve them.
+        """
+        pattern = order.pattern(tokens)
+        layout = tokens if pattern is None else pattern.layout
+        return Course(tokens, layout, pattern, layout.coordinates(), order.blocks(layout), order.spans(layout))
+
+    @cached_property
+    def times(self) -> Tensor:
+        """``(N, C)`` long: the tokenizer's position that each entry belongs to; -1 where there is none."""
+        if self.pattern is not None:
+            return self.pattern.table
+        return torch.arange(self.layout.positions)[:, None].expand(-1, self.layout.channels)
+
+    @cached_property
+    def single(self) -> bool:
+        """Whether every position is a block of its own."""
+        return len(self.spans) == self.layout.positions
+
+    @cached_property
+    def single_first(self) -> bool:
+        """Whether each code of the first codebook stands in a block of its own."""
+        alone = {start for start, stop in self.spans if stop == start + 1}
+        return alone.issuperset((self.times[:, 0] >= 0).nonzero()[:, 0].tolist())
+
+    @cached_property
+    def padding_last(self) -> bool:
+        """Whether what an item does not have comes behind all that it has, and so is never seen: in raster order, along time."""
+        return self.single and bool((self.times.amax(1).diff() >= 0).all())
+
+    def build(self, values: Tensor) -> Tensor:
+        """Token values as the order sees them: ``(B, tokens, C)`` to ``(B, N, C)``."""
+        return values if self.pattern is None else self.pattern.build(values)
+
+    def undo(self, values: Tensor) -> Tensor:
+        """What :meth:`build` made, ``(B, N, C)`` (of numbers or bools), to ``(B, tokens, C)``."""
+        return values if self.pattern is None else self.pattern.undo(values)
+
+    def present(self, lengths: Tensor | None, batch: int) -> Tensor | None:
+        """Which entries each item has, ``(B, N, C)`` bool on the CPU; ``None`` where that is all of them.
+
+        Args:
+            lengths: ``(B,)`` tokens an item has; all by default.
+            batch: Items.
+        """
+        if lengths is not None:
+            return (self.times >= 0) & (self.times < lengths.cpu()[:, None, None])
+        return None if self.pattern is None else self.pattern.present.expand(batch, -1, -1)
+
+    @property
+    def nothing(self) -> int:
+        """What stands where an item has no entry; in a pattern a value of its own, elsewhere 0, which nobody reads."""
+        return 0 if self.pattern is None else self.pattern.nothing

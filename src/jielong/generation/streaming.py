@@ -1,0 +1,109 @@
+"""Tokens that come piece by piece, to sound that comes piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jielong.core.tokens import Tokens
+from jielong.generation.callbacks import Piece
+from jielong.tokenizers.base import Tokenizer
+
+SOON = 12
+"""Tokens that are decoded first of many that come at once, so that sound is there before all of them are decoded."""
+
+
+def stream_sound(tokenizer: Tokenizer, pieces: Iterable[Piece], samples: Sequence[int] | None = None) -> Iterator[Tensor]:
+    """Pieces of sound ``(B, C, n)`` that together are the whole (:meth:`Tokenizer.decode_ended`), on the CPU.
+
+    A tokenizer that can be streamed decodes each token once. What another makes of the last tokens waits until it has seen as many behind
+    them as it looks at, and those that it looks at on either side are decoded again (:attr:`Tokenizer.reach`).
+
+    Args:
+        tokenizer: What made the tokens.
+        pieces: Tokens in their order, without a gap.
+        samples: Of each item, where that is asked for; by default its tokens say it.
+    """
+    hop = tokenizer.hop
+    if hop is None:
+        raise ValueError("only tokens that stand for stretches of sound can be decoded piece by piece")
+    given = None if samples is None else torch.tensor(list(samples))
+    stream = _streamed(tokenizer, pieces, hop) if _streamable(tokenizer) else _overlapped(tokenizer, pieces, hop)
+    for start, sound, ends in stream:
+        ends = ends if given is None else given
+        length = min(sound.shape[2], int(ends.max()) - start)
+        behind = torch.arange(start, start + length) >= ends[:, None]
+        if length > 0:
+            yield sound[..., :length].masked_fill(behind[:, None], 0)
+
+
+def _streamable(tokenizer: Tokenizer) -> bool:
+    open_stream: Any = getattr(tokenizer, "streaming", None)
+    if open_stream is None:
+        return False
+    try:
+        open_stream(1)
+    except ValueError:  # its body must see a whole sound, or looks ahead
+        return False
+    return True
+
+
+@torch.no_grad()
+def _streamed(tokenizer: Any, pieces: Iterable[Piece], hop: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    stream, given, taken = None, 0, 0
+    for piece in pieces:
+        layout = replace(tokenizer.layout, grid=(piece.values.shape[1],))
+        tokens = Tokens(_filled(tokenizer, piece), layout)
+        stream = stream or tokenizer.streaming(len(tokens))
+        with stream:
+            sound = tokenizer.decode(tokens)
+        yield given, sound.cpu(), piece.lengths * hop
+        given, taken = given + sound.shape[2], taken + len(tokens.values[0])
+    if stream is not None and given < taken * hop:  # a beginning that was too short to be reflected
+        stream.finish()
+        with stream:
+            sound = tokenizer.decode(Tokens(tokens.values[:, :0], replace(layout, grid=(0,))))
+        yield given, sound.cpu(), piece.lengths * hop
+
+
+@torch.no_grad()
+def _overlapped(tokenizer: Tokenizer, pieces: Iterable[Piece], hop: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    ahead, given = tokenizer.reach.behind, 0
+    cut = tokenizer.any_length and ahead < tokenizer.layout.positions
+    values: Tensor | None = None
+    for piece in pieces:
+        if values is None:
+            values = tokenizer.blank.to(piece.values.device).repeat(len(piece.values), 1, 1)
+        stop = piece.start + piece.values.shape[1]
+        values[:, piece.start : stop] = _filled(tokenizer, piece)
+        lengths = piece.lengths
+        # Behind the end of the longest item there is nothing to wait for.
+        settled = stop if stop >= int(lengths.max()) else stop - ahead
+        for first, last in _parts(given, settled, cut):
+            yield first * hop, tokenizer.decode_between(values, first, last).cpu(), lengths * hop
+            given = last
+    if values is not None:
+        for first, last in _parts(given, int(lengths.max()), cut):
+            yield first * hop, tokenizer.decode_between(values, first, last).cpu(), lengths * hop
+
+
+def _parts(start: int, stop: int, cut: bool) -> Iterator[tuple[int, int]]:
+    """A stretch of tokens in parts, the first of :data:`SOON`, each twice as long as the one before; whole if it cannot be ``cut``."""
+    size = SOON if cut else stop - start
+    while start < stop:
+        end = start + size if stop - start >= 2 * size else stop
+        yield start, end
+        start, size = end, 2 * size
+
+
+def _filled(tokenizer: Tokenizer, piece: Piece) -> Tensor:
+    """A piece's tokens, with those of silence behind an item's end."""
+    places = torch.arange(piece.start, piece.start + piece.values.shape[1])
+    behind = (places >= piece.lengths[:, None]).to(piece.values.device)
+    if not bool(behind.any()):
+        return piece.values
+    return torch.where(behind[..., None], tokenizer.blank.to(piece.values.device)[:, places], piece.values)

@@ -1,7 +1,0 @@
-"""The lab: claims about generation, each tried by an experiment of two minutes at most, with a figure and a measured verdict."""
-
-from jielong.lab.running import Result, missing, run
-from jielong.lab.trial import Bench, Outcome, Trial, trials
-from jielong.lab.verdict import Check, Verdict, conclude
-
-__all__ = ["Bench", "Check", "Outcome", "Result", "Trial", "Verdict", "conclude", "missing", "run", "trials"]

@@ -1,1 +1,0 @@
-"""The experiments, a file each. A file here that declares a :class:`jielong.lab.trial.Trial` is found by itself."""

@@ -1,0 +1,50 @@
+"""Builds a recipe's generator, and opens data in the format of a tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jielong.config.recipe import Recipe
+from jielong.data.opening import MediaSet, open_set, open_sounds
+from jielong.data.splits import Split
+from jielong.generation.generator import Generator
+from jielong.generation.plan import Course
+from jielong.system.inputs import sharpness_of
+from jielong.tokenizers.base import MediaFormat, Tokenizer
+
+
+def build_generator(recipe: Recipe, tokenizer: Tokenizer, classes: Sequence[str]) -> Generator:
+    """The recipe's generator over a tokenizer's tokens; every size comes from the tokenizer.
+
+    Raises:
+        ValueError: if the parts do not fit each other, or the recipe's ``sampling`` asks of the head what it has not.
+    """
+    if recipe.order is None or recipe.backbone is None or recipe.head is None:
+        raise ValueError("this recipe trains a tokenizer: it has no order, backbone and head to build a generator of")
+    layout, order = tokenizer.layout, recipe.order.build()  # type: ignore[attr-defined]
+    arranged = Course.of(order, layout).layout
+    condition = recipe.condition.build(classes) if recipe.condition is not None else None  # type: ignore[attr-defined]
+    backbone = recipe.backbone.build(arranged, condition.width if condition else None)  # type: ignore[attr-defined]
+    head = recipe.head.build(backbone.width, layout)  # type: ignore[attr-defined]
+    head.check_sharpness(sharpness_of(recipe))
+    if recipe.ending is not None and tokenizer.hop is None:
+        raise ValueError("an ending is for sound whose tokens stand in one line along time: remove `ending`")
+    return Generator(layout, order, backbone, head, condition, order.embedding(tokenizer, backbone.width), recipe.ending)
+
+
+def open_media(name: str, media: MediaFormat, split: Split | None = None, whole: bool = True, level: float | None = None) -> MediaSet:
+    """A set as a tokenizer reads it: pictures of its size, or sound of its rate and length.
+
+    Args:
+        name: The set's name or a path.
+        media: What the tokenizer reads.
+        split: As of :func:`jielong.data.opening.open_set`.
+        whole: Leave out clips of sound that are longer.
+        level: Decibels of full scale that every clip is brought to; as it is by default.
+
+    Raises:
+        jielong.data.source.DataError: if the set cannot be opened, or holds the other medium.
+    """
+    if media.rate is None:
+        return open_set(name, size=media.size[0], split=split, channels=media.channels)
+    return open_sounds(name, media.rate, media.size[0] / media.rate, split, media.channels, level, whole)

@@ -1,0 +1,156 @@
+"""Checkpoint folders and shipped models: find, describe and load."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jielong.config.recipe import Recipe, Trained, parse
+from jielong.config.registry import nearest
+from jielong.generation.generator import Generator
+from jielong.networks.streaming import fold
+from jielong.system.build import build_generator
+from jielong.system.pipeline import System
+from jielong.tokenizers.base import MediaFormat, Tokenizer
+from jielong.tokenizers.vq import VQTokenizer
+from jielong.training.checkpoint import CheckpointError, fingerprint, load_weights
+
+DESCRIPTION = "model.json"
+
+
+def zoo() -> dict[str, Path]:
+    """Shipped models by name: the checkpoint folders of the ``jielong-zoo`` distribution, if it is installed."""
+    try:
+        folder = Path(importlib.import_module("jielong_zoo").path()) / "models"
+    except ImportError:
+        return {}
+    return {item.name: item for item in sorted(folder.glob("*")) if (item / "recipe.yaml").exists()}
+
+
+def find(name_or_folder: str) -> Path:
+    """The folder of a checkpoint.
+
+    Raises:
+        CheckpointError: if it is neither a shipped model's name nor a folder with a model in it.
+    """
+    models = zoo()
+    if name_or_folder in models:
+        return models[name_or_folder]
+    folder = Path(name_or_folder)
+    if not folder.is_dir():
+        hint = nearest(name_or_folder, models) if models else "no shipped models are installed: pip install jielong-zoo"
+        raise CheckpointError(f"there is no model called {name_or_folder!r} and no such folder; {hint}")
+    for needed in ("recipe.yaml", DESCRIPTION, "model.safetensors"):
+        if not (folder / needed).exists():
+            raise CheckpointError(
+                f"{folder} is not a finished checkpoint: it has no {needed}; go on training it with the command that began it"
+            )
+    return folder
+
+
+def foundations(recipe: Recipe) -> dict[str, str]:
+    """The trained tokenizers that a recipe builds on, names or folders, by what they are to it.
+
+    ``tokenizer``: the tokens that a generator learns. ``proxy``: what a tokenizer is taught by. A checkpoint that was built on a folder
+    keeps a copy of it in a folder of its own, called so.
+    """
+    if isinstance(recipe.tokenizer, Trained):
+        return {"tokenizer": recipe.tokenizer.checkpoint}
+    proxy = getattr(recipe.tokenizer, "proxy", None)
+    return {} if proxy is None else {"proxy": proxy}
+
+
+def build_tokenizer(recipe: Recipe, media: MediaFormat, kept: Path | None = None) -> Tokenizer:
+    """The recipe's tokenizer: trained weights where it names a checkpoint, fresh ones where it describes a tokenizer.
+
+    Args:
+        recipe: The recipe.
+        media: The pictures, or the sound.
+        kept: A checkpoint of this recipe, whose own copies of what it was built on come first.
+
+    Raises:
+        ValueError: if a trained tokenizer was made for other media.
+    """
+    trained = {}
+    for role, name in foundations(recipe).items():
+        own = kept is not None and (kept / role).is_dir()
+        trained[role] = load(str(kept / role) if kept is not None and own else name, media=media).tokenizer
+        if trained[role].media != media:
+            setting = "data.rate" if media.is_sound else "data.size"
+            raise ValueError(f"the {role} {name!r} was made for {trained[role].media}, but the data are {media}; set {setting} to fit")
+    if isinstance(recipe.tokenizer, Trained):
+        levels, tokenizer = recipe.tokenizer.levels, trained["tokenizer"]
+        if levels is not None:
+            if not isinstance(tokenizer, VQTokenizer):
+                raise ValueError(f"the tokenizer {recipe.tokenizer.checkpoint!r} has no levels of codes: leave out tokenizer.levels")
+            tokenizer.keep_levels(levels)
+        return tokenizer
+    return recipe.tokenizer.build(media, **trained)  # type: ignore[attr-defined]
+
+
+def describe(media: MediaFormat, classes: Sequence[str], tokenizer: Tokenizer, generator: Generator | None) -> dict[str, Any]:
+    """What a checkpoint must remember beside recipe and weights: sizes and names that came from the data, and what it was built on."""
+    condition = generator.condition if generator is not None else None
+    rate = {} if media.rate is None else {"rate": media.rate}
+    return {
+        "media": {"channels": media.channels, "size": list(media.size), **rate},
+        "classes": list(classes),
+        "tokenizer_sha256": None if generator is None else fingerprint(tokenizer),
+        "condition": None if condition is None else condition.describe(),
+    }
+
+
+def _description(path: Path) -> tuple[dict[str, Any], MediaFormat]:
+    """What :func:`describe` wrote, and the media format in it."""
+    try:
+        description = json.loads(path.read_text())
+        missing = {"media", "classes", "tokenizer_sha256"} - set(description)
+        if missing:
+            raise KeyError(*missing)
+        form = description["media"]
+        size = tuple(int(side) for side in form["size"])
+        if len(size) != (1 if "rate" in form else 2):
+            raise ValueError(f"size {list(size)}; pictures have two sides, and sound a length and a rate")
+        return description, MediaFormat(form["channels"], size, form.get("rate"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}); copy or train the checkpoint again") from None
+
+
+def load(name_or_folder: str, device: torch.device | str = "cpu", media: MediaFormat | None = None) -> System:
+    """Load a shipped model by name, or a checkpoint folder.
+
+    Args:
+        name_or_folder: Which.
+        device: Where its weights go.
+        media: What a tokenizer of sound is to read, where that differs from what it was trained on in length alone.
+
+    Raises:
+        CheckpointError: if it is missing, unfinished, damaged, or not what its recipe says.
+    """
+    folder = find(name_or_folder)
+    recipe = parse((folder / "recipe.yaml").read_text(), str(folder / "recipe.yaml"))
+    description, made_for = _description(folder / DESCRIPTION)
+    if media is None or not media.is_sound or recipe.trains_generator or replace(made_for, size=media.size) != media:
+        media = made_for
+    tokenizer = build_tokenizer(recipe, media, kept=folder)
+    generator = None
+    if recipe.trains_generator:
+        generator = build_generator(recipe, tokenizer, description["classes"])
+        if description["tokenizer_sha256"] != fingerprint(tokenizer):
+            raise CheckpointError(
+                f"{name_or_folder} was trained on another tokenizer than the one its recipe leads to now; "
+                "its tokens would mean other pictures"
+            )
+        load_weights(generator, folder)
+        generator.eval().requires_grad_(False)
+    else:
+        load_weights(tokenizer, folder)
+    tokenizer.eval().requires_grad_(False)
+    fold(tokenizer)
+    return System(name_or_folder, recipe, tokenizer, generator).to(device)

@@ -1,0 +1,380 @@
+"""A trained system: a tokenizer, optionally a generator, and the recipe they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jielong.config.guidance import Guidance
+from jielong.config.recipe import Recipe
+from jielong.core.tokens import Tokens
+from jielong.generation.generator import Generator, Watch
+from jielong.generation.inpainting import Side, begun, kept
+from jielong.generation.streaming import stream_sound
+from jielong.heads.base import Sharpness
+from jielong.media.pictures import Pictures
+from jielong.media.players import Sounds
+from jielong.system.inputs import is_timed, lengths_of, parts_told, seconds_told, sharpness_of
+from jielong.tokenizers.base import Tokenizer
+
+
+@dataclass(frozen=True)
+class System:
+    """What :func:`load` returns.
+
+    Attributes:
+        name: The name or folder it was loaded by.
+        recipe: The whole experiment.
+        tokenizer: Media to tokens and back.
+        generator: Tokens from nothing, or from a condition; ``None`` for a tokenizer alone.
+    """
+
+    name: str
+    recipe: Recipe
+    tokenizer: Tokenizer
+    generator: Generator | None
+
+    @property
+    def condition_kind(self) -> str | None:
+        """What the generator is told: ``text``, ``class``, ``voice``, ``emotion``, ``seconds``, ``several`` of them, or ``None``."""
+        return getattr(self.recipe.condition, "reads", None)
+
+    def to(self, device: torch.device | str) -> System:
+        """Move all weights; returns itself."""
+        self.tokenizer.to(device)
+        if self.generator is not None:
+            self.generator.to(device)
+        return self
+
+    def sharpness(self, **given: Any) -> Sharpness:
+        """The recipe's sampling settings, with what is given here in their place, by the names that :class:`Sharpness` has for them."""
+        return sharpness_of(self.recipe, **given)
+
+    def generate_tokens(
+        self,
+        conditions: Sequence[Any] | None,
+        count: int | None = None,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: Guidance | float | None = None,
+        sharpness: Sharpness | None = None,
+        **options: Any,
+    ) -> Tokens:
+        """Tokens for raw conditions, with the recipe's sampling settings unless told otherwise; see :meth:`Generator.generate`."""
+        if self.generator is None:
+            raise ValueError(f"{self.name} is a tokenizer; to generate, load a generator such as maskgit-emoji")
+        if options.get("lengths") is None:
+            options["lengths"] = lengths_of(self.tokenizer, seconds_told(self.recipe, conditions))
+        return self.generator.generate(conditions, count, seed=seed, **self._drawing(conditions, steps, guidance, sharpness, options))
+
+    def _drawing(
+        self,
+        conditions: Sequence[Any] | None,
+        steps: int | None,
+        guidance: Guidance | float | None,
+        sharpness: Sharpness | None,
+        options: dict[str, Any],
+    ) -> dict[str, Any]:
+        """How the generator draws: as it is told here, and as the recipe says of the rest; nothing to follow is followed at 1."""
+        own = self.recipe.sampling
+        drawing = {
+            "steps": own.steps if steps is None else steps,
+            "guidance": guidance if guidance is not None else 1.0 if conditions is None else own.guidance,
+            "sharpness": sharpness or self.sharpness(),
+        }
+        return drawing | own.speed | {name: value for name, value in options.items() if value is not None}
+
+    def generate(
+        self,
+        text: Sequence[str] | str | None = None,
+        classes: Sequence[str | int] | str | int | None = None,
+        count: int | None = None,
+        *,
+        voice: Any = None,
+        emotion: Any = None,
+        seconds: Sequence[float] | float | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: Guidance | float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        head_steps: int | None = None,
+        late_head_steps: int | None = None,
+        watch: Watch | None = None,
+        **options: Any,
+    ) -> Pictures | Sounds:
+        """Pictures or sound from words or classes.
+
+        Args:
+            text: One caption or several.
+            classes: One class or several, by name or number.
+            count: Pictures a caption or class; pictures in all where the generator has no condition.
+            voice: One reference recording or several (paths, or ``Recording(waveform, rate)``), for a generator that is told a voice.
+            emotion: Recordings of how it is to be said, by whomever, for a generator that is told so.
+            seconds: How long each is to be, for a generator that is told a length or learned to end; it is met to the sample.
+            seed: Picture ``i`` is the same for the same seed, whatever is generated beside it.
+            steps: Steps of an order that reveals gradually.
+            guidance: Scale or schedule; 1 is off.
+            temperature: Of the draws.
+            top_k: Keep only the k likeliest codes.
+            top_p: Keep only the nucleus.
+            head_steps: Evaluations of a head that draws a token in several, such as diffusion.
+            late_head_steps: Their number at the last token, if it is to change on the way there.
+            watch: Called after every step.
+            options: More for :meth:`Generator.generate`.
+
+        Returns:
+            Pictures that save and show themselves, or clips that save and play themselves.
+
+        Raises:
+            ValueError: if the words do not fit what the generator was trained on.
+        """
+        conditions, names, asked = self._asked(text, classes, count, voice, seconds, emotion)
+        if asked is not None and options.get("lengths") is None:
+            options["lengths"] = lengths_of(self.tokenizer, asked)
+        tokens = self.generate_tokens(
+            conditions,
+            count,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            sharpness=self.sharpness(
+                temperature=temperature, top_k=top_k, top_p=top_p, head_steps=head_steps, late_head_steps=late_head_steps
+            ),
+            watch=watch,
+            **options,
+        )
+        return Pictures(self.decode(tokens), names) if self.tokenizer.media.rate is None else self.sounds(tokens, asked, names)
+
+    def sounds(self, tokens: Tokens, seconds: Sequence[float] | None = None, names: Sequence[str] | None = None) -> Sounds:
+        """Tokens decoded, each clip as long as it was asked to be, or else as its tokens are.
+
+        Args:
+            tokens: Of sound.
+            seconds: Asked of each.
+            names: What each was told.
+
+        Raises:
+            ValueError: if the tokens are of pictures.
+        """
+        rate, hop = self.tokenizer.media.rate, self.tokenizer.hop
+        if rate is None:
+            raise ValueError(f"{self.name} makes pictures, not sound: use decode")
+        samples = None if tokens.lengths is None or hop is None else (tokens.lengths * hop).tolist()
+        if seconds is not None and samples is not None:
+            samples = _samples(seconds, rate)
+        return Sounds(self.decode(tokens), rate, names, samples)
+
+    def stream(
+        self,
+        text: Sequence[str] | str | None = None,
+        classes: Sequence[str | int] | str | int | None = None,
+        count: int | None = None,
+        *,
+        voice: Any = None,
+        emotion: Any = None,
+        seconds: Sequence[float] | float | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: Guidance | float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        head_steps: int | None = None,
+        late_head_steps: int | None = None,
+        every: float = 0.0,
+        **options: Any,
+    ) -> Iterator[Tensor]:
+        """Sound as it is drawn: pieces ``(B, C, n)`` in [-1, 1] that, one after the other, are what :meth:`generate` gives with this seed.
+
+        Behind an item's end there is silence; the stream ends with the longest item. Pieces come as soon as their tokens are complete
+        (:meth:`Generator.stream`) and the tokenizer's decoder has seen as far ahead as it looks.
+
+        Args:
+            text: As of :meth:`generate`, and so are the others that are not named here.
+            classes: See there.
+            count: See there.
+            voice: See there.
+            emotion: See there.
+            seconds: See there.
+            seed: See there.
+            steps: See there.
+            guidance: See there.
+            temperature: See there.
+            top_k: See there.
+            top_p: See there.
+            head_steps: See there.
+            late_head_steps: See there.
+            every: Seconds to wait for between two pieces; by default they come a token at a time.
+            options: More for :meth:`Generator.stream`.
+
+        Raises:
+            ValueError: as :meth:`generate`; and where tokens stand for no stretch of sound.
+        """
+        conditions, _, asked = self._asked(text, classes, count, voice, seconds, emotion)
+        return self.stream_sound(
+            conditions,
+            count,
+            seconds=asked,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            sharpness=self.sharpness(
+                temperature=temperature, top_k=top_k, top_p=top_p, head_steps=head_steps, late_head_steps=late_head_steps
+            ),
+            every=every,
+            **options,
+        )
+
+    def stream_sound(
+        self,
+        conditions: Sequence[Any] | None,
+        count: int | None = None,
+        *,
+        seconds: Sequence[float] | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: Guidance | float | None = None,
+        sharpness: Sharpness | None = None,
+        every: float = 0.0,
+        **options: Any,
+    ) -> Iterator[Tensor]:
+        """:meth:`stream` for raw conditions, as :meth:`generate_tokens` is :meth:`generate`'s.
+
+        Raises:
+            ValueError: as :meth:`stream`.
+        """
+        rate, hop = self.tokenizer.media.rate, self.tokenizer.hop
+        if self.generator is None or rate is None or hop is None:
+            raise ValueError(f"{self.name} makes no sound token by token, so there is nothing to stream: use generate")
+        if options.get("lengths") is None:
+            options["lengths"] = lengths_of(self.tokenizer, seconds)
+        drawing = self._drawing(conditions, steps, guidance, sharpness, options)
+        pieces = self.generator.stream(conditions, count, seed=seed, every=max(1, round(every * rate / hop)), **drawing)
+        return stream_sound(self.tokenizer, pieces, None if seconds is None else _samples(seconds, rate))
+
+    def complete(
+        self,
+        media: Tensor,
+        keep: Side = "upper",
+        text: Sequence[str] | str | None = None,
+        classes: Sequence[str | int] | str | int | None = None,
+        count: int | None = None,
+        *,
+        voice: Any = None,
+        emotion: Any = None,
+        seconds: Sequence[float] | float | None = None,
+        **options: Any,
+    ) -> Pictures | Sounds:
+        """Pictures of which one half is given, and the other drawn; or sound that goes on from a recording.
+
+        What is kept are tokens. Those of pixels are the pixels; those of a learned tokenizer come back as it rebuilds them, and near the
+        edge they have seen a little of the other half. Of a recording its whole tokens are kept: to go on in its voice, let ``text`` say
+        first what it says, and cut it off what comes back (an acoustic prompt, arXiv 2301.02111).
+
+        Args:
+            media: The picture, ``(C, H, W)`` in [-1, 1], or the beginning of the sound, ``(C, T)``, at the tokenizer's rate.
+            keep: Which half of a picture stays: ``upper``, ``lower``, ``left`` or ``right``.
+            text: As in :meth:`generate`.
+            classes: As in :meth:`generate`.
+            count: Pictures a caption or class; pictures in all where nothing is said of the rest.
+            voice: As in :meth:`generate`.
+            emotion: As in :meth:`generate`.
+            seconds: As in :meth:`generate`.
+            options: More for :meth:`generate`.
+
+        Raises:
+            ValueError: if the tokens do not stand in rows and columns or along time, or the generator would not see what is kept, or a
+                recording has no whole token or leaves no room for another.
+        """
+        if self.generator is None:
+            raise ValueError(f"{self.name} is a tokenizer; to complete a picture, load a generator such as maskgit-emoji")
+        conditions, _, _ = self._asked(text, classes, count, voice, seconds, emotion)
+        size, hop = self.tokenizer.media.size[0], self.tokenizer.hop
+        if hop is not None:
+            known = begun(self.generator.layout, self.generator.order, media.shape[-1] // hop)
+            media = torch.nn.functional.pad(media, (0, size - media.shape[-1]))
+        else:
+            known = kept(self.generator.layout, self.generator.order, keep)
+        values = self.encode(media[None]).values
+        start = Tokens(values.expand(count or 1 if conditions is None else len(conditions), -1, -1), self.generator.layout)
+        return self.generate(text, classes, count, voice=voice, emotion=emotion, seconds=seconds, start=start, known=known, **options)
+
+    def _asked(
+        self, text: Any, classes: Any, count: int | None, voice: Any, seconds: Any, emotion: Any
+    ) -> tuple[list[Any] | None, list[str] | None, list[float] | None]:
+        """Raw conditions, the items' names, and how long each is to be, if that is said."""
+        if seconds is None or not is_timed(self.recipe) or "seconds" in parts_told(self.recipe):
+            conditions, names = self._conditions(text, classes, count or 1, voice, seconds, emotion)
+            return conditions, names, seconds_told(self.recipe, conditions)
+        # It learned to end or to stretch what it says, and may be told to.
+        conditions, names = self._conditions(text, classes, count or 1, voice, emotion=emotion)
+        items, given = count or 1 if conditions is None else len(conditions), _listed(seconds)
+        if items % len(given):
+            raise ValueError(f"each item needs its seconds: give one for all, or {items}, not {len(given)}")
+        return conditions, names, [value for value in given for _ in range(items // len(given))]
+
+    def _conditions(
+        self, text: Any, classes: Any, count: int, voice: Any = None, seconds: Any = None, emotion: Any = None
+    ) -> tuple[list[Any] | None, list[str] | None]:
+        parts = parts_told(self.recipe)
+        given = {"text": text, "class": classes, "voice": voice, "emotion": emotion, "seconds": seconds}
+        given = {kind: _listed(value) for kind, value in given.items() if value is not None}
+        if unknown := [kind for kind in given if kind not in parts]:
+            words = {"seconds": "length in seconds"}
+            wants = f"takes a {' and a '.join(words.get(kind, kind) for kind in parts)}" if parts else "was trained without a condition"
+            raise ValueError(f"{self.name} {wants}, not a {words.get(unknown[0], unknown[0])}")
+        if not given:
+            return None, None
+        longest = max(map(len, given.values()))
+        for kind, values in given.items():
+            if len(values) not in (1, longest):
+                raise ValueError(f"each item needs its {kind}: give one for all, or {longest}, not {len(values)}")
+        rows = [{kind: values[index % len(values)] for kind, values in given.items()} for index in range(longest) for _ in range(count)]
+        names = [str(row.get("text", row.get("class", ""))) for row in rows]
+        if self.condition_kind == "several":
+            return [{parts[kind]: value for kind, value in row.items()} for row in rows], names
+        return [value for row in rows for value in row.values()], names
+
+    def encode(self, media: Tensor) -> Tokens:
+        """Pictures ``(B, C, H, W)`` in [-1, 1] to tokens."""
+        return self.tokenizer.encode(media.to(self._device))
+
+    def decode(self, tokens: Tokens, batch: int = 64) -> Tensor:
+        """Tokens to pictures ``(B, C, H, W)`` in [-1, 1], on the CPU."""
+        device = self._device
+        parts = []
+        for first in range(0, max(1, len(tokens)), batch):
+            rows = slice(first, first + batch)
+            lengths = None if tokens.lengths is None else tokens.lengths[rows]
+            parts.append(self.tokenizer.decode_ended(Tokens(tokens.values[rows].to(device), tokens.layout, lengths)).cpu())
+        return torch.cat(parts)
+
+    def decode_known(self, tokens: Tokens, known: Tensor, batch: int = 64) -> Tensor:
+        """The pictures so far while only some tokens are known, ``(B, N)`` bool, on the CPU; see :meth:`Tokenizer.decode_known`."""
+        device = self._device
+        parts = zip(tokens.values.split(batch), known.split(batch), strict=True)
+        return torch.cat([self.tokenizer.decode_known(Tokens(v.to(device), tokens.layout), k.to(device)).cpu() for v, k in parts])
+
+    @property
+    def _device(self) -> torch.device:
+        weight = next(self.tokenizer.parameters(), None)
+        return torch.device("cpu") if weight is None else weight.device
+
+
+def _samples(seconds: Sequence[float], rate: int) -> list[int]:
+    """How many samples such lengths are, one at least."""
+    return [max(1, round(value * rate)) for value in seconds]
+
+
+def _listed(value: Any) -> list[Any]:
+    """What is said of one item, or of each of several, as a list."""
+    single = isinstance(value, str | int | float | Path) or (isinstance(value, Tensor) and value.ndim == 1) or hasattr(value, "rate")
+    return [value] if single else list(value)

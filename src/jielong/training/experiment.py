@@ -1,0 +1,370 @@
+"""From a recipe to a training run: builds data, parts and objective, and hands them to the trainer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jielong.conditions.base import Condition, ConditionSettings
+from jielong.conditions.characters import SymbolText
+from jielong.conditions.text import FrozenText
+from jielong.conditions.voice import Recording, VoiceCondition
+from jielong.config.recipe import Recipe, completed
+from jielong.config.registry import RecipeError
+from jielong.core.rng import Noise
+from jielong.core.tokens import Tokens
+from jielong.data.opening import MediaSet, open_set, open_sounds
+from jielong.data.order import AlikeOrder, ShuffledOrder, spread
+from jielong.data.sets import Batch
+from jielong.data.sounds import AudioSet
+from jielong.data.splits import Split
+from jielong.evaluation.reconstruction import psnr
+from jielong.evaluation.sound.waveform import mel_distance, si_sdr
+from jielong.generation.generator import Generator
+from jielong.media.images import write_bytes
+from jielong.quantizers.parallel import world
+from jielong.system import (
+    DESCRIPTION,
+    build_generator,
+    build_tokenizer,
+    describe,
+    find,
+    foundations,
+    is_timed,
+    lengths_of,
+    parts_told,
+    seconds_told,
+    sharpness_of,
+)
+from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Tokenizer
+from jielong.training import text_cache as texts
+from jielong.training import token_cache as cache
+from jielong.training import voice_cache as voices
+from jielong.training.generator_objective import GeneratorObjective, to_learn
+from jielong.training.objective import Objective
+from jielong.training.state import latest_state
+from jielong.training.tokenizer_objective import TokenizerObjective, judges_of
+from jielong.training.trainer import Summary, train
+
+SHOWN = 16
+"""Pictures on a sample sheet."""
+HEARD = 6
+"""Clips of sound on it."""
+CALIBRATED = 2048
+"""Training items on which a tokenizer measures the scale of its tokens."""
+MEASURED = 512
+"""Held-out items behind the figures that training logs; ``jielong evaluate`` takes all of them."""
+MEASURED_CLIPS = 64
+"""As many of sound, a second of which is as many numbers as a picture."""
+
+
+class Stream:
+    """The endless shuffled stream of training items that the trainer reads: the data cursor is the number of samples seen.
+
+    Args:
+        images: The set.
+        seed: Of the shuffling.
+        tokens: The set's tokens, in which case pictures are never decoded.
+        alike: Items of a batch that are to be of similar lengths, where padding can be spared; any lengths by default.
+
+    Sound without tokens is read from anywhere in a clip, by the seed and the position in the stream.
+    """
+
+    def __init__(self, images: MediaSet, seed: int, tokens: Tokens | None = None, alike: int | None = None) -> None:
+        self.images, self.seed, self.tokens = images, seed, tokens
+        self.order = ShuffledOrder(len(images), seed)
+        if alike is not None and tokens is not None and tokens.lengths is not None:
+            self.order = AlikeOrder(tokens.lengths.tolist(), alike, seed)
+
+    def batch(self, first: int, count: int) -> Batch:
+        """The items at positions ``first`` to ``first + count`` of the stream."""
+        rows = self.order.at(first, count)
+        if self.tokens is not None:
+            return self.images.words(rows, self.tokens.values[rows])
+        if isinstance(self.images, AudioSet):
+            return self.images.crops(rows, range(first, first + count), self.seed)
+        return self.images.batch(rows)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A recipe with its data and parts, ready to train or to look at.
+
+    Attributes:
+        recipe: What to do.
+        images: The training split.
+        heldout: The held-out split; the training split where the set has none.
+        media: The format of the pictures or the sound.
+        tokenizer: Trained, or to be trained.
+        generator: To be trained; ``None`` for a tokenizer's recipe.
+    """
+
+    recipe: Recipe
+    images: MediaSet
+    heldout: MediaSet
+    media: MediaFormat
+    tokenizer: Tokenizer
+    generator: Generator | None
+
+    @property
+    def model(self) -> LearnedTokenizer | Generator:
+        """What is trained."""
+        if self.generator is not None:
+            return self.generator
+        if not isinstance(self.tokenizer, LearnedTokenizer):
+            raise RecipeError("this recipe has nothing to train")
+        return self.tokenizer
+
+
+def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
+    """Open the data and build the parts; seeded by the recipe, so that weights start the same every time.
+
+    Args:
+        recipe: The recipe.
+        data: A set's name or a path to take instead of the recipe's.
+
+    Raises:
+        ValueError: if the data have no captions or classes where the recipe needs them, or sizes do not fit.
+    """
+    where = data or recipe.data.set
+    images, heldout = _open(recipe, where, "train"), _open(recipe, where, "heldout")
+    _check_condition(recipe, images, where)
+    if isinstance(images, AudioSet):
+        media = MediaFormat(images.channels, (images.samples,), images.rate)
+    else:
+        media = MediaFormat(images.channels, (images.size, images.size))
+    torch.manual_seed(recipe.train.seed)
+    tokenizer = build_tokenizer(recipe, media)
+    generator = build_generator(recipe, tokenizer, images.classes) if recipe.trains_generator else None
+    return Experiment(recipe, images, heldout, media, tokenizer, generator)
+
+
+def _open(recipe: Recipe, where: str, split: Split) -> MediaSet:
+    """A split; of sound a generator takes whole clips alone, since words tell of all of them."""
+    data = recipe.data
+    if data.rate is None or data.seconds is None:
+        return open_set(where, size=data.size, split=split)
+    return open_sounds(where, data.rate, data.seconds, split, level=data.level, whole=recipe.trains_generator)
+
+
+def _check_condition(recipe: Recipe, images: MediaSet, where: str) -> None:
+    kinds = list(parts_told(recipe))
+    if "text" in kinds and not images.has_captions:
+        raise RecipeError(
+            f"the recipe is conditioned on text, but {where} has no captions: add .txt files or a metadata.csv, or set condition: class"
+        )
+    if "class" in kinds and not images.classes:
+        raise RecipeError(
+            f"the recipe is conditioned on classes, but {where} has none: put pictures in one sub-folder a class, or set condition: text"
+        )
+    if set(kinds) & {"voice", "emotion", "seconds"} and getattr(images, "rate", None) is None:
+        raise RecipeError(f"the recipe is conditioned on a voice, an emotion or a length, but {where} holds no sound: leave it out")
+
+
+def _remember(condition: Condition, experiment: Experiment) -> None:
+    """Let frozen encoders say of the whole set, once, what training asks them again and again."""
+    for part in condition.modules():
+        if isinstance(part, FrozenText):
+            texts.remember(part, experiment.images.captions)
+        if isinstance(part, SymbolText):
+            part.check([text for sounds in (experiment.images, experiment.heldout) for text in sounds.captions if text])
+        if isinstance(part, VoiceCondition):
+            for sounds in (experiment.images, experiment.heldout):
+                column = sounds.speaker_column if isinstance(sounds, AudioSet) else None
+                speakers = None if column is None else sounds.columns[column]
+                voices.remember(part, sounds.keys, sounds.fingerprint, partial(_recording, sounds), speakers=speakers)
+
+
+def _recording(sounds: MediaSet, index: int) -> Recording:
+    batch = sounds.batch([index])
+    length = None if batch.lengths is None else int(batch.lengths[0])
+    return Recording(batch.media[0][..., :length], getattr(sounds, "rate", None) or 0)
+
+
+def run(
+    recipe: Recipe,
+    out: Path,
+    data: str | None = None,
+    tokens: Path | None = None,
+    begun: Callable[[], None] | None = None,
+    **options: Any,
+) -> Summary:
+    """Train a recipe into a folder, or go on with what is there.
+
+    Args:
+        recipe: The recipe.
+        out: The run's folder, a checkpoint in the end.
+        data: A set's name or a path to take instead of the recipe's.
+        tokens: A token file of ``jielong tokenize`` to train a generator on, instead of the cache.
+        begun: Called once the data are open and the parts are built, before what takes long.
+        options: For :func:`jielong.training.trainer.train`.
+    """
+    # Named wrongly, it is told before anything is read or written; a run that goes on does not look at it.
+    named = recipe.train.start_from
+    start = None if named is None or latest_state(out) is not None else find(named)
+    experiment = prepare(recipe, data)
+    if begun is not None:
+        begun()
+    if data is not None:
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"set": data})})
+    objective = tokenizer_objective(experiment) if experiment.generator is None else generator_objective(experiment)
+    if experiment.generator is not None and experiment.generator.condition is not None:
+        _remember(experiment.generator.condition, experiment)
+    made = _tokens(experiment, tokens)
+    _measure_pace(experiment, made)
+    # What is drawn forwards is trained without what stands behind a batch's longest item: the more alike they are, the less there is.
+    trimmed = experiment.generator is not None and experiment.generator.order.shifted and is_timed(recipe)
+    stream = Stream(experiment.images, recipe.train.seed, made, recipe.train.batch if trimmed else None)
+    out.mkdir(parents=True, exist_ok=True)
+    description = describe(experiment.media, experiment.images.classes, experiment.tokenizer, experiment.generator)
+    write_bytes(out / DESCRIPTION, json.dumps(description, indent=2).encode())
+    for role, name in foundations(recipe).items():
+        if Path(name).is_dir():
+            _keep(find(name), out / role)
+    return train(objective, stream, recipe.train, out, recipe_yaml=recipe.to_yaml(), complete=completed, start_from=start, **options)
+
+
+def _measure_pace(experiment: Experiment, tokens: Tokens | None) -> None:
+    """Tell a generator whose text is stretched over its tokens how many a symbol takes in the training set."""
+    generator = experiment.generator
+    if generator is None or generator.stretch is None or generator.condition is None or tokens is None or tokens.lengths is None:
+        return
+    for part in generator.condition.modules():
+        if isinstance(part, SymbolText) and part.aligned:
+            counts = torch.tensor([part.lasting(text) for text in experiment.images.captions])
+            generator.stretch.measure(counts, tokens.lengths)
+
+
+def _keep(folder: Path, target: Path) -> None:
+    """Copy a checkpoint, with the copies it keeps itself, into the run: it stands alone when the folder it was built on is gone."""
+    if not target.exists():
+        beside = target.with_name(target.name + ".tmp")
+        shutil.rmtree(beside, ignore_errors=True)
+        _copy_checkpoint(folder, beside)
+        beside.rename(target)
+
+
+def _copy_checkpoint(folder: Path, target: Path) -> None:
+    target.mkdir()
+    for name in ("recipe.yaml", DESCRIPTION, "model.safetensors"):
+        shutil.copyfile(folder / name, target / name)
+    for role in ("tokenizer", "proxy"):
+        if (folder / role).is_dir():
+            _copy_checkpoint(folder / role, target / role)
+
+
+def _tokens(experiment: Experiment, file: Path | None) -> Tokens | None:
+    if experiment.generator is None:
+        return None
+    if file is not None:
+        return cache.read(file, cache.identity(experiment.tokenizer, experiment.images), experiment.images)
+    return cache.cached(experiment.tokenizer, experiment.images)
+
+
+def tokenizer_objective(experiment: Experiment) -> Objective:
+    """Reconstruction with the recipe's losses."""
+    model, heldout = experiment.model, experiment.heldout
+    quantizer = getattr(model, "quantizer", None)
+    judges = judges_of(experiment.recipe.losses, experiment.media, None if quantizer is None else quantizer.dim)
+    shown = heldout.media(spread(len(heldout), HEARD if experiment.media.is_sound else SHOWN))
+    measure, pictures = partial(_measure_tokenizer, heldout), partial(_calibration, experiment.images)
+    objective = TokenizerObjective(
+        model,  # type: ignore[arg-type]
+        judges.similarities,
+        judges.starts,
+        judges.adversarial,
+        shown,
+        measure,
+        pictures,
+        balance=experiment.recipe.balancer,
+        taught=judges.taught,
+    )
+    objective.rate = experiment.media.rate
+    return objective
+
+
+def _calibration(images: MediaSet) -> Iterator[Tensor]:
+    """This process's share of some training pictures, evenly spread over the set."""
+    rank, processes = world()
+    rows = spread(len(images), CALIBRATED)[rank::processes]
+    return (images.media(rows[first : first + 64]) for first in range(0, len(rows), 64))
+
+
+@torch.no_grad()
+def _measure_tokenizer(heldout: MediaSet, model: LearnedTokenizer) -> dict[str, Any]:
+    sound = isinstance(heldout, AudioSet)
+    batch = heldout.batch(spread(len(heldout), MEASURED_CLIPS if sound else MEASURED))
+    media = batch.media
+    device = next(model.parameters()).device
+    rebuilt = torch.cat([model.decode(model.encode(part.to(device))).cpu() for part in media.split(64)])
+    if not isinstance(heldout, AudioSet) or batch.lengths is None:
+        return {"heldout_psnr": psnr(rebuilt, media).value}
+    lengths = batch.lengths.tolist()
+    made, real = ([clip[:, :length] for clip, length in zip(clips, lengths, strict=True)] for clips in (rebuilt, media))
+    near, sharp = mel_distance(made, real, heldout.rate), si_sdr(made, real, heldout.rate)
+    return {"heldout_mel_distance": near.value, "heldout_si_sdr": sharp.value}
+
+
+def generator_objective(experiment: Experiment) -> Objective:
+    """The generator's loss on tokens."""
+    recipe, heldout, model = experiment.recipe, experiment.heldout, experiment.generator
+    if model is None:
+        raise RecipeError("this recipe trains a tokenizer, not a generator")
+    count = HEARD if experiment.media.is_sound else SHOWN
+    rows = spread(len(heldout), count)
+    settings, rate = recipe.condition, getattr(heldout, "rate", None)
+
+    def raw(batch: Batch) -> Any:
+        return settings.raw(batch, rate) if isinstance(settings, ConditionSettings) else None
+
+    def draw(generator: Generator, shown: Sequence[Any] | None) -> Tokens:
+        own = recipe.sampling
+        return generator.generate(
+            shown,
+            None if shown is not None else count,
+            steps=own.steps,
+            guidance=own.guidance if shown is not None else 1.0,
+            sharpness=sharpness_of(recipe),
+            lengths=lengths_of(experiment.tokenizer, seconds_told(recipe, shown)),
+            **own.speed,
+        )
+
+    shown: list[Any] | None = None
+    if list(parts_told(recipe)) == ["class"]:
+        shown = [index % len(heldout.classes) for index in range(count)]
+    elif settings is not None:
+        shown = raw(heldout.batch(rows))
+    timed = is_timed(recipe)
+    measure = partial(_measure_generator, heldout, experiment.tokenizer, raw, timed)
+    objective = GeneratorObjective(model, experiment.tokenizer, raw, shown, draw, measure, timed)
+    objective.rate = experiment.media.rate
+    return objective
+
+
+@torch.no_grad()
+def _measure_generator(
+    heldout: MediaSet, tokenizer: Tokenizer, raw: Callable[[Batch], Any], timed: bool, model: Generator
+) -> dict[str, Any]:
+    """Held-out loss, with the same masks every time."""
+    rows = spread(len(heldout), MEASURED)
+    total = torch.zeros((), dtype=torch.float64)
+    was_training = model.training
+    model.eval()
+    device = model.placeholder.device
+    for first in range(0, len(rows), 64):
+        part = rows[first : first + 64]
+        batch = heldout.batch(part)
+        noise = Noise(0, range(first, first + len(part)))
+        tokens = to_learn(tokenizer, batch.to(device), noise, timed)  # as training draws them
+        prepared = model.condition.prepare(raw(batch)) if model.condition is not None else None
+        total += float(model.loss(tokens, prepared, noise)) * len(part)
+    model.train(was_training)
+    return {"heldout_loss": float(total) / len(rows)}

@@ -1,0 +1,129 @@
+"""A cache of tokens on disk: tokenise a set once, train on it many times. Content-addressed, and refused when stale."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from jielong.core.tokens import Layout, Tokens
+from jielong.data.built import cache_folder
+from jielong.data.opening import MediaSet
+from jielong.data.sounds import AudioSet
+from jielong.media.images import write_bytes
+from jielong.tokenizers.base import Tokenizer
+from jielong.training.checkpoint import fingerprint
+
+SAMPLES = "samples"
+"""The name under which a file of one sound's tokens keeps its length; the last token may cover silence behind it."""
+
+
+class StaleTokensError(ValueError):
+    """A token file was made by another tokenizer, or from other data, than it is now used with."""
+
+
+def tokenizer_identity(tokenizer: Tokenizer) -> str:
+    """What the meaning of tokens depends on: the tokenizer's structure and weights."""
+    # Weights alone do not tell: pixels of 16 and of 256 levels have none, a normalised codebook looks like a plain one.
+    described = f"{fingerprint(tokenizer)} {tokenizer.media} {tokenizer.layout} {tokenizer!r}"
+    return hashlib.sha256(described.encode()).hexdigest()
+
+
+def identity(tokenizer: Tokenizer, images: MediaSet) -> dict[str, str]:
+    """What tokens depend on: the tokenizer, and the data with their preprocessing."""
+    return {"tokenizer": tokenizer_identity(tokenizer), "data": images.fingerprint}
+
+
+@torch.no_grad()
+def tokenize(tokenizer: Tokenizer, images: MediaSet, batch: int = 64, progress: Callable[[int], None] | None = None) -> Tokens:
+    """Tokens of a whole set in its own order, ``(n, N, C)``, or what they are drawn from (:meth:`Tokenizer.keep`)."""
+    was_training = tokenizer.training
+    tokenizer.eval()
+    weight = next(tokenizer.parameters(), None)
+    parts: list[Tensor] = []
+    samples: list[int] = []
+    for first in range(0, len(images), batch):
+        rows = list(range(first, min(first + batch, len(images))))
+        media = images.media(rows)
+        parts.append(tokenizer.keep(media if weight is None else media.to(weight.device)).values.cpu())
+        samples += [images.length(row) for row in rows] if isinstance(images, AudioSet) else []
+        if progress is not None:
+            progress(len(rows))
+    tokenizer.train(was_training)
+    return Tokens(torch.cat(parts), tokenizer.kept_layout, tokenizer.positions_of(torch.tensor(samples)) if samples else None)
+
+
+def write(path: Path, tokens: Tokens, made_of: dict[str, str], stand_ins: Mapping[int, int] | None = None) -> None:
+    """Write tokens beside ``path`` and rename them into place; codes take the smallest whole number that holds them.
+
+    Args:
+        path: The file.
+        tokens: What to write.
+        made_of: Their :func:`identity`.
+        stand_ins: Of the set they were made of: which pictures were broken, and which stood in for them.
+    """
+    layout = tokens.layout
+    values = tokens.values.contiguous()
+    if layout.vocabulary is not None:
+        values = values.to(torch.uint8 if layout.vocabulary <= 256 else torch.int16 if layout.vocabulary <= 2**15 else torch.int32)
+    # Where a broken picture was replaced, the tokens are the other one's, and so must the words be when they are read again.
+    words = {"layout": json.dumps(layout.to_json()), "stand_ins": json.dumps(dict(stand_ins or {})), **made_of}
+    lengths = {} if tokens.lengths is None else {"lengths": tokens.lengths.contiguous()}
+    write_bytes(path, save({"values": values, **lengths}, metadata=words))
+
+
+def samples_of(path: Path) -> int | None:
+    """How many samples a token file's sound had, where it was made of one sound as long as it is (:data:`SAMPLES`)."""
+    with safe_open(path, "pt") as file:
+        told = (file.metadata() or {}).get(SAMPLES)
+    return None if told is None else int(told)
+
+
+def read(path: Path, expected: dict[str, str] | None = None, images: MediaSet | None = None) -> Tokens:
+    """Read a token file.
+
+    Args:
+        path: The file.
+        expected: What the tokens must have been made of.
+        images: The set they were made of; it is told which pictures stand in for broken ones.
+
+    Raises:
+        StaleTokensError: if it was not made of what ``expected`` says.
+        ValueError: if it is no token file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            made_of, values = dict(file.metadata() or {}), file.get_tensor("values")
+            lengths = file.get_tensor("lengths") if "lengths" in file.keys() else None  # noqa: SIM118  it is no mapping
+        described, stand_ins = json.loads(made_of.pop("layout")), json.loads(made_of.pop("stand_ins", "{}"))
+    except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a token file ({error}); make one with: jielong tokenize") from None
+    for key, value in (expected or {}).items():
+        if made_of.get(key) != value:
+            what = "by another tokenizer" if key == "tokenizer" else "from other data or with another preprocessing"
+            raise StaleTokensError(f"the tokens in {path} were made {what}; tokenise again: jielong tokenize")
+    if images is not None:
+        images.stand_ins.update({int(index): stand_in for index, stand_in in stand_ins.items()})
+    layout = Layout.from_json(described)
+    return Tokens(values.long() if layout.discrete else values, layout, lengths)
+
+
+def cached(tokenizer: Tokenizer, images: MediaSet, progress: Callable[[int], None] | None = None, folder: Path | None = None) -> Tokens:
+    """Tokens of a set from the user's cache, made now if they are not there yet, or damaged."""
+    made_of = identity(tokenizer, images)
+    key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
+    folder = folder or cache_folder() / "tokens"
+    path = folder / f"{key}.safetensors"
+    with contextlib.suppress(ValueError):  # no file yet, or not a whole one
+        return read(path, made_of, images)
+    tokens = tokenize(tokenizer, images, progress=progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    write(path, tokens, made_of, images.stand_ins)
+    return tokens

@@ -1,0 +1,195 @@
+"""Sets that are built in the user's cache, because their size or licence keeps them out of the distribution."""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from jielong.config.registry import nearest
+from jielong.data.built import BuildError, built_path
+from jielong.data.sound_sources import write_sounds
+from jielong.data.source import DataError
+from jielong.media.images import write_bytes
+from jielong_zoo.builders.debian import download, unpack
+from jielong_zoo.builders.emoji import SIZE, Concept, Drawing, concept_key, encode_drawing, write_set
+from jielong_zoo.builders.npm import install
+from jielong_zoo.builders.prompts import LICENCE as PROMPTS_LICENCE
+from jielong_zoo.builders.prompts import PACKAGES as PROMPTS
+from jielong_zoo.builders.prompts import SOUNDS, prompts
+from jielong_zoo.builders.samples import LICENCE as SAMPLES_LICENCE
+from jielong_zoo.builders.samples import PACKAGE as SAMPLES
+from jielong_zoo.builders.samples import samples
+from jielong_zoo.builders.spoken_words import LICENCE as SPOKEN_LICENCE
+from jielong_zoo.builders.spoken_words import PACKAGES as SPOKEN
+from jielong_zoo.builders.spoken_words import STAMPS, spoken_words
+from jielong_zoo.builders.synthetic_speech import LICENCE as SYNTHETIC_LICENCE
+from jielong_zoo.builders.synthetic_speech import MINUTES, read_texts, synthetic_speech
+
+OPENMOJI = "openmoji@17.0.0"
+FLUENT = "@lobehub/fluent-emoji-3d@1.1.0"
+LICENCE = f"""# The drawings in `emoji-full.parquet`
+
+The rows of styles `Noto` and `Twemoji` are those of the built-in set `emoji`; see `LICENSE-emoji.md` of jielong-zoo. Besides:
+
+- `OpenMoji`: by the OpenMoji project of HfG Schwaebisch Gmuend and its contributors (https://openmoji.org), under CC BY-SA 4.0
+  (https://creativecommons.org/licenses/by-sa/4.0/); taken from npm `{OPENMOJI}`, `color/svg`.
+- `Fluent 3D`: by Microsoft (https://github.com/microsoft/fluentui-emoji), packaged by LobeHub, both under MIT;
+  taken from npm `{FLUENT}`, without flags.
+
+What was changed: drawings were rendered or resized to {SIZE} x {SIZE} pixels, laid over white, and stored as lossless WebP.
+The OpenMoji drawings are share-alike: whoever passes them on, changed or not, does so under CC BY-SA 4.0.
+"""
+
+Progress = Callable[[int], None]
+SYNTHETIC = "synthetic-speech"
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What ``synthetic-speech`` is made of.
+
+    Attributes:
+        minutes: How much.
+        synthesizers: By whom: ``espeak``, ``piper``, ``kokoro``.
+        texts: A file of sentences, one a line; those of the project by default.
+    """
+
+    minutes: float = MINUTES
+    synthesizers: tuple[str, ...] = ("espeak",)
+    texts: Path | None = None
+
+
+def build_set(name: str, packages: Path | None = None, progress: Progress | None = None, speech: Speech | None = None) -> Path:
+    """Build a set into the user's cache, whole or not at all, with its licence beside it.
+
+    Args:
+        name: one of :data:`BUILDERS`, or ``synthetic-speech``.
+        packages: a folder with the unpacked npm packages (a ``node_modules``), or with Debian's packages (``.deb`` files, or what is in
+            them, unpacked); fetched with ``npm`` or ``apt-get`` if not given.
+        progress: called with the number of items done so far.
+        speech: for ``synthetic-speech`` alone: how much, by whom, of which texts.
+
+    Returns:
+        The Parquet file.
+
+    Raises:
+        DataError: if there is no such set to build, or it is not built so.
+        BuildError: if something that building needs is missing; nothing is written then.
+    """
+    if name == SYNTHETIC:
+        if packages is not None:
+            raise DataError(f"{name!r} is made of no packages: it is synthesized")
+        return _build_synthetic(speech or Speech(), progress)
+    if name not in BUILDERS:
+        raise DataError(f"there is no set called {name!r} to build; {nearest(name, [*BUILDERS, SYNTHETIC])}")
+    if speech is not None:
+        raise DataError(f"minutes, synthesizers and texts are for the set {SYNTHETIC!r}; {name!r} is as it is")
+    return BUILDERS[name](packages, progress)
+
+
+def _build_emoji_full(packages: Path | None, progress: Progress | None) -> Path:
+    rasterise = _rasteriser()  # before the download, so that a missing extra costs nothing
+    target = built_path("emoji-full")
+    drawings = list(_built_in())
+    concepts = {d.concept.hexcode: d.concept for d in drawings}
+    with tempfile.TemporaryDirectory() as scratch:
+        packages = packages or install([OPENMOJI, FLUENT], Path(scratch))
+        for more in (_openmoji(packages / "openmoji", concepts, rasterise), _fluent(packages / "@lobehub" / "fluent-emoji-3d", concepts)):
+            for drawing in more:
+                drawings.append(drawing)
+                if progress is not None:
+                    progress(len(drawings))
+    write_bytes(target.with_name("LICENSE-emoji-full.md"), LICENCE.encode())
+    write_set(target, drawings)
+    return target
+
+
+def _built_in() -> Iterator[Drawing]:
+    try:
+        zoo = importlib.import_module("jielong_zoo")
+    except ImportError as error:
+        raise BuildError("'emoji-full' extends the set 'emoji' of the distribution jielong-zoo, which is not installed") from error
+    for row in pq.read_table(Path(zoo.path()) / "data" / "emoji.parquet").to_pylist():
+        names = (row["hexcode"], row["label"], row["caption_zh"], tuple(row["tags"]), row["group"], row["subgroup"], row["skin_tone"])
+        yield Drawing(Concept(*names), row["style"], row["image"])
+
+
+def _openmoji(folder: Path, concepts: dict[str, Concept], rasterise: Callable[[str], bytes]) -> Iterator[Drawing]:
+    for key, path in _files(folder / "color" / "svg", ".svg", concepts):
+        yield Drawing(concepts[key], "OpenMoji", encode_drawing(rasterise(path.read_text("utf-8"))))
+
+
+def _fluent(folder: Path, concepts: dict[str, Concept]) -> Iterator[Drawing]:
+    for key, path in _files(folder / "assets", ".webp", concepts):
+        if concepts[key].group != "flags":
+            yield Drawing(concepts[key], "Fluent 3D", encode_drawing(path.read_bytes()))
+
+
+def _files(folder: Path, suffix: str, concepts: dict[str, Concept]) -> list[tuple[str, Path]]:
+    if not folder.is_dir():
+        raise BuildError(f"{folder} is missing; the unpacked npm packages {OPENMOJI} and {FLUENT} are needed")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.glob(f"*{suffix}")):
+        files.setdefault(concept_key(path.stem), path)
+    return [(key, path) for key, path in files.items() if key in concepts]
+
+
+def _rasteriser() -> Callable[[str], bytes]:
+    try:
+        resvg = importlib.import_module("resvg_py")
+    except ImportError as error:
+        raise BuildError("building 'emoji-full' renders SVG drawings with resvg-py; pip install 'jielong[emoji-full]'") from error
+    return lambda svg: bytes(resvg.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE, skip_system_fonts=True))
+
+
+def _build_prompts(packages: Path | None, progress: Progress | None) -> Path:
+    with _unpacked("prompts", PROMPTS, packages, SOUNDS) as folder:
+        rows = list(prompts(folder, progress))
+    return _write("prompts", rows, PROMPTS_LICENCE, caption="text", label="speaker", key=["language", "name"])
+
+
+def _build_spoken_words(packages: Path | None, progress: Progress | None) -> Path:
+    with _unpacked("spoken-words", SPOKEN, packages, STAMPS) as folder:
+        rows = list(spoken_words(folder, progress))
+    return _write("spoken-words", rows, SPOKEN_LICENCE, caption="text", label="language", key=["language", "name"])
+
+
+def _build_synthetic(speech: Speech, progress: Progress | None) -> Path:
+    texts = None if speech.texts is None else read_texts(speech.texts)
+    rows = list(synthetic_speech(speech.minutes, speech.synthesizers, texts, progress))
+    return _write(SYNTHETIC, rows, SYNTHETIC_LICENCE, caption="text", label="voice", key=["name"])
+
+
+@contextmanager
+def _unpacked(name: str, wanted: Sequence[str], packages: Path | None, holds: Path) -> Iterator[Path]:
+    """The tree of files of Debian packages, given or fetched, for as long as it is needed."""
+    with tempfile.TemporaryDirectory() as scratch:
+        yield unpack(wanted, packages or download(wanted, Path(scratch) / "debs", name), Path(scratch) / "files", holds)
+
+
+def _write(name: str, rows: list[dict[str, Any]], licence: str, *, caption: str, label: str, key: list[str]) -> Path:
+    target = built_path(name)
+    write_bytes(target.with_name(f"LICENSE-{name}.md"), licence.encode())
+    write_sounds(target, rows, caption=caption, label=label, key=key)
+    return target
+
+
+def _build_sounds(packages: Path | None, progress: Progress | None) -> Path:
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = list(samples((packages or install([SAMPLES], Path(scratch))) / SAMPLES.partition("@")[0], progress))
+    return _write("sounds", rows, SAMPLES_LICENCE, caption="caption", label="kind", key=["name"])
+
+
+BUILDERS: dict[str, Callable[[Path | None, Progress | None], Path]] = {
+    "emoji-full": _build_emoji_full,
+    "prompts": _build_prompts,
+    "sounds": _build_sounds,
+    "spoken-words": _build_spoken_words,
+}
