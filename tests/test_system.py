@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from jielong import system
 from jielong.config.recipe import Recipe, parse
 from jielong.config.registry import RecipeError
 from jielong.heads.base import Sharpness
-from jielong.system import System, build_generator, build_tokenizer, describe, load
+from jielong.system import System, build_generator, build_tokenizer, checkpoint, describe, load
 from jielong.tokenizers.base import MediaFormat
 from jielong.training.checkpoint import CheckpointError, save_checkpoint
 
@@ -46,7 +45,7 @@ def write(folder: Path, recipe: Recipe, seed: int = 0) -> System:
         for parameter in model.parameters():
             parameter += 0.3 * torch.randn(parameter.shape)
     save_checkpoint(folder, model, recipe.to_yaml())
-    (folder / system.DESCRIPTION).write_text(json.dumps(describe(MEDIA, CLASSES, tokenizer, generator)))
+    (folder / checkpoint.DESCRIPTION).write_text(json.dumps(describe(MEDIA, CLASSES, tokenizer, generator)))
     return System(str(folder), recipe, tokenizer, generator)
 
 
@@ -91,7 +90,7 @@ def test_a_generator_comes_back_and_draws_the_same_pictures(made: System) -> Non
 
 def test_bf16_weights_come_back_rounded_and_codebooks_whole(vq: System, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "small", vq.tokenizer, vq.recipe.to_yaml(), dtype="bf16")
-    shutil.copy(Path(vq.name) / system.DESCRIPTION, tmp_path / "small")
+    shutil.copy(Path(vq.name) / checkpoint.DESCRIPTION, tmp_path / "small")
     back = load(str(tmp_path / "small")).tokenizer
     for name, parameter in vq.tokenizer.named_parameters():
         assert torch.equal(dict(back.named_parameters())[name], parameter.bfloat16().float())
@@ -167,7 +166,7 @@ def test_a_tokenizer_of_another_picture_size_is_refused(vq: System) -> None:
 
 
 def test_what_is_not_a_checkpoint_is_refused(vq: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system, "zoo", lambda: {"vq-emoji": Path(vq.name)})
+    monkeypatch.setattr(checkpoint, "zoo", lambda: {"vq-emoji": Path(vq.name)})
     assert load("vq-emoji").recipe == vq.recipe
     with pytest.raises(CheckpointError, match=r"no model called 'vq-emojy' and no such folder; did you mean 'vq-emoji'\?"):
         load("vq-emojy")

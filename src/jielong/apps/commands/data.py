@@ -72,10 +72,12 @@ def build(
 ) -> None:
     """Build a set into the user's cache."""
     from jielong_zoo.builders.building import Speech, build_set
+    from jielong_zoo.builders.synthetic_speech import MINUTES
 
-    given = {"minutes": minutes, "synthesizers": tuple(by or ()) or None, "texts": texts}
-    told = {key: value for key, value in given.items() if value is not None}
+    speech = None
+    if minutes is not None or by or texts is not None:
+        speech = Speech(MINUTES if minutes is None else minutes, tuple(by or ("espeak",)), texts)
     with Progress(console=notes, transient=True) as bar:
         task = bar.add_task(f"building {name}", total=None)
-        path = build_set(name, packages, lambda count: bar.update(task, completed=count), Speech(**told) if told else None)
+        path = build_set(name, packages, lambda count: bar.update(task, completed=count), speech)
     typer.echo(path)
