@@ -273,20 +273,20 @@ class Chain:
         """Block by block, and inside a block step by step; ``watch`` is called on the way."""
         order, course, pace = self.model.order, self.course, self.manner.pace
         done, total = 0, course.layout.positions
-        plans = [pace.plan(order, course.where[start:stop], ~self.known[:, start:stop]) for start, stop in course.spans]
-        last = sum(map(len, plans)) - 1  # of an item as long as can be, so that no item feels how long those beside it are
+        step_lists = [pace.plan(order, course.where[start:stop], ~self.known[:, start:stop]) for start, stop in course.spans]
+        last = sum(map(len, step_lists)) - 1  # of an item as long as can be, so that no item feels how long those beside it are
         if self.asked_lengths is not None:
             self._leave_out(course.present(self.lengths, len(self.lengths)))
         telling = None if watch is None else Telling(self, watch)
-        for (start, stop), plan in zip(course.spans, plans, strict=True):
+        for (start, stop), steps in zip(course.spans, step_lists, strict=True):
             span = slice(start, stop)
-            if plan and bool(self.known[:, span].all()):
+            if steps and bool(self.known[:, span].all()):
                 continue  # no item goes on so far
             if self.real is not None and stop > start + 1:
                 # Items that ended beside longer ones have drawn more numbers than they would have alone: begin anew, alike for all.
                 self.noise = Noise(self.seed + (start << 32), self.rows, self.noise.device)
-            queue = pace.queue(order, course.where[span], ~self.known[:, span], self.noise) if plan else None
-            for step in plan:
+            queue = pace.queue(order, course.where[span], ~self.known[:, span], self.noise) if steps else None
+            for step in steps:
                 progress = done / last if last else 1.0
                 share = (stop - step.hidden_before) / total
                 scale = self._scale(share, progress)
@@ -300,7 +300,7 @@ class Chain:
                 if telling is not None:
                     telling.step(scale)
                 yield
-            if self.cache is not None and stop < total and (not plan or not order.shifted):
+            if self.cache is not None and stop < total and (not steps or not order.shifted):
                 # Later blocks must see this one clean (or, when it was given whole, at all).
                 self.hidden(start, stop, commit=True)
 
