@@ -18,12 +18,12 @@ from torch import Tensor
 
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.generator import Generator
-from jielong.generation.plan import Course
+from jielong.generation.plan import SequencePlan
 from jielong.heads.depth import Depth
 from jielong.heads.softmax import Softmax
 from jielong.networks.transformer import Transformer
 from jielong.orders.base import Order
-from jielong.orders.levels import LevelsOrder
+from jielong.orders.coarse_to_fine import CoarseToFineOrder
 from jielong.orders.raster import RasterOrder
 
 FRAMES, BOOKS, CODES, SPARED = 8, 4, 8, 0.1
@@ -51,7 +51,7 @@ def trained(order: Order, head: Softmax | Depth, steps: int) -> Generator:
     """A generator after so many steps of 32 items."""
     torch.manual_seed(0)
     layout = Layout((FRAMES,), BOOKS, CODES)
-    axes = len(Course.of(order, layout).layout.grid)
+    axes = len(SequencePlan.of(order, layout).layout.grid)
     model = Generator(layout, order, Transformer(layers=2, width=64, heads=4, axes=axes), head.build(64, layout))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
@@ -73,7 +73,7 @@ def main() -> None:
         ("raster, parallel", RasterOrder(), Softmax()),
         ("raster, delay", RasterOrder("delay"), Softmax()),
         ("raster, coarse_first", RasterOrder("coarse_first"), Softmax()),
-        ("levels", LevelsOrder(), Softmax()),
+        ("levels", CoarseToFineOrder(), Softmax()),
         ("raster, flatten", RasterOrder("flatten"), Softmax()),
         ("raster, parallel", RasterOrder(), depth),
     ]
@@ -87,7 +87,7 @@ def main() -> None:
         begun = time.process_time()
         model.generate(count=16, batch=1)
         taken = (time.process_time() - begun) / 16
-        print(f"| {name} | {head.name} | {len(model.course.spans)} | {above:.3f} | {1_000 * taken:.0f} |", flush=True)
+        print(f"| {name} | {head.name} | {len(model.plan.spans)} | {above:.3f} | {1_000 * taken:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

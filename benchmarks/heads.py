@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from jielong.conditions.base import ConditionSettings
 from jielong.conditions.text import FrozenText
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
 from jielong.data.opening import MediaSet
 from jielong.data.order import spread
@@ -45,8 +45,8 @@ from jielong.evaluation.frechet import SmallSampleWarning, frechet
 from jielong.evaluation.provenance import machine
 from jielong.evaluation.retrieval import retrieval_at_1
 from jielong.evaluation.scorer import Scorer, ScorerError
-from jielong.generation.generator import Asked
-from jielong.heads.base import Draw, Head, Sharpness
+from jielong.generation.generator import TrainingTargets
+from jielong.heads.base import Head, SampleOutput, SamplingConfig
 from jielong.heads.consistency import Consistency, Levels
 from jielong.heads.diffusion import Diffusion
 from jielong.heads.energy import Energy
@@ -62,7 +62,7 @@ from jielong.training import text_cache as texts
 from jielong.training import token_cache as cache
 from jielong.training.checkpoint import load_weights
 from jielong.training.experiment import Experiment, Stream, prepare
-from jielong.training.objective import Draws, Losses, Objective
+from jielong.training.objective import Losses, Objective, StepRNG
 from jielong.training.settings import TrainSettings
 from jielong.training.trainer import train
 
@@ -94,14 +94,20 @@ class Deepened(Head):
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         return self.head.loss(self.deepened(hidden), targets)
 
-    def check_sharpness(self, sharpness: Sharpness) -> None:
-        self.head.check_sharpness(sharpness)
+    def check_sampling(self, sampling: SamplingConfig) -> None:
+        self.head.check_sampling(sampling)
 
     def sample(
-        self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0, progress: float = 0.0
-    ) -> Draw:
+        self,
+        hidden: Tensor,
+        rng: PerSampleRNG,
+        sampling: SamplingConfig,
+        null: Tensor | None = None,
+        guidance: float = 1.0,
+        progress: float = 0.0,
+    ) -> SampleOutput:
         null = None if null is None else self.deepened(null)
-        return self.head.sample(self.deepened(hidden), noise, sharpness, null, guidance, progress)
+        return self.head.sample(self.deepened(hidden), rng, sampling, null, guidance, progress)
 
 
 def made(names: Sequence[str], experiment: Experiment, samples: int, draws: int) -> dict[str, Head]:
@@ -111,8 +117,8 @@ def made(names: Sequence[str], experiment: Experiment, samples: int, draws: int)
     width, layout, own = generator.backbone.width, generator.layout, experiment.recipe.head
     network: NetworkSettings = getattr(own, "network", MLP())
     size = {"layers": getattr(network, "layers", 3), "width": getattr(network, "width", 256)}
-    iterative: dict[str, Any] = {"network": network, "draws_per_token": draws}
-    diffusion = own.model_copy(update={"draws_per_token": draws}) if isinstance(own, Diffusion) else Diffusion(**iterative)
+    iterative: dict[str, Any] = {"network": network, "diffusion_batch_mul": draws}
+    diffusion = own.model_copy(update={"diffusion_batch_mul": draws}) if isinstance(own, Diffusion) else Diffusion(**iterative)
     parts: dict[str, Any] = {
         "diffusion": diffusion,
         "flow_matching": FlowMatching(**iterative),
@@ -142,27 +148,27 @@ class Lessons(Objective):
         tokens: Positions of a picture that are learned from, at most.
     """
 
-    def __init__(self, heads: dict[str, Head], ask: Callable[[Batch, Noise], Asked], tokens: int) -> None:
+    def __init__(self, heads: dict[str, Head], ask: Callable[[Batch, PerSampleRNG], TrainingTargets], tokens: int) -> None:
         super().__init__()
         self.model, self._ask, self.tokens = nn.ModuleDict(heads), ask, tokens
-        self._asked: tuple[int, Asked] | None = None
+        self._asked: tuple[int, TrainingTargets] | None = None
 
     @property
     def phases(self) -> dict[str, nn.Module]:
         return dict(self.model.items())
 
-    def forward(self, batch: Batch, phase: str, samples_seen: int, draws: Draws) -> Losses:
+    def forward(self, batch: Batch, phase: str, samples_seen: int, draws: StepRNG) -> Losses:
         if self._asked is None or self._asked[0] != samples_seen:
-            self._asked = samples_seen, self._some(self._ask(batch, draws.noise), len(batch) * self.tokens)
+            self._asked = samples_seen, self._some(self._ask(batch, draws.per_sample), len(batch) * self.tokens)
         asked, head = self._asked[1], self.model[phase]
         torch.manual_seed(samples_seen)  # so that a head learns the same whatever is taught beside it
-        head.follow(samples_seen)
+        head.on_train_step(samples_seen)
         loss = (head.loss(asked.hidden, asked.targets) * asked.shares).sum() / asked.shares.sum()
         return Losses(loss, {phase: loss.detach()})
 
-    def _some(self, asked: Asked, most: int) -> Asked:
+    def _some(self, asked: TrainingTargets, most: int) -> TrainingTargets:
         rows = torch.randperm(len(asked.hidden))[:most].to(asked.hidden.device)
-        return Asked(asked.hidden[rows], asked.targets[rows], asked.shares[rows])
+        return TrainingTargets(asked.hidden[rows], asked.targets[rows], asked.shares[rows])
 
     def forget(self) -> None:
         """Ask the trunk again, though it may be the same batch."""
@@ -198,14 +204,14 @@ class Trunk:
         return settings.raw(batch, None) if isinstance(settings, ConditionSettings) else None
 
     @torch.no_grad()
-    def ask(self, batch: Batch, noise: Noise, learning: bool = True) -> Asked:
+    def ask(self, batch: Batch, rng: PerSampleRNG, learning: bool = True) -> TrainingTargets:
         """Hidden vectors of a batch, without dropout; learning, some pictures are told nothing, which guidance needs."""
         tokenizer, generator = self.system.tokenizer, self.generator.eval()
         kept = tokenizer.keep(batch.media) if batch.tokens is None else Tokens(batch.tokens, tokenizer.kept_layout)
         prepared = None if generator.condition is None else generator.condition.prepare(self.raw(batch))
         generator.training = learning  # of the generator itself, not of what it holds: it asks whether to drop conditions
-        asked = generator.ask(tokenizer.redraw(kept, noise), prepared, noise)
-        return Asked(asked.hidden.detach(), asked.targets, asked.shares)
+        asked = generator.ask(tokenizer.sample_cached(kept, rng), prepared, rng)
+        return TrainingTargets(asked.hidden.detach(), asked.targets, asked.shares)
 
     @torch.no_grad()
     def heldout_losses(self, heads: nn.ModuleDict, count: int) -> dict[str, float]:
@@ -214,7 +220,7 @@ class Trunk:
         totals = dict.fromkeys(heads, 0.0)
         for first in range(0, len(rows), BATCH):
             part = rows[first : first + BATCH]
-            asked = self.ask(self.heldout.batch(part), Noise(0, range(first, first + len(part))), learning=False)
+            asked = self.ask(self.heldout.batch(part), PerSampleRNG(0, range(first, first + len(part))), learning=False)
             for name, head in heads.items():
                 torch.manual_seed(first)
                 totals[name] += float((head.eval().loss(asked.hidden, asked.targets) * asked.shares).sum())
@@ -224,8 +230,8 @@ class Trunk:
         """Pictures, and seconds a picture to draw their tokens."""
         own = self.recipe.sampling
         self.generator.head = head
-        sharpness = Sharpness(temperature=way.temperature, head_steps=evaluations if head.iterative else None)
-        options: dict[str, Any] = {"steps": own.steps, "sharpness": sharpness, "batch": BATCH, **own.speed}
+        sampling = SamplingConfig(temperature=way.temperature, num_inference_steps=evaluations if head.iterative else None)
+        options: dict[str, Any] = {"steps": own.steps, "sampling": sampling, "batch": BATCH, **own.speed}
         given = conditions[0] is not None
         begun = time.perf_counter()
         tokens = self.generator.generate(
@@ -242,7 +248,7 @@ class Trunk:
         return [None] * len(places) if told is None else list(told)
 
 
-class Judge:
+class Metric:
     """Figures of pictures, and how each head is best drawn with."""
 
     def __init__(self, trunk: Trunk, count: int, chosen: int) -> None:
@@ -281,7 +287,7 @@ class Judge:
         scales = guidance if told[0] is not None else (1.0,)
         first = best([Way(scale, 1.0) for scale in scales])
         try:
-            head.check_sharpness(Sharpness(temperature=0.5))
+            head.check_sampling(SamplingConfig(temperature=0.5))
         except ValueError:  # it has none
             temperatures = ()
         way = best([first, *(replace(first, temperature=each) for each in temperatures)])
@@ -298,7 +304,7 @@ class Judge:
         return found | {"seconds_a_picture": seconds}, pictures[:: max(1, len(pictures) // SHOWN)][:SHOWN]
 
 
-def judged(judge: Judge, name: str, head: Head, arguments: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
+def judged(judge: Metric, name: str, head: Head, arguments: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
     """All figures of a head: those in the folder, if they were made under the same settings, or made now and written there."""
     path = arguments.out / f"{name}.json"
     if path.exists() and (kept := json.loads(path.read_text()))["settings"] == settings:
@@ -326,7 +332,7 @@ def estimate(trunk: Trunk, lessons: Lessons, stream: Stream, settings: TrainSett
     begun = time.perf_counter()
     batch = stream.batch(0, settings.batch)
     for phase in lessons.phases:
-        lessons(batch, phase, 0, Draws(Noise(0, range(settings.batch)), torch.Generator())).total.backward()
+        lessons(batch, phase, 0, StepRNG(PerSampleRNG(0, range(settings.batch)), torch.Generator())).total.backward()
     lessons.zero_grad()
     lessons.forget()
     learning = (time.perf_counter() - begun) * settings.samples / settings.batch
@@ -401,7 +407,7 @@ def main() -> None:
     load_weights(lessons.model, arguments.out)
     taught = lessons.model.eval().requires_grad_(False)
     heldout = trunk.heldout_losses(taught, min(arguments.count, len(trunk.heldout)))
-    judge = Judge(trunk, arguments.count, arguments.choose)
+    judge = Metric(trunk, arguments.count, arguments.choose)
     how = {name: getattr(arguments, name) for name in ("count", "choose", "guidance", "temperatures", "rows")}
     results = []
     for name, head in taught.items():

@@ -38,7 +38,7 @@ FIGURES = ("psnr", "ssim", "perceptual", "frechet", "codebook_usage")
 def measure(overrides: list[str], samples: int, out: Path) -> dict[str, float]:
     """Train with these losses and measure on the held-out split."""
     joins = samples // 2
-    starts = [f"losses.{term}.starts_at={joins}" for term in ("perceptual", "adversarial") if f"losses.{term}=false" not in overrides]
+    starts = [f"losses.{term}.start_samples={joins}" for term in ("perceptual", "adversarial") if f"losses.{term}=false" not in overrides]
     experiment.run(recipe.load("vqgan", [f"train.samples={samples}", "train.warmup=320", *starts, *overrides]), out)
     trained = system.load(str(out))
     found = {name: float(measured.value) for name, measured in evaluate(trained).figures.items()}

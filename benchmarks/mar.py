@@ -33,7 +33,7 @@ from jielong.config.guidance import Guidance
 from jielong.config.speed import Lazy, TwoStage
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.generator import Generator
-from jielong.heads.base import Sharpness
+from jielong.heads.base import SamplingConfig
 from jielong.heads.diffusion import Diffusion
 from jielong.networks.denoiser import MLP
 from jielong.orders.masked import Masked
@@ -80,11 +80,11 @@ def make(arguments: argparse.Namespace, system: Any = None) -> Generator:
 
 def ways(arguments: argparse.Namespace, iterative: bool, temperature: float) -> dict[str, dict[str, Any]]:
     """What each row asks of ``generate``: one option more than the naive one, and combinations."""
-    iterations, head_steps = arguments.iterations, arguments.head_steps
+    iterations, num_inference_steps = arguments.iterations, arguments.num_inference_steps
 
-    def sharpness(early: int | None = None, late: int | None = None) -> dict[str, Any]:
-        counts = {"head_steps": early or head_steps, "late_head_steps": late} if iterative else {}
-        return {"sharpness": Sharpness(temperature=temperature, **counts)}
+    def sampling(early: int | None = None, late: int | None = None) -> dict[str, Any]:
+        counts = {"num_inference_steps": early or num_inference_steps, "final_inference_steps": late} if iterative else {}
+        return {"sampling": SamplingConfig(temperature=temperature, **counts)}
 
     def share(part: float) -> int:
         return max(1, round(part * iterations))
@@ -92,24 +92,24 @@ def ways(arguments: argparse.Namespace, iterative: bool, temperature: float) -> 
     few, lazy = share(1 / 4), {"lazy": Lazy()}
     two_stage = {"two_stage": TwoStage(detail_steps=max(1, few // 8))}
     interval = {"guidance": Guidance(scale=1 + 0.75 * (arguments.guidance - 1), kind="interval", stop=0.8)}
-    naive = {"steps": iterations, "guidance": Guidance(scale=arguments.guidance, kind="linear"), **sharpness()}
+    naive = {"steps": iterations, "guidance": Guidance(scale=arguments.guidance, kind="linear"), **sampling()}
     made: dict[str, dict[str, Any]] = {NAIVE: naive}
     if arguments.everywhere:
         made[EVERYWHERE] = naive | {"cache": False}
     if iterative:
         for part in (2, 10):
-            made[f"{max(1, head_steps // part)} evaluations"] = naive | sharpness(max(1, head_steps // part))
-        early, late = max(1, head_steps // 2), max(1, head_steps // 10)
-        made[f"{early} evaluations, fewer as tokens are known, to {late} (DiSA)"] = naive | sharpness(early, late)
+            made[f"{max(1, num_inference_steps // part)} evaluations"] = naive | sampling(max(1, num_inference_steps // part))
+        early, late = max(1, num_inference_steps // 2), max(1, num_inference_steps // 10)
+        made[f"{early} evaluations, fewer as tokens are known, to {late} (DiSA)"] = naive | sampling(early, late)
     made[f"{few} iterations"] = naive | {"steps": few}
     made[f"{few} iterations, the last {max(1, few // 8)} for details (GtR)"] = naive | {"steps": few, **two_stage}
     made["computed lazily (LazyMAR)"] = naive | lazy
     made["guided until four fifths are known"] = naive | {"guidance": Guidance(scale=arguments.guidance, kind="interval", stop=0.8)}
     for name, part, (early, late), options in COMBINATIONS:
-        counts = sharpness(max(1, round(early * head_steps)), max(1, round(late * head_steps))) if iterative else {}
+        counts = sampling(max(1, round(early * num_inference_steps)), max(1, round(late * num_inference_steps))) if iterative else {}
         chosen = {"lazy": lazy, "two stages": two_stage, "interval": interval}
         extra = {key: value for option in options for key, value in chosen[option].items()}
-        told = f"{counts['sharpness'].head_steps} to {counts['sharpness'].late_head_steps} evaluations" if iterative else ""
+        told = f"{counts['sampling'].num_inference_steps} to {counts['sampling'].final_inference_steps} evaluations" if iterative else ""
         made[f"{name}: {', '.join([f'{share(part)} iterations', *([told] if told else []), *options])}"] = (
             naive | {"steps": share(part)} | counts | extra
         )
@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6, help="of random weights, half of them the encoder's")
     parser.add_argument("--width", type=int, default=256, help="of random weights")
     parser.add_argument("--iterations", type=int, default=64, help="of the naive schedule")
-    parser.add_argument("--head-steps", type=int, default=100, help="of the naive schedule")
+    parser.add_argument("--num-inference-steps", type=int, default=100, help="of the naive schedule")
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--batch", type=int, default=1, help="pictures at once")
     parser.add_argument("--rounds", type=int, default=3)
@@ -190,7 +190,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.tokens, arguments.layers, arguments.width, arguments.rounds = 16, 2, 16, 1
-        arguments.iterations, arguments.head_steps, arguments.count, arguments.everywhere = 8, 6, 4, arguments.checkpoint is None
+        arguments.iterations, arguments.num_inference_steps, arguments.count, arguments.everywhere = 8, 6, 4, arguments.checkpoint is None
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     machine = {
@@ -237,7 +237,7 @@ def main() -> None:
         columns = "".join(f" {time['seconds']:>16.4f} {time['faster']:>6.1f}x" for time in times.values())
         print(f"  {name:<66} {passes[name]:>6}{columns}" + (f" {told(quality[name])}" if quality else ""))
         table.append({"way": name, "passes": passes[name], "times": times, **quality.get(name, {})})
-    names = ("checkpoint", "count", "tokens", "layers", "width", "iterations", "head_steps", "guidance", "batch", "rounds")
+    names = ("checkpoint", "count", "tokens", "layers", "width", "iterations", "num_inference_steps", "guidance", "batch", "rounds")
     print(json.dumps({"machine": machine, "settings": {name: getattr(arguments, name) for name in names}, "rows": table}))
 
 

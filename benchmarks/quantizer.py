@@ -149,7 +149,7 @@ KINDS: dict[str, Callable[[int, int, int], Pair]] = {
 }
 
 
-def in_turn(runs: list[tuple[nn.Module, Callable[[], None]]], repeats: int) -> list[float]:
+def sequential_codebooks(runs: list[tuple[nn.Module, Callable[[], None]]], repeats: int) -> list[float]:
     """Median seconds of each run; they alternate, each from its module's first state, after one round that is not counted."""
     states = [{name: value.clone() for name, value in module.state_dict().items()} for module, _ in runs]
     taken: list[list[float]] = [[] for _ in runs]
@@ -204,7 +204,7 @@ def measure(kind: str, count: int, codes: int, dim: int, levels: int, repeats: i
     def forward_theirs() -> None:
         others[:] = [theirs(part[None])[1] for part in pieces]
 
-    ours_forward, theirs_forward = in_turn([(ours, forward_ours), (theirs, forward_theirs)], repeats)
+    ours_forward, theirs_forward = sequential_codebooks([(ours, forward_ours), (theirs, forward_theirs)], repeats)
     a, b = (torch.cat([part.reshape(-1, ours.levels) for part in found]).long() for found in (mine, others))
     different = int((a != b).any(dim=1).sum())
 
@@ -220,7 +220,7 @@ def measure(kind: str, count: int, codes: int, dim: int, levels: int, repeats: i
 
     ours.train()
     theirs.train()
-    ours_training, theirs_training = in_turn([(ours, train_ours), (theirs, train_theirs)], repeats)
+    ours_training, theirs_training = sequential_codebooks([(ours, train_ours), (theirs, train_theirs)], repeats)
     return {
         "codes": ours.codes,
         "dim": ours.dim,

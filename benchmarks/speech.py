@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jielong.evaluation.context import Draws
+from jielong.evaluation.context import DrawSettings
 from jielong.evaluation.evaluate import Evaluation, evaluate
 from jielong.evaluation.provenance import machine, versions
 from jielong.evaluation.sound.codecs import aligned, cell
@@ -57,7 +57,7 @@ def settings(system: System, steps: Sequence[int]) -> list[tuple[int | None, dic
     iterative = generator.head.iterative
     if not iterative and system.recipe.order is not None and not hasattr(system.recipe.order, "steps"):
         return [(None, {})]
-    return [(count, {"head_steps" if iterative else "steps": count}) for count in steps] or [(None, {})]
+    return [(count, {"num_inference_steps" if iterative else "steps": count}) for count in steps] or [(None, {})]
 
 
 def sides(name: str, steps: int | None, told: Evaluation) -> list[dict[str, Any]]:
@@ -75,7 +75,11 @@ def sides(name: str, steps: int | None, told: Evaluation) -> list[dict[str, Any]
         if side == "":
             count = told.provenance["reference"]["n"]
             draws = told.provenance["draws"]
-            row |= {"evaluations": steps or draws.get("head_steps"), "seconds": draws["seconds_per_clip"] * count, "omitted": told.omitted}
+            row |= {
+                "evaluations": steps or draws.get("num_inference_steps"),
+                "seconds": draws["seconds_per_clip"] * count,
+                "omitted": told.omitted,
+            }
             row["provenance"] = told.provenance
         rows.append(row | {"details": {key: each.to_json() for key, each in figures.items()}})
     return rows
@@ -113,7 +117,11 @@ def main() -> None:
         print(f"{system.name}{'' if steps is None else f', {steps} steps'}", file=sys.stderr)
         same = {"guidance": arguments.guidance, "temperature": arguments.temperature, "length": arguments.length}
         told = evaluate(
-            system, arguments.data, arguments.count or None, Draws(seed=arguments.seed, **same, **draws), ceiling=system.name not in seen
+            system,
+            arguments.data,
+            arguments.count or None,
+            DrawSettings(seed=arguments.seed, **same, **draws),
+            ceiling=system.name not in seen,
         )
         seen.add(system.name)
         rows += sides(system.name, steps, told)

@@ -81,7 +81,7 @@ def learned_from(recipe: Recipe, asked: frozenset[str] = frozenset()) -> list[st
     A model may have gone on from an earlier one of its name, so none is ``asked`` twice.
     """
     before = {recipe.tokenizer.checkpoint} if isinstance(recipe.tokenizer, Trained) else set()
-    before |= {recipe.train.start_from} if recipe.train.start_from is not None else set()
+    before |= {recipe.train.init_from} if recipe.train.init_from is not None else set()
     earlier = [name for model in sorted(before - asked) for name in learned_from(load(model).recipe, asked | before)]
     return list(dict.fromkeys([*listed(recipe.data.set), *earlier]))
 

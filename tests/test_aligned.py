@@ -12,24 +12,24 @@ from torch import Tensor
 from jielong.backbones.none import NoBackbone
 from jielong.backbones.transformer import Transformer
 from jielong.conditions.characters import Characters
+from jielong.conditions.composite import Composite
 from jielong.conditions.length import Length
-from jielong.conditions.several import Several
 from jielong.conditions.voice import Recording, Voice, VoiceCondition
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.generator import Generator
 from jielong.heads.flow_matching import FlowMatching
 from jielong.heads.gaussian_mixture import GaussianMixture
 from jielong.heads.softmax import Softmax
 from jielong.networks.dit import DiT
-from jielong.networks.monotonic_alignment import SearchedStretch
+from jielong.networks.monotonic_alignment import MonotonicAlignment
 from jielong.orders.at_once import AtOnce
 from jielong.orders.masked import Masked
 from jielong.orders.raster import Raster
 
 N = 12
 NUMBERS, CODES = Layout((N,), channels=2), Layout((N,), channels=2, vocabulary=5)
-JOINT = FlowMatching(network=DiT(layers=1, width=16, heads=2, kernel=3), steps=3, draws_per_token=1)
+JOINT = FlowMatching(network=DiT(layers=1, width=16, heads=2, kernel=3), steps=3, diffusion_batch_mul=1)
 TEXTS, LENGTHS = ["abc", "a bit more", "x"], [5, 12, 3]
 CASES: dict[str, tuple[Any, Any, Any, Layout]] = {
     "at once": (AtOnce(), NoBackbone(width=16), JOINT, NUMBERS),
@@ -44,8 +44,8 @@ HOW = pytest.mark.parametrize("aligned", ["even", "search"])
 def built(case: tuple[Any, Any, Any, Layout], aligned: Any, beside: Any = None, drop: float = 0.1) -> Generator:
     torch.manual_seed(0)
     order, backbone, head, layout = case
-    told: Any = Characters(width=8, layers=1, heads=2, aligned=aligned, drop=drop)
-    condition = (told if beside is None else Several(of=(told, beside), width=8)).build()
+    told: Any = Characters(width=8, layers=1, heads=2, aligned=aligned, cfg_dropout=drop)
+    condition = (told if beside is None else Composite(parts=(told, beside), width=8)).build()
     chain = order.build()
     model = Generator(layout, chain, backbone.build(layout, 8), head.build(16, layout), condition, chain.embedding(None, 16))
     for parameter in model.parameters():
@@ -64,7 +64,7 @@ def tokens(layout: Layout, filler: float = 0) -> Tokens:
 def loss_of(model: Generator, given: Tokens, texts: Any = TEXTS) -> Tensor:
     assert model.condition is not None
     torch.manual_seed(5)
-    return model.loss(given, model.condition.prepare(texts), Noise(0, range(len(given))))
+    return model.loss(given, model.condition.prepare(texts), PerSampleRNG(0, range(len(given))))
 
 
 @EACH
@@ -105,7 +105,7 @@ def test_the_text_is_heard_in_its_order(aligned: str) -> None:
     same = model.generate(["aaaaaa", "aaaaaa"], lengths=[N, N], seed=1).values
     assert float((one - other).abs().max()) > 1e-2
     assert float((same[1] - same[0]).abs().max()) > 0  # of another seed
-    inputs = model.along(model.condition(model.condition.prepare(["ab"])), torch.tensor([N]), model.course)  # type: ignore[misc, union-attr]
+    inputs = model.along(model.condition(model.condition.prepare(["ab"])), torch.tensor([N]), model.plan)  # type: ignore[misc, union-attr]
     assert inputs is not None
     assert inputs.shape == (1, N, 16)
 
@@ -190,7 +190,7 @@ def test_the_text_of_a_given_beginning_lasts_as_long_as_it_is_heard(case: str, g
     """Every symbol guesses a token of its own, surely; the symbols of the given part are found in it, and the others share the rest."""
     model = built(CASES[case], "search")
     stretch, layout = model.stretch, CASES[case][3]
-    assert isinstance(stretch, SearchedStretch)
+    assert isinstance(stretch, MonotonicAlignment)
     assert model.condition is not None
     along = model.condition(model.condition.prepare(["abc"])).along  # five states, with the edges
     assert along is not None

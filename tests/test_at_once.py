@@ -10,9 +10,10 @@ import torch
 from jielong.backbones.none import NoBackbone
 from jielong.backbones.transformer import Transformer
 from jielong.conditions.classes import ClassCondition
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
-from jielong.generation.generator import Generator, Moment
+from jielong.generation.callbacks import StepEvent
+from jielong.generation.generator import Generator
 from jielong.generation.inpainting import kept
 from jielong.heads.consistency import Consistency
 from jielong.heads.continuous import Evaluations
@@ -30,7 +31,7 @@ from jielong.orders.raster import Raster
 
 SOUND, PICTURE = Layout((7,), channels=3), Layout((3, 4), channels=2)
 DIT = DiT(layers=1, width=16, heads=2)
-JOINT = FlowMatching(network=DIT, steps=3, draws_per_token=2)
+JOINT = FlowMatching(network=DIT, steps=3, diffusion_batch_mul=2)
 BACKBONES = {"none": NoBackbone(width=16), "transformer": Transformer(layers=1, width=16, heads=2, condition="cross")}
 EACH = pytest.mark.parametrize("layout", [SOUND, PICTURE], ids=["sound", "picture"])
 WITH = pytest.mark.parametrize("backbone", BACKBONES.values(), ids=BACKBONES)
@@ -39,9 +40,9 @@ WITH = pytest.mark.parametrize("backbone", BACKBONES.values(), ids=BACKBONES)
 def built(layout: Layout, backbone: Any, head: Any = JOINT, classes: bool = False, order: Any = AtOnce()) -> Generator:
     torch.manual_seed(0)
     condition = ClassCondition(["cat", "dog"], 8, 0.1) if classes else None
-    body = backbone.build(layout, 8 if classes else None)
+    autoencoder = backbone.build(layout, 8 if classes else None)
     built_order = order.build()
-    made = Generator(layout, built_order, body, head.build(16, layout), condition, built_order.embedding(None, 16))
+    made = Generator(layout, built_order, autoencoder, head.build(16, layout), condition, built_order.embedding(None, 16))
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return made
@@ -76,7 +77,7 @@ def test_an_item_is_the_same_in_any_batch_and_without_a_cache(layout: Layout, ba
 def test_all_is_drawn_in_one_step() -> None:
     seen: list[int] = []
     model = built(SOUND, BACKBONES["none"], FlowMatching(network=MLP(layers=1, width=8), steps=2))
-    model.generate(count=2, watch=lambda moment: seen.append(int(moment.new.sum())))
+    model.generate(count=2, on_step=lambda moment: seen.append(int(moment.new.sum())))
     assert seen == [2 * 7]
 
 
@@ -93,10 +94,10 @@ WATCHED = [
 
 @pytest.mark.parametrize(("head", "count"), WATCHED, ids=[f"{head.name}-{getattr(head, 'sampler', '')}" for head, _ in WATCHED])
 def test_every_state_of_a_joint_head_is_seen_and_changes_nothing(head: Any, count: int) -> None:
-    model, seen = built(SOUND, BACKBONES["none"], head, classes=True), list[Moment]()
+    model, seen = built(SOUND, BACKBONES["none"], head, classes=True), list[StepEvent]()
     told: dict[str, Any] = {"conditions": ["cat", "dog"], "guidance": 2.0, "seed": 3, "lengths": [7, 7]}
     plain = model.generate(**told).values
-    assert torch.equal(model.generate(**told, watch=seen.append).values, plain)
+    assert torch.equal(model.generate(**told, on_step=seen.append).values, plain)
     *states, last = seen
     assert len(seen) == count
     assert [moment.step for moment in seen] == list(range(1, len(seen) + 1))
@@ -112,7 +113,7 @@ SMALL = MLP(layers=1, width=8)
 
 def states_of(head: Any, steps: int, tokens: int = 7) -> list[torch.Tensor]:
     made, states = head.build(16, Layout((tokens,), channels=3)), list[torch.Tensor]()
-    drawn = made.draw(Evaluations(made.network, torch.zeros(2, tokens, 16), see=states.append), Noise(0, range(2)), steps, 1.0)
+    drawn = made.draw(Evaluations(made.network, torch.zeros(2, tokens, 16), on_state=states.append), PerSampleRNG(0, range(2)), steps, 1.0)
     assert torch.equal(states[-1], drawn)
     return states
 
@@ -130,7 +131,7 @@ def states_of(head: Any, steps: int, tokens: int = 7) -> list[torch.Tensor]:
 )
 def test_a_constant_velocity_is_followed_state_by_state(head: Any, times: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Evaluations, "__call__", lambda self, x, *times: torch.full_like(x, 0.5))
-    start = Noise(0, range(2)).normal(7, 3)
+    start = PerSampleRNG(0, range(2)).normal(7, 3)
     for state, time in zip(states_of(head, 4), times, strict=True):
         torch.testing.assert_close(state, start + 0.5 * time)
 
@@ -156,9 +157,9 @@ def test_states_of_diffusion_have_the_variance_of_tokens(sampler: Any, steps: in
 
 
 def test_states_stand_in_their_block_and_tokens_before_it_are_known() -> None:
-    model, seen = built(SOUND, BACKBONES["transformer"], order=Raster()), list[Moment]()
+    model, seen = built(SOUND, BACKBONES["transformer"], order=Raster()), list[StepEvent]()
     plain = model.generate(count=2, seed=1).values
-    assert torch.equal(model.generate(count=2, seed=1, watch=seen.append).values, plain)
+    assert torch.equal(model.generate(count=2, seed=1, on_step=seen.append).values, plain)
     assert [int(moment.new[0].sum()) for moment in seen] == 7 * [0, 0, 1]
     for place, moment in enumerate(seen):
         drawn, drawing = divmod(place + 1, 3)
@@ -168,8 +169,8 @@ def test_states_stand_in_their_block_and_tokens_before_it_are_known() -> None:
 
 
 def test_a_moment_says_which_items_it_is_of() -> None:
-    seen: list[Moment] = []
-    built(SOUND, BACKBONES["none"]).generate(count=3, lengths=[3, 7, 3], watch=seen.append)
+    seen: list[StepEvent] = []
+    built(SOUND, BACKBONES["none"]).generate(count=3, lengths=[3, 7, 3], on_step=seen.append)
     assert [tuple(moment.rows) for moment in seen] == [(0, 2)] * 3 + [(1,)] * 3
 
 
@@ -179,7 +180,7 @@ def test_no_token_is_read(backbone: Any) -> None:
     model = built(SOUND, backbone)
     first, second = tokens(SOUND).values, torch.zeros(4, 7, 3)
     known = torch.ones(4, 7, dtype=torch.bool)
-    inputs = [model.inputs(values, known, 0, 7, model.places_at(model.course)) for values in (first, second)]
+    inputs = [model.inputs(values, known, 0, 7, model.places_at(model.plan)) for values in (first, second)]
     assert torch.equal(*inputs)
     assert float((inputs[0][:, 1:] - inputs[0][:, :-1]).abs().min()) > 0
 

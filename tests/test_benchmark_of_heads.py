@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from jielong.backbones.transformer import Transformer
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.data.sets import Batch
-from jielong.generation.generator import Asked, Generator
-from jielong.heads.base import Head, Sharpness
+from jielong.generation.generator import Generator, TrainingTargets
+from jielong.heads.base import Head, SamplingConfig
 from jielong.heads.diffusion import Diffusion
 from jielong.heads.energy import Energy
 from jielong.heads.gaussian_mixture import GaussianMixture
@@ -48,10 +48,10 @@ class Stream:
         return Batch(torch.full((count, 1, 2, 2), first / 100), None, None, [str(first + i) for i in range(count)])
 
 
-def ask(batch: Batch, noise: Noise) -> Asked:
+def ask(batch: Batch, rng: PerSampleRNG) -> TrainingTargets:
     """Four positions a picture, of which two count twice."""
     hidden = torch.randn(4 * len(batch), WIDTH, generator=torch.Generator().manual_seed(int(batch.keys[0])))
-    return Asked(hidden, hidden[:, :3].sin(), torch.tensor([0.5, 1.0, 1.0, 0.5]).repeat(len(batch)))
+    return TrainingTargets(hidden, hidden[:, :3].sin(), torch.tensor([0.5, 1.0, 1.0, 0.5]).repeat(len(batch)))
 
 
 def taught(benchmark: Any, out: Path, *names: str, stop_after: int | None = None) -> dict[str, Tensor]:
@@ -89,12 +89,14 @@ def test_an_untrained_network_before_a_head_changes_nothing(benchmark: Any) -> N
     deep = benchmark.Deepened(head, MLP(layers=2, width=8).build(inputs=WIDTH, outputs=WIDTH, hidden=WIDTH, times=0))
     rows, targets = hidden.flatten(0, 1), torch.randn(8, 3)
     assert torch.equal(deep.loss(rows, targets), head.loss(rows, targets))
-    given: tuple[Any, ...] = (Sharpness(temperature=0.5), torch.randn(2, 4, WIDTH), 2.0)
-    assert torch.equal(deep.sample(hidden, Noise(0, [0, 1]), *given).values, head.sample(hidden, Noise(0, [0, 1]), *given).values)
+    given: tuple[Any, ...] = (SamplingConfig(temperature=0.5), torch.randn(2, 4, WIDTH), 2.0)
+    assert torch.equal(
+        deep.sample(hidden, PerSampleRNG(0, [0, 1]), *given).values, head.sample(hidden, PerSampleRNG(0, [0, 1]), *given).values
+    )
     torch.nn.init.normal_(deep.network.output.weight)
     assert not torch.equal(deep.loss(rows, targets), head.loss(rows, targets))
-    with pytest.raises(ValueError, match="head_steps"):
-        deep.check_sharpness(Sharpness(head_steps=3))
+    with pytest.raises(ValueError, match="num_inference_steps"):
+        deep.check_sampling(SamplingConfig(num_inference_steps=3))
 
 
 def test_what_is_asked_makes_the_loss() -> None:
@@ -104,7 +106,7 @@ def test_what_is_asked_makes_the_loss() -> None:
     model = Generator(layout, Masked(choose="random").build(), backbone, GaussianMixture().build(WIDTH, layout)).eval()
     torch.nn.init.normal_(model.head.parameters_of.weight)  # type: ignore[attr-defined]
     tokens, noise = Tokens(torch.randn(5, 9, 3), layout), range(5)
-    asked = model.ask(tokens, noise=Noise(3, noise))
+    asked = model.ask(tokens, rng=PerSampleRNG(3, noise))
     assert len(set(asked.shares.tolist())) > 1  # pictures are asked different numbers of positions
     loss = (model.head.loss(asked.hidden, asked.targets) * asked.shares).sum() / 5
-    torch.testing.assert_close(loss, model.loss(tokens, noise=Noise(3, noise)), rtol=0, atol=0)
+    torch.testing.assert_close(loss, model.loss(tokens, rng=PerSampleRNG(3, noise)), rtol=0, atol=0)

@@ -28,7 +28,7 @@ def system(iterative: bool, order: Any, sound: bool = True) -> Any:
 
 def test_steps_are_the_heads_or_the_orders_or_none(benchmark: Any) -> None:
     masked, raster = SimpleNamespace(steps=8), SimpleNamespace()
-    assert benchmark.settings(system(True, raster), [1, 4]) == [(1, {"head_steps": 1}), (4, {"head_steps": 4})]
+    assert benchmark.settings(system(True, raster), [1, 4]) == [(1, {"num_inference_steps": 1}), (4, {"num_inference_steps": 4})]
     assert benchmark.settings(system(False, masked), [2]) == [(2, {"steps": 2})]
     assert benchmark.settings(system(False, raster), [1, 4]) == [(None, {})]
     assert benchmark.settings(system(True, raster), []) == [(None, {})]
@@ -42,7 +42,7 @@ def test_rows_are_sides_and_a_dash_is_what_does_not_apply(benchmark: Any) -> Non
         {name: Measurement(name, value, 4) for name, value in values.items()},
         {"dnsmos": "not installed"},
         1.0,
-        {"reference": {"n": 4}, "draws": {"seconds_per_clip": 0.5, "head_steps": 16}},
+        {"reference": {"n": 4}, "draws": {"seconds_per_clip": 0.5, "num_inference_steps": 16}},
     )
     real, rebuilt, made = benchmark.sides("toy", None, told)
     assert (real["wer"], rebuilt["wer"], made["wer"]) == (0.05, 0.1, 0.25)

@@ -15,10 +15,11 @@ from jielong.conditions.base import Condition
 from jielong.conditions.classes import Class
 from jielong.conditions.text import Text
 from jielong.config.guidance import Guidance
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
-from jielong.generation.generator import Generator, Moment
-from jielong.heads.base import Sharpness
+from jielong.generation.callbacks import StepEvent
+from jielong.generation.generator import Generator
+from jielong.heads.base import SamplingConfig
 from jielong.heads.softmax import Softmax
 from jielong.networks.transformer import Transformer
 from jielong.orders.base import Embed, Order, View
@@ -55,8 +56,8 @@ class Slabs(Order):
         missing = (stop - start) - before.shape[1]
         return torch.cat([placeholder.expand(len(values), missing, -1), before], dim=1)
 
-    def view(self, layout: Layout, noise: Noise) -> View:
-        everything = torch.ones(len(noise), layout.positions, dtype=torch.bool)
+    def view(self, layout: Layout, rng: PerSampleRNG) -> View:
+        everything = torch.ones(len(rng), layout.positions, dtype=torch.bool)
         return View(everything, everything)
 
 
@@ -94,7 +95,7 @@ def make(
     torch.manual_seed(0)
     condition: Condition | None = None
     if path is not None:
-        condition = Text(encoder="bytes", width=12, drop=drop).build() if text else Class(width=12, drop=drop).build(CLASSES)
+        condition = Text(encoder="bytes", width=12, cfg_dropout=drop).build() if text else Class(width=12, cfg_dropout=drop).build(CLASSES)
     backbone = Transformer(layers=2, width=16, heads=2, axes=len(layout.grid), condition=path, condition_width=12 if path else None)
     model = Generator(layout, ORDERS[order](), backbone, Softmax(label_smoothing=smoothing).build(16, layout), condition)
     generator = torch.Generator().manual_seed(1)
@@ -134,7 +135,7 @@ def hidden_of(model: Generator, values: Tensor) -> Tensor:
     """Hidden vectors behind the loss, ``(B, N, D)``; masks and dropped conditions are drawn alike every time."""
     calls = Calls(model)
     prepared = None if model.condition is None else model.condition.prepare(given(model, len(values)) or [])
-    model.loss(Tokens(values, model.layout), prepared, Noise(7, range(len(values))))
+    model.loss(Tokens(values, model.layout), prepared, PerSampleRNG(7, range(len(values))))
     return calls.hidden[-1]
 
 
@@ -157,7 +158,7 @@ def test_gradients_reach_exactly_the_tokens_that_may_be_read(order: str, sees: s
     model, values = make(order), codes(1).values
     vectors: list[Tensor] = []
     model.embedding.register_forward_hook(lambda module, arguments, result: (result.retain_grad(), vectors.append(result))[0])
-    asked = model.order.view(LAYOUT, Noise(7, [0])).asked[0] if model.condition is None else _asked(model)
+    asked = model.order.view(LAYOUT, PerSampleRNG(7, [0])).asked[0] if model.condition is None else _asked(model)
     frame = LAYOUT.coordinates()[:, 0]
     for position in range(N):
         vectors.clear()
@@ -177,12 +178,12 @@ def test_gradients_reach_exactly_the_tokens_that_may_be_read(order: str, sees: s
 
 def _asked(model: Generator) -> Tensor:
     """Which positions the loss asks for with the noise of ``hidden_of``."""
-    return model.order.view(LAYOUT, Noise(7, [0])).asked[0]
+    return model.order.view(LAYOUT, PerSampleRNG(7, [0])).asked[0]
 
 
 def test_masked_training_does_not_show_what_it_asks() -> None:
     model, values = make("masked"), codes(2).values
-    asked = torch.stack([model.order.view(LAYOUT, Noise(7, [row])).asked[0] for row in range(2)])
+    asked = torch.stack([model.order.view(LAYOUT, PerSampleRNG(7, [row])).asked[0] for row in range(2)])
     other = torch.where(asked[..., None], (values + 5) % 11, values)
     assert asked.any(1).all()
     assert torch.equal(hidden_of(model, other), hidden_of(model, values))
@@ -202,10 +203,10 @@ def test_the_first_loss_is_ln_v(order: str, channels: int) -> None:
 def test_every_item_weighs_the_same_however_many_positions_are_asked() -> None:
     model = make("masked", None)
     tokens, noise = codes(4), range(4)
-    together = model.loss(tokens, noise=Noise(5, noise))
-    alone = [model.loss(Tokens(tokens.values[row : row + 1], LAYOUT), noise=Noise(5, [row])) for row in noise]
+    together = model.loss(tokens, rng=PerSampleRNG(5, noise))
+    alone = [model.loss(Tokens(tokens.values[row : row + 1], LAYOUT), rng=PerSampleRNG(5, [row])) for row in noise]
     torch.testing.assert_close(together, torch.stack(alone).mean())
-    assert len({int(model.order.view(LAYOUT, Noise(5, [row])).asked.sum()) for row in noise}) > 1
+    assert len({int(model.order.view(LAYOUT, PerSampleRNG(5, [row])).asked.sum()) for row in noise}) > 1
 
 
 def test_loss_is_the_mean_negative_log_probability_of_the_chain() -> None:
@@ -230,7 +231,7 @@ def test_conditions_are_dropped_in_training_only_and_as_often_as_asked() -> None
     nothing = model.condition.nothing(1)  # type: ignore[union-attr]
     model.train()
     with torch.no_grad():
-        losses = torch.stack([model.loss(tokens, prepared, Noise(1, [row])) for row in range(100)])
+        losses = torch.stack([model.loss(tokens, prepared, PerSampleRNG(1, [row])) for row in range(100)])
     gone = (losses - kept).abs() > 1e-5
     assert 20 < int(gone.sum()) < 80  # binomial(100, 1/2): beyond six sigma
     assert losses[gone].std() < 1e-5
@@ -327,7 +328,7 @@ def test_the_null_half_is_dropped_after_the_interval(cache: bool) -> None:
     model = make("raster")
     calls, scales = Calls(model), []
     guidance = Guidance(scale=3.0, kind="interval", start=0.25, stop=0.5)
-    model.generate(given(model, 3), guidance=guidance, cache=cache, watch=lambda moment: scales.append(moment.guidance))
+    model.generate(given(model, 3), guidance=guidance, cache=cache, on_step=lambda moment: scales.append(moment.guidance))
     assert scales == [1.0] * 3 + [3.0] * 3 + [1.0] * 6
     assert calls.rows == [6] * 6 + [3] * 6
     assert calls.positions == ([1] * 12 if cache else list(range(1, 13)))
@@ -350,8 +351,8 @@ def test_the_cache_passes_each_block_once_more_clean_only_where_it_was_masked() 
 @pytest.mark.parametrize("order", ORDERS)
 def test_watch_sees_every_position_become_known_exactly_once(order: str) -> None:
     model = make(order)
-    moments: list[Moment] = []
-    tokens = model.generate(given(model), seed=4, watch=moments.append)
+    moments: list[StepEvent] = []
+    tokens = model.generate(given(model), seed=4, on_step=moments.append)
     assert [moment.step for moment in moments] == list(range(1, len(moments) + 1))
     assert (torch.stack([moment.new.int() for moment in moments]).sum(0) == 1).all()
     known = torch.zeros(4, N, dtype=torch.bool)
@@ -371,8 +372,8 @@ def test_in_painting_keeps_known_tokens_with_the_cache_as_without(order: str, ke
     model, start = make(order), codes(4, seed=9)
     known = torch.zeros(N, dtype=torch.bool)
     known[kept] = True
-    moments: list[Moment] = []
-    drawn = model.generate(given(model), seed=5, start=start, known=known, guidance=2.0, watch=moments.append)
+    moments: list[StepEvent] = []
+    drawn = model.generate(given(model), seed=5, start=start, known=known, guidance=2.0, on_step=moments.append)
     assert torch.equal(drawn.values[:, known], start.values[:, known])
     assert not any(bool(moment.new[:, known].any()) for moment in moments)
     again = model.generate(given(model), seed=5, start=start, known=known, guidance=2.0, cache=False)
@@ -389,8 +390,8 @@ def test_in_painting_keeps_known_tokens_with_the_cache_as_without(order: str, ke
 @pytest.mark.parametrize("steps", [1, 2, 5, 12, 40])
 def test_steps_may_be_any_number(steps: int) -> None:
     model = make("masked")
-    moments: list[Moment] = []
-    model.generate(given(model), steps=steps, watch=moments.append)
+    moments: list[StepEvent] = []
+    model.generate(given(model), steps=steps, on_step=moments.append)
     assert len(moments) == min(steps, N)
 
 
@@ -414,8 +415,8 @@ def test_several_codebooks() -> None:
 
 def test_as_many_steps_as_tokens_without_noise_is_confidence_ordered_decoding() -> None:
     model = make("masked", None)
-    model.order.choice_noise = 0.0  # type: ignore[attr-defined]
-    drawn = model.generate(count=3, steps=N, sharpness=Sharpness(temperature=0.0)).values[..., 0]
+    model.order.choice_temperature = 0.0  # type: ignore[attr-defined]
+    drawn = model.generate(count=3, steps=N, sampling=SamplingConfig(temperature=0.0)).values[..., 0]
     for row in range(3):
         values, known = torch.zeros(1, N, 1, dtype=torch.long), torch.zeros(1, N, dtype=torch.bool)
         for _ in range(N):

@@ -8,9 +8,9 @@ import torch
 from jielong.backbones.transformer import Transformer
 from jielong.config.recipe import Recipe, RecipeError, parse
 from jielong.core.tokens import Layout
-from jielong.evaluation.context import Draws, drawing
+from jielong.evaluation.context import DrawSettings, drawing
 from jielong.generation.generator import Generator
-from jielong.heads.base import Sharpness
+from jielong.heads.base import SamplingConfig
 from jielong.heads.diffusion import Diffusion
 from jielong.networks.denoiser import MLP
 from jielong.orders.masked import Masked
@@ -40,7 +40,7 @@ def chain() -> Generator:
     return Generator(LAYOUT, Masked(steps=4, choose="random").build(), backbone, head)
 
 
-def evaluations(sharpness: Sharpness) -> list[int]:
+def evaluations(sampling: SamplingConfig) -> list[int]:
     """Of each of the chain's four steps, over eight tokens."""
     model, counts = chain(), []
     network, sample = model.head.network, model.head.sample
@@ -55,44 +55,46 @@ def evaluations(sharpness: Sharpness) -> list[int]:
         return sample(*given, **more)  # type: ignore[arg-type]
 
     network.predict, model.head.sample = counting, beginning  # type: ignore[union-attr, assignment, method-assign]
-    assert model.generate(count=2, sharpness=sharpness).values.shape == (2, 8, 2)
+    assert model.generate(count=2, sampling=sampling).values.shape == (2, 8, 2)
     return counts
 
 
 def test_a_chain_takes_the_evaluations_that_are_asked_for() -> None:
-    assert evaluations(Sharpness()) == [9] * 4
-    assert evaluations(Sharpness(head_steps=5)) == [5] * 4
-    falling = evaluations(Sharpness(head_steps=12, late_head_steps=2))
+    assert evaluations(SamplingConfig()) == [9] * 4
+    assert evaluations(SamplingConfig(num_inference_steps=5)) == [5] * 4
+    falling = evaluations(SamplingConfig(num_inference_steps=12, final_inference_steps=2))
     assert falling[0] == 12
     assert falling == sorted(falling, reverse=True)
     assert 2 <= falling[-1] < 9
-    assert evaluations(Sharpness(late_head_steps=1))[0] == 9
+    assert evaluations(SamplingConfig(final_inference_steps=1))[0] == 9
 
 
 def test_a_recipe_says_them_and_a_caller_has_the_last_word() -> None:
-    said = recipe(sampling="{head_steps: 20, late_head_steps: 4}")
+    said = recipe(sampling="{num_inference_steps: 20, final_inference_steps: 4}")
     assert parse(said.to_yaml()) == said
     made = System("here", said, torch.nn.Identity(), chain())  # type: ignore[arg-type]
-    assert made.sharpness() == Sharpness(head_steps=20, late_head_steps=4)
-    assert made.sharpness(head_steps=7, temperature=None) == Sharpness(head_steps=7, late_head_steps=4)
-    told = drawing(made, Draws(head_steps=7))
-    assert (told["head_steps"], told["late_head_steps"]) == (7, 4)
-    assert drawing(System("here", recipe(), torch.nn.Identity(), chain()), Draws())["head_steps"] == 9  # type: ignore[arg-type]
+    assert made.sampling() == SamplingConfig(num_inference_steps=20, final_inference_steps=4)
+    assert made.sampling(num_inference_steps=7, temperature=None) == SamplingConfig(num_inference_steps=7, final_inference_steps=4)
+    told = drawing(made, DrawSettings(num_inference_steps=7))
+    assert (told["num_inference_steps"], told["final_inference_steps"]) == (7, 4)
+    assert drawing(System("here", recipe(), torch.nn.Identity(), chain()), DrawSettings())["num_inference_steps"] == 9  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("steps", [0, -3])
 def test_too_few_are_refused(steps: int) -> None:
-    with pytest.raises(RecipeError, match=r"line 6: sampling.head_steps: .* greater than or equal to 1"):
-        recipe(sampling=f"{{head_steps: {steps}}}")
-    with pytest.raises(ValueError, match=f"head_steps must be 1 or more, not {steps}"):
-        Sharpness(head_steps=steps)
+    with pytest.raises(RecipeError, match=r"line 6: sampling.num_inference_steps: .* greater than or equal to 1"):
+        recipe(sampling=f"{{num_inference_steps: {steps}}}")
+    with pytest.raises(ValueError, match=f"num_inference_steps must be 1 or more, not {steps}"):
+        SamplingConfig(num_inference_steps=steps)
 
 
 def test_a_head_of_codes_has_none_and_says_so_before_anything_is_trained() -> None:
-    said = recipe("softmax", "{head_steps: 5}")
+    said = recipe("softmax", "{num_inference_steps: 5}")
     tokenizer: Tokenizer = build_tokenizer(said, MediaFormat(3, (8, 8)))
-    with pytest.raises(ValueError, match="SoftmaxHead draws a token in one evaluation; head_steps and late_head_steps are for heads"):
+    with pytest.raises(
+        ValueError, match="SoftmaxHead draws a token in one evaluation; num_inference_steps and final_inference_steps are for heads"
+    ):
         build_generator(said, tokenizer, [])
     made = build_generator(recipe("softmax"), tokenizer, [])
     with pytest.raises(ValueError, match="SoftmaxHead draws a token in one evaluation"):
-        made.generate(count=1, sharpness=Sharpness(head_steps=5))
+        made.generate(count=1, sampling=SamplingConfig(num_inference_steps=5))

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from jielong.backbones.pixelrnn import PixelRNN
 from jielong.conditions.classes import Class
-from jielong.config.ending import Ending
-from jielong.core.rng import Noise
+from jielong.config.ending import StopHeadSettings
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
-from jielong.generation.generator import Generator, Moment
-from jielong.generation.plan import Course
+from jielong.generation.callbacks import StepEvent
+from jielong.generation.generator import Generator
+from jielong.generation.plan import SequencePlan
 from jielong.heads.base import Head
 from jielong.heads.gaussian_mixture import GaussianMixture
 from jielong.heads.softmax import Softmax
@@ -26,19 +27,19 @@ from jielong.networks.layers import ConditionPath
 from jielong.networks.masked_autoencoder import MaskedAutoencoder
 from jielong.networks.stop import StopHead
 from jielong.networks.transformer import Transformer
-from jielong.orders.levels import Levels
+from jielong.orders.coarse_to_fine import CoarseToFine
 from jielong.orders.masked import Masked
 from jielong.orders.raster import Raster
 
 N, V = 9, 7
 LENGTHS = [9, 4, 1, 6]
 CODES, NUMBERS = Layout((N,), 2, V), Layout((N,), 3)
-ORDERS: dict[str, Raster | Masked | Levels] = {
+ORDERS: dict[str, Raster | Masked | CoarseToFine] = {
     "raster": Raster(),
     "masked": Masked(steps=4),
     "masked at random": Masked(steps=4, choose="random"),
     "delay": Raster(pattern="delay"),
-    "levels": Levels(),
+    "levels": CoarseToFine(),
 }
 
 
@@ -47,12 +48,12 @@ def make(
     layout: Layout = CODES,
     path: ConditionPath | None = None,
     backbone: str = "transformer",
-    ending: Ending | None = None,
+    ending: StopHeadSettings | None = None,
 ) -> Generator:
     torch.manual_seed(0)
-    condition = Class(width=12, drop=0.1).build(["a", "b"]) if path else None
+    condition = Class(width=12, cfg_dropout=0.1).build(["a", "b"]) if path else None
     net: AnyBackbone
-    axes = len(Course.of(ORDERS[order].build(), layout).layout.grid)
+    axes = len(SequencePlan.of(ORDERS[order].build(), layout).layout.grid)
     width = 12 if path else None
     if backbone == "mar":
         sizes: dict[str, Any] = {"encoder_layers": 1, "decoder_layers": 1, "width": 16, "heads": 2, "buffer": 2}
@@ -105,9 +106,9 @@ def test_what_stands_behind_an_end_changes_no_loss(order: str, layout: Layout, p
     model, given = make(order, layout, path, backbone), tokens(layout)
     model.train()
     for seed in range(3):
-        noise = [Noise(seed, range(4)) for _ in range(2)]
-        loss = model.loss(given, told(model), noise[0])
-        assert torch.equal(loss, model.loss(spoilt(given), told(model), noise[1]))
+        rng = [PerSampleRNG(seed, range(4)) for _ in range(2)]
+        loss = model.loss(given, told(model), rng[0])
+        assert torch.equal(loss, model.loss(spoilt(given), told(model), rng[1]))
         assert torch.isfinite(loss)
 
 
@@ -115,7 +116,7 @@ def test_what_stands_behind_an_end_changes_no_loss(order: str, layout: Layout, p
 def test_full_lengths_are_no_lengths(order: str, layout: Layout, path: ConditionPath | None, backbone: str) -> None:
     model, given = make(order, layout, path, backbone), tokens(layout, None)
     full = Tokens(given.values, layout, torch.full((4,), N))
-    assert torch.equal(model.loss(given, told(model), Noise(3, range(4))), model.loss(full, told(model), Noise(3, range(4))))
+    assert torch.equal(model.loss(given, told(model), PerSampleRNG(3, range(4))), model.loss(full, told(model), PerSampleRNG(3, range(4))))
 
 
 @pytest.mark.parametrize("layout", [CODES, NUMBERS])
@@ -126,7 +127,7 @@ def test_an_item_is_seen_as_in_a_layout_of_its_own_length(order: str, backbone: 
     given, known = tokens(layout), torch.rand(4, N, generator=torch.Generator().manual_seed(2)) < 0.5
     real = torch.arange(N) < torch.tensor(LENGTHS)[:, None]
     given = Tokens(given.values.masked_fill(~real[..., None], 0), layout, given.lengths)
-    inputs = model.inputs(given.values, known, 0, N, model.places_at(model.course))
+    inputs = model.inputs(given.values, known, 0, N, model.places_at(model.plan))
     hidden = model.backbone(inputs, model.where, model.blocks, None, **model.reading(known, real))
     for index, length in enumerate(LENGTHS):
         alone = inputs[index : index + 1, :length]
@@ -170,8 +171,8 @@ def test_an_item_in_raster_order_begins_alike_however_long_it_is_to_be() -> None
 
 
 def test_no_step_is_taken_behind_the_last_end() -> None:
-    moments: list[Moment] = []
-    make().generate(count=2, lengths=[5, 3], watch=moments.append)
+    moments: list[StepEvent] = []
+    make().generate(count=2, lengths=[5, 3], on_step=moments.append)
     assert len(moments) == 5
 
 
@@ -196,18 +197,18 @@ def test_lengths_must_fit_tokens_and_parts() -> None:
     with pytest.raises(ValueError, match="cannot keep what stands behind"):
         make().generate(count=1, lengths=[3], start=tokens(CODES, None, batch=1), known=torch.arange(N) < 4)
     with pytest.raises(ValueError, match="raster or levels"):
-        make("masked", ending=Ending())
+        make("masked", ending=StopHeadSettings())
     pictures = Layout((3, 3), 1, V)
     rnn = PixelRNN(kind="row", layers=1, hidden=4, width=16, kernel=3).build(pictures, None)
     with pytest.raises(ValueError, match="lengths are for tokens in one line"):
-        Generator(pictures, Raster().build(), rnn, Softmax().build(16, pictures), ending=Ending())
+        Generator(pictures, Raster().build(), rnn, Softmax().build(16, pictures), ending=StopHeadSettings())
 
 
 # --- the stop head --------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_stop_loss_is_the_weighted_cross_entropy_written_out() -> None:
-    head = StopHead(4, Ending(positive_weight=5.0))
+    head = StopHead(4, StopHeadSettings(positive_weight=5.0))
     nn.init.normal_(head.logit.weight)
     hidden = torch.randn(3, N, 4)
     lengths = [4, 9, 1]
@@ -223,14 +224,14 @@ def test_the_stop_loss_is_the_weighted_cross_entropy_written_out() -> None:
 def test_items_learn_to_end_by_themselves(order: str, layout: Layout) -> None:
     """An item's length is its class: after a little training each ends where its class says, whatever the batch."""
     ends = {0: 3, 1: 7}
-    model = make(order, layout, "prefix", ending=Ending(positive_weight=2))
+    model = make(order, layout, "prefix", ending=StopHeadSettings(positive_weight=2))
     assert model.condition is not None
     optimizer = torch.optim.AdamW([*model.backbone.parameters(), *model.stop.parameters(), *model.places.parameters()], lr=5e-3)  # type: ignore[union-attr]
     labels = [0, 1] * 4
     for step in range(200):
         given = tokens(layout, [ends[label] for label in labels], step, 8)
         optimizer.zero_grad()
-        model.loss(given, model.condition.prepare(labels), Noise(step, range(8))).backward()
+        model.loss(given, model.condition.prepare(labels), PerSampleRNG(step, range(8))).backward()
         optimizer.step()
     made = model.generate([0, 1, 1, 0], seed=2)
     assert made.lengths is not None
@@ -247,7 +248,7 @@ def test_items_learn_to_end_by_themselves(order: str, layout: Layout) -> None:
 
 
 def test_what_is_given_is_never_ended() -> None:
-    model = make(ending=Ending(threshold=1e-6))
+    model = make(ending=StopHeadSettings(threshold=1e-6))
     assert model.generate(count=1).lengths.tolist() == [1]  # type: ignore[union-attr]
     start = tokens(CODES, None, batch=1)
     made = model.generate(count=1, start=start, known=torch.arange(N) < 4)

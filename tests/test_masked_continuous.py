@@ -17,10 +17,11 @@ from jielong.backbones.transformer import Transformer
 from jielong.conditions.classes import Class
 from jielong.config.guidance import Guidance
 from jielong.config.speed import Lazy, TwoStage
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
-from jielong.generation.generator import Generator, Moment
-from jielong.heads.base import Draw, Head, Sharpness
+from jielong.generation.callbacks import StepEvent
+from jielong.generation.generator import Generator
+from jielong.heads.base import Head, SampleOutput, SamplingConfig
 from jielong.orders.masked import Masked
 from jielong.orders.raster import Raster
 from jielong.orders.ratio import Ratio
@@ -48,15 +49,21 @@ class Gaussian(Head):
         return (self.mean(hidden) - targets).square().sum(-1) / 2
 
     def sample(
-        self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0, progress: float = 0.0
-    ) -> Draw:
+        self,
+        hidden: Tensor,
+        rng: PerSampleRNG,
+        sampling: SamplingConfig,
+        null: Tensor | None = None,
+        guidance: float = 1.0,
+        progress: float = 0.0,
+    ) -> SampleOutput:
         self.rows += hidden.shape[1]
         self.shares.append(progress)
         mean = self.mean(hidden)
         if null is not None:
             without = self.mean(null)
             mean = without + guidance * (mean - without)
-        return Draw(mean + sharpness.temperature * noise.normal(hidden.shape[1], mean.shape[-1]))
+        return SampleOutput(mean + sampling.temperature * rng.normal(hidden.shape[1], mean.shape[-1]))
 
 
 def make(
@@ -96,12 +103,12 @@ def test_what_is_masked_changes_nothing_and_what_is_visible_changes_everything(b
     taken: list[Tensor] = []
     model.backbone.register_forward_hook(lambda module, arguments, result: taken.append(result))
 
-    seed = next(seed for seed in range(100) if int(model.order.view(LAYOUT, Noise(seed, [0])).known.sum()) > 2)
-    asked = model.order.view(LAYOUT, Noise(seed, [0])).asked
+    seed = next(seed for seed in range(100) if int(model.order.view(LAYOUT, PerSampleRNG(seed, [0])).known.sum()) > 2)
+    asked = model.order.view(LAYOUT, PerSampleRNG(seed, [0])).asked
 
     def hidden(shown: Tensor) -> Tensor:
         with torch.no_grad():
-            model.loss(Tokens(shown, LAYOUT), noise=Noise(seed, [0]))
+            model.loss(Tokens(shown, LAYOUT), rng=PerSampleRNG(seed, [0]))
         return taken[-1]
 
     before = hidden(values)
@@ -123,8 +130,8 @@ def test_predictions_do_not_depend_on_the_order_in_which_the_visible_ones_came(b
     covered = Tokens(torch.where(known[:, None], tokens().values, 100.0), LAYOUT)
     assert torch.equal(model.generate(given(model), seed=2, start=covered, known=known, steps=3).values, first.values)
     # Tokens drawn one after the other, against the same tokens given at once: the hidden vectors are the same.
-    moments: list[Moment] = []
-    model.generate(given(model), seed=1, steps=N, watch=moments.append)
+    moments: list[StepEvent] = []
+    model.generate(given(model), seed=1, steps=N, on_step=moments.append)
     taken: list[Tensor] = []
     model.backbone.register_forward_hook(lambda module, arguments, result: taken.append(result))
     state = moments[5]
@@ -173,14 +180,14 @@ def test_the_head_draws_every_token_once(steps: int) -> None:
 
 
 def test_chosen_positions_take_the_numbers_they_take_alone() -> None:
-    noise, places = Noise(5, range(3)), torch.tensor([[4, 1], [0, 2], [3, 4]])
-    few = Noise(5, range(3)).normal(2, 3)
-    laid = noise.laid_out(places, 6).normal(6, 3)
+    rng, places = PerSampleRNG(5, range(3)), torch.tensor([[4, 1], [0, 2], [3, 4]])
+    few = PerSampleRNG(5, range(3)).normal(2, 3)
+    laid = rng.laid_out(places, 6).normal(6, 3)
     assert torch.equal(laid.gather(1, places[..., None].expand(-1, -1, 3)), few)
     assert int((laid != 0).sum()) == few.numel()
-    assert Noise(5, range(3)).laid_out(places, 6).uniform(6).shape == (3, 6)
+    assert PerSampleRNG(5, range(3)).laid_out(places, 6).uniform(6).shape == (3, 6)
     with pytest.raises(ValueError, match=r"ask for \(6, \.\.\.\)"):
-        noise.laid_out(places, 6).normal(2, 3)
+        rng.laid_out(places, 6).normal(2, 3)
 
 
 # --- completion --------------------------------------------------------------------------------------------------------------------------
@@ -192,8 +199,8 @@ def test_chosen_positions_take_the_numbers_they_take_alone() -> None:
 def test_completion_keeps_what_is_given_and_reads_it(backbone: str, kept: list[int], options: dict[str, Any]) -> None:
     model, start, known = make(backbone), tokens(), torch.zeros(N, dtype=torch.bool)
     known[kept] = True
-    moments: list[Moment] = []
-    drawn = model.generate(given(model), seed=5, guidance=2.0, start=start, known=known, watch=moments.append, **options)
+    moments: list[StepEvent] = []
+    drawn = model.generate(given(model), seed=5, guidance=2.0, start=start, known=known, on_step=moments.append, **options)
     assert torch.equal(drawn.values[:, known], start.values[:, known])
     new = sum((moment.new.int() for moment in moments), torch.zeros(4, N, dtype=torch.int))
     assert torch.equal(new, (~known).int().expand(4, -1)), "each of the others once"
@@ -268,7 +275,7 @@ def test_an_interval_of_guidance_drops_the_null_half(backbone: str) -> None:
         scales: list[float] = []
         guidance = Guidance(scale=3.0, kind="interval", start=0.0, stop=0.3)
         drawn = model.generate(
-            given(model), guidance=guidance, watch=lambda moment, scales=scales: scales.append(moment.guidance), **options
+            given(model), guidance=guidance, on_step=lambda moment, scales=scales: scales.append(moment.guidance), **options
         )
         assert heights[0] == 8
         assert heights[-1] == 4
@@ -282,8 +289,8 @@ def test_an_interval_of_guidance_drops_the_null_half(backbone: str) -> None:
 
 def test_two_stages_change_which_come_when_and_nothing_else() -> None:
     model = make(steps=8)
-    moments: list[Moment] = []
-    model.generate(given(model), two_stage=TwoStage(detail_steps=2), watch=moments.append)
+    moments: list[StepEvent] = []
+    model.generate(given(model), two_stage=TwoStage(detail_steps=2), on_step=moments.append)
     even = LAYOUT.coordinates().sum(1) % 2 == 0
     assert len(moments) == 8
     assert all(not (moment.new & ~even).any() for moment in moments[:6])
@@ -298,8 +305,8 @@ def test_the_head_is_told_how_much_is_known() -> None:
     assert model.head.shares[0] == 0.0
     assert model.head.shares == sorted(model.head.shares)
     assert model.head.shares[-1] < 1.0
-    sharpness = Sharpness(head_steps=50, late_head_steps=5)
-    assert [sharpness.head_steps_at(share, 10) for share in (0.0, 0.5, 1.0)] == [50, 28, 5]
+    sampling = SamplingConfig(num_inference_steps=50, final_inference_steps=5)
+    assert [sampling.num_inference_steps_at(share, 10) for share in (0.0, 0.5, 1.0)] == [50, 28, 5]
 
 
 def test_raster_goes_with_any_head_and_random_one_by_one_is_masked_in_as_many_steps() -> None:
@@ -307,7 +314,7 @@ def test_raster_goes_with_any_head_and_random_one_by_one_is_masked_in_as_many_st
     drawn = raster.generate(given(raster), seed=2, guidance=2.0)
     torch.testing.assert_close(raster.generate(given(raster), seed=2, guidance=2.0, cache=False).values, drawn.values, **CLOSE)
     model, moments = make(), []
-    model.generate(given(model), steps=N, watch=moments.append)
+    model.generate(given(model), steps=N, on_step=moments.append)
     assert all(int(moment.new.sum()) == 4 for moment in moments)
 
 

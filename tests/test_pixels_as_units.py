@@ -13,7 +13,7 @@ from jielong.conditions.classes import Class
 from jielong.config.registry import Part
 from jielong.core.tokens import Tokens
 from jielong.generation.generator import Generator
-from jielong.heads.base import Sharpness
+from jielong.heads.base import SamplingConfig
 from jielong.heads.logistic_mixture import LogisticMixture
 from jielong.heads.softmax import Softmax
 from jielong.orders.masked import Masked
@@ -93,9 +93,9 @@ def test_what_is_known_is_kept_and_seen_with_and_without_the_cache() -> None:
 @torch.no_grad()
 def test_greedy_draws_are_the_likeliest_of_the_naive_reference() -> None:
     _, model = make((3, 3), 1, False, "softmax", levels=5)
-    drawn = model.generate(count=1, sharpness=Sharpness(temperature=0.0))
+    drawn = model.generate(count=1, sampling=SamplingConfig(temperature=0.0))
     known = torch.ones(1, 9, dtype=torch.bool)
-    inputs = model.inputs(drawn.values, known, 0, 9, model.places_at(model.course))
+    inputs = model.inputs(drawn.values, known, 0, 9, model.places_at(model.plan))
     scores = model.head.scores(model.backbone(inputs, model.where, model.blocks))  # type: ignore[operator]
     assert torch.equal(scores[0, :, 0].argmax(-1), drawn.values[0, :, 0])
 

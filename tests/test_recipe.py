@@ -23,7 +23,7 @@ VECTOR = TOKENIZER.replace(
     "{vq: {dim: 8}}",
     """
   vq:
-    body: {convolutional: {patch: 2}}
+    autoencoder: {convolutional: {patch: 2}}
     quantizer: {vector: {codes: 9}}""",
 )
 GENERATOR = """\
@@ -94,8 +94,11 @@ def test_a_recipe_holds_what_was_written_and_every_default() -> None:
         (VECTOR.replace("codes: 9", "codes: 1"), "line 4: tokenizer.vq.quantizer.vector.codes: Input should be greater than or equal to 2"),
         (VECTOR.replace("{vector: {codes: 9}}", "{codes: 9, decay: 0.9}"), "line 4: tokenizer.vq.quantizer: quantizer must be one name"),
         (VECTOR.replace("quantizer:", "quantiser:"), "line 4: unknown key 'tokenizer.vq.quantiser'; did you mean 'quantizer'?"),
-        (VECTOR.replace("patch: 2", "pach: 2"), "line 3: unknown key 'tokenizer.vq.body.convolutional.pach'; did you mean 'patch'?"),
-        (VECTOR.replace("body: {convolutional: {patch: 2}}", "patch: 2"), "line 3: unknown key 'tokenizer.vq.patch'; choose one of body, "),
+        (VECTOR.replace("patch: 2", "pach: 2"), "line 3: unknown key 'tokenizer.vq.autoencoder.convolutional.pach'; did you mean 'patch'?"),
+        (
+            VECTOR.replace("autoencoder: {convolutional: {patch: 2}}", "patch: 2"),
+            "line 3: unknown key 'tokenizer.vq.patch'; choose one of autoencoder, ",
+        ),
         (TOKENIZER.replace("\n  regression: {kind: l2}", " 3"), "line 2: losses: parts of the family loss are written as {name:"),
         (GENERATOR.replace("masked:", "maskd:"), "mine.yaml, line 4: order: there is no order called 'maskd'; did you mean 'masked'?"),
         (GENERATOR.replace("softmax", "soft"), "mine.yaml, line 9: head: there is no head called 'soft'; did you mean 'softmax'?"),
@@ -143,11 +146,11 @@ def test_all_faults_are_told_at_once() -> None:
         (TOKENIZER.replace("losses:\n  regression: {kind: l2}\n", "losses:\n"), "a tokenizer needs at least a regression loss"),
         (TOKENIZER.replace("samples: 1000", "samples: 10, warmup: 10"), "warmup (10) must be shorter than the budget of 10 samples"),
         (
-            TOKENIZER.replace("dim: 8", "body: dac"),
+            TOKENIZER.replace("dim: 8", "autoencoder: dac"),
             "the body dac reads sound, and the data are pictures: choose one of convolutional, resnet, vit",
         ),
         (
-            TOKENIZER.replace("dim: 8", "body: vit") + "data: {rate: 16000}\n",
+            TOKENIZER.replace("dim: 8", "autoencoder: vit") + "data: {rate: 16000}\n",
             "the body vit reads pictures, and the data are sound: choose one of dac, seanet, vocos",
         ),
         (GENERATOR.replace("heads: 2", "heads: 3"), "must be an even multiple of heads 3"),
@@ -180,7 +183,7 @@ def test_extending_changes_keys_and_naming_another_part_replaces_it(tmp_path: Pa
     assert recipe.order is not None
     assert recipe.order.name == "raster"
     assert recipe.condition is not None
-    assert recipe.condition.model_dump() == {"class": {"width": 8, "drop": 0.1}}, "nothing of the text condition is left"
+    assert recipe.condition.model_dump() == {"class": {"width": 8, "cfg_dropout": 0.1}}, "nothing of the text condition is left"
     recipe = parse("extends: base.yaml\ncondition: null\n", str(tmp_path / "other.yaml"))
     assert recipe.condition is None
     recipe = parse("extends: base.yaml\ntokenizer: pixels\n", str(tmp_path / "other.yaml"))
@@ -190,14 +193,16 @@ def test_extending_changes_keys_and_naming_another_part_replaces_it(tmp_path: Pa
 def test_a_part_inside_a_part_is_extended_and_replaced_like_any_other(tmp_path: Path) -> None:
     write(tmp_path, base=VECTOR.replace("codes: 9", "codes: 9, decay: 0.5"))
     kept = parse("extends: base.yaml\ntokenizer: {vq: {quantizer: {vector: {codes: 7}}}}\n", str(tmp_path / "x.yaml")).tokenizer
-    assert kept == VQ(body=Convolutional(patch=2), quantizer=Vector(codes=7, decay=0.5))
+    assert kept == VQ(autoencoder=Convolutional(patch=2), quantizer=Vector(codes=7, decay=0.5))
     same = parse("extends: base.yaml\n", str(tmp_path / "x.yaml"), ["tokenizer.vq.quantizer.vector.codes=7"]).tokenizer
     assert same == kept
     for other in ("tokenizer.vq.quantizer.finite_scalar.levels=[3, 3]", "tokenizer.vq.quantizer={finite_scalar: {levels: [3, 3]}}"):
         replaced = parse("extends: base.yaml\n", str(tmp_path / "x.yaml"), [other]).tokenizer
-        assert replaced == VQ(body=Convolutional(patch=2), quantizer=FiniteScalar(levels=(3, 3))), "nothing of the vector quantizer is left"
-    message = refused("extends: base.yaml\n", "tokenizer.vq.body.convolutional.patchh=1", origin=str(tmp_path / "x.yaml"))
-    assert "--set tokenizer.vq.body.convolutional.patchh=1: unknown key" in message
+        assert replaced == VQ(autoencoder=Convolutional(patch=2), quantizer=FiniteScalar(levels=(3, 3))), (
+            "nothing of the vector quantizer is left"
+        )
+    message = refused("extends: base.yaml\n", "tokenizer.vq.autoencoder.convolutional.patchh=1", origin=str(tmp_path / "x.yaml"))
+    assert "--set tokenizer.vq.autoencoder.convolutional.patchh=1: unknown key" in message
 
 
 def test_losses_of_a_base_can_be_added_to_and_left_out(tmp_path: Path) -> None:

@@ -9,16 +9,17 @@ import pytest
 import torch
 
 from jielong.conditions.classes import Class
-from jielong.config.ending import Ending
+from jielong.config.ending import StopHeadSettings
 from jielong.core.tokens import Layout, Tokens
-from jielong.generation.generator import Generator, Piece
-from jielong.generation.plan import Course
+from jielong.generation.callbacks import TokenChunk
+from jielong.generation.generator import Generator
+from jielong.generation.plan import SequencePlan
 from jielong.heads.depth import Depth
 from jielong.heads.gaussian_mixture import GaussianMixture
 from jielong.heads.softmax import Softmax
 from jielong.networks.transformer import Transformer
 from jielong.orders.base import Order
-from jielong.orders.levels import LevelsOrder
+from jielong.orders.coarse_to_fine import CoarseToFineOrder
 from jielong.orders.masked import Masked
 from jielong.orders.raster import RasterOrder
 
@@ -28,15 +29,15 @@ ORDERS: dict[str, Callable[[], Order]] = {
     "parallel": RasterOrder,
     "delay": lambda: RasterOrder("delay"),
     "flatten": lambda: RasterOrder("flatten"),
-    "levels": LevelsOrder,
+    "levels": CoarseToFineOrder,
     "masked": Masked(steps=3).build,
 }
 
 
-def make(order: str = "parallel", layout: Layout = CODES, ending: Ending | None = None, depth: bool = False) -> Generator:
+def make(order: str = "parallel", layout: Layout = CODES, ending: StopHeadSettings | None = None, depth: bool = False) -> Generator:
     torch.manual_seed(0)
     built = ORDERS[order]()
-    axes = len(Course.of(built, layout).layout.grid)
+    axes = len(SequencePlan.of(built, layout).layout.grid)
     backbone = Transformer(layers=1, width=16, heads=2, axes=axes, condition="prefix", condition_width=8)
     settings = Depth(layers=1, width=8, heads=1) if depth else Softmax() if layout.discrete else GaussianMixture(components=2)
     model = Generator(layout, built, backbone, settings.build(16, layout), Class(width=8).build(["a", "b"]), ending=ending)  # type: ignore[attr-defined]
@@ -45,7 +46,7 @@ def make(order: str = "parallel", layout: Layout = CODES, ending: Ending | None 
     return model.eval()
 
 
-def joined(pieces: list[Piece], model: Generator) -> torch.Tensor:
+def joined(pieces: list[TokenChunk], model: Generator) -> torch.Tensor:
     assert [piece.start for piece in pieces] == [sum(s.values.shape[1] for s in pieces[:i]) for i in range(len(pieces))]
     return torch.cat([piece.values for piece in pieces], dim=1)
 
@@ -69,7 +70,7 @@ def test_all_pieces_together_are_what_generate_gives(order: str, layout: Layout,
 
 
 def test_items_that_end_by_themselves_end_the_stream() -> None:
-    model = make("delay", ending=Ending(threshold=0.6))
+    model = make("delay", ending=StopHeadSettings(threshold=0.6))
     for seed in range(4):
         whole = model.generate([0, 1], seed=seed)
         assert whole.lengths is not None

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jielong.autoencoders.base import Body, BodySettings
+from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
 from jielong.autoencoders.seanet import SEANet
 from jielong.autoencoders.vocos import Vocos
 from jielong.core.tokens import Layout, Tokens
-from jielong.generation.callbacks import Piece
+from jielong.generation.callbacks import TokenChunk
 from jielong.generation.streaming import stream_sound
 from jielong.networks.decoder import Decoder
 from jielong.quantizers.residual import Residual
@@ -40,15 +40,15 @@ class Blurred(Decoder):
 
 def make(reach: int = 0, everything: bool = False) -> VQTokenizer:
     torch.manual_seed(0)
-    body = Body(nn.Conv1d(1, 8, HOP, HOP), Blurred(reach, everything), HOP)
+    autoencoder = Autoencoder(nn.Conv1d(1, 8, HOP, HOP), Blurred(reach, everything), HOP)
     media = MediaFormat(1, (HOP * N,), 400)
-    return VQTokenizer(media, body, Vector.model_validate({"codes": 9}).build(8)).eval()
+    return VQTokenizer(media, autoencoder, Vector.model_validate({"codes": 9}).build(8)).eval()
 
 
-def pieces_of(values: Tensor, lengths: list[int], sizes: list[int]) -> list[Piece]:
+def pieces_of(values: Tensor, lengths: list[int], sizes: list[int]) -> list[TokenChunk]:
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     ends = torch.tensor(lengths)
-    return [Piece(start, values[:, start : start + size], ends) for start, size in zip(starts, sizes, strict=True)]
+    return [TokenChunk(start, values[:, start : start + size], ends) for start, size in zip(starts, sizes, strict=True)]
 
 
 @pytest.mark.parametrize(("reach", "everything", "ahead"), [(0, False, 0), (1, False, 1), (3, False, 3), (1, True, N)])
@@ -62,7 +62,7 @@ def test_what_a_decoder_looks_ahead_is_measured(reach: int, everything: bool, ah
 def test_pieces_together_are_the_whole(reach: int, everything: bool, lengths: list[int], sizes: list[int]) -> None:
     tokenizer = make(reach, everything)
     values = torch.randint(0, 9, (2, N, 1), generator=torch.Generator().manual_seed(1))
-    whole = tokenizer.decode_ended(Tokens(values, tokenizer.layout, torch.tensor(lengths)))
+    whole = tokenizer.decode_padded(Tokens(values, tokenizer.layout, torch.tensor(lengths)))
     sound = list(stream_sound(tokenizer, pieces_of(values, lengths, sizes)))
     torch.testing.assert_close(torch.cat(sound, dim=2), whole[..., : 9 * HOP])
     assert (len(sound) == 1) == (everything or len(sizes) == 1)
@@ -92,9 +92,11 @@ def test_sound_comes_as_soon_as_it_is_settled() -> None:
 def test_a_causal_codec_decodes_each_token_once(lengths: list[int]) -> None:
     torch.manual_seed(0)
     codes = Residual.model_validate({"levels": 2, "quantizer": Vector.model_validate({"codes": 9})})
-    codec = VQ(body=SEANet(channels=4, ratios=(2, 2), causal=True), dim=8, quantizer=codes).build(MediaFormat(1, (HOP * N,), 400)).eval()
+    codec = (
+        VQ(autoencoder=SEANet(channels=4, ratios=(2, 2), causal=True), dim=8, quantizer=codes).build(MediaFormat(1, (HOP * N,), 400)).eval()
+    )
     values = torch.randint(0, 9, (2, N, 2), generator=torch.Generator().manual_seed(1))
-    whole = codec.decode_ended(Tokens(values, codec.layout, torch.tensor(lengths)))
+    whole = codec.decode_padded(Tokens(values, codec.layout, torch.tensor(lengths)))
     decoded: list[int] = []
     codec.decoder.register_forward_hook(lambda module, given, result: decoded.append(given[0].shape[-1]))
     sound = list(stream_sound(codec, pieces_of(values, lengths, [2, 1, 5, 1])))
@@ -107,8 +109,8 @@ def test_a_causal_codec_decodes_each_token_once(lengths: list[int]) -> None:
 def test_a_codec_whose_beginning_is_reflected_gives_it_late(count: int) -> None:
     torch.manual_seed(0)
     codes = Vector.model_validate({"codes": 9})
-    body = SEANet(channels=4, ratios=(2, 2), padding="reflect")
-    codec = VQ(body=body, dim=8, quantizer=codes).build(MediaFormat(1, (HOP * N,), 400)).eval()
+    autoencoder = SEANet(channels=4, ratios=(2, 2), padding="reflect")
+    codec = VQ(autoencoder=autoencoder, dim=8, quantizer=codes).build(MediaFormat(1, (HOP * N,), 400)).eval()
     values = torch.randint(0, 9, (2, count, 1), generator=torch.Generator().manual_seed(1))
     whole = codec.decode(Tokens(values, Layout((count,), 1, 9)))
     sound = list(stream_sound(codec, pieces_of(values, [count, count], [1] * count)))
@@ -119,11 +121,13 @@ def test_a_codec_whose_beginning_is_reflected_gives_it_late(count: int) -> None:
 LOOKING_AHEAD = [SEANet(channels=4, ratios=(2, 2), causal=False, lstm=0), Vocos(window=8, stride=2, width=8, layers=2, kernel=3)]
 
 
-@pytest.mark.parametrize("body", LOOKING_AHEAD, ids=lambda body: body.name)
-def test_a_part_of_the_sound_is_decoded_from_the_tokens_around_it(body: BodySettings) -> None:
+@pytest.mark.parametrize("autoencoder", LOOKING_AHEAD, ids=lambda autoencoder: autoencoder.name)
+def test_a_part_of_the_sound_is_decoded_from_the_tokens_around_it(autoencoder: AutoencoderSettings) -> None:
     torch.manual_seed(0)
     count = 64
-    codec = VQ(body=body, dim=8, quantizer=Vector.model_validate({"codes": 9})).build(MediaFormat(1, (HOP * count,), 400)).eval()
+    codec = (
+        VQ(autoencoder=autoencoder, dim=8, quantizer=Vector.model_validate({"codes": 9})).build(MediaFormat(1, (HOP * count,), 400)).eval()
+    )
     values = torch.randint(0, 9, (2, count, 1), generator=torch.Generator().manual_seed(1))
     whole = codec.decode(Tokens(values, codec.layout))
     decoded: list[int] = []
@@ -134,7 +138,7 @@ def test_a_part_of_the_sound_is_decoded_from_the_tokens_around_it(body: BodySett
         torch.testing.assert_close(codec.decode_between(values, start, stop), whole[..., start * HOP : stop * HOP], atol=1e-5, rtol=1e-4)
     assert decoded[1] == codec.reach.before + 4 + codec.reach.behind
     assert decoded[3] == count
-    ended = codec.decode_ended(Tokens(values, codec.layout, torch.tensor([5, 3])))
+    ended = codec.decode_padded(Tokens(values, codec.layout, torch.tensor([5, 3])))
     assert ended.shape == whole.shape
     assert decoded[-1] == 5 + codec.reach.behind
 
@@ -143,9 +147,9 @@ def test_of_many_tokens_at_once_the_first_are_heard_before_the_rest_is_decoded()
     torch.manual_seed(0)
     count = 64
     codes = Vector.model_validate({"codes": 9})
-    codec = VQ(body=LOOKING_AHEAD[1], dim=8, quantizer=codes).build(MediaFormat(1, (HOP * count,), 400)).eval()
+    codec = VQ(autoencoder=LOOKING_AHEAD[1], dim=8, quantizer=codes).build(MediaFormat(1, (HOP * count,), 400)).eval()
     values = torch.randint(0, 9, (1, count, 1), generator=torch.Generator().manual_seed(1))
-    whole = codec.decode_ended(Tokens(values, codec.layout, torch.tensor([60])))
+    whole = codec.decode_padded(Tokens(values, codec.layout, torch.tensor([60])))
     assert codec.reach.behind > 0
     decoded: list[int] = []
     codec.decoder.register_forward_hook(lambda module, given, result: decoded.append(given[0].shape[-1]))

@@ -9,7 +9,7 @@ import torch
 
 from jielong.config.recipe import Recipe, parse
 from jielong.config.registry import RecipeError
-from jielong.heads.base import Sharpness
+from jielong.heads.base import SamplingConfig
 from jielong.system import System, build_generator, build_tokenizer, checkpoint, describe, load
 from jielong.tokenizers.base import MediaFormat
 from jielong.training.checkpoint import CheckpointError, save_checkpoint
@@ -19,7 +19,7 @@ CLASSES = ["cat", "dog", "bird"]
 VQ = """\
 data: {size: 8}
 tokenizer:
-  vq: {body: {convolutional: {patch: 4, channels: [8], blocks: [1]}}, dim: 4, quantizer: {vector: {codes: 16, kmeans_iterations: 0}}}
+  vq: {autoencoder: {convolutional: {patch: 4, channels: [8], blocks: [1]}}, dim: 4, quantizer: {vector: {codes: 16, kmeans_iterations: 0}}}
 losses: regression
 train: {samples: 8}
 """
@@ -109,10 +109,10 @@ def test_sampling_settings_are_the_recipes_unless_told_otherwise(made: System) -
     made.generator.generate = spy  # type: ignore[method-assign, assignment]
     made.generate(text="a cat")
     assert seen[-1]["guidance"] == made.recipe.sampling.guidance
-    assert seen[-1]["sharpness"] == Sharpness(top_k=9)
+    assert seen[-1]["sampling"] == SamplingConfig(top_k=9)
     made.generate(text="a cat", guidance=3.0, temperature=0.5, top_k=0, top_p=0.9)
     assert seen[-1]["guidance"] == 3.0
-    assert seen[-1]["sharpness"] == Sharpness(0.5, 0, 0.9)
+    assert seen[-1]["sampling"] == SamplingConfig(0.5, 0, 0.9)
     made.generate(count=2)  # no condition: nothing to be guided by
     assert seen[-1]["guidance"] == 1.0
 

@@ -25,7 +25,7 @@ KINDS = ("row", "diagonal")
 
 def generator(kind: str, layout: Layout, classes: bool = False, random_head: bool = True) -> Generator:
     torch.manual_seed(3)
-    condition = Class(width=5, drop=0.1).build(["cat", "dog"]) if classes else None
+    condition = Class(width=5, cfg_dropout=0.1).build(["cat", "dog"]) if classes else None
     backbone = PixelRNN(kind=kind, layers=2, hidden=6, width=8, kernel=3).build(layout, 5 if classes else None)
     head = Softmax().build(8, layout)
     if random_head:

@@ -19,7 +19,10 @@ pytest.importorskip("soxr")
 CODEC = """
 data: {set: sounds, rate: 8000, seconds: 0.16}
 tokenizer:
-  vq: {body: {seanet: {channels: 4, ratios: [5, 4, 4]}}, dim: 8, quantizer: {residual: {levels: 4, quantizer: {vector: {codes: 16}}}}}
+  vq:
+    autoencoder: {seanet: {channels: 4, ratios: [5, 4, 4]}}
+    dim: 8
+    quantizer: {residual: {levels: 4, quantizer: {vector: {codes: 16}}}}
 losses: {regression: {kind: l1}}
 train: {samples: 64, batch: 16, precision: fp32}
 """

@@ -54,7 +54,7 @@ def test_a_masked_generator_keeps_any_half_and_a_learned_tokenizer_its_codes(pic
     (real,) = open_set(pictures, size=16, split="train").images([9]).unbind(0)
     tokens = system.encode(real[None]).values
     seen: list[torch.Tensor] = []
-    system.complete(real, classes="red", watch=lambda moment: seen.append(moment.values))
+    system.complete(real, classes="red", on_step=lambda moment: seen.append(moment.values))
     assert len(seen) == 8  # of 16 codes, the lower half
     assert torch.equal(seen[-1][:, :8], tokens[:, :8])
 
@@ -84,7 +84,7 @@ def test_bits_per_dimension_are_those_of_every_colour_by_itself(pictures: Path, 
     for index in range(6):
         values = system.encode(images.images([index])).values
         conditioning = model.condition(model.condition.prepare([images.captions[index]]))
-        inputs = model.inputs(values, torch.ones(1, 192, dtype=torch.bool), 0, 192, model.places_at(model.course))
+        inputs = model.inputs(values, torch.ones(1, 192, dtype=torch.bool), 0, 192, model.places_at(model.plan))
         scores = model.head.scores(model.backbone(inputs, model.where, model.blocks, conditioning))  # type: ignore[operator]
         total -= float(scores[0, :, 0].double().log_softmax(-1).gather(1, values[0]).sum())
     assert told["bits_per_dimension"] == pytest.approx(total / (6 * 192 * math.log(2)), rel=1e-5)

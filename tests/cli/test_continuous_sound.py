@@ -23,7 +23,7 @@ pytest.importorskip("soxr")
 RATE, HOP = 4_000, 200
 TOKENIZER = """
 data: {{set: {set}, rate: 4000, seconds: 1}}
-tokenizer: {{kl: {{dim: 4, weight: 1.0e-6, body: {{seanet: {{channels: 4, ratios: [8, 5, 5], lstm: 0, norm: none}}}}}}}}
+tokenizer: {{kl: {{dim: 4, weight: 1.0e-6, autoencoder: {{seanet: {{channels: 4, ratios: [8, 5, 5], lstm: 0, norm: none}}}}}}}}
 losses: {{regression: {{kind: l1}}}}
 train: {{samples: 128, batch: 16, lr: 5.0e-3, precision: fp32}}
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.data.opening import open_set
 from jielong.evaluation.likelihood import bits_per_dimension, nats_per_token
 from jielong.system import System, load
@@ -48,14 +48,14 @@ def test_nats_per_token_are_the_chain_rule_written_out(systems: dict[str, System
     total, count = 0.0, model.layout.positions
     for index in range(6):
         kept = system.tokenizer.keep(images.images([index]))
-        values = system.tokenizer.redraw(kept, Noise(1, [index])).values
+        values = system.tokenizer.sample_cached(kept, PerSampleRNG(1, [index])).values
         conditioning = model.condition(model.condition.prepare([images.captions[index]]))
         for place in (0, 1, count - 1):  # what comes later cannot change what is said of a place
             shown = values.clone()
             shown[:, place:] = 7.0
-            inputs = model.inputs(shown, torch.ones(1, count, dtype=torch.bool), 0, count, model.places_at(model.course))
+            inputs = model.inputs(shown, torch.ones(1, count, dtype=torch.bool), 0, count, model.places_at(model.plan))
             early = model.backbone(inputs, model.where, model.blocks, conditioning)[:, place]
-            inputs = model.inputs(values, torch.ones(1, count, dtype=torch.bool), 0, count, model.places_at(model.course))
+            inputs = model.inputs(values, torch.ones(1, count, dtype=torch.bool), 0, count, model.places_at(model.plan))
             late = model.backbone(inputs, model.where, model.blocks, conditioning)[:, place]
             torch.testing.assert_close(model.head.log_prob(early, values[:, place]), model.head.log_prob(late, values[:, place]))
         total -= float(model.head.log_prob(model.backbone(inputs, model.where, model.blocks, conditioning), values).sum())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jielong.core.tokens import Layout, Tokens
 from jielong.data import open_set
-from jielong.evaluation.context import Draws
+from jielong.evaluation.context import DrawSettings
 from jielong.evaluation.evaluate import evaluate
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.frechet import frechet
@@ -124,4 +124,4 @@ def test_usage_of_codes() -> None:
 
 def test_settings_of_the_draws_are_checked(painter: Path) -> None:
     with pytest.raises(ValueError, match="at least one picture"):
-        evaluate(load(str(painter)), count=0, draws=Draws())
+        evaluate(load(str(painter)), count=0, draws=DrawSettings())

@@ -14,7 +14,7 @@ from jielong.apps.commands.trace import Recorder
 from jielong.apps.demo import markup
 from jielong.apps.demo.trace_view import board, tell
 from jielong.core.tokens import Layout, Tokens
-from jielong.generation.generator import Moment
+from jielong.generation.callbacks import StepEvent
 from jielong.system import load
 from jielong.training.checkpoint import CheckpointError
 
@@ -94,11 +94,11 @@ def test_unknown_tokens_are_those_of_a_grey_picture(writer: Path) -> None:
             parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
     recorder, known = Recorder(system), []
 
-    def watch(moment: Moment) -> None:
+    def on_step(moment: StepEvent) -> None:
         recorder(moment)
         known.append((moment.known, moment.values))
 
-    drawn = system.generate(text=["a red square"] * 8, steps=3, watch=watch)
+    drawn = system.generate(text=["a red square"] * 8, steps=3, on_step=on_step)
     frames = recorder.frames(drawn)
     grey = system.encode(torch.zeros(1, 3, 16, 16)).values
     for frame, (seen, values) in zip(frames, known, strict=True):

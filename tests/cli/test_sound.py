@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from jielong.autoencoders.base import Body, BodySettings
+from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
 from jielong.data.opening import open_sounds
 from jielong.media.audio import encode_audio, read_audio, resample, write_audio
 from jielong.networks.decoder import Decoder
@@ -26,7 +26,7 @@ pytest.importorskip("soxr")
 
 TOKENIZER = """
 data: {{set: {set}, rate: 4000, seconds: 0.5}}
-tokenizer: {{vq: {{body: plain, dim: 8, quantizer: {{vector: {{codes: 16}}}}}}}}
+tokenizer: {{vq: {{autoencoder: plain, dim: 8, quantizer: {{vector: {{codes: 16}}}}}}}}
 losses: {{regression: {{kind: l1}}}}
 train: {{samples: 64, batch: 8, precision: fp32}}
 """
@@ -57,9 +57,11 @@ class Unfold(Decoder):
 def tones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Tones of 0.2 to 0.5 s, and a body declared for them."""
 
-    class Plain(BodySettings, family="body", name="plain"):
-        def build(self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
-            return Body(nn.Conv1d(channels, encoded or dim, 50, 50), Unfold(dim, outputs or channels), 50)
+    class Plain(AutoencoderSettings, family="autoencoder", name="plain"):
+        def build(
+            self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None
+        ) -> Autoencoder:
+            return Autoencoder(nn.Conv1d(channels, encoded or dim, 50, 50), Unfold(dim, outputs or channels), 50)
 
     monkeypatch.setenv("JIELONG_CACHE", str(tmp_path / "cache"))
     for index in range(40):
@@ -72,7 +74,7 @@ CODEC = """
 data: {{set: {set}, rate: 4000, seconds: 0.5}}
 tokenizer:
   vq:
-    body: {{seanet: {{channels: 2, ratios: [5, 4], lstm: 1}}}}
+    autoencoder: {{seanet: {{channels: 2, ratios: [5, 4], lstm: 1}}}}
     dim: 8
     quantizer: {{residual: {{levels: 2, quantizer: {{vector: {{codes: 16}}}}}}}}
 losses: {{regression: {{kind: l1}}}}
@@ -163,7 +165,7 @@ def test_from_files_to_generated_sound(tones: Path, tmp_path: Path) -> None:
 
 CONTINUOUS = """
 data: {{set: {set}, rate: 4000, seconds: 0.5}}
-tokenizer: {{kl: {{body: plain, dim: 4}}}}
+tokenizer: {{kl: {{autoencoder: plain, dim: 4}}}}
 losses: {{regression: {{kind: l1}}}}
 train: {{samples: 32, batch: 8, precision: fp32}}
 """
@@ -204,7 +206,7 @@ def test_a_trace_of_sound_is_a_film_of_its_spectrogram(tones: Path, tmp_path: Pa
 TIMED = """
 extends: {generator}
 condition: {{length: {{width: 8}}}}
-ending: {{threshold: 0.5}}
+stop_head: {{threshold: 0.5}}
 """
 
 

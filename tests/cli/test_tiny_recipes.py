@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from jielong.config.recipe import load
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.training.experiment import Experiment, generator_objective, prepare, tokenizer_objective
-from jielong.training.objective import Draws
+from jielong.training.objective import StepRNG
 
 from .conftest import succeed
 
@@ -56,7 +56,7 @@ def losses_of(experiment: Experiment, items: int, steps: int, lr: float) -> list
     objective.train()
     told = []
     for step in range(steps):
-        draws = Draws(Noise(step, range(items)), torch.Generator().manual_seed(step))
+        draws = StepRNG(PerSampleRNG(step, range(items)), torch.Generator().manual_seed(step))
         total = objective(batch, "model", 0, draws).total
         optimizer.zero_grad()
         total.backward()
@@ -69,13 +69,13 @@ def losses_of(experiment: Experiment, items: int, steps: int, lr: float) -> list
     ("name", "overrides"),
     [
         ("vqgan-tiny", ()),
-        ("llamagen-tiny", ("condition.text.drop=0",)),
-        ("pixelrnn-tiny", ("condition.text.drop=0",)),
-        ("pixelcnn-emoji-tiny", ("condition.text.drop=0",)),
+        ("llamagen-tiny", ("condition.text.cfg_dropout=0",)),
+        ("pixelrnn-tiny", ("condition.text.cfg_dropout=0",)),
+        ("pixelcnn-emoji-tiny", ("condition.text.cfg_dropout=0",)),
         # Adaptive norms tell masked positions at once what a prefix takes a long training to tell.
         (
             "maskgit-tiny",
-            ("condition={class: {width: 32, drop: 0}}", "backbone.transformer.condition=adaln", "head.softmax.label_smoothing=0"),
+            ("condition={class: {width: 32, cfg_dropout: 0}}", "backbone.transformer.condition=adaln", "head.softmax.label_smoothing=0"),
         ),
     ],
 )

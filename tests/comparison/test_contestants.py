@@ -23,7 +23,7 @@ def test_a_budget_of_samples_keeps_the_shape_of_a_schedule() -> None:
     assert half.train.samples == own.train.samples // 2
     assert half.train.warmup == own.train.warmup // 2
     assert half.tokenizer.finetune_at == own.tokenizer.finetune_at // 2
-    starts, owns = ({loss.name: getattr(loss, "starts_at", None) for loss in each.losses} for each in (half, own))
+    starts, owns = ({loss.name: getattr(loss, "start_samples", None) for loss in each.losses} for each in (half, own))
     assert starts["adversarial"] == owns["adversarial"] // 2 > 0
     assert half.train.seed == 7
     assert half.train.lr == own.train.lr
@@ -50,7 +50,7 @@ def test_every_recipe_fits_a_small_budget() -> None:
 
 
 def test_what_a_short_run_never_came_to_is_told() -> None:
-    late = recipe.load("vqgan", [f"losses.{name}.starts_at=72_000" for name in ("perceptual", "adversarial")])
+    late = recipe.load("vqgan", [f"losses.{name}.start_samples=72_000" for name in ("perceptual", "adversarial")])
     told = unreached(late, 5000)
     assert len(told) == 2
     assert all("72,000" in note and "5,000" in note for note in told)

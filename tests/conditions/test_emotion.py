@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from jielong.conditions.characters import Characters
+from jielong.conditions.composite import Composite
 from jielong.conditions.emotion import Emotion, EmotionCondition, blended
-from jielong.conditions.several import Several
 from jielong.conditions.voice import Recording, Voice
 from jielong.config.registry import parse_part
 from jielong.media.audio import write_audio
@@ -52,7 +52,7 @@ def test_emotions_blend() -> None:
 
 
 def test_it_stands_beside_a_voice_and_is_heard_once(tmp_path: Path) -> None:
-    several = Several(of=(Characters(width=8, layers=1, heads=2), Voice(width=8), Emotion(width=8)), width=8).build()
+    several = Composite(parts=(Characters(width=8, layers=1, heads=2), Voice(width=8), Emotion(width=8)), width=8).build()
     part = several.parts["emotion"]
     assert isinstance(part, EmotionCondition)
     remember(part, ["a", "quiet"], "set", lambda index: [recording(), Recording(torch.zeros(1, 9), 16_000)][index], tmp_path)

@@ -15,12 +15,12 @@ from pydantic import ValidationError
 from jielong.conditions.alphabet import CHARACTERS, PHONEMES, Alphabet
 from jielong.conditions.base import Condition
 from jielong.conditions.characters import Characters, SymbolText
+from jielong.conditions.composite import Composite, CompositeCondition
 from jielong.conditions.length import Length, sinusoids
 from jielong.conditions.phonemes import Phonemes, PhonemeText
-from jielong.conditions.several import Several, SeveralConditions
 from jielong.conditions.voice import Recording, Voice
 from jielong.config.registry import Faults, parse_part, read_settings
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.networks.transformer import Transformer
 
 TEXTS = ["hi", "Press one, then the pound key.", "no", "a b"]
@@ -32,19 +32,26 @@ def voices(count: int) -> list[torch.Tensor]:
 
 
 def characters(**settings: Any) -> SymbolText:
-    return Characters(**{"width": WIDTH, "layers": 2, "heads": 2, "drop": 0.5} | settings).build()
+    return Characters(**{"width": WIDTH, "layers": 2, "heads": 2, "cfg_dropout": 0.5} | settings).build()
 
 
-def several(**settings: Any) -> SeveralConditions:
-    of = {"characters": {"width": 12, "layers": 1, "heads": 2}, "voice": {"width": 8, "drop": 0.3}, "length": {"width": 4, "drop": 0}}
-    return read_settings(Several, {"of": of, "width": WIDTH, "drop": 0.5} | settings).build()
+def several(**settings: Any) -> CompositeCondition:
+    of = {
+        "characters": {"width": 12, "layers": 1, "heads": 2},
+        "voice": {"width": 8, "cfg_dropout": 0.3},
+        "length": {"width": 4, "cfg_dropout": 0},
+    }
+    return read_settings(Composite, {"parts": of, "width": WIDTH, "cfg_dropout": 0.5} | settings).build()
 
 
 CASES: dict[str, tuple[Callable[[], Condition], list[Any]]] = {
     "characters": (characters, list(TEXTS)),
     "voice": (lambda: Voice(width=WIDTH).build(), voices(4)),
     "length": (lambda: Length(width=WIDTH).build(), [0.5, 2, 31.5, 2.5]),
-    "several": (several, [{"characters": t, "voice": v, "length": 1.0 + i} for i, (t, v) in enumerate(zip(TEXTS, voices(4), strict=True))]),
+    "composite": (
+        several,
+        [{"characters": t, "voice": v, "length": 1.0 + i} for i, (t, v) in enumerate(zip(TEXTS, voices(4), strict=True))],
+    ),
 }
 
 
@@ -166,12 +173,12 @@ def test_sines_of_a_length() -> None:
 def test_several_drop_each_alone_and_all_together() -> None:
     torch.manual_seed(0)
     condition = several()
-    values = CASES["several"][1]
+    values = CASES["composite"][1]
     prepared = condition.prepare(values)
     given = condition.embed(prepared)
-    noise = [Noise(0, range(4000)), Noise(0, range(4000))]
-    dropped = condition.drops(noise[0])
-    assert torch.equal(dropped, condition.drops(noise[1]))
+    rng = [PerSampleRNG(0, range(4000)), PerSampleRNG(0, range(4000))]
+    dropped = condition.drops(rng[0])
+    assert torch.equal(dropped, condition.drops(rng[1]))
     shares = dropped.double().mean(0).tolist()
     assert shares == pytest.approx([0.5, 0.1, 0.3, 0.0], abs=0.03)
     only_voice = condition(prepared, torch.tensor([[False, False, True, False]] * 4))
@@ -188,7 +195,7 @@ def test_several_drop_each_alone_and_all_together() -> None:
 def test_what_an_item_leaves_out_is_dropped() -> None:
     torch.manual_seed(0)
     condition = several().eval()
-    values = CASES["several"][1]
+    values = CASES["composite"][1]
     without = [dict(value) for value in values]
     del without[1]["voice"]
     left = condition(condition.prepare(without))
@@ -209,7 +216,7 @@ def test_what_an_item_leaves_out_is_dropped() -> None:
 
 
 def test_several_are_written_in_a_recipe_and_read_back() -> None:
-    part = parse_part("condition", {"several": {"of": {"text": {"encoder": "bytes"}, "class": {}, "length": {"drop": 0.2}}}})
+    part = parse_part("condition", {"composite": {"parts": {"text": {"encoder": "bytes"}, "class": {}, "length": {"cfg_dropout": 0.2}}}})
     again = parse_part("condition", part.model_dump(mode="json"))
     assert again == part
     built = again.build(["cat", "dog"])  # type: ignore[attr-defined]
@@ -217,23 +224,23 @@ def test_several_are_written_in_a_recipe_and_read_back() -> None:
     assert built.length == 34
     for wrong, why in (
         ({}, "at least one"),
-        ({"several": {"of": {"length": {}}}}, "itself"),
+        ({"composite": {"parts": {"length": {}}}}, "itself"),
         ({"text": {}, "characters": {}}, "read the same text"),
         ({"voices": {}}, "did you mean 'voice'"),
     ):
         with pytest.raises(Faults, match=why):
-            read_settings(Several, {"of": wrong})
+            read_settings(Composite, {"parts": wrong})
 
 
 def test_raw_values_come_from_a_batch() -> None:
     batch: Any = SimpleNamespace(captions=["a", "b"], keys=["x", "y"], labels=None, lengths=torch.tensor([8000, 4000]))
-    part = read_settings(Several, {"of": {"characters": {}, "voice": {}, "length": {}}})
+    part = read_settings(Composite, {"parts": {"characters": {}, "voice": {}, "length": {}}})
     assert part.raw(batch, 16000) == [
         {"characters": "a", "voice": "x", "length": 0.5},
         {"characters": "b", "voice": "y", "length": 0.25},
     ]
     with pytest.raises(ValueError, match="class has nothing to read"):
-        read_settings(Several, {"of": {"class": {}, "voice": {}}}).raw(batch, 16000)
+        read_settings(Composite, {"parts": {"class": {}, "voice": {}}}).raw(batch, 16000)
 
 
 def test_a_remembered_voice_needs_no_recording() -> None:

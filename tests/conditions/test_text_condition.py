@@ -113,7 +113,7 @@ def test_frozen_weights_stay_out_of_the_checkpoint_and_out_of_training(encoder: 
 @pytest.fixture(params=["frozen", "bytes"])
 def condition(request: pytest.FixtureRequest, encoder: str) -> Condition:
     torch.manual_seed(1)
-    return Text(encoder="bytes" if request.param == "bytes" else encoder, width=16, drop=0.5).build()
+    return Text(encoder="bytes" if request.param == "bytes" else encoder, width=16, cfg_dropout=0.5).build()
 
 
 @pytest.mark.parametrize("path", ["prefix", "cross", "adaln"])
@@ -183,7 +183,7 @@ def test_misuse_is_refused(condition: Condition) -> None:
         condition.prepare("a cat")
     with pytest.raises(ValueError, match="a caption of every picture"):
         condition.prepare(None)
-    for wrong in [{"drop": 1.0}, {"length": 0}, {"width": 0}]:
+    for wrong in [{"cfg_dropout": 1.0}, {"length": 0}, {"width": 0}]:
         with pytest.raises(ValidationError):
             Text(**wrong)
 

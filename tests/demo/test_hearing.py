@@ -19,7 +19,7 @@ from jielong.apps.demo.audio_samples import NAMES, SENTENCES, Film, Hearing, lis
 from jielong.apps.demo.page import Report, render
 from jielong.config import recipe
 from jielong.data.licences import LICENCE, Licence, Terms
-from jielong.generation.generator import Moment
+from jielong.generation.callbacks import StepEvent
 from jielong.media.audio import read_audio, write_audio
 from jielong.media.spectrograms import spectrogram
 from jielong.networks.efficientnet import WeightsError
@@ -32,7 +32,7 @@ pytest.importorskip("soxr")
 GENERATOR = """
 data: {set: given by the test, rate: 2000, seconds: 0.05}
 tokenizer: {samples: {levels: 16}}
-condition: {several: {of: {characters: {length: 16, width: 8}, voice: {drop: 0.2}}, width: 8}}
+condition: {composite: {parts: {characters: {length: 16, width: 8}, voice: {cfg_dropout: 0.2}}, width: 8}}
 order: raster
 backbone: {wavenet: {stacks: 1, layers: 3, width: 8}}
 head: softmax
@@ -40,7 +40,7 @@ train: {samples: 16, batch: 8, warmup: 0}
 """
 TOKENIZER = """
 data: {set: given by the test, rate: 2000, seconds: 0.08}
-tokenizer: {vq: {body: {seanet: {channels: 4, ratios: [4, 5], lstm: 0}}, dim: 4, quantizer: {vector: {codes: 8}}}}
+tokenizer: {vq: {autoencoder: {seanet: {channels: 4, ratios: [4, 5], lstm: 0}}, dim: 4, quantizer: {vector: {codes: 8}}}}
 losses: {regression: {kind: l1, weight: 1.0}}
 train: {samples: 16, batch: 8, warmup: 0}
 """
@@ -48,7 +48,7 @@ train: {samples: 16, batch: 8, warmup: 0}
 
 CONTINUOUS = """
 data: {set: given by the test, rate: 2000, seconds: 0.08}
-tokenizer: {kl: {body: {seanet: {channels: 4, ratios: [4, 5], lstm: 0}}, dim: 4}}
+tokenizer: {kl: {autoencoder: {seanet: {channels: 4, ratios: [4, 5], lstm: 0}}, dim: 4}}
 losses: {regression: {kind: l1, weight: 1.0}}
 train: {samples: 16, batch: 8, warmup: 0}
 """
@@ -98,7 +98,7 @@ def test_a_film_keeps_some_moments_evenly_and_the_last() -> None:
     for steps in (1, 3, 7, 8, 9, 100, 1_001):
         film = Film(most=8)
         for step in range(1, steps + 1):
-            film(Moment(step, torch.zeros(1, 1, 1), *torch.ones(3, 1, 1), guidance=1.0, rows=[0]))
+            film(StepEvent(step, torch.zeros(1, 1, 1), *torch.ones(3, 1, 1), guidance=1.0, rows=[0]))
         kept = [moment.step for moment in film.moments]
         assert kept[-1] == steps
         assert len(kept) <= 9
@@ -199,7 +199,7 @@ def test_without_what_hears_a_voice_there_are_no_others(spoken: Path, tmp_path: 
     def lacking(*_: object) -> list[object]:
         raise WeightsError("a voice is heard by resemblyzer: install it")  # as the speaker encoder does
 
-    monkeypatch.setattr(demo.hearing, "_again", lacking)
+    monkeypatch.setattr(demo.audio_samples, "_again", lacking)
     run, missing = trained(GENERATOR, tmp_path / "run", spoken), dict[str, str]()
     (heard,) = listen(0, missing, [run])
     assert len(heard.made) == 2

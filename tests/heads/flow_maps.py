@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from jielong.core.rng import Noise
-from jielong.heads.base import Sharpness
+from jielong.core.rng import PerSampleRNG
+from jielong.heads.base import SamplingConfig
 from jielong.heads.continuous import IterativeHead
 from jielong.networks.denoiser import Denoiser
 
@@ -48,11 +48,11 @@ class Exact(Denoiser):
         return self.function(x, *times.split(1, dim=-1), prepared)
 
 
-def drawn(head: IterativeHead, steps: int | None = None, items: int = 1000, hidden: Tensor | None = None, **sharpness: float) -> Tensor:
+def drawn(head: IterativeHead, steps: int | None = None, items: int = 1000, hidden: Tensor | None = None, **sampling: float) -> Tensor:
     """Tokens ``(items, C)``, one an item; hidden vectors are 0 if not given."""
     hidden = torch.zeros(items, 1, 4) if hidden is None else hidden.expand(items, 1, -1)
     with torch.no_grad():
-        return head.sample(hidden, Noise(3, range(items)), Sharpness(head_steps=steps, **sharpness)).values[:, 0]
+        return head.sample(hidden, PerSampleRNG(3, range(items)), SamplingConfig(num_inference_steps=steps, **sampling)).values[:, 0]
 
 
 def train_on_two_points(head: IterativeHead, steps: int, batch: int = 128, lr: float = 0.01) -> Sequence[float]:
@@ -63,7 +63,7 @@ def train_on_two_points(head: IterativeHead, steps: int, batch: int = 128, lr: f
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 + math.cos(math.pi * step / steps)) / 2
-        head.follow(step * batch)
+        head.on_train_step(step * batch)
         loss = head.loss(torch.zeros(batch, 4), torch.randint(2, (batch, 1)) * 2.0 - 1).mean()
         optimizer.zero_grad()
         loss.backward()

@@ -14,13 +14,13 @@ from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor, nn
 
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads.consistency import Consistency, ConsistencyHead, Levels
 from jielong.heads.flow_matching import SLOW
 from jielong.networks.denoiser import MLP
 from jielong.training.generator_objective import GeneratorObjective
-from jielong.training.objective import Draws
+from jielong.training.objective import StepRNG
 
 LAYOUT = Layout((2,), 3)
 LOW = Levels().low
@@ -167,8 +167,8 @@ def test_the_exact_answer_draws_the_distribution(steps: int) -> None:
 
 def test_two_steps_are_the_formula() -> None:
     head = ConsistencyHead(exact(0.6), LAYOUT)
-    noise = Noise(3, range(4))
-    first, second = noise.normal(1, 3), noise.normal(1, 3)
+    rng = PerSampleRNG(3, range(4))
+    first, second = rng.normal(1, 3), rng.normal(1, 3)
     middle = float(Levels().grid(2)[1])
 
     def f(x: Tensor, level: float) -> Tensor:
@@ -191,13 +191,13 @@ def test_training_tells_the_head_and_losses_are_compared_on_the_finest_grid() ->
             super().__init__()
             self.condition, self.head = None, ConsistencyHead(exact(1.0), LAYOUT, levels=Spy(samples=8_000))
 
-        def loss(self, tokens: Any, prepared: Any, noise: Noise) -> Tensor:
+        def loss(self, tokens: Any, prepared: Any, rng: PerSampleRNG) -> Tensor:
             return self.head.loss(torch.zeros(1, 4), torch.zeros(1, 3)).mean()
 
     class Tokenizer(nn.Module):
         kept_layout = LAYOUT
 
-        def redraw(self, tokens: Any, noise: Noise) -> Any:
+        def sample_cached(self, tokens: Any, rng: PerSampleRNG) -> Any:
             return tokens
 
     model: Any = Model()
@@ -205,16 +205,16 @@ def test_training_tells_the_head_and_losses_are_compared_on_the_finest_grid() ->
     objective = GeneratorObjective(model, Tokenizer(), unused, unused, unused, unused)  # type: ignore[arg-type]
     batch: Any = SimpleNamespace(tokens=torch.zeros(1, 2, 3))
     for seen in (0, 2_500, 100_000):
-        objective(batch, "model", seen, Draws(Noise(0, [0]), torch.Generator()))
+        objective(batch, "model", seen, StepRNG(PerSampleRNG(0, [0]), torch.Generator()))
     assert grids == [10, 40, 1280]
-    model.eval().head.follow(0)
-    model.loss(None, None, Noise(0, [0]))
+    model.eval().head.on_train_step(0)
+    model.loss(None, None, PerSampleRNG(0, [0]))
     assert grids[-1] == 1280
 
 
 def test_one_step_finds_both_points() -> None:
     torch.manual_seed(0)
-    settings = Consistency(network=MLP(layers=1, width=32), draws_per_token=1, levels=Levels(last=40, samples=160 * 128))
+    settings = Consistency(network=MLP(layers=1, width=32), diffusion_batch_mul=1, levels=Levels(last=40, samples=160 * 128))
     head = settings.build(4, Layout((1,)))
     before = gap(drawn(head, steps=1), both_points())
     train_on_two_points(head, 160)

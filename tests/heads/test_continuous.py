@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Sharpness
+from jielong.heads.base import SamplingConfig
 from jielong.heads.continuous import Evaluations, IterativeHead, Predict
 from jielong.heads.softmax import SoftmaxHead
 from jielong.networks.denoiser import MLP, Denoiser
@@ -38,14 +38,14 @@ class Toy(IterativeHead):
     """The loss is the time drawn plus what the network says of it; a draw moves by half the prediction at each step."""
 
     def __init__(self, draws: int = 1) -> None:
-        super().__init__(Counting(), LAYOUT, steps=3, draws_per_token=draws)
+        super().__init__(Counting(), LAYOUT, steps=3, diffusion_batch_mul=draws)
 
     def loss_of_copies(self, targets: Tensor, predict: Predict) -> Tensor:
         self.times = torch.rand(len(targets), 1)
         return (predict(targets, self.times) - targets).mean(1)
 
-    def draw(self, evaluate: Evaluations, noise: Noise, steps: int, temperature: float) -> Tensor:
-        x = self.initial(evaluate, noise)
+    def draw(self, evaluate: Evaluations, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
+        x = self.initial(evaluate, rng)
         for step in range(steps):
             x = x - evaluate(x, step / steps) / 2
         return x
@@ -92,40 +92,42 @@ def test_without_anything_to_guide_there_is_one_half() -> None:
 
 def test_a_token_does_not_depend_on_the_batch_and_noise_not_on_guidance() -> None:
     head, hidden, null = Toy(), torch.randn(4, 6, D), torch.randn(4, 6, D)
-    together = head.sample(hidden, Noise(5, range(4)), Sharpness(), null, 2.0).values
-    alone = head.sample(hidden[2:3], Noise(5, [2]), Sharpness(), null[2:3], 2.0).values
+    together = head.sample(hidden, PerSampleRNG(5, range(4)), SamplingConfig(), null, 2.0).values
+    alone = head.sample(hidden[2:3], PerSampleRNG(5, [2]), SamplingConfig(), null[2:3], 2.0).values
     torch.testing.assert_close(together[2:3], alone)
     # With nothing to tell apart, the guided draw is the unguided one: both began from the same noise.
     torch.testing.assert_close(
-        head.sample(hidden, Noise(5, range(4)), Sharpness(), hidden, 2.0).values,
-        head.sample(hidden, Noise(5, range(4)), Sharpness()).values,
+        head.sample(hidden, PerSampleRNG(5, range(4)), SamplingConfig(), hidden, 2.0).values,
+        head.sample(hidden, PerSampleRNG(5, range(4)), SamplingConfig()).values,
     )
 
 
 def test_evaluations_follow_what_is_asked_and_how_far_the_chain_is() -> None:
     head, hidden = Toy(), torch.randn(1, 6, D)
 
-    def evaluations(sharpness: Sharpness, progress: float) -> int:
+    def evaluations(sampling: SamplingConfig, progress: float) -> int:
         head.network.predicted_rows.clear()
-        head.sample(hidden, Noise(0, [0]), sharpness, progress=progress)
+        head.sample(hidden, PerSampleRNG(0, [0]), sampling, progress=progress)
         return len(head.network.predicted_rows)
 
-    assert evaluations(Sharpness(), 0.9) == 3
-    assert evaluations(Sharpness(head_steps=8), 0.9) == 8
-    assert [evaluations(Sharpness(head_steps=10, late_head_steps=2), share) for share in (0, 0.5, 1)] == [10, 6, 2]
+    assert evaluations(SamplingConfig(), 0.9) == 3
+    assert evaluations(SamplingConfig(num_inference_steps=8), 0.9) == 8
+    assert [evaluations(SamplingConfig(num_inference_steps=10, final_inference_steps=2), share) for share in (0, 0.5, 1)] == [10, 6, 2]
 
 
 def test_what_means_nothing_is_refused() -> None:
     head, hidden = Toy(), torch.randn(1, 6, D)
-    for sharpness in (Sharpness(top_k=3), Sharpness(top_p=0.9)):
+    for sampling in (SamplingConfig(top_k=3), SamplingConfig(top_p=0.9)):
         with pytest.raises(ValueError, match="draws numbers, not codes, so top_k and top_p have nothing to choose from"):
-            head.sample(hidden, Noise(0, [0]), sharpness)
+            head.sample(hidden, PerSampleRNG(0, [0]), sampling)
     codes = SoftmaxHead(D, Layout((2, 3), vocabulary=8))
-    for sharpness in (Sharpness(head_steps=3), Sharpness(late_head_steps=3)):
-        with pytest.raises(ValueError, match="SoftmaxHead draws a token in one evaluation; head_steps and late_head_steps are for heads"):
-            codes.check_sharpness(sharpness)
-    codes.check_sharpness(Sharpness(top_k=3, top_p=0.5, temperature=0))
+    for sampling in (SamplingConfig(num_inference_steps=3), SamplingConfig(final_inference_steps=3)):
+        with pytest.raises(
+            ValueError, match="SoftmaxHead draws a token in one evaluation; num_inference_steps and final_inference_steps are for heads"
+        ):
+            codes.check_sampling(sampling)
+    codes.check_sampling(SamplingConfig(top_k=3, top_p=0.5, temperature=0))
     with pytest.raises(ValueError, match="needs continuous tokens; this tokenizer's are codes"):
         IterativeHead.__init__(
-            Toy.__new__(Toy), MLP().build(inputs=1, outputs=1, hidden=D), Layout((2,), vocabulary=4), steps=1, draws_per_token=1
+            Toy.__new__(Toy), MLP().build(inputs=1, outputs=1, hidden=D), Layout((2,), vocabulary=4), steps=1, diffusion_batch_mul=1
         )

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from jielong.config.registry import parse_part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.generator import Generator
-from jielong.heads.base import Sharpness
+from jielong.heads.base import SamplingConfig
 from jielong.heads.depth import Depth, DepthHead
 from jielong.heads.softmax import filter_logits
 from jielong.networks.transformer import Transformer
@@ -71,14 +71,14 @@ def test_weights_are_a_codebook_s_own_or_shared() -> None:
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 def test_drawing_with_a_cache_equals_drawing_without(layers: int, guidance: float) -> None:
     """The naive way: all codebooks are computed anew for each, with the same uniform numbers."""
-    head, sharpness = make(layers), Sharpness(temperature=0.8, top_k=3)
+    head, sampling = make(layers), SamplingConfig(temperature=0.8, top_k=3)
     h, null = hidden(10).view(2, 5, D), hidden(10, 2).view(2, 5, D)
-    drawn = head.sample(h, Noise(3, range(2)), sharpness, null, guidance)
-    uniform = Noise(3, range(2)).uniform(5, K).flatten(0, 1)
+    drawn = head.sample(h, PerSampleRNG(3, range(2)), sampling, null, guidance)
+    uniform = PerSampleRNG(3, range(2)).uniform(5, K).flatten(0, 1)
     codes, log_prob = torch.zeros(10, K, dtype=torch.long), torch.zeros(10)
     for book in range(K):
         both = [head.scores(rows.flatten(0, 1), codes)[:, book] for rows in (null, h)]
-        probability = filter_logits(torch.lerp(both[0], both[1], guidance), sharpness).softmax(-1)
+        probability = filter_logits(torch.lerp(both[0], both[1], guidance), sampling).softmax(-1)
         codes[:, book] = (probability.cumsum(-1) <= uniform[:, book, None]).sum(-1)
         log_prob += probability.gather(-1, codes[:, book, None])[:, 0].log()
     assert torch.equal(drawn.values.flatten(0, 1), codes)
@@ -88,7 +88,7 @@ def test_drawing_with_a_cache_equals_drawing_without(layers: int, guidance: floa
 
 def test_draws_come_as_often_as_the_likelihood_says() -> None:
     head, grid, count = make(), all_codes(), 20_000
-    drawn = head.sample(hidden().expand(1, count, D), Noise(0, [0]), Sharpness()).values[0]
+    drawn = head.sample(hidden().expand(1, count, D), PerSampleRNG(0, [0]), SamplingConfig()).values[0]
     number = (drawn * torch.tensor([V * V, V, 1])).sum(-1)
     share = torch.bincount(number, minlength=len(grid)) / count
     expected = head.log_prob(hidden().expand(len(grid), -1), grid).exp()
@@ -98,7 +98,9 @@ def test_draws_come_as_often_as_the_likelihood_says() -> None:
 
 def test_temperature_zero_takes_the_likeliest_code_in_turn() -> None:
     head = make()
-    first, second = (head.sample(hidden(6).view(1, 6, D), Noise(seed, [0]), Sharpness(temperature=0.0)).values for seed in (0, 1))
+    first, second = (
+        head.sample(hidden(6).view(1, 6, D), PerSampleRNG(seed, [0]), SamplingConfig(temperature=0.0)).values for seed in (0, 1)
+    )
     assert torch.equal(first, second)
     assert torch.equal(first[0, :, 1], head.scores(hidden(6), first[0])[:, 1].argmax(-1))
 
@@ -107,10 +109,10 @@ def test_given_codes_stay_and_later_ones_follow_from_them() -> None:
     head = make()
     h, given = hidden(8).view(1, 8, D), torch.full((1, 8, K), -1)
     given[0, :, 1], given[0, 4:, 1] = 2, V  # code 2, and "nothing"
-    drawn = head.sample(h, Noise(3, [0]), Sharpness(temperature=0.0), given=given).values
+    drawn = head.sample(h, PerSampleRNG(3, [0]), SamplingConfig(temperature=0.0), given=given).values
     assert torch.equal(drawn[..., 1], given[..., 1])
     assert torch.equal(drawn[0, :, 2], head.scores(h[0], drawn[0])[:, 2].argmax(-1))
-    free = head.sample(h, Noise(3, [0]), Sharpness(temperature=0.0)).values
+    free = head.sample(h, PerSampleRNG(3, [0]), SamplingConfig(temperature=0.0)).values
     assert torch.equal(free[..., 0], drawn[..., 0])
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from jielong.config.registry import parse_part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Sharpness
+from jielong.heads.base import SamplingConfig
 from jielong.heads.continuous import Evaluations
 from jielong.heads.diffusion import Diffusion, DiffusionHead, Prediction, Sampler
 from jielong.heads.diffusion_schedule import Kind
@@ -42,7 +42,7 @@ def lively(**settings: object) -> DiffusionHead:
 @PREDICTIONS
 def test_an_untrained_head_with_fixed_variance_errs_by_the_whole_target(prediction: Prediction) -> None:
     """Tokens N(0, 1): noise, data and ``v`` all have variance 1, so the loss is 1. Of 40,000 squares the mean is known to 0.007."""
-    head = untrained(prediction=prediction, variance="fixed", draws_per_token=5)
+    head = untrained(prediction=prediction, variance="fixed", diffusion_batch_mul=5)
     loss = head.loss(torch.randn(4000, D), torch.randn(4000, C))
     assert loss.shape == (4000,)
     assert loss.mean().item() == pytest.approx(1, abs=6 * 0.007)
@@ -51,7 +51,7 @@ def test_an_untrained_head_with_fixed_variance_errs_by_the_whole_target(predicti
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_an_untrained_head_adds_the_bound(schedule: Kind) -> None:
     """The bound is linear in the squared error, whose mean is 1: the mean over all steps is the bound at 1, half-way between variances."""
-    head = untrained(schedule=schedule, draws_per_token=20)
+    head = untrained(schedule=schedule, diffusion_batch_mul=20)
     steps = torch.arange(1000)
     expected = 1 + head._bound(steps, torch.ones(1000, 1), torch.full((1000, 1), 0.5)).mean().item()
     loss = head.loss(torch.randn(4000, D), torch.randn(4000, C))
@@ -131,7 +131,7 @@ def tokens(hidden: Tensor, generator: torch.Generator | None = None) -> Tensor:
 @functools.cache
 def trained(prediction: Prediction) -> DiffusionHead:
     torch.manual_seed(0)
-    head = Diffusion(network=MLP(layers=2, width=64), prediction=prediction, draws_per_token=2).build(2, LAYOUT)
+    head = Diffusion(network=MLP(layers=2, width=64), prediction=prediction, diffusion_batch_mul=2).build(2, LAYOUT)
     steps, fastest = 400, 3e-3
     optimizer = torch.optim.Adam(head.parameters(), lr=fastest, betas=(0.9, 0.99))
     for step in range(steps):
@@ -147,7 +147,7 @@ def drawn(head: DiffusionHead, which: Tensor, sampler: Sampler, steps: int, coun
     """Draws of the head, and fresh tokens."""
     head.sampler = sampler
     with torch.no_grad():
-        found = head.sample(which.expand(1, count, 2), Noise(1, [0]), Sharpness(head_steps=steps)).values[0]
+        found = head.sample(which.expand(1, count, 2), PerSampleRNG(1, [0]), SamplingConfig(num_inference_steps=steps)).values[0]
     return found, tokens(which.expand(count, 2), torch.Generator().manual_seed(11))
 
 
@@ -196,7 +196,7 @@ def test_guidance_of_one_is_no_guidance_and_a_null_like_the_condition_no_change(
     head, hidden, null = lively(prediction=prediction, **settings), torch.randn(3, 4, D), torch.randn(3, 4, D)
 
     def draw(*guidance: object) -> Tensor:
-        return head.sample(hidden, Noise(3, range(3)), Sharpness(head_steps=6), *guidance).values  # type: ignore[arg-type]
+        return head.sample(hidden, PerSampleRNG(3, range(3)), SamplingConfig(num_inference_steps=6), *guidance).values  # type: ignore[arg-type]
 
     plain = draw()
     assert plain.shape == (3, 4, C)
@@ -219,18 +219,18 @@ def test_guidance_is_of_the_noise_and_leaves_the_variance_to_the_condition(predi
 def test_at_temperature_zero_only_the_first_noise_matters() -> None:
     head, hidden = lively(), torch.randn(2, 4, D)
 
-    class First(Noise):
+    class First(PerSampleRNG):
         """Its first numbers, and then others than another one's."""
 
         def __init__(self, later: int) -> None:
             super().__init__(1, range(2))
-            self.numbers = [Noise(1, range(2)).normal(4, C), *(Noise(later, range(2)).normal(4, C) for _ in range(50))]
+            self.numbers = [PerSampleRNG(1, range(2)).normal(4, C), *(PerSampleRNG(later, range(2)).normal(4, C) for _ in range(50))]
 
         def normal(self, *shape: int) -> Tensor:
             return self.numbers.pop(0)
 
     def draw(later: int, temperature: float) -> Tensor:
-        return head.sample(hidden, First(later), Sharpness(temperature=temperature)).values
+        return head.sample(hidden, First(later), SamplingConfig(temperature=temperature)).values
 
     assert torch.equal(draw(5, 0.0), draw(6, 0.0))
     assert (draw(5, 1.0) - draw(6, 1.0)).abs().min() > 1e-6
@@ -241,9 +241,9 @@ def test_at_temperature_zero_only_the_first_noise_matters() -> None:
 def test_a_token_does_not_depend_on_the_batch(settings: dict[str, object]) -> None:
     # In double precision: kernels sum in another order for another batch, and the first steps of this untrained head magnify that.
     head, hidden = lively(**settings).double(), torch.randn(5, 4, D).double()
-    together = head.sample(hidden, Noise(9, range(5)), Sharpness()).values
+    together = head.sample(hidden, PerSampleRNG(9, range(5)), SamplingConfig()).values
     for row in (0, 3):
-        torch.testing.assert_close(head.sample(hidden[row : row + 1], Noise(9, [row]), Sharpness()).values[0], together[row])
+        torch.testing.assert_close(head.sample(hidden[row : row + 1], PerSampleRNG(9, [row]), SamplingConfig()).values[0], together[row])
 
 
 def test_a_young_head_cannot_begin_where_there_is_no_signal() -> None:
@@ -266,7 +266,7 @@ def test_where_draws_begin() -> None:
 
 def test_what_is_clipped_stays_within() -> None:
     head = lively(clip=0.1, steps=9)
-    assert head.sample(torch.randn(2, 4, D), Noise(0, range(2)), Sharpness()).values.abs().max().item() <= 0.1 + 1e-6
+    assert head.sample(torch.randn(2, 4, D), PerSampleRNG(0, range(2)), SamplingConfig()).values.abs().max().item() <= 0.1 + 1e-6
 
 
 def test_a_recipe_says_it_and_what_does_not_fit_is_refused() -> None:
@@ -275,10 +275,10 @@ def test_a_recipe_says_it_and_what_does_not_fit_is_refused() -> None:
     assert isinstance(settings, Diffusion)
     assert isinstance(settings.network, Attention)
     assert parse_part("head", settings.model_dump(mode="json")) == settings
-    assert settings.build(D, LAYOUT).sample(torch.randn(1, 4, D), Noise(0, [0]), Sharpness()).values.shape == (1, 4, C)
+    assert settings.build(D, LAYOUT).sample(torch.randn(1, 4, D), PerSampleRNG(0, [0]), SamplingConfig()).values.shape == (1, 4, C)
     with pytest.raises(ValueError, match="a diffusion head needs continuous tokens; this tokenizer's are codes"):
         Diffusion().build(D, Layout((2, 2), vocabulary=8))
     for settings in (Diffusion(sampler="edm"), Diffusion(sampler="ddim")):
         with pytest.raises(ValueError, match="temperature multiplies the noise of the steps, and the sampler"):
-            settings.build(D, LAYOUT).check_sharpness(Sharpness(temperature=0.9))
-    Diffusion(sampler="ddim", eta=0.5).build(D, LAYOUT).check_sharpness(Sharpness(temperature=0.9))
+            settings.build(D, LAYOUT).check_sampling(SamplingConfig(temperature=0.9))
+    Diffusion(sampler="ddim", eta=0.5).build(D, LAYOUT).check_sampling(SamplingConfig(temperature=0.9))

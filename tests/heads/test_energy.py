@@ -12,9 +12,9 @@ from distribution import assert_same_distribution
 from torch import Tensor
 
 from jielong.config.registry import Faults, parse_part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Sharpness
+from jielong.heads.base import SamplingConfig
 from jielong.heads.energy import Energy, EnergyHead, distance, energy_loss
 
 SIGMAS = 5.5
@@ -160,8 +160,8 @@ def test_a_trained_head_draws_what_it_was_shown_given_what_it_was_told() -> None
     head = Energy(layers=1, width=32, noise=8).build(8, Layout((1,), 2))
     train(head, exact, hidden, 300)
     with torch.no_grad():
-        drawn = head.sample(hidden[:, None].expand(2, 200, -1), Noise(0, range(2)), Sharpness()).values
-        cold = head.sample(hidden[:, None].expand(2, 200, -1), Noise(0, range(2)), Sharpness(temperature=0.0)).values
+        drawn = head.sample(hidden[:, None].expand(2, 200, -1), PerSampleRNG(0, range(2)), SamplingConfig()).values
+        cold = head.sample(hidden[:, None].expand(2, 200, -1), PerSampleRNG(0, range(2)), SamplingConfig(temperature=0.0)).values
     for kind in range(2):
         assert_same_distribution(drawn[kind], exact(kind, 200))
     with pytest.raises(AssertionError):
@@ -172,29 +172,32 @@ def test_a_trained_head_draws_what_it_was_shown_given_what_it_was_told() -> None
 @torch.no_grad()
 def test_guidance_is_the_projects_on_hidden_vectors_and_one_changes_no_bit() -> None:
     head, (told, null) = head_of(3), torch.randn(2, 5, 2, 4)
-    plain = head.sample(told, Noise(0, range(5)), Sharpness()).values
-    assert torch.equal(head.sample(told, Noise(0, range(5)), Sharpness(), null, 1.0).values, plain)
+    plain = head.sample(told, PerSampleRNG(0, range(5)), SamplingConfig()).values
+    assert torch.equal(head.sample(told, PerSampleRNG(0, range(5)), SamplingConfig(), null, 1.0).values, plain)
     for scale in (0.0, 0.5, 3.0):
-        guided = head.sample(told, Noise(0, range(5)), Sharpness(), null, scale).values
-        expected = head.sample(null + scale * (told - null), Noise(0, range(5)), Sharpness()).values
+        guided = head.sample(told, PerSampleRNG(0, range(5)), SamplingConfig(), null, scale).values
+        expected = head.sample(null + scale * (told - null), PerSampleRNG(0, range(5)), SamplingConfig()).values
         torch.testing.assert_close(guided, expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_temperature_multiplies_the_noise() -> None:
     head, hidden = head_of(3), torch.randn(5, 2, 4)
-    noise = Noise(0, range(5)).normal(2, 6)
-    warm = head.sample(hidden, Noise(0, range(5)), Sharpness(temperature=0.5)).values
-    torch.testing.assert_close(warm, head.network(hidden, 0.5 * noise))
-    spread = [head.sample(hidden[:1].expand(200, -1, -1), Noise(0, range(200)), Sharpness(t)).values.std(0).mean() for t in (0.0, 0.5, 1.0)]
+    rng = PerSampleRNG(0, range(5)).normal(2, 6)
+    warm = head.sample(hidden, PerSampleRNG(0, range(5)), SamplingConfig(temperature=0.5)).values
+    torch.testing.assert_close(warm, head.network(hidden, 0.5 * rng))
+    spread = [
+        head.sample(hidden[:1].expand(200, -1, -1), PerSampleRNG(0, range(200)), SamplingConfig(t)).values.std(0).mean()
+        for t in (0.0, 0.5, 1.0)
+    ]
     assert spread[0] < 1e-6 < spread[1] < spread[2]
 
 
 @torch.no_grad()
 def test_a_token_draws_the_same_whatever_stands_beside_it() -> None:
     head, (hidden, null) = head_of(3), torch.randn(2, 6, 3, 4)
-    together = head.sample(hidden, Noise(0, range(6)), Sharpness(), null, 2.0)
-    alone = head.sample(hidden[4:5], Noise(0, [4]), Sharpness(), null[4:5], 2.0)
+    together = head.sample(hidden, PerSampleRNG(0, range(6)), SamplingConfig(), null, 2.0)
+    alone = head.sample(hidden[4:5], PerSampleRNG(0, [4]), SamplingConfig(), null[4:5], 2.0)
     torch.testing.assert_close(together.values[4:5], alone.values, rtol=1e-4, atol=1e-5)
     assert together.confidence is None
 
@@ -210,11 +213,11 @@ def test_what_it_cannot_do_is_refused() -> None:
     with pytest.raises(ValueError, match="needs continuous tokens"):
         Energy().build(4, Layout((2, 2), 3, 16))
     with pytest.raises(ValueError, match="top_p"):
-        head_of(2).sample(torch.randn(1, 1, 4), Noise(0, [0]), Sharpness(top_p=0.5))
+        head_of(2).sample(torch.randn(1, 1, 4), PerSampleRNG(0, [0]), SamplingConfig(top_p=0.5))
 
 
 def test_half_precision_reaches_no_further_than_the_network() -> None:
     head = head_of(3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert head.loss(torch.randn(20, 4), torch.randn(20, 3)).dtype == torch.float32
-        assert head.sample(torch.randn(1, 2, 4), Noise(0, [0]), Sharpness()).values.dtype == torch.float32
+        assert head.sample(torch.randn(1, 2, 4), PerSampleRNG(0, [0]), SamplingConfig()).values.dtype == torch.float32

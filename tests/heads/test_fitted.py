@@ -87,7 +87,7 @@ def test_a_head_without_a_density_says_so(name: str) -> None:
 
 def test_an_untrained_flow_errs_by_the_whole_velocity() -> None:
     """It says 0 of ``x_1 - x_0``: for tokens of unit deviation the mean loss is 2, of fixed ones ``|x_1|^2 / C + 1``."""
-    head = FlowMatching(network=MLP(layers=1, width=8), draws_per_token=1).build(4, Layout((1,), 2))
+    head = FlowMatching(network=MLP(layers=1, width=8), diffusion_batch_mul=1).build(4, Layout((1,), 2))
     torch.manual_seed(0)
     hidden = torch.randn(40_000, 4)
     # Squares of normals of variance 2 have a deviation of sqrt(8); two numbers a token.

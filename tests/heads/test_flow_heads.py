@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from jielong.backbones.transformer import Transformer
 from jielong.config.registry import parse_part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.generator import Generator
-from jielong.heads.base import Sharpness
+from jielong.heads.base import SamplingConfig
 from jielong.heads.consistency import Consistency
 from jielong.heads.continuous import IterativeHead
 from jielong.heads.flow_matching import FlowMatching
@@ -52,10 +52,10 @@ def hiddens(items: int = 5, count: int = 2) -> Tensor:
 
 @torch.no_grad()
 def draw(
-    head: IterativeHead, hidden: Tensor, null: Tensor | None = None, guidance: float = 1.0, first: int = 0, **sharpness: float
+    head: IterativeHead, hidden: Tensor, null: Tensor | None = None, guidance: float = 1.0, first: int = 0, **sampling: float
 ) -> Tensor:
-    noise = Noise(7, range(first, first + len(hidden)))
-    return head.sample(hidden, noise, Sharpness(**sharpness), null, guidance).values  # type: ignore[arg-type]
+    rng = PerSampleRNG(7, range(first, first + len(hidden)))
+    return head.sample(hidden, rng, SamplingConfig(**sampling), null, guidance).values  # type: ignore[arg-type]
 
 
 @EACH
@@ -117,14 +117,14 @@ def test_evaluations_are_counted_and_follow_the_chain(settings) -> None:  # type
     head.network = counter = Exact(lambda x, *rest: x.new_zeros(len(x), outputs), head.network.times_in)
     hidden = hiddens()[0]
 
-    def evaluations(progress: float = 0.0, **sharpness: int) -> int:
+    def evaluations(progress: float = 0.0, **sampling: int) -> int:
         counter.asked.clear()
-        head.sample(hidden, Noise(0, range(5)), Sharpness(**sharpness), progress=progress)
+        head.sample(hidden, PerSampleRNG(0, range(5)), SamplingConfig(**sampling), progress=progress)
         return len(counter.asked)
 
     assert evaluations() == settings.steps
-    assert [evaluations(share, head_steps=16, late_head_steps=4) for share in (0.0, 1.0)] == [16, 4]
-    assert evaluations(head_steps=1) == 1
+    assert [evaluations(share, num_inference_steps=16, final_inference_steps=4) for share in (0.0, 1.0)] == [16, 4]
+    assert evaluations(num_inference_steps=1) == 1
 
 
 @EACH

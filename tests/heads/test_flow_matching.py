@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor
 
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Sharpness
+from jielong.heads.base import SamplingConfig
 from jielong.heads.flow_matching import FlowMatchingHead, Sampler, Times, euler, grid, heun, midpoint, shifted, stochastic
 
 ALARM = 1e-6
@@ -143,7 +143,7 @@ def test_times_follow_their_distribution(times: Times) -> None:
 )
 def test_the_exact_velocity_leaves_the_known_loss(deviation: float, kind: str, floor: float) -> None:
     """The mean of 20,000 tokens' losses, within five of its standard deviations."""
-    head = head_of(Exact(lambda x, t, hidden: gaussian_velocity(x, t, hidden, deviation)), 4, times=Times(kind=kind), draws_per_token=2)
+    head = head_of(Exact(lambda x, t, hidden: gaussian_velocity(x, t, hidden, deviation)), 4, times=Times(kind=kind), diffusion_batch_mul=2)
     torch.manual_seed(0)
     hidden = torch.randn(20_000, 4)
     tokens = hidden + deviation * torch.randn(20_000, 4)
@@ -189,10 +189,11 @@ def test_guidance_combines_velocities() -> None:
     head = head_of(Exact(lambda x, t, hidden: gaussian_velocity(x, t, hidden, 0.8)), 3, steps=7, sampler="midpoint")
     given, null = torch.randn(2, 5, 2, 3, generator=torch.Generator().manual_seed(0))
     for scale in (0.0, 0.5, 4.0):
-        found = head.sample(given, Noise(0, range(5)), Sharpness(), null, scale).values
-        torch.testing.assert_close(found, head.sample(null + scale * (given - null), Noise(0, range(5)), Sharpness()).values)
+        found = head.sample(given, PerSampleRNG(0, range(5)), SamplingConfig(), null, scale).values
+        torch.testing.assert_close(found, head.sample(null + scale * (given - null), PerSampleRNG(0, range(5)), SamplingConfig()).values)
     assert torch.equal(
-        head.sample(given, Noise(0, range(5)), Sharpness(), null, 1.0).values, head.sample(given, Noise(0, range(5)), Sharpness()).values
+        head.sample(given, PerSampleRNG(0, range(5)), SamplingConfig(), null, 1.0).values,
+        head.sample(given, PerSampleRNG(0, range(5)), SamplingConfig()).values,
     )
 
 

@@ -11,9 +11,9 @@ from distribution import assert_same_distribution
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Sharpness
+from jielong.heads.base import SamplingConfig
 from jielong.heads.gaussian_mixture import GaussianMixture, GaussianMixtureHead, guided, square_plus
 
 Covariance = Literal["diagonal", "full"]
@@ -99,7 +99,7 @@ def test_the_untrained_head(covariance: Covariance) -> None:
 @torch.no_grad()
 def test_draws_follow_the_density(covariance: Covariance) -> None:
     head, hidden = head_of(3, 3, covariance), torch.tensor([0.5, -0.2, 1.0, 0.1])
-    draw = head.sample(hidden.expand(400, 50, -1), Noise(0, range(400)), Sharpness())
+    draw = head.sample(hidden.expand(400, 50, -1), PerSampleRNG(0, range(400)), SamplingConfig())
     assert draw.confidence is not None
     torch.testing.assert_close(draw.confidence, head.log_prob(hidden.expand(400, 50, -1), draw.values))
     exact = reference(head, hidden)
@@ -116,12 +116,12 @@ def test_temperature_multiplies_the_scales_and_zero_leaves_the_means() -> None:
     for covariance in BOTH:
         head, hidden = head_of(2, 3, covariance), torch.tensor([0.5, -0.2, 1.0, 0.1]).expand(100, 20, -1)
         mixture = head.mixture_of(hidden[0, 0])
-        cold = head.sample(hidden, Noise(0, range(100)), Sharpness(temperature=0.0)).values
+        cold = head.sample(hidden, PerSampleRNG(0, range(100)), SamplingConfig(temperature=0.0)).values
         which = (cold[:, :, None] - mixture.means).abs().amax(-1).argmin(-1)
         torch.testing.assert_close(cold, mixture.means[which])
         shares, weights = torch.bincount(which.flatten(), minlength=3) / 2000, mixture.weights.exp()
         assert bool(((shares - weights).abs() < SIGMAS * (weights * (1 - weights) / 2000).sqrt()).all())
-        plain, half = (head.sample(hidden, Noise(0, range(100)), Sharpness(temperature=t)).values for t in (1.0, 0.5))
+        plain, half = (head.sample(hidden, PerSampleRNG(0, range(100)), SamplingConfig(temperature=t)).values for t in (1.0, 0.5))
         torch.testing.assert_close(half - cold, 0.5 * (plain - cold), rtol=1e-4, atol=1e-5)
 
 
@@ -162,15 +162,18 @@ def test_guidance_one_is_the_conditional_and_zero_the_unconditional_model() -> N
     told, null = torch.randn(2, 30, 4, 4, generator=torch.Generator().manual_seed(5))
     for covariance in BOTH:
         head = head_of(2, 3, covariance)
-        plain = head.sample(told, Noise(0, range(30)), Sharpness())
-        one = head.sample(told, Noise(0, range(30)), Sharpness(), null, 1.0)
+        plain = head.sample(told, PerSampleRNG(0, range(30)), SamplingConfig())
+        one = head.sample(told, PerSampleRNG(0, range(30)), SamplingConfig(), null, 1.0)
         assert torch.equal(one.values, plain.values)
-        zero = head.sample(told, Noise(0, range(30)), Sharpness(), null, 0.0).values
+        zero = head.sample(told, PerSampleRNG(0, range(30)), SamplingConfig(), null, 0.0).values
         if covariance == "diagonal":
-            torch.testing.assert_close(zero, head.sample(null, Noise(0, range(30)), Sharpness()).values, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(zero, head.sample(null, PerSampleRNG(0, range(30)), SamplingConfig()).values, rtol=1e-3, atol=1e-3)
         else:  # another square root of the same covariance, so other draws of the same distribution
-            cold, means = (head.sample(null, Noise(0, range(30)), Sharpness(temperature=0.0)).values, Sharpness(temperature=0.0))
-            torch.testing.assert_close(head.sample(told, Noise(0, range(30)), means, null, 0.0).values, cold, rtol=1e-3, atol=1e-3)
+            cold, means = (
+                head.sample(null, PerSampleRNG(0, range(30)), SamplingConfig(temperature=0.0)).values,
+                SamplingConfig(temperature=0.0),
+            )
+            torch.testing.assert_close(head.sample(told, PerSampleRNG(0, range(30)), means, null, 0.0).values, cold, rtol=1e-3, atol=1e-3)
 
 
 def test_where_there_is_no_guided_density_the_conditional_one_is_taken() -> None:
@@ -187,8 +190,8 @@ def test_where_there_is_no_guided_density_the_conditional_one_is_taken() -> None
 def test_a_token_draws_the_same_whatever_stands_beside_it() -> None:
     for covariance in BOTH:
         head, (hidden, null) = head_of(3, 4, covariance), torch.randn(2, 6, 3, 4)
-        together = head.sample(hidden, Noise(0, range(6)), Sharpness(), null, 2.0).values
-        alone = head.sample(hidden[4:5], Noise(0, [4]), Sharpness(), null[4:5], 2.0).values
+        together = head.sample(hidden, PerSampleRNG(0, range(6)), SamplingConfig(), null, 2.0).values
+        alone = head.sample(hidden[4:5], PerSampleRNG(0, [4]), SamplingConfig(), null[4:5], 2.0).values
         torch.testing.assert_close(together[4:5], alone, rtol=1e-4, atol=1e-4)
 
 
@@ -257,7 +260,7 @@ def test_a_trained_head_draws_what_it_was_shown_given_what_it_was_told() -> None
     targets = torch.cat([exact(0, n), exact(1, n)])
     head, _ = trained(3, targets, hidden.repeat_interleave(n, 0))
     with torch.no_grad():
-        drawn = head.sample(hidden[:, None].expand(2, 400, -1), Noise(0, range(2)), Sharpness()).values
+        drawn = head.sample(hidden[:, None].expand(2, 400, -1), PerSampleRNG(0, range(2)), SamplingConfig()).values
     for kind in range(2):
         assert_same_distribution(drawn[kind], exact(kind, 400))
     with pytest.raises(AssertionError):
@@ -268,4 +271,4 @@ def test_what_it_cannot_do_is_refused() -> None:
     with pytest.raises(ValueError, match="needs continuous tokens"):
         GaussianMixture().build(4, Layout((2, 2), 3, 16))
     with pytest.raises(ValueError, match="top_k"):
-        head_of(2).sample(torch.randn(1, 1, 4), Noise(0, [0]), Sharpness(top_k=3))
+        head_of(2).sample(torch.randn(1, 1, 4), PerSampleRNG(0, [0]), SamplingConfig(top_k=3))

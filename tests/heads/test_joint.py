@@ -10,9 +10,9 @@ import torch
 from distribution import assert_same_distribution
 from torch import Tensor, nn
 
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Places
-from jielong.heads.base import Sharpness
+from jielong.heads.base import SamplingConfig
 from jielong.heads.consistency import Consistency
 from jielong.heads.continuous import IterativeHead
 from jielong.heads.diffusion import Diffusion
@@ -25,8 +25,8 @@ from jielong.networks.dit import DiT
 LAYOUT = Layout((3,), channels=2)
 NETWORK = DiT(layers=1, width=16, heads=2)
 SETTINGS: dict[str, Any] = {
-    "flow_matching": FlowMatching(network=NETWORK, draws_per_token=2, steps=4),
-    "flow_matching heun": FlowMatching(network=NETWORK, sampler="heun", steps=4, draws_per_token=1),
+    "flow_matching": FlowMatching(network=NETWORK, diffusion_batch_mul=2, steps=4),
+    "flow_matching heun": FlowMatching(network=NETWORK, sampler="heun", steps=4, diffusion_batch_mul=1),
     "flow_matching sde": FlowMatching(network=NETWORK, sampler="sde", steps=4),
     "diffusion": Diffusion(network=NETWORK, steps=4),
     "diffusion fixed": Diffusion(network=NETWORK, variance="fixed", prediction="v", sampler="edm", steps=4),
@@ -55,8 +55,8 @@ def hiddens(count: int = 2, items: int = 4) -> Tensor:
 @torch.no_grad()
 def draw(head: IterativeHead, hidden: Tensor, null: Tensor | None = None, guidance: float = 1.0, first: int = 0, **more: Any) -> Tensor:
     places = more.pop("places", Places(LAYOUT.coordinates()[: hidden.shape[1]]))
-    noise = Noise(7, range(first, first + len(hidden)))
-    return head.sample(hidden, noise, Sharpness(**more), null, guidance, places=places).values
+    rng = PerSampleRNG(7, range(first, first + len(hidden)))
+    return head.sample(hidden, rng, SamplingConfig(**more), null, guidance, places=places).values
 
 
 @EACH
@@ -172,7 +172,9 @@ def test_draws_have_the_covariance_across_positions(sampler: Any) -> None:
     head = FlowMatchingHead(Exact(velocity), LAYOUT, sampler=sampler)  # type: ignore[arg-type]
     steps = 400 if sampler == "euler" else 100
     with torch.no_grad():
-        found = head.sample(torch.zeros(3000, 3, 1), Noise(0, range(3000)), Sharpness(head_steps=steps), places=PLACES).values
+        found = head.sample(
+            torch.zeros(3000, 3, 1), PerSampleRNG(0, range(3000)), SamplingConfig(num_inference_steps=steps), places=PLACES
+        ).values
     exact = torch.randn(3000, 6, generator=torch.Generator().manual_seed(1)) @ torch.linalg.cholesky(wanted).T
     apart = (torch.cov(found.flatten(1).T) - wanted).abs().max()
     assert float(apart) < 6 * float(wanted.diagonal().max()) * (2 / 3000) ** 0.5
@@ -184,7 +186,7 @@ def test_two_tokens_that_must_agree() -> None:
     layout, shares = Layout((2,), channels=1), {}
     for name, network in (("joint", DiT(layers=1, width=32, heads=2)), ("single", MLP(layers=2, width=32))):
         torch.manual_seed(0)
-        head = FlowMatching(network=network, steps=16, draws_per_token=1, times=Times(kind="uniform")).build(4, layout)
+        head = FlowMatching(network=network, steps=16, diffusion_batch_mul=1, times=Times(kind="uniform")).build(4, layout)
         optimizer = torch.optim.Adam(head.parameters(), lr=5e-3)
         places = Places(layout.coordinates())
         for _ in range(250):
@@ -196,7 +198,7 @@ def test_two_tokens_that_must_agree() -> None:
             optimizer.step()
         told = {"places": places} if head.joint else {}
         with torch.no_grad():
-            found = head.sample(torch.zeros(500, 2, 4), Noise(0, range(500)), Sharpness(), **told).values[..., 0]  # type: ignore[arg-type]
+            found = head.sample(torch.zeros(500, 2, 4), PerSampleRNG(0, range(500)), SamplingConfig(), **told).values[..., 0]  # type: ignore[arg-type]
         assert abs(float(found.sign().mean())) < 0.25
         shares[name] = float((found.sign()[:, 0] == found.sign()[:, 1]).float().mean())
     assert shares["joint"] > 0.95

@@ -10,9 +10,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Sharpness
+from jielong.heads.base import SamplingConfig
 from jielong.heads.logistic_mixture import LogisticMixture, LogisticMixtureHead, log_bins
 from jielong.heads.softmax import filter_logits
 
@@ -115,16 +115,18 @@ def test_the_untrained_head_is_nearly_uniform_whatever_the_hidden_vector_and_its
     assert len(gradient.view(10, 3, 8)[:, 0].unique(dim=0)) == 10
 
 
-@pytest.mark.parametrize("sharpness", [Sharpness(), Sharpness(temperature=0.5), Sharpness(top_k=3), Sharpness(top_p=0.7)])
-def test_draws_follow_the_table_of_the_loss(sharpness: Sharpness) -> None:
+@pytest.mark.parametrize(
+    "sampling", [SamplingConfig(), SamplingConfig(temperature=0.5), SamplingConfig(top_k=3), SamplingConfig(top_p=0.7)]
+)
+def test_draws_follow_the_table_of_the_loss(sampling: SamplingConfig) -> None:
     """Two colours of four levels: 16 pixels. Sharpness acts on each colour's distribution given the colours before."""
     head, hidden = head_of(2, 4), torch.tensor([0.5, -0.2, 1.0, 0.1])
     joint = table(head, hidden)
     first = joint.sum(1)
-    red = filter_logits(first.log(), sharpness).double().softmax(-1)
-    green = filter_logits((joint / first[:, None]).log(), sharpness).double().softmax(-1)
+    red = filter_logits(first.log(), sampling).double().softmax(-1)
+    green = filter_logits((joint / first[:, None]).log(), sampling).double().softmax(-1)
     expected = (red[:, None] * green).flatten()
-    draw = head.sample(hidden.expand(200, 50, -1), Noise(0, range(200)), sharpness)
+    draw = head.sample(hidden.expand(200, 50, -1), PerSampleRNG(0, range(200)), sampling)
     codes = (draw.values[..., 0] * 4 + draw.values[..., 1]).flatten()
     counts = torch.bincount(codes, minlength=16).double()
     kept = expected > 0
@@ -137,7 +139,7 @@ def test_draws_follow_the_table_of_the_loss(sharpness: Sharpness) -> None:
 def test_draws_of_256_levels_follow_the_loss() -> None:
     head, hidden = head_of(1, 256), torch.tensor([0.1, 1.0, -0.4, 0.2])
     expected = table(head, hidden) * 20_000
-    drawn = head.sample(hidden.expand(400, 50, -1), Noise(1, range(400)), Sharpness()).values.flatten()
+    drawn = head.sample(hidden.expand(400, 50, -1), PerSampleRNG(1, range(400)), SamplingConfig()).values.flatten()
     counts = torch.bincount(drawn, minlength=256).double()
     rare = expected < 5
     pooled = [torch.cat([each[~rare], each[rare].sum()[None]]).numpy() for each in (counts, expected)]
@@ -150,7 +152,7 @@ def test_draws_of_256_levels_follow_the_loss() -> None:
 def test_temperature_zero_takes_the_likeliest_level_of_each_colour_in_turn() -> None:
     head = head_of(3, 6)
     hidden = torch.randn(5, 2, 4, generator=torch.Generator().manual_seed(3))
-    drawn = head.sample(hidden, Noise(0, range(5)), Sharpness(temperature=0.0)).values
+    drawn = head.sample(hidden, PerSampleRNG(0, range(5)), SamplingConfig(temperature=0.0)).values
     for item, position in itertools.product(range(5), range(2)):
         joint = table(head, hidden[item, position])
         r, g, b = drawn[item, position].tolist()
@@ -165,15 +167,15 @@ def test_guidance_is_the_softmaxs_on_the_levels_log_probabilities() -> None:
     given, without = table(head, told).log(), table(head, null).log()
     for scale in (0.0, 0.5, 1.0, 3.0):
         expected = (without + scale * (given - without)).softmax(-1)
-        draw = head.sample(told.expand(4, 50, -1), Noise(2, range(4)), Sharpness(), null.expand(4, 50, -1), scale)
+        draw = head.sample(told.expand(4, 50, -1), PerSampleRNG(2, range(4)), SamplingConfig(), null.expand(4, 50, -1), scale)
         assert draw.confidence is not None
         torch.testing.assert_close(draw.confidence.double(), expected[draw.values[..., 0]].log(), rtol=1e-4, atol=1e-4)
 
 
 def test_a_pixel_draws_the_same_whatever_stands_beside_it() -> None:
     head, hidden = head_of(3, 16), torch.randn(6, 3, 4)
-    together = head.sample(hidden, Noise(0, range(6)), Sharpness()).values
-    alone = head.sample(hidden[4:5], Noise(0, [4]), Sharpness()).values
+    together = head.sample(hidden, PerSampleRNG(0, range(6)), SamplingConfig()).values
+    alone = head.sample(hidden[4:5], PerSampleRNG(0, [4]), SamplingConfig()).values
     assert torch.equal(together[4:5], alone)
 
 

@@ -148,7 +148,7 @@ def test_the_share_without_a_jump_and_the_order_of_times(same: float) -> None:
             return super().errors(targets, noise, start, end, predict)
 
     torch.manual_seed(0)
-    head = Spy(Exact(exact_mean, 2), LAYOUT, same=same, draws_per_token=2)
+    head = Spy(Exact(exact_mean, 2), LAYOUT, same=same, diffusion_batch_mul=2)
     assert head.loss(torch.zeros(5_000, 4), torch.randn(5_000, 3)).shape == (5_000,)
     ((start, end),) = seen
     assert bool((start <= end).all())
@@ -172,7 +172,7 @@ def test_the_untrained_loss_is_the_tokens_and_the_noises_square() -> None:
     """An untrained network and its product are 0: the error is ``|x_1 - x_0|^2``, of mean ``1 + E x^2`` a value."""
     tokens, noise, start, end = rows()
     for improved in (False, True):
-        head = MeanFlow(improved=improved, power=0.0, draws_per_token=1).build(4, LAYOUT).double()
+        head = MeanFlow(improved=improved, power=0.0, diffusion_batch_mul=1).build(4, LAYOUT).double()
         for error in head.errors(tokens, noise, start, end, at_rows(head.network, torch.randn(64, 4).double())):
             torch.testing.assert_close(error, (tokens - noise).square().sum(-1))
 
@@ -181,7 +181,7 @@ def test_the_untrained_loss_is_the_tokens_and_the_noises_square() -> None:
 def test_one_step_finds_both_points(improved: bool) -> None:
     """Where one step of plain flow matching would land between the two, at 0."""
     torch.manual_seed(0)
-    head = MeanFlow(network=MLP(layers=1, width=32), draws_per_token=1, improved=improved, same=0.5 if improved else 0.75).build(
+    head = MeanFlow(network=MLP(layers=1, width=32), diffusion_batch_mul=1, improved=improved, same=0.5 if improved else 0.75).build(
         4, Layout((1,))
     )
     before = gap(drawn(head), both_points())

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from jielong.config.registry import parse_part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Sharpness
+from jielong.heads.base import SamplingConfig
 from jielong.heads.regression import Regression, RegressionHead
 
 LAYOUT = Layout((2, 2), channels=3)
@@ -41,27 +41,27 @@ def test_between_two_tokens_it_says_the_mean_and_pays_their_variance() -> None:
         return loss
 
     optimizer.step(closure)
-    said = head.sample(torch.ones(1, 4, 1), Noise(0, [0]), Sharpness()).values
+    said = head.sample(torch.ones(1, 4, 1), PerSampleRNG(0, [0]), SamplingConfig()).values
     torch.testing.assert_close(said, torch.zeros(1, 4, 3), rtol=0, atol=1e-4)
     assert head.loss(torch.ones(100, 1), targets).mean().item() == pytest.approx(5.25 / 3, rel=1e-5)
 
 
 def test_a_draw_is_the_prediction_guided() -> None:
     head, hidden, null = lively(), torch.randn(2, 4, 4), torch.randn(2, 4, 4)
-    draws = [head.sample(hidden, Noise(seed, range(2)), Sharpness()) for seed in (0, 1)]
+    draws = [head.sample(hidden, PerSampleRNG(seed, range(2)), SamplingConfig()) for seed in (0, 1)]
     assert torch.equal(draws[0].values, draws[1].values)
     assert torch.equal(draws[0].values, head.token(hidden))
     assert draws[0].confidence is None
-    assert torch.equal(head.sample(hidden, Noise(0, range(2)), Sharpness(), null, 1.0).values, head.token(hidden))
-    guided = head.sample(hidden, Noise(0, range(2)), Sharpness(), null, 3.0).values
+    assert torch.equal(head.sample(hidden, PerSampleRNG(0, range(2)), SamplingConfig(), null, 1.0).values, head.token(hidden))
+    guided = head.sample(hidden, PerSampleRNG(0, range(2)), SamplingConfig(), null, 3.0).values
     torch.testing.assert_close(guided, head.token(null) + 3 * (head.token(hidden) - head.token(null)))
 
 
 def test_what_means_nothing_is_refused() -> None:
     settings = parse_part("head", "regression")
     assert isinstance(settings, Regression)
-    for sharpness in (Sharpness(temperature=0.5), Sharpness(top_k=4), Sharpness(head_steps=4)):
+    for sampling in (SamplingConfig(temperature=0.5), SamplingConfig(top_k=4), SamplingConfig(num_inference_steps=4)):
         with pytest.raises(ValueError, match="RegressionHead draws"):
-            settings.build(4, LAYOUT).sample(torch.randn(1, 4, 4), Noise(0, [0]), sharpness)
+            settings.build(4, LAYOUT).sample(torch.randn(1, 4, 4), PerSampleRNG(0, [0]), sampling)
     with pytest.raises(ValueError, match="a regression head needs continuous tokens"):
         settings.build(4, Layout((2, 2), vocabulary=8))

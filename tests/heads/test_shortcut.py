@@ -9,9 +9,9 @@ from flow_maps import Exact, both_points, drawn, gaussian_map, gaussian_velocity
 from pydantic import ValidationError
 from torch import Tensor
 
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Sharpness
+from jielong.heads.base import SamplingConfig
 from jielong.heads.flow_matching import FlowMatchingHead
 from jielong.heads.shortcut import Shortcut, ShortcutHead
 from jielong.networks.denoiser import MLP
@@ -146,7 +146,7 @@ def test_outside_training_the_loss_is_flow_matchings() -> None:
 
 def test_one_step_finds_both_points_and_lands_near_two_half_ones() -> None:
     torch.manual_seed(0)
-    head = Shortcut(network=MLP(layers=1, width=32), draws_per_token=1, bootstrap=0.5).build(4, Layout((1,)))
+    head = Shortcut(network=MLP(layers=1, width=32), diffusion_batch_mul=1, bootstrap=0.5).build(4, Layout((1,)))
     before = gap(drawn(head), both_points())
     train_on_two_points(head, 120)
     one, two = drawn(head), drawn(head, steps=2)
@@ -159,7 +159,9 @@ def test_one_step_finds_both_points_and_lands_near_two_half_ones() -> None:
 def test_settings_that_do_not_halve_are_refused() -> None:
     with pytest.raises(ValidationError, match="power of two, such as 64, not 100"):
         Shortcut(finest=100)
-    assert Shortcut(finest=2).build(4, LAYOUT).sample(torch.zeros(1, 2, 4), Noise(0, [0]), Sharpness(head_steps=2)).values.shape == (
+    assert Shortcut(finest=2).build(4, LAYOUT).sample(
+        torch.zeros(1, 2, 4), PerSampleRNG(0, [0]), SamplingConfig(num_inference_steps=2)
+    ).values.shape == (
         1,
         2,
         3,

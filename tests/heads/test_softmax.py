@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor
 
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Sharpness
+from jielong.heads.base import SamplingConfig
 from jielong.heads.softmax import Softmax, SoftmaxHead, draw_codes, filter_logits
 
 ALARM = 1e-6
@@ -27,20 +27,20 @@ def head_of(logits: Tensor) -> SoftmaxHead:
     return head
 
 
-def draw(head: SoftmaxHead, sharpness: Sharpness, samples: int = 200, positions: int = 50, seed: int = 0) -> Tensor:
-    return head.sample(torch.ones(samples, positions, 1), Noise(seed, range(samples)), sharpness).values
+def draw(head: SoftmaxHead, sampling: SamplingConfig, samples: int = 200, positions: int = 50, seed: int = 0) -> Tensor:
+    return head.sample(torch.ones(samples, positions, 1), PerSampleRNG(seed, range(samples)), sampling).values
 
 
-def oracle(logits: Tensor, sharpness: Sharpness) -> Tensor:
+def oracle(logits: Tensor, sampling: SamplingConfig) -> Tensor:
     """The distribution by its definition, one code after the other; the logits here have ties in the middle only."""
-    weight = [math.exp(float(x) / sharpness.temperature) for x in logits]
+    weight = [math.exp(float(x) / sampling.temperature) for x in logits]
     order = sorted(range(len(weight)), key=lambda code: -weight[code])
-    if sharpness.top_k:
-        least = weight[order[min(sharpness.top_k, len(order)) - 1]]
+    if sampling.top_k:
+        least = weight[order[min(sampling.top_k, len(order)) - 1]]
         order = [code for code in order if weight[code] >= least]
     total, kept, reached = sum(weight[code] for code in order), [], 0.0
     for code in order:
-        if reached >= sharpness.top_p:
+        if reached >= sampling.top_p:
             break
         kept.append(code)
         reached += weight[code] / total
@@ -49,33 +49,33 @@ def oracle(logits: Tensor, sharpness: Sharpness) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "sharpness",
+    "sampling",
     [
-        Sharpness(),
-        Sharpness(temperature=0.5),
-        Sharpness(temperature=3.0),
-        Sharpness(top_k=1),
-        Sharpness(top_k=3),
-        Sharpness(top_k=100),
-        Sharpness(top_p=0.3),
-        Sharpness(top_p=0.8),
-        Sharpness(temperature=1.5, top_k=5, top_p=0.9),
+        SamplingConfig(),
+        SamplingConfig(temperature=0.5),
+        SamplingConfig(temperature=3.0),
+        SamplingConfig(top_k=1),
+        SamplingConfig(top_k=3),
+        SamplingConfig(top_k=100),
+        SamplingConfig(top_p=0.3),
+        SamplingConfig(top_p=0.8),
+        SamplingConfig(temperature=1.5, top_k=5, top_p=0.9),
     ],
 )
-def test_draws_follow_the_softmax(sharpness: Sharpness) -> None:
-    codes = draw(head_of(LOGITS), sharpness).flatten()
-    expected = oracle(LOGITS, sharpness) * len(codes)
+def test_draws_follow_the_softmax(sampling: SamplingConfig) -> None:
+    codes = draw(head_of(LOGITS), sampling).flatten()
+    expected = oracle(LOGITS, sampling) * len(codes)
     counts = torch.bincount(codes, minlength=len(LOGITS))
     assert (counts[expected == 0] == 0).all()
     kept = expected > 0
     if kept.sum() > 1:
         assert stats.chisquare(counts[kept].numpy(), expected[kept].numpy()).pvalue > ALARM
-    torch.testing.assert_close(filter_logits(LOGITS, sharpness).double().softmax(-1), oracle(LOGITS, sharpness), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(filter_logits(LOGITS, sampling).double().softmax(-1), oracle(LOGITS, sampling), rtol=1e-5, atol=1e-7)
 
 
 def test_draws_of_two_codebooks_are_independent() -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0], [1.0, -1.0, 0.0]])
-    codes = draw(head_of(logits), Sharpness()).reshape(-1, 2)
+    codes = draw(head_of(logits), SamplingConfig()).reshape(-1, 2)
     counts = torch.bincount(codes[:, 0] * 3 + codes[:, 1], minlength=9)
     p = logits.double().softmax(-1)
     expected = (p[0][:, None] * p[1][None]).flatten() * len(codes)
@@ -83,16 +83,16 @@ def test_draws_of_two_codebooks_are_independent() -> None:
 
 
 def test_codes_tied_with_the_kth_stay() -> None:
-    kept = filter_logits(LOGITS, Sharpness(top_k=3)).isfinite()
+    kept = filter_logits(LOGITS, SamplingConfig(top_k=3)).isfinite()
     assert kept.tolist() == [True, False, True, True, False, True, False]
-    assert filter_logits(torch.zeros(6), Sharpness(top_k=2)).isfinite().all()
+    assert filter_logits(torch.zeros(6), SamplingConfig(top_k=2)).isfinite().all()
 
 
 @pytest.mark.parametrize("top_p", [1e-9, 0.2, 0.5, 0.75, 0.9, 0.999])
 def test_the_nucleus_is_the_smallest_set_that_reaches_p(top_p: float) -> None:
     logits = torch.randn(200, 30, generator=torch.Generator().manual_seed(0)) * 2
     p = logits.double().softmax(-1)
-    kept = filter_logits(logits, Sharpness(top_p=top_p)).isfinite()
+    kept = filter_logits(logits, SamplingConfig(top_p=top_p)).isfinite()
     mass = (p * kept).sum(-1)
     assert (mass >= top_p - 1e-6).all()
     assert (mass - torch.where(kept, p, 1).amin(-1) < top_p).all()  # without its least likely code it would not
@@ -100,7 +100,7 @@ def test_the_nucleus_is_the_smallest_set_that_reaches_p(top_p: float) -> None:
 
 
 def test_the_nucleus_at_an_exact_boundary() -> None:
-    assert filter_logits(torch.tensor([0.5, 0.25, 0.125, 0.125]).log(), Sharpness(top_p=0.75)).isfinite().tolist() == [
+    assert filter_logits(torch.tensor([0.5, 0.25, 0.125, 0.125]).log(), SamplingConfig(top_p=0.75)).isfinite().tolist() == [
         True,
         True,
         False,
@@ -112,19 +112,19 @@ def test_temperature_zero_takes_the_likeliest_code_and_draws_no_number() -> None
     hidden = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(1))
     head = Softmax().build(4, Layout((5,), channels=2, vocabulary=9))
     head.logits.weight.data.normal_(generator=torch.Generator().manual_seed(2))
-    noise = Noise(0, range(3))
-    drawn = head.sample(hidden, noise, Sharpness(temperature=0.0))
+    rng = PerSampleRNG(0, range(3))
+    drawn = head.sample(hidden, rng, SamplingConfig(temperature=0.0))
     assert torch.equal(drawn.values, head.scores(hidden).argmax(-1))
     torch.testing.assert_close(drawn.confidence, head.scores(hidden).log_softmax(-1).amax(-1).sum(-1))
-    cold = head.sample(hidden, noise, Sharpness(temperature=1e-4))
+    cold = head.sample(hidden, rng, SamplingConfig(temperature=1e-4))
     assert torch.equal(cold.values, drawn.values)
 
 
-@pytest.mark.parametrize("sharpness", [Sharpness(), Sharpness(temperature=0.7, top_k=3)])
-def test_confidence_is_the_log_probability_of_what_was_drawn(sharpness: Sharpness) -> None:
+@pytest.mark.parametrize("sampling", [SamplingConfig(), SamplingConfig(temperature=0.7, top_k=3)])
+def test_confidence_is_the_log_probability_of_what_was_drawn(sampling: SamplingConfig) -> None:
     logits = torch.stack([LOGITS, LOGITS.flip(0)])
-    drawn = head_of(logits).sample(torch.ones(6, 9, 1), Noise(1, range(6)), sharpness)
-    table = filter_logits(logits, sharpness).log_softmax(-1)
+    drawn = head_of(logits).sample(torch.ones(6, 9, 1), PerSampleRNG(1, range(6)), sampling)
+    table = filter_logits(logits, sampling).log_softmax(-1)
     expected = table[0][drawn.values[..., 0]] + table[1][drawn.values[..., 1]]
     torch.testing.assert_close(drawn.confidence, expected)
     assert drawn.values.shape == (6, 9, 2)
@@ -144,15 +144,15 @@ def test_guidance_moves_the_logits_from_null_through_conditional() -> None:
     head.logits.weight.data.normal_(generator=generator)
 
     def at(scale: float, without: Tensor | None = null) -> Tensor:
-        return head.sample(given, Noise(0, range(2)), Sharpness(), without, scale).confidence
+        return head.sample(given, PerSampleRNG(0, range(2)), SamplingConfig(), without, scale).confidence
 
     for scale in [0.0, 0.5, 2.0, 7.5]:
         logits = head.scores(null) + scale * (head.scores(given) - head.scores(null))
-        codes = draw_codes(logits.softmax(-1), Noise(0, range(2)).uniform(4, 1))
+        codes = draw_codes(logits.softmax(-1), PerSampleRNG(0, range(2)).uniform(4, 1))
         torch.testing.assert_close(at(scale), logits.log_softmax(-1).gather(-1, codes[..., None])[..., 0, 0], rtol=1e-4, atol=1e-5)
     assert torch.equal(at(1.0), at(1.0, None))
     torch.testing.assert_close(at(5.0, given), at(1.0, None))  # nothing to move along
-    unconditional = head.sample(null, Noise(0, range(2)), Sharpness()).confidence
+    unconditional = head.sample(null, PerSampleRNG(0, range(2)), SamplingConfig()).confidence
     torch.testing.assert_close(at(0.0), unconditional)
 
 
@@ -217,13 +217,15 @@ def test_misuse_is_refused() -> None:
         ({"temperature": math.nan}, "temperature"),
     ]:
         with pytest.raises(ValueError, match=reason):
-            Sharpness(**setting)
+            SamplingConfig(**setting)
 
 
 def test_the_log_probability_of_codes_is_that_of_the_definition_summed_over_codebooks() -> None:
     logits = torch.stack([LOGITS, LOGITS.flip(0)])
     codes = torch.cartesian_prod(torch.arange(7), torch.arange(7))
-    expected = [sum(math.log(float(oracle(each, Sharpness())[code])) for each, code in zip(logits, pair, strict=True)) for pair in codes]
+    expected = [
+        sum(math.log(float(oracle(each, SamplingConfig())[code])) for each, code in zip(logits, pair, strict=True)) for pair in codes
+    ]
     found = head_of(logits).log_prob(torch.ones(49, 1), codes).detach()
     torch.testing.assert_close(found, torch.tensor(expected))
     assert float(found.exp().sum()) == pytest.approx(1, abs=1e-5)

@@ -12,7 +12,7 @@ from torch import Tensor
 from jielong.apps.lab import Verdict, conclude, run
 from jielong.apps.lab.experiments import two_dogs
 from jielong.apps.lab.experiments.two_dogs import BLUR, REGRESSION, LinearTokens, Question, Said, heads, judge, judged, rarer, train
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.heads.base import Head
 
 QUESTION = Question("points", torch.tensor([[[-1.0, -1.0], [1.0, 1.0]], [[-1.0, 1.0], [1.0, -1.0]]]), torch.randn(2, two_dogs.WIDTH))
@@ -101,7 +101,7 @@ def test_teaching_leaves_the_global_generator_alone_and_depends_on_the_seed_only
 
 def test_regression_says_the_average() -> None:
     head = train(heads(2, 100 * two_dogs.BATCH)[REGRESSION], QUESTION, 100, 0)
-    said = head.sample(QUESTION.hidden[:, None], Noise(0, range(2)), two_dogs.Sharpness()).values
+    said = head.sample(QUESTION.hidden[:, None], PerSampleRNG(0, range(2)), two_dogs.SamplingConfig()).values
     assert float(said.abs().max()) < 0.25
 
 

@@ -102,7 +102,7 @@ def test_adaptive_weight_of_a_frozen_layer_is_refused() -> None:
 
 
 def test_warm_up_counts_samples() -> None:
-    loss = small(starts_at=1000)
+    loss = small(start_samples=1000)
     assert not loss.active(999)
     assert loss.active(1000)
 

@@ -15,7 +15,7 @@ from jielong.losses.adversarial_sound import (
     feature_objective,
     fooling_objective,
 )
-from jielong.networks.waveform_discriminators import Critic, Judgement, PeriodCritic, SpectrumCritic, WaveCritic
+from jielong.networks.waveform_discriminators import Discriminator, Judgement, PeriodCritic, SpectrumCritic, WaveCritic
 
 ALL = {
     "stft": {"windows": [256, 64], "channels": 4},
@@ -107,7 +107,7 @@ def test_losses_are_float32_means_over_critics_and_zero_at_the_sound_itself() ->
         (WaveCritic(2, 4, 2), (3, 1, 2), 6),  # 500 samples, cut to a quarter four times
     ],
 )
-def test_shapes(critic: Critic, shape: tuple[int, ...], features: int) -> None:
+def test_shapes(critic: Discriminator, shape: tuple[int, ...], features: int) -> None:
     said = critic(torch.randn(3, 2, 1_000))
     assert said.logits.shape == shape
     assert len(said.features) == features
@@ -131,12 +131,12 @@ def test_spectra_are_those_of_torch() -> None:
 
 
 def test_critics_wait_and_then_learn_in_a_share_of_the_steps() -> None:
-    loss = game(starts_at=640, updates=0.5)
+    loss = game(start_samples=640, updates=0.5)
     assert [loss.active(seen) for seen in (0, 639, 640)] == [False, False, True]
     assert not any(loss.learns(seen) for seen in range(0, 640, 32))
     drawn = [loss.learns(640 + 32 * step) for step in range(1_000)]
     assert 420 < sum(drawn) < 580  # five standard deviations
-    again, always = game(starts_at=640, updates=0.5), game(updates=1.0)
+    again, always = game(start_samples=640, updates=0.5), game(updates=1.0)
     assert drawn == [again.learns(640 + 32 * step) for step in range(1_000)]
     assert all(always.learns(seen) for seen in range(0, 640, 32))
 

@@ -9,7 +9,7 @@ import torch
 
 from jielong.autoencoders.convolutional import Convolutional
 from jielong.config.recipe import RecipeError, parse
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.data.sets import Batch
 from jielong.losses.regression import (
     LEAST_LOG_SCALE,
@@ -23,7 +23,7 @@ from jielong.losses.regression import (
 from jielong.quantizers.vector import Vector
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.vq import VQ, VQTokenizer
-from jielong.training.objective import Draws
+from jielong.training.objective import StepRNG
 from jielong.training.tokenizer_objective import TokenizerObjective
 
 
@@ -90,7 +90,9 @@ def test_maps_that_are_not_two_a_channel_are_refused() -> None:
 
 def make() -> VQTokenizer:
     torch.manual_seed(0)
-    settings = VQ(body=Convolutional(channels=(8,), blocks=(1,), patch=4), dim=4, quantizer=Vector(codes=32), likelihood="logit_laplace")
+    settings = VQ(
+        autoencoder=Convolutional(channels=(8,), blocks=(1,), patch=4), dim=4, quantizer=Vector(codes=32), likelihood="logit_laplace"
+    )
     return settings.build(MediaFormat(3, (8, 8)))
 
 
@@ -103,7 +105,7 @@ def test_a_tokenizer_that_predicts_it_shows_its_median_and_learns_from_it() -> N
     assert result.likelihood.shape == (4, 6, 8, 8)
     torch.testing.assert_close(result.media, logit_laplace_median(result.likelihood))
     torch.testing.assert_close(tokenizer.decode(tokenizer.encode(media)), result.media.clamp(-1, 1), rtol=1e-4, atol=1e-5)
-    losses = objective(Batch(media, None, None, list("abcd")), "model", 0, Draws(Noise(0, range(4)), torch.Generator()))
+    losses = objective(Batch(media, None, None, list("abcd")), "model", 0, StepRNG(PerSampleRNG(0, range(4)), torch.Generator()))
     assert losses.parts["logit_laplace"] == LogitLaplaceLoss()(result.likelihood, media)
     losses.total.backward()
     assert all(float(channel.abs().sum()) > 0 for channel in tokenizer.last_layer.grad.flatten(1))
@@ -118,8 +120,8 @@ def test_the_loss_and_what_it_reads_go_together() -> None:
         parse(recipe.replace("LIKELIHOOD", "").replace("LOSS", "logit_laplace"))
     with pytest.raises(RecipeError, match=r"predicts a distribution that no loss reads: add losses: \{logit_laplace: \{\}\}"):
         parse(recipe.replace("LIKELIHOOD", "likelihood: logit_laplace").replace("LOSS", "regression"))
-    plain = VQ(body=Convolutional(channels=(8,), blocks=(1,), patch=4), dim=4).build(MediaFormat(3, (8, 8)))
+    plain = VQ(autoencoder=Convolutional(channels=(8,), blocks=(1,), patch=4), dim=4).build(MediaFormat(3, (8, 8)))
     media = torch.zeros(2, 3, 8, 8)
     objective = TokenizerObjective(plain.eval(), {"logit_laplace": LogitLaplaceLoss()}, {}, None, media, lambda model: {})
     with pytest.raises(ValueError, match="needs a tokenizer that predicts a distribution"):
-        objective(Batch(media, None, None, ["a", "b"]), "model", 0, Draws(Noise(0, range(2)), torch.Generator()))
+        objective(Batch(media, None, None, ["a", "b"]), "model", 0, StepRNG(PerSampleRNG(0, range(2)), torch.Generator()))

@@ -135,7 +135,7 @@ def test_windows_fit_the_clips_or_are_refused() -> None:
         built(Stft())(noise(), noise(3_999))
 
 
-RECIPE = "data: {data}\ntokenizer: {vq: {body: BODY}}\nlosses: {losses}\ntrain: {samples: 64}\n"
+RECIPE = "data: {data}\ntokenizer: {vq: {autoencoder: BODY}}\nlosses: {losses}\ntrain: {samples: 64}\n"
 OF_SOUND, OF_PICTURES = RECIPE.replace("BODY", "seanet"), RECIPE.replace("BODY", "convolutional")
 
 

@@ -100,8 +100,8 @@ NOISE = torch.rand(1, 160_000, generator=torch.Generator().manual_seed(0)) - 0.5
 def float_wave(values: list[float]) -> bytes:
     samples = struct.pack(f"<{len(values)}f", *values)
     form = struct.pack("<HHIIHH", 3, 1, 16_000, 64_000, 4, 32)
-    body = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(samples)) + samples
-    return b"RIFF" + struct.pack("<I", len(body)) + body
+    autoencoder = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(samples)) + samples
+    return b"RIFF" + struct.pack("<I", len(autoencoder)) + autoencoder
 
 
 def test_floating_point_is_kept_and_clamped() -> None:

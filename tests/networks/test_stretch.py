@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from jielong.core.tokens import Layout
-from jielong.networks.conditioning import Along, Conditioning
-from jielong.networks.length_regulator import Stretch, even, scaled, spread
-from jielong.networks.monotonic_alignment import SearchedStretch, diagonal, search
+from jielong.networks.conditioning import AlignedStates, Conditioning
+from jielong.networks.length_regulator import LengthRegulator, even, scaled, spread
+from jielong.networks.monotonic_alignment import MonotonicAlignment, diagonal, search
 
 
 def mask_of(*counts: int) -> Tensor:
@@ -43,16 +43,16 @@ def test_even_durations_fill_the_asked_length_exactly(length: int) -> None:
 
 def test_padding_of_states_and_what_it_holds_change_nothing() -> None:
     torch.manual_seed(0)
-    for layer in (Stretch(5, 6), SearchedStretch(5, 6, Layout((9,), 2))):
+    for layer in (LengthRegulator(5, 6), MonotonicAlignment(5, 6, Layout((9,), 2))):
         for parameter in layer.parameters():
             torch.nn.init.normal_(parameter)
         states = torch.randn(1, 3, 5)
-        alone, lengths = Along(states, mask_of(3)), torch.tensor([9])
+        alone, lengths = AlignedStates(states, mask_of(3)), torch.tensor([9])
         behind = torch.full((1, 2, 5), torch.nan)
-        padded = Along(torch.cat([states, behind], 1), torch.tensor([[True, True, True, False, False]]))
+        padded = AlignedStates(torch.cat([states, behind], 1), torch.tensor([[True, True, True, False, False]]))
         made = [layer(each, layer.durations(each, lengths), torch.arange(9)) for each in (alone, padded)]
         torch.testing.assert_close(made[1], made[0])
-        torch.testing.assert_close(layer.own_lengths(padded), layer.own_lengths(alone))
+        torch.testing.assert_close(layer.predict_lengths(padded), layer.predict_lengths(alone))
 
 
 def total(scores: Tensor, runs: list[int]) -> float:
@@ -104,18 +104,23 @@ def test_durations_are_learned_from_tokens_that_symbols_explain(layout: Layout) 
     """Three kinds of symbols that last 1, 3 and 5 tokens, in random order, and tokens that tell which: the search finds them all."""
     torch.manual_seed(0)
     lasts, codes = torch.tensor([1, 3, 5]), torch.eye(3)
-    layer = SearchedStretch(3, 8, layout)
+    layer = MonotonicAlignment(3, 8, layout)
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.03)
     table = torch.nn.Embedding.from_pretrained(codes)
 
-    def items(count: int) -> tuple[Along, Tensor, Tensor, Tensor]:
+    def items(count: int) -> tuple[AlignedStates, Tensor, Tensor, Tensor]:
         kinds = torch.stack([torch.randperm(3) for _ in range(count)])
         durations, lengths = lasts[kinds], torch.full((count,), 9)
         values = torch.zeros(count, 20, layout.channels)
         for row in range(count):
             told = kinds[row].repeat_interleave(durations[row])
             values[row, :9] = 3 * codes[told] + 0.1 * torch.randn(9, 3) if layout.vocabulary is None else told[:, None].float()
-        return Along(table(kinds), mask_of(*[3] * count)), values if layout.vocabulary is None else values.long(), lengths, durations
+        return (
+            AlignedStates(table(kinds), mask_of(*[3] * count)),
+            values if layout.vocabulary is None else values.long(),
+            lengths,
+            durations,
+        )
 
     for _ in range(120):
         along, values, lengths, _ = items(16)
@@ -127,15 +132,15 @@ def test_durations_are_learned_from_tokens_that_symbols_explain(layout: Layout) 
     along, values, lengths, durations = items(32)
     found, _ = layer.learn(along, values, lengths)
     assert torch.equal(found.long(), durations)
-    assert torch.equal(layer.own_lengths(along).round().long(), lengths)
+    assert torch.equal(layer.predict_lengths(along).round().long(), lengths)
     torch.testing.assert_close(layer.durations(along, lengths * 2), 2.0 * durations, rtol=0.1, atol=0.1)
 
 
 def test_what_a_text_is_said_to_last_is_right_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not at the geometric mean: a symbol that lasts one token or nine lasts five, not three."""
     torch.manual_seed(0)
-    stretch, items = SearchedStretch(4, 8, Layout((18,), 1)), 64
-    along = Along(torch.ones(items, 2, 4), mask_of(*[2] * items))
+    stretch, items = MonotonicAlignment(4, 8, Layout((18,), 1)), 64
+    along = AlignedStates(torch.ones(items, 2, 4), mask_of(*[2] * items))
     found = torch.ones(items, 2).masked_fill(torch.arange(items)[:, None] % 2 == 1, 9.0)
     monkeypatch.setattr("jielong.networks.monotonic_alignment.search", lambda *_, **__: found)
     optimizer = torch.optim.Adam(stretch.parameters(), lr=0.05)
@@ -145,14 +150,14 @@ def test_what_a_text_is_said_to_last_is_right_on_average(monkeypatch: pytest.Mon
         assert loss is not None
         loss.backward()
         optimizer.step()
-    torch.testing.assert_close(stretch.own_lengths(along), torch.full((items,), 10.0), rtol=0.02, atol=0)
+    torch.testing.assert_close(stretch.predict_lengths(along), torch.full((items,), 10.0), rtol=0.02, atol=0)
 
 
 def test_the_pace_is_a_line_that_rises() -> None:
-    layer = Stretch(2, 2)
+    layer = LengthRegulator(2, 2)
     layer.measure(torch.tensor([10, 20, 30]), torch.tensor([25, 45, 65]))
     torch.testing.assert_close(layer.pace, torch.tensor([2.0, 5.0]))
-    torch.testing.assert_close(layer.own_lengths(Along(torch.zeros(2, 4, 2), mask_of(4, 1))), torch.tensor([13.0, 7.0]))
+    torch.testing.assert_close(layer.predict_lengths(AlignedStates(torch.zeros(2, 4, 2), mask_of(4, 1))), torch.tensor([13.0, 7.0]))
     for states, lengths, slope in (([10, 20], [5, 40], 3.5), ([10], [40], 4.0), ([10, 20], [30, 10], 1.0)):
         layer.measure(torch.tensor(states), torch.tensor(lengths))
         assert float(layer.pace[0]) == pytest.approx(slope)
@@ -161,7 +166,7 @@ def test_the_pace_is_a_line_that_rises() -> None:
 def test_conditions_are_joined_with_what_goes_along() -> None:
     def told(batch: int, length: int) -> Conditioning:
         states, mask = torch.randn(batch, length, 4), torch.ones(batch, length, dtype=torch.bool)
-        return Conditioning(states, mask, states.mean(1), Along(states, mask))
+        return Conditioning(states, mask, states.mean(1), AlignedStates(states, mask))
 
     both = Conditioning.cat(told(2, 3), told(1, 5))
     assert both.along is not None

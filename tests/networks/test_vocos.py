@@ -49,15 +49,15 @@ def test_polar_undoes_logarithms_and_phases() -> None:
 @pytest.mark.parametrize("downsample", [1, 3])
 def test_pieces_equal_the_whole(causal: bool, downsample: int) -> None:
     torch.manual_seed(0)
-    hop = 8 * downsample
-    body = Vocos(**SMALL, causal=causal, downsample=downsample).build(channels=1, size=(10 * hop,), dim=6)
-    encoder, decoder = body.encoder.eval(), body.decoder.eval()
-    x = torch.randn(2, 1, 20 * hop + 5)
+    hop_length = 8 * downsample
+    autoencoder = Vocos(**SMALL, causal=causal, downsample=downsample).build(channels=1, size=(10 * hop_length,), dim=6)
+    encoder, decoder = autoencoder.encoder.eval(), autoencoder.decoder.eval()
+    x = torch.randn(2, 1, 20 * hop_length + 5)
     with torch.no_grad():
         features = encoder(x)
         sound = decoder(features)
         assert features.shape == (2, 6, 21)
-        assert sound.shape == (2, 1, 21 * hop)
+        assert sound.shape == (2, 1, 21 * hop_length)
         for size in (1, 7, 50):
             torch.testing.assert_close(in_pieces(encoder, x, size), features, atol=1e-5, rtol=0)
             torch.testing.assert_close(in_pieces(decoder, features, size), sound, atol=1e-5, rtol=0)
@@ -66,23 +66,28 @@ def test_pieces_equal_the_whole(causal: bool, downsample: int) -> None:
 @pytest.mark.parametrize("causal", [False, True])
 def test_nothing_later_than_its_latency_is_heard(causal: bool) -> None:
     torch.manual_seed(0)
-    body = Vocos(**SMALL, causal=causal, downsample=2).build(channels=1, size=(160,), dim=6)
-    encoder, decoder = body.encoder.eval(), body.decoder.eval()
-    behind = latency(encoder, decoder, body.reduction)
+    autoencoder = Vocos(**SMALL, causal=causal, downsample=2).build(channels=1, size=(160,), dim=6)
+    encoder, decoder = autoencoder.encoder.eval(), autoencoder.decoder.eval()
+    behind = latency(encoder, decoder, autoencoder.reduction)
     x = torch.randn(1, 1, 640)
     changed = x.clone()
     changed[..., 400:] = torch.randn(240)
     with torch.no_grad():
         apart = (decoder(encoder(x)) - decoder(encoder(changed))).abs()[0, 0]
     first = int(apart.gt(1e-6).nonzero()[0])
-    assert 400 - behind <= first < 400 + body.reduction
+    assert 400 - behind <= first < 400 + autoencoder.reduction
     if causal:  # what the two transforms look ahead, and the frame that is under way
-        assert behind == 2 * (32 - 8) // 2 + body.reduction
+        assert behind == 2 * (32 - 8) // 2 + autoencoder.reduction
 
 
 def test_transforms_are_not_stored() -> None:
-    body = Vocos(**SMALL).build(channels=1, size=(160,), dim=6)
-    assert all(tensor.shape[-1] < 32 for half in (body.encoder, body.decoder) for tensor in half.state_dict().values() if tensor.ndim == 3)
+    autoencoder = Vocos(**SMALL).build(channels=1, size=(160,), dim=6)
+    assert all(
+        tensor.shape[-1] < 32
+        for half in (autoencoder.encoder, autoencoder.decoder)
+        for tensor in half.state_dict().values()
+        if tensor.ndim == 3
+    )
 
 
 @pytest.mark.parametrize("wrong", [{"window": 16}, {"window": 36}])

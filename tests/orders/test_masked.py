@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from scipy import stats
 
 from jielong.config.speed import Schedule
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.orders.base import Step
 from jielong.orders.masked import Masked, MaskedOrder
@@ -71,13 +71,13 @@ def test_masks_strictly_decrease_to_none_for_any_length_and_number_of_steps(sche
 def test_every_token_is_revealed_exactly_once(schedule: Schedule, choose: str) -> None:
     order = Masked(schedule=schedule, choose=choose).build()
     for length, count in [(1, 1), (5, 3), (16, 8), (16, 16), (9, 40)]:
-        noise = Noise(1, range(4))
+        rng = PerSampleRNG(1, range(4))
         unknown = torch.ones(4, length, dtype=torch.bool)
         unknown[:, 1:3] = False  # some are known from the start
         times = (~unknown).int()
         for step in order.steps(int(unknown[0].sum()), count):
             confidence = torch.randn(4, length).clamp_max(0)  # with ties
-            new = order.reveal(step, unknown, confidence, noise)
+            new = order.reveal(step, unknown, confidence, rng)
             assert not (new & ~unknown).any(), "a known token was drawn again"
             unknown = unknown & ~new
             times += new
@@ -86,12 +86,12 @@ def test_every_token_is_revealed_exactly_once(schedule: Schedule, choose: str) -
 
 
 def test_without_noise_the_most_confident_are_kept() -> None:
-    order = Masked(choice_noise=0).build()
+    order = Masked(choice_temperature=0).build()
     confidence = -torch.rand(3, 20, generator=torch.Generator().manual_seed(0))
     unknown = torch.ones(3, 20, dtype=torch.bool)
     unknown[:, ::4] = False
     for step in order.steps(15, 4):
-        new = order.reveal(step, unknown, confidence, Noise(0, range(3)))
+        new = order.reveal(step, unknown, confidence, PerSampleRNG(0, range(3)))
         left = unknown & ~new
         for row in range(3):
             if left[row].any():
@@ -99,13 +99,15 @@ def test_without_noise_the_most_confident_are_kept() -> None:
         unknown = left
 
 
-@pytest.mark.parametrize("order", [Masked(choose="random").build(), Masked(choice_noise=1e9).build()], ids=["random", "endless noise"])
+@pytest.mark.parametrize(
+    "order", [Masked(choose="random").build(), Masked(choice_temperature=1e9).build()], ids=["random", "endless noise"]
+)
 def test_random_choice_is_uniform(order: MaskedOrder) -> None:
     """Over 3,000 pictures the first two of nine positions fall on all pairs alike, however confident the head is."""
     samples, n = 3000, 9
     step = Step(index=0, count=100, hidden_before=n, hidden_after=n - 2)
     confidence = -torch.arange(n).float().expand(samples, n)
-    new = order.reveal(step, torch.ones(samples, n, dtype=torch.bool), confidence, Noise(2, range(samples)))
+    new = order.reveal(step, torch.ones(samples, n, dtype=torch.bool), confidence, PerSampleRNG(2, range(samples)))
     pairs = [tuple(row.nonzero().flatten().tolist()) for row in new]
     counts = [pairs.count(pair) for pair in itertools.combinations(range(n), 2)]
     assert sum(counts) == samples
@@ -115,15 +117,15 @@ def test_random_choice_is_uniform(order: MaskedOrder) -> None:
 def test_choice_noise_is_annealed_to_nothing_and_enters_as_gumbel_on_the_log_probability() -> None:
     """With noise ``t`` the chance that position ``i`` is kept first is the softmax of ``log p / t`` (the Gumbel-max trick)."""
     samples = 4000
-    order = Masked(choice_noise=2.0).build()
+    order = Masked(choice_temperature=2.0).build()
     steps = list(order.steps(8, 8))
     confidence = torch.tensor([-0.1, -1.0, -2.0, -4.0, -0.5, -3.0, -6.0, -0.2])
     unknown = torch.ones(samples, 8, dtype=torch.bool)
-    first = order.reveal(steps[0], unknown, confidence.expand(samples, 8), Noise(3, range(samples)))
+    first = order.reveal(steps[0], unknown, confidence.expand(samples, 8), PerSampleRNG(3, range(samples)))
     expected = (confidence / (2.0 * (1 - 1 / 8))).double().softmax(0) * samples
     assert stats.chisquare(first.sum(0).numpy(), expected.numpy()).pvalue > ALARM
     late = Step(index=7, count=8, hidden_before=8, hidden_after=7)
-    assert (order.reveal(late, unknown, confidence.expand(samples, 8), Noise(3, range(samples))).int().argmax(1) == 0).all()
+    assert (order.reveal(late, unknown, confidence.expand(samples, 8), PerSampleRNG(3, range(samples))).int().argmax(1) == 0).all()
 
 
 def exceeds(x: float, schedule: Schedule) -> float:
@@ -139,7 +141,7 @@ def test_training_masks_follow_the_closed_form(schedule: Schedule) -> None:
     """
     n, samples = 64, 4000
     order = Masked(schedule=schedule).build()
-    view = order.view(Layout((8, 8), vocabulary=2), Noise(4, range(samples)))
+    view = order.view(Layout((8, 8), vocabulary=2), PerSampleRNG(4, range(samples)))
     assert torch.equal(view.known, ~view.asked)
     counts = view.asked.sum(1)
     assert counts.min() >= 1
@@ -157,7 +159,7 @@ def test_training_masks_follow_the_closed_form(schedule: Schedule) -> None:
 
 def test_mean_training_mask_ratio_of_cosine_is_two_over_pi() -> None:
     n, samples = 256, 3000
-    view = Masked().build().view(Layout((n,), vocabulary=2), Noise(5, range(samples)))
+    view = Masked().build().view(Layout((n,), vocabulary=2), PerSampleRNG(5, range(samples)))
     ratio = view.asked.double().mean(1)
     error = math.sqrt(1 / 2 - 4 / math.pi**2) / math.sqrt(samples)  # variance of cos(pi r / 2) is 1/2 - 4 / pi^2
     assert abs(float(ratio.mean()) - 2 / math.pi) < stats.norm.isf(ALARM / 2) * error + 0.5 / n  # ceil adds half a position
@@ -165,7 +167,7 @@ def test_mean_training_mask_ratio_of_cosine_is_two_over_pi() -> None:
 
 def test_masks_of_an_item_do_not_depend_on_the_batch() -> None:
     order, layout = Masked().build(), Layout((4, 4), vocabulary=2)
-    assert torch.equal(order.view(layout, Noise(6, [3])).asked[0], order.view(layout, Noise(6, range(5))).asked[3])
+    assert torch.equal(order.view(layout, PerSampleRNG(6, [3])).asked[0], order.view(layout, PerSampleRNG(6, range(5))).asked[3])
 
 
 def test_inputs_show_known_tokens_and_the_placeholder_elsewhere() -> None:
@@ -178,6 +180,6 @@ def test_inputs_show_known_tokens_and_the_placeholder_elsewhere() -> None:
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    for wrong in [{"steps": 0}, {"choice_noise": -1}, {"schedule": "sqrt"}, {"choose": "best"}]:
+    for wrong in [{"steps": 0}, {"choice_temperature": -1}, {"schedule": "sqrt"}, {"choose": "best"}]:
         with pytest.raises(ValidationError):
             Masked(**wrong)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jielong.backbones.transformer import Transformer
 from jielong.config.registry import parse_part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.generator import Generator
 from jielong.heads.gaussian_mixture import GaussianMixture
@@ -49,13 +49,13 @@ class Fixed(MaskedNextOrder):
         super().__init__(0.5, Ratio(), Ratio())
         self.left = left
 
-    def view_of(self, layout: Layout, noise: Noise, real: Tensor) -> View:
+    def view_of(self, layout: Layout, rng: PerSampleRNG, real: Tensor) -> View:
         left = self.left & real
         return View(left, left, left)
 
 
 def hidden_of(model: Generator, given: Tokens) -> Any:
-    return model._read(given, None, Noise(0, range(len(given))))
+    return model._read(given, None, PerSampleRNG(0, range(len(given))))
 
 
 def test_settings_survive_their_own_dump() -> None:
@@ -69,7 +69,7 @@ def test_with_nothing_dropped_it_is_next_token_prediction(layout: Layout) -> Non
     read = hidden_of(model, given)
     assert bool(read.asked.all())
     cache, known = model.backbone.new_cache(3, N), torch.zeros(3, N, dtype=torch.bool)
-    places = model.places_at(model.course)
+    places = model.places_at(model.plan)
     for place in range(N):
         inputs = model.inputs(given.values, known, place, place + 1, places)
         step = model.backbone(inputs, model.where[place : place + 1], model.blocks[place : place + 1], None, cache=cache)
@@ -101,7 +101,7 @@ def test_what_is_left_is_the_shortened_sequence(layout: Layout) -> None:
     found = hidden_of(model, given).hidden[:, left[0]]
     kept = left[0].nonzero()[:, 0]
     contents = torch.cat([given.values[:, kept[:-1]], kept[None, :-1, None].to(given.values.dtype)], -1)
-    inputs = torch.cat([model.placeholder.expand(1, 1, -1), model.embed(contents)], 1) + model.places_at(model.course)[kept]
+    inputs = torch.cat([model.placeholder.expand(1, 1, -1), model.embed(contents)], 1) + model.places_at(model.plan)[kept]
     alone = model.backbone(inputs, model.where[kept], torch.arange(len(kept)))
     torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
 
@@ -120,14 +120,14 @@ def test_where_a_token_stands_is_told() -> None:
 
 def test_shares_are_those_of_the_two_distributions() -> None:
     order, layout = MaskedNext().build(), Layout((200,), 1)
-    view = order.view(layout, Noise(0, range(4000)))
+    view = order.view(layout, PerSampleRNG(0, range(4000)))
     share = 1 - view.asked.float().mean(1)
     assert abs(float((share < 0.7).float().mean()) - 0.5) < 0.05
     # Means of the two truncated normals: 0 + 0.25 phi-ratio, and one minus the same cut at 0.3.
     assert float(share[share < 0.7].mean()) == pytest.approx(0.25 * 0.7979 * (1 - 0.0198) / 0.9949, abs=0.02)
     assert float(share[share > 0.7].mean()) == pytest.approx(1 - 0.25 * 0.7979 * (1 - 0.4868) / 0.7699, abs=0.02)
     assert int(view.asked.sum(1).min()) >= 1
-    few = order.view_of(layout, Noise(0, range(3)), torch.arange(200) < torch.tensor([[1], [5], [200]]))
+    few = order.view_of(layout, PerSampleRNG(0, range(3)), torch.arange(200) < torch.tensor([[1], [5], [200]]))
     assert few.asked[0].nonzero()[:, 0].tolist() == [0]
     assert not bool(few.asked[1, 5:].any())
 

@@ -12,10 +12,11 @@ from torch import Tensor
 from jielong.autoencoders.convolutional import Convolutional
 from jielong.conditions.classes import Class
 from jielong.config.guidance import Guidance
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
-from jielong.generation.generator import Generator, Moment
-from jielong.heads.base import Sharpness
+from jielong.generation.callbacks import StepEvent
+from jielong.generation.generator import Generator
+from jielong.heads.base import SamplingConfig
 from jielong.heads.softmax import Softmax
 from jielong.networks.transformer import Transformer
 from jielong.orders.next_scale import NextScale, ScaleEmbedding
@@ -35,7 +36,9 @@ CLASSES = ["cat", "dog", "bird"]
 def tokenizer(first: int = 1) -> VQTokenizer:
     torch.manual_seed(1)
     quantizer = MultiScale(codes=CODES, scales=tuple(dict.fromkeys((first, 2, 4))))
-    made = VQ(body=Convolutional(channels=(8, 8), blocks=(1, 1), patch=2), dim=5, quantizer=quantizer).build(MediaFormat(3, (16, 16)))
+    made = VQ(autoencoder=Convolutional(channels=(8, 8), blocks=(1, 1), patch=2), dim=5, quantizer=quantizer).build(
+        MediaFormat(3, (16, 16))
+    )
     made.quantizer.codebook.codebook.copy_(torch.randn(CODES, 5))  # type: ignore[union-attr, operator]
     return made.eval().requires_grad_(False)
 
@@ -45,7 +48,7 @@ def make(path: str | None = "adaln", first: int = 1) -> Generator:
     cut = tokenizer(first)
     order = NextScale().build()
     torch.manual_seed(0)
-    condition = None if path is None else Class(width=12, drop=0.1).build(CLASSES)
+    condition = None if path is None else Class(width=12, cfg_dropout=0.1).build(CLASSES)
     backbone = Transformer(layers=2, width=24, heads=2, axes=3, condition=path, condition_width=12 if path else None)  # type: ignore[arg-type]
     model = Generator(cut.layout, order, backbone, Softmax().build(24, cut.layout), condition, order.embedding(cut, 24))
     generator = torch.Generator().manual_seed(1)
@@ -65,7 +68,7 @@ def given(model: Generator, count: int = 4) -> list[int] | None:
 def logits_of(model: Generator, values: Tensor) -> Tensor:
     """Logits of one whole pass, ``(B, N, V)``."""
     known = torch.ones(values.shape[:2], dtype=torch.bool)
-    inputs = model.inputs(values, known, 0, N, model.places_at(model.course))
+    inputs = model.inputs(values, known, 0, N, model.places_at(model.plan))
     condition = model.condition and model.condition(model.condition.prepare(given(model, len(values)) or []))
     return model.head.scores(model.backbone(inputs, model.where, model.blocks, condition))[..., 0, :]  # type: ignore[operator]
 
@@ -79,7 +82,7 @@ def test_blocks_are_scales() -> None:
     assert layout.scales == SCALES
     assert order.spans(layout) == [(0, 1), (1, 5), (5, 21)]
     assert order.shifted
-    view = order.view(layout, Noise(0, range(3)))
+    view = order.view(layout, PerSampleRNG(0, range(3)))
     assert view.asked.shape == (3, N)
     assert view.asked.all()
 
@@ -177,7 +180,7 @@ def test_the_first_loss_is_ln_v_and_learning_reaches_every_weight() -> None:
     assert loss.item() == pytest.approx(math.log(CODES), rel=1e-6)
     model.head.logits.weight.data.normal_()  # type: ignore[union-attr, operator]
     model.train()
-    model.loss(tokens, prepared, Noise(3, range(2))).backward()
+    model.loss(tokens, prepared, PerSampleRNG(3, range(2))).backward()
     assert all(parameter.grad is not None for name, parameter in model.named_parameters() if name != "condition.null")
 
 
@@ -191,13 +194,13 @@ def test_a_few_steps_learn_one_picture_by_heart() -> None:
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.05
-    assert torch.equal(model.generate(count=1, sharpness=Sharpness(temperature=0)).values, tokens.values)
+    assert torch.equal(model.generate(count=1, sampling=SamplingConfig(temperature=0)).values, tokens.values)
 
 
 def test_guidance_rises_scale_by_scale() -> None:
     model = make()
     scales: list[float] = []
-    model.generate(given(model), guidance=Guidance(scale=2.5, kind="ramp"), watch=lambda moment: scales.append(moment.guidance))
+    model.generate(given(model), guidance=Guidance(scale=2.5, kind="ramp"), on_step=lambda moment: scales.append(moment.guidance))
     assert scales == [1.0, 1.75, 2.5]  # VAR's cfg 1.5: 1 + 1.5 k / (K - 1)
 
 
@@ -227,9 +230,9 @@ def test_smooth_sampling_mixes_codes_and_the_tokenizer_decodes_the_mixture() -> 
     values = codes()
     vectors = Tokens(model.embedding.vectors(values), drawn.layout)  # type: ignore[operator]
     assert torch.equal(cut.decode(vectors), cut.decode(Tokens(values, cut.layout)))
-    likeliest = Sharpness(temperature=0)
-    hard = model.generate(given(model), seed=3, sharpness=likeliest)
-    soft = model.generate(given(model), seed=3, sharpness=likeliest, smooth=True)
+    likeliest = SamplingConfig(temperature=0)
+    hard = model.generate(given(model), seed=3, sampling=likeliest)
+    soft = model.generate(given(model), seed=3, sampling=likeliest, smooth=True)
     torch.testing.assert_close(soft.values, model.embedding.vectors(hard.values))  # type: ignore[operator]
 
 
@@ -237,11 +240,11 @@ def test_weights_of_a_mixture_are_the_published_ones() -> None:
     head = make().head
     hidden = torch.randn(2, 4, 24, generator=torch.Generator().manual_seed(0))
     for progress, temperature in ((0.0, 0.27), (0.5, 0.27 * 0.525), (1.0, 0.0135)):
-        gumbel = Noise(4, range(2)).gumbel(4, 1, CODES)
+        gumbel = PerSampleRNG(4, range(2)).gumbel(4, 1, CODES)
         expected = (((1 + progress) * head.scores(hidden) + gumbel) / temperature).softmax(-1)  # type: ignore[operator]
-        mixture = head.mixture(hidden, Noise(4, range(2)), Sharpness(), progress=progress)
+        mixture = head.mixture(hidden, PerSampleRNG(4, range(2)), SamplingConfig(), progress=progress)
         torch.testing.assert_close(mixture, expected)
-    kept = head.mixture(hidden, Noise(4, range(2)), Sharpness(top_k=3), progress=0.0)
+    kept = head.mixture(hidden, PerSampleRNG(4, range(2)), SamplingConfig(top_k=3), progress=0.0)
     assert ((kept > 0).sum(-1) <= 3).all()
 
 
@@ -250,8 +253,8 @@ def test_weights_of_a_mixture_are_the_published_ones() -> None:
 
 def test_a_picture_so_far_is_the_sum_of_the_known_scales() -> None:
     model, cut = make(), tokenizer()
-    moments: list[Moment] = []
-    tokens = model.generate(given(model), seed=1, watch=moments.append)
+    moments: list[StepEvent] = []
+    tokens = model.generate(given(model), seed=1, on_step=moments.append)
     assert [int(moment.known[0].sum()) for moment in moments] == [1, 5, 21]
     pictures = [cut.decode_known(Tokens(moment.values, cut.layout), moment.known) for moment in moments]
     assert torch.equal(pictures[-1], cut.decode(tokens))

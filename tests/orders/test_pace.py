@@ -10,7 +10,7 @@ from scipy import stats
 from torch import Tensor
 
 from jielong.config.speed import TwoStage
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.orders.masked import Masked
 from jielong.orders.pace import Pace
@@ -45,7 +45,7 @@ def test_reveals_add_up_and_each_reveals_something(two_stage: TwoStage | None, s
     assert [(step.index, step.count) for step in plan] == [(index, len(plan)) for index in range(len(plan))]
     if not left:
         return
-    queue = pace.queue(order, WHERE, hidden, Noise(0, range(3)))
+    queue = pace.queue(order, WHERE, hidden, PerSampleRNG(0, range(3)))
     assert queue is not None
     for row in range(3):
         assert sorted(queue[row].tolist()) == hidden[row].nonzero().flatten().tolist()
@@ -66,7 +66,7 @@ def test_one_step_gives_everything_at_once_and_the_card_of_mar_the_rest() -> Non
 def test_structure_comes_first_and_neighbours_of_details_are_known() -> None:
     order, pace = Masked(choose="random").build(), Pace(6, two_stage=TwoStage(detail_steps=2))
     plan = pace.plan(order, WHERE, unknown())
-    queue = pace.queue(order, WHERE, unknown(), Noise(1, range(3)))
+    queue = pace.queue(order, WHERE, unknown(), PerSampleRNG(1, range(3)))
     assert queue is not None
     assert len(plan) == 6
     assert plan[3].hidden_after == N // 2, "four of six steps are for the checkerboard"
@@ -79,19 +79,19 @@ def test_structure_comes_first_and_neighbours_of_details_are_known() -> None:
 
 def test_the_queue_is_a_uniform_permutation_that_does_not_depend_on_the_batch() -> None:
     order, samples, n = Masked(choose="random").build(), 4000, 4
-    queue = order.queue(torch.ones(samples, n, dtype=torch.bool), Noise(2, range(samples)))
+    queue = order.queue(torch.ones(samples, n, dtype=torch.bool), PerSampleRNG(2, range(samples)))
     assert queue is not None
     each = [tuple(row) for row in queue.tolist()]
     counts = [each.count(permutation) for permutation in itertools.permutations(range(n))]
     assert sum(counts) == samples
     assert stats.chisquare(counts).pvalue > ALARM
-    alone = order.queue(torch.ones(1, n, dtype=torch.bool), Noise(2, [5]))
+    alone = order.queue(torch.ones(1, n, dtype=torch.bool), PerSampleRNG(2, [5]))
     assert alone is not None
     assert torch.equal(alone[0], queue[5])
 
 
 def test_orders_that_choose_after_drawing_have_no_queue_and_no_two_stages() -> None:
     for order in (Masked().build(), Raster().build()):
-        assert Pace().queue(order, WHERE, unknown(), Noise(0, range(3))) is None
+        assert Pace().queue(order, WHERE, unknown(), PerSampleRNG(0, range(3))) is None
         with pytest.raises(ValueError, match="chooses positions before it draws"):
-            Pace(two_stage=TwoStage()).queue(order, WHERE, unknown(), Noise(0, range(3)))
+            Pace(two_stage=TwoStage()).queue(order, WHERE, unknown(), PerSampleRNG(0, range(3)))

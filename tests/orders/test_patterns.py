@@ -10,17 +10,17 @@ import torch
 from transformers import MusicgenForCausalLM
 from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
 
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.generator import Generator
-from jielong.generation.plan import Course
+from jielong.generation.plan import SequencePlan
 from jielong.heads.base import Head
 from jielong.heads.depth import Depth
 from jielong.heads.logistic_mixture import LogisticMixture
 from jielong.heads.softmax import Softmax, SoftmaxHead
 from jielong.networks.transformer import Transformer
 from jielong.orders.base import Order
-from jielong.orders.levels import LevelsOrder
+from jielong.orders.coarse_to_fine import CoarseToFineOrder
 from jielong.orders.patterns import Pattern, coarse_first, delay, flatten, level_by_level
 from jielong.orders.raster import RasterOrder
 
@@ -35,7 +35,7 @@ ORDERS: dict[str, Callable[[], Order]] = {
     "delay": lambda: RasterOrder("delay"),
     "flatten": lambda: RasterOrder("flatten"),
     "coarse_first": lambda: RasterOrder("coarse_first"),
-    "levels": LevelsOrder,
+    "levels": CoarseToFineOrder,
 }
 
 
@@ -106,20 +106,20 @@ def test_a_step_sees_what_was_arranged_before_it_and_nothing_else(name: str) -> 
     layout = Layout((4,), 3, 7)
     torch.manual_seed(0)
     model = make(name, layout).eval()
-    course, values = model.course, codes(layout, 1)
-    step_of = course.pattern.steps_of if course.pattern is not None else torch.arange(4)[:, None].expand(-1, 3)
+    plan, values = model.plan, codes(layout, 1)
+    step_of = plan.pattern.steps_of if plan.pattern is not None else torch.arange(4)[:, None].expand(-1, 3)
     before = hidden_of(model, values)
     for time in range(4):
         for book in range(3):
             other = values.clone()
             other[0, time, book] = (other[0, time, book] + 1) % 7
             changed = (hidden_of(model, other) != before).any(-1)[0]
-            assert torch.equal(changed, course.blocks > course.blocks[step_of[time, book]]), (time, book)
+            assert torch.equal(changed, plan.blocks > plan.blocks[step_of[time, book]]), (time, book)
 
 
 def make(name: str, layout: Layout, head: Head | None = None, width: int = 32) -> Generator:
     order = ORDERS[name]()
-    arranged = Course.of(order, layout).layout
+    arranged = SequencePlan.of(order, layout).layout
     backbone = Transformer(layers=2, width=width, heads=2, axes=len(arranged.grid))
     model = Generator(layout, order, backbone, head or Softmax().build(width, layout))
     generator = torch.Generator().manual_seed(1)
@@ -141,7 +141,7 @@ def test_further_levels_take_their_likeliest_codes_unless_they_are_drawn() -> No
     likeliest = likeliest_of(greedy)
     assert torch.equal(greedy.values[..., 1:], likeliest[..., 1:])
     assert not torch.equal(greedy.values[..., 0], likeliest[..., 0])
-    model.order = LevelsOrder(greedy=False)
+    model.order = CoarseToFineOrder(greedy=False)
     drawn = model.generate(count=8, seed=1)
     assert torch.equal(drawn.values[..., 0], greedy.values[..., 0])
     assert not torch.equal(drawn.values[..., 1:], likeliest_of(drawn)[..., 1:])
@@ -177,7 +177,7 @@ def test_an_untrained_head_guesses_evenly(name: str, head: str) -> None:
     """Zero weights: ln V at every code, padding and nothing left out."""
     layout = Layout((5,), 3, 7)
     order = ORDERS[name]()
-    arranged = Course.of(order, layout).layout
+    arranged = SequencePlan.of(order, layout).layout
     built = Softmax().build(16, layout) if head == "softmax" else Depth(layers=1, width=8, heads=1).build(16, layout)
     model = Generator(layout, order, Transformer(layers=1, width=16, heads=2, axes=len(arranged.grid)), built)
     given = Tokens(codes(layout), layout, torch.tensor([5, 2]))
@@ -216,7 +216,7 @@ def test_what_is_given_stays_and_the_rest_is_drawn(name: str) -> None:
     naive = model.generate(count=2, seed=1, start=start, known=known, cache=False)
     assert torch.equal(made.values, naive.values)
     steps: list[int] = []
-    model.generate(count=2, start=start, known=known, watch=lambda moment: steps.append(int(moment.known[0].sum())))
+    model.generate(count=2, start=start, known=known, on_step=lambda moment: steps.append(int(moment.known[0].sum())))
     assert len(steps) == {"parallel": 4, "delay": 6, "flatten": 12, "coarse_first": 8, "levels": 6}[name]
     assert steps == sorted(steps)
     assert steps[-1] == 6
@@ -233,7 +233,7 @@ def test_the_second_codebook_follows_from_the_first_where_the_pattern_lets_it(na
     for step in range(150):
         first = torch.randint(0, 4, (48, 3, 1), generator=torch.Generator().manual_seed(step))
         optimizer.zero_grad()
-        loss = model.loss(Tokens(torch.cat([first, (3 * first + 1) % 4], dim=-1), layout), noise=Noise(step, range(48)))
+        loss = model.loss(Tokens(torch.cat([first, (3 * first + 1) % 4], dim=-1), layout), rng=PerSampleRNG(step, range(48)))
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
@@ -259,13 +259,13 @@ def test_impossible_pairings_are_refused() -> None:
     numbers, single, pictures, deep = Layout((4,), 3), Layout((4,), 1, 7), Layout((2, 2), 3, 7), Layout((4,), 3, 7)
     for layout, words in ((numbers, "is of numbers"), (single, "has one codebook")):
         with pytest.raises(ValueError, match=words):
-            Course.of(RasterOrder("flatten"), layout)
+            SequencePlan.of(RasterOrder("flatten"), layout)
         with pytest.raises(ValueError, match=words):
-            Course.of(LevelsOrder(), layout)
+            SequencePlan.of(CoarseToFineOrder(), layout)
     with pytest.raises(ValueError, match="delay is for tokens in one line"):
-        Course.of(RasterOrder("delay"), pictures)
+        SequencePlan.of(RasterOrder("delay"), pictures)
     with pytest.raises(ValueError, match="delays are one a codebook, 3 of them"):
-        Course.of(RasterOrder("delay", [0, 1]), deep)
+        SequencePlan.of(RasterOrder("delay", [0, 1]), deep)
     backbone = Transformer(layers=1, width=16, heads=2, axes=1)
     with pytest.raises(ValueError, match="take the head softmax or depth"):
         Generator(deep, RasterOrder("delay"), backbone, LogisticMixture().build(16, deep))

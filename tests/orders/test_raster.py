@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.orders.raster import Raster
 
@@ -32,7 +32,7 @@ def test_position_i_reads_token_i_minus_1_and_nothing_else(start: int, stop: int
 
 
 def test_training_asks_for_everything() -> None:
-    view = Raster().build().view(LAYOUT, Noise(0, range(3)))
+    view = Raster().build().view(LAYOUT, PerSampleRNG(0, range(3)))
     assert view.asked.shape == (3, 6)
     assert view.asked.all()
 
@@ -42,4 +42,4 @@ def test_a_block_takes_one_step_that_reveals_it() -> None:
     (step,) = order.steps(1, None)
     assert (step.hidden_before, step.hidden_after, step.progress) == (1, 0, 1.0)
     unknown = torch.ones(2, 1, dtype=torch.bool)
-    assert torch.equal(order.reveal(step, unknown, torch.zeros(2, 1), Noise(0, range(2))), unknown)
+    assert torch.equal(order.reveal(step, unknown, torch.zeros(2, 1), PerSampleRNG(0, range(2))), unknown)

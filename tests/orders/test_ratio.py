@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from scipy import stats
 
 from jielong.config.speed import Schedule
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.orders.masked import Masked
 from jielong.orders.ratio import Ratio, masked_share, progress_at
@@ -22,18 +22,18 @@ SCHEDULES: list[Schedule] = ["cosine", "arccos", "linear", "square", "cubic"]
 
 def test_mar_draws_a_truncated_normal() -> None:
     """Kolmogorov-Smirnov against scipy's, with MAR's numbers: mean 1, deviation 0.25, cut to [0.7, 1]."""
-    drawn = Ratio(kind="truncated_normal", per="item").draw(Noise(0, range(SAMPLES)), "cosine")
+    drawn = Ratio(kind="truncated_normal", per="item").draw(PerSampleRNG(0, range(SAMPLES)), "cosine")
     assert 0.7 <= float(drawn.min()) <= float(drawn.max()) <= 1.0
     reference = stats.truncnorm((0.7 - 1.0) / 0.25, 0.0, loc=1.0, scale=0.25)
     assert stats.kstest(drawn.double().numpy(), reference.cdf).pvalue > ALARM
-    other = Ratio(kind="truncated_normal", mean=0.5, std=0.1, low=0.2, high=0.6, per="item").draw(Noise(1, range(SAMPLES)), "cosine")
+    other = Ratio(kind="truncated_normal", mean=0.5, std=0.1, low=0.2, high=0.6, per="item").draw(PerSampleRNG(1, range(SAMPLES)), "cosine")
     assert stats.kstest(other.double().numpy(), stats.truncnorm(-3, 1, loc=0.5, scale=0.1).cdf).pvalue > ALARM
 
 
 def test_a_schedule_from_a_lowest_ratio_on_is_givts() -> None:
     """``cos(pi u / 2)`` with ``u`` uniform up to 0.7: never below 0.454."""
     low = math.cos(math.pi / 2 * 0.7)
-    drawn = Ratio(low=low).draw(Noise(2, range(SAMPLES)), "cosine").double()
+    drawn = Ratio(low=low).draw(PerSampleRNG(2, range(SAMPLES)), "cosine").double()
     assert float(drawn.min()) >= low - 1e-6
     uniform = (2 / math.pi * drawn.clamp(max=1.0).acos() / 0.7).numpy()
     assert stats.kstest(uniform, "uniform").pvalue > ALARM
@@ -49,21 +49,21 @@ def test_schedules_and_their_inverses(schedule: Schedule) -> None:
 
 def test_mar_masks_the_same_number_in_all_items_of_a_batch_and_another_in_the_next() -> None:
     order, layout = Masked(choose="random", ratio=Ratio(kind="truncated_normal")).build(), Layout((8, 8), channels=3)
-    counts = [order.view(layout, Noise(seed, range(16))).asked.sum(1) for seed in range(40)]
+    counts = [order.view(layout, PerSampleRNG(seed, range(16))).asked.sum(1) for seed in range(40)]
     assert all((each == each[0]).all() for each in counts)
     drawn = {int(each[0]) for each in counts}
     assert len(drawn) > 5
     assert math.ceil(0.7 * 64) <= min(drawn) <= max(drawn) <= 64
-    masks = order.view(layout, Noise(0, range(16))).asked
+    masks = order.view(layout, PerSampleRNG(0, range(16))).asked
     assert len({tuple(row.tolist()) for row in masks}) == 16, "but places of their own"
-    each = Masked(ratio=Ratio(kind="truncated_normal", per="item")).build().view(layout, Noise(0, range(64))).asked.sum(1)
+    each = Masked(ratio=Ratio(kind="truncated_normal", per="item")).build().view(layout, PerSampleRNG(0, range(64))).asked.sum(1)
     assert len(each.unique()) > 5
 
 
 def test_the_default_is_as_it_was() -> None:
     """MaskGIT's: a ratio an item, by the schedule."""
-    uniform = Noise(3, range(50)).uniform()
-    drawn = Ratio().draw(Noise(3, range(50)), "cosine")
+    uniform = PerSampleRNG(3, range(50)).uniform()
+    drawn = Ratio().draw(PerSampleRNG(3, range(50)), "cosine")
     assert torch.equal(drawn, torch.tensor([math.cos(math.pi / 2 * u) for u in uniform.tolist()]))
 
 

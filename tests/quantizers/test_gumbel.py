@@ -41,8 +41,8 @@ def test_cold_samples_are_the_argmax_of_noisy_logits_and_follow_the_softmax() ->
     quantizer = bare(5, temperature=(1e-4, 1e-4))
     values = quantizer(logits.expand(20_000, 5), generator=seeded()).values.detach()
     chosen = values.argmax(-1)
-    settled = (values.max(-1).values > 0.999).float().mean()
-    assert settled > 0.99  # a gap of 1e-3 between two noisy logits happens less than once in a hundred
+    resolve = (values.max(-1).values > 0.999).float().mean()
+    assert resolve > 0.99  # a gap of 1e-3 between two noisy logits happens less than once in a hundred
     noise = torch.empty(20_000, 5).exponential_(generator=seeded()).log_()
     assert torch.equal(chosen, (logits.log_softmax(-1) - noise).argmax(-1))
     want = 20_000 * logits.softmax(-1)

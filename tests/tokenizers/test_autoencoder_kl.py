@@ -92,21 +92,23 @@ def convert(model: nn.Module, encoder: nn.Module, decoder: nn.Module) -> None:
 def test_it_is_diffusers_autoencoder_on_the_same_weights(attention: bool, projections: bool) -> None:
     model = theirs(attention, projections)
     settings = Resnet(channels=CHANNELS, blocks=BLOCKS, groups=GROUPS, attention=attention, projections=projections)
-    body = settings.build(channels=3, size=(16, 24), dim=DIM, encoded=2 * DIM)
-    convert(model, body.encoder, body.decoder)
+    autoencoder = settings.build(channels=3, size=(16, 24), dim=DIM, encoded=2 * DIM)
+    convert(model, autoencoder.encoder, autoencoder.decoder)
     pictures = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1
     latents = torch.randn(2, DIM, 4, 6, generator=torch.Generator().manual_seed(2))
-    assert body.reduction == 4
-    assert sum(p.numel() for half in (body.encoder, body.decoder) for p in half.parameters()) == sum(p.numel() for p in model.parameters())
-    torch.testing.assert_close(body.encoder(pictures), model.encode(pictures).latent_dist.parameters, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(body.decoder(latents), model.decode(latents).sample, rtol=1e-4, atol=1e-4)
+    assert autoencoder.reduction == 4
+    assert sum(p.numel() for half in (autoencoder.encoder, autoencoder.decoder) for p in half.parameters()) == sum(
+        p.numel() for p in model.parameters()
+    )
+    torch.testing.assert_close(autoencoder.encoder(pictures), model.encode(pictures).latent_dist.parameters, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(autoencoder.decoder(latents), model.decode(latents).sample, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
 def test_the_tokenizer_is_diffusers_on_the_same_weights_with_its_scale_around_it() -> None:
     model = theirs(attention=False, projections=True)
-    body = Resnet(channels=CHANNELS, blocks=BLOCKS, groups=GROUPS)
-    tokenizer = KL(body=body, dim=DIM, weight=1e-6).build(MediaFormat(3, (16, 24))).eval()
+    autoencoder = Resnet(channels=CHANNELS, blocks=BLOCKS, groups=GROUPS)
+    tokenizer = KL(autoencoder=autoencoder, dim=DIM, weight=1e-6).build(MediaFormat(3, (16, 24))).eval()
     convert(model, tokenizer.encoder, tokenizer.decoder)
     tokenizer.shift.copy_(torch.tensor([0.1, -0.2, 0.3]))
     tokenizer.scale.copy_(torch.tensor([0.5, 2.0, 0.18215]))

@@ -14,14 +14,14 @@ from torch.distributions import Normal, kl_divergence
 from jielong.autoencoders.convolutional import Convolutional
 from jielong.autoencoders.vit import ViT
 from jielong.config.registry import RecipeError, parse_part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.data.sets import Batch
 from jielong.networks.posterior import DiagonalGaussian
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.kl import KL, KLTokenizer
 from jielong.training.generator_objective import GeneratorObjective
-from jielong.training.objective import Draws
+from jielong.training.objective import StepRNG
 
 MEDIA = MediaFormat(3, (8, 12))
 DIM = 5
@@ -29,7 +29,7 @@ DIM = 5
 
 def make(**settings: object) -> KLTokenizer:
     torch.manual_seed(0)
-    tokenizer = KL(**{"body": Convolutional(channels=(8,), blocks=(1,), patch=4), "dim": DIM} | settings).build(MEDIA)  # type: ignore[arg-type]
+    tokenizer = KL(**{"autoencoder": Convolutional(channels=(8,), blocks=(1,), patch=4), "dim": DIM} | settings).build(MEDIA)  # type: ignore[arg-type]
     with torch.no_grad():
         for parameter in tokenizer.encoder.out.parameters():  # type: ignore[union-attr]
             parameter += 0.5  # latents whose means are not zero
@@ -61,9 +61,9 @@ def test_a_standardised_distribution_is_that_of_standardised_numbers() -> None:
 # --- tokens ---------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("body", [Convolutional(channels=(8, 8), patch=2), ViT(patch=4, layers=1, width=16, heads=2)])
-def test_the_layout_is_derived_and_nothing_is_quantized(body: object) -> None:
-    tokenizer = KL(body=body, dim=DIM).build(MEDIA).eval()  # type: ignore[arg-type]
+@pytest.mark.parametrize("autoencoder", [Convolutional(channels=(8, 8), patch=2), ViT(patch=4, layers=1, width=16, heads=2)])
+def test_the_layout_is_derived_and_nothing_is_quantized(autoencoder: object) -> None:
+    tokenizer = KL(autoencoder=autoencoder, dim=DIM).build(MEDIA).eval()  # type: ignore[arg-type]
     assert tokenizer.layout == Layout((2, 3), DIM)
     assert (tokenizer.layout.discrete, tokenizer.layout.bits) == (False, None)
     tokens = tokenizer.encode(pictures())
@@ -97,7 +97,7 @@ def test_the_measured_scale_gives_unit_deviation_and_comes_off_again(standardize
     torch.testing.assert_close(mean.mean(axes), torch.zeros(mean.mean(axes).shape), rtol=0, atol=1e-5)
     total = mean.square().mean(axes) + log_variance.exp().mean(axes)
     torch.testing.assert_close(total, torch.ones(total.shape), rtol=1e-4, atol=0)
-    drawn = tokenizer.redraw(tokenizer.keep(pictures(60, seed=2)), Noise(0, range(60))).values
+    drawn = tokenizer.sample_cached(tokenizer.keep(pictures(60, seed=2)), PerSampleRNG(0, range(60))).values
     assert drawn.std() == pytest.approx(1, abs=0.1)  # 1,800 numbers: six deviations
     if standardize == "all":
         assert tokenizer.scale.unique().numel() == 1
@@ -139,10 +139,10 @@ def test_kept_tokens_decode_as_the_mean_and_are_drawn_anew() -> None:
     kept = tokenizer.keep(pictures())
     assert kept.layout == tokenizer.kept_layout == Layout((2, 3), 2 * DIM)
     assert torch.equal(tokenizer.decode(kept), tokenizer.decode(tokenizer.encode(pictures())))
-    first, second = (tokenizer.redraw(kept, Noise(seed, range(6))) for seed in (0, 1))
+    first, second = (tokenizer.sample_cached(kept, PerSampleRNG(seed, range(6))) for seed in (0, 1))
     assert first.layout == tokenizer.layout
     assert (first.values - second.values).abs().min() > 0
-    part = tokenizer.redraw(Tokens(kept.values[2:5], kept.layout), Noise(0, range(2, 5)))
+    part = tokenizer.sample_cached(Tokens(kept.values[2:5], kept.layout), PerSampleRNG(0, range(2, 5)))
     assert torch.equal(part.values, first.values[2:5]), "a picture's draw does not depend on the batch"
 
 
@@ -150,17 +150,17 @@ def test_draws_have_the_posteriors_mean_and_variance() -> None:
     tokenizer, count = make(), 20_000
     mean, log_variance = torch.tensor([-1.0, 0.0, 2.0, 0.5, 3.0]), torch.tensor([-2.0, 0.0, 1.0, -30.0, -1.0])
     kept = Tokens(torch.cat([mean, log_variance]).expand(count // 6 + 1, 6, 2 * DIM), tokenizer.kept_layout)
-    drawn = tokenizer.redraw(kept, Noise(3, range(len(kept)))).values.flatten(0, 1)
+    drawn = tokenizer.sample_cached(kept, PerSampleRNG(3, range(len(kept)))).values.flatten(0, 1)
     std = torch.exp(log_variance / 2)
     assert ((drawn.mean(0) - mean).abs() <= 6 * std / math.sqrt(count) + 1e-6).all()
     assert ((drawn.std(0) / std - 1).abs() <= 6 / math.sqrt(2 * count))[std > 1e-3].all()
 
 
-def latents_of(tokenizer: KLTokenizer, media: Tensor, noise: Noise | None) -> Tensor:
+def latents_of(tokenizer: KLTokenizer, media: Tensor, rng: PerSampleRNG | None) -> Tensor:
     """What the decoder is given in training, ``(B, D, h, w)``."""
     seen: list[Tensor] = []
     handle = tokenizer.decoder.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
-    tokenizer(media, noise=noise)
+    tokenizer(media, rng=rng)
     handle.remove()
     return seen[0].detach()
 
@@ -168,16 +168,18 @@ def latents_of(tokenizer: KLTokenizer, media: Tensor, noise: Noise | None) -> Te
 @pytest.mark.parametrize("settings", [{}, {"normalize": "channel", "noise": 0.5}])
 def test_a_pictures_round_trip_does_not_depend_on_its_batch(settings: dict[str, object]) -> None:
     tokenizer = make(**settings)
-    whole = tokenizer(pictures(), noise=Noise(4, range(10, 16)))
-    halves = [tokenizer(pictures()[rows], noise=Noise(4, range(10 + rows.start, 10 + rows.stop))) for rows in (slice(0, 2), slice(2, 6))]
+    whole = tokenizer(pictures(), rng=PerSampleRNG(4, range(10, 16)))
+    halves = [
+        tokenizer(pictures()[rows], rng=PerSampleRNG(4, range(10 + rows.start, 10 + rows.stop))) for rows in (slice(0, 2), slice(2, 6))
+    ]
     torch.testing.assert_close(torch.cat([half.media for half in halves]), whole.media, rtol=1e-4, atol=1e-5)
-    other = tokenizer(pictures(), noise=Noise(5, range(10, 16)))
+    other = tokenizer(pictures(), rng=PerSampleRNG(5, range(10, 16)))
     assert (other.media - whole.media).abs().mean() > 1e-3
 
 
 def test_gradients_reach_mean_and_variance() -> None:
     tokenizer = make(weight=0.0)
-    tokenizer(pictures(), noise=Noise(0, range(6))).media.square().mean().backward()
+    tokenizer(pictures(), rng=PerSampleRNG(0, range(6))).media.square().mean().backward()
     of_mean, of_variance = tokenizer.encoder.out.weight.grad.split(DIM)  # type: ignore[union-attr, operator]
     assert of_mean.abs().sum() > 0
     assert of_variance.abs().sum() > 0
@@ -195,7 +197,7 @@ def test_the_noise_of_a_picture_has_its_own_strength() -> None:
     gamma, count = 0.8, 600
     quiet, loud = make(normalize="channel"), make(normalize="channel", noise=gamma)
     media = pictures(1).expand(count, -1, -1, -1)
-    added = latents_of(loud, media, Noise(0, range(count))) - latents_of(quiet, media, Noise(0, range(count)))
+    added = latents_of(loud, media, PerSampleRNG(0, range(count))) - latents_of(quiet, media, PerSampleRNG(0, range(count)))
     strengths = added.flatten(1).std(1)
     assert strengths.max() < gamma * 1.8
     assert strengths.min() < 0.05 * gamma
@@ -210,7 +212,7 @@ def test_a_heavy_weight_makes_the_posterior_the_prior_and_a_light_one_lets_it_re
         tokenizer = make(weight=weight).train()
         optimizer = torch.optim.Adam(tokenizer.parameters(), 1e-2)
         for step in range(60):
-            result = tokenizer(media, noise=Noise(step, range(2)))
+            result = tokenizer(media, rng=PerSampleRNG(step, range(2)))
             error = (result.media - media).square().mean()
             optimizer.zero_grad()
             (error + result.losses["kl"]).backward()
@@ -224,13 +226,13 @@ class Listener(nn.Module):
     """In a generator's place: remembers the tokens it is to learn."""
 
     condition = None
-    head = SimpleNamespace(follow=lambda samples_seen: None)
+    head = SimpleNamespace(on_train_step=lambda samples_seen: None)
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
         self.layout, self.heard = layout, []  # type: ignore[var-annotated]
 
-    def loss(self, tokens: Tokens, prepared: object, noise: Noise) -> Tensor:
+    def loss(self, tokens: Tokens, prepared: object, rng: PerSampleRNG) -> Tensor:
         assert tokens.layout == self.layout
         self.heard.append(tokens.values)
         return torch.zeros(())
@@ -244,12 +246,15 @@ def test_a_generator_learns_from_new_draws_each_time_it_sees_a_picture(cached: b
     objective = GeneratorObjective(listener, tokenizer, lambda batch: None, None, lambda *a: None, lambda *a: {})  # type: ignore[arg-type, return-value]
     media, kept = (torch.empty(6, 0), tokenizer.keep(pictures()).values) if cached else (pictures(), None)
     for seen in (0, 6, 6):
-        draws = Draws(Noise(0, range(seen, seen + 6)), torch.Generator().manual_seed(0))
+        draws = StepRNG(PerSampleRNG(0, range(seen, seen + 6)), torch.Generator().manual_seed(0))
         objective(Batch(media, None, None, list("abcdef"), kept), "model", seen, draws)
     first, second, again = listener.heard
     assert torch.equal(second, again), "the same place of the stream, the same draw"
     assert (first - second).abs().min() > 0
-    expected, mean = tokenizer.redraw(tokenizer.keep(pictures()), Noise(0, range(6))).values, tokenizer.encode(pictures()).values
+    expected, mean = (
+        tokenizer.sample_cached(tokenizer.keep(pictures()), PerSampleRNG(0, range(6))).values,
+        tokenizer.encode(pictures()).values,
+    )
     assert torch.equal(first, expected)
     assert not torch.equal(first, mean)
 

@@ -54,7 +54,7 @@ def test_channels_are_codebooks_and_a_position_is_a_sample() -> None:
     media = torch.rand(3, 2, 6) * 2 - 1
     tokens = tokenizer.encode(media)
     assert tokens.values.shape == (3, 6, 2)
-    assert tokenizer.hop == 1
+    assert tokenizer.hop_length == 1
     left = Samples(levels=16).build(MediaFormat(1, (6,), 8_000)).encode(media[:, :1])
     assert torch.equal(tokens.values[..., :1], left.values)
 

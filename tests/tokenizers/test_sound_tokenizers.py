@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jielong.autoencoders.base import Body, check_grid
+from jielong.autoencoders.base import Autoencoder, check_grid
 from jielong.core.tokens import Layout, Tokens
 from jielong.networks.decoder import Decoder
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.vector import Vector
-from jielong.system import _description as read_description
 from jielong.system import describe
+from jielong.system.checkpoint import _description as read_description
 from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.kl import KLTokenizer
 from jielong.tokenizers.vq import VQTokenizer
@@ -37,9 +37,9 @@ class Unfold(Decoder):
         return self.out.weight
 
 
-def body(encoded: int = DIM) -> Body:
+def autoencoder(encoded: int = DIM) -> Autoencoder:
     torch.manual_seed(0)
-    return Body(nn.Conv1d(MEDIA.channels, encoded, HOP, HOP), Unfold(MEDIA.channels), HOP)
+    return Autoencoder(nn.Conv1d(MEDIA.channels, encoded, HOP, HOP), Unfold(MEDIA.channels), HOP)
 
 
 def sound(batch: int = 3) -> Tensor:
@@ -47,7 +47,7 @@ def sound(batch: int = 3) -> Tensor:
 
 
 def codec() -> VQTokenizer:
-    return VQTokenizer(MEDIA, body(), Residual(levels=3, quantizer=Vector(codes=16)).build(DIM)).eval()
+    return VQTokenizer(MEDIA, autoencoder(), Residual(levels=3, quantizer=Vector(codes=16)).build(DIM)).eval()
 
 
 def test_codes_of_sound_stand_in_a_row() -> None:
@@ -91,7 +91,7 @@ def test_what_is_not_known_is_silent() -> None:
 
 
 def test_vectors_of_sound() -> None:
-    made = KLTokenizer(MEDIA, body(2 * DIM), DIM).eval()
+    made = KLTokenizer(MEDIA, autoencoder(2 * DIM), DIM).eval()
     made.calibrate([sound(8)])
     tokens = made.encode(sound(8))
     assert tokens.layout == Layout((10,), DIM)

@@ -26,10 +26,10 @@ MIMI = SEANet(channels=4, ratios=(4, 3), lstm=0, norm="none", transformer=Contex
 DILATED = DAC(channels=4, ratios=(4, 3, 2))
 
 
-def make(body: SEANet, kind: str = "vq") -> Any:
+def make(autoencoder: SEANet, kind: str = "vq") -> Any:
     torch.manual_seed(0)
     codes: Any = Residual.model_validate({"levels": 2, "quantizer": Vector.model_validate({"codes": 32, "kmeans_iterations": 0})})
-    made = (VQ(body=body, dim=8, quantizer=codes) if kind == "vq" else KL(body=body, dim=8)).build(MEDIA).eval()
+    made = (VQ(autoencoder=autoencoder, dim=8, quantizer=codes) if kind == "vq" else KL(autoencoder=autoencoder, dim=8)).build(MEDIA).eval()
     for half in (made.encoder, made.decoder):
         for parameter in half.parameters():
             parameter.data += 0.05 * torch.randn_like(parameter)
@@ -47,10 +47,10 @@ def sound(samples: int, batch: int = 2, channels: int = 1) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["vq", "kl"])
-@pytest.mark.parametrize("body", [ENCODEC, MIMI, DILATED], ids=["encodec", "mimi", "dac"])
+@pytest.mark.parametrize("autoencoder", [ENCODEC, MIMI, DILATED], ids=["encodec", "mimi", "dac"])
 @pytest.mark.parametrize("samples", [1, HOP - 1, HOP, 7 * HOP + 5, 31 * HOP])
-def test_sound_of_any_length_comes_to_a_token_a_hop(body: SEANet, kind: str, samples: int) -> None:
-    tokenizer = make(body, kind)
+def test_sound_of_any_length_comes_to_a_token_a_hop(autoencoder: SEANet, kind: str, samples: int) -> None:
+    tokenizer = make(autoencoder, kind)
     tokens = tokenizer.encode(sound(samples))
     frames = -(-samples // HOP)
     assert tokens.layout == Layout((frames,), 2, 32) if kind == "vq" else Layout((frames,), 8)
@@ -62,10 +62,10 @@ def test_sound_of_any_length_comes_to_a_token_a_hop(body: SEANet, kind: str, sam
 
 
 @pytest.mark.parametrize("kind", ["vq", "kl"])
-@pytest.mark.parametrize("body", [ENCODEC, MIMI], ids=["encodec", "mimi"])
+@pytest.mark.parametrize("autoencoder", [ENCODEC, MIMI], ids=["encodec", "mimi"])
 @pytest.mark.parametrize("size", [HOP, 5 * HOP, 17, 1])
-def test_a_stream_is_the_whole(body: SEANet, kind: str, size: int) -> None:
-    tokenizer, media = make(body, kind), sound(13 * HOP - 3)
+def test_a_stream_is_the_whole(autoencoder: SEANet, kind: str, size: int) -> None:
+    tokenizer, media = make(autoencoder, kind), sound(13 * HOP - 3)
     whole = tokenizer.encode(media)
     back = tokenizer.decode(whole)
     heard, read = [], []
@@ -99,9 +99,9 @@ def test_one_sound_of_several_begins_anew() -> None:
     assert torch.equal(two[1], tokenizer.encode(second).values[0])
 
 
-@pytest.mark.parametrize("body", [ENCODEC, MIMI, DILATED, ENCODEC.model_copy(update={"causal": False, "padding": "reflect"})])
-def test_long_sound_goes_through_in_pieces(body: SEANet, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer, media = make(body), sound(60 * HOP + 11)
+@pytest.mark.parametrize("autoencoder", [ENCODEC, MIMI, DILATED, ENCODEC.model_copy(update={"causal": False, "padding": "reflect"})])
+def test_long_sound_goes_through_in_pieces(autoencoder: SEANet, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, media = make(autoencoder), sound(60 * HOP + 11)
     with torch.no_grad():
         features = tokenizer.encoder(media)
         heard = tokenizer.decoder(features)
@@ -169,7 +169,7 @@ def test_other_precisions_one_sample_none_at_all_and_clipping_are_sound(kind: st
 
 def test_silence_and_stereo() -> None:
     torch.manual_seed(0)
-    tokenizer = KL(body=ENCODEC, dim=8).build(MediaFormat(2, (10 * HOP,), 24_000)).eval()
+    tokenizer = KL(autoencoder=ENCODEC, dim=8).build(MediaFormat(2, (10 * HOP,), 24_000)).eval()
     silent = tokenizer.encode(torch.zeros(1, 2, 5 * HOP))
     assert silent.values.isfinite().all()
     assert tokenizer.decode(silent).shape == (1, 2, 5 * HOP)

@@ -26,7 +26,7 @@ def make_proxy(media: MediaFormat = MEDIA, quantizer: str = "vector", **settings
     torch.manual_seed(0)
     settings = settings or {"codes": 20, "kmeans_iterations": 0}
     body = {"convolutional": {"channels": [8], "blocks": [1], "patch": 4}}
-    return parse_part("tokenizer", {"vq": {"body": body, "dim": 6, "quantizer": {quantizer: settings}}}).build(media).eval()  # type: ignore[attr-defined]
+    return parse_part("tokenizer", {"vq": {"autoencoder": body, "dim": 6, "quantizer": {quantizer: settings}}}).build(media).eval()  # type: ignore[attr-defined]
 
 
 def make(proxy: VQTokenizer | None = None, **settings: object) -> TiTokTokenizer:

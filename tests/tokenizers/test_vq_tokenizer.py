@@ -16,8 +16,8 @@ MEDIA = MediaFormat(3, (16, 24))
 def make(**settings: object) -> VQTokenizer:
     torch.manual_seed(0)
     quantizer = Vector(codes=32, kmeans_iterations=0, **settings.pop("quantizer", {}))  # type: ignore[arg-type]
-    body = Convolutional(**{"channels": (8, 16), "blocks": (1, 1), "patch": 2} | settings)  # type: ignore[arg-type]
-    return VQ(body=body, dim=4, quantizer=quantizer).build(MEDIA)
+    autoencoder = Convolutional(**{"channels": (8, 16), "blocks": (1, 1), "patch": 2} | settings)  # type: ignore[arg-type]
+    return VQ(autoencoder=autoencoder, dim=4, quantizer=quantizer).build(MEDIA)
 
 
 def pictures(batch: int = 3) -> torch.Tensor:

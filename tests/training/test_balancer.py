@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.data.order import ShuffledOrder
 from jielong.data.sets import Batch
 from jielong.losses.adversarial_sound import SoundAdversarial
@@ -22,7 +22,7 @@ from jielong.losses.spectral import Mel
 from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Reconstruction
 from jielong.training.balancer import Balancer, carrying
 from jielong.training.checkpoint import read_tensors
-from jielong.training.objective import Draws
+from jielong.training.objective import StepRNG
 from jielong.training.settings import Balance, TrainSettings
 from jielong.training.tokenizer_objective import TokenizerObjective, judges_of
 from jielong.training.trainer import Summary, train
@@ -117,7 +117,7 @@ def test_a_value_that_carries_a_gradient() -> None:
 
 MEDIA = MediaFormat(1, (256,), 8_000)
 CLIPS = 0.3 * torch.randn(40, *MEDIA.shape, generator=torch.Generator().manual_seed(5))
-DRAWS = Draws(Noise(0, range(4)), torch.Generator())
+DRAWS = StepRNG(PerSampleRNG(0, range(4)), torch.Generator())
 SETTINGS = TrainSettings(
     samples=96, batch=8, micro_batch=4, lr=1e-2, warmup=8, ema=0.5, save_every=32, log_every=32, sheet_every=96, precision="fp32"
 )
@@ -132,7 +132,7 @@ class Squeeze(LearnedTokenizer):
         super().__init__()
         self.down, self.up = nn.Conv1d(1, 4, 16, 16), nn.ConvTranspose1d(4, 1, 16, 16)
 
-    def forward(self, media: Tensor, generator: object = None, samples_seen: int = 0, noise: object = None) -> Reconstruction:
+    def forward(self, media: Tensor, generator: object = None, samples_seen: int = 0, rng: object = None) -> Reconstruction:
         code = self.down(media)
         return Reconstruction(self.up(code), {"small": 1e-3 * code.square().mean()})
 
@@ -159,7 +159,7 @@ class Stream:
 def objective(balance: Balance | None = Balance(decay=0.9), features: float = 3.0) -> TokenizerObjective:
     torch.manual_seed(1)
     critics = SoundAdversarial.model_validate(
-        {"features": features, "starts_at": 32, "updates": 0.5, "discriminators": {"stft": {"windows": [64], "channels": 2}}}
+        {"features": features, "start_samples": 32, "updates": 0.5, "discriminators": {"stft": {"windows": [64], "channels": 2}}}
     )
     judges = judges_of([Regression(weight=0.1), Mel(), critics], MEDIA)
     made = TokenizerObjective(

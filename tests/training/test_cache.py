@@ -33,8 +33,8 @@ def opened(folder: Path, size: int = 8) -> ImageSet:
 
 def make(seed: int = 0, size: int = 8) -> VQTokenizer:
     torch.manual_seed(seed)
-    body = Convolutional(channels=(8,), blocks=(1,), patch=4)
-    return VQ(body=body, dim=4, quantizer=Vector(codes=300, kmeans_iterations=0)).build(MediaFormat(3, (size, size))).eval()
+    autoencoder = Convolutional(channels=(8,), blocks=(1,), patch=4)
+    return VQ(autoencoder=autoencoder, dim=4, quantizer=Vector(codes=300, kmeans_iterations=0)).build(MediaFormat(3, (size, size))).eval()
 
 
 def test_tokens_of_a_set_are_those_of_its_pictures_in_order(pictures: Path) -> None:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from jielong.autoencoders.base import Body
+from jielong.autoencoders.base import Autoencoder
 from jielong.config.recipe import parse
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.data.sets import Batch
 from jielong.losses.distillation import DistillationLoss, pooling
 from jielong.media.audio import MissingLibraryError
@@ -24,13 +24,13 @@ from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.vq import VQTokenizer
 from jielong.training.checkpoint import read_tensors
 from jielong.training.distill_teacher import WhisperTeacher
-from jielong.training.objective import Draws
+from jielong.training.objective import StepRNG
 from jielong.training.settings import TrainSettings
 from jielong.training.tokenizer_objective import TokenizerObjective, judges_of
 from jielong.training.trainer import train
 
 MEDIA = MediaFormat(1, (320,), 8_000)
-OF_SOUND = "data: {set: sounds, rate: 8000}\ntokenizer: {vq: {body: seanet}}\n"
+OF_SOUND = "data: {set: sounds, rate: 8000}\ntokenizer: {vq: {autoencoder: seanet}}\n"
 CLIPS = 0.3 * torch.randn(24, *MEDIA.shape, generator=torch.Generator().manual_seed(5))
 
 
@@ -92,7 +92,7 @@ def objective(quantizer: str) -> TokenizerObjective:
     vector = Vector(codes=16)
     residual = Residual.model_validate({"levels": 2, "quantizer": vector, "dropout": 1.0})
     settings = residual if quantizer == "residual" else Split(semantic=vector, acoustic=residual, unquantized=0.5)
-    tokenizer = VQTokenizer(MEDIA, Body(torch.nn.Conv1d(1, 6, 32, 32), Unfold(), 32), settings.build(6))
+    tokenizer = VQTokenizer(MEDIA, Autoencoder(torch.nn.Conv1d(1, 6, 32, 32), Unfold(), 32), settings.build(6))
     recipe = parse(OF_SOUND + "losses: {mel: {windows: [64]}}\ntrain: {samples: 64}")
     judges = judges_of(recipe.losses, MEDIA)
     taught = DistillationLoss(loud, dim=6, width=2)
@@ -110,7 +110,7 @@ class Stream:
 @pytest.mark.parametrize("quantizer", ["split", "residual"])
 def test_the_first_code_is_taught_in_training(quantizer: str, tmp_path: Path) -> None:
     made = objective(quantizer)
-    draws = Draws(Noise(0, range(8)), torch.Generator())
+    draws = StepRNG(PerSampleRNG(0, range(8)), torch.Generator())
     assert "distillation" not in made(Stream().batch(0, 8), "model", 0, draws).parts
     made = objective(quantizer)
     begun = made.taught.projection.weight.clone()  # type: ignore[union-attr]

@@ -38,8 +38,8 @@ def _one_thread() -> None:
 
 def make_tokenizer() -> KLTokenizer:
     torch.manual_seed(0)
-    body = {"convolutional": {"channels": [8], "blocks": [1], "patch": 4}}
-    return parse_part("tokenizer", {"kl": {"body": body, "dim": 4, "normalize": "channel", "noise": 0.5}}).build(MEDIA)  # type: ignore[attr-defined, no-any-return]
+    autoencoder = {"convolutional": {"channels": [8], "blocks": [1], "patch": 4}}
+    return parse_part("tokenizer", {"kl": {"autoencoder": autoencoder, "dim": 4, "normalize": "channel", "noise": 0.5}}).build(MEDIA)  # type: ignore[attr-defined, no-any-return]
 
 
 def shares() -> list[Tensor]:
@@ -52,7 +52,7 @@ def run(out: Path, stop_after: int | None = None) -> Summary:
     # An adaptive weight is one a micro-batch, so it would differ with the number of processes.
     losses = [
         parse_part("loss", {"regression": {"kind": "l2"}}),
-        parse_part("loss", {"adversarial": {"starts_at": 48, "channels": 8, "layers": 1, "adaptive": False}}),
+        parse_part("loss", {"adversarial": {"start_samples": 48, "channels": 8, "layers": 1, "adaptive": False}}),
     ]
     judges = judges_of(losses, MEDIA)
     objective = TokenizerObjective(

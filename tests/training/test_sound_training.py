@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from jielong.autoencoders.base import Body, BodySettings, check_grid
+from jielong.autoencoders.base import Autoencoder, AutoencoderSettings, check_grid
 from jielong.config.recipe import DataSettings, parse
 from jielong.config.registry import RecipeError
 from jielong.data.inspecting_sounds import inspect_sounds
@@ -34,8 +34,8 @@ tokenizer:
 losses: {{regression: {{kind: l1}}}}
 train: {{samples: 192, batch: 8, lr: 5.0e-3, warmup: 8, ema: 0.5, sheet_every: 96, save_every: 96, log_every: 48, precision: fp32}}
 """
-CODES = "vq: {body: short, dim: 8, quantizer: {residual: {levels: 2, quantizer: {vector: {codes: 16}}}}}"
-VECTORS = "kl: {body: short, dim: 8}"
+CODES = "vq: {autoencoder: short, dim: 8, quantizer: {residual: {levels: 2, quantizer: {vector: {codes: 16}}}}}"
+VECTORS = "kl: {autoencoder: short, dim: 8}"
 
 
 class ShortDecoder(Decoder):
@@ -52,11 +52,13 @@ class ShortDecoder(Decoder):
 
 
 @pytest.fixture
-def body() -> None:
-    class Short(BodySettings, family="body", name="short"):
-        def build(self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
+def autoencoder() -> None:
+    class Short(AutoencoderSettings, family="autoencoder", name="short"):
+        def build(
+            self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None
+        ) -> Autoencoder:
             check_grid(size, 20)
-            return Body(nn.Conv1d(channels, encoded or dim, 20, 20), ShortDecoder(dim, outputs or channels), 20)
+            return Autoencoder(nn.Conv1d(channels, encoded or dim, 20, 20), ShortDecoder(dim, outputs or channels), 20)
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def tones(tmp_path: Path) -> Path:
     return tmp_path / "tones"
 
 
-@pytest.mark.usefixtures("body")
+@pytest.mark.usefixtures("autoencoder")
 @pytest.mark.parametrize("tokenizer", [CODES, VECTORS])
 def test_trains_from_files_to_a_checkpoint(tokenizer: str, tones: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
@@ -96,7 +98,7 @@ def test_trains_from_files_to_a_checkpoint(tokenizer: str, tones: Path, tmp_path
     assert load(str(out), media=MediaFormat(1, (6_000,), 8_000)).tokenizer.media == system.tokenizer.media
 
 
-@pytest.mark.usefixtures("body")
+@pytest.mark.usefixtures("autoencoder")
 def test_the_stream_is_the_same_however_it_is_read(tones: Path) -> None:
     from jielong.training.experiment import Stream
 
@@ -111,7 +113,7 @@ def test_settings_are_of_one_medium() -> None:
     assert DataSettings().model_dump(exclude_none=True) == {"set": "emoji", "size": 64}
     assert DataSettings(seconds=2.0).model_dump(exclude_none=True) == {"set": "emoji", "rate": 16_000, "seconds": 2.0}
     assert DataSettings(rate=8_000).seconds == 1.0
-    text = RECIPE.format(set="prompts", tokenizer="vq: {body: seanet}")
+    text = RECIPE.format(set="prompts", tokenizer="vq: {autoencoder: seanet}")
     assert parse(parse(text).to_yaml()).data == parse(text).data
     with pytest.raises(RecipeError, match="size is the side of pictures"):
         parse(text.replace("rate:", "size: 64, rate:"))

@@ -20,7 +20,7 @@ def encoder() -> str:
 
 
 def condition(encoder: str) -> FrozenText:
-    return FrozenText(encoder, length=8, drop=0.0)
+    return FrozenText(encoder, length=8, cfg_dropout=0.0)
 
 
 def test_states_are_those_of_one_text_at_a_time(encoder: str, tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_a_second_run_encodes_nothing(encoder: str, tmp_path: Path, monkeypatch:
 def test_another_length_or_a_damaged_file_is_encoded_again(encoder: str, tmp_path: Path) -> None:
     remember(condition(encoder), CAPTIONS, tmp_path)
     (whole,) = tmp_path.iterdir()
-    remember(FrozenText(encoder, length=5, drop=0.0), CAPTIONS, tmp_path)
+    remember(FrozenText(encoder, length=5, cfg_dropout=0.0), CAPTIONS, tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
     content = whole.read_bytes()
     whole.write_bytes(content[: len(content) // 2])

@@ -79,9 +79,9 @@ def test_the_slices_of_all_processes_and_micro_batches_make_up_the_global_batch(
 def test_draws_belong_to_samples_and_steps():
     with Feed(ToyStream(), 8, 8, 0, 1, 7, torch.device("cpu")) as feed:
         whole, part = feed.draws(16, 16, 8), feed.draws(16, 20, 4)
-        assert torch.equal(whole.noise.normal(3)[4:], part.noise.normal(3))
+        assert torch.equal(whole.per_sample.normal(3)[4:], part.per_sample.normal(3))
         assert torch.equal(torch.rand(3, generator=whole.shared), torch.rand(3, generator=part.shared))
-        assert not torch.equal(feed.draws(24, 24, 8).noise.normal(3), feed.draws(16, 16, 8).noise.normal(3))
+        assert not torch.equal(feed.draws(24, 24, 8).per_sample.normal(3), feed.draws(16, 16, 8).per_sample.normal(3))
     assert seed_of(1, "step", 0, 8) != seed_of(1, "step", 8, 0)
 
 

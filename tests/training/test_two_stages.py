@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from jielong.config.registry import parse_part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.data.order import ShuffledOrder
 from jielong.data.sets import Batch
 from jielong.tokenizers.base import LearnedTokenizer, MediaFormat
 from jielong.training.ema import Ema
-from jielong.training.objective import Draws
+from jielong.training.objective import StepRNG
 from jielong.training.settings import TrainSettings
 from jielong.training.state import latest_state
 from jielong.training.tokenizer_objective import TokenizerObjective, judges_of
@@ -36,9 +36,9 @@ def _one_thread() -> None:
 
 def make_tokenizer() -> LearnedTokenizer:
     torch.manual_seed(0)
-    body = {"convolutional": {"channels": [8], "blocks": [1], "patch": 4}}
+    autoencoder = {"convolutional": {"channels": [8], "blocks": [1], "patch": 4}}
     vector = {"vector": {"codes": 8, "kmeans_iterations": 0}}
-    proxy = parse_part("tokenizer", {"vq": {"body": body, "dim": 4, "quantizer": vector}}).build(MEDIA).eval()  # type: ignore[attr-defined]
+    proxy = parse_part("tokenizer", {"vq": {"autoencoder": autoencoder, "dim": 4, "quantizer": vector}}).build(MEDIA).eval()  # type: ignore[attr-defined]
     size = {"layers": 1, "width": 16, "heads": 2}
     settings = {"proxy": "p", "tokens": 3, "finetune_at": FINETUNE_AT, "patch": 4, "dim": 4, "encoder": size, "decoder": size}
     vector = {"vector": {"codes": 16, "normalize": True}}
@@ -47,7 +47,7 @@ def make_tokenizer() -> LearnedTokenizer:
 
 def make_objective() -> TokenizerObjective:
     """All kinds of losses of a recipe, each told to start before there is anything to compare."""
-    adversarial = {"adversarial": {"starts_at": 8, "channels": 8, "layers": 1}}
+    adversarial = {"adversarial": {"start_samples": 8, "channels": 8, "layers": 1}}
     torch.manual_seed(1)
     losses = [parse_part("loss", {"regression": {"kind": "l2"}}), parse_part("loss", adversarial)]
     judges = judges_of(losses, MEDIA)
@@ -115,7 +115,7 @@ def test_in_the_first_stage_only_its_own_losses_count(tmp_path: Path) -> None:
     batch = Stream().batch(0, BATCH)
 
     def parts(samples_seen: int) -> set[str]:
-        draws = Draws(Noise(0, range(BATCH)), torch.Generator().manual_seed(0))
+        draws = StepRNG(PerSampleRNG(0, range(BATCH)), torch.Generator().manual_seed(0))
         return set(objective(batch, "model", samples_seen, draws).parts)
 
     assert parts(0) == parts(FINETUNE_AT - BATCH) == {"proxy", "commitment"}

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from jielong.data.order import ShuffledOrder
 from jielong.data.sets import Batch
-from jielong.training.objective import Draws, Losses, Objective
+from jielong.training.objective import Losses, Objective, StepRNG
 from jielong.training.settings import TrainSettings
 from jielong.training.trainer import Summary, train
 
@@ -65,9 +65,9 @@ class ToyObjective(Objective):
     def lr_ratio(self, phase: str) -> float:
         return 0.5 if phase == "discriminator" else 1.0
 
-    def forward(self, batch: Batch, phase: str, samples_seen: int, draws: Draws) -> Losses:
+    def forward(self, batch: Batch, phase: str, samples_seen: int, draws: StepRNG) -> Losses:
         shift = torch.rand((), generator=draws.shared)
-        media = batch.media + 0.1 * draws.noise.normal(*batch.media.shape[1:]) + 0.01 * shift
+        media = batch.media + 0.1 * draws.per_sample.normal(*batch.media.shape[1:]) + 0.01 * shift
         if samples_seen in self.poison:
             media = media * float("nan")
         if phase == "discriminator":

@@ -113,13 +113,13 @@ def _tokens(tokenizer: Tokenizer) -> list[Size]:
 
 
 def _generator(model: Generator, states: int) -> list[Size]:
-    course, order = model.course, model.order
-    layout = course.layout
-    steps = sum(1 for start, stop in course.spans for _ in order.steps(stop - start, None))
+    plan, order = model.plan, model.order
+    layout = plan.layout
+    steps = sum(1 for start, stop in plan.spans for _ in order.steps(stop - start, None))
     told = f"{states} states of {model.condition.width}" if model.condition is not None else "none"
     return [
         Size("sampling steps", steps, "", "order"),
-        Size("blocks", len(course.spans), "", "order"),
+        Size("blocks", len(plan.spans), "", "order"),
         Size("condition, at most", told, "", "condition"),
         Size("cache a picture", model.backbone.cache_bytes(1, layout.positions, states), "B", "backbone, tokenizer, condition"),
     ]
@@ -137,7 +137,7 @@ def _forward(experiment: Experiment) -> tuple[nn.Module, Callable[[], object]]:
     model = copy.deepcopy(experiment.model).eval()
     if not isinstance(model, Generator):
         return model, lambda: model(torch.zeros(1, *experiment.media.shape))
-    layout, states = model.course.layout, _states(experiment)
+    layout, states = model.plan.layout, _states(experiment)
     condition = None
     if model.condition is not None:
         given = torch.zeros(1, states, model.condition.width)
@@ -150,7 +150,7 @@ def _forward(experiment: Experiment) -> tuple[nn.Module, Callable[[], object]]:
         inputs = torch.zeros(1, layout.positions, model.backbone.width).requires_grad_()
         hidden = model.backbone(inputs, model.where, model.blocks, condition, **model.reading(everything))
         if model.head.joint:
-            spans = [slice(*span) for span in model.course.spans]
+            spans = [slice(*span) for span in model.plan.spans]
             return [model.head.loss(hidden[:, s], values[:, s], **model.places_of(s, everything)) for s in spans]
         return model.head.loss(hidden.flatten(0, 1), values.flatten(0, 1))
 

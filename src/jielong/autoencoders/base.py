@@ -12,7 +12,7 @@ from jielong.networks.decoder import Decoder
 
 
 @dataclass(frozen=True)
-class Body:
+class Autoencoder:
     """The networks on both sides of a bottleneck.
 
     Attributes:
@@ -40,7 +40,7 @@ def check_grid(size: tuple[int, ...], reduction: int) -> tuple[int, ...]:
     return tuple(side // reduction for side in size)
 
 
-class BodySettings(Part):
+class AutoencoderSettings(Part):
     """What the settings of every body answer.
 
     Attributes:
@@ -49,7 +49,9 @@ class BodySettings(Part):
 
     medium: ClassVar[Medium | None] = None
 
-    def build(self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
+    def build(
+        self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None
+    ) -> Autoencoder:
         """The networks.
 
         Args:

@@ -6,12 +6,12 @@ from typing import ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from jielong.autoencoders.base import Body, BodySettings
+from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
 from jielong.config.registry import Medium
 from jielong.networks.convolutional import ConvDecoder, ConvEncoder
 
 
-class Convolutional(BodySettings, family="body", name="convolutional"):
+class Convolutional(AutoencoderSettings, family="autoencoder", name="convolutional"):
     """Settings of the convolutional body.
 
     ``channels`` and ``blocks`` list the width and the residual blocks of each stage, finest first; ``patch`` is the side of
@@ -38,8 +38,10 @@ class Convolutional(BodySettings, family="body", name="convolutional"):
                 )
         return self
 
-    def build(self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
-        """The networks, see :meth:`BodySettings.build`."""
+    def build(
+        self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None
+    ) -> Autoencoder:
+        """The networks, see :meth:`AutoencoderSettings.build`."""
         reduction = self.patch * 2 ** (len(self.channels) - 1)
         self.grid(size, reduction)
         encoder = ConvEncoder(channels, self.channels, self.blocks, dim if encoded is None else encoded, self.patch, self.attention)
@@ -51,4 +53,4 @@ class Convolutional(BodySettings, family="body", name="convolutional"):
             self.patch,
             self.attention,
         )
-        return Body(encoder, decoder, reduction)
+        return Autoencoder(encoder, decoder, reduction)

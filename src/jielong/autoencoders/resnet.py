@@ -6,12 +6,12 @@ from typing import ClassVar
 
 from pydantic import Field, PositiveInt, model_validator
 
-from jielong.autoencoders.base import Body, BodySettings
+from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
 from jielong.config.registry import Medium
 from jielong.networks.resnet import ResnetDecoder, ResnetEncoder
 
 
-class Resnet(BodySettings, family="body", name="resnet"):
+class Resnet(AutoencoderSettings, family="autoencoder", name="resnet"):
     """Settings of the residual body.
 
     ``channels`` lists the width of each stage, finest first; a token covers ``2^(stages - 1)`` pixels a side. Stable Diffusion's and, but
@@ -39,11 +39,13 @@ class Resnet(BodySettings, family="body", name="resnet"):
             raise ValueError(f"channels {self.channels} must be multiples of groups {self.groups}")
         return self
 
-    def build(self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
-        """The networks, see :meth:`BodySettings.build`."""
+    def build(
+        self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None
+    ) -> Autoencoder:
+        """The networks, see :meth:`AutoencoderSettings.build`."""
         reduction = 2 ** (len(self.channels) - 1)
         self.grid(size, reduction)
         shared = (self.groups, self.attention, self.projections)
         encoder = ResnetEncoder(channels, self.channels, self.blocks, dim if encoded is None else encoded, *shared)
         decoder = ResnetDecoder(dim, self.channels, self.blocks, channels if outputs is None else outputs, *shared)
-        return Body(encoder, decoder, reduction)
+        return Autoencoder(encoder, decoder, reduction)

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from jielong.autoencoders.base import Body, BodySettings
+from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
 from jielong.config.registry import Config, Medium
 from jielong.networks.convolution1d import ConvNorm, Padding
 from jielong.networks.seanet import Nonlinearity, SEANetDecoder, SEANetEncoder, SEANetShape, TransformerShape
@@ -35,7 +35,7 @@ class Context(Config):
     scale: NonNegativeFloat = 0.01
 
 
-class SEANet(BodySettings, family="body", name="seanet"):
+class SEANet(AutoencoderSettings, family="autoencoder", name="seanet"):
     """Settings of SEANet; a token covers the product of ``ratios`` and ``downsample`` in samples.
 
     EnCodec's at 24 kHz, but for its ``padding: reflect``, is the default; at 48 kHz it is ``{causal: false, norm: time_group_norm}``.
@@ -100,20 +100,22 @@ class SEANet(BodySettings, family="body", name="seanet"):
         return self
 
     @property
-    def hop(self) -> int:
+    def hop_length(self) -> int:
         """Samples that a token covers."""
         return math.prod(self.ratios) * self.downsample
 
-    def build(self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
-        """The networks, see :meth:`BodySettings.build`.
+    def build(
+        self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None
+    ) -> Autoencoder:
+        """The networks, see :meth:`AutoencoderSettings.build`.
 
         Raises:
             ValueError: if the media are pictures, or their length is no multiple of :attr:`hop`.
         """
-        self.grid(size, self.hop)
+        self.grid(size, self.hop_length)
         encoder = SEANetEncoder(self._shape(self.channels, dim), channels, dim if encoded is None else encoded)
         decoder = SEANetDecoder(self._shape(self.decoder_channels or self.channels, dim), dim, channels if outputs is None else outputs)
-        return Body(encoder, decoder, self.hop)
+        return Autoencoder(encoder, decoder, self.hop_length)
 
     def _shape(self, channels: int, dim: int) -> SEANetShape:
         last = self.last_kernel if isinstance(self.last_kernel, tuple) else (self.last_kernel, self.last_kernel)
@@ -144,7 +146,7 @@ class SEANet(BodySettings, family="body", name="seanet"):
         )
 
 
-class DAC(SEANet, family="body", name="dac"):
+class DAC(SEANet, family="autoencoder", name="dac"):
     """SEANet as the Descript audio codec has it (arXiv 2306.06546): Snake, dilated units, context on both sides, sound in (-1, 1)."""
 
     channels: PositiveInt = 64

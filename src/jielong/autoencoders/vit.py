@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt, model_validator
 
-from jielong.autoencoders.base import Body, BodySettings
+from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
 from jielong.config.registry import Medium
 from jielong.networks.layers import Activation
 from jielong.networks.norm import NormKind
 from jielong.networks.vision_transformer import Positions, ViTDecoder, ViTEncoder
 
 
-class ViT(BodySettings, family="body", name="vit"):
+class ViT(AutoencoderSettings, family="autoencoder", name="vit"):
     """Settings of the transformer body.
 
     A token covers ``patch`` pixels a side. The decoder is as large as the encoder unless ``decoder_layers``, ``decoder_width`` and
@@ -47,8 +47,10 @@ class ViT(BodySettings, family="body", name="vit"):
                 )
         return self
 
-    def build(self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
-        """The networks, see :meth:`BodySettings.build`."""
+    def build(
+        self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None
+    ) -> Autoencoder:
+        """The networks, see :meth:`AutoencoderSettings.build`."""
         rows, columns = self.grid(size, self.patch)
         grid = (rows, columns)
         shared: dict[str, Any] = {
@@ -74,4 +76,4 @@ class ViT(BodySettings, family="body", name="vit"):
             heads=self.decoder_heads or self.heads,
             **shared,
         )
-        return Body(encoder, decoder, self.patch)
+        return Autoencoder(encoder, decoder, self.patch)

@@ -6,12 +6,12 @@ from typing import ClassVar
 
 from pydantic import PositiveInt, model_validator
 
-from jielong.autoencoders.base import Body, BodySettings
+from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
 from jielong.config.registry import Medium
 from jielong.networks.vocos import VocosDecoder, VocosEncoder, VocosShape
 
 
-class Vocos(BodySettings, family="body", name="vocos"):
+class Vocos(AutoencoderSettings, family="autoencoder", name="vocos"):
     """Settings of Vocos with an encoder that mirrors it (APCodec, 2402.10533); a token covers ``stride * downsample`` samples.
 
     A frame looks ahead by half of what its window holds beyond the stride, in each half of the codec, even where the blocks are causal.
@@ -48,17 +48,19 @@ class Vocos(BodySettings, family="body", name="vocos"):
         return self
 
     @property
-    def hop(self) -> int:
+    def hop_length(self) -> int:
         """Samples that a token covers."""
         return self.stride * self.downsample
 
-    def build(self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None) -> Body:
-        """The networks, see :meth:`BodySettings.build`.
+    def build(
+        self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None
+    ) -> Autoencoder:
+        """The networks, see :meth:`AutoencoderSettings.build`.
 
         Raises:
             ValueError: if the media are pictures, or their length is no multiple of :attr:`hop`.
         """
-        self.grid(size, self.hop)
+        self.grid(size, self.hop_length)
         shape = VocosShape(
             window=self.window,
             stride=self.stride,
@@ -70,4 +72,4 @@ class Vocos(BodySettings, family="body", name="vocos"):
             downsample=self.downsample,
         )
         encoder = VocosEncoder(shape, channels, dim if encoded is None else encoded)
-        return Body(encoder, VocosDecoder(shape, dim, channels if outputs is None else outputs), self.hop)
+        return Autoencoder(encoder, VocosDecoder(shape, dim, channels if outputs is None else outputs), self.hop_length)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from jielong.config.registry import Part
-from jielong.core.rng import Noise
-from jielong.networks.conditioning import Alignment, Along, Conditioning
+from jielong.core.rng import PerSampleRNG
+from jielong.networks.conditioning import AlignedStates, Alignment, Conditioning
 
 if TYPE_CHECKING:
     from jielong.data.sets import Batch
@@ -29,19 +29,19 @@ class Condition(nn.Module, ABC):
     aligned: Alignment | None = None
     """How its states are told position by position (:attr:`Conditioning.along`), if they are."""
 
-    def __init__(self, width: int, drop: float) -> None:
+    def __init__(self, width: int, cfg_dropout: float) -> None:
         super().__init__()
-        if not 0.0 <= drop < 1.0:
-            raise ValueError(f"the share of dropped conditions must be in [0, 1), not {drop}")
+        if not 0.0 <= cfg_dropout < 1.0:
+            raise ValueError(f"the share of dropped conditions must be in [0, 1), not {cfg_dropout}")
         self.width = width
-        self.drop = drop
+        self.cfg_dropout = cfg_dropout
         self.null = nn.Parameter(torch.randn(width) * 0.02)
 
     @abstractmethod
     def prepare(self, values: Sequence[Any]) -> Any:
         """Raw values to what ``forward`` takes. Raises ``ValueError`` for a value it cannot read."""
 
-    def settled(self, value: Any) -> Any:
+    def resolve(self, value: Any) -> Any:
         """A raw value in the form that is prepared soonest: itself, unless it must be read or heard."""
         return value
 
@@ -49,9 +49,9 @@ class Condition(nn.Module, ABC):
     def embed(self, prepared: Any) -> Conditioning:
         """Prepared values to feature vectors."""
 
-    def drops(self, noise: Noise) -> Tensor:
+    def drops(self, rng: PerSampleRNG) -> Tensor:
         """Which items are told nothing in a step of training, ``(B,)`` bool."""
-        return noise.uniform() < self.drop
+        return rng.uniform() < self.cfg_dropout
 
     def forward(self, prepared: Any, dropped: Tensor | None = None) -> Conditioning:
         """Feature vectors, with the null vector where ``dropped`` (``(B,)`` bool) is true."""
@@ -66,14 +66,14 @@ class Condition(nn.Module, ABC):
         states, mask = _replaced(given.states, given.mask, null.states, gone)
         along = None
         if given.along is not None and null.along is not None:
-            along = Along(*_replaced(given.along.states, given.along.mask, null.along.states, gone))
+            along = AlignedStates(*_replaced(given.along.states, given.along.mask, null.along.states, gone))
         return Conditioning(states, mask, torch.where(gone[:, None], null.pooled.to(given.pooled.dtype), given.pooled), along)
 
     def nothing(self, batch: int, device: torch.device | str | None = None) -> Conditioning:
         """The condition that says nothing, ``(B, 1, width)``."""
         null = self.null.expand(batch, self.width)
         mask = torch.ones(batch, 1, dtype=torch.bool, device=device or null.device)
-        return Conditioning(null[:, None], mask, null, Along(null[:, None], mask) if self.aligned else None)
+        return Conditioning(null[:, None], mask, null, AlignedStates(null[:, None], mask) if self.aligned else None)
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from jielong.conditions.alphabet import CHARACTERS, SOUNDLESS, Alphabet
 from jielong.conditions.base import Condition, ConditionSettings
 from jielong.conditions.text import Features, check_texts, pad
-from jielong.networks.conditioning import Alignment, Along, Conditioning
+from jielong.networks.conditioning import AlignedStates, Alignment, Conditioning
 from jielong.networks.text_encoder import TextEncoder
 
 
@@ -25,7 +25,7 @@ class SymbolText(Condition):
         layers: Transformer layers of the encoder.
         heads: Their heads.
         length: Most symbols of a text.
-        drop: Share of texts replaced by the null in training.
+        cfg_dropout: Share of texts replaced by the null in training.
         aligned: How symbols are told frame by frame, if they are. Those that last no time of their own are not; their neighbours, which
             have heard of them in the encoder, are. Before and behind them stands an edge, for the silence there.
     """
@@ -33,9 +33,9 @@ class SymbolText(Condition):
     soundless: Tensor
 
     def __init__(
-        self, alphabet: Alphabet, width: int, layers: int, heads: int, length: int, drop: float, aligned: Alignment | None = None
+        self, alphabet: Alphabet, width: int, layers: int, heads: int, length: int, cfg_dropout: float, aligned: Alignment | None = None
     ) -> None:
-        super().__init__(width, drop)
+        super().__init__(width, cfg_dropout)
         self.alphabet, self.length, self.aligned = alphabet, length, aligned
         self.encoder = TextEncoder(len(alphabet), width, layers, heads)
         if aligned is not None:
@@ -91,7 +91,7 @@ class SymbolText(Condition):
         pooled = states.masked_fill(~mask[..., None], 0).sum(1) / mask.sum(1, keepdim=True)
         return Conditioning(states, mask, pooled, self._along(numbers, states, mask) if self.aligned else None)
 
-    def _along(self, numbers: Tensor, states: Tensor, mask: Tensor) -> Along:
+    def _along(self, numbers: Tensor, states: Tensor, mask: Tensor) -> AlignedStates:
         """An edge, the states of symbols that last, and an edge."""
         lasting = mask & ~self.soundless[numbers]
         count = lasting.sum(1)
@@ -101,7 +101,7 @@ class SymbolText(Condition):
         places = torch.arange(row.shape[1], device=row.device)
         row = torch.where((places == count[:, None] + 1)[..., None], last, row)
         length = int(count.max()) + 2
-        return Along(row[:, :length], (places < count[:, None] + 2)[:, :length])
+        return AlignedStates(row[:, :length], (places < count[:, None] + 2)[:, :length])
 
     def describe(self) -> dict[str, Any]:
         """The alphabet."""
@@ -112,8 +112,8 @@ class SymbolSettings(ConditionSettings):
     """What characters and phonemes have in common.
 
     ``alphabet``: the symbols, in the order of their numbers; ``width`` of a state; ``layers`` and ``heads`` of the transformer behind two
-    convolutions; ``length``: most symbols of a text; ``drop``: the share of texts replaced by the null in training; ``aligned``: tell every
-    position its symbol as well, stretched over the asked length: ``even``-ly, or by durations that training ``search``-es for.
+    convolutions; ``length``: most symbols of a text; ``cfg_dropout``: fraction of texts replaced by the null in training;
+    ``aligned``: add each position's symbol to its input, durations being ``even`` or found by monotonic alignment ``search``.
     """
 
     reads: ClassVar[str] = "text"
@@ -122,7 +122,7 @@ class SymbolSettings(ConditionSettings):
     layers: int = Field(default=4, ge=0)
     heads: int = Field(default=4, ge=1)
     length: int = Field(default=400, ge=1)
-    drop: float = Field(default=0.1, ge=0, lt=1)
+    cfg_dropout: float = Field(default=0.1, ge=0, lt=1)
     aligned: Alignment | None = None
 
     @field_validator("alphabet")
@@ -136,4 +136,4 @@ class Characters(SymbolSettings, family="condition", name="characters"):
 
     def build(self, classes: Sequence[str] = ()) -> SymbolText:
         """The condition; classes are not used."""
-        return SymbolText(Alphabet(self.alphabet), self.width, self.layers, self.heads, self.length, self.drop, self.aligned)
+        return SymbolText(Alphabet(self.alphabet), self.width, self.layers, self.heads, self.length, self.cfg_dropout, self.aligned)

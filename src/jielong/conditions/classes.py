@@ -17,8 +17,8 @@ from jielong.networks.conditioning import Conditioning
 class ClassCondition(Condition):
     """A table of ``len(names)`` vectors; values are class numbers or names."""
 
-    def __init__(self, names: Sequence[str], width: int, drop: float) -> None:
-        super().__init__(width, drop)
+    def __init__(self, names: Sequence[str], width: int, cfg_dropout: float) -> None:
+        super().__init__(width, cfg_dropout)
         if not names:
             raise ValueError("a class condition needs a data set with classes: put pictures in one sub-folder a class, or use text")
         self.names = list(names)
@@ -56,12 +56,12 @@ class ClassCondition(Condition):
 
 
 class Class(ConditionSettings, family="condition", name="class"):
-    """Settings: ``width`` of the class vectors, ``drop`` share of conditions replaced by the null in training."""
+    """Settings: ``width`` of the class vectors, ``cfg_dropout`` share of conditions replaced by the null in training."""
 
     reads: ClassVar[str] = "class"
     width: int = Field(default=256, ge=1)
-    drop: float = Field(default=0.1, ge=0, lt=1)
+    cfg_dropout: float = Field(default=0.1, ge=0, lt=1)
 
     def build(self, classes: Sequence[str] = ()) -> ClassCondition:
         """The condition for these classes."""
-        return ClassCondition(classes, self.width, self.drop)
+        return ClassCondition(classes, self.width, self.cfg_dropout)

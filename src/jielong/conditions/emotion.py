@@ -25,8 +25,8 @@ class EmotionCondition(VoiceCondition):
     rate = RATE
     told = "emotion"
 
-    def __init__(self, width: int, drop: float) -> None:
-        super().__init__(width, drop)
+    def __init__(self, width: int, cfg_dropout: float) -> None:
+        super().__init__(width, cfg_dropout)
         self.map = nn.Sequential(nn.Linear(FEATURES, width), nn.SiLU(), nn.Linear(width, width))
 
     def hear(self, waveforms: Sequence[Tensor]) -> Tensor:
@@ -44,12 +44,12 @@ def blended(own: Tensor, other: Tensor, strength: float) -> Tensor:
 
 
 class Emotion(ConditionSettings, family="condition", name="emotion"):
-    """Settings: ``width`` of the state, ``drop`` share of recordings replaced by the null in training."""
+    """Settings: ``width`` of the state, ``cfg_dropout`` share of recordings replaced by the null in training."""
 
     reads: ClassVar[str] = "emotion"
     width: int = Field(default=256, ge=1)
-    drop: float = Field(default=0.1, ge=0, lt=1)
+    cfg_dropout: float = Field(default=0.1, ge=0, lt=1)
 
     def build(self, classes: Any = ()) -> EmotionCondition:
         """The condition; classes are not used."""
-        return EmotionCondition(self.width, self.drop)
+        return EmotionCondition(self.width, self.cfg_dropout)

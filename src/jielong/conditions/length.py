@@ -27,8 +27,8 @@ def sinusoids(seconds: Tensor, width: int) -> Tensor:
 class LengthCondition(Condition):
     """One state, and the pooled vector: a small network's view of the asked length."""
 
-    def __init__(self, width: int, drop: float) -> None:
-        super().__init__(width, drop)
+    def __init__(self, width: int, cfg_dropout: float) -> None:
+        super().__init__(width, cfg_dropout)
         self.features = 64
         self.network = nn.Sequential(nn.Linear(self.features, width), nn.SiLU(), nn.Linear(width, width))
 
@@ -53,12 +53,12 @@ class LengthCondition(Condition):
 
 
 class Length(ConditionSettings, family="condition", name="length"):
-    """Settings: ``width`` of the state, ``drop`` share of lengths replaced by the null in training."""
+    """Settings: ``width`` of the state, ``cfg_dropout`` share of lengths replaced by the null in training."""
 
     reads: ClassVar[str] = "seconds"
     width: int = Field(default=256, ge=1)
-    drop: float = Field(default=0.1, ge=0, lt=1)
+    cfg_dropout: float = Field(default=0.1, ge=0, lt=1)
 
     def build(self, classes: Sequence[str] = ()) -> LengthCondition:
         """The condition; classes are not used."""
-        return LengthCondition(self.width, self.drop)
+        return LengthCondition(self.width, self.cfg_dropout)

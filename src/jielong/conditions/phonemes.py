@@ -49,6 +49,6 @@ class Phonemes(SymbolSettings, family="condition", name="phonemes"):
             layers=self.layers,
             heads=self.heads,
             length=self.length,
-            drop=self.drop,
+            cfg_dropout=self.cfg_dropout,
             aligned=self.aligned,
         )

@@ -56,13 +56,13 @@ def find_encoder(name: str) -> str:
 class FrozenText(Condition):
     """Token states of a frozen Hugging Face encoder, computed once a text and remembered in memory (16-bit)."""
 
-    def __init__(self, encoder: str, length: int, drop: float) -> None:
+    def __init__(self, encoder: str, length: int, cfg_dropout: float) -> None:
         from transformers import AutoConfig, logging
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         self._folder = find_encoder(encoder)
-        super().__init__(AutoConfig.from_pretrained(self._folder).hidden_size, drop)
+        super().__init__(AutoConfig.from_pretrained(self._folder).hidden_size, cfg_dropout)
         self.encoder = encoder
         self.length = length
         # Outside nn.Module's reach: frozen weights belong to their own package, not into this model's checkpoint.
@@ -127,8 +127,8 @@ class FrozenText(Condition):
 class ByteText(Condition):
     """UTF-8 bytes through a trained embedding with positions: no encoder, no download, any language."""
 
-    def __init__(self, width: int, length: int, drop: float) -> None:
-        super().__init__(width, drop)
+    def __init__(self, width: int, length: int, cfg_dropout: float) -> None:
+        super().__init__(width, cfg_dropout)
         self.length = length
         self.table = nn.Embedding(256, width)
         self.places = nn.Embedding(length, width)
@@ -168,7 +168,7 @@ class Text(ConditionSettings, family="condition", name="text"):
     """Settings of a text condition.
 
     ``encoder`` is ``minilm`` (frozen all-MiniLM-L6-v2, 384 wide), ``bytes`` (trained along, ``width`` wide), or a local
-    folder or hub id of any Hugging Face encoder; ``length`` the most tokens kept; ``drop`` the share of captions replaced by
+    folder or hub id of any Hugging Face encoder; ``length`` the most tokens kept; ``cfg_dropout`` the share of captions replaced by
     the null in training.
     """
 
@@ -176,10 +176,10 @@ class Text(ConditionSettings, family="condition", name="text"):
     encoder: str = "minilm"
     length: int = Field(default=32, ge=1)
     width: int = Field(default=256, ge=1)
-    drop: float = Field(default=0.1, ge=0, lt=1)
+    cfg_dropout: float = Field(default=0.1, ge=0, lt=1)
 
     def build(self, classes: Sequence[str] = ()) -> Condition:
         """The condition; classes are not used."""
         if self.encoder == "bytes":
-            return ByteText(self.width, self.length, self.drop)
-        return FrozenText(self.encoder, self.length, self.drop)
+            return ByteText(self.width, self.length, self.cfg_dropout)
+        return FrozenText(self.encoder, self.length, self.cfg_dropout)

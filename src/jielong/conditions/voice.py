@@ -52,8 +52,8 @@ class VoiceCondition(Condition):
     """Samples a second at which it is heard."""
     told: ClassVar[str] = "voice"
 
-    def __init__(self, width: int, drop: float, reference: Reference = "own") -> None:
-        super().__init__(width, drop)
+    def __init__(self, width: int, cfg_dropout: float, reference: Reference = "own") -> None:
+        super().__init__(width, cfg_dropout)
         self.reference = reference
         # Numbers of a unit vector are about 1/16: of unit size they stand beside other states.
         self.map: nn.Module = _Scaled(speaker.WIDTH, width)
@@ -102,7 +102,7 @@ class VoiceCondition(Condition):
         mono = waveform.detach().cpu().float().reshape(-1, waveform.shape[-1]).mean(0, keepdim=True)
         return resample(mono, rate, self.rate)[0]
 
-    def settled(self, value: Recording | Tensor | str | Path) -> Tensor:
+    def resolve(self, value: Recording | Tensor | str | Path) -> Tensor:
         """The vector of :meth:`voice`."""
         return self.voice(value)
 
@@ -141,7 +141,7 @@ class _Scaled(nn.Linear):
 
 
 class Voice(ConditionSettings, family="condition", name="voice"):
-    """Settings: ``width`` of the state, ``drop`` share of voices replaced by the null in training.
+    """Settings: ``width`` of the state, ``cfg_dropout`` share of voices replaced by the null in training.
 
     ``reference`` says which recording tells a clip's voice in training. ``own`` needs no speakers' names, but one's own recording also says
     a little of the words and the room, and no other does so in use. ``other`` takes another one by the same speaker, as far as the set
@@ -150,9 +150,9 @@ class Voice(ConditionSettings, family="condition", name="voice"):
 
     reads: ClassVar[str] = "voice"
     width: int = Field(default=256, ge=1)
-    drop: float = Field(default=0.1, ge=0, lt=1)
+    cfg_dropout: float = Field(default=0.1, ge=0, lt=1)
     reference: Reference = "own"
 
     def build(self, classes: Sequence[str] = ()) -> VoiceCondition:
         """The condition; classes are not used."""
-        return VoiceCondition(self.width, self.drop, self.reference)
+        return VoiceCondition(self.width, self.cfg_dropout, self.reference)

@@ -7,7 +7,7 @@ from pydantic import Field
 from jielong.config.registry import Config
 
 
-class Ending(Config):
+class StopHeadSettings(Config):
     """Settings of a generator whose items end by themselves.
 
     Attributes:

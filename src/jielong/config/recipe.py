@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from jielong.config.ending import Ending
+from jielong.config.ending import StopHeadSettings
 from jielong.config.guidance import Guidance
 from jielong.config.registry import Config, Faults, OfFamily, Part, RecipeError, Schema, below, keys_of, nearest, read_settings
 from jielong.config.speed import Lazy, Schedule, TwoStage
@@ -84,8 +84,8 @@ class Sampling(Config):
     temperature: float = Field(default=1.0, ge=0)
     top_k: int = Field(default=0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
-    head_steps: int | None = Field(default=None, ge=1)
-    late_head_steps: int | None = Field(default=None, ge=1)
+    num_inference_steps: int | None = Field(default=None, ge=1)
+    final_inference_steps: int | None = Field(default=None, ge=1)
     guidance: Guidance = Guidance()
     schedule: Schedule | None = None
     two_stage: TwoStage | None = None
@@ -108,7 +108,7 @@ class Recipe(Config):
     order: Order | None = None
     backbone: Backbone | None = None
     head: Head | None = None
-    ending: Ending | None = None
+    stop_head: StopHeadSettings | None = None
     sampling: Sampling = Sampling()
     train: TrainSettings
 
@@ -138,8 +138,8 @@ class Recipe(Config):
                     "of its own (such as vqgan) and write tokenizer: {checkpoint: NAME-OR-FOLDER}"
                 )
         else:
-            if self.ending is not None:
-                raise ValueError("a tokenizer has no end to learn: remove `ending`, or add order, backbone and head for a generator")
+            if self.stop_head is not None:
+                raise ValueError("a tokenizer has no end to learn: remove `stop_head`, or add order, backbone and head for a generator")
             if self.condition is not None:
                 raise ValueError("a tokenizer takes no condition: remove `condition`, or add order, backbone and head for a generator")
             if isinstance(self.tokenizer, Trained):
@@ -159,8 +159,8 @@ class Recipe(Config):
 
     def _read(self) -> None:
         """Refuse a body of another medium than that of the data."""
-        if body := getattr(self.tokenizer, "body", None):
-            body.check_medium("pictures" if self.data.rate is None else "sound")
+        if autoencoder := getattr(self.tokenizer, "autoencoder", None):
+            autoencoder.check_medium("pictures" if self.data.rate is None else "sound")
 
     def _judged(self) -> None:
         """Refuse losses of another medium, and losses that do not say what is to be given back."""

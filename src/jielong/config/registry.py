@@ -27,7 +27,7 @@ from pydantic_core import CoreSchema, core_schema
 FAMILIES = {
     # family -> the package whose modules declare its parts
     "tokenizer": "jielong.tokenizers",
-    "body": "jielong.autoencoders",
+    "autoencoder": "jielong.autoencoders",
     "quantizer": "jielong.quantizers",
     "order": "jielong.orders",
     "backbone": "jielong.backbones",

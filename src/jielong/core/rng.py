@@ -10,7 +10,7 @@ from torch import Tensor
 _MIX = 0x9E3779B97F4A7C15  # odd 64-bit constant (2^64 / golden ratio): spreads (seed, index) pairs over all seeds
 
 
-class Noise:
+class PerSampleRNG:
     """One random generator a sample, seeded by ``(seed, index)``.
 
     Numbers are always drawn on the CPU and then moved, so a sample's numbers do not depend on the device either.
@@ -39,11 +39,11 @@ class Noise:
         """Standard Gumbel numbers ``-log(-log u)``, ``(B, *shape)``."""
         return -torch.log(-torch.log(self.uniform(*shape).clamp_min(torch.finfo(torch.float32).tiny)))
 
-    def laid_out(self, places: Tensor, count: int) -> Noise:
+    def laid_out(self, places: Tensor, count: int) -> PerSampleRNG:
         """The same numbers for a computation at all of ``count`` places, of which only ``places`` are kept.
 
-        What is asked of it has a row a place, ``(count, ...)``. The rows at ``places`` are those that :class:`Noise` itself gives to a
-        computation at them alone; the others are zeros. So a draw does not depend on how much is computed beside it.
+        Requested shapes are ``(count, ...)``. The rows at ``places`` equal what :class:`PerSampleRNG` gives to a computation at
+        these places only; the others are zeros. So a draw does not depend on how many positions are computed.
 
         Args:
             places: ``(B, k)`` long, different places in each item.
@@ -52,12 +52,12 @@ class Noise:
         return _LaidOut(self, places, count)
 
 
-class _LaidOut(Noise):
-    """See :meth:`Noise.laid_out`."""
+class _LaidOut(PerSampleRNG):
+    """See :meth:`PerSampleRNG.laid_out`."""
 
-    def __init__(self, noise: Noise, places: Tensor, count: int) -> None:
-        self.device, self.generators = noise.device, noise.generators
-        self._noise, self._places, self._count = noise, places, count
+    def __init__(self, rng: PerSampleRNG, places: Tensor, count: int) -> None:
+        self.device, self.generators = rng.device, rng.generators
+        self._noise, self._places, self._count = rng, places, count
 
     def uniform(self, *shape: int) -> Tensor:
         return self._lay(self._noise.uniform(*self._kept(shape)))

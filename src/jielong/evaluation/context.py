@@ -14,7 +14,7 @@ from jielong.data.opening import MediaSet
 from jielong.data.sounds import AudioSet
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.scorer import Scorer
-from jielong.heads.base import Sharpness
+from jielong.heads.base import SamplingConfig
 from jielong.system import System
 
 CANDIDATES = 100
@@ -26,7 +26,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Draws:
+class DrawSettings:
     """How items are drawn for an evaluation; ``None`` is the recipe's own setting.
 
     ``length``, of generators of sound that know of lengths: ask for so many times the real recording's length.
@@ -38,13 +38,13 @@ class Draws:
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
-    head_steps: int | None = None
-    late_head_steps: int | None = None
+    num_inference_steps: int | None = None
+    final_inference_steps: int | None = None
     length: float | None = None
 
 
 @dataclass(frozen=True)
-class Findings:
+class EvalResult:
     """What one kind of evaluation found.
 
     Attributes:
@@ -59,7 +59,7 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvalContext:
     """A system and what it is measured on.
 
     Attributes:
@@ -81,7 +81,7 @@ class Subject:
     media: MediaSet
     rows: list[int]
     real: Tensor
-    draws: Draws
+    draws: DrawSettings
     report: Progress
     candidates: int = CANDIDATES
     scorer: Scorer | None = None
@@ -119,34 +119,34 @@ class Subject:
             seed=self.draws.seed,
             steps=self.draws.steps,
             guidance=guidance_of(self.system, self.draws),
-            sharpness=sharpness_of(self.system, self.draws),
+            sampling=sampling_of(self.system, self.draws),
             batch=BATCH,
-            watch=tick,
+            on_step=tick,
             **options,
         )
 
 
-def sharpness_of(system: System, draws: Draws) -> Sharpness:
+def sampling_of(system: System, draws: DrawSettings) -> SamplingConfig:
     """How boldly a generator draws."""
-    return system.sharpness(**{each.name: getattr(draws, each.name) for each in fields(Sharpness)})
+    return system.sampling(**{each.name: getattr(draws, each.name) for each in fields(SamplingConfig)})
 
 
-def guidance_of(system: System, draws: Draws) -> Guidance:
+def guidance_of(system: System, draws: DrawSettings) -> Guidance:
     """How strongly it follows what it is told."""
     if draws.guidance is not None:
         return draws.guidance if isinstance(draws.guidance, Guidance) else Guidance(scale=draws.guidance)
     return system.recipe.sampling.guidance if system.condition_kind is not None else Guidance()
 
 
-def drawing(system: System, draws: Draws) -> dict[str, Any]:
+def drawing(system: System, draws: DrawSettings) -> dict[str, Any]:
     """The sampling settings in force, with the recipe's own where nothing else was said."""
-    own, sharpness = system.recipe.sampling, sharpness_of(system, draws)
-    evaluations = sharpness.head_steps or getattr(system.generator and system.generator.head, "steps", None)
+    own, sampling = system.recipe.sampling, sampling_of(system, draws)
+    evaluations = sampling.num_inference_steps or getattr(system.generator and system.generator.head, "steps", None)
     return {
         "seed": draws.seed,
         "steps": own.steps if draws.steps is None else draws.steps,
         "order": system.recipe.order.model_dump(mode="json") if system.recipe.order is not None else None,
         "guidance": guidance_of(system, draws).model_dump(mode="json"),
-        **{name: value for name, value in (asdict(sharpness) | {"head_steps": evaluations}).items() if value is not None},
+        **{name: value for name, value in (asdict(sampling) | {"num_inference_steps": evaluations}).items() if value is not None},
         **{name: option for name, option in own.model_dump(mode="json", include=set(own.speed)).items() if option is not None},
     }

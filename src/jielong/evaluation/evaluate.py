@@ -22,7 +22,7 @@ from jielong.data.opening import MediaSet
 from jielong.data.order import spread
 from jielong.data.sounds import AudioSet
 from jielong.evaluation import pictures
-from jielong.evaluation.context import BATCH, CANDIDATES, Draws, Findings, Progress, Subject, drawing
+from jielong.evaluation.context import BATCH, CANDIDATES, DrawSettings, EvalContext, EvalResult, Progress, drawing
 from jielong.evaluation.provenance import Measurement, picture_hash, versions
 from jielong.evaluation.scorer import Scorer
 from jielong.evaluation.sound import generators, tokenizers
@@ -30,7 +30,7 @@ from jielong.evaluation.sound.protocol import sound_hash
 from jielong.system import System, is_timed, open_media
 from jielong.training.checkpoint import fingerprint
 
-_KINDS: dict[tuple[bool, bool], Callable[[Subject], Findings]] = {
+_KINDS: dict[tuple[bool, bool], Callable[[EvalContext], EvalResult]] = {
     # (whether it is of sound, whether it generates): what measures it
     (False, False): pictures.tokenizer,
     (False, True): pictures.generator,
@@ -66,7 +66,7 @@ def evaluate(
     system: System,
     data: str | None = None,
     count: int | None = None,
-    draws: Draws | None = None,
+    draws: DrawSettings | None = None,
     candidates: int = CANDIDATES,
     scorer: Scorer | None = None,
     progress: Progress | None = None,
@@ -94,7 +94,7 @@ def evaluate(
             figures are to be left out that there are not.
     """
     begun = time.perf_counter()
-    draws = draws or Draws()
+    draws = draws or DrawSettings()
     media = system.tokenizer.media
     images = open_media(data or system.recipe.data.set, media, "heldout", system.generator is not None, system.recipe.data.level)
     rows = spread(len(images), count)
@@ -109,7 +109,7 @@ def evaluate(
         raise ValueError(f"{system.name} does not generate sound, and figures can be left out of generated sound alone: take all of them")
     provenance = _provenance(system, images, rows, real)
     source, left_out = data or system.recipe.data.set, frozenset(without)
-    subject = Subject(system, images, rows, real, draws, report, candidates, scorer, perception, ceiling, source, left_out)
+    subject = EvalContext(system, images, rows, real, draws, report, candidates, scorer, perception, ceiling, source, left_out)
     found = _KINDS[sound, system.generator is not None](subject)
     if system.generator is not None:
         provenance["draws"] = drawing(system, draws) | found.drawn

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.evaluation.provenance import Measurement, check_pictures
 from jielong.generation.generator import Generator
 from jielong.system import System
@@ -115,7 +115,7 @@ def nats_per_token(system: System, media: Tensor, conditions: Sequence[Any] | No
     for first in range(0, len(media), batch):
         rows = range(first, min(first + batch, len(media)))
         kept = system.tokenizer.keep(media[rows.start : rows.stop].to(device))
-        tokens = system.tokenizer.redraw(kept, Noise(seed, rows, device))
+        tokens = system.tokenizer.sample_cached(kept, PerSampleRNG(seed, rows, device))
         prepared = None
         if model.condition is not None and conditions is not None:
             prepared = model.condition.prepare(conditions[rows.start : rows.stop])

@@ -11,7 +11,7 @@ from torch import Tensor
 from jielong.conditions.base import ConditionSettings
 from jielong.core.tokens import Tokens
 from jielong.data.opening import MediaSet
-from jielong.evaluation.context import BATCH, Findings, Progress, Subject
+from jielong.evaluation.context import BATCH, EvalContext, EvalResult, Progress
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.frechet import frechet
 from jielong.evaluation.likelihood import bits_per_dimension, nats_per_token, no_density, no_likelihood
@@ -24,7 +24,7 @@ from jielong.networks.efficientnet import WeightsError
 from jielong.system import System
 
 
-def tokenizer(subject: Subject) -> Findings:
+def tokenizer(subject: EvalContext) -> EvalResult:
     """What comes back of pictures, and the codes it takes."""
     system, real, report = subject.system, subject.real, subject.report
     codes, rebuilt = [], []
@@ -55,9 +55,9 @@ def tokenizer(subject: Subject) -> Findings:
         protocol = "share of the squared feature map that is left after each scale or level, coarse to fine"
         figures["residual"] = Measurement("residual", shares[-1], len(real), {"after": shares, "protocol": protocol})
     if subject.perception:
-        seen, unseen = _seen(pictures, real, report)
-        figures, omitted = figures | seen, omitted | unseen
-    return Findings(figures, omitted)
+        seen, ignore_state = _seen(pictures, real, report)
+        figures, omitted = figures | seen, omitted | ignore_state
+    return EvalResult(figures, omitted)
 
 
 def _seen(pictures: Tensor, real: Tensor, report: Progress) -> tuple[dict[str, Measurement], dict[str, str]]:
@@ -77,7 +77,7 @@ def _seen(pictures: Tensor, real: Tensor, report: Progress) -> tuple[dict[str, M
     return figures, {}
 
 
-def generator(subject: Subject) -> Findings:
+def generator(subject: EvalContext) -> EvalResult:
     """How near generated pictures are to real ones, and to what they were to show."""
     system, images, real, report, scorer = subject.system, subject.media, subject.real, subject.report, subject.scorer
     rows, candidates = subject.rows, subject.candidates
@@ -121,13 +121,13 @@ def generator(subject: Subject) -> Findings:
         reason, judge = str(error), None
     if judge is None:
         omitted["retrieval_at_1"] = omitted["retrieval_at_1_real"] = str(reason)
-        return Findings(figures, omitted, drawn)
+        return EvalResult(figures, omitted, drawn)
     captions, pool = [images.captions[row] for row in rows], list(images.captions)
     for done, (name, pictures) in enumerate((("retrieval_at_1", made), ("retrieval_at_1_real", real))):
         report("retrieval", done, 2)
         figures[name] = retrieval_at_1(pictures, captions, pool, candidates, seed=0, scorer=judge, name=name)
     report("retrieval", 2, 2)
-    return Findings(figures, omitted, drawn)
+    return EvalResult(figures, omitted, drawn)
 
 
 def _conditions(system: System, images: MediaSet, rows: list[int]) -> list[Any] | None:

@@ -37,7 +37,7 @@ class TextReader:
     width = 384
 
     def __init__(self) -> None:
-        self._text = Text(encoder="minilm", length=TEXT_TOKENS, drop=0.0).build()
+        self._text = Text(encoder="minilm", length=TEXT_TOKENS, cfg_dropout=0.0).build()
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str], batch: int = 256) -> Tensor:

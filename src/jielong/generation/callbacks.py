@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Moment:
+class StepEvent:
     """What ``watch`` sees: after every step, and before it each state (but the last) of a head that takes a block from noise to tokens.
 
     Attributes:
@@ -36,7 +36,7 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Piece:
+class TokenChunk:
     """A piece of what a stream draws.
 
     Attributes:
@@ -50,15 +50,15 @@ class Piece:
     lengths: Tensor
 
 
-Watch = Callable[[Moment], None]
+StepCallback = Callable[[StepEvent], None]
 
 
-class Telling:
+class EventEmitter:
     """Makes moments of what a chain does, and tells ``watch`` of them."""
 
-    def __init__(self, chain: Chain, watch: Watch) -> None:
+    def __init__(self, chain: Chain, on_step: StepCallback) -> None:
         """Begin where the chain stands: what it knows already is not new."""
-        self.chain, self.watch = chain, watch
+        self.chain, self.on_step = chain, on_step
         self.count, self.known = 0, chain.tokens()[1].clone()
         self.held: tuple[Tensor, Tensor, float] | None = None  # a state: the last of a block is what the step then tells of
 
@@ -82,4 +82,4 @@ class Telling:
     def _tell(self, values: Tensor, known: Tensor, shown: Tensor, guidance: float) -> None:
         self.count += 1
         before, self.known = self.known, known.clone()
-        self.watch(Moment(self.count, values.clone(), self.known, known & ~before, shown.clone(), guidance, self.chain.rows))
+        self.on_step(StepEvent(self.count, values.clone(), self.known, known & ~before, shown.clone(), guidance, self.chain.rows))

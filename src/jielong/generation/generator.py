@@ -11,29 +11,29 @@ import torch
 from torch import Tensor, nn
 
 from jielong.conditions.base import Condition
-from jielong.config.ending import Ending
+from jielong.config.ending import StopHeadSettings
 from jielong.config.guidance import Guidance
 from jielong.config.speed import Lazy, Schedule, TwoStage
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Places, Tokens
-from jielong.generation.callbacks import Moment, Piece, Watch
-from jielong.generation.plan import Course
+from jielong.generation.callbacks import StepCallback, TokenChunk
+from jielong.generation.plan import SequencePlan
 from jielong.generation.sampler import Chain, Manner
-from jielong.heads.base import Head, Sharpness
+from jielong.heads.base import Head, SamplingConfig
 from jielong.networks.backbone import AnyBackbone
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.embedding import embedding_of
-from jielong.networks.length_regulator import Stretch
-from jielong.networks.monotonic_alignment import SearchedStretch
+from jielong.networks.length_regulator import LengthRegulator
+from jielong.networks.monotonic_alignment import MonotonicAlignment
 from jielong.networks.stop import StopHead
 from jielong.orders.base import Order
 from jielong.orders.pace import Pace
 
-__all__ = ["Generator", "Moment", "Piece", "Watch"]
+__all__ = ["Generator"]
 
 
 @dataclass(frozen=True)
-class Asked:
+class TrainingTargets:
     """What a backbone made of a batch, at the ``M`` positions whose tokens the order asks for.
 
     Attributes:
@@ -66,7 +66,7 @@ class _Read:
     asked: Tensor
     shares: Tensor
     ends: Tensor
-    course: Course
+    plan: SequencePlan
     beside: Tensor | None
 
 
@@ -96,7 +96,7 @@ class Generator(nn.Module):
         head: Head,
         condition: Condition | None = None,
         embedding: nn.Module | None = None,
-        ending: Ending | None = None,
+        ending: StopHeadSettings | None = None,
     ) -> None:
         super().__init__()
         if head.discrete != layout.discrete:
@@ -105,14 +105,14 @@ class Generator(nn.Module):
         self.layout, self.order = layout, order
         self.condition, self.backbone, self.head = condition, backbone, head
         # The backbone reads the course's coordinates and blocks with Python, so they stay on the CPU wherever the weights go.
-        self.course = Course.of(order, layout)
-        if self.course.pattern is not None and not head.sparse:
+        self.plan = SequencePlan.of(order, layout)
+        if self.plan.pattern is not None and not head.missing_codes_allowed:
             raise ValueError(
                 f"the {type(head).__name__} predicts all codebooks of a position, and the order's pattern has steps without some of them: "
                 "take the head softmax or depth, or the pattern parallel"
             )
-        width, arranged = backbone.width, self.course.layout
-        self.embedding = embedding_of(arranged, width, self.course.pattern is not None) if embedding is None else embedding
+        width, arranged = backbone.width, self.plan.layout
+        self.embedding = embedding_of(arranged, width, self.plan.pattern is not None) if embedding is None else embedding
         self.placeholder = nn.Parameter(torch.randn(width) * 0.02)
         # One table an axis: attention's rotary positions are relative, and a grid of equal placeholders would be one blur to them.
         tables = [nn.Embedding(size, width) for size in arranged.extents]
@@ -120,30 +120,30 @@ class Generator(nn.Module):
             nn.init.normal_(table.weight, std=0.02)
         self.places = nn.ModuleList(tables)
         self.register_buffer("coordinates", arranged.coordinates(), persistent=False)
-        self.where, self.blocks = self.course.where, self.course.blocks
+        self.where, self.blocks = self.plan.where, self.plan.blocks
         backbone.check_order(self.blocks, order.shifted)
         if head.joint and not order.shifted:
             raise ValueError("a joint head draws a block as one, and here it is revealed in steps: choose order: at_once or next_scale")
         self.stop = None
         if ending is not None:
             layout.check_lengths([layout.positions])
-            if not (order.shifted and self.course.single_first):
+            if not (order.shifted and self.plan.single_first):
                 raise ValueError("an ending needs an order that draws the first codebook one token after the other: raster or levels")
             self.stop = StopHead(width, ending)
         self.stretch = None
         if condition is not None and condition.aligned is not None:
             layout.check_lengths([layout.positions])
             searched = condition.aligned == "search"
-            self.stretch = SearchedStretch(condition.width, width, layout) if searched else Stretch(condition.width, width)
+            self.stretch = MonotonicAlignment(condition.width, width, layout) if searched else LengthRegulator(condition.width, width)
 
     def embed(self, values: Tensor) -> Tensor:
         """Token values ``(B, n, C)`` to vectors ``(B, n, D)``; the codebooks of a position are summed."""
         embedded: Tensor = self.embedding(values)
         return embedded
 
-    def places_at(self, course: Course) -> Tensor:
+    def places_at(self, plan: SequencePlan) -> Tensor:
         """The vector of every position of a course, ``(N, D)``."""
-        coordinates = self.coordinates if course is self.course else course.where.to(self.coordinates.device)
+        coordinates = self.coordinates if plan is self.plan else plan.where.to(self.coordinates.device)
         first, *others = (table(coordinates[:, axis]) for axis, table in enumerate(self.places))
         return sum(others, start=first)
 
@@ -165,29 +165,29 @@ class Generator(nn.Module):
         told = {"known": known} if self.backbone.reads_known else {}
         return told if real is None else {**told, "real": real}
 
-    def places_of(self, span: slice, real: Tensor | None = None, course: Course | None = None) -> dict[str, Places]:
+    def places_of(self, span: slice, real: Tensor | None = None, plan: SequencePlan | None = None) -> dict[str, Places]:
         """What a joint head is told of a block, ``real`` being of all positions, ``(B, N)`` bool; others are told nothing."""
         if not self.head.joint:
             return {}
         own = None if real is None or bool(real[:, span].all()) else real[:, span]
-        return {"places": Places((course or self.course).where[span], own)}
+        return {"places": Places((plan or self.plan).where[span], own)}
 
-    def loss(self, tokens: Tokens, prepared: Any = None, noise: Noise | None = None) -> Tensor:
+    def loss(self, tokens: Tokens, prepared: Any = None, rng: PerSampleRNG | None = None) -> Tensor:
         """Mean over the batch of the head's mean loss at the positions asked, in the head's unit (softmax: nats a token).
 
         Args:
             tokens: What to learn, ``(B, N, C)``.
             prepared: The condition's ``prepare``-d values, if the generator has one.
-            noise: Random numbers of each item (mask, dropped conditions); a fixed stream if not given.
+            rng: Random numbers of each item (mask, dropped conditions); a fixed stream if not given.
 
         Raises:
             ValueError: if a condition is missing, or given to a generator that has none.
         """
-        read, batch = self._read(tokens, prepared, noise), len(tokens)
+        read, batch = self._read(tokens, prepared, rng), len(tokens)
         hidden, targets, asked = read.hidden, read.targets, read.asked
         if self.head.joint:
-            spans, share = (slice(*span) for span in read.course.spans), 1.0 / asked.sum(1)
-            told = ((s, self.places_of(s, asked, read.course)) for s in spans)
+            spans, share = (slice(*span) for span in read.plan.spans), 1.0 / asked.sum(1)
+            told = ((s, self.places_of(s, asked, read.plan)) for s in spans)
             parts = [(asked[:, s].sum(1), self.head.loss(hidden[:, s], targets[:, s], **places)) for s, places in told]
             loss = torch.stack([count * share * each for count, each in parts]).sum() / batch
         else:
@@ -196,58 +196,58 @@ class Generator(nn.Module):
             loss = loss + read.beside
         if self.stop is None:
             return loss
-        return loss + self.stop.settings.weight * self.stop.loss(hidden, read.course.times[:, 0], read.ends)
+        return loss + self.stop.settings.weight * self.stop.loss(hidden, read.plan.times[:, 0], read.ends)
 
-    def ask(self, tokens: Tokens, prepared: Any = None, noise: Noise | None = None) -> Asked:
+    def ask(self, tokens: Tokens, prepared: Any = None, rng: PerSampleRNG | None = None) -> TrainingTargets:
         """What a head that is not joint is asked in a step of training; the arguments and errors of :meth:`loss`."""
-        read = self._read(tokens, prepared, noise)
-        return Asked(read.hidden[read.asked], read.targets[read.asked], read.shares[read.asked])
+        read = self._read(tokens, prepared, rng)
+        return TrainingTargets(read.hidden[read.asked], read.targets[read.asked], read.shares[read.asked])
 
-    def _read(self, tokens: Tokens, prepared: Any, noise: Noise | None) -> _Read:
+    def _read(self, tokens: Tokens, prepared: Any, rng: PerSampleRNG | None) -> _Read:
         """What the backbone makes of a batch under the order's masks."""
         batch, device = len(tokens), tokens.values.device
-        noise = noise or Noise(0, range(batch))
+        rng = rng or PerSampleRNG(0, range(batch))
         conditioning = None
         if self.condition is None and prepared is not None:
             raise ValueError("this generator was trained without a condition: give tokens alone")
         if self.condition is not None:
             if prepared is None:
                 raise ValueError("this generator needs its condition: give what `condition.prepare` made of the captions or classes")
-            dropped = self.condition.drops(noise) if self.training else None
+            dropped = self.condition.drops(rng) if self.training else None
             conditioning = self.condition(prepared, dropped)
-        course, ends = self.course, tokens.lengths
+        plan, ends = self.plan, tokens.lengths
         if ends is not None and self.order.shifted and int(ends.max()) + 1 < self.layout.positions:
             # One position behind the longest item is where a stop head learns that it is over.
-            course = self._shortened(int(ends.max()) + 1)
-            tokens = Tokens(tokens.values[:, : course.tokens.positions], course.tokens, ends)
-        lengths = None if ends is None or bool((ends == course.tokens.positions).all()) else ends
-        values, present = course.build(tokens.values), course.present(lengths, batch)
+            plan = self._shortened(int(ends.max()) + 1)
+            tokens = Tokens(tokens.values[:, : plan.tokens.positions], plan.tokens, ends)
+        lengths = None if ends is None or bool((ends == plan.tokens.positions).all()) else ends
+        values, present = plan.build(tokens.values), plan.present(lengths, batch)
         if present is not None:
             present = present.to(device)
-            values = values.masked_fill(~present, course.nothing)  # there may be anything, NaN too
+            values = values.masked_fill(~present, plan.nothing)  # there may be anything, NaN too
         if lengths is None or present is None:
-            view, real = self.order.view(course.layout, noise), None
+            view, real = self.order.view(plan.layout, rng), None
         else:
             real = present.any(-1)
-            view = self.order.view_of(course.layout, noise, real.cpu())
+            view = self.order.view_of(plan.layout, rng, real.cpu())
         known, asked = view.known.to(device), view.asked.to(device)
-        there = None if course.padding_last else real
+        there = None if plan.padding_last else real
         if view.seen is not None:
             there = view.seen.to(device) if real is None else view.seen.to(device) & real
         told = self.reading(known, there)
-        inputs, beside = self.inputs(values, known, 0, course.layout.positions, self.places_at(course)), None
+        inputs, beside = self.inputs(values, known, 0, plan.layout.positions, self.places_at(plan)), None
         if self.stretch is not None and conditioning is not None and conditioning.along is not None:
-            own = torch.full((batch,), course.tokens.positions) if ends is None else ends
-            behind = torch.arange(course.tokens.positions) >= own[:, None]
+            own = torch.full((batch,), plan.tokens.positions) if ends is None else ends
+            behind = torch.arange(plan.tokens.positions) >= own[:, None]
             plain = tokens.values.masked_fill(behind.to(device)[..., None], 0)
             durations, beside = self.stretch.learn(conditioning.along, plain, own.to(device))
-            inputs = inputs + self.stretch(conditioning.along, durations, self._times(course))
-        hidden = self.backbone(inputs, course.where, course.blocks, conditioning, **told)
+            inputs = inputs + self.stretch(conditioning.along, durations, self._times(plan))
+        hidden = self.backbone(inputs, plan.where, plan.blocks, conditioning, **told)
         # Every item weighs the same, however many of its positions were asked (MaskGIT's public loss), and in it every code.
-        counts = asked.float() if course.pattern is None or present is None else (asked[..., None] & present).sum(-1)
+        counts = asked.float() if plan.pattern is None or present is None else (asked[..., None] & present).sum(-1)
         shares = 1.0 / counts.sum(1, keepdim=True) * counts
-        ends = torch.full((batch,), course.tokens.positions) if ends is None else ends
-        return _Read(hidden, values, asked, shares, ends, course, beside)
+        ends = torch.full((batch,), plan.tokens.positions) if ends is None else ends
+        return _Read(hidden, values, asked, shares, ends, plan, beside)
 
     @torch.inference_mode()
     def generate(
@@ -258,7 +258,7 @@ class Generator(nn.Module):
         seed: int = 0,
         steps: int | None = None,
         guidance: Guidance | float = 1.0,
-        sharpness: Sharpness | None = None,
+        sampling: SamplingConfig | None = None,
         start: Tokens | None = None,
         known: Tensor | None = None,
         batch: int = 64,
@@ -268,7 +268,7 @@ class Generator(nn.Module):
         two_stage: TwoStage | None = None,
         lazy: Lazy | None = None,
         lengths: Sequence[int] | None = None,
-        watch: Watch | None = None,
+        on_step: StepCallback | None = None,
     ) -> Tokens:
         """Draw tokens, one item a condition.
 
@@ -291,7 +291,7 @@ class Generator(nn.Module):
             lazy: Between steps that compute everything, compute what changed most, for the same orders in one block (LazyMAR).
             lengths: Tokens of each item, of sound: exactly as many are drawn. By default they are as many as a text takes that is aligned
                 with them; or items end by themselves where the generator learned when to (its ending); or they are as long as can be.
-            watch: Called with a :class:`Moment` after every step of every batch, and, where a head takes a whole block from noise to
+            watch: Called with a :class:`StepEvent` after every step of every batch, and, where a head takes a whole block from noise to
                 tokens in several, with the state it has reached after each of them.
 
         Returns:
@@ -310,7 +310,7 @@ class Generator(nn.Module):
                 seed=seed,
                 steps=steps,
                 guidance=guidance,
-                sharpness=sharpness,
+                sampling=sampling,
                 start=start,
                 known=known,
                 batch=batch,
@@ -324,7 +324,7 @@ class Generator(nn.Module):
             ends: list[Tensor] = []
             timed = self.stop is not None
             for chain in chains:
-                parts.append(chain.run(watch))
+                parts.append(chain.run(on_step))
                 order += chain.rows
                 ends.append(chain.lengths)
                 timed |= chain.asked_lengths is not None
@@ -335,7 +335,7 @@ class Generator(nn.Module):
 
     def stream(
         self, conditions: Sequence[Any] | None = None, count: int | None = None, *, every: int = 1, **options: Any
-    ) -> Iterator[Piece]:
+    ) -> Iterator[TokenChunk]:
         """Draw tokens and hand them out as soon as they are complete: what :meth:`generate` gives with the same seed, from the first on.
 
         A token is complete when all its codes are drawn: at every step in raster order, with a delay some steps later, and at the last
@@ -352,7 +352,7 @@ class Generator(nn.Module):
         """
         if every < 1:
             raise ValueError(f"every must be 1 or more, not {every}")
-        if refused := {"batch", "smooth", "watch"} & options.keys():
+        if refused := {"batch", "smooth", "on_step"} & options.keys():
             raise ValueError(f"a stream has no {min(refused)}: its items are drawn side by side, and it is watched as it comes")
         if self.layout.scales or len(self.layout.grid) != 1:
             raise ValueError(
@@ -366,16 +366,16 @@ class Generator(nn.Module):
         return self._pieces(chains[0], every)
 
     @torch.inference_mode()
-    def _pieces(self, chain: Chain, every: int) -> Iterator[Piece]:
+    def _pieces(self, chain: Chain, every: int) -> Iterator[TokenChunk]:
         done = 0
         with self._drawing():
             for _ in chain.walk():
                 complete = chain.complete()
                 if complete >= done + every:
-                    yield Piece(done, chain.tokens()[0][:, done:complete].clone(), chain.lengths.clone())
+                    yield TokenChunk(done, chain.tokens()[0][:, done:complete].clone(), chain.lengths.clone())
                     done = complete
         if (last := int(chain.lengths.max())) > done:
-            yield Piece(done, chain.tokens()[0][:, done:last].clone(), chain.lengths.clone())
+            yield TokenChunk(done, chain.tokens()[0][:, done:last].clone(), chain.lengths.clone())
 
     @contextlib.contextmanager
     def _drawing(self) -> Iterator[None]:
@@ -395,7 +395,7 @@ class Generator(nn.Module):
         seed: int = 0,
         steps: int | None = None,
         guidance: Guidance | float = 1.0,
-        sharpness: Sharpness | None = None,
+        sampling: SamplingConfig | None = None,
         start: Tokens | None = None,
         known: Tensor | None = None,
         batch: int = 64,
@@ -432,11 +432,11 @@ class Generator(nn.Module):
             raise ValueError("smooth sampling feeds mixtures of codes to the next scale: it is for the order next_scale")
         if lazy is not None and not cache:
             raise ValueError("lazy steps keep what they computed, and cache=False computes everything at every step: give one of them")
-        sharpness = sharpness or Sharpness()
-        self.head.check_sharpness(sharpness)
+        sampling = sampling or SamplingConfig()
+        self.head.check_sampling(sampling)
         if self.condition is not None and conditions is not None:
-            conditions = [self.condition.settled(value) for value in conditions]  # they are prepared twice: for lengths, and to draw
-        manner = Manner(strength, sharpness, Pace(steps, schedule, two_stage), cache, smooth, lazy)
+            conditions = [self.condition.resolve(value) for value in conditions]  # they are prepared twice: for lengths, and to draw
+        manner = Manner(strength, sampling, Pace(steps, schedule, two_stage), cache, smooth, lazy)
         if lengths is None and conditions is not None and known is None:
             lengths = self._own_lengths(conditions, batch)
         asked = None if lengths is None else self._asked(lengths, count, known)
@@ -459,24 +459,24 @@ class Generator(nn.Module):
     def _batches(self, count: int, size: int, lengths: Tensor | None) -> list[list[int]]:
         """Which items are computed together: those of one length, unless what an item does not have comes last anyway."""
         rows: list[list[int]] = [list(range(count))]
-        if lengths is not None and not self.course.padding_last:
+        if lengths is not None and not self.plan.padding_last:
             rows = [(lengths == length).nonzero()[:, 0].tolist() for length in lengths.unique().tolist()]
         return [part[first : first + size] for part in rows for first in range(0, len(part), size)]
 
-    def _course(self, lengths: Tensor | None) -> Course:
+    def _course(self, lengths: Tensor | None) -> SequencePlan:
         """The course of a batch: a shorter one where all its items are of one length that the order must not see behind."""
-        if lengths is None or self.course.padding_last:
-            return self.course
+        if lengths is None or self.plan.padding_last:
+            return self.plan
         return self._shortened(int(lengths[0]))
 
-    def _shortened(self, length: int) -> Course:
-        return Course.of(self.order, replace(self.layout, grid=(length,)))
+    def _shortened(self, length: int) -> SequencePlan:
+        return SequencePlan.of(self.order, replace(self.layout, grid=(length,)))
 
-    def _times(self, course: Course) -> Tensor:
+    def _times(self, plan: SequencePlan) -> Tensor:
         """The token whose aligned state stands at each of the order's positions, ``(N,)``: the latest of those with a code there."""
-        return course.times.amax(1).clamp_min(0).to(self.placeholder.device)
+        return plan.times.amax(1).clamp_min(0).to(self.placeholder.device)
 
-    def along(self, conditioning: Conditioning | None, lengths: Tensor, course: Course, heard: Tensor | None = None) -> Tensor | None:
+    def along(self, conditioning: Conditioning | None, lengths: Tensor, plan: SequencePlan, heard: Tensor | None = None) -> Tensor | None:
         """What an aligned condition adds to the inputs of items of these lengths, ``(B, N, D)``; ``None`` where there is none.
 
         Args:
@@ -488,7 +488,7 @@ class Generator(nn.Module):
         if self.stretch is None or conditioning is None or conditioning.along is None:
             return None
         durations = self.stretch.durations(conditioning.along, lengths.to(self.placeholder.device), heard)
-        made: Tensor = self.stretch(conditioning.along, durations, self._times(course))
+        made: Tensor = self.stretch(conditioning.along, durations, self._times(plan))
         return made
 
     def _own_lengths(self, conditions: Sequence[Any], batch: int) -> list[int] | None:
@@ -500,7 +500,7 @@ class Generator(nn.Module):
             told: Conditioning = self.condition(self.condition.prepare(conditions[first : first + batch]))
             if told.along is None:
                 return None
-            found += self.stretch.own_lengths(told.along).round().clamp(1, self.layout.positions).long().tolist()
+            found += self.stretch.predict_lengths(told.along).round().clamp(1, self.layout.positions).long().tolist()
         return found
 
     def _check_kept(self, values: Tensor, known: Tensor) -> None:

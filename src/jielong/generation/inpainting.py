@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from jielong.core.tokens import Layout
-from jielong.generation.plan import Course
+from jielong.generation.plan import SequencePlan
 from jielong.orders.base import Order
 
 Side = Literal["upper", "lower", "left", "right"]
@@ -49,7 +49,7 @@ def begun(layout: Layout, order: Order, count: int) -> Tensor:
 
 
 def _check_seen(layout: Layout, order: Order) -> None:
-    if order.shifted and len(Course.of(order, layout).spans) == 1:
+    if order.shifted and len(SequencePlan.of(order, layout).spans) == 1:
         raise ValueError(
             "this generator draws everything at once, so it would not see what is kept: take a generator of masked order, which does"
         )

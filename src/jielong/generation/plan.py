@@ -14,7 +14,7 @@ from jielong.orders.patterns import Pattern
 
 
 @dataclass(frozen=True, eq=False)
-class Course:
+class SequencePlan:
     """What the loss and the loop walk along.
 
     Attributes:
@@ -34,7 +34,7 @@ class Course:
     spans: list[tuple[int, int]]
 
     @staticmethod
-    def of(order: Order, tokens: Layout) -> Course:
+    def of(order: Order, tokens: Layout) -> SequencePlan:
         """The course of an order over tokens.
 
         Raises:
@@ -42,7 +42,7 @@ class Course:
         """
         pattern = order.pattern(tokens)
         layout = tokens if pattern is None else pattern.layout
-        return Course(tokens, layout, pattern, layout.coordinates(), order.blocks(layout), order.spans(layout))
+        return SequencePlan(tokens, layout, pattern, layout.coordinates(), order.blocks(layout), order.spans(layout))
 
     @cached_property
     def times(self) -> Tensor:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from jielong.config.guidance import Guidance
 from jielong.config.speed import Lazy
-from jielong.core.rng import Noise
-from jielong.generation.callbacks import Telling, Watch
-from jielong.generation.plan import Course
-from jielong.heads.base import Draw, See, Sharpness, unseen
+from jielong.core.rng import PerSampleRNG
+from jielong.generation.callbacks import EventEmitter, StepCallback
+from jielong.generation.plan import SequencePlan
+from jielong.heads.base import SampleOutput, SamplingConfig, See, ignore_state
 from jielong.networks.backbone import BackboneCache
 from jielong.networks.cache import Cache
 from jielong.networks.conditioning import Conditioning
@@ -42,7 +42,7 @@ class Manner:
     """
 
     guidance: Guidance = field(default_factory=Guidance)
-    sharpness: Sharpness = field(default_factory=Sharpness)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     pace: Pace = field(default_factory=Pace)
     cached: bool = True
     smooth: bool = False
@@ -65,35 +65,35 @@ class Chain:
     def __init__(
         self,
         model: Generator,
-        course: Course,
+        plan: SequencePlan,
         conditions: Sequence[Any] | None,
         rows: Sequence[int],
         seed: int,
         manner: Manner,
         lengths: Tensor | None = None,
     ) -> None:
-        self.model, self.course, self.manner = model, course, manner
-        layout, device, batch = course.layout, model.placeholder.device, len(rows)
-        self.seed, self.rows, self.noise = seed, rows, Noise(seed, rows, device)
+        self.model, self.plan, self.manner = model, plan, manner
+        layout, device, batch = plan.layout, model.placeholder.device, len(rows)
+        self.seed, self.rows, self.rng = seed, rows, PerSampleRNG(seed, rows, device)
         mixer: Any = model.embedding
         self.mixer = mixer if manner.smooth else None
         dtype = torch.long if layout.discrete and not manner.smooth else torch.float32
         channels = mixer.dim if manner.smooth else layout.channels
-        self.values = torch.full((batch, layout.positions, channels), course.nothing, dtype=dtype, device=device)
+        self.values = torch.full((batch, layout.positions, channels), plan.nothing, dtype=dtype, device=device)
         self.known = torch.zeros(batch, layout.positions, dtype=torch.bool, device=device)
         self.fixed: Tensor | None = None  # (B, N, C): entries that are given, or that there are not
         self.asked_lengths = lengths
-        self.lengths = torch.full((batch,), course.tokens.positions) if lengths is None else lengths.clone()
+        self.lengths = torch.full((batch,), plan.tokens.positions) if lengths is None else lengths.clone()
         self.ends = model.stop is not None and lengths is None
         self.real: Tensor | None = None  # (B, N): positions that each item has, where others must be told so
-        if self.ends and not course.padding_last:
+        if self.ends and not plan.padding_last:
             self.real = torch.ones_like(self.known)
-        self._leave_out(course.present(None, batch))
-        self.places = model.places_at(course)
+        self._leave_out(plan.present(None, batch))
+        self.places = model.places_at(plan)
         self.doubled = manner.guidance.needed_from(0.0)
         self.conditioning = self._conditioning(conditions, batch)
         halves = 2 if self.doubled else 1
-        self.along = model.along(self.conditioning, self.lengths.repeat(halves), course)  # (B or 2B, N, D)
+        self.along = model.along(self.conditioning, self.lengths.repeat(halves), plan)  # (B or 2B, N, D)
         prefix = 0 if self.conditioning is None else self.conditioning.states.shape[1]
         height = 2 * batch if self.doubled else batch
         self.cache: BackboneCache | None = None
@@ -104,9 +104,9 @@ class Chain:
         self.apart: Tensor | None = None  # of lazy steps: unconditional minus conditional hidden vectors
 
     def _new_lazy_cache(self, lazy: Lazy, height: int, prefix: int) -> LazyCache:
-        order, layout = self.model.order, self.course.layout
-        settled = order.queue(~self.known, Noise(0, range(len(self.known)), self.known.device))
-        if settled is None or len(self.course.spans) > 1:
+        order, layout = self.model.order, self.plan.layout
+        resolve = order.queue(~self.known, PerSampleRNG(0, range(len(self.known)), self.known.device))
+        if resolve is None or len(self.plan.spans) > 1:
             raise ValueError(
                 "lazy steps need an order that reveals inside one block and chooses before it draws: order: {masked: {choose: random}}"
             )
@@ -125,19 +125,19 @@ class Chain:
 
     def keep(self, values: Tensor, known: Tensor) -> None:
         """Start from known tokens: values ``(B, N, C)`` and known ``(N,)`` bool, of the tokenizer's positions or the first of them."""
-        count = self.course.tokens.positions
+        count = self.plan.tokens.positions
         values, known = values[:, :count].to(self.values.device), known[:count]
         if first := int(known.int().cumprod(0).sum()):
             halves = 2 if self.doubled else 1
             lengths, heard = self.lengths.repeat(halves), values[:, :first].repeat(halves, 1, 1)
-            self.along = self.model.along(self.conditioning, lengths, self.course, heard)
+            self.along = self.model.along(self.conditioning, lengths, self.plan, heard)
         if self.mixer is not None:
             values = self.mixer.vectors(values)
-        entries = known.cpu()[self.course.times.clamp_min(0)] & (self.course.times >= 0)  # (N, C)
+        entries = known.cpu()[self.plan.times.clamp_min(0)] & (self.plan.times >= 0)  # (N, C)
         if self.mixer is not None:
             entries = entries[:, :1]
         entries = entries.to(self.values.device).expand_as(self.values)
-        self.values = torch.where(entries, self.course.build(values).to(self.values), self.values)
+        self.values = torch.where(entries, self.plan.build(values).to(self.values), self.values)
         self.fixed = entries.clone() if self.fixed is None else self.fixed | entries
         self.known = self.fixed.all(-1)
 
@@ -146,7 +146,7 @@ class Chain:
         if present is None:
             return
         absent = ~present.to(self.values.device)
-        self.values = self.values.masked_fill(absent, self.course.nothing)
+        self.values = self.values.masked_fill(absent, self.plan.nothing)
         self.fixed = absent if self.fixed is None else self.fixed | absent
         self.known = self.known | self.fixed.all(-1)
         if self.real is not None:
@@ -154,7 +154,7 @@ class Chain:
 
     def _end(self, span: slice, hidden: Tensor) -> None:
         """End the items of which the stop head says, before a token is drawn, that they are over."""
-        token = int(self.course.times[span.start, 0])
+        token = int(self.plan.times[span.start, 0])
         if self.model.stop is None or not self.ends or token < 1:
             return
         given = self.known[:, span.start] if self.fixed is None else self.fixed[:, span.start, 0]
@@ -163,7 +163,7 @@ class Chain:
             self.lengths[over] = token
             if self.real is not None and isinstance(self.cache, Cache):
                 self.cache.hide_last(torch.cat([over, over]) if self.doubled else over)
-            self._leave_out(self.course.present(self.lengths, len(self.values)))
+            self._leave_out(self.plan.present(self.lengths, len(self.values)))
 
     # --- one pass of the backbone ---------------------------------------------------------------------------------------------------
 
@@ -175,7 +175,7 @@ class Chain:
 
     def _passed(self, first: int, stop: int, cache: BackboneCache | None, commit: bool, doubled: bool) -> Tensor:
         """What the backbone makes of positions ``first`` to ``stop``, of both halves or of the conditional one."""
-        model, course = self.model, self.course
+        model, plan = self.model, self.plan
         inputs, known = model.inputs(self.values, self.known, first, stop, self.places), self.known[:, first:stop]
         real = None if self.real is None else self.real[:, first:stop]
         if doubled:
@@ -183,7 +183,7 @@ class Chain:
             real = None if real is None else torch.cat([real, real])
         if self.along is not None:
             inputs = inputs + self.along[: len(inputs), first:stop]
-        where, blocks, told = course.where[first:stop], course.blocks[first:stop], model.reading(known, real)
+        where, blocks, told = plan.where[first:stop], plan.blocks[first:stop], model.reading(known, real)
         if cache is None:
             return model.backbone(inputs, where, blocks, self.conditioning, **told)
         given = None if cache.started else self.conditioning
@@ -207,26 +207,26 @@ class Chain:
     def _draw(
         self,
         hidden: Tensor,
-        noise: Noise,
+        rng: PerSampleRNG,
         guidance: float,
         share: float,
         progress: float,
         span: slice | None = None,
-        see: See = unseen,
-    ) -> Draw:
+        on_state: See = ignore_state,
+    ) -> SampleOutput:
         """Token values from hidden vectors, of which the second half may be the unconditional ones; of a whole block, ``span``."""
-        batch, head, sharpness = len(self.values), self.model.head, self.manner.sharpness
-        if span is not None and self.model.order.likeliest(self.course.layout, span.start):
-            sharpness = replace(sharpness, temperature=0.0)
+        batch, head, sampling = len(self.values), self.model.head, self.manner.sampling
+        if span is not None and self.model.order.greedy_block(self.plan.layout, span.start):
+            sampling = replace(sampling, temperature=0.0)
         null = hidden[batch:] if self.doubled else None
         if self.mixer is None:
-            told: dict[str, Any] = {} if span is None else self.model.places_of(span, course=self.course)
-            if head.in_turn and span is not None and self.fixed is not None:
+            told: dict[str, Any] = {} if span is None else self.model.places_of(span, plan=self.plan)
+            if head.sequential_codebooks and span is not None and self.fixed is not None:
                 told["given"] = self.values[:, span].masked_fill(~self.fixed[:, span], -1)
             if head.joint:
-                told["see"] = see
-            return head.sample(hidden[:batch], noise, sharpness, null, guidance, share, **told)
-        return Draw(self.mixer.mix(head.mixture(hidden[:batch], noise, sharpness, null, guidance, progress)))
+                told["on_state"] = on_state
+            return head.sample(hidden[:batch], rng, sampling, null, guidance, share, **told)
+        return SampleOutput(self.mixer.mix(head.mixture(hidden[:batch], rng, sampling, null, guidance, progress)))
 
     def _scale(self, share: float, progress: float) -> float:
         """Guidance when so much is known and done; the unconditional half is dropped once no later step needs it."""
@@ -240,9 +240,9 @@ class Chain:
 
     # --- the loop -------------------------------------------------------------------------------------------------------------------
 
-    def run(self, watch: Watch | None = None) -> Tensor:
+    def run(self, on_step: StepCallback | None = None) -> Tensor:
         """Walk to the end; token values ``(B, N, C)`` at all of the tokenizer's positions."""
-        for _ in self.walk(watch):
+        for _ in self.walk(on_step):
             pass
         return self.tokens()[0]
 
@@ -258,9 +258,9 @@ class Chain:
 
     def _of_tokenizer(self, values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         count = self.model.layout.positions
-        if self.course.pattern is not None:
-            values, known = self.course.undo(values), self.course.undo(known[..., None].expand_as(values)).all(-1)
-            values = values.masked_fill(values == self.course.nothing, 0)
+        if self.plan.pattern is not None:
+            values, known = self.plan.undo(values), self.plan.undo(known[..., None].expand_as(values)).all(-1)
+            values = values.masked_fill(values == self.plan.nothing, 0)
         missing = count - values.shape[1] if self.mixer is None else 0
         return F.pad(values, (0, 0, 0, missing)), F.pad(known, (0, missing), value=True)
 
@@ -269,23 +269,23 @@ class Chain:
         known = self.tokens()[1].all(0)
         return min(int(known.int().cumprod(0).sum()), int(self.lengths.max()))
 
-    def walk(self, watch: Watch | None = None) -> Iterator[None]:
+    def walk(self, on_step: StepCallback | None = None) -> Iterator[None]:
         """Block by block, and inside a block step by step; ``watch`` is called on the way."""
-        order, course, pace = self.model.order, self.course, self.manner.pace
-        done, total = 0, course.layout.positions
-        step_lists = [pace.plan(order, course.where[start:stop], ~self.known[:, start:stop]) for start, stop in course.spans]
+        order, plan, pace = self.model.order, self.plan, self.manner.pace
+        done, total = 0, plan.layout.positions
+        step_lists = [pace.plan(order, plan.where[start:stop], ~self.known[:, start:stop]) for start, stop in plan.spans]
         last = sum(map(len, step_lists)) - 1  # of an item as long as can be, so that no item feels how long those beside it are
         if self.asked_lengths is not None:
-            self._leave_out(course.present(self.lengths, len(self.lengths)))
-        telling = None if watch is None else Telling(self, watch)
-        for (start, stop), steps in zip(course.spans, step_lists, strict=True):
+            self._leave_out(plan.present(self.lengths, len(self.lengths)))
+        telling = None if on_step is None else EventEmitter(self, on_step)
+        for (start, stop), steps in zip(plan.spans, step_lists, strict=True):
             span = slice(start, stop)
             if steps and bool(self.known[:, span].all()):
                 continue  # no item goes on so far
             if self.real is not None and stop > start + 1:
                 # Items that ended beside longer ones have drawn more numbers than they would have alone: begin anew, alike for all.
-                self.noise = Noise(self.seed + (start << 32), self.rows, self.noise.device)
-            queue = pace.queue(order, course.where[span], ~self.known[:, span], self.noise) if steps else None
+                self.rng = PerSampleRNG(self.seed + (start << 32), self.rows, self.rng.device)
+            queue = pace.queue(order, plan.where[span], ~self.known[:, span], self.rng) if steps else None
             for step in steps:
                 progress = done / last if last else 1.0
                 share = (stop - step.hidden_before) / total
@@ -294,8 +294,8 @@ class Chain:
                     chosen = queue[:, queue.shape[1] - step.hidden_before : queue.shape[1] - step.hidden_after]
                     self._draw_at(span, chosen, done, scale, share, progress)
                 else:
-                    see = unseen if telling is None else partial(telling.state, span, scale)
-                    self._draw_all(span, step, scale, share, progress, see)
+                    on_state = ignore_state if telling is None else partial(telling.state, span, scale)
+                    self._draw_all(span, step, scale, share, progress, on_state)
                 done += 1
                 if telling is not None:
                     telling.step(scale)
@@ -308,17 +308,17 @@ class Chain:
         """What is drawn of a block, ``(B, n, C)``, but for its fixed entries."""
         return drawn if self.fixed is None else torch.where(self.fixed[:, span], self.values[:, span], drawn)
 
-    def _draw_all(self, span: slice, step: Step, scale: float, share: float, progress: float, see: See) -> None:
+    def _draw_all(self, span: slice, step: Step, scale: float, share: float, progress: float, on_state: See) -> None:
         """Draw at every position of a block, and keep what the order says."""
         order = self.model.order
         hidden = self.hidden(span.start, span.stop, commit=order.shifted)
         self._end(span, hidden)
-        draw = self._draw(hidden, self.noise, scale, share, progress, span, see)
+        draw = self._draw(hidden, self.rng, scale, share, progress, span, on_state)
         drawn = self._kept(span, draw.values)
         if step.hidden_before == span.stop - span.start and step.hidden_after == 0:  # all at once, as one token after the other is
             self.values[:, span], self.known[:, span] = drawn, True
         else:
-            new = order.reveal(step, ~self.known[:, span], draw.confidence, self.noise)
+            new = order.reveal(step, ~self.known[:, span], draw.confidence, self.rng)
             self.values[:, span] = torch.where(new[..., None], drawn, self.values[:, span])
             self.known[:, span] |= new
 
@@ -330,9 +330,9 @@ class Chain:
             hidden = self.hidden(span.start, span.stop, commit=self.model.order.shifted)
         if self.manner.cached:
             index = torch.cat([chosen, chosen]) if self.doubled else chosen
-            values = self._draw(_at(hidden, index), self.noise, scale, share, progress).values
+            values = self._draw(_at(hidden, index), self.rng, scale, share, progress).values
         else:
-            noise = self.noise.laid_out(chosen, span.stop - span.start)
+            noise = self.rng.laid_out(chosen, span.stop - span.start)
             values = _at(self._draw(hidden, noise, scale, share, progress).values, chosen)
         places = chosen + span.start
         self.values.scatter_(1, places[..., None].expand_as(values), values.to(self.values.dtype))

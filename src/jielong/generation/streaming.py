@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from jielong.core.tokens import Tokens
-from jielong.generation.callbacks import Piece
+from jielong.generation.callbacks import TokenChunk
 from jielong.tokenizers.base import Tokenizer
 
 SOON = 12
 """Tokens that are decoded first of many that come at once, so that sound is there before all of them are decoded."""
 
 
-def stream_sound(tokenizer: Tokenizer, pieces: Iterable[Piece], samples: Sequence[int] | None = None) -> Iterator[Tensor]:
-    """Pieces of sound ``(B, C, n)`` that together are the whole (:meth:`Tokenizer.decode_ended`), on the CPU.
+def stream_sound(tokenizer: Tokenizer, pieces: Iterable[TokenChunk], samples: Sequence[int] | None = None) -> Iterator[Tensor]:
+    """Pieces of sound ``(B, C, n)`` that together are the whole (:meth:`Tokenizer.decode_padded`), on the CPU.
 
     A tokenizer that can be streamed decodes each token once. What another makes of the last tokens waits until it has seen as many behind
     them as it looks at, and those that it looks at on either side are decoded again (:attr:`Tokenizer.reach`).
@@ -28,11 +28,11 @@ def stream_sound(tokenizer: Tokenizer, pieces: Iterable[Piece], samples: Sequenc
         pieces: Tokens in their order, without a gap.
         samples: Of each item, where that is asked for; by default its tokens say it.
     """
-    hop = tokenizer.hop
-    if hop is None:
+    hop_length = tokenizer.hop_length
+    if hop_length is None:
         raise ValueError("only tokens that stand for stretches of sound can be decoded piece by piece")
     given = None if samples is None else torch.tensor(list(samples))
-    stream = _streamed(tokenizer, pieces, hop) if _streamable(tokenizer) else _overlapped(tokenizer, pieces, hop)
+    stream = _streamed(tokenizer, pieces, hop_length) if _streamable(tokenizer) else _overlapped(tokenizer, pieces, hop_length)
     for start, sound, ends in stream:
         ends = ends if given is None else given
         length = min(sound.shape[2], int(ends.max()) - start)
@@ -53,7 +53,7 @@ def _streamable(tokenizer: Tokenizer) -> bool:
 
 
 @torch.no_grad()
-def _streamed(tokenizer: Any, pieces: Iterable[Piece], hop: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+def _streamed(tokenizer: Any, pieces: Iterable[TokenChunk], hop_length: int) -> Iterator[tuple[int, Tensor, Tensor]]:
     stream, given, taken = None, 0, 0
     for piece in pieces:
         layout = replace(tokenizer.layout, grid=(piece.values.shape[1],))
@@ -61,17 +61,17 @@ def _streamed(tokenizer: Any, pieces: Iterable[Piece], hop: int) -> Iterator[tup
         stream = stream or tokenizer.streaming(len(tokens))
         with stream:
             sound = tokenizer.decode(tokens)
-        yield given, sound.cpu(), piece.lengths * hop
+        yield given, sound.cpu(), piece.lengths * hop_length
         given, taken = given + sound.shape[2], taken + len(tokens.values[0])
-    if stream is not None and given < taken * hop:  # a beginning that was too short to be reflected
+    if stream is not None and given < taken * hop_length:  # a beginning that was too short to be reflected
         stream.finish()
         with stream:
             sound = tokenizer.decode(Tokens(tokens.values[:, :0], replace(layout, grid=(0,))))
-        yield given, sound.cpu(), piece.lengths * hop
+        yield given, sound.cpu(), piece.lengths * hop_length
 
 
 @torch.no_grad()
-def _overlapped(tokenizer: Tokenizer, pieces: Iterable[Piece], hop: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+def _overlapped(tokenizer: Tokenizer, pieces: Iterable[TokenChunk], hop_length: int) -> Iterator[tuple[int, Tensor, Tensor]]:
     ahead, given = tokenizer.reach.behind, 0
     cut = tokenizer.any_length and ahead < tokenizer.layout.positions
     values: Tensor | None = None
@@ -82,13 +82,13 @@ def _overlapped(tokenizer: Tokenizer, pieces: Iterable[Piece], hop: int) -> Iter
         values[:, piece.start : stop] = _filled(tokenizer, piece)
         lengths = piece.lengths
         # Behind the end of the longest item there is nothing to wait for.
-        settled = stop if stop >= int(lengths.max()) else stop - ahead
-        for first, last in _parts(given, settled, cut):
-            yield first * hop, tokenizer.decode_between(values, first, last).cpu(), lengths * hop
+        resolve = stop if stop >= int(lengths.max()) else stop - ahead
+        for first, last in _parts(given, resolve, cut):
+            yield first * hop_length, tokenizer.decode_between(values, first, last).cpu(), lengths * hop_length
             given = last
     if values is not None:
         for first, last in _parts(given, int(lengths.max()), cut):
-            yield first * hop, tokenizer.decode_between(values, first, last).cpu(), lengths * hop
+            yield first * hop_length, tokenizer.decode_between(values, first, last).cpu(), lengths * hop_length
 
 
 def _parts(start: int, stop: int, cut: bool) -> Iterator[tuple[int, int]]:
@@ -100,7 +100,7 @@ def _parts(start: int, stop: int, cut: bool) -> Iterator[tuple[int, int]]:
         start, size = end, 2 * size
 
 
-def _filled(tokenizer: Tokenizer, piece: Piece) -> Tensor:
+def _filled(tokenizer: Tokenizer, piece: TokenChunk) -> Tensor:
     """A piece's tokens, with those of silence behind an item's end."""
     places = torch.arange(piece.start, piece.start + piece.values.shape[1])
     behind = (places >= piece.lengths[:, None]).to(piece.values.device)

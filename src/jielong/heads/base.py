@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 
 See = Callable[[Tensor], None]
 """Is told of every state ``(B, n, C)`` that a head reaches on the way from noise to tokens; the last one is the tokens."""
 
 
-def unseen(_: Tensor) -> None:
+def ignore_state(_: Tensor) -> None:
     """What is told where nobody watches: nothing."""
 
 
 @dataclass(frozen=True)
-class Draw:
+class SampleOutput:
     """Sampled tokens.
 
     Attributes:
@@ -32,7 +32,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Sharpness:
+class SamplingConfig:
     """How boldly to draw.
 
     Attributes:
@@ -40,9 +40,9 @@ class Sharpness:
             own notions of it (``docs/heads.md``), in which 1 is the model's own distribution too.
         top_k: Keep the k most likely codes; 0 keeps all.
         top_p: Keep the smallest set of codes whose probability reaches p; 1 keeps all.
-        head_steps: Evaluations of a head that draws in several (diffusion, flow matching); ``None`` is the head's own number.
-        late_head_steps: The number at the last token: it goes there in a straight line as tokens become known (DiSA, arXiv 2505.20297);
-            ``None`` keeps it even.
+        num_inference_steps: Evaluations of a head that draws in several (diffusion, flow matching); ``None`` is the head's own number.
+        final_inference_steps: Their number at the last token, interpolated linearly with the fraction of known tokens (DiSA, arXiv
+            2505.20297); ``None`` keeps the number constant.
 
     Raises:
         ValueError: for a number out of range.
@@ -51,8 +51,8 @@ class Sharpness:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-    head_steps: int | None = None
-    late_head_steps: int | None = None
+    num_inference_steps: int | None = None
+    final_inference_steps: int | None = None
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:  # NaN too
@@ -61,14 +61,14 @@ class Sharpness:
             raise ValueError(f"top_k must be 0 (all codes) or more, not {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
-        for name, number in (("head_steps", self.head_steps), ("late_head_steps", self.late_head_steps)):
+        for name, number in (("num_inference_steps", self.num_inference_steps), ("final_inference_steps", self.final_inference_steps)):
             if number is not None and number < 1:
                 raise ValueError(f"{name} must be 1 or more, not {number}")
 
-    def head_steps_at(self, progress: float, own: int) -> int:
+    def num_inference_steps_at(self, progress: float, own: int) -> int:
         """Evaluations of an iterative head when a share ``progress`` in [0, 1] of the tokens is known; ``own`` is the head's number."""
-        early = self.head_steps or own
-        late = self.late_head_steps or early
+        early = self.num_inference_steps or own
+        late = self.final_inference_steps or early
         return max(1, round(early + (late - early) * progress))
 
 
@@ -77,9 +77,9 @@ class Head(nn.Module, ABC):
 
     discrete: bool
     """Whether it predicts code indices (and needs a tokenizer that has them)."""
-    sparse: bool = False
+    missing_codes_allowed: bool = False
     """Whether it can leave out codebooks of a position: where a target is ``V``, there is nothing to predict."""
-    in_turn: bool = False
+    sequential_codebooks: bool = False
     """Whether it draws the codebooks of a position one after the other: :meth:`sample` is then told what is ``given``, ``(B, n, K)`` long,
     with -1 where a code is to be drawn."""
     iterative: bool = False
@@ -98,7 +98,7 @@ class Head(nn.Module, ABC):
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Loss of each selected position: hidden ``(M, D)``, targets ``(M, C)`` to ``(M,)``; see :attr:`joint`."""
 
-    def follow(self, samples_seen: int) -> None:
+    def on_train_step(self, samples_seen: int) -> None:
         """Hear before each step of training how many items it has seen, for what is annealed."""
 
     def nats_a_value(self, loss: float) -> float | None:
@@ -116,19 +116,19 @@ class Head(nn.Module, ABC):
             "gaussian_mixture"
         )
 
-    def check_sharpness(self, sharpness: Sharpness) -> None:
+    def check_sampling(self, sampling: SamplingConfig) -> None:
         """Refuse what means nothing to this head, rather than pass it over.
 
         Raises:
             ValueError: if evaluations are asked of a head that has no steps, or top-k or top-p of one that has no codes.
         """
         name = type(self).__name__
-        if not self.iterative and (sharpness.head_steps is not None or sharpness.late_head_steps is not None):
+        if not self.iterative and (sampling.num_inference_steps is not None or sampling.final_inference_steps is not None):
             raise ValueError(
-                f"the {name} draws a token in one evaluation; head_steps and late_head_steps are for heads that take several, such as "
-                "diffusion: leave them out"
+                f"the {name} draws a token in one evaluation; num_inference_steps and final_inference_steps are for heads that take "
+                "several, such as diffusion: leave them out"
             )
-        if not self.discrete and (sharpness.top_k or sharpness.top_p < 1):
+        if not self.discrete and (sampling.top_k or sampling.top_p < 1):
             raise ValueError(
                 f"the {name} draws numbers, not codes, so top_k and top_p have nothing to choose from: leave them out; what sharpens its "
                 "draws is temperature"
@@ -136,16 +136,28 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def sample(
-        self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0, progress: float = 0.0
-    ) -> Draw:
+        self,
+        hidden: Tensor,
+        rng: PerSampleRNG,
+        sampling: SamplingConfig,
+        null: Tensor | None = None,
+        guidance: float = 1.0,
+        progress: float = 0.0,
+    ) -> SampleOutput:
         """Draw tokens: hidden ``(B, n, D)``, and ``null`` the hidden vectors without condition.
 
         Guidance follows ``null + guidance (conditional - null)``: 1 is the conditional model, 0 the unconditional. ``progress`` in [0, 1]
-        is the share of tokens that are known already, which heads that draw in several steps may use (:meth:`Sharpness.head_steps_at`).
+        is the fraction of known tokens, which iterative heads may use (:meth:`SamplingConfig.num_inference_steps_at`).
         """
 
     def mixture(
-        self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0, progress: float = 1.0
+        self,
+        hidden: Tensor,
+        rng: PerSampleRNG,
+        sampling: SamplingConfig,
+        null: Tensor | None = None,
+        guidance: float = 1.0,
+        progress: float = 1.0,
     ) -> Tensor:
         """Instead of a code, random weights over all codes, ``(B, n, K, V)``, for smooth sampling at ``progress`` in [0, 1] of the steps.
 

@@ -24,7 +24,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from torch import Tensor
 
 from jielong.config.registry import Config, OfFamily, Part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads.continuous import Evaluations, IterativeHead, Predict, total
 from jielong.heads.flow_matching import SLOW
@@ -94,7 +94,7 @@ class ConsistencyHead(IterativeHead):
         network: Reads one time, ``ln(t) / 4`` slowed down, gives ``C`` numbers.
         layout: The tokens to predict.
         steps: Evaluations a draw.
-        draws_per_token: Noisy copies of each token in a loss.
+        diffusion_batch_mul: Noisy copies of each token in a loss.
         levels: The noise levels.
         deviation: Standard deviation ``s`` of the tokens.
         huber: ``c / sqrt(C)`` of the pseudo-Huber distance ``sqrt(|u|^2 + c^2) - c``.
@@ -106,17 +106,17 @@ class ConsistencyHead(IterativeHead):
         layout: Layout,
         *,
         steps: int = 2,
-        draws_per_token: int = 4,
+        diffusion_batch_mul: int = 4,
         levels: Levels = Levels(),
         deviation: float = 1.0,
         huber: float = 0.00054,
     ) -> None:
-        super().__init__(network, layout, steps=steps, draws_per_token=draws_per_token)
+        super().__init__(network, layout, steps=steps, diffusion_batch_mul=diffusion_batch_mul)
         self.levels, self.deviation = levels, deviation
         self.huber = huber * math.sqrt(layout.channels)
         self.samples_seen = 0
 
-    def follow(self, samples_seen: int) -> None:
+    def on_train_step(self, samples_seen: int) -> None:
         """Choose the grid by how far training is."""
         self.samples_seen = samples_seen
 
@@ -153,19 +153,19 @@ class ConsistencyHead(IterativeHead):
         huber = self.huber * (values / self.channels) ** 0.5
         return ((total((at(high) - wanted).square(), real) + huber**2).sqrt() - huber) / (high - low)
 
-    def draw(self, evaluate: Evaluations, noise: Noise, steps: int, temperature: float) -> Tensor:
+    def draw(self, evaluate: Evaluations, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
         """``x <- f(x + sqrt(t^2 - t_min^2) e, t)`` for levels that fall, on the grid of as many intervals as steps.
 
         The answers ``f`` are the states told of: this method's noise is gone after every step.
         """
-        x = torch.zeros((), device=noise.device)
+        x = torch.zeros((), device=rng.device)
         for level in self.levels.grid(steps).flip(0)[:-1].tolist():
             first = level == self.levels.high
             spread = level if first else math.sqrt(level**2 - self.levels.low**2)
-            x = x + temperature * spread * self.initial(evaluate, noise)
+            x = x + temperature * spread * self.initial(evaluate, rng)
             here = x.new_tensor(level)
             x = self.answer(x, here, evaluate(self.inputs(x, here), SLOW * math.log(level) / 4))
-            evaluate.see(x)
+            evaluate.on_state(x)
         return x
 
 
@@ -175,7 +175,7 @@ class Consistency(Part, family="head", name="consistency"):
     Attributes:
         network: The network inside.
         steps: Evaluations of it a draw; 1 or 2 are usual.
-        draws_per_token: Noisy copies of each token in a loss.
+        diffusion_batch_mul: Noisy copies of each token in a loss.
         levels: The noise levels, and how training refines their grid.
         deviation: Standard deviation of the tokens: 1, as tokenizers scale them.
         huber: How soon the distance turns from square to straight, ``c`` over the square root of a token's values.
@@ -183,7 +183,7 @@ class Consistency(Part, family="head", name="consistency"):
 
     network: Annotated[SerializeAsAny[NetworkSettings], OfFamily("network")] = MLP()
     steps: int = Field(default=2, ge=1)
-    draws_per_token: int = Field(default=4, ge=1)
+    diffusion_batch_mul: int = Field(default=4, ge=1)
     levels: Levels = Levels()
     deviation: float = Field(default=1.0, gt=0)
     huber: float = Field(default=0.00054, ge=0)
@@ -194,7 +194,7 @@ class Consistency(Part, family="head", name="consistency"):
             self.network.build(inputs=layout.channels, outputs=layout.channels, hidden=width, axes=len(layout.extents)),
             layout,
             steps=self.steps,
-            draws_per_token=self.draws_per_token,
+            diffusion_batch_mul=self.diffusion_batch_mul,
             levels=self.levels,
             deviation=self.deviation,
             huber=self.huber,

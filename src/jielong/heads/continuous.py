@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Places
-from jielong.heads.base import Draw, Head, See, Sharpness, unseen
+from jielong.heads.base import Head, SampleOutput, SamplingConfig, See, ignore_state
 from jielong.networks.denoiser import AnyDenoiser, JointDenoiser
 
 
@@ -81,9 +81,9 @@ class Evaluations:
         null: Tensor | None = None,
         guidance: float = 1.0,
         places: Places | None = None,
-        see: See = unseen,
+        on_state: See = ignore_state,
     ) -> None:
-        self.network, self.guidance, self.shape, self.see = network, guidance, hidden.shape[:2], see
+        self.network, self.guidance, self.shape, self.on_state = network, guidance, hidden.shape[:2], on_state
         self.joined = null is not None and guidance != 1.0
         rows = hidden if null is None or not self.joined else torch.cat([hidden, null])
         self.prepared: Any
@@ -134,8 +134,8 @@ class IterativeHead(Head):
     Args:
         network: The network.
         layout: The tokens to predict.
-        steps: Evaluations (or steps) of a draw, unless ``head_steps`` says otherwise.
-        draws_per_token: Noisy copies of each token in a loss.
+        steps: Evaluations (or steps) of a draw, unless ``num_inference_steps`` says otherwise.
+        diffusion_batch_mul: Noisy copies of each token in a loss.
 
     Raises:
         ValueError: if the tokens are discrete.
@@ -144,11 +144,11 @@ class IterativeHead(Head):
     discrete = False
     iterative = True
 
-    def __init__(self, network: AnyDenoiser, layout: Layout, *, steps: int, draws_per_token: int) -> None:
+    def __init__(self, network: AnyDenoiser, layout: Layout, *, steps: int, diffusion_batch_mul: int) -> None:
         super().__init__()
         check_continuous(type(self).__name__.removesuffix("Head").lower(), layout)
         self.network, self.channels = network, layout.channels
-        self.steps, self.draws_per_token = steps, draws_per_token
+        self.steps, self.diffusion_batch_mul = steps, diffusion_batch_mul
 
     @property
     def joint(self) -> bool:
@@ -157,7 +157,7 @@ class IterativeHead(Head):
 
     def loss(self, hidden: Tensor, targets: Tensor, places: Places | None = None) -> Tensor:
         """Mean loss of the noisy copies of each token, ``(M,)``, or of each block, ``(B,)``; see :meth:`Head.loss`."""
-        copies = self.draws_per_token
+        copies = self.diffusion_batch_mul
         if isinstance(self.network, JointDenoiser):
             each = self._loss_of_blocks(self.network, hidden, widened(targets), _given(places))
         else:
@@ -171,7 +171,7 @@ class IterativeHead(Head):
 
     def _loss_of_blocks(self, network: JointDenoiser[Any], hidden: Tensor, targets: Tensor, places: Places) -> Tensor:
         """Losses of all copies of each block, of ``n C`` values each."""
-        copies, shape = self.draws_per_token, targets.shape[1:]
+        copies, shape = self.diffusion_batch_mul, targets.shape[1:]
         prepared, real = network.prepare(hidden, places).repeat(copies), None
         if places.real is not None:
             targets = targets.masked_fill(~places.real[..., None], 0)
@@ -193,32 +193,32 @@ class IterativeHead(Head):
     def sample(
         self,
         hidden: Tensor,
-        noise: Noise,
-        sharpness: Sharpness,
+        rng: PerSampleRNG,
+        sampling: SamplingConfig,
         null: Tensor | None = None,
         guidance: float = 1.0,
         progress: float = 0.0,
         places: Places | None = None,
-        see: See = unseen,
-    ) -> Draw:
+        on_state: See = ignore_state,
+    ) -> SampleOutput:
         """Draw tokens ``(B, n, C)``; there is no likelihood of a draw to be confident by. See :meth:`Head.sample` and :attr:`Head.joint`.
 
         Raises:
             ValueError: if top-k or top-p is asked for.
         """
-        self.check_sharpness(sharpness)
-        steps = sharpness.head_steps_at(progress, self.steps)
-        evaluate = Evaluations(self.network, hidden, null, guidance, places, see)
-        return Draw(self.draw(evaluate, noise, steps, sharpness.temperature))
+        self.check_sampling(sampling)
+        steps = sampling.num_inference_steps_at(progress, self.steps)
+        evaluate = Evaluations(self.network, hidden, null, guidance, places, on_state)
+        return SampleOutput(self.draw(evaluate, rng, steps, sampling.temperature))
 
     @abstractmethod
-    def draw(self, evaluate: Evaluations, noise: Noise, steps: int, temperature: float) -> Tensor:
+    def draw(self, evaluate: Evaluations, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
         """From noise to tokens ``(B, n, C)`` in so many steps.
 
         After each, ``evaluate.see`` is told of the state reached, in units of the tokens' standard deviation: mostly noise at first, the
         tokens in the end. Where a step takes two evaluations, what lies between is not told.
         """
 
-    def initial(self, evaluate: Evaluations, noise: Noise) -> Tensor:
+    def initial(self, evaluate: Evaluations, rng: PerSampleRNG) -> Tensor:
         """Standard normal noise where a draw begins, ``(B, n, C)``; guided or not, it is the same."""
-        return noise.normal(evaluate.shape[1], self.channels)
+        return rng.normal(evaluate.shape[1], self.channels)

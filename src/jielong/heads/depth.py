@@ -7,9 +7,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from jielong.config.registry import Part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Draw, Head, Sharpness
+from jielong.heads.base import Head, SampleOutput, SamplingConfig
 from jielong.heads.softmax import cross_entropies, draw_codes, filter_logits, over_codebooks
 from jielong.networks.depth import DepthTransformer, Memory, PerCodebook
 from jielong.networks.embedding import CodeEmbedding
@@ -34,8 +34,8 @@ class DepthHead(Head):
     """
 
     discrete = True
-    sparse = True
-    in_turn = True
+    missing_codes_allowed = True
+    sequential_codebooks = True
 
     def __init__(
         self,
@@ -97,13 +97,13 @@ class DepthHead(Head):
     def sample(
         self,
         hidden: Tensor,
-        noise: Noise,
-        sharpness: Sharpness,
+        rng: PerSampleRNG,
+        sampling: SamplingConfig,
         null: Tensor | None = None,
         guidance: float = 1.0,
         progress: float = 0.0,
         given: Tensor | None = None,
-    ) -> Draw:
+    ) -> SampleOutput:
         """Draw codes ``(B, n, K)`` in turn, with the keys and values of those before kept, and the log-probability of each draw.
 
         Guidance is of the logits of each codebook, both branches given the same codes. ``given`` ``(B, n, K)`` holds codes that stand
@@ -114,8 +114,8 @@ class DepthHead(Head):
         rows = hidden.flatten(0, 1)
         if guided and null is not None:
             rows = torch.cat((rows, null.flatten(0, 1)))
-        uniform = noise.uniform(n, self.codebooks).flatten(0, 1) if sharpness.temperature > 0 else None  # (M, K)
-        settled = None if given is None else given.flatten(0, 1)
+        uniform = rng.uniform(n, self.codebooks).flatten(0, 1) if sampling.temperature > 0 else None  # (M, K)
+        resolve = None if given is None else given.flatten(0, 1)
         memory: Memory = []
         drawn: list[Tensor] = []
         confidence = torch.zeros(batch * n, device=hidden.device)
@@ -131,11 +131,11 @@ class DepthHead(Head):
             if uniform is None:
                 codes, probability = scores.argmax(-1), scores.softmax(-1)
             else:
-                probability = filter_logits(scores, sharpness).softmax(-1)
+                probability = filter_logits(scores, sampling).softmax(-1)
                 codes = draw_codes(probability, uniform[:, book])
             confidence += probability.gather(-1, codes[:, None])[:, 0].clamp_min(torch.finfo(torch.float32).tiny).log()
-            drawn.append(codes if settled is None else torch.where(settled[:, book] < 0, codes, settled[:, book]))
-        return Draw(torch.stack(drawn, dim=-1).unflatten(0, (batch, n)), confidence.view(batch, n))
+            drawn.append(codes if resolve is None else torch.where(resolve[:, book] < 0, codes, resolve[:, book]))
+        return SampleOutput(torch.stack(drawn, dim=-1).unflatten(0, (batch, n)), confidence.view(batch, n))
 
 
 class Depth(Part, family="head", name="depth"):

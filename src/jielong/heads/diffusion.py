@@ -16,10 +16,10 @@ from pydantic import Field, SerializeAsAny
 from torch import Tensor
 
 from jielong.config.registry import OfFamily, Part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads import diffusion_samplers as samplers
-from jielong.heads.base import Sharpness
+from jielong.heads.base import SamplingConfig
 from jielong.heads.continuous import Evaluations, IterativeHead, Predict, mean
 from jielong.heads.diffusion_samplers import Guess
 from jielong.heads.diffusion_schedule import Kind, Schedule
@@ -50,7 +50,7 @@ class DiffusionHead(IterativeHead):
         start: Noise over signal ``s / a`` from which draws begin: steps beyond are left out. ``None`` begins at the last, as the authors'
             code. The cosine schedule ends at 20,000, where ``x_0 = (x - s e) / a`` makes of an error of 0.01 in ``e`` one of 200.
         steps: Evaluations a draw.
-        draws_per_token: Noisy copies of each token in a loss.
+        diffusion_batch_mul: Noisy copies of each token in a loss.
     """
 
     signal: Tensor
@@ -73,11 +73,11 @@ class DiffusionHead(IterativeHead):
         clip: float | None = None,
         start: float | None = 80.0,
         steps: int = 50,
-        draws_per_token: int = 4,
+        diffusion_batch_mul: int = 4,
     ) -> None:
         outputs = layout.channels * (2 if variance == "learned" else 1)
         built = network.build(inputs=layout.channels, outputs=outputs, hidden=width, axes=len(layout.extents))
-        super().__init__(built, layout, steps=steps, draws_per_token=draws_per_token)
+        super().__init__(built, layout, steps=steps, diffusion_batch_mul=diffusion_batch_mul)
         self.schedule, self.prediction, self.learned = Schedule.of(schedule), prediction, variance == "learned"
         self.sampler, self.eta, self.clip = sampler, eta, clip
         self.drawn = self.schedule if start is None else self.schedule.up_to(start)
@@ -88,14 +88,14 @@ class DiffusionHead(IterativeHead):
         for name, table in {**tables, "gain": plan.of_data * per_data}.items():
             self.register_buffer(name, table.float(), persistent=False)
 
-    def check_sharpness(self, sharpness: Sharpness) -> None:
-        """See :meth:`Head.check_sharpness`; samplers that inject no noise have no temperature either.
+    def check_sampling(self, sampling: SamplingConfig) -> None:
+        """See :meth:`Head.check_sampling`; samplers that inject no noise have no temperature either.
 
         Raises:
             ValueError: if any is asked for.
         """
-        super().check_sharpness(sharpness)
-        if sharpness.temperature != 1 and (self.sampler == "edm" or (self.sampler == "ddim" and self.eta == 0)):
+        super().check_sampling(sampling)
+        if sampling.temperature != 1 and (self.sampler == "edm" or (self.sampler == "ddim" and self.eta == 0)):
             raise ValueError(
                 f"temperature multiplies the noise of the steps, and the sampler {self.sampler} adds none: leave temperature at 1, or "
                 "choose the sampler ddpm, or ddim with an eta above 0"
@@ -137,19 +137,19 @@ class DiffusionHead(IterativeHead):
         first = (math.log(2 * math.pi) + log_variance + apart) / 2
         return torch.where(step[:, None] == 0, first, later) / math.log(2)
 
-    def draw(self, evaluate: Evaluations, noise: Noise, steps: int, temperature: float) -> Tensor:
+    def draw(self, evaluate: Evaluations, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
         """From noise to tokens ``(B, n, C)`` in so many evaluations.
 
         What ``evaluate.see`` is told of is ``a x_0 + s e`` whatever the sampler, of unit variance as the tokens are; the last has no noise.
         """
-        x = self.initial(evaluate, noise)
+        x = self.initial(evaluate, rng)
         look = partial(self._look, evaluate)
         if self.sampler == "edm":
-            return samplers.edm(look, x, self.drawn, steps, see=evaluate.see)
-        plan, normal = self.drawn.respaced(steps), partial(self.initial, evaluate, noise)
+            return samplers.edm(look, x, self.drawn, steps, on_state=evaluate.on_state)
+        plan, normal = self.drawn.respaced(steps), partial(self.initial, evaluate, rng)
         if self.sampler == "ddim":
-            return samplers.ddim(look, x, plan, normal, temperature, self.eta, evaluate.see)
-        return samplers.ddpm(look, x, plan, normal, temperature, evaluate.see)
+            return samplers.ddim(look, x, plan, normal, temperature, self.eta, evaluate.on_state)
+        return samplers.ddpm(look, x, plan, normal, temperature, evaluate.on_state)
 
     def _look(self, evaluate: Evaluations, x: Tensor, time: float, signal: float, spread: float) -> Guess:
         conditional, null = evaluate.halves(x, time)
@@ -173,7 +173,7 @@ class DiffusionHead(IterativeHead):
 class Diffusion(Part, family="head", name="diffusion"):
     """Noise taken off a token in ``steps`` evaluations of a small ``network``, as in MAR.
 
-    See :class:`DiffusionHead`; ``draws_per_token`` are the noisy copies of each token in a loss.
+    See :class:`DiffusionHead`; ``diffusion_batch_mul`` are the noisy copies of each token in a loss.
     """
 
     network: Annotated[SerializeAsAny[NetworkSettings], OfFamily("network")] = MLP()
@@ -185,7 +185,7 @@ class Diffusion(Part, family="head", name="diffusion"):
     clip: float | None = Field(default=None, gt=0)
     start: float | None = Field(default=80.0, gt=0)
     steps: int = Field(default=50, ge=1)
-    draws_per_token: int = Field(default=4, ge=1)
+    diffusion_batch_mul: int = Field(default=4, ge=1)
 
     def build(self, width: int, layout: Layout) -> DiffusionHead:
         """The head for tokens of this layout."""

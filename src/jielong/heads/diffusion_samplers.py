@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from jielong.heads.base import See, unseen
+from jielong.heads.base import See, ignore_state
 from jielong.heads.diffusion_schedule import Schedule
 
 
@@ -38,7 +38,7 @@ Normal = Callable[[], Tensor]
 """Draws normal numbers of ``x``'s shape."""
 
 
-def ddpm(look: Look, x: Tensor, plan: Schedule, normal: Normal, temperature: float = 1.0, see: See = unseen) -> Tensor:
+def ddpm(look: Look, x: Tensor, plan: Schedule, normal: Normal, temperature: float = 1.0, on_state: See = ignore_state) -> Tensor:
     """Ancestral steps ``x <- mean of q(x_{k-1} | x_k, x_0) + temperature sigma_k z`` (DDPM, algorithm 2); the last adds no noise.
 
     ``log sigma_k^2`` lies between those of ``beta~_k`` and ``beta_k``, where the network says (2102.09672, equation 15), or at the first.
@@ -58,7 +58,7 @@ def ddpm(look: Look, x: Tensor, plan: Schedule, normal: Normal, temperature: flo
         if step < len(plan) - 1 and temperature > 0:
             log_variance = torch.as_tensor(least) if guess.share is None else least + (most - least) * guess.share
             x = x + temperature * torch.exp(log_variance / 2).to(x) * normal()
-        see(x)
+        on_state(x)
     return x
 
 
@@ -67,7 +67,9 @@ def _steps_back(plan: Schedule) -> list[Tensor]:
     return [column.flip(0) for column in columns]
 
 
-def ddim(look: Look, x: Tensor, plan: Schedule, normal: Normal, temperature: float = 1.0, eta: float = 0.0, see: See = unseen) -> Tensor:
+def ddim(
+    look: Look, x: Tensor, plan: Schedule, normal: Normal, temperature: float = 1.0, eta: float = 0.0, on_state: See = ignore_state
+) -> Tensor:
     """``x <- a' x_0 + sqrt(s'^2 - sigma^2) e + temperature sigma z`` (2010.02502, equations 12 and 16); ``a'`` and ``s'`` are one step on.
 
     ``sigma = eta s' / s sqrt(1 - a^2 / a'^2)``: 0 adds no noise and 1 as much as :func:`ddpm` at the smaller variance.
@@ -88,11 +90,11 @@ def ddim(look: Look, x: Tensor, plan: Schedule, normal: Normal, temperature: flo
         x = then**0.5 * guess.data + max(1 - then - sigma**2, 0.0) ** 0.5 * guess.noise
         if sigma > 0 and temperature > 0:
             x = x + temperature * sigma * normal()
-        see(x)
+        on_state(x)
     return x
 
 
-def edm(look: Look, x: Tensor, schedule: Schedule, evaluations: int, rho: float = 7.0, see: See = unseen) -> Tensor:
+def edm(look: Look, x: Tensor, schedule: Schedule, evaluations: int, rho: float = 7.0, on_state: See = ignore_state) -> Tensor:
     """Heun's method on ``dy / d sigma = (y - x_0(y, sigma)) / sigma`` (EDM, arXiv 2206.00364, algorithm 1 without churn).
 
     The change of variables from a schedule that keeps variance (its table 1): ``y = x / a`` and ``sigma = s / a``, so the network sees
@@ -124,5 +126,5 @@ def edm(look: Look, x: Tensor, schedule: Schedule, evaluations: int, rho: float 
         first = slope(y, sigma)
         end = y + (after - sigma) * first
         y = y + (after - sigma) * (first + slope(end, after)) / 2 if after > 0 else end
-        see(signal_at(after) * y)
+        on_state(signal_at(after) * y)
     return y

@@ -12,9 +12,9 @@ from pydantic import Field
 from torch import Tensor
 
 from jielong.config.registry import Part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Draw, Head, Sharpness
+from jielong.heads.base import Head, SampleOutput, SamplingConfig
 from jielong.heads.continuous import check_continuous
 from jielong.networks.noise_driven import NoiseDriven
 
@@ -85,18 +85,24 @@ class EnergyHead(Head):
             return energy_loss(draws.float(), targets.float(), self.alpha)
 
     def sample(
-        self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0, progress: float = 0.0
-    ) -> Draw:
+        self,
+        hidden: Tensor,
+        rng: PerSampleRNG,
+        sampling: SamplingConfig,
+        null: Tensor | None = None,
+        guidance: float = 1.0,
+        progress: float = 0.0,
+    ) -> SampleOutput:
         """Draw tokens ``(B, n, C)``, from ``null + guidance (hidden - null)`` where there is guidance.
 
         Raises:
             ValueError: if top-k or top-p is asked for.
         """
-        self.check_sharpness(sharpness)
+        self.check_sampling(sampling)
         if null is not None and guidance != 1.0:
             hidden = torch.lerp(null.float(), hidden.float(), guidance).to(hidden.dtype)
-        drawn = noise.normal(*hidden.shape[1:-1], self.noise) * sharpness.temperature
-        return Draw(self.network(hidden, drawn).float())
+        drawn = rng.normal(*hidden.shape[1:-1], self.noise) * sampling.temperature
+        return SampleOutput(self.network(hidden, drawn).float())
 
 
 class Energy(Part, family="head", name="energy"):

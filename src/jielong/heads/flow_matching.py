@@ -20,9 +20,9 @@ from pydantic import Field, SerializeAsAny
 from torch import Tensor
 
 from jielong.config.registry import Config, OfFamily, Part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import See, unseen
+from jielong.heads.base import See, ignore_state
 from jielong.heads.continuous import Evaluations, IterativeHead, Predict, mean
 from jielong.networks.denoiser import MLP, AnyDenoiser, NetworkSettings
 
@@ -76,33 +76,33 @@ def grid(intervals: int, shift: float = 1.0) -> list[float]:
     return shifted(torch.linspace(0, 1, intervals + 1, dtype=torch.float64), shift).tolist()
 
 
-def euler(velocity: Velocity, x: Tensor, times: Sequence[float], see: See = unseen) -> Tensor:
+def euler(velocity: Velocity, x: Tensor, times: Sequence[float], on_state: See = ignore_state) -> Tensor:
     """``x <- x + h v(x, t)``: one evaluation an interval, at its start; ``see`` is told of ``x`` at every interval's end."""
     for start, end in pairwise(times):
         x = x + (end - start) * velocity(x, start)
-        see(x)
+        on_state(x)
     return x
 
 
-def midpoint(velocity: Velocity, x: Tensor, times: Sequence[float], see: See = unseen) -> Tensor:
+def midpoint(velocity: Velocity, x: Tensor, times: Sequence[float], on_state: See = ignore_state) -> Tensor:
     """``x <- x + h v(x + h/2 v(x, t), t + h/2)``: two evaluations an interval, none at its end; ``see`` as for :func:`euler`."""
     for start, end in pairwise(times):
         half = (end - start) / 2
         x = x + 2 * half * velocity(x + half * velocity(x, start), start + half)
-        see(x)
+        on_state(x)
     return x
 
 
-def heun(velocity: Velocity, x: Tensor, times: Sequence[float], see: See = unseen) -> Tensor:
+def heun(velocity: Velocity, x: Tensor, times: Sequence[float], on_state: See = ignore_state) -> Tensor:
     """``x <- x + h/2 (v(x, t) + v(x + h v(x, t), t + h))``: two evaluations an interval, one at its end; ``see`` as for :func:`euler`."""
     for start, end in pairwise(times):
         step, slope = end - start, velocity(x, start)
         x = x + step / 2 * (slope + velocity(x + step * slope, end))
-        see(x)
+        on_state(x)
     return x
 
 
-def stochastic(velocity: Velocity, x: Tensor, times: Sequence[float], normal: Callable[[], Tensor], see: See = unseen) -> Tensor:
+def stochastic(velocity: Velocity, x: Tensor, times: Sequence[float], normal: Callable[[], Tensor], on_state: See = ignore_state) -> Tensor:
     """Euler-Maruyama on an equation of the same marginals: ``dx = [v + (1 - t) score] dt + sqrt(2 (1 - t)) dW`` (NextStep-1's sampler).
 
     On the straight path ``score = (t v - x) / (1 - t)``, so the drift is ``(1 + t) v - x``. The last step follows ``v`` alone, without
@@ -119,8 +119,8 @@ def stochastic(velocity: Velocity, x: Tensor, times: Sequence[float], normal: Ca
     for start, end in inner:
         step = end - start
         x = x + step * ((1 + start) * velocity(x, start) - x) + (2 * (1 - start) * step) ** 0.5 * normal()
-        see(x)
-    return euler(velocity, x, last, see)
+        on_state(x)
+    return euler(velocity, x, last, on_state)
 
 
 class FlowMatchingHead(IterativeHead):
@@ -133,7 +133,7 @@ class FlowMatchingHead(IterativeHead):
         network: Reads one time, gives ``C`` numbers.
         layout: The tokens to predict.
         steps: Evaluations of the network a draw.
-        draws_per_token: Noisy copies of each token in a loss.
+        diffusion_batch_mul: Noisy copies of each token in a loss.
         times: Where it learns.
         sampler: How it is followed.
         shift: Moves the grid of sampling towards the noise, see :func:`shifted`.
@@ -145,12 +145,12 @@ class FlowMatchingHead(IterativeHead):
         layout: Layout,
         *,
         steps: int = 20,
-        draws_per_token: int = 4,
+        diffusion_batch_mul: int = 4,
         times: Times = Times(),
         sampler: Sampler = "euler",
         shift: float = 1.0,
     ) -> None:
-        super().__init__(network, layout, steps=steps, draws_per_token=draws_per_token)
+        super().__init__(network, layout, steps=steps, diffusion_batch_mul=diffusion_batch_mul)
         self.times, self.sampler, self.shift = times, sampler, shift
 
     def loss_of_copies(self, targets: Tensor, predict: Predict, real: Tensor | None = None) -> Tensor:
@@ -163,23 +163,23 @@ class FlowMatchingHead(IterativeHead):
         """``|v(x_t, t) - (x_1 - x_0)|^2 / C``: tokens and noise ``(M, C)``, times ``(M,)`` to ``(M,)``, of ``real`` values alone."""
         return mean((predict(between(noise, targets, times), times[:, None]) - (targets - noise)).square(), real)
 
-    def draw(self, evaluate: Evaluations, noise: Noise, steps: int, temperature: float) -> Tensor:
+    def draw(self, evaluate: Evaluations, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
         """At most ``steps`` evaluations: midpoint and Heun take two an interval, and one alone is Euler's step."""
 
         def normal() -> Tensor:
-            return temperature * self.initial(evaluate, noise)
+            return temperature * self.initial(evaluate, rng)
 
-        x, see = normal(), evaluate.see
+        x, on_state = normal(), evaluate.on_state
         twice = self.sampler in ("midpoint", "heun") and steps > 1
         times = grid(steps // 2 if twice else steps, self.shift)
         if self.sampler == "sde":
-            return stochastic(evaluate, x, times, normal, see)
+            return stochastic(evaluate, x, times, normal, on_state)
         if not twice:
-            return euler(evaluate, x, times, see)
+            return euler(evaluate, x, times, on_state)
         if self.sampler == "midpoint":
-            return midpoint(evaluate, x, times, see)
+            return midpoint(evaluate, x, times, on_state)
         # Heun's last slope would be asked at t = 1, which no training reaches; the midpoint is of the same order and cost.
-        return midpoint(evaluate, heun(evaluate, x, times[:-1], see), times[-2:], see)
+        return midpoint(evaluate, heun(evaluate, x, times[:-1], on_state), times[-2:], on_state)
 
 
 class FlowMatching(Part, family="head", name="flow_matching"):
@@ -188,7 +188,7 @@ class FlowMatching(Part, family="head", name="flow_matching"):
     Attributes:
         network: The network that predicts velocities.
         steps: Evaluations of it a draw.
-        draws_per_token: Noisy copies of each token in a loss; the backbone runs once for all.
+        diffusion_batch_mul: Noisy copies of each token in a loss; the backbone runs once for all.
         times: At which times it learns.
         sampler: ``euler``, ``midpoint``, ``heun``, or ``sde``, which adds noise on the way.
         shift: Moves the grid of sampling towards the noise, for tokens of many values (SD3: 3 at 1024 pixels).
@@ -196,7 +196,7 @@ class FlowMatching(Part, family="head", name="flow_matching"):
 
     network: Annotated[SerializeAsAny[NetworkSettings], OfFamily("network")] = MLP()
     steps: int = Field(default=20, ge=1)
-    draws_per_token: int = Field(default=4, ge=1)
+    diffusion_batch_mul: int = Field(default=4, ge=1)
     times: Times = Times()
     sampler: Sampler = "euler"
     shift: float = Field(default=1.0, gt=0)
@@ -207,7 +207,7 @@ class FlowMatching(Part, family="head", name="flow_matching"):
             self.network.build(inputs=layout.channels, outputs=layout.channels, hidden=width, axes=len(layout.extents)),
             layout,
             steps=self.steps,
-            draws_per_token=self.draws_per_token,
+            diffusion_batch_mul=self.diffusion_batch_mul,
             times=self.times,
             sampler=self.sampler,
             shift=self.shift,

@@ -19,9 +19,9 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from jielong.config.registry import Part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Draw, Head, Sharpness
+from jielong.heads.base import Head, SampleOutput, SamplingConfig
 from jielong.heads.continuous import check_continuous
 from jielong.heads.softmax import draw_codes
 
@@ -147,8 +147,14 @@ class GaussianMixtureHead(Head):
         return loss
 
     def sample(
-        self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0, progress: float = 0.0
-    ) -> Draw:
+        self,
+        hidden: Tensor,
+        rng: PerSampleRNG,
+        sampling: SamplingConfig,
+        null: Tensor | None = None,
+        guidance: float = 1.0,
+        progress: float = 0.0,
+    ) -> SampleOutput:
         """Draw tokens ``(B, n, C)`` and the log-density of each, ``(B, n)``.
 
         With guidance ``g`` a component ``m`` is drawn by the conditional weights (GIVT, appendix B), and from it the token, by
@@ -160,9 +166,9 @@ class GaussianMixtureHead(Head):
         Raises:
             ValueError: if top-k or top-p is asked for.
         """
-        self.check_sharpness(sharpness)
+        self.check_sampling(sampling)
         places = hidden.shape[1:-1]
-        uniform, white = noise.uniform(*places), noise.normal(*places, self.channels) * sharpness.temperature
+        uniform, white = rng.uniform(*places), rng.normal(*places, self.channels) * sampling.temperature
         mixture = self.mixture_of(hidden)
         if null is None or guidance == 1.0:
             mean, scale = mixture.component(draw_codes(mixture.weights.exp(), uniform))
@@ -171,7 +177,7 @@ class GaussianMixtureHead(Head):
             other = self.mixture_of(null)
             index = draw_codes(torch.lerp(other.weights, mixture.weights, min(guidance, 1.0)).softmax(-1), uniform)
             values = guided(*mixture.component(index), *other.component(index), guidance, white)
-        return Draw(values, mixture.log_prob(values))
+        return SampleOutput(values, mixture.log_prob(values))
 
 
 def _times(scale: Tensor, vector: Tensor) -> Tensor:

@@ -19,9 +19,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from jielong.config.registry import Part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Draw, Head, Sharpness
+from jielong.heads.base import Head, SampleOutput, SamplingConfig
 from jielong.heads.softmax import draw_codes, filter_logits
 
 SCALE = 7.0
@@ -116,8 +116,14 @@ class LogisticMixtureHead(Head):
         return loss / self.colours
 
     def sample(
-        self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0, progress: float = 0.0
-    ) -> Draw:
+        self,
+        hidden: Tensor,
+        rng: PerSampleRNG,
+        sampling: SamplingConfig,
+        null: Tensor | None = None,
+        guidance: float = 1.0,
+        progress: float = 0.0,
+    ) -> SampleOutput:
         """Draw levels ``(B, n, C)``, and the log-probability of each draw, summed over the colours, ``(B, n)``.
 
         Colours are drawn one after the other from their exact distribution over the levels, given those before. Guidance, temperature,
@@ -126,7 +132,7 @@ class LogisticMixtureHead(Head):
         chain = _Colours(self, hidden)
         other = None if null is None or guidance == 1.0 else _Colours(self, null)
         levels, confidence = [], torch.zeros(hidden.shape[:-1], device=hidden.device)
-        uniform = noise.uniform(hidden.shape[1], self.colours) if sharpness.temperature else None
+        uniform = rng.uniform(hidden.shape[1], self.colours) if sampling.temperature else None
         for colour in range(self.colours):
             scores = chain.scores(colour)
             if other is not None:
@@ -136,14 +142,14 @@ class LogisticMixtureHead(Head):
                 probability = scores.softmax(-1)
                 level = scores.argmax(-1)
             else:
-                probability = filter_logits(scores, sharpness).softmax(-1)
+                probability = filter_logits(scores, sampling).softmax(-1)
                 level = draw_codes(probability, uniform[..., colour])
             for each in (chain, other):
                 if each is not None:
                     each.take(colour, level)
             levels.append(level)
             confidence += probability.gather(-1, level[..., None])[..., 0].clamp_min(torch.finfo(torch.float32).tiny).log()
-        return Draw(torch.stack(levels, dim=-1), confidence)
+        return SampleOutput(torch.stack(levels, dim=-1), confidence)
 
 
 class _Colours:

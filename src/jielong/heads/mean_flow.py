@@ -19,7 +19,7 @@ from pydantic import Field, SerializeAsAny
 from torch import Tensor
 
 from jielong.config.registry import OfFamily, Part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads.continuous import Evaluations, IterativeHead, Predict, total
 from jielong.heads.flow_matching import SLOW, Times, between, grid
@@ -40,7 +40,7 @@ class MeanFlowHead(IterativeHead):
         network: Reads two times, ``t`` and ``r - t``, slowed down; gives ``C`` numbers, or ``2 C`` where ``improved``.
         layout: The tokens to predict.
         steps: Jumps a draw.
-        draws_per_token: Noisy copies of each token in a loss.
+        diffusion_batch_mul: Noisy copies of each token in a loss.
         times: Where it learns: ``t`` and ``r`` are two draws in order.
         same: Share of copies with ``r = t``, for which this is flow matching.
         power: Of the adaptive weight: errors are divided by ``(error + 0.01)^power``; 0 is the plain square error.
@@ -54,13 +54,13 @@ class MeanFlowHead(IterativeHead):
         layout: Layout,
         *,
         steps: int = 1,
-        draws_per_token: int = 4,
+        diffusion_batch_mul: int = 4,
         times: Times = Times(mean=0.4),
         same: float = 0.75,
         power: float = 1.0,
         improved: bool = False,
     ) -> None:
-        super().__init__(network, layout, steps=steps, draws_per_token=draws_per_token)
+        super().__init__(network, layout, steps=steps, diffusion_batch_mul=diffusion_batch_mul)
         self.times, self.same, self.power, self.improved = times, same, power, improved
 
     def loss_of_copies(self, targets: Tensor, predict: Predict, real: Tensor | None = None) -> Tensor:
@@ -120,12 +120,12 @@ class MeanFlowHead(IterativeHead):
     def _weighted(self, error: Tensor) -> Tensor:
         return error / (error.detach() + ADAPTIVE) ** self.power
 
-    def draw(self, evaluate: Evaluations, noise: Noise, steps: int, temperature: float) -> Tensor:
+    def draw(self, evaluate: Evaluations, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
         """``x_r = x_t + (r - t) u(x_t, t, r)`` on an even grid."""
-        x = temperature * self.initial(evaluate, noise)
+        x = temperature * self.initial(evaluate, rng)
         for start, end in pairwise(grid(steps)):
             x = x + (end - start) * evaluate(x, SLOW * start, SLOW * (end - start))[..., : self.channels]
-            evaluate.see(x)
+            evaluate.on_state(x)
         return x
 
 
@@ -135,7 +135,7 @@ class MeanFlow(Part, family="head", name="mean_flow"):
     Attributes:
         network: The network that predicts mean velocities.
         steps: Evaluations of it a draw.
-        draws_per_token: Noisy copies of each token in a loss.
+        diffusion_batch_mul: Noisy copies of each token in a loss.
         times: At which times it learns; both ends of a jump are drawn from them.
         same: Share of copies that learn the plain velocity (``r = t``). Without them it fails; the improved form asks for 0.5.
         power: Of the adaptive weight; 0 is the plain square error.
@@ -144,7 +144,7 @@ class MeanFlow(Part, family="head", name="mean_flow"):
 
     network: Annotated[SerializeAsAny[NetworkSettings], OfFamily("network")] = MLP()
     steps: int = Field(default=1, ge=1)
-    draws_per_token: int = Field(default=4, ge=1)
+    diffusion_batch_mul: int = Field(default=4, ge=1)
     times: Times = Times(mean=0.4)
     same: float = Field(default=0.75, ge=0, le=1)
     power: float = Field(default=1.0, ge=0)
@@ -158,7 +158,7 @@ class MeanFlow(Part, family="head", name="mean_flow"):
             ),
             layout,
             steps=self.steps,
-            draws_per_token=self.draws_per_token,
+            diffusion_batch_mul=self.diffusion_batch_mul,
             times=self.times,
             same=self.same,
             power=self.power,

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from jielong.config.registry import Part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Draw, Head, Sharpness
+from jielong.heads.base import Head, SampleOutput, SamplingConfig
 from jielong.heads.continuous import check_continuous, widened
 
 
@@ -40,29 +40,35 @@ class RegressionHead(Head):
         with torch.autocast(said.device.type, enabled=False):
             return (widened(said) - widened(targets)).square().mean(-1)
 
-    def check_sharpness(self, sharpness: Sharpness) -> None:
-        """See :meth:`Head.check_sharpness`; nothing is drawn at random, so there is no temperature.
+    def check_sampling(self, sampling: SamplingConfig) -> None:
+        """See :meth:`Head.check_sampling`; nothing is drawn at random, so there is no temperature.
 
         Raises:
             ValueError: if any is asked for.
         """
-        super().check_sharpness(sharpness)
-        if sharpness.temperature != 1:
+        super().check_sampling(sampling)
+        if sampling.temperature != 1:
             raise ValueError("the RegressionHead draws nothing at random, so it has no temperature: leave it at 1")
 
     def sample(
-        self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0, progress: float = 0.0
-    ) -> Draw:
+        self,
+        hidden: Tensor,
+        rng: PerSampleRNG,
+        sampling: SamplingConfig,
+        null: Tensor | None = None,
+        guidance: float = 1.0,
+        progress: float = 0.0,
+    ) -> SampleOutput:
         """The prediction itself, ``(B, n, C)``; see :meth:`Head.sample`.
 
         Raises:
             ValueError: if temperature, top-k or top-p is asked for.
         """
-        self.check_sharpness(sharpness)
+        self.check_sampling(sampling)
         said = widened(self.token(hidden))
         if null is not None and guidance != 1.0:
             said = torch.lerp(widened(self.token(null)), said, guidance)
-        return Draw(said)
+        return SampleOutput(said)
 
 
 class Regression(Part, family="head", name="regression"):

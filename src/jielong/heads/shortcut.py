@@ -18,7 +18,7 @@ from pydantic import Field, SerializeAsAny, field_validator
 from torch import Tensor
 
 from jielong.config.registry import OfFamily, Part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads.continuous import Evaluations, IterativeHead, Predict, mean
 from jielong.heads.flow_matching import between
@@ -37,7 +37,7 @@ class ShortcutHead(IterativeHead):
         network: Reads two times, ``t`` and ``log2(1/d) / log2(finest)``; gives ``C`` numbers.
         layout: The tokens to predict.
         steps: Evaluations a draw.
-        draws_per_token: Noisy copies of each token in a loss.
+        diffusion_batch_mul: Noisy copies of each token in a loss.
         finest: Steps of the finest grid, a power of two.
         bootstrap: Share of copies that learn from two half steps.
         clip: Bound of what half steps reach and say, in standard deviations of the tokens.
@@ -49,12 +49,12 @@ class ShortcutHead(IterativeHead):
         layout: Layout,
         *,
         steps: int = 1,
-        draws_per_token: int = 4,
+        diffusion_batch_mul: int = 4,
         finest: int = 128,
         bootstrap: float = 0.125,
         clip: float = 4.0,
     ) -> None:
-        super().__init__(network, layout, steps=steps, draws_per_token=draws_per_token)
+        super().__init__(network, layout, steps=steps, diffusion_batch_mul=diffusion_batch_mul)
         self.levels, self.bootstrap, self.clip = finest.bit_length() - 1, bootstrap, clip
 
     def loss_of_copies(self, targets: Tensor, predict: Predict, real: Tensor | None = None) -> Tensor:
@@ -89,13 +89,13 @@ class ShortcutHead(IterativeHead):
     def _when(self, times: Tensor, levels: Tensor) -> Tensor:
         return torch.stack([times, levels.to(times) / self.levels], dim=-1)
 
-    def draw(self, evaluate: Evaluations, noise: Noise, steps: int, temperature: float) -> Tensor:
+    def draw(self, evaluate: Evaluations, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
         """``x <- x + d s(x, t, d)`` in ``1 / d`` steps."""
         level = min(steps.bit_length() - 1, self.levels)
-        x = temperature * self.initial(evaluate, noise)
+        x = temperature * self.initial(evaluate, rng)
         for index in range(2**level):
             x = x + 2.0**-level * evaluate(x, index / 2**level, level / self.levels)
-            evaluate.see(x)
+            evaluate.on_state(x)
         return x
 
 
@@ -105,7 +105,7 @@ class Shortcut(Part, family="head", name="shortcut"):
     Attributes:
         network: The network that predicts where a step leads.
         steps: Evaluations of it a draw, rounded down to a power of two.
-        draws_per_token: Noisy copies of each token in a loss.
+        diffusion_batch_mul: Noisy copies of each token in a loss.
         finest: Steps of the finest grid, a power of two.
         bootstrap: Share of copies that learn from two half steps.
         clip: Bound of what half steps reach and say.
@@ -113,7 +113,7 @@ class Shortcut(Part, family="head", name="shortcut"):
 
     network: Annotated[SerializeAsAny[NetworkSettings], OfFamily("network")] = MLP()
     steps: int = Field(default=1, ge=1)
-    draws_per_token: int = Field(default=4, ge=1)
+    diffusion_batch_mul: int = Field(default=4, ge=1)
     finest: int = Field(default=128, ge=2)
     bootstrap: float = Field(default=0.125, ge=0, le=1)
     clip: float = Field(default=4.0, gt=0)
@@ -131,7 +131,7 @@ class Shortcut(Part, family="head", name="shortcut"):
             self.network.build(inputs=layout.channels, outputs=layout.channels, hidden=width, times=2, axes=len(layout.extents)),
             layout,
             steps=self.steps,
-            draws_per_token=self.draws_per_token,
+            diffusion_batch_mul=self.diffusion_batch_mul,
             finest=self.finest,
             bootstrap=self.bootstrap,
             clip=self.clip,

@@ -8,28 +8,28 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from jielong.config.registry import Part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Draw, Head, Sharpness
+from jielong.heads.base import Head, SampleOutput, SamplingConfig
 
 
-def filter_logits(logits: Tensor, sharpness: Sharpness) -> Tensor:
+def filter_logits(logits: Tensor, sampling: SamplingConfig) -> Tensor:
     """Divide by the temperature and drop codes by top-k and then top-p (nucleus, arXiv 1904.09751); ``(..., V)``.
 
     A dropped code gets minus infinity. Codes tied with the k-th stay; of codes tied at the edge of the nucleus the first stay. The
     most likely code always stays.
     """
     logits = logits.float()
-    if sharpness.temperature != 1.0:
-        logits = logits / sharpness.temperature
-    if 0 < sharpness.top_k < logits.shape[-1]:
-        smallest = logits.topk(sharpness.top_k, dim=-1).values[..., -1:]
+    if sampling.temperature != 1.0:
+        logits = logits / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        smallest = logits.topk(sampling.top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < smallest, -torch.inf)
-    if sharpness.top_p < 1.0:
+    if sampling.top_p < 1.0:
         ordered, places = logits.sort(dim=-1, descending=True, stable=True)
         probability = ordered.softmax(-1)
         # A code goes when the codes before it already reach p.
-        beyond = probability.cumsum(-1) - probability >= sharpness.top_p
+        beyond = probability.cumsum(-1) - probability >= sampling.top_p
         logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, places, beyond), -torch.inf)
     return logits
 
@@ -69,7 +69,7 @@ class SoftmaxHead(Head):
     """
 
     discrete = True
-    sparse = True
+    missing_codes_allowed = True
 
     def __init__(self, width: int, layout: Layout, label_smoothing: float = 0.0) -> None:
         super().__init__()
@@ -112,31 +112,43 @@ class SoftmaxHead(Head):
         return None if self.label_smoothing else loss
 
     def sample(
-        self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0, progress: float = 0.0
-    ) -> Draw:
+        self,
+        hidden: Tensor,
+        rng: PerSampleRNG,
+        sampling: SamplingConfig,
+        null: Tensor | None = None,
+        guidance: float = 1.0,
+        progress: float = 0.0,
+    ) -> SampleOutput:
         """Draw codes ``(B, n, K)`` and the log-probability of each draw, summed over the codebooks, ``(B, n)``."""
         scores = self._guided(hidden, null, guidance)
-        if sharpness.temperature == 0.0:
+        if sampling.temperature == 0.0:
             codes = scores.argmax(-1)
             probability = scores.softmax(-1)
         else:
-            probability = filter_logits(scores, sharpness).softmax(-1)
-            codes = draw_codes(probability, noise.uniform(*scores.shape[1:-1]))
+            probability = filter_logits(scores, sampling).softmax(-1)
+            codes = draw_codes(probability, rng.uniform(*scores.shape[1:-1]))
         chosen = probability.gather(-1, codes[..., None]).clamp_min_(torch.finfo(torch.float32).tiny).log_()
-        return Draw(codes, chosen.sum((-2, -1)))
+        return SampleOutput(codes, chosen.sum((-2, -1)))
 
     def mixture(
-        self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0, progress: float = 1.0
+        self,
+        hidden: Tensor,
+        rng: PerSampleRNG,
+        sampling: SamplingConfig,
+        null: Tensor | None = None,
+        guidance: float = 1.0,
+        progress: float = 1.0,
     ) -> Tensor:
         """Gumbel-softmax weights over the codes: ``softmax(((1 + r) logits + g) / tau)``, ``tau = max(0.27 (1 - 0.95 r), 0.005)``.
 
         ``r`` is the progress and ``g`` Gumbel noise: early steps mix codes, the last nearly draws one (VAR's "more smooth" sampling).
         """
         scores = self._guided(hidden, null, guidance)
-        if sharpness.temperature == 0.0:
+        if sampling.temperature == 0.0:
             return F.one_hot(scores.argmax(-1), self.vocabulary).float()
-        logits = filter_logits(scores, sharpness) * (1 + progress)
-        return ((logits + noise.gumbel(*logits.shape[1:])) / max(0.27 * (1 - 0.95 * progress), 0.005)).softmax(-1)
+        logits = filter_logits(scores, sampling) * (1 + progress)
+        return ((logits + rng.gumbel(*logits.shape[1:])) / max(0.27 * (1 - 0.95 * progress), 0.005)).softmax(-1)
 
     def _guided(self, hidden: Tensor, null: Tensor | None, guidance: float) -> Tensor:
         if null is not None and guidance != 1.0:

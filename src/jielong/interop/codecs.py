@@ -96,10 +96,10 @@ def encodec(config: Mapping[str, Any], weights: Weights, seconds: float = 1.0) -
         ValueError: if the configuration asks for what the body has not.
         CheckpointError: if the weights do not fit the configuration.
     """
-    body = _body(config, lstm=config["num_lstm_layers"], norm=config["norm_type"])
-    rate = config["sampling_rate"] / body.hop
+    autoencoder = _body(config, lstm=config["num_lstm_layers"], norm=config["norm_type"])
+    rate = config["sampling_rate"] / autoencoder.hop_length
     levels = int(1000 * config["target_bandwidths"][-1] // (rate * (config["codebook_size"] - 1).bit_length()))
-    codec = _built(config, body, Residual.model_validate({"levels": levels, "quantizer": _codes(config)}), seconds)
+    codec = _built(config, autoencoder, Residual.model_validate({"levels": levels, "quantizer": _codes(config)}), seconds)
     tokenizer = codec.tokenizer
     state = {f"quantizer.{name}": value for name, value in tokenizer.quantizer.state_dict().items()}
     for level in range(levels):
@@ -123,11 +123,11 @@ def mimi(config: Mapping[str, Any], weights: Weights, seconds: float = 1.28) -> 
         scale=config["layer_scale_initial_scale"],
     )
     ratio = {} if between is None else {"downsample": between.shape[-1] // 2, "channelwise_upsampling": config["upsample_groups"] > 1}
-    body = _body(config, lstm=0, norm="none", transformer=context, **ratio)
+    autoencoder = _body(config, lstm=0, norm="none", transformer=context, **ratio)
     acoustic = Residual.model_validate({"levels": config["num_quantizers"] - 1, "quantizer": _codes(config)})
     width = config["vector_quantization_hidden_dimension"]
     quantizer = Split.model_validate({"semantic": _codes(config), "acoustic": acoustic, "width": width})
-    codec = _built(config, body, quantizer, seconds)
+    codec = _built(config, autoencoder, quantizer, seconds)
     tokenizer = codec.tokenizer
     state = {f"quantizer.{name}": value for name, value in tokenizer.quantizer.state_dict().items()}
     for branch, levels in (("semantic", 1), ("acoustic", acoustic.levels)):
@@ -151,7 +151,7 @@ def dac(config: Mapping[str, Any], weights: Weights, seconds: float = 1.0) -> Co
     narrowed = 2 ** len(ratios)
     if config["decoder_hidden_size"] % narrowed:
         raise ValueError(f"decoder_hidden_size must be a multiple of {narrowed}, not {config['decoder_hidden_size']}: each ratio halves it")
-    body = DAC(
+    autoencoder = DAC(
         channels=config["encoder_hidden_size"],
         decoder_channels=config["decoder_hidden_size"] // narrowed,
         ratios=ratios[::-1],
@@ -160,7 +160,7 @@ def dac(config: Mapping[str, Any], weights: Weights, seconds: float = 1.0) -> Co
     book = {"codebook": "gradient", "metric": "cosine", "commitment": config["commitment_loss_weight"], "restart_below": 0.0}
     level = {"projected": {"width": config["codebook_dim"], "quantizer": _codes(config, **book)}}
     levels = {"levels": config["n_codebooks"], "dropout": config["quantizer_dropout"], "quantizer": level}
-    codec = _built({"audio_channels": 1, **config}, body, Residual.model_validate(levels), seconds)
+    codec = _built({"audio_channels": 1, **config}, autoencoder, Residual.model_validate(levels), seconds)
     state = {f"quantizer.{name}": value for name, value in codec.tokenizer.quantizer.state_dict().items()}
     plain = _without_norm(weights)
     for number in range(config["n_codebooks"]):
@@ -223,10 +223,10 @@ def _codes(config: Mapping[str, Any], **more: Any) -> Vector:
     return Vector.model_validate({"codes": config["codebook_size"], "kmeans_iterations": 0, **more})
 
 
-def _built(config: Mapping[str, Any], body: SEANet, quantizer: QuantizerSettings, seconds: float) -> Codec:
-    samples = max(1, round(seconds * config["sampling_rate"] / body.hop)) * body.hop
+def _built(config: Mapping[str, Any], autoencoder: SEANet, quantizer: QuantizerSettings, seconds: float) -> Codec:
+    samples = max(1, round(seconds * config["sampling_rate"] / autoencoder.hop_length)) * autoencoder.hop_length
     media = MediaFormat(config["audio_channels"], (samples,), config["sampling_rate"])
-    settings = VQ(body=body, dim=config["hidden_size"], quantizer=quantizer)
+    settings = VQ(autoencoder=autoencoder, dim=config["hidden_size"], quantizer=quantizer)
     return Codec(settings, settings.build(media))
 
 

@@ -40,11 +40,11 @@ class Game(nn.Module, ABC):
 
     Attributes:
         lr_ratio: The critics' learning rate over the tokenizer's.
-        same_look: Whether critics learn from the very reconstructions that were to fool them, or from new ones of the updated tokenizer.
+        reuse_fakes: Whether critics learn from the very reconstructions that were to fool them, or from new ones of the updated tokenizer.
     """
 
     lr_ratio: float
-    same_look: ClassVar[bool] = False
+    reuse_fakes: ClassVar[bool] = False
 
     @abstractmethod
     def active(self, samples_seen: int) -> bool:
@@ -101,7 +101,7 @@ class AdversarialLoss(Game):
 
     def active(self, samples_seen: int) -> bool:
         """Whether the warm-up is over; before it neither side of the game is played."""
-        return samples_seen >= self.settings.starts_at
+        return samples_seen >= self.settings.start_samples
 
     def generator_losses(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
         """:meth:`generator_loss` as ``adversarial``."""
@@ -168,7 +168,7 @@ class Adversarial(LossSettings, family="loss", name="adversarial"):
 
     Attributes:
         weight: Its share of the objective.
-        starts_at: Samples seen before the game begins. Started at once it tends to collapse the codebook.
+        start_samples: Samples seen before the game begins. Started at once it tends to collapse the codebook.
         kind: ``hinge`` or ``non_saturating``.
         adaptive: Whether to balance its gradient against the reconstruction's.
         channels: Width of the discriminator's first layer.
@@ -179,7 +179,7 @@ class Adversarial(LossSettings, family="loss", name="adversarial"):
 
     medium: ClassVar[Medium | None] = "pictures"
     weight: NonNegativeFloat = 0.8
-    starts_at: NonNegativeInt = 0
+    start_samples: NonNegativeInt = 0
     kind: Kind = "hinge"
     adaptive: bool = True
     channels: PositiveInt = 64

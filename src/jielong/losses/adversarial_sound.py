@@ -19,13 +19,13 @@ from jielong.config.registry import Medium, OfFamily, Part
 from jielong.losses.adversarial import Game
 from jielong.losses.base import LossSettings
 from jielong.losses.regression import same_shape
-from jielong.networks.waveform_discriminators import Critic, Judgement, PeriodCritic, SpectrumCritic, WaveCritic
+from jielong.networks.waveform_discriminators import Discriminator, Judgement, PeriodCritic, SpectrumCritic, WaveCritic
 
 
 class CriticSettings(Part):
     """What the settings of one kind of critic answer."""
 
-    def build(self, channels: int, samples: int) -> list[Critic]:
+    def build(self, channels: int, samples: int) -> list[Discriminator]:
         """The critics for sound ``(B, channels, samples)``.
 
         Raises:
@@ -45,7 +45,7 @@ class StftCritics(CriticSettings, family="discriminator", name="stft"):
     windows: tuple[PositiveInt, ...] | None = Field(default=None, min_length=1)
     channels: PositiveInt = 32
 
-    def build(self, channels: int, samples: int) -> list[Critic]:
+    def build(self, channels: int, samples: int) -> list[Discriminator]:
         """One a window."""
         windows = self.windows or tuple(window for window in (2048, 1024, 512, 256, 128) if window <= samples)
         if not windows or max(windows) > samples:
@@ -64,7 +64,7 @@ class PeriodCritics(CriticSettings, family="discriminator", name="period"):
     periods: tuple[PositiveInt, ...] = Field(default=(2, 3, 5, 7, 11), min_length=1)
     channels: PositiveInt = 32
 
-    def build(self, channels: int, samples: int) -> list[Critic]:
+    def build(self, channels: int, samples: int) -> list[Discriminator]:
         """One a period."""
         if max(self.periods) >= samples:
             raise ValueError(f"a period of {max(self.periods)} samples needs clips that are longer, not of {samples}")
@@ -82,7 +82,7 @@ class WaveCritics(CriticSettings, family="discriminator", name="wave"):
     scales: tuple[PositiveInt, ...] = Field(default=(1, 2, 4), min_length=1)
     channels: PositiveInt = 16
 
-    def build(self, channels: int, samples: int) -> list[Critic]:
+    def build(self, channels: int, samples: int) -> list[Discriminator]:
         """One a scale."""
         if samples < 16 * max(self.scales):
             least = 16 * max(self.scales)
@@ -115,16 +115,16 @@ class SoundAdversarialLoss(Game):
         critics: At least one.
     """
 
-    same_look = True
+    reuse_fakes = True
 
-    def __init__(self, settings: SoundAdversarial, critics: Sequence[Critic]) -> None:
+    def __init__(self, settings: SoundAdversarial, critics: Sequence[Discriminator]) -> None:
         super().__init__()
         self.settings, self.lr_ratio = settings, settings.lr_ratio
         self.critics = nn.ModuleList(critics)
 
     def active(self, samples_seen: int) -> bool:
         """Whether the warm-up is over."""
-        return samples_seen >= self.settings.starts_at
+        return samples_seen >= self.settings.start_samples
 
     def learns(self, samples_seen: int) -> bool:
         """Whether the critics learn in this step: with probability ``updates``, the same on every process and in every run."""
@@ -177,7 +177,7 @@ class SoundAdversarial(LossSettings, family="loss", name="adversarial_sound"):
     Attributes:
         weight: Share of fooling them.
         features: Share of the distance of their features; 0 leaves it out.
-        starts_at: Samples seen before the game begins.
+        start_samples: Samples seen before the game begins.
         updates: Probability that they learn in a step; 2/3 in EnCodec. Less slows a critic that wins, and time.
         lr_ratio: Their learning rate over the tokenizer's.
         discriminators: Which critics.
@@ -186,7 +186,7 @@ class SoundAdversarial(LossSettings, family="loss", name="adversarial_sound"):
     medium: ClassVar[Medium | None] = "sound"
     weight: NonNegativeFloat = 3.0
     features: NonNegativeFloat = 3.0
-    starts_at: NonNegativeInt = 0
+    start_samples: NonNegativeInt = 0
     updates: float = Field(default=2 / 3, gt=0, le=1)
     lr_ratio: PositiveFloat = 1.0
     discriminators: Annotated[tuple[SerializeAsAny[CriticSettings], ...], OfFamily("discriminator", many=True)] = Field(

@@ -69,13 +69,13 @@ class Distillation(LossSettings, family="loss", name="distillation"):
 
     Attributes:
         weight: Its share of the objective; it stays outside a balancer.
-        starts_at: Samples seen before it joins.
+        start_samples: Samples seen before it joins.
         teacher: ``whisper-base``, whose encoder gives 512 numbers 50 times a second; it needs the extra ``speech``.
     """
 
     medium: ClassVar[Medium | None] = "sound"
     weight: NonNegativeFloat = 1.0
-    starts_at: NonNegativeInt = 0
+    start_samples: NonNegativeInt = 0
     teacher: Literal["whisper-base"] = "whisper-base"
 
     def build(self, *, teacher: Teacher, dim: int, width: int) -> DistillationLoss:

@@ -158,12 +158,12 @@ class Perceptual(LossSettings, family="loss", name="perceptual"):
         stages: Weight of every stage compared, by its number: 1 has half the picture's resolution, 2 a quarter, 3 an eighth, 4 and 5
             a sixteenth, 6 and 7 a thirty-second.
         upscale: Enlargement before the network.
-        starts_at: Samples seen before it joins; it costs about as much as a small tokenizer itself.
+        start_samples: Samples seen before it joins; it costs about as much as a small tokenizer itself.
     """
 
     medium: ClassVar[Medium | None] = "pictures"
     weight: NonNegativeFloat = 1.0
-    starts_at: NonNegativeInt = 0
+    start_samples: NonNegativeInt = 0
     stages: dict[int, NonNegativeFloat] = Field(default={1: 1.0, 2: 1.0, 3: 1.0, 5: 1.0}, min_length=1)
     upscale: PositiveFloat = 1.0
 
@@ -189,14 +189,14 @@ class Lpips(LossSettings, family="loss", name="lpips"):
         heads: Path of the linear heads.
         weight: Its share of the objective.
         upscale: Enlargement before the network.
-        starts_at: Samples seen before it joins.
+        start_samples: Samples seen before it joins.
     """
 
     medium: ClassVar[Medium | None] = "pictures"
     vgg: Path
     heads: Path
     weight: NonNegativeFloat = 1.0
-    starts_at: NonNegativeInt = 0
+    start_samples: NonNegativeInt = 0
     upscale: PositiveFloat = 1.0
 
     def build(self) -> LpipsLoss:

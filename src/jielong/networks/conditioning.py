@@ -14,7 +14,7 @@ Alignment = Literal["even", "search"]
 
 
 @dataclass(frozen=True)
-class Along:
+class AlignedStates:
     """States that go along with the medium, in its order: symbols of what is said.
 
     Attributes:
@@ -30,10 +30,10 @@ class Along:
         """The states, and zeros where there are none."""
         return self.states.masked_fill(~self.mask[..., None], 0)
 
-    def padded(self, length: int) -> Along:
+    def padded(self, length: int) -> AlignedStates:
         """The same with padding up to ``length`` states."""
         missing = max(length - self.states.shape[1], 0)
-        return Along(F.pad(self.states, (0, 0, 0, missing)), F.pad(self.mask, (0, missing))) if missing else self
+        return AlignedStates(F.pad(self.states, (0, 0, 0, missing)), F.pad(self.mask, (0, missing))) if missing else self
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Conditioning:
     states: Tensor
     mask: Tensor
     pooled: Tensor
-    along: Along | None = None
+    along: AlignedStates | None = None
 
     def __post_init__(self) -> None:
         if self.states.ndim != 3:
@@ -66,12 +66,12 @@ class Conditioning:
 
     def rows(self, index: slice) -> Conditioning:
         """The conditions of some items of the batch."""
-        along = self.along and Along(self.along.states[index], self.along.mask[index])
+        along = self.along and AlignedStates(self.along.states[index], self.along.mask[index])
         return Conditioning(self.states[index], self.mask[index], self.pooled[index], along)
 
     def to(self, device: torch.device | str) -> Conditioning:
         """The same conditions on another device."""
-        along = self.along and Along(self.along.states.to(device), self.along.mask.to(device))
+        along = self.along and AlignedStates(self.along.states.to(device), self.along.mask.to(device))
         return Conditioning(self.states.to(device), self.mask.to(device), self.pooled.to(device), along)
 
     def padded(self, length: int) -> Conditioning:
@@ -100,10 +100,10 @@ class Conditioning:
         )
 
 
-def _cat_along(parts: list[Along | None]) -> Along | None:
+def _cat_along(parts: list[AlignedStates | None]) -> AlignedStates | None:
     given = [part for part in parts if part is not None]
     if len(given) < len(parts):
         return None
     length = max(part.states.shape[1] for part in given)
     given = [part.padded(length) for part in given]
-    return Along(torch.cat([part.states for part in given]), torch.cat([part.mask for part in given]))
+    return AlignedStates(torch.cat([part.states for part in given]), torch.cat([part.mask for part in given]))

@@ -327,11 +327,11 @@ class ConvTranspose1d(TimeLayer):
             made[..., :reach] += kept.tail
         else:
             made = kept.tail + bias
-        settled = x.shape[-1] * self.stride
-        kept.tail = made[..., settled:] - bias
-        trim = min(settled, self.left - kept.trimmed)
+        resolve = x.shape[-1] * self.stride
+        kept.tail = made[..., resolve:] - bias
+        trim = min(resolve, self.left - kept.trimmed)
         kept.trimmed += trim
-        end = settled + self.left if self.stream.last and kept.trimmed == self.left else settled
+        end = resolve + self.left if self.stream.last and kept.trimmed == self.left else resolve
         return made[..., trim:end]
 
     def cannot_reset(self, kept: _Overlap) -> str | None:

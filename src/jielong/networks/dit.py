@@ -159,7 +159,7 @@ class DiTDenoiser(JointDenoiser[Scene]):
 class DiT(NetworkSettings, family="network", name="dit"):
     """A transformer over all tokens of a block, which are drawn jointly: the head's network becomes the largest part of the generator.
 
-    For the orders at_once and next_scale; ``draws_per_token: 1`` goes with it, as every copy costs a pass over the whole block.
+    For the orders at_once and next_scale; ``diffusion_batch_mul: 1`` goes with it, as every copy costs a pass over the whole block.
 
     Attributes:
         layers: Blocks of attention and feed-forward part.

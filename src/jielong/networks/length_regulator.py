@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from jielong.networks.conditioning import Along
+from jielong.networks.conditioning import AlignedStates
 
 
 def even(mask: Tensor, lengths: Tensor) -> Tensor:
@@ -39,10 +39,10 @@ def spread(durations: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     return index, (1 - (end - middles) / lasts.clamp_min(1e-9)).clamp(0, 1)
 
 
-class Stretch(nn.Module):
+class LengthRegulator(nn.Module):
     """What is added to a chain's inputs at every position: the state that stands there, how far it is over and how long it lasts.
 
-    States are stretched evenly; :class:`SearchedStretch` learns better.
+    States are stretched evenly; :class:`MonotonicAlignment` learns better.
 
     Args:
         states: Channels ``W`` of the states.
@@ -57,7 +57,7 @@ class Stretch(nn.Module):
         # Positions a state, and positions beside them, in what was learned from; zeros until it is measured.
         self.register_buffer("pace", torch.zeros(2))
 
-    def forward(self, along: Along, durations: Tensor, times: Tensor) -> Tensor:
+    def forward(self, along: AlignedStates, durations: Tensor, times: Tensor) -> Tensor:
         """``(B, N, D)`` for positions ``times (N,)`` and durations ``(B, L)``."""
         index, over = spread(durations, times.to(durations.device))
         states = along.real
@@ -67,7 +67,7 @@ class Stretch(nn.Module):
         made: Tensor = self.map(here) + self.phase(phase)
         return made
 
-    def learn(self, along: Along, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
+    def learn(self, along: AlignedStates, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
         """Durations ``(B, L)`` for a step of training, and a loss to add, if there is something to learn.
 
         Args:
@@ -77,7 +77,7 @@ class Stretch(nn.Module):
         """
         return even(along.mask, lengths), None
 
-    def durations(self, along: Along, lengths: Tensor, heard: Tensor | None = None) -> Tensor:
+    def durations(self, along: AlignedStates, lengths: Tensor, heard: Tensor | None = None) -> Tensor:
         """Durations ``(B, L)`` that add up to the lengths ``(B,)`` that are asked for.
 
         Args:
@@ -87,7 +87,7 @@ class Stretch(nn.Module):
         """
         return even(along.mask, lengths)
 
-    def own_lengths(self, along: Along) -> Tensor:
+    def predict_lengths(self, along: AlignedStates) -> Tensor:
         """How many positions the states take when none are asked for, ``(B,)``; 0 where nothing was measured."""
         return self.pace[0] * along.mask.sum(1) + self.pace[1]
 

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jielong.core.tokens import Layout
-from jielong.networks.conditioning import Along
-from jielong.networks.length_regulator import Stretch, even, scaled
+from jielong.networks.conditioning import AlignedStates
+from jielong.networks.length_regulator import LengthRegulator, even, scaled
 from jielong.networks.norm import Norm
 
 DIAGONAL = 0.1
@@ -70,7 +70,7 @@ def diagonal(mask: Tensor, lengths: Tensor, positions: int) -> Tensor:
     return -0.5 * precision * (time[:, None] - symbol[..., None]).square()
 
 
-class SearchedStretch(Stretch):
+class MonotonicAlignment(LengthRegulator):
     """Stretches states by durations that are searched for in training and said by a small network afterwards.
 
     Args:
@@ -88,13 +88,13 @@ class SearchedStretch(Stretch):
         nn.init.zeros_(self.guess.weight)
         nn.init.zeros_(self.said.weight)
 
-    def log_durations(self, along: Along) -> Tensor:
+    def log_durations(self, along: AlignedStates) -> Tensor:
         """Logarithms of durations, ``(B, L)``; states get no gradient, so that they need not please this network too."""
         here = along.mask[:, None]
         h = F.gelu(self.before(along.real.detach().mT)) * here
         return self.said(self.norm(F.gelu(self.after(h)).mT))[..., 0]
 
-    def scores(self, along: Along, values: Tensor) -> Tensor:
+    def scores(self, along: AlignedStates, values: Tensor) -> Tensor:
         """Log-likelihood of each token under each symbol's guess, up to a constant: ``(B, L, N)`` float32 for ``values (B, N, C)``."""
         guess = self.guess(along.real).float()
         with torch.autocast(guess.device.type, enabled=False):
@@ -106,8 +106,8 @@ class SearchedStretch(Stretch):
             index = values.mT[:, None].expand(-1, logs.shape[1], -1, -1)
             return logs.gather(-1, index).sum(2)
 
-    def learn(self, along: Along, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`Stretch.learn`. The loss: error of the guesses a value, and half the Poisson deviance of durations a token.
+    def learn(self, along: AlignedStates, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`LengthRegulator.learn`. The loss: error of the guesses a value, and half the Poisson deviance of durations a token.
 
         The latter is least at the mean duration, so what a text is said to last is right on average; the square error of logarithms, which
         is usual (Matcha-TTS, arXiv 2309.03199), is least at the geometric mean, and texts come out too short.
@@ -125,8 +125,8 @@ class SearchedStretch(Stretch):
         wrong = (torch.xlogy(found, found) - found * said - found + said.exp()) * mask
         return found, (guessed + wrong.sum(1) / lengths).mean()
 
-    def durations(self, along: Along, lengths: Tensor, heard: Tensor | None = None) -> Tensor:
-        """See :meth:`Stretch.durations`: what is heard is searched as in training, and what is left is shared as the network says."""
+    def durations(self, along: AlignedStates, lengths: Tensor, heard: Tensor | None = None) -> Tensor:
+        """See :meth:`LengthRegulator.durations`: given tokens are aligned by search, the rest by predicted durations."""
         said = scaled(self._said(along), lengths)
         if heard is None:
             return said
@@ -138,9 +138,9 @@ class SearchedStretch(Stretch):
         left = torch.where(places < last, 0, (said - found).clamp_min(1e-3)) * along.mask
         return found + scaled(left, lengths - given)
 
-    def own_lengths(self, along: Along) -> Tensor:
-        """See :meth:`Stretch.own_lengths`."""
+    def predict_lengths(self, along: AlignedStates) -> Tensor:
+        """See :meth:`LengthRegulator.own_lengths`."""
         return self._said(along).sum(1)
 
-    def _said(self, along: Along) -> Tensor:
+    def _said(self, along: AlignedStates) -> Tensor:
         return self.log_durations(along).float().exp() * along.mask

@@ -185,7 +185,7 @@ class SEANetEncoder(Chain):
         elif inner != outputs:
             layers.append(Conv1d(inner, outputs, 1))
         super().__init__(*layers)
-        self.hop, self.whole_frames = math.prod(shape.ratios) * shape.downsample, shape.whole_frames
+        self.hop_length, self.whole_frames = math.prod(shape.ratios) * shape.downsample, shape.whole_frames
 
     def extra_repr(self) -> str:
         """What the layers do not show; token files are identified by this text."""
@@ -198,12 +198,12 @@ class SEANetEncoder(Chain):
     def _filled(self, x: Tensor) -> Tensor:
         """The sound, with silence up to the end of its last frame."""
         if self.stream is None:
-            return F.pad(x, (0, -x.shape[-1] % self.hop))
+            return F.pad(x, (0, -x.shape[-1] % self.hop_length))
         begun = self.stream.recall(self, lambda: [0])  # samples of the frame that is under way
-        begun[0] = (begun[0] + x.shape[-1]) % self.hop
+        begun[0] = (begun[0] + x.shape[-1]) % self.hop_length
         if not self.stream.last:
             return x
-        lacking, begun[0] = -begun[0] % self.hop, 0
+        lacking, begun[0] = -begun[0] % self.hop_length, 0
         return F.pad(x, (0, lacking))
 
 
@@ -233,4 +233,4 @@ class SEANetDecoder(ChainDecoder):
         layers += [shape.act(channels), shape.conv(channels, outputs, shape.last_kernel[1])]
         layers += [nn.Tanh()] if shape.bounded else []
         super().__init__(*layers)
-        self.hop = math.prod(shape.ratios) * shape.downsample
+        self.hop_length = math.prod(shape.ratios) * shape.downsample

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jielong.config.ending import Ending
+from jielong.config.ending import StopHeadSettings
 
 
 class StopHead(nn.Module):
@@ -17,7 +17,7 @@ class StopHead(nn.Module):
         settings: Threshold and weights.
     """
 
-    def __init__(self, width: int, settings: Ending) -> None:
+    def __init__(self, width: int, settings: StopHeadSettings) -> None:
         super().__init__()
         self.settings = settings
         self.logit = nn.Linear(width, 1, bias=False)

@@ -185,9 +185,9 @@ def in_pieces(module: StreamingModule, x: Tensor, size: int) -> Tensor:
     return torch.cat(made, dim=-1)
 
 
-def latency(encoder: StreamingModule, decoder: StreamingModule, hop: int) -> int:
+def latency(encoder: StreamingModule, decoder: StreamingModule, hop_length: int) -> int:
     """How many samples a sound is behind itself once it has gone through both, at most.
 
     A sample comes out when the last one that it depends on, or that its frame waits for, has come in: ``hop`` samples for a causal codec.
     """
-    return max(encoder.needed(decoder.needed(sample + 1)) - sample for sample in range(_FAR * hop, _FAR * hop + hop))
+    return max(encoder.needed(decoder.needed(sample + 1)) - sample for sample in range(_FAR * hop_length, _FAR * hop_length + hop_length))

@@ -31,7 +31,7 @@ class Judgement:
     features: list[Tensor]
 
 
-class Critic(nn.Module):
+class Discriminator(nn.Module):
     """Layers of convolutions with a leaky ReLU after each but the last.
 
     Args:
@@ -59,7 +59,7 @@ class Critic(nn.Module):
         return Judgement(last(x), features)
 
 
-class SpectrumCritic(Critic):
+class SpectrumCritic(Discriminator):
     """Judges the complex spectrum at one resolution (arXiv 2210.13438, section 3.4): real and imaginary parts are its channels.
 
     3 x 9 convolutions over time and frequency; the three in the middle halve the frequencies and look 1, 2 and 4 frames around.
@@ -84,7 +84,7 @@ class SpectrumCritic(Critic):
         return torch.view_as_real(made).unflatten(0, sound.shape[:2]).permute(0, 1, 4, 3, 2).flatten(1, 2)
 
 
-class PeriodCritic(Critic):
+class PeriodCritic(Discriminator):
     """Judges every ``period``-th sample (HiFi-GAN, arXiv 2010.05646, section 2.3): ``(B, C, T)`` is folded to ``(B, C, T / p, p)``.
 
     Kernels have one column, so phases of the period are seen apart.
@@ -108,7 +108,7 @@ class PeriodCritic(Critic):
         return F.pad(sound, (0, missing), mode="reflect").unflatten(-1, (-1, self.period))
 
 
-class WaveCritic(Critic):
+class WaveCritic(Discriminator):
     """Judges the waveform at a ``scale``-th of its rate (SoundStream, arXiv 2107.03312, section III.E; MelGAN, 1910.06711).
 
     One plain convolution, four grouped ones that are four times coarser and wider each, and two plain ones.

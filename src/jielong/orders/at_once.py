@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from jielong.config.registry import Part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.orders.base import Embed, Order, View
 
@@ -33,9 +33,9 @@ class AtOnceOrder(Order):
         """The placeholder everywhere."""
         return placeholder.expand(len(values), stop - start, -1)
 
-    def view(self, layout: Layout, noise: Noise) -> View:
+    def view(self, layout: Layout, rng: PerSampleRNG) -> View:
         """Everything is asked."""
-        everything = torch.ones(len(noise), layout.positions, dtype=torch.bool)
+        everything = torch.ones(len(rng), layout.positions, dtype=torch.bool)
         return View(known=everything, asked=everything)
 
 

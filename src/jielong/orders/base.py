@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from jielong.config.speed import Schedule
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 
 if TYPE_CHECKING:
@@ -98,12 +98,12 @@ class Order(ABC):
         """
 
     @abstractmethod
-    def view(self, layout: Layout, noise: Noise) -> View:
+    def view(self, layout: Layout, rng: PerSampleRNG) -> View:
         """Draw what one training step shows and asks of each item of a batch."""
 
-    def view_of(self, layout: Layout, noise: Noise, real: Tensor) -> View:
+    def view_of(self, layout: Layout, rng: PerSampleRNG, real: Tensor) -> View:
         """As :meth:`view`, of items that do not have all positions: nothing is asked where ``real``, ``(B, N)`` bool, is false."""
-        view = self.view(layout, noise)
+        view = self.view(layout, rng)
         return View(view.known, view.asked & real, view.seen)
 
     def pattern(self, layout: Layout) -> Pattern | None:
@@ -120,7 +120,7 @@ class Order(ABC):
         stops = sizes.cumsum(0).tolist()
         return list(zip([0, *stops[:-1]], stops, strict=True))
 
-    def likeliest(self, layout: Layout, start: int) -> bool:
+    def greedy_block(self, layout: Layout, start: int) -> bool:
         """Whether the block that begins at ``start`` takes its likeliest codes, however boldly others are drawn."""
         return False
 
@@ -134,18 +134,18 @@ class Order(ABC):
         """
         yield Step(index=0, count=1, hidden_before=unknown, hidden_after=0)
 
-    def queue(self, unknown: Tensor, noise: Noise) -> Tensor | None:
+    def queue(self, unknown: Tensor, rng: PerSampleRNG) -> Tensor | None:
         """Which positions of a block come first, where that is settled before anything is drawn: the head then draws no others.
 
         Args:
             unknown: ``(B, n)`` bool, as many positions in every item.
-            noise: Random numbers of each item.
+            rng: Random numbers of each item.
 
         Returns:
             ``(B, unknown)`` long, places in the block in the order of their reveal; ``None`` where :meth:`reveal` decides.
         """
         return None
 
-    def reveal(self, step: Step, unknown: Tensor, confidence: Tensor | None, noise: Noise) -> Tensor:
+    def reveal(self, step: Step, unknown: Tensor, confidence: Tensor | None, rng: PerSampleRNG) -> Tensor:
         """Which of the drawn tokens to keep: ``(B, n)`` bool, a subset of ``unknown``; all of them unless overridden."""
         return unknown

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from jielong.config.registry import Part
 from jielong.config.speed import Schedule
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.orders.base import Embed, Order, Step, View
 from jielong.orders.ratio import Ratio, masked_share
@@ -26,7 +26,7 @@ class MaskedOrder(Order):
         steps: Steps a picture, unless ``generate`` is told otherwise.
         choose: Keep the most confident draws (with annealed Gumbel noise), or random positions, which are settled before anything is
             drawn. Densities of continuous tokens at several positions do not compare: choose at random there (MAR).
-        choice_noise: Scale of the Gumbel noise on confidence at the first step, falling linearly to 0.
+        choice_temperature: Scale of the Gumbel noise on confidence at the first step, falling linearly to 0.
         ratio: The distribution of mask ratios in training; by default that of the schedule.
     """
 
@@ -37,13 +37,13 @@ class MaskedOrder(Order):
         schedule: Schedule,
         steps: int,
         choose: Literal["confidence", "random"],
-        choice_noise: float,
+        choice_temperature: float,
         ratio: Ratio | None = None,
     ) -> None:
         self.schedule: Schedule = schedule
         self.count = steps
         self.choose = choose
-        self.choice_noise = choice_noise
+        self.choice_temperature = choice_temperature
         self.ratio = ratio or Ratio()
 
     def blocks(self, layout: Layout) -> Tensor:
@@ -56,15 +56,15 @@ class MaskedOrder(Order):
         vectors = embed(values[:, start:stop])
         return torch.where(shown, vectors, placeholder.to(vectors.dtype))
 
-    def view(self, layout: Layout, noise: Noise) -> View:
+    def view(self, layout: Layout, rng: PerSampleRNG) -> View:
         """Mask ``ceil(ratio N)`` random positions (MaskGIT, section 3.1; MAR, section 3.4)."""
-        return self.view_of(layout, noise, torch.ones(len(noise), layout.positions, dtype=torch.bool))
+        return self.view_of(layout, rng, torch.ones(len(rng), layout.positions, dtype=torch.bool))
 
-    def view_of(self, layout: Layout, noise: Noise, real: Tensor) -> View:
+    def view_of(self, layout: Layout, rng: PerSampleRNG, real: Tensor) -> View:
         """Mask such a share of the positions that each item has."""
         have = real.sum(1)
-        count = (self.ratio.draw(noise, self.schedule) * have).ceil().clamp(min=torch.ones_like(have), max=have)
-        rank = noise.uniform(layout.positions).cpu().masked_fill(~real, torch.inf).argsort(1).argsort(1)
+        count = (self.ratio.draw(rng, self.schedule) * have).ceil().clamp(min=torch.ones_like(have), max=have)
+        rank = rng.uniform(layout.positions).cpu().masked_fill(~real, torch.inf).argsort(1).argsort(1)
         masked = rank < count[:, None]
         return View(known=~masked, asked=masked)
 
@@ -79,21 +79,21 @@ class MaskedOrder(Order):
             before, hidden = hidden, max(left, min(hidden - 1, wanted)) if left else 0
             yield Step(index=index, count=count, hidden_before=before, hidden_after=hidden)
 
-    def queue(self, unknown: Tensor, noise: Noise) -> Tensor | None:
+    def queue(self, unknown: Tensor, rng: PerSampleRNG) -> Tensor | None:
         """A random permutation of the unknown positions of each item, drawn once (MAR); ``None`` where confidence will choose."""
         if self.choose == "confidence":
             return None
         count = int(unknown[0].sum())
-        return noise.uniform(unknown.shape[1]).masked_fill(~unknown, torch.inf).argsort(dim=1, stable=True)[:, :count]
+        return rng.uniform(unknown.shape[1]).masked_fill(~unknown, torch.inf).argsort(dim=1, stable=True)[:, :count]
 
-    def reveal(self, step: Step, unknown: Tensor, confidence: Tensor | None, noise: Noise) -> Tensor:
+    def reveal(self, step: Step, unknown: Tensor, confidence: Tensor | None, rng: PerSampleRNG) -> Tensor:
         """Keep the draws of highest confidence, or at random where the head has none (MAR) or the order says so."""
         keep = unknown.sum(1, keepdim=True) - step.hidden_after
-        gumbel = noise.gumbel(unknown.shape[1])
+        gumbel = rng.gumbel(unknown.shape[1])
         score = gumbel
         if self.choose == "confidence" and confidence is not None:
             # Noise on the log-probability, annealed: MaskGIT's released sampler.
-            score = confidence + self.choice_noise * (1 - step.progress) * gumbel
+            score = confidence + self.choice_temperature * (1 - step.progress) * gumbel
         rank = score.masked_fill(~unknown, -torch.inf).argsort(dim=1, descending=True, stable=True).argsort(1)
         return unknown & (rank < keep)
 
@@ -104,9 +104,9 @@ class Masked(Part, family="order", name="masked"):
     schedule: Schedule = "cosine"
     steps: int = Field(default=8, ge=1)
     choose: Literal["confidence", "random"] = "confidence"
-    choice_noise: float = Field(default=4.5, ge=0)
+    choice_temperature: float = Field(default=4.5, ge=0)
     ratio: Ratio = Ratio()
 
     def build(self) -> MaskedOrder:
         """The order."""
-        return MaskedOrder(self.schedule, self.steps, self.choose, self.choice_noise, self.ratio)
+        return MaskedOrder(self.schedule, self.steps, self.choose, self.choice_temperature, self.ratio)

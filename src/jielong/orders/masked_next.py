@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from jielong.config.registry import Part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.networks.embedding import embedding_of
 from jielong.orders.base import Embed, View
@@ -72,17 +72,17 @@ class MaskedNextOrder(RasterOrder):
         vectors = embed(torch.cat([before, index.to(before.dtype)], dim=-1))
         return torch.where((last < 0)[..., None], placeholder.to(vectors.dtype), vectors)
 
-    def view(self, layout: Layout, noise: Noise) -> View:
+    def view(self, layout: Layout, rng: PerSampleRNG) -> View:
         """See :meth:`view_of`, of items that have all positions."""
-        return self.view_of(layout, noise, torch.ones(len(noise), layout.positions, dtype=torch.bool))
+        return self.view_of(layout, rng, torch.ones(len(rng), layout.positions, dtype=torch.bool))
 
-    def view_of(self, layout: Layout, noise: Noise, real: Tensor) -> View:
+    def view_of(self, layout: Layout, rng: PerSampleRNG, real: Tensor) -> View:
         """Drop ``round(r n)`` of an item's ``n`` tokens, but not all: what is left is shown and asked, and nothing sees the others."""
-        few, many = self.few.draw(noise, "cosine"), self.many.draw(noise, "cosine")
-        share = torch.where(noise.uniform().cpu() < self.plain, few, many)
+        few, many = self.few.draw(rng, "cosine"), self.many.draw(rng, "cosine")
+        share = torch.where(rng.uniform().cpu() < self.plain, few, many)
         count = real.sum(1)
         dropped = torch.minimum((share * count).round(), count - 1)
-        chance = noise.uniform(layout.positions).cpu().masked_fill(~real, torch.inf)
+        chance = rng.uniform(layout.positions).cpu().masked_fill(~real, torch.inf)
         left = real & (chance.argsort(1).argsort(1) >= dropped[:, None])
         return View(known=left, asked=left, seen=left)
 

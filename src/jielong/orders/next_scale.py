@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jielong.config.registry import Part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.orders.base import Embed, Order, View
 from jielong.quantizers.multi_scale import MultiScaleQuantizer
@@ -109,9 +109,9 @@ class NextScaleOrder(Order):
             return behind[:, start - first :]
         return torch.cat([placeholder.to(behind.dtype).expand(len(values), first, -1), behind], dim=1)
 
-    def view(self, layout: Layout, noise: Noise) -> View:
+    def view(self, layout: Layout, rng: PerSampleRNG) -> View:
         """Everything is asked: one pass trains all scales in parallel."""
-        everything = torch.ones(len(noise), layout.positions, dtype=torch.bool)
+        everything = torch.ones(len(rng), layout.positions, dtype=torch.bool)
         return View(known=everything, asked=everything)
 
 

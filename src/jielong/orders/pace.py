@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from jielong.config.speed import Schedule, TwoStage
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.orders.base import Order, Step
 
 
@@ -48,13 +48,13 @@ class Pace:
         late = list(order.steps(count - early, late_steps, self.schedule))
         return list(_joined(early_steps, late, count - early))
 
-    def queue(self, order: Order, where: Tensor, unknown: Tensor, noise: Noise) -> Tensor | None:
+    def queue(self, order: Order, where: Tensor, unknown: Tensor, rng: PerSampleRNG) -> Tensor | None:
         """Which positions come first, ``(B, unknown)``; see :meth:`Order.queue`.
 
         Raises:
             ValueError: if two stages are asked of an order that chooses after it has drawn.
         """
-        queue = order.queue(unknown, noise)
+        queue = order.queue(unknown, rng)
         if self.two_stage is None:
             return queue
         if queue is None:

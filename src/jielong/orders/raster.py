@@ -13,7 +13,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from jielong.config.registry import Part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.orders.base import Embed, Order, View
 from jielong.orders.patterns import Pattern, coarse_first, delay, flatten
@@ -52,9 +52,9 @@ class RasterOrder(Order):
         first = placeholder.to(before.dtype).expand(len(values), 1, -1)
         return torch.cat([first, before], dim=1)
 
-    def view(self, layout: Layout, noise: Noise) -> View:
+    def view(self, layout: Layout, rng: PerSampleRNG) -> View:
         """Everything is asked: one causal pass trains every block in parallel."""
-        everything = torch.ones(len(noise), layout.positions, dtype=torch.bool)
+        everything = torch.ones(len(rng), layout.positions, dtype=torch.bool)
         return View(known=everything, asked=everything)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jielong.config.registry import Config
 from jielong.config.speed import Schedule
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 
 
 def masked_share(progress: float, schedule: Schedule) -> float:
@@ -69,11 +69,11 @@ class Ratio(Config):
         """The lowest ratio, by default that of the kind."""
         return self.low if self.low is not None else 0.7 if self.kind == "truncated_normal" else 0.0
 
-    def draw(self, noise: Noise, schedule: Schedule) -> Tensor:
+    def draw(self, rng: PerSampleRNG, schedule: Schedule) -> Tensor:
         """Ratios of the items of a batch, ``(B,)``, by the inverse of the distribution at one uniform number an item."""
-        uniform = noise.uniform().cpu()
+        uniform = rng.uniform().cpu()
         shared = self.per == "batch" or (self.per is None and self.kind == "truncated_normal")
-        uniform = uniform[:1].expand(len(noise)) if shared else uniform
+        uniform = uniform[:1].expand(len(rng)) if shared else uniform
         if self.kind == "schedule":
             first, last = progress_at(self.high, schedule), progress_at(self.lowest, schedule)
             return torch.tensor([masked_share(first + (last - first) * u, schedule) for u in uniform.tolist()])

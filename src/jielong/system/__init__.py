@@ -2,7 +2,7 @@
 
 from jielong.system.build import build_generator, open_media
 from jielong.system.checkpoint import DESCRIPTION, build_tokenizer, describe, find, foundations, load, zoo
-from jielong.system.inputs import is_timed, lengths_of, parts_told, seconds_told, sharpness_of
+from jielong.system.inputs import is_timed, lengths_of, parts_told, sampling_of, seconds_told
 from jielong.system.pipeline import System
 
 __all__ = [
@@ -18,7 +18,7 @@ __all__ = [
     "load",
     "open_media",
     "parts_told",
+    "sampling_of",
     "seconds_told",
-    "sharpness_of",
     "zoo",
 ]

@@ -8,8 +8,8 @@ from jielong.config.recipe import Recipe
 from jielong.data.opening import MediaSet, open_set, open_sounds
 from jielong.data.splits import Split
 from jielong.generation.generator import Generator
-from jielong.generation.plan import Course
-from jielong.system.inputs import sharpness_of
+from jielong.generation.plan import SequencePlan
+from jielong.system.inputs import sampling_of
 from jielong.tokenizers.base import MediaFormat, Tokenizer
 
 
@@ -22,14 +22,14 @@ def build_generator(recipe: Recipe, tokenizer: Tokenizer, classes: Sequence[str]
     if recipe.order is None or recipe.backbone is None or recipe.head is None:
         raise ValueError("this recipe trains a tokenizer: it has no order, backbone and head to build a generator of")
     layout, order = tokenizer.layout, recipe.order.build()  # type: ignore[attr-defined]
-    arranged = Course.of(order, layout).layout
+    arranged = SequencePlan.of(order, layout).layout
     condition = recipe.condition.build(classes) if recipe.condition is not None else None  # type: ignore[attr-defined]
     backbone = recipe.backbone.build(arranged, condition.width if condition else None)  # type: ignore[attr-defined]
     head = recipe.head.build(backbone.width, layout)  # type: ignore[attr-defined]
-    head.check_sharpness(sharpness_of(recipe))
-    if recipe.ending is not None and tokenizer.hop is None:
-        raise ValueError("an ending is for sound whose tokens stand in one line along time: remove `ending`")
-    return Generator(layout, order, backbone, head, condition, order.embedding(tokenizer, backbone.width), recipe.ending)
+    head.check_sampling(sampling_of(recipe))
+    if recipe.stop_head is not None and tokenizer.hop_length is None:
+        raise ValueError("an ending is for sound whose tokens stand in one line along time: remove `stop_head`")
+    return Generator(layout, order, backbone, head, condition, order.embedding(tokenizer, backbone.width), recipe.stop_head)
 
 
 def open_media(name: str, media: MediaFormat, split: Split | None = None, whole: bool = True, level: float | None = None) -> MediaSet:

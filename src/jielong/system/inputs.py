@@ -9,21 +9,21 @@ from typing import Any
 import torch
 
 from jielong.config.recipe import Recipe
-from jielong.heads.base import Sharpness
+from jielong.heads.base import SamplingConfig
 from jielong.tokenizers.base import Tokenizer
 
 
 def is_timed(recipe: Recipe) -> bool:
     """Whether a generator knows of lengths: it is told one, stretches a text over one, or tells when an item ends."""
     condition = recipe.condition
-    aligned = any(getattr(part, "aligned", None) for part in getattr(condition, "of", (condition,)))
-    return recipe.ending is not None or aligned or "seconds" in parts_told(recipe)
+    aligned = any(getattr(part, "aligned", None) for part in getattr(condition, "parts", (condition,)))
+    return recipe.stop_head is not None or aligned or "seconds" in parts_told(recipe)
 
 
 def parts_told(recipe: Recipe) -> dict[str, str]:
     """What a generator is told: what each part of its condition reads, and that part's name."""
     settings = recipe.condition
-    return {getattr(part, "reads", ""): part.name for part in getattr(settings, "of", (settings,) if settings is not None else ())}
+    return {getattr(part, "reads", ""): part.name for part in getattr(settings, "parts", (settings,) if settings is not None else ())}
 
 
 def seconds_told(recipe: Recipe, conditions: Sequence[Any] | None) -> list[float] | None:
@@ -31,7 +31,7 @@ def seconds_told(recipe: Recipe, conditions: Sequence[Any] | None) -> list[float
     name = parts_told(recipe).get("seconds")
     if name is None or conditions is None:
         return None
-    several = getattr(recipe.condition, "reads", None) == "several"
+    several = getattr(recipe.condition, "reads", None) == "composite"
     told = [condition.get(name) if several else condition for condition in conditions]
     return None if any(seconds is None for seconds in told) else [float(seconds) for seconds in told]
 
@@ -43,7 +43,7 @@ def lengths_of(tokenizer: Tokenizer, seconds: Sequence[float] | None) -> list[in
         ValueError: if it is no time, or longer than what the tokenizer reads.
     """
     media = tokenizer.media
-    if seconds is None or tokenizer.hop is None or media.rate is None:
+    if seconds is None or tokenizer.hop_length is None or media.rate is None:
         return None
     longest = media.size[0] / media.rate
     for value in seconds:
@@ -53,7 +53,7 @@ def lengths_of(tokenizer: Tokenizer, seconds: Sequence[float] | None) -> list[in
     return None if lengths is None else lengths.tolist()
 
 
-def sharpness_of(recipe: Recipe, **given: Any) -> Sharpness:
+def sampling_of(recipe: Recipe, **given: Any) -> SamplingConfig:
     """How boldly a recipe draws, with what is given, and not ``None``, in the place of its own settings."""
-    own = {field.name: getattr(recipe.sampling, field.name) for field in fields(Sharpness)}
-    return Sharpness(**own | {name: value for name, value in given.items() if value is not None})
+    own = {field.name: getattr(recipe.sampling, field.name) for field in fields(SamplingConfig)}
+    return SamplingConfig(**own | {name: value for name, value in given.items() if value is not None})

@@ -13,13 +13,14 @@ from torch import Tensor
 from jielong.config.guidance import Guidance
 from jielong.config.recipe import Recipe
 from jielong.core.tokens import Tokens
-from jielong.generation.generator import Generator, Watch
+from jielong.generation.callbacks import StepCallback
+from jielong.generation.generator import Generator
 from jielong.generation.inpainting import Side, begun, kept
 from jielong.generation.streaming import stream_sound
-from jielong.heads.base import Sharpness
+from jielong.heads.base import SamplingConfig
 from jielong.media.pictures import Pictures
 from jielong.media.players import Sounds
-from jielong.system.inputs import is_timed, lengths_of, parts_told, seconds_told, sharpness_of
+from jielong.system.inputs import is_timed, lengths_of, parts_told, sampling_of, seconds_told
 from jielong.tokenizers.base import Tokenizer
 
 
@@ -51,9 +52,9 @@ class System:
             self.generator.to(device)
         return self
 
-    def sharpness(self, **given: Any) -> Sharpness:
-        """The recipe's sampling settings, with what is given here in their place, by the names that :class:`Sharpness` has for them."""
-        return sharpness_of(self.recipe, **given)
+    def sampling(self, **given: Any) -> SamplingConfig:
+        """The recipe's sampling parameters with overrides, by the names of :class:`SamplingConfig`."""
+        return sampling_of(self.recipe, **given)
 
     def generate_tokens(
         self,
@@ -63,7 +64,7 @@ class System:
         seed: int = 0,
         steps: int | None = None,
         guidance: Guidance | float | None = None,
-        sharpness: Sharpness | None = None,
+        sampling: SamplingConfig | None = None,
         **options: Any,
     ) -> Tokens:
         """Tokens for raw conditions, with the recipe's sampling settings unless told otherwise; see :meth:`Generator.generate`."""
@@ -71,14 +72,14 @@ class System:
             raise ValueError(f"{self.name} is a tokenizer; to generate, load a generator such as maskgit-emoji")
         if options.get("lengths") is None:
             options["lengths"] = lengths_of(self.tokenizer, seconds_told(self.recipe, conditions))
-        return self.generator.generate(conditions, count, seed=seed, **self._drawing(conditions, steps, guidance, sharpness, options))
+        return self.generator.generate(conditions, count, seed=seed, **self._drawing(conditions, steps, guidance, sampling, options))
 
     def _drawing(
         self,
         conditions: Sequence[Any] | None,
         steps: int | None,
         guidance: Guidance | float | None,
-        sharpness: Sharpness | None,
+        sampling: SamplingConfig | None,
         options: dict[str, Any],
     ) -> dict[str, Any]:
         """How the generator draws: as it is told here, and as the recipe says of the rest; nothing to follow is followed at 1."""
@@ -86,7 +87,7 @@ class System:
         drawing = {
             "steps": own.steps if steps is None else steps,
             "guidance": guidance if guidance is not None else 1.0 if conditions is None else own.guidance,
-            "sharpness": sharpness or self.sharpness(),
+            "sampling": sampling or self.sampling(),
         }
         return drawing | own.speed | {name: value for name, value in options.items() if value is not None}
 
@@ -105,9 +106,9 @@ class System:
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
-        head_steps: int | None = None,
-        late_head_steps: int | None = None,
-        watch: Watch | None = None,
+        num_inference_steps: int | None = None,
+        final_inference_steps: int | None = None,
+        on_step: StepCallback | None = None,
         **options: Any,
     ) -> Pictures | Sounds:
         """Pictures or sound from words or classes.
@@ -125,8 +126,8 @@ class System:
             temperature: Of the draws.
             top_k: Keep only the k likeliest codes.
             top_p: Keep only the nucleus.
-            head_steps: Evaluations of a head that draws a token in several, such as diffusion.
-            late_head_steps: Their number at the last token, if it is to change on the way there.
+            num_inference_steps: Evaluations of a head that draws a token in several, such as diffusion.
+            final_inference_steps: Their number at the last token, if it is to change on the way there.
             watch: Called after every step.
             options: More for :meth:`Generator.generate`.
 
@@ -145,10 +146,14 @@ class System:
             seed=seed,
             steps=steps,
             guidance=guidance,
-            sharpness=self.sharpness(
-                temperature=temperature, top_k=top_k, top_p=top_p, head_steps=head_steps, late_head_steps=late_head_steps
+            sampling=self.sampling(
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                num_inference_steps=num_inference_steps,
+                final_inference_steps=final_inference_steps,
             ),
-            watch=watch,
+            on_step=on_step,
             **options,
         )
         return Pictures(self.decode(tokens), names) if self.tokenizer.media.rate is None else self.sounds(tokens, asked, names)
@@ -164,10 +169,10 @@ class System:
         Raises:
             ValueError: if the tokens are of pictures.
         """
-        rate, hop = self.tokenizer.media.rate, self.tokenizer.hop
+        rate, hop_length = self.tokenizer.media.rate, self.tokenizer.hop_length
         if rate is None:
             raise ValueError(f"{self.name} makes pictures, not sound: use decode")
-        samples = None if tokens.lengths is None or hop is None else (tokens.lengths * hop).tolist()
+        samples = None if tokens.lengths is None or hop_length is None else (tokens.lengths * hop_length).tolist()
         if seconds is not None and samples is not None:
             samples = _samples(seconds, rate)
         return Sounds(self.decode(tokens), rate, names, samples)
@@ -187,8 +192,8 @@ class System:
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
-        head_steps: int | None = None,
-        late_head_steps: int | None = None,
+        num_inference_steps: int | None = None,
+        final_inference_steps: int | None = None,
         every: float = 0.0,
         **options: Any,
     ) -> Iterator[Tensor]:
@@ -210,8 +215,8 @@ class System:
             temperature: See there.
             top_k: See there.
             top_p: See there.
-            head_steps: See there.
-            late_head_steps: See there.
+            num_inference_steps: See there.
+            final_inference_steps: See there.
             every: Seconds to wait for between two pieces; by default they come a token at a time.
             options: More for :meth:`Generator.stream`.
 
@@ -226,8 +231,12 @@ class System:
             seed=seed,
             steps=steps,
             guidance=guidance,
-            sharpness=self.sharpness(
-                temperature=temperature, top_k=top_k, top_p=top_p, head_steps=head_steps, late_head_steps=late_head_steps
+            sampling=self.sampling(
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                num_inference_steps=num_inference_steps,
+                final_inference_steps=final_inference_steps,
             ),
             every=every,
             **options,
@@ -242,7 +251,7 @@ class System:
         seed: int = 0,
         steps: int | None = None,
         guidance: Guidance | float | None = None,
-        sharpness: Sharpness | None = None,
+        sampling: SamplingConfig | None = None,
         every: float = 0.0,
         **options: Any,
     ) -> Iterator[Tensor]:
@@ -251,13 +260,13 @@ class System:
         Raises:
             ValueError: as :meth:`stream`.
         """
-        rate, hop = self.tokenizer.media.rate, self.tokenizer.hop
-        if self.generator is None or rate is None or hop is None:
+        rate, hop_length = self.tokenizer.media.rate, self.tokenizer.hop_length
+        if self.generator is None or rate is None or hop_length is None:
             raise ValueError(f"{self.name} makes no sound token by token, so there is nothing to stream: use generate")
         if options.get("lengths") is None:
             options["lengths"] = lengths_of(self.tokenizer, seconds)
-        drawing = self._drawing(conditions, steps, guidance, sharpness, options)
-        pieces = self.generator.stream(conditions, count, seed=seed, every=max(1, round(every * rate / hop)), **drawing)
+        drawing = self._drawing(conditions, steps, guidance, sampling, options)
+        pieces = self.generator.stream(conditions, count, seed=seed, every=max(1, round(every * rate / hop_length)), **drawing)
         return stream_sound(self.tokenizer, pieces, None if seconds is None else _samples(seconds, rate))
 
     def complete(
@@ -297,9 +306,9 @@ class System:
         if self.generator is None:
             raise ValueError(f"{self.name} is a tokenizer; to complete a picture, load a generator such as maskgit-emoji")
         conditions, _, _ = self._asked(text, classes, count, voice, seconds, emotion)
-        size, hop = self.tokenizer.media.size[0], self.tokenizer.hop
-        if hop is not None:
-            known = begun(self.generator.layout, self.generator.order, media.shape[-1] // hop)
+        size, hop_length = self.tokenizer.media.size[0], self.tokenizer.hop_length
+        if hop_length is not None:
+            known = begun(self.generator.layout, self.generator.order, media.shape[-1] // hop_length)
             media = torch.nn.functional.pad(media, (0, size - media.shape[-1]))
         else:
             known = kept(self.generator.layout, self.generator.order, keep)
@@ -339,7 +348,7 @@ class System:
                 raise ValueError(f"each item needs its {kind}: give one for all, or {longest}, not {len(values)}")
         rows = [{kind: values[index % len(values)] for kind, values in given.items()} for index in range(longest) for _ in range(count)]
         names = [str(row.get("text", row.get("class", ""))) for row in rows]
-        if self.condition_kind == "several":
+        if self.condition_kind == "composite":
             return [{parts[kind]: value for kind, value in row.items()} for row in rows], names
         return [value for row in rows for value in row.values()], names
 
@@ -354,7 +363,7 @@ class System:
         for first in range(0, max(1, len(tokens)), batch):
             rows = slice(first, first + batch)
             lengths = None if tokens.lengths is None else tokens.lengths[rows]
-            parts.append(self.tokenizer.decode_ended(Tokens(tokens.values[rows].to(device), tokens.layout, lengths)).cpu())
+            parts.append(self.tokenizer.decode_padded(Tokens(tokens.values[rows].to(device), tokens.layout, lengths)).cpu())
         return torch.cat(parts)
 
     def decode_known(self, tokens: Tokens, known: Tensor, batch: int = 64) -> Tensor:

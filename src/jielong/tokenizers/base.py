@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 
 
@@ -116,7 +116,7 @@ class Tokenizer(nn.Module, ABC):
         return self.layout
 
     @property
-    def hop(self) -> int | None:
+    def hop_length(self) -> int | None:
         """Samples of sound that a position stands for; ``None`` where positions stand for no stretch of it, or for pictures."""
         if not self.media.is_sound or len(self.layout.grid) != 1 or self.layout.scales or self.media.size[0] % self.layout.grid[0]:
             return None
@@ -124,9 +124,9 @@ class Tokenizer(nn.Module, ABC):
 
     def positions_of(self, samples: Tensor) -> Tensor | None:
         """How many positions, from the first on, hold so many samples: ``(B,)`` to ``(B,)`` long, on the CPU; ``None`` without a hop."""
-        if self.hop is None:
+        if self.hop_length is None:
             return None
-        return (samples.cpu().long() + self.hop - 1).div(self.hop, rounding_mode="floor").clamp(1, self.layout.grid[0])
+        return (samples.cpu().long() + self.hop_length - 1).div(self.hop_length, rounding_mode="floor").clamp(1, self.layout.grid[0])
 
     def residuals(self, media: Tensor) -> Tensor | None:
         """What is left of media after each of the parts that a token's meaning is added up from; ``None`` where it is one part."""
@@ -136,12 +136,12 @@ class Tokenizer(nn.Module, ABC):
         """What a file keeps of media, so that a generator can be trained without them: their tokens, or what tokens are drawn from."""
         return self.encode(media)
 
-    def redraw(self, kept: Tokens, noise: Noise) -> Tokens:
+    def sample_cached(self, kept: Tokens, rng: PerSampleRNG) -> Tokens:
         """The tokens to train on, out of what :meth:`keep` gave; where tokens are drawn, others at every call.
 
         Args:
             kept: In :attr:`kept_layout`.
-            noise: A stream for each item.
+            rng: A stream for each item.
         """
         return kept
 
@@ -161,13 +161,13 @@ class Tokenizer(nn.Module, ABC):
 
     @torch.no_grad()
     def _measured_reach(self) -> Reach:
-        count, hop, silent = self.layout.positions, self.hop or 1, self.blank
+        count, hop_length, silent = self.layout.positions, self.hop_length or 1, self.blank
         ends = silent.repeat(2, 1, 1)
         for row, place in enumerate((0, count - 1)):
             one = ends[row, place]
             ends[row, place] = one + 1.0 if self.layout.vocabulary is None else (one + 1) % self.layout.vocabulary
         heard = self.decode(Tokens(torch.cat([silent, ends]), self.layout))
-        first, last = ((heard[row] != heard[0]).any(0).nonzero().flatten() // hop for row in (1, 2))
+        first, last = ((heard[row] != heard[0]).any(0).nonzero().flatten() // hop_length for row in (1, 2))
         if not len(first) or not len(last):
             return Reach(count, count)
         return Reach(int(first.max()), count - 1 - int(last.min()))
@@ -180,22 +180,22 @@ class Tokenizer(nn.Module, ABC):
             start: The first position.
             stop: That behind the last.
         """
-        hop, first, last = self.hop or 1, 0, values.shape[1]
+        hop_length, first, last = self.hop_length or 1, 0, values.shape[1]
         if self.any_length:
             first, last = max(0, start - self.reach.before), min(last, stop + self.reach.behind)
         media = self.decode(Tokens(values[:, first:last], replace(self.layout, grid=(last - first,))))
-        return media[..., (start - first) * hop : (stop - first) * hop]
+        return media[..., (start - first) * hop_length : (stop - first) * hop_length]
 
-    def decode_ended(self, tokens: Tokens) -> Tensor:
+    def decode_padded(self, tokens: Tokens) -> Tensor:
         """As :meth:`decode`, of items that end: tokens of silence behind an item's last one, and silence in the media."""
-        if tokens.lengths is None or self.hop is None:
+        if tokens.lengths is None or self.hop_length is None:
             return self.decode(tokens)
         silent, count = self.blank.to(tokens.values.device), self.layout.positions
         behind = torch.arange(count, device=silent.device) >= tokens.lengths.to(silent.device)[:, None]
         end = min(count, int(tokens.lengths.max()))
         media = self.decode_between(torch.where(behind[..., None], silent, tokens.values), 0, end)
-        media = media.masked_fill(behind[:, :end].repeat_interleave(self.hop, dim=1)[:, None], 0)
-        return F.pad(media, (0, (count - end) * self.hop))
+        media = media.masked_fill(behind[:, :end].repeat_interleave(self.hop_length, dim=1)[:, None], 0)
+        return F.pad(media, (0, (count - end) * self.hop_length))
 
     def decode_known(self, tokens: Tokens, known: Tensor) -> Tensor:
         """The media so far, while only some tokens are known, with grey or silence (0) where nothing is known.
@@ -237,7 +237,7 @@ class LearnedTokenizer(Tokenizer):
 
     @abstractmethod
     def forward(
-        self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0, noise: Noise | None = None
+        self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0, rng: PerSampleRNG | None = None
     ) -> Reconstruction:
         """The round trip with gradients, for training.
 
@@ -245,7 +245,7 @@ class LearnedTokenizer(Tokenizer):
             media: ``(B, C, H, W)`` or ``(B, C, T)`` in [-1, 1].
             generator: Draws what all items of a step have in common (restarts), or what need not be each item's own.
             samples_seen: Items trained on before this step, for what is annealed or trained in stages.
-            noise: A stream for each item, for what is drawn for each.
+            rng: A stream for each item, for what is drawn for each.
         """
 
     def calibrate(self, media: Iterable[Tensor]) -> None:

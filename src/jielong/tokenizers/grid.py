@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from jielong.autoencoders.base import Body, check_grid
+from jielong.autoencoders.base import Autoencoder, check_grid
 from jielong.core.tokens import Layout, Tokens
 from jielong.media.audio import LARGEST
 from jielong.networks.decoder import Decoder
@@ -43,7 +43,7 @@ class Latency:
 
 
 class GridTokenizer(LearnedTokenizer):
-    """A tokenizer with a body: an encoder to a map of features, a position a token, and a decoder from such a map.
+    """A tokenizer with an autoencoder: an encoder to a map of features, a position a token, and a decoder from such a map.
 
     A body of sound that is convolutional in time takes any length, whatever length the tokenizer was trained on: ``T`` samples come to
     ``ceil(T / hop)`` tokens, and ``n`` tokens to ``n hop`` samples. Long sound is worked on in pieces, which changes nothing but the memory
@@ -51,7 +51,7 @@ class GridTokenizer(LearnedTokenizer):
 
     Args:
         media: What it reads and writes.
-        body: Its networks.
+        autoencoder: Its networks.
 
     Raises:
         ValueError: if the media do not divide into tokens.
@@ -60,10 +60,10 @@ class GridTokenizer(LearnedTokenizer):
     encoder: nn.Module
     decoder: Decoder
 
-    def __init__(self, media: MediaFormat, body: Body) -> None:
+    def __init__(self, media: MediaFormat, autoencoder: Autoencoder) -> None:
         super().__init__()
-        self.media, self.reduction = media, body.reduction
-        check_grid(media.size, body.reduction)
+        self.media, self.reduction = media, autoencoder.reduction
+        check_grid(media.size, autoencoder.reduction)
 
     @property
     def last_layer(self) -> nn.Parameter:

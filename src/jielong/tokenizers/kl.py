@@ -17,10 +17,10 @@ from pydantic import Field, NonNegativeFloat, SerializeAsAny, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from jielong.autoencoders.base import Body, BodySettings, check_grid
+from jielong.autoencoders.base import Autoencoder, AutoencoderSettings, check_grid
 from jielong.autoencoders.convolutional import Convolutional
 from jielong.config.registry import OfFamily, Part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.networks.posterior import DiagonalGaussian
 from jielong.quantizers.parallel import sum_over_processes
@@ -46,7 +46,8 @@ class KLTokenizer(GridTokenizer):
 
     Args:
         media: The pictures, or the sound.
-        body: Media to ``(B, 2 dim, h, w)``, means and log-variances, and latents ``(B, dim, h, w)`` to media; of sound ``(B, ..., n)``.
+        autoencoder: Encoder from media to means and log-variances ``(B, 2 dim, h, w)``, decoder from latents ``(B, dim, h, w)``; sound
+            has ``(B, ..., n)``.
         dim: Numbers ``D`` of a token.
         weight: Of the divergence from ``N(0, 1)`` in nats a picture, over the number of its colour values. Losses here are means over
             colour values; the published 1e-6 belongs to sums over pixels and over latents, and stays 1e-6 when both are divided by the
@@ -66,7 +67,7 @@ class KLTokenizer(GridTokenizer):
     def __init__(
         self,
         media: MediaFormat,
-        body: Body,
+        autoencoder: Autoencoder,
         dim: int,
         *,
         weight: float = 1e-6,
@@ -74,11 +75,11 @@ class KLTokenizer(GridTokenizer):
         noise: float = 0.0,
         standardize: Standardize = "channel",
     ) -> None:
-        super().__init__(media, body)
+        super().__init__(media, autoencoder)
         self.dim, self.weight = dim, weight
         self.normalize, self.noise, self.standardize = normalize, noise, standardize
-        self.layout = Layout(check_grid(media.size, body.reduction), dim)
-        self.encoder, self.decoder = body.encoder, body.decoder
+        self.layout = Layout(check_grid(media.size, autoencoder.reduction), dim)
+        self.encoder, self.decoder = autoencoder.encoder, autoencoder.decoder
         self.register_buffer("shift", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(dim))
 
@@ -100,29 +101,29 @@ class KLTokenizer(GridTokenizer):
             return DiagonalGaussian(F.layer_norm(given.mean, (self.dim,), eps=EPSILON), given.log_variance)
 
     def forward(
-        self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0, noise: Noise | None = None
+        self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0, rng: PerSampleRNG | None = None
     ) -> Reconstruction:
-        """Round trip by a sample of the posterior, or by its mean without ``noise``.
+        """Round trip by a sample of the posterior, or by its mean without ``rng``.
 
         Args:
             media: ``(B, C, H, W)`` or ``(B, C, T)`` in [-1, 1].
             generator: Not needed: pictures draw from streams of their own.
             samples_seen: Not needed.
-            noise: A stream for each picture.
+            rng: A stream for each picture.
         """
         posterior = self.posterior(media)
         with torch.autocast(media.device.type, enabled=False):
             nats = posterior.kl().flatten(1).sum(1).mean()
             loss = self.weight * nats / math.prod(self.media.shape)
-            latents = posterior.mean if noise is None else self._disturbed(posterior, noise)
+            latents = posterior.mean if rng is None else self._disturbed(posterior, rng)
             figures = {"kl_nats": nats.detach(), "posterior_std": posterior.std().detach().mean()}
         return Reconstruction(self.maps(latents), {"kl": loss}, figures=figures)
 
-    def _disturbed(self, posterior: DiagonalGaussian, noise: Noise) -> Tensor:
-        latents = posterior.sample(noise.normal(*posterior.mean.shape[1:]))
+    def _disturbed(self, posterior: DiagonalGaussian, rng: PerSampleRNG) -> Tensor:
+        latents = posterior.sample(rng.normal(*posterior.mean.shape[1:]))
         if not self.noise:
             return latents
-        return latents + self.noise * noise.uniform(1, 1) * noise.normal(*posterior.mean.shape[1:])
+        return latents + self.noise * rng.uniform(1, 1) * rng.normal(*posterior.mean.shape[1:])
 
     @torch.no_grad()
     def encode(self, media: Tensor) -> Tokens:
@@ -136,10 +137,10 @@ class KLTokenizer(GridTokenizer):
         return self.standing(torch.cat([posterior.mean, posterior.log_variance], dim=-1), self.kept_layout)
 
     @torch.no_grad()
-    def redraw(self, kept: Tokens, noise: Noise) -> Tokens:
+    def sample_cached(self, kept: Tokens, rng: PerSampleRNG) -> Tokens:
         """Samples of the posterior that :meth:`keep` described, ``(B, N, D)``."""
         mean, log_variance = kept.values.float().chunk(2, dim=-1)
-        return self.standing(DiagonalGaussian(mean, log_variance).sample(noise.normal(*mean.shape[1:])), self.layout)
+        return self.standing(DiagonalGaussian(mean, log_variance).sample(rng.normal(*mean.shape[1:])), self.layout)
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
@@ -184,7 +185,7 @@ class KL(Part, family="tokenizer", name="kl"):
     """Settings of the continuous tokenizer; see :class:`KLTokenizer` for what ``weight`` is counted in.
 
     Attributes:
-        body: The networks on both sides.
+        autoencoder: The networks on both sides.
         dim: Numbers a token has.
         weight: Of the divergence from ``N(0, 1)``.
         normalize: ``channel`` gives the mean of every token mean 0 and mean square 1 over its channels.
@@ -192,7 +193,7 @@ class KL(Part, family="tokenizer", name="kl"):
         standardize: Whether every ``channel`` is scaled by itself, or ``all`` alike.
     """
 
-    body: Annotated[SerializeAsAny[BodySettings], OfFamily("body")] = Convolutional()
+    autoencoder: Annotated[SerializeAsAny[AutoencoderSettings], OfFamily("autoencoder")] = Convolutional()
     dim: int = Field(default=16, ge=1)
     weight: NonNegativeFloat = 1e-6
     normalize: Literal["channel"] | None = None
@@ -209,10 +210,10 @@ class KL(Part, family="tokenizer", name="kl"):
 
     def build(self, media: MediaFormat) -> KLTokenizer:
         """The tokenizer for media of this format."""
-        body = self.body.build(channels=media.channels, size=media.size, dim=self.dim, encoded=2 * self.dim)
+        autoencoder = self.autoencoder.build(channels=media.channels, size=media.size, dim=self.dim, encoded=2 * self.dim)
         tokenizer = KLTokenizer(
             media,
-            body,
+            autoencoder,
             self.dim,
             weight=self.weight,
             normalize=self.normalize,

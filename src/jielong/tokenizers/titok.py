@@ -23,7 +23,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny, model_v
 from torch import Tensor, nn
 
 from jielong.config.registry import Config, OfFamily, Part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
 from jielong.networks.efficientnet import freeze
 from jielong.networks.latents import LatentDecoder, LatentEncoder
@@ -84,7 +84,7 @@ class TiTokTokenizer(LearnedTokenizer):
         return self
 
     def forward(
-        self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0, noise: Noise | None = None
+        self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0, rng: PerSampleRNG | None = None
     ) -> Reconstruction:
         """The first stage's losses without media, or the second stage's media without losses.
 
@@ -92,7 +92,7 @@ class TiTokTokenizer(LearnedTokenizer):
             media: ``(B, C, H, W)`` in [-1, 1].
             generator: Draws what the quantizer needs.
             samples_seen: Which stage it is.
-            noise: Not needed.
+            rng: Not needed.
         """
         self.check(media)
         if samples_seen < self.finetune_at:

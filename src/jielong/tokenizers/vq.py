@@ -12,10 +12,10 @@ import torch
 from pydantic import Field, SerializeAsAny
 from torch import Tensor
 
-from jielong.autoencoders.base import Body, BodySettings, check_grid
+from jielong.autoencoders.base import Autoencoder, AutoencoderSettings, check_grid
 from jielong.autoencoders.convolutional import Convolutional
 from jielong.config.registry import OfFamily, Part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.losses.regression import logit_laplace_median
 from jielong.quantizers.base import Quantizer, QuantizerSettings
@@ -31,7 +31,7 @@ class VQTokenizer(GridTokenizer):
 
     Args:
         media: The pictures, or the sound.
-        body: Media to features ``(B, dim, h, w)``, of sound ``(B, dim, n)``, and such features to media.
+        autoencoder: Media to features ``(B, dim, h, w)``, of sound ``(B, dim, n)``, and such features to media.
         quantizer: Vectors of width ``dim`` to codes; its levels are the channels of the layout.
         likelihood: The distribution whose parameters, two maps a channel, the decoder gives; ``None`` where it gives the picture itself.
 
@@ -39,11 +39,11 @@ class VQTokenizer(GridTokenizer):
         ValueError: if the media do not divide into tokens.
     """
 
-    def __init__(self, media: MediaFormat, body: Body, quantizer: Quantizer, likelihood: Likelihood | None = None) -> None:
-        super().__init__(media, body)
+    def __init__(self, media: MediaFormat, autoencoder: Autoencoder, quantizer: Quantizer, likelihood: Likelihood | None = None) -> None:
+        super().__init__(media, autoencoder)
         self.likelihood = likelihood
-        self.layout = quantizer.layout(check_grid(media.size, body.reduction))
-        self.encoder, self.quantizer, self.decoder = body.encoder, quantizer, body.decoder
+        self.layout = quantizer.layout(check_grid(media.size, autoencoder.reduction))
+        self.encoder, self.quantizer, self.decoder = autoencoder.encoder, quantizer, autoencoder.decoder
 
     def keep_levels(self, levels: int) -> None:
         """From here on give and take so many leading levels of codes alone, which decode to a coarser whole.
@@ -67,7 +67,7 @@ class VQTokenizer(GridTokenizer):
         return maps if self.likelihood is None else logit_laplace_median(maps)
 
     def forward(
-        self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0, noise: Noise | None = None
+        self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0, rng: PerSampleRNG | None = None
     ) -> Reconstruction:
         """Round trip; ``generator`` seeds what the quantizer draws, and ``samples_seen`` tells it how far training is."""
         quantized = self.quantizer(self._features(media), generator=generator, samples_seen=samples_seen)
@@ -129,7 +129,7 @@ class VQ(Part, family="tokenizer", name="vq"):
     With a ``likelihood`` the decoder says of every colour value how sure it is, and the loss of that name reads it.
     """
 
-    body: Annotated[SerializeAsAny[BodySettings], OfFamily("body")] = Convolutional()
+    autoencoder: Annotated[SerializeAsAny[AutoencoderSettings], OfFamily("autoencoder")] = Convolutional()
     dim: int = Field(default=16, ge=1)
     quantizer: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Vector.model_validate({})
     likelihood: Likelihood | None = None
@@ -137,7 +137,7 @@ class VQ(Part, family="tokenizer", name="vq"):
     def build(self, media: MediaFormat) -> VQTokenizer:
         """The tokenizer for media of this format."""
         outputs = media.channels if self.likelihood is None else 2 * media.channels
-        body = self.body.build(channels=media.channels, size=media.size, dim=self.dim, outputs=outputs)
-        quantizer = self.quantizer.on(check_grid(media.size, body.reduction)).build(self.dim)
-        tokenizer = VQTokenizer(media, body, quantizer, self.likelihood)
+        autoencoder = self.autoencoder.build(channels=media.channels, size=media.size, dim=self.dim, outputs=outputs)
+        quantizer = self.quantizer.on(check_grid(media.size, autoencoder.reduction)).build(self.dim)
+        tokenizer = VQTokenizer(media, autoencoder, quantizer, self.likelihood)
         return tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

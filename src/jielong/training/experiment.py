@@ -19,7 +19,7 @@ from jielong.conditions.text import FrozenText
 from jielong.conditions.voice import Recording, VoiceCondition
 from jielong.config.recipe import Recipe, completed
 from jielong.config.registry import RecipeError
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
 from jielong.data.opening import MediaSet, open_set, open_sounds
 from jielong.data.order import AlikeOrder, ShuffledOrder, spread
@@ -41,8 +41,8 @@ from jielong.system import (
     is_timed,
     lengths_of,
     parts_told,
+    sampling_of,
     seconds_told,
-    sharpness_of,
 )
 from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Tokenizer
 from jielong.training import text_cache as texts
@@ -208,7 +208,7 @@ def run(
         options: For :func:`jielong.training.trainer.train`.
     """
     # Named wrongly, it is told before anything is read or written; a run that goes on does not look at it.
-    named = recipe.train.start_from
+    named = recipe.train.init_from
     start = None if named is None or latest_state(out) is not None else find(named)
     experiment = prepare(recipe, data)
     if begun is not None:
@@ -229,7 +229,7 @@ def run(
     for role, name in foundations(recipe).items():
         if Path(name).is_dir():
             _keep(find(name), out / role)
-    return train(objective, stream, recipe.train, out, recipe_yaml=recipe.to_yaml(), complete=completed, start_from=start, **options)
+    return train(objective, stream, recipe.train, out, recipe_yaml=recipe.to_yaml(), complete=completed, init_from=start, **options)
 
 
 def _measure_pace(experiment: Experiment, tokens: Tokens | None) -> None:
@@ -332,7 +332,7 @@ def generator_objective(experiment: Experiment) -> Objective:
             None if shown is not None else count,
             steps=own.steps,
             guidance=own.guidance if shown is not None else 1.0,
-            sharpness=sharpness_of(recipe),
+            sampling=sampling_of(recipe),
             lengths=lengths_of(experiment.tokenizer, seconds_told(recipe, shown)),
             **own.speed,
         )
@@ -362,9 +362,9 @@ def _measure_generator(
     for first in range(0, len(rows), 64):
         part = rows[first : first + 64]
         batch = heldout.batch(part)
-        noise = Noise(0, range(first, first + len(part)))
-        tokens = to_learn(tokenizer, batch.to(device), noise, timed)  # as training draws them
+        rng = PerSampleRNG(0, range(first, first + len(part)))
+        tokens = to_learn(tokenizer, batch.to(device), rng, timed)  # as training draws them
         prepared = model.condition.prepare(raw(batch)) if model.condition is not None else None
-        total += float(model.loss(tokens, prepared, noise)) * len(part)
+        total += float(model.loss(tokens, prepared, rng)) * len(part)
     model.train(was_training)
     return {"heldout_loss": float(total) / len(rows)}

@@ -9,26 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
 from jielong.data.sets import Batch
 from jielong.generation.generator import Generator
 from jielong.tokenizers.base import Tokenizer
-from jielong.training.objective import Draws, Losses, Objective
+from jielong.training.objective import Losses, Objective, StepRNG
 
 
-def to_learn(tokenizer: Tokenizer, batch: Batch, noise: Noise, timed: bool) -> Tokens:
+def to_learn(tokenizer: Tokenizer, batch: Batch, rng: PerSampleRNG, timed: bool) -> Tokens:
     """The tokens of a batch, brought by it or made now, with their lengths if these matter.
 
     Args:
         tokenizer: What makes them.
         batch: Media, or what a token file keeps of them.
-        noise: A stream for each item, where tokens are drawn.
+        rng: A stream for each item, where tokens are drawn.
         timed: Whether lengths matter.
     """
     layout, values = tokenizer.kept_layout, batch.tokens
     kept = tokenizer.keep(batch.media) if values is None else Tokens(values.long() if layout.discrete else values, layout)
-    tokens = tokenizer.redraw(kept, noise)
+    tokens = tokenizer.sample_cached(kept, rng)
     lengths = tokenizer.positions_of(batch.lengths) if timed and batch.lengths is not None else None
     return replace(tokens, lengths=lengths)
 
@@ -69,20 +69,20 @@ class GeneratorObjective(Objective):
         self.tokenizer.eval()
         return self
 
-    def forward(self, batch: Batch, phase: str, samples_seen: int, draws: Draws) -> Losses:
+    def forward(self, batch: Batch, phase: str, samples_seen: int, draws: StepRNG) -> Losses:
         """The generator's loss."""
-        tokens = to_learn(self.tokenizer, batch, draws.noise, self._timed)
+        tokens = to_learn(self.tokenizer, batch, draws.per_sample, self._timed)
         condition = self.model.condition
         prepared = condition.prepare(self._raw(batch)) if condition is not None else None
-        self.model.head.follow(samples_seen)
-        loss = self.model.loss(tokens, prepared, draws.noise)
+        self.model.head.on_train_step(samples_seen)
+        loss = self.model.loss(tokens, prepared, draws.per_sample)
         return Losses(loss, {"loss": loss.detach()})
 
     @torch.no_grad()
     def sheet(self, model: nn.Module) -> Tensor | None:
         """Pictures for the fixed conditions."""
         tokens = self._draw(model, self._shown)  # type: ignore[arg-type]
-        return self.tokenizer.decode_ended(tokens).cpu()
+        return self.tokenizer.decode_padded(tokens).cpu()
 
     def evaluate(self, model: nn.Module) -> dict[str, Any]:
         """Held-out loss and whatever the recipe's evaluation measures."""

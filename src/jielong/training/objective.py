@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.data.sets import Batch
 
 
@@ -28,16 +28,16 @@ class Losses:
 
 
 @dataclass(frozen=True)
-class Draws:
+class StepRNG:
     """The random numbers a training step may use.
 
     Attributes:
-        noise: One stream a sample, seeded by (seed, position of the sample in the run): the same whatever the number of
+        per_sample: One stream a sample, seeded by (seed, position of the sample in the run): the same whatever the number of
             processes or the accumulation.
         shared: One stream a step, the same on every process, seeded by (seed, samples seen).
     """
 
-    noise: Noise
+    per_sample: PerSampleRNG
     shared: torch.Generator
 
 
@@ -68,7 +68,7 @@ class Objective(nn.Module, ABC):
         return 1.0
 
     @abstractmethod
-    def forward(self, batch: Batch, phase: str, samples_seen: int, draws: Draws) -> Losses:
+    def forward(self, batch: Batch, phase: str, samples_seen: int, draws: StepRNG) -> Losses:
         """Losses of a phase on a batch."""
 
     @abstractmethod

@@ -10,9 +10,9 @@ from typing import Protocol
 
 import torch
 
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.data.sets import Batch
-from jielong.training.objective import Draws
+from jielong.training.objective import StepRNG
 
 
 class Source(Protocol):
@@ -74,10 +74,10 @@ class Feed:
     def _fetch(self, samples_seen: int) -> list[Batch]:
         return [self.source.batch(samples_seen + first, count) for first, count in self._parts]
 
-    def draws(self, samples_seen: int, first: int, count: int) -> Draws:
+    def draws(self, samples_seen: int, first: int, count: int) -> StepRNG:
         """Random numbers of the samples at positions ``first`` to ``first + count - 1``.
 
         The shared stream starts anew for every micro-batch, so that what all samples of a step have in common stays common to all.
         """
         shared = torch.Generator().manual_seed(seed_of(self.seed, "shared", samples_seen))
-        return Draws(Noise(self.seed, range(first, first + count), self.device), shared)
+        return StepRNG(PerSampleRNG(self.seed, range(first, first + count), self.device), shared)

@@ -46,7 +46,7 @@ class TrainSettings(Config):
             smaller, so that the average forgets the start. It covers about ``batch / (1 - ema)`` samples.
         precision: ``bf16`` or ``fp32``; ``auto`` is bf16 where that is the faster one.
         seed: Of the order of the data and of every random draw.
-        start_from: A shipped model's name, or a checkpoint's folder: its weights, where names and shapes are the same, are what training
+        init_from: A shipped model's name, or a checkpoint's folder: its weights, where names and shapes are the same, are what training
             begins from; whatever it has not got, such as another head, begins anew.
         log_every: Samples between two lines of the log; ``None``: a two-hundredth of the budget (of time, where there is one).
         sheet_every: Samples between two sample sheets; ``None``: a tenth.
@@ -67,7 +67,7 @@ class TrainSettings(Config):
     ema: float = Field(default=0.999, ge=0, lt=1)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: int = 0
-    start_from: str | None = None
+    init_from: str | None = None
     log_every: PositiveInt | None = None
     sheet_every: PositiveInt | None = None
     save_every: PositiveInt | None = None

@@ -18,7 +18,7 @@ from jielong.losses.spectral import SpectralSettings
 from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Reconstruction
 from jielong.training.balancer import Balancer, carrying
 from jielong.training.distill_teacher import WhisperTeacher
-from jielong.training.objective import Draws, Losses, Objective
+from jielong.training.objective import Losses, Objective, StepRNG
 from jielong.training.settings import Balance
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
@@ -93,11 +93,11 @@ class TokenizerObjective(Objective):
         """The discriminator has its own."""
         return self.adversarial.lr_ratio if phase == "discriminator" and self.adversarial is not None else 1.0
 
-    def forward(self, batch: Batch, phase: str, samples_seen: int, draws: Draws) -> Losses:
+    def forward(self, batch: Batch, phase: str, samples_seen: int, draws: StepRNG) -> Losses:
         """The tokenizer's losses, or the discriminator's on the same pictures."""
         if phase == "discriminator":
             return self._discriminate(batch, samples_seen, draws)
-        result = self.model(batch.media, generator=draws.shared, samples_seen=samples_seen, noise=draws.noise)
+        result = self.model(batch.media, generator=draws.shared, samples_seen=samples_seen, rng=draws.per_sample)
         if result.media is None:
             return Losses(torch.stack(list(result.losses.values())).sum(), {name: value.detach() for name, value in result.losses.items()})
         self._remember(batch, samples_seen, result.media)
@@ -148,21 +148,21 @@ class TokenizerObjective(Objective):
 
     def _remember(self, batch: Batch, samples_seen: int, media: Tensor) -> None:
         """Keep the reconstruction for the discriminator's phase of this step."""
-        if self.adversarial is None or not self.adversarial.same_look:
+        if self.adversarial is None or not self.adversarial.reuse_fakes:
             return
         if any(seen != samples_seen for seen, _ in self._rebuilt):
             self._rebuilt.clear()
         if self.active("discriminator", samples_seen):
             self._rebuilt[samples_seen, id(batch)] = media.detach()
 
-    def _discriminate(self, batch: Batch, samples_seen: int, draws: Draws) -> Losses:
+    def _discriminate(self, batch: Batch, samples_seen: int, draws: StepRNG) -> Losses:
         if self.adversarial is None:
             raise RuntimeError("there is no discriminator to train")
         fake = self._rebuilt.pop((samples_seen, id(batch)), None)
         if fake is None:
             self.model.eval()  # the codebook must not learn from this second look at the batch
             with torch.no_grad():
-                fake = self.model(batch.media, samples_seen=samples_seen, noise=draws.noise).media
+                fake = self.model(batch.media, samples_seen=samples_seen, rng=draws.per_sample).media
             self.model.train()
         if fake is None:
             raise RuntimeError("there is no reconstruction for the discriminator to look at yet")
@@ -250,5 +250,5 @@ def judges_of(losses: Sequence[Any], media: MediaFormat, dim: int | None = None)
             similarities[loss.name] = loss.build(samples=media.size[0], rate=media.rate)
         else:
             similarities[loss.name] = loss.build()
-    starts = {loss.name: loss.starts_at for loss in losses if hasattr(loss, "starts_at")}
+    starts = {loss.name: loss.start_samples for loss in losses if hasattr(loss, "start_samples")}
     return Judges(similarities, starts, adversarial, taught)

@@ -47,7 +47,7 @@ def train(
     tensorboard: bool = False,
     stop_after: int | None = None,
     evaluate: bool = True,
-    start_from: Path | None = None,
+    init_from: Path | None = None,
 ) -> Summary:
     """Train, or go on with the run that is in ``out``.
 
@@ -67,7 +67,7 @@ def train(
         tensorboard: Write TensorBoard files to ``out/tensorboard``.
         stop_after: Save and stop once so many samples were seen, as an interruption would.
         evaluate: Whether to measure held-out figures, at every sample sheet and at the end.
-        start_from: A checkpoint's folder whose weights a new run begins from where they fit; a run that goes on does not look at it.
+        init_from: A checkpoint's folder whose weights a new run begins from where they fit; a run that goes on does not look at it.
 
     Raises:
         RecipeError: if ``out`` holds a run of another recipe.
@@ -91,10 +91,10 @@ def train(
             Feed(source, settings.batch, micro_batch, rank, world, settings.seed, accelerator.device) as feed,
             Report(out if main else None, screen, counters.metrics_bytes, counters.samples, tensorboard and main) as report,
         ):
-            if state is None and start_from is not None:
-                taken, new = begin_from(objective.model, start_from)
+            if state is None and init_from is not None:
+                taken, new = begin_from(objective.model, init_from)
                 parts = ", ".join(sorted({name.split(".")[0] for name in new}))
-                report.say(f"{taken} tensors begin from {start_from.name}, {len(new)} anew" + (f": of {parts}" if parts else ""))
+                report.say(f"{taken} tensors begin from {init_from.name}, {len(new)} anew" + (f": of {parts}" if parts else ""))
             run = Run(objective, settings, out, accelerator, budget, state, feed, report, evaluate)
             stopped = run.loop(interrupts, stop_after)
             run.save()

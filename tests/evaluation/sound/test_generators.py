@@ -18,11 +18,11 @@ from torch import Tensor
 from jielong.conditions.voice import VoiceCondition
 from jielong.config.recipe import parse
 from jielong.data.opening import open_sounds
-from jielong.evaluation.context import Draws, Findings, Subject
+from jielong.evaluation.context import DrawSettings, EvalContext, EvalResult
 from jielong.evaluation.evaluate import evaluate
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.sound import metrics as judges
-from jielong.evaluation.sound.eval_audio import Heard
+from jielong.evaluation.sound.eval_audio import EvalAudio
 from jielong.evaluation.sound.features import MelStatistics
 from jielong.evaluation.sound.generators import generated, told
 from jielong.evaluation.sound.metrics import Distances, Kinds, Lengths, OwnLengths, Quality, Voices, Words, sounding_share
@@ -47,14 +47,14 @@ head: {head}
 {more}
 train: {{samples: 8}}
 """
-KL = "{kl: {body: {seanet: {channels: 2, ratios: [40], residual_layers: 0, lstm: 0, norm: none}}, dim: 4}}"
+KL = "{kl: {autoencoder: {seanet: {channels: 2, ratios: [40], residual_layers: 0, lstm: 0, norm: none}}, dim: 4}}"
 JOINT = {
     "order": "at_once",
     "backbone": "{none: {width: 16}}",
-    "head": "{flow_matching: {network: {dit: {layers: 1, width: 16, heads: 2}}, steps: 4, draws_per_token: 1}}",
+    "head": "{flow_matching: {network: {dit: {layers: 1, width: 16, heads: 2}}, steps: 4, diffusion_batch_mul: 1}}",
 }
 CHAIN = {"order": "raster", "backbone": "{transformer: {layers: 1, width: 16, heads: 2}}", "head": "gaussian_mixture"}
-SPOKEN = "{several: {of: {characters: {width: 16, layers: 1, heads: 2, aligned: even}, voice: {width: 16}}, width: 16}}"
+SPOKEN = "{composite: {parts: {characters: {width: 16, layers: 1, heads: 2, aligned: even}, voice: {width: 16}}, width: 16}}"
 
 
 def tone(hertz: float, seconds: float, phase: float = 0.0) -> Tensor:
@@ -116,16 +116,16 @@ def system(data: str, condition: str = SPOKEN, more: str = "", **parts: str) -> 
     return System("toy", recipe, tokenizer, generator)
 
 
-def subject(made: System, data: str, draws: Draws | None = None) -> Subject:
+def subject(made: System, data: str, draws: DrawSettings | None = None) -> EvalContext:
     sounds = open_sounds(data, RATE, 0.4, "heldout")
     rows = list(range(len(sounds)))
-    return Subject(made, sounds, rows, sounds.media(rows), draws or Draws(), lambda *_: None, source=data)
+    return EvalContext(made, sounds, rows, sounds.media(rows), draws or DrawSettings(), lambda *_: None, source=data)
 
 
-def heard(data: str, sides: dict[str, list[Tensor]], made: System | None = None, **more: Any) -> Heard:
+def heard(data: str, sides: dict[str, list[Tensor]], made: System | None = None, **more: Any) -> EvalAudio:
     given = subject(made or system(data), data)
     speakers = Speakers.of(given.sounds, given.rows, open_sounds(data, RATE, 0.4))
-    return Heard(given, None, sides=sides, **{"asked": None, "speakers": speakers} | more)
+    return EvalAudio(given, None, sides=sides, **{"asked": None, "speakers": speakers} | more)
 
 
 class Ears:
@@ -142,10 +142,10 @@ class Ears:
 
 def test_an_evaluation_says_what_it_measured_and_what_it_could_not(spoken: str) -> None:
     made = system(spoken)
-    first, second = (evaluate(made, count=4, draws=Draws(seed=3, head_steps=2)).to_json() for _ in range(2))
+    first, second = (evaluate(made, count=4, draws=DrawSettings(seed=3, num_inference_steps=2)).to_json() for _ in range(2))
     assert {"frechet_mel", "frechet_mel_real", "frechet_mel_rebuilt", "length_ratio", "times_real_time", "first_sound_ms"} <= first.keys()
     assert first["frechet_mel"] == second["frechet_mel"]
-    assert first["frechet_mel"] != evaluate(made, count=4, draws=Draws(seed=4, head_steps=2)).to_json()["frechet_mel"]
+    assert first["frechet_mel"] != evaluate(made, count=4, draws=DrawSettings(seed=4, num_inference_steps=2)).to_json()["frechet_mel"]
     assert first["times_real_time"] > 0
     json.dumps(first, allow_nan=False)
     omitted = first["provenance"]["omitted"]
@@ -153,7 +153,7 @@ def test_an_evaluation_says_what_it_measured_and_what_it_could_not(spoken: str) 
     assert "jielong[speech]" in omitted["wer"]
     assert omitted["length_error"] == "no length is asked for"
     draws = first["provenance"]["draws"]
-    assert (draws["seed"], draws["head_steps"], draws["length_asked"]) == (3, 2, None)
+    assert (draws["seed"], draws["num_inference_steps"], draws["length_asked"]) == (3, 2, None)
     assert "speaker" in draws["voice_from"]
     assert first["provenance"]["reference"]["n"] == 4
     assert "sound_sha256" in first["provenance"]["reference"]
@@ -163,7 +163,7 @@ def test_an_evaluation_says_what_it_measured_and_what_it_could_not(spoken: str) 
 
 def test_figures_are_left_out_by_their_names(spoken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made, asked = system(spoken), list[str]()
-    monkeypatch.setattr(Quality, "__call__", lambda self, heard: asked.append("dnsmos") or Findings())
+    monkeypatch.setattr(Quality, "__call__", lambda self, heard: asked.append("dnsmos") or EvalResult())
     assert "dnsmos" not in evaluate(made, count=2).omitted
     assert asked == ["dnsmos"]
     found = evaluate(made, count=2, without=["dnsmos", "frechet_mel", "first_sound_ms"])
@@ -181,17 +181,17 @@ def test_figures_are_left_out_by_their_names(spoken: str, monkeypatch: pytest.Mo
 
 def test_a_length_that_is_asked_for_is_met(spoken: str) -> None:
     made = system(spoken)
-    sides = generated(subject(made, spoken, Draws(length=1.25))).sides
+    sides = generated(subject(made, spoken, DrawSettings(length=1.25))).sides
     real = subject(made, spoken).clips
     assert [clip.shape[1] for clip in sides[""]] == [round(1.25 * clip.shape[1]) for clip in real]
     assert [clip.shape for clip in sides["_rebuilt"]] == [clip.shape for clip in real]
-    told = evaluate(made, count=2, draws=Draws(length=1.25), ceiling=False).to_json()
+    told = evaluate(made, count=2, draws=DrawSettings(length=1.25), ceiling=False).to_json()
     assert told["length_error"] == 0
     assert told["provenance"]["omitted"]["length_ratio"] == "a length is asked for"
 
 
 def test_a_chain_that_ends_by_itself_is_measured_as_long_as_it_is(spoken: str) -> None:
-    made = system(spoken, "{characters: {width: 16, layers: 1, heads: 2}}", "ending: {threshold: 0.5}", **CHAIN)
+    made = system(spoken, "{characters: {width: 16, layers: 1, heads: 2}}", "stop_head: {threshold: 0.5}", **CHAIN)
     found = evaluate(made, count=2).figures
     assert 0 < found["length_ratio"].value < 3
     assert found["first_sound_ms"].value > 0
@@ -200,9 +200,9 @@ def test_a_chain_that_ends_by_itself_is_measured_as_long_as_it_is(spoken: str) -
 def test_what_cannot_be_asked_is_refused(spoken: str, tmp_path: Path) -> None:
     untimed = system(spoken, "{characters: {width: 16, layers: 1, heads: 2}}")
     with pytest.raises(ValueError, match="toy knows nothing of lengths"):
-        evaluate(untimed, draws=Draws(length=1.0))
+        evaluate(untimed, draws=DrawSettings(length=1.0))
     with pytest.raises(ValueError, match=r"above 0, such as 0\.75, not 0"):
-        evaluate(system(spoken), draws=Draws(length=0.0))
+        evaluate(system(spoken), draws=DrawSettings(length=0.0))
     table = pq.read_table(spoken).drop_columns(["text"])
     pq.write_table(table, tmp_path / "mute.parquet")
     with pytest.raises(ValueError, match=r"toy is told words, but .*mute.parquet lacks some: choose a set with captions"):
@@ -226,11 +226,11 @@ def test_a_voice_is_another_recording_of_the_same_speaker(spoken: str) -> None:
 
 def test_a_stream_of_few_evaluations_is_what_generate_gives(spoken: str) -> None:
     made = system(spoken)
-    told = {"text": ["ann says a", "bob"], "seconds": 0.3, "seed": 5, "head_steps": 2}
+    told = {"text": ["ann says a", "bob"], "seconds": 0.3, "seed": 5, "num_inference_steps": 2}
     whole, pieces = made.generate(**told), torch.cat(list(made.stream(**told)), 2)  # type: ignore[arg-type]
     torch.testing.assert_close(pieces, whole.tensor[..., : pieces.shape[2]])
     assert pieces.shape[2] == round(0.3 * RATE)
-    other = torch.cat(list(made.stream(**told | {"head_steps": 4})), 2)  # type: ignore[arg-type]
+    other = torch.cat(list(made.stream(**told | {"num_inference_steps": 4})), 2)  # type: ignore[arg-type]
     assert not torch.equal(other, pieces)
 
 

@@ -63,20 +63,20 @@ def evaluate(
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
-    head_steps: HeadSteps = None,
-    late_head_steps: LateHeadSteps = None,
+    num_inference_steps: HeadSteps = None,
+    final_inference_steps: LateHeadSteps = None,
     length: Length = None,
     without: Without = None,
     device: Device = "cpu",
 ) -> None:
     """Measure a tokenizer or a generator on held-out data."""
     strength = guidance_of(guidance)
-    from jielong.evaluation.context import Draws
+    from jielong.evaluation.context import DrawSettings
     from jielong.evaluation.evaluate import evaluate as measure
     from jielong.system import load
 
     system = load(checkpoint, device)
-    draws = Draws(seed, steps, strength, temperature, top_k, top_p, head_steps, late_head_steps, length)
+    draws = DrawSettings(seed, steps, strength, temperature, top_k, top_p, num_inference_steps, final_inference_steps, length)
     with Progress(console=notes, transient=True) as bar:
         tasks = {}
 

@@ -37,7 +37,7 @@ HeadSteps = Annotated[
     int | None, typer.Option(min=1, help="Evaluations of a head that draws a token in several, such as diffusion; the recipe's by default.")
 ]
 LateHeadSteps = Annotated[
-    int | None, typer.Option(min=1, help="Their number at the last token: from --head-steps it goes there in a straight line.")
+    int | None, typer.Option(min=1, help="Their number at the last token: from --num-inference-steps it goes there in a straight line.")
 ]
 Falling = Annotated[
     str | None,
@@ -127,8 +127,8 @@ def generate(
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
-    head_steps: HeadSteps = None,
-    late_head_steps: LateHeadSteps = None,
+    num_inference_steps: HeadSteps = None,
+    final_inference_steps: LateHeadSteps = None,
     schedule: Falling = None,
     two_stage: DetailSteps = None,
     lazy: Laziness = None,
@@ -176,11 +176,11 @@ def generate(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
-        head_steps=head_steps,
-        late_head_steps=late_head_steps,
+        num_inference_steps=num_inference_steps,
+        final_inference_steps=final_inference_steps,
         smooth=smooth,
         **speed,
-        watch=recorder,
+        on_step=recorder,
     )
     taken = time.perf_counter() - begun
     _write(pictures, out, recorder, {"checkpoint": checkpoint, "seed": seed})

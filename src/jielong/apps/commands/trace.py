@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from jielong.core.tokens import Tokens
-from jielong.generation.generator import Moment
+from jielong.generation.callbacks import StepEvent
 from jielong.media.images import animation, write_bytes
 from jielong.media.pictures import Pictures
 from jielong.media.players import Sounds
@@ -29,9 +29,9 @@ class Recorder:
     def __init__(self, system: System) -> None:
         """Record what a system makes."""
         self.system, self.layout = system, system.tokenizer.layout
-        self._batches: list[list[Moment]] = []
+        self._batches: list[list[StepEvent]] = []
 
-    def __call__(self, moment: Moment) -> None:
+    def __call__(self, moment: StepEvent) -> None:
         """Keep a step of a batch; batches come one after the other, each with steps from 1."""
         if moment.step == 1:
             self._batches.append([])
@@ -61,7 +61,7 @@ class Recorder:
         chosen = sorted({(index + 1) * self.count // count for index in range(count)})
         return [made.like(self._media(step)).sheet(scale=2) for step in chosen]
 
-    def _at(self, step: int) -> list[Moment]:
+    def _at(self, step: int) -> list[StepEvent]:
         """Each batch's moment at a step, from 1; its last where it took fewer."""
         return [moments[min(step, len(moments)) - 1] for moments in self._batches]
 

@@ -14,7 +14,7 @@ from jielong.config.recipe import Recipe
 from jielong.config.registry import RecipeError, nearest
 from jielong.system import DESCRIPTION, find, foundations, zoo
 
-SCHEDULED = frozenset({"starts_at", "finetune_at", "entropy_samples", "temperature_samples", "kl_samples"})
+SCHEDULED = frozenset({"start_samples", "finetune_at", "entropy_samples", "temperature_samples", "kl_samples"})
 """Settings of parts that count samples: when a loss joins, when a stage begins, how long something is annealed."""
 ENDLESS = 10**12
 """Samples that no budget of time reaches."""
@@ -145,7 +145,7 @@ def _starts(page: Any, path: str = "") -> Iterator[tuple[str, int]]:
     if isinstance(page, Mapping):
         for key, value in page.items():
             here = f"{path}.{key}" if path else str(key)
-            if key in ("starts_at", "finetune_at") and isinstance(value, int):
+            if key in ("start_samples", "finetune_at") and isinstance(value, int):
                 yield here, value
             else:
                 yield from _starts(value, here)

@@ -14,7 +14,7 @@ from torch import Tensor
 from jielong.data.opening import open_set
 from jielong.data.order import spread
 from jielong.data.sets import ImageSet
-from jielong.evaluation.context import Draws
+from jielong.evaluation.context import DrawSettings
 from jielong.evaluation.evaluate import Evaluation, evaluate
 from jielong.evaluation.provenance import machine
 from jielong.system import System
@@ -61,7 +61,7 @@ def measure(system: System, data: str | None, count: int | None, seed: int, prog
         progress: Told how far it is.
     """
     images = heldout(system, data)
-    evaluation = evaluate(system, data, count, Draws(seed=seed), progress=progress, perception=True)
+    evaluation = evaluate(system, data, count, DrawSettings(seed=seed), progress=progress, perception=True)
     figures = {name: figure.value for name, figure in evaluation.figures.items() if name != "retrieval_at_1_real"}
     provenance = evaluation.to_json()["provenance"]
     shown = images.images(spread(len(images), SHOWN))

@@ -21,7 +21,7 @@ from jielong.data.licences import Licence
 from jielong.data.opening import MediaSet, open_source
 from jielong.data.order import spread
 from jielong.data.source import DataError
-from jielong.generation.generator import Moment, Watch
+from jielong.generation.callbacks import StepCallback, StepEvent
 from jielong.media.audio import MissingLibraryError
 from jielong.media.players import Sound
 from jielong.media.spectrograms import spectrogram
@@ -102,10 +102,10 @@ class Film:
 
     def __init__(self, most: int = FRAMES) -> None:
         self.most, self.every = most, 1
-        self.kept: list[Moment] = []
-        self.last: Moment | None = None
+        self.kept: list[StepEvent] = []
+        self.last: StepEvent | None = None
 
-    def __call__(self, moment: Moment) -> None:
+    def __call__(self, moment: StepEvent) -> None:
         """Keep it, if its turn has come; at twice as many as wanted every second one goes."""
         self.last = moment
         if moment.step % self.every == 0:
@@ -115,7 +115,7 @@ class Film:
                 self.kept = [each for each in self.kept if each.step % self.every == 0]
 
     @property
-    def moments(self) -> list[Moment]:
+    def moments(self) -> list[StepEvent]:
         """Those kept, the last of all behind them."""
         ended = [] if self.last is None or (self.kept and self.kept[-1].step == self.last.step) else [self.last]
         return [*self.kept, *ended]
@@ -253,8 +253,8 @@ def _generated(system: System, seed: int, missing: dict[str, str]) -> Hearing:
     )
 
 
-def _sound(system: System, asked: Mapping[str, Any], seed: int, watch: Watch | None = None) -> Sound:
-    sound = system.generate(**asked, seed=seed, watch=watch)[0]
+def _sound(system: System, asked: Mapping[str, Any], seed: int, on_step: StepCallback | None = None) -> Sound:
+    sound = system.generate(**asked, seed=seed, on_step=on_step)[0]
     assert isinstance(sound, Sound)
     return sound
 
@@ -313,12 +313,12 @@ def tell(system: System, asked: Mapping[str, Any], caption: str, seed: int) -> M
     """Generate one clip and keep some of the moments on the way; where there is nothing to hear yet there is silence."""
     film = Film()
     sound = _sound(system, asked, seed, film)
-    waveform, layout, hop = sound.tensor, system.tokenizer.layout, system.tokenizer.hop
+    waveform, layout, hop_length = sound.tensor, system.tokenizer.layout, system.tokenizer.hop_length
     frames = [system.decode_known(Tokens(moment.values, layout), moment.shown)[0][:, : waveform.shape[1]] for moment in film.moments[:-1]]
     pictures = torch.stack([spectrogram(each, sound.rate) for each in (*frames, waveform)])
     known = torch.stack([moment.known[0] for moment in film.moments])  # (frames, N)
     born = (known.long().argmax(0) + 1).tolist()
-    count = layout.positions if hop is None else min(layout.positions, math.ceil(waveform.shape[1] / hop))
+    count = layout.positions if hop_length is None else min(layout.positions, math.ceil(waveform.shape[1] / hop_length))
     places = spread(count, min(count, TOKENS))
     codes = told(Tokens(film.moments[-1].values, layout))[0]
     columns = math.ceil(math.sqrt(len(places)))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from jielong.core.tokens import Layout, Tokens
-from jielong.generation.generator import Moment
+from jielong.generation.callbacks import StepEvent
 from jielong.system import System
 
 
@@ -87,8 +87,8 @@ def told(tokens: Tokens) -> list[list[int | float]]:
 
 def tell(system: System, conditions: Sequence[Any], captions: Sequence[str], seed: int = 0) -> list[Story]:
     """Generate a picture for each condition and keep every step on the way."""
-    moments: list[Moment] = []
-    tokens = system.generate_tokens(list(conditions), seed=seed, batch=len(conditions), watch=moments.append)
+    moments: list[StepEvent] = []
+    tokens = system.generate_tokens(list(conditions), seed=seed, batch=len(conditions), on_step=moments.append)
     layout, media = tokens.layout, system.tokenizer.media
     blank = system.encode(torch.ones(1, *media.shape)).values
     films = [_so_far(system, moment, blank) for moment in moments]
@@ -107,7 +107,7 @@ def tell(system: System, conditions: Sequence[Any], captions: Sequence[str], see
     ]
 
 
-def _so_far(system: System, moment: Moment, blank: Tensor) -> Tensor:
+def _so_far(system: System, moment: StepEvent, blank: Tensor) -> Tensor:
     layout = system.tokenizer.layout
     if layout.scales:
         return system.decode_known(Tokens(moment.values, layout), moment.shown)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from jielong.config.registry import Part, parse_part, parts_of
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Head, Sharpness
+from jielong.heads.base import Head, SamplingConfig
 
 BATCH, LR = 128, 2e-3
 
@@ -80,7 +80,7 @@ def teach(part: Any, lesson: Lesson, steps: int, seed: int, batch: int = BATCH, 
         hidden = lesson.hidden.repeat_interleave(count, 0)
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = lr * (1 - step / steps)
-            head.follow(step * batch)
+            head.on_train_step(step * batch)
             optimizer.zero_grad()
             head.loss(hidden, lesson.right(count).flatten(0, 1)).mean().backward()
             optimizer.step()
@@ -101,5 +101,5 @@ def ask(head: Head, lesson: Lesson, rounds: int, count: int, seed: int, evaluati
     """
     kinds = len(lesson.hidden)
     hidden = lesson.hidden.repeat(rounds, 1)[:, None].expand(-1, count, -1)
-    drawn = head.sample(hidden, Noise(seed, range(rounds * kinds)), Sharpness(head_steps=evaluations)).values
+    drawn = head.sample(hidden, PerSampleRNG(seed, range(rounds * kinds)), SamplingConfig(num_inference_steps=evaluations)).values
     return drawn.unflatten(0, (rounds, kinds))

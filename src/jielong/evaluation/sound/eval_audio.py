@@ -12,7 +12,7 @@ from jielong.conditions.characters import SymbolSettings
 from jielong.conditions.phonemes import Phonemes
 from jielong.data.order import spread
 from jielong.data.sounds import AudioSet
-from jielong.evaluation.context import Subject
+from jielong.evaluation.context import EvalContext
 from jielong.evaluation.sound.features import MelStatistics, Space, WhisperFeatures
 from jielong.evaluation.sound.speakers import Speakers
 from jielong.system import open_media
@@ -22,7 +22,7 @@ KNOWN = 256
 
 
 @dataclass
-class Heard:
+class EvalAudio:
     """What there is to hear.
 
     Attributes:
@@ -34,7 +34,7 @@ class Heard:
         drawn: How clips were drawn.
     """
 
-    subject: Subject
+    subject: EvalContext
     conditions: list[Any] | None
     asked: list[float] | None
     sides: dict[str, list[Tensor]]
@@ -50,7 +50,7 @@ class Heard:
     def parts(self) -> list[Any]:
         """Settings of the conditions."""
         settings = self.subject.system.recipe.condition
-        return list(getattr(settings, "of", (settings,) if settings is not None else ()))
+        return list(getattr(settings, "parts", (settings,) if settings is not None else ()))
 
     @property
     def spells(self) -> bool:

@@ -14,15 +14,15 @@ from typing import Any
 from torch import Tensor
 
 from jielong.conditions.voice import Recording
-from jielong.evaluation.context import BATCH, Findings, Subject
+from jielong.evaluation.context import BATCH, EvalContext, EvalResult
 from jielong.evaluation.provenance import Measurement
-from jielong.evaluation.sound.eval_audio import Heard
-from jielong.evaluation.sound.metrics import JUDGES, Judge
+from jielong.evaluation.sound.eval_audio import EvalAudio
+from jielong.evaluation.sound.metrics import JUDGES, Metric
 from jielong.evaluation.sound.speakers import Speakers
 from jielong.system import lengths_of, open_media, parts_told, seconds_told
 
 
-def generator(subject: Subject, judges: Sequence[Judge] = JUDGES) -> Findings:
+def generator(subject: EvalContext, judges: Sequence[Metric] = JUDGES) -> EvalResult:
     """Generate a clip for each held-out item, and let all judges hear it; one all of whose figures are to be left out is not asked.
 
     Raises:
@@ -41,10 +41,10 @@ def generator(subject: Subject, judges: Sequence[Judge] = JUDGES) -> Findings:
         figures |= {name: figure for name, figure in found.figures.items() if figure.name not in subject.without}
         omitted |= found.omitted
     subject.report("judging", len(asked), len(asked))
-    return Findings(figures, omitted | dict.fromkeys(sorted(subject.without), "it was to be left out"), heard.drawn)
+    return EvalResult(figures, omitted | dict.fromkeys(sorted(subject.without), "it was to be left out"), heard.drawn)
 
 
-def generated(subject: Subject) -> Heard:
+def generated(subject: EvalContext) -> EvalAudio:
     """What is generated for each item, and, where the ceiling is asked for, what the tokenizer makes of the real ones."""
     system, sounds = subject.system, subject.sounds
     whole = open_media(subject.source, system.tokenizer.media, None, whole=False, level=system.recipe.data.level)
@@ -63,10 +63,10 @@ def generated(subject: Subject) -> Heard:
         "length_asked": subject.draws.length,
         "seconds_per_clip": round(seconds / len(made), 4),
     }
-    return Heard(subject, conditions, asked, sides, speakers, drawn)
+    return EvalAudio(subject, conditions, asked, sides, speakers, drawn)
 
 
-def told(subject: Subject, speakers: Speakers | None) -> list[Any] | None:
+def told(subject: EvalContext, speakers: Speakers | None) -> list[Any] | None:
     """What the generator is told of each item.
 
     A voice is another recording of that item's speaker, or its own where the set does not say who speaks; an emotion is its own recording.
@@ -78,12 +78,12 @@ def told(subject: Subject, speakers: Speakers | None) -> list[Any] | None:
     if not parts:
         return None
     columns = {kind: _READERS[kind](subject, speakers) for kind in parts}
-    if subject.system.condition_kind == "several":
+    if subject.system.condition_kind == "composite":
         return [{parts[kind]: column[index] for kind, column in columns.items()} for index in range(len(subject.rows))]
     return next(iter(columns.values()))
 
 
-def _texts(subject: Subject, speakers: Speakers | None) -> list[str]:
+def _texts(subject: EvalContext, speakers: Speakers | None) -> list[str]:
     sounds = subject.sounds
     texts = [sounds.captions[sounds.resolve(row)] for row in subject.rows]
     if not all(texts):
@@ -91,7 +91,7 @@ def _texts(subject: Subject, speakers: Speakers | None) -> list[str]:
     return texts
 
 
-def _classes(subject: Subject, speakers: Speakers | None) -> list[str]:
+def _classes(subject: EvalContext, speakers: Speakers | None) -> list[str]:
     sounds = subject.sounds
     labels = [sounds.labels[sounds.resolve(row)] for row in subject.rows]
     if any(label is None for label in labels):
@@ -99,23 +99,23 @@ def _classes(subject: Subject, speakers: Speakers | None) -> list[str]:
     return [sounds.classes[label] for label in labels if label is not None]
 
 
-def _own(subject: Subject, speakers: Speakers | None) -> list[Recording]:
+def _own(subject: EvalContext, speakers: Speakers | None) -> list[Recording]:
     return [Recording(clip, subject.sounds.rate) for clip in subject.clips]
 
 
-def _voices(subject: Subject, speakers: Speakers | None) -> list[Recording]:
+def _voices(subject: EvalContext, speakers: Speakers | None) -> list[Recording]:
     own = _own(subject, speakers)
     prompts: list[Tensor | None] = [None if speakers is None else speakers.prompt(index) for index in range(len(own))]
     return [each if prompt is None else Recording(prompt, each.rate) for each, prompt in zip(own, prompts, strict=True)]
 
 
-def _seconds(subject: Subject, speakers: Speakers | None) -> list[float]:
+def _seconds(subject: EvalContext, speakers: Speakers | None) -> list[float]:
     """The real recordings' lengths, or so many times these, as far as the tokenizer goes."""
     sounds, times = subject.sounds, 1.0 if subject.draws.length is None else subject.draws.length
     return [min(sounds.samples, times * sounds.length(row)) / sounds.rate for row in subject.rows]
 
 
-_READERS: dict[str, Callable[[Subject, Speakers | None], list[Any]]] = {
+_READERS: dict[str, Callable[[EvalContext, Speakers | None], list[Any]]] = {
     "text": _texts,
     "class": _classes,
     "voice": _voices,
@@ -125,14 +125,14 @@ _READERS: dict[str, Callable[[Subject, Speakers | None], list[Any]]] = {
 """By what a condition reads."""
 
 
-def _asked(subject: Subject, conditions: list[Any] | None) -> list[float] | None:
+def _asked(subject: EvalContext, conditions: list[Any] | None) -> list[float] | None:
     """Seconds that each clip is to last, where that is said."""
     if subject.draws.length is not None:
         return _seconds(subject, None)
     return seconds_told(subject.system.recipe, conditions)
 
 
-def _rebuilt(subject: Subject) -> list[Tensor]:
+def _rebuilt(subject: EvalContext) -> list[Tensor]:
     system, made = subject.system, list[Tensor]()
     for part in subject.real.split(BATCH):
         made += system.decode(system.encode(part))

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from jielong.data.order import spread
-from jielong.evaluation.context import Findings, guidance_of, sharpness_of
+from jielong.evaluation.context import EvalResult, guidance_of, sampling_of
 from jielong.evaluation.frechet import distance_of_few
 from jielong.evaluation.kernel import kernel_distance
 from jielong.evaluation.provenance import Measurement, machine
-from jielong.evaluation.sound.eval_audio import Heard
+from jielong.evaluation.sound.eval_audio import EvalAudio
 from jielong.evaluation.sound.features import MelStatistics, WhisperFeatures
 from jielong.evaluation.sound.listening import dnsmos
 from jielong.evaluation.sound.protocol import sound_hash
@@ -35,7 +35,7 @@ QUIET = -40.0
 """Decibels below a clip's loudest 20 ms, under which nothing is taken to sound."""
 
 
-class Judge(ABC):
+class Metric(ABC):
     """Makes figures of what is heard.
 
     ``names`` are those of generated sound; they are told as omitted where the judge cannot make them.
@@ -43,15 +43,15 @@ class Judge(ABC):
 
     names: ClassVar[tuple[str, ...]]
 
-    def unfit(self, heard: Heard) -> str | None:
+    def unfit(self, heard: EvalAudio) -> str | None:
         """Why these figures do not apply, if they do not."""
         return None
 
     @abstractmethod
-    def measure(self, heard: Heard) -> dict[str, Measurement]:
+    def measure(self, heard: EvalAudio) -> dict[str, Measurement]:
         """The figures, of all sides."""
 
-    def __call__(self, heard: Heard) -> Findings:
+    def __call__(self, heard: EvalAudio) -> EvalResult:
         """The figures, or why there are none: what is not installed is left out, and named."""
         reason = self.unfit(heard)
         figures: dict[str, Measurement] = {}
@@ -61,19 +61,19 @@ class Judge(ABC):
                 reason = "it applies to none of these clips"
             except (ImportError, MissingLibraryError, WeightsError, ValueError) as error:
                 reason = str(error)
-        return Findings(figures, {name: reason for name in self.names if name not in figures})
+        return EvalResult(figures, {name: reason for name in self.names if name not in figures})
 
 
-class Words(Judge):
+class Words(Metric):
     """Word and character errors, as Whisper base hears them."""
 
     names = ("wer", "cer")
 
-    def unfit(self, heard: Heard) -> str | None:
+    def unfit(self, heard: EvalAudio) -> str | None:
         """Without a text there is nothing to err in."""
         return None if heard.spells else "it is told no text to say, symbol by symbol"
 
-    def measure(self, heard: Heard) -> dict[str, Measurement]:
+    def measure(self, heard: EvalAudio) -> dict[str, Measurement]:
         """Each language by its own recogniser; all edits over all that was meant."""
         sounds = heard.subject.sounds
         texts = [sounds.captions[sounds.resolve(row)] for row in heard.subject.rows]
@@ -98,12 +98,12 @@ def _together(name: str, parts: dict[str, Measurement]) -> Measurement:
     return Measurement(name, edits / meant, sum(each.n for each in parts.values()), {"edits": edits, "of": meant, "languages": by})
 
 
-class Voices(Judge):
+class Voices(Metric):
     """Whose voice it is: cosines with the mean voice of each speaker of the set."""
 
     names = ("speaker_similarity", "other_speaker_similarity", "own_speaker_nearest")
 
-    def unfit(self, heard: Heard) -> str | None:
+    def unfit(self, heard: EvalAudio) -> str | None:
         """It must be known who is to speak."""
         if not heard.speaks:
             return "it makes no speech"
@@ -114,7 +114,7 @@ class Voices(Judge):
             return "the set has several speakers, and it is not told which to be"
         return None
 
-    def measure(self, heard: Heard) -> dict[str, Measurement]:
+    def measure(self, heard: EvalAudio) -> dict[str, Measurement]:
         """With one speaker there is no other to be nearer to."""
         encoder, speakers = SpeakerEncoder(), heard.speakers
         if speakers is None:
@@ -145,38 +145,38 @@ class Voices(Judge):
             figures |= {name + side: Measurement(name, value.mean().item(), len(rows), more) for name, value in told.items()}
         return figures
 
-    def __call__(self, heard: Heard) -> Findings:
+    def __call__(self, heard: EvalAudio) -> EvalResult:
         """As of all judges; one speaker alone is a reason of its own."""
         found = super().__call__(heard)
         if "speaker_similarity" in found.figures:
-            return Findings(found.figures, dict.fromkeys(found.omitted, "the set has one speaker"))
+            return EvalResult(found.figures, dict.fromkeys(found.omitted, "the set has one speaker"))
         return found
 
 
-class Quality(Judge):
+class Quality(Metric):
     """How good speech sounds, by DNSMOS."""
 
     names = ("dnsmos",)
 
-    def unfit(self, heard: Heard) -> str | None:
+    def unfit(self, heard: EvalAudio) -> str | None:
         """It was made for speech."""
         return None if heard.speaks else "it rates speech, and this generator makes other sounds"
 
-    def measure(self, heard: Heard) -> dict[str, Measurement]:
+    def measure(self, heard: EvalAudio) -> dict[str, Measurement]:
         """Of each side."""
         return {f"dnsmos{side}": dnsmos(clips, heard.rate) for side, clips in heard.sides.items()}
 
 
-class Lengths(Judge):
+class Lengths(Metric):
     """How far a clip's length is from the one asked for."""
 
     names = ("length_error",)
 
-    def unfit(self, heard: Heard) -> str | None:
+    def unfit(self, heard: EvalAudio) -> str | None:
         """A length must be asked for."""
         return None if heard.asked is not None else "no length is asked for"
 
-    def measure(self, heard: Heard) -> dict[str, Measurement]:
+    def measure(self, heard: EvalAudio) -> dict[str, Measurement]:
         """The mean of ``|got - asked| / asked``; the details tell how much of the length sounds."""
         asked = torch.tensor(heard.asked, dtype=torch.float64)
         got = torch.tensor([clip.shape[-1] / heard.rate for clip in heard.sides[""]], dtype=torch.float64)
@@ -189,18 +189,18 @@ class Lengths(Judge):
         return {"length_error": Measurement("length_error", errors.mean().item(), len(errors), details | sounding | more)}
 
 
-class OwnLengths(Judge):
+class OwnLengths(Metric):
     """How long it lasts where no length is asked for, beside the real recording."""
 
     names = ("length_ratio",)
 
-    def unfit(self, heard: Heard) -> str | None:
+    def unfit(self, heard: EvalAudio) -> str | None:
         """It must end by itself, or by what it is told."""
         if heard.asked is not None:
             return "a length is asked for"
         return None if is_timed(heard.subject.system.recipe) else "it makes clips of one length"
 
-    def measure(self, heard: Heard) -> dict[str, Measurement]:
+    def measure(self, heard: EvalAudio) -> dict[str, Measurement]:
         """The mean of got over real."""
         pairs = zip(heard.sides[""], heard.subject.clips, strict=True)
         ratios = torch.tensor([made.shape[-1] / real.shape[-1] for made, real in pairs], dtype=torch.float64)
@@ -218,7 +218,7 @@ def sounding_share(clip: Tensor, rate: int) -> float:
     return min(1.0, (last + 1) * window / len(mono))
 
 
-class Distances(Judge):
+class Distances(Metric):
     """Fréchet and kernel distances from the real held-out clips, in features of Whisper's encoder.
 
     The kernel distance is unbiased, and fit for a few clips; the Fréchet distance falls with their number.
@@ -227,11 +227,11 @@ class Distances(Judge):
     names: ClassVar[tuple[str, ...]] = ("frechet", "kernel")
     features: ClassVar[type[WhisperFeatures] | type[MelStatistics]] = WhisperFeatures
 
-    def unfit(self, heard: Heard) -> str | None:
+    def unfit(self, heard: EvalAudio) -> str | None:
         """A spread needs several clips."""
         return None if len(heard.subject.rows) > 1 else "it needs two clips at least"
 
-    def measure(self, heard: Heard) -> dict[str, Measurement]:
+    def measure(self, heard: EvalAudio) -> dict[str, Measurement]:
         """Of generated and of rebuilt clips; ``_real`` is the distance of as many training clips."""
         space, count = heard.space(self.features), len(heard.subject.rows)
         real = space(heard.subject.clips, heard.rate)
@@ -261,12 +261,12 @@ class MelDistances(Distances):
     features = MelStatistics
 
 
-class Kinds(Judge):
+class Kinds(Metric):
     """Whether a clip is of the class that it was asked to be: that of the nearest training clip, in Whisper's features."""
 
     names = ("class_at_1",)
 
-    def unfit(self, heard: Heard) -> str | None:
+    def unfit(self, heard: EvalAudio) -> str | None:
         """For sounds of several classes, told by class or by caption."""
         sounds = heard.subject.sounds
         if heard.speaks:
@@ -277,7 +277,7 @@ class Kinds(Judge):
             return f"{sounds.name} has no two classes, or clips without one"
         return None
 
-    def measure(self, heard: Heard) -> dict[str, Measurement]:
+    def measure(self, heard: EvalAudio) -> dict[str, Measurement]:
         """Of each side; chance is the share of the most frequent class among the training clips."""
         space, (trained, rows) = heard.space(WhisperFeatures), heard.known
         there = [trained.labels[trained.resolve(row)] for row in rows]
@@ -298,24 +298,24 @@ class Kinds(Judge):
         return figures
 
 
-class Pace(Judge):
+class Pace(Metric):
     """How fast this machine makes a clip by itself, and how soon its first sound is there when it is streamed."""
 
     names = ("times_real_time", "first_sound_ms")
 
-    def measure(self, heard: Heard) -> dict[str, Measurement]:
+    def measure(self, heard: EvalAudio) -> dict[str, Measurement]:
         """Medians over a few clips, one at a time, after one that is not counted."""
         rows = spread(len(heard.subject.rows), TIMED)
         self._whole(heard, rows[0])
         details: dict[str, Any] = {"batch": 1, "statistic": "median", "machine": machine()}
         faster = [self._whole(heard, row) for row in rows]
         figures = {"times_real_time": Measurement("times_real_time", statistics.median(faster), len(rows), details)}
-        if heard.subject.system.tokenizer.hop is not None:
+        if heard.subject.system.tokenizer.hop_length is not None:
             waits = [self._first(heard, row) for row in rows]
             figures["first_sound_ms"] = Measurement("first_sound_ms", statistics.median(waits), len(rows), details)
         return figures
 
-    def _told(self, heard: Heard, row: int) -> dict[str, Any]:
+    def _told(self, heard: EvalAudio, row: int) -> dict[str, Any]:
         subject = heard.subject
         return {
             "conditions": None if heard.conditions is None else [heard.conditions[row]],
@@ -323,17 +323,17 @@ class Pace(Judge):
             "seed": subject.draws.seed,
             "steps": subject.draws.steps,
             "guidance": guidance_of(subject.system, subject.draws),
-            "sharpness": sharpness_of(subject.system, subject.draws),
+            "sampling": sampling_of(subject.system, subject.draws),
         }
 
-    def _whole(self, heard: Heard, row: int) -> float:
+    def _whole(self, heard: EvalAudio, row: int) -> float:
         system, asked = heard.subject.system, _row(heard.asked, row)
         begun = time.perf_counter()
         tokens = system.generate_tokens(**self._told(heard, row), lengths=lengths_of(system.tokenizer, asked))
         clip = system.sounds(tokens, asked)[0]
         return clip.tensor.shape[-1] / heard.rate / (time.perf_counter() - begun)
 
-    def _first(self, heard: Heard, row: int) -> float:
+    def _first(self, heard: EvalAudio, row: int) -> float:
         begun = time.perf_counter()
         next(iter(heard.subject.system.stream_sound(**self._told(heard, row), seconds=_row(heard.asked, row))))
         return 1000 * (time.perf_counter() - begun)
@@ -343,5 +343,5 @@ def _row(values: list[float] | None, row: int) -> list[float] | None:
     return None if values is None else [values[row]]
 
 
-JUDGES: Sequence[Judge] = (Words(), Voices(), Quality(), Lengths(), OwnLengths(), Distances(), MelDistances(), Kinds(), Pace())
+JUDGES: Sequence[Metric] = (Words(), Voices(), Quality(), Lengths(), OwnLengths(), Distances(), MelDistances(), Kinds(), Pace())
 """In the order of their figures."""

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from jielong.core.tokens import Tokens
-from jielong.evaluation.context import BATCH, Findings, Subject
+from jielong.evaluation.context import BATCH, EvalContext, EvalResult
 from jielong.evaluation.sound.waveform import bitrate, mel_distance, si_sdr, stft_distance
 from jielong.evaluation.usage import codebook_usage
 
 
-def tokenizer(subject: Subject) -> Findings:
+def tokenizer(subject: EvalContext) -> EvalResult:
     """What comes back of sound, in each clip as far as it goes, and what it costs."""
     system, sounds, real = subject.system, subject.sounds, subject.real
     codes: list[Tensor] = []
@@ -25,7 +25,7 @@ def tokenizer(subject: Subject) -> Findings:
     figures = {each.__name__: each(made, heard, sounds.rate) for each in (mel_distance, si_sdr, stft_distance)}
     layout, reason = system.tokenizer.layout, "the tokens are continuous"
     if not layout.discrete:
-        return Findings(figures, {"bitrate": reason, "codebook_usage": reason})
+        return EvalResult(figures, {"bitrate": reason, "codebook_usage": reason})
     figures["bitrate"] = bitrate(layout, sounds.samples / sounds.rate)
     figures["codebook_usage"] = codebook_usage(Tokens(torch.cat(codes), layout))
-    return Findings(figures)
+    return EvalResult(figures)

@@ -37,7 +37,7 @@ RECIPE = """
 data: {set: emoji, size: 32}
 tokenizer:
   vq:
-    body: {convolutional: {patch: 4, channels: [32], blocks: [1]}}
+    autoencoder: {convolutional: {patch: 4, channels: [32], blocks: [1]}}
     dim: 64
     quantizer: {vector: {codes: 512, codebook: gradient, decay: 0.9, kmeans_iterations: 0, restart_below: 0}}
 losses: {regression: {kind: l2, weight: 1.0}}

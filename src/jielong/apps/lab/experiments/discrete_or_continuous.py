@@ -14,7 +14,7 @@ from torch import Tensor
 from jielong.apps.lab.statistics import Estimate, bootstrap, exact, level
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.data.opening import open_set
 from jielong.data.order import spread
 from jielong.evaluation.features import FeatureExtractor
@@ -38,7 +38,7 @@ tokenizer:
 losses: {{regression: {{kind: l2, weight: 1.0}}}}
 train: {{samples: 1000000000, batch: 32, optimizer: muon, lr: 5.0e-3, warmup: 512, ema: 0.98, log_every: 100000, save_every: 1000000}}
 """
-_BODY = "body: {convolutional: {patch: 4, channels: [64], blocks: [1]}}, dim: 8"
+_BODY = "autoencoder: {convolutional: {patch: 4, channels: [64], blocks: [1]}}, dim: 8"
 
 
 def recipes() -> dict[str, str]:
@@ -69,7 +69,7 @@ class Kept:
 def keep(system: System, pictures: Tensor, extractor: FeatureExtractor, seed: int) -> Kept:
     """Send pictures through a tokenizer and back."""
     tokenizer = system.tokenizer
-    tokens = tokenizer.redraw(tokenizer.keep(pictures), Noise(seed, range(len(pictures))))
+    tokens = tokenizer.sample_cached(tokenizer.keep(pictures), PerSampleRNG(seed, range(len(pictures))))
     rebuilt = system.decode(tokens)
     if isinstance(tokenizer, KLTokenizer):
         bits = float(tokenizer.posterior(pictures).kl().sum((1, 2)).mean()) / math.log(2)

@@ -24,19 +24,19 @@ train: {{samples: 1000000000, batch: 32, optimizer: muon, lr: 5.0e-3, warmup: 51
 _GENERATOR = """
 data: {{set: emoji, size: 32}}
 tokenizer: {{checkpoint: given by the experiment}}
-condition: {{class: {{width: 32, drop: 0.1}}}}
+condition: {{class: {{width: 32, cfg_dropout: 0.1}}}}
 order: {order}
 backbone: {{transformer: {{layers: 3, width: 96, heads: 3, condition: prefix}}}}
 head: {head}
 train: {{samples: 1000000000, batch: 32, optimizer: muon, lr: 3.0e-3, warmup: 512, ema: 0.98, log_every: 100000, save_every: 1000000}}
 """
-_BODY = "body: {convolutional: {patch: 4, channels: [64], blocks: [1]}}, dim: 8"
+_BODY = "autoencoder: {convolutional: {patch: 4, channels: [64], blocks: [1]}}, dim: 8"
 _ORDERS = {"raster": "raster", "random": "{masked: {steps: 16, choose: random, ratio: {kind: truncated_normal}}}"}
 _TOKENS = {
     "codes": (f"vq: {{{_BODY}, quantizer: {{vector: {{codes: 256, kmeans_iterations: 10, restart_below: 0.1}}}}}}", "softmax"),
     "vectors": (
         f"kl: {{{_BODY}, weight: 0.02}}",
-        "{diffusion: {network: {mlp: {layers: 2, width: 96}}, steps: 16, draws_per_token: 2}}",
+        "{diffusion: {network: {mlp: {layers: 2, width: 96}}, steps: 16, diffusion_batch_mul: 2}}",
     ),
 }
 PLANS = {

@@ -22,7 +22,7 @@ EVALUATIONS, MANY, FEW = (1, 2, 4, 8, 16, 32, 64, 100), 100, 2
 """What is asked of heads that draw in several evaluations, the number that all are held to, and what counts as few."""
 REFERENCE, WITHIN = "diffusion", 1.1
 TWICE = 2.0
-OF_ITS_FORM = ("gaussian_mixture", "units")
+OF_ITS_FORM = ("gaussian_mixture", "semantic_acoustic")
 """Heads whose own form is that of the truth here, a few clusters: shown, but no proof that others need few evaluations."""
 _NETWORK = {"mlp": {"layers": 2, "width": 96}}
 

@@ -17,7 +17,7 @@ from jielong.data.order import spread
 from jielong.evaluation.kernel import contributions, kernel_distance
 from jielong.evaluation.retrieval import Score, candidate_columns
 from jielong.evaluation.scorer import Scorer
-from jielong.heads.base import Sharpness
+from jielong.heads.base import SamplingConfig
 from jielong.media.images import sheet
 from jielong.system import System, load
 from jielong.training.checkpoint import fingerprint
@@ -56,7 +56,7 @@ def draw_in_steps(system: System, captions: Sequence[str], steps: Sequence[int],
     system.generate_tokens(captions, seed=seed, steps=1)  # reads the words, which are then remembered
     for count in steps:
         begun = time.perf_counter()
-        pictures[count] = system.decode(system.generate_tokens(captions, seed=seed, steps=count, guidance=1.0, sharpness=Sharpness()))
+        pictures[count] = system.decode(system.generate_tokens(captions, seed=seed, steps=count, guidance=1.0, sampling=SamplingConfig()))
         seconds[count] = (time.perf_counter() - begun) / len(captions)
     return pictures, seconds
 

@@ -19,7 +19,7 @@ PIXELS = Plan(
     """
 data: {set: emoji, size: 16}
 tokenizer: {pixels: {levels: 8, flatten: true}}
-condition: {class: {width: 32, drop: 0.1}}
+condition: {class: {width: 32, cfg_dropout: 0.1}}
 order: raster
 backbone: {pixelcnn: {layers: 3, width: 24, features: 36, first_kernel: 5, dropout: 0}}
 head: softmax
@@ -31,7 +31,7 @@ TOKENS = Plan(
     """
 data: {set: emoji, size: 16}
 tokenizer: {checkpoint: given by the experiment}
-condition: {class: {width: 32, drop: 0.1}}
+condition: {class: {width: 32, cfg_dropout: 0.1}}
 order: raster
 backbone: {transformer: {layers: 3, width: 96, heads: 3, condition: prefix}}
 head: softmax
@@ -41,7 +41,7 @@ train: {samples: 1000000000, batch: 32, optimizer: muon, lr: 3.0e-3, warmup: 512
 data: {set: emoji, size: 16}
 tokenizer:
   vq:
-    body: {convolutional: {patch: 2, channels: [32, 64], blocks: [1, 1]}}
+    autoencoder: {convolutional: {patch: 2, channels: [32, 64], blocks: [1, 1]}}
     dim: 8
     quantizer: {vector: {codes: 256, kmeans_iterations: 10, restart_below: 0.1}}
 losses: {regression: {kind: l2, weight: 1.0}}

@@ -37,7 +37,7 @@ TOKENIZER = f"""
 {DATA}
 tokenizer:
   kl:
-    body: {{seanet: {{channels: 16, ratios: [{FRAME}], residual_layers: 0, lstm: 0, norm: none}}}}
+    autoencoder: {{seanet: {{channels: 16, ratios: [{FRAME}], residual_layers: 0, lstm: 0, norm: none}}}}
     dim: 16
     weight: 0.001
 losses: {{regression: {{kind: l2, weight: 100.0}}}}
@@ -48,21 +48,22 @@ GENERATORS = {
     TOLD: f"""
 {DATA}
 tokenizer: {{checkpoint: given by the experiment}}
-condition: {{characters: {{{SPELT}, aligned: search, drop: 0}}}}
+condition: {{characters: {{{SPELT}, aligned: search, cfg_dropout: 0}}}}
 order: at_once
 backbone: {{none: {{width: 64}}}}
 head:
-  flow_matching: {{network: {{dit: {{layers: 2, width: 64, heads: 2, kernel: 3}}}}, steps: 8, sampler: midpoint, draws_per_token: 1}}
+  flow_matching: {{network: {{dit: {{layers: 2, width: 64, heads: 2, kernel: 3}}}}, steps: 8, sampler: midpoint, diffusion_batch_mul: 1}}
 {quiet("adamw, lr: 2.0e-3", batch=16)}
 """,
     ITSELF: f"""
 {DATA}
 tokenizer: {{checkpoint: given by the experiment}}
-condition: {{several: {{of: {{characters: {{{SPELT}, drop: 0}}, length: {{width: 64, drop: 0}}}}, width: 64, drop: 0}}}}
+condition:
+  composite: {{parts: {{characters: {{{SPELT}, cfg_dropout: 0}}, length: {{width: 64, cfg_dropout: 0}}}}, width: 64, cfg_dropout: 0}}
 order: raster
 backbone: {{transformer: {{layers: 2, width: 64, heads: 2, condition: prefix}}}}
 head: {{gaussian_mixture: {{components: 4}}}}
-ending: {{threshold: 0.5, positive_weight: 20}}
+stop_head: {{threshold: 0.5, positive_weight: 20}}
 {quiet(batch=16)}
 """,
 }
@@ -116,7 +117,7 @@ def _spoken(system: System, name: str, words: list[str], seconds: list[float], s
         assert isinstance(made, Sounds)
         return made
     told = [{"characters": text, "length": value} for text, value in zip(words, seconds, strict=True)]
-    return system.sounds(system.generator.generate(told, seed=seed, sharpness=system.sharpness()))
+    return system.sounds(system.generator.generate(told, seed=seed, sampling=system.sampling()))
 
 
 def _lost(system: System, words: list[str], seed: int) -> Estimate:

@@ -17,7 +17,7 @@ _TOKENIZER = """
 data: {{set: emoji, size: 32}}
 tokenizer:
   vq:
-    body: {{convolutional: {{patch: 4, channels: [64], blocks: [1]}}}}
+    autoencoder: {{convolutional: {{patch: 4, channels: [64], blocks: [1]}}}}
     dim: 8
     quantizer: {quantizer}
 losses: {{regression: {{kind: l2, weight: 1.0}}}}
@@ -26,7 +26,7 @@ train: {{samples: 1000000000, batch: 32, optimizer: muon, lr: 5.0e-3, warmup: 51
 _GENERATOR = """
 data: {{set: emoji, size: 32}}
 tokenizer: {{checkpoint: given by the experiment}}
-condition: {{class: {{width: 32, drop: 0.1}}}}
+condition: {{class: {{width: 32, cfg_dropout: 0.1}}}}
 order: {order}
 backbone: {{transformer: {{layers: 3, width: 96, heads: 3, condition: prefix}}}}
 head: softmax

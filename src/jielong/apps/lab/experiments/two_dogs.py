@@ -14,10 +14,10 @@ from jielong.apps.lab.toy_tasks import BATCH, LR, continuous_heads, teach
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
 from jielong.config.registry import Part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.data.opening import open_set
 from jielong.data.order import spread
-from jielong.heads.base import Head, Sharpness
+from jielong.heads.base import Head, SamplingConfig
 from jielong.media.images import from_tensor
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class TwoDogs(Trial, name="two-dogs"):
                 head = train(part, question, steps, bench.seed)
                 asked = question.hidden[:, None].expand(-1, draws, -1)
                 with torch.no_grad():
-                    drawn = head.sample(asked, Noise(bench.seed, range(len(asked))), Sharpness()).values
+                    drawn = head.sample(asked, PerSampleRNG(bench.seed, range(len(asked))), SamplingConfig()).values
                 answers[name] = judged(question, drawn, bench.seed)
                 chosen[name] = part.model_dump(mode="json")[name]
         figures = {

@@ -19,9 +19,9 @@ from pydantic import Field, SerializeAsAny
 from torch import Tensor, nn
 
 from jielong.config.registry import OfFamily, Part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Draw, Head, Sharpness
+from jielong.heads.base import Head, SampleOutput, SamplingConfig
 from jielong.heads.continuous import check_continuous
 from jielong.heads.flow_matching import FlowMatching
 from jielong.heads.softmax import SoftmaxHead
@@ -29,7 +29,7 @@ from jielong.quantizers.base import Quantizer, QuantizerSettings
 from jielong.quantizers.vector import Vector
 
 
-class UnitsHead(Head):
+class SemanticAcousticHead(Head):
     """Draws a unit, then the vector given the unit.
 
     *Temperature*, top-k and top-p are of the units, and temperature is that of the vectors too, as their head has it. *Guidance* is of
@@ -51,7 +51,7 @@ class UnitsHead(Head):
 
     def __init__(self, width: int, layout: Layout, quantizer: Quantizer, vectors: Head, embedding: int, weight: float) -> None:
         super().__init__()
-        check_continuous("units", layout)
+        check_continuous("semantic_acoustic", layout)
         units = quantizer.layout((1,))
         if units.channels != 1 or units.vocabulary is None:
             raise ValueError(f"a unit is one code, and this quantizer gives {units.channels} a vector: choose quantizer: vector")
@@ -72,26 +72,32 @@ class UnitsHead(Head):
         units = self.quantizer(targets.float()).indices  # which follow the targets in training
         return self.weight * self.units.loss(hidden, units) + self.vectors.loss(self.told(hidden, units), targets)
 
-    def follow(self, samples_seen: int) -> None:
+    def on_train_step(self, samples_seen: int) -> None:
         """See :meth:`Head.follow`."""
-        self.vectors.follow(samples_seen)
+        self.vectors.on_train_step(samples_seen)
 
-    def check_sharpness(self, sharpness: Sharpness) -> None:
+    def check_sampling(self, sampling: SamplingConfig) -> None:
         """What means nothing to the head of vectors is refused by it; top-k and top-p are of the units."""
-        self.vectors.check_sharpness(replace(sharpness, top_k=0, top_p=1.0))
+        self.vectors.check_sampling(replace(sampling, top_k=0, top_p=1.0))
 
     def sample(
-        self, hidden: Tensor, noise: Noise, sharpness: Sharpness, null: Tensor | None = None, guidance: float = 1.0, progress: float = 0.0
-    ) -> Draw:
+        self,
+        hidden: Tensor,
+        rng: PerSampleRNG,
+        sampling: SamplingConfig,
+        null: Tensor | None = None,
+        guidance: float = 1.0,
+        progress: float = 0.0,
+    ) -> SampleOutput:
         """Draw vectors ``(B, n, C)``; how sure the units are is how sure the draws are."""
-        self.check_sharpness(sharpness)
-        units = self.units.sample(hidden, noise, sharpness, null, guidance, progress)
+        self.check_sampling(sampling)
+        units = self.units.sample(hidden, rng, sampling, null, guidance, progress)
         given, nothing = self.told(hidden, units.values), None if null is None else self.told(null, units.values)
-        drawn = self.vectors.sample(given, noise, replace(sharpness, top_k=0, top_p=1.0), nothing, guidance, progress)
-        return Draw(drawn.values, units.confidence)
+        drawn = self.vectors.sample(given, rng, replace(sampling, top_k=0, top_p=1.0), nothing, guidance, progress)
+        return SampleOutput(drawn.values, units.confidence)
 
 
-class Units(Part, family="head", name="units"):
+class SemanticAcoustic(Part, family="head", name="semantic_acoustic"):
     """Settings of the two streams.
 
     Attributes:
@@ -106,10 +112,10 @@ class Units(Part, family="head", name="units"):
     embedding: int = Field(default=128, ge=1)
     weight: float = Field(default=1.0, ge=0)
 
-    def build(self, width: int, layout: Layout) -> UnitsHead:
+    def build(self, width: int, layout: Layout) -> SemanticAcousticHead:
         """The head for tokens of this layout."""
-        check_continuous("units", layout)
+        check_continuous("semantic_acoustic", layout)
         vectors = self.of.build(width + self.embedding, layout)  # type: ignore[attr-defined]
         if vectors.joint:
             raise ValueError("a unit is drawn for one token, so the head of vectors may not be joint: give it a network such as mlp")
-        return UnitsHead(width, layout, self.quantizer.build(layout.channels), vectors, self.embedding, self.weight)
+        return SemanticAcousticHead(width, layout, self.quantizer.build(layout.channels), vectors, self.embedding, self.weight)

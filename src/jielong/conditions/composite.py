@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from jielong.conditions.base import Condition, ConditionSettings
 from jielong.config.registry import OfFamily, nearest
-from jielong.core.rng import Noise
-from jielong.networks.conditioning import Along, Conditioning
+from jielong.core.rng import PerSampleRNG
+from jielong.networks.conditioning import AlignedStates, Conditioning
 
 
 class Told(NamedTuple):
@@ -27,21 +27,21 @@ class Told(NamedTuple):
     rows: Tensor
 
 
-class SeveralConditions(Condition):
+class CompositeCondition(Condition):
     """Each condition through a linear map of its own to one width, marked by a learned vector.
 
     An item's raw value is a mapping from the conditions' names to their values; what it leaves out is replaced by that condition's null,
-    if it was trained with one. ``drop`` replaces everything by one null, which guidance compares with; each condition's own drop replaces
-    that condition alone, beside it and independently.
+    if it was trained with one. ``cfg_dropout`` replaces all of them by one null, the unconditional half of guidance; each
+    condition's ``cfg_dropout`` replaces that condition alone, independently.
 
     Args:
         parts: The conditions by name.
         width: Channels of all states.
-        drop: Share of items that are told nothing, in training.
+        cfg_dropout: Share of items that are told nothing, in training.
     """
 
-    def __init__(self, parts: Mapping[str, Condition], width: int, drop: float) -> None:
-        super().__init__(width, drop)
+    def __init__(self, parts: Mapping[str, Condition], width: int, cfg_dropout: float) -> None:
+        super().__init__(width, cfg_dropout)
         self.parts = nn.ModuleDict(parts)
         self.maps = nn.ModuleDict({name: nn.Linear(part.width, width) for name, part in parts.items()})
         self.aligned = next((part.aligned for part in parts.values() if part.aligned), None)
@@ -56,10 +56,10 @@ class SeveralConditions(Condition):
     def _parts(self) -> dict[str, Condition]:
         return {name: part for name, part in self.parts.items() if isinstance(part, Condition)}
 
-    def drops(self, noise: Noise) -> Tensor:
+    def drops(self, rng: PerSampleRNG) -> Tensor:
         """Which conditions of each item are dropped, ``(B, 1 + conditions)`` bool; the first column says of all at once."""
-        shares = torch.tensor([self.drop, *(part.drop for part in self._parts.values())])
-        return noise.uniform(len(shares)) < shares.to(noise.device)
+        shares = torch.tensor([self.cfg_dropout, *(part.cfg_dropout for part in self._parts.values())])
+        return rng.uniform(len(shares)) < shares.to(rng.device)
 
     def prepare(self, values: Sequence[Mapping[str, Any]]) -> dict[str, Told]:
         """A mapping an item to what each condition is told.
@@ -76,17 +76,17 @@ class SeveralConditions(Condition):
                 raise ValueError(f"there is no condition {unknown[0]!r} here; {nearest(str(unknown[0]), list(self._parts))}")
         return {name: self._told(name, part, [value.get(name) for value in values]) for name, part in self._parts.items()}
 
-    def settled(self, value: Any) -> Any:
+    def resolve(self, value: Any) -> Any:
         """Each condition's own part, settled; what cannot be read is left for :meth:`prepare` to refuse."""
         if not isinstance(value, Mapping):
             return value
         parts = self._parts
-        return {name: parts[name].settled(own) if name in parts and own is not None else own for name, own in value.items()}
+        return {name: parts[name].resolve(own) if name in parts and own is not None else own for name, own in value.items()}
 
     def _told(self, name: str, part: Condition, values: list[Any]) -> Told:
         rows = torch.tensor([value is not None for value in values])
-        if not rows.all() and part.drop == 0:
-            raise ValueError(f"every item must say its {name}: this model was never trained without (its drop is 0)")
+        if not rows.all() and part.cfg_dropout == 0:
+            raise ValueError(f"every item must say its {name}: this model was never trained without (its cfg_dropout is 0)")
         given = [value for value in values if value is not None]
         return Told(part.prepare(given) if given else None, rows)
 
@@ -103,7 +103,7 @@ class SeveralConditions(Condition):
             own = _spread(part, prepared[name], None if dropped is None else dropped[:, index])
             said.append(Conditioning(self.maps[name](own.states) + self.kinds[name], own.mask, self.maps[name](own.pooled)))
             if own.along is not None:
-                along = Along(self.maps[name](own.along.states) + self.kinds[name], own.along.mask)
+                along = AlignedStates(self.maps[name](own.along.states) + self.kinds[name], own.along.mask)
         return Conditioning(
             torch.cat([own.states for own in said], 1),
             torch.cat([own.mask for own in said], 1),
@@ -128,7 +128,7 @@ def _spread(part: Condition, told: Told, dropped: Tensor | None) -> Conditioning
     if said.along is not None and nothing.along is not None:
         blank = nothing.along.padded(said.along.states.shape[1])
         states = blank.states.to(said.along.states.dtype).index_copy(0, where, said.along.states)
-        along = Along(states, blank.mask.index_copy(0, where, said.along.mask))
+        along = AlignedStates(states, blank.mask.index_copy(0, where, said.along.mask))
     return Conditioning(
         nothing.states.to(said.states.dtype).index_copy(0, where, said.states),
         nothing.mask.index_copy(0, where, said.mask),
@@ -137,26 +137,26 @@ def _spread(part: Condition, told: Told, dropped: Tensor | None) -> Conditioning
     )
 
 
-class Several(ConditionSettings, family="condition", name="several"):
-    """Settings: the conditions ``of`` which it is made, the ``width`` of all states, and the ``drop`` of all at once.
+class Composite(ConditionSettings, family="condition", name="composite"):
+    """Settings: the conditions ``of`` which it is made, the ``width`` of all states, and the ``cfg_dropout`` of all at once.
 
     ::
 
-        condition: {several: {of: {characters: {drop: 0}, voice: {drop: 0.1}, length: {}}, width: 256, drop: 0.1}}
+        condition: {composite: {parts: {characters: {cfg_dropout: 0}, voice: {cfg_dropout: 0.1}, length: {}}, width: 256, cfg_dropout: 0.1}}
     """
 
-    reads: ClassVar[str] = "several"
-    of: Annotated[tuple[SerializeAsAny[ConditionSettings], ...], OfFamily("condition", many=True)]
+    reads: ClassVar[str] = "composite"
+    parts: Annotated[tuple[SerializeAsAny[ConditionSettings], ...], OfFamily("condition", many=True)]
     width: int = Field(default=256, ge=1)
-    drop: float = Field(default=0.1, ge=0, lt=1)
+    cfg_dropout: float = Field(default=0.1, ge=0, lt=1)
 
-    @field_validator("of")
+    @field_validator("parts")
     @classmethod
     def _differ(cls, parts: tuple[ConditionSettings, ...]) -> tuple[ConditionSettings, ...]:
         names = [part.name for part in parts]
         if not names:
-            raise ValueError("several conditions are at least one: of: {characters: {}, voice: {}}")
-        if len(set(names)) < len(names) or "several" in names:
+            raise ValueError("several conditions are at least one: parts: {characters: {}, voice: {}}")
+        if len(set(names)) < len(names) or "composite" in names:
             raise ValueError(
                 f"each condition may stand here once, and none of them may be `several` itself, but these are {', '.join(names)}"
             )
@@ -165,13 +165,13 @@ class Several(ConditionSettings, family="condition", name="several"):
             raise ValueError(f"two of {', '.join(names)} read the same {twice[0]}: keep one of them")
         return parts
 
-    def build(self, classes: Sequence[str] = ()) -> SeveralConditions:
+    def build(self, classes: Sequence[str] = ()) -> CompositeCondition:
         """The conditions together."""
-        return SeveralConditions({part.name: part.build(classes) for part in self.of}, self.width, self.drop)
+        return CompositeCondition({part.name: part.build(classes) for part in self.parts}, self.width, self.cfg_dropout)
 
     def raw(self, batch: Any, rate: int | None = None) -> list[dict[str, Any]]:
         """A mapping an item, from what the batch says."""
-        columns = {part.name: part.raw(batch, rate) for part in self.of}
+        columns = {part.name: part.raw(batch, rate) for part in self.parts}
         if missing := [name for name, column in columns.items() if column is None]:
             raise ValueError(f"the condition {missing[0]} has nothing to read in these data")
         columns = {name: column.tolist() if isinstance(column, Tensor) else column for name, column in columns.items()}

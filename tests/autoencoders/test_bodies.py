@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load, save
 
-from jielong.autoencoders.base import BodySettings
+from jielong.autoencoders.base import AutoencoderSettings
 from jielong.autoencoders.convolutional import Convolutional
 from jielong.autoencoders.resnet import Resnet
 from jielong.autoencoders.vit import ViT
@@ -22,12 +22,12 @@ SMALL = {
     "resnet": Resnet(channels=(8, 8, 16), blocks=1, groups=4, attention=True),
     "vit, learned": ViT(patch=4, layers=1, width=16, heads=2, positions="learned"),
 }
-BODIES = pytest.mark.parametrize("body", SMALL.values(), ids=SMALL)
+BODIES = pytest.mark.parametrize("autoencoder", SMALL.values(), ids=SMALL)
 
 
-def make(body: BodySettings) -> VQTokenizer:
+def make(autoencoder: AutoencoderSettings) -> VQTokenizer:
     torch.manual_seed(0)
-    return VQ(body=body, dim=4, quantizer=Vector(codes=32, kmeans_iterations=0)).build(MediaFormat(3, (8, 12)))
+    return VQ(autoencoder=autoencoder, dim=4, quantizer=Vector(codes=32, kmeans_iterations=0)).build(MediaFormat(3, (8, 12)))
 
 
 def pictures(batch: int = 3) -> torch.Tensor:
@@ -35,29 +35,31 @@ def pictures(batch: int = 3) -> torch.Tensor:
 
 
 def test_none_is_left_out() -> None:
-    of_sound = {name for name, part in parts_of("body").items() if getattr(part, "medium", None) == "sound"}  # tests of their own
-    assert {part.name for part in SMALL.values()} == set(parts_of("body")) - of_sound
+    of_sound = {name for name, part in parts_of("autoencoder").items() if getattr(part, "medium", None) == "sound"}  # tests of their own
+    assert {part.name for part in SMALL.values()} == set(parts_of("autoencoder")) - of_sound
 
 
 @BODIES
-def test_settings_are_written_and_read_back_equal_and_say_how_many_maps_come_out(body: BodySettings) -> None:
-    assert parse_part("body", body.model_dump(mode="json")) == body
-    built = body.build(channels=2, size=(8, 12), dim=5, outputs=7)
+def test_settings_are_written_and_read_back_equal_and_say_how_many_maps_come_out(autoencoder: AutoencoderSettings) -> None:
+    assert parse_part("autoencoder", autoencoder.model_dump(mode="json")) == autoencoder
+    built = autoencoder.build(channels=2, size=(8, 12), dim=5, outputs=7)
     features = built.encoder(torch.zeros(1, 2, 8, 12))
     assert features.shape == (1, 5, 8 // built.reduction, 12 // built.reduction)
     assert built.decoder(features).shape == (1, 7, 8, 12)
     with pytest.raises(ValueError, match="8 x 13 pixels do not divide into tokens of 4 x 4 pixels"):
-        body.build(channels=2, size=(8, 13), dim=5)
-    with pytest.raises(ValueError, match=f"the body {body.name} reads pictures, and the data are sound: choose one of dac, seanet, vocos"):
-        body.build(channels=1, size=(96,), dim=5)
+        autoencoder.build(channels=2, size=(8, 13), dim=5)
+    with pytest.raises(
+        ValueError, match=f"the body {autoencoder.name} reads pictures, and the data are sound: choose one of dac, seanet, vocos"
+    ):
+        autoencoder.build(channels=1, size=(96,), dim=5)
 
 
 @BODIES
-def test_a_tokenizer_of_it_is_itself_again_from_its_weights(body: BodySettings) -> None:
-    tokenizer = make(body).eval()
+def test_a_tokenizer_of_it_is_itself_again_from_its_weights(autoencoder: AutoencoderSettings) -> None:
+    tokenizer = make(autoencoder).eval()
     tokens = tokenizer.encode(pictures())
     assert tokens.layout.grid == (2, 3)
-    again = make(body).eval()
+    again = make(autoencoder).eval()
     for parameter in again.parameters():
         parameter.data.zero_()
     again.load_state_dict(load(save({name: value.contiguous() for name, value in tokenizer.state_dict().items()})))
@@ -66,8 +68,8 @@ def test_a_tokenizer_of_it_is_itself_again_from_its_weights(body: BodySettings) 
 
 
 @BODIES
-def test_a_few_steps_of_training_reconstruct_better(body: BodySettings) -> None:
-    tokenizer = make(body).train()
+def test_a_few_steps_of_training_reconstruct_better(autoencoder: AutoencoderSettings) -> None:
+    tokenizer = make(autoencoder).train()
     optimizer = torch.optim.Adam(tokenizer.parameters(), 1e-2)
     media = pictures(2) * 0.1 + 0.5
     errors = []

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from jielong.config.registry import Part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.orders.base import Embed, Order, View
 from jielong.orders.patterns import Pattern, level_by_level
 
 
-class LevelsOrder(Order):
+class CoarseToFineOrder(Order):
     """In the first codebook the previous code stands at a position; in the ``j``-th the sum of the first ``j - 1`` codes of that position.
 
     Codes of one further codebook are independent of each other, given all codebooks before.
@@ -30,7 +30,7 @@ class LevelsOrder(Order):
     def __init__(self, greedy: bool = True) -> None:
         self.greedy = greedy
 
-    def likeliest(self, layout: Layout, start: int) -> bool:
+    def greedy_block(self, layout: Layout, start: int) -> bool:
         """In further codebooks, if so asked."""
         return self.greedy and start >= layout.positions // layout.grid[0]
 
@@ -59,17 +59,17 @@ class LevelsOrder(Order):
             parts.append(embed(values.gather(1, index.expand(len(values), -1, -1))))
         return torch.cat(parts, dim=1)
 
-    def view(self, layout: Layout, noise: Noise) -> View:
+    def view(self, layout: Layout, rng: PerSampleRNG) -> View:
         """Everything is asked: one pass trains all codebooks in parallel."""
-        everything = torch.ones(len(noise), layout.positions, dtype=torch.bool)
+        everything = torch.ones(len(rng), layout.positions, dtype=torch.bool)
         return View(known=everything, asked=everything)
 
 
-class Levels(Part, family="order", name="levels"):
+class CoarseToFine(Part, family="order", name="coarse_to_fine"):
     """Settings: ``greedy``, whether codebooks behind the first take their likeliest codes (as published) or are drawn like it."""
 
     greedy: bool = True
 
-    def build(self) -> LevelsOrder:
+    def build(self) -> CoarseToFineOrder:
         """The order."""
-        return LevelsOrder(self.greedy)
+        return CoarseToFineOrder(self.greedy)

@@ -7,7 +7,7 @@ from pathlib import Path
 from .conftest import brief, command, succeed
 
 SPELT = "{characters: {width: 16, layers: 1, heads: 2}}"
-BOTH = "{several: {of: {characters: {width: 16, layers: 1, heads: 2}, class: {width: 8}}, width: 16}}"
+BOTH = "{composite: {parts: {characters: {width: 16, layers: 1, heads: 2}, class: {width: 8}}, width: 16}}"
 
 
 def test_spelt_captions(pictures: Path, tmp_path: Path) -> None:

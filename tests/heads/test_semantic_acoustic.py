@@ -8,12 +8,12 @@ from distribution import assert_same_distribution
 from torch import Tensor
 
 from jielong.config.registry import parse_part
-from jielong.core.rng import Noise
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Sharpness
+from jielong.heads.base import SamplingConfig
 from jielong.heads.flow_matching import FlowMatching
 from jielong.heads.gaussian_mixture import GaussianMixture
-from jielong.heads.units import Units, UnitsHead
+from jielong.heads.semantic_acoustic import SemanticAcoustic, SemanticAcousticHead
 from jielong.networks.denoiser import MLP
 from jielong.networks.dit import DiT
 from jielong.quantizers.residual import Residual
@@ -22,10 +22,12 @@ from jielong.quantizers.vector import Vector
 D, C = 6, 2
 LAYOUT = Layout((4,), channels=C)
 NORMAL = GaussianMixture(components=1)
-SETTINGS = Units(quantizer=Vector(codes=4, restart_below=0), of=FlowMatching(network=MLP(layers=1, width=16), steps=4), embedding=8)
+SETTINGS = SemanticAcoustic(
+    quantizer=Vector(codes=4, restart_below=0), of=FlowMatching(network=MLP(layers=1, width=16), steps=4), embedding=8
+)
 
 
-def built(settings: Units = SETTINGS) -> UnitsHead:
+def built(settings: SemanticAcoustic = SETTINGS) -> SemanticAcousticHead:
     torch.manual_seed(0)
     head = settings.build(D, LAYOUT)
     for parameter in head.parameters():
@@ -76,7 +78,7 @@ def test_draws_are_of_the_unit_and_top_k_is_of_units() -> None:
         return sample(*given, **more)  # type: ignore[arg-type]
 
     head.vectors.sample = spy  # type: ignore[method-assign, assignment]
-    draw = head.sample(hidden, Noise(0, range(5)), Sharpness(top_k=1), null, 2.0)
+    draw = head.sample(hidden, PerSampleRNG(0, range(5)), SamplingConfig(top_k=1), null, 2.0)
     best = (null + 2 * (hidden - null)) @ head.units.logits.weight.T
     expected = head.table(best.argmax(-1))
     given, other = seen[0][0], seen[0][3]
@@ -85,14 +87,14 @@ def test_draws_are_of_the_unit_and_top_k_is_of_units() -> None:
     assert draw.values.shape == (5, 3, C)
     assert draw.confidence is not None
     torch.testing.assert_close(draw.confidence, torch.zeros(5, 3))
-    alone = head.sample(hidden[2:3], Noise(0, [2]), Sharpness(top_k=1), null[2:3], 2.0)
+    alone = head.sample(hidden[2:3], PerSampleRNG(0, [2]), SamplingConfig(top_k=1), null[2:3], 2.0)
     torch.testing.assert_close(alone.values[0], draw.values[2], rtol=1e-4, atol=1e-4)
 
 
 def test_both_streams_learn_a_distribution() -> None:
     """Four clouds, whose hidden vector says nothing: a unit of each, and a normal around it."""
     torch.manual_seed(0)
-    head = Units(quantizer=Vector(codes=4, restart_below=0), of=NORMAL, embedding=8).build(D, LAYOUT).train()
+    head = SemanticAcoustic(quantizer=Vector(codes=4, restart_below=0), of=NORMAL, embedding=8).build(D, LAYOUT).train()
     head.quantizer.begin(torch.tensor([[2.0, 2], [2, -2], [-2, 2], [-2, -2]]), torch.ones(4))  # type: ignore[operator]
     optimizer = torch.optim.Adam(head.parameters(), lr=0.03)
     for _ in range(400):
@@ -102,18 +104,18 @@ def test_both_streams_learn_a_distribution() -> None:
         optimizer.step()
     head.eval()
     with torch.no_grad():
-        found = head.sample(torch.zeros(800, 1, D), Noise(0, range(800)), Sharpness()).values[:, 0]
+        found = head.sample(torch.zeros(800, 1, D), PerSampleRNG(0, range(800)), SamplingConfig()).values[:, 0]
     assert_same_distribution(found, corners(800, torch.Generator().manual_seed(3)))
 
 
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (Units(of=FlowMatching(network=DiT(layers=1, width=16, heads=2))), "may not be joint"),
-        (Units(quantizer=Residual()), "choose quantizer: vector"),
+        (SemanticAcoustic(of=FlowMatching(network=DiT(layers=1, width=16, heads=2))), "may not be joint"),
+        (SemanticAcoustic(quantizer=Residual()), "choose quantizer: vector"),
     ],
 )
-def test_what_does_not_fit_is_refused(settings: Units, says: str) -> None:
+def test_what_does_not_fit_is_refused(settings: SemanticAcoustic, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         settings.build(D, LAYOUT)
 

@@ -18,8 +18,8 @@ RECIPE = """\
 data: {size: 4}
 tokenizer: pixels
 condition:
-  several:
-    of: {characters: {width: 8, layers: 1, heads: 2}, class: {width: 4}, length: {width: 4, drop: 0}, voice: {width: 4}}
+  composite:
+    parts: {characters: {width: 8, layers: 1, heads: 2}, class: {width: 4}, length: {width: 4, cfg_dropout: 0}, voice: {width: 4}}
     width: 8
 order: raster
 backbone: {transformer: {layers: 1, width: 16, heads: 2}}

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from jielong.autoencoders.base import Body
+from jielong.autoencoders.base import Autoencoder
 from jielong.autoencoders.seanet import DAC, Context, SEANet
 from jielong.config.registry import parse_part
 from jielong.networks.streaming import StreamingModule, latency
@@ -51,14 +51,14 @@ OTHERS = {
 ALL = CAUSAL | OTHERS
 
 
-def make(settings: SEANet, channels: int = 1, dim: int = 8) -> Body:
+def make(settings: SEANet, channels: int = 1, dim: int = 8) -> Autoencoder:
     torch.manual_seed(0)
-    body = settings.build(channels=channels, size=(10 * HOP,), dim=dim)
-    for half in (body.encoder, body.decoder):
+    autoencoder = settings.build(channels=channels, size=(10 * HOP,), dim=dim)
+    for half in (autoencoder.encoder, autoencoder.decoder):
         half.eval()
         for parameter in half.parameters():
             parameter.data += 0.05 * torch.randn_like(parameter)
-    return body
+    return autoencoder
 
 
 def sound(samples: int = 10 * HOP, channels: int = 1, batch: int = 2) -> Tensor:
@@ -76,13 +76,13 @@ def pieces(half: nn.Module, x: Tensor, size: int) -> Tensor:
 @pytest.mark.parametrize("settings", ALL.values(), ids=ALL)
 @torch.no_grad()
 def test_a_token_covers_a_hop_and_settings_come_back(settings: SEANet) -> None:
-    assert parse_part("body", settings.model_dump(mode="json")) == settings
-    body = make(settings, channels=2)
-    assert body.reduction == settings.hop == HOP
+    assert parse_part("autoencoder", settings.model_dump(mode="json")) == settings
+    autoencoder = make(settings, channels=2)
+    assert autoencoder.reduction == settings.hop_length == HOP
     for samples, frames in [(10 * HOP, 10), (10 * HOP - 5, 10), (1, 1), (HOP + 1, 2)]:
-        features = body.encoder(sound(samples, 2))
+        features = autoencoder.encoder(sound(samples, 2))
         assert features.shape == (2, 8, frames)
-        assert body.decoder(features).shape == (2, 2, frames * HOP)
+        assert autoencoder.decoder(features).shape == (2, 2, frames * HOP)
     wide = settings.build(channels=1, size=(HOP,), dim=8, outputs=3, encoded=16)
     assert wide.encoder(sound(HOP)).shape == (2, 16, 1)
     assert wide.decoder(torch.zeros(1, 8, 1)).shape == (1, 3, HOP)
@@ -91,12 +91,12 @@ def test_a_token_covers_a_hop_and_settings_come_back(settings: SEANet) -> None:
 @pytest.mark.parametrize("settings", ALL.values(), ids=ALL)
 @torch.no_grad()
 def test_a_later_sample_changes_nothing_that_is_settled(settings: SEANet) -> None:
-    body, x = make(settings), sound()
+    autoencoder, x = make(settings), sound()
     later = x.clone()
     later[..., 8 * HOP :] += 0.5  # behind what the beginning may reflect
-    features, changed = body.encoder(x), body.encoder(later)
+    features, changed = autoencoder.encoder(x), autoencoder.encoder(later)
     looks_ahead = not torch.equal(features[..., :8], changed[..., :8])
-    heard, other = body.decoder(features), body.decoder(torch.cat([features[..., :8], features[..., 8:] + 1], dim=-1))
+    heard, other = autoencoder.decoder(features), autoencoder.decoder(torch.cat([features[..., :8], features[..., 8:] + 1], dim=-1))
     looks_ahead |= not torch.equal(heard[..., : 8 * HOP], other[..., : 8 * HOP])
     assert looks_ahead == (not settings.causal)
     assert not torch.equal(features[..., 8:], changed[..., 8:])
@@ -106,27 +106,29 @@ def test_a_later_sample_changes_nothing_that_is_settled(settings: SEANet) -> Non
 @pytest.mark.parametrize("name", [name for name in ALL if name != "48 kHz"])
 @torch.no_grad()
 def test_chunks_are_the_whole(name: str, size: int) -> None:
-    body, x = make(ALL[name]), sound(10 * HOP - 7)
-    features = body.encoder(x)
+    autoencoder, x = make(ALL[name]), sound(10 * HOP - 7)
+    features = autoencoder.encoder(x)
     assert features.std(-1).mean() > 1e-3
-    torch.testing.assert_close(pieces(body.encoder, x, size), features, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(pieces(body.decoder, features, max(1, size // HOP)), body.decoder(features), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(pieces(autoencoder.encoder, x, size), features, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        pieces(autoencoder.decoder, features, max(1, size // HOP)), autoencoder.decoder(features), atol=1e-5, rtol=1e-5
+    )
 
 
 @torch.no_grad()
 def test_latency_is_what_a_stream_shows() -> None:
     shown = {}
     for name in ("encodec", "mimi", "weight norm", "dac"):
-        body, x = make(ALL[name]), sound(80 * HOP, batch=1)
-        assert isinstance(body.encoder, StreamingModule)
-        assert isinstance(body.decoder, StreamingModule)
+        autoencoder, x = make(ALL[name]), sound(80 * HOP, batch=1)
+        assert isinstance(autoencoder.encoder, StreamingModule)
+        assert isinstance(autoencoder.decoder, StreamingModule)
         out, worst = 0, 0
-        with body.encoder.streaming(), body.decoder.streaming():
+        with autoencoder.encoder.streaming(), autoencoder.decoder.streaming():
             for taken, sample in enumerate(x.split(1, dim=-1), 1):
                 worst = max(worst, taken - out)  # the oldest sample not out yet is sample `out`, and `taken` have come in
-                out += body.decoder(body.encoder(sample)).shape[-1]
+                out += autoencoder.decoder(autoencoder.encoder(sample)).shape[-1]
         shown[name] = worst
-        assert latency(body.encoder, body.decoder, HOP) == worst
+        assert latency(autoencoder.encoder, autoencoder.decoder, HOP) == worst
     assert shown["encodec"] == shown["mimi"] == HOP
     assert shown["dac"] > shown["weight norm"] > HOP
     reflected = make(CAUSAL["encodec, reflected"])
@@ -136,15 +138,15 @@ def test_latency_is_what_a_stream_shows() -> None:
 
 @pytest.mark.parametrize("settings", ALL.values(), ids=ALL)
 def test_every_weight_learns_and_is_kept(settings: SEANet) -> None:
-    body = make(settings)
-    media = body.decoder.train()(body.encoder.train()(sound()))
+    autoencoder = make(settings)
+    media = autoencoder.decoder.train()(autoencoder.encoder.train()(sound()))
     (media - sound()).square().mean().backward()
-    for half in (body.encoder, body.decoder):
+    for half in (autoencoder.encoder, autoencoder.decoder):
         assert [name for name, parameter in half.named_parameters() if parameter.grad is None or not parameter.grad.any()] == []
-    assert body.decoder.last_layer.shape[0] == 1
+    assert autoencoder.decoder.last_layer.shape[0] == 1
     again = settings.build(channels=1, size=(HOP,), dim=8)
-    again.encoder.load_state_dict(load(save(body.encoder.state_dict())))
-    assert torch.equal(again.encoder.eval()(sound()), body.encoder.eval()(sound()))
+    again.encoder.load_state_dict(load(save(autoencoder.encoder.state_dict())))
+    assert torch.equal(again.encoder.eval()(sound()), autoencoder.encoder.eval()(sound()))
 
 
 @pytest.mark.parametrize("samples", [HOP, HOP + 1, 4 * HOP - 1, 5])
