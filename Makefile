@@ -5,7 +5,13 @@
 #
 # All of them need .venv, which is made on the way: nothing is installed outside this folder.
 
+# The caller's Python settings would decide what is imported; .venv alone must.
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONUSERBASE VIRTUAL_ENV
+
 PIP_OPTIONS ?=
+# Read by tests alone, each for its data or as a public implementation to agree with, never imported by the library: their own requirements
+# (a compiled voice detector, among others) are not needed.
+WITHOUT_REQUIREMENTS := resemblyzer efficientnet-lite-pytorch
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -35,10 +41,11 @@ contract: $(INSTALLED)
 .venv: $(INSTALLED)
 
 # Made again when the requirements change; until then every target starts at once.
-$(INSTALLED): pyproject.toml zoo/pyproject.toml constraints.txt scripts/make_venv.sh
+$(INSTALLED): Makefile pyproject.toml zoo/pyproject.toml constraints.txt scripts/make_venv.sh
 	@sh scripts/make_venv.sh $(VENV)
 	@echo "installing Jielong and what it needs into $(VENV); this takes some minutes"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -c constraints.txt -e '.[all,dev]' -e ./zoo
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -c constraints.txt --no-deps $(WITHOUT_REQUIREMENTS)
 	@touch $@
 
 clean:

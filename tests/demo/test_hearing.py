@@ -7,6 +7,7 @@ import importlib.util
 import math
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,14 @@ from jielong.apps import demo
 from jielong.apps.demo.audio_html import content
 from jielong.apps.demo.audio_samples import NAMES, SENTENCES, Film, Hearing, listen, tell
 from jielong.apps.demo.page import Report, render
+from jielong.conditions import voice
 from jielong.config import recipe
 from jielong.data.licences import LICENCE, Licence, Terms
 from jielong.generation.callbacks import StepEvent
 from jielong.media.audio import read_audio, write_audio
 from jielong.media.spectrograms import spectrogram
 from jielong.networks.efficientnet import WeightsError
+from jielong.networks.speaker import WIDTH
 from jielong.system import load
 from jielong.training import experiment
 
@@ -196,11 +199,17 @@ def test_where_no_recording_is_here_the_voice_given_is_one_of_its_own(spoken: Pa
 
 
 def test_without_what_hears_a_voice_there_are_no_others(spoken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lacking(*_: object) -> list[object]:
+    class Encoder:
+        def embed_all(self, waveforms: Sequence[torch.Tensor]) -> torch.Tensor:
+            return torch.nn.functional.normalize(torch.ones(len(waveforms), WIDTH), dim=1)
+
+    def lacking() -> Encoder:
         raise WeightsError("a voice is heard by resemblyzer: install it")  # as the speaker encoder does
 
-    monkeypatch.setattr(demo.audio_samples, "_again", lacking)
+    monkeypatch.setenv("JIELONG_CACHE", str(tmp_path / "cache"))  # what this encoder hears stays here
+    monkeypatch.setattr(voice, "SpeakerEncoder", Encoder)
     run, missing = trained(GENERATOR, tmp_path / "run", spoken), dict[str, str]()
+    monkeypatch.setattr(voice, "SpeakerEncoder", lacking)
     (heard,) = listen(0, missing, [run])
     assert len(heard.made) == 2
     assert not heard.voices
