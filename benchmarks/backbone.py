@@ -2,6 +2,7 @@
 
     python benchmarks/backbone.py                 # both comparisons
     python benchmarks/backbone.py --attention     # the table behind the choice of attention kernel
+    python benchmarks/backbone.py --quick         # a smoke run
 
 Rounds of the two sides are interleaved, so that a busy neighbour slows both; medians are reported. The last line of the output is
 one JSON object.
@@ -11,18 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from timing import interleaved
+from timing import interleaved, machine
 from torch import Tensor, nn
 
 from jielong.networks.attention import attention, choose
 from jielong.networks.transformer import Transformer
-from jielong.training.precision import native_bf16
+from jielong.training.precision import bf16_is_faster
 
 VOCABULARY = 1024
 
@@ -153,6 +152,8 @@ def attention_table(arguments: argparse.Namespace) -> list[dict[str, object]]:
     cases = [(batch, n, n, grad) for grad in (True, False) for batch, n in ((64, 16), (64, 80), (16, 256), (4, 512), (2, 1024))]
     cases += [(1, 64, 64, False), (1, 256, 256, False)]
     cases += [(batch, 1, length, False) for batch in (1, 2, 16) for length in (16, 64, 256, 1024)]
+    if arguments.quick:
+        cases = [(2, 4, 4, True), (2, 4, 4, False), (1, 1, 4, False)]
     for batch, n, length, grad in cases:
         q, k, v = (torch.randn(batch, arguments.heads, size, width, dtype=dtype) for size in (n, length, length))
         if grad:
@@ -194,17 +195,18 @@ def main() -> None:
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
-        default="bfloat16" if native_bf16(torch.device("cpu")) else "float32",
+        default="bfloat16" if bf16_is_faster(torch.device("cpu")) else "float32",
         help="of training",
     )
     parser.add_argument("--only", choices=("training", "decoding"))
     parser.add_argument("--attention", action="store_true", help="print the table of attention kernels instead")
+    parser.add_argument("--quick", action="store_true", help="small sizes and one round: whether it runs")
     arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    if arguments.quick:
+        arguments.layers, arguments.width, arguments.heads, arguments.rounds = 1, 16, 2, 1
+        arguments.batch, arguments.length, arguments.new = 2, 8, 4
     torch.manual_seed(0)
-    report: dict[str, object] = {"dtype": arguments.dtype, "threads": torch.get_num_threads(), "cores": os.cpu_count()}
-    report |= {"machine": platform.machine(), "torch": torch.__version__}
+    report: dict[str, object] = {"dtype": arguments.dtype, **machine(arguments.threads)}
     if arguments.attention:
         report["attention"] = rows = attention_table(arguments)
         print(f"{'batch':>6}{'queries':>9}{'keys':>6}{'gradient':>10}{'plain ms':>11}{'fused ms':>11}  rule")

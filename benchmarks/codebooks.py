@@ -1,6 +1,7 @@
 """Ways to draw several codebooks, on codes whose answer is known: what each can learn, how many steps it draws in, and how long that takes.
 
     python benchmarks/codebooks.py
+    python benchmarks/codebooks.py --quick    # a smoke run
 
 A frame's first code is drawn evenly; each further one follows from the one before it, but for a tenth that are drawn anew.
 So the least possible loss is known, and what a way keeps above it is what it cannot see. All ways have one transformer of two layers and
@@ -65,9 +66,11 @@ def trained(order: Order, head: Softmax | Depth, steps: int) -> Generator:
 
 def main() -> None:
     """Train every way, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=250, help="of training, 32 items each")
-    steps = parser.parse_args().steps
+    parser.add_argument("--quick", action="store_true", help="two steps and few clips: whether it runs")
+    arguments = parser.parse_args()
+    steps, clips, measured = (2, 1, 8) if arguments.quick else (arguments.steps, 16, 512)
     depth = Depth(layers=1, width=64, heads=4)
     ways: list[tuple[str, Order, Softmax | Depth]] = [
         ("raster, parallel", RasterOrder(), Softmax()),
@@ -78,15 +81,15 @@ def main() -> None:
         ("raster, parallel", RasterOrder(), depth),
     ]
     print("| order | head | steps a clip | nats above the least | CPU ms a clip |\n|---|---|---|---|---|")
-    heldout = frames(512, 1_000_000)
+    heldout = frames(measured, 1_000_000)
     for name, order, head in ways:
         model = trained(order, head, steps)
         with torch.no_grad():
             above = float(model.loss(Tokens(heldout, model.layout))) - least()
         model.generate(count=1)
         begun = time.process_time()
-        model.generate(count=16, batch=1)
-        taken = (time.process_time() - begun) / 16
+        model.generate(count=clips, batch=1)
+        taken = (time.process_time() - begun) / clips
         print(f"| {name} | {head.name} | {len(model.plan.spans)} | {above:.3f} | {1_000 * taken:.0f} |", flush=True)
 
 

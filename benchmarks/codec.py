@@ -2,6 +2,7 @@
 
     python benchmarks/codec.py runs/encodec --levels 3 12 --opus 6 12 --data prompts
     python benchmarks/codec.py --opus 6 12 24 --data my-recordings --split all --json table.json
+    python benchmarks/codec.py --quick                 # a smoke run: a codec trained for two steps
 
 The data are a set of sound or a folder of recordings, with words in a ``.txt`` beside each if there are any. Word errors are those of
 Whisper base against these words, or against what it hears in the original. A figure whose package is absent is left out and named below
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from quick import RATE, tones, trained
 from torch import Tensor
 
 import jielong
@@ -63,7 +65,11 @@ def main() -> None:
     parser.add_argument("--without", nargs="*", default=[], metavar="FIGURE", help="figures to leave out, such as visqol")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="write everything to this file, with how each figure was made")
+    parser.add_argument("--quick", action="store_true", help="a codec and two recordings made for it: whether it runs")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.checkpoints = arguments.checkpoints or [trained("encodec-tiny", tones())]
+        arguments.data, arguments.count, arguments.opus, arguments.levels, arguments.rate = tones(), 2, [12.0], [1, 3], RATE
     systems = {name: jielong.load(name, arguments.device) for name in arguments.checkpoints}
     codecs: list[Codec] = [Original(), *map(Opus, arguments.opus)]
     try:

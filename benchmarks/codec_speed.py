@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timing import interleaved, machine
 from torch import Tensor
 
 from jielong.interop.codecs import encodec, mimi
@@ -87,14 +85,7 @@ class Sides:
 
 def processor(sides: dict[str, Callable[[], object]], rounds: int, threads: int) -> dict[str, float]:
     """Median seconds of the processor, a thread."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds + 1):  # the first is not counted
-        for name, run in sides.items():
-            start = time.process_time()
-            run()
-            if number:
-                times[name].append((time.process_time() - start) / threads)
-    return {name: statistics.median(each) for name, each in times.items()}
+    return {name: each / threads for name, each in interleaved(sides, rounds, time.process_time).items()}
 
 
 @torch.inference_mode()
@@ -196,14 +187,14 @@ def main() -> None:
     arguments = parser.parse_args()
     configs: dict[str, dict[str, Any]] = {"small": SMALL, "encodec": {}, "mimi": {}}
     if arguments.quick:
-        arguments.seconds, arguments.rounds, arguments.minutes = 0.5, 1, 0.1
+        arguments.seconds, arguments.rounds, arguments.minutes, arguments.threads = 0.5, 1, 0.1, [1]
         configs = {"small": SMALL | TINY, "encodec": TINY, "mimi": TINY_MIMI}
-    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__}
+    measured_on = machine()
     if arguments.layers:
         table = layers(arguments.quick)
         for row in table:
             print(f"  {row['layer']:<24} {1e3 * row['plain']:>8.2f} ms {1e3 * row['ours']:>8.2f} ms {row['plain'] / row['ours']:>6.1f}x")
-        print(json.dumps({"machine": machine, "layers": table}))
+        print(json.dumps({"machine": measured_on, "layers": table}))
         return
     rows, long = [], []
     for name in arguments.codecs:
@@ -222,7 +213,7 @@ def main() -> None:
                 "(encode {encode_times_real_time:.1f} and {their_encode_times_real_time:.1f}, decode {decode_times_real_time:.1f} and "
                 "{their_decode_times_real_time:.1f}); {codes_equal:.2%} of codes equal, sound {sound_apart:.1e} apart".format(**row)
             )
-    print(json.dumps({"machine": machine, "rows": rows, "memory": long}))
+    print(json.dumps({"machine": measured_on, "rows": rows, "memory": long}))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Seconds a picture: raster with the cache against the naive reference (and whether the tokens agree), and masked against raster.
 
     python benchmarks/generation.py                  # both tables
-    python benchmarks/generation.py --layers 2 --width 64 --naive-tokens 64 --tokens 16 --batches 1 --rounds 1   # a smoke run
+    python benchmarks/generation.py --quick          # a smoke run
 
 Random weights draw as slowly as trained ones. Rounds of the sides are interleaved, so that a busy neighbour slows all alike; medians
 are reported. The last line of the output is one JSON object.
@@ -12,12 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 from collections.abc import Callable
 
 import torch
-from timing import interleaved
+from timing import interleaved, machine
 
 from jielong.backbones.transformer import Transformer
 from jielong.core.tokens import Layout, Tokens
@@ -84,20 +82,17 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=None, help="of PyTorch; all by default")
+    parser.add_argument("--quick", action="store_true", help="small sizes and one round: whether it runs")
     arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    print(f"{arguments.layers} layers, width {arguments.width}, {arguments.heads} heads, {arguments.vocabulary} codes; {machine}")
+    if arguments.quick:
+        arguments.layers, arguments.width, arguments.heads, arguments.vocabulary, arguments.steps = 1, 16, 2, 32, 2
+        arguments.naive_tokens, arguments.tokens, arguments.batches, arguments.rounds = 16, [16], [1], 1
+    measured_on = machine(arguments.threads)
+    print(f"{arguments.layers} layers, width {arguments.width}, {arguments.heads} heads, {arguments.vocabulary} codes; {measured_on}")
     naive = against_naive(arguments)
     orders = masked_against_raster(arguments)
     settings = {name: getattr(arguments, name) for name in ("layers", "width", "heads", "vocabulary", "steps", "rounds")}
-    print(json.dumps({"machine": machine, "settings": settings, "raster_against_naive": naive, "masked_against_raster": orders}))
+    print(json.dumps({"machine": measured_on, "settings": settings, "raster_against_naive": naive, "masked_against_raster": orders}))
 
 
 if __name__ == "__main__":

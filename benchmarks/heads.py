@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from quick import scratch, trained
 from torch import Tensor, nn
 
 from jielong.conditions.base import ConditionSettings
@@ -366,11 +367,12 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.9, 0.8], help="to choose from, beside 1")
     parser.add_argument("--rows", type=int, default=7, help="numbers of evaluations of a head at most, from the fewest up")
     parser.add_argument("--threads", type=int, default=None, help="of PyTorch; all by default")
-    parser.add_argument("--quick", action="store_true", help="small numbers: whether it runs")
+    parser.add_argument("--quick", action="store_true", help="small numbers, and a checkpoint made for it: whether it runs")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.samples, arguments.tokens, arguments.count, arguments.choose, arguments.rows = 96, 8, 4, 2, 2
-        arguments.guidance, arguments.temperatures = [3.0], [0.9]
+        arguments.samples, arguments.tokens, arguments.count, arguments.choose, arguments.rows = 16, 8, 4, 2, 2
+        arguments.guidance, arguments.temperatures = [3.0], []
+        arguments.checkpoint, arguments.out = trained("mar-tiny", tokenizer=trained("kl-tiny")), scratch() / "heads"
     return arguments
 
 

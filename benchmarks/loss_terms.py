@@ -1,6 +1,7 @@
 """The three meanings of "alike", switched on one after the other: the same small tokenizer, trained equally long with each set of losses.
 
     python benchmarks/loss_terms.py --samples 3200
+    python benchmarks/loss_terms.py --quick            # a smoke run
 
 Prints a table of held-out figures (higher PSNR and SSIM are better, lower perceptual and Frechet distances are) and, as the last line,
 the same as one JSON object. Perceptual and adversarial terms join at half of the budget, as they do in the recipe ``vqgan``.
@@ -13,6 +14,7 @@ import json
 import tempfile
 from pathlib import Path
 
+from quick import pictures
 from rich.console import Console
 from rich.table import Table
 
@@ -32,17 +34,27 @@ TERMS = {
     "L2 + adversarial": ["losses.perceptual=false"],
     "L2 + perceptual + adversarial": [],
 }
+QUICK = [
+    "data.size=16",
+    "tokenizer.vq.autoencoder.convolutional={patch: 2, channels: [16, 16], blocks: [1, 1]}",
+    "tokenizer.vq.quantizer.vector.codes=16",
+    "train.batch=8",
+    "train.warmup=8",
+    "train.sheet_every=16",
+]
 FIGURES = ("psnr", "ssim", "perceptual", "frechet", "codebook_usage")
 
 
-def measure(overrides: list[str], samples: int, out: Path) -> dict[str, float]:
+def measure(overrides: list[str], samples: int, out: Path, data: str) -> dict[str, float]:
     """Train with these losses and measure on the held-out split."""
     joins = samples // 2
     starts = [f"losses.{term}.start_samples={joins}" for term in ("perceptual", "adversarial") if f"losses.{term}=false" not in overrides]
-    experiment.run(recipe.load("vqgan", [f"train.samples={samples}", "train.warmup=320", *starts, *overrides]), out)
+    experiment.run(
+        recipe.load("vqgan", [f"train.samples={samples}", "train.warmup=320", *starts, *overrides]), out, data=data, progress=False
+    )
     trained = system.load(str(out))
     found = {name: float(measured.value) for name, measured in evaluate(trained).figures.items()}
-    heldout = open_set("emoji", split="heldout")
+    heldout = open_set(data, size=trained.recipe.data.size, split="heldout")
     real = heldout.images(range(len(heldout)))
     rebuilt = trained.decode(trained.encode(real))
     extractor = FeatureExtractor()
@@ -54,11 +66,14 @@ def measure(overrides: list[str], samples: int, out: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=3200, help="training samples of each run")
-    samples = parser.parse_args().samples
+    parser.add_argument("--quick", action="store_true", help="a small network, two steps and few pictures: whether it runs")
+    arguments = parser.parse_args()
+    samples, small = (16, QUICK) if arguments.quick else (arguments.samples, [])
+    data = pictures() if arguments.quick else "emoji"
     results = {}
     with tempfile.TemporaryDirectory() as scratch:
         for name, overrides in TERMS.items():
-            results[name] = measure(overrides, samples, Path(scratch) / name.replace(" ", ""))
+            results[name] = measure([*small, *overrides], samples, Path(scratch) / name.replace(" ", ""), data)
     table = Table("losses", *FIGURES)
     for name, figures in results.items():
         table.add_row(name, *(f"{figures[key]:.4g}" for key in FIGURES))

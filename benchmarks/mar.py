@@ -19,13 +19,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from timing import interleaved
+from timing import interleaved, machine
 
 from jielong.backbones.mar import Mar
 from jielong.conditions.classes import Class
@@ -191,14 +189,7 @@ def main() -> None:
     if arguments.quick:
         arguments.tokens, arguments.layers, arguments.width, arguments.rounds = 16, 2, 16, 1
         arguments.iterations, arguments.num_inference_steps, arguments.count, arguments.everywhere = 8, 6, 4, arguments.checkpoint is None
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
+    measured_on = machine(arguments.threads)
     system = None
     if arguments.checkpoint is not None:
         from jielong.system import load
@@ -214,7 +205,7 @@ def main() -> None:
     rows = ways(arguments, model.head.iterative, temperature)
     numbers = sum(parameter.numel() for parameter in model.parameters())
     layout = model.layout
-    print(f"{layout.positions} tokens of {layout.channels}, {numbers:,} numbers, {arguments.batch} at once; {machine}", flush=True)
+    print(f"{layout.positions} tokens of {layout.channels}, {numbers:,} numbers, {arguments.batch} at once; {measured_on}", flush=True)
     conditions: list[Any] | None = None
     if model.condition is not None:
         conditions = (["red heart"] if system is not None and system.condition_kind == "text" else [0]) * arguments.batch
@@ -238,7 +229,7 @@ def main() -> None:
         print(f"  {name:<66} {passes[name]:>6}{columns}" + (f" {told(quality[name])}" if quality else ""))
         table.append({"way": name, "passes": passes[name], "times": times, **quality.get(name, {})})
     names = ("checkpoint", "count", "tokens", "layers", "width", "iterations", "num_inference_steps", "guidance", "batch", "rounds")
-    print(json.dumps({"machine": machine, "settings": {name: getattr(arguments, name) for name in names}, "rows": table}))
+    print(json.dumps({"machine": measured_on, "settings": {name: getattr(arguments, name) for name in names}, "rows": table}))
 
 
 if __name__ == "__main__":

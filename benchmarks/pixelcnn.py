@@ -2,7 +2,7 @@
 
     python benchmarks/pixelcnn.py                                   # the recipe pixelcnn: 28 x 28, 256 greys
     python benchmarks/pixelcnn.py --recipe pixelcnn-emoji           # red, green and blue in turn
-    python benchmarks/pixelcnn.py --side 8 --batches 1 --rounds 1   # a smoke run
+    python benchmarks/pixelcnn.py --quick                           # a smoke run
 
 The naive reference passes all rows down to the pixel being drawn through the network again (not those below, which public code passes too).
 Random weights draw as slowly as trained ones. Rounds of the two sides are interleaved, so that a busy neighbour slows both; medians are
@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 from collections.abc import Callable
 
 import torch
-from timing import interleaved
+from timing import interleaved, machine
 
 from jielong.backbones.pixelcnn import PixelCNN
 from jielong.config.recipe import load
@@ -56,19 +54,15 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=None, help="of PyTorch; all by default")
+    parser.add_argument("--quick", action="store_true", help="small sizes and one round: whether it runs")
     arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
+    if arguments.quick:
+        arguments.side, arguments.batches, arguments.rounds = 2, [1], 1
+    measured_on = machine(arguments.threads)
     model = make(arguments)
     layout = model.layout
     numbers = sum(parameter.numel() for parameter in model.backbone.parameters())
-    print(f"{arguments.recipe}: grid {layout.grid}, {layout.vocabulary} levels, {numbers:,} numbers in the backbone; {machine}")
+    print(f"{arguments.recipe}: grid {layout.grid}, {layout.vocabulary} levels, {numbers:,} numbers in the backbone; {measured_on}")
     print(f"  {'batch':>6} {'cached':>10} {'naive':>10} {'ratio':>8}   seconds a picture")
     rows = []
     for batch in arguments.batches:
@@ -81,7 +75,7 @@ def main() -> None:
         rows.append({"batch": batch, "cached_s": each["cached"], "naive_s": each["naive"], "speedup": ratio, "equal": equal})
     memory = model.backbone.cache_bytes(1, layout.positions)
     settings = {"recipe": arguments.recipe, "grid": list(layout.grid), "rounds": arguments.rounds, "cache_bytes_a_picture": memory}
-    print(json.dumps({"machine": machine, "settings": settings, "rows": rows}))
+    print(json.dumps({"machine": measured_on, "settings": settings, "rows": rows}))
 
 
 if __name__ == "__main__":

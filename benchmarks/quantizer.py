@@ -5,6 +5,7 @@
     OMP_NUM_THREADS=2 python benchmarks/quantizer.py lookup_free
     OMP_NUM_THREADS=2 python benchmarks/quantizer.py binary_spherical
     OMP_NUM_THREADS=2 python benchmarks/quantizer.py residual
+    python benchmarks/quantizer.py --quick                # a smoke run
 
 *forward* is a lookup in evaluation mode; *training* is forward, backward to the vectors (straight-through and all losses) and the step of
 the averaged codebooks; ours also counts the codes in use. Both implementations start every repeat from the same state. Where the
@@ -24,14 +25,12 @@ import argparse
 import json
 import math
 import os
-import platform
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import vector_quantize_pytorch as public
+from timing import interleaved, machine
 from torch import Tensor, nn
 
 from jielong.quantizers.base import Quantizer
@@ -149,18 +148,10 @@ KINDS: dict[str, Callable[[int, int, int], Pair]] = {
 }
 
 
-def sequential_codebooks(runs: list[tuple[nn.Module, Callable[[], None]]], repeats: int) -> list[float]:
-    """Median seconds of each run; they alternate, each from its module's first state, after one round that is not counted."""
-    states = [{name: value.clone() for name, value in module.state_dict().items()} for module, _ in runs]
-    taken: list[list[float]] = [[] for _ in runs]
-    for repeat in range(repeats + 1):
-        for (module, run), state, times in zip(runs, states, taken, strict=True):
-            module.load_state_dict(state)
-            start = time.perf_counter()
-            run()
-            if repeat:
-                times.append(time.perf_counter() - start)
-    return [statistics.median(times) for times in taken]
+def from_first_state(modules: dict[str, nn.Module], runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """Median seconds of each run, every one from its module's first state."""
+    states = {name: {key: value.clone() for key, value in module.state_dict().items()} for name, module in modules.items()}
+    return interleaved(runs, repeats, before=lambda name: modules[name].load_state_dict(states[name]))
 
 
 def ties(vectors: Tensor, codes: Tensor, mine: Tensor, other: Tensor) -> int:
@@ -204,7 +195,8 @@ def measure(kind: str, count: int, codes: int, dim: int, levels: int, repeats: i
     def forward_theirs() -> None:
         others[:] = [theirs(part[None])[1] for part in pieces]
 
-    ours_forward, theirs_forward = sequential_codebooks([(ours, forward_ours), (theirs, forward_theirs)], repeats)
+    both: dict[str, nn.Module] = {"ours": ours, "public": theirs}
+    forward = from_first_state(both, {"ours": forward_ours, "public": forward_theirs}, repeats)
     a, b = (torch.cat([part.reshape(-1, ours.levels) for part in found]).long() for found in (mine, others))
     different = int((a != b).any(dim=1).sum())
 
@@ -220,18 +212,18 @@ def measure(kind: str, count: int, codes: int, dim: int, levels: int, repeats: i
 
     ours.train()
     theirs.train()
-    ours_training, theirs_training = sequential_codebooks([(ours, train_ours), (theirs, train_theirs)], repeats)
+    training = from_first_state(both, {"ours": train_ours, "public": train_theirs}, repeats)
     return {
         "codes": ours.codes,
         "dim": ours.dim,
         "levels": ours.levels,
         "piece": piece,
-        "forward_s": ours_forward,
-        "public_forward_s": theirs_forward,
-        "forward_speedup": theirs_forward / ours_forward,
-        "training_s": ours_training,
-        "public_training_s": theirs_training,
-        "training_speedup": theirs_training / ours_training,
+        "forward_s": forward["ours"],
+        "public_forward_s": forward["public"],
+        "forward_speedup": forward["public"] / forward["ours"],
+        "training_s": training["ours"],
+        "public_training_s": training["public"],
+        "training_speedup": training["public"] / training["ours"],
         "equal_indices": 1 - different / count,
         "different": different,
         "ties": pair.ties(vectors, a, b) if different else 0,
@@ -248,12 +240,15 @@ def main() -> None:
     parser.add_argument("--levels", type=int, default=8, help="of residual")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--quick", action="store_true", help="few vectors and codes: whether it runs")
     options = parser.parse_args()
+    if options.quick:
+        options.vectors, options.codes, options.dims, options.levels, options.repeats = 64, [256], [8], 2, 1
     kind, searches = options.quantizer, options.quantizer in ("vector", "residual")
     for codes in options.codes or []:
         if codes < 2 or not math.log2(codes).is_integer():
             parser.error(f"--codes must be powers of two, not {codes}")
-    torch.set_num_threads(options.threads)
+    measured_on = machine(options.threads)
 
     print(
         f"{kind}: {options.vectors:,} vectors, float32, {options.threads} threads, torch {torch.__version__}; median of {options.repeats}"
@@ -278,9 +273,7 @@ def main() -> None:
         "benchmark": "quantizer",
         "quantizer": kind,
         "vectors": options.vectors,
-        "threads": options.threads,
-        "torch": torch.__version__,
-        "machine": platform.processor() or platform.machine(),
+        "machine": measured_on,
         "least_speedup": min(min(case["forward_speedup"], case["training_speedup"]) for case in cases),
         "all_equal_but_ties": all(case["different"] == case["ties"] for case in cases),
         "cases": cases,

@@ -2,6 +2,7 @@
 
     python benchmarks/speech.py runs/matcha-tts runs/sled --steps 1 2 4 16 --json speech.json
     python benchmarks/speech.py runs/impact --steps 8 16 --count 20
+    python benchmarks/speech.py --quick               # a smoke run: a system trained for two steps
 
 A row is one checkpoint with one number of steps: the evaluations of a head that draws a token in several, or else the steps of an order
 that reveals gradually; a checkpoint that has neither takes one row. Held-out items of the recipe's own set, or of ``--data``; the first
@@ -19,6 +20,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from quick import tones, trained
 
 from jielong.evaluation.context import DrawSettings
 from jielong.evaluation.evaluate import Evaluation, evaluate
@@ -95,7 +98,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="generators of sound, shipped ones or checkpoint folders")
+    parser.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT", help="generators of sound, shipped ones or checkpoint folders")
     parser.add_argument("--steps", type=int, nargs="*", default=[], metavar="N", help="a row each; the recipe's own number by default")
     parser.add_argument("--data", default=None, help="a set of sound, or a folder of recordings; each recipe's own by default")
     parser.add_argument("--count", type=int, default=0, help="held-out items, evenly spread; all by default")
@@ -105,7 +108,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="write everything to this file, with how each figure was made")
+    parser.add_argument("--quick", action="store_true", help="a system made for it and two items: whether it runs")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.checkpoints = arguments.checkpoints or [trained("impact-tiny", tones(), trained("audio-kl-tiny", tones()))]
+        arguments.steps, arguments.count = [2], 2
+    if not arguments.checkpoints:
+        parser.error("name the generators to measure, such as indextts2-speech sled-speech")
     systems = [load(name, arguments.device) for name in arguments.checkpoints]
     try:
         plans = [(system, *each) for system in systems for each in settings(system, arguments.steps)]

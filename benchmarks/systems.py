@@ -2,6 +2,7 @@
 
     python benchmarks/systems.py llamagen-emoji maskgit-emoji titok-maskgit-emoji var-emoji
     python benchmarks/systems.py runs/mine runs/other --batches 1 --rounds 3
+    python benchmarks/systems.py --quick                                       # a smoke run: two systems trained for two steps
 
 From condition to tokens, guided as each recipe says; decoding is not counted. How many positions and layers a system has decides how
 long it takes, so these are printed too. Rounds of all systems are interleaved, so that a busy neighbour slows all alike; medians are
@@ -12,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 from functools import partial
 from typing import Any
 
 import torch
-from timing import interleaved
+from quick import trained
+from timing import interleaved, machine
 
 import jielong
 from jielong.config.recipe import Recipe
@@ -43,12 +43,18 @@ def sizes(recipe: Recipe) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("systems", nargs="+", metavar="SYSTEM", help="shipped models or checkpoint folders; the first is compared with")
+    parser.add_argument("systems", nargs="*", metavar="SYSTEM", help="shipped models or checkpoint folders; the first is compared with")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch; all by default")
+    parser.add_argument("--quick", action="store_true", help="small systems, made for it, and one round: whether it runs")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    if arguments.quick:
+        arguments.batches, arguments.rounds = [1], 1
+        arguments.systems = arguments.systems or [trained("maskgit-tiny"), trained("llamagen-tiny")]
+    if not arguments.systems:
+        parser.error("name the systems to compare, such as llamagen-emoji maskgit-emoji")
+    measured_on = machine(arguments.threads)
     loaded = {name: jielong.load(name) for name in arguments.systems}
     if none := [name for name, system in loaded.items() if system.generator is None]:
         raise SystemExit(f"{', '.join(none)}: a tokenizer draws nothing; name generators such as llamagen-emoji")
@@ -66,11 +72,7 @@ def main() -> None:
             print(
                 f"{name:24} batch {batch:3}: {1000 * seconds[name] / batch:8.1f} ms a picture, {rows[-1]['times']:5.2f} x {first} ({told})"
             )
-    print(
-        json.dumps(
-            {"threads": arguments.threads, "cores": os.cpu_count(), "machine": platform.machine(), "torch": torch.__version__, "rows": rows}
-        )
-    )
+    print(json.dumps({"machine": measured_on, "rows": rows}))
 
 
 if __name__ == "__main__":

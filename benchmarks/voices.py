@@ -1,6 +1,7 @@
 """How clearly each voice of a set speaks: words that Whisper base hears wrong, and DNSMOS, on clips spread evenly over the set.
 
     python benchmarks/voices.py synthetic-speech --column voice --clips 10
+    python benchmarks/voices.py --quick                # a smoke run: four clips made for it; needs the extra speech
 
 Of English. Sentences with numbers are left out, which are written in many ways, and so are those of fewer than four words.
 """
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+
+from quick import spoken
 
 from jielong.data.opening import open_sounds
 from jielong.data.order import spread
@@ -27,10 +30,15 @@ seventh eighth ninth tenth eleventh twelfth thirteenth fifteenth eighteenth twen
 def main() -> None:
     """Measure every voice, then all clips together."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("set", help="a set of English speech with its words")
+    parser.add_argument("set", nargs="?", help="a set of English speech with its words")
     parser.add_argument("--column", default="voice", help="what tells voices apart")
     parser.add_argument("--clips", type=int, default=10, help="of each voice")
+    parser.add_argument("--quick", action="store_true", help="two voices of two clips made for it: whether it runs")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.set, arguments.clips = spoken(), 1
+    if arguments.set is None:
+        parser.error("name a set of speech, such as synthetic-speech")
     sounds, recogniser = open_sounds(arguments.set, rate=RATE), Recogniser("en")
     voices = sounds.columns[arguments.column]
     numbers = set(NUMBERS.split())

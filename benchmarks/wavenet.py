@@ -1,24 +1,21 @@
 """Drawing sound sample by sample: a WaveNet with its rings of past inputs against the naive reference, and whether the samples agree.
 
-    python benchmarks/wavenet.py                                        # the recipe wavenet's network, a tenth of a second
-    python benchmarks/wavenet.py --seconds 0.02 --batches 1 --rounds 1  # a smoke run
+    python benchmarks/wavenet.py            # the recipe wavenet's network, a tenth of a second
+    python benchmarks/wavenet.py --quick    # a smoke run
 
 The naive reference passes everything up to the sample being drawn through the network again, so its time a sample grows with the length;
-with rings it does not. Random weights draw as slowly as trained ones.
-Rounds of the two sides are interleaved, so that a busy neighbour slows
-both; medians are reported. The last line of the output is one JSON object.
+with rings it does not. Random weights draw as slowly as trained ones. Rounds of the two sides are interleaved, so that a busy neighbour
+slows both; medians are reported. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 from collections.abc import Callable
 
 import torch
-from timing import interleaved
+from timing import interleaved, machine
 
 from jielong.backbones.wavenet import WaveNet
 from jielong.config.recipe import load
@@ -55,19 +52,15 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=None, help="of PyTorch; all by default")
+    parser.add_argument("--quick", action="store_true", help="small sizes and one round: whether it runs")
     arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
+    if arguments.quick:
+        arguments.seconds, arguments.batches, arguments.rounds = 0.001, [1], 1
+    measured_on = machine(arguments.threads)
     model, rate = make(arguments.recipe, arguments.seconds)
     layout = model.layout
     numbers = sum(parameter.numel() for parameter in model.backbone.parameters())
-    print(f"{arguments.recipe}: {layout.positions:,} samples at {rate:,} Hz, {numbers:,} numbers in the backbone; {machine}")
+    print(f"{arguments.recipe}: {layout.positions:,} samples at {rate:,} Hz, {numbers:,} numbers in the backbone; {measured_on}")
     print(f"  {'batch':>6} {'rings':>10} {'naive':>10} {'ratio':>8}   milliseconds a sample of one clip")
     rows = []
     for batch in arguments.batches:
@@ -80,7 +73,7 @@ def main() -> None:
         rows.append({"batch": batch, "cached_ms": each["cached"], "naive_ms": each["naive"], "speedup": ratio, "equal": equal})
     memory = model.backbone.cache_bytes(1, layout.positions)
     settings = {"recipe": arguments.recipe, "samples": layout.positions, "rounds": arguments.rounds, "cache_bytes_a_clip": memory}
-    print(json.dumps({"machine": machine, "settings": settings, "rows": rows}))
+    print(json.dumps({"machine": measured_on, "settings": settings, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,15 @@ from jielong.networks.denoiser import MLP
 from jielong.orders.masked import Masked
 from jielong.training.settings import TrainSettings
 from jielong.training.trainer import train
+from running_scripts import ROOT, module_of
 
 LAYOUT, WIDTH = Layout((2, 2), channels=3), 8
 SETTINGS = TrainSettings(samples=48, batch=8, lr=1e-2, warmup=8, ema=0.9, precision="fp32", save_every=16)
 
 
 @pytest.fixture
-def benchmark(load_benchmark: Callable[[str], Any]) -> Any:
-    return load_benchmark("heads")
+def benchmark() -> Any:
+    return module_of(ROOT / "benchmarks" / "heads.py")
 
 
 def heads(*names: str) -> dict[str, Head]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,11 +9,12 @@ import pytest
 
 from jielong.evaluation.evaluate import Evaluation
 from jielong.evaluation.provenance import Measurement
+from running_scripts import ROOT, module_of
 
 
 @pytest.fixture
-def benchmark(load_benchmark: Callable[[str], Any]) -> Any:
-    return load_benchmark("speech")
+def benchmark() -> Any:
+    return module_of(ROOT / "benchmarks" / "speech.py")
 
 
 def system(iterative: bool, order: Any, sound: bool = True) -> Any:
