@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
+from jielong.core.tokens import Tokens
 from jielong.data.opening import open_sounds
 from jielong.media.audio import encode_audio, read_audio, resample, write_audio
 from jielong.networks.decoder import Decoder
@@ -139,6 +140,28 @@ def test_odd_files_of_sound_are_read_or_told_what_is_wrong(tones: Path, tmp_path
         assert refused.exit_code == 1
         assert re.search(rf"error: \S*{name}\s(.|\n)*({why})", refused.stderr), refused.stderr
     assert not (tmp_path / "none.safetensors").exists()
+
+
+CONTINUOUS = """
+data: {{set: {set}, rate: 4000, seconds: 0.5}}
+tokenizer: {{kl: {{autoencoder: plain, dim: 4}}}}
+losses: {{regression: {{kind: l1}}}}
+train: {{samples: 16, batch: 8, precision: fp32}}
+"""
+
+
+def test_continuous_tokens_of_a_set_come_back_as_sounds_that_end(tones: Path, tmp_path: Path) -> None:
+    (tmp_path / "kl.yaml").write_text(CONTINUOUS.format(set=tones))
+    run, tokens = tmp_path / "kl", tmp_path / "tokens.safetensors"
+    succeed("train", tmp_path / "kl.yaml", "--out", run, "--device", "cpu")
+    assert "each with its log-variance" in succeed("tokenize", run, "--data", tones, "--split", "heldout", "--out", tokens).stderr
+    succeed("detokenize", run, tokens, "--out", tmp_path / "back")
+    tokenizer, read_back = load(str(run)).tokenizer, read(tokens)
+    assert read_back.layout.channels == 8
+    decoded = tokenizer.decode_padded(Tokens(read_back.values[..., :4], tokenizer.layout, read_back.lengths))
+    for index, sound in enumerate(decoded):
+        found = read_audio(tmp_path / "back" / f"{index:04d}.wav")[0]
+        torch.testing.assert_close(found, sound, rtol=0, atol=2e-4)
 
 
 def test_from_files_to_generated_sound(tones: Path, tmp_path: Path) -> None:

@@ -263,6 +263,17 @@ def test_a_picture_so_far_is_the_sum_of_the_known_scales() -> None:
     assert not torch.equal(pictures[0], pictures[1])
 
 
+def test_a_scale_of_which_nothing_is_known_adds_not_even_a_bias() -> None:
+    cut, values = tokenizer(), codes(batch=3)
+    for parameter in cut.quantizer.phi.parameters():  # type: ignore[union-attr]
+        parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    known = torch.arange(N) < torch.tensor([1, 5, 21])[:, None]
+    totals = list(cut.quantizer.pyramid.running(cut.quantizer.embed(values), cut.quantizer.kernels))  # type: ignore[union-attr, operator]
+    running = torch.stack([total[item] for item, total in enumerate(totals)])  # of item k the sum of scales 0 to k
+    torch.testing.assert_close(cut.quantizer.assemble(cut.quantizer.embed(values), known).permute(0, 3, 1, 2), running, rtol=0, atol=0)
+    torch.testing.assert_close(cut.decode_known(Tokens(values, cut.layout), known), cut.decoder(running).clamp(-1, 1))
+
+
 # --- what does not fit -----------------------------------------------------------------------------------------------------------------
 
 

@@ -22,11 +22,13 @@ diffusers = pytest.importorskip("diffusers")
 CHANNELS, BLOCKS, DIM, GROUPS = (8, 8, 16), 2, 3, 4
 
 
-def theirs(attention: bool, projections: bool) -> nn.Module:
+def theirs(attention: bool, projections: bool, decoder_attention: bool | None = None) -> nn.Module:
     torch.manual_seed(0)
     down, up = ["DownEncoderBlock2D"] * 3, ["UpDecoderBlock2D"] * 3
     if attention:
-        down[-1], up[0] = "AttnDownEncoderBlock2D", "AttnUpDecoderBlock2D"
+        down[-1] = "AttnDownEncoderBlock2D"
+    if attention if decoder_attention is None else decoder_attention:
+        up[0] = "AttnUpDecoderBlock2D"
     model = diffusers.AutoencoderKL(
         block_out_channels=CHANNELS,
         layers_per_block=BLOCKS,
@@ -87,11 +89,15 @@ def convert(model: nn.Module, encoder: nn.Module, decoder: nn.Module) -> None:
             give(projection, given)
 
 
-@pytest.mark.parametrize(("attention", "projections"), [(False, True), (True, True), (False, False)])
+@pytest.mark.parametrize(
+    ("attention", "decoder_attention", "projections"),
+    [(False, None, True), (True, None, True), (False, None, False), (True, False, True), (False, True, True)],
+)
 @torch.no_grad()
-def test_it_is_diffusers_autoencoder_on_the_same_weights(attention: bool, projections: bool) -> None:
-    model = theirs(attention, projections)
-    settings = Resnet(channels=CHANNELS, blocks=BLOCKS, groups=GROUPS, attention=attention, projections=projections)
+def test_it_is_diffusers_autoencoder_on_the_same_weights(attention: bool, decoder_attention: bool | None, projections: bool) -> None:
+    model = theirs(attention, projections, decoder_attention)
+    shape = {"channels": CHANNELS, "blocks": BLOCKS, "groups": GROUPS, "projections": projections}
+    settings = Resnet.model_validate({**shape, "attention": attention, "decoder_attention": decoder_attention})
     autoencoder = settings.build(channels=3, size=(16, 24), dim=DIM, encoded=2 * DIM)
     convert(model, autoencoder.encoder, autoencoder.decoder)
     pictures = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,17 @@ def test_vectors_of_sound() -> None:
     whole = spread[..., :DIM].var(dim=(0, 1), unbiased=False) + spread[..., DIM:].exp().mean(dim=(0, 1))
     torch.testing.assert_close(whole, torch.ones(DIM), atol=1e-4, rtol=1e-4)
     assert log_variance.shape == (8, 10, DIM)
+
+
+def test_means_and_variances_of_sounds_that_end_decode_like_the_means() -> None:
+    made = KLTokenizer(MEDIA, autoencoder(2 * DIM), DIM).eval()
+    lengths = torch.tensor([2, 10, 7])
+    cached, tokens = (replace(each, lengths=lengths) for each in (made.keep(sound()), made.encode(sound())))
+    decoded = made.decode_padded(cached)
+    assert torch.equal(decoded, made.decode_padded(tokens))
+    assert [int(row.any(0).nonzero().max()) + 1 for row in decoded] == [HOP * int(length) for length in lengths]
+    known = torch.arange(10) < lengths[:, None]
+    assert torch.equal(made.decode_known(cached, known), made.decode_known(tokens, known))
 
 
 def test_sizes_are_checked_in_words() -> None:

@@ -16,13 +16,14 @@ class Resnet(AutoencoderSettings, family="autoencoder", name="resnet"):
 
     ``channels`` lists the width of each stage, finest first; a token covers ``2^(stages - 1)`` pixels a side. Stable Diffusion's and, but
     for its ``projections``, FLUX's are ``[128, 256, 512, 512]`` with ``blocks: 2`` and ``groups: 32``; MAR's KL-16 is
-    ``[128, 128, 256, 256, 512]`` with ``attention: true``.
+    ``[128, 128, 256, 256, 512]`` with ``attention: true`` and ``decoder_attention: false``.
 
     Attributes:
         channels: Width of each stage, finest first.
         blocks: Residual blocks of a stage of the encoder; the decoder has one more.
         groups: Groups of channels that are normalised together.
         attention: Attention after every block of the coarsest stage, beside that in the middle.
+        decoder_attention: The same in the decoder; that of the encoder if not given.
         projections: A 1x1 convolution on either side of the bottleneck, without which later models do.
     """
 
@@ -31,6 +32,7 @@ class Resnet(AutoencoderSettings, family="autoencoder", name="resnet"):
     blocks: PositiveInt = 2
     groups: PositiveInt = 32
     attention: bool = False
+    decoder_attention: bool | None = None
     projections: bool = True
 
     @model_validator(mode="after")
@@ -45,7 +47,8 @@ class Resnet(AutoencoderSettings, family="autoencoder", name="resnet"):
         """The networks, see :meth:`AutoencoderSettings.build`."""
         reduction = 2 ** (len(self.channels) - 1)
         self.grid(size, reduction)
-        shared = (self.groups, self.attention, self.projections)
-        encoder = ResnetEncoder(channels, self.channels, self.blocks, dim if encoded is None else encoded, *shared)
-        decoder = ResnetDecoder(dim, self.channels, self.blocks, channels if outputs is None else outputs, *shared)
+        attention = self.attention if self.decoder_attention is None else self.decoder_attention
+        encoded, outputs = dim if encoded is None else encoded, channels if outputs is None else outputs
+        encoder = ResnetEncoder(channels, self.channels, self.blocks, encoded, self.groups, self.attention, self.projections)
+        decoder = ResnetDecoder(dim, self.channels, self.blocks, outputs, self.groups, attention, self.projections)
         return Autoencoder(encoder, decoder, reduction)

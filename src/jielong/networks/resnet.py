@@ -97,7 +97,7 @@ class ResnetEncoder(nn.Module):
 
 
 class ResnetDecoder(Decoder):
-    """Feature vectors to pictures; the mirror of :class:`ResnetEncoder`, with the same arguments, but a block more in every stage."""
+    """Feature vectors to pictures: the mirror of :class:`ResnetEncoder`, with a block more in every stage and ``attention`` of its own."""
 
     def __init__(
         self, inputs: int, channels: Sequence[int], blocks: int, outputs: int, groups: int, attention: bool, projection: bool

@@ -77,9 +77,14 @@ class Quantizer(nn.Module, ABC):
         """What each position says by itself, ``(..., K) -> (..., D)``: :meth:`decode` is :meth:`assemble` of it."""
         return self.decode(indices)
 
-    def assemble(self, vectors: Tensor) -> Tensor:
-        """The feature map of one vector a position: those of :meth:`embed`, mixtures of them, or zeros where nothing is known."""
-        return vectors
+    def assemble(self, vectors: Tensor, known: Tensor | None = None) -> Tensor:
+        """The feature map of one vector a position, of :meth:`embed` or mixtures of them.
+
+        Args:
+            vectors: ``(B, N, D)``.
+            known: ``(B, N)`` bool; positions that are not known add nothing.
+        """
+        return vectors if known is None else vectors * known[..., None]
 
     def residuals(self, vectors: Tensor) -> Tensor | None:
         """What is left of feature maps ``(..., D)`` after each of several parts, as shares, ``(parts,)``; ``None`` of one part."""

@@ -187,11 +187,11 @@ class MultiScaleQuantizer(Quantizer):
         """The codes at ``indices``, ``(B, n, 1) -> (B, n, D)``."""
         return self.codebook.decode(indices)
 
-    def assemble(self, vectors: Tensor) -> Tensor:
-        """Feature maps of a vector a position, ``(B, N, D) -> (B, H, W, D)``: codes, mixtures of codes, or zeros where nothing is known."""
+    def assemble(self, vectors: Tensor, known: Tensor | None = None) -> Tensor:
+        """Feature maps of a vector a position, ``(B, N, D) -> (B, H, W, D)``; a scale without a known position adds nothing."""
         with torch.autocast(vectors.device.type, enabled=False):
             total = vectors.new_zeros(())
-            for total in self.pyramid.running(vectors.float(), self.kernels):  # noqa: B007 - the last one is wanted
+            for total in self.pyramid.running(vectors.float(), self.kernels, known):  # noqa: B007 - the last one is wanted
                 pass
         return total.permute(0, 2, 3, 1)
 

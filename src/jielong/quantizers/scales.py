@@ -113,11 +113,22 @@ class Pyramid:
         weight, bias = kernels[self.ticks[scale]]
         return x * (1 - self.ratio) + F.conv2d(x, weight, bias, padding=1) * self.ratio
 
-    def running(self, codes: Tensor, kernels: Sequence[Kernel]) -> Iterator[Tensor]:
-        """The sum after each scale, ``(B, D, H, W)``, for as many whole scales as codes ``(B, n, D)`` are given."""
+    def running(self, codes: Tensor, kernels: Sequence[Kernel], known: Tensor | None = None) -> Iterator[Tensor]:
+        """The sum after each scale, ``(B, D, H, W)``, for as many whole scales as codes are given.
+
+        Args:
+            codes: ``(B, n, D)``.
+            kernels: Weights and biases of ``phi``.
+            known: ``(B, n)`` bool. Codes that are not known count as 0, and of a scale without a known code not even the bias is added.
+        """
         total = codes.new_zeros(len(codes), codes.shape[-1], *self.grid)
+        if known is not None:
+            codes = codes * known[..., None]
         for scale, (start, stop) in enumerate(self.spans):
             if stop > codes.shape[1]:
                 return
-            total = total + self.lift(codes[:, start:stop], scale, kernels)
+            added = self.lift(codes[:, start:stop], scale, kernels)
+            if known is not None:
+                added = added * known[:, start:stop].any(1)[:, None, None, None]
+            total = total + added
             yield total

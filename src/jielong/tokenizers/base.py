@@ -145,6 +145,10 @@ class Tokenizer(nn.Module, ABC):
         """
         return kept
 
+    def expected(self, tokens: Tokens) -> Tokens:
+        """Of tokens as :meth:`keep` gives them, those that :meth:`encode` gives; others are returned unchanged."""
+        return tokens
+
     @property
     def blank(self) -> Tensor:
         """The tokens of a grey picture, or of silence, ``(1, N, C)``."""
@@ -188,6 +192,7 @@ class Tokenizer(nn.Module, ABC):
 
     def decode_padded(self, tokens: Tokens) -> Tensor:
         """As :meth:`decode`, of items that end: tokens of silence behind an item's last one, and silence in the media."""
+        tokens = self.expected(tokens)
         if tokens.lengths is None or self.hop_length is None:
             return self.decode(tokens)
         silent, count = self.blank.to(tokens.values.device), self.layout.positions
@@ -207,7 +212,7 @@ class Tokenizer(nn.Module, ABC):
             tokens: ``(B, N, C)``; what stands where nothing is known does not matter.
             known: ``(B, N)`` bool.
         """
-        known = known.to(tokens.values.device)
+        tokens, known = self.expected(tokens), known.to(tokens.values.device)
         if len(self.layout.grid) != len(self.media.size) or self.layout.scales:
             return self.decode(Tokens(torch.where(known[..., None], tokens.values, self.blank.to(known.device)), self.layout))
         media = self.decode(tokens)

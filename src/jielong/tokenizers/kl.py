@@ -142,15 +142,18 @@ class KLTokenizer(GridTokenizer):
         mean, log_variance = kept.values.float().chunk(2, dim=-1)
         return self.standing(DiagonalGaussian(mean, log_variance).sample(rng.normal(*mean.shape[1:])), self.layout)
 
+    def expected(self, tokens: Tokens) -> Tokens:
+        """The means of what :meth:`keep` gave."""
+        if not self.fits(tokens.layout, self.kept_layout):
+            return tokens
+        return replace(tokens, values=tokens.values[..., : self.dim], layout=replace(tokens.layout, channels=self.dim))
+
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
         """Tokens ``(B, N, D)``, or what :meth:`keep` gave, to media, clamped to [-1, 1]."""
-        values = tokens.values
-        if self.fits(tokens.layout, self.kept_layout):
-            values = values[..., : self.dim]
-        else:
-            self.check_tokens(tokens)
-        return self.maps(values.float() / self.scale + self.shift).float().clamp(-1, 1)
+        tokens = self.expected(tokens)
+        self.check_tokens(tokens)
+        return self.maps(tokens.values.float() / self.scale + self.shift).float().clamp(-1, 1)
 
     @torch.no_grad()
     def calibrate(self, media: Iterable[Tensor]) -> None:

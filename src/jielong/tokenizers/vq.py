@@ -113,14 +113,14 @@ class VQTokenizer(GridTokenizer):
 
     @torch.no_grad()
     def decode_known(self, tokens: Tokens, known: Tensor) -> Tensor:
-        """With scales: the sum of what is known. On a grid: grey, or silence, where nothing is known."""
+        """With scales: the sum of those with a known position. On a grid: grey, or silence, where nothing is known."""
         if not self.layout.scales:
             return super().decode_known(tokens, known)
         self.check_tokens(tokens)
-        return self._decode(self.quantizer.embed(tokens.values) * known[..., None])
+        return self._decode(self.quantizer.embed(tokens.values), known)
 
-    def _decode(self, vectors: Tensor) -> Tensor:
-        return self._picture(self.maps(self.quantizer.assemble(vectors)).float()).clamp(-1, 1)
+    def _decode(self, vectors: Tensor, known: Tensor | None = None) -> Tensor:
+        return self._picture(self.maps(self.quantizer.assemble(vectors, known)).float()).clamp(-1, 1)
 
 
 class VQ(Part, family="tokenizer", name="vq"):
