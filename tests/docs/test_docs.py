@@ -97,9 +97,3 @@ def test_the_readme_recipe_is_a_recipe():
     parsed = recipe.parse(text, "README.md")
     assert parsed.trains_generator
     assert parsed.order.name == "masked"
-
-
-def test_every_ready_system_has_its_recipe():
-    rows = [line for line in (ROOT / "README.md").read_text("utf-8").splitlines() if "**ready**" in line]
-    named = {re.search(r"\*\*ready\*\*: `([\w-]+)`", row)[1] for row in rows}
-    assert named == {name for name in recipe.built_in() if not name.endswith("-tiny")}
