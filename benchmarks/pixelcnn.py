@@ -22,8 +22,8 @@ from jielong.backbones.pixelcnn import PixelCNN
 from jielong.config.recipe import load
 from jielong.core.tokens import Tokens
 from jielong.generation.generator import Generator
+from jielong.media.kinds import image_medium
 from jielong.orders.raster import Raster
-from jielong.tokenizers.base import MediaFormat
 
 
 def make(arguments: argparse.Namespace) -> Generator:
@@ -32,7 +32,7 @@ def make(arguments: argparse.Namespace) -> Generator:
     if not isinstance(recipe.backbone, PixelCNN) or recipe.head is None:
         raise SystemExit(f"--recipe takes one with a pixelcnn backbone, such as pixelcnn or pixelcnn-emoji, not {arguments.recipe}")
     side = arguments.side or recipe.data.size
-    media = MediaFormat(1 if recipe.data.set == "fashion-mnist" else 3, (side, side))
+    media = image_medium(1 if recipe.data.set == "fashion-mnist" else 3, (side, side))
     layout = recipe.tokenizer.build(media).layout  # type: ignore[union-attr]
     torch.manual_seed(0)
     backbone = recipe.backbone.build(layout, condition_width=None)

@@ -55,7 +55,7 @@ def settings(system: System, steps: Sequence[int]) -> list[tuple[int | None, dic
         ValueError: if it generates no sound.
     """
     generator = system.generator
-    if generator is None or not system.tokenizer.media.is_sound:
+    if generator is None or not system.tokenizer.media.timed:
         raise ValueError(f"{system.name} generates no sound: give generators such as runs/matcha-tts")
     iterative = generator.head.iterative
     if not iterative and system.recipe.order is not None and not hasattr(system.recipe.order, "steps"):

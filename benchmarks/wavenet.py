@@ -21,8 +21,8 @@ from jielong.backbones.wavenet import WaveNet
 from jielong.config.recipe import load
 from jielong.core.tokens import Tokens
 from jielong.generation.generator import Generator
+from jielong.media.kinds import audio_medium
 from jielong.orders.raster import Raster
-from jielong.tokenizers.base import MediaFormat
 
 
 def make(recipe_name: str, seconds: float) -> tuple[Generator, int]:
@@ -30,7 +30,7 @@ def make(recipe_name: str, seconds: float) -> tuple[Generator, int]:
     recipe = load(recipe_name)
     if not isinstance(recipe.backbone, WaveNet) or recipe.head is None or recipe.data.rate is None:
         raise SystemExit(f"--recipe takes one of sound with a wavenet backbone, such as wavenet, not {recipe_name}")
-    media = MediaFormat(1, (max(1, round(seconds * recipe.data.rate)),), recipe.data.rate)
+    media = audio_medium(1, max(1, round(seconds * recipe.data.rate)), recipe.data.rate)
     layout = recipe.tokenizer.build(media).layout  # type: ignore[union-attr]
     torch.manual_seed(0)
     backbone = recipe.backbone.build(layout, condition_width=None)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from jielong.config.recipe import Recipe, parse
+from jielong.media.kinds import image_medium
 from jielong.system import DESCRIPTION, System, build_generator, build_tokenizer, describe, load
-from jielong.tokenizers.base import MediaFormat
 from jielong.training.checkpoint import save_checkpoint
 
-MEDIA = MediaFormat(1, (4, 4))
+MEDIA = image_medium(1, (4, 4))
 RECIPE = """\
 data: {size: 4}
 tokenizer: pixels

@@ -21,11 +21,11 @@ from jielong.generation.callbacks import StepEvent
 from jielong.generation.generator import Generator
 from jielong.heads.base import SamplingConfig
 from jielong.heads.softmax import Softmax
+from jielong.media.kinds import image_medium
 from jielong.networks.transformer import Transformer
 from jielong.orders.base import Embed, Order, View
 from jielong.orders.masked import Masked, MaskedOrder
 from jielong.orders.raster import Raster
-from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.pixels import Pixels
 
 GRID = (3, 2, 2)  # frames, rows, columns
@@ -396,7 +396,7 @@ def test_steps_may_be_any_number(steps: int) -> None:
 
 
 def test_several_codebooks() -> None:
-    tokenizer = Pixels(levels=5).build(MediaFormat(3, (2, 3)))
+    tokenizer = Pixels(levels=5).build(image_medium(3, (2, 3)))
     for order in ("raster", "masked"):
         model = make(order, layout=tokenizer.layout)
         drawn = model.generate(given(model), seed=6, guidance=2.0)

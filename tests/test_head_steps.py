@@ -12,10 +12,11 @@ from jielong.evaluation.context import DrawSettings, drawing
 from jielong.generation.generator import Generator
 from jielong.heads.base import SamplingConfig
 from jielong.heads.diffusion import Diffusion
+from jielong.media.kinds import image_medium
 from jielong.networks.denoiser import MLP
 from jielong.orders.masked import Masked
 from jielong.system import System, build_generator, build_tokenizer
-from jielong.tokenizers.base import MediaFormat, Tokenizer
+from jielong.tokenizers.base import Tokenizer
 
 LAYOUT = Layout((2, 4), channels=2)
 RECIPE = """\
@@ -90,7 +91,7 @@ def test_too_few_are_refused(steps: int) -> None:
 
 def test_a_head_of_codes_has_none_and_says_so_before_anything_is_trained() -> None:
     said = recipe("softmax", "{num_inference_steps: 5}")
-    tokenizer: Tokenizer = build_tokenizer(said, MediaFormat(3, (8, 8)))
+    tokenizer: Tokenizer = build_tokenizer(said, image_medium(3, (8, 8)))
     with pytest.raises(
         ValueError, match="SoftmaxHead draws a token in one evaluation; num_inference_steps and final_inference_steps are for heads"
     ):

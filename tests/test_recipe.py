@@ -147,11 +147,11 @@ def test_all_faults_are_told_at_once() -> None:
         (TOKENIZER.replace("samples: 1000", "samples: 10, warmup: 10"), "warmup (10) must be shorter than the budget of 10 samples"),
         (
             TOKENIZER.replace("dim: 8", "autoencoder: dac"),
-            "the body dac reads sound, and the data are pictures: choose one of convolutional, resnet, vit",
+            "the autoencoder dac reads (time), but the data have (rows, columns): choose one of convolutional, resnet, vit",
         ),
         (
             TOKENIZER.replace("dim: 8", "autoencoder: vit") + "data: {rate: 16000}\n",
-            "the body vit reads pictures, and the data are sound: choose one of dac, seanet, vocos",
+            "the autoencoder vit reads (rows, columns), but the data have (time): choose one of dac, seanet, vocos",
         ),
         (GENERATOR.replace("heads: 2", "heads: 3"), "must be an even multiple of heads 3"),
     ],

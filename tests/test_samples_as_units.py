@@ -15,16 +15,16 @@ from jielong.core.tokens import Layout, Tokens
 from jielong.generation.generator import Generator
 from jielong.heads.logistic_mixture import LogisticMixture
 from jielong.heads.softmax import Softmax
+from jielong.media.kinds import audio_medium
 from jielong.orders.raster import Raster
 from jielong.system import load
-from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.samples import Samples
 from jielong.training.experiment import run
 
 
 @pytest.mark.parametrize("settings", [Softmax(), LogisticMixture(components=2)])
 def test_fast_and_naive_sampling_draw_the_same_samples(settings: Softmax | LogisticMixture) -> None:
-    layout = Samples(levels=32).build(MediaFormat(1, (40,), 8_000)).layout
+    layout = Samples(levels=32).build(audio_medium(1, 40, 8_000)).layout
     torch.manual_seed(0)
     backbone = WaveNet(stacks=2, layers=3, width=8).build(layout, None)
     head = settings.build(8, layout)

@@ -12,10 +12,10 @@ from jielong.autoencoders.vocos import Vocos
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.callbacks import TokenChunk
 from jielong.generation.streaming import stream_sound
+from jielong.media.kinds import audio_medium
 from jielong.networks.decoder import Decoder
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.vector import Vector
-from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.vq import VQ, VQTokenizer
 
 HOP, N = 4, 12
@@ -41,7 +41,7 @@ class Blurred(Decoder):
 def make(reach: int = 0, everything: bool = False) -> VQTokenizer:
     torch.manual_seed(0)
     autoencoder = Autoencoder(nn.Conv1d(1, 8, HOP, HOP), Blurred(reach, everything), HOP)
-    media = MediaFormat(1, (HOP * N,), 400)
+    media = audio_medium(1, HOP * N, 400)
     return VQTokenizer(media, autoencoder, Vector.model_validate({"codes": 9}).build(8)).eval()
 
 
@@ -93,7 +93,7 @@ def test_a_causal_codec_decodes_each_token_once(lengths: list[int]) -> None:
     torch.manual_seed(0)
     codes = Residual.model_validate({"levels": 2, "quantizer": Vector.model_validate({"codes": 9})})
     codec = (
-        VQ(autoencoder=SEANet(channels=4, ratios=(2, 2), causal=True), dim=8, quantizer=codes).build(MediaFormat(1, (HOP * N,), 400)).eval()
+        VQ(autoencoder=SEANet(channels=4, ratios=(2, 2), causal=True), dim=8, quantizer=codes).build(audio_medium(1, HOP * N, 400)).eval()
     )
     values = torch.randint(0, 9, (2, N, 2), generator=torch.Generator().manual_seed(1))
     whole = codec.decode_padded(Tokens(values, codec.layout, torch.tensor(lengths)))
@@ -110,7 +110,7 @@ def test_a_codec_whose_beginning_is_reflected_gives_it_late(count: int) -> None:
     torch.manual_seed(0)
     codes = Vector.model_validate({"codes": 9})
     autoencoder = SEANet(channels=4, ratios=(2, 2), padding="reflect")
-    codec = VQ(autoencoder=autoencoder, dim=8, quantizer=codes).build(MediaFormat(1, (HOP * N,), 400)).eval()
+    codec = VQ(autoencoder=autoencoder, dim=8, quantizer=codes).build(audio_medium(1, HOP * N, 400)).eval()
     values = torch.randint(0, 9, (2, count, 1), generator=torch.Generator().manual_seed(1))
     whole = codec.decode(Tokens(values, Layout((count,), 1, 9)))
     sound = list(stream_sound(codec, pieces_of(values, [count, count], [1] * count)))
@@ -126,7 +126,7 @@ def test_a_part_of_the_sound_is_decoded_from_the_tokens_around_it(autoencoder: A
     torch.manual_seed(0)
     count = 64
     codec = (
-        VQ(autoencoder=autoencoder, dim=8, quantizer=Vector.model_validate({"codes": 9})).build(MediaFormat(1, (HOP * count,), 400)).eval()
+        VQ(autoencoder=autoencoder, dim=8, quantizer=Vector.model_validate({"codes": 9})).build(audio_medium(1, HOP * count, 400)).eval()
     )
     values = torch.randint(0, 9, (2, count, 1), generator=torch.Generator().manual_seed(1))
     whole = codec.decode(Tokens(values, codec.layout))
@@ -147,7 +147,7 @@ def test_of_many_tokens_at_once_the_first_are_heard_before_the_rest_is_decoded()
     torch.manual_seed(0)
     count = 64
     codes = Vector.model_validate({"codes": 9})
-    codec = VQ(autoencoder=LOOKING_AHEAD[1], dim=8, quantizer=codes).build(MediaFormat(1, (HOP * count,), 400)).eval()
+    codec = VQ(autoencoder=LOOKING_AHEAD[1], dim=8, quantizer=codes).build(audio_medium(1, HOP * count, 400)).eval()
     values = torch.randint(0, 9, (1, count, 1), generator=torch.Generator().manual_seed(1))
     whole = codec.decode_padded(Tokens(values, codec.layout, torch.tensor([60])))
     assert codec.reach.behind > 0

@@ -10,11 +10,11 @@ import torch
 from jielong.config.recipe import Recipe, parse
 from jielong.config.registry import RecipeError
 from jielong.heads.base import SamplingConfig
+from jielong.media.kinds import image_medium
 from jielong.system import System, build_generator, build_tokenizer, checkpoint, describe, load
-from jielong.tokenizers.base import MediaFormat
 from jielong.training.checkpoint import CheckpointError, save_checkpoint
 
-MEDIA = MediaFormat(3, (8, 8))
+MEDIA = image_medium(3, (8, 8))
 CLASSES = ["cat", "dog", "bird"]
 VQ = """\
 data: {size: 8}
@@ -161,8 +161,8 @@ def test_a_tokenizer_kept_beside_the_generator_is_taken(made: System, vq: System
 
 
 def test_a_tokenizer_of_another_picture_size_is_refused(vq: System) -> None:
-    with pytest.raises(ValueError, match=r"was made for .* set data\.size to fit"):
-        build_tokenizer(generator_recipe(f"{{checkpoint: {vq.name}}}"), MediaFormat(3, (16, 16)))
+    with pytest.raises(ValueError, match=r"was trained on .* change `data` to fit"):
+        build_tokenizer(generator_recipe(f"{{checkpoint: {vq.name}}}"), image_medium(3, (16, 16)))
 
 
 def test_what_is_not_a_checkpoint_is_refused(vq: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ from jielong.autoencoders.convolutional import Convolutional
 from jielong.autoencoders.resnet import Resnet
 from jielong.autoencoders.vit import ViT
 from jielong.config.registry import parse_part, parts_of
+from jielong.media.kinds import image_medium
 from jielong.quantizers.vector import Vector
-from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.vq import VQ, VQTokenizer
 
 SMALL = {
@@ -27,7 +27,7 @@ BODIES = pytest.mark.parametrize("autoencoder", SMALL.values(), ids=SMALL)
 
 def make(autoencoder: AutoencoderSettings) -> VQTokenizer:
     torch.manual_seed(0)
-    return VQ(autoencoder=autoencoder, dim=4, quantizer=Vector(codes=32, kmeans_iterations=0)).build(MediaFormat(3, (8, 12)))
+    return VQ(autoencoder=autoencoder, dim=4, quantizer=Vector(codes=32, kmeans_iterations=0)).build(image_medium(3, (8, 12)))
 
 
 def pictures(batch: int = 3) -> torch.Tensor:
@@ -35,7 +35,7 @@ def pictures(batch: int = 3) -> torch.Tensor:
 
 
 def test_none_is_left_out() -> None:
-    of_sound = {name for name, part in parts_of("autoencoder").items() if getattr(part, "medium", None) == "sound"}  # tests of their own
+    of_sound = {name for name, part in parts_of("autoencoder").items() if getattr(part, "axes", None) == ("time",)}  # tests of their own
     assert {part.name for part in SMALL.values()} == set(parts_of("autoencoder")) - of_sound
 
 
@@ -49,7 +49,8 @@ def test_settings_are_written_and_read_back_equal_and_say_how_many_maps_come_out
     with pytest.raises(ValueError, match="8 x 13 pixels do not divide into tokens of 4 x 4 pixels"):
         autoencoder.build(channels=2, size=(8, 13), dim=5)
     with pytest.raises(
-        ValueError, match=f"the body {autoencoder.name} reads pictures, and the data are sound: choose one of dac, seanet, vocos"
+        ValueError,
+        match=rf"the autoencoder {autoencoder.name} reads \(rows, columns\), not a size of 1: choose one of dac, seanet, vocos",
     ):
         autoencoder.build(channels=1, size=(96,), dim=5)
 

@@ -164,7 +164,7 @@ def test_silence_fills_the_last_frame_before_the_first_layer(samples: int) -> No
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="241 samples does not divide into tokens of 24 samples"):
         SEANet(**SMALL).build(channels=1, size=(241,), dim=4)
-    with pytest.raises(ValueError, match="seanet reads sound, and the data are pictures: choose one of convolutional, resnet, vit"):
+    with pytest.raises(ValueError, match=r"seanet reads \(time\), not a size of 2: choose one of convolutional, resnet, vit"):
         SEANet(**SMALL).build(channels=3, size=(8, 8), dim=4)
     for wrong, why in [
         ({"causal": False, "transformer": {}}, "looks back only"),

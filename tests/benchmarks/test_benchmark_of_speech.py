@@ -21,7 +21,7 @@ def system(iterative: bool, order: Any, sound: bool = True) -> Any:
     return SimpleNamespace(
         name="toy",
         generator=SimpleNamespace(head=SimpleNamespace(iterative=iterative)),
-        tokenizer=SimpleNamespace(media=SimpleNamespace(is_sound=sound)),
+        tokenizer=SimpleNamespace(media=SimpleNamespace(timed=sound)),
         recipe=SimpleNamespace(order=order),
     )
 

@@ -20,8 +20,8 @@ from jielong.losses.regression import (
     logit_laplace_median,
     to_unit,
 )
+from jielong.media.kinds import image_medium
 from jielong.quantizers.vector import Vector
-from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.vq import VQ, VQTokenizer
 from jielong.training.objective import StepRNG
 from jielong.training.tokenizer_objective import TokenizerObjective
@@ -93,7 +93,7 @@ def make() -> VQTokenizer:
     settings = VQ(
         autoencoder=Convolutional(channels=(8,), blocks=(1,), patch=4), dim=4, quantizer=Vector(codes=32), likelihood="logit_laplace"
     )
-    return settings.build(MediaFormat(3, (8, 8)))
+    return settings.build(image_medium(3, (8, 8)))
 
 
 def test_a_tokenizer_that_predicts_it_shows_its_median_and_learns_from_it() -> None:
@@ -120,7 +120,7 @@ def test_the_loss_and_what_it_reads_go_together() -> None:
         parse(recipe.replace("LIKELIHOOD", "").replace("LOSS", "logit_laplace"))
     with pytest.raises(RecipeError, match=r"predicts a distribution that no loss reads: add losses: \{logit_laplace: \{\}\}"):
         parse(recipe.replace("LIKELIHOOD", "likelihood: logit_laplace").replace("LOSS", "regression"))
-    plain = VQ(autoencoder=Convolutional(channels=(8,), blocks=(1,), patch=4), dim=4).build(MediaFormat(3, (8, 8)))
+    plain = VQ(autoencoder=Convolutional(channels=(8,), blocks=(1,), patch=4), dim=4).build(image_medium(3, (8, 8)))
     media = torch.zeros(2, 3, 8, 8)
     objective = TokenizerObjective(plain.eval(), {"logit_laplace": LogitLaplaceLoss()}, {}, None, media, lambda model: {})
     with pytest.raises(ValueError, match="needs a tokenizer that predicts a distribution"):

@@ -18,11 +18,11 @@ from jielong.generation.callbacks import StepEvent
 from jielong.generation.generator import Generator
 from jielong.heads.base import SamplingConfig
 from jielong.heads.softmax import Softmax
+from jielong.media.kinds import image_medium
 from jielong.networks.transformer import Transformer
 from jielong.orders.next_scale import NextScale, ScaleEmbedding
 from jielong.orders.raster import Raster
 from jielong.quantizers.multi_scale import MultiScale
-from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.pixels import Pixels
 from jielong.tokenizers.vq import VQ, VQTokenizer
 
@@ -37,7 +37,7 @@ def tokenizer(first: int = 1) -> VQTokenizer:
     torch.manual_seed(1)
     quantizer = MultiScale(codes=CODES, scales=tuple(dict.fromkeys((first, 2, 4))))
     made = VQ(autoencoder=Convolutional(channels=(8, 8), blocks=(1, 1), patch=2), dim=5, quantizer=quantizer).build(
-        MediaFormat(3, (16, 16))
+        image_medium(3, (16, 16))
     )
     made.quantizer.codebook.codebook.copy_(torch.randn(CODES, 5))  # type: ignore[union-attr, operator]
     return made.eval().requires_grad_(False)
@@ -279,7 +279,7 @@ def test_a_scale_of_which_nothing_is_known_adds_not_even_a_bias() -> None:
 
 def test_tokens_on_one_grid_are_refused() -> None:
     order = NextScale().build()
-    pixels = Pixels(levels=4).build(MediaFormat(1, (4, 4)))
+    pixels = Pixels(levels=4).build(image_medium(1, (4, 4)))
     for refused in (lambda: order.embedding(pixels, 24), lambda: order.blocks(Layout((4, 4), 1, 9))):
         with pytest.raises(ValueError, match=r"needs a tokenizer whose tokens stand on several scales.*multi_scale"):
             refused()

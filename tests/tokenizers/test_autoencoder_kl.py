@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from jielong.autoencoders.resnet import Resnet
 from jielong.core.tokens import Tokens
+from jielong.media.kinds import image_medium
 from jielong.networks.convolutional import ResidualBlock, SpatialAttention
 from jielong.networks.posterior import DiagonalGaussian
 from jielong.networks.resnet import Downsample, ResnetEncoder, Upsample
-from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.kl import KL
 
 diffusers = pytest.importorskip("diffusers")
@@ -114,7 +114,7 @@ def test_it_is_diffusers_autoencoder_on_the_same_weights(attention: bool, decode
 def test_the_tokenizer_is_diffusers_on_the_same_weights_with_its_scale_around_it() -> None:
     model = theirs(attention=False, projections=True)
     autoencoder = Resnet(channels=CHANNELS, blocks=BLOCKS, groups=GROUPS)
-    tokenizer = KL(autoencoder=autoencoder, dim=DIM, weight=1e-6).build(MediaFormat(3, (16, 24))).eval()
+    tokenizer = KL(autoencoder=autoencoder, dim=DIM, weight=1e-6).build(image_medium(3, (16, 24))).eval()
     convert(model, tokenizer.encoder, tokenizer.decoder)
     tokenizer.shift.copy_(torch.tensor([0.1, -0.2, 0.3]))
     tokenizer.scale.copy_(torch.tensor([0.5, 2.0, 0.18215]))

@@ -17,13 +17,13 @@ from jielong.config.registry import RecipeError, parse_part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.data.sets import Batch
+from jielong.media.kinds import image_medium
 from jielong.networks.posterior import DiagonalGaussian
-from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.kl import KL, KLTokenizer
 from jielong.training.generator_objective import GeneratorObjective
 from jielong.training.objective import StepRNG
 
-MEDIA = MediaFormat(3, (8, 12))
+MEDIA = image_medium(3, (8, 12))
 DIM = 5
 
 
@@ -264,7 +264,7 @@ def test_a_generator_learns_from_new_draws_each_time_it_sees_a_picture(cached: b
 
 def test_what_does_not_fit_is_refused() -> None:
     tokenizer = make()
-    with pytest.raises(ValueError, match=r"reads pictures of \(channels, height, width\) \(3, 8, 12\), not"):
+    with pytest.raises(ValueError, match=r"reads \(channels, rows, columns\) = \(3, 8, 12\), not"):
         tokenizer.encode(torch.zeros(1, 3, 12, 8))
     with pytest.raises(ValueError, match="these tokens are not this tokenizer's"):
         tokenizer.decode(Tokens(torch.zeros(1, 6, DIM + 1), Layout((2, 3), DIM + 1)))

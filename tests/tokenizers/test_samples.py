@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from jielong.core.tokens import Layout, Tokens
-from jielong.tokenizers.base import MediaFormat
+from jielong.media.kinds import audio_medium, image_medium
 from jielong.tokenizers.samples import Samples, compress, expand
 
-SOUND = MediaFormat(1, (1_000,), 8_000)
+SOUND = audio_medium(1, 1_000, 8_000)
 
 
 def test_the_scale_is_the_closed_form() -> None:
@@ -50,19 +50,19 @@ def test_silence_stays_nearly_silent_and_quiet_sound_is_kept_better_than_by_even
 
 
 def test_channels_are_codebooks_and_a_position_is_a_sample() -> None:
-    tokenizer = Samples(levels=16).build(MediaFormat(2, (6,), 8_000))
+    tokenizer = Samples(levels=16).build(audio_medium(2, 6, 8_000))
     media = torch.rand(3, 2, 6) * 2 - 1
     tokens = tokenizer.encode(media)
     assert tokens.values.shape == (3, 6, 2)
     assert tokenizer.hop_length == 1
-    left = Samples(levels=16).build(MediaFormat(1, (6,), 8_000)).encode(media[:, :1])
+    left = Samples(levels=16).build(audio_medium(1, 6, 8_000)).encode(media[:, :1])
     assert torch.equal(tokens.values[..., :1], left.values)
 
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="choose tokenizer: pixels"):
-        Samples().build(MediaFormat(3, (8, 8)))
+        Samples().build(image_medium(3, (8, 8)))
     with pytest.raises(ValueError, match="greater than or equal to 2"):
         Samples(levels=1)
-    with pytest.raises(ValueError, match=r"reads sound of \(channels, samples\) \(1, 1000\), not"):
+    with pytest.raises(ValueError, match=r"reads \(channels, time\) = \(1, 1000\), not"):
         Samples().build(SOUND).encode(torch.zeros(1, 1, 999))

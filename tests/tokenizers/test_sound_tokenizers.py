@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from jielong.autoencoders.base import Autoencoder, check_grid
 from jielong.core.tokens import Layout, Tokens
+from jielong.media.kinds import audio_medium, image_medium
 from jielong.networks.decoder import Decoder
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.vector import Vector
 from jielong.system import describe
 from jielong.system.checkpoint import _description as read_description
-from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.kl import KLTokenizer
 from jielong.tokenizers.vq import VQTokenizer
 
 HOP, DIM = 8, 6
-MEDIA = MediaFormat(2, (80,), 16_000)
+MEDIA = audio_medium(2, 80, 16_000)
 
 
 class Unfold(Decoder):
@@ -117,7 +117,7 @@ def test_means_and_variances_of_sounds_that_end_decode_like_the_means() -> None:
 
 
 def test_sizes_are_checked_in_words() -> None:
-    with pytest.raises(ValueError, match=r"reads sound of \(channels, samples\) \(2, 80\), not \(1, 80\)"):
+    with pytest.raises(ValueError, match=r"reads \(channels, time\) = \(2, 80\), not \(1, 80\)"):
         codec().encode(torch.zeros(1, 1, 80))
     with pytest.raises(ValueError, match="81 samples"):
         check_grid((81,), HOP)
@@ -129,6 +129,7 @@ def test_a_description_keeps_the_rate_and_old_ones_are_read(tmp_path: Path) -> N
     path = tmp_path / "model.json"
     path.write_text(json.dumps(describe(MEDIA, [], codec(), None)))
     assert read_description(path)[1] == MEDIA
-    path.write_text(json.dumps({"media": {"channels": 3, "size": [64, 48]}, "classes": [], "tokenizer_sha256": None}))
-    assert read_description(path)[1] == MediaFormat(3, (64, 48))
-    assert repr(MediaFormat(3, (64, 48))) == "MediaFormat(channels=3, size=(64, 48))"
+    path.write_text(json.dumps({"media": image_medium(3, (64, 48)).to_json(), "classes": [], "tokenizer_sha256": None}))
+    assert read_description(path)[1] == image_medium(3, (64, 48))
+    assert str(image_medium(3, (64, 48))) == "image of 3 x 64 x 48"
+    assert str(audio_medium(1, 800, 16_000)) == "audio of 1 x 800 at 16000 Hz"

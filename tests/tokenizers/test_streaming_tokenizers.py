@@ -10,17 +10,17 @@ from torch import Tensor
 
 from jielong.autoencoders.seanet import DAC, Context, SEANet
 from jielong.core.tokens import Layout, Tokens
+from jielong.media.kinds import audio_medium, image_medium
 from jielong.networks.streaming import StreamingModule
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.vector import Vector
 from jielong.tokenizers import grid
-from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.grid import GridTokenizer, Latency
 from jielong.tokenizers.kl import KL, KLTokenizer
 from jielong.tokenizers.vq import VQ
 
 HOP = 24
-MEDIA = MediaFormat(1, (10 * HOP,), 24_000)
+MEDIA = audio_medium(1, 10 * HOP, 24_000)
 ENCODEC = SEANet(channels=4, ratios=(4, 3, 2))
 MIMI = SEANet(channels=4, ratios=(4, 3), lstm=0, norm="none", transformer=Context(layers=1, heads=2, window=5), downsample=2)
 DILATED = DAC(channels=4, ratios=(4, 3, 2))
@@ -132,7 +132,7 @@ def test_what_cannot_be_streamed_says_why() -> None:
     assert normed.latency is None
     with pytest.raises(ValueError, match="its norm looks at all of a sound"):
         normed.streaming()
-    pictures = VQ().build(MediaFormat(3, (16, 16)))
+    pictures = VQ().build(image_medium(3, (16, 16)))
     assert isinstance(pictures, GridTokenizer)
     assert not pictures.any_length
     with pytest.raises(ValueError, match="seanet and dac are built for it"):
@@ -151,7 +151,7 @@ def test_what_is_no_sound_of_its_kind_is_refused(kind: str) -> None:
             tokenizer.encode(torch.full((1, 1, 48), value))
     with pytest.raises(ValueError, match=r"numbers up to 2e\+04; samples are numbers in \[-1, 1\]"):
         tokenizer.encode(20_000 * sound(48).sign())
-    with pytest.raises(ValueError, match=r"not torch.int16: divide them by 32,768"):
+    with pytest.raises(ValueError, match=r"not torch.int16: divide 16-bit samples by 32,768"):
         tokenizer.encode((20_000 * sound(48)).short())
     with pytest.raises(ValueError, match="not this tokenizer's"):
         tokenizer.decode(Tokens(torch.zeros(1, 3, 5, dtype=torch.long), Layout((3,), 5, 32)))
@@ -169,7 +169,7 @@ def test_other_precisions_one_sample_none_at_all_and_clipping_are_sound(kind: st
 
 def test_silence_and_stereo() -> None:
     torch.manual_seed(0)
-    tokenizer = KL(autoencoder=ENCODEC, dim=8).build(MediaFormat(2, (10 * HOP,), 24_000)).eval()
+    tokenizer = KL(autoencoder=ENCODEC, dim=8).build(audio_medium(2, 10 * HOP, 24_000)).eval()
     silent = tokenizer.encode(torch.zeros(1, 2, 5 * HOP))
     assert silent.values.isfinite().all()
     assert tokenizer.decode(silent).shape == (1, 2, 5 * HOP)

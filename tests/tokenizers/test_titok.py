@@ -11,18 +11,19 @@ from pydantic import ValidationError
 
 from jielong.config.recipe import load
 from jielong.config.registry import RecipeError, parse_part
+from jielong.core.medium import Medium
 from jielong.core.tokens import Layout, Tokens
-from jielong.tokenizers.base import MediaFormat
+from jielong.media.kinds import image_medium
 from jielong.tokenizers.pixels import PixelTokenizer
 from jielong.tokenizers.titok import TiTokTokenizer
 from jielong.tokenizers.vq import VQTokenizer
 
-MEDIA = MediaFormat(3, (16, 24))
+MEDIA = image_medium(3, (16, 24))
 LATER = 1000
 """Samples seen in the second stage."""
 
 
-def make_proxy(media: MediaFormat = MEDIA, quantizer: str = "vector", **settings: object) -> VQTokenizer:
+def make_proxy(media: Medium = MEDIA, quantizer: str = "vector", **settings: object) -> VQTokenizer:
     torch.manual_seed(0)
     settings = settings or {"codes": 20, "kmeans_iterations": 0}
     body = {"convolutional": {"channels": [8], "blocks": [1], "patch": 4}}
@@ -195,7 +196,7 @@ def test_a_few_steps_learn_the_codes_of_one_batch() -> None:
 def test_what_cannot_be_is_refused() -> None:
     tokenizer = make()
     for call in (tokenizer.encode, tokenizer):
-        with pytest.raises(ValueError, match=r"reads pictures of \(channels, height, width\) \(3, 16, 24\), not"):
+        with pytest.raises(ValueError, match=r"reads \(channels, rows, columns\) = \(3, 16, 24\), not"):
             call(torch.zeros(1, 3, 24, 16))
     with pytest.raises(ValueError, match="these tokens are not this tokenizer's"):
         tokenizer.decode(Tokens(torch.zeros(1, 5, 1, dtype=torch.long), Layout((5,), 1, 64)))
@@ -203,8 +204,8 @@ def test_what_cannot_be_is_refused() -> None:
         make(patch=5)
     with pytest.raises(ValueError, match="such as vq-emoji, not a PixelTokenizer"):
         make(PixelTokenizer(MEDIA))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"the proxy 'p' was made for .*\(16, 16\).* set data\.size to fit"):
-        make(make_proxy(MediaFormat(3, (16, 16))))
+    with pytest.raises(ValueError, match=r"the proxy 'p' was made for .*3 x 16 x 16.* set data\.size to fit"):
+        make(make_proxy(image_medium(3, (16, 16))))
     for wrong in ({"tokens": 0}, {"encoder": {"width": 18, "heads": 4}}, {"decoder": {"width": 12, "heads": 6}}, {"finetune_at": -1}):
         with pytest.raises((ValidationError, RecipeError)):
             make(**wrong)

@@ -6,11 +6,11 @@ from pydantic import ValidationError
 
 from jielong.autoencoders.convolutional import Convolutional
 from jielong.core.tokens import Layout, Tokens
+from jielong.media.kinds import image_medium
 from jielong.quantizers.vector import Vector
-from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.vq import VQ, VQTokenizer
 
-MEDIA = MediaFormat(3, (16, 24))
+MEDIA = image_medium(3, (16, 24))
 
 
 def make(**settings: object) -> VQTokenizer:
@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_refused() -> None:
     tokenizer = make()
     for shape in [(1, 3, 24, 16), (1, 1, 16, 24), (3, 16, 24)]:
         for call in (tokenizer.encode, tokenizer):
-            with pytest.raises(ValueError, match=r"reads pictures of \(channels, height, width\) \(3, 16, 24\), not"):
+            with pytest.raises(ValueError, match=r"reads \(channels, rows, columns\) = \(3, 16, 24\), not"):
                 call(torch.zeros(shape))
     with pytest.raises(ValueError, match="these tokens are not this tokenizer's"):
         tokenizer.decode(Tokens(torch.zeros(1, 24, 1, dtype=torch.long), Layout((4, 6), 1, 64)))

@@ -19,7 +19,8 @@ from jielong.data.sets import Batch
 from jielong.losses.adversarial_sound import SoundAdversarial
 from jielong.losses.regression import Regression
 from jielong.losses.spectral import Mel
-from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Reconstruction
+from jielong.media.kinds import audio_medium
+from jielong.tokenizers.base import LearnedTokenizer, Reconstruction
 from jielong.training.balancer import Balancer, carrying
 from jielong.training.checkpoint import read_tensors
 from jielong.training.objective import StepRNG
@@ -115,7 +116,7 @@ def test_a_value_that_carries_a_gradient() -> None:
 
 # --- in training --------------------------------------------------------------------------------------------------------------------
 
-MEDIA = MediaFormat(1, (256,), 8_000)
+MEDIA = audio_medium(1, 256, 8_000)
 CLIPS = 0.3 * torch.randn(40, *MEDIA.shape, generator=torch.Generator().manual_seed(5))
 DRAWS = StepRNG(PerSampleRNG(0, range(4)), torch.Generator())
 SETTINGS = TrainSettings(

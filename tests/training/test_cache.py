@@ -10,8 +10,8 @@ from jielong.autoencoders.convolutional import Convolutional
 from jielong.core.tokens import Layout, Tokens
 from jielong.data.opening import open_set
 from jielong.data.sets import ImageSet
+from jielong.media.kinds import image_medium
 from jielong.quantizers.vector import Vector
-from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.pixels import Pixels
 from jielong.tokenizers.vq import VQ, VQTokenizer
 from jielong.training import token_cache as cache
@@ -34,7 +34,7 @@ def opened(folder: Path, size: int = 8) -> ImageSet:
 def make(seed: int = 0, size: int = 8) -> VQTokenizer:
     torch.manual_seed(seed)
     autoencoder = Convolutional(channels=(8,), blocks=(1,), patch=4)
-    return VQ(autoencoder=autoencoder, dim=4, quantizer=Vector(codes=300, kmeans_iterations=0)).build(MediaFormat(3, (size, size))).eval()
+    return VQ(autoencoder=autoencoder, dim=4, quantizer=Vector(codes=300, kmeans_iterations=0)).build(image_medium(3, (size, size))).eval()
 
 
 def test_tokens_of_a_set_are_those_of_its_pictures_in_order(pictures: Path) -> None:
@@ -95,8 +95,8 @@ def test_the_address_changes_with_weights_data_and_preprocessing(pictures: Path)
     Image.new("RGB", (16, 16)).save(pictures / "9.png")
     assert len(cache.cached(make(), opened(pictures), folder=folder)) == 6
     assert addresses() == 5
-    cache.cached(Pixels().build(MediaFormat(3, (8, 8))), opened(pictures), folder=folder)  # a tokenizer without weights
-    cache.cached(Pixels(levels=9).build(MediaFormat(3, (8, 8))), opened(pictures), folder=folder)
+    cache.cached(Pixels().build(image_medium(3, (8, 8))), opened(pictures), folder=folder)  # a tokenizer without weights
+    cache.cached(Pixels(levels=9).build(image_medium(3, (8, 8))), opened(pictures), folder=folder)
     assert addresses() == 7
 
 

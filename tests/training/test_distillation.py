@@ -16,11 +16,11 @@ from jielong.core.rng import PerSampleRNG
 from jielong.data.sets import Batch
 from jielong.losses.distillation import DistillationLoss, pooling
 from jielong.media.audio import MissingLibraryError
+from jielong.media.kinds import audio_medium
 from jielong.networks.decoder import Decoder
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.split import Split
 from jielong.quantizers.vector import Vector
-from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.vq import VQTokenizer
 from jielong.training.checkpoint import read_tensors
 from jielong.training.distill_teacher import WhisperTeacher
@@ -29,7 +29,7 @@ from jielong.training.settings import TrainSettings
 from jielong.training.tokenizer_objective import TokenizerObjective, judges_of
 from jielong.training.trainer import train
 
-MEDIA = MediaFormat(1, (320,), 8_000)
+MEDIA = audio_medium(1, 320, 8_000)
 OF_SOUND = "data: {set: sounds, rate: 8000}\ntokenizer: {vq: {autoencoder: seanet}}\n"
 CLIPS = 0.3 * torch.randn(24, *MEDIA.shape, generator=torch.Generator().manual_seed(5))
 

@@ -17,14 +17,14 @@ from torch import distributed as dist
 from jielong.config.registry import parse_part
 from jielong.data.order import ShuffledOrder
 from jielong.data.sets import Batch
+from jielong.media.kinds import image_medium
 from jielong.quantizers.parallel import world
-from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.kl import KLTokenizer
 from jielong.training.settings import TrainSettings
 from jielong.training.tokenizer_objective import TokenizerObjective, judges_of
 from jielong.training.trainer import Summary, train
 
-MEDIA = MediaFormat(3, (8, 8))
+MEDIA = image_medium(3, (8, 8))
 SETTINGS = TrainSettings(
     samples=96, batch=8, lr=1e-2, warmup=8, ema=0.9, precision="fp32", log_every=8, save_every=8, sheet_every=96, micro_batch=3
 )

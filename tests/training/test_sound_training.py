@@ -17,11 +17,11 @@ from jielong.config.registry import RecipeError
 from jielong.data.inspecting_sounds import inspect_sounds
 from jielong.evaluation.evaluate import evaluate
 from jielong.media.audio import read_audio, write_audio
+from jielong.media.kinds import audio_medium
 from jielong.media.players import Sounds
 from jielong.media.spectrograms import in_a_row, spectrogram
 from jielong.networks.decoder import Decoder
 from jielong.system import load
-from jielong.tokenizers.base import MediaFormat
 from jielong.training.experiment import prepare, run
 
 pytest.importorskip("soundfile")
@@ -86,16 +86,16 @@ def test_trains_from_files_to_a_checkpoint(tokenizer: str, tones: Path, tmp_path
     with Image.open(out / "sheets" / "samples-000000000096.png") as sheet:
         assert sheet.width > 4 * 192
     system = load(str(out))
-    assert system.tokenizer.media == MediaFormat(1, (2_000,), 4_000)
+    assert system.tokenizer.media == audio_medium(1, 2_000, 4_000)
     assert system.tokenizer.layout.grid == (100,)
     told = evaluate(system)
     assert set(told.figures) >= {"mel_distance", "si_sdr", "stft_distance"}
     assert math.isfinite(told.figures["si_sdr"].value)
     if system.tokenizer.layout.discrete:
         assert told.figures["bitrate"].value == pytest.approx(2 * 4 * 200 / 1_000)  # 2 levels of 4 bits, 200 times a second
-    longer = load(str(out), media=MediaFormat(1, (6_000,), 4_000)).tokenizer
+    longer = load(str(out), media=audio_medium(1, 6_000, 4_000)).tokenizer
     assert longer.layout.grid == (300,)
-    assert load(str(out), media=MediaFormat(1, (6_000,), 8_000)).tokenizer.media == system.tokenizer.media
+    assert load(str(out), media=audio_medium(1, 6_000, 8_000)).tokenizer.media == system.tokenizer.media
 
 
 @pytest.mark.usefixtures("autoencoder")

@@ -13,7 +13,8 @@ from jielong.config.registry import parse_part
 from jielong.core.rng import PerSampleRNG
 from jielong.data.order import ShuffledOrder
 from jielong.data.sets import Batch
-from jielong.tokenizers.base import LearnedTokenizer, MediaFormat
+from jielong.media.kinds import image_medium
+from jielong.tokenizers.base import LearnedTokenizer
 from jielong.training.ema import Ema
 from jielong.training.objective import StepRNG
 from jielong.training.settings import TrainSettings
@@ -21,7 +22,7 @@ from jielong.training.state import latest_state
 from jielong.training.tokenizer_objective import TokenizerObjective, judges_of
 from jielong.training.trainer import Summary, train
 
-MEDIA = MediaFormat(3, (8, 8))
+MEDIA = image_medium(3, (8, 8))
 FINETUNE_AT, SAMPLES, BATCH = 48, 96, 8
 SETTINGS = TrainSettings(
     samples=SAMPLES, batch=BATCH, lr=1e-2, warmup=8, ema=0.9, weight_decay=0.5, precision="fp32", log_every=8, save_every=8, sheet_every=96

@@ -88,7 +88,7 @@ def sizes(experiment: Experiment) -> list[Size]:
 
 def _data(experiment: Experiment) -> list[Size]:
     return [
-        Size("training clips" if experiment.media.is_sound else "training pictures", len(experiment.images), "", "data"),
+        Size("training clips" if experiment.media.timed else "training pictures", len(experiment.images), "", "data"),
         Size("held-out pictures", len(experiment.heldout), "", "data"),
         Size("a picture", " x ".join(map(str, experiment.media.shape)), "", "data"),
     ]

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from jielong.config.registry import Medium, Part, parts_of
+from jielong.config.registry import Part, parts_of
+from jielong.core.medium import Axes, axes_text
 from jielong.networks.decoder import Decoder
 
 
@@ -44,10 +45,10 @@ class AutoencoderSettings(Part):
     """What the settings of every body answer.
 
     Attributes:
-        medium: What its networks read; ``None`` for any medium.
+        axes: Axes of the media its networks read; ``None`` for any.
     """
 
-    medium: ClassVar[Medium | None] = None
+    axes: ClassVar[Axes | None] = None
 
     def build(
         self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None
@@ -72,11 +73,19 @@ class AutoencoderSettings(Part):
         Raises:
             ValueError: as there, or if the body reads pictures and the media are sound, or the other way round.
         """
-        self.check_medium("sound" if len(size) == 1 else "pictures")
+        if self.axes is not None and len(size) != len(self.axes):
+            raise ValueError(f"{self._reads()}, not a size of {len(size)}: {self._choices(len(size))}")
         return check_grid(size, reduction)
 
-    def check_medium(self, medium: Medium) -> None:
-        """Raise ``ValueError`` when the data are of another medium, with the bodies that read them."""
-        if self.medium not in (None, medium):
-            fitting = [name for name, part in parts_of(self.family).items() if getattr(part, "medium", None) in (None, medium)]
-            raise ValueError(f"the body {self.name} reads {self.medium}, and the data are {medium}: choose one of {', '.join(fitting)}")
+    def check_axes(self, axes: Axes) -> None:
+        """Raise ``ValueError`` when the data have other axes than the networks read; the message names autoencoders that fit."""
+        if self.axes not in (None, axes):
+            raise ValueError(f"{self._reads()}, but the data have {axes_text(axes)}: {self._choices(len(axes))}")
+
+    def _reads(self) -> str:
+        return f"the autoencoder {self.name} reads {axes_text(self.axes or ())}"
+
+    def _choices(self, axes: int) -> str:
+        parts = parts_of(self.family).items()
+        fitting = [name for name, part in parts if (reads := getattr(part, "axes", None)) is None or len(reads) == axes]
+        return f"choose one of {', '.join(fitting)}" if fitting else "no autoencoder here reads such media"

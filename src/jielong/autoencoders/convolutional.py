@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
-from jielong.config.registry import Medium
+from jielong.core.medium import ALONG_ROWS, Axes
 from jielong.networks.convolutional import ConvDecoder, ConvEncoder
 
 
@@ -18,7 +18,7 @@ class Convolutional(AutoencoderSettings, family="autoencoder", name="convolution
     the square of pixels that enters as one position. A token covers ``patch 2^(stages - 1)`` pixels a side.
     """
 
-    medium: ClassVar[Medium | None] = "pictures"
+    axes: ClassVar[Axes | None] = ALONG_ROWS
     channels: tuple[PositiveInt, ...] = Field(default=(64, 128), min_length=1)
     blocks: tuple[NonNegativeInt, ...] = (1, 1)
     decoder_channels: tuple[PositiveInt, ...] | None = None

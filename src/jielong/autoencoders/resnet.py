@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field, PositiveInt, model_validator
 
 from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
-from jielong.config.registry import Medium
+from jielong.core.medium import ALONG_ROWS, Axes
 from jielong.networks.resnet import ResnetDecoder, ResnetEncoder
 
 
@@ -27,7 +27,7 @@ class Resnet(AutoencoderSettings, family="autoencoder", name="resnet"):
         projections: A 1x1 convolution on either side of the bottleneck, without which later models do.
     """
 
-    medium: ClassVar[Medium | None] = "pictures"
+    axes: ClassVar[Axes | None] = ALONG_ROWS
     channels: tuple[PositiveInt, ...] = Field(default=(64, 128, 128), min_length=1)
     blocks: PositiveInt = 2
     groups: PositiveInt = 32

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
-from jielong.config.registry import Config, Medium
+from jielong.config.registry import Config
+from jielong.core.medium import ALONG_TIME, Axes
 from jielong.networks.convolution1d import ConvNorm, Padding
 from jielong.networks.seanet import Nonlinearity, SEANetDecoder, SEANetEncoder, SEANetShape, TransformerShape
 
@@ -66,7 +67,7 @@ class SEANet(AutoencoderSettings, family="autoencoder", name="seanet"):
         whole_frames: Sound that ends within a frame is filled up with silence before the first layer, and not in every layer by itself.
     """
 
-    medium: ClassVar[Medium | None] = "sound"
+    axes: ClassVar[Axes | None] = ALONG_TIME
 
     channels: PositiveInt = 32
     ratios: tuple[PositiveInt, ...] = Field(default=(8, 5, 4, 2), min_length=1)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field, PositiveInt, model_validator
 
 from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
-from jielong.config.registry import Medium
+from jielong.core.medium import ALONG_ROWS, Axes
 from jielong.networks.layers import Activation
 from jielong.networks.norm import NormKind
 from jielong.networks.vision_transformer import Positions, ViTDecoder, ViTEncoder
@@ -20,7 +20,7 @@ class ViT(AutoencoderSettings, family="autoencoder", name="vit"):
     ``decoder_heads`` say otherwise. ``positions``: ``rotary`` over rows and columns, or a ``learned`` vector a position.
     """
 
-    medium: ClassVar[Medium | None] = "pictures"
+    axes: ClassVar[Axes | None] = ALONG_ROWS
     patch: int = Field(default=8, ge=1)
     layers: PositiveInt = 4
     width: PositiveInt = 192

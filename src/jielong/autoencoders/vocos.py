@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import PositiveInt, model_validator
 
 from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
-from jielong.config.registry import Medium
+from jielong.core.medium import ALONG_TIME, Axes
 from jielong.networks.vocos import VocosDecoder, VocosEncoder, VocosShape
 
 
@@ -27,7 +27,7 @@ class Vocos(AutoencoderSettings, family="autoencoder", name="vocos"):
         downsample: Frames that become one token.
     """
 
-    medium: ClassVar[Medium | None] = "sound"
+    axes: ClassVar[Axes | None] = ALONG_TIME
 
     window: PositiveInt = 640
     stride: PositiveInt = 160

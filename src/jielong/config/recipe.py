@@ -15,6 +15,7 @@ from jielong.config.ending import StopHeadSettings
 from jielong.config.guidance import Guidance
 from jielong.config.registry import Config, Faults, OfFamily, Part, RecipeError, Schema, below, keys_of, nearest, read_settings
 from jielong.config.speed import Lazy, Schedule, TwoStage
+from jielong.core.medium import ALONG_ROWS, ALONG_TIME
 from jielong.training.settings import Balance, TrainSettings
 
 
@@ -160,16 +161,16 @@ class Recipe(Config):
     def _read(self) -> None:
         """Refuse a body of another medium than that of the data."""
         if autoencoder := getattr(self.tokenizer, "autoencoder", None):
-            autoencoder.check_medium("pictures" if self.data.rate is None else "sound")
+            autoencoder.check_axes(ALONG_ROWS if self.data.rate is None else ALONG_TIME)
 
     def _judged(self) -> None:
         """Refuse losses of another medium, and losses that do not say what is to be given back."""
         sound = self.data.rate is not None
         for loss in self.losses:
-            medium = getattr(loss, "medium", None)
-            if medium == "pictures" and sound:
+            axes = getattr(loss, "axes", None)
+            if axes == ALONG_ROWS and sound:
                 raise ValueError(f"the loss {loss.name} judges pictures, and the data are sound: take mel, stft or adversarial_sound")
-            if medium == "sound" and not sound:
+            if axes == ALONG_TIME and not sound:
                 raise ValueError(f"the loss {loss.name} judges sound, and the data are pictures: take perceptual or adversarial")
         if not any(getattr(loss, "reconstructs", False) for loss in self.losses):
             wanted = "a mel, stft or regression loss: losses: {mel: {}}" if sound else "a regression loss: losses: {regression: {kind: l2}}"

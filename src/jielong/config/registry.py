@@ -19,7 +19,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, model_serializer
 from pydantic_core import CoreSchema, core_schema
@@ -37,9 +37,6 @@ FAMILIES = {
     "discriminator": "jielong.losses",
     "network": "jielong.networks",
 }
-
-Medium = Literal["pictures", "sound"]
-"""What data consist of."""
 
 _parts: dict[str, dict[str, type[Part]]] = {family: {} for family in FAMILIES}
 

@@ -27,10 +27,9 @@ def keep_codec(codec: Codec, out: str | os.PathLike[str], data: str = "prompts")
         jielong.training.checkpoint.CheckpointError: if it cannot be written.
     """
     media = codec.tokenizer.media
-    assert media.rate is not None
     recipe = Recipe.model_validate(
         {
-            "data": DataSettings(set=data, rate=media.rate, seconds=media.size[0] / media.rate),
+            "data": DataSettings(set=data, rate=media.sample_rate, seconds=media.duration),
             "tokenizer": codec.settings,
             "losses": {"regression": {"kind": "l1"}},
             "train": {"samples": 1_000},

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from jielong.autoencoders.seanet import DAC, Context, SEANet
+from jielong.media.kinds import audio_medium
 from jielong.networks.streaming import fold
 from jielong.networks.windowed import WindowedTransformer
 from jielong.quantizers.base import QuantizerSettings
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.split import Split
 from jielong.quantizers.vector import Vector
-from jielong.tokenizers.base import MediaFormat
 from jielong.tokenizers.vq import VQ, VQTokenizer
 from jielong.training.checkpoint import WEIGHTS, CheckpointError, fit_tensors, read_tensors
 
@@ -225,7 +225,7 @@ def _codes(config: Mapping[str, Any], **more: Any) -> Vector:
 
 def _built(config: Mapping[str, Any], autoencoder: SEANet, quantizer: QuantizerSettings, seconds: float) -> Codec:
     samples = max(1, round(seconds * config["sampling_rate"] / autoencoder.hop_length)) * autoencoder.hop_length
-    media = MediaFormat(config["audio_channels"], (samples,), config["sampling_rate"])
+    media = audio_medium(config["audio_channels"], samples, config["sampling_rate"])
     settings = VQ(autoencoder=autoencoder, dim=config["hidden_size"], quantizer=quantizer)
     return Codec(settings, settings.build(media))
 

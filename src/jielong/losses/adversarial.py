@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from jielong.config.registry import Medium
+from jielong.core.medium import ALONG_ROWS, Axes
 from jielong.losses.base import LossSettings
 from jielong.losses.regression import same_shape
 from jielong.networks.discriminator import Norm, PatchDiscriminator
@@ -177,7 +177,7 @@ class Adversarial(LossSettings, family="loss", name="adversarial"):
         lr_ratio: The discriminator's learning rate over the tokenizer's.
     """
 
-    medium: ClassVar[Medium | None] = "pictures"
+    axes: ClassVar[Axes | None] = ALONG_ROWS
     weight: NonNegativeFloat = 0.8
     start_samples: NonNegativeInt = 0
     kind: Kind = "hinge"

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from jielong.config.registry import Medium, OfFamily, Part
+from jielong.config.registry import OfFamily, Part
+from jielong.core.medium import ALONG_TIME, Axes
 from jielong.losses.adversarial import Game
 from jielong.losses.base import LossSettings
 from jielong.losses.regression import same_shape
@@ -183,7 +184,7 @@ class SoundAdversarial(LossSettings, family="loss", name="adversarial_sound"):
         discriminators: Which critics.
     """
 
-    medium: ClassVar[Medium | None] = "sound"
+    axes: ClassVar[Axes | None] = ALONG_TIME
     weight: NonNegativeFloat = 3.0
     features: NonNegativeFloat = 3.0
     start_samples: NonNegativeInt = 0

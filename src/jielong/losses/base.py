@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from jielong.config.registry import Medium, Part
+from jielong.config.registry import Part
+from jielong.core.medium import Axes
 
 
 class LossSettings(Part):
     """Settings of a loss.
 
     Attributes:
-        medium: What it can judge; ``None`` for any medium.
+        axes: Axes of the media it compares; ``None`` for any.
         reconstructs: Whether it alone tells a tokenizer what to give back.
     """
 
-    medium: ClassVar[Medium | None] = None
+    axes: ClassVar[Axes | None] = None
     reconstructs: ClassVar[bool] = False

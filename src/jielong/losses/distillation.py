@@ -10,7 +10,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jielong.config.registry import Medium
+from jielong.core.medium import ALONG_TIME, Axes
 from jielong.losses.base import LossSettings
 
 SHORT = 1e-2
@@ -73,7 +73,7 @@ class Distillation(LossSettings, family="loss", name="distillation"):
         teacher: ``whisper-base``, whose encoder gives 512 numbers 50 times a second; it needs the extra ``speech``.
     """
 
-    medium: ClassVar[Medium | None] = "sound"
+    axes: ClassVar[Axes | None] = ALONG_TIME
     weight: NonNegativeFloat = 1.0
     start_samples: NonNegativeInt = 0
     teacher: Literal["whisper-base"] = "whisper-base"

@@ -18,7 +18,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jielong.config.registry import Medium
+from jielong.core.medium import ALONG_ROWS, Axes
 from jielong.losses.base import LossSettings
 from jielong.losses.regression import same_shape
 from jielong.networks.efficientnet import EfficientNetLite, WeightsError, freeze
@@ -161,7 +161,7 @@ class Perceptual(LossSettings, family="loss", name="perceptual"):
         start_samples: Samples seen before it joins; it costs about as much as a small tokenizer itself.
     """
 
-    medium: ClassVar[Medium | None] = "pictures"
+    axes: ClassVar[Axes | None] = ALONG_ROWS
     weight: NonNegativeFloat = 1.0
     start_samples: NonNegativeInt = 0
     stages: dict[int, NonNegativeFloat] = Field(default={1: 1.0, 2: 1.0, 3: 1.0, 5: 1.0}, min_length=1)
@@ -192,7 +192,7 @@ class Lpips(LossSettings, family="loss", name="lpips"):
         start_samples: Samples seen before it joins.
     """
 
-    medium: ClassVar[Medium | None] = "pictures"
+    axes: ClassVar[Axes | None] = ALONG_ROWS
     vgg: Path
     heads: Path
     weight: NonNegativeFloat = 1.0

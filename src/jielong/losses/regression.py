@@ -15,7 +15,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jielong.config.registry import Medium
+from jielong.core.medium import ALONG_ROWS, Axes
 from jielong.losses.base import LossSettings
 
 MARGIN = 0.1
@@ -129,7 +129,7 @@ class LogitLaplace(LossSettings, family="loss", name="logit_laplace"):
         weight: Its share of the objective.
     """
 
-    medium: ClassVar[Medium | None] = "pictures"
+    axes: ClassVar[Axes | None] = ALONG_ROWS
     reconstructs: ClassVar[bool] = True
     weight: NonNegativeFloat = 1.0
 

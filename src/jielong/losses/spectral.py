@@ -17,7 +17,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from jielong.config.registry import Medium
+from jielong.core.medium import ALONG_TIME, Axes
 from jielong.losses.base import LossSettings
 from jielong.losses.regression import same_shape
 from jielong.media.mel import mel_filters, spectrum
@@ -147,7 +147,7 @@ class SpectralSettings(LossSettings):
         windows: Samples of each window. If not given, those of the paper that fit into a clip.
     """
 
-    medium: ClassVar[Medium | None] = "sound"
+    axes: ClassVar[Axes | None] = ALONG_TIME
     reconstructs: ClassVar[bool] = True
     weight: NonNegativeFloat = 1.0
     windows: tuple[PositiveInt, ...] | None = Field(default=None, min_length=1)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jielong.config.recipe import Recipe
+from jielong.core.medium import Medium
 from jielong.data.opening import MediaSet, open_set, open_sounds
 from jielong.data.splits import Split
 from jielong.generation.generator import Generator
 from jielong.generation.plan import SequencePlan
 from jielong.system.inputs import sampling_of
-from jielong.tokenizers.base import MediaFormat, Tokenizer
+from jielong.tokenizers.base import Tokenizer
 
 
 def build_generator(recipe: Recipe, tokenizer: Tokenizer, classes: Sequence[str]) -> Generator:
@@ -32,7 +33,7 @@ def build_generator(recipe: Recipe, tokenizer: Tokenizer, classes: Sequence[str]
     return Generator(layout, order, backbone, head, condition, order.embedding(tokenizer, backbone.width), recipe.stop_head)
 
 
-def open_media(name: str, media: MediaFormat, split: Split | None = None, whole: bool = True, level: float | None = None) -> MediaSet:
+def open_media(name: str, media: Medium, split: Split | None = None, whole: bool = True, level: float | None = None) -> MediaSet:
     """A set as a tokenizer reads it: pictures of its size, or sound of its rate and length.
 
     Args:
@@ -45,6 +46,6 @@ def open_media(name: str, media: MediaFormat, split: Split | None = None, whole:
     Raises:
         jielong.data.source.DataError: if the set cannot be opened, or holds the other medium.
     """
-    if media.rate is None:
+    if not media.timed:
         return open_set(name, size=media.size[0], split=split, channels=media.channels)
-    return open_sounds(name, media.rate, media.size[0] / media.rate, split, media.channels, level, whole)
+    return open_sounds(name, media.sample_rate, media.duration, split, media.channels, level, whole)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,12 @@ import torch
 
 from jielong.config.recipe import Recipe, Trained, parse
 from jielong.config.registry import nearest
+from jielong.core.medium import Medium
 from jielong.generation.generator import Generator
 from jielong.networks.streaming import fold
 from jielong.system.build import build_generator
 from jielong.system.pipeline import System
-from jielong.tokenizers.base import MediaFormat, Tokenizer
+from jielong.tokenizers.base import Tokenizer
 from jielong.tokenizers.vq import VQTokenizer
 from jielong.training.checkpoint import CheckpointError, fingerprint, load_weights
 
@@ -66,7 +66,7 @@ def foundations(recipe: Recipe) -> dict[str, str]:
     return {} if proxy is None else {"proxy": proxy}
 
 
-def build_tokenizer(recipe: Recipe, media: MediaFormat, kept: Path | None = None) -> Tokenizer:
+def build_tokenizer(recipe: Recipe, media: Medium, kept: Path | None = None) -> Tokenizer:
     """The recipe's tokenizer: trained weights where it names a checkpoint, fresh ones where it describes a tokenizer.
 
     Args:
@@ -82,8 +82,7 @@ def build_tokenizer(recipe: Recipe, media: MediaFormat, kept: Path | None = None
         own = kept is not None and (kept / role).is_dir()
         trained[role] = load(str(kept / role) if kept is not None and own else name, media=media).tokenizer
         if trained[role].media != media:
-            setting = "data.rate" if media.is_sound else "data.size"
-            raise ValueError(f"the {role} {name!r} was made for {trained[role].media}, but the data are {media}; set {setting} to fit")
+            raise ValueError(f"the {role} {name!r} was trained on {trained[role].media}, but the data are {media}: change `data` to fit")
     if isinstance(recipe.tokenizer, Trained):
         levels, tokenizer = recipe.tokenizer.levels, trained["tokenizer"]
         if levels is not None:
@@ -94,41 +93,36 @@ def build_tokenizer(recipe: Recipe, media: MediaFormat, kept: Path | None = None
     return recipe.tokenizer.build(media, **trained)  # type: ignore[attr-defined]
 
 
-def describe(media: MediaFormat, classes: Sequence[str], tokenizer: Tokenizer, generator: Generator | None) -> dict[str, Any]:
+def describe(media: Medium, classes: Sequence[str], tokenizer: Tokenizer, generator: Generator | None) -> dict[str, Any]:
     """What a checkpoint must remember beside recipe and weights: sizes and names that came from the data, and what it was built on."""
     condition = generator.condition if generator is not None else None
-    rate = {} if media.rate is None else {"rate": media.rate}
     return {
-        "media": {"channels": media.channels, "size": list(media.size), **rate},
+        "media": media.to_json(),
         "classes": list(classes),
         "tokenizer_sha256": None if generator is None else fingerprint(tokenizer),
         "condition": None if condition is None else condition.describe(),
     }
 
 
-def _description(path: Path) -> tuple[dict[str, Any], MediaFormat]:
+def _description(path: Path) -> tuple[dict[str, Any], Medium]:
     """What :func:`describe` wrote, and the media format in it."""
     try:
         description = json.loads(path.read_text())
         missing = {"media", "classes", "tokenizer_sha256"} - set(description)
         if missing:
             raise KeyError(*missing)
-        form = description["media"]
-        size = tuple(int(side) for side in form["size"])
-        if len(size) != (1 if "rate" in form else 2):
-            raise ValueError(f"size {list(size)}; pictures have two sides, and sound a length and a rate")
-        return description, MediaFormat(form["channels"], size, form.get("rate"))
+        return description, Medium.from_json(description["media"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}); copy or train the checkpoint again") from None
 
 
-def load(name_or_folder: str, device: torch.device | str = "cpu", media: MediaFormat | None = None) -> System:
+def load(name_or_folder: str, device: torch.device | str = "cpu", media: Medium | None = None) -> System:
     """Load a shipped model by name, or a checkpoint folder.
 
     Args:
         name_or_folder: Which.
         device: Where its weights go.
-        media: What a tokenizer of sound is to read, where that differs from what it was trained on in length alone.
+        media: What a tokenizer reads, if that differs from what it was trained on along time alone.
 
     Raises:
         CheckpointError: if it is missing, unfinished, damaged, or not what its recipe says.
@@ -136,7 +130,7 @@ def load(name_or_folder: str, device: torch.device | str = "cpu", media: MediaFo
     folder = find(name_or_folder)
     recipe = parse((folder / "recipe.yaml").read_text(), str(folder / "recipe.yaml"))
     description, made_for = _description(folder / DESCRIPTION)
-    if media is None or not media.is_sound or recipe.trains_generator or replace(made_for, size=media.size) != media:
+    if media is None or recipe.trains_generator or made_for.differs_in(media) != {"time"}:
         media = made_for
     tokenizer = build_tokenizer(recipe, media, kept=folder)
     generator = None

@@ -43,13 +43,13 @@ def lengths_of(tokenizer: Tokenizer, seconds: Sequence[float] | None) -> list[in
         ValueError: if it is no time, or longer than what the tokenizer reads.
     """
     media = tokenizer.media
-    if seconds is None or tokenizer.hop_length is None or media.rate is None:
+    if seconds is None or tokenizer.hop_length is None:
         return None
-    longest = media.size[0] / media.rate
+    longest = media.duration
     for value in seconds:
         if not 0 < value <= longest:
             raise ValueError(f"{value:g} s cannot be made: a length here is above 0 and at most {longest:g} s")
-    lengths = tokenizer.positions_of(torch.tensor([round(value * media.rate) for value in seconds]))
+    lengths = tokenizer.positions_of(torch.tensor([round(value * media.sample_rate) for value in seconds]))
     return None if lengths is None else lengths.tolist()
 
 

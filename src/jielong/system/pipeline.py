@@ -156,7 +156,7 @@ class System:
             on_step=on_step,
             **options,
         )
-        return Pictures(self.decode(tokens), names) if self.tokenizer.media.rate is None else self.sounds(tokens, asked, names)
+        return Pictures(self.decode(tokens), names) if not self.tokenizer.media.timed else self.sounds(tokens, asked, names)
 
     def sounds(self, tokens: Tokens, seconds: Sequence[float] | None = None, names: Sequence[str] | None = None) -> Sounds:
         """Tokens decoded, each clip as long as it was asked to be, or else as its tokens are.
@@ -169,9 +169,7 @@ class System:
         Raises:
             ValueError: if the tokens are of pictures.
         """
-        rate, hop_length = self.tokenizer.media.rate, self.tokenizer.hop_length
-        if rate is None:
-            raise ValueError(f"{self.name} makes pictures, not sound: use decode")
+        rate, hop_length = self.tokenizer.media.sample_rate, self.tokenizer.hop_length
         samples = None if tokens.lengths is None or hop_length is None else (tokens.lengths * hop_length).tolist()
         if seconds is not None and samples is not None:
             samples = _samples(seconds, rate)
@@ -260,12 +258,12 @@ class System:
         Raises:
             ValueError: as :meth:`stream`.
         """
-        rate, hop_length = self.tokenizer.media.rate, self.tokenizer.hop_length
-        if self.generator is None or rate is None or hop_length is None:
+        hop_length = self.tokenizer.hop_length
+        if self.generator is None or hop_length is None:
             raise ValueError(f"{self.name} makes no sound token by token, so there is nothing to stream: use generate")
         if options.get("lengths") is None:
             options["lengths"] = lengths_of(self.tokenizer, seconds)
-        drawing = self._drawing(conditions, steps, guidance, sampling, options)
+        drawing, rate = self._drawing(conditions, steps, guidance, sampling, options), self.tokenizer.media.sample_rate
         pieces = self.generator.stream(conditions, count, seed=seed, every=max(1, round(every * rate / hop_length)), **drawing)
         return stream_sound(self.tokenizer, pieces, None if seconds is None else _samples(seconds, rate))
 

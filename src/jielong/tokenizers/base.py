@@ -12,42 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jielong.core.medium import ALONG_TIME, Medium, axes_text
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
-
-
-@dataclass(frozen=True)
-class MediaFormat:
-    """The media a tokenizer reads and writes.
-
-    Attributes:
-        channels: Colour channels of a picture; 1 for mono, 2 for stereo.
-        size: Height and width of a picture in pixels; ``(T,)`` for sound, in samples.
-        rate: Samples of sound a second; ``None`` for pictures.
-    """
-
-    channels: int
-    size: tuple[int, ...]
-    rate: int | None = None
-
-    def __repr__(self) -> str:
-        rate = "" if self.rate is None else f", rate={self.rate}"  # token files made of pictures are identified by this text
-        return f"MediaFormat(channels={self.channels}, size={self.size}{rate})"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one item, ``(C, H, W)`` or ``(C, T)``."""
-        return (self.channels, *self.size)
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether it has one axis, time."""
-        return len(self.size) == 1
-
-    @property
-    def axes(self) -> str:
-        """What stands along the axes of an item, in words."""
-        return "sound of (channels, samples)" if self.is_sound else "pictures of (channels, height, width)"
 
 
 @dataclass(frozen=True)
@@ -82,7 +49,7 @@ Once = TypeVar("Once")
 class Tokenizer(nn.Module, ABC):
     """Cuts media into tokens and turns tokens back. Sizes that others need are properties, never typed twice."""
 
-    media: MediaFormat
+    media: Medium
     layout: Layout
     _known: dict[str, tuple[tuple[Any, ...], Any]]
 
@@ -117,10 +84,10 @@ class Tokenizer(nn.Module, ABC):
 
     @property
     def hop_length(self) -> int | None:
-        """Samples of sound that a position stands for; ``None`` where positions stand for no stretch of it, or for pictures."""
-        if not self.media.is_sound or len(self.layout.grid) != 1 or self.layout.scales or self.media.size[0] % self.layout.grid[0]:
+        """Samples along time per position; ``None`` unless time is the only axis and the positions divide it evenly."""
+        if self.media.axes != ALONG_TIME or len(self.layout.grid) != 1 or self.layout.scales or self.media.frames % self.layout.grid[0]:
             return None
-        return self.media.size[0] // self.layout.grid[0]
+        return self.media.frames // self.layout.grid[0]
 
     def positions_of(self, samples: Tensor) -> Tensor | None:
         """How many positions, from the first on, hold so many samples: ``(B,)`` to ``(B,)`` long, on the CPU; ``None`` without a hop."""
@@ -223,13 +190,14 @@ class Tokenizer(nn.Module, ABC):
         """Raise ``ValueError`` when media has another shape than the tokenizer was made for, or is of whole numbers."""
         self.check_scale(media)
         if tuple(media.shape[1:]) != self.media.shape:
-            raise ValueError(f"this tokenizer reads {self.media.axes} {self.media.shape}, not {tuple(media.shape[1:])}")
+            axes = axes_text(self.media.axes).replace("(", "(channels, ")
+            raise ValueError(f"this tokenizer reads {axes} = {self.media.shape}, not {tuple(media.shape[1:])}")
 
     def check_scale(self, media: Tensor) -> None:
         """Raise ``ValueError`` when media is of whole numbers, as files have them, whose scale is another."""
         if not media.is_floating_point():
-            largest = "32,768 where they have 16 bits" if self.media.is_sound else "127.5, and take 1 off"
-            raise ValueError(f"media are floating point numbers in [-1, 1], not {media.dtype}: divide them by {largest}")
+            scale = "divide 16-bit samples by 32,768; divide 8-bit pixels by 127.5 and subtract 1"
+            raise ValueError(f"media are floating point numbers in [-1, 1], not {media.dtype}: {scale}")
 
     def check_tokens(self, tokens: Tokens) -> None:
         """Raise ``ValueError`` when tokens stand in another layout than this tokenizer's."""

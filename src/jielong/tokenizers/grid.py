@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from jielong.autoencoders.base import Autoencoder, check_grid
+from jielong.core.medium import Medium
 from jielong.core.tokens import Layout, Tokens
 from jielong.media.audio import LARGEST
 from jielong.networks.decoder import Decoder
 from jielong.networks.streaming import Stream, StreamingModule, in_pieces, latency, streamable
-from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, laid_out
+from jielong.tokenizers.base import LearnedTokenizer, laid_out
 
 PIECE = 1 << 15
 """Samples of each sound that are worked on at a time, outside training, or as many as :data:`FRAMES` tokens cover, if those are more."""
@@ -60,7 +61,7 @@ class GridTokenizer(LearnedTokenizer):
     encoder: nn.Module
     decoder: Decoder
 
-    def __init__(self, media: MediaFormat, autoencoder: Autoencoder) -> None:
+    def __init__(self, media: Medium, autoencoder: Autoencoder) -> None:
         super().__init__()
         self.media, self.reduction = media, autoencoder.reduction
         check_grid(media.size, autoencoder.reduction)
@@ -78,10 +79,10 @@ class GridTokenizer(LearnedTokenizer):
     @cached_property
     def latency(self) -> Latency | None:
         """Of a stream; ``None`` where the body must see a whole sound."""
-        encoder, decoder, rate = self.encoder, self.decoder, self.media.rate
-        if not isinstance(encoder, StreamingModule) or not isinstance(decoder, StreamingModule) or rate is None or not streamable(self):
+        encoder, decoder = self.encoder, self.decoder
+        if not isinstance(encoder, StreamingModule) or not isinstance(decoder, StreamingModule) or not streamable(self):
             return None
-        return Latency(latency(encoder, decoder, self.reduction), encoder.needed(decoder.needed(1)), rate)
+        return Latency(latency(encoder, decoder, self.reduction), encoder.needed(decoder.needed(1)), self.media.sample_rate)
 
     def streaming(self, batch: int = 1) -> Stream:
         """A stream of ``batch`` sounds, in step: inside ``with``, :meth:`encode` takes chunks of any length and gives the tokens that are

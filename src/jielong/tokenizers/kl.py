@@ -20,11 +20,12 @@ from torch.nn import functional as F
 from jielong.autoencoders.base import Autoencoder, AutoencoderSettings, check_grid
 from jielong.autoencoders.convolutional import Convolutional
 from jielong.config.registry import OfFamily, Part
+from jielong.core.medium import Medium
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.networks.posterior import DiagonalGaussian
 from jielong.quantizers.parallel import sum_over_processes
-from jielong.tokenizers.base import MediaFormat, Reconstruction
+from jielong.tokenizers.base import Reconstruction
 from jielong.tokenizers.grid import GridTokenizer
 
 EPSILON = 1e-6
@@ -66,7 +67,7 @@ class KLTokenizer(GridTokenizer):
 
     def __init__(
         self,
-        media: MediaFormat,
+        media: Medium,
         autoencoder: Autoencoder,
         dim: int,
         *,
@@ -211,7 +212,7 @@ class KL(Part, family="tokenizer", name="kl"):
             raise ValueError("an encoder outgrows noise of a fixed size by making its latents larger: set normalize: channel beside noise")
         return self
 
-    def build(self, media: MediaFormat) -> KLTokenizer:
+    def build(self, media: Medium) -> KLTokenizer:
         """The tokenizer for media of this format."""
         autoencoder = self.autoencoder.build(channels=media.channels, size=media.size, dim=self.dim, encoded=2 * self.dim)
         tokenizer = KLTokenizer(

@@ -8,8 +8,9 @@ from pydantic import Field
 from torch import Tensor
 
 from jielong.config.registry import Part
+from jielong.core.medium import Medium
 from jielong.core.tokens import Layout, Tokens
-from jielong.tokenizers.base import MediaFormat, Tokenizer
+from jielong.tokenizers.base import Tokenizer
 
 
 class PixelTokenizer(Tokenizer):
@@ -24,7 +25,7 @@ class PixelTokenizer(Tokenizer):
             drawn one after the other, each given those before, by whatever head.
     """
 
-    def __init__(self, media: MediaFormat, levels: int = 256, flatten: bool = False) -> None:
+    def __init__(self, media: Medium, levels: int = 256, flatten: bool = False) -> None:
         super().__init__()
         if not 2 <= levels <= 256:
             raise ValueError(f"pixel levels must be between 2 and 256, not {levels}")
@@ -57,6 +58,6 @@ class Pixels(Part, family="tokenizer", name="pixels"):
     levels: int = Field(default=256, ge=2, le=256)
     flatten: bool = False
 
-    def build(self, media: MediaFormat) -> PixelTokenizer:
+    def build(self, media: Medium) -> PixelTokenizer:
         """The tokenizer for pictures of this format."""
         return PixelTokenizer(media, self.levels, self.flatten)

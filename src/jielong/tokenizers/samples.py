@@ -10,8 +10,9 @@ from pydantic import Field
 from torch import Tensor
 
 from jielong.config.registry import Part
+from jielong.core.medium import ALONG_TIME, Medium
 from jielong.core.tokens import Layout, Tokens
-from jielong.tokenizers.base import MediaFormat, Tokenizer
+from jielong.tokenizers.base import Tokenizer
 
 
 def compress(x: Tensor, mu: float) -> Tensor:
@@ -38,10 +39,10 @@ class SampleTokenizer(Tokenizer):
         ValueError: if the media are no sound, or the number of levels is impossible.
     """
 
-    def __init__(self, media: MediaFormat, levels: int = 256) -> None:
+    def __init__(self, media: Medium, levels: int = 256) -> None:
         super().__init__()
-        if not media.is_sound:
-            raise ValueError(f"samples are the units of sound, and these are pictures of {media.size}: choose tokenizer: pixels")
+        if media.axes != ALONG_TIME:
+            raise ValueError(f"the tokenizer samples reads media of one axis, time, not {media}: choose tokenizer: pixels")
         if not 2 <= levels <= 65_536:
             raise ValueError(f"levels of a sample must be between 2 and 65,536, not {levels}")
         self.media, self.levels = media, levels
@@ -66,6 +67,6 @@ class Samples(Part, family="tokenizer", name="samples"):
     fixed: ClassVar[bool] = True  # there is nothing to learn
     levels: int = Field(default=256, ge=2, le=65_536)
 
-    def build(self, media: MediaFormat) -> SampleTokenizer:
+    def build(self, media: Medium) -> SampleTokenizer:
         """The tokenizer for sound of this format."""
         return SampleTokenizer(media, self.levels)

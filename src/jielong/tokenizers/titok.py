@@ -23,13 +23,14 @@ from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny, model_v
 from torch import Tensor, nn
 
 from jielong.config.registry import Config, OfFamily, Part
+from jielong.core.medium import Medium
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
 from jielong.networks.efficientnet import freeze
 from jielong.networks.latents import LatentDecoder, LatentEncoder
 from jielong.quantizers.base import Quantizer, QuantizerSettings
 from jielong.quantizers.vector import Vector
-from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Reconstruction, Tokenizer
+from jielong.tokenizers.base import LearnedTokenizer, Reconstruction, Tokenizer
 from jielong.tokenizers.vq import VQTokenizer
 
 
@@ -190,7 +191,7 @@ class TiTok(Part, family="tokenizer", name="titok"):
     decoder: NetworkSize = NetworkSize()
     quantizer: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = _DIRECTIONS
 
-    def build(self, media: MediaFormat, proxy: Tokenizer) -> TiTokTokenizer:
+    def build(self, media: Medium, proxy: Tokenizer) -> TiTokTokenizer:
         """The tokenizer for pictures of this format, which are the proxy's.
 
         Raises:

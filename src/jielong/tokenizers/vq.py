@@ -15,12 +15,13 @@ from torch import Tensor
 from jielong.autoencoders.base import Autoencoder, AutoencoderSettings, check_grid
 from jielong.autoencoders.convolutional import Convolutional
 from jielong.config.registry import OfFamily, Part
+from jielong.core.medium import Medium
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.losses.regression import logit_laplace_median
 from jielong.quantizers.base import Quantizer, QuantizerSettings
 from jielong.quantizers.vector import Vector
-from jielong.tokenizers.base import MediaFormat, Reconstruction
+from jielong.tokenizers.base import Reconstruction
 from jielong.tokenizers.grid import GridTokenizer
 
 Likelihood = Literal["logit_laplace"]
@@ -39,7 +40,7 @@ class VQTokenizer(GridTokenizer):
         ValueError: if the media do not divide into tokens.
     """
 
-    def __init__(self, media: MediaFormat, autoencoder: Autoencoder, quantizer: Quantizer, likelihood: Likelihood | None = None) -> None:
+    def __init__(self, media: Medium, autoencoder: Autoencoder, quantizer: Quantizer, likelihood: Likelihood | None = None) -> None:
         super().__init__(media, autoencoder)
         self.likelihood = likelihood
         self.layout = quantizer.layout(check_grid(media.size, autoencoder.reduction))
@@ -134,7 +135,7 @@ class VQ(Part, family="tokenizer", name="vq"):
     quantizer: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Vector.model_validate({})
     likelihood: Likelihood | None = None
 
-    def build(self, media: MediaFormat) -> VQTokenizer:
+    def build(self, media: Medium) -> VQTokenizer:
         """The tokenizer for media of this format."""
         outputs = media.channels if self.likelihood is None else 2 * media.channels
         autoencoder = self.autoencoder.build(channels=media.channels, size=media.size, dim=self.dim, outputs=outputs)

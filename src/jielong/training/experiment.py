@@ -19,6 +19,7 @@ from jielong.conditions.text import FrozenText
 from jielong.conditions.voice import Recording, VoiceCondition
 from jielong.config.recipe import Recipe, completed
 from jielong.config.registry import RecipeError
+from jielong.core.medium import Medium
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
 from jielong.data.opening import MediaSet, open_set, open_sounds
@@ -30,6 +31,7 @@ from jielong.evaluation.reconstruction import psnr
 from jielong.evaluation.sound.waveform import mel_distance, si_sdr
 from jielong.generation.generator import Generator
 from jielong.media.images import write_bytes
+from jielong.media.kinds import audio_medium, image_medium
 from jielong.quantizers.parallel import world
 from jielong.system import (
     DESCRIPTION,
@@ -44,7 +46,7 @@ from jielong.system import (
     sampling_of,
     seconds_told,
 )
-from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Tokenizer
+from jielong.tokenizers.base import LearnedTokenizer, Tokenizer
 from jielong.training import text_cache as texts
 from jielong.training import token_cache as cache
 from jielong.training import voice_cache as voices
@@ -110,7 +112,7 @@ class Experiment:
     recipe: Recipe
     images: MediaSet
     heldout: MediaSet
-    media: MediaFormat
+    media: Medium
     tokenizer: Tokenizer
     generator: Generator | None
 
@@ -138,9 +140,9 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
     images, heldout = _open(recipe, where, "train"), _open(recipe, where, "heldout")
     _check_condition(recipe, images, where)
     if isinstance(images, AudioSet):
-        media = MediaFormat(images.channels, (images.samples,), images.rate)
+        media = audio_medium(images.channels, images.samples, images.rate)
     else:
-        media = MediaFormat(images.channels, (images.size, images.size))
+        media = image_medium(images.channels, (images.size, images.size))
     torch.manual_seed(recipe.train.seed)
     tokenizer = build_tokenizer(recipe, media)
     generator = build_generator(recipe, tokenizer, images.classes) if recipe.trains_generator else None
@@ -274,7 +276,7 @@ def tokenizer_objective(experiment: Experiment) -> Objective:
     model, heldout = experiment.model, experiment.heldout
     quantizer = getattr(model, "quantizer", None)
     judges = judges_of(experiment.recipe.losses, experiment.media, None if quantizer is None else quantizer.dim)
-    shown = heldout.media(spread(len(heldout), HEARD if experiment.media.is_sound else SHOWN))
+    shown = heldout.media(spread(len(heldout), HEARD if experiment.media.timed else SHOWN))
     measure, pictures = partial(_measure_tokenizer, heldout), partial(_calibration, experiment.images)
     objective = TokenizerObjective(
         model,  # type: ignore[arg-type]
@@ -287,7 +289,7 @@ def tokenizer_objective(experiment: Experiment) -> Objective:
         balance=experiment.recipe.balancer,
         taught=judges.taught,
     )
-    objective.rate = experiment.media.rate
+    objective.rate = experiment.media.sample_rate if experiment.media.timed else None
     return objective
 
 
@@ -318,7 +320,7 @@ def generator_objective(experiment: Experiment) -> Objective:
     recipe, heldout, model = experiment.recipe, experiment.heldout, experiment.generator
     if model is None:
         raise RecipeError("this recipe trains a tokenizer, not a generator")
-    count = HEARD if experiment.media.is_sound else SHOWN
+    count = HEARD if experiment.media.timed else SHOWN
     rows = spread(len(heldout), count)
     settings, rate = recipe.condition, getattr(heldout, "rate", None)
 
@@ -345,7 +347,7 @@ def generator_objective(experiment: Experiment) -> Objective:
     timed = is_timed(recipe)
     measure = partial(_measure_generator, heldout, experiment.tokenizer, raw, timed)
     objective = GeneratorObjective(model, experiment.tokenizer, raw, shown, draw, measure, timed)
-    objective.rate = experiment.media.rate
+    objective.rate = experiment.media.sample_rate if experiment.media.timed else None
     return objective
 
 

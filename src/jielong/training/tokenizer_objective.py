@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from jielong.core.medium import Medium
 from jielong.data.sets import Batch
 from jielong.losses.adversarial import Adversarial, Game
 from jielong.losses.adversarial_sound import SoundAdversarial
 from jielong.losses.distillation import Distillation, DistillationLoss
 from jielong.losses.regression import LogitLaplaceLoss
 from jielong.losses.spectral import SpectralSettings
-from jielong.tokenizers.base import LearnedTokenizer, MediaFormat, Reconstruction
+from jielong.tokenizers.base import LearnedTokenizer, Reconstruction
 from jielong.training.balancer import Balancer, carrying
 from jielong.training.distill_teacher import WhisperTeacher
 from jielong.training.objective import Losses, Objective, StepRNG
@@ -219,7 +220,7 @@ class Judges:
     taught: DistillationLoss | None = None
 
 
-def judges_of(losses: Sequence[Any], media: MediaFormat, dim: int | None = None) -> Judges:
+def judges_of(losses: Sequence[Any], media: Medium, dim: int | None = None) -> Judges:
     """Build a recipe's losses.
 
     Args:
@@ -238,16 +239,16 @@ def judges_of(losses: Sequence[Any], media: MediaFormat, dim: int | None = None)
         if isinstance(loss, Adversarial):
             adversarial = loss.build(media.channels)
         elif isinstance(loss, SoundAdversarial):
-            adversarial = loss.build(channels=media.channels, samples=media.size[0])
+            adversarial = loss.build(channels=media.channels, samples=media.frames)
         elif isinstance(loss, Distillation):
-            if media.rate is None or dim is None:
-                raise ValueError("the loss distillation teaches the first code of a tokenizer of sound such as vq, and there is none here")
-            teacher = WhisperTeacher(media.rate)
+            if media.axes != loss.axes or dim is None:
+                raise ValueError("the loss distillation is for the first code of an audio tokenizer such as vq, which this is not")
+            teacher = WhisperTeacher(media.sample_rate)
             taught = loss.build(teacher=teacher, dim=dim, width=teacher.width)
         elif isinstance(loss, SpectralSettings):
-            if media.rate is None:
-                raise ValueError(f"the loss {loss.name} is of sound, and these are {media.axes}")
-            similarities[loss.name] = loss.build(samples=media.size[0], rate=media.rate)
+            if media.axes != loss.axes:
+                raise ValueError(f"the loss {loss.name} is for audio, not {media}")
+            similarities[loss.name] = loss.build(samples=media.frames, rate=media.sample_rate)
         else:
             similarities[loss.name] = loss.build()
     starts = {loss.name: loss.start_samples for loss in losses if hasattr(loss, "start_samples")}

@@ -10,21 +10,23 @@ import pytest
 import torch
 from torch import Tensor
 
+from jielong.core.medium import Medium
 from jielong.core.tokens import Layout, Tokens
 from jielong.evaluation.sound import codecs
 from jielong.evaluation.sound.codecs import Learned, Original, Row, compare, table
 from jielong.evaluation.sound.protocol import MissingError
+from jielong.media.kinds import audio_medium, image_medium
 from jielong.networks.efficientnet import WeightsError
-from jielong.tokenizers.base import MediaFormat, Tokenizer
+from jielong.tokenizers.base import Tokenizer
 
 
 class Rounded(Tokenizer):
     """Samples rounded to a number of levels."""
 
-    def __init__(self, levels: int, media: MediaFormat | None = None) -> None:
+    def __init__(self, levels: int, media: Medium | None = None) -> None:
         super().__init__()
         self.levels = levels
-        self.media = media or MediaFormat(1, (800,), 16_000)
+        self.media = media or audio_medium(1, 800, 16_000)
         self.layout = Layout((800,), vocabulary=levels)
 
     def encode(self, media: Tensor) -> Tokens:
@@ -123,4 +125,4 @@ def test_the_table_is_aligned_and_says_where_nothing_applies() -> None:
 
 def test_a_tokenizer_of_pictures_is_refused() -> None:
     with pytest.raises(ValueError, match="not of sound"):
-        Learned("pictures", Rounded(8, MediaFormat(3, (8, 8))))
+        Learned("pictures", Rounded(8, image_medium(3, (8, 8))))

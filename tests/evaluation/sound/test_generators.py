@@ -29,8 +29,8 @@ from jielong.evaluation.sound.metrics import Distances, Kinds, Lengths, OwnLengt
 from jielong.evaluation.sound.protocol import MissingError
 from jielong.evaluation.sound.speakers import Speakers
 from jielong.media.audio import encode_audio
+from jielong.media.kinds import audio_medium
 from jielong.system import System, build_generator, build_tokenizer
-from jielong.tokenizers.base import MediaFormat
 
 pytest.importorskip("soundfile")
 pytest.importorskip("soxr")
@@ -106,7 +106,7 @@ def peak(waveform: Tensor) -> Tensor:
 
 def system(data: str, condition: str = SPOKEN, more: str = "", **parts: str) -> System:
     recipe = parse(RECIPE.format(set=data, condition=condition, more=more, **(JOINT | parts)))
-    media = MediaFormat(1, (SAMPLES,), RATE)
+    media = audio_medium(1, SAMPLES, RATE)
     torch.manual_seed(0)
     own = parse(f"data: {{set: {data}, rate: 4000, seconds: 0.4}}\ntokenizer: {KL}\nlosses: {{regression: {{}}}}\ntrain: {{samples: 8}}")
     tokenizer = build_tokenizer(own, media).eval()

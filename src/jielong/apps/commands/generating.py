@@ -211,9 +211,9 @@ def _read(path: Path, system: System) -> Tensor:
     from jielong.media.images import fit, read_image, to_tensor
 
     media = system.tokenizer.media
-    if media.rate is not None:
+    if media.timed:
         waveform, rate = read_audio(path)
-        return resample(to_channels(waveform, media.channels), rate, media.rate)
+        return resample(to_channels(waveform, media.channels), rate, media.sample_rate)
     return to_tensor(fit(read_image(path), media.size[0]), media.channels)
 
 

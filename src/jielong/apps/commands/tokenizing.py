@@ -58,7 +58,7 @@ def tokenize(
     cache.write(out, tokens, cache.identity(tokenizer, images), images.stand_ins)
     layout, more = tokenizer.layout, "" if tokens.layout == tokenizer.layout else ", each with its log-variance"
     kind = f"{layout.channels} x {layout.vocabulary} codes" if layout.discrete else f"{layout.channels} numbers{more}"
-    what = "clips" if tokenizer.media.is_sound else "pictures"
+    what = "clips" if tokenizer.media.timed else "pictures"
     say(f"{len(tokens):,} {what} of {' x '.join(map(str, layout.grid))} tokens of {kind}, {time.perf_counter() - begun:.1f} s")
     typer.echo(out)
 
@@ -71,11 +71,11 @@ def _one_sound(system: System, path: Path, out: Path) -> None:
     from jielong.training import token_cache as cache
 
     tokenizer, level = system.tokenizer, system.recipe.data.level
-    if tokenizer.media.rate is None or not tokenizer.any_length:
+    if not tokenizer.any_length:
         raise ValueError(f"{system.name} reads {tokenizer.media}, and no single file of sound: --data takes a set of such")
     begun = time.perf_counter()
     waveform, rate = read_audio(path)
-    waveform = resample(to_channels(waveform, tokenizer.media.channels), rate, tokenizer.media.rate)
+    waveform = resample(to_channels(waveform, tokenizer.media.channels), rate, tokenizer.media.sample_rate)
     tokens = system.encode((waveform if level is None else normalise(waveform, level))[None])
     made_of = {
         "tokenizer": cache.tokenizer_identity(tokenizer),
@@ -83,7 +83,7 @@ def _one_sound(system: System, path: Path, out: Path) -> None:
         cache.SAMPLES: str(waveform.shape[1]),
     }
     cache.write(out, tokens, made_of)
-    seconds, took = waveform.shape[1] / tokenizer.media.rate, time.perf_counter() - begun
+    seconds, took = waveform.shape[1] / tokenizer.media.sample_rate, time.perf_counter() - begun
     say(f"{seconds:.1f} s of sound, {tokens.layout.positions:,} tokens, {took:.1f} s")
     typer.echo(out)
 
@@ -107,8 +107,8 @@ def detokenize(
     lengths = None if tokens.lengths is None else tokens.lengths[:count]
     chosen = Tokens(tokens.values[:count], tokens.layout, lengths)
     with staged(out) as folder:
-        decoded, rate = system.decode(chosen), system.tokenizer.media.rate
-        decoded = decoded if rate is None else decoded[..., : cache.samples_of(file)]
-        (Pictures(decoded) if rate is None else Sounds(decoded, rate)).save(folder)
-    say(f"{len(chosen):,} {'pictures' if rate is None else 'clips'}")
+        decoded, media = system.decode(chosen), system.tokenizer.media
+        decoded = decoded if not media.timed else decoded[..., : cache.samples_of(file)]
+        (Sounds(decoded, media.sample_rate) if media.timed else Pictures(decoded)).save(folder)
+    say(f"{len(chosen):,} {'clips' if media.timed else 'pictures'}")
     typer.echo(out)

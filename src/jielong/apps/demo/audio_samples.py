@@ -188,7 +188,7 @@ def _recordings(system: System, count: int) -> tuple[list[Clip], list[str], list
         return f"{kind}, {speakers[row]}" if speakers and speakers[row] else kind
 
     clips = [
-        Clip(sounds.captions[row] or sounds.keys[row], label(row), wave[:, :length], media.rate or 0)
+        Clip(sounds.captions[row] or sounds.keys[row], label(row), wave[:, :length], media.sample_rate)
         for row, wave, length in zip(rows, batch.media, lengths, strict=True)
     ]
     people = list(zip(*(columns[name] for name in ("attribution", "licence") if name in columns), strict=True))
@@ -198,7 +198,7 @@ def _recordings(system: System, count: int) -> tuple[list[Clip], list[str], list
 
 def _examples(system: System, clips: Sequence[Clip]) -> list[_Example]:
     """What to ask of a generator, by what it is told."""
-    parts, rate = parts_told(system.recipe), system.tokenizer.media.rate or 1
+    parts, rate = parts_told(system.recipe), system.tokenizer.media.sample_rate
     timed = "seconds" in parts or is_timed(system.recipe)
     if "text" in parts:
         if clips:

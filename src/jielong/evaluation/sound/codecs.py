@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jielong.core.medium import ALONG_TIME
 from jielong.core.tokens import Tokens
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.sound.listening import dnsmos, pesq_wb, stoi, visqol
@@ -96,8 +97,7 @@ class Learned:
 
     def __init__(self, name: str, tokenizer: Tokenizer, batch: int = 8, levels: int | None = None) -> None:
         self.name, self.tokenizer, self.batch = name, tokenizer, batch
-        rate = tokenizer.media.rate
-        if rate is None or not tokenizer.media.is_sound:
+        if tokenizer.media.axes != ALONG_TIME:
             raise ValueError(f"{name} is a tokenizer of {tokenizer.media}, not of sound")
         own = tokenizer.layout.channels
         if levels not in (None, own) and not getattr(getattr(tokenizer, "quantizer", None), "progressive", False):
@@ -105,8 +105,8 @@ class Learned:
         if levels is not None and not 1 <= levels <= own:
             raise ValueError(f"{name} has {own} levels of codes, and cannot be cut to {levels}")
         self.levels: int = levels or own
-        self.rate: int = rate
-        self.samples: int = tokenizer.media.size[0]
+        self.rate = tokenizer.media.sample_rate
+        self.samples = tokenizer.media.frames
 
     def __call__(self, clips: Sequence[Tensor], rate: int) -> Result:
         """Every clip by itself, or all windows of all clips, a batch at a time."""
