@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=16_000, help="Hz at which clips are compared")
     parser.add_argument("--language", default="en", help="of the speech; clips in others are left out where the set tells")
     parser.add_argument("--without", nargs="*", default=[], metavar="FIGURE", help="figures to leave out, such as visqol")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--json", type=Path, help="write everything to this file, with how each figure was made")
     parser.add_argument("--quick", action="store_true", help="a codec and two recordings made for it: whether it runs")
     arguments = parser.parse_args()

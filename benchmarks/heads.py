@@ -380,7 +380,7 @@ def main() -> None:
     arguments = parsed()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    system = load(arguments.checkpoint)
+    system = load(arguments.checkpoint, "cpu")
     if system.generator is None or system.generator.layout.discrete:
         raise SystemExit(f"--checkpoint takes a generator of continuous tokens, such as mar-emoji, not {arguments.checkpoint}")
     recipe = system.recipe

@@ -52,7 +52,7 @@ def measure(overrides: list[str], samples: int, out: Path, data: str) -> dict[st
     experiment.run(
         recipe.load("vqgan", [f"train.samples={samples}", "train.warmup=320", *starts, *overrides]), out, data=data, progress=False
     )
-    trained = system.load(str(out))
+    trained = system.load(str(out), "cpu")
     found = {name: float(measured.value) for name, measured in evaluate(trained).figures.items()}
     heldout = open_set(data, size=trained.recipe.data.size, split="heldout")
     real = heldout.images(range(len(heldout)))

@@ -194,7 +194,7 @@ def main() -> None:
     if arguments.checkpoint is not None:
         from jielong.system import load
 
-        system = load(arguments.checkpoint)
+        system = load(arguments.checkpoint, "cpu")
         if system.generator is None or system.tokenizer.layout.discrete:
             raise SystemExit(
                 f"--checkpoint takes a generator of continuous tokens, such as one of the recipe mar, not {arguments.checkpoint}"

@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=None, help="the recipe's by default")
     parser.add_argument("--temperature", type=float, default=None, help="the recipe's by default")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--json", type=Path, help="write everything to this file, with how each figure was made")
     parser.add_argument("--quick", action="store_true", help="a system made for it and two items: whether it runs")
     arguments = parser.parse_args()

@@ -55,7 +55,7 @@ def main() -> None:
     if not arguments.systems:
         parser.error("name the systems to compare, such as llamagen-emoji maskgit-emoji")
     measured_on = machine(arguments.threads)
-    loaded = {name: jielong.load(name) for name in arguments.systems}
+    loaded = {name: jielong.load(name, "cpu") for name in arguments.systems}
     if none := [name for name, system in loaded.items() if system.generator is None]:
         raise SystemExit(f"{', '.join(none)}: a tokenizer draws nothing; name generators such as llamagen-emoji")
     rows = []

@@ -82,7 +82,7 @@ def learned_from(recipe: Recipe, asked: frozenset[str] = frozenset()) -> list[st
     """
     before = {recipe.tokenizer.checkpoint} if isinstance(recipe.tokenizer, Trained) else set()
     before |= {recipe.train.init_from} if recipe.train.init_from is not None else set()
-    earlier = [name for model in sorted(before - asked) for name in learned_from(load(model).recipe, asked | before)]
+    earlier = [name for model in sorted(before - asked) for name in learned_from(load(model, "cpu").recipe, asked | before)]
     return list(dict.fromkeys([*listed(recipe.data.set), *earlier]))
 
 
@@ -108,7 +108,7 @@ def licence_named(licence: str) -> str:
 
 def ship(run: Path, name: str, title: str, command: str, machine: str, count: int | None = None) -> Path:
     """Write the zoo's folder of a model and return it."""
-    system = load(str(run))
+    system = load(str(run), "cpu")
     recipe = system.recipe
     asked = sorted({each for name in learned_from(recipe) for each in terms(name)})
     licence = licence_named(licence_of_weights(asked))

@@ -21,6 +21,6 @@ def test_a_finished_run_is_finished_without_what_it_began_from(tmp_path: Path, p
     size = ("data.size=16",)
     succeed("train", RECIPE, "--data", pictures, "--out", tmp_path / "first", *brief(*size))
     words = ("train", RECIPE, "--data", pictures, "--out", tmp_path / "second", *brief(*size, f"train.init_from={tmp_path / 'first'}"))
-    assert "begin from first, 0 anew" in succeed(*words).stderr
+    assert "from first, 0 at random" in succeed(*words).stderr
     shutil.rmtree(tmp_path / "first")
     succeed(*words)

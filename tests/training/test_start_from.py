@@ -40,7 +40,7 @@ def test_a_run_begins_there_once(earlier, tmp_path):
     settings = SETTINGS.model_copy(update={"lr": 1e-12, "warmup": 8, "samples": 80, "ema": 0.0, "weight_decay": 0.0})
     told = io.StringIO()
     run(tmp_path, settings, stop_after=40, init_from=earlier, progress=True, console=Console(file=told, width=200))
-    assert "7 tensors begin from earlier" in told.getvalue()
+    assert "initialised 7 tensors from earlier" in told.getvalue()
     run(tmp_path, settings, init_from=tmp_path / "nowhere")
     end, start = read_tensors(tmp_path / "model.safetensors"), read_tensors(earlier / "model.safetensors")
     torch.testing.assert_close(end["middle.weight"], start["middle.weight"], rtol=0, atol=1e-8)

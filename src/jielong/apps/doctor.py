@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jielong import __version__
+from jielong.core.device import resolve_device
 from jielong.data.opening import BUILT_IN, open_source
 from jielong.networks.attention import attention
 from jielong.quantizers.lookup import nearest
@@ -60,14 +61,14 @@ class Check:
     advice: str = ""
 
 
-def examine(device: str | None = None) -> Iterator[Check]:
+def examine(device: str | torch.device = "auto") -> Iterator[Check]:
     """All checks, one after the other, each as soon as it is made.
 
     Args:
-        device: Which device to test; the best there is by default.
+        device: Which device to test.
     """
     yield from _versions()
-    chosen = _device(device)
+    chosen = resolve_device(device)
     yield _machine(chosen)
     yield _disk()
     yield from _extras()
@@ -93,13 +94,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _device(name: str | None) -> torch.device:
-    if name is not None:
-        return torch.device(name)
-    best = torch.accelerator.current_accelerator(check_available=True) if hasattr(torch, "accelerator") else None
-    return best or torch.device("cpu")
 
 
 def _machine(device: torch.device) -> Check:
@@ -135,7 +129,7 @@ def _models() -> Iterator[Check]:
         yield Check("shipped models", "note", "none are installed", "pip install jielong-zoo")
     for name in models:
         try:
-            system = load(name)
+            system = load(name, "cpu")
         except (ValueError, OSError, RuntimeError, ImportError, KeyError) as error:
             yield Check(f"model {name}", "broken", str(error), "install jielong-zoo again")
             continue

@@ -12,6 +12,7 @@ import torch
 
 from jielong.config.recipe import Recipe, Trained, parse
 from jielong.config.registry import nearest
+from jielong.core.device import resolve_device
 from jielong.core.medium import Medium
 from jielong.generation.generator import Generator
 from jielong.networks.streaming import fold
@@ -80,7 +81,7 @@ def build_tokenizer(recipe: Recipe, media: Medium, kept: Path | None = None) -> 
     trained = {}
     for role, name in foundations(recipe).items():
         own = kept is not None and (kept / role).is_dir()
-        trained[role] = load(str(kept / role) if kept is not None and own else name, media=media).tokenizer
+        trained[role] = load(str(kept / role) if kept is not None and own else name, "cpu", media).tokenizer
         if trained[role].media != media:
             raise ValueError(f"the {role} {name!r} was trained on {trained[role].media}, but the data are {media}: change `data` to fit")
     if isinstance(recipe.tokenizer, Trained):
@@ -116,18 +117,19 @@ def _description(path: Path) -> tuple[dict[str, Any], Medium]:
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}); copy or train the checkpoint again") from None
 
 
-def load(name_or_folder: str, device: torch.device | str = "cpu", media: Medium | None = None) -> System:
+def load(name_or_folder: str, device: torch.device | str = "auto", media: Medium | None = None) -> System:
     """Load a shipped model by name, or a checkpoint folder.
 
     Args:
         name_or_folder: Which.
-        device: Where its weights go.
+        device: Where its weights go: ``auto``, ``cpu``, ``cuda[:i]`` or ``mps``.
         media: What a tokenizer reads, if that differs from what it was trained on along time alone.
 
     Raises:
+        DeviceError: if there is no such device.
         CheckpointError: if it is missing, unfinished, damaged, or not what its recipe says.
     """
-    folder = find(name_or_folder)
+    target, folder = resolve_device(device), find(name_or_folder)
     recipe = parse((folder / "recipe.yaml").read_text(), str(folder / "recipe.yaml"))
     description, made_for = _description(folder / DESCRIPTION)
     if media is None or recipe.trains_generator or made_for.differs_in(media) != {"time"}:
@@ -147,4 +149,4 @@ def load(name_or_folder: str, device: torch.device | str = "cpu", media: Medium 
         load_weights(tokenizer, folder)
     tokenizer.eval().requires_grad_(False)
     fold(tokenizer)
-    return System(name_or_folder, recipe, tokenizer, generator).to(device)
+    return System(name_or_folder, recipe, tokenizer, generator).to(target)

@@ -52,7 +52,8 @@ from jielong.training import token_cache as cache
 from jielong.training import voice_cache as voices
 from jielong.training.generator_objective import GeneratorObjective, to_learn
 from jielong.training.objective import Objective
-from jielong.training.state import latest_state
+from jielong.training.processes import join_processes
+from jielong.training.state import check_run_folder, check_same_inputs
 from jielong.training.tokenizer_objective import TokenizerObjective, judges_of
 from jielong.training.trainer import Summary, train
 
@@ -197,41 +198,65 @@ def run(
     data: str | None = None,
     tokens: Path | None = None,
     begun: Callable[[], None] | None = None,
+    device: str | torch.device = "auto",
     **options: Any,
 ) -> Summary:
-    """Train a recipe into a folder, or go on with what is there.
+    """Train a recipe into a folder, or resume the run in it.
 
     Args:
         recipe: The recipe.
         out: The run's folder, a checkpoint in the end.
         data: A set's name or a path to take instead of the recipe's.
         tokens: A token file of ``jielong tokenize`` to train a generator on, instead of the cache.
-        begun: Called once the data are open and the parts are built, before what takes long.
+        begun: Called by one process once the data are open, the parts are built and the folder is checked, before what takes long.
+        device: ``auto``, ``cpu``, ``cuda[:i]`` or ``mps``.
         options: For :func:`jielong.training.trainer.train`.
     """
-    # Named wrongly, it is told before anything is read or written; a run that goes on does not look at it.
-    named = recipe.train.init_from
-    start = None if named is None or latest_state(out) is not None else find(named)
-    experiment = prepare(recipe, data)
-    if begun is not None:
-        begun()
+    accelerator = join_processes(device)
     if data is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"set": data})})
+    state, named = check_run_folder(out, recipe.to_yaml(), completed), recipe.train.init_from
+    start = None if named is None or state is not None else find(named)
+    experiment = prepare(recipe)
+    description = _describe(experiment)
+    if state is not None and (out / DESCRIPTION).exists():
+        check_same_inputs(json.loads((out / DESCRIPTION).read_text(encoding="utf-8")), description, out)
+    if begun is not None and accelerator.is_main_process:
+        begun()
     objective = tokenizer_objective(experiment) if experiment.generator is None else generator_objective(experiment)
-    if experiment.generator is not None and experiment.generator.condition is not None:
-        _remember(experiment.generator.condition, experiment)
-    made = _tokens(experiment, tokens)
+    with accelerator.local_main_process_first():  # it fills the caches, which the others then read
+        if experiment.generator is not None and experiment.generator.condition is not None:
+            _remember(experiment.generator.condition, experiment)
+        made = _tokens(experiment, tokens)
     _measure_pace(experiment, made)
     # What is drawn forwards is trained without what stands behind a batch's longest item: the more alike they are, the less there is.
     trimmed = experiment.generator is not None and experiment.generator.order.shifted and is_timed(recipe)
     stream = Stream(experiment.images, recipe.train.seed, made, recipe.train.batch if trimmed else None)
-    out.mkdir(parents=True, exist_ok=True)
+
+    def write_inputs() -> None:
+        write_bytes(out / DESCRIPTION, json.dumps(description, indent=2).encode())
+        for role, name in foundations(recipe).items():
+            if Path(name).is_dir():
+                _keep(find(name), out / role)
+
+    return train(
+        objective,
+        stream,
+        recipe.train,
+        out,
+        recipe_yaml=recipe.to_yaml(),
+        complete=completed,
+        accelerator=accelerator,
+        init_from=start,
+        write_inputs=write_inputs,
+        **options,
+    )
+
+
+def _describe(experiment: Experiment) -> dict[str, Any]:
+    """What a checkpoint records beside recipe and weights."""
     description = describe(experiment.media, experiment.images.classes, experiment.tokenizer, experiment.generator)
-    write_bytes(out / DESCRIPTION, json.dumps(description, indent=2).encode())
-    for role, name in foundations(recipe).items():
-        if Path(name).is_dir():
-            _keep(find(name), out / role)
-    return train(objective, stream, recipe.train, out, recipe_yaml=recipe.to_yaml(), complete=completed, init_from=start, **options)
+    return description | {"data": {"items": len(experiment.images), "fingerprint": experiment.images.fingerprint}}
 
 
 def _measure_pace(experiment: Experiment, tokens: Tokens | None) -> None:

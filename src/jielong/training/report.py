@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 METRICS = "metrics.jsonl"
 
@@ -30,17 +34,11 @@ class Report:
 
     def __init__(self, out: Path | None, console: Console | None, keep_bytes: int, samples: int, tensorboard: bool) -> None:
         self.path, self.console = None if out is None else out / METRICS, console
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "ab") as file:
-                file.truncate(min(keep_bytes, file.tell()))
-        self._board: Any = None
-        if tensorboard and out is not None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise ValueError("TensorBoard is not installed: pip install 'jielong[tensorboard]', or leave it out") from None
-            self._board = SummaryWriter(str(out / "tensorboard"), purge_step=samples)
+        self._keep_bytes, self._samples = keep_bytes, samples
+        self._board: SummaryWriter | None = None
+        if tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise ValueError("TensorBoard is not installed: pip install 'jielong[tensorboard]', or leave out --tensorboard")
+        self._tensorboard = tensorboard
         self._bar: Progress | None = None
         if console is not None and console.is_terminal:
             columns = ("{task.fields[rate]}", "{task.fields[loss]}", "{task.fields[left]}")
@@ -50,6 +48,14 @@ class Report:
             self._task = self._bar.add_task("starting", total=1.0, rate="", loss="", left="")
 
     def __enter__(self) -> Report:
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab") as file:
+                file.truncate(min(self._keep_bytes, file.tell()))
+            if self._tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._board = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=self._samples)
         if self._bar is not None:
             self._bar.start()
         return self

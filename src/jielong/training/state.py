@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor
 
 from jielong.config.registry import RecipeError
-from jielong.training.checkpoint import CheckpointError, read_tensors, write_tensors
+from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, read_tensors, write_tensors
 
 FORMAT = 1
 _FREE = {"train.micro_batch", "train.log_every", "train.sheet_every", "train.save_every"}
@@ -123,6 +123,48 @@ def read_state(folder: Path) -> State:
 
 def _states(out: Path) -> list[Path]:
     return sorted(path for path in out.glob("state-*") if re.fullmatch(r"state-\d{12}", path.name))
+
+
+def check_run_folder(out: Path, recipe_yaml: str, complete: Callable[[str], str] | None = None) -> Path | None:
+    """The newest state of the run in a folder, if that run may be resumed under this recipe; ``None`` where there is no run.
+
+    Raises:
+        RecipeError: if it is a run of another recipe.
+        CheckpointError: if it is a finished model without its state.
+    """
+    newest = latest_state(out)
+    if newest is None and (out / WEIGHTS).exists():
+        raise CheckpointError(f"{out} holds a finished model without the state to resume from; choose another folder, or remove it")
+    if newest is not None and (out / RECIPE).exists():
+        check_same_recipe((out / RECIPE).read_text(encoding="utf-8"), recipe_yaml, out, complete)
+    return newest
+
+
+def check_same_inputs(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
+    """Refuse to resume a run on other media, classes or data than it began with; what an earlier version did not record is not compared.
+
+    Raises:
+        CheckpointError: naming everything that changed.
+    """
+    changed = [_change(key.replace("_", " "), before[key], now[key]) for key in now if key in before and before[key] != now[key]]
+    if changed:
+        advice = "restore what it began with, or begin another run with --out (and --set train.init_from=... for its weights)"
+        raise CheckpointError(f"the run in {out} cannot be resumed: {'; '.join(changed)}. {advice[0].upper()}{advice[1:]}")
+
+
+def _change(name: str, before: Any, now: Any) -> str:
+    """How an input of a run changed, in words."""
+    if name == "classes":
+        new, gone = [item for item in now if item not in before], [item for item in before if item not in now]
+        parts = [f"{words}: {', '.join(items[:5])}{', ...' * (len(items) > 5)}" for words, items in (("new", new), ("gone", gone)) if items]
+        return f"the classes changed from {len(before)} to {len(now)} ({'; '.join(parts) or 'in another order'})"
+    if name == "tokenizer sha256":
+        return "the tokenizer's weights changed"
+    if name == "data" and before.get("items") == now.get("items"):
+        return f"the data changed: still {now.get('items')} items, with other content"
+    if name == "data":
+        return f"the data changed from {before.get('items')} to {now.get('items')} items"
+    return f"the {name} changed from {before} to {now}"
 
 
 def check_same_recipe(old: str, new: str, out: Path, complete: Callable[[str], str] | None = None) -> None:

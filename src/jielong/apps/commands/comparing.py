@@ -12,6 +12,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from jielong.apps.commands.devices import Device, chosen_device
 from jielong.apps.commands.generating import Seed
 from jielong.apps.commands.screen import results, say
 from jielong.apps.commands.showing import Data, Overrides
@@ -31,7 +32,7 @@ def compare(
     data: Data = None,
     overrides: Overrides = None,
     seed: Seed = 0,
-    device: Annotated[str | None, typer.Option(help="cpu forces the CPU in training; the best device there is by default.")] = None,
+    device: Device = "auto",
 ) -> None:
     """Train recipes at an equal budget, measure them and checkpoints alike, and write one table; the same command resumes."""
     if budget is not None and samples is not None:
@@ -43,8 +44,8 @@ def compare(
     from jielong.apps.comparison import compare as run
     from jielong.apps.comparison.report import write
 
-    spent = Budget(samples, seconds)
-    made = run(names, out, spent, data=data, overrides=overrides or (), count=count, seed=seed, device=device, tell=say, progress=True)
+    spent, trainer = Budget(samples, seconds), str(chosen_device(device))
+    made = run(names, out, spent, data=data, overrides=overrides or (), count=count, seed=seed, device=trainer, tell=say, progress=True)
     command = _again(names, budget, samples, out, count, data, overrides, seed)
     paths = write(made, command)
     if as_json:

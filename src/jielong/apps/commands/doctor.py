@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 from rich.markup import escape
 
+from jielong.apps.commands.devices import Device, chosen_device
 from jielong.apps.commands.screen import results
 
 _MARKS = {"ok": "[green]ok    [/]", "note": "[yellow]note  [/]", "broken": "[bold red]broken[/]"}
 
 
 def doctor(
-    device: Annotated[str, typer.Option(help="Device to test: cpu, cuda, mps.")] = "",
+    device: Device = "auto",
 ) -> None:
     """Check versions, device, extras, models, data and numerics; exit 1 if something essential is broken."""
     from jielong.apps.doctor import examine
 
     broken = 0
-    for check in examine(device or None):
+    for check in examine(chosen_device(device)):
         results.print(f"{_MARKS[check.state]} [bold]{escape(check.name)}[/]  {escape(check.finding)}", highlight=False, soft_wrap=True)
         if check.advice:
             results.print(f"       -> {escape(check.advice)}", highlight=False, soft_wrap=True)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import Progress
 
+from jielong.apps.commands.devices import Device, chosen_device
 from jielong.apps.commands.generating import HeadSteps, LateHeadSteps, Seed, Steps, Strength, Temperature, TopK, TopP, guidance_of
 from jielong.apps.commands.screen import notes, results, say, table
 from jielong.apps.commands.showing import Data
-from jielong.apps.commands.tokenizing import Checkpoint, Device
+from jielong.apps.commands.tokenizing import Checkpoint
 
 if TYPE_CHECKING:
     from jielong.evaluation.evaluate import Evaluation
@@ -67,7 +68,7 @@ def evaluate(
     final_inference_steps: LateHeadSteps = None,
     length: Length = None,
     without: Without = None,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Measure a tokenizer or a generator on held-out data."""
     strength = guidance_of(guidance)
@@ -75,7 +76,7 @@ def evaluate(
     from jielong.evaluation.evaluate import evaluate as measure
     from jielong.system import load
 
-    system = load(checkpoint, device)
+    system = load(checkpoint, chosen_device(device))
     draws = DrawSettings(seed, steps, strength, temperature, top_k, top_p, num_inference_steps, final_inference_steps, length)
     with Progress(console=notes, transient=True) as bar:
         tasks = {}

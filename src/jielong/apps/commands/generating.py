@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from jielong.apps.commands.devices import Device, chosen_device
 from jielong.apps.commands.screen import say
 from jielong.apps.commands.staging import staged
-from jielong.apps.commands.tokenizing import Checkpoint, Device
+from jielong.apps.commands.tokenizing import Checkpoint
 from jielong.config.guidance import Guidance
 from jielong.config.speed import Lazy, Schedule, TwoStage
 
@@ -143,7 +144,7 @@ def generate(
     ] = None,
     keep: Annotated[Keep, typer.Option(help="Which half of the picture.")] = Keep.upper,
     trace: Annotated[bool, typer.Option("--trace", help="Also write trace.json and an animation of every step (or spectrogram).")] = False,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Draw pictures and write them: a file each and a sheet of all, or one file if --out ends in .png."""
     strength = guidance_of(guidance)
@@ -157,7 +158,7 @@ def generate(
     from jielong.apps.commands.trace import Recorder
     from jielong.system import load
 
-    system = load(checkpoint, device)
+    system = load(checkpoint, chosen_device(device))
     recorder = Recorder(system) if trace else None
     begun = time.perf_counter()
     draw: Callable[..., Pictures | Sounds] = system.generate

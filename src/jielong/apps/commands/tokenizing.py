@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.progress import Progress
 
+from jielong.apps.commands.devices import Device, chosen_device
 from jielong.apps.commands.screen import notes, say
 from jielong.apps.commands.staging import staged
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from jielong.system import System
 
 Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A shipped model's name, or a checkpoint folder.")]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps.")]
 
 
 class Split(StrEnum):
@@ -36,7 +36,7 @@ def tokenize(
     data: Annotated[str, typer.Option(help="A data set's name or a path; one file of sound is taken as long as it is.")],
     out: Annotated[Path, typer.Option(help="The token file to write, .safetensors.")],
     split: Annotated[Split, typer.Option(help="Which part of the set; training reads `train`.")] = Split.train,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Cut pictures or sound into tokens, with the checkpoint's tokenizer, for `train --tokens` or `detokenize`."""
     if out.suffix != ".safetensors":
@@ -45,7 +45,7 @@ def tokenize(
     from jielong.system import load, open_media
     from jielong.training import token_cache as cache
 
-    system = load(checkpoint, device)
+    system = load(checkpoint, chosen_device(device))
     tokenizer = system.tokenizer
     if Path(data).is_file() and Path(data).suffix.lower() in SUFFIXES:
         _one_sound(system, Path(data), out)
@@ -93,7 +93,7 @@ def detokenize(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A token file of `jielong tokenize`.")],
     out: Annotated[Path, typer.Option(help="The folder of pictures or clips to write.")],
     count: Annotated[int | None, typer.Option("-n", min=1, help="Only the first so many.")] = None,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Turn a token file back into pictures or sound; tokens of another tokenizer are refused."""
     from jielong.core.tokens import Tokens
@@ -102,7 +102,7 @@ def detokenize(
     from jielong.system import load
     from jielong.training import token_cache as cache
 
-    system = load(checkpoint, device)
+    system = load(checkpoint, chosen_device(device))
     tokens = cache.read(file, {"tokenizer": cache.tokenizer_identity(system.tokenizer)})
     lengths = None if tokens.lengths is None else tokens.lengths[:count]
     chosen = Tokens(tokens.values[:count], tokens.layout, lengths)

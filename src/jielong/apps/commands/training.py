@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from jielong.apps.commands.devices import Device, chosen_device
 from jielong.apps.commands.screen import say
 from jielong.apps.commands.showing import Data, Name, Overrides, prepared, print_settings, print_sizes
 from jielong.config.recipe import Recipe, load
@@ -51,7 +52,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print every setting and derived size; train nothing.")] = False,
     tokens: Annotated[Path | None, typer.Option(help="A token file of `jielong tokenize` to train a generator on.")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files too.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu forces the CPU; the best device there is by default.")] = None,
+    device: Device = "auto",
 ) -> None:
     """Train a recipe, or go on with a run that was stopped: the same command resumes."""
     seconds = seconds_of(budget)
@@ -60,16 +61,21 @@ def train(
         print_settings(settings, recipe, overrides or (), data)
         print_sizes(prepared(settings, data))
         return
+    from jielong.core.device import device_words, is_main_process, launched_processes
     from jielong.training.experiment import run
 
+    chosen = chosen_device(device, parallel=True)
     folder = out or default_out(recipe, settings, data, overrides or ())
 
     def begun() -> None:
-        say(f"training {recipe} in {folder}; Ctrl-C saves and stops, the same command goes on")
+        shared = f" in {launched_processes()} processes" if launched_processes() > 1 else ""
+        say(f"training {recipe} in {folder} on {device_words(chosen)}{shared}; Ctrl-C saves and stops, the same command goes on")
 
-    summary = run(settings, folder, data, tokens, begun, budget=seconds, device=device, tensorboard=tensorboard)
+    summary = run(settings, folder, data, tokens, begun, budget=seconds, device=chosen, tensorboard=tensorboard)
     if summary.stopped in ("interrupted", "stop_after"):
         raise typer.Exit(130)
+    if not is_main_process():
+        return
     figures = "".join(f", {name.replace('_', ' ')} {value:.4g}" for name, value in summary.evaluation.items() if isinstance(value, float))
     say(f"done: {summary.samples:,} samples in {summary.seconds:,.0f} s{figures}")
     say(f"next: jielong {'generate' if settings.trains_generator else 'evaluate'} {folder}")

@@ -86,7 +86,7 @@ def compare(
     overrides: Sequence[str] = (),
     count: int | None = None,
     seed: int = 0,
-    device: str | None = None,
+    device: str = "auto",
     tell: Tell | None = None,
     progress: bool = False,
 ) -> Comparison:
@@ -102,7 +102,7 @@ def compare(
         overrides: ``a.b=c`` changes to every recipe.
         count: Held-out items; all by default.
         seed: Of every training and of what generators draw.
-        device: ``cpu`` forces the CPU in training; measuring is done on it always.
+        device: Of training; measuring always runs on the CPU.
         tell: Told what is being done.
         progress: Whether trainings show theirs.
 
@@ -180,7 +180,7 @@ def _row(
     data: str | None,
     count: int | None,
     seed: int,
-    device: str | None,
+    device: str,
     tell: Tell,
     progress: bool,
 ) -> Row | None:
@@ -195,9 +195,9 @@ def _row(
             return None
         training = _training(summary, folder)
         notes += unreached(chosen, summary.samples)
-        system = load(str(folder))
+        system = load(str(folder), "cpu")
     else:
-        system = load(contestant.checkpoint)
+        system = load(contestant.checkpoint, "cpu")
         notes.append(f"not trained here: its own recipe's budget was {contestant.recipe.train.samples:,} samples")
     kept = _measured(contestant.label, system, out, data, count, seed, tell)
     advice = training.pop("advice", None)

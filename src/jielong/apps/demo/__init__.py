@@ -116,7 +116,7 @@ def _load(name: str, missing: dict[str, str]) -> System | None:
         missing[name] = f"it is not among the installed models ({here})"
         return None
     try:
-        return load(name)
+        return load(name, "cpu")
     except ValueError as error:
         missing[name] = str(error)
         return None

@@ -126,7 +126,7 @@ def listen(seed: int, missing: dict[str, str], names: Sequence[str] | None = Non
     heard = []
     for name in _models() if names is None else names:
         try:
-            system = load(name)
+            system = load(name, "cpu")
             heard.append(_round_trip(system) if system.generator is None else _generated(system, seed, missing))
         except (ValueError, RuntimeError, MissingLibraryError) as error:
             missing[name] = str(error)

@@ -78,14 +78,14 @@ def train_from_scratch(out: Path, minutes: float, console: Console, overrides: S
     tokenizer_run = _train(first, folder, TOKENIZER_SHARE * total, console)
 
     console.print("[bold]cutting the whole set into tokens[/bold]", highlight=False)
-    data, tokenizer = experiment.prepare(first).images, load(str(folder)).tokenizer
+    data, tokenizer = experiment.prepare(first).images, load(str(folder), "cpu").tokenizer
     tokens = out / "tokens.safetensors"
     cache.write(tokens, cache.tokenize(tokenizer, data), cache.identity(tokenizer, data))
 
     console.print("[bold]training a masked generator[/bold] on them: tokens from nothing", highlight=False)
     second = recipe.parse((files / "generator.yaml").read_text(), "the demo's generator", [f"tokenizer.checkpoint={folder}", *overrides])
     generator_run = _train(second, out / "generator", max(left(), 0.1 * total), console, tokens)
-    return Scratch(tokenizer_run, generator_run, load(str(out / "generator")), time.perf_counter() - begun)
+    return Scratch(tokenizer_run, generator_run, load(str(out / "generator"), "cpu"), time.perf_counter() - begun)
 
 
 def _train(chosen: recipe.Recipe, folder: Path, budget: float, console: Console, tokens: Path | None = None) -> Run:

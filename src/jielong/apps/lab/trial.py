@@ -92,7 +92,7 @@ class Bench:
         self.tell(f"training {name}")
         chosen, out = recipe.parse(text, f"the experiment's recipe {name}", overrides), self.folder / name
         summary = experiment.run(chosen, out, tokens=tokens, budget=seconds, progress=False, evaluate=False)
-        return load(str(out)), summary
+        return load(str(out), "cpu"), summary
 
 
 class Trial(ABC):

@@ -102,7 +102,7 @@ class KeepOnlyAFew(Trial, name="keep-only-a-few"):
 
     def run(self, bench: Bench) -> Outcome:
         """Draw held-out captions in 1 to 16 steps, and ask the scorer."""
-        system, scorer = load(MODEL), Scorer.load()
+        system, scorer = load(MODEL, "cpu"), Scorer.load()
         heldout = open_set(system.recipe.data.set, size=system.tokenizer.media.size[0], split="heldout")
         captions = [heldout.captions[row] for row in spread(len(heldout), bench.scaled(PICTURES, 2))]
         bench.tell(f"drawing {len(captions)} captions in {', '.join(map(str, STEPS))} steps")

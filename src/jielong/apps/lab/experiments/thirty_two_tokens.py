@@ -135,7 +135,7 @@ class ThirtyTwoTokens(Trial, name="32-tokens"):
 
     def run(self, bench: Bench) -> Outcome:
         """Send held-out pictures through both."""
-        systems = {name: load(name) for name in (LINE, GRID)}
+        systems = {name: load(name, "cpu") for name in (LINE, GRID)}
         heldout = open_set(systems[GRID].recipe.data.set, size=systems[GRID].tokenizer.media.size[0], split="heldout")
         pictures = heldout.images(spread(len(heldout), bench.scaled(PICTURES, 4)))
         extractor = FeatureExtractor()
