@@ -133,7 +133,7 @@ def test_latency_is_what_a_stream_shows() -> None:
     assert shown["dac"] > shown["weight norm"] > HOP
     reflected = make(CAUSAL["encodec, reflected"])
     assert latency(reflected.encoder, reflected.decoder, HOP) == HOP  # once begun; the first frame waits for what is reflected
-    assert reflected.encoder.needed(1) == (7 - 1) * HOP + HOP
+    assert reflected.encoder.required_inputs(1) == (7 - 1) * HOP + HOP
 
 
 @pytest.mark.parametrize("settings", ALL.values(), ids=ALL)

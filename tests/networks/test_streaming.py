@@ -9,10 +9,13 @@ import pickle
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from jielong.networks.convolution1d import Conv1d, ConvTranspose1d, Residual
+from jielong.networks.eligibility import fused_inference
 from jielong.networks.seanet import SkipLSTM
-from jielong.networks.streaming import Chain, StreamingModule, fold
+from jielong.networks.streaming import StreamingModule, StreamingSequential
+from jielong.networks.time_layer import fold
 from jielong.networks.windowed import WindowedTransformer
 
 CHUNKS = [[1] * 61, [61], [7, 0, 30, 1, 1, 22], [20, 41]]
@@ -35,8 +38,10 @@ def layers() -> dict[str, StreamingModule]:
         "transposed both ways": ConvTranspose1d(4, 6, 6, 3, causal=False),
         "recurrent": SkipLSTM(4, 2),
         "transformer": WindowedTransformer(4, layers=2, heads=2, window=9, scale=1.0),
-        "residual": Residual(Chain(nn.ELU(), Conv1d(4, 2, 3), nn.ELU(), Conv1d(2, 4, 1)), Conv1d(4, 4, 1)),
-        "residual that lags": Residual(Chain(Conv1d(4, 4, 7, causal=False), Conv1d(4, 4, 5, padding="reflect")), nn.Identity()),
+        "residual": Residual(StreamingSequential(nn.ELU(), Conv1d(4, 2, 3), nn.ELU(), Conv1d(2, 4, 1)), Conv1d(4, 4, 1)),
+        "residual that lags": Residual(
+            StreamingSequential(Conv1d(4, 4, 7, causal=False), Conv1d(4, 4, 5, padding="reflect")), nn.Identity()
+        ),
     }
     for layer in made.values():
         for parameter in layer.parameters():
@@ -70,7 +75,7 @@ def test_chunks_are_the_whole(name: str, sizes: list[int]) -> None:
     given = itertools.accumulate(sizes)
     told = itertools.accumulate(part.shape[-1] for part in made)
     for samples, outputs in zip(given, told, strict=False):
-        assert layer.needed(outputs) <= samples < layer.needed(outputs + 1)
+        assert layer.required_inputs(outputs) <= samples < layer.required_inputs(outputs + 1)
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 9])
@@ -119,9 +124,23 @@ def test_streams_of_one_module_do_not_meet() -> None:
                 made[number].append(layer(x))
     torch.testing.assert_close(torch.cat(made[0], dim=-1), layer(sound()), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(torch.cat(made[1], dim=-1), layer(sound() + 1), atol=1e-5, rtol=1e-5)
-    with one, pytest.raises(RuntimeError, match="leave that one first"), other:
+    with one, pytest.raises(RuntimeError, match="in use already"), one:
         pass
     assert layer.stream is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_an_inner_stream_leaves_the_outer_one_as_it_was(name: str) -> None:
+    layer, x = layers()[name], sound()
+    with layer.streaming(2) as outer:
+        outputs = [layer(x[..., :20])]
+        torch.testing.assert_close(torch.cat(in_chunks(layer, x + 1, [30, 31]), dim=-1), layers()[name](x + 1), atol=1e-5, rtol=1e-5)
+        assert layer.stream is outer
+        outer.finish()
+        outputs.append(layer(x[..., 20:]))
+    assert layer.stream is None
+    torch.testing.assert_close(torch.cat(outputs, dim=-1), layer(x), atol=1e-5, rtol=1e-5)
 
 
 def test_what_cannot_be_streamed_says_why() -> None:
@@ -161,7 +180,8 @@ def test_weight_norm_is_folded_and_follows_its_weights(name: str) -> None:
     layer.eval()
     with torch.no_grad(), layer.streaming(2):
         assert layer.folded is not None
-    assert layer._folded is None
+    with torch.no_grad():
+        assert layer.folded is None  # the kernels of a stream belong to it
     fold(layer)
     with layer.streaming(2), torch.no_grad():
         pass
@@ -170,6 +190,45 @@ def test_weight_norm_is_folded_and_follows_its_weights(name: str) -> None:
         again = pickle.loads(pickle.dumps(copy.deepcopy(layer)))
         assert again.folded is None
         torch.testing.assert_close(again(x), layer(x), atol=1e-6, rtol=1e-5)
+
+
+class LowRank(nn.Module):
+    """A weight plus a matrix of rank 1."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        super().__init__()
+        self.row = nn.Parameter(torch.randn(1, *shape[1:], generator=torch.Generator().manual_seed(5)))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + 0.3 * self.row
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["folded before", "folded after"])
+@pytest.mark.parametrize("name", ["strided", "transposed", "convolution"])
+@torch.no_grad()
+def test_a_parametrized_weight_is_not_ignored_by_prepared_kernels(name: str, before: bool) -> None:
+    layer, x = layers()[name], sound()
+    if before:
+        fold(layer)
+    plain = layer(x)
+    parametrize.register_parametrization(layer, "weight", LowRank(layer.weight.shape))
+    if not before:
+        fold(layer)
+    assert layer.folded is None
+    with torch.enable_grad():
+        expected = layer(x).detach()
+    torch.testing.assert_close(layer(x), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(in_chunks(layer, x, [30, 31]), dim=-1), expected, atol=1e-5, rtol=1e-5)
+    assert (expected - plain).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_kernels_can_be_switched_off() -> None:
+    layer = layers()["strided"]
+    fold(layer)
+    with fused_inference(False), layer.streaming(2):
+        assert layer.folded is None
+    assert layer.folded is not None
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from jielong.autoencoders.vocos import Vocos
-from jielong.networks.streaming import in_pieces, latency
+from jielong.networks.streaming import in_chunks, latency
 from jielong.networks.vocos import Analysis, LogMagnitudes, Polar, Synthesis
 
 SMALL = {"window": 32, "stride": 8, "width": 12, "layers": 2, "kernel": 3}
@@ -59,8 +59,8 @@ def test_pieces_equal_the_whole(causal: bool, downsample: int) -> None:
         assert features.shape == (2, 6, 21)
         assert sound.shape == (2, 1, 21 * hop_length)
         for size in (1, 7, 50):
-            torch.testing.assert_close(in_pieces(encoder, x, size), features, atol=1e-5, rtol=0)
-            torch.testing.assert_close(in_pieces(decoder, features, size), sound, atol=1e-5, rtol=0)
+            torch.testing.assert_close(in_chunks(encoder, x, size), features, atol=1e-5, rtol=0)
+            torch.testing.assert_close(in_chunks(decoder, features, size), sound, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -10,8 +10,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model
 from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
 from jielong.config.registry import Config
 from jielong.core.medium import ALONG_TIME, Axes
-from jielong.networks.convolution1d import ConvNorm, Padding
 from jielong.networks.seanet import Nonlinearity, SEANetDecoder, SEANetEncoder, SEANetShape, TransformerShape
+from jielong.networks.time_layer import ConvNorm, Padding
 
 Shortcut = Literal["convolution", "identity"]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from jielong.autoencoders.seanet import DAC, Context, SEANet
 from jielong.media.kinds import audio_medium
-from jielong.networks.streaming import fold
+from jielong.networks.time_layer import fold
 from jielong.networks.windowed import WindowedTransformer
 from jielong.quantizers.base import QuantizerSettings
 from jielong.quantizers.residual import Residual

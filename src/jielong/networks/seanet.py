@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jielong.networks.convolution1d import ChainDecoder, Conv1d, ConvNorm, ConvTranspose1d, Padding, Residual
-from jielong.networks.streaming import Chain, StreamingModule
+from jielong.networks.convolution1d import Conv1d, ConvTranspose1d, Residual, SequentialDecoder
+from jielong.networks.streaming import StreamingModule, StreamingSequential, StreamState
 from jielong.networks.time_kernels import elu
+from jielong.networks.time_layer import ConvNorm, Padding
 from jielong.networks.windowed import WindowedTransformer
 
 Nonlinearity = Literal["elu", "snake"]
@@ -93,7 +94,7 @@ class SEANetShape:
         inner = max(1, channels // self.compress)
         made: list[nn.Module] = []
         for number in range(self.residual_layers):
-            branch = Chain(
+            branch = StreamingSequential(
                 self.act(channels),
                 self.conv(channels, inner, self.residual_kernel, dilation=self.dilation_base**number),
                 self.act(inner),
@@ -134,6 +135,19 @@ class Snake(nn.Module):
         return torch.addcmul(x, torch.sin(self.alpha * x).square(), (self.alpha + 1e-9).reciprocal())
 
 
+@dataclass
+class _LSTMState(StreamState):
+    """Hidden state and cell, ``(layers, B, C)`` each; ``None`` before the first chunk."""
+
+    tensors: tuple[Tensor, Tensor] | None = None
+
+    def reset(self, row: int) -> None:
+        if self.tensors is not None:
+            hidden, cell = (tensor.clone() for tensor in self.tensors)
+            hidden[:, row], cell[:, row] = 0, 0
+            self.tensors = hidden, cell
+
+
 class SkipLSTM(StreamingModule):
     """``x + LSTM(x)`` over time, ``(B, C, T)``."""
 
@@ -144,24 +158,24 @@ class SkipLSTM(StreamingModule):
     def forward(self, x: Tensor) -> Tensor:
         """The same shape."""
         steps = x.permute(2, 0, 1).contiguous()  # (T, B, C)
-        if self.stream is None:
+        if (stream := self.stream) is None:
             return (steps + self.lstm(steps)[0]).permute(1, 2, 0)
-        self.stream.check(x)
+        stream.check(x)
         if not x.shape[-1]:
             return x
-        kept: list[tuple[Tensor, Tensor] | None] = self.stream.recall(self, lambda: [None])
-        made, kept[0] = self.lstm(steps, kept[0])
-        return (steps + made).permute(1, 2, 0)
-
-    def reset(self, kept: list[tuple[Tensor, Tensor] | None], row: int) -> None:
-        """State and cell are zero."""
-        if kept[0] is not None:
-            state, cell = (tensor.clone() for tensor in kept[0])
-            state[:, row], cell[:, row] = 0, 0
-            kept[0] = state, cell
+        state = stream.state(self, _LSTMState)
+        outputs, state.tensors = self.lstm(steps, state.tensors)
+        return (steps + outputs).permute(1, 2, 0)
 
 
-class SEANetEncoder(Chain):
+@dataclass
+class _FrameFill(StreamState):
+    """Samples of the frame in progress."""
+
+    samples: int = 0
+
+
+class SEANetEncoder(StreamingSequential):
     """Sound ``(B, C, T)`` to features ``(B, outputs, ceil(T / hop))``.
 
     Args:
@@ -192,22 +206,22 @@ class SEANetEncoder(Chain):
         return "whole_frames=True" if self.whole_frames else ""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Sound ``(B, C, T)`` to features; of a chunk, what is settled by now."""
+        """Sound ``(B, C, T)`` to features; of a chunk, those that are determined by now."""
         return super().forward(self._filled(x) if self.whole_frames else x)
 
     def _filled(self, x: Tensor) -> Tensor:
-        """The sound, with silence up to the end of its last frame."""
-        if self.stream is None:
+        """The sound, with zeros up to the end of its last frame."""
+        if (stream := self.stream) is None:
             return F.pad(x, (0, -x.shape[-1] % self.hop_length))
-        begun = self.stream.recall(self, lambda: [0])  # samples of the frame that is under way
-        begun[0] = (begun[0] + x.shape[-1]) % self.hop_length
-        if not self.stream.last:
+        state = stream.state(self, _FrameFill)
+        state.samples = (state.samples + x.shape[-1]) % self.hop_length
+        if not stream.last:
             return x
-        lacking, begun[0] = -begun[0] % self.hop_length, 0
-        return F.pad(x, (0, lacking))
+        missing, state.samples = -state.samples % self.hop_length, 0
+        return F.pad(x, (0, missing))
 
 
-class SEANetDecoder(ChainDecoder):
+class SEANetDecoder(SequentialDecoder):
     """Features ``(B, inputs, n)`` to sound ``(B, C, n hop)``, unbounded unless the shape says otherwise.
 
     Args:

@@ -10,12 +10,22 @@ go to the two-dimensional kernels, which know this layout as channels-last. Weig
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Kernel = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class FoldedKernel:
+    """A layer prepared for inference, and the version of the weights it was prepared from."""
+
+    kernel: Kernel
+    version: tuple[object, ...]
+
 
 _FEW = 16
 """Numbers in a window up to which windows are written out."""

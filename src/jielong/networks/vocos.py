@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jielong.networks.convolution1d import ChainDecoder, Conv1d, ConvTranspose1d, Residual
-from jielong.networks.streaming import Chain
+from jielong.networks.convolution1d import Conv1d, ConvTranspose1d, Residual, SequentialDecoder
+from jielong.networks.streaming import StreamingSequential
 
 QUIETEST = 1e-4
 """Magnitude below which the encoder hears nothing; white noise at full scale has about 1."""
@@ -59,7 +59,7 @@ class VocosShape:
         """ConvNeXt blocks (arXiv 2201.03545)."""
         made: list[nn.Module] = []
         for _ in range(self.layers):
-            branch = Chain(self.conv(self.width, groups=self.width), FeedForward(self.width, self.hidden, 1 / self.layers))
+            branch = StreamingSequential(self.conv(self.width, groups=self.width), FeedForward(self.width, self.hidden, 1 / self.layers))
             made.append(Residual(branch, nn.Identity()))
         return made
 
@@ -164,7 +164,7 @@ class Polar(nn.Module):
         return torch.stack([sizes * phases.cos(), sizes * phases.sin()], 2).flatten(1, 3)
 
 
-class VocosEncoder(Chain):
+class VocosEncoder(StreamingSequential):
     """Sound ``(B, C, T)`` to features ``(B, outputs, ceil(T / (stride downsample)))``.
 
     Args:
@@ -186,7 +186,7 @@ class VocosEncoder(Chain):
         )
 
 
-class VocosDecoder(ChainDecoder):
+class VocosDecoder(SequentialDecoder):
     """Features ``(B, inputs, n)`` to sound ``(B, C, n stride downsample)``, unbounded.
 
     Args:

@@ -17,7 +17,7 @@ from jielong.networks.attention import additive
 from jielong.networks.layers import KeysValues, SelfAttention, Sight
 from jielong.networks.norm import Norm
 from jielong.networks.rope import Rotation
-from jielong.networks.streaming import StreamingModule
+from jielong.networks.streaming import StreamingModule, StreamState
 
 
 class _Layer(nn.Module):
@@ -41,7 +41,7 @@ class _Layer(nn.Module):
         return torch.addcmul(x, h, self.forward_scale.to(h.dtype))
 
 
-class _Memory:
+class _Memory(StreamState):
     """Keys and values of the last ``window - 1`` positions, and room for a window of new ones.
 
     They are written one behind the other; when the room is used up, those still in sight are moved to its beginning, which happens once a
@@ -67,6 +67,10 @@ class _Memory:
         for slots, new in zip(self.slots[layer], (keys, values), strict=True):
             slots[:, :, self.filled : seen.stop] = new
         return self.slots[layer, 0, :, :, seen], self.slots[layer, 1, :, :, seen]
+
+    def reset(self, row: int) -> None:
+        # Rotary scores depend on differences of positions alone, so the position may go on.
+        self.starts[row] = self.position
 
     def keep(self, count: int) -> None:
         """All layers have taken ``count`` positions."""
@@ -109,9 +113,9 @@ class WindowedTransformer(StreamingModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, D, n)`` to ``(B, D, n)``."""
-        if self.stream is not None:
-            self.stream.check(x)
-            memory = self.stream.recall(self, lambda: self._memory(x))
+        if (stream := self.stream) is not None:
+            stream.check(x)
+            memory = stream.state(self, lambda: self._memory(x))
         elif torch.is_grad_enabled() or x.shape[-1] <= 2 * self.window:
             return self._whole(x)
         else:
@@ -161,7 +165,3 @@ class WindowedTransformer(StreamingModule):
     @staticmethod
     def _dtype(x: Tensor) -> torch.dtype:
         return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-
-    def reset(self, kept: _Memory, row: int) -> None:
-        """Nothing before is seen; rotations tell distances alone, so positions may go on."""
-        kept.starts[row] = kept.position

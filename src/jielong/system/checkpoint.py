@@ -15,7 +15,7 @@ from jielong.config.registry import nearest
 from jielong.core.device import resolve_device
 from jielong.core.medium import Medium
 from jielong.generation.generator import Generator
-from jielong.networks.streaming import fold
+from jielong.networks.time_layer import fold
 from jielong.system.build import build_generator
 from jielong.system.pipeline import System
 from jielong.tokenizers.base import Tokenizer

@@ -14,7 +14,7 @@ from jielong.core.medium import Medium
 from jielong.core.tokens import Layout, Tokens
 from jielong.media.audio import LARGEST
 from jielong.networks.decoder import Decoder
-from jielong.networks.streaming import Stream, StreamingModule, in_pieces, latency, streamable
+from jielong.networks.streaming import Stream, StreamingModule, in_chunks, latency, streamable
 from jielong.tokenizers.base import LearnedTokenizer, laid_out
 
 PIECE = 1 << 15
@@ -82,7 +82,9 @@ class GridTokenizer(LearnedTokenizer):
         encoder, decoder = self.encoder, self.decoder
         if not isinstance(encoder, StreamingModule) or not isinstance(decoder, StreamingModule) or not streamable(self):
             return None
-        return Latency(latency(encoder, decoder, self.reduction), encoder.needed(decoder.needed(1)), self.media.sample_rate)
+        return Latency(
+            latency(encoder, decoder, self.reduction), encoder.required_inputs(decoder.required_inputs(1)), self.media.sample_rate
+        )
 
     def streaming(self, batch: int = 1) -> Stream:
         """A stream of ``batch`` sounds, in step: inside ``with``, :meth:`encode` takes chunks of any length and gives the tokens that are
@@ -159,4 +161,4 @@ class GridTokenizer(LearnedTokenizer):
             return half(laid_out(x))
         if x.shape[-1] <= size or torch.is_grad_enabled():
             return half(x)
-        return in_pieces(half, x, size) if half.stream is None and streamable(half) else half(x)
+        return in_chunks(half, x, size) if half.stream is None and streamable(half) else half(x)
