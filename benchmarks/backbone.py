@@ -20,6 +20,7 @@ from timing import interleaved, machine
 from torch import Tensor, nn
 
 from jielong.networks.attention import attention, choose
+from jielong.networks.backbone import BackboneInputs
 from jielong.networks.transformer import Transformer
 from jielong.training.precision import bf16_is_faster
 
@@ -37,7 +38,7 @@ class Ours(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         places = torch.arange(ids.shape[1])
-        return self.head(self.backbone(self.embedding(ids), places[:, None], places))
+        return self.head(self.backbone(BackboneInputs(self.embedding(ids), places[:, None], places)))
 
     @torch.inference_mode()
     def greedy(self, ids: Tensor, new: int) -> Tensor:
@@ -48,7 +49,7 @@ class Ours(nn.Module):
         made, start = [ids], 0
         for _ in range(new):
             stop = start + ids.shape[1]
-            hidden = self.backbone(self.embedding(ids), coordinates[start:stop], places[start:stop], cache=cache)
+            hidden = self.backbone(BackboneInputs(self.embedding(ids), coordinates[start:stop], places[start:stop]), cache)
             ids = self.head(hidden[:, -1:]).argmax(-1)
             made.append(ids)
             start = stop

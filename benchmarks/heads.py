@@ -47,7 +47,7 @@ from jielong.evaluation.provenance import machine
 from jielong.evaluation.retrieval import retrieval_at_1
 from jielong.evaluation.scorer import Scorer, ScorerError
 from jielong.generation.generator import TrainingTargets
-from jielong.heads.base import Head, SampleOutput, SamplingConfig
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput, SamplingConfig
 from jielong.heads.consistency import Consistency, Levels
 from jielong.heads.diffusion import Diffusion
 from jielong.heads.energy import Energy
@@ -92,23 +92,15 @@ class Deepened(Head):
         rows = hidden.flatten(0, -2)
         return hidden + self.network(rows, None, rows).view_as(hidden)
 
-    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        return self.head.loss(self.deepened(hidden), targets)
+    def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:
+        return self.head.loss(self.deepened(hidden), targets, context)
 
     def check_sampling(self, sampling: SamplingConfig) -> None:
         self.head.check_sampling(sampling)
 
-    def sample(
-        self,
-        hidden: Tensor,
-        rng: PerSampleRNG,
-        sampling: SamplingConfig,
-        null: Tensor | None = None,
-        guidance: float = 1.0,
-        progress: float = 0.0,
-    ) -> SampleOutput:
-        null = None if null is None else self.deepened(null)
-        return self.head.sample(self.deepened(hidden), rng, sampling, null, guidance, progress)
+    def sample(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> SampleOutput:
+        null = None if context.null is None else self.deepened(context.null)
+        return self.head.sample(self.deepened(hidden), rng, sampling, replace(context, null=null))
 
 
 def made(names: Sequence[str], experiment: Experiment, samples: int, draws: int) -> dict[str, Head]:

@@ -15,6 +15,7 @@ from jielong.core.tokens import Layout, Tokens
 from jielong.generation.callbacks import StepEvent
 from jielong.generation.generator import Generator
 from jielong.generation.inpainting import kept
+from jielong.heads.base import HeadContext
 from jielong.heads.consistency import Consistency
 from jielong.heads.continuous import Evaluations
 from jielong.heads.diffusion import Diffusion
@@ -23,6 +24,7 @@ from jielong.heads.flow_matching import FlowMatching
 from jielong.heads.mean_flow import MeanFlow
 from jielong.heads.shortcut import Shortcut
 from jielong.heads.softmax import Softmax
+from jielong.networks.backbone import BackboneInputs
 from jielong.networks.denoiser import MLP
 from jielong.networks.dit import DiT
 from jielong.orders.at_once import AtOnce
@@ -113,7 +115,9 @@ SMALL = MLP(layers=1, width=8)
 
 def states_of(head: Any, steps: int, tokens: int = 7) -> list[torch.Tensor]:
     made, states = head.build(16, Layout((tokens,), channels=3)), list[torch.Tensor]()
-    drawn = made.draw(Evaluations(made.network, torch.zeros(2, tokens, 16), on_state=states.append), PerSampleRNG(0, range(2)), steps, 1.0)
+    drawn = made.draw(
+        Evaluations(made.network, torch.zeros(2, tokens, 16), HeadContext(on_state=states.append)), PerSampleRNG(0, range(2)), steps, 1.0
+    )
     assert torch.equal(states[-1], drawn)
     return states
 
@@ -217,7 +221,7 @@ def test_what_is_kept_would_not_be_seen() -> None:
 def test_a_backbone_that_is_none_asks_for_what_it_was_built_for() -> None:
     model = built(SOUND, BACKBONES["none"], classes=True)
     with pytest.raises(ValueError, match="takes a condition"):
-        model.backbone(torch.zeros(1, 7, 16), model.where, model.blocks)
+        model.backbone(BackboneInputs(torch.zeros(1, 7, 16), model.plan.coords, model.plan.blocks))
 
 
 @WITH

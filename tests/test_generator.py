@@ -22,6 +22,7 @@ from jielong.generation.generator import Generator
 from jielong.heads.base import SamplingConfig
 from jielong.heads.softmax import Softmax
 from jielong.media.kinds import image_medium
+from jielong.networks.backbone import BackboneInputs
 from jielong.networks.transformer import Transformer
 from jielong.orders.base import Embed, Order, View
 from jielong.orders.masked import Masked, MaskedOrder
@@ -122,9 +123,9 @@ class Calls:
         self.hidden: list[Tensor] = []
         model.backbone.register_forward_hook(self._keep)
 
-    def _keep(self, module: nn.Module, arguments: tuple[Tensor, ...], result: Tensor) -> None:
-        self.rows.append(len(arguments[0]))
-        self.positions.append(arguments[0].shape[1])
+    def _keep(self, module: nn.Module, arguments: tuple[BackboneInputs, ...], result: Tensor) -> None:
+        self.rows.append(len(arguments[0].embeddings))
+        self.positions.append(arguments[0].embeddings.shape[1])
         self.hidden.append(result)
 
 
@@ -423,7 +424,7 @@ def test_as_many_steps_as_tokens_without_noise_is_confidence_ordered_decoding() 
             with torch.no_grad():
                 shown = torch.where(known[..., None], model.embed(values), model.placeholder)
                 places = sum(table(LAYOUT.coordinates()[:, axis]) for axis, table in enumerate(model.places))
-                hidden = model.backbone(shown + places, LAYOUT.coordinates(), torch.zeros(N, dtype=torch.long))
+                hidden = model.backbone(BackboneInputs(shown + places, LAYOUT.coordinates(), torch.zeros(N, dtype=torch.long)))
                 best = model.head.scores(hidden)[0, :, 0].log_softmax(-1).max(-1)  # type: ignore[operator]
             place = int(best.values.masked_fill(known[0], -math.inf).argmax())
             values[0, place, 0], known[0, place] = best.indices[place], True
@@ -434,10 +435,9 @@ class Twin(nn.Module):
     """A backbone of width 3 that knows the data {00, 11}: at each of two positions it says what stands at the other."""
 
     width = 3
-    reads_known = False
 
-    def forward(self, inputs: Tensor, coordinates: Tensor, blocks: Tensor, conditioning: None) -> Tensor:
-        return inputs.flip(1)
+    def forward(self, inputs: BackboneInputs, cache: None, commit: bool) -> Tensor:
+        return inputs.embeddings.flip(1)
 
     def check_order(self, blocks: Tensor, shifted: bool) -> None:
         assert not shifted

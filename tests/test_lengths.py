@@ -22,7 +22,7 @@ from jielong.generation.plan import SequencePlan
 from jielong.heads.base import Head
 from jielong.heads.gaussian_mixture import GaussianMixture
 from jielong.heads.softmax import Softmax
-from jielong.networks.backbone import AnyBackbone
+from jielong.networks.backbone import AnyBackbone, BackboneInputs
 from jielong.networks.layers import ConditionPath
 from jielong.networks.masked_autoencoder import MaskedAutoencoder
 from jielong.networks.stop import StopHead
@@ -128,11 +128,11 @@ def test_an_item_is_seen_as_in_a_layout_of_its_own_length(order: str, backbone: 
     real = torch.arange(N) < torch.tensor(LENGTHS)[:, None]
     given = Tokens(given.values.masked_fill(~real[..., None], 0), layout, given.lengths)
     inputs = model.inputs(given.values, known, 0, N, model.places_at(model.plan))
-    hidden = model.backbone(inputs, model.where, model.blocks, None, **model.reading(known, real))
+    hidden = model.backbone(BackboneInputs(inputs, model.plan.coords, model.plan.blocks, None, known, real))
     for index, length in enumerate(LENGTHS):
         alone = inputs[index : index + 1, :length]
         own = known[index : index + 1, :length]
-        expected = model.backbone(alone, model.where[:length], model.blocks[:length], None, **model.reading(own))
+        expected = model.backbone(BackboneInputs(alone, model.plan.coords[:length], model.plan.blocks[:length], None, own))
         torch.testing.assert_close(hidden[index : index + 1, :length], expected, atol=1e-5, rtol=1e-4)
 
 

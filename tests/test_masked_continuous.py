@@ -21,7 +21,7 @@ from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.callbacks import StepEvent
 from jielong.generation.generator import Generator
-from jielong.heads.base import Head, SampleOutput, SamplingConfig
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput, SamplingConfig
 from jielong.orders.masked import Masked
 from jielong.orders.raster import Raster
 from jielong.orders.ratio import Ratio
@@ -45,24 +45,16 @@ class Gaussian(Head):
         self.rows = 0
         self.shares: list[float] = []
 
-    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:
         return (self.mean(hidden) - targets).square().sum(-1) / 2
 
-    def sample(
-        self,
-        hidden: Tensor,
-        rng: PerSampleRNG,
-        sampling: SamplingConfig,
-        null: Tensor | None = None,
-        guidance: float = 1.0,
-        progress: float = 0.0,
-    ) -> SampleOutput:
+    def sample(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> SampleOutput:
         self.rows += hidden.shape[1]
-        self.shares.append(progress)
+        self.shares.append(context.known_fraction)
         mean = self.mean(hidden)
-        if null is not None:
-            without = self.mean(null)
-            mean = without + guidance * (mean - without)
+        if context.null is not None:
+            without = self.mean(context.null)
+            mean = without + context.guidance * (mean - without)
         return SampleOutput(mean + sampling.temperature * rng.normal(hidden.shape[1], mean.shape[-1]))
 
 
@@ -271,7 +263,9 @@ def test_an_interval_of_guidance_drops_the_null_half(backbone: str) -> None:
     for options in ({}, {"lazy": Lazy(refresh=2)}, {"cache": False}):
         model = make(backbone)
         heights: list[int] = []
-        model.backbone.register_forward_hook(lambda module, arguments, result, heights=heights: heights.append(len(arguments[0])))
+        model.backbone.register_forward_hook(
+            lambda module, arguments, result, heights=heights: heights.append(len(arguments[0].embeddings))
+        )
         scales: list[float] = []
         guidance = Guidance(scale=3.0, kind="interval", start=0.0, stop=0.3)
         drawn = model.generate(

@@ -17,6 +17,7 @@ from jielong.heads.base import SamplingConfig
 from jielong.heads.logistic_mixture import LogisticMixture
 from jielong.heads.softmax import Softmax
 from jielong.media.kinds import image_medium
+from jielong.networks.backbone import BackboneInputs
 from jielong.orders.masked import Masked
 from jielong.orders.raster import Raster
 from jielong.tokenizers.pixels import PixelTokenizer
@@ -96,7 +97,7 @@ def test_greedy_draws_are_the_likeliest_of_the_naive_reference() -> None:
     drawn = model.generate(count=1, sampling=SamplingConfig(temperature=0.0))
     known = torch.ones(1, 9, dtype=torch.bool)
     inputs = model.inputs(drawn.values, known, 0, 9, model.places_at(model.plan))
-    scores = model.head.scores(model.backbone(inputs, model.where, model.blocks))  # type: ignore[operator]
+    scores = model.head.scores(model.backbone(BackboneInputs(inputs, model.plan.coords, model.plan.blocks)))  # type: ignore[operator]
     assert torch.equal(scores[0, :, 0].argmax(-1), drawn.values[0, :, 0])
 
 

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from jielong.backbones.transformer import Transformer
 from jielong.config.registry import parse_part
 from jielong.core.tokens import Layout
+from jielong.networks.backbone import BackboneInputs
 
 
 def test_settings_reach_the_network() -> None:
@@ -22,7 +23,7 @@ def test_settings_reach_the_network() -> None:
 def test_without_a_condition_there_is_no_condition_path() -> None:
     net = Transformer(layers=1, width=32, heads=2, condition="cross").build(Layout((3,)), condition_width=None)
     assert net.condition is None
-    assert net(torch.randn(1, 3, 32), torch.arange(3)[:, None], torch.arange(3)).shape == (1, 3, 32)
+    assert net(BackboneInputs(torch.randn(1, 3, 32), torch.arange(3)[:, None], torch.arange(3))).shape == (1, 3, 32)
 
 
 @pytest.mark.parametrize("wrong", [{"width": 30}, {"layers": 0}, {"norm": "batch"}, {"dropout": 1.0}, {"depth": 3}])

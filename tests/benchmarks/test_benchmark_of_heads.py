@@ -15,7 +15,7 @@ from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.data.sets import Batch
 from jielong.generation.generator import Generator, TrainingTargets
-from jielong.heads.base import Head, SamplingConfig
+from jielong.heads.base import Head, HeadContext, SamplingConfig
 from jielong.heads.diffusion import Diffusion
 from jielong.heads.energy import Energy
 from jielong.heads.gaussian_mixture import GaussianMixture
@@ -89,7 +89,7 @@ def test_an_untrained_network_before_a_head_changes_nothing(benchmark: Any) -> N
     deep = benchmark.Deepened(head, MLP(layers=2, width=8).build(inputs=WIDTH, outputs=WIDTH, hidden=WIDTH, times=0))
     rows, targets = hidden.flatten(0, 1), torch.randn(8, 3)
     assert torch.equal(deep.loss(rows, targets), head.loss(rows, targets))
-    given: tuple[Any, ...] = (SamplingConfig(temperature=0.5), torch.randn(2, 4, WIDTH), 2.0)
+    given: tuple[Any, ...] = (SamplingConfig(temperature=0.5), HeadContext(torch.randn(2, 4, WIDTH), 2.0))
     assert torch.equal(
         deep.sample(hidden, PerSampleRNG(0, [0, 1]), *given).values, head.sample(hidden, PerSampleRNG(0, [0, 1]), *given).values
     )

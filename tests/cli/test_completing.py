@@ -12,6 +12,7 @@ import torch
 from jielong.data import open_set
 from jielong.evaluation.likelihood import bits_per_dimension
 from jielong.media.images import fit, read_image, to_tensor
+from jielong.networks.backbone import BackboneInputs
 from jielong.system import load
 
 from .conftest import brief, command, succeed
@@ -85,7 +86,7 @@ def test_bits_per_dimension_are_those_of_every_colour_by_itself(pictures: Path, 
         values = system.encode(images.images([index])).values
         conditioning = model.condition(model.condition.prepare([images.captions[index]]))
         inputs = model.inputs(values, torch.ones(1, 192, dtype=torch.bool), 0, 192, model.places_at(model.plan))
-        scores = model.head.scores(model.backbone(inputs, model.where, model.blocks, conditioning))  # type: ignore[operator]
+        scores = model.head.scores(model.backbone(BackboneInputs(inputs, model.plan.coords, model.plan.blocks, conditioning)))  # type: ignore[operator]
         total -= float(scores[0, :, 0].double().log_softmax(-1).gather(1, values[0]).sum())
     assert told["bits_per_dimension"] == pytest.approx(total / (6 * 192 * math.log(2)), rel=1e-5)
     figure = told["provenance"]["figures"]["bits_per_dimension"]

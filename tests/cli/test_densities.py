@@ -10,6 +10,7 @@ import torch
 from jielong.core.rng import PerSampleRNG
 from jielong.data.opening import open_set
 from jielong.evaluation.likelihood import bits_per_dimension, nats_per_token
+from jielong.networks.backbone import BackboneInputs
 from jielong.system import System, load
 
 from .conftest import brief, command, succeed
@@ -54,11 +55,13 @@ def test_nats_per_token_are_the_chain_rule_written_out(systems: dict[str, System
             shown = values.clone()
             shown[:, place:] = 7.0
             inputs = model.inputs(shown, torch.ones(1, count, dtype=torch.bool), 0, count, model.places_at(model.plan))
-            early = model.backbone(inputs, model.where, model.blocks, conditioning)[:, place]
+            early = model.backbone(BackboneInputs(inputs, model.plan.coords, model.plan.blocks, conditioning))[:, place]
             inputs = model.inputs(values, torch.ones(1, count, dtype=torch.bool), 0, count, model.places_at(model.plan))
-            late = model.backbone(inputs, model.where, model.blocks, conditioning)[:, place]
+            late = model.backbone(BackboneInputs(inputs, model.plan.coords, model.plan.blocks, conditioning))[:, place]
             torch.testing.assert_close(model.head.log_prob(early, values[:, place]), model.head.log_prob(late, values[:, place]))
-        total -= float(model.head.log_prob(model.backbone(inputs, model.where, model.blocks, conditioning), values).sum())
+        total -= float(
+            model.head.log_prob(model.backbone(BackboneInputs(inputs, model.plan.coords, model.plan.blocks, conditioning)), values).sum()
+        )
     assert measured.value == pytest.approx(total / (6 * count), rel=1e-5)
     assert measured.details["nats_a_number"] == pytest.approx(measured.value / 4)
     assert "not comparable" in measured.details["warning"]

@@ -21,6 +21,7 @@ from jielong.conditions.phonemes import Phonemes, PhonemeText
 from jielong.conditions.voice import Recording, Voice
 from jielong.config.registry import Faults, parse_part, read_settings
 from jielong.core.rng import PerSampleRNG
+from jielong.networks.backbone import BackboneInputs
 from jielong.networks.transformer import Transformer
 
 TEXTS = ["hi", "Press one, then the pound key.", "no", "a b"]
@@ -78,12 +79,12 @@ def test_padding_and_company_never_matter(case: tuple[Condition, list[Any]], pat
     condition, values = case
     net = network(path)
     x = torch.randn(len(values), 4, WIDTH, generator=torch.Generator().manual_seed(0))
-    together = net(x, PLACES, BLOCKS, condition(condition.prepare(values)))
+    together = net(BackboneInputs(x, PLACES, BLOCKS, condition(condition.prepare(values))))
     longer = condition(condition.prepare(values)).padded(60)
     longer.states[~longer.mask] = float("nan")
-    torch.testing.assert_close(net(x, PLACES, BLOCKS, longer), together, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(net(BackboneInputs(x, PLACES, BLOCKS, longer)), together, rtol=1e-4, atol=1e-5)
     for row, value in enumerate(values):
-        alone = net(x[row : row + 1], PLACES, BLOCKS, condition(condition.prepare([value])))
+        alone = net(BackboneInputs(x[row : row + 1], PLACES, BLOCKS, condition(condition.prepare([value]))))
         torch.testing.assert_close(alone[0], together[row], rtol=1e-4, atol=1e-5)
 
 
@@ -93,9 +94,9 @@ def test_a_dropped_condition_is_exactly_nothing(case: tuple[Condition, list[Any]
     net = network(path)
     x = torch.randn(len(values), 4, WIDTH, generator=torch.Generator().manual_seed(0))
     dropped = torch.tensor([True, False, True, False])
-    given = net(x, PLACES, BLOCKS, condition(condition.prepare(values)))
-    nothing = net(x, PLACES, BLOCKS, condition.nothing(len(values)))
-    mixed = net(x, PLACES, BLOCKS, condition(condition.prepare(values), dropped))
+    given = net(BackboneInputs(x, PLACES, BLOCKS, condition(condition.prepare(values))))
+    nothing = net(BackboneInputs(x, PLACES, BLOCKS, condition.nothing(len(values))))
+    mixed = net(BackboneInputs(x, PLACES, BLOCKS, condition(condition.prepare(values), dropped)))
     torch.testing.assert_close(mixed, torch.where(dropped[:, None, None], nothing, given), rtol=1e-4, atol=1e-5)
     assert (given - nothing).abs().amax((1, 2)).min() > 1e-4
 

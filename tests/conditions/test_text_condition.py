@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from jielong.conditions.base import Condition
 from jielong.conditions.text import ByteText, Features, FrozenText, Text, find_encoder, pad
+from jielong.networks.backbone import BackboneInputs
 from jielong.networks.transformer import Transformer
 
 TEXTS = ["cat", "a red cat", "woman farmer: dark skin tone, Noto style", "flag: Wales", "a blue cat"]
@@ -120,12 +121,12 @@ def condition(request: pytest.FixtureRequest, encoder: str) -> Condition:
 def test_padding_never_matters_to_the_backbone(condition: Condition, path: str) -> None:
     net = network(path)
     x = torch.randn(len(TEXTS), 4, 16, generator=torch.Generator().manual_seed(0))
-    together = net(x, torch.arange(4)[:, None], torch.arange(4), condition(condition.prepare(TEXTS)))
+    together = net(BackboneInputs(x, torch.arange(4)[:, None], torch.arange(4), condition(condition.prepare(TEXTS))))
     longer = condition(condition.prepare(TEXTS)).padded(60)
     longer.states[~longer.mask] = float("nan")
-    torch.testing.assert_close(net(x, torch.arange(4)[:, None], torch.arange(4), longer), together, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(net(BackboneInputs(x, torch.arange(4)[:, None], torch.arange(4), longer)), together, rtol=1e-4, atol=1e-5)
     for row, text in enumerate(TEXTS):
-        alone = net(x[row : row + 1], torch.arange(4)[:, None], torch.arange(4), condition(condition.prepare([text])))
+        alone = net(BackboneInputs(x[row : row + 1], torch.arange(4)[:, None], torch.arange(4), condition(condition.prepare([text]))))
         torch.testing.assert_close(alone[0], together[row], rtol=1e-4, atol=1e-5)
 
 
@@ -135,9 +136,9 @@ def test_a_dropped_condition_is_exactly_nothing_to_the_backbone(condition: Condi
     x = torch.randn(len(TEXTS), 4, 16, generator=torch.Generator().manual_seed(0))
     dropped = torch.tensor([True, False, True, False, False])
     places, blocks = torch.arange(4)[:, None], torch.arange(4)
-    given = net(x, places, blocks, condition(condition.prepare(TEXTS)))
-    nothing = net(x, places, blocks, condition.nothing(len(TEXTS)))
-    mixed = net(x, places, blocks, condition(condition.prepare(TEXTS), dropped))
+    given = net(BackboneInputs(x, places, blocks, condition(condition.prepare(TEXTS))))
+    nothing = net(BackboneInputs(x, places, blocks, condition.nothing(len(TEXTS))))
+    mixed = net(BackboneInputs(x, places, blocks, condition(condition.prepare(TEXTS), dropped)))
     torch.testing.assert_close(mixed, torch.where(dropped[:, None, None], nothing, given), rtol=1e-4, atol=1e-5)
     assert (given - nothing).abs().amax((1, 2)).min() > 1e-3
 

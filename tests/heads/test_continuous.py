@@ -8,7 +8,7 @@ from torch import Tensor
 
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import SamplingConfig
+from jielong.heads.base import HeadContext, SamplingConfig
 from jielong.heads.continuous import Evaluations, IterativeHead, Predict
 from jielong.heads.softmax import SoftmaxHead
 from jielong.networks.denoiser import MLP, Denoiser
@@ -69,7 +69,7 @@ def test_copies_of_a_token_share_the_backbone_and_its_projection_and_nothing_els
 @pytest.mark.parametrize("guidance", [0.0, 0.5, 3.0])
 def test_guidance_is_one_call_of_both_halves(guidance: float) -> None:
     network, hidden, null = Counting(), torch.randn(2, 3, D), torch.randn(2, 3, D)
-    evaluate = Evaluations(network, hidden, null, guidance)
+    evaluate = Evaluations(network, hidden, HeadContext(null, guidance))
     x = torch.randn(2, 3, 4)
     found = evaluate(x, 0.25)
     assert (network.prepared_rows, network.predicted_rows) == ([12], [12])
@@ -84,7 +84,7 @@ def test_without_anything_to_guide_there_is_one_half() -> None:
     network, hidden = Counting(), torch.randn(2, 3, D)
     x = torch.randn(2, 3, 4)
     for null, guidance in ((None, 1.0), (None, 4.0), (torch.randn(2, 3, D), 1.0)):
-        evaluate = Evaluations(network, hidden, null, guidance)
+        evaluate = Evaluations(network, hidden, HeadContext(null, guidance))
         assert torch.equal(evaluate(x, 0.5), x + 0.5 * hidden[..., :4])
         assert evaluate.halves(x, 0.5)[1] is None
     assert network.predicted_rows == [6] * 6
@@ -92,12 +92,12 @@ def test_without_anything_to_guide_there_is_one_half() -> None:
 
 def test_a_token_does_not_depend_on_the_batch_and_noise_not_on_guidance() -> None:
     head, hidden, null = Toy(), torch.randn(4, 6, D), torch.randn(4, 6, D)
-    together = head.sample(hidden, PerSampleRNG(5, range(4)), SamplingConfig(), null, 2.0).values
-    alone = head.sample(hidden[2:3], PerSampleRNG(5, [2]), SamplingConfig(), null[2:3], 2.0).values
+    together = head.sample(hidden, PerSampleRNG(5, range(4)), SamplingConfig(), HeadContext(null, 2.0)).values
+    alone = head.sample(hidden[2:3], PerSampleRNG(5, [2]), SamplingConfig(), HeadContext(null[2:3], 2.0)).values
     torch.testing.assert_close(together[2:3], alone)
     # With nothing to tell apart, the guided draw is the unguided one: both began from the same noise.
     torch.testing.assert_close(
-        head.sample(hidden, PerSampleRNG(5, range(4)), SamplingConfig(), hidden, 2.0).values,
+        head.sample(hidden, PerSampleRNG(5, range(4)), SamplingConfig(), HeadContext(hidden, 2.0)).values,
         head.sample(hidden, PerSampleRNG(5, range(4)), SamplingConfig()).values,
     )
 
@@ -107,7 +107,7 @@ def test_evaluations_follow_what_is_asked_and_how_far_the_chain_is() -> None:
 
     def evaluations(sampling: SamplingConfig, progress: float) -> int:
         head.network.predicted_rows.clear()
-        head.sample(hidden, PerSampleRNG(0, [0]), sampling, progress=progress)
+        head.sample(hidden, PerSampleRNG(0, [0]), sampling, HeadContext(known_fraction=progress))
         return len(head.network.predicted_rows)
 
     assert evaluations(SamplingConfig(), 0.9) == 3

@@ -13,7 +13,7 @@ from jielong.config.registry import parse_part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.generator import Generator
-from jielong.heads.base import SamplingConfig
+from jielong.heads.base import HeadContext, SamplingConfig
 from jielong.heads.depth import Depth, DepthHead
 from jielong.heads.softmax import filter_logits
 from jielong.networks.transformer import Transformer
@@ -73,7 +73,7 @@ def test_drawing_with_a_cache_equals_drawing_without(layers: int, guidance: floa
     """The naive way: all codebooks are computed anew for each, with the same uniform numbers."""
     head, sampling = make(layers), SamplingConfig(temperature=0.8, top_k=3)
     h, null = hidden(10).view(2, 5, D), hidden(10, 2).view(2, 5, D)
-    drawn = head.sample(h, PerSampleRNG(3, range(2)), sampling, null, guidance)
+    drawn = head.sample(h, PerSampleRNG(3, range(2)), sampling, HeadContext(null, guidance))
     uniform = PerSampleRNG(3, range(2)).uniform(5, K).flatten(0, 1)
     codes, log_prob = torch.zeros(10, K, dtype=torch.long), torch.zeros(10)
     for book in range(K):
@@ -109,7 +109,7 @@ def test_given_codes_stay_and_later_ones_follow_from_them() -> None:
     head = make()
     h, given = hidden(8).view(1, 8, D), torch.full((1, 8, K), -1)
     given[0, :, 1], given[0, 4:, 1] = 2, V  # code 2, and "nothing"
-    drawn = head.sample(h, PerSampleRNG(3, [0]), SamplingConfig(temperature=0.0), given=given).values
+    drawn = head.sample(h, PerSampleRNG(3, [0]), SamplingConfig(temperature=0.0), HeadContext(given=given)).values
     assert torch.equal(drawn[..., 1], given[..., 1])
     assert torch.equal(drawn[0, :, 2], head.scores(h[0], drawn[0])[:, 2].argmax(-1))
     free = head.sample(h, PerSampleRNG(3, [0]), SamplingConfig(temperature=0.0)).values

@@ -14,7 +14,7 @@ from torch.distributions import Normal, kl_divergence
 from jielong.config.registry import parse_part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import SamplingConfig
+from jielong.heads.base import HeadContext, SamplingConfig
 from jielong.heads.continuous import Evaluations
 from jielong.heads.diffusion import Diffusion, DiffusionHead, Prediction, Sampler
 from jielong.heads.diffusion_schedule import Kind
@@ -196,7 +196,7 @@ def test_guidance_of_one_is_no_guidance_and_a_null_like_the_condition_no_change(
     head, hidden, null = lively(prediction=prediction, **settings), torch.randn(3, 4, D), torch.randn(3, 4, D)
 
     def draw(*guidance: object) -> Tensor:
-        return head.sample(hidden, PerSampleRNG(3, range(3)), SamplingConfig(num_inference_steps=6), *guidance).values  # type: ignore[arg-type]
+        return head.sample(hidden, PerSampleRNG(3, range(3)), SamplingConfig(num_inference_steps=6), HeadContext(*guidance)).values  # type: ignore[arg-type]
 
     plain = draw()
     assert plain.shape == (3, 4, C)
@@ -210,7 +210,7 @@ def test_guidance_is_of_the_noise_and_leaves_the_variance_to_the_condition(predi
     head, hidden, null, x = lively(prediction=prediction), torch.randn(2, 3, D), torch.randn(2, 3, D), torch.randn(2, 3, C)
     at = (0.6, math.sqrt(0.3), math.sqrt(0.7))
     one, other = (head._look(Evaluations(head.network, each), x, *at) for each in (hidden, null))
-    guided = head._look(Evaluations(head.network, hidden, null, 2.5), x, *at)
+    guided = head._look(Evaluations(head.network, hidden, HeadContext(null, 2.5)), x, *at)
     torch.testing.assert_close(guided.noise, other.noise + 2.5 * (one.noise - other.noise))
     torch.testing.assert_close(at[1] * guided.data + at[2] * guided.noise, x)
     torch.testing.assert_close(guided.share, one.share)

@@ -14,7 +14,7 @@ from torch import Tensor
 from jielong.config.registry import Faults, parse_part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import SamplingConfig
+from jielong.heads.base import HeadContext, SamplingConfig
 from jielong.heads.energy import Energy, EnergyHead, distance, energy_loss
 
 SIGMAS = 5.5
@@ -173,9 +173,9 @@ def test_a_trained_head_draws_what_it_was_shown_given_what_it_was_told() -> None
 def test_guidance_is_the_projects_on_hidden_vectors_and_one_changes_no_bit() -> None:
     head, (told, null) = head_of(3), torch.randn(2, 5, 2, 4)
     plain = head.sample(told, PerSampleRNG(0, range(5)), SamplingConfig()).values
-    assert torch.equal(head.sample(told, PerSampleRNG(0, range(5)), SamplingConfig(), null, 1.0).values, plain)
+    assert torch.equal(head.sample(told, PerSampleRNG(0, range(5)), SamplingConfig(), HeadContext(null, 1.0)).values, plain)
     for scale in (0.0, 0.5, 3.0):
-        guided = head.sample(told, PerSampleRNG(0, range(5)), SamplingConfig(), null, scale).values
+        guided = head.sample(told, PerSampleRNG(0, range(5)), SamplingConfig(), HeadContext(null, scale)).values
         expected = head.sample(null + scale * (told - null), PerSampleRNG(0, range(5)), SamplingConfig()).values
         torch.testing.assert_close(guided, expected, rtol=1e-4, atol=1e-5)
 
@@ -196,8 +196,8 @@ def test_temperature_multiplies_the_noise() -> None:
 @torch.no_grad()
 def test_a_token_draws_the_same_whatever_stands_beside_it() -> None:
     head, (hidden, null) = head_of(3), torch.randn(2, 6, 3, 4)
-    together = head.sample(hidden, PerSampleRNG(0, range(6)), SamplingConfig(), null, 2.0)
-    alone = head.sample(hidden[4:5], PerSampleRNG(0, [4]), SamplingConfig(), null[4:5], 2.0)
+    together = head.sample(hidden, PerSampleRNG(0, range(6)), SamplingConfig(), HeadContext(null, 2.0))
+    alone = head.sample(hidden[4:5], PerSampleRNG(0, [4]), SamplingConfig(), HeadContext(null[4:5], 2.0))
     torch.testing.assert_close(together.values[4:5], alone.values, rtol=1e-4, atol=1e-5)
     assert together.confidence is None
 

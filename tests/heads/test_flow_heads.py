@@ -12,7 +12,7 @@ from jielong.config.registry import parse_part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.generator import Generator
-from jielong.heads.base import SamplingConfig
+from jielong.heads.base import HeadContext, SamplingConfig
 from jielong.heads.consistency import Consistency
 from jielong.heads.continuous import IterativeHead
 from jielong.heads.flow_matching import FlowMatching
@@ -55,7 +55,7 @@ def draw(
     head: IterativeHead, hidden: Tensor, null: Tensor | None = None, guidance: float = 1.0, first: int = 0, **sampling: float
 ) -> Tensor:
     rng = PerSampleRNG(7, range(first, first + len(hidden)))
-    return head.sample(hidden, rng, SamplingConfig(**sampling), null, guidance).values  # type: ignore[arg-type]
+    return head.sample(hidden, rng, SamplingConfig(**sampling), HeadContext(null, guidance)).values  # type: ignore[arg-type]
 
 
 @EACH
@@ -119,7 +119,7 @@ def test_evaluations_are_counted_and_follow_the_chain(settings) -> None:  # type
 
     def evaluations(progress: float = 0.0, **sampling: int) -> int:
         counter.asked.clear()
-        head.sample(hidden, PerSampleRNG(0, range(5)), SamplingConfig(**sampling), progress=progress)
+        head.sample(hidden, PerSampleRNG(0, range(5)), SamplingConfig(**sampling), HeadContext(known_fraction=progress))
         return len(counter.asked)
 
     assert evaluations() == settings.steps

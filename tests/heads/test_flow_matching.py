@@ -14,7 +14,7 @@ from torch import Tensor
 
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import SamplingConfig
+from jielong.heads.base import HeadContext, SamplingConfig
 from jielong.heads.flow_matching import FlowMatchingHead, Sampler, Times, euler, grid, heun, midpoint, shifted, stochastic
 
 ALARM = 1e-6
@@ -189,10 +189,10 @@ def test_guidance_combines_velocities() -> None:
     head = head_of(Exact(lambda x, t, hidden: gaussian_velocity(x, t, hidden, 0.8)), 3, steps=7, sampler="midpoint")
     given, null = torch.randn(2, 5, 2, 3, generator=torch.Generator().manual_seed(0))
     for scale in (0.0, 0.5, 4.0):
-        found = head.sample(given, PerSampleRNG(0, range(5)), SamplingConfig(), null, scale).values
+        found = head.sample(given, PerSampleRNG(0, range(5)), SamplingConfig(), HeadContext(null, scale)).values
         torch.testing.assert_close(found, head.sample(null + scale * (given - null), PerSampleRNG(0, range(5)), SamplingConfig()).values)
     assert torch.equal(
-        head.sample(given, PerSampleRNG(0, range(5)), SamplingConfig(), null, 1.0).values,
+        head.sample(given, PerSampleRNG(0, range(5)), SamplingConfig(), HeadContext(null, 1.0)).values,
         head.sample(given, PerSampleRNG(0, range(5)), SamplingConfig()).values,
     )
 

@@ -13,7 +13,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Mul
 
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import SamplingConfig
+from jielong.heads.base import HeadContext, SamplingConfig
 from jielong.heads.gaussian_mixture import GaussianMixture, GaussianMixtureHead, guided, square_plus
 
 Covariance = Literal["diagonal", "full"]
@@ -163,9 +163,9 @@ def test_guidance_one_is_the_conditional_and_zero_the_unconditional_model() -> N
     for covariance in BOTH:
         head = head_of(2, 3, covariance)
         plain = head.sample(told, PerSampleRNG(0, range(30)), SamplingConfig())
-        one = head.sample(told, PerSampleRNG(0, range(30)), SamplingConfig(), null, 1.0)
+        one = head.sample(told, PerSampleRNG(0, range(30)), SamplingConfig(), HeadContext(null, 1.0))
         assert torch.equal(one.values, plain.values)
-        zero = head.sample(told, PerSampleRNG(0, range(30)), SamplingConfig(), null, 0.0).values
+        zero = head.sample(told, PerSampleRNG(0, range(30)), SamplingConfig(), HeadContext(null, 0.0)).values
         if covariance == "diagonal":
             torch.testing.assert_close(zero, head.sample(null, PerSampleRNG(0, range(30)), SamplingConfig()).values, rtol=1e-3, atol=1e-3)
         else:  # another square root of the same covariance, so other draws of the same distribution
@@ -173,7 +173,9 @@ def test_guidance_one_is_the_conditional_and_zero_the_unconditional_model() -> N
                 head.sample(null, PerSampleRNG(0, range(30)), SamplingConfig(temperature=0.0)).values,
                 SamplingConfig(temperature=0.0),
             )
-            torch.testing.assert_close(head.sample(told, PerSampleRNG(0, range(30)), means, null, 0.0).values, cold, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(
+                head.sample(told, PerSampleRNG(0, range(30)), means, HeadContext(null, 0.0)).values, cold, rtol=1e-3, atol=1e-3
+            )
 
 
 def test_where_there_is_no_guided_density_the_conditional_one_is_taken() -> None:
@@ -190,8 +192,8 @@ def test_where_there_is_no_guided_density_the_conditional_one_is_taken() -> None
 def test_a_token_draws_the_same_whatever_stands_beside_it() -> None:
     for covariance in BOTH:
         head, (hidden, null) = head_of(3, 4, covariance), torch.randn(2, 6, 3, 4)
-        together = head.sample(hidden, PerSampleRNG(0, range(6)), SamplingConfig(), null, 2.0).values
-        alone = head.sample(hidden[4:5], PerSampleRNG(0, [4]), SamplingConfig(), null[4:5], 2.0).values
+        together = head.sample(hidden, PerSampleRNG(0, range(6)), SamplingConfig(), HeadContext(null, 2.0)).values
+        alone = head.sample(hidden[4:5], PerSampleRNG(0, [4]), SamplingConfig(), HeadContext(null[4:5], 2.0)).values
         torch.testing.assert_close(together[4:5], alone, rtol=1e-4, atol=1e-4)
 
 

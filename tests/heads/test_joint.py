@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ from distribution import assert_same_distribution
 from torch import Tensor, nn
 
 from jielong.core.rng import PerSampleRNG
-from jielong.core.tokens import Layout, Places
-from jielong.heads.base import SamplingConfig
+from jielong.core.tokens import Layout
+from jielong.heads.base import HeadContext, SamplingConfig
 from jielong.heads.consistency import Consistency
 from jielong.heads.continuous import IterativeHead
 from jielong.heads.diffusion import Diffusion
@@ -36,7 +37,7 @@ SETTINGS: dict[str, Any] = {
     "consistency": Consistency(network=NETWORK),
 }
 EACH = pytest.mark.parametrize("settings", SETTINGS.values(), ids=[name.replace(" ", "-") for name in SETTINGS])
-PLACES = Places(LAYOUT.coordinates())
+CONTEXT = HeadContext(coords=LAYOUT.coordinates())
 
 
 def built(settings: Any, noisy: bool = True) -> IterativeHead:
@@ -54,9 +55,9 @@ def hiddens(count: int = 2, items: int = 4) -> Tensor:
 
 @torch.no_grad()
 def draw(head: IterativeHead, hidden: Tensor, null: Tensor | None = None, guidance: float = 1.0, first: int = 0, **more: Any) -> Tensor:
-    places = more.pop("places", Places(LAYOUT.coordinates()[: hidden.shape[1]]))
+    mask, coords = more.pop("mask", None), LAYOUT.coordinates()[: hidden.shape[1]]
     rng = PerSampleRNG(7, range(first, first + len(hidden)))
-    return head.sample(hidden, rng, SamplingConfig(**more), null, guidance, places=places).values
+    return head.sample(hidden, rng, SamplingConfig(**more), HeadContext(null, guidance, coords=coords, mask=mask)).values
 
 
 @EACH
@@ -64,7 +65,7 @@ def test_shapes_and_gradients(settings: Any) -> None:
     head = built(settings)
     assert head.joint
     hidden = torch.randn(5, 3, 6, requires_grad=True)
-    loss = head.loss(hidden, torch.randn(5, 3, 2), PLACES)
+    loss = head.loss(hidden, torch.randn(5, 3, 2), CONTEXT)
     assert loss.shape == (5,)
     loss.sum().backward()
     assert hidden.grad is not None
@@ -101,27 +102,27 @@ def test_what_stands_behind_an_items_end_costs_nothing(settings: Any) -> None:
     """Neither its hidden vector nor its token is felt, in the loss or in its gradient."""
     head, hidden, targets = built(settings), torch.randn(4, 3, 6), torch.randn(4, 3, 2)
     real = torch.tensor([[True, True, True], [True, False, False], [True, True, False], [True, True, True]])
-    places, found = Places(LAYOUT.coordinates(), real), []
+    context, found = replace(CONTEXT, mask=real), []
     for filler in (0.0, 9.0):
         hidden[~real] = targets[~real] = filler
         torch.manual_seed(3)
-        loss = head.loss(hidden, targets, places)
+        loss = head.loss(hidden, targets, context)
         found.append((loss.detach(), torch.autograd.grad(loss.sum(), list(head.parameters()))))
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
     full = built(settings).eval()
     torch.manual_seed(3)
-    masked = full.loss(hidden, targets, Places(LAYOUT.coordinates(), torch.ones_like(real)))
+    masked = full.loss(hidden, targets, replace(CONTEXT, mask=torch.ones_like(real)))
     torch.manual_seed(3)
-    torch.testing.assert_close(masked, full.loss(hidden, targets, PLACES), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(masked, full.loss(hidden, targets, CONTEXT), rtol=1e-4, atol=1e-5)
 
 
 @EACH
 def test_a_draw_does_not_feel_what_stands_behind_its_end(settings: Any) -> None:
     head, hidden = built(settings), hiddens()[0]
     real = torch.tensor([True, True, False]).expand(4, 3)
-    once = draw(head, hidden, places=Places(LAYOUT.coordinates(), real))
+    once = draw(head, hidden, mask=real)
     hidden[:, 2] = 5.0
-    torch.testing.assert_close(draw(head, hidden, places=Places(LAYOUT.coordinates(), real))[:, :2], once[:, :2])
+    torch.testing.assert_close(draw(head, hidden, mask=real)[:, :2], once[:, :2])
 
 
 @EACH
@@ -131,7 +132,7 @@ def test_the_untrained_loss_is_that_of_tokens_one_by_one(settings: Any) -> None:
     head, single = built(settings, noisy=False).eval(), built(alone, noisy=False).eval()
     torch.manual_seed(1)
     targets = torch.randn(4000, 3, 2)
-    joint = head.loss(torch.zeros(4000, 3, 6), targets, PLACES)
+    joint = head.loss(torch.zeros(4000, 3, 6), targets, CONTEXT)
     each = single.loss(torch.zeros(12_000, 6), targets.flatten(0, 1))
     if isinstance(settings, Consistency):  # a distance of a whole block, and not a mean
         assert bool(joint.isfinite().all())
@@ -147,7 +148,7 @@ class Exact(JointDenoiser[Any]):
         super().__init__(1, 1, 1)
         self.velocity = velocity
 
-    def prepare(self, hidden: Tensor, places: Places) -> None:
+    def prepare(self, hidden: Tensor, coords: Tensor, mask: Tensor | None = None) -> None:
         return None
 
     def predict(self, x: Tensor, times: Tensor | None, prepared: None) -> Tensor:
@@ -173,7 +174,7 @@ def test_draws_have_the_covariance_across_positions(sampler: Any) -> None:
     steps = 400 if sampler == "euler" else 100
     with torch.no_grad():
         found = head.sample(
-            torch.zeros(3000, 3, 1), PerSampleRNG(0, range(3000)), SamplingConfig(num_inference_steps=steps), places=PLACES
+            torch.zeros(3000, 3, 1), PerSampleRNG(0, range(3000)), SamplingConfig(num_inference_steps=steps), CONTEXT
         ).values
     exact = torch.randn(3000, 6, generator=torch.Generator().manual_seed(1)) @ torch.linalg.cholesky(wanted).T
     apart = (torch.cov(found.flatten(1).T) - wanted).abs().max()
@@ -188,24 +189,23 @@ def test_two_tokens_that_must_agree() -> None:
         torch.manual_seed(0)
         head = FlowMatching(network=network, steps=16, diffusion_batch_mul=1, times=Times(kind="uniform")).build(4, layout)
         optimizer = torch.optim.Adam(head.parameters(), lr=5e-3)
-        places = Places(layout.coordinates())
+        context = HeadContext(coords=layout.coordinates())
         for _ in range(250):
             targets = (torch.randint(2, (128, 1, 1)) * 2.0 - 1).expand(128, 2, 1)
             hidden = torch.zeros(128, 2, 4)
-            loss = head.loss(hidden, targets, places) if head.joint else head.loss(hidden.flatten(0, 1), targets.flatten(0, 1))
+            loss = head.loss(hidden, targets, context) if head.joint else head.loss(hidden.flatten(0, 1), targets.flatten(0, 1))
             optimizer.zero_grad()
             loss.mean().backward()
             optimizer.step()
-        told = {"places": places} if head.joint else {}
         with torch.no_grad():
-            found = head.sample(torch.zeros(500, 2, 4), PerSampleRNG(0, range(500)), SamplingConfig(), **told).values[..., 0]  # type: ignore[arg-type]
+            found = head.sample(torch.zeros(500, 2, 4), PerSampleRNG(0, range(500)), SamplingConfig(), context).values[..., 0]
         assert abs(float(found.sign().mean())) < 0.25
         shares[name] = float((found.sign()[:, 0] == found.sign()[:, 1]).float().mean())
     assert shares["joint"] > 0.95
     assert 0.4 < shares["single"] < 0.6
 
 
-def test_a_joint_network_asks_for_places() -> None:
+def test_a_joint_network_needs_coordinates() -> None:
     head = built(SETTINGS["flow_matching"])
-    with pytest.raises(ValueError, match="needs to be told their places"):
+    with pytest.raises(ValueError, match="needs their coordinates"):
         head.loss(torch.zeros(1, 3, 6), torch.zeros(1, 3, 2))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import SamplingConfig
+from jielong.heads.base import HeadContext, SamplingConfig
 from jielong.heads.logistic_mixture import LogisticMixture, LogisticMixtureHead, log_bins
 from jielong.heads.softmax import filter_logits
 
@@ -167,7 +167,7 @@ def test_guidance_is_the_softmaxs_on_the_levels_log_probabilities() -> None:
     given, without = table(head, told).log(), table(head, null).log()
     for scale in (0.0, 0.5, 1.0, 3.0):
         expected = (without + scale * (given - without)).softmax(-1)
-        draw = head.sample(told.expand(4, 50, -1), PerSampleRNG(2, range(4)), SamplingConfig(), null.expand(4, 50, -1), scale)
+        draw = head.sample(told.expand(4, 50, -1), PerSampleRNG(2, range(4)), SamplingConfig(), HeadContext(null.expand(4, 50, -1), scale))
         assert draw.confidence is not None
         torch.testing.assert_close(draw.confidence.double(), expected[draw.values[..., 0]].log(), rtol=1e-4, atol=1e-4)
 

@@ -8,7 +8,7 @@ import torch
 from jielong.config.registry import parse_part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import SamplingConfig
+from jielong.heads.base import HeadContext, SamplingConfig
 from jielong.heads.regression import Regression, RegressionHead
 
 LAYOUT = Layout((2, 2), channels=3)
@@ -52,8 +52,8 @@ def test_a_draw_is_the_prediction_guided() -> None:
     assert torch.equal(draws[0].values, draws[1].values)
     assert torch.equal(draws[0].values, head.token(hidden))
     assert draws[0].confidence is None
-    assert torch.equal(head.sample(hidden, PerSampleRNG(0, range(2)), SamplingConfig(), null, 1.0).values, head.token(hidden))
-    guided = head.sample(hidden, PerSampleRNG(0, range(2)), SamplingConfig(), null, 3.0).values
+    assert torch.equal(head.sample(hidden, PerSampleRNG(0, range(2)), SamplingConfig(), HeadContext(null, 1.0)).values, head.token(hidden))
+    guided = head.sample(hidden, PerSampleRNG(0, range(2)), SamplingConfig(), HeadContext(null, 3.0)).values
     torch.testing.assert_close(guided, head.token(null) + 3 * (head.token(hidden) - head.token(null)))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from jielong.config.registry import parse_part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import SamplingConfig
+from jielong.heads.base import HeadContext, SamplingConfig
 from jielong.heads.flow_matching import FlowMatching
 from jielong.heads.gaussian_mixture import GaussianMixture
 from jielong.heads.semantic_acoustic import SemanticAcoustic, SemanticAcousticHead
@@ -78,16 +78,16 @@ def test_draws_are_of_the_unit_and_top_k_is_of_units() -> None:
         return sample(*given, **more)  # type: ignore[arg-type]
 
     head.vectors.sample = spy  # type: ignore[method-assign, assignment]
-    draw = head.sample(hidden, PerSampleRNG(0, range(5)), SamplingConfig(top_k=1), null, 2.0)
+    draw = head.sample(hidden, PerSampleRNG(0, range(5)), SamplingConfig(top_k=1), HeadContext(null, 2.0))
     best = (null + 2 * (hidden - null)) @ head.units.logits.weight.T
     expected = head.table(best.argmax(-1))
-    given, other = seen[0][0], seen[0][3]
+    given, other = seen[0][0], seen[0][3].null
     torch.testing.assert_close(given, torch.cat([hidden, expected], -1))
     torch.testing.assert_close(other, torch.cat([null, expected], -1))
     assert draw.values.shape == (5, 3, C)
     assert draw.confidence is not None
     torch.testing.assert_close(draw.confidence, torch.zeros(5, 3))
-    alone = head.sample(hidden[2:3], PerSampleRNG(0, [2]), SamplingConfig(top_k=1), null[2:3], 2.0)
+    alone = head.sample(hidden[2:3], PerSampleRNG(0, [2]), SamplingConfig(top_k=1), HeadContext(null[2:3], 2.0))
     torch.testing.assert_close(alone.values[0], draw.values[2], rtol=1e-4, atol=1e-4)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import SamplingConfig
+from jielong.heads.base import HeadContext, SamplingConfig
 from jielong.heads.softmax import Softmax, SoftmaxHead, draw_codes, filter_logits
 
 ALARM = 1e-6
@@ -144,7 +144,7 @@ def test_guidance_moves_the_logits_from_null_through_conditional() -> None:
     head.logits.weight.data.normal_(generator=generator)
 
     def at(scale: float, without: Tensor | None = null) -> Tensor:
-        return head.sample(given, PerSampleRNG(0, range(2)), SamplingConfig(), without, scale).confidence
+        return head.sample(given, PerSampleRNG(0, range(2)), SamplingConfig(), HeadContext(without, scale)).confidence
 
     for scale in [0.0, 0.5, 2.0, 7.5]:
         logits = head.scores(null) + scale * (head.scores(given) - head.scores(null))

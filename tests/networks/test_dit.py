@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from jielong.config.registry import parse_part
-from jielong.core.tokens import Layout, Places
+from jielong.core.tokens import Layout
 from jielong.networks.dit import DiT, DiTDenoiser
 
 B, N, C, D = 3, 5, 2, 6
@@ -30,8 +30,8 @@ def given(n: int = N, items: int = B) -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(items, n, C).double(), torch.rand(items, 1).double(), torch.randn(items, n, D).double()
 
 
-def line(n: int = N, real: Tensor | None = None) -> Places:
-    return Places(Layout((n,), C).coordinates(), real)
+def line(n: int = N) -> Tensor:
+    return Layout((n,), C).coordinates()
 
 
 def test_settings_survive_their_own_dump() -> None:
@@ -69,9 +69,9 @@ def test_padding_is_never_seen(settings: DiT) -> None:
     real = (torch.arange(N) < 3).expand(B, N)
     for filler in (0.0, 7.0):
         x[:, 3:] = hidden[:, 3:] = filler
-        padded = made.predict(x, times, made.prepare(hidden, line(N, real)))
+        padded = made.predict(x, times, made.prepare(hidden, line(), real))
         torch.testing.assert_close(padded[:, :3], alone)
-    nothing = made.predict(x, times, made.prepare(hidden, line(N, torch.zeros_like(real))))
+    nothing = made.predict(x, times, made.prepare(hidden, line(), torch.zeros_like(real)))
     assert bool(nothing.isfinite().all())
 
 
@@ -85,7 +85,7 @@ def test_a_network_without_padding_reads_where_tokens_stand(settings: DiT) -> No
     there = made.predict(x[:, swapped], times, made.prepare(hidden[:, swapped], line()))
     assert float((there[:, swapped] - here).abs().max().detach()) > 1e-3
     if settings.kernel == 1:  # and if coordinates move along, nothing has changed
-        moved = Places(line().coordinates[swapped])
+        moved = line()[swapped]
         torch.testing.assert_close(made.predict(x[:, swapped], times, made.prepare(hidden[:, swapped], moved))[:, swapped], here)
 
 
@@ -100,7 +100,7 @@ def test_neighbours_are_a_convolution() -> None:
 def test_the_forward_derivative_is_that_of_finite_differences() -> None:
     made = built(SMALL, times=2, axes=2)
     x, _, hidden = given(6)
-    scene = made.prepare(hidden, Places(Layout((2, 3), C).coordinates()))
+    scene = made.prepare(hidden, Layout((2, 3), C).coordinates())
     times, along = torch.rand(B, 2).double(), torch.randn_like(x)
 
     def ask(x: Tensor, times: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def test_the_forward_derivative_is_that_of_finite_differences() -> None:
 def test_scenes_repeat_and_are_picked_from() -> None:
     made = built(SMALL)
     x, times, hidden = given()
-    scene = made.prepare(hidden, line(N, torch.arange(N) < torch.tensor([[5], [2], [4]])))
+    scene = made.prepare(hidden, line(), torch.arange(N) < torch.tensor([[5], [2], [4]]))
     whole = made.predict(x, times, scene)
     twice = made.predict(x.repeat(2, 1, 1), times.repeat(2, 1), scene.repeat(2))
     torch.testing.assert_close(twice, whole.repeat(2, 1, 1))

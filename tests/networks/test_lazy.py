@@ -9,6 +9,7 @@ from torch import Tensor
 from jielong.backbones.transformer import Transformer as Settings
 from jielong.config.speed import Lazy
 from jielong.core.tokens import Layout
+from jielong.networks.backbone import BackboneInputs
 from jielong.networks.transformer import Transformer
 
 LAYOUT = Layout((4, 4), channels=2)
@@ -36,7 +37,9 @@ def test_a_fresh_call_is_the_network_itself() -> None:
     cache = model.new_lazy_cache(Lazy(), 2, N)
     cache.next(True, WANTED)
     with torch.no_grad():
-        torch.testing.assert_close(model(x, WHERE, BLOCKS, cache=cache), model(x, WHERE, BLOCKS), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(
+            model(BackboneInputs(x, WHERE, BLOCKS), cache), model(BackboneInputs(x, WHERE, BLOCKS)), atol=1e-6, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("layers", [1, 3, 4, 9])
@@ -46,8 +49,8 @@ def test_with_every_position_a_lazy_call_is_the_network_itself(layers: int) -> N
     with torch.no_grad():
         for seed in (1, 2):
             cache.next(seed == 1, WANTED)
-            drawn = model(states(seed), WHERE, BLOCKS, cache=cache)
-        torch.testing.assert_close(drawn, model(states(2), WHERE, BLOCKS), atol=1e-6, rtol=1e-5)
+            drawn = model(BackboneInputs(states(seed), WHERE, BLOCKS), cache)
+        torch.testing.assert_close(drawn, model(BackboneInputs(states(2), WHERE, BLOCKS)), atol=1e-6, rtol=1e-5)
 
 
 def test_nothing_changed_is_nothing_lost() -> None:
@@ -57,8 +60,8 @@ def test_nothing_changed_is_nothing_lost() -> None:
     with torch.no_grad():
         for fresh in (True, False, False):
             cache.next(fresh, WANTED)
-            drawn = model(x, WHERE, BLOCKS, cache=cache)
-        torch.testing.assert_close(drawn, model(x, WHERE, BLOCKS), atol=1e-6, rtol=1e-5)
+            drawn = model(BackboneInputs(x, WHERE, BLOCKS), cache)
+        torch.testing.assert_close(drawn, model(BackboneInputs(x, WHERE, BLOCKS)), atol=1e-6, rtol=1e-5)
 
 
 def test_those_that_changed_most_and_those_that_are_wanted_go_through() -> None:
@@ -71,14 +74,14 @@ def test_those_that_changed_most_and_those_that_are_wanted_go_through() -> None:
     changed, faintly = [5, 12], [1, 2, 7]
     with torch.no_grad():
         cache.next(True, WANTED)
-        before = model(x, WHERE, BLOCKS, cache=cache).clone()
+        before = model(BackboneInputs(x, WHERE, BLOCKS), cache).clone()
         other = x.clone()
         other[:, changed] = -other[:, changed]
         other[:, faintly] += 1e-3 * torch.randn(2, 3, WIDTH)
         cache.revealed = cache.wanted = None
         cache.next(False, WANTED)
-        after = model(other, WHERE, BLOCKS, cache=cache)
-        truth = model(other, WHERE, BLOCKS)
+        after = model(BackboneInputs(other, WHERE, BLOCKS), cache)
+        truth = model(BackboneInputs(other, WHERE, BLOCKS))
     moved = (after != before).any(-1)
     assert moved[:, changed].all()
     assert not moved[:, faintly].any(), "what hardly changed stays as it was"
@@ -91,11 +94,11 @@ def test_half_of_a_cache_works_in_the_same_memory() -> None:
     cache = model.new_lazy_cache(Lazy(share=1.0), 2, N)
     with torch.no_grad():
         cache.next(True, WANTED)
-        model(x, WHERE, BLOCKS, cache=cache)
+        model(BackboneInputs(x, WHERE, BLOCKS), cache)
         cache.next(False, WANTED)
         half = cache.rows(slice(0, 1))
-        drawn = model(states(2)[:1], WHERE, BLOCKS, cache=half)
-        torch.testing.assert_close(drawn, model(states(2)[:1], WHERE, BLOCKS), atol=1e-6, rtol=1e-5)
+        drawn = model(BackboneInputs(states(2)[:1], WHERE, BLOCKS), half)
+        torch.testing.assert_close(drawn, model(BackboneInputs(states(2)[:1], WHERE, BLOCKS)), atol=1e-6, rtol=1e-5)
     assert cache.stack.hidden.data_ptr() == half.stack.hidden.data_ptr()  # type: ignore[attr-defined]
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from jielong.backbones.mar import Mar
 from jielong.core.tokens import Layout
+from jielong.networks.backbone import BackboneInputs
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.masked_autoencoder import MaskedAutoencoder
 
@@ -54,15 +55,15 @@ def test_items_that_know_differently_many_tokens_are_each_as_alone(path: str | N
     model, x, known = make(path), inputs(5), known_of(0, 1, 4, 11, N)
     told = condition(path, 5, padded=True)
     with torch.no_grad():
-        together = model(x, WHERE, BLOCKS, told, known=known)
+        together = model(BackboneInputs(x, WHERE, BLOCKS, told, known=known))
         for row in range(5):
             only = slice(row, row + 1)
-            alone = model(x[only], WHERE, BLOCKS, None if told is None else told.rows(only), known=known[only])
+            alone = model(BackboneInputs(x[only], WHERE, BLOCKS, None if told is None else told.rows(only), known=known[only]))
             torch.testing.assert_close(together[only], alone, atol=2e-6, rtol=1e-5)
         # Padding of a condition may hold anything.
         if told is not None:
             other = Conditioning(torch.where(told.mask[..., None], told.states, torch.nan), told.mask, told.pooled)
-            assert torch.equal(model(x, WHERE, BLOCKS, other, known=known), together)
+            assert torch.equal(model(BackboneInputs(x, WHERE, BLOCKS, other, known=known)), together)
 
 
 def test_the_encoder_equals_full_attention_with_the_unknown_masked_out() -> None:
@@ -71,7 +72,7 @@ def test_the_encoder_equals_full_attention_with_the_unknown_masked_out() -> None
     taken: list[Tensor] = []
     model.between.register_forward_hook(lambda module, arguments, result: taken.append(arguments[0]))
     with torch.no_grad():
-        model(x, WHERE, BLOCKS, known=known)
+        model(BackboneInputs(x, WHERE, BLOCKS, known=known))
         front = model.buffer_places.expand(2, -1, -1)
         everything = model.enter(torch.cat((front, x), dim=1))
         seen = torch.cat((torch.ones(2, 2, dtype=torch.bool), known), dim=1)
@@ -92,16 +93,16 @@ def test_the_encoder_equals_full_attention_with_the_unknown_masked_out() -> None
 def test_every_visible_token_and_the_condition_change_every_hidden_vector(path: str | None) -> None:
     model, x, known = make(path), inputs(1), known_of(4)
     with torch.no_grad():
-        before = model(x, WHERE, BLOCKS, condition(path, 1), known=known)
+        before = model(BackboneInputs(x, WHERE, BLOCKS, condition(path, 1), known=known))
         for position in known[0].nonzero().flatten().tolist():
             other = x.clone()
             other[0, position] += 1
-            assert (model(other, WHERE, BLOCKS, condition(path, 1), known=known) != before).any(-1).all()
+            assert (model(BackboneInputs(other, WHERE, BLOCKS, condition(path, 1), known=known)) != before).any(-1).all()
         if path is not None:
             told = condition(path, 1)
             assert told is not None
             changed = Conditioning(told.states + 1, told.mask, told.pooled + 1)
-            assert (model(x, WHERE, BLOCKS, changed, known=known) != before).any(-1).all()
+            assert (model(BackboneInputs(x, WHERE, BLOCKS, changed, known=known)) != before).any(-1).all()
 
 
 def test_unknown_positions_reach_the_encoder_through_nothing() -> None:
@@ -112,8 +113,8 @@ def test_unknown_positions_reach_the_encoder_through_nothing() -> None:
     x = inputs(1)
     other = torch.where(known[..., None], x, x + 1)
     with torch.no_grad():
-        model(x, WHERE, BLOCKS, known=known)
-        model(other, WHERE, BLOCKS, known=known)
+        model(BackboneInputs(x, WHERE, BLOCKS, known=known))
+        model(BackboneInputs(other, WHERE, BLOCKS, known=known))
     assert taken[0].shape == (1, 3 + 4, WIDTH), "known tokens and the buffer, and nothing else"
     assert torch.equal(*taken)
 
@@ -123,13 +124,13 @@ def test_unknown_positions_reach_the_encoder_through_nothing() -> None:
 def test_all_known_and_none_known(buffer: int, count: int) -> None:
     """With neither a buffer nor anything known the encoder has nothing to read, and the decoder goes on without it."""
     model, x, known = make(None, buffer=buffer), inputs(2).requires_grad_(), known_of(count, count)
-    hidden = model(x, WHERE, BLOCKS, known=known)
+    hidden = model(BackboneInputs(x, WHERE, BLOCKS, known=known))
     assert hidden.shape == (2, N, WIDTH)
     hidden.square().sum().backward()
     assert torch.isfinite(hidden).all()
     assert x.grad is not None
     assert (x.grad.abs().sum(-1) > 0).all()
-    mixed = model(x, WHERE, BLOCKS, known=known_of(count, 5))
+    mixed = model(BackboneInputs(x, WHERE, BLOCKS, known=known_of(count, 5)))
     torch.testing.assert_close(mixed[0], hidden[0], atol=2e-6, rtol=1e-5)
 
 
@@ -140,7 +141,7 @@ def test_the_third_position_embedding_tells_the_head_its_position() -> None:
     with torch.no_grad():
         for table in model.decoder_places:
             table.weight.zero_()
-        hidden = model(x, WHERE, BLOCKS, known=known)[0]
+        hidden = model(BackboneInputs(x, WHERE, BLOCKS, known=known))[0]
         places = model.head_places(WHERE)
     torch.testing.assert_close(hidden - places, (hidden - places)[:1].expand(N, -1), atol=1e-5, rtol=1e-4)
     assert torch.pdist(hidden).min() > 1e-2
@@ -151,30 +152,30 @@ def test_cached_equals_uncached(path: str | None) -> None:
     model, x, known, told = make(path), inputs(2), known_of(3, 3), condition(path, 2)
     cache = model.new_cache(2, N, 4)
     with torch.no_grad():
-        first = model(x, WHERE, BLOCKS, told, known=known)
-        assert torch.equal(model(x, WHERE, BLOCKS, told, cache, commit=False, known=known), first)
-        again = model(x + 1, WHERE, BLOCKS, None, cache, commit=False, known=known)
-        assert torch.equal(again, model(x + 1, WHERE, BLOCKS, told, known=known))
-        half = model((x + 1)[1:], WHERE, BLOCKS, None, cache.rows(slice(1, 2)), commit=False, known=known[1:])
+        first = model(BackboneInputs(x, WHERE, BLOCKS, told, known=known))
+        assert torch.equal(model(BackboneInputs(x, WHERE, BLOCKS, told, known=known), cache, commit=False), first)
+        again = model(BackboneInputs(x + 1, WHERE, BLOCKS, known=known), cache, commit=False)
+        assert torch.equal(again, model(BackboneInputs(x + 1, WHERE, BLOCKS, told, known=known)))
+        half = model(BackboneInputs((x + 1)[1:], WHERE, BLOCKS, known=known[1:]), cache.rows(slice(1, 2)), commit=False)
         torch.testing.assert_close(half, again[1:], atol=2e-6, rtol=1e-5)
 
 
 def test_every_weight_learns() -> None:
     model = make("prefix").train()
-    model(inputs(), WHERE, BLOCKS, condition("prefix", 3), known=known_of(0, 4, 7)).square().sum().backward()
+    model(BackboneInputs(inputs(), WHERE, BLOCKS, condition("prefix", 3), known=known_of(0, 4, 7))).square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
 
 
 def test_misuse_is_refused_in_sentences() -> None:
     model, x, known = make("prefix"), inputs(), known_of(1, 1, 1)
-    with pytest.raises(ValueError, match=r"must be told which of its inputs are known: bool \(3, 12\), not None"):
-        model(x, WHERE, BLOCKS, condition("prefix", 3))
+    with pytest.raises(ValueError, match=r"`known` must be bool \(3, 12\), not None"):
+        model(BackboneInputs(x, WHERE, BLOCKS, condition("prefix", 3)))
     with pytest.raises(ValueError, match=r"not \(3, 11\)"):
-        model(x, WHERE, BLOCKS, condition("prefix", 3), known=known[:, 1:])
+        model(BackboneInputs(x, WHERE, BLOCKS, condition("prefix", 3), known=known[:, 1:]))
     with pytest.raises(ValueError, match="takes a condition"):
-        model(x, WHERE, BLOCKS, known=known)
+        model(BackboneInputs(x, WHERE, BLOCKS, known=known))
     with pytest.raises(ValueError, match="takes no condition"):
-        make(None)(x, WHERE, BLOCKS, condition("prefix", 3), known=known)
+        make(None)(BackboneInputs(x, WHERE, BLOCKS, condition("prefix", 3), known=known))
     for blocks, shifted in [(torch.arange(N), True), (torch.arange(N) // 4, False)]:
         with pytest.raises(ValueError, match="needs order: masked"):
             model.check_order(blocks, shifted)

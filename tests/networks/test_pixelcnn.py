@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from jielong.core.tokens import Layout
+from jielong.networks.backbone import BackboneInputs
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.masked_convolution import HorizontalConvolution, VerticalConvolution, colour_mask
 from jielong.networks.pixel_grid import PixelGrid
@@ -26,7 +27,7 @@ def net_of(grid: PixelGrid, *, layers: int = 3, condition_width: int | None = No
 
 def run(net: nn.Module, inputs: Tensor, conditioning: Conditioning | None = None) -> Tensor:
     positions = inputs.shape[1]
-    return net(inputs, torch.zeros(positions, 2, dtype=torch.long), torch.arange(positions), conditioning)
+    return net(BackboneInputs(inputs, torch.zeros(positions, 2, dtype=torch.long), torch.arange(positions), conditioning))
 
 
 def condition_of(batch: int, width: int = 5) -> Conditioning:
@@ -127,9 +128,9 @@ def test_cached_equals_whole_for_one_position_at_a_time_and_for_several(grid: Pi
             piece = inputs[:, at : at + size]
             where, blocks = torch.zeros(piece.shape[1], 2), torch.arange(at, at + piece.shape[1])
             first = None if at else given
-            tried = net(torch.randn_like(piece), where, blocks, first, cache, commit=False)
+            tried = net(BackboneInputs(torch.randn_like(piece), where, blocks, first), cache, commit=False)
             assert not torch.allclose(tried, whole[:, at : at + size]) or at + size <= 1
-            parts.append(net(piece, where, blocks, None, cache))
+            parts.append(net(BackboneInputs(piece, where, blocks), cache))
         torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(run(net, inputs[:, :6], given), whole[:, :6])
 
@@ -140,8 +141,8 @@ def test_rows_of_a_cache_go_on_by_themselves() -> None:
     inputs = torch.randn(3, grid.positions, 4)
     cache, half = net.new_cache(3, grid.positions), 9
     places, blocks = torch.zeros(grid.positions, 2), torch.arange(grid.positions)
-    net(inputs[:, :half], places[:half], blocks[:half], cache=cache)
-    rest = net(inputs[:2, half:], places[half:], blocks[half:], cache=cache.rows(slice(0, 2)))
+    net(BackboneInputs(inputs[:, :half], places[:half], blocks[:half]), cache)
+    rest = net(BackboneInputs(inputs[:2, half:], places[half:], blocks[half:]), cache.rows(slice(0, 2)))
     torch.testing.assert_close(rest, run(net, inputs)[:2, half:], rtol=1e-5, atol=1e-5)
 
 
@@ -190,7 +191,7 @@ def test_what_does_not_fit_is_refused() -> None:
         PixelCNN(grid=PixelGrid(4, 4), layers=1, width=8, first_kernel=4)
     net, told = net_of(GRIDS[0]), net_of(GRIDS[0], condition_width=5)
     inputs = torch.randn(1, 20, 4, dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"inputs must be \(batch, positions, 4\), not \(1, 20, 5\)"):
+    with pytest.raises(ValueError, match=r"embeddings must be \(batch, positions, 4\), not \(1, 20, 5\)"):
         run(net, torch.randn(1, 20, 5))
     with pytest.raises(ValueError, match="the picture has 20 positions, but these are 21"):
         run(net, torch.randn(1, 21, 4))
@@ -199,7 +200,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="takes a condition, but none"):
         run(told, inputs)
     with pytest.raises(ValueError, match="for a batch of 2, not 1"):
-        net(inputs, torch.zeros(20, 2), torch.arange(20), cache=net.new_cache(2, 20))
+        net(BackboneInputs(inputs, torch.zeros(20, 2), torch.arange(20)), net.new_cache(2, 20))
     net.check_order(torch.arange(20), shifted=True)
     for blocks, shifted in ((torch.arange(20), False), (torch.zeros(20), True)):
         with pytest.raises(ValueError, match="a PixelCNN sees what is above and to the left, and so needs order: raster"):

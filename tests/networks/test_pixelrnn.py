@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from jielong.networks.backbone import BackboneInputs
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.pixel_grid import PixelGrid
 from jielong.networks.pixelrnn import Kind, PixelRNN, scaled
@@ -30,7 +31,7 @@ def network(kind: Kind, rows: int = 4, columns: int = 5, colours: int = 1, **set
 
 def run(net: PixelRNN, inputs: Tensor, given: Conditioning | None = None) -> Tensor:
     count = inputs.shape[1]
-    return net(inputs, torch.zeros(count, 2), torch.arange(count), given)
+    return net(BackboneInputs(inputs, torch.zeros(count, 2), torch.arange(count), given))
 
 
 def condition(batch: int, width: int) -> Conditioning:
@@ -220,7 +221,7 @@ def test_cached_equals_uncached(kind: Kind, colours: int, kernel: int) -> None:
     steps = []
     for start, stop in ((0, 1), (1, 8), *((i, i + 1) for i in range(8, count))):  # some at once, then one by one
         where, blocks = torch.zeros(stop - start, 2), torch.arange(start, stop)
-        steps.append(net(inputs[:, start:stop], where, blocks, given if start == 0 else None, cache=cache))
+        steps.append(net(BackboneInputs(inputs[:, start:stop], where, blocks, given if start == 0 else None), cache))
     torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=1e-4, atol=1e-5)
     # Without a cache the first positions alone give the same as among all.
     torch.testing.assert_close(run(net, inputs[:, :8], given), whole[:, :8], rtol=1e-4, atol=1e-5)
@@ -232,9 +233,9 @@ def test_a_cache_of_some_rows_goes_on_alone(kind: Kind) -> None:
     net = network(kind, condition_width=3)
     inputs, given = torch.randn(4, net.grid.positions, net.width), condition(4, 3)
     cache = net.new_cache(4, net.grid.positions)
-    net(inputs[:, :8], torch.zeros(8, 2), torch.arange(8), given, cache=cache)
+    net(BackboneInputs(inputs[:, :8], torch.zeros(8, 2), torch.arange(8), given), cache)
     part = cache.rows(slice(1, 3))
-    rest = net(inputs[1:3, 8:], torch.zeros(12, 2), torch.arange(8, 20), cache=part)
+    rest = net(BackboneInputs(inputs[1:3, 8:], torch.zeros(12, 2), torch.arange(8, 20)), part)
     torch.testing.assert_close(rest, run(net, inputs, given)[1:3, 8:], rtol=1e-4, atol=1e-5)
     assert (part.length, part.batch, cache.length) == (20, 2, 8)
 
@@ -250,7 +251,7 @@ def test_a_whole_picture_drawn_with_the_cache_costs_no_more_than_one_pass(kind: 
     spent = []
     for position in range(count):
         with FlopCounterMode(display=False) as step:
-            net(inputs[:, position : position + 1], torch.zeros(1, 2), torch.tensor([position]), cache=cache)
+            net(BackboneInputs(inputs[:, position : position + 1], torch.zeros(1, 2), torch.tensor([position])), cache)
         spent.append(step.get_total_flops())
     assert sum(spent) <= 1.01 * whole.get_total_flops()
     # The same at every row: a picture twice as high costs twice as much, where recomputing would cost four times as much.
@@ -279,9 +280,9 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="20 positions"):
         run(net, torch.zeros(1, 21, 4))
     with pytest.raises(ValueError, match="commits"):
-        net(torch.zeros(1, 1, 4), torch.zeros(1, 2), torch.arange(1), cache=net.new_cache(1, 20), commit=False)
+        net(BackboneInputs(torch.zeros(1, 1, 4), torch.zeros(1, 2), torch.arange(1)), net.new_cache(1, 20), commit=False)
     with pytest.raises(ValueError, match="batch of 2"):
-        net(torch.zeros(1, 1, 4), torch.zeros(1, 2), torch.arange(1), cache=net.new_cache(2, 20))
+        net(BackboneInputs(torch.zeros(1, 1, 4), torch.zeros(1, 2), torch.arange(1)), net.new_cache(2, 20))
     told = network("row", condition_width=3)
     with pytest.raises(ValueError, match="none was given"):
         run(told, torch.zeros(1, 20, 4))

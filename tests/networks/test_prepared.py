@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from jielong.networks import fused_inference as prepared
+from jielong.networks.backbone import BackboneInputs
 from jielong.networks.cache import Cache
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.transformer import Transformer
@@ -42,7 +43,7 @@ def condition(batch: int) -> Conditioning:
 def cached(net: Transformer, x: Tensor, given: Conditioning | None, size: int, blocks: Tensor, cache: Cache | None = None) -> Tensor:
     cache = cache or net.new_cache(len(x), N, 4)
     steps = [
-        net(x[:, at : at + size], GRID[at : at + size], blocks[at : at + size], given if at == 0 else None, cache)
+        net(BackboneInputs(x[:, at : at + size], GRID[at : at + size], blocks[at : at + size], given if at == 0 else None), cache)
         for at in range(0, N, size)
     ]
     return torch.cat(steps, 1)
@@ -57,7 +58,7 @@ def test_every_variant_equals_the_layers(norm: str, activation: str, qk_norm: bo
     net = make(norm=norm, activation=activation, qk_norm=qk_norm, bias=bias, condition=path, condition_width=STATES)
     for batch in (1, 2, 3):  # up to two rows are multiplied by packed weights
         x, given, blocks = inputs(batch), condition(batch) if path else None, RASTER // size
-        whole = net(x, GRID, blocks, given)
+        whole = net(BackboneInputs(x, GRID, blocks, given))
         torch.testing.assert_close(cached(net, x, given, size, blocks), whole, rtol=1e-4, atol=3e-5)
 
 
@@ -71,7 +72,7 @@ def test_weights_are_packed_for_few_rows_and_many_calls_only(monkeypatch: pytest
         assert len(packings) == expected, (batch, size)
     packings.clear()
     short = net.new_cache(1, prepared.PACKED_CALLS - 1)
-    net(inputs(1)[:, :1], GRID[:1], RASTER[:1], None, short)
+    net(BackboneInputs(inputs(1)[:, :1], GRID[:1], RASTER[:1]), short)
     assert packings == []
 
 
@@ -80,9 +81,9 @@ def test_weights_and_results_are_left_alone() -> None:
     x, given = inputs(1), condition(1)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     cache = net.new_cache(1, N, 4)
-    first = net(x[:, :1], GRID[:1], RASTER[:1], given, cache)
+    first = net(BackboneInputs(x[:, :1], GRID[:1], RASTER[:1], given), cache)
     kept = first.clone()
-    net(x[:, 1:2], GRID[1:2], RASTER[1:2], None, cache)
+    net(BackboneInputs(x[:, 1:2], GRID[1:2], RASTER[1:2]), cache)
     assert torch.equal(first, kept), "a later call does not write into what an earlier one returned"
     assert torch.equal(x, inputs(1))
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
@@ -96,7 +97,7 @@ def test_a_new_cache_sees_new_weights() -> None:
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.mul_(1.1)
-    new = net(x, GRID, RASTER)
+    new = net(BackboneInputs(x, GRID, RASTER))
     assert not torch.allclose(new, old, atol=1e-2)
     torch.testing.assert_close(cached(net, x, None, 1, RASTER), new, rtol=1e-4, atol=3e-5)
     cache.reset()
@@ -108,7 +109,7 @@ def test_a_new_cache_sees_new_weights() -> None:
 def test_low_precision_is_close(path: str | None, batch: int) -> None:
     net = make(condition=path, condition_width=STATES, qk_norm=True)
     given = condition(batch) if path else None
-    expected = net(inputs(batch), GRID, RASTER, given)
+    expected = net(BackboneInputs(inputs(batch), GRID, RASTER, given))
     cache = net.new_cache(batch, N, 4, dtype=torch.bfloat16)
     low = cached(net, inputs(batch), given, 1, RASTER, cache)
     assert cache.memory.dtype == torch.bfloat16

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from jielong.networks.backbone import BackboneInputs
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.transformer import Transformer
 
@@ -62,7 +63,7 @@ def test_equals_llama_on_the_same_weights() -> None:
         mine.forward_norm.weight.data = theirs.post_attention_layernorm.weight
     ours.norm.weight.data = llama.model.norm.weight
     ids = torch.randint(0, 50, (2, 20))
-    hidden = ours(llama.model.embed_tokens(ids), torch.arange(20)[:, None], torch.arange(20))
+    hidden = ours(BackboneInputs(llama.model.embed_tokens(ids), torch.arange(20)[:, None], torch.arange(20)))
     torch.testing.assert_close(hidden, llama.model(ids).last_hidden_state, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(llama.lm_head(hidden), llama(ids).logits, rtol=1e-5, atol=1e-5)
 
@@ -74,12 +75,12 @@ def test_cached_equals_uncached(path: str | None, size: int) -> None:
     net = make(condition=kind, condition_width=STATES)
     given = condition(padded=path != "prefix unpadded") if path else None
     x, blocks = inputs(), blocks_of(size)
-    whole = net(x, GRID, blocks, given)
+    whole = net(BackboneInputs(x, GRID, blocks, given))
     cache = net.new_cache(B, N, prefix=4)
     steps = []
     for start in range(0, N, size):
         at = slice(start, start + size)
-        steps.append(net(x[:, at], GRID[at], blocks[at], given if start == 0 else None, cache))
+        steps.append(net(BackboneInputs(x[:, at], GRID[at], blocks[at], given if start == 0 else None), cache))
     torch.testing.assert_close(torch.cat(steps, 1), whole, rtol=1e-4, atol=2e-5)
     assert cache.length == cache.capacity
 
@@ -90,9 +91,9 @@ def test_a_cached_call_may_span_blocks(path: str | None) -> None:
     given = condition() if path else None
     x, blocks = inputs(), blocks_of(3)
     cache = net.new_cache(B, N, prefix=4)
-    first = net(x[:, :6], GRID[:6], blocks[:6], given, cache)
-    rest = net(x[:, 6:], GRID[6:], blocks[6:], None, cache)
-    torch.testing.assert_close(torch.cat((first, rest), 1), net(x, GRID, blocks, given), rtol=1e-4, atol=2e-5)
+    first = net(BackboneInputs(x[:, :6], GRID[:6], blocks[:6], given), cache)
+    rest = net(BackboneInputs(x[:, 6:], GRID[6:], blocks[6:]), cache)
+    torch.testing.assert_close(torch.cat((first, rest), 1), net(BackboneInputs(x, GRID, blocks, given)), rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("path", [None, "prefix", "cross", "adaln"])
@@ -101,14 +102,14 @@ def test_an_uncommitted_call_leaves_the_cache(path: str | None) -> None:
     given = condition() if path else None
     x, blocks = inputs(), blocks_of(5)
     cache = net.new_cache(B, N, prefix=4)
-    net(x[:, :5], GRID[:5], blocks[:5], given, cache)
+    net(BackboneInputs(x[:, :5], GRID[:5], blocks[:5], given), cache)
     before = copy.deepcopy(cache)
-    guess = net(inputs(seed=9)[:, 5:10], GRID[5:10], blocks[5:10], None, cache, commit=False)
+    guess = net(BackboneInputs(inputs(seed=9)[:, 5:10], GRID[5:10], blocks[5:10]), cache, commit=False)
     assert cache.length == before.length
     assert torch.equal(cache.keys[..., : cache.length, :], before.keys[..., : cache.length, :])
     assert torch.equal(cache.values[..., : cache.length, :], before.values[..., : cache.length, :])
-    clean = net(x[:, 5:10], GRID[5:10], blocks[5:10], None, cache)
-    assert torch.equal(clean, net(x[:, 5:10], GRID[5:10], blocks[5:10], None, before))
+    clean = net(BackboneInputs(x[:, 5:10], GRID[5:10], blocks[5:10]), cache)
+    assert torch.equal(clean, net(BackboneInputs(x[:, 5:10], GRID[5:10], blocks[5:10]), before))
     assert not torch.allclose(clean, guess)
 
 
@@ -118,11 +119,11 @@ def test_nothing_leaks_from_later_blocks(path: str | None, size: int) -> None:
     net = make(condition=path, condition_width=STATES)
     given = condition() if path else None
     x, blocks = inputs().requires_grad_(), blocks_of(size)
-    hidden = net(x, GRID, blocks, given)
+    hidden = net(BackboneInputs(x, GRID, blocks, given))
     for block in (0, 1, int(blocks.max()) - 1):
         seen = blocks <= block
         changed = torch.where(seen[:, None], x, inputs(seed=7))
-        torch.testing.assert_close(net(changed, GRID, blocks, given)[:, seen], hidden[:, seen], rtol=0, atol=1e-6)
+        torch.testing.assert_close(net(BackboneInputs(changed, GRID, blocks, given))[:, seen], hidden[:, seen], rtol=0, atol=1e-6)
         (gradient,) = torch.autograd.grad(hidden[:, blocks == block].square().sum(), x, retain_graph=True)
         assert (gradient[:, ~seen] == 0).all()
         assert (gradient[:, seen].abs().amax(-1) > 0).all(), "a position sees all of its own and of earlier blocks"
@@ -136,7 +137,7 @@ def test_padding_of_the_condition_does_not_matter(path: str, cached: bool) -> No
     spoilt = Conditioning(given.states.masked_fill(~given.mask[..., None], float("nan")), given.mask, given.pooled)
 
     def run(conditioning: Conditioning) -> Tensor:
-        return net(inputs(), GRID, blocks_of(5), conditioning, net.new_cache(B, N, 6) if cached else None)
+        return net(BackboneInputs(inputs(), GRID, blocks_of(5), conditioning), net.new_cache(B, N, 6) if cached else None)
 
     expected = run(given)
     assert torch.equal(run(spoilt), expected)
@@ -149,7 +150,7 @@ def test_gradients_are_finite_when_a_condition_is_all_padding() -> None:
         net = make(condition=path, condition_width=STATES)
         given = condition()
         given.mask[0] = False
-        hidden = net(inputs(), GRID, blocks_of(5), given)
+        hidden = net(BackboneInputs(inputs(), GRID, blocks_of(5), given))
         hidden.sum().backward()
         assert hidden.isfinite().all()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
@@ -160,32 +161,34 @@ def test_the_prefix_sees_only_itself() -> None:
     keys = []
     for seed in (2, 7):
         cache = net.new_cache(B, N, 4)
-        net(inputs(seed=seed), GRID, blocks_of(5), condition(), cache)
+        net(BackboneInputs(inputs(seed=seed), GRID, blocks_of(5), condition()), cache)
         keys.append(cache.keys[..., :4, :])
     assert torch.equal(*keys)
 
 
 def test_items_of_a_batch_do_not_meet() -> None:
     net = make(condition="prefix", condition_width=STATES)
-    together = net(inputs(), GRID, RASTER, condition())
+    together = net(BackboneInputs(inputs(), GRID, RASTER, condition()))
     for row in range(B):
         at = slice(row, row + 1)
-        torch.testing.assert_close(net(inputs()[at], GRID, RASTER, condition().rows(at)), together[at], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            net(BackboneInputs(inputs()[at], GRID, RASTER, condition().rows(at))), together[at], rtol=1e-4, atol=1e-5
+        )
 
 
 def test_rows_of_a_cache_go_on_alone() -> None:
     net = make(condition="prefix", condition_width=STATES)
     x, cache = inputs(), net.new_cache(B, N, 4)
-    net(x[:, :5], GRID[:5], RASTER[:5], condition(), cache)
+    net(BackboneInputs(x[:, :5], GRID[:5], RASTER[:5], condition()), cache)
     some = cache.rows(slice(0, 2))
-    alone = net(x[:2, 5:6], GRID[5:6], RASTER[5:6], None, some)
+    alone = net(BackboneInputs(x[:2, 5:6], GRID[5:6], RASTER[5:6]), some)
     assert (some.length, cache.length) == (10, 9)
-    torch.testing.assert_close(alone, net(x[:, 5:6], GRID[5:6], RASTER[5:6], None, cache)[:2], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(alone, net(BackboneInputs(x[:, 5:6], GRID[5:6], RASTER[5:6]), cache)[:2], rtol=1e-4, atol=1e-5)
 
 
 def test_adaptive_blocks_start_as_the_identity() -> None:
     net = Transformer(layers=2, width=WIDTH, heads=2, axes=2, condition="adaln", condition_width=STATES)
-    torch.testing.assert_close(net(inputs(), GRID, RASTER, condition()), net.norm(inputs()))
+    torch.testing.assert_close(net(BackboneInputs(inputs(), GRID, RASTER, condition())), net.norm(inputs()))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +197,7 @@ def test_adaptive_blocks_start_as_the_identity() -> None:
 )
 def test_every_combination_trains(norm: str, activation: str, qk_norm: bool, bias: bool, path: str | None) -> None:
     net = make(norm=norm, activation=activation, qk_norm=qk_norm, bias=bias, condition=path, condition_width=STATES, dropout=0.1).train()
-    hidden = net(inputs(), GRID, blocks_of(5), condition() if path else None)
+    hidden = net(BackboneInputs(inputs(), GRID, blocks_of(5), condition() if path else None))
     assert hidden.shape == (B, N, WIDTH)
     hidden.square().sum().backward()
     unused = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -208,7 +211,7 @@ def test_flops_and_bytes_are_those_of_the_tensors() -> None:
     for path in (None, "cross"):
         net = make(condition=path, condition_width=STATES, heads=1)
         with FlopCounterMode(display=False) as counter:  # with gradients, attention is written as products it can count
-            net(inputs(1), GRID, torch.zeros(N, dtype=torch.long), condition().rows(slice(1)) if path else None)
+            net(BackboneInputs(inputs(1), GRID, torch.zeros(N, dtype=torch.long), condition().rows(slice(1)) if path else None))
         assert counter.get_total_flops() == net.flops(N, prefix=4)
     net = make(condition="prefix", condition_width=STATES)
     assert net.new_cache(2, N, 4).nbytes == net.cache_bytes(2, N, 4)
@@ -231,12 +234,12 @@ def test_weights_follow_the_table() -> None:
         (lambda: Transformer(layers=1, width=30, heads=4, axes=1), "multiple of the number of heads"),
         (lambda: Transformer(layers=1, width=12, heads=4, axes=1), "even width"),
         (lambda: Transformer(layers=1, width=32, heads=4, axes=1, condition="cross"), "width of the condition"),
-        (lambda: make()(inputs(), GRID, RASTER, condition()), "takes no condition"),
-        (lambda: make(condition="cross", condition_width=STATES)(inputs(), GRID, RASTER), "none was given"),
-        (lambda: make()(inputs(), GRID[:, :1], RASTER), r"must be \(15, 2\)"),
-        (lambda: make()(inputs(), GRID, RASTER.flip(0)), "must not decrease"),
-        (lambda: make()(inputs(), GRID, RASTER, None, make().new_cache(B, 4)), "do not fit"),
-        (lambda: make()(inputs(), GRID, RASTER, None, make().new_cache(1, N)), "batch of 1"),
+        (lambda: make()(BackboneInputs(inputs(), GRID, RASTER, condition())), "takes no condition"),
+        (lambda: make(condition="cross", condition_width=STATES)(BackboneInputs(inputs(), GRID, RASTER)), "none was given"),
+        (lambda: make()(BackboneInputs(inputs(), GRID[:, :1], RASTER)), r"must be \(15, 2\)"),
+        (lambda: make()(BackboneInputs(inputs(), GRID, RASTER.flip(0))), "must not decrease"),
+        (lambda: make()(BackboneInputs(inputs(), GRID, RASTER), make().new_cache(B, 4)), "do not fit"),
+        (lambda: make()(BackboneInputs(inputs(), GRID, RASTER), make().new_cache(1, N)), "batch of 1"),
     ],
 )
 def test_errors_say_what_is_wrong(call: object, words: str) -> None:
@@ -248,10 +251,10 @@ def test_errors_say_what_is_wrong(call: object, words: str) -> None:
 def test_mixed_precision_is_close_and_trains(path: str | None) -> None:
     net = make(condition=path, condition_width=STATES, qk_norm=True)
     given = condition() if path else None
-    expected = net(inputs(), GRID, blocks_of(5), given)
+    expected = net(BackboneInputs(inputs(), GRID, blocks_of(5), given))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        low = net(inputs(), GRID, blocks_of(5), given)
-        cached = net(inputs(), GRID, blocks_of(5), given, net.new_cache(B, N, 4))
+        low = net(BackboneInputs(inputs(), GRID, blocks_of(5), given))
+        cached = net(BackboneInputs(inputs(), GRID, blocks_of(5), given), net.new_cache(B, N, 4))
     low.float().sum().backward()
     assert (low.float() - expected).norm() < 0.05 * expected.norm()  # bfloat16 keeps 8 bits: 0.4 % an operation
     assert (cached.float() - expected).norm() < 0.05 * expected.norm()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from jielong.backbones.wavenet import WaveNet as Settings
 from jielong.core.tokens import Layout
+from jielong.networks.backbone import BackboneInputs
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.wavenet import GatedLayer, WaveNet
 
@@ -27,7 +28,7 @@ def net_of(condition_width: int | None = None, dilations: tuple[int, ...] = DILA
 
 def run(net: WaveNet, inputs: Tensor, conditioning: Conditioning | None = None) -> Tensor:
     positions = inputs.shape[1]
-    return net(inputs, torch.zeros(positions, 1, dtype=torch.long), torch.arange(positions), conditioning)
+    return net(BackboneInputs(inputs, torch.zeros(positions, 1, dtype=torch.long), torch.arange(positions), conditioning))
 
 
 def condition_of(batch: int) -> Conditioning:
@@ -78,9 +79,9 @@ def test_rings_give_what_the_whole_gives(conditioned: bool) -> None:
     parts, start = [], 0
     for size in (1, 1, 6, 1, 9, 1, 1, 5):
         piece, where = inputs[:, start : start + size], torch.zeros(size, 1)
-        tried = net(torch.randn_like(piece), where, torch.arange(size), given if start == 0 else None, cache, commit=False)
+        tried = net(BackboneInputs(torch.randn_like(piece), where, torch.arange(size), given if start == 0 else None), cache, commit=False)
         assert tried.shape == piece.shape
-        parts.append(net(piece, where, torch.arange(size), None, cache))
+        parts.append(net(BackboneInputs(piece, where, torch.arange(size)), cache))
         start += size
     torch.testing.assert_close(torch.cat(parts, dim=1), whole)
 
@@ -90,25 +91,25 @@ def test_rows_of_a_cache_go_on_by_themselves() -> None:
     inputs = torch.randn(3, 14, 16, dtype=torch.float64)
     whole = run(net, inputs, condition_of(3))
     cache = net.new_cache(3, 14, dtype=torch.float64)
-    net(inputs[:, :5], torch.zeros(5, 1), torch.arange(5), condition_of(3), cache)
-    late = net(inputs[1:, 5:], torch.zeros(9, 1), torch.arange(9), None, cache.rows(slice(1, 3)))
+    net(BackboneInputs(inputs[:, :5], torch.zeros(5, 1), torch.arange(5), condition_of(3)), cache)
+    late = net(BackboneInputs(inputs[1:, 5:], torch.zeros(9, 1), torch.arange(9)), cache.rows(slice(1, 3)))
     torch.testing.assert_close(late, whole[1:, 5:])
 
 
 def test_what_does_not_fit_is_refused() -> None:
     net, x = net_of(), torch.zeros(2, 3, 16, dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"inputs must be \(batch, positions, 16\), not \(2, 3, 5\)"):
+    with pytest.raises(ValueError, match=r"embeddings must be \(batch, positions, 16\), not \(2, 3, 5\)"):
         run(net, torch.zeros(2, 3, 5))
     with pytest.raises(ValueError, match="takes no condition"):
         run(net, x, condition_of(2))
     with pytest.raises(ValueError, match="takes a condition, but none"):
         run(net_of(3), x)
     cache = net.new_cache(2, 4, dtype=torch.float64)
-    net(x, torch.zeros(3, 1), torch.arange(3), None, cache)
+    net(BackboneInputs(x, torch.zeros(3, 1), torch.arange(3)), cache)
     with pytest.raises(ValueError, match="the cache is for 4 positions, but these are 6"):
-        net(x, torch.zeros(3, 1), torch.arange(3), None, cache)
+        net(BackboneInputs(x, torch.zeros(3, 1), torch.arange(3)), cache)
     with pytest.raises(ValueError, match="for a batch of 2, not 1"):
-        net(x[:1], torch.zeros(3, 1), torch.arange(3), None, cache)
+        net(BackboneInputs(x[:1], torch.zeros(3, 1), torch.arange(3)), cache)
     for blocks, shifted in ((torch.zeros(4), True), (torch.arange(4), False)):
         with pytest.raises(ValueError, match="needs order: raster"):
             net.check_order(blocks, shifted)

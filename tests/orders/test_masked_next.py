@@ -16,6 +16,7 @@ from jielong.core.tokens import Layout, Tokens
 from jielong.generation.generator import Generator
 from jielong.heads.gaussian_mixture import GaussianMixture
 from jielong.heads.softmax import Softmax
+from jielong.networks.backbone import BackboneInputs
 from jielong.orders.base import View
 from jielong.orders.masked_next import MaskedNext, MaskedNextOrder
 from jielong.orders.ratio import Ratio
@@ -72,7 +73,7 @@ def test_with_nothing_dropped_it_is_next_token_prediction(layout: Layout) -> Non
     places = model.places_at(model.plan)
     for place in range(N):
         inputs = model.inputs(given.values, known, place, place + 1, places)
-        step = model.backbone(inputs, model.where[place : place + 1], model.blocks[place : place + 1], None, cache=cache)
+        step = model.backbone(BackboneInputs(inputs, model.plan.coords[place : place + 1], model.plan.blocks[place : place + 1]), cache)
         torch.testing.assert_close(step[:, 0], read.hidden[:, place], rtol=1e-4, atol=1e-5)
         known[:, place] = True
 
@@ -102,7 +103,7 @@ def test_what_is_left_is_the_shortened_sequence(layout: Layout) -> None:
     kept = left[0].nonzero()[:, 0]
     contents = torch.cat([given.values[:, kept[:-1]], kept[None, :-1, None].to(given.values.dtype)], -1)
     inputs = torch.cat([model.placeholder.expand(1, 1, -1), model.embed(contents)], 1) + model.places_at(model.plan)[kept]
-    alone = model.backbone(inputs, model.where[kept], torch.arange(len(kept)))
+    alone = model.backbone(BackboneInputs(inputs, model.plan.coords[kept], torch.arange(len(kept))))
     torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
 
 

@@ -16,9 +16,10 @@ from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.callbacks import StepEvent
 from jielong.generation.generator import Generator
-from jielong.heads.base import SamplingConfig
+from jielong.heads.base import HeadContext, SamplingConfig
 from jielong.heads.softmax import Softmax
 from jielong.media.kinds import image_medium
+from jielong.networks.backbone import BackboneInputs
 from jielong.networks.transformer import Transformer
 from jielong.orders.next_scale import NextScale, ScaleEmbedding
 from jielong.orders.raster import Raster
@@ -70,7 +71,7 @@ def logits_of(model: Generator, values: Tensor) -> Tensor:
     known = torch.ones(values.shape[:2], dtype=torch.bool)
     inputs = model.inputs(values, known, 0, N, model.places_at(model.plan))
     condition = model.condition and model.condition(model.condition.prepare(given(model, len(values)) or []))
-    return model.head.scores(model.backbone(inputs, model.where, model.blocks, condition))[..., 0, :]  # type: ignore[operator]
+    return model.head.scores(model.backbone(BackboneInputs(inputs, model.plan.coords, model.plan.blocks, condition)))[..., 0, :]  # type: ignore[operator]
 
 
 # --- what stands where ---------------------------------------------------------------------------------------------------------------
@@ -242,9 +243,9 @@ def test_weights_of_a_mixture_are_the_published_ones() -> None:
     for progress, temperature in ((0.0, 0.27), (0.5, 0.27 * 0.525), (1.0, 0.0135)):
         gumbel = PerSampleRNG(4, range(2)).gumbel(4, 1, CODES)
         expected = (((1 + progress) * head.scores(hidden) + gumbel) / temperature).softmax(-1)  # type: ignore[operator]
-        mixture = head.mixture(hidden, PerSampleRNG(4, range(2)), SamplingConfig(), progress=progress)
+        mixture = head.mixture(hidden, PerSampleRNG(4, range(2)), SamplingConfig(), HeadContext(progress=progress))
         torch.testing.assert_close(mixture, expected)
-    kept = head.mixture(hidden, PerSampleRNG(4, range(2)), SamplingConfig(top_k=3), progress=0.0)
+    kept = head.mixture(hidden, PerSampleRNG(4, range(2)), SamplingConfig(top_k=3), HeadContext(progress=0.0))
     assert ((kept > 0).sum(-1) <= 3).all()
 
 

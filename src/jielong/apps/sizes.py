@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from jielong.generation.generator import Generator
+from jielong.networks.backbone import BackboneInputs
 from jielong.networks.conditioning import Conditioning
 from jielong.tokenizers.base import Tokenizer
 from jielong.training.experiment import Experiment
@@ -148,10 +149,10 @@ def _forward(experiment: Experiment) -> tuple[nn.Module, Callable[[], object]]:
 
     def run() -> object:
         inputs = torch.zeros(1, layout.positions, model.backbone.width).requires_grad_()
-        hidden = model.backbone(inputs, model.where, model.blocks, condition, **model.reading(everything))
+        hidden = model.backbone(BackboneInputs(inputs, model.plan.coords, model.plan.blocks, condition, everything))
         if model.head.joint:
             spans = [slice(*span) for span in model.plan.spans]
-            return [model.head.loss(hidden[:, s], values[:, s], **model.places_of(s, everything)) for s in spans]
+            return [model.head.loss(hidden[:, s], values[:, s], model.plan.head_context(s, everything)) for s in spans]
         return model.head.loss(hidden.flatten(0, 1), values.flatten(0, 1))
 
     return model, run

@@ -4,6 +4,6 @@ Settings of a backbone have ``build(layout, condition_width)``: the network for 
 (``None``: no condition).
 """
 
-from jielong.networks.backbone import AnyBackbone, Backbone, BackboneCache, check_raster
+from jielong.networks.backbone import AnyBackbone, Backbone, BackboneCache, BackboneInputs, check_raster
 
-__all__ = ["AnyBackbone", "Backbone", "BackboneCache", "check_raster"]
+__all__ = ["AnyBackbone", "Backbone", "BackboneCache", "BackboneInputs", "check_raster"]

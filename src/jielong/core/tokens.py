@@ -136,16 +136,3 @@ class Tokens:
     def to(self, device: torch.device | str) -> Tokens:
         """The same tokens on another device."""
         return Tokens(self.values.to(device), self.layout, self.lengths)
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the positions of a block stand that are drawn together.
-
-    Attributes:
-        coordinates: ``(n, axes)``, on the CPU.
-        real: ``(B, n)`` bool, false behind an item's end; ``None`` where all items are of one length.
-    """
-
-    coordinates: Tensor
-    real: Tensor | None = None

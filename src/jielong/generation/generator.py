@@ -15,12 +15,12 @@ from jielong.config.ending import StopHeadSettings
 from jielong.config.guidance import Guidance
 from jielong.config.speed import Lazy, Schedule, TwoStage
 from jielong.core.rng import PerSampleRNG
-from jielong.core.tokens import Layout, Places, Tokens
+from jielong.core.tokens import Layout, Tokens
 from jielong.generation.callbacks import StepCallback, TokenChunk
 from jielong.generation.plan import SequencePlan
 from jielong.generation.sampler import Chain, Manner
 from jielong.heads.base import Head, SamplingConfig
-from jielong.networks.backbone import AnyBackbone
+from jielong.networks.backbone import AnyBackbone, BackboneInputs
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.embedding import embedding_of
 from jielong.networks.length_regulator import LengthRegulator
@@ -120,8 +120,7 @@ class Generator(nn.Module):
             nn.init.normal_(table.weight, std=0.02)
         self.places = nn.ModuleList(tables)
         self.register_buffer("coordinates", arranged.coordinates(), persistent=False)
-        self.where, self.blocks = self.plan.where, self.plan.blocks
-        backbone.check_order(self.blocks, order.shifted)
+        backbone.check_order(self.plan.blocks, order.shifted)
         if head.joint and not order.shifted:
             raise ValueError("a joint head draws a block as one, and here it is revealed in steps: choose order: at_once or next_scale")
         self.stop = None
@@ -143,34 +142,13 @@ class Generator(nn.Module):
 
     def places_at(self, plan: SequencePlan) -> Tensor:
         """The vector of every position of a course, ``(N, D)``."""
-        coordinates = self.coordinates if plan is self.plan else plan.where.to(self.coordinates.device)
+        coordinates = self.coordinates if plan is self.plan else plan.coords.to(self.coordinates.device)
         first, *others = (table(coordinates[:, axis]) for axis, table in enumerate(self.places))
         return sum(others, start=first)
 
     def inputs(self, values: Tensor, known: Tensor, start: int, stop: int, places: Tensor) -> Tensor:
         """What the backbone reads at positions ``start`` to ``stop``, ``(B, stop - start, D)``."""
         return self.order.inputs(self.embed, values, known, self.placeholder, start, stop) + places[start:stop]
-
-    def reading(self, known: Tensor, real: Tensor | None = None) -> dict[str, Tensor]:
-        """What the backbone is told beside its inputs: which positions are known, if it reads that, and which are real, if not all are.
-
-        Raises:
-            ValueError: if some are not real, and the backbone cannot leave them out.
-        """
-        if real is not None and not self.backbone.reads_real:
-            raise ValueError(
-                f"a {type(self.backbone).__name__} cannot leave out what shorter items do not have; in an order other than raster, items "
-                "of different lengths need the backbone transformer or mar"
-            )
-        told = {"known": known} if self.backbone.reads_known else {}
-        return told if real is None else {**told, "real": real}
-
-    def places_of(self, span: slice, real: Tensor | None = None, plan: SequencePlan | None = None) -> dict[str, Places]:
-        """What a joint head is told of a block, ``real`` being of all positions, ``(B, N)`` bool; others are told nothing."""
-        if not self.head.joint:
-            return {}
-        own = None if real is None or bool(real[:, span].all()) else real[:, span]
-        return {"places": Places((plan or self.plan).where[span], own)}
 
     def loss(self, tokens: Tokens, prepared: Any = None, rng: PerSampleRNG | None = None) -> Tensor:
         """Mean over the batch of the head's mean loss at the positions asked, in the head's unit (softmax: nats a token).
@@ -187,9 +165,10 @@ class Generator(nn.Module):
         hidden, targets, asked = read.hidden, read.targets, read.asked
         if self.head.joint:
             spans, share = (slice(*span) for span in read.plan.spans), 1.0 / asked.sum(1)
-            told = ((s, self.places_of(s, asked, read.plan)) for s in spans)
-            parts = [(asked[:, s].sum(1), self.head.loss(hidden[:, s], targets[:, s], **places)) for s, places in told]
-            loss = torch.stack([count * share * each for count, each in parts]).sum() / batch
+            parts = [
+                asked[:, s].sum(1) * share * self.head.loss(hidden[:, s], targets[:, s], read.plan.head_context(s, asked)) for s in spans
+            ]
+            loss = torch.stack(parts).sum() / batch
         else:
             loss = (self.head.loss(hidden[asked], targets[asked]) * read.shares[asked]).sum() / batch
         if read.beside is not None:
@@ -234,7 +213,6 @@ class Generator(nn.Module):
         there = None if plan.padding_last else real
         if view.seen is not None:
             there = view.seen.to(device) if real is None else view.seen.to(device) & real
-        told = self.reading(known, there)
         inputs, beside = self.inputs(values, known, 0, plan.layout.positions, self.places_at(plan)), None
         if self.stretch is not None and conditioning is not None and conditioning.along is not None:
             own = torch.full((batch,), plan.tokens.positions) if ends is None else ends
@@ -242,7 +220,7 @@ class Generator(nn.Module):
             plain = tokens.values.masked_fill(behind.to(device)[..., None], 0)
             durations, beside = self.stretch.learn(conditioning.along, plain, own.to(device))
             inputs = inputs + self.stretch(conditioning.along, durations, self._times(plan))
-        hidden = self.backbone(inputs, plan.where, plan.blocks, conditioning, **told)
+        hidden = self.backbone(BackboneInputs(inputs, plan.coords, plan.blocks, conditioning, known, there))
         # Every item weighs the same, however many of its positions were asked (MaskGIT's public loss), and in it every code.
         counts = asked.float() if plan.pattern is None or present is None else (asked[..., None] & present).sum(-1)
         shares = 1.0 / counts.sum(1, keepdim=True) * counts

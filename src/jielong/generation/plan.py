@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from jielong.core.tokens import Layout
+from jielong.heads.base import HeadContext
 from jielong.orders.base import Order
 from jielong.orders.patterns import Pattern
 
@@ -21,7 +22,7 @@ class SequencePlan:
         tokens: The tokenizer's layout.
         layout: The layout that the order sees; the same unless the order has a pattern.
         pattern: How the order re-arranges codes, if it does.
-        where: Coordinates of the order's positions, ``(N, axes)``, on the CPU.
+        coords: Coordinates of the order's positions, ``(N, axes)``, on the CPU.
         blocks: Their blocks, ``(N,)``, on the CPU.
         spans: The blocks as ranges of positions.
     """
@@ -29,7 +30,7 @@ class SequencePlan:
     tokens: Layout
     layout: Layout
     pattern: Pattern | None
-    where: Tensor
+    coords: Tensor
     blocks: Tensor
     spans: list[tuple[int, int]]
 
@@ -85,6 +86,11 @@ class SequencePlan:
         if lengths is not None:
             return (self.times >= 0) & (self.times < lengths.cpu()[:, None, None])
         return None if self.pattern is None else self.pattern.present.expand(batch, -1, -1)
+
+    def head_context(self, span: slice, present: Tensor) -> HeadContext:
+        """What a joint head is given of the block ``span`` in training; ``present`` is ``(B, N)`` bool."""
+        mask = present[:, span]
+        return HeadContext(coords=self.coords[span], mask=None if bool(mask.all()) else mask)
 
     @property
     def nothing(self) -> int:

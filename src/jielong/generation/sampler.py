@@ -16,8 +16,8 @@ from jielong.config.speed import Lazy
 from jielong.core.rng import PerSampleRNG
 from jielong.generation.callbacks import EventEmitter, StepCallback
 from jielong.generation.plan import SequencePlan
-from jielong.heads.base import SampleOutput, SamplingConfig, See, ignore_state
-from jielong.networks.backbone import BackboneCache
+from jielong.heads.base import HeadContext, SampleOutput, SamplingConfig, StateCallback, ignore_state
+from jielong.networks.backbone import BackboneCache, BackboneInputs
 from jielong.networks.cache import Cache
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.lazy import LazyCache
@@ -183,11 +183,9 @@ class Chain:
             real = None if real is None else torch.cat([real, real])
         if self.along is not None:
             inputs = inputs + self.along[: len(inputs), first:stop]
-        where, blocks, told = plan.where[first:stop], plan.blocks[first:stop], model.reading(known, real)
-        if cache is None:
-            return model.backbone(inputs, where, blocks, self.conditioning, **told)
-        given = None if cache.started else self.conditioning
-        return model.backbone(inputs, where, blocks, given, cache=cache, commit=commit, **told)
+        conditioning = None if cache is not None and cache.started else self.conditioning
+        given = BackboneInputs(inputs, plan.coords[first:stop], plan.blocks[first:stop], conditioning, known, real)
+        return model.backbone(given, cache, commit)
 
     def _lazy_hidden(self, lazy: Lazy, step: int, wanted: Tensor) -> Tensor:
         """As :meth:`hidden`, of all positions; up to date are those at ``wanted`` ``(B, k)``, and all of them in a fresh step."""
@@ -212,21 +210,22 @@ class Chain:
         share: float,
         progress: float,
         span: slice | None = None,
-        on_state: See = ignore_state,
+        on_state: StateCallback = ignore_state,
     ) -> SampleOutput:
         """Token values from hidden vectors, of which the second half may be the unconditional ones; of a whole block, ``span``."""
         batch, head, sampling = len(self.values), self.model.head, self.manner.sampling
         if span is not None and self.model.order.greedy_block(self.plan.layout, span.start):
             sampling = replace(sampling, temperature=0.0)
         null = hidden[batch:] if self.doubled else None
+        context = HeadContext(null, guidance, share, progress, on_state=on_state)
+        if span is not None:
+            given = (
+                self.values[:, span].masked_fill(~self.fixed[:, span], -1) if head.sequential_codebooks and self.fixed is not None else None
+            )
+            context = replace(context, coords=self.plan.coords[span], given=given)
         if self.mixer is None:
-            told: dict[str, Any] = {} if span is None else self.model.places_of(span, plan=self.plan)
-            if head.sequential_codebooks and span is not None and self.fixed is not None:
-                told["given"] = self.values[:, span].masked_fill(~self.fixed[:, span], -1)
-            if head.joint:
-                told["on_state"] = on_state
-            return head.sample(hidden[:batch], rng, sampling, null, guidance, share, **told)
-        return SampleOutput(self.mixer.mix(head.mixture(hidden[:batch], rng, sampling, null, guidance, progress)))
+            return head.sample(hidden[:batch], rng, sampling, context)
+        return SampleOutput(self.mixer.mix(head.mixture(hidden[:batch], rng, sampling, context)))
 
     def _scale(self, share: float, progress: float) -> float:
         """Guidance when so much is known and done; the unconditional half is dropped once no later step needs it."""
@@ -273,7 +272,7 @@ class Chain:
         """Block by block, and inside a block step by step; ``watch`` is called on the way."""
         order, plan, pace = self.model.order, self.plan, self.manner.pace
         done, total = 0, plan.layout.positions
-        step_lists = [pace.plan(order, plan.where[start:stop], ~self.known[:, start:stop]) for start, stop in plan.spans]
+        step_lists = [pace.plan(order, plan.coords[start:stop], ~self.known[:, start:stop]) for start, stop in plan.spans]
         last = sum(map(len, step_lists)) - 1  # of an item as long as can be, so that no item feels how long those beside it are
         if self.asked_lengths is not None:
             self._leave_out(plan.present(self.lengths, len(self.lengths)))
@@ -285,7 +284,7 @@ class Chain:
             if self.real is not None and stop > start + 1:
                 # Items that ended beside longer ones have drawn more numbers than they would have alone: begin anew, alike for all.
                 self.rng = PerSampleRNG(self.seed + (start << 32), self.rows, self.rng.device)
-            queue = pace.queue(order, plan.where[span], ~self.known[:, span], self.rng) if steps else None
+            queue = pace.queue(order, plan.coords[span], ~self.known[:, span], self.rng) if steps else None
             for step in steps:
                 progress = done / last if last else 1.0
                 share = (stop - step.hidden_before) / total
@@ -308,7 +307,7 @@ class Chain:
         """What is drawn of a block, ``(B, n, C)``, but for its fixed entries."""
         return drawn if self.fixed is None else torch.where(self.fixed[:, span], self.values[:, span], drawn)
 
-    def _draw_all(self, span: slice, step: Step, scale: float, share: float, progress: float, on_state: See) -> None:
+    def _draw_all(self, span: slice, step: Step, scale: float, share: float, progress: float, on_state: StateCallback) -> None:
         """Draw at every position of a block, and keep what the order says."""
         order = self.model.order
         hidden = self.hidden(span.start, span.stop, commit=order.shifted)

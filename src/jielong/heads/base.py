@@ -10,12 +10,45 @@ from torch import Tensor, nn
 
 from jielong.core.rng import PerSampleRNG
 
-See = Callable[[Tensor], None]
-"""Is told of every state ``(B, n, C)`` that a head reaches on the way from noise to tokens; the last one is the tokens."""
+StateCallback = Callable[[Tensor], None]
+"""Receives every state ``(B, n, C)`` between noise and tokens; the last one is the tokens."""
 
 
 def ignore_state(_: Tensor) -> None:
-    """What is told where nobody watches: nothing."""
+    """The callback that does nothing."""
+
+
+@dataclass(frozen=True)
+class HeadContext:
+    """What a head is given beside hidden vectors.
+
+    Attributes:
+        null: Hidden vectors without condition, ``(B, n, D)``, for guidance.
+        guidance: Scale: ``null + guidance (conditional - null)``; 1 is the conditional model, 0 the unconditional one.
+        known_fraction: Fraction of the tokens that are known, in [0, 1] (:meth:`SamplingConfig.num_inference_steps_at`).
+        progress: Fraction of the steps that are done, in [0, 1].
+        coords: Coordinates of the positions, ``(n, axes)``, on the CPU; joint heads need them.
+        mask: ``(B, n)`` bool, false at padding; ``None`` where no position is padding.
+        given: Codes ``(B, n, K)`` that are fixed (``V``: no code) and -1 elsewhere, for heads with ``sequential_codebooks``.
+        on_state: Called with every state of a joint head that draws in several steps.
+    """
+
+    null: Tensor | None = None
+    guidance: float = 1.0
+    known_fraction: float = 0.0
+    progress: float = 1.0
+    coords: Tensor | None = None
+    mask: Tensor | None = None
+    given: Tensor | None = None
+    on_state: StateCallback = ignore_state
+
+    @property
+    def unconditional(self) -> Tensor | None:
+        """:attr:`null` where it is to be used: ``None`` at guidance 1."""
+        return None if self.guidance == 1.0 else self.null
+
+
+NO_CONTEXT = HeadContext()
 
 
 @dataclass(frozen=True)
@@ -80,8 +113,7 @@ class Head(nn.Module, ABC):
     missing_codes_allowed: bool = False
     """Whether it can leave out codebooks of a position: where a target is ``V``, there is nothing to predict."""
     sequential_codebooks: bool = False
-    """Whether it draws the codebooks of a position one after the other: :meth:`sample` is then told what is ``given``, ``(B, n, K)`` long,
-    with -1 where a code is to be drawn."""
+    """Whether it draws the codebooks of a position one after the other, and so reads :attr:`HeadContext.given`."""
     iterative: bool = False
     """Whether it draws a token in several evaluations of a network, whose number can be asked for."""
 
@@ -89,13 +121,12 @@ class Head(nn.Module, ABC):
     def joint(self) -> bool:
         """Whether it draws all tokens of a block together.
 
-        Then :meth:`loss` takes ``hidden (B, n, D)``, ``targets (B, n, C)`` and the block's ``places``, to ``(B,)``, the mean over what is
-        real; and :meth:`sample` takes ``places`` beside the rest, and ``see``, to be told of its states on the way to the tokens.
+        Then :meth:`loss` takes ``hidden (B, n, D)`` and ``targets (B, n, C)`` to ``(B,)``, the mean over the positions of the mask.
         """
         return False
 
     @abstractmethod
-    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:
         """Loss of each selected position: hidden ``(M, D)``, targets ``(M, C)`` to ``(M,)``; see :attr:`joint`."""
 
     def on_train_step(self, samples_seen: int) -> None:
@@ -135,31 +166,11 @@ class Head(nn.Module, ABC):
             )
 
     @abstractmethod
-    def sample(
-        self,
-        hidden: Tensor,
-        rng: PerSampleRNG,
-        sampling: SamplingConfig,
-        null: Tensor | None = None,
-        guidance: float = 1.0,
-        progress: float = 0.0,
-    ) -> SampleOutput:
-        """Draw tokens: hidden ``(B, n, D)``, and ``null`` the hidden vectors without condition.
+    def sample(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> SampleOutput:
+        """Draw tokens at hidden vectors ``(B, n, D)``."""
 
-        Guidance follows ``null + guidance (conditional - null)``: 1 is the conditional model, 0 the unconditional. ``progress`` in [0, 1]
-        is the fraction of known tokens, which iterative heads may use (:meth:`SamplingConfig.num_inference_steps_at`).
-        """
-
-    def mixture(
-        self,
-        hidden: Tensor,
-        rng: PerSampleRNG,
-        sampling: SamplingConfig,
-        null: Tensor | None = None,
-        guidance: float = 1.0,
-        progress: float = 1.0,
-    ) -> Tensor:
-        """Instead of a code, random weights over all codes, ``(B, n, K, V)``, for smooth sampling at ``progress`` in [0, 1] of the steps.
+    def mixture(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> Tensor:
+        """Random weights over all codes instead of a code, ``(B, n, K, V)``, for soft codes.
 
         Raises:
             ValueError: if the head has no codes.

@@ -9,15 +9,14 @@ are one call.
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from jielong.core.rng import PerSampleRNG
-from jielong.core.tokens import Layout, Places
-from jielong.heads.base import Head, SampleOutput, SamplingConfig, See, ignore_state
+from jielong.core.tokens import Layout
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput, SamplingConfig
 from jielong.networks.denoiser import AnyDenoiser, JointDenoiser
 
 
@@ -68,27 +67,18 @@ class Evaluations:
     Args:
         network: The network.
         hidden: Hidden vectors ``(B, n, D)``.
-        null: Those without condition, or nothing.
-        guidance: Scale; at 1, as without ``null``, only the conditional half is evaluated.
-        places: Where they stand, for a joint network.
-        see: Is told of every state that the draw reaches.
+        context: Guidance, and for a joint network the positions' coordinates.
     """
 
-    def __init__(
-        self,
-        network: AnyDenoiser,
-        hidden: Tensor,
-        null: Tensor | None = None,
-        guidance: float = 1.0,
-        places: Places | None = None,
-        on_state: See = ignore_state,
-    ) -> None:
-        self.network, self.guidance, self.shape, self.on_state = network, guidance, hidden.shape[:2], on_state
-        self.joined = null is not None and guidance != 1.0
-        rows = hidden if null is None or not self.joined else torch.cat([hidden, null])
+    def __init__(self, network: AnyDenoiser, hidden: Tensor, context: HeadContext = NO_CONTEXT) -> None:
+        self.network, self.shape = network, hidden.shape[:2]
+        self.guidance, self.on_state = context.guidance, context.on_state
+        null, mask = context.unconditional, context.mask
+        self.joined = null is not None
+        rows = hidden if null is None else torch.cat([hidden, null])
         self.prepared: Any
         if isinstance(network, JointDenoiser):
-            self.prepared = network.prepare(rows, _doubled(_given(places)) if self.joined else _given(places))
+            self.prepared = network.prepare(rows, _coords(context), mask.repeat(2, 1) if self.joined and mask is not None else mask)
         else:
             self.prepared = network.prepare(rows.flatten(0, 1))
 
@@ -114,15 +104,10 @@ class Evaluations:
         return self.guide(*self.halves(x, *times))
 
 
-def _given(places: Places | None) -> Places:
-    if places is None:
-        raise ValueError("a joint network draws a block of tokens together, and needs to be told their places")
-    return places
-
-
-def _doubled(places: Places) -> Places:
-    """The places of twice the items."""
-    return places if places.real is None else replace(places, real=places.real.repeat(2, 1))
+def _coords(context: HeadContext) -> Tensor:
+    if context.coords is None:
+        raise ValueError("a joint network draws the tokens of a block together and needs their coordinates: give HeadContext(coords=...)")
+    return context.coords
 
 
 class IterativeHead(Head):
@@ -155,11 +140,11 @@ class IterativeHead(Head):
         """Whether it draws all tokens of a block together: with a network that sees them together."""
         return isinstance(self.network, JointDenoiser)
 
-    def loss(self, hidden: Tensor, targets: Tensor, places: Places | None = None) -> Tensor:
+    def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:
         """Mean loss of the noisy copies of each token, ``(M,)``, or of each block, ``(B,)``; see :meth:`Head.loss`."""
         copies = self.diffusion_batch_mul
         if isinstance(self.network, JointDenoiser):
-            each = self._loss_of_blocks(self.network, hidden, widened(targets), _given(places))
+            each = self._loss_of_blocks(self.network, hidden, widened(targets), context)
         else:
             prepared = widened(self.network.prepare(hidden)).repeat(copies, 1)
 
@@ -169,13 +154,13 @@ class IterativeHead(Head):
             each = self.loss_of_copies(widened(targets).repeat(copies, 1), predict)
         return each.view(copies, -1).mean(0)
 
-    def _loss_of_blocks(self, network: JointDenoiser[Any], hidden: Tensor, targets: Tensor, places: Places) -> Tensor:
+    def _loss_of_blocks(self, network: JointDenoiser[Any], hidden: Tensor, targets: Tensor, context: HeadContext) -> Tensor:
         """Losses of all copies of each block, of ``n C`` values each."""
         copies, shape = self.diffusion_batch_mul, targets.shape[1:]
-        prepared, real = network.prepare(hidden, places).repeat(copies), None
-        if places.real is not None:
-            targets = targets.masked_fill(~places.real[..., None], 0)
-            real = places.real[..., None].expand(targets.shape).flatten(1).repeat(copies, 1)
+        prepared, real = network.prepare(hidden, _coords(context), context.mask).repeat(copies), None
+        if context.mask is not None:
+            targets = targets.masked_fill(~context.mask[..., None], 0)
+            real = context.mask[..., None].expand(targets.shape).flatten(1).repeat(copies, 1)
 
         def predict(x: Tensor, times: Tensor, rows: Tensor | None = None) -> Tensor:
             out = network.predict(x.unflatten(-1, shape), times, prepared if rows is None else prepared.rows(rows))
@@ -190,25 +175,15 @@ class IterativeHead(Head):
         Only values that are ``real``, ``(M, C)`` bool, count; all of them by default.
         """
 
-    def sample(
-        self,
-        hidden: Tensor,
-        rng: PerSampleRNG,
-        sampling: SamplingConfig,
-        null: Tensor | None = None,
-        guidance: float = 1.0,
-        progress: float = 0.0,
-        places: Places | None = None,
-        on_state: See = ignore_state,
-    ) -> SampleOutput:
+    def sample(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> SampleOutput:
         """Draw tokens ``(B, n, C)``; there is no likelihood of a draw to be confident by. See :meth:`Head.sample` and :attr:`Head.joint`.
 
         Raises:
             ValueError: if top-k or top-p is asked for.
         """
         self.check_sampling(sampling)
-        steps = sampling.num_inference_steps_at(progress, self.steps)
-        evaluate = Evaluations(self.network, hidden, null, guidance, places, on_state)
+        steps = sampling.num_inference_steps_at(context.known_fraction, self.steps)
+        evaluate = Evaluations(self.network, hidden, context)
         return SampleOutput(self.draw(evaluate, rng, steps, sampling.temperature))
 
     @abstractmethod

@@ -9,7 +9,7 @@ from torch import Tensor
 from jielong.config.registry import Part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Head, SampleOutput, SamplingConfig
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput, SamplingConfig
 from jielong.heads.softmax import cross_entropies, draw_codes, filter_logits, over_codebooks
 from jielong.networks.depth import DepthTransformer, Memory, PerCodebook
 from jielong.networks.embedding import CodeEmbedding
@@ -71,7 +71,7 @@ class DepthHead(Head):
             x = torch.cat((x[:, :1], x[:, 1:] + self._embedded(codes[:, :-1], 0)), dim=1)
         return self.logits(self.depth(x))
 
-    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:
         """Cross-entropy in nats, ``(M,)``, averaged over the codebooks of which there is a code; the first may weigh more."""
         scores = self.scores(hidden, targets)
         with torch.autocast(scores.device.type, enabled=False):
@@ -94,28 +94,18 @@ class DepthHead(Head):
         with torch.autocast(scores.device.type, enabled=False):
             return -cross_entropies(scores, flat).sum(-1).view(values.shape[:-1])
 
-    def sample(
-        self,
-        hidden: Tensor,
-        rng: PerSampleRNG,
-        sampling: SamplingConfig,
-        null: Tensor | None = None,
-        guidance: float = 1.0,
-        progress: float = 0.0,
-        given: Tensor | None = None,
-    ) -> SampleOutput:
-        """Draw codes ``(B, n, K)`` in turn, with the keys and values of those before kept, and the log-probability of each draw.
+    def sample(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> SampleOutput:
+        """Draw codes ``(B, n, K)`` in turn with cached keys and values, and the log-probability of each draw.
 
-        Guidance is of the logits of each codebook, both branches given the same codes. ``given`` ``(B, n, K)`` holds codes that stand
-        already (or ``V``, nothing) and -1 elsewhere.
+        Guidance combines the logits of each codebook, both branches conditioned on the same codes.
         """
         batch, n, _ = hidden.shape
-        guided = null is not None and guidance != 1.0
+        null = context.unconditional
         rows = hidden.flatten(0, 1)
-        if guided and null is not None:
+        if null is not None:
             rows = torch.cat((rows, null.flatten(0, 1)))
         uniform = rng.uniform(n, self.codebooks).flatten(0, 1) if sampling.temperature > 0 else None  # (M, K)
-        resolve = None if given is None else given.flatten(0, 1)
+        given = None if context.given is None else context.given.flatten(0, 1)
         memory: Memory = []
         drawn: list[Tensor] = []
         confidence = torch.zeros(batch * n, device=hidden.device)
@@ -123,18 +113,18 @@ class DepthHead(Head):
             x = self.enter(rows[:, None], book)
             if drawn:
                 before = self._embedded(drawn[-1][:, None], book - 1)
-                x = x + (torch.cat((before, before)) if guided else before)
+                x = x + (torch.cat((before, before)) if null is not None else before)
             scores = self.logits(self.depth.step(x, book, memory), book)[:, 0].float()
-            if guided:
+            if null is not None:
                 conditional, unconditional = scores.chunk(2)
-                scores = torch.lerp(unconditional, conditional, guidance)
+                scores = torch.lerp(unconditional, conditional, context.guidance)
             if uniform is None:
                 codes, probability = scores.argmax(-1), scores.softmax(-1)
             else:
                 probability = filter_logits(scores, sampling).softmax(-1)
                 codes = draw_codes(probability, uniform[:, book])
             confidence += probability.gather(-1, codes[:, None])[:, 0].clamp_min(torch.finfo(torch.float32).tiny).log()
-            drawn.append(codes if resolve is None else torch.where(resolve[:, book] < 0, codes, resolve[:, book]))
+            drawn.append(codes if given is None else torch.where(given[:, book] < 0, codes, given[:, book]))
         return SampleOutput(torch.stack(drawn, dim=-1).unflatten(0, (batch, n)), confidence.view(batch, n))
 
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from jielong.heads.base import See, ignore_state
+from jielong.heads.base import StateCallback, ignore_state
 from jielong.heads.diffusion_schedule import Schedule
 
 
@@ -38,7 +38,7 @@ Normal = Callable[[], Tensor]
 """Draws normal numbers of ``x``'s shape."""
 
 
-def ddpm(look: Look, x: Tensor, plan: Schedule, normal: Normal, temperature: float = 1.0, on_state: See = ignore_state) -> Tensor:
+def ddpm(look: Look, x: Tensor, plan: Schedule, normal: Normal, temperature: float = 1.0, on_state: StateCallback = ignore_state) -> Tensor:
     """Ancestral steps ``x <- mean of q(x_{k-1} | x_k, x_0) + temperature sigma_k z`` (DDPM, algorithm 2); the last adds no noise.
 
     ``log sigma_k^2`` lies between those of ``beta~_k`` and ``beta_k``, where the network says (2102.09672, equation 15), or at the first.
@@ -49,7 +49,7 @@ def ddpm(look: Look, x: Tensor, plan: Schedule, normal: Normal, temperature: flo
         plan: The steps, each one evaluation.
         normal: Noise of the steps.
         temperature: Multiplies the noise of the steps, not that which is given (MAR, arXiv 2406.11838, section 3.2).
-        see: Is told of ``x`` after every step.
+        on_state: Called with ``x`` after every step.
     """
     rows = zip(*(each.tolist() for each in _steps_back(plan)), strict=True)
     for step, (time, signal, spread, of_data, of_noisy, least, most) in enumerate(rows):
@@ -68,7 +68,13 @@ def _steps_back(plan: Schedule) -> list[Tensor]:
 
 
 def ddim(
-    look: Look, x: Tensor, plan: Schedule, normal: Normal, temperature: float = 1.0, eta: float = 0.0, on_state: See = ignore_state
+    look: Look,
+    x: Tensor,
+    plan: Schedule,
+    normal: Normal,
+    temperature: float = 1.0,
+    eta: float = 0.0,
+    on_state: StateCallback = ignore_state,
 ) -> Tensor:
     """``x <- a' x_0 + sqrt(s'^2 - sigma^2) e + temperature sigma z`` (2010.02502, equations 12 and 16); ``a'`` and ``s'`` are one step on.
 
@@ -81,7 +87,7 @@ def ddim(
         normal: Noise of the steps.
         temperature: Multiplies the noise of the steps.
         eta: How much noise they add.
-        see: Is told of ``x`` after every step.
+        on_state: Called with ``x`` after every step.
     """
     kept = [*plan.kept.flip(0).tolist(), 1.0]
     for time, (now, then) in zip(plan.times.flip(0).tolist(), pairwise(kept), strict=True):
@@ -94,7 +100,7 @@ def ddim(
     return x
 
 
-def edm(look: Look, x: Tensor, schedule: Schedule, evaluations: int, rho: float = 7.0, on_state: See = ignore_state) -> Tensor:
+def edm(look: Look, x: Tensor, schedule: Schedule, evaluations: int, rho: float = 7.0, on_state: StateCallback = ignore_state) -> Tensor:
     """Heun's method on ``dy / d sigma = (y - x_0(y, sigma)) / sigma`` (EDM, arXiv 2206.00364, algorithm 1 without churn).
 
     The change of variables from a schedule that keeps variance (its table 1): ``y = x / a`` and ``sigma = s / a``, so the network sees
@@ -108,7 +114,7 @@ def edm(look: Look, x: Tensor, schedule: Schedule, evaluations: int, rho: float 
         schedule: The steps of training.
         evaluations: At most so many; an even number leaves one unused.
         rho: How much closer the levels lie near the data.
-        see: Is told after every interval of ``a y``, which unlike ``y`` has the tokens' own variance at every level.
+        on_state: Called after every interval with ``a y``, which unlike ``y`` has the tokens' own variance at every level.
     """
     most, least = (float(each) ** (1 / rho) for each in (schedule.sigma[-1], schedule.sigma[0]))
     levels = max(1, (evaluations + 1) // 2)

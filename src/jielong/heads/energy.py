@@ -14,7 +14,7 @@ from torch import Tensor
 from jielong.config.registry import Part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Head, SampleOutput, SamplingConfig
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput, SamplingConfig
 from jielong.heads.continuous import check_continuous
 from jielong.networks.noise_driven import NoiseDriven
 
@@ -77,30 +77,22 @@ class EnergyHead(Head):
         self.network = NoiseDriven(width, noise, layout.channels, layers, channels)
         self.noise, self.draws, self.alpha = noise, draws, alpha
 
-    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:
         """Twice the energy score of each position, ``(M,)``: see :func:`energy_loss`."""
         noise = torch.randn(self.draws, len(hidden), self.noise, device=hidden.device)
         draws = self.network(hidden, noise)
         with torch.autocast(draws.device.type, enabled=False):
             return energy_loss(draws.float(), targets.float(), self.alpha)
 
-    def sample(
-        self,
-        hidden: Tensor,
-        rng: PerSampleRNG,
-        sampling: SamplingConfig,
-        null: Tensor | None = None,
-        guidance: float = 1.0,
-        progress: float = 0.0,
-    ) -> SampleOutput:
+    def sample(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> SampleOutput:
         """Draw tokens ``(B, n, C)``, from ``null + guidance (hidden - null)`` where there is guidance.
 
         Raises:
             ValueError: if top-k or top-p is asked for.
         """
         self.check_sampling(sampling)
-        if null is not None and guidance != 1.0:
-            hidden = torch.lerp(null.float(), hidden.float(), guidance).to(hidden.dtype)
+        if (null := context.unconditional) is not None:
+            hidden = torch.lerp(null.float(), hidden.float(), context.guidance).to(hidden.dtype)
         drawn = rng.normal(*hidden.shape[1:-1], self.noise) * sampling.temperature
         return SampleOutput(self.network(hidden, drawn).float())
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from jielong.config.registry import Config, OfFamily, Part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import See, ignore_state
+from jielong.heads.base import StateCallback, ignore_state
 from jielong.heads.continuous import Evaluations, IterativeHead, Predict, mean
 from jielong.networks.denoiser import MLP, AnyDenoiser, NetworkSettings
 
@@ -76,7 +76,7 @@ def grid(intervals: int, shift: float = 1.0) -> list[float]:
     return shifted(torch.linspace(0, 1, intervals + 1, dtype=torch.float64), shift).tolist()
 
 
-def euler(velocity: Velocity, x: Tensor, times: Sequence[float], on_state: See = ignore_state) -> Tensor:
+def euler(velocity: Velocity, x: Tensor, times: Sequence[float], on_state: StateCallback = ignore_state) -> Tensor:
     """``x <- x + h v(x, t)``: one evaluation an interval, at its start; ``see`` is told of ``x`` at every interval's end."""
     for start, end in pairwise(times):
         x = x + (end - start) * velocity(x, start)
@@ -84,7 +84,7 @@ def euler(velocity: Velocity, x: Tensor, times: Sequence[float], on_state: See =
     return x
 
 
-def midpoint(velocity: Velocity, x: Tensor, times: Sequence[float], on_state: See = ignore_state) -> Tensor:
+def midpoint(velocity: Velocity, x: Tensor, times: Sequence[float], on_state: StateCallback = ignore_state) -> Tensor:
     """``x <- x + h v(x + h/2 v(x, t), t + h/2)``: two evaluations an interval, none at its end; ``see`` as for :func:`euler`."""
     for start, end in pairwise(times):
         half = (end - start) / 2
@@ -93,7 +93,7 @@ def midpoint(velocity: Velocity, x: Tensor, times: Sequence[float], on_state: Se
     return x
 
 
-def heun(velocity: Velocity, x: Tensor, times: Sequence[float], on_state: See = ignore_state) -> Tensor:
+def heun(velocity: Velocity, x: Tensor, times: Sequence[float], on_state: StateCallback = ignore_state) -> Tensor:
     """``x <- x + h/2 (v(x, t) + v(x + h v(x, t), t + h))``: two evaluations an interval, one at its end; ``see`` as for :func:`euler`."""
     for start, end in pairwise(times):
         step, slope = end - start, velocity(x, start)
@@ -102,7 +102,9 @@ def heun(velocity: Velocity, x: Tensor, times: Sequence[float], on_state: See = 
     return x
 
 
-def stochastic(velocity: Velocity, x: Tensor, times: Sequence[float], normal: Callable[[], Tensor], on_state: See = ignore_state) -> Tensor:
+def stochastic(
+    velocity: Velocity, x: Tensor, times: Sequence[float], normal: Callable[[], Tensor], on_state: StateCallback = ignore_state
+) -> Tensor:
     """Euler-Maruyama on an equation of the same marginals: ``dx = [v + (1 - t) score] dt + sqrt(2 (1 - t)) dW`` (NextStep-1's sampler).
 
     On the straight path ``score = (t v - x) / (1 - t)``, so the drift is ``(1 + t) v - x``. The last step follows ``v`` alone, without

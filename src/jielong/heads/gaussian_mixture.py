@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from jielong.config.registry import Part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Head, SampleOutput, SamplingConfig
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput, SamplingConfig
 from jielong.heads.continuous import check_continuous
 from jielong.heads.softmax import draw_codes
 
@@ -138,7 +138,7 @@ class GaussianMixtureHead(Head):
         with torch.autocast(values.device.type, enabled=False):
             return mixture.log_prob(values)
 
-    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:
         """Negative log-density in nats a *number*, ``(M,)``: that of the token shared by its ``C`` numbers. It may be below 0."""
         return -self.log_prob(hidden, targets) / self.channels
 
@@ -146,15 +146,7 @@ class GaussianMixtureHead(Head):
         """The loss itself."""
         return loss
 
-    def sample(
-        self,
-        hidden: Tensor,
-        rng: PerSampleRNG,
-        sampling: SamplingConfig,
-        null: Tensor | None = None,
-        guidance: float = 1.0,
-        progress: float = 0.0,
-    ) -> SampleOutput:
+    def sample(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> SampleOutput:
         """Draw tokens ``(B, n, C)`` and the log-density of each, ``(B, n)``.
 
         With guidance ``g`` a component ``m`` is drawn by the conditional weights (GIVT, appendix B), and from it the token, by
@@ -170,7 +162,8 @@ class GaussianMixtureHead(Head):
         places = hidden.shape[1:-1]
         uniform, white = rng.uniform(*places), rng.normal(*places, self.channels) * sampling.temperature
         mixture = self.mixture_of(hidden)
-        if null is None or guidance == 1.0:
+        null, guidance = context.unconditional, context.guidance
+        if null is None:
             mean, scale = mixture.component(draw_codes(mixture.weights.exp(), uniform))
             values = mean + _times(scale, white)
         else:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from jielong.config.registry import Part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Head, SampleOutput, SamplingConfig
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput, SamplingConfig
 from jielong.heads.softmax import draw_codes, filter_logits
 
 SCALE = 7.0
@@ -107,7 +107,7 @@ class LogisticMixtureHead(Head):
                 total = total + log_bins(x[..., None, colour], centre, log_scale[..., colour], self.vocabulary)
             return total.logsumexp(-1)
 
-    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:
         """Negative log-likelihood, ``(M,)``, in nats a *position*, all its colours together: bits a colour are ``loss / (C ln 2)``."""
         return -self.log_prob(hidden, targets)
 
@@ -115,29 +115,21 @@ class LogisticMixtureHead(Head):
         """The loss shared by the colours."""
         return loss / self.colours
 
-    def sample(
-        self,
-        hidden: Tensor,
-        rng: PerSampleRNG,
-        sampling: SamplingConfig,
-        null: Tensor | None = None,
-        guidance: float = 1.0,
-        progress: float = 0.0,
-    ) -> SampleOutput:
+    def sample(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> SampleOutput:
         """Draw levels ``(B, n, C)``, and the log-probability of each draw, summed over the colours, ``(B, n)``.
 
         Colours are drawn one after the other from their exact distribution over the levels, given those before. Guidance, temperature,
         top-k and top-p act on its log-probabilities as they do on a softmax head's logits.
         """
         chain = _Colours(self, hidden)
-        other = None if null is None or guidance == 1.0 else _Colours(self, null)
+        other = None if context.unconditional is None else _Colours(self, context.unconditional)
         levels, confidence = [], torch.zeros(hidden.shape[:-1], device=hidden.device)
         uniform = rng.uniform(hidden.shape[1], self.colours) if sampling.temperature else None
         for colour in range(self.colours):
             scores = chain.scores(colour)
             if other is not None:
                 without = other.scores(colour)
-                scores = without + guidance * (scores - without)
+                scores = without + context.guidance * (scores - without)
             if uniform is None:
                 probability = scores.softmax(-1)
                 level = scores.argmax(-1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from jielong.config.registry import Part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Head, SampleOutput, SamplingConfig
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput, SamplingConfig
 from jielong.heads.continuous import check_continuous, widened
 
 
@@ -34,7 +34,7 @@ class RegressionHead(Head):
         nn.init.zeros_(self.token.weight)
         nn.init.zeros_(self.token.bias)
 
-    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:
         """Squared error, mean over the channels, ``(M,)``."""
         said = self.token(hidden)
         with torch.autocast(said.device.type, enabled=False):
@@ -50,15 +50,7 @@ class RegressionHead(Head):
         if sampling.temperature != 1:
             raise ValueError("the RegressionHead draws nothing at random, so it has no temperature: leave it at 1")
 
-    def sample(
-        self,
-        hidden: Tensor,
-        rng: PerSampleRNG,
-        sampling: SamplingConfig,
-        null: Tensor | None = None,
-        guidance: float = 1.0,
-        progress: float = 0.0,
-    ) -> SampleOutput:
+    def sample(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> SampleOutput:
         """The prediction itself, ``(B, n, C)``; see :meth:`Head.sample`.
 
         Raises:
@@ -66,8 +58,8 @@ class RegressionHead(Head):
         """
         self.check_sampling(sampling)
         said = widened(self.token(hidden))
-        if null is not None and guidance != 1.0:
-            said = torch.lerp(widened(self.token(null)), said, guidance)
+        if (null := context.unconditional) is not None:
+            said = torch.lerp(widened(self.token(null)), said, context.guidance)
         return SampleOutput(said)
 
 

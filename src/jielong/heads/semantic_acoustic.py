@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from jielong.config.registry import OfFamily, Part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Head, SampleOutput, SamplingConfig
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput, SamplingConfig
 from jielong.heads.continuous import check_continuous
 from jielong.heads.flow_matching import FlowMatching
 from jielong.heads.softmax import SoftmaxHead
@@ -67,7 +67,7 @@ class SemanticAcousticHead(Head):
         """Hidden vectors ``(..., D)`` beside units ``(..., 1)``, for the head of vectors."""
         return torch.cat([hidden, self.table(units[..., 0]).to(hidden.dtype)], dim=-1)
 
-    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:
         """``weight`` times the cross-entropy of the unit in nats, and the loss of the vector given the true unit; ``(M,)``."""
         units = self.quantizer(targets.float()).indices  # which follow the targets in training
         return self.weight * self.units.loss(hidden, units) + self.vectors.loss(self.told(hidden, units), targets)
@@ -80,20 +80,13 @@ class SemanticAcousticHead(Head):
         """What means nothing to the head of vectors is refused by it; top-k and top-p are of the units."""
         self.vectors.check_sampling(replace(sampling, top_k=0, top_p=1.0))
 
-    def sample(
-        self,
-        hidden: Tensor,
-        rng: PerSampleRNG,
-        sampling: SamplingConfig,
-        null: Tensor | None = None,
-        guidance: float = 1.0,
-        progress: float = 0.0,
-    ) -> SampleOutput:
+    def sample(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> SampleOutput:
         """Draw vectors ``(B, n, C)``; how sure the units are is how sure the draws are."""
         self.check_sampling(sampling)
-        units = self.units.sample(hidden, rng, sampling, null, guidance, progress)
-        given, nothing = self.told(hidden, units.values), None if null is None else self.told(null, units.values)
-        drawn = self.vectors.sample(given, rng, replace(sampling, top_k=0, top_p=1.0), nothing, guidance, progress)
+        units = self.units.sample(hidden, rng, sampling, context)
+        null = None if context.null is None else self.told(context.null, units.values)
+        acoustic = replace(sampling, top_k=0, top_p=1.0)
+        drawn = self.vectors.sample(self.told(hidden, units.values), rng, acoustic, replace(context, null=null))
         return SampleOutput(drawn.values, units.confidence)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from jielong.config.registry import Part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Head, SampleOutput, SamplingConfig
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput, SamplingConfig
 
 
 def filter_logits(logits: Tensor, sampling: SamplingConfig) -> Tensor:
@@ -91,7 +91,7 @@ class SoftmaxHead(Head):
         with torch.autocast(scores.device.type, enabled=False):
             return scores.float().log_softmax(-1).gather(-1, values[..., None])[..., 0].sum(-1)
 
-    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:
         """Cross-entropy in nats, ``(M,)``, averaged over the codebooks of which there is a code."""
         there = targets != self.vocabulary
         if bool(there.all()):
@@ -111,17 +111,9 @@ class SoftmaxHead(Head):
         """The loss itself, unless labels are smoothed."""
         return None if self.label_smoothing else loss
 
-    def sample(
-        self,
-        hidden: Tensor,
-        rng: PerSampleRNG,
-        sampling: SamplingConfig,
-        null: Tensor | None = None,
-        guidance: float = 1.0,
-        progress: float = 0.0,
-    ) -> SampleOutput:
+    def sample(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> SampleOutput:
         """Draw codes ``(B, n, K)`` and the log-probability of each draw, summed over the codebooks, ``(B, n)``."""
-        scores = self._guided(hidden, null, guidance)
+        scores = self._guided(hidden, context)
         if sampling.temperature == 0.0:
             codes = scores.argmax(-1)
             probability = scores.softmax(-1)
@@ -131,29 +123,21 @@ class SoftmaxHead(Head):
         chosen = probability.gather(-1, codes[..., None]).clamp_min_(torch.finfo(torch.float32).tiny).log_()
         return SampleOutput(codes, chosen.sum((-2, -1)))
 
-    def mixture(
-        self,
-        hidden: Tensor,
-        rng: PerSampleRNG,
-        sampling: SamplingConfig,
-        null: Tensor | None = None,
-        guidance: float = 1.0,
-        progress: float = 1.0,
-    ) -> Tensor:
+    def mixture(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> Tensor:
         """Gumbel-softmax weights over the codes: ``softmax(((1 + r) logits + g) / tau)``, ``tau = max(0.27 (1 - 0.95 r), 0.005)``.
 
         ``r`` is the progress and ``g`` Gumbel noise: early steps mix codes, the last nearly draws one (VAR's "more smooth" sampling).
         """
-        scores = self._guided(hidden, null, guidance)
+        scores = self._guided(hidden, context)
         if sampling.temperature == 0.0:
             return F.one_hot(scores.argmax(-1), self.vocabulary).float()
-        logits = filter_logits(scores, sampling) * (1 + progress)
-        return ((logits + rng.gumbel(*logits.shape[1:])) / max(0.27 * (1 - 0.95 * progress), 0.005)).softmax(-1)
+        logits = filter_logits(scores, sampling) * (1 + context.progress)
+        return ((logits + rng.gumbel(*logits.shape[1:])) / max(0.27 * (1 - 0.95 * context.progress), 0.005)).softmax(-1)
 
-    def _guided(self, hidden: Tensor, null: Tensor | None, guidance: float) -> Tensor:
-        if null is not None and guidance != 1.0:
+    def _guided(self, hidden: Tensor, context: HeadContext) -> Tensor:
+        if (null := context.unconditional) is not None:
             # Logits are linear in hidden vectors, so guiding these is guiding those, with one product instead of two.
-            hidden = torch.lerp(null.float(), hidden.float(), guidance).to(hidden.dtype)
+            hidden = torch.lerp(null.float(), hidden.float(), context.guidance).to(hidden.dtype)
         return self.scores(hidden).float()
 
 

@@ -1,8 +1,9 @@
-"""What a generator needs of a network: what is known so far goes in, a hidden vector a position comes out."""
+"""The interface of backbones: embeddings of the tokens so far in, a hidden vector per position out."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import torch
@@ -13,63 +14,98 @@ from jielong.networks.conditioning import Conditioning
 from jielong.networks.lazy import LazyCache
 
 
-class BackboneCache(Protocol):
-    """What a backbone remembers of the positions it has passed; what is inside is the backbone's own business.
+@dataclass(frozen=True)
+class BackboneInputs:
+    """What a backbone reads.
 
     Attributes:
-        started: Whether the first call has been made, which takes the condition in.
+        embeddings: ``(B, n, D)``.
+        coords: ``(n, axes)`` coordinates of the positions, on the CPU, as Python reads them.
+        blocks: ``(n,)`` non-decreasing block indices, on the CPU.
+        conditioning: The condition, if the network takes one; of cached calls the first alone has it.
+        known: ``(B, n)`` bool: positions that hold a known token and no placeholder, for networks that treat them differently.
+        attention_mask: ``(B, n)`` bool: positions that are attended to; ``None`` for all of them.
+    """
+
+    embeddings: Tensor
+    coords: Tensor
+    blocks: Tensor
+    conditioning: Conditioning | None = None
+    known: Tensor | None = None
+    attention_mask: Tensor | None = None
+
+
+class BackboneCache(Protocol):
+    """State of cached calls.
+
+    Attributes:
+        started: Whether the first call, which takes the condition in, has been made.
     """
 
     started: bool
 
+    @property
+    def batch(self) -> int:
+        """Items."""
+
     def rows(self, index: slice) -> Self:
-        """A cache of some items that goes on by itself; it may share this one's memory, which is then not to be used any more."""
+        """The cache of some items; it may share memory with this one, which is then not to be used any more."""
 
 
 C = TypeVar("C", bound=BackboneCache)
 
 
 class Backbone(nn.Module, ABC, Generic[C]):
-    """Block-causal by construction: a position sees all earlier blocks and its own, whatever is inside.
+    """A block-causal network: a position attends to all earlier blocks and its own.
 
     Attributes:
-        width: Channels ``D`` of inputs and of hidden vectors.
-        reads_known: Whether it is also told which positions are known: ``forward`` then takes ``known``, ``(B, n)`` bool.
-        reads_real: Whether it can leave out positions that an item does not have: ``forward`` then takes ``real``, ``(B, n)`` bool, and
-            no position sees one that is not real.
+        width: Channels ``D`` of embeddings and of hidden vectors.
+        conditioned: Whether it takes a condition.
+        supports_attention_mask: Whether it can leave out positions (:attr:`BackboneInputs.attention_mask`).
     """
 
     width: int
-    reads_known: ClassVar[bool] = False
-    reads_real: ClassVar[bool] = False
+    conditioned: bool
+    supports_attention_mask: ClassVar[bool] = False
 
     @abstractmethod
-    def forward(
-        self,
-        inputs: Tensor,
-        coordinates: Tensor,
-        blocks: Tensor,
-        conditioning: Conditioning | None = None,
-        cache: C | None = None,
-        commit: bool = True,
-    ) -> Tensor:
+    def forward(self, inputs: BackboneInputs, cache: C | None = None, commit: bool = True) -> Tensor:
         """Hidden vectors ``(B, n, D)``.
 
-        Without a cache the positions are the first ``n`` and see each other, block by block: the naive reference. With a cache they come
-        behind those in it, and see them too. The condition is given to the first cached call alone. A call with ``commit=False`` leaves
-        the cache as it was (but for the condition). Cached calls keep no gradients.
+        Without a cache the positions are the first ``n`` and attend to each other, block by block: the naive reference. With a cache they
+        follow those in it and attend to them too. A call with ``commit=False`` leaves the cache as it was (but for the condition). Cached
+        calls keep no gradients.
 
         Args:
-            inputs: ``(B, n, D)``, what the order puts at each position.
-            coordinates: ``(n, axes)`` positions on the grid, on the CPU.
-            blocks: ``(n,)`` non-decreasing block indices, on the CPU.
-            conditioning: The condition, if the network takes one.
+            inputs: Embeddings, where they stand, and the condition.
             cache: From :meth:`new_cache`.
             commit: Whether the cache keeps these positions.
 
         Raises:
             ValueError: if shapes do not fit, a condition is missing or not wanted, or the cache is full.
         """
+
+    def check(self, inputs: BackboneInputs, cache: BackboneCache | None) -> None:
+        """Raise ``ValueError`` unless shapes fit, and the condition is given where, and only where, it is wanted."""
+        name, shape, n = type(self).__name__, tuple(inputs.embeddings.shape), len(inputs.blocks)
+        if len(shape) != 3 or shape[2] != self.width:
+            raise ValueError(f"embeddings must be (batch, positions, {self.width}), not {shape}")
+        if shape[1] != n or inputs.coords.ndim != 2 or len(inputs.coords) != n:
+            raise ValueError(f"{shape[1]} positions need as many coordinates and blocks, not {tuple(inputs.coords.shape)} and {n}")
+        if inputs.attention_mask is not None and not self.supports_attention_mask:
+            raise ValueError(
+                f"a {name} cannot mask the padding of shorter items; in an order other than raster, items of different lengths need the "
+                "backbone transformer or mar"
+            )
+        started = cache is not None and cache.started
+        if not self.conditioned and inputs.conditioning is not None:
+            raise ValueError(f"this {name} takes no condition, but one was given")
+        if self.conditioned and inputs.conditioning is None and not started:
+            raise ValueError(f"this {name} takes a condition, but none was given")
+        if inputs.conditioning is not None and started:
+            raise ValueError("the cache holds a condition already: give it to the first cached call only")
+        if cache is not None and cache.batch != shape[0]:
+            raise ValueError(f"the cache is for a batch of {cache.batch}, not {shape[0]}")
 
     @abstractmethod
     def new_cache(

@@ -23,7 +23,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from jielong.config.registry import Part
-from jielong.core.tokens import Places
 
 SINUSOID = 256
 """Numbers that one time becomes."""
@@ -141,8 +140,14 @@ class JointDenoiser(TimedNetwork, ABC, Generic[P]):
     """A network that sees all tokens of a block together, so that what is drawn at one place depends on what is drawn at others."""
 
     @abstractmethod
-    def prepare(self, hidden: Tensor, places: Places) -> P:
-        """What :meth:`predict` needs of hidden vectors ``(B, n, D)`` at these places."""
+    def prepare(self, hidden: Tensor, coords: Tensor, mask: Tensor | None = None) -> P:
+        """Prepare hidden vectors for :meth:`predict`.
+
+        Args:
+            hidden: ``(B, n, D)``.
+            coords: ``(n, axes)`` coordinates of the positions, on the CPU.
+            mask: ``(B, n)`` bool, false at padding; ``None`` where no position is padding.
+        """
 
     @abstractmethod
     def predict(self, x: Tensor, times: Tensor | None, prepared: P) -> Tensor:

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from jielong.core.tokens import Places
 from jielong.networks.denoiser import JointDenoiser, LayerNorm, NetworkSettings, modulated
 from jielong.networks.rope import Rotary, Rotation
 
@@ -138,13 +137,12 @@ class DiTDenoiser(JointDenoiser[Scene]):
         self.output = nn.Linear(width, outputs)
         self._initialise(self.modulation, self.output)
 
-    def prepare(self, hidden: Tensor, places: Places) -> Scene:
+    def prepare(self, hidden: Tensor, coords: Tensor, mask: Tensor | None = None) -> Scene:
         """See :meth:`JointDenoiser.prepare`."""
-        real = places.real
-        count = hidden.shape[1] if real is None else real.sum(1, keepdim=True).clamp(min=1)
-        mean = (hidden if real is None else hidden * real[..., None]).sum(1) / count
+        count = hidden.shape[1] if mask is None else mask.sum(1, keepdim=True).clamp(min=1)
+        mean = (hidden if mask is None else hidden * mask[..., None]).sum(1) / count
         states, whole = self.of_hidden(hidden), self.of_whole(mean)
-        return Scene(states, whole, self.rotary(places.coordinates, hidden.device, states.dtype), real)
+        return Scene(states, whole, self.rotary(coords, hidden.device, states.dtype), mask)
 
     def predict(self, x: Tensor, times: Tensor | None, prepared: Scene) -> Tensor:
         """See :meth:`JointDenoiser.predict`."""

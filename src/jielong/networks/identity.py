@@ -8,20 +8,21 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from jielong.networks.backbone import Backbone
+from jielong.networks.backbone import Backbone, BackboneInputs
 from jielong.networks.conditioning import Conditioning
 
 
 @dataclass
 class NoCache:
-    """What is remembered of a condition: the vector that is added at every position, ``(B, 1, D)``."""
+    """The condition's vector that is added at every position, ``(B, 1, D)``."""
 
+    batch: int
     started: bool = False
     added: Tensor | None = None
 
     def rows(self, index: slice) -> NoCache:
         """Of some items."""
-        return replace(self, added=None if self.added is None else self.added[index])
+        return replace(self, batch=len(range(*index.indices(self.batch))), added=None if self.added is None else self.added[index])
 
 
 class Identity(Backbone[NoCache]):
@@ -32,39 +33,29 @@ class Identity(Backbone[NoCache]):
         condition_width: Channels of the condition's pooled vector; ``None`` without a condition.
     """
 
-    reads_real: ClassVar[bool] = True  # no position sees another
+    supports_attention_mask: ClassVar[bool] = True  # no position sees another
 
     def __init__(self, width: int, condition_width: int | None = None) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.conditioned = width, condition_width is not None
         self.pooled = None if condition_width is None else nn.Linear(condition_width, width)
 
-    def forward(
-        self,
-        inputs: Tensor,
-        coordinates: Tensor,
-        blocks: Tensor,
-        conditioning: Conditioning | None = None,
-        cache: NoCache | None = None,
-        commit: bool = True,
-        real: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, inputs: BackboneInputs, cache: NoCache | None = None, commit: bool = True) -> Tensor:
         """See :meth:`Backbone.forward`."""
-        added = self._added(conditioning) if cache is None or not cache.started else cache.added
+        self.check(inputs, cache)
+        added = self._added(inputs.conditioning) if cache is None or not cache.started else cache.added
         if cache is not None:
             cache.started, cache.added = True, added
-        return inputs if added is None else inputs + added
+        return inputs.embeddings if added is None else inputs.embeddings + added
 
     def _added(self, conditioning: Conditioning | None) -> Tensor | None:
-        if (conditioning is None) != (self.pooled is None):
-            raise ValueError("this backbone takes " + ("no condition, but one was given" if self.pooled is None else "a condition"))
         return None if self.pooled is None or conditioning is None else self.pooled(conditioning.pooled)[:, None]
 
     def new_cache(
         self, batch: int, positions: int, prefix: int = 0, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> NoCache:
         """See :meth:`Backbone.new_cache`; there are no keys and values."""
-        return NoCache()
+        return NoCache(batch)
 
     def cache_bytes(self, batch: int, positions: int, prefix: int = 0, dtype: torch.dtype = torch.float32) -> int:
         """The bytes of one vector an item."""

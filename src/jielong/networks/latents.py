@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jielong.core.tokens import Layout
+from jielong.networks.backbone import BackboneInputs
 from jielong.networks.norm import Norm
 from jielong.networks.transformer import Transformer
 
@@ -52,7 +53,7 @@ class LatentTransformer(nn.Module):
         first, second = own[:, : self.count], own[:, self.count :]
         first = first if latents is None else first + latents
         second = second if patches is None else second + patches
-        hidden = self.transformer(self.norm(torch.cat([first, second], dim=1)), self.where, self.blocks)
+        hidden = self.transformer(BackboneInputs(self.norm(torch.cat([first, second], dim=1)), self.where, self.blocks))
         return hidden[:, : self.count], hidden[:, self.count :]
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from jielong.config.speed import Lazy
 from jielong.networks.attention import additive
-from jielong.networks.backbone import Backbone
+from jielong.networks.backbone import Backbone, BackboneInputs
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.layers import Activation, ConditionPath, KeysValues, Sight
 from jielong.networks.lazy import LazyCache, LazyStack
@@ -98,12 +98,13 @@ class _Paths:
 class MaskedCache:
     """The condition as the first call took it in; in a masked block nothing else stays as it was."""
 
+    batch: int
     started: bool = False
     told: _Told | None = None
 
     def rows(self, index: slice) -> MaskedCache:
         """The conditions of some items."""
-        return MaskedCache(self.started, None if self.told is None else self.told.rows(index))
+        return MaskedCache(len(range(*index.indices(self.batch))), self.started, None if self.told is None else self.told.rows(index))
 
 
 @dataclass
@@ -154,8 +155,7 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
         norm_eps: Added to the variance in norms.
     """
 
-    reads_known: ClassVar[bool] = True
-    reads_real: ClassVar[bool] = True
+    supports_attention_mask: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -180,6 +180,7 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
     ) -> None:
         super().__init__()
         self.width, self.buffer_size, self.condition, self.rotary = width, buffer, condition, rotary
+        self.conditioned = condition is not None
         shared: dict[str, Any] = {
             "width": width,
             "heads": heads,
@@ -222,7 +223,7 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
         self, batch: int, positions: int, prefix: int = 0, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> MaskedCache:
         """Room for the condition."""
-        return MaskedCache()
+        return MaskedCache(batch)
 
     def new_lazy_cache(self, lazy: Lazy, batch: int, positions: int, prefix: int = 0) -> LazyMaskedCache:
         """Keys, values and hidden vectors of all places in both halves."""
@@ -238,46 +239,29 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
         """Bytes of what stands before the tokens: keys and values change with every step, and none are kept."""
         return batch * (self.buffer_size + (prefix if self.condition == "prefix" else 0)) * self.width * dtype.itemsize
 
-    def forward(
-        self,
-        inputs: Tensor,
-        coordinates: Tensor,
-        blocks: Tensor,
-        conditioning: Conditioning | None = None,
-        cache: MaskedCache | LazyMaskedCache | None = None,
-        commit: bool = True,
-        known: Tensor | None = None,
-        real: Tensor | None = None,
-    ) -> Tensor:
-        """Hidden vectors ``(B, N, D)``; see :meth:`Backbone.forward`.
-
-        Args:
-            inputs: ``(B, N, D)``: known tokens, and the placeholder elsewhere.
-            coordinates: ``(N, axes)``, on the CPU.
-            blocks: ``(N,)``, one block.
-            conditioning: The condition, if the network takes one.
-            cache: From :meth:`new_cache` or :meth:`new_lazy_cache`.
-            commit: Makes no difference in a masked block.
-            known: ``(B, N)`` bool: which inputs are known tokens; how many may differ from item to item.
-            real: ``(B, N)`` bool: which positions each item has; not for lazy steps.
+    def forward(self, inputs: BackboneInputs, cache: MaskedCache | LazyMaskedCache | None = None, commit: bool = True) -> Tensor:
+        """Hidden vectors ``(B, N, D)``; ``commit`` makes no difference in a masked block, and lazy steps ignore the attention mask.
 
         Raises:
-            ValueError: if it is not told what is known, or a condition is missing or not wanted.
+            ValueError: as :meth:`Backbone.forward`, or if ``known`` is missing.
         """
-        if known is None or known.shape != inputs.shape[:2]:
-            told = None if known is None else tuple(known.shape)
-            raise ValueError(f"a MaskedAutoencoder must be told which of its inputs are known: bool {tuple(inputs.shape[:2])}, not {told}")
-        self._check(conditioning, cache)
+        self.check(inputs, cache)
+        x, known = inputs.embeddings, inputs.known
+        if known is None or known.shape != x.shape[:2]:
+            shape = None if known is None else tuple(known.shape)
+            raise ValueError(
+                f"a MaskedAutoencoder needs to know which tokens are known: `known` must be bool {tuple(x.shape[:2])}, not {shape}"
+            )
         if cache is None:
-            return self._whole(inputs, coordinates, known, self._told(conditioning, inputs), None, real)
+            return self._whole(x, inputs.coords, known, self._told(inputs.conditioning, x), None, inputs.attention_mask)
         with torch.no_grad():
             if cache.told is None:
-                cache.told, cache.started = self._told(conditioning, inputs), True
+                cache.told, cache.started = self._told(inputs.conditioning, x), True
             if not isinstance(cache, LazyMaskedCache):
-                return self._whole(inputs, coordinates, known, cache.told, None, real)
+                return self._whole(x, inputs.coords, known, cache.told, None, inputs.attention_mask)
             if cache.fresh or cache.wanted is None:
-                return self._whole(inputs, coordinates, known, cache.told, cache)
-            return self._lazily(inputs, coordinates, known, cache.told, cache)
+                return self._whole(x, inputs.coords, known, cache.told, cache)
+            return self._lazily(x, inputs.coords, known, cache.told, cache)
 
     def _whole(
         self,
@@ -384,15 +368,6 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
         paths = [_Paths(*half.take_condition(conditioning, dtype)) for half in (self.encoder, self.decoder)] if self.prefix is None else []
         encoder, decoder = paths or (_Paths([], None, []), _Paths([], None, []))
         return _Told(front.to(inputs.dtype), real, encoder, decoder)
-
-    def _check(self, conditioning: Conditioning | None, cache: MaskedCache | LazyMaskedCache | None) -> None:
-        taken = cache is not None and cache.started
-        if self.condition is None and conditioning is not None:
-            raise ValueError("this backbone takes no condition, but one was given")
-        if self.condition is not None and conditioning is None and not taken:
-            raise ValueError(f"this backbone takes a condition ({self.condition}), but none was given")
-        if conditioning is not None and taken:
-            raise ValueError("the cache holds a condition already: give it to the first cached call only")
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:

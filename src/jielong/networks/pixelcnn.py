@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jielong.networks.backbone import Backbone, check_raster
+from jielong.networks.backbone import Backbone, BackboneInputs, check_raster
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.masked_convolution import HorizontalConvolution, VerticalConvolution, initialise
 from jielong.networks.norm import rms_norm
@@ -157,25 +157,22 @@ class PixelCNN(Backbone[PixelCache]):
         """Raise ``ValueError`` unless the order is raster."""
         check_raster(self, blocks, shifted)
 
-    def forward(
-        self,
-        inputs: Tensor,
-        coordinates: Tensor,
-        blocks: Tensor,
-        conditioning: Conditioning | None = None,
-        cache: PixelCache | None = None,
-        commit: bool = True,
-    ) -> Tensor:
+    def forward(self, inputs: BackboneInputs, cache: PixelCache | None = None, commit: bool = True) -> Tensor:
         """Hidden vectors ``(B, n, D)``; see :class:`jielong.networks.backbone.Backbone`. Of a condition the pooled vector is read."""
-        self._check(inputs, conditioning, cache)
+        self.check(inputs, cache)
+        x, conditioning = inputs.embeddings, inputs.conditioning
+        total = x.shape[1] + (0 if cache is None else cache.length)
+        most = self.grid.positions if cache is None else cache.capacity
+        if total > most:
+            raise ValueError(f"the picture has {most} positions, but these are {total}")
         if cache is None:
-            return self._whole(inputs, None if conditioning is None else conditioning.pooled)
-        with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
+            return self._whole(x, None if conditioning is None else conditioning.pooled)
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             if not cache.started:
                 self._take(conditioning, cache)
             if not commit:
                 cache = cache.clone()
-            return torch.stack([self._next(vector.to(cache.start.dtype), cache) for vector in inputs.unbind(1)], dim=1)
+            return torch.stack([self._next(vector.to(cache.start.dtype), cache) for vector in x.unbind(1)], dim=1)
 
     # --- the naive reference: the whole picture -----------------------------------------------------------------------------------
 
@@ -283,20 +280,3 @@ class PixelCNN(Backbone[PixelCache]):
             after = views.slots[layer + 2][column][colour]
             h = torch.addmm(h, cache.gates[layer], maps.residual[layer][colour].weight, out=after)
         return F.silu(maps.out[colour](F.silu(cache.last)))
-
-    def _check(self, inputs: Tensor, conditioning: Conditioning | None, cache: PixelCache | None) -> None:
-        if inputs.ndim != 3 or inputs.shape[2] != self.width:
-            raise ValueError(f"inputs must be (batch, positions, {self.width}), not {tuple(inputs.shape)}")
-        total = inputs.shape[1] + (0 if cache is None else cache.length)
-        most = self.grid.positions if cache is None else cache.capacity
-        if total > most:
-            raise ValueError(f"the picture has {most} positions, but these are {total}")
-        taken = cache is not None and cache.started
-        if not self.conditioned and conditioning is not None:
-            raise ValueError("this PixelCNN takes no condition, but one was given")
-        if self.conditioned and conditioning is None and not taken:
-            raise ValueError("this PixelCNN takes a condition, but none was given")
-        if conditioning is not None and taken:
-            raise ValueError("the cache holds a condition already: give it to the first cached call only")
-        if cache is not None and cache.batch != inputs.shape[0]:
-            raise ValueError(f"the cache is for a batch of {cache.batch}, not {inputs.shape[0]}")

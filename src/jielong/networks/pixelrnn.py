@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jielong.networks.backbone import Backbone, check_raster
-from jielong.networks.conditioning import Conditioning
+from jielong.networks.backbone import Backbone, BackboneInputs, check_raster
 from jielong.networks.masked_convolution import HorizontalConvolution, VerticalConvolution, initialise
 from jielong.networks.norm import rms_norm
 from jielong.networks.pixel_grid import PixelGrid
@@ -89,7 +88,7 @@ class PixelRNN(Backbone[PixelRNNCache]):
         if kernel % 2 == 0 or kernel < 3:
             raise ValueError(f"the first convolution looks around a pixel in its middle: its kernel must be odd, 3 or more, not {kernel}")
         self.kind, self.grid, self.groups, self.width, self.hidden = kind, grid, groups, width, hidden
-        self.features, self.condition_width = 2 * hidden, condition_width
+        self.features, self.condition_width, self.conditioned = 2 * hidden, condition_width, condition_width is not None
         recurrence: type[RowLSTM] | type[DiagonalBiLSTM] = RowLSTM if kind == "row" else DiagonalBiLSTM
         stack = [Layer(recurrence(self.features, hidden, groups, condition_width), hidden, self.features, groups) for _ in range(layers)]
         self.margin = stack[0].states.margin
@@ -127,28 +126,25 @@ class PixelRNN(Backbone[PixelRNNCache]):
         """The layers, first to last."""
         return [cast("Layer", layer) for layer in self.layers]
 
-    def forward(
-        self,
-        inputs: Tensor,
-        coordinates: Tensor,
-        blocks: Tensor,
-        conditioning: Conditioning | None = None,
-        cache: PixelRNNCache | None = None,
-        commit: bool = True,
-    ) -> Tensor:
+    def forward(self, inputs: BackboneInputs, cache: PixelRNNCache | None = None, commit: bool = True) -> Tensor:
         """Hidden vectors ``(B, n, D)``; see :meth:`Backbone.forward`. Of the condition its pooled vector is read.
 
         Raises:
             ValueError: if shapes do not fit, a condition is missing or not wanted, the picture is full, or ``commit`` is false.
         """
-        self._check(inputs, conditioning, cache, commit)
-        pooled = None if conditioning is None else scaled(conditioning.pooled)
+        self.check(inputs, cache)
+        x, done = inputs.embeddings, 0 if cache is None else cache.length
+        if done + x.shape[1] > self.grid.positions:
+            raise ValueError(f"a picture has {self.grid.positions} positions: {x.shape[1]} do not fit behind {done}")
+        pooled = None if inputs.conditioning is None else scaled(inputs.conditioning.pooled)
         if cache is None:
-            return self._whole(inputs, pooled)
+            return self._whole(x, pooled)
+        if not commit:
+            raise ValueError("a recurrence cannot take a step back: every cached call of a PixelRNN commits")
         with torch.no_grad():
             if not cache.started:
-                cache.take(inputs[:, 0], pooled)
-            vectors = scaled(inputs - cache.start[0][:, None])
+                cache.take(x[:, 0], pooled)
+            vectors = scaled(x - cache.start[0][:, None])
             return torch.stack([cache.step(vector) for vector in vectors.unbind(1)], dim=1)
 
     def _whole(self, inputs: Tensor, pooled: Tensor | None) -> Tensor:
@@ -175,24 +171,6 @@ class PixelRNN(Backbone[PixelRNNCache]):
     def check_order(self, blocks: Tensor, shifted: bool) -> None:
         """Only the raster order fits; see :meth:`Backbone.check_order`."""
         check_raster(self, blocks, shifted)
-
-    def _check(self, inputs: Tensor, conditioning: Conditioning | None, cache: PixelRNNCache | None, commit: bool) -> None:
-        if inputs.ndim != 3 or inputs.shape[2] != self.width:
-            raise ValueError(f"inputs must be (batch, positions, {self.width}), not {tuple(inputs.shape)}")
-        done = 0 if cache is None else cache.length
-        if done + inputs.shape[1] > self.grid.positions:
-            raise ValueError(f"a picture has {self.grid.positions} positions: {inputs.shape[1]} do not fit behind {done}")
-        taken = cache is not None and cache.started
-        if self.condition_width is None and conditioning is not None:
-            raise ValueError("this PixelRNN takes no condition, but one was given")
-        if self.condition_width is not None and conditioning is None and not taken:
-            raise ValueError("this PixelRNN takes a condition, but none was given")
-        if conditioning is not None and taken:
-            raise ValueError("the cache holds a condition already: give it to the first cached call only")
-        if cache is not None and cache.batch != len(inputs):
-            raise ValueError(f"the cache is for a batch of {cache.batch}, not {len(inputs)}")
-        if cache is not None and not commit:
-            raise ValueError("a recurrence cannot take a step back: every cached call of a PixelRNN commits")
 
 
 def scaled(vectors: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from jielong.config.speed import Lazy
 from jielong.networks.attention import additive, structure
-from jielong.networks.backbone import Backbone
+from jielong.networks.backbone import Backbone, BackboneInputs
 from jielong.networks.cache import Cache
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.fused_inference import Prepared
@@ -55,7 +55,7 @@ class Transformer(Backbone["Cache | LazyCache"]):
         ValueError: if the sizes do not fit together.
     """
 
-    reads_real: ClassVar[bool] = True
+    supports_attention_mask: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -83,6 +83,7 @@ class Transformer(Backbone["Cache | LazyCache"]):
         if hidden is None:
             hidden = math.ceil(8 * width / 3 / 64) * 64 if activation == "swiglu" else 4 * width
         self.layers, self.width, self.heads, self.axes, self.condition = layers, width, heads, axes, condition
+        self.conditioned = condition is not None
         states = condition_width or 0
         self.rotary = Rotary(width // heads, axes, rope_base)
         self.prefix = self.pooled = self.last_modulation = None
@@ -139,41 +140,16 @@ class Transformer(Backbone["Cache | LazyCache"]):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(
-        self,
-        inputs: Tensor,
-        coordinates: Tensor,
-        blocks: Tensor,
-        conditioning: Conditioning | None = None,
-        cache: Cache | LazyCache | None = None,
-        commit: bool = True,
-        real: Tensor | None = None,
-    ) -> Tensor:
-        """Hidden states after the last norm, ``(B, n, D)``.
-
-        Without a cache the positions see each other, block by block. With a cache they also see everything in it. The condition is
-        taken into the cache by the first call, which alone is given it; later calls are not. A call with ``commit=False`` leaves the
-        cache as it was (but for the condition), so the same positions can be passed again, changed. Cached calls keep no gradients.
-
-        Args:
-            inputs: ``(B, n, D)``.
-            coordinates: ``(n, axes)`` positions on the grid; best kept on the CPU, as Python reads them.
-            blocks: ``(n,)`` non-decreasing block indices; best kept on the CPU, as Python reads them.
-            conditioning: The condition, if the network takes one.
-            cache: Keys and values of earlier blocks, from :meth:`new_cache`.
-            commit: Whether the cache keeps the keys and values of these positions.
-            real: ``(B, n)`` bool: positions that each item has; no position sees another that is not real. All of them by default.
-
-        Raises:
-            ValueError: if shapes do not fit, a condition is missing or not wanted, or the cache is full.
-        """
-        self._check(inputs, coordinates, blocks, conditioning, cache)
+    def forward(self, inputs: BackboneInputs, cache: Cache | LazyCache | None = None, commit: bool = True) -> Tensor:
+        """Hidden states after the last norm, ``(B, n, D)``; lazy steps ignore the attention mask."""
+        self.check(inputs, cache)
+        if inputs.coords.shape[1] != self.axes:
+            n = len(inputs.coords)
+            raise ValueError(f"coordinates of {n} positions must be ({n}, {self.axes}), not {tuple(inputs.coords.shape)}")
         if cache is None:
-            return self._whole(inputs, coordinates, blocks, conditioning, real)
+            return self._whole(inputs)
         with torch.no_grad():
-            if isinstance(cache, LazyCache):
-                return self._lazily(inputs, coordinates, blocks, conditioning, cache)
-            return self._cached(inputs, coordinates, blocks, conditioning, cache, commit, real)
+            return self._lazily(inputs, cache) if isinstance(cache, LazyCache) else self._cached(inputs, cache, commit)
 
     def new_cache(
         self, batch: int, positions: int, prefix: int = 0, dtype: torch.dtype | None = None, device: torch.device | str | None = None
@@ -219,16 +195,15 @@ class Transformer(Backbone["Cache | LazyCache"]):
 
     # --- one pass without a cache, one with -------------------------------------------------------------------------------------
 
-    def _whole(
-        self, inputs: Tensor, coordinates: Tensor, blocks: Tensor, conditioning: Conditioning | None, real_positions: Tensor | None = None
-    ) -> Tensor:
+    def _whole(self, given: BackboneInputs) -> Tensor:
+        inputs, conditioning, blocks = given.embeddings, given.conditioning, given.blocks
         device, dtype = inputs.device, self.compute_dtype(inputs)
         sees = structure(blocks, device)
         prefix, allowed = 0, sees.allowed
         mask: Tensor | None = additive(allowed, dtype) if sees.kind == "blocks" else None
-        if real_positions is not None:
-            # A position that is not real sees itself too, only so that its softmax, which nobody reads, has something to stand on.
-            allowed = allowed & real_positions[:, None] | torch.eye(len(blocks), dtype=torch.bool, device=device)  # (B, n, n)
+        if given.attention_mask is not None:
+            # A masked position sees itself too, only so that its softmax, which nobody reads, has something to stand on.
+            allowed = allowed & given.attention_mask[:, None] | torch.eye(len(blocks), dtype=torch.bool, device=device)  # (B, n, n)
             mask = additive(allowed, dtype)[:, None]
         if self.prefix is not None and conditioning is not None:
             prefix = conditioning.states.shape[1]
@@ -236,20 +211,12 @@ class Transformer(Backbone["Cache | LazyCache"]):
             real = conditioning.mask[:1] if bool(conditioning.mask.all()) else conditioning.mask  # one mask for all if nothing is padded
             mask = additive(behind_prefix(allowed, real), dtype)
         cross, cross_mask, modulation = self.take_condition(conditioning, dtype)
-        rotation = self.rotary(coordinates, device, dtype, prefix)
+        rotation = self.rotary(given.coords, device, dtype, prefix)
         sight = Sight(len(inputs), rotation, mask, sees.kind == "causal" and mask is None, cross, cross_mask, modulation)
         return self.through(inputs, sight)[:, prefix:]
 
-    def _cached(
-        self,
-        inputs: Tensor,
-        coordinates: Tensor,
-        blocks: Tensor,
-        conditioning: Conditioning | None,
-        cache: Cache,
-        commit: bool,
-        real: Tensor | None = None,
-    ) -> Tensor:
+    def _cached(self, given: BackboneInputs, cache: Cache, commit: bool) -> Tensor:
+        inputs, conditioning, real = given.embeddings, given.conditioning, given.attention_mask
         if cache.prepared is None:
             cache.prepared = Prepared(self.blocks, self.norm, self.heads, cache.dtype)
         if not cache.started:
@@ -260,7 +227,7 @@ class Transformer(Backbone["Cache | LazyCache"]):
             cache.started = True
         mask = None
         if inputs.shape[1] > 1:
-            sees = structure(blocks, inputs.device)
+            sees = structure(given.blocks, inputs.device)
             if sees.kind != "full":
                 mask = F.pad(additive(sees.allowed, cache.dtype), (cache.length, 0))
         end = cache.room(inputs.shape[1])
@@ -270,13 +237,14 @@ class Transformer(Backbone["Cache | LazyCache"]):
             cache.bias[:, 0, 0, cache.length : end] = additive(real, cache.dtype)
         if cache.bias is not None:
             mask = cache.bias[..., :end] if mask is None else mask + cache.bias[..., :end]
-        hidden = cache.prepared(inputs, self.rotary(coordinates, inputs.device, torch.float32), mask, cache)
+        hidden = cache.prepared(inputs, self.rotary(given.coords, inputs.device, torch.float32), mask, cache)
         if commit:
             cache.length = end
         return hidden
 
-    def _lazily(self, inputs: Tensor, coordinates: Tensor, blocks: Tensor, conditioning: Conditioning | None, cache: LazyCache) -> Tensor:
+    def _lazily(self, given: BackboneInputs, cache: LazyCache) -> Tensor:
         assert isinstance(cache, _LazyCache)
+        inputs, conditioning = given.embeddings, given.conditioning
         batch, n, _ = inputs.shape
         device, dtype = inputs.device, self.compute_dtype(inputs)
         if not cache.started:
@@ -285,12 +253,12 @@ class Transformer(Backbone["Cache | LazyCache"]):
                 cache.prefix, cache.real = self._prefix(conditioning).to(inputs.dtype), conditioning.mask
             cache.started = True
         prefix = 0 if cache.prefix is None else cache.prefix.shape[1]
-        table = self.rotary(coordinates, device, dtype, prefix)
+        table = self.rotary(given.coords, device, dtype, prefix)
         sight = Sight(batch, table, None, False, cache.cross, cache.cross_mask, cache.modulation)
         if cache.fresh or cache.wanted is None:
             if cache.prefix is not None and cache.real is not None:
                 inputs = torch.cat((cache.prefix, inputs), dim=1)
-                sight = replace(sight, mask=additive(behind_prefix(structure(blocks, device).allowed, cache.real), dtype))
+                sight = replace(sight, mask=additive(behind_prefix(structure(given.blocks, device).allowed, cache.real), dtype))
             x = cache.stack.whole(self.blocks, inputs, sight, cache.lazy.layers)
         else:
             if cache.real is not None and not bool(cache.real.all()):
@@ -356,26 +324,6 @@ class Transformer(Backbone["Cache | LazyCache"]):
         """The dtype that products come out in: autocast's, when it is on."""
         kind = x.device.type
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-    def _check(
-        self, inputs: Tensor, coordinates: Tensor, blocks: Tensor, conditioning: Conditioning | None, cache: Cache | LazyCache | None
-    ) -> None:
-        if inputs.ndim != 3 or inputs.shape[2] != self.width:
-            raise ValueError(f"inputs must be (batch, positions, {self.width}), not {tuple(inputs.shape)}")
-        n = inputs.shape[1]
-        if coordinates.shape != (n, self.axes):
-            raise ValueError(f"coordinates of {n} positions must be ({n}, {self.axes}), not {tuple(coordinates.shape)}")
-        if blocks.shape != (n,):
-            raise ValueError(f"blocks of {n} positions must be ({n},), not {tuple(blocks.shape)}")
-        taken = cache is not None and cache.started
-        if self.condition is None and conditioning is not None:
-            raise ValueError("this transformer takes no condition, but one was given")
-        if self.condition is not None and conditioning is None and not taken:
-            raise ValueError(f"this transformer takes a condition ({self.condition}), but none was given")
-        if conditioning is not None and taken:
-            raise ValueError("the cache holds a condition already: give it to the first cached call only")
-        if cache is not None and cache.batch != inputs.shape[0]:
-            raise ValueError(f"the cache is for a batch of {cache.batch}, not {inputs.shape[0]}")
 
 
 @dataclass

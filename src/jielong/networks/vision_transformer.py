@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jielong.core.tokens import Layout
+from jielong.networks.backbone import BackboneInputs
 from jielong.networks.decoder import Decoder
 from jielong.networks.transformer import Transformer
 
@@ -53,7 +54,7 @@ class GridTransformer(nn.Module):
         if tuple(features.shape[-2:]) != self.grid:
             raise ValueError(f"this transformer was made for a grid of {self.grid} positions, not {tuple(features.shape[-2:])}")
         x = features.flatten(2).mT
-        return self.transformer(x if self.table is None else x + self.table, self.coordinates, self.blocks)
+        return self.transformer(BackboneInputs(x if self.table is None else x + self.table, self.coordinates, self.blocks))
 
 
 class ViTEncoder(nn.Module):

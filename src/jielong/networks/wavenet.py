@@ -20,8 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jielong.networks.backbone import Backbone, check_raster
-from jielong.networks.conditioning import Conditioning
+from jielong.networks.backbone import Backbone, BackboneInputs, check_raster
 from jielong.networks.norm import rms_norm
 from jielong.networks.wave_cache import LayerMaps, WaveCache
 
@@ -123,26 +122,20 @@ class WaveNet(Backbone[WaveCache]):
         """Raise ``ValueError`` unless the order is raster."""
         check_raster(self, blocks, shifted, "what came before, one position after the other")
 
-    def forward(
-        self,
-        inputs: Tensor,
-        coordinates: Tensor,
-        blocks: Tensor,
-        conditioning: Conditioning | None = None,
-        cache: WaveCache | None = None,
-        commit: bool = True,
-    ) -> Tensor:
+    def forward(self, inputs: BackboneInputs, cache: WaveCache | None = None, commit: bool = True) -> Tensor:
         """Hidden vectors ``(B, n, D)``; see :class:`jielong.networks.backbone.Backbone`. Of a condition the pooled vector is read."""
-        self._check(inputs, conditioning, cache)
-        pooled = None if conditioning is None else conditioning.pooled
+        self.check(inputs, cache)
+        x, pooled = inputs.embeddings, None if inputs.conditioning is None else inputs.conditioning.pooled
         if cache is None:
-            return self._whole(inputs, pooled)
-        with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
+            return self._whole(x, pooled)
+        if cache.length + x.shape[1] > cache.capacity:
+            raise ValueError(f"the cache is for {cache.capacity} positions, but these are {cache.length + x.shape[1]}")
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             if not cache.started:
                 self._take(pooled, cache)
             if not commit:
                 cache = cache.clone()
-            entered = self._entered(inputs.to(cache.gates.dtype))
+            entered = self._entered(x.to(cache.gates.dtype))
             return torch.stack([self._leave(cache.next(x)) for x in entered.unbind(1)], dim=1)
 
     def _entered(self, inputs: Tensor) -> Tensor:
@@ -182,20 +175,3 @@ class WaveNet(Backbone[WaveCache]):
             cache.maps.append(LayerMaps(*maps))
             cache.shifts.append(bias.expand(cache.batch, -1) if shift is None else shift + bias)
         cache.started = True
-
-    def _check(self, inputs: Tensor, conditioning: Conditioning | None, cache: WaveCache | None) -> None:
-        if inputs.ndim != 3 or inputs.shape[2] != self.width:
-            raise ValueError(f"inputs must be (batch, positions, {self.width}), not {tuple(inputs.shape)}")
-        taken = cache is not None and cache.started
-        if not self.conditioned and conditioning is not None:
-            raise ValueError("this WaveNet takes no condition, but one was given")
-        if self.conditioned and conditioning is None and not taken:
-            raise ValueError("this WaveNet takes a condition, but none was given")
-        if conditioning is not None and taken:
-            raise ValueError("the cache holds a condition already: give it to the first cached call only")
-        if cache is None:
-            return
-        if cache.batch != inputs.shape[0]:
-            raise ValueError(f"the cache is for a batch of {cache.batch}, not {inputs.shape[0]}")
-        if cache.length + inputs.shape[1] > cache.capacity:
-            raise ValueError(f"the cache is for {cache.capacity} positions, but these are {cache.length + inputs.shape[1]}")
