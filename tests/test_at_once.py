@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from jielong.backbones.none import NoBackbone
 from jielong.backbones.transformer import Transformer
@@ -189,19 +190,54 @@ def test_no_token_is_read(backbone: Any) -> None:
     assert float((inputs[0][:, 1:] - inputs[0][:, :-1]).abs().min()) > 0
 
 
-@pytest.mark.parametrize("layout", [Layout((3, 2), channels=1, vocabulary=5)])
-def test_heads_of_single_tokens_draw_them_independently(layout: Layout) -> None:
+def test_single_codes_are_independent() -> None:
+    """The loss is a sum over positions, and codes are drawn as often, alone and in pairs, as its terms say."""
+    layout, count = Layout((3, 2), channels=1, vocabulary=5), 4000
     model = built(layout, BACKBONES["transformer"], Softmax())
-    assert model.generate(count=3).values.shape == (3, 6, 1)
-    model.loss(Tokens(torch.zeros(2, 6, 1, dtype=torch.long), layout)).backward()  # type: ignore[no-untyped-call]
-    single = built(SOUND, BACKBONES["none"], FlowMatching(network=MLP(layers=1, width=8), steps=2))
-    assert single.generate(count=3).values.shape == (3, 7, 3)
+    torch.nn.init.normal_(model.head.logits.weight, std=1.0)  # type: ignore[union-attr, arg-type]
+
+    def loss(codes: Tensor) -> float:
+        return float(model.loss(Tokens(codes.view(1, 6, 1), layout)).detach())
+
+    zeros = torch.zeros(6, dtype=torch.long)
+    terms = torch.tensor([[loss(zeros.scatter(0, torch.tensor(place), code)) for code in range(5)] for place in range(6)])
+    for codes in torch.randint(5, (4, 6), generator=torch.Generator().manual_seed(0)):
+        expected = loss(zeros) + float((terms.gather(1, codes[:, None])[:, 0] - terms[:, 0]).sum())
+        assert loss(codes) == pytest.approx(expected, abs=1e-5)
+    chances = (-6 * terms).softmax(1)  # the loss is a mean over positions
+    assert float(chances.std()) > 0.05
+    drawn = model.generate(count=count, batch=count).values[..., 0]
+    seen = torch.nn.functional.one_hot(drawn, 5).double()
+    pairs = torch.einsum("bpv,bqw->pvqw", seen, seen) / count
+    wanted = torch.einsum("pv,qw->pvqw", chances.double(), chances.double())
+    apart = ~torch.eye(6, dtype=torch.bool)
+    sigma = (wanted * (1 - wanted) / count).sqrt()
+    assert float(((seen.mean(0) - chances) / (chances * (1 - chances) / count).sqrt()).abs().max()) < 4.5
+    assert float(((pairs - wanted) / sigma).transpose(1, 2)[apart].abs().max()) < 5
+
+
+def test_single_vectors_are_independent_and_joint_ones_are_not() -> None:
+    """Correlations between the numbers of different positions: below 5 / sqrt(count), but for a head that sees the whole block."""
+    count = 6000
+
+    def correlation(head: Any) -> float:
+        values = built(SOUND, BACKBONES["none"], head).generate(count=count, batch=count).values
+        each = (values - values.mean(0)) / values.std(0)
+        among = torch.einsum("bpc,bqd->pqcd", each, each) / count
+        return float(among[~torch.eye(SOUND.positions, dtype=torch.bool)].abs().max())
+
+    assert correlation(FlowMatching(network=MLP(layers=1, width=8), steps=2)) < 5 / count**0.5 < correlation(JOINT)
 
 
 def test_a_block_of_one_token_may_be_joint_too() -> None:
     model = built(SOUND, BACKBONES["transformer"], order=Raster())
-    model.loss(tokens(SOUND)).backward()  # type: ignore[no-untyped-call]
-    assert model.generate(count=2).values.shape == (2, 7, 3)
+    first, other = tokens(SOUND), tokens(SOUND).values.clone()
+    other[:, -1] += 1
+    change = model.loss(Tokens(other, SOUND), rng=PerSampleRNG(0, range(4))) - model.loss(first, rng=PerSampleRNG(0, range(4)))
+    assert abs(float(change.detach())) > 1e-3
+    cached, naive = (model.generate(count=2, seed=1, cache=cache).values for cache in (True, False))
+    assert cached.shape == (2, 7, 3)
+    torch.testing.assert_close(cached, naive)
 
 
 @pytest.mark.parametrize(

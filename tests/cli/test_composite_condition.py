@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+
+import torch
+from PIL import Image
+
+from jielong.system import load
 
 from .conftest import brief, command, succeed
 
@@ -26,7 +32,19 @@ def test_captions_beside_classes(pictures: Path, tmp_path: Path) -> None:
     succeed("train", "maskgit-tiny", "--data", pictures, "--out", tmp_path / "run", *brief(f"condition={BOTH}"))
     succeed("generate", tmp_path / "run", "--text", "a red square", "--class", "red", "-n", 2, "--out", tmp_path / "drawn")
     succeed("evaluate", tmp_path / "run", "--data", pictures)
-    assert len(list((tmp_path / "drawn").glob("*.png"))) == 3
+    drawn = [path.read_bytes() for path in sorted((tmp_path / "drawn").glob("*.png")) if path.stem.isdigit()]
+    assert (tmp_path / "drawn" / "sheet.png").exists()
+    system = load(str(tmp_path / "run"))
+
+    def pixels(kind: str) -> list[bytes]:
+        pictures = system.generate(text=["a red square"] * 2, classes=[kind] * 2, seed=0)
+        return [picture.image.tobytes() for picture in pictures]
+
+    assert [Image.open(io.BytesIO(each)).tobytes() for each in drawn] == pixels("red")
+    assert system.generator is not None
+    for parameter in system.generator.parameters():  # after two steps no picture depends on its class yet
+        torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(0))
+    assert pixels("red") != pixels("blue")
 
 
 def test_what_a_set_has_not_got_is_told_before_training(pictures: Path, tmp_path: Path) -> None:

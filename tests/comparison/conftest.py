@@ -1,21 +1,13 @@
-"""Pictures to compare on, and no caches of the user's."""
+"""Pictures to compare on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 COLOURS = {"red": (220, 40, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JIELONG_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="session")

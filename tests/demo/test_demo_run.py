@@ -45,6 +45,7 @@ def test_the_demo_makes_its_page(pictures, models, tmp_path):
         minutes=0.5,
         models=[*models, "no-such-model"],
         tokenizer=models[0],
+        sounds=["impact-sounds"],
         prompts=["colour 1", "colour 2"],
         overrides=[f"data.set={pictures}", *TINY],
         console=Console(file=said, width=200),

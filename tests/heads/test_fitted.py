@@ -29,6 +29,7 @@ HEADS = continuous_heads(
     {
         "gaussian_mixture": {"components": 4},
         "energy": {"layers": 2, "width": 64},
+        "semantic_acoustic": {"of": {"flow_matching": {"network": NETWORK}}},
         "consistency": {"levels": {"last": 160}},
         "mean_flow": {"power": 0},  # its adaptive weight moves the minimum away from the mean, by which the truth would be met
     },
@@ -64,7 +65,6 @@ def fresh() -> Tensor:
         return TwoLessons().right(1000)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
 def test_a_fitted_head_draws_a_gaussian_and_two(name: str) -> None:
     for found, exact in zip(drawn(EXACT[name], STEPS), fresh(), strict=True):

@@ -89,7 +89,12 @@ def test_adaptive_weight_is_the_ratio_of_norms() -> None:
 
 def test_adaptive_weight_is_capped() -> None:
     weight, output = last_layer()
-    assert small().adaptive_weight(output.square().sum(), output.sum() * 1e-9, weight) == min(1e4, 1e9)
+    pull = (2 * output.detach() * torch.tensor([1.0, 2.0, 3.0])).norm()  # of the first loss; the second's is sqrt(14) times its scale
+    for scale, limited in ((1e-9, True), (1e-3, False)):
+        free = float(pull / (14**0.5 * scale + 1e-4))
+        assert (free > 1e4) is limited
+        found = small().adaptive_weight(output.square().sum(), output.sum() * scale, weight).item()
+        assert found == pytest.approx(min(free, 1e4), rel=1e-5)
     assert small().adaptive_weight(output.sum() * 0, output.sum(), weight) == 0
     assert small(adaptive=False, weight=0.25).adaptive_weight(output.sum(), output.sum(), weight) == 0.25
 

@@ -263,7 +263,6 @@ def test_equals_public_residual_lookup_free_quantization() -> None:
     torch.testing.assert_close(ours.decode(found.indices), found.values)
 
 
-@pytest.mark.slow  # to import
 def test_equals_the_quantizer_of_transformers_encodec() -> None:
     encodec = pytest.importorskip("transformers.models.encodec.modeling_encodec")
     config = encodec.EncodecConfig(codebook_size=16, codebook_dim=6, hidden_size=6, target_bandwidths=[1.2])

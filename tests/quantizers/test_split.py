@@ -143,7 +143,6 @@ def test_a_state_dict_is_complete() -> None:
         assert torch.equal(one(normal(60, 8, seed=5)).values, other(normal(60, 8, seed=5)).values)
 
 
-@pytest.mark.slow  # to import
 def test_equals_mimis_of_transformers() -> None:
     mimi = pytest.importorskip("transformers.models.mimi.modeling_mimi")
     config = mimi.MimiConfig(
