@@ -28,10 +28,10 @@ from jielong.evaluation.reconstruction import perceptual_distance
 from jielong.training import experiment
 
 TERMS = {
-    "L1": ["losses.regression.kind=l1", "losses.perceptual=false", "losses.adversarial=false"],
-    "L2": ["losses.perceptual=false", "losses.adversarial=false"],
-    "L2 + perceptual": ["losses.adversarial=false"],
-    "L2 + adversarial": ["losses.perceptual=false"],
+    "L1": ["losses.regression.kind=l1", "losses.perceptual=null", "losses.adversarial=null"],
+    "L2": ["losses.perceptual=null", "losses.adversarial=null"],
+    "L2 + perceptual": ["losses.adversarial=null"],
+    "L2 + adversarial": ["losses.perceptual=null"],
     "L2 + perceptual + adversarial": [],
 }
 QUICK = [
@@ -48,7 +48,7 @@ FIGURES = ("psnr", "ssim", "perceptual", "frechet", "codebook_usage")
 def measure(overrides: list[str], samples: int, out: Path, data: str) -> dict[str, float]:
     """Train with these losses and measure on the held-out split."""
     joins = samples // 2
-    starts = [f"losses.{term}.start_samples={joins}" for term in ("perceptual", "adversarial") if f"losses.{term}=false" not in overrides]
+    starts = [f"losses.{term}.start_samples={joins}" for term in ("perceptual", "adversarial") if f"losses.{term}=null" not in overrides]
     experiment.run(
         recipe.load("vqgan", [f"train.samples={samples}", "train.warmup=320", *starts, *overrides]), out, data=data, progress=False
     )

@@ -21,7 +21,7 @@ from quick import trained
 from timing import interleaved, machine
 
 import jielong
-from jielong.config.recipe import Recipe
+from jielong.config.schema import Recipe
 from jielong.system import System
 
 CAPTIONS = ("cat face, Noto style", "red heart, Noto style", "flag: Denmark, Noto style", "pizza, Noto style")

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import jielong_zoo
-from jielong.config.recipe import Recipe, built_in, load, parse
+from jielong.config.recipe import built_in, load, parse
 from jielong.config.registry import Part
+from jielong.config.schema import Recipe
 
 PAGE = Path(__file__).with_name("systems.md")
 MODELS = Path(jielong_zoo.path()) / "models"

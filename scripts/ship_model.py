@@ -16,7 +16,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from jielong.config.recipe import Recipe, Trained
+from jielong.config.schema import Recipe, Trained
 from jielong.data.joined import listed
 from jielong.data.licences import LICENCE, OWN, Licence, licence_of_weights, terms
 from jielong.data.opening import open_source

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from jielong.config.recipe import Recipe, parse
+from jielong.config.recipe import parse
+from jielong.config.schema import Recipe
 from jielong.media.kinds import image_medium
 from jielong.system import DESCRIPTION, System, build_generator, build_tokenizer, describe, load
 from jielong.training.checkpoint import save_checkpoint

@@ -33,7 +33,7 @@ def test_every_family_has_parts_and_each_knows_its_name() -> None:
 
 def test_a_part_is_read_from_a_name_or_from_a_name_with_settings(parts: type[Part]) -> None:
     assert parse_part("head", "dice") == parts()
-    assert parse_part("head", {"dice": None}) == parts()
+    assert parse_part("head", {"dice": {}}) == parts()
     assert parse_part("head", {"dice": {"sides": 20}}) == parts(sides=20)
     assert parse_part("head", parts(sides=4)) == parts(sides=4)
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from jielong.backbones.transformer import Transformer
-from jielong.config.recipe import Recipe, RecipeError, parse
+from jielong.config.recipe import RecipeError, parse
+from jielong.config.schema import Recipe
 from jielong.core.tokens import Layout
 from jielong.evaluation.context import DrawSettings, drawing
 from jielong.generation.generator import Generator

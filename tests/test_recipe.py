@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from jielong.autoencoders.convolutional import Convolutional
-from jielong.config.recipe import Recipe, Trained, built_in, completed, load, parse
+from jielong.config.recipe import built_in, completed, load, parse
 from jielong.config.registry import RecipeError
+from jielong.config.schema import Recipe, Trained
 from jielong.orders.masked import Masked
 from jielong.quantizers.finite_scalar import FiniteScalar
 from jielong.quantizers.vector import Vector
@@ -142,7 +143,7 @@ def test_all_faults_are_told_at_once() -> None:
         (TOKENIZER + "condition: text\n", "a tokenizer takes no condition"),
         (TOKENIZER.replace("{vq: {dim: 8}}", "{checkpoint: x}"), "this tokenizer is trained already"),
         (TOKENIZER.replace("{vq: {dim: 8}}", "pixels"), "pixels have nothing to learn"),
-        (TOKENIZER.replace("regression: {kind: l2}", "regression: false"), "a tokenizer needs at least a regression loss"),
+        (TOKENIZER.replace("regression: {kind: l2}", "regression: null"), "a tokenizer needs at least a regression loss"),
         (TOKENIZER.replace("losses:\n  regression: {kind: l2}\n", "losses:\n"), "a tokenizer needs at least a regression loss"),
         (TOKENIZER.replace("samples: 1000", "samples: 10, warmup: 10"), "warmup (10) must be shorter than the budget of 10 samples"),
         (
@@ -211,7 +212,7 @@ def test_losses_of_a_base_can_be_added_to_and_left_out(tmp_path: Path) -> None:
     assert {loss.name for loss in more.losses} == {"regression", "adversarial"}
     assert next(loss for loss in more.losses if loss.name == "regression").kind == "l2"  # type: ignore[attr-defined]
     write(tmp_path, more="extends: base.yaml\nlosses: {adversarial: {}}\n")
-    less = load(str(tmp_path / "more.yaml"), ["losses.adversarial=false"])
+    less = load(str(tmp_path / "more.yaml"), ["losses.adversarial=null"])
     assert [loss.name for loss in less.losses] == ["regression"]
 
 
@@ -308,3 +309,55 @@ def test_numbers_in_a_recipe_may_be_written_as_people_do_and_texts_stay_texts() 
 )
 def test_overrides_that_are_wrong_are_named(override: str, words: str) -> None:
     assert words in refused(GENERATOR, override)
+
+
+# --- null, and keys that stand twice --------------------------------------------------------------------------------------------------
+
+
+def test_null_removes_a_loss_wherever_it_is_written(tmp_path: Path) -> None:
+    both = TOKENIZER.replace("regression: {kind: l2}", "regression: {kind: l2}\n  adversarial: {}")
+    write(
+        tmp_path,
+        base=both,
+        without="extends: base.yaml\nlosses: {adversarial: null}\n",
+        back="extends: without.yaml\nlosses: {adversarial: {}}\n",
+    )
+
+    def names(recipe: Recipe) -> list[str]:
+        return [loss.name for loss in recipe.losses]
+
+    assert names(load(str(tmp_path / "base.yaml"))) == ["regression", "adversarial"]
+    assert names(parse(both.replace("adversarial: {}", "adversarial: null"))) == ["regression"]
+    assert names(parse(both.replace("adversarial: {}", "adversarial:"))) == ["regression"]
+    assert names(load(str(tmp_path / "without.yaml"))) == ["regression"]
+    assert names(load(str(tmp_path / "base.yaml"), ["losses.adversarial=null"])) == ["regression"]
+    assert names(load(str(tmp_path / "without.yaml"), ["losses.adversarial={}"])) == ["regression", "adversarial"]
+    assert names(load(str(tmp_path / "back.yaml"))) == ["regression", "adversarial"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            GENERATOR.replace("head: softmax", "head: {softmax: null}"),
+            "line 9: head: null is not the settings of the head softmax: write softmax or",
+        ),
+        (
+            GENERATOR.replace("head: softmax", "head: {softmax: 3}"),
+            "line 9: head: 3 is not the settings of the head softmax: write {softmax: {key: value}}",
+        ),
+        (TOKENIZER.replace("regression: {kind: l2}", "regression: false"), "losses: False is not the settings of the loss regression"),
+    ],
+)
+def test_what_is_not_settings_is_refused(text: str, words: str) -> None:
+    assert words in refused(text)
+
+
+def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+    text = TOKENIZER + "losses: {regression: {}}\n"
+    first = 1 + TOKENIZER.splitlines().index("losses:")
+    assert f"recipe, line {len(text.splitlines())}: the key 'losses' is given twice (first: recipe, line {first})" in refused(text)
+    assert "the key 'tokenizer.vq.dim' is given twice" in refused(TOKENIZER.replace("dim: 8", "dim: 8, dim: 9"))
+    assert "--set data={size: 8, size: 16}, line 1: the key 'size' is given twice" in refused(TOKENIZER, "data={size: 8, size: 16}")
+    write(tmp_path, base=text)
+    assert f"{tmp_path / 'base.yaml'}, line {len(text.splitlines())}" in refused("extends: base.yaml\n", origin=str(tmp_path / "x.yaml"))

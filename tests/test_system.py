@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from jielong.config.recipe import Recipe, parse
+from jielong.config.recipe import parse
 from jielong.config.registry import RecipeError
+from jielong.config.schema import Recipe
 from jielong.heads.base import SamplingConfig
 from jielong.media.kinds import image_medium
 from jielong.system import System, build_generator, build_tokenizer, checkpoint, describe, load

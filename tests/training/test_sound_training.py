@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from jielong.autoencoders.base import Autoencoder, AutoencoderSettings, check_grid
-from jielong.config.recipe import DataSettings, parse
+from jielong.config.recipe import parse
 from jielong.config.registry import RecipeError
+from jielong.config.schema import DataSettings
 from jielong.data.inspecting_sounds import inspect_sounds
 from jielong.evaluation.evaluate import evaluate
 from jielong.media.audio import read_audio, write_audio

@@ -95,7 +95,7 @@ class OfFamily:
 
     Attributes:
         family: The family it is chosen from.
-        many: It holds a tuple of parts, written as a list or as one mapping; one that is set to ``false`` is left out.
+        many: It holds a tuple of parts, written as a list or as one mapping, from which ``null`` removes a part.
         instead: Settings that may stand in a part's place, told by their keys.
     """
 
@@ -130,7 +130,7 @@ class OfFamily:
 
     def _each(self, value: Any) -> tuple[Part, ...]:
         if value is None or isinstance(value, Mapping):
-            items: list[Any] = [{name: settings} for name, settings in (value or {}).items() if settings is not False]
+            items: list[Any] = [{name: settings} for name, settings in (value or {}).items() if settings is not None]
         elif isinstance(value, str | list | tuple):
             items = [value] if isinstance(value, str) else list(value)
         else:
@@ -181,8 +181,11 @@ def parse_part(family: str, value: Any) -> Part:
     known = parts_of(family)
     if name not in known:
         raise _fault(f"there is no {family} called {name!r}; {nearest(str(name), known)}")
+    if not isinstance(settings, Mapping):
+        right = f"write {name} or {{{name}: {{}}}} for its defaults" if settings is None else f"write {{{name}: {{key: value}}}}"
+        raise _fault(f"{settings!r} is not the settings of the {family} {name}: {right}".replace("None", "null"))
     try:
-        return read_settings(known[name], settings or {})
+        return read_settings(known[name], settings)
     except Faults as faults:
         raise Faults(faults.under(name)) from None
 

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from jielong.config.recipe import DataSettings, Recipe
+from jielong.config.schema import DataSettings, Recipe
 from jielong.interop.codecs import Codec
 from jielong.media.images import write_bytes
 from jielong.system import DESCRIPTION, describe

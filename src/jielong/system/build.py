@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jielong.config.recipe import Recipe
+from jielong.config.schema import Recipe
 from jielong.core.medium import Medium
 from jielong.data.opening import MediaSet, open_set, open_sounds
 from jielong.data.splits import Split

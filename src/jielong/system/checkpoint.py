@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from jielong.config.recipe import Recipe, Trained, parse
+from jielong.config.recipe import parse
 from jielong.config.registry import nearest
+from jielong.config.schema import Recipe, Trained
 from jielong.core.device import resolve_device
 from jielong.core.medium import Medium
 from jielong.generation.generator import Generator

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from jielong.config.recipe import Recipe
+from jielong.config.schema import Recipe
 from jielong.heads.base import SamplingConfig
 from jielong.tokenizers.base import Tokenizer
 

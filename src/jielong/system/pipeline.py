@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from jielong.config.guidance import Guidance
-from jielong.config.recipe import Recipe
+from jielong.config.schema import Recipe
 from jielong.core.tokens import Tokens
 from jielong.generation.callbacks import StepCallback
 from jielong.generation.generator import Generator

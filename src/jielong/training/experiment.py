@@ -17,8 +17,9 @@ from jielong.conditions.base import Condition, ConditionSettings
 from jielong.conditions.characters import SymbolText
 from jielong.conditions.text import FrozenText
 from jielong.conditions.voice import Recording, VoiceCondition
-from jielong.config.recipe import Recipe, completed
+from jielong.config.recipe import completed
 from jielong.config.registry import RecipeError
+from jielong.config.schema import Recipe
 from jielong.core.medium import Medium
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens

@@ -9,7 +9,8 @@ import typer
 from pydantic import BaseModel
 
 from jielong.apps.commands.screen import quantity, results, say, table
-from jielong.config.recipe import Recipe, load, read_text
+from jielong.config.recipe import load, read_text
+from jielong.config.schema import Recipe
 
 if TYPE_CHECKING:
     from jielong.training.experiment import Experiment

@@ -13,7 +13,8 @@ import typer
 from jielong.apps.commands.devices import Device, chosen_device
 from jielong.apps.commands.screen import say
 from jielong.apps.commands.showing import Data, Name, Overrides, prepared, print_settings, print_sizes
-from jielong.config.recipe import Recipe, load
+from jielong.config.recipe import load
+from jielong.config.schema import Recipe
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 

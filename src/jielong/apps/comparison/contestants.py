@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from jielong.config import recipe as recipes
-from jielong.config.recipe import Recipe
 from jielong.config.registry import RecipeError, nearest
+from jielong.config.schema import Recipe
 from jielong.system import DESCRIPTION, find, foundations, zoo
 
 SCHEDULED = frozenset({"start_samples", "finetune_at", "entropy_samples", "temperature_samples", "kl_samples"})

@@ -1,0 +1,184 @@
+"""The schema of a recipe: which parts, which data, how long. Unknown keys and impossible pairings are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
+
+from jielong.config.ending import StopHeadSettings
+from jielong.config.guidance import Guidance
+from jielong.config.registry import Config, OfFamily, Part
+from jielong.config.speed import Lazy, Schedule, TwoStage
+from jielong.config.yaml_text import write_yaml
+from jielong.core.medium import ALONG_ROWS, ALONG_TIME
+from jielong.training.settings import Balance, TrainSettings
+
+
+class Trained(Config):
+    """A trained tokenizer: the name of a shipped model, or a checkpoint folder.
+
+    Attributes:
+        checkpoint: Which.
+        levels: Take so many leading levels of its codes, where they are added up; all of them by default.
+    """
+
+    checkpoint: str
+    levels: int | None = Field(default=None, ge=1)
+
+
+Tokenizer = Annotated[SerializeAsAny[Part] | Trained, OfFamily("tokenizer", instead=Trained)]
+Losses = Annotated[tuple[SerializeAsAny[Part], ...], OfFamily("loss", many=True)]
+Condition = Annotated[SerializeAsAny[Part], OfFamily("condition")]
+Order = Annotated[SerializeAsAny[Part], OfFamily("order")]
+Backbone = Annotated[SerializeAsAny[Part], OfFamily("backbone")]
+Head = Annotated[SerializeAsAny[Part], OfFamily("head")]
+
+
+class DataSettings(Config):
+    """Which pictures or which sound, and at what size.
+
+    Attributes:
+        set: A built-in set's name, or a path; several joined, as a list or with commas between.
+        size: Side of pictures in pixels; 64 where nothing is said of sound.
+        rate: Samples of sound a second; 16,000 where ``seconds`` are given.
+        seconds: Length of sound; 1 where a ``rate`` is given.
+        level: Decibels of full scale that every clip is brought to; as it is by default.
+    """
+
+    set: str = "emoji"
+    size: int | None = Field(default=None, ge=4)
+    rate: int | None = Field(default=None, ge=1_000)
+    seconds: float | None = Field(default=None, gt=0)
+    level: float | None = Field(default=None, le=0)
+
+    @field_validator("set", mode="before")
+    @classmethod
+    def _joined(cls, given: Any) -> Any:
+        if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
+            return given
+        from jielong.data.joined import joined_name  # which brings torch: what only reads recipes does without
+
+        return joined_name(given)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_medium(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        said = {key: value for key, value in given.items() if value is not None or key not in cls.model_fields}
+        if not said.keys() & {"rate", "seconds", "level"}:
+            return {"size": 64, **said}
+        if "size" in said:
+            raise ValueError("size is the side of pictures, rate, seconds and level are of sound: give one or the other")
+        return {"rate": 16_000, "seconds": 1.0, **said}
+
+
+class Sampling(Config):
+    """How to draw, unless ``generate`` is told otherwise."""
+
+    steps: int | None = Field(default=None, ge=1)
+    temperature: float = Field(default=1.0, ge=0)
+    top_k: int = Field(default=0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    num_inference_steps: int | None = Field(default=None, ge=1)
+    final_inference_steps: int | None = Field(default=None, ge=1)
+    guidance: Guidance = Guidance()
+    schedule: Schedule | None = None
+    two_stage: TwoStage | None = None
+    lazy: Lazy | None = None
+
+    @property
+    def speed(self) -> dict[str, Any]:
+        """The options of :meth:`Generator.generate` that say how fast to go; all are off unless the recipe sets them."""
+        return {"schedule": self.schedule, "two_stage": self.two_stage, "lazy": self.lazy}
+
+
+class Recipe(Config):
+    """Five parts, data, and a budget. Without order, backbone and head it trains the tokenizer itself."""
+
+    data: DataSettings = DataSettings()
+    tokenizer: Tokenizer
+    losses: Losses = ()
+    balancer: Balance | None = None
+    condition: Condition | None = None
+    order: Order | None = None
+    backbone: Backbone | None = None
+    head: Head | None = None
+    stop_head: StopHeadSettings | None = None
+    sampling: Sampling = Sampling()
+    train: TrainSettings
+
+    @property
+    def trains_generator(self) -> bool:
+        """Whether it trains a generator (and not a tokenizer)."""
+        return self.order is not None
+
+    @model_validator(mode="after")
+    def _pairings(self) -> Recipe:
+        chain = {"order": self.order, "backbone": self.backbone, "head": self.head}
+        missing = [name for name, part in chain.items() if part is None]
+        if missing and len(missing) < len(chain):
+            raise ValueError(f"a generator needs order, backbone and head together; missing: {', '.join(missing)}")
+        if self.trains_generator:
+            if self.losses or self.balancer is not None:
+                given = "losses" if self.losses else "balancer"
+                raise ValueError(f"`{given}` belong to a tokenizer's recipe; a generator's loss is its head's: remove `{given}`")
+            asked = [name for name in ("two_stage", "lazy") if getattr(self.sampling, name) is not None]
+            if asked and getattr(self.order, "choose", None) != "random":
+                raise ValueError(
+                    f"sampling.{asked[0]} needs an order that chooses positions before it draws: order: {{masked: {{choose: random}}}}"
+                )
+            if isinstance(self.tokenizer, Part) and not getattr(self.tokenizer, "fixed", False):
+                raise ValueError(
+                    f"a generator needs a trained tokenizer, but {self.tokenizer.name!r} has yet to learn: train it with a recipe "
+                    "of its own (such as vqgan) and write tokenizer: {checkpoint: NAME-OR-FOLDER}"
+                )
+        else:
+            if self.stop_head is not None:
+                raise ValueError("a tokenizer has no end to learn: remove `stop_head`, or add order, backbone and head for a generator")
+            if self.condition is not None:
+                raise ValueError("a tokenizer takes no condition: remove `condition`, or add order, backbone and head for a generator")
+            if isinstance(self.tokenizer, Trained):
+                raise ValueError("this tokenizer is trained already: add order, backbone and head, or describe a tokenizer to train")
+            if getattr(self.tokenizer, "fixed", False):
+                name = self.tokenizer.name
+                raise ValueError(f"{name} have nothing to learn: choose a tokenizer such as vq, or add order, backbone and head")
+            losses = {loss.name for loss in self.losses}
+            self._read()
+            self._judged()
+            predicts = getattr(self.tokenizer, "likelihood", None)
+            if "logit_laplace" in losses and predicts != "logit_laplace":
+                raise ValueError("the loss logit_laplace needs a tokenizer that predicts a distribution: {vq: {likelihood: logit_laplace}}")
+            if predicts is not None and predicts not in losses:
+                raise ValueError(f"this tokenizer predicts a distribution that no loss reads: add losses: {{{predicts}: {{}}}}")
+        return self
+
+    def _read(self) -> None:
+        """Refuse a body of another medium than that of the data."""
+        if autoencoder := getattr(self.tokenizer, "autoencoder", None):
+            autoencoder.check_axes(ALONG_ROWS if self.data.rate is None else ALONG_TIME)
+
+    def _judged(self) -> None:
+        """Refuse losses of another medium, and losses that do not say what is to be given back."""
+        sound = self.data.rate is not None
+        for loss in self.losses:
+            axes = getattr(loss, "axes", None)
+            if axes == ALONG_ROWS and sound:
+                raise ValueError(f"the loss {loss.name} judges pictures, and the data are sound: take mel, stft or adversarial_sound")
+            if axes == ALONG_TIME and not sound:
+                raise ValueError(f"the loss {loss.name} judges sound, and the data are pictures: take perceptual or adversarial")
+        if not any(getattr(loss, "reconstructs", False) for loss in self.losses):
+            wanted = "a mel, stft or regression loss: losses: {mel: {}}" if sound else "a regression loss: losses: {regression: {kind: l2}}"
+            raise ValueError(f"a tokenizer needs at least {wanted}")
+        if self.balancer is not None and any(loss.name == "logit_laplace" for loss in self.losses):
+            raise ValueError("a balancer weighs gradients at the reconstruction, which the loss logit_laplace does not read: remove one")
+
+    def to_yaml(self) -> str:
+        """The recipe with every default filled in."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        data["losses"] = {name: settings for loss in data["losses"] for name, settings in loss.items()}
+        for empty in [key for key in ("losses",) if not data[key]]:
+            del data[empty]
+        return write_yaml(data)
