@@ -356,7 +356,7 @@ def test_what_is_not_settings_is_refused(text: str, words: str) -> None:
 def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
     text = TOKENIZER + "losses: {regression: {}}\n"
     first = 1 + TOKENIZER.splitlines().index("losses:")
-    assert f"recipe, line {len(text.splitlines())}: the key 'losses' is given twice (first: recipe, line {first})" in refused(text)
+    assert f", line {len(text.splitlines())}: the key 'losses' is given twice (first: mine.yaml, line {first})" in refused(text)
     assert "the key 'tokenizer.vq.dim' is given twice" in refused(TOKENIZER.replace("dim: 8", "dim: 8, dim: 9"))
     assert "--set data={size: 8, size: 16}, line 1: the key 'size' is given twice" in refused(TOKENIZER, "data={size: 8, size: 16}")
     write(tmp_path, base=text)
