@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from jielong.networks.fused_inference import Prepared
+    from jielong.networks.fused_inference import FusedLayers, PlainLayers
 
 
 @dataclass
@@ -20,15 +20,15 @@ class Cache:
     for the keys and values of its own positions.
 
     Attributes:
-        memory: ``(layers, 2, B, heads, capacity, head width)``: keys and values. The channels of keys that are rotated together
-            stand side by side (:mod:`jielong.networks.fused_inference`).
+        memory: ``(layers, 2, B, heads, capacity, head width)``: keys and values. Fused inference pairs the channels of
+            keys that are rotated together (:mod:`jielong.networks.fused_inference`).
         length: The cursor: number of committed slots, the prefix included.
         bias: ``(B, 1, 1, capacity)``, minus infinity at padding of the prefix; ``None`` when nothing is padded.
         cross: Keys and values of the condition for cross-attention, a pair a layer, each ``(B, heads, L, head width)``.
         cross_bias: ``(B, 1, 1, L)``, minus infinity at padding of the condition.
         modulation: Scales, shifts and gates of adaptive norms, ``(B, 1, D)`` each.
         started: Whether the first call has been made, which takes the condition in.
-        prepared: The network's layers, prepared by the first call.
+        layers: The network's layers, prepared by the first call.
     """
 
     memory: Tensor
@@ -38,7 +38,7 @@ class Cache:
     cross_bias: Tensor | None = None
     modulation: list[tuple[Tensor, ...]] = field(default_factory=list)
     started: bool = False
-    prepared: Prepared | None = None
+    layers: FusedLayers | PlainLayers | None = None
 
     def __post_init__(self) -> None:
         # Pairs of channels read as complex numbers, which there are of high precision only; views of the memory, made once.
@@ -106,7 +106,7 @@ class Cache:
     def reset(self) -> None:
         """Forget everything, the condition too; the memory stays."""
         self.length, self.bias, self.cross, self.cross_bias, self.modulation = 0, None, [], None, []
-        self.started, self.prepared = False, None
+        self.started, self.layers = False, None
 
     def rows(self, index: slice) -> Cache:
         """A cache of some items that shares this one's memory but goes on with a cursor of its own."""
@@ -118,5 +118,5 @@ class Cache:
             None if self.cross_bias is None else self.cross_bias[index],
             [tuple(tensor[index] for tensor in layer) for layer in self.modulation],
             self.started,
-            self.prepared,
+            self.layers,
         )

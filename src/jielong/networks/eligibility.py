@@ -28,8 +28,12 @@ def fused_inference(enabled: bool) -> Iterator[None]:
 
 
 def can_fuse(modules: Iterable[nn.Module], kinds: tuple[type[nn.Module], ...]) -> bool:
-    """Whether fused inference is on, and calling any of the modules or their submodules is what one of ``kinds`` defines."""
-    return _ENABLED.get() and all(is_exactly(each, *kinds) for module in modules for each in module.modules())
+    """Whether fused inference is on and all modules, with their submodules, are exactly of these kinds and on one device."""
+    if not _ENABLED.get():
+        return False
+    parts = [part for module in modules for part in module.modules()]
+    devices = {weight.device for part in parts for weight in part._parameters.values() if weight is not None}
+    return len(devices) <= 1 and all(is_exactly(part, *kinds) for part in parts)
 
 
 def is_exactly(module: nn.Module, *kinds: type[nn.Module]) -> bool:
@@ -39,7 +43,7 @@ def is_exactly(module: nn.Module, *kinds: type[nn.Module]) -> bool:
         and "forward" not in module.__dict__
         and not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
         and not torch_module._has_any_global_hook()
-        and all(parameter is None or type(parameter) in (nn.Parameter, Tensor) for parameter in module._parameters.values())
+        and all(_is_standard(parameter) for parameter in module._parameters.values() if parameter is not None)
     )
 
 
@@ -49,4 +53,8 @@ def standard_weights(module: nn.Module, names: Iterable[str]) -> list[Tensor] | 
         return None
     stored = [module._parameters.get(name, module._buffers.get(name)) for name in names]
     weights = [weight for weight in stored if weight is not None]
-    return weights if all(type(weight) in (nn.Parameter, Tensor) for weight in weights) else None
+    return weights if all(map(_is_standard, weights)) else None
+
+
+def _is_standard(weight: Tensor) -> bool:
+    return type(weight) in (nn.Parameter, Tensor) and weight.is_floating_point()

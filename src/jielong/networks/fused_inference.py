@@ -1,22 +1,22 @@
-"""The layers of a transformer as a call with a cache runs them: the same numbers as the layers themselves, in fewer operations.
+"""The layers of a transformer in a call with a cache: fused where that is possible, else one module after the other.
 
-Drawing one token after the other costs little arithmetic and much dispatching, so here
+Sampling token by token costs little arithmetic and many operator calls. :class:`FusedLayers` therefore
 
-- everything that is alike in all calls is prepared once: transposed weights, constants, memory for what lies between two operations
-  and views into it;
-- queries and keys leave their product with the two channels of a rotated pair side by side, as complex numbers, so that rotating them
-  is one multiplication, which writes keys and values into the cache; the scores do not feel the order of channels;
-- the weight of the norm before attention, and the scale of the scores, are part of the weights of that product;
-- sums ride on products, in place.
+- prepares once what is the same in all calls: transposed weights, constants, buffers for intermediate results and views of them;
+- computes queries and keys with the two channels of a rotated pair side by side, as complex numbers: rotation is one multiplication, which
+  writes keys and values into the cache (scores do not depend on the order of channels);
+- merges the weight of the norm before attention, and the scale of the scores, into the weights of that product;
+- adds residual branches in place, as part of the matrix product.
 
-``Transformer.forward`` without a cache is the reference.
+It reads weights and calls no module, so it serves only modules that are known (:mod:`jielong.networks.eligibility`); :class:`PlainLayers`
+serves all others. ``Transformer.forward`` without a cache is the reference.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,25 +24,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jielong.networks.attention import attention
-from jielong.networks.layers import Block, CrossAttention, modulate
+from jielong.networks.eligibility import can_fuse
+from jielong.networks.layers import Block, CrossAttention, FeedForward, KeysValues, SelfAttention, Sight, modulate
 from jielong.networks.norm import Norm
 from jielong.networks.rope import Rotation
 
 if TYPE_CHECKING:
     from jielong.networks.cache import Cache
 
-# One or two rows read weights a quarter faster when these are packed; the copy pays after a few calls and may not fill the memory.
+# Packed weights make products with one or two rows a quarter faster; the copy pays off after a few calls and is bounded in size.
 PACKED_ROWS, PACKED_CALLS, PACKED_BYTES = 2, 16, 1 << 28
+
+FUSED = Block, SelfAttention, CrossAttention, FeedForward, Norm, nn.Linear
+"""Modules whose computation fused inference replaces."""
+
+
+def cached_layers(blocks: Sequence[Block], norm: Norm, heads: int, dtype: torch.dtype) -> FusedLayers | PlainLayers:
+    """The layers and the last norm for calls with a cache of one dtype: fused if all of them are eligible."""
+    if can_fuse((*blocks, norm), FUSED):
+        return FusedLayers(blocks, norm, heads, dtype)
+    return PlainLayers(blocks, norm)
 
 
 @dataclass(frozen=True)
 class _Linear:
-    """A linear map, transposed.
-
-    Attributes:
-        weight: ``(in, out)``.
-        bias: ``(out,)`` or nothing.
-    """
+    """A linear map with transposed weight ``(in, out)`` and bias ``(out,)``."""
 
     weight: Tensor
     bias: Tensor | None
@@ -52,7 +58,7 @@ class _Linear:
         return _Linear(linear.weight.to(dtype).t(), None if linear.bias is None else linear.bias.to(dtype))
 
     def packed(self) -> _Linear:
-        """The same with its weights copied, so that those that meet one input stand side by side."""
+        """With a contiguous copy of the weight."""
         return _Linear(self.weight.contiguous(), self.bias)
 
     def __call__(self, h: Tensor, out: Tensor | None = None) -> Tensor:
@@ -61,7 +67,7 @@ class _Linear:
         return torch.addmm(self.bias, h, self.weight, out=out)
 
     def add_to(self, x: Tensor, h: Tensor) -> None:
-        """Add to ``x`` what the map makes of ``h``."""
+        """``x += map(h)``."""
         if self.bias is None and x.dtype == h.dtype:
             x.addmm_(h, self.weight)
         else:
@@ -69,26 +75,27 @@ class _Linear:
 
 
 class _Layer:
-    """What a call needs of one block."""
+    """The weights of one block."""
 
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
-        own, heads = block.attention, block.attention.heads
-        width, head = own.qkv.in_features, own.qkv.in_features // heads
+        attn, heads = block.attention, block.attention.heads
+        width, head = attn.qkv.in_features, attn.qkv.in_features // heads
         scale = 1 / math.sqrt(head)
-        # Norms with a bias, and adaptive ones, stay as they are: only a weight can be part of the next product.
-        inside = block.attention_norm.weight if block.attention_norm.kind == "rms" else None
-        self.attention_norm = None if inside is not None else block.attention_norm
+        # Only a weight can be merged into the next product: norms with a bias, and adaptive ones, stay.
+        merged = block.attention_norm.weight if block.attention_norm.kind == "rms" else None
+        self.attention_norm = None if merged is not None else block.attention_norm
         self.qkv = _Linear(
-            _paired(own.qkv.weight, heads, 1 if own.q_norm else scale, inside).to(dtype).t(),
-            None if own.qkv.bias is None else _paired(own.qkv.bias[:, None], heads, 1 if own.q_norm else scale)[:, 0].to(dtype),
+            _paired(attn.qkv.weight, heads, 1 if attn.q_norm else scale, merged).to(dtype).t(),
+            None if attn.qkv.bias is None else _paired(attn.qkv.bias[:, None], heads, 1 if attn.q_norm else scale)[:, 0].to(dtype),
         )
         self.head_weight = None
-        if own.q_norm is not None and own.k_norm is not None:
-            assert own.q_norm.weight is not None
-            assert own.k_norm.weight is not None
-            order = torch.arange(head, device=own.qkv.weight.device).view(2, -1).t().flatten()
-            self.head_weight = torch.stack((own.q_norm.weight.float() * scale, own.k_norm.weight.float()))[:, order].view(2, 1, 1, 1, head)
-        self.out = _Linear.of(own.out, dtype)
+        if attn.q_norm is not None and attn.k_norm is not None:
+            assert attn.q_norm.weight is not None
+            assert attn.k_norm.weight is not None
+            order = torch.arange(head, device=attn.qkv.weight.device).view(2, -1).t().flatten()
+            qk_weight = torch.stack((attn.q_norm.weight.float() * scale, attn.k_norm.weight.float()))
+            self.head_weight = qk_weight[:, order].view(2, 1, 1, 1, head)
+        self.out = _Linear.of(attn.out, dtype)
         self.cross, self.cross_norm = block.cross, block.cross_norm
         self.cross_q = self.cross_out = None
         if isinstance(self.cross, CrossAttention):
@@ -99,7 +106,7 @@ class _Layer:
         self.gated, self.width, self.hidden = block.feed_forward.gated, width, block.feed_forward.up.out_features
 
     def pack(self) -> None:
-        """Copy weights into the order that products with a row or two read fastest, and the weight of a norm into them."""
+        """Copy weights into the order that is fastest for one or two rows, with the weight of the second norm merged."""
         norm = self.forward_norm
         if norm is not None and norm.kind == "rms" and norm.weight is not None:
             self.up = _Linear(self.up.weight * norm.weight[:, None].to(self.up.weight.dtype), self.up.bias)
@@ -108,38 +115,38 @@ class _Layer:
 
 
 def _paired(weight: Tensor, heads: int, scale: float, norm: Tensor | None = None) -> Tensor:
-    """The weights ``(3 D, in)`` of queries, keys and values in a new order: channels ``i`` and ``i + half`` of a head side by side.
+    """Weights ``(3 D, in)`` of queries, keys and values with channels ``i`` and ``i + half`` of a head of queries and keys side by side.
 
-    Queries are scaled, and the weight of the norm before is taken in.
+    Queries are scaled, and the weight of the preceding norm is merged.
     """
     parts = weight.detach().float().unflatten(0, (3, heads, 2, -1))  # (3, heads, 2, half, in)
-    made = torch.empty_like(parts)
-    made[:2].view(2, heads, -1, 2, weight.shape[1]).copy_(parts[:2].transpose(2, 3))
-    made[2] = parts[2]
-    made[0] *= scale
+    paired = torch.empty_like(parts)
+    paired[:2].view(2, heads, -1, 2, weight.shape[1]).copy_(parts[:2].transpose(2, 3))
+    paired[2] = parts[2]
+    paired[0] *= scale
     if norm is not None:
-        made *= norm.float()
-    return made.flatten(0, 3)
+        paired *= norm.float()
+    return paired.flatten(0, 3)
 
 
 class _Workspace:
-    """Memory for what lies between the operations of a call with ``batch`` items of ``n`` positions, and views into it."""
+    """Buffers for the intermediate results of a call with ``batch`` items of ``n`` positions, and views of them."""
 
     def __init__(self, batch: int, n: int, heads: int, layer: _Layer, eps: float, dtype: torch.dtype, device: torch.device) -> None:
         self.key = batch, n
         rows, width, head = batch * n, layer.width, layer.width // heads
         wide = dtype if dtype in (torch.float32, torch.float64) else torch.float32  # of norms, rotations and sums
-        # Behind the D channels of a row stands sqrt(D eps), so that its norm is sqrt(sum x^2 + D eps).
-        self.longer = torch.full((rows, width + 1), math.sqrt(width * eps), dtype=wide, device=device)
-        self.x = self.longer[:, :-1]
+        # The D channels of a row are followed by sqrt(D eps), so that its norm is sqrt(sum x^2 + D eps).
+        self.extended = torch.full((rows, width + 1), math.sqrt(width * eps), dtype=wide, device=device)
+        self.x = self.extended[:, :-1]
         self.items = self.x.unflatten(0, (batch, n))
         self.normed = torch.empty(rows, width, dtype=dtype, device=device)
         self.length = torch.empty(rows, 1, dtype=wide, device=device)
         self.qkv = torch.empty(rows, 3 * width, dtype=dtype, device=device)
-        self.turning = self.qkv if wide == dtype else torch.empty(rows, 3 * width, dtype=wide, device=device)
-        parts = self.turning.view(batch, n, 3, heads, head).permute(2, 0, 3, 1, 4)  # (3, B, heads, n, head width)
-        self.drawn_qk, self.drawn_q, self.drawn_kv = parts[:2], parts[0], parts[1:]
-        pairs = torch.view_as_complex(self.turning.view(batch, n, 3, heads, head // 2, 2)).permute(2, 0, 3, 1, 4)
+        self.rotated = self.qkv if wide == dtype else torch.empty(rows, 3 * width, dtype=wide, device=device)
+        parts = self.rotated.view(batch, n, 3, heads, head).permute(2, 0, 3, 1, 4)  # (3, B, heads, n, head width)
+        self.qk, self.unrotated_q, self.unrotated_kv = parts[:2], parts[0], parts[1:]
+        pairs = torch.view_as_complex(self.rotated.view(batch, n, 3, heads, head // 2, 2)).permute(2, 0, 3, 1, 4)
         self.pairs_q, self.pairs_kv = pairs[0], pairs[1:]
         self.q = torch.empty(batch, heads, n, head, dtype=dtype, device=device)
         self.q_rows = self.q.view(batch * heads, n, head)
@@ -150,10 +157,8 @@ class _Workspace:
         self.gate, self.value = self.up.chunk(2, dim=-1)
 
 
-class Prepared:
-    """The layers and the last norm, prepared for calls with a cache of one dtype; weights changed afterwards are not noticed.
-
-    Dropout is not applied, and no gradients are kept.
+class FusedLayers:
+    """The layers and the last norm, prepared for calls with a cache; later changes of weights have no effect, nor has dropout.
 
     Args:
         blocks: The layers.
@@ -174,32 +179,32 @@ class Prepared:
         self._head_floor = torch.tensor([math.sqrt(width // heads * norm.eps)], device=self.device)
         self._workspace: _Workspace | None = None
         self._may_pack = self.plain and sum(layer.nbytes for layer in self.layers) <= PACKED_BYTES
-        self._alone_before = False
+        self._single_before = False
 
     def __call__(self, inputs: Tensor, rotation: Rotation | None, mask: Tensor | None, cache: Cache) -> Tensor:
-        """Hidden states ``(B, n, D)`` of inputs ``(B, n, D)``; keys and values go behind the cache's cursor, which stays.
+        """Hidden states ``(B, n, D)``; keys and values are written after the cache's cursor, which does not move.
 
         Args:
-            inputs: What stands at the positions.
-            rotation: Of the positions; ``None`` leaves them as they are.
+            inputs: ``(B, n, D)``.
+            rotation: Of the positions; ``None`` for none.
             mask: Added to the scores: broadcastable to ``(B, heads, n, length)``, for one position to ``(B, heads, 1, length)``.
-            cache: What came before.
+            cache: Keys and values of earlier positions.
         """
         (batch, n, _), start = inputs.shape, cache.length
         space = self._workspace
         if space is None or space.key != (batch, n):
             space = self._workspace = _Workspace(batch, n, self.heads, self.layers[0], self.norm.eps, self.dtype, self.device)
         space.items.copy_(inputs)
-        alone = self.plain and n == 1
-        # A second position by itself tells a chain of many calls from the first of a few growing scales.
-        if self._may_pack and alone and self._alone_before and batch <= PACKED_ROWS and cache.capacity - start >= PACKED_CALLS:
+        single = self.plain and n == 1
+        # A second single position distinguishes sampling token by token from the first of a few growing scales.
+        if self._may_pack and single and self._single_before and batch <= PACKED_ROWS and cache.capacity - start >= PACKED_CALLS:
             for layer in self.layers:
                 layer.pack()
             self._may_pack = False
-        self._alone_before = alone
-        seen = cache.memory[..., : start + n, :]  # (layers, 2, B, heads, length, head width)
-        keys, values = seen.select(1, 0), seen.select(1, 1)
-        if alone:  # products of matrices take keys transposed, and heads as items
+        self._single_before = single
+        visible = cache.memory[..., : start + n, :]  # (layers, 2, B, heads, length, head width)
+        keys, values = visible.select(1, 0), visible.select(1, 1)
+        if single:  # matrix products take transposed keys, and heads as items
             keys, values = keys.flatten(1, 2).mT, values.flatten(1, 2)
             mask = None if mask is None else mask.expand(-1, self.heads, -1, -1).flatten(0, 1)
         if rotation is not None and space.q_complex is not None:
@@ -213,18 +218,18 @@ class Prepared:
                 shift, scale, gate, shift2, scale2, gate2 = modulation[index]
             h = self._normed(space, layer.attention_norm, shift, scale)
             self._project(space, layer, h, rotation, slot)
-            self._add(space, layer.out, self._attend(space, k, v, mask, alone), gate)
+            self._add(space, layer.out, self._attend(space, k, v, mask, single), gate)
             if layer.cross is not None:
                 self._add(space, layer.cross_out, self._cross(space, layer, cache, index), None)
             h = self._normed(space, layer.forward_norm, shift2, scale2)
-            self._add(space, layer.down, self._inside(space, layer, h), gate2)
+            self._add(space, layer.down, self._feed_forward(space, layer, h), gate2)
         hidden = self.norm(space.x)
         if modulation:
             hidden = modulate(hidden, *modulation[-1])
         return hidden.view(inputs.shape).to(inputs.dtype)
 
     def _normed(self, space: _Workspace, norm: Norm | None, shift: Tensor | None, scale: Tensor | None) -> Tensor:
-        """The residual stream, normalised; a norm of ``None`` is a root-mean-square norm whose weight is applied later."""
+        """The normalised residual stream; ``None`` is a root-mean-square norm whose weight is merged into the next product."""
         x, out = space.x, space.normed
         kind, eps = (self.norm.kind, self.norm.eps) if norm is None else (norm.kind, norm.eps)
         weight = None if norm is None else norm.weight
@@ -233,7 +238,7 @@ class Prepared:
             h = F.layer_norm(x, x.shape[1:], weight, bias, eps) if kind == "layer" else F.rms_norm(x, x.shape[1:], weight, eps)
             out = h.to(self.dtype)
         else:
-            torch.linalg.vector_norm(space.longer, dim=-1, keepdim=True, out=space.length)
+            torch.linalg.vector_norm(space.extended, dim=-1, keepdim=True, out=space.length)
             torch.addcdiv(self._zero, x, space.length, value=self._root, out=out)
             if weight is not None:
                 out.mul_(weight)
@@ -242,24 +247,24 @@ class Prepared:
     def _project(self, space: _Workspace, layer: _Layer, h: Tensor, rotation: Rotation | None, slot: Tensor) -> None:
         """Queries into the workspace, keys and values into the cache."""
         layer.qkv(h, space.qkv)
-        if space.turning is not space.qkv:
-            space.turning.copy_(space.qkv)
+        if space.rotated is not space.qkv:
+            space.rotated.copy_(space.qkv)
         if layer.head_weight is not None:
-            length = torch.linalg.vector_norm(space.drawn_qk, dim=-1, keepdim=True).hypot_(self._head_floor)
-            space.drawn_qk.div_(length).mul_(layer.head_weight).mul_(math.sqrt(space.q.shape[-1]))
+            length = torch.linalg.vector_norm(space.qk, dim=-1, keepdim=True).hypot_(self._head_floor)
+            space.qk.div_(length).mul_(layer.head_weight).mul_(math.sqrt(space.q.shape[-1]))
         if rotation is None:
-            space.q.copy_(space.drawn_q)
-            slot.copy_(space.drawn_kv)
+            space.q.copy_(space.unrotated_q)
+            slot.copy_(space.unrotated_kv)
         elif space.q_complex is not None:
             torch.mul(space.pairs_q, rotation.pairs, out=space.q_complex)
             torch.mul(space.pairs_kv, rotation.pairs_of_keys_values, out=slot)
-        else:  # there are no complex numbers of low precision
+        else:  # PyTorch has no complex numbers of low precision
             space.q.copy_(torch.view_as_real(space.pairs_q * rotation.pairs).flatten(-2))
             slot.copy_(torch.view_as_real(space.pairs_kv * rotation.pairs_of_keys_values).flatten(-2))
 
     @staticmethod
-    def _attend(space: _Workspace, k: Tensor, v: Tensor, mask: Tensor | None, alone: bool) -> Tensor:
-        if alone and space.mixed is not None and space.mixed_rows is not None:
+    def _attend(space: _Workspace, k: Tensor, v: Tensor, mask: Tensor | None, single: bool) -> Tensor:
+        if single and space.mixed is not None and space.mixed_rows is not None:
             scores = torch.bmm(space.q_rows, k) if mask is None else torch.baddbmm(mask, space.q_rows, k)
             torch.bmm(scores.softmax(-1), v, out=space.mixed)
             return space.mixed_rows
@@ -276,7 +281,7 @@ class Prepared:
         return attention(q, *cache.cross[index], cache.cross_bias).transpose(1, 2).reshape(space.x.shape)
 
     @staticmethod
-    def _inside(space: _Workspace, layer: _Layer, h: Tensor) -> Tensor:
+    def _feed_forward(space: _Workspace, layer: _Layer, h: Tensor) -> Tensor:
         layer.up(h, space.up)
         if layer.gated:
             return F.silu(space.gate, inplace=True).mul_(space.value)
@@ -289,3 +294,51 @@ class Prepared:
             linear.add_to(space.x, h)
         else:
             space.items.addcmul_(gate.to(space.x.dtype), linear(h).view(space.items.shape))
+
+
+class PlainLayers:
+    """The same call as :class:`FusedLayers`, through the modules themselves.
+
+    Args:
+        blocks: The layers.
+        norm: The last norm.
+    """
+
+    def __init__(self, blocks: Sequence[Block], norm: Norm) -> None:
+        self.blocks, self.norm = blocks, norm
+
+    def __call__(self, inputs: Tensor, rotation: Rotation | None, mask: Tensor | None, cache: Cache) -> Tensor:
+        """As :meth:`FusedLayers.__call__`."""
+        batch, device = len(inputs), inputs.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype
+        rotation = None if rotation is None else Rotation(rotation.cosine.to(dtype), rotation.sine.to(dtype))
+        sight = Sight(
+            batch,
+            rotation,
+            None if mask is None else mask.to(dtype),
+            False,
+            [(key.to(dtype), value.to(dtype)) for key, value in cache.cross],
+            None if cache.cross_bias is None else cache.cross_bias.to(dtype),
+            cache.modulation,
+        )
+        x = inputs.flatten(0, 1)
+        for index, (block, slots) in enumerate(zip(self.blocks, cache.memory, strict=True)):
+            x = block(x, replace(sight, memory=_Slots(slots, cache.length)), index)
+        hidden = self.norm(x)
+        if cache.modulation:
+            hidden = modulate(hidden, *cache.modulation[-1])
+        return hidden.view(inputs.shape).to(inputs.dtype)
+
+
+@dataclass(frozen=True)
+class _Slots:
+    """Writes one layer's keys and values into a cache ``(2, B, heads, capacity, head width)`` and returns all up to them."""
+
+    memory: Tensor
+    start: int
+
+    def __call__(self, keys: Tensor, values: Tensor) -> KeysValues:
+        end = self.start + keys.shape[2]
+        self.memory[0, :, :, self.start : end] = keys
+        self.memory[1, :, :, self.start : end] = values
+        return self.memory[0, :, :, :end].to(keys.dtype), self.memory[1, :, :, :end].to(values.dtype)

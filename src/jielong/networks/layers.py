@@ -16,6 +16,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from jielong.networks.attention import attention
+from jielong.networks.eligibility import is_exactly
 from jielong.networks.norm import Norm, NormKind
 from jielong.networks.rope import Rotation
 
@@ -52,8 +53,9 @@ class Sight:
 
 
 def add_linear(x: Tensor, linear: nn.Linear, h: Tensor, dropout: float = 0.0) -> Tensor:
-    """``x + dropout(linear(h))`` on rows: one operation where the sum can ride on the product."""
-    if not dropout and linear.bias is None and x.dtype == h.dtype and not torch.is_autocast_enabled(x.device.type):
+    """``x + dropout(linear(h))`` on rows, in one operation where that is possible."""
+    autocast = torch.is_autocast_enabled(x.device.type)
+    if not dropout and not autocast and is_exactly(linear, nn.Linear) and linear.bias is None and x.dtype == h.dtype:
         return torch.addmm(x, h, linear.weight.t())
     return x + F.dropout(linear(h), dropout)
 

@@ -25,7 +25,7 @@ from jielong.networks.attention import additive, structure
 from jielong.networks.backbone import Backbone, BackboneInputs
 from jielong.networks.cache import Cache
 from jielong.networks.conditioning import Conditioning
-from jielong.networks.fused_inference import Prepared
+from jielong.networks.fused_inference import cached_layers
 from jielong.networks.layers import Activation, Block, ConditionPath, KeysValues, Sight, modulate
 from jielong.networks.lazy import LazyCache, LazyStack
 from jielong.networks.norm import Norm, NormKind
@@ -217,8 +217,8 @@ class Transformer(Backbone["Cache | LazyCache"]):
 
     def _cached(self, given: BackboneInputs, cache: Cache, commit: bool) -> Tensor:
         inputs, conditioning, real = given.embeddings, given.conditioning, given.attention_mask
-        if cache.prepared is None:
-            cache.prepared = Prepared(self.blocks, self.norm, self.heads, cache.dtype)
+        if cache.layers is None:
+            cache.layers = cached_layers(self.blocks, self.norm, self.heads, cache.dtype)
         if not cache.started:
             cross, cache.cross_bias, cache.modulation = self.take_condition(conditioning, cache.dtype)
             cache.cross = [(key.to(cache.dtype), value.to(cache.dtype)) for key, value in cross]
@@ -237,7 +237,7 @@ class Transformer(Backbone["Cache | LazyCache"]):
             cache.bias[:, 0, 0, cache.length : end] = additive(real, cache.dtype)
         if cache.bias is not None:
             mask = cache.bias[..., :end] if mask is None else mask + cache.bias[..., :end]
-        hidden = cache.prepared(inputs, self.rotary(given.coords, inputs.device, torch.float32), mask, cache)
+        hidden = cache.layers(inputs, self.rotary(given.coords, inputs.device, torch.float32), mask, cache)
         if commit:
             cache.length = end
         return hidden
@@ -270,7 +270,7 @@ class Transformer(Backbone["Cache | LazyCache"]):
 
     def _take_prefix(self, conditioning: Conditioning, cache: Cache) -> None:
         """Pass the prefix, a block before all others, into an empty cache."""
-        assert cache.prepared is not None
+        assert cache.layers is not None
         prefix = self._prefix(conditioning)
         end = cache.room(prefix.shape[1])
         mask = None
@@ -279,7 +279,7 @@ class Transformer(Backbone["Cache | LazyCache"]):
             mask = additive(behind_prefix(nothing, conditioning.mask), cache.dtype)
             cache.bias = torch.zeros(cache.batch, 1, 1, cache.capacity, dtype=cache.dtype, device=cache.memory.device)
             cache.bias[:, 0, 0, :end] = additive(conditioning.mask, cache.dtype)
-        cache.prepared(prefix, None, mask, cache)
+        cache.layers(prefix, None, mask, cache)
         cache.length = end
 
     def through(self, x: Tensor, sight: Sight) -> Tensor:

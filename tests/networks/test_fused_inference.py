@@ -1,4 +1,4 @@
-"""Calls with a cache run prepared layers: in every variant the numbers of the layers themselves."""
+"""Calls with a cache run fused layers: in every variant the numbers of the layers themselves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from jielong.networks import fused_inference as prepared
+from jielong.networks import fused_inference as fused
 from jielong.networks.backbone import BackboneInputs
 from jielong.networks.cache import Cache
 from jielong.networks.conditioning import Conditioning
@@ -64,14 +64,14 @@ def test_every_variant_equals_the_layers(norm: str, activation: str, qk_norm: bo
 
 def test_weights_are_packed_for_few_rows_and_many_calls_only(monkeypatch: pytest.MonkeyPatch) -> None:
     net, packings = make(), []
-    pack = prepared._Layer.pack
-    monkeypatch.setattr(prepared._Layer, "pack", lambda layer: (packings.append(layer), pack(layer)))
+    pack = fused._Layer.pack
+    monkeypatch.setattr(fused._Layer, "pack", lambda layer: (packings.append(layer), pack(layer)))
     for batch, size, expected in ((1, 1, 2), (2, 1, 2), (3, 1, 0), (1, 6, 0)):
         packings.clear()
         cached(net, inputs(batch), None, size, RASTER // size)
         assert len(packings) == expected, (batch, size)
     packings.clear()
-    short = net.new_cache(1, prepared.PACKED_CALLS - 1)
+    short = net.new_cache(1, fused.PACKED_CALLS - 1)
     net(BackboneInputs(inputs(1)[:, :1], GRID[:1], RASTER[:1]), short)
     assert packings == []
 
