@@ -200,7 +200,7 @@ class Trunk:
     def ask(self, batch: Batch, rng: PerSampleRNG, learning: bool = True) -> TrainingTargets:
         """Hidden vectors of a batch, without dropout; learning, some pictures are told nothing, which guidance needs."""
         tokenizer, generator = self.system.tokenizer, self.generator.eval()
-        kept = tokenizer.keep(batch.media) if batch.tokens is None else Tokens(batch.tokens, tokenizer.kept_layout)
+        kept = tokenizer.encode_to_cache(batch.media) if batch.tokens is None else Tokens(batch.tokens, tokenizer.cached_layout)
         prepared = None if generator.condition is None else generator.condition.prepare(self.raw(batch))
         generator.training = learning  # of the generator itself, not of what it holds: it asks whether to drop conditions
         asked = generator.ask(tokenizer.sample_cached(kept, rng), prepared, rng)

@@ -66,13 +66,13 @@ class Pair:
 
 def same_codes(ours: VectorQuantizer, theirs: nn.Module, seed: int, scale: float = 1.0) -> None:
     """Give both the same random codebook."""
-    start = torch.randn(ours.codes, ours.dim, generator=torch.Generator().manual_seed(seed)) * scale
+    start = torch.randn(ours.codebook_size, ours.dim, generator=torch.Generator().manual_seed(seed)) * scale
     for tensor in (ours.codebook, ours.sums, theirs._codebook.embed, theirs._codebook.embed_avg):
         tensor.copy_(start.view_as(tensor))
 
 
 def vector(codes: int, dim: int, levels: int) -> Pair:
-    ours = VectorQuantizer(codes=codes, dim=dim, decay=0.99, commitment=0.25, kmeans_iterations=0, restart_below=0.0)
+    ours = VectorQuantizer(codebook_size=codes, dim=dim, decay=0.99, commitment=0.25, kmeans_iterations=0, restart_below=0.0)
     theirs = public.VectorQuantize(dim=dim, codebook_size=codes, decay=0.99, commitment_weight=0.25, rotation_trick=False)
     same_codes(ours, theirs, seed=1)
     before = ours.codebook.clone()
@@ -85,7 +85,7 @@ def vector(codes: int, dim: int, levels: int) -> Pair:
 
 
 def residual(codes: int, dim: int, levels: int) -> Pair:
-    settings = {"codes": codes, "dim": dim, "decay": 0.99, "commitment": 0.25, "kmeans_iterations": 0, "restart_below": 0.0}
+    settings = {"codebook_size": codes, "dim": dim, "decay": 0.99, "commitment": 0.25, "kmeans_iterations": 0, "restart_below": 0.0}
     stages = [VectorQuantizer(**settings) for _ in range(levels)]  # type: ignore[arg-type]
     theirs = public.ResidualVQ(
         dim=dim, num_quantizers=levels, codebook_size=codes, decay=0.99, commitment_weight=0.25, rotation_trick=False
@@ -104,7 +104,7 @@ def residual(codes: int, dim: int, levels: int) -> Pair:
         return found
 
     return Pair(
-        ResidualQuantizer(stages, levels=levels, dim=dim),
+        ResidualQuantizer(stages, num_codebooks=levels, dim=dim),
         theirs,
         first_difference,
         lambda: [(stage.codebook, layer.codebook) for stage, layer in zip(stages, theirs.layers, strict=True)],
@@ -197,7 +197,7 @@ def measure(kind: str, count: int, codes: int, dim: int, levels: int, repeats: i
 
     both: dict[str, nn.Module] = {"ours": ours, "public": theirs}
     forward = from_first_state(both, {"ours": forward_ours, "public": forward_theirs}, repeats)
-    a, b = (torch.cat([part.reshape(-1, ours.levels) for part in found]).long() for found in (mine, others))
+    a, b = (torch.cat([part.reshape(-1, ours.num_codebooks) for part in found]).long() for found in (mine, others))
     different = int((a != b).any(dim=1).sum())
 
     def train_ours() -> None:
@@ -214,9 +214,9 @@ def measure(kind: str, count: int, codes: int, dim: int, levels: int, repeats: i
     theirs.train()
     training = from_first_state(both, {"ours": train_ours, "public": train_theirs}, repeats)
     return {
-        "codes": ours.codes,
+        "codes": ours.codebook_size,
         "dim": ours.dim,
-        "levels": ours.levels,
+        "levels": ours.num_codebooks,
         "piece": piece,
         "forward_s": forward["ours"],
         "public_forward_s": forward["public"],

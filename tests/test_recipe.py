@@ -25,7 +25,7 @@ VECTOR = TOKENIZER.replace(
     """
   vq:
     autoencoder: {convolutional: {patch: 2}}
-    quantizer: {vector: {codes: 9}}""",
+    quantizer: {vector: {codebook_size: 9}}""",
 )
 GENERATOR = """\
 data: {set: emoji, size: 32}
@@ -56,9 +56,9 @@ def test_every_built_in_recipe_parses_and_writes_itself_back_equal(name: str) ->
 
 
 def test_an_override_of_a_trained_tokenizer_keeps_its_other_keys() -> None:
-    text = GENERATOR.replace("checkpoint: vq-emoji", "checkpoint: vq-emoji, levels: 3")
-    assert parse(text, "mine.yaml", ["tokenizer.checkpoint=mine"]).tokenizer == Trained(checkpoint="mine", levels=3)
-    assert parse(GENERATOR, "mine.yaml", ["tokenizer.levels=2"]).tokenizer == Trained(checkpoint="vq-emoji", levels=2)
+    text = GENERATOR.replace("checkpoint: vq-emoji", "checkpoint: vq-emoji, num_codebooks: 3")
+    assert parse(text, "mine.yaml", ["tokenizer.checkpoint=mine"]).tokenizer == Trained(checkpoint="mine", num_codebooks=3)
+    assert parse(GENERATOR, "mine.yaml", ["tokenizer.num_codebooks=2"]).tokenizer == Trained(checkpoint="vq-emoji", num_codebooks=2)
     assert parse(text, "mine.yaml", ["tokenizer=pixels"]).tokenizer.name == "pixels"  # type: ignore[union-attr]
 
 
@@ -83,17 +83,23 @@ def test_a_recipe_holds_what_was_written_and_every_default() -> None:
     [
         (GENERATOR.replace("steps: 4", "stps: 4"), "mine.yaml, line 6: unknown key 'order.masked.stps'; did you mean 'steps'?"),
         (
-            GENERATOR.replace("checkpoint: vq-emoji", "checkpoint: vq-emoji, levls: 2"),
-            "mine.yaml, line 2: unknown key 'tokenizer.levls'; did you mean 'levels'?",
+            GENERATOR.replace("checkpoint: vq-emoji", "checkpoint: vq-emoji, num_codebook: 2"),
+            "mine.yaml, line 2: unknown key 'tokenizer.num_codebook'; did you mean 'num_codebooks'?",
         ),
         (GENERATOR.replace("batch: 8", "batsh: 8"), "mine.yaml, line 11: unknown key 'train.batsh'; did you mean 'batch'?"),
         (GENERATOR.replace("scale: 3", "scal: 3"), "mine.yaml, line 10: unknown key 'sampling.guidance.scal'; did you mean 'scale'?"),
         (GENERATOR.replace("condition:", "conditoin:"), "mine.yaml, line 3: unknown key 'conditoin'; did you mean 'condition'?"),
         (TOKENIZER.replace("kind", "kinnd"), "mine.yaml, line 3: unknown key 'losses.regression.kinnd'; did you mean 'kind'?"),
-        (VECTOR.replace("codes: 9", "code: 9"), "line 4: unknown key 'tokenizer.vq.quantizer.vector.code'; did you mean 'codes'?"),
+        (
+            VECTOR.replace("codebook_size", "codebok_size"),
+            "line 4: unknown key 'tokenizer.vq.quantizer.vector.codebok_size'; did you mean 'codebook_size'?",
+        ),
         (VECTOR.replace("vector:", "vectro:"), "line 4: tokenizer.vq.quantizer: there is no quantizer called 'vectro'; did you mean 'vec"),
-        (VECTOR.replace("codes: 9", "codes: 1"), "line 4: tokenizer.vq.quantizer.vector.codes: Input should be greater than or equal to 2"),
-        (VECTOR.replace("{vector: {codes: 9}}", "{codes: 9, decay: 0.9}"), "line 4: tokenizer.vq.quantizer: quantizer must be one name"),
+        (VECTOR.replace("size: 9", "size: 1"), "line 4: tokenizer.vq.quantizer.vector.codebook_size: Input should be greater"),
+        (
+            VECTOR.replace("{vector: {codebook_size: 9}}", "{codebook_size: 9, decay: 0.9}"),
+            "line 4: tokenizer.vq.quantizer: quantizer must be one name",
+        ),
         (VECTOR.replace("quantizer:", "quantiser:"), "line 4: unknown key 'tokenizer.vq.quantiser'; did you mean 'quantizer'?"),
         (VECTOR.replace("patch: 2", "pach: 2"), "line 3: unknown key 'tokenizer.vq.autoencoder.convolutional.pach'; did you mean 'patch'?"),
         (
@@ -122,7 +128,9 @@ def test_what_is_wrong_is_said_with_the_line_and_the_nearest_choice(text: str, w
 
 
 def test_faults_of_parts_inside_parts_and_around_them_are_told_together() -> None:
-    message = refused(VECTOR.replace("patch: 2", "pach: 2").replace("codes: 9", "code: 9, decay: 2").replace("samples", "sampels"))
+    message = refused(
+        VECTOR.replace("patch: 2", "pach: 2").replace("codebook_size: 9", "codebok_size: 9, decay: 2").replace("samples", "sampels")
+    )
     lines = [line.split(": ")[0] for line in message.splitlines()]
     assert lines == ["mine.yaml, line 3", *["mine.yaml, line 4"] * 2, *["mine.yaml, line 7"] * 2]
 
@@ -192,10 +200,10 @@ def test_extending_changes_keys_and_naming_another_part_replaces_it(tmp_path: Pa
 
 
 def test_a_part_inside_a_part_is_extended_and_replaced_like_any_other(tmp_path: Path) -> None:
-    write(tmp_path, base=VECTOR.replace("codes: 9", "codes: 9, decay: 0.5"))
-    kept = parse("extends: base.yaml\ntokenizer: {vq: {quantizer: {vector: {codes: 7}}}}\n", str(tmp_path / "x.yaml")).tokenizer
-    assert kept == VQ(autoencoder=Convolutional(patch=2), quantizer=Vector(codes=7, decay=0.5))
-    same = parse("extends: base.yaml\n", str(tmp_path / "x.yaml"), ["tokenizer.vq.quantizer.vector.codes=7"]).tokenizer
+    write(tmp_path, base=VECTOR.replace("codebook_size: 9", "codebook_size: 9, decay: 0.5"))
+    kept = parse("extends: base.yaml\ntokenizer: {vq: {quantizer: {vector: {codebook_size: 7}}}}\n", str(tmp_path / "x.yaml")).tokenizer
+    assert kept == VQ(autoencoder=Convolutional(patch=2), quantizer=Vector(codebook_size=7, decay=0.5))
+    same = parse("extends: base.yaml\n", str(tmp_path / "x.yaml"), ["tokenizer.vq.quantizer.vector.codebook_size=7"]).tokenizer
     assert same == kept
     for other in ("tokenizer.vq.quantizer.finite_scalar.levels=[3, 3]", "tokenizer.vq.quantizer={finite_scalar: {levels: [3, 3]}}"):
         replaced = parse("extends: base.yaml\n", str(tmp_path / "x.yaml"), [other]).tokenizer

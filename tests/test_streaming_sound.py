@@ -42,7 +42,7 @@ def make(reach: int = 0, everything: bool = False) -> VQTokenizer:
     torch.manual_seed(0)
     autoencoder = Autoencoder(nn.Conv1d(1, 8, HOP, HOP), Blurred(reach, everything), HOP)
     media = audio_medium(1, HOP * N, 400)
-    return VQTokenizer(media, autoencoder, Vector.model_validate({"codes": 9}).build(8)).eval()
+    return VQTokenizer(media, autoencoder, Vector.model_validate({"codebook_size": 9}).build(8)).eval()
 
 
 def pieces_of(values: Tensor, lengths: list[int], sizes: list[int]) -> list[TokenChunk]:
@@ -53,7 +53,7 @@ def pieces_of(values: Tensor, lengths: list[int], sizes: list[int]) -> list[Toke
 
 @pytest.mark.parametrize(("reach", "everything", "ahead"), [(0, False, 0), (1, False, 1), (3, False, 3), (1, True, N)])
 def test_what_a_decoder_looks_ahead_is_measured(reach: int, everything: bool, ahead: int) -> None:
-    assert min(make(reach, everything).reach.behind, N - 1) == min(ahead, N - 1)
+    assert min(make(reach, everything).receptive_field.after, N - 1) == min(ahead, N - 1)
 
 
 @pytest.mark.parametrize("sizes", [[1] * 9, [4, 3, 2], [9]])
@@ -91,7 +91,7 @@ def test_sound_comes_as_soon_as_it_is_settled() -> None:
 @pytest.mark.parametrize("lengths", [[9, 9], [9, 4]])
 def test_a_causal_codec_decodes_each_token_once(lengths: list[int]) -> None:
     torch.manual_seed(0)
-    codes = Residual.model_validate({"levels": 2, "quantizer": Vector.model_validate({"codes": 9})})
+    codes = Residual.model_validate({"num_codebooks": 2, "quantizer": Vector.model_validate({"codebook_size": 9})})
     codec = (
         VQ(autoencoder=SEANet(channels=4, ratios=(2, 2), causal=True), dim=8, quantizer=codes).build(audio_medium(1, HOP * N, 400)).eval()
     )
@@ -108,7 +108,7 @@ def test_a_causal_codec_decodes_each_token_once(lengths: list[int]) -> None:
 @pytest.mark.parametrize("count", [9, 4])
 def test_a_codec_whose_beginning_is_reflected_gives_it_late(count: int) -> None:
     torch.manual_seed(0)
-    codes = Vector.model_validate({"codes": 9})
+    codes = Vector.model_validate({"codebook_size": 9})
     autoencoder = SEANet(channels=4, ratios=(2, 2), padding="reflect")
     codec = VQ(autoencoder=autoencoder, dim=8, quantizer=codes).build(audio_medium(1, HOP * N, 400)).eval()
     values = torch.randint(0, 9, (2, count, 1), generator=torch.Generator().manual_seed(1))
@@ -126,37 +126,37 @@ def test_a_part_of_the_sound_is_decoded_from_the_tokens_around_it(autoencoder: A
     torch.manual_seed(0)
     count = 64
     codec = (
-        VQ(autoencoder=autoencoder, dim=8, quantizer=Vector.model_validate({"codes": 9})).build(audio_medium(1, HOP * count, 400)).eval()
+        VQ(autoencoder=autoencoder, dim=8, quantizer=Vector.model_validate({"codebook_size": 9})).build(audio_medium(1, HOP * count, 400)).eval()
     )
     values = torch.randint(0, 9, (2, count, 1), generator=torch.Generator().manual_seed(1))
     whole = codec.decode(Tokens(values, codec.layout))
     decoded: list[int] = []
-    assert 0 < codec.reach.before < count // 3
-    assert 0 < codec.reach.behind < count // 3
+    assert 0 < codec.receptive_field.before < count // 3
+    assert 0 < codec.receptive_field.after < count // 3
     codec.decoder.register_forward_hook(lambda module, given, result: decoded.append(given[0].shape[-1]))
     for start, stop in [(0, 3), (30, 34), (60, 64), (0, count)]:
         torch.testing.assert_close(codec.decode_between(values, start, stop), whole[..., start * HOP : stop * HOP], atol=1e-5, rtol=1e-4)
-    assert decoded[1] == codec.reach.before + 4 + codec.reach.behind
+    assert decoded[1] == codec.receptive_field.before + 4 + codec.receptive_field.after
     assert decoded[3] == count
     ended = codec.decode_padded(Tokens(values, codec.layout, torch.tensor([5, 3])))
     assert ended.shape == whole.shape
-    assert decoded[-1] == 5 + codec.reach.behind
+    assert decoded[-1] == 5 + codec.receptive_field.after
 
 
 def test_of_many_tokens_at_once_the_first_are_heard_before_the_rest_is_decoded() -> None:
     torch.manual_seed(0)
     count = 64
-    codes = Vector.model_validate({"codes": 9})
+    codes = Vector.model_validate({"codebook_size": 9})
     codec = VQ(autoencoder=LOOKING_AHEAD[1], dim=8, quantizer=codes).build(audio_medium(1, HOP * count, 400)).eval()
     values = torch.randint(0, 9, (1, count, 1), generator=torch.Generator().manual_seed(1))
     whole = codec.decode_padded(Tokens(values, codec.layout, torch.tensor([60])))
-    assert codec.reach.behind > 0
+    assert codec.receptive_field.after > 0
     decoded: list[int] = []
     codec.decoder.register_forward_hook(lambda module, given, result: decoded.append(given[0].shape[-1]))
     stream = stream_sound(codec, pieces_of(values[:, :60], [60], [60]))
     first = next(stream)
     assert first.shape[2] == 12 * HOP
-    assert decoded == [12 + codec.reach.behind]
+    assert decoded == [12 + codec.receptive_field.after]
     sound = [first, *stream]
     assert [piece.shape[2] // HOP for piece in sound] == [12, 24, 24]
     torch.testing.assert_close(torch.cat(sound, dim=2), whole[..., : 60 * HOP], atol=1e-5, rtol=1e-4)
@@ -170,10 +170,10 @@ def test_silence_is_encoded_again_only_when_weights_changed() -> None:
         passes += 1
 
     tokenizer.encoder.register_forward_hook(count)
-    silence = tokenizer.blank
-    assert tokenizer.blank is silence
+    silence = tokenizer.silence_tokens
+    assert tokenizer.silence_tokens is silence
     assert passes == 1
     with torch.no_grad():
         next(tokenizer.encoder.parameters()).add_(1.0)
-    tokenizer.blank  # noqa: B018
+    tokenizer.silence_tokens  # noqa: B018
     assert passes == 2

@@ -20,7 +20,10 @@ CLASSES = ["cat", "dog", "bird"]
 VQ = """\
 data: {size: 8}
 tokenizer:
-  vq: {autoencoder: {convolutional: {patch: 4, channels: [8], blocks: [1]}}, dim: 4, quantizer: {vector: {codes: 16, kmeans_iterations: 0}}}
+  vq:
+    autoencoder: {convolutional: {patch: 4, channels: [8], blocks: [1]}}
+    dim: 4
+    quantizer: {vector: {codebook_size: 16, kmeans_iterations: 0}}
 losses: regression
 train: {samples: 8}
 """
@@ -195,6 +198,6 @@ def test_what_is_not_a_checkpoint_is_refused(vq: System, tmp_path: Path, monkeyp
 
 def test_weights_of_another_recipe_are_refused(vq: System) -> None:
     text = (Path(vq.name) / "recipe.yaml").read_text()
-    (Path(vq.name) / "recipe.yaml").write_text(text.replace("codes: 16", "codes: 32"))
+    (Path(vq.name) / "recipe.yaml").write_text(text.replace("codebook_size: 16", "codebook_size: 32"))
     with pytest.raises(CheckpointError, match="the recipe beside it describes another model"):
         load(vq.name)

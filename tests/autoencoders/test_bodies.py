@@ -27,7 +27,7 @@ BODIES = pytest.mark.parametrize("autoencoder", SMALL.values(), ids=SMALL)
 
 def make(autoencoder: AutoencoderSettings) -> VQTokenizer:
     torch.manual_seed(0)
-    return VQ(autoencoder=autoencoder, dim=4, quantizer=Vector(codes=32, kmeans_iterations=0)).build(image_medium(3, (8, 12)))
+    return VQ(autoencoder=autoencoder, dim=4, quantizer=Vector(codebook_size=32, kmeans_iterations=0)).build(image_medium(3, (8, 12)))
 
 
 def pictures(batch: int = 3) -> torch.Tensor:

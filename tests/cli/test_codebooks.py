@@ -22,7 +22,7 @@ tokenizer:
   vq:
     autoencoder: {seanet: {channels: 4, ratios: [5, 4, 4]}}
     dim: 8
-    quantizer: {residual: {levels: 4, quantizer: {vector: {codes: 16}}}}
+    quantizer: {residual: {num_codebooks: 4, quantizer: {vector: {codebook_size: 16}}}}
 losses: {regression: {kind: l1}}
 train: {samples: 64, batch: 16, precision: fp32}
 """
@@ -66,8 +66,8 @@ def test_trains_and_makes_sound_of_asked_and_of_drawn_lengths(name: str, codec: 
 
 
 def test_levels_that_there_are_not_are_refused(codec: Path, tmp_path: Path) -> None:
-    for levels, words in ((5, "has 4 levels of codes; it cannot keep 5"), (1, "has one codebook")):
-        settings = (f"tokenizer.checkpoint={codec}", f"tokenizer.levels={levels}")
+    for levels, words in ((5, "has 4 codebooks; it cannot keep 5"), (1, "has one codebook")):
+        settings = (f"tokenizer.checkpoint={codec}", f"tokenizer.num_codebooks={levels}")
         refused = command(
             "train", "musicgen-tiny", *(part for setting in settings for part in ("--set", setting)), "--out", tmp_path / "no"
         )

@@ -48,7 +48,7 @@ def test_nats_per_token_are_the_chain_rule_written_out(systems: dict[str, System
     assert model.condition is not None
     total, count = 0.0, model.layout.positions
     for index in range(6):
-        kept = system.tokenizer.keep(images.images([index]))
+        kept = system.tokenizer.encode_to_cache(images.images([index]))
         values = system.tokenizer.sample_cached(kept, PerSampleRNG(1, [index])).values
         conditioning = model.condition(model.condition.prepare([images.captions[index]]))
         for place in (0, 1, count - 1):  # what comes later cannot change what is said of a place

@@ -29,7 +29,7 @@ def sequence(tmp_path_factory: pytest.TempPathFactory, pictures: Path, tokenizer
     folder = tmp_path_factory.mktemp("sequence")
     shutil.copytree(tokenizer, folder / "proxy-run")
     settings = f"proxy: {folder}/proxy-run, tokens: 6, finetune_at: 8, encoder: {SIZE}, decoder: {SIZE}"
-    words = ("data.size=16", f"tokenizer={{titok: {{{settings}, dim: 4, quantizer: {{vector: {{codes: 16}}}}}}}}")
+    words = ("data.size=16", f"tokenizer={{titok: {{{settings}, dim: 4, quantizer: {{vector: {{codebook_size: 16}}}}}}}}")
     succeed("train", "titok-tiny", "--data", pictures, "--out", folder / "titok", *brief(*words))
     (folder / "proxy-run").rename(folder / "elsewhere")
     return folder / "titok"

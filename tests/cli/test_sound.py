@@ -27,7 +27,7 @@ pytest.importorskip("soxr")
 
 TOKENIZER = """
 data: {{set: {set}, rate: 4000, seconds: 0.5}}
-tokenizer: {{vq: {{autoencoder: plain, dim: 8, quantizer: {{vector: {{codes: 16}}}}}}}}
+tokenizer: {{vq: {{autoencoder: plain, dim: 8, quantizer: {{vector: {{codebook_size: 16}}}}}}}}
 losses: {{regression: {{kind: l1}}}}
 train: {{samples: 64, batch: 8, precision: fp32}}
 """
@@ -77,7 +77,7 @@ tokenizer:
   vq:
     autoencoder: {{seanet: {{channels: 2, ratios: [5, 4], lstm: 1}}}}
     dim: 8
-    quantizer: {{residual: {{levels: 2, quantizer: {{vector: {{codes: 16}}}}}}}}
+    quantizer: {{residual: {{num_codebooks: 2, quantizer: {{vector: {{codebook_size: 16}}}}}}}}
 losses: {{regression: {{kind: l1}}}}
 train: {{samples: 16, batch: 8, precision: fp32}}
 """

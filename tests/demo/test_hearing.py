@@ -43,7 +43,7 @@ train: {samples: 16, batch: 8, warmup: 0}
 """
 TOKENIZER = """
 data: {set: given by the test, rate: 2000, seconds: 0.08}
-tokenizer: {vq: {autoencoder: {seanet: {channels: 4, ratios: [4, 5], lstm: 0}}, dim: 4, quantizer: {vector: {codes: 8}}}}
+tokenizer: {vq: {autoencoder: {seanet: {channels: 4, ratios: [4, 5], lstm: 0}}, dim: 4, quantizer: {vector: {codebook_size: 8}}}}
 losses: {regression: {kind: l1, weight: 1.0}}
 train: {samples: 16, batch: 8, warmup: 0}
 """

@@ -195,7 +195,7 @@ def test_training_tells_the_head_and_losses_are_compared_on_the_finest_grid() ->
             return self.head.loss(torch.zeros(1, 4), torch.zeros(1, 3)).mean()
 
     class Tokenizer(nn.Module):
-        kept_layout = LAYOUT
+        cached_layout = LAYOUT
 
         def sample_cached(self, tokens: Any, rng: PerSampleRNG) -> Any:
             return tokens

@@ -23,7 +23,7 @@ D, C = 6, 2
 LAYOUT = Layout((4,), channels=C)
 NORMAL = GaussianMixture(components=1)
 SETTINGS = SemanticAcoustic(
-    quantizer=Vector(codes=4, restart_below=0), of=FlowMatching(network=MLP(layers=1, width=16), steps=4), embedding=8
+    quantizer=Vector(codebook_size=4, restart_below=0), of=FlowMatching(network=MLP(layers=1, width=16), steps=4), embedding=8
 )
 
 
@@ -55,7 +55,7 @@ def test_the_loss_is_that_of_the_unit_and_of_the_vector_given_it() -> None:
 
 
 def test_units_are_nearest_centres_that_follow_the_vectors() -> None:
-    head = built(SETTINGS.model_copy(update={"quantizer": Vector(codes=16, restart_below=0)})).train()
+    head = built(SETTINGS.model_copy(update={"quantizer": Vector(codebook_size=16, restart_below=0)})).train()
     for _ in range(30):
         head.loss(torch.randn(64, D), corners(64))
     clouds = corners(200)
@@ -94,7 +94,7 @@ def test_draws_are_of_the_unit_and_top_k_is_of_units() -> None:
 def test_both_streams_learn_a_distribution() -> None:
     """Four clouds, whose hidden vector says nothing: a unit of each, and a normal around it."""
     torch.manual_seed(0)
-    head = SemanticAcoustic(quantizer=Vector(codes=4, restart_below=0), of=NORMAL, embedding=8).build(D, LAYOUT).train()
+    head = SemanticAcoustic(quantizer=Vector(codebook_size=4, restart_below=0), of=NORMAL, embedding=8).build(D, LAYOUT).train()
     head.quantizer.begin(torch.tensor([[2.0, 2], [2, -2], [-2, 2], [-2, -2]]), torch.ones(4))  # type: ignore[operator]
     optimizer = torch.optim.Adam(head.parameters(), lr=0.03)
     for _ in range(400):

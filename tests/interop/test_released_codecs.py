@@ -107,7 +107,9 @@ def test_mimi_is_transformers_mimi(samples: int) -> None:
     torch.testing.assert_close(ours.features(media), theirs.encoder(media).latents, atol=1e-5, rtol=1e-4)
     tokens = ours.encode(media)
     assert torch.equal(tokens.values.mT, codes)
-    assert torch.equal(ours.quantizer.encode(ours.features(media).mT, levels=2).mT, theirs.encode(media, num_quantizers=2).audio_codes)
+    assert torch.equal(
+        ours.quantizer.encode(ours.features(media).mT, num_codebooks=2).mT, theirs.encode(media, num_quantizers=2).audio_codes
+    )
     heard = theirs.decode(codes).audio_values
     assert heard.std() > 0.05
     torch.testing.assert_close(ours.maps(ours.quantizer.decode(tokens.values)), heard, atol=1e-5, rtol=1e-4)
@@ -180,7 +182,7 @@ def test_dac_is_transformers_dac(ratios: list[int]) -> None:
     assert all(level.unique().numel() > 5 for level in codes.unbind(1))
     tokens = ours.encode(media)
     assert torch.equal(tokens.values.mT, codes)
-    assert torch.equal(ours.quantizer.encode(ours.features(media).mT, levels=2).mT, theirs.encode(media, n_quantizers=2).audio_codes)
+    assert torch.equal(ours.quantizer.encode(ours.features(media).mT, num_codebooks=2).mT, theirs.encode(media, n_quantizers=2).audio_codes)
     heard, whole = theirs.decode(audio_codes=codes).audio_values, ours.maps(ours.quantizer.decode(tokens.values))[:, 0]
     assert whole.shape[-1] == media.shape[-1]
     assert heard.std() > 0.05
@@ -244,7 +246,7 @@ def test_a_folder_of_dac_is_read_and_kept(tmp_path: Path) -> None:
     codec = read_codec(tmp_path / "plain")
     quantizer = codec.settings.quantizer
     assert isinstance(quantizer, Residual)
-    assert (quantizer.levels, quantizer.dropout) == (3, 0.5)
+    assert (quantizer.num_codebooks, quantizer.dropout) == (3, 0.5)
     ours = load(str(keep_codec(codec, tmp_path / "ours")))
     assert torch.equal(ours.encode(media).values, codec.tokenizer.encode(media).values)
     assert torch.equal(ours.decode(ours.encode(media)), codec.tokenizer.decode(codec.tokenizer.encode(media)))

@@ -126,7 +126,7 @@ def test_copies() -> None:
     assert (spread.sum(0) * place.square()).sum().sqrt().item() == pytest.approx(what_is_alike.BLUR, rel=0.05)
 
 
-def test_a_critic_learns_to_see_blur() -> None:
+def test_a_discriminator_learns_to_see_blur() -> None:
     class Squares:
         channels = 3
 
@@ -137,7 +137,7 @@ def test_a_critic_learns_to_see_blur() -> None:
             return (noise(32 * 3 * 8 * 8).reshape(32, 3, 8, 8).round() * 2 - 1).repeat_interleave(4, 2).repeat_interleave(4, 3)[rows]
 
     images = Squares()
-    discriminator = what_is_alike.critic(images, 30, seed=0)  # type: ignore[arg-type]
+    discriminator = what_is_alike.train_discriminator(images, 30, seed=0)  # type: ignore[arg-type]
     real = images.images(list(range(32)))
     assert (what_is_alike.realness(discriminator, real) > what_is_alike.realness(discriminator, what_is_alike.blurred(real))).all()
 

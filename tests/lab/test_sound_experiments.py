@@ -50,12 +50,12 @@ def test_one_pass_is_judged_both_ways() -> None:
 
 
 def test_losses_are_judged_both_ways() -> None:
-    regression, spectra, critic = three_losses_by_ear.ALONE, three_losses_by_ear.SPECTRA, three_losses_by_ear.CRITIC
-    errors = {regression: 9 + noise(), spectra: 5 + noise(seed=1), critic: 6 + noise(seed=2)}
-    real = {regression: noise() - 3, spectra: noise(seed=1) - 2, critic: noise(seed=2)}
+    regression, spectra, discriminator = three_losses_by_ear.ALONE, three_losses_by_ear.SPECTRA, three_losses_by_ear.DISCRIMINATOR
+    errors = {regression: 9 + noise(), spectra: 5 + noise(seed=1), discriminator: 6 + noise(seed=2)}
+    real = {regression: noise() - 3, spectra: noise(seed=1) - 2, discriminator: noise(seed=2)}
     assert conclude(three_losses_by_ear.judge(errors, real, 0)) is Verdict.HOLDS
     assert conclude(three_losses_by_ear.judge(errors | {spectra: 12 + noise()}, real, 0)) is Verdict.FAILS
-    assert conclude(three_losses_by_ear.judge(errors, real | {critic: noise() - 5}, 0)) is Verdict.FAILS
+    assert conclude(three_losses_by_ear.judge(errors, real | {discriminator: noise() - 5}, 0)) is Verdict.FAILS
 
 
 def test_timbre_hears_pitch_and_not_where_a_clip_begins() -> None:
@@ -70,7 +70,7 @@ def test_timbre_hears_pitch_and_not_where_a_clip_begins() -> None:
     assert RATE == 8_000
 
 
-def test_a_new_critic_learns_whose_sound_is_not_real() -> None:
+def test_a_new_discriminator_learns_whose_sound_is_not_real() -> None:
     sung = voices(16, seed=0)
     noisy = sung + 0.1 * torch.randn(sung.shape, generator=torch.Generator().manual_seed(0))
     said = three_losses_by_ear.listen(sung, {"noisy": noisy, "equal": sung}, lessons=10, seed=0, batch=4)

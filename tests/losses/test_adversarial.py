@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jielong.losses.adversarial import Adversarial, AdversarialLoss, discriminator_objective, generator_objective
+from jielong.losses.adversarial import Adversarial, PatchAdversarialLoss, discriminator_objective, generator_objective
 
 
-def small(**settings: Any) -> AdversarialLoss:
+def small(**settings: Any) -> PatchAdversarialLoss:
     torch.manual_seed(0)
     return Adversarial(**{"channels": 8, "layers": 1, "weight": 1.0} | settings).build()
 

@@ -11,11 +11,17 @@ from torch import Tensor
 from jielong.losses.adversarial_sound import (
     SoundAdversarial,
     SoundAdversarialLoss,
-    critics_objective,
-    feature_objective,
-    fooling_objective,
+    feature_matching_loss,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
 )
-from jielong.networks.waveform_discriminators import Discriminator, Judgement, PeriodCritic, SpectrumCritic, WaveCritic
+from jielong.networks.waveform_discriminators import (
+    Discriminator,
+    DiscriminatorOutput,
+    PeriodDiscriminator,
+    SpectrumDiscriminator,
+    WaveDiscriminator,
+)
 
 ALL = {
     "stft": {"windows": [256, 64], "channels": 4},
@@ -33,28 +39,28 @@ def sound(seed: int, batch: int = 3) -> Tensor:
     return 0.3 * torch.randn(batch, 1, 1_000, generator=torch.Generator().manual_seed(seed))
 
 
-def says(*logits: float, features: float = 1.0) -> list[Judgement]:
-    return [Judgement(torch.full((2, 5), float(each)), [torch.full((2, 3, 4), float(features))]) for each in logits]
+def says(*logits: float, features: float = 1.0) -> list[DiscriminatorOutput]:
+    return [DiscriminatorOutput(torch.full((2, 5), float(each)), [torch.full((2, 3, 4), float(features))]) for each in logits]
 
 
-def test_critics_that_say_nothing_and_critics_that_know() -> None:
-    assert critics_objective(says(0, 0), says(0, 0)) == 2
-    assert fooling_objective(says(0, 0)) == 1
-    assert critics_objective(says(1.5, 2), says(-1.5, -2)) == 0
-    assert fooling_objective(says(1, 3)) == 0
-    # An average over critics: one knows, the other is wrong on both sides by 2.
-    assert critics_objective(says(1, -1), says(-1, 1)) == 2
-    assert fooling_objective(says(-1, 1)) == 1
+def test_discriminators_that_say_nothing_and_discriminators_that_know() -> None:
+    assert hinge_discriminator_loss(says(0, 0), says(0, 0)) == 2
+    assert hinge_generator_loss(says(0, 0)) == 1
+    assert hinge_discriminator_loss(says(1.5, 2), says(-1.5, -2)) == 0
+    assert hinge_generator_loss(says(1, 3)) == 0
+    # An average over discriminators: one knows, the other is wrong on both sides by 2.
+    assert hinge_discriminator_loss(says(1, -1), says(-1, 1)) == 2
+    assert hinge_generator_loss(says(-1, 1)) == 1
 
 
 def test_features_are_compared_in_relation_to_their_size() -> None:
-    assert feature_objective(says(0, features=2), says(0, features=2)) == 0
-    assert feature_objective(says(0, features=2), says(0, features=3)).item() == pytest.approx(0.5)
-    assert feature_objective(says(0, features=200), says(0, features=300)).item() == pytest.approx(0.5)
+    assert feature_matching_loss(says(0, features=2), says(0, features=2)) == 0
+    assert feature_matching_loss(says(0, features=2), says(0, features=3)).item() == pytest.approx(0.5)
+    assert feature_matching_loss(says(0, features=200), says(0, features=300)).item() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("kind", ["stft", "period", "wave"])
-def test_a_kind_of_critic_trains_alone(kind: str) -> None:
+def test_a_kind_of_discriminator_trains_alone(kind: str) -> None:
     loss = game(discriminators={kind: ALL[kind]})
     x, y = sound(1), sound(2)
     optimizer = torch.optim.Adam(loss.parameters(), lr=1e-2)
@@ -87,12 +93,12 @@ def test_each_side_trains_only_itself() -> None:
     assert all(weight.grad is not None for weight in loss.parameters())
 
 
-def test_losses_are_float32_means_over_critics_and_zero_at_the_sound_itself() -> None:
+def test_losses_are_float32_means_over_discriminators_and_zero_at_the_sound_itself() -> None:
     loss, x = game(), sound(1)
     assert loss.generator_losses(x, x)["features"] == 0
     said = loss.judge(x)
     assert len(said) == 6
-    each = [critics_objective([a], [b]) for a, b in zip(said, loss.judge(sound(2)), strict=True)]
+    each = [hinge_discriminator_loss([a], [b]) for a, b in zip(said, loss.judge(sound(2)), strict=True)]
     torch.testing.assert_close(loss.discriminator_loss(x, sound(2))["total"], torch.stack(each).mean())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(loss.judge(x)[0].logits, said[0].logits)
@@ -100,37 +106,37 @@ def test_losses_are_float32_means_over_critics_and_zero_at_the_sound_itself() ->
 
 
 @pytest.mark.parametrize(
-    ("critic", "shape", "features"),
+    ("discriminator", "shape", "features"),
     [
-        (SpectrumCritic(2, 4, 256), (3, 1, 16, 17), 5),  # 1 + 1000 // 64 frames; 129, 65, 33, 17 frequencies
-        (PeriodCritic(2, 2, 7), (3, 1, 2, 7), 5),  # 143 rows, cut to a third four times
-        (WaveCritic(2, 4, 2), (3, 1, 2), 6),  # 500 samples, cut to a quarter four times
+        (SpectrumDiscriminator(2, 4, 256), (3, 1, 16, 17), 5),  # 1 + 1000 // 64 frames; 129, 65, 33, 17 frequencies
+        (PeriodDiscriminator(2, 2, 7), (3, 1, 2, 7), 5),  # 143 rows, cut to a third four times
+        (WaveDiscriminator(2, 4, 2), (3, 1, 2), 6),  # 500 samples, cut to a quarter four times
     ],
 )
-def test_shapes(critic: Discriminator, shape: tuple[int, ...], features: int) -> None:
-    said = critic(torch.randn(3, 2, 1_000))
+def test_shapes(discriminator: Discriminator, shape: tuple[int, ...], features: int) -> None:
+    said = discriminator(torch.randn(3, 2, 1_000))
     assert said.logits.shape == shape
     assert len(said.features) == features
 
 
-def test_what_a_period_critic_sees_apart() -> None:
+def test_what_a_period_discriminator_sees_apart() -> None:
     """A change of one sample changes the logits of its own phase alone."""
-    critic, x = PeriodCritic(1, 2, 5).eval(), sound(1, batch=1)
+    discriminator, x = PeriodDiscriminator(1, 2, 5).eval(), sound(1, batch=1)
     changed = x.clone()
     changed[..., 503] += 1  # phase 3
-    apart = (critic(changed).logits - critic(x).logits).abs().amax((0, 1, 2))
+    apart = (discriminator(changed).logits - discriminator(x).logits).abs().amax((0, 1, 2))
     assert apart[3] > 0
     assert not apart[[0, 1, 2, 4]].any()
 
 
 def test_spectra_are_those_of_torch() -> None:
-    critic, x = SpectrumCritic(1, 2, 128), sound(1)
+    discriminator, x = SpectrumDiscriminator(1, 2, 128), sound(1)
     made = torch.stft(x[:, 0], 128, 32, window=torch.hann_window(128), pad_mode="constant", return_complex=True)
     made = made / torch.hann_window(128).square().sum().sqrt()
-    torch.testing.assert_close(critic.prepare(x), torch.stack([made.real, made.imag], dim=1).mT)
+    torch.testing.assert_close(discriminator.prepare(x), torch.stack([made.real, made.imag], dim=1).mT)
 
 
-def test_critics_wait_and_then_learn_in_a_share_of_the_steps() -> None:
+def test_discriminators_wait_and_then_learn_in_a_share_of_the_steps() -> None:
     loss = game(start_samples=640, updates=0.5)
     assert [loss.active(seen) for seen in (0, 639, 640)] == [False, False, True]
     assert not any(loss.learns(seen) for seen in range(0, 640, 32))
@@ -149,11 +155,11 @@ def test_critics_wait_and_then_learn_in_a_share_of_the_steps() -> None:
         ({"wave": {"scales": [64]}}, "needs clips of 1024 samples"),
     ],
 )
-def test_clips_too_short_for_a_critic_are_refused(discriminators: Any, said: str) -> None:
+def test_clips_too_short_for_a_discriminator_are_refused(discriminators: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         game(discriminators=discriminators)
 
 
-def test_critics_fit_their_windows_to_short_clips() -> None:
-    critics = game(discriminators={"stft": {"channels": 2}}).critics
-    assert [critic.window for critic in critics] == [512, 256, 128]
+def test_discriminators_fit_their_windows_to_short_clips() -> None:
+    discriminators = game(discriminators={"stft": {"channels": 2}}).discriminators
+    assert [discriminator.window for discriminator in discriminators] == [512, 256, 128]

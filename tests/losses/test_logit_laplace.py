@@ -91,7 +91,10 @@ def test_maps_that_are_not_two_a_channel_are_refused() -> None:
 def make() -> VQTokenizer:
     torch.manual_seed(0)
     settings = VQ(
-        autoencoder=Convolutional(channels=(8,), blocks=(1,), patch=4), dim=4, quantizer=Vector(codes=32), likelihood="logit_laplace"
+        autoencoder=Convolutional(channels=(8,), blocks=(1,), patch=4),
+        dim=4,
+        quantizer=Vector(codebook_size=32),
+        likelihood="logit_laplace",
     )
     return settings.build(image_medium(3, (8, 8)))
 

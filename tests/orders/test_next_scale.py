@@ -36,7 +36,7 @@ CLASSES = ["cat", "dog", "bird"]
 
 def tokenizer(first: int = 1) -> VQTokenizer:
     torch.manual_seed(1)
-    quantizer = MultiScale(codes=CODES, scales=tuple(dict.fromkeys((first, 2, 4))))
+    quantizer = MultiScale(codebook_size=CODES, scales=tuple(dict.fromkeys((first, 2, 4))))
     made = VQ(autoencoder=Convolutional(channels=(8, 8), blocks=(1, 1), patch=2), dim=5, quantizer=quantizer).build(
         image_medium(3, (16, 16))
     )

@@ -44,7 +44,7 @@ def by_enumeration(z: Tensor, codes: Tensor, temperature: float) -> tuple[Tensor
 @pytest.mark.parametrize("groups", [1, 2, 5])
 def test_every_index_is_found_again(kind: type[BinaryQuantizer], order: str, groups: int) -> None:
     quantizer = kind(dim=10, bits=10, bit_order=order, groups=groups)
-    each = torch.arange(quantizer.codes)
+    each = torch.arange(quantizer.codebook_size)
     indices = torch.cartesian_prod(*[each] * groups).view(-1, groups)
     codes = quantizer.decode(indices)
     assert len(indices) == len(codes.unique(dim=0)) == 1024
@@ -249,6 +249,6 @@ def test_refusals_say_what_would_be_right() -> None:
 
 def test_settings_build_them() -> None:
     quantizer = parse_part("quantizer", {"binary_spherical": {"bits": 36, "groups": 2}}).build(36)
-    assert (quantizer.codes, quantizer.levels) == (2**18, 2)
+    assert (quantizer.codebook_size, quantizer.num_codebooks) == (2**18, 2)
     assert quantizer(normal(3, 4, 36)).indices.shape == (3, 4, 2)
-    assert parse_part("quantizer", "lookup_free").build(12).codes == 4096
+    assert parse_part("quantizer", "lookup_free").build(12).codebook_size == 4096

@@ -70,9 +70,9 @@ def test_worked_example() -> None:
 @LEVELS
 def test_every_index_has_its_own_code_and_is_found_again(levels: tuple[int, ...]) -> None:
     quantizer = FiniteScalarQuantizer(dim=len(levels), levels=levels)
-    indices = torch.arange(quantizer.codes)[:, None]
+    indices = torch.arange(quantizer.codebook_size)[:, None]
     codes = quantizer.decode(indices)
-    assert quantizer.codes == math.prod(levels) == len(codes.unique(dim=0))
+    assert quantizer.codebook_size == math.prod(levels) == len(codes.unique(dim=0))
     for channel, level in zip(codes.unbind(-1), levels, strict=True):
         assert float(channel.min()) == -1
         assert float(channel.max()) == pytest.approx(1 if level % 2 else 1 - 2 / level)
@@ -97,7 +97,7 @@ def test_equals_the_public_module_with_the_published_bound(levels: tuple[int, ..
     (mine.values * w).sum().backward()
     (values * w).sum().backward()
     torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-6)
-    everything = torch.arange(ours.codes)
+    everything = torch.arange(ours.codebook_size)
     torch.testing.assert_close(ours.decode(everything[:, None]), theirs.indices_to_codes(everything))
 
 
@@ -184,5 +184,5 @@ def test_refusals_say_what_would_be_right() -> None:
 
 def test_settings_build_it() -> None:
     quantizer = parse_part("quantizer", {"finite_scalar": {"levels": [8, 5, 5, 5]}}).build(4)
-    assert (quantizer.codes, quantizer.levels, quantizer.dim) == (1000, 1, 4)
+    assert (quantizer.codebook_size, quantizer.num_codebooks, quantizer.dim) == (1000, 1, 4)
     assert not list(quantizer.parameters())

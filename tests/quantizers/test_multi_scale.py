@@ -28,7 +28,7 @@ def maps(batch: int = 8, side: int = 8, seed: int = 0, offset: float = 0.0) -> T
 
 def make(side: int = 8, seed: int = 0, **settings: object) -> MultiScaleQuantizer:
     torch.manual_seed(seed)
-    return MultiScale.model_validate({"codes": 32, **settings}).on((side, side)).build(D)
+    return MultiScale.model_validate({"codebook_size": 32, **settings}).on((side, side)).build(D)
 
 
 def trained(quantizer: MultiScaleQuantizer, steps: int = 3) -> MultiScaleQuantizer:
@@ -110,7 +110,7 @@ def test_what_is_added_and_what_is_left_make_the_whole() -> None:
 
 def test_one_scale_without_phi_is_plain_vector_quantization() -> None:
     """Same start, same codes, values, losses and state after several steps; the codebook's restarts included."""
-    settings = {"codes": 32, "decay": 0.6, "restart_below": 0.5, "restart_every": 2}
+    settings = {"codebook_size": 32, "decay": 0.6, "restart_below": 0.5, "restart_every": 2}
     one, plain = make(side=4, scales=[4], phi=0, **settings), VectorQuantizer(dim=D, **settings)  # type: ignore[arg-type]
     plain.load_state_dict(one.codebook.state_dict())
     for step in range(5):
@@ -127,7 +127,7 @@ def test_one_scale_without_phi_is_plain_vector_quantization() -> None:
 
 
 def test_less_is_left_after_every_scale() -> None:
-    quantizer = make(codes=128)
+    quantizer = make(codebook_size=128)
     quantizer(maps(32), generator=torch.Generator().manual_seed(0))
     left = quantizer.residuals(maps(32))
     assert left.shape == (6,)
@@ -185,7 +185,7 @@ def test_evaluation_and_encoding_change_nothing() -> None:
 
 def coarse_codes(balance: float) -> tuple[int, Tensor]:
     """Different codes of 256 held-out maps at the first scale, and what is left after each, after some training."""
-    quantizer = make(codes=64, balance=balance, phi=0, decay=0.9, kmeans_iterations=4)
+    quantizer = make(codebook_size=64, balance=balance, phi=0, decay=0.9, kmeans_iterations=4)
     for step in range(25):
         quantizer(maps(16, seed=step, offset=4.0), generator=torch.Generator().manual_seed(step))
     held = maps(256, seed=999, offset=4.0)
@@ -259,7 +259,7 @@ def test_autocast_changes_no_code() -> None:
 
 
 def test_the_layout_follows_the_grid() -> None:
-    quantizer = MultiScale(codes=16).on((8, 8)).build(D)
+    quantizer = MultiScale(codebook_size=16).on((8, 8)).build(D)
     layout = quantizer.layout((8, 8))
     assert layout == Layout((8, 8), 1, 16, schedule((8, 8)))
     assert layout.positions == 130

@@ -13,7 +13,7 @@ from torch import multiprocessing as mp
 from jielong.quantizers.multi_scale import MultiScale, MultiScaleQuantizer
 
 CASES = {
-    codebook: MultiScale(codes=24, decay=0.6, restart_below=0.6, restart_every=2, codebook=codebook, balance=balance)  # type: ignore[arg-type]
+    codebook: MultiScale(codebook_size=24, decay=0.6, restart_below=0.6, restart_every=2, codebook=codebook, balance=balance)  # type: ignore[arg-type]
     for codebook, balance in (("ema", 1.0), ("gradient", 0.0))
 }
 

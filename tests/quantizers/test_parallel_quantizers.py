@@ -19,16 +19,16 @@ from jielong.quantizers.projected import Projected
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.vector import NonFiniteVectors, Vector
 
-VECTOR = Vector(codes=12, decay=0.6, restart_below=0.6, restart_every=2, kmeans_iterations=3)
+VECTOR = Vector(codebook_size=12, decay=0.6, restart_below=0.6, restart_every=2, kmeans_iterations=3)
 CASES: dict[str, QuantizerSettings] = {
     "finite_scalar": FiniteScalar(levels=(5, 3)),
     "lookup_free": LookupFree(bits=6, groups=2, entropy=1.0, joint_bits=4),
     "binary_spherical": BinarySpherical(bits=6, entropy=1.0, joint_bits=6),
-    "gumbel": Gumbel(codes=12),
-    "residual": Residual(levels=3, dropout=0.7, quantizer=VECTOR),
-    "shared residual": Residual(levels=3, dropout=0.7, shared=True, quantizer=VECTOR),
-    "projected residual": Residual(levels=3, dropout=0.7, quantizer=Projected(width=3, quantizer=VECTOR)),
-    "rounding residual": Residual(levels=3, dropout=0.7, shrink=0.5, quantizer=LookupFree(bits=4)),
+    "gumbel": Gumbel(codebook_size=12),
+    "residual": Residual(num_codebooks=3, dropout=0.7, quantizer=VECTOR),
+    "shared residual": Residual(num_codebooks=3, dropout=0.7, shared=True, quantizer=VECTOR),
+    "projected residual": Residual(num_codebooks=3, dropout=0.7, quantizer=Projected(width=3, quantizer=VECTOR)),
+    "rounding residual": Residual(num_codebooks=3, dropout=0.7, shrink=0.5, quantizer=LookupFree(bits=4)),
 }
 SHARES = (40, 56)  # of 96 vectors: they need not be equal
 

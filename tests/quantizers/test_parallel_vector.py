@@ -13,9 +13,9 @@ from torch import multiprocessing as mp
 from jielong.quantizers.vector import NonFiniteVectors, Vector, VectorQuantizer
 
 CASES = {
-    "ema": Vector(codes=24, decay=0.6, restart_below=0.6, restart_every=2),
-    "normalised": Vector(codes=24, decay=0.6, restart_below=0.6, restart_every=2, normalize=True),
-    "gradient": Vector(codes=24, decay=0.6, restart_below=0.6, restart_every=2, codebook="gradient"),
+    "ema": Vector(codebook_size=24, decay=0.6, restart_below=0.6, restart_every=2),
+    "normalised": Vector(codebook_size=24, decay=0.6, restart_below=0.6, restart_every=2, normalize=True),
+    "gradient": Vector(codebook_size=24, decay=0.6, restart_below=0.6, restart_every=2, codebook="gradient"),
 }
 SPLIT = 40  # of 96 vectors: the shares need not be equal for averages, though they must be for averaged gradients
 

@@ -15,7 +15,7 @@ from jielong.quantizers.projected import Projected, ProjectedQuantizer
 from jielong.quantizers.residual import Residual, ResidualQuantizer
 from jielong.quantizers.vector import NonFiniteVectors, Vector
 
-PLAIN = Vector(codes=16, kmeans_iterations=0, restart_below=0.0)
+PLAIN = Vector(codebook_size=16, kmeans_iterations=0, restart_below=0.0)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -24,10 +24,12 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def levels(**settings: object) -> ResidualQuantizer:
     torch.manual_seed(0)
-    return Residual.model_validate({"levels": 3, "quantizer": Projected(width=3, quantizer=PLAIN)} | settings).build(8)
+    return Residual.model_validate({"num_codebooks": 3, "quantizer": Projected(width=3, quantizer=PLAIN)} | settings).build(8)
 
 
-@pytest.mark.parametrize("inner", [PLAIN, FiniteScalar(levels=(5, 3, 3)), Residual(levels=2, quantizer=PLAIN)], ids=lambda part: part.name)
+@pytest.mark.parametrize(
+    "inner", [PLAIN, FiniteScalar(levels=(5, 3, 3)), Residual(num_codebooks=2, quantizer=PLAIN)], ids=lambda part: part.name
+)
 def test_it_is_the_quantizer_inside_between_two_linear_maps(inner: QuantizerSettings) -> None:
     torch.manual_seed(0)
     quantizer, z = Projected(width=3, quantizer=inner).build(8).eval(), normal(2, 30, 8)
@@ -75,7 +77,10 @@ def test_maps_of_levels_in_use_learn_and_those_left_out_do_not() -> None:
 
 
 def test_training_leaves_less_and_less() -> None:
-    quantizer, z = levels(quantizer=Projected(width=3, quantizer=Vector(codes=16, codebook="gradient", metric="cosine"))), normal(256, 8)
+    quantizer, z = (
+        levels(quantizer=Projected(width=3, quantizer=Vector(codebook_size=16, codebook="gradient", metric="cosine"))),
+        normal(256, 8),
+    )
     optimizer = torch.optim.Adam(quantizer.parameters(), 1e-2)
     errors = []
     for _ in range(60):
@@ -91,7 +96,9 @@ def test_training_leaves_less_and_less() -> None:
 
 
 def test_settings_come_back_and_refusals_say_what_would_be_right() -> None:
-    settings = Residual(levels=2, quantizer=Projected(width=4, quantizer=Vector(codes=8, metric="cosine", estimator="rotation")))
+    settings = Residual(
+        num_codebooks=2, quantizer=Projected(width=4, quantizer=Vector(codebook_size=8, metric="cosine", estimator="rotation"))
+    )
     assert parse_part("quantizer", settings.model_dump(mode="json")) == settings
     for wrong, why in (
         (lambda: Residual(quantizer=Projected(), estimator="rotation"), "set estimator inside their quantizer"),

@@ -17,7 +17,7 @@ def pair(normalize: bool, rotation: bool, learned: bool = False) -> tuple[Vector
         learnable_codebook=learned, ema_update=not learned,
     )  # fmt: skip
     ours = VectorQuantizer(
-        codes=64, dim=8, decay=0.9, commitment=0.25, normalize=normalize, kmeans_iterations=0, restart_below=0,
+        codebook_size=64, dim=8, decay=0.9, commitment=0.25, normalize=normalize, kmeans_iterations=0, restart_below=0,
         estimator="rotation" if rotation else "straight-through", codebook="gradient" if learned else "ema",
     )  # fmt: skip
     ours.codebook.data.copy_(theirs.codebook.data)

@@ -20,7 +20,7 @@ from jielong.quantizers.vector import NonFiniteVectors, Vector, VectorQuantizer
 
 public = pytest.importorskip("vector_quantize_pytorch")
 
-PLAIN = Vector(codes=16, decay=0.9, kmeans_iterations=0, restart_below=0.0)
+PLAIN = Vector(codebook_size=16, decay=0.9, kmeans_iterations=0, restart_below=0.0)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -40,7 +40,7 @@ def place(quantizer: VectorQuantizer, codes: Tensor) -> None:
 
 def chain(levels: int = 4, dim: int = 6, **settings: object) -> ResidualQuantizer:
     """A residual quantizer whose codes do not depend on the global random state, and are finer at each level."""
-    quantizer = Residual.model_validate({"levels": levels, "quantizer": PLAIN} | settings).build(dim)
+    quantizer = Residual.model_validate({"num_codebooks": levels, "quantizer": PLAIN} | settings).build(dim)
     for level, stage in enumerate(quantizer.stages):
         place(stage, normal(16, dim, seed=90 + level) * 0.6**level)  # type: ignore[arg-type]
     return quantizer
@@ -64,13 +64,13 @@ def test_every_level_is_the_nearest_code_of_what_is_left(shared: bool) -> None:
     assert torch.equal(found.values, quantizer.decode(found.indices))
     torch.testing.assert_close(found.statistics["error"], rest.square().mean())
     for count in range(1, 5):
-        assert torch.equal(quantizer.encode(z, levels=count), found.indices[..., :count])
+        assert torch.equal(quantizer.encode(z, num_codebooks=count), found.indices[..., :count])
         want = sum(book[index] for book, index in zip(books[:count], indices, strict=False))
         torch.testing.assert_close(quantizer.decode(found.indices[..., :count]), want)
 
 
 def test_one_level_is_vector_quantization() -> None:
-    ours, plain = chain(levels=1), PLAIN.build(6)
+    ours, plain = chain(num_codebooks=1), PLAIN.build(6)
     place(plain, ours.stages[0].codebook)  # type: ignore[arg-type]
     for step in range(3):
         a, b = normal(40, 6, seed=step).requires_grad_(), normal(40, 6, seed=step).requires_grad_()
@@ -85,7 +85,7 @@ def test_one_level_is_vector_quantization() -> None:
 
 
 def test_a_grid_of_halving_steps_is_binary_digits() -> None:
-    quantizer = Residual(levels=5, shrink=0.5, quantizer=LookupFree(bits=1, entropy=0.0)).build(1)
+    quantizer = Residual(num_codebooks=5, shrink=0.5, quantizer=LookupFree(bits=1, entropy=0.0)).build(1)
     z = torch.rand(200, 1, generator=seeded()) * 3.98 - 1.99
     found = quantizer(z)
     digits = ((z + 2) * 8).floor().long()  # of 32 steps of 1/8
@@ -94,11 +94,11 @@ def test_a_grid_of_halving_steps_is_binary_digits() -> None:
 
 
 def test_gradient_reaches_the_encoder_once_and_every_commitment_does() -> None:
-    quantizer, z, w = chain(levels=3), normal(20, 6).requires_grad_(), normal(20, 6, seed=1)
+    quantizer, z, w = chain(num_codebooks=3), normal(20, 6).requires_grad_(), normal(20, 6, seed=1)
     found = quantizer(z)
     (gradient,) = torch.autograd.grad((found.values * w).sum(), z, retain_graph=True)
     assert torch.equal(gradient, w)
-    books = [chain(levels=3).stages[level].codebook for level in range(3)]
+    books = [chain(num_codebooks=3).stages[level].codebook for level in range(3)]
     partial = [z.detach() - sum(books[k][found.indices[:, k]] for k in range(count)) for count in (1, 2, 3)]  # type: ignore[index]
     (gradient,) = torch.autograd.grad(found.losses["commitment"], z)
     torch.testing.assert_close(gradient, 2 * 0.25 * sum(partial) / z.numel())  # type: ignore[operator]
@@ -114,7 +114,7 @@ def test_losses_are_added_or_averaged_and_the_whole_error_may_be_added() -> None
 
 
 def test_a_learned_codebook_gets_its_own_levels_gradient() -> None:
-    quantizer = chain(levels=2, quantizer=PLAIN.model_copy(update={"codebook": "gradient"}))
+    quantizer = chain(num_codebooks=2, quantizer=PLAIN.model_copy(update={"codebook": "gradient"}))
     z = normal(50, 6)
     found = quantizer(z)
     first, second = (stage.codebook for stage in quantizer.stages)
@@ -130,7 +130,7 @@ def test_a_learned_codebook_gets_its_own_levels_gradient() -> None:
 
 
 def test_levels_start_from_kmeans_of_what_is_left_and_the_error_falls() -> None:
-    quantizer = Residual(levels=4, quantizer=Vector(codes=16)).build(4)
+    quantizer = Residual(num_codebooks=4, quantizer=Vector(codebook_size=16)).build(4)
     found = quantizer(normal(2000, 4), generator=seeded())
     assert all(bool(stage.initialised) for stage in quantizer.stages)  # type: ignore[union-attr]
     errors = [float(found.statistics[f"error_{level}"]) for level in range(1, 5)]
@@ -138,7 +138,7 @@ def test_levels_start_from_kmeans_of_what_is_left_and_the_error_falls() -> None:
 
 
 def test_a_batch_of_fewer_vectors_than_codes_leaves_something_to_every_level_and_codes_fill_up() -> None:
-    quantizer = Residual(levels=4, quantizer=Vector(codes=256, decay=0.9)).build(4)
+    quantizer = Residual(num_codebooks=4, quantizer=Vector(codebook_size=256, decay=0.9)).build(4)
     found = quantizer(normal(80, 4), generator=seeded())
     errors = [float(found.statistics[f"error_{level}"]) for level in range(1, 5)]
     assert errors[0] > 0.01
@@ -149,13 +149,13 @@ def test_a_batch_of_fewer_vectors_than_codes_leaves_something_to_every_level_and
 
 
 def test_a_shared_codebook_starts_with_codes_for_what_is_left_too() -> None:
-    quantizer = Residual(levels=3, shared=True, quantizer=Vector(codes=64)).build(2)
+    quantizer = Residual(num_codebooks=3, shared=True, quantizer=Vector(codebook_size=64)).build(2)
     found = quantizer(normal(2000, 2), generator=seeded())
     assert found.statistics["error_3"] < found.statistics["error_2"] < found.statistics["error_1"]
 
 
 def test_a_shared_codebook_follows_all_levels_once_a_batch() -> None:
-    quantizer, z = chain(shared=True, levels=3), normal(100, 6)
+    quantizer, z = chain(shared=True, num_codebooks=3), normal(100, 6)
     book = quantizer.stages[0].codebook.clone()  # type: ignore[operator]
     found = quantizer(z)
     assert torch.equal(found.values, book[found.indices].sum(-2))  # every level looked up the same codes
@@ -190,7 +190,7 @@ def test_dropout_draws_all_numbers_of_levels_alike_and_idle_levels_learn_nothing
 
 
 def test_dropout_may_be_rare_and_in_multiples() -> None:
-    often = chain(levels=6, dropout=0.3, dropout_multiple=4)
+    often = chain(num_codebooks=6, dropout=0.3, dropout_multiple=4)
     generator = seeded()
     drawn = [often._draw(generator, torch.device("cpu")) for _ in range(2000)]
     assert set(drawn) == {4, 6}
@@ -210,9 +210,15 @@ def test_dropped_levels_decode_to_the_values() -> None:
 
 def publicly(ours: ResidualQuantizer, shared: bool = False) -> torch.nn.Module:
     theirs = public.ResidualVQ(
-        dim=6, num_quantizers=ours.levels, codebook_size=16, decay=0.9, commitment_weight=0.25, rotation_trick=False, shared_codebook=shared
+        dim=6,
+        num_quantizers=ours.num_codebooks,
+        codebook_size=16,
+        decay=0.9,
+        commitment_weight=0.25,
+        rotation_trick=False,
+        shared_codebook=shared,
     )
-    for mine, stage in zip([ours._stage(level) for level in range(ours.levels)], theirs.layers, strict=True):
+    for mine, stage in zip([ours._stage(level) for level in range(ours.num_codebooks)], theirs.layers, strict=True):
         stage._codebook.embed.copy_(mine.codebook[None])
         stage._codebook.embed_avg.copy_(mine.sums[None])
     return theirs
@@ -252,7 +258,7 @@ def test_equals_vector_quantize_pytorch_with_one_codebook() -> None:
 
 def test_equals_public_residual_lookup_free_quantization() -> None:
     theirs = public.ResidualLFQ(dim=9, codebook_size=32, num_quantizers=4).eval()
-    ours = Residual(levels=4, shrink=0.5, quantizer=LookupFree(bits=5, bit_order="big")).build(9).eval()
+    ours = Residual(num_codebooks=4, shrink=0.5, quantizer=LookupFree(bits=5, bit_order="big")).build(9).eval()
     ours.inward.load_state_dict(theirs.project_in.state_dict())
     ours.outward.load_state_dict(theirs.project_out.state_dict())
     z = normal(2, 25, 9)
@@ -280,7 +286,7 @@ def test_equals_the_quantizer_of_transformers_encodec() -> None:
 
 
 def test_figures_and_advice_name_the_level() -> None:
-    quantizer = chain(levels=2)
+    quantizer = chain(num_codebooks=2)
     place(quantizer.stages[1], torch.cat([torch.zeros(1, 6), torch.full((15, 6), 1e3)]))  # type: ignore[arg-type]
     assert quantizer.advice() is None
     quantizer(normal(66_000, 6))
@@ -293,7 +299,7 @@ def test_figures_and_advice_name_the_level() -> None:
 
 
 def test_finite_scalar_levels_need_a_commitment_of_the_whole() -> None:
-    quantizer = Residual(levels=2, shrink=0.25, commitment=1.0, quantizer=FiniteScalar(levels=(5, 5, 5))).build(8)
+    quantizer = Residual(num_codebooks=2, shrink=0.25, commitment=1.0, quantizer=FiniteScalar(levels=(5, 5, 5))).build(8)
     z = normal(20, 8).requires_grad_()
     found = quantizer(z)
     torch.testing.assert_close(found.losses["commitment"], found.statistics["error"])
@@ -302,7 +308,7 @@ def test_finite_scalar_levels_need_a_commitment_of_the_whole() -> None:
 
 
 def test_a_state_dict_is_complete_and_holds_a_shared_codebook_once() -> None:
-    settings = Residual(levels=3, shared=True, dropout=0.5, quantizer=Vector(codes=16))
+    settings = Residual(num_codebooks=3, shared=True, dropout=0.5, quantizer=Vector(codebook_size=16))
     one, other = settings.build(4), settings.build(4)
     one(normal(60, 4))
     assert sum(name.endswith("codebook") for name in one.state_dict()) == 1
@@ -321,15 +327,15 @@ def test_refusals_say_what_would_be_right() -> None:
         quantizer.decode(torch.tensor([[0, 16]]))
     with pytest.raises(ValueError, match="one a level"):
         quantizer.decode(torch.zeros(3, 5, dtype=torch.long))
-    with pytest.raises(ValueError, match="levels 1 to 4"):
-        quantizer.encode(normal(3, 6), levels=5)
+    with pytest.raises(ValueError, match="codebooks 1 to 4"):
+        quantizer.encode(normal(3, 6), num_codebooks=5)
     with pytest.raises(RuntimeError, match="activation checkpointing"):
         checkpoint(lambda z: quantizer(z).losses["commitment"], normal(4, 6).requires_grad_(), use_reentrant=False).backward()
     with pytest.raises(ValidationError, match="vector, finite_scalar"):
         Residual(quantizer=Gumbel())
     with pytest.raises(ValidationError, match="share"):
         Residual(quantizer=LookupFree(), shared=True)
-    with pytest.raises(ValidationError, match="beside levels"):
+    with pytest.raises(ValidationError, match="beside num_codebooks"):
         Residual(quantizer=Vector(estimator="rotation"))
     with pytest.raises(ValueError, match="dim: 12"):
         Residual(quantizer=LookupFree(project=False)).build(16)
@@ -338,16 +344,16 @@ def test_refusals_say_what_would_be_right() -> None:
 
 
 def test_settings_build_it_and_come_back_from_their_words() -> None:
-    words = {"residual": {"levels": 3, "quantizer": {"lookup_free": {"bits": 4}}, "shrink": 0.5}}
+    words = {"residual": {"num_codebooks": 3, "quantizer": {"lookup_free": {"bits": 4}}, "shrink": 0.5}}
     settings = parse_part("quantizer", words)
     assert parse_part("quantizer", settings.model_dump(mode="json")) == settings
     quantizer = settings.build(4)
-    assert (quantizer.codes, quantizer.levels, quantizer.dim) == (16, 3, 4)
+    assert (quantizer.codebook_size, quantizer.num_codebooks, quantizer.dim) == (16, 3, 4)
     assert quantizer.layout((2, 5)).bits == 2 * 5 * 3 * 4
 
 
 def test_what_is_left_after_the_last_level_is_the_error_of_all() -> None:
-    quantizer = chain(levels=3).eval()
+    quantizer = chain(num_codebooks=3).eval()
     vectors = normal(40, 6)
     left = quantizer.residuals(vectors)
     whole = vectors - quantizer.decode(quantizer.encode(vectors))

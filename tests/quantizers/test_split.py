@@ -14,7 +14,7 @@ from jielong.quantizers.residual import Residual
 from jielong.quantizers.split import Split, SplitQuantizer
 from jielong.quantizers.vector import Vector, VectorQuantizer
 
-PLAIN = Vector(codes=16, decay=0.9, kmeans_iterations=0, restart_below=0.0)
+PLAIN = Vector(codebook_size=16, decay=0.9, kmeans_iterations=0, restart_below=0.0)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -28,7 +28,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 def split(levels: int = 3, **settings: object) -> SplitQuantizer:
     """Of width 6 for vectors of width 8; the acoustic codes are finer at each level."""
     torch.manual_seed(5)
-    acoustic = Residual.model_validate({"levels": levels, "quantizer": PLAIN} | settings.pop("acoustic", {}))  # type: ignore[operator]
+    acoustic = Residual.model_validate({"num_codebooks": levels, "quantizer": PLAIN} | settings.pop("acoustic", {}))  # type: ignore[operator]
     quantizer = Split(semantic=PLAIN, acoustic=acoustic, width=6, **settings).build(8)  # type: ignore[arg-type]
     for level, stage in enumerate(books(quantizer)):
         with torch.no_grad():
@@ -66,7 +66,7 @@ def test_leading_levels_decode_to_their_sum() -> None:
     first = quantizer.decode(indices[..., :1])
     torch.testing.assert_close(first, quantizer(z).first)
     for count in (2, 3, 4):
-        assert torch.equal(quantizer.encode(z, levels=count), indices[..., :count])
+        assert torch.equal(quantizer.encode(z, num_codebooks=count), indices[..., :count])
         heard = quantizer.acoustic.outward(quantizer.acoustic.quantizer.decode(indices[..., 1:count]))
         torch.testing.assert_close(quantizer.decode(indices[..., :count]), first + heard)
 
@@ -127,7 +127,7 @@ def test_an_item_passes_as_it_is_now_and_then_and_its_codes_learn() -> None:
 
 
 def test_levels_start_from_kmeans_and_the_figures_name_them() -> None:
-    quantizer = Split(semantic=Vector(codes=16), acoustic=Residual(levels=2, quantizer=Vector(codes=16))).build(4)
+    quantizer = Split(semantic=Vector(codebook_size=16), acoustic=Residual(num_codebooks=2, quantizer=Vector(codebook_size=16))).build(4)
     quantizer(normal(2000, 4), generator=seeded())
     assert all(bool(book.initialised) for book in books(quantizer))
     figures = quantizer.figures()
@@ -165,13 +165,13 @@ def test_equals_mimis_of_transformers() -> None:
 
 def test_refusals_say_what_would_be_right() -> None:
     with pytest.raises(ValueError, match="equally large, not 16"):
-        Split(semantic=PLAIN, acoustic=Residual(levels=2, quantizer=Vector(codes=8))).build(4)
+        Split(semantic=PLAIN, acoustic=Residual(num_codebooks=2, quantizer=Vector(codebook_size=8))).build(4)
     with pytest.raises(RecipeError, match="residual, not vector"):
         parse_part("quantizer", {"split": {"acoustic": "vector"}})
     with pytest.raises(ValueError, match="not gumbel"):
         Split(semantic=Gumbel())
-    with pytest.raises(ValueError, match="levels 1 to 4"):
-        split().encode(normal(3, 8), levels=5)
+    with pytest.raises(ValueError, match="codebooks 1 to 4"):
+        split().encode(normal(3, 8), num_codebooks=5)
     with pytest.raises(ValueError, match="one a level"):
         split().decode(torch.zeros(3, 5, dtype=torch.long))
     with pytest.raises(ValueError, match="channels last"):

@@ -47,7 +47,7 @@ def test_a_large_codebook_gets_a_longer_window() -> None:
 
 
 def test_advice_names_what_is_not_on_yet_and_waits_for_enough_assignments() -> None:
-    bare = Vector(codes=100, kmeans_iterations=0, restart_below=0, codebook="gradient").build(256)
+    bare = Vector(codebook_size=100, kmeans_iterations=0, restart_below=0, codebook="gradient").build(256)
     bare.usage.update(torch.cat([torch.full((10,), 6_500), torch.zeros(90, dtype=torch.long)]))
     assert bare.advice() is None, "65,000 assignments do not fill the window"
     bare.usage.update(torch.cat([torch.full((10,), 100), torch.zeros(90, dtype=torch.long)]))
@@ -64,7 +64,7 @@ def test_advice_names_what_is_not_on_yet_and_waits_for_enough_assignments() -> N
         "about 10",
     ):
         assert word in said
-    full = Vector(codes=100, normalize=True, estimator="rotation").build(8)
+    full = Vector(codebook_size=100, normalize=True, estimator="rotation").build(8)
     full.usage.update(bare.usage.recent + bare.usage.before)
     said = full.advice()
     assert said is not None

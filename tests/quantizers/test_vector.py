@@ -21,10 +21,10 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def plain(codes: int = 16, dim: int = 4, **settings: object) -> VectorQuantizer:
+def plain(codebook_size: int = 16, dim: int = 4, **settings: object) -> VectorQuantizer:
     """A quantizer without the repairs, with codes that do not depend on the global random state."""
-    quantizer = VectorQuantizer(**{"codes": codes, "dim": dim, "kmeans_iterations": 0, "restart_below": 0.0} | settings)  # type: ignore[arg-type]
-    start = normal(codes, dim, seed=99)
+    quantizer = VectorQuantizer(**{"codebook_size": codebook_size, "dim": dim, "kmeans_iterations": 0, "restart_below": 0.0} | settings)  # type: ignore[arg-type]
+    start = normal(codebook_size, dim, seed=99)
     start = torch.nn.functional.normalize(start, dim=-1) if quantizer.normalize else start
     quantizer.codebook.data.copy_(start)
     if not quantizer.learned:
@@ -80,7 +80,7 @@ def test_averages_without_memory_are_one_step_of_kmeans() -> None:
 
 
 def test_a_code_converges_geometrically_to_a_constant_input() -> None:
-    quantizer = plain(codes=2, dim=3, decay=0.9, epsilon=0.0)
+    quantizer = plain(codebook_size=2, dim=3, decay=0.9, epsilon=0.0)
     z = torch.ones(1, 3)
     quantizer.codebook.copy_(torch.tensor([[0.0] * 3, [100.0] * 3]))
     quantizer.sums.copy_(quantizer.codebook)
@@ -92,7 +92,7 @@ def test_a_code_converges_geometrically_to_a_constant_input() -> None:
 @pytest.mark.parametrize("quiet", ["eval", "no_grad", "update=False"])
 @BOTH
 def test_nothing_changes_outside_a_training_forward(codebook: str, quiet: str) -> None:
-    quantizer = VectorQuantizer(codes=8, dim=4, codebook=codebook, restart_every=1)  # type: ignore[arg-type]
+    quantizer = VectorQuantizer(codebook_size=8, dim=4, codebook=codebook, restart_every=1)  # type: ignore[arg-type]
     quantizer(normal(100, 4))
     state = copy.deepcopy(quantizer.state_dict())
     quantizer.train(quiet != "eval")
@@ -106,7 +106,7 @@ def test_nothing_changes_outside_a_training_forward(codebook: str, quiet: str) -
 @pytest.mark.parametrize("normalize", [False, True])
 @BOTH
 def test_restart_sets_code_sum_and_count_and_survives_the_averages(codebook: str, normalize: bool) -> None:
-    quantizer = plain(codes=8, codebook=codebook, normalize=normalize, restart_below=0.1, restart_every=1, decay=0.5)
+    quantizer = plain(codebook_size=8, codebook=codebook, normalize=normalize, restart_below=0.1, restart_every=1, decay=0.5)
     if normalize:
         quantizer.codebook.data[3] = torch.tensor([0.0, 0.0, 0.0, -1.0])
         z = torch.nn.functional.normalize(normal(64, 4).abs(), dim=-1)
@@ -133,7 +133,7 @@ def test_restart_sets_code_sum_and_count_and_survives_the_averages(codebook: str
 def test_restart_revives_a_collapsed_codebook_and_zero_leaves_it_dead() -> None:
     found = {}
     for threshold in (0.0, 0.1):
-        quantizer = plain(codes=64, restart_below=threshold, restart_every=1, decay=0.8)
+        quantizer = plain(codebook_size=64, restart_below=threshold, restart_every=1, decay=0.8)
         quantizer.codebook.add_(100)
         quantizer.sums.add_(100)
         for step in range(40):
@@ -148,7 +148,7 @@ def test_restart_revives_a_collapsed_codebook_and_zero_leaves_it_dead() -> None:
 def test_a_code_that_starts_on_the_way_to_a_vector_keeps_its_share_in_many_dimensions() -> None:
     used = {}
     for distance in (1.0, 0.25):
-        quantizer = plain(codes=256, dim=64, restart_below=0.1, restart_distance=distance, kmeans_iterations=10, decay=0.97)
+        quantizer = plain(codebook_size=256, dim=64, restart_below=0.1, restart_distance=distance, kmeans_iterations=10, decay=0.97)
         for step in range(300):
             quantizer(normal(1024, 64, seed=step) * normal(1024, 1, seed=step + 1000).exp())  # lengths of many sizes, as of residuals
         quantizer.usage.clear()
@@ -158,7 +158,7 @@ def test_a_code_that_starts_on_the_way_to_a_vector_keeps_its_share_in_many_dimen
 
 
 def test_a_restarted_code_stands_on_the_way_from_the_vectors_code() -> None:
-    quantizer = plain(codes=4, dim=2, restart_below=0.1, restart_every=1, restart_distance=0.25, decay=0.5)
+    quantizer = plain(codebook_size=4, dim=2, restart_below=0.1, restart_every=1, restart_distance=0.25, decay=0.5)
     quantizer.codebook.data[:] = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [99.0, 99.0]])
     quantizer.sums.copy_(quantizer.codebook)
     quantizer.counts[3] = 1e-3
@@ -174,7 +174,7 @@ def test_a_restarted_code_stands_on_the_way_from_the_vectors_code() -> None:
 def test_kmeans_start_finds_separate_clusters_with_their_counts() -> None:
     centres = torch.arange(6.0)[:, None] * 10 * torch.ones(6, 3)
     z = (centres[:, None] + 0.01 * normal(6, 50, 3)).flatten(0, 1)
-    quantizer = VectorQuantizer(codes=6, dim=3, kmeans_iterations=20)
+    quantizer = VectorQuantizer(codebook_size=6, dim=3, kmeans_iterations=20)
     quantized = quantizer(z)
     # Whatever cluster each vector fell into, the state says so: N and M belong together, and the lookup was made with the new codes.
     assert bool(quantizer.initialised)
@@ -185,7 +185,7 @@ def test_kmeans_start_finds_separate_clusters_with_their_counts() -> None:
 
 def test_as_many_codes_as_distinct_inputs_reach_zero_loss() -> None:
     z = normal(12, 4)
-    quantizer = VectorQuantizer(codes=12, dim=4)
+    quantizer = VectorQuantizer(codebook_size=12, dim=4)
     assert float(quantizer(z).statistics["error"]) < 1e-10
     assert torch.equal(quantizer.encode(z)[..., 0].sort().values, torch.arange(12))
 
@@ -193,7 +193,7 @@ def test_as_many_codes_as_distinct_inputs_reach_zero_loss() -> None:
 @pytest.mark.parametrize("generator", [False, True])
 def test_draws_follow_the_generator_or_the_number_of_updates(generator: bool) -> None:
     def run(seed: int) -> Tensor:
-        quantizer = VectorQuantizer(codes=8, dim=4)
+        quantizer = VectorQuantizer(codebook_size=8, dim=4)
         torch.manual_seed(seed)  # the global random state must not matter
         quantizer(normal(100, 4), generator=torch.Generator().manual_seed(seed) if generator else None)
         return quantizer.codebook
@@ -205,7 +205,7 @@ def test_draws_follow_the_generator_or_the_number_of_updates(generator: bool) ->
 @pytest.mark.parametrize("normalize", [False, True])
 @BOTH
 def test_a_resumed_run_goes_on_bit_for_bit(codebook: str, normalize: bool) -> None:
-    settings = Vector(codes=32, codebook=codebook, normalize=normalize, restart_every=3, restart_below=0.5, decay=0.7)  # type: ignore[arg-type]
+    settings = Vector(codebook_size=32, codebook=codebook, normalize=normalize, restart_every=3, restart_below=0.5, decay=0.7)  # type: ignore[arg-type]
 
     def go_on(quantizer: VectorQuantizer, steps: range) -> None:
         for step in steps:
@@ -260,7 +260,7 @@ def test_decoding_the_indices_gives_the_values_bit_for_bit(codebook: str, estima
 
 
 def test_half_precision_around_it_changes_no_index_and_no_state() -> None:
-    quantizer, z = plain(codes=256).to(torch.bfloat16), normal(400, 4)
+    quantizer, z = plain(codebook_size=256).to(torch.bfloat16), normal(400, 4)
     assert {t.dtype for t in quantizer.buffers() if t.is_floating_point()} == {torch.float32}
     wanted = quantizer.encode(z)
     with torch.autocast("cpu", torch.bfloat16):
@@ -291,9 +291,9 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match=r"must be \(\.\.\., 1\), one codebook last, not \(3,\)"):
         quantizer.decode(torch.zeros(3, dtype=torch.long))
     with pytest.raises(ValidationError):
-        Vector(codes=1)
+        Vector(codebook_size=1)
     with pytest.raises(ValueError, match="estimator"):
-        VectorQuantizer(codes=4, dim=2, estimator="rotate")  # type: ignore[arg-type]
+        VectorQuantizer(codebook_size=4, dim=2, estimator="rotate")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

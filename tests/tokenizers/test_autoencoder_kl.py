@@ -123,7 +123,7 @@ def test_the_tokenizer_is_diffusers_on_the_same_weights_with_its_scale_around_it
     shift, scale = tokenizer.shift[:, None, None], tokenizer.scale[:, None, None]
     tokens = tokenizer.encode(pictures)
     torch.testing.assert_close(tokens.values, ((posterior.mean - shift) * scale).flatten(2).mT, rtol=1e-4, atol=1e-4)
-    mean, log_variance = tokenizer.keep(pictures).values.chunk(2, dim=-1)
+    mean, log_variance = tokenizer.encode_to_cache(pictures).values.chunk(2, dim=-1)
     assert torch.equal(mean, tokens.values)
     torch.testing.assert_close(log_variance.exp().sqrt(), (posterior.std * scale).flatten(2).mT, rtol=1e-4, atol=1e-5)
     result = tokenizer(pictures)

@@ -92,12 +92,12 @@ def test_the_measured_scale_gives_unit_deviation_and_comes_off_again(standardize
     before = tokenizer.eval().decode(tokenizer.encode(pictures()))
     tokenizer.train().calibrate(pictures(60, seed=2).split(7))
     assert tokenizer.training
-    mean, log_variance = tokenizer.eval().keep(pictures(60, seed=2)).values.chunk(2, dim=-1)
+    mean, log_variance = tokenizer.eval().encode_to_cache(pictures(60, seed=2)).values.chunk(2, dim=-1)
     axes = (0, 1) if standardize == "channel" else (0, 1, 2)
     torch.testing.assert_close(mean.mean(axes), torch.zeros(mean.mean(axes).shape), rtol=0, atol=1e-5)
     total = mean.square().mean(axes) + log_variance.exp().mean(axes)
     torch.testing.assert_close(total, torch.ones(total.shape), rtol=1e-4, atol=0)
-    drawn = tokenizer.sample_cached(tokenizer.keep(pictures(60, seed=2)), PerSampleRNG(0, range(60))).values
+    drawn = tokenizer.sample_cached(tokenizer.encode_to_cache(pictures(60, seed=2)), PerSampleRNG(0, range(60))).values
     assert drawn.std() == pytest.approx(1, abs=0.1)  # 1,800 numbers: six deviations
     if standardize == "all":
         assert tokenizer.scale.unique().numel() == 1
@@ -122,7 +122,7 @@ def test_a_channel_that_says_nothing_does_not_explode() -> None:
         tokenizer.encoder.out.bias[DIM:] = -30  # type: ignore[union-attr, index]
     tokenizer.calibrate([pictures()])
     assert torch.isfinite(tokenizer.scale).all()
-    assert torch.isfinite(tokenizer.keep(pictures()).values).all()
+    assert torch.isfinite(tokenizer.encode_to_cache(pictures()).values).all()
 
 
 def test_it_cannot_be_measured_on_nothing() -> None:
@@ -136,8 +136,8 @@ def test_it_cannot_be_measured_on_nothing() -> None:
 def test_kept_tokens_decode_as_the_mean_and_are_drawn_anew() -> None:
     tokenizer = make().eval()
     tokenizer.calibrate([pictures()])
-    kept = tokenizer.keep(pictures())
-    assert kept.layout == tokenizer.kept_layout == Layout((2, 3), 2 * DIM)
+    kept = tokenizer.encode_to_cache(pictures())
+    assert kept.layout == tokenizer.cached_layout == Layout((2, 3), 2 * DIM)
     assert torch.equal(tokenizer.decode(kept), tokenizer.decode(tokenizer.encode(pictures())))
     first, second = (tokenizer.sample_cached(kept, PerSampleRNG(seed, range(6))) for seed in (0, 1))
     assert first.layout == tokenizer.layout
@@ -149,7 +149,7 @@ def test_kept_tokens_decode_as_the_mean_and_are_drawn_anew() -> None:
 def test_draws_have_the_posteriors_mean_and_variance() -> None:
     tokenizer, count = make(), 20_000
     mean, log_variance = torch.tensor([-1.0, 0.0, 2.0, 0.5, 3.0]), torch.tensor([-2.0, 0.0, 1.0, -30.0, -1.0])
-    kept = Tokens(torch.cat([mean, log_variance]).expand(count // 6 + 1, 6, 2 * DIM), tokenizer.kept_layout)
+    kept = Tokens(torch.cat([mean, log_variance]).expand(count // 6 + 1, 6, 2 * DIM), tokenizer.cached_layout)
     drawn = tokenizer.sample_cached(kept, PerSampleRNG(3, range(len(kept)))).values.flatten(0, 1)
     std = torch.exp(log_variance / 2)
     assert ((drawn.mean(0) - mean).abs() <= 6 * std / math.sqrt(count) + 1e-6).all()
@@ -244,7 +244,7 @@ def test_a_generator_learns_from_new_draws_each_time_it_sees_a_picture(cached: b
     tokenizer.calibrate([pictures()])
     listener = Listener(tokenizer.layout)
     objective = GeneratorObjective(listener, tokenizer, lambda batch: None, None, lambda *a: None, lambda *a: {})  # type: ignore[arg-type, return-value]
-    media, kept = (torch.empty(6, 0), tokenizer.keep(pictures()).values) if cached else (pictures(), None)
+    media, kept = (torch.empty(6, 0), tokenizer.encode_to_cache(pictures()).values) if cached else (pictures(), None)
     for seen in (0, 6, 6):
         draws = StepRNG(PerSampleRNG(0, range(seen, seen + 6)), torch.Generator().manual_seed(0))
         objective(Batch(media, None, None, list("abcdef"), kept), "model", seen, draws)
@@ -252,7 +252,7 @@ def test_a_generator_learns_from_new_draws_each_time_it_sees_a_picture(cached: b
     assert torch.equal(second, again), "the same place of the stream, the same draw"
     assert (first - second).abs().min() > 0
     expected, mean = (
-        tokenizer.sample_cached(tokenizer.keep(pictures()), PerSampleRNG(0, range(6))).values,
+        tokenizer.sample_cached(tokenizer.encode_to_cache(pictures()), PerSampleRNG(0, range(6))).values,
         tokenizer.encode(pictures()).values,
     )
     assert torch.equal(first, expected)

@@ -48,7 +48,7 @@ def sound(batch: int = 3) -> Tensor:
 
 
 def codec() -> VQTokenizer:
-    return VQTokenizer(MEDIA, autoencoder(), Residual(levels=3, quantizer=Vector(codes=16)).build(DIM)).eval()
+    return VQTokenizer(MEDIA, autoencoder(), Residual(num_codebooks=3, quantizer=Vector(codebook_size=16)).build(DIM)).eval()
 
 
 def test_codes_of_sound_stand_in_a_row() -> None:
@@ -98,8 +98,8 @@ def test_vectors_of_sound() -> None:
     assert tokens.layout == Layout((10,), DIM)
     mean, log_variance = made.encoder(sound(8)).mT.chunk(2, dim=-1)
     torch.testing.assert_close(made.decode(tokens), made.decoder(mean.mT).clamp(-1, 1), atol=1e-5, rtol=1e-5)
-    assert made.keep(sound(2)).values.shape == (2, 10, 2 * DIM)
-    spread = made.keep(sound(8)).values
+    assert made.encode_to_cache(sound(2)).values.shape == (2, 10, 2 * DIM)
+    spread = made.encode_to_cache(sound(8)).values
     whole = spread[..., :DIM].var(dim=(0, 1), unbiased=False) + spread[..., DIM:].exp().mean(dim=(0, 1))
     torch.testing.assert_close(whole, torch.ones(DIM), atol=1e-4, rtol=1e-4)
     assert log_variance.shape == (8, 10, DIM)
@@ -108,7 +108,7 @@ def test_vectors_of_sound() -> None:
 def test_means_and_variances_of_sounds_that_end_decode_like_the_means() -> None:
     made = KLTokenizer(MEDIA, autoencoder(2 * DIM), DIM).eval()
     lengths = torch.tensor([2, 10, 7])
-    cached, tokens = (replace(each, lengths=lengths) for each in (made.keep(sound()), made.encode(sound())))
+    cached, tokens = (replace(each, lengths=lengths) for each in (made.encode_to_cache(sound()), made.encode(sound())))
     decoded = made.decode_padded(cached)
     assert torch.equal(decoded, made.decode_padded(tokens))
     assert [int(row.any(0).nonzero().max()) + 1 for row in decoded] == [HOP * int(length) for length in lengths]

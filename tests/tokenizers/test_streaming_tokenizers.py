@@ -28,7 +28,9 @@ DILATED = DAC(channels=4, ratios=(4, 3, 2))
 
 def make(autoencoder: SEANet, kind: str = "vq") -> Any:
     torch.manual_seed(0)
-    codes: Any = Residual.model_validate({"levels": 2, "quantizer": Vector.model_validate({"codes": 32, "kmeans_iterations": 0})})
+    codes: Any = Residual.model_validate(
+        {"num_codebooks": 2, "quantizer": Vector.model_validate({"codebook_size": 32, "kmeans_iterations": 0})}
+    )
     made = (VQ(autoencoder=autoencoder, dim=8, quantizer=codes) if kind == "vq" else KL(autoencoder=autoencoder, dim=8)).build(MEDIA).eval()
     for half in (made.encoder, made.decoder):
         for parameter in half.parameters():
@@ -54,9 +56,9 @@ def test_sound_of_any_length_comes_to_a_token_a_hop(autoencoder: SEANet, kind: s
     tokens = tokenizer.encode(sound(samples))
     frames = -(-samples // HOP)
     assert tokens.layout == Layout((frames,), 2, 32) if kind == "vq" else Layout((frames,), 8)
-    assert tokenizer.keep(sound(samples)).layout.grid == (frames,)
+    assert tokenizer.encode_to_cache(sound(samples)).layout.grid == (frames,)
     assert tokenizer.decode(tokens).shape == (2, 1, frames * HOP)
-    assert tokenizer.decode(tokenizer.keep(sound(samples))).shape == (2, 1, frames * HOP)
+    assert tokenizer.decode(tokenizer.encode_to_cache(sound(samples))).shape == (2, 1, frames * HOP)
     known = torch.zeros(2, frames, dtype=torch.bool)
     assert not tokenizer.decode_known(tokens, known).any()
 

@@ -25,7 +25,7 @@ LATER = 1000
 
 def make_proxy(media: Medium = MEDIA, quantizer: str = "vector", **settings: object) -> VQTokenizer:
     torch.manual_seed(0)
-    settings = settings or {"codes": 20, "kmeans_iterations": 0}
+    settings = settings or {"codebook_size": 20, "kmeans_iterations": 0}
     body = {"convolutional": {"channels": [8], "blocks": [1], "patch": 4}}
     return parse_part("tokenizer", {"vq": {"autoencoder": body, "dim": 6, "quantizer": {quantizer: settings}}}).build(media).eval()  # type: ignore[attr-defined]
 
@@ -34,7 +34,7 @@ def make(proxy: VQTokenizer | None = None, **settings: object) -> TiTokTokenizer
     """Five tokens of a codebook of 32."""
     size = {"layers": 1, "width": 16, "heads": 2}
     given = {"proxy": "p", "tokens": 5, "finetune_at": 100, "patch": 8, "dim": 4, "encoder": size, "decoder": size}
-    given["quantizer"] = {"vector": {"codes": 32, "normalize": True, "kmeans_iterations": 0}}
+    given["quantizer"] = {"vector": {"codebook_size": 32, "normalize": True, "kmeans_iterations": 0}}
     part = parse_part("tokenizer", {"titok": given | settings})
     proxy = proxy or make_proxy()
     torch.manual_seed(1)
@@ -112,7 +112,9 @@ def test_the_first_stage_predicts_the_proxys_codes() -> None:
 
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
 def test_the_second_stage_freezes_all_that_makes_tokens(codebook: str) -> None:
-    tokenizer = stirred(make(quantizer={"vector": {"codes": 32, "codebook": codebook, "kmeans_iterations": 0, "restart_every": 1}})).train()
+    tokenizer = stirred(
+        make(quantizer={"vector": {"codebook_size": 32, "codebook": codebook, "kmeans_iterations": 0, "restart_every": 1}})
+    ).train()
     before = {name: value.clone() for name, value in tokenizer.state_dict().items()}
     result = tokenizer(pictures(), torch.Generator().manual_seed(0), samples_seen=LATER)
     assert result.losses == {}
@@ -137,7 +139,7 @@ def test_sure_predictions_decode_as_the_proxy_does() -> None:
     """With one-hot logits the soft lookup is the lookup."""
     for proxy in (
         make_proxy(),
-        make_proxy(codes=20, normalize=True, kmeans_iterations=0),
+        make_proxy(codebook_size=20, normalize=True, kmeans_iterations=0),
         make_proxy(quantizer="finite_scalar", levels=[5, 4]),
     ):
         tokenizer = make(proxy).eval()
@@ -166,10 +168,10 @@ def test_the_proxy_is_a_constant_and_part_of_no_checkpoint() -> None:
 @pytest.mark.parametrize(
     ("quantizer", "levels", "codes"),
     [
-        ({"vector": {"codes": 16}}, 1, 16),
+        ({"vector": {"codebook_size": 16}}, 1, 16),
         ({"finite_scalar": {"levels": [5, 5, 3]}}, 1, 75),
         ({"lookup_free": {"bits": 6}}, 1, 64),
-        ({"residual": {"levels": 2, "quantizer": {"vector": {"codes": 16}}}}, 2, 16),
+        ({"residual": {"num_codebooks": 2, "quantizer": {"vector": {"codebook_size": 16}}}}, 2, 16),
     ],
 )
 def test_any_quantizer_serves(quantizer: dict[str, object], levels: int, codes: int) -> None:
@@ -213,6 +215,6 @@ def test_what_cannot_be_is_refused() -> None:
 
 def test_the_recipes_say_what_the_paper_does() -> None:
     settings = load("titok").tokenizer
-    assert settings.tokens * math.log2(settings.quantizer.codes) == 384  # type: ignore[union-attr]
+    assert settings.tokens * math.log2(settings.quantizer.codebook_size) == 384  # type: ignore[union-attr]
     order = load("titok-maskgit").order.build()  # type: ignore[union-attr]
     assert [step.hidden_after for step in order.steps(32, None)] == [29, 26, 24, 21, 18, 14, 10, 0]

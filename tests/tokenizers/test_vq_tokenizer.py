@@ -15,7 +15,7 @@ MEDIA = image_medium(3, (16, 24))
 
 def make(**settings: object) -> VQTokenizer:
     torch.manual_seed(0)
-    quantizer = Vector(codes=32, kmeans_iterations=0, **settings.pop("quantizer", {}))  # type: ignore[arg-type]
+    quantizer = Vector(codebook_size=32, kmeans_iterations=0, **settings.pop("quantizer", {}))  # type: ignore[arg-type]
     autoencoder = Convolutional(**{"channels": (8, 16), "blocks": (1, 1), "patch": 2} | settings)  # type: ignore[arg-type]
     return VQ(autoencoder=autoencoder, dim=4, quantizer=quantizer).build(MEDIA)
 

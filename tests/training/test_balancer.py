@@ -159,10 +159,10 @@ class Stream:
 
 def objective(balance: Balance | None = Balance(decay=0.9), features: float = 3.0) -> TokenizerObjective:
     torch.manual_seed(1)
-    critics = SoundAdversarial.model_validate(
+    discriminators = SoundAdversarial.model_validate(
         {"features": features, "start_samples": 32, "updates": 0.5, "discriminators": {"stft": {"windows": [64], "channels": 2}}}
     )
-    judges = judges_of([Regression(weight=0.1), Mel(), critics], MEDIA)
+    judges = judges_of([Regression(weight=0.1), Mel(), discriminators], MEDIA)
     made = TokenizerObjective(
         Squeeze(), judges.similarities, judges.starts, judges.adversarial, CLIPS[:2], lambda model: {}, balance=balance
     )
@@ -241,7 +241,7 @@ def test_the_network_receives_the_balanced_gradient_once() -> None:
     torch.testing.assert_close(gradient, wanted)
 
 
-def test_critics_see_the_reconstruction_that_was_to_fool_them() -> None:
+def test_discriminators_see_the_reconstruction_that_was_to_fool_them() -> None:
     made, batch = objective(), Stream().batch(0, 4)
     seen = next(samples for samples in range(32, 1_000, 8) if made.active("discriminator", samples))
     made(batch, "model", seen, DRAWS)

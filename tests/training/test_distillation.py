@@ -89,8 +89,8 @@ class Unfold(Decoder):
 
 def objective(quantizer: str) -> TokenizerObjective:
     torch.manual_seed(0)
-    vector = Vector(codes=16)
-    residual = Residual.model_validate({"levels": 2, "quantizer": vector, "dropout": 1.0})
+    vector = Vector(codebook_size=16)
+    residual = Residual.model_validate({"num_codebooks": 2, "quantizer": vector, "dropout": 1.0})
     settings = residual if quantizer == "residual" else Split(semantic=vector, acoustic=residual, unquantized=0.5)
     tokenizer = VQTokenizer(MEDIA, Autoencoder(torch.nn.Conv1d(1, 6, 32, 32), Unfold(), 32), settings.build(6))
     recipe = parse(OF_SOUND + "losses: {mel: {windows: [64]}}\ntrain: {samples: 64}")

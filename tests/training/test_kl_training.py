@@ -88,7 +88,7 @@ def kept(out: Path) -> KLTokenizer:
 
 def test_what_is_kept_has_the_scale_of_its_own_tokens(whole: Path) -> None:
     """Not of the raw weights', which are others than the averages that are kept."""
-    mean, log_variance = kept(whole).keep(PICTURES).values.chunk(2, dim=-1)
+    mean, log_variance = kept(whole).encode_to_cache(PICTURES).values.chunk(2, dim=-1)
     torch.testing.assert_close(mean.mean((0, 1)), torch.zeros(4), rtol=0, atol=1e-5)
     torch.testing.assert_close(mean.square().mean((0, 1)) + log_variance.exp().mean((0, 1)), torch.ones(4), rtol=1e-4, atol=0)
     assert not torch.allclose(kept(whole).scale, torch.ones(4), rtol=0.01)

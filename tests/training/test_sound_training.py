@@ -35,7 +35,7 @@ tokenizer:
 losses: {{regression: {{kind: l1}}}}
 train: {{samples: 192, batch: 8, lr: 5.0e-3, warmup: 8, ema: 0.5, sheet_every: 96, save_every: 96, log_every: 48, precision: fp32}}
 """
-CODES = "vq: {autoencoder: short, dim: 8, quantizer: {residual: {levels: 2, quantizer: {vector: {codes: 16}}}}}"
+CODES = "vq: {autoencoder: short, dim: 8, quantizer: {residual: {num_codebooks: 2, quantizer: {vector: {codebook_size: 16}}}}}"
 VECTORS = "kl: {autoencoder: short, dim: 8}"
 
 

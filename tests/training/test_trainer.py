@@ -160,8 +160,8 @@ def test_what_a_run_leaves_behind(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["samples"] for line in lines] == list(range(40, 321, 40))
     assert {"loss", "l2", "grad_norm", "lr", "samples_per_second", "seen", "skipped", "advice"} <= lines[0].keys()
-    assert "critic" not in lines[0]
-    assert {"critic", "discriminator_loss", "discriminator_grad_norm"} <= lines[-1].keys()
+    assert "discriminator" not in lines[0]
+    assert {"discriminator", "discriminator_loss", "discriminator_grad_norm"} <= lines[-1].keys()
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert [line["samples"] for line in lines if "weight" in line] == [160]  # held-out figures stand beside each sample sheet's
     assert screen.getvalue().count("warning: a word of advice") == 1
@@ -202,9 +202,9 @@ def test_a_held_out_loss_that_rises_is_told_once(tmp_path, losses, warnings):
 
 def test_phases_never_touch_each_other_and_gradients_are_free_afterwards(tmp_path):
     objective = ToyObjective(late=10_000)
-    before = objective.critic.weight.clone()
+    before = objective.discriminator.weight.clone()
     run(tmp_path, SHORT, objective)
-    assert torch.equal(objective.critic.weight, before)
+    assert torch.equal(objective.discriminator.weight, before)
     assert all(parameter.requires_grad and parameter.grad is None for parameter in objective.parameters())
 
 

@@ -38,11 +38,11 @@ def _one_thread() -> None:
 def make_tokenizer() -> LearnedTokenizer:
     torch.manual_seed(0)
     autoencoder = {"convolutional": {"channels": [8], "blocks": [1], "patch": 4}}
-    vector = {"vector": {"codes": 8, "kmeans_iterations": 0}}
+    vector = {"vector": {"codebook_size": 8, "kmeans_iterations": 0}}
     proxy = parse_part("tokenizer", {"vq": {"autoencoder": autoencoder, "dim": 4, "quantizer": vector}}).build(MEDIA).eval()  # type: ignore[attr-defined]
     size = {"layers": 1, "width": 16, "heads": 2}
     settings = {"proxy": "p", "tokens": 3, "finetune_at": FINETUNE_AT, "patch": 4, "dim": 4, "encoder": size, "decoder": size}
-    vector = {"vector": {"codes": 16, "normalize": True}}
+    vector = {"vector": {"codebook_size": 16, "normalize": True}}
     return parse_part("tokenizer", {"titok": settings | {"quantizer": vector}}).build(MEDIA, proxy)  # type: ignore[attr-defined, no-any-return]
 
 

@@ -44,7 +44,7 @@ class ToyModel(nn.Module):
 
 
 class ToyObjective(Objective):
-    """Denoise pictures; from ``late`` samples on a critic learns beside it."""
+    """Denoise pictures; from ``late`` samples on a discriminator learns beside it."""
 
     model: ToyModel
 
@@ -52,12 +52,12 @@ class ToyObjective(Objective):
         super().__init__()
         torch.manual_seed(0)
         self.model = ToyModel(dropout)
-        self.critic = nn.Linear(48, 1)
+        self.discriminator = nn.Linear(48, 1)
         self.late, self.poison = late, poison
 
     @property
     def phases(self) -> Mapping[str, nn.Module]:
-        return {"model": self.model, "discriminator": self.critic}
+        return {"model": self.model, "discriminator": self.discriminator}
 
     def active(self, phase: str, samples_seen: int) -> bool:
         return phase == "model" or samples_seen >= self.late
@@ -73,12 +73,12 @@ class ToyObjective(Objective):
         if phase == "discriminator":
             with torch.no_grad():
                 fake = self.model(media)
-            loss = F.softplus(-self.critic(batch.media.flatten(1))).mean() + F.softplus(self.critic(fake.flatten(1))).mean()
-            return Losses(loss, {"critic": loss.detach()})
+            loss = F.softplus(-self.discriminator(batch.media.flatten(1))).mean() + F.softplus(self.discriminator(fake.flatten(1))).mean()
+            return Losses(loss, {"discriminator": loss.detach()})
         fake = self.model(media)
         loss = F.mse_loss(fake, batch.media)
         if self.active("discriminator", samples_seen):
-            loss = loss + 0.1 * F.softplus(-self.critic(fake.flatten(1))).mean()
+            loss = loss + 0.1 * F.softplus(-self.discriminator(fake.flatten(1))).mean()
         return Losses(loss, {"loss": loss.detach(), "l2": F.mse_loss(fake, batch.media).detach()})
 
     def sheet(self, model: nn.Module) -> Tensor:

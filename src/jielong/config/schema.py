@@ -21,11 +21,11 @@ class Trained(Config):
 
     Attributes:
         checkpoint: Which.
-        levels: Take so many leading levels of its codes, where they are added up; all of them by default.
+        num_codebooks: Use only the first codebooks of a residual tokenizer; all of them by default.
     """
 
     checkpoint: str
-    levels: int | None = Field(default=None, ge=1)
+    num_codebooks: int | None = Field(default=None, ge=1)
 
 
 Tokenizer = Annotated[SerializeAsAny[Part] | Trained, OfFamily("tokenizer", instead=Trained)]

@@ -114,7 +114,7 @@ def nats_per_token(system: System, media: Tensor, conditions: Sequence[Any] | No
     total, device = 0.0, model.placeholder.device
     for first in range(0, len(media), batch):
         rows = range(first, min(first + batch, len(media)))
-        kept = system.tokenizer.keep(media[rows.start : rows.stop].to(device))
+        kept = system.tokenizer.encode_to_cache(media[rows.start : rows.stop].to(device))
         tokens = system.tokenizer.sample_cached(kept, PerSampleRNG(seed, rows, device))
         prepared = None
         if model.condition is not None and conditions is not None:

@@ -21,7 +21,7 @@ def stream_sound(tokenizer: Tokenizer, pieces: Iterable[TokenChunk], samples: Se
     """Pieces of sound ``(B, C, n)`` that together are the whole (:meth:`Tokenizer.decode_padded`), on the CPU.
 
     A tokenizer that can be streamed decodes each token once. What another makes of the last tokens waits until it has seen as many behind
-    them as it looks at, and those that it looks at on either side are decoded again (:attr:`Tokenizer.reach`).
+    them as it looks at, and those that it looks at on either side are decoded again (:attr:`Tokenizer.receptive_field`).
 
     Args:
         tokenizer: What made the tokens.
@@ -72,12 +72,12 @@ def _streamed(tokenizer: Any, pieces: Iterable[TokenChunk], hop_length: int) -> 
 
 @torch.no_grad()
 def _overlapped(tokenizer: Tokenizer, pieces: Iterable[TokenChunk], hop_length: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    ahead, given = tokenizer.reach.behind, 0
+    ahead, given = tokenizer.receptive_field.after, 0
     cut = tokenizer.any_length and ahead < tokenizer.layout.positions
     values: Tensor | None = None
     for piece in pieces:
         if values is None:
-            values = tokenizer.blank.to(piece.values.device).repeat(len(piece.values), 1, 1)
+            values = tokenizer.silence_tokens.to(piece.values.device).repeat(len(piece.values), 1, 1)
         stop = piece.start + piece.values.shape[1]
         values[:, piece.start : stop] = _filled(tokenizer, piece)
         lengths = piece.lengths
@@ -106,4 +106,4 @@ def _filled(tokenizer: Tokenizer, piece: TokenChunk) -> Tensor:
     behind = (places >= piece.lengths[:, None]).to(piece.values.device)
     if not bool(behind.any()):
         return piece.values
-    return torch.where(behind[..., None], tokenizer.blank.to(piece.values.device)[:, places], piece.values)
+    return torch.where(behind[..., None], tokenizer.silence_tokens.to(piece.values.device)[:, places], piece.values)

@@ -100,7 +100,7 @@ class SemanticAcoustic(Part, family="head", name="semantic_acoustic"):
         weight: Of the units' loss.
     """
 
-    quantizer: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Vector.model_validate({"codes": 256})
+    quantizer: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Vector.model_validate({"codebook_size": 256})
     of: Annotated[SerializeAsAny[Part], OfFamily("head")] = FlowMatching()
     embedding: int = Field(default=128, ge=1)
     weight: float = Field(default=1.0, ge=0)

@@ -99,7 +99,7 @@ def encodec(config: Mapping[str, Any], weights: Weights, seconds: float = 1.0) -
     autoencoder = _body(config, lstm=config["num_lstm_layers"], norm=config["norm_type"])
     rate = config["sampling_rate"] / autoencoder.hop_length
     levels = int(1000 * config["target_bandwidths"][-1] // (rate * (config["codebook_size"] - 1).bit_length()))
-    codec = _built(config, autoencoder, Residual.model_validate({"levels": levels, "quantizer": _codes(config)}), seconds)
+    codec = _built(config, autoencoder, Residual.model_validate({"num_codebooks": levels, "quantizer": _codes(config)}), seconds)
     tokenizer = codec.tokenizer
     state = {f"quantizer.{name}": value for name, value in tokenizer.quantizer.state_dict().items()}
     for level in range(levels):
@@ -124,13 +124,13 @@ def mimi(config: Mapping[str, Any], weights: Weights, seconds: float = 1.28) -> 
     )
     ratio = {} if between is None else {"downsample": between.shape[-1] // 2, "channelwise_upsampling": config["upsample_groups"] > 1}
     autoencoder = _body(config, lstm=0, norm="none", transformer=context, **ratio)
-    acoustic = Residual.model_validate({"levels": config["num_quantizers"] - 1, "quantizer": _codes(config)})
+    acoustic = Residual.model_validate({"num_codebooks": config["num_quantizers"] - 1, "quantizer": _codes(config)})
     width = config["vector_quantization_hidden_dimension"]
     quantizer = Split.model_validate({"semantic": _codes(config), "acoustic": acoustic, "width": width})
     codec = _built(config, autoencoder, quantizer, seconds)
     tokenizer = codec.tokenizer
     state = {f"quantizer.{name}": value for name, value in tokenizer.quantizer.state_dict().items()}
-    for branch, levels in (("semantic", 1), ("acoustic", acoustic.levels)):
+    for branch, levels in (("semantic", 1), ("acoustic", acoustic.num_codebooks)):
         theirs = f"quantizer.{branch}_residual_vector_quantizer."
         for ours, projection in (("inward", "input_proj"), ("outward", "output_proj")):
             state[f"quantizer.{branch}.{ours}.weight"] = placed[f"{theirs}{projection}.weight"].squeeze(-1)
@@ -159,7 +159,7 @@ def dac(config: Mapping[str, Any], weights: Weights, seconds: float = 1.0) -> Co
     )
     book = {"codebook": "gradient", "metric": "cosine", "commitment": config["commitment_loss_weight"], "restart_below": 0.0}
     level = {"projected": {"width": config["codebook_dim"], "quantizer": _codes(config, **book)}}
-    levels = {"levels": config["n_codebooks"], "dropout": config["quantizer_dropout"], "quantizer": level}
+    levels = {"num_codebooks": config["n_codebooks"], "dropout": config["quantizer_dropout"], "quantizer": level}
     codec = _built({"audio_channels": 1, **config}, autoencoder, Residual.model_validate(levels), seconds)
     state = {f"quantizer.{name}": value for name, value in codec.tokenizer.quantizer.state_dict().items()}
     plain = _without_norm(weights)
@@ -220,7 +220,7 @@ def _body(config: Mapping[str, Any], **more: Any) -> SEANet:
 
 
 def _codes(config: Mapping[str, Any], **more: Any) -> Vector:
-    return Vector.model_validate({"codes": config["codebook_size"], "kmeans_iterations": 0, **more})
+    return Vector.model_validate({"codebook_size": config["codebook_size"], "kmeans_iterations": 0, **more})
 
 
 def _built(config: Mapping[str, Any], autoencoder: SEANet, quantizer: QuantizerSettings, seconds: float) -> Codec:

@@ -35,12 +35,12 @@ def generator_objective(fake: Tensor, kind: Kind) -> Tensor:
     return -fake.mean() if kind == "hinge" else F.softplus(-fake).mean()
 
 
-class Game(nn.Module, ABC):
-    """An adversarial loss: critics, whose weights are its parameters, against a decoder.
+class AdversarialLoss(nn.Module, ABC):
+    """An adversarial loss: discriminators, whose weights are its parameters, against a decoder.
 
     Attributes:
-        lr_ratio: The critics' learning rate over the tokenizer's.
-        reuse_fakes: Whether critics learn from the very reconstructions that were to fool them, or from new ones of the updated tokenizer.
+        lr_ratio: The discriminators' learning rate over the tokenizer's.
+        reuse_fakes: Whether the discriminators' step uses the reconstructions of the tokenizer's step, and not new ones.
     """
 
     lr_ratio: float
@@ -51,12 +51,12 @@ class Game(nn.Module, ABC):
         """Whether the warm-up is over; before it neither side of the game is played."""
 
     def learns(self, samples_seen: int) -> bool:
-        """Whether the critics learn in this step."""
+        """Whether the discriminators learn in this step."""
         return self.active(samples_seen)
 
     @abstractmethod
     def generator_losses(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
-        """The decoder's scalar losses by name, before their weights; the critics are held constant.
+        """The decoder's scalar losses by name, before their weights; the discriminators are held constant.
 
         Args:
             fake: Reconstructions, with a gradient.
@@ -80,10 +80,10 @@ class Game(nn.Module, ABC):
 
     @abstractmethod
     def discriminator_loss(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        """The critics' loss ``total``, to minimise, and figures to log; nothing of it reaches the decoder."""
+        """The discriminators' loss ``total``, to minimise, and figures to log; nothing of it reaches the decoder."""
 
 
-class AdversarialLoss(Game):
+class PatchAdversarialLoss(AdversarialLoss):
     """A PatchGAN discriminator and both sides of its game. Its parameters are the discriminator's.
 
     A step, after ``active(samples_seen)`` has become true::
@@ -187,6 +187,6 @@ class Adversarial(LossSettings, family="loss", name="adversarial"):
     norm: Norm = "group"
     lr_ratio: PositiveFloat = 1.0
 
-    def build(self, in_channels: int = 3) -> AdversarialLoss:
+    def build(self, in_channels: int = 3) -> PatchAdversarialLoss:
         """The game for pictures of ``in_channels`` channels."""
-        return AdversarialLoss(self, in_channels)
+        return PatchAdversarialLoss(self, in_channels)

@@ -1,4 +1,4 @@
-"""PatchGAN: a convolutional critic that judges every patch of a picture (Isola et al., arXiv 1611.07004)."""
+"""PatchGAN: a convolutional discriminator that judges every patch of a picture (Isola et al., arXiv 1611.07004)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class PatchDiscriminator(nn.Module):
     """4x4 convolutions, ``layers`` of them with stride 2, ending in a map of logits, one a patch.
 
     The published networks normalise by batch. At small batches its statistics are noise, under data parallelism they differ between
-    processes, and real and reconstructed batches go through it with different ones, so that the critic can tell a batch by its
+    processes, and real and reconstructed batches go through it with different ones, so that the discriminator can tell a batch by its
     statistics. Group norm has none of these faults and is the default; it does let a patch see the mean and variance of the whole picture.
 
     Args:

@@ -1,4 +1,4 @@
-"""Critics of sound: of complex spectra (EnCodec), of every p-th sample (HiFi-GAN) and of waveforms at several rates (SoundStream).
+"""Discriminators of sound: of complex spectra (EnCodec), of every p-th sample (HiFi-GAN) and of waveforms at several rates (SoundStream).
 
 Each is a stack of convolutions with weight normalisation, and returns its logits with the features on the way to them. None normalises
 activations: a batch's statistics must not tell real sound from made.
@@ -19,8 +19,8 @@ SLOPE = 0.2
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What a critic says.
+class DiscriminatorOutput:
+    """What a discriminator says.
 
     Attributes:
         logits: Of any shape; positive means "real".
@@ -41,7 +41,7 @@ class Discriminator(nn.Module):
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
         for layer in layers[:-1]:
-            # As loud behind a layer as before it, so that logits of a fresh critic differ and its gradients have a size.
+            # As loud behind a layer as before it, so that logits of a fresh discriminator differ and its gradients have a size.
             nn.init.kaiming_normal_(layer.weight, SLOPE)  # type: ignore[arg-type]
         self.layers = nn.ModuleList(weight_norm(layer) for layer in layers)
 
@@ -49,17 +49,17 @@ class Discriminator(nn.Module):
         """Sound ``(B, C, T)`` as the first layer reads it."""
         return sound
 
-    def forward(self, sound: Tensor) -> Judgement:
+    def forward(self, sound: Tensor) -> DiscriminatorOutput:
         """Judge ``(B, C, T)``."""
         x, features = self.prepare(sound), []
         *hidden, last = self.layers
         for layer in hidden:
             x = F.leaky_relu(layer(x), SLOPE)
             features.append(x)
-        return Judgement(last(x), features)
+        return DiscriminatorOutput(last(x), features)
 
 
-class SpectrumCritic(Discriminator):
+class SpectrumDiscriminator(Discriminator):
     """Judges the complex spectrum at one resolution (arXiv 2210.13438, section 3.4): real and imaginary parts are its channels.
 
     3 x 9 convolutions over time and frequency; the three in the middle halve the frequencies and look 1, 2 and 4 frames around.
@@ -84,7 +84,7 @@ class SpectrumCritic(Discriminator):
         return torch.view_as_real(made).unflatten(0, sound.shape[:2]).permute(0, 1, 4, 3, 2).flatten(1, 2)
 
 
-class PeriodCritic(Discriminator):
+class PeriodDiscriminator(Discriminator):
     """Judges every ``period``-th sample (HiFi-GAN, arXiv 2010.05646, section 2.3): ``(B, C, T)`` is folded to ``(B, C, T / p, p)``.
 
     Kernels have one column, so phases of the period are seen apart.
@@ -108,7 +108,7 @@ class PeriodCritic(Discriminator):
         return F.pad(sound, (0, missing), mode="reflect").unflatten(-1, (-1, self.period))
 
 
-class WaveCritic(Discriminator):
+class WaveDiscriminator(Discriminator):
     """Judges the waveform at a ``scale``-th of its rate (SoundStream, arXiv 2107.03312, section III.E; MelGAN, 1910.06711).
 
     One plain convolution, four grouped ones that are four times coarser and wider each, and two plain ones.

@@ -43,8 +43,8 @@ class Quantizer(nn.Module, ABC):
     """
 
     dim: int
-    codes: int
-    levels: int = 1
+    codebook_size: int
+    num_codebooks: int = 1
     progressive: bool = False
     mapped: bool = False
 
@@ -92,7 +92,7 @@ class Quantizer(nn.Module, ABC):
 
     def layout(self, grid: tuple[int, ...]) -> Layout:
         """Where the tokens of a feature map ``(B, *grid, D)`` stand: one position a vector, unless the quantizer says otherwise."""
-        return Layout(grid, self.levels, self.codes)
+        return Layout(grid, self.num_codebooks, self.codebook_size)
 
     def figures(self) -> dict[str, float]:
         """Numbers to log, such as the codebook's usage over the last assignments."""

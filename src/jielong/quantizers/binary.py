@@ -128,7 +128,7 @@ class BinaryQuantizer(ImplicitQuantizer):
     ) -> None:
         if bits % groups:
             raise ValueError(f"{bits} bits do not divide into {groups} indices of equally many")
-        super().__init__(dim=dim, width=bits, codes=1 << bits // groups, levels=groups, project=project)
+        super().__init__(dim=dim, width=bits, codebook_size=1 << bits // groups, num_codebooks=groups, project=project)
         self.bits, self.magnitude, self.bit_order = bits, magnitude, bit_order
         self.entropy, self.diversity, self.temperature, self.commitment = entropy, diversity, temperature, commitment
         self.joint_bits, self.entropy_start, self.entropy_samples = joint_bits, entropy_start, entropy_samples
@@ -137,7 +137,7 @@ class BinaryQuantizer(ImplicitQuantizer):
 
     def extra_repr(self) -> str:
         """The sizes, for printing."""
-        return f"bits={self.bits}, levels={self.levels}, bit_order={self.bit_order}, dim={self.dim}"
+        return f"bits={self.bits}, num_codebooks={self.num_codebooks}, bit_order={self.bit_order}, dim={self.dim}"
 
     @abstractmethod
     def _place(self, points: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ class BinaryQuantizer(ImplicitQuantizer):
 
     def _number(self, signs: Tensor) -> Tensor:
         """Signs as 0 and 1, ``(M, L)`` float32, to ``(M, K)``."""
-        return (signs.view(-1, len(self.weights)) @ self.weights.float()).long().view(-1, self.levels)
+        return (signs.view(-1, len(self.weights)) @ self.weights.float()).long().view(-1, self.num_codebooks)
 
     def _estimate(self, points: Tensor, codes: Tensor) -> Tensor:
         return straight_through(points, codes)

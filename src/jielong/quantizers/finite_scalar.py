@@ -64,7 +64,7 @@ class FiniteScalarQuantizer(ImplicitQuantizer):
 
     def __init__(self, *, dim: int, levels: Sequence[int], project: bool = True, epsilon: float = 1e-3) -> None:
         _check_levels(levels)
-        super().__init__(dim=dim, width=len(levels), codes=math.prod(levels), project=project)
+        super().__init__(dim=dim, width=len(levels), codebook_size=math.prod(levels), project=project)
         reach = [(level - 1) * (1 - epsilon) / 2 for level in levels]
         offset = [0.5 * (level % 2 == 0) for level in levels]
         basis = [math.prod(levels[:i]) for i in range(len(levels))]
@@ -82,7 +82,7 @@ class FiniteScalarQuantizer(ImplicitQuantizer):
 
     def extra_repr(self) -> str:
         """The sizes, for printing."""
-        return f"levels={self.sizes.tolist()}, codes={self.codes}, dim={self.dim}"
+        return f"levels={self.sizes.tolist()}, codebook_size={self.codebook_size}, dim={self.dim}"
 
     def _bound_and_round(self, points: Tensor) -> tuple[Tensor, Tensor]:
         tile = math.gcd(points.shape[0], _TILE)

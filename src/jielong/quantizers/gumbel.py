@@ -37,7 +37,7 @@ class GumbelQuantizer(KeepsPrecision, Quantizer):
     The state is the count of the codes assigned in training; under data parallelism all processes must call forward together.
 
     Args:
-        codes: Number of codes ``V``.
+        codebook_size: Number of codes ``V``.
         dim: Their width ``D``, and the vectors'.
         temperature: ``tau`` at the beginning and at the end.
         temperature_samples: Samples seen when the end is reached.
@@ -51,7 +51,7 @@ class GumbelQuantizer(KeepsPrecision, Quantizer):
     def __init__(
         self,
         *,
-        codes: int,
+        codebook_size: int,
         dim: int,
         temperature: tuple[float, float] = (1.0, 1 / 16),
         temperature_samples: int = 1_000_000,
@@ -60,17 +60,17 @@ class GumbelQuantizer(KeepsPrecision, Quantizer):
         hard: bool = False,
     ) -> None:
         super().__init__()
-        self.codes, self.dim = codes, dim
+        self.codebook_size, self.dim = codebook_size, dim
         self.temperature, self.temperature_samples = temperature, temperature_samples
         self.kl, self.kl_samples, self.hard = kl, kl_samples, hard
-        self.logits = nn.Linear(dim, codes)
-        self.codebook = nn.Parameter(torch.randn(codes, dim) * dim**-0.5)
+        self.logits = nn.Linear(dim, codebook_size)
+        self.codebook = nn.Parameter(torch.randn(codebook_size, dim) * dim**-0.5)
         self.register_buffer("updates", torch.tensor(0))
-        self.usage = CodebookUsage(codes)
+        self.usage = CodebookUsage(codebook_size)
 
     def extra_repr(self) -> str:
         """The sizes, for printing."""
-        return f"codes={self.codes}, dim={self.dim}, hard={self.hard}"
+        return f"codebook_size={self.codebook_size}, dim={self.dim}, hard={self.hard}"
 
     def forward(
         self, vectors: Tensor, *, generator: torch.Generator | None = None, update: bool = True, samples_seen: int = 0
@@ -95,14 +95,14 @@ class GumbelQuantizer(KeepsPrecision, Quantizer):
             logits = self.logits(flattened(vectors, self.dim, together=update))  # (M, V)
             indices = logits.detach().argmax(dim=-1)
             log_q = logits.log_softmax(dim=-1)
-            kl = (log_q.exp() * log_q).sum(dim=-1).mean() + math.log(self.codes)
+            kl = (log_q.exp() * log_q).sum(dim=-1).mean() + math.log(self.codebook_size)
             tau = cosine(*self.temperature, self.temperature_samples, samples_seen)
             if self.training:
                 values = self._sample(log_q, tau, drawing(generator, self.updates)) @ self.codebook
             else:
                 values = F.embedding(indices, self.codebook)
             if update:
-                self.usage.update(sum_over_processes(torch.bincount(indices, minlength=self.codes)))
+                self.usage.update(sum_over_processes(torch.bincount(indices, minlength=self.codebook_size)))
                 self.updates += 1
         return Quantized(
             values.to(vectors.dtype).view(vectors.shape),
@@ -132,7 +132,7 @@ class GumbelQuantizer(KeepsPrecision, Quantizer):
         Raises:
             ValueError: if they are not ``(..., 1)`` or one is outside ``[0, V)``.
         """
-        check_indices(indices, self.codes, 1)
+        check_indices(indices, self.codebook_size, 1)
         return F.embedding(indices[..., 0], self.codebook)
 
     def figures(self) -> dict[str, float]:
@@ -152,7 +152,7 @@ class GumbelQuantizer(KeepsPrecision, Quantizer):
 class Gumbel(QuantizerSettings, family="quantizer", name="gumbel"):
     """Settings of :class:`GumbelQuantizer`."""
 
-    codes: int = Field(1024, ge=2, description="size of the codebook V")
+    codebook_size: int = Field(1024, ge=2, description="size of the codebook V")
     temperature: tuple[PositiveFloat, PositiveFloat] = Field((1.0, 1 / 16), description="tau at the beginning and at the end")
     temperature_samples: int = Field(1_000_000, ge=0, description="samples seen when tau has arrived")
     kl: float = Field(5e-4, ge=0, description="weight beta of the divergence from uniform, in the end")

@@ -48,24 +48,24 @@ class ImplicitQuantizer(KeepsPrecision, Quantizer):
     Args:
         dim: Width ``D`` of the vectors.
         width: Channels of a code.
-        codes: Size ``V`` of a codebook.
-        levels: Indices a vector ``K``; each tells its share of the channels.
+        codebook_size: Size ``V`` of a codebook.
+        num_codebooks: Indices a vector ``K``; each tells its share of the channels.
         project: Whether linear maps may bridge ``D`` and ``width``.
 
     Raises:
         ValueError: if the widths differ and nothing may bridge them, or if there are more than ``MOST_CODES`` codes.
     """
 
-    def __init__(self, *, dim: int, width: int, codes: int, levels: int = 1, project: bool = True) -> None:
+    def __init__(self, *, dim: int, width: int, codebook_size: int, num_codebooks: int = 1, project: bool = True) -> None:
         super().__init__()
         if not project and dim != width:
             raise ValueError(f"codes of {width} channels do not fit vectors of width {dim}; set project: true or dim: {width}")
-        if codes > MOST_CODES:
-            raise ValueError(f"a codebook may have up to {MOST_CODES:,} codes, not {codes:,}; use fewer or more indices a vector")
-        self.dim, self.width, self.codes, self.levels = dim, width, codes, levels
+        if codebook_size > MOST_CODES:
+            raise ValueError(f"a codebook may have up to {MOST_CODES:,} codes, not {codebook_size:,}; use fewer or more indices a vector")
+        self.dim, self.width, self.codebook_size, self.num_codebooks = dim, width, codebook_size, num_codebooks
         self.inward: nn.Module = nn.Identity() if dim == width else nn.Linear(dim, width)
         self.outward: nn.Module = nn.Identity() if dim == width else nn.Linear(width, dim)
-        self.usages = nn.ModuleList(CodebookUsage(codes) for _ in range(levels))
+        self.usages = nn.ModuleList(CodebookUsage(codebook_size) for _ in range(num_codebooks))
 
     @abstractmethod
     def _round(self, points: Tensor, samples_seen: int) -> Quantized:
@@ -95,14 +95,14 @@ class ImplicitQuantizer(KeepsPrecision, Quantizer):
             if update:
                 self._count(found.indices)
         return replace(
-            found, values=values.to(vectors.dtype).view(vectors.shape), indices=found.indices.view(*vectors.shape[:-1], self.levels)
+            found, values=values.to(vectors.dtype).view(vectors.shape), indices=found.indices.view(*vectors.shape[:-1], self.num_codebooks)
         )
 
     @torch.no_grad()
     def encode(self, vectors: Tensor) -> Tensor:
         """Indices, ``(..., D) -> (..., K)``; changes nothing. Raises as :meth:`forward` does."""
         with torch.autocast(vectors.device.type, enabled=False):
-            return self._indices(self.inward(flattened(vectors, self.dim))).view(*vectors.shape[:-1], self.levels)
+            return self._indices(self.inward(flattened(vectors, self.dim))).view(*vectors.shape[:-1], self.num_codebooks)
 
     def decode(self, indices: Tensor) -> Tensor:
         """The codes at ``indices``, ``(..., K) -> (..., D)`` float32.
@@ -110,13 +110,13 @@ class ImplicitQuantizer(KeepsPrecision, Quantizer):
         Raises:
             ValueError: if they are not ``(..., K)`` or one is outside ``[0, V)``.
         """
-        check_indices(indices, self.codes, self.levels)
+        check_indices(indices, self.codebook_size, self.num_codebooks)
         with torch.autocast(indices.device.type, enabled=False):
             return self.outward(self._codes(indices))
 
     @torch.no_grad()
     def _count(self, indices: Tensor) -> None:
-        counts = torch.stack([torch.bincount(each, minlength=self.codes) for each in indices.unbind(-1)])
+        counts = torch.stack([torch.bincount(each, minlength=self.codebook_size) for each in indices.unbind(-1)])
         for usage, count in zip(self._usages, sum_over_processes(counts), strict=True):
             usage.update(count)
 

@@ -13,7 +13,7 @@ from jielong.quantizers.parallel import pick_rows, sum_over_processes
 @torch.no_grad()
 def kmeans(
     vectors: Tensor,
-    codes: int,
+    codebook_size: int,
     iterations: int,
     generator: torch.Generator,
     normalize: bool = False,
@@ -26,7 +26,7 @@ def kmeans(
 
     Args:
         vectors: This process's ``(M, D)``, float32.
-        codes: Number of clusters ``V``.
+        codebook_size: Number of clusters ``V``.
         iterations: Rounds of assignment and averaging; 0 returns the random vectors.
         generator: Draws the starting vectors (the first process's counts).
         normalize: Keep centroids on the unit sphere (spherical k-means).
@@ -36,11 +36,11 @@ def kmeans(
     Returns:
         Centroids ``(V, D)`` and counts ``(V,)``, at least 1 so that centroid times count is a usable sum.
     """
-    centroids = pick_rows(vectors, codes, generator) if start is None else start
-    counts = vectors.new_ones(codes)
+    centroids = pick_rows(vectors, codebook_size, generator) if start is None else start
+    counts = vectors.new_ones(codebook_size)
     for _ in range(iterations):
         indices, _ = nearest(vectors, centroids)
-        counts, sums = sums_by_code(vectors, indices, codes, weights)
+        counts, sums = sums_by_code(vectors, indices, codebook_size, weights)
         packed = sum_over_processes(torch.cat([sums, counts[:, None]], dim=1))
         sums, counts = packed[:, :-1], packed[:, -1]
         empty = counts == 0

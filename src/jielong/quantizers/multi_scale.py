@@ -55,7 +55,7 @@ class MultiScaleQuantizer(Quantizer):
 
     Args:
         dim: Width ``D`` of the vectors.
-        codes: Size of the codebook ``V``.
+        codebook_size: Size of the codebook ``V``.
         scales: Rows and columns, coarse to fine; the last is the feature map's grid.
         phi: Number of convolutions shared by the scales; 0 makes ``phi`` the identity.
         ratio: Share of the convolution in ``phi``.
@@ -74,7 +74,7 @@ class MultiScaleQuantizer(Quantizer):
         self,
         *,
         dim: int,
-        codes: int,
+        codebook_size: int,
         scales: Sequence[Scale],
         phi: int = 4,
         ratio: float = 0.5,
@@ -88,14 +88,14 @@ class MultiScaleQuantizer(Quantizer):
         restart_every: int = 5,
     ) -> None:
         super().__init__()
-        self.dim, self.codes, self.levels = dim, codes, 1
+        self.dim, self.codebook_size, self.num_codebooks = dim, codebook_size, 1
         self.balance, self.dropout, self.commitment = balance, dropout, commitment
         ticks = nearest_ticks(len(check_scales(scales)), phi)
         used = sorted(set(ticks))  # a few scales leave some convolutions without one; those would never learn
         self.pyramid = Pyramid(tuple(scales), tuple(used.index(tick) for tick in ticks), ratio)
         self.phi = nn.ModuleList(nn.Conv2d(dim, dim, 3, padding=1) for _ in used)
         self.codebook = VectorQuantizer(
-            codes=codes,
+            codebook_size=codebook_size,
             dim=dim,
             codebook=codebook,
             decay=decay,
@@ -103,7 +103,7 @@ class MultiScaleQuantizer(Quantizer):
             restart_below=restart_below,
             restart_every=restart_every,
         )
-        self.usages = nn.ModuleList(CodebookUsage(codes, window=8 * codes) for _ in scales)
+        self.usages = nn.ModuleList(CodebookUsage(codebook_size, window=8 * codebook_size) for _ in scales)
 
     def extra_repr(self) -> str:
         """The scales, for printing."""
@@ -117,7 +117,7 @@ class MultiScaleQuantizer(Quantizer):
         """
         if grid != self.pyramid.grid:
             raise ValueError(f"these scales end at {self.pyramid.grid}, but the feature map's grid is {grid}: give scales that end there")
-        return Layout(grid, 1, self.codes, self.pyramid.scales)
+        return Layout(grid, 1, self.codebook_size, self.pyramid.scales)
 
     @property
     def kernels(self) -> list[Kernel]:
@@ -223,7 +223,7 @@ class MultiScaleQuantizer(Quantizer):
             *(["restart dead codes (restart_below: 0.1)"] if self.codebook.restart_below == 0 else []),
             f"use fewer codes (about {max(2, round(float(self.codebook.usage.perplexity)))} carry the information now)",
         ]
-        return f"some scales use little of the {self.codes:,} codes ({', '.join(told)}); in this order: {'; '.join(remedies)}"
+        return f"some scales use little of the {self.codebook_size:,} codes ({', '.join(told)}); in this order: {'; '.join(remedies)}"
 
     # --- learning -----------------------------------------------------------------------------------------------------------------
 
@@ -266,9 +266,9 @@ class MultiScaleQuantizer(Quantizer):
         self.codebook.check_finite(features.sum(), together=True)
         for exact in (True, False)[: len(self.pyramid.scales)]:
             groups = [step.vectors.reshape(-1, self.dim) for step in self.run(features, exact)]
-            start = self._fresh(groups, generator, self.codes)
+            start = self._fresh(groups, generator, self.codebook_size)
             iterations = self.codebook.kmeans_iterations
-            found = kmeans(torch.cat(groups), self.codes, iterations, generator, start=start, weights=self._weights(groups))
+            found = kmeans(torch.cat(groups), self.codebook_size, iterations, generator, start=start, weights=self._weights(groups))
             self.codebook.begin(*found)
 
     @torch.no_grad()
@@ -276,7 +276,7 @@ class MultiScaleQuantizer(Quantizer):
         groups = [step.vectors.reshape(-1, self.dim) for step in steps]
         indices = [step.indices.flatten() for step in steps]
         self.codebook.follow(torch.cat(groups), torch.cat(indices), partial(self._fresh, groups, generator), self._weights(groups))
-        counts = torch.stack([torch.bincount(each, minlength=self.codes) for each in indices])
+        counts = torch.stack([torch.bincount(each, minlength=self.codebook_size) for each in indices])
         for usage, count in zip(self._usages, sum_over_processes(counts), strict=True):
             usage.update(count)
 
@@ -307,7 +307,7 @@ class MultiScale(QuantizerSettings, family="quantizer", name="multi_scale"):
     pairs of rows and columns.
     """
 
-    codes: int = Field(1024, ge=2, description="size of the codebook V")
+    codebook_size: int = Field(1024, ge=2, description="size of the codebook V")
     scales: Literal["auto"] | tuple[int | tuple[int, int], ...] = Field("auto", description="coarse to fine, ending at the grid")
     phi: int = Field(4, ge=0, description="convolutions shared by the scales; 0 is none")
     phi_ratio: float = Field(0.5, ge=0, le=1, description="share of the convolution in what a scale adds")

@@ -31,7 +31,12 @@ class ProjectedQuantizer(KeepsPrecision, Quantizer):
 
     def __init__(self, quantizer: Quantizer, *, dim: int, bias: bool = True) -> None:
         super().__init__()
-        self.dim, self.codes, self.levels, self.progressive = dim, quantizer.codes, quantizer.levels, quantizer.progressive
+        self.dim, self.codebook_size, self.num_codebooks, self.progressive = (
+            dim,
+            quantizer.codebook_size,
+            quantizer.num_codebooks,
+            quantizer.progressive,
+        )
         self.inward = nn.Linear(dim, quantizer.dim, bias=bias)
         self.quantizer = quantizer
         self.outward = nn.Linear(quantizer.dim, dim, bias=bias)

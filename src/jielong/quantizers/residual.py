@@ -43,7 +43,7 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
 
     Args:
         stages: The quantizers, all of one width and codebook size and with one index each; a single one is shared by all levels.
-        levels: ``K``.
+        num_codebooks: ``K``.
         dim: Width ``D`` of the vectors; linear maps bridge it and the stages' width where they differ.
         dropout: Probability that a training batch uses a drawn number of levels.
         dropout_multiple: Numbers of levels that are drawn are multiples of it, or ``K``.
@@ -63,7 +63,7 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
         self,
         stages: Sequence[Quantizer],
         *,
-        levels: int,
+        num_codebooks: int,
         dim: int,
         dropout: float = 0.0,
         dropout_multiple: int = 1,
@@ -73,15 +73,15 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
         estimator: Literal["straight-through", "rotation"] = "straight-through",
     ) -> None:
         super().__init__()
-        if len(stages) not in (1, levels):
-            raise ValueError(f"{levels} levels take {levels} quantizers, or one to share, not {len(stages)}")
+        if len(stages) not in (1, num_codebooks):
+            raise ValueError(f"{num_codebooks} codebooks take {num_codebooks} quantizers, or one to share, not {len(stages)}")
         first = stages[0]
-        if any((each.dim, each.codes, each.levels) != (first.dim, first.codes, 1) for each in stages):
+        if any((each.dim, each.codebook_size, each.num_codebooks) != (first.dim, first.codebook_size, 1) for each in stages):
             raise ValueError("the quantizers of all levels must have one width and codebook size and give one index a vector")
-        self.shared = levels > 1 and len(stages) == 1
+        self.shared = num_codebooks > 1 and len(stages) == 1
         if self.shared and not isinstance(first, VectorQuantizer):
             raise ValueError(f"only vector quantizers have a codebook that levels can share, {type(first).__name__} has none")
-        self.dim, self.codes, self.levels = dim, first.codes, levels
+        self.dim, self.codebook_size, self.num_codebooks = dim, first.codebook_size, num_codebooks
         self.dropout, self.dropout_multiple, self.reduction = dropout, dropout_multiple, reduction
         self.shrink, self.commitment, self.estimate = shrink, commitment, _ESTIMATORS[estimator]
         self.stages = nn.ModuleList(stages)
@@ -91,7 +91,7 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
 
     def extra_repr(self) -> str:
         """The sizes, for printing."""
-        return f"levels={self.levels}, codes={self.codes}, dim={self.dim}, shared={self.shared}"
+        return f"num_codebooks={self.num_codebooks}, codebook_size={self.codebook_size}, dim={self.dim}, shared={self.shared}"
 
     def _stage(self, level: int) -> Quantizer:
         return self.stages[0 if self.shared else level]  # type: ignore[return-value]
@@ -160,16 +160,16 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
         )
 
     @torch.no_grad()
-    def encode(self, vectors: Tensor, levels: int | None = None) -> Tensor:
-        """Indices of the first ``levels`` levels, all of them when not given, ``(..., D) -> (..., K)``; changes nothing.
+    def encode(self, vectors: Tensor, num_codebooks: int | None = None) -> Tensor:
+        """Indices of the first ``num_codebooks`` levels, all of them when not given, ``(..., D) -> (..., K)``; changes nothing.
 
         Raises:
             ValueError: if the last axis is not ``D`` or there are not so many levels.
             NonFiniteVectors: if a number is NaN or infinite.
         """
-        count = self.levels if levels is None else levels
-        if not 1 <= count <= self.levels:
-            raise ValueError(f"this quantizer has levels 1 to {self.levels}; it cannot encode with {count}")
+        count = self.num_codebooks if num_codebooks is None else num_codebooks
+        if not 1 <= count <= self.num_codebooks:
+            raise ValueError(f"this quantizer has codebooks 1 to {self.num_codebooks}; it cannot encode with {count}")
         found = []
         with torch.autocast(vectors.device.type, enabled=False):
             residual = self.inward(flattened(vectors, self.dim))
@@ -186,8 +186,8 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
         Raises:
             ValueError: if there are more than ``K`` levels, or an index is outside ``[0, V)``.
         """
-        count = min(indices.shape[-1], self.levels) if indices.ndim else self.levels
-        check_indices(indices, self.codes, max(1, count))
+        count = min(indices.shape[-1], self.num_codebooks) if indices.ndim else self.num_codebooks
+        check_indices(indices, self.codebook_size, max(1, count))
         with torch.autocast(indices.device.type, enabled=False):
             total = self._stage(0).decode(indices[..., :1])
             for level in range(1, count):
@@ -211,19 +211,19 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
     def _draw(self, generator: torch.Generator, device: torch.device) -> int:
         """How many levels this batch uses."""
         if not self.training or self.dropout == 0:
-            return self.levels
+            return self.num_codebooks
         drawn = from_first(torch.rand(2, generator=generator, device=generator.device).to(device)).tolist()
         if drawn[0] >= self.dropout:
-            return self.levels
-        choices = -(-self.levels // self.dropout_multiple)
-        return min(self.levels, (int(drawn[1] * choices) + 1) * self.dropout_multiple)
+            return self.num_codebooks
+        choices = -(-self.num_codebooks // self.dropout_multiple)
+        return min(self.num_codebooks, (int(drawn[1] * choices) + 1) * self.dropout_multiple)
 
     @torch.no_grad()
     def residuals(self, vectors: Tensor) -> Tensor:
         """What is left of vectors ``(..., D)`` after each level: mean ``|x - x_k|^2 / |x|^2``, ``(K,)``."""
         indices = self.encode(vectors)
         wanted = vectors.float()
-        left = torch.stack([(wanted - self.decode(indices[..., : level + 1])).square().mean() for level in range(self.levels)])
+        left = torch.stack([(wanted - self.decode(indices[..., : level + 1])).square().mean() for level in range(self.num_codebooks)])
         return left / wanted.square().mean().clamp_min(1e-12)
 
     @torch.no_grad()
@@ -235,7 +235,7 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
         pool = [vectors]
         for _ in range(2):
             some = self._compared(pool)
-            codebook.begin(*kmeans(some, codebook.codes, codebook.kmeans_iterations, generator, codebook.normalize))
+            codebook.begin(*kmeans(some, codebook.codebook_size, codebook.kmeans_iterations, generator, codebook.normalize))
             pool.append(vectors - codebook.decode(codebook.encode(vectors)))
 
     @torch.no_grad()
@@ -260,14 +260,14 @@ def _scaled(vectors: Tensor, scale: float) -> Tensor:
 
 
 class Residual(QuantizerSettings, family="quantizer", name="residual"):
-    """Settings of :class:`ResidualQuantizer`: ``levels`` of any quantizer that gives one index a vector.
+    """Settings of :class:`ResidualQuantizer`: ``num_codebooks`` of any quantizer that gives one index a vector.
 
     Rounding quantizers need to know how much finer a level is than the one before it: ``shrink: 0.5`` for ``lookup_free``, whose levels
     then are the digits of a binary number, and about ``1 / (levels - 1)`` with a ``commitment`` for ``finite_scalar``.
     """
 
     quantizer: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Vector.model_validate({})
-    levels: int = Field(8, ge=1, description="K, coarse to fine")
+    num_codebooks: int = Field(8, ge=1, description="K, coarse to fine")
     shared: bool = Field(False, description="one codebook for all levels")
     dropout: float = Field(0.0, ge=0, le=1, description="probability that a training batch uses a drawn number of levels; 1 as published")
     dropout_multiple: int = Field(1, ge=1, description="drawn numbers of levels are multiples of it")
@@ -288,9 +288,9 @@ class Residual(QuantizerSettings, family="quantizer", name="residual"):
         if self.shared and not isinstance(inner, Vector):
             raise ValueError(f"only vector quantizers have a codebook that levels can share, {inner.name} has none; leave shared out")
         if isinstance(inner, Projected) and self.estimator != "straight-through":
-            raise ValueError("projected levels have an estimator each; set estimator inside their quantizer, not beside levels")
+            raise ValueError("projected levels have an estimator each; set estimator inside their quantizer, not beside num_codebooks")
         if isinstance(inner, Vector) and inner.estimator != "straight-through":
-            raise ValueError("one estimator stands around the sum of all levels; set estimator beside levels, not inside the quantizer")
+            raise ValueError("one estimator is around the sum of all levels; set estimator beside num_codebooks, not inside the quantizer")
         return self
 
     def build(self, dim: int) -> ResidualQuantizer:
@@ -299,4 +299,4 @@ class Residual(QuantizerSettings, family="quantizer", name="residual"):
         width = self.quantizer.width if isinstance(self.quantizer, ImplicitSettings) else dim
         if isinstance(self.quantizer, ImplicitSettings) and not self.quantizer.project and width != dim:
             self.quantizer.build(dim)  # says what does not fit
-        return ResidualQuantizer([self.quantizer.build(width) for _ in range(1 if self.shared else self.levels)], dim=dim, **own)
+        return ResidualQuantizer([self.quantizer.build(width) for _ in range(1 if self.shared else self.num_codebooks)], dim=dim, **own)

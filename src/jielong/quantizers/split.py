@@ -53,18 +53,19 @@ class SplitQuantizer(KeepsPrecision, Quantizer):
 
     def __init__(self, semantic: Quantizer, acoustic: ResidualQuantizer, *, dim: int, unquantized: float = 0.0) -> None:
         super().__init__()
-        if semantic.codes != acoustic.codes:
+        if semantic.codebook_size != acoustic.codebook_size:
             raise ValueError(
-                f"the codebooks of a split quantizer must be equally large, not {semantic.codes} (semantic) and {acoustic.codes} (acoustic)"
+                f"the codebooks of a split quantizer must be equally large, not {semantic.codebook_size} (semantic) "
+                f"and {acoustic.codebook_size} (acoustic)"
             )
-        self.dim, self.codes, self.levels = dim, semantic.codes, semantic.levels + acoustic.levels
+        self.dim, self.codebook_size, self.num_codebooks = dim, semantic.codebook_size, semantic.num_codebooks + acoustic.num_codebooks
         self.unquantized, self.reduction = unquantized, acoustic.reduction
         self.semantic, self.acoustic = Branch(dim, semantic), Branch(dim, acoustic)
         self.register_buffer("updates", torch.tensor(0))
 
     def extra_repr(self) -> str:
         """The sizes, for printing."""
-        return f"levels={self.levels}, codes={self.codes}, dim={self.dim}, unquantized={self.unquantized}"
+        return f"num_codebooks={self.num_codebooks}, codebook_size={self.codebook_size}, dim={self.dim}, unquantized={self.unquantized}"
 
     def forward(
         self, vectors: Tensor, *, generator: torch.Generator | None = None, update: bool = True, samples_seen: int = 0
@@ -129,22 +130,22 @@ class SplitQuantizer(KeepsPrecision, Quantizer):
         return losses
 
     @torch.no_grad()
-    def encode(self, vectors: Tensor, levels: int | None = None) -> Tensor:
-        """Indices of the first ``levels`` levels, all of them when not given, ``(..., D) -> (..., K)``; changes nothing.
+    def encode(self, vectors: Tensor, num_codebooks: int | None = None) -> Tensor:
+        """Indices of the first ``num_codebooks`` levels, all of them when not given, ``(..., D) -> (..., K)``; changes nothing.
 
         Raises:
             ValueError: if the last axis is not ``D`` or there are not so many levels.
             NonFiniteVectors: if a number is NaN or infinite.
         """
-        count = self.levels if levels is None else levels
-        own = self.semantic.quantizer.levels
-        if not own <= count <= self.levels:
-            raise ValueError(f"this quantizer has levels {own} to {self.levels}; it cannot encode with {count}")
+        count = self.num_codebooks if num_codebooks is None else num_codebooks
+        own = self.semantic.quantizer.num_codebooks
+        if not own <= count <= self.num_codebooks:
+            raise ValueError(f"this quantizer has codebooks {own} to {self.num_codebooks}; it cannot encode with {count}")
         with torch.autocast(vectors.device.type, enabled=False):
             flat = flattened(vectors, self.dim).view(vectors.shape)
             found = [self.semantic.quantizer.encode(self.semantic.inward(flat))]
             if count > own:
-                found.append(self._heard.encode(self.acoustic.inward(flat), levels=count - own))
+                found.append(self._heard.encode(self.acoustic.inward(flat), num_codebooks=count - own))
         return torch.cat(found, dim=-1)
 
     def decode(self, indices: Tensor) -> Tensor:
@@ -153,9 +154,9 @@ class SplitQuantizer(KeepsPrecision, Quantizer):
         Raises:
             ValueError: if there are more than ``K`` levels, or an index is outside ``[0, V)``.
         """
-        own = self.semantic.quantizer.levels
-        count = min(indices.shape[-1], self.levels) if indices.ndim else self.levels
-        check_indices(indices, self.codes, max(own, count))
+        own = self.semantic.quantizer.num_codebooks
+        count = min(indices.shape[-1], self.num_codebooks) if indices.ndim else self.num_codebooks
+        check_indices(indices, self.codebook_size, max(own, count))
         with torch.autocast(indices.device.type, enabled=False):
             total = self.semantic.outward(self.semantic.quantizer.decode(indices[..., :own]))
             if count > own:
@@ -188,7 +189,7 @@ class Split(QuantizerSettings, family="quantizer", name="split"):
     """Settings of :class:`SplitQuantizer`: a ``semantic`` quantizer of one index and an ``acoustic`` residual quantizer."""
 
     semantic: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Vector.model_validate({})
-    acoustic: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Residual.model_validate({"levels": 7})
+    acoustic: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Residual.model_validate({"num_codebooks": 7})
     width: int | None = Field(None, ge=1, description="of the vectors looked up, between linear maps; that of the input if not given")
     unquantized: float = Field(0.0, ge=0, le=1, description="probability that an item passes as it is in training; 0.5 as published")
 
@@ -196,10 +197,11 @@ class Split(QuantizerSettings, family="quantizer", name="split"):
     def _of_one_index(self) -> Split:
         if not isinstance(self.acoustic, Residual):
             raise ValueError(
-                f"the acoustic part of a split quantizer is residual, not {self.acoustic.name}: acoustic: {{residual: {{levels: 7}}}}"
+                f"the acoustic part of a split quantizer is residual, not {self.acoustic.name}: "
+                "acoustic: {residual: {num_codebooks: 7}}"
             )
         try:
-            Residual.model_validate({"levels": 1, "quantizer": self.semantic})
+            Residual.model_validate({"num_codebooks": 1, "quantizer": self.semantic})
         except ValueError:
             raise ValueError(
                 "the semantic part of a split quantizer is a vector, finite_scalar, lookup_free or binary_spherical quantizer that gives "

@@ -18,19 +18,19 @@ class CodebookUsage(nn.Module):
     assignments once that many were seen. The counts are buffers, so a resumed run reports what an uninterrupted one would.
 
     Args:
-        codes: Size of the codebook ``V``.
+        codebook_size: Size of the codebook ``V``.
         window: Least number of assignments behind a figure; 65,536 or eight a code, whichever is more, when not given.
     """
 
     recent: Tensor
     before: Tensor
 
-    def __init__(self, codes: int, window: int | None = None) -> None:
+    def __init__(self, codebook_size: int, window: int | None = None) -> None:
         super().__init__()
-        self.codes = codes
-        self.window = max(65_536, 8 * codes) if window is None else window
-        self.register_buffer("recent", torch.zeros(codes, dtype=torch.long))
-        self.register_buffer("before", torch.zeros(codes, dtype=torch.long))
+        self.codebook_size = codebook_size
+        self.window = max(65_536, 8 * codebook_size) if window is None else window
+        self.register_buffer("recent", torch.zeros(codebook_size, dtype=torch.long))
+        self.register_buffer("before", torch.zeros(codebook_size, dtype=torch.long))
 
     @torch.no_grad()
     def update(self, counts: Tensor) -> None:
@@ -42,7 +42,7 @@ class CodebookUsage(nn.Module):
 
     def add(self, indices: Tensor) -> None:
         """Add a batch's assignments, given as indices of any shape."""
-        self.update(torch.bincount(indices.flatten(), minlength=self.codes))
+        self.update(torch.bincount(indices.flatten(), minlength=self.codebook_size))
 
     def clear(self) -> None:
         """Forget everything seen."""
@@ -79,6 +79,7 @@ class CodebookUsage(nn.Module):
         if int(self.assignments) < self.window or usage >= LOW_USAGE:
             return None
         fewer = f"use fewer codes (about {max(2, round(perplexity))} carry the information now)"
-        return f"only {usage:.0%} of the {self.codes:,} codes are in use (perplexity {perplexity:,.0f}); in this order: " + "; ".join(
-            (*remedies, fewer)
+        return (
+            f"only {usage:.0%} of the {self.codebook_size:,} codes are in use (perplexity {perplexity:,.0f}); in this order: "
+            + "; ".join((*remedies, fewer))
         )

@@ -29,7 +29,7 @@ class NonFiniteVectors(ValueError):  # noqa: N818 - named for what was found
 class Vector(QuantizerSettings, family="quantizer", name="vector"):
     """Settings of :class:`VectorQuantizer`."""
 
-    codes: int = Field(1024, ge=2, description="size of the codebook V")
+    codebook_size: int = Field(1024, ge=2, description="size of the codebook V")
     codebook: Literal["ema", "gradient"] = Field("ema", description="codes follow averages of their vectors, or a loss term")
     decay: float = Field(0.99, ge=0, lt=1, description="of the averages, a step")
     commitment: float = Field(0.25, ge=0, description="weight beta of the loss that keeps the encoder near its codes")
@@ -61,7 +61,7 @@ class VectorQuantizer(Quantizer):
     resumed run goes on bit for bit. It must not be re-run by activation checkpointing, which would count the batch twice.
 
     Args:
-        codes: Number of codes ``V``.
+        codebook_size: Number of codes ``V``.
         dim: Their width ``D``.
         codebook: ``ema`` (averages, no loss term) or ``gradient`` (a parameter with a loss term).
         decay: ``g``, of the averages.
@@ -87,7 +87,7 @@ class VectorQuantizer(Quantizer):
     def __init__(
         self,
         *,
-        codes: int,
+        codebook_size: int,
         dim: int,
         codebook: Literal["ema", "gradient"] = "ema",
         decay: float = 0.99,
@@ -106,27 +106,34 @@ class VectorQuantizer(Quantizer):
             raise ValueError(
                 f"codebook must be ema or gradient and estimator one of {sorted(_ESTIMATORS)}, not {codebook!r} and {estimator!r}"
             )
-        self.codes, self.dim, self.learned, self.normalize, self.metric = codes, dim, codebook == "gradient", normalize, metric
+        self.codebook_size, self.dim, self.learned, self.normalize, self.metric = (
+            codebook_size,
+            dim,
+            codebook == "gradient",
+            normalize,
+            metric,
+        )
         self.decay, self.commitment, self.epsilon = decay, commitment, epsilon
         self.estimate = _ESTIMATORS[estimator]
         self.kmeans_iterations = kmeans_iterations
         self.restart_below, self.restart_every, self.restart_distance = restart_below, restart_every, restart_distance
-        start = torch.randn(codes, dim) * dim**-0.5
+        start = torch.randn(codebook_size, dim) * dim**-0.5
         start = F.normalize(start, dim=-1) if normalize else start
         if self.learned:
             self.codebook = nn.Parameter(start)
         else:
             self.register_buffer("codebook", start)
             self.register_buffer("sums", start.clone())
-        self.register_buffer("counts", torch.ones(codes))
+        self.register_buffer("counts", torch.ones(codebook_size))
         self.register_buffer("initialised", torch.tensor(kmeans_iterations == 0))
         self.register_buffer("updates", torch.tensor(0))
-        self.usage = CodebookUsage(codes)
+        self.usage = CodebookUsage(codebook_size)
 
     def extra_repr(self) -> str:
         """The sizes, for printing."""
         metric = ", metric=cosine" * (self.metric == "cosine")  # token files are identified by this text
-        return f"codes={self.codes}, dim={self.dim}, codebook={'gradient' if self.learned else 'ema'}, normalize={self.normalize}{metric}"
+        codebook = "gradient" if self.learned else "ema"
+        return f"codebook_size={self.codebook_size}, dim={self.dim}, codebook={codebook}, normalize={self.normalize}{metric}"
 
     def _apply(self, fn: Any, recurse: bool = True) -> VectorQuantizer:
         # Averages over hundreds of steps lose everything in half precision: follow the device, keep the dtype.
@@ -216,8 +223,10 @@ class VectorQuantizer(Quantizer):
         """
         if indices.ndim == 0 or indices.shape[-1] != 1:
             raise ValueError(f"code indices must be (..., 1), one codebook last, not {tuple(indices.shape)}")
-        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.codes:
-            raise ValueError(f"code indices must lie in [0, {self.codes}), but these span {int(indices.min())} to {int(indices.max())}")
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.codebook_size:
+            raise ValueError(
+                f"code indices must lie in [0, {self.codebook_size}), but these span {int(indices.min())} to {int(indices.max())}"
+            )
         return F.embedding(indices[..., 0], self.current)
 
     def figures(self) -> dict[str, float]:
@@ -254,15 +263,15 @@ class VectorQuantizer(Quantizer):
             return
         self.check_finite(vectors.sum(dim=-1), together=True)
         rows = int(sum_over_processes(torch.tensor(len(vectors), device=vectors.device)))
-        started = self.codes if rows >= self.codes or self.restart_below == 0 else max(1, rows // 4)
+        started = self.codebook_size if rows >= self.codebook_size or self.restart_below == 0 else max(1, rows // 4)
         centroids, counts = kmeans(vectors, started, self.kmeans_iterations, generator, self.normalize)
-        copied = torch.arange(self.codes, device=vectors.device) % started
-        self.begin(centroids[copied], torch.cat([counts, counts.new_zeros(self.codes - started)]))
+        copied = torch.arange(self.codebook_size, device=vectors.device) % started
+        self.begin(centroids[copied], torch.cat([counts, counts.new_zeros(self.codebook_size - started)]))
 
     @torch.no_grad()
     def begin(self, codes: Tensor, counts: Tensor) -> None:
         """Start from codes ``(V, D)`` that have so many vectors each, ``(V,)``."""
-        self._place(torch.arange(self.codes, device=codes.device), codes, counts)
+        self._place(torch.arange(self.codebook_size, device=codes.device), codes, counts)
         self.initialised.fill_(True)
 
     @torch.no_grad()
@@ -276,9 +285,9 @@ class VectorQuantizer(Quantizer):
             weights: How much each vector counts, ``(M,)``; 1 when not given.
         """
         if self.learned:
-            counts = sum_over_processes(torch.bincount(indices, weights, minlength=self.codes).float())
+            counts = sum_over_processes(torch.bincount(indices, weights, minlength=self.codebook_size).float())
         else:
-            counts, sums = sums_by_code(vectors, indices, self.codes, weights)
+            counts, sums = sums_by_code(vectors, indices, self.codebook_size, weights)
             if world()[1] > 1:
                 packed = sum_over_processes(torch.cat([sums, counts[:, None]], dim=1))
                 sums, counts = packed[:, :-1], packed[:, -1]
@@ -286,10 +295,10 @@ class VectorQuantizer(Quantizer):
         self.counts.lerp_(counts, 1 - self.decay)
         if not self.learned:
             total = self.counts.sum()
-            smoothed = (self.counts + self.epsilon) / (total + self.codes * self.epsilon) * total
+            smoothed = (self.counts + self.epsilon) / (total + self.codebook_size * self.epsilon) * total
             means = self.sums / smoothed[:, None]
             self.codebook.copy_(F.normalize(means, dim=-1) if self.normalize else means)
-        self.usage.update(counts if weights is None else sum_over_processes(torch.bincount(indices, minlength=self.codes)))
+        self.usage.update(counts if weights is None else sum_over_processes(torch.bincount(indices, minlength=self.codebook_size)))
         self.updates += 1
         if self.restart_below > 0 and int(self.updates) % self.restart_every == 0:
             self._restart(fresh)

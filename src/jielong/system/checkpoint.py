@@ -86,11 +86,11 @@ def build_tokenizer(recipe: Recipe, media: Medium, kept: Path | None = None) -> 
         if trained[role].media != media:
             raise ValueError(f"the {role} {name!r} was trained on {trained[role].media}, but the data are {media}: change `data` to fit")
     if isinstance(recipe.tokenizer, Trained):
-        levels, tokenizer = recipe.tokenizer.levels, trained["tokenizer"]
-        if levels is not None:
+        num_codebooks, tokenizer = recipe.tokenizer.num_codebooks, trained["tokenizer"]
+        if num_codebooks is not None:
             if not isinstance(tokenizer, VQTokenizer):
-                raise ValueError(f"the tokenizer {recipe.tokenizer.checkpoint!r} has no levels of codes: leave out tokenizer.levels")
-            tokenizer.keep_levels(levels)
+                raise ValueError(f"{recipe.tokenizer.checkpoint!r} has no residual codebooks: leave out tokenizer.num_codebooks")
+            tokenizer.keep_codebooks(num_codebooks)
         return tokenizer
     return recipe.tokenizer.build(media, **trained)  # type: ignore[attr-defined]
 

@@ -36,11 +36,11 @@ class Reconstruction:
     first: Tensor | None = None
 
 
-class Reach(NamedTuple):
+class ReceptiveField(NamedTuple):
     """How many tokens before and behind a sample a decoder must have seen to give it."""
 
     before: int
-    behind: int
+    after: int
 
 
 Once = TypeVar("Once")
@@ -78,8 +78,8 @@ class Tokenizer(nn.Module, ABC):
         return False
 
     @property
-    def kept_layout(self) -> Layout:
-        """The layout of what :meth:`keep` gives: the tokens' own, unless it keeps more."""
+    def cached_layout(self) -> Layout:
+        """The layout of what :meth:`encode_to_cache` gives: the tokens' own, unless it keeps more."""
         return self.layout
 
     @property
@@ -99,40 +99,40 @@ class Tokenizer(nn.Module, ABC):
         """What is left of media after each of the parts that a token's meaning is added up from; ``None`` where it is one part."""
         return None
 
-    def keep(self, media: Tensor) -> Tokens:
+    def encode_to_cache(self, media: Tensor) -> Tokens:
         """What a file keeps of media, so that a generator can be trained without them: their tokens, or what tokens are drawn from."""
         return self.encode(media)
 
     def sample_cached(self, kept: Tokens, rng: PerSampleRNG) -> Tokens:
-        """The tokens to train on, out of what :meth:`keep` gave; where tokens are drawn, others at every call.
+        """The tokens to train on, out of what :meth:`encode_to_cache` gave; where tokens are drawn, others at every call.
 
         Args:
-            kept: In :attr:`kept_layout`.
+            kept: In :attr:`cached_layout`.
             rng: A stream for each item.
         """
         return kept
 
-    def expected(self, tokens: Tokens) -> Tokens:
-        """Of tokens as :meth:`keep` gives them, those that :meth:`encode` gives; others are returned unchanged."""
+    def mean_cached(self, tokens: Tokens) -> Tokens:
+        """Of tokens as :meth:`encode_to_cache` gives them, those that :meth:`encode` gives; others are returned unchanged."""
         return tokens
 
     @property
-    def blank(self) -> Tensor:
+    def silence_tokens(self) -> Tensor:
         """The tokens of a grey picture, or of silence, ``(1, N, C)``."""
         device = next(chain(self.parameters(), self.buffers()), torch.empty(0)).device
-        return self._once("blank", lambda: self.encode(torch.zeros(1, *self.media.shape, device=device)).values)
+        return self._once("silence_tokens", lambda: self.encode(torch.zeros(1, *self.media.shape, device=device)).values)
 
     @property
-    def reach(self) -> Reach:
+    def receptive_field(self) -> ReceptiveField:
         """What its decoder looks at of sound: measured, by changing the first and the last token of silence.
 
         Where it looks at everything (a norm over all of the sound), that is all tokens.
         """
-        return self._once("reach", self._measured_reach)
+        return self._once("receptive_field", self._measure_receptive_field)
 
     @torch.no_grad()
-    def _measured_reach(self) -> Reach:
-        count, hop_length, silent = self.layout.positions, self.hop_length or 1, self.blank
+    def _measure_receptive_field(self) -> ReceptiveField:
+        count, hop_length, silent = self.layout.positions, self.hop_length or 1, self.silence_tokens
         ends = silent.repeat(2, 1, 1)
         for row, place in enumerate((0, count - 1)):
             one = ends[row, place]
@@ -140,8 +140,8 @@ class Tokenizer(nn.Module, ABC):
         heard = self.decode(Tokens(torch.cat([silent, ends]), self.layout))
         first, last = ((heard[row] != heard[0]).any(0).nonzero().flatten() // hop_length for row in (1, 2))
         if not len(first) or not len(last):
-            return Reach(count, count)
-        return Reach(int(first.max()), count - 1 - int(last.min()))
+            return ReceptiveField(count, count)
+        return ReceptiveField(int(first.max()), count - 1 - int(last.min()))
 
     def decode_between(self, values: Tensor, start: int, stop: int) -> Tensor:
         """The sound of positions ``start`` to ``stop`` alone, as :meth:`decode` gives it, out of no more tokens than it takes.
@@ -153,16 +153,16 @@ class Tokenizer(nn.Module, ABC):
         """
         hop_length, first, last = self.hop_length or 1, 0, values.shape[1]
         if self.any_length:
-            first, last = max(0, start - self.reach.before), min(last, stop + self.reach.behind)
+            first, last = max(0, start - self.receptive_field.before), min(last, stop + self.receptive_field.after)
         media = self.decode(Tokens(values[:, first:last], replace(self.layout, grid=(last - first,))))
         return media[..., (start - first) * hop_length : (stop - first) * hop_length]
 
     def decode_padded(self, tokens: Tokens) -> Tensor:
         """As :meth:`decode`, of items that end: tokens of silence behind an item's last one, and silence in the media."""
-        tokens = self.expected(tokens)
+        tokens = self.mean_cached(tokens)
         if tokens.lengths is None or self.hop_length is None:
             return self.decode(tokens)
-        silent, count = self.blank.to(tokens.values.device), self.layout.positions
+        silent, count = self.silence_tokens.to(tokens.values.device), self.layout.positions
         behind = torch.arange(count, device=silent.device) >= tokens.lengths.to(silent.device)[:, None]
         end = min(count, int(tokens.lengths.max()))
         media = self.decode_between(torch.where(behind[..., None], silent, tokens.values), 0, end)
@@ -179,9 +179,9 @@ class Tokenizer(nn.Module, ABC):
             tokens: ``(B, N, C)``; what stands where nothing is known does not matter.
             known: ``(B, N)`` bool.
         """
-        tokens, known = self.expected(tokens), known.to(tokens.values.device)
+        tokens, known = self.mean_cached(tokens), known.to(tokens.values.device)
         if len(self.layout.grid) != len(self.media.size) or self.layout.scales:
-            return self.decode(Tokens(torch.where(known[..., None], tokens.values, self.blank.to(known.device)), self.layout))
+            return self.decode(Tokens(torch.where(known[..., None], tokens.values, self.silence_tokens.to(known.device)), self.layout))
         media = self.decode(tokens)
         covered = known.unflatten(1, tokens.layout.grid)[:, None].to(media.dtype)
         return media * F.interpolate(covered, size=media.shape[2:], mode="nearest")

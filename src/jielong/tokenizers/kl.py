@@ -39,7 +39,7 @@ class KLTokenizer(GridTokenizer):
 
     The encoder describes a normal distribution of every number (the posterior). Training decodes a sample of it; the tokens of
     :meth:`encode` are its mean, for what is measured and shown; a generator learns from samples, new ones each time it sees a picture
-    (:meth:`keep`, :meth:`redraw`), as MAR does. A token is ``(latent - shift) * scale``, with unit standard deviation.
+    (:meth:`encode_to_cache`, :meth:`sample_cached`), as MAR does. A token is ``(latent - shift) * scale``, with unit standard deviation.
 
     Two options of NextStep-1 (2508.10711) make latents easier to generate: the mean of every token is ``normalize``-d to mean 0 and mean
     square 1, and in training ``u n``, ``u ~ U(0, noise)`` for each picture and ``n ~ N(0, I)``, is added before decoding, so that a small
@@ -89,7 +89,7 @@ class KLTokenizer(GridTokenizer):
         return f"dim={self.dim}, normalize={self.normalize}, standardize={self.standardize}"
 
     @property
-    def kept_layout(self) -> Layout:
+    def cached_layout(self) -> Layout:
         """Means, then log-variances."""
         return replace(self.layout, channels=2 * self.dim)
 
@@ -132,27 +132,27 @@ class KLTokenizer(GridTokenizer):
         return self.standing((self.posterior(media).mean - self.shift) * self.scale, self.layout)
 
     @torch.no_grad()
-    def keep(self, media: Tensor) -> Tokens:
+    def encode_to_cache(self, media: Tensor) -> Tokens:
         """Mean and log-variance of each token, ``(B, N, 2 D)``; :meth:`decode` reads them as well, and takes the mean."""
         posterior = self.posterior(media).standardized(self.shift, self.scale)
-        return self.standing(torch.cat([posterior.mean, posterior.log_variance], dim=-1), self.kept_layout)
+        return self.standing(torch.cat([posterior.mean, posterior.log_variance], dim=-1), self.cached_layout)
 
     @torch.no_grad()
     def sample_cached(self, kept: Tokens, rng: PerSampleRNG) -> Tokens:
-        """Samples of the posterior that :meth:`keep` described, ``(B, N, D)``."""
+        """Samples of the posterior that :meth:`encode_to_cache` described, ``(B, N, D)``."""
         mean, log_variance = kept.values.float().chunk(2, dim=-1)
         return self.standing(DiagonalGaussian(mean, log_variance).sample(rng.normal(*mean.shape[1:])), self.layout)
 
-    def expected(self, tokens: Tokens) -> Tokens:
-        """The means of what :meth:`keep` gave."""
-        if not self.fits(tokens.layout, self.kept_layout):
+    def mean_cached(self, tokens: Tokens) -> Tokens:
+        """The means of what :meth:`encode_to_cache` gave."""
+        if not self.fits(tokens.layout, self.cached_layout):
             return tokens
         return replace(tokens, values=tokens.values[..., : self.dim], layout=replace(tokens.layout, channels=self.dim))
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
-        """Tokens ``(B, N, D)``, or what :meth:`keep` gave, to media, clamped to [-1, 1]."""
-        tokens = self.expected(tokens)
+        """Tokens ``(B, N, D)``, or what :meth:`encode_to_cache` gave, to media, clamped to [-1, 1]."""
+        tokens = self.mean_cached(tokens)
         self.check_tokens(tokens)
         return self.maps(tokens.values.float() / self.scale + self.shift).float().clamp(-1, 1)
 

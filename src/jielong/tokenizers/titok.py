@@ -150,7 +150,7 @@ def grid_of_codes(proxy: Tokenizer) -> VQTokenizer:
     return proxy
 
 
-_DIRECTIONS = Vector.model_validate({"codes": 4096, "normalize": True})
+_DIRECTIONS = Vector.model_validate({"codebook_size": 4096, "normalize": True})
 
 
 class NetworkSize(Config):

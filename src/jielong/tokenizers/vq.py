@@ -46,19 +46,17 @@ class VQTokenizer(GridTokenizer):
         self.layout = quantizer.layout(check_grid(media.size, autoencoder.reduction))
         self.encoder, self.quantizer, self.decoder = autoencoder.encoder, quantizer, autoencoder.decoder
 
-    def keep_levels(self, levels: int) -> None:
-        """From here on give and take so many leading levels of codes alone, which decode to a coarser whole.
+    def keep_codebooks(self, count: int) -> None:
+        """Use only the first ``count`` codebooks of a residual quantizer from now on; their sum decodes to a coarser result.
 
         Raises:
-            ValueError: if a position's codes are not levels that add up, or are not so many.
+            ValueError: if the quantizer is not residual, or has fewer codebooks.
         """
         if not self.quantizer.progressive:
-            raise ValueError(
-                "this tokenizer's codes are no levels that add up, of which some could be left out: leave out tokenizer.levels"
-            )
-        if not 1 <= levels <= self.layout.channels:
-            raise ValueError(f"this tokenizer has {self.layout.channels} levels of codes; it cannot keep {levels} of them")
-        self.layout = replace(self.layout, channels=levels)
+            raise ValueError("this tokenizer's quantizer is not residual, so it keeps all codebooks: leave out tokenizer.num_codebooks")
+        if not 1 <= count <= self.layout.channels:
+            raise ValueError(f"this tokenizer has {self.layout.channels} codebooks; it cannot keep {count} of them")
+        self.layout = replace(self.layout, channels=count)
 
     def _features(self, media: Tensor) -> Tensor:
         return self.features(media).movedim(1, -1)  # (B, h, w, dim) or (B, n, dim)

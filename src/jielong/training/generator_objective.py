@@ -26,8 +26,8 @@ def to_learn(tokenizer: Tokenizer, batch: Batch, rng: PerSampleRNG, timed: bool)
         rng: A stream for each item, where tokens are drawn.
         timed: Whether lengths matter.
     """
-    layout, values = tokenizer.kept_layout, batch.tokens
-    kept = tokenizer.keep(batch.media) if values is None else Tokens(values.long() if layout.discrete else values, layout)
+    layout, values = tokenizer.cached_layout, batch.tokens
+    kept = tokenizer.encode_to_cache(batch.media) if values is None else Tokens(values.long() if layout.discrete else values, layout)
     tokens = tokenizer.sample_cached(kept, rng)
     lengths = tokenizer.positions_of(batch.lengths) if timed and batch.lengths is not None else None
     return replace(tokens, lengths=lengths)

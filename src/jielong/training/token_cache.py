@@ -43,7 +43,7 @@ def identity(tokenizer: Tokenizer, images: MediaSet) -> dict[str, str]:
 
 @torch.no_grad()
 def tokenize(tokenizer: Tokenizer, images: MediaSet, batch: int = 64, progress: Callable[[int], None] | None = None) -> Tokens:
-    """Tokens of a whole set in its own order, ``(n, N, C)``, or what they are drawn from (:meth:`Tokenizer.keep`)."""
+    """Tokens of a whole set in its own order, ``(n, N, C)``, or what they are drawn from (:meth:`Tokenizer.encode_to_cache`)."""
     was_training = tokenizer.training
     tokenizer.eval()
     weight = next(tokenizer.parameters(), None)
@@ -52,12 +52,12 @@ def tokenize(tokenizer: Tokenizer, images: MediaSet, batch: int = 64, progress: 
     for first in range(0, len(images), batch):
         rows = list(range(first, min(first + batch, len(images))))
         media = images.media(rows)
-        parts.append(tokenizer.keep(media if weight is None else media.to(weight.device)).values.cpu())
+        parts.append(tokenizer.encode_to_cache(media if weight is None else media.to(weight.device)).values.cpu())
         samples += [images.length(row) for row in rows] if isinstance(images, AudioSet) else []
         if progress is not None:
             progress(len(rows))
     tokenizer.train(was_training)
-    return Tokens(torch.cat(parts), tokenizer.kept_layout, tokenizer.positions_of(torch.tensor(samples)) if samples else None)
+    return Tokens(torch.cat(parts), tokenizer.cached_layout, tokenizer.positions_of(torch.tensor(samples)) if samples else None)
 
 
 def write(path: Path, tokens: Tokens, made_of: dict[str, str], stand_ins: Mapping[int, int] | None = None) -> None:

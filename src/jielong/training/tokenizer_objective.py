@@ -1,4 +1,4 @@
-"""Training a tokenizer: the lecture's three meanings of "alike" (surface, perception, a critic) over one reconstruction."""
+"""Training a tokenizer: the lecture's three meanings of "alike" (surface, perception, a discriminator) over one reconstruction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from jielong.core.medium import Medium
 from jielong.data.sets import Batch
-from jielong.losses.adversarial import Adversarial, Game
+from jielong.losses.adversarial import Adversarial, AdversarialLoss
 from jielong.losses.adversarial_sound import SoundAdversarial
 from jielong.losses.distillation import Distillation, DistillationLoss
 from jielong.losses.regression import LogitLaplaceLoss
@@ -51,7 +51,7 @@ class TokenizerObjective(Objective):
         model: LearnedTokenizer,
         similarities: Mapping[str, nn.Module],
         starts: Mapping[str, int],
-        adversarial: Game | None,
+        adversarial: AdversarialLoss | None,
         shown: Tensor,
         measure: Callable[[LearnedTokenizer], dict[str, Any]],
         pictures: Callable[[], Iterable[Tensor]] = tuple,
@@ -216,7 +216,7 @@ class Judges:
 
     similarities: dict[str, nn.Module]
     starts: dict[str, int]
-    adversarial: Game | None = None
+    adversarial: AdversarialLoss | None = None
     taught: DistillationLoss | None = None
 
 
@@ -233,7 +233,7 @@ def judges_of(losses: Sequence[Any], media: Medium, dim: int | None = None) -> J
         MissingLibraryError: if a teacher is not installed.
     """
     similarities: dict[str, nn.Module] = {}
-    adversarial: Game | None = None
+    adversarial: AdversarialLoss | None = None
     taught = None
     for loss in losses:
         if isinstance(loss, Adversarial):

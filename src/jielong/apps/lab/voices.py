@@ -33,7 +33,7 @@ DATA = f"data: {{set: given by the experiment, rate: {RATE}, seconds: {SECONDS}}
 """Of recipes: what :func:`sung` writes."""
 # In a minute only a shallow codec learns anything: one convolution in and out, a vector every 5 ms, led by the waveform above all.
 BODY = "autoencoder: {seanet: {channels: 16, ratios: [40], residual_layers: 0, lstm: 0, norm: none}}"
-CODES = "{vector: {codes: 256, kmeans_iterations: 10, restart_below: 0.1, decay: 0.9}}"
+CODES = "{vector: {codebook_size: 256, kmeans_iterations: 10, restart_below: 0.1, decay: 0.9}}"
 REGRESSION, MEL = "regression: {kind: l2, weight: 100.0}", "mel: {windows: [256, 64]}"
 FAST = "adamw, lr: 5.0e-3"
 """An optimizer for it."""

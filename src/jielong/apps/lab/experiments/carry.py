@@ -32,7 +32,7 @@ tokenizer:
       residual:
         levels: {LEVELS}
         dropout: 1.0
-        quantizer: {{vector: {{codes: 64, kmeans_iterations: 10, restart_below: 0.1, decay: 0.9}}}}
+        quantizer: {{vector: {{codebook_size: 64, kmeans_iterations: 10, restart_below: 0.1, decay: 0.9}}}}
 losses: {{{REGRESSION}, {MEL}}}
 {quiet(FAST, batch=16)}
 """

@@ -43,7 +43,7 @@ _BODY = "autoencoder: {convolutional: {patch: 4, channels: [64], blocks: [1]}}, 
 
 def recipes() -> dict[str, str]:
     """Texts of all tokenizers by name: one network, 8 x 8 tokens, 8 numbers wide where they are cut."""
-    quantizer = "quantizer: {{vector: {{codes: {}, kmeans_iterations: 10, restart_below: 0.1}}}}"
+    quantizer = "quantizer: {{vector: {{codebook_size: {}, kmeans_iterations: 10, restart_below: 0.1}}}}"
     texts = {f"{codes} codes": f"vq: {{{_BODY}, {quantizer.format(codes)}}}" for codes in CODES}
     texts |= {f"vectors, weight {weight:g}": f"kl: {{{_BODY}, weight: {weight}}}" for weight in WEIGHTS}
     return {name: _RECIPE.format(set=SET, tokenizer=text) for name, text in texts.items()}
@@ -69,7 +69,7 @@ class Kept:
 def keep(system: System, pictures: Tensor, extractor: FeatureExtractor, seed: int) -> Kept:
     """Send pictures through a tokenizer and back."""
     tokenizer = system.tokenizer
-    tokens = tokenizer.sample_cached(tokenizer.keep(pictures), PerSampleRNG(seed, range(len(pictures))))
+    tokens = tokenizer.sample_cached(tokenizer.encode_to_cache(pictures), PerSampleRNG(seed, range(len(pictures))))
     rebuilt = system.decode(tokens)
     if isinstance(tokenizer, KLTokenizer):
         bits = float(tokenizer.posterior(pictures).kl().sum((1, 2)).mean()) / math.log(2)

@@ -33,7 +33,7 @@ train: {{samples: 1000000000, batch: 32, optimizer: muon, lr: 3.0e-3, warmup: 51
 _BODY = "autoencoder: {convolutional: {patch: 4, channels: [64], blocks: [1]}}, dim: 8"
 _ORDERS = {"raster": "raster", "random": "{masked: {steps: 16, choose: random, ratio: {kind: truncated_normal}}}"}
 _TOKENS = {
-    "codes": (f"vq: {{{_BODY}, quantizer: {{vector: {{codes: 256, kmeans_iterations: 10, restart_below: 0.1}}}}}}", "softmax"),
+    "codes": (f"vq: {{{_BODY}, quantizer: {{vector: {{codebook_size: 256, kmeans_iterations: 10, restart_below: 0.1}}}}}}", "softmax"),
     "vectors": (
         f"kl: {{{_BODY}, weight: 0.02}}",
         "{diffusion: {network: {mlp: {layers: 2, width: 96}}, steps: 16, diffusion_batch_mul: 2}}",

@@ -43,7 +43,7 @@ tokenizer:
   vq:
     autoencoder: {convolutional: {patch: 2, channels: [32, 64], blocks: [1, 1]}}
     dim: 8
-    quantizer: {vector: {codes: 256, kmeans_iterations: 10, restart_below: 0.1}}
+    quantizer: {vector: {codebook_size: 256, kmeans_iterations: 10, restart_below: 0.1}}
 losses: {regression: {kind: l2, weight: 1.0}}
 train: {samples: 1000000000, batch: 32, optimizer: muon, lr: 5.0e-3, warmup: 512, ema: 0.98, log_every: 100000, save_every: 1000000}
 """,

@@ -35,13 +35,13 @@ train: {{samples: 1000000000, batch: 32, optimizer: muon, lr: 3.0e-3, warmup: 51
 SKETCH = Plan(
     "next-scale",
     _GENERATOR.format(order="next_scale"),
-    _TOKENIZER.format(quantizer="{multi_scale: {codes: 256, scales: auto, balance: 0.5, dropout: 0.1, commitment: 0.25}}"),
+    _TOKENIZER.format(quantizer="{multi_scale: {codebook_size: 256, scales: auto, balance: 0.5, dropout: 0.1, commitment: 0.25}}"),
     share=0.35,
 )
 ROWS = Plan(
     "raster",
     _GENERATOR.format(order="raster"),
-    _TOKENIZER.format(quantizer="{vector: {codes: 256, kmeans_iterations: 10, restart_below: 0.1}}"),
+    _TOKENIZER.format(quantizer="{vector: {codebook_size: 256, kmeans_iterations: 10, restart_below: 0.1}}"),
     share=0.35,
 )
 

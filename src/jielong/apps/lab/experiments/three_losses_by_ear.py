@@ -1,4 +1,4 @@
-"""Three losses of a codec, one after the other: samples, spectra, and a critic."""
+"""Three losses of a codec, one after the other: samples, spectra, and a discriminator."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from jielong.apps.lab.statistics import bootstrap, exact, level
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
 from jielong.apps.lab.voices import BODY, CODES, DATA, FAST, MEL, REGRESSION, given, mel_errors, quiet, show, voices
-from jielong.losses.adversarial_sound import SoundAdversarial, StftCritics
+from jielong.losses.adversarial_sound import SoundAdversarial, StftDiscriminators
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SECONDS, CLIPS, LESSONS = 26.0, 96, 150
-ALONE, SPECTRA, CRITIC = "regression", "with spectra", "with a critic"
+ALONE, SPECTRA, DISCRIMINATOR = "regression", "with spectra", "with a discriminator"
 LOSSES = {
     ALONE: f"{{{REGRESSION}}}",
     SPECTRA: f"{{{REGRESSION}, {MEL}}}",
-    CRITIC: f"{{{REGRESSION}, {MEL}, adversarial_sound: {{discriminators: [{{stft: {{windows: [256, 128], channels: 8}}}}]}}}}",
+    DISCRIMINATOR: f"{{{REGRESSION}, {MEL}, adversarial_sound: {{discriminators: [{{stft: {{windows: [256, 128], channels: 8}}}}]}}}}",
 }
 RECIPE = f"""
 {DATA}
@@ -41,7 +41,7 @@ def judge(errors: Mapping[str, Tensor], realness: Mapping[str, Tensor], seed: in
 
     Args:
         errors: Mel distance of each clip by codec, in decibels.
-        realness: What a critic that none of the codecs has met says of each clip, the higher the more real.
+        realness: What a discriminator that none of the codecs has met says of each clip, the higher the more real.
         seed: Of the bootstrap.
     """
     sure = level(2)
@@ -53,8 +53,8 @@ def judge(errors: Mapping[str, Tensor], realness: Mapping[str, Tensor], seed: in
             0.0,
         ),
         Check(
-            "with a critic beside both, another critic finds it more real",
-            bootstrap(realness[CRITIC] - realness[SPECTRA], seed, sure, "logit"),
+            "with a discriminator beside both, another discriminator finds it more real",
+            bootstrap(realness[DISCRIMINATOR] - realness[SPECTRA], seed, sure, "logit"),
             "above",
             0.0,
         ),
@@ -62,7 +62,7 @@ def judge(errors: Mapping[str, Tensor], realness: Mapping[str, Tensor], seed: in
 
 
 def listen(real: Tensor, made: Mapping[str, Tensor], lessons: int, seed: int, batch: int = 16) -> dict[str, Tensor]:
-    """Teach a new critic to tell real sounds from all that were made, and ask it about each of them.
+    """Teach a new discriminator to tell real sounds from all that were made, and ask it about each of them.
 
     It learns on the first half of the clips, and is asked about the second.
 
@@ -79,7 +79,7 @@ def listen(real: Tensor, made: Mapping[str, Tensor], lessons: int, seed: int, ba
     half = len(real) // 2
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        settings = SoundAdversarial(discriminators=(StftCritics(windows=(512, 256), channels=8),))
+        settings = SoundAdversarial(discriminators=(StftDiscriminators(windows=(512, 256), channels=8),))
         game = settings.build(channels=1, samples=real.shape[2])
         optimizer = torch.optim.Adam(game.parameters(), lr=1e-3, betas=(0.5, 0.9))
         for _ in range(lessons):
@@ -99,7 +99,7 @@ def listen(real: Tensor, made: Mapping[str, Tensor], lessons: int, seed: int, ba
 class ThreeLossesByEar(Trial, name="three-losses-by-ear"):
     """One small codec, trained three times for the same time."""
 
-    claim = "Each loss adds what the one before cannot hear: spectra mend what samples alone blur, and a critic what both leave unreal."
+    claim = "Each loss adds what the one before cannot hear: spectra mend what samples blur, and a discriminator what both leave unreal."
 
     def run(self, bench: Bench) -> Outcome:
         """Train three codecs, and listen to voices that none of them has heard."""

@@ -16,7 +16,7 @@ from jielong.apps.lab.verdict import Check
 from jielong.data.opening import open_set
 from jielong.data.order import spread
 from jielong.data.sets import ImageSet
-from jielong.losses.adversarial import Adversarial, AdversarialLoss
+from jielong.losses.adversarial import Adversarial, PatchAdversarialLoss
 from jielong.losses.perceptual import Perceptual, PerceptualLoss, unit_distance
 from jielong.media.images import from_tensor
 
@@ -62,7 +62,7 @@ def perceived(loss: PerceptualLoss, x: Tensor, y: Tensor) -> Tensor:
     )
 
 
-def critic(images: ImageSet, steps: int, seed: int) -> nn.Module:
+def train_discriminator(images: ImageSet, steps: int, seed: int) -> nn.Module:
     """A discriminator that learned on the training split to tell pictures from their blurred copies.
 
     Args:
@@ -72,7 +72,7 @@ def critic(images: ImageSet, steps: int, seed: int) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        game: AdversarialLoss = Adversarial(channels=16, layers=2).build(images.channels)
+        game: PatchAdversarialLoss = Adversarial(channels=16, layers=2).build(images.channels)
     optimizer = torch.optim.Adam(game.parameters(), lr=1e-3, betas=(0.5, 0.9))
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
@@ -148,7 +148,7 @@ class WhatIsAlike(Trial, name="what-is-alike"):
         loss = Perceptual().build()
         perception = {name: perceived(loss, copy, real) for name, copy in copies.items()}
         bench.tell("training a discriminator on blurred pictures")
-        discriminator = critic(images, bench.scaled(STEPS), bench.seed)
+        discriminator = train_discriminator(images, bench.scaled(STEPS), bench.seed)
         logits = {name: realness(discriminator, pictures) for name, pictures in {"real": real, **copies}.items()}
         bench.tell("listening to synthetic voices")
         voices = vowels(bench.scaled(SOUNDS, 2), torch.Generator().manual_seed(bench.seed))
