@@ -126,7 +126,9 @@ def test_a_part_of_the_sound_is_decoded_from_the_tokens_around_it(autoencoder: A
     torch.manual_seed(0)
     count = 64
     codec = (
-        VQ(autoencoder=autoencoder, dim=8, quantizer=Vector.model_validate({"codebook_size": 9})).build(audio_medium(1, HOP * count, 400)).eval()
+        VQ(autoencoder=autoencoder, dim=8, quantizer=Vector.model_validate({"codebook_size": 9}))
+        .build(audio_medium(1, HOP * count, 400))
+        .eval()
     )
     values = torch.randint(0, 9, (2, count, 1), generator=torch.Generator().manual_seed(1))
     whole = codec.decode(Tokens(values, codec.layout))

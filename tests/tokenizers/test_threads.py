@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 import torch
@@ -35,7 +34,7 @@ Call = Callable[[], None]
 
 def make(name: str) -> VQTokenizer:
     torch.manual_seed(0)
-    codes: Any = Residual.model_validate({"levels": 2, "quantizer": Vector.model_validate({"codes": 32, "kmeans_iterations": 0})})
+    codes = Residual(num_codebooks=2, quantizer=Vector(codebook_size=32, kmeans_iterations=0))
     tokenizer = VQ(autoencoder=AUTOENCODERS[name], dim=8, quantizer=codes).build(audio_medium(1, 10 * HOP, 24_000)).eval()
     for half in (tokenizer.encoder, tokenizer.decoder):
         for parameter in half.parameters():

@@ -34,7 +34,11 @@ def opened(folder: Path, size: int = 8) -> ImageSet:
 def make(seed: int = 0, size: int = 8) -> VQTokenizer:
     torch.manual_seed(seed)
     autoencoder = Convolutional(channels=(8,), blocks=(1,), patch=4)
-    return VQ(autoencoder=autoencoder, dim=4, quantizer=Vector(codebook_size=300, kmeans_iterations=0)).build(image_medium(3, (size, size))).eval()
+    return (
+        VQ(autoencoder=autoencoder, dim=4, quantizer=Vector(codebook_size=300, kmeans_iterations=0))
+        .build(image_medium(3, (size, size)))
+        .eval()
+    )
 
 
 def test_tokens_of_a_set_are_those_of_its_pictures_in_order(pictures: Path) -> None:
