@@ -25,7 +25,7 @@ from jielong.heads.softmax import Softmax
 from jielong.networks.transformer import Transformer
 from jielong.orders.base import Order
 from jielong.orders.coarse_to_fine import CoarseToFineOrder
-from jielong.orders.raster import RasterOrder
+from jielong.orders.raster import Raster, RasterOrder
 
 FRAMES, BOOKS, CODES, SPARED = 8, 4, 8, 0.1
 
@@ -74,10 +74,10 @@ def main() -> None:
     depth = Depth(layers=1, width=64, heads=4)
     ways: list[tuple[str, Order, Softmax | Depth]] = [
         ("raster, parallel", RasterOrder(), Softmax()),
-        ("raster, delay", RasterOrder("delay"), Softmax()),
-        ("raster, coarse_first", RasterOrder("coarse_first"), Softmax()),
+        ("raster, delay", Raster(pattern="delay").build(), Softmax()),
+        ("raster, coarse_first", Raster(pattern="coarse_first").build(), Softmax()),
         ("levels", CoarseToFineOrder(), Softmax()),
-        ("raster, flatten", RasterOrder("flatten"), Softmax()),
+        ("raster, flatten", Raster(pattern="flatten").build(), Softmax()),
         ("raster, parallel", RasterOrder(), depth),
     ]
     print("| order | head | steps a clip | nats above the least | CPU ms a clip |\n|---|---|---|---|---|")

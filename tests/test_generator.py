@@ -75,9 +75,9 @@ class AtOnce(Slabs):
 ORDERS: dict[str, Callable[[], Order]] = {
     "raster": Raster().build,
     "masked": Masked(steps=5).build,
-    "frames": lambda: Frames("cosine", 3, "confidence", 4.5),
+    "frames": lambda: Frames(Masked(steps=3)),
     "masked at random": Masked(steps=5, choose="random").build,
-    "frames at random": lambda: Frames("cosine", 3, "random", 4.5),
+    "frames at random": lambda: Frames(Masked(steps=3, choose="random")),
     "slabs": Slabs,
     "at once": AtOnce,
 }

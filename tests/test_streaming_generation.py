@@ -21,14 +21,14 @@ from jielong.networks.transformer import Transformer
 from jielong.orders.base import Order
 from jielong.orders.coarse_to_fine import CoarseToFineOrder
 from jielong.orders.masked import Masked
-from jielong.orders.raster import RasterOrder
+from jielong.orders.raster import Raster, RasterOrder
 
 N = 8
 CODES, NUMBERS = Layout((N,), 3, 7), Layout((N,), 2)
 ORDERS: dict[str, Callable[[], Order]] = {
     "parallel": RasterOrder,
-    "delay": lambda: RasterOrder("delay"),
-    "flatten": lambda: RasterOrder("flatten"),
+    "delay": lambda: Raster(pattern="delay").build(),
+    "flatten": lambda: Raster(pattern="flatten").build(),
     "levels": CoarseToFineOrder,
     "masked": Masked(steps=3).build,
 }

@@ -1,13 +1,27 @@
-"""The mixture-of-softmaxes head (arXiv 1711.03953): several softmaxes, and a gate that mixes their probabilities."""
+"""The mixture-of-softmaxes head (arXiv 1711.03953): several softmaxes whose probabilities a gate mixes."""
 
 from __future__ import annotations
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from jielong.config.registry import Part
 from jielong.core.tokens import Layout
+from jielong.heads.base import HeadSettings
 from jielong.heads.softmax import SoftmaxHead
+
+
+class Mixture(HeadSettings, family="head", name="mixture"):
+    """Settings of the mixture-of-softmaxes head.
+
+    Attributes:
+        components: Number ``M`` of softmaxes.
+    """
+
+    components: int = Field(default=4, ge=1)
+
+    def build(self, width: int, layout: Layout) -> MixtureHead:
+        """See :meth:`HeadSettings.build`."""
+        return MixtureHead(width, layout, self)
 
 
 class MixtureHead(SoftmaxHead):
@@ -16,28 +30,18 @@ class MixtureHead(SoftmaxHead):
     Args:
         width: Width ``D`` of the hidden vectors.
         layout: The tokens to predict.
-        components: Number ``M`` of softmaxes.
+        settings: See :class:`Mixture`.
     """
 
-    def __init__(self, width: int, layout: Layout, components: int) -> None:
+    def __init__(self, width: int, layout: Layout, settings: Mixture) -> None:
         super().__init__(width, layout)
-        self.components = components
-        self.gate = nn.Linear(width, components, bias=False)
-        self.contexts = nn.Linear(width, components * width)
+        self.components = settings.components
+        self.gate = nn.Linear(width, self.components, bias=False)
+        self.contexts = nn.Linear(width, self.components * width)
 
     def scores(self, hidden: Tensor) -> Tensor:
-        """Log-probabilities ``(..., K, V)`` of hidden vectors ``(..., D)``: logits that are normalised already."""
+        """Log-probabilities ``(..., K, V)`` of hidden vectors ``(..., D)``: logits that are already normalised."""
         contexts = self.contexts(hidden).unflatten(-1, (self.components, -1)).tanh()  # (..., M, D)
         each = super().scores(contexts).float().log_softmax(-1)  # (..., M, K, V)
         gate = self.gate(hidden).float().log_softmax(-1)  # (..., M)
         return (gate[..., None, None] + each).logsumexp(-3)
-
-
-class Mixture(Part, family="head", name="mixture"):
-    """Settings: ``components``, how many softmaxes are mixed."""
-
-    components: int = Field(default=4, ge=1)
-
-    def build(self, width: int, layout: Layout) -> MixtureHead:
-        """The head for tokens of this layout."""
-        return MixtureHead(width, layout, self.components)

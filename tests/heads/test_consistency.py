@@ -62,7 +62,7 @@ def test_scalings_and_grid_are_those_of_diffusers() -> None:
     scheduler.set_timesteps(41)
     levels = Levels().grid(40)
     torch.testing.assert_close(levels.flip(0).float(), scheduler.sigmas[:41].float(), rtol=1e-4, atol=1e-6)
-    head = ConsistencyHead(exact(0.5), LAYOUT, deviation=0.5)
+    head = ConsistencyHead(exact(0.5), LAYOUT, Consistency(deviation=0.5))
     for level in levels.tolist():
         skip, out = scheduler.get_scalings_for_boundary_condition(level)
         here = torch.tensor(level, dtype=torch.double)
@@ -146,7 +146,7 @@ def test_levels_are_drawn_as_the_normal_says() -> None:
             return targets.sum(-1)
 
     torch.manual_seed(0)
-    Spy(exact(1.0), LAYOUT, levels=levels).loss(torch.zeros(2_000, 4), torch.zeros(2_000, 3))
+    Spy(exact(1.0), LAYOUT, Consistency(levels=levels)).loss(torch.zeros(2_000, 4), torch.zeros(2_000, 3))
     ((low, high),) = seen
     index = torch.searchsorted(grid.float(), low)
     torch.testing.assert_close(high, grid.float()[index + 1])
@@ -189,7 +189,7 @@ def test_training_tells_the_head_and_losses_are_compared_on_the_finest_grid() ->
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.condition, self.head = None, ConsistencyHead(exact(1.0), LAYOUT, levels=Spy(samples=8_000))
+            self.condition, self.head = None, ConsistencyHead(exact(1.0), LAYOUT, Consistency(levels=Spy(samples=8_000)))
 
         def loss(self, tokens: Any, prepared: Any, rng: PerSampleRNG) -> Tensor:
             return self.head.loss(torch.zeros(1, 4), torch.zeros(1, 3)).mean()

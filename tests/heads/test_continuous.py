@@ -10,6 +10,7 @@ from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads.base import HeadContext, SamplingConfig
 from jielong.heads.continuous import Evaluations, IterativeHead, Predict
+from jielong.heads.flow_matching import FlowMatching
 from jielong.heads.softmax import SoftmaxHead
 from jielong.networks.denoiser import MLP, Denoiser
 
@@ -38,7 +39,7 @@ class Toy(IterativeHead):
     """The loss is the time drawn plus what the network says of it; a draw moves by half the prediction at each step."""
 
     def __init__(self, draws: int = 1) -> None:
-        super().__init__(Counting(), LAYOUT, steps=3, diffusion_batch_mul=draws)
+        super().__init__(Counting(), LAYOUT, FlowMatching(steps=3, diffusion_batch_mul=draws))
 
     def loss_of_copies(self, targets: Tensor, predict: Predict) -> Tensor:
         self.times = torch.rand(len(targets), 1)
@@ -128,6 +129,4 @@ def test_what_means_nothing_is_refused() -> None:
             codes.check_sampling(sampling)
     codes.check_sampling(SamplingConfig(top_k=3, top_p=0.5, temperature=0))
     with pytest.raises(ValueError, match="needs continuous tokens; this tokenizer's are codes"):
-        IterativeHead.__init__(
-            Toy.__new__(Toy), MLP().build(inputs=1, outputs=1, hidden=D), Layout((2,), vocabulary=4), steps=1, diffusion_batch_mul=1
-        )
+        FlowMatching(network=MLP()).build(D, Layout((2,), vocabulary=4))

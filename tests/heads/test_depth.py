@@ -25,7 +25,7 @@ LAYOUT = Layout((6,), K, V)
 
 def make(layers: int = 2, shared: bool = False, layout: Layout = LAYOUT, **settings: float) -> DepthHead:
     torch.manual_seed(0)
-    head = DepthHead(D, layout, layers, 16, 2, shared, **settings)
+    head = DepthHead(D, layout, Depth(layers=layers, width=16, heads=2, shared=shared, **settings))
     for parameter in head.parameters():
         parameter.data += 0.4 * torch.randn(parameter.shape)
     return head.eval()

@@ -15,7 +15,7 @@ from torch import Tensor
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads.base import HeadContext, SamplingConfig
-from jielong.heads.flow_matching import FlowMatchingHead, Sampler, Times, euler, grid, heun, midpoint, shifted, stochastic
+from jielong.heads.flow_matching import FlowMatching, FlowMatchingHead, Sampler, Times, euler, grid, heun, midpoint, shifted, stochastic
 
 ALARM = 1e-6
 WIDE = torch.tensor([[-1.7, 0.4, 2.3]], dtype=torch.double)
@@ -26,7 +26,7 @@ def gaussian(deviation: float, mean: float = 0.0):  # type: ignore[no-untyped-de
 
 
 def head_of(network: Exact, channels: int = 1, **settings: object) -> FlowMatchingHead:
-    return FlowMatchingHead(network, Layout((2,), channels), **settings)  # type: ignore[arg-type]
+    return FlowMatchingHead(network, Layout((2,), channels), FlowMatching.model_validate(settings))
 
 
 @pytest.mark.parametrize(

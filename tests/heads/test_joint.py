@@ -170,7 +170,7 @@ def test_draws_have_the_covariance_across_positions(sampler: Any) -> None:
         field = (t * wanted - (1 - t) * unit) @ torch.linalg.inv((1 - t) ** 2 * unit + t**2 * wanted)
         return (x.flatten(1) @ field.T).view_as(x)
 
-    head = FlowMatchingHead(Exact(velocity), LAYOUT, sampler=sampler)  # type: ignore[arg-type]
+    head = FlowMatchingHead(Exact(velocity), LAYOUT, FlowMatching.model_validate({"sampler": sampler}))
     steps = 400 if sampler == "euler" else 100
     with torch.no_grad():
         found = head.sample(

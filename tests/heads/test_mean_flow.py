@@ -129,9 +129,7 @@ def test_without_jumps_the_floor_is_that_of_flow_matching(kind: str, floor: floa
     head = MeanFlowHead(
         Exact(lambda x, start, span, hidden: gaussian_velocity(x, start / SLOW, 0.0, 1.0), 2),
         LAYOUT,
-        times=Times(kind=kind),
-        same=1.0,
-        power=0.0,  # type: ignore[arg-type]
+        MeanFlow.model_validate({"times": {"kind": kind}, "same": 1.0, "power": 0.0}),
     )
     torch.manual_seed(0)
     loss = head.loss(torch.zeros(20_000, 4), torch.randn(20_000, 3)) / 3
@@ -148,7 +146,7 @@ def test_the_share_without_a_jump_and_the_order_of_times(same: float) -> None:
             return super().errors(targets, noise, start, end, predict)
 
     torch.manual_seed(0)
-    head = Spy(Exact(exact_mean, 2), LAYOUT, same=same, diffusion_batch_mul=2)
+    head = Spy(Exact(exact_mean, 2), LAYOUT, MeanFlow(same=same, diffusion_batch_mul=2))
     assert head.loss(torch.zeros(5_000, 4), torch.randn(5_000, 3)).shape == (5_000,)
     ((start, end),) = seen
     assert bool((start <= end).all())
@@ -208,7 +206,7 @@ def test_outside_training_the_loss_is_flow_matchings() -> None:
     """Both of the same mean: figures of unit Gaussians, whatever the weight, the share and the form."""
     for improved in (False, True):
         exact = Exact(lambda x, start, *_: gaussian_velocity(x, start / SLOW, 0.0, 1.0).repeat(1, 1 + improved), 2)  # noqa: B023
-        head = MeanFlowHead(exact, LAYOUT, times=Times(), same=0.0, improved=improved).eval()
+        head = MeanFlowHead(exact, LAYOUT, MeanFlow(times=Times(), same=0.0, improved=improved)).eval()
         torch.manual_seed(0)
         loss = head.loss(torch.zeros(20_000, 4), torch.randn(20_000, 3))
         assert float(loss.mean()) == pytest.approx(1.741, abs=5 * float(loss.std()) / 20_000**0.5 + 5e-4)

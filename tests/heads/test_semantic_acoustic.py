@@ -23,7 +23,7 @@ D, C = 6, 2
 LAYOUT = Layout((4,), channels=C)
 NORMAL = GaussianMixture(components=1)
 SETTINGS = SemanticAcoustic(
-    quantizer=Vector(codebook_size=4, restart_below=0), of=FlowMatching(network=MLP(layers=1, width=16), steps=4), embedding=8
+    quantizer=Vector(codebook_size=4, restart_below=0), acoustic=FlowMatching(network=MLP(layers=1, width=16), steps=4), embedding=8
 )
 
 
@@ -46,11 +46,11 @@ def test_settings_survive_their_own_dump() -> None:
 
 
 def test_the_loss_is_that_of_the_unit_and_of_the_vector_given_it() -> None:
-    head = built(SETTINGS.model_copy(update={"weight": 3.0, "of": NORMAL})).eval()
+    head = built(SETTINGS.model_copy(update={"weight": 3.0, "acoustic": NORMAL})).eval()
     hidden, targets = torch.randn(50, D), corners(50)
-    units = head.unit(targets)
-    probability = head.units.scores(hidden)[:, 0].softmax(-1).gather(1, units)[:, 0]
-    expected = -3 * probability.log() + head.vectors.loss(torch.cat([hidden, head.table(units[:, 0])], 1), targets)
+    units = head.encode(targets)
+    probability = head.semantic.scores(hidden)[:, 0].softmax(-1).gather(1, units)[:, 0]
+    expected = -3 * probability.log() + head.acoustic.loss(torch.cat([hidden, head.embedding(units[:, 0])], 1), targets)
     torch.testing.assert_close(head.loss(hidden, targets), expected)
 
 
@@ -59,7 +59,7 @@ def test_units_are_nearest_centres_that_follow_the_vectors() -> None:
     for _ in range(30):
         head.loss(torch.randn(64, D), corners(64))
     clouds = corners(200)
-    near = head.quantizer.decode(head.unit(clouds))
+    near = head.quantizer.decode(head.encode(clouds))
     assert float((near - clouds).detach().abs().max()) < 1.2
     kept = head.quantizer.decode(torch.arange(16)[:, None]).clone()
     head.eval()
@@ -71,16 +71,16 @@ def test_draws_are_of_the_unit_and_top_k_is_of_units() -> None:
     head = built().eval()
     hidden, null = torch.randn(5, 3, D), torch.randn(5, 3, D)
     seen = []
-    sample = head.vectors.sample
+    sample = head.acoustic.sample
 
     def spy(*given: object, **more: object) -> object:
         seen.append(given)
         return sample(*given, **more)  # type: ignore[arg-type]
 
-    head.vectors.sample = spy  # type: ignore[method-assign, assignment]
+    head.acoustic.sample = spy  # type: ignore[method-assign, assignment]
     draw = head.sample(hidden, PerSampleRNG(0, range(5)), SamplingConfig(top_k=1), HeadContext(null, 2.0))
-    best = (null + 2 * (hidden - null)) @ head.units.logits.weight.T
-    expected = head.table(best.argmax(-1))
+    best = (null + 2 * (hidden - null)) @ head.semantic.logits.weight.T
+    expected = head.embedding(best.argmax(-1))
     given, other = seen[0][0], seen[0][3].null
     torch.testing.assert_close(given, torch.cat([hidden, expected], -1))
     torch.testing.assert_close(other, torch.cat([null, expected], -1))
@@ -94,7 +94,7 @@ def test_draws_are_of_the_unit_and_top_k_is_of_units() -> None:
 def test_both_streams_learn_a_distribution() -> None:
     """Four clouds, whose hidden vector says nothing: a unit of each, and a normal around it."""
     torch.manual_seed(0)
-    head = SemanticAcoustic(quantizer=Vector(codebook_size=4, restart_below=0), of=NORMAL, embedding=8).build(D, LAYOUT).train()
+    head = SemanticAcoustic(quantizer=Vector(codebook_size=4, restart_below=0), acoustic=NORMAL, embedding=8).build(D, LAYOUT).train()
     head.quantizer.begin(torch.tensor([[2.0, 2], [2, -2], [-2, 2], [-2, -2]]), torch.ones(4))  # type: ignore[operator]
     optimizer = torch.optim.Adam(head.parameters(), lr=0.03)
     for _ in range(400):
@@ -111,7 +111,7 @@ def test_both_streams_learn_a_distribution() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (SemanticAcoustic(of=FlowMatching(network=DiT(layers=1, width=16, heads=2))), "may not be joint"),
+        (SemanticAcoustic(acoustic=FlowMatching(network=DiT(layers=1, width=16, heads=2))), "may not be joint"),
         (SemanticAcoustic(quantizer=Residual()), "choose quantizer: vector"),
     ],
 )

@@ -41,7 +41,7 @@ def at_rows(network: torch.nn.Module, hidden: Tensor):  # type: ignore[no-untype
 def test_the_exact_step_is_what_two_halves_say() -> None:
     """The semigroup: a fixed point of the bootstrap at every length and time."""
     tokens, noise, times, levels = rows()
-    head = ShortcutHead(Exact(exact_step, 2), LAYOUT, clip=100.0)
+    head = ShortcutHead(Exact(exact_step, 2), LAYOUT, Shortcut(clip=100.0))
     x = torch.lerp(noise, tokens, times[:, None])
     ask, coarse = at_rows(head.network, tokens), levels < 7
     halves = head.two_halves(x[coarse], times[coarse], levels[coarse], ask, coarse.nonzero()[:, 0])
@@ -83,7 +83,7 @@ def test_the_bootstrapped_target_has_no_gradient() -> None:
     tokens, noise, times, _ = rows()
     levels = torch.zeros(64, dtype=torch.long)
     factor = torch.tensor(0.5, dtype=torch.double, requires_grad=True)
-    head = ShortcutHead(Exact(lambda x, t, level, hidden: factor * x, 2), LAYOUT, clip=100.0)
+    head = ShortcutHead(Exact(lambda x, t, level, hidden: factor * x, 2), LAYOUT, Shortcut(clip=100.0))
     head.errors(tokens, noise, 0 * times, levels, at_rows(head.network, tokens)).sum().backward()
     # s = a x; x' = (1 + a/2) x; target = (a + a (1 + a/2)) x / 2 = (a + a^2 / 4) x; d/da (a - target)^2 x^2 = 2 (a - target) x^2.
     expected = (2 * (0.5 - (0.5 + 0.25 / 4)) * noise.square()).mean(-1).sum()
@@ -101,7 +101,7 @@ def test_times_lie_on_the_grid_of_their_step_and_lengths_are_drawn_as_told(share
             return super().errors(targets, noise, times, levels, predict)
 
     torch.manual_seed(0)
-    Spy(Exact(exact_step, 2), LAYOUT, bootstrap=share).loss(torch.zeros(5_000, 4), torch.randn(5_000, 3))
+    Spy(Exact(exact_step, 2), LAYOUT, Shortcut(bootstrap=share)).loss(torch.zeros(5_000, 4), torch.randn(5_000, 3))
     ((times, levels),) = seen
     places = times * 2.0**levels
     assert torch.equal(places, places.round())
@@ -138,7 +138,7 @@ def test_the_untrained_loss_is_the_tokens_and_the_noises_square_where_plain_and_
 
 def test_outside_training_the_loss_is_flow_matchings() -> None:
     """On times of the finest grid; the figure of unit Gaussians, within five deviations of the mean and the grid's own error."""
-    head = ShortcutHead(Exact(lambda x, t, level, hidden: gaussian_velocity(x, t, 0.0, 1.0), 2), LAYOUT, bootstrap=1.0).eval()
+    head = ShortcutHead(Exact(lambda x, t, level, hidden: gaussian_velocity(x, t, 0.0, 1.0), 2), LAYOUT, Shortcut(bootstrap=1.0)).eval()
     torch.manual_seed(0)
     loss = head.loss(torch.zeros(20_000, 4), torch.randn(20_000, 3))
     assert float(loss.mean()) == pytest.approx(torch.pi / 2, abs=5 * float(loss.std()) / 20_000**0.5 + 1e-3)

@@ -176,7 +176,7 @@ def test_smoothed_loss_is_bounded_below_by_the_entropy_of_its_target_and_reaches
     target = torch.full((v,), smoothing / v, dtype=torch.float64)
     target[7] += 1 - smoothing
     entropy = float(torch.special.entr(target).sum())
-    head = SoftmaxHead(1, Layout((1,), vocabulary=v), label_smoothing=smoothing)
+    head = SoftmaxHead(1, Layout((1,), vocabulary=v), Softmax(label_smoothing=smoothing))
 
     def loss() -> float:
         return float(head.loss(torch.ones(1, 1), torch.tensor([[7]])).detach())

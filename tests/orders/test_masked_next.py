@@ -47,7 +47,7 @@ class Fixed(MaskedNextOrder):
     """Leaves what it is told to leave."""
 
     def __init__(self, left: Tensor) -> None:
-        super().__init__(0.5, Ratio(), Ratio())
+        super().__init__()
         self.left = left
 
     def view_of(self, layout: Layout, rng: PerSampleRNG, real: Tensor) -> View:

@@ -20,9 +20,9 @@ from jielong.heads.logistic_mixture import LogisticMixture
 from jielong.heads.softmax import Softmax, SoftmaxHead
 from jielong.networks.transformer import Transformer
 from jielong.orders.base import Order
-from jielong.orders.coarse_to_fine import CoarseToFineOrder
+from jielong.orders.coarse_to_fine import CoarseToFine, CoarseToFineOrder
 from jielong.orders.patterns import Pattern, coarse_first, delay, flatten, level_by_level
-from jielong.orders.raster import RasterOrder
+from jielong.orders.raster import Raster, RasterOrder
 
 PATTERNS: dict[str, Callable[[Layout], Pattern]] = {
     "delay": lambda layout: delay(layout, range(layout.channels)),
@@ -32,9 +32,9 @@ PATTERNS: dict[str, Callable[[Layout], Pattern]] = {
 }
 ORDERS: dict[str, Callable[[], Order]] = {
     "parallel": RasterOrder,
-    "delay": lambda: RasterOrder("delay"),
-    "flatten": lambda: RasterOrder("flatten"),
-    "coarse_first": lambda: RasterOrder("coarse_first"),
+    "delay": lambda: Raster(pattern="delay").build(),
+    "flatten": lambda: Raster(pattern="flatten").build(),
+    "coarse_first": lambda: Raster(pattern="coarse_first").build(),
     "levels": CoarseToFineOrder,
 }
 
@@ -141,7 +141,7 @@ def test_further_levels_take_their_likeliest_codes_unless_they_are_drawn() -> No
     likeliest = likeliest_of(greedy)
     assert torch.equal(greedy.values[..., 1:], likeliest[..., 1:])
     assert not torch.equal(greedy.values[..., 0], likeliest[..., 0])
-    model.order = CoarseToFineOrder(greedy=False)
+    model.order = CoarseToFine(greedy=False).build()
     drawn = model.generate(count=8, seed=1)
     assert torch.equal(drawn.values[..., 0], greedy.values[..., 0])
     assert not torch.equal(drawn.values[..., 1:], likeliest_of(drawn)[..., 1:])
@@ -259,13 +259,13 @@ def test_impossible_pairings_are_refused() -> None:
     numbers, single, pictures, deep = Layout((4,), 3), Layout((4,), 1, 7), Layout((2, 2), 3, 7), Layout((4,), 3, 7)
     for layout, words in ((numbers, "is of numbers"), (single, "has one codebook")):
         with pytest.raises(ValueError, match=words):
-            SequencePlan.of(RasterOrder("flatten"), layout)
+            SequencePlan.of(Raster(pattern="flatten").build(), layout)
         with pytest.raises(ValueError, match=words):
             SequencePlan.of(CoarseToFineOrder(), layout)
     with pytest.raises(ValueError, match="delay is for tokens in one line"):
-        SequencePlan.of(RasterOrder("delay"), pictures)
+        SequencePlan.of(Raster(pattern="delay").build(), pictures)
     with pytest.raises(ValueError, match="delays are one a codebook, 3 of them"):
-        SequencePlan.of(RasterOrder("delay", [0, 1]), deep)
+        SequencePlan.of(Raster(pattern="delay", delays=(0, 1)).build(), deep)
     backbone = Transformer(layers=1, width=16, heads=2, axes=1)
     with pytest.raises(ValueError, match="take the head softmax or depth"):
-        Generator(deep, RasterOrder("delay"), backbone, LogisticMixture().build(16, deep))
+        Generator(deep, Raster(pattern="delay").build(), backbone, LogisticMixture().build(16, deep))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
@@ -14,6 +14,12 @@ from jielong.config.speed import Lazy, Schedule, TwoStage
 from jielong.config.yaml_text import write_yaml
 from jielong.core.medium import ALONG_ROWS, ALONG_TIME
 from jielong.training.settings import Balance, TrainSettings
+
+if TYPE_CHECKING:
+    from jielong.heads.base import HeadSettings
+    from jielong.orders.base import OrderSettings
+else:  # which import torch: reading a recipe's keys does without
+    HeadSettings = OrderSettings = Part
 
 
 class Trained(Config):
@@ -31,9 +37,9 @@ class Trained(Config):
 Tokenizer = Annotated[SerializeAsAny[Part] | Trained, OfFamily("tokenizer", instead=Trained)]
 Losses = Annotated[tuple[SerializeAsAny[Part], ...], OfFamily("loss", many=True)]
 Condition = Annotated[SerializeAsAny[Part], OfFamily("condition")]
-Order = Annotated[SerializeAsAny[Part], OfFamily("order")]
+Order = Annotated[SerializeAsAny[OrderSettings], OfFamily("order")]
 Backbone = Annotated[SerializeAsAny[Part], OfFamily("backbone")]
-Head = Annotated[SerializeAsAny[Part], OfFamily("head")]
+Head = Annotated[SerializeAsAny[HeadSettings], OfFamily("head")]
 
 
 class DataSettings(Config):

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from jielong.config.registry import Part
 from jielong.core.rng import PerSampleRNG
+from jielong.core.tokens import Layout
 
 StateCallback = Callable[[Tensor], None]
 """Receives every state ``(B, n, C)`` between noise and tokens; the last one is the tokens."""
@@ -176,3 +178,15 @@ class Head(nn.Module, ABC):
             ValueError: if the head has no codes.
         """
         raise ValueError(f"the {type(self).__name__} has no codes to mix; smooth sampling needs a softmax head")
+
+
+class HeadSettings(Part):
+    """Settings of a head."""
+
+    @abstractmethod
+    def build(self, width: int, layout: Layout) -> Head:
+        """The head that predicts tokens of ``layout`` from hidden vectors of ``width`` channels.
+
+        Raises:
+            ValueError: if the settings do not fit the layout.
+        """

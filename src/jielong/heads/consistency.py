@@ -17,18 +17,17 @@ twice as wide, so here it is -0.4.
 from __future__ import annotations
 
 import math
-from typing import Annotated
 
 import torch
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from jielong.config.registry import Config, OfFamily, Part
+from jielong.config.registry import Config
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.continuous import Evaluations, IterativeHead, Predict, total
+from jielong.heads.continuous import Evaluations, IterativeHead, IterativeSettings, Predict, total
 from jielong.heads.flow_matching import SLOW
-from jielong.networks.denoiser import MLP, AnyDenoiser, NetworkSettings
+from jielong.networks.denoiser import AnyDenoiser
 
 RHO = 7.0
 
@@ -83,6 +82,25 @@ class Levels(Config):
         return mass / mass.sum()
 
 
+class Consistency(IterativeSettings, family="head", name="consistency"):
+    """Settings of the consistency head; ``steps`` of 1 or 2 are usual.
+
+    Attributes:
+        levels: The noise levels, and how training refines their grid.
+        deviation: Standard deviation ``s`` of the tokens: 1, as tokenizers scale them.
+        huber: ``c / sqrt(C)`` of the pseudo-Huber distance ``sqrt(|u|^2 + c^2) - c``.
+    """
+
+    steps: int = Field(default=2, ge=1)
+    levels: Levels = Levels()
+    deviation: float = Field(default=1.0, gt=0)
+    huber: float = Field(default=0.00054, ge=0)
+
+    def build(self, width: int, layout: Layout) -> ConsistencyHead:
+        """See :meth:`HeadSettings.build`."""
+        return ConsistencyHead(self.denoiser(width, layout), layout, self)
+
+
 class ConsistencyHead(IterativeHead):
     """Learns where the flow ends, from every noise level, and draws a token in one step or few.
 
@@ -93,27 +111,13 @@ class ConsistencyHead(IterativeHead):
     Args:
         network: Reads one time, ``ln(t) / 4`` slowed down, gives ``C`` numbers.
         layout: The tokens to predict.
-        steps: Evaluations a draw.
-        diffusion_batch_mul: Noisy copies of each token in a loss.
-        levels: The noise levels.
-        deviation: Standard deviation ``s`` of the tokens.
-        huber: ``c / sqrt(C)`` of the pseudo-Huber distance ``sqrt(|u|^2 + c^2) - c``.
+        settings: See :class:`Consistency`.
     """
 
-    def __init__(
-        self,
-        network: AnyDenoiser,
-        layout: Layout,
-        *,
-        steps: int = 2,
-        diffusion_batch_mul: int = 4,
-        levels: Levels = Levels(),
-        deviation: float = 1.0,
-        huber: float = 0.00054,
-    ) -> None:
-        super().__init__(network, layout, steps=steps, diffusion_batch_mul=diffusion_batch_mul)
-        self.levels, self.deviation = levels, deviation
-        self.huber = huber * math.sqrt(layout.channels)
+    def __init__(self, network: AnyDenoiser, layout: Layout, settings: Consistency = Consistency()) -> None:
+        super().__init__(network, layout, settings)
+        self.levels, self.deviation = settings.levels, settings.deviation
+        self.huber = settings.huber * math.sqrt(layout.channels)
         self.samples_seen = 0
 
     def on_train_step(self, samples_seen: int) -> None:
@@ -167,35 +171,3 @@ class ConsistencyHead(IterativeHead):
             x = self.answer(x, here, evaluate(self.inputs(x, here), SLOW * math.log(level) / 4))
             evaluate.on_state(x)
         return x
-
-
-class Consistency(Part, family="head", name="consistency"):
-    """Settings of the consistency head.
-
-    Attributes:
-        network: The network inside.
-        steps: Evaluations of it a draw; 1 or 2 are usual.
-        diffusion_batch_mul: Noisy copies of each token in a loss.
-        levels: The noise levels, and how training refines their grid.
-        deviation: Standard deviation of the tokens: 1, as tokenizers scale them.
-        huber: How soon the distance turns from square to straight, ``c`` over the square root of a token's values.
-    """
-
-    network: Annotated[SerializeAsAny[NetworkSettings], OfFamily("network")] = MLP()
-    steps: int = Field(default=2, ge=1)
-    diffusion_batch_mul: int = Field(default=4, ge=1)
-    levels: Levels = Levels()
-    deviation: float = Field(default=1.0, gt=0)
-    huber: float = Field(default=0.00054, ge=0)
-
-    def build(self, width: int, layout: Layout) -> ConsistencyHead:
-        """The head for tokens of this layout."""
-        return ConsistencyHead(
-            self.network.build(inputs=layout.channels, outputs=layout.channels, hidden=width, axes=len(layout.extents)),
-            layout,
-            steps=self.steps,
-            diffusion_batch_mul=self.diffusion_batch_mul,
-            levels=self.levels,
-            deviation=self.deviation,
-            huber=self.huber,
-        )

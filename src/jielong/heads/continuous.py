@@ -9,15 +9,17 @@ are one call.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
+from pydantic import Field, SerializeAsAny
 from torch import Tensor
 
+from jielong.config.registry import OfFamily
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput, SamplingConfig
-from jielong.networks.denoiser import AnyDenoiser, JointDenoiser
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, SampleOutput, SamplingConfig
+from jielong.networks.denoiser import MLP, AnyDenoiser, JointDenoiser, NetworkSettings
 
 
 class Predict(Protocol):
@@ -110,6 +112,25 @@ def _coords(context: HeadContext) -> Tensor:
     return context.coords
 
 
+class IterativeSettings(HeadSettings):
+    """Settings that iterative heads share, for continuous tokens of unit standard deviation.
+
+    Attributes:
+        network: The network.
+        steps: Network evaluations per draw, unless ``num_inference_steps`` is given.
+        diffusion_batch_mul: Noisy copies of each token in a loss; the backbone runs once for all of them.
+    """
+
+    network: Annotated[SerializeAsAny[NetworkSettings], OfFamily("network")] = MLP()
+    steps: int = Field(ge=1)
+    diffusion_batch_mul: int = Field(default=4, ge=1)
+
+    def denoiser(self, width: int, layout: Layout, *, outputs: int = 1, times: int = 1) -> AnyDenoiser:
+        """The network, which predicts ``outputs`` numbers per value and reads ``times`` scalars per row."""
+        channels, axes = layout.channels, len(layout.extents)
+        return self.network.build(inputs=channels, outputs=outputs * channels, hidden=width, times=times, axes=axes)
+
+
 class IterativeHead(Head):
     """A head of continuous tokens whose network is evaluated several times a draw.
 
@@ -119,8 +140,7 @@ class IterativeHead(Head):
     Args:
         network: The network.
         layout: The tokens to predict.
-        steps: Evaluations (or steps) of a draw, unless ``num_inference_steps`` says otherwise.
-        diffusion_batch_mul: Noisy copies of each token in a loss.
+        settings: See :class:`IterativeSettings`.
 
     Raises:
         ValueError: if the tokens are discrete.
@@ -129,11 +149,11 @@ class IterativeHead(Head):
     discrete = False
     iterative = True
 
-    def __init__(self, network: AnyDenoiser, layout: Layout, *, steps: int, diffusion_batch_mul: int) -> None:
+    def __init__(self, network: AnyDenoiser, layout: Layout, settings: IterativeSettings) -> None:
         super().__init__()
-        check_continuous(type(self).__name__.removesuffix("Head").lower(), layout)
+        check_continuous(settings.name, layout)
         self.network, self.channels = network, layout.channels
-        self.steps, self.diffusion_batch_mul = steps, diffusion_batch_mul
+        self.steps, self.diffusion_batch_mul = settings.steps, settings.diffusion_batch_mul
 
     @property
     def joint(self) -> bool:

@@ -6,13 +6,40 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from jielong.config.registry import Part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput, SamplingConfig
-from jielong.heads.softmax import cross_entropies, draw_codes, filter_logits, over_codebooks
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, SampleOutput, SamplingConfig
+from jielong.heads.softmax import cross_entropies, draw_codes, filter_logits, over_codebooks, vocabulary_of
 from jielong.networks.depth import DepthTransformer, Memory, PerCodebook
 from jielong.networks.embedding import CodeEmbedding
+
+
+class Depth(HeadSettings, family="head", name="depth"):
+    """Settings of the depth head.
+
+    Attributes:
+        layers: Layers of the transformer over the codebooks.
+        width: Its channels.
+        heads: Its attention heads.
+        shared: Use one set of layer weights for all codebooks.
+        first_weight: Weight of the first codebook's loss relative to each of the others (Moshi: 100, for its semantic codebook).
+    """
+
+    layers: int = Field(default=2, ge=1)
+    width: int = Field(default=128, ge=1)
+    heads: int = Field(default=4, ge=1)
+    shared: bool = False
+    first_weight: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Depth:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        return self
+
+    def build(self, width: int, layout: Layout) -> DepthHead:
+        """See :meth:`HeadSettings.build`."""
+        return DepthHead(width, layout, self)
 
 
 class DepthHead(Head):
@@ -23,41 +50,26 @@ class DepthHead(Head):
     Args:
         width: Width ``D`` of the hidden vectors.
         layout: The tokens to predict.
-        layers: Of the transformer over the codebooks.
-        depth_width: Its width.
-        heads: Its attention heads.
-        shared: One set of weights in its layers for all codebooks.
-        first_weight: Weight of the first codebook's loss against each other's (Moshi: 100, as the first says what is said).
+        settings: See :class:`Depth`.
 
     Raises:
-        ValueError: if the tokens are continuous, or sizes do not fit.
+        ValueError: if the tokens are continuous.
     """
 
     discrete = True
     missing_codes_allowed = True
     sequential_codebooks = True
 
-    def __init__(
-        self,
-        width: int,
-        layout: Layout,
-        layers: int = 2,
-        depth_width: int = 128,
-        heads: int = 4,
-        shared: bool = False,
-        first_weight: float = 1.0,
-    ) -> None:
+    def __init__(self, width: int, layout: Layout, settings: Depth = Depth()) -> None:
         super().__init__()
-        if layout.vocabulary is None:
-            raise ValueError("a depth head needs discrete tokens; this tokenizer's are continuous: choose a head such as diffusion")
-        self.codebooks, self.vocabulary = layout.channels, layout.vocabulary
+        self.codebooks, self.vocabulary = layout.channels, vocabulary_of("depth", layout)
+        depth_width, self.first_weight = settings.width, settings.first_weight
         self.enter = PerCodebook(self.codebooks, width, depth_width)
         # The last codebook is never an input; "nothing" may be one, where a pattern leaves a codebook out.
         self.embedding = CodeEmbedding(1, max(self.codebooks - 1, 1) * (self.vocabulary + 1), depth_width)
-        self.depth = DepthTransformer(self.codebooks, layers, depth_width, heads, shared)
+        self.depth = DepthTransformer(self.codebooks, settings.layers, depth_width, settings.heads, settings.shared)
         # Zero weights: the untrained head is uniform, and its first loss is exactly ln V.
         self.logits = PerCodebook(self.codebooks, depth_width, self.vocabulary, std=0.0)
-        self.first_weight = first_weight
 
     def _embedded(self, codes: Tensor, first: int) -> Tensor:
         """Vectors of the codes ``(M, k)`` of codebooks ``first`` on, ``(M, k, depth width)``."""
@@ -126,23 +138,3 @@ class DepthHead(Head):
             confidence += probability.gather(-1, codes[:, None])[:, 0].clamp_min(torch.finfo(torch.float32).tiny).log()
             drawn.append(codes if given is None else torch.where(given[:, book] < 0, codes, given[:, book]))
         return SampleOutput(torch.stack(drawn, dim=-1).unflatten(0, (batch, n)), confidence.view(batch, n))
-
-
-class Depth(Part, family="head", name="depth"):
-    """Settings: ``layers``, ``width`` and ``heads`` of the transformer over codebooks; ``shared`` weights; ``first_weight`` of the loss."""
-
-    layers: int = Field(default=2, ge=1)
-    width: int = Field(default=128, ge=1)
-    heads: int = Field(default=4, ge=1)
-    shared: bool = False
-    first_weight: float = Field(default=1.0, gt=0)
-
-    @model_validator(mode="after")
-    def _heads_share_the_width(self) -> Depth:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
-        return self
-
-    def build(self, width: int, layout: Layout) -> DepthHead:
-        """The head for tokens of this layout."""
-        return DepthHead(width, layout, self.layers, self.width, self.heads, self.shared, self.first_weight)

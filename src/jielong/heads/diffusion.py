@@ -9,25 +9,53 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field, SerializeAsAny
+from pydantic import Field
 from torch import Tensor
 
-from jielong.config.registry import OfFamily, Part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads import diffusion_samplers as samplers
 from jielong.heads.base import SamplingConfig
-from jielong.heads.continuous import Evaluations, IterativeHead, Predict, mean
+from jielong.heads.continuous import Evaluations, IterativeHead, IterativeSettings, Predict, mean
 from jielong.heads.diffusion_samplers import Guess
 from jielong.heads.diffusion_schedule import Kind, Schedule
-from jielong.networks.denoiser import MLP, NetworkSettings
+from jielong.networks.denoiser import AnyDenoiser
 
 Prediction = Literal["epsilon", "x0", "v"]
 Variance = Literal["learned", "fixed"]
 Sampler = Literal["ddpm", "ddim", "edm"]
+
+
+class Diffusion(IterativeSettings, family="head", name="diffusion"):
+    """Settings of the diffusion head.
+
+    Attributes:
+        schedule: The noise schedule.
+        prediction: What the network predicts.
+        variance: Variance of a reverse step: ``fixed`` to that of ``q(x_{t-1} | x_t, x_0)``, or ``learned`` between it and ``beta_t``
+            (arXiv 2102.09672).
+        sampler: See :mod:`jielong.heads.diffusion_samplers`.
+        eta: Noise that ``ddim`` injects.
+        clip: Bound on the magnitude of ``x_0`` in sampling; none for latents.
+        start: Noise over signal ``s / a`` from which sampling starts; steps above it are left out. ``None`` starts at the last step, as the
+            authors' code does. The cosine schedule ends at 20,000, where ``x_0 = (x - s e) / a`` turns an error of 0.01 in ``e`` into 200.
+    """
+
+    schedule: Kind = "cosine"
+    prediction: Prediction = "epsilon"
+    variance: Variance = "learned"
+    sampler: Sampler = "ddpm"
+    eta: float = Field(default=0.0, ge=0, le=1)
+    clip: float | None = Field(default=None, gt=0)
+    start: float | None = Field(default=80.0, gt=0)
+    steps: int = Field(default=50, ge=1)
+
+    def build(self, width: int, layout: Layout) -> DiffusionHead:
+        """See :meth:`HeadSettings.build`."""
+        return DiffusionHead(self.denoiser(width, layout, outputs=2 if self.variance == "learned" else 1), layout, self)
 
 
 class DiffusionHead(IterativeHead):
@@ -38,19 +66,9 @@ class DiffusionHead(IterativeHead):
     the noise that a draw starts from: 1 is the model's own distribution, 0 follows the means.
 
     Args:
-        width: Width ``D`` of the hidden vectors.
+        network: Reads one time; gives ``C`` numbers, or ``2 C`` where the variance is learned.
         layout: The tokens to predict, ``C`` numbers of unit standard deviation.
-        network: Settings of the network.
-        schedule: How noise grows.
-        prediction: What the network says.
-        variance: Of a step back: ``fixed`` to that of ``q(x_{t-1} | x_t, x_0)``, or ``learned`` between it and ``beta_t`` (2102.09672).
-        sampler: How it draws: :mod:`jielong.heads.diffusion_samplers`.
-        eta: Noise that ``ddim`` injects.
-        clip: Bound on the magnitude of ``x_0`` when it draws; none for latents.
-        start: Noise over signal ``s / a`` from which draws begin: steps beyond are left out. ``None`` begins at the last, as the authors'
-            code. The cosine schedule ends at 20,000, where ``x_0 = (x - s e) / a`` makes of an error of 0.01 in ``e`` one of 200.
-        steps: Evaluations a draw.
-        diffusion_batch_mul: Noisy copies of each token in a loss.
+        settings: See :class:`Diffusion`.
     """
 
     signal: Tensor
@@ -59,31 +77,14 @@ class DiffusionHead(IterativeHead):
     most: Tensor
     gain: Tensor
 
-    def __init__(
-        self,
-        width: int,
-        layout: Layout,
-        network: NetworkSettings,
-        *,
-        schedule: Kind = "cosine",
-        prediction: Prediction = "epsilon",
-        variance: Variance = "learned",
-        sampler: Sampler = "ddpm",
-        eta: float = 0.0,
-        clip: float | None = None,
-        start: float | None = 80.0,
-        steps: int = 50,
-        diffusion_batch_mul: int = 4,
-    ) -> None:
-        outputs = layout.channels * (2 if variance == "learned" else 1)
-        built = network.build(inputs=layout.channels, outputs=outputs, hidden=width, axes=len(layout.extents))
-        super().__init__(built, layout, steps=steps, diffusion_batch_mul=diffusion_batch_mul)
-        self.schedule, self.prediction, self.learned = Schedule.of(schedule), prediction, variance == "learned"
-        self.sampler, self.eta, self.clip = sampler, eta, clip
-        self.drawn = self.schedule if start is None else self.schedule.up_to(start)
+    def __init__(self, network: AnyDenoiser, layout: Layout, settings: Diffusion = Diffusion()) -> None:
+        super().__init__(network, layout, settings)
+        self.schedule, self.prediction = Schedule.of(settings.schedule), settings.prediction
+        self.learned, self.sampler, self.eta, self.clip = settings.variance == "learned", settings.sampler, settings.eta, settings.clip
+        self.drawn = self.schedule if settings.start is None else self.schedule.up_to(settings.start)
         plan = self.schedule
         # The mean of a step back moves by ``gain`` times what the prediction is wrong by.
-        per_data = {"epsilon": plan.sigma, "v": plan.spread, "x0": torch.ones_like(plan.kept)}[prediction]
+        per_data = {"epsilon": plan.sigma, "v": plan.spread, "x0": torch.ones_like(plan.kept)}[self.prediction]
         tables = {"signal": plan.signal, "spread": plan.spread, "least": plan.log_variance, "most": plan.log_betas}
         for name, table in {**tables, "gain": plan.of_data * per_data}.items():
             self.register_buffer(name, table.float(), persistent=False)
@@ -168,26 +169,3 @@ class DiffusionHead(IterativeHead):
         elif self.prediction == "epsilon":
             return Guess(data, said, share)
         return Guess(data, (x - signal * data) / spread, share)
-
-
-class Diffusion(Part, family="head", name="diffusion"):
-    """Noise taken off a token in ``steps`` evaluations of a small ``network``, as in MAR.
-
-    See :class:`DiffusionHead`; ``diffusion_batch_mul`` are the noisy copies of each token in a loss.
-    """
-
-    network: Annotated[SerializeAsAny[NetworkSettings], OfFamily("network")] = MLP()
-    schedule: Kind = "cosine"
-    prediction: Prediction = "epsilon"
-    variance: Variance = "learned"
-    sampler: Sampler = "ddpm"
-    eta: float = Field(default=0.0, ge=0, le=1)
-    clip: float | None = Field(default=None, gt=0)
-    start: float | None = Field(default=80.0, gt=0)
-    steps: int = Field(default=50, ge=1)
-    diffusion_batch_mul: int = Field(default=4, ge=1)
-
-    def build(self, width: int, layout: Layout) -> DiffusionHead:
-        """The head for tokens of this layout."""
-        own = {name: getattr(self, name) for name in type(self).model_fields}
-        return DiffusionHead(width, layout, **own)

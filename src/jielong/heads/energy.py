@@ -11,10 +11,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from jielong.config.registry import Part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput, SamplingConfig
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, SampleOutput, SamplingConfig
 from jielong.heads.continuous import check_continuous
 from jielong.networks.noise_driven import NoiseDriven
 
@@ -51,6 +50,28 @@ def energy_loss(draws: Tensor, target: Tensor, alpha: float = 1.0) -> Tensor:
     return 2 * to_target - among
 
 
+class Energy(HeadSettings, family="head", name="energy"):
+    """Settings of the energy head, for continuous tokens of unit standard deviation.
+
+    Attributes:
+        layers: Blocks of the network.
+        width: Its channels.
+        noise: Numbers of noise per token.
+        draws: Samples per token in training; more reduce the gradient's variance at proportional cost.
+        alpha: Exponent of the score. Towards 2 the score depends on the mean of the draws alone.
+    """
+
+    layers: int = Field(default=3, ge=1)
+    width: int = Field(default=256, ge=1)
+    noise: int = Field(default=32, ge=1)
+    draws: int = Field(default=2, ge=2)
+    alpha: float = Field(default=1.0, gt=0, lt=2)
+
+    def build(self, width: int, layout: Layout) -> EnergyHead:
+        """See :meth:`HeadSettings.build`."""
+        return EnergyHead(width, layout, self)
+
+
 class EnergyHead(Head):
     """A sample in one evaluation. It has no likelihood: it can draw a token, but cannot say how likely one is.
 
@@ -60,22 +81,16 @@ class EnergyHead(Head):
     Args:
         width: Width ``D`` of the hidden vectors.
         layout: The tokens to predict: ``C`` numbers at a position.
-        layers: Blocks of the network.
-        channels: Their width.
-        noise: Numbers of noise that a token is made of.
-        draws: Draws a token in training.
-        alpha: Exponent of the score.
+        settings: See :class:`Energy`.
     """
 
     discrete = False
 
-    def __init__(
-        self, width: int, layout: Layout, layers: int = 3, channels: int = 256, noise: int = 32, draws: int = 2, alpha: float = 1.0
-    ) -> None:
+    def __init__(self, width: int, layout: Layout, settings: Energy = Energy()) -> None:
         super().__init__()
         check_continuous("energy", layout)
-        self.network = NoiseDriven(width, noise, layout.channels, layers, channels)
-        self.noise, self.draws, self.alpha = noise, draws, alpha
+        self.network = NoiseDriven(width, settings.noise, layout.channels, settings.layers, settings.width)
+        self.noise, self.draws, self.alpha = settings.noise, settings.draws, settings.alpha
 
     def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:
         """Twice the energy score of each position, ``(M,)``: see :func:`energy_loss`."""
@@ -95,25 +110,3 @@ class EnergyHead(Head):
             hidden = torch.lerp(null.float(), hidden.float(), context.guidance).to(hidden.dtype)
         drawn = rng.normal(*hidden.shape[1:-1], self.noise) * sampling.temperature
         return SampleOutput(self.network(hidden, drawn).float())
-
-
-class Energy(Part, family="head", name="energy"):
-    """Settings of the energy head, for continuous tokens of unit standard deviation.
-
-    Attributes:
-        layers: Blocks of its network.
-        width: Their channels.
-        noise: Numbers of noise that a token is made of.
-        draws: Draws a token in training; more give a steadier gradient, and cost as much more.
-        alpha: Exponent of the score. Near 2 it sees the mean of the draws only, at 2 nothing else.
-    """
-
-    layers: int = Field(default=3, ge=1)
-    width: int = Field(default=256, ge=1)
-    noise: int = Field(default=32, ge=1)
-    draws: int = Field(default=2, ge=2)
-    alpha: float = Field(default=1.0, gt=0, lt=2)
-
-    def build(self, width: int, layout: Layout) -> EnergyHead:
-        """The head for tokens of this layout."""
-        return EnergyHead(width, layout, self.layers, self.width, self.noise, self.draws, self.alpha)

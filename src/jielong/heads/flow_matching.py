@@ -13,18 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field, SerializeAsAny
+from pydantic import Field
 from torch import Tensor
 
-from jielong.config.registry import Config, OfFamily, Part
+from jielong.config.registry import Config
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads.base import StateCallback, ignore_state
-from jielong.heads.continuous import Evaluations, IterativeHead, Predict, mean
-from jielong.networks.denoiser import MLP, AnyDenoiser, NetworkSettings
+from jielong.heads.continuous import Evaluations, IterativeHead, IterativeSettings, Predict, mean
+from jielong.networks.denoiser import AnyDenoiser
 
 Velocity = Callable[[Tensor, float], Tensor]
 """``(x, t) -> dx / dt``."""
@@ -125,6 +125,25 @@ def stochastic(
     return euler(velocity, x, last, on_state)
 
 
+class FlowMatching(IterativeSettings, family="head", name="flow_matching"):
+    """Settings of the flow-matching head.
+
+    Attributes:
+        times: Distribution of training times.
+        sampler: ``euler``, ``midpoint``, ``heun``, or ``sde``, which adds noise between steps.
+        shift: Moves the grid of sampling towards the noise (:func:`shifted`), for tokens of many values (SD3: 3 at 1024 pixels).
+    """
+
+    steps: int = Field(default=20, ge=1)
+    times: Times = Times()
+    sampler: Sampler = "euler"
+    shift: float = Field(default=1.0, gt=0)
+
+    def build(self, width: int, layout: Layout) -> FlowMatchingHead:
+        """See :meth:`HeadSettings.build`."""
+        return FlowMatchingHead(self.denoiser(width, layout), layout, self)
+
+
 class FlowMatchingHead(IterativeHead):
     """Learns the velocity of straight paths, and follows it from noise to a token.
 
@@ -134,26 +153,12 @@ class FlowMatchingHead(IterativeHead):
     Args:
         network: Reads one time, gives ``C`` numbers.
         layout: The tokens to predict.
-        steps: Evaluations of the network a draw.
-        diffusion_batch_mul: Noisy copies of each token in a loss.
-        times: Where it learns.
-        sampler: How it is followed.
-        shift: Moves the grid of sampling towards the noise, see :func:`shifted`.
+        settings: See :class:`FlowMatching`.
     """
 
-    def __init__(
-        self,
-        network: AnyDenoiser,
-        layout: Layout,
-        *,
-        steps: int = 20,
-        diffusion_batch_mul: int = 4,
-        times: Times = Times(),
-        sampler: Sampler = "euler",
-        shift: float = 1.0,
-    ) -> None:
-        super().__init__(network, layout, steps=steps, diffusion_batch_mul=diffusion_batch_mul)
-        self.times, self.sampler, self.shift = times, sampler, shift
+    def __init__(self, network: AnyDenoiser, layout: Layout, settings: FlowMatching = FlowMatching()) -> None:
+        super().__init__(network, layout, settings)
+        self.times, self.sampler, self.shift = settings.times, settings.sampler, settings.shift
 
     def loss_of_copies(self, targets: Tensor, predict: Predict, real: Tensor | None = None) -> Tensor:
         """Square error of the velocity, mean over the values; never 0 (for unit Gaussians and uniform times it ends at pi / 2)."""
@@ -182,35 +187,3 @@ class FlowMatchingHead(IterativeHead):
             return midpoint(evaluate, x, times, on_state)
         # Heun's last slope would be asked at t = 1, which no training reaches; the midpoint is of the same order and cost.
         return midpoint(evaluate, heun(evaluate, x, times[:-1], on_state), times[-2:], on_state)
-
-
-class FlowMatching(Part, family="head", name="flow_matching"):
-    """Settings of the flow-matching head, for continuous tokens of unit standard deviation.
-
-    Attributes:
-        network: The network that predicts velocities.
-        steps: Evaluations of it a draw.
-        diffusion_batch_mul: Noisy copies of each token in a loss; the backbone runs once for all.
-        times: At which times it learns.
-        sampler: ``euler``, ``midpoint``, ``heun``, or ``sde``, which adds noise on the way.
-        shift: Moves the grid of sampling towards the noise, for tokens of many values (SD3: 3 at 1024 pixels).
-    """
-
-    network: Annotated[SerializeAsAny[NetworkSettings], OfFamily("network")] = MLP()
-    steps: int = Field(default=20, ge=1)
-    diffusion_batch_mul: int = Field(default=4, ge=1)
-    times: Times = Times()
-    sampler: Sampler = "euler"
-    shift: float = Field(default=1.0, gt=0)
-
-    def build(self, width: int, layout: Layout) -> FlowMatchingHead:
-        """The head for tokens of this layout."""
-        return FlowMatchingHead(
-            self.network.build(inputs=layout.channels, outputs=layout.channels, hidden=width, axes=len(layout.extents)),
-            layout,
-            steps=self.steps,
-            diffusion_batch_mul=self.diffusion_batch_mul,
-            times=self.times,
-            sampler=self.sampler,
-            shift=self.shift,
-        )

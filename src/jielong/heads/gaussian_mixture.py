@@ -18,10 +18,9 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
-from jielong.config.registry import Part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput, SamplingConfig
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, SampleOutput, SamplingConfig
 from jielong.heads.continuous import check_continuous
 from jielong.heads.softmax import draw_codes
 
@@ -78,6 +77,25 @@ class Mixture:
         return pick(self.means), pick(self.scales)
 
 
+class GaussianMixture(HeadSettings, family="head", name="gaussian_mixture"):
+    """Settings of the Gaussian mixture, for continuous tokens of unit standard deviation.
+
+    Attributes:
+        components: Size ``k`` of the mixture.
+        covariance: ``diagonal``: the numbers of a token are independent given the component; ``full``: they are correlated.
+        least_scale: Added to standard deviations (diagonals of ``L``), which bounds the density. Where tokens are deterministic (flat areas
+            of pixels, means of a posterior) the density grows up to that bound: raise it to 0.01 or so.
+    """
+
+    components: int = Field(default=16, ge=1)
+    covariance: Literal["diagonal", "full"] = "diagonal"
+    least_scale: PositiveFloat = 1e-6
+
+    def build(self, width: int, layout: Layout) -> GaussianMixtureHead:
+        """See :meth:`HeadSettings.build`."""
+        return GaussianMixtureHead(width, layout, self)
+
+
 class GaussianMixtureHead(Head):
     """A linear map to the parameters of a mixture over all numbers of a token: ``k (1 + 2 C)``, or ``k (1 + C + C (C + 1) / 2)``, of them.
 
@@ -88,30 +106,21 @@ class GaussianMixtureHead(Head):
     Args:
         width: Width ``D`` of the hidden vectors.
         layout: The tokens to predict: ``C`` numbers at a position.
-        components: Size ``k`` of the mixture.
-        covariance: ``diagonal``: the numbers of a token are independent given the component; ``full``: they are correlated.
-        least_scale: Added to standard deviations (diagonals of ``L``), so that no density is infinite.
+        settings: See :class:`GaussianMixture`.
     """
 
     discrete = False
 
-    def __init__(
-        self,
-        width: int,
-        layout: Layout,
-        components: int = 16,
-        covariance: Literal["diagonal", "full"] = "diagonal",
-        least_scale: float = 1e-6,
-    ) -> None:
+    def __init__(self, width: int, layout: Layout, settings: GaussianMixture = GaussianMixture()) -> None:
         super().__init__()
-        check_continuous("Gaussian mixture", layout)
-        self.channels, self.components, self.full = layout.channels, components, covariance == "full"
-        self.least_scale = least_scale
+        check_continuous("gaussian_mixture", layout)
+        self.channels, self.components, self.full = layout.channels, settings.components, settings.covariance == "full"
+        self.least_scale = settings.least_scale
         self.below = self.channels * (self.channels - 1) // 2 if self.full else 0
-        self.parameters_of = nn.Linear(width, components * (1 + 2 * self.channels + self.below))
+        self.parameters_of = nn.Linear(width, self.components * (1 + 2 * self.channels + self.below))
         nn.init.zeros_(self.parameters_of.weight)
         nn.init.zeros_(self.parameters_of.bias)
-        if components > 1:
+        if self.components > 1:
             with torch.no_grad():
                 nn.init.normal_(self._split(self.parameters_of.bias)[1], std=APART)
 
@@ -213,22 +222,3 @@ def guided(mean: Tensor, scale: Tensor, null_mean: Tensor, null_scale: Tensor, g
     if axes is not None:
         z = (axes @ z[..., None])[..., 0]
     return mean + _times(scale, z)
-
-
-class GaussianMixture(Part, family="head", name="gaussian_mixture"):
-    """Settings of the Gaussian mixture, for continuous tokens of unit standard deviation.
-
-    Attributes:
-        components: Size of the mixture.
-        covariance: ``diagonal`` or ``full``.
-        least_scale: Where tokens are exact to the last digit (flat areas of pixels, means of a posterior) the density grows without bound;
-            a larger floor, such as 0.01, ends that.
-    """
-
-    components: int = Field(default=16, ge=1)
-    covariance: Literal["diagonal", "full"] = "diagonal"
-    least_scale: PositiveFloat = 1e-6
-
-    def build(self, width: int, layout: Layout) -> GaussianMixtureHead:
-        """The head for tokens of this layout."""
-        return GaussianMixtureHead(width, layout, self.components, self.covariance, self.least_scale)

@@ -18,11 +18,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from jielong.config.registry import Part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput, SamplingConfig
-from jielong.heads.softmax import draw_codes, filter_logits
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, SampleOutput, SamplingConfig
+from jielong.heads.softmax import draw_codes, filter_logits, vocabulary_of
 
 SCALE = 7.0
 """Logarithms of scales are kept in [-SCALE, SCALE]; the lower end is PixelCNN++'s."""
@@ -50,6 +49,20 @@ def log_bins(x: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
     return below.masked_fill(last, 0.0) + above.masked_fill(first, 0.0) + both.expand_as(below).masked_fill(first | last, 0.0)
 
 
+class LogisticMixture(HeadSettings, family="head", name="logistic_mixture"):
+    """Settings of the discretised mixture of logistics, for ordered levels such as those of pixels.
+
+    Attributes:
+        components: Size of the mixture.
+    """
+
+    components: int = Field(default=10, ge=1)
+
+    def build(self, width: int, layout: Layout) -> LogisticMixtureHead:
+        """See :meth:`HeadSettings.build`."""
+        return LogisticMixtureHead(width, layout, self)
+
+
 class LogisticMixtureHead(Head):
     """A linear map to the parameters of a mixture over all colours of a pixel.
 
@@ -59,19 +72,18 @@ class LogisticMixtureHead(Head):
     Args:
         width: Width ``D`` of the hidden vectors.
         layout: The tokens to predict: ``channels`` colours of ``vocabulary`` levels.
-        components: Size of the mixture.
+        settings: See :class:`LogisticMixture`.
     """
 
     discrete = True
     levels: Tensor
 
-    def __init__(self, width: int, layout: Layout, components: int = 10) -> None:
+    def __init__(self, width: int, layout: Layout, settings: LogisticMixture = LogisticMixture()) -> None:
         super().__init__()
-        if layout.vocabulary is None:
-            raise ValueError("a logistic mixture over levels needs discrete tokens; this tokenizer's are continuous")
-        self.colours, self.vocabulary, self.components = layout.channels, layout.vocabulary, components
+        self.colours, self.vocabulary = layout.channels, vocabulary_of("logistic_mixture", layout)
+        self.components = settings.components
         self.pairs = self.colours * (self.colours - 1) // 2
-        self.parameters_of = nn.Linear(width, components * (1 + 2 * self.colours + self.pairs))
+        self.parameters_of = nn.Linear(width, self.components * (1 + 2 * self.colours + self.pairs))
         self.register_buffer("levels", torch.linspace(-1, 1, self.vocabulary), persistent=False)
         self.initialise()
 
@@ -165,13 +177,3 @@ class _Colours:
         which = level[..., None, None].expand(*self.weights.shape, 1)
         self.weights = (self.weights + self.bins.gather(-1, which)[..., 0]).log_softmax(-1)
         self.x[..., colour] = self.head.levels[level]
-
-
-class LogisticMixture(Part, family="head", name="logistic_mixture"):
-    """Settings: ``components`` of the mixture. For levels in order, such as those of pixels."""
-
-    components: int = Field(default=10, ge=1)
-
-    def build(self, width: int, layout: Layout) -> LogisticMixtureHead:
-        """The head for tokens of this layout."""
-        return LogisticMixtureHead(width, layout, self.components)

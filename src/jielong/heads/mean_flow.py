@@ -12,21 +12,41 @@ and its times of mean -0.4 are ours of mean 0.4.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated
 
 import torch
-from pydantic import Field, SerializeAsAny
+from pydantic import Field
 from torch import Tensor
 
-from jielong.config.registry import OfFamily, Part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.continuous import Evaluations, IterativeHead, Predict, total
+from jielong.heads.continuous import Evaluations, IterativeHead, IterativeSettings, Predict, total
 from jielong.heads.flow_matching import SLOW, Times, between, grid
-from jielong.networks.denoiser import MLP, AnyDenoiser, NetworkSettings
+from jielong.networks.denoiser import AnyDenoiser
 
 ADAPTIVE = 0.01
 """Keeps the adaptive weight finite where the error vanishes; the paper's value, for errors summed over the values."""
+
+
+class MeanFlow(IterativeSettings, family="head", name="mean_flow"):
+    """Settings of the MeanFlow head.
+
+    Attributes:
+        times: Distribution of training times; ``t`` and ``r`` are two draws in order.
+        same: Fraction of copies with ``r = t``, for which this is flow matching. Training fails without them; the improved form takes 0.5.
+        power: Of the adaptive weight: errors are divided by ``(error + 0.01)^power``; 0 is the plain squared error.
+        improved: Predict the velocity beside ``u``, and use it as the tangent of the Jacobian-vector product (arXiv 2512.02012) instead of
+            the pair's ``x_1 - x_0``, whose noise would enter the target twice.
+    """
+
+    steps: int = Field(default=1, ge=1)
+    times: Times = Times(mean=0.4)
+    same: float = Field(default=0.75, ge=0, le=1)
+    power: float = Field(default=1.0, ge=0)
+    improved: bool = False
+
+    def build(self, width: int, layout: Layout) -> MeanFlowHead:
+        """See :meth:`HeadSettings.build`."""
+        return MeanFlowHead(self.denoiser(width, layout, outputs=1 + self.improved, times=2), layout, self)
 
 
 class MeanFlowHead(IterativeHead):
@@ -39,29 +59,12 @@ class MeanFlowHead(IterativeHead):
     Args:
         network: Reads two times, ``t`` and ``r - t``, slowed down; gives ``C`` numbers, or ``2 C`` where ``improved``.
         layout: The tokens to predict.
-        steps: Jumps a draw.
-        diffusion_batch_mul: Noisy copies of each token in a loss.
-        times: Where it learns: ``t`` and ``r`` are two draws in order.
-        same: Share of copies with ``r = t``, for which this is flow matching.
-        power: Of the adaptive weight: errors are divided by ``(error + 0.01)^power``; 0 is the plain square error.
-        improved: Learn the velocity beside ``u``, and let the product's tangent be the learned one. The paper's is ``x_1 - x_0`` of the
-            one pair, whose chance is then in the target twice.
+        settings: See :class:`MeanFlow`.
     """
 
-    def __init__(
-        self,
-        network: AnyDenoiser,
-        layout: Layout,
-        *,
-        steps: int = 1,
-        diffusion_batch_mul: int = 4,
-        times: Times = Times(mean=0.4),
-        same: float = 0.75,
-        power: float = 1.0,
-        improved: bool = False,
-    ) -> None:
-        super().__init__(network, layout, steps=steps, diffusion_batch_mul=diffusion_batch_mul)
-        self.times, self.same, self.power, self.improved = times, same, power, improved
+    def __init__(self, network: AnyDenoiser, layout: Layout, settings: MeanFlow = MeanFlow()) -> None:
+        super().__init__(network, layout, settings)
+        self.times, self.same, self.power, self.improved = settings.times, settings.same, settings.power, settings.improved
 
     def loss_of_copies(self, targets: Tensor, predict: Predict, real: Tensor | None = None) -> Tensor:
         """Square error summed over the values, weighted: near 1 a term whatever the error, as long as ``power`` is 1.
@@ -127,40 +130,3 @@ class MeanFlowHead(IterativeHead):
             x = x + (end - start) * evaluate(x, SLOW * start, SLOW * (end - start))[..., : self.channels]
             evaluate.on_state(x)
         return x
-
-
-class MeanFlow(Part, family="head", name="mean_flow"):
-    """Settings of the MeanFlow head, for continuous tokens of unit standard deviation.
-
-    Attributes:
-        network: The network that predicts mean velocities.
-        steps: Evaluations of it a draw.
-        diffusion_batch_mul: Noisy copies of each token in a loss.
-        times: At which times it learns; both ends of a jump are drawn from them.
-        same: Share of copies that learn the plain velocity (``r = t``). Without them it fails; the improved form asks for 0.5.
-        power: Of the adaptive weight; 0 is the plain square error.
-        improved: The improved form, which predicts the velocity too.
-    """
-
-    network: Annotated[SerializeAsAny[NetworkSettings], OfFamily("network")] = MLP()
-    steps: int = Field(default=1, ge=1)
-    diffusion_batch_mul: int = Field(default=4, ge=1)
-    times: Times = Times(mean=0.4)
-    same: float = Field(default=0.75, ge=0, le=1)
-    power: float = Field(default=1.0, ge=0)
-    improved: bool = False
-
-    def build(self, width: int, layout: Layout) -> MeanFlowHead:
-        """The head for tokens of this layout."""
-        return MeanFlowHead(
-            self.network.build(
-                inputs=layout.channels, outputs=(1 + self.improved) * layout.channels, hidden=width, times=2, axes=len(layout.extents)
-            ),
-            layout,
-            steps=self.steps,
-            diffusion_batch_mul=self.diffusion_batch_mul,
-            times=self.times,
-            same=self.same,
-            power=self.power,
-            improved=self.improved,
-        )

@@ -9,11 +9,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from jielong.config.registry import Part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput, SamplingConfig
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, SampleOutput, SamplingConfig
 from jielong.heads.continuous import check_continuous, widened
+
+
+class Regression(HeadSettings, family="head", name="regression"):
+    """Predicts the token by least squares: a baseline that answers with averages. It has no settings."""
+
+    def build(self, width: int, layout: Layout) -> RegressionHead:
+        """See :meth:`HeadSettings.build`."""
+        return RegressionHead(width, layout)
 
 
 class RegressionHead(Head):
@@ -61,11 +68,3 @@ class RegressionHead(Head):
         if (null := context.unconditional) is not None:
             said = torch.lerp(widened(self.token(null)), said, context.guidance)
         return SampleOutput(said)
-
-
-class Regression(Part, family="head", name="regression"):
-    """The token said outright and judged by the squared error: a baseline that answers with averages."""
-
-    def build(self, width: int, layout: Layout) -> RegressionHead:
-        """The head for tokens of this layout."""
-        return RegressionHead(width, layout)

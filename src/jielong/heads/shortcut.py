@@ -11,18 +11,41 @@ The paper takes ``s_1`` and ``s_2`` from an average of the weights; here they ar
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import Field, field_validator
 from torch import Tensor
 
-from jielong.config.registry import OfFamily, Part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.continuous import Evaluations, IterativeHead, Predict, mean
+from jielong.heads.continuous import Evaluations, IterativeHead, IterativeSettings, Predict, mean
 from jielong.heads.flow_matching import between
-from jielong.networks.denoiser import MLP, AnyDenoiser, NetworkSettings
+from jielong.networks.denoiser import AnyDenoiser
+
+
+class Shortcut(IterativeSettings, family="head", name="shortcut"):
+    """Settings of the shortcut head; ``steps`` are rounded down to a power of two.
+
+    Attributes:
+        finest: Steps of the finest grid, a power of two.
+        bootstrap: Fraction of copies that learn from two half steps.
+        clip: Bound on the state and the target of half steps, in standard deviations of the tokens.
+    """
+
+    steps: int = Field(default=1, ge=1)
+    finest: int = Field(default=128, ge=2)
+    bootstrap: float = Field(default=0.125, ge=0, le=1)
+    clip: float = Field(default=4.0, gt=0)
+
+    @field_validator("finest")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if value & (value - 1):
+            raise ValueError(f"steps halve, so finest must be a power of two, such as {2 ** (value.bit_length() - 1)}, not {value}")
+        return value
+
+    def build(self, width: int, layout: Layout) -> ShortcutHead:
+        """See :meth:`HeadSettings.build`."""
+        return ShortcutHead(self.denoiser(width, layout, times=2), layout, self)
 
 
 class ShortcutHead(IterativeHead):
@@ -36,26 +59,12 @@ class ShortcutHead(IterativeHead):
     Args:
         network: Reads two times, ``t`` and ``log2(1/d) / log2(finest)``; gives ``C`` numbers.
         layout: The tokens to predict.
-        steps: Evaluations a draw.
-        diffusion_batch_mul: Noisy copies of each token in a loss.
-        finest: Steps of the finest grid, a power of two.
-        bootstrap: Share of copies that learn from two half steps.
-        clip: Bound of what half steps reach and say, in standard deviations of the tokens.
+        settings: See :class:`Shortcut`.
     """
 
-    def __init__(
-        self,
-        network: AnyDenoiser,
-        layout: Layout,
-        *,
-        steps: int = 1,
-        diffusion_batch_mul: int = 4,
-        finest: int = 128,
-        bootstrap: float = 0.125,
-        clip: float = 4.0,
-    ) -> None:
-        super().__init__(network, layout, steps=steps, diffusion_batch_mul=diffusion_batch_mul)
-        self.levels, self.bootstrap, self.clip = finest.bit_length() - 1, bootstrap, clip
+    def __init__(self, network: AnyDenoiser, layout: Layout, settings: Shortcut = Shortcut()) -> None:
+        super().__init__(network, layout, settings)
+        self.levels, self.bootstrap, self.clip = settings.finest.bit_length() - 1, settings.bootstrap, settings.clip
 
     def loss_of_copies(self, targets: Tensor, predict: Predict, real: Tensor | None = None) -> Tensor:
         """Square error, mean over the values, of plain and of bootstrapped copies.
@@ -97,42 +106,3 @@ class ShortcutHead(IterativeHead):
             x = x + 2.0**-level * evaluate(x, index / 2**level, level / self.levels)
             evaluate.on_state(x)
         return x
-
-
-class Shortcut(Part, family="head", name="shortcut"):
-    """Settings of the shortcut head, for continuous tokens of unit standard deviation.
-
-    Attributes:
-        network: The network that predicts where a step leads.
-        steps: Evaluations of it a draw, rounded down to a power of two.
-        diffusion_batch_mul: Noisy copies of each token in a loss.
-        finest: Steps of the finest grid, a power of two.
-        bootstrap: Share of copies that learn from two half steps.
-        clip: Bound of what half steps reach and say.
-    """
-
-    network: Annotated[SerializeAsAny[NetworkSettings], OfFamily("network")] = MLP()
-    steps: int = Field(default=1, ge=1)
-    diffusion_batch_mul: int = Field(default=4, ge=1)
-    finest: int = Field(default=128, ge=2)
-    bootstrap: float = Field(default=0.125, ge=0, le=1)
-    clip: float = Field(default=4.0, gt=0)
-
-    @field_validator("finest")
-    @classmethod
-    def _power_of_two(cls, value: int) -> int:
-        if value & (value - 1):
-            raise ValueError(f"steps halve, so finest must be a power of two, such as {2 ** (value.bit_length() - 1)}, not {value}")
-        return value
-
-    def build(self, width: int, layout: Layout) -> ShortcutHead:
-        """The head for tokens of this layout."""
-        return ShortcutHead(
-            self.network.build(inputs=layout.channels, outputs=layout.channels, hidden=width, times=2, axes=len(layout.extents)),
-            layout,
-            steps=self.steps,
-            diffusion_batch_mul=self.diffusion_batch_mul,
-            finest=self.finest,
-            bootstrap=self.bootstrap,
-            clip=self.clip,
-        )

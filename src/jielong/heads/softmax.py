@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from jielong.config.registry import Part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput, SamplingConfig
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, SampleOutput, SamplingConfig
 
 
 def filter_logits(logits: Tensor, sampling: SamplingConfig) -> Tensor:
@@ -59,24 +58,50 @@ def over_codebooks(each: Tensor, targets: Tensor, vocabulary: int) -> Tensor:
     return each.mean(-1) if bool(there.all()) else each.sum(-1) / there.sum(-1).clamp_min(1)
 
 
+class Softmax(HeadSettings, family="head", name="softmax"):
+    """Settings of the softmax head.
+
+    Attributes:
+        label_smoothing: Fraction of the target spread over all codes (arXiv 1512.00567).
+    """
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+    def build(self, width: int, layout: Layout) -> SoftmaxHead:
+        """See :meth:`HeadSettings.build`."""
+        return SoftmaxHead(width, layout, self)
+
+
+def vocabulary_of(head: str, layout: Layout) -> int:
+    """The vocabulary of a layout of codes.
+
+    Raises:
+        ValueError: if the tokens are continuous.
+    """
+    if layout.vocabulary is None:
+        raise ValueError(f"a {head} head needs discrete tokens; this tokenizer's are continuous: choose a head such as diffusion")
+    return layout.vocabulary
+
+
 class SoftmaxHead(Head):
     """A linear map to logits over the codes, one map a codebook.
 
     Args:
         width: Width ``D`` of the hidden vectors.
         layout: The tokens to predict.
-        label_smoothing: Share of the target spread over all codes (arXiv 1512.00567).
+        settings: See :class:`Softmax`.
+
+    Raises:
+        ValueError: if the tokens are continuous.
     """
 
     discrete = True
     missing_codes_allowed = True
 
-    def __init__(self, width: int, layout: Layout, label_smoothing: float = 0.0) -> None:
+    def __init__(self, width: int, layout: Layout, settings: Softmax = Softmax()) -> None:
         super().__init__()
-        if layout.vocabulary is None:
-            raise ValueError("a softmax head needs discrete tokens; this tokenizer's are continuous: choose a head such as diffusion")
-        self.codebooks, self.vocabulary = layout.channels, layout.vocabulary
-        self.label_smoothing = label_smoothing
+        self.codebooks, self.vocabulary = layout.channels, vocabulary_of("softmax", layout)
+        self.label_smoothing = settings.label_smoothing
         self.logits = nn.Linear(width, self.codebooks * self.vocabulary, bias=False)
         # Zero weights: the untrained head is uniform, and its first loss is exactly ln V.
         nn.init.zeros_(self.logits.weight)
@@ -139,13 +164,3 @@ class SoftmaxHead(Head):
             # Logits are linear in hidden vectors, so guiding these is guiding those, with one product instead of two.
             hidden = torch.lerp(null.float(), hidden.float(), context.guidance).to(hidden.dtype)
         return self.scores(hidden).float()
-
-
-class Softmax(Part, family="head", name="softmax"):
-    """Settings: ``label_smoothing`` in [0, 1)."""
-
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-
-    def build(self, width: int, layout: Layout) -> SoftmaxHead:
-        """The head for tokens of this layout."""
-        return SoftmaxHead(width, layout, self.label_smoothing)

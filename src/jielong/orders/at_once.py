@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from jielong.config.registry import Part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.orders.base import Embed, Order, View
+from jielong.orders.base import Embed, Order, OrderSettings, View
 
 if TYPE_CHECKING:
     from jielong.tokenizers.base import Tokenizer
+
+
+class AtOnce(OrderSettings, family="order", name="at_once"):
+    """The order at_once has no settings."""
+
+    def build(self) -> AtOnceOrder:
+        """The order."""
+        return AtOnceOrder()
 
 
 class AtOnceOrder(Order):
@@ -37,11 +44,3 @@ class AtOnceOrder(Order):
         """Everything is asked."""
         everything = torch.ones(len(rng), layout.positions, dtype=torch.bool)
         return View(known=everything, asked=everything)
-
-
-class AtOnce(Part, family="order", name="at_once"):
-    """The order at_once has no settings."""
-
-    def build(self) -> AtOnceOrder:
-        """The order."""
-        return AtOnceOrder()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from jielong.config.registry import Part
 from jielong.config.speed import Schedule
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
@@ -149,3 +150,11 @@ class Order(ABC):
     def reveal(self, step: Step, unknown: Tensor, confidence: Tensor | None, rng: PerSampleRNG) -> Tensor:
         """Which of the drawn tokens to keep: ``(B, n)`` bool, a subset of ``unknown``; all of them unless overridden."""
         return unknown
+
+
+class OrderSettings(Part):
+    """Settings of an order."""
+
+    @abstractmethod
+    def build(self) -> Order:
+        """The order."""

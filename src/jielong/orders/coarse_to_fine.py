@@ -9,11 +9,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from jielong.config.registry import Part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.orders.base import Embed, Order, View
+from jielong.orders.base import Embed, Order, OrderSettings, View
 from jielong.orders.patterns import Pattern, level_by_level
+
+
+class CoarseToFine(OrderSettings, family="order", name="coarse_to_fine"):
+    """Settings of the coarse-to-fine order.
+
+    Attributes:
+        greedy: Take the most likely codes in all codebooks but the first, as published; otherwise they are sampled too.
+    """
+
+    greedy: bool = True
+
+    def build(self) -> CoarseToFineOrder:
+        """The order."""
+        return CoarseToFineOrder(self)
 
 
 class CoarseToFineOrder(Order):
@@ -22,13 +35,13 @@ class CoarseToFineOrder(Order):
     Codes of one further codebook are independent of each other, given all codebooks before.
 
     Args:
-        greedy: Whether further codebooks take their likeliest codes, as published; only the first is drawn then.
+        settings: See :class:`CoarseToFine`.
     """
 
     shifted = True
 
-    def __init__(self, greedy: bool = True) -> None:
-        self.greedy = greedy
+    def __init__(self, settings: CoarseToFine = CoarseToFine()) -> None:
+        self.greedy = settings.greedy
 
     def greedy_block(self, layout: Layout, start: int) -> bool:
         """In further codebooks, if so asked."""
@@ -63,13 +76,3 @@ class CoarseToFineOrder(Order):
         """Everything is asked: one pass trains all codebooks in parallel."""
         everything = torch.ones(len(rng), layout.positions, dtype=torch.bool)
         return View(known=everything, asked=everything)
-
-
-class CoarseToFine(Part, family="order", name="coarse_to_fine"):
-    """Settings: ``greedy``, whether codebooks behind the first take their likeliest codes (as published) or are drawn like it."""
-
-    greedy: bool = True
-
-    def build(self) -> CoarseToFineOrder:
-        """The order."""
-        return CoarseToFineOrder(self.greedy)

@@ -10,41 +10,48 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from jielong.config.registry import Part
 from jielong.config.speed import Schedule
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.orders.base import Embed, Order, Step, View
+from jielong.orders.base import Embed, Order, OrderSettings, Step, View
 from jielong.orders.ratio import Ratio, masked_share
+
+
+class Masked(OrderSettings, family="order", name="masked"):
+    """Settings of the masked order.
+
+    Attributes:
+        schedule: How the fraction of masked tokens falls over the steps, and the distribution of mask ratios in training.
+        steps: Sampling steps, unless ``steps`` is given for a sample.
+        choose: Keep the most ``confidence``-ranked draws (with annealed Gumbel noise), or ``random`` positions, chosen before anything is
+            drawn. Densities of continuous tokens at several positions do not compare: choose at random there (MAR).
+        choice_temperature: Scale of the Gumbel noise on confidence at the first step, falling linearly to 0.
+        ratio: The distribution of mask ratios in training.
+    """
+
+    schedule: Schedule = "cosine"
+    steps: int = Field(default=8, ge=1)
+    choose: Literal["confidence", "random"] = "confidence"
+    choice_temperature: float = Field(default=4.5, ge=0)
+    ratio: Ratio = Ratio()
+
+    def build(self) -> MaskedOrder:
+        """The order."""
+        return MaskedOrder(self)
 
 
 class MaskedOrder(Order):
     """One block of everything, revealed a few positions a step.
 
     Args:
-        schedule: How the share of masked tokens falls over the steps, and the distribution of mask ratios in training.
-        steps: Steps a picture, unless ``generate`` is told otherwise.
-        choose: Keep the most confident draws (with annealed Gumbel noise), or random positions, which are settled before anything is
-            drawn. Densities of continuous tokens at several positions do not compare: choose at random there (MAR).
-        choice_temperature: Scale of the Gumbel noise on confidence at the first step, falling linearly to 0.
-        ratio: The distribution of mask ratios in training; by default that of the schedule.
+        settings: See :class:`Masked`.
     """
 
     shifted = False
 
-    def __init__(
-        self,
-        schedule: Schedule,
-        steps: int,
-        choose: Literal["confidence", "random"],
-        choice_temperature: float,
-        ratio: Ratio | None = None,
-    ) -> None:
-        self.schedule: Schedule = schedule
-        self.count = steps
-        self.choose = choose
-        self.choice_temperature = choice_temperature
-        self.ratio = ratio or Ratio()
+    def __init__(self, settings: Masked = Masked()) -> None:
+        self.schedule, self.count, self.ratio = settings.schedule, settings.steps, settings.ratio
+        self.choose, self.choice_temperature = settings.choose, settings.choice_temperature
 
     def blocks(self, layout: Layout) -> Tensor:
         """All zeros."""
@@ -96,17 +103,3 @@ class MaskedOrder(Order):
             score = confidence + self.choice_temperature * (1 - step.progress) * gumbel
         rank = score.masked_fill(~unknown, -torch.inf).argsort(dim=1, descending=True, stable=True).argsort(1)
         return unknown & (rank < keep)
-
-
-class Masked(Part, family="order", name="masked"):
-    """Settings of the masked order; see :class:`MaskedOrder`."""
-
-    schedule: Schedule = "cosine"
-    steps: int = Field(default=8, ge=1)
-    choose: Literal["confidence", "random"] = "confidence"
-    choice_temperature: float = Field(default=4.5, ge=0)
-    ratio: Ratio = Ratio()
-
-    def build(self) -> MaskedOrder:
-        """The order."""
-        return MaskedOrder(self.schedule, self.steps, self.choose, self.choice_temperature, self.ratio)

@@ -12,16 +12,33 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from jielong.config.registry import Part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.networks.embedding import embedding_of
-from jielong.orders.base import Embed, View
+from jielong.orders.base import Embed, OrderSettings, View
 from jielong.orders.raster import RasterOrder
 from jielong.orders.ratio import Ratio
 
 if TYPE_CHECKING:
     from jielong.tokenizers.base import Tokenizer
+
+
+class MaskedNext(OrderSettings, family="order", name="masked_next"):
+    """Settings of masked next-token prediction.
+
+    Attributes:
+        plain: Probability of drawing the fraction of dropped tokens from ``few``, which includes 0; otherwise it is drawn from ``many``.
+        few: The distribution of small fractions.
+        many: The distribution of large fractions.
+    """
+
+    plain: float = Field(default=0.5, ge=0, le=1)
+    few: Ratio = Ratio(kind="truncated_normal", mean=0.0, low=0.0, high=0.7, per="item")
+    many: Ratio = Ratio(kind="truncated_normal", mean=1.0, low=0.7, high=1.0, per="item")
+
+    def build(self) -> MaskedNextOrder:
+        """The order."""
+        return MaskedNextOrder(self)
 
 
 class PlacedEmbedding(nn.Module):
@@ -49,14 +66,12 @@ class MaskedNextOrder(RasterOrder):
     The generator's own place of a position is the one to be predicted, as in raster order.
 
     Args:
-        plain: Chance of a share of dropped tokens from ``few``, which covers none at all; otherwise it is from ``many``.
-        few: The distribution of small shares.
-        many: The distribution of large ones.
+        settings: See :class:`MaskedNext`.
     """
 
-    def __init__(self, plain: float, few: Ratio, many: Ratio) -> None:
+    def __init__(self, settings: MaskedNext = MaskedNext()) -> None:
         super().__init__()
-        self.plain, self.few, self.many = plain, few, many
+        self.plain, self.few, self.many = settings.plain, settings.few, settings.many
 
     def embedding(self, tokenizer: Tokenizer, width: int) -> nn.Module:
         """Tokens with their places."""
@@ -85,21 +100,3 @@ class MaskedNextOrder(RasterOrder):
         chance = rng.uniform(layout.positions).cpu().masked_fill(~real, torch.inf)
         left = real & (chance.argsort(1).argsort(1) >= dropped[:, None])
         return View(known=left, asked=left, seen=left)
-
-
-class MaskedNext(Part, family="order", name="masked_next"):
-    """Settings of masked next-token prediction.
-
-    Attributes:
-        plain: Chance of dropping few tokens, none among them.
-        few: The distribution of their share.
-        many: The distribution of the share otherwise.
-    """
-
-    plain: float = Field(default=0.5, ge=0, le=1)
-    few: Ratio = Ratio(kind="truncated_normal", mean=0.0, low=0.0, high=0.7, per="item")
-    many: Ratio = Ratio(kind="truncated_normal", mean=1.0, low=0.7, high=1.0, per="item")
-
-    def build(self) -> MaskedNextOrder:
-        """The order."""
-        return MaskedNextOrder(self.plain, self.few, self.many)

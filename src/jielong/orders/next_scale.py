@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jielong.config.registry import Part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.orders.base import Embed, Order, View
+from jielong.orders.base import Embed, Order, OrderSettings, View
 from jielong.quantizers.multi_scale import MultiScaleQuantizer
 from jielong.quantizers.scales import shrink
 
@@ -69,6 +68,14 @@ class ScaleEmbedding(nn.Module):
         return self.linear(torch.cat(maps, dim=1) if maps else known.new_zeros(len(values), 0, self.dim))
 
 
+class NextScale(OrderSettings, family="order", name="next_scale"):
+    """Next-scale order has no settings: the scales are the tokenizer's."""
+
+    def build(self) -> NextScaleOrder:
+        """The order."""
+        return NextScaleOrder()
+
+
 class NextScaleOrder(Order):
     """A block a scale, coarse to fine; inside a block everything at once, knowing the coarser scales added up.
 
@@ -119,11 +126,3 @@ _NO_SCALES = (
     "the next-scale order needs a tokenizer whose tokens stand on several scales, but this one's stand on one grid: train one with "
     "quantizer: multi_scale (jielong train var-tokenizer), or choose another order, such as masked"
 )
-
-
-class NextScale(Part, family="order", name="next_scale"):
-    """Next-scale order has no settings: the scales are the tokenizer's."""
-
-    def build(self) -> NextScaleOrder:
-        """The order."""
-        return NextScaleOrder()

@@ -5,34 +5,55 @@ Codes of several codebooks may be re-arranged first (MusicGen, arXiv 2306.05284;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from jielong.config.registry import Part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.orders.base import Embed, Order, View
+from jielong.orders.base import Embed, Order, OrderSettings, View
 from jielong.orders.patterns import Pattern, coarse_first, delay, flatten
 
 PatternName = Literal["parallel", "delay", "flatten", "coarse_first"]
+
+
+class Raster(OrderSettings, family="order", name="raster"):
+    """Settings of the raster order.
+
+    Attributes:
+        pattern: Arrangement of the codes of several codebooks; ``parallel`` leaves them as they are.
+        delays: Of the pattern ``delay``, one per codebook; ``0, 1, ..., K - 1`` by default.
+    """
+
+    pattern: PatternName = "parallel"
+    delays: tuple[int, ...] | None = None
+
+    @model_validator(mode="after")
+    def _delays_of_delay(self) -> Raster:
+        if self.delays is not None and self.pattern != "delay":
+            raise ValueError(f"delays are of the pattern delay, not of {self.pattern}: set pattern: delay, or leave them out")
+        if self.delays is not None and (not self.delays or min(self.delays) != 0):
+            raise ValueError(f"delays are numbers of steps, one a codebook, the smallest of them 0, not {list(self.delays)}")
+        return self
+
+    def build(self) -> RasterOrder:
+        """The order."""
+        return RasterOrder(self)
 
 
 class RasterOrder(Order):
     """Every position is its own block; what stands at it is the previous token (the causal shift).
 
     Args:
-        pattern: How codes of several codebooks are arranged; ``parallel`` leaves them as they are.
-        delays: Of the pattern ``delay``, one a codebook; ``0, 1, ..., K - 1`` if not given.
+        settings: See :class:`Raster`.
     """
 
     shifted = True
 
-    def __init__(self, pattern: PatternName = "parallel", delays: Sequence[int] | None = None) -> None:
-        self.name, self.delays = pattern, delays
+    def __init__(self, settings: Raster = Raster()) -> None:
+        self.name, self.delays = settings.pattern, settings.delays
 
     def pattern(self, layout: Layout) -> Pattern | None:
         """The arrangement, where there is one."""
@@ -56,22 +77,3 @@ class RasterOrder(Order):
         """Everything is asked: one causal pass trains every block in parallel."""
         everything = torch.ones(len(rng), layout.positions, dtype=torch.bool)
         return View(known=everything, asked=everything)
-
-
-class Raster(Part, family="order", name="raster"):
-    """Settings: the ``pattern`` in which codes of several codebooks are arranged, and its ``delays``; see :class:`RasterOrder`."""
-
-    pattern: PatternName = "parallel"
-    delays: tuple[int, ...] | None = None
-
-    @model_validator(mode="after")
-    def _delays_of_delay(self) -> Raster:
-        if self.delays is not None and self.pattern != "delay":
-            raise ValueError(f"delays are of the pattern delay, not of {self.pattern}: set pattern: delay, or leave them out")
-        if self.delays is not None and (not self.delays or min(self.delays) != 0):
-            raise ValueError(f"delays are numbers of steps, one a codebook, the smallest of them 0, not {list(self.delays)}")
-        return self
-
-    def build(self) -> RasterOrder:
-        """The order."""
-        return RasterOrder(self.pattern, self.delays)

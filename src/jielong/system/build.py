@@ -22,11 +22,11 @@ def build_generator(recipe: Recipe, tokenizer: Tokenizer, classes: Sequence[str]
     """
     if recipe.order is None or recipe.backbone is None or recipe.head is None:
         raise ValueError("this recipe trains a tokenizer: it has no order, backbone and head to build a generator of")
-    layout, order = tokenizer.layout, recipe.order.build()  # type: ignore[attr-defined]
+    layout, order = tokenizer.layout, recipe.order.build()
     arranged = SequencePlan.of(order, layout).layout
     condition = recipe.condition.build(classes) if recipe.condition is not None else None  # type: ignore[attr-defined]
     backbone = recipe.backbone.build(arranged, condition.width if condition else None)  # type: ignore[attr-defined]
-    head = recipe.head.build(backbone.width, layout)  # type: ignore[attr-defined]
+    head = recipe.head.build(backbone.width, layout)
     head.check_sampling(sampling_of(recipe))
     if recipe.stop_head is not None and tokenizer.hop_length is None:
         raise ValueError("an ending is for sound whose tokens stand in one line along time: remove `stop_head`")
