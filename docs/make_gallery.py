@@ -1,6 +1,7 @@
 """Draw docs/gallery.png: the demo's prompts by each shipped strategy, first draws, seed 0.
 
 python docs/make_gallery.py
+python docs/make_gallery.py --quick --out gallery.png    # a smoke run: one model, two prompts
 """
 
 from __future__ import annotations
@@ -35,19 +36,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS, help="a row each")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("gallery.png"))
+    parser.add_argument("--quick", action="store_true", help="the first model and two prompts: whether it runs")
     options = parser.parse_args()
+    prompts = PROMPTS
+    if options.quick:
+        options.models, prompts = options.models[:1], PROMPTS[:2]
     font, small = ImageFont.load_default(24), ImageFont.load_default(20)
     pitch = CELL + GAP
-    canvas = Image.new("RGB", (LEFT + len(PROMPTS) * pitch, TOP + len(options.models) * pitch + 112), "white")
+    canvas = Image.new("RGB", (LEFT + len(prompts) * pitch, TOP + len(options.models) * pitch + 112), "white")
     draw = ImageDraw.SampleOutput(canvas)
     for row, name in enumerate(options.models):
         system = load(name)
         order = system.recipe.order
         top = TOP + row * pitch
         draw.text((GAP, top + CELL / 2 - 14), order.name if order is not None else name, fill=INK, font=font)
-        for column, picture in enumerate(system.generate(PROMPTS, seed=0)):
+        for column, picture in enumerate(system.generate(prompts, seed=0)):
             canvas.paste(picture.image.resize((CELL, CELL), Image.Resampling.LANCZOS), (LEFT + column * pitch, top))
-    for column, prompt in enumerate(PROMPTS):
+    for column, prompt in enumerate(prompts):
         place = (LEFT + column * pitch + 4, TOP + len(options.models) * pitch)
         draw.multiline_text(place, wrapped(prompt, small, CELL - 8), fill=SOFT, font=small, spacing=6)
     print(write_image(options.out, canvas))

@@ -1,11 +1,12 @@
 """Write docs/systems.md: a table of recipes and a table of shipped models, from recipes, checkpoints and model cards.
 
-python docs/make_systems.py            write docs/systems.md
-python docs/make_systems.py --check    exit with 1 if docs/systems.md is not what would be written
+python docs/make_systems.py
+python docs/make_systems.py --check    # write nothing; exit with 1 if docs/systems.md is not what would be written
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -149,7 +150,9 @@ def page() -> str:
 
 def main() -> None:
     """Write the page, or check it."""
-    if "--check" not in sys.argv[1:]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is out of date")
+    if not parser.parse_args().check:
         PAGE.write_text(page(), encoding="utf-8")
     elif PAGE.read_text("utf-8") != page():
         sys.exit(f"{PAGE} is out of date: run python docs/make_systems.py")

@@ -5,6 +5,7 @@ A refactoring must not change what is learned. Record before it and compare afte
     python scripts/losses.py record losses.json
     python scripts/losses.py compare losses.json
     python scripts/losses.py compare losses.json --recipes maskgit-tiny mar-tiny
+    python scripts/losses.py record losses.json --quick    # a smoke run: two steps of one recipe
 
 Each recipe is trained by its command line in a child process with one thread, in fp32, with an empty cache and home folder.
 Tokenizers come first, since generators are trained on their tokens. The exit code is 1 if any number differs.
@@ -55,14 +56,14 @@ def in_order(folder: Path, names: list[str]) -> list[str]:
     return done
 
 
-def losses_of(name: str, recipe: dict[str, Any], work: Path) -> list[dict[str, float]]:
+def losses_of(name: str, recipe: dict[str, Any], work: Path, steps: int = STEPS) -> list[dict[str, float]]:
     """Train for some steps in ``work/runs/NAME``; one dictionary of numbers a step.
 
     Raises:
         RuntimeError: if the command fails, with the end of what it printed.
     """
     batch = recipe["train"]["batch"]
-    settings = {"samples": STEPS * batch, "log_every": batch, "sheet_every": STEPS * batch, "save_every": STEPS * batch, "warmup": batch}
+    settings = {"samples": steps * batch, "log_every": batch, "sheet_every": steps * batch, "save_every": steps * batch, "warmup": batch}
     words = [sys.executable, "-m", "jielong", "train", name, "--out", f"runs/{name}", "--device", "cpu"]
     for key, value in {**settings, "precision": "fp32"}.items():
         words += ["--set", f"train.{key}={value}"]
@@ -80,7 +81,11 @@ def main() -> None:
     parser.add_argument("action", choices=["record", "compare"])
     parser.add_argument("file", type=Path)
     parser.add_argument("--recipes", nargs="*", help="names of recipes; all that end in -tiny by default")
+    parser.add_argument("--quick", action="store_true", help="two steps of maskgit-tiny: whether it runs")
     arguments = parser.parse_args()
+    steps = 2 if arguments.quick else STEPS
+    if arguments.quick:
+        arguments.recipes = arguments.recipes or ["maskgit-tiny"]
     from jielong.config.recipe import load
 
     folder = Path(sys.modules["jielong"].__path__[0]) / "recipes"
@@ -91,7 +96,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for name in names:
             try:
-                found[name] = losses_of(name, load(name).model_dump(), Path(scratch))
+                found[name] = losses_of(name, load(name).model_dump(), Path(scratch), steps)
             except RuntimeError as error:
                 print(error, file=sys.stderr)
                 different += 1

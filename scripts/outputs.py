@@ -5,6 +5,7 @@ one machine:
 
     python scripts/outputs.py record outputs.json
     python scripts/outputs.py compare outputs.json --models vq-emoji maskgit-emoji
+    python scripts/outputs.py record outputs.json --quick    # a smoke run: one model
 
 Generators draw two items with seed 0 by ``jielong generate``, and the files are hashed. Tokenizers are measured on eight held-out items by
 ``jielong evaluate``. Both run in child processes with one thread. The exit code is 1 if anything differs.
@@ -63,7 +64,10 @@ def main() -> None:
     parser.add_argument("action", choices=["record", "compare"])
     parser.add_argument("file", type=Path)
     parser.add_argument("--models", nargs="*", help="names of shipped models; all by default")
+    parser.add_argument("--quick", action="store_true", help="titok-maskgit-emoji alone: whether it runs")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.models = arguments.models or ["titok-maskgit-emoji"]
     import jielong_zoo
 
     models = Path(jielong_zoo.path()) / "models"

@@ -106,13 +106,13 @@ def licence_named(licence: str) -> str:
     return licence
 
 
-def ship(run: Path, name: str, title: str, command: str, machine: str, count: int | None = None) -> Path:
-    """Write the zoo's folder of a model and return it."""
+def ship(run: Path, name: str, title: str, command: str, machine: str, count: int | None = None, models: Path = MODELS) -> Path:
+    """Write a model's folder in the zoo, or in another folder of models, and return it."""
     system = load(str(run), "cpu")
     recipe = system.recipe
     asked = sorted({each for name in learned_from(recipe) for each in terms(name)})
     licence = licence_named(licence_of_weights(asked))
-    target = MODELS / name
+    target = models / name
     text = system.recipe.to_yaml()
     model = system.generator or system.tokenizer
     save_checkpoint(target, model, text, dtype="bf16")
@@ -122,7 +122,7 @@ def ship(run: Path, name: str, title: str, command: str, machine: str, count: in
     write_bytes(target / "metrics.jsonl", ("\n".join(kept if kept[-1] == lines[-1] else [*kept, lines[-1]]) + "\n").encode())
     summary = json.loads((run / "summary.json").read_text())
     measured_by = ["evaluate", name, *([] if count is None else ["--count", str(count)]), "--json"]
-    measure = [sys.executable, "-m", "jielong.apps.cli", *measured_by]
+    measure = [sys.executable, "-m", "jielong", "evaluate", name if models == MODELS else str(target), *measured_by[2:]]
     done = subprocess.run(measure, stdout=subprocess.PIPE, check=True, text=True)
     figures = json.loads(done.stdout)
     write_bytes(target / "evaluation.json", (json.dumps(figures, indent=2) + "\n").encode())
@@ -162,9 +162,10 @@ def main() -> None:
     parser.add_argument("--command", required=True, help="the command that trained it")
     parser.add_argument("--machine", required=True, help="what it was trained on")
     parser.add_argument("--count", type=int, help="held-out items to measure; what evaluate takes by default")
+    parser.add_argument("--into", type=Path, default=MODELS, help="the folder of models; the zoo's by default")
     arguments = parser.parse_args()
     try:
-        print(ship(arguments.run, arguments.name, arguments.title, arguments.command, arguments.machine, arguments.count))
+        print(ship(arguments.run, arguments.name, arguments.title, arguments.command, arguments.machine, arguments.count, arguments.into))
     except (DataError, CheckpointError) as error:
         parser.error(str(error))
 

@@ -1,0 +1,145 @@
+"""Every script of ``scripts/`` and ``docs/`` runs, at its smallest, and does what it promises."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from jielong.data.licences import Licence
+from jielong.system import load
+from running_scripts import ROOT, module_of, run_script
+
+SCRIPTS, DOCS = ROOT / "scripts", ROOT / "docs"
+COVERED = {"losses", "outputs", "build_emoji", "ship_model", "make_gallery", "make_systems"}
+
+
+def quick() -> Any:
+    """``benchmarks/quick.py``: small sets and checkpoints."""
+    return module_of(ROOT / "benchmarks" / "quick.py")
+
+
+def test_every_script_is_run() -> None:
+    assert {path.stem for folder in (SCRIPTS, DOCS) for path in folder.glob("*.py")} == COVERED
+
+
+def test_losses_are_recorded(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as done:
+        run_script(SCRIPTS / "losses.py", "record", tmp_path / "losses.json", "--quick")
+    assert done.value.code == 0
+    recorded = json.loads((tmp_path / "losses.json").read_text())
+    assert list(recorded) == ["maskgit-tiny"]
+    assert len(recorded["maskgit-tiny"]) == 2
+    assert all(math.isfinite(step["loss"]) and step["grad_norm"] > 0 for step in recorded["maskgit-tiny"])
+
+
+def test_losses_are_compared_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    script, file = SCRIPTS / "losses.py", tmp_path / "losses.json"
+    trained = {"maskgit-tiny": [{"loss": 2.0}, {"loss": 1.0}], "mar-tiny": [{"loss": 3.0}]}
+    monkeypatch.setattr(module_of(script), "losses_of", lambda name, *_: trained[name])
+    for value, code, verdict in ((1.0, 0, "equal"), (math.nextafter(1.0, 2.0), 1, "DIFFERS from step 2")):
+        file.write_text(json.dumps(trained | {"maskgit-tiny": [{"loss": 2.0}, {"loss": value}]}))
+        with pytest.raises(SystemExit) as done:
+            run_script(script, "compare", file, "--recipes", "maskgit-tiny")
+        assert done.value.code == code
+        assert f"maskgit-tiny: {verdict}" in capsys.readouterr().out
+
+
+def test_a_recipe_is_trained_after_what_it_builds_on() -> None:
+    script = module_of(SCRIPTS / "losses.py")
+    folder = ROOT / "src" / "jielong" / "recipes"
+    assert script.in_order(folder, ["mar-tiny", "kl-tiny", "maskgit-tiny"]) == ["kl-tiny", "mar-tiny", "maskgit-tiny"]
+
+
+def test_outputs_are_recorded_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    script, file = SCRIPTS / "outputs.py", tmp_path / "outputs.json"
+    with pytest.raises(SystemExit) as done:
+        run_script(script, "record", file, "--quick")
+    assert done.value.code == 0
+    recorded = json.loads(file.read_text())
+    assert len(set(recorded["titok-maskgit-emoji"].values())) == 4  # two pictures of each of two texts
+    capsys.readouterr()
+    for found, code, verdict in ((recorded["titok-maskgit-emoji"], 0, "equal"), ({"0": "other"}, 1, "DIFFERS")):
+        monkeypatch.setattr(module_of(script), "produced", lambda *_, found=found: found)
+        with pytest.raises(SystemExit) as done:
+            run_script(script, "compare", file, "--quick")
+        assert done.value.code == code
+        assert f"titok-maskgit-emoji: {verdict}" in capsys.readouterr().out
+
+
+def package(folder: Path) -> None:
+    """Two emoji in three packages, as npm unpacks them; one drawing is filled in from elsewhere."""
+    codes = {"1F600": "grinning face", "2764-FE0F": "red heart"}
+    for language in ("en", "zh"):
+        entries = [{"hexcode": code, "label": f"{label} {language}", "group": 0, "subgroup": 1} for code, label in codes.items()]
+        write(folder / "emojibase-data" / language / "data.json", entries)
+    write(folder / "emojibase-data" / "meta" / "groups.json", {"groups": {"0": "smileys"}, "subgroups": {"1": "faces"}})
+    for sheet in ("google", "twitter"):
+        base = folder / f"emoji-datasource-{sheet}"
+        missing = "2764-FE0F" if sheet == "twitter" else None
+        rows = [{"unified": code, "image": f"{code}.png", f"has_img_{sheet}": code != missing} for code in codes]
+        write(base / "emoji.json", rows)
+        for code in codes:
+            path = base / "img" / sheet / "64" / f"{code}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGBA", (64, 64), (len(sheet), 40, int(code[:4], 16) % 256, 255)).save(path)
+
+
+def write(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def test_the_emoji_set_is_built_from_unpacked_packages(tmp_path: Path) -> None:
+    package(tmp_path / "node_modules")
+    run_script(SCRIPTS / "build_emoji.py", "--packages", tmp_path / "node_modules", "--out", tmp_path / "emoji.parquet")
+    rows = pq.read_table(tmp_path / "emoji.parquet").to_pylist()
+    assert [(row["hexcode"], row["style"]) for row in rows] == [("1F600", "Noto"), ("1F600", "Twemoji"), ("2764", "Noto")]
+    assert rows[2]["caption"] == "red heart en, Noto style"
+    assert (rows[2]["caption_zh"], rows[2]["group"]) == ("red heart zh", "smileys")
+
+
+def test_a_run_is_shipped_with_figures_and_licence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    rows = ["path,text,split,licence,attribution"]
+    for index in range(20):
+        Image.new("RGB", (8, 8), (12 * index, 90, 255 - 12 * index)).save(pictures / f"{index}.png")
+        rows.append(f"{index}.png,colour {index},{'heldout' if index > 15 else 'train'},CC0,Ann & Co")
+    (pictures / "metadata.csv").write_text("\n".join(rows) + "\n")
+    run = quick().trained("maskgit-tiny", str(pictures))
+    title = ("--title", "Small.", "--command", "jielong train maskgit-tiny", "--machine", "one core", "--count", 2)
+    run_script(SCRIPTS / "ship_model.py", run, "maskgit-small", *title, "--into", tmp_path / "models")
+    shipped = tmp_path / "models" / "maskgit-small"
+    assert capsys.readouterr().out.strip() == str(shipped)
+    card = (shipped / "README.md").read_text()
+    assert card.startswith("# maskgit-small\n\nSmall.")
+    assert "`jielong train maskgit-tiny`" in card
+    assert "Ann & Co" in card
+    assert json.loads((shipped / "evaluation.json").read_text())["provenance"]
+    assert [each.attribution for each in Licence.beside(shipped).learned_from] == ["Ann & Co"]
+    system = load(str(shipped))
+    assert system.generator is not None
+    assert next(system.generator.parameters()).dtype.is_floating_point
+
+
+def test_the_gallery_is_drawn(tmp_path: Path) -> None:
+    run_script(DOCS / "make_gallery.py", "--quick", "--models", quick().trained("maskgit-tiny"), "--out", tmp_path / "gallery.png")
+    with Image.open(tmp_path / "gallery.png") as gallery:
+        assert len(gallery.getcolors(1 << 24) or ()) > 100
+
+
+def test_the_page_of_systems_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = module_of(DOCS / "make_systems.py")
+    run_script(DOCS / "make_systems.py", "--check")
+    monkeypatch.setattr(script, "PAGE", tmp_path / "systems.md")
+    script.PAGE.write_text("old")
+    with pytest.raises(SystemExit, match="out of date"):
+        run_script(DOCS / "make_systems.py", "--check")
+    run_script(DOCS / "make_systems.py")
+    run_script(DOCS / "make_systems.py", "--check")
