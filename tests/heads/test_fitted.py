@@ -29,7 +29,7 @@ HEADS = continuous_heads(
     {
         "gaussian_mixture": {"components": 4},
         "energy": {"layers": 2, "width": 64},
-        "semantic_acoustic": {"of": {"flow_matching": {"network": NETWORK}}},
+        "semantic_acoustic": {"acoustic": {"flow_matching": {"network": NETWORK}}},
         "consistency": {"levels": {"last": 160}},
         "mean_flow": {"power": 0},  # its adaptive weight moves the minimum away from the mean, by which the truth would be met
     },
