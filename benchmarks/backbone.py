@@ -163,14 +163,14 @@ def attention_table(arguments: argparse.Namespace) -> list[dict[str, object]]:
         def run(kernel: str, q: Tensor = q, k: Tensor = k, v: Tensor = v, grad: bool = grad) -> Callable[[], None]:
             repeats = 1 if q.shape[2] > 1 else 100
 
-            def autoencoder() -> None:
+            def body() -> None:
                 with torch.set_grad_enabled(grad):
                     for _ in range(repeats):
                         out = attention(q, k, v, causal=grad, kernel=kernel)  # type: ignore[arg-type]
                         if grad:
                             torch.autograd.grad(out, (q, k, v), out)
 
-            return autoencoder
+            return body
 
         seconds = interleaved({"plain": run("plain"), "fused": run("fused")}, arguments.rounds)
         repeats = 1 if n > 1 else 100

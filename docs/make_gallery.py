@@ -44,7 +44,7 @@ def main() -> None:
     font, small = ImageFont.load_default(24), ImageFont.load_default(20)
     pitch = CELL + GAP
     canvas = Image.new("RGB", (LEFT + len(prompts) * pitch, TOP + len(options.models) * pitch + 112), "white")
-    draw = ImageDraw.SampleOutput(canvas)
+    draw = ImageDraw.Draw(canvas)
     for row, name in enumerate(options.models):
         system = load(name)
         order = system.recipe.order
