@@ -34,8 +34,6 @@ import torch
 from quick import scratch, trained
 from torch import Tensor, nn
 
-from jielong.conditions.base import ConditionSettings
-from jielong.conditions.text import FrozenText
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
 from jielong.data.opening import MediaSet
@@ -59,7 +57,6 @@ from jielong.heads.shortcut import Shortcut
 from jielong.media.images import sheet, write_bytes, write_image
 from jielong.networks.denoiser import MLP, NetworkSettings
 from jielong.system import System, load
-from jielong.training import text_cache as texts
 from jielong.training import token_cache as cache
 from jielong.training.checkpoint import load_weights
 from jielong.training.experiment import Experiment, Stream, prepare
@@ -189,12 +186,11 @@ class Trunk:
         assert system.generator is not None
         self.recipe, self.system, self.generator = experiment.recipe, system, system.generator
         self.heldout, self.images = experiment.heldout, experiment.images
-        if isinstance(self.generator.condition, FrozenText):
-            texts.remember(self.generator.condition, [*self.images.captions, *self.heldout.captions])
+        if self.generator.condition is not None:
+            self.generator.condition.precompute(self.images, self.heldout)
 
     def raw(self, batch: Batch) -> Any:
-        settings = self.recipe.condition
-        return settings.raw(batch, None) if isinstance(settings, ConditionSettings) else None
+        return None if self.recipe.condition is None else self.recipe.condition.from_batch(batch, self.system.tokenizer.media)
 
     @torch.no_grad()
     def ask(self, batch: Batch, rng: PerSampleRNG, learning: bool = True) -> TrainingTargets:
@@ -252,7 +248,7 @@ class Metric:
         self.like = self.features(trunk.images, self.tried)
         self.scorer: Scorer | None = None
         captions = trunk.heldout.captions
-        if trunk.system.condition_kind == "text" and len(set(captions)) >= CANDIDATES:
+        if trunk.system.inputs == ("text",) and len(set(captions)) >= CANDIDATES:
             try:
                 self.scorer = Scorer.load(None, self.extractor)
             except ScorerError as error:

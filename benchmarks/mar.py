@@ -129,7 +129,7 @@ def qualities(system: Any, rows: dict[str, dict[str, Any]], count: int) -> dict[
     from jielong.evaluation.retrieval import retrieval_at_1
     from jielong.evaluation.scorer import Scorer
 
-    images, kind = heldout(system, None), system.condition_kind
+    images, kind = heldout(system, None), ", ".join(system.inputs) or None
     places = spread(len(images), min(count, len(images)))
     extractor = FeatureExtractor()
     scorer = Scorer.load(None, extractor) if kind == "text" and len(set(images.captions)) >= 100 else None
@@ -208,7 +208,7 @@ def main() -> None:
     print(f"{layout.positions} tokens of {layout.channels}, {numbers:,} numbers, {arguments.batch} at once; {measured_on}", flush=True)
     conditions: list[Any] | None = None
     if model.condition is not None:
-        conditions = (["red heart"] if system is not None and system.condition_kind == "text" else [0]) * arguments.batch
+        conditions = (["red heart"] if system is not None and system.inputs == ("text",) else [0]) * arguments.batch
     runs = {name: drawing(model, conditions, arguments.batch, options) for name, options in rows.items()}
     if arguments.everywhere:
         apart = float((runs[NAIVE]().values - runs[EVERYWHERE]().values).abs().max())

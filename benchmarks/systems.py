@@ -29,9 +29,9 @@ CAPTIONS = ("cat face, Noto style", "red heart, Noto style", "flag: Denmark, Not
 
 def conditions(system: System, count: int) -> dict[str, Any]:
     """What to ask of a system so that it draws ``count`` pictures."""
-    if system.condition_kind == "text":
+    if system.inputs == ("text",):
         return {"conditions": [CAPTIONS[i % len(CAPTIONS)] for i in range(count)]}
-    if system.condition_kind == "class":
+    if system.inputs == ("class",):
         return {"conditions": [0] * count}
     return {"count": count}
 

@@ -143,7 +143,7 @@ def test_a_voice_is_heard_once(monkeypatch: pytest.MonkeyPatch) -> None:
         heard += 1
         return torch.ones(len(waveforms), 256) / 16
 
-    monkeypatch.setattr(VoiceCondition, "hear", hear)
+    monkeypatch.setattr(VoiceCondition, "encode", hear)
     recording = Recording(torch.ones(1, 16_000), 16_000)
     drawn = model.generate([{"characters": "abc", "voice": recording}])
     assert heard == 1
@@ -153,10 +153,10 @@ def test_a_voice_is_heard_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_symbols_that_last_no_time_are_heard_in_their_neighbours_alone() -> None:
     model = built(CASES["at once"], "even")
     condition: Any = model.condition
-    plain, spaced = condition(condition.prepare(["ab"])).along, condition(condition.prepare(["a b"])).along
-    assert plain.mask.sum() == spaced.mask.sum() == condition.lasting("a b") == 4
+    plain, spaced = condition(condition.prepare(["ab"])).aligned_states, condition(condition.prepare(["a b"])).aligned_states
+    assert plain.mask.sum() == spaced.mask.sum() == condition.count_aligned(["a b"])[0] == 4
     assert float((plain.states[0, 1] - spaced.states[0, 1]).abs().max().detach()) > 1e-4
-    both = condition(condition.prepare(["(a b)c", "ab"])).along
+    both = condition(condition.prepare(["(a b)c", "ab"])).aligned_states
     assert both.mask.tolist() == [[True] * 5, [True] * 4 + [False]]
     torch.testing.assert_close(both.states[1, :4], plain.states[0])
     torch.testing.assert_close(both.states[1, [0, 3]], condition.edges)
@@ -166,11 +166,11 @@ def test_a_dropped_text_says_the_same_everywhere() -> None:
     model = built(CASES["at once"], "even", drop=0.5)
     assert model.condition is not None
     given = model.condition(model.condition.prepare(TEXTS), torch.tensor([True, False, True]))
-    assert given.along is not None
-    assert given.along.mask.sum(1).tolist() == [1, 10, 1]
-    nothing = model.condition.nothing(1)
-    assert nothing.along is not None
-    torch.testing.assert_close(given.along.states[0, 0], nothing.along.states[0, 0])
+    assert given.aligned_states is not None
+    assert given.aligned_states.mask.sum(1).tolist() == [1, 10, 1]
+    nothing = model.condition.unconditional(1)
+    assert nothing.aligned_states is not None
+    torch.testing.assert_close(given.aligned_states.states[0, 0], nothing.aligned_states.states[0, 0])
 
 
 def test_trimming_to_the_longest_item_changes_nothing() -> None:
@@ -192,7 +192,7 @@ def test_the_text_of_a_given_beginning_lasts_as_long_as_it_is_heard(case: str, g
     stretch, layout = model.stretch, CASES[case][3]
     assert isinstance(stretch, MonotonicAlignment)
     assert model.condition is not None
-    along = model.condition(model.condition.prepare(["abc"])).along  # five states, with the edges
+    along = model.condition(model.condition.prepare(["abc"])).aligned_states  # five states, with the edges
     assert along is not None
     if layout.discrete:
         own, guesses = torch.arange(5)[:, None].expand(5, 2), 20 * torch.eye(5).repeat(1, 2)

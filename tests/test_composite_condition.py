@@ -12,6 +12,7 @@ from jielong.config.recipe import parse
 from jielong.config.schema import Recipe
 from jielong.media.kinds import image_medium
 from jielong.system import DESCRIPTION, System, build_generator, build_tokenizer, describe, load
+from jielong.system.inputs import gather
 from jielong.training.checkpoint import save_checkpoint
 
 MEDIA = image_medium(1, (4, 4))
@@ -53,19 +54,20 @@ def test_a_checkpoint_brings_all_of_them_back(tmp_path: Path) -> None:
 
 def test_what_is_asked_reaches_each_condition() -> None:
     made = make(parse(RECIPE))
-    conditions, names = made._conditions(["a", "b"], "dog", 2, None, [1.0, 2.5])
-    assert conditions == [
+    found = gather(made.recipe, "toy", {"text": ["a", "b"], "classes": "dog", "seconds": [1.0, 2.5]}, 2)
+    assert found.conditions == [
         {"characters": text, "class": "dog", "length": seconds} for text, seconds in (("a", 1.0), ("a", 1.0), ("b", 2.5), ("b", 2.5))
     ]
-    assert names == ["a", "a", "b", "b"]
-    with pytest.raises(ValueError, match=r"each item needs its seconds: give one for all, or 3, not 2"):
+    assert found.captions == ["a", "a", "b", "b"]
+    assert found.durations == [1.0, 1.0, 2.5, 2.5]
+    with pytest.raises(ValueError, match=r"^`seconds`: expected 1 or 3 values, got 2$"):
         made.generate(text=["a", "b", "c"], seconds=[1, 2])
-    with pytest.raises(ValueError, match="every item must say its length"):
+    with pytest.raises(ValueError, match=r"^this model needs a duration: pass `seconds`$"):
         made.generate(text="a")
     plain = make(parse(RECIPE.replace("\n".join(RECIPE.splitlines()[2:6]), "condition: {characters: {width: 8, layers: 1, heads: 2}}")))
-    assert plain.condition_kind == "text"
+    assert plain.inputs == ("text",)
     assert len(plain.generate(text="a", count=2)) == 2
-    with pytest.raises(ValueError, match="takes a text, not a voice"):
+    with pytest.raises(ValueError, match="takes `text`, not `voice`"):
         plain.generate(voice="x.wav")
 
 

@@ -229,7 +229,7 @@ def test_conditions_are_dropped_in_training_only_and_as_often_as_asked() -> None
     model = make("raster", drop=0.5)
     tokens, prepared = codes(1), model.condition.prepare([3])  # type: ignore[union-attr]
     kept = model.loss(tokens, prepared)
-    nothing = model.condition.nothing(1)  # type: ignore[union-attr]
+    nothing = model.condition.unconditional(1)  # type: ignore[union-attr]
     model.train()
     with torch.no_grad():
         losses = torch.stack([model.loss(tokens, prepared, PerSampleRNG(1, [row])) for row in range(100)])
@@ -301,7 +301,7 @@ def test_seeds_and_samples_differ(order: str) -> None:
 def test_guidance_one_is_the_conditional_model_and_never_computes_the_null(monkeypatch: pytest.MonkeyPatch) -> None:
     for order in ("raster", "masked"):
         model = make(order)
-        monkeypatch.setattr(model.condition, "nothing", lambda *a, **k: pytest.fail("the null was asked for"))
+        monkeypatch.setattr(model.condition, "unconditional", lambda *a, **k: pytest.fail("the null was asked for"))
         for guidance in (1.0, Guidance(scale=1.0, kind="linear"), Guidance(scale=1.0, kind="interval", start=0.1, stop=0.5)):
             calls = Calls(model)
             drawn = model.generate(given(model, 3), guidance=guidance)

@@ -131,18 +131,18 @@ def test_count_is_pictures_a_caption(made: System) -> None:
 def test_classes_and_no_condition(vq: System, tmp_path: Path) -> None:
     by_class = write(tmp_path / "class", generator_recipe("pixels", condition="condition: {class: {width: 8}}"))
     back = load(by_class.name)
-    assert back.condition_kind == "class"
+    assert back.inputs == ("class",)
     one, other = back.generate(classes=["dog", 2]), by_class.generate(classes=[1, "bird"])
     assert torch.equal(one.tensor, other.tensor), "the names were kept with the checkpoint"
     free = write(tmp_path / "free", generator_recipe(f"{{checkpoint: {vq.name}}}", condition=""))
     assert len(load(free.name).generate(count=2)) == 2
     for asked, words in [
-        ({"text": "a"}, "was trained without a condition, not a text"),
-        ({"classes": 1}, "without a condition, not a class"),
+        ({"text": "a"}, "was trained without a condition and takes no `text`"),
+        ({"classes": 1}, "without a condition and takes no `classes`"),
     ]:
         with pytest.raises(ValueError, match=words):
             free.generate(**asked)
-    with pytest.raises(ValueError, match="takes a class, not a text"):
+    with pytest.raises(ValueError, match="takes `classes`, not `text`"):
         by_class.generate(text="a cat")
     with pytest.raises(ValueError, match="is a tokenizer; to generate, load a generator"):
         vq.generate(count=1)

@@ -25,7 +25,7 @@ def test_spelt_captions(pictures: Path, tmp_path: Path) -> None:
     assert "CJK UNIFIED IDEOGRAPH" in refused.stderr
     assert not (tmp_path / "b.png").exists()
     refused = command("generate", tmp_path / "run", "--text", "red", "--seconds", "2", "--out", tmp_path / "b.png")
-    assert "takes a text, not a length in seconds" in refused.stderr
+    assert "takes --text, not --seconds" in refused.stderr
 
 
 def test_captions_beside_classes(pictures: Path, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import torch
 
 from jielong.config.recipe import load as load_recipe
 from jielong.media.audio import read_audio, write_audio
-from jielong.system import load, parts_told
-from jielong.training.experiment import _remember, prepare
+from jielong.system import condition_inputs, load
+from jielong.training.experiment import prepare
 
 from .conftest import command, succeed
 from .test_tiny_recipes import losses_of
@@ -69,7 +69,7 @@ def test_a_tiny_recipe_trains_and_speaks(name: str, spelt: Path, autoencoder: Pa
     succeed("generate", run, "--text", "abca", "--seconds", "0.61", "--guidance", "1.5", "--out", tmp_path / "asked.wav")
     made, rate = read_audio(tmp_path / "asked.wav")
     assert (rate, made.shape) == (RATE, (1, 2_440))
-    if "seconds" not in parts_told(load_recipe(name)):
+    if not any(each.sets_duration for each in condition_inputs(load_recipe(name))):
         succeed("generate", run, "--text", "abca", "--out", tmp_path / "own.wav")
         assert read_audio(tmp_path / "own.wav")[0].shape[1] <= RATE
     system = load(str(run))
@@ -86,7 +86,7 @@ def test_a_tiny_recipe_learns_a_few_clips(name: str, spelt: Path, autoencoder: P
     experiment = prepare(load_recipe(name, (*overrides, *SHAPE, f"tokenizer.checkpoint={autoencoder}")), str(spelt))
     assert experiment.generator is not None
     assert experiment.generator.condition is not None
-    _remember(experiment.generator.condition, experiment)
+    experiment.generator.condition.precompute(experiment.images, experiment.heldout)
     found = losses_of(experiment, items=7, steps=140, lr=4e-3)
     assert sum(found[-10:]) / 10 < 0.8 * sum(found[:5]) / 5
 

@@ -5,6 +5,8 @@ import torch
 from pydantic import ValidationError
 
 from jielong.conditions.classes import Class, ClassCondition
+from jielong.data.sets import Batch
+from jielong.media.kinds import image_medium
 
 NAMES = ["cat", "dog", "7", "fire engine"]
 
@@ -30,8 +32,8 @@ def test_what_is_no_class_is_refused_with_the_nearest() -> None:
     for number in [4, "4", -1]:
         with pytest.raises(ValueError, match="classes run from 0 to 3"):
             condition.prepare([number])
-    with pytest.raises(ValueError, match="a class of every picture"):
-        condition.prepare(None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="needs a class for every item"):
+        Class().from_batch(Batch(torch.zeros(2, 0), ["a", "b"], None, ["x", "y"]), image_medium(3, (4, 4)))
 
 
 def test_a_state_and_the_pooled_vector_are_the_row_of_the_class() -> None:
@@ -46,7 +48,7 @@ def test_a_state_and_the_pooled_vector_are_the_row_of_the_class() -> None:
 def test_dropped_conditions_are_the_null_and_teach_it() -> None:
     condition = make()
     given = condition(condition.prepare([1, 2, 3]), torch.tensor([True, False, True]))
-    nothing = condition.nothing(3)
+    nothing = condition.unconditional(3)
     for row, expected in enumerate([nothing, condition(condition.prepare([1, 2, 3])), nothing]):
         assert torch.equal(given.states[row], expected.states[row])
         assert torch.equal(given.pooled[row], expected.pooled[row])

@@ -15,7 +15,6 @@ from jielong.conditions.voice import Recording, Voice
 from jielong.config.registry import parse_part
 from jielong.media.audio import write_audio
 from jielong.media.prosody import FEATURES
-from jielong.training.voice_cache import remember
 
 
 def recording(seed: int = 0) -> Recording:
@@ -32,20 +31,20 @@ def test_a_file_a_recording_and_a_vector_say_the_same(tmp_path: Path) -> None:
     pytest.importorskip("soundfile")
     condition = Emotion(width=8).build()
     write_audio(tmp_path / "angry.wav", recording().waveform, 16_000)
-    vector = condition.voice(recording())
+    vector = condition.resolve(recording())
     assert vector.shape == (FEATURES,)
     prepared = condition.prepare([tmp_path / "angry.wav", recording(), vector])
     torch.testing.assert_close(prepared[0], prepared[1], rtol=1e-2, atol=1e-2)
     assert torch.equal(prepared[1], prepared[2])
     given = condition(prepared)
     assert given.states.shape == (3, 1, 8)
-    louder = condition.voice(Recording(2 * recording().waveform, 16_000))
+    louder = condition.resolve(Recording(2 * recording().waveform, 16_000))
     torch.testing.assert_close(louder, vector, rtol=1e-3, atol=1e-3)
 
 
 def test_emotions_blend() -> None:
     condition = Emotion(width=8).build()
-    own, other = condition.voice(recording(0)), condition.voice(recording(3))
+    own, other = condition.resolve(recording(0)), condition.resolve(recording(3))
     assert torch.equal(blended(own, other, 0.0), own)
     torch.testing.assert_close(blended(own, other, 1.0), other)
     assert torch.equal(blended(own, own, 0.7), own)
@@ -55,7 +54,7 @@ def test_it_stands_beside_a_voice_and_is_heard_once(tmp_path: Path) -> None:
     several = Composite(parts=(Characters(width=8, layers=1, heads=2), Voice(width=8), Emotion(width=8)), width=8).build()
     part = several.parts["emotion"]
     assert isinstance(part, EmotionCondition)
-    remember(part, ["a", "quiet"], "set", lambda index: [recording(), Recording(torch.zeros(1, 9), 16_000)][index], tmp_path)
+    part.precompute_recordings(["a", "quiet"], "set", lambda index: [recording(), Recording(torch.zeros(1, 9), 16_000)][index], tmp_path)
     told = [{"characters": "ab", "voice": torch.zeros(256), "emotion": "a"}, {"characters": "b", "emotion": "quiet"}]
     given = several(several.prepare(told))
     assert given.states.shape == (2, 2 + 1 + 1, 8)

@@ -21,6 +21,7 @@ from jielong.conditions.phonemes import Phonemes, PhonemeText
 from jielong.conditions.voice import Recording, Voice
 from jielong.config.registry import Faults, parse_part, read_settings
 from jielong.core.rng import PerSampleRNG
+from jielong.media.kinds import audio_medium
 from jielong.networks.backbone import BackboneInputs
 from jielong.networks.transformer import Transformer
 
@@ -95,7 +96,7 @@ def test_a_dropped_condition_is_exactly_nothing(case: tuple[Condition, list[Any]
     x = torch.randn(len(values), 4, WIDTH, generator=torch.Generator().manual_seed(0))
     dropped = torch.tensor([True, False, True, False])
     given = net(BackboneInputs(x, PLACES, BLOCKS, condition(condition.prepare(values))))
-    nothing = net(BackboneInputs(x, PLACES, BLOCKS, condition.nothing(len(values))))
+    nothing = net(BackboneInputs(x, PLACES, BLOCKS, condition.unconditional(len(values))))
     mixed = net(BackboneInputs(x, PLACES, BLOCKS, condition(condition.prepare(values), dropped)))
     torch.testing.assert_close(mixed, torch.where(dropped[:, None, None], nothing, given), rtol=1e-4, atol=1e-5)
     assert (given - nothing).abs().amax((1, 2)).min() > 1e-4
@@ -138,7 +139,7 @@ def test_characters_are_folded_or_refused_by_name() -> None:
 
 def test_misuse_is_refused() -> None:
     condition = characters(length=4)
-    with pytest.raises(ValueError, match="5 symbols, and this condition reads 4 at most"):
+    with pytest.raises(ValueError, match="5 symbols, but at most 4 are read"):
         condition.prepare(["abcde"])
     with pytest.raises(ValueError, match=r"2 of 3 texts cannot be read\. The first: a text has 5 symbols"):
         condition.check(["abcde", "ab", "ab", "中"])
@@ -178,8 +179,8 @@ def test_several_drop_each_alone_and_all_together() -> None:
     prepared = condition.prepare(values)
     given = condition.embed(prepared)
     rng = [PerSampleRNG(0, range(4000)), PerSampleRNG(0, range(4000))]
-    dropped = condition.drops(rng[0])
-    assert torch.equal(dropped, condition.drops(rng[1]))
+    dropped = condition.draw_dropped(rng[0])
+    assert torch.equal(dropped, condition.draw_dropped(rng[1]))
     shares = dropped.double().mean(0).tolist()
     assert shares == pytest.approx([0.5, 0.1, 0.3, 0.0], abs=0.03)
     only_voice = condition(prepared, torch.tensor([[False, False, True, False]] * 4))
@@ -189,7 +190,7 @@ def test_several_drop_each_alone_and_all_together() -> None:
     null = condition.maps["voice"](condition.parts["voice"].null) + condition.kinds["voice"]
     torch.testing.assert_close(only_voice.states[:, letters], null.expand(4, -1))
     all_at_once = condition(prepared, torch.tensor([[True, False, False, False]] * 4))
-    torch.testing.assert_close(all_at_once.pooled, condition.nothing(4).pooled)
+    torch.testing.assert_close(all_at_once.pooled, condition.unconditional(4).pooled)
     assert all_at_once.mask.sum(1).tolist() == [1] * 4
 
 
@@ -208,11 +209,11 @@ def test_what_an_item_leaves_out_is_dropped() -> None:
     nobody = [{**value, "voice": None} for value in values]
     column[:, 2] = True
     torch.testing.assert_close(condition(condition.prepare(nobody)).states, condition(condition.prepare(values), column).states)
-    with pytest.raises(ValueError, match="every item must say its length"):
+    with pytest.raises(ValueError, match="every item needs a 'length'"):
         condition.prepare([{"characters": "a"}])
     with pytest.raises(ValueError, match="no condition 'voise' here; did you mean 'voice'"):
         condition.prepare([{"characters": "a", "voise": "x.wav", "length": 1}])
-    with pytest.raises(ValueError, match="in a mapping, not 'a'"):
+    with pytest.raises(ValueError, match="each item is a mapping with characters, voice, length, not 'a'"):
         condition.prepare(["a"])
 
 
@@ -224,9 +225,9 @@ def test_several_are_written_in_a_recipe_and_read_back() -> None:
     assert list(built.describe()) == ["text", "class", "length"]
     assert built.length == 34
     for wrong, why in (
-        ({}, "at least one"),
-        ({"composite": {"parts": {"length": {}}}}, "itself"),
-        ({"text": {}, "characters": {}}, "read the same text"),
+        ({}, "at least one part"),
+        ({"composite": {"parts": {"length": {}}}}, "`composite` may not"),
+        ({"text": {}, "characters": {}}, "have the same input text"),
         ({"voices": {}}, "did you mean 'voice'"),
     ):
         with pytest.raises(Faults, match=why):
@@ -236,17 +237,17 @@ def test_several_are_written_in_a_recipe_and_read_back() -> None:
 def test_raw_values_come_from_a_batch() -> None:
     batch: Any = SimpleNamespace(captions=["a", "b"], keys=["x", "y"], labels=None, lengths=torch.tensor([8000, 4000]))
     part = read_settings(Composite, {"parts": {"characters": {}, "voice": {}, "length": {}}})
-    assert part.raw(batch, 16000) == [
+    assert part.from_batch(batch, audio_medium(1, 16_000, 16_000)) == [
         {"characters": "a", "voice": "x", "length": 0.5},
         {"characters": "b", "voice": "y", "length": 0.25},
     ]
-    with pytest.raises(ValueError, match="class has nothing to read"):
-        read_settings(Composite, {"parts": {"class": {}, "voice": {}}}).raw(batch, 16000)
+    with pytest.raises(ValueError, match="needs a class for every item"):
+        read_settings(Composite, {"parts": {"class": {}, "voice": {}}}).from_batch(batch, audio_medium(1, 16_000, 16_000))
 
 
 def test_a_remembered_voice_needs_no_recording() -> None:
     condition = Voice(width=WIDTH).build()
-    condition.remember({"clip 7": voices(1)[0]})
+    condition.store({"clip 7": voices(1)[0]})
     assert torch.equal(condition.prepare(["clip 7"])[0], voices(1)[0])
     with pytest.raises(ValueError, match=r"no recording 'nowhere\.wav'"):
         condition.prepare(["nowhere.wav"])

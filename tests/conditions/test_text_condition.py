@@ -7,7 +7,9 @@ import torch
 from pydantic import ValidationError
 
 from jielong.conditions.base import Condition
-from jielong.conditions.text import ByteText, Features, FrozenText, Text, find_encoder, pad
+from jielong.conditions.text import ByteText, FrozenText, Text, find_encoder, pad
+from jielong.data.sets import Batch
+from jielong.media.kinds import image_medium
 from jielong.networks.backbone import BackboneInputs
 from jielong.networks.transformer import Transformer
 
@@ -137,7 +139,7 @@ def test_a_dropped_condition_is_exactly_nothing_to_the_backbone(condition: Condi
     dropped = torch.tensor([True, False, True, False, False])
     places, blocks = torch.arange(4)[:, None], torch.arange(4)
     given = net(BackboneInputs(x, places, blocks, condition(condition.prepare(TEXTS))))
-    nothing = net(BackboneInputs(x, places, blocks, condition.nothing(len(TEXTS))))
+    nothing = net(BackboneInputs(x, places, blocks, condition.unconditional(len(TEXTS))))
     mixed = net(BackboneInputs(x, places, blocks, condition(condition.prepare(TEXTS), dropped)))
     torch.testing.assert_close(mixed, torch.where(dropped[:, None, None], nothing, given), rtol=1e-4, atol=1e-5)
     assert (given - nothing).abs().amax((1, 2)).min() > 1e-3
@@ -165,13 +167,10 @@ def test_bytes_are_embedded_with_their_places() -> None:
     assert condition.describe() == {"encoder": "bytes", "length": 6}
 
 
-def test_features_select_rows_and_pad_with_zeros() -> None:
+def test_features_are_padded_with_zeros() -> None:
     features = pad([torch.ones(2, 3), torch.ones(4, 3)])
     assert features.mask.tolist() == [[True, True, False, False], [True] * 4]
     assert features.states.sum((1, 2)).tolist() == [6, 12]
-    rows = features[1:]
-    assert isinstance(rows, Features)
-    assert rows.states.shape == (1, 4, 3)
 
 
 def test_misuse_is_refused(condition: Condition) -> None:
@@ -182,8 +181,8 @@ def test_misuse_is_refused(condition: Condition) -> None:
         condition.prepare([3])
     with pytest.raises(ValueError, match=r"a list of texts.*\['a cat'\]"):
         condition.prepare("a cat")
-    with pytest.raises(ValueError, match="a caption of every picture"):
-        condition.prepare(None)
+    with pytest.raises(ValueError, match="needs a caption for every item"):
+        Text().from_batch(Batch(torch.zeros(1, 0), None, None, ["x"]), image_medium(3, (4, 4)))
     for wrong in [{"cfg_dropout": 1.0}, {"length": 0}, {"width": 0}]:
         with pytest.raises(ValidationError):
             Text(**wrong)

@@ -169,8 +169,8 @@ def test_conditions_are_joined_with_what_goes_along() -> None:
         return Conditioning(states, mask, states.mean(1), AlignedStates(states, mask))
 
     both = Conditioning.cat(told(2, 3), told(1, 5))
-    assert both.along is not None
-    assert both.along.mask.sum(1).tolist() == [3, 3, 5]
+    assert both.aligned_states is not None
+    assert both.aligned_states.mask.sum(1).tolist() == [3, 3, 5]
     part = both.rows(slice(2, 3)).padded(9)
-    assert part.along is not None
-    assert part.along.states.shape == (1, 5, 4)
+    assert part.aligned_states is not None
+    assert part.aligned_states.states.shape == (1, 5, 4)

@@ -8,6 +8,7 @@ import typer
 
 from jielong import __version__
 from jielong.apps.commands import comparing, data, demo, doctor, evaluating, generating, lab, listing, showing, tokenizing, training
+from jielong.apps.commands.condition_options import ConditionCommand
 from jielong.apps.commands.errors import Program
 
 app = typer.Typer(
@@ -41,7 +42,7 @@ app.add_typer(data.app, name="data")
 app.command("train")(training.train)
 app.command("tokenize")(tokenizing.tokenize)
 app.command("detokenize")(tokenizing.detokenize)
-app.command("generate")(generating.generate)
+app.command("generate", cls=ConditionCommand)(generating.generate)
 app.command("evaluate")(evaluating.evaluate)
 app.command("compare")(comparing.compare)
 app.add_typer(lab.app, name="lab")

@@ -1,117 +1,194 @@
-"""What a generator is told: raw conditions (captions, class numbers) become feature vectors that a backbone attends to."""
+"""The interface of conditions: named inputs, such as captions or class names, become states that a backbone attends to."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
-from jielong.config.registry import Part
+from jielong.conditions.inputs import ConditionInput, HeldoutItems
+from jielong.config.registry import Part, parts_of
 from jielong.core.rng import PerSampleRNG
 from jielong.networks.conditioning import AlignedStates, Alignment, Conditioning
 
 if TYPE_CHECKING:
+    from jielong.core.medium import Medium
+    from jielong.data.opening import MediaSet
     from jielong.data.sets import Batch
 
+Value = TypeVar("Value", default=Any)
+Prepared = TypeVar("Prepared", default=Any)
 
-class Condition(nn.Module, ABC):
-    """Turns raw conditions into :class:`Conditioning` in two steps.
 
-    ``prepare`` does what needs no gradient (tokenising, frozen encoders, look-ups) and may be cached; ``forward`` does
-    the rest. A dropped condition is replaced by a learned null, which classifier-free guidance (arXiv 2207.12598) needs.
+class Condition(nn.Module, ABC, Generic[Value, Prepared]):
+    """Turns one value per item into :class:`Conditioning`.
+
+    ``prepare`` does what needs no gradient (tokenising, frozen encoders, look-ups); ``forward`` does the rest. Dropped conditions are
+    replaced by a learned null vector, for classifier-free guidance (arXiv 2207.12598).
+
+    Args:
+        width: Channels of the states.
+        cfg_dropout: Fraction of conditions replaced by the null vector in training, in [0, 1).
     """
 
-    width: int
-    """Channels of the feature vectors."""
-    aligned: Alignment | None = None
-    """How its states are told position by position (:attr:`Conditioning.along`), if they are."""
+    alignment: Alignment | None = None
+    """How :attr:`Conditioning.aligned_states` are mapped to positions, if there are any."""
+    length: int = 1
+    """Most states per item."""
 
     def __init__(self, width: int, cfg_dropout: float) -> None:
         super().__init__()
         if not 0.0 <= cfg_dropout < 1.0:
-            raise ValueError(f"the share of dropped conditions must be in [0, 1), not {cfg_dropout}")
+            raise ValueError(f"cfg_dropout must be in [0, 1), not {cfg_dropout}")
         self.width = width
         self.cfg_dropout = cfg_dropout
         self.null = nn.Parameter(torch.randn(width) * 0.02)
 
     @abstractmethod
-    def prepare(self, values: Sequence[Any]) -> Any:
-        """Raw values to what ``forward`` takes. Raises ``ValueError`` for a value it cannot read."""
+    def prepare(self, values: Sequence[Value]) -> Prepared:
+        """Values, one per item, to the argument of :meth:`forward`.
 
-    def resolve(self, value: Any) -> Any:
-        """A raw value in the form that is prepared soonest: itself, unless it must be read or heard."""
+        Raises:
+            ValueError: if a value cannot be read.
+        """
+
+    def resolve(self, value: Value) -> Value:
+        """A value in the form that is fastest to prepare: recordings are encoded, everything else is returned as it is."""
         return value
 
     @abstractmethod
-    def embed(self, prepared: Any) -> Conditioning:
-        """Prepared values to feature vectors."""
+    def embed(self, prepared: Prepared) -> Conditioning:
+        """Prepared values to states."""
 
-    def drops(self, rng: PerSampleRNG) -> Tensor:
-        """Which items are told nothing in a step of training, ``(B,)`` bool."""
+    def draw_dropped(self, rng: PerSampleRNG) -> Tensor:
+        """Which items' conditions are dropped in a training step, ``(B,)`` bool."""
         return rng.uniform() < self.cfg_dropout
 
-    def forward(self, prepared: Any, dropped: Tensor | None = None) -> Conditioning:
-        """Feature vectors, with the null vector where ``dropped`` (``(B,)`` bool) is true."""
-        return self.without(self.embed(prepared), dropped)
+    def forward(self, prepared: Prepared, dropped: Tensor | None = None) -> Conditioning:
+        """States, with the null vector where ``dropped``, ``(B,)`` bool, is true."""
+        return self.with_nulls(self.embed(prepared), dropped)
 
-    def without(self, given: Conditioning, dropped: Tensor | None) -> Conditioning:
-        """Feature vectors, with the null vector in the place of those ``dropped``, ``(B,)`` bool."""
+    def with_nulls(self, conditioning: Conditioning, dropped: Tensor | None) -> Conditioning:
+        """Replace the states of ``dropped`` items, ``(B,)`` bool, by the null vector."""
         if dropped is None:
-            return given
-        null = self.nothing(len(dropped), given.states.device)
-        gone = dropped.to(given.states.device)
-        states, mask = _replaced(given.states, given.mask, null.states, gone)
-        along = None
-        if given.along is not None and null.along is not None:
-            along = AlignedStates(*_replaced(given.along.states, given.along.mask, null.along.states, gone))
-        return Conditioning(states, mask, torch.where(gone[:, None], null.pooled.to(given.pooled.dtype), given.pooled), along)
+            return conditioning
+        null, states = self.unconditional(len(dropped), conditioning.states.device), conditioning.aligned_states
+        dropped = dropped.to(conditioning.states.device)
+        aligned = None
+        if states is not None and null.aligned_states is not None:
+            aligned = AlignedStates(*_replaced(states.states, states.mask, null.aligned_states.states, dropped))
+        pooled = torch.where(dropped[:, None], null.pooled.to(conditioning.pooled.dtype), conditioning.pooled)
+        return Conditioning(*_replaced(conditioning.states, conditioning.mask, null.states, dropped), pooled, aligned)
 
-    def nothing(self, batch: int, device: torch.device | str | None = None) -> Conditioning:
-        """The condition that says nothing, ``(B, 1, width)``."""
+    def unconditional(self, batch: int, device: torch.device | str | None = None) -> Conditioning:
+        """The null vector of every item, ``(B, 1, width)``."""
         null = self.null.expand(batch, self.width)
         mask = torch.ones(batch, 1, dtype=torch.bool, device=device or null.device)
-        return Conditioning(null[:, None], mask, null, AlignedStates(null[:, None], mask) if self.aligned else None)
+        return Conditioning(null[:, None], mask, null, AlignedStates(null[:, None], mask) if self.alignment else None)
+
+    def precompute(self, train: MediaSet, heldout: MediaSet) -> None:
+        """Before training: cache what :meth:`prepare` would compute for every item of the data, and check their values.
+
+        Raises:
+            ValueError: if values of the data cannot be read.
+        """
+
+    def count_aligned(self, values: Sequence[Value]) -> list[int] | None:
+        """Aligned states of each value; ``None`` without alignment."""
+        return None
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """What must match for this condition to mean the same elsewhere (encoder, hash, classes)."""
+        """What a checkpoint records: encoder, hash of its weights, classes."""
 
 
-def _replaced(states: Tensor, mask: Tensor, null: Tensor, gone: Tensor) -> tuple[Tensor, Tensor]:
-    """States and mask with one null state in the place of those ``gone``."""
+def _replaced(states: Tensor, mask: Tensor, null: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
     mask = mask.clone()
-    mask[:, 1:] &= ~gone[:, None]
-    mask[:, 0] |= gone
-    return torch.where(gone[:, None, None], null.to(states.dtype), states), mask
+    mask[:, 1:] &= ~dropped[:, None]
+    mask[:, 0] |= dropped
+    return torch.where(dropped[:, None, None], null.to(states.dtype), states), mask
 
 
 class ConditionSettings(Part):
-    """Settings of a condition: ``build(classes)`` makes it, and :meth:`raw` finds what it is told in a batch.
+    """Settings of a condition, which declare its named :attr:`input` and build it.
 
     Attributes:
-        reads: What it is told: ``text``, ``class``, ``voice``, ``emotion``, ``seconds``, or ``several`` of them.
+        input: How its values are supplied.
+        transcript: The value is a text that is spoken, not a description.
+        width: Channels of the states.
+        cfg_dropout: Fraction of conditions replaced by the null vector in training.
     """
 
-    reads: ClassVar[str] = ""
+    input: ClassVar[ConditionInput]
+    transcript: ClassVar[bool] = False
+    width: int = Field(default=256, ge=1)
+    cfg_dropout: float = Field(default=0.1, ge=0, lt=1)
 
     def build(self, classes: Sequence[str] = ()) -> Condition:
-        """The condition, of data with these classes."""
+        """The condition, for data with these classes."""
         raise NotImplementedError(f"{type(self).__name__} builds no condition")
 
-    def raw(self, batch: Batch, rate: int | None = None) -> Any:
-        """The raw values of a batch, one an item; ``None`` where the data have none.
+    @property
+    def components(self) -> tuple[ConditionSettings, ...]:
+        """The conditions with an input each."""
+        return (self,)
 
-        Args:
-            batch: Media with their words.
-            rate: Samples a second, for what is told in seconds.
+    @property
+    def inputs(self) -> tuple[ConditionInput, ...]:
+        """The named inputs."""
+        return tuple(part.input for part in self.components)
+
+    @property
+    def alignment(self) -> Alignment | None:
+        """As of :attr:`Condition.alignment`."""
+        return None
+
+    @property
+    def spoken_language(self) -> str | None:
+        """ISO 639-1 code of the language of its transcripts, if fixed."""
+        return None
+
+    def values(self, columns: Mapping[str, Sequence[object]]) -> list[Any]:
+        """Values of the condition, one per item, from values by input name.
+
+        Raises:
+            InputError: if an input is missing that the condition was never trained without.
         """
-        if self.reads == "text":
-            return batch.captions
-        if self.reads == "class":
-            return batch.labels
-        if self.reads in ("voice", "emotion"):
-            return batch.keys
-        return None if batch.lengths is None or rate is None else (batch.lengths.double() / rate).tolist()
+        return list(columns[self.input.name])
+
+    def durations(self, values: Sequence[Any]) -> list[float] | None:
+        """Durations in seconds that all values give; ``None`` where they do not."""
+        return [float(value) for value in values] if self.input.sets_duration else None
+
+    def from_batch(self, batch: Batch, medium: Medium) -> list[Any]:
+        """Values of a training batch; see :meth:`ConditionInput.from_batch`.
+
+        Raises:
+            ValueError: if the data lack an input.
+        """
+        return self._of_data({each.name: each.from_batch(batch, medium) for each in self.inputs})
+
+    def from_heldout(self, items: HeldoutItems) -> list[Any]:
+        """Values of held-out items, for evaluation; see :meth:`ConditionInput.from_heldout`."""
+        return self._of_data({each.name: each.from_heldout(items) for each in self.inputs})
+
+    def for_samples(self, data: MediaSet, count: int, medium: Medium) -> list[Any]:
+        """Values of the sample grid of training; see :meth:`ConditionInput.for_samples`."""
+        return self._of_data({self.input.name: self.input.for_samples(data, count, medium)})
+
+    def _of_data(self, columns: Mapping[str, Sequence[object] | None]) -> list[Any]:
+        found = {name: column for name, column in columns.items() if column is not None}
+        if missing := [each for each in self.inputs if each.name not in found]:
+            raise ValueError(f"the condition needs {missing[0].noun} for every item, and some of these have none")
+        return self.values(found)
+
+
+def registered_inputs() -> dict[str, ConditionInput]:
+    """The inputs of all known conditions by name."""
+    parts = [part for part in parts_of("condition").values() if issubclass(part, ConditionSettings)]
+    return {part.input.name: part.input for part in parts if hasattr(part, "input")}

@@ -1,37 +1,83 @@
-"""Class conditions: one learned vector a class."""
+"""Class conditions: a learned vector per class."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from jielong.conditions.base import Condition, ConditionSettings
+from jielong.conditions.inputs import ConditionInput, HeldoutItems
+from jielong.config.registry import RecipeError
 from jielong.networks.conditioning import Conditioning
 
+if TYPE_CHECKING:
+    from jielong.core.medium import Medium
+    from jielong.data.opening import MediaSet
+    from jielong.data.sets import Batch
 
-class ClassCondition(Condition):
+
+class ClassInput(ConditionInput):
+    """A class by name or number."""
+
+    name = "class"
+    noun = "a class"
+    help = "Class name or number; repeatable."
+
+    @property
+    def keyword(self) -> str:
+        """The plural, since ``class`` is reserved in Python."""
+        return "classes"
+
+    def from_batch(self, batch: Batch, medium: Medium) -> list[int] | None:
+        """Class numbers."""
+        return None if batch.labels is None else batch.labels.tolist()
+
+    def from_heldout(self, items: HeldoutItems) -> list[str]:
+        """Class names, since another set may number them in another order."""
+        numbers = self.from_batch(items.batch, items.medium)
+        if numbers is None:
+            raise self.missing(items.source)
+        return [items.classes[number] for number in numbers]
+
+    def for_samples(self, data: MediaSet, count: int, medium: Medium) -> list[int]:
+        """All classes in turn."""
+        return [index % len(data.classes) for index in range(count)]
+
+    def check(self, data: MediaSet, medium: Medium, source: str) -> None:
+        """There must be classes."""
+        if not data.classes:
+            raise RecipeError(
+                f"the recipe is conditioned on classes, but {source} has none: use one sub-folder per class, or set condition: text"
+            )
+
+    def parse(self, text: str) -> str:
+        """The text itself."""
+        return text
+
+    def caption(self, value: object) -> str:
+        """The class."""
+        return str(value)
+
+
+class ClassCondition(Condition[int | str, Tensor]):
     """A table of ``len(names)`` vectors; values are class numbers or names."""
 
     def __init__(self, names: Sequence[str], width: int, cfg_dropout: float) -> None:
         super().__init__(width, cfg_dropout)
         if not names:
-            raise ValueError("a class condition needs a data set with classes: put pictures in one sub-folder a class, or use text")
+            raise ValueError("a class condition needs a data set with classes: put items in one sub-folder per class, or use text")
         self.names = list(names)
         self.table = nn.Embedding(len(self.names), width)
         nn.init.normal_(self.table.weight, std=0.02)
 
-    def prepare(self, values: Sequence[int | str] | Tensor | None) -> Tensor:
+    def prepare(self, values: Sequence[int | str] | Tensor) -> Tensor:
         """Class numbers or names to numbers, ``(B,)``."""
-        if values is None:
-            raise ValueError("a class condition needs a class of every picture, but these have none")
-        if isinstance(values, Tensor):
-            values = values.tolist()
-        return torch.tensor([self._number(value) for value in values], dtype=torch.long)
+        numbers = values.tolist() if isinstance(values, Tensor) else values
+        return torch.tensor([self._number(value) for value in numbers], dtype=torch.long)
 
     def _number(self, value: int | str) -> int:
         if isinstance(value, str) and value in self.names:
@@ -47,8 +93,7 @@ class ClassCondition(Condition):
 
     def embed(self, prepared: Tensor) -> Conditioning:
         """``(B,)`` numbers to one state each, ``(B, 1, width)``."""
-        vectors = self.table(prepared.to(self.table.weight.device))
-        return Conditioning(vectors[:, None], torch.ones(len(vectors), 1, dtype=torch.bool, device=vectors.device), vectors)
+        return Conditioning.single(self.table(prepared.to(self.table.weight.device)))
 
     def describe(self) -> dict[str, Any]:
         """The class names."""
@@ -56,11 +101,9 @@ class ClassCondition(Condition):
 
 
 class Class(ConditionSettings, family="condition", name="class"):
-    """Settings: ``width`` of the class vectors, ``cfg_dropout`` share of conditions replaced by the null in training."""
+    """Settings of :class:`ConditionSettings`."""
 
-    reads: ClassVar[str] = "class"
-    width: int = Field(default=256, ge=1)
-    cfg_dropout: float = Field(default=0.1, ge=0, lt=1)
+    input: ClassVar[ConditionInput] = ClassInput()
 
     def build(self, classes: Sequence[str] = ()) -> ClassCondition:
         """The condition for these classes."""

@@ -1,20 +1,68 @@
-"""How long it is to be: seconds, as sines and cosines of many periods."""
+"""Duration conditions: seconds as sinusoids of many periods."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from jielong.conditions.base import Condition, ConditionSettings
+from jielong.conditions.inputs import ConditionInput, HeldoutItems, InputError, check_sound
 from jielong.networks.conditioning import Conditioning
 
+if TYPE_CHECKING:
+    from jielong.core.medium import Medium
+    from jielong.data.opening import MediaSet
+    from jielong.data.sets import Batch
+
 SHORTEST, LONGEST = 0.08, 500.0
-"""Seconds: the periods run from one to the other, evenly in their logarithm, so that a frame and a minute can both be told apart."""
+"""Shortest and longest period in seconds; logarithmically spaced, so that both a frame and a minute are resolved."""
+
+
+class SecondsInput(ConditionInput):
+    """A duration in seconds, which generated items have exactly."""
+
+    name = "seconds"
+    noun = "a duration"
+    help = "Duration in seconds; repeatable."
+    metavar = "FLOAT"
+    sets_duration = True
+
+    def from_batch(self, batch: Batch, medium: Medium) -> list[float] | None:
+        """The items' durations."""
+        return None if batch.lengths is None else (batch.lengths.double() / medium.sample_rate).tolist()
+
+    def from_heldout(self, items: HeldoutItems) -> list[float]:
+        """The recordings' durations, scaled and at most the model's longest."""
+        if items.batch.lengths is None:
+            raise self.missing(items.source)
+        scaled = [items.duration_scale * length for length in items.batch.lengths.tolist()]
+        return [min(items.medium.frames, length) / items.medium.sample_rate for length in scaled]
+
+    def check(self, data: MediaSet, medium: Medium, source: str) -> None:
+        """There must be sound."""
+        check_sound(self, medium, source)
+
+    def listed(self, value: object) -> list[float]:
+        """Numbers of seconds."""
+        values = super().listed(value.tolist() if isinstance(value, Tensor) else value)
+        seconds = [each for each in values if isinstance(each, int | float)]
+        if len(seconds) < len(values):
+            raise InputError(f"{{seconds}}: expected numbers of seconds, not {value!r}", [self])
+        return seconds
+
+    def parse(self, text: str) -> float:
+        """A number of seconds."""
+        try:
+            return float(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not a number of seconds, such as 2.5") from None
+
+
+SECONDS = SecondsInput()
 
 
 def sinusoids(seconds: Tensor, width: int) -> Tensor:
@@ -24,28 +72,26 @@ def sinusoids(seconds: Tensor, width: int) -> Tensor:
     return torch.cat((turns.cos(), turns.sin()), 1).float()
 
 
-class LengthCondition(Condition):
-    """One state, and the pooled vector: a small network's view of the asked length."""
+class LengthCondition(Condition[float, Tensor]):
+    """One state: a small network of the duration's sinusoids."""
 
     def __init__(self, width: int, cfg_dropout: float) -> None:
         super().__init__(width, cfg_dropout)
         self.features = 64
         self.network = nn.Sequential(nn.Linear(self.features, width), nn.SiLU(), nn.Linear(width, width))
 
-    def prepare(self, values: Sequence[float] | Tensor) -> Tensor:
+    def prepare(self, values: Sequence[float]) -> Tensor:
         """Seconds to ``(B,)`` float64."""
-        if values is None or isinstance(values, str | int | float):
-            raise ValueError("a length condition reads a list of seconds, one an item, such as [2.5]")
-        seconds = values.tolist() if isinstance(values, Tensor) else list(values)
-        for value in seconds:
+        if isinstance(values, str | int | float):
+            raise ValueError("a length condition reads a list of seconds, one per item, such as [2.5]")
+        for value in values:
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-                raise ValueError(f"a length is a positive number of seconds, not {value!r}")
-        return torch.tensor(seconds, dtype=torch.float64)
+                raise ValueError(f"a duration is a positive number of seconds, not {value!r}")
+        return torch.tensor(list(values), dtype=torch.float64)
 
     def embed(self, prepared: Tensor) -> Conditioning:
         """``(B,)`` seconds to one state each, ``(B, 1, width)``."""
-        vectors = self.network(sinusoids(prepared.to(self.null.device), self.features))
-        return Conditioning(vectors[:, None], torch.ones(len(vectors), 1, dtype=torch.bool, device=vectors.device), vectors)
+        return Conditioning.single(self.network(sinusoids(prepared.to(self.null.device), self.features)))
 
     def describe(self) -> dict[str, Any]:
         """The periods."""
@@ -53,11 +99,9 @@ class LengthCondition(Condition):
 
 
 class Length(ConditionSettings, family="condition", name="length"):
-    """Settings: ``width`` of the state, ``cfg_dropout`` share of lengths replaced by the null in training."""
+    """Settings of :class:`ConditionSettings`."""
 
-    reads: ClassVar[str] = "seconds"
-    width: int = Field(default=256, ge=1)
-    cfg_dropout: float = Field(default=0.1, ge=0, lt=1)
+    input: ClassVar[ConditionInput] = SECONDS
 
     def build(self, classes: Sequence[str] = ()) -> LengthCondition:
         """The condition; classes are not used."""

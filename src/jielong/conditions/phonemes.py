@@ -1,33 +1,33 @@
-"""Text as it is pronounced: eSpeak NG turns words to phonemes, which go through an encoder that is trained along."""
+"""Transcripts as phonemes of eSpeak NG, through a trained encoder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from jielong.conditions.alphabet import PHONEMES, Alphabet
+from jielong.conditions.alphabet import PHONEMES
 from jielong.conditions.characters import SymbolSettings, SymbolText
 from jielong.media.espeak import phonemes
 
-REMEMBERED = 100_000
-"""Most texts whose phonemes stay in memory."""
+CACHED_TEXTS = 100_000
+"""Most texts whose phonemes are cached."""
 
 
 class PhonemeText(SymbolText):
-    """A state for every phoneme of a text in one language; see :class:`SymbolText`."""
+    """A state per phoneme of a text in one language; see :class:`SymbolText`."""
 
-    def __init__(self, language: str, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.language = language
-        self._memory: dict[str, list[int]] = {}
+    def __init__(self, settings: Phonemes) -> None:
+        super().__init__(settings)
+        self.language = settings.language
+        self._cache: dict[str, list[int]] = {}
 
     def symbols(self, text: str) -> list[int]:
-        """The numbers of a text's phonemes; a text is pronounced once."""
-        if text not in self._memory:
-            if len(self._memory) >= REMEMBERED:
-                del self._memory[next(iter(self._memory))]
-            self._memory[text] = self.alphabet.numbers(phonemes(text, self.language))
-        return self._memory[text]
+        """The numbers of a text's phonemes, cached."""
+        if text not in self._cache:
+            if len(self._cache) >= CACHED_TEXTS:
+                del self._cache[next(iter(self._cache))]
+            self._cache[text] = self.alphabet.numbers(phonemes(text, self.language))
+        return self._cache[text]
 
     def describe(self) -> dict[str, Any]:
         """The alphabet and the language."""
@@ -40,15 +40,11 @@ class Phonemes(SymbolSettings, family="condition", name="phonemes"):
     alphabet: str = PHONEMES
     language: str = "en-us"
 
+    @property
+    def spoken_language(self) -> str | None:
+        """The setting ``language`` without its region."""
+        return self.language.split("-")[0]
+
     def build(self, classes: Sequence[str] = ()) -> PhonemeText:
         """The condition; classes are not used."""
-        return PhonemeText(
-            self.language,
-            alphabet=Alphabet(self.alphabet),
-            width=self.width,
-            layers=self.layers,
-            heads=self.heads,
-            length=self.length,
-            cfg_dropout=self.cfg_dropout,
-            aligned=self.aligned,
-        )
+        return PhonemeText(self)

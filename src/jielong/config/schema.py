@@ -16,10 +16,11 @@ from jielong.core.medium import ALONG_ROWS, ALONG_TIME
 from jielong.training.settings import Balance, TrainSettings
 
 if TYPE_CHECKING:
+    from jielong.conditions.base import ConditionSettings
     from jielong.heads.base import HeadSettings
     from jielong.orders.base import OrderSettings
 else:  # which import torch: reading a recipe's keys does without
-    HeadSettings = OrderSettings = Part
+    ConditionSettings = HeadSettings = OrderSettings = Part
 
 
 class Trained(Config):
@@ -36,7 +37,7 @@ class Trained(Config):
 
 Tokenizer = Annotated[SerializeAsAny[Part] | Trained, OfFamily("tokenizer", instead=Trained)]
 Losses = Annotated[tuple[SerializeAsAny[Part], ...], OfFamily("loss", many=True)]
-Condition = Annotated[SerializeAsAny[Part], OfFamily("condition")]
+Condition = Annotated[SerializeAsAny[ConditionSettings], OfFamily("condition")]
 Order = Annotated[SerializeAsAny[OrderSettings], OfFamily("order")]
 Backbone = Annotated[SerializeAsAny[Part], OfFamily("backbone")]
 Head = Annotated[SerializeAsAny[HeadSettings], OfFamily("head")]

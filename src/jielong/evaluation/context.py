@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from jielong.conditions.inputs import HeldoutItems
 from jielong.config.guidance import Guidance
 from jielong.core.tokens import Tokens
 from jielong.data.opening import MediaSet
@@ -102,6 +104,21 @@ class EvalContext:
         """Real sound without the silence behind its end, ``(C, T)`` each."""
         return [clip[:, : self.sounds.length(row)] for clip, row in zip(self.real, self.rows, strict=True)]
 
+    def items(self, prompts: Sequence[Tensor | None] | None = None) -> HeldoutItems:
+        """The items, with other recordings of their speakers as ``prompts``."""
+        words = self.media.words(self.rows, torch.empty(len(self.rows), 0, 0))
+        batch, scale = replace(words, media=self.real, tokens=None), 1.0 if self.draws.length is None else self.draws.length
+        return HeldoutItems(self.media.name, batch, self.media.classes, self.system.tokenizer.media, prompts, scale)
+
+    def conditions(self, prompts: Sequence[Tensor | None] | None = None) -> list[Any] | None:
+        """Values of the generator's condition for each item.
+
+        Raises:
+            ValueError: if the set lacks an input of the condition.
+        """
+        settings = self.system.recipe.condition
+        return None if settings is None else settings.from_heldout(self.items(prompts))
+
     def draw(self, conditions: list[Any] | None, **options: Any) -> Tokens:
         """Tokens, an item a row."""
         done = 0
@@ -135,7 +152,7 @@ def guidance_of(system: System, draws: DrawSettings) -> Guidance:
     """How strongly it follows what it is told."""
     if draws.guidance is not None:
         return draws.guidance if isinstance(draws.guidance, Guidance) else Guidance(scale=draws.guidance)
-    return system.recipe.sampling.guidance if system.condition_kind is not None else Guidance()
+    return system.recipe.sampling.guidance if system.inputs else Guidance()
 
 
 def drawing(system: System, draws: DrawSettings) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def bits_per_dimension(system: System, media: Tensor, conditions: Sequence[Any] 
         "dimensions": dimensions,
         "levels": model.layout.vocabulary,
         "nats_per_picture": nats * dimensions,
-        "condition": system.condition_kind,
+        "condition": ", ".join(system.inputs) or None,
         "mean_over": "pictures",
         "computed_as": "exact chain rule, teacher forcing, dropout off",
     }
@@ -127,7 +127,7 @@ def nats_per_token(system: System, media: Tensor, conditions: Sequence[Any] | No
         "tokens": model.layout.positions,
         "numbers_a_token": model.layout.channels,
         "nats_a_number": nats,
-        "condition": system.condition_kind,
+        "condition": ", ".join(system.inputs) or None,
         "mean_over": "pictures",
         "seed": seed,
         "computed_as": "exact chain rule, teacher forcing, dropout off, of tokens as the generator learns them",

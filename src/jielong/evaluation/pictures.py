@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from jielong.conditions.base import ConditionSettings
 from jielong.core.tokens import Tokens
 from jielong.data.opening import MediaSet
 from jielong.evaluation.context import BATCH, EvalContext, EvalResult, Progress
@@ -81,7 +79,7 @@ def generator(subject: EvalContext) -> EvalResult:
     """How near generated pictures are to real ones, and to what they were to show."""
     system, images, real, report, scorer = subject.system, subject.media, subject.real, subject.report, subject.scorer
     rows, candidates = subject.rows, subject.candidates
-    conditions = _conditions(system, images, rows)
+    conditions = subject.conditions()
     begun = time.perf_counter()
     made = system.decode(subject.draw(conditions))
     seconds = time.perf_counter() - begun
@@ -130,27 +128,9 @@ def generator(subject: EvalContext) -> EvalResult:
     return EvalResult(figures, omitted, drawn)
 
 
-def _conditions(system: System, images: MediaSet, rows: list[int]) -> list[Any] | None:
-    """The held-out captions or classes, as the generator takes them."""
-    kind = system.condition_kind
-    if kind is None:
-        return None
-    if kind == "text":
-        if not images.has_captions or not all(images.captions[row] for row in rows):
-            raise ValueError(f"{system.name} is told captions, but {images.name} lacks some: choose a set with captions, with --data")
-        return [images.captions[row] for row in rows]
-    if kind != "class" and isinstance(system.recipe.condition, ConditionSettings):
-        told: list[Any] = system.recipe.condition.raw(images.batch(rows))
-        return told
-    labels = [images.labels[row] for row in rows]
-    if any(label is None for label in labels):
-        raise ValueError(f"{system.name} is told a class, but {images.name} has pictures without one: choose another set, with --data")
-    return [images.classes[label] for label in labels if label is not None]
-
-
 def _no_retrieval(system: System, images: MediaSet, candidates: int) -> str | None:
     """Why retrieval does not apply, if it does not."""
-    if system.condition_kind != "text":
+    if system.inputs != ("text",):
         return "it asks which caption a picture shows, and this generator takes none"
     distinct = len(set(images.captions))
     if distinct < candidates:

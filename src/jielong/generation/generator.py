@@ -130,9 +130,9 @@ class Generator(nn.Module):
                 raise ValueError("an ending needs an order that draws the first codebook one token after the other: raster or levels")
             self.stop = StopHead(width, ending)
         self.stretch = None
-        if condition is not None and condition.aligned is not None:
+        if condition is not None and condition.alignment is not None:
             layout.check_lengths([layout.positions])
-            searched = condition.aligned == "search"
+            searched = condition.alignment == "search"
             self.stretch = MonotonicAlignment(condition.width, width, layout) if searched else LengthRegulator(condition.width, width)
 
     def embed(self, values: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ class Generator(nn.Module):
         if self.condition is not None:
             if prepared is None:
                 raise ValueError("this generator needs its condition: give what `condition.prepare` made of the captions or classes")
-            dropped = self.condition.drops(rng) if self.training else None
+            dropped = self.condition.draw_dropped(rng) if self.training else None
             conditioning = self.condition(prepared, dropped)
         plan, ends = self.plan, tokens.lengths
         if ends is not None and self.order.shifted and int(ends.max()) + 1 < self.layout.positions:
@@ -214,12 +214,12 @@ class Generator(nn.Module):
         if view.seen is not None:
             there = view.seen.to(device) if real is None else view.seen.to(device) & real
         inputs, beside = self.inputs(values, known, 0, plan.layout.positions, self.places_at(plan)), None
-        if self.stretch is not None and conditioning is not None and conditioning.along is not None:
+        if self.stretch is not None and conditioning is not None and conditioning.aligned_states is not None:
             own = torch.full((batch,), plan.tokens.positions) if ends is None else ends
             behind = torch.arange(plan.tokens.positions) >= own[:, None]
             plain = tokens.values.masked_fill(behind.to(device)[..., None], 0)
-            durations, beside = self.stretch.learn(conditioning.along, plain, own.to(device))
-            inputs = inputs + self.stretch(conditioning.along, durations, self._times(plan))
+            durations, beside = self.stretch.learn(conditioning.aligned_states, plain, own.to(device))
+            inputs = inputs + self.stretch(conditioning.aligned_states, durations, self._times(plan))
         hidden = self.backbone(BackboneInputs(inputs, plan.coords, plan.blocks, conditioning, known, there))
         # Every item weighs the same, however many of its positions were asked (MaskGIT's public loss), and in it every code.
         counts = asked.float() if plan.pattern is None or present is None else (asked[..., None] & present).sum(-1)
@@ -463,10 +463,10 @@ class Generator(nn.Module):
             course: What they stand along.
             heard: The first tokens of each item, ``(B, P, C)``, where these are given.
         """
-        if self.stretch is None or conditioning is None or conditioning.along is None:
+        if self.stretch is None or conditioning is None or conditioning.aligned_states is None:
             return None
-        durations = self.stretch.durations(conditioning.along, lengths.to(self.placeholder.device), heard)
-        made: Tensor = self.stretch(conditioning.along, durations, self._times(plan))
+        durations = self.stretch.durations(conditioning.aligned_states, lengths.to(self.placeholder.device), heard)
+        made: Tensor = self.stretch(conditioning.aligned_states, durations, self._times(plan))
         return made
 
     def _own_lengths(self, conditions: Sequence[Any], batch: int) -> list[int] | None:
@@ -476,9 +476,9 @@ class Generator(nn.Module):
         found: list[int] = []
         for first in range(0, len(conditions), batch):
             told: Conditioning = self.condition(self.condition.prepare(conditions[first : first + batch]))
-            if told.along is None:
+            if told.aligned_states is None:
                 return None
-            found += self.stretch.predict_lengths(told.along).round().clamp(1, self.layout.positions).long().tolist()
+            found += self.stretch.predict_lengths(told.aligned_states).round().clamp(1, self.layout.positions).long().tolist()
         return found
 
     def _check_kept(self, values: Tensor, known: Tensor) -> None:

@@ -117,9 +117,9 @@ class Chain:
         if condition is None:
             return None
         if conditions is None:
-            return condition.nothing(batch)
+            return condition.unconditional(batch)
         given = condition(condition.prepare(conditions))
-        return Conditioning.cat(given, condition.nothing(batch)) if self.doubled else given
+        return Conditioning.cat(given, condition.unconditional(batch)) if self.doubled else given
 
     # --- what is known from the beginning, and what there is not ------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from jielong.system.build import build_generator, open_media
 from jielong.system.checkpoint import DESCRIPTION, build_tokenizer, describe, find, foundations, load, zoo
-from jielong.system.inputs import is_timed, lengths_of, parts_told, sampling_of, seconds_told
+from jielong.system.inputs import condition_inputs, durations_of, is_timed, lengths_of, sampling_of
 from jielong.system.pipeline import System
 
 __all__ = [
@@ -10,15 +10,15 @@ __all__ = [
     "System",
     "build_generator",
     "build_tokenizer",
+    "condition_inputs",
     "describe",
+    "durations_of",
     "find",
     "foundations",
     "is_timed",
     "lengths_of",
     "load",
     "open_media",
-    "parts_told",
     "sampling_of",
-    "seconds_told",
     "zoo",
 ]

@@ -24,7 +24,7 @@ def build_generator(recipe: Recipe, tokenizer: Tokenizer, classes: Sequence[str]
         raise ValueError("this recipe trains a tokenizer: it has no order, backbone and head to build a generator of")
     layout, order = tokenizer.layout, recipe.order.build()
     arranged = SequencePlan.of(order, layout).layout
-    condition = recipe.condition.build(classes) if recipe.condition is not None else None  # type: ignore[attr-defined]
+    condition = recipe.condition.build(classes) if recipe.condition is not None else None
     backbone = recipe.backbone.build(arranged, condition.width if condition else None)  # type: ignore[attr-defined]
     head = recipe.head.build(backbone.width, layout)
     head.check_sampling(sampling_of(recipe))

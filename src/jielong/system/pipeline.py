@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from jielong.generation.streaming import stream_sound
 from jielong.heads.base import SamplingConfig
 from jielong.media.pictures import Pictures
 from jielong.media.players import Sounds
-from jielong.system.inputs import is_timed, lengths_of, parts_told, sampling_of, seconds_told
+from jielong.system.inputs import GenerationInputs, condition_inputs, durations_of, gather, lengths_of, sampling_of, split_inputs
 from jielong.tokenizers.base import Tokenizer
 
 
@@ -41,9 +40,9 @@ class System:
     generator: Generator | None
 
     @property
-    def condition_kind(self) -> str | None:
-        """What the generator is told: ``text``, ``class``, ``voice``, ``emotion``, ``seconds``, ``several`` of them, or ``None``."""
-        return getattr(self.recipe.condition, "reads", None)
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the condition's inputs, such as ``text`` and ``voice``."""
+        return tuple(each.name for each in condition_inputs(self.recipe))
 
     def to(self, device: torch.device | str) -> System:
         """Move all weights; returns itself."""
@@ -71,7 +70,7 @@ class System:
         if self.generator is None:
             raise ValueError(f"{self.name} is a tokenizer; to generate, load a generator such as maskgit-emoji")
         if options.get("lengths") is None:
-            options["lengths"] = lengths_of(self.tokenizer, seconds_told(self.recipe, conditions))
+            options["lengths"] = lengths_of(self.tokenizer, durations_of(self.recipe, conditions))
         return self.generator.generate(conditions, count, seed=seed, **self._drawing(conditions, steps, guidance, sampling, options))
 
     def _drawing(
@@ -97,9 +96,6 @@ class System:
         classes: Sequence[str | int] | str | int | None = None,
         count: int | None = None,
         *,
-        voice: Any = None,
-        emotion: Any = None,
-        seconds: Sequence[float] | float | None = None,
         seed: int = 0,
         steps: int | None = None,
         guidance: Guidance | float | None = None,
@@ -117,9 +113,6 @@ class System:
             text: One caption or several.
             classes: One class or several, by name or number.
             count: Pictures a caption or class; pictures in all where the generator has no condition.
-            voice: One reference recording or several (paths, or ``Recording(waveform, rate)``), for a generator that is told a voice.
-            emotion: Recordings of how it is to be said, by whomever, for a generator that is told so.
-            seconds: How long each is to be, for a generator that is told a length or learned to end; it is met to the sample.
             seed: Picture ``i`` is the same for the same seed, whatever is generated beside it.
             steps: Steps of an order that reveals gradually.
             guidance: Scale or schedule; 1 is off.
@@ -129,19 +122,21 @@ class System:
             num_inference_steps: Evaluations of a head that draws a token in several, such as diffusion.
             final_inference_steps: Their number at the last token, if it is to change on the way there.
             watch: Called after every step.
-            options: More for :meth:`Generator.generate`.
+            options: Further inputs of the condition, one value or several each (:attr:`inputs`): ``voice`` and ``emotion``, recordings
+                (paths, or ``Recording(waveform, rate)``); ``seconds``, exact durations, also for models with an alignment or a stop head.
+                All others are for :meth:`Generator.generate`.
 
         Returns:
             Pictures that save and show themselves, or clips that save and play themselves.
 
         Raises:
-            ValueError: if the words do not fit what the generator was trained on.
+            ValueError: if inputs do not fit the model's condition.
         """
-        conditions, names, asked = self._asked(text, classes, count, voice, seconds, emotion)
-        if asked is not None and options.get("lengths") is None:
-            options["lengths"] = lengths_of(self.tokenizer, asked)
+        inputs, options = self._gather(text, classes, count, options)
+        if inputs.durations is not None and options.get("lengths") is None:
+            options["lengths"] = lengths_of(self.tokenizer, inputs.durations)
         tokens = self.generate_tokens(
-            conditions,
+            inputs.conditions,
             count,
             seed=seed,
             steps=steps,
@@ -156,7 +151,9 @@ class System:
             on_step=on_step,
             **options,
         )
-        return Pictures(self.decode(tokens), names) if not self.tokenizer.media.timed else self.sounds(tokens, asked, names)
+        if not self.tokenizer.media.timed:
+            return Pictures(self.decode(tokens), inputs.captions)
+        return self.sounds(tokens, inputs.durations, inputs.captions)
 
     def sounds(self, tokens: Tokens, seconds: Sequence[float] | None = None, names: Sequence[str] | None = None) -> Sounds:
         """Tokens decoded, each clip as long as it was asked to be, or else as its tokens are.
@@ -181,9 +178,6 @@ class System:
         classes: Sequence[str | int] | str | int | None = None,
         count: int | None = None,
         *,
-        voice: Any = None,
-        emotion: Any = None,
-        seconds: Sequence[float] | float | None = None,
         seed: int = 0,
         steps: int | None = None,
         guidance: Guidance | float | None = None,
@@ -204,9 +198,6 @@ class System:
             text: As of :meth:`generate`, and so are the others that are not named here.
             classes: See there.
             count: See there.
-            voice: See there.
-            emotion: See there.
-            seconds: See there.
             seed: See there.
             steps: See there.
             guidance: See there.
@@ -216,16 +207,16 @@ class System:
             num_inference_steps: See there.
             final_inference_steps: See there.
             every: Seconds to wait for between two pieces; by default they come a token at a time.
-            options: More for :meth:`Generator.stream`.
+            options: As of :meth:`generate`, for :meth:`Generator.stream`.
 
         Raises:
             ValueError: as :meth:`generate`; and where tokens stand for no stretch of sound.
         """
-        conditions, _, asked = self._asked(text, classes, count, voice, seconds, emotion)
+        inputs, options = self._gather(text, classes, count, options)
         return self.stream_sound(
-            conditions,
+            inputs.conditions,
             count,
-            seconds=asked,
+            seconds=inputs.durations,
             seed=seed,
             steps=steps,
             guidance=guidance,
@@ -274,10 +265,6 @@ class System:
         text: Sequence[str] | str | None = None,
         classes: Sequence[str | int] | str | int | None = None,
         count: int | None = None,
-        *,
-        voice: Any = None,
-        emotion: Any = None,
-        seconds: Sequence[float] | float | None = None,
         **options: Any,
     ) -> Pictures | Sounds:
         """Pictures of which one half is given, and the other drawn; or sound that goes on from a recording.
@@ -292,10 +279,7 @@ class System:
             text: As in :meth:`generate`.
             classes: As in :meth:`generate`.
             count: Pictures a caption or class; pictures in all where nothing is said of the rest.
-            voice: As in :meth:`generate`.
-            emotion: As in :meth:`generate`.
-            seconds: As in :meth:`generate`.
-            options: More for :meth:`generate`.
+            options: As in :meth:`generate`.
 
         Raises:
             ValueError: if the tokens do not stand in rows and columns or along time, or the generator would not see what is kept, or a
@@ -303,7 +287,7 @@ class System:
         """
         if self.generator is None:
             raise ValueError(f"{self.name} is a tokenizer; to complete a picture, load a generator such as maskgit-emoji")
-        conditions, _, _ = self._asked(text, classes, count, voice, seconds, emotion)
+        inputs, _ = self._gather(text, classes, count, options)
         size, hop_length = self.tokenizer.media.size[0], self.tokenizer.hop_length
         if hop_length is not None:
             known = begun(self.generator.layout, self.generator.order, media.shape[-1] // hop_length)
@@ -311,44 +295,13 @@ class System:
         else:
             known = kept(self.generator.layout, self.generator.order, keep)
         values = self.encode(media[None]).values
-        start = Tokens(values.expand(count or 1 if conditions is None else len(conditions), -1, -1), self.generator.layout)
-        return self.generate(text, classes, count, voice=voice, emotion=emotion, seconds=seconds, start=start, known=known, **options)
+        start = Tokens(values.expand(inputs.count, -1, -1), self.generator.layout)
+        return self.generate(text, classes, count, start=start, known=known, **options)
 
-    def _asked(
-        self, text: Any, classes: Any, count: int | None, voice: Any, seconds: Any, emotion: Any
-    ) -> tuple[list[Any] | None, list[str] | None, list[float] | None]:
-        """Raw conditions, the items' names, and how long each is to be, if that is said."""
-        if seconds is None or not is_timed(self.recipe) or "seconds" in parts_told(self.recipe):
-            conditions, names = self._conditions(text, classes, count or 1, voice, seconds, emotion)
-            return conditions, names, seconds_told(self.recipe, conditions)
-        # It learned to end or to stretch what it says, and may be told to.
-        conditions, names = self._conditions(text, classes, count or 1, voice, emotion=emotion)
-        items, given = count or 1 if conditions is None else len(conditions), _listed(seconds)
-        if items % len(given):
-            raise ValueError(f"each item needs its seconds: give one for all, or {items}, not {len(given)}")
-        return conditions, names, [value for value in given for _ in range(items // len(given))]
-
-    def _conditions(
-        self, text: Any, classes: Any, count: int, voice: Any = None, seconds: Any = None, emotion: Any = None
-    ) -> tuple[list[Any] | None, list[str] | None]:
-        parts = parts_told(self.recipe)
-        given = {"text": text, "class": classes, "voice": voice, "emotion": emotion, "seconds": seconds}
-        given = {kind: _listed(value) for kind, value in given.items() if value is not None}
-        if unknown := [kind for kind in given if kind not in parts]:
-            words = {"seconds": "length in seconds"}
-            wants = f"takes a {' and a '.join(words.get(kind, kind) for kind in parts)}" if parts else "was trained without a condition"
-            raise ValueError(f"{self.name} {wants}, not a {words.get(unknown[0], unknown[0])}")
-        if not given:
-            return None, None
-        longest = max(map(len, given.values()))
-        for kind, values in given.items():
-            if len(values) not in (1, longest):
-                raise ValueError(f"each item needs its {kind}: give one for all, or {longest}, not {len(values)}")
-        rows = [{kind: values[index % len(values)] for kind, values in given.items()} for index in range(longest) for _ in range(count)]
-        names = [str(row.get("text", row.get("class", ""))) for row in rows]
-        if self.condition_kind == "composite":
-            return [{parts[kind]: value for kind, value in row.items()} for row in rows], names
-        return [value for row in rows for value in row.values()], names
+    def _gather(self, text: Any, classes: Any, count: int | None, options: dict[str, Any]) -> tuple[GenerationInputs, dict[str, Any]]:
+        """The inputs of a call, and the options that are no inputs."""
+        given, others = split_inputs({"text": text, "classes": classes, **options})
+        return gather(self.recipe, self.name, given, count), others
 
     def encode(self, media: Tensor) -> Tokens:
         """Pictures ``(B, C, H, W)`` in [-1, 1] to tokens."""
@@ -379,9 +332,3 @@ class System:
 def _samples(seconds: Sequence[float], rate: int) -> list[int]:
     """How many samples such lengths are, one at least."""
     return [max(1, round(value * rate)) for value in seconds]
-
-
-def _listed(value: Any) -> list[Any]:
-    """What is said of one item, or of each of several, as a list."""
-    single = isinstance(value, str | int | float | Path) or (isinstance(value, Tensor) and value.ndim == 1) or hasattr(value, "rate")
-    return [value] if single else list(value)

@@ -13,10 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jielong.conditions.base import Condition, ConditionSettings
-from jielong.conditions.characters import SymbolText
-from jielong.conditions.text import FrozenText
-from jielong.conditions.voice import Recording, VoiceCondition
 from jielong.config.recipe import completed
 from jielong.config.registry import RecipeError
 from jielong.config.schema import Recipe
@@ -38,19 +34,17 @@ from jielong.system import (
     DESCRIPTION,
     build_generator,
     build_tokenizer,
+    condition_inputs,
     describe,
+    durations_of,
     find,
     foundations,
     is_timed,
     lengths_of,
-    parts_told,
     sampling_of,
-    seconds_told,
 )
 from jielong.tokenizers.base import LearnedTokenizer, Tokenizer
-from jielong.training import text_cache as texts
 from jielong.training import token_cache as cache
-from jielong.training import voice_cache as voices
 from jielong.training.generator_objective import GeneratorObjective, to_learn
 from jielong.training.objective import Objective
 from jielong.training.processes import join_processes
@@ -140,11 +134,12 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
     """
     where = data or recipe.data.set
     images, heldout = _open(recipe, where, "train"), _open(recipe, where, "heldout")
-    _check_condition(recipe, images, where)
     if isinstance(images, AudioSet):
         media = audio_medium(images.channels, images.samples, images.rate)
     else:
         media = image_medium(images.channels, (images.size, images.size))
+    for each in condition_inputs(recipe):
+        each.check(images, media, where)
     torch.manual_seed(recipe.train.seed)
     tokenizer = build_tokenizer(recipe, media)
     generator = build_generator(recipe, tokenizer, images.classes) if recipe.trains_generator else None
@@ -157,40 +152,6 @@ def _open(recipe: Recipe, where: str, split: Split) -> MediaSet:
     if data.rate is None or data.seconds is None:
         return open_set(where, size=data.size, split=split)
     return open_sounds(where, data.rate, data.seconds, split, level=data.level, whole=recipe.trains_generator)
-
-
-def _check_condition(recipe: Recipe, images: MediaSet, where: str) -> None:
-    kinds = list(parts_told(recipe))
-    if "text" in kinds and not images.has_captions:
-        raise RecipeError(
-            f"the recipe is conditioned on text, but {where} has no captions: add .txt files or a metadata.csv, or set condition: class"
-        )
-    if "class" in kinds and not images.classes:
-        raise RecipeError(
-            f"the recipe is conditioned on classes, but {where} has none: put pictures in one sub-folder a class, or set condition: text"
-        )
-    if set(kinds) & {"voice", "emotion", "seconds"} and getattr(images, "rate", None) is None:
-        raise RecipeError(f"the recipe is conditioned on a voice, an emotion or a length, but {where} holds no sound: leave it out")
-
-
-def _remember(condition: Condition, experiment: Experiment) -> None:
-    """Let frozen encoders say of the whole set, once, what training asks them again and again."""
-    for part in condition.modules():
-        if isinstance(part, FrozenText):
-            texts.remember(part, experiment.images.captions)
-        if isinstance(part, SymbolText):
-            part.check([text for sounds in (experiment.images, experiment.heldout) for text in sounds.captions if text])
-        if isinstance(part, VoiceCondition):
-            for sounds in (experiment.images, experiment.heldout):
-                column = sounds.speaker_column if isinstance(sounds, AudioSet) else None
-                speakers = None if column is None else sounds.columns[column]
-                voices.remember(part, sounds.keys, sounds.fingerprint, partial(_recording, sounds), speakers=speakers)
-
-
-def _recording(sounds: MediaSet, index: int) -> Recording:
-    batch = sounds.batch([index])
-    length = None if batch.lengths is None else int(batch.lengths[0])
-    return Recording(batch.media[0][..., :length], getattr(sounds, "rate", None) or 0)
 
 
 def run(
@@ -227,7 +188,7 @@ def run(
     objective = tokenizer_objective(experiment) if experiment.generator is None else generator_objective(experiment)
     with accelerator.local_main_process_first():  # it fills the caches, which the others then read
         if experiment.generator is not None and experiment.generator.condition is not None:
-            _remember(experiment.generator.condition, experiment)
+            experiment.generator.condition.precompute(experiment.images, experiment.heldout)
         made = _tokens(experiment, tokens)
     _measure_pace(experiment, made)
     # What is drawn forwards is trained without what stands behind a batch's longest item: the more alike they are, the less there is.
@@ -261,14 +222,16 @@ def _describe(experiment: Experiment) -> dict[str, Any]:
 
 
 def _measure_pace(experiment: Experiment, tokens: Tokens | None) -> None:
-    """Tell a generator whose text is stretched over its tokens how many a symbol takes in the training set."""
-    generator = experiment.generator
-    if generator is None or generator.stretch is None or generator.condition is None or tokens is None or tokens.lengths is None:
+    """Measure the rate of a length regulator: tokens per aligned state over the training set."""
+    generator, settings, images = experiment.generator, experiment.recipe.condition, experiment.images
+    if generator is None or generator.stretch is None or generator.condition is None or settings is None:
         return
-    for part in generator.condition.modules():
-        if isinstance(part, SymbolText) and part.aligned:
-            counts = torch.tensor([part.lasting(text) for text in experiment.images.captions])
-            generator.stretch.measure(counts, tokens.lengths)
+    if tokens is None or tokens.lengths is None:
+        return
+    words = images.words(range(len(images)), tokens.values)
+    counts = generator.condition.count_aligned(settings.from_batch(words, experiment.media))
+    if counts is not None:
+        generator.stretch.measure(torch.tensor(counts), tokens.lengths)
 
 
 def _keep(folder: Path, target: Path) -> None:
@@ -347,11 +310,10 @@ def generator_objective(experiment: Experiment) -> Objective:
     if model is None:
         raise RecipeError("this recipe trains a tokenizer, not a generator")
     count = HEARD if experiment.media.timed else SHOWN
-    rows = spread(len(heldout), count)
-    settings, rate = recipe.condition, getattr(heldout, "rate", None)
+    settings = recipe.condition
 
-    def raw(batch: Batch) -> Any:
-        return settings.raw(batch, rate) if isinstance(settings, ConditionSettings) else None
+    def raw(batch: Batch) -> list[Any] | None:
+        return None if settings is None else settings.from_batch(batch, experiment.media)
 
     def draw(generator: Generator, shown: Sequence[Any] | None) -> Tokens:
         own = recipe.sampling
@@ -361,15 +323,11 @@ def generator_objective(experiment: Experiment) -> Objective:
             steps=own.steps,
             guidance=own.guidance if shown is not None else 1.0,
             sampling=sampling_of(recipe),
-            lengths=lengths_of(experiment.tokenizer, seconds_told(recipe, shown)),
+            lengths=lengths_of(experiment.tokenizer, durations_of(recipe, shown)),
             **own.speed,
         )
 
-    shown: list[Any] | None = None
-    if list(parts_told(recipe)) == ["class"]:
-        shown = [index % len(heldout.classes) for index in range(count)]
-    elif settings is not None:
-        shown = raw(heldout.batch(rows))
+    shown = None if settings is None else settings.for_samples(heldout, count, experiment.media)
     timed = is_timed(recipe)
     measure = partial(_measure_generator, heldout, experiment.tokenizer, raw, timed)
     objective = GeneratorObjective(model, experiment.tokenizer, raw, shown, draw, measure, timed)

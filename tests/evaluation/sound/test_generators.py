@@ -24,7 +24,7 @@ from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.sound import metrics as judges
 from jielong.evaluation.sound.eval_audio import EvalAudio
 from jielong.evaluation.sound.features import MelStatistics
-from jielong.evaluation.sound.generators import generated, told
+from jielong.evaluation.sound.generators import generated
 from jielong.evaluation.sound.metrics import Distances, Kinds, Lengths, OwnLengths, Quality, Voices, Words, sounding_share
 from jielong.evaluation.sound.protocol import MissingError
 from jielong.evaluation.sound.speakers import Speakers
@@ -94,7 +94,7 @@ def _without_judges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Distances, "features", absent)
     monkeypatch.setattr(
         VoiceCondition,
-        "hear",
+        "encode",
         lambda self, waveforms: torch.stack([torch.nn.functional.one_hot(peak(each), 256).float() for each in waveforms]),
     )
 
@@ -205,7 +205,7 @@ def test_what_cannot_be_asked_is_refused(spoken: str, tmp_path: Path) -> None:
         evaluate(system(spoken), draws=DrawSettings(length=0.0))
     table = pq.read_table(spoken).drop_columns(["text"])
     pq.write_table(table, tmp_path / "mute.parquet")
-    with pytest.raises(ValueError, match=r"toy is told words, but .*mute.parquet lacks some: choose a set with captions"):
+    with pytest.raises(ValueError, match=r"the model needs a caption for every item, but .*mute.parquet lacks some: choose another set"):
         evaluate(untimed, str(tmp_path / "mute.parquet"))
 
 
@@ -214,13 +214,13 @@ def test_a_voice_is_another_recording_of_the_same_speaker(spoken: str) -> None:
     speakers = Speakers.of(given.sounds, given.rows, open_sounds(spoken, RATE, 0.4))
     assert speakers is not None
     assert {name: len(places) for name, places in speakers.places.items()} == dict.fromkeys(HERTZ, 4)
-    for row, item in enumerate(told(given, speakers) or []):
+    for row, item in enumerate(given.conditions(speakers.prompts) or []):
         assert item["characters"] == given.sounds.captions[row]
         recording = item["voice"]
         assert recording.rate == RATE
         assert float(peak(recording.waveform[0])) == float(peak(given.clips[row][0]))
         assert not any(torch.equal(recording.waveform, clip) for clip in given.clips)
-    own = told(given, None) or []
+    own = given.conditions() or []
     assert torch.equal(own[0]["voice"].waveform, given.clips[0])
 
 
@@ -247,7 +247,7 @@ def test_voices_are_of_their_own_speaker_or_of_another(spoken: str, monkeypatch:
     assert figures["own_speaker_nearest"].value == pytest.approx(0.5)
     assert figures["speaker_similarity"].value == pytest.approx(0.5)
     unsaid = system(spoken, "{characters: {width: 16, layers: 1, heads: 2}}")
-    assert "not told which" in Voices()(heard(spoken, {"": real}, unsaid)).omitted["speaker_similarity"]
+    assert "takes neither a voice nor a class" in Voices()(heard(spoken, {"": real}, unsaid)).omitted["speaker_similarity"]
     assert "does not say who speaks" in Voices()(heard(spoken, {"": real}, speakers=None)).omitted["own_speaker_nearest"]
 
 

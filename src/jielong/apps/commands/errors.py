@@ -63,6 +63,8 @@ def sentence(error: BaseException) -> str:
         return "; ".join(f"{place}: {reason}" for place, reason in places)
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return f"there is not enough memory ({error}); try fewer pictures at once, or a smaller train.micro_batch"
+    if hasattr(error, "on_command_line"):  # a ValueError that names an argument: here the option
+        return str(error.on_command_line())
     if isinstance(error, ValueError) or type(error).__module__.startswith("jielong."):
         return str(error) or type(error).__name__
     return f"{type(error).__name__}: {error} (not an error we foresaw: {DEBUG}=1 shows where it happened)"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from jielong.apps.commands.condition_options import inputs_of
 from jielong.apps.commands.devices import Device, chosen_device
 from jielong.apps.commands.screen import say
 from jielong.apps.commands.staging import staged
@@ -115,12 +116,8 @@ def speed_of(schedule: str | None, detail_steps: int | None, lazy: str | None) -
 
 
 def generate(
+    context: typer.Context,
     checkpoint: Checkpoint,
-    text: Annotated[list[str] | None, typer.Option(help="What to show, in words; repeatable.")] = None,
-    classes: Annotated[list[str] | None, typer.Option("--class", help="What to show, as a class's name or number; repeatable.")] = None,
-    voice: Annotated[list[Path] | None, typer.Option(help="A recording of the voice that is to speak; repeatable.")] = None,
-    emotion: Annotated[list[Path] | None, typer.Option(help="A recording of how it is to be said, by whomever; repeatable.")] = None,
-    seconds: Annotated[list[float] | None, typer.Option(help="How long it is to be; repeatable.")] = None,
     count: Annotated[int, typer.Option("-n", min=1, help="Pictures a prompt.")] = 1,
     seed: Seed = 0,
     steps: Steps = None,
@@ -165,11 +162,7 @@ def generate(
     if complete is not None:
         draw = partial(system.complete, _read(complete, system), keep.value)
     pictures = draw(
-        text=text,
-        classes=classes,
-        voice=voice,
-        emotion=emotion,
-        seconds=seconds,
+        **inputs_of(context),
         count=count,
         seed=seed,
         steps=steps,

@@ -88,13 +88,10 @@ def _without_frechet(evaluation: Evaluation) -> dict[str, str]:
 
 
 def _drawn(system: System, images: ImageSet, seed: int) -> Tensor:
-    """The same captions or classes for every generator, with the same seeds."""
-    rows, kind = spread(len(images), SHOWN), system.condition_kind
-    if kind == "text":
-        return system.generate(text=[images.captions[row] for row in rows], seed=seed).tensor
-    if kind == "class":
-        return system.generate(classes=[images.labels[row] or 0 for row in rows], seed=seed).tensor
-    return system.generate(count=len(rows), seed=seed).tensor
+    """The same items' conditions for every generator, with the same seeds."""
+    rows, settings = spread(len(images), SHOWN), system.recipe.condition
+    conditions = None if settings is None else settings.from_batch(images.batch(rows), system.tokenizer.media)
+    return system.decode(system.generate_tokens(conditions, len(rows), seed=seed))
 
 
 def coding_time(system: System, pictures: Tensor) -> tuple[dict[str, float], dict[str, Any]]:

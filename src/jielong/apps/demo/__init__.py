@@ -127,7 +127,7 @@ def _strategy(name: str, prompts: Sequence[str], seed: int, missing: dict[str, s
     system = _load(name, missing)
     if system is None:
         return None
-    if system.generator is None or system.condition_kind != "text" or system.recipe.order is None:
+    if system.generator is None or system.inputs != ("text",) or system.recipe.order is None:
         missing[name] = "it does not draw from words"
         return None
     console.print(f"[bold]{name}[/bold]: {len(prompts)} prompts", highlight=False)

@@ -26,7 +26,7 @@ from jielong.media.audio import MissingLibraryError
 from jielong.media.players import Sound
 from jielong.media.spectrograms import spectrogram
 from jielong.networks.efficientnet import WeightsError
-from jielong.system import DESCRIPTION, System, find, is_timed, load, open_media, parts_told, zoo
+from jielong.system import DESCRIPTION, System, find, is_timed, load, open_media, zoo
 
 SENTENCES = ("Please leave a message after the tone.", "Press one to continue.", "The number is seven.")
 NAMES = ("bass, hit", "hi-hat", "tabla")
@@ -198,8 +198,8 @@ def _recordings(system: System, count: int) -> tuple[list[Clip], list[str], list
 
 def _examples(system: System, clips: Sequence[Clip]) -> list[_Example]:
     """What to ask of a generator, by what it is told."""
-    parts, rate = parts_told(system.recipe), system.tokenizer.media.sample_rate
-    timed = "seconds" in parts or is_timed(system.recipe)
+    parts, rate = system.inputs, system.tokenizer.media.sample_rate
+    timed = is_timed(system.recipe)
     if "text" in parts:
         if clips:
             told_of = [_Example({"text": clip.caption}, clip.caption, clip) for clip in clips]
@@ -225,7 +225,7 @@ def _examples(system: System, clips: Sequence[Clip]) -> list[_Example]:
 
 def _speaks(system: System) -> bool:
     """Whether the text it is told is said, and not described."""
-    return parts_told(system.recipe).get("text") in ("characters", "phonemes")
+    return system.recipe.condition is not None and any(part.transcript for part in system.recipe.condition.components)
 
 
 def _generated(system: System, seed: int, missing: dict[str, str]) -> Hearing:
@@ -234,7 +234,7 @@ def _generated(system: System, seed: int, missing: dict[str, str]) -> Hearing:
     examples = _examples(system, clips)
     made = [replace(tell(system, example.asked, example.caption, seed), real=example.real) for example in examples]
     voices: list[tuple[Clip, Clip]] = []
-    if "voice" in parts_told(system.recipe):
+    if "voice" in system.inputs:
         others = dict(reversed(list(zip(speakers, clips, strict=True))))
         try:
             voices = _again(system, examples[0], list(others.values())[:VOICES] or [_own_voice(system, examples[-1], seed)], seed)

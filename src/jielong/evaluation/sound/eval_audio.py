@@ -8,14 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from jielong.conditions.characters import SymbolSettings
-from jielong.conditions.phonemes import Phonemes
 from jielong.data.order import spread
 from jielong.data.sounds import AudioSet
 from jielong.evaluation.context import EvalContext
 from jielong.evaluation.sound.features import MelStatistics, Space, WhisperFeatures
 from jielong.evaluation.sound.speakers import Speakers
-from jielong.system import open_media
+from jielong.system import condition_inputs, open_media
 
 KNOWN = 256
 """Training clips at most that generated ones are compared with."""
@@ -46,30 +44,25 @@ class EvalAudio:
         """Samples a second."""
         return self.subject.sounds.rate
 
-    @cached_property
-    def parts(self) -> list[Any]:
-        """Settings of the conditions."""
-        settings = self.subject.system.recipe.condition
-        return list(getattr(settings, "parts", (settings,) if settings is not None else ()))
-
     @property
     def spells(self) -> bool:
-        """Whether it is told what to say, symbol by symbol."""
-        return any(isinstance(part, SymbolSettings) for part in self.parts)
+        """Whether the model speaks a text."""
+        settings = self.subject.system.recipe.condition
+        return settings is not None and any(part.transcript for part in settings.components)
 
     @property
     def speaks(self) -> bool:
-        """Whether what it makes is speech: it is told what to say, or by whom or how, or the set says in which language."""
-        told = {part.reads for part in self.parts}
-        return self.spells or bool(told & {"voice", "emotion"}) or "language" in self.subject.sounds.columns
+        """Whether the model generates speech: by its condition's inputs, or because the set names languages."""
+        inputs = condition_inputs(self.subject.system.recipe)
+        return self.spells or any(each.speech for each in inputs) or "language" in self.subject.sounds.columns
 
     @cached_property
     def languages(self) -> list[str]:
-        """In which each item is, by ISO 639-1: as the set says, or the phonemes' own, or English."""
-        sounds = self.subject.sounds
-        own = next((part.language.split("-")[0] for part in self.parts if isinstance(part, Phonemes)), "en")
-        said = sounds.columns.get("language") or [own] * len(sounds)
-        return [str(said[sounds.resolve(row)] or own) for row in self.subject.rows]
+        """ISO 639-1 code of each item: by the set, otherwise by the condition, otherwise English."""
+        sounds, settings = self.subject.sounds, self.subject.system.recipe.condition
+        default = (settings and settings.spoken_language) or "en"
+        languages = sounds.columns.get("language") or [default] * len(sounds)
+        return [str(languages[sounds.resolve(row)] or default) for row in self.subject.rows]
 
     @cached_property
     def known(self) -> tuple[AudioSet, list[int]]:

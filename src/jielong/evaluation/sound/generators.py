@@ -8,18 +8,18 @@ Beside each figure of what was generated stand those of the real recordings, ``.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from jielong.conditions.voice import Recording
+from jielong.conditions.length import SECONDS
 from jielong.evaluation.context import BATCH, EvalContext, EvalResult
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.sound.eval_audio import EvalAudio
 from jielong.evaluation.sound.metrics import JUDGES, Metric
 from jielong.evaluation.sound.speakers import Speakers
-from jielong.system import lengths_of, open_media, parts_told, seconds_told
+from jielong.system import durations_of, lengths_of, open_media
 
 
 def generator(subject: EvalContext, judges: Sequence[Metric] = JUDGES) -> EvalResult:
@@ -49,7 +49,7 @@ def generated(subject: EvalContext) -> EvalAudio:
     system, sounds = subject.system, subject.sounds
     whole = open_media(subject.source, system.tokenizer.media, None, whole=False, level=system.recipe.data.level)
     speakers = Speakers.of(sounds, subject.rows, whole) if isinstance(whole, type(sounds)) else None
-    conditions = told(subject, speakers)
+    conditions = subject.conditions(None if speakers is None else speakers.prompts)
     asked = _asked(subject, conditions)
     begun = time.perf_counter()
     made = system.sounds(subject.draw(conditions, lengths=lengths_of(system.tokenizer, asked)), asked)
@@ -66,70 +66,11 @@ def generated(subject: EvalContext) -> EvalAudio:
     return EvalAudio(subject, conditions, asked, sides, speakers, drawn)
 
 
-def told(subject: EvalContext, speakers: Speakers | None) -> list[Any] | None:
-    """What the generator is told of each item.
-
-    A voice is another recording of that item's speaker, or its own where the set does not say who speaks; an emotion is its own recording.
-
-    Raises:
-        ValueError: if the set does not say it.
-    """
-    parts = parts_told(subject.system.recipe)
-    if not parts:
-        return None
-    columns = {kind: _READERS[kind](subject, speakers) for kind in parts}
-    if subject.system.condition_kind == "composite":
-        return [{parts[kind]: column[index] for kind, column in columns.items()} for index in range(len(subject.rows))]
-    return next(iter(columns.values()))
-
-
-def _texts(subject: EvalContext, speakers: Speakers | None) -> list[str]:
-    sounds = subject.sounds
-    texts = [sounds.captions[sounds.resolve(row)] for row in subject.rows]
-    if not all(texts):
-        raise ValueError(f"{subject.system.name} is told words, but {sounds.name} lacks some: choose a set with captions, with --data")
-    return texts
-
-
-def _classes(subject: EvalContext, speakers: Speakers | None) -> list[str]:
-    sounds = subject.sounds
-    labels = [sounds.labels[sounds.resolve(row)] for row in subject.rows]
-    if any(label is None for label in labels):
-        raise ValueError(f"{subject.system.name} is told a class, but {sounds.name} has clips without one: choose another set, with --data")
-    return [sounds.classes[label] for label in labels if label is not None]
-
-
-def _own(subject: EvalContext, speakers: Speakers | None) -> list[Recording]:
-    return [Recording(clip, subject.sounds.rate) for clip in subject.clips]
-
-
-def _voices(subject: EvalContext, speakers: Speakers | None) -> list[Recording]:
-    own = _own(subject, speakers)
-    prompts: list[Tensor | None] = [None if speakers is None else speakers.prompt(index) for index in range(len(own))]
-    return [each if prompt is None else Recording(prompt, each.rate) for each, prompt in zip(own, prompts, strict=True)]
-
-
-def _seconds(subject: EvalContext, speakers: Speakers | None) -> list[float]:
-    """The real recordings' lengths, or so many times these, as far as the tokenizer goes."""
-    sounds, times = subject.sounds, 1.0 if subject.draws.length is None else subject.draws.length
-    return [min(sounds.samples, times * sounds.length(row)) / sounds.rate for row in subject.rows]
-
-
-_READERS: dict[str, Callable[[EvalContext, Speakers | None], list[Any]]] = {
-    "text": _texts,
-    "class": _classes,
-    "voice": _voices,
-    "emotion": _own,
-    "seconds": _seconds,
-}
-"""By what a condition reads."""
-
-
 def _asked(subject: EvalContext, conditions: list[Any] | None) -> list[float] | None:
     """Seconds that each clip is to last, where that is said."""
     if subject.draws.length is not None:
-        return _seconds(subject, None)
-    return seconds_told(subject.system.recipe, conditions)
+        return SECONDS.from_heldout(subject.items())
+    return durations_of(subject.system.recipe, conditions)
 
 
 def _rebuilt(subject: EvalContext) -> list[Tensor]:

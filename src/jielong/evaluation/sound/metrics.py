@@ -27,7 +27,7 @@ from jielong.media.audio import MissingLibraryError
 from jielong.networks import speaker
 from jielong.networks.efficientnet import WeightsError
 from jielong.networks.speaker import SpeakerEncoder
-from jielong.system import is_timed, lengths_of, parts_told
+from jielong.system import is_timed, lengths_of
 
 TIMED = 5
 """Clips that are made one by one when it is timed; the median counts."""
@@ -109,9 +109,8 @@ class Voices(Metric):
             return "it makes no speech"
         if heard.speakers is None or None in heard.speakers.names:
             return f"{heard.subject.sounds.name} does not say who speaks: it needs a column `speaker` or `voice`"
-        told = parts_told(heard.subject.system.recipe)
-        if len(heard.speakers.places) > 1 and not {"voice", "class"} & set(told):
-            return "the set has several speakers, and it is not told which to be"
+        if len(heard.speakers.places) > 1 and not {"voice", "class"}.intersection(heard.subject.system.inputs):
+            return "the set has several speakers, and the model takes neither a voice nor a class"
         return None
 
     def measure(self, heard: EvalAudio) -> dict[str, Measurement]:
@@ -271,7 +270,7 @@ class Kinds(Metric):
         sounds = heard.subject.sounds
         if heard.speaks:
             return "it is for sounds: what is said is told by word errors"
-        if not {"text", "class"} & set(parts_told(heard.subject.system.recipe)):
+        if not {"text", "class"}.intersection(heard.subject.system.inputs):
             return "it is told neither a caption nor a class"
         if len(sounds.classes) < 2 or any(sounds.labels[sounds.resolve(row)] is None for row in heard.subject.rows):
             return f"{sounds.name} has no two classes, or clips without one"

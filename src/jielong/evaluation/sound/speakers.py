@@ -72,6 +72,11 @@ class Speakers:
         place = self.places[name][index % len(self.places[name])]
         return self.sounds.media([place])[0][:, : self.sounds.length(place)]
 
+    @property
+    def prompts(self) -> list[Tensor | None]:
+        """:meth:`prompt` of every measured item."""
+        return [self.prompt(index) for index in range(len(self.names))]
+
     @cached_property
     def everyone(self) -> list[str]:
         """All names, in order."""

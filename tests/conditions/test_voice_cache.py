@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from jielong.conditions.voice import Recording, Voice, VoiceCondition
-from jielong.training.voice_cache import remember
 
 KEYS = ["a", "b", "quiet"]
 
@@ -24,25 +23,25 @@ def test_voices_are_heard_once_and_kept(tmp_path: Path, monkeypatch: pytest.Monk
         return torch.stack([each[:1].expand(256) for each in waveforms])
 
     with monkeypatch.context() as patch:
-        patch.setattr(VoiceCondition, "hear", hear_all)
+        patch.setattr(VoiceCondition, "encode", hear_all)
         first = Voice().build()
-        remember(first, KEYS, "set 1", hear, tmp_path)
+        first.precompute_recordings(KEYS, "set 1", hear, tmp_path)
         again = Voice().build()
-        remember(again, KEYS, "set 1", hear, tmp_path)
+        again.precompute_recordings(KEYS, "set 1", hear, tmp_path)
         assert heard == pytest.approx([0.1, 0.2]), "once, and never the silent one"
-        remember(again, KEYS, "set 2", hear, tmp_path)
+        again.precompute_recordings(KEYS, "set 2", hear, tmp_path)
         assert len(heard) == 4
     assert torch.equal(first.prepare(KEYS), again.prepare(KEYS))
     assert first.prepare(["b", "quiet"])[:, 0].tolist() == pytest.approx([0.2, 0])
 
 
 def test_a_damaged_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(VoiceCondition, "hear", lambda self, waveforms: torch.ones(len(waveforms), 256))
-    remember(Voice().build(), KEYS, "set", hear, tmp_path)
+    monkeypatch.setattr(VoiceCondition, "encode", lambda self, waveforms: torch.ones(len(waveforms), 256))
+    Voice().build().precompute_recordings(KEYS, "set", hear, tmp_path)
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
     file.write_bytes(whole[:50])
-    remember(Voice().build(), KEYS, "set", hear, tmp_path)
+    Voice().build().precompute_recordings(KEYS, "set", hear, tmp_path)
     assert file.read_bytes() == whole
 
 
@@ -53,10 +52,10 @@ def test_another_recording_of_the_same_speaker_tells_the_voice(tmp_path: Path, m
     def told(reference: Literal["own", "other"]) -> list[float]:
         condition = Voice(reference=reference).build()
         hear = lambda index: Recording(torch.full((1, 9), loudness[index]), 16_000)  # noqa: E731
-        remember(condition, keys, "set", hear, tmp_path, speakers)
+        condition.precompute_recordings(keys, "set", hear, tmp_path, speakers)
         return [round(number, 6) for number in condition.prepare(keys)[:, 0].tolist()]
 
     with monkeypatch.context() as patch:
-        patch.setattr(VoiceCondition, "hear", lambda self, waveforms: torch.stack([each[:1].expand(256) for each in waveforms]))
+        patch.setattr(VoiceCondition, "encode", lambda self, waveforms: torch.stack([each[:1].expand(256) for each in waveforms]))
         assert told("own") == loudness
         assert told("other") == [0.3, 0.2, 0.0, 0.1, 0.4, 0.5], "silence has no voice, and who is alone or unnamed is told by himself"

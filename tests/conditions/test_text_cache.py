@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from jielong.conditions.text import FrozenText, find_encoder
-from jielong.training.text_cache import remember
 
 CAPTIONS = ["a red flag", "grinning face, Noto style", "a red flag", "", "two dogs", "woman farmer: dark skin tone"]
 
@@ -25,7 +24,7 @@ def condition(encoder: str) -> FrozenText:
 
 def test_states_are_those_of_one_text_at_a_time(encoder: str, tmp_path: Path) -> None:
     together, alone = condition(encoder), condition(encoder)
-    remember(together, CAPTIONS, tmp_path)
+    together.precompute_texts(CAPTIONS, tmp_path)
     texts = [text for text in CAPTIONS if text]
     given, wanted = together.prepare(texts), alone.prepare(texts)
     assert torch.equal(given.mask, wanted.mask)
@@ -34,21 +33,21 @@ def test_states_are_those_of_one_text_at_a_time(encoder: str, tmp_path: Path) ->
 
 def test_a_second_run_encodes_nothing(encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = condition(encoder), condition(encoder)
-    remember(first, CAPTIONS, tmp_path)
+    first.precompute_texts(CAPTIONS, tmp_path)
     monkeypatch.setattr(FrozenText, "_load", lambda self: pytest.fail("encoded again"))
-    remember(second, CAPTIONS, tmp_path)
+    second.precompute_texts(CAPTIONS, tmp_path)
     texts = [text for text in CAPTIONS if text]
     assert torch.equal(first.prepare(texts).states, second.prepare(texts).states)
 
 
 def test_another_length_or_a_damaged_file_is_encoded_again(encoder: str, tmp_path: Path) -> None:
-    remember(condition(encoder), CAPTIONS, tmp_path)
+    condition(encoder).precompute_texts(CAPTIONS, tmp_path)
     (whole,) = tmp_path.iterdir()
-    remember(FrozenText(encoder, length=5, cfg_dropout=0.0), CAPTIONS, tmp_path)
+    FrozenText(encoder, length=5, cfg_dropout=0.0).precompute_texts(CAPTIONS, tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
     content = whole.read_bytes()
     whole.write_bytes(content[: len(content) // 2])
     again = condition(encoder)
-    remember(again, CAPTIONS, tmp_path)
+    again.precompute_texts(CAPTIONS, tmp_path)
     assert whole.read_bytes() == content
     assert again.prepare(["two dogs"]).mask.sum() == 4

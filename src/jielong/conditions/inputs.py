@@ -1,0 +1,200 @@
+"""Named inputs of conditions: how a data set, a Python call, the command line and an evaluation supply their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+
+from jielong.config.registry import RecipeError
+from jielong.data.order import spread
+
+if TYPE_CHECKING:
+    from jielong.core.medium import Medium
+    from jielong.data.opening import MediaSet
+    from jielong.data.sets import Batch
+
+
+@dataclass(frozen=True)
+class HeldoutItems:
+    """Held-out items for which an evaluation generates, one each.
+
+    Attributes:
+        source: Name of the set.
+        batch: The items, with their media.
+        classes: Names of the set's classes.
+        medium: Of the items.
+        prompts: For each item another recording of its speaker, ``(C, T)``; ``None`` where the speaker is unknown.
+        duration_scale: Factor on the durations of the real recordings.
+    """
+
+    source: str
+    batch: Batch
+    classes: Sequence[str]
+    medium: Medium
+    prompts: Sequence[Tensor | None] | None = None
+    duration_scale: float = 1.0
+
+    @property
+    def recordings(self) -> list[Tensor]:
+        """Each item's media without the padding after its end."""
+        media, lengths = self.batch.media, self.batch.lengths
+        return [item if lengths is None else item[..., : int(lengths[index])] for index, item in enumerate(media)]
+
+
+class ConditionInput:
+    """One named input of a condition. A subclass overrides what differs from strings that a data set supplies by key.
+
+    Attributes:
+        name: Its name, and the option on the command line (``--name``).
+        noun: What a value is, for messages.
+        help: Help of the command-line option.
+        metavar: Its placeholder there.
+        sets_duration: The values are durations in seconds, which generated items have exactly.
+        speech: The model generates speech.
+    """
+
+    name: ClassVar[str]
+    noun: ClassVar[str]
+    help: ClassVar[str]
+    metavar: ClassVar[str] = "TEXT"
+    sets_duration: ClassVar[bool] = False
+    speech: ClassVar[bool] = False
+
+    @property
+    def keyword(self) -> str:
+        """The argument of :meth:`jielong.system.System.generate`: the name, unless that is reserved in Python."""
+        return self.name
+
+    @property
+    def option(self) -> str:
+        """The option on the command line."""
+        return f"--{self.name.replace('_', '-')}"
+
+    def from_batch(self, batch: Batch, medium: Medium) -> Sequence[object] | None:
+        """One value per item of a training batch; ``None`` where the data have none.
+
+        Args:
+            batch: Items; ``media`` is empty where the set was tokenized beforehand, so whatever is computed from media belongs into
+                :meth:`~jielong.conditions.base.Condition.precompute`.
+            medium: Of the items.
+        """
+        raise NotImplementedError(f"{type(self).__name__} reads no batch")
+
+    def from_heldout(self, items: HeldoutItems) -> Sequence[object]:
+        """One value per held-out item; those of :meth:`from_batch` by default.
+
+        Raises:
+            ValueError: if the set has none.
+        """
+        values = self.from_batch(items.batch, items.medium)
+        if values is None:
+            raise self.missing(items.source)
+        return values
+
+    def for_samples(self, data: MediaSet, count: int, medium: Medium) -> Sequence[object] | None:
+        """Up to ``count`` values for the sample grid of training; those of held-out items by default."""
+        return self.from_batch(data.batch(spread(len(data), count)), medium)
+
+    def check(self, data: MediaSet, medium: Medium, source: str) -> None:
+        """Check that a training set can supply values.
+
+        Raises:
+            ValueError: if it cannot.
+        """
+
+    def missing(self, source: str) -> ValueError:
+        """The error of data that have no value for some items."""
+        return ValueError(f"the model needs {self.noun} for every item, but {source} lacks some: choose another set")
+
+    def listed(self, value: object) -> Sequence[object]:
+        """The values of a Python argument, which is one value or a sequence of them."""
+        return list(value) if isinstance(value, Iterable) and not self.is_single(value) else [value]
+
+    def is_single(self, value: object) -> bool:
+        """Whether a Python argument is one value."""
+        return isinstance(value, str | Path)
+
+    def parse(self, text: str) -> object:
+        """The value of an option on the command line.
+
+        Raises:
+            ValueError: if the text does not describe one.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is not read from the command line")
+
+    def caption(self, value: object) -> str:
+        """Caption of an item that is generated with this value; empty for none."""
+        return ""
+
+
+class InputError(ValueError):
+    """A missing, unknown or misfitting input; the message names the Python argument, :meth:`on_command_line` the option.
+
+    Args:
+        message: With ``{name}`` in place of each input.
+        inputs: The inputs that it names.
+    """
+
+    def __init__(self, message: str, inputs: Sequence[ConditionInput]) -> None:
+        self._message, self._inputs = message, inputs
+        super().__init__(self._named(lambda each: f"`{each.keyword}`"))
+
+    def on_command_line(self) -> str:
+        """The message with options in place of arguments."""
+        return self._named(lambda each: each.option)
+
+    def _named(self, name: Callable[[ConditionInput], str]) -> str:
+        text = self._message
+        for each in self._inputs:
+            text = text.replace("{" + each.name + "}", name(each))
+        return text
+
+
+def broadcast(
+    given: Mapping[ConditionInput, object], inputs: Sequence[ConditionInput], count: int, model: str
+) -> tuple[dict[str, list[object]], int]:
+    """Values of a call, one per item: each input has one value or as many as the longest, and each set of values ``count`` items.
+
+    Args:
+        given: The arguments.
+        inputs: The inputs of the model.
+        count: Items per set of values.
+        model: Its name, for messages.
+
+    Returns:
+        Values by input name, and the number of items; 0 if nothing is given.
+
+    Raises:
+        InputError: if the model has no such input, or the numbers of values differ.
+    """
+    for each in given:
+        if each.name not in {known.name for known in inputs}:
+            takes = " and ".join("{" + known.name + "}" for known in inputs)
+            fault = f"{model} takes {takes}, not" if inputs else f"{model} was trained without a condition and takes no"
+            raise InputError(f"{fault} {{{each.name}}}", [*inputs, each])
+    columns = {each: each.listed(value) for each, value in given.items()}
+    longest = max(map(len, columns.values()), default=0)
+    for each, values in columns.items():
+        if len(values) not in (1, longest):
+            raise mismatch(each, longest, len(values))
+    rows = [index for index in range(longest) for _ in range(count)]
+    return {each.name: [values[index % len(values)] for index in rows] for each, values in columns.items()}, len(rows)
+
+
+def mismatch(each: ConditionInput, expected: int, got: int) -> InputError:
+    """The error of an input that has neither one value nor one for each item."""
+    return InputError(f"{{{each.name}}}: expected 1 or {expected} values, got {got}", [each])
+
+
+def check_sound(each: ConditionInput, medium: Medium, source: str) -> None:
+    """Check that a set holds sound.
+
+    Raises:
+        RecipeError: if it does not.
+    """
+    if not medium.timed:
+        raise RecipeError(f"the recipe is conditioned on {each.noun}, but {source} holds no sound: remove that condition")
