@@ -14,12 +14,13 @@ from jielong.conditions.base import Condition
 from jielong.config.ending import StopHeadSettings
 from jielong.config.guidance import Guidance
 from jielong.config.speed import Lazy, Schedule, TwoStage
+from jielong.core.phases import MAIN
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.callbacks import StepCallback, TokenChunk
 from jielong.generation.plan import SequencePlan
 from jielong.generation.sampler import Chain, Manner
-from jielong.heads.base import Head, SamplingConfig
+from jielong.heads.base import Head, HeadContext, SamplingConfig
 from jielong.networks.backbone import AnyBackbone, BackboneInputs
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.embedding import embedding_of
@@ -150,13 +151,14 @@ class Generator(nn.Module):
         """What the backbone reads at positions ``start`` to ``stop``, ``(B, stop - start, D)``."""
         return self.order.inputs(self.embed, values, known, self.placeholder, start, stop) + places[start:stop]
 
-    def loss(self, tokens: Tokens, prepared: Any = None, rng: PerSampleRNG | None = None) -> Tensor:
+    def loss(self, tokens: Tokens, prepared: Any = None, rng: PerSampleRNG | None = None, phase: str = MAIN) -> Tensor:
         """Mean over the batch of the head's mean loss at the positions asked, in the head's unit (softmax: nats a token).
 
         Args:
             tokens: What to learn, ``(B, N, C)``.
             prepared: The condition's ``prepare``-d values, if the generator has one.
             rng: Random numbers of each item (mask, dropped conditions); a fixed stream if not given.
+            phase: The phase of the training step (:attr:`Head.phases`); the head's loss alone counts in all but the main one.
 
         Raises:
             ValueError: if a condition is missing, or given to a generator that has none.
@@ -165,12 +167,15 @@ class Generator(nn.Module):
         hidden, targets, asked = read.hidden, read.targets, read.asked
         if self.head.joint:
             spans, share = (slice(*span) for span in read.plan.spans), 1.0 / asked.sum(1)
-            parts = [
-                asked[:, s].sum(1) * share * self.head.loss(hidden[:, s], targets[:, s], read.plan.head_context(s, asked)) for s in spans
-            ]
+            parts = []
+            for s in spans:
+                context = read.plan.head_context(s, asked, phase)
+                parts.append(asked[:, s].sum(1) * share * self.head.loss(hidden[:, s], targets[:, s], context))
             loss = torch.stack(parts).sum() / batch
         else:
-            loss = (self.head.loss(hidden[asked], targets[asked]) * read.shares[asked]).sum() / batch
+            loss = (self.head.loss(hidden[asked], targets[asked], HeadContext(phase=phase)) * read.shares[asked]).sum() / batch
+        if phase != MAIN:
+            return loss
         if read.beside is not None:
             loss = loss + read.beside
         if self.stop is None:

@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from jielong.core.phases import MAIN
 from jielong.core.tokens import Layout
 from jielong.heads.base import HeadContext
 from jielong.orders.base import Order
@@ -87,10 +88,10 @@ class SequencePlan:
             return (self.times >= 0) & (self.times < lengths.cpu()[:, None, None])
         return None if self.pattern is None else self.pattern.present.expand(batch, -1, -1)
 
-    def head_context(self, span: slice, present: Tensor) -> HeadContext:
-        """What a joint head is given of the block ``span`` in training; ``present`` is ``(B, N)`` bool."""
+    def head_context(self, span: slice, present: Tensor, phase: str = MAIN) -> HeadContext:
+        """What a joint head is given of the block ``span`` in a phase of training; ``present`` is ``(B, N)`` bool."""
         mask = present[:, span]
-        return HeadContext(coords=self.coords[span], mask=None if bool(mask.all()) else mask)
+        return HeadContext(coords=self.coords[span], mask=None if bool(mask.all()) else mask, phase=phase)
 
     @property
     def nothing(self) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from jielong.config.registry import Part
+from jielong.core.phases import MAIN, Phased
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 
@@ -33,6 +34,7 @@ class HeadContext:
         mask: ``(B, n)`` bool, false at padding; ``None`` where no position is padding.
         given: Codes ``(B, n, K)`` that are fixed (``V``: no code) and -1 elsewhere, for heads with ``sequential_codebooks``.
         on_state: Called with every state of a joint head that draws in several steps.
+        phase: The phase of the training step (:attr:`Head.phases`).
     """
 
     null: Tensor | None = None
@@ -43,6 +45,7 @@ class HeadContext:
     mask: Tensor | None = None
     given: Tensor | None = None
     on_state: StateCallback = ignore_state
+    phase: str = MAIN
 
     @property
     def unconditional(self) -> Tensor | None:
@@ -107,8 +110,11 @@ class SamplingConfig:
         return max(1, round(early + (late - early) * progress))
 
 
-class Head(nn.Module, ABC):
-    """Learns and samples the distribution of a token given a hidden vector."""
+class Head(nn.Module, Phased, ABC):
+    """Learns and samples the distribution of a token given a hidden vector.
+
+    A head with :attr:`phases` computes the loss of each: its name is in :attr:`HeadContext.phase`.
+    """
 
     discrete: bool
     """Whether it predicts code indices (and needs a tokenizer that has them)."""
@@ -132,7 +138,7 @@ class Head(nn.Module, ABC):
         """Loss of each selected position: hidden ``(M, D)``, targets ``(M, C)`` to ``(M,)``; see :attr:`joint`."""
 
     def on_train_step(self, samples_seen: int) -> None:
-        """Hear before each step of training how many items it has seen, for what is annealed."""
+        """Training hook: receives the number of samples seen."""
 
     def nats_a_value(self, loss: float) -> float | None:
         """A mean loss as negative log-likelihood in nats a value (a code, a colour); ``None`` where the loss is something else."""

@@ -91,7 +91,8 @@ class SemanticAcousticHead(Head):
     def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:
         """``weight`` times the cross-entropy of the code in nats, plus the acoustic loss given the true code; ``(M,)``."""
         codes = self.quantizer(targets.float()).indices  # updates the centres in training
-        return self.weight * self.semantic.loss(hidden, codes) + self.acoustic.loss(self.acoustic_hidden(hidden, codes), targets)
+        acoustic = self.acoustic.loss(self.acoustic_hidden(hidden, codes), targets, context)
+        return self.weight * self.semantic.loss(hidden, codes) + acoustic
 
     def on_train_step(self, samples_seen: int) -> None:
         """See :meth:`Head.on_train_step`."""

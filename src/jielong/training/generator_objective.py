@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from jielong.core.phases import phases_of
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
 from jielong.data.sets import Batch
@@ -63,6 +64,11 @@ class GeneratorObjective(Objective):
         self.tokenizer = tokenizer.eval().requires_grad_(False)
         self._raw, self._shown, self._draw, self._measure, self._timed = raw, shown, draw, measure, timed
 
+    @property
+    def phases(self) -> Mapping[str, nn.Module]:
+        """The generator's phases: its own, and those that its parts declare."""
+        return phases_of(self.model)
+
     def train(self, mode: bool = True) -> GeneratorObjective:
         """Train the generator; the tokenizer stays as it is."""
         super().train(mode)
@@ -70,13 +76,12 @@ class GeneratorObjective(Objective):
         return self
 
     def forward(self, batch: Batch, phase: str, samples_seen: int, draws: StepRNG) -> Losses:
-        """The generator's loss."""
+        """The generator's loss in a phase."""
         tokens = to_learn(self.tokenizer, batch, draws.per_sample, self._timed)
         condition = self.model.condition
         prepared = condition.prepare(self._raw(batch)) if condition is not None else None
         self.model.head.on_train_step(samples_seen)
-        loss = self.model.loss(tokens, prepared, draws.per_sample)
-        return Losses(loss, {"loss": loss.detach()})
+        return Losses(self.model.loss(tokens, prepared, draws.per_sample, phase))
 
     @torch.no_grad()
     def sheet(self, model: nn.Module) -> Tensor | None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from jielong.core.phases import MAIN
 from jielong.core.rng import PerSampleRNG
 from jielong.data.sets import Batch
 
@@ -52,8 +53,8 @@ class Objective(nn.Module, ABC):
 
     @property
     def phases(self) -> Mapping[str, nn.Module]:
-        """The module that each phase trains, in the order of the phases."""
-        return {"model": self.model}
+        """The module that each phase trains, in order; a parameter belongs to the innermost (:func:`trained_parameters`)."""
+        return {MAIN: self.model}
 
     def active(self, phase: str, samples_seen: int) -> bool:
         """Whether a phase runs yet."""

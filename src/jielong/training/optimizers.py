@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,13 +14,14 @@ from jielong.training.settings import TrainSettings
 _TABLES = ("embedding", "codebook", "places", "table")  # looked up, not multiplied with: decay would only pull them to zero
 
 
-def build_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """The optimizer of a module's trained parameters; the trainer sets the learning rate before every step.
+def build_optimizer(module: nn.Module, settings: TrainSettings, parameters: Iterable[nn.Parameter] | None = None) -> torch.optim.Optimizer:
+    """The optimizer of a module's trained parameters, or of some of them; the trainer sets the learning rate before every step.
 
     Raises:
-        ValueError: if nothing is to be trained, or ``muon`` is asked for and its package is missing.
+        ValueError: if nothing is to be trained, or the package of ``muon`` is missing.
     """
-    hidden, decayed, plain = _sort(module, settings.optimizer == "muon")
+    only = {id(p) for p in (module.parameters() if parameters is None else parameters)}
+    hidden, decayed, plain = _sort(module, settings.optimizer == "muon", only)
     if not (hidden or decayed or plain):
         raise ValueError(f"the {type(module).__name__} has no parameters to train: they are all frozen, or there are none")
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -34,7 +35,7 @@ def build_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.O
     return _muon(muon + rest, settings.lr)
 
 
-def _sort(module: nn.Module, orthogonalise: bool) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+def _sort(module: nn.Module, orthogonalise: bool, only: set[int]) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
     """Trained parameters as: hidden matrices for Muon, others that decay, others that do not."""
     hidden: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
@@ -42,7 +43,7 @@ def _sort(module: nn.Module, orthogonalise: bool) -> tuple[list[nn.Parameter], l
     seen: set[int] = set()
     for path, owner in module.named_modules():
         for name, parameter in owner.named_parameters(recurse=False):
-            if id(parameter) in seen or not parameter.requires_grad:
+            if id(parameter) in seen or id(parameter) not in only or not parameter.requires_grad:
                 continue
             seen.add(id(parameter))
             words = f"{path}.{name}".lower()

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor
 
+from jielong.core.phases import trained_parameters
 from jielong.data.sets import Batch
 from jielong.quantizers.vector import NonFiniteVectors
 from jielong.training.nonfinite import first_place
@@ -54,8 +55,8 @@ class Stepper:
     def __init__(self, objective: Objective, settings: TrainSettings, accelerator: Accelerator, feed: Feed) -> None:
         self.objective, self.settings, self.accelerator, self.feed = objective, settings, accelerator, feed
         phases = objective.phases
-        self.parameters = {phase: [p for p in module.parameters() if p.requires_grad] for phase, module in phases.items()}
-        self.optimizers = {phase: build_optimizer(module, settings) for phase, module in phases.items()}
+        self.parameters = trained_parameters(phases)
+        self.optimizers = {phase: build_optimizer(module, settings, self.parameters[phase]) for phase, module in phases.items()}
         self._all = list({id(p): p for p in objective.parameters() if p.requires_grad}.values())
 
     def run(self, phase: str, batches: MicroBatches, samples_seen: int, rate: float) -> Outcome:
