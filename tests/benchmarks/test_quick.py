@@ -114,6 +114,13 @@ def test_figures(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     check(report(capsys, name.split()[0], *arguments))
 
 
+def test_speed_options_of_a_trained_system(capsys: pytest.CaptureFixture[str]) -> None:
+    trained = module_of(FOLDER / "quick.py").trained
+    found = report(capsys, "mar", "--checkpoint", trained("mar-tiny", tokenizer=trained("kl-tiny")), "--ways", "best", "lazy")
+    assert [row["way"].split(":")[0] for row in found["rows"]] == ["naive", "best", "lazy"]
+    assert all(row["frechet"] > 0 and "trained, 16" in row["times"] for row in found["rows"])
+
+
 def test_ways_to_draw_codebooks(capsys: pytest.CaptureFixture[str]) -> None:
     run_script(FOLDER / "codebooks.py", "--quick")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:]]

@@ -243,7 +243,7 @@ def test_a_cache_of_some_rows_goes_on_alone(kind: Kind) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_a_whole_picture_drawn_with_the_cache_costs_no_more_than_one_pass(kind: Kind) -> None:
-    net = network(kind, 8, 9, 3, width=8, hidden=12)
+    net = network(kind, 5, 6, 3, width=8, hidden=12)
     count = net.grid.positions
     inputs, cache = torch.randn(1, count, net.width), net.new_cache(1, count)
     with FlopCounterMode(display=False) as whole:
