@@ -38,7 +38,7 @@ def make(proxy: VQTokenizer | None = None, **settings: object) -> TiTokTokenizer
     part = parse_part("tokenizer", {"titok": given | settings})
     proxy = proxy or make_proxy()
     torch.manual_seed(1)
-    return part.build(MEDIA, proxy)  # type: ignore[attr-defined]
+    return part.build(MEDIA, {"proxy": proxy})  # type: ignore[attr-defined]
 
 
 def stirred(tokenizer: TiTokTokenizer) -> TiTokTokenizer:

@@ -43,7 +43,7 @@ def make_tokenizer() -> LearnedTokenizer:
     size = {"layers": 1, "width": 16, "heads": 2}
     settings = {"proxy": "p", "tokens": 3, "finetune_at": FINETUNE_AT, "patch": 4, "dim": 4, "encoder": size, "decoder": size}
     vector = {"vector": {"codebook_size": 16, "normalize": True}}
-    return parse_part("tokenizer", {"titok": settings | {"quantizer": vector}}).build(MEDIA, proxy)  # type: ignore[attr-defined, no-any-return]
+    return parse_part("tokenizer", {"titok": settings | {"quantizer": vector}}).build(MEDIA, {"proxy": proxy})  # type: ignore[attr-defined, no-any-return]
 
 
 def make_objective() -> TokenizerObjective:

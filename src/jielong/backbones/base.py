@@ -1,9 +1,23 @@
-"""What a backbone is. It is defined beside the networks that are one (:mod:`jielong.networks.backbone`), as imports go one way.
+"""Settings of backbones; the interface of the networks is in :mod:`jielong.networks.backbone`, as imports go one way."""
 
-Settings of a backbone have ``build(layout, condition_width)``: the network for tokens of a layout and a condition of so many channels
-(``None``: no condition).
-"""
+from __future__ import annotations
 
+from abc import abstractmethod
+
+from jielong.config.registry import Part
+from jielong.core.tokens import Layout
 from jielong.networks.backbone import AnyBackbone, Backbone, BackboneCache, BackboneInputs, check_raster
 
-__all__ = ["AnyBackbone", "Backbone", "BackboneCache", "BackboneInputs", "check_raster"]
+__all__ = ["AnyBackbone", "Backbone", "BackboneCache", "BackboneInputs", "BackboneSettings", "check_raster"]
+
+
+class BackboneSettings(Part):
+    """Settings of a backbone."""
+
+    @abstractmethod
+    def build(self, layout: Layout, condition_width: int | None) -> AnyBackbone:
+        """The network for tokens of a layout and a condition of ``condition_width`` channels (``None``: no condition).
+
+        Raises:
+            ValueError: if it cannot read the layout or the condition.
+        """

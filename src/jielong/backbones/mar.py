@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from jielong.config.registry import Part
+from jielong.backbones.base import BackboneSettings
 from jielong.core.tokens import Layout
 from jielong.networks.layers import Activation, ConditionPath
 from jielong.networks.masked_autoencoder import MaskedAutoencoder
 from jielong.networks.norm import NormKind
 
 
-class Mar(Part, family="backbone", name="mar"):
+class Mar(BackboneSettings, family="backbone", name="mar"):
     """An encoder that sees the known tokens alone and a decoder that sees everything (MAR, arXiv 2406.11838), for the masked order.
 
     ``buffer`` learned places stand before the tokens and carry the pooled condition; MAR has 64 before 256 tokens. ``condition`` says how

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from jielong.config.registry import Part
+from jielong.backbones.base import BackboneSettings
 from jielong.core.tokens import Layout
 from jielong.networks.identity import Identity
 
 
-class NoBackbone(Part, family="backbone", name="none"):
+class NoBackbone(BackboneSettings, family="backbone", name="none"):
     """Inputs are handed on to the head, which is the whole network: latent diffusion. For the order at_once.
 
     A condition comes in by its pooled vector, added at every position, and where it is aligned with positions by its states there. What

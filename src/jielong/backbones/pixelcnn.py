@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from jielong.config.registry import Part
+from jielong.backbones.base import BackboneSettings
 from jielong.core.tokens import Layout
 from jielong.networks import pixelcnn as network
 from jielong.networks.pixel_grid import PixelGrid
 
 
-class PixelCNN(Part, family="backbone", name="pixelcnn"):
+class PixelCNN(BackboneSettings, family="backbone", name="pixelcnn"):
     """A gated PixelCNN: convolutions over the rows above and the row to the left, for raster order.
 
     ``width`` is that of the token's vectors, ``features`` the channels of each of the two stacks (as many as ``width`` by default). A

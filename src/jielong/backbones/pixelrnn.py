@@ -6,13 +6,13 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from jielong.config.registry import Part
+from jielong.backbones.base import BackboneSettings
 from jielong.core.tokens import Layout
 from jielong.networks import pixelrnn as network
 from jielong.networks.pixel_grid import PixelGrid
 
 
-class PixelRNN(Part, family="backbone", name="pixelrnn"):
+class PixelRNN(BackboneSettings, family="backbone", name="pixelrnn"):
     """PixelRNN (arXiv 1601.06759) over pixels, or over the codes of a picture, in raster order.
 
     ``kind`` is ``row`` (an LSTM down the rows, which sees a triangle) or ``diagonal`` (LSTMs along both diagonals, which see all that is

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from jielong.config.registry import Part
+from jielong.backbones.base import BackboneSettings
 from jielong.core.tokens import Layout
 from jielong.networks import transformer as network
 from jielong.networks.layers import Activation, ConditionPath
 from jielong.networks.norm import NormKind
 
 
-class Transformer(Part, family="backbone", name="transformer"):
+class Transformer(BackboneSettings, family="backbone", name="transformer"):
     """A block-causal transformer with rotary positions.
 
     ``condition`` says how a condition comes in: as a prefix, by cross-attention, or through adaptive norms. Generators without a

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from jielong.config.registry import Part
+from jielong.backbones.base import BackboneSettings
 from jielong.core.tokens import Layout
 from jielong.networks import wavenet as network
 
 
-class WaveNet(Part, family="backbone", name="wavenet"):
+class WaveNet(BackboneSettings, family="backbone", name="wavenet"):
     """A WaveNet: gated causal convolutions that reach ever further back, for raster order along time.
 
     ``layers`` of each of the ``stacks`` have dilations 1, 2, 4, ... ``width`` is that of the token's vectors, ``features`` the channels

@@ -16,11 +16,13 @@ from jielong.core.medium import ALONG_ROWS, ALONG_TIME
 from jielong.training.settings import Balance, TrainSettings
 
 if TYPE_CHECKING:
+    from jielong.backbones.base import BackboneSettings
     from jielong.conditions.base import ConditionSettings
     from jielong.heads.base import HeadSettings
     from jielong.orders.base import OrderSettings
+    from jielong.tokenizers.base import TokenizerSettings
 else:  # which import torch: reading a recipe's keys does without
-    ConditionSettings = HeadSettings = OrderSettings = Part
+    BackboneSettings = TokenizerSettings = ConditionSettings = HeadSettings = OrderSettings = Part
 
 
 class Trained(Config):
@@ -35,11 +37,11 @@ class Trained(Config):
     num_codebooks: int | None = Field(default=None, ge=1)
 
 
-Tokenizer = Annotated[SerializeAsAny[Part] | Trained, OfFamily("tokenizer", instead=Trained)]
+Tokenizer = Annotated[SerializeAsAny[TokenizerSettings] | Trained, OfFamily("tokenizer", instead=Trained)]
 Losses = Annotated[tuple[SerializeAsAny[Part], ...], OfFamily("loss", many=True)]
 Condition = Annotated[SerializeAsAny[ConditionSettings], OfFamily("condition")]
 Order = Annotated[SerializeAsAny[OrderSettings], OfFamily("order")]
-Backbone = Annotated[SerializeAsAny[Part], OfFamily("backbone")]
+Backbone = Annotated[SerializeAsAny[BackboneSettings], OfFamily("backbone")]
 Head = Annotated[SerializeAsAny[HeadSettings], OfFamily("head")]
 
 
@@ -122,6 +124,11 @@ class Recipe(Config):
         """Whether it trains a generator (and not a tokenizer)."""
         return self.order is not None
 
+    @property
+    def requires(self) -> dict[str, str]:
+        """Checkpoints of the trained stages that this one is built on, names or folders, by the stage's name."""
+        return {"tokenizer": self.tokenizer.checkpoint} if isinstance(self.tokenizer, Trained) else self.tokenizer.requires
+
     @model_validator(mode="after")
     def _pairings(self) -> Recipe:
         chain = {"order": self.order, "backbone": self.backbone, "head": self.head}
@@ -133,11 +140,11 @@ class Recipe(Config):
                 given = "losses" if self.losses else "balancer"
                 raise ValueError(f"`{given}` belong to a tokenizer's recipe; a generator's loss is its head's: remove `{given}`")
             asked = [name for name in ("two_stage", "lazy") if getattr(self.sampling, name) is not None]
-            if asked and getattr(self.order, "choose", None) != "random":
+            if asked and self.order is not None and not self.order.random_positions:
                 raise ValueError(
                     f"sampling.{asked[0]} needs an order that chooses positions before it draws: order: {{masked: {{choose: random}}}}"
                 )
-            if isinstance(self.tokenizer, Part) and not getattr(self.tokenizer, "fixed", False):
+            if not isinstance(self.tokenizer, Trained) and not self.tokenizer.fixed:
                 raise ValueError(
                     f"a generator needs a trained tokenizer, but {self.tokenizer.name!r} has yet to learn: train it with a recipe "
                     "of its own (such as vqgan) and write tokenizer: {checkpoint: NAME-OR-FOLDER}"
@@ -149,23 +156,18 @@ class Recipe(Config):
                 raise ValueError("a tokenizer takes no condition: remove `condition`, or add order, backbone and head for a generator")
             if isinstance(self.tokenizer, Trained):
                 raise ValueError("this tokenizer is trained already: add order, backbone and head, or describe a tokenizer to train")
-            if getattr(self.tokenizer, "fixed", False):
+            if self.tokenizer.fixed:
                 name = self.tokenizer.name
                 raise ValueError(f"{name} have nothing to learn: choose a tokenizer such as vq, or add order, backbone and head")
             losses = {loss.name for loss in self.losses}
-            self._read()
+            self.tokenizer.check_axes(ALONG_ROWS if self.data.rate is None else ALONG_TIME)
             self._judged()
-            predicts = getattr(self.tokenizer, "likelihood", None)
+            predicts = self.tokenizer.likelihood_loss
             if "logit_laplace" in losses and predicts != "logit_laplace":
                 raise ValueError("the loss logit_laplace needs a tokenizer that predicts a distribution: {vq: {likelihood: logit_laplace}}")
             if predicts is not None and predicts not in losses:
                 raise ValueError(f"this tokenizer predicts a distribution that no loss reads: add losses: {{{predicts}: {{}}}}")
         return self
-
-    def _read(self) -> None:
-        """Refuse a body of another medium than that of the data."""
-        if autoencoder := getattr(self.tokenizer, "autoencoder", None):
-            autoencoder.check_axes(ALONG_ROWS if self.data.rate is None else ALONG_TIME)
 
     def _judged(self) -> None:
         """Refuse losses of another medium, and losses that do not say what is to be given back."""

@@ -155,6 +155,11 @@ class Order(ABC):
 class OrderSettings(Part):
     """Settings of an order."""
 
+    @property
+    def random_positions(self) -> bool:
+        """Whether the positions of a step are chosen before anything is drawn there."""
+        return False
+
     @abstractmethod
     def build(self) -> Order:
         """The order."""

@@ -35,6 +35,11 @@ class Masked(OrderSettings, family="order", name="masked"):
     choice_temperature: float = Field(default=4.5, ge=0)
     ratio: Ratio = Ratio()
 
+    @property
+    def random_positions(self) -> bool:
+        """See :attr:`OrderSettings.random_positions`."""
+        return self.choose == "random"
+
     def build(self) -> MaskedOrder:
         """The order."""
         return MaskedOrder(self)

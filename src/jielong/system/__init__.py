@@ -1,7 +1,7 @@
 """Trained systems: checkpoints in, pictures and sound out."""
 
 from jielong.system.build import build_generator, open_media
-from jielong.system.checkpoint import DESCRIPTION, build_tokenizer, describe, find, foundations, load, zoo
+from jielong.system.checkpoint import DESCRIPTION, build_tokenizer, describe, find, load, zoo
 from jielong.system.inputs import condition_inputs, durations_of, is_timed, lengths_of, sampling_of
 from jielong.system.pipeline import System
 
@@ -14,7 +14,6 @@ __all__ = [
     "describe",
     "durations_of",
     "find",
-    "foundations",
     "is_timed",
     "lengths_of",
     "load",

@@ -25,7 +25,7 @@ def build_generator(recipe: Recipe, tokenizer: Tokenizer, classes: Sequence[str]
     layout, order = tokenizer.layout, recipe.order.build()
     arranged = SequencePlan.of(order, layout).layout
     condition = recipe.condition.build(classes) if recipe.condition is not None else None
-    backbone = recipe.backbone.build(arranged, condition.width if condition else None)  # type: ignore[attr-defined]
+    backbone = recipe.backbone.build(arranged, condition.width if condition else None)
     head = recipe.head.build(backbone.width, layout)
     head.check_sampling(sampling_of(recipe))
     if recipe.stop_head is not None and tokenizer.hop_length is None:

@@ -20,7 +20,6 @@ from jielong.networks.time_layer import fold
 from jielong.system.build import build_generator
 from jielong.system.pipeline import System
 from jielong.tokenizers.base import Tokenizer
-from jielong.tokenizers.vq import VQTokenizer
 from jielong.training.checkpoint import CheckpointError, fingerprint, load_weights
 
 DESCRIPTION = "model.json"
@@ -56,43 +55,29 @@ def find(name_or_folder: str) -> Path:
     return folder
 
 
-def foundations(recipe: Recipe) -> dict[str, str]:
-    """The trained tokenizers that a recipe builds on, names or folders, by what they are to it.
-
-    ``tokenizer``: the tokens that a generator learns. ``proxy``: what a tokenizer is taught by. A checkpoint that was built on a folder
-    keeps a copy of it in a folder of its own, called so.
-    """
-    if isinstance(recipe.tokenizer, Trained):
-        return {"tokenizer": recipe.tokenizer.checkpoint}
-    proxy = getattr(recipe.tokenizer, "proxy", None)
-    return {} if proxy is None else {"proxy": proxy}
-
-
 def build_tokenizer(recipe: Recipe, media: Medium, kept: Path | None = None) -> Tokenizer:
-    """The recipe's tokenizer: trained weights where it names a checkpoint, fresh ones where it describes a tokenizer.
+    """The recipe's tokenizer: trained weights where it names a checkpoint, initial ones where it describes a tokenizer.
 
     Args:
         recipe: The recipe.
-        media: The pictures, or the sound.
-        kept: A checkpoint of this recipe, whose own copies of what it was built on come first.
+        media: The format of the media.
+        kept: A checkpoint of this recipe, whose copies of other stages have precedence.
 
     Raises:
-        ValueError: if a trained tokenizer was made for other media.
+        ValueError: if a trained stage reads other media.
     """
-    trained = {}
-    for role, name in foundations(recipe).items():
-        own = kept is not None and (kept / role).is_dir()
-        trained[role] = load(str(kept / role) if kept is not None and own else name, "cpu", media).tokenizer
-        if trained[role].media != media:
-            raise ValueError(f"the {role} {name!r} was trained on {trained[role].media}, but the data are {media}: change `data` to fit")
-    if isinstance(recipe.tokenizer, Trained):
-        num_codebooks, tokenizer = recipe.tokenizer.num_codebooks, trained["tokenizer"]
-        if num_codebooks is not None:
-            if not isinstance(tokenizer, VQTokenizer):
-                raise ValueError(f"{recipe.tokenizer.checkpoint!r} has no residual codebooks: leave out tokenizer.num_codebooks")
-            tokenizer.keep_codebooks(num_codebooks)
-        return tokenizer
-    return recipe.tokenizer.build(media, **trained)  # type: ignore[attr-defined]
+    stages = {}
+    for name, checkpoint in recipe.requires.items():
+        copy = None if kept is None else kept / name
+        stages[name] = load(str(copy) if copy is not None and copy.is_dir() else checkpoint, "cpu", media).tokenizer
+        if stages[name].media != media:
+            trained = stages[name].media
+            raise ValueError(f"the {name} {checkpoint!r} was trained on {trained}, but the data are {media}: change `data` to fit")
+    if not isinstance(recipe.tokenizer, Trained):
+        return recipe.tokenizer.build(media, stages)
+    if recipe.tokenizer.num_codebooks is not None:
+        stages["tokenizer"].keep_codebooks(recipe.tokenizer.num_codebooks)
+    return stages["tokenizer"]
 
 
 def describe(media: Medium, classes: Sequence[str], tokenizer: Tokenizer, generator: Generator | None) -> dict[str, Any]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jielong.core.medium import ALONG_TIME, Medium, axes_text
+from jielong.config.registry import Part
+from jielong.core.medium import ALONG_TIME, Axes, Medium, axes_text
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 
@@ -186,6 +187,14 @@ class Tokenizer(nn.Module, ABC):
         covered = known.unflatten(1, tokens.layout.grid)[:, None].to(media.dtype)
         return media * F.interpolate(covered, size=media.shape[2:], mode="nearest")
 
+    def keep_codebooks(self, count: int) -> None:
+        """Use only the first ``count`` codebooks of a residual tokenizer, in place.
+
+        Raises:
+            ValueError: if it has no residual codebooks, or fewer.
+        """
+        raise ValueError(f"a {type(self).__name__} has no residual codebooks: leave out tokenizer.num_codebooks")
+
     def check(self, media: Tensor) -> None:
         """Raise ``ValueError`` when media has another shape than the tokenizer was made for, or is of whole numbers."""
         self.check_scale(media)
@@ -203,6 +212,41 @@ class Tokenizer(nn.Module, ABC):
         """Raise ``ValueError`` when tokens stand in another layout than this tokenizer's."""
         if tokens.layout != self.layout:
             raise ValueError(f"these tokens are not this tokenizer's: they stand in {tokens.layout}, its own in {self.layout}")
+
+
+class TokenizerSettings(Part):
+    """Settings of a tokenizer.
+
+    Attributes:
+        fixed: Whether it has nothing to learn.
+    """
+
+    fixed: ClassVar[bool] = False
+
+    @abstractmethod
+    def build(self, media: Medium, stages: Mapping[str, Tokenizer] | None = None) -> Tokenizer:
+        """The tokenizer for media of this format.
+
+        Args:
+            media: The format.
+            stages: The trained tokenizers that it :attr:`requires`, by name.
+
+        Raises:
+            ValueError: if the settings do not fit the media.
+        """
+
+    @property
+    def requires(self) -> dict[str, str]:
+        """Checkpoints of trained stages that it is built on, names or folders, by the stage's name."""
+        return {}
+
+    @property
+    def likelihood_loss(self) -> str | None:
+        """The loss that reads the distribution of values it predicts; ``None`` where it predicts values alone."""
+        return None
+
+    def check_axes(self, axes: Axes) -> None:
+        """Raise ``ValueError`` when its networks cannot read media with these axes."""
 
 
 class LearnedTokenizer(Tokenizer):

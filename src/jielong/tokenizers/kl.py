@@ -8,7 +8,7 @@ their mean and standard deviation are measured on training pictures when trainin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -19,13 +19,13 @@ from torch.nn import functional as F
 
 from jielong.autoencoders.base import Autoencoder, AutoencoderSettings, check_grid
 from jielong.autoencoders.convolutional import Convolutional
-from jielong.config.registry import OfFamily, Part
-from jielong.core.medium import Medium
+from jielong.config.registry import OfFamily
+from jielong.core.medium import Axes, Medium
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.networks.posterior import DiagonalGaussian
 from jielong.quantizers.parallel import sum_over_processes
-from jielong.tokenizers.base import Reconstruction
+from jielong.tokenizers.base import Reconstruction, Tokenizer, TokenizerSettings
 from jielong.tokenizers.grid import GridTokenizer
 
 EPSILON = 1e-6
@@ -185,7 +185,7 @@ class KLTokenizer(GridTokenizer):
         self.scale.copy_((square - mean.square()).clamp_min(EPSILON**2).rsqrt())
 
 
-class KL(Part, family="tokenizer", name="kl"):
+class KL(TokenizerSettings, family="tokenizer", name="kl"):
     """Settings of the continuous tokenizer; see :class:`KLTokenizer` for what ``weight`` is counted in.
 
     Attributes:
@@ -212,7 +212,7 @@ class KL(Part, family="tokenizer", name="kl"):
             raise ValueError("an encoder outgrows noise of a fixed size by making its latents larger: set normalize: channel beside noise")
         return self
 
-    def build(self, media: Medium) -> KLTokenizer:
+    def build(self, media: Medium, stages: Mapping[str, Tokenizer] | None = None) -> KLTokenizer:
         """The tokenizer for media of this format."""
         autoencoder = self.autoencoder.build(channels=media.channels, size=media.size, dim=self.dim, encoded=2 * self.dim)
         tokenizer = KLTokenizer(
@@ -225,3 +225,7 @@ class KL(Part, family="tokenizer", name="kl"):
             standardize=self.standardize,
         )
         return tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def check_axes(self, axes: Axes) -> None:
+        """See :meth:`TokenizerSettings.check_axes`."""
+        self.autoencoder.check_axes(axes)

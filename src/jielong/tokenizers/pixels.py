@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
-from jielong.config.registry import Part
 from jielong.core.medium import Medium
 from jielong.core.tokens import Layout, Tokens
-from jielong.tokenizers.base import Tokenizer
+from jielong.tokenizers.base import Tokenizer, TokenizerSettings
 
 
 class PixelTokenizer(Tokenizer):
@@ -51,13 +51,13 @@ class PixelTokenizer(Tokenizer):
         return pictures.float() * (2.0 / (self.levels - 1)) - 1.0
 
 
-class Pixels(Part, family="tokenizer", name="pixels"):
+class Pixels(TokenizerSettings, family="tokenizer", name="pixels"):
     """Settings: ``levels`` values a colour channel; ``flatten`` to make every channel a position of its own."""
 
-    fixed: ClassVar[bool] = True  # there is nothing to learn
+    fixed: ClassVar[bool] = True
     levels: int = Field(default=256, ge=2, le=256)
     flatten: bool = False
 
-    def build(self, media: Medium) -> PixelTokenizer:
+    def build(self, media: Medium, stages: Mapping[str, Tokenizer] | None = None) -> PixelTokenizer:
         """The tokenizer for pictures of this format."""
         return PixelTokenizer(media, self.levels, self.flatten)

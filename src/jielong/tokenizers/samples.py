@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from jielong.config.registry import Part
 from jielong.core.medium import ALONG_TIME, Medium
 from jielong.core.tokens import Layout, Tokens
-from jielong.tokenizers.base import Tokenizer
+from jielong.tokenizers.base import Tokenizer, TokenizerSettings
 
 
 def compress(x: Tensor, mu: float) -> Tensor:
@@ -61,12 +61,12 @@ class SampleTokenizer(Tokenizer):
         return expand(scaled, self.levels - 1)
 
 
-class Samples(Part, family="tokenizer", name="samples"):
+class Samples(TokenizerSettings, family="tokenizer", name="samples"):
     """Settings: ``levels`` values a sample."""
 
-    fixed: ClassVar[bool] = True  # there is nothing to learn
+    fixed: ClassVar[bool] = True
     levels: int = Field(default=256, ge=2, le=65_536)
 
-    def build(self, media: Medium) -> SampleTokenizer:
+    def build(self, media: Medium, stages: Mapping[str, Tokenizer] | None = None) -> SampleTokenizer:
         """The tokenizer for sound of this format."""
         return SampleTokenizer(media, self.levels)

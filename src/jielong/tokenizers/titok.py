@@ -15,6 +15,7 @@ distribution, ``sum_v softmax(logits)_v c_v``. Pictures come out in both stages;
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
-from jielong.config.registry import Config, OfFamily, Part
+from jielong.config.registry import Config, OfFamily
 from jielong.core.medium import Medium
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
@@ -30,7 +31,7 @@ from jielong.networks.efficientnet import freeze
 from jielong.networks.latents import LatentDecoder, LatentEncoder
 from jielong.quantizers.base import Quantizer, QuantizerSettings
 from jielong.quantizers.vector import Vector
-from jielong.tokenizers.base import LearnedTokenizer, Reconstruction, Tokenizer
+from jielong.tokenizers.base import LearnedTokenizer, Reconstruction, Tokenizer, TokenizerSettings
 from jielong.tokenizers.vq import VQTokenizer
 
 
@@ -167,7 +168,7 @@ class NetworkSize(Config):
         return self
 
 
-class TiTok(Part, family="tokenizer", name="titok"):
+class TiTok(TokenizerSettings, family="tokenizer", name="titok"):
     """Settings of the 1-D tokenizer.
 
     Attributes:
@@ -191,13 +192,13 @@ class TiTok(Part, family="tokenizer", name="titok"):
     decoder: NetworkSize = NetworkSize()
     quantizer: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = _DIRECTIONS
 
-    def build(self, media: Medium, proxy: Tokenizer) -> TiTokTokenizer:
+    def build(self, media: Medium, stages: Mapping[str, Tokenizer] | None = None) -> TiTokTokenizer:
         """The tokenizer for pictures of this format, which are the proxy's.
 
         Raises:
             ValueError: if the proxy reads other pictures or is no grid of codes.
         """
-        proxy = grid_of_codes(proxy)
+        proxy = grid_of_codes((stages or {})["proxy"])
         if proxy.media != media:
             raise ValueError(f"the proxy {self.proxy!r} was made for {proxy.media}, but the data are {media}; set data.size to fit")
         codes = proxy.layout.vocabulary or 0
@@ -207,3 +208,8 @@ class TiTok(Part, family="tokenizer", name="titok"):
         decoder = LatentDecoder(self.dim, self.tokens, (rows, columns), codes, **dict(self.decoder))
         quantizer = self.quantizer.on((self.tokens,)).build(self.dim)
         return TiTokTokenizer(encoder, quantizer, decoder, proxy, self.finetune_at)
+
+    @property
+    def requires(self) -> dict[str, str]:
+        """The proxy."""
+        return {"proxy": self.proxy}

@@ -5,6 +5,7 @@ Over sound, whose grid has one axis, it is SoundStream (2107.03312) and EnCodec 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -14,14 +15,14 @@ from torch import Tensor
 
 from jielong.autoencoders.base import Autoencoder, AutoencoderSettings, check_grid
 from jielong.autoencoders.convolutional import Convolutional
-from jielong.config.registry import OfFamily, Part
-from jielong.core.medium import Medium
+from jielong.config.registry import OfFamily
+from jielong.core.medium import Axes, Medium
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.losses.regression import logit_laplace_median
 from jielong.quantizers.base import Quantizer, QuantizerSettings
 from jielong.quantizers.vector import Vector
-from jielong.tokenizers.base import Reconstruction
+from jielong.tokenizers.base import Reconstruction, Tokenizer, TokenizerSettings
 from jielong.tokenizers.grid import GridTokenizer
 
 Likelihood = Literal["logit_laplace"]
@@ -122,7 +123,7 @@ class VQTokenizer(GridTokenizer):
         return self._picture(self.maps(self.quantizer.assemble(vectors, known)).float()).clamp(-1, 1)
 
 
-class VQ(Part, family="tokenizer", name="vq"):
+class VQ(TokenizerSettings, family="tokenizer", name="vq"):
     """Settings of the grid tokenizer: a ``body``, a ``quantizer``, and the width ``dim`` of the vectors between them.
 
     With a ``likelihood`` the decoder says of every colour value how sure it is, and the loss of that name reads it.
@@ -133,10 +134,19 @@ class VQ(Part, family="tokenizer", name="vq"):
     quantizer: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Vector.model_validate({})
     likelihood: Likelihood | None = None
 
-    def build(self, media: Medium) -> VQTokenizer:
+    def build(self, media: Medium, stages: Mapping[str, Tokenizer] | None = None) -> VQTokenizer:
         """The tokenizer for media of this format."""
         outputs = media.channels if self.likelihood is None else 2 * media.channels
         autoencoder = self.autoencoder.build(channels=media.channels, size=media.size, dim=self.dim, outputs=outputs)
         quantizer = self.quantizer.on(check_grid(media.size, autoencoder.reduction)).build(self.dim)
         tokenizer = VQTokenizer(media, autoencoder, quantizer, self.likelihood)
         return tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def likelihood_loss(self) -> str | None:
+        """See :attr:`TokenizerSettings.likelihood_loss`."""
+        return self.likelihood
+
+    def check_axes(self, axes: Axes) -> None:
+        """See :meth:`TokenizerSettings.check_axes`."""
+        self.autoencoder.check_axes(axes)

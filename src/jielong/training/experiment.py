@@ -38,7 +38,6 @@ from jielong.system import (
     describe,
     durations_of,
     find,
-    foundations,
     is_timed,
     lengths_of,
     sampling_of,
@@ -197,7 +196,7 @@ def run(
 
     def write_inputs() -> None:
         write_bytes(out / DESCRIPTION, json.dumps(description, indent=2).encode())
-        for role, name in foundations(recipe).items():
+        for role, name in recipe.requires.items():
             if Path(name).is_dir():
                 _keep(find(name), out / role)
 

@@ -12,7 +12,7 @@ import yaml
 from jielong.config import recipe as recipes
 from jielong.config.registry import RecipeError, nearest
 from jielong.config.schema import Recipe
-from jielong.system import DESCRIPTION, find, foundations, zoo
+from jielong.system import DESCRIPTION, find, zoo
 
 SCHEDULED = frozenset({"start_samples", "finetune_at", "entropy_samples", "temperature_samples", "kl_samples"})
 """Settings of parts that count samples: when a loss joins, when a stage begins, how long something is annealed."""
@@ -77,7 +77,7 @@ def contestants(names: Sequence[str], overrides: Sequence[str] = ()) -> list[Con
         if labels.count(each.label) > 1:
             raise ValueError(f"{each.label!r} is named twice: each row of a comparison needs a name of its own")
         if each.checkpoint is None:
-            for model in foundations(each.recipe).values():
+            for model in each.recipe.requires.values():
                 find(model)
     return found
 
