@@ -140,7 +140,7 @@ def test_pixels_of_other_levels_are_another_tokenizer(pictures: Path, painter: P
 
 def test_words_where_classes_are_wanted(chain: Path, painter: Path, tokenizer: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "out")
-    refused("generate", chain, "--text", "a cat", *out, says=("takes a class, not a text",))
+    refused("generate", chain, "--text", "a cat", *out, says=("takes --class, not --text",))
     refused("generate", chain, "--class", "gren", *out, says=("did you mean 'green'",))
     refused("generate", painter, "--text", " ", *out, says=("needs words",))
     refused("generate", tokenizer, *out, says=("is a tokenizer",))

@@ -66,7 +66,7 @@ def test_what_cannot_be_completed_is_refused(pictures: Path, sprites: Path, toke
         (("generate", sprites, "--complete", given, "--keep", "lower"), "without having seen the lower half"),
         (("generate", tokenizer, "--complete", given), "is a tokenizer; to complete a picture, load a generator"),
         (("generate", sprites, "--complete", pictures / "train" / "red" / "0.txt"), "cannot be read as a picture"),
-        (("generate", sprites, "--complete", given, "--class", "red"), "takes a text, not a class"),
+        (("generate", sprites, "--complete", given, "--class", "red"), "takes --text, not --class"),
     ):
         refused = command(*words, "--out", tmp_path / "out")
         assert refused.exit_code == 1

@@ -103,7 +103,7 @@ def test_a_set_that_does_not_fit_is_refused(painter: Path, chain: Path, tmp_path
     plain.mkdir()
     for place, path in enumerate(sorted(pictures.rglob("*.png"))[:5]):
         (plain / f"{place}.png").write_bytes(path.read_bytes())
-    for checkpoint, words in ((painter, "captions"), (chain, "class")):
+    for checkpoint, words in ((painter, "needs a caption for every item"), (chain, "needs a class for every item")):
         result = command("evaluate", checkpoint, "--data", plain, "--json")
         assert result.exit_code == 1
         assert words in result.stderr
