@@ -22,10 +22,11 @@ def test_python_is_python(page):
 
 
 def test_shown_files_are_the_tested_ones():
-    shown = re.findall(r"<!-- (examples/\S+) -->\n```python\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.M | re.S)
-    assert len(shown) == 2
-    for path, text in shown:
-        assert text == (ROOT / path).read_text("utf-8"), f"CONTRIBUTING.md and {path} differ"
+    pattern = re.compile(r"<!-- (examples/\S+) -->\n```python\n(.*?)^```", re.M | re.S)
+    shown = [(page.name, *found) for page in PAGES for found in pattern.findall(page.read_text("utf-8"))]
+    assert {path for _, path, _ in shown} == {str(path.relative_to(ROOT)) for path in ROOT.glob("examples/*/*.py")}
+    for page, path, text in shown:
+        assert text == (ROOT / path).read_text("utf-8"), f"{page} and {path} differ"
 
 
 def test_the_readme_recipe_is_a_recipe():
