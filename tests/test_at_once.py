@@ -18,7 +18,7 @@ from jielong.generation.generator import Generator
 from jielong.generation.inpainting import kept
 from jielong.heads.base import HeadContext
 from jielong.heads.consistency import Consistency
-from jielong.heads.continuous import Evaluations
+from jielong.heads.continuous import GuidedDenoiser
 from jielong.heads.diffusion import Diffusion
 from jielong.heads.diffusion_schedule import Schedule
 from jielong.heads.flow_matching import FlowMatching
@@ -117,7 +117,7 @@ SMALL = MLP(layers=1, width=8)
 def states_of(head: Any, steps: int, tokens: int = 7) -> list[torch.Tensor]:
     made, states = head.build(16, Layout((tokens,), channels=3)), list[torch.Tensor]()
     drawn = made.draw(
-        Evaluations(made.network, torch.zeros(2, tokens, 16), HeadContext(on_state=states.append)), PerSampleRNG(0, range(2)), steps, 1.0
+        GuidedDenoiser(made.network, torch.zeros(2, tokens, 16), HeadContext(on_state=states.append)), PerSampleRNG(0, range(2)), steps, 1.0
     )
     assert torch.equal(states[-1], drawn)
     return states
@@ -135,7 +135,7 @@ def states_of(head: Any, steps: int, tokens: int = 7) -> list[torch.Tensor]:
     ids=lambda case: f"{case.name}-{getattr(case, 'sampler', '')}" if not isinstance(case, list) else "",
 )
 def test_a_constant_velocity_is_followed_state_by_state(head: Any, times: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Evaluations, "__call__", lambda self, x, *times: torch.full_like(x, 0.5))
+    monkeypatch.setattr(GuidedDenoiser, "__call__", lambda self, x, *times: torch.full_like(x, 0.5))
     start = PerSampleRNG(0, range(2)).normal(7, 3)
     for state, time in zip(states_of(head, 4), times, strict=True):
         torch.testing.assert_close(state, start + 0.5 * time)
@@ -147,14 +147,14 @@ def test_states_of_diffusion_have_the_variance_of_tokens(sampler: Any, steps: in
     head = Diffusion(network=SMALL, variance="fixed", sampler=sampler)
     plan = Schedule.of("cosine")
 
-    def exact(self: Evaluations, x: torch.Tensor, time: float) -> tuple[torch.Tensor, None]:
+    def exact(self: GuidedDenoiser, x: torch.Tensor, time: float) -> tuple[torch.Tensor, None]:
         step = min(
             int(time * len(plan)), len(plan) - 2
         )  # edm asks between steps, in a straight line over the logarithm of noise over signal
         sigma = (plan.sigma[step].log() + (time * len(plan) - step) * (plan.sigma[step + 1] / plan.sigma[step]).log()).exp()
         return x * float(sigma / (1 + sigma**2).sqrt()), None
 
-    monkeypatch.setattr(Evaluations, "halves", exact)
+    monkeypatch.setattr(GuidedDenoiser, "branches", exact)
     states = states_of(head, steps, tokens=2000)
     assert len(states) == 8
     for state in states:

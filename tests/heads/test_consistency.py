@@ -53,7 +53,7 @@ def filled(**settings: Any) -> ConsistencyHead:
 
 def test_at_the_least_level_the_answer_is_the_input_whatever_the_network() -> None:
     head, x = filled(deviation=0.7), torch.randn(5, 3, dtype=torch.double)
-    assert torch.equal(head.answer(x, torch.tensor(LOW, dtype=torch.double), 100 * torch.randn(5, 3)), x)
+    assert torch.equal(head.denoised(x, torch.tensor(LOW, dtype=torch.double), 100 * torch.randn(5, 3)), x)
 
 
 def test_scalings_and_grid_are_those_of_diffusers() -> None:
@@ -66,8 +66,10 @@ def test_scalings_and_grid_are_those_of_diffusers() -> None:
     for level in levels.tolist():
         skip, out = scheduler.get_scalings_for_boundary_condition(level)
         here = torch.tensor(level, dtype=torch.double)
-        assert float(head.answer(torch.ones(()).double(), here, torch.zeros(()).double())) == pytest.approx(float(skip), rel=1e-6)
-        assert float(head.answer(torch.zeros(()).double(), here, torch.ones(()).double())) == pytest.approx(float(out), rel=1e-6, abs=1e-12)
+        assert float(head.denoised(torch.ones(()).double(), here, torch.zeros(()).double())) == pytest.approx(float(skip), rel=1e-6)
+        assert float(head.denoised(torch.zeros(()).double(), here, torch.ones(()).double())) == pytest.approx(
+            float(out), rel=1e-6, abs=1e-12
+        )
 
 
 def test_one_point_leaves_no_loss() -> None:

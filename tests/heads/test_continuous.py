@@ -9,7 +9,7 @@ from torch import Tensor
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads.base import HeadContext, SamplingConfig
-from jielong.heads.continuous import Evaluations, IterativeHead, Predict
+from jielong.heads.continuous import GuidedDenoiser, IterativeHead, Predict
 from jielong.heads.flow_matching import FlowMatching
 from jielong.heads.softmax import SoftmaxHead
 from jielong.networks.denoiser import MLP, Denoiser
@@ -45,7 +45,7 @@ class Toy(IterativeHead):
         self.times = torch.rand(len(targets), 1)
         return (predict(targets, self.times) - targets).mean(1)
 
-    def draw(self, evaluate: Evaluations, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
+    def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
         x = self.initial(evaluate, rng)
         for step in range(steps):
             x = x - evaluate(x, step / steps) / 2
@@ -70,13 +70,13 @@ def test_copies_of_a_token_share_the_backbone_and_its_projection_and_nothing_els
 @pytest.mark.parametrize("guidance", [0.0, 0.5, 3.0])
 def test_guidance_is_one_call_of_both_halves(guidance: float) -> None:
     network, hidden, null = Counting(), torch.randn(2, 3, D), torch.randn(2, 3, D)
-    evaluate = Evaluations(network, hidden, HeadContext(null, guidance))
+    evaluate = GuidedDenoiser(network, hidden, HeadContext(null, guidance))
     x = torch.randn(2, 3, 4)
     found = evaluate(x, 0.25)
     assert (network.prepared_rows, network.predicted_rows) == ([12], [12])
-    one, other = (Evaluations(network, each)(x, 0.25) for each in (hidden, null))
+    one, other = (GuidedDenoiser(network, each)(x, 0.25) for each in (hidden, null))
     torch.testing.assert_close(found, other + guidance * (one - other))
-    halves = evaluate.halves(x, 0.25)
+    halves = evaluate.branches(x, 0.25)
     assert halves[1] is not None
     torch.testing.assert_close(torch.stack([halves[0], halves[1]]), torch.stack([one, other]))
 
@@ -85,9 +85,9 @@ def test_without_anything_to_guide_there_is_one_half() -> None:
     network, hidden = Counting(), torch.randn(2, 3, D)
     x = torch.randn(2, 3, 4)
     for null, guidance in ((None, 1.0), (None, 4.0), (torch.randn(2, 3, D), 1.0)):
-        evaluate = Evaluations(network, hidden, HeadContext(null, guidance))
+        evaluate = GuidedDenoiser(network, hidden, HeadContext(null, guidance))
         assert torch.equal(evaluate(x, 0.5), x + 0.5 * hidden[..., :4])
-        assert evaluate.halves(x, 0.5)[1] is None
+        assert evaluate.branches(x, 0.5)[1] is None
     assert network.predicted_rows == [6] * 6
 
 

@@ -15,7 +15,7 @@ from jielong.config.registry import parse_part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads.base import HeadContext, SamplingConfig
-from jielong.heads.continuous import Evaluations
+from jielong.heads.continuous import GuidedDenoiser
 from jielong.heads.diffusion import Diffusion, DiffusionHead, Prediction, Sampler
 from jielong.heads.diffusion_schedule import Kind
 from jielong.networks.denoiser import MLP, Attention
@@ -209,11 +209,11 @@ def test_guidance_of_one_is_no_guidance_and_a_null_like_the_condition_no_change(
 def test_guidance_is_of_the_noise_and_leaves_the_variance_to_the_condition(prediction: Prediction) -> None:
     head, hidden, null, x = lively(prediction=prediction), torch.randn(2, 3, D), torch.randn(2, 3, D), torch.randn(2, 3, C)
     at = (0.6, math.sqrt(0.3), math.sqrt(0.7))
-    one, other = (head._look(Evaluations(head.network, each), x, *at) for each in (hidden, null))
-    guided = head._look(Evaluations(head.network, hidden, HeadContext(null, 2.5)), x, *at)
+    one, other = (head._denoise(GuidedDenoiser(head.network, each), x, *at) for each in (hidden, null))
+    guided = head._denoise(GuidedDenoiser(head.network, hidden, HeadContext(null, 2.5)), x, *at)
     torch.testing.assert_close(guided.noise, other.noise + 2.5 * (one.noise - other.noise))
     torch.testing.assert_close(at[1] * guided.data + at[2] * guided.noise, x)
-    torch.testing.assert_close(guided.share, one.share)
+    torch.testing.assert_close(guided.fraction, one.fraction)
 
 
 def test_at_temperature_zero_only_the_first_noise_matters() -> None:

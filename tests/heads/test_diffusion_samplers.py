@@ -11,9 +11,9 @@ from test_diffusion_schedule import THEIRS
 from torch import Tensor
 
 from jielong.core.tokens import Layout
-from jielong.heads.continuous import Evaluations
+from jielong.heads.continuous import GuidedDenoiser
 from jielong.heads.diffusion import Diffusion, DiffusionHead, Prediction
-from jielong.heads.diffusion_samplers import Guess, Look, ddim, ddpm, edm
+from jielong.heads.diffusion_samplers import Denoise, Denoised, ddim, ddpm, edm
 from jielong.heads.diffusion_schedule import Kind, Schedule
 from jielong.networks.denoiser import MLP
 
@@ -40,15 +40,15 @@ class Answers:
         return torch.tanh(x @ self.weight + 3 * time)
 
 
-def look_of(head: DiffusionHead, answers: Answers) -> Look:
-    class One(Evaluations):
+def look_of(head: DiffusionHead, answers: Answers) -> Denoise:
+    class One(GuidedDenoiser):
         def __init__(self) -> None:
             self.guidance = 1.0
 
-        def halves(self, x: Tensor, *times: float) -> tuple[Tensor, Tensor | None]:
+        def branches(self, x: Tensor, *times: float) -> tuple[Tensor, Tensor | None]:
             return answers(x, times[0]), None
 
-    return lambda x, time, signal, spread: head._look(One(), x, time, signal, spread)
+    return lambda x, time, signal, spread: head._denoise(One(), x, time, signal, spread)
 
 
 def head_of(prediction: Prediction, variance: str = "fixed", clip: float | None = None) -> DiffusionHead:
@@ -91,7 +91,7 @@ def test_one_ancestral_step_is_that_of_diffusers(prediction: Prediction, varianc
     whole, seen = Schedule.of("linear"), []
     look = look_of(head_of(prediction, variance), answers)
 
-    def watching(x: Tensor, when: float, signal: float, spread: float) -> Guess:
+    def watching(x: Tensor, when: float, signal: float, spread: float) -> Denoised:
         seen.append(x)
         return look(x, when, signal, spread)
 
@@ -115,12 +115,12 @@ def test_ddim_steps_are_those_of_diffusers(prediction: Prediction, eta: float) -
     torch.testing.assert_close(found, x, rtol=1e-4, atol=1e-4)
 
 
-def gaussian(mean: float, std: float) -> Look:
+def gaussian(mean: float, std: float) -> Denoise:
     """The best look at tokens ``N(mean, std^2)``: ``e = s (x - a m) / (a^2 std^2 + s^2)``."""
 
-    def look(x: Tensor, time: float, signal: float, spread: float) -> Guess:
+    def look(x: Tensor, time: float, signal: float, spread: float) -> Denoised:
         total = signal**2 * std**2 + spread**2
-        return Guess(mean + signal * std**2 * (x - signal * mean) / total, spread * (x - signal * mean) / total)
+        return Denoised(mean + signal * std**2 * (x - signal * mean) / total, spread * (x - signal * mean) / total)
 
     return look
 
@@ -190,7 +190,7 @@ def test_evaluations_are_those_asked_for(asked: int) -> None:
     count, sigmas, schedule = [0], [], Schedule.of("cosine").up_to(80)
     inner = gaussian(0, 1)
 
-    def look(x: Tensor, time: float, signal: float, spread: float) -> Guess:
+    def look(x: Tensor, time: float, signal: float, spread: float) -> Denoised:
         count[0] += 1
         sigmas.append(spread / signal)
         assert signal**2 + spread**2 == pytest.approx(1)

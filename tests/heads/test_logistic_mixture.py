@@ -29,8 +29,8 @@ def head_of(colours: int, levels: int, components: int = 3, seed: int = 0, width
 
 def table(head: LogisticMixtureHead, hidden: Tensor) -> Tensor:
     """Probabilities of all pixels for one hidden vector: ``(V, ..., V)``, one axis a colour, from the loss."""
-    pixels = torch.tensor(list(itertools.product(range(head.vocabulary), repeat=head.colours)))
-    return (-head.loss(hidden.expand(len(pixels), -1), pixels)).exp().detach().double().view([head.vocabulary] * head.colours)
+    pixels = torch.tensor(list(itertools.product(range(head.vocabulary), repeat=head.channels)))
+    return (-head.loss(hidden.expand(len(pixels), -1), pixels)).exp().detach().double().view([head.vocabulary] * head.channels)
 
 
 @pytest.mark.parametrize(("colours", "levels"), [(1, 256), (1, 2), (1, 5), (2, 16), (3, 2), (3, 9)])

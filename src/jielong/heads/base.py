@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from jielong.config.registry import Part
@@ -51,6 +52,11 @@ class HeadContext:
     def unconditional(self) -> Tensor | None:
         """:attr:`null` where it is to be used: ``None`` at guidance 1."""
         return None if self.guidance == 1.0 else self.null
+
+    def guided(self, hidden: Tensor) -> Tensor:
+        """Hidden vectors with guidance, for heads that are linear in them (or guide them instead of predictions)."""
+        null = self.unconditional
+        return hidden if null is None else torch.lerp(null.float(), hidden.float(), self.guidance).to(hidden.dtype)
 
 
 NO_CONTEXT = HeadContext()

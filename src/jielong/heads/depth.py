@@ -1,4 +1,4 @@
-"""The depth head: the codebooks of a position drawn one after the other by a small transformer (RQ-Transformer, Moshi)."""
+"""The depth head: a small transformer draws the codebooks of a position in sequence (RQ-Transformer, Moshi)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, SampleOutput, SamplingConfig
-from jielong.heads.softmax import cross_entropies, draw_codes, filter_logits, over_codebooks, vocabulary_of
+from jielong.heads.softmax import cross_entropies, over_codebooks, sample_codes, vocabulary_of
 from jielong.networks.depth import DepthTransformer, Memory, PerCodebook
 from jielong.networks.embedding import CodeEmbedding
 
@@ -45,7 +45,7 @@ class Depth(HeadSettings, family="head", name="depth"):
 class DepthHead(Head):
     """``p(c_1 .. c_K | h) = prod_k p(c_k | h, c_1 .. c_{k-1})``, exactly (arXiv 2203.01941, eq. 8; 2410.00037, section 3.4.1).
 
-    What stands at codebook ``k`` is ``W_k h + E_{k-1}(c_{k-1})``, and ``W_1 h`` at the first. Every codebook has weights of its own.
+    The input at codebook ``k`` is ``W_k h + E_{k-1}(c_{k-1})``, and ``W_1 h`` at the first. Each codebook has its own weights.
 
     Args:
         width: Width ``D`` of the hidden vectors.
@@ -65,7 +65,7 @@ class DepthHead(Head):
         self.codebooks, self.vocabulary = layout.channels, vocabulary_of("depth", layout)
         depth_width, self.first_weight = settings.width, settings.first_weight
         self.enter = PerCodebook(self.codebooks, width, depth_width)
-        # The last codebook is never an input; "nothing" may be one, where a pattern leaves a codebook out.
+        # The last codebook is never an input; padding may be, where a pattern leaves a codebook out.
         self.embedding = CodeEmbedding(1, max(self.codebooks - 1, 1) * (self.vocabulary + 1), depth_width)
         self.depth = DepthTransformer(self.codebooks, settings.layers, depth_width, settings.heads, settings.shared)
         # Zero weights: the untrained head is uniform, and its first loss is exactly ln V.
@@ -84,7 +84,7 @@ class DepthHead(Head):
         return self.logits(self.depth(x))
 
     def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:
-        """Cross-entropy in nats, ``(M,)``, averaged over the codebooks of which there is a code; the first may weigh more."""
+        """Cross-entropy in nats, ``(M,)``, averaged over the codebooks that have a code, weighted by ``first_weight``."""
         scores = self.scores(hidden, targets)
         with torch.autocast(scores.device.type, enabled=False):
             each = cross_entropies(scores, targets)
@@ -96,7 +96,7 @@ class DepthHead(Head):
             return (each * weights).sum(-1) / weights.sum(-1).clamp_min(1e-9)
 
     def nats_a_value(self, loss: float) -> float | None:
-        """The loss itself, unless the first codebook weighs more."""
+        """The loss, unless the first codebook has another weight."""
         return loss if self.first_weight == 1.0 else None
 
     def log_prob(self, hidden: Tensor, values: Tensor) -> Tensor:
@@ -130,11 +130,7 @@ class DepthHead(Head):
             if null is not None:
                 conditional, unconditional = scores.chunk(2)
                 scores = torch.lerp(unconditional, conditional, context.guidance)
-            if uniform is None:
-                codes, probability = scores.argmax(-1), scores.softmax(-1)
-            else:
-                probability = filter_logits(scores, sampling).softmax(-1)
-                codes = draw_codes(probability, uniform[:, book])
-            confidence += probability.gather(-1, codes[:, None])[:, 0].clamp_min(torch.finfo(torch.float32).tiny).log()
+            codes, log_probability = sample_codes(scores, sampling, None if uniform is None else uniform[:, book])
+            confidence += log_probability
             drawn.append(codes if given is None else torch.where(given[:, book] < 0, codes, given[:, book]))
         return SampleOutput(torch.stack(drawn, dim=-1).unflatten(0, (batch, n)), confidence.view(batch, n))

@@ -1,4 +1,4 @@
-"""Diffusion, token by token: a small network learns to take noise off a token, given the hidden vector (MAR, arXiv 2406.11838).
+"""Diffusion per token: a small network denoises a token given the hidden vector (MAR, arXiv 2406.11838).
 
     L = mean |target - out(a_t x_0 + s_t e, t, hidden)|^2    (+ L_vb, the variational bound, where the variance is learned)
 
@@ -19,8 +19,8 @@ from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads import diffusion_samplers as samplers
 from jielong.heads.base import SamplingConfig
-from jielong.heads.continuous import Evaluations, IterativeHead, IterativeSettings, Predict, mean
-from jielong.heads.diffusion_samplers import Guess
+from jielong.heads.continuous import GuidedDenoiser, IterativeHead, IterativeSettings, Predict, mean
+from jielong.heads.diffusion_samplers import Denoised
 from jielong.heads.diffusion_schedule import Kind, Schedule
 from jielong.networks.denoiser import AnyDenoiser
 
@@ -59,11 +59,11 @@ class Diffusion(IterativeSettings, family="head", name="diffusion"):
 
 
 class DiffusionHead(IterativeHead):
-    """Takes the noise off a token step by step.
+    """Samples a token by reverse diffusion.
 
-    *Guidance* combines what the network predicts, inside the head, at every step: given ``x_t``, all three predictions are linear in ``e``,
-    so this guides ``e``. The learned variance is the conditional half's. *Temperature* multiplies the noise that the steps inject, not
-    the noise that a draw starts from: 1 is the model's own distribution, 0 follows the means.
+    *Guidance* combines predictions at every step: given ``x_t``, all three are linear in ``e``, so this guides ``e``. The learned variance
+    is that of the conditional branch. *Temperature* multiplies the noise that steps inject, not the initial noise: 1 is the model's
+    distribution, 0 follows the means.
 
     Args:
         network: Reads one time; gives ``C`` numbers, or ``2 C`` where the variance is learned.
@@ -83,18 +83,14 @@ class DiffusionHead(IterativeHead):
         self.learned, self.sampler, self.eta, self.clip = settings.variance == "learned", settings.sampler, settings.eta, settings.clip
         self.drawn = self.schedule if settings.start is None else self.schedule.up_to(settings.start)
         plan = self.schedule
-        # The mean of a step back moves by ``gain`` times what the prediction is wrong by.
+        # An error of the prediction moves the mean of a reverse step by ``gain`` times as much.
         per_data = {"epsilon": plan.sigma, "v": plan.spread, "x0": torch.ones_like(plan.kept)}[self.prediction]
         tables = {"signal": plan.signal, "spread": plan.spread, "least": plan.log_variance, "most": plan.log_betas}
         for name, table in {**tables, "gain": plan.of_data * per_data}.items():
             self.register_buffer(name, table.float(), persistent=False)
 
     def check_sampling(self, sampling: SamplingConfig) -> None:
-        """See :meth:`Head.check_sampling`; samplers that inject no noise have no temperature either.
-
-        Raises:
-            ValueError: if any is asked for.
-        """
+        """See :meth:`Head.check_sampling`; samplers that inject no noise have no temperature."""
         super().check_sampling(sampling)
         if sampling.temperature != 1 and (self.sampler == "edm" or (self.sampler == "ddim" and self.eta == 0)):
             raise ValueError(
@@ -102,70 +98,64 @@ class DiffusionHead(IterativeHead):
                 "choose the sampler ddpm, or ddim with an eta above 0"
             )
 
-    def loss_of_copies(self, targets: Tensor, predict: Predict, real: Tensor | None = None) -> Tensor:
-        """Squared error, mean over the channels, plus the variational bound in bits a channel; ``(M, C)`` to ``(M,)``.
-
-        See :meth:`_bound`, which is 0 where the variance is fixed.
-        """
+    def loss_of_copies(self, targets: Tensor, predict: Predict, mask: Tensor | None = None) -> Tensor:
+        """Squared error plus, with learned variance, the variational bound in bits; mean over the channels."""
         step = torch.randint(len(self.schedule), (len(targets),), device=targets.device)
         noise = torch.randn_like(targets)
         signal, spread = self.signal[step, None], self.spread[step, None]
         out = predict(signal * targets + spread * noise, (step / len(self.schedule))[:, None])
         with torch.autocast(out.device.type, enabled=False):
-            said, share = self._split(out)
-            wanted = {"epsilon": noise, "x0": targets, "v": signal * noise - spread * targets}[self.prediction]
-            wrong = (wanted - said).square()
-            return mean(wrong if share is None else wrong + self._bound(step, wrong.detach(), share), real)
+            prediction, fraction = self._split(out)
+            target = {"epsilon": noise, "x0": targets, "v": signal * noise - spread * targets}[self.prediction]
+            error = (target - prediction).square()
+            return mean(error if fraction is None else error + self._bound(step, error.detach(), fraction), mask)
 
     def _split(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the network says of the token, and of the variance: from 0, the least, to 1, the most, but it may go beyond."""
+        """The prediction, and the learned variance as a fraction between the least and the most; it may exceed [0, 1]."""
         if not self.learned:
             return out, None
-        said, variance = out.chunk(2, dim=-1)
-        return said, (variance + 1) / 2
+        prediction, variance = out.chunk(2, dim=-1)
+        return prediction, (variance + 1) / 2
 
-    def _bound(self, step: Tensor, wrong: Tensor, share: Tensor) -> Tensor:
-        """One term of the variational bound in bits, for the squared error ``wrong`` of the prediction; all ``(M, C)``.
+    def _bound(self, step: Tensor, error: Tensor, fraction: Tensor) -> Tensor:
+        """One term of the variational bound in bits, for the squared error of the prediction; all ``(M, C)``.
 
-        For ``t > 0``: ``KL(q(x_{t-1} | x_t, x_0) | p(x_{t-1} | x_t))`` of two normals, whose means are ``gain`` times the error apart. For
-        ``t = 0``: ``-log p(x_0 | x_1)``, here a density; the authors' code takes the probability of one of a pixel's 256 levels, which
-        latents have not. The squared error comes detached: the bound teaches the variance alone (2102.09672, section 3.1).
+        For ``t > 0``: ``KL(q(x_{t-1} | x_t, x_0) | p(x_{t-1} | x_t))`` of normals whose means differ by ``gain`` times the error. For
+        ``t = 0``: ``-log p(x_0 | x_1)``, a density (the authors' code takes the probability of one of 256 pixel levels). The error is
+        detached: the bound trains the variance alone (2102.09672, section 3.1).
         """
         least, most = self.least[step, None], self.most[step, None]
-        log_variance = least + (most - least) * share
-        apart = self.gain[step, None].square() * wrong * torch.exp(-log_variance)
-        later = (log_variance - least - 1 + torch.exp(least - log_variance) + apart) / 2
-        first = (math.log(2 * math.pi) + log_variance + apart) / 2
+        log_variance = least + (most - least) * fraction
+        distance = self.gain[step, None].square() * error * torch.exp(-log_variance)
+        later = (log_variance - least - 1 + torch.exp(least - log_variance) + distance) / 2
+        first = (math.log(2 * math.pi) + log_variance + distance) / 2
         return torch.where(step[:, None] == 0, first, later) / math.log(2)
 
-    def draw(self, evaluate: Evaluations, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
-        """From noise to tokens ``(B, n, C)`` in so many evaluations.
-
-        What ``evaluate.see`` is told of is ``a x_0 + s e`` whatever the sampler, of unit variance as the tokens are; the last has no noise.
-        """
+    def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
+        """See :meth:`IterativeHead.draw`; the states are ``a x_0 + s e`` for every sampler, of unit variance as the tokens."""
         x = self.initial(evaluate, rng)
-        look = partial(self._look, evaluate)
+        denoise = partial(self._denoise, evaluate)
         if self.sampler == "edm":
-            return samplers.edm(look, x, self.drawn, steps, on_state=evaluate.on_state)
+            return samplers.edm(denoise, x, self.drawn, steps, on_state=evaluate.on_state)
         plan, normal = self.drawn.respaced(steps), partial(self.initial, evaluate, rng)
         if self.sampler == "ddim":
-            return samplers.ddim(look, x, plan, normal, temperature, self.eta, evaluate.on_state)
-        return samplers.ddpm(look, x, plan, normal, temperature, evaluate.on_state)
+            return samplers.ddim(denoise, x, plan, normal, temperature, self.eta, evaluate.on_state)
+        return samplers.ddpm(denoise, x, plan, normal, temperature, evaluate.on_state)
 
-    def _look(self, evaluate: Evaluations, x: Tensor, time: float, signal: float, spread: float) -> Guess:
-        conditional, null = evaluate.halves(x, time)
-        said, share = self._split(conditional)
+    def _denoise(self, evaluate: GuidedDenoiser, x: Tensor, time: float, signal: float, spread: float) -> Denoised:
+        conditional, null = evaluate.branches(x, time)
+        prediction, fraction = self._split(conditional)
         if null is not None:
-            said = evaluate.guide(said, self._split(null)[0])
-        if share is not None:
-            # No optimal variance lies outside; early in training the network may say one far outside.
-            share = share.clamp(0, 1)
+            prediction = evaluate.guide(prediction, self._split(null)[0])
+        if fraction is not None:
+            # The optimal variance lies within; early in training the network may predict one far outside.
+            fraction = fraction.clamp(0, 1)
         if self.prediction == "x0":
-            data = said
+            data = prediction
         else:
-            data = (x - spread * said) / signal if self.prediction == "epsilon" else signal * x - spread * said
+            data = (x - spread * prediction) / signal if self.prediction == "epsilon" else signal * x - spread * prediction
         if self.clip is not None:
             data = data.clamp(-self.clip, self.clip)
         elif self.prediction == "epsilon":
-            return Guess(data, said, share)
-        return Guess(data, (x - signal * data) / spread, share)
+            return Denoised(data, prediction, fraction)
+        return Denoised(data, (x - signal * data) / spread, fraction)

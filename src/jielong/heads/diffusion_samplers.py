@@ -1,7 +1,6 @@
-"""Ways back from noise to a token, given a network that says what it thinks of any noisy token.
+"""Samplers of the reverse diffusion process.
 
-All take and give ``x`` of any shape, and tell ``see`` of it after each step. Coefficients are numbers made in float64; ``x`` stays in
-float32.
+``x`` has any shape and stays float32; coefficients are computed in float64. ``on_state`` receives ``x`` after each step.
 """
 
 from __future__ import annotations
@@ -18,45 +17,47 @@ from jielong.heads.diffusion_schedule import Schedule
 
 
 @dataclass(frozen=True)
-class Guess:
-    """What the network makes of ``x = a x_0 + s e``; of shape ``x``.
+class Denoised:
+    """The network's estimates at ``x = a x_0 + s e``; of shape ``x``.
 
     Attributes:
-        data: Its ``x_0``.
-        noise: Its ``e``.
-        share: How far the logarithm of the variance is from the smallest (0) to the largest (1) a step back can have; ``None`` is at 0.
+        data: ``x_0``.
+        noise: ``e``.
+        fraction: Position of the log-variance between the smallest (0) and the largest (1) of a reverse step; ``None`` is 0.
     """
 
     data: Tensor
     noise: Tensor
-    share: Tensor | None = None
+    fraction: Tensor | None = None
 
 
-Look = Callable[[Tensor, float, float, float], Guess]
-"""``(x, time, a, s)`` to what is seen in it."""
+Denoise = Callable[[Tensor, float, float, float], Denoised]
+"""``(x, time, a, s)`` to estimates."""
 Normal = Callable[[], Tensor]
-"""Draws normal numbers of ``x``'s shape."""
+"""Draws standard normal numbers of ``x``'s shape."""
 
 
-def ddpm(look: Look, x: Tensor, plan: Schedule, normal: Normal, temperature: float = 1.0, on_state: StateCallback = ignore_state) -> Tensor:
+def ddpm(
+    denoise: Denoise, x: Tensor, plan: Schedule, normal: Normal, temperature: float = 1.0, on_state: StateCallback = ignore_state
+) -> Tensor:
     """Ancestral steps ``x <- mean of q(x_{k-1} | x_k, x_0) + temperature sigma_k z`` (DDPM, algorithm 2); the last adds no noise.
 
-    ``log sigma_k^2`` lies between those of ``beta~_k`` and ``beta_k``, where the network says (2102.09672, equation 15), or at the first.
+    ``log sigma_k^2`` lies between those of ``beta~_k`` and ``beta_k`` at the predicted fraction (2102.09672, equation 15), or at the first.
 
     Args:
-        look: The network.
+        denoise: The network.
         x: Standard normal noise.
-        plan: The steps, each one evaluation.
+        plan: The steps, one evaluation each.
         normal: Noise of the steps.
-        temperature: Multiplies the noise of the steps, not that which is given (MAR, arXiv 2406.11838, section 3.2).
+        temperature: Multiplies the noise of the steps, not the initial noise (MAR, arXiv 2406.11838, section 3.2).
         on_state: Called with ``x`` after every step.
     """
     rows = zip(*(each.tolist() for each in _steps_back(plan)), strict=True)
     for step, (time, signal, spread, of_data, of_noisy, least, most) in enumerate(rows):
-        guess = look(x, time, signal, spread)
-        x = of_data * guess.data + of_noisy * x
+        output = denoise(x, time, signal, spread)
+        x = of_data * output.data + of_noisy * x
         if step < len(plan) - 1 and temperature > 0:
-            log_variance = torch.as_tensor(least) if guess.share is None else least + (most - least) * guess.share
+            log_variance = torch.as_tensor(least) if output.fraction is None else least + (most - least) * output.fraction
             x = x + temperature * torch.exp(log_variance / 2).to(x) * normal()
         on_state(x)
     return x
@@ -68,7 +69,7 @@ def _steps_back(plan: Schedule) -> list[Tensor]:
 
 
 def ddim(
-    look: Look,
+    denoise: Denoise,
     x: Tensor,
     plan: Schedule,
     normal: Normal,
@@ -76,56 +77,59 @@ def ddim(
     eta: float = 0.0,
     on_state: StateCallback = ignore_state,
 ) -> Tensor:
-    """``x <- a' x_0 + sqrt(s'^2 - sigma^2) e + temperature sigma z`` (2010.02502, equations 12 and 16); ``a'`` and ``s'`` are one step on.
+    """``x <- a' x_0 + sqrt(s'^2 - sigma^2) e + temperature sigma z`` (2010.02502, equations 12 and 16); ``a'`` and ``s'`` are the
+    next step's.
 
     ``sigma = eta s' / s sqrt(1 - a^2 / a'^2)``: 0 adds no noise and 1 as much as :func:`ddpm` at the smaller variance.
 
     Args:
-        look: The network.
+        denoise: The network.
         x: Standard normal noise.
-        plan: The steps, each one evaluation.
+        plan: The steps, one evaluation each.
         normal: Noise of the steps.
         temperature: Multiplies the noise of the steps.
-        eta: How much noise they add.
+        eta: Amount of noise.
         on_state: Called with ``x`` after every step.
     """
     kept = [*plan.kept.flip(0).tolist(), 1.0]
     for time, (now, then) in zip(plan.times.flip(0).tolist(), pairwise(kept), strict=True):
-        guess = look(x, time, now**0.5, (1 - now) ** 0.5)
+        output = denoise(x, time, now**0.5, (1 - now) ** 0.5)
         sigma = eta * ((1 - then) / (1 - now) * (1 - now / then)) ** 0.5
-        x = then**0.5 * guess.data + max(1 - then - sigma**2, 0.0) ** 0.5 * guess.noise
+        x = then**0.5 * output.data + max(1 - then - sigma**2, 0.0) ** 0.5 * output.noise
         if sigma > 0 and temperature > 0:
             x = x + temperature * sigma * normal()
         on_state(x)
     return x
 
 
-def edm(look: Look, x: Tensor, schedule: Schedule, evaluations: int, rho: float = 7.0, on_state: StateCallback = ignore_state) -> Tensor:
+def edm(
+    denoise: Denoise, x: Tensor, schedule: Schedule, evaluations: int, rho: float = 7.0, on_state: StateCallback = ignore_state
+) -> Tensor:
     """Heun's method on ``dy / d sigma = (y - x_0(y, sigma)) / sigma`` (EDM, arXiv 2206.00364, algorithm 1 without churn).
 
-    The change of variables from a schedule that keeps variance (its table 1): ``y = x / a`` and ``sigma = s / a``, so the network sees
-    ``a y`` with ``a = 1 / sqrt(1 + sigma^2)``, at the time where the schedule has this ``sigma`` (between its steps, as a real number).
-    The levels are ``(sigma_max^(1/rho) + i / (n - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho``, then 0, between the schedule's most
-    and its least. The last interval has one evaluation and the others two: ``2 n - 1`` in all.
+    Change of variables from a variance-preserving schedule (its table 1): ``y = x / a`` and ``sigma = s / a``, so the network reads ``a y``
+    with ``a = 1 / sqrt(1 + sigma^2)``, at the schedule's (interpolated) time of ``sigma``. The levels are
+    ``(sigma_max^(1/rho) + i / (n - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho``, then 0. The last interval takes one evaluation and
+    the others two: ``2 n - 1`` in all.
 
     Args:
-        look: The network.
+        denoise: The network.
         x: Standard normal noise.
-        schedule: The steps of training.
-        evaluations: At most so many; an even number leaves one unused.
-        rho: How much closer the levels lie near the data.
-        on_state: Called after every interval with ``a y``, which unlike ``y`` has the tokens' own variance at every level.
+        schedule: The training steps.
+        evaluations: Maximum number; an even number leaves one unused.
+        rho: Concentration of the levels near the data.
+        on_state: Called after every interval with ``a y``, which has the tokens' variance at every level.
     """
     most, least = (float(each) ** (1 / rho) for each in (schedule.sigma[-1], schedule.sigma[0]))
     levels = max(1, (evaluations + 1) // 2)
-    sigmas = [(most + place / max(levels - 1, 1) * (least - most)) ** rho for place in range(levels)]
+    sigmas = [(most + index / max(levels - 1, 1) * (least - most)) ** rho for index in range(levels)]
 
     def signal_at(sigma: float) -> float:
         return float((1 + sigma**2) ** -0.5)
 
     def slope(y: Tensor, sigma: float) -> Tensor:
         signal = signal_at(sigma)
-        return (y - look(signal * y, schedule.time_at(sigma), signal, sigma * signal).data) / sigma
+        return (y - denoise(signal * y, schedule.time_at(sigma), signal, sigma * signal).data) / sigma
 
     y = sigmas[0] * x
     for sigma, after in pairwise([*sigmas, 0.0]):

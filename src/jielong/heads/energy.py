@@ -1,8 +1,7 @@
-"""The energy head: one evaluation turns noise into a token, and a proper score teaches it (SLED, arXiv 2505.13181).
+"""The energy head: a network maps noise to a token in one evaluation, trained with a proper scoring rule (SLED, arXiv 2505.13181).
 
-For a true token ``y`` and draws ``x, x'`` of the head, the energy score ``E|x - y|^a - E|x - x'|^a / 2`` with ``0 < a < 2`` is least when
-the draws have the distribution of ``y``, and only then (Gneiting and Raftery 2007). The first term pulls to the target, the second drives
-the draws apart: without it all of them would fall on the one point that is nearest to every answer.
+For a true token ``y`` and samples ``x, x'``, the energy score ``E|x - y|^a - E|x - x'|^a / 2`` with ``0 < a < 2`` is minimal only if the
+samples have the distribution of ``y`` (Gneiting and Raftery 2007). Without the second term the samples would collapse to one point.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from jielong.networks.noise_driven import NoiseDriven
 
 
 def distance(difference: Tensor, alpha: float) -> Tensor:
-    """``|u|^alpha`` of vectors ``(..., C)``, Euclidean, ``(...)``; its gradient at 0, where an untrained head begins, is 0."""
+    """``|u|^alpha`` of vectors ``(..., C)``, ``(...)``; its gradient at 0, where an untrained head starts, is 0."""
     square = difference.square().sum(-1)
-    apart = square > 0
-    return torch.where(apart, torch.where(apart, square, 1.0).pow(alpha / 2), 0.0)
+    nonzero = square > 0
+    return torch.where(nonzero, torch.where(nonzero, square, 1.0).pow(alpha / 2), 0.0)
 
 
 def energy_loss(draws: Tensor, target: Tensor, alpha: float = 1.0) -> Tensor:
-    """Twice the energy score, estimated without bias from ``n`` independent draws a target:
+    """Unbiased estimate of twice the energy score from ``n`` independent samples per target:
 
-    ``2/n sum_i |x_i - y|^a - 1/(n (n - 1)) sum_{i != j} |x_i - x_j|^a``; with two draws, ``|x - y|^a + |x' - y|^a - |x - x'|^a``.
+    ``2/n sum_i |x_i - y|^a - 1/(n (n - 1)) sum_{i != j} |x_i - x_j|^a``; with two samples, ``|x - y|^a + |x' - y|^a - |x - x'|^a``.
 
-    The least mean is not 0 but ``E|y - y'|^a``, how far two right answers are apart.
+    Its minimum is not 0 but ``E|y - y'|^a``.
 
     Args:
         draws: ``(n, ..., C)``.
@@ -42,12 +41,12 @@ def energy_loss(draws: Tensor, target: Tensor, alpha: float = 1.0) -> Tensor:
     """
     count = len(draws)
     if count < 2:
-        raise ValueError(f"an energy score needs two draws or more, to see how far apart they are, not {count}")
+        raise ValueError(f"an energy score needs two draws or more per target, not {count}")
     to_target = distance(draws - target, alpha).mean(0)
-    # Each pair once: the sum over i != j counts it twice.
+    # Each pair once; the sum over i != j has it twice.
     first, second = torch.triu_indices(count, count, 1, device=draws.device)
-    among = distance(draws[first] - draws[second], alpha).mean(0)
-    return 2 * to_target - among
+    between = distance(draws[first] - draws[second], alpha).mean(0)
+    return 2 * to_target - between
 
 
 class Energy(HeadSettings, family="head", name="energy"):
@@ -73,10 +72,10 @@ class Energy(HeadSettings, family="head", name="energy"):
 
 
 class EnergyHead(Head):
-    """A sample in one evaluation. It has no likelihood: it can draw a token, but cannot say how likely one is.
+    """Samples a token in one evaluation, without likelihood.
 
-    *Temperature* multiplies the noise that goes in: 1 is the model's own distribution, 0 gives one and the same token always, somewhere
-    amid the answers (our own knob; the paper has none). *Guidance* acts on the hidden vectors, before the one evaluation, as in the paper.
+    *Temperature* multiplies the input noise (the paper has none): 1 is the model's distribution, 0 is deterministic. *Guidance* acts on the
+    hidden vectors, as in the paper.
 
     Args:
         width: Width ``D`` of the hidden vectors.
@@ -100,13 +99,7 @@ class EnergyHead(Head):
             return energy_loss(draws.float(), targets.float(), self.alpha)
 
     def sample(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> SampleOutput:
-        """Draw tokens ``(B, n, C)``, from ``null + guidance (hidden - null)`` where there is guidance.
-
-        Raises:
-            ValueError: if top-k or top-p is asked for.
-        """
+        """See :meth:`Head.sample`."""
         self.check_sampling(sampling)
-        if (null := context.unconditional) is not None:
-            hidden = torch.lerp(null.float(), hidden.float(), context.guidance).to(hidden.dtype)
-        drawn = rng.normal(*hidden.shape[1:-1], self.noise) * sampling.temperature
-        return SampleOutput(self.network(hidden, drawn).float())
+        noise = rng.normal(*hidden.shape[1:-1], self.noise) * sampling.temperature
+        return SampleOutput(self.network(context.guided(hidden), noise).float())

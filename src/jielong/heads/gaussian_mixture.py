@@ -1,11 +1,11 @@
-"""The Gaussian mixture: a density over vectors, written out by the network (GIVT, arXiv 2312.02116).
+"""The Gaussian mixture head: the network predicts an explicit density over vectors (GIVT, arXiv 2312.02116).
 
 A hidden vector gives ``k`` weights, means and covariances, and a token ``x`` of ``C`` numbers has
 
     p(x) = sum_m pi_m N(x; mu_m, L_m L_m^T)
 
-with ``L_m`` diagonal, or lower triangular. Loss, confidence and likelihood are exact. What the family cannot say it smears, however long it
-learns: a ring of eight modes needs eight components.
+with ``L_m`` diagonal or lower triangular. Loss, confidence and likelihood are exact; a distribution of more modes than components is
+approximated only.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, Samp
 from jielong.heads.continuous import check_continuous
 from jielong.heads.softmax import draw_codes
 
-APART = 0.5
-"""Standard deviation of the untrained components' means: equal components would have equal gradients, and stay equal for ever."""
+MEANS_STD = 0.5
+"""Initial standard deviation of the components' means: identical components would keep identical gradients."""
 
 
 def square_plus(raw: Tensor) -> Tensor:
-    """``(r + sqrt(r^2 + 4)) / 2``: 1 at 0, like ``r`` far above and like ``1 / |r|`` far below, where nothing explodes (GIVT, section 3.2).
+    """``(r + sqrt(r^2 + 4)) / 2``: 1 at 0, asymptotically ``r`` and ``1 / |r|`` (GIVT, section 3.2).
 
-    Below 0 it is computed as ``2 / (sqrt(r^2 + 4) - r)``, the same number without a difference of near ones.
+    Below 0 it is computed as ``2 / (sqrt(r^2 + 4) - r)``, which avoids cancellation.
     """
     root = torch.sqrt(raw.square() + 4)
     return torch.where(raw >= 0, 0.5 * (raw + root), 2 / (root + raw.abs()))
@@ -39,7 +39,7 @@ def square_plus(raw: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Mixtures of Gaussians, one a leading index, in float32.
+    """A batch of Gaussian mixtures in float32.
 
     Attributes:
         weights: Logarithms of the weights, ``(..., k)``.
@@ -58,12 +58,12 @@ class Mixture:
 
     def log_prob(self, values: Tensor) -> Tensor:
         """Log-density of vectors ``(..., C)`` in nats, ``(...)``."""
-        apart = values.float()[..., None, :] - self.means
+        offset = values.float()[..., None, :] - self.means
         if self.full:
-            white = torch.linalg.solve_triangular(self.scales, apart[..., None], upper=False)[..., 0]
+            white = torch.linalg.solve_triangular(self.scales, offset[..., None], upper=False)[..., 0]
             volume = self.scales.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         else:
-            white, volume = apart / self.scales, self.scales.log().sum(-1)
+            white, volume = offset / self.scales, self.scales.log().sum(-1)
         each = -0.5 * (white.square().sum(-1) + values.shape[-1] * math.log(2 * math.pi)) - volume
         return torch.logsumexp(self.weights + each, dim=-1)
 
@@ -97,11 +97,10 @@ class GaussianMixture(HeadSettings, family="head", name="gaussian_mixture"):
 
 
 class GaussianMixtureHead(Head):
-    """A linear map to the parameters of a mixture over all numbers of a token: ``k (1 + 2 C)``, or ``k (1 + C + C (C + 1) / 2)``, of them.
+    """A linear map to the ``k (1 + 2 C)`` or ``k (1 + C + C (C + 1) / 2)`` parameters of a mixture over a token's numbers.
 
-    *Temperature* multiplies every standard deviation (the paper's variance scaling, 0.95 there): 1 is the model's own distribution, 0 draws
-    a component by its weight and gives its mean. *Confidence* is the log-density of what was drawn under the conditional model's own
-    mixture.
+    *Temperature* multiplies every standard deviation (the paper's variance scaling, 0.95 there): 1 is the model's distribution, 0 draws a
+    component and returns its mean. *Confidence* is the log-density of the sample under the conditional mixture.
 
     Args:
         width: Width ``D`` of the hidden vectors.
@@ -122,7 +121,7 @@ class GaussianMixtureHead(Head):
         nn.init.zeros_(self.parameters_of.bias)
         if self.components > 1:
             with torch.no_grad():
-                nn.init.normal_(self._split(self.parameters_of.bias)[1], std=APART)
+                nn.init.normal_(self._split(self.parameters_of.bias)[1], std=MEANS_STD)
 
     def _split(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits ``(..., k)``, means and raw scales ``(..., k, C)``, and what is below the diagonal, ``(..., k, C (C - 1) / 2)``."""
@@ -130,7 +129,7 @@ class GaussianMixtureHead(Head):
         return parts[0][..., 0], parts[1], parts[2], parts[3]
 
     def mixture_of(self, hidden: Tensor) -> Mixture:
-        """The mixtures that hidden vectors ``(..., D)`` stand for."""
+        """The mixtures predicted from hidden vectors ``(..., D)``."""
         numbers = self.parameters_of(hidden)
         with torch.autocast(numbers.device.type, enabled=False):
             logits, means, raw, below = self._split(numbers.float())
@@ -148,11 +147,11 @@ class GaussianMixtureHead(Head):
             return mixture.log_prob(values)
 
     def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:
-        """Negative log-density in nats a *number*, ``(M,)``: that of the token shared by its ``C`` numbers. It may be below 0."""
+        """Negative log-density in nats per *number*, ``(M,)``: that of the token over ``C``. It may be negative."""
         return -self.log_prob(hidden, targets) / self.channels
 
     def nats_a_value(self, loss: float) -> float | None:
-        """The loss itself."""
+        """The loss."""
         return loss
 
     def sample(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> SampleOutput:
@@ -160,16 +159,13 @@ class GaussianMixtureHead(Head):
 
         With guidance ``g`` a component ``m`` is drawn by the conditional weights (GIVT, appendix B), and from it the token, by
 
-            N_m(x | condition)^g N_m(x | nothing)^(1 - g),
+            N_m(x | condition)^g N_m(x | null)^(1 - g),
 
-        which is a Gaussian again; see :func:`guided`. Below 1 the weights go over to the unconditional ones, so that 0 is that model.
-
-        Raises:
-            ValueError: if top-k or top-p is asked for.
+        which is a Gaussian again; see :func:`guided`. Below 1 the weights are interpolated with the unconditional ones.
         """
         self.check_sampling(sampling)
-        places = hidden.shape[1:-1]
-        uniform, white = rng.uniform(*places), rng.normal(*places, self.channels) * sampling.temperature
+        shape = hidden.shape[1:-1]
+        uniform, white = rng.uniform(*shape), rng.normal(*shape, self.channels) * sampling.temperature
         mixture = self.mixture_of(hidden)
         null, guidance = context.unconditional, context.guidance
         if null is None:
@@ -183,18 +179,17 @@ class GaussianMixtureHead(Head):
 
 
 def _times(scale: Tensor, vector: Tensor) -> Tensor:
-    """``L z``: of standard deviations ``(..., C)`` or factors ``(..., C, C)``, and ``(..., C)``."""
+    """``L z`` for standard deviations ``(..., C)`` or factors ``(..., C, C)``, and ``z`` ``(..., C)``."""
     return scale * vector if scale.ndim == vector.ndim else (scale @ vector[..., None])[..., 0]
 
 
 def guided(mean: Tensor, scale: Tensor, null_mean: Tensor, null_scale: Tensor, guidance: float, white: Tensor) -> Tensor:
     """Draw from ``N(mean, L L^T)^g N(null_mean, N N^T)^(1 - g)``, normalised: the closed form of GIVT's rejection sampling.
 
-    Seen from the conditional Gaussian (``x = mean + L z``) the other has a precision ``Q diag(b) Q^T``, and along each column of ``Q``
-    both are Gaussians of one number: standard normal, and of mean ``m`` and precision ``b``. Their product has the precision
-    ``P = g + (1 - g) b`` and the mean ``(1 - g) b m / P``. Where the null is much the narrower, ``P`` falls to 0 and below, and there is no
-    such density. From a quarter of the wider one's precision down (the paper's proposals reach twice the wider scale) the conditional
-    Gaussian is taken as it is.
+    In coordinates ``x = mean + L z`` the null has precision ``Q diag(b) Q^T``, and along each column of ``Q`` both are scalar Gaussians:
+    standard normal, and of mean ``m`` and precision ``b``. Their product has precision ``P = g + (1 - g) b`` and mean ``(1 - g) b m / P``.
+    Where the null is much narrower, ``P <= 0`` and no such density exists: below a quarter of the wider one's precision (the paper's
+    proposals reach twice the wider scale) the conditional Gaussian is used instead.
 
     Args:
         mean: ``(..., C)``.
@@ -211,7 +206,7 @@ def guided(mean: Tensor, scale: Tensor, null_mean: Tensor, null_scale: Tensor, g
         b, axes = torch.linalg.eigh(within.mT @ within)
         b = b.clamp_min(0.0)
         offset = torch.linalg.solve_triangular(scale, (null_mean - mean)[..., None], upper=False)[..., 0]
-        # The same rotation there and back: which way an eigenvector points, or turns among its equals, changes nothing.
+        # Rotated and rotated back: the sign of eigenvectors and their basis in degenerate eigenspaces do not matter.
         white, offset = ((axes.mT @ each[..., None])[..., 0] for each in (white, offset))
     else:
         b, offset = (scale / null_scale).square(), (null_mean - mean) / scale

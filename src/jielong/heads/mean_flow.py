@@ -1,12 +1,12 @@
-"""MeanFlow: the mean velocity of a whole jump, so that one evaluation makes a token (arXiv 2505.13447; improved, arXiv 2512.02012).
+"""MeanFlow: one-step generation by the mean velocity between two times (arXiv 2505.13447; improved form, arXiv 2512.02012).
 
-Between a time ``t`` and a later ``r``, ``u(x_t, t, r)`` is the mean of the velocity along the flow, and ``x_r = x_t + (r - t) u`` lands
-where following it would. Differentiating ``(r - t) u`` by ``t`` along the flow gives what it is learned by (equation 6):
+Between a time ``t`` and a later ``r``, ``u(x_t, t, r)`` is the mean velocity along the flow, so ``x_r = x_t + (r - t) u``. Differentiating
+``(r - t) u`` by ``t`` along the flow gives the training target (equation 6):
 
     u = v + (r - t) du/dt        du/dt = v d_x u + d_t u        a Jacobian-vector product, tangent (v, 1, 0) for (x, t, r)
 
-Time runs from noise, 0, to data, 1, as everywhere here. The paper counts from the data: its ``t`` is our ``1 - t``, its ``u`` our ``-u``,
-and its times of mean -0.4 are ours of mean 0.4.
+Time runs from noise, 0, to data, 1. The paper's runs from data to noise: its ``t`` is ``1 - t`` here, its ``u`` is ``-u``, and its
+logit-normal mean of -0.4 is 0.4.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.continuous import Evaluations, IterativeHead, IterativeSettings, Predict, total
+from jielong.heads.continuous import GuidedDenoiser, IterativeHead, IterativeSettings, Predict, total
 from jielong.heads.flow_matching import SLOW, Times, between, grid
 from jielong.networks.denoiser import AnyDenoiser
 
 ADAPTIVE = 0.01
-"""Keeps the adaptive weight finite where the error vanishes; the paper's value, for errors summed over the values."""
+"""Keeps the adaptive weight finite at an error of 0; the paper's value, for errors summed over the values."""
 
 
 class MeanFlow(IterativeSettings, family="head", name="mean_flow"):
@@ -50,14 +50,13 @@ class MeanFlow(IterativeSettings, family="head", name="mean_flow"):
 
 
 class MeanFlowHead(IterativeHead):
-    """Learns mean velocities, and jumps from noise to a token in one step or few.
+    """Samples a token in one or a few steps of the mean velocity.
 
-    *Guidance* combines mean velocities when sampling, ``u_null + guidance (u - u_null)``. (The paper can train one scale of it in
-    instead, which asks for the hidden vector without condition in training.) *Temperature* multiplies the noise a draw starts from: 1 is
-    the model's own distribution, 0 gives one and the same token always.
+    *Guidance* combines mean velocities in sampling, ``u_null + guidance (u - u_null)``; the paper trains one scale instead, which needs
+    unconditional hidden vectors in training. *Temperature* multiplies the initial noise: 1 is the model's distribution, 0 is deterministic.
 
     Args:
-        network: Reads two times, ``t`` and ``r - t``, slowed down; gives ``C`` numbers, or ``2 C`` where ``improved``.
+        network: Reads two times, ``SLOW t`` and ``SLOW (r - t)``; gives ``C`` numbers, or ``2 C`` where ``improved``.
         layout: The tokens to predict.
         settings: See :class:`MeanFlow`.
     """
@@ -66,25 +65,25 @@ class MeanFlowHead(IterativeHead):
         super().__init__(network, layout, settings)
         self.times, self.same, self.power, self.improved = settings.times, settings.same, settings.power, settings.improved
 
-    def loss_of_copies(self, targets: Tensor, predict: Predict, real: Tensor | None = None) -> Tensor:
-        """Square error summed over the values, weighted: near 1 a term whatever the error, as long as ``power`` is 1.
+    def loss_of_copies(self, targets: Tensor, predict: Predict, mask: Tensor | None = None) -> Tensor:
+        """Adaptively weighted squared error, summed over the values: about 1 per term if ``power`` is 1.
 
-        Outside training, where losses are compared, it is flow matching's: all copies have ``r = t``, and errors are means over the values.
+        In evaluation it is the loss of flow matching, so that losses compare: ``r = t``, and the mean over the values.
         """
         count, device = len(targets), targets.device
         one, other = self.times.draw(count, device), self.times.draw(count, device)
         start, end = torch.minimum(one, other), torch.maximum(one, other)
         if not self.training:
-            values = targets.shape[-1] if real is None else real.sum(-1)
-            return self.errors(targets, torch.randn_like(targets), one, one, predict, real)[0] / values
+            values = targets.shape[-1] if mask is None else mask.sum(-1)
+            return self.errors(targets, torch.randn_like(targets), one, one, predict, mask)[0] / values
         end = torch.where(torch.rand(count, device=device) < self.same, start, end)
-        errors = self.errors(targets, torch.randn_like(targets), start, end, predict, real)
+        errors = self.errors(targets, torch.randn_like(targets), start, end, predict, mask)
         return torch.stack([self._weighted(error) for error in errors]).sum(0)
 
     def errors(
-        self, targets: Tensor, noise: Tensor, start: Tensor, end: Tensor, predict: Predict, real: Tensor | None = None
+        self, targets: Tensor, noise: Tensor, start: Tensor, end: Tensor, predict: Predict, mask: Tensor | None = None
     ) -> list[Tensor]:
-        """``|u - stopgrad(v + (r - t) du/dt)|^2`` summed over the values, ``(M,)``; where ``improved``, that of the velocity as well.
+        """``|u - stopgrad(v + (r - t) du/dt)|^2`` summed over the values, ``(M,)``, and where ``improved`` the error of the velocity.
 
         Args:
             targets: Tokens ``x_1``, ``(M, C)``.
@@ -92,28 +91,28 @@ class MeanFlowHead(IterativeHead):
             start: ``t``, ``(M,)``.
             end: ``r``, ``(M,)``, not before ``t``.
             predict: The network at these rows.
-            real: Which values count, ``(M, C)`` bool; all by default.
+            mask: Values that count, ``(M, C)`` bool; all by default.
         """
         x, velocity = between(noise, targets, start), targets - noise
-        mean, *own = predict(x, self._when(start, end)).split(targets.shape[-1], dim=-1)
-        along = own[0].detach() if own else velocity
+        mean, *velocities = predict(x, self._when(start, end)).split(targets.shape[-1], dim=-1)
+        tangent = velocities[0].detach() if velocities else velocity
         correction = torch.zeros_like(mean)
         rows = (end > start).nonzero()[:, 0]
         if len(rows):  # where r = t the product would be multiplied by 0
-            slope = self.slope(x[rows], start[rows], end[rows], along[rows], predict, rows)
+            slope = self.slope(x[rows], start[rows], end[rows], tangent[rows], predict, rows)
             correction = correction.index_copy(0, rows, (end - start)[rows, None] * slope)
-        pairs = zip([mean, *own], [velocity + correction, velocity], strict=False)
-        return [total((found - wanted).square(), real) for found, wanted in pairs]
+        pairs = zip([mean, *velocities], [velocity + correction, velocity], strict=False)
+        return [total((prediction - target).square(), mask) for prediction, target in pairs]
 
     @torch.no_grad()
-    def slope(self, x: Tensor, start: Tensor, end: Tensor, along: Tensor, predict: Predict, rows: Tensor | None = None) -> Tensor:
-        """``du/dt`` along the flow, ``(m, C)``: the Jacobian-vector product of ``(x, t, r) -> u`` with tangent ``(along, 1, 0)``."""
+    def slope(self, x: Tensor, start: Tensor, end: Tensor, tangent: Tensor, predict: Predict, rows: Tensor | None = None) -> Tensor:
+        """``du/dt`` along the flow, ``(m, C)``: the Jacobian-vector product of ``(x, t, r) -> u`` with tangent ``(tangent, 1, 0)``."""
 
         def mean(x: Tensor, start: Tensor, end: Tensor) -> Tensor:
             return predict(x, self._when(start, end), rows)[:, : x.shape[-1]]
 
         with torch.autocast(x.device.type, enabled=False):
-            tangents = (along, torch.ones_like(start), torch.zeros_like(end))
+            tangents = (tangent, torch.ones_like(start), torch.zeros_like(end))
             product: Tensor = torch.func.jvp(mean, (x, start, end), tangents)[1]
         return product
 
@@ -123,7 +122,7 @@ class MeanFlowHead(IterativeHead):
     def _weighted(self, error: Tensor) -> Tensor:
         return error / (error.detach() + ADAPTIVE) ** self.power
 
-    def draw(self, evaluate: Evaluations, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
+    def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
         """``x_r = x_t + (r - t) u(x_t, t, r)`` on an even grid."""
         x = temperature * self.initial(evaluate, rng)
         for start, end in pairwise(grid(steps)):

@@ -1,4 +1,4 @@
-"""Shortcut models: a velocity that knows how long the step will be, so that long steps land where two half ones would (arXiv 2410.12557).
+"""Shortcut models: a velocity conditioned on the step size, trained so that one step equals two half steps (arXiv 2410.12557).
 
 ``s(x_t, t, d)`` with steps ``d = 1, 1/2, 1/4, ..., 1 / finest``, and ``t`` a multiple of ``d``; time runs from noise, 0, to data, 1:
 
@@ -6,7 +6,7 @@
     d > 1 / finest:   s -> stopgrad (s_1 + s_2) / 2                                      two steps of half the length
                       s_1 = s(x_t, t, d / 2),   s_2 = s(x_t + d/2 s_1, t + d/2, d / 2)
 
-The paper takes ``s_1`` and ``s_2`` from an average of the weights; here they are the weights themselves, without gradient.
+The paper evaluates ``s_1`` and ``s_2`` with EMA weights; here they use the current weights, without gradient.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.continuous import Evaluations, IterativeHead, IterativeSettings, Predict, mean
-from jielong.heads.flow_matching import between
+from jielong.heads.continuous import GuidedDenoiser, IterativeHead, IterativeSettings, Predict, mean
+from jielong.heads.flow_matching import between, euler, grid
 from jielong.networks.denoiser import AnyDenoiser
 
 
@@ -40,7 +40,7 @@ class Shortcut(IterativeSettings, family="head", name="shortcut"):
     @classmethod
     def _power_of_two(cls, value: int) -> int:
         if value & (value - 1):
-            raise ValueError(f"steps halve, so finest must be a power of two, such as {2 ** (value.bit_length() - 1)}, not {value}")
+            raise ValueError(f"finest must be a power of two, such as {2 ** (value.bit_length() - 1)}, not {value}")
         return value
 
     def build(self, width: int, layout: Layout) -> ShortcutHead:
@@ -49,12 +49,11 @@ class Shortcut(IterativeSettings, family="head", name="shortcut"):
 
 
 class ShortcutHead(IterativeHead):
-    """Learns steps of all lengths ``1 / 2^k``, and draws a token in any such number of steps.
+    """Samples a token in ``2^k`` steps of size ``1 / 2^k``: the greatest power of two up to the requested steps.
 
-    A draw takes the greatest power of two that is not above the evaluations it may have. *Guidance* combines predictions when sampling,
-    ``s_null + guidance (s - s_null)``, at every length. (The paper trains one scale of it in at the shortest, which asks for the hidden
-    vector without condition in training.) *Temperature* multiplies the noise a draw starts from: 1 is the model's own distribution, 0
-    gives one and the same token always.
+    *Guidance* combines predictions in sampling, ``s_null + guidance (s - s_null)``; the paper trains one scale at the smallest step, which
+    needs unconditional hidden vectors in training. *Temperature* multiplies the initial noise: 1 is the model's distribution, 0 is
+    deterministic.
 
     Args:
         network: Reads two times, ``t`` and ``log2(1/d) / log2(finest)``; gives ``C`` numbers.
@@ -66,43 +65,40 @@ class ShortcutHead(IterativeHead):
         super().__init__(network, layout, settings)
         self.levels, self.bootstrap, self.clip = settings.finest.bit_length() - 1, settings.bootstrap, settings.clip
 
-    def loss_of_copies(self, targets: Tensor, predict: Predict, real: Tensor | None = None) -> Tensor:
-        """Square error, mean over the values, of plain and of bootstrapped copies.
+    def loss_of_copies(self, targets: Tensor, predict: Predict, mask: Tensor | None = None) -> Tensor:
+        """Squared error, mean over the values, of flow-matching and of bootstrapped copies.
 
-        Outside training, where losses are compared, all copies are plain: what two halves say moves with the network.
+        In evaluation there are no bootstrapped copies, whose target moves with the network, so that losses compare.
         """
         count, device = len(targets), targets.device
         coarse = torch.rand(count, device=device) < (self.bootstrap if self.training else 0)
         levels = torch.where(coarse, torch.randint(self.levels, (count,), device=device), self.levels)
-        places = 2.0**levels
-        times = (torch.rand(count, device=device) * places).floor() / places
-        return self.errors(targets, torch.randn_like(targets), times, levels, predict, real)
+        steps = 2.0**levels
+        times = (torch.rand(count, device=device) * steps).floor() / steps
+        return self.errors(targets, torch.randn_like(targets), times, levels, predict, mask)
 
-    def errors(self, targets: Tensor, noise: Tensor, times: Tensor, levels: Tensor, predict: Predict, real: Tensor | None = None) -> Tensor:
-        """Tokens and noise ``(M, C)``, times and levels ``k`` of steps ``d = 2^-k``, both ``(M,)``, to ``(M,)``."""
-        x, wanted = between(noise, targets, times), targets - noise
+    def errors(self, targets: Tensor, noise: Tensor, times: Tensor, levels: Tensor, predict: Predict, mask: Tensor | None = None) -> Tensor:
+        """The loss, ``(M,)``, for tokens and noise ``(M, C)``, times ``(M,)`` and levels ``k`` ``(M,)`` of steps ``d = 2^-k``."""
+        x, velocity = between(noise, targets, times), targets - noise
         rows = (levels < self.levels).nonzero()[:, 0]
         if len(rows):
-            wanted = wanted.index_copy(0, rows, self.two_halves(x[rows], times[rows], levels[rows], predict, rows))
-        return mean((predict(x, self._when(times, levels)) - wanted).square(), real)
+            velocity = velocity.index_copy(0, rows, self.two_halves(x[rows], times[rows], levels[rows], predict, rows))
+        return mean((predict(x, self._when(times, levels)) - velocity).square(), mask)
 
     @torch.no_grad()
     def two_halves(self, x: Tensor, times: Tensor, levels: Tensor, predict: Predict, rows: Tensor | None = None) -> Tensor:
         """``(s_1 + s_2) / 2`` of two steps of half the length, ``(m, C)``."""
         half = 2.0 ** -(levels + 1.0)
         first = predict(x, self._when(times, levels + 1), rows)
-        reached = (x + half[:, None] * first).clamp(-self.clip, self.clip)
-        second = predict(reached, self._when(times + half, levels + 1), rows)
+        middle = (x + half[:, None] * first).clamp(-self.clip, self.clip)
+        second = predict(middle, self._when(times + half, levels + 1), rows)
         return ((first + second) / 2).clamp(-self.clip, self.clip)
 
     def _when(self, times: Tensor, levels: Tensor) -> Tensor:
         return torch.stack([times, levels.to(times) / self.levels], dim=-1)
 
-    def draw(self, evaluate: Evaluations, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
+    def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
         """``x <- x + d s(x, t, d)`` in ``1 / d`` steps."""
         level = min(steps.bit_length() - 1, self.levels)
         x = temperature * self.initial(evaluate, rng)
-        for index in range(2**level):
-            x = x + 2.0**-level * evaluate(x, index / 2**level, level / self.levels)
-            evaluate.on_state(x)
-        return x
+        return euler(lambda x, time: evaluate(x, time, level / self.levels), x, grid(2**level), evaluate.on_state)

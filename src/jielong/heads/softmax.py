@@ -13,10 +13,10 @@ from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, Samp
 
 
 def filter_logits(logits: Tensor, sampling: SamplingConfig) -> Tensor:
-    """Divide by the temperature and drop codes by top-k and then top-p (nucleus, arXiv 1904.09751); ``(..., V)``.
+    """Apply temperature, then top-k, then top-p (nucleus sampling, arXiv 1904.09751) to logits ``(..., V)``.
 
-    A dropped code gets minus infinity. Codes tied with the k-th stay; of codes tied at the edge of the nucleus the first stay. The
-    most likely code always stays.
+    A dropped code gets minus infinity. Codes tied with the k-th stay; of codes tied at the edge of the nucleus the first stay. The most
+    likely code always stays.
     """
     logits = logits.float()
     if sampling.temperature != 1.0:
@@ -25,37 +25,46 @@ def filter_logits(logits: Tensor, sampling: SamplingConfig) -> Tensor:
         smallest = logits.topk(sampling.top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < smallest, -torch.inf)
     if sampling.top_p < 1.0:
-        ordered, places = logits.sort(dim=-1, descending=True, stable=True)
+        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
         probability = ordered.softmax(-1)
-        # A code goes when the codes before it already reach p.
+        # A code is dropped when those before it already reach p.
         beyond = probability.cumsum(-1) - probability >= sampling.top_p
-        logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, places, beyond), -torch.inf)
+        logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -torch.inf)
     return logits
 
 
 def draw_codes(probability: Tensor, uniform: Tensor) -> Tensor:
     """Sample by inverting the cumulative distribution: probabilities ``(..., V)``, uniforms ``(...)`` in [0, 1), codes ``(...)``.
 
-    One number a token, so that a sample's stream of random numbers does not depend on the vocabulary's size.
-    Codes of probability zero are never drawn.
+    One random number per code, whatever the vocabulary. Codes of probability zero are never drawn.
     """
     cumulative = probability.cumsum(-1, dtype=torch.double)
     threshold = uniform[..., None] * cumulative[..., -1:]
-    # right=True finds the first code whose cumulative probability exceeds the threshold, which therefore has weight itself.
+    # right=True finds the first code whose cumulative probability exceeds the threshold, so its own probability is positive.
     return torch.searchsorted(cumulative, threshold, right=True)[..., 0].clamp_max(probability.shape[-1] - 1)
 
 
 def cross_entropies(scores: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy in nats of every code: scores ``(M, K, V)``, targets ``(M, K)`` to ``(M, K)``; 0 where a target is ``V``, nothing."""
+    """Cross-entropy in nats of every code: scores ``(M, K, V)``, targets ``(M, K)`` to ``(M, K)``; 0 where a target is ``V``."""
     flat, size = scores.float().flatten(0, 1), scores.shape[-1]
     each = F.cross_entropy(flat, targets.flatten(), reduction="none", ignore_index=size, label_smoothing=label_smoothing)
     return each.unflatten(0, targets.shape)
 
 
 def over_codebooks(each: Tensor, targets: Tensor, vocabulary: int) -> Tensor:
-    """The mean ``(M,)`` of losses ``(M, K)`` over the codebooks of which a position has a code."""
-    there = targets != vocabulary
-    return each.mean(-1) if bool(there.all()) else each.sum(-1) / there.sum(-1).clamp_min(1)
+    """Mean ``(M,)`` of losses ``(M, K)`` over the codebooks that have a code (their target is not ``V``)."""
+    present = targets != vocabulary
+    return each.mean(-1) if bool(present.all()) else each.sum(-1) / present.sum(-1).clamp_min(1)
+
+
+def sample_codes(scores: Tensor, sampling: SamplingConfig, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Codes ``(...)`` and their log-probabilities from guided logits ``(..., V)``; the most likely codes without ``uniform`` numbers."""
+    if uniform is None:
+        codes, probability = scores.argmax(-1), scores.softmax(-1)
+    else:
+        probability = filter_logits(scores, sampling).softmax(-1)
+        codes = draw_codes(probability, uniform)
+    return codes, probability.gather(-1, codes[..., None])[..., 0].clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
 class Softmax(HeadSettings, family="head", name="softmax"):
@@ -117,41 +126,35 @@ class SoftmaxHead(Head):
             return scores.float().log_softmax(-1).gather(-1, values[..., None])[..., 0].sum(-1)
 
     def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:
-        """Cross-entropy in nats, ``(M,)``, averaged over the codebooks of which there is a code."""
-        there = targets != self.vocabulary
-        if bool(there.all()):
+        """Cross-entropy in nats, ``(M,)``, averaged over the codebooks that have a code."""
+        present = targets != self.vocabulary
+        if bool(present.all()):
             scores = self.scores(hidden)
             with torch.autocast(scores.device.type, enabled=False):
                 return over_codebooks(cross_entropies(scores, targets, self.label_smoothing), targets, self.vocabulary)
-        # An arrangement of codebooks has one code at most positions: logits are made of the codes that there are.
+        # A pattern of codebooks has one code at most positions: compute only the logits of codes that exist.
         each = torch.zeros(targets.shape, device=hidden.device)
         for book, weight in enumerate(self.logits.weight.chunk(self.codebooks)):
-            rows = there[:, book].nonzero()[:, 0]
+            rows = present[:, book].nonzero()[:, 0]
             scores = F.linear(hidden[rows], weight)[:, None]
             with torch.autocast(scores.device.type, enabled=False):
                 each[rows, book] = cross_entropies(scores, targets[rows, book, None], self.label_smoothing)[:, 0]
         return over_codebooks(each, targets, self.vocabulary)
 
     def nats_a_value(self, loss: float) -> float | None:
-        """The loss itself, unless labels are smoothed."""
+        """The loss, unless labels are smoothed."""
         return None if self.label_smoothing else loss
 
     def sample(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> SampleOutput:
-        """Draw codes ``(B, n, K)`` and the log-probability of each draw, summed over the codebooks, ``(B, n)``."""
+        """Draw codes ``(B, n, K)`` and their log-probability, summed over the codebooks, ``(B, n)``."""
         scores = self._guided(hidden, context)
-        if sampling.temperature == 0.0:
-            codes = scores.argmax(-1)
-            probability = scores.softmax(-1)
-        else:
-            probability = filter_logits(scores, sampling).softmax(-1)
-            codes = draw_codes(probability, rng.uniform(*scores.shape[1:-1]))
-        chosen = probability.gather(-1, codes[..., None]).clamp_min_(torch.finfo(torch.float32).tiny).log_()
-        return SampleOutput(codes, chosen.sum((-2, -1)))
+        codes, confidence = sample_codes(scores, sampling, rng.uniform(*scores.shape[1:-1]) if sampling.temperature else None)
+        return SampleOutput(codes, confidence.sum(-1))
 
     def mixture(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> Tensor:
         """Gumbel-softmax weights over the codes: ``softmax(((1 + r) logits + g) / tau)``, ``tau = max(0.27 (1 - 0.95 r), 0.005)``.
 
-        ``r`` is the progress and ``g`` Gumbel noise: early steps mix codes, the last nearly draws one (VAR's "more smooth" sampling).
+        ``r`` is the progress and ``g`` Gumbel noise: early steps mix codes, the last is nearly one-hot (VAR's "more smooth" sampling).
         """
         scores = self._guided(hidden, context)
         if sampling.temperature == 0.0:
@@ -160,7 +163,5 @@ class SoftmaxHead(Head):
         return ((logits + rng.gumbel(*logits.shape[1:])) / max(0.27 * (1 - 0.95 * context.progress), 0.005)).softmax(-1)
 
     def _guided(self, hidden: Tensor, context: HeadContext) -> Tensor:
-        if (null := context.unconditional) is not None:
-            # Logits are linear in hidden vectors, so guiding these is guiding those, with one product instead of two.
-            hidden = torch.lerp(null.float(), hidden.float(), context.guidance).to(hidden.dtype)
-        return self.scores(hidden).float()
+        # Logits are linear in hidden vectors, so guiding the latter guides the former, with one product instead of two.
+        return self.scores(context.guided(hidden)).float()
