@@ -12,7 +12,7 @@ from jielong.losses.adversarial import Adversarial, PatchAdversarialLoss, discri
 
 def small(**settings: Any) -> PatchAdversarialLoss:
     torch.manual_seed(0)
-    return Adversarial(**{"channels": 8, "layers": 1, "weight": 1.0} | settings).build()
+    return PatchAdversarialLoss(Adversarial(**{"channels": 8, "layers": 1, "weight": 1.0} | settings))
 
 
 def pictures(seed: int) -> Tensor:

@@ -15,6 +15,8 @@ from jielong.losses.adversarial_sound import (
     hinge_discriminator_loss,
     hinge_generator_loss,
 )
+from jielong.losses.base import LossContext
+from jielong.media.kinds import audio_medium
 from jielong.networks.waveform_discriminators import (
     Discriminator,
     DiscriminatorOutput,
@@ -32,7 +34,7 @@ ALL = {
 
 def game(**settings: Any) -> SoundAdversarialLoss:
     torch.manual_seed(0)
-    return SoundAdversarial.model_validate({"discriminators": ALL} | settings).build(channels=1, samples=1_000)
+    return SoundAdversarial.model_validate({"discriminators": ALL} | settings).build(LossContext(audio_medium(1, 1_000, 16_000)))
 
 
 def sound(seed: int, batch: int = 3) -> Tensor:

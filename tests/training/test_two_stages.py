@@ -13,13 +13,16 @@ from jielong.config.registry import parse_part
 from jielong.core.rng import PerSampleRNG
 from jielong.data.order import ShuffledOrder
 from jielong.data.sets import Batch
+from jielong.losses.adversarial import Adversarial
+from jielong.losses.base import LossContext, LossTerms
+from jielong.losses.regression import Regression
 from jielong.media.kinds import image_medium
 from jielong.tokenizers.base import LearnedTokenizer
 from jielong.training.ema import Ema
 from jielong.training.objective import StepRNG
 from jielong.training.settings import TrainSettings
 from jielong.training.state import latest_state
-from jielong.training.tokenizer_objective import TokenizerObjective, judges_of
+from jielong.training.tokenizer_objective import TokenizerObjective
 from jielong.training.trainer import Summary, train
 
 MEDIA = image_medium(3, (8, 8))
@@ -48,11 +51,9 @@ def make_tokenizer() -> LearnedTokenizer:
 
 def make_objective() -> TokenizerObjective:
     """All kinds of losses of a recipe, each told to start before there is anything to compare."""
-    adversarial = {"adversarial": {"start_samples": 8, "channels": 8, "layers": 1}}
     torch.manual_seed(1)
-    losses = [parse_part("loss", {"regression": {"kind": "l2"}}), parse_part("loss", adversarial)]
-    judges = judges_of(losses, MEDIA)
-    return TokenizerObjective(make_tokenizer(), judges.similarities, judges.starts, judges.adversarial, pictures()[:4], lambda model: {})
+    losses = [Regression(kind="l2"), Adversarial(start_samples=8, channels=8, layers=1)]
+    return TokenizerObjective(make_tokenizer(), LossTerms.of(losses, LossContext(MEDIA)), pictures()[:4], lambda model: {})
 
 
 def pictures() -> Tensor:

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from jielong.backbones.base import BackboneSettings
     from jielong.conditions.base import ConditionSettings
     from jielong.heads.base import HeadSettings
+    from jielong.losses.base import LossSettings
     from jielong.orders.base import OrderSettings
     from jielong.tokenizers.base import TokenizerSettings
 else:  # which import torch: reading a recipe's keys does without
-    BackboneSettings = TokenizerSettings = ConditionSettings = HeadSettings = OrderSettings = Part
+    BackboneSettings = TokenizerSettings = ConditionSettings = HeadSettings = LossSettings = OrderSettings = Part
 
 
 class Trained(Config):
@@ -38,7 +39,7 @@ class Trained(Config):
 
 
 Tokenizer = Annotated[SerializeAsAny[TokenizerSettings] | Trained, OfFamily("tokenizer", instead=Trained)]
-Losses = Annotated[tuple[SerializeAsAny[Part], ...], OfFamily("loss", many=True)]
+Losses = Annotated[tuple[SerializeAsAny[LossSettings], ...], OfFamily("loss", many=True)]
 Condition = Annotated[SerializeAsAny[ConditionSettings], OfFamily("condition")]
 Order = Annotated[SerializeAsAny[OrderSettings], OfFamily("order")]
 Backbone = Annotated[SerializeAsAny[BackboneSettings], OfFamily("backbone")]

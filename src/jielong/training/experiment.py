@@ -27,6 +27,7 @@ from jielong.data.splits import Split
 from jielong.evaluation.reconstruction import psnr
 from jielong.evaluation.sound.waveform import mel_distance, si_sdr
 from jielong.generation.generator import Generator
+from jielong.losses.base import LossContext, LossTerms
 from jielong.media.images import write_bytes
 from jielong.media.kinds import audio_medium, image_medium
 from jielong.quantizers.parallel import world
@@ -44,11 +45,12 @@ from jielong.system import (
 )
 from jielong.tokenizers.base import LearnedTokenizer, Tokenizer
 from jielong.training import token_cache as cache
+from jielong.training.distill_teacher import WhisperTeacher
 from jielong.training.generator_objective import GeneratorObjective, to_learn
 from jielong.training.objective import Objective
 from jielong.training.processes import join_processes
 from jielong.training.state import check_run_folder, check_same_inputs
-from jielong.training.tokenizer_objective import TokenizerObjective, judges_of
+from jielong.training.tokenizer_objective import TokenizerObjective
 from jielong.training.trainer import Summary, train
 
 SHOWN = 16
@@ -263,20 +265,11 @@ def tokenizer_objective(experiment: Experiment) -> Objective:
     """Reconstruction with the recipe's losses."""
     model, heldout = experiment.model, experiment.heldout
     quantizer = getattr(model, "quantizer", None)
-    judges = judges_of(experiment.recipe.losses, experiment.media, None if quantizer is None else quantizer.dim)
+    context = LossContext(experiment.media, None if quantizer is None else quantizer.dim, {"whisper-base": WhisperTeacher})
+    terms = LossTerms.of(experiment.recipe.losses, context)
     shown = heldout.media(spread(len(heldout), HEARD if experiment.media.timed else SHOWN))
     measure, pictures = partial(_measure_tokenizer, heldout), partial(_calibration, experiment.images)
-    objective = TokenizerObjective(
-        model,  # type: ignore[arg-type]
-        judges.similarities,
-        judges.starts,
-        judges.adversarial,
-        shown,
-        measure,
-        pictures,
-        balance=experiment.recipe.balancer,
-        taught=judges.taught,
-    )
+    objective = TokenizerObjective(model, terms, shown, measure, pictures, balance=experiment.recipe.balancer)  # type: ignore[arg-type]
     objective.rate = experiment.media.sample_rate if experiment.media.timed else None
     return objective
 

@@ -30,7 +30,7 @@ tokenizer:
     dim: 16
     quantizer:
       residual:
-        levels: {LEVELS}
+        num_codebooks: {LEVELS}
         dropout: 1.0
         quantizer: {{vector: {{codebook_size: 64, kmeans_iterations: 10, restart_below: 0.1, decay: 0.9}}}}
 losses: {{{REGRESSION}, {MEL}}}

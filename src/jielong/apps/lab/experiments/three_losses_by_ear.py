@@ -12,7 +12,7 @@ from jielong.apps.lab.statistics import bootstrap, exact, level
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
 from jielong.apps.lab.voices import BODY, CODES, DATA, FAST, MEL, REGRESSION, given, mel_errors, quiet, show, voices
-from jielong.losses.adversarial_sound import SoundAdversarial, StftDiscriminators
+from jielong.losses.adversarial_sound import SoundAdversarial, SoundAdversarialLoss, StftDiscriminators
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,18 +80,18 @@ def listen(real: Tensor, made: Mapping[str, Tensor], lessons: int, seed: int, ba
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         settings = SoundAdversarial(discriminators=(StftDiscriminators(windows=(512, 256), channels=8),))
-        game = settings.build(channels=1, samples=real.shape[2])
-        optimizer = torch.optim.Adam(game.parameters(), lr=1e-3, betas=(0.5, 0.9))
+        adversarial = SoundAdversarialLoss(settings, channels=1, samples=real.shape[2])
+        optimizer = torch.optim.Adam(adversarial.parameters(), lr=1e-3, betas=(0.5, 0.9))
         for _ in range(lessons):
             rows = torch.randint(half, (batch,))
             fakes = torch.cat([each[rows] for each in made.values()])
             optimizer.zero_grad()
-            game.discriminator_loss(real[rows].repeat(len(made), 1, 1), fakes)["total"].backward()
+            adversarial.discriminator_loss(real[rows].repeat(len(made), 1, 1), fakes)["total"].backward()
             optimizer.step()
     with torch.no_grad():
 
         def said(sounds: Tensor) -> Tensor:
-            return torch.stack([each.logits.flatten(1).mean(1) for each in game.judge(sounds[half:])]).mean(0)
+            return torch.stack([each.logits.flatten(1).mean(1) for each in adversarial.judge(sounds[half:])]).mean(0)
 
         return {"real": said(real), **{name: said(each) for name, each in made.items()}}
 

@@ -72,15 +72,15 @@ def train_discriminator(images: ImageSet, steps: int, seed: int) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        game: PatchAdversarialLoss = Adversarial(channels=16, layers=2).build(images.channels)
-    optimizer = torch.optim.Adam(game.parameters(), lr=1e-3, betas=(0.5, 0.9))
+        adversarial = PatchAdversarialLoss(Adversarial(channels=16, layers=2), images.channels)
+    optimizer = torch.optim.Adam(adversarial.parameters(), lr=1e-3, betas=(0.5, 0.9))
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         real = images.images(torch.randint(len(images), (BATCH,), generator=generator).tolist())
         optimizer.zero_grad()
-        game.discriminator_loss(real, blurred(real))["total"].backward()
+        adversarial.discriminator_loss(real, blurred(real))["total"].backward()
         optimizer.step()
-    return game.discriminator.eval().requires_grad_(False)
+    return adversarial.discriminator.eval().requires_grad_(False)
 
 
 @torch.no_grad()
@@ -145,7 +145,7 @@ class WhatIsAlike(Trial, name="what-is-alike"):
         copies = {"shifted": shifted(real), "blurred": blurred(real), "another": real.roll(1, 0)}
         regression = {name: (copy - real).square().mean((1, 2, 3)) for name, copy in copies.items()}
         bench.tell("asking EfficientNet-lite0")
-        loss = Perceptual().build()
+        loss = PerceptualLoss(Perceptual())
         perception = {name: perceived(loss, copy, real) for name, copy in copies.items()}
         bench.tell("training a discriminator on blurred pictures")
         discriminator = train_discriminator(images, bench.scaled(STEPS), bench.seed)
