@@ -165,7 +165,7 @@ def test_the_table_of_scripts_is_what_espeak_does() -> None:
     for script, languages in espeak._READERS.items():
         for language in languages.split():
             espeak._choose(library, language)
-            said = espeak._said(library, letters[script])
+            said = espeak._spoken(library, letters[script])
             assert said, (script, language)
             assert not espeak._LANGUAGE_SWITCH.search(said), (script, language)
             assert espeak.phonemes(letters[script] * 2, language)

@@ -8,14 +8,14 @@ import torch
 
 from jielong.media.audio import resample
 from jielong.networks.efficientnet import WeightsError
-from jielong.networks.speaker import RATE, SpeakerEncoder, pieces, read_weights
+from jielong.networks.speaker import RATE, SpeakerEncoder, read_weights, window_starts
 
 
 def test_pieces_cover_the_recording() -> None:
-    assert pieces(1) == [0]
-    assert pieces(25600) == [0]
-    assert pieces(40000)[-1] * 160 + 25600 >= 40000 - 0.25 * 25600
-    starts = pieces(160000)
+    assert window_starts(1) == [0]
+    assert window_starts(25600) == [0]
+    assert window_starts(40000)[-1] * 160 + 25600 >= 40000 - 0.25 * 25600
+    starts = window_starts(160000)
     assert all(after - before == 77 for before, after in itertools.pairwise(starts))
 
 

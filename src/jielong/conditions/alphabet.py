@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 - look-alikes are what this file is about
-"""Which symbols a text may be made of, and how what is not among them is read."""
+"""Alphabets of transcripts, and the replacement of characters outside them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'\"()-…&"
-"""What English is written with."""
+"""Characters of English."""
 PHONEMES = (
     " .,;:!?…-abcdefghijklmnopqrstuvwxyz1234567æçðøħŋœǀǁǂǃβθχᵊᵻᵝ"
     + "".join(map(chr, range(0x250, 0x2B0)))
@@ -15,30 +15,29 @@ PHONEMES = (
     + "".join(map(chr, (0x303, 0x308, 0x30A, 0x30D, 0x311, 0x318, 0x319, 0x31A, 0x31D, 0x31E, 0x31F, 0x320, 0x324, 0x325, 0x329, 0x32A)))
     + "".join(map(chr, (0x32C, 0x32F, 0x330, 0x33A, 0x33B, 0x33C, 0x33D, 0x35C, 0x361)))
 )
-"""What eSpeak NG writes in the International Phonetic Alphabet, with the marks of a sentence."""
+"""Symbols of eSpeak NG's output in the International Phonetic Alphabet, and punctuation."""
 
 SOUNDLESS = frozenset(" '\"()ʰʲʷʼˈˌːˑ˞ˠˤ˥˦˧˨˩" + "".join(map(chr, range(0x300, 0x370))))
-"""Symbols that last no time of their own: they say how a neighbour sounds, or where a word ends."""
+"""Symbols without a duration: they modify a neighbour, or separate words."""
 
 _PLAIN = {
     "‘": "'", "’": "'", "‚": "'", "ʼ": "'", "`": "'", "´": "'", "“": '"', "”": '"', "„": '"', "«": '"', "»": '"',
     "‐": "-", "‑": "-", "‒": "-", "–": "-", "—": "-", "−": "-", "…": "...", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d",
     "ð": "d", "þ": "th", "ı": "i", "[": "(", "]": ")", "¿": "", "¡": "", "\u00ad": "", "\u200b": "", "\ufeff": "",
 }  # fmt: skip
-"""Symbols that stand for others, where an alphabet has not got them."""
+"""Replacements of characters that an alphabet lacks."""
 
 
 class Alphabet:
     """Symbols by number.
 
-    A symbol that is not among them is read as the nearest one that is: in the other case, without its accent, or as the plain form of a
-    typographic one. One that has none is refused by its name.
+    Other characters are replaced: by the other case, without their accents, or by the plain form of a typographic mark.
 
     Args:
         symbols: One character each, in the order of their numbers.
 
     Raises:
-        ValueError: if one stands there twice, or there is none.
+        ValueError: if a symbol is repeated, or there is none.
     """
 
     def __init__(self, symbols: str) -> None:
@@ -56,12 +55,12 @@ class Alphabet:
         """The text in symbols of this alphabet, any white space as single spaces.
 
         Raises:
-            ValueError: if it holds a character that cannot be read, which is named, or nothing that can be.
+            ValueError: if it is empty, or holds a character that has no replacement.
         """
         words = " ".join(unicodedata.normalize("NFC", text).split())
         spelt = "".join(self._read(character, text) for character in words)
         if not spelt.strip():
-            raise ValueError(f"the text {text!r} holds nothing to say")
+            raise ValueError(f"the text {text!r} holds no symbol of the alphabet")
         return spelt
 
     def numbers(self, text: str) -> list[int]:
@@ -79,7 +78,7 @@ class Alphabet:
 
 
 def _readings(character: str) -> Iterator[str]:
-    """A character and what it may be read as, nearest first."""
+    """A character and its replacements, nearest first."""
     bare = "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c))
     forms = [character, character.lower(), character.upper(), character.casefold()]
     if bare:

@@ -1,4 +1,4 @@
-"""eSpeak NG through its shared library: words to phonemes, and words to (plainly synthetic) speech.
+"""eSpeak NG through its shared library: text to phonemes, and text to speech.
 
 The library and its data come with the package ``espeakng-loader``; eSpeak NG is licensed under the GPL, version 3.
 """
@@ -16,46 +16,46 @@ import torch
 from torch import Tensor
 
 _SYNCHRONOUS, _DO_NOT_EXIT, _UTF8, _IPA, _BY_CHARACTER = 2, 0x8000, 1, 2, 1
-_LISTENER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-# A mark inside a number or a name (3.5, e.g.) is read by eSpeak; one before a space or the end is the sentence's own, and kept.
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+# A mark inside a number or a name (3.5, e.g.) is read by eSpeak; one before a space or the end is punctuation, and kept.
 _MARKS = re.compile(r"([.,;:!?…]+)(?=\s|$)")
 _USUAL = str.maketrans(
-    {chr(0xFEE0 + code): chr(code) for code in range(0x21, 0x7E)}  # letters, digits and signs as wide as ideographs
+    {chr(0xFEE0 + code): chr(code) for code in range(0x21, 0x7E)}  # full-width letters, digits and signs
     | {"，": ", ", "、": ", ", "。": ". ", "！": "! ", "？": "? ", "；": "; ", "：": ": ", "`": "'", "´": "'"}  # noqa: RUF001
 )
-"""What is written otherwise for eSpeak NG, in all languages."""
+"""Replacements before eSpeak NG, in all languages."""
 _LANGUAGE_SWITCH = re.compile(r"\([a-z-]+\)")
 _WORD = re.compile(r"[^\W\d_]+")
 _UNIT = re.compile("[\U0001f1e6-\U0001f1ff]{2}|.", re.DOTALL)  # two regional letters are a flag
 _LETTERS = ("Lu", "Ll", "Lt", "Lo")
-_ANGLES = re.compile(r"<(?=\S)([^<>]*)(?<=\S)>")  # as brackets; by Unicode they are symbols
+_ANGLES = re.compile(r"<(?=\S)([^<>]*)(?<=\S)>")  # brackets in the text, symbols by Unicode
 _SIGNS_OF_WORDS = "%‰‱٪&@§¶"
-"""Punctuation, by Unicode, that stands for words."""
+"""Punctuation, by Unicode, that is read as words."""
 _READERS = {
     "ARABIC": "ar fa sd ug ur", "ARMENIAN": "hy hyw", "BENGALI": "bn as bpy", "BOPOMOFO": "cmn", "CJK": "cmn yue",
     "CYRILLIC": "ru uk be bg mk sr bs hr ba cv kk ky lfn nog tt uz", "DEVANAGARI": "hi mr ne kok", "ETHIOPIC": "am ti", "GEORGIAN": "ka",
     "GREEK": "el grc", "GUJARATI": "gu", "GURMUKHI": "pa", "HANGUL": "ko", "HEBREW": "he", "HIRAGANA": "ja", "KANNADA": "kn",
     "KATAKANA": "ja", "MALAYALAM": "ml", "MYANMAR": "my shn", "ORIYA": "or", "SINHALA": "si", "TAMIL": "ta", "TELUGU": "te", "THAI": "th",
 }  # fmt: skip
-"""Which languages eSpeak NG reads a script in, as the names of Unicode begin; Latin letters it reads in all."""
-_lock = threading.Lock()  # the library has one state a process
+"""Languages in which eSpeak NG reads a script, by the first word of Unicode names; Latin letters are read in all."""
+_lock = threading.Lock()  # the library has one state per process
 
 
 class EspeakError(RuntimeError):
-    """eSpeak NG is absent or does not work; the text says what to install."""
+    """eSpeak NG is missing or does not work; the message says what to install."""
 
 
 class _Voice(ctypes.Structure):
-    _fields_ = (("name", ctypes.c_char_p), ("languages", ctypes.c_void_p), ("identifier", ctypes.c_char_p))  # and what is not read here
+    _fields_ = (("name", ctypes.c_char_p), ("languages", ctypes.c_void_p), ("identifier", ctypes.c_char_p))  # further fields are not used
 
 
 @functools.cache
 def _library() -> tuple[ctypes.CDLL, int]:
-    """The library, started, and the rate of its speech in Hz."""
+    """The initialised library, and the sample rate of its speech."""
     try:
         import espeakng_loader
     except ImportError:
-        raise EspeakError("eSpeak NG is not installed, which knows how words are pronounced: pip install 'jielong[phonemes]'") from None
+        raise EspeakError("eSpeak NG, which the phonemes need, is not installed: pip install 'jielong[phonemes]'") from None
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     library.espeak_TextToPhonemes.restype = ctypes.c_char_p
     library.espeak_TextToPhonemes.argtypes = [ctypes.POINTER(ctypes.c_void_p), ctypes.c_int, ctypes.c_int]
@@ -68,17 +68,17 @@ def _library() -> tuple[ctypes.CDLL, int]:
 
 @functools.cache
 def _files() -> dict[str, str]:
-    """The voice files of all languages, by their tags (``en-gb``, ``fr-fr``); a tag's best voice comes first."""
+    """Identifiers of the preferred voice of each language tag (``en-gb``, ``fr-fr``)."""
     library, _ = _library()
     library.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_Voice))
     found: dict[str, tuple[int, str]] = {}
     for voice in library.espeak_ListVoices(None):
         if not voice:
             break
-        place, identifier = voice.contents.languages, (voice.contents.identifier or b"").decode()
-        while place and (priority := ctypes.string_at(place, 1)[0]):  # a byte of priority, then a tag that ends in zero
-            tag = ctypes.string_at(place + 1)
-            place += len(tag) + 2
+        address, identifier = voice.contents.languages, (voice.contents.identifier or b"").decode()
+        while address and (priority := ctypes.string_at(address, 1)[0]):  # a byte of priority, then a tag that ends in zero
+            tag = ctypes.string_at(address + 1)
+            address += len(tag) + 2
             known = found.get(tag.decode().lower())
             if known is None or priority < known[0]:
                 found[tag.decode().lower()] = (priority, identifier)
@@ -93,13 +93,13 @@ def _choose(library: ctypes.CDLL, voice: str) -> None:
 
 
 def _legible(library: ctypes.CDLL, text: str, voice: str) -> str:
-    """A text as the chosen voice can read it: composed, and plainer where it does not know a letter or a digit.
+    """A text that the chosen voice can read: composed, with letters and digits that it does not know in plainer form.
 
-    A Greek letter alone stands for its name in many languages; where the voice knows the name, it may stand.
+    A single Greek letter is allowed where the voice knows its name.
 
     Raises:
-        ValueError: if it holds a letter, a number or a symbol that the voice would be silent about, whose code it would spell, or for which
-            it would change the language; the text names it, and who reads it.
+        ValueError: if it holds a letter, number or symbol that the voice would skip, spell by its code, or read in another language; the
+            message names it and the languages that read it.
     """
     identifier: bytes = library.espeak_GetCurrentVoice().contents.identifier  # a file, such as zle/ru-LV or gmw/en-US+f3
     file, plainer = identifier.decode().partition("+")[0], dict[int, str]()
@@ -120,10 +120,10 @@ def _legible(library: ctypes.CDLL, text: str, voice: str) -> str:
 
 @functools.cache
 def _plain(file: str, unit: str, within: bool) -> str | None:
-    """How a character or a flag is written for the chosen voice, which is that of a file: ``ễ`` as ``e``; ``None`` if it is not read.
+    """A character or a flag in the form that the chosen voice reads, such as ``e`` for ``ễ``; ``None`` if there is none.
 
     Args:
-        file: Of the voice.
+        file: Identifier of the voice.
         unit: The character.
         within: Whether it is one of several letters of a word.
     """
@@ -135,90 +135,90 @@ def _plain(file: str, unit: str, within: bool) -> str | None:
     digit = unicodedata.decimal(unit, None)
     parts = unicodedata.normalize("NFKD", unit) if digit is None else str(digit)
     plain = "".join(part for part in parts if not unicodedata.combining(part))
-    plain = unit.upper().lower() if plain == unit else plain  # a dotless i has no parts, but a capital
+    plain = unit.upper().lower() if plain == unit else plain  # a dotless i does not decompose, but has a capital
     return plain if plain != unit and all(_plain(file, part, within) == part for part in plain) else None
 
 
 def _reads(file: str, unit: str, within: bool) -> bool:
-    """Whether the chosen voice says a character or a flag, or is rightly silent about it, as about quotes, hyphens and joiners."""
+    """Whether the chosen voice reads a character or a flag, or may skip it, as quotes, hyphens and joiners."""
     library, kind, name, script = _library()[0], unicodedata.category(unit[0]), unicodedata.name(unit[0], ""), _script(unit)
     letter = kind in _LETTERS
     if unit.isspace() or (letter and unit < "\u0100"):
         return True
     if kind[0] == "N" or (letter and script == "LATIN"):
-        said = _said(library, unit)
-        return bool(said.strip()) and not said.startswith(_before_codes(file))
+        spoken = _spoken(library, unit)
+        return bool(spoken.strip()) and not spoken.startswith(_code_prefix(file))
     if letter and _language(file) in _READERS.get(script, "").split():
-        return script != "CJK" or not _said(library, unit).startswith(_unknown(library))
+        return script != "CJK" or not _spoken(library, unit).startswith(_unknown(library))
     if letter:
-        return script == "GREEK" and not within and not _LANGUAGE_SWITCH.search(_said(library, unit))
+        return script == "GREEK" and not within and not _LANGUAGE_SWITCH.search(_spoken(library, unit))
     if " LATIN" in name or "BRAILLE" in name:
-        return False  # the code is spelt, or the library falls over it
+        return False  # the code is spelt, or the library crashes
     means = kind[0] == "S" or kind in ("Cc", "Cn", "Co") or unit in _SIGNS_OF_WORDS
-    return not means or bool(_said(library, unit).strip())
+    return not means or bool(_spoken(library, unit).strip())
 
 
 @functools.cache
-def _before_codes(file: str) -> str:
-    """What the chosen voice says before the code of a letter that it does not know: of "letter two see seven bee", the letter."""
-    said = [_said(_library()[0], letter) for letter in "ⱻẟʘ"]
-    return os.path.commonprefix(said).rstrip("ˈˌ")  # noqa: RUF071 - characters are meant
+def _code_prefix(file: str) -> str:
+    """Phonemes of the chosen voice before the code of an unknown letter: ``letter`` of ``letter two see seven bee``."""
+    spoken = [_spoken(_library()[0], letter) for letter in "ⱻẟʘ"]
+    return os.path.commonprefix(spoken).rstrip("ˈˌ")  # noqa: RUF071 - of characters
 
 
 def _language(file: str) -> str:
-    """The language of a voice's file, without its country."""
+    """The language of a voice identifier, without its region."""
     return file.rpartition("/")[2].partition("-")[0]
 
 
 def _script(unit: str) -> str:
-    """The first word of a letter's name, in most cases its script."""
+    """The first word of a letter's Unicode name, usually its script."""
     return re.split(r"[ -]", unicodedata.name(unit[0], "").removeprefix("HALFWIDTH "))[0]
 
 
 def _others(file: str, unit: str) -> str:
-    """In what else to write a character that is not read."""
+    """Alternatives to a character that is not read."""
     if unicodedata.category(unit[0]) not in _LETTERS:
         return "words"
     readers = _READERS.get(_script(unit), "").split()
     if _language(file) in readers:
         return "other characters"
-    return "Latin letters" + (f", or choose a language that is written so ({', '.join(readers)})" if readers else "")
+    return "Latin letters" + (f", or choose a language with this script ({', '.join(readers)})" if readers else "")
 
 
 def _unknown(library: ctypes.CDLL) -> str:
-    """What the chosen voice says of an ideograph that it does not know, before its code if it says that too."""
-    return _said(library, "\u9fff")  # the last of its block, in no dictionary
+    """Phonemes of the chosen voice for an unknown ideograph, before its code if that is read."""
+    return _spoken(library, "\u9fff")  # the last of its block, in no dictionary
 
 
 def phonemes(text: str, language: str = "en-us") -> str:
-    """A text as symbols of the International Phonetic Alphabet, with the sentence's own marks kept where they stood.
+    """A text as symbols of the International Phonetic Alphabet, with its punctuation.
 
     Args:
-        text: What is said.
-        language: As eSpeak NG names it.
+        text: The text.
+        language: Name of a language of eSpeak NG.
 
     Raises:
         EspeakError: if eSpeak NG is not installed.
-        ValueError: if it has no such language, or the text holds a letter, a number or a symbol that is not read in it.
+        ValueError: if there is no such language, or the text holds a letter, a number or a symbol that is not read in it.
     """
     with _lock:
         library, _ = _library()
         _choose(library, language)
-        said = ""
+        found = ""
         for index, piece in enumerate(_MARKS.split(_legible(library, text, language))):
             if index % 2:
-                said += piece
+                found += piece
             elif piece.strip():
-                said += " " * bool(said) + _clauses(library, piece)
-    return said
+                found += " " * bool(found) + _clauses(library, piece)
+    return found
 
 
 def _clauses(library: ctypes.CDLL, text: str) -> str:
-    return " ".join(_LANGUAGE_SWITCH.sub("", _said(library, text)).split())
+    return " ".join(_LANGUAGE_SWITCH.sub("", _spoken(library, text)).split())
 
 
-def _said(library: ctypes.CDLL, text: str) -> str:
-    """Phonemes as eSpeak NG gives them, with its marks of another language, such as ``(en)``."""
+def _spoken(library: ctypes.CDLL, text: str) -> str:
+    """Phonemes of eSpeak NG, with its marks of language switches, such as ``(en)``."""
     buffer = ctypes.create_string_buffer(text.encode())
     rest = ctypes.c_void_p(ctypes.addressof(buffer))
     parts = []
@@ -229,31 +229,31 @@ def _said(library: ctypes.CDLL, text: str) -> str:
 
 
 def speak(text: str, voice: str = "en-us") -> tuple[Tensor, int]:
-    """A text as speech: ``(1, T)`` float32 in [-1, 1], and its rate in Hz.
+    """Speech of a text: ``(1, T)`` float32 in [-1, 1], and its sample rate.
 
     Args:
-        text: What to say.
-        voice: A language, perhaps with a variant of the voice: ``en-us``, ``en-us+f3``, ``de+m2``.
+        text: The text.
+        voice: A language, optionally with a variant of the voice: ``en-us``, ``en-us+f3``, ``de+m2``.
 
     Raises:
         EspeakError: if eSpeak NG is not installed.
-        ValueError: if it has no such voice, or the text holds a letter, a number or a symbol that is not read in its language.
+        ValueError: if there is no such voice, or the text holds a letter, a number or a symbol that is not read in its language.
     """
-    heard: list[int] = []
+    spoken: list[int] = []
 
-    def listen(samples: ctypes._Pointer[ctypes.c_short] | None, count: int, events: int | None) -> int:
+    def collect(samples: ctypes._Pointer[ctypes.c_short] | None, count: int, events: int | None) -> int:
         if samples:
-            heard.extend(samples[:count])
+            spoken.extend(samples[:count])
         return 0
 
     with _lock:
         library, rate = _library()
         _choose(library, voice)
         data = _legible(library, text, voice).encode()
-        listener = _LISTENER(listen)
-        library.espeak_SetSynthCallback(listener)
+        callback = _CALLBACK(collect)
+        library.espeak_SetSynthCallback(callback)
         failed = library.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, _BY_CHARACTER, 0, _UTF8, None, None)
         library.espeak_Synchronize()
     if failed:
-        raise EspeakError(f"eSpeak NG could not say {text!r}")
-    return torch.tensor(heard, dtype=torch.float32)[None] / 32768, rate
+        raise EspeakError(f"eSpeak NG failed on {text!r}")
+    return torch.tensor(spoken, dtype=torch.float32)[None] / 32768, rate

@@ -1,8 +1,8 @@
-"""Whose voice it is: the frozen speaker encoder of the package Resemblyzer (GE2E, arXiv 1710.10467).
+"""The frozen speaker encoder of the package Resemblyzer (GE2E, arXiv 1710.10467).
 
-Three recurrent layers read mel bands of 1.6 s; their last state, mapped, cut at zero and normalised, is the voice. Longer recordings
-are averages over overlapping pieces. Only the package's weights are used: the network is rebuilt here, silences are not cut out
-(Resemblyzer does that with a compiled detector), and nothing of the package is imported.
+Three LSTM layers over mel bands of 1.6 s; their last state, through a linear layer, a ReLU and normalisation, is the embedding. Longer
+recordings are averaged over overlapping windows. Only the package's weights are used, no code of it, and silences are not removed
+(Resemblyzer does that with a compiled detector).
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ RATE = 16_000
 WIDTH = 256
 SHA256 = "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e"
 _WINDOW, _HOP, _BANDS = 400, 160, 40
-_FRAMES, _STEP = 160, 77  # of a piece, and from one to the next: 1.3 pieces a second
-_COVERED = 0.75  # a last piece with less sound in it than this share is left out
-_LOUDNESS = -30.0  # dB of full scale: quieter recordings are made as loud
+_FRAMES, _STEP = 160, 77  # of a window, and from one to the next: 1.3 windows per second
+_COVERED = 0.75  # a last window that is filled less than this is left out
+_LOUDNESS = -30.0  # dB of full scale; quieter recordings are amplified
 
 
 class SpeakerEncoder(nn.Module):
-    """Recordings to unit vectors (256,); alike are those of one speaker (cosine about 0.9, other speakers 0.5 to 0.7).
+    """Recordings to unit vectors ``(256,)``, whose cosine is about 0.9 for one speaker and 0.5 to 0.7 for two.
 
     Args:
-        path: The weights file; that of the installed package by default.
+        path: Weights file; that of the installed package by default.
 
     Raises:
-        WeightsError: if there is none, or it is another one.
+        WeightsError: if there is none, or it is not the published one.
     """
 
     def __init__(self, path: Path | str | None = None) -> None:
@@ -47,44 +47,44 @@ class SpeakerEncoder(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, mels: Tensor) -> Tensor:
-        """Pieces ``(B, frames, 40)`` of mel power to unit vectors ``(B, 256)``."""
+        """Windows ``(B, frames, 40)`` of mel power to unit vectors ``(B, 256)``."""
         _, (hidden, _) = self.lstm(mels)
         return F.normalize(self.linear(hidden[-1]).relu(), dim=1)
 
     def embed(self, waveform: Tensor) -> Tensor:
-        """A recording ``(T,)`` at 16,000 Hz to its voice, ``(256,)`` on the CPU; see :meth:`embed_all`."""
+        """A recording ``(T,)`` at 16,000 Hz to its embedding, ``(256,)`` on the CPU; see :meth:`embed_all`."""
         return self.embed_all([waveform])[0]
 
     @torch.no_grad()
     def embed_all(self, waveforms: Sequence[Tensor]) -> Tensor:
-        """Recordings ``(T,)`` at 16,000 Hz to their voices, ``(B, 256)`` on the CPU, in one pass over all of their pieces.
+        """Recordings ``(T,)`` at 16,000 Hz to their embeddings, ``(B, 256)`` on the CPU, in one pass over all windows.
 
         Raises:
-            ValueError: if one is silent, or holds numbers that are not finite.
+            ValueError: if one is silent or not finite.
         """
-        cut = [self._pieces(waveform) for waveform in waveforms]
+        windows = [self._windows(waveform) for waveform in waveforms]
         device = self.linear.weight.device
         with torch.autocast(device.type, enabled=False):
-            each = self(torch.cat(cut)).split([len(own) for own in cut])
-        return F.normalize(torch.stack([own.mean(0) for own in each]), dim=1).cpu()
+            embeddings = self(torch.cat(windows)).split([len(each) for each in windows])
+        return F.normalize(torch.stack([each.mean(0) for each in embeddings]), dim=1).cpu()
 
-    def _pieces(self, waveform: Tensor) -> Tensor:
-        """Mel power ``(pieces, frames, 40)`` of a recording, brought to its loudness."""
+    def _windows(self, waveform: Tensor) -> Tensor:
+        """Mel power ``(windows, frames, 40)`` of a recording, amplified if it is quiet."""
         if waveform.ndim != 1 or not waveform.numel() or not torch.isfinite(waveform).all():
             raise ValueError(f"a recording of a voice is (T,) finite samples, not {tuple(waveform.shape)}")
         loudness = waveform.float().square().mean()
         if loudness < 1e-10:
-            raise ValueError("a silent recording has no voice in it")
+            raise ValueError("a silent recording has no voice: give another one")
         device = self.linear.weight.device
         gain = max(1.0, 10 ** (_LOUDNESS / 20) / math.sqrt(float(loudness)))
-        starts = pieces(len(waveform))
+        starts = window_starts(len(waveform))
         padded = F.pad(waveform.float().to(device) * gain, (0, max(0, (starts[-1] + _FRAMES) * _HOP - len(waveform))))
         mels = mel_spectrum(padded, RATE, _WINDOW, _HOP, _BANDS).T  # (frames, 40)
         return torch.stack([mels[start : start + _FRAMES] for start in starts])
 
 
-def pieces(samples: int) -> list[int]:
-    """First frames of the pieces that a recording of so many samples is read in."""
+def window_starts(samples: int) -> list[int]:
+    """First frames of the windows of a recording with this number of samples."""
     frames = math.ceil((samples + 1) / _HOP)
     starts = list(range(0, max(1, frames - _FRAMES + _STEP + 1), _STEP))
     covered = (samples - starts[-1] * _HOP) / (_FRAMES * _HOP)
@@ -98,14 +98,14 @@ def weights_path() -> Path:
         WeightsError: if it is not installed.
     """
     spec = importlib.util.find_spec("resemblyzer")
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        if (path := Path(place) / "pretrained.pt").is_file():
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (path := Path(folder) / "pretrained.pt").is_file():
             return path
-    raise WeightsError("the weights that tell voices apart are not installed: pip install --no-deps resemblyzer")
+    raise WeightsError("the weights of the speaker encoder are not installed: pip install --no-deps resemblyzer")
 
 
 def read_weights(path: Path | str | None = None) -> dict[str, Tensor]:
-    """The published weights, read as tensors alone; nothing is unpickled.
+    """The published weights, read as tensors; nothing else is unpickled.
 
     Raises:
         WeightsError: if the file is missing or not the published one.

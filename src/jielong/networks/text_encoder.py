@@ -1,4 +1,4 @@
-"""A small encoder of symbols: convolutions hear their neighbours, attention the whole text. Padding never matters."""
+"""A small encoder of symbols: convolutions, then a transformer. Padding has no influence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jielong.networks.rope import Rotary
 
 
 class _Neighbours(nn.Module):
-    """``x + gelu(conv(norm(x)))``, with zeros where the text has ended."""
+    """``x + gelu(conv(norm(x)))``, with zeros at padding."""
 
     def __init__(self, width: int, kernel: int) -> None:
         super().__init__()
@@ -29,15 +29,15 @@ class _Neighbours(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Numbers of symbols to states.
+    """Symbol numbers to states.
 
     Args:
-        symbols: How many there are.
+        symbols: Size of the alphabet.
         width: Channels ``D`` of a state.
-        layers: Transformer layers; with none, only neighbours are heard.
+        layers: Transformer layers.
         heads: Attention heads; divides ``width``.
-        convolutions: Layers before them.
-        kernel: Symbols under a convolution; odd.
+        convolutions: Convolutional layers before them.
+        kernel: Kernel size of a convolution; odd.
 
     Raises:
         ValueError: if heads do not divide the width, or the kernel is even.
@@ -46,9 +46,9 @@ class TextEncoder(nn.Module):
     def __init__(self, symbols: int, width: int, layers: int, heads: int, convolutions: int = 2, kernel: int = 5) -> None:
         super().__init__()
         if width % (2 * heads):
-            raise ValueError(f"a width of {width} cannot be shared by {heads} heads that turn pairs: make it a multiple of {2 * heads}")
+            raise ValueError(f"{heads} heads with rotary embeddings need a width that is a multiple of {2 * heads}, not {width}")
         if kernel % 2 == 0:
-            raise ValueError(f"a symbol stands in the middle of its convolution: the kernel must be odd, not {kernel}")
+            raise ValueError(f"the kernel must be odd, not {kernel}")
         self.table = nn.Embedding(symbols, width)
         self.neighbours = nn.ModuleList(_Neighbours(width, kernel) for _ in range(convolutions))
         self.blocks = nn.ModuleList(
@@ -74,7 +74,7 @@ class TextEncoder(nn.Module):
                 nn.init.normal_(module.weight, std=0.02 / (math.sqrt(2 * layers) if name.endswith((".out", ".down")) else 1))
 
     def forward(self, numbers: Tensor, mask: Tensor) -> Tensor:
-        """Symbols ``(B, L)`` long, and ``(B, L)`` bool, true where the text goes on, to states ``(B, L, D)``."""
+        """Symbols ``(B, L)`` long, and ``(B, L)`` bool, false at padding, to states ``(B, L, D)``."""
         batch, length = numbers.shape
         x = self.table(numbers)
         for layer in self.neighbours:
