@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from jielong.networks.attention import attention, choose
 from jielong.networks.backbone import BackboneInputs
-from jielong.networks.transformer import Transformer
+from jielong.networks.transformer import Transformer, TransformerConfig
 from jielong.training.precision import bf16_is_faster
 
 VOCABULARY = 1024
@@ -33,7 +33,7 @@ class Ours(nn.Module):
     def __init__(self, layers: int, width: int, heads: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(VOCABULARY, width)
-        self.backbone = Transformer(layers=layers, width=width, heads=heads, axes=1)
+        self.backbone = Transformer(TransformerConfig(layers=layers, width=width, heads=heads), axes=1)
         self.head = nn.Linear(width, VOCABULARY, bias=False)
 
     def forward(self, ids: Tensor) -> Tensor:

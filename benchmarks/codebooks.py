@@ -22,7 +22,7 @@ from jielong.generation.generator import Generator
 from jielong.generation.plan import SequencePlan
 from jielong.heads.depth import Depth
 from jielong.heads.softmax import Softmax
-from jielong.networks.transformer import Transformer
+from jielong.networks.transformer import Transformer, TransformerConfig
 from jielong.orders.base import Order
 from jielong.orders.coarse_to_fine import CoarseToFineOrder
 from jielong.orders.raster import Raster, RasterOrder
@@ -53,7 +53,7 @@ def trained(order: Order, head: Softmax | Depth, steps: int) -> Generator:
     torch.manual_seed(0)
     layout = Layout((FRAMES,), BOOKS, CODES)
     axes = len(SequencePlan.of(order, layout).layout.grid)
-    model = Generator(layout, order, Transformer(layers=2, width=64, heads=4, axes=axes), head.build(64, layout))
+    model = Generator(layout, order, Transformer(TransformerConfig(layers=2, width=64, heads=4), axes=axes), head.build(64, layout))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for step in range(steps):

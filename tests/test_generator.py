@@ -23,7 +23,7 @@ from jielong.heads.base import SamplingConfig
 from jielong.heads.softmax import Softmax
 from jielong.media.kinds import image_medium
 from jielong.networks.backbone import BackboneInputs
-from jielong.networks.transformer import Transformer
+from jielong.networks.transformer import Transformer, TransformerConfig
 from jielong.orders.base import Embed, Order, View
 from jielong.orders.masked import Masked, MaskedOrder
 from jielong.orders.raster import Raster
@@ -97,7 +97,11 @@ def make(
     condition: Condition | None = None
     if path is not None:
         condition = Text(encoder="bytes", width=12, cfg_dropout=drop).build() if text else Class(width=12, cfg_dropout=drop).build(CLASSES)
-    backbone = Transformer(layers=2, width=16, heads=2, axes=len(layout.grid), condition=path, condition_width=12 if path else None)
+    backbone = Transformer(
+        TransformerConfig(layers=2, width=16, heads=2, condition=path or "prefix"),
+        axes=len(layout.grid),
+        condition_width=12 if path else None,
+    )
     model = Generator(layout, ORDERS[order](), backbone, Softmax(label_smoothing=smoothing).build(16, layout), condition)
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
@@ -195,7 +199,7 @@ def test_masked_training_does_not_show_what_it_asks() -> None:
 def test_the_first_loss_is_ln_v(order: str, channels: int) -> None:
     layout = Layout((4, 4), channels=channels, vocabulary=1000)
     condition = Class(width=8).build(CLASSES)
-    backbone = Transformer(layers=1, width=16, heads=2, axes=2, condition="prefix", condition_width=8)
+    backbone = Transformer(TransformerConfig(layers=1, width=16, heads=2, condition="prefix"), axes=2, condition_width=8)
     model = Generator(layout, ORDERS[order](), backbone, Softmax().build(16, layout), condition)
     loss = model.loss(codes(3, layout), condition.prepare([0, 1, 2]))
     assert loss.item() == pytest.approx(math.log(1000), rel=1e-6)
@@ -495,4 +499,4 @@ def test_a_head_that_cannot_predict_the_tokens_is_refused() -> None:
     head = Softmax().build(16, LAYOUT)
     continuous = Layout(GRID, channels=4)
     with pytest.raises(ValueError, match="SoftmaxHead cannot predict this tokenizer's continuous tokens"):
-        Generator(continuous, Raster().build(), Transformer(layers=1, width=16, heads=2, axes=3), head)
+        Generator(continuous, Raster().build(), Transformer(TransformerConfig(layers=1, width=16, heads=2), axes=3), head)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
@@ -24,9 +23,9 @@ from jielong.heads.gaussian_mixture import GaussianMixture
 from jielong.heads.softmax import Softmax
 from jielong.networks.backbone import AnyBackbone, BackboneInputs
 from jielong.networks.layers import ConditionPath
-from jielong.networks.masked_autoencoder import MaskedAutoencoder
+from jielong.networks.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig
 from jielong.networks.stop import StopHead
-from jielong.networks.transformer import Transformer
+from jielong.networks.transformer import Transformer, TransformerConfig
 from jielong.orders.coarse_to_fine import CoarseToFine
 from jielong.orders.masked import Masked
 from jielong.orders.raster import Raster
@@ -56,10 +55,10 @@ def make(
     axes = len(SequencePlan.of(ORDERS[order].build(), layout).layout.grid)
     width = 12 if path else None
     if backbone == "mar":
-        sizes: dict[str, Any] = {"encoder_layers": 1, "decoder_layers": 1, "width": 16, "heads": 2, "buffer": 2}
-        net = MaskedAutoencoder(**sizes, extents=(N,), condition=path, condition_width=width)
+        config = MaskedAutoencoderConfig(encoder_layers=1, decoder_layers=1, width=16, heads=2, buffer=2, condition=path or "prefix")
+        net = MaskedAutoencoder(config, extents=(N,), condition_width=width)
     else:
-        net = Transformer(layers=2, width=16, heads=2, axes=axes, condition=path, condition_width=width)
+        net = Transformer(TransformerConfig(layers=2, width=16, heads=2, condition=path or "prefix"), axes=axes, condition_width=width)
     head: Head = Softmax().build(16, layout) if layout.discrete else GaussianMixture(components=2).build(16, layout)
     model = Generator(layout, ORDERS[order].build(), net, head, condition, ending=ending)
     generator = torch.Generator().manual_seed(1)

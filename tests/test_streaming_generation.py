@@ -17,7 +17,7 @@ from jielong.generation.plan import SequencePlan
 from jielong.heads.depth import Depth
 from jielong.heads.gaussian_mixture import GaussianMixture
 from jielong.heads.softmax import Softmax
-from jielong.networks.transformer import Transformer
+from jielong.networks.transformer import Transformer, TransformerConfig
 from jielong.orders.base import Order
 from jielong.orders.coarse_to_fine import CoarseToFineOrder
 from jielong.orders.masked import Masked
@@ -38,7 +38,7 @@ def make(order: str = "parallel", layout: Layout = CODES, ending: StopHeadSettin
     torch.manual_seed(0)
     built = ORDERS[order]()
     axes = len(SequencePlan.of(built, layout).layout.grid)
-    backbone = Transformer(layers=1, width=16, heads=2, axes=axes, condition="prefix", condition_width=8)
+    backbone = Transformer(TransformerConfig(layers=1, width=16, heads=2, condition="prefix"), axes=axes, condition_width=8)
     settings = Depth(layers=1, width=8, heads=1) if depth else Softmax() if layout.discrete else GaussianMixture(components=2)
     model = Generator(layout, built, backbone, settings.build(16, layout), Class(width=8).build(["a", "b"]), ending=ending)  # type: ignore[attr-defined]
     for parameter in model.parameters():
@@ -115,6 +115,8 @@ def test_the_mode_comes_back_and_misuse_is_refused() -> None:
     with pytest.raises(ValueError, match="items of one length side by side"):
         make("levels").stream([0, 1], lengths=[3, 4])
     pictures = Layout((2, 2), 1, 7)
-    flat = Generator(pictures, RasterOrder(), Transformer(layers=1, width=16, heads=2, axes=2), Softmax().build(16, pictures))
+    flat = Generator(
+        pictures, RasterOrder(), Transformer(TransformerConfig(layers=1, width=16, heads=2), axes=2), Softmax().build(16, pictures)
+    )
     with pytest.raises(ValueError, match="tokens in one line"):
         flat.stream(count=1)

@@ -23,7 +23,7 @@ from jielong.config.registry import Faults, parse_part, read_settings
 from jielong.core.rng import PerSampleRNG
 from jielong.media.kinds import audio_medium
 from jielong.networks.backbone import BackboneInputs
-from jielong.networks.transformer import Transformer
+from jielong.networks.transformer import Transformer, TransformerConfig
 
 TEXTS = ["hi", "Press one, then the pound key.", "no", "a b"]
 WIDTH = 16
@@ -65,7 +65,7 @@ def case(request: pytest.FixtureRequest) -> tuple[Condition, list[Any]]:
 
 
 def network(path: str) -> Transformer:
-    net = Transformer(layers=1, width=WIDTH, heads=2, axes=1, condition=path, condition_width=WIDTH).eval()
+    net = Transformer(TransformerConfig(layers=1, width=WIDTH, heads=2, condition=path or "prefix"), axes=1, condition_width=WIDTH).eval()
     generator = torch.Generator().manual_seed(2)
     for parameter in net.parameters():
         parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)

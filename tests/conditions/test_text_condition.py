@@ -11,7 +11,7 @@ from jielong.conditions.text import ByteText, FrozenText, Text, find_encoder, pa
 from jielong.data.sets import Batch
 from jielong.media.kinds import image_medium
 from jielong.networks.backbone import BackboneInputs
-from jielong.networks.transformer import Transformer
+from jielong.networks.transformer import Transformer, TransformerConfig
 
 TEXTS = ["cat", "a red cat", "woman farmer: dark skin tone, Noto style", "flag: Wales", "a blue cat"]
 
@@ -146,7 +146,7 @@ def test_a_dropped_condition_is_exactly_nothing_to_the_backbone(condition: Condi
 
 
 def network(path: str) -> Transformer:
-    net = Transformer(layers=1, width=16, heads=2, axes=1, condition=path, condition_width=16).eval()
+    net = Transformer(TransformerConfig(layers=1, width=16, heads=2, condition=path or "prefix"), axes=1, condition_width=16).eval()
     generator = torch.Generator().manual_seed(2)
     for parameter in net.parameters():
         parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)

@@ -16,7 +16,7 @@ from jielong.generation.generator import Generator
 from jielong.heads.base import HeadContext, SamplingConfig
 from jielong.heads.depth import Depth, DepthHead
 from jielong.heads.softmax import filter_logits
-from jielong.networks.transformer import Transformer
+from jielong.networks.transformer import Transformer, TransformerConfig
 from jielong.orders.raster import RasterOrder
 
 K, V, D = 3, 4, 16
@@ -137,7 +137,7 @@ def test_codebooks_that_depend_on_each_other_are_learned_in_one_step(layout: Lay
     """Later codebooks follow from the first, on a line and in a picture: nothing but the first is left to guess."""
     torch.manual_seed(0)
     head = Depth(layers=1, width=32, heads=2).build(32, layout)
-    model = Generator(layout, RasterOrder(), Transformer(layers=1, width=32, heads=2, axes=len(layout.grid)), head)
+    model = Generator(layout, RasterOrder(), Transformer(TransformerConfig(layers=1, width=32, heads=2), axes=len(layout.grid)), head)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     losses, books = [], torch.arange(layout.channels)
     for step in range(120):

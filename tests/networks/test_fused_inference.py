@@ -12,17 +12,18 @@ from jielong.networks import fused_inference as fused
 from jielong.networks.backbone import BackboneInputs
 from jielong.networks.cache import Cache
 from jielong.networks.conditioning import Conditioning
-from jielong.networks.transformer import Transformer
+from jielong.networks.transformer import Transformer, TransformerConfig
 
 N, WIDTH, STATES = 24, 32, 12
 GRID = torch.cartesian_prod(torch.arange(4), torch.arange(6))
 RASTER = torch.arange(N)
 
 
-def make(**changes: object) -> Transformer:
+def make(*, condition: str | None = None, condition_width: int | None = None, **changes: object) -> Transformer:
     """A small network with all weights away from their start, so that nothing hides behind a zero or a one."""
-    settings: dict[str, object] = {"layers": 2, "width": WIDTH, "heads": 2, "axes": 2, "norm_eps": 0.1} | changes
-    net = Transformer(**settings).eval()  # type: ignore[arg-type]
+    settings = {"layers": 2, "width": WIDTH, "heads": 2, "norm_eps": 0.1, "condition": condition or "prefix"} | changes
+    config = TransformerConfig.model_validate(settings)
+    net = Transformer(config, axes=2, condition_width=condition_width if condition else None).eval()
     generator = torch.Generator().manual_seed(1)
     for parameter in net.parameters():
         parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)

@@ -11,7 +11,7 @@ from jielong.networks.backbone import BackboneInputs
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.masked_convolution import HorizontalConvolution, VerticalConvolution, colour_mask
 from jielong.networks.pixel_grid import PixelGrid
-from jielong.networks.pixelcnn import PixelCNN
+from jielong.networks.pixelcnn import PixelCNN, PixelCNNConfig
 
 GRIDS = [PixelGrid(5, 4), PixelGrid(3, 4, 3)]
 
@@ -19,7 +19,8 @@ GRIDS = [PixelGrid(5, 4), PixelGrid(3, 4, 3)]
 def net_of(grid: PixelGrid, *, layers: int = 3, condition_width: int | None = None, **sizes: int) -> PixelCNN:
     """A small network with no weight at zero, in double precision."""
     torch.manual_seed(0)
-    net = PixelCNN(grid=grid, layers=layers, width=4, features=6, condition_width=condition_width, **sizes).double().eval()
+    config = PixelCNNConfig(layers=layers, width=4, features=6, **sizes)
+    net = PixelCNN(config, grid=grid, condition_width=condition_width).double().eval()
     for parameter in net.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     return net
@@ -155,7 +156,7 @@ def test_a_condition_changes_every_position_and_starts_without_a_say() -> None:
     grid = GRIDS[0]
     inputs = torch.randn(2, grid.positions, 4, dtype=torch.float64)
     inputs[1] = inputs[0]
-    fresh = PixelCNN(grid=grid, layers=2, width=4, condition_width=5).double()
+    fresh = PixelCNN(PixelCNNConfig(layers=2, width=4), grid=grid, condition_width=5).double()
     hidden = run(fresh, inputs, condition_of(2))
     torch.testing.assert_close(hidden[0], hidden[1])
     moved = net_of(grid, condition_width=5)
@@ -186,9 +187,9 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="choose backbone: transformer"):
         PixelGrid.of(Layout((16,), vocabulary=4))
     with pytest.raises(ValueError, match="8 features cannot be shared by 3 colours"):
-        PixelCNN(grid=PixelGrid(4, 4, 3), layers=1, width=8)
-    with pytest.raises(ValueError, match="first_kernel must be odd and 3 or more, not 4"):
-        PixelCNN(grid=PixelGrid(4, 4), layers=1, width=8, first_kernel=4)
+        PixelCNN(PixelCNNConfig(layers=1, width=8), grid=PixelGrid(4, 4, 3))
+    with pytest.raises(ValueError, match="first_kernel must be odd, so that a pixel stands in its middle, not 4"):
+        PixelCNNConfig(first_kernel=4)
     net, told = net_of(GRIDS[0]), net_of(GRIDS[0], condition_width=5)
     inputs = torch.randn(1, 20, 4, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"embeddings must be \(batch, positions, 4\), not \(1, 20, 5\)"):

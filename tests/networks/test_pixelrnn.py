@@ -11,18 +11,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from jielong.networks.backbone import BackboneInputs
 from jielong.networks.conditioning import Conditioning
+from jielong.networks.gated import unit_rms
 from jielong.networks.pixel_grid import PixelGrid
-from jielong.networks.pixelrnn import Kind, PixelRNN, scaled
+from jielong.networks.pixelrnn import Kind, PixelRNN, PixelRNNConfig
 from jielong.networks.recurrence import Direction, GroupedLinear, diagonals
 
 KINDS: tuple[Kind, ...] = ("row", "diagonal")
 ROWS, COLUMNS = 6, 9
 
 
-def network(kind: Kind, rows: int = 4, columns: int = 5, colours: int = 1, **settings: int) -> PixelRNN:
+def network(kind: Kind, rows: int = 4, columns: int = 5, colours: int = 1, condition_width: int | None = None, **settings: int) -> PixelRNN:
     """A small network whose every number, biases and first states too, is drawn at random."""
     torch.manual_seed(1)
-    net = PixelRNN(kind=kind, grid=PixelGrid(rows, columns, colours), **{"layers": 2, "width": 4, "hidden": 6, **settings})
+    config = PixelRNNConfig(kind=kind, **{"layers": 2, "width": 4, "hidden": 6, **settings})
+    net = PixelRNN(config, grid=PixelGrid(rows, columns, colours), condition_width=condition_width)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.copy_(torch.randn(parameter.shape) / math.sqrt(max(parameter.shape[-1], 4)))
@@ -146,7 +148,7 @@ def reference(net: PixelRNN, inputs: Tensor, pooled: Tensor | None) -> Tensor:
     rows, columns, colours = net.grid.rows, net.grid.columns, net.grid.colours
     reach, margin = net.input.reach, net.margin
     values = torch.zeros(rows * columns * colours, net.width)
-    values[:-1] = scaled(inputs[1:] - inputs[0])
+    values[:-1] = unit_rms(inputs[1:] - inputs[0])
     pixels = values.view(rows, columns, colours, net.width)
     x = torch.zeros(rows, columns + margin, net.features)
     above, beside = net.input.above.weight, net.input.beside.weight
@@ -186,7 +188,7 @@ def reference(net: PixelRNN, inputs: Tensor, pooled: Tensor | None) -> Tensor:
 def test_equals_a_loop_over_pixels(kind: Kind, colours: int) -> None:
     net = network(kind, 3, 5, colours, kernel=3, condition_width=3)
     inputs, given = torch.randn(2, net.grid.positions, net.width), condition(2, 3)
-    expected = torch.stack([reference(net, item, scaled(pooled)) for item, pooled in zip(inputs, given.pooled, strict=True)])
+    expected = torch.stack([reference(net, item, unit_rms(pooled)) for item, pooled in zip(inputs, given.pooled, strict=True)])
     torch.testing.assert_close(run(net, inputs, given), expected, rtol=1e-4, atol=1e-5)
 
 

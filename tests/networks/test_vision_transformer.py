@@ -10,9 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jielong.networks.transformer import TransformerConfig
 from jielong.networks.vision_transformer import GridTransformer, ViTDecoder, ViTEncoder
 
-SIZE = {"width": 16, "layers": 2, "heads": 2}
+
+def config(**changes: object) -> TransformerConfig:
+    return TransformerConfig.model_validate({"width": 16, "layers": 2, "heads": 2} | changes)
 
 
 @pytest.fixture(autouse=True)
@@ -32,15 +35,15 @@ def grown(module: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(("patch", "grid"), [(1, (3, 5)), (4, (2, 3)), (8, (1, 1))])
 def test_pictures_become_a_grid_and_come_back(positions: str, patch: int, grid: tuple[int, int]) -> None:
     height, width = grid[0] * patch, grid[1] * patch
-    features = ViTEncoder(3, grid, patch, 5, positions=positions, **SIZE)(torch.randn(2, 3, height, width))
+    features = ViTEncoder(3, grid, patch, 5, config(), positions)(torch.randn(2, 3, height, width))
     assert features.shape == (2, 5, *grid)
-    assert ViTDecoder(5, grid, patch, 4, positions=positions, **SIZE)(features).shape == (2, 4, height, width)
+    assert ViTDecoder(5, grid, patch, 4, config(), positions)(features).shape == (2, 4, height, width)
 
 
 @pytest.mark.parametrize("positions", ["rotary", "learned"])
 def test_every_weight_learns_and_every_pixel_reaches_every_token(positions: str) -> None:
-    encoder = grown(ViTEncoder(3, (3, 2), 2, 5, positions=positions, bias=True, **SIZE))
-    decoder = grown(ViTDecoder(5, (3, 2), 2, 3, positions=positions, bias=True, **SIZE))
+    encoder = grown(ViTEncoder(3, (3, 2), 2, 5, config(bias=True), positions))
+    decoder = grown(ViTDecoder(5, (3, 2), 2, 3, config(bias=True), positions))
     picture = torch.randn(1, 3, 6, 4, requires_grad=True)
     features = encoder(picture)
     for row in range(3):
@@ -57,7 +60,7 @@ def test_every_weight_learns_and_every_pixel_reaches_every_token(positions: str)
 def test_with_equal_places_the_order_of_patches_does_not_matter_and_with_places_it_does() -> None:
     features, order = torch.randn(2, 16, 3, 4), torch.randperm(12)
     shuffled = features.flatten(2)[..., order].unflatten(2, (3, 4))
-    learned, rotary = (grown(GridTransformer((3, 4), positions=positions, **SIZE)) for positions in ("learned", "rotary"))
+    learned, rotary = (grown(GridTransformer((3, 4), config(), positions)) for positions in ("learned", "rotary"))
     for trunk in (learned, rotary):
         assert (trunk(shuffled) - trunk(features)[:, order]).abs().max() > 0.05
     learned.table.data.copy_(learned.table[:1].expand(12, 16).clone())
@@ -65,7 +68,7 @@ def test_with_equal_places_the_order_of_patches_does_not_matter_and_with_places_
 
 
 def test_rotary_places_are_relative() -> None:
-    trunk = grown(GridTransformer((3, 4), positions="rotary", **SIZE))
+    trunk = grown(GridTransformer((3, 4), config(), "rotary"))
     moved = copy.deepcopy(trunk)
     moved.coordinates += torch.tensor([5, 2])
     features = torch.randn(2, 16, 3, 4)
@@ -73,7 +76,7 @@ def test_rotary_places_are_relative() -> None:
 
 
 def test_the_trunk_equals_pytorchs_encoder_on_the_same_weights() -> None:
-    trunk = grown(GridTransformer((3, 4), positions="learned", norm="layer", activation="gelu", bias=True, **SIZE)).eval()
+    trunk = grown(GridTransformer((3, 4), config(norm="layer", activation="gelu", bias=True), "learned")).eval()
     layer = nn.TransformerEncoderLayer(
         16, 2, 64, dropout=0.0, activation=partial(F.gelu, approximate="tanh"), norm_first=True, batch_first=True
     )
@@ -100,7 +103,7 @@ def test_the_trunk_equals_pytorchs_encoder_on_the_same_weights() -> None:
 
 def test_a_decoder_without_layers_between_is_a_linear_map_a_patch() -> None:
     """The picture's pixel (y, x) of channel c is row ``c p^2 + y p + x`` of the last map: what stands in a patch stays in it."""
-    decoder = ViTDecoder(5, (2, 2), 3, 3, positions="rotary", **SIZE)
+    decoder = ViTDecoder(5, (2, 2), 3, 3, config(), "rotary")
     hidden: list[Tensor] = []
     decoder.body.register_forward_hook(lambda module, arguments, result: hidden.append(result))
     picture = decoder(torch.randn(1, 5, 2, 2))
@@ -111,4 +114,4 @@ def test_a_decoder_without_layers_between_is_a_linear_map_a_patch() -> None:
 
 def test_another_grid_is_refused() -> None:
     with pytest.raises(ValueError, match=r"made for a grid of \(2, 3\) positions, not \(3, 2\)"):
-        ViTEncoder(3, (2, 3), 2, 5, positions="rotary", **SIZE)(torch.randn(1, 3, 6, 4))
+        ViTEncoder(3, (2, 3), 2, 5, config(), "rotary")(torch.randn(1, 3, 6, 4))

@@ -12,15 +12,15 @@ from jielong.backbones.wavenet import WaveNet as Settings
 from jielong.core.tokens import Layout
 from jielong.networks.backbone import BackboneInputs
 from jielong.networks.conditioning import Conditioning
-from jielong.networks.wavenet import GatedLayer, WaveNet
+from jielong.networks.gated import unit_rms
+from jielong.networks.wavenet import GatedLayer, WaveNet, WaveNetConfig
 
-DILATIONS = (1, 2, 4, 1, 2)
 
-
-def net_of(condition_width: int | None = None, dilations: tuple[int, ...] = DILATIONS) -> WaveNet:
+def net_of(condition_width: int | None = None) -> WaveNet:
     """A small network with no weight at zero, in double precision."""
     torch.manual_seed(0)
-    net = WaveNet(width=16, features=6, skip=24, dilations=dilations, condition_width=condition_width).double().eval()
+    config = WaveNetConfig(stacks=2, layers=3, width=16, features=6, skip=24)
+    net = WaveNet(config, condition_width=condition_width).double().eval()
     for parameter in net.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     return net
@@ -38,13 +38,13 @@ def condition_of(batch: int) -> Conditioning:
 
 def test_a_position_sees_its_input_and_those_within_reach_and_no_other() -> None:
     net = net_of()
-    assert net.reach == 11
-    inputs = torch.randn(1, 16, 16, dtype=torch.float64, requires_grad=True)
+    assert net.receptive_field == 15
+    inputs = torch.randn(1, 20, 16, dtype=torch.float64, requires_grad=True)
     hidden = run(net, inputs)
-    for position in range(16):
+    for position in range(20):
         (gradient,) = torch.autograd.grad(hidden[0, position].sum(), inputs, retain_graph=True)
         seen = gradient[0].abs().sum(-1) > 0
-        assert seen.tolist() == [position - net.reach < other <= position for other in range(16)]
+        assert seen.tolist() == [position - net.receptive_field < other <= position for other in range(20)]
 
 
 def test_a_layer_is_a_dilated_convolution_with_a_gate() -> None:
@@ -62,7 +62,7 @@ def test_a_layer_is_a_dilated_convolution_with_a_gate() -> None:
 
 def test_layers_skip_to_the_end_in_a_sum() -> None:
     net, x = net_of(), torch.randn(2, 7, 16, dtype=torch.float64)
-    entered, total = net._entered(x), net.skip.bias
+    entered, total = net.enter(unit_rms(x)), net.skip.bias
     for layer, weight in zip(net.layers, net.skip.weight.split(6, dim=1), strict=True):
         entered, gated = layer(entered, None)
         total = total + gated @ weight.T
@@ -118,9 +118,9 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_settings_reach_the_network() -> None:
     net = Settings(stacks=2, layers=3, width=8, skip=12).build(Layout((40,), vocabulary=16), 5)
     assert net.dilations == (1, 2, 4, 1, 2, 4)
-    assert (net.width, net.features, net.skip.out_features, net.reach) == (8, 8, 12, 15)
+    assert (net.width, net.features, net.skip.out_features, net.receptive_field) == (8, 8, 12, 15)
     assert Settings().build(Layout((40,)), None).dilations[-1] == 512
-    with pytest.raises(ValueError, match=r"in one line along time, not a grid \(4, 4\)"):
+    with pytest.raises(ValueError, match=r"tokens along time, not a grid \(4, 4\)"):
         Settings().build(Layout((4, 4), vocabulary=16), None)
     with pytest.raises(ValidationError):
         Settings(layers=0)

@@ -20,7 +20,7 @@ from jielong.heads.base import HeadContext, SamplingConfig
 from jielong.heads.softmax import Softmax
 from jielong.media.kinds import image_medium
 from jielong.networks.backbone import BackboneInputs
-from jielong.networks.transformer import Transformer
+from jielong.networks.transformer import Transformer, TransformerConfig
 from jielong.orders.next_scale import NextScale, ScaleEmbedding
 from jielong.orders.raster import Raster
 from jielong.quantizers.multi_scale import MultiScale
@@ -50,7 +50,9 @@ def make(path: str | None = "adaln", first: int = 1) -> Generator:
     order = NextScale().build()
     torch.manual_seed(0)
     condition = None if path is None else Class(width=12, cfg_dropout=0.1).build(CLASSES)
-    backbone = Transformer(layers=2, width=24, heads=2, axes=3, condition=path, condition_width=12 if path else None)  # type: ignore[arg-type]
+    backbone = Transformer(
+        TransformerConfig(layers=2, width=24, heads=2, condition=path or "prefix"), axes=3, condition_width=12 if path else None
+    )  # type: ignore[arg-type]
     model = Generator(cut.layout, order, backbone, Softmax().build(24, cut.layout), condition, order.embedding(cut, 24))
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
@@ -285,7 +287,7 @@ def test_tokens_on_one_grid_are_refused() -> None:
         with pytest.raises(ValueError, match=r"needs a tokenizer whose tokens stand on several scales.*multi_scale"):
             refused()
     layout = tokenizer().layout
-    backbone = Transformer(layers=1, width=24, heads=2, axes=3)
+    backbone = Transformer(TransformerConfig(layers=1, width=24, heads=2), axes=3)
     model = Generator(layout, order, backbone, Softmax().build(24, layout))
     with pytest.raises(ValueError, match="the order's own embedding"):
         model.loss(Tokens(codes(), layout))
@@ -296,7 +298,7 @@ def test_tokens_on_one_grid_are_refused() -> None:
 
 def test_other_orders_run_over_scales_too() -> None:
     layout = tokenizer().layout
-    backbone = Transformer(layers=1, width=24, heads=2, axes=3)
+    backbone = Transformer(TransformerConfig(layers=1, width=24, heads=2), axes=3)
     model = Generator(layout, Raster().build(), backbone, Softmax().build(24, layout)).eval()
     assert model.generate(count=2).values.shape == (2, N, 1)
     assert isinstance(make().embedding, ScaleEmbedding)

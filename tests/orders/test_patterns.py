@@ -18,7 +18,7 @@ from jielong.heads.base import Head
 from jielong.heads.depth import Depth
 from jielong.heads.logistic_mixture import LogisticMixture
 from jielong.heads.softmax import Softmax, SoftmaxHead
-from jielong.networks.transformer import Transformer
+from jielong.networks.transformer import Transformer, TransformerConfig
 from jielong.orders.base import Order
 from jielong.orders.coarse_to_fine import CoarseToFine, CoarseToFineOrder
 from jielong.orders.patterns import Pattern, coarse_first, delay, flatten, level_by_level
@@ -120,7 +120,7 @@ def test_a_step_sees_what_was_arranged_before_it_and_nothing_else(name: str) -> 
 def make(name: str, layout: Layout, head: Head | None = None, width: int = 32) -> Generator:
     order = ORDERS[name]()
     arranged = SequencePlan.of(order, layout).layout
-    backbone = Transformer(layers=2, width=width, heads=2, axes=len(arranged.grid))
+    backbone = Transformer(TransformerConfig(layers=2, width=width, heads=2), axes=len(arranged.grid))
     model = Generator(layout, order, backbone, head or Softmax().build(width, layout))
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
@@ -179,7 +179,7 @@ def test_an_untrained_head_guesses_evenly(name: str, head: str) -> None:
     order = ORDERS[name]()
     arranged = SequencePlan.of(order, layout).layout
     built = Softmax().build(16, layout) if head == "softmax" else Depth(layers=1, width=8, heads=1).build(16, layout)
-    model = Generator(layout, order, Transformer(layers=1, width=16, heads=2, axes=len(arranged.grid)), built)
+    model = Generator(layout, order, Transformer(TransformerConfig(layers=1, width=16, heads=2), axes=len(arranged.grid)), built)
     given = Tokens(codes(layout), layout, torch.tensor([5, 2]))
     torch.testing.assert_close(float(model.loss(given).detach()), math.log(7), rtol=1e-6, atol=0)
 
@@ -266,6 +266,6 @@ def test_impossible_pairings_are_refused() -> None:
         SequencePlan.of(Raster(pattern="delay").build(), pictures)
     with pytest.raises(ValueError, match="delays are one a codebook, 3 of them"):
         SequencePlan.of(Raster(pattern="delay", delays=(0, 1)).build(), deep)
-    backbone = Transformer(layers=1, width=16, heads=2, axes=1)
+    backbone = Transformer(TransformerConfig(layers=1, width=16, heads=2), axes=1)
     with pytest.raises(ValueError, match="take the head softmax or depth"):
         Generator(deep, Raster(pattern="delay").build(), backbone, LogisticMixture().build(16, deep))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -10,6 +10,7 @@ from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
 from jielong.core.medium import ALONG_ROWS, Axes
 from jielong.networks.layers import Activation
 from jielong.networks.norm import NormKind
+from jielong.networks.transformer import TransformerConfig
 from jielong.networks.vision_transformer import Positions, ViTDecoder, ViTEncoder
 
 
@@ -53,27 +54,14 @@ class ViT(AutoencoderSettings, family="autoencoder", name="vit"):
         """The networks, see :meth:`AutoencoderSettings.build`."""
         rows, columns = self.grid(size, self.patch)
         grid = (rows, columns)
-        shared: dict[str, Any] = {
-            name: getattr(self, name) for name in ("positions", "norm", "activation", "qk_norm", "rope_base", "bias", "dropout")
-        }
-        encoder = ViTEncoder(
-            channels,
-            grid,
-            self.patch,
-            dim if encoded is None else encoded,
-            layers=self.layers,
-            width=self.width,
-            heads=self.heads,
-            **shared,
+        encoder_config = self._config(self.layers, self.width, self.heads)
+        decoder_config = self._config(
+            self.decoder_layers or self.layers, self.decoder_width or self.width, self.decoder_heads or self.heads
         )
-        decoder = ViTDecoder(
-            dim,
-            grid,
-            self.patch,
-            channels if outputs is None else outputs,
-            layers=self.decoder_layers or self.layers,
-            width=self.decoder_width or self.width,
-            heads=self.decoder_heads or self.heads,
-            **shared,
-        )
+        encoder = ViTEncoder(channels, grid, self.patch, dim if encoded is None else encoded, encoder_config, self.positions)
+        decoder = ViTDecoder(dim, grid, self.patch, channels if outputs is None else outputs, decoder_config, self.positions)
         return Autoencoder(encoder, decoder, self.patch)
+
+    def _config(self, layers: int, width: int, heads: int) -> TransformerConfig:
+        shared = {name: getattr(self, name) for name in ("norm", "activation", "qk_norm", "rope_base", "bias", "dropout")}
+        return TransformerConfig(layers=layers, width=width, heads=heads, **shared)

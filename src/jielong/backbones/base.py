@@ -1,4 +1,4 @@
-"""Settings of backbones; the interface of the networks is in :mod:`jielong.networks.backbone`, as imports go one way."""
+"""Settings of backbones; the networks are in :mod:`jielong.networks`, with their interface (:mod:`jielong.networks.backbone`)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ __all__ = ["AnyBackbone", "Backbone", "BackboneCache", "BackboneInputs", "Backbo
 
 
 class BackboneSettings(Part):
-    """Settings of a backbone."""
+    """Base of the settings of every backbone."""
 
     @abstractmethod
     def build(self, layout: Layout, condition_width: int | None) -> AnyBackbone:
-        """The network for tokens of a layout and a condition of ``condition_width`` channels (``None``: no condition).
+        """The network for tokens of a layout.
+
+        Args:
+            layout: Of the tokens, as the order arranges them.
+            condition_width: Channels of the condition; ``None`` for no condition.
 
         Raises:
-            ValueError: if it cannot read the layout or the condition.
+            ValueError: if the network cannot read such tokens.
         """

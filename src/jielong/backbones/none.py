@@ -1,4 +1,4 @@
-"""Settings of no backbone at all."""
+"""Settings of no backbone."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from jielong.networks.identity import Identity
 
 
 class NoBackbone(BackboneSettings, family="backbone", name="none"):
-    """Inputs are handed on to the head, which is the whole network: latent diffusion. For the order at_once.
+    """Embeddings go to the head, which is the whole network (latent diffusion), for the order at_once.
 
-    A condition comes in by its pooled vector, added at every position, and where it is aligned with positions by its states there. What
-    reads a text by attention is the backbone ``transformer``.
+    The condition's pooled vector is added at every position, and its aligned states, if any, at theirs. For cross-attention to a text take
+    the backbone ``transformer``.
     """
 
-    width: int = Field(256, ge=1)
+    width: int = Field(default=256, ge=1)
 
     def build(self, layout: Layout, condition_width: int | None) -> Identity:
-        """The network for tokens of a layout and a condition of ``condition_width`` channels (``None``: no condition)."""
+        """See :meth:`BackboneSettings.build`."""
         return Identity(self.width, condition_width)

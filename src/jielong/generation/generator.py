@@ -23,7 +23,7 @@ from jielong.generation.sampler import Chain, Manner
 from jielong.heads.base import Head, HeadContext, SamplingConfig
 from jielong.networks.backbone import AnyBackbone, BackboneInputs
 from jielong.networks.conditioning import Conditioning
-from jielong.networks.embedding import embedding_of
+from jielong.networks.embedding import PositionEmbedding, embedding_of
 from jielong.networks.length_regulator import LengthRegulator
 from jielong.networks.monotonic_alignment import MonotonicAlignment
 from jielong.networks.stop import StopHead
@@ -116,10 +116,7 @@ class Generator(nn.Module):
         self.embedding = embedding_of(arranged, width, self.plan.pattern is not None) if embedding is None else embedding
         self.placeholder = nn.Parameter(torch.randn(width) * 0.02)
         # One table an axis: attention's rotary positions are relative, and a grid of equal placeholders would be one blur to them.
-        tables = [nn.Embedding(size, width) for size in arranged.extents]
-        for table in tables:
-            nn.init.normal_(table.weight, std=0.02)
-        self.places = nn.ModuleList(tables)
+        self.places = PositionEmbedding(arranged.extents, width)
         self.register_buffer("coordinates", arranged.coordinates(), persistent=False)
         backbone.check_order(self.plan.blocks, order.shifted)
         if head.joint and not order.shifted:
@@ -142,10 +139,8 @@ class Generator(nn.Module):
         return embedded
 
     def places_at(self, plan: SequencePlan) -> Tensor:
-        """The vector of every position of a course, ``(N, D)``."""
-        coordinates = self.coordinates if plan is self.plan else plan.coords.to(self.coordinates.device)
-        first, *others = (table(coordinates[:, axis]) for axis, table in enumerate(self.places))
-        return sum(others, start=first)
+        """Position embeddings of a plan, ``(N, D)``."""
+        return self.places(self.coordinates if plan is self.plan else plan.coords)
 
     def inputs(self, values: Tensor, known: Tensor, start: int, stop: int, places: Tensor) -> Tensor:
         """What the backbone reads at positions ``start`` to ``stop``, ``(B, stop - start, D)``."""

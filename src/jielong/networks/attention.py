@@ -1,7 +1,7 @@
-"""Attention kernels that compute the same thing, a rule that picks the faster one, and block-causal structure.
+"""Equivalent attention kernels, the rule that selects one, and block-causal masks.
 
-Which positions see which is a matter of *blocks*: position ``i`` sees ``j`` exactly if ``block[j] <= block[i]``. One block is full
-attention, a block a position is causal attention, anything between is a mask.
+Position ``i`` attends to ``j`` exactly if ``block[j] <= block[i]``: a single block is full attention, one block per position is causal
+attention, anything between is a mask.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Kernel = Literal["auto", "fused", "plain"]
 
 @dataclass(frozen=True)
 class Structure:
-    """Which of ``n`` positions see which.
+    """The block-causal mask of ``n`` positions.
 
     Attributes:
-        kind: ``full`` (one block), ``causal`` (a block a position) or ``blocks``.
-        allowed: ``(n, n)`` bool, row sees column.
+        kind: ``full`` (one block), ``causal`` (one block per position) or ``blocks``.
+        allowed: ``(n, n)`` bool, whether the row attends to the column.
     """
 
     kind: Literal["full", "causal", "blocks"]
@@ -34,9 +34,7 @@ class Structure:
 
 
 def structure(blocks: Tensor, device: torch.device) -> Structure:
-    """Read non-decreasing block indices ``(n,)``; remembered by value, so a training run or a decoding loop derives it once.
-
-    Blocks are read by Python: keep them on the CPU, whatever the device of the model.
+    """The mask of non-decreasing block indices ``(n,)``, which Python reads, so keep them on the CPU; cached by value.
 
     Raises:
         ValueError: if the blocks decrease somewhere.
@@ -56,9 +54,35 @@ def _structure(blocks: tuple[int, ...], device: torch.device) -> Structure:
     return Structure(kind, allowed)
 
 
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of matrix products: autocast's, where it is on."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """A bool mask as numbers to add to the scores: 0 where allowed, minus infinity elsewhere."""
+    """A bool mask to add to the scores: 0 where allowed, minus infinity elsewhere."""
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, -math.inf)
+
+
+def behind_prefix(allowed: Tensor, real: Tensor) -> Tensor:
+    """The mask of positions behind a padded prefix: ``(B, 1, P + n, P + n)`` bool.
+
+    Everything attends to the prefix but for its padding; the prefix attends to itself alone. A padded prefix position also attends to
+    itself, so that its softmax, which is never read, is defined.
+
+    Args:
+        allowed: ``(n, n)`` or ``(B, n, n)`` bool: the mask of the positions.
+        real: ``(B, P)`` bool, false at padding of the prefix.
+    """
+    (batch, prefix), n = real.shape, allowed.shape[-1]
+    if allowed.ndim == 3:
+        batch, allowed = len(allowed), allowed[:, None]
+    mask = allowed.new_zeros(batch, 1, prefix + n, prefix + n)
+    mask[..., :prefix] = real[:, None, None, :]
+    mask[..., :prefix, :prefix] |= torch.eye(prefix, dtype=torch.bool, device=real.device)
+    mask[..., prefix:, prefix:] = allowed
+    return mask
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
@@ -83,12 +107,12 @@ def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: b
 
 
 class _Plain(Function):
-    """``softmax(s q k' + mask) v`` on ``(B heads, n, width)``, whose gradient scales inside the products; the mask gets none."""
+    """``softmax(s q k' + mask) v`` on ``(B heads, n, width)``; the gradient scales inside the products; none for the mask."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-        nothing = q.new_empty(1, 1, 1)
-        scores = torch.baddbmm(nothing if mask is None else mask, q, k.mT, beta=0 if mask is None else 1, alpha=scale)
+        empty = q.new_empty(1, 1, 1)
+        scores = torch.baddbmm(empty if mask is None else mask, q, k.mT, beta=0 if mask is None else 1, alpha=scale)
         weights = scores.softmax(-1).to(v.dtype)
         ctx.save_for_backward(q, k, v, weights)
         ctx.scale = scale
@@ -97,12 +121,12 @@ class _Plain(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v, weights = ctx.saved_tensors
-        of_weights = torch.bmm(gradient, v.mT)
-        of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-        nothing = q.new_empty(1, 1, 1)
-        of_q = torch.baddbmm(nothing, of_scores, k, beta=0, alpha=ctx.scale)
-        of_k = torch.baddbmm(nothing, of_scores.mT, q, beta=0, alpha=ctx.scale)
-        return of_q, of_k, torch.bmm(weights.mT, gradient), None, None
+        grad_weights = torch.bmm(gradient, v.mT)
+        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+        empty = q.new_empty(1, 1, 1)
+        grad_q = torch.baddbmm(empty, grad_scores, k, beta=0, alpha=ctx.scale)
+        grad_k = torch.baddbmm(empty, grad_scores.mT, q, beta=0, alpha=ctx.scale)
+        return grad_q, grad_k, torch.bmm(weights.mT, gradient), None, None
 
 
 @functools.lru_cache(maxsize=16)
@@ -112,10 +136,9 @@ def _causal(n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 def choose(q: Tensor, k: Tensor) -> Literal["fused", "plain"]:
-    """The kernel that ``auto`` stands for: a fixed rule, so a run repeats itself exactly.
+    """The kernel of ``auto``: a fixed rule, so that runs are reproducible.
 
-    On the CPU the backward pass of the fused kernel is slow at short lengths, where writing the scores out costs little.
-    ``benchmarks/backbone.py --attention`` prints the table behind the rule.
+    On the CPU the backward pass of the fused kernel is slow at short lengths (``benchmarks/backbone.py --attention`` prints the table).
     """
     if q.device.type == "cpu" and torch.is_grad_enabled() and k.shape[2] <= 512:
         return "plain"

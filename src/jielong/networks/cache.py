@@ -1,4 +1,4 @@
-"""What a transformer remembers of the positions it has passed: keys and values, allocated once and written in place."""
+"""The key-value cache of a transformer, allocated once and written in place."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from jielong.networks.layers import LayerCondition
+
 if TYPE_CHECKING:
     from jielong.networks.fused_inference import FusedLayers, PlainLayers
 
@@ -16,32 +18,27 @@ if TYPE_CHECKING:
 class Cache:
     """A static key-value cache with a cursor.
 
-    Slots before :attr:`length` are committed and never written again; slots behind it are scratch, which an uncommitted call uses
-    for the keys and values of its own positions.
+    Slots before :attr:`length` are committed and never written again; those after it are scratch space of uncommitted calls.
 
     Attributes:
         memory: ``(layers, 2, B, heads, capacity, head width)``: keys and values. Fused inference pairs the channels of
             keys that are rotated together (:mod:`jielong.networks.fused_inference`).
         length: The cursor: number of committed slots, the prefix included.
-        bias: ``(B, 1, 1, capacity)``, minus infinity at padding of the prefix; ``None`` when nothing is padded.
-        cross: Keys and values of the condition for cross-attention, a pair a layer, each ``(B, heads, L, head width)``.
-        cross_bias: ``(B, 1, 1, L)``, minus infinity at padding of the condition.
-        modulation: Scales, shifts and gates of adaptive norms, ``(B, 1, D)`` each.
-        started: Whether the first call has been made, which takes the condition in.
+        bias: ``(B, 1, 1, capacity)``, minus infinity at masked slots; ``None`` when nothing is masked.
+        condition: The condition.
+        started: Whether the first call, which takes the condition in, has been made.
         layers: The network's layers, prepared by the first call.
     """
 
     memory: Tensor
     length: int = 0
     bias: Tensor | None = None
-    cross: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    cross_bias: Tensor | None = None
-    modulation: list[tuple[Tensor, ...]] = field(default_factory=list)
+    condition: LayerCondition = field(default_factory=LayerCondition)
     started: bool = False
     layers: FusedLayers | PlainLayers | None = None
 
     def __post_init__(self) -> None:
-        # Pairs of channels read as complex numbers, which there are of high precision only; views of the memory, made once.
+        # A view with pairs of channels as complex numbers, which PyTorch has in high precision only.
         exact = self.memory.dtype in (torch.float32, torch.float64)
         self.pairs = torch.view_as_complex(self.memory.unflatten(-1, (-1, 2))) if exact else self.memory
 
@@ -50,7 +47,7 @@ class Cache:
         layers: int, batch: int, heads: int, capacity: int, head_width: int, dtype: torch.dtype, device: torch.device | str
     ) -> Cache:
         """An empty cache of ``capacity`` slots (prefix and positions together)."""
-        # Zeros, not empty memory: a slot that is masked out must still hold numbers.
+        # Zeros, not empty memory: a masked slot must hold finite numbers.
         return Cache(torch.zeros(layers, 2, batch, heads, capacity, head_width, dtype=dtype, device=device))
 
     @property
@@ -81,11 +78,11 @@ class Cache:
     @property
     def nbytes(self) -> int:
         """Bytes of all keys and values held."""
-        tensors = [self.memory, *(tensor for pair in self.cross for tensor in pair)]
+        tensors = [self.memory, *(tensor for pair in self.condition.cross for tensor in pair)]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def room(self, positions: int) -> int:
-        """The slot behind ``positions`` further ones.
+        """The cursor after ``positions`` further slots.
 
         Raises:
             ValueError: if the cache is too small for them.
@@ -98,25 +95,28 @@ class Cache:
         return end
 
     def hide_last(self, rows: Tensor) -> None:
-        """Let nobody see the last committed slot of the items ``rows``, ``(B,)`` bool: it turned out that they do not have it."""
+        """Mask the last committed slot of the items ``rows``, ``(B,)`` bool."""
+        bias = self.slot_bias()
+        bias[rows.to(bias.device), 0, 0, self.length - 1] = -torch.inf
+
+    def slot_bias(self) -> Tensor:
+        """:attr:`bias`, allocated at the first call."""
         if self.bias is None:
             self.bias = torch.zeros(self.batch, 1, 1, self.capacity, dtype=self.dtype, device=self.memory.device)
-        self.bias[rows.to(self.bias.device), 0, 0, self.length - 1] = -torch.inf
+        return self.bias
 
     def reset(self) -> None:
-        """Forget everything, the condition too; the memory stays."""
-        self.length, self.bias, self.cross, self.cross_bias, self.modulation = 0, None, [], None, []
+        """Empty the cache, the condition included; the memory is kept."""
+        self.length, self.bias, self.condition = 0, None, LayerCondition()
         self.started, self.layers = False, None
 
     def rows(self, index: slice) -> Cache:
-        """A cache of some items that shares this one's memory but goes on with a cursor of its own."""
+        """A cache of some items that shares this one's memory but has its own cursor."""
         return Cache(
             self.memory[:, :, index],
             self.length,
             None if self.bias is None else self.bias[index],
-            [(key[index], value[index]) for key, value in self.cross],
-            None if self.cross_bias is None else self.cross_bias[index],
-            [tuple(tensor[index] for tensor in layer) for layer in self.modulation],
+            self.condition.rows(index),
             self.started,
             self.layers,
         )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +36,27 @@ class CodeEmbedding(nn.Embedding):
         if self.codebooks == 1:
             return super().forward(values[..., 0])
         return super().forward(values + self.offsets).sum(-2)
+
+
+class PositionEmbedding(nn.ModuleList):
+    """Learned position embeddings: one table per axis, summed.
+
+    Args:
+        extents: Number of values of each coordinate.
+        width: Channels ``D``.
+    """
+
+    def __init__(self, extents: Sequence[int], width: int) -> None:
+        tables = [nn.Embedding(size, width) for size in extents]
+        for table in tables:
+            nn.init.normal_(table.weight, std=0.02)
+        super().__init__(tables)
+
+    def forward(self, coords: Tensor) -> Tensor:
+        """Coordinates ``(n, axes)`` to vectors ``(n, D)``."""
+        tables = cast("Sequence[nn.Embedding]", self)
+        coords = coords.to(tables[0].weight.device)
+        return reduce(torch.add, (table(coords[:, axis]) for axis, table in enumerate(tables)))
 
 
 def embedding_of(layout: Layout, width: int, nothing: bool = False) -> nn.Module:

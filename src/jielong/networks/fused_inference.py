@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jielong.networks.attention import attention
+from jielong.networks.attention import attention, compute_dtype
 from jielong.networks.eligibility import can_fuse
-from jielong.networks.layers import Block, CrossAttention, FeedForward, KeysValues, SelfAttention, Sight, modulate
+from jielong.networks.layers import AttentionContext, Block, CrossAttention, FeedForward, KeysValues, SelfAttention, modulate
 from jielong.networks.norm import Norm
 from jielong.networks.rope import Rotation
 
@@ -211,7 +211,7 @@ class FusedLayers:
             slots = cache.pairs[..., start : start + n, :]
         else:
             slots = cache.memory[..., start : start + n, :]
-        modulation = cache.modulation
+        modulation = cache.condition.modulation
         for index, (layer, slot, k, v) in enumerate(zip(self.layers, slots.unbind(0), keys.unbind(0), values.unbind(0), strict=True)):
             shift = scale = gate = shift2 = scale2 = gate2 = None
             if modulation:
@@ -278,7 +278,7 @@ class FusedLayers:
         q = layer.cross_q(self._normed(space, layer.cross_norm, None, None)).view(batch, n, self.heads, -1).transpose(1, 2)
         if layer.cross.q_norm is not None:
             q = layer.cross.q_norm(q)
-        return attention(q, *cache.cross[index], cache.cross_bias).transpose(1, 2).reshape(space.x.shape)
+        return attention(q, *cache.condition.cross[index], cache.condition.mask).transpose(1, 2).reshape(space.x.shape)
 
     @staticmethod
     def _feed_forward(space: _Workspace, layer: _Layer, h: Tensor) -> Tensor:
@@ -309,24 +309,16 @@ class PlainLayers:
 
     def __call__(self, inputs: Tensor, rotation: Rotation | None, mask: Tensor | None, cache: Cache) -> Tensor:
         """As :meth:`FusedLayers.__call__`."""
-        batch, device = len(inputs), inputs.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype
+        dtype, modulation = compute_dtype(inputs), cache.condition.modulation
         rotation = None if rotation is None else Rotation(rotation.cosine.to(dtype), rotation.sine.to(dtype))
-        sight = Sight(
-            batch,
-            rotation,
-            None if mask is None else mask.to(dtype),
-            False,
-            [(key.to(dtype), value.to(dtype)) for key, value in cache.cross],
-            None if cache.cross_bias is None else cache.cross_bias.to(dtype),
-            cache.modulation,
-        )
+        mask = None if mask is None else mask.to(dtype)
+        context = AttentionContext(len(inputs), rotation, mask, condition=cache.condition.to(dtype))
         x = inputs.flatten(0, 1)
         for index, (block, slots) in enumerate(zip(self.blocks, cache.memory, strict=True)):
-            x = block(x, replace(sight, memory=_Slots(slots, cache.length)), index)
+            x = block(x, replace(context, store=_Slots(slots, cache.length)), index)
         hidden = self.norm(x)
-        if cache.modulation:
-            hidden = modulate(hidden, *cache.modulation[-1])
+        if modulation:
+            hidden = modulate(hidden, *modulation[-1])
         return hidden.view(inputs.shape).to(inputs.dtype)
 
 

@@ -1,7 +1,7 @@
-"""Pictures to a short sequence of latents and back, by transformers: 1-D tokens (TiTok, arXiv 2406.07550, section 3.2).
+"""Transformers from pictures to a short sequence of latents and back: 1-D tokens (TiTok, arXiv 2406.07550, section 3.2).
 
-A latent belongs to no place of the picture. Both networks see latents and patches as one sequence, latents first: patches are rotated by
-their row and column, latents are not rotated at all, so which latent is which is told by its learned vector alone.
+A latent has no position in the picture. Both networks read latents and patches as one sequence, latents first: patches are rotated by row
+and column, latents are not rotated and are distinguished by their learned vectors alone.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from torch.nn import functional as F
 from jielong.core.tokens import Layout
 from jielong.networks.backbone import BackboneInputs
 from jielong.networks.norm import Norm
-from jielong.networks.transformer import Transformer
+from jielong.networks.transformer import Transformer, TransformerConfig
 
 
 class LatentTransformer(nn.Module):
-    """A transformer over ``N`` latents and the patches of a grid, every position seeing all others.
+    """A bidirectional transformer over ``N`` latents and the patches of a grid.
 
-    Maps start with weights of variance 1 over their inputs, larger than a :class:`Transformer`'s own: at the start, latents learn of the
-    picture through them alone, and a codebook that begins on latents alike for all pictures takes long to tell them apart.
+    Linear maps start with weights of variance 1 / inputs, larger than those of :class:`Transformer`: with small ones the initial latents of
+    all pictures are nearly equal, and a codebook that starts there is slow to separate them.
 
     Args:
         grid: Rows and columns of the patches.
@@ -33,32 +33,33 @@ class LatentTransformer(nn.Module):
     def __init__(self, grid: tuple[int, int], latents: int, *, layers: int, width: int, heads: int) -> None:
         super().__init__()
         self.count = latents
-        # The backbone reads these with Python, so they are no buffers: they stay on the CPU wherever the weights go.
-        self.where = torch.cat([torch.zeros(latents, 2, dtype=torch.long), Layout(grid).coordinates()])
-        self.blocks = torch.zeros(len(self.where), dtype=torch.long)
-        # A learned vector for every position: what a latent starts as, and where a patch stands.
-        self.places = nn.Parameter(torch.randn(len(self.where), width) * width**-0.5)
+        # The transformer reads these with Python: no buffers, so that they stay on the CPU.
+        self.coords = torch.cat([torch.zeros(latents, 2, dtype=torch.long), Layout(grid).coordinates()])
+        self.blocks = torch.zeros(len(self.coords), dtype=torch.long)
+        # A learned vector for every latent and every patch.
+        self.places = nn.Parameter(torch.randn(len(self.coords), width) * width**-0.5)
         self.norm = Norm(width, "layer", 1e-5)
-        self.transformer = Transformer(layers=layers, width=width, heads=heads, axes=2, norm="layer", activation="gelu", bias=True)
+        config = TransformerConfig(layers=layers, width=width, heads=heads, norm="layer", activation="gelu", bias=True)
+        self.transformer = Transformer(config, axes=2)
         for module in self.transformer.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
 
     def forward(self, latents: Tensor | None = None, patches: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Latents ``(B, N, D)`` and patches ``(B, h w, D)`` to the same; what is not given starts as its learned vectors alone."""
-        given = latents if latents is not None else patches
-        if given is None:
-            raise ValueError("give the latents or the patches; of neither, nothing is known about the picture")
-        own = self.places.expand(len(given), -1, -1)
-        first, second = own[:, : self.count], own[:, self.count :]
+        """Latents ``(B, N, D)`` and patches ``(B, h w, D)`` to the same; a missing one starts from its learned vectors alone."""
+        either = latents if latents is not None else patches
+        if either is None:
+            raise ValueError("pass latents, patches or both")
+        learned = self.places.expand(len(either), -1, -1)
+        first, second = learned[:, : self.count], learned[:, self.count :]
         first = first if latents is None else first + latents
         second = second if patches is None else second + patches
-        hidden = self.transformer(BackboneInputs(self.norm(torch.cat([first, second], dim=1)), self.where, self.blocks))
+        hidden = self.transformer(BackboneInputs(self.norm(torch.cat([first, second], dim=1)), self.coords, self.blocks))
         return hidden[:, : self.count], hidden[:, self.count :]
 
 
 class LatentEncoder(nn.Module):
-    """Pictures ``(B, C, H, W)`` to latents ``(B, N, dim)``: patches go in, of what comes out only the latents are kept.
+    """Pictures ``(B, C, H, W)`` to latents ``(B, N, dim)``.
 
     Args:
         channels: Colour channels ``C``.
@@ -92,10 +93,10 @@ class LatentEncoder(nn.Module):
 
 
 class LatentDecoder(nn.Module):
-    """Latents ``(B, N, dim)`` to logits of a code at every place of a grid, ``(B, h w, V)``.
+    """Latents ``(B, N, dim)`` to logits of a code at every position of a grid, ``(B, h w, V)``.
 
-    The patches go in as nothing but their places (the mask tokens); their logits come from ``W2 tanh(W1 x)`` with ``W2`` zero at first,
-    so that an untrained decoder guesses evenly and its first cross-entropy is ``ln V``.
+    Patches start from their learned vectors (mask tokens). Logits are ``W2 tanh(W1 x)`` with ``W2`` initialised to zero, so that the
+    initial cross-entropy is ``ln V``.
 
     Args:
         dim: Channels of a latent.

@@ -1,20 +1,23 @@
 """Layers of the transformer, up to the block.
 
-Inside, a batch is a list of rows, ``(B n, D)``: all maps but attention work row by row, and products of matrices need no reshaping.
+Inside, a batch is flattened to rows, ``(B n, D)``: all maps but attention work row by row, and matrix products need no reshaping.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from jielong.config.registry import Config
 from jielong.networks.attention import attention
 from jielong.networks.eligibility import is_exactly
 from jielong.networks.norm import Norm, NormKind
@@ -23,33 +26,100 @@ from jielong.networks.rope import Rotation
 Activation = Literal["swiglu", "gelu"]
 ConditionPath = Literal["prefix", "cross", "adaln"]
 KeysValues = tuple[Tensor, Tensor]  # each (B, heads, length, head width)
-Remember = Callable[[Tensor, Tensor], KeysValues]
-"""Takes the keys and values of this pass, and gives those that attention is to see."""
+KeyValueStore = Callable[[Tensor, Tensor], KeysValues]
+"""Stores the keys and values of this pass, and returns those that it attends to."""
+
+
+class LayerConfig(Config):
+    """What all layers of a transformer share.
+
+    Attributes:
+        width: Channels ``D`` of a position.
+        heads: Attention heads.
+        hidden: Channels inside the feed-forward part; by default ``4 D``, and for SwiGLU ``8/3 D`` rounded up to a multiple of 64.
+        norm: ``rms`` or ``layer``.
+        activation: ``swiglu`` or ``gelu``.
+        qk_norm: Normalise queries and keys, head by head, before rotation.
+        rope_base: Base of the rotation frequencies.
+        condition: How a condition enters; unused without one.
+        dropout: Probability of dropping a channel of a residual branch.
+        bias: Whether the linear maps have biases.
+        norm_eps: Added to the variance in norms.
+    """
+
+    width: int = Field(default=256, ge=2)
+    heads: int = Field(default=4, ge=1)
+    hidden: int | None = Field(default=None, ge=1)
+    norm: NormKind = "rms"
+    activation: Activation = "swiglu"
+    qk_norm: bool = False
+    rope_base: float = Field(default=10_000.0, gt=1)
+    condition: ConditionPath = "prefix"
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    bias: bool = False
+    norm_eps: float = Field(default=1e-5, gt=0)
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> Self:
+        if self.width % self.heads or self.width // self.heads % 2:
+            raise ValueError(f"width {self.width} must be an even multiple of heads {self.heads}, so that each head has an even width")
+        return self
+
+    @property
+    def feed_forward_width(self) -> int:
+        """Channels inside the feed-forward part."""
+        if self.hidden is not None:
+            return self.hidden
+        return math.ceil(8 * self.width / 3 / 64) * 64 if self.activation == "swiglu" else 4 * self.width
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What one pass without a cache may see: made once, shared by all layers.
+class LayerCondition:
+    """A condition as the layers read it; the same at every step of sampling.
+
+    Attributes:
+        cross: Keys and values of each layer's cross-attention, each ``(B, heads, L, head width)``.
+        mask: Added to the scores of cross-attention, ``(B, 1, 1, L)``; ``None`` where nothing is padded.
+        modulation: Shifts, scales and gates of each layer's adaptive norms, then shift and scale of the last norm, ``(B, 1, D)`` each.
+    """
+
+    cross: list[KeysValues] = field(default_factory=list)
+    mask: Tensor | None = None
+    modulation: list[tuple[Tensor, ...]] = field(default_factory=list)
+
+    def rows(self, index: slice) -> LayerCondition:
+        """The condition of some items."""
+        return LayerCondition(
+            [(key[index], value[index]) for key, value in self.cross],
+            None if self.mask is None else self.mask[index],
+            [tuple(tensor[index] for tensor in layer) for layer in self.modulation],
+        )
+
+    def to(self, dtype: torch.dtype) -> LayerCondition:
+        """Keys, values and mask in another dtype."""
+        cross = [(key.to(dtype), value.to(dtype)) for key, value in self.cross]
+        return LayerCondition(cross, None if self.mask is None else self.mask.to(dtype), self.modulation)
+
+
+@dataclass(frozen=True)
+class AttentionContext:
+    """What the layers of one pass attend to, shared by all layers.
 
     Attributes:
         batch: Items ``B`` that the rows belong to, ``n`` rows each.
-        rotation: Rotations of the positions; ``None`` leaves them as they are.
+        rotation: Rotary embedding of the positions; ``None`` for none.
         mask: Added to the scores of self-attention.
         causal: Whether self-attention is causal (then there is no mask).
-        cross: A layer's keys and values of the condition.
-        cross_mask: Added to the scores of cross-attention.
-        modulation: A layer's shifts, scales and gates, and those of the last norm.
-        memory: Keys and values of places that this pass does not compute.
+        condition: The condition.
+        store: Keys and values of positions that this pass does not compute.
     """
 
     batch: int
-    rotation: Rotation | None
-    mask: Tensor | None
-    causal: bool
-    cross: list[KeysValues]
-    cross_mask: Tensor | None
-    modulation: list[tuple[Tensor, ...]]
-    memory: Remember | None = None
+    rotation: Rotation | None = None
+    mask: Tensor | None = None
+    causal: bool = False
+    condition: LayerCondition = field(default_factory=LayerCondition)
+    store: KeyValueStore | None = None
 
 
 def add_linear(x: Tensor, linear: nn.Linear, h: Tensor, dropout: float = 0.0) -> Tensor:
@@ -61,7 +131,7 @@ def add_linear(x: Tensor, linear: nn.Linear, h: Tensor, dropout: float = 0.0) ->
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of positions to each other, one product for queries, keys and values; :attr:`out` is left to the caller."""
+    """Multi-head self-attention with one product for queries, keys and values; :attr:`out` is applied by the caller."""
 
     def __init__(self, width: int, heads: int, *, qk_norm: bool, bias: bool, norm_eps: float) -> None:
         super().__init__()
@@ -71,25 +141,25 @@ class SelfAttention(nn.Module):
         self.q_norm = Norm(width // heads, "rms", norm_eps) if qk_norm else None
         self.k_norm = Norm(width // heads, "rms", norm_eps) if qk_norm else None
 
-    def forward(self, x: Tensor, sight: Sight) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """``(B n, D)`` to ``(B n, D)``."""
         rows, width = x.shape
-        qkv = self.qkv(x).view(sight.batch, rows // sight.batch, 3, self.heads, width // self.heads)
-        if sight.rotation is not None and self.q_norm is None:
-            q, k, v = sight.rotation.of_projection(qkv)
+        qkv = self.qkv(x).view(context.batch, rows // context.batch, 3, self.heads, width // self.heads)
+        if context.rotation is not None and self.q_norm is None:
+            q, k, v = context.rotation.of_projection(qkv)
         else:
             q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous().unbind(0)  # (B, heads, n, head width) each
             if self.q_norm is not None and self.k_norm is not None:
                 q, k = self.q_norm(q), self.k_norm(k)
-            if sight.rotation is not None:
-                q, k = sight.rotation(q), sight.rotation(k)
-        if sight.memory is not None:
-            k, v = sight.memory(k, v)
-        return attention(q, k, v, sight.mask, sight.causal).transpose(1, 2).reshape(rows, width)
+            if context.rotation is not None:
+                q, k = context.rotation(q), context.rotation(k)
+        if context.store is not None:
+            k, v = context.store(k, v)
+        return attention(q, k, v, context.mask, context.causal).transpose(1, 2).reshape(rows, width)
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of positions to the states of the condition; :attr:`out` is left to the caller."""
+    """Multi-head attention to the states of the condition; :attr:`out` is applied by the caller."""
 
     def __init__(self, width: int, heads: int, states: int, *, qk_norm: bool, bias: bool, norm_eps: float) -> None:
         super().__init__()
@@ -101,21 +171,21 @@ class CrossAttention(nn.Module):
         self.k_norm = Norm(width // heads, "rms", norm_eps) if qk_norm else None
 
     def keys_values(self, states: Tensor) -> KeysValues:
-        """Keys and values of the condition's ``(B, L, W)`` states: the same at every step of sampling."""
+        """Keys and values of the condition's states ``(B, L, W)``."""
         k, v = self.kv(states).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).contiguous().unbind(0)
         return (k if self.k_norm is None else self.k_norm(k)), v
 
-    def forward(self, x: Tensor, sight: Sight, layer: int) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext, layer: int) -> Tensor:
         """``(B n, D)`` to ``(B n, D)``."""
         rows, width = x.shape
-        q = self.q(x).view(sight.batch, rows // sight.batch, self.heads, width // self.heads).transpose(1, 2)
+        q = self.q(x).view(context.batch, rows // context.batch, self.heads, width // self.heads).transpose(1, 2)
         if self.q_norm is not None:
             q = self.q_norm(q)
-        return attention(q, *sight.cross[layer], sight.cross_mask).transpose(1, 2).reshape(rows, width)
+        return attention(q, *context.condition.cross[layer], context.condition.mask).transpose(1, 2).reshape(rows, width)
 
 
 class _GatedSiLU(Function):
-    """``silu(gate) * value`` of rows ``(gate | value)``, whose gradient is written in one piece instead of two that are joined."""
+    """``silu(gate) * value`` of rows ``(gate | value)``; the gradient is written into one tensor instead of concatenated."""
 
     @staticmethod
     def forward(ctx: Any, h: Tensor) -> Tensor:
@@ -129,16 +199,16 @@ class _GatedSiLU(Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         h, swish = ctx.saved_tensors
         gate, value = h.chunk(2, dim=-1)
-        made = torch.empty_like(h)
-        of_gate, of_value = made.chunk(2, dim=-1)
-        torch.mul(gradient, swish, out=of_value)
-        torch.mul(gradient, value, out=of_gate)
-        torch.ops.aten.silu_backward.grad_input(of_gate, gate, grad_input=of_gate)
-        return made
+        grad = torch.empty_like(h)
+        grad_gate, grad_value = grad.chunk(2, dim=-1)
+        torch.mul(gradient, swish, out=grad_value)
+        torch.mul(gradient, value, out=grad_gate)
+        torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
+        return grad
 
 
 class FeedForward(nn.Module):
-    """``act(W1 x)``, or SwiGLU ``silu(Wg x) * Wu x`` (arXiv 2002.05202) with one product for both; :attr:`down` is left to the caller."""
+    """``act(W1 x)``, or SwiGLU ``silu(Wg x) * Wu x`` (arXiv 2002.05202) in one product; :attr:`down` is applied by the caller."""
 
     def __init__(self, width: int, hidden: int, activation: Activation, bias: bool) -> None:
         super().__init__()
@@ -150,55 +220,47 @@ class FeedForward(nn.Module):
         """``(..., D)`` to ``(..., hidden)``."""
         h = self.up(x)
         if self.gated:
-            made: Tensor = _GatedSiLU.apply(h)
-            return made
+            gated: Tensor = _GatedSiLU.apply(h)
+            return gated
         return F.gelu(h, approximate="tanh")
 
 
 class Block(nn.Module):
-    """Pre-norm residual branches: self-attention, attention to the condition if there is any, feed-forward."""
+    """Pre-norm residual branches: self-attention, cross-attention if the condition enters so, feed-forward.
 
-    def __init__(
-        self,
-        *,
-        width: int,
-        heads: int,
-        hidden: int,
-        norm: NormKind,
-        activation: Activation,
-        qk_norm: bool,
-        condition: ConditionPath | None,
-        condition_width: int,
-        dropout: float,
-        bias: bool,
-        norm_eps: float,
-    ) -> None:
+    Args:
+        config: Of the layers.
+        condition_width: Channels of the condition's states; ``None`` for no condition.
+    """
+
+    def __init__(self, config: LayerConfig, condition_width: int | None = None) -> None:
         super().__init__()
-        adaptive = condition == "adaln"
-        self.attention_norm = Norm(width, norm, norm_eps, affine=not adaptive)
-        self.attention = SelfAttention(width, heads, qk_norm=qk_norm, bias=bias, norm_eps=norm_eps)
+        width, condition = config.width, None if condition_width is None else config.condition
+        adaptive, attention = condition == "adaln", {"qk_norm": config.qk_norm, "bias": config.bias}
+        self.attention_norm = Norm(width, config.norm, config.norm_eps, affine=not adaptive)
+        self.attention = SelfAttention(width, config.heads, **attention, norm_eps=config.norm_eps)
         self.cross_norm = self.cross = None
-        if condition == "cross":
-            self.cross_norm = Norm(width, norm, norm_eps)
-            self.cross = CrossAttention(width, heads, condition_width, qk_norm=qk_norm, bias=bias, norm_eps=norm_eps)
-        self.forward_norm = Norm(width, norm, norm_eps, affine=not adaptive)
-        self.feed_forward = FeedForward(width, hidden, activation, bias)
+        if condition == "cross" and condition_width is not None:
+            self.cross_norm = Norm(width, config.norm, config.norm_eps)
+            self.cross = CrossAttention(width, config.heads, condition_width, **attention, norm_eps=config.norm_eps)
+        self.forward_norm = Norm(width, config.norm, config.norm_eps, affine=not adaptive)
+        self.feed_forward = FeedForward(width, config.feed_forward_width, config.activation, config.bias)
         self.modulation = nn.Linear(width, 6 * width) if adaptive else None
-        self.dropout = dropout
+        self.dropout = config.dropout
 
-    def forward(self, x: Tensor, sight: Sight, layer: int) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext, layer: int) -> Tensor:
         """``(B n, D)`` to ``(B n, D)``."""
         if self.modulation is not None:
-            return self._adaptive(x, sight, layer)
+            return self._adaptive(x, context, layer)
         dropout = self.dropout if self.training else 0.0
-        x = add_linear(x, self.attention.out, self.attention(self.attention_norm(x), sight), dropout)
+        x = add_linear(x, self.attention.out, self.attention(self.attention_norm(x), context), dropout)
         if self.cross is not None and self.cross_norm is not None:
-            x = add_linear(x, self.cross.out, self.cross(self.cross_norm(x), sight, layer), dropout)
+            x = add_linear(x, self.cross.out, self.cross(self.cross_norm(x), context, layer), dropout)
         return add_linear(x, self.feed_forward.down, self.feed_forward(self.forward_norm(x)), dropout)
 
-    def _adaptive(self, x: Tensor, sight: Sight, layer: int) -> Tensor:
-        shift, scale, gate, shift2, scale2, gate2 = sight.modulation[layer]
-        h = self.attention.out(self.attention(modulate(self.attention_norm(x), shift, scale), sight))
+    def _adaptive(self, x: Tensor, context: AttentionContext, layer: int) -> Tensor:
+        shift, scale, gate, shift2, scale2, gate2 = context.condition.modulation[layer]
+        h = self.attention.out(self.attention(modulate(self.attention_norm(x), shift, scale), context))
         x = self._gated(x, gate, h)
         h = self.feed_forward.down(self.feed_forward(modulate(self.forward_norm(x), shift2, scale2)))
         return self._gated(x, gate2, h)

@@ -1,39 +1,38 @@
-"""Lazy steps: between two steps that compute everything, compute what changed most, and remember the rest (LazyMAR, arXiv 2503.12450).
+"""Lazy steps: between two full steps, recompute only the positions that changed most (LazyMAR, arXiv 2503.12450).
 
-Most positions of a masked block look nearly the same to the network from one step to the next. In a lazy step the first layers run at
-all positions, and by how much their output turned since a position was last computed through, the few are chosen that go on; the
-others' keys, values and hidden vectors stay as they were. What was just revealed, and what is to be drawn now, always goes on. And the
-difference between conditional and unconditional hidden vectors hardly moves, so a lazy step computes the conditional half alone.
+The features of most positions of a masked block hardly change from step to step. In a lazy step the first layers run at all positions;
+those whose output changed most (by cosine similarity) since they were last computed pass through the remaining layers, as do the positions
+just revealed and those sampled now. The others keep their keys, values and hidden vectors. The difference between conditional and
+unconditional hidden vectors hardly changes either, so a lazy step computes the conditional half alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from jielong.config.speed import Lazy
-
-if TYPE_CHECKING:
-    from jielong.networks.layers import Block, Sight
-    from jielong.networks.rope import Rotation
+from jielong.networks.attention import compute_dtype
+from jielong.networks.layers import AttentionContext, Block, LayerCondition
+from jielong.networks.rope import Rotation
 
 
 @dataclass
 class LazyCache:
-    """What a network keeps from step to step.
+    """State between the steps of a masked block.
 
     Attributes:
-        lazy: How lazy to be.
-        batch: Items.
-        started: Whether the first call has been made, which takes the condition in.
-        fresh: Whether the next call computes everything.
-        revealed: ``(B, k)`` places that became known since the last call.
-        wanted: ``(B, k)`` places whose hidden vectors the next call is made for.
+        lazy: Settings.
+        batch: Items ``B``.
+        started: Whether the first call, which takes the condition in, has been made.
+        fresh: Whether the next call is a full step.
+        revealed: ``(B, k)`` positions that became known since the last call.
+        wanted: ``(B, k)`` positions that are sampled after the next call.
     """
 
     lazy: Lazy
@@ -44,20 +43,20 @@ class LazyCache:
     wanted: Tensor | None = None
 
     def next(self, fresh: bool, wanted: Tensor) -> None:
-        """Say what the next call is for; what the last one was for is known by then."""
+        """Prepare the next call; the positions wanted by the last one are known by now."""
         self.fresh, self.revealed, self.wanted = fresh, self.wanted, wanted
 
-    def forced(self, places: int, offset: int = 0) -> Tensor:
-        """``(B, places)`` bool: what was just revealed and what is wanted now, behind ``offset`` places that are neither."""
+    def forced(self, slots: int, offset: int = 0) -> Tensor:
+        """``(B, slots)`` bool: positions just revealed and wanted now, after ``offset`` slots that are neither."""
         assert self.wanted is not None
-        made = torch.zeros(self.batch, places, dtype=torch.bool, device=self.wanted.device)
+        forced = torch.zeros(self.batch, slots, dtype=torch.bool, device=self.wanted.device)
         for index in (self.revealed, self.wanted):
             if index is not None:
-                made.scatter_(1, index + offset, True)
-        return made
+                forced.scatter_(1, index + offset, True)
+        return forced
 
     def rows(self, index: slice) -> LazyCache:
-        """The cache of some items, which shares this one's memory."""
+        """The cache of some items, sharing this one's memory."""
         return replace(
             self,
             batch=len(range(*index.indices(self.batch))),
@@ -67,14 +66,14 @@ class LazyCache:
 
 
 @dataclass(frozen=True)
-class KeyMemory:
-    """Keys and values of all places in one layer, of which a pass computes some.
+class SlotStore:
+    """Keys and values of all slots of one layer, some of which a pass computes.
 
     Attributes:
         keys: ``(B, heads, S, head width)``.
-        values: The same of the values.
-        index: ``(B, r)`` places that are computed; ``None`` for all of them.
-        alone: Whether these see each other only, and not the others that are remembered.
+        values: ``(B, heads, S, head width)``.
+        index: ``(B, r)`` slots that are computed; ``None`` for all of them.
+        alone: Whether these attend to each other only, not to the other slots.
     """
 
     keys: Tensor
@@ -83,7 +82,7 @@ class KeyMemory:
     alone: bool
 
     def __call__(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Remember keys and values ``(B, heads, r, head width)``; what attention is to see."""
+        """Store keys and values ``(B, heads, r, head width)``; return those attended to."""
         if self.index is None:
             self.keys.copy_(keys)
             self.values.copy_(values)
@@ -96,12 +95,12 @@ class KeyMemory:
 
 @dataclass
 class LazyStack:
-    """The layers of a transformer over ``S`` places, with what they computed last.
+    """The last results of a transformer's layers at ``S`` slots.
 
     Attributes:
         memory: ``(layers, 2, B, heads, S, head width)``: keys and values.
-        features: ``(B, S, D)``: what the first layers said of a place when it last went through all of them.
-        hidden: ``(B, S, D)``: what came out, before the last norm.
+        features: ``(B, S, D)``: output of the first layers when a slot last passed all of them.
+        hidden: ``(B, S, D)``: output of the last layer, before the last norm.
     """
 
     memory: Tensor
@@ -109,82 +108,116 @@ class LazyStack:
     hidden: Tensor
 
     @staticmethod
-    def allocate(layers: int, batch: int, heads: int, places: int, width: int, like: Tensor, dtype: torch.dtype) -> LazyStack:
-        """Nothing remembered yet; keys and values of ``dtype``, the rest of that of ``like``, all on its device."""
+    def allocate(layers: int, batch: int, heads: int, slots: int, width: int, like: Tensor) -> LazyStack:
+        """Zeros on the device of ``like`` and of its dtype, keys and values of the dtype of products."""
         return LazyStack(
-            like.new_zeros(layers, 2, batch, heads, places, width // heads, dtype=dtype),
-            like.new_zeros(batch, places, width),
-            like.new_zeros(batch, places, width),
+            like.new_zeros(layers, 2, batch, heads, slots, width // heads, dtype=compute_dtype(like)),
+            like.new_zeros(batch, slots, width),
+            like.new_zeros(batch, slots, width),
         )
 
     def rows(self, index: slice) -> LazyStack:
-        """Some items, in the same memory."""
+        """Some items, sharing the memory."""
         return LazyStack(self.memory[:, :, index], self.features[index], self.hidden[index])
 
-    def whole(self, blocks: Sequence[Block], x: Tensor, sight: Sight, first: int, index: Tensor | None = None) -> Tensor:
-        """Compute all that is there: every place, or those of ``index`` ``(B, r)``, which then see each other only.
+    def whole(self, blocks: Sequence[Block], x: Tensor, context: AttentionContext, first: int, index: Tensor | None = None) -> Tensor:
+        """Compute all slots, or those of ``index`` ``(B, r)``, which then attend to each other only.
 
         Args:
             blocks: The layers.
             x: ``(B, r, D)``.
-            sight: What they may see.
-            first: Layers behind which features are kept.
-            index: Their places.
+            context: What they attend to.
+            first: Layers after which features are kept.
+            index: Their slots.
 
         Returns:
             ``(B, r, D)``.
         """
         for layer, block in enumerate(blocks):
-            x = self._layer(block, layer, x, sight, index, alone=True)
+            x = self._layer(block, layer, x, context, index, alone=True)
             if layer + 1 == first:
                 _put(self.features, index, x)
         _put(self.hidden, index, x)
         return x
 
     def some(
-        self, blocks: Sequence[Block], x: Tensor, sight: Sight, lazy: Lazy, index: Tensor, forced: Tensor, table: Rotation | None
+        self,
+        blocks: Sequence[Block],
+        x: Tensor,
+        context: AttentionContext,
+        lazy: Lazy,
+        index: Tensor,
+        forced: Tensor,
+        table: Rotation | None,
     ) -> Tensor:
-        """Compute a few of the places ``index`` through all layers, and remember the rest.
+        """Compute some of the slots ``index`` through all layers and keep the rest.
 
         Args:
             blocks: The layers.
-            x: ``(B, r, D)``: what stands there.
-            sight: What they may see of all ``S`` places; its rotation is replaced.
-            lazy: How many of them, by the output of how many layers.
-            index: ``(B, r)`` places.
-            forced: ``(B, r)`` bool: those that must go through, as many in every item.
-            table: Rotations of all ``S`` places.
+            x: ``(B, r, D)``: their inputs.
+            context: What they attend to of all ``S`` slots; its rotation is replaced.
+            lazy: Share of slots, and the layers whose output selects them.
+            index: ``(B, r)`` slots.
+            forced: ``(B, r)`` bool: slots that are always computed, equally many in every item.
+            table: Rotations of all ``S`` slots.
 
         Returns:
-            ``(B, S, D)`` before the last norm, new where computed.
+            ``(B, S, D)`` before the last norm.
         """
         must, rows = int(forced[0].sum()), x.shape[1]
         count = must + round(lazy.share * (rows - must))
-        seen = replace(sight, rotation=None if table is None else table.at(index))
+        context = replace(context, rotation=None if table is None else table.at(index))
         for layer, block in enumerate(blocks):
             if layer == lazy.layers:
                 if count < rows:
-                    likeness = F.cosine_similarity(x.float(), _take(self.features, index).float(), dim=-1)
-                    kept = likeness.masked_fill(forced, -torch.inf).argsort(dim=1, stable=True)[:, :count]
-                    x, index = _take(x, kept), index.gather(1, kept)
-                    seen = replace(sight, rotation=None if table is None else table.at(index))
+                    similarity = F.cosine_similarity(x.float(), take_rows(self.features, index).float(), dim=-1)
+                    kept = similarity.masked_fill(forced, -torch.inf).argsort(dim=1, stable=True)[:, :count]
+                    x, index = take_rows(x, kept), index.gather(1, kept)
+                    context = replace(context, rotation=None if table is None else table.at(index))
                 _put(self.features, index, x)
-            x = self._layer(block, layer, x, seen, index)
+            x = self._layer(block, layer, x, context, index)
         _put(self.hidden, index, x)
         return self.hidden
 
-    def _layer(self, block: Block, layer: int, x: Tensor, sight: Sight, index: Tensor | None, alone: bool = False) -> Tensor:
-        memory = KeyMemory(self.memory[layer, 0], self.memory[layer, 1], index, alone)
-        return block(x.flatten(0, 1), replace(sight, memory=memory), layer).view(x.shape)
+    def _layer(self, block: Block, layer: int, x: Tensor, context: AttentionContext, index: Tensor | None, alone: bool = False) -> Tensor:
+        store = SlotStore(self.memory[layer, 0], self.memory[layer, 1], index, alone)
+        return block(x.flatten(0, 1), replace(context, store=store), layer).view(x.shape)
 
 
-def _take(x: Tensor, index: Tensor) -> Tensor:
+@dataclass
+class LazyTransformerCache(LazyCache):
+    """State of a transformer between lazy steps.
+
+    Attributes:
+        stack: The last results of its layers.
+        condition: The condition as the layers read it.
+        prefix: ``(B, P, D)``: the condition as a prefix, if it enters so.
+        real: ``(B, P)`` bool, false at padding of the prefix.
+    """
+
+    stack: LazyStack = field(kw_only=True)
+    condition: LayerCondition = field(default_factory=LayerCondition)
+    prefix: Tensor | None = None
+    real: Tensor | None = None
+
+    def rows(self, index: slice) -> LazyTransformerCache:
+        """Some items, sharing the memory."""
+        return replace(
+            cast("LazyTransformerCache", super().rows(index)),
+            stack=self.stack.rows(index),
+            condition=self.condition.rows(index),
+            prefix=None if self.prefix is None else self.prefix[index],
+            real=None if self.real is None else self.real[index],
+        )
+
+
+def take_rows(x: Tensor, index: Tensor) -> Tensor:
     """Rows ``(B, r)`` of ``(B, S, D)``."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def _put(x: Tensor, index: Tensor | None, rows: Tensor) -> None:
-    """Write rows ``(B, r, D)`` to their places in ``(B, S, D)``."""
+    """Write rows ``(B, r, D)`` to their slots in ``(B, S, D)``."""
     if index is None:
         x.copy_(rows)
     else:

@@ -1,4 +1,4 @@
-"""What a PixelCNN remembers of the positions it has passed: a few rows of every layer, and the row being drawn."""
+"""Cache of a PixelCNN: a few rows of every layer, and the current row."""
 
 from __future__ import annotations
 
@@ -14,12 +14,7 @@ from jielong.networks.masked_convolution import HorizontalConvolution
 
 @dataclass(frozen=True)
 class Map:
-    """A linear map of one colour's outputs, laid out for a single pixel.
-
-    Attributes:
-        weight: ``(inputs, outputs)``.
-        bias: ``(outputs,)``, if there is one.
-    """
+    """A linear map to one colour's outputs, with transposed weight ``(inputs, outputs)`` and bias ``(outputs,)``."""
 
     weight: Tensor
     bias: Tensor | None
@@ -30,13 +25,13 @@ class Map:
 
 
 def by_colour(convolution: HorizontalConvolution, colours: int, parts: int = 1) -> list[Map]:
-    """A horizontal convolution as a map for each colour, with the outputs of its ``parts`` side by side."""
+    """A horizontal convolution as one map per colour, with the outputs of its ``parts`` concatenated."""
 
-    def apart(x: Tensor) -> list[Tensor]:
+    def split(x: Tensor) -> list[Tensor]:
         return [each.flatten(-2).contiguous() for each in x.unflatten(-1, (parts, colours, -1)).unbind(-2)]
 
-    biases = [None] * colours if convolution.bias is None else apart(convolution.bias)
-    return [Map(weight, bias) for weight, bias in zip(apart(convolution.matrix()), biases, strict=True)]
+    biases = [None] * colours if convolution.bias is None else split(convolution.bias)
+    return [Map(weight, bias) for weight, bias in zip(split(convolution.matrix()), biases, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -51,17 +46,17 @@ class Maps:
 
 @dataclass(frozen=True)
 class Views:
-    """Every place of the buffers that a pixel reads or writes, cut out once: cutting takes as long as computing, for a single pixel.
+    """Views of the buffers, created once: for a single pixel slicing takes as long as computing.
 
     Attributes:
-        windows: Of each layer and column what its horizontal convolution sees, ``(B, taps I)``.
-        slots: Of each layer, column and colour where its input goes, ``(B, I / colours)``; of one layer more, what the last block made.
-        gates: Of each block and colour where its gated features go, ``(B, F / colours)``.
+        windows: Of each layer and column the inputs of its horizontal convolution, ``(B, taps I)``.
+        inputs: Of each layer, column and colour its input, ``(B, I / colours)``; then the output of the last block.
+        gates: Of each block and colour its gated features, ``(B, F / colours)``.
         gated: Before the gate: all of it, ``(B, 2 F / colours)``, and its halves.
     """
 
     windows: list[list[Tensor]]
-    slots: list[list[list[Tensor]]]
+    inputs: list[list[list[Tensor]]]
     gates: list[list[Tensor]]
     gated: tuple[Tensor, Tensor, Tensor]
 
@@ -71,20 +66,20 @@ class PixelCache:
     """Buffers of one batch. Layer 0 is the first convolution, layer ``l + 1`` block ``l``.
 
     Attributes:
-        start: The input that begins the chain, ``(B, D)``.
-        above: Of each layer the rows that its vertical convolution sees, ``(B, I, height, W)``.
-        beside: Of each layer the row that its horizontal convolution sees, ``(B, reach + W, I)``; zeros stand left of the picture.
-        links: Of each block, colour and column what the vertical stack, the condition and the bias add, ``(B, 2 F / colours)``.
-        gates: Of each block the gated features of the pixel being drawn, ``(B, F)``.
-        last: What the last block made of it, ``(B, F)``.
-        taps: Of each layer the pixels that its horizontal convolution sees.
+        start: The first embedding, ``(B, D)``.
+        above: Of each layer the rows that its vertical convolution reads, ``(B, I, height, W)``.
+        beside: Of each layer the row that its horizontal convolution reads, ``(B, reach + W, I)``, zero-padded on the left.
+        links: Of each block, colour and column the sum of vertical stack, condition and bias, ``(B, 2 F / colours)``.
+        gates: Of each block the gated features of the current pixel, ``(B, F)``.
+        last: The last block's output for it, ``(B, F)``.
+        taps: Of each layer the pixels in the kernel of its horizontal convolution.
         colours: Positions of a pixel.
         capacity: Positions of the picture.
-        length: Positions passed.
-        started: Whether the first call has been made, which takes the condition and the weights in.
+        length: Positions so far.
+        started: Whether the first call, which takes the condition and the weights in, has been made.
         shifts: Of each block what the condition adds to the vertical stack (if anything), and to the horizontal one with its bias.
         maps: The weights.
-        views: Places in the buffers.
+        views: Views of the buffers.
     """
 
     start: Tensor
@@ -113,12 +108,12 @@ class PixelCache:
         return sum(tensor.nbytes for value in vars(self).values() for tensor in _tensors(value))
 
     def push(self, layer: int, row: Tensor) -> Tensor:
-        """A row, ``(B, I, W)``, is done: it takes its place below those that the layer's vertical convolution sees, which are returned."""
+        """Append a finished row, ``(B, I, W)``, to those that the layer's vertical convolution reads, and return them."""
         self.above[layer] = torch.cat([self.above[layer][:, :, 1:], row[:, :, None]], dim=2)
         return self.above[layer]
 
     def cut(self) -> Views:
-        """The places in the buffers; cut out at the first call."""
+        """Views of the buffers, created at the first call."""
         if self.views is None:
             columns = self.above[0].shape[3]
             last = [list(self.last.chunk(self.colours, dim=-1))] * columns
@@ -126,18 +121,18 @@ class PixelCache:
             gated = self.last.new_empty(self.batch, 2 * self.last.shape[1] // self.colours)
             self.views = Views(
                 windows=[[row[:, at : at + n].flatten(1) for at in range(columns)] for row, n in zip(self.beside, self.taps, strict=True)],
-                slots=[*([list(pixel.chunk(self.colours, dim=-1)) for pixel in row] for row in rows), last],
+                inputs=[*([list(pixel.chunk(self.colours, dim=-1)) for pixel in row] for row in rows), last],
                 gates=[list(each.chunk(self.colours, dim=-1)) for each in self.gates],
                 gated=(gated, *cast("tuple[Tensor, Tensor]", gated.chunk(2, dim=-1))),
             )
         return self.views
 
     def rows(self, index: slice) -> PixelCache:
-        """A cache of some items, which shares this one's memory: go on with one of the two."""
+        """A cache of some items that shares this one's memory; only one of the two may be continued."""
         return replace(self, **self._each(index), views=None)
 
     def clone(self) -> PixelCache:
-        """A cache that goes on from here by itself."""
+        """A copy that is continued independently."""
         return replace(self, **self._each(slice(None), copied=True), views=None)
 
     def _each(self, index: slice, copied: bool = False) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""A chain of positions read as a picture, for networks that are causal by their masks or their recurrence.
+"""A sequence of positions as a picture, for networks that are causal by masks or recurrence.
 
-The raster order puts the token of position ``i - 1`` at position ``i``. Read as a picture, that is one off: behind the first input, which
-begins the chain, the inputs are the tokens of positions ``0, 1, ...``, each on its own pixel, and the network's masks (or its recurrence)
-see to it that no pixel sees itself.
+The raster order puts the token of position ``i - 1`` at position ``i``. As a picture that is off by one: after the first embedding, the
+start of the sequence, come the tokens of positions ``0, 1, ...``, each at its own pixel, and the network's masks (or recurrence) keep a
+pixel from depending on itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jielong.core.tokens import Layout
 
 @dataclass(frozen=True)
 class PixelGrid:
-    """Rows, columns, and how many positions a pixel takes.
+    """Rows, columns, and positions of a pixel.
 
     Attributes:
         rows: Height.
@@ -35,13 +35,13 @@ class PixelGrid:
         """The picture of a layout, ``(rows, columns)`` or ``(rows, columns, colours)``.
 
         Raises:
-            ValueError: if the tokens do not stand in a picture.
+            ValueError: if the tokens are not those of a picture.
         """
         flat = math.prod(layout.grid) == layout.positions
         if not flat or len(layout.grid) not in (2, 3) or (len(layout.grid) == 3 and layout.grid[2] > 4):
             raise ValueError(
-                "this backbone reads pictures, rows x columns (x at most 4 colours), and these tokens stand in "
-                f"{layout.positions} positions of a grid of {layout.grid}; choose backbone: transformer"
+                "this backbone reads pictures, rows x columns (x at most 4 colours), and these tokens have "
+                f"{layout.positions} positions in a grid of {layout.grid}; choose backbone: transformer"
             )
         return PixelGrid(*layout.grid)
 
@@ -62,11 +62,11 @@ class PixelGrid:
         return row, column, colour
 
     def picture(self, vectors: Tensor, rows: int) -> Tensor:
-        """The first vectors of the chain on their pixels: ``(B, n, D)`` to ``(B, colours D, rows, columns)``, zero beyond them."""
+        """The first vectors of a sequence as a zero-padded picture: ``(B, n, D)`` to ``(B, colours D, rows, columns)``."""
         padded = F.pad(vectors, (0, 0, 0, rows * self.row - vectors.shape[1]))
         return padded.unflatten(1, (rows, self.columns, self.colours)).permute(0, 3, 4, 1, 2).flatten(1, 2)
 
     def chain(self, picture: Tensor, positions: int) -> Tensor:
-        """The inverse: ``(B, colours D, rows, columns)`` to the first ``positions`` vectors of the chain, ``(B, n, D)``."""
-        apart = picture.unflatten(1, (self.colours, -1)).permute(0, 3, 4, 1, 2)
-        return apart.flatten(1, 3)[:, :positions]
+        """The inverse: ``(B, colours D, rows, columns)`` to the first ``positions`` vectors, ``(B, n, D)``."""
+        vectors = picture.unflatten(1, (self.colours, -1)).permute(0, 3, 4, 1, 2)
+        return vectors.flatten(1, 3)[:, :positions]

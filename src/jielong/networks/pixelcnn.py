@@ -1,64 +1,85 @@
-"""Gated PixelCNN: a stack of convolutions for the rows above, one for the row itself, and no blind spot (arXiv 1606.05328).
+"""Gated PixelCNN: a stack of convolutions for the rows above and one for the row itself, without a blind spot (arXiv 1606.05328).
 
-Every block is, with ``v`` and ``h`` the vertical and the horizontal stack, and ``c`` the condition's pooled vector,
+Every block is, with ``v`` and ``h`` the vertical and the horizontal stack, and ``c`` the pooled condition,
 
     a = V * v + C_v c                     gate(a) = tanh(a_1) sigmoid(a_2), of the two halves of the channels
     b = H * h + L a + C_h c
     v <- v + gate(a)
     h <- h + R gate(b)
 
-``V`` sees rows above, ``H`` the row to the left, ``L`` and ``R`` are 1x1; nothing goes from ``h`` to ``v``, which would leak the row's
-future. The vertical stack is residual too (in the paper it is not): a gate halves its signal, and this lets it be deep.
+``V`` covers rows above, ``H`` the row to the left; ``L`` and ``R`` are 1x1. Nothing goes from ``h`` to ``v``, which would leak the rest of
+the row. The vertical stack is residual too (in the paper it is not): a gate halves its signal, and this lets it be deep.
 
-Where each colour of a pixel is a token of its own, the horizontal stack is masked by colours (:mod:`jielong.networks.masked_convolution`).
-The vertical stack needs no mask: pixels above are complete.
+Where each colour of a pixel is a token, the horizontal stack is masked by colours (:mod:`jielong.networks.masked_convolution`). The
+vertical stack needs no mask: pixels above are complete.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Self, cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from jielong.config.registry import Config
 from jielong.networks.backbone import Backbone, BackboneInputs, check_raster
-from jielong.networks.conditioning import Conditioning
-from jielong.networks.masked_convolution import HorizontalConvolution, VerticalConvolution, initialise
-from jielong.networks.norm import rms_norm
+from jielong.networks.eligibility import can_fuse
+from jielong.networks.gated import gate, initialise, unit_rms
+from jielong.networks.masked_convolution import HorizontalConvolution, VerticalConvolution
 from jielong.networks.pixel_cache import Maps, PixelCache, by_colour
 from jielong.networks.pixel_grid import PixelGrid
-
-EPS = 1e-6
-
-
-def gate(x: Tensor, axis: int = 1) -> Tensor:
-    """``tanh(x_1) sigmoid(x_2)`` of the two halves of an axis (eq. 2)."""
-    first, second = x.chunk(2, dim=axis)
-    return torch.tanh(first) * torch.sigmoid(second)
+from jielong.networks.replay import ReplayCache
 
 
-class GatedBlock(nn.Module):
-    """One step of both stacks: ``(B, F, H, W)`` each.
+class PixelCNNConfig(Config):
+    """Sizes of a gated PixelCNN.
 
-    Args:
-        features: Channels ``F`` of each stack, a multiple of ``colours``.
-        kernel: Width of the convolutions, odd.
-        colours: Positions of a pixel.
-        condition_width: Channels of the pooled condition; ``None`` for none.
+    Attributes:
+        layers: Gated blocks.
+        width: Channels ``D`` of a position's embedding and hidden vector.
+        features: Channels ``F`` of each of the two stacks; ``width`` by default.
+        first_kernel: Width of the first convolution.
+        kernel: Width of the blocks' convolutions.
         dropout: Probability of dropping a gated feature.
     """
 
-    def __init__(self, features: int, kernel: int, colours: int, condition_width: int | None, dropout: float) -> None:
+    layers: int = Field(default=8, ge=1)
+    width: int = Field(default=64, ge=1)
+    features: int | None = Field(default=None, ge=1)
+    first_kernel: int = Field(default=7, ge=3)
+    kernel: int = Field(default=3, ge=3)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _odd(self) -> Self:
+        for name in ("first_kernel", "kernel"):
+            if getattr(self, name) % 2 == 0:
+                raise ValueError(f"{name} must be odd, so that a pixel stands in its middle, not {getattr(self, name)}")
+        return self
+
+
+class GatedBlock(nn.Module):
+    """One block of both stacks: ``(B, F, H, W)`` each.
+
+    Args:
+        features: Channels ``F`` of each stack, a multiple of ``colours``.
+        config: Of the network.
+        colours: Positions of a pixel.
+        condition_width: Channels of the pooled condition; ``None`` for none.
+    """
+
+    def __init__(self, features: int, config: PixelCNNConfig, colours: int, condition_width: int | None) -> None:
         super().__init__()
-        self.vertical = VerticalConvolution(features, 2 * features, kernel)
+        self.vertical = VerticalConvolution(features, 2 * features, config.kernel)
         self.link = nn.Conv2d(2 * features, 2 * features, 1, bias=False)
-        self.horizontal = HorizontalConvolution(features, 2 * features, kernel // 2, colours=colours, parts=2)
+        self.horizontal = HorizontalConvolution(features, 2 * features, config.kernel // 2, colours=colours, parts=2)
         self.residual = HorizontalConvolution(features, features, 0, colours=colours, bias=False)
         self.condition = nn.Linear(condition_width, 4 * features, bias=False) if condition_width is not None else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, v: Tensor, h: Tensor, pooled: Tensor | None) -> tuple[Tensor, Tensor]:
         """The vertical and the horizontal stack after this block."""
@@ -69,78 +90,52 @@ class GatedBlock(nn.Module):
         b = self.horizontal(h) + self.link(a)
         if beside is not None:
             b = b + beside[..., None, None]
-        return v + self.dropout(gate(a)), h + self.residual(self.dropout(gate(b)))
+        return v + self.dropout(gate(a, 1)), h + self.residual(self.dropout(gate(b, 1)))
 
     def shifts(self, pooled: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """What the condition adds before the gates of both stacks, ``(B, 2 F)`` each."""
         if self.condition is None or pooled is None:
             return None, None
-        above, beside = self.condition(rms_norm(pooled, None, EPS)).chunk(2, dim=-1)
+        above, beside = self.condition(unit_rms(pooled)).chunk(2, dim=-1)
         return above, beside
 
 
-class PixelCNN(Backbone[PixelCache]):
+FUSED = GatedBlock, VerticalConvolution, HorizontalConvolution, nn.Conv2d, nn.Linear, nn.Dropout, nn.ModuleList
+"""Modules whose computation the cached path replaces."""
+
+
+class PixelCNN(Backbone["PixelCache | ReplayCache"]):
     """Gated PixelCNN over the positions of a picture in raster order.
 
     Args:
+        config: Sizes.
         grid: The picture.
-        layers: Number of gated blocks.
-        width: Channels ``D`` of a position's input and hidden vector.
-        features: Channels ``F`` of each stack, a multiple of the grid's colours; as many as ``width`` by default.
-        first_kernel: Width of the first convolution, odd.
-        kernel: Width of the blocks' convolutions, odd.
         condition_width: Channels of the pooled condition; ``None`` for none.
-        dropout: Probability of dropping a gated feature.
 
     Raises:
-        ValueError: if the sizes do not fit together.
+        ValueError: if the channels cannot be shared by the colours.
     """
 
-    def __init__(
-        self,
-        *,
-        grid: PixelGrid,
-        layers: int,
-        width: int,
-        features: int | None = None,
-        first_kernel: int = 7,
-        kernel: int = 3,
-        condition_width: int | None = None,
-        dropout: float = 0.0,
-    ) -> None:
+    def __init__(self, config: PixelCNNConfig, *, grid: PixelGrid, condition_width: int | None = None) -> None:
         super().__init__()
-        features = features or width
-        if features % grid.colours:
-            raise ValueError(f"{features} features cannot be shared by {grid.colours} colours: choose a multiple of {grid.colours}")
-        for name, size in (("first_kernel", first_kernel), ("kernel", kernel)):
-            if size < 3 or size % 2 == 0:
-                raise ValueError(f"a masked convolution has its pixel in the middle: {name} must be odd and 3 or more, not {size}")
-        self.grid, self.layers, self.width, self.features = grid, layers, width, features
+        width, features, colours = config.width, config.features or config.width, grid.colours
+        if features % colours:
+            raise ValueError(f"{features} features cannot be shared by {colours} colours: choose a multiple of {colours}")
+        self.grid, self.layers, self.width, self.features = grid, config.layers, width, features
         self.conditioned = condition_width is not None
-        # Where a pixel has several tokens, each brings its share of the first map; else the map is the tokens' own vectors.
-        self.share = features // grid.colours if grid.colours > 1 else width
-        self.enter = nn.Linear(width, self.share, bias=False) if grid.colours > 1 else None
-        entry = grid.colours * self.share
-        self.first_vertical = VerticalConvolution(entry, features, first_kernel, strict=True)
-        self.first_horizontal = HorizontalConvolution(entry, features, first_kernel // 2, colours=grid.colours, own=False)
-        blocks = [GatedBlock(features, kernel, grid.colours, condition_width, dropout) for _ in range(layers)]
-        stack = nn.ModuleList(blocks)
+        # With several tokens a pixel, each contributes a share of the first map; else the map is the tokens' vectors.
+        share = features // colours if colours > 1 else width
+        self.enter = nn.Linear(width, share, bias=False) if colours > 1 else None
+        self.first_vertical = VerticalConvolution(colours * share, features, config.first_kernel, strict=True)
+        self.first_horizontal = HorizontalConvolution(colours * share, features, config.first_kernel // 2, colours=colours, own=False)
+        stack = nn.ModuleList(GatedBlock(features, config, colours, condition_width) for _ in range(config.layers))
         self.blocks = cast("Sequence[GatedBlock]", stack)
-        self.out = HorizontalConvolution(features, grid.colours * width, 0, colours=grid.colours)
+        self.out = HorizontalConvolution(features, colours * width, 0, colours=colours)
         self.initialise()
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Draw all weights anew.
-
-        ============================================  ================================
-        weights                                       N(0, 1 / inputs)
-        the two that are added before a gate          N(0, 1 / (2 inputs))
-        maps that end a residual branch               N(0, 1 / (layers inputs))
-        what a condition adds                         0
-        biases                                        0
-        ============================================  ================================
-        """
+        """Initialise all weights (table in :mod:`jielong.networks.gated`)."""
         for block in self.blocks:
             initialise(block.vertical)
             initialise(block.link, math.sqrt(0.5))
@@ -148,41 +143,36 @@ class PixelCNN(Backbone[PixelCache]):
             initialise(block.residual, 1 / math.sqrt(self.layers))
             if block.condition is not None:
                 nn.init.zeros_(block.condition.weight)
-        for convolution in (self.first_vertical, self.first_horizontal, self.out):
-            initialise(convolution)
-        if self.enter is not None:
-            nn.init.normal_(self.enter.weight, std=1 / math.sqrt(self.width))
+        for layer in (self.first_vertical, self.first_horizontal, self.out, self.enter):
+            if layer is not None:
+                initialise(layer)
 
     def check_order(self, blocks: Tensor, shifted: bool) -> None:
         """Raise ``ValueError`` unless the order is raster."""
         check_raster(self, blocks, shifted)
 
-    def forward(self, inputs: BackboneInputs, cache: PixelCache | None = None, commit: bool = True) -> Tensor:
-        """Hidden vectors ``(B, n, D)``; see :class:`jielong.networks.backbone.Backbone`. Of a condition the pooled vector is read."""
+    def forward(self, inputs: BackboneInputs, cache: PixelCache | ReplayCache | None = None, commit: bool = True) -> Tensor:
+        """Hidden vectors ``(B, n, D)``; see :meth:`Backbone.forward`. Of a condition the pooled vector is read."""
         self.check(inputs, cache)
-        x, conditioning = inputs.embeddings, inputs.conditioning
+        x, pooled = inputs.embeddings, None if inputs.conditioning is None else inputs.conditioning.pooled
         total = x.shape[1] + (0 if cache is None else cache.length)
         most = self.grid.positions if cache is None else cache.capacity
         if total > most:
             raise ValueError(f"the picture has {most} positions, but these are {total}")
         if cache is None:
-            return self._whole(x, None if conditioning is None else conditioning.pooled)
+            return self._whole(x, pooled)
+        if isinstance(cache, ReplayCache):
+            return cache.extend(x, pooled, self._whole, commit)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             if not cache.started:
-                self._take(conditioning, cache)
+                self._start(pooled, cache)
             if not commit:
                 cache = cache.clone()
             return torch.stack([self._next(vector.to(cache.start.dtype), cache) for vector in x.unbind(1)], dim=1)
 
-    # --- the naive reference: the whole picture -----------------------------------------------------------------------------------
-
     def _tokens(self, vectors: Tensor, start: Tensor) -> Tensor:
-        """What the first layer reads of a token: ``(..., D)`` to ``(..., share)``.
-
-        The start of the chain stands for all that lies outside of the picture: less the start, that is what zero padding pads with.
-        Embeddings begin small, so vectors are brought to unit size.
-        """
-        scaled = rms_norm(vectors - start, None, EPS)
+        """Input of the first layer for embeddings ``(..., D)``, less that of the start, so that zero padding means the start."""
+        scaled = unit_rms(vectors - start)
         return scaled if self.enter is None else self.enter(scaled)
 
     def _whole(self, inputs: Tensor, pooled: Tensor | None) -> Tensor:
@@ -193,14 +183,17 @@ class PixelCNN(Backbone[PixelCache]):
             v, h = block(v, h, pooled)
         return self.grid.chain(F.silu(self.out(F.silu(h))), positions)
 
-    # --- with a cache: the vertical stack once a row, the horizontal one once a position -----------------------------------------
+    # With a cache the vertical stack runs once a row, the horizontal one once a position.
 
     def new_cache(
         self, batch: int, positions: int, prefix: int = 0, dtype: torch.dtype | None = None, device: torch.device | str | None = None
-    ) -> PixelCache:
-        """What a few rows leave behind, however many positions there are."""
-        weight = self.out.weight
-        dtype, device = dtype or weight.dtype, device or weight.device
+    ) -> PixelCache | ReplayCache:
+        """Buffers of a few rows, independent of ``positions``; all embeddings where the layers cannot be fused."""
+        if not can_fuse(self.children(), FUSED):
+            return ReplayCache(batch, positions)
+        return self._empty_cache(batch, positions, dtype or self.out.weight.dtype, device or self.out.weight.device)
+
+    def _empty_cache(self, batch: int, positions: int, dtype: torch.dtype, device: torch.device | str) -> PixelCache:
         verticals = [self.first_vertical, *(block.vertical for block in self.blocks)]
         horizontals = [self.first_horizontal, *(block.horizontal for block in self.blocks)]
         columns, colours = self.grid.columns, self.grid.colours
@@ -222,11 +215,11 @@ class PixelCNN(Backbone[PixelCache]):
 
     def cache_bytes(self, batch: int, positions: int, prefix: int = 0, dtype: torch.dtype = torch.float32) -> int:
         """Bytes of the buffers of ``new_cache``; they do not grow with the positions."""
-        return self.new_cache(batch, positions, dtype=dtype, device="meta").nbytes
+        return self._empty_cache(batch, positions, dtype, "meta").nbytes
 
-    def _take(self, conditioning: Conditioning | None, cache: PixelCache) -> None:
-        """Take the condition, and the weights as they are now, into a new cache."""
-        pooled, colours = None if conditioning is None else conditioning.pooled, self.grid.colours
+    def _start(self, pooled: Tensor | None, cache: PixelCache) -> None:
+        """Store the condition and the present weights in a new cache."""
+        colours = self.grid.colours
         cache.maps = Maps(
             first=by_colour(self.first_horizontal, colours),
             horizontal=[by_colour(block.horizontal, colours, parts=2) for block in self.blocks],
@@ -240,20 +233,20 @@ class PixelCNN(Backbone[PixelCache]):
         cache.started = True
 
     def _next(self, vector: Tensor, cache: PixelCache) -> Tensor:
-        """The hidden vector of the next position, from its input, ``(B, D)`` both."""
+        """The hidden vector of the next position from its embedding, ``(B, D)`` both."""
         row, column, colour = self.grid.place(cache.length)
         if cache.length == 0:
             cache.start.copy_(vector)
         else:
             _, past, which = self.grid.place(cache.length - 1)
-            cache.cut().slots[0][past][which].copy_(self._tokens(vector, cache.start))
+            cache.cut().inputs[0][past][which].copy_(self._tokens(vector, cache.start))
         if column == colour == 0:
             self._begin_row(row, cache)
         cache.length += 1
         return self._along(column, colour, cache)
 
     def _begin_row(self, row: int, cache: PixelCache) -> None:
-        """The vertical stack of a new row, and what it adds to the horizontal one."""
+        """The vertical stack of a new row, and its contribution to the horizontal one."""
         if row > 0:
             cache.push(0, cache.beside[0][:, self.first_horizontal.reach :].transpose(1, 2))
         v, colours = self.first_vertical.row(cache.above[0]), self.grid.colours
@@ -263,20 +256,20 @@ class PixelCNN(Backbone[PixelCache]):
             if above is not None:
                 a = a + above[..., None]
             link = F.linear(a.transpose(1, 2), block.link.weight[:, :, 0, 0]) + beside[:, None]  # (B, W, 2F)
-            apart = link.unflatten(2, (2, colours, -1)).unbind(3)
-            cache.links[layer] = [each.flatten(2).unbind(1) for each in apart]
-            v = v + gate(a)
+            parts = link.unflatten(2, (2, colours, -1)).unbind(3)
+            cache.links[layer] = [part.flatten(2).unbind(1) for part in parts]
+            v = v + gate(a, 1)
 
     def _along(self, column: int, colour: int, cache: PixelCache) -> Tensor:
         """The horizontal stack of one position of the row."""
         maps, views = cache.maps, cache.cut()
         assert maps is not None
         b, first, second = views.gated
-        h = views.slots[1][column][colour].copy_(maps.first[colour](views.windows[0][column]))
+        h = views.inputs[1][column][colour].copy_(maps.first[colour](views.windows[0][column]))
         for layer in range(self.layers):
             window, link = views.windows[layer + 1][column], cache.links[layer][colour][column]
             torch.addmm(link, window, maps.horizontal[layer][colour].weight, out=b)
             torch.mul(first.tanh_(), second.sigmoid_(), out=views.gates[layer][colour])
-            after = views.slots[layer + 2][column][colour]
+            after = views.inputs[layer + 2][column][colour]
             h = torch.addmm(h, cache.gates[layer], maps.residual[layer][colour].weight, out=after)
         return F.silu(maps.out[colour](F.silu(cache.last)))

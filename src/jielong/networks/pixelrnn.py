@@ -1,40 +1,69 @@
-"""PixelRNN: a map of pixels in, a hidden vector a colour value out, no value seen before its turn (arXiv 1601.06759).
+"""PixelRNN: a map of pixels to a hidden vector per colour value, autoregressive in raster order (arXiv 1601.06759).
 
-A masked convolution (mask A), a residual stack of recurrent layers, and two (ReLU, 1x1) layers. Two things are not in the paper: vectors
-that come in are scaled to unit size (there the intensities were), and a pooled condition is a bias on the gates of every layer (there, in
-the multi-scale variant, a smaller picture is).
+A masked convolution (mask A), a residual stack of recurrent layers, and two (ReLU, 1x1) layers. Differences to the paper: input vectors are
+scaled to unit size, and a pooled condition is a bias on the gates of every layer (in the paper's multi-scale variant, a smaller picture
+is).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal, cast
+from typing import Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from jielong.config.registry import Config
 from jielong.networks.backbone import Backbone, BackboneInputs, check_raster
-from jielong.networks.masked_convolution import HorizontalConvolution, VerticalConvolution, initialise
-from jielong.networks.norm import rms_norm
+from jielong.networks.eligibility import can_fuse
+from jielong.networks.gated import initialise, unit_rms
+from jielong.networks.masked_convolution import HorizontalConvolution, VerticalConvolution
 from jielong.networks.pixel_grid import PixelGrid
 from jielong.networks.pixelrnn_cache import PixelRNNCache
-from jielong.networks.recurrence import DiagonalBiLSTM, GroupedLinear, Recurrence, RowLSTM
+from jielong.networks.recurrence import DiagonalBiLSTM, Direction, GroupedLinear, Recurrence, RowLSTM
+from jielong.networks.replay import ReplayCache
 
 Kind = Literal["row", "diagonal"]
+
+
+class PixelRNNConfig(Config):
+    """Sizes of a PixelRNN.
+
+    Attributes:
+        kind: ``row`` (an LSTM down the rows, whose receptive field is a triangle) or ``diagonal`` (LSTMs along both diagonals, whose
+            receptive field is all that is above and to the left).
+        layers: Recurrent layers.
+        hidden: Channels of a layer's state, ``h`` in the paper, a multiple of the colours; between the layers there are ``2 h``.
+        width: Channels ``D`` of a colour value's embedding and hidden vector.
+        kernel: Width of the first convolution.
+    """
+
+    kind: Kind = "diagonal"
+    layers: int = Field(default=7, ge=1)
+    hidden: int = Field(default=48, ge=1)
+    width: int = Field(default=64, ge=1)
+    kernel: int = Field(default=7, ge=3)
+
+    @model_validator(mode="after")
+    def _kernel_has_a_middle(self) -> Self:
+        if self.kernel % 2 == 0:
+            raise ValueError(f"the first convolution has a pixel in its middle: kernel must be odd, not {self.kernel}")
+        return self
 
 
 class PixelConvolution(nn.Module):
     """The first layer: a ``kernel x kernel`` convolution under mask A, ``(B, H, W, inputs) -> (B, H, W + margin, outputs)``.
 
-    What the mask leaves are two convolutions, one of the rows above and one of the row itself.
+    The mask leaves two convolutions, one of the rows above and one of the row itself.
 
     Args:
-        inputs: Channels of a pixel, in as many groups as there are colours.
-        outputs: Channels of a feature, in as many groups.
+        inputs: Channels of a pixel, in ``colours`` groups.
+        outputs: Channels of a feature, in ``colours`` groups.
         colours: Number of groups.
         kernel: Width and height, odd.
-        margin: Columns computed beyond the last.
+        margin: Additional columns computed on the right.
     """
 
     def __init__(self, inputs: int, outputs: int, colours: int, kernel: int, margin: int) -> None:
@@ -62,37 +91,38 @@ class Layer(nn.Module):
         return x + self.out(self.states(x, pooled))
 
 
-class PixelRNN(Backbone[PixelRNNCache]):
-    """PixelRNN with row LSTMs or diagonal BiLSTMs, between vectors of width ``D``.
+FUSED = (
+    *(PixelConvolution, VerticalConvolution, HorizontalConvolution, Layer, RowLSTM, DiagonalBiLSTM, Direction),
+    *(GroupedLinear, nn.Linear, nn.ModuleList),
+)
+"""Modules whose computation the cached path replaces."""
+
+
+class PixelRNN(Backbone["PixelRNNCache | ReplayCache"]):
+    """PixelRNN with row LSTMs or diagonal BiLSTMs.
 
     Args:
-        kind: ``row`` or ``diagonal``.
-        grid: The picture; its colours are drawn one after the other, in groups of channels.
-        layers: Recurrent layers.
-        width: Channels ``D`` of a colour value's input and hidden vector.
-        hidden: Channels of a layer's state, ``h`` in the paper; between the layers there are ``2 h``. A multiple of the colours.
-        kernel: Width of the first convolution, odd.
+        config: Sizes.
+        grid: The picture; the colours of a pixel are sampled one after the other, in groups of channels.
         condition_width: Channels of the pooled condition; ``None`` for no condition.
 
     Raises:
-        ValueError: if the sizes do not fit together.
+        ValueError: if the hidden width is no multiple of the colours.
     """
 
-    def __init__(
-        self, *, kind: Kind, grid: PixelGrid, layers: int, width: int, hidden: int, kernel: int = 7, condition_width: int | None = None
-    ) -> None:
+    def __init__(self, config: PixelRNNConfig, *, grid: PixelGrid, condition_width: int | None = None) -> None:
         super().__init__()
-        groups = grid.colours
+        kind, groups, width, hidden = config.kind, grid.colours, config.width, config.hidden
         if hidden % groups:
             raise ValueError(f"a hidden width of {hidden} cannot be shared by {groups} colours: it must be a multiple of {groups}")
-        if kernel % 2 == 0 or kernel < 3:
-            raise ValueError(f"the first convolution looks around a pixel in its middle: its kernel must be odd, 3 or more, not {kernel}")
         self.kind, self.grid, self.groups, self.width, self.hidden = kind, grid, groups, width, hidden
         self.features, self.condition_width, self.conditioned = 2 * hidden, condition_width, condition_width is not None
         recurrence: type[RowLSTM] | type[DiagonalBiLSTM] = RowLSTM if kind == "row" else DiagonalBiLSTM
-        stack = [Layer(recurrence(self.features, hidden, groups, condition_width), hidden, self.features, groups) for _ in range(layers)]
+        stack = [
+            Layer(recurrence(self.features, hidden, groups, condition_width), hidden, self.features, groups) for _ in range(config.layers)
+        ]
         self.margin = stack[0].states.margin
-        self.input = PixelConvolution(groups * width, self.features, groups, kernel, self.margin)
+        self.input = PixelConvolution(groups * width, self.features, groups, config.kernel, self.margin)
         self.layers = nn.ModuleList(stack)
         self.first = GroupedLinear(self.features, groups * width, groups)
         self.second = GroupedLinear(groups * width, groups * width, groups)
@@ -100,33 +130,32 @@ class PixelRNN(Backbone[PixelRNNCache]):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Draw all weights anew.
+        """Initialise all weights.
 
         ============================================  ===================================
         weights                                       N(0, 1 / inputs)
         the two parts of the first convolution        N(0, 1 / (2 inputs))
         maps that end a residual branch               N(0, 1 / (layers inputs))
         forget gates                                  bias 1
-        other biases, first states, conditions        0
+        other biases, initial states, conditions      0
         ============================================  ===================================
         """
         for convolution in (self.input.above, self.input.beside):
-            initialise(convolution, gain=math.sqrt(0.5))  # the two are added
+            initialise(convolution, gain=math.sqrt(0.5))  # their outputs are added
         for layer in self.stack:
             for direction in layer.states.both:
                 direction.initialise()
             nn.init.normal_(layer.out.weight, std=1 / math.sqrt(len(self.stack) * self.hidden))
             nn.init.zeros_(layer.out.bias)
-        for last in (self.first, self.second):
-            nn.init.normal_(last.weight, std=1 / math.sqrt(last.in_features))
-            nn.init.zeros_(last.bias)
+        initialise(self.first)
+        initialise(self.second)
 
     @property
     def stack(self) -> list[Layer]:
         """The layers, first to last."""
         return [cast("Layer", layer) for layer in self.layers]
 
-    def forward(self, inputs: BackboneInputs, cache: PixelRNNCache | None = None, commit: bool = True) -> Tensor:
+    def forward(self, inputs: BackboneInputs, cache: PixelRNNCache | ReplayCache | None = None, commit: bool = True) -> Tensor:
         """Hidden vectors ``(B, n, D)``; see :meth:`Backbone.forward`. Of the condition its pooled vector is read.
 
         Raises:
@@ -135,21 +164,23 @@ class PixelRNN(Backbone[PixelRNNCache]):
         self.check(inputs, cache)
         x, done = inputs.embeddings, 0 if cache is None else cache.length
         if done + x.shape[1] > self.grid.positions:
-            raise ValueError(f"a picture has {self.grid.positions} positions: {x.shape[1]} do not fit behind {done}")
-        pooled = None if inputs.conditioning is None else scaled(inputs.conditioning.pooled)
+            raise ValueError(f"a picture has {self.grid.positions} positions: {x.shape[1]} do not fit after {done}")
+        pooled = None if inputs.conditioning is None else unit_rms(inputs.conditioning.pooled)
         if cache is None:
             return self._whole(x, pooled)
         if not commit:
             raise ValueError("a recurrence cannot take a step back: every cached call of a PixelRNN commits")
+        if isinstance(cache, ReplayCache):
+            return cache.extend(x, pooled, self._whole, commit)
         with torch.no_grad():
             if not cache.started:
-                cache.take(x[:, 0], pooled)
-            vectors = scaled(x - cache.start[0][:, None])
+                cache.begin(x[:, 0], pooled)
+            vectors = unit_rms(x - cache.start[0][:, None])
             return torch.stack([cache.step(vector) for vector in vectors.unbind(1)], dim=1)
 
     def _whole(self, inputs: Tensor, pooled: Tensor | None) -> Tensor:
-        # The first input begins the chain and so stands for what is not there: it is what zero padding pads with.
-        known = scaled(inputs[:, 1:] - inputs[:, :1])
+        # Less the first embedding, so that zero padding means the start of the sequence.
+        known = unit_rms(inputs[:, 1:] - inputs[:, :1])
         rows = -(-inputs.shape[1] // self.grid.row)
         pixels = F.pad(known, (0, 0, 0, rows * self.grid.row - known.shape[1]))
         x = self.input(pixels.unflatten(1, (rows, self.grid.columns, self.groups)).flatten(3))
@@ -160,19 +191,16 @@ class PixelRNN(Backbone[PixelRNNCache]):
 
     def new_cache(
         self, batch: int, positions: int, prefix: int = 0, dtype: torch.dtype | None = None, device: torch.device | str | None = None
-    ) -> PixelRNNCache:
-        """The last rows of ``batch`` pictures, in float32 as a recurrence must be. Positions and the condition's states cost nothing."""
+    ) -> PixelRNNCache | ReplayCache:
+        """The last rows, in float32 as a recurrence must be; all embeddings where the layers cannot be fused."""
+        if not can_fuse(self.children(), FUSED):
+            return ReplayCache(batch, positions)
         return PixelRNNCache(self, batch, device or self.second.weight.device)
 
     def cache_bytes(self, batch: int, positions: int, prefix: int = 0, dtype: torch.dtype = torch.float32) -> int:
         """Bytes of the rows that ``new_cache`` keeps, its masked copy of the weights not counted."""
-        return self.new_cache(batch, positions, prefix, dtype, "meta").nbytes
+        return PixelRNNCache(self, batch, "meta").nbytes
 
     def check_order(self, blocks: Tensor, shifted: bool) -> None:
-        """Only the raster order fits; see :meth:`Backbone.check_order`."""
+        """Raise ``ValueError`` unless the order is raster."""
         check_raster(self, blocks, shifted)
-
-
-def scaled(vectors: Tensor) -> Tensor:
-    """Vectors of unit size ``(..., D)``: embeddings begin small, and no norm follows that would make up for it. Zero stays zero."""
-    return rms_norm(vectors, None, 1e-6)

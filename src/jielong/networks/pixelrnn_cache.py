@@ -1,9 +1,9 @@
-"""PixelRNN one value at a time: what finished pixels leave behind, and the step that goes on from there.
+"""PixelRNN one value at a time: the state that finished pixels leave, and the step that continues from it.
 
-A step costs the same wherever in the picture it stands. At the beginning of a row everything that follows from the rows above is computed
-for the whole row and all layers at once: the upper part of the first convolution, the state-to-state products from above, and, for the
-diagonal BiLSTM, the states from the right of the row just finished. What is left for a value is its own share, and of every map only the
-group of its colour, which reads a prefix of the channels because groups are contiguous and in order.
+Every step costs the same. At the beginning of a row all that depends on the rows above is computed for the whole row and all layers at
+once: the upper part of the first convolution, the state-to-state products from above, and, for the diagonal BiLSTM, the states from the
+right of the previous row. What is left for a value is its share of every map, the group of its colour, which reads a prefix of the channels
+because groups are contiguous and in order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class _Scan:
-    """The weights of one direction of all ``L`` layers, stacked so that a row of every layer is one product."""
+    """The weights of one direction of all ``L`` layers, stacked: one product for a row of all layers."""
 
     def __init__(self, directions: Sequence[Direction]) -> None:
         self.inputs = torch.stack([item.inputs.masked() for item in directions]).transpose(1, 2).contiguous()  # (L, taps F, 4h)
@@ -37,12 +37,12 @@ class _Scan:
         return (self.bias[:, None] + torch.stack([each(pooled) for each in self.shifts]))[:, :, None]
 
     def start(self, which: int, batch: int, columns: int) -> Tensor:
-        """The learned first state (0) or cell (1) as a row, ``(L, B, W, h)``."""
+        """The learned initial state (0) or cell (1) as a row, ``(L, B, W, h)``."""
         return self.first[which, :, None, None].expand(-1, batch, columns, -1)
 
 
 class _Weights:
-    """A network's weights, masked once and cut into the rows that each colour group needs."""
+    """A network's weights, masked once and sliced for each colour group."""
 
     def __init__(self, net: PixelRNN) -> None:
         self.grid, self.columns = net.grid, net.grid.columns
@@ -54,13 +54,13 @@ class _Weights:
         self.input = net.input
         wide, colours = self.groups * self.width, range(self.groups)
         beside, bias = net.input.beside.matrix().T, cast("Tensor", net.input.beside.bias)
-        own = [self.part(k, self.features) for k in colours]
-        self.beside = [(beside[own[k], : self.reach * wide + k * self.width].contiguous(), bias[own[k]]) for k in colours]
+        parts = [self.part(k, self.features) for k in colours]
+        self.beside = [(beside[parts[k], : self.reach * wide + k * self.width].contiguous(), bias[parts[k]]) for k in colours]
         ahead = [scans[0] for scans in directions]  # the direction that follows the order, of every layer
         self.near = [[self._near(item.inputs.masked(), k) for k in colours] for item in ahead]
-        self.own = [[item.state.weight[self.part(k, 4 * self.hidden), : self.hidden].contiguous() for k in colours] for item in ahead]
-        self.out = [[self._cut(layer.out, k) for k in colours] for layer in net.stack]
-        self.head = [[self._cut(layer, k) for k in colours] for layer in (net.first, net.second)]
+        self.states = [[item.state.weight[self.part(k, 4 * self.hidden), : self.hidden].contiguous() for k in colours] for item in ahead]
+        self.out = [[self._slice(layer.out, k) for k in colours] for layer in net.stack]
+        self.head = [[self._slice(layer, k) for k in colours] for layer in (net.first, net.second)]
 
     def part(self, group: int, channels: int) -> slice:
         """The channels of a group."""
@@ -71,18 +71,18 @@ class _Weights:
         read = self.left * self.features + self.part(group, self.features).stop
         return weight[self.part(group, len(weight)), :read].contiguous()
 
-    def _cut(self, layer: GroupedLinear, group: int) -> tuple[Tensor, Tensor]:
+    def _slice(self, layer: GroupedLinear, group: int) -> tuple[Tensor, Tensor]:
         outputs, inputs = layer.weight.shape
-        own = self.part(group, outputs)
-        return layer.weight[own, : self.part(group, inputs).stop].contiguous(), layer.bias[own]
+        rows = self.part(group, outputs)
+        return layer.weight[rows, : self.part(group, inputs).stop].contiguous(), layer.bias[rows]
 
 
 class PixelRNNCache:
-    """The last rows of a batch of pictures that are drawn value by value, in float32, and the network's weights, masked and cut.
+    """The last rows of a batch of pictures that are sampled value by value, in float32, and the network's weights, masked and sliced.
 
     Attributes:
-        length: Values passed so far.
-        started: Whether the first call has been made, which takes the condition in.
+        length: Values so far.
+        started: Whether the first call, which takes the condition in, has been made.
     """
 
     _buffers = ("pixels", "above", "x", "base", "hidden", "cells", "carried", "right", "head", "start")
@@ -97,16 +97,16 @@ class PixelRNNCache:
             return torch.zeros(shape, device=device)
 
         # The batch is axis 1 of each. States and cells have a column before the first; features have as many as are read to the left.
-        self.pixels = zeros(w.reach + 1, batch, columns + 2 * w.reach, colours)  # the rows that the first convolution sees
-        self.above = zeros(1, batch, columns, w.features)  # what it adds to this row from the rows above
+        self.pixels = zeros(w.reach + 1, batch, columns + 2 * w.reach, colours)  # the rows that the first convolution reads
+        self.above = zeros(1, batch, columns, w.features)  # its contribution from the rows above to this row
         self.x = zeros(w.layers + 1, batch, w.left + columns, w.features)  # this row, before every layer and after the last
         self.base = zeros(w.layers, batch, columns, 4 * w.hidden)  # gates, from the row above and the condition
-        self.hidden = zeros(w.layers, batch, 1 + columns, w.hidden)  # this row's states; before its turn, a pixel's of the row above
+        self.hidden = zeros(w.layers, batch, 1 + columns, w.hidden)  # this row's states; right of the current pixel, the row above's
         self.cells = zeros(w.layers, batch, 1 + columns, w.hidden)
         self.carried = zeros(w.layers, batch, 0 if w.diagonal else columns, w.hidden)  # row LSTM: the cells of the row above
         self.right = zeros(w.layers, batch, columns if w.diagonal else 0, w.hidden)  # states from the right, of the row above
         self.head = zeros(1, batch, colours)  # between the last two layers, this pixel
-        self.start = zeros(1, batch, w.width)  # the input that begins the chain
+        self.start = zeros(1, batch, w.width)  # the first embedding
         self.shifts: list[Tensor] = []  # bias and condition of each direction, (L, B or 1, 1, 4h)
 
     @property
@@ -120,15 +120,15 @@ class PixelRNNCache:
         return sum(getattr(self, name).nbytes for name in self._buffers)
 
     def rows(self, index: slice) -> PixelRNNCache:
-        """A cache of some items that shares this one's memory but goes on with a cursor of its own."""
+        """A cache of some items that shares this one's memory but has its own cursor."""
         part = copy.copy(self)
         for name in self._buffers:
             setattr(part, name, getattr(self, name)[:, index])
         part.shifts = [shift if shift.shape[1] == 1 else shift[:, index] for shift in self.shifts]
         return part
 
-    def take(self, first: Tensor, pooled: Tensor | None) -> None:
-        """Begin with the input that begins the chain, ``(B, D)``, and a condition, ``(B, condition width)``."""
+    def begin(self, first: Tensor, pooled: Tensor | None) -> None:
+        """Store the first embedding, ``(B, D)``, and the condition, ``(B, condition width)``."""
         self.start[0] = first
         self.shifts = [scan.shift(pooled) for scan in self.weights.scans]
         self.started = True
@@ -142,45 +142,45 @@ class PixelRNNCache:
             self.pixels[-1][:, past_column + w.reach, w.part(past_colour, w.groups * w.width)] = before
             if past_row < row and w.diagonal:
                 for each in range(w.groups):
-                    self._features(w.columns, each)  # the column beyond the last, which has seen the whole row
+                    self._features(w.columns, each)  # the column after the last, which depends on the whole row
                 self._from_right(first=past_row == 0)
         if (column, colour) == (0, 0):
             self._begin_row(first=row == 0)
         self._features(column, colour)
         (weight, bias), (last, last_bias) = (layer[colour] for layer in w.head)
-        seen = F.relu(self.x[-1][:, column + w.left, : weight.shape[1]])
-        self.head[0][:, w.part(colour, w.groups * w.width)] = F.relu(F.linear(seen, weight, bias))
+        features = F.relu(self.x[-1][:, column + w.left, : weight.shape[1]])
+        self.head[0][:, w.part(colour, w.groups * w.width)] = F.relu(F.linear(features, weight, bias))
         self.length += 1
         return F.linear(self.head[0][:, : last.shape[1]], last, last_bias)
 
     def _features(self, column: int, colour: int) -> None:
         """One colour group of one pixel through all layers, into this row's maps."""
         w = self.weights
-        own, gates_of, state_of = (w.part(colour, channels) for channels in (w.features, 4 * w.hidden, w.hidden))
+        feature_part, gate_part, state_part = (w.part(colour, channels) for channels in (w.features, 4 * w.hidden, w.hidden))
         weight, bias = w.beside[colour]
         window = self.pixels[-1][:, column : column + w.reach + 1].flatten(1)[:, : weight.shape[1]]
-        x = self.above[0][:, column, own] + F.linear(window, weight, bias)
+        x = self.above[0][:, column, feature_part] + F.linear(window, weight, bias)
         # Cells come from the pixel to the left, or from the row above.
         cells_before = self.cells if w.diagonal else self.carried
         for layer in range(w.layers):
-            self.x[layer][:, column + w.left, own] = x
+            self.x[layer][:, column + w.left, feature_part] = x
             weight = w.near[layer][colour]
             near = self.x[layer][:, column : column + w.left + 1].flatten(1)[:, : weight.shape[1]]
-            gates = self.base[layer][:, column, gates_of] + F.linear(near, weight)
+            gates = self.base[layer][:, column, gate_part] + F.linear(near, weight)
             if w.diagonal:
-                gates = gates + F.linear(self.hidden[layer][:, column], w.own[layer][colour])
-            state, cell = lstm(gates, cells_before[layer][:, column, state_of], 1)
-            self.hidden[layer][:, column + 1, state_of] = state
-            self.cells[layer][:, column + 1, state_of] = cell
+                gates = gates + F.linear(self.hidden[layer][:, column], w.states[layer][colour])
+            state, cell = lstm(gates, cells_before[layer][:, column, state_part], 1)
+            self.hidden[layer][:, column + 1, state_part] = state
+            self.cells[layer][:, column + 1, state_part] = cell
             weight, bias = w.out[layer][colour]
-            seen = self.hidden[layer][:, column + 1, : weight.shape[1]]
+            hidden = self.hidden[layer][:, column + 1, : weight.shape[1]]
             if w.diagonal:
-                seen = seen + self.right[layer][:, column, : weight.shape[1]]
-            x = x + F.linear(seen, weight, bias)
-        self.x[-1][:, column + w.left, own] = x
+                hidden = hidden + self.right[layer][:, column, : weight.shape[1]]
+            x = x + F.linear(hidden, weight, bias)
+        self.x[-1][:, column + w.left, feature_part] = x
 
     def _begin_row(self, first: bool) -> None:
-        """All that follows from the rows above, for the whole row and all layers."""
+        """All that depends on the rows above, for the whole row and all layers."""
         w = self.weights
         scan, columns = w.scans[0], w.columns + w.margin
         if not first:
@@ -199,7 +199,7 @@ class PixelRNNCache:
         self.base.copy_(torch.bmm(states.flatten(1, 2), between).view_as(self.base) + self.shifts[0])
 
     def _from_right(self, first: bool) -> None:
-        """The states from the right of the row just finished, for all layers; ``first`` says that it is the picture's first row."""
+        """The states from the right of the finished row, for all layers; ``first``: it is the picture's first row."""
         w, scan = self.weights, self.weights.scans[1]
         columns = w.columns + w.margin
         above = scan.start(0, self.batch, columns) if first else self.right

@@ -1,11 +1,10 @@
-"""The two recurrent layers of PixelRNN (arXiv 1601.06759, section 3): an LSTM down the rows, and one along the diagonals, from both sides.
+"""The two recurrent layers of PixelRNN (arXiv 1601.06759, section 3): the row LSTM and the diagonal BiLSTM.
 
-Maps are channels-last, ``(B, H, W, F)``. Where a picture has several colours their channels stand in ``G`` contiguous groups, and every
-gate map in as many, each with its own four gates; a group of a pixel reads earlier groups of that pixel and, in these layers, itself
-(mask B). State-to-state weights need no mask: they read pixels that are complete.
+Maps are channels-last, ``(B, H, W, F)``. With several colours the channels are in ``G`` contiguous groups, and so are the gates; a group of
+a pixel reads earlier groups of that pixel and itself (mask B). State-to-state weights need no mask: they read complete pixels.
 
-The input's share of the gates is one product for the whole map. What remains is sequential: a product a row, or a diagonal, for the whole
-batch. Diagonals are not skewed and padded: the pixels are sorted by their diagonal, and just those that exist are computed.
+The input-to-state part of the gates is one product for the whole map. The rest is sequential: a product for each row, or diagonal, of the
+whole batch. Diagonals are not skewed and padded: pixels are sorted by their diagonal, and only those that exist are computed.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jielong.networks.eligibility import can_fuse
 from jielong.networks.masked_convolution import colour_mask
 
 
@@ -27,9 +27,9 @@ class GroupedLinear(nn.Linear):
 
     Args:
         inputs: Channels of the pixel.
-        outputs: Channels written.
+        outputs: Output channels.
         groups: Colour groups ``G``.
-        before: Channels that stand before the pixel's own in the input and may be read by all (pixels to the left).
+        before: Leading input channels, of pixels to the left, which all groups may read.
     """
 
     mask: Tensor | None
@@ -40,11 +40,11 @@ class GroupedLinear(nn.Linear):
         self.register_buffer("mask", mask if groups > 1 else None, persistent=False)
 
     def masked(self) -> Tensor:
-        """The weight with zeros where nothing may be read, ``(outputs, before + inputs)``."""
+        """The masked weight, ``(outputs, before + inputs)``."""
         return self.weight if self.mask is None else self.weight * self.mask
 
     def forward(self, x: Tensor) -> Tensor:
-        """The map, with its bias."""
+        """``W x + b`` with the masked weight."""
         return F.linear(x, self.masked(), self.bias)
 
 
@@ -53,7 +53,7 @@ def lstm(gates: Tensor, cell: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 
     Args:
         gates: ``(..., G 4 n)`` before their non-linearities: in every group the output, forget and input gates and the content.
-        cell: ``(..., G n)``, the cell before.
+        cell: ``(..., G n)``, the previous cell.
         groups: Number of groups ``G``.
 
     Returns:
@@ -73,9 +73,9 @@ class Direction(nn.Module):
         features: Channels of the map.
         hidden: Channels of the state.
         groups: Colour groups.
-        left: Pixels to the left that the input-to-state convolution reads beside the pixel itself.
+        left: Pixels to the left in the kernel of the input-to-state convolution.
         neighbours: States that the state-to-state convolution reads.
-        condition_width: Channels of a pooled condition, which adds a bias to all gates; ``None`` for none.
+        condition_width: Channels of a pooled condition, which is a bias of all gates; ``None`` for none.
     """
 
     def __init__(self, features: int, hidden: int, groups: int, left: int, neighbours: int, condition_width: int | None) -> None:
@@ -85,11 +85,11 @@ class Direction(nn.Module):
         self.state = nn.Linear(neighbours * hidden, 4 * hidden, bias=False)
         self.condition = nn.Linear(condition_width, 4 * hidden, bias=False) if condition_width is not None else None
         self.first = nn.Parameter(torch.zeros(2, hidden))
-        """The state and the cell before the map begins."""
+        """Initial state and cell."""
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Weights N(0, 1 / inputs), those of the condition 0; forget gates begin with a bias of 1, the rest of the biases with 0."""
+        """Weights N(0, 1 / inputs), those of the condition 0; biases of forget gates 1, other biases 0."""
         for layer in (self.inputs, self.state):
             nn.init.normal_(layer.weight, std=1 / math.sqrt(layer.in_features))
         nn.init.zeros_(self.inputs.bias)
@@ -109,14 +109,14 @@ class Recurrence(nn.Module, ABC):
     """A recurrent layer over maps: features ``(B, H, W, F)`` to states ``(B, H, W, hidden)``."""
 
     margin: int
-    """Columns that the map must have beyond the picture's last."""
+    """Additional columns of the map on the right."""
     left: int
-    """Pixels to the left that the input-to-state convolution reads beside the pixel itself."""
+    """Pixels to the left in the kernel of the input-to-state convolution."""
     directions: nn.ModuleList
 
     @property
     def both(self) -> list[Direction]:
-        """Its directions: the one that follows the order first, then, if there is one, the one from the right."""
+        """Its directions: the one that follows the order, then, if there is one, the one from the right."""
         return [cast("Direction", item) for item in self.directions]
 
     @abstractmethod
@@ -124,13 +124,13 @@ class Recurrence(nn.Module, ABC):
         """States of the whole map.
 
         Args:
-            x: ``(B, H, W, F)``, with :attr:`margin` columns more than the picture.
+            x: ``(B, H, W + margin, F)``.
             pooled: The condition, ``(B, condition width)``.
         """
 
 
 class RowLSTM(Recurrence):
-    """An LSTM down the rows: a pixel reads three states of the row above, so it sees a triangle (section 3.1).
+    """An LSTM down the rows: a pixel reads three states of the row above; its receptive field is a triangle (section 3.1).
 
     Args:
         features: Channels ``F`` of the map.
@@ -148,7 +148,7 @@ class RowLSTM(Recurrence):
         self.directions = nn.ModuleList([Direction(features, hidden, groups, self.left, 3, condition_width)])
 
     def forward(self, x: Tensor, pooled: Tensor | None = None) -> Tensor:
-        """States of the whole map, a row after the other."""
+        """States of the whole map, row by row."""
         (down,) = self.both
         batch, _, columns, _ = x.shape
         padded = F.pad(x, (0, 0, self.left, 0))
@@ -163,17 +163,17 @@ class RowLSTM(Recurrence):
 
 
 def around(row: Tensor) -> Tensor:
-    """A row's states with their neighbours to the left and right, zeros beyond its ends: ``(..., W, h) -> (..., W, 3 h)``."""
+    """A row's states with their left and right neighbours, zero-padded: ``(..., W, h) -> (..., W, 3 h)``."""
     columns, padded = row.shape[-2], F.pad(row, (0, 0, 1, 1))
     return torch.cat([padded[..., tap : tap + columns, :] for tap in range(3)], dim=-1)
 
 
 class DiagonalBiLSTM(Recurrence):
-    """Two LSTMs along the diagonals, from the left and from the right, so a pixel sees all that is above it and to its left (section 3.2).
+    """Two LSTMs along the diagonals, from the left and from the right; their receptive field is all above and to the left (section 3.2).
 
-    A state reads the one beside it and the one above it. The states from the right are moved down by one row before they are added, for
-    at a pixel's own row they have seen its future. A map is one column wider than the picture: features look strictly to the
-    left of their own column, so only there has one seen the last pixel of its row, which the next row would otherwise be blind to.
+    A state reads the one beside it and the one above it. The states from the right are shifted down by one row before they are added: in
+    the pixel's row they depend on later pixels. The map is one column wider than the picture: features depend only on columns to their
+    left, so the additional column alone depends on the last pixel of its row, which the next row could not read otherwise.
 
     Args:
         features: Channels ``F`` of the map.
@@ -189,31 +189,38 @@ class DiagonalBiLSTM(Recurrence):
         self.directions = nn.ModuleList(Direction(features, hidden, groups, 0, 2, condition_width) for _ in range(2))
 
     def forward(self, x: Tensor, pooled: Tensor | None = None) -> Tensor:
-        """States of the whole map, a diagonal of both directions after the other."""
+        """States of the whole map, one diagonal of both directions after the other."""
         (batch, rows, columns, _), both = x.shape, self.both
         hidden, groups = both[0].hidden, both[0].groups
-        places, back, sizes = diagonals(rows, columns)
-        pixels = x.flatten(1, 2).transpose(0, 1)[places.to(x.device).flatten()].unflatten(0, (2, -1))  # (2, HW, B, F)
-        weights = torch.stack([item.inputs.masked().T for item in both])
-        shifts = torch.stack([item.inputs.bias + item.shift(pooled) for item in both])  # (2, B or 1, 4h)
-        gates = (torch.bmm(pixels.flatten(1, 2), weights).unflatten(1, (-1, batch)) + shifts[:, None]).flatten(1, 2)
-        between = torch.stack([item.state.weight.T for item in both])  # (2, 2h, 4h)
+        order, inverse, sizes = diagonals(rows, columns)
+        pixels = x.flatten(1, 2).transpose(0, 1)[order.to(x.device).flatten()].unflatten(0, (2, -1))  # (2, HW, B, F)
+        between: Tensor | None = None  # (2, 2h, 4h)
+        if can_fuse(both, (Direction, GroupedLinear, nn.Linear)):
+            weights = torch.stack([item.inputs.masked().T for item in both])
+            shifts = torch.stack([item.inputs.bias + item.shift(pooled) for item in both])  # (2, B or 1, 4h)
+            gates = (torch.bmm(pixels.flatten(1, 2), weights).unflatten(1, (-1, batch)) + shifts[:, None]).flatten(1, 2)
+            between = torch.stack([item.state.weight.T for item in both])
+        else:
+            gates = torch.stack([item.inputs(p) + item.shift(pooled) for item, p in zip(both, pixels, strict=True)]).flatten(1, 2)
         start, first = (item[:, None, None].expand(2, 1, batch, hidden) for item in torch.stack([item.first for item in both], dim=1))
-        # States of the last diagonal from its top row to its bottom row, and of the row above that, if there is one.
-        states, cells, found = start, first[:, :0], []
+        # States of the previous diagonal from its top row to its bottom row, preceded by the row above that, if there is one.
+        states, cells, outputs = start, first[:, :0], []
         for number, now in enumerate(gates.split([size * batch for size in sizes], dim=1)):
             if number < rows:  # a new row begins
                 states, cells = torch.cat([states, start], dim=1), torch.cat([cells, first], dim=1)
             near = torch.cat([states[:, 1:], states[:, :-1]], dim=-1)  # beside, above
-            full = torch.baddbmm(now, near.flatten(1, 2), between)
+            if between is None:
+                full = now + torch.stack([item.state(n) for item, n in zip(both, near.flatten(1, 2), strict=True)])
+            else:
+                full = torch.baddbmm(now, near.flatten(1, 2), between)
             state, cell = lstm(full.unflatten(1, (-1, batch)), cells, groups)
-            found.append(state)
-            # Above the top row stands its learned start; once a row is over, its last state is what the row below reads.
+            outputs.append(state)
+            # The top row reads the learned start; when a row is complete, its last state is read by the row below.
             whole = number < columns - 1
             states = torch.cat([start, state], dim=1) if whole else state
             cells = cell if whole else cell[:, 1:]
-        from_left, from_right = torch.cat(found, dim=1)
-        after, before = back.to(x.device)
+        from_left, from_right = torch.cat(outputs, dim=1)
+        after, before = inverse.to(x.device)
         below = F.pad(from_right[before[: (rows - 1) * columns]], (0, 0, 0, 0, columns, 0))
         return (from_left[after] + below).transpose(0, 1).unflatten(1, (rows, columns))
 
@@ -223,11 +230,10 @@ def diagonals(rows: int, columns: int) -> tuple[Tensor, Tensor, list[int]]:
     """The pixels of a map sorted by diagonals, top row first, from the left and from the right.
 
     Returns:
-        The pixel at every place of the sorted sequence, ``(2, H W)``; the place of every pixel, ``(2, H W)``; and how many pixels
-        each diagonal has.
+        The pixel at every index of the sorted sequence, ``(2, H W)``; the inverse; and the number of pixels of each diagonal.
     """
     with torch.inference_mode(False):
         down, right = torch.arange(rows)[:, None], torch.arange(columns)[None]
         number = torch.stack([(down + right).flatten(), (down + columns - 1 - right).flatten()])
-        places = number.argsort(dim=1, stable=True)
-        return places, places.argsort(dim=1), number[0].bincount().tolist()
+        order = number.argsort(dim=1, stable=True)
+        return order, order.argsort(dim=1), number[0].bincount().tolist()

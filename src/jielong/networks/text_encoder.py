@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jielong.networks.attention import additive
-from jielong.networks.layers import Block, Sight
+from jielong.networks.layers import AttentionContext, Block, LayerConfig
 from jielong.networks.norm import Norm
 from jielong.networks.rope import Rotary
 
@@ -51,22 +51,7 @@ class TextEncoder(nn.Module):
             raise ValueError(f"the kernel must be odd, not {kernel}")
         self.table = nn.Embedding(symbols, width)
         self.neighbours = nn.ModuleList(_Neighbours(width, kernel) for _ in range(convolutions))
-        self.blocks = nn.ModuleList(
-            Block(
-                width=width,
-                heads=heads,
-                hidden=math.ceil(8 * width / 3 / 64) * 64,
-                norm="rms",
-                activation="swiglu",
-                qk_norm=False,
-                condition=None,
-                condition_width=0,
-                dropout=0.0,
-                bias=False,
-                norm_eps=1e-5,
-            )
-            for _ in range(layers)
-        )
+        self.blocks = nn.ModuleList(Block(LayerConfig(width=width, heads=heads)) for _ in range(layers))
         self.rotary = Rotary(width // heads, 1, 10_000.0)
         self.norm = Norm(width, "rms", 1e-5)
         for name, module in self.named_modules():
@@ -83,8 +68,8 @@ class TextEncoder(nn.Module):
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else x.dtype
         seen = None if bool(mask.all()) else additive(mask, dtype)[:, None, None]  # (B, 1, 1, L)
         rotation = self.rotary(torch.arange(length)[:, None], device, dtype, 0)
-        sight = Sight(batch, rotation, seen, False, [], None, [])
+        context = AttentionContext(batch, rotation, seen)
         rows = x.flatten(0, 1)
         for index, block in enumerate(self.blocks):
-            rows = block(rows, sight, index)
+            rows = block(rows, context, index)
         return self.norm(rows).view(batch, length, -1)

@@ -1,11 +1,8 @@
-"""Encoder and decoder of an image tokenizer as transformers over patches (ViT, arXiv 2010.11929; in a tokenizer: ViT-VQGAN, 2110.04627).
-
-A patch of pixels enters as one position by one linear map and leaves by another; between them every position sees all others.
-"""
+"""Encoder and decoder of an image tokenizer as bidirectional transformers over patches (ViT, arXiv 2010.11929; ViT-VQGAN, 2110.04627)."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +11,7 @@ from torch import Tensor, nn
 from jielong.core.tokens import Layout
 from jielong.networks.backbone import BackboneInputs
 from jielong.networks.decoder import Decoder
-from jielong.networks.transformer import Transformer
+from jielong.networks.transformer import Transformer, TransformerConfig
 
 Positions = Literal["rotary", "learned"]
 
@@ -24,24 +21,22 @@ class GridTransformer(nn.Module):
 
     Args:
         grid: Rows and columns.
-        width: Channels ``D`` of a position.
-        positions: How a position knows where it stands: by the rotation of queries and keys over rows and columns, or by a learned vector
-            of its own, added to it.
-        settings: Of :class:`jielong.networks.transformer.Transformer`.
+        config: Of the transformer.
+        positions: ``rotary`` over rows and columns, or a ``learned`` vector added at each position.
     """
 
     table: nn.Parameter | None
 
-    def __init__(self, grid: tuple[int, int], width: int, positions: Positions, **settings: Any) -> None:
+    def __init__(self, grid: tuple[int, int], config: TransformerConfig, positions: Positions) -> None:
         super().__init__()
         self.grid = grid
-        self.transformer = Transformer(width=width, axes=2, **settings)
-        # No buffers: the transformer reads these with Python, so they stay on the CPU wherever the weights go.
+        self.transformer = Transformer(config, axes=2)
+        # The transformer reads these with Python: no buffers, so that they stay on the CPU.
         self.coordinates = Layout(grid).coordinates()
         self.blocks = torch.zeros(len(self.coordinates), dtype=torch.long)
         if positions == "learned":
-            self.table = nn.Parameter(torch.randn(len(self.coordinates), width) * 0.02)
-            self.coordinates.zero_()  # all in one place: no rotation tells them apart
+            self.table = nn.Parameter(torch.randn(len(self.coordinates), config.width) * 0.02)
+            self.coordinates.zero_()  # equal coordinates: no rotation
         else:
             self.table = None
 
@@ -65,18 +60,17 @@ class ViTEncoder(nn.Module):
         grid: Rows and columns of patches.
         patch: Side of a patch in pixels.
         outputs: Channels of the result.
-        width: Channels ``D`` inside.
+        config: Of the transformer.
         positions: As in :class:`GridTransformer`.
-        settings: Of the transformer.
     """
 
     def __init__(
-        self, inputs: int, grid: tuple[int, int], patch: int, outputs: int, *, width: int, positions: Positions, **settings: Any
+        self, inputs: int, grid: tuple[int, int], patch: int, outputs: int, config: TransformerConfig, positions: Positions
     ) -> None:
         super().__init__()
-        self.patches = nn.Conv2d(inputs, width, patch, stride=patch)
-        self.body = GridTransformer(grid, width, positions, **settings)
-        self.out = nn.Linear(width, outputs)
+        self.patches = nn.Conv2d(inputs, config.width, patch, stride=patch)
+        self.body = GridTransformer(grid, config, positions)
+        self.out = nn.Linear(config.width, outputs)
 
     def forward(self, picture: Tensor) -> Tensor:
         """``(B, C, H, W)`` to ``(B, outputs, H / patch, W / patch)``."""
@@ -87,12 +81,12 @@ class ViTDecoder(Decoder):
     """Feature vectors to pictures; the mirror of :class:`ViTEncoder`, with the same arguments."""
 
     def __init__(
-        self, inputs: int, grid: tuple[int, int], patch: int, outputs: int, *, width: int, positions: Positions, **settings: Any
+        self, inputs: int, grid: tuple[int, int], patch: int, outputs: int, config: TransformerConfig, positions: Positions
     ) -> None:
         super().__init__()
-        self.enter = nn.Conv2d(inputs, width, 1)
-        self.body = GridTransformer(grid, width, positions, **settings)
-        self.out = nn.Linear(width, outputs * patch * patch)
+        self.enter = nn.Conv2d(inputs, config.width, 1)
+        self.body = GridTransformer(grid, config, positions)
+        self.out = nn.Linear(config.width, outputs * patch * patch)
         self.patch = patch
 
     def forward(self, features: Tensor) -> Tensor:
@@ -102,5 +96,5 @@ class ViTDecoder(Decoder):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """The weight in front of the picture, where adversarial weights compare gradients."""
-        return self.out.weight  # type: ignore[return-value]
+        """See :attr:`Decoder.last_layer`."""
+        return cast("nn.Parameter", self.out.weight)

@@ -1,7 +1,7 @@
-"""What a WaveNet remembers: of every layer its last inputs, in a ring as long as its dilation (Fast WaveNet, arXiv 1611.09482).
+"""Cache of a WaveNet: of every layer its last inputs, in a ring as long as its dilation (Fast WaveNet, arXiv 1611.09482).
 
-What a layer reads ``d`` positions back is known ``d`` positions ahead. So its product with the weights is computed once a turn of the ring,
-for the whole turn, and a position takes one product less in every layer.
+What a layer reads ``d`` positions back is known ``d`` positions ahead, so its product with the weights is computed once for a whole turn of
+the ring. A position then takes one product less in every layer.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from torch import Tensor
 
 
 class LayerMaps(NamedTuple):
-    """Weights of a layer, laid out for a single position: ``(F, 2 F)``, ``(F, 2 F)`` and ``(F, F)``."""
+    """Transposed weights of a layer: ``(F, 2 F)``, ``(F, 2 F)`` and ``(F, F)``."""
 
     past: Tensor
     present: Tensor
     residual: Tensor
 
 
-class Places(NamedTuple):
-    """Places in the buffers, cut out once: cutting takes as long as computing, for a single position.
+class Views(NamedTuple):
+    """Views of the buffers, created once: for a single position slicing takes as long as computing.
 
     Attributes:
-        rings: Of each layer where the input of each place of its ring stands, ``(B, F)``.
-        gates: Of each layer where its gated features go, ``(B, F)``.
+        rings: Of each layer the input at each place of its ring, ``(B, F)``.
+        gates: Of each layer its gated features, ``(B, F)``.
         before: Before the gate: all of it, ``(B, 2 F)``, and its halves.
     """
 
@@ -40,15 +40,15 @@ class WaveCache:
     """Buffers of one batch.
 
     Attributes:
-        rings: Of each layer its last inputs, ``(d, B, F)``: at place ``t % d`` stands that of position ``t``.
-        gates: Gated features of the position being drawn, of all layers, ``(B, layers F)``.
-        capacity: Positions that may come.
-        length: Positions passed.
-        started: Whether the first call has been made, which takes the condition and the weights in.
+        rings: Of each layer its last inputs, ``(d, B, F)``; that of position ``t`` at index ``t % d``.
+        gates: Gated features of all layers at the current position, ``(B, layers F)``.
+        capacity: Positions it may hold.
+        length: Positions so far.
+        started: Whether the first call, which takes the condition and the weights in, has been made.
         maps: The weights of each layer.
-        shifts: Of each layer what bias and condition add before the gate, ``(B, 2 F)``.
-        told: Of each layer what the past says in this turn of the ring, shifts included, ``(B, 2 F)`` at each place.
-        places: Places in the buffers.
+        shifts: Of each layer the sum of bias and condition before the gate, ``(B, 2 F)``.
+        past: Of each layer the contribution of the inputs ``d`` back, for one turn of the ring, shifts included, ``(B, 2 F)`` each.
+        views: Views of the buffers.
     """
 
     rings: list[Tensor]
@@ -58,14 +58,14 @@ class WaveCache:
     started: bool = False
     maps: list[LayerMaps] = field(default_factory=list)
     shifts: list[Tensor] = field(default_factory=list)
-    told: list[tuple[Tensor, ...]] = field(default_factory=list)
-    places: Places | None = None
+    past: list[tuple[Tensor, ...]] = field(default_factory=list)
+    views: Views | None = None
 
     @staticmethod
     def empty(
         batch: int, features: int, dilations: tuple[int, ...], positions: int, dtype: torch.dtype, device: torch.device | str
     ) -> WaveCache:
-        """The cache of a beginning: zeros stand before it."""
+        """A cache before the first position: zeros."""
         rings = [torch.zeros(dilation, batch, features, dtype=dtype, device=device) for dilation in dilations]
         gates = torch.zeros(batch, len(dilations) * features, dtype=dtype, device=device)
         return WaveCache(rings, gates, positions)
@@ -82,40 +82,40 @@ class WaveCache:
 
     def next(self, x: Tensor) -> Tensor:
         """The gated features of all layers at the next position, ``(B, layers F)``, from the first layer's input there, ``(B, F)``."""
-        rings, gates, (before, first, second) = self._cut()
+        rings, gates, (before, first, second) = self._views()
         for layer, (past, present, residual) in enumerate(self.maps):
             ring, z = rings[layer], gates[layer]
-            place = self.length % len(ring)
-            if place == 0:
-                told = torch.matmul(self.rings[layer], past).add_(self.shifts[layer]).unbind(0)
-                self.told[layer : layer + 1] = [told]
-            torch.addmm(self.told[layer][place], x, present, out=before)
+            index = self.length % len(ring)
+            if index == 0:
+                turn = torch.matmul(self.rings[layer], past).add_(self.shifts[layer]).unbind(0)
+                self.past[layer : layer + 1] = [turn]
+            torch.addmm(self.past[layer][index], x, present, out=before)
             torch.mul(first.tanh_(), second.sigmoid_(), out=z)
-            ring[place].copy_(x)
+            ring[index].copy_(x)
             x = torch.addmm(x, z, residual)
         self.length += 1
         return self.gates
 
-    def _cut(self) -> Places:
-        if self.places is None:
+    def _views(self) -> Views:
+        if self.views is None:
             before = self.gates.new_empty(self.batch, 2 * self.rings[0].shape[2])
             first, second = before.chunk(2, dim=-1)
             gates = self.gates.chunk(len(self.rings), dim=-1)
-            self.places = Places([ring.unbind(0) for ring in self.rings], gates, (before, first, second))
-        return self.places
+            self.views = Views([ring.unbind(0) for ring in self.rings], gates, (before, first, second))
+        return self.views
 
     def rows(self, index: slice) -> WaveCache:
-        """A cache of some items, which shares this one's memory: go on with one of the two."""
+        """A cache of some items that shares this one's memory; only one of the two may be continued."""
         return self._of(index, copied=False)
 
     def clone(self) -> WaveCache:
-        """A cache that goes on from here by itself."""
+        """A copy that is continued independently."""
         return self._of(slice(None), copied=True)
 
     def _of(self, index: slice, copied: bool) -> WaveCache:
         rings, gates = [ring[:, index] for ring in self.rings], self.gates[index]
         if copied:
             rings, gates = [ring.clone() for ring in rings], gates.clone()
-        told = [tuple(each[index] for each in layer) for layer in self.told]
+        past = [tuple(each[index] for each in layer) for layer in self.past]
         shifts = [shift[index] for shift in self.shifts]
-        return replace(self, rings=rings, gates=gates, shifts=shifts, told=told, maps=list(self.maps), places=None)
+        return replace(self, rings=rings, gates=gates, shifts=shifts, past=past, maps=list(self.maps), views=None)

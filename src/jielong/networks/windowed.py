@@ -1,7 +1,7 @@
-"""A transformer over time whose positions see themselves and a window before them: Mimi's (arXiv 2410.00037, section 3.3.2).
+"""A causal transformer over time with a limited window: Mimi's (arXiv 2410.00037, section 3.3.2).
 
 Rotary positions, layer norm, GELU, no biases in the maps, and residual branches scaled by a learned vector that starts small (LayerScale,
-arXiv 2103.17239). Because nothing looks ahead, chunks of any length give what the whole gives.
+arXiv 2103.17239). It is causal, so the output for chunks of any length equals that for the whole.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jielong.networks.attention import additive
-from jielong.networks.layers import KeysValues, SelfAttention, Sight
+from jielong.networks.attention import additive, compute_dtype
+from jielong.networks.layers import AttentionContext, KeysValues, SelfAttention
 from jielong.networks.norm import Norm
 from jielong.networks.rope import Rotation
 from jielong.networks.streaming import StreamingModule, StreamState
 
 
 class _Layer(nn.Module):
-    """Attention and a feed-forward part, each behind a norm and added through its scale."""
+    """Pre-norm residual branches with LayerScale: attention and feed-forward."""
 
     def __init__(self, width: int, heads: int, hidden: int, scale: float) -> None:
         super().__init__()
@@ -33,9 +33,9 @@ class _Layer(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
         self.forward_scale = nn.Parameter(torch.full((width,), scale))
 
-    def forward(self, x: Tensor, sight: Sight) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """``(B n, D)`` to ``(B n, D)``."""
-        h = self.attention.out(self.attention(self.attention_norm(x), sight))
+        h = self.attention.out(self.attention(self.attention_norm(x), context))
         x = torch.addcmul(x, h, self.attention_scale.to(h.dtype))
         h = self.down(F.gelu(self.up(self.forward_norm(x))))
         return torch.addcmul(x, h, self.forward_scale.to(h.dtype))
@@ -44,50 +44,49 @@ class _Layer(nn.Module):
 class _Memory(StreamState):
     """Keys and values of the last ``window - 1`` positions, and room for a window of new ones.
 
-    They are written one behind the other; when the room is used up, those still in sight are moved to its beginning, which happens once a
-    window at most.
+    They are appended; when the room is full, those still in the window are moved to its beginning, at most once a window.
     """
 
     def __init__(self, layers: int, batch: int, heads: int, window: int, head_width: int, like: Tensor) -> None:
         self.slots = like.new_zeros(layers, 2, batch, heads, 2 * window, head_width)
         self.window, self.filled, self.position = window, 0, 0
         self.starts: list[int] = [-window] * batch
-        """The position at which each sound began anew."""
+        """The position at which each sound began."""
 
     def make_room(self, count: int) -> slice:
-        """Room for ``count`` positions, a window's at most; the slots that they will see, their own included."""
+        """Make room for ``count`` positions, at most a window; the slots that they attend to, their own included."""
         if self.filled + count > self.slots.shape[-2]:
             keep = min(self.filled, self.window - 1)
             self.slots[..., :keep, :] = self.slots[..., self.filled - keep : self.filled, :].clone()
             self.filled = keep
         return slice(max(0, self.filled - self.window + 1), self.filled + count)
 
-    def take(self, layer: int, seen: slice, keys: Tensor, values: Tensor) -> KeysValues:
-        """Write a layer's new keys and values; all those in sight."""
+    def store(self, layer: int, visible: slice, keys: Tensor, values: Tensor) -> KeysValues:
+        """Write a layer's new keys and values; return all that are attended to."""
         for slots, new in zip(self.slots[layer], (keys, values), strict=True):
-            slots[:, :, self.filled : seen.stop] = new
-        return self.slots[layer, 0, :, :, seen], self.slots[layer, 1, :, :, seen]
+            slots[:, :, self.filled : visible.stop] = new
+        return self.slots[layer, 0, :, :, visible], self.slots[layer, 1, :, :, visible]
 
     def reset(self, row: int) -> None:
         # Rotary scores depend on differences of positions alone, so the position may go on.
         self.starts[row] = self.position
 
-    def keep(self, count: int) -> None:
-        """All layers have taken ``count`` positions."""
+    def advance(self, count: int) -> None:
+        """Move the cursor after all layers have stored ``count`` positions."""
         self.filled += count
         self.position += count
 
 
 class WindowedTransformer(StreamingModule):
-    """Features ``(B, D, n)`` to features ``(B, D, n)``; position ``i`` sees ``i - window + 1`` to ``i``.
+    """Features ``(B, D, n)`` to features ``(B, D, n)``; position ``i`` attends to ``i - window + 1`` to ``i``.
 
     Args:
         width: Channels ``D``.
         layers: Number of layers.
         heads: Attention heads; ``width`` is an even multiple of their number.
-        window: Positions in sight, the own one included.
+        window: Positions attended to, the current one included.
         hidden: Channels of the feed-forward part, by default ``4 D``.
-        scale: What the scales of the residual branches start from.
+        scale: Initial LayerScale.
         rope_base: Base of the rotation frequencies.
 
     Raises:
@@ -120,48 +119,45 @@ class WindowedTransformer(StreamingModule):
             return self._whole(x)
         else:
             memory = self._memory(x)
-        return torch.cat([self._piece(piece, memory) for piece in x.split(self.window, dim=-1)], dim=-1) if x.shape[-1] else x
+        return torch.cat([self._chunk(chunk, memory) for chunk in x.split(self.window, dim=-1)], dim=-1) if x.shape[-1] else x
 
     def _whole(self, x: Tensor) -> Tensor:
-        """Everything in one pass: the reference."""
-        place = torch.arange(x.shape[-1], device=x.device)
-        behind = place[:, None] - place
-        sight = self._sight(x, 0, additive((behind >= 0) & (behind < self.window), self._dtype(x)))
+        """All positions in one pass: the reference."""
+        position = torch.arange(x.shape[-1], device=x.device)
+        distance = position[:, None] - position
+        context = self._context(x, 0, (distance >= 0) & (distance < self.window))
         h = x.mT.flatten(0, 1)
         for layer in self.layers:
-            h = layer(h, sight)
+            h = layer(h, context)
         return h.view(len(x), x.shape[-1], -1).mT
 
-    def _piece(self, x: Tensor, memory: _Memory) -> Tensor:
-        """Some positions behind those in memory, a window's at most."""
-        count, seen = x.shape[-1], memory.make_room(x.shape[-1])
-        place = torch.arange(seen.stop - seen.start, device=x.device) + memory.position - memory.filled + seen.start
-        behind = place[-count:, None] - place
-        allowed = (behind >= 0) & (behind < self.window)
+    def _chunk(self, x: Tensor, memory: _Memory) -> Tensor:
+        """At most a window of positions that follow those in memory."""
+        count, slots = x.shape[-1], memory.make_room(x.shape[-1])
+        position = torch.arange(slots.stop - slots.start, device=x.device) + memory.position - memory.filled + slots.start
+        distance = position[-count:, None] - position
+        allowed = (distance >= 0) & (distance < self.window)
         if max(memory.starts) > memory.position - self.window:
-            allowed = allowed & (place >= torch.tensor(memory.starts, device=x.device)[:, None, None, None])
-        sight = self._sight(x, memory.position, additive(allowed, self._dtype(x)))
+            allowed = allowed & (position >= torch.tensor(memory.starts, device=x.device)[:, None, None, None])
+        context = self._context(x, memory.position, allowed)
         h = x.mT.flatten(0, 1)
         for number, layer in enumerate(self.layers):
-            h = layer(h, replace(sight, memory=partial(memory.take, number, seen)))
-        memory.keep(count)
+            h = layer(h, replace(context, store=partial(memory.store, number, slots)))
+        memory.advance(count)
         return h.view(len(x), count, -1).mT
 
     def _memory(self, x: Tensor) -> _Memory:
-        return _Memory(len(self.layers), len(x), self.heads, self.window, self.head_width, x.new_zeros(0, dtype=self._dtype(x)))
+        return _Memory(len(self.layers), len(x), self.heads, self.window, self.head_width, x.new_zeros(0, dtype=compute_dtype(x)))
 
-    def _sight(self, x: Tensor, first: int, mask: Tensor) -> Sight:
-        return Sight(len(x), self._rotation(first, x.shape[-1], x.device, self._dtype(x)), mask, False, [], None, [])
+    def _context(self, x: Tensor, first: int, allowed: Tensor) -> AttentionContext:
+        dtype = compute_dtype(x)
+        return AttentionContext(len(x), self._rotation(first, x.shape[-1], x.device, dtype), additive(allowed, dtype))
 
     def _rotation(self, first: int, count: int, device: torch.device, dtype: torch.dtype) -> Rotation:
-        """In double precision, so that a stream may go on for days."""
+        """Computed in double precision, for streams of many hours."""
         pairs = self.head_width // 2
         frequency = self.rope_base ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
         angle = torch.arange(first, first + count, dtype=torch.float64)[:, None] * frequency
         cosine, sine = angle.cos(), angle.sin()
         tables = torch.cat((cosine, cosine), -1), torch.cat((-sine, sine), -1)
         return Rotation(*(table.to(device, dtype) for table in tables))
-
-    @staticmethod
-    def _dtype(x: Tensor) -> torch.dtype:
-        return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
