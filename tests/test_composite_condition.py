@@ -54,7 +54,7 @@ def test_a_checkpoint_brings_all_of_them_back(tmp_path: Path) -> None:
 
 def test_what_is_asked_reaches_each_condition() -> None:
     made = make(parse(RECIPE))
-    found = gather(made.recipe, "toy", {"text": ["a", "b"], "classes": "dog", "seconds": [1.0, 2.5]}, 2)
+    found = gather(made, {"text": ["a", "b"], "classes": "dog", "seconds": [1.0, 2.5]}, 2, 0)
     assert found.conditions == [
         {"characters": text, "class": "dog", "length": seconds} for text, seconds in (("a", 1.0), ("a", 1.0), ("b", 2.5), ("b", 2.5))
     ]

@@ -150,16 +150,16 @@ def test_classes_and_no_condition(vq: System, tmp_path: Path) -> None:
 
 def test_another_tokenizer_than_the_one_it_was_trained_on_is_refused(made: System, vq: System) -> None:
     write(Path(vq.name), vq.recipe, seed=1)
-    with pytest.raises(CheckpointError, match="was trained on another tokenizer"):
+    with pytest.raises(CheckpointError, match="was trained on the tokens of another tokenizer"):
         load(made.name)
 
 
 def test_a_tokenizer_kept_beside_the_generator_is_taken(made: System, vq: System, tmp_path: Path) -> None:
     expected = made.generate(text="a").tensor
-    shutil.copytree(vq.name, Path(made.name) / "tokenizer")
+    shutil.copytree(vq.name, Path(made.name) / "stages/tokenizer")
     shutil.rmtree(vq.name)
     assert torch.equal(load(made.name).generate(text="a").tensor, expected)
-    shutil.rmtree(Path(made.name) / "tokenizer")
+    shutil.rmtree(Path(made.name) / "stages/tokenizer")
     with pytest.raises(CheckpointError, match="there is no model called"):
         load(made.name)
 

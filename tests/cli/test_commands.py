@@ -66,7 +66,7 @@ def test_train_with_a_token_file_made_by_tokenize(pictures: Path, tokenizer: Pat
 
 
 def test_a_checkpoint_made_on_a_folder_stands_alone(chain: Path) -> None:
-    assert "tokenizer/model.safetensors" in files(chain)
+    assert "stages/tokenizer/model.safetensors" in files(chain)
 
 
 @pytest.mark.parametrize("words", [("show", "maskgit-tiny"), ("train", "maskgit-tiny", "--dry-run")])

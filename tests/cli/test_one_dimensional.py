@@ -64,7 +64,7 @@ def test_a_checkpoint_keeps_what_it_was_built_on(sequence: Path, writer: Path, t
     assert torch.equal(other.encode(pictures).values, system.encode(pictures).values)
     assert torch.equal(other.decode(other.encode(pictures)), system.decode(system.encode(pictures)))
     shutil.copytree(sequence, tmp_path / "alone")
-    shutil.rmtree(tmp_path / "alone/proxy")
+    shutil.rmtree(tmp_path / "alone/stages/proxy")
     with pytest.raises(CheckpointError, match=r"there is no model called .*proxy-run"):
         load(str(tmp_path / "alone"))
 

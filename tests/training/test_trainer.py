@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from torch import nn
 from toy_run import SETTINGS, ToyObjective, ToyStream, run
 
+from jielong.core.rng import seed_of
 from jielong.training import run as run_module
 from jielong.training.checkpoint import load_weights
 from jielong.training.nonfinite import NonFiniteError, range_advice
-from jielong.training.prefetch import Feed, seed_of
+from jielong.training.prefetch import Feed
 
 SHORT = SETTINGS.model_copy(update={"samples": 160})
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jielong.core.medium import Medium
     from jielong.data.opening import MediaSet
     from jielong.data.sets import Batch
+    from jielong.tokenizers.base import Tokenizer
 
 Value = TypeVar("Value", default=Any)
 Prepared = TypeVar("Prepared", default=Any)
@@ -129,8 +130,13 @@ class ConditionSettings(Part):
     width: int = Field(default=256, ge=1)
     cfg_dropout: float = Field(default=0.1, ge=0, lt=1)
 
-    def build(self, classes: Sequence[str] = ()) -> Condition:
-        """The condition, for data with these classes."""
+    def build(self, classes: Sequence[str] = (), stages: Mapping[str, Tokenizer] | None = None) -> Condition:
+        """The condition.
+
+        Args:
+            classes: Classes of the data.
+            stages: Tokenizers of the recipe's earlier stages by name.
+        """
         raise NotImplementedError(f"{type(self).__name__} builds no condition")
 
     @property
@@ -146,6 +152,11 @@ class ConditionSettings(Part):
     @property
     def alignment(self) -> Alignment | None:
         """As of :attr:`Condition.alignment`."""
+        return None
+
+    @property
+    def reads_stage(self) -> str | None:
+        """Name of the earlier stage whose output is its value; ``None`` where a call gives the value."""
         return None
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +19,7 @@ from jielong.networks.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
     from jielong.data.opening import MediaSet
+    from jielong.tokenizers.base import Tokenizer
 
 
 class SymbolText(Condition[str, PaddedTexts]):
@@ -139,6 +140,6 @@ class SymbolSettings(ConditionSettings):
 class Characters(SymbolSettings, family="condition", name="characters"):
     """Settings of :class:`SymbolSettings`. Case, accents and typographic marks that the alphabet lacks are folded."""
 
-    def build(self, classes: Sequence[str] = ()) -> SymbolText:
+    def build(self, classes: Sequence[str] = (), stages: Mapping[str, Tokenizer] | None = None) -> SymbolText:
         """The condition; classes are not used."""
         return SymbolText(self)

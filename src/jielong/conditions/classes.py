@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jielong.core.medium import Medium
     from jielong.data.opening import MediaSet
     from jielong.data.sets import Batch
+    from jielong.tokenizers.base import Tokenizer
 
 
 class ClassInput(ConditionInput):
@@ -105,6 +106,6 @@ class Class(ConditionSettings, family="condition", name="class"):
 
     input: ClassVar[ConditionInput] = ClassInput()
 
-    def build(self, classes: Sequence[str] = ()) -> ClassCondition:
+    def build(self, classes: Sequence[str] = (), stages: Mapping[str, Tokenizer] | None = None) -> ClassCondition:
         """The condition for these classes."""
         return ClassCondition(classes, self.width, self.cfg_dropout)

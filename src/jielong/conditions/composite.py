@@ -19,6 +19,7 @@ from jielong.networks.conditioning import AlignedStates, Alignment, Conditioning
 if TYPE_CHECKING:
     from jielong.core.medium import Medium
     from jielong.data.opening import MediaSet
+    from jielong.tokenizers.base import Tokenizer
 
 
 class PartInputs(NamedTuple):
@@ -172,9 +173,9 @@ class Composite(ConditionSettings, family="condition", name="composite"):
             raise ValueError(f"two of {', '.join(names)} have the same input {twice[0]}: keep one of them")
         return parts
 
-    def build(self, classes: Sequence[str] = ()) -> CompositeCondition:
+    def build(self, classes: Sequence[str] = (), stages: Mapping[str, Tokenizer] | None = None) -> CompositeCondition:
         """The composite of all conditions."""
-        return CompositeCondition({part.name: part.build(classes) for part in self.parts}, self.width, self.cfg_dropout)
+        return CompositeCondition({part.name: part.build(classes, stages) for part in self.parts}, self.width, self.cfg_dropout)
 
     @property
     def components(self) -> tuple[ConditionSettings, ...]:

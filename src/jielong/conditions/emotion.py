@@ -6,8 +6,8 @@ that carry little speaker identity (:mod:`jielong.media.prosody`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from jielong.conditions.base import ConditionSettings
 from jielong.conditions.inputs import ConditionInput
 from jielong.conditions.voice import RecordingInput, VoiceCondition
 from jielong.media.prosody import FEATURES, RATE, prosody
+
+if TYPE_CHECKING:
+    from jielong.tokenizers.base import Tokenizer
 
 
 class EmotionInput(RecordingInput):
@@ -56,6 +59,6 @@ class Emotion(ConditionSettings, family="condition", name="emotion"):
 
     input: ClassVar[ConditionInput] = EmotionInput()
 
-    def build(self, classes: Sequence[str] = ()) -> EmotionCondition:
+    def build(self, classes: Sequence[str] = (), stages: Mapping[str, Tokenizer] | None = None) -> EmotionCondition:
         """The condition; classes are not used."""
         return EmotionCondition(self.width, self.cfg_dropout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jielong.core.medium import Medium
     from jielong.data.opening import MediaSet
     from jielong.data.sets import Batch
+    from jielong.tokenizers.base import Tokenizer
 
 SHORTEST, LONGEST = 0.08, 500.0
 """Shortest and longest period in seconds; logarithmically spaced, so that both a frame and a minute are resolved."""
@@ -103,6 +104,6 @@ class Length(ConditionSettings, family="condition", name="length"):
 
     input: ClassVar[ConditionInput] = SECONDS
 
-    def build(self, classes: Sequence[str] = ()) -> LengthCondition:
+    def build(self, classes: Sequence[str] = (), stages: Mapping[str, Tokenizer] | None = None) -> LengthCondition:
         """The condition; classes are not used."""
         return LengthCondition(self.width, self.cfg_dropout)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from jielong.conditions.alphabet import PHONEMES
 from jielong.conditions.characters import SymbolSettings, SymbolText
 from jielong.media.espeak import phonemes
+
+if TYPE_CHECKING:
+    from jielong.tokenizers.base import Tokenizer
 
 CACHED_TEXTS = 100_000
 """Most texts whose phonemes are cached."""
@@ -45,6 +48,6 @@ class Phonemes(SymbolSettings, family="condition", name="phonemes"):
         """The setting ``language`` without its region."""
         return self.language.split("-")[0]
 
-    def build(self, classes: Sequence[str] = ()) -> PhonemeText:
+    def build(self, classes: Sequence[str] = (), stages: Mapping[str, Tokenizer] | None = None) -> PhonemeText:
         """The condition; classes are not used."""
         return PhonemeText(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jielong.core.medium import Medium
     from jielong.data.opening import MediaSet
     from jielong.data.sets import Batch
+    from jielong.tokenizers.base import Tokenizer
 
 CACHED_TEXTS = 50_000
 """Most texts whose states are cached: half a gigabyte of short captions."""
@@ -238,7 +239,7 @@ class Text(ConditionSettings, family="condition", name="text"):
     encoder: str = "minilm"
     length: int = Field(default=32, ge=1)
 
-    def build(self, classes: Sequence[str] = ()) -> Condition:
+    def build(self, classes: Sequence[str] = (), stages: Mapping[str, Tokenizer] | None = None) -> Condition:
         """The condition; classes are not used."""
         if self.encoder == "bytes":
             return ByteText(self.width, self.length, self.cfg_dropout)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jielong.core.medium import Medium
     from jielong.data.opening import MediaSet
     from jielong.data.sets import Batch
+    from jielong.tokenizers.base import Tokenizer
 
 BATCH = 32
 """Recordings that are encoded at a time."""
@@ -260,6 +261,6 @@ class Voice(ConditionSettings, family="condition", name="voice"):
     input: ClassVar[ConditionInput] = VoiceInput()
     reference: Reference = "own"
 
-    def build(self, classes: Sequence[str] = ()) -> VoiceCondition:
+    def build(self, classes: Sequence[str] = (), stages: Mapping[str, Tokenizer] | None = None) -> VoiceCondition:
         """The condition; classes are not used."""
         return VoiceCondition(self.width, self.cfg_dropout, self.reference)

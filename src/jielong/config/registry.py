@@ -82,7 +82,7 @@ class Part(Config):
         super().__init_subclass__(**kwargs)
         if name:
             cls.family, cls.name = family, name
-            _parts[family][name] = cls
+            register(cls)
 
     @model_serializer(mode="wrap")
     def _with_its_name(self, handler: Any) -> dict[str, Any]:
@@ -149,6 +149,11 @@ class OfFamily:
 Settings = TypeVar("Settings", bound=BaseModel)
 Schema = type[BaseModel] | OfFamily | None
 """What may stand at a place of a recipe: settings, parts of a family, or a plain value."""
+
+
+def register(part: type[Part]) -> None:
+    """Make a part known to recipes by its family and name; declaring it does so."""
+    _parts[part.family][part.name] = part
 
 
 def parts_of(family: str) -> dict[str, type[Part]]:

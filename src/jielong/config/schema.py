@@ -9,7 +9,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from jielong.config.ending import StopHeadSettings
 from jielong.config.guidance import Guidance
-from jielong.config.registry import Config, OfFamily, Part
+from jielong.config.registry import Config, OfFamily, Part, nearest
 from jielong.config.speed import Lazy, Schedule, TwoStage
 from jielong.config.yaml_text import write_yaml
 from jielong.core.medium import ALONG_ROWS, ALONG_TIME
@@ -106,10 +106,14 @@ class Sampling(Config):
 
 
 class Recipe(Config):
-    """Five parts, data, and a budget. Without order, backbone and head it trains the tokenizer itself."""
+    """Five parts, data, and a budget. Without order, backbone and head it trains the tokenizer itself.
+
+    ``stages`` names the trained generators of a cascade that come before this one, as checkpoints; a condition reads their output.
+    """
 
     data: DataSettings = DataSettings()
     tokenizer: Tokenizer
+    stages: dict[str, str] = Field(default_factory=dict)
     losses: Losses = ()
     balancer: Balance | None = None
     condition: Condition | None = None
@@ -128,7 +132,13 @@ class Recipe(Config):
     @property
     def requires(self) -> dict[str, str]:
         """Checkpoints of the trained stages that this one is built on, names or folders, by the stage's name."""
-        return {"tokenizer": self.tokenizer.checkpoint} if isinstance(self.tokenizer, Trained) else self.tokenizer.requires
+        return self.stages | ({"tokenizer": self.tokenizer.checkpoint} if isinstance(self.tokenizer, Trained) else self.tokenizer.requires)
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _without_removed(cls, stages: object) -> object:
+        """``null`` removes a stage."""
+        return {name: stage for name, stage in stages.items() if stage is not None} if isinstance(stages, Mapping) else stages
 
     @model_validator(mode="after")
     def _pairings(self) -> Recipe:
@@ -136,6 +146,7 @@ class Recipe(Config):
         missing = [name for name, part in chain.items() if part is None]
         if missing and len(missing) < len(chain):
             raise ValueError(f"a generator needs order, backbone and head together; missing: {', '.join(missing)}")
+        self._check_stages()
         if self.trains_generator:
             if self.losses or self.balancer is not None:
                 given = "losses" if self.losses else "balancer"
@@ -170,6 +181,16 @@ class Recipe(Config):
                 raise ValueError(f"this tokenizer predicts a distribution that no loss reads: add losses: {{{predicts}: {{}}}}")
         return self
 
+    def _check_stages(self) -> None:
+        """Refuse names of stages that are taken, that no path can hold, or that nothing defines."""
+        for name in self.stages:
+            if name in ("tokenizer", "proxy") or not name.isidentifier():
+                raise ValueError(f"a stage cannot be called {name!r}: choose a word such as coarse, which is no part of the recipe")
+        for part in () if self.condition is None else self.condition.components:
+            if part.reads_stage is not None and part.reads_stage not in self.stages:
+                right = nearest(part.reads_stage, self.stages) if self.stages else f"add stages: {{{part.reads_stage}: CHECKPOINT}}"
+                raise ValueError(f"the condition {part.name} reads the stage {part.reads_stage!r}, which there is not; {right}")
+
     def _judged(self) -> None:
         """Refuse losses of another medium, and losses that do not say what is to be given back."""
         sound = self.data.rate is not None
@@ -189,6 +210,6 @@ class Recipe(Config):
         """The recipe with every default filled in."""
         data = self.model_dump(mode="json", exclude_none=True)
         data["losses"] = {name: settings for loss in data["losses"] for name, settings in loss.items()}
-        for empty in [key for key in ("losses",) if not data[key]]:
+        for empty in [key for key in ("losses", "stages") if not data[key]]:
             del data[empty]
         return write_yaml(data)

@@ -1,7 +1,17 @@
 """Trained systems: checkpoints in, pictures and sound out."""
 
 from jielong.system.build import build_generator, open_media
-from jielong.system.checkpoint import DESCRIPTION, build_tokenizer, describe, find, load, zoo
+from jielong.system.checkpoint import (
+    DESCRIPTION,
+    build_tokenizer,
+    copy_stages,
+    describe,
+    find,
+    load,
+    load_stages,
+    tokenizers_of,
+    zoo,
+)
 from jielong.system.inputs import condition_inputs, durations_of, is_timed, lengths_of, sampling_of
 from jielong.system.pipeline import System
 
@@ -11,13 +21,16 @@ __all__ = [
     "build_generator",
     "build_tokenizer",
     "condition_inputs",
+    "copy_stages",
     "describe",
     "durations_of",
     "find",
     "is_timed",
     "lengths_of",
     "load",
+    "load_stages",
     "open_media",
     "sampling_of",
+    "tokenizers_of",
     "zoo",
 ]

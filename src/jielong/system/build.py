@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jielong.config.schema import Recipe
 from jielong.core.medium import Medium
@@ -14,8 +14,16 @@ from jielong.system.inputs import sampling_of
 from jielong.tokenizers.base import Tokenizer
 
 
-def build_generator(recipe: Recipe, tokenizer: Tokenizer, classes: Sequence[str]) -> Generator:
+def build_generator(
+    recipe: Recipe, tokenizer: Tokenizer, classes: Sequence[str], stages: Mapping[str, Tokenizer] | None = None
+) -> Generator:
     """The recipe's generator over a tokenizer's tokens; every size comes from the tokenizer.
+
+    Args:
+        recipe: The recipe.
+        tokenizer: Its tokenizer.
+        classes: Classes of the data.
+        stages: Tokenizers of the earlier stages by name.
 
     Raises:
         ValueError: if the parts do not fit each other, or the recipe's ``sampling`` asks of the head what it has not.
@@ -24,7 +32,7 @@ def build_generator(recipe: Recipe, tokenizer: Tokenizer, classes: Sequence[str]
         raise ValueError("this recipe trains a tokenizer: it has no order, backbone and head to build a generator of")
     layout, order = tokenizer.layout, recipe.order.build()
     arranged = SequencePlan.of(order, layout).layout
-    condition = recipe.condition.build(classes) if recipe.condition is not None else None
+    condition = recipe.condition.build(classes, stages) if recipe.condition is not None else None
     backbone = recipe.backbone.build(arranged, condition.width if condition else None)
     head = recipe.head.build(backbone.width, layout)
     head.check_sampling(sampling_of(recipe))

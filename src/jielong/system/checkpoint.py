@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from jielong.tokenizers.base import Tokenizer
 from jielong.training.checkpoint import CheckpointError, fingerprint, load_weights
 
 DESCRIPTION = "model.json"
+STAGES = "stages"
+"""The folder of a checkpoint's copies of other stages, each a checkpoint itself."""
 
 
 def zoo() -> dict[str, Path]:
@@ -55,40 +59,101 @@ def find(name_or_folder: str) -> Path:
     return folder
 
 
-def build_tokenizer(recipe: Recipe, media: Medium, kept: Path | None = None) -> Tokenizer:
+def load_stages(recipe: Recipe, media: Medium, folder: Path | None = None) -> dict[str, System]:
+    """The trained stages that a recipe is built on, on the CPU: ``tokenizer``, those its parts require, and those of a cascade.
+
+    Args:
+        recipe: The recipe.
+        media: The media of its tokenizer, and of all stages but those of a cascade.
+        folder: A checkpoint of the recipe, whose copies of the stages have precedence.
+
+    Raises:
+        ValueError: if a stage was trained on other media.
+        CheckpointError: if one cannot be loaded.
+    """
+    stages = {}
+    for name, checkpoint in recipe.requires.items():
+        copy = None if folder is None else folder / STAGES / name
+        earlier = name in recipe.stages
+        stages[name] = load(str(copy) if copy is not None and copy.is_dir() else checkpoint, "cpu", None if earlier else media)
+        trained = stages[name].tokenizer.media
+        if not earlier and trained != media:
+            raise ValueError(f"the {name} {checkpoint!r} was trained on {trained}, but the data are {media}: change `data` to fit")
+    return stages
+
+
+def tokenizers_of(stages: Mapping[str, System]) -> dict[str, Tokenizer]:
+    """The stages' tokenizers by name."""
+    return {name: stage.tokenizer for name, stage in stages.items()}
+
+
+def build_tokenizer(recipe: Recipe, media: Medium, stages: Mapping[str, System] | None = None) -> Tokenizer:
     """The recipe's tokenizer: trained weights where it names a checkpoint, initial ones where it describes a tokenizer.
 
     Args:
         recipe: The recipe.
         media: The format of the media.
-        kept: A checkpoint of this recipe, whose copies of other stages have precedence.
+        stages: Of :func:`load_stages`; loaded if not given.
 
     Raises:
-        ValueError: if a trained stage reads other media.
+        ValueError: as :func:`load_stages`, or if the settings do not fit the media.
     """
-    stages = {}
-    for name, checkpoint in recipe.requires.items():
-        copy = None if kept is None else kept / name
-        stages[name] = load(str(copy) if copy is not None and copy.is_dir() else checkpoint, "cpu", media).tokenizer
-        if stages[name].media != media:
-            trained = stages[name].media
-            raise ValueError(f"the {name} {checkpoint!r} was trained on {trained}, but the data are {media}: change `data` to fit")
+    trained = tokenizers_of(load_stages(recipe, media) if stages is None else stages)
     if not isinstance(recipe.tokenizer, Trained):
-        return recipe.tokenizer.build(media, stages)
+        return recipe.tokenizer.build(media, trained)
     if recipe.tokenizer.num_codebooks is not None:
-        stages["tokenizer"].keep_codebooks(recipe.tokenizer.num_codebooks)
-    return stages["tokenizer"]
+        trained["tokenizer"].keep_codebooks(recipe.tokenizer.num_codebooks)
+    return trained["tokenizer"]
 
 
-def describe(media: Medium, classes: Sequence[str], tokenizer: Tokenizer, generator: Generator | None) -> dict[str, Any]:
-    """What a checkpoint must remember beside recipe and weights: sizes and names that came from the data, and what it was built on."""
+def copy_stages(recipe: Recipe, out: Path) -> None:
+    """Copy the stages that a recipe names as folders into its checkpoint, which stands alone then."""
+    for name, checkpoint in recipe.requires.items():
+        target = out / STAGES / name
+        if Path(checkpoint).is_dir() and not target.exists():
+            beside = target.with_name(f"{name}.tmp")
+            shutil.rmtree(beside, ignore_errors=True)
+            _copy_checkpoint(find(checkpoint), beside)
+            beside.rename(target)
+
+
+def _copy_checkpoint(folder: Path, target: Path) -> None:
+    target.mkdir(parents=True)
+    for name in ("recipe.yaml", DESCRIPTION, "model.safetensors"):
+        shutil.copyfile(folder / name, target / name)
+    for stage in (folder / STAGES).glob("*/"):
+        _copy_checkpoint(stage, target / STAGES / stage.name)
+
+
+def describe(
+    media: Medium,
+    classes: Sequence[str],
+    tokenizer: Tokenizer,
+    generator: Generator | None,
+    stages: Mapping[str, Tokenizer] | None = None,
+) -> dict[str, Any]:
+    """What a checkpoint records beside recipe and weights: sizes and names from the data, and what it was built on.
+
+    Args:
+        media: The format of the media.
+        classes: Classes of the data.
+        tokenizer: Its tokenizer.
+        generator: Its generator, if it has one.
+        stages: Tokenizers of the earlier stages of a cascade.
+    """
     condition = generator.condition if generator is not None else None
     return {
         "media": media.to_json(),
         "classes": list(classes),
         "tokenizer_sha256": None if generator is None else fingerprint(tokenizer),
         "condition": None if condition is None else condition.describe(),
+        **({"stages_sha256": {name: _identity(stage) for name, stage in stages.items()}} if stages else {}),
     }
+
+
+def _identity(tokenizer: Tokenizer) -> str:
+    """SHA-256 of what gives a tokenizer's tokens their meaning: weights, media and layout."""
+    return hashlib.sha256(f"{fingerprint(tokenizer)} {tokenizer.media.to_json()} {tokenizer.layout.to_json()}".encode()).hexdigest()
 
 
 def _description(path: Path) -> tuple[dict[str, Any], Medium]:
@@ -120,19 +185,20 @@ def load(name_or_folder: str, device: torch.device | str = "auto", media: Medium
     description, made_for = _description(folder / DESCRIPTION)
     if media is None or recipe.trains_generator or made_for.differs_in(media) != {"time"}:
         media = made_for
-    tokenizer = build_tokenizer(recipe, media, kept=folder)
+    stages = load_stages(recipe, media, folder)
+    tokenizer = build_tokenizer(recipe, media, stages)
     generator = None
     if recipe.trains_generator:
-        generator = build_generator(recipe, tokenizer, description["classes"])
+        generator = build_generator(recipe, tokenizer, description["classes"], tokenizers_of(stages))
         if description["tokenizer_sha256"] != fingerprint(tokenizer):
-            raise CheckpointError(
-                f"{name_or_folder} was trained on another tokenizer than the one its recipe leads to now; "
-                "its tokens would mean other pictures"
-            )
+            raise CheckpointError(f"{name_or_folder} was trained on the tokens of another tokenizer than its recipe leads to now")
+        for stage, expected in description.get("stages_sha256", {}).items():
+            if expected != _identity(stages[stage].tokenizer):
+                raise CheckpointError(f"{name_or_folder} was trained on the tokens of another stage {stage!r} than its recipe leads to now")
         load_weights(generator, folder)
         generator.eval().requires_grad_(False)
     else:
         load_weights(tokenizer, folder)
     tokenizer.eval().requires_grad_(False)
     fold(tokenizer)
-    return System(name_or_folder, recipe, tokenizer, generator).to(target)
+    return System(name_or_folder, recipe, tokenizer, generator, stages).to(target)

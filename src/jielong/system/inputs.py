@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,8 +12,12 @@ from jielong.conditions.base import registered_inputs
 from jielong.conditions.inputs import ConditionInput, InputError, broadcast, mismatch
 from jielong.conditions.length import SECONDS
 from jielong.config.schema import Recipe
+from jielong.core.rng import seed_of
 from jielong.heads.base import SamplingConfig
 from jielong.tokenizers.base import Tokenizer
+
+if TYPE_CHECKING:
+    from jielong.system.pipeline import System
 
 
 @dataclass(frozen=True)
@@ -58,31 +62,44 @@ def split_inputs(arguments: Mapping[str, object]) -> tuple[dict[str, object], di
     return given, {name: value for name, value in arguments.items() if name not in keywords}
 
 
-def gather(recipe: Recipe, model: str, given: Mapping[str, object], count: int | None) -> GenerationInputs:
-    """The inputs of a call, one per item.
+def call_inputs(system: System) -> tuple[ConditionInput, ...]:
+    """The named inputs of a call: those of the condition, and of the stages that supply the others."""
+    condition, inputs = system.recipe.condition, dict[str, ConditionInput]()
+    for part in () if condition is None else condition.components:
+        own = (part.input,) if part.reads_stage is None else call_inputs(system.stages[part.reads_stage])
+        inputs |= {each.name: each for each in own}
+    return tuple(inputs.values())
+
+
+def gather(system: System, given: Mapping[str, object], count: int | None, seed: int) -> GenerationInputs:
+    """The inputs of a call, one per item; earlier stages whose output is an input run first.
 
     Models with an alignment or a stop head also take durations that are no input of their condition, one for every item or several for
     equal shares of the items.
 
     Args:
-        recipe: Of the generator.
-        model: Its name, for messages.
+        system: The generator.
         given: Arguments by keyword.
         count: Items per set of values, or in all where nothing is given.
+        seed: Of the call; earlier stages draw from seeds of their own.
 
     Raises:
         InputError: if the model does not take an input, lacks one, or the numbers of values differ.
     """
-    inputs = condition_inputs(recipe)
-    known = {each.keyword: each for each in (*registered_inputs().values(), *inputs)}
+    recipe = system.recipe
+    inputs = call_inputs(system)
+    own = {each.name: each for each in (*inputs, *condition_inputs(recipe))}
+    known = {each.keyword: each for each in (*registered_inputs().values(), *own.values())}
     arguments, length = {known[name]: value for name, value in given.items()}, None
     if is_timed(recipe) and not any(each.sets_duration for each in inputs):
         length = arguments.pop(SECONDS, None)
-    columns, items = broadcast(arguments, inputs, count or 1, model)
-    conditions = recipe.condition.values(columns) if recipe.condition is not None and items else None
+    accepted = [*inputs, *(each for each in arguments if each.name in own and each not in inputs)]
+    columns, items = broadcast(arguments, accepted, count or 1, system.name)
     rows = [[each.caption(columns[each.name][row]) for each in inputs if each.name in columns] for row in range(items)]
     captions = [next(filter(None, row), "") for row in rows] if items else None
     items = items or count or 1
+    columns |= _stage_columns(system, columns, items, seed)
+    conditions = recipe.condition.values(columns) if recipe.condition is not None and columns else None
     durations = durations_of(recipe, conditions)
     if length is not None:
         seconds = SECONDS.listed(length)
@@ -90,6 +107,20 @@ def gather(recipe: Recipe, model: str, given: Mapping[str, object], count: int |
             raise mismatch(SECONDS, items, len(seconds))
         durations = [value for value in seconds for _ in range(items // len(seconds))]
     return GenerationInputs(conditions, captions, durations, items)
+
+
+def _stage_columns(system: System, columns: Mapping[str, list[object]], items: int, seed: int) -> dict[str, list[object]]:
+    """Token values ``(N, C)`` of each item from the earlier stages whose output is an input that is not given, by the input's name."""
+    condition, outputs = system.recipe.condition, dict[str, list[object]]()
+    for part in () if condition is None else condition.components:
+        if part.reads_stage is None or part.input.name in columns:
+            continue
+        stage, stage_seed = system.stages[part.reads_stage], seed_of(seed, "stage", part.reads_stage)
+        given = {each.keyword: columns[each.name] for each in call_inputs(stage) if each.name in columns}
+        inputs = gather(stage, given, None if given else items, stage_seed)
+        tokens = stage.generate_tokens(inputs.conditions, None if inputs.conditions else items, seed=stage_seed)
+        outputs[part.input.name] = list(tokens.values.unbind())
+    return outputs
 
 
 def lengths_of(tokenizer: Tokenizer, seconds: Sequence[float] | None) -> list[int] | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from jielong.generation.streaming import stream_sound
 from jielong.heads.base import SamplingConfig
 from jielong.media.pictures import Pictures
 from jielong.media.players import Sounds
-from jielong.system.inputs import GenerationInputs, condition_inputs, durations_of, gather, lengths_of, sampling_of, split_inputs
+from jielong.system.inputs import GenerationInputs, call_inputs, durations_of, gather, lengths_of, sampling_of, split_inputs
 from jielong.tokenizers.base import Tokenizer
 
 
@@ -32,23 +32,28 @@ class System:
         recipe: The whole experiment.
         tokenizer: Media to tokens and back.
         generator: Tokens from nothing, or from a condition; ``None`` for a tokenizer alone.
+        stages: The trained stages it is built on, by name: its ``tokenizer`` where that was trained by itself, and the earlier generators
+            of a cascade, which :meth:`generate` runs first.
     """
 
     name: str
     recipe: Recipe
     tokenizer: Tokenizer
     generator: Generator | None
+    stages: Mapping[str, System] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the condition's inputs, such as ``text`` and ``voice``."""
-        return tuple(each.name for each in condition_inputs(self.recipe))
+        """Names of the inputs of its condition and of its earlier stages, such as ``text`` and ``voice``."""
+        return tuple(each.name for each in call_inputs(self))
 
     def to(self, device: torch.device | str) -> System:
         """Move all weights; returns itself."""
         self.tokenizer.to(device)
         if self.generator is not None:
             self.generator.to(device)
+        for stage in self.stages.values():
+            stage.to(device)
         return self
 
     def sampling(self, **given: Any) -> SamplingConfig:
@@ -132,7 +137,7 @@ class System:
         Raises:
             ValueError: if inputs do not fit the model's condition.
         """
-        inputs, options = self._gather(text, classes, count, options)
+        inputs, options = self._gather(text, classes, count, seed, options)
         if inputs.durations is not None and options.get("lengths") is None:
             options["lengths"] = lengths_of(self.tokenizer, inputs.durations)
         tokens = self.generate_tokens(
@@ -212,7 +217,7 @@ class System:
         Raises:
             ValueError: as :meth:`generate`; and where tokens stand for no stretch of sound.
         """
-        inputs, options = self._gather(text, classes, count, options)
+        inputs, options = self._gather(text, classes, count, seed, options)
         return self.stream_sound(
             inputs.conditions,
             count,
@@ -287,7 +292,7 @@ class System:
         """
         if self.generator is None:
             raise ValueError(f"{self.name} is a tokenizer; to complete a picture, load a generator such as maskgit-emoji")
-        inputs, _ = self._gather(text, classes, count, options)
+        inputs, _ = self._gather(text, classes, count, options.get("seed", 0), options)
         size, hop_length = self.tokenizer.media.size[0], self.tokenizer.hop_length
         if hop_length is not None:
             known = begun(self.generator.layout, self.generator.order, media.shape[-1] // hop_length)
@@ -298,10 +303,12 @@ class System:
         start = Tokens(values.expand(inputs.count, -1, -1), self.generator.layout)
         return self.generate(text, classes, count, start=start, known=known, **options)
 
-    def _gather(self, text: Any, classes: Any, count: int | None, options: dict[str, Any]) -> tuple[GenerationInputs, dict[str, Any]]:
+    def _gather(
+        self, text: Any, classes: Any, count: int | None, seed: int, options: dict[str, Any]
+    ) -> tuple[GenerationInputs, dict[str, Any]]:
         """The inputs of a call, and the options that are no inputs."""
         given, others = split_inputs({"text": text, "classes": classes, **options})
-        return gather(self.recipe, self.name, given, count), others
+        return gather(self, given, count, seed), others
 
     def encode(self, media: Tensor) -> Tokens:
         """Pictures ``(B, C, H, W)`` in [-1, 1] to tokens."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,12 +35,15 @@ from jielong.system import (
     build_generator,
     build_tokenizer,
     condition_inputs,
+    copy_stages,
     describe,
     durations_of,
     find,
     is_timed,
     lengths_of,
+    load_stages,
     sampling_of,
+    tokenizers_of,
 )
 from jielong.tokenizers.base import LearnedTokenizer, Tokenizer
 from jielong.training import token_cache as cache
@@ -104,6 +106,7 @@ class Experiment:
         media: The format of the pictures or the sound.
         tokenizer: Trained, or to be trained.
         generator: To be trained; ``None`` for a tokenizer's recipe.
+        stages: Tokenizers of the earlier stages of a cascade, by name.
     """
 
     recipe: Recipe
@@ -112,6 +115,7 @@ class Experiment:
     media: Medium
     tokenizer: Tokenizer
     generator: Generator | None
+    stages: Mapping[str, Tokenizer] = field(default_factory=dict)
 
     @property
     def model(self) -> LearnedTokenizer | Generator:
@@ -142,9 +146,10 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
     for each in condition_inputs(recipe):
         each.check(images, media, where)
     torch.manual_seed(recipe.train.seed)
-    tokenizer = build_tokenizer(recipe, media)
-    generator = build_generator(recipe, tokenizer, images.classes) if recipe.trains_generator else None
-    return Experiment(recipe, images, heldout, media, tokenizer, generator)
+    stages = load_stages(recipe, media)
+    tokenizer, trained = build_tokenizer(recipe, media, stages), tokenizers_of(stages)
+    generator = build_generator(recipe, tokenizer, images.classes, trained) if recipe.trains_generator else None
+    return Experiment(recipe, images, heldout, media, tokenizer, generator, {name: trained[name] for name in recipe.stages})
 
 
 def _open(recipe: Recipe, where: str, split: Split) -> MediaSet:
@@ -198,9 +203,7 @@ def run(
 
     def write_inputs() -> None:
         write_bytes(out / DESCRIPTION, json.dumps(description, indent=2).encode())
-        for role, name in recipe.requires.items():
-            if Path(name).is_dir():
-                _keep(find(name), out / role)
+        copy_stages(recipe, out)
 
     return train(
         objective,
@@ -218,7 +221,7 @@ def run(
 
 def _describe(experiment: Experiment) -> dict[str, Any]:
     """What a checkpoint records beside recipe and weights."""
-    description = describe(experiment.media, experiment.images.classes, experiment.tokenizer, experiment.generator)
+    description = describe(experiment.media, experiment.images.classes, experiment.tokenizer, experiment.generator, experiment.stages)
     return description | {"data": {"items": len(experiment.images), "fingerprint": experiment.images.fingerprint}}
 
 
@@ -233,24 +236,6 @@ def _measure_pace(experiment: Experiment, tokens: Tokens | None) -> None:
     counts = generator.condition.count_aligned(settings.from_batch(words, experiment.media))
     if counts is not None:
         generator.stretch.measure(torch.tensor(counts), tokens.lengths)
-
-
-def _keep(folder: Path, target: Path) -> None:
-    """Copy a checkpoint, with the copies it keeps itself, into the run: it stands alone when the folder it was built on is gone."""
-    if not target.exists():
-        beside = target.with_name(target.name + ".tmp")
-        shutil.rmtree(beside, ignore_errors=True)
-        _copy_checkpoint(folder, beside)
-        beside.rename(target)
-
-
-def _copy_checkpoint(folder: Path, target: Path) -> None:
-    target.mkdir()
-    for name in ("recipe.yaml", DESCRIPTION, "model.safetensors"):
-        shutil.copyfile(folder / name, target / name)
-    for role in ("tokenizer", "proxy"):
-        if (folder / role).is_dir():
-            _copy_checkpoint(folder / role, target / role)
 
 
 def _tokens(experiment: Experiment, file: Path | None) -> Tokens | None:

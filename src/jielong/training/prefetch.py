@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -10,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from jielong.core.rng import PerSampleRNG
+from jielong.core.rng import PerSampleRNG, seed_of
 from jielong.data.sets import Batch
 from jielong.training.objective import StepRNG
 
@@ -21,11 +20,6 @@ class Source(Protocol):
     def batch(self, first: int, count: int) -> Batch:
         """The items at global positions ``first`` to ``first + count - 1``, always the same ones; the position is the samples seen."""
         ...
-
-
-def seed_of(*parts: object) -> int:
-    """A 63-bit seed from anything that prints the same every time."""
-    return int.from_bytes(hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest(), "big") >> 1
 
 
 class Feed:

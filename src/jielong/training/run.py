@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from jielong.core.rng import seed_of
 from jielong.media.audio import write_audio
 from jielong.media.images import sheet, write_bytes, write_image
 from jielong.media.spectrograms import in_a_row, spectrograms
@@ -22,7 +23,7 @@ from jielong.training.interrupts import Interrupts
 from jielong.training.nonfinite import NonFiniteError, range_advice
 from jielong.training.objective import Objective
 from jielong.training.optimizers import pack, unpack
-from jielong.training.prefetch import Feed, seed_of
+from jielong.training.prefetch import Feed
 from jielong.training.report import Report
 from jielong.training.settings import PARTS, TrainSettings
 from jielong.training.state import Counters, State, write_state

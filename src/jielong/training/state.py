@@ -158,8 +158,8 @@ def _change(name: str, before: Any, now: Any) -> str:
         new, gone = [item for item in now if item not in before], [item for item in before if item not in now]
         parts = [f"{words}: {', '.join(items[:5])}{', ...' * (len(items) > 5)}" for words, items in (("new", new), ("gone", gone)) if items]
         return f"the classes changed from {len(before)} to {len(now)} ({'; '.join(parts) or 'in another order'})"
-    if name == "tokenizer sha256":
-        return "the tokenizer's weights changed"
+    if name in ("tokenizer sha256", "stages sha256"):
+        return f"the weights of the {name.split()[0]} changed"
     if name == "data" and before.get("items") == now.get("items"):
         return f"the data changed: still {now.get('items')} items, with other content"
     if name == "data":
