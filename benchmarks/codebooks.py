@@ -86,9 +86,9 @@ def main() -> None:
         model = trained(order, head, steps)
         with torch.no_grad():
             above = float(model.loss(Tokens(heldout, model.layout))) - least()
-        model.generate(count=1)
+        model.eval().generate(count=1)
         begun = time.process_time()
-        model.generate(count=clips, batch=1)
+        model.eval().generate(count=clips, batch=1)
         taken = (time.process_time() - begun) / clips
         print(f"| {name} | {head.name} | {len(model.plan.spans)} | {above:.3f} | {1_000 * taken:.0f} |", flush=True)
 

@@ -34,6 +34,7 @@ import torch
 from quick import scratch, trained
 from torch import Tensor, nn
 
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
 from jielong.data.opening import MediaSet
@@ -44,8 +45,8 @@ from jielong.evaluation.frechet import SmallSampleWarning, frechet
 from jielong.evaluation.provenance import machine
 from jielong.evaluation.retrieval import retrieval_at_1
 from jielong.evaluation.scorer import Scorer, ScorerError
-from jielong.generation.generator import TrainingTargets
-from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput, SamplingConfig
+from jielong.generation.generator import TrainingStates
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput
 from jielong.heads.consistency import Consistency, Levels
 from jielong.heads.diffusion import Diffusion
 from jielong.heads.energy import Energy
@@ -76,6 +77,27 @@ EVALUATIONS: dict[str, tuple[int, ...]] = {
 }
 """The heads, and how many evaluations a token each is asked for; the last three have no choice."""
 BATCH, SHOWN, CANDIDATES = 64, 8, 100
+
+
+@dataclass(frozen=True)
+class TrainingTargets:
+    """What a head that is not joint learns from a batch.
+
+    Attributes:
+        hidden: Hidden vectors of the predicted positions, ``(M, D)``.
+        targets: Their tokens, ``(M, C)``.
+        weights: Weight of each in its item's loss, ``(M,)``.
+    """
+
+    hidden: Tensor
+    targets: Tensor
+    weights: Tensor
+
+
+def targets_of(states: TrainingStates) -> TrainingTargets:
+    """The predicted positions of a batch, without gradients of the hidden vectors."""
+    mask = states.loss_mask
+    return TrainingTargets(states.hidden[mask].detach(), states.targets[mask], states.weights[mask])
 
 
 class Deepened(Head):
@@ -153,12 +175,12 @@ class Lessons(Objective):
         asked, head = self._asked[1], self.model[phase]
         torch.manual_seed(samples_seen)  # so that a head learns the same whatever is taught beside it
         head.on_train_step(samples_seen)
-        loss = (head.loss(asked.hidden, asked.targets) * asked.shares).sum() / asked.shares.sum()
+        loss = (head.loss(asked.hidden, asked.targets) * asked.weights).sum() / asked.weights.sum()
         return Losses(loss, {phase: loss.detach()})
 
     def _some(self, asked: TrainingTargets, most: int) -> TrainingTargets:
         rows = torch.randperm(len(asked.hidden))[:most].to(asked.hidden.device)
-        return TrainingTargets(asked.hidden[rows], asked.targets[rows], asked.shares[rows])
+        return TrainingTargets(asked.hidden[rows], asked.targets[rows], asked.weights[rows])
 
     def forget(self) -> None:
         """Ask the trunk again, though it may be the same batch."""
@@ -199,8 +221,7 @@ class Trunk:
         kept = tokenizer.encode_to_cache(batch.media) if batch.tokens is None else Tokens(batch.tokens, tokenizer.cached_layout)
         prepared = None if generator.condition is None else generator.condition.prepare(self.raw(batch))
         generator.training = learning  # of the generator itself, not of what it holds: it asks whether to drop conditions
-        asked = generator.ask(tokenizer.sample_cached(kept, rng), prepared, rng)
-        return TrainingTargets(asked.hidden.detach(), asked.targets, asked.shares)
+        return targets_of(generator.training_states(tokenizer.sample_cached(kept, rng), prepared, rng))
 
     @torch.no_grad()
     def heldout_losses(self, heads: nn.ModuleDict, count: int) -> dict[str, float]:
@@ -212,7 +233,7 @@ class Trunk:
             asked = self.ask(self.heldout.batch(part), PerSampleRNG(0, range(first, first + len(part))), learning=False)
             for name, head in heads.items():
                 torch.manual_seed(first)
-                totals[name] += float((head.eval().loss(asked.hidden, asked.targets) * asked.shares).sum())
+                totals[name] += float((head.eval().loss(asked.hidden, asked.targets) * asked.weights).sum())
         return {name: total / len(rows) for name, total in totals.items()}
 
     def draw(self, head: Head, conditions: Sequence[Any], way: Way, evaluations: int | None) -> tuple[Tensor, float]:

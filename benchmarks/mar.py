@@ -28,10 +28,9 @@ from timing import interleaved, machine
 from jielong.backbones.mar import Mar
 from jielong.conditions.classes import Class
 from jielong.config.guidance import Guidance
-from jielong.config.speed import Lazy, TwoStage
+from jielong.config.sampling import Lazy, SamplingConfig
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.generator import Generator
-from jielong.heads.base import SamplingConfig
 from jielong.heads.diffusion import Diffusion
 from jielong.networks.denoiser import MLP
 from jielong.orders.masked import Masked
@@ -88,7 +87,7 @@ def ways(arguments: argparse.Namespace, iterative: bool, temperature: float) -> 
         return max(1, round(part * iterations))
 
     few, lazy = share(1 / 4), {"lazy": Lazy()}
-    two_stage = {"two_stage": TwoStage(detail_steps=max(1, few // 8))}
+    two_stage = {"detail_steps": max(1, few // 8)}
     interval = {"guidance": Guidance(scale=1 + 0.75 * (arguments.guidance - 1), kind="interval", stop=0.8)}
     naive = {"steps": iterations, "guidance": Guidance(scale=arguments.guidance, kind="linear"), **sampling()}
     made: dict[str, dict[str, Any]] = {NAIVE: naive}

@@ -124,12 +124,12 @@ def main() -> None:
     seen: set[str] = set()
     for system, steps, draws in plans:
         print(f"{system.name}{'' if steps is None else f', {steps} steps'}", file=sys.stderr)
-        same = {"guidance": arguments.guidance, "temperature": arguments.temperature, "length": arguments.length}
+        same = {"guidance": arguments.guidance, "temperature": arguments.temperature}
         told = evaluate(
             system,
             arguments.data,
             arguments.count or None,
-            DrawSettings(seed=arguments.seed, **same, **draws),
+            DrawSettings(arguments.seed, system.default_sampling(bool(system.inputs)).override(**same, **draws), arguments.length),
             ceiling=system.name not in seen,
         )
         seen.add(system.name)

@@ -105,15 +105,16 @@ def test_the_text_is_heard_in_its_order(aligned: str) -> None:
     same = model.generate(["aaaaaa", "aaaaaa"], lengths=[N, N], seed=1).values
     assert float((one - other).abs().max()) > 1e-2
     assert float((same[1] - same[0]).abs().max()) > 0  # of another seed
-    inputs = model.along(model.condition(model.condition.prepare(["ab"])), torch.tensor([N]), model.plan)  # type: ignore[misc, union-attr]
+    conditioning = model.condition(model.condition.prepare(["ab"]))  # type: ignore[misc, union-attr]
+    inputs = model.durations.inputs(conditioning, torch.tensor([N]), model.plan)
     assert inputs is not None
     assert inputs.shape == (1, N, 16)
 
 
 def test_lengths_of_their_own() -> None:
     model = built(CASES["at once"], "even")
-    assert model.stretch is not None
-    model.stretch.measure(torch.tensor([3, 4, 5]), torch.tensor([3, 5, 7]))  # states, of which two are edges
+    assert model.durations.regulator is not None
+    model.durations.regulator.fit(torch.tensor([3, 4, 5]), torch.tensor([3, 5, 7]))  # states, of which two are edges
     drawn = model.generate(["a", "abc", "abcdefghijkl"])
     assert drawn.lengths is not None
     assert drawn.lengths.tolist() == [3, 7, N]
@@ -189,7 +190,7 @@ def test_trimming_to_the_longest_item_changes_nothing() -> None:
 def test_the_text_of_a_given_beginning_lasts_as_long_as_it_is_heard(case: str, guidance: float) -> None:
     """Every symbol guesses a token of its own, surely; the symbols of the given part are found in it, and the others share the rest."""
     model = built(CASES[case], "search")
-    stretch, layout = model.stretch, CASES[case][3]
+    stretch, layout = model.durations.regulator, CASES[case][3]
     assert isinstance(stretch, MonotonicAlignment)
     assert model.condition is not None
     along = model.condition(model.condition.prepare(["abc"])).aligned_states  # five states, with the edges
@@ -199,8 +200,8 @@ def test_the_text_of_a_given_beginning_lasts_as_long_as_it_is_heard(case: str, g
     else:
         own = guesses = 9 * torch.randn(5, 2, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        stretch.guess.bias.zero_()
-        stretch.guess.weight.copy_((torch.linalg.pinv(along.states[0]) @ guesses).mT)
+        stretch.emission.bias.zero_()
+        stretch.emission.weight.copy_((torch.linalg.pinv(along.states[0]) @ guesses).mT)
     symbols = torch.tensor([0, 1, 1, 1, 1, 2, 3, 3, 4, 4, 4, 4])
     known = torch.arange(N) < 7
     told: list[Tensor] = []

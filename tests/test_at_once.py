@@ -70,17 +70,17 @@ def test_everything_learns(layout: Layout, backbone: Any) -> None:
 def test_an_item_is_the_same_in_any_batch_and_without_a_cache(layout: Layout, backbone: Any) -> None:
     model = built(layout, backbone, classes=True)
     told = ["cat", "dog", "cat", "dog", "dog"]
-    together = model.generate(told, guidance=2.0, seed=3).values
-    torch.testing.assert_close(model.generate(told, guidance=2.0, seed=3, batch=2).values, together, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(model.generate(told, guidance=2.0, seed=3, cache=False).values, together, rtol=1e-4, atol=1e-4)
+    together = model.eval().generate(told, guidance=2.0, seed=3).values
+    torch.testing.assert_close(model.eval().generate(told, guidance=2.0, seed=3, batch=2).values, together, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.eval().generate(told, guidance=2.0, seed=3, cache=False).values, together, rtol=1e-4, atol=1e-4)
     assert float((together[1] - together[3]).abs().min()) > 1e-5
-    torch.testing.assert_close(model.generate(told, guidance=0.0, seed=3).values, model.generate(count=5, seed=3).values)
+    torch.testing.assert_close(model.eval().generate(told, guidance=0.0, seed=3).values, model.eval().generate(count=5, seed=3).values)
 
 
 def test_all_is_drawn_in_one_step() -> None:
     seen: list[int] = []
     model = built(SOUND, BACKBONES["none"], FlowMatching(network=MLP(layers=1, width=8), steps=2))
-    model.generate(count=2, on_step=lambda moment: seen.append(int(moment.new.sum())))
+    model.eval().generate(count=2, on_step=lambda moment: seen.append(int(moment.new.sum())))
     assert seen == [2 * 7]
 
 
@@ -99,8 +99,8 @@ WATCHED = [
 def test_every_state_of_a_joint_head_is_seen_and_changes_nothing(head: Any, count: int) -> None:
     model, seen = built(SOUND, BACKBONES["none"], head, classes=True), list[StepEvent]()
     told: dict[str, Any] = {"conditions": ["cat", "dog"], "guidance": 2.0, "seed": 3, "lengths": [7, 7]}
-    plain = model.generate(**told).values
-    assert torch.equal(model.generate(**told, on_step=seen.append).values, plain)
+    plain = model.eval().generate(**told).values
+    assert torch.equal(model.eval().generate(**told, on_step=seen.append).values, plain)
     *states, last = seen
     assert len(seen) == count
     assert [moment.step for moment in seen] == list(range(1, len(seen) + 1))
@@ -163,8 +163,8 @@ def test_states_of_diffusion_have_the_variance_of_tokens(sampler: Any, steps: in
 
 def test_states_stand_in_their_block_and_tokens_before_it_are_known() -> None:
     model, seen = built(SOUND, BACKBONES["transformer"], order=Raster()), list[StepEvent]()
-    plain = model.generate(count=2, seed=1).values
-    assert torch.equal(model.generate(count=2, seed=1, on_step=seen.append).values, plain)
+    plain = model.eval().generate(count=2, seed=1).values
+    assert torch.equal(model.eval().generate(count=2, seed=1, on_step=seen.append).values, plain)
     assert [int(moment.new[0].sum()) for moment in seen] == 7 * [0, 0, 1]
     for place, moment in enumerate(seen):
         drawn, drawing = divmod(place + 1, 3)
@@ -175,7 +175,7 @@ def test_states_stand_in_their_block_and_tokens_before_it_are_known() -> None:
 
 def test_a_moment_says_which_items_it_is_of() -> None:
     seen: list[StepEvent] = []
-    built(SOUND, BACKBONES["none"]).generate(count=3, lengths=[3, 7, 3], on_step=seen.append)
+    built(SOUND, BACKBONES["none"]).eval().generate(count=3, lengths=[3, 7, 3], on_step=seen.append)
     assert [tuple(moment.rows) for moment in seen] == [(0, 2)] * 3 + [(1,)] * 3
 
 
@@ -185,7 +185,7 @@ def test_no_token_is_read(backbone: Any) -> None:
     model = built(SOUND, backbone)
     first, second = tokens(SOUND).values, torch.zeros(4, 7, 3)
     known = torch.ones(4, 7, dtype=torch.bool)
-    inputs = [model.inputs(values, known, 0, 7, model.places_at(model.plan)) for values in (first, second)]
+    inputs = [model.embeddings(values, known, slice(0, 7), model.position_vectors(model.plan)) for values in (first, second)]
     assert torch.equal(*inputs)
     assert float((inputs[0][:, 1:] - inputs[0][:, :-1]).abs().min()) > 0
 
@@ -206,7 +206,7 @@ def test_single_codes_are_independent() -> None:
         assert loss(codes) == pytest.approx(expected, abs=1e-5)
     chances = (-6 * terms).softmax(1)  # the loss is a mean over positions
     assert float(chances.std()) > 0.05
-    drawn = model.generate(count=count, batch=count).values[..., 0]
+    drawn = model.eval().generate(count=count, batch=count).values[..., 0]
     seen = torch.nn.functional.one_hot(drawn, 5).double()
     pairs = torch.einsum("bpv,bqw->pvqw", seen, seen) / count
     wanted = torch.einsum("pv,qw->pvqw", chances.double(), chances.double())
@@ -221,7 +221,7 @@ def test_single_vectors_are_independent_and_joint_ones_are_not() -> None:
     count = 6000
 
     def correlation(head: Any) -> float:
-        values = built(SOUND, BACKBONES["none"], head).generate(count=count, batch=count).values
+        values = built(SOUND, BACKBONES["none"], head).eval().generate(count=count, batch=count).values
         each = (values - values.mean(0)) / values.std(0)
         among = torch.einsum("bpc,bqd->pqcd", each, each) / count
         return float(among[~torch.eye(SOUND.positions, dtype=torch.bool)].abs().max())
@@ -235,7 +235,7 @@ def test_a_block_of_one_token_may_be_joint_too() -> None:
     other[:, -1] += 1
     change = model.loss(Tokens(other, SOUND), rng=PerSampleRNG(0, range(4))) - model.loss(first, rng=PerSampleRNG(0, range(4)))
     assert abs(float(change.detach())) > 1e-3
-    cached, naive = (model.generate(count=2, seed=1, cache=cache).values for cache in (True, False))
+    cached, naive = (model.eval().generate(count=2, seed=1, cache=cache).values for cache in (True, False))
     assert cached.shape == (2, 7, 3)
     torch.testing.assert_close(cached, naive)
 
@@ -271,10 +271,10 @@ def test_clips_of_different_lengths_feel_neither_padding_nor_each_other(backbone
         values = tokens(SOUND).values.masked_fill(behind[..., None], filler)
         losses.append(model.loss(Tokens(values, SOUND, lengths), model.condition.prepare(told)))  # type: ignore[union-attr]
     assert torch.equal(losses[0], losses[1])
-    made = model.generate(told, guidance=2.0, seed=3, lengths=lengths.tolist())
+    made = model.eval().generate(told, guidance=2.0, seed=3, lengths=lengths.tolist())
     assert made.lengths is not None
     assert torch.equal(made.lengths, lengths)
     assert not made.values[behind].any()
     for row, length in enumerate(lengths.tolist()):
-        alone = model.generate(told[: row + 1], guidance=2.0, seed=3, lengths=[length] * (row + 1)).values[row]
+        alone = model.eval().generate(told[: row + 1], guidance=2.0, seed=3, lengths=[length] * (row + 1)).values[row]
         torch.testing.assert_close(made.values[row], alone, rtol=1e-4, atol=1e-4)

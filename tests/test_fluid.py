@@ -83,18 +83,19 @@ def test_the_raster_corner_is_causal_over_continuous_tokens() -> None:
 def test_recipes_draw_with_every_speed_option_that_fits(name: str) -> None:
     wanted = ["sampling.schedule=square"]
     if name != "nextstep1":
-        wanted += ["sampling.lazy.refresh=2", "sampling.two_stage.detail_steps=2"]
+        wanted += ["sampling.lazy.refresh=2", "sampling.detail_steps=2"]
     recipe = load(f"{name}-tiny", wanted)
-    assert sum(option is not None for option in recipe.sampling.speed.values()) == len(wanted)
-    assert all(option is None for option in load(f"{name}-tiny").sampling.speed.values()), "off unless asked for"
+    assert sum(getattr(recipe.sampling, option) is not None for option in ("schedule", "lazy", "detail_steps")) == len(wanted)
+    plain = load(f"{name}-tiny").sampling
+    assert (plain.schedule, plain.lazy, plain.detail_steps) == (None, None, None), "off by default"
     torch.manual_seed(0)
     model = build_generator(recipe, Stub(NUMBERS), []).eval()  # type: ignore[arg-type]
-    drawn = model.generate(["a cat", "a dog"], steps=6, guidance=2.0, **recipe.sampling.speed)
+    drawn = model.generate(["a cat", "a dog"], sampling=recipe.sampling.override(steps=6, guidance=2.0))
     assert torch.isfinite(drawn.values).all()
     assert not torch.equal(drawn.values[0], drawn.values[1])
 
 
-@pytest.mark.parametrize("option", ["sampling.lazy.refresh=2", "sampling.two_stage.detail_steps=2"])
+@pytest.mark.parametrize("option", ["sampling.lazy.refresh=2", "sampling.detail_steps=2"])
 @pytest.mark.parametrize("name", ["nextstep1-tiny", "maskgit-tiny"])
 def test_options_that_do_not_fit_the_order_are_refused_before_training(name: str, option: str) -> None:
     with pytest.raises(RecipeError, match=r"needs an order that chooses positions before it draws: order: \{masked: \{choose: random\}\}"):

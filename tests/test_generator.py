@@ -15,16 +15,16 @@ from jielong.conditions.base import Condition
 from jielong.conditions.classes import Class
 from jielong.conditions.text import Text
 from jielong.config.guidance import Guidance
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.callbacks import StepEvent
 from jielong.generation.generator import Generator
-from jielong.heads.base import SamplingConfig
 from jielong.heads.softmax import Softmax
 from jielong.media.kinds import image_medium
 from jielong.networks.backbone import BackboneInputs
 from jielong.networks.transformer import Transformer, TransformerConfig
-from jielong.orders.base import Embed, Order, View
+from jielong.orders.base import Embed, Order, TrainingView
 from jielong.orders.masked import Masked, MaskedOrder
 from jielong.orders.raster import Raster
 from jielong.tokenizers.pixels import Pixels
@@ -57,9 +57,9 @@ class Slabs(Order):
         missing = (stop - start) - before.shape[1]
         return torch.cat([placeholder.expand(len(values), missing, -1), before], dim=1)
 
-    def view(self, layout: Layout, rng: PerSampleRNG) -> View:
+    def view(self, layout: Layout, rng: PerSampleRNG) -> TrainingView:
         everything = torch.ones(len(rng), layout.positions, dtype=torch.bool)
-        return View(everything, everything)
+        return TrainingView(everything, everything)
 
 
 class AtOnce(Slabs):
@@ -163,7 +163,7 @@ def test_gradients_reach_exactly_the_tokens_that_may_be_read(order: str, sees: s
     model, values = make(order), codes(1).values
     vectors: list[Tensor] = []
     model.embedding.register_forward_hook(lambda module, arguments, result: (result.retain_grad(), vectors.append(result))[0])
-    asked = model.order.view(LAYOUT, PerSampleRNG(7, [0])).asked[0] if model.condition is None else _asked(model)
+    asked = model.order.view(LAYOUT, PerSampleRNG(7, [0])).loss_mask[0] if model.condition is None else _asked(model)
     frame = LAYOUT.coordinates()[:, 0]
     for position in range(N):
         vectors.clear()
@@ -183,12 +183,12 @@ def test_gradients_reach_exactly_the_tokens_that_may_be_read(order: str, sees: s
 
 def _asked(model: Generator) -> Tensor:
     """Which positions the loss asks for with the noise of ``hidden_of``."""
-    return model.order.view(LAYOUT, PerSampleRNG(7, [0])).asked[0]
+    return model.order.view(LAYOUT, PerSampleRNG(7, [0])).loss_mask[0]
 
 
 def test_masked_training_does_not_show_what_it_asks() -> None:
     model, values = make("masked"), codes(2).values
-    asked = torch.stack([model.order.view(LAYOUT, PerSampleRNG(7, [row])).asked[0] for row in range(2)])
+    asked = torch.stack([model.order.view(LAYOUT, PerSampleRNG(7, [row])).loss_mask[0] for row in range(2)])
     other = torch.where(asked[..., None], (values + 5) % 11, values)
     assert asked.any(1).all()
     assert torch.equal(hidden_of(model, other), hidden_of(model, values))
@@ -211,7 +211,7 @@ def test_every_item_weighs_the_same_however_many_positions_are_asked() -> None:
     together = model.loss(tokens, rng=PerSampleRNG(5, noise))
     alone = [model.loss(Tokens(tokens.values[row : row + 1], LAYOUT), rng=PerSampleRNG(5, [row])) for row in noise]
     torch.testing.assert_close(together, torch.stack(alone).mean())
-    assert len({int(model.order.view(LAYOUT, PerSampleRNG(5, [row])).asked.sum()) for row in noise}) > 1
+    assert len({int(model.order.view(LAYOUT, PerSampleRNG(5, [row])).loss_mask.sum()) for row in noise}) > 1
 
 
 def test_loss_is_the_mean_negative_log_probability_of_the_chain() -> None:
@@ -251,8 +251,9 @@ def test_loss_and_sampling_do_not_disturb_each_other() -> None:
     prepared = model.condition.prepare(["a cat", "a dog"])  # type: ignore[union-attr]
     model.loss(codes(2), prepared).backward()
     assert all(parameter.grad is not None for parameter in model.backbone.parameters())
-    model.generate(["a cat"])
-    assert model.training, "and the mode is given back"
+    with pytest.raises(ValueError, match="in training mode"):
+        model.generate(["a cat"])
+    assert model.training, "nothing switches the mode of a module that others may share"
 
 
 # --- the loop ----------------------------------------------------------------------------------------------------------------------
@@ -427,7 +428,7 @@ def test_as_many_steps_as_tokens_without_noise_is_confidence_ordered_decoding() 
         for _ in range(N):
             with torch.no_grad():
                 shown = torch.where(known[..., None], model.embed(values), model.placeholder)
-                places = sum(table(LAYOUT.coordinates()[:, axis]) for axis, table in enumerate(model.places))
+                places = sum(table(LAYOUT.coordinates()[:, axis]) for axis, table in enumerate(model.position_embeddings))
                 hidden = model.backbone(BackboneInputs(shown + places, LAYOUT.coordinates(), torch.zeros(N, dtype=torch.long)))
                 best = model.head.scores(hidden)[0, :, 0].log_softmax(-1).max(-1)  # type: ignore[operator]
             place = int(best.values.masked_fill(known[0], -math.inf).argmax())
@@ -456,9 +457,9 @@ def test_the_lectures_two_heads(steps: int, wrong: float, choose: str) -> None:
     model = Generator(layout, order, Twin(), Softmax().build(3, layout))  # type: ignore[arg-type]
     model.embedding.weight.data = torch.eye(3)[:2]  # type: ignore[assignment]
     model.placeholder.data = torch.eye(3)[2]
-    model.places[0].weight.data.zero_()  # type: ignore[operator, union-attr]
+    model.position_embeddings[0].weight.data.zero_()  # type: ignore[operator, union-attr]
     model.head.logits.weight.data = torch.tensor([[50.0, -50.0, 0.0], [-50.0, 50.0, 0.0]])  # type: ignore[union-attr]
-    pairs = model.generate(count=samples, batch=samples, cache=False).values[..., 0]
+    pairs = model.eval().generate(count=samples, batch=samples, cache=False).values[..., 0]
     invalid = int((pairs[:, 0] != pairs[:, 1]).sum())
     assert (invalid == 0) if wrong == 0 else stats.binomtest(invalid, samples, wrong).pvalue > ALARM
     assert stats.binomtest(int(pairs[:, 0].sum()), samples, 0.5).pvalue > ALARM
@@ -474,7 +475,7 @@ def test_misuse_is_refused_in_sentences() -> None:
         ("trained without a condition: ask for a count", lambda: plain.generate([0, 1])),
         ("guidance needs a condition to follow", lambda: plain.generate(count=2, guidance=2.0)),
         ("guidance needs a condition to follow", lambda: model.generate(count=2, guidance=2.0)),
-        (r"scale\s+Input should be greater than or equal to 0", lambda: model.generate([0, 1], guidance=-1.0)),
+        (r"guidance.scale: Input should be greater than or equal to 0", lambda: model.generate([0, 1], guidance=-1.0)),
         ("both `start` and the mask `known`", lambda: model.generate([0, 1], start=start)),
         ("both `start` and the mask `known`", lambda: model.generate([0, 1], known=known)),
         (r"`start` must hold 3 items of layout .*, not 2", lambda: model.generate([0, 1, 2], start=start, known=known)),

@@ -7,11 +7,11 @@ import torch
 
 from jielong.backbones.transformer import Transformer
 from jielong.config.recipe import RecipeError, parse
+from jielong.config.sampling import SamplingConfig
 from jielong.config.schema import Recipe
 from jielong.core.tokens import Layout
 from jielong.evaluation.context import DrawSettings, drawing
 from jielong.generation.generator import Generator
-from jielong.heads.base import SamplingConfig
 from jielong.heads.diffusion import Diffusion
 from jielong.media.kinds import image_medium
 from jielong.networks.denoiser import MLP
@@ -39,7 +39,7 @@ def chain() -> Generator:
     torch.manual_seed(0)
     head = Diffusion(network=MLP(layers=1, width=8), steps=9).build(8, LAYOUT)
     backbone = Transformer(layers=1, width=8, heads=2).build(LAYOUT, None)
-    return Generator(LAYOUT, Masked(steps=4, choose="random").build(), backbone, head)
+    return Generator(LAYOUT, Masked(steps=4, choose="random").build(), backbone, head).eval()
 
 
 def evaluations(sampling: SamplingConfig) -> list[int]:
@@ -75,16 +75,17 @@ def test_a_recipe_says_them_and_a_caller_has_the_last_word() -> None:
     said = recipe(sampling="{num_inference_steps: 20, final_inference_steps: 4}")
     assert parse(said.to_yaml()) == said
     made = System("here", said, torch.nn.Identity(), chain())  # type: ignore[arg-type]
-    assert made.sampling() == SamplingConfig(num_inference_steps=20, final_inference_steps=4)
-    assert made.sampling(num_inference_steps=7, temperature=None) == SamplingConfig(num_inference_steps=7, final_inference_steps=4)
-    told = drawing(made, DrawSettings(num_inference_steps=7))
+    given = made.default_sampling(conditioned=False)
+    assert given == SamplingConfig(num_inference_steps=20, final_inference_steps=4)
+    assert given.override(num_inference_steps=7, temperature=None) == SamplingConfig(num_inference_steps=7, final_inference_steps=4)
+    told = drawing(made, DrawSettings(sampling=given.override(num_inference_steps=7)))
     assert (told["num_inference_steps"], told["final_inference_steps"]) == (7, 4)
     assert drawing(System("here", recipe(), torch.nn.Identity(), chain()), DrawSettings())["num_inference_steps"] == 9  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("steps", [0, -3])
 def test_too_few_are_refused(steps: int) -> None:
-    with pytest.raises(RecipeError, match=r"line 6: sampling.num_inference_steps: .* greater than or equal to 1"):
+    with pytest.raises(RecipeError, match=rf"line 6: sampling.num_inference_steps: num_inference_steps must be 1 or more, not {steps}"):
         recipe(sampling=f"{{num_inference_steps: {steps}}}")
     with pytest.raises(ValueError, match=f"num_inference_steps must be 1 or more, not {steps}"):
         SamplingConfig(num_inference_steps=steps)
@@ -97,6 +98,6 @@ def test_a_head_of_codes_has_none_and_says_so_before_anything_is_trained() -> No
         ValueError, match="SoftmaxHead draws a token in one evaluation; num_inference_steps and final_inference_steps are for heads"
     ):
         build_generator(said, tokenizer, [])
-    made = build_generator(recipe("softmax"), tokenizer, [])
+    made = build_generator(recipe("softmax"), tokenizer, []).eval()
     with pytest.raises(ValueError, match="SoftmaxHead draws a token in one evaluation"):
         made.generate(count=1, sampling=SamplingConfig(num_inference_steps=5))

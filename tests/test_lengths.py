@@ -60,7 +60,7 @@ def make(
     else:
         net = Transformer(TransformerConfig(layers=2, width=16, heads=2, condition=path or "prefix"), axes=axes, condition_width=width)
     head: Head = Softmax().build(16, layout) if layout.discrete else GaussianMixture(components=2).build(16, layout)
-    model = Generator(layout, ORDERS[order].build(), net, head, condition, ending=ending)
+    model = Generator(layout, ORDERS[order].build(), net, head, condition, stop_head=ending)
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
@@ -126,7 +126,7 @@ def test_an_item_is_seen_as_in_a_layout_of_its_own_length(order: str, backbone: 
     given, known = tokens(layout), torch.rand(4, N, generator=torch.Generator().manual_seed(2)) < 0.5
     real = torch.arange(N) < torch.tensor(LENGTHS)[:, None]
     given = Tokens(given.values.masked_fill(~real[..., None], 0), layout, given.lengths)
-    inputs = model.inputs(given.values, known, 0, N, model.places_at(model.plan))
+    inputs = model.embeddings(given.values, known, slice(0, N), model.position_vectors(model.plan))
     hidden = model.backbone(BackboneInputs(inputs, model.plan.coords, model.plan.blocks, None, known, real))
     for index, length in enumerate(LENGTHS):
         alone = inputs[index : index + 1, :length]
@@ -180,7 +180,7 @@ def test_no_step_is_taken_behind_the_last_end() -> None:
     [
         ([0, 3], "item 0 cannot have 0 tokens: a length is from 1 to 9"),
         ([3, 10], "item 1 cannot have 10 tokens"),
-        ([3], "each of 2 items needs its length, not 1"),
+        ([3], "`lengths`: expected 2 values, one per item, got 1"),
     ],
 )
 def test_impossible_lengths_are_refused(lengths: list[int], words: str) -> None:
@@ -193,14 +193,14 @@ def test_lengths_must_fit_tokens_and_parts() -> None:
         Tokens(torch.zeros(1, 4, 1, dtype=torch.long), Layout((2, 2), 1, V), torch.tensor([2]))
     with pytest.raises(ValueError, match="item 1 cannot have 12 tokens"):
         tokens(CODES, [1, 12, 3, 4])
-    with pytest.raises(ValueError, match="cannot keep what stands behind"):
+    with pytest.raises(ValueError, match="`known` marks positions beyond length 3"):
         make().generate(count=1, lengths=[3], start=tokens(CODES, None, batch=1), known=torch.arange(N) < 4)
-    with pytest.raises(ValueError, match="raster or levels"):
+    with pytest.raises(ValueError, match="raster or coarse_to_fine"):
         make("masked", ending=StopHeadSettings())
     pictures = Layout((3, 3), 1, V)
     rnn = PixelRNN(kind="row", layers=1, hidden=4, width=16, kernel=3).build(pictures, None)
     with pytest.raises(ValueError, match="lengths are for tokens in one line"):
-        Generator(pictures, Raster().build(), rnn, Softmax().build(16, pictures), ending=StopHeadSettings())
+        Generator(pictures, Raster().build(), rnn, Softmax().build(16, pictures), stop_head=StopHeadSettings())
 
 
 # --- the stop head --------------------------------------------------------------------------------------------------------------------
@@ -225,7 +225,9 @@ def test_items_learn_to_end_by_themselves(order: str, layout: Layout) -> None:
     ends = {0: 3, 1: 7}
     model = make(order, layout, "prefix", ending=StopHeadSettings(positive_weight=2))
     assert model.condition is not None
-    optimizer = torch.optim.AdamW([*model.backbone.parameters(), *model.stop.parameters(), *model.places.parameters()], lr=5e-3)  # type: ignore[union-attr]
+    optimizer = torch.optim.AdamW(
+        [*model.backbone.parameters(), *model.durations.parameters(), *model.position_embeddings.parameters()], lr=5e-3
+    )  # type: ignore[union-attr]
     labels = [0, 1] * 4
     for step in range(200):
         given = tokens(layout, [ends[label] for label in labels], step, 8)

@@ -16,12 +16,12 @@ from jielong.backbones.mar import Mar
 from jielong.backbones.transformer import Transformer
 from jielong.conditions.classes import Class
 from jielong.config.guidance import Guidance
-from jielong.config.speed import Lazy, TwoStage
+from jielong.config.sampling import Lazy, SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.callbacks import StepEvent
 from jielong.generation.generator import Generator
-from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput, SamplingConfig
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput
 from jielong.orders.masked import Masked
 from jielong.orders.raster import Raster
 from jielong.orders.ratio import Ratio
@@ -96,7 +96,7 @@ def test_what_is_masked_changes_nothing_and_what_is_visible_changes_everything(b
     model.backbone.register_forward_hook(lambda module, arguments, result: taken.append(result))
 
     seed = next(seed for seed in range(100) if int(model.order.view(LAYOUT, PerSampleRNG(seed, [0])).known.sum()) > 2)
-    asked = model.order.view(LAYOUT, PerSampleRNG(seed, [0])).asked
+    asked = model.order.view(LAYOUT, PerSampleRNG(seed, [0])).loss_mask
 
     def hidden(shown: Tensor) -> Tensor:
         with torch.no_grad():
@@ -140,9 +140,7 @@ def test_predictions_do_not_depend_on_the_order_in_which_the_visible_ones_came(b
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize(
-    "options", [{}, {"guidance": 3.0}, {"two_stage": TwoStage(detail_steps=2)}, {"lazy": Lazy(), "guidance": 2.0}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"guidance": 3.0}, {"detail_steps": 2}, {"lazy": Lazy(), "guidance": 2.0}], ids=str)
 def test_a_sample_is_the_same_whatever_the_batch(backbone: str, options: dict[str, Any]) -> None:
     model = make(backbone)
     whole = model.generate(given(model, 7), seed=3, batch=7, **options).values
@@ -187,7 +185,7 @@ def test_chosen_positions_take_the_numbers_they_take_alone() -> None:
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("kept", [[], [0, 5, 11], list(range(8)), list(range(N))])
-@pytest.mark.parametrize("options", [{}, {"two_stage": TwoStage()}, {"lazy": Lazy(refresh=3, share=0.2)}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"detail_steps": 1}, {"lazy": Lazy(refresh=3, share=0.2)}], ids=str)
 def test_completion_keeps_what_is_given_and_reads_it(backbone: str, kept: list[int], options: dict[str, Any]) -> None:
     model, start, known = make(backbone), tokens(), torch.zeros(N, dtype=torch.bool)
     known[kept] = True
@@ -284,7 +282,7 @@ def test_an_interval_of_guidance_drops_the_null_half(backbone: str) -> None:
 def test_two_stages_change_which_come_when_and_nothing_else() -> None:
     model = make(steps=8)
     moments: list[StepEvent] = []
-    model.generate(given(model), two_stage=TwoStage(detail_steps=2), on_step=moments.append)
+    model.generate(given(model), detail_steps=2, on_step=moments.append)
     even = LAYOUT.coordinates().sum(1) % 2 == 0
     assert len(moments) == 8
     assert all(not (moment.new & ~even).any() for moment in moments[:6])
@@ -316,7 +314,7 @@ def test_misuse_is_refused_in_sentences() -> None:
     model, raster = make(), make(order="raster")
     refused: list[tuple[str, Callable[[], object]]] = [
         ("chooses before it draws: order:", lambda: raster.generate(given(raster), lazy=Lazy())),
-        ("chooses positions before it draws", lambda: raster.generate(given(raster), two_stage=TwoStage())),
+        ("chooses positions before it draws", lambda: raster.generate(given(raster), detail_steps=1)),
         ("give one of them", lambda: model.generate(given(model), lazy=Lazy(), cache=False)),
         ("needs order: masked", lambda: make("mar", order="raster")),
     ]

@@ -11,9 +11,9 @@ import torch
 from jielong.backbones.pixelcnn import PixelCNN
 from jielong.conditions.classes import Class
 from jielong.config.registry import Part
+from jielong.config.sampling import SamplingConfig
 from jielong.core.tokens import Tokens
 from jielong.generation.generator import Generator
-from jielong.heads.base import SamplingConfig
 from jielong.heads.logistic_mixture import LogisticMixture
 from jielong.heads.softmax import Softmax
 from jielong.media.kinds import image_medium
@@ -96,7 +96,7 @@ def test_greedy_draws_are_the_likeliest_of_the_naive_reference() -> None:
     _, model = make((3, 3), 1, False, "softmax", levels=5)
     drawn = model.generate(count=1, sampling=SamplingConfig(temperature=0.0))
     known = torch.ones(1, 9, dtype=torch.bool)
-    inputs = model.inputs(drawn.values, known, 0, 9, model.places_at(model.plan))
+    inputs = model.embeddings(drawn.values, known, slice(0, 9), model.position_vectors(model.plan))
     scores = model.head.scores(model.backbone(BackboneInputs(inputs, model.plan.coords, model.plan.blocks)))  # type: ignore[operator]
     assert torch.equal(scores[0, :, 0].argmax(-1), drawn.values[0, :, 0])
 

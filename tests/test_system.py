@@ -9,8 +9,8 @@ import torch
 
 from jielong.config.recipe import parse
 from jielong.config.registry import RecipeError
+from jielong.config.sampling import SamplingConfig
 from jielong.config.schema import Recipe
-from jielong.heads.base import SamplingConfig
 from jielong.media.kinds import image_medium
 from jielong.system import System, build_generator, build_tokenizer, checkpoint, describe, load
 from jielong.training.checkpoint import CheckpointError, save_checkpoint

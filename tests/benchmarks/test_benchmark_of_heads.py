@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from jielong.backbones.transformer import Transformer
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.data.sets import Batch
-from jielong.generation.generator import Generator, TrainingTargets
-from jielong.heads.base import Head, HeadContext, SamplingConfig
+from jielong.generation.generator import Generator
+from jielong.heads.base import Head, HeadContext
 from jielong.heads.diffusion import Diffusion
 from jielong.heads.energy import Energy
 from jielong.heads.gaussian_mixture import GaussianMixture
@@ -48,14 +50,14 @@ class Stream:
         return Batch(torch.full((count, 1, 2, 2), first / 100), None, None, [str(first + i) for i in range(count)])
 
 
-def ask(batch: Batch, rng: PerSampleRNG) -> TrainingTargets:
+def ask(benchmark: Any, batch: Batch, rng: PerSampleRNG) -> Any:
     """Four positions a picture, of which two count twice."""
     hidden = torch.randn(4 * len(batch), WIDTH, generator=torch.Generator().manual_seed(int(batch.keys[0])))
-    return TrainingTargets(hidden, hidden[:, :3].sin(), torch.tensor([0.5, 1.0, 1.0, 0.5]).repeat(len(batch)))
+    return benchmark.TrainingTargets(hidden, hidden[:, :3].sin(), torch.tensor([0.5, 1.0, 1.0, 0.5]).repeat(len(batch)))
 
 
 def taught(benchmark: Any, out: Path, *names: str, stop_after: int | None = None) -> dict[str, Tensor]:
-    lessons = benchmark.Lessons(heads(*names), ask, tokens=3)
+    lessons = benchmark.Lessons(heads(*names), partial(ask, benchmark), tokens=3)
     summary = train(lessons, Stream(), SETTINGS, out, recipe_yaml="a: 1", progress=False, evaluate=False, stop_after=stop_after)
     return load_file(out / "model.safetensors") if summary.finished else {}
 
@@ -99,14 +101,14 @@ def test_an_untrained_network_before_a_head_changes_nothing(benchmark: Any) -> N
         deep.check_sampling(SamplingConfig(num_inference_steps=3))
 
 
-def test_what_is_asked_makes_the_loss() -> None:
+def test_what_is_asked_makes_the_loss(benchmark: Any) -> None:
     layout = Layout((3, 3), channels=3)
     torch.manual_seed(0)
     backbone = Transformer(layers=1, width=WIDTH, heads=2).build(layout, None)
     model = Generator(layout, Masked(choose="random").build(), backbone, GaussianMixture().build(WIDTH, layout)).eval()
     torch.nn.init.normal_(model.head.parameters_of.weight)  # type: ignore[attr-defined]
     tokens, noise = Tokens(torch.randn(5, 9, 3), layout), range(5)
-    asked = model.ask(tokens, rng=PerSampleRNG(3, noise))
-    assert len(set(asked.shares.tolist())) > 1  # pictures are asked different numbers of positions
-    loss = (model.head.loss(asked.hidden, asked.targets) * asked.shares).sum() / 5
+    asked = benchmark.targets_of(model.training_states(tokens, rng=PerSampleRNG(3, noise)))
+    assert len(set(asked.weights.tolist())) > 1  # pictures are asked different numbers of positions
+    loss = (model.head.loss(asked.hidden, asked.targets) * asked.weights).sum() / 5
     torch.testing.assert_close(loss, model.loss(tokens, rng=PerSampleRNG(3, noise)), rtol=0, atol=0)

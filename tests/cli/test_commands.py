@@ -12,7 +12,8 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 
-from jielong.apps.commands.generating import guidance_of, told
+from jielong.apps.commands.generating import summary
+from jielong.apps.commands.sampling_options import guidance_of
 from jielong.apps.commands.screen import quantity
 from jielong.apps.commands.training import default_out, seconds_of
 from jielong.config.guidance import Guidance
@@ -190,9 +191,9 @@ def test_generate_from_words(painter: Path, tmp_path: Path) -> None:
 
 def test_the_length_of_sound_is_told_apart_from_the_time_it_took() -> None:
     clips = Sounds(torch.zeros(2, 1, 8_000), 8_000, lengths=[8_000, 4_000])
-    assert told(clips, 3.0) == "2 clips of sound, 1.50 s in all, made in 3.00 s: 0.50 times real time"
-    assert told(clips[1:], 0.25) == "1 clip of sound, 0.50 s, made in 0.25 s: 2.00 times real time"
-    assert told(Pictures(torch.zeros(1, 3, 8, 8)), 3.0) == "1 picture, made in 3.00 s"
+    assert summary(clips, 3.0) == "2 clips of sound, 1.50 s in all, made in 3.00 s: 0.50 times real time"
+    assert summary(clips[1:], 0.25) == "1 clip of sound, 0.50 s, made in 0.25 s: 2.00 times real time"
+    assert summary(Pictures(torch.zeros(1, 3, 8, 8)), 3.0) == "1 picture, made in 3.00 s"
 
 
 def test_generate_from_classes_is_the_same_for_the_same_seed(chain: Path, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_bits_per_dimension_are_those_of_every_colour_by_itself(pictures: Path, 
     for index in range(6):
         values = system.encode(images.images([index])).values
         conditioning = model.condition(model.condition.prepare([images.captions[index]]))
-        inputs = model.inputs(values, torch.ones(1, 192, dtype=torch.bool), 0, 192, model.places_at(model.plan))
+        inputs = model.embeddings(values, torch.ones(1, 192, dtype=torch.bool), slice(0, 192), model.position_vectors(model.plan))
         scores = model.head.scores(model.backbone(BackboneInputs(inputs, model.plan.coords, model.plan.blocks, conditioning)))  # type: ignore[operator]
         total -= float(scores[0, :, 0].double().log_softmax(-1).gather(1, values[0]).sum())
     assert told["bits_per_dimension"] == pytest.approx(total / (6 * 192 * math.log(2)), rel=1e-5)

@@ -124,8 +124,8 @@ def test_a_text_that_is_stretched_lasts_as_long_as_those_it_learned_from(spelt: 
     succeed("train", "matcha-tts-tiny", "--data", spelt, "--out", tmp_path, "--device", "cpu", *told(autoencoder, *parts))
     system = load(str(tmp_path))
     assert system.generator is not None
-    assert system.generator.stretch is not None
-    torch.testing.assert_close(system.generator.stretch.pace, torch.tensor([4.0, -8.0]), rtol=0, atol=1e-3)  # of two edges
+    assert system.generator.durations.regulator is not None
+    torch.testing.assert_close(system.generator.durations.regulator.rate, torch.tensor([4.0, -8.0]), rtol=0, atol=1e-3)  # of two edges
     drawn = system.generate(text=["ab", "abcd"])
     assert [clip.tensor.shape[-1] for clip in drawn] == [8 * HOP, 16 * HOP]
     refused = command("generate", tmp_path, "--text", "ab", "--seconds", "7", "--out", tmp_path / "x.wav")

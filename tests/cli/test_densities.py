@@ -54,9 +54,9 @@ def test_nats_per_token_are_the_chain_rule_written_out(systems: dict[str, System
         for place in (0, 1, count - 1):  # what comes later cannot change what is said of a place
             shown = values.clone()
             shown[:, place:] = 7.0
-            inputs = model.inputs(shown, torch.ones(1, count, dtype=torch.bool), 0, count, model.places_at(model.plan))
+            inputs = model.embeddings(shown, torch.ones(1, count, dtype=torch.bool), slice(0, count), model.position_vectors(model.plan))
             early = model.backbone(BackboneInputs(inputs, model.plan.coords, model.plan.blocks, conditioning))[:, place]
-            inputs = model.inputs(values, torch.ones(1, count, dtype=torch.bool), 0, count, model.places_at(model.plan))
+            inputs = model.embeddings(values, torch.ones(1, count, dtype=torch.bool), slice(0, count), model.position_vectors(model.plan))
             late = model.backbone(BackboneInputs(inputs, model.plan.coords, model.plan.blocks, conditioning))[:, place]
             torch.testing.assert_close(model.head.log_prob(early, values[:, place]), model.head.log_prob(late, values[:, place]))
         total -= float(

@@ -102,9 +102,9 @@ def test_a_trace_has_a_frame_a_scale(sketcher: Path, tmp_path: Path) -> None:
 
 
 def test_smooth_sampling_makes_pictures_but_no_trace(sketcher: Path, tmp_path: Path) -> None:
-    succeed("generate", sketcher, "--text", "a blue square", "--out", tmp_path / "smooth.png", "--smooth")
+    succeed("generate", sketcher, "--text", "a blue square", "--out", tmp_path / "smooth.png", "--soft-codes")
     assert (tmp_path / "smooth.png").exists()
-    assert command("generate", sketcher, "--text", "x", "--out", tmp_path, "--smooth", "--trace").exit_code != 0
+    assert command("generate", sketcher, "--text", "x", "--out", tmp_path, "--soft-codes", "--trace").exit_code != 0
 
 
 def test_the_demos_story_ends_with_the_picture(sketcher: Path) -> None:

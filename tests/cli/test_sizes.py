@@ -49,5 +49,5 @@ def test_sampling_steps_are_those_of_generate(name: str, steps: int, pictures: P
     experiment = prepare(load(name), str(pictures))
     assert experiment.generator is not None
     moments: list[object] = []
-    experiment.generator.generate(["a"], on_step=moments.append)
+    experiment.generator.eval().generate(["a"], on_step=moments.append)
     assert {size.name: size.value for size in sizes(experiment)}["sampling steps"] == steps == len(moments)

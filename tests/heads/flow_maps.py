@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
-from jielong.heads.base import SamplingConfig
 from jielong.heads.continuous import IterativeHead
 from jielong.networks.denoiser import Denoiser
 

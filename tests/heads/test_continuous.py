@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import HeadContext, SamplingConfig
+from jielong.heads.base import HeadContext
 from jielong.heads.continuous import GuidedDenoiser, IterativeHead, Predict
 from jielong.heads.flow_matching import FlowMatching
 from jielong.heads.softmax import SoftmaxHead

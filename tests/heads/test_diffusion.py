@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from jielong.config.registry import parse_part
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import HeadContext, SamplingConfig
+from jielong.heads.base import HeadContext
 from jielong.heads.continuous import GuidedDenoiser
 from jielong.heads.diffusion import Diffusion, DiffusionHead, Prediction, Sampler
 from jielong.heads.diffusion_schedule import Kind

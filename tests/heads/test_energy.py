@@ -12,9 +12,10 @@ from distribution import assert_same_distribution
 from torch import Tensor
 
 from jielong.config.registry import Faults, parse_part
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import HeadContext, SamplingConfig
+from jielong.heads.base import HeadContext
 from jielong.heads.energy import Energy, EnergyHead, distance, energy_loss
 
 SIGMAS = 5.5

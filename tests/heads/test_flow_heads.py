@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from jielong.backbones.transformer import Transformer
 from jielong.config.registry import parse_part
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.generator import Generator
-from jielong.heads.base import HeadContext, SamplingConfig
+from jielong.heads.base import HeadContext
 from jielong.heads.consistency import Consistency
 from jielong.heads.continuous import IterativeHead
 from jielong.heads.flow_matching import FlowMatching
@@ -158,7 +159,7 @@ def test_in_a_generator_with_the_cache_or_without(name: str) -> None:
     loss = model.loss(Tokens(torch.randn(3, 4, 4), LAYOUT))
     loss.backward()
     assert bool(loss.isfinite())
-    tokens = model.generate(count=3, seed=1)
+    tokens = model.eval().generate(count=3, seed=1)
     assert tokens.values.shape == (3, 4, 4)
-    torch.testing.assert_close(model.generate(count=3, seed=1, cache=False).values, tokens.values, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(model.generate(count=3, seed=1, batch=2).values, tokens.values, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(model.eval().generate(count=3, seed=1, cache=False).values, tokens.values, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(model.eval().generate(count=3, seed=1, batch=2).values, tokens.values, rtol=1e-3, atol=1e-3)

@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor
 
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import HeadContext, SamplingConfig
+from jielong.heads.base import HeadContext
 from jielong.heads.flow_matching import FlowMatching, FlowMatchingHead, Sampler, Times, euler, grid, heun, midpoint, shifted, stochastic
 
 ALARM = 1e-6

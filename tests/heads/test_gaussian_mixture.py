@@ -11,9 +11,10 @@ from distribution import assert_same_distribution
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import HeadContext, SamplingConfig
+from jielong.heads.base import HeadContext
 from jielong.heads.gaussian_mixture import GaussianMixture, GaussianMixtureHead, guided, square_plus
 
 Covariance = Literal["diagonal", "full"]

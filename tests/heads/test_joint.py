@@ -11,9 +11,10 @@ import torch
 from distribution import assert_same_distribution
 from torch import Tensor, nn
 
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import HeadContext, SamplingConfig
+from jielong.heads.base import HeadContext
 from jielong.heads.consistency import Consistency
 from jielong.heads.continuous import IterativeHead
 from jielong.heads.diffusion import Diffusion

@@ -10,9 +10,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import HeadContext, SamplingConfig
+from jielong.heads.base import HeadContext
 from jielong.heads.logistic_mixture import LogisticMixture, LogisticMixtureHead, log_bins
 from jielong.heads.softmax import filter_logits
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from jielong.config.registry import parse_part
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import HeadContext, SamplingConfig
+from jielong.heads.base import HeadContext
 from jielong.heads.regression import Regression, RegressionHead
 
 LAYOUT = Layout((2, 2), channels=3)

@@ -8,9 +8,10 @@ from distribution import assert_same_distribution
 from torch import Tensor
 
 from jielong.config.registry import parse_part
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import HeadContext, SamplingConfig
+from jielong.heads.base import HeadContext
 from jielong.heads.flow_matching import FlowMatching
 from jielong.heads.gaussian_mixture import GaussianMixture
 from jielong.heads.semantic_acoustic import SemanticAcoustic, SemanticAcousticHead

@@ -9,9 +9,9 @@ from flow_maps import Exact, both_points, drawn, gaussian_map, gaussian_velocity
 from pydantic import ValidationError
 from torch import Tensor
 
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import SamplingConfig
 from jielong.heads.flow_matching import FlowMatchingHead
 from jielong.heads.shortcut import Shortcut, ShortcutHead
 from jielong.networks.denoiser import MLP

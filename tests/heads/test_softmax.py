@@ -10,9 +10,10 @@ from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor
 
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import HeadContext, SamplingConfig
+from jielong.heads.base import HeadContext
 from jielong.heads.softmax import Softmax, SoftmaxHead, draw_codes, filter_logits
 
 ALARM = 1e-6
@@ -211,7 +212,7 @@ def test_misuse_is_refused() -> None:
             Softmax(label_smoothing=wrong)
     for setting, reason in [
         ({"temperature": -1.0}, "temperature must be 0 or more, not -1"),
-        ({"top_k": -1}, "top_k must be 0 .* or more, not -1"),
+        ({"top_k": -1}, "top_k must be 0 or more, not -1"),
         ({"top_p": 0.0}, r"top_p must be above 0 and at most 1, not 0\.0"),
         ({"top_p": 1.5}, "top_p must be above 0"),
         ({"temperature": math.nan}, "temperature"),

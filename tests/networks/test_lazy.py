@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from jielong.backbones.transformer import Transformer as Settings
-from jielong.config.speed import Lazy
+from jielong.config.sampling import Lazy
 from jielong.core.tokens import Layout
 from jielong.networks.backbone import BackboneInputs
 from jielong.networks.transformer import Transformer

@@ -155,12 +155,12 @@ def test_what_a_text_is_said_to_last_is_right_on_average(monkeypatch: pytest.Mon
 
 def test_the_pace_is_a_line_that_rises() -> None:
     layer = LengthRegulator(2, 2)
-    layer.measure(torch.tensor([10, 20, 30]), torch.tensor([25, 45, 65]))
-    torch.testing.assert_close(layer.pace, torch.tensor([2.0, 5.0]))
+    layer.fit(torch.tensor([10, 20, 30]), torch.tensor([25, 45, 65]))
+    torch.testing.assert_close(layer.rate, torch.tensor([2.0, 5.0]))
     torch.testing.assert_close(layer.predict_lengths(AlignedStates(torch.zeros(2, 4, 2), mask_of(4, 1))), torch.tensor([13.0, 7.0]))
     for states, lengths, slope in (([10, 20], [5, 40], 3.5), ([10], [40], 4.0), ([10, 20], [30, 10], 1.0)):
-        layer.measure(torch.tensor(states), torch.tensor(lengths))
-        assert float(layer.pace[0]) == pytest.approx(slope)
+        layer.fit(torch.tensor(states), torch.tensor(lengths))
+        assert float(layer.rate[0]) == pytest.approx(slope)
 
 
 def test_conditions_are_joined_with_what_goes_along() -> None:

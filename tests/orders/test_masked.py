@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from scipy import stats
 
-from jielong.config.speed import Schedule
+from jielong.config.sampling import Schedule
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.orders.base import Step
@@ -142,8 +142,8 @@ def test_training_masks_follow_the_closed_form(schedule: Schedule) -> None:
     n, samples = 64, 4000
     order = Masked(schedule=schedule).build()
     view = order.view(Layout((8, 8), vocabulary=2), PerSampleRNG(4, range(samples)))
-    assert torch.equal(view.known, ~view.asked)
-    counts = view.asked.sum(1)
+    assert torch.equal(view.known, ~view.loss_mask)
+    counts = view.loss_mask.sum(1)
     assert counts.min() >= 1
     assert counts.max() == n  # nearly everything hidden occurs
     above = torch.tensor([exceeds(k / n, schedule) for k in range(n + 1)])
@@ -153,21 +153,21 @@ def test_training_masks_follow_the_closed_form(schedule: Schedule) -> None:
     # Where masks fall is uniform. Items have differing counts, so compare position sums to their mean with the variance of each item.
     share = counts.double() / n
     expected, variance = share.sum(), (share * (1 - share)).sum()
-    score = (view.asked.double().sum(0) - expected) / variance.sqrt()
+    score = (view.loss_mask.double().sum(0) - expected) / variance.sqrt()
     assert stats.chi2.sf(float((score**2).sum()) * (n - 1) / n, n - 1) > ALARM
 
 
 def test_mean_training_mask_ratio_of_cosine_is_two_over_pi() -> None:
     n, samples = 256, 3000
     view = Masked().build().view(Layout((n,), vocabulary=2), PerSampleRNG(5, range(samples)))
-    ratio = view.asked.double().mean(1)
+    ratio = view.loss_mask.double().mean(1)
     error = math.sqrt(1 / 2 - 4 / math.pi**2) / math.sqrt(samples)  # variance of cos(pi r / 2) is 1/2 - 4 / pi^2
     assert abs(float(ratio.mean()) - 2 / math.pi) < stats.norm.isf(ALARM / 2) * error + 0.5 / n  # ceil adds half a position
 
 
 def test_masks_of_an_item_do_not_depend_on_the_batch() -> None:
     order, layout = Masked().build(), Layout((4, 4), vocabulary=2)
-    assert torch.equal(order.view(layout, PerSampleRNG(6, [3])).asked[0], order.view(layout, PerSampleRNG(6, range(5))).asked[3])
+    assert torch.equal(order.view(layout, PerSampleRNG(6, [3])).loss_mask[0], order.view(layout, PerSampleRNG(6, range(5))).loss_mask[3])
 
 
 def test_inputs_show_known_tokens_and_the_placeholder_elsewhere() -> None:

@@ -17,7 +17,7 @@ from jielong.generation.generator import Generator
 from jielong.heads.gaussian_mixture import GaussianMixture
 from jielong.heads.softmax import Softmax
 from jielong.networks.backbone import BackboneInputs
-from jielong.orders.base import View
+from jielong.orders.base import TrainingView
 from jielong.orders.masked_next import MaskedNext, MaskedNextOrder
 from jielong.orders.ratio import Ratio
 
@@ -50,13 +50,13 @@ class Fixed(MaskedNextOrder):
         super().__init__()
         self.left = left
 
-    def view_of(self, layout: Layout, rng: PerSampleRNG, real: Tensor) -> View:
+    def view_of(self, layout: Layout, rng: PerSampleRNG, real: Tensor) -> TrainingView:
         left = self.left & real
-        return View(left, left, left)
+        return TrainingView(left, left, left)
 
 
 def hidden_of(model: Generator, given: Tokens) -> Any:
-    return model._read(given, None, PerSampleRNG(0, range(len(given))))
+    return model.training_states(given, None, PerSampleRNG(0, range(len(given))))
 
 
 def test_settings_survive_their_own_dump() -> None:
@@ -68,11 +68,11 @@ def test_with_nothing_dropped_it_is_next_token_prediction(layout: Layout) -> Non
     """The same hidden vectors as a chain that walks token by token."""
     model, given = built(layout, NOTHING), tokens(layout)
     read = hidden_of(model, given)
-    assert bool(read.asked.all())
+    assert bool(read.loss_mask.all())
     cache, known = model.backbone.new_cache(3, N), torch.zeros(3, N, dtype=torch.bool)
-    places = model.places_at(model.plan)
+    places = model.position_vectors(model.plan)
     for place in range(N):
-        inputs = model.inputs(given.values, known, place, place + 1, places)
+        inputs = model.embeddings(given.values, known, slice(place, place + 1), places)
         step = model.backbone(BackboneInputs(inputs, model.plan.coords[place : place + 1], model.plan.blocks[place : place + 1]), cache)
         torch.testing.assert_close(step[:, 0], read.hidden[:, place], rtol=1e-4, atol=1e-5)
         known[:, place] = True
@@ -102,7 +102,7 @@ def test_what_is_left_is_the_shortened_sequence(layout: Layout) -> None:
     found = hidden_of(model, given).hidden[:, left[0]]
     kept = left[0].nonzero()[:, 0]
     contents = torch.cat([given.values[:, kept[:-1]], kept[None, :-1, None].to(given.values.dtype)], -1)
-    inputs = torch.cat([model.placeholder.expand(1, 1, -1), model.embed(contents)], 1) + model.places_at(model.plan)[kept]
+    inputs = torch.cat([model.placeholder.expand(1, 1, -1), model.embed(contents)], 1) + model.position_vectors(model.plan)[kept]
     alone = model.backbone(BackboneInputs(inputs, model.plan.coords[kept], torch.arange(len(kept))))
     torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
 
@@ -122,15 +122,15 @@ def test_where_a_token_stands_is_told() -> None:
 def test_shares_are_those_of_the_two_distributions() -> None:
     order, layout = MaskedNext().build(), Layout((200,), 1)
     view = order.view(layout, PerSampleRNG(0, range(4000)))
-    share = 1 - view.asked.float().mean(1)
+    share = 1 - view.loss_mask.float().mean(1)
     assert abs(float((share < 0.7).float().mean()) - 0.5) < 0.05
     # Means of the two truncated normals: 0 + 0.25 phi-ratio, and one minus the same cut at 0.3.
     assert float(share[share < 0.7].mean()) == pytest.approx(0.25 * 0.7979 * (1 - 0.0198) / 0.9949, abs=0.02)
     assert float(share[share > 0.7].mean()) == pytest.approx(1 - 0.25 * 0.7979 * (1 - 0.4868) / 0.7699, abs=0.02)
-    assert int(view.asked.sum(1).min()) >= 1
+    assert int(view.loss_mask.sum(1).min()) >= 1
     few = order.view_of(layout, PerSampleRNG(0, range(3)), torch.arange(200) < torch.tensor([[1], [5], [200]]))
-    assert few.asked[0].nonzero()[:, 0].tolist() == [0]
-    assert not bool(few.asked[1, 5:].any())
+    assert few.loss_mask[0].nonzero()[:, 0].tolist() == [0]
+    assert not bool(few.loss_mask[1, 5:].any())
 
 
 @BOTH

@@ -12,11 +12,12 @@ from torch import Tensor
 from jielong.autoencoders.convolutional import Convolutional
 from jielong.conditions.classes import Class
 from jielong.config.guidance import Guidance
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.callbacks import StepEvent
 from jielong.generation.generator import Generator
-from jielong.heads.base import HeadContext, SamplingConfig
+from jielong.heads.base import HeadContext
 from jielong.heads.softmax import Softmax
 from jielong.media.kinds import image_medium
 from jielong.networks.backbone import BackboneInputs
@@ -71,7 +72,7 @@ def given(model: Generator, count: int = 4) -> list[int] | None:
 def logits_of(model: Generator, values: Tensor) -> Tensor:
     """Logits of one whole pass, ``(B, N, V)``."""
     known = torch.ones(values.shape[:2], dtype=torch.bool)
-    inputs = model.inputs(values, known, 0, N, model.places_at(model.plan))
+    inputs = model.embeddings(values, known, slice(0, N), model.position_vectors(model.plan))
     condition = model.condition and model.condition(model.condition.prepare(given(model, len(values)) or []))
     return model.head.scores(model.backbone(BackboneInputs(inputs, model.plan.coords, model.plan.blocks, condition)))[..., 0, :]  # type: ignore[operator]
 
@@ -86,8 +87,8 @@ def test_blocks_are_scales() -> None:
     assert order.spans(layout) == [(0, 1), (1, 5), (5, 21)]
     assert order.shifted
     view = order.view(layout, PerSampleRNG(0, range(3)))
-    assert view.asked.shape == (3, N)
-    assert view.asked.all()
+    assert view.loss_mask.shape == (3, N)
+    assert view.loss_mask.all()
 
 
 def test_a_scale_reads_the_sum_of_the_coarser_ones_averaged_down() -> None:
@@ -155,8 +156,8 @@ def test_gradients_reach_the_vectors_of_coarser_scales_only() -> None:
 def test_cached_equals_uncached(path: str | None, smooth: bool) -> None:
     model = make(path)
     guidance = Guidance(scale=2.5, kind="ramp") if path else 1.0
-    cached = model.generate(given(model), 4, seed=1, guidance=guidance, smooth=smooth)
-    plain = model.generate(given(model), 4, seed=1, guidance=guidance, smooth=smooth, cache=False)
+    cached = model.generate(given(model), 4, seed=1, guidance=guidance, soft_codes=smooth)
+    plain = model.generate(given(model), 4, seed=1, guidance=guidance, soft_codes=smooth, cache=False)
     # The last mixtures' temperature of 0.0135 multiplies rounding errors of the logits a hundredfold.
     torch.testing.assert_close(cached.values, plain.values, rtol=0, atol=1e-2 if smooth else 0)
     assert cached.values.unique().numel() > 3
@@ -197,7 +198,7 @@ def test_a_few_steps_learn_one_picture_by_heart() -> None:
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.05
-    assert torch.equal(model.generate(count=1, sampling=SamplingConfig(temperature=0)).values, tokens.values)
+    assert torch.equal(model.eval().generate(count=1, sampling=SamplingConfig(temperature=0)).values, tokens.values)
 
 
 def test_guidance_rises_scale_by_scale() -> None:
@@ -222,7 +223,7 @@ def test_kept_tokens_stay_and_are_read() -> None:
 
 def test_smooth_sampling_mixes_codes_and_the_tokenizer_decodes_the_mixture() -> None:
     model, cut = make(), tokenizer()
-    drawn = model.generate(given(model), seed=3, smooth=True)
+    drawn = model.generate(given(model), seed=3, soft_codes=True)
     assert drawn.layout == replace(cut.layout, channels=5, vocabulary=None)
     assert drawn.values.shape == (4, N, 5)
     distance = torch.cdist(drawn.values, model.embedding.codes[None]).amin(-1)  # type: ignore[operator]
@@ -235,7 +236,7 @@ def test_smooth_sampling_mixes_codes_and_the_tokenizer_decodes_the_mixture() -> 
     assert torch.equal(cut.decode(vectors), cut.decode(Tokens(values, cut.layout)))
     likeliest = SamplingConfig(temperature=0)
     hard = model.generate(given(model), seed=3, sampling=likeliest)
-    soft = model.generate(given(model), seed=3, sampling=likeliest, smooth=True)
+    soft = model.generate(given(model), seed=3, sampling=likeliest, soft_codes=True)
     torch.testing.assert_close(soft.values, model.embedding.vectors(hard.values))  # type: ignore[operator]
 
 
@@ -245,9 +246,9 @@ def test_weights_of_a_mixture_are_the_published_ones() -> None:
     for progress, temperature in ((0.0, 0.27), (0.5, 0.27 * 0.525), (1.0, 0.0135)):
         gumbel = PerSampleRNG(4, range(2)).gumbel(4, 1, CODES)
         expected = (((1 + progress) * head.scores(hidden) + gumbel) / temperature).softmax(-1)  # type: ignore[operator]
-        mixture = head.mixture(hidden, PerSampleRNG(4, range(2)), SamplingConfig(), HeadContext(progress=progress))
+        mixture = head.soft_codes(hidden, PerSampleRNG(4, range(2)), SamplingConfig(), HeadContext(progress=progress))
         torch.testing.assert_close(mixture, expected)
-    kept = head.mixture(hidden, PerSampleRNG(4, range(2)), SamplingConfig(top_k=3), HeadContext(progress=0.0))
+    kept = head.soft_codes(hidden, PerSampleRNG(4, range(2)), SamplingConfig(top_k=3), HeadContext(progress=0.0))
     assert ((kept > 0).sum(-1) <= 3).all()
 
 
@@ -291,9 +292,9 @@ def test_tokens_on_one_grid_are_refused() -> None:
     model = Generator(layout, order, backbone, Softmax().build(24, layout))
     with pytest.raises(ValueError, match="the order's own embedding"):
         model.loss(Tokens(codes(), layout))
-    plain = Generator(layout, Raster().build(), backbone, Softmax().build(24, layout))
-    with pytest.raises(ValueError, match="smooth sampling"):
-        plain.generate(count=1, smooth=True)
+    plain = Generator(layout, Raster().build(), backbone, Softmax().build(24, layout)).eval()
+    with pytest.raises(ValueError, match="soft_codes feeds mixtures of codes to the next scale"):
+        plain.generate(count=1, soft_codes=True)
 
 
 def test_other_orders_run_over_scales_too() -> None:

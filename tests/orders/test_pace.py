@@ -9,11 +9,11 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from jielong.config.speed import TwoStage
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.orders.masked import Masked
-from jielong.orders.pace import Pace
+from jielong.orders.pace import plan_steps, reveal_queue
 from jielong.orders.raster import Raster
 
 ALARM = 1e-6
@@ -27,16 +27,16 @@ def unknown(batch: int = 3, known: tuple[int, ...] = ()) -> Tensor:
     return hidden
 
 
-@pytest.mark.parametrize("two_stage", [None, TwoStage(), TwoStage(detail_steps=3), TwoStage(detail_steps=40)])
+@pytest.mark.parametrize("detail_steps", [None, 1, 3, 40])
 @pytest.mark.parametrize("steps", [1, 2, 3, 8, N, 64])
 @pytest.mark.parametrize("known", [(), (0, 7, 19), tuple(range(0, N, 2)), tuple(range(N - 1)), tuple(range(N))])
-def test_reveals_add_up_and_each_reveals_something(two_stage: TwoStage | None, steps: int, known: tuple[int, ...]) -> None:
+def test_reveals_add_up_and_each_reveals_something(detail_steps: int | None, steps: int, known: tuple[int, ...]) -> None:
     order, hidden = Masked(choose="random").build(), unknown(known=known)
-    pace = Pace(steps, two_stage=two_stage)
-    plan = pace.plan(order, WHERE, hidden)
+    config = SamplingConfig(steps=steps, detail_steps=detail_steps)
+    plan = plan_steps(order, config, WHERE, hidden)
     left = N - len(known)
     assert len(plan) <= min(steps, left)
-    if two_stage is None:
+    if detail_steps is None:
         assert len(plan) == min(steps, left)
     chain = [left, *(step.hidden_after for step in plan)]
     assert [step.hidden_before for step in plan] == chain[:-1]
@@ -45,7 +45,7 @@ def test_reveals_add_up_and_each_reveals_something(two_stage: TwoStage | None, s
     assert [(step.index, step.count) for step in plan] == [(index, len(plan)) for index in range(len(plan))]
     if not left:
         return
-    queue = pace.queue(order, WHERE, hidden, PerSampleRNG(0, range(3)))
+    queue = reveal_queue(order, config, WHERE, hidden, PerSampleRNG(0, range(3)))
     assert queue is not None
     for row in range(3):
         assert sorted(queue[row].tolist()) == hidden[row].nonzero().flatten().tolist()
@@ -53,20 +53,20 @@ def test_reveals_add_up_and_each_reveals_something(two_stage: TwoStage | None, s
 
 def test_one_step_gives_everything_at_once_and_the_card_of_mar_the_rest() -> None:
     order = Masked(choose="random").build()
-    assert [step.hidden_after for step in Pace(1).plan(order, WHERE, unknown())] == [0]
+    assert [step.hidden_after for step in plan_steps(order, SamplingConfig(steps=1), WHERE, unknown())] == [0]
     square = Layout((16, 16)).coordinates()
     hidden = torch.ones(1, 256, dtype=torch.bool)
-    whole = Pace(256).plan(order, square, hidden)
+    whole = plan_steps(order, SamplingConfig(steps=256), square, hidden)
     assert [step.hidden_before - step.hidden_after for step in whole] == [1] * 256, "floor(cos) alone would reveal none in early steps"
-    fast = [step.hidden_after for step in Pace(64).plan(order, square, hidden)]
+    fast = [step.hidden_after for step in plan_steps(order, SamplingConfig(steps=64), square, hidden)]
     assert fast[:3] == [255, 254, 253]
-    assert Pace(8, "linear").plan(order, square, hidden)[0].hidden_after == 224
+    assert plan_steps(order, SamplingConfig(steps=8, schedule="linear"), square, hidden)[0].hidden_after == 224
 
 
 def test_structure_comes_first_and_neighbours_of_details_are_known() -> None:
-    order, pace = Masked(choose="random").build(), Pace(6, two_stage=TwoStage(detail_steps=2))
-    plan = pace.plan(order, WHERE, unknown())
-    queue = pace.queue(order, WHERE, unknown(), PerSampleRNG(1, range(3)))
+    order, config = Masked(choose="random").build(), SamplingConfig(steps=6, detail_steps=2)
+    plan = plan_steps(order, config, WHERE, unknown())
+    queue = reveal_queue(order, config, WHERE, unknown(), PerSampleRNG(1, range(3)))
     assert queue is not None
     assert len(plan) == 6
     assert plan[3].hidden_after == N // 2, "four of six steps are for the checkerboard"
@@ -92,6 +92,6 @@ def test_the_queue_is_a_uniform_permutation_that_does_not_depend_on_the_batch() 
 
 def test_orders_that_choose_after_drawing_have_no_queue_and_no_two_stages() -> None:
     for order in (Masked().build(), Raster().build()):
-        assert Pace().queue(order, WHERE, unknown(), PerSampleRNG(0, range(3))) is None
+        assert reveal_queue(order, SamplingConfig(), WHERE, unknown(), PerSampleRNG(0, range(3))) is None
         with pytest.raises(ValueError, match="chooses positions before it draws"):
-            Pace(two_stage=TwoStage()).queue(order, WHERE, unknown(), PerSampleRNG(0, range(3)))
+            reveal_queue(order, SamplingConfig(detail_steps=1), WHERE, unknown(), PerSampleRNG(0, range(3)))

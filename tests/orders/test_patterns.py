@@ -137,12 +137,12 @@ def test_further_levels_take_their_likeliest_codes_unless_they_are_drawn() -> No
         scores = model.head.scores(hidden_of(model, drawn.values)).unflatten(1, (3, 5))  # a row a codebook
         return torch.stack([scores[:, book, :, book].argmax(-1) for book in range(3)], dim=-1)
 
-    greedy = model.generate(count=8, seed=1)
+    greedy = model.eval().generate(count=8, seed=1)
     likeliest = likeliest_of(greedy)
     assert torch.equal(greedy.values[..., 1:], likeliest[..., 1:])
     assert not torch.equal(greedy.values[..., 0], likeliest[..., 0])
     model.order = CoarseToFine(greedy=False).build()
-    drawn = model.generate(count=8, seed=1)
+    drawn = model.eval().generate(count=8, seed=1)
     assert torch.equal(drawn.values[..., 0], greedy.values[..., 0])
     assert not torch.equal(drawn.values[..., 1:], likeliest_of(drawn)[..., 1:])
 
@@ -191,11 +191,11 @@ def test_the_cache_the_batch_and_padding_change_no_draw(name: str, head: str) ->
     torch.manual_seed(0)
     model = make(name, layout, Depth(layers=1, width=8, heads=1).build(32, layout) if head == "depth" else None).eval()
     lengths = [5, 2, 3, 1]
-    made = model.generate(count=4, seed=4, lengths=lengths)
+    made = model.eval().generate(count=4, seed=4, lengths=lengths)
     assert made.values.shape == (4, 5, 3)
     assert 0 <= int(made.values.min()) <= int(made.values.max()) < 7
     for options in ({"cache": False}, {"batch": 1}, {"batch": 3}):
-        other = model.generate(count=4, seed=4, lengths=lengths, **options)  # type: ignore[arg-type]
+        other = model.eval().generate(count=4, seed=4, lengths=lengths, **options)  # type: ignore[arg-type]
         assert torch.equal(other.values, made.values), options
     rubbish = made.values.masked_fill((torch.arange(5) >= torch.tensor(lengths)[:, None])[..., None], 10**6)
     loss = model.loss(made)
@@ -211,12 +211,12 @@ def test_what_is_given_stays_and_the_rest_is_drawn(name: str) -> None:
     torch.manual_seed(0)
     model = make(name, layout).eval()
     start, known = Tokens(codes(layout), layout), torch.arange(6) < 2
-    made = model.generate(count=2, seed=1, start=start, known=known)
+    made = model.eval().generate(count=2, seed=1, start=start, known=known)
     assert torch.equal(made.values[:, :2], start.values[:, :2])
-    naive = model.generate(count=2, seed=1, start=start, known=known, cache=False)
+    naive = model.eval().generate(count=2, seed=1, start=start, known=known, cache=False)
     assert torch.equal(made.values, naive.values)
     steps: list[int] = []
-    model.generate(count=2, start=start, known=known, on_step=lambda moment: steps.append(int(moment.known[0].sum())))
+    model.eval().generate(count=2, start=start, known=known, on_step=lambda moment: steps.append(int(moment.known[0].sum())))
     assert len(steps) == {"parallel": 4, "delay": 6, "flatten": 12, "coarse_first": 8, "levels": 6}[name]
     assert steps == sorted(steps)
     assert steps[-1] == 6

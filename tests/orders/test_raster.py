@@ -33,8 +33,8 @@ def test_position_i_reads_token_i_minus_1_and_nothing_else(start: int, stop: int
 
 def test_training_asks_for_everything() -> None:
     view = Raster().build().view(LAYOUT, PerSampleRNG(0, range(3)))
-    assert view.asked.shape == (3, 6)
-    assert view.asked.all()
+    assert view.loss_mask.shape == (3, 6)
+    assert view.loss_mask.all()
 
 
 def test_a_block_takes_one_step_that_reveals_it() -> None:

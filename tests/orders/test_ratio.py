@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from scipy import stats
 
-from jielong.config.speed import Schedule
+from jielong.config.sampling import Schedule
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.orders.masked import Masked
@@ -49,14 +49,14 @@ def test_schedules_and_their_inverses(schedule: Schedule) -> None:
 
 def test_mar_masks_the_same_number_in_all_items_of_a_batch_and_another_in_the_next() -> None:
     order, layout = Masked(choose="random", ratio=Ratio(kind="truncated_normal")).build(), Layout((8, 8), channels=3)
-    counts = [order.view(layout, PerSampleRNG(seed, range(16))).asked.sum(1) for seed in range(40)]
+    counts = [order.view(layout, PerSampleRNG(seed, range(16))).loss_mask.sum(1) for seed in range(40)]
     assert all((each == each[0]).all() for each in counts)
     drawn = {int(each[0]) for each in counts}
     assert len(drawn) > 5
     assert math.ceil(0.7 * 64) <= min(drawn) <= max(drawn) <= 64
-    masks = order.view(layout, PerSampleRNG(0, range(16))).asked
+    masks = order.view(layout, PerSampleRNG(0, range(16))).loss_mask
     assert len({tuple(row.tolist()) for row in masks}) == 16, "but places of their own"
-    each = Masked(ratio=Ratio(kind="truncated_normal", per="item")).build().view(layout, PerSampleRNG(0, range(64))).asked.sum(1)
+    each = Masked(ratio=Ratio(kind="truncated_normal", per="item")).build().view(layout, PerSampleRNG(0, range(64))).loss_mask.sum(1)
     assert len(each.unique()) > 5
 
 

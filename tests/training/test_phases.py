@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jielong.config.registry import parse_part
+from jielong.config.sampling import SamplingConfig
 from jielong.core.phases import MAIN, phases_of, trained_parameters
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.data.order import ShuffledOrder
 from jielong.data.sets import Batch
 from jielong.generation.generator import Generator
-from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput, SamplingConfig
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput
 from jielong.media.kinds import image_medium
 from jielong.orders.masked import Masked
 from jielong.training.generator_objective import GeneratorObjective

@@ -1,4 +1,4 @@
-"""When a chain is over: settings of :mod:`jielong.networks.stop`. No tensors here, so that recipes read at once."""
+"""Settings of :mod:`jielong.networks.stop`. No tensors here, so that recipes read at once."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from jielong.config.registry import Config
 
 
 class StopHeadSettings(Config):
-    """Settings of a generator whose items end by themselves.
+    """Settings of the stop head, which ends items for which no length is given.
 
     Attributes:
-        threshold: An item ends where the probability that it is over reaches this.
-        positive_weight: Of the one position at which an item is over, against all at which it is not.
-        weight: Of the stop head's loss beside the token head's.
+        threshold: An item ends where the predicted probability reaches this.
+        positive_weight: Weight of the one position behind an item's end against all before it.
+        weight: Weight of the stop head's loss beside the token head's.
     """
 
     threshold: float = Field(default=0.5, gt=0, lt=1)

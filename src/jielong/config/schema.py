@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from jielong.config.ending import StopHeadSettings
-from jielong.config.guidance import Guidance
 from jielong.config.registry import Config, OfFamily, Part, nearest
-from jielong.config.speed import Lazy, Schedule, TwoStage
+from jielong.config.sampling import SamplingConfig
 from jielong.config.yaml_text import write_yaml
 from jielong.core.medium import ALONG_ROWS, ALONG_TIME
 from jielong.training.settings import Balance, TrainSettings
@@ -85,26 +84,6 @@ class DataSettings(Config):
         return {"rate": 16_000, "seconds": 1.0, **said}
 
 
-class Sampling(Config):
-    """How to draw, unless ``generate`` is told otherwise."""
-
-    steps: int | None = Field(default=None, ge=1)
-    temperature: float = Field(default=1.0, ge=0)
-    top_k: int = Field(default=0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    num_inference_steps: int | None = Field(default=None, ge=1)
-    final_inference_steps: int | None = Field(default=None, ge=1)
-    guidance: Guidance = Guidance()
-    schedule: Schedule | None = None
-    two_stage: TwoStage | None = None
-    lazy: Lazy | None = None
-
-    @property
-    def speed(self) -> dict[str, Any]:
-        """The options of :meth:`Generator.generate` that say how fast to go; all are off unless the recipe sets them."""
-        return {"schedule": self.schedule, "two_stage": self.two_stage, "lazy": self.lazy}
-
-
 class Recipe(Config):
     """Five parts, data, and a budget. Without order, backbone and head it trains the tokenizer itself.
 
@@ -121,7 +100,7 @@ class Recipe(Config):
     backbone: Backbone | None = None
     head: Head | None = None
     stop_head: StopHeadSettings | None = None
-    sampling: Sampling = Sampling()
+    sampling: SamplingConfig = SamplingConfig()
     train: TrainSettings
 
     @property
@@ -151,7 +130,7 @@ class Recipe(Config):
             if self.losses or self.balancer is not None:
                 given = "losses" if self.losses else "balancer"
                 raise ValueError(f"`{given}` belong to a tokenizer's recipe; a generator's loss is its head's: remove `{given}`")
-            asked = [name for name in ("two_stage", "lazy") if getattr(self.sampling, name) is not None]
+            asked = [name for name in ("detail_steps", "lazy") if getattr(self.sampling, name) is not None]
             if asked and self.order is not None and not self.order.random_positions:
                 raise ValueError(
                     f"sampling.{asked[0]} needs an order that chooses positions before it draws: order: {{masked: {{choose: random}}}}"

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from jielong.conditions.inputs import HeldoutItems
-from jielong.config.guidance import Guidance
+from jielong.config.sampling import SamplingConfig
 from jielong.core.tokens import Tokens
 from jielong.data.opening import MediaSet
 from jielong.data.sounds import AudioSet
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.scorer import Scorer
-from jielong.heads.base import SamplingConfig
 from jielong.system import System
 
 CANDIDATES = 100
@@ -29,19 +28,16 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class DrawSettings:
-    """How items are drawn for an evaluation; ``None`` is the recipe's own setting.
+    """How items are drawn for an evaluation.
 
-    ``length``, of generators of sound that know of lengths: ask for so many times the real recording's length.
+    Attributes:
+        seed: Seed of the random numbers.
+        sampling: Sampling parameters; the recipe's by default.
+        length: Duration of each item relative to the real recording's, for generators of sound with durations.
     """
 
     seed: int = 0
-    steps: int | None = None
-    guidance: Guidance | float | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    num_inference_steps: int | None = None
-    final_inference_steps: int | None = None
+    sampling: SamplingConfig | None = None
     length: float | None = None
 
 
@@ -134,8 +130,6 @@ class EvalContext:
             conditions,
             len(self.rows),
             seed=self.draws.seed,
-            steps=self.draws.steps,
-            guidance=guidance_of(self.system, self.draws),
             sampling=sampling_of(self.system, self.draws),
             batch=BATCH,
             on_step=tick,
@@ -144,26 +138,14 @@ class EvalContext:
 
 
 def sampling_of(system: System, draws: DrawSettings) -> SamplingConfig:
-    """How boldly a generator draws."""
-    return system.sampling(**{each.name: getattr(draws, each.name) for each in fields(SamplingConfig)})
-
-
-def guidance_of(system: System, draws: DrawSettings) -> Guidance:
-    """How strongly it follows what it is told."""
-    if draws.guidance is not None:
-        return draws.guidance if isinstance(draws.guidance, Guidance) else Guidance(scale=draws.guidance)
-    return system.recipe.sampling.guidance if system.inputs else Guidance()
+    """The sampling parameters in force."""
+    return draws.sampling or system.default_sampling(bool(system.inputs))
 
 
 def drawing(system: System, draws: DrawSettings) -> dict[str, Any]:
-    """The sampling settings in force, with the recipe's own where nothing else was said."""
-    own, sampling = system.recipe.sampling, sampling_of(system, draws)
+    """The sampling parameters in force, for a report."""
+    sampling = sampling_of(system, draws)
     evaluations = sampling.num_inference_steps or getattr(system.generator and system.generator.head, "steps", None)
-    return {
-        "seed": draws.seed,
-        "steps": own.steps if draws.steps is None else draws.steps,
-        "order": system.recipe.order.model_dump(mode="json") if system.recipe.order is not None else None,
-        "guidance": guidance_of(system, draws).model_dump(mode="json"),
-        **{name: value for name, value in (asdict(sampling) | {"num_inference_steps": evaluations}).items() if value is not None},
-        **{name: option for name, option in own.model_dump(mode="json", include=set(own.speed)).items() if option is not None},
-    }
+    order = None if system.recipe.order is None else system.recipe.order.model_dump(mode="json")
+    drawn = {"steps": None, **sampling.model_dump(mode="json", exclude_none=True), "num_inference_steps": evaluations}
+    return {"seed": draws.seed, "order": order, **{name: value for name, value in drawn.items() if value is not None or name == "steps"}}

@@ -1,4 +1,4 @@
-"""What is seen of a chain on its way."""
+"""Events of sampling."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from jielong.generation.sampler import Chain
+    from jielong.generation.sampler import Sampler
+    from jielong.generation.state import SamplerState
 
 
 @dataclass(frozen=True)
 class StepEvent:
-    """What ``watch`` sees: after every step, and before it each state (but the last) of a head that takes a block from noise to tokens.
+    """The state after a step; before it, each state (but the last) of a joint head that draws in several steps.
 
     Attributes:
         step: Its number in the batch, from 1.
-        values: Tokens so far, ``(B, N, C)``; those of a block that a head is drawing are its state, with noise in it.
+        values: Tokens so far, ``(B, N, C)``; those of a block that a head is drawing are its noisy state.
         known: Which of them are known, ``(B, N)``.
-        new: Which became known since the moment before, ``(B, N)``.
-        shown: Of which there is something to show, ``(B, N)``: known tokens, and those being drawn.
-        guidance: Guidance scale used.
+        new: Which became known since the event before, ``(B, N)``.
+        shown: Known tokens and those being drawn, ``(B, N)``.
+        guidance: Guidance scale.
         rows: The number of each item among all that are generated.
     """
 
@@ -37,12 +38,12 @@ class StepEvent:
 
 @dataclass(frozen=True)
 class TokenChunk:
-    """A piece of what a stream draws.
+    """Consecutive tokens of a stream.
 
     Attributes:
-        start: Its first position.
-        values: The tokens there, ``(B, n, C)``; zeros behind an item's end.
-        lengths: Tokens of each item, ``(B,)``, as far as that is known: as many as can be of items that did not end yet.
+        start: Their first position.
+        values: The tokens, ``(B, n, C)``; zeros behind an item's end.
+        lengths: Tokens of each item, ``(B,)``; the greatest possible number of items that have not ended.
     """
 
     start: int
@@ -54,32 +55,34 @@ StepCallback = Callable[[StepEvent], None]
 
 
 class EventEmitter:
-    """Makes moments of what a chain does, and tells ``watch`` of them."""
+    """Builds step events and calls the callback.
 
-    def __init__(self, chain: Chain, on_step: StepCallback) -> None:
-        """Begin where the chain stands: what it knows already is not new."""
-        self.chain, self.on_step = chain, on_step
-        self.count, self.known = 0, chain.tokens()[1].clone()
-        self.held: tuple[Tensor, Tensor, float] | None = None  # a state: the last of a block is what the step then tells of
+    Args:
+        sampler: The sampler.
+        state: Its state; what is known already is not new.
+        on_step: The callback.
+    """
+
+    def __init__(self, sampler: Sampler, state: SamplerState, on_step: StepCallback) -> None:
+        self.sampler, self.sampled, self.on_step = sampler, state, on_step
+        self.count, self.known = 0, sampler.tokens(state)[1].clone()
+        self.held: tuple[Tensor, Tensor, float] | None = None  # an intermediate state; the last of a block is reported by the step
 
     def step(self, guidance: float) -> None:
         """A step is done."""
-        values, known = self.chain.tokens()
+        values, known = self.sampler.tokens(self.sampled)
         self.held = None
-        self._tell(values, known, known, guidance)
+        self._emit(values, known, known, guidance)
 
-    def state(self, span: slice, guidance: float, state: Tensor) -> None:
-        """A head that draws the block ``span`` has reached ``(B, n, C)`` on the way."""
-        self._tell_held()
-        values, shown = self.chain.tokens_with(span, state)
+    def state(self, span: slice, guidance: float, block: Tensor) -> None:
+        """A head that draws the block ``span`` has reached the state ``(B, n, C)``."""
+        if self.held is not None:
+            values, shown, scale = self.held
+            self._emit(values, self.known, shown, scale)
+        values, shown = self.sampler.tokens_with(self.sampled, span, block)
         self.held = values.clone(), shown, guidance
 
-    def _tell_held(self) -> None:
-        if self.held is not None:
-            values, shown, guidance = self.held
-            self._tell(values, self.known, shown, guidance)
-
-    def _tell(self, values: Tensor, known: Tensor, shown: Tensor, guidance: float) -> None:
+    def _emit(self, values: Tensor, known: Tensor, shown: Tensor, guidance: float) -> None:
         self.count += 1
         before, self.known = self.known, known.clone()
-        self.on_step(StepEvent(self.count, values.clone(), self.known, known & ~before, shown.clone(), guidance, self.chain.rows))
+        self.on_step(StepEvent(self.count, values.clone(), self.known, known & ~before, shown.clone(), guidance, self.sampler.rows))

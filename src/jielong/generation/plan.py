@@ -1,4 +1,4 @@
-"""A course: an order laid over tokens of one layout. It says where each token stands, in which block, and which of them an item has."""
+"""The positions that an order walks through: their coordinates, blocks, and the tokens that belong to them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jielong.orders.patterns import Pattern
 
 @dataclass(frozen=True, eq=False)
 class SequencePlan:
-    """What the loss and the loop walk along.
+    """An order applied to a layout.
 
     Attributes:
         tokens: The tokenizer's layout.
@@ -37,7 +37,7 @@ class SequencePlan:
 
     @staticmethod
     def of(order: Order, tokens: Layout) -> SequencePlan:
-        """The course of an order over tokens.
+        """The plan of an order over a layout.
 
         Raises:
             ValueError: if the order cannot serve them.
@@ -54,6 +54,11 @@ class SequencePlan:
         return torch.arange(self.layout.positions)[:, None].expand(-1, self.layout.channels)
 
     @cached_property
+    def last_times(self) -> Tensor:
+        """``(N,)`` long: the latest token that has a code at each position."""
+        return self.times.amax(1).clamp_min(0)
+
+    @cached_property
     def single(self) -> bool:
         """Whether every position is a block of its own."""
         return len(self.spans) == self.layout.positions
@@ -66,15 +71,15 @@ class SequencePlan:
 
     @cached_property
     def padding_last(self) -> bool:
-        """Whether what an item does not have comes behind all that it has, and so is never seen: in raster order, along time."""
+        """Whether padding comes last, where block-causal attention never sees it: in raster order along time."""
         return self.single and bool((self.times.amax(1).diff() >= 0).all())
 
     def build(self, values: Tensor) -> Tensor:
-        """Token values as the order sees them: ``(B, tokens, C)`` to ``(B, N, C)``."""
+        """Token values in the order's layout: ``(B, tokens, C)`` to ``(B, N, C)``."""
         return values if self.pattern is None else self.pattern.build(values)
 
     def undo(self, values: Tensor) -> Tensor:
-        """What :meth:`build` made, ``(B, N, C)`` (of numbers or bools), to ``(B, tokens, C)``."""
+        """The inverse of :meth:`build`, of numbers or bools."""
         return values if self.pattern is None else self.pattern.undo(values)
 
     def present(self, lengths: Tensor | None, batch: int) -> Tensor | None:
@@ -94,6 +99,6 @@ class SequencePlan:
         return HeadContext(coords=self.coords[span], mask=None if bool(mask.all()) else mask, phase=phase)
 
     @property
-    def nothing(self) -> int:
-        """What stands where an item has no entry; in a pattern a value of its own, elsewhere 0, which nobody reads."""
-        return 0 if self.pattern is None else self.pattern.nothing
+    def pad(self) -> int:
+        """The value where an item has no entry: the pattern's, or 0 where nothing reads it."""
+        return 0 if self.pattern is None else self.pattern.pad

@@ -11,7 +11,42 @@ from torch import Tensor
 
 from jielong.core.tokens import Tokens
 from jielong.generation.callbacks import TokenChunk
+from jielong.generation.request import SamplingRequest
+from jielong.generation.sampler import Sampler
+from jielong.generation.state import SamplerState
 from jielong.tokenizers.base import Tokenizer
+
+
+def stream_tokens(request: SamplingRequest, every: int = 1) -> Iterator[TokenChunk]:
+    """Chunks of at least ``every`` complete tokens, as they are drawn.
+
+    Raises:
+        ValueError: if the request has soft codes, tokens of several axes, or items that are not drawn side by side.
+    """
+    layout = request.model.layout
+    if every < 1:
+        raise ValueError(f"every must be 1 or more, not {every}")
+    if request.config.soft_codes:
+        raise ValueError("a stream has no soft_codes: its tokens are codes or numbers that a decoder takes chunk by chunk")
+    if layout.scales or len(layout.grid) != 1:
+        raise ValueError(f"a stream yields tokens along one axis, as those of sound, and these have the grid {layout.grid}: use generate")
+    batches = list(request.batches(request.count))
+    if len(batches) > 1:
+        raise ValueError("this order draws items of one length side by side: stream those of other lengths by themselves")
+    return _chunks(*batches[0], every)
+
+
+@torch.inference_mode()
+def _chunks(sampler: Sampler, state: SamplerState, every: int) -> Iterator[TokenChunk]:
+    done = 0
+    for _ in sampler.steps(state):
+        complete = sampler.complete(state)
+        if complete >= done + every:
+            yield TokenChunk(done, sampler.tokens(state)[0][:, done:complete].clone(), state.lengths.clone())
+            done = complete
+    if (last := int(state.lengths.max())) > done:
+        yield TokenChunk(done, sampler.tokens(state)[0][:, done:last].clone(), state.lengths.clone())
+
 
 SOON = 12
 """Tokens that are decoded first of many that come at once, so that sound is there before all of them are decoded."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from jielong.config.registry import Part
+from jielong.config.sampling import SamplingConfig
 from jielong.core.phases import MAIN, Phased
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
@@ -73,47 +74,6 @@ class SampleOutput:
 
     values: Tensor
     confidence: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How boldly to draw.
-
-    Attributes:
-        temperature: Divides the logits; 1 is the model's own distribution, 0 the most likely code. Heads of continuous tokens have their
-            own notions of it (``docs/heads.md``), in which 1 is the model's own distribution too.
-        top_k: Keep the k most likely codes; 0 keeps all.
-        top_p: Keep the smallest set of codes whose probability reaches p; 1 keeps all.
-        num_inference_steps: Evaluations of a head that draws in several (diffusion, flow matching); ``None`` is the head's own number.
-        final_inference_steps: Their number at the last token, interpolated linearly with the fraction of known tokens (DiSA, arXiv
-            2505.20297); ``None`` keeps the number constant.
-
-    Raises:
-        ValueError: for a number out of range.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    num_inference_steps: int | None = None
-    final_inference_steps: int | None = None
-
-    def __post_init__(self) -> None:
-        if not self.temperature >= 0:  # NaN too
-            raise ValueError(f"temperature must be 0 or more, not {self.temperature}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must be 0 (all codes) or more, not {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
-        for name, number in (("num_inference_steps", self.num_inference_steps), ("final_inference_steps", self.final_inference_steps)):
-            if number is not None and number < 1:
-                raise ValueError(f"{name} must be 1 or more, not {number}")
-
-    def num_inference_steps_at(self, progress: float, own: int) -> int:
-        """Evaluations of an iterative head when a share ``progress`` in [0, 1] of the tokens is known; ``own`` is the head's number."""
-        early = self.num_inference_steps or own
-        late = self.final_inference_steps or early
-        return max(1, round(early + (late - early) * progress))
 
 
 class Head(nn.Module, Phased, ABC):
@@ -183,13 +143,13 @@ class Head(nn.Module, Phased, ABC):
     def sample(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> SampleOutput:
         """Draw tokens at hidden vectors ``(B, n, D)``."""
 
-    def mixture(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> Tensor:
+    def soft_codes(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> Tensor:
         """Random weights over all codes instead of a code, ``(B, n, K, V)``, for soft codes.
 
         Raises:
             ValueError: if the head has no codes.
         """
-        raise ValueError(f"the {type(self).__name__} has no codes to mix; smooth sampling needs a softmax head")
+        raise ValueError(f"the {type(self).__name__} has no codes to mix; soft_codes needs a softmax head")
 
 
 class HeadSettings(Part):

@@ -16,9 +16,10 @@ from pydantic import Field, SerializeAsAny
 from torch import Tensor
 
 from jielong.config.registry import OfFamily
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, SampleOutput, SamplingConfig, ignore_state
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, SampleOutput, ignore_state
 from jielong.networks.denoiser import MLP, AnyDenoiser, JointDenoiser, NetworkSettings
 
 

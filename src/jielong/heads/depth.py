@@ -6,9 +6,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, SampleOutput, SamplingConfig
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, SampleOutput
 from jielong.heads.softmax import cross_entropies, over_codebooks, sample_codes, vocabulary_of
 from jielong.networks.depth import DepthTransformer, Memory, PerCodebook
 from jielong.networks.embedding import CodeEmbedding

@@ -15,10 +15,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads import diffusion_samplers as samplers
-from jielong.heads.base import SamplingConfig
 from jielong.heads.continuous import GuidedDenoiser, IterativeHead, IterativeSettings, Predict, mean
 from jielong.heads.diffusion_samplers import Denoised
 from jielong.heads.diffusion_schedule import Kind, Schedule

@@ -18,9 +18,10 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, SampleOutput, SamplingConfig
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, SampleOutput
 from jielong.heads.continuous import check_continuous
 from jielong.heads.softmax import draw_codes
 

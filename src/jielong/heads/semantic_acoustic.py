@@ -19,9 +19,10 @@ from pydantic import Field, SerializeAsAny
 from torch import Tensor, nn
 
 from jielong.config.registry import OfFamily
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, SampleOutput, SamplingConfig
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, SampleOutput
 from jielong.heads.continuous import check_continuous
 from jielong.heads.flow_matching import FlowMatching
 from jielong.heads.softmax import SoftmaxHead
@@ -100,13 +101,13 @@ class SemanticAcousticHead(Head):
 
     def check_sampling(self, sampling: SamplingConfig) -> None:
         """See :meth:`Head.check_sampling`; top-k and top-p apply to the code, the rest must suit the acoustic head."""
-        self.acoustic.check_sampling(replace(sampling, top_k=0, top_p=1.0))
+        self.acoustic.check_sampling(sampling.model_copy(update={"top_k": 0, "top_p": 1.0}))
 
     def sample(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> SampleOutput:
         """Draw vectors ``(B, n, C)``; the confidence is that of the code."""
         self.check_sampling(sampling)
         codes = self.semantic.sample(hidden, rng, sampling, context)
         null = None if context.null is None else self.acoustic_hidden(context.null, codes.values)
-        hidden, sampling = self.acoustic_hidden(hidden, codes.values), replace(sampling, top_k=0, top_p=1.0)
+        hidden, sampling = self.acoustic_hidden(hidden, codes.values), sampling.model_copy(update={"top_k": 0, "top_p": 1.0})
         vectors = self.acoustic.sample(hidden, rng, sampling, replace(context, null=null))
         return SampleOutput(vectors.values, codes.confidence)

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, SampleOutput, SamplingConfig
+from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, SampleOutput
 
 
 def filter_logits(logits: Tensor, sampling: SamplingConfig) -> Tensor:
@@ -151,7 +152,7 @@ class SoftmaxHead(Head):
         codes, confidence = sample_codes(scores, sampling, rng.uniform(*scores.shape[1:-1]) if sampling.temperature else None)
         return SampleOutput(codes, confidence.sum(-1))
 
-    def mixture(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> Tensor:
+    def soft_codes(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> Tensor:
         """Gumbel-softmax weights over the codes: ``softmax(((1 + r) logits + g) / tau)``, ``tau = max(0.27 (1 - 0.95 r), 0.005)``.
 
         ``r`` is the progress and ``g`` Gumbel noise: early steps mix codes, the last is nearly one-hot (VAR's "more smooth" sampling).

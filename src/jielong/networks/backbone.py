@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from jielong.config.speed import Lazy
+from jielong.config.sampling import Lazy
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.lazy import LazyCache
 
@@ -120,6 +120,10 @@ class Backbone(nn.Module, ABC, Generic[C]):
             ValueError: if the network has none, or the order's blocks are several.
         """
         raise ValueError(f"a {type(self).__name__} computes everything at every step; lazy steps are for the backbones transformer and mar")
+
+    def mask_last(self, cache: C, rows: Tensor) -> None:
+        """Let no later call attend to the last committed position of the items ``rows``, ``(B,)`` bool, which turned out to be padding."""
+        return
 
     @abstractmethod
     def cache_bytes(self, batch: int, positions: int, prefix: int = 0, dtype: torch.dtype = torch.float32) -> int:

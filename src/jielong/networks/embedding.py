@@ -1,7 +1,8 @@
-"""From token values to vectors: what a generator reads where its order does not bring an embedding of its own."""
+"""Token values to vectors."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import reduce
 from typing import cast
@@ -12,20 +13,38 @@ from torch import Tensor, nn
 from jielong.core.tokens import Layout
 
 
+class SoftCodeEmbedding(nn.Module, ABC):
+    """An embedding that also takes soft codes: codebook vectors mixed by weights, in place of codes.
+
+    Attributes:
+        dim: Numbers of a codebook vector.
+    """
+
+    dim: int
+
+    @abstractmethod
+    def vectors(self, values: Tensor) -> Tensor:
+        """Codes ``(B, n, 1)`` to codebook vectors ``(B, n, dim)``; soft codes stay as they are."""
+
+    @abstractmethod
+    def mix(self, weights: Tensor) -> Tensor:
+        """Soft codes ``(B, n, dim)`` of weights ``(B, n, 1, V)`` that sum to one."""
+
+
 class CodeEmbedding(nn.Embedding):
-    """A vector a code, one table a codebook; those of a position are summed.
+    """One table per codebook; the vectors of a position are summed.
 
     Args:
         codebooks: Codes at a position, ``K``.
         vocabulary: Codes of a codebook, ``V``.
         width: Channels ``D``.
-        nothing: Whether there is a vector more, of the value ``V``, for "no code here".
+        padded: Whether there is one more vector, of the value ``V``, for "no code".
     """
 
     offsets: Tensor
 
-    def __init__(self, codebooks: int, vocabulary: int, width: int, nothing: bool = False) -> None:
-        vocabulary += nothing
+    def __init__(self, codebooks: int, vocabulary: int, width: int, padded: bool = False) -> None:
+        vocabulary += padded
         super().__init__(codebooks * vocabulary, width)
         nn.init.normal_(self.weight, std=0.02)
         self.codebooks = codebooks
@@ -59,8 +78,8 @@ class PositionEmbedding(nn.ModuleList):
         return reduce(torch.add, (table(coords[:, axis]) for axis, table in enumerate(tables)))
 
 
-def embedding_of(layout: Layout, width: int, nothing: bool = False) -> nn.Module:
-    """Token values ``(B, n, C)`` to ``(B, n, width)``: tables of codes, maybe with a vector for none, or a linear map of numbers."""
+def embedding_of(layout: Layout, width: int, padded: bool = False) -> nn.Module:
+    """The default embedding of token values ``(B, n, C)``: tables of codes (``padded``: and of "no code"), or a linear map of numbers."""
     if layout.vocabulary is None:
         return nn.Linear(layout.channels, width)
-    return CodeEmbedding(layout.channels, layout.vocabulary, width, nothing)
+    return CodeEmbedding(layout.channels, layout.vocabulary, width, padded)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jielong.config.speed import Lazy
+from jielong.config.sampling import Lazy
 from jielong.networks.attention import compute_dtype
 from jielong.networks.layers import AttentionContext, Block, LayerCondition
 from jielong.networks.rope import Rotation

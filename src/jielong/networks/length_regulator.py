@@ -1,4 +1,4 @@
-"""States that go along with a medium, stretched over its positions: which symbol of a text is heard at each frame of speech."""
+"""Length regulation: states in the order of a medium, such as the symbols of a transcript, repeated over its positions."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from jielong.networks.conditioning import AlignedStates
 
 
 def even(mask: Tensor, lengths: Tensor) -> Tensor:
-    """Equally many positions for every state, ``(B, L)``, fractions too: ``lengths (B,)`` shared by ``mask (B, L)``, 0 where padded.
+    """Equal durations ``(B, L)`` of all states, which add up to ``lengths (B,)``; 0 at padding of ``mask (B, L)``.
 
-    A crude alignment that attention can mend, and does soon (ZipVoice, arXiv 2506.13053, section 3.1, "average upsampling").
+    Attention learns the rest (ZipVoice, arXiv 2506.13053, section 3.1, "average upsampling").
     """
     return mask * (lengths / mask.sum(1))[:, None]
 
@@ -22,13 +22,13 @@ def scaled(shares: Tensor, lengths: Tensor) -> Tensor:
 
 
 def spread(durations: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Which state stands at each position, ``(B, N)`` long, and how far it is over there, ``(B, N)`` in [0, 1].
+    """The state at each position, ``(B, N)`` long, and the elapsed fraction of its duration, ``(B, N)`` in [0, 1].
 
-    State ``j`` lasts from ``e_{j-1}`` to ``e_j``, the sums of durations so far; at position ``t`` stands the one in which ``t + 1/2`` lies,
-    and behind the end the last.
+    State ``j`` lasts from ``e_{j-1}`` to ``e_j``, the cumulative sums of durations; position ``t`` has the state with ``t + 1/2`` in its
+    interval, and positions after the end have the last state.
 
     Args:
-        durations: ``(B, L)`` positions each state lasts; 0 where there is none.
+        durations: ``(B, L)`` positions of each state; 0 at padding.
         times: ``(N,)`` positions.
     """
     ends = durations.double().cumsum(1)
@@ -40,63 +40,63 @@ def spread(durations: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class LengthRegulator(nn.Module):
-    """What is added to a chain's inputs at every position: the state that stands there, how far it is over and how long it lasts.
+    """Adds to the embedding of every position: its state, the elapsed fraction of the state's duration, and the duration.
 
-    States are stretched evenly; :class:`MonotonicAlignment` learns better.
+    Durations are equal; :class:`MonotonicAlignment` learns them.
 
     Args:
         states: Channels ``W`` of the states.
-        width: Channels ``D`` of the inputs.
+        width: Channels ``D`` of the embeddings.
     """
 
-    pace: Tensor
+    rate: Tensor
 
     def __init__(self, states: int, width: int) -> None:
         super().__init__()
-        self.map, self.phase = nn.Linear(states, width), nn.Linear(2, width)
-        # Positions a state, and positions beside them, in what was learned from; zeros until it is measured.
-        self.register_buffer("pace", torch.zeros(2))
+        self.state_projection, self.phase_projection = nn.Linear(states, width), nn.Linear(2, width)
+        # Length = rate[0] * states + rate[1] in the training set; zeros until it is fitted.
+        self.register_buffer("rate", torch.zeros(2))
 
-    def forward(self, along: AlignedStates, durations: Tensor, times: Tensor) -> Tensor:
+    def forward(self, aligned: AlignedStates, durations: Tensor, times: Tensor) -> Tensor:
         """``(B, N, D)`` for positions ``times (N,)`` and durations ``(B, L)``."""
         index, over = spread(durations, times.to(durations.device))
-        states = along.real
+        states = aligned.real
         here = states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
         lasts = durations.gather(1, index).to(states.dtype)
         phase = torch.stack([over.to(states.dtype) - 0.5, lasts.log1p()], dim=-1)
-        made: Tensor = self.map(here) + self.phase(phase)
-        return made
+        added: Tensor = self.state_projection(here) + self.phase_projection(phase)
+        return added
 
-    def learn(self, along: AlignedStates, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Durations ``(B, L)`` for a step of training, and a loss to add, if there is something to learn.
+    def learn(self, aligned: AlignedStates, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Durations ``(B, L)`` for a training step, and a loss to add, if durations are learned.
 
         Args:
-            along: The states.
+            aligned: The states.
             values: Tokens ``(B, N, C)``.
-            lengths: ``(B,)`` how many each item has.
+            lengths: ``(B,)`` tokens of each item.
         """
-        return even(along.mask, lengths), None
+        return even(aligned.mask, lengths), None
 
-    def durations(self, along: AlignedStates, lengths: Tensor, heard: Tensor | None = None) -> Tensor:
-        """Durations ``(B, L)`` that add up to the lengths ``(B,)`` that are asked for.
+    def durations(self, aligned: AlignedStates, lengths: Tensor, prompt: Tensor | None = None) -> Tensor:
+        """Durations ``(B, L)`` that add up to ``lengths``.
 
         Args:
-            along: The states.
-            lengths: Positions of each item.
-            heard: Tokens ``(B, P, C)`` that are given, the first of each item.
+            aligned: The states.
+            lengths: ``(B,)`` tokens of each item.
+            prompt: Given first tokens of each item, ``(B, P, C)``.
         """
-        return even(along.mask, lengths)
+        return even(aligned.mask, lengths)
 
-    def predict_lengths(self, along: AlignedStates) -> Tensor:
-        """How many positions the states take when none are asked for, ``(B,)``; 0 where nothing was measured."""
-        return self.pace[0] * along.mask.sum(1) + self.pace[1]
+    def predict_lengths(self, aligned: AlignedStates) -> Tensor:
+        """Tokens that the states take, ``(B,)``; 0 before :meth:`fit`."""
+        return self.rate[0] * aligned.mask.sum(1) + self.rate[1]
 
-    def measure(self, states: Tensor, lengths: Tensor) -> None:
-        """Fit ``length = a states + b`` by least squares over a set's items, both ``(n,)``; through 0 where that gives no ``a`` above 0."""
+    def fit(self, states: Tensor, lengths: Tensor) -> None:
+        """Fit ``length = a states + b`` by least squares, of ``(n,)`` items; ``b = 0`` where ``a`` would not be positive."""
         states, lengths = states.double(), lengths.double()
         apart = states - states.mean()
         slope = (apart * lengths).sum() / apart.square().sum().clamp_min(1e-9)
         offset = lengths.mean() - slope * states.mean()
         if slope <= 0:
             slope, offset = (states * lengths).sum() / states.square().sum(), offset.new_zeros(())
-        self.pace.copy_(torch.stack([slope, offset]))
+        self.rate.copy_(torch.stack([slope, offset]))

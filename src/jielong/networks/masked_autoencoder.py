@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from jielong.config.speed import Lazy
+from jielong.config.sampling import Lazy
 from jielong.networks.attention import additive, compute_dtype
 from jielong.networks.backbone import Backbone, BackboneInputs
 from jielong.networks.conditioning import Conditioning

@@ -1,9 +1,8 @@
-"""Which symbol lasts how long, found while training: the likeliest monotonic path, and a network that learns to say it.
+"""Monotonic alignment search in training, and a network that predicts the durations it finds.
 
-Glow-TTS (arXiv 2005.11129, section 3.3) and Grad-TTS (2105.06337): every symbol guesses the tokens that it stands for, ``N(mu_j, I)`` or a
-distribution over codes; of all ways to share the tokens among the symbols in their order, none left out, dynamic programming finds the
-likeliest, and that teaches the guesses. Guesses and paths grow better together. A weak preference for even paths makes the beginning safe
-(One TTS Alignment, 2108.10447, section 3.3).
+Glow-TTS (arXiv 2005.11129, section 3.3) and Grad-TTS (2105.06337): every symbol has an emission distribution over tokens, ``N(mu_j, I)`` or
+categorical. Dynamic programming finds the most probable monotonic path, in which every symbol has a token, and the emissions are trained
+on that path. A weak prior for the diagonal keeps early training stable (One TTS Alignment, 2108.10447, section 3.3).
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ from jielong.networks.length_regulator import LengthRegulator, even, scaled
 from jielong.networks.norm import Norm
 
 DIAGONAL = 0.1
-"""Least standard deviation of the preference for even paths, in shares of an item."""
+"""Least standard deviation of the diagonal prior, as a fraction of an item."""
 
 
 @torch.no_grad()
 def search(scores: Tensor, mask: Tensor, lengths: Tensor, whole: bool = True) -> Tensor:
     """Durations ``(B, L)`` of the path of the greatest sum: ``Q_{j,t} = s_{j,t} + max(Q_{j,t-1}, Q_{j-1,t-1})``.
 
-    A path begins in the first symbol and ends in the last, at the item's end, and gives every symbol a position or more. Items that have
-    fewer positions than symbols are shared evenly.
+    A path begins in the first symbol, ends in the last at the item's end, and gives every symbol a position or more. Items with fewer
+    positions than symbols get equal durations.
 
     Args:
-        scores: ``(B, L, N)`` float32, how well symbol ``j`` explains position ``t``.
-        mask: ``(B, L)`` bool, which symbols are real, from the first on.
-        lengths: ``(B,)`` positions an item has.
-        whole: Whether the positions are those of all symbols. Otherwise they are the first of an item, all of them, and the path ends in
-            the symbol where its sum is greatest; those behind last 0.
+        scores: ``(B, L, N)`` float32, score of symbol ``j`` at position ``t``.
+        mask: ``(B, L)`` bool, false at padding, which comes last.
+        lengths: ``(B,)`` positions of each item.
+        whole: Whether the positions cover all symbols. Otherwise they are a prefix of each item, and the path ends in the symbol with
+            the greatest sum; later symbols get 0.
     """
     batch, symbols, positions = scores.shape
     count = mask.sum(1)
@@ -61,7 +60,7 @@ def search(scores: Tensor, mask: Tensor, lengths: Tensor, whole: bool = True) ->
 def diagonal(mask: Tensor, lengths: Tensor, positions: int) -> Tensor:
     """``-(t / T - j / L)^2 / (2 s^2)`` of the middles of positions and symbols, ``(B, L, N)``.
 
-    ``s^2 = 1 / L``, as if symbols' durations were independent, and no less than :data:`DIAGONAL` squared.
+    ``s^2 = 1 / L``, as for independent durations, and at least :data:`DIAGONAL` squared.
     """
     count = mask.sum(1)[:, None]
     symbol = (torch.arange(mask.shape[1], device=mask.device) + 0.5) / count
@@ -71,76 +70,76 @@ def diagonal(mask: Tensor, lengths: Tensor, positions: int) -> Tensor:
 
 
 class MonotonicAlignment(LengthRegulator):
-    """Stretches states by durations that are searched for in training and said by a small network afterwards.
+    """Durations found by alignment search in training and predicted by a small network in sampling.
 
     Args:
         states: Channels ``W`` of the states.
         width: Channels ``D`` of the inputs.
-        layout: The tokens that symbols guess.
+        layout: The tokens that symbols emit.
     """
 
     def __init__(self, states: int, width: int, layout: Layout) -> None:
         super().__init__(states, width)
         self.layout = layout
-        self.guess = nn.Linear(states, layout.channels * (layout.vocabulary or 1))
-        self.before, self.after = (nn.Conv1d(size, width, 3, padding=1) for size in (states, width))
-        self.norm, self.said = Norm(width, "layer", 1e-5), nn.Linear(width, 1)
-        nn.init.zeros_(self.guess.weight)
-        nn.init.zeros_(self.said.weight)
+        self.emission = nn.Linear(states, layout.channels * (layout.vocabulary or 1))
+        self.conv1, self.conv2 = (nn.Conv1d(size, width, 3, padding=1) for size in (states, width))
+        self.norm, self.duration = Norm(width, "layer", 1e-5), nn.Linear(width, 1)
+        nn.init.zeros_(self.emission.weight)
+        nn.init.zeros_(self.duration.weight)
 
-    def log_durations(self, along: AlignedStates) -> Tensor:
-        """Logarithms of durations, ``(B, L)``; states get no gradient, so that they need not please this network too."""
-        here = along.mask[:, None]
-        h = F.gelu(self.before(along.real.detach().mT)) * here
-        return self.said(self.norm(F.gelu(self.after(h)).mT))[..., 0]
+    def log_durations(self, aligned: AlignedStates) -> Tensor:
+        """Predicted log-durations, ``(B, L)``; states get no gradient from them."""
+        here = aligned.mask[:, None]
+        h = F.gelu(self.conv1(aligned.real.detach().mT)) * here
+        return self.duration(self.norm(F.gelu(self.conv2(h)).mT))[..., 0]
 
-    def scores(self, along: AlignedStates, values: Tensor) -> Tensor:
-        """Log-likelihood of each token under each symbol's guess, up to a constant: ``(B, L, N)`` float32 for ``values (B, N, C)``."""
-        guess = self.guess(along.real).float()
-        with torch.autocast(guess.device.type, enabled=False):
+    def scores(self, aligned: AlignedStates, values: Tensor) -> Tensor:
+        """Log-likelihood of each token under each symbol's emission, up to a constant: ``(B, L, N)`` float32 for ``values (B, N, C)``."""
+        emission = self.emission(aligned.real).float()
+        with torch.autocast(emission.device.type, enabled=False):
             if self.layout.vocabulary is None:
                 x = values.float()
-                square = guess.square().sum(-1)[..., None] + x.square().sum(-1)[:, None]
-                return guess @ x.mT - 0.5 * square
-            logs = guess.unflatten(-1, (self.layout.channels, -1)).log_softmax(-1)  # (B, L, K, V)
+                square = emission.square().sum(-1)[..., None] + x.square().sum(-1)[:, None]
+                return emission @ x.mT - 0.5 * square
+            logs = emission.unflatten(-1, (self.layout.channels, -1)).log_softmax(-1)  # (B, L, K, V)
             index = values.mT[:, None].expand(-1, logs.shape[1], -1, -1)
             return logs.gather(-1, index).sum(2)
 
-    def learn(self, along: AlignedStates, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`LengthRegulator.learn`. The loss: error of the guesses a value, and half the Poisson deviance of durations a token.
+    def learn(self, aligned: AlignedStates, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`LengthRegulator.learn`. Loss: error of the emissions per value plus half the Poisson deviance of durations per token.
 
-        The latter is least at the mean duration, so what a text is said to last is right on average; the square error of logarithms, which
-        is usual (Matcha-TTS, arXiv 2309.03199), is least at the geometric mean, and texts come out too short.
+        The deviance is least at the mean duration, so predicted lengths are right on average; the usual square error of log-durations
+        (Matcha-TTS, arXiv 2309.03199) is least at the geometric mean, which is too short.
         """
-        mask = along.mask
-        scores = self.scores(along, values)
+        mask = aligned.mask
+        scores = self.scores(aligned, values)
         found = search(scores.detach() + diagonal(mask, lengths, values.shape[1]), mask, lengths)
         real = (torch.arange(values.shape[1], device=mask.device) < lengths[:, None]).to(scores)
         ends = found.cumsum(1)
         middles = torch.arange(values.shape[1], device=mask.device) + 0.5
         index = (middles[None, :, None] > ends[:, None]).sum(-1).clamp(max=mask.shape[1] - 1)  # (B, N)
         at = scores.gather(1, index[:, None])[:, 0]
-        guessed = -(at * real).sum(1) / (real.sum(1) * self.layout.channels)
-        said = self.log_durations(along).float()
-        wrong = (torch.xlogy(found, found) - found * said - found + said.exp()) * mask
-        return found, (guessed + wrong.sum(1) / lengths).mean()
+        emission_loss = -(at * real).sum(1) / (real.sum(1) * self.layout.channels)
+        predicted = self.log_durations(aligned).float()
+        deviance = (torch.xlogy(found, found) - found * predicted - found + predicted.exp()) * mask
+        return found, (emission_loss + deviance.sum(1) / lengths).mean()
 
-    def durations(self, along: AlignedStates, lengths: Tensor, heard: Tensor | None = None) -> Tensor:
-        """See :meth:`LengthRegulator.durations`: given tokens are aligned by search, the rest by predicted durations."""
-        said = scaled(self._said(along), lengths)
-        if heard is None:
-            return said
-        given = heard.shape[1]
-        scores = self.scores(along, heard) + diagonal(along.mask, lengths, given)
-        found = search(scores, along.mask, torch.full_like(lengths, given), whole=False)
-        places = torch.arange(along.mask.shape[1], device=found.device)
+    def durations(self, aligned: AlignedStates, lengths: Tensor, prompt: Tensor | None = None) -> Tensor:
+        """See :meth:`LengthRegulator.durations`: the prompt is aligned by search, the rest gets predicted durations."""
+        predicted = scaled(self._predicted(aligned), lengths)
+        if prompt is None:
+            return predicted
+        given = prompt.shape[1]
+        scores = self.scores(aligned, prompt) + diagonal(aligned.mask, lengths, given)
+        found = search(scores, aligned.mask, torch.full_like(lengths, given), whole=False)
+        places = torch.arange(aligned.mask.shape[1], device=found.device)
         last = torch.where(found > 0, places, 0).amax(1, keepdim=True)  # the symbol in which the given part ends, and which may go on
-        left = torch.where(places < last, 0, (said - found).clamp_min(1e-3)) * along.mask
+        left = torch.where(places < last, 0, (predicted - found).clamp_min(1e-3)) * aligned.mask
         return found + scaled(left, lengths - given)
 
-    def predict_lengths(self, along: AlignedStates) -> Tensor:
-        """See :meth:`LengthRegulator.own_lengths`."""
-        return self._said(along).sum(1)
+    def predict_lengths(self, aligned: AlignedStates) -> Tensor:
+        """See :meth:`LengthRegulator.predict_lengths`."""
+        return self._predicted(aligned).sum(1)
 
-    def _said(self, along: AlignedStates) -> Tensor:
-        return self.log_durations(along).float().exp() * along.mask
+    def _predicted(self, aligned: AlignedStates) -> Tensor:
+        return self.log_durations(aligned).float().exp() * aligned.mask

@@ -1,4 +1,4 @@
-"""A stop head: it reads each hidden vector and says whether the item ended before it (SLED, arXiv 2505.13181)."""
+"""The stop head: predicts from each hidden vector whether the item ended before its position (SLED, arXiv 2505.13181)."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ class StopHead(nn.Module):
         nn.init.zeros_(self.logit.weight)
 
     def loss(self, hidden: Tensor, times: Tensor, lengths: Tensor) -> Tensor:
-        """Binary cross-entropy at the positions before an item's end and the one behind it, averaged over each item and then over all.
+        """Binary cross-entropy at each item's positions and the one behind its end, averaged over each item and then over all.
 
-        An item that is as long as can be has no position behind its end; there is nothing to learn of it there.
+        An item of the greatest length has no position behind its end.
 
         Args:
             hidden: ``(B, N, D)``.
             times: ``(N,)`` the token that begins at each position; -1 where none does.
-            lengths: ``(B,)`` tokens an item has.
+            lengths: ``(B,)`` tokens of each item.
         """
         times, lengths = times.to(hidden.device), lengths.to(hidden.device)
         over = times == lengths[:, None]  # (B, N)
-        asked = (times >= 0) & (times <= lengths[:, None])
+        counted = (times >= 0) & (times <= lengths[:, None])
         logits = self.logit(hidden)[..., 0]
         with torch.autocast(hidden.device.type, enabled=False):
             weight = torch.tensor(self.settings.positive_weight, device=hidden.device)
             each = F.binary_cross_entropy_with_logits(logits.float(), over.float(), reduction="none", pos_weight=weight)
-        return ((each * asked).sum(1) / asked.sum(1)).mean()
+        return ((each * counted).sum(1) / counted.sum(1)).mean()
 
     def over(self, hidden: Tensor) -> Tensor:
-        """Whether the item was over before: ``(..., D)`` to ``(...)`` bool."""
+        """Whether the item ended before: ``(..., D)`` to ``(...)`` bool."""
         return self.logit(hidden)[..., 0].float().sigmoid() >= self.settings.threshold

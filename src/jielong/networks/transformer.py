@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from jielong.config.speed import Lazy
+from jielong.config.sampling import Lazy
 from jielong.networks.attention import additive, behind_prefix, compute_dtype, structure
 from jielong.networks.backbone import Backbone, BackboneInputs
 from jielong.networks.cache import Cache
@@ -146,6 +146,11 @@ class Transformer(Backbone["Cache | LazyCache"]):
     def lazy_stack(self, batch: int, slots: int) -> LazyStack:
         """Empty results of the layers at ``slots`` slots."""
         return LazyStack.allocate(self.layers, batch, self.heads, slots, self.width, next(self.parameters()))
+
+    def mask_last(self, cache: Cache | LazyCache, rows: Tensor) -> None:
+        """See :meth:`Backbone.mask_last`."""
+        if isinstance(cache, Cache):
+            cache.hide_last(rows)
 
     def cache_bytes(self, batch: int, positions: int, prefix: int = 0, dtype: torch.dtype = torch.float32) -> int:
         """Bytes of the keys and values of ``new_cache(batch, positions, prefix)``: ``2 layers B (prefix + N) D`` numbers."""

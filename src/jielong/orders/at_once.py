@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.orders.base import Embed, Order, OrderSettings, View
+from jielong.orders.base import Embed, Order, OrderSettings, TrainingView
 
 if TYPE_CHECKING:
     from jielong.tokenizers.base import Tokenizer
@@ -40,7 +40,7 @@ class AtOnceOrder(Order):
         """The placeholder everywhere."""
         return placeholder.expand(len(values), stop - start, -1)
 
-    def view(self, layout: Layout, rng: PerSampleRNG) -> View:
+    def view(self, layout: Layout, rng: PerSampleRNG) -> TrainingView:
         """Everything is asked."""
         everything = torch.ones(len(rng), layout.positions, dtype=torch.bool)
-        return View(known=everything, asked=everything)
+        return TrainingView(known=everything, loss_mask=everything)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from jielong.config.registry import Part
-from jielong.config.speed import Schedule
+from jielong.config.sampling import Schedule
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 
@@ -29,18 +29,18 @@ Embed = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class View:
-    """What training shows and asks.
+class TrainingView:
+    """The masks of a training step, ``(B, N)`` bool each.
 
     Attributes:
-        known: ``(B, N)`` bool: positions whose own token is shown there (masked blocks only).
-        asked: ``(B, N)`` bool: positions whose token the loss asks for.
-        seen: ``(B, N)`` bool: positions that others see, where some are left out; all that an item has by default.
+        known: Positions that hold their own token (masked blocks only).
+        loss_mask: Positions whose token the loss predicts.
+        attention_mask: Positions that others attend to; all that an item has by default.
     """
 
     known: Tensor
-    asked: Tensor
-    seen: Tensor | None = None
+    loss_mask: Tensor
+    attention_mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Order(ABC):
     def embedding(self, tokenizer: Tokenizer, width: int) -> nn.Module | None:
         """The order's own map from token values to vectors of ``width`` channels, which :meth:`inputs` is then handed as ``embed``.
 
-        ``None`` where a vector a code will do. A module that has ``mix`` (weights over the codes to token values) allows smooth sampling.
+        ``None`` where a vector a code will do. A :class:`jielong.networks.embedding.SoftCodeEmbedding` allows soft codes.
 
         Raises:
             ValueError: if the tokenizer lacks what the order needs.
@@ -99,13 +99,13 @@ class Order(ABC):
         """
 
     @abstractmethod
-    def view(self, layout: Layout, rng: PerSampleRNG) -> View:
+    def view(self, layout: Layout, rng: PerSampleRNG) -> TrainingView:
         """Draw what one training step shows and asks of each item of a batch."""
 
-    def view_of(self, layout: Layout, rng: PerSampleRNG, real: Tensor) -> View:
+    def view_of(self, layout: Layout, rng: PerSampleRNG, real: Tensor) -> TrainingView:
         """As :meth:`view`, of items that do not have all positions: nothing is asked where ``real``, ``(B, N)`` bool, is false."""
         view = self.view(layout, rng)
-        return View(view.known, view.asked & real, view.seen)
+        return TrainingView(view.known, view.loss_mask & real, view.attention_mask)
 
     def pattern(self, layout: Layout) -> Pattern | None:
         """How the order re-arranges codes of several codebooks before all else; ``layout`` is then the pattern's everywhere else.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.orders.base import Embed, Order, OrderSettings, View
+from jielong.orders.base import Embed, Order, OrderSettings, TrainingView
 from jielong.orders.patterns import Pattern, level_by_level
 
 
@@ -72,7 +72,7 @@ class CoarseToFineOrder(Order):
             parts.append(embed(values.gather(1, index.expand(len(values), -1, -1))))
         return torch.cat(parts, dim=1)
 
-    def view(self, layout: Layout, rng: PerSampleRNG) -> View:
+    def view(self, layout: Layout, rng: PerSampleRNG) -> TrainingView:
         """Everything is asked: one pass trains all codebooks in parallel."""
         everything = torch.ones(len(rng), layout.positions, dtype=torch.bool)
-        return View(known=everything, asked=everything)
+        return TrainingView(known=everything, loss_mask=everything)

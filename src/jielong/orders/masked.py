@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from jielong.config.speed import Schedule
+from jielong.config.sampling import Schedule
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.orders.base import Embed, Order, OrderSettings, Step, View
+from jielong.orders.base import Embed, Order, OrderSettings, Step, TrainingView
 from jielong.orders.ratio import Ratio, masked_share
 
 
@@ -68,17 +68,17 @@ class MaskedOrder(Order):
         vectors = embed(values[:, start:stop])
         return torch.where(shown, vectors, placeholder.to(vectors.dtype))
 
-    def view(self, layout: Layout, rng: PerSampleRNG) -> View:
+    def view(self, layout: Layout, rng: PerSampleRNG) -> TrainingView:
         """Mask ``ceil(ratio N)`` random positions (MaskGIT, section 3.1; MAR, section 3.4)."""
         return self.view_of(layout, rng, torch.ones(len(rng), layout.positions, dtype=torch.bool))
 
-    def view_of(self, layout: Layout, rng: PerSampleRNG, real: Tensor) -> View:
+    def view_of(self, layout: Layout, rng: PerSampleRNG, real: Tensor) -> TrainingView:
         """Mask such a share of the positions that each item has."""
         have = real.sum(1)
         count = (self.ratio.draw(rng, self.schedule) * have).ceil().clamp(min=torch.ones_like(have), max=have)
         rank = rng.uniform(layout.positions).cpu().masked_fill(~real, torch.inf).argsort(1).argsort(1)
         masked = rank < count[:, None]
-        return View(known=~masked, asked=masked)
+        return TrainingView(known=~masked, loss_mask=masked)
 
     def steps(self, unknown: int, steps: int | None, schedule: Schedule | None = None) -> Iterator[Step]:
         """Steps whose remaining masks follow the schedule; every step reveals at least one token, the last reveals all."""

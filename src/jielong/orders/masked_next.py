@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.networks.embedding import embedding_of
-from jielong.orders.base import Embed, OrderSettings, View
+from jielong.orders.base import Embed, OrderSettings, TrainingView
 from jielong.orders.raster import RasterOrder
 from jielong.orders.ratio import Ratio
 
@@ -87,11 +87,11 @@ class MaskedNextOrder(RasterOrder):
         vectors = embed(torch.cat([before, index.to(before.dtype)], dim=-1))
         return torch.where((last < 0)[..., None], placeholder.to(vectors.dtype), vectors)
 
-    def view(self, layout: Layout, rng: PerSampleRNG) -> View:
+    def view(self, layout: Layout, rng: PerSampleRNG) -> TrainingView:
         """See :meth:`view_of`, of items that have all positions."""
         return self.view_of(layout, rng, torch.ones(len(rng), layout.positions, dtype=torch.bool))
 
-    def view_of(self, layout: Layout, rng: PerSampleRNG, real: Tensor) -> View:
+    def view_of(self, layout: Layout, rng: PerSampleRNG, real: Tensor) -> TrainingView:
         """Drop ``round(r n)`` of an item's ``n`` tokens, but not all: what is left is shown and asked, and nothing sees the others."""
         few, many = self.few.draw(rng, "cosine"), self.many.draw(rng, "cosine")
         share = torch.where(rng.uniform().cpu() < self.plain, few, many)
@@ -99,4 +99,4 @@ class MaskedNextOrder(RasterOrder):
         dropped = torch.minimum((share * count).round(), count - 1)
         chance = rng.uniform(layout.positions).cpu().masked_fill(~real, torch.inf)
         left = real & (chance.argsort(1).argsort(1) >= dropped[:, None])
-        return View(known=left, asked=left, seen=left)
+        return TrainingView(known=left, loss_mask=left, attention_mask=left)

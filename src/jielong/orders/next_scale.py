@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.orders.base import Embed, Order, OrderSettings, View
+from jielong.networks.embedding import SoftCodeEmbedding
+from jielong.orders.base import Embed, Order, OrderSettings, TrainingView
 from jielong.quantizers.multi_scale import MultiScaleQuantizer
 from jielong.quantizers.scales import shrink
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from jielong.tokenizers.base import Tokenizer
 
 
-class ScaleEmbedding(nn.Module):
+class ScaleEmbedding(SoftCodeEmbedding):
     """What stands at a scale's positions: the sum of all coarser scales, averaged down to that scale, through a linear map.
 
     Codebook and convolutions are copies of the tokenizer's. They are buffers that no checkpoint of a generator stores: a generator is
@@ -43,11 +44,11 @@ class ScaleEmbedding(nn.Module):
         self.linear = nn.Linear(self.dim, width)
 
     def vectors(self, values: Tensor) -> Tensor:
-        """Codes ``(B, n, 1)`` to the codebook's vectors ``(B, n, dim)``; vectors (mixtures of codes) stay as they are."""
+        """See :meth:`SoftCodeEmbedding.vectors`."""
         return values if values.is_floating_point() else F.embedding(values[..., 0], self.codes)
 
     def mix(self, weights: Tensor) -> Tensor:
-        """Codes mixed by weights ``(B, n, 1, V)`` that sum to one: ``(B, n, dim)``."""
+        """See :meth:`SoftCodeEmbedding.mix`."""
         return weights[..., 0, :] @ self.codes
 
     def forward(self, values: Tensor) -> Tensor:
@@ -116,10 +117,10 @@ class NextScaleOrder(Order):
             return behind[:, start - first :]
         return torch.cat([placeholder.to(behind.dtype).expand(len(values), first, -1), behind], dim=1)
 
-    def view(self, layout: Layout, rng: PerSampleRNG) -> View:
+    def view(self, layout: Layout, rng: PerSampleRNG) -> TrainingView:
         """Everything is asked: one pass trains all scales in parallel."""
         everything = torch.ones(len(rng), layout.positions, dtype=torch.bool)
-        return View(known=everything, asked=everything)
+        return TrainingView(known=everything, loss_mask=everything)
 
 
 _NO_SCALES = (

@@ -1,73 +1,59 @@
-"""How fast a block is revealed: the steps of an order, and which positions come in which of them."""
+"""The steps of a block, and which positions come in which of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import Tensor
 
-from jielong.config.speed import Schedule, TwoStage
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.orders.base import Order, Step
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How fast to go.
+def plan_steps(order: Order, config: SamplingConfig, coords: Tensor, unknown: Tensor) -> list[Step]:
+    """The steps of a block.
 
-    Attributes:
-        steps: Steps a block; the order's own number if not given.
-        schedule: How the share of unknown positions falls; the order's own if not given.
-        two_stage: A checkerboard first, if given.
+    Args:
+        order: The order.
+        config: Its ``steps``, ``schedule`` and ``detail_steps`` are read.
+        coords: ``(n, axes)`` coordinates of the block's positions, on the CPU.
+        unknown: ``(B, n)`` bool, as many in every item.
     """
-
-    steps: int | None = None
-    schedule: Schedule | None = None
-    two_stage: TwoStage | None = None
-
-    def plan(self, order: Order, where: Tensor, unknown: Tensor) -> list[Step]:
-        """The steps of a block.
-
-        Args:
-            order: The order.
-            where: ``(n, axes)`` coordinates of the block's positions, on the CPU.
-            unknown: ``(B, n)`` bool, as many in every item.
-        """
-        count = int(unknown[0].sum())
-        if not count:
-            return []
-        plan = list(order.steps(count, self.steps, self.schedule))
-        if self.two_stage is None or len(plan) < 2:
-            return plan
-        early = int((unknown[0].cpu() & _checkerboard(where)).sum())
-        if early in (0, count):
-            return plan
-        late_steps = min(self.two_stage.detail_steps, len(plan) - 1)
-        early_steps = list(order.steps(early, len(plan) - late_steps, self.schedule))
-        late = list(order.steps(count - early, late_steps, self.schedule))
-        return list(_joined(early_steps, late, count - early))
-
-    def queue(self, order: Order, where: Tensor, unknown: Tensor, rng: PerSampleRNG) -> Tensor | None:
-        """Which positions come first, ``(B, unknown)``; see :meth:`Order.queue`.
-
-        Raises:
-            ValueError: if two stages are asked of an order that chooses after it has drawn.
-        """
-        queue = order.queue(unknown, rng)
-        if self.two_stage is None:
-            return queue
-        if queue is None:
-            raise ValueError(
-                "two stages need an order that chooses positions before it draws: order: {masked: {choose: random}}; or leave out two_stage"
-            )
-        late = ~_checkerboard(where).to(queue.device)
-        return queue.gather(1, late[queue].int().argsort(dim=1, stable=True))
+    count = int(unknown[0].sum())
+    if not count:
+        return []
+    steps = list(order.steps(count, config.steps, config.schedule))
+    if config.detail_steps is None or len(steps) < 2:
+        return steps
+    early = int((unknown[0].cpu() & _checkerboard(coords)).sum())
+    if early in (0, count):
+        return steps
+    late_steps = min(config.detail_steps, len(steps) - 1)
+    early_steps = list(order.steps(early, len(steps) - late_steps, config.schedule))
+    late = list(order.steps(count - early, late_steps, config.schedule))
+    return list(_joined(early_steps, late, count - early))
 
 
-def _checkerboard(where: Tensor) -> Tensor:
+def reveal_queue(order: Order, config: SamplingConfig, coords: Tensor, unknown: Tensor, rng: PerSampleRNG) -> Tensor | None:
+    """Which positions come first, ``(B, unknown)``; see :meth:`Order.queue`.
+
+    Raises:
+        ValueError: if ``detail_steps`` are set for an order that chooses after it has drawn.
+    """
+    queue = order.queue(unknown, rng)
+    if config.detail_steps is None:
+        return queue
+    if queue is None:
+        raise ValueError("detail_steps need an order that chooses positions before it draws: order: {masked: {choose: random}}")
+    late = ~_checkerboard(coords).to(queue.device)
+    return queue.gather(1, late[queue].int().argsort(dim=1, stable=True))
+
+
+def _checkerboard(coords: Tensor) -> Tensor:
     """``(n,)`` bool: positions of the first stage."""
-    return where.sum(1).remainder(2) == 0
+    return coords.sum(1).remainder(2) == 0
 
 
 def _joined(early: list[Step], late: list[Step], details: int) -> Iterator[Step]:

@@ -1,7 +1,7 @@
 """Patterns: reversible re-layouts of codes in several codebooks, before an order sees them (MusicGen, arXiv 2306.05284).
 
 A pattern is a list of steps, each a set of ``(t, q)``: the code of codebook ``q`` at position ``t``. Where a step has no code of a
-codebook stands *nothing*, a value of its own (``V``) that inputs have a vector for, and that no head predicts.
+codebook stands the padding value ``V``, which has a vector in the embedding and which no head predicts.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Pattern:
     table: Tensor
 
     @property
-    def nothing(self) -> int:
-        """What stands where there is no code."""
+    def pad(self) -> int:
+        """The value of "no code"."""
         assert self.layout.vocabulary is not None
         return self.layout.vocabulary
 
@@ -50,7 +50,7 @@ class Pattern:
     def build(self, values: Tensor) -> Tensor:
         """Codes ``(B, positions, K)`` to ``(B, steps, K)``."""
         index = self.table.clamp_min(0).to(values.device).expand(len(values), -1, -1)
-        return values.gather(1, index).masked_fill(~self.present.to(values.device), self.nothing)
+        return values.gather(1, index).masked_fill(~self.present.to(values.device), self.pad)
 
     def undo(self, values: Tensor) -> Tensor:
         """What :meth:`build` made, ``(B, steps, K)``, to ``(B, positions, K)``."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.orders.base import Embed, Order, OrderSettings, View
+from jielong.orders.base import Embed, Order, OrderSettings, TrainingView
 from jielong.orders.patterns import Pattern, coarse_first, delay, flatten
 
 PatternName = Literal["parallel", "delay", "flatten", "coarse_first"]
@@ -73,7 +73,7 @@ class RasterOrder(Order):
         first = placeholder.to(before.dtype).expand(len(values), 1, -1)
         return torch.cat([first, before], dim=1)
 
-    def view(self, layout: Layout, rng: PerSampleRNG) -> View:
+    def view(self, layout: Layout, rng: PerSampleRNG) -> TrainingView:
         """Everything is asked: one causal pass trains every block in parallel."""
         everything = torch.ones(len(rng), layout.positions, dtype=torch.bool)
-        return View(known=everything, asked=everything)
+        return TrainingView(known=everything, loss_mask=everything)

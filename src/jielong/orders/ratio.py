@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from jielong.config.registry import Config
-from jielong.config.speed import Schedule
+from jielong.config.sampling import Schedule
 from jielong.core.rng import PerSampleRNG
 
 

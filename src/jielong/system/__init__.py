@@ -12,7 +12,7 @@ from jielong.system.checkpoint import (
     tokenizers_of,
     zoo,
 )
-from jielong.system.inputs import condition_inputs, durations_of, is_timed, lengths_of, sampling_of
+from jielong.system.inputs import condition_inputs, durations_of, is_timed, lengths_of
 from jielong.system.pipeline import System
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "load",
     "load_stages",
     "open_media",
-    "sampling_of",
     "tokenizers_of",
     "zoo",
 ]

@@ -10,7 +10,6 @@ from jielong.data.opening import MediaSet, open_set, open_sounds
 from jielong.data.splits import Split
 from jielong.generation.generator import Generator
 from jielong.generation.plan import SequencePlan
-from jielong.system.inputs import sampling_of
 from jielong.tokenizers.base import Tokenizer
 
 
@@ -35,9 +34,9 @@ def build_generator(
     condition = recipe.condition.build(classes, stages) if recipe.condition is not None else None
     backbone = recipe.backbone.build(arranged, condition.width if condition else None)
     head = recipe.head.build(backbone.width, layout)
-    head.check_sampling(sampling_of(recipe))
+    head.check_sampling(recipe.sampling)
     if recipe.stop_head is not None and tokenizer.hop_length is None:
-        raise ValueError("an ending is for sound whose tokens stand in one line along time: remove `stop_head`")
+        raise ValueError("stop_head is for tokens along time, as those of sound: remove `stop_head`")
     return Generator(layout, order, backbone, head, condition, order.embedding(tokenizer, backbone.width), recipe.stop_head)
 
 

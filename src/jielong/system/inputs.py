@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +13,6 @@ from jielong.conditions.inputs import ConditionInput, InputError, broadcast, mis
 from jielong.conditions.length import SECONDS
 from jielong.config.schema import Recipe
 from jielong.core.rng import seed_of
-from jielong.heads.base import SamplingConfig
 from jielong.tokenizers.base import Tokenizer
 
 if TYPE_CHECKING:
@@ -138,9 +137,3 @@ def lengths_of(tokenizer: Tokenizer, seconds: Sequence[float] | None) -> list[in
             raise InputError(f"{{seconds}}: a duration must be above 0 and at most {longest:g} s, not {value:g} s", [SECONDS])
     lengths = tokenizer.positions_of(torch.tensor([round(value * media.sample_rate) for value in seconds]))
     return None if lengths is None else lengths.tolist()
-
-
-def sampling_of(recipe: Recipe, **given: Any) -> SamplingConfig:
-    """How boldly a recipe draws, with what is given, and not ``None``, in the place of its own settings."""
-    own = {field.name: getattr(recipe.sampling, field.name) for field in fields(SamplingConfig)}
-    return SamplingConfig(**own | {name: value for name, value in given.items() if value is not None})

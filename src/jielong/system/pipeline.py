@@ -9,18 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jielong.config.guidance import Guidance
+from jielong.config.sampling import SamplingConfig, check_names
 from jielong.config.schema import Recipe
 from jielong.core.tokens import Tokens
 from jielong.generation.callbacks import StepCallback
 from jielong.generation.generator import Generator
 from jielong.generation.inpainting import Side, begun, kept
 from jielong.generation.streaming import stream_sound
-from jielong.heads.base import SamplingConfig
 from jielong.media.pictures import Pictures
 from jielong.media.players import Sounds
-from jielong.system.inputs import GenerationInputs, call_inputs, durations_of, gather, lengths_of, sampling_of, split_inputs
+from jielong.system.inputs import GenerationInputs, call_inputs, durations_of, gather, lengths_of, split_inputs
 from jielong.tokenizers.base import Tokenizer
+
+OPTIONS = ("batch", "lengths", "start", "known")
+"""Options of :meth:`System.generate` that are arguments of :meth:`Generator.generate`."""
 
 
 @dataclass(frozen=True)
@@ -56,44 +58,26 @@ class System:
             stage.to(device)
         return self
 
-    def sampling(self, **given: Any) -> SamplingConfig:
-        """The recipe's sampling parameters with overrides, by the names of :class:`SamplingConfig`."""
-        return sampling_of(self.recipe, **given)
-
     def generate_tokens(
         self,
         conditions: Sequence[Any] | None,
         count: int | None = None,
         *,
-        seed: int = 0,
-        steps: int | None = None,
-        guidance: Guidance | float | None = None,
         sampling: SamplingConfig | None = None,
+        lengths: Sequence[int] | None = None,
         **options: Any,
     ) -> Tokens:
-        """Tokens for raw conditions, with the recipe's sampling settings unless told otherwise; see :meth:`Generator.generate`."""
+        """Tokens for raw conditions, by the recipe's sampling parameters by default; ``options`` as of :meth:`Generator.generate`."""
         if self.generator is None:
             raise ValueError(f"{self.name} is a tokenizer; to generate, load a generator such as maskgit-emoji")
-        if options.get("lengths") is None:
-            options["lengths"] = lengths_of(self.tokenizer, durations_of(self.recipe, conditions))
-        return self.generator.generate(conditions, count, seed=seed, **self._drawing(conditions, steps, guidance, sampling, options))
+        if lengths is None:
+            lengths = lengths_of(self.tokenizer, durations_of(self.recipe, conditions))
+        config = sampling or self.default_sampling(conditions is not None)
+        return self.generator.generate(conditions, count, sampling=config, lengths=lengths, **options)
 
-    def _drawing(
-        self,
-        conditions: Sequence[Any] | None,
-        steps: int | None,
-        guidance: Guidance | float | None,
-        sampling: SamplingConfig | None,
-        options: dict[str, Any],
-    ) -> dict[str, Any]:
-        """How the generator draws: as it is told here, and as the recipe says of the rest; nothing to follow is followed at 1."""
-        own = self.recipe.sampling
-        drawing = {
-            "steps": own.steps if steps is None else steps,
-            "guidance": guidance if guidance is not None else 1.0 if conditions is None else own.guidance,
-            "sampling": sampling or self.sampling(),
-        }
-        return drawing | own.speed | {name: value for name, value in options.items() if value is not None}
+    def default_sampling(self, conditioned: bool) -> SamplingConfig:
+        """The recipe's sampling parameters; without guidance where there is no condition to follow."""
+        return self.recipe.sampling if conditioned else self.recipe.sampling.unconditional()
 
     def generate(
         self,
@@ -102,60 +86,34 @@ class System:
         count: int | None = None,
         *,
         seed: int = 0,
-        steps: int | None = None,
-        guidance: Guidance | float | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        num_inference_steps: int | None = None,
-        final_inference_steps: int | None = None,
+        sampling: SamplingConfig | None = None,
         on_step: StepCallback | None = None,
         **options: Any,
     ) -> Pictures | Sounds:
-        """Pictures or sound from words or classes.
+        """Generate pictures or sound.
 
         Args:
             text: One caption or several.
             classes: One class or several, by name or number.
-            count: Pictures a caption or class; pictures in all where the generator has no condition.
-            seed: Picture ``i`` is the same for the same seed, whatever is generated beside it.
-            steps: Steps of an order that reveals gradually.
-            guidance: Scale or schedule; 1 is off.
-            temperature: Of the draws.
-            top_k: Keep only the k likeliest codes.
-            top_p: Keep only the nucleus.
-            num_inference_steps: Evaluations of a head that draws a token in several, such as diffusion.
-            final_inference_steps: Their number at the last token, if it is to change on the way there.
-            watch: Called after every step.
-            options: Further inputs of the condition, one value or several each (:attr:`inputs`): ``voice`` and ``emotion``, recordings
-                (paths, or ``Recording(waveform, rate)``); ``seconds``, exact durations, also for models with an alignment or a stop head.
-                All others are for :meth:`Generator.generate`.
+            count: Items per caption or class; items in all where the generator has no condition.
+            seed: Item ``i`` is the same for the same seed, whatever is generated beside it.
+            sampling: Sampling parameters; the recipe's by default.
+            on_step: Called with a :class:`jielong.generation.callbacks.StepEvent` after every step.
+            options: Single sampling parameters by name (:class:`jielong.config.sampling.SamplingConfig`), such as ``temperature=0.8``;
+                further inputs of the condition, one value or several each (:attr:`inputs`): ``voice`` and ``emotion``, recordings (paths,
+                or ``Recording(waveform, rate)``); ``seconds``, exact durations, also for models with an alignment or a stop head; and
+                ``batch``, ``lengths``, ``start`` and ``known`` of :meth:`Generator.generate`.
 
         Returns:
             Pictures that save and show themselves, or clips that save and play themselves.
 
         Raises:
-            ValueError: if inputs do not fit the model's condition.
+            ValueError: if inputs do not fit the model's condition, or an option has an unknown name or a value out of range.
         """
         inputs, options = self._gather(text, classes, count, seed, options)
         if inputs.durations is not None and options.get("lengths") is None:
             options["lengths"] = lengths_of(self.tokenizer, inputs.durations)
-        tokens = self.generate_tokens(
-            inputs.conditions,
-            count,
-            seed=seed,
-            steps=steps,
-            guidance=guidance,
-            sampling=self.sampling(
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                num_inference_steps=num_inference_steps,
-                final_inference_steps=final_inference_steps,
-            ),
-            on_step=on_step,
-            **options,
-        )
+        tokens = self.generate_tokens(inputs.conditions, count, seed=seed, sampling=sampling, on_step=on_step, **options)
         if not self.tokenizer.media.timed:
             return Pictures(self.decode(tokens), inputs.captions)
         return self.sounds(tokens, inputs.durations, inputs.captions)
@@ -184,57 +142,29 @@ class System:
         count: int | None = None,
         *,
         seed: int = 0,
-        steps: int | None = None,
-        guidance: Guidance | float | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        num_inference_steps: int | None = None,
-        final_inference_steps: int | None = None,
+        sampling: SamplingConfig | None = None,
         every: float = 0.0,
         **options: Any,
     ) -> Iterator[Tensor]:
-        """Sound as it is drawn: pieces ``(B, C, n)`` in [-1, 1] that, one after the other, are what :meth:`generate` gives with this seed.
+        """Generate sound in chunks ``(B, C, n)`` in [-1, 1]; joined, they are what :meth:`generate` gives with the same arguments.
 
-        Behind an item's end there is silence; the stream ends with the longest item. Pieces come as soon as their tokens are complete
-        (:meth:`Generator.stream`) and the tokenizer's decoder has seen as far ahead as it looks.
+        Behind an item's end there is silence; the stream ends with the longest item. A chunk comes as soon as its tokens are complete
+        (:meth:`Generator.stream`) and those that the tokenizer's decoder looks ahead at.
 
         Args:
-            text: As of :meth:`generate`, and so are the others that are not named here.
-            classes: See there.
-            count: See there.
-            seed: See there.
-            steps: See there.
-            guidance: See there.
-            temperature: See there.
-            top_k: See there.
-            top_p: See there.
-            num_inference_steps: See there.
-            final_inference_steps: See there.
-            every: Seconds to wait for between two pieces; by default they come a token at a time.
-            options: As of :meth:`generate`, for :meth:`Generator.stream`.
+            text: As of :meth:`generate`, and so are the others.
+            classes: One class or several.
+            count: Items per caption or class.
+            seed: Seed.
+            sampling: Sampling parameters.
+            every: Least seconds per chunk; a token by default.
+            options: As of :meth:`generate`, without ``batch``.
 
         Raises:
-            ValueError: as :meth:`generate`; and where tokens stand for no stretch of sound.
+            ValueError: as :meth:`generate`, and where tokens have no position in time.
         """
         inputs, options = self._gather(text, classes, count, seed, options)
-        return self.stream_sound(
-            inputs.conditions,
-            count,
-            seconds=inputs.durations,
-            seed=seed,
-            steps=steps,
-            guidance=guidance,
-            sampling=self.sampling(
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                num_inference_steps=num_inference_steps,
-                final_inference_steps=final_inference_steps,
-            ),
-            every=every,
-            **options,
-        )
+        return self.stream_sound(inputs.conditions, count, seconds=inputs.durations, seed=seed, sampling=sampling, every=every, **options)
 
     def stream_sound(
         self,
@@ -242,26 +172,20 @@ class System:
         count: int | None = None,
         *,
         seconds: Sequence[float] | None = None,
-        seed: int = 0,
-        steps: int | None = None,
-        guidance: Guidance | float | None = None,
         sampling: SamplingConfig | None = None,
         every: float = 0.0,
+        lengths: Sequence[int] | None = None,
         **options: Any,
     ) -> Iterator[Tensor]:
-        """:meth:`stream` for raw conditions, as :meth:`generate_tokens` is :meth:`generate`'s.
-
-        Raises:
-            ValueError: as :meth:`stream`.
-        """
+        """:meth:`stream` for raw conditions, as :meth:`generate_tokens` is :meth:`generate`'s."""
         hop_length = self.tokenizer.hop_length
         if self.generator is None or hop_length is None:
             raise ValueError(f"{self.name} makes no sound token by token, so there is nothing to stream: use generate")
-        if options.get("lengths") is None:
-            options["lengths"] = lengths_of(self.tokenizer, seconds)
-        drawing, rate = self._drawing(conditions, steps, guidance, sampling, options), self.tokenizer.media.sample_rate
-        pieces = self.generator.stream(conditions, count, seed=seed, every=max(1, round(every * rate / hop_length)), **drawing)
-        return stream_sound(self.tokenizer, pieces, None if seconds is None else _samples(seconds, rate))
+        rate, config = self.tokenizer.media.sample_rate, sampling or self.default_sampling(conditions is not None)
+        lengths = lengths_of(self.tokenizer, seconds) if lengths is None else lengths
+        tokens = max(1, round(every * rate / hop_length))
+        chunks = self.generator.stream(conditions, count, every=tokens, sampling=config, lengths=lengths, **options)
+        return stream_sound(self.tokenizer, chunks, None if seconds is None else _samples(seconds, rate))
 
     def complete(
         self,
@@ -308,6 +232,7 @@ class System:
     ) -> tuple[GenerationInputs, dict[str, Any]]:
         """The inputs of a call, and the options that are no inputs."""
         given, others = split_inputs({"text": text, "classes": classes, **options})
+        check_names(others, (*SamplingConfig.model_fields, *OPTIONS, *self.inputs), "argument")
         return gather(self, given, count, seed), others
 
     def encode(self, media: Tensor) -> Tokens:

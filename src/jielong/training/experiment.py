@@ -42,7 +42,6 @@ from jielong.system import (
     is_timed,
     lengths_of,
     load_stages,
-    sampling_of,
     tokenizers_of,
 )
 from jielong.tokenizers.base import LearnedTokenizer, Tokenizer
@@ -196,7 +195,7 @@ def run(
         if experiment.generator is not None and experiment.generator.condition is not None:
             experiment.generator.condition.precompute(experiment.images, experiment.heldout)
         made = _tokens(experiment, tokens)
-    _measure_pace(experiment, made)
+    _fit_durations(experiment, made)
     # What is drawn forwards is trained without what stands behind a batch's longest item: the more alike they are, the less there is.
     trimmed = experiment.generator is not None and experiment.generator.order.shifted and is_timed(recipe)
     stream = Stream(experiment.images, recipe.train.seed, made, recipe.train.batch if trimmed else None)
@@ -225,17 +224,13 @@ def _describe(experiment: Experiment) -> dict[str, Any]:
     return description | {"data": {"items": len(experiment.images), "fingerprint": experiment.images.fingerprint}}
 
 
-def _measure_pace(experiment: Experiment, tokens: Tokens | None) -> None:
-    """Measure the rate of a length regulator: tokens per aligned state over the training set."""
+def _fit_durations(experiment: Experiment, tokens: Tokens | None) -> None:
+    """Fit what the generator's durations estimate from the training set."""
     generator, settings, images = experiment.generator, experiment.recipe.condition, experiment.images
-    if generator is None or generator.stretch is None or generator.condition is None or settings is None:
-        return
-    if tokens is None or tokens.lengths is None:
+    if generator is None or settings is None or tokens is None or tokens.lengths is None or not generator.durations.predicts_lengths:
         return
     words = images.words(range(len(images)), tokens.values)
-    counts = generator.condition.count_aligned(settings.from_batch(words, experiment.media))
-    if counts is not None:
-        generator.stretch.measure(torch.tensor(counts), tokens.lengths)
+    generator.durations.fit(generator.condition, settings.from_batch(words, experiment.media), tokens.lengths)
 
 
 def _tokens(experiment: Experiment, file: Path | None) -> Tokens | None:
@@ -293,15 +288,11 @@ def generator_objective(experiment: Experiment) -> Objective:
         return None if settings is None else settings.from_batch(batch, experiment.media)
 
     def draw(generator: Generator, shown: Sequence[Any] | None) -> Tokens:
-        own = recipe.sampling
         return generator.generate(
             shown,
             None if shown is not None else count,
-            steps=own.steps,
-            guidance=own.guidance if shown is not None else 1.0,
-            sampling=sampling_of(recipe),
+            sampling=recipe.sampling if shown is not None else recipe.sampling.unconditional(),
             lengths=lengths_of(experiment.tokenizer, durations_of(recipe, shown)),
-            **own.speed,
         )
 
     shown = None if settings is None else settings.for_samples(heldout, count, experiment.media)

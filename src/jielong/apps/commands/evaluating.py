@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import Progress
 
 from jielong.apps.commands.devices import Device, chosen_device
-from jielong.apps.commands.generating import HeadSteps, LateHeadSteps, Seed, Steps, Strength, Temperature, TopK, TopP, guidance_of
+from jielong.apps.commands.generating import Seed
+from jielong.apps.commands.sampling_options import takes_sampling
 from jielong.apps.commands.screen import notes, results, say, table
 from jielong.apps.commands.showing import Data
 from jielong.apps.commands.tokenizing import Checkpoint
@@ -53,31 +54,25 @@ Without = Annotated[
 ]
 
 
+@takes_sampling("soft_codes")
 def evaluate(
     checkpoint: Checkpoint,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with provenance, and nothing else.")] = False,
     count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="Only so many held-out items, evenly spread.")] = None,
     data: Data = None,
     seed: Seed = 0,
-    steps: Steps = None,
-    guidance: Strength = None,
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    num_inference_steps: HeadSteps = None,
-    final_inference_steps: LateHeadSteps = None,
+    sampling: dict[str, Any] = {},  # noqa: B006 - read by takes_sampling, never changed
     length: Length = None,
     without: Without = None,
     device: Device = "auto",
 ) -> None:
     """Measure a tokenizer or a generator on held-out data."""
-    strength = guidance_of(guidance)
     from jielong.evaluation.context import DrawSettings
     from jielong.evaluation.evaluate import evaluate as measure
     from jielong.system import load
 
     system = load(checkpoint, chosen_device(device))
-    draws = DrawSettings(seed, steps, strength, temperature, top_k, top_p, num_inference_steps, final_inference_steps, length)
+    draws = DrawSettings(seed, system.default_sampling(bool(system.inputs)).override(**sampling), length)
     with Progress(console=notes, transient=True) as bar:
         tasks = {}
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from jielong.config.registry import Part, parse_part, parts_of
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.heads.base import Head, SamplingConfig
+from jielong.heads.base import Head
 
 BATCH, LR = 128, 2e-3
 

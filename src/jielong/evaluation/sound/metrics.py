@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from jielong.data.order import spread
-from jielong.evaluation.context import EvalResult, guidance_of, sampling_of
+from jielong.evaluation.context import EvalResult, sampling_of
 from jielong.evaluation.frechet import distance_of_few
 from jielong.evaluation.kernel import kernel_distance
 from jielong.evaluation.provenance import Measurement, machine
@@ -320,8 +320,6 @@ class Pace(Metric):
             "conditions": None if heard.conditions is None else [heard.conditions[row]],
             "count": 1,
             "seed": subject.draws.seed,
-            "steps": subject.draws.steps,
-            "guidance": guidance_of(subject.system, subject.draws),
             "sampling": sampling_of(subject.system, subject.draws),
         }
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from jielong.apps.lab.statistics import Estimate, bootstrap, exact, level, share
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
+from jielong.config.sampling import SamplingConfig
 from jielong.data.opening import open_set
 from jielong.data.order import spread
 from jielong.evaluation.kernel import contributions, kernel_distance
 from jielong.evaluation.retrieval import Score, candidate_columns
 from jielong.evaluation.scorer import Scorer
-from jielong.heads.base import SamplingConfig
 from jielong.media.images import sheet
 from jielong.system import System, load
 from jielong.training.checkpoint import fingerprint

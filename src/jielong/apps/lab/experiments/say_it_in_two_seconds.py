@@ -117,7 +117,7 @@ def _spoken(system: System, name: str, words: list[str], seconds: list[float], s
         assert isinstance(made, Sounds)
         return made
     told = [{"characters": text, "length": value} for text, value in zip(words, seconds, strict=True)]
-    return system.sounds(system.generator.generate(told, seed=seed, sampling=system.sampling()))
+    return system.sounds(system.generator.generate(told, seed=seed, sampling=system.default_sampling(conditioned=False)))
 
 
 def _lost(system: System, words: list[str], seed: int) -> Estimate:

@@ -14,10 +14,11 @@ from jielong.apps.lab.toy_tasks import BATCH, LR, continuous_heads, teach
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
 from jielong.config.registry import Part
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.data.opening import open_set
 from jielong.data.order import spread
-from jielong.heads.base import Head, SamplingConfig
+from jielong.heads.base import Head
 from jielong.media.images import from_tensor
 
 if TYPE_CHECKING:

@@ -1,0 +1,151 @@
+"""A checked request for tokens, and how its items are batched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from jielong.config.sampling import SamplingConfig
+from jielong.core.tokens import Tokens
+from jielong.generation.plan import SequencePlan
+from jielong.generation.sampler import Sampler
+from jielong.generation.state import SamplerState
+
+if TYPE_CHECKING:
+    from jielong.generation.generator import Generator
+
+
+@dataclass(frozen=True, eq=False)
+class SamplingRequest:
+    """What :meth:`Generator.generate` was called with, checked.
+
+    Attributes:
+        model: The generator.
+        conditions: A raw condition per item, or ``None``.
+        count: Items.
+        config: Sampling parameters.
+        seed: Seed of the random numbers.
+        lengths: Tokens of each item, ``(count,)``, where they are given or predicted.
+        start: Tokens of which the ``known`` positions are kept.
+        known: ``(N,)`` bool.
+    """
+
+    model: Generator
+    conditions: Sequence[Any] | None
+    count: int
+    config: SamplingConfig
+    seed: int
+    lengths: Tensor | None = None
+    start: Tokens | None = None
+    known: Tensor | None = None
+
+    @staticmethod
+    def of(
+        model: Generator,
+        conditions: Sequence[Any] | None,
+        count: int | None,
+        config: SamplingConfig,
+        *,
+        seed: int,
+        batch: int | None,
+        lengths: Sequence[int] | None,
+        start: Tokens | None,
+        known: Tensor | None,
+    ) -> SamplingRequest:
+        """Check the arguments of :meth:`Generator.generate`, and predict lengths that are not given."""
+        if model.training:
+            raise ValueError("this generator is in training mode, in which dropout is on: call eval() before it generates")
+        if isinstance(conditions, str):
+            raise ValueError(f"conditions are a list with one condition an item: write [{conditions!r}]")
+        if conditions is not None and len(conditions) == 0:
+            raise ValueError("no conditions are given: give one an item, or None to generate without a condition")
+        count = len(conditions) if conditions is not None else 1 if count is None else count
+        for name, number in (("count", count), ("batch", batch)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be 1 or more, not {number}")
+        _check_config(model, config, conditions is not None)
+        _check_start(model, count, start, known)
+        if model.condition is not None and conditions is not None:
+            conditions = [model.condition.resolve(value) for value in conditions]  # they are prepared twice: for lengths, and to draw
+        if lengths is None and conditions is not None and known is None:
+            lengths = _predicted_lengths(model, conditions, batch or len(conditions))
+        given = None if lengths is None else _checked_lengths(model, lengths, count, known)
+        return SamplingRequest(model, conditions, count, config, seed, given, start, known)
+
+    @torch.inference_mode()
+    def batches(self, size: int) -> Iterator[tuple[Sampler, SamplerState]]:
+        """A sampler and its first state for each batch of at most ``size`` items."""
+        for rows in self._rows(size):
+            conditions = None if self.conditions is None else [self.conditions[row] for row in rows]
+            lengths = None if self.lengths is None else self.lengths[rows]
+            sampler = Sampler(self.model, self._plan(lengths), self.config, rows, self.seed)
+            state = sampler.start(conditions, lengths)
+            if self.start is not None and self.known is not None:
+                sampler.keep(state, self.start.values[rows], self.known)
+            yield sampler, state
+
+    def _rows(self, size: int) -> list[list[int]]:
+        """Which items are computed together: those of one length, unless what an item does not have comes last anyway."""
+        rows: list[list[int]] = [list(range(self.count))]
+        if self.lengths is not None and not self.model.plan.padding_last:
+            rows = [(self.lengths == length).nonzero()[:, 0].tolist() for length in self.lengths.unique().tolist()]
+        return [part[first : first + size] for part in rows for first in range(0, len(part), size)]
+
+    def _plan(self, lengths: Tensor | None) -> SequencePlan:
+        """The plan of a batch: a shorter one where all its items are of one length that the order must not see behind."""
+        plan = self.model.plan
+        return plan if lengths is None or plan.padding_last else self.model.shortened_plan(int(lengths[0]))
+
+
+def _check_config(model: Generator, config: SamplingConfig, conditioned: bool) -> None:
+    if model.condition is None and conditioned:
+        raise ValueError("this generator was trained without a condition: ask for a count, not for texts or classes")
+    if config.guidance.scale != 1.0 and not conditioned:
+        raise ValueError("guidance needs a condition to follow: give texts or classes, or leave guidance at 1")
+    if config.soft_codes and model.soft_embedding is None:
+        raise ValueError("soft_codes feeds mixtures of codes to the next scale: it is for the order next_scale")
+    if config.lazy is not None and not config.cache:
+        raise ValueError("lazy steps keep what they computed, and cache=False computes everything at every step: give one of them")
+    model.head.check_sampling(config)
+
+
+def _check_start(model: Generator, count: int, start: Tokens | None, known: Tensor | None) -> None:
+    layout = model.layout
+    if start is None or known is None:
+        if start is not None or known is not None:
+            raise ValueError("to complete tokens, give both `start` and the mask `known` of positions to keep")
+        return
+    if start.layout != layout or len(start) != count:
+        raise ValueError(f"`start` must hold {count} items of layout {layout}, not {len(start)} of {start.layout}")
+    if known.dtype != torch.bool or known.shape != (layout.positions,):
+        raise ValueError(f"`known` must be bool ({layout.positions},), not {known.dtype} {tuple(known.shape)}")
+    kept, size = start.values[:, known.to(start.values.device)], layout.vocabulary
+    if size is not None and kept.numel() and not 0 <= int(kept.min()) <= int(kept.max()) < size:
+        raise ValueError(f"`start` must hold code indices in [0, {size}), but these span {int(kept.min())} to {int(kept.max())}")
+
+
+def _checked_lengths(model: Generator, lengths: Sequence[int], count: int, known: Tensor | None) -> Tensor:
+    if len(lengths) != count:
+        raise ValueError(f"`lengths`: expected {count} values, one per item, got {len(lengths)}")
+    model.layout.check_lengths(lengths)
+    if known is not None and bool(known[min(lengths) :].any()):
+        raise ValueError(f"`known` marks positions beyond length {min(lengths)}: shorten it, or give a greater length")
+    return torch.tensor(list(lengths), dtype=torch.long)
+
+
+@torch.inference_mode()
+def _predicted_lengths(model: Generator, conditions: Sequence[Any], batch: int) -> list[int] | None:
+    """Tokens that each item's condition takes; ``None`` where nothing predicts them."""
+    if model.condition is None or not model.durations.predicts_lengths:
+        return None
+    found: list[int] = []
+    for first in range(0, len(conditions), batch):
+        lengths = model.durations.predict_lengths(model.condition(model.condition.prepare(conditions[first : first + batch])))
+        if lengths is None:
+            return None
+        found += lengths.round().clamp(1, model.layout.positions).long().tolist()
+    return found

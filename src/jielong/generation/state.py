@@ -1,0 +1,88 @@
+"""What changes while a batch is generated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jielong.core.rng import PerSampleRNG
+from jielong.networks.backbone import BackboneCache
+from jielong.networks.conditioning import Conditioning
+
+
+@dataclass
+class SamplerState:
+    """The state of one batch; of tensors marked (2)B the second half is the unconditional one, while guidance needs it.
+
+    Attributes:
+        values: Tokens so far, ``(B, N, C)``, in the order's layout.
+        known: Positions whose token is known, ``(B, N)`` bool.
+        lengths: Tokens of each item, ``(B,)``, on the CPU; the greatest possible number of items that have not ended.
+        guided: Whether there is an unconditional half.
+        rng: Random numbers of each item.
+        positions: Position embeddings, ``(N, D)``.
+        conditioning: The condition, of (2)B items.
+        cache: The backbone's cache, of (2)B items; ``None`` for the naive reference.
+        fixed: Entries that are given or absent, ``(B, N, C)`` bool.
+        attention_mask: Positions of each item, ``(B, N)`` bool, where later positions would attend to padding.
+        open_ended: Whether items may end by themselves.
+        aligned: What durations add to the embeddings, ``((2)B, N, D)``.
+        difference: Of lazy steps: unconditional minus conditional hidden vectors.
+    """
+
+    values: Tensor
+    known: Tensor
+    lengths: Tensor
+    guided: bool
+    rng: PerSampleRNG
+    positions: Tensor
+    conditioning: Conditioning | None = None
+    cache: BackboneCache | None = None
+    fixed: Tensor | None = None
+    attention_mask: Tensor | None = None
+    open_ended: bool = False
+    aligned: Tensor | None = None
+    difference: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def exclude(self, present: Tensor | None, pad: int) -> None:
+        """Draw nothing where an item has no entry; ``present`` is ``(B, N, C)`` bool."""
+        if present is None:
+            return
+        absent = ~present.to(self.values.device)
+        self.values = self.values.masked_fill(absent, pad)
+        self._fix(absent)
+        if self.attention_mask is not None:
+            self.attention_mask = present.any(-1).to(self.values.device)
+
+    def keep(self, values: Tensor, entries: Tensor) -> None:
+        """Take the given ``entries`` ``(B, N, C)`` bool of ``values`` as known."""
+        self.values = torch.where(entries, values.to(self.values), self.values)
+        self._fix(entries)
+
+    def _fix(self, entries: Tensor) -> None:
+        self.fixed = entries if self.fixed is None else self.fixed | entries
+        self.known = self.known | self.fixed.all(-1)
+
+    def merged(self, span: slice, drawn: Tensor) -> Tensor:
+        """A drawn block, ``(B, n, C)``, with its fixed entries."""
+        return drawn if self.fixed is None else torch.where(self.fixed[:, span], self.values[:, span], drawn)
+
+    def write(self, span: slice, drawn: Tensor, new: Tensor | None = None) -> None:
+        """Write a drawn block at the ``new`` positions, ``(B, n)`` bool; at all of them by default."""
+        drawn = self.merged(span, drawn)
+        if new is None:
+            self.values[:, span], self.known[:, span] = drawn, True
+        else:
+            self.values[:, span] = torch.where(new[..., None], drawn, self.values[:, span])
+            self.known[:, span] |= new
+
+    def drop_unconditional(self) -> None:
+        """Forget the unconditional half, which no later step needs."""
+        self.guided, conditional = False, slice(0, len(self))
+        self.conditioning = self.conditioning and self.conditioning.rows(conditional)
+        self.cache = self.cache and self.cache.rows(conditional)
