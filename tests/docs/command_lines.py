@@ -131,6 +131,8 @@ def check(line: Line) -> None:
         check_jielong(line.words, line.whole)
     elif program == "python" and rest[:2] == ["-m", "jielong"]:
         check_jielong(("jielong", *rest[2:]), line.whole)
+    elif len(line.words) == 1:
+        assert not line.whole or program == "make", f"{program} without arguments does nothing"
     elif program == "torchrun":
         module = rest.index("-m")
         assert importlib.util.find_spec(rest[module + 1]), f"there is no module {rest[module + 1]}"
