@@ -23,7 +23,7 @@ from quick import RATE, tones, trained
 from torch import Tensor
 
 import jielong
-from jielong.data.opening import open_sounds
+from jielong.data.opening import open_data
 from jielong.data.order import spread
 from jielong.evaluation.provenance import machine, versions
 from jielong.evaluation.sound.codecs import Codec, Learned, Opus, Original, Row, compare, table
@@ -40,7 +40,7 @@ class Recordings:
 
 def recordings(name: str, split: str, rate: int, language: str, count: int | None) -> Recordings:
     """Clips of a set, evenly spread; of one language, where the set says which is spoken."""
-    sounds = open_sounds(name, rate=rate, split=None if split == "all" else split)
+    sounds = open_data(name, sample_rate=rate, split=None if split == "all" else split)
     spoken = sounds.columns.get("language", [language] * len(sounds))
     rows = [row for row, each in enumerate(spoken) if each == language]
     if not rows:

@@ -37,9 +37,8 @@ from torch import Tensor, nn
 from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
-from jielong.data.opening import MediaSet
 from jielong.data.order import spread
-from jielong.data.sets import Batch
+from jielong.data.sets import Batch, MediaSet
 from jielong.evaluation.features import FeatureExtractor, FeatureSet
 from jielong.evaluation.frechet import SmallSampleWarning, frechet
 from jielong.evaluation.provenance import machine
@@ -186,7 +185,7 @@ class Lessons(Objective):
         """Ask the trunk again, though it may be the same batch."""
         self._asked = None
 
-    def sheet(self, model: nn.Module) -> None:
+    def samples(self, model: nn.Module) -> None:
         return None
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:

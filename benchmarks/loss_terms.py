@@ -20,7 +20,7 @@ from rich.table import Table
 
 from jielong import system
 from jielong.config import recipe
-from jielong.data.opening import open_set
+from jielong.data.opening import open_data
 from jielong.evaluation.evaluate import evaluate
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.frechet import frechet
@@ -54,8 +54,8 @@ def measure(overrides: list[str], samples: int, out: Path, data: str) -> dict[st
     )
     trained = system.load(str(out), "cpu")
     found = {name: float(measured.value) for name, measured in evaluate(trained).figures.items()}
-    heldout = open_set(data, size=trained.recipe.data.size, split="heldout")
-    real = heldout.images(range(len(heldout)))
+    heldout = open_data(data, "heldout", settings=trained.recipe.data)
+    real = heldout.media(range(len(heldout)))
     rebuilt = trained.decode(trained.encode(real))
     extractor = FeatureExtractor()
     found["perceptual"] = float(perceptual_distance(rebuilt, real, extractor).value)

@@ -132,7 +132,7 @@ def qualities(system: Any, rows: dict[str, dict[str, Any]], count: int) -> dict[
     places = spread(len(images), min(count, len(images)))
     extractor = FeatureExtractor()
     scorer = Scorer.load(None, extractor) if kind == "text" and len(set(images.captions)) >= 100 else None
-    real = extractor.extract(images.images(places)).values
+    real = extractor.extract(images.media(places)).values
     conditions = None if kind is None else [(images.captions if kind == "text" else images.labels)[place] for place in places]
     features, made = {}, {}
     for name, options in rows.items():

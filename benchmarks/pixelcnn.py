@@ -19,10 +19,11 @@ import torch
 from timing import interleaved, machine
 
 from jielong.backbones.pixelcnn import PixelCNN
+from jielong.config.data import settings_kind
 from jielong.config.recipe import load
 from jielong.core.tokens import Tokens
 from jielong.generation.generator import Generator
-from jielong.media.kinds import image_medium
+from jielong.media.kinds.image import image_medium
 from jielong.orders.raster import Raster
 
 
@@ -31,8 +32,8 @@ def make(arguments: argparse.Namespace) -> Generator:
     recipe = load(arguments.recipe)
     if not isinstance(recipe.backbone, PixelCNN) or recipe.head is None:
         raise SystemExit(f"--recipe takes one with a pixelcnn backbone, such as pixelcnn or pixelcnn-emoji, not {arguments.recipe}")
-    side = arguments.side or recipe.data.size
-    media = image_medium(1 if recipe.data.set == "fashion-mnist" else 3, (side, side))
+    medium = settings_kind(recipe.data).medium(recipe.data, 1 if recipe.data.set == "fashion-mnist" else 3)
+    media = image_medium(medium.channels, (arguments.side, arguments.side)) if arguments.side else medium
     layout = recipe.tokenizer.build(media).layout  # type: ignore[union-attr]
     torch.manual_seed(0)
     backbone = recipe.backbone.build(layout, condition_width=None)

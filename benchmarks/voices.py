@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 from quick import spoken
 
-from jielong.data.opening import open_sounds
+from jielong.data.opening import open_data
 from jielong.data.order import spread
-from jielong.data.sounds import AudioSet
+from jielong.data.sets import MediaSet
 from jielong.evaluation.sound.listening import dnsmos
 from jielong.evaluation.sound.words import Recogniser, intelligibility, normalise
 
@@ -39,7 +39,7 @@ def main() -> None:
         arguments.set, arguments.clips = spoken(), 1
     if arguments.set is None:
         parser.error("name a set of speech, such as synthetic-speech")
-    sounds, recogniser = open_sounds(arguments.set, rate=RATE), Recogniser("en")
+    sounds, recogniser = open_data(arguments.set, sample_rate=RATE), Recogniser("en")
     voices = sounds.columns[arguments.column]
     numbers = set(NUMBERS.split())
     fit = [i for i, words in enumerate(normalise(text).split() for text in sounds.captions) if len(words) > 3 and not numbers & set(words)]
@@ -54,7 +54,7 @@ def main() -> None:
     report(f"{'all':<24} {len(sounds):5} {sum(map(sounds.full_length, range(len(sounds)))) / RATE / 60:7.1f}", chosen, sounds, recogniser)
 
 
-def report(name: str, rows: Sequence[int], sounds: AudioSet, recogniser: Recogniser) -> None:
+def report(name: str, rows: Sequence[int], sounds: MediaSet, recogniser: Recogniser) -> None:
     """Print a line about those clips."""
     clips = [sounds.clip(row) for row in rows]
     wrong = intelligibility(clips, [sounds.captions[row] for row in rows], RATE, recogniser)["wer"].value

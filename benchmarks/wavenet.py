@@ -21,16 +21,16 @@ from jielong.backbones.wavenet import WaveNet
 from jielong.config.recipe import load
 from jielong.core.tokens import Tokens
 from jielong.generation.generator import Generator
-from jielong.media.kinds import audio_medium
+from jielong.media.kinds.audio import AudioData, audio_medium
 from jielong.orders.raster import Raster
 
 
 def make(recipe_name: str, seconds: float) -> tuple[Generator, int]:
     """The recipe's generator without its condition, with a head that does not draw uniformly, and the rate in Hz."""
     recipe = load(recipe_name)
-    if not isinstance(recipe.backbone, WaveNet) or recipe.head is None or recipe.data.rate is None:
+    if not isinstance(recipe.backbone, WaveNet) or recipe.head is None or not isinstance(recipe.data, AudioData):
         raise SystemExit(f"--recipe takes one of sound with a wavenet backbone, such as wavenet, not {recipe_name}")
-    media = audio_medium(1, max(1, round(seconds * recipe.data.rate)), recipe.data.rate)
+    media = audio_medium(1, max(1, round(seconds * recipe.data.sample_rate)), recipe.data.sample_rate)
     layout = recipe.tokenizer.build(media).layout  # type: ignore[union-attr]
     torch.manual_seed(0)
     backbone = recipe.backbone.build(layout, condition_width=None)
@@ -38,7 +38,7 @@ def make(recipe_name: str, seconds: float) -> tuple[Generator, int]:
     model = Generator(layout, Raster().build(), backbone, head).eval()
     for parameter in head.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    return model, recipe.data.rate
+    return model, recipe.data.sample_rate
 
 
 def drawing(model: Generator, batch: int, cache: bool) -> Callable[[], Tokens]:

@@ -20,7 +20,7 @@ from jielong.config.schema import Recipe, Trained
 from jielong.data.joined import listed
 from jielong.data.licences import LICENCE, OWN, Licence, licence_of_weights, terms
 from jielong.data.opening import open_source
-from jielong.data.sounds import SPEAKER_COLUMNS
+from jielong.data.sets import SPEAKER_COLUMNS
 from jielong.data.source import DataError
 from jielong.media.images import write_bytes
 from jielong.system import DESCRIPTION, load

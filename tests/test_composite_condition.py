@@ -10,7 +10,7 @@ import torch
 
 from jielong.config.recipe import parse
 from jielong.config.schema import Recipe
-from jielong.media.kinds import image_medium
+from jielong.media.kinds.image import image_medium
 from jielong.system import DESCRIPTION, System, build_generator, build_tokenizer, describe, load
 from jielong.system.inputs import gather
 from jielong.training.checkpoint import save_checkpoint

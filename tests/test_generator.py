@@ -21,7 +21,7 @@ from jielong.core.tokens import Layout, Tokens
 from jielong.generation.callbacks import StepEvent
 from jielong.generation.generator import Generator
 from jielong.heads.softmax import Softmax
-from jielong.media.kinds import image_medium
+from jielong.media.kinds.image import image_medium
 from jielong.networks.backbone import BackboneInputs
 from jielong.networks.transformer import Transformer, TransformerConfig
 from jielong.orders.base import Embed, Order, TrainingView

@@ -13,7 +13,7 @@ from jielong.core.tokens import Layout
 from jielong.evaluation.context import DrawSettings, drawing
 from jielong.generation.generator import Generator
 from jielong.heads.diffusion import Diffusion
-from jielong.media.kinds import image_medium
+from jielong.media.kinds.image import image_medium
 from jielong.networks.denoiser import MLP
 from jielong.orders.masked import Masked
 from jielong.system import System, build_generator, build_tokenizer

@@ -16,7 +16,7 @@ from jielong.core.tokens import Tokens
 from jielong.generation.generator import Generator
 from jielong.heads.logistic_mixture import LogisticMixture
 from jielong.heads.softmax import Softmax
-from jielong.media.kinds import image_medium
+from jielong.media.kinds.image import image_medium
 from jielong.networks.backbone import BackboneInputs
 from jielong.orders.masked import Masked
 from jielong.orders.raster import Raster

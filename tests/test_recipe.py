@@ -151,15 +151,15 @@ def test_all_faults_are_told_at_once() -> None:
         (TOKENIZER + "condition: text\n", "a tokenizer takes no condition"),
         (TOKENIZER.replace("{vq: {dim: 8}}", "{checkpoint: x}"), "this tokenizer is trained already"),
         (TOKENIZER.replace("{vq: {dim: 8}}", "pixels"), "pixels have nothing to learn"),
-        (TOKENIZER.replace("regression: {kind: l2}", "regression: null"), "a tokenizer needs at least a regression loss"),
-        (TOKENIZER.replace("losses:\n  regression: {kind: l2}\n", "losses:\n"), "a tokenizer needs at least a regression loss"),
+        (TOKENIZER.replace("regression: {kind: l2}", "regression: null"), "a tokenizer needs a loss on its reconstruction"),
+        (TOKENIZER.replace("losses:\n  regression: {kind: l2}\n", "losses:\n"), "a tokenizer needs a loss on its reconstruction"),
         (TOKENIZER.replace("samples: 1000", "samples: 10, warmup: 10"), "warmup (10) must be shorter than the budget of 10 samples"),
         (
             TOKENIZER.replace("dim: 8", "autoencoder: dac"),
             "the autoencoder dac reads (time), but the data have (rows, columns): choose one of convolutional, resnet, vit",
         ),
         (
-            TOKENIZER.replace("dim: 8", "autoencoder: vit") + "data: {rate: 16000}\n",
+            TOKENIZER.replace("dim: 8", "autoencoder: vit") + "data: {sample_rate: 16000}\n",
             "the autoencoder vit reads (rows, columns), but the data have (time): choose one of dac, seanet, vocos",
         ),
         (GENERATOR.replace("heads: 2", "heads: 3"), "must be an even multiple of heads 3"),

@@ -15,7 +15,7 @@ from jielong.core.tokens import Layout, Tokens
 from jielong.generation.generator import Generator
 from jielong.heads.logistic_mixture import LogisticMixture
 from jielong.heads.softmax import Softmax
-from jielong.media.kinds import audio_medium
+from jielong.media.kinds.audio import audio_medium
 from jielong.orders.raster import Raster
 from jielong.system import load
 from jielong.tokenizers.samples import Samples

@@ -18,7 +18,7 @@ from jielong.config.recipe import parse
 from jielong.config.registry import RecipeError, register
 from jielong.core.rng import seed_of
 from jielong.core.tokens import Tokens
-from jielong.media.kinds import image_medium
+from jielong.media.kinds.image import image_medium
 from jielong.networks.conditioning import Conditioning
 from jielong.system import System, build_generator, build_tokenizer, load
 from jielong.tokenizers.base import Tokenizer

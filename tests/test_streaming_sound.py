@@ -12,7 +12,7 @@ from jielong.autoencoders.vocos import Vocos
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.callbacks import TokenChunk
 from jielong.generation.streaming import stream_sound
-from jielong.media.kinds import audio_medium
+from jielong.media.kinds.audio import audio_medium
 from jielong.networks.decoder import Decoder
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.vector import Vector

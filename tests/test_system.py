@@ -11,7 +11,7 @@ from jielong.config.recipe import parse
 from jielong.config.registry import RecipeError
 from jielong.config.sampling import SamplingConfig
 from jielong.config.schema import Recipe
-from jielong.media.kinds import image_medium
+from jielong.media.kinds.image import image_medium
 from jielong.system import System, build_generator, build_tokenizer, checkpoint, describe, load
 from jielong.training.checkpoint import CheckpointError, save_checkpoint
 

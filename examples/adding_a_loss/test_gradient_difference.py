@@ -6,7 +6,8 @@ from gradient_difference import GradientDifference, GradientDifferenceLoss
 
 from jielong.config import recipe
 from jielong.losses.base import LossContext, LossTerms
-from jielong.media.kinds import audio_medium, image_medium
+from jielong.media.kinds.audio import audio_medium
+from jielong.media.kinds.image import image_medium
 
 
 def ramp(slope: float) -> torch.Tensor:

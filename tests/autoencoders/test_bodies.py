@@ -12,7 +12,7 @@ from jielong.autoencoders.convolutional import Convolutional
 from jielong.autoencoders.resnet import Resnet
 from jielong.autoencoders.vit import ViT
 from jielong.config.registry import parse_part, parts_of
-from jielong.media.kinds import image_medium
+from jielong.media.kinds.image import image_medium
 from jielong.quantizers.vector import Vector
 from jielong.tokenizers.vq import VQ, VQTokenizer
 

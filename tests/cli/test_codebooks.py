@@ -17,7 +17,7 @@ pytest.importorskip("soundfile")
 pytest.importorskip("soxr")
 
 CODEC = """
-data: {set: sounds, rate: 8000, seconds: 0.16}
+data: {set: sounds, sample_rate: 8000, duration: 0.16}
 tokenizer:
   vq:
     autoencoder: {seanet: {channels: 4, ratios: [5, 4, 4]}}

@@ -12,7 +12,6 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 
-from jielong.apps.commands.generating import summary
 from jielong.apps.commands.sampling_options import guidance_of
 from jielong.apps.commands.screen import quantity
 from jielong.apps.commands.training import default_out, seconds_of
@@ -156,7 +155,7 @@ def test_other_budgets_are_refused(text: str) -> None:
 def test_tokenize_then_detokenize_gives_the_reconstructions(pictures: Path, tokenizer: Path, tmp_path: Path) -> None:
     import torch
 
-    from jielong.data import open_set
+    from jielong.data import open_data
     from jielong.media.images import to_bytes, to_bytes_tensor
     from jielong.system import load as load_system
 
@@ -167,7 +166,7 @@ def test_tokenize_then_detokenize_gives_the_reconstructions(pictures: Path, toke
     succeed("detokenize", tokenizer, file, "--out", tmp_path / "back", "-n", 4)
     assert files(tmp_path / "back") == {f"000{i}.png" for i in range(4)}
     system = load_system(str(tokenizer))
-    real = open_set(pictures, size=16, split="heldout").images(range(4))
+    real = open_data(pictures, size=16, split="heldout").media(range(4))
     expected = to_bytes(system.decode(system.encode(real)))
     found = torch.stack([to_bytes_tensor(Image.open(tmp_path / "back" / f"000{i}.png")) for i in range(4)])
     assert torch.equal(found, expected)
@@ -191,9 +190,9 @@ def test_generate_from_words(painter: Path, tmp_path: Path) -> None:
 
 def test_the_length_of_sound_is_told_apart_from_the_time_it_took() -> None:
     clips = Sounds(torch.zeros(2, 1, 8_000), 8_000, lengths=[8_000, 4_000])
-    assert summary(clips, 3.0) == "2 clips of sound, 1.50 s in all, made in 3.00 s: 0.50 times real time"
-    assert summary(clips[1:], 0.25) == "1 clip of sound, 0.50 s, made in 0.25 s: 2.00 times real time"
-    assert summary(Pictures(torch.zeros(1, 3, 8, 8)), 3.0) == "1 picture, made in 3.00 s"
+    assert clips.summary(3.0) == "2 clips of sound, 1.50 s in all, generated in 3.00 s: 0.50 times real time"
+    assert clips[1:].summary(0.25) == "1 clip of sound, 0.50 s, generated in 0.25 s: 2.00 times real time"
+    assert Pictures(torch.zeros(1, 3, 8, 8)).summary(3.0) == "1 picture, generated in 3.00 s"
 
 
 def test_generate_from_classes_is_the_same_for_the_same_seed(chain: Path, tmp_path: Path) -> None:

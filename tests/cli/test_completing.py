@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jielong.data import open_set
+from jielong.data import open_data
 from jielong.evaluation.likelihood import bits_per_dimension
 from jielong.media.images import fit, read_image, to_tensor
 from jielong.networks.backbone import BackboneInputs
@@ -46,13 +46,13 @@ def test_the_kept_half_is_the_pictures_and_the_other_is_drawn(
 
 
 def test_a_masked_generator_keeps_any_half_and_a_learned_tokenizer_its_codes(pictures: Path, painter: Path, chain: Path) -> None:
-    (real,) = open_set(pictures, size=8, split="train").images([9]).unbind(0)
+    (real,) = open_data(pictures, size=8, split="train").media([9]).unbind(0)
     system = load(str(painter))
     coarse = system.decode(system.encode(real[None]))[0]
     made = system.complete(real, "right", text="a square", count=2).tensor
     torch.testing.assert_close(made[..., 4:], coarse[..., 4:].expand(2, -1, -1, -1))
     system = load(str(chain))
-    (real,) = open_set(pictures, size=16, split="train").images([9]).unbind(0)
+    (real,) = open_data(pictures, size=16, split="train").media([9]).unbind(0)
     tokens = system.encode(real[None]).values
     seen: list[torch.Tensor] = []
     system.complete(real, classes="red", on_step=lambda moment: seen.append(moment.values))
@@ -80,10 +80,10 @@ def test_bits_per_dimension_are_those_of_every_colour_by_itself(pictures: Path, 
     model = system.generator
     assert model is not None
     assert model.condition is not None
-    images = open_set(pictures, size=8, split="heldout")
+    images = open_data(pictures, size=8, split="heldout")
     total = 0.0
     for index in range(6):
-        values = system.encode(images.images([index])).values
+        values = system.encode(images.media([index])).values
         conditioning = model.condition(model.condition.prepare([images.captions[index]]))
         inputs = model.embeddings(values, torch.ones(1, 192, dtype=torch.bool), slice(0, 192), model.position_vectors(model.plan))
         scores = model.head.scores(model.backbone(BackboneInputs(inputs, model.plan.coords, model.plan.blocks, conditioning)))  # type: ignore[operator]
@@ -115,6 +115,6 @@ def test_a_smoothed_loss_is_no_likelihood(sprites: Path) -> None:
 
 
 def test_the_figure_does_not_depend_on_the_batch(sprites: Path, pictures: Path) -> None:
-    system, images = load(str(sprites)), open_set(pictures, size=8, split="heldout")
-    values = [bits_per_dimension(system, images.images(range(6)), list(images.captions), batch).value for batch in (1, 4, 64)]
+    system, images = load(str(sprites)), open_data(pictures, size=8, split="heldout")
+    values = [bits_per_dimension(system, images.media(range(6)), list(images.captions), batch).value for batch in (1, 4, 64)]
     assert values == pytest.approx([values[0]] * 3, rel=1e-6)

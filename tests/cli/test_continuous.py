@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from jielong.data.opening import open_set
+from jielong.data.opening import open_data
 from jielong.system import load
 from jielong.training import token_cache as cache
 
@@ -26,7 +26,7 @@ def numbers(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
 
 def test_a_trained_tokenizer_knows_its_scale(numbers: Path, pictures: Path) -> None:
     tokenizer = load(str(numbers)).tokenizer
-    mean, log_variance = cache.tokenize(tokenizer, open_set(pictures, size=16, split="train")).values.chunk(2, dim=-1)
+    mean, log_variance = cache.tokenize(tokenizer, open_data(pictures, size=16, split="train")).values.chunk(2, dim=-1)
     total = (mean.square() + log_variance.exp()).mean((0, 1))
     torch.testing.assert_close(total, torch.ones(4), rtol=1e-3, atol=0)
     assert sorted(path.suffix for path in (numbers / "sheets").iterdir()) == [".png"]
@@ -37,7 +37,7 @@ def test_a_token_file_holds_distributions_and_comes_back_as_pictures(numbers: Pa
     assert "6 pictures of 4 x 4 tokens of 4 numbers, each with its log-variance" in told
     succeed("detokenize", numbers, tmp_path / "t.safetensors", "--out", tmp_path / "back")
     system = load(str(numbers))
-    expected = system.decode(system.encode(open_set(pictures, size=16, split="heldout").images([0])))[0]
+    expected = system.decode(system.encode(open_data(pictures, size=16, split="heldout").media([0])))[0]
     with Image.open(tmp_path / "back" / "0000.png") as image:
         found = torch.tensor(list(image.convert("RGB").tobytes())).view(16, 16, 3).permute(2, 0, 1) / 127.5 - 1
     torch.testing.assert_close(found, expected, rtol=0, atol=1.01 / 127.5)

@@ -22,13 +22,13 @@ pytest.importorskip("soxr")
 
 RATE, HOP = 4_000, 200
 TOKENIZER = """
-data: {{set: {set}, rate: 4000, seconds: 1}}
+data: {{set: {set}, sample_rate: 4000, duration: 1}}
 tokenizer: {{kl: {{dim: 4, weight: 1.0e-6, autoencoder: {{seanet: {{channels: 4, ratios: [8, 5, 5], lstm: 0, norm: none}}}}}}}}
 losses: {{regression: {{kind: l1}}}}
 train: {{samples: 128, batch: 16, lr: 5.0e-3, precision: fp32}}
 """
 FEW = ("train.samples=64", "train.batch=16", "train.warmup=32", "train.sheet_every=64", "train.save_every=32", "train.lr=3e-3")
-SHAPE = ("data.rate=4000", "data.seconds=1")
+SHAPE = ("data.sample_rate=4000", "data.duration=1")
 RECIPES = ("matcha-tts-tiny", "indextts2-tiny", "sled-tiny", "audio-mntp-tiny", "impact-tiny")
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from jielong.core.rng import PerSampleRNG
-from jielong.data.opening import open_set
+from jielong.data.opening import open_data
 from jielong.evaluation.likelihood import bits_per_dimension, nats_per_token
 from jielong.networks.backbone import BackboneInputs
 from jielong.system import System, load
@@ -41,14 +41,14 @@ def test_it_draws_whatever_stands_beside_a_picture_and_with_or_without_a_cache(n
 @torch.no_grad()
 def test_nats_per_token_are_the_chain_rule_written_out(systems: dict[str, System], pictures: Path) -> None:
     """Each token's density given those before it, one position at a time, from hidden vectors of the uncached backbone."""
-    system, images = systems["givt-causal"], open_set(pictures, size=16, split="heldout")
-    measured = nats_per_token(system, images.images(range(6)), list(images.captions), batch=4, seed=1)
+    system, images = systems["givt-causal"], open_data(pictures, size=16, split="heldout")
+    measured = nats_per_token(system, images.media(range(6)), list(images.captions), batch=4, seed=1)
     model = system.generator
     assert model is not None
     assert model.condition is not None
     total, count = 0.0, model.layout.positions
     for index in range(6):
-        kept = system.tokenizer.encode_to_cache(images.images([index]))
+        kept = system.tokenizer.encode_to_cache(images.media([index]))
         values = system.tokenizer.sample_cached(kept, PerSampleRNG(1, [index])).values
         conditioning = model.condition(model.condition.prepare([images.captions[index]]))
         for place in (0, 1, count - 1):  # what comes later cannot change what is said of a place

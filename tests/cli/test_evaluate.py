@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from jielong.core.tokens import Layout, Tokens
-from jielong.data import open_set
+from jielong.data import open_data
 from jielong.evaluation.context import DrawSettings
 from jielong.evaluation.evaluate import evaluate
 from jielong.evaluation.features import FeatureExtractor
@@ -27,7 +27,7 @@ def test_a_tokenizer_on_the_held_out_split(tokenizer: Path, pictures: Path) -> N
     result = succeed("evaluate", tokenizer, "--json")
     told = json.loads(result.stdout)  # exactly one object, and nothing else
     system = load(str(tokenizer))
-    real = open_set(pictures, size=16, split="heldout").images(range(6))
+    real = open_data(pictures, size=16, split="heldout").media(range(6))
     tokens = system.encode(real)
     assert told["psnr"] == pytest.approx(psnr(system.decode(tokens), real).value)
     assert told["codebook_usage"] == len(tokens.values.unique()) / 64
@@ -46,10 +46,10 @@ def test_a_tokenizer_on_the_held_out_split(tokenizer: Path, pictures: Path) -> N
 def test_a_generator_draws_one_picture_a_held_out_class(chain: Path, pictures: Path) -> None:
     told = json.loads(succeed("evaluate", chain, "--json", "--seed", 3, "--guidance", "1.5").stdout)
     system = load(str(chain))
-    images = open_set(pictures, size=16, split="heldout")
+    images = open_data(pictures, size=16, split="heldout")
     classes = [images.classes[label] for label in images.labels if label is not None]
     made = system.generate(classes=classes, seed=3, guidance=1.5).tensor
-    assert told["frechet"] == pytest.approx(frechet(made, images.images(range(6))).value, rel=1e-4)
+    assert told["frechet"] == pytest.approx(frechet(made, images.media(range(6))).value, rel=1e-4)
     assert not {"psnr", "codebook_usage", "retrieval_at_1"} & told.keys()
     assert "takes none" in told["provenance"]["omitted"]["retrieval_at_1"]
     drawing = told["provenance"]["draws"]

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from jielong.apps.demo.trace_view import tell
-from jielong.data.opening import open_set
+from jielong.data.opening import open_data
 from jielong.media.images import to_bytes
 from jielong.system import System, load
 
@@ -75,7 +75,7 @@ def test_tokens_go_to_a_file_and_back(cutter: Path, pictures: Path, tmp_path: Pa
     succeed("tokenize", cutter, "--data", pictures, "--out", file)
     succeed("detokenize", cutter, file, "--out", tmp_path / "back", "-n", 2)
     system = load(str(cutter))
-    wanted = system.decode(system.encode(open_set(pictures, size=16, split="train").images([0, 1])))
+    wanted = system.decode(system.encode(open_data(pictures, size=16, split="train").media([0, 1])))
     for path, picture in zip(sorted((tmp_path / "back").glob("0*.png")), to_bytes(wanted), strict=True):
         with Image.open(path) as image:
             assert np.abs(np.asarray(image, int).transpose(2, 0, 1) - picture.numpy().astype(int)).max() <= 1

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
 from jielong.core.tokens import Tokens
-from jielong.data.opening import open_sounds
+from jielong.data.opening import open_data
 from jielong.media.audio import encode_audio, read_audio, resample, write_audio
 from jielong.networks.decoder import Decoder
 from jielong.system import load
@@ -26,13 +26,13 @@ soundfile = pytest.importorskip("soundfile")
 pytest.importorskip("soxr")
 
 TOKENIZER = """
-data: {{set: {set}, rate: 4000, seconds: 0.5}}
+data: {{set: {set}, sample_rate: 4000, duration: 0.5}}
 tokenizer: {{vq: {{autoencoder: plain, dim: 8, quantizer: {{vector: {{codebook_size: 16}}}}}}}}
 losses: {{regression: {{kind: l1}}}}
 train: {{samples: 64, batch: 8, precision: fp32}}
 """
 GENERATOR = """
-data: {{set: {set}, rate: 4000, seconds: 0.5}}
+data: {{set: {set}, sample_rate: 4000, duration: 0.5}}
 tokenizer: {{checkpoint: {tokenizer}}}
 order: raster
 backbone: {{transformer: {{layers: 1, width: 32, heads: 2}}}}
@@ -72,7 +72,7 @@ def tones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 CODEC = """
-data: {{set: {set}, rate: 4000, seconds: 0.5}}
+data: {{set: {set}, sample_rate: 4000, duration: 0.5}}
 tokenizer:
   vq:
     autoencoder: {{seanet: {{channels: 2, ratios: [5, 4], lstm: 1}}}}
@@ -143,7 +143,7 @@ def test_odd_files_of_sound_are_read_or_told_what_is_wrong(tones: Path, tmp_path
 
 
 CONTINUOUS = """
-data: {{set: {set}, rate: 4000, seconds: 0.5}}
+data: {{set: {set}, sample_rate: 4000, duration: 0.5}}
 tokenizer: {{kl: {{autoencoder: plain, dim: 4}}}}
 losses: {{regression: {{kind: l1}}}}
 train: {{samples: 16, batch: 8, precision: fp32}}
@@ -187,13 +187,13 @@ def test_from_files_to_generated_sound(tones: Path, tmp_path: Path) -> None:
 
 
 CONTINUOUS = """
-data: {{set: {set}, rate: 4000, seconds: 0.5}}
+data: {{set: {set}, sample_rate: 4000, duration: 0.5}}
 tokenizer: {{kl: {{autoencoder: plain, dim: 4}}}}
 losses: {{regression: {{kind: l1}}}}
 train: {{samples: 32, batch: 8, precision: fp32}}
 """
 AT_ONCE = """
-data: {{set: {set}, rate: 4000, seconds: 0.5}}
+data: {{set: {set}, sample_rate: 4000, duration: 0.5}}
 tokenizer: {{checkpoint: {tokenizer}}}
 condition: {{length: {{width: 8}}}}
 order: at_once
@@ -242,7 +242,7 @@ def test_lengths_are_learned_asked_for_and_met(tones: Path, tmp_path: Path) -> N
     succeed("tokenize", tmp_path / "tokenizer", "--data", tones, "--out", tmp_path / "tokens.safetensors")
     tokens = read(tmp_path / "tokens.safetensors")
     assert tokens.lengths is not None
-    samples = [open_sounds(str(tones), 4_000, 0.5, "train").length(index) for index in range(len(tokens))]
+    samples = [open_data(str(tones), "train", sample_rate=4_000, duration=0.5).length(index) for index in range(len(tokens))]
     assert tokens.lengths.tolist() == [math.ceil(count / 50) for count in samples]
     succeed("train", tmp_path / "timed.yaml", "--out", run, "--device", "cpu")
     succeed("generate", run, "--seconds", "0.301", "--seconds", "0.123", "--out", made)

@@ -16,7 +16,7 @@ from jielong.apps.comparison.measuring import coding_time
 from jielong.apps.comparison.report import html, markdown, write
 from jielong.apps.comparison.running import Row
 from jielong.apps.comparison.table import COLUMNS, best, columns, remarks
-from jielong.data import open_set
+from jielong.data import open_data
 from jielong.evaluation.evaluate import evaluate
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.frechet import frechet
@@ -37,7 +37,7 @@ def test_every_figure_is_that_of_evaluate(compared: tuple[Comparison, Path], pic
     made, out = compared
     assert made.complete
     assert [row.label for row in made.rows] == ["vqgan-tiny", "fsq-tiny"]
-    real = open_set(str(pictures), size=16, split="heldout").images(range(9))
+    real = open_data(str(pictures), size=16, split="heldout").media(range(9))
     for row in made.rows:
         system = load(str(out / "runs" / row.label))
         measured = evaluate(system, str(pictures))

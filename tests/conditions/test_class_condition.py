@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from jielong.conditions.classes import Class, ClassCondition
 from jielong.data.sets import Batch
-from jielong.media.kinds import image_medium
+from jielong.media.kinds.image import image_medium
 
 NAMES = ["cat", "dog", "7", "fire engine"]
 

@@ -21,7 +21,7 @@ from jielong.conditions.phonemes import Phonemes, PhonemeText
 from jielong.conditions.voice import Recording, Voice
 from jielong.config.registry import Faults, parse_part, read_settings
 from jielong.core.rng import PerSampleRNG
-from jielong.media.kinds import audio_medium
+from jielong.media.kinds.audio import audio_medium
 from jielong.networks.backbone import BackboneInputs
 from jielong.networks.transformer import Transformer, TransformerConfig
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from jielong.conditions.base import Condition
 from jielong.conditions.text import ByteText, FrozenText, Text, find_encoder, pad
 from jielong.data.sets import Batch
-from jielong.media.kinds import image_medium
+from jielong.media.kinds.image import image_medium
 from jielong.networks.backbone import BackboneInputs
 from jielong.networks.transformer import Transformer, TransformerConfig
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jielong.data.built import BuildError, built_path
-from jielong.data.opening import open_set
+from jielong.data.opening import open_data
 from jielong.data.source import DataError
 from jielong.media.images import encode, to_bytes
 from jielong_zoo.builders.building import build_set
@@ -41,20 +41,20 @@ def packages(tmp_path, monkeypatch):
 
 def test_adds_styles_to_the_built_in_set(packages):
     pytest.importorskip("resvg_py")
-    before = open_set("emoji")
+    before = open_data("emoji")
     with pytest.raises(DataError, match="jielong data build emoji-full"):
-        open_set("emoji-full")
+        open_data("emoji-full")
     counted: list[int] = []
     path = build_set("emoji-full", packages, counted.append)
     assert path == built_path("emoji-full")
     assert "CC BY-SA 4.0" in (path.parent / "LICENSE-emoji-full.md").read_text()
-    images = open_set("emoji-full")
+    images = open_data("emoji-full")
     assert len(images) == 303 == counted[-1]
     styles = images.columns["style"]
     assert (styles.count("OpenMoji"), styles.count("Fluent 3D")) == (2, 1)
     at = styles.index("OpenMoji")
     assert images.captions[at].endswith(", OpenMoji style")
-    left, right = to_bytes(images.images([at]))[0, :, 32, [16, 48]].T.tolist()
+    left, right = to_bytes(images.media([at]))[0, :, 32, [16, 48]].T.tolist()
     assert (left, right) == ([255, 0, 0], [255, 255, 255])
     split = dict(zip(images.keys, [images.source.items[i].split for i in images.indices], strict=True))
     assert all(split[item.key] == item.split for item in before.source.items)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from jielong.data.opening import open_set
-from jielong.data.sets import ImageSet
+from jielong.data.opening import open_data
+from jielong.data.sets import MediaSet
 from jielong.media.images import encode, to_bytes
 from jielong_zoo.builders.emoji import STYLES, Concept, Drawing, concept_key, split_of, write_set
 
@@ -17,16 +17,16 @@ pytest.importorskip("jielong_zoo", reason="the built-in sets are in the distribu
 
 
 @pytest.fixture(scope="module")
-def emoji() -> ImageSet:
-    return open_set("emoji")
+def emoji() -> MediaSet:
+    return open_data("emoji")
 
 
-def pairs(images: ImageSet) -> set[tuple[str, str]]:
+def pairs(images: MediaSet) -> set[tuple[str, str]]:
     return set(zip(images.columns["hexcode"], images.columns["style"], strict=True))
 
 
 def test_split_holds_out_5_percent_of_pairs_and_never_a_whole_concept(emoji):
-    train, heldout = pairs(open_set("emoji", split="train")), pairs(open_set("emoji", split="heldout"))
+    train, heldout = pairs(open_data("emoji", split="train")), pairs(open_data("emoji", split="heldout"))
     assert train | heldout == pairs(emoji)
     assert not train & heldout
     assert 0.045 < len(heldout) / len(emoji) < 0.055
@@ -38,7 +38,7 @@ def test_split_holds_out_5_percent_of_pairs_and_never_a_whole_concept(emoji):
 
 
 def test_no_held_out_picture_is_seen_in_training_under_another_name(emoji):
-    train, heldout = (open_set("emoji", split=split) for split in ("train", "heldout"))
+    train, heldout = (open_data("emoji", split=split) for split in ("train", "heldout"))
     seen = {train.source.blob(i) for i in train.indices}
     assert not [heldout.keys[n] for n, i in enumerate(heldout.indices) if heldout.source.blob(i) in seen]
 
@@ -58,7 +58,7 @@ def test_words(emoji):
 
 def test_pictures_decode_exactly(emoji):
     at = [0, 1000, 7000]
-    media = emoji.images(at)
+    media = emoji.media(at)
     assert media.shape == (3, 3, 64, 64)
     for index, picture in zip(at, to_bytes(media), strict=True):
         with Image.open(io.BytesIO(emoji.source.blob(index))) as image:
@@ -67,11 +67,11 @@ def test_pictures_decode_exactly(emoji):
 
 
 def test_splits_number_the_classes_alike_and_have_their_own_fingerprints(emoji):
-    train, heldout = (open_set("emoji", split=split) for split in ("train", "heldout"))
+    train, heldout = (open_data("emoji", split=split) for split in ("train", "heldout"))
     assert train.classes == heldout.classes == emoji.classes
-    prints = {s.fingerprint for s in (emoji, train, heldout, open_set("emoji", size=32), open_set("emoji", channels=1))}
+    prints = {s.fingerprint for s in (emoji, train, heldout, open_data("emoji", size=32), open_data("emoji", channels=1))}
     assert len(prints) == 5
-    assert open_set("emoji").fingerprint == emoji.fingerprint
+    assert open_data("emoji").fingerprint == emoji.fingerprint
 
 
 def drawing(code: str, style: str, colour: int | None = None) -> Drawing:
@@ -105,7 +105,7 @@ def test_concept_key_ignores_the_variation_selector():
 
 
 def test_kept_pictures_are_the_decoded_ones(emoji):
-    first = emoji.images([5, 6, 5])
+    first = emoji.media([5, 6, 5])
     assert torch.equal(first[0], first[2])
-    assert torch.equal(emoji.images([6, 5])[1], first[0])
-    assert torch.equal(open_set("emoji").images([5])[0], first[0])
+    assert torch.equal(emoji.media([6, 5])[1], first[0])
+    assert torch.equal(open_data("emoji").media([5])[0], first[0])

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from jielong.data.idx import FASHION_CLASSES, open_fashion_mnist
-from jielong.data.opening import open_set
-from jielong.data.sets import ImageSet
+from jielong.data.opening import open_data
+from jielong.data.sets import MediaSet
 from jielong.data.source import DataError
 from jielong.media.images import to_bytes
+from jielong.media.kinds.image import image_medium
 
 
 def write(folder: Path, zipped: bool = True) -> dict[str, np.ndarray]:
@@ -29,14 +30,14 @@ def write(folder: Path, zipped: bool = True) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_pixels_classes_and_splits(tmp_path, zipped):
     pictures = write(tmp_path / "fashion", zipped)
-    train, heldout = (open_set(tmp_path / "fashion", split=split) for split in ("train", "heldout"))
-    assert (train.size, train.channels) == (28, 1)
-    assert np.array_equal(to_bytes(train.images(range(6)))[:, 0].numpy(), pictures["train"])
-    assert np.array_equal(to_bytes(heldout.images(range(3)))[:, 0].numpy(), pictures["t10k"])
+    train, heldout = (open_data(tmp_path / "fashion", split=split) for split in ("train", "heldout"))
+    assert train.medium == image_medium(1, (28, 28))
+    assert np.array_equal(to_bytes(train.media(range(6)))[:, 0].numpy(), pictures["train"])
+    assert np.array_equal(to_bytes(heldout.media(range(3)))[:, 0].numpy(), pictures["t10k"])
     assert train.classes == FASHION_CLASSES
     assert heldout.labels == [0, 1, 2]
     assert heldout.captions[2] == "pullover"
-    assert ImageSet(open_fashion_mnist(tmp_path / "fashion"), size=32, channels=3).images([0]).shape == (1, 3, 32, 32)
+    assert MediaSet(open_fashion_mnist(tmp_path / "fashion"), image_medium(3, (32, 32))).media([0]).shape == (1, 3, 32, 32)
 
 
 def test_absence_says_how_to_get_it(tmp_path):
@@ -51,11 +52,11 @@ def test_damage_is_named(tmp_path, zipped):
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
     with pytest.raises(DataError, match=r"train-images.*(truncated|not a whole gzip)"):
-        open_set(tmp_path / "f")
+        open_data(tmp_path / "f")
     path.write_bytes(gzip.compress(b"something else") if zipped else b"something else")
     with pytest.raises(DataError, match="not an idx file"):
-        open_set(tmp_path / "f")
+        open_data(tmp_path / "f")
     path.write_bytes(whole)
     path.with_name(path.name.replace("images-idx3", "labels-idx1")).unlink()
     with pytest.raises(DataError, match="has no train-labels"):
-        open_set(tmp_path / "f")
+        open_data(tmp_path / "f")

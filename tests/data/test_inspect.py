@@ -10,6 +10,7 @@ from rich.console import Console
 
 from jielong.data.inspecting import inspect
 from jielong.media.images import animation, encode
+from jielong.media.inspection import Spread
 
 
 def picture(seed: int, width: int = 32, height: int = 32) -> Image.Image:
@@ -58,9 +59,9 @@ def test_counts(folder):
     assert report.count == 8
     assert report.captions == 1
     assert report.examples == ["a good picture"]
-    assert (report.width.min, report.width.median, report.width.max) == (8, 32, 160)
-    assert sum(report.sides.values()) == report.count
-    assert report.sides == {"0-31": 1, "32-63": 7}
+    assert report.facts["width"] == Spread(8, 32, 160)
+    assert sum(report.facts["sides"].values()) == report.count
+    assert report.facts["sides"] == {"0-31": 1, "32-63": 7}
     assert report.values["min"] >= -1
     assert report.values["max"] <= 1
     assert report.values["max"] - report.values["min"] > 1.5

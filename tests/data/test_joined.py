@@ -11,11 +11,10 @@ from PIL import Image
 
 from jielong.config.recipe import parse
 from jielong.data.inspecting import inspect
-from jielong.data.inspecting_sounds import inspect_sounds
 from jielong.data.joined import joined_name, listed
-from jielong.data.opening import open_set, open_sounds, open_source
-from jielong.data.sound_sources import write_sounds
+from jielong.data.opening import open_data, open_source
 from jielong.data.source import DataError
+from jielong.data.table import write_table
 from jielong.media.audio import encode_audio
 from jielong.media.images import encode, to_bytes
 
@@ -34,7 +33,7 @@ def clips(path: Path, first: int, **columns: str) -> Path:
         }
         for n in range(4)
     ]
-    write_sounds(path, rows, caption="text", label=next(iter(columns)), key=("name",))
+    write_table(path, rows, item="audio", caption="text", label=next(iter(columns)), key=("name",))
     return path
 
 
@@ -46,7 +45,7 @@ def spoken(tmp_path: Path) -> str:
 
 
 def test_items_keep_their_sound_words_and_splits(spoken: str) -> None:
-    train, heldout = (open_sounds(spoken, rate=RATE, seconds=0.1, split=split) for split in ("train", "heldout"))
+    train, heldout = (open_data(spoken, sample_rate=RATE, duration=0.1, split=split) for split in ("train", "heldout"))
     assert train.captions == [f"clip {n}" for n in (1, 3, 4, 5, 7, 8)]
     assert heldout.captions == ["clip 2", "clip 6"]
     levels = train.batch(range(6)).media.mean((1, 2)) * 16
@@ -57,7 +56,7 @@ def test_items_keep_their_sound_words_and_splits(spoken: str) -> None:
 
 
 def test_columns_come_together_and_speakers_are_one(spoken: str) -> None:
-    columns = open_sounds(spoken, rate=RATE, split="heldout").columns
+    columns = open_data(spoken, sample_rate=RATE, split="heldout").columns
     assert columns["speaker"] == ["Ann", "machine"]
     assert columns["voice"] == [None, "machine"]
     assert columns["language"] == ["en", None]
@@ -67,11 +66,11 @@ def test_columns_come_together_and_speakers_are_one(spoken: str) -> None:
 def test_each_may_be_chosen_from_and_a_list_means_the_same(spoken: str) -> None:
     told, made = spoken.split(",")
     several = [f"{told}?name=1&name=2", f"{made}?voice=machine"]
-    sounds = open_sounds(several, rate=RATE, split="train")
+    sounds = open_data(several, sample_rate=RATE, split="train")
     assert sounds.captions == ["clip 3", "clip 5", "clip 7", "clip 8"]
     recipe = parse(f"extends: encodec-tiny\ndata: {{set: {json.dumps(several)}}}")
     assert recipe.data.set == ",".join(several)
-    assert open_sounds(recipe.data.set, rate=RATE, split="train").fingerprint == sounds.fingerprint
+    assert open_data(recipe.data.set, sample_rate=RATE, split="train").fingerprint == sounds.fingerprint
 
 
 def test_what_each_holds_out_alone_is_held_out_together(tmp_path: Path) -> None:
@@ -82,10 +81,10 @@ def test_what_each_holds_out_alone_is_held_out_together(tmp_path: Path) -> None:
             (tmp_path / folder / f"{n}.txt").write_text(f"{folder} {n}")
     names = [str(tmp_path / folder) for folder in "ab"]
     for split in ("train", "heldout"):
-        alone = [open_set(name, size=8, split=split) for name in names]
-        both = open_set(names, size=8, split=split)
+        alone = [open_data(name, size=8, split=split) for name in names]
+        both = open_data(names, size=8, split=split)
         assert both.captions == [caption for images in alone for caption in images.captions]
-        grey = to_bytes(both.images(range(len(both))))[:, 0, 4, 4]
+        grey = to_bytes(both.media(range(len(both))))[:, 0, 4, 4]
         assert grey.tolist() == [100 * (1 + (caption[0] == "b")) + int(caption[2:]) for caption in both.captions]
     report = inspect(",".join(names))
     assert (report.count, report.captions) == (60, 60)
@@ -93,15 +92,15 @@ def test_what_each_holds_out_alone_is_held_out_together(tmp_path: Path) -> None:
 
 def test_the_fingerprint_knows_the_content_of_each_and_the_order(spoken: str) -> None:
     told, made = spoken.split(",")
-    prints = [open_sounds(name, rate=RATE).fingerprint for name in (spoken, f"{made},{told}", spoken)]
+    prints = [open_data(name, sample_rate=RATE).fingerprint for name in (spoken, f"{made},{told}", spoken)]
     clips(Path(made), 6, voice="machine")
-    prints.append(open_sounds(spoken, rate=RATE).fingerprint)
+    prints.append(open_data(spoken, sample_rate=RATE).fingerprint)
     assert prints[0] == prints[2]
     assert len(set(prints)) == 3
 
 
 def test_they_are_inspected_together(spoken: str, tmp_path: Path) -> None:
-    report = inspect_sounds(spoken)
+    report = inspect(spoken)
     assert (report.count, report.splits, report.classes) == (8, {"train": 6, "heldout": 2}, {"Ann": 4, "machine": 4})
     assert report.write_sheet(tmp_path / "sheet.png").is_file()
 
@@ -117,7 +116,7 @@ def test_what_cannot_be_joined_is_refused(spoken: str, tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     (pictures / "a.png").write_bytes(encode(Image.new("RGB", (8, 8))))
-    with pytest.raises(DataError, match=r"one medium can be joined, not .*told.parquet \(sound\), .* \(pictures\)"):
+    with pytest.raises(DataError, match=r"one kind of media can be joined, not .*told.parquet \(audio\), .* \(image\)"):
         open_source([told, str(pictures)])
     with pytest.raises(DataError, match="is given twice"):
         open_source(f"{told},{told}")

@@ -10,8 +10,8 @@ import torch
 
 from jielong.data.built import built_path
 from jielong.data.licences import LICENCE, Licence, Terms, licence_of_weights, terms
-from jielong.data.sound_sources import write_sounds
 from jielong.data.source import DataError
+from jielong.data.table import write_table
 from jielong.media.audio import encode_audio
 from jielong.system import DESCRIPTION, zoo
 from jielong_zoo.builders.prompts import VOICES
@@ -26,10 +26,12 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         {**clip, "language": language, "name": "one", "speaker": voice.speaker, "licence": voice.licence, "attribution": voice.attribution}
         for language, voice in VOICES.items()
     ]
-    write_sounds(built_path("prompts"), said, caption="text", label="speaker", key=("language", "name"))
+    write_table(built_path("prompts"), said, item="audio", caption="text", label="speaker", key=("language", "name"))
     made = [{**clip, "voice": voice, "name": voice} for voice in ("piper/joe", "kokoro/jm_kumo", "kokoro/jf_alpha")]
-    write_sounds(built_path("synthetic-speech"), made, caption="text", label="voice", key=("name",))
-    write_sounds(tmp_path / "own.parquet", [{**clip, "name": "a", "licence": "MIT"}], caption="text", label="name", key=("name",))
+    write_table(built_path("synthetic-speech"), made, item="audio", caption="text", label="voice", key=("name",))
+    write_table(
+        tmp_path / "own.parquet", [{**clip, "name": "a", "licence": "MIT"}], item="audio", caption="text", label="name", key=("name",)
+    )
 
 
 def test_terms_are_those_of_the_items_chosen() -> None:

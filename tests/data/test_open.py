@@ -14,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from jielong.data.opening import open_set
-from jielong.data.sets import ImageSet, collate
+from jielong.data.opening import open_data
+from jielong.data.sets import MediaSet
 from jielong.data.source import DataError, file_identity
 from jielong.data.table import TableSource
 from jielong.media.images import encode, to_bytes
+from jielong.media.kinds.base import kind_of
 
 
 def png(value: int, side: int = 8) -> bytes:
@@ -37,14 +38,14 @@ def put(root: Path, **files: bytes | str) -> Path:
     return root
 
 
-def values(images: ImageSet) -> list[int]:
+def values(images: MediaSet) -> list[int]:
     """The grey level of each picture."""
-    return to_bytes(images.images(range(len(images))))[:, 0, 4, 4].tolist()
+    return to_bytes(images.media(range(len(images))))[:, 0, 4, 4].tolist()
 
 
 def test_classes_are_the_sub_folders(tmp_path):
     put(tmp_path, cat__a_dot_png=png(1), cat__deep__b_dot_png=png(2), dog__c_dot_PNG=png(3), dog__notes_dot_md="x")
-    images = open_set(tmp_path, size=8)
+    images = open_data(tmp_path, size=8)
     assert images.keys == ["cat/a.png", "cat/deep/b.png", "dog/c.PNG"]
     assert images.classes == ["cat", "dog"]
     assert images.labels == [0, 0, 1]
@@ -56,14 +57,14 @@ def test_captions_lie_beside_as_txt_or_json(tmp_path):
     put(
         tmp_path, a_dot_png=png(1), a_dot_txt=" a cat\n", b_dot_png=png(2), b_dot_json='{"text": "a dog", "label": "dog"}', c_dot_png=png(3)
     )
-    images = open_set(tmp_path, size=8)
+    images = open_data(tmp_path, size=8)
     assert images.captions == ["a cat", "a dog", ""]
     assert images.has_captions
     assert images.labels == [None, 0, None]
     batch = images.batch([0, 2])
     assert batch.captions == ["a cat", ""]
     assert batch.labels is None
-    assert images[2].caption is None
+    assert images[2].captions == [""]
 
 
 def test_metadata_csv_and_jsonl_say_the_same(tmp_path):
@@ -77,7 +78,7 @@ def test_metadata_csv_and_jsonl_say_the_same(tmp_path):
                 writer.writerows(rows)
         else:
             (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-        images = open_set(root, size=8)
+        images = open_data(root, size=8)
         assert images.captions == ["a cat, sitting", "a dog"]
         assert images.classes == ["cat", "dog"]
         assert values(images) == [1, 2]
@@ -85,7 +86,7 @@ def test_metadata_csv_and_jsonl_say_the_same(tmp_path):
 
 def test_a_file_that_the_metadata_names_but_is_missing_is_broken_not_fatal(tmp_path):
     put(tmp_path, a_dot_png=png(1), metadata_dot_csv="file_name,caption\na.png,one\ngone.png,two\n")
-    images = open_set(tmp_path, size=8)
+    images = open_data(tmp_path, size=8)
     assert len(images) == 1
     assert "does not exist" in images.broken["gone.png"]
 
@@ -101,22 +102,22 @@ def test_a_file_that_the_metadata_names_but_is_missing_is_broken_not_fatal(tmp_p
 def test_bad_metadata_is_refused(tmp_path, text, word):
     put(tmp_path, a_dot_png=png(1), metadata_dot_csv=text)
     with pytest.raises(DataError, match=word):
-        open_set(tmp_path)
+        open_data(tmp_path)
 
 
 def test_conflicting_metadata_is_refused(tmp_path):
     put(tmp_path, a_dot_png=png(1), metadata_dot_csv="file_name\na.png\n", metadata_dot_jsonl='{"file_name": "a.png"}')
     with pytest.raises(DataError, match="keep one"):
-        open_set(tmp_path)
+        open_data(tmp_path)
     put(tmp_path / "bad", metadata_dot_jsonl='{"file_name": "a.png"}\n{oops\n')
     with pytest.raises(DataError, match=r"line 2.* is not JSON"):
-        open_set(tmp_path / "bad")
+        open_data(tmp_path / "bad")
 
 
 def test_split_folders_are_splits(tmp_path):
     put(tmp_path, train__cat__a_dot_png=png(1), train__dog__b_dot_png=png(2), test__cat__c_dot_png=png(3), test__dog__d_dot_png=png(4))
-    assert values(open_set(tmp_path, size=8, split="train")) == [1, 2]
-    heldout = open_set(tmp_path, size=8, split="heldout")
+    assert values(open_data(tmp_path, size=8, split="train")) == [1, 2]
+    heldout = open_data(tmp_path, size=8, split="heldout")
     assert values(heldout) == [3, 4]
     assert heldout.classes == ["cat", "dog"]
 
@@ -124,15 +125,15 @@ def test_split_folders_are_splits(tmp_path):
 def test_without_declared_splits_some_are_held_out_and_stay_so(tmp_path):
     for n in range(200):
         put(tmp_path, **{f"p{n}_dot_png": png(n)})
-    heldout = set(open_set(tmp_path, size=8, split="heldout").keys)
-    train = set(open_set(tmp_path, size=8, split="train").keys)
+    heldout = set(open_data(tmp_path, size=8, split="heldout").keys)
+    train = set(open_data(tmp_path, size=8, split="train").keys)
     assert not heldout & train
     assert len(heldout | train) == 200
     assert 1 <= len(heldout) <= 25  # binomial(200, 0.05): beyond 25 with probability below 1e-5; the hash is fixed anyway
     put(tmp_path, new_dot_png=png(7))
-    assert set(open_set(tmp_path, size=8, split="heldout").keys) - {"new.png"} == heldout
+    assert set(open_data(tmp_path, size=8, split="heldout").keys) - {"new.png"} == heldout
     put(tmp_path / "two", a_dot_png=png(1), b_dot_png=png(2))
-    assert len(open_set(tmp_path / "two", split="heldout")) == len(open_set(tmp_path / "two", split="train")) == 1
+    assert len(open_data(tmp_path / "two", split="heldout")) == len(open_data(tmp_path / "two", split="train")) == 1
 
 
 def shard(path: Path, members: dict[str, bytes]) -> Path:
@@ -148,21 +149,21 @@ def test_webdataset_shards_by_folder_file_and_pattern(tmp_path):
     shard(tmp_path / "s-000.tar", {"a.png": png(1), "a.txt": b"one", "a.cls": b"3", "b.json": b'{"caption": "two"}', "b.png": png(2)})
     shard(tmp_path / "s-001.tar", {"a.png": png(3), "a.txt": b"three", "x/lonely.txt": b"no picture"})
     for name in (tmp_path, f"{tmp_path}/s-{{000..001}}.tar", f"{tmp_path}/s-*.tar", f"{tmp_path}/s-{{000,001}}.tar"):
-        images = open_set(name, size=8)
+        images = open_data(name, size=8)
         assert images.keys == ["s-000.tar:a", "s-000.tar:b", "s-001.tar:a"]
         assert images.captions == ["one", "two", "three"]
         assert images.classes == ["3"]
         assert values(images) == [1, 2, 3]
         assert "no picture" in images.broken["s-001.tar:x/lonely"]
-    assert values(open_set(tmp_path / "s-001.tar", size=8)) == [3]
+    assert values(open_data(tmp_path / "s-001.tar", size=8)) == [3]
     with pytest.raises(DataError, match="no file matches"):
-        open_set(f"{tmp_path}/s-{{000..002}}.tar")
+        open_data(f"{tmp_path}/s-{{000..002}}.tar")
 
 
 def test_truncated_shard_keeps_what_is_whole(tmp_path):
     path = shard(tmp_path / "s.tar", {"a.png": png(1), "b.png": noisy(64)})
     path.write_bytes(path.read_bytes()[:4000])
-    images = open_set(path, size=8)
+    images = open_data(path, size=8)
     assert values(images) == [1]
     assert any("cut off" in reason or "truncated" in reason for reason in images.broken.values())
 
@@ -170,7 +171,7 @@ def test_truncated_shard_keeps_what_is_whole(tmp_path):
 def test_what_is_no_tar_is_refused(tmp_path):
     put(tmp_path, s_dot_tar=b"\x1f\x8b" + b"not a tar" * 100)
     with pytest.raises(DataError, match="not an uncompressed tar"):
-        open_set(tmp_path / "s.tar")
+        open_data(tmp_path / "s.tar")
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -187,7 +188,7 @@ def test_parquet(tmp_path, nested):
     table = table.replace_schema_metadata({"huggingface": json.dumps(names)})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
     for name in (tmp_path, tmp_path / "a.parquet", f"{tmp_path}/*.parquet"):
-        images = open_set(name, size=8)
+        images = open_data(name, size=8)
         assert images.captions == ["one", "", "three"]
         assert images.classes == ["cat", "dog"]
         assert images.labels == [1, 0, 1]
@@ -198,27 +199,27 @@ def test_row_groups_that_do_not_fit_are_read_again(tmp_path, monkeypatch):
     monkeypatch.setattr("jielong.data.table.KEPT_BYTES", 1)
     monkeypatch.setattr("jielong.data.sets.MEMORY_BYTES", 0)
     pq.write_table(pa.table({"image": [png(n) for n in range(6)]}), tmp_path / "a.parquet", row_group_size=2)
-    images = open_set(tmp_path, size=8)
-    assert to_bytes(images.images([5, 0, 3, 4, 1, 2]))[:, 0, 0, 0].tolist() == [5, 0, 3, 4, 1, 2]
+    images = open_data(tmp_path, size=8)
+    assert to_bytes(images.media([5, 0, 3, 4, 1, 2]))[:, 0, 0, 0].tolist() == [5, 0, 3, 4, 1, 2]
     assert len(images.source._kept) == 1
 
 
 def test_bad_parquet_is_refused(tmp_path):
     put(tmp_path, bad_dot_parquet="PAR1 no")
     with pytest.raises(DataError, match="not a whole Parquet"):
-        open_set(tmp_path / "bad.parquet")
+        open_data(tmp_path / "bad.parquet")
     pq.write_table(pa.table({"words": ["a"]}), tmp_path / "bad.parquet")
     with pytest.raises(DataError, match=r"no column of pictures.*words"):
-        open_set(tmp_path / "bad.parquet")
+        open_data(tmp_path / "bad.parquet")
     pq.write_table(pa.table({"image": [b"x"]}), tmp_path / "bad.parquet")
     pq.write_table(pa.table({"image": [b"x"], "text": ["a"]}), tmp_path / "more.parquet")
     with pytest.raises(DataError, match="other columns"):
-        open_set(tmp_path)
+        open_data(tmp_path)
 
 
 def test_broken_files_are_left_out_at_opening_and_named(tmp_path):
     put(tmp_path, a_dot_png=png(1), b_dot_png=b"no picture", c_dot_png=b"")
-    images = open_set(tmp_path, size=8)
+    images = open_data(tmp_path, size=8)
     assert images.keys == ["a.png"]
     assert set(images.broken) == {"b.png", "c.png"}
     assert "b.png" in images.broken["b.png"]
@@ -228,7 +229,7 @@ def test_broken_pixels_are_replaced_by_the_next_good_picture_with_its_words(tmp_
     cut = noisy()[:4000]  # the header is whole, the pixels are not
     put(tmp_path, a_dot_png=png(1), b_dot_png=cut, c_dot_png=cut, d_dot_png=png(4), z_dot_png=cut)
     put(tmp_path, **{f"{n}_dot_txt": n for n in "abcdz"})
-    images = open_set(tmp_path, size=8)
+    images = open_data(tmp_path, size=8)
     assert len(images) == 5
     with pytest.warns(UserWarning, match="takes its place"):
         batch = images.batch(range(5))
@@ -239,7 +240,7 @@ def test_broken_pixels_are_replaced_by_the_next_good_picture_with_its_words(tmp_
         warnings.simplefilter("error")  # each is warned of once
         again = images.batch([4, 3, 2, 1, 0])
     assert again.captions == batch.captions[::-1]
-    fresh = open_set(tmp_path, size=8)
+    fresh = open_data(tmp_path, size=8)
     with pytest.warns(UserWarning, match="takes its place"):
         backwards = fresh.batch([4, 3, 2, 1, 0])
     assert backwards.captions == again.captions  # whatever the order of reading
@@ -248,40 +249,40 @@ def test_broken_pixels_are_replaced_by_the_next_good_picture_with_its_words(tmp_
 def test_a_set_without_one_good_picture_says_so(tmp_path):
     put(tmp_path / "cut", a_dot_png=noisy()[:4000])
     with pytest.raises(DataError, match="not one of 1"), pytest.warns(UserWarning, match="decoded"):
-        open_set(tmp_path / "cut", size=8).images([0])
+        open_data(tmp_path / "cut", size=8).media([0])
     put(tmp_path / "bad", a_dot_png=b"x")
     with pytest.raises(DataError, match=r"no usable picture.*1 broken"):
-        open_set(tmp_path / "bad")
+        open_data(tmp_path / "bad")
 
 
 @pytest.mark.parametrize("content", [{}, {"notes_dot_md": "x"}])
 def test_empty_folder_is_refused(tmp_path, content):
     put(tmp_path, **content)
     with pytest.raises(DataError, match="holds no pictures"):
-        open_set(tmp_path)
+        open_data(tmp_path)
 
 
 def test_unknown_names_and_conflicts_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"'emojy'.*did you mean 'emoji'"):
-        open_set("emojy")
+        open_data("emojy")
     with pytest.raises(DataError, match="split is"):
-        open_set(tmp_path, split="test")
+        open_data(tmp_path, split="test")
     shard(tmp_path / "a.tar", {"a.png": png(1)})
     pq.write_table(pa.table({"image": [png(1)]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match="both Parquet files and tar"):
-        open_set(tmp_path)
+        open_data(tmp_path)
     (tmp_path / "a.tar").unlink()
     put(tmp_path, cat__a_dot_png=png(1))
     with pytest.raises(DataError, match="loose pictures beside its Parquet"):
-        open_set(tmp_path)
+        open_data(tmp_path)
     put(tmp_path, a_dot_txt="x")
-    with pytest.raises(DataError, match="not a set of pictures"):
-        open_set(tmp_path / "a.txt")
+    with pytest.raises(DataError, match="is not a data set"):
+        open_data(tmp_path / "a.txt")
 
 
 def test_fingerprint_follows_content_words_and_preprocessing_not_place_or_time(tmp_path):
     def fingerprint(name: str, size: int = 8, **files: bytes | str) -> str:
-        return open_set(put(tmp_path / name, **files), size=size).fingerprint
+        return open_data(put(tmp_path / name, **files), size=size).fingerprint
 
     same = {"a_dot_png": png(1), "b_dot_png": png(2), "a_dot_txt": "one"}
     first = fingerprint("first", **same)
@@ -303,14 +304,14 @@ def test_windows_of_a_large_file_see_its_ends_and_its_length(tmp_path):
     assert len({identity(d) for d in (base, b"x" + base[1:], base[1:] + b"x", base + b"\0", bytes(500) + b"x" + bytes(499))}) == 5
 
 
-def test_collate_equals_the_fast_batch(tmp_path):
+def test_a_batch_equals_its_items(tmp_path):
     put(tmp_path, cat__a_dot_png=png(1), cat__a_dot_txt="x", dog__b_dot_png=png(2))
-    images = open_set(tmp_path, size=8)
-    slow, fast = collate([images[1], images[0]]), images.batch([1, 0])
-    assert torch.equal(slow.media, fast.media)
-    assert slow.captions == fast.captions == ["", "x"]
-    assert torch.equal(slow.labels, fast.labels)
-    assert slow.keys == fast.keys
+    images = open_data(tmp_path, size=8)
+    batch, items = images.batch([1, 0]), [images[-1], images[0]]
+    assert torch.equal(torch.cat([item.media for item in items]), batch.media)
+    assert batch.captions == ["", "x"] == [item.captions[0] for item in items]
+    assert torch.equal(torch.cat([item.labels for item in items]), batch.labels)
+    assert batch.keys == [item.keys[0] for item in items]
     with pytest.raises(IndexError):
         images[2]
 
@@ -318,7 +319,7 @@ def test_collate_equals_the_fast_batch(tmp_path):
 def test_large_sets_are_decoded_each_time_to_the_same(tmp_path, monkeypatch):
     put(tmp_path, a_dot_png=png(1), b_dot_png=png(2), c_dot_png=noisy()[:4000])
     monkeypatch.setattr("jielong.data.sets.MEMORY_BYTES", 0)
-    images = open_set(tmp_path, size=8)
+    images = open_data(tmp_path, size=8)
     with pytest.warns(UserWarning, match="takes its place"):
         assert values(images) == [1, 2, 1]
     assert values(images) == [1, 2, 1]
@@ -326,12 +327,12 @@ def test_large_sets_are_decoded_each_time_to_the_same(tmp_path, monkeypatch):
 
 def test_tokens_keep_the_words_of_the_picture_they_were_made_of(tmp_path):
     put(tmp_path, a_dot_png=noisy()[:4000], b_dot_png=png(2), a_dot_txt="a", b_dot_txt="b")
-    images = open_set(tmp_path, size=8)
+    images = open_data(tmp_path, size=8)
     with pytest.warns(UserWarning, match="takes its place"):
-        images.images([0, 1])
-    assert images.words([0, 1], torch.zeros(2, 4, 1)).captions == ["b", "b"]
+        images.media([0, 1])
+    assert images.tokenised([0, 1], torch.zeros(2, 4, 1)).captions == ["b", "b"]
 
 
 def test_table_needs_a_file():
     with pytest.raises(DataError, match="no Parquet"):
-        TableSource([], "nothing")
+        TableSource([], "nothing", kind_of("image"))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from jielong.data.opening import open_sounds, open_source
-from jielong.data.sound_sources import write_sounds
+from jielong.data.opening import open_data, open_source
 from jielong.data.source import DataError
+from jielong.data.table import write_table
 from jielong.media.audio import encode_audio
 
 
@@ -27,23 +27,23 @@ def table(tmp_path: Path) -> Path:
         }
         for n in range(6)
     ]
-    write_sounds(tmp_path / "set.parquet", rows, caption="text", label="language", key=("language", "name"))
+    write_table(tmp_path / "set.parquet", rows, item="audio", caption="text", label="language", key=("language", "name"))
     return tmp_path / "set.parquet"
 
 
 def test_items_are_chosen_with_their_own_sound_and_words(table: Path) -> None:
-    sounds = open_sounds(f"{table}?language=en&speaker=a", rate=4_000, seconds=0.1)
+    sounds = open_data(f"{table}?language=en&speaker=a", sample_rate=4_000, duration=0.1)
     assert sounds.captions == ["clip 0", "clip 3"]
     levels = sounds.batch([0, 1]).media.mean((1, 2))
     torch.testing.assert_close(levels, torch.tensor([1 / 16, 4 / 16]), rtol=0, atol=1e-3)
-    several = open_sounds(f"{table}?speaker=a&speaker=c", rate=4_000, seconds=0.1, split="train")
+    several = open_data(f"{table}?speaker=a&speaker=c", sample_rate=4_000, duration=0.1, split="train")
     assert several.captions == ["clip 0", "clip 2", "clip 3"]
-    assert open_sounds(f"{table}?language=fr", rate=4_000, seconds=0.1, split="heldout").captions == ["clip 5"]
+    assert open_data(f"{table}?language=fr", sample_rate=4_000, duration=0.1, split="heldout").captions == ["clip 5"]
 
 
 def test_what_is_chosen_tells_two_sets_apart(table: Path) -> None:
     names = [str(table), f"{table}?language=en", f"{table}?language=fr"]
-    prints = {open_sounds(name, rate=4_000, seconds=0.1).fingerprint for name in names}
+    prints = {open_data(name, sample_rate=4_000, duration=0.1).fingerprint for name in names}
     assert len(prints) == 3
     assert open_source(names[1]).name.endswith("?language=en")
 

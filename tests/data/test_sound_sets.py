@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from jielong.data.built import BuildError, built_path
-from jielong.data.inspecting_sounds import inspect_sounds
-from jielong.data.opening import open_set, open_sounds
+from jielong.data.inspecting import inspect
+from jielong.data.opening import open_data
 from jielong.data.source import DataError
 from jielong.media.audio import level, write_audio
 from jielong_zoo.builders.building import build_set
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_gives_items_of_one_rate_and_length(folder: Path) -> None:
-    sounds = open_sounds(folder, rate=1_000, seconds=1.0)
+    sounds = open_data(folder, sample_rate=1_000, duration=1.0)
     assert sounds.classes == ["cat", "dog"]
     assert sounds.keys == ["cat/slow.wav", "dog/long.wav", "dog/short.wav"]
     batch = sounds.batch([1, 2, 0])
@@ -53,15 +53,15 @@ def test_a_folder_gives_items_of_one_rate_and_length(folder: Path) -> None:
     assert batch.captions == ["", "a short bark", ""]
     assert batch.labels is not None
     assert batch.labels.tolist() == [1, 1, 0]
-    assert torch.equal(sounds.clip(1), ramp(3_000))
+    assert torch.equal(sounds.whole(1), ramp(3_000))
     tokens = torch.zeros(2, 5, 1)
-    told = sounds.words([2, 1], tokens)
+    told = sounds.tokenised([2, 1], tokens)
     assert told.lengths is not None
     assert told.lengths.tolist() == [400, 1_000]
 
 
 def test_crops_are_drawn_from_seed_and_position(folder: Path) -> None:
-    sounds = open_sounds(folder, rate=1_000, seconds=1.0)
+    sounds = open_data(folder, sample_rate=1_000, duration=1.0)
     starts = [round(float(sounds.crops([1], [position], seed=0).media[0, 0, 0]) * 32_768) for position in range(200)]
     assert min(starts) < 100
     assert max(starts) > 1_900
@@ -74,16 +74,20 @@ def test_crops_are_drawn_from_seed_and_position(folder: Path) -> None:
 
 
 def test_the_preprocessing_is_part_of_the_fingerprint(folder: Path) -> None:
-    plain = open_sounds(folder, rate=1_000, seconds=1.0)
-    assert plain.fingerprint == open_sounds(folder, rate=1_000, seconds=1.0).fingerprint
-    others = [open_sounds(folder, rate=500), open_sounds(folder, rate=1_000, seconds=2.0), open_sounds(folder, rate=1_000, level=-30.0)]
+    plain = open_data(folder, sample_rate=1_000, duration=1.0)
+    assert plain.fingerprint == open_data(folder, sample_rate=1_000, duration=1.0).fingerprint
+    others = [
+        open_data(folder, sample_rate=2_000),
+        open_data(folder, sample_rate=1_000, duration=2.0),
+        open_data(folder, sample_rate=1_000, level=-30.0),
+    ]
     assert len({plain.fingerprint, *(other.fingerprint for other in others)}) == 4
-    assert level(others[2].clip(1)) == pytest.approx(-30.0, abs=0.05)
+    assert level(others[2].whole(1)) == pytest.approx(-30.0, abs=0.05)
 
 
 def test_metadata_brings_speakers(folder: Path) -> None:
     (folder / "metadata.csv").write_text("path,text,speaker\ndog/long.wav,one two,Ann\ncat/slow.wav,three,Bob\n")
-    sounds = open_sounds(folder, rate=1_000)
+    sounds = open_data(folder, sample_rate=1_000)
     assert sounds.captions == ["one two", "three"]
     assert sounds.columns["speaker"] == ["Ann", "Bob"]
 
@@ -94,7 +98,7 @@ def test_a_broken_clip_is_named_and_replaced(folder: Path) -> None:
     samples = torch.full((500,), 0.1)
     samples[100] = math.nan  # known when it is decoded
     soundfile.write(folder / "dog" / "noise.wav", samples.numpy(), 1_000, subtype="FLOAT")
-    sounds = open_sounds(folder, rate=1_000)
+    sounds = open_data(folder, sample_rate=1_000)
     assert "cut off" in sounds.broken["dog/long.wav"]
     where = sounds.keys.index("dog/noise.wav")
     with pytest.warns(UserWarning, match="the next good clip takes its place"):
@@ -106,11 +110,11 @@ def test_a_broken_clip_is_named_and_replaced(folder: Path) -> None:
 
 
 def test_pictures_and_sound_are_not_confused(folder: Path) -> None:
-    with pytest.raises(DataError, match="is a set of sound: say how it is to be read"):
-        open_set(folder)
+    with pytest.raises(DataError, match=r"is a set of clips of sound, not of pictures; .* sample_rate: 16000, duration: 1.0}"):
+        open_data(folder, size=8)
     pytest.importorskip("jielong_zoo")
-    with pytest.raises(DataError, match="is a set of pictures, which have no rate"):
-        open_sounds("emoji")
+    with pytest.raises(DataError, match=r"is a set of pictures, not of clips of sound; .* size: 64}"):
+        open_data("emoji", duration=1.0)
 
 
 @pytest.fixture
@@ -132,9 +136,9 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_prompts_are_built_from_packages(packages: Path) -> None:
     with pytest.raises(DataError, match="jielong data build prompts"):
-        open_sounds("prompts")
+        open_data("prompts")
     assert build_set("prompts", packages) == built_path("prompts")
-    sounds = open_sounds("prompts", seconds=0.5)
+    sounds = open_data("prompts", duration=0.5)
     assert len(sounds) == 10
     assert sounds.keys[:2] == ["en/digits/1", "en/hello"]
     assert sounds.captions[:2] == ["one", "Hello: en."]
@@ -168,9 +172,9 @@ def stamps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_spoken_words_are_recordings_with_words_in_their_language(stamps: Path) -> None:
     with pytest.raises(DataError, match="jielong data build spoken-words"):
-        open_sounds("spoken-words")
+        open_data("spoken-words")
     assert build_set("spoken-words", stamps) == built_path("spoken-words")
-    sounds = open_sounds("spoken-words", seconds=0.5)
+    sounds = open_data("spoken-words", duration=0.5)
     assert dict(zip(sounds.keys, sounds.captions, strict=True)) == {
         "en/animals/frog": "A frog.",
         "fr/animals/frog": "Une grenouille.",
@@ -190,9 +194,9 @@ def test_spoken_words_are_recordings_with_words_in_their_language(stamps: Path) 
 
 def test_words_that_are_not_utf8_are_odd(folder: Path) -> None:
     (folder / "dog" / "long.txt").write_bytes(b"caf\xe9")
-    assert inspect_sounds(folder).odd["dog/long.wav"] == ["its words are not UTF-8: some characters are lost"]
+    assert inspect(folder).odd["dog/long.wav"] == ["its caption is not UTF-8: some characters are lost"]
 
 
 def test_a_folder_of_nothing_lacks_what_it_was_meant_to_hold(tmp_path):
-    with pytest.raises(DataError, match=r"holds no sound; expected .*\.wav"):
-        open_sounds(tmp_path)
+    with pytest.raises(DataError, match=r"holds no clips of sound; expected .*\.wav"):
+        open_data(tmp_path, duration=2.0)

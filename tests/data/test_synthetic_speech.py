@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jielong.data.built import BuildError, built_path
-from jielong.data.opening import open_sounds
+from jielong.data.opening import open_data
 from jielong.data.source import DataError
 from jielong_zoo.builders.building import Speech, build_set
 from jielong_zoo.builders.sentences import sentences
@@ -47,7 +47,7 @@ def test_of_however_many_sentences_a_twentieth_is_held_out() -> None:
 def test_it_is_the_same_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JIELONG_CACHE", str(tmp_path / "none"))
     with pytest.raises(DataError, match="data build synthetic-speech"):
-        open_sounds("synthetic-speech")
+        open_data("synthetic-speech")
     texts = tmp_path / "texts.txt"
     texts.write_text("One  frog.\n\nTwo owls.\nOne frog.\nThree.\n")
     speech = Speech(minutes=0.05, texts=texts)
@@ -56,7 +56,7 @@ def test_it_is_the_same_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv("JIELONG_CACHE", str(tmp_path / folder))
         made.append(build_set("synthetic-speech", speech=speech).read_bytes())
     assert made[0] == made[1]
-    sounds = open_sounds("synthetic-speech", seconds=2.0)
+    sounds = open_data("synthetic-speech", duration=2.0)
     assert sounds.captions[:4] == ["One frog.", "Two owls.", "Three.", "One frog."]
     assert sounds.columns["voice"][:2] == ["espeak/en-us", "espeak/en-gb"]
     assert set(sounds.columns["synthetic"]) == {True}

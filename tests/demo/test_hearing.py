@@ -33,7 +33,7 @@ pytest.importorskip("soundfile")
 pytest.importorskip("soxr")
 
 GENERATOR = """
-data: {set: given by the test, rate: 2000, seconds: 0.05}
+data: {set: given by the test, sample_rate: 2000, duration: 0.05}
 tokenizer: {samples: {levels: 16}}
 condition: {composite: {parts: {characters: {length: 16, width: 8}, voice: {cfg_dropout: 0.2}}, width: 8}}
 order: raster
@@ -42,7 +42,7 @@ head: softmax
 train: {samples: 16, batch: 8, warmup: 0}
 """
 TOKENIZER = """
-data: {set: given by the test, rate: 2000, seconds: 0.08}
+data: {set: given by the test, sample_rate: 2000, duration: 0.08}
 tokenizer: {vq: {autoencoder: {seanet: {channels: 4, ratios: [4, 5], lstm: 0}}, dim: 4, quantizer: {vector: {codebook_size: 8}}}}
 losses: {regression: {kind: l1, weight: 1.0}}
 train: {samples: 16, batch: 8, warmup: 0}
@@ -50,13 +50,13 @@ train: {samples: 16, batch: 8, warmup: 0}
 
 
 CONTINUOUS = """
-data: {set: given by the test, rate: 2000, seconds: 0.08}
+data: {set: given by the test, sample_rate: 2000, duration: 0.08}
 tokenizer: {kl: {autoencoder: {seanet: {channels: 4, ratios: [4, 5], lstm: 0}}, dim: 4}}
 losses: {regression: {kind: l1, weight: 1.0}}
 train: {samples: 16, batch: 8, warmup: 0}
 """
 AT_ONCE = """
-data: {set: given by the test, rate: 2000, seconds: 0.08}
+data: {set: given by the test, sample_rate: 2000, duration: 0.08}
 tokenizer: {checkpoint: TOKENIZER}
 condition: {characters: {length: 16, width: 8}}
 order: at_once

@@ -18,7 +18,7 @@ from jielong.apps.lab import Verdict, chains, conclude, missing, run
 from jielong.apps.lab.chains import Drawn, Plan, faster, nearer
 from jielong.apps.lab.experiments import discrete_or_continuous, four_corners, pixels, sketch_first, thirty_two_tokens
 from jielong.config import recipe
-from jielong.media.kinds import image_medium
+from jielong.media.kinds.image import image_medium
 from jielong.system import System
 from jielong.tokenizers.pixels import PixelTokenizer
 from jielong.training import experiment

@@ -138,7 +138,7 @@ def test_a_discriminator_learns_to_see_blur() -> None:
 
     images = Squares()
     discriminator = what_is_alike.train_discriminator(images, 30, seed=0)  # type: ignore[arg-type]
-    real = images.images(list(range(32)))
+    real = images.media(list(range(32)))
     assert (what_is_alike.realness(discriminator, real) > what_is_alike.realness(discriminator, what_is_alike.blurred(real))).all()
 
 

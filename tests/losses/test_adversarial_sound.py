@@ -16,7 +16,7 @@ from jielong.losses.adversarial_sound import (
     hinge_generator_loss,
 )
 from jielong.losses.base import LossContext
-from jielong.media.kinds import audio_medium
+from jielong.media.kinds.audio import audio_medium
 from jielong.networks.waveform_discriminators import (
     Discriminator,
     DiscriminatorOutput,

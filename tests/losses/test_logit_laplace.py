@@ -21,7 +21,7 @@ from jielong.losses.regression import (
     logit_laplace_median,
     to_unit,
 )
-from jielong.media.kinds import image_medium
+from jielong.media.kinds.image import image_medium
 from jielong.quantizers.vector import Vector
 from jielong.tokenizers.vq import VQ, VQTokenizer
 from jielong.training.objective import StepRNG

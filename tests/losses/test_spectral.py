@@ -15,7 +15,7 @@ from jielong.evaluation.sound.waveform import stft_distance
 from jielong.losses.base import LossContext
 from jielong.losses.regression import Regression, RegressionLoss
 from jielong.losses.spectral import FLOOR, Mel, SpectralLoss, Stft
-from jielong.media.kinds import audio_medium
+from jielong.media.kinds.audio import audio_medium
 from jielong.media.mel import mel_filters
 
 RATE = 16_000
@@ -156,7 +156,7 @@ OF_SOUND, OF_PICTURES = RECIPE.replace("BODY", "seanet"), RECIPE.replace("BODY",
     ],
 )
 def test_recipes_refuse_losses_of_the_other_medium(sound: bool, losses: str, said: str) -> None:
-    recipe, data = (OF_SOUND, "{set: sounds, rate: 16000}") if sound else (OF_PICTURES, "{set: emoji, size: 32}")
+    recipe, data = (OF_SOUND, "{set: sounds, sample_rate: 16000}") if sound else (OF_PICTURES, "{set: emoji, size: 32}")
     text = recipe.replace("{data}", data).replace("{losses}", losses)
     with pytest.raises(RecipeError, match=said):
         parse(text)
@@ -166,7 +166,7 @@ def test_recipes_of_sound_take_spectral_losses_alone_and_keep_them() -> None:
     losses = (
         "{stft: {}, mel: {form: soundstream, windows: [64, 128]}, adversarial_sound: {discriminators: {wave: {}, period: {periods: [2]}}}}"
     )
-    text = OF_SOUND.replace("{data}", "{set: sounds, rate: 16000}").replace("{losses}", losses) + "balancer: {norm: 2.0}\n"
+    text = OF_SOUND.replace("{data}", "{set: sounds, sample_rate: 16000}").replace("{losses}", losses) + "balancer: {norm: 2.0}\n"
     recipe = parse(text)
     assert parse(recipe.to_yaml()) == recipe
     assert [kind.name for kind in recipe.losses[2].discriminators] == ["wave", "period"]  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from jielong.data.opening import open_set
+from jielong.data.opening import open_data
 from jielong.media.images import to_bytes, to_float
 from jielong.media.pictures import Pictures
 
@@ -30,7 +30,7 @@ def test_is_a_list_of_pictures(pictures):
 def test_saved_folder_opens_again_as_the_same_set(pictures, tmp_path):
     written = pictures.save(tmp_path / "out")
     assert [p.name for p in written] == ["0000.png", "0001.png", "0002.png"]
-    again = open_set(tmp_path / "out", size=8)
+    again = open_data(tmp_path / "out", size=8)
     batch = again.batch(range(3))
     assert torch.equal(to_bytes(batch.media), to_bytes(pictures.tensor))
     assert batch.captions == pictures.captions

@@ -19,7 +19,7 @@ from jielong.generation.callbacks import StepEvent
 from jielong.generation.generator import Generator
 from jielong.heads.base import HeadContext
 from jielong.heads.softmax import Softmax
-from jielong.media.kinds import image_medium
+from jielong.media.kinds.image import image_medium
 from jielong.networks.backbone import BackboneInputs
 from jielong.networks.transformer import Transformer, TransformerConfig
 from jielong.orders.next_scale import NextScale, ScaleEmbedding

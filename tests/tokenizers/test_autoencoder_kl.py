@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from jielong.autoencoders.resnet import Resnet
 from jielong.core.tokens import Tokens
-from jielong.media.kinds import image_medium
+from jielong.media.kinds.image import image_medium
 from jielong.networks.convolutional import ResidualBlock, SpatialAttention
 from jielong.networks.posterior import DiagonalGaussian
 from jielong.networks.resnet import Downsample, ResnetEncoder, Upsample

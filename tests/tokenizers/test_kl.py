@@ -17,7 +17,7 @@ from jielong.config.registry import RecipeError, parse_part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.data.sets import Batch
-from jielong.media.kinds import image_medium
+from jielong.media.kinds.image import image_medium
 from jielong.networks.posterior import DiagonalGaussian
 from jielong.tokenizers.kl import KL, KLTokenizer
 from jielong.training.generator_objective import GeneratorObjective

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from jielong.core.tokens import Layout, Tokens
-from jielong.media.kinds import image_medium
+from jielong.media.kinds.image import image_medium
 from jielong.tokenizers.pixels import Pixels
 
 

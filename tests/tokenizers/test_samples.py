@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from jielong.core.tokens import Layout, Tokens
-from jielong.media.kinds import audio_medium, image_medium
+from jielong.media.kinds.audio import audio_medium
+from jielong.media.kinds.image import image_medium
 from jielong.tokenizers.samples import Samples, compress, expand
 
 SOUND = audio_medium(1, 1_000, 8_000)

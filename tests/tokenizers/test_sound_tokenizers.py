@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from jielong.autoencoders.base import Autoencoder, check_grid
 from jielong.core.tokens import Layout, Tokens
-from jielong.media.kinds import audio_medium, image_medium
+from jielong.media.kinds.audio import audio_medium
+from jielong.media.kinds.image import image_medium
 from jielong.networks.decoder import Decoder
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.vector import Vector

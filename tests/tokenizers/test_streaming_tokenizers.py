@@ -10,7 +10,8 @@ from torch import Tensor
 
 from jielong.autoencoders.seanet import DAC, Context, SEANet
 from jielong.core.tokens import Layout, Tokens
-from jielong.media.kinds import audio_medium, image_medium
+from jielong.media.kinds.audio import audio_medium
+from jielong.media.kinds.image import image_medium
 from jielong.networks.streaming import StreamingModule
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.vector import Vector

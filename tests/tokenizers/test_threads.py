@@ -13,7 +13,7 @@ from torch import Tensor
 from jielong.autoencoders.base import AutoencoderSettings
 from jielong.autoencoders.seanet import DAC, Context, SEANet
 from jielong.autoencoders.vocos import Vocos
-from jielong.media.kinds import audio_medium
+from jielong.media.kinds.audio import audio_medium
 from jielong.networks.streaming import StreamingModule
 from jielong.networks.time_layer import fold
 from jielong.quantizers.residual import Residual

@@ -13,7 +13,7 @@ from jielong.config.recipe import load
 from jielong.config.registry import RecipeError, parse_part
 from jielong.core.medium import Medium
 from jielong.core.tokens import Layout, Tokens
-from jielong.media.kinds import image_medium
+from jielong.media.kinds.image import image_medium
 from jielong.tokenizers.pixels import PixelTokenizer
 from jielong.tokenizers.titok import TiTokTokenizer
 from jielong.tokenizers.vq import VQTokenizer

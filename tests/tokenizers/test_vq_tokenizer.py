@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from jielong.autoencoders.convolutional import Convolutional
 from jielong.core.tokens import Layout, Tokens
-from jielong.media.kinds import image_medium
+from jielong.media.kinds.image import image_medium
 from jielong.quantizers.vector import Vector
 from jielong.tokenizers.vq import VQ, VQTokenizer
 

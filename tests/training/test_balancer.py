@@ -20,7 +20,7 @@ from jielong.losses.adversarial_sound import SoundAdversarial
 from jielong.losses.base import LossContext, LossTerms
 from jielong.losses.regression import Regression
 from jielong.losses.spectral import Mel
-from jielong.media.kinds import audio_medium
+from jielong.media.kinds.audio import audio_medium
 from jielong.tokenizers.base import LearnedTokenizer, Reconstruction
 from jielong.training.balancer import Balancer, carrying
 from jielong.training.checkpoint import read_tensors

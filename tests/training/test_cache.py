@@ -8,9 +8,9 @@ from PIL import Image
 
 from jielong.autoencoders.convolutional import Convolutional
 from jielong.core.tokens import Layout, Tokens
-from jielong.data.opening import open_set
-from jielong.data.sets import ImageSet
-from jielong.media.kinds import image_medium
+from jielong.data.opening import open_data
+from jielong.data.sets import MediaSet
+from jielong.media.kinds.image import image_medium
 from jielong.quantizers.vector import Vector
 from jielong.tokenizers.pixels import Pixels
 from jielong.tokenizers.vq import VQ, VQTokenizer
@@ -27,8 +27,8 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def opened(folder: Path, size: int = 8) -> ImageSet:
-    return open_set(folder, size=size)
+def opened(folder: Path, size: int = 8) -> MediaSet:
+    return open_data(folder, size=size)
 
 
 def make(seed: int = 0, size: int = 8) -> VQTokenizer:
@@ -46,7 +46,7 @@ def test_tokens_of_a_set_are_those_of_its_pictures_in_order(pictures: Path) -> N
     tokens = cache.tokenize(tokenizer, images, batch=2, progress=seen.append)
     assert seen == [2, 2, 1]
     assert tokenizer.training, "the mode is given back"
-    assert torch.equal(tokens.values, tokenizer.eval().encode(images.images(range(5))).values)
+    assert torch.equal(tokens.values, tokenizer.eval().encode(images.media(range(5))).values)
 
 
 @pytest.mark.parametrize(
@@ -161,4 +161,4 @@ def test_the_words_of_a_broken_picture_are_those_of_its_stand_in_in_a_later_proc
     later = opened(pictures)
     tokens = cache.cached(make(), later, folder=folder)
     assert torch.equal(tokens.values[2], tokens.values[3])
-    assert later.words([2], tokens.values[[2]]).captions == ["picture 3"]
+    assert later.tokenised([2], tokens.values[[2]]).captions == ["picture 3"]

@@ -18,7 +18,7 @@ from jielong.data.sets import Batch
 from jielong.losses.base import LossContext, LossTerms
 from jielong.losses.distillation import Distillation, DistillationLoss, pooling
 from jielong.media.audio import MissingLibraryError
-from jielong.media.kinds import audio_medium
+from jielong.media.kinds.audio import audio_medium
 from jielong.networks.decoder import Decoder
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.split import Split
@@ -32,7 +32,7 @@ from jielong.training.tokenizer_objective import TokenizerObjective
 from jielong.training.trainer import train
 
 MEDIA = audio_medium(1, 320, 8_000)
-OF_SOUND = "data: {set: sounds, rate: 8000}\ntokenizer: {vq: {autoencoder: seanet}}\n"
+OF_SOUND = "data: {set: sounds, sample_rate: 8000}\ntokenizer: {vq: {autoencoder: seanet}}\n"
 CLIPS = 0.3 * torch.randn(24, *MEDIA.shape, generator=torch.Generator().manual_seed(5))
 
 

@@ -20,7 +20,7 @@ from jielong.data.sets import Batch
 from jielong.losses.adversarial import Adversarial
 from jielong.losses.base import LossContext, LossTerms
 from jielong.losses.regression import Regression
-from jielong.media.kinds import image_medium
+from jielong.media.kinds.image import image_medium
 from jielong.quantizers.parallel import world
 from jielong.tokenizers.kl import KLTokenizer
 from jielong.training.settings import TrainSettings

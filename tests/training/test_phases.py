@@ -20,7 +20,7 @@ from jielong.data.order import ShuffledOrder
 from jielong.data.sets import Batch
 from jielong.generation.generator import Generator
 from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput
-from jielong.media.kinds import image_medium
+from jielong.media.kinds.image import image_medium
 from jielong.orders.masked import Masked
 from jielong.training.generator_objective import GeneratorObjective
 from jielong.training.objective import StepRNG

@@ -12,13 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from jielong.autoencoders.base import Autoencoder, AutoencoderSettings, check_grid
+from jielong.config.data import DataSection
 from jielong.config.recipe import parse
 from jielong.config.registry import RecipeError
-from jielong.config.schema import DataSettings
-from jielong.data.inspecting_sounds import inspect_sounds
+from jielong.data.inspecting import inspect
 from jielong.evaluation.evaluate import evaluate
 from jielong.media.audio import read_audio, write_audio
-from jielong.media.kinds import audio_medium
+from jielong.media.kinds.audio import AudioData, audio_medium
 from jielong.media.players import Sounds
 from jielong.media.spectrograms import in_a_row, spectrogram
 from jielong.networks.decoder import Decoder
@@ -29,7 +29,7 @@ pytest.importorskip("soundfile")
 pytest.importorskip("soxr")
 
 RECIPE = """
-data: {{set: {set}, rate: 4000, seconds: 0.5}}
+data: {{set: {set}, sample_rate: 4000, duration: 0.5}}
 tokenizer:
   {tokenizer}
 losses: {{regression: {{kind: l1}}}}
@@ -111,13 +111,17 @@ def test_the_stream_is_the_same_however_it_is_read(tones: Path) -> None:
 
 
 def test_settings_are_of_one_medium() -> None:
-    assert DataSettings().model_dump(exclude_none=True) == {"set": "emoji", "size": 64}
-    assert DataSettings(seconds=2.0).model_dump(exclude_none=True) == {"set": "emoji", "rate": 16_000, "seconds": 2.0}
-    assert DataSettings(rate=8_000).seconds == 1.0
+    section = DataSection()
+    assert section.read({}).model_dump(exclude_none=True) == {"set": "emoji", "size": 64}
+    assert section.read({"duration": 2.0}) == AudioData(sample_rate=16_000, duration=2.0)
+    assert section.read({"sample_rate": 8_000, "size": None}) == AudioData(sample_rate=8_000, duration=1.0)
+    assert section.read({"kind": "image"}).model_dump(exclude_none=True) == {"set": "emoji", "kind": "image", "size": 64}
+    with pytest.raises(RecipeError, match="no kind of media called 'audoi'; did you mean 'audio'"):
+        section.read({"kind": "audoi"})
     text = RECIPE.format(set="prompts", tokenizer="vq: {autoencoder: seanet}")
     assert parse(parse(text).to_yaml()).data == parse(text).data
-    with pytest.raises(RecipeError, match="size is the side of pictures"):
-        parse(text.replace("rate:", "size: 64, rate:"))
+    with pytest.raises(RecipeError, match=r"no keys of another \(size of image and sample_rate of audio and duration of audio\)"):
+        parse(text.replace("sample_rate:", "size: 64, sample_rate:"))
 
 
 def test_a_spectrogram_shows_a_tone_where_it_is() -> None:
@@ -141,15 +145,15 @@ def test_sounds_save_themselves_as_a_set(tmp_path: Path) -> None:
     read, rate = read_audio(written[1])
     assert rate == 4_000
     torch.testing.assert_close(read, sounds[1].tensor, atol=2e-5, rtol=0)
-    report = inspect_sounds(tmp_path / "set")
-    assert (report.count, report.captions, report.rates) == (3, 3, {4_000: 3})
-    assert report.seconds.median == pytest.approx(0.2)
-    assert report.levels.median == pytest.approx(-10.8, abs=0.5)  # uniform on [-0.5, 0.5]: 1 / sqrt 12
+    report = inspect(tmp_path / "set")
+    assert (report.count, report.captions, report.facts["rates"]) == (3, 3, {4_000: 3})
+    assert report.facts["seconds"].median == pytest.approx(0.2)
+    assert report.facts["levels"].median == pytest.approx(-10.8, abs=0.5)  # uniform on [-0.5, 0.5]: 1 / sqrt 12
     assert report.write_sheet(tmp_path / "sheet.png").exists()
     (joined,) = sounds.save(tmp_path / "all.wav")
     assert read_audio(joined)[0].shape == (1, 3 * 1_800)
     assert sounds.save(tmp_path / "all.png")[0].exists()
-    with pytest.raises(ValueError, match="3 clips need as many captions"):
+    with pytest.raises(ValueError, match="3 items need as many captions"):
         Sounds(sounds.tensor, 4_000, ["one"])
 
 
@@ -157,7 +161,7 @@ def test_what_is_odd_is_said(tmp_path: Path) -> None:
     write_audio(tmp_path / "silent.wav", torch.zeros(1, 400), 4_000)
     write_audio(tmp_path / "loud.wav", torch.ones(2, 400), 8_000)
     (tmp_path / "cut.wav").write_bytes((tmp_path / "loud.wav").read_bytes()[:100])
-    report = inspect_sounds(tmp_path)
+    report = inspect(tmp_path)
     assert report.odd["silent.wav"] == ["silent"]
     assert "clipped: 100.0%" in report.odd["loud.wav"][0]
     assert "cut off" in report.broken["cut.wav"]

@@ -16,7 +16,7 @@ from jielong.data.sets import Batch
 from jielong.losses.adversarial import Adversarial
 from jielong.losses.base import LossContext, LossTerms
 from jielong.losses.regression import Regression
-from jielong.media.kinds import image_medium
+from jielong.media.kinds.image import image_medium
 from jielong.tokenizers.base import LearnedTokenizer
 from jielong.training.ema import Ema
 from jielong.training.objective import StepRNG

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from jielong.data.order import ShuffledOrder
 from jielong.data.sets import Batch
+from jielong.media.pictures import Pictures
 from jielong.training.objective import Losses, Objective, StepRNG
 from jielong.training.settings import TrainSettings
 from jielong.training.trainer import Summary, train
@@ -81,8 +82,8 @@ class ToyObjective(Objective):
             loss = loss + 0.1 * F.softplus(-self.discriminator(fake.flatten(1))).mean()
         return Losses(loss, {"loss": loss.detach(), "l2": F.mse_loss(fake, batch.media).detach()})
 
-    def sheet(self, model: nn.Module) -> Tensor:
-        return model(torch.zeros(2, 3, 4, 4))
+    def samples(self, model: nn.Module) -> Pictures:
+        return Pictures(model(torch.zeros(2, 3, 4, 4)))
 
     def statistics(self) -> dict[str, float]:
         return {"seen": float(self.model.seen)}

@@ -89,9 +89,9 @@ def sizes(experiment: Experiment) -> list[Size]:
 
 def _data(experiment: Experiment) -> list[Size]:
     return [
-        Size("training clips" if experiment.media.timed else "training pictures", len(experiment.images), "", "data"),
-        Size("held-out pictures", len(experiment.heldout), "", "data"),
-        Size("a picture", " x ".join(map(str, experiment.media.shape)), "", "data"),
+        Size(f"training {experiment.images.kind.noun[1]}", len(experiment.images), "", "data"),
+        Size(f"held-out {experiment.heldout.kind.noun[1]}", len(experiment.heldout), "", "data"),
+        Size(f"one {experiment.images.kind.noun[0]}", " x ".join(map(str, experiment.media.shape)), "", "data"),
     ]
 
 

@@ -18,7 +18,7 @@ from jielong.networks.conditioning import AlignedStates, Alignment, Conditioning
 from jielong.networks.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
-    from jielong.data.opening import MediaSet
+    from jielong.data.sets import MediaSet
     from jielong.tokenizers.base import Tokenizer
 
 

@@ -18,7 +18,7 @@ from jielong.networks.conditioning import AlignedStates, Alignment, Conditioning
 
 if TYPE_CHECKING:
     from jielong.core.medium import Medium
-    from jielong.data.opening import MediaSet
+    from jielong.data.sets import MediaSet
     from jielong.tokenizers.base import Tokenizer
 
 

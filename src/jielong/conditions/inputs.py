@@ -14,8 +14,7 @@ from jielong.data.order import spread
 
 if TYPE_CHECKING:
     from jielong.core.medium import Medium
-    from jielong.data.opening import MediaSet
-    from jielong.data.sets import Batch
+    from jielong.data.sets import Batch, MediaSet
 
 
 @dataclass(frozen=True)

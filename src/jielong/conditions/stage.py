@@ -16,8 +16,7 @@ from jielong.conditions.inputs import ConditionInput, HeldoutItems
 
 if TYPE_CHECKING:
     from jielong.core.medium import Medium
-    from jielong.data.opening import MediaSet
-    from jielong.data.sets import Batch
+    from jielong.data.sets import Batch, MediaSet
     from jielong.tokenizers.base import Tokenizer
 
 _BATCH = 64

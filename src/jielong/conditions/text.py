@@ -22,8 +22,7 @@ from jielong.networks.conditioning import Conditioning
 
 if TYPE_CHECKING:
     from jielong.core.medium import Medium
-    from jielong.data.opening import MediaSet
-    from jielong.data.sets import Batch
+    from jielong.data.sets import Batch, MediaSet
     from jielong.tokenizers.base import Tokenizer
 
 CACHED_TEXTS = 50_000

@@ -20,8 +20,7 @@ from jielong.networks.speaker import SpeakerEncoder
 
 if TYPE_CHECKING:
     from jielong.core.medium import Medium
-    from jielong.data.opening import MediaSet
-    from jielong.data.sets import Batch
+    from jielong.data.sets import Batch, MediaSet
     from jielong.tokenizers.base import Tokenizer
 
 BATCH = 32
@@ -248,7 +247,7 @@ def next_of_speaker(speakers: Sequence[str | None], sounding: Sequence[bool]) ->
 def _recording(data: MediaSet, index: int) -> Recording:
     batch = data.batch([index])
     length = None if batch.lengths is None else int(batch.lengths[0])
-    return Recording(batch.media[0][..., :length], getattr(data, "rate", None) or 0)
+    return Recording(batch.media[0][..., :length], data.medium.sample_rate)
 
 
 class Voice(ConditionSettings, family="condition", name="voice"):

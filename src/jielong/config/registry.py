@@ -17,6 +17,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, get_args
@@ -57,13 +58,14 @@ class Faults(RecipeError):  # noqa: N818 - named for what it holds
         said = (".".join(map(str, problem["loc"])) + ": " * bool(problem["loc"]) + problem["msg"] for problem in self.problems)
         super().__init__("; ".join(said))
 
+    @classmethod
+    def of(cls, message: str) -> Faults:
+        """One fault."""
+        return cls([{"type": "part", "loc": (), "msg": message, "input": {}}])
+
     def under(self, *keys: str) -> list[dict[str, Any]]:
         """The problems as seen from further out, where these settings stand under ``keys``."""
         return [{**problem, "loc": (*keys, *problem["loc"])} for problem in self.problems]
-
-
-def _fault(message: str) -> Faults:
-    return Faults([{"type": "part", "loc": (), "msg": message, "input": {}}])
 
 
 class Config(BaseModel):
@@ -89,8 +91,28 @@ class Part(Config):
         return {self.name: handler(self)} if self.name else handler(self)
 
 
+class Mark(ABC):
+    """Marks a field whose value is read before pydantic checks it."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Read the recipe's value first."""
+        return core_schema.no_info_before_validator_function(self.read, handler(source))
+
+    @abstractmethod
+    def read(self, value: Any) -> Any:
+        """The settings that a recipe's value describes; raises :class:`Faults` with all that is wrong."""
+
+    @abstractmethod
+    def below(self, key: str) -> Schema:
+        """What may be under a key of the value."""
+
+    @abstractmethod
+    def keys(self) -> list[str]:
+        """Keys that the value may have."""
+
+
 @dataclass(frozen=True)
-class OfFamily:
+class OfFamily(Mark):
     """Marks a field that holds a part: ``Annotated[SerializeAsAny[Part], OfFamily("head")]``.
 
     Attributes:
@@ -103,9 +125,13 @@ class OfFamily:
     many: bool = False
     instead: type[Config] | None = None
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Read what a recipe says before the field is checked."""
-        return core_schema.no_info_before_validator_function(self.read, handler(source))
+    def below(self, key: str) -> Schema:
+        """The settings of a part."""
+        return parts_of(self.family).get(key)
+
+    def keys(self) -> list[str]:
+        """Names of parts, and keys of what may stand in a part's place."""
+        return [*parts_of(self.family), *(self.instead.model_fields if self.instead is not None else ())]
 
     def is_instead(self, value: Any) -> bool:
         """Whether a recipe's ``value`` describes what stands in a part's place: it has the keys that this must have."""
@@ -134,7 +160,7 @@ class OfFamily:
         elif isinstance(value, str | list | tuple):
             items = [value] if isinstance(value, str) else list(value)
         else:
-            raise _fault(f"parts of the family {self.family} are written as {{name: {{key: value}}, ...}}, not {value!r}")
+            raise Faults.of(f"parts of the family {self.family} are written as {{name: {{key: value}}, ...}}, not {value!r}")
         parts, problems = [], []
         for item in items:
             try:
@@ -147,7 +173,7 @@ class OfFamily:
 
 
 Settings = TypeVar("Settings", bound=BaseModel)
-Schema = type[BaseModel] | OfFamily | None
+Schema = type[BaseModel] | Mark | None
 """What may stand at a place of a recipe: settings, parts of a family, or a plain value."""
 
 
@@ -181,14 +207,14 @@ def parse_part(family: str, value: Any) -> Part:
     if isinstance(value, str):
         value = {value: {}}
     if not isinstance(value, Mapping) or len(value) != 1:
-        raise _fault(f"{family} must be one name with its settings, such as {{name: {{key: value}}}}, not {value!r}")
+        raise Faults.of(f"{family} must be one name with its settings, such as {{name: {{key: value}}}}, not {value!r}")
     ((name, settings),) = value.items()
     known = parts_of(family)
     if name not in known:
-        raise _fault(f"there is no {family} called {name!r}; {nearest(str(name), known)}")
+        raise Faults.of(f"there is no {family} called {name!r}; {nearest(str(name), known)}")
     if not isinstance(settings, Mapping):
         right = f"write {name} or {{{name}: {{}}}} for its defaults" if settings is None else f"write {{{name}: {{key: value}}}}"
-        raise _fault(f"{settings!r} is not the settings of the {family} {name}: {right}".replace("None", "null"))
+        raise Faults.of(f"{settings!r} is not the settings of the {family} {name}: {right}".replace("None", "null"))
     try:
         return read_settings(known[name], settings)
     except Faults as faults:
@@ -221,11 +247,11 @@ def read_settings(model: type[Settings], data: Any) -> Settings:
     return settings
 
 
-def marks(model: type[BaseModel]) -> dict[str, OfFamily]:
+def marks(model: type[BaseModel]) -> dict[str, Mark]:
     """The fields of some settings that hold parts, by name, and what they hold."""
 
-    def find(annotation: Any, metadata: Iterable[Any] = ()) -> OfFamily | None:
-        own = [item for item in (*metadata, *getattr(annotation, "__metadata__", ())) if isinstance(item, OfFamily)]
+    def find(annotation: Any, metadata: Iterable[Any] = ()) -> Mark | None:
+        own = [item for item in (*metadata, *getattr(annotation, "__metadata__", ())) if isinstance(item, Mark)]
         return own[0] if own else next(filter(None, map(find, get_args(annotation))), None)
 
     found = {name: find(field.annotation, field.metadata) for name, field in model.model_fields.items()}
@@ -234,8 +260,8 @@ def marks(model: type[BaseModel]) -> dict[str, OfFamily]:
 
 def below(schema: Schema, key: str) -> Schema:
     """What may stand under a key of a place."""
-    if isinstance(schema, OfFamily):
-        return parts_of(schema.family).get(key)
+    if isinstance(schema, Mark):
+        return schema.below(key)
     if schema is None or key not in schema.model_fields:
         return None
     annotation = schema.model_fields[key].annotation
@@ -244,6 +270,6 @@ def below(schema: Schema, key: str) -> Schema:
 
 def keys_of(schema: Schema) -> list[str]:
     """The keys that may stand at a place."""
-    if isinstance(schema, OfFamily):
-        return [*parts_of(schema.family), *(schema.instead.model_fields if schema.instead is not None else ())]
+    if isinstance(schema, Mark):
+        return schema.keys()
     return list(schema.model_fields) if schema is not None else []

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
+from jielong.config.data import DataSection, DataSettings, settings_kind
 from jielong.config.ending import StopHeadSettings
-from jielong.config.registry import Config, OfFamily, Part, nearest
+from jielong.config.registry import Config, OfFamily, Part, nearest, parts_of
 from jielong.config.sampling import SamplingConfig
 from jielong.config.yaml_text import write_yaml
-from jielong.core.medium import ALONG_ROWS, ALONG_TIME
+from jielong.core.medium import axes_text
 from jielong.training.settings import Balance, TrainSettings
 
 if TYPE_CHECKING:
@@ -45,43 +46,7 @@ Backbone = Annotated[SerializeAsAny[BackboneSettings], OfFamily("backbone")]
 Head = Annotated[SerializeAsAny[HeadSettings], OfFamily("head")]
 
 
-class DataSettings(Config):
-    """Which pictures or which sound, and at what size.
-
-    Attributes:
-        set: A built-in set's name, or a path; several joined, as a list or with commas between.
-        size: Side of pictures in pixels; 64 where nothing is said of sound.
-        rate: Samples of sound a second; 16,000 where ``seconds`` are given.
-        seconds: Length of sound; 1 where a ``rate`` is given.
-        level: Decibels of full scale that every clip is brought to; as it is by default.
-    """
-
-    set: str = "emoji"
-    size: int | None = Field(default=None, ge=4)
-    rate: int | None = Field(default=None, ge=1_000)
-    seconds: float | None = Field(default=None, gt=0)
-    level: float | None = Field(default=None, le=0)
-
-    @field_validator("set", mode="before")
-    @classmethod
-    def _joined(cls, given: Any) -> Any:
-        if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
-            return given
-        from jielong.data.joined import joined_name  # which brings torch: what only reads recipes does without
-
-        return joined_name(given)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_medium(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping):
-            return given
-        said = {key: value for key, value in given.items() if value is not None or key not in cls.model_fields}
-        if not said.keys() & {"rate", "seconds", "level"}:
-            return {"size": 64, **said}
-        if "size" in said:
-            raise ValueError("size is the side of pictures, rate, seconds and level are of sound: give one or the other")
-        return {"rate": 16_000, "seconds": 1.0, **said}
+Data = Annotated[SerializeAsAny[DataSettings], DataSection()]
 
 
 class Recipe(Config):
@@ -90,7 +55,7 @@ class Recipe(Config):
     ``stages`` names the trained generators of a cascade that come before this one, as checkpoints; a condition reads their output.
     """
 
-    data: DataSettings = DataSettings()
+    data: Data = Field(default_factory=lambda: DataSection().read({}))
     tokenizer: Tokenizer
     stages: dict[str, str] = Field(default_factory=dict)
     losses: Losses = ()
@@ -151,8 +116,7 @@ class Recipe(Config):
                 name = self.tokenizer.name
                 raise ValueError(f"{name} have nothing to learn: choose a tokenizer such as vq, or add order, backbone and head")
             losses = {loss.name for loss in self.losses}
-            self.tokenizer.check_axes(ALONG_ROWS if self.data.rate is None else ALONG_TIME)
-            self._judged()
+            self._check_axes(self.tokenizer)
             predicts = self.tokenizer.likelihood_loss
             if "logit_laplace" in losses and predicts != "logit_laplace":
                 raise ValueError("the loss logit_laplace needs a tokenizer that predicts a distribution: {vq: {likelihood: logit_laplace}}")
@@ -170,18 +134,20 @@ class Recipe(Config):
                 right = nearest(part.reads_stage, self.stages) if self.stages else f"add stages: {{{part.reads_stage}: CHECKPOINT}}"
                 raise ValueError(f"the condition {part.name} reads the stage {part.reads_stage!r}, which there is not; {right}")
 
-    def _judged(self) -> None:
-        """Refuse losses of another medium, and losses that do not say what is to be given back."""
-        sound = self.data.rate is not None
+    def _check_axes(self, tokenizer: TokenizerSettings) -> None:
+        """Refuse an autoencoder or a loss for media of other axes, and a tokenizer without a loss on its reconstruction."""
+        axes = settings_kind(self.data).axes
+        tokenizer.check_axes(axes)
         for loss in self.losses:
-            axes = getattr(loss, "axes", None)
-            if axes == ALONG_ROWS and sound:
-                raise ValueError(f"the loss {loss.name} judges pictures, and the data are sound: take mel, stft or adversarial_sound")
-            if axes == ALONG_TIME and not sound:
-                raise ValueError(f"the loss {loss.name} judges sound, and the data are pictures: take perceptual or adversarial")
+            reads = getattr(loss, "axes", None)
+            if reads not in (None, axes):
+                fitting = [name for name, part in parts_of("loss").items() if getattr(part, "axes", None) == axes]
+                choices = f": choose among {', '.join(fitting)}" if fitting else ""
+                raise ValueError(f"the loss {loss.name} reads {axes_text(reads)}, but the data have {axes_text(axes)}{choices}")
         if not any(getattr(loss, "reconstructs", False) for loss in self.losses):
-            wanted = "a mel, stft or regression loss: losses: {mel: {}}" if sound else "a regression loss: losses: {regression: {kind: l2}}"
-            raise ValueError(f"a tokenizer needs at least {wanted}")
+            parts = {name: part for name, part in parts_of("loss").items() if getattr(part, "reconstructs", False)}
+            fitting = [name for name, part in parts.items() if getattr(part, "axes", None) in (None, axes)]
+            raise ValueError(f"a tokenizer needs a loss on its reconstruction ({', '.join(fitting)}): losses: {{regression: {{kind: l2}}}}")
         if self.balancer is not None and any(loss.name == "logit_laplace" for loss in self.losses):
             raise ValueError("a balancer weighs gradients at the reconstruction, which the loss logit_laplace does not read: remove one")
 

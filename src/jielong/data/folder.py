@@ -1,4 +1,4 @@
-"""A folder of pictures: class sub-folders, captions beside them, or a metadata file."""
+"""A folder of files of one kind: class sub-folders, captions beside the files, or a metadata file."""
 
 from __future__ import annotations
 
@@ -9,34 +9,30 @@ from typing import Any
 
 from jielong.data.source import DataError, Item, Source, digest, file_identity
 from jielong.data.words import CAPTION_NAMES, FILE_NAMES, LABEL_NAMES, first, read_json, read_metadata
-from jielong.media.images import BrokenImageError, open_image
+from jielong.media.kinds.base import MediaKind
 
-_KINDS = ("png", "jpg", "jpeg", "jfif", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "tga", "avif")
-SUFFIXES = frozenset(f".{kind}" for kind in _KINDS)
 SPLITS = {"train": "train"} | dict.fromkeys(("heldout", "test", "val", "valid", "validation"), "heldout")
 METADATA = ("metadata.csv", "metadata.jsonl")
 
 
 class FolderSource(Source):
-    """Pictures below a folder, sorted by name; hidden files are passed over.
+    """Files of one kind below a folder, sorted by name, without hidden ones.
 
     - Folders ``train``, ``heldout``, ``test``, ``val`` or ``validation`` at the top are splits.
-    - A metadata file (at the top or in a split's folder) says captions and labels, and which pictures belong.
-    - Otherwise a ``.txt`` or ``.json`` file of the same name beside a picture is its caption, and the top sub-folder is its class
-      when every picture lies in one and there are at least two.
+    - A metadata file (at the top or in a split's folder) lists the items with captions and labels.
+    - Otherwise a ``.txt`` or ``.json`` file of the same name is an item's caption, and the top sub-folder is its class
+      when every item lies in one and there are at least two.
 
-    Each header is read once; a file that is no picture is left out and named in :attr:`broken`.
+    Files without a readable header are left out and named in :attr:`broken`.
     """
 
-    suffixes: frozenset[str] = SUFFIXES
-
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, kind: MediaKind) -> None:
         """List the folder.
 
         Raises:
-            DataError: if it holds no picture at all, or its metadata cannot be understood.
+            DataError: if it holds no item at all, or its metadata cannot be understood.
         """
-        self.root, self.name = root, str(root)
+        self.root, self.name, self.kind, self._kind, self.suffixes = root, str(root), kind.name, kind, kind.suffixes
         self.items, self.broken = [], {}
         tops = _split_folders(root, self.suffixes)
         self._paths: list[Path] = []
@@ -55,8 +51,8 @@ class FolderSource(Source):
                     self.items.append(item)
         if not seen:
             raise DataError(
-                f"{root} holds no {self.medium}; expected {' '.join(sorted(self.suffixes))} files, class sub-folders, "
-                f"{'.tar shards or ' if self.medium == 'pictures' else ''}.parquet files"
+                f"{root} holds no {kind.noun[1]}; expected {' '.join(sorted(self.suffixes))} files, class sub-folders, "
+                ".tar shards or .parquet files"
             )
 
     def blob(self, index: int) -> bytes:
@@ -75,10 +71,10 @@ class FolderSource(Source):
         if not path.is_file():
             return f"{path} is listed but does not exist"
         try:
-            with open_image(path):
-                return None
-        except BrokenImageError as error:
+            self._kind.check_header(path)
+        except ValueError as error:
             return str(error)
+        return None
 
     def _key(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
@@ -124,8 +120,8 @@ def _metadata_of(folder: Path) -> list[Path]:
     return [folder / name for name in METADATA if (folder / name).is_file()]
 
 
-def files_below(folder: Path, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:
-    """Files with one of the suffixes (a picture's) at any depth, sorted, without hidden ones."""
+def files_below(folder: Path, suffixes: frozenset[str]) -> list[Path]:
+    """Files with one of the suffixes at any depth, sorted, without hidden ones."""
     files = (p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
     return sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 

@@ -22,8 +22,6 @@ _PARTS = {"train": "train", "heldout": "t10k"}
 class IdxSource(Source):
     """Grey pictures of ``train-`` and ``t10k-`` files (``images-idx3``, ``labels-idx1-ubyte``), plain or ``.gz``; t10k is held out."""
 
-    channels = 1
-
     def __init__(self, folder: Path, name: str, classes: Sequence[str]) -> None:
         """Read the files.
 
@@ -46,13 +44,13 @@ class IdxSource(Source):
             self.items += [Item(f"{part}/{i}", caption=word, label=word, split=split) for i, word in enumerate(names)]
             pictures.append(images)
         self._pictures = np.concatenate(pictures)
-        self.size = self._pictures.shape[1]
+        self.native = {"size": self._pictures.shape[1], "channels": 1}
 
     def blob(self, index: int) -> bytes:
         """The picture as PNG."""
-        return encode(self.picture(index))
+        return encode(self.content(index))
 
-    def picture(self, index: int) -> Image.Image:
+    def content(self, index: int) -> Image.Image:
         """One picture of the array, no decoding needed."""
         return Image.fromarray(self._pictures[index])
 

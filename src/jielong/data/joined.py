@@ -9,11 +9,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from jielong.data.selection import MARK, chooses, split_name
 from jielong.data.source import DataError, Source, digest
 from jielong.data.splits import splits
+from jielong.media.kinds.base import Content, kind_of
 
 COMMA = ","
 """What stands between the names of sets that are joined."""
@@ -62,17 +61,18 @@ class Joined(Source):
         names: Theirs, as they were asked for.
 
     Raises:
-        DataError: if they are not of one medium, or an item is in two of them.
+        DataError: if they are not of one kind, or an item is in two of them.
     """
 
     def __init__(self, sources: Sequence[Source], names: Sequence[str]) -> None:
         self.sources, self.name = list(sources), joined_name(names)
-        if len({source.medium for source in sources}) > 1:
-            told = ", ".join(f"{name} ({source.medium})" for name, source in zip(names, sources, strict=True))
-            raise DataError(f"sets of one medium can be joined, not {told}")
-        self.medium = sources[0].medium
+        if len({source.kind for source in sources}) > 1:
+            listing = ", ".join(f"{name} ({source.kind})" for name, source in zip(names, sources, strict=True))
+            raise DataError(f"sets of one kind of media can be joined, not {listing}")
+        self.kind = sources[0].kind
         self._refuse_twice(names)
-        self.size, self.channels = max(source.size for source in sources), max(source.channels for source in sources)
+        usual = kind_of(self.kind).native
+        self.native = {key: max(source.native.get(key, value) for source in sources) for key, value in usual.items()}
         if any(source.classes for source in sources):
             self.classes = list(dict.fromkeys(chain.from_iterable(source.classes or _labels(source) for source in sources)))
         columns = {"set": None} | {column: None for source in sources for item in source.items for column in item.extra}
@@ -107,10 +107,10 @@ class Joined(Source):
         own = [source.identity([place for number, place in places if number == n]) for n, source in enumerate(self.sources)]
         return digest([*own, *(str(number) for number, _ in places)])
 
-    def picture(self, index: int) -> Image.Image:
-        """One picture, not yet decoded."""
+    def content(self, index: int) -> Content:
+        """What its kind decodes."""
         source, place = self._places[index]
-        return self.sources[source].picture(place)
+        return self.sources[source].content(place)
 
 
 def _labels(source: Source) -> list[str]:

@@ -1,140 +1,156 @@
-"""One door to every set: a built-in name or a path, recognised by what is there."""
+"""Open a set by a built-in name or a path, recognised by what is there."""
 
 from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from jielong.config.registry import nearest
+from pydantic import ValidationError
+
+from jielong.config.data import DataSection, DataSettings, settings_kind
+from jielong.config.registry import Faults, nearest
+from jielong.core.medium import Medium
 from jielong.data.built import built_path
 from jielong.data.folder import FolderSource, files_below
 from jielong.data.idx import is_idx_folder, open_fashion_mnist, open_idx_folder
 from jielong.data.joined import Joined, joined_name, listed
 from jielong.data.selection import Selected, chooses, split_name
-from jielong.data.sets import ImageSet
+from jielong.data.sets import MediaSet
 from jielong.data.shards import ShardSource, expand
-from jielong.data.sound_sources import SoundFolder, SoundTable, holds_sound
-from jielong.data.sounds import RATE, AudioSet
 from jielong.data.source import DataError, Source
 from jielong.data.splits import Split, declares, splits
-from jielong.data.table import TableSource
+from jielong.data.table import TableSource, table_kind
+from jielong.media.kinds.base import MediaKind, kind_of, kinds
 
-MediaSet = ImageSet | AudioSet
 SetName = str | os.PathLike[str] | Sequence[str]
-"""A built-in set's name, a path, or several of them as a list or with commas between."""
+"""A built-in set's name, a path, or several of them as a list or separated by commas."""
 
 
-def open_set(
+def open_data(
     name: SetName,
-    size: int | None = None,
     split: Split | None = None,
+    *,
+    settings: DataSettings | None = None,
+    medium: Medium | None = None,
+    whole: bool = False,
     channels: int | None = None,
-) -> ImageSet:
-    """Open a built-in set (see :data:`BUILT_IN`) or your own pictures.
+    **options: Any,
+) -> MediaSet:
+    """Open a built-in set (see :data:`BUILT_IN`) or your own data.
 
-    A path may be a folder (class sub-folders; or pictures beside ``.txt``/``.json`` captions; or ``metadata.csv``/``.jsonl``), WebDataset
+    A path may be a folder (class sub-folders; or files beside ``.txt``/``.json`` captions; or ``metadata.csv``/``.jsonl``), WebDataset
     shards (a folder of ``.tar`` files, one file, or a pattern such as ``shards/{000..009}.tar``),
     Parquet (a file, folder or pattern), or the idx files of the MNIST family.
 
+    >>> open_data("emoji", "heldout", size=32).medium  # doctest: +SKIP
+    Medium(kind='image', channels=3, axes=('rows', 'columns'), size=(32, 32), rate=None)
+
     Args:
-        name: the set's name or the path; several, as a list or with commas between, are joined (:class:`~jielong.data.joined.Joined`).
-        size: side of the square pictures; by default the set's own (emoji 64, fashion-mnist 28, your own 64).
-        split: ``train``, ``heldout`` or None for all. If the set does not say which pictures are held out, 5 % are, chosen by a hash of
-            their names, so the choice stays when pictures are added.
-        channels: 3 (RGB) or 1 (grey); by default the set's own.
+        name: The set's name or path; several are joined (:class:`~jielong.data.joined.Joined`).
+        split: ``train``, ``heldout`` or ``None`` for all. If the set declares no split, 5 % are held out, chosen by a hash of
+            their names, so that the choice stays when items are added.
+        settings: A recipe's `data:` section.
+        medium: What items are fitted to, as a tokenizer reads them; by default as the settings describe.
+        whole: Leave out items longer than the medium along time.
+        channels: By default those of the medium or the set.
+        options: Keys of the `data:` section in place of ``settings``, such as ``size``, ``sample_rate``, ``duration`` or ``level``.
 
     Raises:
-        DataError: if there is no such set, it is empty, or it cannot be understood.
+        DataError: if there is no such set, it is empty or of another kind of media, or a key is unknown.
     """
     if split not in (None, "train", "heldout"):
         raise DataError(f"split is 'train', 'heldout' or None, not {split!r}")
-    source = open_source(name)
-    if source.medium == "sound":
-        raise DataError(f"{name} is a set of sound: say how it is to be read, data: {{set: {name}, rate: 16000, seconds: 1.0}}")
-    return ImageSet(source, _indices_of(source, split), size, channels)
-
-
-def open_sounds(
-    name: SetName,
-    rate: int = RATE,
-    seconds: float = 1.0,
-    split: Split | None = None,
-    channels: int = 1,
-    level: float | None = None,
-    whole: bool = False,
-) -> AudioSet:
-    """Open a built-in set of sound or your own: a folder as of pictures, or Parquet with a column ``audio``.
-
-    Args:
-        name: as of :func:`open_set`.
-        rate: samples a second to resample to.
-        seconds: length of an item; longer clips are cut, shorter ones end in silence.
-        split: as of :func:`open_set`.
-        channels: 1 (mono) or 2.
-        level: decibels of full scale that every clip is brought to; as it is by default.
-        whole: leave out clips that are longer, so that no item says more in words than in sound.
-
-    Raises:
-        DataError: as :func:`open_set` does, and if the set holds pictures.
-    """
-    if split not in (None, "train", "heldout"):
-        raise DataError(f"split is 'train', 'heldout' or None, not {split!r}")
-    source = open_source(name, meant="sound")
-    if source.medium != "sound":
-        raise DataError(f"{name} is a set of pictures, which have no rate and no seconds; say data: {{set: {name}, size: 64}}")
-    opened = partial(AudioSet, source, rate=rate, seconds=seconds, channels=channels, level=level)
-    sounds = opened(_indices_of(source, split))
-    if not whole:
-        return sounds
-    short = [item for index, item in enumerate(sounds.indices) if sounds.full_length(index) <= sounds.samples]
+    expected = _expected(settings, medium, options)
+    source = open_source(name, expected)
+    kind = kind_of(source.kind)
+    if expected not in (None, kind.name):
+        example = ", ".join(f"{key}: {value}" for key, value in kind.settings().model_dump(exclude={"set"}, exclude_none=True).items())
+        wanted = kind_of(str(expected)).noun[1]
+        raise DataError(f"{name} is a set of {kind.noun[1]}, not of {wanted}; a recipe reads it with data: {{set: {name}, {example}}}")
+    if settings is None:
+        known = kind.settings.model_fields
+        try:
+            settings = kind.settings.model_validate({key: value for key, value in source.native.items() if key in known} | options)
+        except ValidationError as error:
+            raise DataError(f"{name} cannot be read so: {_reasons(error)}; the keys of {kind.noun[1]} are {', '.join(known)}") from None
+    try:
+        medium = medium or kind.medium(settings, channels or {**kind.native, **source.native}["channels"])
+    except ValueError as error:
+        raise DataError(f"{name} cannot be read so: {error}") from None
+    found = MediaSet(source, medium, _indices_of(source, split), settings)
+    if not whole or not medium.timed:
+        return found
+    short = [item for index, item in enumerate(found.indices) if found.full_length(index) <= medium.frames]
     if not short:
-        raise DataError(f"{name} holds no clip of {seconds:g} s or less; give more seconds")
-    return opened(short)
+        raise DataError(f"{name} holds no {kind.noun[0]} of {medium.duration:g} s or less; set a longer data.duration")
+    return MediaSet(source, medium, short, settings)
 
 
-def open_source(name: SetName, meant: str = "pictures") -> Source:
+def _expected(settings: DataSettings | None, medium: Medium | None, options: Mapping[str, Any]) -> str | None:
+    if medium is not None or settings is not None:
+        return medium.kind if medium is not None else settings_kind(settings).name if settings is not None else None
+    try:
+        return DataSection().kind_of(options).name if options.keys() & set(DataSection().keys()) else None
+    except Faults as error:
+        raise DataError(str(error)) from None
+
+
+def _reasons(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']} (it is {each['input']!r})" for each in error.errors())
+
+
+def open_source(name: SetName, kind: str | None = None) -> Source:
     """The source behind a built-in name or a path, ``?column=value`` choosing some of its items (:mod:`jielong.data.selection`).
 
     Args:
-        name: as of :func:`open_set`.
-        meant: ``pictures`` or ``sound``: what a folder is said to lack that holds neither.
+        name: As of :func:`open_data`.
+        kind: The kind of media expected, where a folder or shards may hold several; by default recognised by the files.
 
     Raises:
-        DataError: as :func:`open_set` does.
+        DataError: As :func:`open_data`.
     """
     text = os.fspath(name) if isinstance(name, str | os.PathLike) else joined_name(name)
     if text in BUILT_IN:
         return BUILT_IN[text]()
     if len(names := listed(text)) > 1:
-        return Joined([open_source(each, meant) for each in names], names)
+        return Joined([open_source(each, kind) for each in names], names)
     if chooses(text) and not Path(text).expanduser().exists():
         base, chosen = split_name(text)
-        return Selected(open_source(base, meant), chosen)
+        return Selected(open_source(base, kind), chosen)
     path = Path(text).expanduser()
     files = expand(str(path))
-    tables, shards = _of_kind(files, ".parquet"), _of_kind(files, ".tar")
+    tables, shards = _of_suffix(files, ".parquet"), _of_suffix(files, ".tar")
     if tables and shards:
         raise DataError(f"{text} holds both Parquet files and tar shards; keep one kind, or give a pattern such as {text}/*.parquet")
-    if (tables or shards) and path.is_dir() and files_below(path):
-        raise DataError(f"{text} holds loose pictures beside its {'Parquet files' if tables else 'tar shards'}; move one of them elsewhere")
+    if (tables or shards) and path.is_dir() and files_below(path, _default(kind).suffixes):
+        files_are = f"loose {_default(kind).noun[1]} beside its {'Parquet files' if tables else 'tar shards'}"
+        raise DataError(f"{text} holds {files_are}; move one of them elsewhere")
     if tables:
-        return SoundTable(tables, text) if holds_sound(tables[0]) else TableSource(tables, text)
+        return TableSource(tables, text, table_kind(tables[0]))
     if shards:
-        return ShardSource(shards, text)
+        return ShardSource(shards, text, _default(kind))
     if path.is_dir():
-        if is_idx_folder(path):
-            return open_idx_folder(path)
-        heard = not files_below(path) and (meant == "sound" or files_below(path, SoundFolder.suffixes))
-        return SoundFolder(path) if heard else FolderSource(path)
+        return open_idx_folder(path) if is_idx_folder(path) else FolderSource(path, _folder_kind(path, kind))
     if path.exists():
-        raise DataError(f"{text} is not a set of pictures or sound; give a folder, .tar shards or .parquet files")
-    raise DataError(f"there is no set and no folder called {text!r}; {nearest(text, list(BUILT_IN))} Or give the path of your own pictures")
+        raise DataError(f"{text} is not a data set; give a folder, .tar shards or .parquet files")
+    raise DataError(f"there is no set and no folder called {text!r}; {nearest(text, list(BUILT_IN))} Or give the path of your own data")
 
 
-def _of_kind(files: Sequence[Path], suffix: str) -> list[Path]:
+def _default(kind: str | None) -> MediaKind:
+    return next(iter(kinds().values())) if kind is None else kind_of(kind)
+
+
+def _folder_kind(path: Path, expected: str | None) -> MediaKind:
+    """The expected kind if the folder holds any of its files, or else the first kind of which it does."""
+    choices = [_default(expected), *kinds().values()]
+    return next((kind for kind in choices if files_below(path, kind.suffixes)), choices[0])
+
+
+def _of_suffix(files: Sequence[Path], suffix: str) -> list[Path]:
     return [file for file in files if file.suffix.lower() == suffix]
 
 
@@ -146,7 +162,7 @@ def _indices_of(source: Source, split: Split | None) -> list[int]:
     if not chosen and declares(source):
         raise DataError(f"{source.name} marks no item as {split!r}")
     if not chosen and split == "heldout":
-        raise DataError(f"{source.name} has too few pictures ({len(source.items)}) to hold any out")
+        raise DataError(f"{source.name} has too few items ({len(source.items)}) to hold any out")
     return chosen or list(everything)
 
 
@@ -155,56 +171,35 @@ def _emoji() -> Source:
         zoo = importlib.import_module("jielong_zoo")
     except ImportError as error:
         raise DataError("the set 'emoji' is in the distribution jielong-zoo, which is not installed; pip install ./zoo") from error
-    return TableSource([Path(zoo.path()) / "data" / "emoji.parquet"], "emoji")
+    return TableSource([Path(zoo.path()) / "data" / "emoji.parquet"], "emoji", kind_of("image"))
 
 
-def _emoji_full() -> Source:
-    path = built_path("emoji-full")
+def _built(name: str, kind: str, command: str) -> Source:
+    path = built_path(name)
     if not path.is_file():
-        raise DataError("the set 'emoji-full' is not built yet; run `jielong data build emoji-full` (needs npm)")
-    return TableSource([path], "emoji-full")
-
-
-def _prompts() -> Source:
-    path = built_path("prompts")
-    if not path.is_file():
-        raise DataError("the set 'prompts' is not built yet; run `jielong data build prompts` (fetches 55 MB of Debian packages)")
-    return SoundTable([path], "prompts")
-
-
-def _spoken_words() -> Source:
-    path = built_path("spoken-words")
-    if not path.is_file():
-        raise DataError("the set 'spoken-words' is not built yet; run `jielong data build spoken-words` (fetches 161 MB from Debian)")
-    return SoundTable([path], "spoken-words")
-
-
-def _synthetic_speech() -> Source:
-    path = built_path("synthetic-speech")
-    if not path.is_file():
-        raise DataError("the set 'synthetic-speech' is not built yet; run `jielong data build synthetic-speech --minutes 10`")
-    return SoundTable([path], "synthetic-speech")
+        raise DataError(f"the set {name!r} is not built yet; run {command}")
+    return TableSource([path], name, kind_of(kind))
 
 
 def _sounds() -> Source:
     path = built_path("sounds")
     if path.is_file():
-        return SoundTable([path], "sounds")
+        return TableSource([path], "sounds", kind_of("audio"))
     try:
         shipped = Path(importlib.import_module("jielong_zoo").path()) / "data" / "sounds.parquet"
     except ImportError:
         shipped = path
     if not shipped.is_file():
         raise DataError("the set 'sounds' is in the distribution jielong-zoo (pip install ./zoo); or run `jielong data build sounds`")
-    return SoundTable([shipped], "sounds")
+    return TableSource([shipped], "sounds", kind_of("audio"))
 
 
 BUILT_IN: dict[str, Callable[[], Source]] = {
     "emoji": _emoji,
-    "emoji-full": _emoji_full,
+    "emoji-full": partial(_built, "emoji-full", "image", "`jielong data build emoji-full` (needs npm)"),
     "fashion-mnist": open_fashion_mnist,
-    "prompts": _prompts,
+    "prompts": partial(_built, "prompts", "audio", "`jielong data build prompts` (fetches 55 MB of Debian packages)"),
     "sounds": _sounds,
-    "spoken-words": _spoken_words,
-    "synthetic-speech": _synthetic_speech,
+    "spoken-words": partial(_built, "spoken-words", "audio", "`jielong data build spoken-words` (fetches 161 MB from Debian)"),
+    "synthetic-speech": partial(_built, "synthetic-speech", "audio", "`jielong data build synthetic-speech --minutes 10`"),
 }

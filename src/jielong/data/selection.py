@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl
 
-from PIL import Image
-
 from jielong.data.source import DataError, Source
+from jielong.media.kinds.base import Content
 
 MARK = "?"
 """What stands between a set's name and the choice."""
@@ -63,8 +62,7 @@ class Selected(Source):
             raise DataError(f"{source.name} has no item with {words}; its columns hold, among others, {seen}")
         self.name, self._index = f"{source.name}{MARK}{words}", fits
         self.items = [source.items[index] for index in fits]
-        self.broken, self.medium, self.classes = source.broken, source.medium, source.classes
-        self.size, self.channels = source.size, source.channels
+        self.broken, self.kind, self.classes, self.native = source.broken, source.kind, source.classes, source.native
 
     def blob(self, index: int) -> bytes:
         """The encoded bytes of one item."""
@@ -74,6 +72,6 @@ class Selected(Source):
         """A digest of the content of those items."""
         return self.source.identity([self._index[index] for index in indices])
 
-    def picture(self, index: int) -> Image.Image:
-        """One picture, not yet decoded."""
-        return self.source.picture(self._index[index])
+    def content(self, index: int) -> Content:
+        """What its kind decodes."""
+        return self.source.content(self._index[index])

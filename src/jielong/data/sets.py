@@ -1,39 +1,40 @@
-"""A set of pictures as tensors: decoded once, always float in [-1, 1], broken files replaced and counted."""
+"""A set of media as tensors: decoded once, float in [-1, 1], broken items replaced and counted."""
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from jielong.config.data import DataSettings
+from jielong.core.medium import Medium
 from jielong.data.source import DataError, Source, digest
-from jielong.media.images import BrokenImageError, fit, read_image, to_bytes_tensor, to_float
+from jielong.media.kinds.base import kind_of
 
-MEMORY_BYTES = 500_000_000  # a set whose decoded pictures take less is kept decoded
-PREPROCESSING = "upright, over white, shorter side lanczos, centre square, 8 bit: 1"
-
-
-@dataclass(frozen=True)
-class Example:
-    """One picture: ``image`` is ``(C, H, W)`` float32 in [-1, 1]."""
-
-    key: str
-    image: Tensor
-    caption: str | None
-    label: int | None
+MEMORY_BYTES = 500_000_000
+"""Decoded items that a set keeps in memory."""
+SPEAKER_COLUMNS = ("speaker", "voice")
+"""Columns that may name the speaker."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures of equal size: ``media`` is ``(B, C, H, W)`` float32 in [-1, 1], ``labels`` is ``(B,)`` long.
+    """Items of equal size.
 
-    Sound is ``(B, C, T)``, and ``lengths``, ``(B,)`` long, says how many of its samples there are of each item, the rest being silence.
-    Where a set was cut into tokens beforehand, ``tokens`` holds their values, ``(B, N, C)``, and ``media`` is empty, ``(B, 0)``.
+    Attributes:
+        media: ``(B, C, *size)`` float32 in [-1, 1]; ``(B, 0)`` where ``tokens`` are given.
+        captions: One an item, ``""`` where missing; ``None`` if the set has none.
+        labels: Class numbers, ``(B,)`` long, if every item has one.
+        keys: Names of the items.
+        tokens: ``(B, N, C)``, where the set was tokenised beforehand.
+        lengths: ``(B,)`` long: samples or frames along time that an item fills; zeros follow. ``None`` without a time axis.
     """
 
     media: Tensor
@@ -48,60 +49,48 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        labels = None if self.labels is None else self.labels.to(device)
-        tokens = None if self.tokens is None else self.tokens.to(device)
-        lengths = None if self.lengths is None else self.lengths.to(device)
-        return Batch(self.media.to(device), self.captions, labels, self.keys, tokens, lengths)
+        labels, tokens, lengths = (None if each is None else each.to(device) for each in (self.labels, self.tokens, self.lengths))
+        return replace(self, media=self.media.to(device), labels=labels, tokens=tokens, lengths=lengths)
 
 
-def collate(examples: Sequence[Example]) -> Batch:
-    """Put examples together: captions if any has one (``""`` where it is missing), labels if all have one."""
-    labels = [e.label for e in examples if e.label is not None]
-    return Batch(
-        media=torch.stack([e.image for e in examples]),
-        captions=[e.caption or "" for e in examples] if any(e.caption for e in examples) else None,
-        labels=torch.tensor(labels) if len(labels) == len(examples) else None,
-        keys=[e.key for e in examples],
-    )
+class MediaSet(Dataset[Batch]):
+    """Items of one source as one medium.
 
-
-class ImageSet(Dataset[Example]):
-    """Pictures of one source at one size.
-
-    A picture that turns out to be broken when it is decoded is named in :attr:`broken`, warned of, and replaced by the next good one of
-    the set, with that one's caption and label: training never stops for it, and the replacement is always the same.
+    An item longer than the medium along time is its beginning, and a shorter one ends in zeros; :meth:`crops` gives any part.
+    An item that cannot be decoded is recorded in :attr:`broken`, warned of once, and replaced by the next good one of the set, with the
+    caption and label of that one; the replacement is always the same.
 
     Attributes:
-        classes: names of the classes, in the order of their numbers; empty if there are none.
-        captions: a caption a picture, ``""`` where it is missing; nothing is decoded.
-        labels: a class number a picture, or None where it is missing.
-        columns: whatever else the source says of each picture, by name.
-        fingerprint: SHA-256 of the content and of the preprocessing; equal fingerprints mean equal tensors.
-        broken: what was left out or replaced, and why.
-        stand_ins: index of a broken picture met so far -> index of the one that replaces it.
+        medium: What an item looks like.
+        classes: Names of the classes, in the order of their numbers.
+        captions: One an item, ``""`` where missing.
+        labels: A class number an item, or ``None``.
+        columns: The other columns of the source, by name.
+        broken: Items left out or replaced, and why.
+        replacements: Index of a broken item met so far -> index of its replacement.
     """
 
-    def __init__(self, source: Source, indices: Sequence[int] | None = None, size: int | None = None, channels: int | None = None) -> None:
+    def __init__(self, source: Source, medium: Medium, indices: Sequence[int] | None = None, settings: DataSettings | None = None) -> None:
         """Take the items ``indices`` (all by default) of a source.
 
         Args:
-            source: where the pictures come from.
-            indices: which items, in this order.
-            size: side of the square pictures in pixels; the source's own by default.
-            channels: 3 (RGB) or 1 (grey); the source's own by default.
+            source: Where the items come from.
+            medium: The size, rate and channels that they are fitted to.
+            indices: Which items, in this order.
+            settings: How they are read, beyond the medium (the level of audio).
 
         Raises:
-            DataError: if there is no picture, or the size or the channels are impossible.
+            DataError: if there is no item, or they are of another kind of media.
         """
-        self.source = source
+        self.source, self.medium, self.kind, self.name = source, medium, kind_of(medium), source.name
+        if source.kind != medium.kind:
+            raise DataError(f"{source.name} holds {kind_of(source.kind).noun[1]}, not {self.kind.noun[1]}")
+        self.settings = settings or self.kind.settings()
         self.indices = list(range(len(source.items)) if indices is None else indices)
-        self.size, self.channels = size or source.size, channels or source.channels
-        self.name = source.name
         self.broken = dict(source.broken)
         if not self.indices:
-            raise DataError(f"{source.name} holds no usable picture" + (f" ({len(source.broken)} broken)" if source.broken else ""))
-        if self.size < 1 or self.channels not in (1, 3):
-            raise DataError(f"pictures need a positive size and 1 or 3 channels, not size {self.size} and {self.channels} channels")
+            broken = f" ({len(source.broken)} broken)" if source.broken else ""
+            raise DataError(f"{source.name} holds no usable {self.kind.noun[0]}{broken}")
         items = [source.items[i] for i in self.indices]
         self.keys = [item.key for item in items]
         self.has_captions = any(item.caption for item in items)
@@ -111,91 +100,141 @@ class ImageSet(Dataset[Example]):
         number = {name: n for n, name in enumerate(self.classes)}
         self.labels = [None if item.label is None else number[item.label] for item in items]
         self.columns: dict[str, list[Any]] = {name: [item.extra.get(name) for item in items] for name in items[0].extra}
-        self.stand_ins: dict[int, int] = {}
+        self.replacements: dict[int, int] = {}
         self._bad: set[int] = set()
         self._fingerprint: str | None = None
-        keep = len(items) * self.channels * self.size**2 <= MEMORY_BYTES
-        # The memory of `empty` is taken page by page as pictures are written to it.
-        self._pixels = torch.empty(len(items), self.channels, self.size, self.size, dtype=torch.uint8) if keep else None
-        self._decoded = torch.zeros(len(items), dtype=torch.bool)
+        self._decoded: dict[int, Tensor] = {}
+        self._decoded_bytes = 0
+        self._lengths: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __repr__(self) -> str:
-        words = f", {len(self.classes)} classes" if self.classes else ""
-        return f"ImageSet({self.name!r}: {len(self)} pictures, {self.channels} x {self.size} x {self.size}{words})"
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        return f"MediaSet({self.name!r}: {len(self)} {self.kind.noun[1]}, {self.medium}{classes})"
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the content (pictures, captions, labels, in order) and of the preprocessing."""
+        """SHA-256 of the content (items, captions, labels, in order) and of the preprocessing; equal fingerprints mean equal tensors."""
         if self._fingerprint is None:
-            how = f"{PREPROCESSING}; size {self.size}; channels {self.channels}"
+            how = self.kind.preprocessing(self.medium, self.settings)
             words = [f"{k}\0{c}\0{n}" for k, c, n in zip(self.keys, self.captions, self.labels, strict=True)]
             self._fingerprint = digest([how, self.source.identity(self.indices), *self.classes, *words])
         return self._fingerprint
 
-    def __getitem__(self, index: int) -> Example:
-        index = range(len(self))[index]  # negative indices, and IndexError beyond the end
-        pixels = self._pixels_of([index])[0]
-        index = self.resolve(index)
-        caption = self.captions[index] or None
-        return Example(self.keys[index], to_float(pixels), caption, self.labels[index])
+    @property
+    def speaker_column(self) -> str | None:
+        """The column that names the speaker, if there is one."""
+        return next((name for name in SPEAKER_COLUMNS if name in self.columns), None)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.batch([range(len(self))[index]])  # negative indices, and IndexError beyond the end
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """The batch of those pictures; what :func:`collate` makes of the same examples, but in one go."""
-        media = to_float(self._pixels_of(indices))
-        return self._with_words(media, [self.resolve(i) for i in indices])
-
-    def words(self, indices: Sequence[int], tokens: Tensor) -> Batch:
-        """A batch of tokens ``(B, N, C)`` that were made of those pictures, with their captions and labels; nothing is decoded."""
-        return self._with_words(torch.empty(len(indices), 0), [self.resolve(i) for i in indices], tokens)
-
-    def _with_words(self, media: Tensor, indices: Sequence[int], tokens: Tensor | None = None) -> Batch:
-        captions = [self.captions[i] for i in indices]
-        labels = [n for n in (self.labels[i] for i in indices) if n is not None]
-        return Batch(
-            media=media,
-            captions=captions if self.has_captions else None,
-            labels=torch.tensor(labels) if len(labels) == len(indices) else None,
-            keys=[self.keys[i] for i in indices],
-            tokens=tokens,
-        )
-
-    def images(self, indices: Sequence[int]) -> Tensor:
-        """Those pictures, ``(B, C, H, W)`` float32 in [-1, 1]; use :meth:`batch` when captions or labels are needed too."""
-        return to_float(self._pixels_of(indices))
+        """Those items, with captions, labels and lengths."""
+        media = self.media(indices)
+        return self._labelled(indices, media)  # after decoding, which may have replaced some
 
     def media(self, indices: Sequence[int]) -> Tensor:
-        """The same as :meth:`images`, by the name that every kind of set has for it."""
-        return self.images(indices)
+        """Those items, ``(B, C, *size)`` float32 in [-1, 1]."""
+        return self._stacked(indices, [0] * len(indices))
+
+    def crops(self, indices: Sequence[int], positions: Sequence[int], seed: int) -> Batch:
+        """Parts of those items that begin anywhere along time, drawn from ``(seed, position)``; short items begin at 0.
+
+        Args:
+            indices: Which items.
+            positions: Of each in the endless stream of the run.
+            seed: Of the run.
+        """
+        if not self.medium.timed:
+            return self.batch(indices)
+        starts = []
+        for index, position in zip(indices, positions, strict=True):
+            spare = self._item(index).shape[self._time] - self.medium.frames
+            drawn = int.from_bytes(hashlib.blake2b(f"{seed}/crop/{position}".encode(), digest_size=8).digest(), "big")
+            starts.append(drawn % (spare + 1) if spare > 0 else 0)
+        media = self._stacked(indices, starts)
+        return self._labelled(indices, media)
+
+    def tokenised(self, indices: Sequence[int], tokens: Tensor) -> Batch:
+        """A batch of the tokens ``(B, N, C)`` of those items, with captions, labels and lengths; nothing is decoded."""
+        return self._labelled(indices, torch.empty(len(indices), 0), tokens)
+
+    def whole(self, index: int) -> Tensor:
+        """A whole item, ``(C, *size)`` float32 in [-1, 1], along time as long as it is."""
+        return self.kind.to_float(self._item(index))
 
     def resolve(self, index: int) -> int:
-        """The index of the picture that stands at ``index``: itself, or the one that replaces a broken one met so far."""
-        return self.stand_ins.get(index, index)
+        """The index of the item that is used at ``index``: itself, or its replacement."""
+        return self.replacements.get(index, index)
 
-    def _pixels_of(self, indices: Sequence[int]) -> Tensor:
-        if self._pixels is None:
-            return torch.stack([self._decode_or_replace(i) for i in indices])
-        for index in indices:
-            if not self._decoded[index]:
-                self._pixels[index] = self._decode_or_replace(index)
-                self._decoded[index] = True
-        return self._pixels[torch.as_tensor(indices, dtype=torch.long)]
+    def length(self, index: int) -> int:
+        """Samples or frames along time that an item fills, at most those of the medium."""
+        return min(self.full_length(index), self.medium.frames)
+
+    def full_length(self, index: int) -> int:
+        """Samples or frames of a whole item along time; from its header where that is exact."""
+        index = self.resolve(index)
+        if index not in self._lengths:
+            told = self.kind.frames_of(self.source.content(self.indices[index]), self.keys[index], self.medium)
+            self._lengths[index] = self._item(index).shape[self._time] if told is None else told
+        return self._lengths[index]
+
+    @property
+    def _time(self) -> int:
+        return 1 + self.medium.axes.index("time")
+
+    def _labelled(self, indices: Sequence[int], media: Tensor, tokens: Tensor | None = None) -> Batch:
+        rows = [self.resolve(index) for index in indices]
+        labels = [n for n in (self.labels[row] for row in rows) if n is not None]
+        return Batch(
+            media=media,
+            captions=[self.captions[row] for row in rows] if self.has_captions else None,
+            labels=torch.tensor(labels) if len(labels) == len(rows) else None,
+            keys=[self.keys[row] for row in rows],
+            tokens=tokens,
+            lengths=torch.tensor([self.length(row) for row in rows]) if self.medium.timed else None,
+        )
+
+    def _stacked(self, indices: Sequence[int], starts: Sequence[int]) -> Tensor:
+        if not self.medium.timed:
+            return self.kind.to_float(torch.stack([self._item(index) for index in indices]))
+        return torch.stack([self._part(index, start) for index, start in zip(indices, starts, strict=True)])
+
+    def _part(self, index: int, start: int) -> Tensor:
+        """An item from ``start`` along time on, cut or padded with zeros to the medium."""
+        item, frames = self._item(index), self.medium.frames
+        part = self.kind.to_float(item.narrow(self._time, start, min(frames, item.shape[self._time] - start)))
+        after = part.ndim - 1 - self._time
+        return F.pad(part, (*(0, 0) * after, 0, frames - part.shape[self._time]))
+
+    def _item(self, index: int) -> Tensor:
+        index = self.resolve(index)
+        if index in self._decoded:
+            return self._decoded[index]
+        item = self._decode_or_replace(index)
+        size = item.numel() * item.element_size()
+        if self._decoded_bytes + size <= MEMORY_BYTES:
+            self._decoded[self.resolve(index)] = item
+            self._decoded_bytes += size
+        return item
 
     def _decode_or_replace(self, index: int) -> Tensor:
         for step in range(len(self)):
-            candidate = (self.resolve(index) + step) % len(self)
+            candidate = (index + step) % len(self)
             if candidate in self._bad:
                 continue
             try:
-                image = read_image(self.source.picture(self.indices[candidate]), self.keys[candidate])
-            except BrokenImageError as error:
+                item = self.kind.decode(self.source.content(self.indices[candidate]), self.keys[candidate], self.medium, self.settings)
+            except ValueError as error:
                 self._bad.add(candidate)
                 self.broken[self.keys[candidate]] = str(error)
-                warnings.warn(f"{error}; the next good picture takes its place ({len(self.broken)} broken so far)", stacklevel=4)
+                advice = f"the next good {self.kind.noun[0]} takes its place ({len(self.broken)} broken so far)"
+                warnings.warn(f"{error}; {advice}", stacklevel=4)
                 continue
             if candidate != index:
-                self.stand_ins[index] = candidate
-            return to_bytes_tensor(fit(image, self.size), self.channels)
-        raise DataError(f"{self.name}: not one of {len(self)} pictures can be decoded")
+                self.replacements[index] = candidate
+            return item
+        raise DataError(f"{self.name}: not one of {len(self)} {self.kind.noun[1]} can be decoded")

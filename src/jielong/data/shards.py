@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jielong.data.folder import SUFFIXES
 from jielong.data.source import DataError, Item, Source, digest, file_identity
 from jielong.data.words import CAPTION_NAMES, LABEL_NAMES, first, read_json
-from jielong.media.images import BrokenImageError, open_image
+from jielong.media.kinds.base import MediaKind
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -23,23 +22,24 @@ _TEXT_LIMIT = 1 << 20  # a caption file beyond this is not a caption
 class ShardSource(Source):
     """Samples of one or more uncompressed tar shards, indexed once so that any sample can be read at random.
 
-    A sample is the members that share a name up to the first dot of the file name: a picture, and beside it ``.txt`` (caption), ``.json``
-    (caption, label) or ``.cls`` (label). Samples without a picture, or whose picture has no readable header, are named in :attr:`broken`.
+    A sample is the members that share a name up to the first dot of the file name: an item, and beside it ``.txt`` (caption), ``.json``
+    (caption, label) or ``.cls`` (label). Samples without an item, or whose item has no readable header, are named in :attr:`broken`.
     """
 
-    def __init__(self, files: Sequence[Path], name: str) -> None:
+    def __init__(self, files: Sequence[Path], name: str, kind: MediaKind) -> None:
         """Index the shards.
 
         Raises:
-            DataError: if a file is not a tar file, or no shard holds a picture.
+            DataError: if a file is not a tar file, or no shard holds an item.
         """
-        self.name, self.files = name, list(files)
+        self.name, self.files, self.kind, self._kind = name, list(files), kind.name, kind
         self.items, self.broken = [], {}
         self._places: list[tuple[int, int, int]] = []  # (file, offset, length)
         for number, path in enumerate(self.files):
             self._index(number, path)
         if not self.items and not self.broken:
-            raise DataError(f"{name}: no shard holds a picture ({len(self.files)} tar files, members should end in .jpg, .png, .webp, ...)")
+            expected = ", ".join(sorted(kind.suffixes)[:4])
+            raise DataError(f"{name}: no shard holds {kind.noun[1]} ({len(self.files)} tar files, members should end in {expected}, ...)")
 
     def _index(self, number: int, path: Path) -> None:
         length = path.stat().st_size
@@ -54,19 +54,19 @@ class ShardSource(Source):
                         self.broken[key] = f"{path}: {member.name} is cut off at the end of the shard"
                         break
                     file.seek(member.offset_data)
-                    if suffix in SUFFIXES:
+                    if suffix in self._kind.suffixes:
                         place = place or (number, member.offset_data, member.size)
                     elif suffix in (".txt", ".cls", ".json") and member.size <= _TEXT_LIMIT:
                         words = _with_words(words, suffix, file.read(member.size), f"{path}: {member.name}")
                 if key in self.broken:
                     continue
                 if place is None:
-                    self.broken[key] = f"{path}: sample {stem} has no picture, only {' '.join(sorted(members))}"
+                    self.broken[key] = f"{path}: sample {stem} has no {self._kind.noun[0]}, only {' '.join(sorted(members))}"
                     continue
                 file.seek(place[1])
                 try:
-                    open_image(file.read(place[2]), key).close()
-                except BrokenImageError as error:
+                    self._kind.check_header(file.read(place[2]), key)
+                except ValueError as error:
                     self.broken[key] = str(error)
                     continue
                 self._places.append(place)
@@ -96,7 +96,7 @@ class ShardSource(Source):
         yield from samples.items()
 
     def blob(self, index: int) -> bytes:
-        """The bytes of the picture, read from its place in the shard; empty if the shard has vanished."""
+        """The bytes of one item; empty if the shard has vanished."""
         number, offset, length = self._places[index]
         try:
             with open(self.files[number], "rb") as file:

@@ -1,18 +1,16 @@
-"""Where pictures come from: what every kind of set (folder, shards, table, idx files) offers to :class:`~jielong.data.sets.ImageSet`."""
+"""Where items come from: the interface of folders, shards, tables and idx files to :class:`~jielong.data.sets.MediaSet`."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from PIL import Image
-
-from jielong.media.images import open_image
+from jielong.media.kinds.base import Content
 
 
 class DataError(ValueError):
@@ -21,7 +19,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Item:
-    """What is known of one picture before it is decoded."""
+    """One undecoded item: its key, caption, class name, declared split and other columns."""
 
     key: str
     caption: str | None = None
@@ -31,31 +29,35 @@ class Item:
 
 
 class Source(ABC):
-    """A list of items and the bytes of each; it knows nothing of sizes, tensors or splits."""
+    """A list of items of one kind of media and the bytes of each.
+
+    Attributes:
+        name: For messages.
+        items: Usable items.
+        broken: Items left out when it was opened, and why.
+        kind: Name of the kind of media.
+        classes: Class names in order; by default the labels, sorted.
+        native: Keys of the `data:` section, and ``channels``, at which it is used unless others are given.
+    """
 
     name: str
     items: list[Item]
-    broken: dict[str, str]  # what was left out at opening -> why
-    medium: Literal["pictures", "sound"] = "pictures"
-    classes: list[str] | None = None  # in their given order; None: the labels, sorted
-    size: int = 64  # the side at which the set is used unless another is asked for
-    channels: int = 3
+    broken: dict[str, str]
+    kind: str = "image"
+    classes: list[str] | None = None
+    native: Mapping[str, int] = {}
 
     @abstractmethod
     def blob(self, index: int) -> bytes:
-        """The encoded bytes of one picture or sound."""
+        """The encoded bytes of one item."""
 
     @abstractmethod
     def identity(self, indices: Sequence[int]) -> str:
         """A digest of the content of those items."""
 
-    def picture(self, index: int) -> Image.Image:
-        """One picture, not yet decoded.
-
-        Raises:
-            BrokenImageError: if its header is not that of a picture.
-        """
-        return open_image(self.blob(index), self.items[index].key)
+    def content(self, index: int) -> Content:
+        """What its kind decodes: the bytes, unless the source holds something better."""
+        return self.blob(index)
 
 
 def digest(parts: Iterable[str | bytes]) -> str:
@@ -69,7 +71,7 @@ def digest(parts: Iterable[str | bytes]) -> str:
 
 
 def fraction(text: str) -> float:
-    """A number in ``[0, 1)`` that is a text's own, evenly spread over all texts: what is below a share of them is held out, for good."""
+    """A hash of a text as a number in ``[0, 1)``, uniform over texts."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
 
 

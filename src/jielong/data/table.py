@@ -1,7 +1,8 @@
-"""Pictures in Parquet files."""
+"""Items in Parquet files."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jielong.data.source import DataError, Item, Source, digest, file_identity
+from jielong.media.images import write_bytes
+from jielong.media.kinds.base import MediaKind, kinds
 
-IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png", "bytes")
 CAPTION_COLUMNS = ("caption", "text", "prompt", "description")
 LABEL_COLUMNS = ("label", "class", "category")
 SPLIT_COLUMNS = ("split",)
@@ -21,25 +23,23 @@ KEPT_BYTES = 1_000_000_000
 
 
 class TableSource(Source):
-    """Rows of one or more Parquet files; the picture is a column of bytes, or of ``{"bytes", "path"}`` as Hugging Face writes it.
+    """Rows of one or more Parquet files; an item is a column of bytes, or of ``{"bytes", "path"}`` as Hugging Face writes it.
 
-    A file may say in its schema's metadata, under ``jielong``, which column plays which part (JSON with ``caption``, ``label``, ``key``,
-    ``size``); otherwise usual names are recognised. Row groups are read when needed; those used last are kept, up to a gigabyte.
+    A file may declare in its schema's metadata, under ``jielong``, the roles of its columns (JSON with the kind's name, ``caption``,
+    ``label``, ``key``, ``size``); otherwise usual names are recognised. Row groups are read when needed and cached up to a gigabyte.
     """
 
-    columns: Sequence[str] = IMAGE_COLUMNS
-
-    def __init__(self, files: Sequence[Path], name: str) -> None:
-        """Open the files, and read every column but the pictures.
+    def __init__(self, files: Sequence[Path], name: str, kind: MediaKind) -> None:
+        """Open the files, and read every column but the items.
 
         Raises:
-            DataError: if a file is not Parquet, has no column of pictures, or has other columns than the first.
+            DataError: if a file is not Parquet, has no column of this kind, or has other columns than the first.
         """
-        self.name, self.files = name, list(files)
+        self.name, self.files, self.kind = name, list(files), kind.name
         self.items, self.broken = [], {}
         self._groups: list[tuple[int, int]] = []  # (file, row group in it)
         self._rows: list[tuple[int, int]] = []  # item -> (group, row)
-        self._kept: OrderedDict[int, list[bytes]] = OrderedDict()  # row group -> its pictures, latest use last
+        self._kept: OrderedDict[int, list[bytes]] = OrderedDict()  # row group -> its items, latest use last
         self._kept_bytes = 0
         roles: dict[str, Any] | None = None
         self._readers = []
@@ -48,20 +48,20 @@ class TableSource(Source):
                 reader = pq.ParquetFile(path)
             except (pa.ArrowInvalid, OSError) as error:
                 raise DataError(f"{path} is not a whole Parquet file: {error}") from error
-            mine = _roles(reader.schema_arrow, path, self.medium, self.columns)
-            if roles is not None and mine != roles:
+            found = _roles(reader.schema_arrow, path, kind)
+            if roles is not None and found != roles:
                 raise DataError(f"{path} has other columns than {self.files[0]}; all Parquet files of one set need the same columns")
-            roles = mine
+            roles = found
             self._readers.append(reader)
             self._read_words(number, roles)
         if roles is None:
             raise DataError(f"{name} has no Parquet file")
-        self._image = roles["image"]
-        self.size = roles.get("size", 64)
+        self._column = roles["item"]
+        self.native = {"size": roles["size"]} if roles["size"] else {}
 
     def _read_words(self, number: int, roles: dict[str, Any]) -> None:
         reader, path = self._readers[number], self.files[number]
-        words = [column for column in reader.schema_arrow.names if column != roles["image"]]
+        words = [column for column in reader.schema_arrow.names if column != roles["item"]]
         names = _class_names(reader.schema_arrow, roles["label"])
         for group in range(reader.num_row_groups):
             self._groups.append((number, group))
@@ -80,13 +80,13 @@ class TableSource(Source):
                 self._rows.append((len(self._groups) - 1, row))
 
     def blob(self, index: int) -> bytes:
-        """The bytes in the picture column."""
+        """The bytes in the item column."""
         group, row = self._rows[index]
         if group in self._kept:
             self._kept.move_to_end(group)
         else:
             number, within = self._groups[group]
-            column = self._readers[number].read_row_group(within, columns=[self._image]).column(0).to_pylist()
+            column = self._readers[number].read_row_group(within, columns=[self._column]).column(0).to_pylist()
             self._kept[group] = [_bytes(value) for value in column]
             self._kept_bytes += sum(map(len, self._kept[group]))
             while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
@@ -98,23 +98,66 @@ class TableSource(Source):
         return digest([*(file_identity(path) for path in self.files), *map(str, indices)])
 
 
-def _roles(schema: pa.Schema, path: Path, medium: str, columns: Sequence[str]) -> dict[str, Any]:
-    declared = json.loads((schema.metadata or {}).get(b"jielong", b"{}"))
+def table_kind(path: Path) -> MediaKind:
+    """The kind that a Parquet file declares, or whose usual column it has; images where it has none, or cannot be read."""
+    known = kinds()
+    first = next(iter(known.values()))
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowInvalid, OSError):
+        return first
+    declared, names = _declared(schema), set(schema.names) - {"bytes"}  # which may be any
+    return next(
+        (kind for name, kind in known.items() if name in declared),
+        next((kind for kind in known.values() if names & set(kind.columns)), first),
+    )
+
+
+def write_table(path: Path, rows: Sequence[dict[str, Any]], *, item: str, caption: str, label: str, key: Sequence[str]) -> None:
+    """Write rows as Parquet that declares the roles of its columns; the same rows give the same bytes.
+
+    Sorted by key, whole or not at all.
+
+    Args:
+        path: The file.
+        rows: All with the same columns.
+        item: The column of encoded items; its name is the name of their kind.
+        caption: The column of captions.
+        label: The column of classes.
+        key: The columns that name a row.
+    """
+    ordered = sorted(rows, key=lambda row: tuple(str(row[name]) for name in key))
+    declared = {item: item, "caption": caption, "label": label, "key": list(key)}
+    table = pa.Table.from_pylist(ordered).replace_schema_metadata({"jielong": json.dumps(declared)})
+    buffer = io.BytesIO()
+    compression = {name: "none" if name == item else "zstd" for name in table.column_names}
+    pq.write_table(table, buffer, compression=compression, row_group_size=512)
+    write_bytes(path, buffer.getvalue())
+
+
+def _declared(schema: pa.Schema) -> dict[str, Any]:
+    declared: dict[str, Any] = json.loads((schema.metadata or {}).get(b"jielong", b"{}"))
+    return declared
+
+
+def _roles(schema: pa.Schema, path: Path, kind: MediaKind) -> dict[str, Any]:
+    declared = _declared(schema)
 
     def find(part: str, names: Sequence[str]) -> str | None:
         return declared.get(part) or next((name for name in names if name in schema.names), None)
 
-    image = find("image" if medium == "pictures" else "audio", columns)
-    kind = schema.field(image).type if image is not None else None
-    if kind is None or not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind)):
-        raise DataError(f"{path} has no column of {medium} (bytes, or bytes and path, named {', '.join(columns)}); it has {schema.names}")
+    item = find(kind.name, kind.columns)
+    held = schema.field(item).type if item is not None else None
+    if held is None or not (pa.types.is_binary(held) or pa.types.is_large_binary(held) or pa.types.is_struct(held)):
+        named = ", ".join(kind.columns)
+        raise DataError(f"{path} has no column of {kind.noun[1]} (bytes, or bytes and path, named {named}); it has {schema.names}")
     return {
-        "image": image,
+        "item": item,
         "caption": find("caption", CAPTION_COLUMNS),
         "label": find("label", LABEL_COLUMNS),
         "split": find("split", SPLIT_COLUMNS),
         "key": declared.get("key", []),
-        "size": declared.get("size", 64),
+        "size": declared.get("size"),
     }
 
 

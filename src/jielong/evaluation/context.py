@@ -12,8 +12,7 @@ from torch import Tensor
 from jielong.conditions.inputs import HeldoutItems
 from jielong.config.sampling import SamplingConfig
 from jielong.core.tokens import Tokens
-from jielong.data.opening import MediaSet
-from jielong.data.sounds import AudioSet
+from jielong.data.sets import MediaSet
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.scorer import Scorer
 from jielong.system import System
@@ -89,10 +88,8 @@ class EvalContext:
     without: frozenset[str] = frozenset()
 
     @property
-    def sounds(self) -> AudioSet:
-        """The set, which holds sound."""
-        if not isinstance(self.media, AudioSet):
-            raise ValueError(f"{self.media.name} holds pictures, not sound")
+    def sounds(self) -> MediaSet:
+        """The set, by the name that metrics of audio use."""
         return self.media
 
     @property
@@ -102,7 +99,7 @@ class EvalContext:
 
     def items(self, prompts: Sequence[Tensor | None] | None = None) -> HeldoutItems:
         """The items, with other recordings of their speakers as ``prompts``."""
-        words = self.media.words(self.rows, torch.empty(len(self.rows), 0, 0))
+        words = self.media.tokenised(self.rows, torch.empty(len(self.rows), 0, 0))
         batch, scale = replace(words, media=self.real, tokens=None), 1.0 if self.draws.length is None else self.draws.length
         return HeldoutItems(self.media.name, batch, self.media.classes, self.system.tokenizer.media, prompts, scale)
 

@@ -11,32 +11,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from jielong.data.opening import MediaSet
+from jielong.data.opening import open_data
 from jielong.data.order import spread
-from jielong.data.sounds import AudioSet
-from jielong.evaluation import pictures
-from jielong.evaluation.context import BATCH, CANDIDATES, DrawSettings, EvalContext, EvalResult, Progress, drawing
-from jielong.evaluation.provenance import Measurement, picture_hash, versions
+from jielong.data.sets import MediaSet
+from jielong.evaluation.context import BATCH, CANDIDATES, DrawSettings, EvalContext, Progress, drawing
+from jielong.evaluation.protocols import protocol_of
+from jielong.evaluation.provenance import Measurement, versions
 from jielong.evaluation.scorer import Scorer
-from jielong.evaluation.sound import generators, tokenizers
-from jielong.evaluation.sound.protocol import sound_hash
-from jielong.system import System, is_timed, open_media
+from jielong.system import System, is_timed
 from jielong.training.checkpoint import fingerprint
-
-_KINDS: dict[tuple[bool, bool], Callable[[EvalContext], EvalResult]] = {
-    # (whether it is of sound, whether it generates): what measures it
-    (False, False): pictures.tokenizer,
-    (False, True): pictures.generator,
-    (True, False): tokenizers.tokenizer,
-    (True, True): generators.generator,
-}
 
 
 @dataclass(frozen=True)
@@ -96,21 +86,21 @@ def evaluate(
     begun = time.perf_counter()
     draws = draws or DrawSettings()
     media = system.tokenizer.media
-    images = open_media(data or system.recipe.data.set, media, "heldout", system.generator is not None, system.recipe.data.level)
+    generates, source = system.generator is not None, data or system.recipe.data.set
+    images = open_data(source, "heldout", medium=media, settings=system.recipe.data, whole=generates)
     rows = spread(len(images), count)
     report = progress or (lambda what, done, total: None)
     real = _real(images, rows, report)
-    sound = isinstance(images, AudioSet)
-    if draws.length is not None and not (sound and system.generator is not None and is_timed(system.recipe)):
+    protocol = protocol_of(media)
+    if draws.length is not None and not (media.timed and generates and is_timed(system.recipe)):
         raise ValueError(f"{system.name} knows nothing of lengths, so none can be asked of it: leave the length out")
     if draws.length is not None and not 0 < draws.length < math.inf:
         raise ValueError(f"a length is asked for as a multiple of the recording's, above 0, such as 0.75, not {draws.length:g}")
-    if without and not (sound and system.generator is not None):
-        raise ValueError(f"{system.name} does not generate sound, and figures can be left out of generated sound alone: take all of them")
+    if without and not (protocol.skippable and generates):
+        raise ValueError(f"{system.name} has no metric to skip: those of generated audio can be, such as dnsmos")
     provenance = _provenance(system, images, rows, real)
-    source, left_out = data or system.recipe.data.set, frozenset(without)
-    subject = EvalContext(system, images, rows, real, draws, report, candidates, scorer, perception, ceiling, source, left_out)
-    found = _KINDS[sound, system.generator is not None](subject)
+    context = EvalContext(system, images, rows, real, draws, report, candidates, scorer, perception, ceiling, source, frozenset(without))
+    found = protocol.generator(context) if generates else protocol.tokenizer(context)
     if system.generator is not None:
         provenance["draws"] = drawing(system, draws) | found.drawn
     return Evaluation(found.figures, found.omitted, time.perf_counter() - begun, provenance)
@@ -127,7 +117,6 @@ def _real(images: MediaSet, rows: list[int], report: Progress) -> Tensor:
 def _provenance(system: System, images: MediaSet, rows: list[int], real: Tensor) -> dict[str, Any]:
     model = system.generator or system.tokenizer
     average = system.recipe.train.ema
-    heard = {"sound_sha256": sound_hash(real, images.rate)} if isinstance(images, AudioSet) else {"pictures_sha256": picture_hash(real)}
     made_of: dict[str, Any] = {
         "model": system.name,
         "weights": f"average over training (EMA {average})" if average else "raw",
@@ -139,9 +128,9 @@ def _provenance(system: System, images: MediaSet, rows: list[int], real: Tensor)
             "n": len(rows),
             "of": len(images),
             "data_sha256": images.fingerprint,
-            **heard,
+            **protocol_of(images.medium).digest(real, images.medium),
             "size": list(real.shape[1:]),
-            "replaced_broken": sorted(images.keys[index] for index in images.stand_ins),
+            "replaced_broken": sorted(images.keys[index] for index in images.replacements),
         },
         "versions": versions(),
         "device": str(next(model.parameters()).device),

@@ -7,13 +7,15 @@ import time
 import torch
 from torch import Tensor
 
+from jielong.core.medium import Medium
 from jielong.core.tokens import Tokens
-from jielong.data.opening import MediaSet
+from jielong.data.sets import Batch, MediaSet
 from jielong.evaluation.context import BATCH, EvalContext, EvalResult, Progress
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.frechet import frechet
 from jielong.evaluation.likelihood import bits_per_dimension, nats_per_token, no_density, no_likelihood
-from jielong.evaluation.provenance import Measurement
+from jielong.evaluation.protocols import EvalProtocol, reconstruct, register_protocol
+from jielong.evaluation.provenance import Measurement, picture_hash
 from jielong.evaluation.reconstruction import perceptual_distance, psnr, ssim
 from jielong.evaluation.retrieval import retrieval_at_1
 from jielong.evaluation.scorer import Scorer, ScorerError
@@ -25,13 +27,7 @@ from jielong.system import System
 def tokenizer(subject: EvalContext) -> EvalResult:
     """What comes back of pictures, and the codes it takes."""
     system, real, report = subject.system, subject.real, subject.report
-    codes, rebuilt = [], []
-    for part in real.split(BATCH):
-        tokens = system.encode(part)
-        codes.append(tokens.values.cpu())
-        rebuilt.append(system.decode(tokens))
-        report("reconstructing", sum(map(len, codes)), len(real))
-    pictures = torch.cat(rebuilt)
+    codes, pictures = reconstruct(subject)
     figures = {"psnr": psnr(pictures, real)}
     omitted: dict[str, str] = {}
     try:
@@ -41,7 +37,7 @@ def tokenizer(subject: EvalContext) -> EvalResult:
     except (RuntimeError, ValueError) as error:
         omitted["ssim"] = f"pictures of {real.shape[-1]} pixels are too small for its window ({error})"
     if system.tokenizer.layout.discrete:
-        figures["codebook_usage"] = codebook_usage(Tokens(torch.cat(codes), system.tokenizer.layout))
+        figures["codebook_usage"] = codebook_usage(Tokens(codes, system.tokenizer.layout))
     else:
         omitted["codebook_usage"] = "the tokens are continuous"
     device = next((parameter.device for parameter in system.tokenizer.parameters()), torch.device("cpu"))
@@ -136,3 +132,26 @@ def _no_retrieval(system: System, images: MediaSet, candidates: int) -> str | No
     if distinct < candidates:
         return f"it chooses among {candidates} captions, but {images.name} holds out {distinct} distinct ones"
     return None
+
+
+class ImageProtocol(EvalProtocol):
+    """Figures of pictures."""
+
+    def quick(self, rebuilt: Tensor, batch: Batch, medium: Medium) -> dict[str, float]:
+        """PSNR of 8-bit pictures."""
+        return {"psnr": psnr(rebuilt, batch.media).value}
+
+    def tokenizer(self, context: EvalContext) -> EvalResult:
+        """See :func:`tokenizer`."""
+        return tokenizer(context)
+
+    def generator(self, context: EvalContext) -> EvalResult:
+        """See :func:`generator`."""
+        return generator(context)
+
+    def digest(self, real: Tensor, medium: Medium) -> dict[str, str]:
+        """Of 8-bit pictures."""
+        return {"pictures_sha256": picture_hash(real)}
+
+
+register_protocol("image", ImageProtocol())

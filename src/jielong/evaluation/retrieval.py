@@ -100,13 +100,13 @@ def retrieval_at_1(
 
 
 def _train(out: Path, data: str, seed: int) -> None:
-    from jielong.data import open_set
+    from jielong.data import open_data
     from jielong.evaluation.features import FeatureExtractor
     from jielong.evaluation.scorer_training import Settings, card, extract, fit, write
     from jielong.media.images import write_bytes
 
     settings = Settings(seed=seed)
-    images = open_set(data, split="train")
+    images = open_data(data, split="train")
     extractor, reader = FeatureExtractor(), TextReader()
     towers = fit(extract(images, settings, extractor, reader, log=True), settings, log=True)
     facts = {
@@ -125,10 +125,10 @@ def _train(out: Path, data: str, seed: int) -> None:
 
 
 def _real(data: str, scorer: Scorer) -> Measurement:
-    from jielong.data import open_set
+    from jielong.data import open_data
 
-    images = open_set(data, split="heldout")
-    return retrieval_at_1(images.images(range(len(images))), images.captions, scorer=scorer, name="retrieval_at_1_real")
+    images = open_data(data, split="heldout")
+    return retrieval_at_1(images.media(range(len(images))), images.captions, scorer=scorer, name="retrieval_at_1_real")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

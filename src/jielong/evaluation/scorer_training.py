@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
-from jielong.data import ImageSet
+from jielong.data import MediaSet
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.scorer import PROVENANCE, WEIGHTS, TextReader, Towers
@@ -96,12 +96,12 @@ class Examples:
     captions: Tensor
 
 
-def extract(images: ImageSet, settings: Settings, extractor: FeatureExtractor, reader: TextReader, log: bool = False) -> Examples:
+def extract(images: MediaSet, settings: Settings, extractor: FeatureExtractor, reader: TextReader, log: bool = False) -> Examples:
     """Features of every picture, clean and damaged, and of every caption."""
     generator = torch.Generator().manual_seed(settings.seed)
     parts = []
     for start in range(0, len(images), 64):
-        clean = images.images(range(start, min(start + 64, len(images))))
+        clean = images.media(range(start, min(start + 64, len(images))))
         views = [clean, *(damage(clean, generator) for _ in range(settings.views))]
         parts.append(torch.stack([extractor(view) for view in views], dim=1))
         if log and start // 64 % 10 == 0:

@@ -6,9 +6,10 @@ import json
 import os
 from pathlib import Path
 
-from jielong.config.schema import DataSettings, Recipe
+from jielong.config.schema import Recipe
 from jielong.interop.codecs import Codec
 from jielong.media.images import write_bytes
+from jielong.media.kinds.base import kind_of
 from jielong.system import DESCRIPTION, describe
 from jielong.training.checkpoint import save_checkpoint
 
@@ -29,7 +30,7 @@ def keep_codec(codec: Codec, out: str | os.PathLike[str], data: str = "prompts")
     media = codec.tokenizer.media
     recipe = Recipe.model_validate(
         {
-            "data": DataSettings(set=data, rate=media.sample_rate, seconds=media.duration),
+            "data": {"set": data, **kind_of(media).keys_of(media)},
             "tokenizer": codec.settings,
             "losses": {"regression": {"kind": "l1"}},
             "train": {"samples": 1_000},

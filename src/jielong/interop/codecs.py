@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from jielong.autoencoders.seanet import DAC, Context, SEANet
-from jielong.media.kinds import audio_medium
+from jielong.media.kinds.audio import audio_medium
 from jielong.networks.time_layer import fold
 from jielong.networks.windowed import WindowedTransformer
 from jielong.quantizers.base import QuantizerSettings

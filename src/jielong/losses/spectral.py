@@ -145,7 +145,7 @@ class SpectralSettings(ReconstructionSettings):
         if not windows:
             raise ValueError(
                 f"clips of {samples} samples are too short for the loss {self.name}, whose windows have {self.published[0]} and more: "
-                "take longer clips (data.seconds), or list shorter windows"
+                "take longer clips (data.duration), or list shorter windows"
             )
         return windows
 

@@ -1,6 +1,6 @@
 """Trained systems: checkpoints in, pictures and sound out."""
 
-from jielong.system.build import build_generator, open_media
+from jielong.system.build import build_generator
 from jielong.system.checkpoint import (
     DESCRIPTION,
     build_tokenizer,
@@ -29,7 +29,6 @@ __all__ = [
     "lengths_of",
     "load",
     "load_stages",
-    "open_media",
     "tokenizers_of",
     "zoo",
 ]

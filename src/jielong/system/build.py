@@ -1,13 +1,10 @@
-"""Builds a recipe's generator, and opens data in the format of a tokenizer."""
+"""Builds the generator of a recipe."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from jielong.config.schema import Recipe
-from jielong.core.medium import Medium
-from jielong.data.opening import MediaSet, open_set, open_sounds
-from jielong.data.splits import Split
 from jielong.generation.generator import Generator
 from jielong.generation.plan import SequencePlan
 from jielong.tokenizers.base import Tokenizer
@@ -38,21 +35,3 @@ def build_generator(
     if recipe.stop_head is not None and tokenizer.hop_length is None:
         raise ValueError("stop_head is for tokens along time, as those of sound: remove `stop_head`")
     return Generator(layout, order, backbone, head, condition, order.embedding(tokenizer, backbone.width), recipe.stop_head)
-
-
-def open_media(name: str, media: Medium, split: Split | None = None, whole: bool = True, level: float | None = None) -> MediaSet:
-    """A set as a tokenizer reads it: pictures of its size, or sound of its rate and length.
-
-    Args:
-        name: The set's name or a path.
-        media: What the tokenizer reads.
-        split: As of :func:`jielong.data.opening.open_set`.
-        whole: Leave out clips of sound that are longer.
-        level: Decibels of full scale that every clip is brought to; as it is by default.
-
-    Raises:
-        jielong.data.source.DataError: if the set cannot be opened, or holds the other medium.
-    """
-    if not media.timed:
-        return open_set(name, size=media.size[0], split=split, channels=media.channels)
-    return open_sounds(name, media.sample_rate, media.duration, split, media.channels, level, whole)

@@ -16,8 +16,8 @@ from jielong.generation.callbacks import StepCallback
 from jielong.generation.generator import Generator
 from jielong.generation.inpainting import Side, begun, kept
 from jielong.generation.streaming import stream_sound
-from jielong.media.pictures import Pictures
-from jielong.media.players import Sounds
+from jielong.media.kinds.base import kind_of
+from jielong.media.results import Results
 from jielong.system.inputs import GenerationInputs, call_inputs, durations_of, gather, lengths_of, split_inputs
 from jielong.tokenizers.base import Tokenizer
 
@@ -89,7 +89,7 @@ class System:
         sampling: SamplingConfig | None = None,
         on_step: StepCallback | None = None,
         **options: Any,
-    ) -> Pictures | Sounds:
+    ) -> Results[Any]:
         """Generate pictures or sound.
 
         Args:
@@ -114,26 +114,21 @@ class System:
         if inputs.durations is not None and options.get("lengths") is None:
             options["lengths"] = lengths_of(self.tokenizer, inputs.durations)
         tokens = self.generate_tokens(inputs.conditions, count, seed=seed, sampling=sampling, on_step=on_step, **options)
-        if not self.tokenizer.media.timed:
-            return Pictures(self.decode(tokens), inputs.captions)
-        return self.sounds(tokens, inputs.durations, inputs.captions)
+        return self.wrap(tokens, inputs.durations, inputs.captions)
 
-    def sounds(self, tokens: Tokens, seconds: Sequence[float] | None = None, names: Sequence[str] | None = None) -> Sounds:
-        """Tokens decoded, each clip as long as it was asked to be, or else as its tokens are.
+    def wrap(self, tokens: Tokens, seconds: Sequence[float] | None = None, names: Sequence[str] | None = None) -> Results[Any]:
+        """Tokens decoded, as objects that save and show themselves.
 
         Args:
-            tokens: Of sound.
-            seconds: Asked of each.
-            names: What each was told.
-
-        Raises:
-            ValueError: if the tokens are of pictures.
+            tokens: Of any length the tokenizer decodes.
+            seconds: Duration requested of each item; by default that of its tokens.
+            names: Captions.
         """
-        rate, hop_length = self.tokenizer.media.sample_rate, self.tokenizer.hop_length
+        media, hop_length = self.tokenizer.media, self.tokenizer.hop_length
         samples = None if tokens.lengths is None or hop_length is None else (tokens.lengths * hop_length).tolist()
         if seconds is not None and samples is not None:
-            samples = _samples(seconds, rate)
-        return Sounds(self.decode(tokens), rate, names, samples)
+            samples = _samples(seconds, media.sample_rate)
+        return kind_of(media).wrap(self.decode(tokens), media, names, samples)
 
     def stream(
         self,
@@ -195,7 +190,7 @@ class System:
         classes: Sequence[str | int] | str | int | None = None,
         count: int | None = None,
         **options: Any,
-    ) -> Pictures | Sounds:
+    ) -> Results[Any]:
         """Pictures of which one half is given, and the other drawn; or sound that goes on from a recording.
 
         What is kept are tokens. Those of pixels are the pixels; those of a learned tokenizer come back as it rebuilds them, and near the

@@ -18,17 +18,14 @@ from jielong.config.schema import Recipe
 from jielong.core.medium import Medium
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
-from jielong.data.opening import MediaSet, open_set, open_sounds
+from jielong.data.opening import open_data
 from jielong.data.order import AlikeOrder, ShuffledOrder, spread
-from jielong.data.sets import Batch
-from jielong.data.sounds import AudioSet
+from jielong.data.sets import Batch, MediaSet
 from jielong.data.splits import Split
-from jielong.evaluation.reconstruction import psnr
-from jielong.evaluation.sound.waveform import mel_distance, si_sdr
+from jielong.evaluation.protocols import protocol_of
 from jielong.generation.generator import Generator
 from jielong.losses.base import LossContext, LossTerms
 from jielong.media.images import write_bytes
-from jielong.media.kinds import audio_medium, image_medium
 from jielong.quantizers.parallel import world
 from jielong.system import (
     DESCRIPTION,
@@ -54,16 +51,10 @@ from jielong.training.state import check_run_folder, check_same_inputs
 from jielong.training.tokenizer_objective import TokenizerObjective
 from jielong.training.trainer import Summary, train
 
-SHOWN = 16
-"""Pictures on a sample sheet."""
-HEARD = 6
-"""Clips of sound on it."""
 CALIBRATED = 2048
 """Training items on which a tokenizer measures the scale of its tokens."""
 MEASURED = 512
 """Held-out items behind the figures that training logs; ``jielong evaluate`` takes all of them."""
-MEASURED_CLIPS = 64
-"""As many of sound, a second of which is as many numbers as a picture."""
 
 
 class Stream:
@@ -88,10 +79,8 @@ class Stream:
         """The items at positions ``first`` to ``first + count`` of the stream."""
         rows = self.order.at(first, count)
         if self.tokens is not None:
-            return self.images.words(rows, self.tokens.values[rows])
-        if isinstance(self.images, AudioSet):
-            return self.images.crops(rows, range(first, first + count), self.seed)
-        return self.images.batch(rows)
+            return self.images.tokenised(rows, self.tokens.values[rows])
+        return self.images.crops(rows, range(first, first + count), self.seed)
 
 
 @dataclass(frozen=True)
@@ -138,13 +127,10 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
     """
     where = data or recipe.data.set
     images, heldout = _open(recipe, where, "train"), _open(recipe, where, "heldout")
-    if isinstance(images, AudioSet):
-        media = audio_medium(images.channels, images.samples, images.rate)
-    else:
-        media = image_medium(images.channels, (images.size, images.size))
     for each in condition_inputs(recipe):
-        each.check(images, media, where)
+        each.check(images, images.medium, where)
     torch.manual_seed(recipe.train.seed)
+    media = images.medium
     stages = load_stages(recipe, media)
     tokenizer, trained = build_tokenizer(recipe, media, stages), tokenizers_of(stages)
     generator = build_generator(recipe, tokenizer, images.classes, trained) if recipe.trains_generator else None
@@ -152,11 +138,8 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
 
 
 def _open(recipe: Recipe, where: str, split: Split) -> MediaSet:
-    """A split; of sound a generator takes whole clips alone, since words tell of all of them."""
-    data = recipe.data
-    if data.rate is None or data.seconds is None:
-        return open_set(where, size=data.size, split=split)
-    return open_sounds(where, data.rate, data.seconds, split, level=data.level, whole=recipe.trains_generator)
+    """A split; a generator takes whole clips alone, since captions describe all of them."""
+    return open_data(where, split, settings=recipe.data, whole=recipe.trains_generator)
 
 
 def run(
@@ -229,7 +212,7 @@ def _fit_durations(experiment: Experiment, tokens: Tokens | None) -> None:
     generator, settings, images = experiment.generator, experiment.recipe.condition, experiment.images
     if generator is None or settings is None or tokens is None or tokens.lengths is None or not generator.durations.predicts_lengths:
         return
-    words = images.words(range(len(images)), tokens.values)
+    words = images.tokenised(range(len(images)), tokens.values)
     generator.durations.fit(generator.condition, settings.from_batch(words, experiment.media), tokens.lengths)
 
 
@@ -247,11 +230,9 @@ def tokenizer_objective(experiment: Experiment) -> Objective:
     quantizer = getattr(model, "quantizer", None)
     context = LossContext(experiment.media, None if quantizer is None else quantizer.dim, {"whisper-base": WhisperTeacher})
     terms = LossTerms.of(experiment.recipe.losses, context)
-    shown = heldout.media(spread(len(heldout), HEARD if experiment.media.timed else SHOWN))
+    shown = heldout.media(spread(len(heldout), heldout.kind.sample_count))
     measure, pictures = partial(_measure_tokenizer, heldout), partial(_calibration, experiment.images)
-    objective = TokenizerObjective(model, terms, shown, measure, pictures, balance=experiment.recipe.balancer)  # type: ignore[arg-type]
-    objective.rate = experiment.media.sample_rate if experiment.media.timed else None
-    return objective
+    return TokenizerObjective(model, terms, shown, measure, pictures, balance=experiment.recipe.balancer)  # type: ignore[arg-type]
 
 
 def _calibration(images: MediaSet) -> Iterator[Tensor]:
@@ -263,17 +244,11 @@ def _calibration(images: MediaSet) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def _measure_tokenizer(heldout: MediaSet, model: LearnedTokenizer) -> dict[str, Any]:
-    sound = isinstance(heldout, AudioSet)
-    batch = heldout.batch(spread(len(heldout), MEASURED_CLIPS if sound else MEASURED))
-    media = batch.media
+    batch = heldout.batch(spread(len(heldout), heldout.kind.measured_count))
     device = next(model.parameters()).device
-    rebuilt = torch.cat([model.decode(model.encode(part.to(device))).cpu() for part in media.split(64)])
-    if not isinstance(heldout, AudioSet) or batch.lengths is None:
-        return {"heldout_psnr": psnr(rebuilt, media).value}
-    lengths = batch.lengths.tolist()
-    made, real = ([clip[:, :length] for clip, length in zip(clips, lengths, strict=True)] for clips in (rebuilt, media))
-    near, sharp = mel_distance(made, real, heldout.rate), si_sdr(made, real, heldout.rate)
-    return {"heldout_mel_distance": near.value, "heldout_si_sdr": sharp.value}
+    rebuilt = torch.cat([model.decode(model.encode(part.to(device))).cpu() for part in batch.media.split(64)])
+    figures = protocol_of(heldout.medium).quick(rebuilt, batch, heldout.medium)
+    return {f"heldout_{name}": value for name, value in figures.items()}
 
 
 def generator_objective(experiment: Experiment) -> Objective:
@@ -281,7 +256,7 @@ def generator_objective(experiment: Experiment) -> Objective:
     recipe, heldout, model = experiment.recipe, experiment.heldout, experiment.generator
     if model is None:
         raise RecipeError("this recipe trains a tokenizer, not a generator")
-    count = HEARD if experiment.media.timed else SHOWN
+    count = heldout.kind.sample_count
     settings = recipe.condition
 
     def raw(batch: Batch) -> list[Any] | None:
@@ -298,9 +273,7 @@ def generator_objective(experiment: Experiment) -> Objective:
     shown = None if settings is None else settings.for_samples(heldout, count, experiment.media)
     timed = is_timed(recipe)
     measure = partial(_measure_generator, heldout, experiment.tokenizer, raw, timed)
-    objective = GeneratorObjective(model, experiment.tokenizer, raw, shown, draw, measure, timed)
-    objective.rate = experiment.media.sample_rate if experiment.media.timed else None
-    return objective
+    return GeneratorObjective(model, experiment.tokenizer, raw, shown, draw, measure, timed)
 
 
 @torch.no_grad()

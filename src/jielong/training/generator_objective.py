@@ -7,13 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from jielong.core.phases import phases_of
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
 from jielong.data.sets import Batch
 from jielong.generation.generator import Generator
+from jielong.media.kinds.base import kind_of
+from jielong.media.results import Results
 from jielong.tokenizers.base import Tokenizer
 from jielong.training.objective import Losses, Objective, StepRNG
 
@@ -84,10 +86,10 @@ class GeneratorObjective(Objective):
         return Losses(self.model.loss(tokens, prepared, draws.per_sample, phase))
 
     @torch.no_grad()
-    def sheet(self, model: nn.Module) -> Tensor | None:
-        """Pictures for the fixed conditions."""
+    def samples(self, model: nn.Module) -> Results[Any]:
+        """Items for the fixed conditions."""
         tokens = self._draw(model, self._shown)  # type: ignore[arg-type]
-        return self.tokenizer.decode_padded(tokens).cpu()
+        return kind_of(self.tokenizer.media).wrap(self.tokenizer.decode_padded(tokens).cpu(), self.tokenizer.media)
 
     def evaluate(self, model: nn.Module) -> dict[str, Any]:
         """Held-out loss and whatever the recipe's evaluation measures."""

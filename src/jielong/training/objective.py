@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from jielong.core.phases import MAIN
 from jielong.core.rng import PerSampleRNG
 from jielong.data.sets import Batch
+from jielong.media.results import Results
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,6 @@ class Objective(nn.Module, ABC):
     model: nn.Module
     """What is kept in the end: it has the moving average, which follows when a phase trained it or a part of it, and its weights are
     the checkpoint."""
-    rate: int | None = None
-    """Samples a second of the sound that sheets are of; ``None`` for pictures."""
 
     @property
     def phases(self) -> Mapping[str, nn.Module]:
@@ -73,8 +72,8 @@ class Objective(nn.Module, ABC):
         """Losses of a phase on a batch."""
 
     @abstractmethod
-    def sheet(self, model: nn.Module) -> Tensor | None:
-        """Pictures or sound for a sheet made with ``model`` (raw or averaged), ``(n, C, ...)`` in [-1, 1]; fixed inputs and seeds."""
+    def samples(self, model: nn.Module) -> Results[Any] | None:
+        """Items of a sample grid by ``model`` (raw or EMA weights), of fixed inputs and seeds."""
 
     def statistics(self) -> dict[str, float]:
         """Numbers to log beside the losses, over the steps since the last call (codebook usage, perplexity)."""

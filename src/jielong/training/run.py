@@ -14,9 +14,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from jielong.core.rng import seed_of
-from jielong.media.audio import write_audio
 from jielong.media.images import sheet, write_bytes, write_image
-from jielong.media.spectrograms import in_a_row, spectrograms
 from jielong.training.checkpoint import fit_tensors
 from jielong.training.ema import Ema
 from jielong.training.interrupts import Interrupts
@@ -279,21 +277,21 @@ class Run:
     def draw_sheet(self) -> None:
         """Write a sample sheet, the raw weights' pictures beside those of the averaged weights.
 
-        Of sound the sheet shows spectrograms, and beside it stands what the averaged weights made, to listen to.
+        Audio is shown as spectrograms, with a sound file of the averaged weights' samples beside the sheet.
         """
         begun = time.perf_counter()
         if self.accelerator.is_main_process:
             models: dict[str, nn.Module] = {"raw weights": self.objective.model, "averaged weights": self.ema.model()}
             self.objective.eval()
-            pictures = [self.objective.sheet(model) for model in models.values()]
+            pictures = [self.objective.samples(model) for model in models.values()]
             self.objective.train()
-            made, rate = [each for each in pictures if each is not None], self.objective.rate
-            sheets = [sheet(each) if rate is None else sheet(spectrograms(each, rate), columns=2) for each in made]
-            if sheets:
+            samples = [each for each in pictures if each is not None]
+            if samples:
+                sheets = [each.sheet(each.sample_columns) for each in samples]
                 both = sheet(sheets, columns=2, captions=list(models)[: len(sheets)], padding=8)
                 path = write_image(self.out / "sheets" / f"samples-{self.counters.samples:012d}.png", both)
-                if rate is not None:
-                    write_audio(path.with_suffix(".wav"), in_a_row(made[-1], rate), rate)
+                if samples[-1].sample_suffix is not None:
+                    samples[-1].save(path.with_suffix(samples[-1].sample_suffix))
         self._took("sheet", begun)
 
     def save(self) -> None:

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from jielong.core.tokens import Layout, Tokens
 from jielong.data.built import cache_folder
-from jielong.data.opening import MediaSet
-from jielong.data.sounds import AudioSet
+from jielong.data.sets import MediaSet
 from jielong.media.images import write_bytes
 from jielong.tokenizers.base import Tokenizer
 from jielong.training.checkpoint import fingerprint
@@ -53,28 +52,28 @@ def tokenize(tokenizer: Tokenizer, images: MediaSet, batch: int = 64, progress: 
         rows = list(range(first, min(first + batch, len(images))))
         media = images.media(rows)
         parts.append(tokenizer.encode_to_cache(media if weight is None else media.to(weight.device)).values.cpu())
-        samples += [images.length(row) for row in rows] if isinstance(images, AudioSet) else []
+        samples += [images.length(row) for row in rows] if images.medium.timed else []
         if progress is not None:
             progress(len(rows))
     tokenizer.train(was_training)
     return Tokens(torch.cat(parts), tokenizer.cached_layout, tokenizer.positions_of(torch.tensor(samples)) if samples else None)
 
 
-def write(path: Path, tokens: Tokens, made_of: dict[str, str], stand_ins: Mapping[int, int] | None = None) -> None:
+def write(path: Path, tokens: Tokens, made_of: dict[str, str], replacements: Mapping[int, int] | None = None) -> None:
     """Write tokens beside ``path`` and rename them into place; codes take the smallest whole number that holds them.
 
     Args:
         path: The file.
         tokens: What to write.
         made_of: Their :func:`identity`.
-        stand_ins: Of the set they were made of: which pictures were broken, and which stood in for them.
+        replacements: Of the set they were made of: which pictures were broken, and which stood in for them.
     """
     layout = tokens.layout
     values = tokens.values.contiguous()
     if layout.vocabulary is not None:
         values = values.to(torch.uint8 if layout.vocabulary <= 256 else torch.int16 if layout.vocabulary <= 2**15 else torch.int32)
     # Where a broken picture was replaced, the tokens are the other one's, and so must the words be when they are read again.
-    words = {"layout": json.dumps(layout.to_json()), "stand_ins": json.dumps(dict(stand_ins or {})), **made_of}
+    words = {"layout": json.dumps(layout.to_json()), "replacements": json.dumps(dict(replacements or {})), **made_of}
     lengths = {} if tokens.lengths is None else {"lengths": tokens.lengths.contiguous()}
     write_bytes(path, save({"values": values, **lengths}, metadata=words))
 
@@ -102,7 +101,7 @@ def read(path: Path, expected: dict[str, str] | None = None, images: MediaSet | 
         with safe_open(path, "pt") as file:
             made_of, values = dict(file.metadata() or {}), file.get_tensor("values")
             lengths = file.get_tensor("lengths") if "lengths" in file.keys() else None  # noqa: SIM118  it is no mapping
-        described, stand_ins = json.loads(made_of.pop("layout")), json.loads(made_of.pop("stand_ins", "{}"))
+        described, replacements = json.loads(made_of.pop("layout")), json.loads(made_of.pop("replacements", "{}"))
     except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a token file ({error}); make one with: jielong tokenize") from None
     for key, value in (expected or {}).items():
@@ -110,7 +109,7 @@ def read(path: Path, expected: dict[str, str] | None = None, images: MediaSet | 
             what = "by another tokenizer" if key == "tokenizer" else "from other data or with another preprocessing"
             raise StaleTokensError(f"the tokens in {path} were made {what}; tokenise again: jielong tokenize")
     if images is not None:
-        images.stand_ins.update({int(index): stand_in for index, stand_in in stand_ins.items()})
+        images.replacements.update({int(index): stand_in for index, stand_in in replacements.items()})
     layout = Layout.from_json(described)
     return Tokens(values.long() if layout.discrete else values, layout, lengths)
 
@@ -125,5 +124,5 @@ def cached(tokenizer: Tokenizer, images: MediaSet, progress: Callable[[int], Non
         return read(path, made_of, images)
     tokens = tokenize(tokenizer, images, progress=progress)
     folder.mkdir(parents=True, exist_ok=True)
-    write(path, tokens, made_of, images.stand_ins)
+    write(path, tokens, made_of, images.replacements)
     return tokens

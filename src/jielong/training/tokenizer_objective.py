@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from jielong.data.sets import Batch
 from jielong.losses.base import AdversarialLoss, LossTerms, ReconstructionLoss
+from jielong.media.kinds.base import kind_of
+from jielong.media.results import Results
 from jielong.tokenizers.base import LearnedTokenizer, Reconstruction
 from jielong.training.balancer import Balancer, carrying
 from jielong.training.objective import Losses, Objective, StepRNG
@@ -160,11 +162,12 @@ class TokenizerObjective(Objective):
         return Losses(parts["total"], {f"discriminator_{name}": value.detach() for name, value in parts.items()})
 
     @torch.no_grad()
-    def sheet(self, model: nn.Module) -> Tensor:
+    def samples(self, model: nn.Module) -> Results[Any]:
         """Items, each followed by its reconstruction."""
         tokenizer = cast("LearnedTokenizer", model)
         rebuilt = tokenizer.decode(tokenizer.encode(self.shown.to(next(model.parameters()).device))).cpu()
-        return torch.stack([self.shown, rebuilt], dim=1).flatten(0, 1)
+        medium = tokenizer.media
+        return kind_of(medium).wrap(torch.stack([self.shown, rebuilt], dim=1).flatten(0, 1), medium)
 
     def statistics(self) -> dict[str, float]:
         """The tokenizer's, such as codebook usage."""

@@ -15,7 +15,8 @@ from jielong.core.tokens import Layout, Tokens
 from jielong.evaluation.sound import codecs
 from jielong.evaluation.sound.codecs import Learned, Original, Row, compare, table
 from jielong.evaluation.sound.protocol import MissingError
-from jielong.media.kinds import audio_medium, image_medium
+from jielong.media.kinds.audio import audio_medium
+from jielong.media.kinds.image import image_medium
 from jielong.networks.efficientnet import WeightsError
 from jielong.tokenizers.base import Tokenizer
 

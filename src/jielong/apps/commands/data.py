@@ -19,6 +19,7 @@ app = typer.Typer(help="List, inspect and build sets of pictures and sound.", no
 def list_sets() -> None:
     """List the built-in sets, and which of them are here."""
     from jielong.data.opening import open_source
+    from jielong.media.kinds.base import kind_of
 
     rows = []
     for name, says in SETS.items():
@@ -27,7 +28,7 @@ def list_sets() -> None:
         except (ValueError, OSError) as error:
             rows.append((name, "not here", str(error)))
         else:
-            rows.append((name, f"{len(source.items):,} {'pictures' if source.medium == 'pictures' else 'clips'}", says))
+            rows.append((name, f"{len(source.items):,} {kind_of(source.kind).noun[1]}", says))
     results.print(table("Data sets", ("name", "state", "what it is"), rows))
     results.print("Your own: a folder of pictures, .tar shards or .parquet files; see: jielong data inspect PATH", highlight=False)
 
@@ -36,17 +37,14 @@ def list_sets() -> None:
 def inspect_set(
     name: Annotated[str, typer.Argument(metavar="SET", help="A built-in set's name, or a path; several with commas between.")],
     size: Annotated[int | None, typer.Option(min=1, help="Side of the square pictures; the set's own by default.")] = None,
-    limit: Annotated[int, typer.Option(min=0, help="Decode at most so many pictures; 0 decodes all.")] = 5000,
-    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of decoded pictures here.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Decode at most so many items; 0 decodes all.")] = 5000,
+    sheet: Annotated[Path | None, typer.Option(help="Write a sample grid of decoded items here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Report counts, sizes, captions, classes, and broken and odd files, before any training."""
     from jielong.data.inspecting import inspect
-    from jielong.data.inspecting_sounds import inspect_sounds
-    from jielong.data.opening import open_source
 
-    sound = open_source(name).medium == "sound"
-    report = inspect_sounds(name, limit or None) if sound else inspect(name, size=size, limit=limit or None)
+    report = inspect(name, limit or None, **({} if size is None else {"size": size}))
     if sheet is not None:
         report.write_sheet(sheet)
     if as_json:

@@ -21,8 +21,7 @@ from jielong.apps.commands.tokenizing import Checkpoint
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from jielong.media.pictures import Pictures
-    from jielong.media.players import Sounds
+    from jielong.media.results import Results
     from jielong.system import System
 
 Seed = Annotated[int, typer.Option(help="Item i is the same for the same seed, whatever is generated beside it.")]
@@ -63,45 +62,29 @@ def generate(
     system = load(checkpoint, chosen_device(device))
     recorder = Recorder(system) if trace else None
     begun = time.perf_counter()
-    draw: Callable[..., Pictures | Sounds] = system.generate
+    draw: Callable[..., Results[Any]] = system.generate
     if complete is not None:
         draw = partial(system.complete, _read(complete, system), keep.value)
     pictures = draw(**inputs_of(context), **sampling, count=count, seed=seed, on_step=recorder)
     taken = time.perf_counter() - begun
     _write(pictures, out, recorder, {"checkpoint": checkpoint, "seed": seed})
-    say(summary(pictures, taken))
+    say(pictures.summary(taken))
     typer.echo(out)
 
 
-def summary(media: Pictures | Sounds, elapsed: float) -> str:
-    """How many items were generated in ``elapsed`` seconds; of sound also its duration and the real-time factor."""
-    from jielong.media.players import Sounds
-
-    some = "s" if len(media) > 1 else ""
-    if not isinstance(media, Sounds):
-        return f"{len(media)} picture{some}, made in {elapsed / len(media):.2f} s{' each' if some else ''}"
-    duration = sum(clip.tensor.shape[-1] for clip in media) / media.rate
-    length = f"{duration:.2f} s{' in all' if some else ''}"
-    return f"{len(media)} clip{some} of sound, {length}, made in {elapsed:.2f} s: {duration / elapsed:.2f} times real time"
-
-
 def _read(path: Path, system: System) -> Tensor:
-    """A picture as the system's tokenizer takes it, ``(C, H, W)``, or sound, ``(C, T)``."""
-    from jielong.media.audio import read_audio, resample, to_channels
-    from jielong.media.images import fit, read_image, to_tensor
+    """A file as the system's tokenizer reads it, ``(C, *size)``."""
+    from jielong.media.kinds.base import kind_of
 
-    media = system.tokenizer.media
-    if media.timed:
-        waveform, rate = read_audio(path)
-        return resample(to_channels(waveform, media.channels), rate, media.sample_rate)
-    return to_tensor(fit(read_image(path), media.size[0]), media.channels)
+    return kind_of(system.tokenizer.media).read(path, system.tokenizer.media)
 
 
-def _write(pictures: Pictures | Sounds, out: Path, recorder: object, made_of: dict[str, object]) -> None:
+def _write(pictures: Results[Any], out: Path, recorder: object, made_of: dict[str, object]) -> None:
     """All files, or none."""
     from jielong.apps.commands.trace import Recorder
+    from jielong.media.kinds.base import kinds
 
-    single = out.suffix.lower() in (".png", ".webp", ".jpg", ".jpeg", ".wav", ".flac", ".ogg", ".opus", ".mp3")
+    single = any(out.suffix.lower() in kind.suffixes for kind in kinds().values())
     with staged(out.parent if single else out) as folder:
         if not single:
             pictures.save(folder)

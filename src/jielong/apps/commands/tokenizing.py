@@ -41,50 +41,50 @@ def tokenize(
     """Cut pictures or sound into tokens, with the checkpoint's tokenizer, for `train --tokens` or `detokenize`."""
     if out.suffix != ".safetensors":
         raise typer.BadParameter(f"a token file ends in .safetensors, unlike {out}", param_hint="--out")
-    from jielong.media.audio import SUFFIXES
-    from jielong.system import load, open_media
+    from jielong.data.opening import open_data
+    from jielong.media.kinds.base import kind_of
+    from jielong.system import load
     from jielong.training import token_cache as cache
 
     system = load(checkpoint, chosen_device(device))
     tokenizer = system.tokenizer
-    if Path(data).is_file() and Path(data).suffix.lower() in SUFFIXES:
-        _one_sound(system, Path(data), out)
+    if Path(data).is_file() and Path(data).suffix.lower() in kind_of(tokenizer.media).suffixes:
+        _one_file(system, Path(data), out)
         return
-    images = open_media(data, tokenizer.media, _PARTS[split], level=system.recipe.data.level)
+    images = open_data(data, _PARTS[split], medium=tokenizer.media, settings=system.recipe.data, whole=True)
     begun = time.perf_counter()
     with Progress(console=notes, transient=True) as bar:
         task = bar.add_task("tokenizing", total=len(images))
         tokens = cache.tokenize(tokenizer, images, progress=lambda count: bar.advance(task, count))
-    cache.write(out, tokens, cache.identity(tokenizer, images), images.stand_ins)
+    cache.write(out, tokens, cache.identity(tokenizer, images), images.replacements)
     layout, more = tokenizer.layout, "" if tokens.layout == tokenizer.layout else ", each with its log-variance"
     kind = f"{layout.channels} x {layout.vocabulary} codes" if layout.discrete else f"{layout.channels} numbers{more}"
-    what = "clips" if tokenizer.media.timed else "pictures"
-    say(f"{len(tokens):,} {what} of {' x '.join(map(str, layout.grid))} tokens of {kind}, {time.perf_counter() - begun:.1f} s")
+    items, grid = kind_of(tokenizer.media).noun[1], " x ".join(map(str, layout.grid))
+    say(f"{len(tokens):,} {items} of {grid} tokens of {kind}, {time.perf_counter() - begun:.1f} s")
     typer.echo(out)
 
 
-def _one_sound(system: System, path: Path, out: Path) -> None:
-    """The tokens of one file of sound of any length, for listening; training reads sets."""
+def _one_file(system: System, path: Path, out: Path) -> None:
+    """The tokens of one file as long as it is; training reads sets."""
     import hashlib
 
-    from jielong.media.audio import normalise, read_audio, resample, to_channels
+    from jielong.media.kinds.base import kind_of
     from jielong.training import token_cache as cache
 
-    tokenizer, level = system.tokenizer, system.recipe.data.level
+    tokenizer, kind = system.tokenizer, kind_of(system.tokenizer.media)
     if not tokenizer.any_length:
-        raise ValueError(f"{system.name} reads {tokenizer.media}, and no single file of sound: --data takes a set of such")
+        raise ValueError(f"{system.name} reads {tokenizer.media} and no other length: give a data set, not one file, to --data")
     begun = time.perf_counter()
-    waveform, rate = read_audio(path)
-    waveform = resample(to_channels(waveform, tokenizer.media.channels), rate, tokenizer.media.sample_rate)
-    tokens = system.encode((waveform if level is None else normalise(waveform, level))[None])
+    item = kind.read(path, tokenizer.media, system.recipe.data)
+    tokens = system.encode(item[None])
     made_of = {
         "tokenizer": cache.tokenizer_identity(tokenizer),
         "data": hashlib.sha256(path.read_bytes()).hexdigest(),
-        cache.SAMPLES: str(waveform.shape[1]),
+        cache.SAMPLES: str(item.shape[1]),
     }
     cache.write(out, tokens, made_of)
-    seconds, took = waveform.shape[1] / tokenizer.media.sample_rate, time.perf_counter() - begun
-    say(f"{seconds:.1f} s of sound, {tokens.layout.positions:,} tokens, {took:.1f} s")
+    seconds, took = item.shape[1] / tokenizer.media.sample_rate, time.perf_counter() - begun
+    say(f"{seconds:.1f} s of {kind.name}, {tokens.layout.positions:,} tokens, {took:.1f} s")
     typer.echo(out)
 
 
@@ -97,8 +97,7 @@ def detokenize(
 ) -> None:
     """Turn a token file back into pictures or sound; tokens of another tokenizer are refused."""
     from jielong.core.tokens import Tokens
-    from jielong.media.pictures import Pictures
-    from jielong.media.players import Sounds
+    from jielong.media.kinds.base import kind_of
     from jielong.system import load
     from jielong.training import token_cache as cache
 
@@ -107,8 +106,8 @@ def detokenize(
     lengths = None if tokens.lengths is None else tokens.lengths[:count]
     chosen = Tokens(tokens.values[:count], tokens.layout, lengths)
     with staged(out) as folder:
-        decoded, media = system.decode(chosen), system.tokenizer.media
-        decoded = decoded if not media.timed else decoded[..., : cache.samples_of(file)]
-        (Sounds(decoded, media.sample_rate) if media.timed else Pictures(decoded)).save(folder)
-    say(f"{len(chosen):,} {'clips' if media.timed else 'pictures'}")
+        media, samples = system.tokenizer.media, cache.samples_of(file)
+        decoded = system.decode(chosen)
+        kind_of(media).wrap(decoded if samples is None else decoded[..., :samples], media).save(folder)
+    say(f"{len(chosen):,} {kind_of(media).noun[1]}")
     typer.echo(out)

@@ -13,8 +13,7 @@ from torch import Tensor
 from jielong.core.tokens import Tokens
 from jielong.generation.callbacks import StepEvent
 from jielong.media.images import animation, write_bytes
-from jielong.media.pictures import Pictures
-from jielong.media.players import Sounds
+from jielong.media.results import Results
 from jielong.system import System
 
 FRAMES = 64
@@ -55,7 +54,7 @@ class Recorder:
             told.append({"step": step, "guidance": guidance, "pictures": [rows[row] for row in sorted(rows)]})
         return told
 
-    def frames(self, made: Pictures | Sounds) -> list[Image.Image]:
+    def frames(self, made: Results[Any]) -> list[Image.Image]:
         """A sheet of all that was made after each step, as far as it can be shown (:meth:`Tokenizer.decode_known`)."""
         count = min(FRAMES, self.count)
         chosen = sorted({(index + 1) * self.count // count for index in range(count)})
@@ -71,7 +70,7 @@ class Recorder:
         values, shown = torch.cat([moment.values for moment in moments]), torch.cat([moment.shown for moment in moments])
         return self.system.decode_known(Tokens(values[places], self.layout), shown[places])
 
-    def write(self, folder: Path, stem: str, made: Pictures | Sounds, made_of: dict[str, Any]) -> None:
+    def write(self, folder: Path, stem: str, made: Results[Any], made_of: dict[str, Any]) -> None:
         """Write ``stem.json`` and ``stem.webp`` of what came of it in the end."""
         told = {**made_of, "captions": made.captions, "layout": self.layout.to_json(), "steps": self.steps()}
         write_bytes(folder / f"{stem}.json", json.dumps(told).encode())

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jielong.data.opening import open_set
+from jielong.data.opening import open_data
 from jielong.data.order import spread
-from jielong.data.sets import ImageSet
+from jielong.data.sets import MediaSet
 from jielong.evaluation.context import DrawSettings
 from jielong.evaluation.evaluate import Evaluation, evaluate
 from jielong.evaluation.provenance import machine
@@ -44,10 +44,10 @@ class Measured:
     strip: Tensor
 
 
-def heldout(system: System, data: str | None) -> ImageSet:
+def heldout(system: System, data: str | None) -> MediaSet:
     """The held-out pictures that a system is measured on."""
     media = system.tokenizer.media
-    return open_set(data or system.recipe.data.set, size=media.size[0], split="heldout", channels=media.channels)
+    return open_data(data or system.recipe.data.set, "heldout", medium=media)
 
 
 def measure(system: System, data: str | None, count: int | None, seed: int, progress: Progress | None = None) -> Measured:
@@ -64,7 +64,7 @@ def measure(system: System, data: str | None, count: int | None, seed: int, prog
     evaluation = evaluate(system, data, count, DrawSettings(seed=seed), progress=progress, perception=True)
     figures = {name: figure.value for name, figure in evaluation.figures.items() if name != "retrieval_at_1_real"}
     provenance = evaluation.to_json()["provenance"]
-    shown = images.images(spread(len(images), SHOWN))
+    shown = images.media(spread(len(images), SHOWN))
     layout = system.tokenizer.layout
     figures |= {"parameters": provenance["parameters"], "positions": layout.positions}
     if layout.bits is not None:
@@ -87,7 +87,7 @@ def _without_frechet(evaluation: Evaluation) -> dict[str, str]:
     return {} if figure is None or "warning" not in figure.details else {"more about frechet": str(figure.details["warning"])}
 
 
-def _drawn(system: System, images: ImageSet, seed: int) -> Tensor:
+def _drawn(system: System, images: MediaSet, seed: int) -> Tensor:
     """The same items' conditions for every generator, with the same seeds."""
     rows, settings = spread(len(images), SHOWN), system.recipe.condition
     conditions = None if settings is None else settings.from_batch(images.batch(rows), system.tokenizer.media)

@@ -12,6 +12,7 @@ from jielong.apps.comparison.contestants import Budget, Contestant, at, contesta
 from jielong.apps.comparison.measuring import heldout, measure
 from jielong.evaluation.provenance import machine, versions
 from jielong.media.images import sheet, write_bytes, write_image
+from jielong.media.kinds.image import ImageData
 from jielong.system import System, load
 from jielong.training import experiment
 from jielong.training.checkpoint import fingerprint
@@ -145,8 +146,13 @@ def _shared(found: Sequence[Contestant]) -> str:
     return next(iter(sets.values()))
 
 
+def _side(contestant: Contestant) -> int | None:
+    settings = contestant.recipe.data
+    return settings.size if isinstance(settings, ImageData) else None
+
+
 def _size(found: Sequence[Contestant]) -> int | None:
-    sizes = {each.label: each.recipe.data.size for each in found}
+    sizes = {each.label: _side(each) for each in found}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{label}: {size}" for label, size in sizes.items())
         raise ValueError(
@@ -251,10 +257,10 @@ def _measured(label: str, system: System, out: Path, data: str | None, count: in
 def _original(contestant: Contestant, out: Path, data: str | None) -> None:
     """The real pictures that every strip is about."""
     from jielong.apps.comparison.measuring import SHOWN
-    from jielong.data.opening import open_set
+    from jielong.data.opening import open_data
     from jielong.data.order import spread
 
     path = out / SHEETS / f"{ORIGINAL}.png"
     if not path.exists():
-        images = open_set(data or contestant.recipe.data.set, size=contestant.recipe.data.size, split="heldout")
-        write_image(path, sheet(images.images(spread(len(images), SHOWN)), columns=SHOWN, padding=1))
+        images = open_data(data or contestant.recipe.data.set, "heldout", settings=contestant.recipe.data)
+        write_image(path, sheet(images.media(spread(len(images), SHOWN)), columns=SHOWN, padding=1))

@@ -16,7 +16,7 @@ from jielong.apps.demo.audio_samples import listen
 from jielong.apps.demo.page import Report, Strategy, View, render
 from jielong.apps.demo.scratch import Scratch, train_from_scratch
 from jielong.apps.demo.trace_view import Story, board, measure_pace, tell, told
-from jielong.data.opening import open_set
+from jielong.data.opening import open_data
 from jielong.data.source import DataError
 from jielong.data.splits import Split
 from jielong.evaluation.provenance import machine
@@ -145,13 +145,13 @@ def _real(prompts: Sequence[str]) -> tuple[dict[str, torch.Tensor], frozenset[st
     splits: tuple[Split, ...] = ("train", "heldout")
     for split in splits:
         try:
-            images = open_set("emoji", split=split)
+            images = open_data("emoji", split=split)
         except DataError:
             return {}, frozenset()
         places = {caption: place for place, caption in enumerate(images.captions)}
         for prompt in prompts:
             if prompt in places:
-                found[prompt] = images.images([places[prompt]])[0]
+                found[prompt] = images.media([places[prompt]])[0]
                 if split == "heldout":
                     heldout.add(prompt)
     return found, frozenset(heldout)
@@ -163,12 +163,12 @@ def _views(name: str, missing: dict[str, str]) -> list[View]:
     if system is None:
         return []
     try:
-        images = open_set(system.recipe.data.set, size=system.tokenizer.media.size[0], split="heldout")
+        images = open_data(system.recipe.data.set, size=system.tokenizer.media.size[0], split="heldout")
     except DataError as error:
         missing["the pictures of the token maps"] = str(error)
         return []
     rows = [(2 * index + 1) * len(images) // (2 * VIEWS) for index in range(VIEWS)]
-    originals = images.images(rows)
+    originals = images.media(rows)
     tokens = system.encode(originals)
     rebuilt = system.decode(tokens)
     grid = board(tokens.layout)
@@ -182,7 +182,7 @@ def _views(name: str, missing: dict[str, str]) -> list[View]:
 def _draw_classes(scratch: Scratch, count: int, seed: int) -> list[Story]:
     """A picture of each of the largest groups, by the generator trained from scratch."""
     system = scratch.system
-    images = open_set(system.recipe.data.set, split="train")
+    images = open_data(system.recipe.data.set, split="train")
     sizes = Counter(label for label in images.labels if label is not None)
     names = [images.classes[label] for label, _ in sizes.most_common(count)]
     return tell(system, names, names, seed)

@@ -18,15 +18,16 @@ from jielong.conditions.voice import Recording
 from jielong.core.tokens import Tokens
 from jielong.data.joined import joined_name, listed
 from jielong.data.licences import Licence
-from jielong.data.opening import MediaSet, open_source
+from jielong.data.opening import open_data, open_source
 from jielong.data.order import spread
+from jielong.data.sets import MediaSet
 from jielong.data.source import DataError
 from jielong.generation.callbacks import StepCallback, StepEvent
 from jielong.media.audio import MissingLibraryError
 from jielong.media.players import Sound
 from jielong.media.spectrograms import spectrogram
 from jielong.networks.efficientnet import WeightsError
-from jielong.system import DESCRIPTION, System, find, is_timed, load, open_media, zoo
+from jielong.system import DESCRIPTION, System, find, is_timed, load, zoo
 
 SENTENCES = ("Please leave a message after the tone.", "Press one to continue.", "The number is seven.")
 NAMES = ("bass, hit", "hi-hat", "tabla")
@@ -141,7 +142,7 @@ def _models() -> list[str]:
             described = json.loads((folder / DESCRIPTION).read_text("utf-8"))
         except (OSError, ValueError):
             continue
-        if described.get("media", {}).get("rate"):
+        if described.get("media", {}).get("kind") == "audio":
             found.append(name)
     return found
 
@@ -160,12 +161,12 @@ def _heldout(system: System) -> MediaSet | None:
     here = []
     for name in listed(system.recipe.data.set):
         try:
-            open_source(name, meant="sound")
+            open_source(name, "audio")
         except DataError:
             continue
         here.append(name)
     try:
-        return open_media(joined_name(here), system.tokenizer.media, "heldout", level=system.recipe.data.level)
+        return open_data(joined_name(here), "heldout", medium=system.tokenizer.media, settings=system.recipe.data, whole=True)
     except DataError:
         return None
 

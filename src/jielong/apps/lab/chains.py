@@ -13,12 +13,12 @@ from torch import Tensor
 from jielong.apps.lab.statistics import Estimate, bootstrap, exact
 from jielong.apps.lab.trial import Bench
 from jielong.config import recipe
-from jielong.data.opening import open_set
+from jielong.data.opening import open_data
 from jielong.data.order import spread
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.kernel import contributions, kernel_distance
 from jielong.media.images import sheet
-from jielong.system import System, open_media
+from jielong.system import System
 from jielong.training import experiment
 from jielong.training import token_cache as cache
 
@@ -97,7 +97,7 @@ def train_chain(bench: Bench, plan: Plan, seconds: float, overrides: Sequence[st
     tokens = bench.folder / f"{plan.name}-tokens.safetensors"
     if plan.tokenizer is not None:
         system, summary = bench.train(f"{plan.name}-tokenizer", plan.tokenizer, train, seconds=plan.share * seconds)
-        images = open_media(system.recipe.data.set, system.tokenizer.media, "train")
+        images = open_data(system.recipe.data.set, "train", medium=system.tokenizer.media, whole=True)
         images.media(range(len(images)))
         begun = time.perf_counter()
         cache.write(tokens, cache.tokenize(system.tokenizer, images), cache.identity(system.tokenizer, images))
@@ -120,11 +120,11 @@ def draw_all(bench: Bench, chains: Sequence[Chain], count: int) -> dict[str, Dra
         count: Pictures a chain.
     """
     first = chains[0].system
-    heldout = open_set(first.recipe.data.set, size=first.tokenizer.media.size[0], split="heldout")
+    heldout = open_data(first.recipe.data.set, size=first.tokenizer.media.size[0], split="heldout")
     rows = spread(len(heldout), count)
     classes = [heldout.classes[heldout.labels[row] or 0] for row in rows]
     extractor = FeatureExtractor()
-    reference = extractor.extract(heldout.images(spread(len(heldout), max(count, bench.scaled(len(heldout)))))).values
+    reference = extractor.extract(heldout.media(spread(len(heldout), max(count, bench.scaled(len(heldout)))))).values
     paces = _paces(bench, chains, classes)
     drawn = {}
     for chain in chains:

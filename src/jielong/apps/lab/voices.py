@@ -29,7 +29,7 @@ RATE, SECONDS = 8_000, 0.25
 TRAINED_ON, BANDS, WINDOW = 400, 40, 256
 ROUNDS, AT_ONCE = 3, 4
 """How often drawing is timed, and how many clips at once."""
-DATA = f"data: {{set: given by the experiment, rate: {RATE}, seconds: {SECONDS}}}"
+DATA = f"data: {{set: given by the experiment, sample_rate: {RATE}, duration: {SECONDS}}}"
 """Of recipes: what :func:`sung` writes."""
 # In a minute only a shallow codec learns anything: one convolution in and out, a vector every 5 ms, led by the waveform above all.
 BODY = "autoencoder: {seanet: {channels: 16, ratios: [40], residual_layers: 0, lstm: 0, norm: none}}"
@@ -103,7 +103,7 @@ def quiet(optimizer: str = "muon, lr: 3.0e-3", warmup: int = 64, batch: int = 8)
 
 def given(bench: Bench, *more: str) -> Sequence[str]:
     """The overrides that every training of an experiment on voices takes."""
-    return (f"data.set={sung(bench)}", f"data.seconds={SECONDS}", f"train.seed={bench.seed}", *more)
+    return (f"data.set={sung(bench)}", f"data.duration={SECONDS}", f"train.seed={bench.seed}", *more)
 
 
 def show(axes: Axes, sound: Tensor, title: str | None = None) -> None:

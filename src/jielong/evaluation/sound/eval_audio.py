@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
+from jielong.data.opening import open_data
 from jielong.data.order import spread
-from jielong.data.sounds import AudioSet
+from jielong.data.sets import MediaSet
 from jielong.evaluation.context import EvalContext
 from jielong.evaluation.sound.features import MelStatistics, Space, WhisperFeatures
 from jielong.evaluation.sound.speakers import Speakers
-from jielong.system import condition_inputs, open_media
+from jielong.system import condition_inputs
 
 KNOWN = 256
 """Training clips at most that generated ones are compared with."""
@@ -42,7 +43,7 @@ class EvalAudio:
     @property
     def rate(self) -> int:
         """Samples a second."""
-        return self.subject.sounds.rate
+        return self.subject.sounds.medium.sample_rate
 
     @property
     def spells(self) -> bool:
@@ -65,12 +66,10 @@ class EvalAudio:
         return [str(languages[sounds.resolve(row)] or default) for row in self.subject.rows]
 
     @cached_property
-    def known(self) -> tuple[AudioSet, list[int]]:
+    def known(self) -> tuple[MediaSet, list[int]]:
         """The training split, and the rows of it that are listened to."""
         system = self.subject.system
-        trained = open_media(self.subject.source, system.tokenizer.media, "train", whole=True, level=system.recipe.data.level)
-        if not isinstance(trained, AudioSet):
-            raise ValueError(f"{trained.name} holds pictures, not sound")
+        trained = open_data(self.subject.source, "train", medium=system.tokenizer.media, settings=system.recipe.data, whole=True)
         return trained, spread(len(trained), KNOWN)
 
     def space(self, kind: type[WhisperFeatures] | type[MelStatistics]) -> Space:

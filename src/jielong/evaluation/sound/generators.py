@@ -14,12 +14,13 @@ from typing import Any
 from torch import Tensor
 
 from jielong.conditions.length import SECONDS
+from jielong.data.opening import open_data
 from jielong.evaluation.context import BATCH, EvalContext, EvalResult
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.sound.eval_audio import EvalAudio
 from jielong.evaluation.sound.metrics import JUDGES, Metric
 from jielong.evaluation.sound.speakers import Speakers
-from jielong.system import durations_of, lengths_of, open_media
+from jielong.system import durations_of, lengths_of
 
 
 def generator(subject: EvalContext, judges: Sequence[Metric] = JUDGES) -> EvalResult:
@@ -47,12 +48,11 @@ def generator(subject: EvalContext, judges: Sequence[Metric] = JUDGES) -> EvalRe
 def generated(subject: EvalContext) -> EvalAudio:
     """What is generated for each item, and, where the ceiling is asked for, what the tokenizer makes of the real ones."""
     system, sounds = subject.system, subject.sounds
-    whole = open_media(subject.source, system.tokenizer.media, None, whole=False, level=system.recipe.data.level)
-    speakers = Speakers.of(sounds, subject.rows, whole) if isinstance(whole, type(sounds)) else None
+    speakers = Speakers.of(sounds, subject.rows, open_data(subject.source, medium=sounds.medium, settings=system.recipe.data))
     conditions = subject.conditions(None if speakers is None else speakers.prompts)
     asked = _asked(subject, conditions)
     begun = time.perf_counter()
-    made = system.sounds(subject.draw(conditions, lengths=lengths_of(system.tokenizer, asked)), asked)
+    made = system.wrap(subject.draw(conditions, lengths=lengths_of(system.tokenizer, asked)), asked)
     seconds = time.perf_counter() - begun
     sides = {"": [clip.tensor for clip in made]}
     if subject.ceiling:

@@ -327,7 +327,7 @@ class Pace(Metric):
         system, asked = heard.subject.system, _row(heard.asked, row)
         begun = time.perf_counter()
         tokens = system.generate_tokens(**self._told(heard, row), lengths=lengths_of(system.tokenizer, asked))
-        clip = system.sounds(tokens, asked)[0]
+        clip = system.wrap(tokens, asked)[0]
         return clip.tensor.shape[-1] / heard.rate / (time.perf_counter() - begun)
 
     def _first(self, heard: EvalAudio, row: int) -> float:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jielong.data.order import spread
-from jielong.data.sounds import AudioSet
+from jielong.data.sets import MediaSet
 from jielong.evaluation.sound.voices import voices
 from jielong.networks.speaker import SpeakerEncoder
 
@@ -32,11 +32,11 @@ class Speakers:
 
     column: str
     names: list[str | None]
-    sounds: AudioSet
+    sounds: MediaSet
     places: dict[str, list[int]]
 
     @staticmethod
-    def of(measured: AudioSet, rows: Sequence[int], whole: AudioSet) -> Speakers | None:
+    def of(measured: MediaSet, rows: Sequence[int], whole: MediaSet) -> Speakers | None:
         """The speakers of a set; ``None`` where no column says who speaks.
 
         Args:
@@ -86,6 +86,6 @@ class Speakers:
         """The voice of each of :attr:`everyone`, averaged over recordings and of unit length, ``(speakers, 256)``; zeros where silent."""
         made = []
         for name in self.everyone:
-            heard = [voice for voice in voices(self.recordings(name), self.sounds.rate, encoder) if voice is not None]
+            heard = [voice for voice in voices(self.recordings(name), self.sounds.medium.sample_rate, encoder) if voice is not None]
             made.append(F.normalize(torch.stack(heard).mean(0), dim=0) if heard else torch.zeros(encoder.linear.out_features))
         return torch.stack(made)

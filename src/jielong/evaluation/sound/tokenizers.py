@@ -22,10 +22,10 @@ def tokenizer(subject: EvalContext) -> EvalResult:
         codes.append(tokens.values.cpu())
         made += [clip[:, : own.shape[1]] for clip, own in zip(system.decode(tokens), heard[len(made) :], strict=False)]
         subject.report("reconstructing", len(made), len(real))
-    figures = {each.__name__: each(made, heard, sounds.rate) for each in (mel_distance, si_sdr, stft_distance)}
+    figures = {each.__name__: each(made, heard, sounds.medium.sample_rate) for each in (mel_distance, si_sdr, stft_distance)}
     layout, reason = system.tokenizer.layout, "the tokens are continuous"
     if not layout.discrete:
         return EvalResult(figures, {"bitrate": reason, "codebook_usage": reason})
-    figures["bitrate"] = bitrate(layout, sounds.samples / sounds.rate)
+    figures["bitrate"] = bitrate(layout, sounds.medium.duration)
     figures["codebook_usage"] = codebook_usage(Tokens(torch.cat(codes), layout))
     return EvalResult(figures)

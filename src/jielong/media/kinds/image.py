@@ -1,10 +1,161 @@
-"""Images: pictures of rows and columns."""
+"""Images: rows and columns of pixels, 8 bits in files."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+
+from jielong.config.data import DataSettings
 from jielong.core.medium import ALONG_ROWS, Medium
+from jielong.media.images import fit, open_image, read_image, to_bytes_tensor, to_float
+from jielong.media.inspection import Inspector, Spread
+from jielong.media.kinds.base import Content, MediaKind, register
+from jielong.media.pictures import Pictures
+
+PREPROCESSING = "upright, over white, shorter side lanczos, centre square, 8 bit: 1"
+LONG = 3.0
+"""Aspect ratio beyond which cropping the centre square loses most of a picture."""
+_FORMATS = ("png", "jpg", "jpeg", "jfif", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "tga", "avif")
+_EDGES = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 def image_medium(channels: int, size: tuple[int, int]) -> Medium:
     """Images of ``channels`` (1 grey, 3 RGB) and ``(rows, columns)`` pixels."""
     return Medium("image", channels, ALONG_ROWS, size)
+
+
+class ImageData(DataSettings):
+    """Keys of images.
+
+    Attributes:
+        size: Side of the square pictures in pixels.
+    """
+
+    size: int = Field(default=64, ge=4)
+
+
+class ImageKind(MediaKind):
+    """Pictures, cropped to squares."""
+
+    name = "image"
+    axes = ALONG_ROWS
+    noun = ("picture", "pictures")
+    settings = ImageData
+    native: ClassVar = {"size": 64, "channels": 3}
+    suffixes = frozenset(f".{form}" for form in _FORMATS)
+    columns = ("image", "img", "picture", "jpg", "png", "bytes")
+
+    def medium(self, settings: DataSettings, channels: int) -> Medium:
+        """Squares."""
+        if channels not in (1, 3):
+            raise ValueError(f"pictures have 1 (grey) or 3 (RGB) channels, not {channels}")
+        size = settings.size if isinstance(settings, ImageData) else self.native["size"]
+        return image_medium(channels, (size, size))
+
+    def keys_of(self, medium: Medium) -> dict[str, Any]:
+        """The side of the square.
+
+        Raises:
+            ValueError: if it is not square.
+        """
+        if medium.along("rows") != medium.along("columns"):
+            raise ValueError(f"data are read as squares, not as {medium}")
+        return {"size": medium.along("rows")}
+
+    def check_header(self, source: bytes | Path, name: str = "") -> None:
+        """Raise :class:`BrokenImageError` without a readable header."""
+        open_image(source, name).close()
+
+    def decode(self, content: Content, name: str, medium: Medium, settings: DataSettings) -> Tensor:
+        """``(C, H, W)`` uint8: the centre square at the medium's size."""
+        image = read_image(open_image(content, name) if isinstance(content, bytes) else content, name)
+        return to_bytes_tensor(fit(image, medium.along("rows")), medium.channels)
+
+    def to_float(self, stored: Tensor) -> Tensor:
+        """0..255 to [-1, 1]."""
+        return to_float(stored)
+
+    def preprocessing(self, medium: Medium, settings: DataSettings) -> str:
+        """Decoding rules, size and channels."""
+        return f"{PREPROCESSING}; size {medium.along('rows')}; channels {medium.channels}"
+
+    def wrap(self, media: Tensor, medium: Medium, captions: Sequence[str] | None = None, lengths: Sequence[int] | None = None) -> Pictures:
+        """Pictures that save and show themselves."""
+        return Pictures(media, captions)
+
+    def inspector(self, medium: Medium) -> Inspector:
+        """Sizes, formats, and pictures that lose by cropping or enlarging."""
+        return ImageInspector(medium)
+
+
+class ImageInspector(Inspector):
+    """Sizes, formats, and pictures that are tiny, long, animated, grey or flat."""
+
+    def __init__(self, medium: Medium) -> None:
+        self.medium, self.size = medium, medium.along("rows")
+        self.widths: list[int] = []
+        self.heights: list[int] = []
+        self.formats: Counter[str] = Counter()
+
+    def look(self, content: Any, name: str, decode: bool) -> list[str]:
+        """Header, and pixels at no more than 64 a side."""
+        picture = open_image(content, name) if isinstance(content, bytes) else content
+        form, mode, size = picture.format or "raw", picture.mode, picture.size
+        reasons = self._header(picture)
+        if decode:
+            reasons += self._pixels(fit(read_image(picture, name), min(self.size, 64)))
+        self.widths.append(size[0])
+        self.heights.append(size[1])
+        self.formats[f"{form} {mode}"] += 1
+        return reasons
+
+    def _header(self, picture: Image.Image) -> list[str]:
+        short, long = sorted(picture.size)
+        frames = getattr(picture, "n_frames", 1)
+        unusual = picture.mode in ("CMYK", "LAB", "HSV", "YCbCr", "I", "F") or picture.mode.startswith("I;16")
+        reasons = {
+            f"tiny: {picture.width} x {picture.height}, will be enlarged to {self.size}": short < self.size,
+            f"long: {picture.width} x {picture.height}, only the centre square is used": long > LONG * short,
+            f"animated: {frames} frames, only the first is used": frames > 1,
+            f"unusual mode {picture.mode}: reduced to 8 bits and RGB": unusual,
+        }
+        return [reason for reason, applies in reasons.items() if applies]
+
+    def _pixels(self, image: Image.Image) -> list[str]:
+        array = np.asarray(image)
+        if (array == array[:1, :1]).all():
+            return ["flat: one colour everywhere"]
+        return ["grey"] if self.medium.channels == 3 and (array == array[..., :1]).all() else []
+
+    def facts(self) -> dict[str, Any]:
+        """Sizes as stored, pictures by shorter side and by format, and the size they are used at."""
+        sides = [min(pair) for pair in zip(self.widths, self.heights, strict=True)]
+        return {
+            "size": self.size,
+            "channels": self.medium.channels,
+            "width": Spread.of(self.widths),
+            "height": Spread.of(self.heights),
+            "sides": _histogram(sides),
+            "formats": dict(self.formats.most_common()),
+        }
+
+    def preview_medium(self) -> Medium:
+        """As training reads them."""
+        return self.medium
+
+
+def _histogram(values: list[int]) -> dict[str, int]:
+    ends = [*_EDGES[1:], None]
+    names = [f"{low}-{high - 1}" if high else f"{low} and more" for low, high in zip(_EDGES, ends, strict=True)]
+    counts = np.histogram(values, [*_EDGES, np.inf])[0]
+    return {name: int(n) for name, n in zip(names, counts, strict=True) if n}
+
+
+IMAGE = register(ImageKind())

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from jielong.config.registry import nearest
 from jielong.data.built import BuildError, built_path
-from jielong.data.sound_sources import write_sounds
 from jielong.data.source import DataError
+from jielong.data.table import write_table
 from jielong.media.images import write_bytes
 from jielong_zoo.builders.debian import download, unpack
 from jielong_zoo.builders.emoji import SIZE, Concept, Drawing, concept_key, encode_drawing, write_set
@@ -177,7 +177,7 @@ def _unpacked(name: str, wanted: Sequence[str], packages: Path | None, holds: Pa
 def _write(name: str, rows: list[dict[str, Any]], licence: str, *, caption: str, label: str, key: list[str]) -> Path:
     target = built_path(name)
     write_bytes(target.with_name(f"LICENSE-{name}.md"), licence.encode())
-    write_sounds(target, rows, caption=caption, label=label, key=key)
+    write_table(target, rows, item="audio", caption=caption, label=label, key=key)
     return target
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from jielong.data.built import BuildError
-from jielong.data.sounds import RATE
 from jielong.data.source import fraction
 from jielong.media.audio import encode_audio, read_audio, resample, to_channels
 
+RATE = 16_000
+"""Samples per second."""
 PACKAGE = "supersonic-scsynth-samples@0.84.2"
 LONGEST = 6.0
 """Seconds; longer samples, which are loops and landscapes, are cut here."""

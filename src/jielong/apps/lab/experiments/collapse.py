@@ -11,7 +11,7 @@ from jielong.apps.lab.statistics import level, student
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
 from jielong.core.tokens import Tokens
-from jielong.data.opening import open_set
+from jielong.data.opening import open_data
 from jielong.evaluation.reconstruction import psnr
 from jielong.evaluation.usage import codebook_usage
 
@@ -69,8 +69,8 @@ class Collapse(Trial, name="collapse"):
         """Train each variant with each seed, and count the codes that held-out pictures use."""
         samples = bench.scaled(SAMPLES, 64)
         variants = {ALONE: (), **CURES, ALL: tuple(change for changes in CURES.values() for change in changes)}
-        heldout = open_set("emoji", size=32, split="heldout")
-        pictures = heldout.images(range(len(heldout)))
+        heldout = open_data("emoji", size=32, split="heldout")
+        pictures = heldout.media(range(len(heldout)))
         usage: dict[str, list[float]] = {name: [] for name in variants}
         perplexity: dict[str, list[float]] = {name: [] for name in variants}
         quality: dict[str, list[float]] = {name: [] for name in variants}

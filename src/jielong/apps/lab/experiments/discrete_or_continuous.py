@@ -15,7 +15,7 @@ from jielong.apps.lab.statistics import Estimate, bootstrap, exact, level
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
 from jielong.core.rng import PerSampleRNG
-from jielong.data.opening import open_set
+from jielong.data.opening import open_data
 from jielong.data.order import spread
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.kernel import kernel_distance
@@ -122,8 +122,8 @@ class DiscreteOrContinuous(Trial, name="discrete-or-continuous"):
     def run(self, bench: Bench) -> Outcome:
         """Train all tokenizers for the same time, and send held-out pictures through them."""
         extractor, seconds = FeatureExtractor(), max(0.5, SECONDS * bench.budget)
-        heldout = open_set(SET, size=32, split="heldout")
-        pictures = heldout.images(spread(len(heldout), min(len(heldout), bench.scaled(PICTURES, 8))))
+        heldout = open_data(SET, size=32, split="heldout")
+        pictures = heldout.media(spread(len(heldout), min(len(heldout), bench.scaled(PICTURES, 8))))
         kept: dict[str, Kept] = {}
         figures: dict[str, Estimate] = {}
         for name, text in recipes().items():

@@ -11,7 +11,7 @@ from jielong.apps.lab.statistics import Estimate, bootstrap, exact, level
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
 from jielong.apps.lab.voices import AT_ONCE, BODY, DATA, FAST, MEL, REGRESSION, draw_voices, given, quiet, show, sung
-from jielong.system import open_media
+from jielong.data.opening import open_data
 from jielong.training import token_cache as cache
 
 if TYPE_CHECKING:
@@ -68,7 +68,10 @@ class EnergyOrDiffusion(Trial, name="energy-or-diffusion"):
     def run(self, bench: Bench) -> Outcome:
         """Train a tokenizer, both chains on its tokens, and let both sing."""
         system, _ = bench.train("tokenizer", TOKENIZER, given(bench), seconds=max(1.0, TOKENIZER_SECONDS * bench.budget))
-        sounds, tokens = open_media(str(sung(bench)), system.tokenizer.media, "train"), bench.folder / "tokens.safetensors"
+        sounds, tokens = (
+            open_data(str(sung(bench)), "train", medium=system.tokenizer.media, whole=True),
+            bench.folder / "tokens.safetensors",
+        )
         cache.write(tokens, cache.tokenize(system.tokenizer, sounds), cache.identity(system.tokenizer, sounds))
         changes = given(bench, f"tokenizer={{checkpoint: {bench.folder / 'tokenizer'}}}")
         systems, seen = {}, {}

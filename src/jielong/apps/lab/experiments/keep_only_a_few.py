@@ -13,7 +13,7 @@ from jielong.apps.lab.statistics import Estimate, bootstrap, exact, level, share
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
 from jielong.config.sampling import SamplingConfig
-from jielong.data.opening import open_set
+from jielong.data.opening import open_data
 from jielong.data.order import spread
 from jielong.evaluation.kernel import contributions, kernel_distance
 from jielong.evaluation.retrieval import Score, candidate_columns
@@ -103,13 +103,13 @@ class KeepOnlyAFew(Trial, name="keep-only-a-few"):
     def run(self, bench: Bench) -> Outcome:
         """Draw held-out captions in 1 to 16 steps, and ask the scorer."""
         system, scorer = load(MODEL, "cpu"), Scorer.load()
-        heldout = open_set(system.recipe.data.set, size=system.tokenizer.media.size[0], split="heldout")
+        heldout = open_data(system.recipe.data.set, size=system.tokenizer.media.size[0], split="heldout")
         captions = [heldout.captions[row] for row in spread(len(heldout), bench.scaled(PICTURES, 2))]
         bench.tell(f"drawing {len(captions)} captions in {', '.join(map(str, STEPS))} steps")
         pictures, seconds = draw_in_steps(system, captions, STEPS, bench.seed)
         bench.tell("asking the scorer")
         fit, hits = ask(scorer, pictures, captions, list(heldout.captions), bench.seed)
-        reference = scorer.extractor.extract(heldout.images(spread(len(heldout), bench.scaled(REFERENCE, 8)))).values
+        reference = scorer.extractor.extract(heldout.media(spread(len(heldout), bench.scaled(REFERENCE, 8)))).values
         features = {count: scorer.extractor.extract(made).values for count, made in pictures.items()}
         distance = {count: contributions(each, reference) for count, each in features.items()}
         tokens = system.tokenizer.layout.positions

@@ -15,9 +15,11 @@ from jielong.apps.lab.tones import FRAME, LETTERS, RATE, natural, read, recorded
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
 from jielong.apps.lab.voices import quiet, show
+from jielong.data.opening import open_data
 from jielong.evaluation.sound.words import edits
-from jielong.media.players import Sounds
-from jielong.system import System, open_media
+from jielong.media.players import Sound
+from jielong.media.results import Results
+from jielong.system import System
 from jielong.training import token_cache as cache
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ RATIOS, FIXED = (0.75, 1.0, 1.25, 1.5), 2.0
 EXACT, ERRORS = 0.01, 0.1
 """How far from the asked length still meets it, as a share of it; and how many letters may be wrong of those that were meant."""
 TOLD, ITSELF, FORCED = "told", "ends by itself", "forced to end"
-DATA = f"data: {{set: given by the experiment, rate: {RATE}, seconds: 3.2}}"
+DATA = f"data: {{set: given by the experiment, sample_rate: {RATE}, duration: 3.2}}"
 TOKENIZER = f"""
 {DATA}
 tokenizer:
@@ -111,13 +113,11 @@ def say(system: System, name: str, words: list[str], seed: int) -> Said:
     return Said((seconds - asked).abs() / asked, torch.stack(wrong, 1), shown, seconds)
 
 
-def _spoken(system: System, name: str, words: list[str], seconds: list[float], seed: int) -> Sounds:
+def _spoken(system: System, name: str, words: list[str], seconds: list[float], seed: int) -> Results[Sound]:
     if name != ITSELF or system.generator is None:
-        made = system.generate(text=words, seconds=seconds, seed=seed)
-        assert isinstance(made, Sounds)
-        return made
+        return system.generate(text=words, seconds=seconds, seed=seed)
     told = [{"characters": text, "length": value} for text, value in zip(words, seconds, strict=True)]
-    return system.sounds(system.generator.generate(told, seed=seed, sampling=system.default_sampling(conditioned=False)))
+    return system.wrap(system.generator.generate(told, seed=seed, sampling=system.default_sampling(conditioned=False)))
 
 
 def _lost(system: System, words: list[str], seed: int) -> Estimate:
@@ -161,7 +161,8 @@ class SayItInTwoSeconds(Trial, name="say-it-in-two-seconds"):
         data = recorded(bench, bench.scaled(RECORDINGS, 24))
         own = (f"data.set={data}", f"train.seed={bench.seed}")
         tokenizer, _ = bench.train("tokenizer", TOKENIZER, own, seconds=max(1.0, TOKENIZER_SECONDS * bench.budget))
-        sounds, tokens = open_media(str(data), tokenizer.tokenizer.media, "train"), bench.folder / "tokens.safetensors"
+        sounds = open_data(str(data), "train", medium=tokenizer.tokenizer.media, whole=True)
+        tokens = bench.folder / "tokens.safetensors"
         cache.write(tokens, cache.tokenize(tokenizer.tokenizer, sounds), cache.identity(tokenizer.tokenizer, sounds))
         changes = (*own, f"tokenizer={{checkpoint: {bench.folder / 'tokenizer'}}}")
         words, said, figures = texts(bench.scaled(COUNT, 3), bench.seed + 10_000), dict[str, Said](), dict[str, Estimate]()

@@ -14,7 +14,7 @@ from jielong.apps.lab.statistics import Estimate, bootstrap, exact, level
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
 from jielong.core.tokens import Tokens
-from jielong.data.opening import open_set
+from jielong.data.opening import open_data
 from jielong.data.order import spread
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.reconstruction import psnr
@@ -136,8 +136,8 @@ class ThirtyTwoTokens(Trial, name="32-tokens"):
     def run(self, bench: Bench) -> Outcome:
         """Send held-out pictures through both."""
         systems = {name: load(name, "cpu") for name in (LINE, GRID)}
-        heldout = open_set(systems[GRID].recipe.data.set, size=systems[GRID].tokenizer.media.size[0], split="heldout")
-        pictures = heldout.images(spread(len(heldout), bench.scaled(PICTURES, 4)))
+        heldout = open_data(systems[GRID].recipe.data.set, size=systems[GRID].tokenizer.media.size[0], split="heldout")
+        pictures = heldout.media(spread(len(heldout), bench.scaled(PICTURES, 4)))
         extractor = FeatureExtractor()
         bench.tell(f"sending {len(pictures)} pictures through {LINE} and {GRID}")
         kept = {name: keep(system, pictures, extractor, bench.seed) for name, system in systems.items()}

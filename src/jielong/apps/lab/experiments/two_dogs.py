@@ -16,7 +16,7 @@ from jielong.apps.lab.verdict import Check
 from jielong.config.registry import Part
 from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
-from jielong.data.opening import open_set
+from jielong.data.opening import open_data
 from jielong.data.order import spread
 from jielong.heads.base import Head
 from jielong.media.images import from_tensor
@@ -192,11 +192,11 @@ class TwoDogs(Trial, name="two-dogs"):
     def run(self, bench: Bench) -> Outcome:
         """Teach each head both questions, and ask."""
         steps, draws = bench.scaled(STEPS, 2), bench.scaled(DRAWS, 8)
-        images = open_set("emoji", size=SIZE)
+        images = open_data("emoji", size=SIZE)
         captions = list(images.captions)
         rows = [*map(captions.index, CAPTIONS), *spread(len(images), OTHERS)]
-        tokenizer = LinearTokens(images.images(rows))
-        dogs = tokenizer.encode(images.images(rows[:2]))
+        tokenizer = LinearTokens(images.media(rows))
+        dogs = tokenizer.encode(images.media(rows[:2]))
         generator = torch.Generator().manual_seed(bench.seed)
         hidden = torch.randn(2, WIDTH, generator=generator)
         corners = torch.tensor([[[-1.0, -1.0], [1.0, 1.0]], [[-1.0, 1.0], [1.0, -1.0]]])

@@ -13,9 +13,9 @@ from jielong.apps.lab.sounds import heard_distance, later, muffled, sample_dista
 from jielong.apps.lab.statistics import Estimate, bootstrap, level, ranking, share
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
-from jielong.data.opening import open_set
+from jielong.data.opening import open_data
 from jielong.data.order import spread
-from jielong.data.sets import ImageSet
+from jielong.data.sets import MediaSet
 from jielong.losses.adversarial import Adversarial, PatchAdversarialLoss
 from jielong.losses.perceptual import Perceptual, PerceptualLoss, unit_distance
 from jielong.media.images import from_tensor
@@ -62,7 +62,7 @@ def perceived(loss: PerceptualLoss, x: Tensor, y: Tensor) -> Tensor:
     )
 
 
-def train_discriminator(images: ImageSet, steps: int, seed: int) -> nn.Module:
+def train_discriminator(images: MediaSet, steps: int, seed: int) -> nn.Module:
     """A discriminator that learned on the training split to tell pictures from their blurred copies.
 
     Args:
@@ -72,11 +72,11 @@ def train_discriminator(images: ImageSet, steps: int, seed: int) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        adversarial = PatchAdversarialLoss(Adversarial(channels=16, layers=2), images.channels)
+        adversarial = PatchAdversarialLoss(Adversarial(channels=16, layers=2), images.medium.channels)
     optimizer = torch.optim.Adam(adversarial.parameters(), lr=1e-3, betas=(0.5, 0.9))
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
-        real = images.images(torch.randint(len(images), (BATCH,), generator=generator).tolist())
+        real = images.media(torch.randint(len(images), (BATCH,), generator=generator).tolist())
         optimizer.zero_grad()
         adversarial.discriminator_loss(real, blurred(real))["total"].backward()
         optimizer.step()
@@ -140,8 +140,8 @@ class WhatIsAlike(Trial, name="what-is-alike"):
 
     def run(self, bench: Bench) -> Outcome:
         """Measure the three losses on held-out pictures and synthetic voices."""
-        images, heldout = (open_set("emoji", split=part) for part in ("train", "heldout"))
-        real = heldout.images(spread(len(heldout), bench.scaled(PICTURES, 2)))
+        images, heldout = (open_data("emoji", split=part) for part in ("train", "heldout"))
+        real = heldout.media(spread(len(heldout), bench.scaled(PICTURES, 2)))
         copies = {"shifted": shifted(real), "blurred": blurred(real), "another": real.roll(1, 0)}
         regression = {name: (copy - real).square().mean((1, 2, 3)) for name, copy in copies.items()}
         bench.tell("asking EfficientNet-lite0")

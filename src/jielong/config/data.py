@@ -1,0 +1,89 @@
+"""The `data:` section of a recipe: a set, and how items of its kind of media are read."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator
+
+from jielong.config.registry import Config, Faults, Mark, Schema, nearest, read_settings
+
+if TYPE_CHECKING:
+    from jielong.media.kinds.base import MediaKind
+
+
+def _joined(given: Any) -> Any:
+    if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
+        return given
+    return importlib.import_module("jielong.data.joined").joined_name(given)
+
+
+class DataSettings(Config):
+    """A set; kinds of media add how their items are read (:attr:`~jielong.media.kinds.base.MediaKind.settings`).
+
+    Attributes:
+        set: A built-in set's name, or a path; several are joined, as a list or separated by commas.
+        kind: The kind of media; by default the one that has the other keys of the section.
+    """
+
+    set: Annotated[str, BeforeValidator(_joined)] = "emoji"
+    kind: str | None = None
+
+
+def media_kinds() -> Mapping[str, MediaKind]:
+    """All kinds of media by name."""
+    kinds: Mapping[str, MediaKind] = importlib.import_module("jielong.media.kinds.base").kinds()
+    return kinds
+
+
+def settings_kind(settings: DataSettings) -> MediaKind:
+    """The kind of media that settings describe."""
+    return next(kind for kind in media_kinds().values() if type(settings) is kind.settings)
+
+
+class DataSection(Mark):
+    """Reads the section as the settings of the kind of media it describes."""
+
+    def read(self, value: Any) -> DataSettings:
+        """The settings.
+
+        Raises:
+            Faults: with all that is wrong.
+        """
+        if isinstance(value, DataSettings):
+            return value
+        if not isinstance(value, Mapping):
+            raise Faults.of(f"data is written as {{set: name, size: 64}}, not {value!r}")
+        known = set(self.keys())
+        given = {key: inner for key, inner in value.items() if inner is not None or key not in known}
+        return read_settings(self.kind_of(given).settings, given)
+
+    def kind_of(self, given: Mapping[str, Any]) -> MediaKind:
+        """The kind of media that has the keys given.
+
+        Raises:
+            Faults: if there is none.
+        """
+        kinds, name = media_kinds(), given.get("kind")
+        if name is not None:
+            if name not in kinds:
+                raise Faults.of(f"there is no kind of media called {name!r}; {nearest(str(name), kinds)}")
+            return kinds[name]
+        specific = set(self.keys()) - set(DataSettings.model_fields)
+        keys = [key for key in given if key in specific]
+        fitting = [kind for kind in kinds.values() if set(keys) <= set(kind.settings.model_fields)]
+        if not fitting:
+            owners = {key: next(kind.name for kind in kinds.values() if key in kind.settings.model_fields) for key in keys}
+            listed = " and ".join(f"{key} of {owner}" for key, owner in owners.items())
+            raise Faults.of(f"data of one kind of media have no keys of another ({listed}): remove those of one of them")
+        return fitting[0]
+
+    def below(self, key: str) -> Schema:
+        """All keys hold plain values."""
+        return None
+
+    def keys(self) -> list[str]:
+        """Keys of all kinds."""
+        return list(dict.fromkeys(key for kind in media_kinds().values() for key in kind.settings.model_fields))

@@ -1,0 +1,98 @@
+"""What is measured of each kind of media: reconstructions while training, tokenizers and generators by ``jielong evaluate``."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from jielong.core.medium import Medium
+from jielong.core.rng import PerSampleRNG
+from jielong.core.tokens import Tokens
+from jielong.data.sets import Batch
+from jielong.evaluation.context import BATCH, EvalContext, EvalResult
+from jielong.evaluation.provenance import Measurement
+from jielong.evaluation.usage import codebook_usage
+from jielong.media.kinds.base import kind_of
+
+
+class EvalProtocol:
+    """The figures of a kind of media; this one applies to any: PSNR of reconstructions, codebook usage, held-out loss.
+
+    Attributes:
+        skippable: Figures that ``--skip-metric`` may name.
+    """
+
+    skippable: ClassVar[frozenset[str]] = frozenset()
+
+    def quick(self, rebuilt: Tensor, batch: Batch, medium: Medium) -> dict[str, float]:
+        """Figures of reconstructions ``(B, C, *size)`` to log while training."""
+        return {"psnr": _psnr(rebuilt, batch.media).value}
+
+    def tokenizer(self, context: EvalContext) -> EvalResult:
+        """Figures of a tokenizer."""
+        tokens, rebuilt = reconstruct(context)
+        figures, layout = {"psnr": _psnr(rebuilt, context.real)}, context.system.tokenizer.layout
+        if not layout.discrete:
+            return EvalResult(figures, {"codebook_usage": "the tokens are continuous"})
+        return EvalResult(figures | {"codebook_usage": codebook_usage(Tokens(tokens, layout))})
+
+    def generator(self, context: EvalContext) -> EvalResult:
+        """Figures of a generator."""
+        system, total = context.system, 0.0
+        model, conditions = system.generator, context.conditions()
+        if model is None:
+            raise ValueError(f"{system.name} is a tokenizer: it generates nothing")
+        for first in range(0, len(context.real), BATCH):
+            part, rows = context.real[first : first + BATCH], slice(first, first + BATCH)
+            prepared = None if model.condition is None or conditions is None else model.condition.prepare(conditions[rows])
+            rng = PerSampleRNG(context.draws.seed, range(first, first + len(part)))
+            with torch.no_grad():
+                total += float(model.loss(system.encode(part), prepared, rng)) * len(part)
+        return EvalResult({"heldout_loss": Measurement("heldout_loss", total / len(context.real), len(context.real), {"unit": "nats"})})
+
+    def digest(self, real: Tensor, medium: Medium) -> dict[str, str]:
+        """SHA-256 of the reference items, under its name in the provenance."""
+        return {"items_sha256": hashlib.sha256(repr(tuple(real.shape)).encode() + real.contiguous().numpy().tobytes()).hexdigest()}
+
+
+def reconstruct(context: EvalContext) -> tuple[Tensor, Tensor]:
+    """Tokens ``(n, N, C)`` of the reference items, and what they decode to, on the CPU."""
+    codes, rebuilt = [], []
+    for part in context.real.split(BATCH):
+        tokens = context.system.encode(part)
+        codes.append(tokens.values.cpu())
+        rebuilt.append(context.system.decode(tokens))
+        context.report("reconstructing", sum(map(len, codes)), len(context.real))
+    return torch.cat(codes), torch.cat(rebuilt)
+
+
+def _psnr(rebuilt: Tensor, real: Tensor) -> Measurement:
+    """``10 log10(2^2 / MSE)`` of values in [-1, 1], mean over items, at most 100 dB."""
+    mse = (rebuilt.double() - real.double()).square().flatten(1).mean(1)
+    each = 10 * torch.log10(4 / mse.clamp_min(4e-10))
+    return Measurement("psnr", each.mean().item(), len(each), {"unit": "dB", "range": 2.0, "cap_db": 100.0})
+
+
+_PROTOCOLS: dict[str, EvalProtocol] = {}
+
+
+def register_protocol(kind: str, protocol: EvalProtocol) -> None:
+    """Measure a kind of media by a protocol of its own."""
+    _PROTOCOLS[kind] = protocol
+
+
+def protocols() -> Mapping[str, EvalProtocol]:
+    """Protocols by kind of media."""
+    for module in ("jielong.evaluation.pictures", "jielong.evaluation.sound.protocols"):
+        importlib.import_module(module)  # which register theirs
+    return _PROTOCOLS
+
+
+def protocol_of(medium: Medium) -> EvalProtocol:
+    """The protocol of a medium's kind; the general one where it has none."""
+    return protocols().get(kind_of(medium).name, EvalProtocol())

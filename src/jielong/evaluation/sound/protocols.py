@@ -1,0 +1,42 @@
+"""The figures of audio."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from jielong.core.medium import Medium
+from jielong.data.sets import Batch
+from jielong.evaluation.context import EvalContext, EvalResult
+from jielong.evaluation.protocols import EvalProtocol, register_protocol
+from jielong.evaluation.sound import generators, tokenizers
+from jielong.evaluation.sound.metrics import JUDGES
+from jielong.evaluation.sound.protocol import sound_hash
+from jielong.evaluation.sound.waveform import mel_distance, si_sdr
+
+
+class AudioProtocol(EvalProtocol):
+    """Figures of audio, each clip as far as it goes."""
+
+    skippable = frozenset(name for judge in JUDGES for name in judge.names)
+
+    def quick(self, rebuilt: Tensor, batch: Batch, medium: Medium) -> dict[str, float]:
+        """Mel distance and SI-SDR."""
+        lengths = [medium.frames] * len(batch) if batch.lengths is None else batch.lengths.tolist()
+        decoded, real = ([clip[:, :length] for clip, length in zip(clips, lengths, strict=True)] for clips in (rebuilt, batch.media))
+        measured = (mel_distance(decoded, real, medium.sample_rate), si_sdr(decoded, real, medium.sample_rate))
+        return {each.name: each.value for each in measured}
+
+    def tokenizer(self, context: EvalContext) -> EvalResult:
+        """See :func:`jielong.evaluation.sound.tokenizers.tokenizer`."""
+        return tokenizers.tokenizer(context)
+
+    def generator(self, context: EvalContext) -> EvalResult:
+        """See :func:`jielong.evaluation.sound.generators.generator`."""
+        return generators.generator(context)
+
+    def digest(self, real: Tensor, medium: Medium) -> dict[str, str]:
+        """Of 16-bit samples."""
+        return {"sound_sha256": sound_hash(real, medium.sample_rate)}
+
+
+register_protocol("audio", AudioProtocol())

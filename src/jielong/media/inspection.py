@@ -1,0 +1,63 @@
+"""What a kind of media finds out about its items before any training."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from jielong.core.medium import Medium
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Minimum, median and maximum of some numbers."""
+
+    min: float
+    median: float
+    max: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Spread:
+        """Zeros without any number."""
+        return Spread(min(values), median(values), max(values)) if values else Spread(0, 0, 0)
+
+    def __str__(self) -> str:
+        return f"{self.min:.4g} / {self.median:.4g} / {self.max:.4g} (min, median, max)"
+
+
+def counted(counts: Mapping[Any, int], most: int = 12) -> str:
+    """``a: 3, b: 1``, the most frequent first."""
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{key}: {number}" for key, number in ordered[:most]) + (", ..." if len(ordered) > most else "")
+
+
+class Inspector(ABC):
+    """Looks at the items of a set one by one."""
+
+    @abstractmethod
+    def look(self, content: Any, name: str, decode: bool) -> list[str]:
+        """Why an item may not be what was meant; empty for most.
+
+        Args:
+            content: As of :meth:`~jielong.media.kinds.base.MediaKind.decode`.
+            name: Of the item.
+            decode: Whether to decode it, or to read its header alone.
+
+        Raises:
+            ValueError: if it cannot be used.
+        """
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What was found, by name; values are numbers, :class:`Spread` or dictionaries of counts."""
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The facts as lines of a table."""
+        return [(name, counted(value) if isinstance(value, dict) else str(value)) for name, value in self.facts().items()]
+
+    @abstractmethod
+    def preview_medium(self) -> Medium:
+        """The medium in which items are shown."""

@@ -1,0 +1,130 @@
+"""What a kind of media knows: how its items are described, read, fitted, shown and wrapped. A new kind is one class and `register`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from jielong.config.data import DataSettings
+from jielong.core.medium import Axes, Medium
+from jielong.media.inspection import Inspector
+from jielong.media.results import Results
+
+Content = Any
+"""One undecoded item: the bytes of a file, or what a source holds in their place, such as an open PIL image."""
+
+
+class MediaKind(ABC):
+    """A kind of media.
+
+    Attributes:
+        name: In recipes, checkpoints and tables.
+        axes: Of its items.
+        noun: One item and several, for messages.
+        settings: Its keys of a recipe's `data:` section.
+        native: Keys of `settings`, and ``channels``, at which a source is used that says nothing else.
+        suffixes: Of its files.
+        columns: Usual names of its column in a Parquet table.
+        sample_count: Items of the sample grid that training writes.
+        measured_count: Held-out items measured while training.
+    """
+
+    name: ClassVar[str]
+    axes: ClassVar[Axes]
+    noun: ClassVar[tuple[str, str]]
+    settings: ClassVar[type[DataSettings]]
+    native: ClassVar[Mapping[str, int]]
+    suffixes: ClassVar[frozenset[str]]
+    columns: ClassVar[Sequence[str]] = ()
+    sample_count: ClassVar[int] = 16
+    measured_count: ClassVar[int] = 512
+
+    @abstractmethod
+    def medium(self, settings: DataSettings, channels: int) -> Medium:
+        """The medium that settings describe.
+
+        Raises:
+            ValueError: if such channels or sizes are impossible.
+        """
+
+    @abstractmethod
+    def keys_of(self, medium: Medium) -> dict[str, Any]:
+        """The keys of the `data:` section that describe a medium."""
+
+    @abstractmethod
+    def check_header(self, source: bytes | Path, name: str = "") -> None:
+        """Raise ``ValueError`` if a file's header shows that it cannot be used; nothing is decoded."""
+
+    @abstractmethod
+    def decode(self, content: Content, name: str, medium: Medium, settings: DataSettings) -> Tensor:
+        """An item fitted to a medium, ``(C, *size)`` in the smallest type that holds it; along time its own length.
+
+        Raises:
+            ValueError: if it cannot be decoded; the text names it.
+        """
+
+    @abstractmethod
+    def to_float(self, stored: Tensor) -> Tensor:
+        """What :meth:`decode` returns, as float32 in [-1, 1]."""
+
+    def frames_of(self, content: Content, name: str, medium: Medium) -> int | None:
+        """Length along time that :meth:`decode` would give, from the header alone; ``None`` where only decoding tells."""
+        return None
+
+    @abstractmethod
+    def preprocessing(self, medium: Medium, settings: DataSettings) -> str:
+        """Everything that :meth:`decode` depends on beside the content, for the fingerprint of a set."""
+
+    def read(self, path: Path, medium: Medium, settings: DataSettings | None = None) -> Tensor:
+        """A file as ``(C, *size)`` float32 in [-1, 1]; along time its own length.
+
+        Raises:
+            ValueError: if it cannot be decoded.
+        """
+        return self.to_float(self.decode(path.read_bytes(), str(path), medium, settings or self.settings()))
+
+    @abstractmethod
+    def wrap(
+        self, media: Tensor, medium: Medium, captions: Sequence[str] | None = None, lengths: Sequence[int] | None = None
+    ) -> Results[Any]:
+        """Items ``(B, C, *size)`` as an object that saves and shows itself; ``lengths`` are their samples along time."""
+
+    @abstractmethod
+    def inspector(self, medium: Medium) -> Inspector:
+        """Gathers what ``jielong data inspect`` reports of items."""
+
+
+_KINDS: dict[str, MediaKind] = {}
+
+
+def register(kind: MediaKind) -> MediaKind:
+    """Add a kind; one of the same name is replaced."""
+    _KINDS[kind.name] = kind
+    return kind
+
+
+def kinds() -> Mapping[str, MediaKind]:
+    """All kinds by name, images first; imports the modules beside this one, which register themselves."""
+    package = importlib.import_module("jielong.media.kinds")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    order = sorted(_KINDS.values(), key=lambda kind: ("image", "audio", kind.name).index(kind.name))  # others keep their order
+    return {kind.name: kind for kind in order}
+
+
+def kind_of(medium: Medium | str) -> MediaKind:
+    """The kind of a medium, or of a name.
+
+    Raises:
+        ValueError: if no such kind is registered.
+    """
+    name = medium if isinstance(medium, str) else medium.kind
+    if name not in kinds():
+        raise ValueError(f"there is no kind of media called {name!r}: import the module that registers it; there are {', '.join(kinds())}")
+    return kinds()[name]
