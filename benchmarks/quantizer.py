@@ -27,6 +27,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import vector_quantize_pytorch as public
@@ -35,10 +36,10 @@ from torch import Tensor, nn
 
 from jielong.quantizers.base import Quantizer
 from jielong.quantizers.binary_spherical import BinarySphericalQuantizer
-from jielong.quantizers.finite_scalar import FiniteScalarQuantizer
+from jielong.quantizers.finite_scalar import FiniteScalar
 from jielong.quantizers.lookup_free import LookupFreeQuantizer
-from jielong.quantizers.residual import ResidualQuantizer
-from jielong.quantizers.vector import VectorQuantizer
+from jielong.quantizers.residual import Residual
+from jielong.quantizers.vector import Vector, VectorQuantizer
 
 # What the public implementations hold at their peak, in bytes a (vector, code) pair. Vector: three float distance tables kept by autograd,
 # a long and a float one-hot table. Signs: distances, probabilities, their logarithms and products, and the gradients of some.
@@ -72,7 +73,7 @@ def same_codes(ours: VectorQuantizer, theirs: nn.Module, seed: int, scale: float
 
 
 def vector(codes: int, dim: int, levels: int) -> Pair:
-    ours = VectorQuantizer(codebook_size=codes, dim=dim, decay=0.99, commitment=0.25, kmeans_iterations=0, restart_below=0.0)
+    ours = Vector(codebook_size=codes, decay=0.99, commitment=0.25, kmeans_iterations=0, restart_below=0.0).build(dim)
     theirs = public.VectorQuantize(dim=dim, codebook_size=codes, decay=0.99, commitment_weight=0.25, rotation_trick=False)
     same_codes(ours, theirs, seed=1)
     before = ours.codebook.clone()
@@ -85,8 +86,9 @@ def vector(codes: int, dim: int, levels: int) -> Pair:
 
 
 def residual(codes: int, dim: int, levels: int) -> Pair:
-    settings = {"codebook_size": codes, "dim": dim, "decay": 0.99, "commitment": 0.25, "kmeans_iterations": 0, "restart_below": 0.0}
-    stages = [VectorQuantizer(**settings) for _ in range(levels)]  # type: ignore[arg-type]
+    vector = Vector(codebook_size=codes, decay=0.99, commitment=0.25, kmeans_iterations=0, restart_below=0.0)
+    ours = Residual(num_codebooks=levels, quantizer=vector).build(dim)
+    stages = [cast("VectorQuantizer", stage) for stage in ours.stages]
     theirs = public.ResidualVQ(
         dim=dim, num_quantizers=levels, codebook_size=codes, decay=0.99, commitment_weight=0.25, rotation_trick=False
     )
@@ -104,7 +106,7 @@ def residual(codes: int, dim: int, levels: int) -> Pair:
         return found
 
     return Pair(
-        ResidualQuantizer(stages, num_codebooks=levels, dim=dim),
+        ours,
         theirs,
         first_difference,
         lambda: [(stage.codebook, layer.codebook) for stage, layer in zip(stages, theirs.layers, strict=True)],
@@ -115,7 +117,7 @@ def finite_scalar(codes: int, dim: int, levels: int) -> Pair:
     if codes not in LEVELS:
         raise SystemExit(f"finite_scalar is measured at about {', '.join(map(str, LEVELS))} codes, not {codes}")
     sizes = LEVELS[codes]
-    ours = FiniteScalarQuantizer(dim=len(sizes), levels=sizes)
+    ours = FiniteScalar(levels=sizes).build(len(sizes))
 
     def near_an_edge(vectors: Tensor, mine: Tensor, other: Tensor) -> int:
         size = ours.sizes.float()

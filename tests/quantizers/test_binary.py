@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jielong.config.registry import parse_part
-from jielong.quantizers.binary import BinaryQuantizer, bit_entropy, codebook_entropy
-from jielong.quantizers.binary_spherical import BinarySpherical, BinarySphericalQuantizer
-from jielong.quantizers.lookup_free import LookupFree, LookupFreeQuantizer
-from jielong.quantizers.vector import NonFiniteVectors
+from jielong.quantizers.binary import BinarySettings, bit_entropy, codebook_entropy
+from jielong.quantizers.binary_spherical import BinarySpherical
+from jielong.quantizers.checks import NonFiniteVectors
+from jielong.quantizers.lookup_free import LookupFree
 
 public = pytest.importorskip("vector_quantize_pytorch")
 
-KINDS = pytest.mark.parametrize("kind", [LookupFreeQuantizer, BinarySphericalQuantizer])
+KINDS = pytest.mark.parametrize("kind", [LookupFree, BinarySpherical])
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -42,8 +42,8 @@ def by_enumeration(z: Tensor, codes: Tensor, temperature: float) -> tuple[Tensor
 @KINDS
 @pytest.mark.parametrize("order", ["little", "big"])
 @pytest.mark.parametrize("groups", [1, 2, 5])
-def test_every_index_is_found_again(kind: type[BinaryQuantizer], order: str, groups: int) -> None:
-    quantizer = kind(dim=10, bits=10, bit_order=order, groups=groups)
+def test_every_index_is_found_again(kind: type[BinarySettings], order: str, groups: int) -> None:
+    quantizer = kind.model_validate({"bits": 10, "bit_order": order, "groups": groups}).build(10)
     each = torch.arange(quantizer.codebook_size)
     indices = torch.cartesian_prod(*[each] * groups).view(-1, groups)
     codes = quantizer.decode(indices)
@@ -55,12 +55,12 @@ def test_every_index_is_found_again(kind: type[BinaryQuantizer], order: str, gro
 
 
 @KINDS
-def test_bit_orders(kind: type[BinaryQuantizer]) -> None:
+def test_bit_orders(kind: type[BinarySettings]) -> None:
     z = torch.tensor([0.3, -0.1, -2.0, -0.5, 0.2, 1.0])
-    assert kind(dim=6, bits=6, bit_order="little").encode(z).tolist() == [1 + 16 + 32]
-    assert kind(dim=6, bits=6, bit_order="big").encode(z).tolist() == [32 + 2 + 1]
-    assert kind(dim=6, bits=6, bit_order="little", groups=2).encode(z).tolist() == [1, 2 + 4]
-    assert kind(dim=6, bits=6, bit_order="big", groups=2).encode(z).tolist() == [4, 2 + 1]
+    assert kind(bits=6, bit_order="little").build(6).encode(z).tolist() == [1 + 16 + 32]
+    assert kind(bits=6, bit_order="big").build(6).encode(z).tolist() == [32 + 2 + 1]
+    assert kind(bits=6, bit_order="little", groups=2).build(6).encode(z).tolist() == [1, 2 + 4]
+    assert kind(bits=6, bit_order="big", groups=2).build(6).encode(z).tolist() == [4, 2 + 1]
 
 
 def test_published_bit_orders_are_the_defaults() -> None:
@@ -70,15 +70,15 @@ def test_published_bit_orders_are_the_defaults() -> None:
 
 
 @KINDS
-def test_zero_is_negative(kind: type[BinaryQuantizer]) -> None:
-    quantizer = kind(dim=4, bits=4)
+def test_zero_is_negative(kind: type[BinarySettings]) -> None:
+    quantizer = kind(bits=4).build(4)
     found = quantizer(torch.zeros(3, 4))
     assert not found.indices.any()
     assert torch.equal(found.values, torch.full((3, 4), -quantizer.magnitude))
 
 
 def test_spherical_codes_are_the_nearest_unit_vectors_and_their_error_is_known() -> None:
-    quantizer, z = BinarySphericalQuantizer(dim=8, bits=8, entropy=0.0), normal(500, 8)
+    quantizer, z = BinarySpherical(bits=8, entropy=0.0).build(8), normal(500, 8)
     codes = all_codes(8) / math.sqrt(8)
     u = F.normalize(z, dim=-1)
     found = quantizer(z)
@@ -93,7 +93,7 @@ def test_spherical_codes_are_the_nearest_unit_vectors_and_their_error_is_known()
 
 
 def test_lookup_free_hands_the_gradient_through() -> None:
-    quantizer, z, w = LookupFreeQuantizer(dim=5, bits=5), normal(7, 5).requires_grad_(), normal(7, 5, seed=1)
+    quantizer, z, w = LookupFree(bits=5).build(5), normal(7, 5).requires_grad_(), normal(7, 5, seed=1)
     (quantizer(z).values * w).sum().backward()
     assert torch.equal(z.grad, w)
 
@@ -108,7 +108,7 @@ def test_spherical_gradient_passes_the_sphere_and_one_convention_is_smaller(grad
 
 
 def test_commitment_gradient() -> None:
-    quantizer, z = LookupFreeQuantizer(dim=5, bits=5, entropy=0.0, commitment=0.25), normal(7, 5).requires_grad_()
+    quantizer, z = LookupFree(bits=5, entropy=0.0, commitment=0.25).build(5), normal(7, 5).requires_grad_()
     quantizer(z).losses["commitment"].backward()
     torch.testing.assert_close(z.grad, 2 * 0.25 * (z.detach() - z.detach().sign()) / z.numel())
 
@@ -129,8 +129,8 @@ def test_entropy_gradients_in_double_precision() -> None:
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
 @KINDS
-def test_entropies_equal_those_over_all_codes(kind: type[BinaryQuantizer], temperature: float) -> None:
-    quantizer, z = kind(dim=7, bits=7, temperature=temperature, joint_bits=7), normal(60, 7)
+def test_entropies_equal_those_over_all_codes(kind: type[BinarySettings], temperature: float) -> None:
+    quantizer, z = kind(bits=7, temperature=temperature, joint_bits=7).build(7), normal(60, 7)
     token, book = by_enumeration(quantizer._place(z), all_codes(7) * quantizer.magnitude, temperature)
     found = quantizer(z)
     torch.testing.assert_close(found.statistics["token_entropy"].double(), token, rtol=1e-5, atol=1e-5)
@@ -165,7 +165,7 @@ def test_tails_keep_their_digits() -> None:
 
 def test_eighteen_bits_at_once_know_which_codes_were_chosen() -> None:
     chosen = torch.randperm(1 << 18, generator=torch.Generator().manual_seed(0))[:64]
-    quantizer = LookupFreeQuantizer(dim=18, bits=18, joint_bits=18, temperature=0.05)
+    quantizer = LookupFree(bits=18, joint_bits=18, temperature=0.05).build(18)
     z = quantizer.decode(chosen[:, None]).requires_grad_()
     found = quantizer(z)
     assert torch.equal(found.indices[:, 0], chosen)
@@ -175,7 +175,7 @@ def test_eighteen_bits_at_once_know_which_codes_were_chosen() -> None:
 
 
 def test_entropy_weight_falls_in_samples_seen() -> None:
-    quantizer, z = LookupFreeQuantizer(dim=4, bits=4, entropy_start=3.0, entropy_samples=1000), normal(20, 4)
+    quantizer, z = LookupFree(bits=4, entropy_start=3.0, entropy_samples=1000).build(4), normal(20, 4)
     at = {seen: float(quantizer(z, samples_seen=seen).losses["entropy"]) for seen in (0, 500, 1000, 5000)}
     assert at[0] == pytest.approx(3 * at[1000])
     assert at[500] == pytest.approx(2 * at[1000])
@@ -190,10 +190,8 @@ def test_equals_the_public_module(spherical: bool) -> None:
     theirs = public.LFQ(
         dim=6, codebook_size=64, entropy_loss_weight=0.2, diversity_gamma=1.5, commitment_loss_weight=0.25, spherical=spherical
     )
-    kind = BinarySphericalQuantizer if spherical else LookupFreeQuantizer
-    ours = kind(
-        dim=6, bits=6, bit_order="big", entropy=0.2, diversity=1.5, commitment=0.25, joint_bits=6, temperature=1 / 2.0
-    )  # fmt: skip
+    kind = BinarySpherical if spherical else LookupFree
+    ours = kind(bits=6, bit_order="big", entropy=0.2, diversity=1.5, commitment=0.25, joint_bits=6, temperature=1 / 2.0).build(6)
     # Their logarithm stops at 1e-5; vectors this short leave no code less probable than that.
     a, b, w = (normal(3, 20, 6) * 0.1).requires_grad_(), (normal(3, 20, 6) * 0.1).requires_grad_(), normal(3, 20, 6, seed=1)
     mine = ours(a)
@@ -210,7 +208,7 @@ def test_equals_the_public_module(spherical: bool) -> None:
 
 def test_projections_are_the_public_ones() -> None:
     theirs = public.LFQ(dim=9, codebook_size=16).eval()
-    ours = LookupFreeQuantizer(dim=9, bits=4, bit_order="big").eval()
+    ours = LookupFree(bits=4, bit_order="big").build(9).eval()
     ours.inward.load_state_dict(theirs.project_in.state_dict())
     ours.outward.load_state_dict(theirs.project_out.state_dict())
     z = normal(2, 11, 9)

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from jielong.config.registry import parse_part
-from jielong.quantizers.finite_scalar import FiniteScalar, FiniteScalarQuantizer
-from jielong.quantizers.vector import NonFiniteVectors
+from jielong.quantizers.checks import NonFiniteVectors
+from jielong.quantizers.finite_scalar import FiniteScalar
 
 public = pytest.importorskip("vector_quantize_pytorch")
 
@@ -43,7 +43,7 @@ class PublishedFSQ(public.FSQ):
 @pytest.mark.parametrize("count", [0, 1, 7, 192])
 def test_values_indices_and_gradient_are_the_formula(levels: tuple[int, ...], count: int) -> None:
     quantizer, z, w = (
-        FiniteScalarQuantizer(dim=len(levels), levels=levels),
+        FiniteScalar(levels=levels).build(len(levels)),
         normal(count, len(levels)) * 2,
         normal(count, len(levels), seed=1),
     )
@@ -61,7 +61,7 @@ def test_values_indices_and_gradient_are_the_formula(levels: tuple[int, ...], co
 
 
 def test_worked_example() -> None:
-    quantizer = FiniteScalarQuantizer(dim=3, levels=(3, 5, 4))
+    quantizer = FiniteScalar(levels=(3, 5, 4)).build(3)
     z = torch.tensor([0.25, 0.6, -7.0])
     assert quantizer.encode(z).tolist() == [10]
     assert quantizer.decode(torch.tensor([10])).tolist() == [0.0, 0.5, -1.0]
@@ -69,7 +69,7 @@ def test_worked_example() -> None:
 
 @LEVELS
 def test_every_index_has_its_own_code_and_is_found_again(levels: tuple[int, ...]) -> None:
-    quantizer = FiniteScalarQuantizer(dim=len(levels), levels=levels)
+    quantizer = FiniteScalar(levels=levels).build(len(levels))
     indices = torch.arange(quantizer.codebook_size)[:, None]
     codes = quantizer.decode(indices)
     assert quantizer.codebook_size == math.prod(levels) == len(codes.unique(dim=0))
@@ -88,7 +88,7 @@ def test_every_index_has_its_own_code_and_is_found_again(levels: tuple[int, ...]
 
 @LEVELS
 def test_equals_the_public_module_with_the_published_bound(levels: tuple[int, ...]) -> None:
-    ours, theirs = FiniteScalarQuantizer(dim=len(levels), levels=levels), PublishedFSQ(list(levels))
+    ours, theirs = FiniteScalar(levels=levels).build(len(levels)), PublishedFSQ(list(levels))
     a, b, w = normal(3, 65, len(levels)).requires_grad_(), normal(3, 65, len(levels)).requires_grad_(), normal(3, 65, len(levels), seed=2)
     mine = ours(a)
     values, indices = theirs(b)
@@ -104,7 +104,7 @@ def test_equals_the_public_module_with_the_published_bound(levels: tuple[int, ..
 @LEVELS
 def test_equals_the_public_module_as_it_is_away_from_the_edges_of_cells(levels: tuple[int, ...]) -> None:
     """Its bound is up to 0.2 % wider, so that it differs from the published one where a vector is about to change its code."""
-    ours, theirs, z = FiniteScalarQuantizer(dim=len(levels), levels=levels), public.FSQ(list(levels)), normal(2, 2000, len(levels))
+    ours, theirs, z = FiniteScalar(levels=levels).build(len(levels)), public.FSQ(list(levels)), normal(2, 2000, len(levels))
     bounded = published_bound(z, levels)
     clear = ((bounded - bounded.floor() - 0.5).abs() > 0.02).all(-1)
     assert clear.float().mean() > 0.8
@@ -115,7 +115,7 @@ def test_equals_the_public_module_as_it_is_away_from_the_edges_of_cells(levels: 
 
 
 def test_projections_are_the_public_ones() -> None:
-    ours, theirs = FiniteScalarQuantizer(dim=7, levels=(5, 5, 4)), PublishedFSQ([5, 5, 4], dim=7)
+    ours, theirs = FiniteScalar(levels=(5, 5, 4)).build(7), PublishedFSQ([5, 5, 4], dim=7)
     ours.inward.load_state_dict(theirs.project_in.state_dict())
     ours.outward.load_state_dict(theirs.project_out.state_dict())
     z = normal(2, 9, 7)
@@ -127,7 +127,7 @@ def test_projections_are_the_public_ones() -> None:
 
 
 def test_counts_codes_in_training_only() -> None:
-    quantizer, z = FiniteScalarQuantizer(dim=2, levels=(3, 3)), normal(50, 2)
+    quantizer, z = FiniteScalar(levels=(3, 3)).build(2), normal(50, 2)
     for quiet in ("eval", "no_grad", "update"):
         quantizer.train(quiet != "eval")
         with torch.set_grad_enabled(quiet != "no_grad"):
@@ -139,19 +139,19 @@ def test_counts_codes_in_training_only() -> None:
 
 
 def test_advice_waits_for_the_window_and_names_the_tanh() -> None:
-    quantizer = FiniteScalarQuantizer(dim=2, levels=(8, 8))
+    quantizer = FiniteScalar(levels=(8, 8)).build(2)
     quantizer(torch.full((100, 2), 9.0))
     assert quantizer.advice() is None
     quantizer(torch.full((70_000, 2), 9.0))
     assert "tanh" in (quantizer.advice() or "")
     # Wide enough vectors reach all codes.
-    healthy = FiniteScalarQuantizer(dim=2, levels=(3, 3))
+    healthy = FiniteScalar(levels=(3, 3)).build(2)
     healthy(normal(70_000, 2) * 2)
     assert healthy.advice() is None
 
 
 def test_half_precision_around_it_changes_nothing_inside() -> None:
-    quantizer, z = FiniteScalarQuantizer(dim=5, levels=(8, 5, 5)), normal(2, 40, 5)
+    quantizer, z = FiniteScalar(levels=(8, 5, 5)).build(5), normal(2, 40, 5)
     wanted = quantizer.encode(z)
     half = copy.deepcopy(quantizer).to(torch.bfloat16)
     assert half.inward.weight.dtype == half.unit.dtype == torch.float32
@@ -163,7 +163,7 @@ def test_half_precision_around_it_changes_nothing_inside() -> None:
 
 
 def test_refusals_say_what_would_be_right() -> None:
-    quantizer = FiniteScalarQuantizer(dim=2, levels=(5, 5))
+    quantizer = FiniteScalar(levels=(5, 5)).build(2)
     with pytest.raises(ValueError, match="channels last"):
         quantizer(normal(4, 3))
     with pytest.raises(NonFiniteVectors):
@@ -172,7 +172,7 @@ def test_refusals_say_what_would_be_right() -> None:
         quantizer.encode(torch.tensor([[1.0, torch.inf]]))
     with pytest.raises(ValueError, match=r"\[0, 25\)"):
         quantizer.decode(torch.tensor([[25]]))
-    with pytest.raises(ValueError, match="one a level"):
+    with pytest.raises(ValueError, match="one per codebook"):
         quantizer.decode(torch.tensor([[1, 2]]))
     with pytest.raises(ValueError, match="project: true or dim: 2"):
         FiniteScalar(levels=(5, 5), project=False).build(3)

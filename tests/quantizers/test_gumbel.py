@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from jielong.config.registry import parse_part
+from jielong.quantizers.checks import NonFiniteVectors
 from jielong.quantizers.gumbel import Gumbel, GumbelQuantizer, cosine
-from jielong.quantizers.vector import NonFiniteVectors
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -27,7 +27,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def bare(codes: int, **settings: object) -> GumbelQuantizer:
     """A quantizer whose vectors are its logits."""
-    quantizer = GumbelQuantizer(**{"codebook_size": codes, "dim": codes, "temperature_samples": 0, "kl_samples": 0} | settings)  # type: ignore[arg-type]
+    quantizer = Gumbel.model_validate({"codebook_size": codes, "temperature_samples": 0, "kl_samples": 0} | settings).build(codes)
     with torch.no_grad():
         quantizer.logits.weight.copy_(torch.eye(codes))
         quantizer.logits.bias.zero_()
@@ -62,14 +62,14 @@ def test_certain_logits_at_zero_temperature_are_encode() -> None:
 
 
 def test_hot_samples_are_the_mean_of_all_codes() -> None:
-    quantizer = GumbelQuantizer(codebook_size=9, dim=4, temperature=(1e6, 1e6))
+    quantizer = Gumbel(codebook_size=9, temperature=(1e6, 1e6)).build(4)
     values = quantizer(normal(20, 4), generator=seeded()).values
     torch.testing.assert_close(values, quantizer.codebook.mean(0).expand(20, 4), rtol=1e-3, atol=1e-4)
 
 
 def test_relaxed_samples_are_the_formula_and_carry_its_gradient() -> None:
     quantizer, z, w = (
-        GumbelQuantizer(codebook_size=7, dim=4, temperature=(0.7, 0.7)),
+        Gumbel(codebook_size=7, temperature=(0.7, 0.7)).build(4),
         normal(2, 11, 4).requires_grad_(),
         normal(2, 11, 4, seed=1),
     )
@@ -85,9 +85,9 @@ def test_relaxed_samples_are_the_formula_and_carry_its_gradient() -> None:
 
 
 def test_hard_samples_are_codes_with_the_gradient_of_the_mixture() -> None:
-    soft = GumbelQuantizer(codebook_size=7, dim=4, temperature=(0.7, 0.7))
+    soft = Gumbel(codebook_size=7, temperature=(0.7, 0.7)).build(4)
     hard = copy.deepcopy(soft)
-    hard.hard = True
+    hard.settings = soft.settings.model_copy(update={"hard": True})
     a, b, w = normal(30, 4).requires_grad_(), normal(30, 4).requires_grad_(), normal(30, 4, seed=1)
     found = hard(a, generator=seeded())
     distances = (found.values.detach()[:, None] - hard.codebook.detach()).abs().sum(-1)
@@ -116,7 +116,7 @@ def test_annealing_counts_samples() -> None:
     assert cosine(1.0, 0.0, 100, 50) == pytest.approx(0.5)
     assert cosine(1.0, 0.0, 100, 25) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
     assert cosine(1.0, 0.0625, 100, 100) == cosine(1.0, 0.0625, 100, 10**9) == cosine(1.0, 0.0625, 0, 0) == 0.0625
-    quantizer = GumbelQuantizer(codebook_size=7, dim=4, temperature_samples=1000, kl=2.0, kl_samples=500)
+    quantizer = Gumbel(codebook_size=7, temperature_samples=1000, kl=2.0, kl_samples=500).build(4)
     at = {seen: quantizer(normal(9, 4), samples_seen=seen) for seen in (0, 250, 1000)}
     assert [float(found.statistics["temperature"]) for found in at.values()] == pytest.approx([1, cosine(1, 1 / 16, 1000, 250), 1 / 16])
     kl = float(at[0].statistics["kl"])
@@ -124,7 +124,7 @@ def test_annealing_counts_samples() -> None:
 
 
 def test_outside_training_it_is_a_lookup_without_noise() -> None:
-    quantizer, z = GumbelQuantizer(codebook_size=12, dim=4), normal(3, 5, 4)
+    quantizer, z = Gumbel(codebook_size=12).build(4), normal(3, 5, 4)
     state = copy.deepcopy(quantizer.state_dict())
     found = quantizer.eval()(z)
     assert torch.equal(found.indices, quantizer.encode(z))
@@ -135,7 +135,7 @@ def test_outside_training_it_is_a_lookup_without_noise() -> None:
 
 
 def test_noise_belongs_to_the_generator_and_else_to_the_update() -> None:
-    one = GumbelQuantizer(codebook_size=12, dim=4)
+    one = Gumbel(codebook_size=12).build(4)
     other = copy.deepcopy(one)
     z = normal(8, 4)
     assert torch.equal(one(z, generator=seeded(3)).values, other(z, generator=seeded(3)).values)
@@ -160,7 +160,7 @@ def test_advice_after_the_window() -> None:
 
 
 def test_refusals_say_what_would_be_right() -> None:
-    quantizer = GumbelQuantizer(codebook_size=6, dim=4)
+    quantizer = Gumbel(codebook_size=6).build(4)
     with pytest.raises(ValueError, match="channels last"):
         quantizer(normal(4, 3))
     with pytest.raises(NonFiniteVectors):

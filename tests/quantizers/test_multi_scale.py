@@ -9,9 +9,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from jielong.core.tokens import Layout
-from jielong.quantizers.multi_scale import MultiScale, MultiScaleQuantizer, shares
-from jielong.quantizers.scales import Pyramid, nearest_ticks, schedule
-from jielong.quantizers.vector import NonFiniteVectors, VectorQuantizer
+from jielong.quantizers.checks import NonFiniteVectors
+from jielong.quantizers.multi_scale import MultiScale, MultiScaleQuantizer
+from jielong.quantizers.scales import Pyramid, nearest_ticks, schedule, shares
+from jielong.quantizers.vector import Vector
 
 D = 6
 
@@ -111,7 +112,7 @@ def test_what_is_added_and_what_is_left_make_the_whole() -> None:
 def test_one_scale_without_phi_is_plain_vector_quantization() -> None:
     """Same start, same codes, values, losses and state after several steps; the codebook's restarts included."""
     settings = {"codebook_size": 32, "decay": 0.6, "restart_below": 0.5, "restart_every": 2}
-    one, plain = make(side=4, scales=[4], phi=0, **settings), VectorQuantizer(dim=D, **settings)  # type: ignore[arg-type]
+    one, plain = make(side=4, scales=[4], phi=0, **settings), Vector.model_validate(settings).build(D)  # type: ignore[arg-type]
     plain.load_state_dict(one.codebook.state_dict())
     for step in range(5):
         features = maps(side=4, seed=step).requires_grad_()

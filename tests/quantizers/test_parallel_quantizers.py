@@ -12,12 +12,13 @@ from torch import multiprocessing as mp
 
 from jielong.quantizers.base import QuantizerSettings
 from jielong.quantizers.binary_spherical import BinarySpherical
+from jielong.quantizers.checks import NonFiniteVectors
 from jielong.quantizers.finite_scalar import FiniteScalar
 from jielong.quantizers.gumbel import Gumbel
 from jielong.quantizers.lookup_free import LookupFree
 from jielong.quantizers.projected import Projected
 from jielong.quantizers.residual import Residual
-from jielong.quantizers.vector import NonFiniteVectors, Vector
+from jielong.quantizers.vector import Vector
 
 VECTOR = Vector(codebook_size=12, decay=0.6, restart_below=0.6, restart_every=2, kmeans_iterations=3)
 CASES: dict[str, QuantizerSettings] = {

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch import distributed as dist
 from torch import multiprocessing as mp
 
-from jielong.quantizers.vector import NonFiniteVectors, Vector, VectorQuantizer
+from jielong.quantizers.checks import NonFiniteVectors
+from jielong.quantizers.vector import Vector, VectorQuantizer
 
 CASES = {
     "ema": Vector(codebook_size=24, decay=0.6, restart_below=0.6, restart_every=2),

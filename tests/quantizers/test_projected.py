@@ -9,11 +9,12 @@ from torch import Tensor
 
 from jielong.config.registry import parse_part
 from jielong.quantizers.base import QuantizerSettings
+from jielong.quantizers.checks import NonFiniteVectors
 from jielong.quantizers.finite_scalar import FiniteScalar
 from jielong.quantizers.multi_scale import MultiScale
 from jielong.quantizers.projected import Projected, ProjectedQuantizer
 from jielong.quantizers.residual import Residual, ResidualQuantizer
-from jielong.quantizers.vector import NonFiniteVectors, Vector
+from jielong.quantizers.vector import Vector
 
 PLAIN = Vector(codebook_size=16, kmeans_iterations=0, restart_below=0.0)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from jielong.quantizers.vector import VectorQuantizer
+from jielong.quantizers.vector import Vector, VectorQuantizer
 
 public = pytest.importorskip("vector_quantize_pytorch")
 
@@ -16,10 +16,10 @@ def pair(normalize: bool, rotation: bool, learned: bool = False) -> tuple[Vector
         dim=8, codebook_size=64, decay=0.9, commitment_weight=0.25, rotation_trick=rotation, use_cosine_sim=normalize,
         learnable_codebook=learned, ema_update=not learned,
     )  # fmt: skip
-    ours = VectorQuantizer(
-        codebook_size=64, dim=8, decay=0.9, commitment=0.25, normalize=normalize, kmeans_iterations=0, restart_below=0,
+    ours = Vector(
+        codebook_size=64, decay=0.9, commitment=0.25, normalize=normalize, kmeans_iterations=0, restart_below=0,
         estimator="rotation" if rotation else "straight-through", codebook="gradient" if learned else "ema",
-    )  # fmt: skip
+    ).build(8)  # fmt: skip
     ours.codebook.data.copy_(theirs.codebook.data)
     if not learned:
         ours.sums.copy_(theirs._codebook.embed_avg[0])

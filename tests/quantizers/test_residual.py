@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from jielong.config.registry import RecipeError, parse_part
+from jielong.quantizers.checks import NonFiniteVectors
 from jielong.quantizers.finite_scalar import FiniteScalar
 from jielong.quantizers.gumbel import Gumbel
 from jielong.quantizers.lookup_free import LookupFree
 from jielong.quantizers.residual import Residual, ResidualQuantizer
-from jielong.quantizers.vector import NonFiniteVectors, Vector, VectorQuantizer
+from jielong.quantizers.vector import Vector, VectorQuantizer
 
 public = pytest.importorskip("vector_quantize_pytorch")
 
@@ -325,7 +326,7 @@ def test_refusals_say_what_would_be_right() -> None:
         quantizer(torch.full((2, 6), torch.inf))
     with pytest.raises(ValueError, match=r"\[0, 16\)"):
         quantizer.decode(torch.tensor([[0, 16]]))
-    with pytest.raises(ValueError, match="one a level"):
+    with pytest.raises(ValueError, match="one per codebook"):
         quantizer.decode(torch.zeros(3, 5, dtype=torch.long))
     with pytest.raises(ValueError, match="codebooks 1 to 4"):
         quantizer.encode(normal(3, 6), num_codebooks=5)

@@ -38,7 +38,7 @@ def split(levels: int = 3, **settings: object) -> SplitQuantizer:
 
 
 def books(quantizer: SplitQuantizer) -> list[VectorQuantizer]:
-    return quantizer._each  # type: ignore[return-value]
+    return [quantizer.semantic.quantizer, *quantizer.acoustic.quantizer.stages]  # type: ignore[list-item, misc, union-attr]
 
 
 def test_both_branches_quantize_the_same_vectors() -> None:
@@ -172,7 +172,7 @@ def test_refusals_say_what_would_be_right() -> None:
         Split(semantic=Gumbel())
     with pytest.raises(ValueError, match="codebooks 1 to 4"):
         split().encode(normal(3, 8), num_codebooks=5)
-    with pytest.raises(ValueError, match="one a level"):
+    with pytest.raises(ValueError, match="one per codebook"):
         split().decode(torch.zeros(3, 5, dtype=torch.long))
     with pytest.raises(ValueError, match="channels last"):
         split()(normal(3, 4))

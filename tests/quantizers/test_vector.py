@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from jielong.quantizers.checks import NonFiniteVectors
 from jielong.quantizers.lookup import nearest
-from jielong.quantizers.vector import NonFiniteVectors, Vector, VectorQuantizer
+from jielong.quantizers.vector import Vector, VectorQuantizer
 
 BOTH = pytest.mark.parametrize("codebook", ["ema", "gradient"])
 
@@ -23,7 +24,8 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def plain(codebook_size: int = 16, dim: int = 4, **settings: object) -> VectorQuantizer:
     """A quantizer without the repairs, with codes that do not depend on the global random state."""
-    quantizer = VectorQuantizer(**{"codebook_size": codebook_size, "dim": dim, "kmeans_iterations": 0, "restart_below": 0.0} | settings)  # type: ignore[arg-type]
+    codebook = {"codebook_size": codebook_size, "kmeans_iterations": 0, "restart_below": 0.0}
+    quantizer = Vector.model_validate(codebook | settings).build(dim)
     start = normal(codebook_size, dim, seed=99)
     start = torch.nn.functional.normalize(start, dim=-1) if quantizer.normalize else start
     quantizer.codebook.data.copy_(start)
@@ -73,14 +75,16 @@ def test_ema_codebook_has_no_codebook_loss() -> None:
 
 
 def test_averages_without_memory_are_one_step_of_kmeans() -> None:
-    quantizer, z = plain(decay=0.0, epsilon=0.0), normal(500, 4)
+    quantizer, z = plain(decay=0.0), normal(500, 4)
+    quantizer.epsilon = 0.0
     quantized = quantizer(z)
     for code in quantized.indices.unique():
         torch.testing.assert_close(quantizer.codebook[code], z[quantized.indices[..., 0] == code].mean(0))
 
 
 def test_a_code_converges_geometrically_to_a_constant_input() -> None:
-    quantizer = plain(codebook_size=2, dim=3, decay=0.9, epsilon=0.0)
+    quantizer = plain(codebook_size=2, dim=3, decay=0.9)
+    quantizer.epsilon = 0.0
     z = torch.ones(1, 3)
     quantizer.codebook.copy_(torch.tensor([[0.0] * 3, [100.0] * 3]))
     quantizer.sums.copy_(quantizer.codebook)
@@ -92,7 +96,7 @@ def test_a_code_converges_geometrically_to_a_constant_input() -> None:
 @pytest.mark.parametrize("quiet", ["eval", "no_grad", "update=False"])
 @BOTH
 def test_nothing_changes_outside_a_training_forward(codebook: str, quiet: str) -> None:
-    quantizer = VectorQuantizer(codebook_size=8, dim=4, codebook=codebook, restart_every=1)  # type: ignore[arg-type]
+    quantizer = Vector(codebook_size=8, codebook=codebook, restart_every=1).build(4)  # type: ignore[arg-type]
     quantizer(normal(100, 4))
     state = copy.deepcopy(quantizer.state_dict())
     quantizer.train(quiet != "eval")
@@ -174,7 +178,7 @@ def test_a_restarted_code_stands_on_the_way_from_the_vectors_code() -> None:
 def test_kmeans_start_finds_separate_clusters_with_their_counts() -> None:
     centres = torch.arange(6.0)[:, None] * 10 * torch.ones(6, 3)
     z = (centres[:, None] + 0.01 * normal(6, 50, 3)).flatten(0, 1)
-    quantizer = VectorQuantizer(codebook_size=6, dim=3, kmeans_iterations=20)
+    quantizer = Vector(codebook_size=6, kmeans_iterations=20).build(3)
     quantized = quantizer(z)
     # Whatever cluster each vector fell into, the state says so: N and M belong together, and the lookup was made with the new codes.
     assert bool(quantizer.initialised)
@@ -185,7 +189,7 @@ def test_kmeans_start_finds_separate_clusters_with_their_counts() -> None:
 
 def test_as_many_codes_as_distinct_inputs_reach_zero_loss() -> None:
     z = normal(12, 4)
-    quantizer = VectorQuantizer(codebook_size=12, dim=4)
+    quantizer = Vector(codebook_size=12).build(4)
     assert float(quantizer(z).statistics["error"]) < 1e-10
     assert torch.equal(quantizer.encode(z)[..., 0].sort().values, torch.arange(12))
 
@@ -193,7 +197,7 @@ def test_as_many_codes_as_distinct_inputs_reach_zero_loss() -> None:
 @pytest.mark.parametrize("generator", [False, True])
 def test_draws_follow_the_generator_or_the_number_of_updates(generator: bool) -> None:
     def run(seed: int) -> Tensor:
-        quantizer = VectorQuantizer(codebook_size=8, dim=4)
+        quantizer = Vector(codebook_size=8).build(4)
         torch.manual_seed(seed)  # the global random state must not matter
         quantizer(normal(100, 4), generator=torch.Generator().manual_seed(seed) if generator else None)
         return quantizer.codebook
@@ -288,12 +292,12 @@ def test_mistakes_are_named() -> None:
         quantizer(normal(2, 4, 8))
     with pytest.raises(ValueError, match=r"\[0, 16\)"):
         quantizer.decode(torch.tensor([16]))
-    with pytest.raises(ValueError, match=r"must be \(\.\.\., 1\), one codebook last, not \(3,\)"):
+    with pytest.raises(ValueError, match=r"must be \(\.\.\., 1\), one per codebook on the last axis, not \(3,\)"):
         quantizer.decode(torch.zeros(3, dtype=torch.long))
     with pytest.raises(ValidationError):
         Vector(codebook_size=1)
     with pytest.raises(ValueError, match="estimator"):
-        VectorQuantizer(codebook_size=4, dim=2, estimator="rotate")  # type: ignore[arg-type]
+        Vector(codebook_size=4, estimator="rotate").build(2)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

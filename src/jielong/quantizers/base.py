@@ -1,4 +1,4 @@
-"""What a quantizer is: vectors to code indices and back, and, while it learns, the losses and the figures of its codes."""
+"""Interface of quantizers: vectors to code indices and back, with losses and figures."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from jielong.core.tokens import Layout
 
 @dataclass(frozen=True)
 class Quantized:
-    """What a lookup gives.
+    """Result of a forward pass.
 
     Attributes:
-        values: ``(..., D)``, the codes themselves, in the vectors' dtype; their gradient reaches the vectors through the estimator.
+        values: ``(..., D)``, the codes, in the vectors' dtype; their gradient reaches the vectors through the estimator.
         indices: ``(..., K)``, long, in ``[0, V)``.
-        losses: Scalars, weighted already, to be added to the training loss, by name.
-        statistics: Scalars to log, such as ``error`` (mean square distance a component), ``usage`` and ``perplexity``.
-        first: What the first of several levels gives by itself, ``(..., D)``, with gradients as of ``values``; ``None`` of one level.
+        losses: Weighted scalars by name, to be added to the training loss.
+        statistics: Scalars to log, such as ``error`` (mean square distance per component), ``usage`` and ``perplexity``.
+        first: Value of the first codebook alone, ``(..., D)``, with gradients as of ``values``; ``None`` with one codebook.
     """
 
     values: Tensor
@@ -35,11 +35,11 @@ class Quantizer(nn.Module, ABC):
     """Replaces vectors by codes. Everything inside is float32, whatever the autocast.
 
     Attributes:
-        dim: Width ``D`` of the vectors it reads and gives.
-        codes: Size ``V`` of a codebook.
-        levels: Indices a vector, ``K``: 1, or the number of levels where residuals are quantized in turn.
-        progressive: Whether :meth:`decode` takes leading levels alone, ``(..., n)`` with ``n <= K``.
-        mapped: Whether its values have gone through weights that learn from what becomes of them.
+        dim: Width ``D`` of the vectors.
+        codebook_size: Size ``V`` of a codebook.
+        num_codebooks: Indices per vector, ``K``.
+        progressive: Whether :meth:`decode` takes the first ``n <= K`` codebooks alone, ``(..., n)``.
+        mapped: Whether its values have passed trained weights.
     """
 
     dim: int
@@ -52,29 +52,35 @@ class Quantizer(nn.Module, ABC):
     def forward(
         self, vectors: Tensor, *, generator: torch.Generator | None = None, update: bool = True, samples_seen: int = 0
     ) -> Quantized:
-        """Quantize ``(..., D)``, with gradients, and in training let the codes follow.
+        """Quantize with gradients, and in training update the codes.
 
         Args:
             vectors: ``(..., D)``.
-            generator: Draws what quantizing needs (starts, restarts, noise).
-            update: Whether training may change the codes' state now; ``False`` for a second forward within one step.
-            samples_seen: Items trained on before this step, for what is annealed.
+            generator: Draws starts, restarts and noise; under data parallelism the first process's counts. Seeded by the number of
+                updates so far when not given.
+            update: Whether training may change the state; ``False`` for a second forward within one step.
+            samples_seen: Items trained on before this step, for annealing.
+
+        Raises:
+            ValueError: if the last axis is not ``D``.
+            NonFiniteVectors: if a number is NaN or infinite.
+            RuntimeError: if activation checkpointing repeats a forward that draws or counts.
         """
 
     @abstractmethod
     def encode(self, vectors: Tensor) -> Tensor:
-        """Indices, ``(..., D) -> (..., K)``; changes nothing."""
+        """Indices, ``(..., D) -> (..., K)``; changes nothing. Raises as :meth:`forward`."""
 
     @abstractmethod
     def decode(self, indices: Tensor) -> Tensor:
         """The codes at ``indices``, ``(..., K) -> (..., D)`` float32.
 
         Raises:
-            ValueError: if an index is outside ``[0, V)``.
+            ValueError: if they have another shape, or one is outside ``[0, V)``.
         """
 
     def embed(self, indices: Tensor) -> Tensor:
-        """What each position says by itself, ``(..., K) -> (..., D)``: :meth:`decode` is :meth:`assemble` of it."""
+        """The vector of each position, ``(..., K) -> (..., D)``: :meth:`decode` is :meth:`assemble` of it."""
         return self.decode(indices)
 
     def assemble(self, vectors: Tensor, known: Tensor | None = None) -> Tensor:
@@ -87,27 +93,27 @@ class Quantizer(nn.Module, ABC):
         return vectors if known is None else vectors * known[..., None]
 
     def residuals(self, vectors: Tensor) -> Tensor | None:
-        """What is left of feature maps ``(..., D)`` after each of several parts, as shares, ``(parts,)``; ``None`` of one part."""
+        """Share of the square of feature maps ``(..., D)`` left after each summand, ``(parts,)``; ``None`` without a sum."""
         return None
 
     def layout(self, grid: tuple[int, ...]) -> Layout:
-        """Where the tokens of a feature map ``(B, *grid, D)`` stand: one position a vector, unless the quantizer says otherwise."""
+        """Layout of the tokens of a feature map ``(B, *grid, D)``."""
         return Layout(grid, self.num_codebooks, self.codebook_size)
 
     def figures(self) -> dict[str, float]:
-        """Numbers to log, such as the codebook's usage over the last assignments."""
+        """Numbers to log, such as the codebook's usage over recent assignments."""
         return {}
 
     def advice(self) -> str | None:
-        """What the figures warn of, and what to try; ``None`` when all is well or too little was seen to tell."""
+        """What to try when few codes are used; ``None`` when many are, or too few assignments were counted."""
         return None
 
 
 class QuantizerSettings(Part):
-    """What the settings of every quantizer answer."""
+    """Settings of a :class:`Quantizer`."""
 
     def on(self, grid: tuple[int, ...]) -> QuantizerSettings:
-        """These settings for feature maps of this grid, where that makes a difference."""
+        """These settings for feature maps of this grid."""
         return self
 
     def build(self, dim: int) -> Quantizer:

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
 from jielong.quantizers.base import Quantized
+from jielong.quantizers.estimators import AutogradContext
 from jielong.quantizers.implicit import ImplicitQuantizer, ImplicitSettings
 
 _TILE = 64
-"""Vectors that are rounded side by side."""
+"""Vectors per row of the elementwise kernels."""
 
 
 class _RoundBounded(torch.autograd.Function):
-    """``round(tanh(z + shift) reach - offset)``, whole numbers, and the same over ``unit``, which carries the gradient.
+    """``round(tanh(z + shift) reach - offset)``, whole numbers, and the same over ``unit``, with the gradient.
 
-    The tanh is written ``2 sigmoid(2 x) - 1``, which takes half the time and costs no digit here.
+    The tanh is written ``2 sigmoid(2 x) - 1``, which takes half the time at the same precision.
     """
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, twice_shift: Tensor, twice_reach: Tensor, low: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: AutogradContext, z: Tensor, twice_shift: Tensor, twice_reach: Tensor, low: Tensor, unit: Tensor
+    ) -> tuple[Tensor, Tensor]:
         bent = torch.add(twice_shift, z, alpha=2).sigmoid_()
         digits = torch.addcmul(low, bent, twice_reach).round_()
         ctx.save_for_backward(bent, 2 * twice_reach / unit)
@@ -32,7 +33,7 @@ class _RoundBounded(torch.autograd.Function):
         return digits / unit, digits
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: AutogradContext, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         bent, slope = ctx.saved_tensors
         return torch.ops.aten.sigmoid_backward(gradients[0], bent).mul_(slope), None, None, None, None
 
@@ -45,16 +46,13 @@ class FiniteScalarQuantizer(ImplicitQuantizer):
     ``dq/dz = (1 - tanh^2(z + s)) h / floor(L / 2)``. There is no loss. The index is ``sum_i (round(b_i) + floor(L_i / 2)) prod_(j<i) L_j``,
     the first channel being the least significant.
 
-    Vectors of another width than the number of channels are mapped linearly to it and back when ``project`` is set, and refused
-    otherwise; at equal width nothing is mapped.
-
     Args:
+        settings: ``L_i``, one a channel.
         dim: Width ``D`` of the vectors.
-        levels: ``L_i``, one a channel.
-        project: Whether linear maps may bridge ``D`` and the number of channels.
-        epsilon: ``eps`` above, which keeps the outermost levels inside the reach of the tanh.
     """
 
+    epsilon = 1e-3
+    """``eps`` above, which keeps the outermost levels within the range of the tanh."""
     twice_shift: Tensor
     twice_reach: Tensor
     low: Tensor
@@ -62,14 +60,14 @@ class FiniteScalarQuantizer(ImplicitQuantizer):
     sizes: Tensor
     basis: Tensor
 
-    def __init__(self, *, dim: int, levels: Sequence[int], project: bool = True, epsilon: float = 1e-3) -> None:
-        _check_levels(levels)
-        super().__init__(dim=dim, width=len(levels), codebook_size=math.prod(levels), project=project)
-        reach = [(level - 1) * (1 - epsilon) / 2 for level in levels]
+    def __init__(self, settings: FiniteScalar, dim: int) -> None:
+        super().__init__(settings, dim)
+        levels = settings.levels
+        reach = [(level - 1) * (1 - self.epsilon) / 2 for level in levels]
         offset = [0.5 * (level % 2 == 0) for level in levels]
         basis = [math.prod(levels[:i]) for i in range(len(levels))]
         self.lowest = sum(level // 2 * weight for level, weight in zip(levels, basis, strict=True))
-        # A few channels make for short rows, on which loops with a constant a channel crawl; many vectors side by side make a long one.
+        # Rows of a few channels are slow in elementwise kernels; constants repeated for many vectors make long ones.
         for name, numbers in {
             "twice_shift": [2 * math.tan(o / h) for o, h in zip(offset, reach, strict=True)],
             "twice_reach": [2 * h for h in reach],
@@ -106,34 +104,33 @@ class FiniteScalarQuantizer(ImplicitQuantizer):
 
     def _remedies(self) -> list[str]:
         return [
-            "look whether the encoder's last layer saturates the tanh (start it smaller, no activation behind it)",
-            "let a linear map with a bias stand before the rounding (project: true and a dim that is not the number of levels)",
+            "check whether the encoder's last layer saturates the tanh (initialise it smaller, no activation after it)",
+            "add a linear map with a bias before the rounding (project: true and a dim that is not the number of levels)",
         ]
-
-
-def _check_levels(levels: Sequence[int]) -> None:
-    if not levels or any(not 3 <= level <= 1000 for level in levels):
-        raise ValueError(
-            f"finite scalar quantization takes 3 to 1,000 levels a channel, not {list(levels)}; lookup_free and binary_spherical take two"
-        )
 
 
 class FiniteScalar(ImplicitSettings, family="quantizer", name="finite_scalar"):
     """Settings of :class:`FiniteScalarQuantizer`. Published choices: 2^8 [8, 6, 5], 2^10 [8, 5, 5, 5], 2^12 [7, 5, 5, 5, 5]."""
 
-    levels: tuple[int, ...] = Field((8, 5, 5, 5), min_length=1, description="of each channel; 5 and more are advised")
+    levels: tuple[int, ...] = Field(default=(8, 5, 5, 5), min_length=1, description="of each channel; 5 and more are advised")
 
     @field_validator("levels")
     @classmethod
     def _reachable(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
-        _check_levels(levels)
+        if any(not 3 <= level <= 1000 for level in levels):
+            raise ValueError(f"levels must be 3 to 1,000 per channel, not {list(levels)}; lookup_free and binary_spherical take two")
         return levels
 
     @property
     def width(self) -> int:
-        """Channels of a code."""
+        """Number of levels."""
         return len(self.levels)
+
+    @property
+    def codebook_size(self) -> int:
+        """Product of the levels."""
+        return math.prod(self.levels)
 
     def build(self, dim: int) -> FiniteScalarQuantizer:
         """The quantizer for vectors of width ``dim``."""
-        return FiniteScalarQuantizer(dim=dim, **dict(self))
+        return FiniteScalarQuantizer(self, dim)

@@ -1,4 +1,4 @@
-"""Gumbel-softmax quantization: a soft choice among codes that hardens while training goes on (the discrete VAE of arXiv 2102.12092)."""
+"""Gumbel-softmax quantization with an annealed temperature (the discrete VAE of DALL-E, arXiv 2102.12092)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
-from jielong.quantizers.checks import check_indices, drawing, flattened, refuse_repetition
+from jielong.quantizers.checks import check_indices, checked, generator_or_seeded, refuse_repetition
 from jielong.quantizers.estimators import straight_through
 from jielong.quantizers.parallel import sum_over_processes
 from jielong.quantizers.precision import KeepsPrecision
@@ -18,7 +18,7 @@ from jielong.quantizers.usage import CodebookUsage
 
 
 def cosine(start: float, end: float, samples: int, samples_seen: int) -> float:
-    """From ``start`` to ``end`` along half a cosine wave, arriving when so many ``samples`` were seen."""
+    """From ``start`` to ``end`` along half a cosine wave, in ``samples`` samples."""
     done = min(1.0, samples_seen / samples) if samples else 1.0
     return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
 
@@ -35,70 +35,37 @@ class GumbelQuantizer(KeepsPrecision, Quantizer):
     a token (0.034 at ``f = 8``), beside a likelihood in nats; beside other reconstruction losses 5e-4 is customary.
 
     The state is the count of the codes assigned in training; under data parallelism all processes must call forward together.
-
-    Args:
-        codebook_size: Number of codes ``V``.
-        dim: Their width ``D``, and the vectors'.
-        temperature: ``tau`` at the beginning and at the end.
-        temperature_samples: Samples seen when the end is reached.
-        kl: ``beta`` at the end.
-        kl_samples: Samples seen when it is reached, from 0.
-        hard: Give the code itself that the sample prefers; the gradient is still the mixture's.
     """
 
     updates: Tensor
 
-    def __init__(
-        self,
-        *,
-        codebook_size: int,
-        dim: int,
-        temperature: tuple[float, float] = (1.0, 1 / 16),
-        temperature_samples: int = 1_000_000,
-        kl: float = 5e-4,
-        kl_samples: int = 100_000,
-        hard: bool = False,
-    ) -> None:
+    def __init__(self, settings: Gumbel, dim: int) -> None:
         super().__init__()
-        self.codebook_size, self.dim = codebook_size, dim
-        self.temperature, self.temperature_samples = temperature, temperature_samples
-        self.kl, self.kl_samples, self.hard = kl, kl_samples, hard
-        self.logits = nn.Linear(dim, codebook_size)
-        self.codebook = nn.Parameter(torch.randn(codebook_size, dim) * dim**-0.5)
+        self.settings, self.codebook_size, self.dim = settings, settings.codebook_size, dim
+        self.logits = nn.Linear(dim, self.codebook_size)
+        self.codebook = nn.Parameter(torch.randn(self.codebook_size, dim) * dim**-0.5)
         self.register_buffer("updates", torch.tensor(0))
-        self.usage = CodebookUsage(codebook_size)
+        self.usage = CodebookUsage(self.codebook_size)
 
     def extra_repr(self) -> str:
         """The sizes, for printing."""
-        return f"codebook_size={self.codebook_size}, dim={self.dim}, hard={self.hard}"
+        return f"codebook_size={self.codebook_size}, dim={self.dim}, hard={self.settings.hard}"
 
     def forward(
         self, vectors: Tensor, *, generator: torch.Generator | None = None, update: bool = True, samples_seen: int = 0
     ) -> Quantized:
-        """Quantize ``(..., D)``: a relaxed sample in training, the most probable code otherwise. Indices are those of :meth:`encode`.
-
-        Args:
-            vectors: ``(..., D)``.
-            generator: Draws the noise; when not given, noise is seeded by the number of updates so far.
-            update: Whether to count the codes.
-            samples_seen: Places ``tau`` and ``beta``.
-
-        Raises:
-            ValueError: if the last axis is not ``D``.
-            NonFiniteVectors: if a number is NaN or infinite.
-            RuntimeError: if activation checkpointing runs it again within a backward pass.
-        """
+        """See :meth:`Quantizer.forward`: a relaxed sample in training, the most probable code otherwise; indices as of :meth:`encode`."""
         if self.training:
             refuse_repetition("a Gumbel-softmax quantizer")
-        update = update and self.training and torch.is_grad_enabled()
+        settings, update = self.settings, update and self.training and torch.is_grad_enabled()
         with torch.autocast(vectors.device.type, enabled=False):
-            logits = self.logits(flattened(vectors, self.dim, together=update))  # (M, V)
+            logits = self.logits(checked(vectors, self.dim, together=update))  # (M, V)
             indices = logits.detach().argmax(dim=-1)
             log_q = logits.log_softmax(dim=-1)
             kl = (log_q.exp() * log_q).sum(dim=-1).mean() + math.log(self.codebook_size)
-            tau = cosine(*self.temperature, self.temperature_samples, samples_seen)
+            tau = cosine(*settings.temperature, settings.temperature_samples, samples_seen)
             if self.training:
-                values = self._sample(log_q, tau, drawing(generator, self.updates)) @ self.codebook
+                values = self._sample(log_q, tau, generator_or_seeded(generator, self.updates)) @ self.codebook
             else:
                 values = F.embedding(indices, self.codebook)
             if update:
@@ -107,44 +74,41 @@ class GumbelQuantizer(KeepsPrecision, Quantizer):
         return Quantized(
             values.to(vectors.dtype).view(vectors.shape),
             indices.view(*vectors.shape[:-1], 1),
-            {"kl": cosine(0.0, self.kl, self.kl_samples, samples_seen) * kl},
+            {"kl": cosine(0.0, settings.kl, settings.kl_samples, samples_seen) * kl},
             {"kl": kl.detach(), "temperature": kl.new_tensor(tau)},
         )
 
     def _sample(self, log_q: Tensor, tau: float, generator: torch.Generator) -> Tensor:
-        """Weights of the codes, ``(M, V)``."""
+        """Weights of the codes, ``(M, V)``, of log-probabilities ``(M, V)``."""
         noise = torch.empty(log_q.shape, device=generator.device).exponential_(generator=generator)
         noise = noise.clamp_min_(torch.finfo(torch.float32).tiny).log_().to(log_q.device)
         soft = ((log_q - noise) / tau).softmax(dim=-1)
-        if not self.hard:
+        if not self.settings.hard:
             return soft
         return straight_through(soft, torch.zeros_like(soft).scatter_(1, soft.detach().argmax(dim=1, keepdim=True), 1.0))
 
     @torch.no_grad()
     def encode(self, vectors: Tensor) -> Tensor:
-        """The most probable codes, ``(..., D) -> (..., 1)``; changes nothing. Raises as :meth:`forward` does."""
+        """The most probable codes, ``(..., D) -> (..., 1)``."""
         with torch.autocast(vectors.device.type, enabled=False):
-            return self.logits(flattened(vectors, self.dim)).argmax(dim=-1).view(*vectors.shape[:-1], 1)
+            return self.logits(checked(vectors, self.dim)).argmax(dim=-1).view(*vectors.shape[:-1], 1)
 
     def decode(self, indices: Tensor) -> Tensor:
-        """The codes at ``indices``, ``(..., 1) -> (..., D)`` float32.
-
-        Raises:
-            ValueError: if they are not ``(..., 1)`` or one is outside ``[0, V)``.
-        """
+        """The codes at ``indices``, ``(..., 1) -> (..., D)`` float32."""
         check_indices(indices, self.codebook_size, 1)
         return F.embedding(indices[..., 0], self.codebook)
 
     def figures(self) -> dict[str, float]:
-        """Usage and perplexity of the most probable codes over a long window."""
+        """Usage and perplexity of the most probable codes."""
         return self.usage.figures()
 
     def advice(self) -> str | None:
-        """What to try when codes lie idle; says nothing before enough of them were assigned to tell."""
+        """A higher weight or a slower temperature, when few codes are used."""
+        settings = self.settings
         return self.usage.advice(
             [
-                f"raise the weight of the divergence from uniform (kl: {max(self.kl * 3, 1e-4):g})",
-                f"stay soft for longer (temperature_samples: {2 * self.temperature_samples or 1_000_000})",
+                f"raise the weight of the divergence from uniform (kl: {max(settings.kl * 3, 1e-4):g})",
+                f"anneal the temperature for longer (temperature_samples: {2 * settings.temperature_samples or 1_000_000})",
             ]
         )
 
@@ -152,13 +116,13 @@ class GumbelQuantizer(KeepsPrecision, Quantizer):
 class Gumbel(QuantizerSettings, family="quantizer", name="gumbel"):
     """Settings of :class:`GumbelQuantizer`."""
 
-    codebook_size: int = Field(1024, ge=2, description="size of the codebook V")
-    temperature: tuple[PositiveFloat, PositiveFloat] = Field((1.0, 1 / 16), description="tau at the beginning and at the end")
-    temperature_samples: int = Field(1_000_000, ge=0, description="samples seen when tau has arrived")
-    kl: float = Field(5e-4, ge=0, description="weight beta of the divergence from uniform, in the end")
-    kl_samples: int = Field(100_000, ge=0, description="samples seen when beta has arrived, from 0")
-    hard: bool = Field(False, description="the sampled code itself instead of the mixture; the gradient is the mixture's")
+    codebook_size: int = Field(default=1024, ge=2, description="V")
+    temperature: tuple[PositiveFloat, PositiveFloat] = Field(default=(1.0, 1 / 16), description="tau at the beginning and at the end")
+    temperature_samples: int = Field(default=1_000_000, ge=0, description="samples seen when tau reaches its end")
+    kl: float = Field(default=5e-4, ge=0, description="weight beta of the divergence from uniform, at the end")
+    kl_samples: int = Field(default=100_000, ge=0, description="samples seen when beta reaches its end, from 0")
+    hard: bool = Field(default=False, description="return the sampled code, not the mixture; the gradient is the mixture's")
 
     def build(self, dim: int) -> GumbelQuantizer:
         """The quantizer for vectors of width ``dim``."""
-        return GumbelQuantizer(dim=dim, **dict(self))
+        return GumbelQuantizer(self, dim)

@@ -20,18 +20,18 @@ def kmeans(
     start: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Centroids of everybody's vectors and how many vectors each has; equal on every process.
+    """Centroids of all processes' vectors and their counts; equal on every process.
 
-    Starts from random vectors, unless told otherwise; a cluster that loses all its vectors moves to another random one.
+    A cluster that loses all its vectors moves to a random one.
 
     Args:
         vectors: This process's ``(M, D)``, float32.
         codebook_size: Number of clusters ``V``.
-        iterations: Rounds of assignment and averaging; 0 returns the random vectors.
-        generator: Draws the starting vectors (the first process's counts).
+        iterations: Rounds of assignment and averaging; 0 returns the start.
+        generator: Draws starting vectors; the first process's counts.
         normalize: Keep centroids on the unit sphere (spherical k-means).
-        start: The first centroids ``(V, D)``, equal on every process.
-        weights: How much each vector counts, ``(M,)``; 1 when not given.
+        start: First centroids ``(V, D)``, equal on every process; random vectors when not given.
+        weights: Weight of each vector, ``(M,)``; 1 when not given.
 
     Returns:
         Centroids ``(V, D)`` and counts ``(V,)``, at least 1 so that centroid times count is a usable sum.

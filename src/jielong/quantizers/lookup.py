@@ -1,12 +1,12 @@
-"""Nearest-code search and sums over the vectors of each code, without ever holding the full vectors-by-codes table."""
+"""Nearest-code search and sums over the vectors of each code, without the full vectors-by-codes table in memory."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# A tile of scores is computed, reduced and forgotten at once. On CPUs 2 MB of float32 stays inside the caches, and a thousand codes are few
-# enough to be packed for the matrix product again and again; elsewhere a launch must be worth its while.
+# Scores are computed and reduced tile by tile. On CPUs 2 MB of float32 stay in the caches, and a thousand codes are cheap to pack for the
+# matrix product repeatedly; elsewhere a kernel launch needs more work.
 _TILE_CODES = {"cpu": 1 << 10}
 _TILE_SCORES = {"cpu": 1 << 19}
 _LARGE_CODES, _LARGE_SCORES = 1 << 14, 1 << 26
@@ -21,8 +21,8 @@ def nearest(vectors: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         codes: ``(V, D)``, float32.
 
     Returns:
-        The indices ``(M,)``, the lowest one where codes are equally near, and the scores ``z . e - |e|^2 / 2`` they won with ``(M,)``,
-        which are not finite wherever a vector is not.
+        The indices ``(M,)``, the lowest of equally near codes, and their scores ``z . e - |e|^2 / 2``, ``(M,)``, which are not finite where
+        a vector is not.
     """
     device = vectors.device.type
     width = min(codes.shape[0], _TILE_CODES.get(device, _LARGE_CODES))
@@ -49,7 +49,7 @@ def nearest(vectors: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def sums_by_code(vectors: Tensor, indices: Tensor, codes: int, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """How many of ``vectors`` ``(M, D)`` each code has, ``(V,)``, and their sum, ``(V, D)``, both float32; ``weights`` are ``(M,)``."""
+    """Number of ``vectors`` ``(M, D)`` per code, ``(V,)``, and their sum, ``(V, D)``, float32; ``weights`` are ``(M,)``."""
     counts = torch.bincount(indices, weights, minlength=codes).to(vectors.dtype)
     if weights is not None:
         vectors = vectors * weights[:, None]

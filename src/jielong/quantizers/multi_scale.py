@@ -1,4 +1,4 @@
-"""Multi-scale residual quantization: a feature map as a sum of coarser and finer maps of codes (VAR's tokenizer, arXiv 2404.02905)."""
+"""Multi-scale residual quantization: a feature map as the sum of coarse to fine maps of codes (VAR's tokenizer, arXiv 2404.02905)."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jielong.core.tokens import Layout
-from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
+from jielong.quantizers.base import Quantized, Quantizer
+from jielong.quantizers.checks import check_finite, generator_or_seeded
 from jielong.quantizers.estimators import straight_through
 from jielong.quantizers.kmeans import kmeans
 from jielong.quantizers.lookup import nearest
 from jielong.quantizers.parallel import pick_rows, sum_over_processes
-from jielong.quantizers.scales import Kernel, Pyramid, Scale, check_scales, nearest_ticks, schedule, shrink
+from jielong.quantizers.scales import Kernel, Pyramid, Scale, check_scales, nearest_ticks, schedule, shares, shrink
 from jielong.quantizers.usage import LOW_USAGE, CodebookUsage
-from jielong.quantizers.vector import VectorQuantizer
+from jielong.quantizers.vector import CodebookSettings, Vector
 
-TOLD = 16
-"""Scales of fewer positions are not warned of: a picture gives them too few codes for their usage to say much."""
+LEAST_POSITIONS = 16
+"""Usage of scales with fewer positions raises no advice: an image gives them too few codes."""
 
 
 class ScaleStep(NamedTuple):
-    """One scale of a running quantization.
+    """One scale of a quantization.
 
     Attributes:
-        vectors: What was looked up, ``(B, h w, D)``: the residual's averages.
+        vectors: Averages of the residual that were looked up, ``(B, h w, D)``.
         indices: Their codes, ``(B, h w)``.
         total: The sum after this scale, ``(B, D, H, W)``, with gradients to codes and ``phi``.
     """
@@ -49,71 +50,36 @@ class MultiScaleQuantizer(Quantizer):
     Losses, as means over the K scales and all components, of the running sums: ``commitment |f - sg(f_k)|^2`` and ``|sg(f) - f_k|^2``,
     which trains ``phi`` and, unless it follows averages, the codebook.
 
-    A coarse scale has few vectors, and a codebook that counts vectors has next to no codes for them: pictures then share their first
-    tokens, and the coarse scales say nothing (collapse). ``balance`` counts scales instead, and ``dropout`` makes the decoder draw from the
-    coarse scales alone now and then, so that the encoder learns to put something there.
+    A coarse scale has few vectors, so a codebook that counts vectors has next to no codes for them, and the coarse scales of all images
+    become equal (collapse). ``balance`` weighs a vector of a scale of ``n`` positions by ``n^-balance`` in the codebook's start, averages
+    and restarts: 0 counts vectors; 1 counts scales, which may take codes that the finest scale would use. ``dropout`` decodes some
+    training items from their first few scales only, their number drawn uniformly, so that the encoder uses them.
 
     Args:
+        settings: With scales that end at the feature map's grid, see :meth:`MultiScale.on`.
         dim: Width ``D`` of the vectors.
-        codebook_size: Size of the codebook ``V``.
-        scales: Rows and columns, coarse to fine; the last is the feature map's grid.
-        phi: Number of convolutions shared by the scales; 0 makes ``phi`` the identity.
-        ratio: Share of the convolution in ``phi``.
-        balance: How far all scales count the same in the codebook's start, averages and restarts: a vector of a scale of ``n`` positions
-            counts ``n^-balance``. 0 counts vectors; 1 counts scales, which may take codes that the finest scale would use.
-        dropout: Share of training items whose value is the sum of the first few scales only, their number drawn evenly.
-        commitment: Weight of the loss that keeps the encoder near its codes.
-        codebook: ``ema`` or ``gradient``, see :class:`VectorQuantizer`; so are the others.
-        decay: Of the averages.
-        kmeans_iterations: Of the start.
-        restart_below: A code used less than this fraction of the mean starts anew.
-        restart_every: Training steps between two looks for dead codes.
     """
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        codebook_size: int,
-        scales: Sequence[Scale],
-        phi: int = 4,
-        ratio: float = 0.5,
-        balance: float = 0.5,
-        dropout: float = 0.0,
-        commitment: float = 0.25,
-        codebook: Literal["ema", "gradient"] = "ema",
-        decay: float = 0.99,
-        kmeans_iterations: int = 10,
-        restart_below: float = 0.1,
-        restart_every: int = 5,
-    ) -> None:
+    def __init__(self, settings: MultiScale, dim: int) -> None:
         super().__init__()
-        self.dim, self.codebook_size, self.num_codebooks = dim, codebook_size, 1
-        self.balance, self.dropout, self.commitment = balance, dropout, commitment
-        ticks = nearest_ticks(len(check_scales(scales)), phi)
-        used = sorted(set(ticks))  # a few scales leave some convolutions without one; those would never learn
-        self.pyramid = Pyramid(tuple(scales), tuple(used.index(tick) for tick in ticks), ratio)
+        self.settings, self.dim, self.codebook_size = settings, dim, settings.codebook_size
+        scales = check_scales(settings.pairs)
+        ticks = nearest_ticks(len(scales), settings.phi)
+        used = sorted(set(ticks))  # with few scales some convolutions have none; those would never learn
+        self.pyramid = Pyramid(scales, tuple(used.index(tick) for tick in ticks), settings.phi_ratio)
         self.phi = nn.ModuleList(nn.Conv2d(dim, dim, 3, padding=1) for _ in used)
-        self.codebook = VectorQuantizer(
-            codebook_size=codebook_size,
-            dim=dim,
-            codebook=codebook,
-            decay=decay,
-            kmeans_iterations=kmeans_iterations,
-            restart_below=restart_below,
-            restart_every=restart_every,
-        )
-        self.usages = nn.ModuleList(CodebookUsage(codebook_size, window=8 * codebook_size) for _ in scales)
+        self.codebook = Vector.model_validate({name: getattr(settings, name) for name in CodebookSettings.model_fields}).build(dim)
+        self.usages = nn.ModuleList(CodebookUsage(self.codebook_size, window=8 * self.codebook_size) for _ in scales)
 
     def extra_repr(self) -> str:
         """The scales, for printing."""
-        return f"scales={self.pyramid.scales}, balance={self.balance}, dropout={self.dropout}"
+        return f"scales={self.pyramid.scales}, balance={self.settings.balance}, dropout={self.settings.dropout}"
 
     def layout(self, grid: tuple[int, ...]) -> Layout:
-        """All scales of a feature map of this grid.
+        """All scales of a feature map.
 
         Raises:
-            ValueError: if the scales are another grid's.
+            ValueError: if the scales end at another grid.
         """
         if grid != self.pyramid.grid:
             raise ValueError(f"these scales end at {self.pyramid.grid}, but the feature map's grid is {grid}: give scales that end there")
@@ -129,7 +95,7 @@ class MultiScaleQuantizer(Quantizer):
 
         Args:
             features: The feature map; no gradient reaches it.
-            exact: Go on as if every vector were a code (no indices then), which is what can be done before there is a codebook.
+            exact: Treat every vector as a code, without indices, before there is a codebook.
         """
         features = features.detach()
         total, codes, kernels = torch.zeros_like(features), self.codebook.current, self.kernels
@@ -139,7 +105,7 @@ class MultiScaleQuantizer(Quantizer):
                 indices, chosen = vectors.new_zeros(vectors.shape[:2], dtype=torch.long), vectors
             else:
                 found, best = nearest(vectors.reshape(-1, self.dim), codes.detach())
-                self.codebook.check_finite(best, together=self.training and torch.is_grad_enabled())
+                check_finite(best, together=self.training and torch.is_grad_enabled())
                 indices = found.view(vectors.shape[:2])
                 chosen = F.embedding(indices, codes)
             total = total + self.pyramid.lift(chosen, scale, kernels)
@@ -148,39 +114,34 @@ class MultiScaleQuantizer(Quantizer):
     def forward(
         self, vectors: Tensor, *, generator: torch.Generator | None = None, update: bool = True, samples_seen: int = 0
     ) -> Quantized:
-        """Quantize feature maps ``(B, H, W, D)``; indices are ``(B, N, 1)``, scale after scale.
-
-        Raises:
-            ValueError: if the grid or the width is another.
-            NonFiniteVectors: if a number is NaN or infinite.
-        """
+        """See :meth:`Quantizer.forward`, for feature maps ``(B, H, W, D)``; indices are ``(B, N, 1)``, scale after scale."""
         update = update and self.training and torch.is_grad_enabled()
         with torch.autocast(vectors.device.type, enabled=False):
             features = self._features(vectors)
-            draw = generator or torch.Generator().manual_seed(int(self.codebook.updates))
+            generator = generator_or_seeded(generator, self.codebook.updates)
             if update and not bool(self.codebook.initialised):
-                self._start(features, draw)
+                self._start(features, generator)
             steps = list(self.run(features))
             totals = torch.stack([step.total for step in steps])  # (K, B, D, H, W)
             errors = (totals.detach() - features).square().mean(dim=(1, 2, 3, 4))
-            losses = {"commitment": self.commitment * errors.mean()}
+            losses = {"commitment": self.settings.commitment * errors.mean()}
             if self.codebook.learned or len(self.phi):
                 losses["codebook"] = (totals - features.detach()).square().mean()
-            values = straight_through(features, self._kept(totals.detach(), draw) if update else totals[-1])
+            values = straight_through(features, self._kept(totals.detach(), generator) if update else totals[-1])
             if update:
-                self._follow(steps, draw)
+                self._follow(steps, generator)
         statistics = {"error": errors[-1].detach(), "usage": self.codebook.usage.usage, "perplexity": self.codebook.usage.perplexity}
         indices = torch.cat([step.indices for step in steps], dim=1)[..., None]
         return Quantized(values.permute(0, 2, 3, 1).to(vectors.dtype), indices, losses, statistics)
 
     @torch.no_grad()
     def encode(self, vectors: Tensor) -> Tensor:
-        """Indices of feature maps, ``(B, H, W, D) -> (B, N, 1)``; changes nothing. Raises as :meth:`forward` does."""
+        """Indices of feature maps, ``(B, H, W, D) -> (B, N, 1)``."""
         with torch.autocast(vectors.device.type, enabled=False):
             return torch.cat([step.indices for step in self.run(self._features(vectors))], dim=1)[..., None]
 
     def decode(self, indices: Tensor) -> Tensor:
-        """Feature maps of indices, ``(B, N, 1) -> (B, H, W, D)`` float32: the sum that :meth:`forward` gave, bit for bit."""
+        """Feature maps of indices, ``(B, N, 1) -> (B, H, W, D)`` float32, equal to those of :meth:`forward` bit for bit."""
         return self.assemble(self.embed(indices))
 
     def embed(self, indices: Tensor) -> Tensor:
@@ -197,79 +158,77 @@ class MultiScaleQuantizer(Quantizer):
 
     @torch.no_grad()
     def residuals(self, vectors: Tensor) -> Tensor:
-        """What is left of feature maps ``(B, H, W, D)`` after each scale: mean ``|f - f_k|^2 / |f|^2``, ``(K,)``."""
+        """Mean ``|f - f_k|^2 / |f|^2`` of feature maps ``(B, H, W, D)`` after each scale, ``(K,)``."""
         with torch.autocast(vectors.device.type, enabled=False):
             features = self._features(vectors)
             left = torch.stack([(features - step.total).square().mean() for step in self.run(features)])
         return left / features.square().mean().clamp_min(1e-12)
 
     def figures(self) -> dict[str, float]:
-        """Usage and perplexity of the codebook, and how much of it each scale uses."""
+        """Usage and perplexity of the codebook, and its usage by each scale."""
         scales = zip(self.pyramid.scales, self._usages, strict=True)
         return self.codebook.usage.figures() | {f"codebook_usage_{rows}x{columns}": float(each.usage) for (rows, columns), each in scales}
 
     def advice(self) -> str | None:
-        """Names the scales that use too little of the codebook, and what to try."""
-        told = [
+        """Scales that use little of the codebook, and what to try."""
+        low = [
             f"{h}x{w}: {float(usage.usage):.0%}"
             for (h, w), usage in zip(self.pyramid.scales, self._usages, strict=True)
-            if h * w >= TOLD and int(usage.assignments) >= usage.window and float(usage.usage) < LOW_USAGE
+            if h * w >= LEAST_POSITIONS and int(usage.assignments) >= usage.window and float(usage.usage) < LOW_USAGE
         ]
-        if not told:
+        if not low:
             return None
         remedies = [
-            *(["count every scale the same (balance: 1)"] if self.balance < 1 else []),
-            *(["decode from the first few scales now and then (dropout: 0.2)"] if self.dropout == 0 else []),
-            *(["restart dead codes (restart_below: 0.1)"] if self.codebook.restart_below == 0 else []),
+            *(["count every scale the same (balance: 1)"] if self.settings.balance < 1 else []),
+            *(["decode some items from their first few scales (dropout: 0.2)"] if self.settings.dropout == 0 else []),
+            *(["restart dead codes (restart_below: 0.1)"] if self.settings.restart_below == 0 else []),
             f"use fewer codes (about {max(2, round(float(self.codebook.usage.perplexity)))} carry the information now)",
         ]
-        return f"some scales use little of the {self.codebook_size:,} codes ({', '.join(told)}); in this order: {'; '.join(remedies)}"
-
-    # --- learning -----------------------------------------------------------------------------------------------------------------
+        return f"some scales use little of the {self.codebook_size:,} codes ({', '.join(low)}); in this order: {'; '.join(remedies)}"
 
     @property
     def _usages(self) -> list[CodebookUsage]:
-        return list(self.usages)  # type: ignore[arg-type]
+        return cast("list[CodebookUsage]", list(self.usages))
 
     def _features(self, vectors: Tensor) -> Tensor:
         if vectors.ndim != 4 or tuple(vectors.shape[1:]) != (*self.pyramid.grid, self.dim):
-            wanted = ", ".join(map(str, (*self.pyramid.grid, self.dim)))
-            raise ValueError(f"feature maps to quantize at several scales must be (batch, {wanted}), not {tuple(vectors.shape)}")
+            shape = ", ".join(map(str, (*self.pyramid.grid, self.dim)))
+            raise ValueError(f"feature maps to quantize at several scales must be (batch, {shape}), not {tuple(vectors.shape)}")
         return vectors.float().permute(0, 3, 1, 2).contiguous()
 
     def _kept(self, totals: Tensor, generator: torch.Generator) -> Tensor:
         """The last sum ``(B, D, H, W)``, or for some items an earlier one."""
-        if self.dropout == 0 or len(totals) == 1:
+        if self.settings.dropout == 0 or len(totals) == 1:
             return totals[-1]
         dropped, place = torch.rand(2, totals.shape[1], generator=generator, device=generator.device).to(totals.device)
-        last = torch.where(dropped < self.dropout, (place * (len(totals) - 1)).long(), len(totals) - 1)
+        last = torch.where(dropped < self.settings.dropout, (place * (len(totals) - 1)).long(), len(totals) - 1)
         return totals[last, torch.arange(totals.shape[1], device=totals.device)]
 
     def _weights(self, groups: Sequence[Tensor]) -> Tensor | None:
-        """How much each vector counts, ``(M,)``, one in the mean."""
-        if self.balance == 0 or len(groups) == 1:
+        """Weight of each vector, ``(M,)``, with mean 1."""
+        balance = self.settings.balance
+        if balance == 0 or len(groups) == 1:
             return None
         positions = [rows * columns for rows, columns in self.pyramid.scales]
-        weights = torch.tensor([n**-self.balance for n in positions])
-        weights = weights * sum(positions) / sum(n ** (1 - self.balance) for n in positions)
+        weights = torch.tensor([n**-balance for n in positions])
+        weights = weights * sum(positions) / sum(n ** (1 - balance) for n in positions)
         return torch.cat([weight.expand(len(group)) for weight, group in zip(weights, groups, strict=True)]).to(groups[0].device)
 
     def _fresh(self, groups: Sequence[Tensor], generator: torch.Generator, count: int) -> Tensor:
-        """``count`` vectors drawn from the groups ``(M_k, D)`` of all processes, as ``balance`` says."""
+        """``count`` vectors drawn from the groups ``(M_k, D)`` of all processes, by ``balance``."""
         sizes = sum_over_processes(torch.tensor([len(group) for group in groups], device=groups[0].device)).tolist()
-        wanted = shares(count, sizes, [(rows * columns) ** (1 - self.balance) for rows, columns in self.pyramid.scales])
-        return torch.cat([pick_rows(group, number, generator) for group, number in zip(groups, wanted, strict=True) if number])
+        numbers = shares(count, sizes, [(rows * columns) ** (1 - self.settings.balance) for rows, columns in self.pyramid.scales])
+        return torch.cat([pick_rows(group, number, generator) for group, number in zip(groups, numbers, strict=True) if number])
 
     @torch.no_grad()
     def _start(self, features: Tensor, generator: torch.Generator) -> None:
-        """K-means over the vectors of all scales: as they were if codes were exact, and once more as they are with those codes."""
-        self.codebook.check_finite(features.sum(), together=True)
+        """K-means over the vectors of all scales: with exact codes, and once more with the codes found."""
+        check_finite(features.sum(), together=True)
         for exact in (True, False)[: len(self.pyramid.scales)]:
             groups = [step.vectors.reshape(-1, self.dim) for step in self.run(features, exact)]
             start = self._fresh(groups, generator, self.codebook_size)
-            iterations = self.codebook.kmeans_iterations
-            found = kmeans(torch.cat(groups), self.codebook_size, iterations, generator, start=start, weights=self._weights(groups))
-            self.codebook.begin(*found)
+            iterations, weights = self.settings.kmeans_iterations, self._weights(groups)
+            self.codebook.begin(*kmeans(torch.cat(groups), self.codebook_size, iterations, generator, start=start, weights=weights))
 
     @torch.no_grad()
     def _follow(self, steps: Sequence[ScaleStep], generator: torch.Generator) -> None:
@@ -281,44 +240,18 @@ class MultiScaleQuantizer(Quantizer):
             usage.update(count)
 
 
-def shares(count: int, sizes: Sequence[int], weights: Sequence[float]) -> list[int]:
-    """Deal ``count`` draws to groups in proportion to their weights, none more than it has; what no group has left goes to the largest.
-
-    >>> shares(12, [2, 100, 100], [1, 1, 1])
-    [2, 5, 5]
-    """
-    dealt = [0] * len(sizes)
-    left = min(count, sum(sizes))
-    while left:
-        open_ = [group for group, size in enumerate(sizes) if dealt[group] < size]
-        unit = left / sum(weights[group] for group in open_)
-        for group in open_:
-            more = min(max(1, int(unit * weights[group])), sizes[group] - dealt[group], left)
-            dealt[group] += more
-            left -= more
-    dealt[max(range(len(sizes)), key=lambda group: sizes[group])] += count - sum(dealt)
-    return dealt
-
-
-class MultiScale(QuantizerSettings, family="quantizer", name="multi_scale"):
+class MultiScale(CodebookSettings, family="quantizer", name="multi_scale"):
     """Settings of :class:`MultiScaleQuantizer`.
 
     ``scales`` is ``auto`` (near-geometric, ending at the feature map's grid) or a list such as ``[1, 2, 3, 4, 6, 8]``, of sides or of
     pairs of rows and columns.
     """
 
-    codebook_size: int = Field(1024, ge=2, description="size of the codebook V")
-    scales: Literal["auto"] | tuple[int | tuple[int, int], ...] = Field("auto", description="coarse to fine, ending at the grid")
-    phi: int = Field(4, ge=0, description="convolutions shared by the scales; 0 is none")
-    phi_ratio: float = Field(0.5, ge=0, le=1, description="share of the convolution in what a scale adds")
-    balance: float = Field(0.5, ge=0, le=1, description="how far every scale counts the same in the codebook: 0 counts vectors")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of training items decoded from their first few scales only")
-    codebook: Literal["ema", "gradient"] = Field("ema", description="codes follow averages of their vectors, or a loss term")
-    decay: float = Field(0.99, ge=0, lt=1, description="of the averages, a step")
-    commitment: float = Field(0.25, ge=0, description="weight beta of the loss that keeps the encoder near its codes")
-    kmeans_iterations: int = Field(10, ge=0, description="of k-means on the first training batch; 0 starts from random codes")
-    restart_below: float = Field(0.1, ge=0, lt=1, description="a code used less than this fraction of the mean starts anew; 0 never")
-    restart_every: int = Field(5, ge=1, description="training steps between two looks for dead codes")
+    scales: Literal["auto"] | tuple[int | tuple[int, int], ...] = Field(default="auto", description="coarse to fine, ending at the grid")
+    phi: int = Field(default=4, ge=0, description="convolutions shared by the scales; 0 is none")
+    phi_ratio: float = Field(default=0.5, ge=0, le=1, description="share of the convolution in what a scale adds")
+    balance: float = Field(default=0.5, ge=0, le=1, description="exponent of scales' weights in the codebook: 0 counts vectors, 1 scales")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of training items decoded from their first few scales only")
 
     @field_validator("scales")
     @classmethod
@@ -337,17 +270,17 @@ class MultiScale(QuantizerSettings, family="quantizer", name="multi_scale"):
             raise ValueError(f"scales are for tokens in rows and columns, not for a grid of {grid}")
         if self.scales == "auto":
             return self.model_copy(update={"scales": schedule((grid[0], grid[1]))})
-        if self._pairs[-1] != grid:
-            raise ValueError(f"scales must end at the feature map's grid {grid}, not at {self._pairs[-1]}; or write scales: auto")
+        if self.pairs[-1] != grid:
+            raise ValueError(f"scales must end at the feature map's grid {grid}, not at {self.pairs[-1]}; or write scales: auto")
         return self
 
     @property
-    def _pairs(self) -> tuple[Scale, ...]:
+    def pairs(self) -> tuple[Scale, ...]:
+        """The scales as rows and columns."""
         if isinstance(self.scales, str):
-            raise ValueError("scales: auto are those of a grid: ask for on(grid) first")
+            raise ValueError("scales: auto depend on the grid: call on(grid) first")
         return tuple((side, side) if isinstance(side, int) else side for side in self.scales)
 
     def build(self, dim: int) -> MultiScaleQuantizer:
-        """The quantizer for feature maps of width ``dim``, on the grid that :meth:`on` was told."""
-        own = {name: value for name, value in self if name not in ("scales", "phi_ratio")}
-        return MultiScaleQuantizer(dim=dim, scales=self._pairs, ratio=self.phi_ratio, **own)
+        """The quantizer for feature maps of width ``dim``, on the grid of :meth:`on`."""
+        return MultiScaleQuantizer(self, dim)

@@ -1,4 +1,4 @@
-"""One batch over all processes: sums, and rows drawn from everybody's vectors. Without torch.distributed both are local."""
+"""Sums and random rows over the batches of all processes; local without torch.distributed."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ def world() -> tuple[int, int]:
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:
-    """The sum of everybody's tensor, in place, equal on every process."""
+    """Sum of all processes' tensors, in place, equal on every process."""
     if world()[1] > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def pick_rows(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` rows of everybody's vectors laid end to end, ``(count, D)``, drawn without replacement and equal on every process.
+    """``count`` rows of all processes' vectors, ``(count, D)``, drawn without replacement, equal on every process.
 
-    Every process must call this together. The first process's generator decides; the numbers of rows may differ. When fewer rows exist
-    than are asked for, the drawn order is repeated.
+    All processes must call it together; the first process's generator counts. When there are fewer rows, the drawn order is repeated.
 
     Raises:
         ValueError: if no process has any row.
@@ -39,9 +38,9 @@ def pick_rows(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor
     if processes > 1:
         dist.broadcast(order, src=0)
     wanted = order.repeat(-(-count // total))[:count] - first
-    mine = (wanted >= 0) & (wanted < vectors.shape[0])
+    local = (wanted >= 0) & (wanted < vectors.shape[0])
     rows = vectors.new_zeros(count, vectors.shape[1])
-    rows[mine] = vectors[wanted[mine]]
+    rows[local] = vectors[wanted[local]]
     return sum_over_processes(rows)  # each row is a vector plus zeros, so it arrives exactly
 
 

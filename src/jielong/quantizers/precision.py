@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Self
 
 from torch import Tensor, nn
 
 
 class KeepsPrecision(nn.Module):
-    """Follows ``.to(device)`` and ignores ``.to(dtype)``, with all modules inside: a codebook's numbers mean nothing once rounded."""
+    """Follows ``.to(device)`` and ignores ``.to(dtype)``, as do the modules inside: rounded codebooks and averages are useless."""
 
-    def _apply(self, fn: Any, recurse: bool = True) -> KeepsPrecision:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def move(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)

@@ -1,4 +1,4 @@
-"""The arithmetic of scales: grids from coarse to fine, and how their codes add up to one feature map (arXiv 2404.02905)."""
+"""Scales: grids from coarse to fine, and the sum of their codes as one feature map (arXiv 2404.02905)."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def check_scales(scales: Sequence[Scale]) -> tuple[Scale, ...]:
 
 
 def nearest_ticks(scales: int, ticks: int) -> tuple[int, ...]:
-    """Which of ``ticks`` shared convolutions each scale uses: the tick nearest to ``k / (scales - 1)``, the upper one of two equally near.
+    """The shared convolution of each scale: the tick nearest to ``k / (scales - 1)``, the upper of two equally near.
 
-    Four ticks stand evenly between ``1/12`` and ``11/12``, as in VAR's released weights; another number ``T`` between ``1/(2T)`` and
+    Four ticks are spread evenly from ``1/12`` to ``11/12``, as in VAR's released weights; another number ``T`` from ``1/(2T)`` to
     ``1 - 1/(2T)``.
 
     >>> nearest_ticks(10, 4)
@@ -74,7 +74,7 @@ def shrink(features: Tensor, scale: Scale) -> Tensor:
 
 @dataclass(frozen=True)
 class Pyramid:
-    """How codes of several scales become one feature map, ``f_k = sum_(j <= k) phi_j(up(e_j))``.
+    """Codes of several scales as one feature map, ``f_k = sum_(j <= k) phi_j(up(e_j))``.
 
     Attributes:
         scales: Coarse to fine; the last is the feature map's own grid.
@@ -102,9 +102,9 @@ class Pyramid:
         return self.spans[-1][1]
 
     def lift(self, codes: Tensor, scale: int, kernels: Sequence[Kernel]) -> Tensor:
-        """What one scale adds to the feature map: codes ``(B, h w, D)`` to ``phi(up(codes))``, ``(B, D, H, W)``, bicubic."""
+        """The summand of one scale: codes ``(B, h w, D)`` to ``phi(up(codes))``, ``(B, D, H, W)``, bicubic."""
         x = codes.transpose(1, 2).unflatten(2, self.scales[scale])
-        # One memory format whatever the codes were cut from (a single position may pass for several), so that sums agree bit for bit.
+        # One memory format whatever the codes are a view of (a single position fits several), so that sums agree bit for bit.
         x = x.clone(memory_format=torch.contiguous_format)
         if self.scales[scale] != self.grid:
             x = F.interpolate(x, size=self.grid, mode="bicubic", align_corners=False)
@@ -132,3 +132,22 @@ class Pyramid:
                 added = added * known[:, start:stop].any(1)[:, None, None, None]
             total = total + added
             yield total
+
+
+def shares(count: int, sizes: Sequence[int], weights: Sequence[float]) -> list[int]:
+    """Divide ``count`` draws among groups in proportion to weights, none more than its size; what is left over goes to the largest.
+
+    >>> shares(12, [2, 100, 100], [1, 1, 1])
+    [2, 5, 5]
+    """
+    dealt = [0] * len(sizes)
+    left = min(count, sum(sizes))
+    while left:
+        open_ = [group for group, size in enumerate(sizes) if dealt[group] < size]
+        unit = left / sum(weights[group] for group in open_)
+        for group in open_:
+            more = min(max(1, int(unit * weights[group])), sizes[group] - dealt[group], left)
+            dealt[group] += more
+            left -= more
+    dealt[max(range(len(sizes)), key=lambda group: sizes[group])] += count - sum(dealt)
+    return dealt

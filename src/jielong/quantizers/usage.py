@@ -1,4 +1,4 @@
-"""How much of a codebook is in use, over a window long enough to tell, and what to try when it is too little."""
+"""Usage of a codebook over recent assignments, and advice when it is low."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-# Below this fraction of its codes a codebook wastes a tenth of a bit or more a token; healthy runs stay above it.
 LOW_USAGE = 0.8
+"""Below this fraction of its codes a codebook wastes a tenth of a bit or more per token."""
 
 
 class CodebookUsage(nn.Module):
-    """Counts of the codes assigned lately.
+    """Counts of recent assignments.
 
-    The window slides by halves: figures cover the running half and the one before it, that is between ``window`` and ``2 window``
-    assignments once that many were seen. The counts are buffers, so a resumed run reports what an uninterrupted one would.
+    Figures cover between ``window`` and ``2 window`` assignments: the counts since the last ``window`` were complete, and those before.
+    Counts are buffers, so a resumed run reports what an uninterrupted one would.
 
     Args:
         codebook_size: Size of the codebook ``V``.
-        window: Least number of assignments behind a figure; 65,536 or eight a code, whichever is more, when not given.
+        window: 65,536 or eight per code, whichever is more, when not given.
     """
 
     recent: Tensor
@@ -34,18 +34,18 @@ class CodebookUsage(nn.Module):
 
     @torch.no_grad()
     def update(self, counts: Tensor) -> None:
-        """Add a batch's assignments, given as counts a code ``(V,)``."""
+        """Add a batch's counts per code, ``(V,)``."""
         self.recent += counts.to(self.recent.dtype)
         full = self.recent.sum() >= self.window  # stays on the device: no waiting for it
         self.before.copy_(torch.where(full, self.recent, self.before))
         self.recent.masked_fill_(full, 0)
 
     def add(self, indices: Tensor) -> None:
-        """Add a batch's assignments, given as indices of any shape."""
+        """Add a batch's indices, of any shape."""
         self.update(torch.bincount(indices.flatten(), minlength=self.codebook_size))
 
     def clear(self) -> None:
-        """Forget everything seen."""
+        """Reset the counts."""
         self.recent.zero_()
         self.before.zero_()
 
@@ -61,19 +61,19 @@ class CodebookUsage(nn.Module):
 
     @property
     def perplexity(self) -> Tensor:
-        """``exp`` of the entropy of the assignments: ``V`` when all codes are equally frequent, 1 when only one is used."""
+        """``exp`` of the entropy of the assignments, from 1 to ``V``."""
         counts = (self.recent + self.before).float()
         return torch.special.entr(counts / counts.sum().clamp_min(1)).sum().exp()
 
     def figures(self) -> dict[str, float]:
-        """Usage and perplexity, by the names they are logged under."""
+        """Usage and perplexity, by name."""
         return {"codebook_usage": float(self.usage), "codebook_perplexity": float(self.perplexity)}
 
     def advice(self, remedies: Sequence[str]) -> str | None:
-        """A sentence on what to try when codes lie idle; ``None`` when they do not, or when too little was assigned to tell.
+        """What to try when few codes are used; ``None`` when many are, or with fewer assignments than the window.
 
         Args:
-            remedies: What the quantizer could still switch on, best first; fewer codes is always the last.
+            remedies: Settings to try, best first; fewer codes are added as the last.
         """
         usage, perplexity = float(self.usage), float(self.perplexity)
         if int(self.assignments) < self.window or usage >= LOW_USAGE:

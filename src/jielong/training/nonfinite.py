@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jielong.quantizers.vector import NonFiniteVectors
+from jielong.quantizers.checks import NonFiniteVectors
 
 
 class NonFiniteError(RuntimeError):

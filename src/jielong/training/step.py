@@ -18,7 +18,7 @@ from torch import Tensor
 
 from jielong.core.phases import trained_parameters
 from jielong.data.sets import Batch
-from jielong.quantizers.vector import NonFiniteVectors
+from jielong.quantizers.checks import NonFiniteVectors
 from jielong.training.nonfinite import first_place
 from jielong.training.objective import Losses, Objective
 from jielong.training.optimizers import build_optimizer
