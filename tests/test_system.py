@@ -102,23 +102,27 @@ def test_bf16_weights_come_back_rounded_and_codebooks_whole(vq: System, tmp_path
 
 
 def test_sampling_settings_are_the_recipes_unless_told_otherwise(made: System) -> None:
-    seen: list[dict[str, object]] = []
+    seen: list[SamplingConfig] = []
 
-    def spy(*arguments: object, **options: object) -> object:
-        seen.append(options)
-        return original(*arguments, **options)
+    def spy(*arguments: object, sampling: SamplingConfig, **options: object) -> object:
+        seen.append(sampling.override(**{name: value for name, value in options.items() if name in SamplingConfig.model_fields}))
+        return original(*arguments, sampling=sampling, **options)  # type: ignore[arg-type]
 
     assert made.generator is not None
     original = made.generator.generate
     made.generator.generate = spy  # type: ignore[method-assign, assignment]
     made.generate(text="a cat")
-    assert seen[-1]["guidance"] == made.recipe.sampling.guidance
-    assert seen[-1]["sampling"] == SamplingConfig(top_k=9)
+    assert seen[-1] == made.recipe.sampling
+    assert seen[-1].top_k == 9
     made.generate(text="a cat", guidance=3.0, temperature=0.5, top_k=0, top_p=0.9)
-    assert seen[-1]["guidance"] == 3.0
-    assert seen[-1]["sampling"] == SamplingConfig(0.5, 0, 0.9)
-    made.generate(count=2)  # no condition: nothing to be guided by
-    assert seen[-1]["guidance"] == 1.0
+    assert seen[-1] == made.recipe.sampling.override(guidance=3.0, temperature=0.5, top_k=0, top_p=0.9)
+    made.generate(count=2)  # without a condition there is nothing to follow
+    assert seen[-1] == made.recipe.sampling.override(guidance=1.0)
+    whole = SamplingConfig(temperature=0.0)
+    made.generate(text="a cat", sampling=whole, top_k=None)
+    assert seen[-1] == whole
+    with pytest.raises(ValueError, match="no argument 'tempratur': did you mean 'temperature'"):
+        made.generate(text="a cat", tempratur=0.5)
 
 
 def test_count_is_pictures_a_caption(made: System) -> None:
