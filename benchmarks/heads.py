@@ -44,7 +44,7 @@ from jielong.evaluation.frechet import SmallSampleWarning, frechet
 from jielong.evaluation.provenance import machine
 from jielong.evaluation.retrieval import retrieval_at_1
 from jielong.evaluation.scorer import Scorer, ScorerError
-from jielong.generation.generator import TrainingStates
+from jielong.generation.state import TrainingStates
 from jielong.heads.base import NO_CONTEXT, Head, HeadContext, SampleOutput
 from jielong.heads.consistency import Consistency, Levels
 from jielong.heads.diffusion import Diffusion

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -101,6 +102,10 @@ def find_encoder(name: str) -> str:
     )
 
 
+_LOADING = threading.Lock()
+"""Guards encoders and caches, which threads may share."""
+
+
 class FrozenText(Condition[str, PaddedTexts]):
     """Token states of a frozen Hugging Face encoder, cached per text in half precision."""
 
@@ -118,25 +123,30 @@ class FrozenText(Condition[str, PaddedTexts]):
         self._cache: dict[str, Tensor] = {}
 
     def _load(self) -> tuple[Any, Any]:
-        if not self._frozen:
-            from transformers import AutoModel, AutoTokenizer
+        with _LOADING:
+            if not self._frozen:
+                from transformers import AutoModel, AutoTokenizer
 
-            self._frozen["tokenizer"] = AutoTokenizer.from_pretrained(self._folder)
-            self._frozen["model"] = AutoModel.from_pretrained(self._folder).eval().requires_grad_(False)
+                self._frozen["tokenizer"] = AutoTokenizer.from_pretrained(self._folder)
+                self._frozen["model"] = AutoModel.from_pretrained(self._folder).eval().requires_grad_(False)
         return self._frozen["tokenizer"], self._frozen["model"]
 
     def prepare(self, values: Sequence[str]) -> PaddedTexts:
         """Texts to token states, ``(B, L, width)`` with ``L`` the longest text, at most ``length`` tokens."""
         check_texts(values)
+        states = []
         for text in values:
-            if text not in self._cache:
+            state = self._cache.get(text)
+            if state is None:
                 # One at a time: in a batch, rounding would depend on the other texts, and a resumed run, whose batches of new texts
                 # differ, would not repeat the uninterrupted one bit for bit.
                 state = next(self.encode([text]))[1]
-                if len(self._cache) >= CACHED_TEXTS:
-                    del self._cache[next(iter(self._cache))]
-                self._cache[text] = state
-        return pad([self._cache[text] for text in values])
+                with _LOADING:
+                    if len(self._cache) >= CACHED_TEXTS:
+                        del self._cache[next(iter(self._cache))]
+                    self._cache[text] = state
+            states.append(state)
+        return pad(states)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch: int = 64) -> Iterator[tuple[str, Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,37 +19,13 @@ from jielong.generation.callbacks import StepCallback, TokenChunk
 from jielong.generation.durations import build_durations
 from jielong.generation.plan import SequencePlan
 from jielong.generation.request import SamplingRequest
+from jielong.generation.state import TrainingStates
 from jielong.generation.streaming import stream_tokens
 from jielong.heads.base import Head, HeadContext
 from jielong.networks.backbone import AnyBackbone, BackboneInputs
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.embedding import PositionEmbedding, SoftCodeEmbedding, embedding_of
 from jielong.orders.base import Order
-
-__all__ = ["Generator"]
-
-
-@dataclass(frozen=True)
-class TrainingStates:
-    """Hidden vectors of a batch in training, at all positions.
-
-    Attributes:
-        hidden: ``(B, N, D)``.
-        targets: Tokens in the order's layout, ``(B, N, C)``.
-        loss_mask: Positions whose token is predicted, ``(B, N)`` bool.
-        weights: Weight of each position in its item's loss, ``(B, N)``; they add up to 1.
-        lengths: Tokens of each item, ``(B,)``.
-        plan: The order's positions; fewer than the generator's where no item is as long as can be.
-        duration_loss: Loss of the durations, if they are learned.
-    """
-
-    hidden: Tensor
-    targets: Tensor
-    loss_mask: Tensor
-    weights: Tensor
-    lengths: Tensor
-    plan: SequencePlan
-    duration_loss: Tensor | None
 
 
 class Generator(nn.Module):
@@ -207,7 +183,6 @@ class Generator(nn.Module):
 
     # --- sampling -----------------------------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def generate(
         self,
         conditions: Sequence[Any] | None = None,
@@ -246,18 +221,7 @@ class Generator(nn.Module):
         """
         config = (sampling or SamplingConfig()).override(**overrides)
         request = SamplingRequest.of(self, conditions, count, config, seed=seed, batch=batch, lengths=lengths, start=start, known=known)
-        values, ends, rows = list[Tensor](), list[Tensor](), list[int]()
-        for sampler, state in request.batches(batch):
-            for _ in sampler.steps(state, on_step):
-                pass
-            values.append(sampler.tokens(state)[0])
-            ends.append(state.lengths)
-            rows += sampler.rows
-        order = torch.tensor(rows).argsort()
-        drawn = torch.cat(values)[order.to(self.device)]
-        layout = replace(self.layout, channels=drawn.shape[2], vocabulary=None) if config.soft_codes else self.layout
-        timed = self.durations.ends_items or request.lengths is not None
-        return Tokens(drawn, layout, torch.cat(ends)[order] if timed else None)
+        return request.run(batch, on_step)
 
     def stream(
         self,
@@ -272,22 +236,10 @@ class Generator(nn.Module):
         known: Tensor | None = None,
         **overrides: object,
     ) -> Iterator[TokenChunk]:
-        """Yield tokens as soon as all their codes are drawn; together they are what :meth:`generate` gives with the same arguments.
+        """Yield tokens once all their codes are drawn, ``every`` or more at a time: together what :meth:`generate` gives.
 
-        Args:
-            conditions: As of :meth:`generate`, and so are the others.
-            count: Items.
-            every: Tokens per chunk, at least; the last may be shorter.
-            sampling: Sampling parameters.
-            seed: Seed.
-            lengths: Tokens of each item.
-            start: Tokens to keep.
-            known: Which of them.
-            overrides: Single sampling parameters, by name.
-
-        Raises:
-            ValueError: as :meth:`generate`, and where items are not drawn side by side.
+        Arguments and errors are those of :meth:`generate`; and a ``ValueError`` where items are not drawn side by side.
         """
         config = (sampling or SamplingConfig()).override(**overrides)
-        request = SamplingRequest.of(self, conditions, count, config, seed=seed, batch=None, lengths=lengths, start=start, known=known)
+        request = SamplingRequest.of(self, conditions, count, config, seed=seed, lengths=lengths, start=start, known=known)
         return stream_tokens(request, every)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from jielong.config.sampling import SamplingConfig
 from jielong.core.tokens import Tokens
+from jielong.generation.callbacks import StepCallback
 from jielong.generation.plan import SequencePlan
 from jielong.generation.sampler import Sampler
 from jielong.generation.state import SamplerState
@@ -50,11 +51,11 @@ class SamplingRequest:
         count: int | None,
         config: SamplingConfig,
         *,
-        seed: int,
-        batch: int | None,
-        lengths: Sequence[int] | None,
-        start: Tokens | None,
-        known: Tensor | None,
+        seed: int = 0,
+        batch: int | None = None,
+        lengths: Sequence[int] | None = None,
+        start: Tokens | None = None,
+        known: Tensor | None = None,
     ) -> SamplingRequest:
         """Check the arguments of :meth:`Generator.generate`, and predict lengths that are not given."""
         if model.training:
@@ -75,6 +76,23 @@ class SamplingRequest:
             lengths = _predicted_lengths(model, conditions, batch or len(conditions))
         given = None if lengths is None else _checked_lengths(model, lengths, count, known)
         return SamplingRequest(model, conditions, count, config, seed, given, start, known)
+
+    @torch.inference_mode()
+    def run(self, size: int, on_step: StepCallback | None = None) -> Tokens:
+        """Draw all items, ``size`` at a time."""
+        values, ends, rows = list[Tensor](), list[Tensor](), list[int]()
+        for sampler, state in self.batches(size):
+            for _ in sampler.steps(state, on_step):
+                pass
+            values.append(sampler.tokens(state)[0])
+            ends.append(state.lengths)
+            rows += sampler.rows
+        order, layout = torch.tensor(rows).argsort(), self.model.layout
+        drawn = torch.cat(values)[order.to(self.model.device)]
+        if self.config.soft_codes:
+            layout = replace(layout, channels=drawn.shape[2], vocabulary=None)
+        timed = self.model.durations.ends_items or self.lengths is not None
+        return Tokens(drawn, layout, torch.cat(ends)[order] if timed else None)
 
     @torch.inference_mode()
     def batches(self, size: int) -> Iterator[tuple[Sampler, SamplerState]]:

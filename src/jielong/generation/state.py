@@ -1,4 +1,4 @@
-"""What changes while a batch is generated."""
+"""The state of a batch while it is generated, and the states of a batch in training."""
 
 from __future__ import annotations
 
@@ -8,8 +8,32 @@ import torch
 from torch import Tensor
 
 from jielong.core.rng import PerSampleRNG
+from jielong.generation.plan import SequencePlan
 from jielong.networks.backbone import BackboneCache
 from jielong.networks.conditioning import Conditioning
+
+
+@dataclass(frozen=True)
+class TrainingStates:
+    """Hidden vectors of a batch in training, at all positions.
+
+    Attributes:
+        hidden: ``(B, N, D)``.
+        targets: Tokens in the order's layout, ``(B, N, C)``.
+        loss_mask: Positions whose token is predicted, ``(B, N)`` bool.
+        weights: Weight of each position in its item's loss, ``(B, N)``; they add up to 1.
+        lengths: Tokens of each item, ``(B,)``.
+        plan: The order's positions; fewer than the generator's where no item is as long as can be.
+        duration_loss: Loss of the durations, if they are learned.
+    """
+
+    hidden: Tensor
+    targets: Tensor
+    loss_mask: Tensor
+    weights: Tensor
+    lengths: Tensor
+    plan: SequencePlan
+    duration_loss: Tensor | None
 
 
 @dataclass

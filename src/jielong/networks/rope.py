@@ -9,6 +9,7 @@ on the difference of their coordinates only. The pairs are dealt to the axes in 
 from __future__ import annotations
 
 import functools
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -112,6 +113,10 @@ def _turn(x: Tensor, cosine: Tensor, sine: Tensor, out: Tensor) -> Tensor:
     return out
 
 
+_LOCK = threading.Lock()
+"""Guards the tables of all modules, which threads may share; of the module itself it could not be copied."""
+
+
 class Rotary(nn.Module):
     """Tables of rotations, remembered by coordinates, so that decoding the same grid again computes no trigonometry.
 
@@ -144,19 +149,22 @@ class Rotary(nn.Module):
         Coordinates are read by Python to look them up: keep them on the CPU, whatever the device of the model.
         """
         key = (tuple(coordinates.flatten().tolist()), device, dtype, prefix)
-        found = self._remembered.get(key)
-        if found is not None:
-            self._remembered.move_to_end(key)
-            return found
+        with _LOCK:
+            found = self._remembered.get(key)
+            if found is not None:
+                self._remembered.move_to_end(key)
+                return found
         # Tables outlive this call: made outside inference mode, they may serve a training step later.
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
             angle = coordinates.to(device, torch.float32)[:, self.axis] * self.frequency  # (n, D/2)
             cosine, sine = angle.cos(), angle.sin()
             tables = torch.cat((cosine, cosine), -1).to(dtype), torch.cat((-sine, sine), -1).to(dtype)
             found = Rotation(*tables).behind(prefix)
-        self._remembered[key] = found
-        self._rows += len(found.cosine)
-        while self._rows > REMEMBERED_POSITIONS and len(self._remembered) > 1:
-            _, oldest = self._remembered.popitem(last=False)
-            self._rows -= len(oldest.cosine)
+        with _LOCK:
+            if key not in self._remembered:
+                self._rows += len(found.cosine)
+            self._remembered[key] = found
+            while self._rows > REMEMBERED_POSITIONS and len(self._remembered) > 1:
+                _, oldest = self._remembered.popitem(last=False)
+                self._rows -= len(oldest.cosine)
         return found
