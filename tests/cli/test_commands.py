@@ -184,7 +184,7 @@ def test_generate_from_words(painter: Path, tmp_path: Path) -> None:
     assert Image.open(out / "0000.png").size == (8, 8)
     assert (out / "0002.txt").read_text().strip() == "a blue square"
     assert result.stdout.strip() == str(out)
-    assert "4 pictures, made in " in result.stderr
+    assert "4 pictures, generated in " in result.stderr
     assert "s each" in result.stderr
 
 

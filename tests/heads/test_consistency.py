@@ -193,7 +193,7 @@ def test_training_tells_the_head_and_losses_are_compared_on_the_finest_grid() ->
             super().__init__()
             self.condition, self.head = None, ConsistencyHead(exact(1.0), LAYOUT, Consistency(levels=Spy(samples=8_000)))
 
-        def loss(self, tokens: Any, prepared: Any, rng: PerSampleRNG) -> Tensor:
+        def loss(self, tokens: Any, prepared: Any, rng: PerSampleRNG, phase: str) -> Tensor:
             return self.head.loss(torch.zeros(1, 4), torch.zeros(1, 3)).mean()
 
     class Tokenizer(nn.Module):
@@ -228,7 +228,7 @@ def test_one_step_finds_both_points() -> None:
 
 
 def test_grids_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ValidationError, match="its first number of intervals, 20, must not be above the last, 10"):
+    with pytest.raises(ValidationError, match="first, 20, must not be above last, 10"):
         Levels(first=20, last=10)
     with pytest.raises(ValidationError, match=r"the least noise level, 2\.0, must be below the greatest, 1\.0"):
         Levels(low=2.0, high=1.0)

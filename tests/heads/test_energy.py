@@ -188,7 +188,7 @@ def test_temperature_multiplies_the_noise() -> None:
     warm = head.sample(hidden, PerSampleRNG(0, range(5)), SamplingConfig(temperature=0.5)).values
     torch.testing.assert_close(warm, head.network(hidden, 0.5 * rng))
     spread = [
-        head.sample(hidden[:1].expand(200, -1, -1), PerSampleRNG(0, range(200)), SamplingConfig(t)).values.std(0).mean()
+        head.sample(hidden[:1].expand(200, -1, -1), PerSampleRNG(0, range(200)), SamplingConfig(temperature=t)).values.std(0).mean()
         for t in (0.0, 0.5, 1.0)
     ]
     assert spread[0] < 1e-6 < spread[1] < spread[2]
