@@ -14,9 +14,10 @@ from safetensors import safe_open
 
 from jielong.apps.commands.sampling_options import guidance_of
 from jielong.apps.commands.screen import quantity
-from jielong.apps.commands.training import default_out, seconds_of
+from jielong.apps.commands.training import budget_of
 from jielong.config.guidance import Guidance
 from jielong.config.recipe import load
+from jielong.config.runs import default_out
 from jielong.media.pictures import Pictures
 from jielong.media.players import Sounds
 
@@ -140,13 +141,13 @@ def test_default_folder_depends_on_what_was_changed() -> None:
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1h", 3600), ("1h30m", 5400), ("1.5m", 90)])
 def test_budget_is_a_span_of_time(text: str, seconds: float) -> None:
-    assert seconds_of(text) == seconds
+    assert budget_of(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["10", "m", "10 m", "0s", "-1m", "1d", ""])
 def test_other_budgets_are_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter):
-        seconds_of(text)
+        budget_of(text)
 
 
 # --- tokens ---------------------------------------------------------------------------------------------------------------------------

@@ -22,6 +22,13 @@ def built_in() -> dict[str, str]:
     }
 
 
+def headline(text: str) -> str:
+    """The first comment line of a recipe's text, which names its system; what it extends where there is none."""
+    lines = [line.strip() for line in text.splitlines()]
+    comment = next((line.lstrip("# ") for line in lines if line.startswith("#") and line.strip("# ")), "")
+    return comment or next((line for line in lines if line.startswith("extends:")), "")
+
+
 def read_text(name_or_path: str) -> tuple[str, str]:
     """Text and origin of a recipe: a built-in name, a YAML file, or a folder with ``recipe.yaml``.
 

@@ -1,5 +1,6 @@
 """Trained systems: checkpoints in, pictures and sound out."""
 
+from jielong.config.zoo import zoo
 from jielong.system.build import build_generator
 from jielong.system.checkpoint import (
     DESCRIPTION,
@@ -10,7 +11,6 @@ from jielong.system.checkpoint import (
     load,
     load_stages,
     tokenizers_of,
-    zoo,
 )
 from jielong.system.inputs import condition_inputs, durations_of, is_timed, lengths_of
 from jielong.system.pipeline import System

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import torch
 from jielong.config.recipe import parse
 from jielong.config.registry import nearest
 from jielong.config.schema import Recipe, Trained
+from jielong.config.zoo import zoo
 from jielong.core.device import resolve_device
 from jielong.core.medium import Medium
 from jielong.generation.generator import Generator
@@ -27,15 +27,6 @@ from jielong.training.checkpoint import CheckpointError, fingerprint, load_weigh
 DESCRIPTION = "model.json"
 STAGES = "stages"
 """The folder of a checkpoint's copies of other stages, each a checkpoint itself."""
-
-
-def zoo() -> dict[str, Path]:
-    """Shipped models by name: the checkpoint folders of the ``jielong-zoo`` distribution, if it is installed."""
-    try:
-        folder = Path(importlib.import_module("jielong_zoo").path()) / "models"
-    except ImportError:
-        return {}
-    return {item.name: item for item in sorted(folder.glob("*")) if (item / "recipe.yaml").exists()}
 
 
 def find(name_or_folder: str) -> Path:

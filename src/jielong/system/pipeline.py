@@ -44,6 +44,29 @@ class System:
     generator: Generator | None
     stages: Mapping[str, System] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """One screen: the parts, their sizes, the inputs and the sampling parameters that differ from their defaults."""
+        recipe, layout = self.recipe, self.tokenizer.layout
+        checkpoint = getattr(recipe.tokenizer, "checkpoint", None)
+        values = f"{layout.channels} of {layout.vocabulary:,} codes" if layout.vocabulary else f"{layout.channels} numbers"
+        scales = f" in {len(layout.scales)} scales" if layout.scales else ""
+        rows = {
+            "media": str(self.tokenizer.media),
+            "tokenizer": checkpoint or getattr(recipe.tokenizer, "name", ""),
+            "tokens": f"{' x '.join(map(str, layout.grid))} positions{scales}, {values}",
+        }
+        for part in ("order", "backbone", "head", "condition"):
+            if (settings := getattr(recipe, part)) is not None:
+                rows[part] = " + ".join(each.name for each in getattr(settings, "parts", (settings,)))
+        if self.inputs:
+            rows["inputs"] = ", ".join(self.inputs)
+        if self.generator is not None:
+            changed = recipe.sampling.model_dump(exclude_defaults=True)
+            rows["sampling"] = ", ".join(f"{name}={value}" for name, value in changed.items()) or "defaults"
+        model = self.generator or self.tokenizer
+        rows["parameters"] = f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} M on {self._device}"
+        return "\n".join([f"System {self.name}", *(f"  {name:<11}{value}" for name, value in rows.items())])
+
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the inputs of its condition and of its earlier stages, such as ``text`` and ``voice``."""

@@ -16,7 +16,7 @@ from jielong.apps.commands.devices import Device, chosen_device
 from jielong.apps.commands.generating import Seed
 from jielong.apps.commands.screen import results, say
 from jielong.apps.commands.showing import Data, Overrides
-from jielong.apps.commands.training import seconds_of
+from jielong.apps.commands.training import budget_of
 
 if TYPE_CHECKING:
     from jielong.apps.comparison import Comparison
@@ -39,7 +39,7 @@ def compare(
         raise typer.BadParameter(
             "an equal budget is a time or a number of samples: give one of --budget and --samples", param_hint="--samples"
         )
-    seconds = None if samples is not None else seconds_of(budget or "3m")
+    seconds = None if samples is not None else budget_of(budget or "3m")
     from jielong.apps.comparison import Budget
     from jielong.apps.comparison import compare as run
     from jielong.apps.comparison.report import write

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jielong.apps.commands.screen import results, table
-from jielong.config.recipe import built_in
+from jielong.config.recipe import built_in, headline
 from jielong.config.registry import FAMILIES
+from jielong.config.zoo import card_line, zoo
 
 SETS = {
     "emoji": "drawings of emoji with captions, 64 x 64, in two styles; ships with jielong-zoo",
@@ -37,7 +38,7 @@ def list_all() -> None:
     """List recipes, shipped models, data sets and the parts that recipes are made of."""
     recipes = [(name, headline(text)) for name, text in sorted(built_in().items())]
     results.print(table("Recipes  (jielong train RECIPE)", ("name", "what it is"), recipes))
-    models = [(folder.name, *_model(folder)) for folder in shipped()]
+    models = [(folder.name, *_model(folder)) for folder in zoo().values()]
     if models:
         results.print(table("Shipped models  (jielong generate MODEL)", ("name", "size", "what it is"), models))
     else:
@@ -51,28 +52,10 @@ def _marked(parts: list[Description]) -> Iterator[tuple[bool, Description]]:
     return ((place == 0, part) for place, part in enumerate(parts))
 
 
-def headline(recipe: str) -> str:
-    """The first comment line of a recipe: its paper."""
-    lines = (line.strip() for line in recipe.splitlines())
-    said = next((line.lstrip("# ") for line in lines if line.startswith("#") and line.strip("# ")), "")
-    return said or next((line for line in recipe.splitlines() if line.startswith("extends:")), "")
-
-
-def shipped() -> list[Path]:
-    """Checkpoint folders of the distribution ``jielong-zoo``, if it is installed."""
-    try:
-        folder = Path(importlib.import_module("jielong_zoo").path()) / "models"
-    except ImportError:
-        return []
-    return [item for item in sorted(folder.glob("*")) if (item / "recipe.yaml").exists()]
-
-
 def _model(folder: Path) -> tuple[str, str]:
     weights = folder / "model.safetensors"
     size = f"{weights.stat().st_size / 1e6:.1f} MB" if weights.exists() else "no weights"
-    card = folder / "README.md"
-    lines = card.read_text("utf-8").splitlines() if card.exists() else []
-    return size, next((line for line in lines if line.strip() and not line.startswith("#")), _kind(folder))
+    return size, card_line(folder) or _kind(folder)
 
 
 def _kind(folder: Path) -> str:

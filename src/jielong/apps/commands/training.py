@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,34 +11,19 @@ from jielong.apps.commands.devices import Device, chosen_device
 from jielong.apps.commands.screen import say
 from jielong.apps.commands.showing import Data, Name, Overrides, prepared, print_settings, print_sizes
 from jielong.config.recipe import load
-from jielong.config.schema import Recipe
-
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+from jielong.config.runs import default_out, seconds_of
 
 
-def seconds_of(text: str | None) -> float | None:
-    """A span of time such as ``90s``, ``10m``, ``1.5h`` or ``1h30m`` in seconds.
+def budget_of(text: str | None) -> float | None:
+    """The option ``--budget`` in seconds.
 
     Raises:
-        typer.BadParameter: if it is written in another way.
+        typer.BadParameter: if it is no span of time.
     """
-    if text is None:
-        return None
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
-    seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
-    if "".join(number + unit for number, unit in parts) != text or seconds <= 0:
-        raise typer.BadParameter(f"a time is written 90s, 10m, 1h or 1h30m, not {text!r}", param_hint="--budget")
-    return seconds
-
-
-def default_out(name: str, recipe: Recipe, data: str | None, overrides: Sequence[str]) -> Path:
-    """``runs/RECIPE``; with changed settings or data, a short hash of them behind it, so that the same command finds its run again."""
-    path = Path(name)
-    stem = path.stem if path.suffix in (".yaml", ".yml") else path.resolve().name if path.is_dir() else name
-    if not overrides and data is None:
-        return Path("runs") / stem
-    changes = hashlib.sha256(f"{data}\n{recipe.to_yaml()}".encode()).hexdigest()[:8]
-    return Path("runs") / f"{stem}-{changes}"
+    try:
+        return None if text is None else seconds_of(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--budget") from None
 
 
 def train(
@@ -56,7 +38,7 @@ def train(
     device: Device = "auto",
 ) -> None:
     """Train a recipe, or go on with a run that was stopped: the same command resumes."""
-    seconds = seconds_of(budget)
+    seconds = budget_of(budget)
     settings = load(recipe, overrides or ())
     if dry_run:
         print_settings(settings, recipe, overrides or (), data)

@@ -67,6 +67,12 @@ class Comparison:
     folder: Path
     complete: bool
 
+    def __repr__(self) -> str:
+        """The tables as text."""
+        from jielong.apps.comparison.table import text  # which describes the rows of this file
+
+        return text(self.rows)
+
     def to_json(self) -> dict[str, Any]:
         """Everything, as plain data."""
         return {

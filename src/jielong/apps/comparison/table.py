@@ -99,3 +99,20 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     if bits and any("numbers" in row.figures for row in rows if row.kind == "tokenizer"):
         told.append("real numbers have no bits to count: compare codes and continuous tokens by what a generator makes of them")
     return told
+
+
+def text(rows: Sequence[Row]) -> str:
+    """Tables in plain text, one for tokenizers and one for generators, with the remarks below."""
+    lines: list[str] = []
+    for kind, title in TITLES.items():
+        members = [row for row in rows if row.kind == kind]
+        shown = columns(kind, members)
+        grid = [["", *(column.title for column in shown)], *([row.label, *(column.cell(row) for column in shown)] for row in members)]
+        widths = [max(len(line[place]) for line in grid) for place in range(len(grid[0]))]
+        if members:
+            lines += [
+                title,
+                *("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in grid),
+                "",
+            ]
+    return "\n".join([*lines, *remarks(rows)]).rstrip()
