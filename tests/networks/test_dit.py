@@ -94,7 +94,7 @@ def test_neighbours_are_a_convolution() -> None:
     x = torch.randn(2, N, 16).double()
     weight = block.up.weight.view(-1, 3, 16).permute(0, 2, 1)  # type: ignore[union-attr, operator]
     expected = torch.conv1d(x.mT, weight, block.up.bias, padding=1).mT  # type: ignore[arg-type]
-    torch.testing.assert_close(block.up(block._beside(x, None)), expected)  # type: ignore[operator]
+    torch.testing.assert_close(block.up(block._windows(x, None)), expected)  # type: ignore[operator]
 
 
 def test_the_forward_derivative_is_that_of_finite_differences() -> None:

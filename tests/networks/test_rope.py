@@ -72,8 +72,8 @@ def test_tables_made_in_inference_mode_serve_training() -> None:
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jielong.networks.rope.REMEMBERED_POSITIONS", 10)
+    monkeypatch.setattr("jielong.networks.rope.CACHED_POSITIONS", 10)
     rotary = Rotary(8, 1)
     for start in range(50):
         rotary(torch.arange(start, start + 3)[:, None], CPU, torch.float32)
-    assert len(rotary._remembered) == 3
+    assert len(rotary._tables) == 3

@@ -1,7 +1,7 @@
-"""Convolutional encoder and decoder of an image tokenizer (VQGAN, arXiv 2012.09841, section 3.1), sized by a few numbers.
+"""Convolutional encoder and decoder of an image tokenizer (VQGAN, arXiv 2012.09841, section 3.1).
 
-Pictures enter through a patch embedding (``patch x patch`` pixels become one position), which saves most of the cost of
-full-resolution convolutions; each further stage halves the grid.
+The stem is a patch embedding (``patch x patch`` pixels become one position), which saves most of the cost of full-resolution convolutions;
+each further stage halves the grid.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jielong.networks.decoder import Decoder
 
 
 def _groups(channels: int) -> int:
-    """Number of GroupNorm groups: the largest power of two, at most the published 32, that leaves whole groups of 4 channels or more."""
+    """Groups of GroupNorm: the largest power of two up to the published 32 with whole groups of 4 channels or more."""
     groups = 32
     while groups > 1 and (channels % groups or channels // groups < 4):
         groups //= 2
@@ -23,7 +23,7 @@ def _groups(channels: int) -> int:
 
 
 NormOf = Callable[[int], nn.Module]
-"""Makes the norm of so many channels."""
+"""Builds the norm for a number of channels."""
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -81,7 +81,7 @@ class ConvEncoder(nn.Module):
         channels: Width of each stage, finest first; every stage after the first halves the grid.
         blocks: Residual blocks of each stage.
         outputs: Channels of the result.
-        patch: Side of the square of pixels that the stem turns into one position.
+        patch: Side of the stem's patches in pixels.
         attention: Self-attention at the end of the coarsest stage.
     """
 
@@ -114,15 +114,10 @@ class ConvDecoder(Decoder):
                 layers += [nn.Conv2d(channels[stage], 4 * channels[stage - 1], 1), nn.PixelShuffle(2)]
         self.layers = nn.Sequential(*layers)
         self.norm = group_norm(channels[0])
-        # A 3x3 kernel lets neighbouring patches agree on their border.
+        # A 3x3 kernel, so that neighbouring patches match at their border.
         self.out = nn.Conv2d(channels[0], outputs * patch * patch, 3, padding=1)
         self.patch = patch
 
     def forward(self, features: Tensor) -> Tensor:
-        """``(B, inputs, h, w)`` to ``(B, C, h f, w f)``, unbounded: clamp to [-1, 1] when showing."""
+        """``(B, inputs, h, w)`` to ``(B, C, h f, w f)``."""
         return F.pixel_shuffle(self.out(F.silu(self.norm(self.layers(features)))), self.patch)
-
-    @property
-    def last_layer(self) -> nn.Parameter:
-        """The weight in front of the picture, where adversarial weights compare gradients."""
-        return self.out.weight  # type: ignore[return-value]

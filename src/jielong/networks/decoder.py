@@ -1,20 +1,21 @@
-"""What every decoder of pictures offers beside its forward pass."""
+"""Base of decoders."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import cast
 
 from torch import Tensor, nn
 
 
 class Decoder(nn.Module, ABC):
-    """Features to pictures, ``(B, D, h, w)`` to ``(B, C, H, W)``, unbounded: clamp to [-1, 1] when showing."""
+    """Features to media, ``(B, D, h, w)`` to ``(B, C, H, W)``, unbounded: clamp to [-1, 1] for display."""
 
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
-        """The pictures."""
+        """The media."""
 
     @property
-    @abstractmethod
     def last_layer(self) -> nn.Parameter:
-        """The weight in front of the picture, where adversarial weights compare gradients (arXiv 2012.09841, eq. 7)."""
+        """The weight of the last layer, where adversarial weights compare gradients (arXiv 2012.09841, eq. 7)."""
+        return cast("nn.Parameter", self.get_submodule("out").weight)

@@ -1,20 +1,21 @@
-"""The small networks inside a head that draws a token in steps: from a noisy token, times and a hidden vector to a prediction.
+"""Denoisers of single tokens: from a noisy token, times and a hidden vector to a prediction, inside diffusion and flow heads.
 
 Both follow MAR's head (arXiv 2406.11838, section 3.2; adaLN-zero of DiT, arXiv 2212.09748): times and hidden vector become one vector
 
     y = TimeMLP(sinusoid(times)) + W z
 
-from which every residual block takes a shift, a scale and a gate: ``h <- h + gate * f(LN(h) (1 + scale) + shift)``. The maps that make
-them, and the last linear map, start at zero: an untrained network gives 0 whatever it reads.
+from which linear maps compute shift, scale and gate of every residual block: ``h <- h + gate * f(LN(h) (1 + scale) + shift)``. These maps
+and the last one are initialised to zero, so that an untrained network returns 0.
 
-``W z`` depends on nothing else: :meth:`Denoiser.prepare` computes it once a token, for all times. No operation is in place and no attention
-is fused, so ``torch.func.jvp`` passes through.
+:meth:`Denoiser.prepare` computes ``W z`` once per token, for all times. No operation is in place and no attention is fused, so that
+``torch.func.jvp`` is supported.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
@@ -25,9 +26,9 @@ from torch import Tensor, nn
 from jielong.config.registry import Part
 
 SINUSOID = 256
-"""Numbers that one time becomes."""
+"""Channels of a time's sinusoidal embedding."""
 TIME_SCALE = 1000.0
-"""Times are multiplied by this: the frequencies are made for the 1000 steps of diffusion, and a time in [0, 1] would hardly move them."""
+"""Factor of times: the frequencies are those for 1000 steps of diffusion, and times here are in [0, 1]."""
 
 
 def sinusoid(times: Tensor, size: int = SINUSOID, period: float = 10_000.0) -> Tensor:
@@ -43,24 +44,43 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer norm in float32, or in float64 where its input is; the dtype stays."""
+    """Layer norm in float32 (float64 for float64 inputs); the dtype stays."""
 
     def __init__(self, width: int, affine: bool) -> None:
         super().__init__(width, eps=1e-6, elementwise_affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(..., width)`` to the same."""
+        """The same shape."""
         with torch.autocast(x.device.type, enabled=False):
             return super().forward(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
 
 
+@dataclass(frozen=True)
+class DenoiserSizes:
+    """What a denoiser reads and predicts.
+
+    Attributes:
+        inputs: Values ``C`` of a noisy token (or dimensions of the noise, where that is the input).
+        outputs: Values of the prediction.
+        hidden: Width ``D`` of the hidden vectors.
+        times: Scalars ``T`` of a row: 1 for diffusion and flow matching, 2 for a jump between two times, 0 for none.
+        axes: Coordinates of a position, for networks of several positions.
+    """
+
+    inputs: int
+    outputs: int
+    hidden: int
+    times: int
+    axes: int
+
+
 class TimedNetwork(nn.Module):
-    """What all such networks share: the vector ``y`` of times and hidden vector.
+    """Base of all denoisers: the vector ``y`` of times and hidden vector.
 
     Args:
         width: Channels ``W`` inside.
         hidden: Width ``D`` of the hidden vectors.
-        times: How many scalars ``T`` a row has: 1 for diffusion and flow matching, 2 for a jump between two times, 0 for none.
+        times: Scalars ``T`` of a row.
     """
 
     def __init__(self, width: int, hidden: int, times: int) -> None:
@@ -70,18 +90,18 @@ class TimedNetwork(nn.Module):
         self.of_times = nn.Sequential(nn.Linear(times * SINUSOID, width), nn.SiLU(), nn.Linear(width, width)) if times else None
 
     def _y(self, times: Tensor | None, prepared: Tensor) -> Tensor:
-        given = 0 if times is None else times.shape[-1]
-        if given != self.times_in:
-            raise ValueError(f"this network was made for {self.times_in} times a row, not {given}")
+        count = 0 if times is None else times.shape[-1]
+        if count != self.times_in:
+            raise ValueError(f"this network was made for {self.times_in} times a row, not {count}")
         if times is None or self.of_times is None:
             return prepared
         with torch.autocast(times.device.type, enabled=False):
-            waves = sinusoid(times.to(torch.promote_types(times.dtype, torch.float32))).flatten(-2)
-        embedded: Tensor = self.of_times(waves.to(prepared.dtype))
-        return embedded + prepared
+            embedding = sinusoid(times.to(torch.promote_types(times.dtype, torch.float32))).flatten(-2)
+        projected: Tensor = self.of_times(embedding.to(prepared.dtype))
+        return projected + prepared
 
     def _initialise(self, *zero: nn.Linear) -> None:
-        """Xavier-uniform matrices, as the authors' code; the time embedding's are normal(0, 0.02); those named are zero."""
+        """Xavier-uniform matrices, as in the authors' code; those of the time embedding N(0, 0.02); those passed zero."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -94,10 +114,10 @@ class TimedNetwork(nn.Module):
 
 
 class Denoiser(TimedNetwork, ABC):
-    """A network that sees one token a row."""
+    """A denoiser of one token per row."""
 
     def prepare(self, hidden: Tensor) -> Tensor:
-        """``W z``: hidden ``(M, D)`` to ``(M, W)``, what :meth:`predict` needs of it. Computed once, it serves every time of a token."""
+        """``W z``: hidden ``(M, D)`` to ``(M, W)``, for :meth:`predict` at all times."""
         prepared: Tensor = self.of_hidden(hidden)
         return prepared
 
@@ -111,23 +131,23 @@ class Denoiser(TimedNetwork, ABC):
 
         Args:
             x: Noisy tokens ``(M, C)``.
-            times: ``(M, T)``, or ``(1, T)`` when all rows share them and the embedding is computed once. Of the order of 1 (see
-                :data:`TIME_SCALE`). ``None`` where the network reads no times.
+            times: ``(M, T)``, or ``(1, T)`` when all rows share them, of the order of 1 (see :data:`TIME_SCALE`); ``None`` where the
+                network reads no times.
             prepared: ``(M, W)`` from :meth:`prepare`.
 
         Returns:
             ``(M, outputs)``.
 
         Raises:
-            ValueError: if the number of times is another.
+            ValueError: if the number of times differs.
         """
 
 
 class Prepared(Protocol):
-    """What a joint network makes of the hidden vectors of a batch of blocks, once for all times."""
+    """What a joint network computes from the hidden vectors of a batch of blocks, once for all times."""
 
     def repeat(self, count: int) -> Self:
-        """All blocks so many times, one after the other."""
+        """The batch ``count`` times."""
 
     def rows(self, index: Tensor) -> Self:
         """Some blocks, in this order."""
@@ -137,7 +157,7 @@ P = TypeVar("P", bound=Prepared)
 
 
 class JointDenoiser(TimedNetwork, ABC, Generic[P]):
-    """A network that sees all tokens of a block together, so that what is drawn at one place depends on what is drawn at others."""
+    """A denoiser of all tokens of a block jointly."""
 
     @abstractmethod
     def prepare(self, hidden: Tensor, coords: Tensor, mask: Tensor | None = None) -> P:
@@ -151,7 +171,7 @@ class JointDenoiser(TimedNetwork, ABC, Generic[P]):
 
     @abstractmethod
     def predict(self, x: Tensor, times: Tensor | None, prepared: P) -> Tensor:
-        """Predictions ``(B, n, outputs)``; what stands behind an item's end means nothing, there and in ``x``.
+        """Predictions ``(B, n, outputs)``; padding is ignored in ``x`` and undefined in the output.
 
         Args:
             x: Noisy tokens ``(B, n, C)``.
@@ -164,26 +184,22 @@ AnyDenoiser = Denoiser | JointDenoiser[Any]
 
 
 class MLPDenoiser(Denoiser):
-    """MAR's head: residual MLPs ``Linear, SiLU, Linear`` of one width.
+    """MAR's head: residual MLPs ``Linear, SiLU, Linear``.
 
     Args:
-        inputs: Values ``C`` of a token as it enters.
-        outputs: Values of the prediction.
-        hidden: Width ``D`` of the hidden vectors.
-        times: Scalars a row.
-        width: Channels ``W`` inside.
-        layers: Residual blocks.
+        config: Width and number of blocks.
+        sizes: Of inputs and outputs.
     """
 
-    def __init__(self, *, inputs: int, outputs: int, hidden: int, times: int, width: int, layers: int) -> None:
-        super().__init__(width, hidden, times)
-        self.input = nn.Linear(inputs, width)
+    def __init__(self, config: MLP, sizes: DenoiserSizes) -> None:
+        width, layers = config.width, config.layers
+        super().__init__(width, sizes.hidden, sizes.times)
+        self.input = nn.Linear(sizes.inputs, width)
         self.norms = nn.ModuleList(LayerNorm(width, affine=True) for _ in range(layers))
         self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(layers))
-        # What modulates the blocks and the end is made by one product.
-        self.modulation = nn.Linear(width, (3 * layers + 2) * width)
+        self.modulation = nn.Linear(width, (3 * layers + 2) * width)  # of all blocks and the last norm, in one product
         self.last_norm = LayerNorm(width, affine=False)
-        self.output = nn.Linear(width, outputs)
+        self.output = nn.Linear(width, sizes.outputs)
         self._initialise(self.modulation, self.output)
 
     def predict(self, x: Tensor, times: Tensor | None, prepared: Tensor) -> Tensor:
@@ -197,27 +213,25 @@ class MLPDenoiser(Denoiser):
 
 
 class AttentionDenoiser(Denoiser):
-    """A small transformer inside one token: its values are cut into groups, which attend to each other (the blocks are DiT's).
+    """A small transformer inside one token: its values are split into groups, which attend to each other, in DiT's blocks.
 
-    Attention is written out, since ``torch.func.jvp`` does not pass through fused kernels; a token has few groups.
+    Attention is not fused, since ``torch.func.jvp`` does not support fused kernels; a token has few groups.
 
     Args:
-        inputs: Values ``C`` of a token as it enters.
-        outputs: Values of the prediction.
-        hidden: Width ``D`` of the hidden vectors.
-        times: Scalars a row.
-        width: Channels ``W`` inside.
-        layers: Blocks.
-        heads: Attention heads.
-        groups: Groups of neighbouring values that a token is cut into.
+        config: Width, number of blocks, heads and groups.
+        sizes: Of inputs and outputs.
+
+    Raises:
+        ValueError: if the groups do not divide the values.
     """
 
-    def __init__(self, *, inputs: int, outputs: int, hidden: int, times: int, width: int, layers: int, heads: int, groups: int) -> None:
-        super().__init__(width, hidden, times)
+    def __init__(self, config: Attention, sizes: DenoiserSizes) -> None:
+        width, layers, groups, inputs, outputs = config.width, config.layers, config.groups, sizes.inputs, sizes.outputs
+        super().__init__(width, sizes.hidden, sizes.times)
         if inputs % groups or outputs % groups:
             raise ValueError(f"tokens of {inputs} values, with {outputs} to predict, do not divide into {groups} groups")
-        self.heads, self.groups = heads, groups
-        # A prediction of several numbers a value (a mean and a variance) keeps them apart: all means first.
+        self.heads, self.groups = config.heads, groups
+        # Predictions of several kinds (a mean and a variance for each value) are concatenated: all means first.
         self.kinds = outputs // inputs if outputs % inputs == 0 else 1
         self.input = nn.Linear(inputs // groups, width)
         self.places = nn.Parameter(torch.randn(groups, width) * 0.02)
@@ -233,7 +247,7 @@ class AttentionDenoiser(Denoiser):
 
     def predict(self, x: Tensor, times: Tensor | None, prepared: Tensor) -> Tensor:
         """See :meth:`Denoiser.predict`."""
-        modulation = self.modulation(F.silu(self._y(times, prepared)))[:, None]  # (M, 1, ...): groups share it
+        modulation = self.modulation(F.silu(self._y(times, prepared)))[:, None]  # (M, 1, ...): shared by the groups
         parts = modulation.chunk(6 * len(self.blocks) + 2, dim=-1)
         h = self.input(x.to(prepared.dtype).unflatten(-1, (self.groups, -1))) + self.places  # (M, G, W)
         for index, (qkv, project, block) in enumerate(zip(self.qkv, self.projections, self.blocks, strict=True)):
@@ -244,7 +258,7 @@ class AttentionDenoiser(Denoiser):
         return out.unflatten(-1, (self.kinds, -1)).transpose(1, 2).flatten(1)
 
     def _attend(self, qkv: Tensor) -> Tensor:
-        """Queries, keys and values ``(M, G, 3 W)`` to ``(M, G, W)``: every group sees all groups."""
+        """Queries, keys and values ``(M, G, 3 W)`` to ``(M, G, W)``: full attention over groups."""
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (M, heads, G, W / heads)
         scores = (q @ k.mT) * q.shape[-1] ** -0.5
         with torch.autocast(scores.device.type, enabled=False):
@@ -253,46 +267,54 @@ class AttentionDenoiser(Denoiser):
 
 
 class NetworkSettings(Part):
-    """What the settings of every such network answer."""
+    """Base of the settings of every denoiser."""
 
     def build(self, *, inputs: int, outputs: int, hidden: int, times: int = 1, axes: int = 1) -> AnyDenoiser:
-        """The network.
-
-        Args:
-            inputs: Values of a token as it enters, ``C`` (or the numbers of noise, where that is what enters).
-            outputs: Values of the prediction.
-            hidden: Width ``D`` of the hidden vectors.
-            times: Scalars ``T`` a row.
-            axes: Coordinates of a position, for networks that see several.
+        """The network, see :class:`DenoiserSizes`.
 
         Raises:
             ValueError: if the settings do not fit these sizes.
         """
-        raise NotImplementedError(f"the settings {type(self).__name__} build no network")
+        return self.network(DenoiserSizes(inputs, outputs, hidden, times, axes))
+
+    @abstractmethod
+    def network(self, sizes: DenoiserSizes) -> AnyDenoiser:
+        """The network for these sizes."""
 
 
 class MLP(NetworkSettings, family="network", name="mlp"):
-    """A residual MLP of ``layers`` blocks, ``width`` channels wide, as in MAR's head (whose default is 3 of 1024)."""
+    """A residual MLP, as in MAR's head (whose default is 3 layers of width 1024).
+
+    Attributes:
+        layers: Residual blocks.
+        width: Channels ``W`` inside.
+    """
 
     layers: int = Field(default=3, ge=1)
     width: int = Field(default=256, ge=1)
 
-    def build(self, *, inputs: int, outputs: int, hidden: int, times: int = 1, axes: int = 1) -> Denoiser:
-        """The network, see :meth:`NetworkSettings.build`."""
-        return MLPDenoiser(inputs=inputs, outputs=outputs, hidden=hidden, times=times, width=self.width, layers=self.layers)
+    def network(self, sizes: DenoiserSizes) -> MLPDenoiser:
+        """See :meth:`NetworkSettings.build`."""
+        return MLPDenoiser(self, sizes)
 
 
 class Attention(NetworkSettings, family="network", name="attention"):
-    """A transformer over the ``groups`` that a token's values are cut into: ``layers``, ``width``, ``heads``."""
+    """A transformer over groups of a token's values.
+
+    Attributes:
+        layers: Blocks.
+        width: Channels ``W`` inside.
+        heads: Attention heads.
+        groups: Groups of neighbouring values that a token is split into.
+    """
 
     layers: int = Field(default=2, ge=1)
     width: int = Field(default=128, ge=1)
     heads: int = Field(default=4, ge=1)
     groups: int = Field(default=4, ge=1)
 
-    def build(self, *, inputs: int, outputs: int, hidden: int, times: int = 1, axes: int = 1) -> Denoiser:
-        """The network, see :meth:`NetworkSettings.build`."""
+    def network(self, sizes: DenoiserSizes) -> AttentionDenoiser:
+        """See :meth:`NetworkSettings.build`."""
         if self.width % self.heads:
             raise ValueError(f"network.attention: a width of {self.width} does not divide into {self.heads} heads")
-        sizes = {"width": self.width, "layers": self.layers, "heads": self.heads, "groups": self.groups}
-        return AttentionDenoiser(inputs=inputs, outputs=outputs, hidden=hidden, times=times, **sizes)
+        return AttentionDenoiser(self, sizes)

@@ -1,4 +1,4 @@
-"""A small transformer over the codebooks of one position (RQ-Transformer, arXiv 2203.01941; with weights a codebook, Moshi, 2410.00037)."""
+"""Depth transformer over the codebooks of one position (RQ-Transformer, arXiv 2203.01941; per-codebook weights: Moshi, 2410.00037)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from jielong.networks.attention import attention
 from jielong.networks.norm import Norm
 
 Memory = list[tuple[Tensor, Tensor]]
-"""Keys and values ``(M, heads, k, head width)`` of the codebooks drawn so far, a pair a layer."""
+"""Keys and values ``(M, heads, k, head width)`` of the codebooks so far, one pair per layer."""
 
 
 class PerCodebook(nn.Module):
-    """A linear map a codebook, or one for all.
+    """One linear map per codebook, or one for all.
 
     Args:
         codebooks: ``K``.
-        inputs: Channels in.
-        outputs: Channels out.
+        inputs: Input channels.
+        outputs: Output channels.
         shared: One map for all codebooks.
-        std: Of the weights at the start.
+        std: Of the initial weights.
     """
 
     def __init__(self, codebooks: int, inputs: int, outputs: int, shared: bool = False, std: float = 0.02) -> None:
@@ -32,14 +32,14 @@ class PerCodebook(nn.Module):
         self.weight = nn.Parameter(torch.randn(1 if shared else codebooks, inputs, outputs) * std)
 
     def forward(self, x: Tensor, first: int = 0) -> Tensor:
-        """``(M, k, inputs)`` to ``(M, k, outputs)``, of codebooks ``first`` to ``first + k``."""
+        """``(M, k, inputs)`` to ``(M, k, outputs)``, for codebooks ``first`` to ``first + k``."""
         if self.shared:
             return x @ self.weight[0]
         return torch.bmm(x.transpose(0, 1), self.weight[first : first + x.shape[1]]).transpose(0, 1)
 
 
 class DepthLayer(nn.Module):
-    """Causal attention over the codebooks and a gated feed-forward part, both pre-norm and residual, without positions."""
+    """Causal attention over the codebooks and SwiGLU, both pre-norm and residual, without position embeddings."""
 
     def __init__(self, codebooks: int, width: int, heads: int, hidden: int, shared: bool, end_std: float) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class DepthLayer(nn.Module):
         self.down = PerCodebook(codebooks, hidden, width, shared, end_std)
 
     def forward(self, x: Tensor, first: int, before: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """``(M, k, D)`` of codebooks ``first`` on, and keys and values of those before; the same with keys and values of these too."""
+        """``(M, k, D)`` from codebook ``first`` on, and keys and values before them; the output, and keys and values up to them."""
         rows, count, width = x.shape
         parts = self.qkv(self.attention_norm(x), first).view(rows, count, 3, self.heads, width // self.heads)
         q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
@@ -64,17 +64,17 @@ class DepthLayer(nn.Module):
 
 
 class DepthTransformer(nn.Module):
-    """Inputs of the codebooks of ``M`` positions to hidden vectors: codebook ``k`` sees the inputs of codebooks up to ``k``.
+    """Inputs of the codebooks of ``M`` positions to hidden vectors, causal over codebooks.
 
     Args:
         codebooks: ``K``.
         layers: Number of layers.
         width: Channels ``D``.
         heads: Attention heads; divides ``width``.
-        shared: One set of weights for all codebooks; by default each has its own, as in Moshi.
+        shared: One set of weights for all codebooks instead of one for each (Moshi).
 
     Raises:
-        ValueError: if the heads do not share the width.
+        ValueError: if ``heads`` does not divide ``width``.
     """
 
     def __init__(self, codebooks: int, layers: int, width: int, heads: int, shared: bool = False) -> None:
@@ -92,8 +92,8 @@ class DepthTransformer(nn.Module):
         return self.norm(x)
 
     def step(self, x: Tensor, codebook: int, memory: Memory) -> Tensor:
-        """The next codebook alone: ``(M, 1, D)`` to ``(M, 1, D)``; ``memory``, empty at the first, grows by its keys and values."""
+        """One codebook: ``(M, 1, D)`` to ``(M, 1, D)``; ``memory``, empty at the first, is extended by its keys and values."""
         for index, layer in enumerate(self.layers):
-            x, seen = layer(x, codebook, memory[index] if codebook else None)
-            memory[index : index + 1] = [seen]
+            x, keys_values = layer(x, codebook, memory[index] if codebook else None)
+            memory[index : index + 1] = [keys_values]
         return self.norm(x)

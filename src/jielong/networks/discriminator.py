@@ -1,4 +1,4 @@
-"""PatchGAN: a convolutional discriminator that judges every patch of a picture (Isola et al., arXiv 1611.07004)."""
+"""PatchGAN: a convolutional discriminator of patches (Isola et al., arXiv 1611.07004)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Norm = Literal["group", "batch", "none"]
 
 
 class PatchDiscriminator(nn.Module):
-    """4x4 convolutions, ``layers`` of them with stride 2, ending in a map of logits, one a patch.
+    """4x4 convolutions, ``layers`` of them with stride 2, to a map of logits, one per patch.
 
-    The published networks normalise by batch. At small batches its statistics are noise, under data parallelism they differ between
-    processes, and real and reconstructed batches go through it with different ones, so that the discriminator can tell a batch by its
-    statistics. Group norm has none of these faults and is the default; it does let a patch see the mean and variance of the whole picture.
+    The published networks use batch norm, whose statistics are noisy for small batches, differ between processes, and differ between real
+    and reconstructed batches, which reveals the label. Group norm, the default, has none of these problems, but a patch then depends on the
+    mean and variance of the whole picture.
 
     Args:
         in_channels: Channels of the picture.
-        channels: Width after the first convolution; doubles each layer up to eight times.
+        channels: Width after the first convolution; doubled in each layer, up to eight times.
         layers: Convolutions of stride 2. Receptive field: 16, 34, 70, 142 pixels for 1 to 4 layers.
         norm: ``group`` (see above), ``batch`` (as published) or ``none``.
     """
@@ -31,7 +31,7 @@ class PatchDiscriminator(nn.Module):
             raise ValueError(f"a PatchGAN needs at least one layer, not {layers}")
         widths = [channels * min(2**n, 8) for n in range(layers + 1)]
         self.first = nn.Conv2d(in_channels, widths[0], 4, stride=2, padding=1)
-        # The layer before the logits has stride 1: it widens what a patch sees without thinning the map.
+        # The layer before the logits has stride 1: a larger receptive field at the same resolution.
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(before, after, 4, stride=2 if n < layers else 1, padding=1, bias=norm == "none"),

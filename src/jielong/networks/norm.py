@@ -1,7 +1,6 @@
 """Layer norm and root-mean-square norm, in float32.
 
-PyTorch has a fused layer norm on the CPU, but composes the root-mean-square norm of a dozen operations with as many passes over
-memory; here it takes four, and its gradient six.
+On the CPU PyTorch composes the root-mean-square norm of a dozen operations; here it takes four, and its gradient six.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         unit, inverse, weight = ctx.saved_tensors
         with torch.autocast(gradient.device.type, enabled=False):
-            each = (gradient * unit).reshape(-1, weight.numel())  # (rows, D)
-            along = (each @ weight).view(inverse.shape)
-            outer = torch.addcmul(gradient * weight, unit, along, value=-1 / weight.numel()).mul_(inverse)
-        return outer, each.sum(0), None
+            product = (gradient * unit).reshape(-1, weight.numel())  # (rows, D)
+            projection = (product @ weight).view(inverse.shape)
+            grad_x = torch.addcmul(gradient * weight, unit, projection, value=-1 / weight.numel()).mul_(inverse)
+        return grad_x, product.sum(0), None
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
@@ -48,7 +47,7 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
     Args:
         x: ``(..., D)``.
-        weight: ``(D,)`` or nothing.
+        weight: ``(D,)`` or ``None``.
         eps: Added to the mean square.
     """
     if weight is None or x.device.type != "cpu":
@@ -56,7 +55,7 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     if torch.is_grad_enabled():
         return _RMSNorm.apply(x.float(), weight.float(), eps).to(x.dtype)
     wide, width = x.float(), x.shape[-1]
-    # Few operations matter when one token is decoded: sqrt(sum x^2 + D eps) is the hypotenuse of the norm and a constant.
+    # Few operations, for sampling token by token: sqrt(sum x^2 + D eps) is the hypotenuse of the norm and a constant.
     length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
     length = torch.hypot(length, _constant(math.sqrt(width * eps)))
     return torch.addcdiv(_constant(0.0), wide, length, value=math.sqrt(width)).mul_(weight).to(x.dtype)

@@ -1,4 +1,4 @@
-"""A normal distribution of independent numbers, as an encoder describes it (VAE, arXiv 1312.6114)."""
+"""The diagonal Gaussian posterior of an encoder (VAE, arXiv 1312.6114)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 LEAST, MOST = -30.0, 20.0
-"""Bounds of a log-variance, as published: beyond them its exponential leaves what float32 can hold."""
+"""Bounds of a log-variance, as published, so that its exponential does not overflow."""
 
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
-    """``N(mean, exp(log_variance))``, number by number.
+    """``N(mean, exp(log_variance))``, elementwise.
 
     Attributes:
         mean: ``(..., D)``, float32.
@@ -25,13 +25,13 @@ class DiagonalGaussian:
 
     @staticmethod
     def of(moments: Tensor) -> DiagonalGaussian:
-        """Read ``(..., 2 D)``: means, then log-variances, which are clamped. Everything is float32 from here on."""
+        """From ``(..., 2 D)``: means, then log-variances, which are clamped; in float32."""
         with torch.autocast(moments.device.type, enabled=False):
             mean, log_variance = moments.float().chunk(2, dim=-1)
             return DiagonalGaussian(mean, log_variance.clamp(LEAST, MOST))
 
     def kl(self) -> Tensor:
-        """Divergence from ``N(0, 1)``, ``(mean^2 + exp(lv) - 1 - lv) / 2`` nats, of every number (1312.6114, appendix B), ``(..., D)``."""
+        """KL divergence from ``N(0, 1)``, ``(mean^2 + exp(lv) - 1 - lv) / 2`` nats, elementwise, ``(..., D)`` (1312.6114, appendix B)."""
         return 0.5 * (self.mean.square() + self.log_variance.exp() - 1 - self.log_variance)
 
     def std(self) -> Tensor:
@@ -39,7 +39,7 @@ class DiagonalGaussian:
         return torch.exp(0.5 * self.log_variance)
 
     def sample(self, normal: Tensor) -> Tensor:
-        """The draw that standard normal numbers ``(..., D)`` stand for, with gradients to mean and log-variance."""
+        """The reparametrised sample for standard normal noise ``(..., D)``."""
         return self.mean + self.std() * normal
 
     def standardized(self, shift: Tensor, scale: Tensor) -> DiagonalGaussian:

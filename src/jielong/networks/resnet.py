@@ -1,7 +1,8 @@
-"""The convolutional encoder and decoder of latent diffusion (arXiv 2112.10752), at full resolution from the first layer to the last.
+"""The convolutional encoder and decoder of latent diffusion (arXiv 2112.10752), starting at full resolution.
 
-Residual blocks, a stride of 2 between stages, and a middle of residual block, attention, residual block at the coarsest. Dearer than
-:mod:`jielong.networks.convolutional`, which enters by patches; it is what published autoencoders (Stable Diffusion's, MAR's, FLUX's) are.
+Residual blocks, a stride of 2 between stages, and residual block, attention, residual block at the coarsest stage: the architecture of
+published autoencoders (Stable Diffusion's, MAR's, FLUX's), slower than :mod:`jielong.networks.convolutional`, whose stem is a patch
+embedding.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ EPSILON = 1e-6
 
 
 def norms(groups: int) -> NormOf:
-    """Group norms of so many groups each."""
+    """Group norms with this number of groups."""
     return lambda channels: nn.GroupNorm(groups, channels, EPSILON)
 
 
 class Downsample(nn.Module):
     """3x3 convolution of stride 2, ``(B, C, H, W) -> (B, C, H / 2, W / 2)``.
 
-    Padded right and below only. Symmetric padding would shift the features by half a pixel a stage.
+    Padded right and below only: symmetric padding would shift the features by half a pixel per stage.
     """
 
     def __init__(self, channels: int) -> None:
@@ -39,7 +40,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Every position four times, then a 3x3 convolution, ``(B, C, h, w) -> (B, C, 2 h, 2 w)``."""
+    """Nearest-neighbour upsampling, then a 3x3 convolution, ``(B, C, h, w) -> (B, C, 2 h, 2 w)``."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class ResnetEncoder(nn.Module):
         blocks: Residual blocks of a stage.
         outputs: Channels of the result.
         groups: Groups of the norms.
-        attention: Attention after every residual block of the coarsest stage, beside the middle's.
+        attention: Attention after every residual block of the coarsest stage, in addition to the middle's.
         projection: A 1x1 convolution at the end, LDM's "quant conv".
     """
 
@@ -97,7 +98,8 @@ class ResnetEncoder(nn.Module):
 
 
 class ResnetDecoder(Decoder):
-    """Feature vectors to pictures: the mirror of :class:`ResnetEncoder`, with a block more in every stage and ``attention`` of its own."""
+    """Feature vectors to pictures: the mirror of :class:`ResnetEncoder`, with one more block in every stage and a separate
+    ``attention``."""
 
     def __init__(
         self, inputs: int, channels: Sequence[int], blocks: int, outputs: int, groups: int, attention: bool, projection: bool
@@ -115,10 +117,5 @@ class ResnetDecoder(Decoder):
         self.out = nn.Conv2d(channels[0], outputs, 3, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """``(B, inputs, h, w)`` to ``(B, C, h f, w f)``, unbounded: clamp to [-1, 1] when showing."""
+        """``(B, inputs, h, w)`` to ``(B, C, h f, w f)``."""
         return self.out(F.silu(self.norm(self.layers(self.projection(features)))))
-
-    @property
-    def last_layer(self) -> nn.Parameter:
-        """The weight in front of the picture, where adversarial weights compare gradients."""
-        return self.out.weight  # type: ignore[return-value]

@@ -1,7 +1,7 @@
-"""SEANet (arXiv 2009.02095) as codecs use it: SoundStream, EnCodec, Mimi, and, with Snake for an activation, DAC.
+"""SEANet (arXiv 2009.02095) as used by codecs: SoundStream, EnCodec, Mimi, and, with the activation Snake, DAC.
 
-The encoder: a convolution, then for each ratio residual units and a strided convolution that doubles the channels, maybe an LSTM, a
-convolution to the width wanted; maybe a transformer, and a last strided convolution. The decoder is its mirror.
+The encoder is a convolution; for each ratio residual units and a strided convolution that doubles the channels; optionally an LSTM; a
+convolution to the output width; optionally a transformer and a last strided convolution. The decoder is its mirror.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Nonlinearity = Literal["elu", "snake"]
 
 @dataclass(frozen=True)
 class TransformerShape:
-    """Of the transformer between SEANet and the bottleneck, see :class:`WindowedTransformer`; ``width`` is that of SEANet's features."""
+    """Sizes of the :class:`WindowedTransformer` between SEANet and the bottleneck; ``width`` is that of SEANet's features."""
 
     layers: int
     width: int
@@ -37,28 +37,28 @@ class TransformerShape:
 
 @dataclass(frozen=True)
 class SEANetShape:
-    """What encoder and decoder have in common.
+    """Sizes shared by encoder and decoder.
 
     Attributes:
-        channels: At the full rate; twice as many after every ratio.
-        ratios: Of the decoder's stages, coarsest first, as papers list them.
+        channels: At the full rate; doubled after every ratio.
+        ratios: Of the decoder's stages, coarsest first.
         kernel: Of the first convolution of each half.
         last_kernel: Of the last convolution of each half, encoder first.
         residual_kernel: Of the first convolution of a residual unit; the second has 1.
-        residual_layers: Residual units a stage.
+        residual_layers: Residual units of a stage.
         dilation_base: Unit ``j`` of a stage has dilation ``dilation_base^j``.
-        compress: How much narrower a residual unit is inside.
-        convolved_shortcut: A 1x1 convolution around residual units in place of the identity.
+        compress: Channels of a stage over those inside a residual unit.
+        convolved_shortcut: A 1x1 convolution as the shortcut of residual units instead of the identity.
         lstm: Layers of the LSTM; 0 for none.
         activation: ``elu``, or ``snake``, ``x + sin^2(a x) / a`` with an ``a`` for each channel (2006.08195).
-        causal: Whether nothing looks ahead.
-        norm: As of :class:`jielong.networks.convolution1d.TimeLayer`.
-        padding: As of :class:`jielong.networks.convolution1d.Conv1d`.
-        bounded: Whether a hyperbolic tangent keeps the decoder's sound in (-1, 1).
-        transformer: On the bottleneck's side of each half.
-        downsample: Ratio of a last strided convolution of the encoder, and the decoder's first transposed one; 1 for none.
-        channelwise_upsampling: That transposed convolution keeps channels apart, as Mimi's released weights have it.
-        whole_frames: Silence fills the last frame before the first layer, so that none has to.
+        causal: Whether all layers are causal.
+        norm: As in :class:`jielong.networks.time_layer.TimeLayer`.
+        padding: As in :class:`jielong.networks.convolution1d.Conv1d`.
+        bounded: Whether the decoder ends in a hyperbolic tangent.
+        transformer: Next to the bottleneck, in each half.
+        downsample: Ratio of the encoder's last strided convolution and the decoder's first transposed one; 1 for none.
+        channelwise_upsampling: That transposed convolution is depthwise, as in Mimi's released weights.
+        whole_frames: The last frame is filled with zeros before the first layer, not padded by every layer.
     """
 
     channels: int
@@ -92,7 +92,7 @@ class SEANetShape:
     def units(self, channels: int) -> list[nn.Module]:
         """The residual units of a stage."""
         inner = max(1, channels // self.compress)
-        made: list[nn.Module] = []
+        units: list[nn.Module] = []
         for number in range(self.residual_layers):
             branch = StreamingSequential(
                 self.act(channels),
@@ -100,8 +100,8 @@ class SEANetShape:
                 self.act(inner),
                 self.conv(inner, channels, 1),
             )
-            made.append(Residual(branch, self.conv(channels, channels, 1) if self.convolved_shortcut else nn.Identity()))
-        return made
+            units.append(Residual(branch, self.conv(channels, channels, 1) if self.convolved_shortcut else nn.Identity()))
+        return units
 
     def context(self) -> list[nn.Module]:
         """The transformer, if there is one."""
@@ -202,7 +202,7 @@ class SEANetEncoder(StreamingSequential):
         self.hop_length, self.whole_frames = math.prod(shape.ratios) * shape.downsample, shape.whole_frames
 
     def extra_repr(self) -> str:
-        """What the layers do not show; token files are identified by this text."""
+        """What the layers do not show; token files are identified by the printed tokenizer."""
         return "whole_frames=True" if self.whole_frames else ""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -222,12 +222,12 @@ class SEANetEncoder(StreamingSequential):
 
 
 class SEANetDecoder(SequentialDecoder):
-    """Features ``(B, inputs, n)`` to sound ``(B, C, n hop)``, unbounded unless the shape says otherwise.
+    """Features ``(B, inputs, n)`` to sound ``(B, C, n hop)``, unbounded unless ``shape.bounded``.
 
     Args:
         shape: Of the network.
         inputs: Width of the features.
-        outputs: Channels of the sound, or of what else is said of it.
+        outputs: Output channels.
     """
 
     def __init__(self, shape: SEANetShape, inputs: int, outputs: int) -> None:

@@ -1,8 +1,8 @@
-"""Convolutions over time on a CPU, without gradients: PyTorch's numbers, from memory in which a sample's channels are neighbours.
+"""Convolutions over time on the CPU, without gradients, in a channels-last memory layout; equal to PyTorch's.
 
-Tensors are ``(B, C, T)`` as everywhere, but laid out as ``(B, T, C)``. There most convolutions are a few products of matrices, read
-where they lie: windows of two strides are two blocks of rows, and so are the windows that a transposed convolution writes. The others
-go to the two-dimensional kernels, which know this layout as channels-last. Weights are rearranged once.
+Tensors are ``(B, C, T)`` but stored as ``(B, T, C)``. In that layout most convolutions are a few matrix products on views: a window of two
+strides is two blocks of rows, and so is the window that a transposed convolution writes. The others use the two-dimensional channels-last
+kernels. Weights are rearranged once.
 
 ``benchmarks/codec_speed.py --layers`` prints the table behind the choices.
 """
@@ -28,9 +28,9 @@ class FoldedKernel:
 
 
 _FEW = 16
-"""Numbers in a window up to which windows are written out."""
+"""Values of a window up to which windows are copied to rows."""
 _BLOCKS = 128
-"""Channels from which on a window of two strides is better read as two blocks."""
+"""Channels from which a window of two strides is faster as two blocks."""
 
 
 def rows_of(x: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def rows_of(x: Tensor) -> Tensor:
 
 
 def join(parts: list[Tensor]) -> Tensor:
-    """Stretches of sound ``(B, C, t)`` one behind the other, in the layout of the longest."""
+    """Concatenate ``(B, C, t)`` along time, in the memory layout of the longest part."""
     longest = max(parts, key=lambda part: part.shape[-1])
     if longest.shape[1] > 1 and longest.stride(1) == 1:
         return torch.cat([part.mT for part in parts], dim=1).mT
@@ -47,19 +47,19 @@ def join(parts: list[Tensor]) -> Tensor:
 
 
 def elu(x: Tensor) -> Tensor:
-    """``x`` where positive, ``exp(x) - 1`` elsewhere, which is never less than ``x``: to 6e-8 of what ``expm1`` gives, in half its time."""
-    made = x.clamp(max=0).exp_().sub_(1)
-    return torch.maximum(made, x, out=made)
+    """``max(x, exp(min(x, 0)) - 1)``, within 6e-8 of ELU with ``expm1`` in half its time."""
+    y = x.clamp(max=0).exp_().sub_(1)
+    return torch.maximum(y, x, out=y)
 
 
 def convolution(weight: Tensor, bias: Tensor | None, stride: int, dilation: int, groups: int) -> Kernel:
-    """A convolution of padded sound, as :func:`torch.nn.functional.conv1d` is with this weight ``(outputs, inputs / groups, k)``."""
+    """:func:`torch.nn.functional.conv1d` of padded sound with this weight ``(outputs, inputs / groups, k)``."""
     outputs, inputs, taps = weight.shape
     plain = groups == 1 and dilation == 1
     if groups == 1 and taps == stride == 1:
         return lambda x: F.linear(rows_of(x), weight[..., 0], bias).mT
     if plain and inputs * taps <= _FEW:
-        return _written_out(weight, bias, stride)
+        return _unfolded(weight, bias, stride)
     if plain and stride == 1 and outputs <= 2:
         return _summed(weight, bias)
     if plain and taps == 2 * stride and inputs >= _BLOCKS:
@@ -73,8 +73,8 @@ def convolution(weight: Tensor, bias: Tensor | None, stride: int, dilation: int,
     return run
 
 
-def _written_out(weight: Tensor, bias: Tensor | None, stride: int) -> Kernel:
-    """Every window as a row."""
+def _unfolded(weight: Tensor, bias: Tensor | None, stride: int) -> Kernel:
+    """Every window is a row of one matrix product."""
     _, inputs, taps = weight.shape
     matrix = weight.permute(0, 2, 1).flatten(1).contiguous()
 
@@ -88,16 +88,16 @@ def _written_out(weight: Tensor, bias: Tensor | None, stride: int) -> Kernel:
 
 
 def _summed(weight: Tensor, bias: Tensor | None) -> Kernel:
-    """What every sample gives to every tap, then the sums along the windows."""
+    """The product of every sample with every tap, then sums along the windows."""
     outputs, inputs, taps = weight.shape
     matrix = weight.permute(2, 0, 1).reshape(taps * outputs, inputs).contiguous()
 
     def run(x: Tensor) -> Tensor:
-        given = F.linear(rows_of(x), matrix)  # (B, T, taps outputs)
-        batch, length, width = given.shape
-        windows = given.as_strided((batch, length - taps + 1, taps, outputs), (length * width, width, width + outputs, 1))
-        made = windows.sum(2)
-        return (made if bias is None else made.add_(bias)).mT
+        products = F.linear(rows_of(x), matrix)  # (B, T, taps outputs)
+        batch, length, width = products.shape
+        windows = products.as_strided((batch, length - taps + 1, taps, outputs), (length * width, width, width + outputs, 1))
+        y = windows.sum(2)
+        return (y if bias is None else y.add_(bias)).mT
 
     return run
 
@@ -110,18 +110,18 @@ def _in_blocks(weight: Tensor, bias: Tensor | None, stride: int) -> Kernel:
     def run(x: Tensor) -> Tensor:
         rows = rows_of(x)
         count = rows.shape[1] // stride - 1
-        made = rows.new_empty(len(rows), count, outputs)
-        for item, out in zip(rows, made, strict=True):
+        y = rows.new_empty(len(rows), count, outputs)
+        for item, out in zip(rows, y, strict=True):
             blocks = item[: (count + 1) * stride].view(count + 1, stride * inputs)
             _product(bias, blocks[:-1], first, out)
             out.addmm_(blocks[1:], second)
-        return made.mT
+        return y.mT
 
     return run
 
 
 def transposed(weight: Tensor, bias: Tensor | None, stride: int, groups: int) -> Kernel:
-    """A transposed convolution, as :func:`torch.nn.functional.conv_transpose1d` is with this weight ``(inputs, outputs / groups, k)``."""
+    """:func:`torch.nn.functional.conv_transpose1d` with this weight ``(inputs, outputs / groups, k)``."""
     inputs, outputs, taps = weight.shape
     if groups > 1 or taps != 2 * stride:
         return lambda x: F.conv_transpose1d(x, weight, bias, stride, groups=groups)
@@ -131,12 +131,12 @@ def transposed(weight: Tensor, bias: Tensor | None, stride: int, groups: int) ->
     def run(x: Tensor) -> Tensor:
         rows = rows_of(x)
         count = rows.shape[1]
-        made = rows.new_empty(len(rows), count + 1, stride * outputs)
-        for item, out in zip(rows, made, strict=True):
+        y = rows.new_empty(len(rows), count + 1, stride * outputs)
+        for item, out in zip(rows, y, strict=True):
             _product(biases, item, first, out[:-1])
             out[-1] = 0 if biases is None else biases
             out[1:].addmm_(item, second)
-        return made.view(len(rows), (count + 1) * stride, outputs).mT
+        return y.view(len(rows), (count + 1) * stride, outputs).mT
 
     return run
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -90,11 +90,6 @@ class ViTDecoder(Decoder):
         self.patch = patch
 
     def forward(self, features: Tensor) -> Tensor:
-        """``(B, inputs, h, w)`` to ``(B, outputs, h patch, w patch)``, unbounded: clamp to [-1, 1] when showing."""
+        """``(B, inputs, h, w)`` to ``(B, outputs, h patch, w patch)``."""
         pixels = self.out(self.body(self.enter(features))).mT.unflatten(2, self.body.grid)  # (B, outputs patch^2, h, w)
         return F.pixel_shuffle(pixels, self.patch)
-
-    @property
-    def last_layer(self) -> nn.Parameter:
-        """See :attr:`Decoder.last_layer`."""
-        return cast("nn.Parameter", self.out.weight)

@@ -1,7 +1,7 @@
-"""Codecs that think in frames: spectra in, ConvNeXt blocks at their rate, spectra out (Vocos, arXiv 2306.00814; APCodec, 2402.10533).
+"""Codecs on spectra: STFT, ConvNeXt blocks at the frame rate, inverse STFT (Vocos, arXiv 2306.00814; APCodec, 2402.10533).
 
-The transforms are convolutions whose weights are fixed, so a sound can be streamed through them as through any other layer. Nothing learned
-works at the rate of samples, which is what a codec of samples spends most of its time on.
+The transforms are convolutions with fixed weights, so they can be streamed as any other layer. No learned layer runs at the sample rate,
+where waveform codecs spend most of their time.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from jielong.networks.convolution1d import Conv1d, ConvTranspose1d, Residual, Se
 from jielong.networks.streaming import StreamingSequential
 
 QUIETEST = 1e-4
-"""Magnitude below which the encoder hears nothing; white noise at full scale has about 1."""
+"""Floor of the encoder's magnitudes; white noise at full scale has about 1."""
 LOUDEST = 100.0
-"""Largest magnitude that a decoder says (Vocos, section 3.3)."""
+"""Largest magnitude of the decoder (Vocos, section 3.3)."""
 
 
 @dataclass(frozen=True)
 class VocosShape:
-    """What encoder and decoder have in common.
+    """Sizes shared by encoder and decoder.
 
     Attributes:
-        window: Samples of a spectrum.
-        stride: Samples from one spectrum to the next.
+        window: Samples of a window.
+        stride: Samples between windows.
         width: Channels of the blocks.
-        hidden: Channels within them.
+        hidden: Channels inside them.
         layers: Blocks of each half.
-        kernel: Frames that a block's convolution spans.
-        causal: Whether the blocks look back only.
-        downsample: Frames that become one token.
+        kernel: Frames of a block's convolution.
+        causal: Whether the blocks are causal.
+        downsample: Frames of a token.
     """
 
     window: int
@@ -48,24 +48,24 @@ class VocosShape:
 
     @property
     def bins(self) -> int:
-        """Of a spectrum."""
+        """Frequencies of a spectrum."""
         return self.window // 2 + 1
 
     def conv(self, inputs: int, groups: int = 1) -> Conv1d:
-        """A convolution over neighbouring frames, to the width of the blocks."""
+        """A convolution over frames, to the width of the blocks."""
         return Conv1d(inputs, self.width, self.kernel, groups=groups, causal=self.causal)
 
     def blocks(self) -> list[nn.Module]:
         """ConvNeXt blocks (arXiv 2201.03545)."""
-        made: list[nn.Module] = []
+        blocks: list[nn.Module] = []
         for _ in range(self.layers):
             branch = StreamingSequential(self.conv(self.width, groups=self.width), FeedForward(self.width, self.hidden, 1 / self.layers))
-            made.append(Residual(branch, nn.Identity()))
-        return made
+            blocks.append(Residual(branch, nn.Identity()))
+        return blocks
 
 
 class FeedForward(nn.Module):
-    """Layer norm and two linear maps of every frame by itself, times learned scales: ``(B, width, n)`` to the same shape."""
+    """Layer norm, MLP and LayerScale of every frame: ``(B, width, n)`` to the same shape."""
 
     def __init__(self, width: int, hidden: int, scale: float) -> None:
         super().__init__()
@@ -87,9 +87,9 @@ class FrameNorm(nn.LayerNorm):
 
 
 class Analysis(Conv1d):
-    """Short-time spectra: ``(B, C, T)`` to ``(B, C 2 bins, ceil(T / stride))``, for each channel real parts and then imaginary ones.
+    """STFT: ``(B, C, T)`` to ``(B, C 2 bins, ceil(T / stride))``, for each channel real parts, then imaginary parts.
 
-    Hann windows, scaled so that white noise of variance 1 has spectra of about 1. Frame ``i`` is centred on the samples from
+    Hann windows, scaled so that white noise of variance 1 has magnitudes of about 1. Frame ``i`` is centred on the samples from
     ``i stride`` to ``(i + 1) stride``.
     """
 
@@ -98,46 +98,45 @@ class Analysis(Conv1d):
         _fix(self, _waves(window) / math.sqrt(3 * window / 8), channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The spectra, in float32 whatever the autocast; of a chunk, what is settled by now."""
+        """The spectra, always in float32; of a chunk, those that are determined by now."""
         with torch.autocast(x.device.type, enabled=False):
             return super().forward(x.float())
 
 
 class Synthesis(ConvTranspose1d):
-    """The inverse of :class:`Analysis`, but for half a window at either end, where fewer windows add up."""
+    """The inverse of :class:`Analysis`, except for half a window at either end, where fewer windows overlap."""
 
     def __init__(self, channels: int, window: int, stride: int) -> None:
         super().__init__(channels * 2 * (window // 2 + 1), channels, window, stride, groups=channels, bias=False, causal=False)
-        # A transform's inverse counts every bin but the first and the last twice; squared windows add up to 3/8 of those in sight.
+        # The inverse counts every bin but the first and the last twice; the mean of squared Hann windows is 3/8.
         twice = torch.full((window // 2 + 1, 1), 2.0)
         twice[0] = twice[-1] = 1.0
         scale = math.sqrt(3 * window / 8) / window * (8 / 3) * stride / window
         _fix(self, _waves(window) * twice.repeat(2, 1) * scale, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The sound, in float32 whatever the autocast; of a chunk, what is settled by now."""
+        """The sound, always in float32; of a chunk, the samples that are determined by now."""
         with torch.autocast(x.device.type, enabled=False):
             return super().forward(x.float())
 
 
 def _waves(window: int) -> Tensor:
-    """Windowed waves ``(2 bins, window)``: cosines, then negated sines."""
+    """The windowed Fourier basis ``(2 bins, window)``: cosines, then negated sines."""
     time = torch.arange(window, dtype=torch.float64)
     angles = 2 * math.pi / window * (torch.arange(window // 2 + 1, dtype=torch.float64)[:, None] * time % window)
     return (torch.cat([angles.cos(), -angles.sin()]) * torch.hann_window(window, dtype=torch.float64)).float()
 
 
 def _fix(layer: Conv1d | ConvTranspose1d, weight: Tensor, channels: int) -> None:
-    """Give a layer the same weight ``(outputs, taps)`` for each channel; it is neither learned nor stored."""
+    """Fix the weight of a layer to ``(outputs, taps)`` for each channel; it is neither learned nor stored."""
     del layer.weight
     layer.register_buffer("weight", weight.repeat(channels, 1)[:, None], persistent=False)
 
 
 class LogMagnitudes(nn.Module):
-    """Logarithms of the magnitudes of spectra ``(B, C 2 bins, n)``, about as large as 1: ``(B, C bins, n)``.
+    """Log-magnitudes of spectra ``(B, C 2 bins, n)``, scaled to about 1: ``(B, C bins, n)``.
 
-    Real and imaginary parts of a steady sound turn with every frame. An encoder that is given these has to learn squares before anything
-    else, which takes it longer than all that comes after.
+    The phase of a steady sound changes from frame to frame, so from real and imaginary parts an encoder would have to learn squares first.
     """
 
     def __init__(self, channels: int) -> None:
@@ -145,20 +144,20 @@ class LogMagnitudes(nn.Module):
         self.channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """Half as many rows."""
+        """``(B, C bins, n)``."""
         power = x.unflatten(1, (self.channels, 2, -1)).square().sum(2)
         return (power.clamp_min(QUIETEST**2).log() - math.log(QUIETEST)).flatten(1, 2) / 4
 
 
 class Polar(nn.Module):
-    """Logarithms of magnitudes, and then phases, ``(B, C 2 bins, n)``, to real and imaginary parts (Vocos, section 3.3)."""
+    """Log-magnitudes, then phases, ``(B, C 2 bins, n)``, to real and imaginary parts (Vocos, section 3.3)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape, float32 whatever the autocast."""
+        """The same shape, always in float32."""
         logarithms, phases = x.float().unflatten(1, (self.channels, 2, -1)).unbind(2)
         sizes = logarithms.clamp_max(math.log(LOUDEST)).exp()
         return torch.stack([sizes * phases.cos(), sizes * phases.sin()], 2).flatten(1, 3)

@@ -1,7 +1,7 @@
 """Discriminators of sound: of complex spectra (EnCodec), of every p-th sample (HiFi-GAN) and of waveforms at several rates (SoundStream).
 
-Each is a stack of convolutions with weight normalisation, and returns its logits with the features on the way to them. None normalises
-activations: a batch's statistics must not tell real sound from made.
+Each is a stack of convolutions with weight norm and returns logits and intermediate features. None normalises activations: statistics of a
+batch must not distinguish real from generated sound.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SLOPE = 0.2
 
 @dataclass(frozen=True)
 class DiscriminatorOutput:
-    """What a discriminator says.
+    """Output of a discriminator.
 
     Attributes:
         logits: Of any shape; positive means "real".
@@ -38,11 +38,11 @@ class Discriminator(nn.Module):
         layers: The convolutions; weights are normalised here.
     """
 
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
+    def __init__(self, layers: Sequence[nn.Conv1d | nn.Conv2d]) -> None:
         super().__init__()
         for layer in layers[:-1]:
-            # As loud behind a layer as before it, so that logits of a fresh discriminator differ and its gradients have a size.
-            nn.init.kaiming_normal_(layer.weight, SLOPE)  # type: ignore[arg-type]
+            # Variance-preserving, so that initial logits differ and gradients do not vanish.
+            nn.init.kaiming_normal_(layer.weight, SLOPE)
         self.layers = nn.ModuleList(weight_norm(layer) for layer in layers)
 
     def prepare(self, sound: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class Discriminator(nn.Module):
         return sound
 
     def forward(self, sound: Tensor) -> DiscriminatorOutput:
-        """Judge ``(B, C, T)``."""
+        """Logits and features of ``(B, C, T)``."""
         x, features = self.prepare(sound), []
         *hidden, last = self.layers
         for layer in hidden:
@@ -60,14 +60,14 @@ class Discriminator(nn.Module):
 
 
 class SpectrumDiscriminator(Discriminator):
-    """Judges the complex spectrum at one resolution (arXiv 2210.13438, section 3.4): real and imaginary parts are its channels.
+    """Discriminator of the complex STFT at one resolution (arXiv 2210.13438, section 3.4): real and imaginary parts are channels.
 
-    3 x 9 convolutions over time and frequency; the three in the middle halve the frequencies and look 1, 2 and 4 frames around.
+    3 x 9 convolutions over time and frequency; the three in the middle halve the frequencies and have dilations 1, 2 and 4 over time.
 
     Args:
         in_channels: Channels of the sound.
         channels: Width of every layer; 32 as published.
-        window: Samples of a window, which moves on by a quarter.
+        window: Samples of a window; the hop is a quarter of it.
     """
 
     def __init__(self, in_channels: int, channels: int, window: int) -> None:
@@ -78,20 +78,20 @@ class SpectrumDiscriminator(Discriminator):
         self.register_buffer("shape", torch.hann_window(window) / torch.hann_window(window).square().sum().sqrt(), persistent=False)
 
     def prepare(self, sound: Tensor) -> Tensor:
-        """``(B, 2 C, frames, bins)``, zeros beyond both ends."""
+        """``(B, 2 C, frames, bins)``, zero-padded at both ends."""
         hop, shape = self.window // 4, self.get_buffer("shape")
-        made = torch.stft(sound.flatten(0, 1), self.window, hop, window=shape, pad_mode="constant", return_complex=True)
-        return torch.view_as_real(made).unflatten(0, sound.shape[:2]).permute(0, 1, 4, 3, 2).flatten(1, 2)
+        spectrum = torch.stft(sound.flatten(0, 1), self.window, hop, window=shape, pad_mode="constant", return_complex=True)
+        return torch.view_as_real(spectrum).unflatten(0, sound.shape[:2]).permute(0, 1, 4, 3, 2).flatten(1, 2)
 
 
 class PeriodDiscriminator(Discriminator):
-    """Judges every ``period``-th sample (HiFi-GAN, arXiv 2010.05646, section 2.3): ``(B, C, T)`` is folded to ``(B, C, T / p, p)``.
+    """Discriminator of every ``period``-th sample (HiFi-GAN, arXiv 2010.05646, section 2.3): ``(B, C, T)`` as ``(B, C, T / p, p)``.
 
-    Kernels have one column, so phases of the period are seen apart.
+    Kernels have one column, so the phases of the period are processed separately.
 
     Args:
         in_channels: Channels of the sound.
-        channels: Width of the first layer, four times as wide each layer, 32 times at most; 32 as published.
+        channels: Width of the first layer, multiplied by 4 in each layer, by 32 at most; 32 as published.
         period: ``p``.
     """
 
@@ -103,25 +103,25 @@ class PeriodDiscriminator(Discriminator):
         self.period = period
 
     def prepare(self, sound: Tensor) -> Tensor:
-        """``(B, C, T / p, p)``, filled up by reflection."""
+        """``(B, C, T / p, p)``, padded by reflection."""
         missing = -sound.shape[-1] % self.period
         return F.pad(sound, (0, missing), mode="reflect").unflatten(-1, (-1, self.period))
 
 
 class WaveDiscriminator(Discriminator):
-    """Judges the waveform at a ``scale``-th of its rate (SoundStream, arXiv 2107.03312, section III.E; MelGAN, 1910.06711).
+    """Discriminator of the waveform at ``1 / scale`` of its rate (SoundStream, arXiv 2107.03312, section III.E; MelGAN, 1910.06711).
 
-    One plain convolution, four grouped ones that are four times coarser and wider each, and two plain ones.
+    One convolution, four grouped ones of stride 4 that widen four times each, and two more.
 
     Args:
         in_channels: Channels of the sound.
-        channels: Width of the first layer, which reaches 64 times as much at most; 16 as published.
-        scale: By how much averaging lowers the rate first.
+        channels: Width of the first layer, up to 64 times as much in later ones; 16 as published.
+        scale: Average pooling before the first layer.
     """
 
     def __init__(self, in_channels: int, channels: int, scale: int) -> None:
         widths = [channels * min(4**n, 64) for n in range(5)]
-        # Groups of four channels, where the widths allow.
+        # Groups of four channels.
         grouped = [nn.Conv1d(a, b, 41, stride=4, padding=20, groups=max(1, a // 4)) for a, b in pairwise(widths)]
         top = widths[-1]
         super().__init__(
