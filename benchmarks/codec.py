@@ -46,7 +46,7 @@ def recordings(name: str, split: str, rate: int, language: str, count: int | Non
     if not rows:
         raise SystemExit(f"{name} holds no clip in {language!r}: it has {', '.join(sorted(set(map(str, spoken))))}")
     rows = [rows[place] for place in spread(len(rows), count)]
-    clips, texts = [sounds.clip(row)[0] for row in rows], [sounds.captions[sounds.resolve(row)] for row in rows]
+    clips, texts = [sounds.whole(row)[0] for row in rows], [sounds.captions[sounds.resolve(row)] for row in rows]
     return Recordings(clips, texts if all(texts) else None)
 
 

@@ -237,17 +237,21 @@ class Trunk:
 
     def draw(self, head: Head, conditions: Sequence[Any], way: Way, evaluations: int | None) -> tuple[Tensor, float]:
         """Pictures, and seconds a picture to draw their tokens."""
-        own = self.recipe.sampling
-        self.generator.head = head
-        sampling = SamplingConfig(temperature=way.temperature, num_inference_steps=evaluations if head.iterative else None)
-        options: dict[str, Any] = {"steps": own.steps, "sampling": sampling, "batch": BATCH, **own.speed}
-        given = conditions[0] is not None
+        own, given = self.recipe.sampling, conditions[0] is not None
+        self.generator.eval().head = head
+        changes = {
+            "temperature": way.temperature,
+            "num_inference_steps": evaluations if head.iterative else None,
+            "final_inference_steps": None,
+            "guidance": own.guidance.model_copy(update={"scale": way.guidance}),
+        }
+        sampling = own.model_copy(update=changes)
         begun = time.perf_counter()
         tokens = self.generator.generate(
             list(conditions) if given else None,
             None if given else len(conditions),
-            guidance=own.guidance.model_copy(update={"scale": way.guidance}) if given else 1.0,
-            **options,
+            sampling=sampling if given else sampling.unconditional(),
+            batch=BATCH,
         )
         seconds = (time.perf_counter() - begun) / len(conditions)
         return self.system.decode(tokens), seconds

@@ -56,7 +56,7 @@ def main() -> None:
 
 def report(name: str, rows: Sequence[int], sounds: MediaSet, recogniser: Recogniser) -> None:
     """Print a line about those clips."""
-    clips = [sounds.clip(row) for row in rows]
+    clips = [sounds.whole(row) for row in rows]
     wrong = intelligibility(clips, [sounds.captions[row] for row in rows], RATE, recogniser)["wer"].value
     print(f"{name} {wrong:12.1%} {dnsmos(clips, RATE).value:7.2f}", flush=True)
 

@@ -89,7 +89,7 @@ def learned_from(recipe: Recipe, asked: frozenset[str] = frozenset()) -> list[st
 def kind(recipe: Recipe) -> str:
     """Which of :data:`KNOWS` is true of a model."""
     source = open_source(recipe.data.set)
-    if source.medium == "pictures":
+    if source.kind == "image":
         return "pictures"
     return "speech" if any(item.extra.get(column) for item in source.items for column in SPEAKER_COLUMNS) else "sound"
 

@@ -9,14 +9,16 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from jielong.data.licences import Licence
 from jielong.system import load
 from running_scripts import ROOT, module_of, run_script
 
 SCRIPTS, DOCS = ROOT / "scripts", ROOT / "docs"
-COVERED = {"losses", "outputs", "build_emoji", "ship_model", "make_gallery", "make_systems"}
+COVERED = {"losses", "outputs", "build_emoji", "ship_model", "make_gallery", "make_systems", "migrate_checkpoint"}
 
 
 def quick() -> Any:
@@ -126,6 +128,22 @@ def test_a_run_is_shipped_with_figures_and_licence(tmp_path: Path, capsys: pytes
     system = load(str(shipped))
     assert system.generator is not None
     assert next(system.generator.parameters()).dtype.is_floating_point
+
+
+def test_tensors_are_renamed_and_stay_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = {"places.0.weight": torch.randn(3, 5), "stretch.pace": torch.randn(7), "head.logits.weight": torch.randn(2, 2)}
+    file = tmp_path / "model.safetensors"
+    save_file(old, file)
+    (tmp_path / "evaluation.json").write_text(module_of(SCRIPTS / "migrate_checkpoint.py").fingerprint(file))
+    run_script(SCRIPTS / "migrate_checkpoint.py", tmp_path)
+    new = load_file(file)
+    assert set(new) == {"position_embeddings.0.weight", "durations.regulator.rate", "head.logits.weight"}
+    pairs = {"position_embeddings.0.weight": "places.0.weight", "durations.regulator.rate": "stretch.pace"}
+    assert all(torch.equal(new[name], old[pairs.get(name, name)]) for name in new)
+    assert (tmp_path / "evaluation.json").read_text() == module_of(SCRIPTS / "migrate_checkpoint.py").fingerprint(file)
+    capsys.readouterr()
+    run_script(SCRIPTS / "migrate_checkpoint.py", tmp_path)
+    assert capsys.readouterr().out.strip().endswith("0 tensors renamed")
 
 
 def test_the_gallery_is_drawn(tmp_path: Path) -> None:
