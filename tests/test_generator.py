@@ -24,7 +24,7 @@ from jielong.heads.softmax import Softmax
 from jielong.media.kinds.image import image_medium
 from jielong.networks.backbone import BackboneInputs
 from jielong.networks.transformer import Transformer, TransformerConfig
-from jielong.orders.base import Embed, Order, TrainingView
+from jielong.orders.base import Embed, Order
 from jielong.orders.masked import Masked, MaskedOrder
 from jielong.orders.raster import Raster
 from jielong.tokenizers.pixels import Pixels
@@ -56,10 +56,6 @@ class Slabs(Order):
         before = embed(values[:, max(start - size, 0) : max(stop - size, 0)])
         missing = (stop - start) - before.shape[1]
         return torch.cat([placeholder.expand(len(values), missing, -1), before], dim=1)
-
-    def view(self, layout: Layout, rng: PerSampleRNG) -> TrainingView:
-        everything = torch.ones(len(rng), layout.positions, dtype=torch.bool)
-        return TrainingView(everything, everything)
 
 
 class AtOnce(Slabs):

@@ -50,8 +50,8 @@ class Fixed(MaskedNextOrder):
         super().__init__()
         self.left = left
 
-    def view_of(self, layout: Layout, rng: PerSampleRNG, real: Tensor) -> TrainingView:
-        left = self.left & real
+    def view(self, layout: Layout, rng: PerSampleRNG, present: Tensor | None = None) -> TrainingView:
+        left = self.left if present is None else self.left & present
         return TrainingView(left, left, left)
 
 
@@ -128,7 +128,7 @@ def test_shares_are_those_of_the_two_distributions() -> None:
     assert float(share[share < 0.7].mean()) == pytest.approx(0.25 * 0.7979 * (1 - 0.0198) / 0.9949, abs=0.02)
     assert float(share[share > 0.7].mean()) == pytest.approx(1 - 0.25 * 0.7979 * (1 - 0.4868) / 0.7699, abs=0.02)
     assert int(view.loss_mask.sum(1).min()) >= 1
-    few = order.view_of(layout, PerSampleRNG(0, range(3)), torch.arange(200) < torch.tensor([[1], [5], [200]]))
+    few = order.view(layout, PerSampleRNG(0, range(3)), torch.arange(200) < torch.tensor([[1], [5], [200]]))
     assert few.loss_mask[0].nonzero()[:, 0].tolist() == [0]
     assert not bool(few.loss_mask[1, 5:].any())
 

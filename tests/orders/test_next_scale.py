@@ -285,12 +285,12 @@ def test_tokens_on_one_grid_are_refused() -> None:
     order = NextScale().build()
     pixels = Pixels(levels=4).build(image_medium(1, (4, 4)))
     for refused in (lambda: order.embedding(pixels, 24), lambda: order.blocks(Layout((4, 4), 1, 9))):
-        with pytest.raises(ValueError, match=r"needs a tokenizer whose tokens stand on several scales.*multi_scale"):
+        with pytest.raises(ValueError, match=r"needs a multi-scale tokenizer.*quantizer: multi_scale"):
             refused()
     layout = tokenizer().layout
     backbone = Transformer(TransformerConfig(layers=1, width=24, heads=2), axes=3)
     model = Generator(layout, order, backbone, Softmax().build(24, layout))
-    with pytest.raises(ValueError, match="the order's own embedding"):
+    with pytest.raises(ValueError, match=r"give the generator order.embedding"):
         model.loss(Tokens(codes(), layout))
     plain = Generator(layout, Raster().build(), backbone, Softmax().build(24, layout)).eval()
     with pytest.raises(ValueError, match="soft_codes feeds mixtures of codes to the next scale"):

@@ -257,14 +257,14 @@ def test_with_likelihoods_of_all_codes_the_chain_sums_to_one(name: str) -> None:
 
 def test_impossible_pairings_are_refused() -> None:
     numbers, single, pictures, deep = Layout((4,), 3), Layout((4,), 1, 7), Layout((2, 2), 3, 7), Layout((4,), 3, 7)
-    for layout, words in ((numbers, "is of numbers"), (single, "has one codebook")):
+    for layout, words in ((numbers, "is continuous"), (single, "has one codebook")):
         with pytest.raises(ValueError, match=words):
             SequencePlan.of(Raster(pattern="flatten").build(), layout)
         with pytest.raises(ValueError, match=words):
             SequencePlan.of(CoarseToFineOrder(), layout)
-    with pytest.raises(ValueError, match="delay is for tokens in one line"):
+    with pytest.raises(ValueError, match="delay needs 1-D tokens"):
         SequencePlan.of(Raster(pattern="delay").build(), pictures)
-    with pytest.raises(ValueError, match="delays are one a codebook, 3 of them"):
+    with pytest.raises(ValueError, match="delays needs 3 numbers, one per codebook"):
         SequencePlan.of(Raster(pattern="delay", delays=(0, 1)).build(), deep)
     backbone = Transformer(TransformerConfig(layers=1, width=16, heads=2), axes=1)
     with pytest.raises(ValueError, match="take the head softmax or depth"):

@@ -157,7 +157,7 @@ class Generator(nn.Module):
             present = present.to(device)
             values = values.masked_fill(~present, plan.pad)  # padding may hold anything, NaN too
         real = present.any(-1) if padded and present is not None else None
-        view = self.order.view(plan.layout, rng) if real is None else self.order.view_of(plan.layout, rng, real.cpu())
+        view = self.order.view(plan.layout, rng, None if real is None else real.cpu())
         known, mask = view.known.to(device), view.loss_mask.to(device)
         attended = None if plan.padding_last else real
         if view.attention_mask is not None:
@@ -169,6 +169,8 @@ class Generator(nn.Module):
         hidden = self.backbone(BackboneInputs(embeddings, plan.coords, plan.blocks, conditioning, known, attended))
         # Every item weighs the same, however many positions it predicts (as MaskGIT's public loss), and in it every code.
         counts = mask.float() if plan.pattern is None or present is None else (mask[..., None] & present).sum(-1)
+        if view.loss_weights is not None:
+            counts = counts * view.loss_weights.to(device)
         return TrainingStates(hidden, values, mask, 1.0 / counts.sum(1, keepdim=True) * counts, lengths, plan, duration_loss)
 
     def _training_condition(self, prepared: Any, rng: PerSampleRNG) -> Conditioning | None:

@@ -66,11 +66,6 @@ class Sampler:
         """The embedding that takes soft codes, where these are drawn."""
         return self.model.soft_embedding if self.config.soft_codes else None
 
-    @cached_property
-    def greedy(self) -> SamplingConfig:
-        """The same parameters at temperature 0."""
-        return self.config.model_copy(update={"temperature": 0.0})
-
     # --- the state before the first step ------------------------------------------------------------------------------------------
 
     def start(self, conditions: Sequence[Any] | None, lengths: Tensor | None = None) -> SamplerState:
@@ -195,13 +190,13 @@ class Sampler:
             queue = reveal_queue(order, self.config, plan.coords[span], ~state.known[:, span], state.rng) if steps else None
             for step in steps:
                 progress = Progress(done, done / last if last else 1.0, (stop - step.hidden_before) / total)
-                scale = self._guidance(state, progress)
+                scale, config = self._guidance(state, progress), order.sampling_at(plan.layout, start, step, self.config)
                 if queue is None:
                     on_state = ignore_state if events is None else partial(events.state, span, scale)
-                    self._draw_block(state, span, step, scale, progress, on_state)
+                    self._draw_block(state, span, step, config, scale, progress, on_state)
                 else:
                     chosen = queue[:, queue.shape[1] - step.hidden_before : queue.shape[1] - step.hidden_after]
-                    self._draw_at(state, span, chosen, scale, progress)
+                    self._draw_at(state, span, chosen, config, scale, progress)
                 done += 1
                 if events is not None:
                     events.step(scale)
@@ -217,7 +212,16 @@ class Sampler:
             state.drop_unconditional()
         return guidance.at(progress.known, progress.fraction) if state.guided else 1.0
 
-    def _draw_block(self, state: SamplerState, span: slice, step: Step, scale: float, progress: Progress, on_state: StateCallback) -> None:
+    def _draw_block(
+        self,
+        state: SamplerState,
+        span: slice,
+        step: Step,
+        config: SamplingConfig,
+        scale: float,
+        progress: Progress,
+        on_state: StateCallback,
+    ) -> None:
         """Draw at every position of a block, and keep what the order reveals."""
         order, plan = self.model.order, self.plan
         hidden = self.hidden(state, span.start, span.stop, commit=order.shifted)
@@ -227,13 +231,13 @@ class Sampler:
             given = state.values[:, span].masked_fill(~state.fixed[:, span], -1)
         null = hidden[len(state) :] if state.guided else None
         context = HeadContext(null, scale, progress.known, progress.fraction, plan.coords[span], given=given, on_state=on_state)
-        drawn = self._sample(hidden[: len(state)], state.rng, context, order.greedy_block(plan.layout, span.start))
+        drawn = self._sample(hidden[: len(state)], state.rng, config, context)
         if step.hidden_before == span.stop - span.start and step.hidden_after == 0:  # all at once, as one token after the other is
             state.write(span, drawn.values)
         else:
             state.write(span, drawn.values, order.reveal(step, ~state.known[:, span], drawn.confidence, state.rng))
 
-    def _draw_at(self, state: SamplerState, span: slice, chosen: Tensor, scale: float, progress: Progress) -> None:
+    def _draw_at(self, state: SamplerState, span: slice, chosen: Tensor, config: SamplingConfig, scale: float, progress: Progress) -> None:
         """Draw at ``chosen`` positions ``(B, k)`` of a block; the naive reference draws at all, with the same random numbers there."""
         if self.config.lazy is not None:
             hidden = self._lazy_hidden(state, self.config.lazy, progress.index, chosen)
@@ -245,14 +249,14 @@ class Sampler:
         else:
             rng = rng.laid_out(chosen, span.stop - span.start)
         null = hidden[len(state) :] if state.guided else None
-        values = self._sample(hidden[: len(state)], rng, HeadContext(null, scale, progress.known, progress.fraction)).values
+        values = self._sample(hidden[: len(state)], rng, config, HeadContext(null, scale, progress.known, progress.fraction)).values
         values = values if self.config.cache else _at(values, chosen)
         positions = chosen + span.start
         state.values.scatter_(1, positions[..., None].expand_as(values), values.to(state.values.dtype))
         state.known.scatter_(1, positions, True)
 
-    def _sample(self, hidden: Tensor, rng: PerSampleRNG, context: HeadContext, greedy: bool = False) -> SampleOutput:
-        config, head = self.greedy if greedy else self.config, self.model.head
+    def _sample(self, hidden: Tensor, rng: PerSampleRNG, config: SamplingConfig, context: HeadContext) -> SampleOutput:
+        head = self.model.head
         if self.soft is None:
             return head.sample(hidden, rng, config, context)
         return SampleOutput(self.soft.mix(head.soft_codes(hidden, rng, config, context)))

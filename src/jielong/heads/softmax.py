@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -73,9 +75,12 @@ class Softmax(HeadSettings, family="head", name="softmax"):
 
     Attributes:
         label_smoothing: Fraction of the target spread over all codes (arXiv 1512.00567).
+        confidence: Of a sampled code, for orders that keep the most confident: its ``log_probability`` after temperature, top-k and top-p
+            (MaskGIT), or its guided ``logit`` (TiTok, arXiv 2406.07550).
     """
 
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    confidence: Literal["log_probability", "logit"] = "log_probability"
 
     def build(self, width: int, layout: Layout) -> SoftmaxHead:
         """See :meth:`HeadSettings.build`."""
@@ -111,7 +116,7 @@ class SoftmaxHead(Head):
     def __init__(self, width: int, layout: Layout, settings: Softmax = Softmax()) -> None:
         super().__init__()
         self.codebooks, self.vocabulary = layout.channels, vocabulary_of("softmax", layout)
-        self.label_smoothing = settings.label_smoothing
+        self.label_smoothing, self.confidence = settings.label_smoothing, settings.confidence
         self.logits = nn.Linear(width, self.codebooks * self.vocabulary, bias=False)
         # Zero weights: the untrained head is uniform, and its first loss is exactly ln V.
         nn.init.zeros_(self.logits.weight)
@@ -147,9 +152,11 @@ class SoftmaxHead(Head):
         return None if self.label_smoothing else loss
 
     def sample(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> SampleOutput:
-        """Draw codes ``(B, n, K)`` and their log-probability, summed over the codebooks, ``(B, n)``."""
+        """Draw codes ``(B, n, K)`` and their confidence, summed over the codebooks, ``(B, n)``."""
         scores = self._guided(hidden, context)
         codes, confidence = sample_codes(scores, sampling, rng.uniform(*scores.shape[1:-1]) if sampling.temperature else None)
+        if self.confidence == "logit":
+            confidence = scores.gather(-1, codes[..., None])[..., 0]
         return SampleOutput(codes, confidence.sum(-1))
 
     def soft_codes(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> Tensor:

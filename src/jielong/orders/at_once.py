@@ -1,4 +1,4 @@
-"""At once: one block of everything, drawn together (latent diffusion, arXiv 2112.10752; spectrograms of a sentence, arXiv 2105.06337)."""
+"""At once: one block of all positions, drawn together (latent diffusion, arXiv 2112.10752; spectrograms, arXiv 2105.06337)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.orders.base import Embed, Order, OrderSettings, TrainingView
+from jielong.orders.base import Embed, Order, OrderSettings
 
 if TYPE_CHECKING:
     from jielong.tokenizers.base import Tokenizer
@@ -24,7 +23,7 @@ class AtOnce(OrderSettings, family="order", name="at_once"):
 
 
 class AtOnceOrder(Order):
-    """What stands at a position is the position alone. A joint head then draws all tokens as one; others draw them independently."""
+    """The input is the position embedding alone. A joint head draws all tokens together; other heads draw them independently."""
 
     shifted = True
 
@@ -33,14 +32,9 @@ class AtOnceOrder(Order):
         return torch.zeros(layout.positions, dtype=torch.long)
 
     def embedding(self, tokenizer: Tokenizer, width: int) -> nn.Module | None:
-        """No token is ever read, so nothing is learned to read one by."""
+        """An identity without parameters: no token is ever an input."""
         return nn.Identity()
 
     def inputs(self, embed: Embed, values: Tensor, known: Tensor, placeholder: Tensor, start: int, stop: int) -> Tensor:
         """The placeholder everywhere."""
         return placeholder.expand(len(values), stop - start, -1)
-
-    def view(self, layout: Layout, rng: PerSampleRNG) -> TrainingView:
-        """Everything is asked."""
-        everything = torch.ones(len(rng), layout.positions, dtype=torch.bool)
-        return TrainingView(known=everything, loss_mask=everything)

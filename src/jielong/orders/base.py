@@ -1,8 +1,8 @@
-"""What an order is: it cuts the positions of a layout into blocks, and says what happens inside a block.
+"""The interface of orders: an order divides the positions of a layout into blocks and defines the steps inside a block.
 
-Attention is always block-causal: a position sees all earlier blocks and its own. In a *shifted* block the input at a
-position is made from earlier blocks alone (raster: the previous token), so the keys and values that the block leaves in the
-cache are right at once. In a *masked* block the input holds the block's own known tokens and a placeholder elsewhere.
+Attention is block-causal: a position attends to all earlier blocks and its own. In a *shifted* block the inputs depend on earlier blocks
+alone (raster: the previous token), so the block's keys and values are cached at once. In a *masked* block the inputs are the block's known
+tokens, and a placeholder elsewhere.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from jielong.config.registry import Part
-from jielong.config.sampling import Schedule
+from jielong.config.sampling import SamplingConfig, Schedule
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 
@@ -36,11 +36,13 @@ class TrainingView:
         known: Positions that hold their own token (masked blocks only).
         loss_mask: Positions whose token the loss predicts.
         attention_mask: Positions that others attend to; all that an item has by default.
+        loss_weights: Relative weight of each predicted position, ``(B, N)`` float; equal by default.
     """
 
     known: Tensor
     loss_mask: Tensor
     attention_mask: Tensor | None = None
+    loss_weights: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ class Step:
     """One step inside a block.
 
     Attributes:
-        index: Which step of the block, from 0.
-        count: How many steps the block takes.
-        hidden_before: How many of the block's positions are unknown before this step.
-        hidden_after: How many stay unknown after it.
+        index: Index of the step in the block, from 0.
+        count: Number of steps of the block.
+        hidden_before: Unknown positions of the block before the step.
+        hidden_after: Unknown positions after it.
     """
 
     index: int
@@ -61,24 +63,24 @@ class Step:
 
     @property
     def progress(self) -> float:
-        """Share of the steps done after this one, in (0, 1]."""
+        """Fraction of the steps done after this one, in (0, 1]."""
         return (self.index + 1) / self.count
 
 
 class Order(ABC):
-    """Which tokens come next, together with which."""
+    """Which tokens are drawn next, and which of them together."""
 
     shifted: bool
-    """Whether the input at a position is made from earlier blocks alone."""
+    """Whether inputs depend on earlier blocks alone."""
 
     @abstractmethod
     def blocks(self, layout: Layout) -> Tensor:
-        """The block of every position, ``(N,)`` long, never decreasing along the sequence."""
+        """The block index of every position, ``(N,)`` long, non-decreasing."""
 
     def embedding(self, tokenizer: Tokenizer, width: int) -> nn.Module | None:
-        """The order's own map from token values to vectors of ``width`` channels, which :meth:`inputs` is then handed as ``embed``.
+        """A special map from token values to vectors of ``width`` channels, used as ``embed`` of :meth:`inputs`; ``None`` for the default.
 
-        ``None`` where a vector a code will do. A :class:`jielong.networks.embedding.SoftCodeEmbedding` allows soft codes.
+        A :class:`jielong.networks.embedding.SoftCodeEmbedding` allows soft codes.
 
         Raises:
             ValueError: if the tokenizer lacks what the order needs.
@@ -87,28 +89,24 @@ class Order(ABC):
 
     @abstractmethod
     def inputs(self, embed: Embed, values: Tensor, known: Tensor, placeholder: Tensor, start: int, stop: int) -> Tensor:
-        """What stands at positions ``start`` to ``stop``, before position embeddings: ``(B, stop - start, D)``.
+        """Inputs of positions ``start`` to ``stop`` (exclusive), before position embeddings: ``(B, stop - start, D)``.
 
         Args:
             embed: Maps token values to vectors.
-            values: All tokens so far, ``(B, N, C)``.
-            known: Which of them are known, ``(B, N)``.
-            placeholder: The learned vector for what is not known, ``(D,)``.
+            values: Token values, ``(B, N, C)``.
+            known: Known positions, ``(B, N)`` bool.
+            placeholder: The learned vector of unknown tokens, ``(D,)``.
             start: First position.
             stop: One past the last position.
         """
 
-    @abstractmethod
-    def view(self, layout: Layout, rng: PerSampleRNG) -> TrainingView:
-        """Draw what one training step shows and asks of each item of a batch."""
-
-    def view_of(self, layout: Layout, rng: PerSampleRNG, real: Tensor) -> TrainingView:
-        """As :meth:`view`, of items that do not have all positions: nothing is asked where ``real``, ``(B, N)`` bool, is false."""
-        view = self.view(layout, rng)
-        return TrainingView(view.known, view.loss_mask & real, view.attention_mask)
+    def view(self, layout: Layout, rng: PerSampleRNG, present: Tensor | None = None) -> TrainingView:
+        """The masks of a training step; by default one pass predicts all positions that items have (``present``, ``(B, N)`` bool)."""
+        everything = torch.ones(len(rng), layout.positions, dtype=torch.bool)
+        return TrainingView(everything, everything if present is None else present)
 
     def pattern(self, layout: Layout) -> Pattern | None:
-        """How the order re-arranges codes of several codebooks before all else; ``layout`` is then the pattern's everywhere else.
+        """The arrangement of codebooks that applies first, whose layout replaces ``layout`` in all other methods.
 
         Raises:
             ValueError: if tokens of this layout cannot be arranged so.
@@ -121,34 +119,30 @@ class Order(ABC):
         stops = sizes.cumsum(0).tolist()
         return list(zip([0, *stops[:-1]], stops, strict=True))
 
-    def greedy_block(self, layout: Layout, start: int) -> bool:
-        """Whether the block that begins at ``start`` takes its likeliest codes, however boldly others are drawn."""
-        return False
+    def sampling_at(self, layout: Layout, start: int, step: Step, config: SamplingConfig) -> SamplingConfig:
+        """The sampling parameters of a step in the block that begins at ``start``."""
+        return config
 
     def steps(self, unknown: int, steps: int | None, schedule: Schedule | None = None) -> Iterator[Step]:
-        """The steps of a block with so many unknown positions; a single one unless the order reveals gradually.
+        """The steps of a block; a single one unless the order reveals gradually.
 
         Args:
-            unknown: Positions to reveal.
-            steps: How many steps; the order's own number if not given.
-            schedule: How the share of unknown positions falls; the order's own if not given.
+            unknown: Number of unknown positions.
+            steps: Number of steps; the order's by default.
+            schedule: How the fraction of unknown positions falls; the order's by default.
         """
         yield Step(index=0, count=1, hidden_before=unknown, hidden_after=0)
 
     def queue(self, unknown: Tensor, rng: PerSampleRNG) -> Tensor | None:
-        """Which positions of a block come first, where that is settled before anything is drawn: the head then draws no others.
+        """Indices of the unknown positions in the order of their reveal, ``(B, unknown)`` long, where chosen before sampling.
 
-        Args:
-            unknown: ``(B, n)`` bool, as many positions in every item.
-            rng: Random numbers of each item.
-
-        Returns:
-            ``(B, unknown)`` long, places in the block in the order of their reveal; ``None`` where :meth:`reveal` decides.
+        The head then draws only at the positions of a step. ``None`` where :meth:`reveal` chooses. ``unknown`` is ``(B, n)`` bool, with the
+        same count in every item.
         """
         return None
 
     def reveal(self, step: Step, unknown: Tensor, confidence: Tensor | None, rng: PerSampleRNG) -> Tensor:
-        """Which of the drawn tokens to keep: ``(B, n)`` bool, a subset of ``unknown``; all of them unless overridden."""
+        """The drawn tokens to keep: ``(B, n)`` bool, a subset of ``unknown``; all by default."""
         return unknown
 
 
@@ -157,7 +151,7 @@ class OrderSettings(Part):
 
     @property
     def random_positions(self) -> bool:
-        """Whether the positions of a step are chosen before anything is drawn there."""
+        """Whether the positions of a step are chosen before sampling (:meth:`Order.queue`)."""
         return False
 
     @abstractmethod

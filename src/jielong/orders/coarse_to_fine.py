@@ -1,7 +1,7 @@
-"""Level by level: the first codebook one token after the other, then each further one as a whole (VALL-E, arXiv 2301.02111).
+"""Coarse to fine: the first codebook token by token, then each further codebook as a whole (VALL-E, arXiv 2301.02111).
 
-VALL-E trains a network for the first codebook and another for the rest. Here one block-causal network does both: a block a position in the
-first codebook, then a block a codebook. ``T + K - 1`` steps draw ``T`` positions of ``K`` codebooks.
+VALL-E trains one network for the first codebook and another for the rest. Here one block-causal network does both: a block per position in
+the first codebook, then a block per codebook, ``T + K - 1`` steps for ``T`` positions of ``K`` codebooks.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from jielong.core.rng import PerSampleRNG
+from jielong.config.sampling import SamplingConfig
 from jielong.core.tokens import Layout
-from jielong.orders.base import Embed, Order, OrderSettings, TrainingView
+from jielong.orders.base import Embed, Order, OrderSettings, Step
 from jielong.orders.patterns import Pattern, level_by_level
 
 
@@ -30,9 +30,9 @@ class CoarseToFine(OrderSettings, family="order", name="coarse_to_fine"):
 
 
 class CoarseToFineOrder(Order):
-    """In the first codebook the previous code stands at a position; in the ``j``-th the sum of the first ``j - 1`` codes of that position.
+    """The input in the first codebook is the previous code; in the ``j``-th the sum of the first ``j - 1`` codes of the position.
 
-    Codes of one further codebook are independent of each other, given all codebooks before.
+    Codes of one further codebook are drawn independently given all earlier codebooks.
 
     Args:
         settings: See :class:`CoarseToFine`.
@@ -43,9 +43,10 @@ class CoarseToFineOrder(Order):
     def __init__(self, settings: CoarseToFine = CoarseToFine()) -> None:
         self.greedy = settings.greedy
 
-    def greedy_block(self, layout: Layout, start: int) -> bool:
-        """In further codebooks, if so asked."""
-        return self.greedy and start >= layout.positions // layout.grid[0]
+    def sampling_at(self, layout: Layout, start: int, step: Step, config: SamplingConfig) -> SamplingConfig:
+        """Temperature 0 in all codebooks but the first, where ``greedy``."""
+        later = start >= layout.positions // layout.grid[0]
+        return config.model_copy(update={"temperature": 0.0}) if self.greedy and later else config
 
     def pattern(self, layout: Layout) -> Pattern:
         """All positions of the first codebook, then all of the second, and so on."""
@@ -57,7 +58,7 @@ class CoarseToFineOrder(Order):
         return torch.cat([torch.arange(count), count + torch.arange(layout.grid[0] - 1).repeat_interleave(count)])
 
     def inputs(self, embed: Embed, values: Tensor, known: Tensor, placeholder: Tensor, start: int, stop: int) -> Tensor:
-        """The code before, and the placeholder at the first position; behind the first codebook the lower codes of the same position."""
+        """The previous code, and the placeholder at the first position; after the first codebook the lower codes of the same position."""
         books = values.shape[2]
         count = values.shape[1] // books
         parts = []
@@ -65,14 +66,9 @@ class CoarseToFineOrder(Order):
             before = embed(values[:, max(start - 1, 0) : min(stop, count) - 1])
             parts = [before] if start > 0 else [placeholder.to(before.dtype).expand(len(values), 1, -1), before]
         if stop > count:
-            # Of a lower codebook, the code where it stands; of the others nothing, as at the position in the first codebook.
-            places = torch.arange(max(start, count), stop, device=values.device)[:, None]
+            # Of a lower codebook, its code; of the others padding, as at the position in the first codebook.
+            positions = torch.arange(max(start, count), stop, device=values.device)[:, None]
             book = torch.arange(books, device=values.device)
-            index = places % count + torch.where(book < places // count, book * count, 0)
+            index = positions % count + torch.where(book < positions // count, book * count, 0)
             parts.append(embed(values.gather(1, index.expand(len(values), -1, -1))))
         return torch.cat(parts, dim=1)
-
-    def view(self, layout: Layout, rng: PerSampleRNG) -> TrainingView:
-        """Everything is asked: one pass trains all codebooks in parallel."""
-        everything = torch.ones(len(rng), layout.positions, dtype=torch.bool)
-        return TrainingView(known=everything, loss_mask=everything)

@@ -1,7 +1,7 @@
-"""Masked next-token prediction: raster order that learns to reach over gaps (AudioMNTP, arXiv 2507.09834, section 3.2).
+"""Masked next-token prediction: raster order trained with dropped tokens (AudioMNTP, arXiv 2507.09834, section 3.2).
 
-In training a random part of an item's tokens is dropped, and each that is left predicts the next one left, told where it stands itself and
-where that one does. Far jumps teach structure, short ones detail. Sampling is raster order, in which the two places are neighbours.
+In training random tokens are dropped, and each remaining one predicts the next remaining one from its own position and that of the target.
+Sampling is raster order, where the two positions are neighbours.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class MaskedNext(OrderSettings, family="order", name="masked_next"):
 
 
 class PlacedEmbedding(nn.Module):
-    """Vectors of tokens that say where they stand: the last value of a token is its position.
+    """Embeds tokens whose last value is their position.
 
     Args:
         layout: The tokens.
@@ -61,9 +61,9 @@ class PlacedEmbedding(nn.Module):
 
 
 class MaskedNextOrder(RasterOrder):
-    """Raster order over the tokens that are left; what stands at a position is the last of them before it, and its place.
+    """Raster order over the remaining tokens; the input is the previous remaining token with its position.
 
-    The generator's own place of a position is the one to be predicted, as in raster order.
+    The generator's position embedding is that of the target, as in raster order.
 
     Args:
         settings: See :class:`MaskedNext`.
@@ -74,29 +74,27 @@ class MaskedNextOrder(RasterOrder):
         self.plain, self.few, self.many = settings.plain, settings.few, settings.many
 
     def embedding(self, tokenizer: Tokenizer, width: int) -> nn.Module:
-        """Tokens with their places."""
+        """Tokens with their positions."""
         return PlacedEmbedding(tokenizer.layout, width)
 
     def inputs(self, embed: Embed, values: Tensor, known: Tensor, placeholder: Tensor, start: int, stop: int) -> Tensor:
-        """The last known token before each position, with its place; the placeholder where there is none."""
-        places = torch.arange(stop - 1, device=values.device)
-        last = torch.where(known[:, : stop - 1], places, -1).cummax(1).values if stop > 1 else known.new_zeros(len(known), 0).long()
+        """The last known token before each position, with its position; the placeholder where there is none."""
+        positions = torch.arange(stop - 1, device=values.device)
+        last = torch.where(known[:, : stop - 1], positions, -1).cummax(1).values if stop > 1 else known.new_zeros(len(known), 0).long()
         last = nn.functional.pad(last, (1, 0), value=-1)[:, start:stop]  # (B, stop - start)
         index = last.clamp_min(0)[..., None]
         before = values.gather(1, index.expand(-1, -1, values.shape[-1]))
         vectors = embed(torch.cat([before, index.to(before.dtype)], dim=-1))
         return torch.where((last < 0)[..., None], placeholder.to(vectors.dtype), vectors)
 
-    def view(self, layout: Layout, rng: PerSampleRNG) -> TrainingView:
-        """See :meth:`view_of`, of items that have all positions."""
-        return self.view_of(layout, rng, torch.ones(len(rng), layout.positions, dtype=torch.bool))
-
-    def view_of(self, layout: Layout, rng: PerSampleRNG, real: Tensor) -> TrainingView:
-        """Drop ``round(r n)`` of an item's ``n`` tokens, but not all: what is left is shown and asked, and nothing sees the others."""
+    def view(self, layout: Layout, rng: PerSampleRNG, present: Tensor | None = None) -> TrainingView:
+        """Drop ``round(r n)`` of an item's ``n`` tokens, but not all: the rest are inputs and targets, dropped ones are masked."""
+        if present is None:
+            present = torch.ones(len(rng), layout.positions, dtype=torch.bool)
         few, many = self.few.draw(rng, "cosine"), self.many.draw(rng, "cosine")
-        share = torch.where(rng.uniform().cpu() < self.plain, few, many)
-        count = real.sum(1)
-        dropped = torch.minimum((share * count).round(), count - 1)
-        chance = rng.uniform(layout.positions).cpu().masked_fill(~real, torch.inf)
-        left = real & (chance.argsort(1).argsort(1) >= dropped[:, None])
+        fraction = torch.where(rng.uniform().cpu() < self.plain, few, many)
+        total = present.sum(1)
+        dropped = torch.minimum((fraction * total).round(), total - 1)
+        rank = rng.uniform(layout.positions).cpu().masked_fill(~present, torch.inf).argsort(1).argsort(1)
+        left = present & (rank >= dropped[:, None])
         return TrainingView(known=left, loss_mask=left, attention_mask=left)

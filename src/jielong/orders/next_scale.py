@@ -1,4 +1,4 @@
-"""Next-scale order: the whole picture as one token, then again with four, and so on to the finest grid (VAR, arXiv 2404.02905)."""
+"""Next-scale order: an image as one token, then as a 2 x 2 grid, and so on to the finest grid (VAR, arXiv 2404.02905)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.networks.embedding import SoftCodeEmbedding
-from jielong.orders.base import Embed, Order, OrderSettings, TrainingView
+from jielong.orders.base import Embed, Order, OrderSettings
 from jielong.quantizers.multi_scale import MultiScaleQuantizer
 from jielong.quantizers.scales import shrink
 
@@ -20,10 +19,9 @@ if TYPE_CHECKING:
 
 
 class ScaleEmbedding(SoftCodeEmbedding):
-    """What stands at a scale's positions: the sum of all coarser scales, averaged down to that scale, through a linear map.
+    """Inputs of a scale: the sum of all coarser scales, averaged down to that scale, through a linear map.
 
-    Codebook and convolutions are copies of the tokenizer's. They are buffers that no checkpoint of a generator stores: a generator is
-    always built on its tokenizer, and refuses another.
+    Codebook and convolutions are copies of the tokenizer's, in non-persistent buffers: a generator is always built on its tokenizer.
 
     Args:
         quantizer: The trained tokenizer's.
@@ -52,19 +50,19 @@ class ScaleEmbedding(SoftCodeEmbedding):
         return weights[..., 0, :] @ self.codes
 
     def forward(self, values: Tensor) -> Tensor:
-        """Tokens of the first scales to the vectors at all positions of these scales but the first.
+        """Inputs of the scales in ``values`` except the first.
 
         Args:
-            values: Whole scales from the coarsest on, ``(B, n, 1)`` codes or ``(B, n, dim)`` vectors; the last of them is not read.
+            values: Whole scales from the coarsest on, ``(B, n, 1)`` codes or ``(B, n, dim)`` vectors; the last is not read.
 
         Returns:
             ``(B, n - positions of the first scale, width)``.
         """
-        given = sum(stop <= values.shape[1] for _, stop in self.pyramid.spans)
-        known = self.vectors(values[:, : self.pyramid.spans[given - 1][0]])
+        count = sum(stop <= values.shape[1] for _, stop in self.pyramid.spans)
+        known = self.vectors(values[:, : self.pyramid.spans[count - 1][0]])
         with torch.autocast(values.device.type, enabled=False):
             totals = self.pyramid.running(known, list(zip(self.weights, self.biases, strict=True)))
-            sizes = self.pyramid.scales[1:given]
+            sizes = self.pyramid.scales[1:count]
             maps = [shrink(total, size).flatten(2).transpose(1, 2) for total, size in zip(totals, sizes, strict=True)]
         return self.linear(torch.cat(maps, dim=1) if maps else known.new_zeros(len(values), 0, self.dim))
 
@@ -78,10 +76,10 @@ class NextScale(OrderSettings, family="order", name="next_scale"):
 
 
 class NextScaleOrder(Order):
-    """A block a scale, coarse to fine; inside a block everything at once, knowing the coarser scales added up.
+    """A block per scale, coarse to fine, drawn at once given the sum of the coarser scales.
 
-    The condition and the placeholder begin the chain: they are all that the first scale knows. Position embeddings are sums of a table
-    of scales, one of rows and one of columns (VAR has a table of scales and one vector a slot).
+    The first scale reads the placeholder (and the condition). Position embeddings are sums of tables of scales, rows and columns (VAR: a
+    table of scales and one of slots).
     """
 
     shifted = True
@@ -97,7 +95,7 @@ class NextScaleOrder(Order):
         return layout.coordinates()[:, 0]
 
     def embedding(self, tokenizer: Tokenizer, width: int) -> ScaleEmbedding:
-        """The sum of the coarser scales, as this tokenizer adds them up.
+        """See :class:`ScaleEmbedding`.
 
         Raises:
             ValueError: if it has no scales.
@@ -108,22 +106,17 @@ class NextScaleOrder(Order):
         return ScaleEmbedding(quantizer, width)
 
     def inputs(self, embed: Embed, values: Tensor, known: Tensor, placeholder: Tensor, start: int, stop: int) -> Tensor:
-        """The coarser scales, added up and averaged down; the placeholder at the first scale. ``start`` and ``stop`` are ends of scales."""
-        behind = embed(values[:, :stop])
-        first = stop - behind.shape[1]
+        """The embedded sum of coarser scales; the placeholder at the first scale. ``start`` and ``stop`` are scale boundaries."""
+        later = embed(values[:, :stop])
+        first = stop - later.shape[1]
         if first <= 0:
-            raise ValueError("the next-scale order reads sums of scales: build the generator with the order's own embedding")
+            raise ValueError("the next-scale order reads sums of scales: give the generator order.embedding(tokenizer, width)")
         if start >= first:
-            return behind[:, start - first :]
-        return torch.cat([placeholder.to(behind.dtype).expand(len(values), first, -1), behind], dim=1)
-
-    def view(self, layout: Layout, rng: PerSampleRNG) -> TrainingView:
-        """Everything is asked: one pass trains all scales in parallel."""
-        everything = torch.ones(len(rng), layout.positions, dtype=torch.bool)
-        return TrainingView(known=everything, loss_mask=everything)
+            return later[:, start - first :]
+        return torch.cat([placeholder.to(later.dtype).expand(len(values), first, -1), later], dim=1)
 
 
 _NO_SCALES = (
-    "the next-scale order needs a tokenizer whose tokens stand on several scales, but this one's stand on one grid: train one with "
+    "the next-scale order needs a multi-scale tokenizer, but the tokens of this one are on one grid: train one with "
     "quantizer: multi_scale (jielong train var-tokenizer), or choose another order, such as masked"
 )

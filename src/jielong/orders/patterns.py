@@ -1,7 +1,7 @@
-"""Patterns: reversible re-layouts of codes in several codebooks, before an order sees them (MusicGen, arXiv 2306.05284).
+"""Codebook interleaving patterns: reversible arrangements applied before an order (MusicGen, arXiv 2306.05284).
 
 A pattern is a list of steps, each a set of ``(t, q)``: the code of codebook ``q`` at position ``t``. Where a step has no code of a
-codebook stands the padding value ``V``, which has a vector in the embedding and which no head predicts.
+codebook, the value is ``V`` (padding), which has a vector in the embedding and which no head predicts.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from jielong.core.tokens import Layout
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
-    """Where every code stands.
+    """An arrangement of codes.
 
     Attributes:
-        layout: The arranged tokens', with ``K`` channels as before.
-        table: ``(steps, K)`` long: the position whose code of that codebook stands at a step; -1 where there is none.
+        layout: Layout of the arranged tokens, with ``K`` channels as before.
+        table: ``(steps, K)`` long: the position of each step's code per codebook; -1 where there is none.
     """
 
     layout: Layout
@@ -41,7 +41,7 @@ class Pattern:
 
     @cached_property
     def steps_of(self) -> Tensor:
-        """``(positions, K)`` long: the step at which each code stands; the inverse of the table."""
+        """``(positions, K)`` long: the step of each code; the inverse of the table."""
         steps, books = self.present.nonzero(as_tuple=True)
         inverse = torch.empty(len(steps) // self.table.shape[1], self.table.shape[1], dtype=torch.long)
         inverse[self.table[steps, books], books] = steps
@@ -53,7 +53,7 @@ class Pattern:
         return values.gather(1, index).masked_fill(~self.present.to(values.device), self.pad)
 
     def undo(self, values: Tensor) -> Tensor:
-        """What :meth:`build` made, ``(B, steps, K)``, to ``(B, positions, K)``."""
+        """The inverse of :meth:`build`: ``(B, steps, K)`` to ``(B, positions, K)``."""
         return values.gather(1, self.steps_of.to(values.device).expand(len(values), -1, -1))
 
 
@@ -61,13 +61,13 @@ def delay(layout: Layout, delays: Sequence[int]) -> Pattern:
     """Step ``s`` has ``(s - d_q, q)``: ``T + max d`` steps. With ``d = 0, 1, ..., K - 1`` it is MusicGen's; parallel is all zeros.
 
     Raises:
-        ValueError: if tokens do not stand in one line, or the delays are not one a codebook from 0 on.
+        ValueError: if tokens are not one-dimensional, or the delays are not one per codebook with a minimum of 0.
     """
     books = _codebooks(layout, "delay")
     if layout.scales or len(layout.grid) != 1:
-        raise ValueError(f"the pattern delay is for tokens in one line, as those of sound, and these stand in {layout.grid}: take flatten")
+        raise ValueError(f"the pattern delay needs 1-D tokens, such as those of audio, and these have the grid {layout.grid}: take flatten")
     if len(delays) != books or min(delays) != 0:
-        raise ValueError(f"delays are one a codebook, {books} of them from 0 on, such as {list(range(books))}, not {list(delays)}")
+        raise ValueError(f"delays needs {books} numbers, one per codebook, the least 0, such as {list(range(books))}, not {list(delays)}")
     count = layout.positions
     table = torch.arange(count + max(delays))[:, None] - torch.tensor(list(delays))
     table = table.masked_fill((table < 0) | (table >= count), -1)
@@ -75,7 +75,7 @@ def delay(layout: Layout, delays: Sequence[int]) -> Pattern:
 
 
 def flatten(layout: Layout) -> Pattern:
-    """One code a step, the codebooks of a position one after the other: ``K T`` steps, the exact factorisation."""
+    """One code per step, the codebooks of a position in sequence: ``K T`` steps, the exact factorisation."""
     books = _codebooks(layout, "flatten")
     rows = torch.arange(layout.positions)[:, None, None].expand(-1, books, books)
     table = rows.masked_fill(~torch.eye(books, dtype=torch.bool), -1).flatten(0, 1)
@@ -83,7 +83,7 @@ def flatten(layout: Layout) -> Pattern:
 
 
 def coarse_first(layout: Layout) -> Pattern:
-    """The first codebook at all positions, then all others together, position by position: ``2 T`` steps."""
+    """The first codebook at all positions, then all others together per position: ``2 T`` steps."""
     _codebooks(layout, "coarse_first")
     rows = torch.arange(layout.positions)[:, None].expand(-1, layout.channels)
     first = torch.arange(layout.channels) == 0
@@ -91,7 +91,7 @@ def coarse_first(layout: Layout) -> Pattern:
 
 
 def level_by_level(layout: Layout) -> Pattern:
-    """One code a step: the first codebook at all positions, then the second at all of them, and so on: ``K T`` steps."""
+    """One code per step: the first codebook at all positions, then the second, and so on: ``K T`` steps."""
     books = _codebooks(layout, "level by level")
     rows = torch.arange(layout.positions).expand(books, -1)[..., None].expand(-1, -1, books)
     table = rows.masked_fill(~torch.eye(books, dtype=torch.bool)[:, None], -1).flatten(0, 1)
@@ -100,6 +100,6 @@ def level_by_level(layout: Layout) -> Pattern:
 
 def _codebooks(layout: Layout, name: str) -> int:
     if layout.vocabulary is None or layout.scales or layout.channels < 2:
-        has = "is of numbers" if layout.vocabulary is None else "stands on several scales" if layout.scales else "has one codebook"
-        raise ValueError(f"the pattern {name} arranges the codes of several codebooks on one grid, and a token here {has}: take parallel")
+        has = "is continuous" if layout.vocabulary is None else "is on several scales" if layout.scales else "has one codebook"
+        raise ValueError(f"the pattern {name} arranges the codes of several codebooks on one grid, but a token here {has}: take parallel")
     return layout.channels

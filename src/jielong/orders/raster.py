@@ -1,6 +1,6 @@
-"""Raster order: one token after the other, row by row (LlamaGen, arXiv 2406.06525; VQ-VAE's and DALL-E's priors).
+"""Raster order: token by token, row by row (LlamaGen, arXiv 2406.06525; VQ-VAE's and DALL-E's priors).
 
-Codes of several codebooks may be re-arranged first (MusicGen, arXiv 2306.05284; :mod:`jielong.orders.patterns`).
+Codes of several codebooks may be rearranged first (MusicGen, arXiv 2306.05284; :mod:`jielong.orders.patterns`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
-from jielong.orders.base import Embed, Order, OrderSettings, TrainingView
+from jielong.orders.base import Embed, Order, OrderSettings
 from jielong.orders.patterns import Pattern, coarse_first, delay, flatten
 
 PatternName = Literal["parallel", "delay", "flatten", "coarse_first"]
@@ -33,9 +32,9 @@ class Raster(OrderSettings, family="order", name="raster"):
     @model_validator(mode="after")
     def _delays_of_delay(self) -> Raster:
         if self.delays is not None and self.pattern != "delay":
-            raise ValueError(f"delays are of the pattern delay, not of {self.pattern}: set pattern: delay, or leave them out")
+            raise ValueError(f"delays belong to the pattern delay, not to {self.pattern}: set pattern: delay, or leave delays out")
         if self.delays is not None and (not self.delays or min(self.delays) != 0):
-            raise ValueError(f"delays are numbers of steps, one a codebook, the smallest of them 0, not {list(self.delays)}")
+            raise ValueError(f"delays are numbers of steps, one per codebook, the smallest 0, not {list(self.delays)}")
         return self
 
     def build(self) -> RasterOrder:
@@ -44,7 +43,7 @@ class Raster(OrderSettings, family="order", name="raster"):
 
 
 class RasterOrder(Order):
-    """Every position is its own block; what stands at it is the previous token (the causal shift).
+    """A block per position; its input is the previous token (the causal shift).
 
     Args:
         settings: See :class:`Raster`.
@@ -56,7 +55,7 @@ class RasterOrder(Order):
         self.name, self.delays = settings.pattern, settings.delays
 
     def pattern(self, layout: Layout) -> Pattern | None:
-        """The arrangement, where there is one."""
+        """See :meth:`Order.pattern`."""
         if self.name == "delay":
             return delay(layout, range(layout.channels) if self.delays is None else self.delays)
         return None if self.name == "parallel" else flatten(layout) if self.name == "flatten" else coarse_first(layout)
@@ -66,14 +65,9 @@ class RasterOrder(Order):
         return torch.arange(layout.positions)
 
     def inputs(self, embed: Embed, values: Tensor, known: Tensor, placeholder: Tensor, start: int, stop: int) -> Tensor:
-        """The token before each position; the placeholder begins the chain."""
+        """The previous token; the placeholder at the first position."""
         before = embed(values[:, max(start - 1, 0) : stop - 1])
         if start > 0:
             return before
         first = placeholder.to(before.dtype).expand(len(values), 1, -1)
         return torch.cat([first, before], dim=1)
-
-    def view(self, layout: Layout, rng: PerSampleRNG) -> TrainingView:
-        """Everything is asked: one causal pass trains every block in parallel."""
-        everything = torch.ones(len(rng), layout.positions, dtype=torch.bool)
-        return TrainingView(known=everything, loss_mask=everything)

@@ -1,4 +1,4 @@
-"""Which share of the tokens a masked order hides in training."""
+"""Mask schedules and the distribution of mask ratios in training."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from jielong.core.rng import PerSampleRNG
 
 
 def masked_share(progress: float, schedule: Schedule) -> float:
-    """Share of tokens still masked when a share ``progress`` of the steps is done: 1 at 0, 0 at 1.
+    """Fraction of tokens still masked when a fraction ``progress`` of the steps is done: 1 at 0, 0 at 1.
 
     cosine: ``cos(pi r / 2)`` (MaskGIT, eq. 3); arccos: ``2 arccos(r) / pi``; linear: ``1 - r``; square: ``1 - r^2``; cubic: ``1 - r^3``
-    (the concave ones of MaskGIT's table 3: few tokens first, many later).
+    (the concave schedules of MaskGIT's table 3: few tokens first).
     """
     if schedule == "cosine":
         return math.cos(math.pi / 2 * progress)
@@ -40,15 +40,14 @@ class Ratio(Config):
     """The distribution of mask ratios in training.
 
     Attributes:
-        kind: ``schedule``: that of the reveal schedule at a uniform progress (MaskGIT), so that training sees what sampling meets;
-            ``truncated_normal``: most of it near 1, so that much is hidden nearly always (MAR, arXiv 2406.11838).
+        kind: ``schedule``: the order's schedule at uniform progress (MaskGIT); ``truncated_normal``: mostly near 1 (MAR, arXiv 2406.11838).
         low: The lowest ratio: 0 for ``schedule``, 0.7 for ``truncated_normal`` (MAR). GIVT's ``cos(pi u / 2)`` with ``u`` up to 0.7 is the
             cosine schedule from 0.454 on.
         high: The highest ratio.
-        mean: Of the normal distribution before it is cut.
+        mean: Mean of the normal distribution before truncation.
         std: Its standard deviation.
-        per: ``item``: every item draws its own; ``batch``: those that are computed together share the first one's, so that as many of
-            their tokens are known (MAR). By default ``batch`` for ``truncated_normal``, and ``item`` for ``schedule``.
+        per: ``item``: a ratio per item; ``batch``: one per batch, so that items have equally many known tokens (MAR). By default ``batch``
+            for ``truncated_normal`` and ``item`` for ``schedule``.
     """
 
     kind: Literal["schedule", "truncated_normal"] = "schedule"
@@ -61,16 +60,16 @@ class Ratio(Config):
     @model_validator(mode="after")
     def _ordered(self) -> Ratio:
         if self.lowest >= self.high:
-            raise ValueError(f"mask ratios run from the lowest to the highest, but low is {self.lowest} and high {self.high}")
+            raise ValueError(f"low must be below high, but low is {self.lowest} and high {self.high}")
         return self
 
     @property
     def lowest(self) -> float:
-        """The lowest ratio, by default that of the kind."""
+        """``low``, or the default of the kind."""
         return self.low if self.low is not None else 0.7 if self.kind == "truncated_normal" else 0.0
 
     def draw(self, rng: PerSampleRNG, schedule: Schedule) -> Tensor:
-        """Ratios of the items of a batch, ``(B,)``, by the inverse of the distribution at one uniform number an item."""
+        """Ratios of a batch, ``(B,)``, by inverting the cumulative distribution at one uniform number per item."""
         uniform = rng.uniform().cpu()
         shared = self.per == "batch" or (self.per is None and self.kind == "truncated_normal")
         uniform = uniform[:1].expand(len(rng)) if shared else uniform
