@@ -20,7 +20,7 @@ from jielong.media.kinds.image import image_medium
 from jielong.networks.backbone import BackboneInputs
 from jielong.orders.masked import Masked
 from jielong.orders.raster import Raster
-from jielong.tokenizers.pixels import PixelTokenizer
+from jielong.tokenizers.pixels import Pixels, PixelTokenizer
 
 HEADS: dict[str, Part] = {"softmax": Softmax(), "logistic mixture": LogisticMixture(components=3)}
 CASES = [(1, False, "softmax"), (1, False, "logistic mixture"), (3, False, "logistic mixture"), (3, True, "softmax")]
@@ -31,7 +31,7 @@ def make(
 ) -> tuple[PixelTokenizer, Generator]:
     """A small generator over pixels, all weights away from their start."""
     torch.manual_seed(0)
-    tokenizer = PixelTokenizer(image_medium(channels, size), levels, flatten)
+    tokenizer = PixelTokenizer(image_medium(channels, size), Pixels(levels=levels, flatten=flatten))
     condition = Class(width=6).build(["cat", "dog"]) if classes else None
     backbone = PixelCNN(layers=2, width=6, features=6, first_kernel=3).build(tokenizer.layout, 6 if classes else None)
     model = Generator(tokenizer.layout, Raster().build(), backbone, HEADS[head].build(6, tokenizer.layout), condition)  # type: ignore[attr-defined]
@@ -59,7 +59,7 @@ def test_all_pictures_together_have_probability_one(channels: int, flatten: bool
 
 @pytest.mark.parametrize(("channels", "flatten", "head"), CASES)
 def test_an_untrained_softmax_is_exactly_uniform_and_a_mixture_nearly(channels: int, flatten: bool, head: str) -> None:
-    tokenizer = PixelTokenizer(image_medium(channels, (4, 5)), 256, flatten)
+    tokenizer = PixelTokenizer(image_medium(channels, (4, 5)), Pixels(flatten=flatten))
     backbone = PixelCNN(layers=1, width=6, features=6).build(tokenizer.layout, None)
     model = Generator(tokenizer.layout, Raster().build(), backbone, HEADS[head].build(6, tokenizer.layout))  # type: ignore[attr-defined]
     media = torch.rand(8, channels, 4, 5, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -102,7 +102,7 @@ def test_greedy_draws_are_the_likeliest_of_the_naive_reference() -> None:
 
 
 def test_only_the_raster_order_fits() -> None:
-    tokenizer = PixelTokenizer(image_medium(1, (4, 4)), 4)
+    tokenizer = PixelTokenizer(image_medium(1, (4, 4)), Pixels(levels=4))
     backbone = PixelCNN(layers=1, width=6).build(tokenizer.layout, None)
     with pytest.raises(ValueError, match="needs order: raster"):
         Generator(tokenizer.layout, Masked().build(), backbone, Softmax().build(6, tokenizer.layout))

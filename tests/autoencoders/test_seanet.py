@@ -78,7 +78,7 @@ def pieces(half: nn.Module, x: Tensor, size: int) -> Tensor:
 def test_a_token_covers_a_hop_and_settings_come_back(settings: SEANet) -> None:
     assert parse_part("autoencoder", settings.model_dump(mode="json")) == settings
     autoencoder = make(settings, channels=2)
-    assert autoencoder.reduction == settings.hop_length == HOP
+    assert autoencoder.reduction == settings.reduction == HOP
     for samples, frames in [(10 * HOP, 10), (10 * HOP - 5, 10), (1, 1), (HOP + 1, 2)]:
         features = autoencoder.encoder(sound(samples, 2))
         assert features.shape == (2, 8, frames)
@@ -167,8 +167,8 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"seanet reads \(time\), not a size of 2: choose one of convolutional, resnet, vit"):
         SEANet(**SMALL).build(channels=3, size=(8, 8), dim=4)
     for wrong, why in [
-        ({"causal": False, "transformer": {}}, "looks back only"),
-        ({"norm": "time_group_norm"}, "nothing is causal"),
+        ({"causal": False, "transformer": {}}, "the transformer is causal"),
+        ({"norm": "time_group_norm"}, "not causal"),
         ({"transformer": {"width": 8}, "channelwise_upsampling": True}, "keeps the tokenizer's dim"),
     ]:
         with pytest.raises(ValidationError, match=why):

@@ -20,7 +20,7 @@ from jielong.apps.lab.experiments import discrete_or_continuous, four_corners, p
 from jielong.config import recipe
 from jielong.media.kinds.image import image_medium
 from jielong.system import System
-from jielong.tokenizers.pixels import PixelTokenizer
+from jielong.tokenizers.pixels import Pixels, PixelTokenizer
 from jielong.training import experiment
 from jielong.training import run as training_run
 
@@ -195,7 +195,7 @@ def test_thirty_two_tokens_are_judged_both_ways() -> None:
 
 
 def test_a_pixel_reaches_itself() -> None:
-    tokenizer = PixelTokenizer(image_medium(3, (8, 8)), levels=256)
+    tokenizer = PixelTokenizer(image_medium(3, (8, 8)), Pixels())
     system = System("pixels", recipe.load("maskgit-tiny"), tokenizer, None)
     pictures = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     assert thirty_two_tokens.reach(system, pictures, 0).tolist() == [1 / 64] * 6

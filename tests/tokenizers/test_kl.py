@@ -126,7 +126,7 @@ def test_a_channel_that_says_nothing_does_not_explode() -> None:
 
 
 def test_it_cannot_be_measured_on_nothing() -> None:
-    with pytest.raises(ValueError, match="measured on pictures, and there are none"):
+    with pytest.raises(ValueError, match="measured on training media, and there are none"):
         make().calibrate([])
 
 

@@ -19,7 +19,7 @@ from jielong.quantizers.residual import Residual
 from jielong.quantizers.vector import Vector
 from jielong.system import describe
 from jielong.system.checkpoint import _description as read_description
-from jielong.tokenizers.kl import KLTokenizer
+from jielong.tokenizers.kl import KL, KLTokenizer
 from jielong.tokenizers.vq import VQTokenizer
 
 HOP, DIM = 8, 6
@@ -93,7 +93,7 @@ def test_what_is_not_known_is_silent() -> None:
 
 
 def test_vectors_of_sound() -> None:
-    made = KLTokenizer(MEDIA, autoencoder(2 * DIM), DIM).eval()
+    made = KLTokenizer(MEDIA, autoencoder(2 * DIM), KL(dim=DIM)).eval()
     made.calibrate([sound(8)])
     tokens = made.encode(sound(8))
     assert tokens.layout == Layout((10,), DIM)
@@ -107,7 +107,7 @@ def test_vectors_of_sound() -> None:
 
 
 def test_means_and_variances_of_sounds_that_end_decode_like_the_means() -> None:
-    made = KLTokenizer(MEDIA, autoencoder(2 * DIM), DIM).eval()
+    made = KLTokenizer(MEDIA, autoencoder(2 * DIM), KL(dim=DIM)).eval()
     lengths = torch.tensor([2, 10, 7])
     cached, tokens = (replace(each, lengths=lengths) for each in (made.encode_to_cache(sound()), made.encode(sound())))
     decoded = made.decode_padded(cached)

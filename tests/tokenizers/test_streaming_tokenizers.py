@@ -128,12 +128,12 @@ def test_latency_is_a_frame_and_what_is_looked_ahead() -> None:
 
 
 def test_what_cannot_be_streamed_says_why() -> None:
-    with pytest.raises(ValueError, match=r"cannot be streamed: its body looks \d+ samples \(0.\d+ s\) ahead; take one trained with causal"):
+    with pytest.raises(ValueError, match=r"cannot be streamed: its autoencoder looks \d+ samples \(0.\d+ s\) ahead; train one with causal"):
         make(DILATED).streaming()
     normed = make(SEANet(channels=4, ratios=(4, 3, 2), causal=False, norm="time_group_norm"))
     assert normed.any_length
     assert normed.latency is None
-    with pytest.raises(ValueError, match="its norm looks at all of a sound"):
+    with pytest.raises(ValueError, match="its norm is over the whole clip"):
         normed.streaming()
     pictures = VQ().build(image_medium(3, (16, 16)))
     assert isinstance(pictures, GridTokenizer)

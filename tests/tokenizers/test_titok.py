@@ -14,7 +14,7 @@ from jielong.config.registry import RecipeError, parse_part
 from jielong.core.medium import Medium
 from jielong.core.tokens import Layout, Tokens
 from jielong.media.kinds.image import image_medium
-from jielong.tokenizers.pixels import PixelTokenizer
+from jielong.tokenizers.pixels import Pixels, PixelTokenizer
 from jielong.tokenizers.titok import TiTokTokenizer
 from jielong.tokenizers.vq import VQTokenizer
 
@@ -205,7 +205,7 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="16 x 24 pixels do not divide into patches of 5 x 5"):
         make(patch=5)
     with pytest.raises(ValueError, match="such as vq-emoji, not a PixelTokenizer"):
-        make(PixelTokenizer(MEDIA))  # type: ignore[arg-type]
+        make(PixelTokenizer(MEDIA, Pixels()))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"the proxy 'p' was made for .*3 x 16 x 16.* set data\.size to fit"):
         make(make_proxy(image_medium(3, (16, 16))))
     for wrong in ({"tokens": 0}, {"encoder": {"width": 18, "heads": 4}}, {"decoder": {"width": 12, "heads": 6}}, {"finetune_at": -1}):

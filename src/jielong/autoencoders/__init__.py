@@ -1,1 +1,1 @@
-"""Bodies: the networks on both sides of a tokenizer's bottleneck."""
+"""Autoencoders: the networks on both sides of a tokenizer's bottleneck."""

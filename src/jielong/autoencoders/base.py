@@ -1,4 +1,4 @@
-"""What a body is: an encoder and the decoder that mirrors it."""
+"""Interface of autoencoders: an encoder and the decoder that mirrors it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Autoencoder:
     """The networks on both sides of a bottleneck.
 
     Attributes:
-        encoder: Pictures ``(B, C, H, W)`` to features ``(B, D, h, w)``, or to as many maps as it was built for.
-        decoder: Features ``(B, D, h, w)`` to pictures ``(B, C, H, W)``, or to as many maps as it was built for.
-        reduction: Pixels of a side that one position covers, ``f = H / h``.
+        encoder: Media ``(B, C, *size)`` to features ``(B, encoded, *grid)``.
+        decoder: Features ``(B, D, *grid)`` to maps ``(B, outputs, *size)``.
+        reduction: Samples or pixels per position along each axis, ``f = H / h``.
     """
 
     encoder: nn.Module
@@ -28,21 +28,40 @@ class Autoencoder:
 
 
 def check_grid(size: tuple[int, ...], reduction: int) -> tuple[int, ...]:
-    """The grid that media of a size come to: ``(h, w)`` of pictures, ``(n,)`` of sound.
+    """Positions along each axis of media of a size: ``(h, w)`` of images, ``(n,)`` of audio.
 
     Raises:
-        ValueError: if they do not divide into squares of ``reduction`` pixels a side, or into stretches of as many samples.
+        ValueError: if a side is no multiple of ``reduction``.
     """
     if any(side % reduction for side in size):
-        told = " x ".join(map(str, size))
+        sides = " x ".join(map(str, size))
         if len(size) == 1:
-            raise ValueError(f"sound of {told} samples does not divide into tokens of {reduction} samples")
-        raise ValueError(f"pictures of {told} pixels do not divide into tokens of {reduction} x {reduction} pixels")
+            raise ValueError(f"sound of {sides} samples does not divide into tokens of {reduction} samples")
+        raise ValueError(f"pictures of {sides} pixels do not divide into tokens of {reduction} x {reduction} pixels")
     return tuple(side // reduction for side in size)
 
 
+@dataclass(frozen=True)
+class NetworkSizes:
+    """Sizes that a tokenizer fixes.
+
+    Attributes:
+        channels: ``C`` of the media.
+        grid: Positions along each axis.
+        dim: Width ``D`` of the decoder's features.
+        encoded: Width of the encoder's features.
+        outputs: Maps that the decoder returns.
+    """
+
+    channels: int
+    grid: tuple[int, ...]
+    dim: int
+    encoded: int
+    outputs: int
+
+
 class AutoencoderSettings(Part):
-    """What the settings of every body answer.
+    """Settings of an autoencoder.
 
     Attributes:
         axes: Axes of the media its networks read; ``None`` for any.
@@ -50,35 +69,42 @@ class AutoencoderSettings(Part):
 
     axes: ClassVar[Axes | None] = None
 
+    @property
+    def reduction(self) -> int:
+        """Samples or pixels per position along each axis."""
+        raise NotImplementedError(f"the settings {type(self).__name__} have no reduction")
+
+    def networks(self, sizes: NetworkSizes) -> tuple[nn.Module, Decoder]:
+        """Encoder and decoder."""
+        raise NotImplementedError(f"the settings {type(self).__name__} build no autoencoder")
+
     def build(
         self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None
     ) -> Autoencoder:
         """The networks.
 
         Args:
-            channels: Colour channels ``C`` of the pictures.
-            size: Their height and width in pixels, or their length in samples.
+            channels: ``C`` of the media.
+            size: Their size along each axis.
             dim: Width ``D`` of the features on both sides of the bottleneck.
-            outputs: Maps that the decoder gives; ``C`` when not given.
-            encoded: Width of what the encoder gives, where a bottleneck makes ``D`` of it; ``D`` when not given.
+            outputs: Maps that the decoder returns; ``C`` when not given.
+            encoded: Width of the encoder's features; ``D`` when not given.
 
         Raises:
-            ValueError: if the media are of a kind that it does not read, or do not divide into tokens.
+            ValueError: if it reads media with other axes, or the size does not divide into positions.
         """
-        raise NotImplementedError(f"the settings {type(self).__name__} build no body")
+        grid = self.grid(size, self.reduction)
+        encoded, outputs = dim if encoded is None else encoded, channels if outputs is None else outputs
+        return Autoencoder(*self.networks(NetworkSizes(channels, grid, dim, encoded, outputs)), self.reduction)
 
     def grid(self, size: tuple[int, ...], reduction: int) -> tuple[int, ...]:
-        """The grid that media of this size come to, as :func:`check_grid` has it.
-
-        Raises:
-            ValueError: as there, or if the body reads pictures and the media are sound, or the other way round.
-        """
+        """:func:`check_grid`, of a size with the right number of axes."""
         if self.axes is not None and len(size) != len(self.axes):
             raise ValueError(f"{self._reads()}, not a size of {len(size)}: {self._choices(len(size))}")
         return check_grid(size, reduction)
 
     def check_axes(self, axes: Axes) -> None:
-        """Raise ``ValueError`` when the data have other axes than the networks read; the message names autoencoders that fit."""
+        """Raise ``ValueError`` when the data have other axes than the networks read, with autoencoders that fit."""
         if self.axes not in (None, axes):
             raise ValueError(f"{self._reads()}, but the data have {axes_text(axes)}: {self._choices(len(axes))}")
 

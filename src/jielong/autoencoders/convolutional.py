@@ -1,21 +1,28 @@
-"""Convolutions, normalised group by group, with residual blocks (VQGAN, arXiv 2012.09841)."""
+"""Convolutional autoencoder with residual blocks (VQGAN, arXiv 2012.09841)."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from torch import nn
 
-from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
+from jielong.autoencoders.base import AutoencoderSettings, NetworkSizes
 from jielong.core.medium import ALONG_ROWS, Axes
 from jielong.networks.convolutional import ConvDecoder, ConvEncoder
+from jielong.networks.decoder import Decoder
 
 
 class Convolutional(AutoencoderSettings, family="autoencoder", name="convolutional"):
-    """Settings of the convolutional body.
+    """Settings; a token covers ``patch 2^(stages - 1)`` pixels a side.
 
-    ``channels`` and ``blocks`` list the width and the residual blocks of each stage, finest first; ``patch`` is the side of
-    the square of pixels that enters as one position. A token covers ``patch 2^(stages - 1)`` pixels a side.
+    Attributes:
+        channels: Width of each stage, finest first.
+        blocks: Residual blocks of each stage.
+        decoder_channels: Of the decoder; the encoder's if not given.
+        decoder_blocks: Of the decoder; the encoder's if not given.
+        patch: Pixels a side that enter as one position.
+        attention: Attention in the coarsest stage.
     """
 
     axes: ClassVar[Axes | None] = ALONG_ROWS
@@ -38,19 +45,13 @@ class Convolutional(AutoencoderSettings, family="autoencoder", name="convolution
                 )
         return self
 
-    def build(
-        self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None
-    ) -> Autoencoder:
-        """The networks, see :meth:`AutoencoderSettings.build`."""
-        reduction = self.patch * 2 ** (len(self.channels) - 1)
-        self.grid(size, reduction)
-        encoder = ConvEncoder(channels, self.channels, self.blocks, dim if encoded is None else encoded, self.patch, self.attention)
-        decoder = ConvDecoder(
-            dim,
-            self.decoder_channels or self.channels,
-            self.decoder_blocks or self.blocks,
-            channels if outputs is None else outputs,
-            self.patch,
-            self.attention,
-        )
-        return Autoencoder(encoder, decoder, reduction)
+    @property
+    def reduction(self) -> int:
+        """Pixels a side of a token."""
+        return self.patch * 2 ** (len(self.channels) - 1)
+
+    def networks(self, sizes: NetworkSizes) -> tuple[nn.Module, Decoder]:
+        """See :meth:`AutoencoderSettings.networks`."""
+        channels, blocks = self.decoder_channels or self.channels, self.decoder_blocks or self.blocks
+        encoder = ConvEncoder(sizes.channels, self.channels, self.blocks, sizes.encoded, self.patch, self.attention)
+        return encoder, ConvDecoder(sizes.dim, channels, blocks, sizes.outputs, self.patch, self.attention)

@@ -1,30 +1,31 @@
-"""The residual network of latent diffusion's autoencoders (arXiv 2112.10752): Stable Diffusion's, MAR's and FLUX's, given their weights."""
+"""Residual autoencoder of latent diffusion (arXiv 2112.10752), with the weights of Stable Diffusion, MAR or FLUX."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
 from pydantic import Field, PositiveInt, model_validator
+from torch import nn
 
-from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
+from jielong.autoencoders.base import AutoencoderSettings, NetworkSizes
 from jielong.core.medium import ALONG_ROWS, Axes
+from jielong.networks.decoder import Decoder
 from jielong.networks.resnet import ResnetDecoder, ResnetEncoder
 
 
 class Resnet(AutoencoderSettings, family="autoencoder", name="resnet"):
-    """Settings of the residual body.
+    """Settings; a token covers ``2^(stages - 1)`` pixels a side.
 
-    ``channels`` lists the width of each stage, finest first; a token covers ``2^(stages - 1)`` pixels a side. Stable Diffusion's and, but
-    for its ``projections``, FLUX's are ``[128, 256, 512, 512]`` with ``blocks: 2`` and ``groups: 32``; MAR's KL-16 is
-    ``[128, 128, 256, 256, 512]`` with ``attention: true`` and ``decoder_attention: false``.
+    Stable Diffusion and, but for its ``projections``, FLUX have ``channels: [128, 256, 512, 512]``, ``blocks: 2`` and ``groups: 32``; MAR's
+    KL-16 has ``channels: [128, 128, 256, 256, 512]``, ``attention: true`` and ``decoder_attention: false``.
 
     Attributes:
         channels: Width of each stage, finest first.
         blocks: Residual blocks of a stage of the encoder; the decoder has one more.
-        groups: Groups of channels that are normalised together.
+        groups: Groups of the group norms.
         attention: Attention after every block of the coarsest stage, beside that in the middle.
         decoder_attention: The same in the decoder; that of the encoder if not given.
-        projections: A 1x1 convolution on either side of the bottleneck, without which later models do.
+        projections: A 1x1 convolution on either side of the bottleneck, absent in later models.
     """
 
     axes: ClassVar[Axes | None] = ALONG_ROWS
@@ -41,14 +42,13 @@ class Resnet(AutoencoderSettings, family="autoencoder", name="resnet"):
             raise ValueError(f"channels {self.channels} must be multiples of groups {self.groups}")
         return self
 
-    def build(
-        self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None
-    ) -> Autoencoder:
-        """The networks, see :meth:`AutoencoderSettings.build`."""
-        reduction = 2 ** (len(self.channels) - 1)
-        self.grid(size, reduction)
+    @property
+    def reduction(self) -> int:
+        """Pixels a side of a token."""
+        return 2 ** (len(self.channels) - 1)
+
+    def networks(self, sizes: NetworkSizes) -> tuple[nn.Module, Decoder]:
+        """See :meth:`AutoencoderSettings.networks`."""
         attention = self.attention if self.decoder_attention is None else self.decoder_attention
-        encoded, outputs = dim if encoded is None else encoded, channels if outputs is None else outputs
-        encoder = ResnetEncoder(channels, self.channels, self.blocks, encoded, self.groups, self.attention, self.projections)
-        decoder = ResnetDecoder(dim, self.channels, self.blocks, outputs, self.groups, attention, self.projections)
-        return Autoencoder(encoder, decoder, reduction)
+        encoder = ResnetEncoder(sizes.channels, self.channels, self.blocks, sizes.encoded, self.groups, self.attention, self.projections)
+        return encoder, ResnetDecoder(sizes.dim, self.channels, self.blocks, sizes.outputs, self.groups, attention, self.projections)

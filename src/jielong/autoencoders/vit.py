@@ -1,13 +1,15 @@
-"""Transformers over patches (ViT-VQGAN, arXiv 2110.04627): every token may hold what the whole picture says about its place."""
+"""Transformer autoencoder over patches (ViT-VQGAN, arXiv 2110.04627)."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
 from pydantic import Field, PositiveInt, model_validator
+from torch import nn
 
-from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
+from jielong.autoencoders.base import AutoencoderSettings, NetworkSizes
 from jielong.core.medium import ALONG_ROWS, Axes
+from jielong.networks.decoder import Decoder
 from jielong.networks.layers import Activation
 from jielong.networks.norm import NormKind
 from jielong.networks.transformer import TransformerConfig
@@ -15,10 +17,10 @@ from jielong.networks.vision_transformer import Positions, ViTDecoder, ViTEncode
 
 
 class ViT(AutoencoderSettings, family="autoencoder", name="vit"):
-    """Settings of the transformer body.
+    """Settings; a token covers ``patch`` pixels a side.
 
-    A token covers ``patch`` pixels a side. The decoder is as large as the encoder unless ``decoder_layers``, ``decoder_width`` and
-    ``decoder_heads`` say otherwise. ``positions``: ``rotary`` over rows and columns, or a ``learned`` vector a position.
+    The decoder is as large as the encoder unless ``decoder_layers``, ``decoder_width`` or ``decoder_heads`` are set. ``positions`` are
+    ``rotary`` over rows and columns, or a ``learned`` vector per position.
     """
 
     axes: ClassVar[Axes | None] = ALONG_ROWS
@@ -48,19 +50,18 @@ class ViT(AutoencoderSettings, family="autoencoder", name="vit"):
                 )
         return self
 
-    def build(
-        self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None
-    ) -> Autoencoder:
-        """The networks, see :meth:`AutoencoderSettings.build`."""
-        rows, columns = self.grid(size, self.patch)
-        grid = (rows, columns)
-        encoder_config = self._config(self.layers, self.width, self.heads)
-        decoder_config = self._config(
-            self.decoder_layers or self.layers, self.decoder_width or self.width, self.decoder_heads or self.heads
-        )
-        encoder = ViTEncoder(channels, grid, self.patch, dim if encoded is None else encoded, encoder_config, self.positions)
-        decoder = ViTDecoder(dim, grid, self.patch, channels if outputs is None else outputs, decoder_config, self.positions)
-        return Autoencoder(encoder, decoder, self.patch)
+    @property
+    def reduction(self) -> int:
+        """Pixels a side of a token."""
+        return self.patch
+
+    def networks(self, sizes: NetworkSizes) -> tuple[nn.Module, Decoder]:
+        """See :meth:`AutoencoderSettings.networks`."""
+        rows, columns = sizes.grid
+        config = self._config(self.layers, self.width, self.heads)
+        encoder = ViTEncoder(sizes.channels, (rows, columns), self.patch, sizes.encoded, config, self.positions)
+        config = self._config(self.decoder_layers or self.layers, self.decoder_width or self.width, self.decoder_heads or self.heads)
+        return encoder, ViTDecoder(sizes.dim, (rows, columns), self.patch, sizes.outputs, config, self.positions)
 
     def _config(self, layers: int, width: int, heads: int) -> TransformerConfig:
         shared = {name: getattr(self, name) for name in ("norm", "activation", "qk_norm", "rope_base", "bias", "dropout")}

@@ -1,26 +1,28 @@
-"""Vocos (arXiv 2306.00814) as the body of a codec: spectra in and out, and everything learned at the rate of frames."""
+"""Vocos (arXiv 2306.00814) as a codec: spectra in and out, networks at the frame rate."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
 from pydantic import PositiveInt, model_validator
+from torch import nn
 
-from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
+from jielong.autoencoders.base import AutoencoderSettings, NetworkSizes
 from jielong.core.medium import ALONG_TIME, Axes
+from jielong.networks.decoder import Decoder
 from jielong.networks.vocos import VocosDecoder, VocosEncoder, VocosShape
 
 
 class Vocos(AutoencoderSettings, family="autoencoder", name="vocos"):
-    """Settings of Vocos with an encoder that mirrors it (APCodec, 2402.10533); a token covers ``stride * downsample`` samples.
+    """Settings of Vocos with a mirrored encoder (APCodec, 2402.10533); a token covers ``stride * downsample`` samples.
 
-    A frame looks ahead by half of what its window holds beyond the stride, in each half of the codec, even where the blocks are causal.
+    Each half looks ahead by half of ``window - stride``, even with causal blocks.
 
     Attributes:
-        window: Samples of a spectrum, a multiple of the stride, three times as long or more.
+        window: Samples of a spectrum, a multiple of the stride, at least 3 times as long.
         stride: Samples from one spectrum to the next.
         width: Channels of the blocks.
-        hidden: Channels within them; three times the width when not given.
+        hidden: Channels within them; 3 times the width when not given.
         layers: Blocks of each half.
         kernel: Frames that a block's convolution spans.
         causal: Whether the blocks look back only.
@@ -48,28 +50,11 @@ class Vocos(AutoencoderSettings, family="autoencoder", name="vocos"):
         return self
 
     @property
-    def hop_length(self) -> int:
-        """Samples that a token covers."""
+    def reduction(self) -> int:
+        """Samples of a token."""
         return self.stride * self.downsample
 
-    def build(
-        self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None
-    ) -> Autoencoder:
-        """The networks, see :meth:`AutoencoderSettings.build`.
-
-        Raises:
-            ValueError: if the media are pictures, or their length is no multiple of :attr:`hop`.
-        """
-        self.grid(size, self.hop_length)
-        shape = VocosShape(
-            window=self.window,
-            stride=self.stride,
-            width=self.width,
-            hidden=self.hidden or 3 * self.width,
-            layers=self.layers,
-            kernel=self.kernel,
-            causal=self.causal,
-            downsample=self.downsample,
-        )
-        encoder = VocosEncoder(shape, channels, dim if encoded is None else encoded)
-        return Autoencoder(encoder, VocosDecoder(shape, dim, channels if outputs is None else outputs), self.hop_length)
+    def networks(self, sizes: NetworkSizes) -> tuple[nn.Module, Decoder]:
+        """See :meth:`AutoencoderSettings.networks`."""
+        shape = VocosShape(**dict(self) | {"hidden": self.hidden or 3 * self.width})
+        return VocosEncoder(shape, sizes.channels, sizes.encoded), VocosDecoder(shape, sizes.dim, sizes.outputs)

@@ -1,1 +1,1 @@
-"""Tokenizers: what is the unit?"""
+"""Tokenizers: media to tokens and back."""

@@ -1,4 +1,4 @@
-"""What a tokenizer is: media to tokens and back, and, while it learns, a reconstruction with its losses."""
+"""Interface of tokenizers: media to tokens and back, and in training a reconstruction with losses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any, ClassVar, NamedTuple, TypeVar, cast
+from typing import ClassVar, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +20,14 @@ from jielong.core.tokens import Layout, Tokens
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What a tokenizer returns while it learns.
+    """Result of a training forward.
 
     Attributes:
-        media: The round trip's result, ``(B, C, H, W)`` or ``(B, C, T)``, with a gradient; ``None`` in a stage that compares no media.
-        losses: Losses of the bottleneck by name (scalars, already weighted).
-        likelihood: Where the tokenizer predicts a distribution of every colour value: its parameters, ``(B, 2 C, H, W)``.
-        figures: Numbers of the bottleneck to log (scalars without gradient).
-        first: What the first level of codes says by itself, with gradients, ``(B, N, D)``; all of it where there is one level.
+        media: ``(B, C, *size)`` with a gradient; ``None`` in a stage without reconstruction.
+        losses: Weighted scalars of the bottleneck by name.
+        likelihood: Parameters of the predicted distribution of every colour value, ``(B, 2 C, H, W)``.
+        figures: Scalars of the bottleneck to log, without gradient.
+        first: Vectors of the first codebook, with gradients, ``(B, N, D)``.
     """
 
     media: Tensor | None
@@ -38,49 +38,49 @@ class Reconstruction:
 
 
 class ReceptiveField(NamedTuple):
-    """How many tokens before and behind a sample a decoder must have seen to give it."""
+    """Tokens before and after a sample that a decoder reads to compute it."""
 
     before: int
     after: int
 
 
-Once = TypeVar("Once")
+Result = TypeVar("Result")
 
 
 class Tokenizer(nn.Module, ABC):
-    """Cuts media into tokens and turns tokens back. Sizes that others need are properties, never typed twice."""
+    """Media to tokens and back; sizes derive from :attr:`media` and :attr:`layout`."""
 
     media: Medium
     layout: Layout
-    _known: dict[str, tuple[tuple[Any, ...], Any]]
+    _cache: dict[str, tuple[tuple[tuple[int, int], ...], object]]
 
     def __init__(self) -> None:
         super().__init__()
-        self._known = {}
+        self._cache = {}
 
-    def _once(self, name: str, make: Callable[[], Once]) -> Once:
-        """What ``make`` gives, computed again only where a weight has changed since."""
+    def _cached(self, name: str, compute: Callable[[], Result]) -> Result:
+        """The result of ``compute``, computed again when a weight has changed."""
         state = tuple((weight.data_ptr(), weight._version) for weight in chain(self.parameters(), self.buffers()))
-        if self._known.get(name, ((None,),))[0] != state:
-            self._known[name] = state, make()
-        return cast("Once", self._known[name][1])
+        if name not in self._cache or self._cache[name][0] != state:
+            self._cache[name] = state, compute()
+        return cast("Result", self._cache[name][1])
 
     @abstractmethod
     def encode(self, media: Tensor) -> Tokens:
-        """Media ``(B, C, H, W)`` or ``(B, C, T)`` in [-1, 1] to tokens. No gradient."""
+        """Media ``(B, C, *size)`` in [-1, 1] to tokens, without gradient."""
 
     @abstractmethod
     def decode(self, tokens: Tokens) -> Tensor:
-        """Tokens to media ``(B, C, H, W)`` or ``(B, C, T)`` in [-1, 1]. No gradient."""
+        """Tokens to media ``(B, C, *size)`` in [-1, 1], without gradient."""
 
     @property
     def any_length(self) -> bool:
-        """Whether it reads sound of other lengths than that of :attr:`media`; tokens then stand in a row of their own length."""
+        """Whether it reads audio of other lengths than that of :attr:`media`; the layout's grid then has the length of the tokens."""
         return False
 
     @property
     def cached_layout(self) -> Layout:
-        """The layout of what :meth:`encode_to_cache` gives: the tokens' own, unless it keeps more."""
+        """Layout of :meth:`encode_to_cache`."""
         return self.layout
 
     @property
@@ -91,66 +91,66 @@ class Tokenizer(nn.Module, ABC):
         return self.media.frames // self.layout.grid[0]
 
     def positions_of(self, samples: Tensor) -> Tensor | None:
-        """How many positions, from the first on, hold so many samples: ``(B,)`` to ``(B,)`` long, on the CPU; ``None`` without a hop."""
+        """Positions that cover a number of samples, ``(B,)`` to ``(B,)`` long, on the CPU; ``None`` without a :attr:`hop_length`."""
         if self.hop_length is None:
             return None
         return (samples.cpu().long() + self.hop_length - 1).div(self.hop_length, rounding_mode="floor").clamp(1, self.layout.grid[0])
 
     def residuals(self, media: Tensor) -> Tensor | None:
-        """What is left of media after each of the parts that a token's meaning is added up from; ``None`` where it is one part."""
+        """Share of the features' square left after each summand of the quantizer, ``(parts,)``; ``None`` without a sum."""
         return None
 
     def encode_to_cache(self, media: Tensor) -> Tokens:
-        """What a file keeps of media, so that a generator can be trained without them: their tokens, or what tokens are drawn from."""
+        """What token files store to train a generator: the tokens, or the distributions that tokens are sampled from."""
         return self.encode(media)
 
-    def sample_cached(self, kept: Tokens, rng: PerSampleRNG) -> Tokens:
-        """The tokens to train on, out of what :meth:`encode_to_cache` gave; where tokens are drawn, others at every call.
+    def sample_cached(self, cached: Tokens, rng: PerSampleRNG) -> Tokens:
+        """Tokens to train on, of the result of :meth:`encode_to_cache`; new samples at every call if it stores distributions.
 
         Args:
-            kept: In :attr:`cached_layout`.
-            rng: A stream for each item.
+            cached: In :attr:`cached_layout`.
+            rng: A stream per item.
         """
-        return kept
+        return cached
 
     def mean_cached(self, tokens: Tokens) -> Tokens:
-        """Of tokens as :meth:`encode_to_cache` gives them, those that :meth:`encode` gives; others are returned unchanged."""
+        """Tokens as of :meth:`encode`, from those of :meth:`encode_to_cache`; tokens in :attr:`layout` are returned unchanged."""
         return tokens
 
     @property
     def silence_tokens(self) -> Tensor:
-        """The tokens of a grey picture, or of silence, ``(1, N, C)``."""
+        """Tokens of a grey image or of silence, ``(1, N, C)``."""
         device = next(chain(self.parameters(), self.buffers()), torch.empty(0)).device
-        return self._once("silence_tokens", lambda: self.encode(torch.zeros(1, *self.media.shape, device=device)).values)
+        return self._cached("silence_tokens", lambda: self.encode(torch.zeros(1, *self.media.shape, device=device)).values)
 
     @property
     def receptive_field(self) -> ReceptiveField:
-        """What its decoder looks at of sound: measured, by changing the first and the last token of silence.
+        """Of the decoder of audio, measured by changing the first and the last token of silence.
 
-        Where it looks at everything (a norm over all of the sound), that is all tokens.
+        With a norm over the whole clip it is all tokens.
         """
-        return self._once("receptive_field", self._measure_receptive_field)
+        return self._cached("receptive_field", self._measure_receptive_field)
 
     @torch.no_grad()
     def _measure_receptive_field(self) -> ReceptiveField:
-        count, hop_length, silent = self.layout.positions, self.hop_length or 1, self.silence_tokens
-        ends = silent.repeat(2, 1, 1)
+        count, hop_length, silence = self.layout.positions, self.hop_length or 1, self.silence_tokens
+        ends = silence.repeat(2, 1, 1)
         for row, place in enumerate((0, count - 1)):
             one = ends[row, place]
             ends[row, place] = one + 1.0 if self.layout.vocabulary is None else (one + 1) % self.layout.vocabulary
-        heard = self.decode(Tokens(torch.cat([silent, ends]), self.layout))
-        first, last = ((heard[row] != heard[0]).any(0).nonzero().flatten() // hop_length for row in (1, 2))
+        audio = self.decode(Tokens(torch.cat([silence, ends]), self.layout))
+        first, last = ((audio[row] != audio[0]).any(0).nonzero().flatten() // hop_length for row in (1, 2))
         if not len(first) or not len(last):
             return ReceptiveField(count, count)
         return ReceptiveField(int(first.max()), count - 1 - int(last.min()))
 
     def decode_between(self, values: Tensor, start: int, stop: int) -> Tensor:
-        """The sound of positions ``start`` to ``stop`` alone, as :meth:`decode` gives it, out of no more tokens than it takes.
+        """Audio of positions ``start`` to ``stop`` (exclusive), equal to that of :meth:`decode`, from the tokens it depends on.
 
         Args:
             values: Of all positions, ``(B, N, C)``.
-            start: The first position.
-            stop: That behind the last.
+            start: First position.
+            stop: Last position plus one.
         """
         hop_length, first, last = self.hop_length or 1, 0, values.shape[1]
         if self.any_length:
@@ -159,25 +159,24 @@ class Tokenizer(nn.Module, ABC):
         return media[..., (start - first) * hop_length : (stop - first) * hop_length]
 
     def decode_padded(self, tokens: Tokens) -> Tensor:
-        """As :meth:`decode`, of items that end: tokens of silence behind an item's last one, and silence in the media."""
+        """As :meth:`decode`, with silence after each item's length."""
         tokens = self.mean_cached(tokens)
         if tokens.lengths is None or self.hop_length is None:
             return self.decode(tokens)
-        silent, count = self.silence_tokens.to(tokens.values.device), self.layout.positions
-        behind = torch.arange(count, device=silent.device) >= tokens.lengths.to(silent.device)[:, None]
+        silence, count = self.silence_tokens.to(tokens.values.device), self.layout.positions
+        padding = torch.arange(count, device=silence.device) >= tokens.lengths.to(silence.device)[:, None]
         end = min(count, int(tokens.lengths.max()))
-        media = self.decode_between(torch.where(behind[..., None], silent, tokens.values), 0, end)
-        media = media.masked_fill(behind[:, :end].repeat_interleave(self.hop_length, dim=1)[:, None], 0)
+        media = self.decode_between(torch.where(padding[..., None], silence, tokens.values), 0, end)
+        media = media.masked_fill(padding[:, :end].repeat_interleave(self.hop_length, dim=1)[:, None], 0)
         return F.pad(media, (0, (count - end) * self.hop_length))
 
     def decode_known(self, tokens: Tokens, known: Tensor) -> Tensor:
-        """The media so far, while only some tokens are known, with grey or silence (0) where nothing is known.
+        """Partial media of the known tokens, grey or silent (0) elsewhere.
 
-        Tokens that stand for no part of the picture alone (a sequence of 1-D tokens) cannot be covered one by one: in the place of those
-        not known yet stand the tokens of a grey picture.
+        1-D tokens of images have no region of their own: :attr:`silence_tokens` replace those that are not known.
 
         Args:
-            tokens: ``(B, N, C)``; what stands where nothing is known does not matter.
+            tokens: ``(B, N, C)``; unknown values do not matter.
             known: ``(B, N)`` bool.
         """
         tokens, known = self.mean_cached(tokens), known.to(tokens.values.device)
@@ -196,22 +195,22 @@ class Tokenizer(nn.Module, ABC):
         raise ValueError(f"a {type(self).__name__} has no residual codebooks: leave out tokenizer.num_codebooks")
 
     def check(self, media: Tensor) -> None:
-        """Raise ``ValueError`` when media has another shape than the tokenizer was made for, or is of whole numbers."""
+        """Raise ``ValueError`` for media of another shape, or of integers."""
         self.check_scale(media)
         if tuple(media.shape[1:]) != self.media.shape:
             axes = axes_text(self.media.axes).replace("(", "(channels, ")
             raise ValueError(f"this tokenizer reads {axes} = {self.media.shape}, not {tuple(media.shape[1:])}")
 
     def check_scale(self, media: Tensor) -> None:
-        """Raise ``ValueError`` when media is of whole numbers, as files have them, whose scale is another."""
+        """Raise ``ValueError`` for integers, whose scale is another."""
         if not media.is_floating_point():
             scale = "divide 16-bit samples by 32,768; divide 8-bit pixels by 127.5 and subtract 1"
             raise ValueError(f"media are floating point numbers in [-1, 1], not {media.dtype}: {scale}")
 
     def check_tokens(self, tokens: Tokens) -> None:
-        """Raise ``ValueError`` when tokens stand in another layout than this tokenizer's."""
+        """Raise ``ValueError`` for tokens of another layout."""
         if tokens.layout != self.layout:
-            raise ValueError(f"these tokens are not this tokenizer's: they stand in {tokens.layout}, its own in {self.layout}")
+            raise ValueError(f"these tokens are not this tokenizer's: their layout is {tokens.layout}, its layout {self.layout}")
 
 
 class TokenizerSettings(Part):
@@ -259,24 +258,18 @@ class LearnedTokenizer(Tokenizer):
         """The round trip with gradients, for training.
 
         Args:
-            media: ``(B, C, H, W)`` or ``(B, C, T)`` in [-1, 1].
-            generator: Draws what all items of a step have in common (restarts), or what need not be each item's own.
-            samples_seen: Items trained on before this step, for what is annealed or trained in stages.
-            rng: A stream for each item, for what is drawn for each.
+            media: ``(B, C, *size)`` in [-1, 1].
+            generator: Draws shared by all items, such as restarts of codes.
+            samples_seen: Items trained on before this step, for annealing and stages.
+            rng: Draws of each item.
         """
 
     def calibrate(self, media: Iterable[Tensor]) -> None:
-        """Measure, once training is over, what must be known of the trained encoder's output; nothing, unless overridden.
-
-        Every process calls it, with media of its own.
-
-        Args:
-            media: Training media, batch by batch, in [-1, 1].
-        """
+        """Measure statistics of the encoder's output after training; every process calls it with its share of training batches."""
 
     @property
     def reconstructs_from(self) -> int:
-        """Samples seen from which on :meth:`forward` gives media; in the stage before, its own losses are all there is to learn from."""
+        """Samples seen from which on :meth:`forward` returns media; before, it learns by its own losses only."""
         return 0
 
     def statistics(self) -> dict[str, float]:
@@ -284,15 +277,26 @@ class LearnedTokenizer(Tokenizer):
         return {}
 
     def advice(self) -> str | None:
-        """What the statistics warn of, and what to try; ``None`` when all is well."""
+        """What to try when the statistics are bad; ``None`` otherwise."""
         return None
 
     @property
     @abstractmethod
     def last_layer(self) -> nn.Parameter:
-        """The weight in front of the media, where adversarial weights compare gradients (arXiv 2012.09841, eq. 7)."""
+        """The decoder's last weight, where adaptive weights compare gradients (arXiv 2012.09841, eq. 7)."""
 
 
-def laid_out(maps: Tensor) -> Tensor:
-    """Pictures with their channels last in memory, as convolutions in two dimensions like them; sound as it is, in one piece."""
+Learned = TypeVar("Learned", bound=LearnedTokenizer)
+
+
+def channels_last(module: Learned) -> Learned:
+    """The module with its 4-D weights in channels-last memory format, which 2-D convolutions prefer."""
+    for tensor in chain(module.parameters(), module.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return module
+
+
+def contiguous(maps: Tensor) -> Tensor:
+    """Contiguous maps, images in channels-last memory format."""
     return maps.contiguous(memory_format=torch.channels_last) if maps.ndim == 4 else maps.contiguous()

@@ -1,4 +1,4 @@
-"""What tokenizers with a body have in common: where tokens stand, and, of sound, any length and streams."""
+"""Tokenizers with an autoencoder: a grid of positions, and audio of any length, whole or streamed."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from jielong.core.tokens import Layout, Tokens
 from jielong.media.audio import LARGEST
 from jielong.networks.decoder import Decoder
 from jielong.networks.streaming import Stream, StreamingModule, in_chunks, latency, streamable
-from jielong.tokenizers.base import LearnedTokenizer, laid_out
+from jielong.tokenizers.base import LearnedTokenizer, contiguous
 
 PIECE = 1 << 15
-"""Samples of each sound that are worked on at a time, outside training, or as many as :data:`FRAMES` tokens cover, if those are more."""
+"""Samples processed at a time outside training, or those of :data:`FRAMES` tokens, if those are more."""
 FRAMES = 64
-"""Fewer at a time would leave large weights idle between two readings from memory."""
+"""With fewer tokens at a time, reading the weights dominates."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """How far a sound is behind itself when it has gone through a stream, there and back.
+    """Delay of audio through a stream, encoded and decoded.
 
     Attributes:
-        samples: At most, once the stream flows: from a sample's coming in to its going out.
-        first: Samples that must come in before the first goes out.
-        rate: Samples a second.
+        samples: Largest delay from input to output of a sample.
+        first: Samples of input before the first output.
+        rate: Sample rate.
     """
 
     samples: int
@@ -39,20 +39,19 @@ class Latency:
 
     @property
     def seconds(self) -> float:
-        """The same in seconds."""
+        """``samples`` in seconds."""
         return self.samples / self.rate
 
 
 class GridTokenizer(LearnedTokenizer):
-    """A tokenizer with an autoencoder: an encoder to a map of features, a position a token, and a decoder from such a map.
+    """A tokenizer with an autoencoder, one token per position of its feature map.
 
-    A body of sound that is convolutional in time takes any length, whatever length the tokenizer was trained on: ``T`` samples come to
-    ``ceil(T / hop)`` tokens, and ``n`` tokens to ``n hop`` samples. Long sound is worked on in pieces, which changes nothing but the memory
-    it takes.
+    Autoencoders that are convolutional in time read audio of any length: ``T`` samples give ``ceil(T / hop)`` tokens, and ``n`` tokens
+    ``n hop`` samples. Long audio is processed in pieces, with the same result in constant memory.
 
     Args:
-        media: What it reads and writes.
-        autoencoder: Its networks.
+        media: Format of the media.
+        autoencoder: Encoder and decoder.
 
     Raises:
         ValueError: if the media do not divide into tokens.
@@ -73,12 +72,12 @@ class GridTokenizer(LearnedTokenizer):
 
     @property
     def any_length(self) -> bool:
-        """Where the body is convolutional in time."""
+        """Whether the autoencoder is convolutional in time."""
         return isinstance(self.encoder, StreamingModule) and isinstance(self.decoder, StreamingModule) and not self.layout.scales
 
     @cached_property
     def latency(self) -> Latency | None:
-        """Of a stream; ``None`` where the body must see a whole sound."""
+        """Delay of a stream; ``None`` if the autoencoder needs the whole clip."""
         encoder, decoder = self.encoder, self.decoder
         if not isinstance(encoder, StreamingModule) or not isinstance(decoder, StreamingModule) or not streamable(self):
             return None
@@ -87,27 +86,27 @@ class GridTokenizer(LearnedTokenizer):
         )
 
     def streaming(self, batch: int = 1) -> Stream:
-        """A stream of ``batch`` sounds, in step: inside ``with``, :meth:`encode` takes chunks of any length and gives the tokens that are
-        complete, and :meth:`decode` takes any number of tokens and gives their samples.
+        """A stream of ``batch`` clips in step: inside ``with``, :meth:`encode` takes chunks of any length and returns complete tokens,
+        :meth:`decode` any number of tokens and returns their samples.
 
-        All chunks together equal the whole. The end of a sound is told by :meth:`Stream.finish` before its last chunk.
+        Concatenated chunks equal the whole; call :meth:`Stream.finish` before the last one.
 
         Raises:
-            ValueError: if the body is of another kind, or looks ahead.
+            ValueError: if the autoencoder cannot stream, or looks ahead.
         """
-        behind = self.latency
-        if not self.any_length or behind is None:
-            reason = "its norm looks at all of a sound" if self.any_length else "of the bodies, seanet and dac are built for it"
+        delay = self.latency
+        if not self.any_length or delay is None:
+            reason = "its norm is over the whole clip" if self.any_length else "choose the autoencoder seanet or dac"
             raise ValueError(f"this tokenizer cannot be streamed: {reason}")
-        if ahead := behind.samples - self.reduction:
+        if ahead := delay.samples - self.reduction:
             raise ValueError(
-                f"this tokenizer cannot be streamed: its body looks {ahead} samples ({ahead / behind.rate:.3f} s) ahead; take one trained "
-                "with causal: true. (Sound of any length can be encoded whole, in flat memory.)"
+                f"this tokenizer cannot be streamed: its autoencoder looks {ahead} samples ({ahead / delay.rate:.3f} s) ahead; train one "
+                "with causal: true (audio of any length can be encoded whole, in constant memory)"
             )
         return Stream(self, batch)
 
     def check(self, media: Tensor) -> None:
-        """Raise ``ValueError`` when media has another shape than the tokenizer was made for, or, outside training, another scale or NaN."""
+        """Raise ``ValueError`` for media of another shape, or, outside training, of another scale or with NaN."""
         if not self.any_length:
             super().check(media)
             return
@@ -128,25 +127,25 @@ class GridTokenizer(LearnedTokenizer):
             raise ValueError(f"this sound holds numbers up to {peak:.4g}; samples are numbers in [-1, 1]")
 
     def check_tokens(self, tokens: Tokens) -> None:
-        """Raise ``ValueError`` when tokens stand in another layout than this tokenizer's, but for the length where sound may have any."""
+        """Raise ``ValueError`` for tokens of another layout; their number may differ if :attr:`any_length`."""
         if not self.fits(tokens.layout, self.layout):
             super().check_tokens(tokens)
 
-    def fits(self, given: Layout, own: Layout) -> bool:
-        """Whether a layout is one of ours, or, of sound of any length, differs from it in length alone."""
-        return given == own or (self.any_length and len(given.grid) == 1 and replace(own, grid=given.grid) == given)
+    def fits(self, layout: Layout, expected: Layout) -> bool:
+        """Whether two layouts are equal, but for the length if :attr:`any_length`."""
+        return layout == expected or (self.any_length and len(layout.grid) == 1 and replace(expected, grid=layout.grid) == layout)
 
-    def standing(self, values: Tensor, layout: Layout) -> Tokens:
-        """Values ``(B, N, C)`` as tokens of a layout, in a grid of their own length where sound may have any."""
+    def tokens(self, values: Tensor, layout: Layout) -> Tokens:
+        """Values ``(B, N, C)`` in a layout, with a grid of their length if :attr:`any_length`."""
         return Tokens(values, replace(layout, grid=(values.shape[1],)) if self.any_length else layout)
 
     def features(self, media: Tensor) -> Tensor:
-        """What the encoder says of media, ``(B, D, h, w)`` or ``(B, D, n)``."""
+        """The encoder's features of media, ``(B, D, h, w)`` or ``(B, D, n)``."""
         self.check(media)
         return self._through(self.encoder, media.to(self.last_layer.dtype), self._piece * self.reduction)
 
     def maps(self, vectors: Tensor) -> Tensor:
-        """What the decoder says of the vectors of all positions, ``(B, N, D)`` or ``(B, h, w, D)``."""
+        """The decoder's maps of the vectors of all positions, ``(B, N, D)`` or ``(B, h, w, D)``."""
         grid = self.layout.grid if len(self.layout.grid) > 1 else (math.prod(vectors.shape[1:-1]),)
         features = vectors.reshape(len(vectors), *grid, vectors.shape[-1]).movedim(-1, 1)
         return self._through(self.decoder, features, self._piece)
@@ -158,7 +157,7 @@ class GridTokenizer(LearnedTokenizer):
 
     def _through(self, half: nn.Module, x: Tensor, size: int) -> Tensor:
         if not isinstance(half, StreamingModule):
-            return half(laid_out(x))
+            return half(contiguous(x))
         if x.shape[-1] <= size or torch.is_grad_enabled():
             return half(x)
         return in_chunks(half, x, size) if half.stream is None and streamable(half) else half(x)

@@ -1,8 +1,8 @@
-"""A continuous grid tokenizer: a body, and between its halves a normal distribution instead of a codebook (VAE, arXiv 1312.6114).
+"""A continuous grid tokenizer: an autoencoder with a normal distribution per latent (VAE, arXiv 1312.6114).
 
-As the tokenizer of latent diffusion (2112.10752) and of masked autoregression (MAR, 2406.11838) it learns by the losses of VQGAN, and its
-divergence from ``N(0, 1)`` weighs so little that it only keeps the numbers from running away. What they are is then far from ``N(0, 1)``:
-their mean and standard deviation are measured on training pictures when training is over, and tokens are standardised by them.
+As in latent diffusion (2112.10752) and MAR (2406.11838) it learns by the losses of VQGAN, with a small weight on the divergence from
+``N(0, 1)``. Latents are then far from ``N(0, 1)``: their mean and standard deviation are measured on training media after training, and
+tokens are standardised by them.
 """
 
 from __future__ import annotations
@@ -25,38 +25,30 @@ from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.networks.posterior import DiagonalGaussian
 from jielong.quantizers.parallel import sum_over_processes
-from jielong.tokenizers.base import Reconstruction, Tokenizer, TokenizerSettings
+from jielong.tokenizers.base import Reconstruction, Tokenizer, TokenizerSettings, channels_last
 from jielong.tokenizers.grid import GridTokenizer
 
 EPSILON = 1e-6
-"""Of the normalisation of a latent, and the least standard deviation of a channel."""
+"""Of the layer norm of a latent; also the least standard deviation of a channel."""
 
 Standardize = Literal["channel", "all"]
 
 
 class KLTokenizer(GridTokenizer):
-    """Picture or sound to a grid of vectors of real numbers and back.
+    """Images or audio to a grid of real vectors and back.
 
-    The encoder describes a normal distribution of every number (the posterior). Training decodes a sample of it; the tokens of
-    :meth:`encode` are its mean, for what is measured and shown; a generator learns from samples, new ones each time it sees a picture
-    (:meth:`encode_to_cache`, :meth:`sample_cached`), as MAR does. A token is ``(latent - shift) * scale``, with unit standard deviation.
+    The encoder gives a normal distribution of every latent (the posterior). Training decodes a sample of it; the tokens of :meth:`encode`
+    are its mean; a generator learns from new samples every time (:meth:`encode_to_cache`, :meth:`sample_cached`), as MAR does. A token is
+    ``(latent - shift) * scale``, with unit standard deviation.
 
-    Two options of NextStep-1 (2508.10711) make latents easier to generate: the mean of every token is ``normalize``-d to mean 0 and mean
-    square 1, and in training ``u n``, ``u ~ U(0, noise)`` for each picture and ``n ~ N(0, I)``, is added before decoding, so that a small
-    error of a generator does little harm.
+    Two options of NextStep-1 (2508.10711) make latents robust against errors of a generator: ``normalize`` gives the mean of every token
+    mean 0 and mean square 1 over its channels, and in training ``u n``, ``u ~ U(0, noise)`` per item and ``n ~ N(0, I)``, is added before
+    decoding.
 
     Args:
-        media: The pictures, or the sound.
-        autoencoder: Encoder from media to means and log-variances ``(B, 2 dim, h, w)``, decoder from latents ``(B, dim, h, w)``; sound
-            has ``(B, ..., n)``.
-        dim: Numbers ``D`` of a token.
-        weight: Of the divergence from ``N(0, 1)`` in nats a picture, over the number of its colour values. Losses here are means over
-            colour values; the published 1e-6 belongs to sums over pixels and over latents, and stays 1e-6 when both are divided by the
-            number of colour values. (A mean over latents would need ``1e-6 h w D / (C H W)``, about a twelfth of it for 8 x 8 x 16 at 64
-            pixels, and to leave that out is the classic mistake.)
-        normalize: ``channel`` normalises the mean of every token over its channels.
-        noise: Largest standard deviation of the noise that is added in training.
-        standardize: Whether every ``channel`` has a shift and a scale of its own, or ``all`` share one.
+        media: Format of the media.
+        autoencoder: Encoder from media to means and log-variances ``(B, 2 dim, *grid)``, decoder from latents ``(B, dim, *grid)``.
+        settings: See :class:`KL`.
 
     Raises:
         ValueError: if the media do not divide into tokens.
@@ -65,28 +57,18 @@ class KLTokenizer(GridTokenizer):
     shift: Tensor
     scale: Tensor
 
-    def __init__(
-        self,
-        media: Medium,
-        autoencoder: Autoencoder,
-        dim: int,
-        *,
-        weight: float = 1e-6,
-        normalize: Literal["channel"] | None = None,
-        noise: float = 0.0,
-        standardize: Standardize = "channel",
-    ) -> None:
+    def __init__(self, media: Medium, autoencoder: Autoencoder, settings: KL) -> None:
         super().__init__(media, autoencoder)
-        self.dim, self.weight = dim, weight
-        self.normalize, self.noise, self.standardize = normalize, noise, standardize
+        self.settings, dim = settings, settings.dim
+        self.dim = dim
         self.layout = Layout(check_grid(media.size, autoencoder.reduction), dim)
         self.encoder, self.decoder = autoencoder.encoder, autoencoder.decoder
         self.register_buffer("shift", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(dim))
 
     def extra_repr(self) -> str:
-        """What tokens mean beside the weights, for printing and for identities."""
-        return f"dim={self.dim}, normalize={self.normalize}, standardize={self.standardize}"
+        """Settings that tokens depend on, for printing and for the identity of token files."""
+        return f"dim={self.dim}, normalize={self.settings.normalize}, standardize={self.settings.standardize}"
 
     @property
     def cached_layout(self) -> Layout:
@@ -94,76 +76,70 @@ class KLTokenizer(GridTokenizer):
         return replace(self.layout, channels=2 * self.dim)
 
     def posterior(self, media: Tensor) -> DiagonalGaussian:
-        """What the encoder says of media: distributions of ``(B, N, D)`` latents, not standardised yet."""
-        given = DiagonalGaussian.of(self.features(media).flatten(2).mT)
-        if self.normalize is None:
-            return given
+        """Distributions of the latents ``(B, N, D)`` of media, not standardised."""
+        posterior = DiagonalGaussian.of(self.features(media).flatten(2).mT)
+        if self.settings.normalize is None:
+            return posterior
         with torch.autocast(media.device.type, enabled=False):
-            return DiagonalGaussian(F.layer_norm(given.mean, (self.dim,), eps=EPSILON), given.log_variance)
+            return DiagonalGaussian(F.layer_norm(posterior.mean, (self.dim,), eps=EPSILON), posterior.log_variance)
 
     def forward(
         self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0, rng: PerSampleRNG | None = None
     ) -> Reconstruction:
-        """Round trip by a sample of the posterior, or by its mean without ``rng``.
-
-        Args:
-            media: ``(B, C, H, W)`` or ``(B, C, T)`` in [-1, 1].
-            generator: Not needed: pictures draw from streams of their own.
-            samples_seen: Not needed.
-            rng: A stream for each picture.
-        """
+        """Round trip by a sample of the posterior, or by its mean without ``rng``; see :meth:`LearnedTokenizer.forward`."""
         posterior = self.posterior(media)
         with torch.autocast(media.device.type, enabled=False):
             nats = posterior.kl().flatten(1).sum(1).mean()
-            loss = self.weight * nats / math.prod(self.media.shape)
-            latents = posterior.mean if rng is None else self._disturbed(posterior, rng)
+            loss = self.settings.weight * nats / math.prod(self.media.shape)
+            latents = posterior.mean if rng is None else self._sample(posterior, rng)
             figures = {"kl_nats": nats.detach(), "posterior_std": posterior.std().detach().mean()}
         return Reconstruction(self.maps(latents), {"kl": loss}, figures=figures)
 
-    def _disturbed(self, posterior: DiagonalGaussian, rng: PerSampleRNG) -> Tensor:
+    def _sample(self, posterior: DiagonalGaussian, rng: PerSampleRNG) -> Tensor:
         latents = posterior.sample(rng.normal(*posterior.mean.shape[1:]))
-        if not self.noise:
+        noise = self.settings.noise
+        if not noise:
             return latents
-        return latents + self.noise * rng.uniform(1, 1) * rng.normal(*posterior.mean.shape[1:])
+        return latents + noise * rng.uniform(1, 1) * rng.normal(*posterior.mean.shape[1:])
 
     @torch.no_grad()
     def encode(self, media: Tensor) -> Tokens:
         """Media in [-1, 1] to the mean of each token, ``(B, N, D)``."""
-        return self.standing((self.posterior(media).mean - self.shift) * self.scale, self.layout)
+        return self.tokens((self.posterior(media).mean - self.shift) * self.scale, self.layout)
 
     @torch.no_grad()
     def encode_to_cache(self, media: Tensor) -> Tokens:
-        """Mean and log-variance of each token, ``(B, N, 2 D)``; :meth:`decode` reads them as well, and takes the mean."""
+        """Mean and log-variance of each token, ``(B, N, 2 D)``; :meth:`decode` takes their mean."""
         posterior = self.posterior(media).standardized(self.shift, self.scale)
-        return self.standing(torch.cat([posterior.mean, posterior.log_variance], dim=-1), self.cached_layout)
+        return self.tokens(torch.cat([posterior.mean, posterior.log_variance], dim=-1), self.cached_layout)
 
     @torch.no_grad()
-    def sample_cached(self, kept: Tokens, rng: PerSampleRNG) -> Tokens:
-        """Samples of the posterior that :meth:`encode_to_cache` described, ``(B, N, D)``."""
-        mean, log_variance = kept.values.float().chunk(2, dim=-1)
-        return self.standing(DiagonalGaussian(mean, log_variance).sample(rng.normal(*mean.shape[1:])), self.layout)
+    def sample_cached(self, cached: Tokens, rng: PerSampleRNG) -> Tokens:
+        """Samples of the posterior, ``(B, N, D)``."""
+        mean, log_variance = cached.values.float().chunk(2, dim=-1)
+        return self.tokens(DiagonalGaussian(mean, log_variance).sample(rng.normal(*mean.shape[1:])), self.layout)
 
     def mean_cached(self, tokens: Tokens) -> Tokens:
-        """The means of what :meth:`encode_to_cache` gave."""
+        """The means of cached distributions."""
         if not self.fits(tokens.layout, self.cached_layout):
             return tokens
         return replace(tokens, values=tokens.values[..., : self.dim], layout=replace(tokens.layout, channels=self.dim))
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
-        """Tokens ``(B, N, D)``, or what :meth:`encode_to_cache` gave, to media, clamped to [-1, 1]."""
+        """Tokens ``(B, N, D)``, or those of :meth:`encode_to_cache`, to media, clamped to [-1, 1]."""
         tokens = self.mean_cached(tokens)
         self.check_tokens(tokens)
         return self.maps(tokens.values.float() / self.scale + self.shift).float().clamp(-1, 1)
 
     @torch.no_grad()
     def calibrate(self, media: Iterable[Tensor]) -> None:
-        """Measure shift and scale on pictures, each process on its own; all have the same result.
+        """Measure shift and scale on each process's media, with equal results on all processes.
 
-        A token's variance has two parts: that of the posterior's mean over pictures and places, and the posterior's own.
+        A token's variance is that of the posterior's mean over items and positions plus the posterior's.
 
         Raises:
-            ValueError: if there are no pictures.
+            ValueError: if there are no media.
         """
         was_training = self.training
         self.eval()
@@ -171,30 +147,32 @@ class KLTokenizer(GridTokenizer):
         for part in media:
             posterior = self.posterior(part.to(self.scale.device))
             squares = posterior.mean.square() + posterior.log_variance.exp()
-            # Sums in double precision on the CPU: not every device has it, and differences of large sums need it.
-            both = torch.cat([posterior.mean, squares], dim=-1).flatten(0, 1).cpu().double()
-            totals += torch.cat([both.sum(0), both.new_full((1,), len(both))])
+            # Differences of large sums need double precision, which not every device has.
+            moments = torch.cat([posterior.mean, squares], dim=-1).flatten(0, 1).cpu().double()
+            totals += torch.cat([moments.sum(0), moments.new_full((1,), len(moments))])
         totals = sum_over_processes(totals.to(self.scale.device if self.scale.is_cuda else "cpu")).cpu()
         self.train(was_training)
         if not totals[-1]:
-            raise ValueError("a tokenizer's scale is measured on pictures, and there are none")
+            raise ValueError("a tokenizer's scale is measured on training media, and there are none")
         mean, square = (totals[:-1] / totals[-1]).chunk(2)
-        if self.standardize == "all":
+        if self.settings.standardize == "all":
             mean, square = mean.mean().expand(self.dim), square.mean().expand(self.dim)
         self.shift.copy_(mean)
         self.scale.copy_((square - mean.square()).clamp_min(EPSILON**2).rsqrt())
 
 
 class KL(TokenizerSettings, family="tokenizer", name="kl"):
-    """Settings of the continuous tokenizer; see :class:`KLTokenizer` for what ``weight`` is counted in.
+    """Settings of the continuous tokenizer.
 
     Attributes:
-        autoencoder: The networks on both sides.
-        dim: Numbers a token has.
-        weight: Of the divergence from ``N(0, 1)``.
+        autoencoder: Encoder and decoder.
+        dim: Numbers ``D`` of a token.
+        weight: Of the divergence from ``N(0, 1)`` in nats per item, over the number of its values. Losses here are means over values; the
+            published 1e-6 is for sums over pixels and latents, and stays 1e-6 when both are divided by the number of values. (A mean over
+            latents would need ``1e-6 h w D / (C H W)``, about a twelfth of it for 8 x 8 x 16 at 64 pixels.)
         normalize: ``channel`` gives the mean of every token mean 0 and mean square 1 over its channels.
-        noise: Largest standard deviation of the noise that training adds to normalised latents.
-        standardize: Whether every ``channel`` is scaled by itself, or ``all`` alike.
+        noise: Largest standard deviation of the noise added to normalised latents in training.
+        standardize: A shift and scale per ``channel``, or one for ``all``.
     """
 
     autoencoder: Annotated[SerializeAsAny[AutoencoderSettings], OfFamily("autoencoder")] = Convolutional()
@@ -215,16 +193,7 @@ class KL(TokenizerSettings, family="tokenizer", name="kl"):
     def build(self, media: Medium, stages: Mapping[str, Tokenizer] | None = None) -> KLTokenizer:
         """The tokenizer for media of this format."""
         autoencoder = self.autoencoder.build(channels=media.channels, size=media.size, dim=self.dim, encoded=2 * self.dim)
-        tokenizer = KLTokenizer(
-            media,
-            autoencoder,
-            self.dim,
-            weight=self.weight,
-            normalize=self.normalize,
-            noise=self.noise,
-            standardize=self.standardize,
-        )
-        return tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return channels_last(KLTokenizer(media, autoencoder, self))
 
     def check_axes(self, axes: Axes) -> None:
         """See :meth:`TokenizerSettings.check_axes`."""

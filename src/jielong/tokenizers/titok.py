@@ -1,15 +1,14 @@
-"""One-dimensional tokens: a picture as a short sequence of codes that stand nowhere in it (TiTok, arXiv 2406.07550).
+"""One-dimensional tokens: an image as a short sequence of codes without spatial positions (TiTok, arXiv 2406.07550).
 
-So few tokens hold no pixels, they hold what the picture is of; and a loss on pixels asks for the wrong thing at first. Training has two
-stages, in one run:
+Training has two stages, in one run:
 
-1. *Proxy codes.* A trained grid tokenizer (the proxy) stays frozen. Encoder, quantizer and decoder learn to predict its code at every
-   place of its grid: ``L = CE(logits, codes) + L_quantizer``. No loss compares pixels.
-2. *Decoder finetuning*, from ``finetune_at`` samples on. Encoder and quantizer are frozen, so the tokens stay what they are. The decoder
-   and a copy of the proxy's own decoder learn by the recipe's losses on pixels.
+1. *Proxy codes.* A trained grid tokenizer (the proxy) is frozen. Encoder, quantizer and decoder learn to predict its code at every
+   position of its grid: ``L = CE(logits, codes) + L_quantizer``. No loss compares pixels.
+2. *Decoder finetuning*, from ``finetune_at`` samples on. Encoder and quantizer are frozen, so the tokens do not change. The decoder and a
+   copy of the proxy's decoder learn by the recipe's losses on pixels.
 
-Between the two decoders stands a soft lookup, which lets a gradient through: the mean of the proxy's codes ``c_v`` under the predicted
-distribution, ``sum_v softmax(logits)_v c_v``. Pictures come out in both stages; in the first they are the proxy's.
+A soft lookup between the two decoders passes the gradient: the mean of the proxy's codes ``c_v`` under the predicted distribution,
+``sum_v softmax(logits)_v c_v``.
 """
 
 from __future__ import annotations
@@ -36,10 +35,9 @@ from jielong.tokenizers.vq import VQTokenizer
 
 
 class TiTokTokenizer(LearnedTokenizer):
-    """Picture to ``N`` codes and back.
+    """Images to ``N`` codes and back.
 
-    The proxy is part of no checkpoint and has no parameters: it is read from its own checkpoint again. What decoding needs of it, its
-    codebook and its decoder, is kept here.
+    The proxy is not part of the checkpoint; its codebook and decoder, which decoding needs, are copied.
 
     Args:
         encoder: ``(B, C, H, W)`` to ``(B, N, dim)``.
@@ -49,7 +47,7 @@ class TiTokTokenizer(LearnedTokenizer):
         finetune_at: Samples seen when the second stage begins.
 
     Raises:
-        ValueError: if the proxy is not a grid of single codes.
+        ValueError: if the proxy's layout is not a grid of single codes.
     """
 
     proxy_codes: Tensor
@@ -76,11 +74,11 @@ class TiTokTokenizer(LearnedTokenizer):
 
     @property
     def reconstructs_from(self) -> int:
-        """The second stage's begin."""
+        """Start of the second stage."""
         return self.finetune_at
 
     def train(self, mode: bool = True) -> TiTokTokenizer:
-        """Switch all but the proxy, which is a constant."""
+        """Keep the proxy in evaluation mode."""
         super().train(mode)
         self.proxy.eval()
         return self
@@ -88,23 +86,16 @@ class TiTokTokenizer(LearnedTokenizer):
     def forward(
         self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0, rng: PerSampleRNG | None = None
     ) -> Reconstruction:
-        """The first stage's losses without media, or the second stage's media without losses.
-
-        Args:
-            media: ``(B, C, H, W)`` in [-1, 1].
-            generator: Draws what the quantizer needs.
-            samples_seen: Which stage it is.
-            rng: Not needed.
-        """
+        """The first stage's losses, or the second stage's media; see :meth:`LearnedTokenizer.forward`."""
         self.check(media)
         if samples_seen < self.finetune_at:
             quantized = self.quantizer(self.encoder(media), generator=generator, samples_seen=samples_seen)
             logits = self.decoder(quantized.values)
             targets = self.proxy.encode(media).values
             with torch.autocast(media.device.type, enabled=False):
-                surprise = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
-            return Reconstruction(None, {"proxy": surprise, **quantized.losses})
-        with torch.no_grad():  # no gradient at all, so that no optimizer moves a frozen weight, by its decay or its momentum
+                proxy_loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+            return Reconstruction(None, {"proxy": proxy_loss, **quantized.losses})
+        with torch.no_grad():  # without a gradient no optimizer moves a frozen weight, not by decay or momentum either
             latents = self.quantizer.decode(self.quantizer.encode(self.encoder(media)))
         return Reconstruction(self._picture(latents))
 
@@ -138,20 +129,17 @@ class TiTokTokenizer(LearnedTokenizer):
 
 
 def grid_of_codes(proxy: Tokenizer) -> VQTokenizer:
-    """The proxy, if it can be one.
+    """The proxy as a :class:`VQTokenizer`.
 
     Raises:
-        ValueError: if it is no learned grid of one code a place.
+        ValueError: if it is not a trained grid with one code per position.
     """
     if not isinstance(proxy, VQTokenizer) or len(proxy.layout.grid) != 2 or proxy.layout.channels != 1 or proxy.layout.scales:
         raise ValueError(
-            f"the proxy of a titok must be a trained vq tokenizer with one code at every place of a grid, such as vq-emoji, "
+            f"the proxy of a titok must be a trained vq tokenizer with one code per position of a grid, such as vq-emoji, "
             f"not a {type(proxy).__name__} of {proxy.layout}"
         )
     return proxy
-
-
-_DIRECTIONS = Vector.model_validate({"codebook_size": 4096, "normalize": True})
 
 
 class NetworkSize(Config):
@@ -172,15 +160,14 @@ class TiTok(TokenizerSettings, family="tokenizer", name="titok"):
     """Settings of the 1-D tokenizer.
 
     Attributes:
-        proxy: A trained grid tokenizer: the name of a shipped model, or a checkpoint folder. Its pictures are this tokenizer's.
-        tokens: How many tokens ``N`` a picture has.
-        finetune_at: Samples seen when the second stage begins, in which the recipe's ``losses`` count; a whole training shorter than that
-            has the first stage alone.
-        patch: Side in pixels of a patch that the encoder sees as one position.
+        proxy: A trained grid tokenizer, a shipped model's name or a checkpoint folder, of the same image format.
+        tokens: Tokens ``N`` per image.
+        finetune_at: Samples seen when the second stage, with the recipe's ``losses``, begins; a shorter training has the first stage only.
+        patch: Pixels a side of a patch of the encoder.
         dim: Channels of a code.
         encoder: Size of the encoder.
         decoder: Size of the decoder.
-        quantizer: What turns latents into codes; by default the nearest of 4,096 directions, as published.
+        quantizer: By default cosine lookup among 4,096 codes, as published.
     """
 
     proxy: str
@@ -190,13 +177,13 @@ class TiTok(TokenizerSettings, family="tokenizer", name="titok"):
     dim: PositiveInt = 12
     encoder: NetworkSize = NetworkSize()
     decoder: NetworkSize = NetworkSize()
-    quantizer: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = _DIRECTIONS
+    quantizer: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Vector(codebook_size=4096, normalize=True)
 
     def build(self, media: Medium, stages: Mapping[str, Tokenizer] | None = None) -> TiTokTokenizer:
-        """The tokenizer for pictures of this format, which are the proxy's.
+        """The tokenizer; ``stages`` has the ``proxy``.
 
         Raises:
-            ValueError: if the proxy reads other pictures or is no grid of codes.
+            ValueError: if the proxy has another format, or its layout is no grid of codes.
         """
         proxy = grid_of_codes((stages or {})["proxy"])
         if proxy.media != media:

@@ -1,6 +1,6 @@
-"""A learned grid tokenizer: a body, a quantizer between its halves (VQ-VAE, arXiv 1711.00937; VQGAN, 2012.09841).
+"""A discrete grid tokenizer: an autoencoder with a quantizer (VQ-VAE, arXiv 1711.00937; VQGAN, 2012.09841).
 
-Over sound, whose grid has one axis, it is SoundStream (2107.03312) and EnCodec (2210.13438): there the quantizer is ``residual``.
+On audio with the quantizer ``residual`` it is SoundStream (2107.03312) and EnCodec (2210.13438).
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from jielong.core.tokens import Layout, Tokens
 from jielong.losses.regression import logit_laplace_median
 from jielong.quantizers.base import Quantizer, QuantizerSettings
 from jielong.quantizers.vector import Vector
-from jielong.tokenizers.base import Reconstruction, Tokenizer, TokenizerSettings
+from jielong.tokenizers.base import Reconstruction, Tokenizer, TokenizerSettings, channels_last
 from jielong.tokenizers.grid import GridTokenizer
 
 Likelihood = Literal["logit_laplace"]
 
 
 class VQTokenizer(GridTokenizer):
-    """Picture or sound to a grid of code indices and back.
+    """Images or audio to a grid of code indices and back.
 
     Args:
-        media: The pictures, or the sound.
-        autoencoder: Media to features ``(B, dim, h, w)``, of sound ``(B, dim, n)``, and such features to media.
-        quantizer: Vectors of width ``dim`` to codes; its levels are the channels of the layout.
-        likelihood: The distribution whose parameters, two maps a channel, the decoder gives; ``None`` where it gives the picture itself.
+        media: Format of the media.
+        autoencoder: Media to features ``(B, dim, *grid)`` and back.
+        quantizer: Vectors of width ``dim`` to codes; its codebooks are the channels of the layout.
+        likelihood: Distribution whose parameters, two maps per channel, the decoder predicts; ``None`` for the values themselves.
 
     Raises:
         ValueError: if the media do not divide into tokens.
@@ -63,13 +63,13 @@ class VQTokenizer(GridTokenizer):
         return self.features(media).movedim(1, -1)  # (B, h, w, dim) or (B, n, dim)
 
     def _picture(self, maps: Tensor) -> Tensor:
-        """The media in it, unbounded."""
+        """The media of the decoder's maps, not clamped."""
         return maps if self.likelihood is None else logit_laplace_median(maps)
 
     def forward(
         self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0, rng: PerSampleRNG | None = None
     ) -> Reconstruction:
-        """Round trip; ``generator`` seeds what the quantizer draws, and ``samples_seen`` tells it how far training is."""
+        """Round trip; see :meth:`LearnedTokenizer.forward`."""
         quantized = self.quantizer(self._features(media), generator=generator, samples_seen=samples_seen)
         maps = self.maps(quantized.values)
         first = quantized.values if quantized.first is None else quantized.first
@@ -87,18 +87,18 @@ class VQTokenizer(GridTokenizer):
     def encode(self, media: Tensor) -> Tokens:
         """``(B, C, H, W)`` or ``(B, C, T)`` in [-1, 1] to codes ``(B, N, K)``."""
         codes = self.quantizer.encode(self._features(media)).flatten(1, -2)
-        return self.standing(codes[..., : self.layout.channels], self.layout)
+        return self.tokens(codes[..., : self.layout.channels], self.layout)
 
     @torch.no_grad()
     def residuals(self, media: Tensor) -> Tensor | None:
-        """Where codes are added up: the share of the feature map's square that is left after each scale or level, ``(parts,)``."""
+        """See :meth:`Quantizer.residuals`."""
         return self.quantizer.residuals(self._features(media))
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
         """Codes ``(B, N, K)``, or mixtures of codes ``(B, N, dim)``, to media, clamped to [-1, 1].
 
-        Where codes are added up level by level, leading levels decode alone, ``(B, N, n)`` with ``n <= K``.
+        Residual codes decode from the first ``n <= K`` codebooks, ``(B, N, n)``.
         """
         if self.fits(tokens.layout, replace(self.layout, channels=self.quantizer.dim, vocabulary=None)):
             return self._decode(tokens.values)
@@ -107,7 +107,7 @@ class VQTokenizer(GridTokenizer):
         return self._decode(self.quantizer.embed(tokens.values))
 
     def _leads(self, layout: Layout) -> bool:
-        """Whether it is the layout of leading levels that decode alone."""
+        """Whether it is the layout of the first codebooks of a residual quantizer."""
         fewer = self.quantizer.progressive and layout.channels < self.layout.channels
         return fewer and self.fits(layout, replace(self.layout, channels=layout.channels))
 
@@ -124,14 +124,18 @@ class VQTokenizer(GridTokenizer):
 
 
 class VQ(TokenizerSettings, family="tokenizer", name="vq"):
-    """Settings of the grid tokenizer: a ``body``, a ``quantizer``, and the width ``dim`` of the vectors between them.
+    """Settings of the discrete grid tokenizer.
 
-    With a ``likelihood`` the decoder says of every colour value how sure it is, and the loss of that name reads it.
+    Attributes:
+        autoencoder: Encoder and decoder.
+        dim: Width of the quantized vectors.
+        quantizer: Vectors to codes.
+        likelihood: Distribution of every colour value that the decoder predicts, for the loss of that name.
     """
 
     autoencoder: Annotated[SerializeAsAny[AutoencoderSettings], OfFamily("autoencoder")] = Convolutional()
     dim: int = Field(default=16, ge=1)
-    quantizer: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Vector.model_validate({})
+    quantizer: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Vector()
     likelihood: Likelihood | None = None
 
     def build(self, media: Medium, stages: Mapping[str, Tokenizer] | None = None) -> VQTokenizer:
@@ -139,8 +143,7 @@ class VQ(TokenizerSettings, family="tokenizer", name="vq"):
         outputs = media.channels if self.likelihood is None else 2 * media.channels
         autoencoder = self.autoencoder.build(channels=media.channels, size=media.size, dim=self.dim, outputs=outputs)
         quantizer = self.quantizer.on(check_grid(media.size, autoencoder.reduction)).build(self.dim)
-        tokenizer = VQTokenizer(media, autoencoder, quantizer, self.likelihood)
-        return tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return channels_last(VQTokenizer(media, autoencoder, quantizer, self.likelihood))
 
     @property
     def likelihood_loss(self) -> str | None:
