@@ -59,7 +59,7 @@ from jielong.networks.denoiser import MLP, NetworkSettings
 from jielong.system import System, load
 from jielong.training import token_cache as cache
 from jielong.training.checkpoint import load_weights
-from jielong.training.experiment import Experiment, Stream, prepare
+from jielong.training.experiment import Experiment, TrainingStream, prepare
 from jielong.training.objective import Losses, Objective, StepRNG
 from jielong.training.settings import TrainSettings
 from jielong.training.trainer import train
@@ -150,7 +150,7 @@ def made(names: Sequence[str], experiment: Experiment, samples: int, draws: int)
     return heads
 
 
-class Lessons(Objective):
+class Lessons(Objective[nn.ModuleDict]):
     """A phase a head: each has its own gradient, clipped by itself, on the hidden vectors that all are shown.
 
     Args:
@@ -168,9 +168,9 @@ class Lessons(Objective):
     def phases(self) -> dict[str, nn.Module]:
         return dict(self.model.items())
 
-    def forward(self, batch: Batch, phase: str, samples_seen: int, draws: StepRNG) -> Losses:
+    def forward(self, batch: Batch, phase: str, samples_seen: int, rng: StepRNG) -> Losses:
         if self._asked is None or self._asked[0] != samples_seen:
-            self._asked = samples_seen, self._some(self._ask(batch, draws.per_sample), len(batch) * self.tokens)
+            self._asked = samples_seen, self._some(self._ask(batch, rng.per_sample), len(batch) * self.tokens)
         asked, head = self._asked[1], self.model[phase]
         torch.manual_seed(samples_seen)  # so that a head learns the same whatever is taught beside it
         head.on_train_step(samples_seen)
@@ -206,7 +206,7 @@ class Trunk:
     def __init__(self, experiment: Experiment, system: System) -> None:
         assert system.generator is not None
         self.recipe, self.system, self.generator = experiment.recipe, system, system.generator
-        self.heldout, self.images = experiment.heldout, experiment.images
+        self.heldout, self.images = experiment.heldout, experiment.data
         if self.generator.condition is not None:
             self.generator.condition.precompute(self.images, self.heldout)
 
@@ -340,7 +340,7 @@ def told(row: dict[str, Any]) -> str:
     return f"Frechet {row['frechet']:.1f} of {row['count']}{retrieval}, {row['seconds_a_picture']:.3f} s a picture"
 
 
-def estimate(trunk: Trunk, lessons: Lessons, stream: Stream, settings: TrainSettings, arguments: argparse.Namespace) -> None:
+def estimate(trunk: Trunk, lessons: Lessons, stream: TrainingStream, settings: TrainSettings, arguments: argparse.Namespace) -> None:
     """Say about how long all will take, from one step of training and one small batch of pictures."""
     begun = time.perf_counter()
     batch = stream.batch(0, settings.batch)
@@ -409,7 +409,7 @@ def main() -> None:
     trunk = Trunk(experiment, system)
     heads = made(arguments.heads, experiment, arguments.samples, arguments.draws)
     lessons = Lessons(heads, trunk.ask, arguments.tokens)
-    stream = Stream(experiment.images, train_settings.seed, cache.cached(system.tokenizer, experiment.images))
+    stream = TrainingStream(experiment.data, train_settings.seed, cache.cached(system.tokenizer, experiment.data))
     sizes = {name: sum(parameter.numel() for parameter in head.parameters()) for name, head in heads.items()}
     print(f"{arguments.checkpoint}: {system.generator.layout.positions} tokens of {system.generator.layout.channels}; {machine()}")
     estimate(trunk, lessons, stream, train_settings, arguments)

@@ -40,7 +40,7 @@ QUICK = [
     "tokenizer.vq.quantizer.vector.codebook_size=16",
     "train.batch=8",
     "train.warmup=8",
-    "train.sheet_every=16",
+    "train.sample_every=16",
 ]
 FIGURES = ("psnr", "ssim", "perceptual", "frechet", "codebook_usage")
 

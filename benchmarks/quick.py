@@ -17,7 +17,7 @@ from jielong.media.espeak import speak
 from jielong.training import experiment
 
 RATE = 8_000
-STEPS = ("train.samples=16", "train.batch=8", "train.warmup=8", "train.sheet_every=16", "train.save_every=16", "train.precision=fp32")
+STEPS = ("train.samples=16", "train.batch=8", "train.warmup=8", "train.sample_every=16", "train.save_every=16", "train.precision=fp32")
 
 
 @cache

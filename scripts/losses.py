@@ -63,7 +63,7 @@ def losses_of(name: str, recipe: dict[str, Any], work: Path, steps: int = STEPS)
         RuntimeError: if the command fails, with the end of what it printed.
     """
     batch = recipe["train"]["batch"]
-    settings = {"samples": steps * batch, "log_every": batch, "sheet_every": steps * batch, "save_every": steps * batch, "warmup": batch}
+    settings = {"samples": steps * batch, "log_every": batch, "sample_every": steps * batch, "save_every": steps * batch, "warmup": batch}
     words = [sys.executable, "-m", "jielong", "train", name, "--out", f"runs/{name}", "--device", "cpu"]
     for key, value in {**settings, "precision": "fp32"}.items():
         words += ["--set", f"train.{key}={value}"]

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from jielong.autoencoders.convolutional import Convolutional
-from jielong.config.recipe import built_in, completed, load, parse
+from jielong.config.recipe import built_in, load, parse, upgraded
 from jielong.config.registry import RecipeError
 from jielong.config.schema import Recipe, Trained
 from jielong.orders.masked import Masked
@@ -264,12 +264,12 @@ def test_a_recipe_of_an_earlier_version_gets_the_defaults_of_today() -> None:
     stored = yaml.safe_load(today)
     del stored["order"]["masked"]["schedule"], stored["train"]["seed"], stored["backbone"]["transformer"]["dropout"]
     stored["head"] = {"softmax": {}}
-    assert completed(yaml.safe_dump(stored)) == today
+    assert upgraded(yaml.safe_dump(stored)) == today
     stored["train"]["patience"] = 3
     stored["order"]["masked"]["heat"] = {"first": 1}
-    assert completed(yaml.safe_dump(stored)) == today, "settings that are gone are left out"
+    assert upgraded(yaml.safe_dump(stored)) == today, "settings that are gone are left out"
     stored["head"] = {"softmacks": {}}
-    assert completed(yaml.safe_dump(stored)) == yaml.safe_dump(stored)
+    assert upgraded(yaml.safe_dump(stored)) == yaml.safe_dump(stored)
 
 
 def test_overrides_change_what_they_name_and_nothing_else() -> None:

@@ -26,7 +26,7 @@ from jielong.training import experiment
 from jielong.training.checkpoint import CheckpointError, read_tensors, write_tensors
 
 COLOURS = {"red": (220, 40, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
-TRAIN = "train: {samples: 480, batch: 16, warmup: 64, lr: 5e-3, sheet_every: 480, save_every: 480, precision: fp32, ema: 0.5}\n"
+TRAIN = "train: {samples: 480, batch: 16, warmup: 64, lr: 5e-3, sample_every: 480, save_every: 480, precision: fp32, ema: 0.5}\n"
 CHAIN = "order: {masked: {steps: 2}}\nbackbone: {transformer: {layers: 1, width: 32, heads: 2}}\nhead: softmax\n"
 COARSE = "data: {size: 4}\ntokenizer: {pixels: {levels: 4}}\ncondition: {class: {width: 32, cfg_dropout: 0}}\n" + CHAIN + TRAIN
 FINE = "data: {size: 8}\ntokenizer: {pixels: {levels: 8}}\ncondition: {coarse_pixels: {stage: coarse, width: 16}}\n" + CHAIN + TRAIN
@@ -161,8 +161,8 @@ def test_training_reads_the_stages_tokens_of_the_real_pictures(pictures: Path, f
     assert prepared.generator is not None
     condition = prepared.generator.condition
     assert isinstance(condition, StageCondition)
-    condition.precompute(prepared.images, prepared.heldout)
-    batch = prepared.images.batch(range(len(prepared.images)))
+    condition.precompute(prepared.data, prepared.heldout)
+    batch = prepared.data.batch(range(len(prepared.data)))
     tokens = condition.prepare(batch.keys)
     levels = (F.avg_pool2d(batch.media, 2) + 1) / 2 * 3  # four levels of each colour at half the resolution
     assert torch.equal(tokens.unflatten(1, (4, 4)).permute(0, 3, 1, 2), levels.round().long())

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from jielong.apps.cli import app
 
 COLOURS = {"red": (220, 40, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
-BRIEF = ("train.samples=16", "train.batch=8", "train.warmup=8", "train.sheet_every=16", "train.save_every=8", "train.ema=0.5")
+BRIEF = ("train.samples=16", "train.batch=8", "train.warmup=8", "train.sample_every=16", "train.save_every=8", "train.ema=0.5")
 """Two steps."""
 
 

@@ -34,7 +34,7 @@ def files(folder: Path) -> set[str]:
 def test_train_leaves_a_checkpoint_its_log_and_sheets(tokenizer: Path) -> None:
     found = files(tokenizer)
     assert {"recipe.yaml", "model.json", "model.safetensors", "metrics.jsonl", "summary.json"} <= found
-    assert any(name.startswith("sheets/") for name in found)
+    assert any(name.startswith("samples/") for name in found)
     assert not [name for name in found if name.endswith(".tmp")]
 
 

@@ -29,7 +29,7 @@ def test_a_trained_tokenizer_knows_its_scale(numbers: Path, pictures: Path) -> N
     mean, log_variance = cache.tokenize(tokenizer, open_data(pictures, size=16, split="train")).values.chunk(2, dim=-1)
     total = (mean.square() + log_variance.exp()).mean((0, 1))
     torch.testing.assert_close(total, torch.ones(4), rtol=1e-3, atol=0)
-    assert sorted(path.suffix for path in (numbers / "sheets").iterdir()) == [".png"]
+    assert sorted(path.suffix for path in (numbers / "samples").iterdir()) == [".png"]
 
 
 def test_a_token_file_holds_distributions_and_comes_back_as_pictures(numbers: Path, pictures: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ tokenizer: {{kl: {{dim: 4, weight: 1.0e-6, autoencoder: {{seanet: {{channels: 4,
 losses: {{regression: {{kind: l1}}}}
 train: {{samples: 128, batch: 16, lr: 5.0e-3, precision: fp32}}
 """
-FEW = ("train.samples=64", "train.batch=16", "train.warmup=32", "train.sheet_every=64", "train.save_every=32", "train.lr=3e-3")
+FEW = ("train.samples=64", "train.batch=16", "train.warmup=32", "train.sample_every=64", "train.save_every=32", "train.lr=3e-3")
 SHAPE = ("data.sample_rate=4000", "data.duration=1")
 RECIPES = ("matcha-tts-tiny", "indextts2-tiny", "sled-tiny", "audio-mntp-tiny", "impact-tiny")
 
@@ -65,7 +65,7 @@ def test_a_tiny_recipe_trains_and_speaks(name: str, spelt: Path, autoencoder: Pa
     succeed("train", name, "--data", spelt, "--out", run, "--device", "cpu", *told(autoencoder))
     losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert all(math.isfinite(loss) for loss in losses)
-    assert list((run / "sheets").glob("*.wav"))
+    assert list((run / "samples").glob("*.wav"))
     succeed("generate", run, "--text", "abca", "--seconds", "0.61", "--guidance", "1.5", "--out", tmp_path / "asked.wav")
     made, rate = read_audio(tmp_path / "asked.wav")
     assert (rate, made.shape) == (RATE, (1, 2_440))
@@ -86,7 +86,7 @@ def test_a_tiny_recipe_learns_a_few_clips(name: str, spelt: Path, autoencoder: P
     experiment = prepare(load_recipe(name, (*overrides, *SHAPE, f"tokenizer.checkpoint={autoencoder}")), str(spelt))
     assert experiment.generator is not None
     assert experiment.generator.condition is not None
-    experiment.generator.condition.precompute(experiment.images, experiment.heldout)
+    experiment.generator.condition.precompute(experiment.data, experiment.heldout)
     found = losses_of(experiment, items=7, steps=140, lr=4e-3)
     assert sum(found[-10:]) / 10 < 0.8 * sum(found[:5]) / 5
 

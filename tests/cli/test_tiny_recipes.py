@@ -51,7 +51,7 @@ def test_codecs_train_on_the_built_in_sounds(name: str, tmp_path: Path) -> None:
 def losses_of(experiment: Experiment, items: int, steps: int, lr: float) -> list[float]:
     """Losses of training on one and the same batch."""
     objective = tokenizer_objective(experiment) if experiment.generator is None else generator_objective(experiment)
-    batch = experiment.images.batch(range(0, len(experiment.images), len(experiment.images) // items))
+    batch = experiment.data.batch(range(0, len(experiment.data), len(experiment.data) // items))
     optimizer = torch.optim.AdamW(objective.model.parameters(), lr=lr)
     objective.train()
     told = []

@@ -34,7 +34,7 @@ def test_a_budget_of_time_leaves_the_schedule_and_lifts_the_limit() -> None:
     timed = at(Budget(seconds=60), own)
     assert timed.train.samples == ENDLESS
     assert timed.train.warmup == 64
-    assert timed.train.sheet_every is None
+    assert timed.train.sample_every is None
     assert timed.tokenizer == own.tokenizer
     # A recipe that leaves its warm-up open means a fiftieth of its own samples, not of endless ones.
     assert at(Budget(seconds=60), recipe.load("vqgan-tiny", ["train.warmup=null"])).train.warmup == 512 // 50

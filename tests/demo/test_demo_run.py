@@ -13,7 +13,7 @@ from jielong.config import recipe
 from jielong.system import load
 from jielong.training import experiment
 
-TINY = ["data.size=16", "train.samples=32", "train.batch=16", "train.warmup=0", "train.log_every=16", "train.sheet_every=16"]
+TINY = ["data.size=16", "train.samples=32", "train.batch=16", "train.warmup=0", "train.log_every=16", "train.sample_every=16"]
 
 
 @pytest.fixture(scope="module")

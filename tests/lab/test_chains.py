@@ -65,7 +65,7 @@ def on(plan: Plan, few: Path) -> Plan:
 
     def moved(text: str) -> str:
         half = re.sub(r"size: (\d+)", lambda side: f"size: {int(side[1]) // 2}", text)
-        seldom = half.replace("save_every: 1000000}", "save_every: 1000000, sheet_every: 1000000}")
+        seldom = half.replace("save_every: 1000000}", "save_every: 1000000, sample_every: 1000000}")
         return seldom.replace("set: emoji", f"set: {few}").replace("codebook_size: 256", "codebook_size: 16")
 
     return replace(plan, generator=moved(plan.generator), tokenizer=moved(plan.tokenizer) if plan.tokenizer else None)

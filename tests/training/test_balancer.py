@@ -121,7 +121,7 @@ MEDIA = audio_medium(1, 256, 8_000)
 CLIPS = 0.3 * torch.randn(40, *MEDIA.shape, generator=torch.Generator().manual_seed(5))
 DRAWS = StepRNG(PerSampleRNG(0, range(4)), torch.Generator())
 SETTINGS = TrainSettings(
-    samples=96, batch=8, micro_batch=4, lr=1e-2, warmup=8, ema=0.5, save_every=32, log_every=32, sheet_every=96, precision="fp32"
+    samples=96, batch=8, micro_batch=4, lr=1e-2, warmup=8, ema=0.5, save_every=32, log_every=32, sample_every=96, precision="fp32"
 )
 
 

@@ -133,7 +133,7 @@ def test_the_first_code_is_taught_in_training(quantizer: str, tmp_path: Path) ->
     assert "distillation" not in made(Stream().batch(0, 8), "model", 0, draws).parts
     made = objective(quantizer)
     begun = distillation(made).projection.weight.clone()
-    settings = TrainSettings(samples=320, batch=8, lr=2e-2, warmup=8, ema=0.5, save_every=160, log_every=8, sheet_every=320)
+    settings = TrainSettings(samples=320, batch=8, lr=2e-2, warmup=8, ema=0.5, save_every=160, log_every=8, sample_every=320)
     told: list[float] = []
     whole = train(made, Stream(), settings, tmp_path / "whole", recipe_yaml="a: 1", progress=False, device="cpu")
     assert whole.finished

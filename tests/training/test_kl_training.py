@@ -29,7 +29,7 @@ from jielong.training.trainer import Summary, train
 
 MEDIA = image_medium(3, (8, 8))
 SETTINGS = TrainSettings(
-    samples=96, batch=8, lr=1e-2, warmup=8, ema=0.9, precision="fp32", log_every=8, save_every=8, sheet_every=96, micro_batch=3
+    samples=96, batch=8, lr=1e-2, warmup=8, ema=0.9, precision="fp32", log_every=8, save_every=8, sample_every=96, micro_batch=3
 )
 PICTURES = torch.rand(40, *MEDIA.shape, generator=torch.Generator().manual_seed(5)) * 2 - 1
 

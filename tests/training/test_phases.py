@@ -30,7 +30,7 @@ from jielong.training.step import Stepper
 from jielong.training.trainer import Summary, train
 
 MEDIA = image_medium(3, (8, 8))
-SETTINGS = TrainSettings(samples=96, batch=8, lr=1e-2, warmup=8, ema=0.9, precision="fp32", log_every=8, save_every=8, sheet_every=96)
+SETTINGS = TrainSettings(samples=96, batch=8, lr=1e-2, warmup=8, ema=0.9, precision="fp32", log_every=8, save_every=8, sample_every=96)
 PICTURES = torch.rand(40, *MEDIA.shape, generator=torch.Generator().manual_seed(5)) * 2 - 1
 
 
@@ -114,9 +114,9 @@ def test_the_phases_share_out_all_parameters() -> None:
 class Fixed:
     """One micro-batch, as the prefetcher would give it."""
 
-    share = 8
+    local_batch = 8
 
-    def draws(self, samples_seen: int, first: int, count: int) -> StepRNG:
+    def rng(self, samples_seen: int, first: int, count: int) -> StepRNG:
         return StepRNG(PerSampleRNG(0, range(first, first + count)), torch.Generator().manual_seed(0))
 
 
@@ -150,7 +150,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, optimizer: st
     assert ends[0] is not None
     assert ends[1] is not None
     files = sorted(path.name for path in ends[0].glob("*.safetensors"))
-    assert files == ["average.safetensors", "objective.safetensors", "optimizer-discriminator.safetensors", "optimizer-model.safetensors"]
+    assert files == ["ema.safetensors", "objective.safetensors", "optimizer-discriminator.safetensors", "optimizer-model.safetensors"]
     for name in files:
         assert (ends[0] / name).read_bytes() == (ends[1] / name).read_bytes(), name
     for name in ("model.safetensors", "summary.json"):
@@ -164,7 +164,7 @@ def test_the_average_follows_both_phases_once_a_step(tmp_path: Path) -> None:
     assert run(tmp_path, stop_after=8).steps == 1
     state = latest_state(tmp_path)
     assert state is not None
-    raw, averages = load_file(state / "objective.safetensors"), load_file(state / "average.safetensors")
+    raw, averages = load_file(state / "objective.safetensors"), load_file(state / "ema.safetensors")
     assert any(name.startswith("head.discriminator.") for name in averages)
     for name, average in averages.items():
         torch.testing.assert_close(average, start[name].lerp(raw[f"model.{name}"], 0.9), msg=lambda text, name=name: f"{name}: {text}")

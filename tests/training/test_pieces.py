@@ -28,7 +28,7 @@ def test_the_rate_warms_up_and_follows_half_a_cosine():
 
 def test_derived_numbers_follow_the_budget_and_impossible_ones_are_refused():
     settings = TrainSettings(samples=100_000, batch=32).resolved()
-    assert (settings.warmup, settings.micro_batch, settings.log_every, settings.sheet_every, settings.save_every) == (
+    assert (settings.warmup, settings.micro_batch, settings.log_every, settings.sample_every, settings.save_every) == (
         2000,
         32,
         500,

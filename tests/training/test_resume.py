@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 from toy_run import SETTINGS, ToyStream, run
 
-from jielong.config.recipe import completed, parse
+from jielong.config.recipe import parse, upgraded
 from jielong.config.registry import RecipeError
 from jielong.training import state as state_module
 from jielong.training.checkpoint import CheckpointError
@@ -150,12 +150,12 @@ def test_a_setting_that_came_after_the_run_began_counts_as_its_default(tmp_path)
     stored = yaml.safe_load(new)
     del stored["backbone"]["transformer"]["dropout"]
     stored["head"] = {"softmax": {}}
-    check_same_recipe(yaml.safe_dump(stored), new, tmp_path, completed)
+    check_same_recipe(yaml.safe_dump(stored), new, tmp_path, upgraded)
     with pytest.raises(RecipeError, match=r"backbone\.transformer\.dropout was 0\.0 and is now 0\.5\. Use"):
-        check_same_recipe(yaml.safe_dump(stored), new.replace("dropout: 0.0", "dropout: 0.5"), tmp_path, completed)
+        check_same_recipe(yaml.safe_dump(stored), new.replace("dropout: 0.0", "dropout: 0.5"), tmp_path, upgraded)
     stored["train"]["patience"] = 3
-    with pytest.raises(RecipeError, match=r"recipe: train\.patience was 3 and is a setting no more\. Use"):
-        check_same_recipe(yaml.safe_dump(stored), new, tmp_path, completed)
+    with pytest.raises(RecipeError, match=r"recipe: train\.patience was 3 and is no setting any more\. Use"):
+        check_same_recipe(yaml.safe_dump(stored), new, tmp_path, upgraded)
 
 
 def test_a_finished_model_without_state_is_not_overwritten(tmp_path):
@@ -194,7 +194,7 @@ def test_a_damaged_state_is_named(tmp_path):
 
 def test_the_checkpoint_is_the_average(uninterrupted):
     state = latest_state(uninterrupted)
-    kept, averages = load_file(uninterrupted / "model.safetensors"), load_file(state / "average.safetensors")
+    kept, averages = load_file(uninterrupted / "model.safetensors"), load_file(state / "ema.safetensors")
     raw = load_file(state / "objective.safetensors")
     assert all(torch.equal(kept[name], averages[name]) for name in averages)
     assert torch.equal(kept["seen"], raw["model.seen"])  # buffers as they are

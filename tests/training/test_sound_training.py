@@ -33,7 +33,7 @@ data: {{set: {set}, sample_rate: 4000, duration: 0.5}}
 tokenizer:
   {tokenizer}
 losses: {{regression: {{kind: l1}}}}
-train: {{samples: 192, batch: 8, lr: 5.0e-3, warmup: 8, ema: 0.5, sheet_every: 96, save_every: 96, log_every: 48, precision: fp32}}
+train: {{samples: 192, batch: 8, lr: 5.0e-3, warmup: 8, ema: 0.5, sample_every: 96, save_every: 96, log_every: 48, precision: fp32}}
 """
 CODES = "vq: {autoencoder: short, dim: 8, quantizer: {residual: {num_codebooks: 2, quantizer: {vector: {codebook_size: 16}}}}}"
 VECTORS = "kl: {autoencoder: short, dim: 8}"
@@ -81,10 +81,10 @@ def test_trains_from_files_to_a_checkpoint(tokenizer: str, tones: Path, tmp_path
     assert set(summary.evaluation) == {"heldout_mel_distance", "heldout_si_sdr"}
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
-    heard, rate = read_audio(out / "sheets" / "samples-000000000096.wav")
+    heard, rate = read_audio(out / "samples" / "samples-000000000096.wav")
     shown = 2 * min(6, len(prepare(recipe).heldout))
     assert (rate, heard.shape) == (4_000, (1, shown * 3_000))
-    with Image.open(out / "sheets" / "samples-000000000096.png") as sheet:
+    with Image.open(out / "samples" / "samples-000000000096.png") as sheet:
         assert sheet.width > 4 * 192
     system = load(str(out))
     assert system.tokenizer.media == audio_medium(1, 2_000, 4_000)
@@ -101,13 +101,13 @@ def test_trains_from_files_to_a_checkpoint(tokenizer: str, tones: Path, tmp_path
 
 @pytest.mark.usefixtures("autoencoder")
 def test_the_stream_is_the_same_however_it_is_read(tones: Path) -> None:
-    from jielong.training.experiment import Stream
+    from jielong.training.experiment import TrainingStream
 
     experiment = prepare(parse(RECIPE.format(set=tones, tokenizer=CODES)))
-    stream = Stream(experiment.images, seed=3)
+    stream = TrainingStream(experiment.data, seed=3)
     whole, last = stream.batch(30, 20), stream.batch(45, 5)
     assert torch.equal(whole.media[15:], last.media)
-    assert not torch.equal(Stream(experiment.images, seed=4).batch(45, 5).media, last.media)
+    assert not torch.equal(TrainingStream(experiment.data, seed=4).batch(45, 5).media, last.media)
 
 
 def test_settings_are_of_one_medium() -> None:

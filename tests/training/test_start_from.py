@@ -10,7 +10,7 @@ from rich.console import Console
 from toy_run import SETTINGS, ToyObjective, run
 
 from jielong.training import precision
-from jielong.training.checkpoint import CheckpointError, begin_from, read_tensors
+from jielong.training.checkpoint import CheckpointError, init_from_checkpoint, read_tensors
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def test_weights_that_fit_are_taken_and_others_left(earlier):
     model, stored = ToyObjective().model, read_tensors(earlier / "model.safetensors")
     model.head = torch.nn.Linear(8, 5)
     own = model.head.weight.detach().clone()
-    taken, new = begin_from(model, earlier)
+    taken, new = init_from_checkpoint(model, earlier)
     assert (taken, sorted(new)) == (len(stored) - 2, ["head.bias", "head.weight"])
     assert torch.equal(model.middle.weight, stored["middle.weight"])
     assert torch.equal(model.head.weight, own)
@@ -32,7 +32,7 @@ def test_weights_that_fit_are_taken_and_others_left(earlier):
 
 def test_a_model_of_which_nothing_fits_is_refused(earlier):
     with pytest.raises(CheckpointError, match=r"none of the 7 tensors .* fits"):
-        begin_from(torch.nn.Bilinear(2, 3, 4), earlier)
+        init_from_checkpoint(torch.nn.Bilinear(2, 3, 4), earlier)
 
 
 def test_a_run_begins_there_once(earlier, tmp_path):

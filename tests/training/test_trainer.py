@@ -20,7 +20,7 @@ from jielong.core.rng import seed_of
 from jielong.training import run as run_module
 from jielong.training.checkpoint import load_weights
 from jielong.training.nonfinite import NonFiniteError, range_advice
-from jielong.training.prefetch import Feed
+from jielong.training.prefetch import BatchPrefetcher
 
 SHORT = SETTINGS.model_copy(update={"samples": 160})
 
@@ -68,21 +68,21 @@ def test_the_slices_of_all_processes_and_micro_batches_make_up_the_global_batch(
     whole = stream.batch(24, 12).keys
     parts = []
     for rank in range(2):
-        with Feed(stream, 12, 4, rank, 2, 0, device) as feed:
+        with BatchPrefetcher(stream, 12, 4, rank, 2, 0, device) as feed:
             for first, batch in feed.take(24):
                 assert batch.keys == stream.batch(first, len(batch)).keys
                 parts += batch.keys
     assert parts == whole
     with pytest.raises(ValueError, match="cannot be shared equally by 5 processes"):
-        Feed(stream, 12, 4, 0, 5, 0, device)
+        BatchPrefetcher(stream, 12, 4, 0, 5, 0, device)
 
 
 def test_draws_belong_to_samples_and_steps():
-    with Feed(ToyStream(), 8, 8, 0, 1, 7, torch.device("cpu")) as feed:
-        whole, part = feed.draws(16, 16, 8), feed.draws(16, 20, 4)
+    with BatchPrefetcher(ToyStream(), 8, 8, 0, 1, 7, torch.device("cpu")) as feed:
+        whole, part = feed.rng(16, 16, 8), feed.rng(16, 20, 4)
         assert torch.equal(whole.per_sample.normal(3)[4:], part.per_sample.normal(3))
         assert torch.equal(torch.rand(3, generator=whole.shared), torch.rand(3, generator=part.shared))
-        assert not torch.equal(feed.draws(24, 24, 8).per_sample.normal(3), feed.draws(16, 16, 8).per_sample.normal(3))
+        assert not torch.equal(feed.rng(24, 24, 8).per_sample.normal(3), feed.rng(16, 16, 8).per_sample.normal(3))
     assert seed_of(1, "step", 0, 8) != seed_of(1, "step", 8, 0)
 
 
@@ -141,7 +141,7 @@ class Clock:
 
 
 def test_a_wall_time_budget_ends_the_run_in_time_and_anneals_by_it(tmp_path, monkeypatch):
-    settings = SETTINGS.model_copy(update={"samples": 1_000_000, "log_every": 8, "save_every": None, "sheet_every": None})
+    settings = SETTINGS.model_copy(update={"samples": 1_000_000, "log_every": 8, "save_every": None, "sample_every": None})
     monkeypatch.setattr(run_module, "time", SimpleNamespace(perf_counter=Clock().perf_counter))
     summary = run(tmp_path, settings, budget=2.0)
     assert summary.stopped == "budget"
@@ -149,7 +149,7 @@ def test_a_wall_time_budget_ends_the_run_in_time_and_anneals_by_it(tmp_path, mon
     assert (tmp_path / "model.safetensors").exists()
     assert 1.8 < summary.seconds <= 2.0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert 8 <= len(list((tmp_path / "sheets").iterdir())) <= 11  # at every tenth of the time
+    assert 8 <= len(list((tmp_path / "samples").iterdir())) <= 11  # at every tenth of the time
     assert lines[-1]["lr"] < 0.03 * settings.lr < 0.5 * settings.lr < max(line["lr"] for line in lines)
     assert run(tmp_path, settings, budget=2.0, stream=ToyStream(kill_at=0)) == summary  # the time is used: nothing is left to do
     assert run(tmp_path, settings, budget=3.0).samples > summary.samples
@@ -167,7 +167,7 @@ def test_what_a_run_leaves_behind(tmp_path):
     assert [line["samples"] for line in lines if "weight" in line] == [160]  # held-out figures stand beside each sample sheet's
     assert screen.getvalue().count("warning: a word of advice") == 1
     assert screen.getvalue().count("samples  ") == len(lines)
-    assert sorted(path.name for path in (tmp_path / "sheets").iterdir()) == ["samples-000000000160.png", "samples-000000000320.png"]
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["samples-000000000160.png", "samples-000000000320.png"]
     written = json.loads((tmp_path / "summary.json").read_text())
     assert written["evaluation"] == summary.evaluation
     assert written["stopped"] == "finished"
@@ -194,7 +194,7 @@ class Rising(ToyObjective):
 )
 def test_a_held_out_loss_that_rises_is_told_once(tmp_path, losses, warnings):
     screen = io.StringIO()
-    settings = SETTINGS.model_copy(update={"sheet_every": 56})
+    settings = SETTINGS.model_copy(update={"sample_every": 56})
     run(tmp_path, settings, Rising(losses), progress=True, console=Console(file=screen, width=400))
     assert screen.getvalue().count("warning: the held-out loss was lowest at") == warnings
     if losses[0] > 0 and warnings:
@@ -219,10 +219,10 @@ def test_odd_ranges_of_media_are_warned_of():
 
 
 def test_the_bar_and_the_lines_survive_numbers_that_are_not_finite(tmp_path):
-    from jielong.training.report import Report, clock
+    from jielong.training.run_logger import RunLogger, clock
 
-    with Report(tmp_path, Console(file=io.StringIO(), force_terminal=True), 0, 0, False) as report:
-        report.step("model", 0.0, 0.0, math.nan, math.inf)
-        report.line({"samples": 8, "loss": math.nan}, 0.0, math.inf)
+    with RunLogger(tmp_path, Console(file=io.StringIO(), force_terminal=True), 0, 0, False) as report:
+        report.show("model", 0.0, 0.0, math.nan, math.inf)
+        report.log({"samples": 8, "loss": math.nan}, 0.0, math.inf)
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"samples": 8, "loss": None}
     assert (clock(61.2), clock(3661), clock(math.inf)) == ("1:01", "1:01:01", "?")

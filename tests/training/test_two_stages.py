@@ -28,7 +28,7 @@ from jielong.training.trainer import Summary, train
 MEDIA = image_medium(3, (8, 8))
 FINETUNE_AT, SAMPLES, BATCH = 48, 96, 8
 SETTINGS = TrainSettings(
-    samples=SAMPLES, batch=BATCH, lr=1e-2, warmup=8, ema=0.9, weight_decay=0.5, precision="fp32", log_every=8, save_every=8, sheet_every=96
+    samples=SAMPLES, batch=BATCH, lr=1e-2, warmup=8, ema=0.9, weight_decay=0.5, precision="fp32", log_every=8, save_every=8, sample_every=96
 )
 FROZEN = ("model.encoder.", "model.quantizer.")
 
@@ -89,7 +89,7 @@ def test_frozen_weights_are_the_same_bits_to_the_end_and_the_rest_learns(tmp_pat
     if optimizer == "muon":
         pytest.importorskip("pytorch_optimizer")
     run(tmp_path, optimizer, stop_after=FINETUNE_AT)
-    before, averaged = tensors(tmp_path), tensors(tmp_path, "average")
+    before, averaged = tensors(tmp_path), tensors(tmp_path, "ema")
     run(tmp_path, optimizer, stop_after=FINETUNE_AT + BATCH)
     begun = tensors(tmp_path)
     assert run(tmp_path, optimizer).finished
@@ -135,7 +135,7 @@ def test_a_run_stopped_around_the_change_of_stages_equals_one_that_was_not(tmp_p
         assert run(tmp_path / "parts", optimizer, stop_after=stop).samples == stop
     run(tmp_path / "parts", optimizer)
     assert (tmp_path / "parts/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
-    for name in ("objective", "average", "optimizer-model", "optimizer-discriminator"):
+    for name in ("objective", "ema", "optimizer-model", "optimizer-discriminator"):
         one, other = tensors(tmp_path / "parts", name), tensors(tmp_path / "whole", name)
         assert one.keys() == other.keys()
         assert all(torch.equal(value, other[key]) for key, value in one.items()), name
@@ -154,7 +154,7 @@ def test_adopting_averages_changes_the_model_alone() -> None:
     with torch.no_grad():
         model.weight += 1
     ema.update(10**6)
-    ema.adopt()
+    ema.copy_to_model()
     torch.testing.assert_close(model.weight.detach(), start + 0.5)
     ema.update(10**6 + 1)
     assert torch.equal(ema.state()["weight"], model.weight)

@@ -22,7 +22,7 @@ from jielong.training.settings import TrainSettings
 from jielong.training.trainer import Summary, train
 
 SETTINGS = TrainSettings(
-    samples=320, batch=8, lr=1e-2, warmup=32, ema=0.9, precision="fp32", log_every=40, sheet_every=160, save_every=40, seed=3
+    samples=320, batch=8, lr=1e-2, warmup=32, ema=0.9, precision="fp32", log_every=40, sample_every=160, save_every=40, seed=3
 )
 
 
@@ -44,7 +44,7 @@ class ToyModel(nn.Module):
         return self.head(hidden).permute(0, 3, 1, 2)
 
 
-class ToyObjective(Objective):
+class ToyObjective(Objective[ToyModel]):
     """Denoise pictures; from ``late`` samples on a discriminator learns beside it."""
 
     model: ToyModel

@@ -81,7 +81,7 @@ def sizes(experiment: Experiment) -> list[Size]:
         Size("a picture, forward", spent.flops, "FLOP", "one pass, counted"),
         Size("training, all of it", 3.0 * spent.flops * settings.samples, "FLOP", "three passes a sample"),
         Size("training steps", math.ceil(settings.samples / settings.batch), "", "train"),
-        Size("times over the data", settings.samples / len(experiment.images), "", "train"),
+        Size("times over the data", settings.samples / len(experiment.data), "", "train"),
         Size("memory, weights and optimizer", 4.0 * STATE_NUMBERS * parameters, "B", f"{STATE_NUMBERS} float32 numbers a parameter"),
         Size("memory, activations", float(spent.saved * micro), "B", f"one pass, counted, times {micro} pictures"),
     ]
@@ -89,9 +89,9 @@ def sizes(experiment: Experiment) -> list[Size]:
 
 def _data(experiment: Experiment) -> list[Size]:
     return [
-        Size(f"training {experiment.images.kind.noun[1]}", len(experiment.images), "", "data"),
+        Size(f"training {experiment.data.kind.noun[1]}", len(experiment.data), "", "data"),
         Size(f"held-out {experiment.heldout.kind.noun[1]}", len(experiment.heldout), "", "data"),
-        Size(f"one {experiment.images.kind.noun[0]}", " x ".join(map(str, experiment.media.shape)), "", "data"),
+        Size(f"one {experiment.data.kind.noun[0]}", " x ".join(map(str, experiment.media.shape)), "", "data"),
     ]
 
 

@@ -11,7 +11,7 @@ from jielong.config.registry import Config, Faults, OfFamily, RecipeError, Schem
 from jielong.config.schema import Recipe
 from jielong.config.yaml_text import Lines, NotYamlError, Value, read_mapping, read_value
 
-__all__ = ["Recipe", "RecipeError", "built_in", "completed", "load", "parse", "read_text"]
+__all__ = ["Recipe", "RecipeError", "built_in", "load", "parse", "read_text", "upgraded"]
 
 
 def built_in() -> dict[str, str]:
@@ -68,7 +68,7 @@ def parse(text: str, origin: str = "recipe", overrides: Iterable[str] = ()) -> R
         raise RecipeError("\n".join(_explain(problem, lines, origin) for problem in faults.problems)) from None
 
 
-def completed(text: str) -> str:
+def upgraded(text: str) -> str:
     """An earlier version's recipe with today's settings: new ones at their defaults, without those that were removed.
 
     A recipe that cannot be read for another reason, such as a part that was removed, is returned unchanged.

@@ -268,6 +268,11 @@ class LearnedTokenizer(Tokenizer):
         """Measure statistics of the encoder's output after training; every process calls it with its share of training batches."""
 
     @property
+    def code_dim(self) -> int | None:
+        """Width of the vectors that are quantized; ``None`` without a quantizer."""
+        return None
+
+    @property
     def reconstructs_from(self) -> int:
         """Samples seen from which on :meth:`forward` returns media; before, it learns by its own losses only."""
         return 0

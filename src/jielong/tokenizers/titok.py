@@ -68,6 +68,11 @@ class TiTokTokenizer(LearnedTokenizer):
         self.pixel_decoder = copy.deepcopy(proxy.decoder).requires_grad_(True)
 
     @property
+    def code_dim(self) -> int:
+        """See :attr:`LearnedTokenizer.code_dim`."""
+        return self.quantizer.dim
+
+    @property
     def last_layer(self) -> nn.Parameter:
         """The pixel decoder's last weight."""
         return self.pixel_decoder.last_layer

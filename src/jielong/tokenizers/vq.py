@@ -47,6 +47,11 @@ class VQTokenizer(GridTokenizer):
         self.layout = quantizer.layout(check_grid(media.size, autoencoder.reduction))
         self.encoder, self.quantizer, self.decoder = autoencoder.encoder, quantizer, autoencoder.decoder
 
+    @property
+    def code_dim(self) -> int:
+        """See :attr:`LearnedTokenizer.code_dim`."""
+        return self.quantizer.dim
+
     def keep_codebooks(self, count: int) -> None:
         """Use only the first ``count`` codebooks of a residual quantizer from now on; their sum decodes to a coarser result.
 

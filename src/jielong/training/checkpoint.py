@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors only, written whole or not at all, and read with errors that say what is wrong."""
+"""Weights on disk: safetensors only, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, recipe_yam
     """Write ``recipe.yaml`` and ``model.safetensors`` into a folder, each whole or not at all.
 
     Args:
-        folder: Made if it does not exist.
-        model: Its state dict is what is kept.
+        folder: Created if it does not exist.
+        model: Its state dict is written.
         recipe_yaml: The recipe that rebuilds the model.
         dtype: ``bf16`` halves the file: floating-point parameters are rounded to it. Buffers (codebooks, statistics) stay as they are.
 
@@ -84,15 +84,15 @@ def fit_tensors(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) ->
             value.copy_(tensors[name])
 
 
-def begin_from(model: nn.Module, folder: Path) -> tuple[int, list[str]]:
-    """Copy what fits of a checkpoint into a model: tensors of the same name and shape.
+def init_from_checkpoint(model: nn.Module, folder: Path) -> tuple[int, list[str]]:
+    """Initialise a model from the tensors of a checkpoint that have the same name and shape.
 
     Args:
         model: Changed in place.
         folder: With ``model.safetensors``.
 
     Returns:
-        How many tensors were taken, and the names of those that were left as they are.
+        How many tensors were copied, and the names of the others.
 
     Raises:
         CheckpointError: if none fits.
@@ -100,7 +100,9 @@ def begin_from(model: nn.Module, folder: Path) -> tuple[int, list[str]]:
     stored, state = read_tensors(folder / WEIGHTS), model.state_dict()
     fitting = [name for name, value in state.items() if name in stored and stored[name].shape == value.shape]
     if not fitting:
-        raise CheckpointError(f"none of the {len(stored)} tensors of {folder} fits this model: begin from one of a like recipe")
+        raise CheckpointError(
+            f"none of the {len(stored)} tensors of {folder} fits this model: set train.init_from to one of a similar recipe"
+        )
     with torch.no_grad():
         for name in fitting:
             state[name].copy_(stored[name])
@@ -108,31 +110,31 @@ def begin_from(model: nn.Module, folder: Path) -> tuple[int, list[str]]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file: beside its place first, flushed to the disk, then renamed into it.
+    """Write a safetensors file under a temporary name, flush it to the disk, and rename it.
 
     Raises:
-        CheckpointError: if it cannot be written; whatever stood in its place still does.
+        CheckpointError: if it cannot be written; an older file is left intact.
     """
     plain: dict[str, Tensor] = {}
-    places: set[int] = set()
+    pointers: set[int] = set()
     for name, value in tensors.items():
         value = value.detach().cpu().contiguous()
-        # The format knows no tensors that share memory: tied weights are stored once for each of their names.
-        plain[name] = value.clone() if value.data_ptr() in places else value
-        places.add(plain[name].data_ptr())
-    beside = Path(tempfile.gettempdir())  # named before the attempt, for the clean-up
+        # The format has no shared memory: tied weights are stored once per name.
+        plain[name] = value.clone() if value.data_ptr() in pointers else value
+        pointers.add(plain[name].data_ptr())
+    temporary = Path(tempfile.gettempdir())  # set before the attempt, for the clean-up
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(handle)
-        beside = Path(name)
-        save_file(plain, beside, metadata={"format": "pt"})
-        with open(beside, "rb") as file:
+        temporary = Path(name)
+        save_file(plain, temporary, metadata={"format": "pt"})
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.chmod(beside, 0o644)
-        os.replace(beside, path)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        if beside.is_file():
-            beside.unlink()
+        if temporary.is_file():
+            temporary.unlink()
         size = sum(value.numel() * value.element_size() for value in plain.values()) / 1e6
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise CheckpointError(f"{path} ({size:.1f} MB) could not be written: {reason}; free some space or choose another folder") from error

@@ -1,32 +1,35 @@
-"""The moving average of a model's weights."""
+"""The exponential moving average (EMA) of a model's weights."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Model = TypeVar("Model", bound=nn.Module)
 
-class Ema:
-    """Exponential moving average of the trained weights: ``a <- d a + (1 - d) w`` with ``d = min(decay, (1 + t) / (10 + t))``.
 
-    ``t`` counts the steps before this one, so the average forgets the random start within a few dozen steps. Weights that are frozen
-    are shared with the model, not copied; buffers (statistics, codebooks) are taken as they are when the average is used.
+class Ema(Generic[Model]):
+    """EMA of the trained weights: ``a <- d a + (1 - d) w`` with ``d = min(decay, (1 + t) / (10 + t))``.
+
+    ``t`` counts the steps before this one, so the initial weights are forgotten within a few dozen steps. Frozen weights are shared with
+    the model, not copied; buffers (statistics, codebooks) are the model's current ones.
 
     Args:
         model: The model, before training starts.
         decay: ``d`` in the long run; 0 makes the average the model itself.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: Model, decay: float) -> None:
         self.decay = decay
         shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
-        self._model = copy.deepcopy(model, shared).eval()
+        self._model: Model = copy.deepcopy(model, shared).eval()
         trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        twins = dict(self._model.named_parameters())
-        self._averages = {name: twins[name].requires_grad_(False) for name in trained}
+        copies = dict(self._model.named_parameters())
+        self._averages = {name: copies[name].requires_grad_(False) for name in trained}
         self._weights = list(trained.values())
         self._source = model
 
@@ -38,25 +41,25 @@ class Ema:
             torch._foreach_lerp_(list(self._averages.values()), [weight.detach() for weight in self._weights], 1 - decay)
 
     @torch.no_grad()
-    def model(self) -> nn.Module:
-        """The averaged model, in evaluation mode, with the source's present buffers."""
-        present = dict(self._source.named_buffers())
+    def model(self) -> Model:
+        """The model with EMA weights, in evaluation mode, with the current buffers."""
+        current = dict(self._source.named_buffers())
         for name, buffer in self._model.named_buffers():
-            buffer.copy_(present[name])
+            buffer.copy_(current[name])
         return self._model
 
     @torch.no_grad()
-    def adopt(self) -> None:
-        """Let the model itself go on from its averages; the optimizers' moments stay."""
+    def copy_to_model(self) -> None:
+        """Set the model's weights to their EMA; the optimizers' moments stay."""
         for weight, average in zip(self._weights, self._averages.values(), strict=True):
             weight.copy_(average)
 
     def state(self) -> dict[str, Tensor]:
-        """The averages by name."""
+        """EMA weights by name."""
         return dict(self._averages)
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take averages back from :meth:`state`."""
+        """Restore EMA weights from :meth:`state`."""
         for name, average in self._averages.items():
             average.copy_(state[name])

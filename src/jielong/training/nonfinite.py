@@ -1,4 +1,4 @@
-"""What to say when numbers stop being finite: where it began."""
+"""Locate the first NaN or Inf."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jielong.quantizers.checks import NonFiniteVectors
 
 
 class NonFiniteError(RuntimeError):
-    """Training met NaN or infinite numbers several times in a row; the text names the first place and what to try."""
+    """Training met NaN or Inf several times in a row; the text names the first module and what to try."""
 
 
 def finite(value: Any) -> bool:
@@ -36,14 +36,14 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(getattr(value, item.name))
 
 
-def first_place(objective: nn.Module, inputs: Any, loss: Callable[[], Tensor]) -> str:
-    """Where the first number that is not finite appears, in words.
+def first_nonfinite(objective: nn.Module, inputs: Any, loss: Callable[[], Tensor]) -> str:
+    """Where the first NaN or Inf appears, in words.
 
-    The computation is repeated with a hook on every module; modules report when they finish, so the innermost comes first.
+    The computation is repeated with a hook on every module; inner modules finish first.
 
     Args:
         objective: All modules.
-        inputs: What the computation reads.
+        inputs: Inputs of the computation.
         loss: Computes the loss again.
     """
     if not finite(inputs):

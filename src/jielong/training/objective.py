@@ -1,11 +1,11 @@
-"""What the trainer minimises: a model, its phases (model, discriminator), and for each the losses of a batch."""
+"""The training objective: a model, the phases of a step (model, discriminator), and the losses of each."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from jielong.core.phases import MAIN
 from jielong.core.rng import PerSampleRNG
 from jielong.data.sets import Batch
 from jielong.media.results import Results
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -31,24 +33,23 @@ class Losses:
 
 @dataclass(frozen=True)
 class StepRNG:
-    """The random numbers a training step may use.
+    """Random numbers of a training step.
 
     Attributes:
-        per_sample: One stream a sample, seeded by (seed, position of the sample in the run): the same whatever the number of
-            processes or the accumulation.
-        shared: One stream a step, the same on every process, seeded by (seed, samples seen).
+        per_sample: One stream per sample, seeded by (seed, position of the sample in the run), whatever the number of processes or the
+            accumulation.
+        shared: One stream per step, the same on every process, seeded by (seed, samples seen).
     """
 
     per_sample: PerSampleRNG
     shared: torch.Generator
 
 
-class Objective(nn.Module, ABC):
-    """A model in training. Phases run one after the other on the same batch, each with an optimizer of its own."""
+class Objective(nn.Module, ABC, Generic[Model]):
+    """A model in training. Phases run one after the other on the same batch, each with its own optimizer."""
 
-    model: nn.Module
-    """What is kept in the end: it has the moving average, which follows when a phase trained it or a part of it, and its weights are
-    the checkpoint."""
+    model: Model
+    """The model of the checkpoint. Its EMA is updated in every step in which a phase trains it or a part of it."""
 
     @property
     def phases(self) -> Mapping[str, nn.Module]:
@@ -56,36 +57,36 @@ class Objective(nn.Module, ABC):
         return {MAIN: self.model}
 
     def active(self, phase: str, samples_seen: int) -> bool:
-        """Whether a phase runs yet."""
+        """Whether a phase has started."""
         return True
 
-    def stage(self, samples_seen: int) -> int:
-        """Which stage of its training the model is in. Where one ends, the next goes on from the averaged weights."""
+    def training_stage(self, samples_seen: int) -> int:
+        """Number of the model's training stage; each begins with the EMA weights of the one before."""
         return 0
 
     def lr_ratio(self, phase: str) -> float:
-        """A phase's learning rate over the recipe's."""
+        """Ratio of a phase's learning rate to the recipe's."""
         return 1.0
 
     @abstractmethod
-    def forward(self, batch: Batch, phase: str, samples_seen: int, draws: StepRNG) -> Losses:
+    def forward(self, batch: Batch, phase: str, samples_seen: int, rng: StepRNG) -> Losses:
         """Losses of a phase on a batch."""
 
     @abstractmethod
-    def samples(self, model: nn.Module) -> Results[Any] | None:
-        """Items of a sample grid by ``model`` (raw or EMA weights), of fixed inputs and seeds."""
+    def samples(self, model: Model) -> Results[Any] | None:
+        """Items of a sample grid by ``model`` (raw or EMA weights), with fixed inputs and seeds."""
 
     def statistics(self) -> dict[str, float]:
-        """Numbers to log beside the losses, over the steps since the last call (codebook usage, perplexity)."""
+        """Figures to log beside the losses, over the steps since the last call (codebook usage, perplexity)."""
         return {}
 
     def advice(self) -> str | None:
-        """A warning about what the statistics show, with what to try; ``None`` when all is well."""
+        """A warning about the statistics, with what to try; ``None`` for none."""
         return None
 
-    def finish(self, model: nn.Module) -> None:
-        """Measure what ``model`` must know of itself before it is kept; called once, by all processes, when training is over."""
+    def finish(self, model: Model) -> None:
+        """Calibrate ``model`` before it is saved; called once, by all processes, after the last step."""
 
     @abstractmethod
-    def evaluate(self, model: nn.Module) -> dict[str, Any]:
+    def evaluate(self, model: Model) -> dict[str, Any]:
         """Held-out figures of ``model``, by name."""

@@ -1,4 +1,4 @@
-"""What a run reads: batches by position in one endless stream, fetched a step ahead; and random numbers by position too."""
+"""Prefetching batch loader: batches and random numbers by position in one endless stream."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jielong.data.sets import Batch
 from jielong.training.objective import StepRNG
 
 
-class Source(Protocol):
+class BatchSource(Protocol):
     """An endless shuffled stream of training items."""
 
     def batch(self, first: int, count: int) -> Batch:
@@ -22,8 +22,8 @@ class Source(Protocol):
         ...
 
 
-class Feed:
-    """Cuts every global batch into this process's micro-batches and fetches the next one while the present one is computed.
+class BatchPrefetcher:
+    """Cuts global batches into this process's micro-batches and loads the next one while the current one is computed.
 
     Args:
         source: The stream.
@@ -38,16 +38,16 @@ class Feed:
         ValueError: if the batch cannot be shared equally.
     """
 
-    def __init__(self, source: Source, batch: int, micro_batch: int, rank: int, world: int, seed: int, device: torch.device) -> None:
+    def __init__(self, source: BatchSource, batch: int, micro_batch: int, rank: int, world: int, seed: int, device: torch.device) -> None:
         if batch % world:
-            raise ValueError(f"a batch of {batch} samples cannot be shared equally by {world} processes; use a multiple of {world}")
+            raise ValueError(f"train.batch: {batch} samples cannot be shared equally by {world} processes; use a multiple of {world}")
         self.source, self.batch, self.seed, self.device = source, batch, seed, device
-        self.share = batch // world
-        self._parts = [(rank * self.share + first, min(micro_batch, self.share - first)) for first in range(0, self.share, micro_batch)]
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        self.local_batch = count = batch // world
+        self._slices = [(rank * count + first, min(micro_batch, count - first)) for first in range(0, count, micro_batch)]
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._next: tuple[int, Future[list[Batch]]] | None = None
 
-    def __enter__(self) -> Feed:
+    def __enter__(self) -> BatchPrefetcher:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -55,23 +55,20 @@ class Feed:
 
     def take(self, samples_seen: int) -> Sequence[tuple[int, Batch]]:
         """This process's micro-batches of the step at ``samples_seen``, each with its first position in the stream."""
-        if self._next is None or self._next[0] != samples_seen:
-            self._ask(samples_seen)
-        assert self._next is not None
-        batches = self._next[1].result()
-        self._ask(samples_seen + self.batch)
-        return [(samples_seen + first, part.to(self.device)) for (first, _), part in zip(self._parts, batches, strict=True)]
+        batches = self._requested(samples_seen).result()
+        self._next = (samples_seen + self.batch, self._submit(samples_seen + self.batch))
+        return [(samples_seen + first, part.to(self.device)) for (first, _), part in zip(self._slices, batches, strict=True)]
 
-    def _ask(self, samples_seen: int) -> None:
-        self._next = (samples_seen, self._worker.submit(self._fetch, samples_seen))
+    def _requested(self, samples_seen: int) -> Future[list[Batch]]:
+        return self._next[1] if self._next is not None and self._next[0] == samples_seen else self._submit(samples_seen)
 
-    def _fetch(self, samples_seen: int) -> list[Batch]:
-        return [self.source.batch(samples_seen + first, count) for first, count in self._parts]
+    def _submit(self, samples_seen: int) -> Future[list[Batch]]:
+        return self._worker.submit(lambda: [self.source.batch(samples_seen + first, count) for first, count in self._slices])
 
-    def draws(self, samples_seen: int, first: int, count: int) -> StepRNG:
+    def rng(self, samples_seen: int, first: int, count: int) -> StepRNG:
         """Random numbers of the samples at positions ``first`` to ``first + count - 1``.
 
-        The shared stream starts anew for every micro-batch, so that what all samples of a step have in common stays common to all.
+        The shared stream starts again for every micro-batch, so that all samples of a step share its numbers.
         """
         shared = torch.Generator().manual_seed(seed_of(self.seed, "shared", samples_seen))
         return StepRNG(PerSampleRNG(self.seed, range(first, first + count), self.device), shared)

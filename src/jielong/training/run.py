@@ -1,4 +1,4 @@
-"""A run in progress: the loop, and what is due when. Processes agree on time, on interruptions and on every skipped step."""
+"""A run in progress: the loop, and what is due when. All processes share one clock, and stop and skip steps together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -21,18 +21,19 @@ from jielong.training.interrupts import Interrupts
 from jielong.training.nonfinite import NonFiniteError, range_advice
 from jielong.training.objective import Objective
 from jielong.training.optimizers import pack, unpack
-from jielong.training.prefetch import Feed
-from jielong.training.report import Report
-from jielong.training.settings import PARTS, TrainSettings
-from jielong.training.state import Counters, State, write_state
-from jielong.training.step import MicroBatches, Outcome, Stepper, share_weights
+from jielong.training.prefetch import BatchPrefetcher
+from jielong.training.run_logger import RunLogger
+from jielong.training.settings import PER_RUN, TrainSettings
+from jielong.training.state import Counters, RunState, write_state
+from jielong.training.step import MicroBatches, PhaseResult, Stepper, broadcast_from_first
 
-PATIENCE = 3
-"""Steps in a row that may fail because numbers are not finite, before the run stops."""
+MAX_SKIPPED = 3
+"""Steps in a row that may be skipped because numbers are not finite."""
 
-RISEN = 1.02
-"""A held-out loss so many times the lowest one is worth a warning."""
+OVERFITTING = 1.02
+"""Ratio of the held-out loss to its lowest value at which the run warns."""
 
+Model = TypeVar("Model", bound=nn.Module)
 Stopped = Literal["finished", "budget", "interrupted", "stop_after"]
 
 
@@ -47,10 +48,10 @@ class Summary:
         seconds: Wall time, over all parts of the run.
         parameters: Trained parameters of the model.
         processes: Processes that shared the work.
-        stopped: ``finished`` or ``budget``: the checkpoint is written. ``interrupted`` or ``stop_after``: the same command goes on.
+        stopped: ``finished`` or ``budget``: the checkpoint is written. ``interrupted`` or ``stop_after``: the same command resumes.
         metrics: The last line of the log.
-        evaluation: Held-out figures of the averaged weights.
-        budget: Seconds of wall time that were allowed, if any.
+        evaluation: Held-out figures of the EMA weights.
+        budget: Seconds of wall time that were allowed, if limited.
     """
 
     samples: int
@@ -70,48 +71,48 @@ class Summary:
         return self.stopped in ("finished", "budget")
 
 
-class Run:
-    """A run in progress: where it stands, and what is due when."""
+class Run(Generic[Model]):
+    """A run in progress; the arguments are those of :func:`jielong.training.trainer.train`."""
 
     def __init__(
         self,
-        objective: Objective,
+        objective: Objective[Model],
         settings: TrainSettings,
         out: Path,
         accelerator: Accelerator,
         budget: float | None,
-        state: State | None,
-        feed: Feed,
-        report: Report,
+        state: RunState | None,
+        prefetcher: BatchPrefetcher,
+        logger: RunLogger,
         evaluating: bool = True,
     ) -> None:
         self.evaluating = evaluating
         self.objective, self.out, self.budget = objective, out, budget
-        self.given, self.settings = settings, settings.resolved()
-        self.accelerator, self.feed, self.report = accelerator, feed, report
+        self._unresolved, self.settings = settings, settings.resolved()
+        self.accelerator, self.prefetcher, self.logger = accelerator, prefetcher, logger
         objective.to(accelerator.device).train()
         self.ema = Ema(objective.model, settings.ema)
-        self.kept = set(objective.model.modules())  # what the average is of: a phase may train all of it, or a part
-        self.stepper = Stepper(objective, settings, accelerator, feed)
+        self._modules = set(objective.model.modules())  # of the EMA: a phase may train all of them, or some
+        self.stepper = Stepper(objective, settings, accelerator, prefetcher)
         self.counters = state.counters if state is not None else Counters()
         if state is not None:
             self._restore(state)
         if accelerator.num_processes > 1:
-            share_weights([*objective.state_dict().values(), *self.ema.state().values()])
+            broadcast_from_first([*objective.state_dict().values(), *self.ema.state().values()])
         self.metrics: dict[str, Any] = {}
         self.before, self.began = self.counters.seconds, time.perf_counter()
         self.logged = (self.counters.samples, 0.0)  # samples at the last line of the log, and seconds of steps since
-        self.costs = {"step": 0.0, "sheet": 0.0, "save": 0.0, "evaluation": 0.0}  # seconds; a budget must leave room for one more of each
+        self.costs = {"step": 0.0, "sample": 0.0, "save": 0.0, "evaluation": 0.0}  # seconds; a budget must leave room for one more of each
 
     def loop(self, interrupts: Interrupts, stop_after: int | None) -> Stopped:
         """Step until the budget is used, or something asks to stop."""
         counters, settings = self.counters, self.settings
         mark = (counters.samples, self.progress)
         while True:
-            interrupted = self._agree(interrupts.asked)
+            interrupted = self._synchronise(interrupts.requested)
             if counters.samples >= settings.samples:
                 return "finished"
-            # A hundredth is for what is not timed: lines of the log, the checkpoint itself.
+            # One per cent is for what is not timed: lines of the log, the checkpoint itself.
             if self.budget is not None and counters.seconds + sum(self.costs.values()) >= 0.99 * self.budget:
                 return "budget"
             if interrupted:
@@ -125,18 +126,18 @@ class Run:
             self._show()
             last = counters.samples >= settings.samples
             before, mark = mark, (counters.samples, self.progress)
-            look = not last and self._due("sheet", *before)
+            look = not last and self._due("sample", *before)
             if look and self.evaluating:
                 self._evaluate()
             if last or self._due("log", *before):
                 self._log()
             if look:
-                self.draw_sheet()
+                self.write_samples()
             if not last and self._due("save", *before):
                 self.save()
 
-    def _agree(self, interrupted: bool) -> bool:
-        """Let all processes read the first one's clock, and stop together if one is asked to."""
+    def _synchronise(self, interrupted: bool) -> bool:
+        """Set all clocks to the first process's; whether any process is interrupted."""
         self.counters.seconds = self.before + time.perf_counter() - self.began
         if self.accelerator.num_processes > 1:
             mine = [self.counters.seconds if self.accelerator.is_main_process else 0.0, float(interrupted)]
@@ -146,9 +147,9 @@ class Run:
 
     def _due(self, what: str, samples: int, progress: float) -> bool:
         """Whether a multiple of the interval of ``what`` was crossed since the run stood at these samples and this progress."""
-        if self.budget is not None and getattr(self.given, f"{what}_every") is None:
+        if self.budget is not None and getattr(self._unresolved, f"{what}_every") is None:
             # The recipe's samples may be far more than the time allows.
-            return int(self.progress * PARTS[what]) > int(progress * PARTS[what])
+            return int(self.progress * PER_RUN[what]) > int(progress * PER_RUN[what])
         every = getattr(self.settings, f"{what}_every")
         return self.counters.samples // every > samples // every
 
@@ -159,22 +160,22 @@ class Run:
 
     @property
     def progress(self) -> float:
-        """How much of the budget, of samples or of time, is used, in [0, 1]."""
+        """Fraction of the budget, of samples or of time, that is used."""
         spent = self.counters.seconds / self.budget if self.budget else 0.0
         return min(1.0, max(self.counters.samples / self.settings.samples, spent))
 
     @property
     def left(self) -> float:
-        """Seconds left at the present pace."""
+        """Estimated seconds left."""
         return self.counters.seconds * (1 / self.progress - 1) if self.progress > 0 else math.inf
 
     def _step(self) -> None:
         """All phases on one global batch."""
         counters, seen, settings = self.counters, self.counters.samples, self.settings
         torch.manual_seed(seed_of(settings.seed, "step", self.accelerator.process_index, seen))
-        batches = self.feed.take(seen)
-        if seen and self.objective.stage(seen) != self.objective.stage(seen - settings.batch):
-            self.ema.adopt()
+        batches = self.prefetcher.take(seen)
+        if seen and self.objective.training_stage(seen) != self.objective.training_stage(seen - settings.batch):
+            self.ema.copy_to_model()
         if seen == 0 and (odd := range_advice(batches[0][1].media)):
             self._warn(odd)
         rate = settings.rate(seen + settings.batch, self.progress)
@@ -182,66 +183,71 @@ class Run:
         for phase, module in self.objective.phases.items():
             if not self.objective.active(phase, seen):
                 continue
-            outcome = self.stepper.run(phase, batches, seen, rate * self.objective.lr_ratio(phase))
-            if not outcome.finite:
-                self._skip(phase, batches, outcome)
+            result = self.stepper.run(phase, batches, seen, rate * self.objective.lr_ratio(phase))
+            if not result.finite:
+                self._skip(phase, batches, result)
                 break
-            values |= outcome.values
+            values |= result.values
             trained.append(module)
         else:
-            counters.bad = 0
-        if any(not self.kept.isdisjoint(module.modules()) for module in trained):
+            counters.skipped_in_a_row = 0
+        if any(not self._modules.isdisjoint(module.modules()) for module in trained):
             self.ema.update(counters.steps)
             counters.steps += 1
         for name, value in values.items():
             counters.sums[name] = counters.sums.get(name, 0.0) + value
             counters.weights[name] = counters.weights.get(name, 0) + 1
 
-    def _skip(self, phase: str, batches: MicroBatches, outcome: Outcome) -> None:
-        """Count a step whose numbers were not finite, keep the names of its items, and give up after several in a row."""
+    def _skip(self, phase: str, batches: MicroBatches, result: PhaseResult) -> None:
+        """Count and record a step whose numbers were not finite; after several in a row, raise :class:`NonFiniteError`."""
         counters, rank = self.counters, self.accelerator.process_index
         counters.skipped += 1
-        counters.bad += 1
-        numbers = {name: str(value) for name, value in outcome.values.items()}
+        counters.skipped_in_a_row += 1
+        numbers = {name: str(value) for name, value in result.values.items()}
         record = {"samples": counters.samples, "phase": phase, **numbers, "keys": [key for _, batch in batches for key in batch.keys]}
         name = f"nonfinite-{counters.samples:012d}" + (f"-process{rank}" if rank else "") + ".json"
         write_bytes(self.out / name, json.dumps(record, indent=1).encode())
-        found = f"loss {outcome.values['loss']}, gradient {outcome.values['grad_norm']}"
-        self.report.warn(f"the step at {counters.samples:,} samples was skipped: {found}")
-        if counters.bad >= PATIENCE:
+        found = f"loss {result.values['loss']}, gradient {result.values['grad_norm']}"
+        self.logger.warn(f"the step at {counters.samples:,} samples was skipped: {found}")
+        if counters.skipped_in_a_row >= MAX_SKIPPED:
             torch.manual_seed(seed_of(self.settings.seed, "step", rank, counters.samples))
-            place = self.stepper.first_place(phase, batches, counters.samples)
+            place = self.stepper.first_nonfinite(phase, batches, counters.samples)
             raise NonFiniteError(
-                f"{counters.bad} steps in a row were not finite in phase {phase!r}: {place}. Try a lower learning rate (train.lr), "
-                f"a longer warmup, or precision: fp32; the items of the last step are listed in {self.out / name}"
+                f"{counters.skipped_in_a_row} steps in a row were not finite in phase {phase!r}: {place}. "
+                f"Try a lower learning rate (train.lr), a longer warmup, or precision: fp32; the last items are in {self.out / name}"
             )
 
     def _show(self) -> None:
         sums, weights = self.counters.sums, self.counters.weights
         loss = sums["loss"] / weights["loss"] if "loss" in sums else math.nan
         phases = [phase for phase in self.objective.phases if self.objective.active(phase, self.counters.samples)]
-        self.report.step(" + ".join(phases), self.progress, self._pace, loss, self.left)
+        self.logger.show(" + ".join(phases), self.progress, self._samples_per_second, loss, self.left)
 
     @property
-    def _pace(self) -> float:
-        """Samples a second since the last line of the log, steps alone."""
+    def _samples_per_second(self) -> float:
+        """Samples per second since the last line of the log, of steps alone."""
         first, seconds = self.logged
         return (self.counters.samples - first) / seconds if seconds else 0.0
 
     def _log(self) -> None:
-        """Write a line of the log, and start new sums."""
+        """Write a line of the log and reset the sums."""
         counters = self.counters
         means = {name: total / counters.weights[name] for name, total in counters.sums.items()}
         if self.accelerator.num_processes > 1 and means:
             vector = torch.tensor([means[name] for name in sorted(means)], dtype=torch.float64, device=self.accelerator.device)
             means = dict(zip(sorted(means), self.accelerator.reduce(vector, "mean").tolist(), strict=True))
         line: dict[str, Any] = {"samples": counters.samples, "seconds": round(counters.seconds, 2)}
-        line |= {"samples_per_second": round(self._pace, 2), **means, "skipped": counters.skipped, **self.objective.statistics()}
-        line |= counters.heldout
+        line |= {
+            "samples_per_second": round(self._samples_per_second, 2),
+            **means,
+            "skipped": counters.skipped,
+            **self.objective.statistics(),
+        }
+        line |= self.objective.statistics() | counters.heldout
         if advice := self.objective.advice():
             line["advice"] = advice
             self._warn(advice)
-        self.report.line(line, self.progress, self.left)
+        self.logger.log(line, self.progress, self.left)
         self.metrics = line
         counters.sums.clear()
         counters.weights.clear()
@@ -249,13 +255,13 @@ class Run:
         self.logged = (counters.samples, 0.0)
 
     def _warn(self, text: str) -> None:
-        """Print a warning once a run."""
+        """Print a warning once per run."""
         if text not in self.counters.warned:
             self.counters.warned.append(text)
-            self.report.warn(text)
+            self.logger.warn(text)
 
     def _evaluate(self) -> None:
-        """Measure the averaged weights on held-out items, for the next line of the log, and say when they were better before."""
+        """Measure the EMA weights on held-out items, for the next line of the log, and warn of overfitting."""
         begun, counters = time.perf_counter(), self.counters
         if self.accelerator.is_main_process:
             found = self.objective.evaluate(self.ema.model())
@@ -264,52 +270,48 @@ class Run:
             loss = counters.heldout.get("heldout_loss")
             if loss is not None and (not counters.lowest or loss < counters.lowest[0]):
                 counters.lowest = [loss, counters.samples]
-            elif loss is not None and loss > counters.lowest[0] + (RISEN - 1) * abs(counters.lowest[0]):
-                lowest, where = counters.lowest
-                self._warn_of_rise(f"the held-out loss was lowest at {where:,} samples, {lowest:.4g}, and is {loss:.4g} now")
+            elif loss is not None and loss > counters.lowest[0] + (OVERFITTING - 1) * abs(counters.lowest[0]):
+                self._warn_of_overfitting(loss)
         self._took("evaluation", begun)
 
-    def _warn_of_rise(self, found: str) -> None:
-        """Once a run, whatever the numbers."""
+    def _warn_of_overfitting(self, loss: float) -> None:
         if not any(text.startswith("the held-out loss") for text in self.counters.warned):
-            self._warn(f"{found}: the model learns its training data by heart; set train.samples lower, more dropout, or take more data")
+            lowest, samples = self.counters.lowest
+            found = f"the held-out loss was lowest at {samples:,} samples, {lowest:.4g}, and is {loss:.4g} now"
+            self._warn(f"{found}: overfitting; lower train.samples, raise the dropout, or use more data")
 
-    def draw_sheet(self) -> None:
-        """Write a sample sheet, the raw weights' pictures beside those of the averaged weights.
-
-        Audio is shown as spectrograms, with a sound file of the averaged weights' samples beside the sheet.
-        """
+    def write_samples(self) -> None:
+        """Write the sample grids of the raw and of the EMA weights; of audio, spectrograms and a sound file of the EMA weights' samples."""
         begun = time.perf_counter()
         if self.accelerator.is_main_process:
-            models: dict[str, nn.Module] = {"raw weights": self.objective.model, "averaged weights": self.ema.model()}
+            models = {"raw weights": self.objective.model, "EMA weights": self.ema.model()}
             self.objective.eval()
-            pictures = [self.objective.samples(model) for model in models.values()]
+            samples = [each for each in map(self.objective.samples, models.values()) if each is not None]
             self.objective.train()
-            samples = [each for each in pictures if each is not None]
             if samples:
-                sheets = [each.sheet(each.sample_columns) for each in samples]
-                both = sheet(sheets, columns=2, captions=list(models)[: len(sheets)], padding=8)
-                path = write_image(self.out / "sheets" / f"samples-{self.counters.samples:012d}.png", both)
+                grids = [each.sheet(each.sample_columns) for each in samples]
+                both = sheet(grids, columns=2, captions=list(models), padding=8)
+                path = write_image(self.out / "samples" / f"samples-{self.counters.samples:012d}.png", both)
                 if samples[-1].sample_suffix is not None:
                     samples[-1].save(path.with_suffix(samples[-1].sample_suffix))
-        self._took("sheet", begun)
+        self._took("sample", begun)
 
     def save(self) -> None:
         """Save the whole state."""
         begun = time.perf_counter()
-        self._agree(False)
+        self._synchronise(False)
         if self.accelerator.is_main_process:
-            self.counters.metrics_bytes = self.report.bytes
-            tensors = {"objective": self.objective.state_dict(), "average": self.ema.state()}
+            self.counters.metrics_bytes = self.logger.bytes
+            tensors = {"objective": self.objective.state_dict(), "ema": self.ema.state()}
             packed = {phase: pack(optimizer) for phase, optimizer in self.stepper.optimizers.items()}
             tensors |= {f"optimizer-{phase}": state for phase, (state, _) in packed.items()}
-            write_state(self.out, State(self.counters, tensors, {phase: info for phase, (_, info) in packed.items()}))
+            write_state(self.out, RunState(self.counters, tensors, {phase: info for phase, (_, info) in packed.items()}))
         self.accelerator.wait_for_everyone()
         self._took("save", begun)
 
-    def _restore(self, state: State) -> None:
+    def _restore(self, state: RunState) -> None:
         fit_tensors(self.objective, state.tensors["objective"], "the saved state")
-        self.ema.restore(state.tensors["average"])
+        self.ema.restore(state.tensors["ema"])
         for phase, optimizer in self.stepper.optimizers.items():
             unpack(optimizer, state.tensors[f"optimizer-{phase}"], state.optimizers[phase])
 

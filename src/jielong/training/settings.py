@@ -11,8 +11,8 @@ from jielong.config.registry import Config
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
-PARTS = {"log": 200, "sheet": 10, "save": 20}
-"""How often a run logs, draws a sheet and saves unless told otherwise: so many times over its whole budget."""
+PER_RUN = {"log": 200, "sample": 10, "save": 20}
+"""How often a run logs, writes a sample grid and saves by default, over its whole budget."""
 
 
 class Balance(Config):
@@ -31,25 +31,25 @@ class TrainSettings(Config):
     """The ``train`` section of a recipe.
 
     Attributes:
-        samples: The whole budget. Steps are whole batches, so the last one may pass it by less than a batch.
+        samples: The budget in samples seen; the last step may pass it by less than a batch.
         batch: Samples a step, over all processes and micro-batches.
         micro_batch: Samples computed at once by a process; gradients of several are accumulated. ``None``: all of its share.
-        optimizer: ``adamw``; or ``muon``, which orthogonalises the updates of hidden matrices and leaves the rest to AdamW.
+        optimizer: ``adamw``; or ``muon``, which orthogonalises the updates of hidden matrices and uses AdamW for the rest.
         lr: Peak learning rate. Muon's updates are scaled to AdamW's size, so the same value serves both.
         betas: Decay rates of AdamW's moments.
         weight_decay: Decoupled; on matrices and convolutions only, never on embeddings, codebooks, norms and biases.
-        warmup: Samples over which the rate rises from zero; ``None``: a fiftieth of the budget.
+        warmup: Samples over which the rate rises from zero; by default a fiftieth of the budget.
         schedule: After it, ``cosine`` down to ``min_lr_ratio``, or ``constant``.
         min_lr_ratio: Where the cosine ends, as a fraction of ``lr``.
-        clip: Largest norm of a gradient; ``None`` for no limit.
-        ema: Decay of the average of the weights, a step; 0 keeps none. Early on it is ``(1 + t) / (10 + t)`` after ``t`` steps, if that is
-            smaller, so that the average forgets the start. It covers about ``batch / (1 - ema)`` samples.
+        clip: Largest norm of a gradient; ``null`` for no limit.
+        ema: Decay of the EMA weights per step; 0 keeps none. It is at most ``(1 + t) / (10 + t)`` after ``t`` steps, so that the initial
+            weights are forgotten. The EMA covers about ``batch / (1 - ema)`` samples.
         precision: ``bf16`` or ``fp32``; ``auto`` is bf16 where that is the faster one.
         seed: Of the order of the data and of every random draw.
-        init_from: A shipped model's name, or a checkpoint's folder: its weights, where names and shapes are the same, are what training
-            begins from; whatever it has not got, such as another head, begins anew.
+        init_from: A shipped model's name, or a checkpoint's folder, whose tensors of the same name and shape initialise the model; others,
+            such as those of another head, are initialised at random.
         log_every: Samples between two lines of the log; ``None``: a two-hundredth of the budget (of time, where there is one).
-        sheet_every: Samples between two sample sheets; ``None``: a tenth.
+        sample_every: Samples between two sample grids; ``None``: a tenth.
         save_every: Samples between two saves of the whole state; ``None``: a twentieth.
     """
 
@@ -69,7 +69,7 @@ class TrainSettings(Config):
     seed: int = 0
     init_from: str | None = None
     log_every: PositiveInt | None = None
-    sheet_every: PositiveInt | None = None
+    sample_every: PositiveInt | None = None
     save_every: PositiveInt | None = None
 
     @model_validator(mode="after")
@@ -85,7 +85,7 @@ class TrainSettings(Config):
         derived = {
             "warmup": self.samples // 50,
             "micro_batch": self.batch,
-            **{f"{what}_every": max(self.batch, self.samples // parts) for what, parts in PARTS.items()},
+            **{f"{what}_every": max(self.batch, self.samples // parts) for what, parts in PER_RUN.items()},
         }
         return self.model_copy(update={name: value for name, value in derived.items() if getattr(self, name) is None})
 
@@ -97,7 +97,7 @@ class TrainSettings(Config):
 
         Args:
             samples: Samples seen when the step is done.
-            progress: How much of the budget (of samples, or of time where that is shorter) was used before the step, in [0, 1].
+            progress: Fraction of the budget (of samples, or of time if that is shorter) that was used before the step.
         """
         warmup = self.samples // 50 if self.warmup is None else self.warmup
         rate = self.lr * min(1.0, samples / warmup if warmup else 1.0)

@@ -1,4 +1,4 @@
-"""The state to go on from: everything a run needs to continue as if it had never stopped, in a folder that is there whole or not at all."""
+"""The saved state of a run: everything that resuming needs, in a folder that is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from torch import Tensor
 from jielong.config.registry import RecipeError
 from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, read_tensors, write_tensors
 
-FORMAT = 1
-_FREE = {"train.micro_batch", "train.log_every", "train.sheet_every", "train.save_every"}
-"""Keys of a recipe that may change between two parts of a run: how it is computed and watched, not what is computed."""
+FORMAT = 2
+_FREE = {"train.micro_batch", "train.log_every", "train.sample_every", "train.save_every"}
+"""Keys of a recipe that may change when a run is resumed: they do not change what is computed."""
 
 
 @dataclass
 class Counters:
-    """Where a run stands, beside its tensors.
+    """Progress of a run, beside its tensors.
 
     Attributes:
         samples: Samples seen; also the position in the data and the seed of the next step's random numbers.
         steps: Updates of the model.
         skipped: Steps skipped because a loss or a gradient was not finite.
-        bad: How many of the last steps in a row were.
+        skipped_in_a_row: How many of the last steps were skipped.
         seconds: Wall time so far, over all parts of the run.
-        metrics_bytes: Length of the metrics file when the state was saved; later lines are made again.
-        sums: Sums of the numbers logged since the last line of the log, by name.
+        metrics_bytes: Length of the metrics file when the state was saved; later lines are written again.
+        sums: Sums of the figures since the last line of the log, by name.
         weights: Steps in each sum.
-        warned: Warnings given already.
-        heldout: Held-out figures that the next line of the log will tell.
+        warned: Warnings that were printed.
+        heldout: Held-out figures for the next line of the log.
         lowest: The lowest held-out loss so far, and at how many samples; empty before the first.
     """
 
     samples: int = 0
     steps: int = 0
     skipped: int = 0
-    bad: int = 0
+    skipped_in_a_row: int = 0
     seconds: float = 0.0
     metrics_bytes: int = 0
     sums: dict[str, float] = field(default_factory=dict)
@@ -54,12 +54,12 @@ class Counters:
 
 
 @dataclass(frozen=True)
-class State:
+class RunState:
     """A saved state.
 
     Attributes:
-        counters: Where the run stands.
-        tensors: ``objective`` (raw weights and buffers), ``average``, and one set of each optimizer, by name.
+        counters: Progress of the run.
+        tensors: ``objective`` (raw weights and buffers), ``ema``, and one set per optimizer, by name.
         optimizers: Numbers of each optimizer.
     """
 
@@ -68,28 +68,28 @@ class State:
     optimizers: Mapping[str, Any]
 
 
-def write_state(out: Path, state: State) -> Path:
-    """Save a state as ``state-<samples>`` and remove older ones; a run killed meanwhile finds the older one intact.
+def write_state(out: Path, state: RunState) -> Path:
+    """Save a state as ``state-<samples>`` and remove older ones; an interrupted save leaves the older one intact.
 
     Raises:
         CheckpointError: if it cannot be written, for example because the disk is full; nothing half-written is left.
     """
     target = out / f"state-{state.counters.samples:012d}"
     if not target.exists():
-        beside = out / f".{target.name}.tmp"
-        shutil.rmtree(beside, ignore_errors=True)
+        temporary = out / f".{target.name}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
         try:
-            beside.mkdir(parents=True)
+            temporary.mkdir(parents=True)
             for name, tensors in state.tensors.items():
-                write_tensors(beside / f"{name}.safetensors", tensors)
+                write_tensors(temporary / f"{name}.safetensors", tensors)
             text = json.dumps({"format": FORMAT, "counters": asdict(state.counters), "optimizers": state.optimizers}, indent=1)
-            with open(beside / "state.json", "w", encoding="utf-8") as file:
+            with open(temporary / "state.json", "w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(beside, target)
+            os.replace(temporary, target)
         except (OSError, CheckpointError) as error:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
             last = latest_state(out)
             rest = f"the last complete state, {last.name}, is intact" if last else "no state was saved before"
             raise CheckpointError(f"the state of the run could not be saved ({error}); {rest}. Make room and repeat the command") from error
@@ -104,7 +104,7 @@ def latest_state(out: Path) -> Path | None:
     return max(_states(out), default=None)
 
 
-def read_state(folder: Path) -> State:
+def read_state(folder: Path) -> RunState:
     """Read a saved state.
 
     Raises:
@@ -118,15 +118,20 @@ def read_state(folder: Path) -> State:
         found = f"{folder} has format {info.get('format')}, and this version reads {FORMAT}"
         raise CheckpointError(f"{found}; finish the run with the version that began it")
     tensors = {path.stem: read_tensors(path) for path in sorted(folder.glob("*.safetensors"))}
-    return State(Counters(**info["counters"]), tensors, info["optimizers"])
+    return RunState(Counters(**info["counters"]), tensors, info["optimizers"])
 
 
 def _states(out: Path) -> list[Path]:
     return sorted(path for path in out.glob("state-*") if re.fullmatch(r"state-\d{12}", path.name))
 
 
-def check_run_folder(out: Path, recipe_yaml: str, complete: Callable[[str], str] | None = None) -> Path | None:
+def check_run_folder(out: Path, recipe_yaml: str, upgrade: Callable[[str], str] | None = None) -> Path | None:
     """The newest state of the run in a folder, if that run may be resumed under this recipe; ``None`` where there is no run.
+
+    Args:
+        out: The folder.
+        recipe_yaml: The recipe.
+        upgrade: As of :func:`check_same_recipe`.
 
     Raises:
         RecipeError: if it is a run of another recipe.
@@ -136,7 +141,7 @@ def check_run_folder(out: Path, recipe_yaml: str, complete: Callable[[str], str]
     if newest is None and (out / WEIGHTS).exists():
         raise CheckpointError(f"{out} holds a finished model without the state to resume from; choose another folder, or remove it")
     if newest is not None and (out / RECIPE).exists():
-        check_same_recipe((out / RECIPE).read_text(encoding="utf-8"), recipe_yaml, out, complete)
+        check_same_recipe((out / RECIPE).read_text(encoding="utf-8"), recipe_yaml, out, upgrade)
     return newest
 
 
@@ -148,8 +153,8 @@ def check_same_inputs(before: Mapping[str, Any], now: Mapping[str, Any], out: Pa
     """
     changed = [_change(key.replace("_", " "), before[key], now[key]) for key in now if key in before and before[key] != now[key]]
     if changed:
-        advice = "restore what it began with, or begin another run with --out (and --set train.init_from=... for its weights)"
-        raise CheckpointError(f"the run in {out} cannot be resumed: {'; '.join(changed)}. {advice[0].upper()}{advice[1:]}")
+        advice = "Restore what it began with, or begin another run with --out (and --set train.init_from=... for its weights)"
+        raise CheckpointError(f"the run in {out} cannot be resumed: {'; '.join(changed)}. {advice}")
 
 
 def _change(name: str, before: Any, now: Any) -> str:
@@ -167,29 +172,29 @@ def _change(name: str, before: Any, now: Any) -> str:
     return f"the {name} changed from {before} to {now}"
 
 
-def check_same_recipe(old: str, new: str, out: Path, complete: Callable[[str], str] | None = None) -> None:
-    """Refuse to continue a run under another recipe; a larger budget and other intervals of logging and saving are no other recipe.
+def check_same_recipe(old: str, new: str, out: Path, upgrade: Callable[[str], str] | None = None) -> None:
+    """Refuse to resume a run under another recipe; a larger budget and other intervals of logging and saving are accepted.
 
     Args:
         old: The recipe that the run began with.
-        new: The recipe that it is to go on with.
+        new: The recipe that it is resumed with.
         out: The run's folder.
-        complete: Writes a recipe of an earlier version with today's settings: those that have come since at their defaults.
+        upgrade: Completes a recipe of an earlier version with today's settings: new ones at their defaults.
 
     Raises:
         RecipeError: naming every key that differs, with both values.
     """
     stored, after = _flat(yaml.safe_load(old)), _flat(yaml.safe_load(new))
-    before = stored if complete is None else _flat(yaml.safe_load(complete(old)))
-    gone = {key for key in stored.keys() - before.keys() if stored[key] != {}}  # {} stood for a part that had no settings
+    before = stored if upgrade is None else _flat(yaml.safe_load(upgrade(old)))
+    removed = {key for key in stored.keys() - before.keys() if stored[key] != {}}  # {} is a part without settings
     differing = [key for key in sorted((before.keys() | after.keys()) - _FREE) if before.get(key) != after.get(key)]
     if "train.samples" in differing and before.get("train.samples", 0) < after.get("train.samples", 0):
         differing.remove("train.samples")
-    said = [f"{key} was {before.get(key, 'not given')} and is now {after.get(key, 'not given')}" for key in differing]
-    said += [f"{key} was {stored[key]} and is a setting no more" for key in sorted(gone - _FREE)]
-    if said:
+    changes = [f"{key} was {before.get(key, 'not given')} and is now {after.get(key, 'not given')}" for key in differing]
+    changes += [f"{key} was {stored[key]} and is no setting any more" for key in sorted(removed - _FREE)]
+    if changes:
         advice = "Use the recipe that began it, or another folder for this one"
-        raise RecipeError(f"{out} holds a run of another recipe: {'; '.join(said)}. {advice}")
+        raise RecipeError(f"{out} holds a run of another recipe: {'; '.join(changes)}. {advice}")
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""One phase of one step: accumulate gradients over micro-batches, reduce them over processes, clip, update; or refuse to.
+"""One phase of one step: accumulate gradients over micro-batches, reduce them over processes, clip, and update if they are finite.
 
-Gradients are reduced here and not by a DistributedDataParallel wrapper: its hooks forbid ``torch.autograd.grad`` inside a loss (which the
-adversarial weight needs), and it must be told which weights each phase leaves out. Every process takes its slice of the global batch and
+Gradients are reduced here and not by a DistributedDataParallel wrapper, whose hooks forbid ``torch.autograd.grad`` inside a loss (which the
+adversarial weight needs) and which must know the weights that each phase leaves out. Every process takes its slice of the global batch and
 the loss is a mean over samples, so one flat mean of all gradients is exact, whatever the objective.
 """
 
@@ -10,56 +10,58 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from torch import Tensor
+from torch import Tensor, nn
 
 from jielong.core.phases import trained_parameters
 from jielong.data.sets import Batch
 from jielong.quantizers.checks import NonFiniteVectors
-from jielong.training.nonfinite import first_place
+from jielong.training.nonfinite import first_nonfinite
 from jielong.training.objective import Losses, Objective
 from jielong.training.optimizers import build_optimizer
 from jielong.training.precision import mixed
-from jielong.training.prefetch import Feed
+from jielong.training.prefetch import BatchPrefetcher
 from jielong.training.settings import TrainSettings
 
 MicroBatches = Sequence[tuple[int, Batch]]
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a phase came to.
+class PhaseResult:
+    """The result of a phase.
 
     Attributes:
         finite: Whether loss and gradient were finite; if not, nothing was updated.
-        values: Numbers for the log by name.
+        values: Figures for the log by name.
     """
 
     finite: bool
     values: dict[str, float]
 
 
-class Stepper:
-    """The optimizers of an objective's phases, and how a phase is computed.
+class Stepper(Generic[Model]):
+    """Runs the phases of an objective, each with its optimizer.
 
     Args:
         objective: On its device already.
         settings: The recipe's ``train`` section.
         accelerator: The processes.
-        feed: Says how large this process's share is, and draws random numbers.
+        prefetcher: For the size of this process's slice, and its random numbers.
     """
 
-    def __init__(self, objective: Objective, settings: TrainSettings, accelerator: Accelerator, feed: Feed) -> None:
-        self.objective, self.settings, self.accelerator, self.feed = objective, settings, accelerator, feed
+    def __init__(self, objective: Objective[Model], settings: TrainSettings, accelerator: Accelerator, prefetcher: BatchPrefetcher) -> None:
+        self.objective, self.settings, self.accelerator, self.prefetcher = objective, settings, accelerator, prefetcher
         phases = objective.phases
         self.parameters = trained_parameters(phases)
         self.optimizers = {phase: build_optimizer(module, settings, self.parameters[phase]) for phase, module in phases.items()}
         self._all = list({id(p): p for p in objective.parameters() if p.requires_grad}.values())
 
-    def run(self, phase: str, batches: MicroBatches, samples_seen: int, rate: float) -> Outcome:
+    def run(self, phase: str, batches: MicroBatches, samples_seen: int, rate: float) -> PhaseResult:
         """Compute a phase on this process's micro-batches and update its module with learning rate ``rate``."""
         parameters, optimizer = self.parameters[phase], self.optimizers[phase]
         self._train_only(parameters)
@@ -67,7 +69,7 @@ class Stepper:
         parts: dict[str, Tensor] = {}
         try:
             for first, batch in batches:
-                share = len(batch) / self.feed.share
+                share = len(batch) / self.prefetcher.local_batch
                 losses = self._losses(phase, first, batch, samples_seen)
                 self.accelerator.backward(losses.total.float() * share)
                 total = total + losses.total.detach().float() * share
@@ -79,20 +81,20 @@ class Stepper:
         if self.accelerator.num_processes > 1:
             total = self._reduce(parameters, total)
         norm = self.accelerator.clip_grad_norm_(parameters, self.settings.clip or math.inf)
-        # One transfer from the device a phase, for everything that is logged and for the decision to update.
+        # One transfer from the device per phase, for all figures and the decision to update.
         loss, norm, *rest = torch.stack([value.to(total.device) for value in (total, norm, *parts.values())]).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            return Outcome(False, {"loss": loss, "grad_norm": norm})
+            return PhaseResult(False, {"loss": loss, "grad_norm": norm})
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
         prefix = "" if phase == next(iter(self.parameters)) else f"{phase}_"
-        return Outcome(True, {**dict(zip(parts, rest, strict=True)), f"{prefix}loss": loss, f"{prefix}grad_norm": norm})
+        return PhaseResult(True, {**dict(zip(parts, rest, strict=True)), f"{prefix}loss": loss, f"{prefix}grad_norm": norm})
 
-    def first_place(self, phase: str, batches: MicroBatches, samples_seen: int) -> str:
+    def first_nonfinite(self, phase: str, batches: MicroBatches, samples_seen: int) -> str:
         """In which module the numbers of a phase stop being finite, in words."""
         self._train_only(self.parameters[phase])
-        return first_place(
+        return first_nonfinite(
             self.objective,
             [batch.media for _, batch in batches],
             lambda: torch.stack([self._losses(phase, first, batch, samples_seen).total.float() for first, batch in batches]).mean(),
@@ -104,7 +106,7 @@ class Stepper:
 
     def _losses(self, phase: str, first: int, batch: Batch, samples_seen: int) -> Losses:
         with mixed(self.accelerator.device, self.settings.precision):
-            losses: Losses = self.objective(batch, phase, samples_seen, self.feed.draws(samples_seen, first, len(batch)))
+            losses: Losses = self.objective(batch, phase, samples_seen, self.prefetcher.rng(samples_seen, first, len(batch)))
         return losses
 
     def _train_only(self, parameters: Sequence[Tensor]) -> None:
@@ -126,14 +128,9 @@ class Stepper:
         return total[0]
 
 
-def share_weights(tensors: Sequence[Tensor]) -> None:
+def broadcast_from_first(tensors: Sequence[Tensor]) -> None:
     """Give every process the first one's values, in place."""
     for tensor in tensors:
-        if tensor.dtype == torch.bool:  # not every backend sends booleans
-            numbers = tensor.to(torch.uint8)
-            broadcast(numbers)
-            tensor.copy_(numbers)
-        else:
-            contiguous = tensor.contiguous()
-            broadcast(contiguous)
-            tensor.copy_(contiguous)
+        plain = tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor.contiguous()  # not every backend sends booleans
+        broadcast(plain)
+        tensor.copy_(plain)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from jielong.training.settings import Balance
 Loss = TypeVar("Loss", bound=nn.Module)
 
 
-class TokenizerObjective(Objective):
+class TokenizerObjective(Objective[LearnedTokenizer]):
     """The sum of a tokenizer's own losses and those of the recipe, and a discriminator's loss.
 
     A tokenizer with two stages (:attr:`LearnedTokenizer.reconstructs_from`) has only its own losses in the first, whenever the others
@@ -73,10 +73,10 @@ class TokenizerObjective(Objective):
 
     def _adversarial(self, samples_seen: int) -> AdversarialLoss | None:
         """The adversarial loss, if it has started."""
-        started = self.adversarial is not None and self.adversarial.active(samples_seen) and self.stage(samples_seen) > 0
+        started = self.adversarial is not None and self.adversarial.active(samples_seen) and self.training_stage(samples_seen) > 0
         return self.adversarial if started else None
 
-    def stage(self, samples_seen: int) -> int:
+    def training_stage(self, samples_seen: int) -> int:
         """1 once media are reconstructed, 0 before."""
         return int(samples_seen >= self.model.reconstructs_from)
 
@@ -84,11 +84,11 @@ class TokenizerObjective(Objective):
         """The adversarial loss's for the discriminator."""
         return self.adversarial.lr_ratio if phase == "discriminator" and self.adversarial is not None else 1.0
 
-    def forward(self, batch: Batch, phase: str, samples_seen: int, draws: StepRNG) -> Losses:
+    def forward(self, batch: Batch, phase: str, samples_seen: int, rng: StepRNG) -> Losses:
         """The tokenizer's losses, or the discriminator's on the same media."""
         if phase == "discriminator":
-            return self._discriminate(batch, samples_seen, draws)
-        result = self.model(batch.media, generator=draws.shared, samples_seen=samples_seen, rng=draws.per_sample)
+            return self._discriminate(batch, samples_seen, rng)
+        result = self.model(batch.media, generator=rng.shared, samples_seen=samples_seen, rng=rng.per_sample)
         if result.media is None:
             return Losses(torch.stack(list(result.losses.values())).sum(), {name: value.detach() for name, value in result.losses.items()})
         self._remember(batch, samples_seen, result.media)
@@ -147,14 +147,14 @@ class TokenizerObjective(Objective):
         if self.active("discriminator", samples_seen):
             self._fakes[samples_seen, id(batch)] = media.detach()
 
-    def _discriminate(self, batch: Batch, samples_seen: int, draws: StepRNG) -> Losses:
+    def _discriminate(self, batch: Batch, samples_seen: int, rng: StepRNG) -> Losses:
         if self.adversarial is None:
             raise RuntimeError("there is no discriminator to train")
         fake = self._fakes.pop((samples_seen, id(batch)), None)
         if fake is None:
             self.model.eval()  # the codebook must not learn from this second forward of the batch
             with torch.no_grad():
-                fake = self.model(batch.media, samples_seen=samples_seen, rng=draws.per_sample).media
+                fake = self.model(batch.media, samples_seen=samples_seen, rng=rng.per_sample).media
             self.model.train()
         if fake is None:
             raise RuntimeError("the tokenizer gives no reconstruction for the discriminator yet")
@@ -162,11 +162,10 @@ class TokenizerObjective(Objective):
         return Losses(parts["total"], {f"discriminator_{name}": value.detach() for name, value in parts.items()})
 
     @torch.no_grad()
-    def samples(self, model: nn.Module) -> Results[Any]:
+    def samples(self, model: LearnedTokenizer) -> Results[Any]:
         """Items, each followed by its reconstruction."""
-        tokenizer = cast("LearnedTokenizer", model)
-        rebuilt = tokenizer.decode(tokenizer.encode(self.shown.to(next(model.parameters()).device))).cpu()
-        medium = tokenizer.media
+        rebuilt = model.decode(model.encode(self.shown.to(next(model.parameters()).device))).cpu()
+        medium = model.media
         return kind_of(medium).wrap(torch.stack([self.shown, rebuilt], dim=1).flatten(0, 1), medium)
 
     def statistics(self) -> dict[str, float]:
@@ -177,13 +176,13 @@ class TokenizerObjective(Objective):
         """The tokenizer's."""
         return self.model.advice()
 
-    def finish(self, model: nn.Module) -> None:
+    def finish(self, model: LearnedTokenizer) -> None:
         """Calibrate the tokenizer that is saved."""
-        cast("LearnedTokenizer", model).calibrate(self._pictures())
+        model.calibrate(self._pictures())
 
-    def evaluate(self, model: nn.Module) -> dict[str, Any]:
+    def evaluate(self, model: LearnedTokenizer) -> dict[str, Any]:
         """Held-out figures."""
-        return self._measure(cast("LearnedTokenizer", model))
+        return self._measure(model)
 
 
 def _input(loss: ReconstructionLoss, result: Reconstruction) -> Tensor:

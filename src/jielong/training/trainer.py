@@ -1,9 +1,9 @@
-"""The one training loop. A run is a function of its recipe and of the samples seen: stopped anywhere, it goes on as if it had not been.
+"""The training loop. A run is a function of its recipe and of the samples seen: a resumed run equals an uninterrupted one.
 
-Nothing random is kept between steps. The data are addressed by position, every sample draws from a stream of its own, and torch's global
-generator is reseeded at each step from (seed, process, samples seen); so the saved state is weights, averages, moments and counters, and on
-CPU a resumed run equals an uninterrupted one bit for bit. (A budget of wall time makes the learning rate follow the clock: such runs
-resume as well, but no two are equal.)
+Nothing random is kept between steps. Data are addressed by position, each sample has its own random stream, and torch's global generator is
+reseeded at each step from (seed, process, samples seen). So the saved state is weights, EMA weights, optimizer moments and counters, and on
+the CPU a resumed run equals an uninterrupted one bit for bit. With a budget of wall time the learning rate follows the clock: such runs
+resume as well, but no two are equal.
 """
 
 from __future__ import annotations
@@ -13,35 +13,38 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 from rich.console import Console
+from torch import nn
 
 from jielong.media.images import write_bytes
-from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, begin_from, save_checkpoint
+from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, init_from_checkpoint, save_checkpoint
 from jielong.training.interrupts import Interrupts
 from jielong.training.objective import Objective
-from jielong.training.prefetch import Feed, Source
+from jielong.training.prefetch import BatchPrefetcher, BatchSource
 from jielong.training.processes import join_processes
-from jielong.training.report import Report
 from jielong.training.run import Run, Summary
+from jielong.training.run_logger import RunLogger
 from jielong.training.settings import TrainSettings
-from jielong.training.state import Counters, State, check_run_folder, read_state
+from jielong.training.state import Counters, RunState, check_run_folder, read_state
 
-__all__ = ["SUMMARY", "Source", "Summary", "train"]
+__all__ = ["SUMMARY", "BatchSource", "Summary", "train"]
 
 SUMMARY = "summary.json"
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def train(
-    objective: Objective,
-    source: Source,
+    objective: Objective[Model],
+    source: BatchSource,
     settings: TrainSettings,
     out: Path,
     *,
     recipe_yaml: str,
-    complete: Callable[[str], str] | None = None,
+    upgrade: Callable[[str], str] | None = None,
     budget: float | None = None,
     device: str | torch.device = "auto",
     accelerator: Accelerator | None = None,
@@ -53,27 +56,27 @@ def train(
     init_from: Path | None = None,
     write_inputs: Callable[[], None] | None = None,
 ) -> Summary:
-    """Train, or go on with the run that is in ``out``.
+    """Train, or resume the run in ``out``.
 
     Args:
-        objective: What to minimise; its ``model`` gets the moving average and becomes the checkpoint.
+        objective: What is minimised; its ``model`` has the EMA and becomes the checkpoint.
         source: The data.
         settings: The recipe's ``train`` section.
-        out: The run's folder: ``state-*`` to go on from, ``metrics.jsonl``, ``sheets/``; in the end ``recipe.yaml``,
-            ``model.safetensors`` (averaged weights) and ``summary.json``.
-        recipe_yaml: The whole recipe; a run in ``out`` under another one is refused.
-        complete: Writes the recipe of a run that an earlier version began with today's settings, before the two are compared.
-        budget: Seconds of wall time that the training may take, over all parts of the run; the learning rate then follows samples or
-            time, whichever is further. The evaluation at the end is not counted.
+        out: The run's folder: ``state-*`` to resume from, ``metrics.jsonl``, ``samples/``; in the end ``recipe.yaml``,
+            ``model.safetensors`` (EMA weights) and ``summary.json``.
+        recipe_yaml: The whole recipe; a run of another recipe in ``out`` is refused.
+        upgrade: Completes a recipe of an earlier version with today's settings, before the two are compared.
+        budget: Seconds of wall time for the training, over all parts of the run; the learning rate then follows samples or time, whichever
+            is further. The final evaluation is not counted.
         device: ``auto``, ``cpu``, ``cuda[:i]`` or ``mps``.
-        accelerator: The processes, where they were joined already; ``device`` does not count then.
-        progress: Whether to print how it goes.
+        accelerator: The processes, if they were joined already; ``device`` is ignored then.
+        progress: Whether to print progress.
         console: Where to; standard error if not given.
         tensorboard: Write TensorBoard files to ``out/tensorboard``.
-        stop_after: Save and stop once so many samples were seen, as an interruption would.
-        evaluate: Whether to measure held-out figures, at every sample sheet and at the end.
-        init_from: A checkpoint's folder whose weights a new run begins from where they fit; a run that goes on does not look at it.
-        write_inputs: Writes what belongs in ``out`` beside the recipe; called by one process, once nothing is left to refuse.
+        stop_after: Save and stop after so many samples, as an interruption would.
+        evaluate: Whether to measure held-out figures, at every sample grid and at the end.
+        init_from: Folder of a checkpoint that initialises a new run where names and shapes fit; a resumed run does not read it.
+        write_inputs: Writes what belongs in ``out`` beside the recipe; called by one process, after all checks.
 
     Raises:
         DeviceError: if the device is not available, or cannot serve the processes of the launcher.
@@ -85,31 +88,28 @@ def train(
     main = accelerator.is_main_process
     screen = (console or Console(stderr=True)) if progress and main else None
     try:
-        newest = check_run_folder(out, recipe_yaml, complete)
+        newest = check_run_folder(out, recipe_yaml, upgrade)
         state = read_state(newest) if newest is not None else None
-        done = _done(out, settings, budget, state)
-        if done is not None:
-            return done
+        if (finished := _finished(out, settings, budget, state)) is not None:
+            return finished
         counters = state.counters if state is not None else Counters()
         rank, world = accelerator.process_index, accelerator.num_processes
         micro_batch = settings.micro_batch or settings.batch
-        feed = Feed(source, settings.batch, micro_batch, rank, world, settings.seed, accelerator.device)
-        report = Report(out if main else None, screen, counters.metrics_bytes, counters.samples, tensorboard and main)
+        prefetcher = BatchPrefetcher(source, settings.batch, micro_batch, rank, world, settings.seed, accelerator.device)
+        logger = RunLogger(out if main else None, screen, counters.metrics_bytes, counters.samples, tensorboard and main)
         if state is None and init_from is not None:
-            taken, new = begin_from(objective.model, init_from)
-            parts = ", ".join(sorted({name.split(".")[0] for name in new}))
-            report.say(f"initialised {taken} tensors from {init_from.name}, {len(new)} at random" + (f" (of {parts})" if parts else ""))
-        run = Run(objective, settings, out, accelerator, budget, state, feed, report, evaluate)
-        if main:  # only now, that nothing is left to refuse
+            logger.print(_initialise(objective.model, init_from))
+        run = Run(objective, settings, out, accelerator, budget, state, prefetcher, logger, evaluate)
+        if main:  # after everything that may be refused
             _write_inputs(out, recipe_yaml, write_inputs)
         accelerator.wait_for_everyone()
-        with Interrupts() as interrupts, feed, report:
+        with Interrupts() as interrupts, prefetcher, logger:
             stopped = run.loop(interrupts, stop_after)
             run.save()
             if stopped in ("interrupted", "stop_after"):
-                report.say(f"stopped after {run.counters.samples:,} samples; the same command goes on from there")
+                logger.print(f"stopped after {run.counters.samples:,} samples; the same command resumes")
                 return run.summary(stopped, {})
-            run.draw_sheet()
+            run.write_samples()
             model = run.ema.model()
             objective.finish(model)
             if main:
@@ -123,6 +123,13 @@ def train(
     return summary
 
 
+def _initialise(model: nn.Module, folder: Path) -> str:
+    """Initialise a model from a checkpoint; a line for the log."""
+    count, others = init_from_checkpoint(model, folder)
+    parts = ", ".join(sorted({name.split(".")[0] for name in others}))
+    return f"initialised {count} tensors from {folder.name}, {len(others)} at random" + (f" (of {parts})" if parts else "")
+
+
 def _write_inputs(out: Path, recipe_yaml: str, write_inputs: Callable[[], None] | None) -> None:
     """Write the recipe and what belongs beside it, and remove half-written states."""
     out.mkdir(parents=True, exist_ok=True)
@@ -133,7 +140,7 @@ def _write_inputs(out: Path, recipe_yaml: str, write_inputs: Callable[[], None] 
     write_bytes(out / RECIPE, recipe_yaml.encode())
 
 
-def _done(out: Path, settings: TrainSettings, budget: float | None, state: State | None) -> Summary | None:
+def _finished(out: Path, settings: TrainSettings, budget: float | None, state: RunState | None) -> Summary | None:
     """The summary of a run that has used its whole budget, of samples or of time, already."""
     if state is None or not ((out / SUMMARY).exists() and (out / WEIGHTS).exists()):
         return None

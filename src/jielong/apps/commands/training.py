@@ -1,4 +1,4 @@
-"""``jielong train``: train a recipe, or go on with a run; the same command does both."""
+"""``jielong train``: train a recipe, or resume a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def budget_of(text: str | None) -> float | None:
 def train(
     recipe: Name,
     data: Data = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/RECIPE by default. A run that is there goes on.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/RECIPE by default. An existing run is resumed.")] = None,
     budget: Annotated[str | None, typer.Option(help="Wall time to train for, such as 90s, 10m, 1h; else the recipe's samples.")] = None,
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print every setting and derived size; train nothing.")] = False,
@@ -37,7 +37,7 @@ def train(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files too.")] = False,
     device: Device = "auto",
 ) -> None:
-    """Train a recipe, or go on with a run that was stopped: the same command resumes."""
+    """Train a recipe, or resume a run that was stopped, by the same command."""
     seconds = budget_of(budget)
     settings = load(recipe, overrides or ())
     if dry_run:
@@ -50,11 +50,11 @@ def train(
     chosen = chosen_device(device, parallel=True)
     folder = out or default_out(recipe, settings, data, overrides or ())
 
-    def begun() -> None:
+    def announce() -> None:
         shared = f" in {launched_processes()} processes" if launched_processes() > 1 else ""
-        say(f"training {recipe} in {folder} on {device_words(chosen)}{shared}; Ctrl-C saves and stops, the same command goes on")
+        say(f"training {recipe} in {folder} on {device_words(chosen)}{shared}; Ctrl-C saves and stops, the same command resumes")
 
-    summary = run(settings, folder, data, tokens, begun, budget=seconds, device=chosen, tensorboard=tensorboard)
+    summary = run(settings, folder, data, tokens, announce, budget=seconds, device=chosen, tensorboard=tensorboard)
     if summary.stopped in ("interrupted", "stop_after"):
         raise typer.Exit(130)
     if not is_main_process():

@@ -111,7 +111,7 @@ def at(budget: Budget, recipe: Recipe, seed: int | None = None) -> Recipe:
     """
     own = recipe.train
     warmup = own.warmup if own.warmup is not None else own.samples // 50
-    fresh = {"log_every": None, "sheet_every": None, "save_every": None, "seed": own.seed if seed is None else seed}
+    fresh = {"log_every": None, "sample_every": None, "save_every": None, "seed": own.seed if seed is None else seed}
     if budget.samples is None:
         train = own.model_copy(update={**fresh, "samples": ENDLESS, "warmup": warmup})
         return recipe.model_copy(update={"train": train})

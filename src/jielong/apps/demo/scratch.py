@@ -18,7 +18,7 @@ from jielong.media.images import write_bytes
 from jielong.system import System, load
 from jielong.training import experiment
 from jielong.training import token_cache as cache
-from jielong.training.report import METRICS
+from jielong.training.run_logger import METRICS
 from jielong.training.trainer import Summary
 
 TOKENIZER_SHARE = 0.36
@@ -78,7 +78,7 @@ def train_from_scratch(out: Path, minutes: float, console: Console, overrides: S
     tokenizer_run = _train(first, folder, TOKENIZER_SHARE * total, console)
 
     console.print("[bold]cutting the whole set into tokens[/bold]", highlight=False)
-    data, tokenizer = experiment.prepare(first).images, load(str(folder), "cpu").tokenizer
+    data, tokenizer = experiment.prepare(first).data, load(str(folder), "cpu").tokenizer
     tokens = out / "tokens.safetensors"
     cache.write(tokens, cache.tokenize(tokenizer, data), cache.identity(tokenizer, data))
 
@@ -94,5 +94,5 @@ def _train(chosen: recipe.Recipe, folder: Path, budget: float, console: Console,
     command = f"jielong train {page} --budget {budget:.0f}s --out {folder}-again"
     summary = experiment.run(chosen, folder, tokens=tokens, budget=budget, console=console)
     log = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
-    sheets = sorted((int(path.stem.rpartition("-")[2]), path) for path in (folder / "sheets").glob("samples-*.png"))
+    sheets = sorted((int(path.stem.rpartition("-")[2]), path) for path in (folder / "samples").glob("samples-*.png"))
     return Run(folder, command, summary, log, sheets)

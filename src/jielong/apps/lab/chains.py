@@ -105,7 +105,7 @@ def train_chain(bench: Bench, plan: Plan, seconds: float, overrides: Sequence[st
         changes = [f"tokenizer={{checkpoint: {bench.folder / f'{plan.name}-tokenizer'}}}"]
     else:
         prepared = experiment.prepare(recipe.parse(plan.generator, plan.name, overrides))
-        cache.write(tokens, cache.tokenize(prepared.tokenizer, prepared.images), cache.identity(prepared.tokenizer, prepared.images))
+        cache.write(tokens, cache.tokenize(prepared.tokenizer, prepared.data), cache.identity(prepared.tokenizer, prepared.data))
     left = max(seconds - spent, 0.1 * seconds)
     system, summary = bench.train(f"{plan.name}-generator", plan.generator, [*changes, *train], seconds=left, tokens=tokens)
     return Chain(plan.name, system, summary.samples, spent + summary.seconds)

@@ -97,7 +97,7 @@ def mel_errors(made: Tensor, real: Tensor) -> Tensor:
 
 def quiet(optimizer: str = "muon, lr: 3.0e-3", warmup: int = 64, batch: int = 8) -> str:
     """The line ``train`` of a recipe whose time the experiment limits."""
-    rest = "ema: 0.98, log_every: 100000, sheet_every: 1000000000, save_every: 1000000000"
+    rest = "ema: 0.98, log_every: 100000, sample_every: 1000000000, save_every: 1000000000"
     return f"train: {{samples: 1000000000, batch: {batch}, optimizer: {optimizer}, warmup: {warmup}, {rest}}}"
 
 

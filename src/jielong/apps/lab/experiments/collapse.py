@@ -41,7 +41,7 @@ tokenizer:
     dim: 64
     quantizer: {vector: {codebook_size: 512, codebook: gradient, decay: 0.9, kmeans_iterations: 0, restart_below: 0}}
 losses: {regression: {kind: l2, weight: 1.0}}
-train: {samples: 1024, batch: 16, lr: 2.0e-3, warmup: 128, ema: 0.9, log_every: 256, sheet_every: 1000000, save_every: 1000000}
+train: {samples: 1024, batch: 16, lr: 2.0e-3, warmup: 128, ema: 0.9, log_every: 256, sample_every: 1000000, save_every: 1000000}
 """
 
 
