@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -115,3 +118,26 @@ def test_low_precision_is_close(path: str | None, batch: int) -> None:
     low = cached(net, inputs(batch), given, 1, RASTER, cache)
     assert cache.memory.dtype == torch.bfloat16
     assert (low - expected).norm() < 0.05 * expected.norm()  # bfloat16 keeps 8 bits: 0.4 % an operation
+
+
+@torch.no_grad()
+def test_threads_share_a_network_and_its_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jielong.networks.rope.CACHED_POSITIONS", 3)  # tables are dropped while the other thread uses them
+    net = make(condition="cross", condition_width=STATES)
+    items = [(inputs(2), condition(2)), (inputs(2).flip(1), condition(2))]
+
+    def sample(number: int, meet: Callable[[], object]) -> Tensor:
+        x, conditioning = items[number]
+        cache, parts = net.new_cache(2, N), []
+        for at in range(N):
+            meet()
+            part = BackboneInputs(x[:, at : at + 1], GRID[at : at + 1], RASTER[at : at + 1], conditioning if at == 0 else None)
+            parts.append(net(part, cache))
+        return torch.cat(parts, 1)
+
+    alone = [sample(number, lambda: None) for number in (0, 1)]
+    barrier = threading.Barrier(2, timeout=60)
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda number: sample(number, barrier.wait), (0, 1)))
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
+    assert not torch.equal(*alone)

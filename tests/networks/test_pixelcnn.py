@@ -84,10 +84,10 @@ def test_a_leak_would_be_found() -> None:
 
 
 def test_colour_masks_are_the_papers() -> None:
-    assert colour_mask(3, 3, 3, own=False).tolist() == [[0, 0, 0], [1, 0, 0], [1, 1, 0]]
-    assert colour_mask(3, 6, 3, own=True).tolist() == [[1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]]
+    assert colour_mask(3, 3, 3, mask_b=False).tolist() == [[0, 0, 0], [1, 0, 0], [1, 1, 0]]
+    assert colour_mask(3, 6, 3, mask_b=True).tolist() == [[1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]]
     with pytest.raises(ValueError, match="7 channels cannot be shared by 3 colours"):
-        colour_mask(6, 7, 3, own=True)
+        colour_mask(6, 7, 3, mask_b=True)
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -105,7 +105,7 @@ def test_a_vertical_convolution_is_a_square_one_with_the_lower_rows_zeroed(stric
 
 
 def test_decay_and_momentum_cannot_leak_through_a_mask() -> None:
-    layer = HorizontalConvolution(3, 6, 1, colours=3, own=False, parts=2)
+    layer = HorizontalConvolution(3, 6, 1, colours=3, mask_b=False, parts=2)
     layer.weight.data.fill_(1.0)  # as an optimizer with momentum might leave it
     x = torch.randn(1, 3, 1, 4, requires_grad=True)
     layer(x)[0, 0, 0, 2].backward()  # the first colour of a part sees nothing of its own pixel

@@ -96,7 +96,7 @@ def test_one_sound_of_several_begins_anew() -> None:
         stream.reset(1)
         two = tokenizer.encode(torch.cat([first[:1, :, 4 * HOP :], second])).values
         tokenizer.encode(first[..., :3])
-        with pytest.raises(ValueError, match="begin anew here: a layer holds 1 of the 2"):
+        with pytest.raises(ValueError, match="be reset here: a layer holds 1 of the 2"):
             stream.reset(0)
     assert torch.equal(torch.cat([one, two], dim=1)[0], whole)
     assert torch.equal(two[1], tokenizer.encode(second).values[0])

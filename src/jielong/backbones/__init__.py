@@ -1,1 +1,1 @@
-"""Backbones: what has been seen so far?"""
+"""Backbones: networks from the tokens so far to hidden vectors."""

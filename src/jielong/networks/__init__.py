@@ -1,1 +1,1 @@
-"""Networks: plain torch modules that parts are made of."""
+"""Networks: torch modules that the parts of a system consist of."""

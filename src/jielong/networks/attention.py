@@ -10,12 +10,14 @@ import functools
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
+
+from jielong.networks.autograd import GradContext
 
 Kernel = Literal["auto", "fused", "plain"]
 
@@ -110,7 +112,7 @@ class _Plain(Function):
     """``softmax(s q k' + mask) v`` on ``(B heads, n, width)``; the gradient scales inside the products; none for the mask."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    def forward(ctx: GradContext, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         empty = q.new_empty(1, 1, 1)
         scores = torch.baddbmm(empty if mask is None else mask, q, k.mT, beta=0 if mask is None else 1, alpha=scale)
         weights = scores.softmax(-1).to(v.dtype)
@@ -119,7 +121,7 @@ class _Plain(Function):
         return torch.bmm(weights, v)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: GradContext, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v, weights = ctx.saved_tensors
         grad_weights = torch.bmm(gradient, v.mT)
         grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)

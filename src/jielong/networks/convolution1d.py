@@ -31,7 +31,7 @@ class _Window(StreamState):
     def cannot_reset(self) -> str | None:
         layer = self.layer
         if layer.padding == "reflect" and (layer.left or layer.right):
-            return "its beginning would be reflected, and all rows would wait for it; begin all anew, or take padding: constant"
+            return "its beginning would be reflected, and all rows would wait for it; reset all rows, or take padding: constant"
         if layer.right:
             return "its layers look ahead"
         waiting = self.samples.shape[-1] - layer.left

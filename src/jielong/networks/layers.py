@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from jielong.config.registry import Config
 from jielong.networks.attention import attention
+from jielong.networks.autograd import GradContext
 from jielong.networks.eligibility import is_exactly
 from jielong.networks.norm import Norm, NormKind
 from jielong.networks.rope import Rotation
@@ -188,7 +189,7 @@ class _GatedSiLU(Function):
     """``silu(gate) * value`` of rows ``(gate | value)``; the gradient is written into one tensor instead of concatenated."""
 
     @staticmethod
-    def forward(ctx: Any, h: Tensor) -> Tensor:
+    def forward(ctx: GradContext, h: Tensor) -> Tensor:
         gate, value = h.chunk(2, dim=-1)
         swish = F.silu(gate)
         ctx.save_for_backward(h, swish)
@@ -196,7 +197,7 @@ class _GatedSiLU(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: GradContext, gradient: Tensor) -> Tensor:
         h, swish = ctx.saved_tensors
         gate, value = h.chunk(2, dim=-1)
         grad = torch.empty_like(h)

@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def colour_mask(outputs: int, inputs: int, colours: int, *, own: bool) -> Tensor:
+def colour_mask(outputs: int, inputs: int, colours: int, *, mask_b: bool) -> Tensor:
     """Which input channels of its own pixel an output channel may read: ``(outputs, inputs)``, 1 where it may.
 
     Args:
         outputs: Channels written, in ``colours`` groups.
         inputs: Channels read, in ``colours`` groups.
         colours: Number of groups ``G``.
-        own: Whether a colour may read its own group (mask B), not only earlier ones (mask A).
+        mask_b: Whether a colour may read its own group (mask B), not only earlier ones (mask A).
 
     Raises:
         ValueError: if channels cannot be shared out among the colours.
@@ -32,7 +32,7 @@ def colour_mask(outputs: int, inputs: int, colours: int, *, own: bool) -> Tensor
             raise ValueError(f"{channels} channels cannot be shared by {colours} colours: choose a multiple of {colours}")
     writer = torch.arange(outputs) * colours // outputs
     reader = torch.arange(inputs) * colours // inputs
-    return (reader[None] <= writer[:, None] if own else reader[None] < writer[:, None]).float()
+    return (reader[None] <= writer[:, None] if mask_b else reader[None] < writer[:, None]).float()
 
 
 class VerticalConvolution(nn.Conv2d):
@@ -72,7 +72,7 @@ class HorizontalConvolution(nn.Conv2d):
         outputs: Channels ``O``.
         reach: Pixels to the left.
         colours: Groups of channels, of ``I`` and of each part of ``O``.
-        own: Mask B: a colour may read its own group (every layer but the first).
+        mask_b: Whether a colour may read its own group (every layer but the first).
         parts: Maps of ``colours`` groups that ``O`` consists of: 2 for a gated unit.
         bias: Whether to add one.
     """
@@ -80,15 +80,15 @@ class HorizontalConvolution(nn.Conv2d):
     mask: Tensor | None
 
     def __init__(
-        self, inputs: int, outputs: int, reach: int, *, colours: int = 1, own: bool = True, parts: int = 1, bias: bool = True
+        self, inputs: int, outputs: int, reach: int, *, colours: int = 1, mask_b: bool = True, parts: int = 1, bias: bool = True
     ) -> None:
         # With one colour, mask A leaves nothing of the pixel itself, so there is no tap for it.
-        self.reach, self.centred = reach, own or colours > 1
+        self.reach, self.centred = reach, mask_b or colours > 1
         super().__init__(inputs, outputs, (1, reach + self.centred), bias=bias)
         mask = None
         if colours > 1:
             mask = torch.ones_like(self.weight)
-            mask[:, :, 0, -1] = colour_mask(outputs // parts, inputs, colours, own=own).repeat(parts, 1)
+            mask[:, :, 0, -1] = colour_mask(outputs // parts, inputs, colours, mask_b=mask_b).repeat(parts, 1)
         self.register_buffer("mask", mask, persistent=False)
 
     @property

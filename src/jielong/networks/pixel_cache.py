@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -105,7 +105,8 @@ class PixelCache:
     @property
     def nbytes(self) -> int:
         """Bytes of the buffers."""
-        return sum(tensor.nbytes for value in vars(self).values() for tensor in _tensors(value))
+        links = [link for block in self.links for colour in block for link in colour]
+        return sum(tensor.nbytes for tensor in (self.start, self.last, *self.above, *self.beside, *self.gates, *links))
 
     def push(self, layer: int, row: Tensor) -> Tensor:
         """Append a finished row, ``(B, I, W)``, to those that the layer's vertical convolution reads, and return them."""
@@ -129,28 +130,21 @@ class PixelCache:
 
     def rows(self, index: slice) -> PixelCache:
         """A cache of some items that shares this one's memory; only one of the two may be continued."""
-        return replace(self, **self._each(index), views=None)
+        return self._of(lambda x: x[index])
 
     def clone(self) -> PixelCache:
         """A copy that is continued independently."""
-        return replace(self, **self._each(slice(None), copied=True), views=None)
+        return self._of(Tensor.clone)
 
-    def _each(self, index: slice, copied: bool = False) -> dict[str, Any]:
-        return {name: _rows(value, index, copied) for name, value in vars(self).items() if name not in ("maps", "views")}
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-
-
-def _rows(value: Any, index: slice, copied: bool = False) -> Any:
-    """Rows of every tensor in nested lists; anything else as it is."""
-    if isinstance(value, Tensor):
-        return value[index].clone() if copied else value[index]
-    if isinstance(value, list | tuple):
-        return type(value)(cast("Any", (_rows(item, index, copied) for item in value)))
-    return value
+    def _of(self, part: Callable[[Tensor], Tensor]) -> PixelCache:
+        return replace(
+            self,
+            start=part(self.start),
+            above=[part(rows) for rows in self.above],
+            beside=[part(row) for row in self.beside],
+            links=[[tuple(part(link) for link in colour) for colour in block] for block in self.links],
+            gates=[part(gates) for gates in self.gates],
+            last=part(self.last),
+            shifts=[(None if above is None else part(above), part(beside)) for above, beside in self.shifts],
+            views=None,
+        )

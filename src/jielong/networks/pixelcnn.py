@@ -127,7 +127,7 @@ class PixelCNN(Backbone["PixelCache | ReplayCache"]):
         share = features // colours if colours > 1 else width
         self.enter = nn.Linear(width, share, bias=False) if colours > 1 else None
         self.first_vertical = VerticalConvolution(colours * share, features, config.first_kernel, strict=True)
-        self.first_horizontal = HorizontalConvolution(colours * share, features, config.first_kernel // 2, colours=colours, own=False)
+        self.first_horizontal = HorizontalConvolution(colours * share, features, config.first_kernel // 2, colours=colours, mask_b=False)
         stack = nn.ModuleList(GatedBlock(features, config, colours, condition_width) for _ in range(config.layers))
         self.blocks = cast("Sequence[GatedBlock]", stack)
         self.out = HorizontalConvolution(features, colours * width, 0, colours=colours)

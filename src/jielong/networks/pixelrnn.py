@@ -70,7 +70,7 @@ class PixelConvolution(nn.Module):
         super().__init__()
         self.reach, self.margin = kernel // 2, margin
         self.above = VerticalConvolution(inputs, outputs, kernel, strict=True)
-        self.beside = HorizontalConvolution(inputs, outputs, self.reach, colours=colours, own=False)
+        self.beside = HorizontalConvolution(inputs, outputs, self.reach, colours=colours, mask_b=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of every pixel."""

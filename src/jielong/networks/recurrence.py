@@ -36,7 +36,7 @@ class GroupedLinear(nn.Linear):
 
     def __init__(self, inputs: int, outputs: int, groups: int, before: int = 0) -> None:
         super().__init__(before + inputs, outputs)
-        mask = F.pad(colour_mask(outputs, inputs, groups, own=True), (before, 0), value=1.0)
+        mask = F.pad(colour_mask(outputs, inputs, groups, mask_b=True), (before, 0), value=1.0)
         self.register_buffer("mask", mask if groups > 1 else None, persistent=False)
 
     def masked(self) -> Tensor:

@@ -12,11 +12,12 @@ import functools
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
+
+from jielong.networks.autograd import GradContext
 
 CACHED_POSITIONS = 1 << 16  # rows of tables kept by a Rotary: 16 MB at 64 channels in float32
 _LOCK = threading.Lock()
@@ -74,14 +75,14 @@ class _Rotate(Function):
     """Rotates queries and keys and moves heads forward, with half of autograd's passes over memory."""
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: GradContext, qkv: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(cosine, sine)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         new_q, new_k = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k))
         return _rotate(q, cosine, sine, new_q), _rotate(k, cosine, sine, new_k), v.contiguous()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: GradContext, *gradients: Tensor) -> tuple[Tensor, None, None]:
         cosine, sine = ctx.saved_tensors
         return _RotateBack.apply(*gradients, cosine, -sine), None, None
 
@@ -90,7 +91,7 @@ class _RotateBack(Function):
     """The transpose of :class:`_Rotate`: the inverse rotation (``sine`` is passed negated)."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    def forward(ctx: GradContext, q: Tensor, k: Tensor, v: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         ctx.save_for_backward(cosine, sine)
         batch, heads, n, width = q.shape
         qkv = torch.empty(batch, n, 3, heads, width, dtype=q.dtype, device=q.device)
@@ -101,7 +102,7 @@ class _RotateBack(Function):
         return qkv
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: GradContext, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         cosine, sine = ctx.saved_tensors
         return *_Rotate.apply(gradient, cosine, -sine), None, None
 

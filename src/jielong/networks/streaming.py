@@ -105,7 +105,7 @@ class Stream:
             raise ValueError(f"this stream carries the sounds 0 to {self.batch - 1}; there is no {row}")
         for state in self._states.values():
             if reason := state.cannot_reset():
-                raise ValueError(f"one sound of a stream cannot begin anew here: {reason}")
+                raise ValueError(f"one sound of a stream cannot be reset here: {reason}")
         for state in self._states.values():
             state.reset(row)
 
