@@ -95,7 +95,8 @@ def test_a_head_of_codes_has_none_and_says_so_before_anything_is_trained() -> No
     said = recipe("softmax", "{num_inference_steps: 5}")
     tokenizer: Tokenizer = build_tokenizer(said, image_medium(3, (8, 8)))
     with pytest.raises(
-        ValueError, match="SoftmaxHead draws a token in one evaluation; num_inference_steps and final_inference_steps are for heads"
+        ValueError,
+        match="SoftmaxHead draws a token in one evaluation; num_inference_steps and final_inference_steps are for iterative",
     ):
         build_generator(said, tokenizer, [])
     made = build_generator(recipe("softmax"), tokenizer, []).eval()

@@ -120,12 +120,13 @@ def test_evaluations_follow_what_is_asked_and_how_far_the_chain_is() -> None:
 def test_what_means_nothing_is_refused() -> None:
     head, hidden = Toy(), torch.randn(1, 6, D)
     for sampling in (SamplingConfig(top_k=3), SamplingConfig(top_p=0.9)):
-        with pytest.raises(ValueError, match="draws numbers, not codes, so top_k and top_p have nothing to choose from"):
+        with pytest.raises(ValueError, match="draws numbers, not codes, so top_k and top_p do not apply"):
             head.sample(hidden, PerSampleRNG(0, [0]), sampling)
     codes = SoftmaxHead(D, Layout((2, 3), vocabulary=8))
     for sampling in (SamplingConfig(num_inference_steps=3), SamplingConfig(final_inference_steps=3)):
         with pytest.raises(
-            ValueError, match="SoftmaxHead draws a token in one evaluation; num_inference_steps and final_inference_steps are for heads"
+            ValueError,
+            match="SoftmaxHead draws a token in one evaluation; num_inference_steps and final_inference_steps are for iterative",
         ):
             codes.check_sampling(sampling)
     codes.check_sampling(SamplingConfig(top_k=3, top_p=0.5, temperature=0))

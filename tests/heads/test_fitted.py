@@ -81,7 +81,7 @@ def test_what_was_not_taught_or_cannot_be_is_told_from_it() -> None:
 @pytest.mark.parametrize("name", [name for name in HEADS if name != "gaussian_mixture"])
 def test_a_head_without_a_density_says_so(name: str) -> None:
     head: Head = HEADS[name].build(4, Layout((1,), 2))  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match=r"cannot say how likely one is; over continuous tokens that needs the head gaussian_mixture"):
+    with pytest.raises(ValueError, match=r"has no likelihood; for continuous tokens take the head gaussian_mixture"):
         head.log_prob(torch.randn(3, 4), torch.randn(3, 2))
 
 

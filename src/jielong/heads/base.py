@@ -1,4 +1,4 @@
-"""What a head is: from a hidden vector to a distribution over the token that stands there."""
+"""The interface of heads: a head models the distribution of a token given a hidden vector."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class SampleOutput:
 
 
 class Head(nn.Module, Phased, ABC):
-    """Learns and samples the distribution of a token given a hidden vector.
+    """The distribution of a token given a hidden vector: its loss and its sampler.
 
     A head with :attr:`phases` computes the loss of each: its name is in :attr:`HeadContext.phase`.
     """
@@ -85,11 +85,11 @@ class Head(nn.Module, Phased, ABC):
     discrete: bool
     """Whether it predicts code indices (and needs a tokenizer that has them)."""
     missing_codes_allowed: bool = False
-    """Whether it can leave out codebooks of a position: where a target is ``V``, there is nothing to predict."""
+    """Whether targets may lack codebooks: there the code is ``V`` and has no loss."""
     sequential_codebooks: bool = False
-    """Whether it draws the codebooks of a position one after the other, and so reads :attr:`HeadContext.given`."""
+    """Whether it draws the codebooks of a position in sequence, and so reads :attr:`HeadContext.given`."""
     iterative: bool = False
-    """Whether it draws a token in several evaluations of a network, whose number can be asked for."""
+    """Whether it evaluates a network several times per token (:attr:`SamplingConfig.num_inference_steps`)."""
 
     @property
     def joint(self) -> bool:
@@ -107,36 +107,32 @@ class Head(nn.Module, Phased, ABC):
         """Training hook: receives the number of samples seen."""
 
     def nats_a_value(self, loss: float) -> float | None:
-        """A mean loss as negative log-likelihood in nats a value (a code, a colour); ``None`` where the loss is something else."""
+        """A mean loss as negative log-likelihood in nats per value (a code, a channel); ``None`` where it is not one."""
         return None
 
     def log_prob(self, hidden: Tensor, values: Tensor) -> Tensor:
-        """Log-probability of codes, or log-density of numbers, in nats a token: hidden ``(..., D)``, values ``(..., C)`` to ``(...)``.
+        """Log-probability or log-density in nats per token: hidden ``(..., D)``, values ``(..., C)`` to ``(...)``.
 
         Raises:
-            ValueError: if the head can draw a token, but not say how likely one is.
+            ValueError: if the head has no likelihood.
         """
-        raise ValueError(
-            f"the {type(self).__name__} draws tokens but cannot say how likely one is; over continuous tokens that needs the head "
-            "gaussian_mixture"
-        )
+        raise ValueError(f"the {type(self).__name__} has no likelihood; for continuous tokens take the head gaussian_mixture")
 
     def check_sampling(self, sampling: SamplingConfig) -> None:
-        """Refuse what means nothing to this head, rather than pass it over.
+        """Refuse sampling parameters that do not apply to this head.
 
         Raises:
-            ValueError: if evaluations are asked of a head that has no steps, or top-k or top-p of one that has no codes.
+            ValueError: for numbers of steps if the head is not iterative, and for top-k or top-p if it is continuous.
         """
         name = type(self).__name__
         if not self.iterative and (sampling.num_inference_steps is not None or sampling.final_inference_steps is not None):
             raise ValueError(
-                f"the {name} draws a token in one evaluation; num_inference_steps and final_inference_steps are for heads that take "
-                "several, such as diffusion: leave them out"
+                f"the {name} draws a token in one evaluation; num_inference_steps and final_inference_steps are for iterative heads, "
+                "such as diffusion: leave them out"
             )
         if not self.discrete and (sampling.top_k or sampling.top_p < 1):
             raise ValueError(
-                f"the {name} draws numbers, not codes, so top_k and top_p have nothing to choose from: leave them out; what sharpens its "
-                "draws is temperature"
+                f"the {name} draws numbers, not codes, so top_k and top_p do not apply: leave them out, or lower the temperature"
             )
 
     @abstractmethod

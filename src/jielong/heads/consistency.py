@@ -157,10 +157,7 @@ class ConsistencyHead(IterativeHead):
         return ((total((at(high) - target).square(), mask) + huber**2).sqrt() - huber) / (high - low)
 
     def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
-        """``x <- f(x + sqrt(t^2 - t_min^2) e, t)`` for levels that fall, on the grid of as many intervals as steps.
-
-        The answers ``f`` are the states told of: this method's noise is gone after every step.
-        """
+        """``x <- f(x + sqrt(t^2 - t_min^2) e, t)`` for decreasing levels, on a grid of ``steps`` intervals; the states are ``f``."""
         x = torch.zeros((), device=rng.device)
         for level in self.levels.grid(steps).flip(0)[:-1].tolist():
             first = level == self.levels.high
