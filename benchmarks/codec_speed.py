@@ -94,7 +94,7 @@ def compare(sides: Sides, seconds: float, rounds: int, threads: int) -> dict[str
     torch.set_num_threads(threads)
     ours, rate = sides.ours, sides.ours.media.rate
     assert rate is not None
-    media = torch.rand(1, 1, max(1, int(seconds * rate) // ours.reduction) * ours.reduction) - 0.5
+    media = torch.rand(1, 1, max(1, int(seconds * rate) // ours.reduction[0]) * ours.reduction[0]) - 0.5
     seconds = media.shape[-1] / rate
     tokens, codes = ours.encode(media), sides.code(media)
     apart = float((ours.decode(tokens) - sides.sound(codes).clamp(-1, 1)).abs().max())

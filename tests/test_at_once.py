@@ -250,7 +250,7 @@ def test_what_cannot_be_is_refused(order: Any, backbone: str, says: str) -> None
 
 
 def test_what_is_kept_would_not_be_seen() -> None:
-    with pytest.raises(ValueError, match="draws everything at once"):
+    with pytest.raises(ValueError, match="draws all tokens at once"):
         kept(PICTURE, AtOnce().build(), "upper")
 
 

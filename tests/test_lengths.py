@@ -189,7 +189,7 @@ def test_impossible_lengths_are_refused(lengths: list[int], words: str) -> None:
 
 
 def test_lengths_must_fit_tokens_and_parts() -> None:
-    with pytest.raises(ValueError, match="lengths are for tokens in one line"):
+    with pytest.raises(ValueError, match="lengths are along time alone"):
         Tokens(torch.zeros(1, 4, 1, dtype=torch.long), Layout((2, 2), 1, V), torch.tensor([2]))
     with pytest.raises(ValueError, match="item 1 cannot have 12 tokens"):
         tokens(CODES, [1, 12, 3, 4])
@@ -199,7 +199,7 @@ def test_lengths_must_fit_tokens_and_parts() -> None:
         make("masked", ending=StopHeadSettings())
     pictures = Layout((3, 3), 1, V)
     rnn = PixelRNN(kind="row", layers=1, hidden=4, width=16, kernel=3).build(pictures, None)
-    with pytest.raises(ValueError, match="lengths are for tokens in one line"):
+    with pytest.raises(ValueError, match="lengths are along time alone"):
         Generator(pictures, Raster().build(), rnn, Softmax().build(16, pictures), stop_head=StopHeadSettings())
 
 

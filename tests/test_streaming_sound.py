@@ -40,7 +40,7 @@ class Blurred(Decoder):
 
 def make(reach: int = 0, everything: bool = False) -> VQTokenizer:
     torch.manual_seed(0)
-    autoencoder = Autoencoder(nn.Conv1d(1, 8, HOP, HOP), Blurred(reach, everything), HOP)
+    autoencoder = Autoencoder(nn.Conv1d(1, 8, HOP, HOP), Blurred(reach, everything), (HOP,))
     media = audio_medium(1, HOP * N, 400)
     return VQTokenizer(media, autoencoder, Vector.model_validate({"codebook_size": 9}).build(8)).eval()
 

@@ -44,9 +44,9 @@ def test_settings_are_written_and_read_back_equal_and_say_how_many_maps_come_out
     assert parse_part("autoencoder", autoencoder.model_dump(mode="json")) == autoencoder
     built = autoencoder.build(channels=2, size=(8, 12), dim=5, outputs=7)
     features = built.encoder(torch.zeros(1, 2, 8, 12))
-    assert features.shape == (1, 5, 8 // built.reduction, 12 // built.reduction)
+    assert features.shape == (1, 5, 8 // built.reduction[0], 12 // built.reduction[1])
     assert built.decoder(features).shape == (1, 7, 8, 12)
-    with pytest.raises(ValueError, match="8 x 13 pixels do not divide into tokens of 4 x 4 pixels"):
+    with pytest.raises(ValueError, match="8 x 13 do not divide into tokens of 4 x 4"):
         autoencoder.build(channels=2, size=(8, 13), dim=5)
     with pytest.raises(
         ValueError,

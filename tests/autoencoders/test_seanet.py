@@ -78,7 +78,7 @@ def pieces(half: nn.Module, x: Tensor, size: int) -> Tensor:
 def test_a_token_covers_a_hop_and_settings_come_back(settings: SEANet) -> None:
     assert parse_part("autoencoder", settings.model_dump(mode="json")) == settings
     autoencoder = make(settings, channels=2)
-    assert autoencoder.reduction == settings.reduction == HOP
+    assert autoencoder.reduction == settings.reduction == (HOP,)
     for samples, frames in [(10 * HOP, 10), (10 * HOP - 5, 10), (1, 1), (HOP + 1, 2)]:
         features = autoencoder.encoder(sound(samples, 2))
         assert features.shape == (2, 8, frames)
@@ -162,7 +162,7 @@ def test_silence_fills_the_last_frame_before_the_first_layer(samples: int) -> No
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="241 samples does not divide into tokens of 24 samples"):
+    with pytest.raises(ValueError, match="241 do not divide into tokens of 24"):
         SEANet(**SMALL).build(channels=1, size=(241,), dim=4)
     with pytest.raises(ValueError, match=r"seanet reads \(time\), not a size of 2: choose one of convolutional, resnet, vit"):
         SEANet(**SMALL).build(channels=3, size=(8, 8), dim=4)

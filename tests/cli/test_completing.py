@@ -63,8 +63,8 @@ def test_a_masked_generator_keeps_any_half_and_a_learned_tokenizer_its_codes(pic
 def test_what_cannot_be_completed_is_refused(pictures: Path, sprites: Path, tokenizer: Path, tmp_path: Path) -> None:
     given = pictures / "train" / "red" / "0.png"
     for words, reason in (
-        (("generate", sprites, "--complete", given, "--keep", "lower"), "without having seen the lower half"),
-        (("generate", tokenizer, "--complete", given), "is a tokenizer; to complete a picture, load a generator"),
+        (("generate", sprites, "--complete", given, "--keep", "lower"), "before it sees the lower half"),
+        (("generate", tokenizer, "--complete", given), "is a tokenizer; to complete an item, load a generator"),
         (("generate", sprites, "--complete", pictures / "train" / "red" / "0.txt"), "cannot be read as a picture"),
         (("generate", sprites, "--complete", given, "--class", "red"), "takes --text, not --class"),
     ):

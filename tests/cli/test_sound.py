@@ -62,7 +62,7 @@ def tones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         def build(
             self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None
         ) -> Autoencoder:
-            return Autoencoder(nn.Conv1d(channels, encoded or dim, 50, 50), Unfold(dim, outputs or channels), 50)
+            return Autoencoder(nn.Conv1d(channels, encoded or dim, 50, 50), Unfold(dim, outputs or channels), (50,))
 
     monkeypatch.setenv("JIELONG_CACHE", str(tmp_path / "cache"))
     for index in range(40):

@@ -14,6 +14,7 @@ from jielong.apps.cli import app
 from jielong.apps.lab import Bench, Check, Outcome, Trial, Verdict, conclude, run, trials
 from jielong.apps.lab.experiments import collapse, keep_only_a_few, what_is_alike
 from jielong.apps.lab.statistics import Estimate, exact
+from jielong.media.kinds.image import image_medium
 
 
 def noise(n: int = 64, seed: int = 0) -> torch.Tensor:
@@ -128,12 +129,12 @@ def test_copies() -> None:
 
 def test_a_discriminator_learns_to_see_blur() -> None:
     class Squares:
-        channels = 3
+        medium = image_medium(3, (32, 32))
 
         def __len__(self) -> int:
             return 32
 
-        def images(self, rows: list[int]) -> torch.Tensor:
+        def media(self, rows: list[int]) -> torch.Tensor:
             return (noise(32 * 3 * 8 * 8).reshape(32, 3, 8, 8).round() * 2 - 1).repeat_interleave(4, 2).repeat_interleave(4, 3)[rows]
 
     images = Squares()

@@ -68,16 +68,16 @@ def test_nothing_later_than_its_latency_is_heard(causal: bool) -> None:
     torch.manual_seed(0)
     autoencoder = Vocos(**SMALL, causal=causal, downsample=2).build(channels=1, size=(160,), dim=6)
     encoder, decoder = autoencoder.encoder.eval(), autoencoder.decoder.eval()
-    behind = latency(encoder, decoder, autoencoder.reduction)
+    behind = latency(encoder, decoder, autoencoder.reduction[0])
     x = torch.randn(1, 1, 640)
     changed = x.clone()
     changed[..., 400:] = torch.randn(240)
     with torch.no_grad():
         apart = (decoder(encoder(x)) - decoder(encoder(changed))).abs()[0, 0]
     first = int(apart.gt(1e-6).nonzero()[0])
-    assert 400 - behind <= first < 400 + autoencoder.reduction
+    assert 400 - behind <= first < 400 + autoencoder.reduction[0]
     if causal:  # what the two transforms look ahead, and the frame that is under way
-        assert behind == 2 * (32 - 8) // 2 + autoencoder.reduction
+        assert behind == 2 * (32 - 8) // 2 + autoencoder.reduction[0]
 
 
 def test_transforms_are_not_stored() -> None:

@@ -102,7 +102,7 @@ def test_it_is_diffusers_autoencoder_on_the_same_weights(attention: bool, decode
     convert(model, autoencoder.encoder, autoencoder.decoder)
     pictures = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1
     latents = torch.randn(2, DIM, 4, 6, generator=torch.Generator().manual_seed(2))
-    assert autoencoder.reduction == 4
+    assert autoencoder.reduction == (4, 4)
     assert sum(p.numel() for half in (autoencoder.encoder, autoencoder.decoder) for p in half.parameters()) == sum(
         p.numel() for p in model.parameters()
     )
@@ -165,5 +165,5 @@ def test_a_picture_moved_by_a_token_moves_the_features_by_one() -> None:
 def test_groups_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValidationError, match=r"channels \(48, 64\) must be multiples of groups 32"):
         Resnet(channels=(48, 64))
-    with pytest.raises(ValueError, match="6 x 8 pixels do not divide into tokens of 4 x 4"):
+    with pytest.raises(ValueError, match="6 x 8 do not divide into tokens of 4 x 4"):
         Resnet().build(channels=3, size=(6, 8), dim=4)

@@ -32,7 +32,7 @@ def test_flattened_colours_are_positions_in_the_order_red_green_blue() -> None:
     tokenizer = Pixels(flatten=True).build(image_medium(3, (4, 6)))
     levels = torch.arange(2 * 72).view(2, 3, 4, 6)
     tokens = tokenizer.encode(levels / 127.5 - 1)
-    assert tokens.layout == Layout((4, 6, 3), 1, 256)
+    assert tokens.layout == Layout((4, 6, 3), 1, 256, axes=("rows", "columns", "channels"))
     for item, (row, column, colour) in ((0, (0, 0, 0)), (1, (2, 5, 1)), (1, (3, 5, 2))):
         place = (row * 6 + column) * 3 + colour
         assert tokens.layout.coordinates()[place].tolist() == [row, column, colour]

@@ -56,7 +56,7 @@ def pictures(batch: int = 3) -> torch.Tensor:
 
 def test_tokens_stand_in_one_dimension() -> None:
     tokenizer = stirred(make()).eval()
-    assert tokenizer.layout == Layout((5,), 1, 32)
+    assert tokenizer.layout == Layout((5,), 1, 32, axes=("latents",))
     assert tokenizer.layout.bits == 25
     tokens = tokenizer.encode(pictures())
     assert tokens.values.shape == (3, 5, 1)
@@ -176,7 +176,7 @@ def test_the_proxy_is_a_constant_and_part_of_no_checkpoint() -> None:
 )
 def test_any_quantizer_serves(quantizer: dict[str, object], levels: int, codes: int) -> None:
     tokenizer = make(quantizer=quantizer)
-    assert tokenizer.layout == Layout((5,), levels, codes)
+    assert tokenizer.layout == Layout((5,), levels, codes, axes=("latents",))
     losses = tokenizer(pictures(), torch.Generator().manual_seed(0)).losses
     sum(losses.values()).backward()
     assert tokenizer.decode(tokenizer.encode(pictures())).shape == (3, *MEDIA.shape)

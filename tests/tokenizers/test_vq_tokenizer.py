@@ -123,7 +123,7 @@ def test_what_does_not_fit_is_refused() -> None:
                 call(torch.zeros(shape))
     with pytest.raises(ValueError, match="these tokens are not this tokenizer's"):
         tokenizer.decode(Tokens(torch.zeros(1, 24, 1, dtype=torch.long), Layout((4, 6), 1, 64)))
-    with pytest.raises(ValueError, match="16 x 24 pixels do not divide into tokens of 32 x 32"):
+    with pytest.raises(ValueError, match="16 x 24 do not divide into tokens of 32 x 32"):
         make(patch=16)
     for wrong in [
         {"channels": (8, 16, 16)},

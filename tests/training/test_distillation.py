@@ -112,7 +112,7 @@ def objective(quantizer: str) -> TokenizerObjective:
     vector = Vector(codebook_size=16)
     residual = Residual.model_validate({"num_codebooks": 2, "quantizer": vector, "dropout": 1.0})
     settings = residual if quantizer == "residual" else Split(semantic=vector, acoustic=residual, unquantized=0.5)
-    tokenizer = VQTokenizer(MEDIA, Autoencoder(torch.nn.Conv1d(1, 6, 32, 32), Unfold(), 32), settings.build(6))
+    tokenizer = VQTokenizer(MEDIA, Autoencoder(torch.nn.Conv1d(1, 6, 32, 32), Unfold(), (32,)), settings.build(6))
     recipe = parse(OF_SOUND + "losses: {mel: {windows: [64]}, distillation: {start_samples: 8}}\ntrain: {samples: 64}")
     context = LossContext(MEDIA, code_dim=6, teachers={"whisper-base": lambda rate: Fixed(loud)})
     made = TokenizerObjective(tokenizer, LossTerms.of(recipe.losses, context), CLIPS[:2], lambda model: {})

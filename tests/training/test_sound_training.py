@@ -58,8 +58,8 @@ def autoencoder() -> None:
         def build(
             self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None
         ) -> Autoencoder:
-            check_grid(size, 20)
-            return Autoencoder(nn.Conv1d(channels, encoded or dim, 20, 20), ShortDecoder(dim, outputs or channels), 20)
+            check_grid(size, (20,))
+            return Autoencoder(nn.Conv1d(channels, encoded or dim, 20, 20), ShortDecoder(dim, outputs or channels), (20,))
 
 
 @pytest.fixture

@@ -19,26 +19,24 @@ class Autoencoder:
     Attributes:
         encoder: Media ``(B, C, *size)`` to features ``(B, encoded, *grid)``.
         decoder: Features ``(B, D, *grid)`` to maps ``(B, outputs, *size)``.
-        reduction: Samples or pixels per position along each axis, ``f = H / h``.
+        reduction: Samples, frames or pixels per position along each axis, ``H / h``.
     """
 
     encoder: nn.Module
     decoder: Decoder
-    reduction: int
+    reduction: tuple[int, ...]
 
 
-def check_grid(size: tuple[int, ...], reduction: int) -> tuple[int, ...]:
-    """Positions along each axis of media of a size: ``(h, w)`` of images, ``(n,)`` of audio.
+def check_grid(size: tuple[int, ...], reduction: tuple[int, ...]) -> tuple[int, ...]:
+    """Positions along each axis of media of a size, which is divided by the reduction along that axis.
 
     Raises:
-        ValueError: if a side is no multiple of ``reduction``.
+        ValueError: if it does not divide evenly.
     """
-    if any(side % reduction for side in size):
-        sides = " x ".join(map(str, size))
-        if len(size) == 1:
-            raise ValueError(f"sound of {sides} samples does not divide into tokens of {reduction} samples")
-        raise ValueError(f"pictures of {sides} pixels do not divide into tokens of {reduction} x {reduction} pixels")
-    return tuple(side // reduction for side in size)
+    if len(size) != len(reduction) or any(side % factor for side, factor in zip(size, reduction, strict=True)):
+        sides, factors = " x ".join(map(str, size)), " x ".join(map(str, reduction))
+        raise ValueError(f"media of size {sides} do not divide into tokens of {factors}: choose sizes that are multiples")
+    return tuple(side // factor for side, factor in zip(size, reduction, strict=True))
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class AutoencoderSettings(Part):
     axes: ClassVar[Axes | None] = None
 
     @property
-    def reduction(self) -> int:
+    def reduction(self) -> tuple[int, ...]:
         """Samples or pixels per position along each axis."""
         raise NotImplementedError(f"the settings {type(self).__name__} have no reduction")
 
@@ -97,7 +95,7 @@ class AutoencoderSettings(Part):
         encoded, outputs = dim if encoded is None else encoded, channels if outputs is None else outputs
         return Autoencoder(*self.networks(NetworkSizes(channels, grid, dim, encoded, outputs)), self.reduction)
 
-    def grid(self, size: tuple[int, ...], reduction: int) -> tuple[int, ...]:
+    def grid(self, size: tuple[int, ...], reduction: tuple[int, ...]) -> tuple[int, ...]:
         """:func:`check_grid`, of a size with the right number of axes."""
         if self.axes is not None and len(size) != len(self.axes):
             raise ValueError(f"{self._reads()}, not a size of {len(size)}: {self._choices(len(size))}")

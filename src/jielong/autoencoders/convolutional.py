@@ -46,9 +46,10 @@ class Convolutional(AutoencoderSettings, family="autoencoder", name="convolution
         return self
 
     @property
-    def reduction(self) -> int:
+    def reduction(self) -> tuple[int, ...]:
         """Pixels a side of a token."""
-        return self.patch * 2 ** (len(self.channels) - 1)
+        side = self.patch * 2 ** (len(self.channels) - 1)
+        return side, side
 
     def networks(self, sizes: NetworkSizes) -> tuple[nn.Module, Decoder]:
         """See :meth:`AutoencoderSettings.networks`."""

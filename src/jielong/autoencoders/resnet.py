@@ -43,9 +43,10 @@ class Resnet(AutoencoderSettings, family="autoencoder", name="resnet"):
         return self
 
     @property
-    def reduction(self) -> int:
+    def reduction(self) -> tuple[int, ...]:
         """Pixels a side of a token."""
-        return 2 ** (len(self.channels) - 1)
+        side = 2 ** (len(self.channels) - 1)
+        return side, side
 
     def networks(self, sizes: NetworkSizes) -> tuple[nn.Module, Decoder]:
         """See :meth:`AutoencoderSettings.networks`."""

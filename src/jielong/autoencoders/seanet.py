@@ -103,9 +103,9 @@ class SEANet(AutoencoderSettings, family="autoencoder", name="seanet"):
         return self
 
     @property
-    def reduction(self) -> int:
+    def reduction(self) -> tuple[int, ...]:
         """Samples of a token."""
-        return math.prod(self.ratios) * self.downsample
+        return (math.prod(self.ratios) * self.downsample,)
 
     def networks(self, sizes: NetworkSizes) -> tuple[nn.Module, Decoder]:
         """See :meth:`AutoencoderSettings.networks`."""

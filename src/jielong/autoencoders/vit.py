@@ -51,9 +51,9 @@ class ViT(AutoencoderSettings, family="autoencoder", name="vit"):
         return self
 
     @property
-    def reduction(self) -> int:
+    def reduction(self) -> tuple[int, ...]:
         """Pixels a side of a token."""
-        return self.patch
+        return self.patch, self.patch
 
     def networks(self, sizes: NetworkSizes) -> tuple[nn.Module, Decoder]:
         """See :meth:`AutoencoderSettings.networks`."""

@@ -50,9 +50,9 @@ class Vocos(AutoencoderSettings, family="autoencoder", name="vocos"):
         return self
 
     @property
-    def reduction(self) -> int:
+    def reduction(self) -> tuple[int, ...]:
         """Samples of a token."""
-        return self.stride * self.downsample
+        return (self.stride * self.downsample,)
 
     def networks(self, sizes: NetworkSizes) -> tuple[nn.Module, Decoder]:
         """See :meth:`AutoencoderSettings.networks`."""

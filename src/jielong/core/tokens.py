@@ -1,4 +1,4 @@
-"""What every part hands to the next: a :class:`Layout` says where tokens stand and what they may be, :class:`Tokens` are they.
+"""Tokens and their layout, which every part hands to the next.
 
 Shapes, here and everywhere: ``B`` batch, ``N`` positions, ``K`` codebooks, ``V`` vocabulary, ``D`` width,
 ``C H W T`` channels, height, width, frames.
@@ -9,33 +9,44 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from jielong.core.medium import Axis
+
+GridAxis = Axis | Literal["channels", "latents"]
+_USUAL: dict[int, tuple[GridAxis, ...]] = {1: ("time",), 2: ("rows", "columns"), 3: ("time", "rows", "columns")}
+
 
 @dataclass(frozen=True)
 class Layout:
-    """Where tokens stand, and what stands there.
+    """Positions of tokens and their values.
 
     Attributes:
-        grid: Positions along each axis: ``(n,)`` for sound, ``(rows, columns)`` for pictures, ``(frames, rows, columns)``.
+        grid: Positions along each axis.
         channels: Values at a position: ``K`` codebooks when discrete, ``D`` numbers when continuous.
         vocabulary: Number of codes ``V`` of every codebook; ``None`` when the values are continuous.
-        scales: Where one picture is told several times, coarse to fine (VAR, arXiv 2404.02905): the grid of each scale, the last being
-            ``grid``. Positions then run through all scales, row by row in each. Empty where there is the grid alone.
+        scales: Grids of the scales of a multi-scale tokenizer, coarse to fine (VAR, arXiv 2404.02905), the last being ``grid``. Positions
+            run through all scales, row by row in each. Empty for one grid.
+        axes: Names of the axes of ``grid``; by default time, (rows, columns), or (time, rows, columns). ``channels`` where each
+            colour channel or codebook is a position of its own, ``latents`` for a sequence without places in the medium.
 
     Raises:
-        ValueError: if the scales do not end at the grid.
+        ValueError: if the scales do not end at the grid, or the axes do not fit it.
     """
 
     grid: tuple[int, ...]
     channels: int = 1
     vocabulary: int | None = None
     scales: tuple[tuple[int, ...], ...] = ()
+    axes: tuple[GridAxis, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "axes", self.axes or _USUAL.get(len(self.grid), ()))
+        if len(self.axes) != len(self.grid):
+            raise ValueError(f"a grid needs a name for each axis: {self.grid} has {len(self.grid)}, and {self.axes or 'none'} are given")
         if self.scales and (self.scales[-1] != self.grid or any(len(scale) != len(self.grid) for scale in self.scales)):
             raise ValueError(f"scales must be grids of {len(self.grid)} axes that end at the grid {self.grid}, not {self.scales}")
 
@@ -56,35 +67,39 @@ class Layout:
 
     @property
     def extents(self) -> tuple[int, ...]:
-        """How many values each coordinate takes: those of the grid, behind the number of scales where there are scales."""
+        """Number of values of each coordinate: of the scale, if there are scales, and of each axis of the grid."""
         return (len(self.scales), *self.grid) if self.scales else self.grid
 
     def check_lengths(self, lengths: Sequence[int]) -> None:
-        """Raise ``ValueError`` unless items may have so many tokens: 1 to ``N``, of positions in one line."""
-        if self.scales or len(self.grid) != 1:
-            places = self.scales or self.grid
-            raise ValueError(f"lengths are for tokens in one line, as those of sound, and these stand in {places}: leave them out")
+        """Raise ``ValueError`` unless time is the only axis and each length is 1 to ``N`` tokens."""
+        if self.scales or self.axes != ("time",):
+            raise ValueError(f"lengths are along time alone, but these tokens have {self.describe()}: leave them out")
         for index, length in enumerate(lengths):
             if not 1 <= length <= self.positions:
                 raise ValueError(f"item {index} cannot have {length} tokens: a length is from 1 to {self.positions}")
 
+    def describe(self) -> str:
+        """Where positions are, for messages: ``a grid (rows, columns) of (4, 4)``."""
+        return f"scales {self.scales}" if self.scales else f"a grid ({', '.join(self.axes)}) of {self.grid}"
+
     def to_json(self) -> dict[str, Any]:
-        """The layout as plain lists and numbers, for files."""
+        """Plain lists and numbers, for files."""
         scales = {"scales": [list(scale) for scale in self.scales]} if self.scales else {}
-        return {"grid": list(self.grid), "channels": self.channels, "vocabulary": self.vocabulary, **scales}
+        axes = {} if self.axes == _USUAL.get(len(self.grid)) else {"axes": list(self.axes)}
+        return {"grid": list(self.grid), "channels": self.channels, "vocabulary": self.vocabulary, **scales, **axes}
 
     @staticmethod
     def from_json(described: Mapping[str, Any]) -> Layout:
-        """What :meth:`to_json` described."""
+        """The inverse of :meth:`to_json`."""
         scales = tuple(tuple(scale) for scale in described.get("scales", ()))
-        return Layout(tuple(described["grid"]), described["channels"], described["vocabulary"], scales)
+        return Layout(tuple(described["grid"]), described["channels"], described["vocabulary"], scales, tuple(described.get("axes", ())))
 
     def coordinates(self, device: torch.device | str | None = None) -> Tensor:
         """Integer coordinates of every position, ``(N, len(extents))``.
 
         On a grid: raster order. With scales: the scale's index, then the cell of the finest grid in which the position's centre lies,
-        ``floor((2 r + 1) H / (2 h))`` for row ``r`` of ``h``. So a coarse position stands amid the fine ones it covers, relative positions
-        mean the same at every scale, and no two positions share their coordinates.
+        ``floor((2 r + 1) H / (2 h))`` for row ``r`` of ``h``. So a coarse position is at the centre of the fine ones it covers, relative
+        positions are comparable between scales, and coordinates are unique.
         """
         if not self.scales:
             return _raster(self.grid, device)
@@ -97,7 +112,7 @@ class Layout:
 
 
 def _raster(grid: tuple[int, ...], device: torch.device | str | None) -> Tensor:
-    """Every place of a grid in raster order, ``(n, len(grid))``."""
+    """Coordinates of a grid in raster order, ``(n, len(grid))``."""
     axes = [torch.arange(size, device=device) for size in grid]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
 
@@ -108,9 +123,9 @@ class Tokens:
 
     Attributes:
         values: ``(B, N, C)``: long code indices in ``[0, V)`` when discrete (``C = K``), float when continuous (``C = D``).
-        layout: Where they stand.
-        lengths: ``(B,)`` long, on the CPU: how many of an item's positions hold tokens, from the first on; behind them may stand
-            anything. All of them where nothing is said. Of sound alone, whose positions stand in one line.
+        layout: Their positions.
+        lengths: ``(B,)`` long, on the CPU: number of tokens of each item along time, if that is the only axis; values beyond are
+            undefined. ``None`` means all.
 
     Raises:
         ValueError: if the values do not fit the layout, or the lengths do not fit the values.
@@ -123,8 +138,8 @@ class Tokens:
     def __post_init__(self) -> None:
         wanted = (self.layout.positions, self.layout.channels)
         if self.values.ndim != 3 or tuple(self.values.shape[1:]) != wanted:
-            places = f"scales {self.layout.scales}" if self.layout.scales else f"grid {self.layout.grid}"
-            raise ValueError(f"tokens of {places} must be (batch, {wanted[0]}, {wanted[1]}), not {tuple(self.values.shape)}")
+            where = self.layout.describe()
+            raise ValueError(f"tokens of {where} must be (batch, {wanted[0]}, {wanted[1]}), not {tuple(self.values.shape)}")
         if self.lengths is not None:
             if tuple(self.lengths.shape) != (len(self),) or self.lengths.dtype != torch.long:
                 raise ValueError(f"lengths must be long ({len(self)},), not {self.lengths.dtype} {tuple(self.lengths.shape)}")

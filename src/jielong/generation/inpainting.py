@@ -1,4 +1,4 @@
-"""Completion: keep a part of a picture, and let the generator draw the rest."""
+"""Completion (inpainting): keep a part of an item and generate the rest."""
 
 from __future__ import annotations
 
@@ -7,42 +7,47 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from jielong.core.medium import Axis
 from jielong.core.tokens import Layout
 from jielong.generation.plan import SequencePlan
 from jielong.orders.base import Order
 
-Side = Literal["upper", "lower", "left", "right"]
+Side = Literal["first", "last", "upper", "lower", "left", "right"]
+_AXES: dict[Side, Axis] = {"first": "time", "last": "time", "upper": "rows", "lower": "rows", "left": "columns", "right": "columns"}
 
 
 def kept(layout: Layout, order: Order, side: Side) -> Tensor:
-    """Which positions stand in one half of a picture, ``(N,)`` bool; of an odd number of rows or columns the middle one is upper or left.
+    """Mask of the positions in one half along an axis, ``(N,)`` bool; the middle one of an odd number is in the first half.
+
+    ``first`` and ``last`` are halves along time, ``upper`` and ``lower`` along rows, ``left`` and ``right`` along columns.
 
     Raises:
-        ValueError: if tokens do not stand in rows and columns, or the order draws from top left and would not see that half.
+        ValueError: if the tokens have no such axis, or the order would not see that half.
     """
-    if layout.scales or len(layout.grid) not in (2, 3):
-        places = "several scales" if layout.scales else f"a grid of {layout.grid}"
-        raise ValueError(f"half of a picture is kept where tokens stand in rows and columns, and these stand in {places}")
+    sides = [name for name, axis in _AXES.items() if axis in layout.axes and not layout.scales]
+    if side not in sides:
+        choices = f"keep {' or '.join(sides)}" if sides else "no half of it can be kept"
+        raise ValueError(f"the tokens have {layout.describe()}, which has no {side} half: {choices}")
     _check_seen(layout, order)
-    if order.shifted and side in ("lower", "right"):
+    if order.shifted and side in ("last", "lower", "right"):
         raise ValueError(
-            f"this generator draws from the top left, so it would draw the rest without having seen the {side} half: keep upper or left, "
-            "or take a generator of masked order, which sees all that is kept"
+            f"this generator draws in raster order, so it would draw the rest before it sees the {side} half: keep "
+            f"{' or '.join(name for name in sides if name in ('first', 'upper', 'left'))}, or use a generator with a masked order"
         )
-    axis = 0 if side in ("upper", "lower") else 1
+    axis = layout.axes.index(_AXES[side])
     first = 2 * layout.coordinates()[:, axis] < layout.grid[axis]
-    return first if side in ("upper", "left") else ~first
+    return first if side in ("first", "upper", "left") else ~first
 
 
 def begun(layout: Layout, order: Order, count: int) -> Tensor:
-    """The first ``count`` positions of sound, ``(N,)`` bool.
+    """Mask of the first ``count`` positions along time, ``(N,)`` bool.
 
     Raises:
-        ValueError: if there is none of them, or no other, or the order would not see them.
+        ValueError: if none or all are kept, or the order would not see them.
     """
     if not 0 < count < layout.positions:
         raise ValueError(
-            f"this recording comes to {count} tokens, and sound here to {layout.positions} at most: give one of 1 to {layout.positions - 1}"
+            f"this recording has {count} of the {layout.positions} tokens of an item: give one of 1 to {layout.positions - 1} tokens"
         )
     _check_seen(layout, order)
     return torch.arange(layout.positions) < count
@@ -50,6 +55,4 @@ def begun(layout: Layout, order: Order, count: int) -> Tensor:
 
 def _check_seen(layout: Layout, order: Order) -> None:
     if order.shifted and len(SequencePlan.of(order, layout).spans) == 1:
-        raise ValueError(
-            "this generator draws everything at once, so it would not see what is kept: take a generator of masked order, which does"
-        )
+        raise ValueError("this generator draws all tokens at once and would not see what is kept: use a generator with a masked order")

@@ -97,7 +97,7 @@ def encodec(config: Mapping[str, Any], weights: Weights, seconds: float = 1.0) -
         CheckpointError: if the weights do not fit the configuration.
     """
     autoencoder = _body(config, lstm=config["num_lstm_layers"], norm=config["norm_type"])
-    rate = config["sampling_rate"] / autoencoder.reduction
+    rate = config["sampling_rate"] / autoencoder.reduction[0]
     levels = int(1000 * config["target_bandwidths"][-1] // (rate * (config["codebook_size"] - 1).bit_length()))
     codec = _built(config, autoencoder, Residual.model_validate({"num_codebooks": levels, "quantizer": _codes(config)}), seconds)
     tokenizer = codec.tokenizer
@@ -224,7 +224,7 @@ def _codes(config: Mapping[str, Any], **more: Any) -> Vector:
 
 
 def _built(config: Mapping[str, Any], autoencoder: SEANet, quantizer: QuantizerSettings, seconds: float) -> Codec:
-    samples = max(1, round(seconds * config["sampling_rate"] / autoencoder.reduction)) * autoencoder.reduction
+    samples = max(1, round(seconds * config["sampling_rate"] / autoencoder.reduction[0])) * autoencoder.reduction[0]
     media = audio_medium(config["audio_channels"], samples, config["sampling_rate"])
     settings = VQ(autoencoder=autoencoder, dim=config["hidden_size"], quantizer=quantizer)
     return Codec(settings, settings.build(media))

@@ -7,7 +7,6 @@ pixel from depending on itself.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -32,16 +31,15 @@ class PixelGrid:
 
     @staticmethod
     def of(layout: Layout) -> PixelGrid:
-        """The picture of a layout, ``(rows, columns)`` or ``(rows, columns, colours)``.
+        """Of a layout with the axes (rows, columns), or (rows, columns, channels) where every channel is a position.
 
         Raises:
             ValueError: if the tokens are not those of a picture.
         """
-        flat = math.prod(layout.grid) == layout.positions
-        if not flat or len(layout.grid) not in (2, 3) or (len(layout.grid) == 3 and layout.grid[2] > 4):
+        if layout.scales or layout.axes not in (("rows", "columns"), ("rows", "columns", "channels")):
             raise ValueError(
-                "this backbone reads pictures, rows x columns (x at most 4 colours), and these tokens have "
-                f"{layout.positions} positions in a grid of {layout.grid}; choose backbone: transformer"
+                f"this backbone reads a grid (rows, columns) or (rows, columns, channels), but the tokens have {layout.describe()}: "
+                "choose backbone: transformer"
             )
         return PixelGrid(*layout.grid)
 

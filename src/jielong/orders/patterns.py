@@ -79,7 +79,7 @@ def flatten(layout: Layout) -> Pattern:
     books = _codebooks(layout, "flatten")
     rows = torch.arange(layout.positions)[:, None, None].expand(-1, books, books)
     table = rows.masked_fill(~torch.eye(books, dtype=torch.bool), -1).flatten(0, 1)
-    return Pattern(replace(layout, grid=(*layout.grid, books)), table)
+    return Pattern(replace(layout, grid=(*layout.grid, books), axes=(*layout.axes, "channels")), table)
 
 
 def coarse_first(layout: Layout) -> Pattern:
@@ -87,7 +87,8 @@ def coarse_first(layout: Layout) -> Pattern:
     _codebooks(layout, "coarse_first")
     rows = torch.arange(layout.positions)[:, None].expand(-1, layout.channels)
     first = torch.arange(layout.channels) == 0
-    return Pattern(replace(layout, grid=(2, *layout.grid)), torch.cat([rows.masked_fill(~first, -1), rows.masked_fill(first, -1)]))
+    table = torch.cat([rows.masked_fill(~first, -1), rows.masked_fill(first, -1)])
+    return Pattern(replace(layout, grid=(2, *layout.grid), axes=("channels", *layout.axes)), table)
 
 
 def level_by_level(layout: Layout) -> Pattern:
@@ -95,7 +96,7 @@ def level_by_level(layout: Layout) -> Pattern:
     books = _codebooks(layout, "level by level")
     rows = torch.arange(layout.positions).expand(books, -1)[..., None].expand(-1, -1, books)
     table = rows.masked_fill(~torch.eye(books, dtype=torch.bool)[:, None], -1).flatten(0, 1)
-    return Pattern(replace(layout, grid=(books, *layout.grid)), table)
+    return Pattern(replace(layout, grid=(books, *layout.grid), axes=("channels", *layout.axes)), table)
 
 
 def _codebooks(layout: Layout, name: str) -> int:

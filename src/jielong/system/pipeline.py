@@ -212,38 +212,44 @@ class System:
         text: Sequence[str] | str | None = None,
         classes: Sequence[str | int] | str | int | None = None,
         count: int | None = None,
+        *,
+        seed: int = 0,
+        sampling: SamplingConfig | None = None,
+        on_step: StepCallback | None = None,
         **options: Any,
     ) -> Results[Any]:
-        """Pictures of which one half is given, and the other drawn; or sound that goes on from a recording.
+        """Keep one half of an item and generate the rest, or continue a recording.
 
-        What is kept are tokens. Those of pixels are the pixels; those of a learned tokenizer come back as it rebuilds them, and near the
-        edge they have seen a little of the other half. Of a recording its whole tokens are kept: to go on in its voice, let ``text`` say
-        first what it says, and cut it off what comes back (an acoustic prompt, arXiv 2301.02111).
+        Tokens are kept: those of pixels are the pixels; those of a learned tokenizer are decoded again, and near the edge they depend on
+        the other half. Of a recording whole tokens are kept: to continue in its voice, start ``text`` with its transcript, and cut the
+        recording off the result (an acoustic prompt, arXiv 2301.02111).
 
         Args:
-            media: The picture, ``(C, H, W)`` in [-1, 1], or the beginning of the sound, ``(C, T)``, at the tokenizer's rate.
-            keep: Which half of a picture stays: ``upper``, ``lower``, ``left`` or ``right``.
-            text: As in :meth:`generate`.
-            classes: As in :meth:`generate`.
-            count: Pictures a caption or class; pictures in all where nothing is said of the rest.
-            options: As in :meth:`generate`.
+            media: The item, ``(C, *size)`` in [-1, 1]; of audio its beginning, ``(C, T)``, at the tokenizer's rate.
+            keep: ``first`` or ``last`` half along time, ``upper`` or ``lower``, ``left`` or ``right``; of audio the beginning is kept.
+            text: As in :meth:`generate`, and so are the others.
+            classes: Class names or numbers.
+            count: Items per input.
+            seed: Of the samples.
+            sampling: In place of the recipe's.
+            on_step: Called after every step.
+            options: Other arguments of :meth:`generate`.
 
         Raises:
-            ValueError: if the tokens do not stand in rows and columns or along time, or the generator would not see what is kept, or a
-                recording has no whole token or leaves no room for another.
+            ValueError: if the tokens have no such half, the order would not see it, or a recording is shorter than a token or too long.
         """
         if self.generator is None:
-            raise ValueError(f"{self.name} is a tokenizer; to complete a picture, load a generator such as maskgit-emoji")
-        inputs, _ = self._gather(text, classes, count, options.get("seed", 0), options)
-        size, hop_length = self.tokenizer.media.size[0], self.tokenizer.hop_length
+            raise ValueError(f"{self.name} is a tokenizer; to complete an item, load a generator such as maskgit-emoji")
+        inputs, _ = self._gather(text, classes, count, seed, options)
+        hop_length = self.tokenizer.hop_length
         if hop_length is not None:
             known = begun(self.generator.layout, self.generator.order, media.shape[-1] // hop_length)
-            media = torch.nn.functional.pad(media, (0, size - media.shape[-1]))
+            media = torch.nn.functional.pad(media, (0, self.tokenizer.media.frames - media.shape[-1]))
         else:
             known = kept(self.generator.layout, self.generator.order, keep)
         values = self.encode(media[None]).values
         start = Tokens(values.expand(inputs.count, -1, -1), self.generator.layout)
-        return self.generate(text, classes, count, start=start, known=known, **options)
+        return self.generate(text, classes, count, seed=seed, sampling=sampling, on_step=on_step, start=start, known=known, **options)
 
     def _gather(
         self, text: Any, classes: Any, count: int | None, seed: int, options: dict[str, Any]

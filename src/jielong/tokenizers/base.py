@@ -86,7 +86,7 @@ class Tokenizer(nn.Module, ABC):
     @property
     def hop_length(self) -> int | None:
         """Samples along time per position; ``None`` unless time is the only axis and the positions divide it evenly."""
-        if self.media.axes != ALONG_TIME or len(self.layout.grid) != 1 or self.layout.scales or self.media.frames % self.layout.grid[0]:
+        if self.media.axes != ALONG_TIME or self.layout.axes != ALONG_TIME or self.layout.scales or self.media.frames % self.layout.grid[0]:
             return None
         return self.media.frames // self.layout.grid[0]
 

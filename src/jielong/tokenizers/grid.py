@@ -81,9 +81,7 @@ class GridTokenizer(LearnedTokenizer):
         encoder, decoder = self.encoder, self.decoder
         if not isinstance(encoder, StreamingModule) or not isinstance(decoder, StreamingModule) or not streamable(self):
             return None
-        return Latency(
-            latency(encoder, decoder, self.reduction), encoder.required_inputs(decoder.required_inputs(1)), self.media.sample_rate
-        )
+        return Latency(latency(encoder, decoder, self._stride), encoder.required_inputs(decoder.required_inputs(1)), self.media.sample_rate)
 
     def streaming(self, batch: int = 1) -> Stream:
         """A stream of ``batch`` clips in step: inside ``with``, :meth:`encode` takes chunks of any length and returns complete tokens,
@@ -98,7 +96,7 @@ class GridTokenizer(LearnedTokenizer):
         if not self.any_length or delay is None:
             reason = "its norm is over the whole clip" if self.any_length else "choose the autoencoder seanet or dac"
             raise ValueError(f"this tokenizer cannot be streamed: {reason}")
-        if ahead := delay.samples - self.reduction:
+        if ahead := delay.samples - self._stride:
             raise ValueError(
                 f"this tokenizer cannot be streamed: its autoencoder looks {ahead} samples ({ahead / delay.rate:.3f} s) ahead; train one "
                 "with causal: true (audio of any length can be encoded whole, in constant memory)"
@@ -142,7 +140,7 @@ class GridTokenizer(LearnedTokenizer):
     def features(self, media: Tensor) -> Tensor:
         """The encoder's features of media, ``(B, D, h, w)`` or ``(B, D, n)``."""
         self.check(media)
-        return self._through(self.encoder, media.to(self.last_layer.dtype), self._piece * self.reduction)
+        return self._through(self.encoder, media.to(self.last_layer.dtype), self._piece * self._stride)
 
     def maps(self, vectors: Tensor) -> Tensor:
         """The decoder's maps of the vectors of all positions, ``(B, N, D)`` or ``(B, h, w, D)``."""
@@ -151,9 +149,14 @@ class GridTokenizer(LearnedTokenizer):
         return self._through(self.decoder, features, self._piece)
 
     @property
+    def _stride(self) -> int:
+        """Samples or frames per position along time."""
+        return dict(zip(self.media.axes, self.reduction, strict=True)).get("time", 1)
+
+    @property
     def _piece(self) -> int:
         """Tokens of a piece."""
-        return max(FRAMES, PIECE // self.reduction)
+        return max(FRAMES, PIECE // self._stride)
 
     def _through(self, half: nn.Module, x: Tensor, size: int) -> Tensor:
         if not isinstance(half, StreamingModule):

@@ -61,7 +61,7 @@ class KLTokenizer(GridTokenizer):
         super().__init__(media, autoencoder)
         self.settings, dim = settings, settings.dim
         self.dim = dim
-        self.layout = Layout(check_grid(media.size, autoencoder.reduction), dim)
+        self.layout = Layout(check_grid(media.size, autoencoder.reduction), dim, axes=media.axes)
         self.encoder, self.decoder = autoencoder.encoder, autoencoder.decoder
         self.register_buffer("shift", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(dim))

@@ -21,9 +21,9 @@ class PixelTokenizer(Tokenizer):
         self.media, self.levels = media, settings.levels
         levels = self.levels
         if settings.flatten:
-            self.layout = Layout(grid=(*media.size, media.channels), vocabulary=levels)
+            self.layout = Layout(grid=(*media.size, media.channels), vocabulary=levels, axes=(*media.axes, "channels"))
         else:
-            self.layout = Layout(grid=media.size, channels=media.channels, vocabulary=levels)
+            self.layout = Layout(grid=media.size, channels=media.channels, vocabulary=levels, axes=media.axes)
 
     def encode(self, media: Tensor) -> Tokens:
         """``(B, C, H, W)`` in [-1, 1] to levels ``(B, H W, C)``, flattened ``(B, H W C, 1)``."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -56,7 +57,7 @@ class TiTokTokenizer(LearnedTokenizer):
         super().__init__()
         grid_of_codes(proxy)
         self.media = proxy.media
-        self.layout = quantizer.layout((encoder.body.count,))
+        self.layout = replace(quantizer.layout((encoder.body.count,)), axes=("latents",))
         self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
         self.finetune_at = finetune_at
         self.grid = proxy.layout.grid

@@ -44,7 +44,7 @@ class VQTokenizer(GridTokenizer):
     def __init__(self, media: Medium, autoencoder: Autoencoder, quantizer: Quantizer, likelihood: Likelihood | None = None) -> None:
         super().__init__(media, autoencoder)
         self.likelihood = likelihood
-        self.layout = quantizer.layout(check_grid(media.size, autoencoder.reduction))
+        self.layout = replace(quantizer.layout(check_grid(media.size, autoencoder.reduction)), axes=media.axes)
         self.encoder, self.quantizer, self.decoder = autoencoder.encoder, quantizer, autoencoder.decoder
 
     @property

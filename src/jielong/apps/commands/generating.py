@@ -28,8 +28,10 @@ Seed = Annotated[int, typer.Option(help="Item i is the same for the same seed, w
 
 
 class Keep(Enum):
-    """Which half of a picture stays."""
+    """The half that is kept."""
 
+    first = "first"
+    last = "last"
     upper = "upper"
     lower = "lower"
     left = "left"
@@ -47,9 +49,9 @@ def generate(
         "generated"
     ),
     complete: Annotated[
-        Path | None, typer.Option(help="A picture to keep a half of, or a recording to go on from; the rest is drawn.")
+        Path | None, typer.Option(help="A file to keep a half of, or a recording to continue; the rest is generated.")
     ] = None,
-    keep: Annotated[Keep, typer.Option(help="Which half of the picture.")] = Keep.upper,
+    keep: Annotated[Keep, typer.Option(help="The half kept: first or last along time, upper or lower, left or right.")] = Keep.upper,
     trace: Annotated[bool, typer.Option("--trace", help="Also write trace.json and an animation of every step (or spectrogram).")] = False,
     device: Device = "auto",
 ) -> None:
