@@ -1,4 +1,4 @@
-"""SEANet as a body: what it covers, that nothing looks ahead where it says so, and how far behind a stream is."""
+"""SEANet: samples per token, causality, and the latency of a stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published autoencoder, body and tokenizer: equal to diffusers' AutoencoderKL on the same weights."""
+"""The published autoencoder and its tokenizer: equal to diffusers' AutoencoderKL on the same weights."""
 
 from __future__ import annotations
 

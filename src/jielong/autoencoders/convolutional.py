@@ -14,7 +14,7 @@ from jielong.networks.decoder import Decoder
 
 
 class Convolutional(AutoencoderSettings, family="autoencoder", name="convolutional"):
-    """Settings; a token covers ``patch 2^(stages - 1)`` pixels a side.
+    """Settings of the convolutional autoencoder; a token covers ``patch 2^(stages - 1)`` pixels a side.
 
     Attributes:
         channels: Width of each stage, finest first.

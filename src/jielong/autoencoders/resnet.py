@@ -14,7 +14,7 @@ from jielong.networks.resnet import ResnetDecoder, ResnetEncoder
 
 
 class Resnet(AutoencoderSettings, family="autoencoder", name="resnet"):
-    """Settings; a token covers ``2^(stages - 1)`` pixels a side.
+    """Settings of the residual autoencoder; a token covers ``2^(stages - 1)`` pixels a side.
 
     Stable Diffusion and, but for its ``projections``, FLUX have ``channels: [128, 256, 512, 512]``, ``blocks: 2`` and ``groups: 32``; MAR's
     KL-16 has ``channels: [128, 128, 256, 256, 512]``, ``attention: true`` and ``decoder_attention: false``.

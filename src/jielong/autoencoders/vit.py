@@ -17,7 +17,7 @@ from jielong.networks.vision_transformer import Positions, ViTDecoder, ViTEncode
 
 
 class ViT(AutoencoderSettings, family="autoencoder", name="vit"):
-    """Settings; a token covers ``patch`` pixels a side.
+    """Settings of the transformer autoencoder; a token covers ``patch`` pixels a side.
 
     The decoder is as large as the encoder unless ``decoder_layers``, ``decoder_width`` or ``decoder_heads`` are set. ``positions`` are
     ``rotary`` over rows and columns, or a ``learned`` vector per position.

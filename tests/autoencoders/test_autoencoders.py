@@ -1,4 +1,4 @@
-"""Every body serves the grid tokenizer."""
+"""Every autoencoder serves the grid tokenizer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL = {
     "resnet": Resnet(channels=(8, 8, 16), blocks=1, groups=4, attention=True),
     "vit, learned": ViT(patch=4, layers=1, width=16, heads=2, positions="learned"),
 }
-BODIES = pytest.mark.parametrize("autoencoder", SMALL.values(), ids=SMALL)
+AUTOENCODERS = pytest.mark.parametrize("autoencoder", SMALL.values(), ids=SMALL)
 
 
 def make(autoencoder: AutoencoderSettings) -> VQTokenizer:
@@ -39,7 +39,7 @@ def test_none_is_left_out() -> None:
     assert {part.name for part in SMALL.values()} == set(parts_of("autoencoder")) - of_sound
 
 
-@BODIES
+@AUTOENCODERS
 def test_settings_are_written_and_read_back_equal_and_say_how_many_maps_come_out(autoencoder: AutoencoderSettings) -> None:
     assert parse_part("autoencoder", autoencoder.model_dump(mode="json")) == autoencoder
     built = autoencoder.build(channels=2, size=(8, 12), dim=5, outputs=7)
@@ -55,7 +55,7 @@ def test_settings_are_written_and_read_back_equal_and_say_how_many_maps_come_out
         autoencoder.build(channels=1, size=(96,), dim=5)
 
 
-@BODIES
+@AUTOENCODERS
 def test_a_tokenizer_of_it_is_itself_again_from_its_weights(autoencoder: AutoencoderSettings) -> None:
     tokenizer = make(autoencoder).eval()
     tokens = tokenizer.encode(pictures())
@@ -68,7 +68,7 @@ def test_a_tokenizer_of_it_is_itself_again_from_its_weights(autoencoder: Autoenc
     assert torch.equal(again.decode(tokens), tokenizer.decode(tokens))
 
 
-@BODIES
+@AUTOENCODERS
 def test_a_few_steps_of_training_reconstruct_better(autoencoder: AutoencoderSettings) -> None:
     tokenizer = make(autoencoder).train()
     optimizer = torch.optim.Adam(tokenizer.parameters(), 1e-2)
