@@ -14,7 +14,7 @@ import jielong
 from jielong.config.recipe import built_in
 from jielong.config.registry import RecipeError
 
-BRIEF = ("train.samples=16", "train.batch=8", "train.warmup=8", "train.sheet_every=16", "train.save_every=8", "train.ema=0.5")
+BRIEF = ("train.samples=16", "train.batch=8", "train.warmup=8", "train.sample_every=16", "train.save_every=8", "train.ema=0.5")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_data_open_and_describe_themselves(pictures: Path) -> None:
 
 def test_a_comparison_shows_its_table(pictures: Path, tmp_path: Path) -> None:
     names = ["llamagen-tiny", "maskgit-tiny"]
-    overrides = ("train.batch=8", "train.warmup=8", "train.sheet_every=16", "train.save_every=16")
+    overrides = ("train.batch=8", "train.warmup=8", "train.sample_every=16", "train.save_every=16")
     made = jielong.compare(names, samples=16, out=tmp_path, data=pictures, overrides=overrides, count=2, device="cpu")
     assert made.complete
     assert all(name in repr(made) for name in names)

@@ -369,3 +369,11 @@ def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path: Path) -> N
     assert "--set data={size: 8, size: 16}, line 1: the key 'size' is given twice" in refused(TOKENIZER, "data={size: 8, size: 16}")
     write(tmp_path, base=text)
     assert f"{tmp_path / 'base.yaml'}, line {len(text.splitlines())}" in refused("extends: base.yaml\n", origin=str(tmp_path / "x.yaml"))
+
+
+def test_null_that_is_not_the_default_is_kept_in_the_recipe_of_a_checkpoint() -> None:
+    continuous = GENERATOR.replace("head: softmax", "head: {diffusion: {start: null}}")
+    recipe = parse(continuous, overrides=["train.clip=null"])
+    assert recipe.train.clip is None
+    assert parse(recipe.to_yaml()) == recipe
+    assert "null" not in parse(GENERATOR).to_yaml()

@@ -91,6 +91,28 @@ class Part(Config):
         return {self.name: handler(self)} if self.name else handler(self)
 
 
+def plain(settings: Config) -> dict[str, Any]:
+    """Settings as plain values for a recipe, with the parts' names, and without ``None`` where that is the default."""
+    return _plain_fields(settings, settings.model_dump(mode="json"))
+
+
+def _plain(value: object, dumped: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item, inner) for item, inner in zip(value, dumped, strict=True)]
+    if isinstance(value, Part) and value.name:
+        return {value.name: _plain_fields(value, dumped[value.name])}
+    return _plain_fields(value, dumped) if isinstance(value, BaseModel) else dumped
+
+
+def _plain_fields(settings: BaseModel, dumped: dict[str, Any]) -> dict[str, Any]:
+    fields = type(settings).model_fields
+    return {
+        name: _plain(getattr(settings, name), inner)
+        for name, inner in dumped.items()
+        if inner is not None or fields[name].get_default() is not None
+    }
+
+
 class Mark(ABC):
     """Marks a field whose value is read before pydantic checks it."""
 

@@ -9,7 +9,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from jielong.config.data import DataSection, DataSettings, settings_kind
 from jielong.config.ending import StopHeadSettings
-from jielong.config.registry import Config, OfFamily, Part, nearest, parts_of
+from jielong.config.registry import Config, OfFamily, Part, nearest, parts_of, plain
 from jielong.config.sampling import SamplingConfig
 from jielong.config.yaml_text import write_yaml
 from jielong.core.medium import axes_text
@@ -93,12 +93,12 @@ class Recipe(Config):
         self._check_stages()
         if self.trains_generator:
             if self.losses or self.balancer is not None:
-                given = "losses" if self.losses else "balancer"
-                raise ValueError(f"`{given}` belong to a tokenizer's recipe; a generator's loss is its head's: remove `{given}`")
-            asked = [name for name in ("detail_steps", "lazy") if getattr(self.sampling, name) is not None]
-            if asked and self.order is not None and not self.order.random_positions:
+                key = "losses" if self.losses else "balancer"
+                raise ValueError(f"`{key}` belong to a tokenizer's recipe; a generator's loss is its head's: remove `{key}`")
+            options = [name for name in ("detail_steps", "lazy") if getattr(self.sampling, name) is not None]
+            if options and self.order is not None and not self.order.random_positions:
                 raise ValueError(
-                    f"sampling.{asked[0]} needs an order that chooses positions before it draws: order: {{masked: {{choose: random}}}}"
+                    f"sampling.{options[0]} needs an order that chooses positions before it draws: order: {{masked: {{choose: random}}}}"
                 )
             if not isinstance(self.tokenizer, Trained) and not self.tokenizer.fixed:
                 raise ValueError(
@@ -139,22 +139,28 @@ class Recipe(Config):
         axes = settings_kind(self.data).axes
         tokenizer.check_axes(axes)
         for loss in self.losses:
-            reads = getattr(loss, "axes", None)
-            if reads not in (None, axes):
-                fitting = [name for name, part in parts_of("loss").items() if getattr(part, "axes", None) == axes]
+            reads = loss.axes
+            if reads is not None and reads != axes:
+                fitting = [name for name, part in _losses().items() if part.axes == axes]
                 choices = f": choose among {', '.join(fitting)}" if fitting else ""
                 raise ValueError(f"the loss {loss.name} reads {axes_text(reads)}, but the data have {axes_text(axes)}{choices}")
-        if not any(getattr(loss, "reconstructs", False) for loss in self.losses):
-            parts = {name: part for name, part in parts_of("loss").items() if getattr(part, "reconstructs", False)}
-            fitting = [name for name, part in parts.items() if getattr(part, "axes", None) in (None, axes)]
+        if not any(loss.reconstructs for loss in self.losses):
+            fitting = [name for name, part in _losses().items() if part.reconstructs and part.axes in (None, axes)]
             raise ValueError(f"a tokenizer needs a loss on its reconstruction ({', '.join(fitting)}): losses: {{regression: {{kind: l2}}}}")
         if self.balancer is not None and any(loss.name == "logit_laplace" for loss in self.losses):
             raise ValueError("a balancer weighs gradients at the reconstruction, which the loss logit_laplace does not read: remove one")
 
     def to_yaml(self) -> str:
-        """The recipe with every default filled in."""
-        data = self.model_dump(mode="json", exclude_none=True)
+        """The recipe with every default filled in; ``null`` stands only where it is not the default."""
+        data = plain(self)
         data["losses"] = {name: settings for loss in data["losses"] for name, settings in loss.items()}
         for empty in [key for key in ("losses", "stages") if not data[key]]:
             del data[empty]
         return write_yaml(data)
+
+
+def _losses() -> dict[str, type[LossSettings]]:
+    """Settings of all known losses by name."""
+    from jielong.losses.base import LossSettings
+
+    return {name: part for name, part in parts_of("loss").items() if issubclass(part, LossSettings)}
