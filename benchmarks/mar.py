@@ -26,6 +26,7 @@ import torch
 from timing import interleaved, machine
 
 from jielong.backbones.mar import Mar
+from jielong.conditions.base import BuildContext
 from jielong.conditions.classes import Class
 from jielong.config.guidance import Guidance
 from jielong.config.sampling import Lazy, SamplingConfig
@@ -68,7 +69,7 @@ def make(arguments: argparse.Namespace, system: Any = None) -> Generator:
         mar = Mar(encoder_layers=half, decoder_layers=arguments.layers - half, width=arguments.width, heads=4, buffer=arguments.tokens // 4)
         head = Diffusion(network=MLP(layers=3, width=arguments.width))
         order = Masked(choose="random", ratio=Ratio(kind="truncated_normal"))
-        condition = Class(width=64).build(["one", "two"])
+        condition = Class(width=64).build(BuildContext(["one", "two"]))
         model = Generator(layout, order.build(), mar.build(layout, 64), head.build(arguments.width, layout), condition)
     for parameter in model.head.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)

@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from jielong.conditions.base import Condition
+from jielong.conditions.base import BuildContext, Condition
 from jielong.conditions.classes import Class
 from jielong.conditions.text import Text
 from jielong.config.guidance import Guidance
@@ -92,7 +92,11 @@ def make(
     torch.manual_seed(0)
     condition: Condition | None = None
     if path is not None:
-        condition = Text(encoder="bytes", width=12, cfg_dropout=drop).build() if text else Class(width=12, cfg_dropout=drop).build(CLASSES)
+        condition = (
+            Text(encoder="bytes", width=12, cfg_dropout=drop).build()
+            if text
+            else Class(width=12, cfg_dropout=drop).build(BuildContext(CLASSES))
+        )
     backbone = Transformer(
         TransformerConfig(layers=2, width=16, heads=2, condition=path or "prefix"),
         axes=len(layout.grid),
@@ -194,7 +198,7 @@ def test_masked_training_does_not_show_what_it_asks() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_first_loss_is_ln_v(order: str, channels: int) -> None:
     layout = Layout((4, 4), channels=channels, vocabulary=1000)
-    condition = Class(width=8).build(CLASSES)
+    condition = Class(width=8).build(BuildContext(CLASSES))
     backbone = Transformer(TransformerConfig(layers=1, width=16, heads=2, condition="prefix"), axes=2, condition_width=8)
     model = Generator(layout, ORDERS[order](), backbone, Softmax().build(16, layout), condition)
     loss = model.loss(codes(3, layout), condition.prepare([0, 1, 2]))

@@ -15,6 +15,7 @@ from jielong.backbones.mar import Mar
 from jielong.backbones.pixelrnn import PixelRNN
 from jielong.backbones.transformer import Transformer
 from jielong.backbones.wavenet import WaveNet
+from jielong.conditions.base import BuildContext
 from jielong.conditions.classes import Class
 from jielong.core.tokens import Layout
 from jielong.generation.generator import Generator
@@ -54,7 +55,8 @@ def impatient() -> Iterator[None]:
 def built(case: str) -> Generator:
     layout, order, backbone, head = CASES[case]
     torch.manual_seed(0)
-    model = Generator(layout, order.build(), backbone.build(layout, 8), head.build(16, layout), Class(width=8).build(["a", "b"]))
+    condition = Class(width=8).build(BuildContext(["a", "b"]))
+    model = Generator(layout, order.build(), backbone.build(layout, 8), head.build(16, layout), condition)
     for parameter in model.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     return model.eval()

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jielong.backbones.pixelrnn import PixelRNN
+from jielong.conditions.base import BuildContext
 from jielong.conditions.classes import Class
 from jielong.config.ending import StopHeadSettings
 from jielong.core.rng import PerSampleRNG
@@ -50,7 +51,7 @@ def make(
     ending: StopHeadSettings | None = None,
 ) -> Generator:
     torch.manual_seed(0)
-    condition = Class(width=12, cfg_dropout=0.1).build(["a", "b"]) if path else None
+    condition = Class(width=12, cfg_dropout=0.1).build(BuildContext(["a", "b"])) if path else None
     net: AnyBackbone
     axes = len(SequencePlan.of(ORDERS[order].build(), layout).layout.grid)
     width = 12 if path else None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from jielong.backbones.mar import Mar
 from jielong.backbones.transformer import Transformer
+from jielong.conditions.base import BuildContext
 from jielong.conditions.classes import Class
 from jielong.config.guidance import Guidance
 from jielong.config.sampling import Lazy, SamplingConfig
@@ -68,7 +69,7 @@ def make(
         if backbone == "transformer"
         else Mar(encoder_layers=layers // 2, decoder_layers=layers - layers // 2, buffer=2, **shared)
     )
-    condition = None if path is None else Class(width=12).build(CLASSES)
+    condition = None if path is None else Class(width=12).build(BuildContext(CLASSES))
     chain = Raster().build() if order == "raster" else Masked(steps=steps, choose="random", ratio=Ratio(kind="truncated_normal")).build()
     model = Generator(LAYOUT, chain, part.build(LAYOUT, None if path is None else 12), Gaussian(16, 3), condition)
     generator = torch.Generator().manual_seed(1)

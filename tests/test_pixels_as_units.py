@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from jielong.backbones.pixelcnn import PixelCNN
+from jielong.conditions.base import BuildContext
 from jielong.conditions.classes import Class
 from jielong.config.registry import Part
 from jielong.config.sampling import SamplingConfig
@@ -32,7 +33,7 @@ def make(
     """A small generator over pixels, all weights away from their start."""
     torch.manual_seed(0)
     tokenizer = PixelTokenizer(image_medium(channels, size), Pixels(levels=levels, flatten=flatten))
-    condition = Class(width=6).build(["cat", "dog"]) if classes else None
+    condition = Class(width=6).build(BuildContext(["cat", "dog"])) if classes else None
     backbone = PixelCNN(layers=2, width=6, features=6, first_kernel=3).build(tokenizer.layout, 6 if classes else None)
     model = Generator(tokenizer.layout, Raster().build(), backbone, HEADS[head].build(6, tokenizer.layout), condition)  # type: ignore[attr-defined]
     generator = torch.Generator().manual_seed(1)

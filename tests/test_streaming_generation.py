@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from jielong.conditions.base import BuildContext
 from jielong.conditions.classes import Class
 from jielong.config.ending import StopHeadSettings
 from jielong.core.tokens import Layout, Tokens
@@ -40,7 +41,8 @@ def make(order: str = "parallel", layout: Layout = CODES, ending: StopHeadSettin
     axes = len(SequencePlan.of(built, layout).layout.grid)
     backbone = Transformer(TransformerConfig(layers=1, width=16, heads=2, condition="prefix"), axes=axes, condition_width=8)
     settings = Depth(layers=1, width=8, heads=1) if depth else Softmax() if layout.discrete else GaussianMixture(components=2)
-    model = Generator(layout, built, backbone, settings.build(16, layout), Class(width=8).build(["a", "b"]), stop_head=ending)  # type: ignore[attr-defined]
+    condition = Class(width=8).build(BuildContext(["a", "b"]))
+    model = Generator(layout, built, backbone, settings.build(16, layout), condition, stop_head=ending)  # type: ignore[attr-defined]
     for parameter in model.parameters():
         parameter.data += 0.3 * torch.randn(parameter.shape)
     return model.eval()

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from PIL import ImageColor
 from torch import Tensor, nn
 
-from jielong.conditions.base import Condition, ConditionSettings
+from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
 from jielong.conditions.inputs import ConditionInput, HeldoutItems
 from jielong.networks.conditioning import Conditioning
 
 if TYPE_CHECKING:
     from jielong.core.medium import Medium
-    from jielong.data.opening import MediaSet
-    from jielong.data.sets import Batch
+    from jielong.data.sets import Batch, MediaSet
 
 
 def dominant_colours(images: Tensor) -> Tensor:
@@ -42,10 +41,10 @@ class ColourInput(ConditionInput):
         """The colours of the held-out pictures."""
         return list(dominant_colours(items.batch.media))
 
-    def check(self, data: MediaSet, medium: Medium, source: str) -> None:
+    def check(self, data: MediaSet, source: str) -> None:
         """There must be coloured pictures."""
-        if medium.kind != "image" or medium.channels != 3:
-            raise ValueError(f"the recipe is conditioned on colour, but {source} holds {medium}: choose RGB pictures")
+        if data.medium.kind != "image" or data.medium.channels != 3:
+            raise ValueError(f"the recipe is conditioned on colour, but {source} holds {data.medium}: choose RGB pictures")
 
     def is_single(self, value: object) -> bool:
         """A name or a vector."""
@@ -89,7 +88,7 @@ class ColourCondition(Condition[str | Tensor, Tensor]):
         """``(B, 3)`` to one state each, ``(B, 1, width)``."""
         return Conditioning.single(self.map(prepared.to(self.null.device)))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """What a colour is."""
         return {"colour": "mean of the fullest of 64 RGB bins"}
 
@@ -99,6 +98,6 @@ class Colour(ConditionSettings, family="condition", name="colour"):
 
     input: ClassVar[ConditionInput] = ColourInput()
 
-    def build(self, classes: Sequence[str] = ()) -> ColourCondition:
-        """The condition; classes are not used."""
+    def build(self, context: BuildContext = NO_CONTEXT) -> ColourCondition:
+        """The condition."""
         return ColourCondition(self.width, self.cfg_dropout)

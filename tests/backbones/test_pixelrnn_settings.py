@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from jielong.backbones.pixelrnn import PixelRNN
+from jielong.conditions.base import BuildContext
 from jielong.conditions.classes import Class
 from jielong.config.guidance import Guidance
 from jielong.config.registry import parse_part
@@ -29,7 +30,7 @@ def pixels(grid: tuple[int, ...], channels: int, vocabulary: int) -> Layout:
 
 def generator(kind: str, layout: Layout, classes: bool = False, random_head: bool = True) -> Generator:
     torch.manual_seed(3)
-    condition = Class(width=5, cfg_dropout=0.1).build(["cat", "dog"]) if classes else None
+    condition = Class(width=5, cfg_dropout=0.1).build(BuildContext(["cat", "dog"])) if classes else None
     backbone = PixelRNN(kind=kind, layers=2, hidden=6, width=8, kernel=3).build(layout, 5 if classes else None)
     head = Softmax().build(8, layout)
     if random_head:

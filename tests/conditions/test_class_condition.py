@@ -4,6 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from jielong.conditions.base import BuildContext
 from jielong.conditions.classes import Class, ClassCondition
 from jielong.data.sets import Batch
 from jielong.media.kinds.image import image_medium
@@ -12,7 +13,7 @@ NAMES = ["cat", "dog", "7", "fire engine"]
 
 
 def make(drop: float = 0.1) -> ClassCondition:
-    return Class(width=6, cfg_dropout=drop).build(NAMES)
+    return Class(width=6, cfg_dropout=drop).build(BuildContext(NAMES))
 
 
 def test_names_and_numbers_mean_the_same() -> None:
@@ -60,7 +61,7 @@ def test_dropped_conditions_are_the_null_and_teach_it() -> None:
 
 def test_a_set_without_classes_and_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="needs a data set with classes"):
-        Class().build([])
+        Class().build(BuildContext([]))
     for wrong in [{"cfg_dropout": 1.0}, {"cfg_dropout": -0.1}, {"width": 0}]:
         with pytest.raises(ValidationError):
             Class(**wrong)

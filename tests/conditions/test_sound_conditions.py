@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from jielong.conditions.alphabet import CHARACTERS, PHONEMES, Alphabet
-from jielong.conditions.base import Condition
+from jielong.conditions.base import BuildContext, Condition
 from jielong.conditions.characters import Characters, SymbolText
 from jielong.conditions.composite import Composite, CompositeCondition
 from jielong.conditions.length import Length, sinusoids
@@ -221,7 +221,7 @@ def test_several_are_written_in_a_recipe_and_read_back() -> None:
     part = parse_part("condition", {"composite": {"parts": {"text": {"encoder": "bytes"}, "class": {}, "length": {"cfg_dropout": 0.2}}}})
     again = parse_part("condition", part.model_dump(mode="json"))
     assert again == part
-    built = again.build(["cat", "dog"])  # type: ignore[attr-defined]
+    built = again.build(BuildContext(["cat", "dog"]))  # type: ignore[attr-defined]
     assert list(built.describe()) == ["text", "class", "length"]
     assert built.length == 34
     for wrong, why in (

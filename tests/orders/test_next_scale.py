@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from jielong.autoencoders.convolutional import Convolutional
+from jielong.conditions.base import BuildContext
 from jielong.conditions.classes import Class
 from jielong.config.guidance import Guidance
 from jielong.config.sampling import SamplingConfig
@@ -50,7 +51,7 @@ def make(path: str | None = "adaln", first: int = 1) -> Generator:
     cut = tokenizer(first)
     order = NextScale().build()
     torch.manual_seed(0)
-    condition = None if path is None else Class(width=12, cfg_dropout=0.1).build(CLASSES)
+    condition = None if path is None else Class(width=12, cfg_dropout=0.1).build(BuildContext(CLASSES))
     backbone = Transformer(
         TransformerConfig(layers=2, width=24, heads=2, condition=path or "prefix"), axes=3, condition_width=12 if path else None
     )  # type: ignore[arg-type]

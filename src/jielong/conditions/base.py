@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import torch
@@ -103,7 +104,7 @@ class Condition(nn.Module, ABC, Generic[Value, Prepared]):
         return None
 
     @abstractmethod
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """What a checkpoint records: encoder, hash of its weights, classes."""
 
 
@@ -112,6 +113,22 @@ def _replaced(states: Tensor, mask: Tensor, null: Tensor, dropped: Tensor) -> tu
     mask[:, 1:] &= ~dropped[:, None]
     mask[:, 0] |= dropped
     return torch.where(dropped[:, None, None], null.to(states.dtype), states), mask
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """What a condition may be built from.
+
+    Attributes:
+        classes: Classes of the data.
+        stages: Tokenizers of the recipe's earlier stages by name.
+    """
+
+    classes: Sequence[str] = ()
+    stages: Mapping[str, Tokenizer] = field(default_factory=dict)
+
+
+NO_CONTEXT = BuildContext()
 
 
 class ConditionSettings(Part):
@@ -129,13 +146,8 @@ class ConditionSettings(Part):
     width: int = Field(default=256, ge=1)
     cfg_dropout: float = Field(default=0.1, ge=0, lt=1)
 
-    def build(self, classes: Sequence[str] = (), stages: Mapping[str, Tokenizer] | None = None) -> Condition:
-        """The condition.
-
-        Args:
-            classes: Classes of the data.
-            stages: Tokenizers of the recipe's earlier stages by name.
-        """
+    def build(self, context: BuildContext = NO_CONTEXT) -> Condition:
+        """The condition."""
         raise NotImplementedError(f"{type(self).__name__} builds no condition")
 
     @property
@@ -163,38 +175,41 @@ class ConditionSettings(Part):
         """ISO 639-1 code of the language of its transcripts, if fixed."""
         return None
 
-    def values(self, columns: Mapping[str, Sequence[object]]) -> list[Any]:
+    def values(self, columns: Mapping[str, Sequence[object]]) -> Sequence[object]:
         """Values of the condition, one per item, from values by input name.
 
         Raises:
             InputError: if an input is missing that the condition was never trained without.
         """
-        return list(columns[self.input.name])
+        return columns[self.input.name]
 
-    def durations(self, values: Sequence[Any]) -> list[float] | None:
+    def durations(self, values: Sequence[object]) -> list[float] | None:
         """Durations in seconds that all values give; ``None`` where they do not."""
-        return [float(value) for value in values] if self.input.sets_duration else None
+        seconds = [value for value in values if isinstance(value, int | float)] if self.input.sets_duration else []
+        return seconds if len(seconds) == len(values) else None
 
-    def from_batch(self, batch: Batch, medium: Medium) -> list[Any]:
+    def from_batch(self, batch: Batch, medium: Medium) -> Sequence[object]:
         """Values of a training batch; see :meth:`ConditionInput.from_batch`.
 
         Raises:
             ValueError: if the data lack an input.
         """
-        return self._of_data({each.name: each.from_batch(batch, medium) for each in self.inputs})
+        return self._from_data({each: each.from_batch(batch, medium) for each in self.inputs}, "the data set")
 
-    def from_heldout(self, items: HeldoutItems) -> list[Any]:
+    def from_heldout(self, items: HeldoutItems) -> Sequence[object]:
         """Values of held-out items, for evaluation; see :meth:`ConditionInput.from_heldout`."""
-        return self._of_data({each.name: each.from_heldout(items) for each in self.inputs})
+        return self._from_data({each: each.from_heldout(items) for each in self.inputs}, items.source)
 
-    def for_samples(self, data: MediaSet, count: int, medium: Medium) -> list[Any]:
+    def for_samples(self, data: MediaSet, count: int) -> Sequence[object]:
         """Values of the sample grid of training; see :meth:`ConditionInput.for_samples`."""
-        return self._of_data({self.input.name: self.input.for_samples(data, count, medium)})
+        return self._from_data({self.input: self.input.for_samples(data, count)}, data.name)
 
-    def _of_data(self, columns: Mapping[str, Sequence[object] | None]) -> list[Any]:
-        found = {name: column for name, column in columns.items() if column is not None}
-        if missing := [each for each in self.inputs if each.name not in found]:
-            raise ValueError(f"the condition needs {missing[0].noun} for every item, and some of these have none")
+    def _from_data(self, columns: Mapping[ConditionInput, Sequence[object] | None], source: str) -> Sequence[object]:
+        found = dict[str, Sequence[object]]()
+        for each, column in columns.items():
+            if column is None:
+                raise ValueError(f"the model needs {each.noun} for every item, but {source} lacks some: choose another set")
+            found[each.name] = column
         return self.values(found)
 
 

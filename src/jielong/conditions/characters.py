@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from jielong.conditions.alphabet import CHARACTERS, SOUNDLESS, Alphabet
-from jielong.conditions.base import Condition, ConditionSettings
+from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
 from jielong.conditions.inputs import ConditionInput
 from jielong.conditions.text import TEXT, PaddedTexts, check_texts, mean_pooled, pad
 from jielong.networks.conditioning import AlignedStates, Alignment, Conditioning
@@ -19,7 +19,6 @@ from jielong.networks.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
     from jielong.data.sets import MediaSet
-    from jielong.tokenizers.base import Tokenizer
 
 
 class SymbolText(Condition[str, PaddedTexts]):
@@ -104,7 +103,7 @@ class SymbolText(Condition[str, PaddedTexts]):
         length = int(count.max()) + 2
         return AlignedStates(row[:, :length], (index < count[:, None] + 2)[:, :length])
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The alphabet."""
         return {"alphabet": self.alphabet.symbols, "length": self.length}
 
@@ -140,6 +139,6 @@ class SymbolSettings(ConditionSettings):
 class Characters(SymbolSettings, family="condition", name="characters"):
     """Settings of :class:`SymbolSettings`. Case, accents and typographic marks that the alphabet lacks are folded."""
 
-    def build(self, classes: Sequence[str] = (), stages: Mapping[str, Tokenizer] | None = None) -> SymbolText:
-        """The condition; classes are not used."""
+    def build(self, context: BuildContext = NO_CONTEXT) -> SymbolText:
+        """The condition."""
         return SymbolText(self)

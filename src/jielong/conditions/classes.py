@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from jielong.conditions.base import Condition, ConditionSettings
+from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
 from jielong.conditions.inputs import ConditionInput, HeldoutItems
 from jielong.config.registry import RecipeError
 from jielong.networks.conditioning import Conditioning
@@ -17,7 +17,6 @@ from jielong.networks.conditioning import Conditioning
 if TYPE_CHECKING:
     from jielong.core.medium import Medium
     from jielong.data.sets import Batch, MediaSet
-    from jielong.tokenizers.base import Tokenizer
 
 
 class ClassInput(ConditionInput):
@@ -36,27 +35,21 @@ class ClassInput(ConditionInput):
         """Class numbers."""
         return None if batch.labels is None else batch.labels.tolist()
 
-    def from_heldout(self, items: HeldoutItems) -> list[str]:
+    def from_heldout(self, items: HeldoutItems) -> list[str] | None:
         """Class names, since another set may number them in another order."""
         numbers = self.from_batch(items.batch, items.medium)
-        if numbers is None:
-            raise self.missing(items.source)
-        return [items.classes[number] for number in numbers]
+        return None if numbers is None else [items.classes[number] for number in numbers]
 
-    def for_samples(self, data: MediaSet, count: int, medium: Medium) -> list[int]:
+    def for_samples(self, data: MediaSet, count: int) -> list[int]:
         """All classes in turn."""
         return [index % len(data.classes) for index in range(count)]
 
-    def check(self, data: MediaSet, medium: Medium, source: str) -> None:
+    def check(self, data: MediaSet, source: str) -> None:
         """There must be classes."""
         if not data.classes:
             raise RecipeError(
                 f"the recipe is conditioned on classes, but {source} has none: use one sub-folder per class, or set condition: text"
             )
-
-    def parse(self, text: str) -> str:
-        """The text itself."""
-        return text
 
     def caption(self, value: object) -> str:
         """The class."""
@@ -95,7 +88,7 @@ class ClassCondition(Condition[int | str, Tensor]):
         """``(B,)`` numbers to one state each, ``(B, 1, width)``."""
         return Conditioning.single(self.table(prepared.to(self.table.weight.device)))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The class names."""
         return {"classes": self.names}
 
@@ -105,6 +98,6 @@ class Class(ConditionSettings, family="condition", name="class"):
 
     input: ClassVar[ConditionInput] = ClassInput()
 
-    def build(self, classes: Sequence[str] = (), stages: Mapping[str, Tokenizer] | None = None) -> ClassCondition:
-        """The condition for these classes."""
-        return ClassCondition(classes, self.width, self.cfg_dropout)
+    def build(self, context: BuildContext = NO_CONTEXT) -> ClassCondition:
+        """The condition for the classes of the data."""
+        return ClassCondition(context.classes, self.width, self.cfg_dropout)

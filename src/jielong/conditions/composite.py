@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import torch
 from pydantic import SerializeAsAny, field_validator
 from torch import Tensor, nn
 
-from jielong.conditions.base import Condition, ConditionSettings
+from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
 from jielong.conditions.inputs import InputError
 from jielong.config.registry import OfFamily, nearest
 from jielong.core.rng import PerSampleRNG
@@ -17,9 +17,7 @@ from jielong.data.order import spread
 from jielong.networks.conditioning import AlignedStates, Alignment, Conditioning
 
 if TYPE_CHECKING:
-    from jielong.core.medium import Medium
     from jielong.data.sets import MediaSet
-    from jielong.tokenizers.base import Tokenizer
 
 
 class PartInputs(NamedTuple):
@@ -124,7 +122,7 @@ class CompositeCondition(Condition[Mapping[str, object], dict[str, PartInputs]])
             aligned,
         )
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The descriptions of all conditions."""
         return {name: part.describe() for name, part in self._parts.items()}
 
@@ -173,9 +171,9 @@ class Composite(ConditionSettings, family="condition", name="composite"):
             raise ValueError(f"two of {', '.join(names)} have the same input {twice[0]}: keep one of them")
         return parts
 
-    def build(self, classes: Sequence[str] = (), stages: Mapping[str, Tokenizer] | None = None) -> CompositeCondition:
+    def build(self, context: BuildContext = NO_CONTEXT) -> CompositeCondition:
         """The composite of all conditions."""
-        return CompositeCondition({part.name: part.build(classes, stages) for part in self.parts}, self.width, self.cfg_dropout)
+        return CompositeCondition({part.name: part.build(context) for part in self.parts}, self.width, self.cfg_dropout)
 
     @property
     def components(self) -> tuple[ConditionSettings, ...]:
@@ -192,7 +190,7 @@ class Composite(ConditionSettings, family="condition", name="composite"):
         """That of its parts."""
         return next((part.spoken_language for part in self.parts if part.spoken_language), None)
 
-    def values(self, columns: Mapping[str, Sequence[object]]) -> list[dict[str, object]]:
+    def values(self, columns: Mapping[str, Sequence[object]]) -> Sequence[object]:
         """A mapping per item, from the names of the parts to their values; see :meth:`ConditionSettings.values`."""
         given = {part.name: columns[part.input.name] for part in self.parts if part.input.name in columns}
         for part in self.parts:
@@ -200,14 +198,11 @@ class Composite(ConditionSettings, family="condition", name="composite"):
                 raise InputError(f"this model needs {part.input.noun}: pass {{{part.input.name}}}", [part.input])
         return [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)]
 
-    def durations(self, values: Sequence[Mapping[str, object]]) -> list[float] | None:
+    def durations(self, values: Sequence[object]) -> list[float] | None:
         """Those of the part that sets durations."""
-        for part in self.parts:
-            if part.input.sets_duration:
-                seconds = [value.get(part.name) for value in values]
-                return None if None in seconds else part.durations(seconds)
-        return None
+        each = [value for value in values if isinstance(value, Mapping)]
+        return next((part.durations([value.get(part.name) for value in each]) for part in self.parts if part.input.sets_duration), None)
 
-    def for_samples(self, data: MediaSet, count: int, medium: Medium) -> list[dict[str, object]]:
+    def for_samples(self, data: MediaSet, count: int) -> Sequence[object]:
         """Values of the same held-out items for all parts."""
-        return self.from_batch(data.batch(spread(len(data), count)), medium)
+        return self.from_batch(data.batch(spread(len(data), count)), data.medium)

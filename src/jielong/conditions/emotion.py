@@ -6,19 +6,16 @@ that carry little speaker identity (:mod:`jielong.media.prosody`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from jielong.conditions.base import ConditionSettings
+from jielong.conditions.base import NO_CONTEXT, BuildContext, ConditionSettings
 from jielong.conditions.inputs import ConditionInput
 from jielong.conditions.voice import RecordingInput, VoiceCondition
 from jielong.media.prosody import FEATURES, RATE, prosody
-
-if TYPE_CHECKING:
-    from jielong.tokenizers.base import Tokenizer
 
 
 class EmotionInput(RecordingInput):
@@ -44,7 +41,7 @@ class EmotionCondition(VoiceCondition):
         """The prosody of each ``(T,)`` at 16 kHz, ``(B, FEATURES)``."""
         return torch.stack([prosody(waveform) for waveform in waveforms])
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Its kind."""
         return {"encoder": "prosody 1"}
 
@@ -59,6 +56,6 @@ class Emotion(ConditionSettings, family="condition", name="emotion"):
 
     input: ClassVar[ConditionInput] = EmotionInput()
 
-    def build(self, classes: Sequence[str] = (), stages: Mapping[str, Tokenizer] | None = None) -> EmotionCondition:
-        """The condition; classes are not used."""
+    def build(self, context: BuildContext = NO_CONTEXT) -> EmotionCondition:
+        """The condition."""
         return EmotionCondition(self.width, self.cfg_dropout)

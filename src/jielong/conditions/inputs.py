@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +45,8 @@ class HeldoutItems:
         return [item if lengths is None else item[..., : int(lengths[index])] for index, item in enumerate(media)]
 
 
-class ConditionInput:
-    """One named input of a condition. A subclass overrides what differs from strings that a data set supplies by key.
+class ConditionInput(ABC):
+    """One named input of a condition, and how its values are supplied.
 
     Attributes:
         name: Its name, and the option on the command line (``--name``).
@@ -73,41 +74,30 @@ class ConditionInput:
         """The option on the command line."""
         return f"--{self.name.replace('_', '-')}"
 
+    @abstractmethod
     def from_batch(self, batch: Batch, medium: Medium) -> Sequence[object] | None:
-        """One value per item of a training batch; ``None`` where the data have none.
+        """One value per item of a training batch; ``None`` where some items have none.
 
         Args:
-            batch: Items; ``media`` is empty where the set was tokenized beforehand, so whatever is computed from media belongs into
-                :meth:`~jielong.conditions.base.Condition.precompute`.
+            batch: Items; ``media`` is empty where the set was tokenized beforehand, so values that are computed from media are looked up by
+                key, after :meth:`~jielong.conditions.base.Condition.precompute`.
             medium: Of the items.
         """
-        raise NotImplementedError(f"{type(self).__name__} reads no batch")
 
-    def from_heldout(self, items: HeldoutItems) -> Sequence[object]:
-        """One value per held-out item; those of :meth:`from_batch` by default.
+    def from_heldout(self, items: HeldoutItems) -> Sequence[object] | None:
+        """One value per held-out item, for evaluation; those of :meth:`from_batch` by default."""
+        return self.from_batch(items.batch, items.medium)
 
-        Raises:
-            ValueError: if the set has none.
-        """
-        values = self.from_batch(items.batch, items.medium)
-        if values is None:
-            raise self.missing(items.source)
-        return values
-
-    def for_samples(self, data: MediaSet, count: int, medium: Medium) -> Sequence[object] | None:
+    def for_samples(self, data: MediaSet, count: int) -> Sequence[object] | None:
         """Up to ``count`` values for the sample grid of training; those of held-out items by default."""
-        return self.from_batch(data.batch(spread(len(data), count)), medium)
+        return self.from_batch(data.batch(spread(len(data), count)), data.medium)
 
-    def check(self, data: MediaSet, medium: Medium, source: str) -> None:
+    def check(self, data: MediaSet, source: str) -> None:  # noqa: B027 - not every input needs a check
         """Check that a training set can supply values.
 
         Raises:
             ValueError: if it cannot.
         """
-
-    def missing(self, source: str) -> ValueError:
-        """The error of data that have no value for some items."""
-        return ValueError(f"the model needs {self.noun} for every item, but {source} lacks some: choose another set")
 
     def listed(self, value: object) -> Sequence[object]:
         """The values of a Python argument, which is one value or a sequence of them."""
@@ -118,12 +108,12 @@ class ConditionInput:
         return isinstance(value, str | Path)
 
     def parse(self, text: str) -> object:
-        """The value of an option on the command line.
+        """The value of an option on the command line; the text itself by default.
 
         Raises:
-            ValueError: if the text does not describe one.
+            ValueError: if the text does not describe a value.
         """
-        raise NotImplementedError(f"{type(self).__name__} is not read from the command line")
+        return text
 
     def caption(self, value: object) -> str:
         """Caption of an item that is generated with this value; empty for none."""
@@ -189,11 +179,11 @@ def mismatch(each: ConditionInput, expected: int, got: int) -> InputError:
     return InputError(f"{{{each.name}}}: expected 1 or {expected} values, got {got}", [each])
 
 
-def check_sound(each: ConditionInput, medium: Medium, source: str) -> None:
+def check_sound(each: ConditionInput, data: MediaSet, source: str) -> None:
     """Check that a set holds sound.
 
     Raises:
         RecipeError: if it does not.
     """
-    if not medium.timed:
+    if not data.medium.timed:
         raise RecipeError(f"the recipe is conditioned on {each.noun}, but {source} holds no sound: remove that condition")

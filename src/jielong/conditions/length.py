@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from jielong.conditions.base import Condition, ConditionSettings
+from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
 from jielong.conditions.inputs import ConditionInput, HeldoutItems, InputError, check_sound
 from jielong.networks.conditioning import Conditioning
 
 if TYPE_CHECKING:
     from jielong.core.medium import Medium
     from jielong.data.sets import Batch, MediaSet
-    from jielong.tokenizers.base import Tokenizer
 
 SHORTEST, LONGEST = 0.08, 500.0
 """Shortest and longest period in seconds; logarithmically spaced, so that both a frame and a minute are resolved."""
@@ -35,16 +34,16 @@ class SecondsInput(ConditionInput):
         """The items' durations."""
         return None if batch.lengths is None else (batch.lengths.double() / medium.sample_rate).tolist()
 
-    def from_heldout(self, items: HeldoutItems) -> list[float]:
+    def from_heldout(self, items: HeldoutItems) -> list[float] | None:
         """The recordings' durations, scaled and at most the model's longest."""
         if items.batch.lengths is None:
-            raise self.missing(items.source)
+            return None
         scaled = [items.duration_scale * length for length in items.batch.lengths.tolist()]
         return [min(items.medium.frames, length) / items.medium.sample_rate for length in scaled]
 
-    def check(self, data: MediaSet, medium: Medium, source: str) -> None:
+    def check(self, data: MediaSet, source: str) -> None:
         """There must be sound."""
-        check_sound(self, medium, source)
+        check_sound(self, data, source)
 
     def listed(self, value: object) -> list[float]:
         """Numbers of seconds."""
@@ -93,7 +92,7 @@ class LengthCondition(Condition[float, Tensor]):
         """``(B,)`` seconds to one state each, ``(B, 1, width)``."""
         return Conditioning.single(self.network(sinusoids(prepared.to(self.null.device), self.features)))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The periods."""
         return {"unit": "seconds", "periods": [SHORTEST, LONGEST]}
 
@@ -103,6 +102,6 @@ class Length(ConditionSettings, family="condition", name="length"):
 
     input: ClassVar[ConditionInput] = SECONDS
 
-    def build(self, classes: Sequence[str] = (), stages: Mapping[str, Tokenizer] | None = None) -> LengthCondition:
-        """The condition; classes are not used."""
+    def build(self, context: BuildContext = NO_CONTEXT) -> LengthCondition:
+        """The condition."""
         return LengthCondition(self.width, self.cfg_dropout)

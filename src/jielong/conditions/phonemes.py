@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
 from jielong.conditions.alphabet import PHONEMES
+from jielong.conditions.base import NO_CONTEXT, BuildContext
 from jielong.conditions.characters import SymbolSettings, SymbolText
 from jielong.media.espeak import phonemes
-
-if TYPE_CHECKING:
-    from jielong.tokenizers.base import Tokenizer
 
 CACHED_TEXTS = 100_000
 """Most texts whose phonemes are cached."""
@@ -32,7 +27,7 @@ class PhonemeText(SymbolText):
             self._cache[text] = self.alphabet.numbers(phonemes(text, self.language))
         return self._cache[text]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The alphabet and the language."""
         return super().describe() | {"language": self.language}
 
@@ -48,6 +43,6 @@ class Phonemes(SymbolSettings, family="condition", name="phonemes"):
         """The setting ``language`` without its region."""
         return self.language.split("-")[0]
 
-    def build(self, classes: Sequence[str] = (), stages: Mapping[str, Tokenizer] | None = None) -> PhonemeText:
-        """The condition; classes are not used."""
+    def build(self, context: BuildContext = NO_CONTEXT) -> PhonemeText:
+        """The condition."""
         return PhonemeText(self)

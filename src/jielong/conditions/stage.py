@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from jielong.conditions.base import Condition, ConditionSettings
+from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
 from jielong.conditions.cache import cached
 from jielong.conditions.inputs import ConditionInput, HeldoutItems
 
@@ -97,7 +97,7 @@ class StageCondition(Condition[str | Tensor, Tensor]):
             raise ValueError(f"there are no tokens of the earlier stage for {value!r}: give their values, or the media")
         return self._values[value]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Layout and media of the stage; its weights are recorded with the checkpoint."""
         return {"layout": self.tokenizer.layout.to_json(), "media": self.tokenizer.media.to_json()}
 
@@ -116,15 +116,15 @@ class StageConditionSettings(ConditionSettings):
         """See :attr:`ConditionSettings.reads_stage`."""
         return self.stage
 
-    def build(self, classes: Sequence[str] = (), stages: Mapping[str, Tokenizer] | None = None) -> StageCondition:
+    def build(self, context: BuildContext = NO_CONTEXT) -> StageCondition:
         """The condition.
 
         Raises:
             ValueError: if there is no such stage.
         """
-        if stages is None or self.stage not in stages:
+        if self.stage not in context.stages:
             raise ValueError(f"the condition {self.name} reads the stage {self.stage!r}, which the recipe's `stages` does not name")
-        return self.build_on(stages[self.stage])
+        return self.build_on(context.stages[self.stage])
 
     @abstractmethod
     def build_on(self, tokenizer: Tokenizer) -> StageCondition:

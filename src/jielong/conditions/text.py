@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from jielong.conditions.base import Condition, ConditionSettings
+from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
 from jielong.conditions.cache import cached
 from jielong.conditions.inputs import ConditionInput, HeldoutItems
 from jielong.config.registry import RecipeError
@@ -24,7 +24,6 @@ from jielong.networks.conditioning import Conditioning
 if TYPE_CHECKING:
     from jielong.core.medium import Medium
     from jielong.data.sets import Batch, MediaSet
-    from jielong.tokenizers.base import Tokenizer
 
 CACHED_TEXTS = 50_000
 """Most texts whose states are cached: half a gigabyte of short captions."""
@@ -41,23 +40,17 @@ class TextInput(ConditionInput):
         """Captions."""
         return batch.captions
 
-    def from_heldout(self, items: HeldoutItems) -> list[str]:
-        """Captions, none of them empty."""
-        texts = self.from_batch(items.batch, items.medium)
-        if texts is None or not all(texts):
-            raise self.missing(items.source)
-        return texts
+    def from_heldout(self, items: HeldoutItems) -> list[str] | None:
+        """Captions; ``None`` if some are empty."""
+        texts = items.batch.captions
+        return texts if texts is not None and all(texts) else None
 
-    def check(self, data: MediaSet, medium: Medium, source: str) -> None:
+    def check(self, data: MediaSet, source: str) -> None:
         """There must be captions."""
         if not data.has_captions:
             raise RecipeError(
                 f"the recipe is conditioned on text, but {source} has no captions: add .txt files or metadata.csv, or set condition: class"
             )
-
-    def parse(self, text: str) -> str:
-        """The text itself."""
-        return text
 
     def caption(self, value: object) -> str:
         """The text."""
@@ -190,7 +183,7 @@ class FrozenText(Condition[str, PaddedTexts]):
         """Token states as they are; the pooled vector is their mean."""
         return mean_pooled(prepared.states.to(self.null.device).float(), prepared.mask.to(self.null.device))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Encoder and SHA-256 of its weights, if they are in a local folder."""
         weights = Path(self._folder) / "model.safetensors"
         digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else None
@@ -219,7 +212,7 @@ class ByteText(Condition[str, PaddedTexts]):
         numbers, mask = prepared.states.to(device), prepared.mask.to(device)
         return mean_pooled(self.table(numbers) + self.places.weight[: numbers.shape[1]], mask)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The kind of encoder."""
         return {"encoder": "bytes", "length": self.length}
 
@@ -248,8 +241,8 @@ class Text(ConditionSettings, family="condition", name="text"):
     encoder: str = "minilm"
     length: int = Field(default=32, ge=1)
 
-    def build(self, classes: Sequence[str] = (), stages: Mapping[str, Tokenizer] | None = None) -> Condition:
-        """The condition; classes are not used."""
+    def build(self, context: BuildContext = NO_CONTEXT) -> Condition:
+        """The condition."""
         if self.encoder == "bytes":
             return ByteText(self.width, self.length, self.cfg_dropout)
         return FrozenText(self.encoder, self.length, self.cfg_dropout)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from jielong.conditions.base import Condition, ConditionSettings
+from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
 from jielong.conditions.cache import cached
 from jielong.conditions.inputs import ConditionInput, HeldoutItems, check_sound
 from jielong.media.audio import read_audio, resample
@@ -21,7 +21,6 @@ from jielong.networks.speaker import SpeakerEncoder
 if TYPE_CHECKING:
     from jielong.core.medium import Medium
     from jielong.data.sets import Batch, MediaSet
-    from jielong.tokenizers.base import Tokenizer
 
 BATCH = 32
 """Recordings that are encoded at a time."""
@@ -63,9 +62,9 @@ class RecordingInput(ConditionInput):
         """The items' own recordings."""
         return [Recording(clip, items.medium.sample_rate) for clip in items.recordings]
 
-    def check(self, data: MediaSet, medium: Medium, source: str) -> None:
+    def check(self, data: MediaSet, source: str) -> None:
         """There must be sound."""
-        check_sound(self, medium, source)
+        check_sound(self, data, source)
 
     def is_single(self, value: object) -> bool:
         """A path, a :class:`Recording` or a vector."""
@@ -115,7 +114,7 @@ class VoiceCondition(Condition[Source, Tensor]):
     def precompute(self, train: MediaSet, heldout: MediaSet) -> None:
         """Encode the recordings of both splits, or load their features from the cache on disk."""
         for data in (train, heldout):
-            column = getattr(data, "speaker_column", None)
+            column = data.speaker_column
             speakers = None if column is None else data.columns[column]
             self.precompute_recordings(data.keys, data.fingerprint, partial(_recording, data), speakers=speakers)
 
@@ -211,7 +210,7 @@ class VoiceCondition(Condition[Source, Tensor]):
         """``(B, features)`` to one state each, ``(B, 1, width)``."""
         return Conditioning.single(self.map(prepared.to(self.null.device)))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The encoder."""
         return {"encoder": "resemblyzer", "sha256": speaker.SHA256}
 
@@ -260,6 +259,6 @@ class Voice(ConditionSettings, family="condition", name="voice"):
     input: ClassVar[ConditionInput] = VoiceInput()
     reference: Reference = "own"
 
-    def build(self, classes: Sequence[str] = (), stages: Mapping[str, Tokenizer] | None = None) -> VoiceCondition:
-        """The condition; classes are not used."""
+    def build(self, context: BuildContext = NO_CONTEXT) -> VoiceCondition:
+        """The condition."""
         return VoiceCondition(self.width, self.cfg_dropout, self.reference)

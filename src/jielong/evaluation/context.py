@@ -103,7 +103,7 @@ class EvalContext:
         batch, scale = replace(words, media=self.real, tokens=None), 1.0 if self.draws.length is None else self.draws.length
         return HeldoutItems(self.media.name, batch, self.media.classes, self.system.tokenizer.media, prompts, scale)
 
-    def conditions(self, prompts: Sequence[Tensor | None] | None = None) -> list[Any] | None:
+    def conditions(self, prompts: Sequence[Tensor | None] | None = None) -> Sequence[object] | None:
         """Values of the generator's condition for each item.
 
         Raises:
@@ -112,7 +112,7 @@ class EvalContext:
         settings = self.system.recipe.condition
         return None if settings is None else settings.from_heldout(self.items(prompts))
 
-    def draw(self, conditions: list[Any] | None, **options: Any) -> Tokens:
+    def draw(self, conditions: Sequence[object] | None, **options: Any) -> Tokens:
         """Tokens, an item a row."""
         done = 0
 

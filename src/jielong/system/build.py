@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from jielong.conditions.base import BuildContext
 from jielong.config.schema import Recipe
 from jielong.generation.generator import Generator
 from jielong.generation.plan import SequencePlan
@@ -28,7 +29,7 @@ def build_generator(
         raise ValueError("this recipe trains a tokenizer: it has no order, backbone and head to build a generator of")
     layout, order = tokenizer.layout, recipe.order.build()
     arranged = SequencePlan.of(order, layout).layout
-    condition = recipe.condition.build(classes, stages) if recipe.condition is not None else None
+    condition = recipe.condition.build(BuildContext(classes, stages or {})) if recipe.condition is not None else None
     backbone = recipe.backbone.build(arranged, condition.width if condition else None)
     head = recipe.head.build(backbone.width, layout)
     head.check_sampling(recipe.sampling)

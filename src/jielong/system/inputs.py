@@ -30,7 +30,7 @@ class GenerationInputs:
         count: Number of items.
     """
 
-    conditions: list[Any] | None
+    conditions: Sequence[object] | None
     captions: list[str] | None
     durations: list[float] | None
     count: int
@@ -49,7 +49,7 @@ def condition_inputs(recipe: Recipe) -> tuple[ConditionInput, ...]:
     return () if recipe.condition is None else recipe.condition.inputs
 
 
-def durations_of(recipe: Recipe, conditions: Sequence[Any] | None) -> list[float] | None:
+def durations_of(recipe: Recipe, conditions: Sequence[object] | None) -> list[float] | None:
     """Seconds of each item, where its condition sets a duration."""
     return None if recipe.condition is None or conditions is None else recipe.condition.durations(conditions)
 

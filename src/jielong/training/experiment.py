@@ -149,7 +149,7 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
     train_set, heldout = _open(recipe, source, "train"), _open(recipe, source, "heldout")
     media = train_set.medium
     for each in condition_inputs(recipe):
-        each.check(train_set, media, source)
+        each.check(train_set, source)
     torch.manual_seed(recipe.train.seed)
     stages = load_stages(recipe, media)
     tokenizer, trained = build_tokenizer(recipe, media, stages), tokenizers_of(stages)
@@ -272,7 +272,7 @@ def generator_objective(experiment: Experiment) -> GeneratorObjective:
         raise RecipeError("this recipe trains a tokenizer, not a generator")
     count, timed = heldout.kind.sample_count, is_timed(recipe)
 
-    def values_of(batch: Batch) -> list[Any] | None:
+    def values_of(batch: Batch) -> Sequence[object] | None:
         return None if settings is None else settings.from_batch(batch, experiment.media)
 
     def generate(generator: Generator, values: Sequence[Any] | None) -> Tokens:
@@ -283,14 +283,14 @@ def generator_objective(experiment: Experiment) -> GeneratorObjective:
             lengths=lengths_of(experiment.tokenizer, durations_of(recipe, values)),
         )
 
-    samples = None if settings is None else settings.for_samples(heldout, count, experiment.media)
+    samples = None if settings is None else settings.for_samples(heldout, count)
     measure = partial(_measure_generator, heldout, experiment.tokenizer, values_of, timed)
     return GeneratorObjective(model, experiment.tokenizer, values_of, samples, generate, measure, timed)
 
 
 @torch.no_grad()
 def _measure_generator(
-    heldout: MediaSet, tokenizer: Tokenizer, values_of: Callable[[Batch], list[Any] | None], timed: bool, model: Generator
+    heldout: MediaSet, tokenizer: Tokenizer, values_of: Callable[[Batch], Sequence[object] | None], timed: bool, model: Generator
 ) -> dict[str, Any]:
     """Held-out loss, with the same masks every time."""
     rows = spread(len(heldout), MEASURED_ITEMS)

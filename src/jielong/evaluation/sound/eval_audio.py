@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -34,7 +35,7 @@ class EvalAudio:
     """
 
     subject: EvalContext
-    conditions: list[Any] | None
+    conditions: Sequence[object] | None
     asked: list[float] | None
     sides: dict[str, list[Tensor]]
     speakers: Speakers | None = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
@@ -66,7 +65,7 @@ def generated(subject: EvalContext) -> EvalAudio:
     return EvalAudio(subject, conditions, asked, sides, speakers, drawn)
 
 
-def _asked(subject: EvalContext, conditions: list[Any] | None) -> list[float] | None:
+def _asked(subject: EvalContext, conditions: Sequence[object] | None) -> list[float] | None:
     """Seconds that each clip is to last, where that is said."""
     if subject.draws.length is not None:
         return SECONDS.from_heldout(subject.items())
