@@ -18,11 +18,11 @@ EACH = pytest.mark.parametrize("settings", [SMALL, LINE], ids=["plain", "kernel"
 
 def built(settings: DiT, axes: int = 1, times: int = 1, outputs: int = C, noisy: bool = True) -> DiTDenoiser:
     torch.manual_seed(0)
-    made = settings.build(inputs=C, outputs=outputs, hidden=D, times=times, axes=axes).double()
+    network = settings.build(inputs=C, outputs=outputs, hidden=D, times=times, axes=axes).double()
     if noisy:
-        for parameter in made.parameters():
+        for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
-    return made
+    return network
 
 
 def given(n: int = N, items: int = B) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,20 +42,20 @@ def test_settings_survive_their_own_dump() -> None:
 @pytest.mark.parametrize("times", [1, 2])
 def test_an_untrained_network_gives_zero(settings: DiT, times: int) -> None:
     x, _, hidden = given()
-    made = built(settings, times=times, outputs=2 * C, noisy=False)
-    out = made.predict(x, torch.rand(B, times).double(), made.prepare(hidden, line()))
+    network = built(settings, times=times, outputs=2 * C, noisy=False)
+    out = network.predict(x, torch.rand(B, times).double(), network.prepare(hidden, line()))
     assert torch.equal(out, torch.zeros(B, N, 2 * C).double())
 
 
 @EACH
 def test_every_token_matters_to_every_other_and_items_do_not_mix(settings: DiT) -> None:
-    made = built(settings)
+    network = built(settings)
     x, times, hidden = given()
-    before = made.predict(x, times, made.prepare(hidden, line()))
+    before = network.predict(x, times, network.prepare(hidden, line()))
     for changed in (x[0, 4], times[0], hidden[0, 4]):
         kept = changed.clone()
         changed += 0.1
-        after = made.predict(x, times, made.prepare(hidden, line()))
+        after = network.predict(x, times, network.prepare(hidden, line()))
         assert float((after[0] - before[0]).abs().amin(0).min().detach()) > 1e-9
         torch.testing.assert_close(after[1:], before[1:], rtol=0, atol=0)
         changed.copy_(kept)
@@ -63,30 +63,30 @@ def test_every_token_matters_to_every_other_and_items_do_not_mix(settings: DiT) 
 
 @EACH
 def test_padding_is_never_seen(settings: DiT) -> None:
-    made = built(settings)
+    network = built(settings)
     x, times, hidden = given()
-    alone = made.predict(x[:, :3], times, made.prepare(hidden[:, :3], line(3)))
+    alone = network.predict(x[:, :3], times, network.prepare(hidden[:, :3], line(3)))
     real = (torch.arange(N) < 3).expand(B, N)
     for filler in (0.0, 7.0):
         x[:, 3:] = hidden[:, 3:] = filler
-        padded = made.predict(x, times, made.prepare(hidden, line(), real))
+        padded = network.predict(x, times, network.prepare(hidden, line(), real))
         torch.testing.assert_close(padded[:, :3], alone)
-    nothing = made.predict(x, times, made.prepare(hidden, line(), torch.zeros_like(real)))
-    assert bool(nothing.isfinite().all())
+    all_padding = network.predict(x, times, network.prepare(hidden, line(), torch.zeros_like(real)))
+    assert bool(all_padding.isfinite().all())
 
 
 @EACH
 def test_a_network_without_padding_reads_where_tokens_stand(settings: DiT) -> None:
-    """Two equal tokens at different places are told apart only by their distances to others."""
-    made = built(settings)
+    """Two equal tokens at different places differ only by their distances to others."""
+    network = built(settings)
     x, times, hidden = given()
     swapped = [1, 0, 2, 3, 4]
-    here = made.predict(x, times, made.prepare(hidden, line()))
-    there = made.predict(x[:, swapped], times, made.prepare(hidden[:, swapped], line()))
+    here = network.predict(x, times, network.prepare(hidden, line()))
+    there = network.predict(x[:, swapped], times, network.prepare(hidden[:, swapped], line()))
     assert float((there[:, swapped] - here).abs().max().detach()) > 1e-3
     if settings.kernel == 1:  # and if coordinates move along, nothing has changed
         moved = line()[swapped]
-        torch.testing.assert_close(made.predict(x[:, swapped], times, made.prepare(hidden[:, swapped], moved))[:, swapped], here)
+        torch.testing.assert_close(network.predict(x[:, swapped], times, network.prepare(hidden[:, swapped], moved))[:, swapped], here)
 
 
 def test_neighbours_are_a_convolution() -> None:
@@ -98,13 +98,13 @@ def test_neighbours_are_a_convolution() -> None:
 
 
 def test_the_forward_derivative_is_that_of_finite_differences() -> None:
-    made = built(SMALL, times=2, axes=2)
+    network = built(SMALL, times=2, axes=2)
     x, _, hidden = given(6)
-    scene = made.prepare(hidden, Layout((2, 3), C).coordinates())
+    prepared = network.prepare(hidden, Layout((2, 3), C).coordinates())
     times, along = torch.rand(B, 2).double(), torch.randn_like(x)
 
     def ask(x: Tensor, times: Tensor) -> Tensor:
-        return made.predict(x, 0.001 * times, scene)
+        return network.predict(x, 0.001 * times, prepared)
 
     _, slope = torch.func.jvp(ask, (x, times), (along, torch.ones_like(times)))
     step = 1e-6
@@ -113,14 +113,14 @@ def test_the_forward_derivative_is_that_of_finite_differences() -> None:
 
 
 def test_scenes_repeat_and_are_picked_from() -> None:
-    made = built(SMALL)
+    network = built(SMALL)
     x, times, hidden = given()
-    scene = made.prepare(hidden, line(), torch.arange(N) < torch.tensor([[5], [2], [4]]))
-    whole = made.predict(x, times, scene)
-    twice = made.predict(x.repeat(2, 1, 1), times.repeat(2, 1), scene.repeat(2))
+    prepared = network.prepare(hidden, line(), torch.arange(N) < torch.tensor([[5], [2], [4]]))
+    whole = network.predict(x, times, prepared)
+    twice = network.predict(x.repeat(2, 1, 1), times.repeat(2, 1), prepared.repeat(2))
     torch.testing.assert_close(twice, whole.repeat(2, 1, 1))
     rows = torch.tensor([2, 0])
-    torch.testing.assert_close(made.predict(x[rows], times[rows], scene.rows(rows)), whole[rows])
+    torch.testing.assert_close(network.predict(x[rows], times[rows], prepared.rows(rows)), whole[rows])
 
 
 @pytest.mark.parametrize(

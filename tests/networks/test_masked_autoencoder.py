@@ -53,16 +53,20 @@ def known_of(*counts: int) -> Tensor:
 def test_items_that_know_differently_many_tokens_are_each_as_alone(path: str | None) -> None:
     """Padding with a mask, against no padding; what stands at another item's padding is not read."""
     model, x, known = make(path), inputs(5), known_of(0, 1, 4, 11, N)
-    told = condition(path, 5, padded=True)
+    conditioning = condition(path, 5, padded=True)
     with torch.no_grad():
-        together = model(BackboneInputs(x, WHERE, BLOCKS, told, known=known))
+        together = model(BackboneInputs(x, WHERE, BLOCKS, conditioning, known=known))
         for row in range(5):
             only = slice(row, row + 1)
-            alone = model(BackboneInputs(x[only], WHERE, BLOCKS, None if told is None else told.rows(only), known=known[only]))
+            alone = model(
+                BackboneInputs(x[only], WHERE, BLOCKS, None if conditioning is None else conditioning.rows(only), known=known[only])
+            )
             torch.testing.assert_close(together[only], alone, atol=2e-6, rtol=1e-5)
         # Padding of a condition may hold anything.
-        if told is not None:
-            other = Conditioning(torch.where(told.mask[..., None], told.states, torch.nan), told.mask, told.pooled)
+        if conditioning is not None:
+            other = Conditioning(
+                torch.where(conditioning.mask[..., None], conditioning.states, torch.nan), conditioning.mask, conditioning.pooled
+            )
             assert torch.equal(model(BackboneInputs(x, WHERE, BLOCKS, other, known=known)), together)
 
 
@@ -99,9 +103,9 @@ def test_every_visible_token_and_the_condition_change_every_hidden_vector(path: 
             other[0, position] += 1
             assert (model(BackboneInputs(other, WHERE, BLOCKS, condition(path, 1), known=known)) != before).any(-1).all()
         if path is not None:
-            told = condition(path, 1)
-            assert told is not None
-            changed = Conditioning(told.states + 1, told.mask, told.pooled + 1)
+            conditioning = condition(path, 1)
+            assert conditioning is not None
+            changed = Conditioning(conditioning.states + 1, conditioning.mask, conditioning.pooled + 1)
             assert (model(BackboneInputs(x, WHERE, BLOCKS, changed, known=known)) != before).any(-1).all()
 
 
@@ -135,7 +139,7 @@ def test_all_known_and_none_known(buffer: int, count: int) -> None:
 
 
 def test_the_third_position_embedding_tells_the_head_its_position() -> None:
-    """Without rotations and the first two embeddings all unknown positions look alike; with the third they are told apart."""
+    """Without rotations and the first two embeddings all unknown positions look alike; with the third they are conditioning apart."""
     model, known = make(None, rotary=False), known_of(0)
     x = torch.ones(1, N, WIDTH)
     with torch.no_grad():
@@ -149,13 +153,13 @@ def test_the_third_position_embedding_tells_the_head_its_position() -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_cached_equals_uncached(path: str | None) -> None:
-    model, x, known, told = make(path), inputs(2), known_of(3, 3), condition(path, 2)
+    model, x, known, conditioning = make(path), inputs(2), known_of(3, 3), condition(path, 2)
     cache = model.new_cache(2, N, 4)
     with torch.no_grad():
-        first = model(BackboneInputs(x, WHERE, BLOCKS, told, known=known))
-        assert torch.equal(model(BackboneInputs(x, WHERE, BLOCKS, told, known=known), cache, commit=False), first)
+        first = model(BackboneInputs(x, WHERE, BLOCKS, conditioning, known=known))
+        assert torch.equal(model(BackboneInputs(x, WHERE, BLOCKS, conditioning, known=known), cache, commit=False), first)
         again = model(BackboneInputs(x + 1, WHERE, BLOCKS, known=known), cache, commit=False)
-        assert torch.equal(again, model(BackboneInputs(x + 1, WHERE, BLOCKS, told, known=known)))
+        assert torch.equal(again, model(BackboneInputs(x + 1, WHERE, BLOCKS, conditioning, known=known)))
         half = model(BackboneInputs((x + 1)[1:], WHERE, BLOCKS, known=known[1:]), cache.rows(slice(1, 2)), commit=False)
         torch.testing.assert_close(half, again[1:], atol=2e-6, rtol=1e-5)
 

@@ -190,7 +190,7 @@ def test_what_does_not_fit_is_refused() -> None:
         PixelCNN(PixelCNNConfig(layers=1, width=8), grid=PixelGrid(4, 4, 3))
     with pytest.raises(ValueError, match="first_kernel must be odd, so that a pixel stands in its middle, not 4"):
         PixelCNNConfig(first_kernel=4)
-    net, told = net_of(GRIDS[0]), net_of(GRIDS[0], condition_width=5)
+    net, with_condition = net_of(GRIDS[0]), net_of(GRIDS[0], condition_width=5)
     inputs = torch.randn(1, 20, 4, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"embeddings must be \(batch, positions, 4\), not \(1, 20, 5\)"):
         run(net, torch.randn(1, 20, 5))
@@ -199,7 +199,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="takes no condition"):
         run(net, inputs, condition_of(1))
     with pytest.raises(ValueError, match="takes a condition, but none"):
-        run(told, inputs)
+        run(with_condition, inputs)
     with pytest.raises(ValueError, match="for a batch of 2, not 1"):
         net(BackboneInputs(inputs, torch.zeros(20, 2), torch.arange(20)), net.new_cache(2, 20))
     net.check_order(torch.arange(20), shifted=True)

@@ -91,8 +91,8 @@ def test_no_colour_of_any_pixel_sees_itself_or_what_follows(kind: Kind, colours:
         assert torch.equal(found, torch.ones(count, count).tril(-1).bool())
     # A colour sees all earlier colours of its pixel.
     for pixel in range(0, count, colours):
-        own = found[pixel : pixel + colours, pixel : pixel + colours]
-        assert torch.equal(own, torch.ones(colours, colours).tril(-1).bool())
+        same_pixel = found[pixel : pixel + colours, pixel : pixel + colours]
+        assert torch.equal(same_pixel, torch.ones(colours, colours).tril(-1).bool())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -285,8 +285,8 @@ def test_what_does_not_fit_is_refused() -> None:
         net(BackboneInputs(torch.zeros(1, 1, 4), torch.zeros(1, 2), torch.arange(1)), net.new_cache(1, 20), commit=False)
     with pytest.raises(ValueError, match="batch of 2"):
         net(BackboneInputs(torch.zeros(1, 1, 4), torch.zeros(1, 2), torch.arange(1)), net.new_cache(2, 20))
-    told = network("row", condition_width=3)
+    conditioned = network("row", condition_width=3)
     with pytest.raises(ValueError, match="none was given"):
-        run(told, torch.zeros(1, 20, 4))
+        run(conditioned, torch.zeros(1, 20, 4))
     with pytest.raises(ValueError, match="raster"):
         net.check_order(torch.zeros(20), shifted=True)

@@ -23,7 +23,7 @@ CHUNKS = [[1] * 61, [61], [7, 0, 30, 1, 1, 22], [20, 41]]
 
 def layers() -> dict[str, StreamingModule]:
     torch.manual_seed(0)
-    made: dict[str, StreamingModule] = {
+    modules: dict[str, StreamingModule] = {
         "convolution": Conv1d(4, 6, 7),
         "dilated": Conv1d(4, 6, 3, dilation=4),
         "strided": Conv1d(4, 6, 6, 3, norm="weight_norm"),
@@ -43,11 +43,11 @@ def layers() -> dict[str, StreamingModule]:
             StreamingSequential(Conv1d(4, 4, 7, causal=False), Conv1d(4, 4, 5, padding="reflect")), nn.Identity()
         ),
     }
-    for layer in made.values():
+    for layer in modules.values():
         for parameter in layer.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
         layer.eval()
-    return made
+    return modules
 
 
 NAMES = list(layers())
@@ -59,9 +59,9 @@ def sound(length: int = 61, batch: int = 2) -> Tensor:
 
 def in_chunks(layer: StreamingModule, x: Tensor, sizes: list[int]) -> list[Tensor]:
     with torch.no_grad(), layer.streaming(len(x)) as stream:
-        made = [layer(part) for part in x.split(sizes, dim=-1)]
+        parts = [layer(part) for part in x.split(sizes, dim=-1)]
         stream.finish()
-        return [*made, layer(x[..., :0])]
+        return [*parts, layer(x[..., :0])]
 
 
 @pytest.mark.parametrize("sizes", CHUNKS, ids=["ones", "whole", "any", "two"])
@@ -69,12 +69,12 @@ def in_chunks(layer: StreamingModule, x: Tensor, sizes: list[int]) -> list[Tenso
 @torch.no_grad()
 def test_chunks_are_the_whole(name: str, sizes: list[int]) -> None:
     layer, x = layers()[name], sound()
-    made = in_chunks(layer, x, sizes)
-    torch.testing.assert_close(torch.cat(made, dim=-1), layer(x), atol=1e-5, rtol=1e-5)
-    # What has gone out of a stream by then is what was said to have: no less, and no more.
-    given = itertools.accumulate(sizes)
-    told = itertools.accumulate(part.shape[-1] for part in made)
-    for samples, outputs in zip(given, told, strict=False):
+    parts = in_chunks(layer, x, sizes)
+    torch.testing.assert_close(torch.cat(parts, dim=-1), layer(x), atol=1e-5, rtol=1e-5)
+    # A stream has returned exactly as many samples as required_inputs says.
+    received = itertools.accumulate(sizes)
+    returned = itertools.accumulate(part.shape[-1] for part in parts)
+    for samples, outputs in zip(received, returned, strict=False):
         assert layer.required_inputs(outputs) <= samples < layer.required_inputs(outputs + 1)
 
 
@@ -91,20 +91,20 @@ def test_short_sounds_too(name: str, length: int) -> None:
 def test_one_row_begins_anew_while_the_others_go_on(name: str) -> None:
     layer, x, fresh = layers()[name], sound(36), sound(24, 1) + 1
     with layer.streaming(2) as stream:
-        made = [layer(x[..., :12])]
+        parts = [layer(x[..., :12])]
         stream.reset(1)
-        made.append(layer(torch.cat([x[:1, :, 12:], fresh])))
+        parts.append(layer(torch.cat([x[:1, :, 12:], fresh])))
     whole, anew = layer(x)[0], layer(fresh)[0]
-    torch.testing.assert_close(torch.cat(made, dim=-1)[0], whole, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(made[1][1], anew, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(parts, dim=-1)[0], whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(parts[1][1], anew, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
 def test_where_a_row_cannot_begin_anew_it_is_said() -> None:
-    for name, given, why in [("strided", 4, "1 of the 3 samples"), ("reflected", 8, "reflected"), ("both ways", 20, "look ahead")]:
+    for name, received, why in [("strided", 4, "1 of the 3 samples"), ("reflected", 8, "reflected"), ("both ways", 20, "look ahead")]:
         layer = layers()[name]
         with layer.streaming(2) as stream:
-            layer(sound()[..., :given])
+            layer(sound()[..., :received])
             with pytest.raises(ValueError, match=why):
                 stream.reset(0)
             stream.reset()
@@ -117,13 +117,13 @@ def test_where_a_row_cannot_begin_anew_it_is_said() -> None:
 @torch.no_grad()
 def test_streams_of_one_module_do_not_meet() -> None:
     layer = layers()["transformer"]
-    one, other, made = layer.streaming(2), layer.streaming(2), {0: [], 1: []}
+    one, other, parts = layer.streaming(2), layer.streaming(2), {0: [], 1: []}
     for part in sound().split(10, dim=-1):
         for number, (stream, x) in enumerate([(one, part), (other, part + 1)]):
             with stream:
-                made[number].append(layer(x))
-    torch.testing.assert_close(torch.cat(made[0], dim=-1), layer(sound()), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(torch.cat(made[1], dim=-1), layer(sound() + 1), atol=1e-5, rtol=1e-5)
+                parts[number].append(layer(x))
+    torch.testing.assert_close(torch.cat(parts[0], dim=-1), layer(sound()), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(parts[1], dim=-1), layer(sound() + 1), atol=1e-5, rtol=1e-5)
     with one, pytest.raises(RuntimeError, match="in use already"), one:
         pass
     assert layer.stream is None

@@ -92,10 +92,10 @@ def test_the_trunk_equals_pytorchs_encoder_on_the_same_weights() -> None:
     }
     state = {}
     for key in theirs.state_dict():
-        own = key
+        our_key = key
         for their, our in names.items():
-            own = own.replace(their, our)
-        state[key] = trunk.transformer.state_dict()[own]
+            our_key = our_key.replace(their, our)
+        state[key] = trunk.transformer.state_dict()[our_key]
     theirs.load_state_dict(state)
     features = torch.randn(2, 16, 3, 4)
     torch.testing.assert_close(trunk(features), theirs(features.flatten(2).mT + trunk.table), rtol=1e-4, atol=1e-5)
