@@ -210,7 +210,7 @@ def test_training_tells_the_head_and_losses_are_compared_on_the_finest_grid() ->
         objective(batch, "model", seen, StepRNG(PerSampleRNG(0, [0]), torch.Generator()))
     assert grids == [10, 40, 1280]
     model.eval().head.on_train_step(0)
-    model.loss(None, None, PerSampleRNG(0, [0]))
+    model.loss(None, None, PerSampleRNG(0, [0]), "model")
     assert grids[-1] == 1280
 
 
