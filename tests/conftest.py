@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from jielong.config import registry as config
+from jielong.media.kinds import base as media_kinds
+from jielong.media.kinds.base import kinds
 
 
 @pytest.fixture(autouse=True)
@@ -13,7 +15,10 @@ def only_the_projects_own_parts() -> Iterator[None]:
     everything = {family: dict(config.parts_of(family)) for family in config.FAMILIES}
     for family, parts in everything.items():
         _replace(family, {name: part for name, part in parts.items() if part.__module__.startswith("jielong.")})
+    media = dict(kinds())
     yield
+    media_kinds._KINDS.clear()
+    media_kinds._KINDS.update({name: kind for name, kind in media.items() if type(kind).__module__.startswith("jielong.")})
     for family, parts in everything.items():
         _replace(family, parts)
 
