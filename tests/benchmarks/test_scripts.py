@@ -12,9 +12,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from jielong.data.licences import Licence
 from jielong.system import load
+from jielong.training.checkpoint import fingerprint
 from running_scripts import ROOT, module_of, run_script
 
 SCRIPTS, DOCS = ROOT / "scripts", ROOT / "docs"
@@ -161,3 +163,9 @@ def test_the_page_of_systems_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_pat
         run_script(DOCS / "make_systems.py", "--check")
     run_script(DOCS / "make_systems.py")
     run_script(DOCS / "make_systems.py", "--check")
+
+
+def test_the_fingerprint_of_a_file_is_that_of_its_model(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    assert module_of(SCRIPTS / "migrate_checkpoint.py").fingerprint(tmp_path / "model.safetensors") == fingerprint(model)
