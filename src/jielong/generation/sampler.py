@@ -29,18 +29,28 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far sampling is at a step.
+class BlockStep:
+    """One step of a block.
 
     Attributes:
-        index: The step, from 0.
-        fraction: Fraction of the steps done before it, in [0, 1]: 0 at the first, 1 at the last (and at an only one).
+        span: The block's positions.
+        coords: Their coordinates, ``(n, axes)``.
+        step: How many positions are hidden before and after it.
+        index: The step among those of all blocks, from 0.
+        progress: Fraction of the steps done before it, in [0, 1]: 0 at the first, 1 at the last (and at an only one).
         known: Fraction of the positions known before it, in [0, 1).
+        config: Sampling parameters of the step.
+        guidance: Guidance scale.
     """
 
+    span: slice
+    coords: Tensor
+    step: Step
     index: int
-    fraction: float
+    progress: float
     known: float
+    config: SamplingConfig
+    guidance: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,28 +185,28 @@ class Sampler:
     def steps(self, state: SamplerState, on_step: StepCallback | None = None) -> Iterator[None]:
         """Draw block by block, and inside a block step by step; ``on_step`` is called after each."""
         order, plan, total = self.model.order, self.plan, self.plan.layout.positions
-        planned = [plan_steps(order, self.config, plan.coords[a:b], ~state.known[:, a:b]) for a, b in plan.spans]
+        coords = [plan.coords[a:b] for a, b in plan.spans]
+        planned = [plan_steps(order, self.config, at, ~state.known[:, a:b]) for at, (a, b) in zip(coords, plan.spans, strict=True)]
         done, last = 0, sum(map(len, planned)) - 1  # of the longest possible item, so that no item depends on the lengths of others
         if bool((state.lengths < plan.tokens.positions).any()):
             state.exclude(plan.present(state.lengths, len(state)), plan.pad)
         events = None if on_step is None else EventEmitter(self, state, on_step)
-        for (start, stop), steps in zip(plan.spans, planned, strict=True):
+        for (start, stop), steps, at in zip(plan.spans, planned, coords, strict=True):
             span = slice(start, stop)
             if steps and bool(state.known[:, span].all()):
                 continue  # every item has ended
             if state.attention_mask is not None and stop > start + 1:
                 # Items that ended beside longer ones have drawn more numbers than they would have alone: reseed, alike for all.
                 state.rng = PerSampleRNG(self.seed + (start << 32), self.rows, state.rng.device)
-            queue = reveal_queue(order, self.config, plan.coords[span], ~state.known[:, span], state.rng) if steps else None
+            queue = reveal_queue(order, self.config, at, ~state.known[:, span], state.rng) if steps else None
             for step in steps:
-                progress = Progress(done, done / last if last else 1.0, (stop - step.hidden_before) / total)
-                scale, config = self._guidance(state, progress), order.sampling_at(plan.layout, start, step, self.config)
+                progress, known = done / last if last else 1.0, (stop - step.hidden_before) / total
+                scale, config = self._guidance(state, known, progress), order.sampling_at(plan.layout, start, step, self.config)
+                current = BlockStep(span, at, step, done, progress, known, config, scale)
                 if queue is None:
-                    on_state = ignore_state if events is None else partial(events.state, span, scale)
-                    self._draw_block(state, span, step, config, scale, progress, on_state)
+                    self._draw_block(state, current, ignore_state if events is None else partial(events.state, span, scale))
                 else:
-                    chosen = queue[:, queue.shape[1] - step.hidden_before : queue.shape[1] - step.hidden_after]
-                    self._draw_at(state, span, chosen, config, scale, progress)
+                    self._draw_at(state, current, queue[:, queue.shape[1] - step.hidden_before : queue.shape[1] - step.hidden_after])
                 done += 1
                 if events is not None:
                     events.step(scale)
@@ -205,69 +215,66 @@ class Sampler:
                 # Later blocks must see this one clean (or, when it was given whole, at all).
                 self.hidden(state, start, stop, commit=True)
 
-    def _guidance(self, state: SamplerState, progress: Progress) -> float:
+    def _guidance(self, state: SamplerState, known: float, progress: float) -> float:
         """The scale at a step; the unconditional half is dropped once no later step needs it."""
         guidance = self.config.guidance
-        if state.guided and not guidance.needed_from(progress.known):
+        if state.guided and not guidance.needed_from(known):
             state.drop_unconditional()
-        return guidance.at(progress.known, progress.fraction) if state.guided else 1.0
+        return guidance.at(known, progress) if state.guided else 1.0
 
-    def _draw_block(
-        self,
-        state: SamplerState,
-        span: slice,
-        step: Step,
-        config: SamplingConfig,
-        scale: float,
-        progress: Progress,
-        on_state: StateCallback,
-    ) -> None:
+    def _draw_block(self, state: SamplerState, at: BlockStep, on_state: StateCallback) -> None:
         """Draw at every position of a block, and keep what the order reveals."""
-        order, plan = self.model.order, self.plan
+        order, span, step = self.model.order, at.span, at.step
         hidden = self.hidden(state, span.start, span.stop, commit=order.shifted)
         self._end(state, span, hidden)
-        head, given = self.model.head, None
-        if head.sequential_codebooks and state.fixed is not None:
+        given = None
+        if self.model.head.sequential_codebooks and state.fixed is not None:
             given = state.values[:, span].masked_fill(~state.fixed[:, span], -1)
-        null = hidden[len(state) :] if state.guided else None
-        context = HeadContext(null, scale, progress.known, progress.fraction, plan.coords[span], given=given, on_state=on_state)
-        drawn = self._sample(hidden[: len(state)], state.rng, config, context)
+        drawn = self._sample(state, hidden, state.rng, at, given, on_state)
         if step.hidden_before == span.stop - span.start and step.hidden_after == 0:  # all at once, as one token after the other is
             state.write(span, drawn.values)
         else:
             state.write(span, drawn.values, order.reveal(step, ~state.known[:, span], drawn.confidence, state.rng))
 
-    def _draw_at(self, state: SamplerState, span: slice, chosen: Tensor, config: SamplingConfig, scale: float, progress: Progress) -> None:
+    def _draw_at(self, state: SamplerState, at: BlockStep, chosen: Tensor) -> None:
         """Draw at ``chosen`` positions ``(B, k)`` of a block; the naive reference draws at all, with the same random numbers there."""
+        span, rng, cached = at.span, state.rng, self.config.cache
         if self.config.lazy is not None:
-            hidden = self._lazy_hidden(state, self.config.lazy, progress.index, chosen)
+            hidden = self._lazy_hidden(state, self.config.lazy, at.index, chosen)
         else:
             hidden = self.hidden(state, span.start, span.stop, commit=self.model.order.shifted)
-        rng = state.rng
-        if self.config.cache:
+        if cached:
             hidden = _at(hidden, torch.cat([chosen, chosen]) if state.guided else chosen)
         else:
             rng = rng.laid_out(chosen, span.stop - span.start)
-        null = hidden[len(state) :] if state.guided else None
-        values = self._sample(hidden[: len(state)], rng, config, HeadContext(null, scale, progress.known, progress.fraction)).values
-        values = values if self.config.cache else _at(values, chosen)
-        positions = chosen + span.start
+        values = self._sample(state, hidden, rng, at).values
+        values, positions = values if cached else _at(values, chosen), chosen + span.start
         state.values.scatter_(1, positions[..., None].expand_as(values), values.to(state.values.dtype))
         state.known.scatter_(1, positions, True)
 
-    def _sample(self, hidden: Tensor, rng: PerSampleRNG, config: SamplingConfig, context: HeadContext) -> SampleOutput:
-        head = self.model.head
+    def _sample(
+        self,
+        state: SamplerState,
+        hidden: Tensor,
+        rng: PerSampleRNG,
+        at: BlockStep,
+        given: Tensor | None = None,
+        on_state: StateCallback = ignore_state,
+    ) -> SampleOutput:
+        """Tokens at hidden vectors, of which the second half may be the unconditional ones."""
+        head, null = self.model.head, hidden[len(state) :] if state.guided else None
+        coords = at.coords if hidden.shape[1] == len(at.coords) else None  # of a whole block, as joint heads draw it
+        context = HeadContext(null, at.guidance, at.known, at.progress, coords, given=given, on_state=on_state)
         if self.soft is None:
-            return head.sample(hidden, rng, config, context)
-        return SampleOutput(self.soft.mix(head.soft_codes(hidden, rng, config, context)))
+            return head.sample(hidden[: len(state)], rng, at.config, context)
+        return SampleOutput(self.soft.mix(head.soft_codes(hidden[: len(state)], rng, at.config, context)))
 
     def _end(self, state: SamplerState, span: slice, hidden: Tensor) -> None:
         """End the items that are finished before a token of the block ``span`` is drawn."""
-        token, durations = int(self.plan.times[span.start, 0]), self.model.durations
-        if not state.open_ended or token < 1:
+        if not state.open_ended or (token := int(self.plan.times[span.start, 0])) < 1:
             return
         given = state.known[:, span.start] if state.fixed is None else state.fixed[:, span.start, 0]
-        over = (durations.finished(hidden[: len(state), 0]) & ~given).cpu() & (state.lengths > token)
+        over = (self.model.durations.finished(hidden[: len(state), 0]) & ~given).cpu() & (state.lengths > token)
         if bool(over.any()):
             state.lengths[over] = token
             if state.attention_mask is not None and state.cache is not None:

@@ -87,21 +87,21 @@ class Backbone(nn.Module, ABC, Generic[C]):
 
     def check(self, inputs: BackboneInputs, cache: BackboneCache | None) -> None:
         """Raise ``ValueError`` unless shapes fit, and the condition is given where, and only where, it is wanted."""
-        name, shape, n = type(self).__name__, tuple(inputs.embeddings.shape), len(inputs.blocks)
+        shape, n = inputs.embeddings.shape, len(inputs.blocks)
         if len(shape) != 3 or shape[2] != self.width:
-            raise ValueError(f"embeddings must be (batch, positions, {self.width}), not {shape}")
+            raise ValueError(f"embeddings must be (batch, positions, {self.width}), not {tuple(shape)}")
         if shape[1] != n or inputs.coords.ndim != 2 or len(inputs.coords) != n:
             raise ValueError(f"{shape[1]} positions need as many coordinates and blocks, not {tuple(inputs.coords.shape)} and {n}")
         if inputs.attention_mask is not None and not self.supports_attention_mask:
             raise ValueError(
-                f"a {name} cannot mask the padding of shorter items; in an order other than raster, items of different lengths need the "
-                "backbone transformer or mar"
+                f"a {type(self).__name__} cannot mask the padding of shorter items; in an order other than raster, items of different "
+                "lengths need the backbone transformer or mar"
             )
         started = cache is not None and cache.started
         if not self.conditioned and inputs.conditioning is not None:
-            raise ValueError(f"this {name} takes no condition, but one was given")
+            raise ValueError(f"this {type(self).__name__} takes no condition, but one was given")
         if self.conditioned and inputs.conditioning is None and not started:
-            raise ValueError(f"this {name} takes a condition, but none was given")
+            raise ValueError(f"this {type(self).__name__} takes a condition, but none was given")
         if inputs.conditioning is not None and started:
             raise ValueError("the cache holds a condition already: give it to the first cached call only")
         if cache is not None and cache.batch != shape[0]:
