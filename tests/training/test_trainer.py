@@ -226,3 +226,18 @@ def test_the_bar_and_the_lines_survive_numbers_that_are_not_finite(tmp_path):
         report.log({"samples": 8, "loss": math.nan}, 0.0, math.inf)
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"samples": 8, "loss": None}
     assert (clock(61.2), clock(3661), clock(math.inf)) == ("1:01", "1:01:01", "?")
+
+
+def test_statistics_are_read_once_a_line(tmp_path):
+    """They cover the steps since they were last read, so a second reading would be of nothing."""
+
+    class Counting(ToyObjective):
+        calls = 0
+
+        def statistics(self) -> dict[str, float]:
+            self.calls += 1
+            return {"calls": float(self.calls)}
+
+    run(tmp_path, SHORT, Counting())
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["calls"] for line in lines] == [1.0, 2.0, 3.0, 4.0]

@@ -1,12 +1,11 @@
-"""Typed configuration: every part declares its settings next to itself, and a recipe names parts by one word.
+"""Typed settings of parts, which a recipe names by one word.
 
-A part's settings are a subclass of :class:`Part`. Declaring it registers it, so a new part needs no table to be edited::
+A part's settings are a subclass of :class:`Part`, declared beside the part. Declaring it registers it::
 
     class Softmax(Part, family="head", name="softmax"):
         label_smoothing: float = 0.0
 
-Parts hold parts: a field marked with the family it is chosen from (:class:`OfFamily`) is written, checked and extended as a part
-of the recipe itself is::
+A field that holds a part is marked with its family (:class:`OfFamily`); it is written, checked and extended as a part of the recipe is::
 
     class VQ(Part, family="tokenizer", name="vq"):
         quantizer: Annotated[SerializeAsAny[Part], OfFamily("quantizer")] = Vector()

@@ -1,4 +1,4 @@
-"""Random numbers that belong to a sample, not to a batch: picture 17 draws the same numbers whatever is generated beside it."""
+"""Random numbers per sample, not per batch: sample 17 draws the same numbers in any batch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def seed_of(*parts: object) -> int:
 
 
 class PerSampleRNG:
-    """One random generator a sample, seeded by ``(seed, index)``.
+    """One random generator per sample, seeded by ``(seed, index)``.
 
-    Numbers are always drawn on the CPU and then moved, so a sample's numbers do not depend on the device either.
+    Numbers are drawn on the CPU and then moved, so they do not depend on the device.
     """
 
     def __init__(self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu") -> None:
@@ -46,14 +46,14 @@ class PerSampleRNG:
         return -torch.log(-torch.log(self.uniform(*shape).clamp_min(torch.finfo(torch.float32).tiny)))
 
     def laid_out(self, places: Tensor, count: int) -> PerSampleRNG:
-        """The same numbers for a computation at all of ``count`` places, of which only ``places`` are kept.
+        """The same numbers for a computation at all of ``count`` positions, of which only ``places`` are used.
 
-        Requested shapes are ``(count, ...)``. The rows at ``places`` equal what :class:`PerSampleRNG` gives to a computation at
-        these places only; the others are zeros. So a draw does not depend on how many positions are computed.
+        Requested shapes are ``(count, ...)``. The rows at ``places`` equal the numbers of a computation at these positions only; the others
+        are zeros. So a draw does not depend on how many positions are computed.
 
         Args:
-            places: ``(B, k)`` long, different places in each item.
-            count: Places of an item.
+            places: ``(B, k)`` long, different positions in each item.
+            count: Positions of an item.
         """
         return _LaidOut(self, places, count)
 
@@ -63,17 +63,17 @@ class _LaidOut(PerSampleRNG):
 
     def __init__(self, rng: PerSampleRNG, places: Tensor, count: int) -> None:
         self.device, self.generators = rng.device, rng.generators
-        self._noise, self._places, self._count = rng, places, count
+        self._rng, self._places, self._count = rng, places, count
 
     def uniform(self, *shape: int) -> Tensor:
-        return self._lay(self._noise.uniform(*self._kept(shape)))
+        return self._lay(self._rng.uniform(*self._kept(shape)))
 
     def normal(self, *shape: int) -> Tensor:
-        return self._lay(self._noise.normal(*self._kept(shape)))
+        return self._lay(self._rng.normal(*self._kept(shape)))
 
     def _kept(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if not shape or shape[0] != self._count:
-            raise ValueError(f"noise laid out over {self._count} places has a row each: ask for ({self._count}, ...), not {shape}")
+            raise ValueError(f"the numbers have a row per position: request a shape ({self._count}, ...), not {shape}")
         return self._places.shape[1], *shape[1:]
 
     def _lay(self, rows: Tensor) -> Tensor:

@@ -100,14 +100,14 @@ class Run(Generic[Model]):
         if accelerator.num_processes > 1:
             broadcast_from_first([*objective.state_dict().values(), *self.ema.state().values()])
         self.metrics: dict[str, Any] = {}
-        self.before, self.began = self.counters.seconds, time.perf_counter()
+        self._seconds_before, self._start = self.counters.seconds, time.perf_counter()
         self.logged = (self.counters.samples, 0.0)  # samples at the last line of the log, and seconds of steps since
         self.costs = {"step": 0.0, "sample": 0.0, "save": 0.0, "evaluation": 0.0}  # seconds; a budget must leave room for one more of each
 
     def loop(self, interrupts: Interrupts, stop_after: int | None) -> Stopped:
-        """Step until the budget is used, or something asks to stop."""
+        """Step until the budget is used or a stop is requested."""
         counters, settings = self.counters, self.settings
-        mark = (counters.samples, self.progress)
+        position = (counters.samples, self.progress)
         while True:
             interrupted = self._synchronise(interrupts.requested)
             if counters.samples >= settings.samples:
@@ -119,42 +119,42 @@ class Run(Generic[Model]):
                 return "interrupted"
             if stop_after is not None and counters.samples >= stop_after:
                 return "stop_after"
-            begun = time.perf_counter()
+            start = time.perf_counter()
             self._step()
             counters.samples += settings.batch
-            self.logged = (self.logged[0], self.logged[1] + self._took("step", begun))
+            self.logged = (self.logged[0], self.logged[1] + self._record_cost("step", start))
             self._show()
             last = counters.samples >= settings.samples
-            before, mark = mark, (counters.samples, self.progress)
-            look = not last and self._due("sample", *before)
-            if look and self.evaluating:
+            before, position = position, (counters.samples, self.progress)
+            samples_due = not last and self._due("sample", *before)
+            if samples_due and self.evaluating:
                 self._evaluate()
             if last or self._due("log", *before):
                 self._log()
-            if look:
+            if samples_due:
                 self.write_samples()
             if not last and self._due("save", *before):
                 self.save()
 
     def _synchronise(self, interrupted: bool) -> bool:
         """Set all clocks to the first process's; whether any process is interrupted."""
-        self.counters.seconds = self.before + time.perf_counter() - self.began
+        self.counters.seconds = self._seconds_before + time.perf_counter() - self._start
         if self.accelerator.num_processes > 1:
-            mine = [self.counters.seconds if self.accelerator.is_main_process else 0.0, float(interrupted)]
-            total = self.accelerator.reduce(torch.tensor(mine, dtype=torch.float64, device=self.accelerator.device), "sum")
+            local = [self.counters.seconds if self.accelerator.is_main_process else 0.0, float(interrupted)]
+            total = self.accelerator.reduce(torch.tensor(local, dtype=torch.float64, device=self.accelerator.device), "sum")
             self.counters.seconds, interrupted = float(total[0]), bool(total[1] > 0)
         return interrupted
 
     def _due(self, what: str, samples: int, progress: float) -> bool:
-        """Whether a multiple of the interval of ``what`` was crossed since the run stood at these samples and this progress."""
+        """Whether a multiple of the interval of ``what`` was passed since these samples and this progress."""
         if self.budget is not None and getattr(self._unresolved, f"{what}_every") is None:
-            # The recipe's samples may be far more than the time allows.
+            # In units of progress, as the time may end long before the recipe's samples.
             return int(self.progress * PER_RUN[what]) > int(progress * PER_RUN[what])
         every = getattr(self.settings, f"{what}_every")
         return self.counters.samples // every > samples // every
 
-    def _took(self, what: str, begun: float) -> float:
-        seconds = time.perf_counter() - begun
+    def _record_cost(self, what: str, start: float) -> float:
+        seconds = time.perf_counter() - start
         self.costs[what] = max(0.9 * self.costs[what], seconds)  # forgets a slow first step
         return seconds
 
@@ -237,12 +237,7 @@ class Run(Generic[Model]):
             vector = torch.tensor([means[name] for name in sorted(means)], dtype=torch.float64, device=self.accelerator.device)
             means = dict(zip(sorted(means), self.accelerator.reduce(vector, "mean").tolist(), strict=True))
         line: dict[str, Any] = {"samples": counters.samples, "seconds": round(counters.seconds, 2)}
-        line |= {
-            "samples_per_second": round(self._samples_per_second, 2),
-            **means,
-            "skipped": counters.skipped,
-            **self.objective.statistics(),
-        }
+        line |= {"samples_per_second": round(self._samples_per_second, 2), **means, "skipped": counters.skipped}
         line |= self.objective.statistics() | counters.heldout
         if advice := self.objective.advice():
             line["advice"] = advice
@@ -262,7 +257,7 @@ class Run(Generic[Model]):
 
     def _evaluate(self) -> None:
         """Measure the EMA weights on held-out items, for the next line of the log, and warn of overfitting."""
-        begun, counters = time.perf_counter(), self.counters
+        start, counters = time.perf_counter(), self.counters
         if self.accelerator.is_main_process:
             found = self.objective.evaluate(self.ema.model())
             self.objective.train()
@@ -272,7 +267,7 @@ class Run(Generic[Model]):
                 counters.lowest = [loss, counters.samples]
             elif loss is not None and loss > counters.lowest[0] + (OVERFITTING - 1) * abs(counters.lowest[0]):
                 self._warn_of_overfitting(loss)
-        self._took("evaluation", begun)
+        self._record_cost("evaluation", start)
 
     def _warn_of_overfitting(self, loss: float) -> None:
         if not any(text.startswith("the held-out loss") for text in self.counters.warned):
@@ -282,7 +277,7 @@ class Run(Generic[Model]):
 
     def write_samples(self) -> None:
         """Write the sample grids of the raw and of the EMA weights; of audio, spectrograms and a sound file of the EMA weights' samples."""
-        begun = time.perf_counter()
+        start = time.perf_counter()
         if self.accelerator.is_main_process:
             models = {"raw weights": self.objective.model, "EMA weights": self.ema.model()}
             self.objective.eval()
@@ -294,11 +289,11 @@ class Run(Generic[Model]):
                 path = write_image(self.out / "samples" / f"samples-{self.counters.samples:012d}.png", both)
                 if samples[-1].sample_suffix is not None:
                     samples[-1].save(path.with_suffix(samples[-1].sample_suffix))
-        self._took("sample", begun)
+        self._record_cost("sample", start)
 
     def save(self) -> None:
         """Save the whole state."""
-        begun = time.perf_counter()
+        start = time.perf_counter()
         self._synchronise(False)
         if self.accelerator.is_main_process:
             self.counters.metrics_bytes = self.logger.bytes
@@ -307,7 +302,7 @@ class Run(Generic[Model]):
             tensors |= {f"optimizer-{phase}": state for phase, (state, _) in packed.items()}
             write_state(self.out, RunState(self.counters, tensors, {phase: info for phase, (_, info) in packed.items()}))
         self.accelerator.wait_for_everyone()
-        self._took("save", begun)
+        self._record_cost("save", start)
 
     def _restore(self, state: RunState) -> None:
         fit_tensors(self.objective, state.tensors["objective"], "the saved state")
@@ -316,7 +311,7 @@ class Run(Generic[Model]):
             unpack(optimizer, state.tensors[f"optimizer-{phase}"], state.optimizers[phase])
 
     def summary(self, stopped: Stopped, evaluation: dict[str, Any]) -> Summary:
-        """How the run ended."""
+        """The summary of the run."""
         self.stepper.release()
         counters, trained = self.counters, sum(p.numel() for p in self.objective.model.parameters() if p.requires_grad)
         world = self.accelerator.num_processes
