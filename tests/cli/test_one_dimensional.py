@@ -58,7 +58,7 @@ def test_a_run_learns_its_own_losses_and_then_the_recipes(sequence: Path) -> Non
 
 def test_a_checkpoint_keeps_what_it_was_built_on(sequence: Path, writer: Path, tmp_path: Path) -> None:
     system = load(str(sequence))
-    assert system.tokenizer.layout == Layout((6,), 1, 16)
+    assert system.tokenizer.layout == Layout((6,), 1, 16, axes=("latents",))
     pictures = torch.rand(2, 3, 16, 16) * 2 - 1
     other = load(str(writer)).tokenizer
     assert torch.equal(other.encode(pictures).values, system.encode(pictures).values)
