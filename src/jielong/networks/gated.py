@@ -12,6 +12,7 @@ biases                                        0
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,12 @@ def gate(x: Tensor, dim: int) -> Tensor:
 def unit_rms(vectors: Tensor) -> Tensor:
     """Vectors ``(..., D)`` scaled to a root mean square of 1; embeddings start small, and no norm follows. Zero stays zero."""
     return rms_norm(vectors, None, 1e-6)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Disables autocast for the device of ``x``; free of cost where it is off, which matters when positions are sampled one by one."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 @torch.no_grad()

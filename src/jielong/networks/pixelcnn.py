@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from jielong.config.registry import Config
 from jielong.networks.backbone import Backbone, BackboneInputs, check_raster
 from jielong.networks.eligibility import can_fuse
-from jielong.networks.gated import gate, initialise, unit_rms
+from jielong.networks.gated import gate, initialise, unit_rms, without_autocast
 from jielong.networks.masked_convolution import HorizontalConvolution, VerticalConvolution
 from jielong.networks.pixel_cache import Maps, PixelCache, by_colour
 from jielong.networks.pixel_grid import PixelGrid
@@ -163,7 +163,7 @@ class PixelCNN(Backbone["PixelCache | ReplayCache"]):
             return self._whole(x, pooled)
         if isinstance(cache, ReplayCache):
             return cache.extend(x, pooled, self._whole, commit)
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        with torch.no_grad(), without_autocast(x):
             if not cache.started:
                 self._start(pooled, cache)
             if not commit:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from jielong.config.registry import Config
 from jielong.networks.backbone import Backbone, BackboneInputs, check_raster
 from jielong.networks.eligibility import can_fuse
-from jielong.networks.gated import gate, initialise, unit_rms
+from jielong.networks.gated import gate, initialise, unit_rms, without_autocast
 from jielong.networks.replay import ReplayCache
 from jielong.networks.wave_cache import LayerMaps, WaveCache
 
@@ -133,7 +133,7 @@ class WaveNet(Backbone["WaveCache | ReplayCache"]):
             raise ValueError(f"the cache is for {cache.capacity} positions, but these are {cache.length + x.shape[1]}")
         if isinstance(cache, ReplayCache):
             return cache.extend(x, pooled, self._whole, commit)
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        with torch.no_grad(), without_autocast(x):
             if not cache.started:
                 self._start(pooled, cache)
             if not commit:
