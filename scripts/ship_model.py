@@ -3,8 +3,8 @@
     python scripts/ship_model.py runs/vq-emoji vq-emoji --title "VQ tokenizer for emoji" \
         --command "jielong train vqgan --out runs/vq-emoji" --machine "two cores of an AMD EPYC (Zen 5)"
 
-The figures are those of the shipped (rounded) weights, by ``jielong evaluate``. Whom to name and the licence of the weights follow from the
-sets that the model learned from, and its tokenizer, and the model it began from.
+The figures are those of the shipped (rounded) weights, by ``jielong evaluate``. Attributions and the licence of the weights follow from the
+training sets of the model, of its tokenizer and of the model that initialised it.
 """
 
 from __future__ import annotations
@@ -36,10 +36,19 @@ CARD = """# {name}
 
 | | |
 |---|---|
-| parts | {parts} |
+{parts}
 | data | `{data}`, training split |
-| parameters | {parameters:,} (bf16, {megabytes:.1f} MB) |
-| training | {samples:,} samples in {minutes:.0f} minutes on {machine}, `{command}` |
+| parameters | {parameters:,} |
+| file | {megabytes:.1f} MB, bf16 |
+| training samples | {samples:,} |
+| training time | {minutes:.0f} minutes |
+| machine | {machine} |
+
+Trained by
+
+```sh
+{command}
+```
 
 Held-out figures, by `jielong {measured_by}`:
 
@@ -47,58 +56,64 @@ Held-out figures, by `jielong {measured_by}`:
 {figures}
 ```
 
-{knows}
+{limits}
 
-The weights are under {licence}. They learned from
+Licence of the weights: {licence}. They were trained on
 
-{whose}
+{sources}
 
-{stated}
+{note}
 """
-KNOWS = {
-    "pictures": (
-        "It knows small pictures in the styles of its training data and nothing else: what it was not trained on gives shapes\n"
-        "that may mean nothing."
-    ),
-    "sound": "It knows sound such as it was trained on and nothing else: what is unlike comes out as noise or as something else.",
+LIMITS = {
+    "pictures": "Outside the styles of its training data, results are shapes without meaning.",
+    "sound": "Outside the kinds of sound in its training data, results are noise or another sound.",
     "speech": (
-        "It knows the voices and the kind of sentences that it was trained on and nothing else: what is unlike comes out wrong.\n"
-        "What it says was said by none of those who lent it their voices: do not let it pass for theirs."
+        "Outside the voices and kinds of sentences in its training data, results are wrong. The speakers of the training recordings\n"
+        "said none of the generated speech: do not present it as theirs."
     ),
 }
-NOTHING_ASKED = "None of these extends its terms to what is made of them; keep the names beside the weights."
-SHARED_ALIKE = (
-    "Whether weights are an adaptation of their data is not settled. So that nobody's terms are broken they are passed on as\n"
-    "one: under the share-alike licence of the data, with these names, which stay beside them and beside what is made of them.\n"
+PERMISSIVE = "None of these licences extends to trained weights. Keep the attributions with the weights."
+SHARE_ALIKE = (
+    "Whether weights are an adaptation of their training data is not settled. To violate no terms they are distributed as one:\n"
+    "under the share-alike licence of the data, with these attributions, which stay with the weights and with what is generated.\n"
     "The program itself is under Apache-2.0."
 )
 SPDX = {"Apache-2.0": "Apache-2.0", "CC BY-SA 3.0": "CC-BY-SA-3.0", "CC BY-SA 4.0": "CC-BY-SA-4.0", "GPL-2.0": "GPL-2.0-only"}
 
 
-def learned_from(recipe: Recipe, asked: frozenset[str] = frozenset()) -> list[str]:
-    """The sets behind a model: its own, its tokenizer's, and those of the model that its training began from.
+def training_sets(recipe: Recipe, visited: frozenset[str] = frozenset()) -> list[str]:
+    """Training sets of a model, of its tokenizer and of the model that initialised it.
 
-    A model may have gone on from an earlier one of its name, so none is ``asked`` twice.
+    ``visited`` are names of models whose sets are included already: a model may be initialised from an earlier one of its name.
     """
-    before = {recipe.tokenizer.checkpoint} if isinstance(recipe.tokenizer, Trained) else set()
-    before |= {recipe.train.init_from} if recipe.train.init_from is not None else set()
-    earlier = [name for model in sorted(before - asked) for name in learned_from(load(model, "cpu").recipe, asked | before)]
+    models = {recipe.tokenizer.checkpoint} if isinstance(recipe.tokenizer, Trained) else set()
+    models |= {recipe.train.init_from} if recipe.train.init_from is not None else set()
+    earlier = [name for model in sorted(models - visited) for name in training_sets(load(model, "cpu").recipe, visited | models)]
     return list(dict.fromkeys([*listed(recipe.data.set), *earlier]))
 
 
 def kind(recipe: Recipe) -> str:
-    """Which of :data:`KNOWS` is true of a model."""
+    """The key of :data:`LIMITS` for a model."""
     source = open_source(recipe.data.set)
     if source.kind == "image":
         return "pictures"
     return "speech" if any(item.extra.get(column) for item in source.items for column in SPEAKER_COLUMNS) else "sound"
 
 
+def part_rows(recipe: Recipe) -> str:
+    """Rows of the card's table: one per part, with the parts of a composite condition."""
+    tokenizer = recipe.tokenizer.checkpoint if isinstance(recipe.tokenizer, Trained) else recipe.tokenizer.name
+    rows = {"tokenizer": tokenizer, **{family: part.name for family in FAMILIES if (part := getattr(recipe, family)) is not None}}
+    if recipe.condition is not None:
+        rows["condition"] = "`, `".join(part.name for part in recipe.condition.components)
+    return "\n".join(f"| {family} | `{name}` |" for family, name in rows.items())
+
+
 def licence_named(licence: str) -> str:
-    """The licence, once the distribution that the weights go into names it.
+    """The licence, if the metadata of jielong-zoo list it.
 
     Raises:
-        DataError: if it does not.
+        DataError: if they do not.
     """
     project = tomllib.loads((MODELS.parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
     if SPDX[licence] not in project["license"].split(" AND "):
@@ -110,8 +125,8 @@ def ship(run: Path, name: str, title: str, command: str, machine: str, count: in
     """Write a model's folder in the zoo, or in another folder of models, and return it."""
     system = load(str(run), "cpu")
     recipe = system.recipe
-    asked = sorted({each for name in learned_from(recipe) for each in terms(name)})
-    licence = licence_named(licence_of_weights(asked))
+    sources = sorted({each for name in training_sets(recipe) for each in terms(name)})
+    licence = licence_named(licence_of_weights(sources))
     target = models / name
     text = system.recipe.to_yaml()
     model = system.generator or system.tokenizer
@@ -126,20 +141,16 @@ def ship(run: Path, name: str, title: str, command: str, machine: str, count: in
     done = subprocess.run(measure, stdout=subprocess.PIPE, check=True, text=True)
     figures = json.loads(done.stdout)
     write_bytes(target / "evaluation.json", (json.dumps(figures, indent=2) + "\n").encode())
-    parts = [
-        f"tokenizer {recipe.tokenizer.checkpoint if isinstance(recipe.tokenizer, Trained) else recipe.tokenizer.name}",
-        *(f"{family} {part.name}" for family in FAMILIES if (part := getattr(recipe, family)) is not None),
-    ]
     card = CARD.format(
         name=name,
         measured_by=" ".join(measured_by),
         title=title,
-        parts=", ".join(parts),
+        parts=part_rows(recipe),
         data=recipe.data.set,
-        knows=KNOWS[kind(recipe)],
+        limits=LIMITS[kind(recipe)],
         licence=licence,
-        whose="\n".join(f"- {each}" for each in asked),
-        stated=NOTHING_ASKED if licence == OWN else SHARED_ALIKE,
+        sources="\n".join(f"- {each}" for each in sources),
+        note=PERMISSIVE if licence == OWN else SHARE_ALIKE,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         megabytes=(target / "model.safetensors").stat().st_size / 1e6,
         samples=summary["samples"],
@@ -149,7 +160,7 @@ def ship(run: Path, name: str, title: str, command: str, machine: str, count: in
         figures=json.dumps({key: value for key, value in figures.items() if key != "provenance"}, indent=2),
     )
     write_bytes(target / "README.md", card.encode())
-    write_bytes(target / LICENCE, Licence(licence, tuple(asked)).to_json().encode())
+    write_bytes(target / LICENCE, Licence(licence, tuple(sources)).to_json().encode())
     return target
 
 
@@ -158,10 +169,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the folder of a finished run")
     parser.add_argument("name", help="the model's name in the zoo")
-    parser.add_argument("--title", required=True, help="one sentence on what it is")
-    parser.add_argument("--command", required=True, help="the command that trained it")
-    parser.add_argument("--machine", required=True, help="what it was trained on")
-    parser.add_argument("--count", type=int, help="held-out items to measure; what evaluate takes by default")
+    parser.add_argument("--title", required=True, help="one line that describes it")
+    parser.add_argument("--command", required=True, help="the command that trained it; one a line if there are several")
+    parser.add_argument("--machine", required=True, help="the machine it was trained on")
+    parser.add_argument("--count", type=int, help="held-out items to measure; the default is that of evaluate")
     parser.add_argument("--into", type=Path, default=MODELS, help="the folder of models; the zoo's by default")
     arguments = parser.parse_args()
     try:

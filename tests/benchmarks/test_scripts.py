@@ -123,7 +123,7 @@ def test_a_run_is_shipped_with_figures_and_licence(tmp_path: Path, capsys: pytes
     assert capsys.readouterr().out.strip() == str(shipped)
     card = (shipped / "README.md").read_text()
     assert card.startswith("# maskgit-small\n\nSmall.")
-    assert "`jielong train maskgit-tiny`" in card
+    assert "```sh\njielong train maskgit-tiny\n```" in card
     assert "Ann & Co" in card
     assert json.loads((shipped / "evaluation.json").read_text())["provenance"]
     assert [each.attribution for each in Licence.beside(shipped).learned_from] == ["Ann & Co"]

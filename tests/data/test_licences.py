@@ -77,12 +77,12 @@ def test_a_licence_lies_beside_a_model(tmp_path: Path) -> None:
         Licence.beside(tmp_path)
 
 
-def test_every_shipped_model_of_sound_says_what_its_card_says() -> None:
+def test_licences_of_shipped_audio_models_match_their_cards() -> None:
     pytest.importorskip("jielong_zoo")
-    heard = {name: folder for name, folder in zoo().items() if "rate" in json.loads((folder / DESCRIPTION).read_text())["media"]}
-    assert heard
-    for name, folder in heard.items():
-        own, card = Licence.beside(folder), (folder / "README.md").read_text()
-        assert own is not None, name
-        whose = "\n".join(f"- {each}" for each in own.learned_from)
-        assert f"The weights are under {own.weights}. They learned from\n\n{whose}\n\n" in card
+    audio = {name: folder for name, folder in zoo().items() if "rate" in json.loads((folder / DESCRIPTION).read_text())["media"]}
+    assert audio
+    for name, folder in audio.items():
+        licence, card = Licence.beside(folder), (folder / "README.md").read_text()
+        assert licence is not None, name
+        sources = "\n".join(f"- {each}" for each in licence.learned_from)
+        assert f"Licence of the weights: {licence.weights}. They were trained on\n\n{sources}\n\n" in card

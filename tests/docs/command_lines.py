@@ -108,11 +108,14 @@ def of_scripts() -> Iterator[Line]:
 
 
 def of_cards() -> Iterator[Line]:
-    """Code in the cards of shipped models; some hold two commands, one after the other."""
+    """Blocks of shell in the cards of shipped models, and code in running text."""
     for path in sorted(ROOT.glob("zoo/src/jielong_zoo/models/*/README.md")):
-        for code in re.findall(r"`([^`\n]+)`", path.read_text("utf-8")):
-            for command in re.findall(r"jielong [^;(]*", code):
-                yield Line(f"{path.parent.name}/README.md", program_of(command), whole=False)
+        origin = f"{path.parent.name}/README.md"
+        for script in blocks(path, "sh"):
+            yield from (Line(origin, tuple(words)) for words in lines_of(script))
+        for code in re.findall(r"`([^`\n]+)`", BLOCK.sub("", path.read_text("utf-8"))):
+            if words := program_of(code):
+                yield Line(origin, words, whole=False)
 
 
 def all_lines() -> list[Line]:

@@ -183,23 +183,25 @@ def card(record: dict[str, Any], real: Measurement) -> str:
     settings, protocol = record["settings"], real.details
     error, candidates = protocol["standard_error"], protocol["candidates"]
     rows = {
-        "Real held-out pictures": f"{real.value:.1%} ± {error:.1%} (n = {real.n}, {candidates} candidates)",
-        "Trained on": f"`{record['data']}`, training split only, {record['pictures']} pictures",
+        "Real held-out images": f"{real.value:.1%} ± {error:.1%} (n = {real.n}, {candidates} candidates)",
+        "Trained on": f"`{record['data']}`, training split only, {record['pictures']} images",
         "Objective": f"InfoNCE in both directions, learned temperature, batches of {settings['batch']}, {settings['epochs']} epochs",
-        "Views": f"clean, and {settings['views']} with shift, blur, reduced size, noise, contrast: to tolerate a tokenizer's artefacts",
+        "Views": f"clean, and {settings['views']} with shift, blur, reduced size, noise, contrast",
         "Weights": f"`{WEIGHTS}`, SHA-256 `{record['sha256']}`",
-        "Remade by": f"`{record['command']}`",
+        "Made by": f"`{record['command']}`",
         "Checked by": "`python -m jielong.evaluation.retrieval real`",
         "Licence": "Apache-2.0",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return f"""# A two-tower scorer
 
-How well does a picture fit a caption? Frozen EfficientNet-lite2 and frozen all-MiniLM-L6-v2 under two small trained heads.
-It measures `retrieval_at_1`: the share of generated pictures whose own caption beats {candidates - 1} others, style included.
-It has seen one set of drawings only: its figures compare models on that set, and compare with no other score.
+Scores how well an image fits a caption: two small trained heads on frozen EfficientNet-lite2 and frozen all-MiniLM-L6-v2.
+It measures `retrieval_at_1`: the fraction of generated images whose caption scores above {candidates - 1} others, style included.
+It is trained on one data set: its figures compare models on that set only.
 
 | | |
 |---|---|
 {table}
+
+The changed views make the score tolerant of a tokenizer's artefacts.
 """
