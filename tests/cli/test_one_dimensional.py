@@ -12,7 +12,7 @@ from PIL import Image
 
 from jielong.apps.commands.trace import Recorder
 from jielong.apps.demo import markup
-from jielong.apps.demo.trace_view import board, tell
+from jielong.apps.demo.trace_view import token_grid, trace
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.callbacks import StepEvent
 from jielong.system import load
@@ -108,11 +108,11 @@ def test_unknown_tokens_are_those_of_a_grey_picture(writer: Path) -> None:
     assert frames[-1].tobytes() == drawn.sheet(scale=2).tobytes()
 
 
-def test_a_story_has_a_board_to_read_and_covers_nothing(writer: Path) -> None:
+def test_a_trace_of_1d_tokens_has_a_grid_and_covers_no_region(writer: Path) -> None:
     system = load(str(writer))
-    (story,) = tell(system, ["a red square"], ["red"])
-    assert (story.grid, len(story.codes), story.placed) == ((2, 3), 6, False)
-    assert '"placed":false' in markup.player([story])
+    (item,) = trace(system, ["a red square"], ["red"])
+    assert (item.grid, len(item.codes), item.spatial) == ((2, 3), 6, False)
+    assert '"spatial":false' in markup.player([item])
     blank = system.encode(torch.ones(1, 3, 16, 16))
     assert blank.values.shape == (1, 6, 1)
 
@@ -128,5 +128,5 @@ def test_a_story_has_a_board_to_read_and_covers_nothing(writer: Path) -> None:
     ],
 )
 def test_tokens_are_drawn_in_whole_rows(layout: Layout, shape: tuple[int, int]) -> None:
-    assert board(layout) == shape
+    assert token_grid(layout) == shape
     assert shape[0] * shape[1] == layout.positions

@@ -1,4 +1,4 @@
-"""Tokens of several scales through every command: train, tokenize, generate with a trace, smooth, evaluate, and the demo's story."""
+"""Tokens of several scales through every command: train, tokenize, generate with a trace, smooth, evaluate, and the demo's item."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from jielong.apps.demo.trace_view import tell
+from jielong.apps.demo.trace_view import trace
 from jielong.data.opening import open_data
 from jielong.media.images import to_bytes
 from jielong.system import System, load
@@ -107,13 +107,13 @@ def test_smooth_sampling_makes_pictures_but_no_trace(sketcher: Path, tmp_path: P
     assert command("generate", sketcher, "--text", "x", "--out", tmp_path, "--soft-codes", "--trace").exit_code != 0
 
 
-def test_the_demos_story_ends_with_the_picture(sketcher: Path) -> None:
+def test_the_demos_trace_ends_with_the_image(sketcher: Path) -> None:
     system: System = load(str(sketcher))
-    (story,) = tell(system, ["a green square"], ["a green square"])
-    assert len(story.film) == 4
-    assert story.grid[0] * story.grid[1] == len(story.codes) == 30
-    assert not story.placed
-    assert torch.equal(story.picture, system.decode(system.generate_tokens(["a green square"], batch=1))[0])
+    (item,) = trace(system, ["a green square"], ["a green square"])
+    assert len(item.frames) == 4
+    assert item.grid[0] * item.grid[1] == len(item.codes) == 30
+    assert not item.spatial
+    assert torch.equal(item.picture, system.decode(system.generate_tokens(["a green square"], batch=1))[0])
 
 
 def test_evaluation_tells_the_usage_of_each_scale(cutter: Path, pictures: Path) -> None:

@@ -1,4 +1,4 @@
-"""The demo's page: what it must show, from known ingredients."""
+"""The demo's page from known contents."""
 
 import base64
 import io
@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from jielong.apps.demo import markup
-from jielong.apps.demo.page import Report, Strategy, View, fill, render
+from jielong.apps.demo.page import Reconstruction, Report, Strategy, fill, render
 from jielong.apps.demo.scratch import Run, Scratch
-from jielong.apps.demo.trace_view import Pace, Story, told
+from jielong.apps.demo.trace_view import Speed, Trace, shown_values
 from jielong.core.tokens import Layout, Tokens
 from jielong.media.images import to_float, write_image
 from jielong.training.trainer import Summary
@@ -28,7 +28,7 @@ VOID = {"meta", "link", "img", "input", "br", "hr"}
 
 
 class Page(HTMLParser):
-    """Checks that tags nest, and collects what the page would load and what its commands say."""
+    """Checks that tags nest, and collects addresses and commands."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -40,9 +40,9 @@ class Page(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag, attrs):
-        given = dict(attrs)
-        self.loads += [given[name] for name in ("src", "href") if name in given]
-        if given.get("class") == "command":
+        values = dict(attrs)
+        self.loads += [values[name] for name in ("src", "href") if name in values]
+        if values.get("class") == "command":
             self.commands.append("")
         if tag not in VOID:
             self.open.append(tag)
@@ -59,43 +59,43 @@ class Page(HTMLParser):
             self.commands[-1] += data
 
 
-def a_story(caption: str, steps: int) -> Story:
-    born = [1 + place * steps // 4 for place in range(4)]
-    film = torch.linspace(-1, 1, steps)[:, None, None, None].expand(steps, 3, 8, 8)
-    return Story(caption, (2, 2), [3, 1, 3, 0], born, film)
+def a_trace(caption: str, steps: int) -> Trace:
+    sampled = [1 + index * steps // 4 for index in range(4)]
+    frames = torch.linspace(-1, 1, steps)[:, None, None, None].expand(steps, 3, 8, 8)
+    return Trace(caption, (2, 2), [3, 1, 3, 0], sampled, frames)
 
 
 def a_report(folder: Path) -> Report:
     prompts = ["a <red> heart", "pizza & wine"]
     strategies = [
-        Strategy("raster", "llamagen-emoji", 1_000_000, [a_story(prompt, 4) for prompt in prompts], Pace(0.5, 0.25, 2)),
-        Strategy("masked", "maskgit-emoji", 1_000_000, [a_story(prompt, 2) for prompt in prompts], Pace(0.1, 0.05, 2)),
+        Strategy("raster", "llamagen-emoji", 1_000_000, [a_trace(prompt, 4) for prompt in prompts], Speed(0.5, 0.25, 2)),
+        Strategy("masked", "maskgit-emoji", 1_000_000, [a_trace(prompt, 2) for prompt in prompts], Speed(0.1, 0.05, 2)),
     ]
     grey = torch.zeros(3, 8, 8)
-    sheet = write_image(folder / "samples-000000000064.png", grey)
+    grid = write_image(folder / "samples-000000000064.png", grey)
     summary = Summary(64, 4, 0, 3.0, 1234, 1, "budget", {}, {"heldout_psnr": 20.5})
     log = [{"samples": n, "regression": 1 / n, "loss": 5 - n / 100} for n in range(1, 65)]
-    run = Run(folder, f"jielong train {folder}/tokenizer.yaml --budget 3s --out {folder}-again", summary, log, [(64, sheet)])
+    run = Run(folder, f"jielong train {folder}/tokenizer.yaml --budget 3s --out {folder}-again", summary, log, [(64, grid)])
     tokenizer = SimpleNamespace(layout=SimpleNamespace(vocabulary=16), media=SimpleNamespace(size=(8, 8)))
     return Report(
         machine="a machine",
         seed=0,
-        again="jielong demo --out demo",
+        command="jielong demo --out demo",
         prompts=prompts,
         strategies=strategies,
         real={prompts[0]: grey},
         heldout=frozenset(prompts[:1]),
-        views=[View("fog", grey, [1, 2, 3, 4], (2, 2), grey, 30.0)],
+        reconstructions=[Reconstruction("fog", grey, [1, 2, 3, 4], (2, 2), grey, 30.0)],
         tokenizer="vq-emoji",
         scratch=Scratch(run, run, SimpleNamespace(tokenizer=tokenizer), 100.0),
-        scratch_stories=[a_story("food", 2)],
-        missing={"other-emoji": "it is not here"},
+        scratch_traces=[a_trace("food", 2)],
+        missing={"other-emoji": "it is not installed"},
         memory={"generating": 500.0},
         seconds=200.0,
     )
 
 
-def test_the_page_is_well_formed_and_needs_nothing_else(tmp_path):
+def test_the_page_is_well_formed_and_self_contained(tmp_path):
     text = render(a_report(tmp_path))
     page = Page(text)
     assert all(address.startswith("data:") for address in page.loads)
@@ -110,10 +110,10 @@ def test_every_section_has_its_command(tmp_path):
     sections = re.findall(r"<section>.*?</section>", text, re.S)
     assert len(sections) == 6
     assert all('<code class="command">' in section for section in sections)
-    assert "it is not here" in text
+    assert "it is not installed" in text
 
 
-def test_commands_are_commands(tmp_path):
+def test_commands_parse(tmp_path):
     typer = pytest.importorskip("typer")
     import shlex
 
@@ -128,16 +128,16 @@ def test_commands_are_commands(tmp_path):
         program.commands[arguments[0]].make_context(arguments[0], arguments[1:])  # raises a usage error
 
 
-def test_without_models_the_page_says_which(tmp_path):
-    text = render(Report(machine="m", seed=0, again="jielong demo", prompts=["x"], missing={"maskgit-emoji": "not installed"}))
+def test_missing_models_are_listed(tmp_path):
+    text = render(Report(machine="m", seed=0, command="jielong demo", prompts=["x"], missing={"maskgit-emoji": "not installed"}))
     Page(text)
     assert "maskgit-emoji" in text
     assert "not installed" in text
 
 
-def test_a_film_strip_keeps_every_frame_exactly():
+def test_a_frame_strip_keeps_every_frame_exactly():
     frames = to_float(torch.randint(256, (5, 3, 6, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8))
-    kind, _, data = markup.film_strip(frames, 3).partition(",")
+    kind, _, data = markup.frame_strip(frames, 3).partition(",")
     assert kind == "data:image/webp;base64"
     strip = torch.tensor(list(Image.open(io.BytesIO(base64.b64decode(data))).tobytes())).view(12, 12, 3)
     for index, frame in enumerate(frames):
@@ -146,26 +146,26 @@ def test_a_film_strip_keeps_every_frame_exactly():
 
 
 def test_a_player_holds_codes_and_steps():
-    found = re.search(r'<script type="application/json">(.*)</script>', markup.player([a_story("x", 4)]))
+    found = re.search(r'<script type="application/json">(.*)</script>', markup.player([a_trace("x", 4)]))
     assert found
     data = json.loads(found[1])
-    assert (data["grid"], data["steps"], data["size"], data["columns"]) == ([2, 2], 4, [8, 8], 2)
-    assert data["stories"][0]["codes"] == [3, 1, 3, 0]
-    assert data["stories"][0]["born"] == [1, 2, 3, 4]
+    assert (data["grid"], data["step_count"], data["size"], data["columns"]) == ([2, 2], 4, [8, 8], 2)
+    assert data["items"][0]["codes"] == [3, 1, 3, 0]
+    assert data["items"][0]["steps"] == [1, 2, 3, 4]
 
 
-def test_what_is_drawn_at_once_is_shown_forming_without_a_map_of_tokens():
-    turns = a_story("x", 4)
-    once, alone = replace(turns, born=[4] * 4), replace(turns, born=[1] * 4, film=turns.film[:1])
-    assert [story.at_once for story in (once, turns, alone)] == [True, False, False]
-    assert ("board" in markup.player([once]), "board" in markup.player([turns])) == (False, True)
-    assert '"placed":false' in markup.player([once])  # nothing of it is covered
-    assert '"placed":true' in markup.player([turns])
+def test_a_parallel_trace_has_no_token_map():
+    sequential = a_trace("x", 4)
+    parallel, single = replace(sequential, steps=[4] * 4), replace(sequential, steps=[1] * 4, frames=sequential.frames[:1])
+    assert [trace.parallel for trace in (parallel, sequential, single)] == [True, False, False]
+    assert ("tokens map" in markup.player([parallel]), "tokens map" in markup.player([sequential])) == (False, True)
+    assert '"spatial":false' in markup.player([parallel])  # no region is covered
+    assert '"spatial":true' in markup.player([sequential])
 
 
-def test_among_several_pictures_one_can_be_chosen():
-    assert markup.player([a_story("x", 4)]).count("<button") == 1
-    assert markup.player([a_story("x", 4), a_story("y", 4)]).count("<button") == 1 + 2
+def test_one_of_several_traces_can_be_chosen():
+    assert markup.player([a_trace("x", 4)]).count("<button") == 1
+    assert markup.player([a_trace("x", 4), a_trace("y", 4)]).count("<button") == 1 + 2
 
 
 def test_equal_codes_have_equal_colours_and_others_differ():
@@ -179,17 +179,17 @@ def test_near_numbers_have_near_colours():
     assert 0 <= min(hues) <= max(hues) < 360
 
 
-def test_a_player_of_continuous_tokens_says_so():
-    story = a_story("x", 4)
-    numbers = replace(story, codes=told(Tokens(torch.tensor([[[0.14], [-2.0], [3.0], [1.26]]]), Layout((2, 2), 1)))[0])
+def test_a_player_of_continuous_tokens():
+    trace = a_trace("x", 4)
+    numbers = replace(trace, codes=shown_values(Tokens(torch.tensor([[[0.14], [-2.0], [3.0], [1.26]]]), Layout((2, 2), 1)))[0])
     assert numbers.codes == [0.1, -2.0, 3.0, 1.3]
-    assert (story.discrete, numbers.discrete) == (True, False)
+    assert (trace.discrete, numbers.discrete) == (True, False)
     assert '"discrete":false' in markup.player([numbers])
-    assert '"discrete":true' in markup.player([story])
+    assert '"discrete":true' in markup.player([trace])
 
 
 @pytest.mark.parametrize("logarithmic", [False, True])
-def test_a_chart_puts_points_where_they_belong(logarithmic):
+def test_chart_coordinates(logarithmic):
     points = [(0.0, 100.0), (50.0, 10.0), (60.0, math.nan), (100.0, 1.0)]
     text = markup.chart(points, "samples", "loss", logarithmic=logarithmic)
     svg = ElementTree.fromstring(re.search(r"<svg.*</svg>", text)[0])
@@ -211,11 +211,11 @@ def test_ticks_are_round_few_and_inside(low, high):
     assert len(steps) == 1
 
 
-def test_a_short_run_has_words_in_place_of_a_curve():
+def test_a_short_run_has_no_curve():
     assert "too short" in markup.chart([(1.0, 2.0)], "x", "y")
 
 
-def test_a_template_place_without_a_value_is_an_error():
+def test_a_template_name_without_a_value_is_an_error():
     assert fill("<p>{{a}}</p>", a="b") == "<p>b</p>"
     with pytest.raises(KeyError):
         fill("{{a}} {{b}}", a="x")

@@ -8,7 +8,7 @@ from PIL import Image
 from rich.console import Console
 
 from jielong.apps import demo
-from jielong.apps.demo.trace_view import measure_pace, tell
+from jielong.apps.demo.trace_view import measure_speed, trace
 from jielong.config import recipe
 from jielong.system import load
 from jielong.training import experiment
@@ -18,7 +18,7 @@ TINY = ["data.size=16", "train.samples=32", "train.batch=16", "train.warmup=0", 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Twelve captioned pictures in two classes."""
+    """Twelve captioned images in two classes."""
     folder = tmp_path_factory.mktemp("pictures")
     for index in range(12):
         place = folder / ("warm" if index % 2 else "cold") / f"{index}.png"
@@ -30,7 +30,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def models(pictures, tmp_path_factory):
-    """A raster and a masked generator over coarse pixels, hardly trained."""
+    """A raster and a masked generator over coarse pixels, trained on 16 samples."""
     folder = tmp_path_factory.mktemp("models")
     for name in ("llamagen-tiny", "maskgit-tiny"):
         chosen = recipe.load(name, ["train.samples=16", "train.warmup=0", "data.size=4"])
@@ -38,8 +38,8 @@ def models(pictures, tmp_path_factory):
     return [str(folder / name) for name in ("llamagen-tiny", "maskgit-tiny")]
 
 
-def test_the_demo_makes_its_page(pictures, models, tmp_path):
-    said = io.StringIO()
+def test_the_demo_writes_its_page(pictures, models, tmp_path):
+    output = io.StringIO()
     page = demo.run(
         tmp_path / "demo",
         minutes=0.5,
@@ -48,7 +48,7 @@ def test_the_demo_makes_its_page(pictures, models, tmp_path):
         sounds=["impact-sounds"],
         prompts=["colour 1", "colour 2"],
         overrides=[f"data.set={pictures}", *TINY],
-        console=Console(file=said, width=200),
+        console=Console(file=output, width=200),
     )
     assert page == tmp_path / "demo" / "index.html"
     text = page.read_text()
@@ -56,41 +56,41 @@ def test_the_demo_makes_its_page(pictures, models, tmp_path):
         "Two prompts, two strategies",
         "Raster: 16 tokens",
         "Masked: 16 tokens",
-        "What a token holds",
-        "From nothing",
-        "What it costs",
+        "Reconstruction",
+        "Trained from scratch",
+        "Cost",
     ):
         assert needed in text
     assert "no-such-model" in text
-    assert str(page.resolve()) in said.getvalue()
+    assert str(page.resolve()) in output.getvalue()
     for run in ("tokenizer", "generator"):
         assert (tmp_path / "demo" / "from-scratch" / run / "model.safetensors").exists()
         assert (tmp_path / "demo" / "from-scratch" / f"{run}.yaml").exists()
 
 
-def test_a_story_is_what_generate_draws(models):
+def test_a_trace_ends_with_the_generated_image(models):
     for name in models:
         system = load(name)
         prompts = ["colour 1", "colour 2", "colour 3"]
-        stories = tell(system, prompts, prompts, seed=5)
+        traces = trace(system, prompts, prompts, seed=5)
         drawn = system.generate(prompts, seed=5)
         steps = 16 if "llamagen" in name else 8
-        for story, picture in zip(stories, drawn, strict=True):
-            assert len(story.film) == steps
-            torch.testing.assert_close(story.picture, picture.tensor)
-            assert set(story.born) == set(range(1, steps + 1))
-            assert story.caption == picture.caption
+        for each, picture in zip(traces, drawn, strict=True):
+            assert len(each.frames) == steps
+            torch.testing.assert_close(each.picture, picture.tensor)
+            assert set(each.steps) == set(range(1, steps + 1))
+            assert each.caption == picture.caption
 
 
-def test_raster_is_born_in_order_and_what_is_not_yet_born_is_white(models):
-    (story,) = tell(load(models[0]), ["colour 1"], ["colour 1"])
-    assert story.born == list(range(1, 17))
-    first = story.film[0].flatten(1)
+def test_raster_samples_in_order_and_the_rest_is_white(models):
+    (each,) = trace(load(models[0]), ["colour 1"], ["colour 1"])
+    assert each.steps == list(range(1, 17))
+    first = each.frames[0].flatten(1)
     assert (first[:, 1:] == 1).all()  # a pixel tokenizer's white is exact
 
 
-def test_pace_is_a_time(models):
-    pace = measure_pace(load(models[1]), ["colour 1", "colour 2"])
-    assert pace.alone > 0
-    assert pace.together > 0
-    assert pace.batch == 2
+def test_speed_is_a_time(models):
+    speed = measure_speed(load(models[1]), ["colour 1", "colour 2"])
+    assert speed.single > 0
+    assert speed.batched > 0
+    assert speed.batch == 2

@@ -1,4 +1,4 @@
-"""The demonstration: pictures from words by two strategies, sound, a system trained from nothing, and one page that shows it all."""
+"""Demo: text-to-image with two orders, audio models, a system trained from scratch, and one HTML page with the results."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from jielong.apps.demo.audio_samples import listen
-from jielong.apps.demo.page import Report, Strategy, View, render
+from jielong.apps.demo.audio_samples import sound_sections
+from jielong.apps.demo.page import Reconstruction, Report, Strategy, render
 from jielong.apps.demo.scratch import Scratch, train_from_scratch
-from jielong.apps.demo.trace_view import Story, board, measure_pace, tell, told
+from jielong.apps.demo.trace_view import Trace, measure_speed, shown_values, token_grid, trace
 from jielong.data.opening import open_data
 from jielong.data.source import DataError
 from jielong.data.splits import Split
@@ -36,7 +36,7 @@ PROMPTS = (
 )
 MODELS = ("llamagen-emoji", "maskgit-emoji")
 TOKENIZER = "vq-emoji"
-VIEWS = 6
+RECONSTRUCTIONS = 6
 
 
 def run(
@@ -55,27 +55,27 @@ def run(
     """Generate, train, and write ``out/index.html``.
 
     Args:
-        out: The folder of the page and of the runs from scratch.
-        minutes: Wall time for training from scratch; 0 leaves it out.
-        seed: Of all pictures.
-        models: Generators to compare: names of shipped models, or checkpoint folders. One that is missing is named and left out.
-        tokenizer: The tokenizer whose tokens are shown.
-        sounds: Models of sound to hear, names or folders; those that are shipped by default.
-        prompts: What to draw.
+        out: Folder of the page and of the runs from scratch.
+        minutes: Wall time for training from scratch; 0 skips it.
+        seed: Seed of all samples.
+        models: Generators to compare: names of shipped models, or checkpoint folders. Missing ones are listed and skipped.
+        tokenizer: Tokenizer whose reconstructions are shown.
+        sounds: Audio models, names or folders; all shipped ones by default.
+        prompts: Captions to generate.
         overrides: ``a.b=c`` changes to both recipes from scratch.
-        console: Where to print; standard output if not given.
+        console: Standard output by default.
         show: Open the page in a browser.
 
     Returns:
         The page's path.
     """
-    begun = time.perf_counter()
+    started = time.perf_counter()
     console = console or Console()
     missing: dict[str, str] = {}
     strategies = [strategy for name in models if (strategy := _strategy(name, prompts, seed, missing, console)) is not None]
     real, heldout = _real(prompts) if strategies else ({}, frozenset())
-    views = _views(tokenizer, missing)
-    hearings = listen(seed, missing, sounds)
+    reconstructions = _reconstructions(tokenizer, missing)
+    sections = sound_sections(seed, missing, sounds)
     memory = {}
     if strategies:
         memory["generating"] = peak_memory()
@@ -85,24 +85,24 @@ def run(
     report = Report(
         machine=machine(),
         seed=seed,
-        again=f"jielong demo --out {out} --minutes {minutes:g} --seed {seed}",
+        command=f"jielong demo --out {out} --minutes {minutes:g} --seed {seed}",
         prompts=prompts,
         strategies=strategies,
         real=real,
         heldout=heldout,
-        views=views,
+        reconstructions=reconstructions,
         tokenizer=tokenizer,
         scratch=scratch,
-        scratch_stories=_draw_classes(scratch, len(prompts), seed) if scratch is not None else (),
-        hearings=hearings,
+        scratch_traces=_draw_classes(scratch, len(prompts), seed) if scratch is not None else (),
+        sound_sections=sections,
         missing=missing,
         memory={name: value for name, value in memory.items() if value is not None},
-        seconds=time.perf_counter() - begun,
+        seconds=time.perf_counter() - started,
     )
     page = write_bytes(out / "index.html", render(report).encode())
     for name, reason in missing.items():
         console.print(f"without {name}: {reason}", highlight=False)
-    console.print(f"done in {time.perf_counter() - begun:.0f} s; open the page:", highlight=False)
+    console.print(f"done in {time.perf_counter() - started:.0f} s; open the page:", highlight=False)
     console.print(str(page.resolve()), style="bold", highlight=False, soft_wrap=True)
     if show:
         webbrowser.open(page.resolve().as_uri())
@@ -110,10 +110,10 @@ def run(
 
 
 def _load(name: str, missing: dict[str, str]) -> System | None:
-    """A model, or ``None`` and the reason."""
+    """Load a model; returns ``None`` and adds the reason to ``missing`` if it cannot be loaded."""
     if name not in zoo() and not Path(name).is_dir():
-        here = ", ".join(zoo()) or "none; the distribution jielong-zoo brings them"
-        missing[name] = f"it is not among the installed models ({here})"
+        installed = ", ".join(zoo()) or "none; install the distribution jielong-zoo"
+        missing[name] = f"it is not among the installed models ({installed})"
         return None
     try:
         return load(name, "cpu")
@@ -123,23 +123,23 @@ def _load(name: str, missing: dict[str, str]) -> System | None:
 
 
 def _strategy(name: str, prompts: Sequence[str], seed: int, missing: dict[str, str], console: Console) -> Strategy | None:
-    """Draw the prompts with one model, and time it."""
+    """Generate the prompts with one model and measure its speed."""
     system = _load(name, missing)
     if system is None:
         return None
     if system.generator is None or system.inputs != ("text",) or system.recipe.order is None:
-        missing[name] = "it does not draw from words"
+        missing[name] = "it is not a text-to-image model"
         return None
     console.print(f"[bold]{name}[/bold]: {len(prompts)} prompts", highlight=False)
-    stories = tell(system, prompts, prompts, seed)
-    pace = measure_pace(system, prompts, seed)
-    console.print(f"  {pace.together:.2f} s a picture, {pace.batch} at once; {pace.alone:.2f} s alone", highlight=False)
+    traces = trace(system, prompts, prompts, seed)
+    speed = measure_speed(system, prompts, seed)
+    console.print(f"  {speed.batched:.2f} s per image in a batch of {speed.batch}; {speed.single:.2f} s for one image", highlight=False)
     parameters = sum(weight.numel() for weight in system.generator.parameters())
-    return Strategy(system.recipe.order.name, name, parameters, stories, pace)
+    return Strategy(system.recipe.order.name, name, parameters, traces, speed)
 
 
 def _real(prompts: Sequence[str]) -> tuple[dict[str, torch.Tensor], frozenset[str]]:
-    """The built-in set's own drawings of the prompts, and which of them were held out of training."""
+    """Images of the built-in set with these captions, and the captions that are in the held-out split."""
     found: dict[str, torch.Tensor] = {}
     heldout: set[str] = set()
     splits: tuple[Split, ...] = ("train", "heldout")
@@ -148,51 +148,51 @@ def _real(prompts: Sequence[str]) -> tuple[dict[str, torch.Tensor], frozenset[st
             images = open_data("emoji", split=split)
         except DataError:
             return {}, frozenset()
-        places = {caption: place for place, caption in enumerate(images.captions)}
+        rows = {caption: row for row, caption in enumerate(images.captions)}
         for prompt in prompts:
-            if prompt in places:
-                found[prompt] = images.media([places[prompt]])[0]
+            if prompt in rows:
+                found[prompt] = images.media([rows[prompt]])[0]
                 if split == "heldout":
                     heldout.add(prompt)
     return found, frozenset(heldout)
 
 
-def _views(name: str, missing: dict[str, str]) -> list[View]:
-    """Held-out drawings, spread over the set, through the tokenizer and back."""
+def _reconstructions(name: str, missing: dict[str, str]) -> list[Reconstruction]:
+    """Reconstructions of held-out images, evenly spread over the set."""
     system = _load(name, missing)
     if system is None:
         return []
     try:
         images = open_data(system.recipe.data.set, size=system.tokenizer.media.size[0], split="heldout")
     except DataError as error:
-        missing["the pictures of the token maps"] = str(error)
+        missing["reconstructions"] = str(error)
         return []
-    rows = [(2 * index + 1) * len(images) // (2 * VIEWS) for index in range(VIEWS)]
+    rows = [(2 * index + 1) * len(images) // (2 * RECONSTRUCTIONS) for index in range(RECONSTRUCTIONS)]
     originals = images.media(rows)
     tokens = system.encode(originals)
     rebuilt = system.decode(tokens)
-    grid = board(tokens.layout)
-    codes = told(tokens)
+    grid = token_grid(tokens.layout)
+    codes = shown_values(tokens)
     return [
-        View(images.captions[row] or images.keys[row], original, code, grid, back, psnr(back[None], original[None]).value)
+        Reconstruction(images.captions[row] or images.keys[row], original, code, grid, back, psnr(back[None], original[None]).value)
         for row, original, code, back in zip(rows, originals, codes, rebuilt, strict=True)
     ]
 
 
-def _draw_classes(scratch: Scratch, count: int, seed: int) -> list[Story]:
-    """A picture of each of the largest groups, by the generator trained from scratch."""
+def _draw_classes(scratch: Scratch, count: int, seed: int) -> list[Trace]:
+    """Generate one image of each of the largest classes with the generator trained from scratch."""
     system = scratch.system
     images = open_data(system.recipe.data.set, split="train")
     sizes = Counter(label for label in images.labels if label is not None)
     names = [images.classes[label] for label, _ in sizes.most_common(count)]
-    return tell(system, names, names, seed)
+    return trace(system, names, names, seed)
 
 
 def peak_memory() -> float | None:
-    """Most memory that this process ever held, in megabytes; ``None`` where the system does not tell."""
+    """Peak memory of this process in megabytes; ``None`` where the platform does not report it."""
     try:
         import resource
     except ImportError:  # Windows
         return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / 1e6 if sys.platform == "darwin" else most / 1e3
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3

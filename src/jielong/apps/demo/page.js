@@ -1,25 +1,25 @@
-// A player shows how pictures came to be. All of a player's pictures stand at the same step; one of them is shown large.
+// A player animates traces of generation. All items are shown at the same step, one of them enlarged beside its token map.
 (() => {
   "use strict";
-  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)").matches;
   const hue = (token, discrete) => (discrete ? (token * 137.508) % 360 : 140 - 48 * Math.max(-2.5, Math.min(2.5, token)));
 
-  function cells(board, count) {
-    board.replaceChildren(...Array.from({ length: count }, () => document.createElement("i")));
-    return [...board.children];
+  function cells(grid, count) {
+    grid.replaceChildren(...Array.from({ length: count }, () => document.createElement("i")));
+    return [...grid.children];
   }
 
   function player(root) {
     const data = JSON.parse(root.querySelector("script").textContent);
-    const { stories, steps, size, columns, placed, discrete } = data;
+    const { items, step_count: last, size, columns, spatial, discrete } = data;
     const [rows, cols] = data.grid;
-    const board = root.querySelector(".board"), over = root.querySelector(".over");
-    const map = board ? cells(board, rows * cols) : [], marks = cells(over, rows * cols);
-    const button = root.querySelector(".play"), slider = root.querySelector("input"), says = root.querySelector("output");
+    const map = root.querySelector(".map"), over = root.querySelector(".over");
+    const mapCells = map ? cells(map, rows * cols) : [], marks = cells(over, rows * cols);
+    const button = root.querySelector(".play"), slider = root.querySelector("input"), status = root.querySelector("output");
     const large = root.querySelector(".stage canvas");
     const thumbs = [...root.querySelectorAll(".reel button")];
-    const films = stories.map(story => Object.assign(new Image(), { src: story.film }));
-    let step = steps, chosen = 0, timer = 0;
+    const films = items.map(item => Object.assign(new Image(), { src: item.frames }));
+    let step = last, chosen = 0, timer = 0;
 
     function paint(canvas, index) {
       const pen = canvas.getContext("2d"), high = size[0] / rows, wide = size[1] / cols, frame = step - 1;
@@ -27,24 +27,24 @@
       canvas.width = size[1];
       if (step > 0) pen.drawImage(films[index], (frame % columns) * size[1], Math.floor(frame / columns) * size[0], size[1], size[0], 0, 0, size[1], size[0]);
       pen.fillStyle = getComputedStyle(root).getPropertyValue("--veil");
-      stories[index].born.forEach((born, place) => {
-        if (placed && born > step) pen.fillRect((place % cols) * wide, Math.floor(place / cols) * high, wide, high);
+      items[index].steps.forEach((sampled, place) => {
+        if (spatial && sampled > step) pen.fillRect((place % cols) * wide, Math.floor(place / cols) * high, wide, high);
       });
     }
 
     function show() {
-      const story = stories[chosen];
+      const item = items[chosen];
       let known = 0, fresh = 0;
-      story.codes.forEach((code, place) => {
-        const born = story.born[place], state = born > step ? "unknown" : born === step && born > 0 ? "new" : "";
-        known += born <= step;
+      item.codes.forEach((code, place) => {
+        const sampled = item.steps[place], state = sampled > step ? "unknown" : sampled === step && sampled > 0 ? "new" : "";
+        known += sampled <= step;
         fresh += state === "new";
-        if (board) {
-          map[place].className = state;
-          map[place].style.setProperty("--h", hue(code, discrete));
-          map[place].textContent = code;
+        if (map) {
+          mapCells[place].className = state;
+          mapCells[place].style.setProperty("--h", hue(code, discrete));
+          mapCells[place].textContent = code;
         }
-        marks[place].className = placed && state === "new" ? "new" : "";
+        marks[place].className = spatial && state === "new" ? "new" : "";
       });
       paint(large, chosen);
       thumbs.forEach((thumb, index) => {
@@ -52,8 +52,8 @@
         thumb.setAttribute("aria-pressed", index === chosen);
       });
       slider.value = step;
-      const count = ` · ${known} of ${story.codes.length} tokens` + (fresh ? `, ${fresh} new` : "");
-      says.textContent = `step ${step} of ${steps}` + (board ? count : "");
+      const count = ` · ${known} of ${item.codes.length} tokens` + (fresh ? `, ${fresh} new` : "");
+      status.textContent = `step ${step} of ${last}` + (map ? count : "");
     }
 
     function stop() {
@@ -63,13 +63,13 @@
     }
 
     function play() {
-      if (step >= steps) step = 0;
+      if (step >= last) step = 0;
       button.textContent = "Pause";
       timer = setInterval(() => {
         step += 1;
         show();
-        if (step >= steps) stop();
-      }, Math.max(90, Math.min(700, 6000 / steps)));
+        if (step >= last) stop();
+      }, Math.max(90, Math.min(700, 6000 / last)));
       show();
     }
 
@@ -87,9 +87,9 @@
 
     Promise.all(films.map(film => film.decode().catch(() => undefined))).then(() => {
       const wanted = new URLSearchParams(location.search).get("step");
-      if (wanted !== null) step = Math.min(steps, Number(wanted));
+      if (wanted !== null) step = Math.min(last, Number(wanted));
       show();
-      if (calm || wanted !== null || !("IntersectionObserver" in window)) return;
+      if (reducedMotion || wanted !== null || !("IntersectionObserver" in window)) return;
       const once = new IntersectionObserver(entries => {
         if (entries.some(entry => entry.isIntersecting)) {
           once.disconnect();

@@ -1,4 +1,4 @@
-"""The demo's page: one self-contained HTML file, with the command beside every figure."""
+"""The demo's page: one self-contained HTML file, with the command next to each figure."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from torch import Tensor
 
 from jielong.apps.demo import markup
 from jielong.apps.demo.audio_html import content
-from jielong.apps.demo.audio_samples import Hearing
+from jielong.apps.demo.audio_samples import AudioSection
 from jielong.apps.demo.scratch import Run, Scratch
-from jielong.apps.demo.trace_view import Pace, Story
+from jielong.apps.demo.trace_view import Speed, Trace
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """What one strategy made of the prompts.
+    """The prompts generated with one order.
 
     Attributes:
-        order: Its order's name.
-        model: The model's name.
-        parameters: Trained numbers of its generator.
-        stories: A picture a prompt.
-        pace: Seconds a picture.
+        order: Name of the order.
+        model: Name of the model.
+        parameters: Parameters of its generator.
+        traces: One per prompt.
+        speed: Seconds per image.
     """
 
     order: str
     model: str
     parameters: int
-    stories: Sequence[Story]
-    pace: Pace
+    traces: Sequence[Trace]
+    speed: Speed
 
 
 @dataclass(frozen=True)
-class View:
-    """A real picture, its tokens, and what comes back from them; pictures are ``(C, H, W)``."""
+class Reconstruction:
+    """An image, its tokens and its reconstruction; images are ``(C, H, W)``."""
 
     caption: str
     original: Tensor
@@ -52,54 +52,54 @@ class View:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything the page shows.
+    """Contents of the page.
 
     Attributes:
-        machine: The machine and the versions, in words.
-        seed: Of all pictures.
-        again: The command that makes the page again.
-        prompts: What was asked for.
-        strategies: What each strategy made of it.
-        real: The set's own drawings of the prompts, by prompt, where it has them.
-        heldout: Prompts whose drawing no model was shown in training.
-        views: Real pictures and their tokens.
-        tokenizer: The model that made the views.
+        machine: Description of the machine and library versions.
+        seed: Seed of all samples.
+        command: Command that reproduces the page.
+        prompts: Captions generated.
+        strategies: Results of each text-to-image model.
+        real: Images of the data set by caption, where it has them.
+        heldout: Prompts of the held-out split.
+        reconstructions: Images with their tokens and reconstructions.
+        tokenizer: Name of the tokenizer of the reconstructions.
         scratch: The runs from scratch.
-        scratch_stories: Pictures of the generator trained from scratch.
-        hearings: What models of sound made.
-        missing: Models that are not there, and why.
-        memory: Peak memory of the process in megabytes, by when it was read.
-        seconds: Wall time of the whole demo.
+        scratch_traces: Images of the generator trained from scratch.
+        sound_sections: Sections of audio models.
+        missing: Unavailable models, with the reason.
+        memory: Peak memory of the process in megabytes, by stage.
+        seconds: Wall time of the demo.
     """
 
     machine: str
     seed: int
-    again: str
+    command: str
     prompts: Sequence[str]
     strategies: Sequence[Strategy] = ()
     real: Mapping[str, Tensor] = field(default_factory=dict)
     heldout: frozenset[str] = frozenset()
-    views: Sequence[View] = ()
+    reconstructions: Sequence[Reconstruction] = ()
     tokenizer: str = ""
     scratch: Scratch | None = None
-    scratch_stories: Sequence[Story] = ()
-    hearings: Sequence[Hearing] = ()
+    scratch_traces: Sequence[Trace] = ()
+    sound_sections: Sequence[AudioSection] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
     memory: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
 
-HOW = {
-    "raster": "Row by row, from the top left corner. Each token is drawn knowing all before it, and is never changed again.",
-    "masked": "At every step all missing tokens are drawn at once, but tokens drawn together do not know of each other: only the few that "
-    "the model is surest of are kept, and the rest is covered again. A few at first, then more and more.",
-    "next_scale": "First one token for the whole picture, then a few for a sketch, and so on to the finest. The tokens of a scale are "
-    "drawn at once, and say what the coarser scales, added up, still lack.",
+ORDERS = {
+    "raster": "Row by row from the top left corner: each token is sampled given all previous tokens.",
+    "masked": "At each step all masked tokens are sampled in parallel, independently of one another. Only those with the highest "
+    "confidence are kept and the rest re-masked; the number kept grows with the step.",
+    "next_scale": "From a single token for the whole image to the finest scale. The tokens of a scale are sampled in parallel and encode "
+    "the residual of the sum of the coarser scales.",
 }
 
 
 def generate_command(model: str, prompts: Sequence[str], seed: int) -> str:
-    """The command that draws these prompts."""
+    """The command that generates these prompts."""
     return f"jielong generate {model} {' '.join(f'--text {shlex.quote(prompt)}' for prompt in prompts)} --seed {seed} --out {model}"
 
 
@@ -107,20 +107,20 @@ def render(report: Report) -> str:
     """The page as HTML."""
     sections = [
         _compare(report),
-        *(_story(report, strategy) for strategy in report.strategies),
+        *(_order_section(report, strategy) for strategy in report.strategies),
         _tokens(report),
-        *(_section(hearing.title, *content(hearing)) for hearing in report.hearings),
+        *(_section(section.title, *content(section)) for section in report.sound_sections),
         _scratch(report),
         _cost(report),
     ]
-    facts = {"Machine": report.machine, "Seed": str(report.seed), "Made in": _minutes(report.seconds), "Made again by": report.again}
+    facts = {"Machine": report.machine, "Seed": str(report.seed), "Time": _minutes(report.seconds), "Command": report.command}
     return fill(
         _read("page.html"),
         style=_read("page.css"),
         script=_read("page.js"),
-        lead="A picture or a sound is cut into tokens, the tokens are produced step by step, and turned back. Below, two strategies for "
-        "the steps of a picture share one tokenizer, one network and one loop, models of sound speak and clatter, and a small system "
-        "learns all of it from nothing.",
+        lead="A tokenizer encodes an image or a clip as tokens; a generator samples tokens step by step; the tokenizer decodes them. "
+        "Below: two orders with one tokenizer, one architecture and one sampling loop, models of speech and sounds, and a small system "
+        "trained from scratch.",
         facts="".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items()),
         sections="\n".join(section for section in sections if section),
         credits="<p>Drawings: Noto Emoji (Google, Apache-2.0) and Twemoji (graphics by Twitter and contributors, CC BY 4.0).</p>",
@@ -128,10 +128,10 @@ def render(report: Report) -> str:
 
 
 def fill(template: str, **values: str) -> str:
-    """Put values in the place of ``{{name}}``.
+    """Replace each ``{{name}}`` with its value.
 
     Raises:
-        KeyError: if the template has a place that no value is given for.
+        KeyError: if the template has a name without a value.
     """
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
 
@@ -145,18 +145,17 @@ def _section(title: str, *content: str) -> str:
 
 
 def _absent(report: Report) -> str:
-    """What could not be shown, and why."""
     return "".join(
-        f'<p class="absent">Without <code>{escape(model)}</code>: {escape(reason)}</p>' for model, reason in report.missing.items()
+        f'<p class="absent"><code>{escape(model)}</code> skipped: {escape(reason)}</p>' for model, reason in report.missing.items()
     )
 
 
 def _compare(report: Report) -> str:
     if not report.strategies:
-        return _section("The trained models are not here", _absent(report))
+        return _section("No trained model is installed", _absent(report))
     cards = []
     for index, prompt in enumerate(report.prompts):
-        columns = [(strategy.order, strategy.stories[index].picture) for strategy in report.strategies]
+        columns = [(strategy.order, strategy.traces[index].picture) for strategy in report.strategies]
         if prompt in report.real:
             columns.append(("original", report.real[prompt]))
         row = "".join(
@@ -165,12 +164,12 @@ def _compare(report: Report) -> str:
         tag = ' <span class="tag">held out</span>' if prompt in report.heldout else ""
         cards.append(f'<figure class="card"><div class="row">{row}</div><figcaption>{escape(prompt)}{tag}</figcaption></figure>')
     held = (
-        "<p class='note'>The set has every emoji in two styles. A prompt marked <span class='tag'>held out</span> names a pair of emoji "
-        "and style that no model was shown in training: it saw the emoji in the other style, and the style on other emoji.</p>"
+        "<p class='note'>The data set has each emoji in two styles. A prompt marked <span class='tag'>held out</span> is a combination of "
+        "emoji and style that is not in the training split, which has the emoji in the other style.</p>"
     )
     return _section(
         f"{_count(report.prompts, 'prompt')}, {_count(report.strategies, 'strategy')}".capitalize(),
-        "<p>The same words, the same seed, the first draw of each; none was picked.</p>",
+        "<p>One seed for all images, the first sample of each, not selected.</p>",
         held if report.heldout else "",
         f'<div class="cards">{"".join(cards)}</div>',
         *(markup.command(generate_command(strategy.model, report.prompts, report.seed)) for strategy in report.strategies),
@@ -178,58 +177,44 @@ def _compare(report: Report) -> str:
     )
 
 
-def _story(report: Report, strategy: Strategy) -> str:
-    steps, tokens = len(strategy.stories[0].film), len(strategy.stories[0].codes)
+def _order_section(report: Report, strategy: Strategy) -> str:
+    steps, tokens = len(strategy.traces[0].frames), len(strategy.traces[0].codes)
     title = f"{strategy.order.capitalize()}: {tokens} tokens in {steps} steps"
     return _section(
         title,
-        f"<p>{HOW.get(strategy.order, '')}</p>",
-        f"<p class='note'>{_shown(strategy.stories[0])}</p>",
-        markup.player(strategy.stories),
+        f"<p>{ORDERS.get(strategy.order, '')}</p>",
+        f"<p class='note'>{_player_caption(strategy.traces[0])}</p>",
+        markup.player(strategy.traces),
         markup.command(f"{generate_command(strategy.model, report.prompts[:1], report.seed)} --trace"),
     )
 
 
-def _shown(story: Story) -> str:
-    """What a player shows, in words."""
-    if story.at_once:
-        return "The tokens begin as noise, and every step takes some of it away: the picture they decode to after each."
-    return (
-        f"Left, the tokens: {_written(story)}; those of this step are outlined. "
-        f"Right, the picture they decode to so far; {_unknown(story)}."
-    )
-
-
-def _written(story: Story) -> str:
-    """What stands on the board, in words."""
-    if story.discrete:
-        return "a number out of the tokenizer&rsquo;s vocabulary each, equal numbers in equal colours"
-    return "the first of the numbers that each holds, blue where it is low and red where it is high"
-
-
-def _unknown(story: Story) -> str:
-    """What is shown in the place of tokens that are not known yet, in words."""
-    return "what is not known yet is covered" if story.placed else "in the place of tokens not known yet stand those of a white picture"
+def _player_caption(trace: Trace) -> str:
+    """Caption of a player."""
+    if trace.parallel:
+        return "All tokens are denoised in parallel: the image decoded after each step."
+    values = "codebook indices, equal ones in equal colours" if trace.discrete else "their first channel, from blue (low) to red (high)"
+    masked = "regions not sampled yet are covered" if trace.spatial else "tokens not sampled yet are those of a white image"
+    return f"Left, the tokens: {values}; those of this step are outlined. Right, the image decoded so far; {masked}."
 
 
 def _tokens(report: Report) -> str:
-    if not report.views:
+    if not report.reconstructions:
         return ""
     figures = "".join(
-        f'<figure><div class="row">{markup.picture(view.original, view.caption)}{markup.token_map(view.codes, view.grid)}'
-        f"{markup.picture(view.rebuilt, view.caption + ', from its tokens')}</div>"
-        f"<figcaption>{escape(view.caption)} <small>· {view.psnr:.1f} dB</small></figcaption></figure>"
-        for view in report.views
+        f'<figure><div class="row">{markup.picture(each.original, each.caption)}{markup.token_map(each.codes, each.grid)}'
+        f"{markup.picture(each.rebuilt, each.caption + ', reconstruction')}</div>"
+        f"<figcaption>{escape(each.caption)} <small>· {each.psnr:.1f} dB</small></figcaption></figure>"
+        for each in report.reconstructions
     )
-    codes = not isinstance(report.views[0].codes[0], float)
-    mean = sum(view.psnr for view in report.views) / len(report.views)
+    codes = not isinstance(report.reconstructions[0].codes[0], float)
+    mean = sum(each.psnr for each in report.reconstructions) / len(report.reconstructions)
     return _section(
-        "What a token holds",
-        "<p>Left, a drawing that the tokenizer was not trained on; in the middle, its tokens; right, what the decoder makes of the tokens "
-        "alone. A generator can be no better than this. Peak signal-to-noise ratio "
-        f"of these {len(report.views)}: {mean:.1f} dB on average.</p>",
+        "Reconstruction",
+        "<p>Left, a held-out image; in the middle, its tokens; right, its reconstruction: an upper bound on the quality of a generator "
+        f"over these tokens. Mean PSNR of these {len(report.reconstructions)}: {mean:.1f} dB.</p>",
         f'<div class="views">{figures}</div>',
-        f"<p class='note'>The same over every held-out drawing{', with the share of the vocabulary that is used' if codes else ''}:</p>",
+        f"<p class='note'>The same over all held-out images{', with codebook usage' if codes else ''}:</p>",
         markup.command(f"jielong evaluate {report.tokenizer}"),
     )
 
@@ -240,42 +225,41 @@ def _scratch(report: Report) -> str:
         return ""
     tokenizer = scratch.system.tokenizer
     codes = tokenizer.layout.vocabulary
-    uniform = (math.log(codes), f"guessing among {codes} codes") if codes else None
+    uniform = (math.log(codes), f"uniform over {codes} codes") if codes else None
     return _section(
-        f"From nothing, in {_minutes(scratch.seconds)}",
-        "<p>While this page was made, a small tokenizer and then a small masked generator on its tokens learned from the built-in "
-        f"drawings, {tokenizer.media.size[0]} pixels a side. Not a good model, but a whole one.</p>",
-        "<h3>First, the tokenizer</h3>",
-        _run(scratch.tokenizer, "squared error of the reconstruction", "regression", True, None, "Each drawing beside its reconstruction."),
-        "<h3>Then, the generator</h3>",
-        _run(scratch.generator, "cross-entropy, nats a token", "loss", False, uniform, "Drawn from classes, the same seeds at each time."),
-        _drawn(scratch, report.scratch_stories, report.seed) if report.scratch_stories else "",
+        f"Trained from scratch in {_minutes(scratch.seconds)}",
+        "<p>The demo trained a small tokenizer, and then a small masked generator on its tokens, on the built-in data set at "
+        f"{tokenizer.media.size[0]} pixels.</p>",
+        "<h3>Tokenizer</h3>",
+        _run(scratch.tokenizer, "squared reconstruction error", "regression", True, None, "Each image next to its reconstruction."),
+        "<h3>Generator</h3>",
+        _run(scratch.generator, "cross-entropy, nats per token", "loss", False, uniform, "Class-conditional samples, with the same seeds."),
+        _class_samples(scratch, report.scratch_traces, report.seed) if report.scratch_traces else "",
     )
 
 
-def _drawn(scratch: Scratch, stories: Sequence[Story], seed: int) -> str:
-    """What the generator trained from scratch draws."""
-    words = " ".join(f"--class {shlex.quote(story.caption)}" for story in stories)
+def _class_samples(scratch: Scratch, traces: Sequence[Trace], seed: int) -> str:
+    classes = " ".join(f"--class {shlex.quote(trace.caption)}" for trace in traces)
     return (
-        f"<h3>What it draws</h3><p>One word each: a group of emoji. {len(stories[0].codes)} tokens in {len(stories[0].film)} steps.</p>"
-        + markup.player(stories)
-        + markup.command(f"jielong generate {scratch.generator.folder} {words} --seed {seed} --out drawn --trace")
+        f"<h3>Samples</h3><p>One per class. {len(traces[0].codes)} tokens in {len(traces[0].frames)} steps.</p>"
+        + markup.player(traces)
+        + markup.command(f"jielong generate {scratch.generator.folder} {classes} --seed {seed} --out samples --trace")
     )
 
 
-def _run(run: Run, name: str, key: str, logarithmic: bool, reference: tuple[float, str] | None, what: str) -> str:
-    """One run's loss curve and sample sheets."""
+def _run(run: Run, name: str, key: str, logarithmic: bool, reference: tuple[float, str] | None, note: str) -> str:
+    """A run's loss curve and sample grids."""
     points = [(float(line["samples"]), float(line[key])) for line in run.log if line.get(key) is not None]
-    shown = [run.sheets[index] for index in sorted({0, len(run.sheets) // 2, len(run.sheets) - 1})] if run.sheets else []
-    sheets = "".join(markup.sheet(path, f"after {samples:,} samples") for samples, path in shown)
+    shown = [run.grids[index] for index in sorted({0, len(run.grids) // 2, len(run.grids) - 1})] if run.grids else []
+    grids = "".join(markup.sample_grid(path, f"after {samples:,} samples") for samples, path in shown)
     figures = "".join(
         f"; {name.replace('_', ' ')} {value:.3g}" for name, value in run.summary.evaluation.items() if isinstance(value, float)
     )
     words = f"{run.summary.samples:,} samples in {_minutes(run.summary.seconds)}, {run.summary.parameters:,} parameters{figures}."
     curve = markup.chart(points, "samples seen", name, logarithmic=logarithmic, reference=reference)
     return (
-        f"<p class='note'>{escape(words)} {what}</p>"
-        f'<div class="pair">{curve}<div class="sheets">{sheets}</div></div>{markup.command(run.command)}'
+        f"<p class='note'>{escape(words)} {note}</p>"
+        f'<div class="pair">{curve}<div class="sheets">{grids}</div></div>{markup.command(run.command)}'
     )
 
 
@@ -284,28 +268,28 @@ def _cost(report: Report) -> str:
         [
             f"{s.order}, {s.model}",
             f"{s.parameters / 1e6:.2f} M",
-            str(len(s.stories[0].film)),
-            f"{s.pace.alone:.3f} s",
-            f"{s.pace.together:.3f} s",
+            str(len(s.traces[0].frames)),
+            f"{s.speed.single:.3f} s",
+            f"{s.speed.batched:.3f} s",
         ]
         for s in report.strategies
     ]
     if not rows and not report.memory:
         return ""
-    size = report.strategies[0].pace.batch if report.strategies else 0
-    head = ["strategy", "parameters", "steps", "a picture alone", f"a picture, {size} at once"]
-    paces = markup.table(head, rows) if rows else ""
-    note = "<p class='note'>From words whose encoding is kept to pixels, guidance included.</p>" if rows else ""
+    size = report.strategies[0].speed.batch if report.strategies else 0
+    head = ["strategy", "parameters", "steps", "s per image, single", f"s per image, batch of {size}"]
+    speeds = markup.table(head, rows) if rows else ""
+    note = "<p class='note'>Generation with guidance and decoding, with cached text embeddings.</p>" if rows else ""
     memory = (
         markup.table(["peak memory of the process", ""], [[name, f"{value:,.0f} MB"] for name, value in report.memory.items()])
         if report.memory
         else ""
     )
-    return _section("What it costs", paces, note, memory, markup.command(report.again))
+    return _section("Cost", speeds, note, memory, markup.command(report.command))
 
 
 def _count(things: Sequence[object], name: str) -> str:
-    """How many, in words: ``eight prompts``."""
+    """A count in words: ``eight prompts``."""
     words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
     number = words[len(things)] if len(things) < len(words) else str(len(things))
     plural = name if len(things) == 1 else name.removesuffix("y") + "ies" if name.endswith("y") else name + "s"

@@ -1,4 +1,4 @@
-"""A tokenizer and a masked generator from nothing, within a few minutes of wall time."""
+"""Train a tokenizer and a masked generator from scratch within a few minutes of wall time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -22,9 +21,9 @@ from jielong.training.run_logger import METRICS
 from jielong.training.trainer import Summary
 
 TOKENIZER_SHARE = 0.36
-"""Of the whole time; the rest is the generator's, less what tokenising the set takes."""
+"""Tokenizer's share of the total time; the rest is for encoding the data set and for the generator."""
 MEASURING_SHARE = 0.06
-"""Of the whole time, kept for the held-out figures and the last sheets, which a run's budget does not count."""
+"""Share of the total time reserved for the final evaluation and sample grids, which a run's budget excludes."""
 
 
 @dataclass(frozen=True)
@@ -32,23 +31,23 @@ class Run:
     """A finished training run.
 
     Attributes:
-        folder: Its checkpoint, metrics and sample sheets.
-        command: What trains it again.
-        summary: How it ended.
-        log: Lines of the log, each with ``samples``, ``seconds`` and losses.
-        sheets: Sample sheets by samples seen, in order.
+        folder: Checkpoint, metrics and sample grids.
+        command: Command that repeats the training.
+        summary: The run's summary.
+        log: Records of the log, each with ``samples``, ``seconds`` and losses.
+        grids: Sample grids, ordered by the number of samples seen.
     """
 
     folder: Path
     command: str
     summary: Summary
-    log: list[dict[str, Any]]
-    sheets: list[tuple[int, Path]]
+    log: list[dict[str, float]]
+    grids: list[tuple[int, Path]]
 
 
 @dataclass(frozen=True)
 class Scratch:
-    """Both runs, the trained system, and the seconds that all of it took."""
+    """Both runs, the trained system and the total seconds."""
 
     tokenizer: Run
     generator: Run
@@ -57,42 +56,42 @@ class Scratch:
 
 
 def train_from_scratch(out: Path, minutes: float, console: Console, overrides: Sequence[str] = ()) -> Scratch:
-    """Train both into ``out`` (emptied first), in at most ``minutes``.
+    """Train both into ``out`` (emptied first).
 
     Args:
-        out: A folder of the demo's own.
-        minutes: Wall time for everything: both runs, tokenising the set, and measuring.
-        console: Where the live progress goes.
+        out: Output folder.
+        minutes: Wall-time limit for both runs, encoding the data set and evaluation.
+        console: Console of the progress display.
         overrides: ``a.b=c`` changes to both recipes.
     """
-    begun = time.perf_counter()
+    started = time.perf_counter()
     shutil.rmtree(out, ignore_errors=True)
     total, files = 60.0 * minutes, importlib.resources.files("jielong.apps.demo")
 
     def left() -> float:
-        return total * (1 - MEASURING_SHARE) - (time.perf_counter() - begun)
+        return total * (1 - MEASURING_SHARE) - (time.perf_counter() - started)
 
-    console.print("[bold]training a tokenizer[/bold]: pictures to tokens and back", highlight=False)
+    console.print("[bold]training a tokenizer[/bold]", highlight=False)
     folder = out / "tokenizer"
     first = recipe.parse((files / "tokenizer.yaml").read_text(), "the demo's tokenizer", overrides)
     tokenizer_run = _train(first, folder, TOKENIZER_SHARE * total, console)
 
-    console.print("[bold]cutting the whole set into tokens[/bold]", highlight=False)
+    console.print("[bold]encoding the data set[/bold]", highlight=False)
     data, tokenizer = experiment.prepare(first).data, load(str(folder), "cpu").tokenizer
     tokens = out / "tokens.safetensors"
     cache.write(tokens, cache.tokenize(tokenizer, data), cache.identity(tokenizer, data))
 
-    console.print("[bold]training a masked generator[/bold] on them: tokens from nothing", highlight=False)
+    console.print("[bold]training a masked generator[/bold]", highlight=False)
     second = recipe.parse((files / "generator.yaml").read_text(), "the demo's generator", [f"tokenizer.checkpoint={folder}", *overrides])
     generator_run = _train(second, out / "generator", max(left(), 0.1 * total), console, tokens)
-    return Scratch(tokenizer_run, generator_run, load(str(out / "generator"), "cpu"), time.perf_counter() - begun)
+    return Scratch(tokenizer_run, generator_run, load(str(out / "generator"), "cpu"), time.perf_counter() - started)
 
 
 def _train(chosen: recipe.Recipe, folder: Path, budget: float, console: Console, tokens: Path | None = None) -> Run:
-    page = folder.with_suffix(".yaml")
-    write_bytes(page, chosen.to_yaml().encode())
-    command = f"jielong train {page} --budget {budget:.0f}s --out {folder}-again"
+    recipe_file = folder.with_suffix(".yaml")
+    write_bytes(recipe_file, chosen.to_yaml().encode())
+    command = f"jielong train {recipe_file} --budget {budget:.0f}s --out {folder}-again"
     summary = experiment.run(chosen, folder, tokens=tokens, budget=budget, console=console)
     log = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
-    sheets = sorted((int(path.stem.rpartition("-")[2]), path) for path in (folder / "samples").glob("samples-*.png"))
-    return Run(folder, command, summary, log, sheets)
+    grids = sorted((int(path.stem.rpartition("-")[2]), path) for path in (folder / "samples").glob("samples-*.png"))
+    return Run(folder, command, summary, log, grids)
