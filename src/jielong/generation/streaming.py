@@ -1,4 +1,4 @@
-"""Tokens that come piece by piece, to sound that comes piece by piece."""
+"""Streaming: chunks of tokens as they are drawn, and chunks of sound as they are decoded."""
 
 from __future__ import annotations
 
@@ -49,23 +49,23 @@ def _chunks(sampler: Sampler, state: SamplerState, every: int) -> Iterator[Token
 
 
 SOON = 12
-"""Tokens that are decoded first of many that come at once, so that sound is there before all of them are decoded."""
+"""Tokens of the first chunk that is decoded when many arrive at once, for low latency."""
 
 
 def stream_sound(tokenizer: Tokenizer, pieces: Iterable[TokenChunk], samples: Sequence[int] | None = None) -> Iterator[Tensor]:
-    """Pieces of sound ``(B, C, n)`` that together are the whole (:meth:`Tokenizer.decode_padded`), on the CPU.
+    """Chunks of sound ``(B, C, n)`` on the CPU that together are :meth:`Tokenizer.decode_padded` of all tokens.
 
-    A tokenizer that can be streamed decodes each token once. What another makes of the last tokens waits until it has seen as many behind
-    them as it looks at, and those that it looks at on either side are decoded again (:attr:`Tokenizer.receptive_field`).
+    A tokenizer with a causal decoder decodes each token once. Another waits for the later tokens of its receptive field and decodes
+    those in the receptive field again (:attr:`Tokenizer.receptive_field`).
 
     Args:
-        tokenizer: What made the tokens.
+        tokenizer: The tokenizer.
         pieces: Tokens in their order, without a gap.
-        samples: Of each item, where that is asked for; by default its tokens say it.
+        samples: Samples of each item; as many as its tokens have by default.
     """
     hop_length = tokenizer.hop_length
     if hop_length is None:
-        raise ValueError("only tokens that stand for stretches of sound can be decoded piece by piece")
+        raise ValueError("only tokens along time, as those of sound, can be decoded chunk by chunk")
     given = None if samples is None else torch.tensor(list(samples))
     stream = _streamed(tokenizer, pieces, hop_length) if _streamable(tokenizer) else _overlapped(tokenizer, pieces, hop_length)
     for start, sound, ends in stream:
@@ -82,7 +82,7 @@ def _streamable(tokenizer: Tokenizer) -> bool:
         return False
     try:
         open_stream(1)
-    except ValueError:  # its body must see a whole sound, or looks ahead
+    except ValueError:  # its network needs a whole sound, or looks ahead
         return False
     return True
 
@@ -116,7 +116,7 @@ def _overlapped(tokenizer: Tokenizer, pieces: Iterable[TokenChunk], hop_length: 
         stop = piece.start + piece.values.shape[1]
         values[:, piece.start : stop] = _filled(tokenizer, piece)
         lengths = piece.lengths
-        # Behind the end of the longest item there is nothing to wait for.
+        # At the end of the longest item no further token comes.
         resolve = stop if stop >= int(lengths.max()) else stop - ahead
         for first, last in _parts(given, resolve, cut):
             yield first * hop_length, tokenizer.decode_between(values, first, last).cpu(), lengths * hop_length
@@ -127,7 +127,7 @@ def _overlapped(tokenizer: Tokenizer, pieces: Iterable[TokenChunk], hop_length: 
 
 
 def _parts(start: int, stop: int, cut: bool) -> Iterator[tuple[int, int]]:
-    """A stretch of tokens in parts, the first of :data:`SOON`, each twice as long as the one before; whole if it cannot be ``cut``."""
+    """A range of tokens in parts, the first of :data:`SOON`, each twice as long as the one before; whole if it cannot be ``cut``."""
     size = SOON if cut else stop - start
     while start < stop:
         end = start + size if stop - start >= 2 * size else stop
@@ -136,7 +136,7 @@ def _parts(start: int, stop: int, cut: bool) -> Iterator[tuple[int, int]]:
 
 
 def _filled(tokenizer: Tokenizer, piece: TokenChunk) -> Tensor:
-    """A piece's tokens, with those of silence behind an item's end."""
+    """A chunk's tokens, with those of silence behind an item's end."""
     places = torch.arange(piece.start, piece.start + piece.values.shape[1])
     behind = (places >= piece.lengths[:, None]).to(piece.values.device)
     if not bool(behind.any()):
