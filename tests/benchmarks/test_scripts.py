@@ -20,7 +20,7 @@ from jielong.training.checkpoint import fingerprint
 from running_scripts import ROOT, module_of, run_script
 
 SCRIPTS, DOCS = ROOT / "scripts", ROOT / "docs"
-COVERED = {"losses", "outputs", "build_emoji", "ship_model", "make_gallery", "make_systems", "migrate_checkpoint"}
+COVERED = {"losses", "outputs", "build_emoji", "ship_model", "make_gallery", "make_systems", "migrate_checkpoint", "measure_code"}
 
 
 def quick() -> Any:
@@ -169,3 +169,12 @@ def test_the_fingerprint_of_a_file_is_that_of_its_model(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     assert module_of(SCRIPTS / "migrate_checkpoint.py").fingerprint(tmp_path / "model.safetensors") == fingerprint(model)
+
+
+def test_figures_of_the_code_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    run_script(SCRIPTS / "measure_code.py")
+    figures = dict(line.rsplit(": ", 1) for line in capsys.readouterr().out.splitlines())
+    lines = sum(len(path.read_text("utf-8").splitlines()) for path in (ROOT / "src" / "jielong").rglob("*.py"))
+    assert int(figures["lines of src"]) == lines
+    assert int(figures["files from an item to its loss"]) > 5
+    assert 3 < int(figures["calls from command to head.sample"]) < 30
