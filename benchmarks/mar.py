@@ -9,7 +9,7 @@ The naive schedule is MAR's own: 64 iterations of the whole trunk, and 100 evalu
 rows of a column use the same weights and random numbers. Trained generators here have fewer tokens than the 256 whose speed is asked for,
 so with a checkpoint there are two columns of time: its parts with random weights at ``--tokens`` (which draw as slowly as trained ones
 would), and the trained ones. Quality is that of the trained ones: pictures of held-out captions, the same for all rows, with the Frechet
-distance to the real ones, its ratio to the naive row's with a paired interval of 90 % (``jielong.evaluation.frechet.frechet_ratio``), and
+distance to the real ones, its ratio to the naive row's with a paired interval of 90 % (``benchmarks/paired.py``), and
 retrieval among 100 captions. Distances of other counts of pictures do not compare. Rounds of all rows are interleaved, so that a busy
 neighbour slows all alike; medians are reported. The last line of the output is one JSON object.
 """
@@ -122,10 +122,12 @@ def drawing(model: Generator, conditions: list[Any] | None, count: int, options:
 
 def qualities(system: Any, rows: dict[str, dict[str, Any]], count: int) -> dict[str, dict[str, Any]]:
     """Frechet distance of each row's pictures to held-out ones, one a caption or class; its ratio to the naive row's, and retrieval."""
+    from paired import frechet_ratio
+
     from jielong.apps.comparison.measuring import heldout
     from jielong.data.order import spread
     from jielong.evaluation.features import FeatureExtractor
-    from jielong.evaluation.frechet import distance_of_few, frechet_ratio
+    from jielong.evaluation.frechet import distance_of_few
     from jielong.evaluation.retrieval import retrieval_at_1
     from jielong.evaluation.scorer import Scorer
 

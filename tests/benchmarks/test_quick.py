@@ -15,7 +15,7 @@ import pytest
 from running_scripts import ROOT, module_of, run_script
 
 FOLDER = ROOT / "benchmarks"
-NO_BENCHMARKS = {"timing", "quick"}
+NO_BENCHMARKS = {"timing", "quick", "paired"}
 
 
 def report(capsys: pytest.CaptureFixture[str], name: str, *arguments: str) -> dict[str, Any]:

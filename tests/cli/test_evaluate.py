@@ -37,7 +37,7 @@ def test_a_tokenizer_on_the_held_out_split(tokenizer: Path, pictures: Path) -> N
     assert made["weights_sha256"] == fingerprint(system.tokenizer)
     assert made["reference"]["split"] == "heldout"
     assert made["reference"]["n"] == 6
-    assert made["weights"].startswith("average")
+    assert made["weights"].startswith("EMA weights")
     assert {"torch", "jielong"} <= made["versions"].keys()
     assert made["figures"]["psnr"]["rounding"] == "8 bits, nearest"
     assert told["seconds"] > 0

@@ -81,7 +81,7 @@ def sizes(experiment: Experiment) -> list[Size]:
         Size("a picture, forward", spent.flops, "FLOP", "one pass, counted"),
         Size("training, all of it", 3.0 * spent.flops * settings.samples, "FLOP", "three passes a sample"),
         Size("training steps", math.ceil(settings.samples / settings.batch), "", "train"),
-        Size("times over the data", settings.samples / len(experiment.data), "", "train"),
+        Size("epochs", settings.samples / len(experiment.data), "", "train"),
         Size("memory, weights and optimizer", 4.0 * STATE_NUMBERS * parameters, "B", f"{STATE_NUMBERS} float32 numbers a parameter"),
         Size("memory, activations", float(spent.saved * micro), "B", f"one pass, counted, times {micro} pictures"),
     ]

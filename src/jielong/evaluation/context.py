@@ -1,4 +1,4 @@
-"""What is measured, on what, and how it draws; what every kind of evaluation is given, and what it gives back."""
+"""Inputs and results of an evaluation: the system, its held-out items, sampling, and the figures."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from jielong.core.tokens import Tokens
 from jielong.data.sets import MediaSet
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.scorer import Scorer
+from jielong.generation.callbacks import StepEvent
 from jielong.system import System
 
 CANDIDATES = 100
-"""Captions that a picture is shown with, in retrieval."""
+"""Captions among which a picture's own is retrieved."""
 BATCH = 64
 
 Progress = Callable[[str, int, int], None]
-"""What is being done, how many items are done, and how many there are."""
+"""``(stage, done, total)``."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,12 @@ class DrawSettings:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What one kind of evaluation found.
+    """Figures of one evaluation.
 
     Attributes:
         figures: The measurements that apply, by name.
         omitted: Those that do not, and why.
-        drawn: More to tell of how items were drawn.
+        drawn: More about how items were sampled, for the provenance.
     """
 
     figures: dict[str, Measurement] = field(default_factory=dict)
@@ -57,21 +58,21 @@ class EvalResult:
 
 @dataclass(frozen=True)
 class EvalContext:
-    """A system and what it is measured on.
+    """A system and the held-out items it is measured on.
 
     Attributes:
         system: A tokenizer or a generator.
         media: The set's held-out split, as the system reads it.
-        rows: Which of its items.
-        real: Those items, ``(n, C, H, W)`` or ``(n, C, T)``.
-        draws: How a generator draws.
-        report: Told how far it is.
+        rows: Indices of the items.
+        real: The items, ``(n, C, *size)``.
+        draws: How a generator samples.
+        report: Progress callback.
         candidates: Captions to choose from in retrieval of pictures.
-        scorer: Another judge of that retrieval than the shipped one.
-        perception: Also what a network sees of a tokenizer's pictures.
-        ceiling: Also the figures of real sound, and of sound that the tokenizer gave back, beside generated.
+        scorer: Scorer of that retrieval in place of the shipped one.
+        perception: Also perceptual figures of a tokenizer's pictures.
+        ceiling: Also figures of real audio and of its reconstructions beside generated audio.
         source: The name or path by which the set was opened.
-        without: Figures of generated sound that are not made.
+        skip_metrics: Figures of generated audio that are not computed.
     """
 
     system: System
@@ -85,7 +86,7 @@ class EvalContext:
     perception: bool = False
     ceiling: bool = True
     source: str = ""
-    without: frozenset[str] = frozenset()
+    skip_metrics: frozenset[str] = frozenset()
 
     @property
     def sounds(self) -> MediaSet:
@@ -94,7 +95,7 @@ class EvalContext:
 
     @property
     def clips(self) -> list[Tensor]:
-        """Real sound without the silence behind its end, ``(C, T)`` each."""
+        """Real audio without padding, ``(C, T)`` each."""
         return [clip[:, : self.sounds.length(row)] for clip, row in zip(self.real, self.rows, strict=True)]
 
     def items(self, prompts: Sequence[Tensor | None] | None = None) -> HeldoutItems:
@@ -113,14 +114,14 @@ class EvalContext:
         return None if settings is None else settings.from_heldout(self.items(prompts))
 
     def draw(self, conditions: Sequence[object] | None, **options: Any) -> Tokens:
-        """Tokens, an item a row."""
+        """Sampled tokens, one item per row."""
         done = 0
 
-        def tick(moment: Any) -> None:
-            # A batch's last step makes its last tokens known.
+        def tick(event: StepEvent) -> None:
+            # All tokens of a batch are known after its last step.
             nonlocal done
-            if bool(moment.known.all()):
-                done += len(moment.known)
+            if bool(event.known.all()):
+                done += len(event.known)
                 self.report("generating", done, len(self.rows))
 
         return self.system.generate_tokens(

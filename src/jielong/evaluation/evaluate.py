@@ -1,10 +1,9 @@
-"""Which figures apply to a system, measured on the held-out split, each with how it was made.
+"""Evaluation on the held-out split: the figures that apply to a system, each with its provenance.
 
-A tokenizer is asked to give pictures back (``psnr``, ``ssim``) and to use its codes (``codebook_usage``). A generator is asked for one
-picture for each held-out caption or class: ``frechet`` compares them with the real held-out pictures, ``retrieval_at_1`` asks a scorer
-whether each fits its own caption, and ``retrieval_at_1_real`` is what real pictures get. One that draws pixels one after the other is asked
-how likely it finds the real pictures, ``bits_per_dimension``; one that draws vectors so, by a density, ``nats_per_token``. Of sound:
-:mod:`jielong.evaluation.sound.tokenizers` and :mod:`jielong.evaluation.sound.generators`.
+Tokenizers of pictures: reconstruction (``psnr``, ``ssim``) and ``codebook_usage``. Generators of pictures, one per held-out caption or
+class: the ``frechet`` distance from the real pictures, R@1 of the caption by a scorer (``retrieval_at_1``; ``retrieval_at_1_real`` of the
+real pictures), and exact likelihoods, ``bits_per_dimension`` of pixels or ``nats_per_token`` of continuous tokens, of autoregressive
+generators. Audio: :mod:`jielong.evaluation.sound.tokenizers` and :mod:`jielong.evaluation.sound.generators`.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ from jielong.training.checkpoint import fingerprint
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured.
+    """Figures of a system.
 
     Attributes:
         figures: The measurements that apply, by name.
         omitted: Those that do not, and why.
-        seconds: Wall time of all of it.
-        provenance: What all figures share: model, data, draws, versions.
+        seconds: Wall time.
+        provenance: Model, data, sampling and versions.
     """
 
     figures: dict[str, Measurement]
@@ -62,26 +61,25 @@ def evaluate(
     progress: Progress | None = None,
     perception: bool = False,
     ceiling: bool = True,
-    without: Collection[str] = (),
+    skip_metrics: Collection[str] = (),
 ) -> Evaluation:
     """Measure a system on the held-out split of a set.
 
     Args:
         system: A tokenizer or a generator.
         data: A set's name or a path; the recipe's own by default.
-        count: How many held-out items, evenly spread; all by default.
-        draws: How a generator draws.
+        count: Held-out items, evenly spread; all by default.
+        draws: How a generator samples.
         candidates: Captions to choose from in retrieval.
-        scorer: The judge of retrieval; the shipped one by default, which applies to the set it was trained on only.
-        progress: Told how far it is.
-        perception: For a tokenizer, also what a network sees of its reconstructions: ``perceptual`` and ``frechet``.
-        ceiling: For a generator of sound, also the figures of the real sound and of what its tokenizer gives back.
-        without: For a generator of sound, names of figures that are not to be made, such as ``dnsmos``: those are slow to make.
+        scorer: Scorer of retrieval; the shipped one by default, which applies only to the set it was trained on.
+        progress: Progress callback.
+        perception: For a tokenizer of pictures, also ``perceptual`` and ``frechet``.
+        ceiling: For a generator of audio, also the figures of real clips and of their reconstructions.
+        skip_metrics: Figures of generated audio that are not computed, such as ``dnsmos``, which is slow.
 
     Raises:
         jielong.data.source.DataError: if the set cannot be opened.
-        ValueError: if the set lacks the captions or classes that the generator was trained on, a length is asked for that cannot be, or
-            figures are to be left out that there are not.
+        ValueError: if the set lacks an input of the condition, the model takes no such length, or there is no metric of a name to skip.
     """
     begun = time.perf_counter()
     draws = draws or DrawSettings()
@@ -93,13 +91,15 @@ def evaluate(
     real = _real(images, rows, report)
     protocol = protocol_of(media)
     if draws.length is not None and not (media.timed and generates and is_timed(system.recipe)):
-        raise ValueError(f"{system.name} knows nothing of lengths, so none can be asked of it: leave the length out")
+        raise ValueError(f"{system.name} takes no durations: leave out --length")
     if draws.length is not None and not 0 < draws.length < math.inf:
-        raise ValueError(f"a length is asked for as a multiple of the recording's, above 0, such as 0.75, not {draws.length:g}")
-    if without and not (protocol.skippable and generates):
+        raise ValueError(f"a length is a multiple of the real one, above 0, such as --length 0.75, not {draws.length:g}")
+    if skip_metrics and not (protocol.skippable and generates):
         raise ValueError(f"{system.name} has no metric to skip: those of generated audio can be, such as dnsmos")
     provenance = _provenance(system, images, rows, real)
-    context = EvalContext(system, images, rows, real, draws, report, candidates, scorer, perception, ceiling, source, frozenset(without))
+    context = EvalContext(
+        system, images, rows, real, draws, report, candidates, scorer, perception, ceiling, source, frozenset(skip_metrics)
+    )
     found = protocol.generator(context) if generates else protocol.tokenizer(context)
     if system.generator is not None:
         provenance["draws"] = drawing(system, draws) | found.drawn
@@ -117,9 +117,9 @@ def _real(images: MediaSet, rows: list[int], report: Progress) -> Tensor:
 def _provenance(system: System, images: MediaSet, rows: list[int], real: Tensor) -> dict[str, Any]:
     model = system.generator or system.tokenizer
     average = system.recipe.train.ema
-    made_of: dict[str, Any] = {
+    provenance: dict[str, Any] = {
         "model": system.name,
-        "weights": f"average over training (EMA {average})" if average else "raw",
+        "weights": f"EMA weights (decay {average})" if average else "raw",
         "weights_sha256": fingerprint(model),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "reference": {
@@ -136,5 +136,5 @@ def _provenance(system: System, images: MediaSet, rows: list[int], real: Tensor)
         "device": str(next(model.parameters()).device),
     }
     if system.generator is not None:
-        made_of["tokenizer_sha256"] = fingerprint(system.tokenizer)
-    return made_of
+        provenance["tokenizer_sha256"] = fingerprint(system.tokenizer)
+    return provenance

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -103,50 +102,6 @@ def distance_of_few(x: Tensor, y: Tensor) -> float:
     a, b = ((rows - rows.mean(0)) / math.sqrt(len(rows) - 1) for rows in (x, y))
     apart = (x.mean(0) - y.mean(0)).square().sum()
     return float(apart + a.square().sum() + b.square().sum() - 2 * torch.linalg.svdvals(a @ b.T).sum())
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A ratio of two distances, and the interval that holds the true one with the confidence asked for."""
-
-    value: float
-    low: float
-    high: float
-
-
-def frechet_ratio(x: Tensor, y: Tensor, reference: Tensor, groups: int = 16, confidence: float = 0.9) -> Ratio:
-    """The Fréchet distance of ``x`` to a reference over that of ``y``, where row ``i`` of all three is of one caption.
-
-    The interval comes from leaving out every group of captions in turn, in all three sets (jackknife), and Student's distribution of the
-    logarithm's error: it is paired, so what makes a caption hard for both sides cancels. A bootstrap would not do: a picture that is drawn
-    twice adds nothing to a covariance of fewer pictures than features, so it measures other distances than the one it is to judge.
-
-    Args:
-        x: ``(N, D)`` features.
-        y: ``(N, D)`` features of the same captions.
-        reference: ``(N, D)`` features of the real pictures.
-        groups: How many groups, each of every ``groups``-th caption.
-        confidence: Of the interval.
-
-    Raises:
-        ValueError: if the sets are not of one size, or too small for the groups.
-    """
-    if not len(x) == len(y) == len(reference) or not 2 <= groups <= len(x) // 2:
-        raise ValueError(
-            f"a paired ratio needs as many rows in each set and at least two a group, not {len(x)}, {len(y)} and {len(reference)} rows "
-            f"in {groups} groups"
-        )
-    from scipy import stats
-
-    def logarithm(rows: Tensor) -> float:
-        return math.log(distance_of_few(x[rows], reference[rows]) / distance_of_few(y[rows], reference[rows]))
-
-    group = torch.arange(len(x)) % groups
-    value = logarithm(group >= 0)
-    without = torch.tensor([logarithm(group != each) for each in range(groups)], dtype=torch.float64)
-    error = math.sqrt((groups - 1) * float(without.var(correction=0)))
-    half = float(stats.t.ppf((1 + confidence) / 2, groups - 1)) * error
-    return Ratio(math.exp(value), math.exp(value - half), math.exp(value + half))
 
 
 def _features(pictures: Tensor | FeatureSet, extractor: FeatureExtractor | None) -> FeatureSet:

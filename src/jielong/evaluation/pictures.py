@@ -24,10 +24,10 @@ from jielong.networks.efficientnet import WeightsError
 from jielong.system import System
 
 
-def tokenizer(subject: EvalContext) -> EvalResult:
+def tokenizer(context: EvalContext) -> EvalResult:
     """What comes back of pictures, and the codes it takes."""
-    system, real, report = subject.system, subject.real, subject.report
-    codes, pictures = reconstruct(subject)
+    system, real, report = context.system, context.real, context.report
+    codes, pictures = reconstruct(context)
     figures = {"psnr": psnr(pictures, real)}
     omitted: dict[str, str] = {}
     try:
@@ -48,7 +48,7 @@ def tokenizer(subject: EvalContext) -> EvalResult:
         shares = torch.as_tensor(after).tolist()
         protocol = "share of the squared feature map that is left after each scale or level, coarse to fine"
         figures["residual"] = Measurement("residual", shares[-1], len(real), {"after": shares, "protocol": protocol})
-    if subject.perception:
+    if context.perception:
         seen, ignore_state = _seen(pictures, real, report)
         figures, omitted = figures | seen, omitted | ignore_state
     return EvalResult(figures, omitted)
@@ -71,13 +71,13 @@ def _seen(pictures: Tensor, real: Tensor, report: Progress) -> tuple[dict[str, M
     return figures, {}
 
 
-def generator(subject: EvalContext) -> EvalResult:
+def generator(context: EvalContext) -> EvalResult:
     """How near generated pictures are to real ones, and to what they were to show."""
-    system, images, real, report, scorer = subject.system, subject.media, subject.real, subject.report, subject.scorer
-    rows, candidates = subject.rows, subject.candidates
-    conditions = subject.conditions()
+    system, images, real, report, scorer = context.system, context.media, context.real, context.report, context.scorer
+    rows, candidates = context.rows, context.candidates
+    conditions = context.conditions()
     begun = time.perf_counter()
-    made = system.decode(subject.draw(conditions))
+    made = system.decode(context.draw(conditions))
     seconds = time.perf_counter() - begun
     drawn = {"pictures": "one a held-out caption or class, picture i from (seed, i)", "seconds_per_picture": round(seconds / len(rows), 4)}
     figures: dict[str, Measurement] = {}

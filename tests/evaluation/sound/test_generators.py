@@ -25,7 +25,7 @@ from jielong.evaluation.sound import metrics as judges
 from jielong.evaluation.sound.eval_audio import EvalAudio
 from jielong.evaluation.sound.features import MelStatistics
 from jielong.evaluation.sound.generators import generated
-from jielong.evaluation.sound.metrics import Distances, Kinds, Lengths, OwnLengths, Quality, Voices, Words, sounding_share
+from jielong.evaluation.sound.metrics import Classes, Distances, Lengths, PredictedLengths, Quality, Voices, Words, sounding_share
 from jielong.evaluation.sound.protocol import MissingError
 from jielong.evaluation.sound.speakers import Speakers
 from jielong.media.audio import encode_audio
@@ -127,7 +127,7 @@ def subject(made: System, data: str, draws: DrawSettings | None = None) -> EvalC
 def heard(data: str, sides: dict[str, list[Tensor]], made: System | None = None, **more: Any) -> EvalAudio:
     given = subject(made or system(data), data)
     speakers = Speakers.of(given.sounds, given.rows, open_data(data, sample_rate=RATE, duration=0.4))
-    return EvalAudio(given, None, sides=sides, **{"asked": None, "speakers": speakers} | more)
+    return EvalAudio(given, None, sides=sides, **{"durations": None, "speakers": speakers} | more)
 
 
 class Ears:
@@ -154,7 +154,7 @@ def test_an_evaluation_says_what_it_measured_and_what_it_could_not(spoken: str) 
     omitted = first["provenance"]["omitted"]
     assert {"wer", "cer", "dnsmos", "speaker_similarity", "frechet", "kernel"} <= omitted.keys()
     assert "jielong[speech]" in omitted["wer"]
-    assert omitted["length_error"] == "no length is asked for"
+    assert omitted["length_error"] == "no duration is requested"
     draws = first["provenance"]["draws"]
     assert (draws["seed"], draws["num_inference_steps"], draws["length_asked"]) == (3, 2, None)
     assert "speaker" in draws["voice_from"]
@@ -169,17 +169,15 @@ def test_figures_are_left_out_by_their_names(spoken: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(Quality, "__call__", lambda self, heard: asked.append("dnsmos") or EvalResult())
     assert "dnsmos" not in evaluate(made, count=2).omitted
     assert asked == ["dnsmos"]
-    found = evaluate(made, count=2, without=["dnsmos", "frechet_mel", "first_sound_ms"])
+    found = evaluate(made, count=2, skip_metrics=["dnsmos", "frechet_mel", "first_sound_ms"])
     assert asked == ["dnsmos"], "a judge without a figure to make is not asked"
     assert "times_real_time" in found.figures, "what was not to be left out is still made"
     assert not [name for name in found.figures if name.startswith(("dnsmos", "frechet_mel", "first_sound_ms"))]
-    assert found.omitted["frechet_mel"] == found.omitted["dnsmos"] == "it was to be left out"
-    with pytest.raises(
-        ValueError, match=r"no figure 'dnsmoss' of generated sound to leave out; there are wer, cer, .*dnsmos, .*class_at_1"
-    ):
-        evaluate(made, count=2, without=["wer", "dnsmoss"])
+    assert found.omitted["frechet_mel"] == found.omitted["dnsmos"] == "skipped"
+    with pytest.raises(ValueError, match=r"no metric 'dnsmoss' to skip; there are wer, cer, .*dnsmos, .*class_at_1"):
+        evaluate(made, count=2, skip_metrics=["wer", "dnsmoss"])
     with pytest.raises(ValueError, match="codec has no metric to skip"):
-        evaluate(replace(made, name="codec", generator=None), count=2, without=["si_sdr"])
+        evaluate(replace(made, name="codec", generator=None), count=2, skip_metrics=["si_sdr"])
 
 
 def test_a_length_that_is_asked_for_is_met(spoken: str) -> None:
@@ -190,7 +188,7 @@ def test_a_length_that_is_asked_for_is_met(spoken: str) -> None:
     assert [clip.shape for clip in sides["_rebuilt"]] == [clip.shape for clip in real]
     told = evaluate(made, count=2, draws=DrawSettings(length=1.25), ceiling=False).to_json()
     assert told["length_error"] == 0
-    assert told["provenance"]["omitted"]["length_ratio"] == "a length is asked for"
+    assert told["provenance"]["omitted"]["length_ratio"] == "a duration is requested"
 
 
 def test_a_chain_that_ends_by_itself_is_measured_as_long_as_it_is(spoken: str) -> None:
@@ -202,9 +200,9 @@ def test_a_chain_that_ends_by_itself_is_measured_as_long_as_it_is(spoken: str) -
 
 def test_what_cannot_be_asked_is_refused(spoken: str, tmp_path: Path) -> None:
     untimed = system(spoken, "{characters: {width: 16, layers: 1, heads: 2}}")
-    with pytest.raises(ValueError, match="toy knows nothing of lengths"):
+    with pytest.raises(ValueError, match="toy takes no durations"):
         evaluate(untimed, draws=DrawSettings(length=1.0))
-    with pytest.raises(ValueError, match=r"above 0, such as 0\.75, not 0"):
+    with pytest.raises(ValueError, match=r"above 0, such as --length 0\.75, not 0"):
         evaluate(system(spoken), draws=DrawSettings(length=0.0))
     table = pq.read_table(spoken).drop_columns(["text"])
     pq.write_table(table, tmp_path / "mute.parquet")
@@ -251,7 +249,7 @@ def test_voices_are_of_their_own_speaker_or_of_another(spoken: str, monkeypatch:
     assert figures["speaker_similarity"].value == pytest.approx(0.5)
     unsaid = system(spoken, "{characters: {width: 16, layers: 1, heads: 2}}")
     assert "takes neither a voice nor a class" in Voices()(heard(spoken, {"": real}, unsaid)).omitted["speaker_similarity"]
-    assert "does not say who speaks" in Voices()(heard(spoken, {"": real}, speakers=None)).omitted["own_speaker_nearest"]
+    assert "names no speakers" in Voices()(heard(spoken, {"": real}, speakers=None)).omitted["own_speaker_nearest"]
 
 
 def test_word_errors_are_of_all_languages_together() -> None:
@@ -279,7 +277,7 @@ def test_each_language_has_its_own_recogniser(spoken: str, monkeypatch: pytest.M
 
     monkeypatch.setattr(judges, "Recogniser", Parrot)
     there = heard(spoken, {"": subject(system(spoken), spoken).clips})
-    there.subject.sounds.columns["language"] = ["fr" if name == "bob" else "en" for name in there.subject.sounds.columns["speaker"]]
+    there.context.sounds.columns["language"] = ["fr" if name == "bob" else "en" for name in there.context.sounds.columns["speaker"]]
     figures = Words()(there).figures
     assert figures["wer"].value == pytest.approx(4 / 6)
     assert figures["wer"].details["languages"]["fr"]["value"] == 0
@@ -290,12 +288,12 @@ def test_lengths_and_how_much_of_them_sounds(spoken: str) -> None:
     assert sounding_share(torch.zeros(1, 400), RATE) == 0
     assert sounding_share(tone(400, 0.11), RATE) == 1
     clips = [tone(400, 0.2), tone(400, 0.3)]
-    figure = Lengths()(heard(spoken, {"": clips}, asked=[0.2, 0.2])).figures["length_error"]
+    figure = Lengths()(heard(spoken, {"": clips}, durations=[0.2, 0.2])).figures["length_error"]
     assert figure.value == pytest.approx(0.25)
     assert figure.details["worst"] == pytest.approx(0.5)
     real = subject(system(spoken), spoken).clips
     twice = [torch.cat([clip, clip], 1) for clip in real]
-    assert OwnLengths()(heard(spoken, {"": twice})).figures["length_ratio"].value == 2
+    assert PredictedLengths()(heard(spoken, {"": twice})).figures["length_ratio"].value == 2
 
 
 def test_distances_are_nothing_where_nothing_differs(spoken: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,14 +312,14 @@ def test_sounds_are_of_the_class_of_the_nearest_one_that_is_known(spoken: str, m
     made = system(spoken, "{class: {width: 16}}")
     real = subject(made, spoken).clips
     there = heard(spoken, {"": real[2:] + real[:2], "_real": real}, made)
-    assert "word errors" in Kinds()(there).omitted["class_at_1"]  # the set says which language is spoken, so it is speech
-    del there.subject.sounds.columns["language"]
-    figures = Kinds()(there).figures
+    assert "word error rates" in Classes()(there).omitted["class_at_1"]  # the set says which language is spoken, so it is speech
+    del there.context.sounds.columns["language"]
+    figures = Classes()(there).figures
     assert figures["class_at_1_real"].value == 1
     assert figures["class_at_1"].value == 0
     assert figures["class_at_1"].details["chance"] == pytest.approx(1 / 3)
-    silent = replace(there.subject, rows=[])
-    assert "two clips" in Distances()(replace(there, subject=silent)).omitted["frechet"]
+    silent = replace(there.context, rows=[])
+    assert "two clips" in Distances()(replace(there, context=silent)).omitted["frechet"]
 
 
 def test_mel_statistics_do_not_depend_on_loudness_alone() -> None:

@@ -44,12 +44,12 @@ Length = Annotated[
     float | None,
     typer.Option("--length", help="Ask a generator of sound that knows of lengths for so many times a recording's length."),
 ]
-Without = Annotated[
+SkipMetric = Annotated[
     list[str] | None,
     typer.Option(
-        "--without",
-        metavar="FIGURE",
-        help="Leave out a figure of generated sound by its name, such as dnsmos, which takes seconds a clip; repeatable.",
+        "--skip-metric",
+        metavar="NAME",
+        help="Do not compute a metric of generated audio, such as dnsmos, which takes seconds per clip; repeatable.",
     ),
 ]
 
@@ -63,7 +63,7 @@ def evaluate(
     seed: Seed = 0,
     sampling: dict[str, Any] = {},  # noqa: B006 - read by takes_sampling, never changed
     length: Length = None,
-    without: Without = None,
+    skip_metric: SkipMetric = None,
     device: Device = "auto",
 ) -> None:
     """Measure a tokenizer or a generator on held-out data."""
@@ -81,7 +81,7 @@ def evaluate(
                 tasks[what] = bar.add_task(what, total=total)
             bar.update(tasks[what], completed=done)
 
-        measured = measure(system, data, count, draws, progress=report, without=without or ())
+        measured = measure(system, data, count, draws, progress=report, skip_metrics=skip_metric or ())
     if as_json:
         typer.echo(json.dumps(measured.to_json(), ensure_ascii=False, allow_nan=False))
     else:
@@ -101,5 +101,5 @@ def _print(measured: Evaluation, checkpoint: str) -> None:
     reference = measured.provenance["reference"]
     results.print(table(f"{checkpoint} on the held-out split of {reference['set']}", ("figure", "value", "n", "note"), rows))
     for name, reason in measured.omitted.items():
-        say(f"without {name}: {reason}")
+        say(f"{name} omitted: {reason}")
     say(f"{measured.seconds:.1f} s; --json prints how each figure was made")

@@ -56,7 +56,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     ),
     "generator": (
         Column("positions", "tokens", "{:,.0f}"),
-        Column("retrieval_at_1", "right caption of 100", "{:.1%}", "more"),
+        Column("retrieval_at_1", "R@1 of 100", "{:.1%}", "more"),
         Column("frechet", "Fréchet", "{:,.0f}", "less"),
         Column("bits_per_dimension", "bits a value", "{:.2f}", "less"),
         Column("seconds_per_picture", "s a picture", "{:.3f}", "less"),

@@ -1,4 +1,4 @@
-"""What there is to hear of a generator: its clips, the real ones, those its tokenizer gives back, and what is known of them."""
+"""What metrics of audio read: generated, real and reconstructed clips, and the speakers and training clips they are compared with."""
 
 from __future__ import annotations
 
@@ -18,63 +18,63 @@ from jielong.evaluation.sound.speakers import Speakers
 from jielong.system import condition_inputs
 
 KNOWN = 256
-"""Training clips at most that generated ones are compared with."""
+"""Most training clips that generated ones are compared with."""
 
 
 @dataclass
 class EvalAudio:
-    """What there is to hear.
+    """Clips to measure.
 
     Attributes:
-        subject: The system, and what it is measured on.
-        conditions: What it was told of each item.
-        asked: Seconds that each was to last, where that was said.
+        context: The system and its held-out items.
+        conditions: Condition values of each item.
+        durations: Requested seconds of each clip, if any were.
         sides: Clips ``(C, T)`` by the suffix of their figures: ``""`` generated, ``_real``, ``_rebuilt``.
-        speakers: Who speaks, where the set says it.
-        drawn: How clips were drawn.
+        speakers: Speakers of the set, if it names them.
+        drawn: How clips were sampled.
     """
 
-    subject: EvalContext
+    context: EvalContext
     conditions: Sequence[object] | None
-    asked: list[float] | None
+    durations: list[float] | None
     sides: dict[str, list[Tensor]]
     speakers: Speakers | None = None
     drawn: dict[str, Any] = field(default_factory=dict)
 
     @property
     def rate(self) -> int:
-        """Samples a second."""
-        return self.subject.sounds.medium.sample_rate
+        """Samples per second."""
+        return self.context.sounds.medium.sample_rate
 
     @property
     def spells(self) -> bool:
         """Whether the model speaks a text."""
-        settings = self.subject.system.recipe.condition
+        settings = self.context.system.recipe.condition
         return settings is not None and any(part.transcript for part in settings.components)
 
     @property
     def speaks(self) -> bool:
         """Whether the model generates speech: by its condition's inputs, or because the set names languages."""
-        inputs = condition_inputs(self.subject.system.recipe)
-        return self.spells or any(each.speech for each in inputs) or "language" in self.subject.sounds.columns
+        inputs = condition_inputs(self.context.system.recipe)
+        return self.spells or any(each.speech for each in inputs) or "language" in self.context.sounds.columns
 
     @cached_property
     def languages(self) -> list[str]:
         """ISO 639-1 code of each item: by the set, otherwise by the condition, otherwise English."""
-        sounds, settings = self.subject.sounds, self.subject.system.recipe.condition
+        sounds, settings = self.context.sounds, self.context.system.recipe.condition
         default = (settings and settings.spoken_language) or "en"
         languages = sounds.columns.get("language") or [default] * len(sounds)
-        return [str(languages[sounds.resolve(row)] or default) for row in self.subject.rows]
+        return [str(languages[sounds.resolve(row)] or default) for row in self.context.rows]
 
     @cached_property
     def known(self) -> tuple[MediaSet, list[int]]:
-        """The training split, and the rows of it that are listened to."""
-        system = self.subject.system
-        trained = open_data(self.subject.source, "train", medium=system.tokenizer.media, settings=system.recipe.data, whole=True)
+        """The training split, and the rows of it that are compared with."""
+        system = self.context.system
+        trained = open_data(self.context.source, "train", medium=system.tokenizer.media, settings=system.recipe.data, whole=True)
         return trained, spread(len(trained), KNOWN)
 
     def space(self, kind: type[WhisperFeatures] | type[MelStatistics]) -> Space:
-        """Features in deviations over the training split."""
+        """Features standardised over the training split."""
         if kind not in self._spaces:
             trained, rows = self.known
             clips = [clip[:, : trained.length(row)] for clip, row in zip(trained.media(rows), rows, strict=True)]

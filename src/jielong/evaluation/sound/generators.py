@@ -1,8 +1,8 @@
-"""What a generator of sound is measured by: it says held-out sentences, or makes sounds of held-out captions or classes.
+"""Evaluation of generators of audio on held-out transcripts, captions or classes.
 
-Beside each figure of what was generated stand those of the real recordings, ``..._real``, and of what the tokenizer makes of these,
-``..._rebuilt``: no generator over these tokens can be expected to do better. The figures are those of
-:data:`~jielong.evaluation.sound.metrics.JUDGES`.
+Each figure of generated clips is reported for the real recordings as well, ``..._real``, and for their reconstructions by the tokenizer,
+``..._rebuilt``, which bound what a generator over these tokens can reach. The figures are those of
+:data:`~jielong.evaluation.sound.metrics.METRICS`.
 """
 
 from __future__ import annotations
@@ -17,64 +17,64 @@ from jielong.data.opening import open_data
 from jielong.evaluation.context import BATCH, EvalContext, EvalResult
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.sound.eval_audio import EvalAudio
-from jielong.evaluation.sound.metrics import JUDGES, Metric
+from jielong.evaluation.sound.metrics import METRICS, Metric
 from jielong.evaluation.sound.speakers import Speakers
 from jielong.system import durations_of, lengths_of
 
 
-def generator(subject: EvalContext, judges: Sequence[Metric] = JUDGES) -> EvalResult:
-    """Generate a clip for each held-out item, and let all judges hear it; one all of whose figures are to be left out is not asked.
+def generator(context: EvalContext, metrics: Sequence[Metric] = METRICS) -> EvalResult:
+    """Generate a clip for each held-out item and measure it; a metric whose figures are all skipped is not computed.
 
     Raises:
-        ValueError: if the set lacks what the generator is told, or a figure is to be left out that no judge makes.
+        ValueError: if the set lacks an input of the condition, or there is no figure of a name to skip.
     """
-    known = [name for judge in judges for name in judge.names]
-    if unknown := sorted(subject.without.difference(known)):
-        raise ValueError(f"there is no figure {unknown[0]!r} of generated sound to leave out; there are {', '.join(known)}")
-    heard = generated(subject)
+    known = [name for metric in metrics for name in metric.names]
+    if unknown := sorted(context.skip_metrics.difference(known)):
+        raise ValueError(f"there is no metric {unknown[0]!r} to skip; there are {', '.join(known)}")
+    audio = generated(context)
     figures: dict[str, Measurement] = {}
     omitted: dict[str, str] = {}
-    asked = [judge for judge in judges if not subject.without.issuperset(judge.names)]
-    for done, judge in enumerate(asked):
-        subject.report("judging", done, len(asked))
-        found = judge(heard)
-        figures |= {name: figure for name, figure in found.figures.items() if figure.name not in subject.without}
+    chosen = [metric for metric in metrics if not context.skip_metrics.issuperset(metric.names)]
+    for done, metric in enumerate(chosen):
+        context.report("measuring", done, len(chosen))
+        found = metric(audio)
+        figures |= {name: figure for name, figure in found.figures.items() if figure.name not in context.skip_metrics}
         omitted |= found.omitted
-    subject.report("judging", len(asked), len(asked))
-    return EvalResult(figures, omitted | dict.fromkeys(sorted(subject.without), "it was to be left out"), heard.drawn)
+    context.report("measuring", len(chosen), len(chosen))
+    return EvalResult(figures, omitted | dict.fromkeys(sorted(context.skip_metrics), "skipped"), audio.drawn)
 
 
-def generated(subject: EvalContext) -> EvalAudio:
-    """What is generated for each item, and, where the ceiling is asked for, what the tokenizer makes of the real ones."""
-    system, sounds = subject.system, subject.sounds
-    speakers = Speakers.of(sounds, subject.rows, open_data(subject.source, medium=sounds.medium, settings=system.recipe.data))
-    conditions = subject.conditions(None if speakers is None else speakers.prompts)
-    asked = _asked(subject, conditions)
+def generated(context: EvalContext) -> EvalAudio:
+    """Generated clips, and with ``ceiling`` the real ones and their reconstructions."""
+    system, sounds = context.system, context.sounds
+    speakers = Speakers.of(sounds, context.rows, open_data(context.source, medium=sounds.medium, settings=system.recipe.data))
+    conditions = context.conditions(None if speakers is None else speakers.prompts)
+    durations = _durations(context, conditions)
     begun = time.perf_counter()
-    made = system.wrap(subject.draw(conditions, lengths=lengths_of(system.tokenizer, asked)), asked)
+    generated = system.wrap(context.draw(conditions, lengths=lengths_of(system.tokenizer, durations)), durations)
     seconds = time.perf_counter() - begun
-    sides = {"": [clip.tensor for clip in made]}
-    if subject.ceiling:
-        sides |= {"_real": subject.clips, "_rebuilt": _rebuilt(subject)}
+    sides = {"": [clip.tensor for clip in generated]}
+    if context.ceiling:
+        sides |= {"_real": context.clips, "_rebuilt": _rebuilt(context)}
     drawn = {
         "clips": "one a held-out item, clip i from (seed, i)",
         "voice_from": None if speakers is None else f"another recording of the same {speakers.column}, not measured where there is one",
-        "length_asked": subject.draws.length,
-        "seconds_per_clip": round(seconds / len(made), 4),
+        "length_asked": context.draws.length,
+        "seconds_per_clip": round(seconds / len(generated), 4),
     }
-    return EvalAudio(subject, conditions, asked, sides, speakers, drawn)
+    return EvalAudio(context, conditions, durations, sides, speakers, drawn)
 
 
-def _asked(subject: EvalContext, conditions: Sequence[object] | None) -> list[float] | None:
-    """Seconds that each clip is to last, where that is said."""
-    if subject.draws.length is not None:
-        return SECONDS.from_heldout(subject.items())
-    return durations_of(subject.system.recipe, conditions)
+def _durations(context: EvalContext, conditions: Sequence[object] | None) -> list[float] | None:
+    """Requested seconds of each clip, if any are."""
+    if context.draws.length is not None:
+        return SECONDS.from_heldout(context.items())
+    return durations_of(context.system.recipe, conditions)
 
 
-def _rebuilt(subject: EvalContext) -> list[Tensor]:
-    system, made = subject.system, list[Tensor]()
-    for part in subject.real.split(BATCH):
-        made += system.decode(system.encode(part))
-        subject.report("reconstructing", len(made), len(subject.real))
-    return [clip[:, : own.shape[1]] for clip, own in zip(made, subject.clips, strict=True)]
+def _rebuilt(context: EvalContext) -> list[Tensor]:
+    system, rebuilt = context.system, list[Tensor]()
+    for part in context.real.split(BATCH):
+        rebuilt += system.decode(system.encode(part))
+        context.report("reconstructing", len(rebuilt), len(context.real))
+    return [clip[:, : real.shape[1]] for clip, real in zip(rebuilt, context.clips, strict=True)]

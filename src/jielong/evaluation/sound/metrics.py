@@ -1,4 +1,4 @@
-"""Who hears generated sound: each judge makes a few figures, and says why where it cannot. A new one is a class, and a place in JUDGES."""
+"""Metrics of generated audio; each reports a few figures, or the reason why not. A new one is a class, and an entry of METRICS."""
 
 from __future__ import annotations
 
@@ -30,34 +30,35 @@ from jielong.networks.speaker import SpeakerEncoder
 from jielong.system import is_timed, lengths_of
 
 TIMED = 5
-"""Clips that are made one by one when it is timed; the median counts."""
+"""Clips that are generated one by one to measure speed; the median is reported."""
 QUIET = -40.0
-"""Decibels below a clip's loudest 20 ms, under which nothing is taken to sound."""
+"""Decibels relative to the loudest 20 ms of a clip, below which it counts as silent."""
 
 
 class Metric(ABC):
-    """Makes figures of what is heard.
+    """A metric of generated audio.
 
-    ``names`` are those of generated sound; they are told as omitted where the judge cannot make them.
+    Attributes:
+        names: Its figures of generated clips, reported as omitted where it does not apply.
     """
 
     names: ClassVar[tuple[str, ...]]
 
-    def unfit(self, heard: EvalAudio) -> str | None:
-        """Why these figures do not apply, if they do not."""
+    def reason_omitted(self, audio: EvalAudio) -> str | None:
+        """Why the metric does not apply; ``None`` if it does."""
         return None
 
     @abstractmethod
-    def measure(self, heard: EvalAudio) -> dict[str, Measurement]:
-        """The figures, of all sides."""
+    def measure(self, audio: EvalAudio) -> dict[str, Measurement]:
+        """The figures of generated, real and reconstructed clips."""
 
-    def __call__(self, heard: EvalAudio) -> EvalResult:
-        """The figures, or why there are none: what is not installed is left out, and named."""
-        reason = self.unfit(heard)
+    def __call__(self, audio: EvalAudio) -> EvalResult:
+        """The figures, or why there are none, such as a package that is not installed."""
+        reason = self.reason_omitted(audio)
         figures: dict[str, Measurement] = {}
         if reason is None:
             try:
-                figures = self.measure(heard)
+                figures = self.measure(audio)
                 reason = "it applies to none of these clips"
             except (ImportError, MissingLibraryError, WeightsError, ValueError) as error:
                 reason = str(error)
@@ -65,32 +66,32 @@ class Metric(ABC):
 
 
 class Words(Metric):
-    """Word and character errors, as Whisper base hears them."""
+    """Word and character error rates (WER, CER) by Whisper base."""
 
     names = ("wer", "cer")
 
-    def unfit(self, heard: EvalAudio) -> str | None:
-        """Without a text there is nothing to err in."""
-        return None if heard.spells else "it is told no text to say, symbol by symbol"
+    def reason_omitted(self, audio: EvalAudio) -> str | None:
+        """It needs a transcript."""
+        return None if audio.spells else "the model speaks no text"
 
-    def measure(self, heard: EvalAudio) -> dict[str, Measurement]:
-        """Each language by its own recogniser; all edits over all that was meant."""
-        sounds = heard.subject.sounds
-        texts = [sounds.captions[sounds.resolve(row)] for row in heard.subject.rows]
+    def measure(self, audio: EvalAudio) -> dict[str, Measurement]:
+        """Recogniser per language; all edits over all reference words."""
+        sounds = audio.context.sounds
+        texts = [sounds.captions[sounds.resolve(row)] for row in audio.context.rows]
         recogniser, figures = Recogniser(), {}
-        for side, clips in heard.sides.items():
-            told: dict[str, dict[str, Measurement]] = {}
-            for language in sorted(set(heard.languages)):
-                rows = [row for row, each in enumerate(heard.languages) if each == language]
+        for side, clips in audio.sides.items():
+            by_language: dict[str, dict[str, Measurement]] = {}
+            for language in sorted(set(audio.languages)):
+                rows = [row for row, each in enumerate(audio.languages) if each == language]
                 ours = [clips[row] for row in rows], [texts[row] for row in rows]
-                told[language] = intelligibility(*ours, heard.rate, recogniser.of(language))
+                by_language[language] = intelligibility(*ours, audio.rate, recogniser.of(language))
             for name in self.names:
-                figures[name + side] = _together(name, {language: each[name] for language, each in told.items()})
+                figures[name + side] = _together(name, {language: each[name] for language, each in by_language.items()})
         return figures
 
 
 def _together(name: str, parts: dict[str, Measurement]) -> Measurement:
-    """One error rate of several languages."""
+    """The error rate over several languages."""
     if len(parts) == 1:
         return next(iter(parts.values()))
     edits, meant = (sum(each.details[key] for each in parts.values()) for key in ("edits", "of"))
@@ -99,23 +100,23 @@ def _together(name: str, parts: dict[str, Measurement]) -> Measurement:
 
 
 class Voices(Metric):
-    """Whose voice it is: cosines with the mean voice of each speaker of the set."""
+    """Speaker similarity: cosines with the mean embedding of each speaker of the set."""
 
     names = ("speaker_similarity", "other_speaker_similarity", "own_speaker_nearest")
 
-    def unfit(self, heard: EvalAudio) -> str | None:
-        """It must be known who is to speak."""
-        if not heard.speaks:
-            return "it makes no speech"
-        if heard.speakers is None or None in heard.speakers.names:
-            return f"{heard.subject.sounds.name} does not say who speaks: it needs a column `speaker` or `voice`"
-        if len(heard.speakers.places) > 1 and not {"voice", "class"}.intersection(heard.subject.system.inputs):
+    def reason_omitted(self, audio: EvalAudio) -> str | None:
+        """The target speaker must be known."""
+        if not audio.speaks:
+            return "the model generates no speech"
+        if audio.speakers is None or None in audio.speakers.names:
+            return f"{audio.context.sounds.name} names no speakers: add a column `speaker` or `voice`"
+        if len(audio.speakers.places) > 1 and not {"voice", "class"}.intersection(audio.context.system.inputs):
             return "the set has several speakers, and the model takes neither a voice nor a class"
         return None
 
-    def measure(self, heard: EvalAudio) -> dict[str, Measurement]:
-        """With one speaker there is no other to be nearer to."""
-        encoder, speakers = SpeakerEncoder(), heard.speakers
+    def measure(self, audio: EvalAudio) -> dict[str, Measurement]:
+        """With one speaker only the similarity to that one."""
+        encoder, speakers = SpeakerEncoder(), audio.speakers
         if speakers is None:
             return {}
         theirs = speakers.voices(encoder)
@@ -127,82 +128,82 @@ class Voices(Metric):
             "target": f"mean voice of {RECORDINGS} recordings at most of each {speakers.column}, not measured ones where there are others",
         }
         figures: dict[str, Measurement] = {}
-        for side, clips in heard.sides.items():
+        for side, clips in audio.sides.items():
             rows = [
-                (voice, place) for voice, place in zip(voices(clips, heard.rate, encoder), own.tolist(), strict=True) if voice is not None
+                (voice, place) for voice, place in zip(voices(clips, audio.rate, encoder), own.tolist(), strict=True) if voice is not None
             ]
             if not rows:
                 raise ValueError("all clips are silent")
             cosines = torch.stack([voice for voice, _ in rows]) @ theirs.T
             right = torch.nn.functional.one_hot(torch.tensor([place for _, place in rows]), len(theirs)).bool()
-            mine, others = cosines[right], cosines.masked_fill(right, -1.0)
-            told = {"speaker_similarity": mine}
+            own_similarity, others = cosines[right], cosines.masked_fill(right, -1.0)
+            values = {"speaker_similarity": own_similarity}
             if len(theirs) > 1:
                 nearest = others.amax(1)
-                told |= {"other_speaker_similarity": nearest, "own_speaker_nearest": (mine > nearest).float()}
-            more = details | {"silent": len(clips) - len(rows), "clips_sha256": sound_hash(clips, heard.rate)}
-            figures |= {name + side: Measurement(name, value.mean().item(), len(rows), more) for name, value in told.items()}
+                values |= {"other_speaker_similarity": nearest, "own_speaker_nearest": (own_similarity > nearest).float()}
+            more = details | {"silent": len(clips) - len(rows), "clips_sha256": sound_hash(clips, audio.rate)}
+            figures |= {name + side: Measurement(name, value.mean().item(), len(rows), more) for name, value in values.items()}
         return figures
 
-    def __call__(self, heard: EvalAudio) -> EvalResult:
-        """As of all judges; one speaker alone is a reason of its own."""
-        found = super().__call__(heard)
+    def __call__(self, audio: EvalAudio) -> EvalResult:
+        """With one speaker, the other figures are omitted for that reason."""
+        found = super().__call__(audio)
         if "speaker_similarity" in found.figures:
             return EvalResult(found.figures, dict.fromkeys(found.omitted, "the set has one speaker"))
         return found
 
 
 class Quality(Metric):
-    """How good speech sounds, by DNSMOS."""
+    """Speech quality by DNSMOS."""
 
     names = ("dnsmos",)
 
-    def unfit(self, heard: EvalAudio) -> str | None:
-        """It was made for speech."""
-        return None if heard.speaks else "it rates speech, and this generator makes other sounds"
+    def reason_omitted(self, audio: EvalAudio) -> str | None:
+        """It rates speech alone."""
+        return None if audio.speaks else "it rates speech, and the model generates other sounds"
 
-    def measure(self, heard: EvalAudio) -> dict[str, Measurement]:
-        """Of each side."""
-        return {f"dnsmos{side}": dnsmos(clips, heard.rate) for side, clips in heard.sides.items()}
+    def measure(self, audio: EvalAudio) -> dict[str, Measurement]:
+        """Of generated, real and reconstructed clips."""
+        return {f"dnsmos{side}": dnsmos(clips, audio.rate) for side, clips in audio.sides.items()}
 
 
 class Lengths(Metric):
-    """How far a clip's length is from the one asked for."""
+    """Error of the duration relative to the requested one."""
 
     names = ("length_error",)
 
-    def unfit(self, heard: EvalAudio) -> str | None:
-        """A length must be asked for."""
-        return None if heard.asked is not None else "no length is asked for"
+    def reason_omitted(self, audio: EvalAudio) -> str | None:
+        """It needs a requested duration."""
+        return None if audio.durations is not None else "no duration is requested"
 
-    def measure(self, heard: EvalAudio) -> dict[str, Measurement]:
-        """The mean of ``|got - asked| / asked``; the details tell how much of the length sounds."""
-        asked = torch.tensor(heard.asked, dtype=torch.float64)
-        got = torch.tensor([clip.shape[-1] / heard.rate for clip in heard.sides[""]], dtype=torch.float64)
-        errors = (got - asked).abs() / asked
+    def measure(self, audio: EvalAudio) -> dict[str, Measurement]:
+        """The mean of ``|got - asked| / asked``; the details add the share of a clip that is not silent."""
+        target = torch.tensor(audio.durations, dtype=torch.float64)
+        got = torch.tensor([clip.shape[-1] / audio.rate for clip in audio.sides[""]], dtype=torch.float64)
+        errors = (got - target).abs() / target
         sounding = {
-            f"sounding{side}": statistics.mean(sounding_share(clip, heard.rate) for clip in clips) for side, clips in heard.sides.items()
+            f"sounding{side}": statistics.mean(sounding_share(clip, audio.rate) for clip in clips) for side, clips in audio.sides.items()
         }
-        details = {"formula": "mean of |got - asked| / asked", "worst": errors.max().item(), "asked_mean_seconds": asked.mean().item()}
+        details = {"formula": "mean of |got - asked| / asked", "worst": errors.max().item(), "asked_mean_seconds": target.mean().item()}
         more = {"sounding_is": f"share of a clip up to its last 20 ms less than {-QUIET:g} dB below its loudest"}
         return {"length_error": Measurement("length_error", errors.mean().item(), len(errors), details | sounding | more)}
 
 
-class OwnLengths(Metric):
-    """How long it lasts where no length is asked for, beside the real recording."""
+class PredictedLengths(Metric):
+    """Duration relative to the real recording, where none is requested."""
 
     names = ("length_ratio",)
 
-    def unfit(self, heard: EvalAudio) -> str | None:
-        """It must end by itself, or by what it is told."""
-        if heard.asked is not None:
-            return "a length is asked for"
-        return None if is_timed(heard.subject.system.recipe) else "it makes clips of one length"
+    def reason_omitted(self, audio: EvalAudio) -> str | None:
+        """The model must choose durations."""
+        if audio.durations is not None:
+            return "a duration is requested"
+        return None if is_timed(audio.context.system.recipe) else "the model generates clips of one length"
 
-    def measure(self, heard: EvalAudio) -> dict[str, Measurement]:
-        """The mean of got over real."""
-        pairs = zip(heard.sides[""], heard.subject.clips, strict=True)
-        ratios = torch.tensor([made.shape[-1] / real.shape[-1] for made, real in pairs], dtype=torch.float64)
+    def measure(self, audio: EvalAudio) -> dict[str, Measurement]:
+        """The mean of generated over real."""
+        pairs = zip(audio.sides[""], audio.context.clips, strict=True)
+        ratios = torch.tensor([clip.shape[-1] / real.shape[-1] for clip, real in pairs], dtype=torch.float64)
         details = {"formula": "mean of generated over real length", "least": ratios.min().item(), "most": ratios.max().item()}
         return {"length_ratio": Measurement("length_ratio", ratios.mean().item(), len(ratios), details)}
 
@@ -220,26 +221,26 @@ def sounding_share(clip: Tensor, rate: int) -> float:
 class Distances(Metric):
     """Fréchet and kernel distances from the real held-out clips, in features of Whisper's encoder.
 
-    The kernel distance is unbiased, and fit for a few clips; the Fréchet distance falls with their number.
+    The kernel distance is unbiased for few clips; the Fréchet distance falls with their number.
     """
 
     names: ClassVar[tuple[str, ...]] = ("frechet", "kernel")
     features: ClassVar[type[WhisperFeatures] | type[MelStatistics]] = WhisperFeatures
 
-    def unfit(self, heard: EvalAudio) -> str | None:
-        """A spread needs several clips."""
-        return None if len(heard.subject.rows) > 1 else "it needs two clips at least"
+    def reason_omitted(self, audio: EvalAudio) -> str | None:
+        """Statistics need several clips."""
+        return None if len(audio.context.rows) > 1 else "it needs two clips at least"
 
-    def measure(self, heard: EvalAudio) -> dict[str, Measurement]:
-        """Of generated and of rebuilt clips; ``_real`` is the distance of as many training clips."""
-        space, count = heard.space(self.features), len(heard.subject.rows)
-        real = space(heard.subject.clips, heard.rate)
-        sides = {side: space(clips, heard.rate) for side, clips in heard.sides.items() if side != "_real"}
-        if "_real" in heard.sides and len(space.known) >= count:
+    def measure(self, audio: EvalAudio) -> dict[str, Measurement]:
+        """Of generated and reconstructed clips; ``_real`` is the distance of as many training clips."""
+        space, count = audio.space(self.features), len(audio.context.rows)
+        real = space(audio.context.clips, audio.rate)
+        sides = {side: space(clips, audio.rate) for side, clips in audio.sides.items() if side != "_real"}
+        if "_real" in audio.sides and len(space.known) >= count:
             sides["_real"] = space.known[spread(len(space.known), count)]
         details: dict[str, Any] = space.extractor.details | {
             "units": f"deviations over {len(space.known)} training clips",
-            "reference_sha256": sound_hash(heard.subject.clips, heard.rate),
+            "reference_sha256": sound_hash(audio.context.clips, audio.rate),
         }
         if count <= real.shape[1]:
             details["warning"] = f"small sample: {count} clips for {real.shape[1]} features; compare at equal numbers only"
@@ -254,85 +255,85 @@ class Distances(Metric):
 
 
 class MelDistances(Distances):
-    """The Fréchet distance in statistics of mel bands, which need no package."""
+    """The Fréchet distance in statistics of mel bands, without further packages."""
 
     names = ("frechet_mel",)
     features = MelStatistics
 
 
-class Kinds(Metric):
-    """Whether a clip is of the class that it was asked to be: that of the nearest training clip, in Whisper's features."""
+class Classes(Metric):
+    """Class accuracy: the class of the nearest training clip in Whisper's features against the requested one."""
 
     names = ("class_at_1",)
 
-    def unfit(self, heard: EvalAudio) -> str | None:
-        """For sounds of several classes, told by class or by caption."""
-        sounds = heard.subject.sounds
-        if heard.speaks:
-            return "it is for sounds: what is said is told by word errors"
-        if not {"text", "class"}.intersection(heard.subject.system.inputs):
-            return "it is told neither a caption nor a class"
-        if len(sounds.classes) < 2 or any(sounds.labels[sounds.resolve(row)] is None for row in heard.subject.rows):
-            return f"{sounds.name} has no two classes, or clips without one"
+    def reason_omitted(self, audio: EvalAudio) -> str | None:
+        """For sounds of several classes, conditioned on a class or a caption."""
+        sounds = audio.context.sounds
+        if audio.speaks:
+            return "it is for sounds; speech is measured by word error rates"
+        if not {"text", "class"}.intersection(audio.context.system.inputs):
+            return "the model takes neither a caption nor a class"
+        if len(sounds.classes) < 2 or any(sounds.labels[sounds.resolve(row)] is None for row in audio.context.rows):
+            return f"{sounds.name} has fewer than two classes, or clips without one"
         return None
 
-    def measure(self, heard: EvalAudio) -> dict[str, Measurement]:
-        """Of each side; chance is the share of the most frequent class among the training clips."""
-        space, (trained, rows) = heard.space(WhisperFeatures), heard.known
-        there = [trained.labels[trained.resolve(row)] for row in rows]
-        kept = [place for place, label in enumerate(there) if label is not None]
-        theirs = [trained.classes[there[place] or 0] for place in kept]
-        sounds = heard.subject.sounds
-        wanted = [sounds.classes[sounds.labels[sounds.resolve(row)] or 0] for row in heard.subject.rows]
+    def measure(self, audio: EvalAudio) -> dict[str, Measurement]:
+        """Chance is the share of the most frequent class among the training clips."""
+        space, (trained, rows) = audio.space(WhisperFeatures), audio.known
+        labels = [trained.labels[trained.resolve(row)] for row in rows]
+        kept = [place for place, label in enumerate(labels) if label is not None]
+        theirs = [trained.classes[labels[place] or 0] for place in kept]
+        sounds = audio.context.sounds
+        wanted = [sounds.classes[sounds.labels[sounds.resolve(row)] or 0] for row in audio.context.rows]
         details = space.extractor.details | {
             "protocol": f"class of the nearest of {len(kept)} training clips",
             "classes": len(set(theirs)),
             "chance": max(map(theirs.count, theirs)) / len(theirs),
         }
         figures = {}
-        for side, clips in heard.sides.items():
-            nearest = torch.cdist(space(clips, heard.rate), space.known[kept]).argmin(1).tolist()
+        for side, clips in audio.sides.items():
+            nearest = torch.cdist(space(clips, audio.rate), space.known[kept]).argmin(1).tolist()
             right = [theirs[place] == want for place, want in zip(nearest, wanted, strict=True)]
             figures[f"class_at_1{side}"] = Measurement("class_at_1", sum(right) / len(right), len(right), details)
         return figures
 
 
-class Pace(Metric):
-    """How fast this machine makes a clip by itself, and how soon its first sound is there when it is streamed."""
+class Speed(Metric):
+    """Real-time factor of one clip on this machine, and latency of the first audio when streamed."""
 
     names = ("times_real_time", "first_sound_ms")
 
-    def measure(self, heard: EvalAudio) -> dict[str, Measurement]:
-        """Medians over a few clips, one at a time, after one that is not counted."""
-        rows = spread(len(heard.subject.rows), TIMED)
-        self._whole(heard, rows[0])
+    def measure(self, audio: EvalAudio) -> dict[str, Measurement]:
+        """Medians over a few clips, one at a time, after a warm-up."""
+        rows = spread(len(audio.context.rows), TIMED)
+        self._whole(audio, rows[0])
         details: dict[str, Any] = {"batch": 1, "statistic": "median", "machine": machine()}
-        faster = [self._whole(heard, row) for row in rows]
+        faster = [self._whole(audio, row) for row in rows]
         figures = {"times_real_time": Measurement("times_real_time", statistics.median(faster), len(rows), details)}
-        if heard.subject.system.tokenizer.hop_length is not None:
-            waits = [self._first(heard, row) for row in rows]
+        if audio.context.system.tokenizer.hop_length is not None:
+            waits = [self._first(audio, row) for row in rows]
             figures["first_sound_ms"] = Measurement("first_sound_ms", statistics.median(waits), len(rows), details)
         return figures
 
-    def _told(self, heard: EvalAudio, row: int) -> dict[str, Any]:
-        subject = heard.subject
+    def _arguments(self, audio: EvalAudio, row: int) -> dict[str, Any]:
+        context = audio.context
         return {
-            "conditions": None if heard.conditions is None else [heard.conditions[row]],
+            "conditions": None if audio.conditions is None else [audio.conditions[row]],
             "count": 1,
-            "seed": subject.draws.seed,
-            "sampling": sampling_of(subject.system, subject.draws),
+            "seed": context.draws.seed,
+            "sampling": sampling_of(context.system, context.draws),
         }
 
-    def _whole(self, heard: EvalAudio, row: int) -> float:
-        system, asked = heard.subject.system, _row(heard.asked, row)
+    def _whole(self, audio: EvalAudio, row: int) -> float:
+        system, durations = audio.context.system, _row(audio.durations, row)
         begun = time.perf_counter()
-        tokens = system.generate_tokens(**self._told(heard, row), lengths=lengths_of(system.tokenizer, asked))
-        clip = system.wrap(tokens, asked)[0]
-        return clip.tensor.shape[-1] / heard.rate / (time.perf_counter() - begun)
+        tokens = system.generate_tokens(**self._arguments(audio, row), lengths=lengths_of(system.tokenizer, durations))
+        clip = system.wrap(tokens, durations)[0]
+        return clip.tensor.shape[-1] / audio.rate / (time.perf_counter() - begun)
 
-    def _first(self, heard: EvalAudio, row: int) -> float:
+    def _first(self, audio: EvalAudio, row: int) -> float:
         begun = time.perf_counter()
-        next(iter(heard.subject.system.stream_sound(**self._told(heard, row), seconds=_row(heard.asked, row))))
+        next(iter(audio.context.system.stream_sound(**self._arguments(audio, row), seconds=_row(audio.durations, row))))
         return 1000 * (time.perf_counter() - begun)
 
 
@@ -340,5 +341,5 @@ def _row(values: list[float] | None, row: int) -> list[float] | None:
     return None if values is None else [values[row]]
 
 
-JUDGES: Sequence[Metric] = (Words(), Voices(), Quality(), Lengths(), OwnLengths(), Distances(), MelDistances(), Kinds(), Pace())
-"""In the order of their figures."""
+METRICS: Sequence[Metric] = (Words(), Voices(), Quality(), Lengths(), PredictedLengths(), Distances(), MelDistances(), Classes(), Speed())
+"""In the order of the report."""

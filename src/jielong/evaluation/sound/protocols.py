@@ -9,7 +9,7 @@ from jielong.data.sets import Batch
 from jielong.evaluation.context import EvalContext, EvalResult
 from jielong.evaluation.protocols import EvalProtocol, register_protocol
 from jielong.evaluation.sound import generators, tokenizers
-from jielong.evaluation.sound.metrics import JUDGES
+from jielong.evaluation.sound.metrics import METRICS
 from jielong.evaluation.sound.protocol import sound_hash
 from jielong.evaluation.sound.waveform import mel_distance, si_sdr
 
@@ -17,7 +17,7 @@ from jielong.evaluation.sound.waveform import mel_distance, si_sdr
 class AudioProtocol(EvalProtocol):
     """Figures of audio, each clip as far as it goes."""
 
-    skippable = frozenset(name for judge in JUDGES for name in judge.names)
+    skippable = frozenset(name for metric in METRICS for name in metric.names)
 
     def quick(self, rebuilt: Tensor, batch: Batch, medium: Medium) -> dict[str, float]:
         """Mel distance and SI-SDR."""

@@ -1,4 +1,4 @@
-"""What a tokenizer of sound is measured by."""
+"""Evaluation of tokenizers of audio."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from jielong.evaluation.sound.waveform import bitrate, mel_distance, si_sdr, stf
 from jielong.evaluation.usage import codebook_usage
 
 
-def tokenizer(subject: EvalContext) -> EvalResult:
-    """What comes back of sound, in each clip as far as it goes, and what it costs."""
-    system, sounds, real = subject.system, subject.sounds, subject.real
+def tokenizer(context: EvalContext) -> EvalResult:
+    """Distances of reconstructions, each clip up to its end, and the bitrate."""
+    system, sounds, real = context.system, context.sounds, context.real
     codes: list[Tensor] = []
-    made: list[Tensor] = []
-    heard = subject.clips
+    rebuilt: list[Tensor] = []
+    real_clips = context.clips
     for part in real.split(BATCH):
         tokens = system.encode(part)
         codes.append(tokens.values.cpu())
-        made += [clip[:, : own.shape[1]] for clip, own in zip(system.decode(tokens), heard[len(made) :], strict=False)]
-        subject.report("reconstructing", len(made), len(real))
-    figures = {each.__name__: each(made, heard, sounds.medium.sample_rate) for each in (mel_distance, si_sdr, stft_distance)}
+        pairs = zip(system.decode(tokens), real_clips[len(rebuilt) :], strict=False)
+        rebuilt += [clip[:, : own.shape[1]] for clip, own in pairs]
+        context.report("reconstructing", len(rebuilt), len(real))
+    figures = {each.__name__: each(rebuilt, real_clips, sounds.medium.sample_rate) for each in (mel_distance, si_sdr, stft_distance)}
     layout, reason = system.tokenizer.layout, "the tokens are continuous"
     if not layout.discrete:
         return EvalResult(figures, {"bitrate": reason, "codebook_usage": reason})
