@@ -8,6 +8,7 @@ and one tiny command, how many files lie between an item and its loss and how de
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
 import sys
@@ -104,6 +105,7 @@ def void(_: object) -> None:
 
 def main() -> None:
     """Print all figures."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for name, value in (static_figures() | traced_figures()).items():
         print(f"{name}: {value}")
 

@@ -90,7 +90,7 @@ def test_one_file_of_any_length_there_and_back(tones: Path, tmp_path: Path) -> N
     write_audio(tmp_path / "long.wav", torch.rand(2, 8_000 * 30 + 123, generator=torch.Generator().manual_seed(0)) - 0.5, 8_000)
     told = succeed("tokenize", run, "--data", tmp_path / "long.wav", "--out", tokens)
     samples = 120_062  # at 4 kHz
-    assert f"30.0 s of sound, {-(-samples // 20):,} tokens" in told.stderr
+    assert f"30.0 s of audio, {-(-samples // 20):,} tokens" in told.stderr
     succeed("detokenize", run, tokens, "--out", tmp_path / "back")
     back, rate = read_audio(tmp_path / "back" / "0000.wav")
     assert (rate, back.shape) == (4_000, (1, samples))
