@@ -102,7 +102,7 @@ def test_one_file_of_any_length_there_and_back(tones: Path, tmp_path: Path) -> N
     assert read(tmp_path / "set.safetensors").layout.grid == (100,)
     other = command("tokenize", "vq-emoji", "--data", tmp_path / "long.wav", "--out", tokens)
     assert other.exit_code != 0
-    assert "no single file of sound" in other.stderr
+    assert "not the single file" in other.stderr
 
 
 def test_odd_files_of_sound_are_read_or_told_what_is_wrong(tones: Path, tmp_path: Path) -> None:

@@ -42,13 +42,13 @@ def tokenize(
     if out.suffix != ".safetensors":
         raise typer.BadParameter(f"a token file ends in .safetensors, unlike {out}", param_hint="--out")
     from jielong.data.opening import open_data
-    from jielong.media.kinds.base import kind_of
+    from jielong.media.kinds.base import kind_of, kinds
     from jielong.system import load
     from jielong.training import token_cache as cache
 
     system = load(checkpoint, chosen_device(device))
     tokenizer = system.tokenizer
-    if Path(data).is_file() and Path(data).suffix.lower() in kind_of(tokenizer.media).suffixes:
+    if Path(data).is_file() and any(Path(data).suffix.lower() in kind.suffixes for kind in kinds().values()):
         _one_file(system, Path(data), out)
         return
     images = open_data(data, _PARTS[split], medium=tokenizer.media, settings=system.recipe.data, whole=True)
@@ -72,8 +72,8 @@ def _one_file(system: System, path: Path, out: Path) -> None:
     from jielong.training import token_cache as cache
 
     tokenizer, kind = system.tokenizer, kind_of(system.tokenizer.media)
-    if not tokenizer.any_length:
-        raise ValueError(f"{system.name} reads {tokenizer.media} and no other length: give a data set, not one file, to --data")
+    if path.suffix.lower() not in kind.suffixes or not tokenizer.any_length:
+        raise ValueError(f"{system.name} reads data sets of {tokenizer.media}, not the single file {path}: give a data set to --data")
     begun = time.perf_counter()
     item = kind.read(path, tokenizer.media, system.recipe.data)
     tokens = system.encode(item[None])
