@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from paired import frechet_ratio
 from timing import interleaved, machine
 
 from jielong.backbones.mar import Mar
@@ -122,7 +123,6 @@ def drawing(model: Generator, conditions: list[Any] | None, count: int, options:
 
 def qualities(system: Any, rows: dict[str, dict[str, Any]], count: int) -> dict[str, dict[str, Any]]:
     """Frechet distance of each row's pictures to held-out ones, one a caption or class; its ratio to the naive row's, and retrieval."""
-    from paired import frechet_ratio
 
     from jielong.apps.comparison.measuring import heldout
     from jielong.data.order import spread

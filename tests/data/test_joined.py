@@ -124,9 +124,9 @@ def test_what_cannot_be_joined_is_refused(spoken: str, tmp_path: Path) -> None:
         open_source([told, f"{told}?speaker=Ann"])
     with pytest.raises(DataError, match="needs a name or a path in every place"):
         open_source([])
-    with pytest.raises(DataError, match="nothing beside a comma"):
+    with pytest.raises(DataError, match="an empty name beside a comma"):
         open_source(f"{told},")
-    with pytest.raises(DataError, match="has a comma in it"):
+    with pytest.raises(DataError, match="has a comma, which separates sets"):
         joined_name([spoken, "emoji"])
     with pytest.raises(ValueError, match="needs a name or a path in every place"):
         parse("extends: encodec-tiny\ndata: {set: []}")

@@ -62,7 +62,7 @@ def test_share_alike_data_ask_for_their_licence(licences: list[str], weights: st
 def test_terms_that_are_unknown_or_at_odds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"own\.parquet does not say of every item whose it is"):
         terms(str(tmp_path / "own.parquet"))
-    with pytest.raises(DataError, match=r"CC BY-SA 3\.0 and GPL-2\.0 each ask"):
+    with pytest.raises(DataError, match=r"CC BY-SA 3\.0 and GPL-2\.0 are share-alike"):
         licence_of_weights([Terms("prompts", "a", "CC BY-SA 3.0"), Terms("spoken-words", "b", "GPL-2.0")])
 
 

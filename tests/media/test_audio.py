@@ -90,7 +90,7 @@ def test_channels() -> None:
     stereo = torch.stack([torch.ones(3), -torch.ones(3)])
     assert to_channels(stereo, 1).tolist() == [[0.0, 0.0, 0.0]]
     assert to_channels(torch.ones(1, 3), 2).shape == (2, 3)
-    with pytest.raises(ValueError, match="3 channels cannot be made to 2"):
+    with pytest.raises(ValueError, match="3 channels cannot be converted to 2"):
         to_channels(torch.ones(3, 3), 2)
 
 
@@ -117,7 +117,7 @@ def test_floating_point_is_kept_and_clamped() -> None:
         (float_wave([0.1, math.nan]), "not finite"),
         (float_wave([0.1, 20_000.0]), r"up to 2e\+04; samples of floating point lie in \[-1, 1\]"),
         (float_wave([]), "no samples"),
-        (encode_audio(tone(), 16_000)[:-1_000], "is cut off: its header tells of 16,000 bytes"),
+        (encode_audio(tone(), 16_000)[:-1_000], "is cut off: its header declares 16,000 bytes"),
         (encode_audio(tone(), 16_000)[:40], "without samples"),
         (encode_audio(torch.rand(1, 20_000) - 0.5, 16_000, ".flac")[:-9_000], r"is cut off or damaged behind its first \d+,\d+ samples"),
         *((encode_audio(NOISE, 16_000, suffix)[:-60], "is cut off: it ends within a page of Ogg") for suffix in (".ogg", ".opus")),

@@ -1,4 +1,4 @@
-"""Where built sets are kept: in the user's cache, because their size or licence keeps them out of the distribution."""
+"""Built sets are stored in the user's cache, since size or licence excludes them from the distribution."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class BuildError(RuntimeError):
 
 
 def cache_folder() -> Path:
-    """Where built things are kept: ``$JIELONG_CACHE``, or the user's cache of this system."""
+    """``$JIELONG_CACHE``, or the user's cache folder of this system."""
     return Path(os.environ.get("JIELONG_CACHE") or platformdirs.user_cache_path("jielong", appauthor=False))
 
 
 def built_path(name: str) -> Path:
-    """Where a built set is kept: ``<cache>/data/<name>.parquet``."""
+    """``<cache>/data/<name>.parquet``."""
     return cache_folder() / "data" / f"{name}.parquet"

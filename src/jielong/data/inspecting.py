@@ -61,8 +61,8 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON, with the facts among the other keys."""
-        told = {name: value for name, value in vars(self).items() if name not in ("facts", "rows", "samples", "noun")}
-        return {name: asdict(value) if isinstance(value, Spread) else value for name, value in (told | self.facts).items()}
+        fields = {name: value for name, value in vars(self).items() if name not in ("facts", "rows", "samples", "noun")}
+        return {name: asdict(value) if isinstance(value, Spread) else value for name, value in (fields | self.facts).items()}
 
     def write_sheet(self, path: str | os.PathLike[str], columns: int = 8) -> Path:
         """Write a sample grid of decoded items with their captions. Returns its path."""

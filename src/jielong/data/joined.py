@@ -15,35 +15,35 @@ from jielong.data.splits import splits
 from jielong.media.kinds.base import Content, kind_of
 
 COMMA = ","
-"""What stands between the names of sets that are joined."""
-_OUTSIDE_BRACES = re.compile(r",(?![^{}]*\})")  # a pattern of files may have commas: shards/{0,1}.tar
+"""Separates the names of joined sets."""
+_OUTSIDE_BRACES = re.compile(r",(?![^{}]*\})")  # patterns of files may have commas: shards/{0,1}.tar
 
 
 def listed(text: str) -> list[str]:
-    """The names in ``first,second``; one where a path with a comma in it exists.
+    """The names in ``first,second``; a single one if a path with a comma exists.
 
     Raises:
-        DataError: if one of several is empty.
+        DataError: if a name is empty.
     """
     base = text.partition(MARK)[0]
     if COMMA in base and Path(base).expanduser().exists():
         return [text]
     names = [name.strip() for name in _OUTSIDE_BRACES.split(text)]
     if len(names) > 1 and "" in names:
-        raise DataError(f"{text!r} names a set and nothing beside a comma: write first,second")
+        raise DataError(f"{text!r} has an empty name beside a comma: write first,second")
     return names
 
 
 def joined_name(names: Sequence[str]) -> str:
-    """The one name ``first,second`` of several sets, by which they are opened.
+    """``first,second``, the name that opens several sets.
 
     Raises:
-        DataError: if there is none, one is given twice, or a name has a comma in it.
+        DataError: if the list is empty, has a name twice, or a name with a comma.
     """
     if not names or not all(names):
         raise DataError("a list of sets needs a name or a path in every place, such as [prompts, synthetic-speech]")
     if len(names) > 1 and (split := [name for name in names if len(_OUTSIDE_BRACES.split(name)) > 1]):
-        raise DataError(f"{split[0]!r} has a comma in it, which stands between sets: give each its own place; in a value write %2C")
+        raise DataError(f"{split[0]!r} has a comma, which separates sets: list each set by itself, and write %2C for a comma in a value")
     if twice := [name for place, name in enumerate(names) if name in names[:place]]:
         raise DataError(f"the set {twice[0]!r} is given twice; once is enough")
     return COMMA.join(names)
@@ -52,13 +52,13 @@ def joined_name(names: Sequence[str]) -> str:
 class Joined(Source):
     """The items of several sources, one source after the other.
 
-    What is held out of a set is held out of all. An item's key has the set's name before it, and the column ``set`` tells it; a column
-    that a set lacks is None there. Where some sets call a ``speaker`` what others call a ``voice``, ``speaker`` is both. Classes of the
-    same name are the same class. Pictures are used at the largest of the sizes, in colour if any are.
+    Splits are kept. The key of an item starts with the name of its set, which is also in the column ``set``; a column that a set lacks is
+    None. ``speaker`` also holds what other sets call ``voice``. Classes of the same name are one class. Pictures are used at the largest
+    size, in colour if any are.
 
     Args:
         sources: At least one.
-        names: Theirs, as they were asked for.
+        names: Their names.
 
     Raises:
         DataError: if they are not of one kind, or an item is in two of them.
@@ -104,8 +104,8 @@ class Joined(Source):
     def identity(self, indices: Sequence[int]) -> str:
         """A digest of the content of those items."""
         places = [self._places[index] for index in indices]
-        own = [source.identity([place for number, place in places if number == n]) for n, source in enumerate(self.sources)]
-        return digest([*own, *(str(number) for number, _ in places)])
+        parts = [source.identity([place for number, place in places if number == n]) for n, source in enumerate(self.sources)]
+        return digest([*parts, *(str(number) for number, _ in places)])
 
     def content(self, index: int) -> Content:
         """What its kind decodes."""

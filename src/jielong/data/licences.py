@@ -53,7 +53,7 @@ _SYNTHESIZERS = {
     "kokoro": ("speech made by Kokoro-82M, hexgrad", "Apache-2.0"),
 }
 _SHARE_ALIKE = {"CC BY-SA 3.0": "CC BY-SA", "CC BY-SA 4.0": "CC BY-SA", "GPL-2.0": "GPL"}
-"""Licences that extend to what is made of the data, by family."""
+"""Share-alike licences, which extend to works derived from the data, by family."""
 
 
 def terms(name: str) -> list[Terms]:
@@ -64,7 +64,7 @@ def terms(name: str) -> list[Terms]:
     Raises:
         DataError: if a set says nothing of its terms, or cannot be opened.
     """
-    return sorted({asked for each in listed(name) for asked in _terms(each, split_name(each)[0] if chooses(each) else each)})
+    return sorted({terms for each in listed(name) for terms in _terms(each, split_name(each)[0] if chooses(each) else each)})
 
 
 def _terms(name: str, base: str) -> Iterable[Terms]:
@@ -88,10 +88,10 @@ def licence_of_weights(of: Iterable[Terms]) -> str:
     Raises:
         DataError: if two sets ask for different ones.
     """
-    asked = sorted({each.licence for each in of} & set(_SHARE_ALIKE))
-    if len({_SHARE_ALIKE[licence] for licence in asked}) > 1:
-        raise DataError(f"{' and '.join(asked)} each ask that what is made of their data be under them alone: train on sets of one of them")
-    return asked[-1] if asked else OWN
+    licences = sorted({each.licence for each in of} & set(_SHARE_ALIKE))
+    if len({_SHARE_ALIKE[licence] for licence in licences}) > 1:
+        raise DataError(f"{' and '.join(licences)} are share-alike and exclude each other: train on sets under one of them")
+    return licences[-1] if licences else OWN
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Licence:
 
     Attributes:
         weights: The licence of the weights.
-        learned_from: What they learned from; these names stay beside what is made with them.
+        learned_from: Terms of their training data; attributions accompany generated media.
     """
 
     weights: str
@@ -121,7 +121,7 @@ class Licence:
         if not path.exists():
             return None
         try:
-            told = json.loads(path.read_text("utf-8"))
-            return cls(told["weights"], tuple(Terms(**each) for each in told["learned_from"]))
+            stored = json.loads(path.read_text("utf-8"))
+            return cls(stored["weights"], tuple(Terms(**each) for each in stored["learned_from"]))
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{path} does not say whose data the model learned from ({error}): install the model again") from None

@@ -1,4 +1,4 @@
-"""Which item stands where in the endless shuffled stream that training reads."""
+"""The endless shuffled stream of training items."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _MIX = 0x9E3779B97F4A7C15  # odd 64-bit constant (2^64 / golden ratio), so that 
 class ShuffledOrder:
     """An endless stream of item indices: one permutation an epoch, drawn from ``(seed, epoch)``.
 
-    The position in the data is just the number of samples seen, so resuming needs no other state; and the item at a global position
-    does not depend on the batch size or on the number of processes.
+    The position is the number of samples seen, so resuming needs no other state, and the item at a position does not depend on the batch
+    size or the number of processes.
 
     >>> order = ShuffledOrder(3, seed=0)
     >>> sorted(order.at(0, 3)), sorted(order.at(3, 3))
@@ -62,10 +62,10 @@ class ShuffledOrder:
 
 
 class AlikeOrder(ShuffledOrder):
-    """The same stream, in which the items of a batch are of similar length, so that little is padded.
+    """A shuffled stream with batches of similar lengths, to reduce padding.
 
-    ``POOL`` batches at a time are sorted by length, cut into batches again, and these are shuffled. An epoch still brings every item once,
-    but for the pools at its edges, which share items with the next.
+    ``POOL`` batches at a time are sorted by length, split into batches again, and shuffled. An epoch contains every item once, except for
+    the pools at its edges.
 
     >>> order = AlikeOrder([5, 1, 5, 1], batch=2, seed=0)
     >>> sorted(sorted([5, 1, 5, 1][item] for item in order.at(first, 2)) for first in (0, 2))
@@ -100,12 +100,12 @@ class AlikeOrder(ShuffledOrder):
 
 
 def spread(total: int, count: int | None) -> list[int]:
-    """``count`` of ``total`` places, evenly spread; all of them where there are no more.
+    """``count`` of ``total`` indices, evenly spread; at most all of them.
 
     Raises:
-        ValueError: if fewer than one is asked for.
+        ValueError: if ``count`` is below 1.
     """
     if count is not None and count < 1:
-        raise ValueError(f"an evaluation needs at least one picture, not {count}")
+        raise ValueError(f"an evaluation needs at least one item, not {count}")
     count = min(count or total, total)
     return [index * total // count for index in range(count)]

@@ -1,4 +1,4 @@
-"""Some items of a set, chosen by what its columns say: ``prompts?language=en``."""
+"""Selections of a set by its columns: ``prompts?language=en``."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from jielong.data.source import DataError, Source
 from jielong.media.kinds.base import Content
 
 MARK = "?"
-"""What stands between a set's name and the choice."""
+"""Separates a set's name from the selection."""
 
 
 def chooses(name: str) -> bool:
-    """Whether a name looks like a choice among a set's items (and not like a pattern of files)."""
+    """Whether a name has a selection (and is not a pattern of files)."""
     return "=" in name.partition(MARK)[2]
 
 
 def split_name(name: str) -> tuple[str, dict[str, list[str]]]:
-    """``set?column=value&column=value`` to the set's name and, by column, the values it may have.
+    """``set?column=value&column=value`` to the set's name and the values selected by column.
 
     Raises:
-        DataError: if the choice cannot be read.
+        DataError: if the selection is malformed.
     """
     base, _, choice = name.partition(MARK)
     try:
@@ -35,11 +35,11 @@ def split_name(name: str) -> tuple[str, dict[str, list[str]]]:
 
 
 class Selected(Source):
-    """The items of another source whose columns have one of the values asked for.
+    """The items of a source whose columns have the selected values.
 
     Args:
-        source: Where they come from.
-        chosen: By column, its values.
+        source: The whole set.
+        chosen: Values by column.
 
     Raises:
         DataError: if there is no such column, or no such item.

@@ -178,8 +178,8 @@ class MediaSet(Dataset[Batch]):
         """Samples or frames of a whole item along time; from its header where that is exact."""
         index = self.resolve(index)
         if index not in self._lengths:
-            told = self.kind.frames_of(self.source.content(self.indices[index]), self.keys[index], self.medium)
-            self._lengths[index] = self._item(index).shape[self._time] if told is None else told
+            exact = self.kind.frames_of(self.source.content(self.indices[index]), self.keys[index], self.medium)
+            self._lengths[index] = self._item(index).shape[self._time] if exact is None else exact
         return self._lengths[index]
 
     @property

@@ -76,10 +76,10 @@ def fraction(text: str) -> float:
 
 
 def file_identity(path: str | os.PathLike[str], windows: int = 256, width: int = 65536) -> str:
-    """A digest of a file's content: the whole of it when small, else its length and evenly spaced windows, first and last included.
+    """A digest of a file: all of it if small, otherwise its length and evenly spaced windows, including the first and the last.
 
-    Compressed files end in checksums and shift when their content changes, so windows tell an edit without reading gigabytes;
-    unlike a time stamp, the digest survives a copy.
+    Compressed files change throughout with their content, so windows detect an edit without reading gigabytes; unlike a time stamp, the
+    digest survives a copy.
     """
     length = Path(path).stat().st_size
     with open(path, "rb") as file:

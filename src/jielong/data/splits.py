@@ -1,4 +1,4 @@
-"""Which items of a source are for training, and which are held out."""
+"""Training and held-out splits."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _HELDOUT_WORDS = ("heldout", "test", "val", "valid", "validation", "eval")
 
 
 def declares(source: Source) -> bool:
-    """Whether a source says of any item which split it is of."""
+    """Whether a source declares the split of any item."""
     return any(item.split for item in source.items)
 
 
 def splits(source: Source) -> list[Split]:
-    """The split of every item: as the source says; where it says nothing, 5 % by a hash of the key are held out, at least one of two."""
+    """The split of every item: as declared, or else 5 % held out by a hash of the key, at least one of two items."""
     if declares(source):
         return ["heldout" if (item.split or "").lower() in _HELDOUT_WORDS else "train" for item in source.items]
     rank = [fraction(item.key) for item in source.items]

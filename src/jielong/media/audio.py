@@ -41,7 +41,7 @@ class BrokenAudioError(ValueError):
 
 
 class MissingLibraryError(RuntimeError):
-    """A library that the extra ``sound`` installs is not there."""
+    """A library of the extra ``sound`` is not installed."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,12 @@ def read_audio(source: bytes | str | os.PathLike[str], name: str = "") -> tuple[
         soundfile = library("soundfile")
         try:
             with soundfile.SoundFile(io.BytesIO(data)) as file:
-                samples, rate, told = file.read(dtype="float32", always_2d=True).T, int(file.samplerate), len(file)
+                samples, rate, declared = file.read(dtype="float32", always_2d=True).T, int(file.samplerate), len(file)
         except soundfile.LibsndfileError:
             samples, rate = _through_ffmpeg(data, name, None)
         else:
-            if samples.shape[1] < told:
-                raise BrokenAudioError(f"{name} is cut off: {samples.shape[1]:,} of {told:,} samples can be decoded")
+            if samples.shape[1] < declared:
+                raise BrokenAudioError(f"{name} is cut off: {samples.shape[1]:,} of {declared:,} samples can be decoded")
     return _checked(torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32)), name), rate
 
 
@@ -147,7 +147,7 @@ def _is_raw(name: str) -> bool:
 
 
 def _refuse_cut(data: bytes, name: str) -> None:
-    """Refuse files that end before they say so, of the kinds of which libsndfile would take what is there without a word."""
+    """Refuse truncated WAV and Ogg files, which libsndfile reads without an error."""
     if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
         _whole_wave(data, name)
     elif data[:4] == b"OggS":
@@ -171,9 +171,9 @@ def _whole_wave(data: bytes, name: str) -> None:
     while place + 8 <= len(data):
         chunk, length = data[place : place + 4], struct.unpack("<I", data[place + 4 : place + 8])[0]
         if chunk == b"data":
-            there = len(data) - place - 8
-            if there < length < 0xFFFF_FF00:  # what a stream writes that does not know its length yet
-                raise BrokenAudioError(f"{name} is cut off: its header tells of {length:,} bytes of samples, and {there:,} are there")
+            present = len(data) - place - 8
+            if present < length < 0xFFFF_FF00:  # written by streams of unknown length
+                raise BrokenAudioError(f"{name} is cut off: its header declares {length:,} bytes of samples, but {present:,} are present")
             return
         place += 8 + length + length % 2
     raise BrokenAudioError(f"{name} is a WAV file without samples")
@@ -214,7 +214,7 @@ def _through_ffmpeg(data: bytes, name: str, form: str | None) -> tuple[np.ndarra
 
 def _reason(error: Exception) -> str:
     if isinstance(error, IndexError):
-        return "there is no sound in it"
+        return "it holds no audio stream"
     return str(getattr(error, "strerror", None) or error)
 
 
@@ -240,17 +240,17 @@ def resample(waveform: Tensor, rate: int, to: int) -> Tensor:
     if rate == to:
         return waveform
     wanted = max(1, round(waveform.shape[1] * to / rate))
-    given = np.ascontiguousarray(waveform.T.numpy())
-    made = torch.from_numpy(library("soxr").resample(given, rate, to)).reshape(-1, waveform.shape[0]).T[:, :wanted]
-    padded = torch.nn.functional.pad(made, (0, wanted - made.shape[1]))
+    samples = np.ascontiguousarray(waveform.T.numpy())
+    resampled = torch.from_numpy(library("soxr").resample(samples, rate, to)).reshape(-1, waveform.shape[0]).T[:, :wanted]
+    padded = torch.nn.functional.pad(resampled, (0, wanted - resampled.shape[1]))
     return padded.float().clamp(-1, 1).contiguous()
 
 
 def to_channels(waveform: Tensor, channels: int) -> Tensor:
-    """``(C, T)`` to ``(channels, T)``: the mean of all for one, the same in each for more of mono.
+    """``(C, T)`` to ``(channels, T)``: the mean for mono, copies of mono for more.
 
     Raises:
-        ValueError: if there is no such way, such as from three channels to two.
+        ValueError: for other conversions, such as three channels to two.
     """
     if len(waveform) == channels:
         return waveform
@@ -258,7 +258,7 @@ def to_channels(waveform: Tensor, channels: int) -> Tensor:
         return waveform.mean(0, keepdim=True)
     if len(waveform) == 1:
         return waveform.expand(channels, -1).contiguous()
-    raise ValueError(f"sound of {len(waveform)} channels cannot be made to {channels}; ask for 1 or {len(waveform)}")
+    raise ValueError(f"sound of {len(waveform)} channels cannot be converted to {channels}; choose 1 or {len(waveform)}")
 
 
 def level(waveform: Tensor) -> float:

@@ -126,7 +126,7 @@ def sheet(
     padding: int = 2,
     scale: int = 1,
 ) -> Image.Image:
-    """A contact sheet: pictures in rows of ``columns`` on white, each with its caption below.
+    """A sample grid: pictures in rows of ``columns`` on white, each with its caption below.
 
     Args:
         images: ``(B, C, H, W)`` float in [-1, 1] or uint8, or pictures; all cells have the size of the largest.
@@ -140,7 +140,7 @@ def sheet(
     """
     pictures = [from_tensor(image) for image in images] if isinstance(images, Tensor) else list(images)
     if not pictures:
-        raise ValueError("a contact sheet needs at least one picture")
+        raise ValueError("a sample grid needs at least one picture")
     if captions is not None and len(captions) != len(pictures):
         raise ValueError(f"{len(pictures)} pictures need as many captions, not {len(captions)}")
     columns = max(1, min(columns, len(pictures)))
@@ -222,7 +222,7 @@ def animation(frames: Sequence[Image.Image] | Tensor, seconds: float | Sequence[
 
     Args:
         frames: pictures, or ``(T, C, H, W)`` in [-1, 1] or uint8.
-        seconds: how long each frame stands, one number or one a frame.
+        seconds: duration of each frame, one number or one per frame.
         kind: ``WEBP`` or ``GIF``.
 
     Raises:

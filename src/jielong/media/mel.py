@@ -51,8 +51,8 @@ def spectrum(waveform: Tensor, window: int, hop: int) -> Tensor:
     """
     flat = waveform.reshape(-1, waveform.shape[-1])
     shape = torch.hann_window(window, dtype=waveform.dtype, device=waveform.device)
-    made = torch.stft(flat, window, hop, window=shape, center=True, pad_mode="constant", return_complex=True).abs()
-    return made.reshape(*waveform.shape[:-1], *made.shape[1:])
+    spectrum = torch.stft(flat, window, hop, window=shape, center=True, pad_mode="constant", return_complex=True).abs()
+    return spectrum.reshape(*waveform.shape[:-1], *spectrum.shape[1:])
 
 
 def mel_spectrum(waveform: Tensor, rate: int, window: int, hop: int, bands: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""How something is said, in a few numbers that tell little of who says it: melody, stress, pace and pauses."""
+"""Prosody features that depend little on the speaker: pitch contour, stress, rate and pauses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cache of tokens on disk: tokenise a set once, train on it many times. Content-addressed, and refused when stale."""
+"""A content-addressed cache of tokens on disk: tokenise a set once, train on it many times."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SAMPLES = "samples"
 
 
 class StaleTokensError(ValueError):
-    """A token file was made by another tokenizer, or from other data, than it is now used with."""
+    """A token file of another tokenizer or other data."""
 
 
 def tokenizer_identity(tokenizer: Tokenizer) -> str:
     """What the meaning of tokens depends on: the tokenizer's structure and weights."""
-    # Weights alone do not tell: pixels of 16 and of 256 levels have none, a normalised codebook looks like a plain one.
+    # Weights alone do not identify it: pixels of 16 and of 256 levels have none, a normalised codebook looks like a plain one.
     described = f"{fingerprint(tokenizer)} {tokenizer.media} {tokenizer.layout} {tokenizer!r}"
     return hashlib.sha256(described.encode()).hexdigest()
 
@@ -42,7 +42,7 @@ def identity(tokenizer: Tokenizer, images: MediaSet) -> dict[str, str]:
 
 @torch.no_grad()
 def tokenize(tokenizer: Tokenizer, images: MediaSet, batch: int = 64, progress: Callable[[int], None] | None = None) -> Tokens:
-    """Tokens of a whole set in its own order, ``(n, N, C)``, or what they are drawn from (:meth:`Tokenizer.encode_to_cache`)."""
+    """Tokens of a whole set in order, ``(n, N, C)``, or the distributions they are sampled from (:meth:`Tokenizer.encode_to_cache`)."""
     was_training = tokenizer.training
     tokenizer.eval()
     weight = next(tokenizer.parameters(), None)
@@ -66,7 +66,7 @@ def write(path: Path, tokens: Tokens, made_of: dict[str, str], replacements: Map
         path: The file.
         tokens: What to write.
         made_of: Their :func:`identity`.
-        replacements: Of the set they were made of: which pictures were broken, and which stood in for them.
+        replacements: Broken items of the set and the indices of their replacements.
     """
     layout = tokens.layout
     values = tokens.values.contiguous()
@@ -79,10 +79,10 @@ def write(path: Path, tokens: Tokens, made_of: dict[str, str], replacements: Map
 
 
 def samples_of(path: Path) -> int | None:
-    """How many samples a token file's sound had, where it was made of one sound as long as it is (:data:`SAMPLES`)."""
+    """Samples of a token file's audio, if it holds one file of any length (:data:`SAMPLES`)."""
     with safe_open(path, "pt") as file:
-        told = (file.metadata() or {}).get(SAMPLES)
-    return None if told is None else int(told)
+        samples = (file.metadata() or {}).get(SAMPLES)
+    return None if samples is None else int(samples)
 
 
 def read(path: Path, expected: dict[str, str] | None = None, images: MediaSet | None = None) -> Tokens:
@@ -90,11 +90,11 @@ def read(path: Path, expected: dict[str, str] | None = None, images: MediaSet | 
 
     Args:
         path: The file.
-        expected: What the tokens must have been made of.
-        images: The set they were made of; it is told which pictures stand in for broken ones.
+        expected: The :func:`identity` that the tokens must have.
+        images: Their set, which receives the replacements of broken items.
 
     Raises:
-        StaleTokensError: if it was not made of what ``expected`` says.
+        StaleTokensError: if its identity differs from ``expected``.
         ValueError: if it is no token file.
     """
     try:
@@ -115,7 +115,7 @@ def read(path: Path, expected: dict[str, str] | None = None, images: MediaSet | 
 
 
 def cached(tokenizer: Tokenizer, images: MediaSet, progress: Callable[[int], None] | None = None, folder: Path | None = None) -> Tokens:
-    """Tokens of a set from the user's cache, made now if they are not there yet, or damaged."""
+    """Tokens of a set from the user's cache; computed if missing or damaged."""
     made_of = identity(tokenizer, images)
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
     folder = folder or cache_folder() / "tokens"

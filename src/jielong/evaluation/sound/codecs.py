@@ -25,13 +25,13 @@ from jielong.networks.efficientnet import WeightsError
 from jielong.networks.speaker import SpeakerEncoder
 from jielong.tokenizers.base import Tokenizer
 
-Told = Callable[[str, str], None]
+Progress = Callable[[str, str], None]
 """Called with a codec's name and what is done with it."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a codec made of clips.
+    """What a codec decoded of clips.
 
     Attributes:
         clips: ``(T,)`` each, as long as what went in.
@@ -110,13 +110,13 @@ class Learned:
 
     def __call__(self, clips: Sequence[Tensor], rate: int) -> Result:
         """Every clip by itself, or all windows of all clips, a batch at a time."""
-        heard = [at_rate(clip, rate, self.rate) for clip in clips]
+        resampled = [at_rate(clip, rate, self.rate) for clip in clips]
         if self.tokenizer.any_length:
-            return self._whole(clips, heard, rate)
-        windows = [F.pad(clip, (0, -len(clip) % self.samples)).view(-1, self.samples) for clip in heard]
-        made, codes = self._through(torch.cat(windows))
+            return self._whole(clips, resampled, rate)
+        windows = [F.pad(clip, (0, -len(clip) % self.samples)).view(-1, self.samples) for clip in resampled]
+        decoded, codes = self._through(torch.cat(windows))
         rebuilt = []
-        for clip, own, part in zip(clips, heard, made.split([len(window) for window in windows]), strict=True):
+        for clip, own, part in zip(clips, resampled, decoded.split([len(window) for window in windows]), strict=True):
             back = at_rate(part.reshape(-1)[: len(own)], self.rate, rate)[: len(clip)]
             rebuilt.append(F.pad(back, (0, len(clip) - len(back))))
         return Result(rebuilt, self._figures(Tokens(codes, replace(self.tokenizer.layout, channels=self.levels))))
@@ -127,11 +127,11 @@ class Learned:
             return {}
         return {"kbps": bitrate(layout, self.samples / self.rate), "codebook_usage": codebook_usage(tokens)}
 
-    def _whole(self, clips: Sequence[Tensor], heard: Sequence[Tensor], rate: int) -> Result:
+    def _whole(self, clips: Sequence[Tensor], resampled: Sequence[Tensor], rate: int) -> Result:
         rebuilt, codes = [], []
-        for clip, own in zip(clips, heard, strict=True):
-            made, values = self._through(own[None])
-            back = at_rate(made[0, : len(own)], self.rate, rate)[: len(clip)]
+        for clip, own in zip(clips, resampled, strict=True):
+            decoded, values = self._through(own[None])
+            back = at_rate(decoded[0, : len(own)], self.rate, rate)[: len(clip)]
             rebuilt.append(F.pad(back, (0, len(clip) - len(back))))
             codes.append(values[0])
         every = torch.cat(codes)
@@ -141,14 +141,14 @@ class Learned:
     def _through(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         """Windows ``(n, T)`` to themselves, rebuilt, and to the tokens kept, ``(n, N, levels)``."""
         device = next((weight.device for weight in self.tokenizer.parameters()), torch.device("cpu"))
-        made, codes = [], []
+        decoded, codes = [], []
         for part in windows.split(self.batch):
             media = part[:, None].expand(-1, self.tokenizer.media.channels, -1).to(device)
             whole = self.tokenizer.encode(media)
             tokens = Tokens(whole.values[..., : self.levels], replace(whole.layout, channels=self.levels))
-            made.append(self.tokenizer.decode(tokens).mean(1).cpu())
+            decoded.append(self.tokenizer.decode(tokens).mean(1).cpu())
             codes.append(tokens.values.cpu())
-        return torch.cat(made), torch.cat(codes)
+        return torch.cat(decoded), torch.cat(codes)
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def compare(
     texts: Sequence[str] | None = None,
     language: str = "en",
     without: Sequence[str] = (),
-    told: Told | None = None,
+    progress: Progress | None = None,
     done: Callable[[list[Row]], None] | None = None,
 ) -> list[Row]:
     """Every codec on the same clips.
@@ -190,18 +190,18 @@ def compare(
         texts: What is said in them; without, what the recogniser hears in the originals stands in.
         language: Of the speech.
         without: Figures to leave out.
-        told: Told how far it is.
+        progress: Callback ``(codec, stage)``.
         done: Called with all rows so far after each codec.
     """
     real = mono(clips)
     judges = _Judges(real, rate, texts, language, without)
     rows = []
     for codec in codecs:
-        if told:
-            told(codec.name, "coding")
+        if progress:
+            progress(codec.name, "coding")
         result = codec(real, rate)
-        if told:
-            told(codec.name, "measuring")
+        if progress:
+            progress(codec.name, "measuring")
         figures, omitted = judges.measure(result.clips)
         rows.append(Row(codec.name, result.figures | figures, omitted))
         if done:
@@ -215,7 +215,7 @@ class _Judges:
     def __init__(self, real: list[Tensor], rate: int, texts: Sequence[str] | None, language: str, without: Sequence[str]) -> None:
         self.real, self.rate = real, rate
         self.texts, self.reference = texts, "transcript"
-        self.omitted = dict.fromkeys(without, "it was not asked for")
+        self.omitted = dict.fromkeys(without, "skipped")
         self.recogniser: Recogniser | None = None
         self.encoder: SpeakerEncoder | None = None
         try:
@@ -229,21 +229,21 @@ class _Judges:
         except WeightsError as error:
             self.omitted["speaker_similarity"] = str(error)
 
-    def measure(self, made: list[Tensor]) -> tuple[dict[str, Measurement], dict[str, str]]:
+    def measure(self, decoded: list[Tensor]) -> tuple[dict[str, Measurement], dict[str, str]]:
         """All figures that apply."""
         figures: dict[str, Measurement] = {}
         omitted = dict(self.omitted)
         beside: dict[str, Callable[[], Measurement]] = {
-            "pesq_wb": lambda: pesq_wb(made, self.real, self.rate),
-            "stoi": lambda: stoi(made, self.real, self.rate),
-            "visqol": lambda: visqol(made, self.real, self.rate),
-            "mel_distance": lambda: mel_distance(made, self.real, self.rate),
-            "stft_distance": lambda: stft_distance(made, self.real, self.rate),
-            "si_sdr": lambda: si_sdr(made, self.real, self.rate),
-            "dnsmos": lambda: dnsmos(made, self.rate),
+            "pesq_wb": lambda: pesq_wb(decoded, self.real, self.rate),
+            "stoi": lambda: stoi(decoded, self.real, self.rate),
+            "visqol": lambda: visqol(decoded, self.real, self.rate),
+            "mel_distance": lambda: mel_distance(decoded, self.real, self.rate),
+            "stft_distance": lambda: stft_distance(decoded, self.real, self.rate),
+            "si_sdr": lambda: si_sdr(decoded, self.real, self.rate),
+            "dnsmos": lambda: dnsmos(decoded, self.rate),
         }
         if self.encoder is not None:
-            beside["speaker_similarity"] = lambda: speaker_similarity(made, self.real, self.rate, self.encoder)
+            beside["speaker_similarity"] = lambda: speaker_similarity(decoded, self.real, self.rate, self.encoder)
         for name, measure in beside.items():
             if name in self.omitted:
                 continue
@@ -253,7 +253,7 @@ class _Judges:
                 omitted[name] = str(error)
         if self.recogniser is not None and self.texts is not None:
             try:
-                figures |= intelligibility(made, self.texts, self.rate, self.recogniser, self.reference)
+                figures |= intelligibility(decoded, self.texts, self.rate, self.recogniser, self.reference)
             except ValueError as error:
                 omitted |= dict.fromkeys(("wer", "cer"), str(error))
         return figures, omitted

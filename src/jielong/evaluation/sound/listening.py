@@ -28,11 +28,11 @@ _RATINGS = {
 }
 
 
-def pesq_wb(made: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> Measurement:
+def pesq_wb(clips: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> Measurement:
     """Wideband PESQ (ITU-T P.862.2), about 1 to 4.64, at 16 kHz. Clips in which it finds no speech are left out.
 
     Args:
-        made: Clips ``(T,)`` or ``(C, T)`` in [-1, 1].
+        clips: Clips ``(T,)`` or ``(C, T)`` in [-1, 1].
         real: Their references, as long.
         rate: Hz.
 
@@ -51,10 +51,10 @@ def pesq_wb(made: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> Measur
         value = float(pesq(RATE, y.numpy(), x.numpy(), "wb", on_error=PesqError.RETURN_VALUES))
         return value if value > 0 else None
 
-    return of_pairs("pesq_wb", made, real, rate, score, {"library": f"pesq {package_version('pesq')}"}, at=RATE)
+    return of_pairs("pesq_wb", clips, real, rate, score, {"library": f"pesq {package_version('pesq')}"}, at=RATE)
 
 
-def stoi(made: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> Measurement:
+def stoi(clips: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> Measurement:
     """Short-time objective intelligibility (Taal et al., 2011), at most 1. Clips too short for it are left out.
 
     Arguments as :func:`pesq_wb`.
@@ -67,15 +67,15 @@ def stoi(made: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> Measureme
     def score(x: Tensor, y: Tensor) -> float | None:
         if not bool(y.any()):
             return None
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             value = float(public(y.double().numpy(), x.double().numpy(), RATE, extended=False))
-        return None if any("STFT frames" in str(warning.message) for warning in told) else value
+        return None if any("STFT frames" in str(warning.message) for warning in caught) else value
 
-    return of_pairs("stoi", made, real, rate, score, {"library": f"pystoi {package_version('pystoi')}", "extended": False}, at=RATE)
+    return of_pairs("stoi", clips, real, rate, score, {"library": f"pystoi {package_version('pystoi')}", "extended": False}, at=RATE)
 
 
-def visqol(made: Iterable[Tensor], real: Iterable[Tensor], rate: int, mode: Literal["speech", "audio"] = "speech") -> Measurement:
+def visqol(clips: Iterable[Tensor], real: Iterable[Tensor], rate: int, mode: Literal["speech", "audio"] = "speech") -> Measurement:
     """ViSQOL 3 (arXiv 2004.09584): a mean opinion score from 1 to 5. Clips it cannot compare are left out.
 
     Other arguments as :func:`pesq_wb`.
@@ -100,7 +100,7 @@ def visqol(made: Iterable[Tensor], real: Iterable[Tensor], rate: int, mode: Lite
         return value if math.isfinite(value) else None
 
     details = {"library": f"visqol-python {package_version('visqol-python')}", "mode": mode, "mapping": mapping}
-    return of_pairs("visqol", made, real, rate, score, details, at=RATE if mode == "speech" else 48_000)
+    return of_pairs("visqol", clips, real, rate, score, details, at=RATE if mode == "speech" else 48_000)
 
 
 @functools.cache

@@ -28,7 +28,7 @@ def mono(clips: Iterable[Tensor], what: str = "clips") -> list[Tensor]:
     Raises:
         ValueError: if there is none, or one is not sound in [-1, 1]; the text says which.
     """
-    made = []
+    checked = []
     for index, clip in enumerate(clips):
         if clip.ndim not in (1, 2) or not clip.numel():
             raise ValueError(
@@ -42,19 +42,19 @@ def mono(clips: Iterable[Tensor], what: str = "clips") -> list[Tensor]:
         # A decoder overshoots a little; 16-bit values are a mistake.
         if clip.abs().max() > 8:
             raise ValueError(f"{what} must be in [-1, 1], but number {index} reaches {clip.abs().max().item():.4g}")
-        made.append(clip if clip.ndim == 1 else clip.mean(0))
-    if not made:
+        checked.append(clip if clip.ndim == 1 else clip.mean(0))
+    if not checked:
         raise ValueError(f"there are no {what} to measure")
-    return made
+    return checked
 
 
-def pairs(made: Iterable[Tensor], real: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def pairs(clips: Iterable[Tensor], real: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Clips beside their references, as :func:`mono` gives them.
 
     Raises:
         ValueError: if they are not as many, or one is not as long as its reference.
     """
-    ours, theirs = mono(made, "the clips"), mono(real, "the references")
+    ours, theirs = mono(clips, "the clips"), mono(real, "the references")
     if len(ours) != len(theirs):
         raise ValueError(f"every clip needs its reference, but there are {len(ours)} clips and {len(theirs)} references")
     for index, (x, y) in enumerate(zip(ours, theirs, strict=True)):
@@ -95,7 +95,7 @@ def averaged(name: str, values: Sequence[float | None], real: Sequence[Tensor], 
 
 def of_pairs(
     name: str,
-    made: Iterable[Tensor],
+    clips: Iterable[Tensor],
     real: Iterable[Tensor],
     rate: int,
     score: Callable[[Tensor, Tensor], float | None],
@@ -106,14 +106,14 @@ def of_pairs(
 
     Args:
         name: Of the figure.
-        made: Clips.
+        clips: Clips.
         real: Their references.
         rate: Of both, in Hz.
         score: ``(clip, reference) -> figure``, both ``(T,)``; ``None`` where it does not apply.
         details: Of the protocol.
         at: The rate that the figure is defined at; both are resampled to it.
     """
-    both = pairs(made, real)
+    both = pairs(clips, real)
     target = at or rate
     values = [score(at_rate(x, rate, target), at_rate(y, rate, target)) for x, y in both]
     resampled = {"resampled_to": target} if target != rate else {}

@@ -25,21 +25,21 @@ WINDOWS = (2048, 512, 128)
 """Samples of the transforms of :func:`stft_distance`; each moves on by a quarter."""
 
 
-def si_sdr(made: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> Measurement:
+def si_sdr(clips: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> Measurement:
     """Scale-invariant signal-to-distortion ratio in decibels (Le Roux et al., arXiv 1811.02508), means removed, mean over clips.
 
     With ``a = <x, y> / <y, y>`` for a clip ``x`` of the reference ``y``: ``10 log10(|a y|^2 / |a y - x|^2)``. Clips whose reference is
     silent are left out.
 
     Args:
-        made: Clips ``(T,)`` or ``(C, T)`` in [-1, 1].
+        clips: Clips ``(T,)`` or ``(C, T)`` in [-1, 1].
         real: Their references, as long.
         rate: Hz.
 
     Raises:
         ValueError: if clips and references do not belong together, or are not sound in [-1, 1].
     """
-    return of_pairs("si_sdr", made, real, rate, _si_sdr, {"unit": "dB", "cap_db": CAP})
+    return of_pairs("si_sdr", clips, real, rate, _si_sdr, {"unit": "dB", "cap_db": CAP})
 
 
 def _si_sdr(x: Tensor, y: Tensor) -> float | None:
@@ -52,7 +52,7 @@ def _si_sdr(x: Tensor, y: Tensor) -> float | None:
     return float(10 * ratio.clamp(10 ** (-CAP / 10), 10 ** (CAP / 10)).log10())
 
 
-def mel_distance(made: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> Measurement:
+def mel_distance(clips: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> Measurement:
     """Mean absolute difference of log power in 80 mel bands, in decibels; 0 is equal. Arguments as :func:`si_sdr`.
 
     Windows of 32 ms that move on by 8 ms; power is of a full-scale sine's order 1 and floored at -100 dB.
@@ -64,14 +64,14 @@ def mel_distance(made: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> M
         return float((levels[0] - levels[1]).abs().mean())
 
     details = {"unit": "dB", "bands": BANDS, "scale": "Slaney, equal areas", "window": window, "hop": window // 4, "floor_db": -100}
-    return of_pairs("mel_distance", made, real, rate, score, details)
+    return of_pairs("mel_distance", clips, real, rate, score, details)
 
 
 def _decibels(power: Tensor) -> Tensor:
     return 10 * power.clamp_min(FLOOR).log10()
 
 
-def stft_distance(made: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> Measurement:
+def stft_distance(clips: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> Measurement:
     """Multi-resolution STFT distance (Yamamoto et al., arXiv 1910.11480, eqs. 4 to 6): 0 is equal. Arguments as :func:`si_sdr`.
 
     With magnitudes ``X`` and ``Y``, the mean over three windows of ``|Y - X| / |Y|`` (Frobenius norms) and the mean of ``|ln X - ln Y|``,
@@ -84,7 +84,7 @@ def stft_distance(made: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> 
         return sum(_resolution(x.double(), y.double(), window) for window in WINDOWS) / len(WINDOWS)
 
     details = {"windows": list(WINDOWS), "hop": "a quarter", "formula": "spectral convergence + mean |ln X - ln Y|", "floor_db": -100}
-    return of_pairs("stft_distance", made, real, rate, score, details)
+    return of_pairs("stft_distance", clips, real, rate, score, details)
 
 
 def _resolution(x: Tensor, y: Tensor, window: int) -> float:

@@ -70,11 +70,11 @@ class AudioKind(MediaKind):
         """Samples from sample rate and duration."""
         if channels not in (1, 2):
             raise ValueError(f"sound has 1 or 2 channels, not {channels}")
-        own = settings if isinstance(settings, AudioData) else AudioData()
-        samples = round(own.sample_rate * own.duration)
+        keys = settings if isinstance(settings, AudioData) else AudioData()
+        samples = round(keys.sample_rate * keys.duration)
         if samples < 1:
-            raise ValueError(f"{own.duration:g} s at {own.sample_rate} Hz hold no sample: give a longer duration")
-        return audio_medium(channels, samples, own.sample_rate)
+            raise ValueError(f"{keys.duration:g} s at {keys.sample_rate} Hz hold no sample: give a longer duration")
+        return audio_medium(channels, samples, keys.sample_rate)
 
     def keys_of(self, medium: Medium) -> dict[str, Any]:
         """Sample rate and duration."""
