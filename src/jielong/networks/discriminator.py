@@ -34,8 +34,7 @@ class PatchDiscriminator(nn.Module):
         # The layer before the logits has stride 1: a larger receptive field at the same resolution.
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(before, after, 4, stride=2 if n < layers else 1, padding=1, bias=norm == "none"),
-                _normalisation(norm, after),
+                nn.Conv2d(before, after, 4, stride=2 if n < layers else 1, padding=1, bias=norm == "none"), _normalisation(norm, after)
             )
             for n, (before, after) in enumerate(pairwise(widths), start=1)
         )

@@ -23,15 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 Variant = Literal["lite0", "lite2"]
 
 # One row per stage of lite0: repeats, kernel, stride, expansion, output channels.
-_STAGES = (
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
-)
+_STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
 _STEM, _HEAD, _CLASSES = 32, 1280, 1000
 
 
