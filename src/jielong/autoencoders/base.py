@@ -30,8 +30,7 @@ class Autoencoder:
 def check_grid(size: tuple[int, ...], reduction: tuple[int, ...]) -> tuple[int, ...]:
     """Positions along each axis of media of a size, which is divided by the reduction along that axis.
 
-    Raises:
-        ValueError: if it does not divide evenly.
+    Raises ``ValueError`` if it does not divide evenly.
     """
     if len(size) != len(reduction) or any(side % factor for side, factor in zip(size, reduction, strict=True)):
         sides, factors = " x ".join(map(str, size)), " x ".join(map(str, reduction))
@@ -79,7 +78,7 @@ class AutoencoderSettings(Part):
     def build(
         self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None
     ) -> Autoencoder:
-        """The networks.
+        """The networks. Raises ``ValueError`` if it reads media with other axes, or the size does not divide into positions.
 
         Args:
             channels: ``C`` of the media.
@@ -87,9 +86,6 @@ class AutoencoderSettings(Part):
             dim: Width ``D`` of the features on both sides of the bottleneck.
             outputs: Maps that the decoder returns; ``C`` when not given.
             encoded: Width of the encoder's features; ``D`` when not given.
-
-        Raises:
-            ValueError: if it reads media with other axes, or the size does not divide into positions.
         """
         grid = self.grid(size, self.reduction)
         encoded, outputs = dim if encoded is None else encoded, channels if outputs is None else outputs

@@ -16,12 +16,9 @@ class BackboneSettings(Part):
 
     @abstractmethod
     def build(self, layout: Layout, condition_width: int | None) -> AnyBackbone:
-        """The network for tokens of a layout.
+        """The network for tokens of a layout. Raises ``ValueError`` if the network cannot read such tokens.
 
         Args:
             layout: Of the tokens, as the order arranges them.
             condition_width: Channels of the condition; ``None`` for no condition.
-
-        Raises:
-            ValueError: if the network cannot read such tokens.
         """

@@ -29,15 +29,10 @@ _PLAIN = {
 
 
 class Alphabet:
-    """Symbols by number.
+    """Symbols by number. ``symbols``: one character each, in the order of their numbers.
 
-    Other characters are replaced: by the other case, without their accents, or by the plain form of a typographic mark.
-
-    Args:
-        symbols: One character each, in the order of their numbers.
-
-    Raises:
-        ValueError: if a symbol is repeated, or there is none.
+    Other characters are replaced: by the other case, without their accents, or by the plain form of a typographic mark. Raises
+    ``ValueError`` if a symbol is repeated, or there is none.
     """
 
     def __init__(self, symbols: str) -> None:
@@ -54,8 +49,7 @@ class Alphabet:
     def spell(self, text: str) -> str:
         """The text in symbols of this alphabet, any white space as single spaces.
 
-        Raises:
-            ValueError: if it is empty, or holds a character that has no replacement.
+        Raises ``ValueError`` if it is empty, or holds a character that has no replacement.
         """
         words = " ".join(unicodedata.normalize("NFC", text).split())
         spelt = "".join(self._read(character, text) for character in words)

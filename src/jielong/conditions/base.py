@@ -33,7 +33,6 @@ class Condition(nn.Module, ABC, Generic[Value, Prepared]):
     replaced by a learned null vector, for classifier-free guidance (arXiv 2207.12598).
 
     Args:
-        width: Channels of the states.
         cfg_dropout: Fraction of conditions replaced by the null vector in training, in [0, 1).
     """
 
@@ -52,11 +51,7 @@ class Condition(nn.Module, ABC, Generic[Value, Prepared]):
 
     @abstractmethod
     def prepare(self, values: Sequence[Value]) -> Prepared:
-        """Values, one per item, to the argument of :meth:`forward`.
-
-        Raises:
-            ValueError: if a value cannot be read.
-        """
+        """Values, one per item, to the argument of :meth:`forward`. Raises ``ValueError`` if a value cannot be read."""
 
     def resolve(self, value: Value) -> Value:
         """A value in the form that is fastest to prepare: recordings are encoded, everything else is returned as it is."""
@@ -95,8 +90,7 @@ class Condition(nn.Module, ABC, Generic[Value, Prepared]):
     def precompute(self, train: MediaSet, heldout: MediaSet) -> None:
         """Before training: cache what :meth:`prepare` would compute for every item of the data, and check their values.
 
-        Raises:
-            ValueError: if values of the data cannot be read.
+        Raises ``ValueError`` if values of the data cannot be read.
         """
 
     def count_aligned(self, values: Sequence[Value]) -> list[int] | None:
@@ -178,8 +172,7 @@ class ConditionSettings(Part):
     def values(self, columns: Mapping[str, Sequence[object]]) -> Sequence[object]:
         """Values of the condition, one per item, from values by input name.
 
-        Raises:
-            InputError: if an input is missing that the condition was never trained without.
+        Raises ``InputError`` if an input is missing that the condition was never trained without.
         """
         return columns[self.input.name]
 
@@ -189,11 +182,7 @@ class ConditionSettings(Part):
         return seconds if len(seconds) == len(values) else None
 
     def from_batch(self, batch: Batch, medium: Medium) -> Sequence[object]:
-        """Values of a training batch; see :meth:`ConditionInput.from_batch`.
-
-        Raises:
-            ValueError: if the data lack an input.
-        """
+        """Values of a training batch; see :meth:`ConditionInput.from_batch`. Raises ``ValueError`` if the data lack an input."""
         return self._from_data({each: each.from_batch(batch, medium) for each in self.inputs}, "the data set")
 
     def from_heldout(self, items: HeldoutItems) -> Sequence[object]:

@@ -52,8 +52,7 @@ class SymbolText(Condition[str, PaddedTexts]):
     def prepare(self, values: Sequence[str]) -> PaddedTexts:
         """Texts to numbers of symbols, ``(B, L)`` with ``L`` the longest text.
 
-        Raises:
-            ValueError: if a text holds a character that cannot be read, or is too long.
+        Raises ``ValueError`` if a text holds a character that cannot be read, or is too long.
         """
         check_texts(values)
         return pad([self._row(text) for text in values])
@@ -71,11 +70,7 @@ class SymbolText(Condition[str, PaddedTexts]):
         self.check([text for data in (train, heldout) for text in data.captions if text])
 
     def check(self, texts: Sequence[str]) -> None:
-        """Check that texts can be read.
-
-        Raises:
-            ValueError: if some cannot; the message says how many, and why the first.
-        """
+        """Check that texts can be read. Raises ``ValueError`` if some cannot; the message says how many, and why the first."""
         faults = []
         for text in dict.fromkeys(texts):
             try:

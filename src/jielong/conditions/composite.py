@@ -41,7 +41,6 @@ class CompositeCondition(Condition[Mapping[str, object], dict[str, PartInputs]])
 
     Args:
         parts: The conditions by name.
-        width: Channels of all states.
         cfg_dropout: Fraction of items whose conditions are all dropped in training.
     """
 
@@ -65,9 +64,8 @@ class CompositeCondition(Condition[Mapping[str, object], dict[str, PartInputs]])
     def prepare(self, values: Sequence[Mapping[str, object]]) -> dict[str, PartInputs]:
         """A mapping per item to the inputs of each part.
 
-        Raises:
-            ValueError: if an item names an unknown condition, lacks one that was never dropped in training, or has a value that cannot be
-                read.
+        Raises ``ValueError`` if an item names an unknown condition, lacks one that was never dropped in training, or has a value that
+        cannot be read.
         """
         if isinstance(values, Mapping | str):
             raise ValueError(f"a composite condition reads a list of mappings, one per item, such as [{{{', '.join(self._parts)}: ...}}]")

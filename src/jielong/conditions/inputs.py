@@ -81,7 +81,6 @@ class ConditionInput(ABC):
         Args:
             batch: Items; ``media`` is empty where the set was tokenized beforehand, so values that are computed from media are looked up by
                 key, after :meth:`~jielong.conditions.base.Condition.precompute`.
-            medium: Of the items.
         """
 
     def from_heldout(self, items: HeldoutItems) -> Sequence[object] | None:
@@ -93,11 +92,7 @@ class ConditionInput(ABC):
         return self.from_batch(data.batch(spread(len(data), count)), data.medium)
 
     def check(self, data: MediaSet, source: str) -> None:  # noqa: B027 - not every input needs a check
-        """Check that a training set can supply values.
-
-        Raises:
-            ValueError: if it cannot.
-        """
+        """Check that a training set can supply values. Raises ``ValueError`` if it cannot."""
 
     def listed(self, value: object) -> Sequence[object]:
         """The values of a Python argument, which is one value or a sequence of them."""
@@ -110,8 +105,7 @@ class ConditionInput(ABC):
     def parse(self, text: str) -> object:
         """The value of an option on the command line; the text itself by default.
 
-        Raises:
-            ValueError: if the text does not describe a value.
+        Raises ``ValueError`` if the text does not describe a value.
         """
         return text
 
@@ -149,16 +143,11 @@ def broadcast(
     """Values of a call, one per item: each input has one value or as many as the longest, and each set of values ``count`` items.
 
     Args:
-        given: The arguments.
-        inputs: The inputs of the model.
         count: Items per set of values.
-        model: Its name, for messages.
 
-    Returns:
-        Values by input name, and the number of items; 0 if nothing is given.
+    Returns values by input name, and the number of items; 0 if nothing is given.
 
-    Raises:
-        InputError: if the model has no such input, or the numbers of values differ.
+    Raises ``InputError`` if the model has no such input, or the numbers of values differ.
     """
     for each in given:
         if each.name not in {known.name for known in inputs}:
@@ -180,10 +169,6 @@ def mismatch(each: ConditionInput, expected: int, got: int) -> InputError:
 
 
 def check_sound(each: ConditionInput, data: MediaSet, source: str) -> None:
-    """Check that a set holds sound.
-
-    Raises:
-        RecipeError: if it does not.
-    """
+    """Check that a set holds sound. Raises ``RecipeError`` if it does not."""
     if not data.medium.timed:
         raise RecipeError(f"the recipe is conditioned on {each.noun}, but {source} holds no sound: remove that condition")

@@ -48,7 +48,6 @@ class StageCondition(Condition[str | Tensor, Tensor]):
 
     Args:
         tokenizer: The earlier stage's; its weights are not the condition's.
-        width: Channels of the states.
         cfg_dropout: Fraction of conditions replaced by the null vector in training.
     """
 
@@ -82,11 +81,7 @@ class StageCondition(Condition[str | Tensor, Tensor]):
         return torch.cat([self.encode(data.media(rows[first : first + _BATCH])) for first in range(0, len(rows), _BATCH)])
 
     def prepare(self, values: Sequence[str | Tensor]) -> Tensor:
-        """Values, one per item, to token values ``(B, N, C)``.
-
-        Raises:
-            ValueError: if an item is of no training data.
-        """
+        """Values, one per item, to token values ``(B, N, C)``. Raises ``ValueError`` if an item is of no training data."""
         return torch.stack([self._tokens_of(value) for value in values])
 
     def _tokens_of(self, value: str | Tensor) -> Tensor:
@@ -103,11 +98,7 @@ class StageCondition(Condition[str | Tensor, Tensor]):
 
 
 class StageConditionSettings(ConditionSettings):
-    """Settings of a condition on an earlier stage.
-
-    Attributes:
-        stage: The stage's name in the recipe's ``stages``.
-    """
+    """Settings of a condition on an earlier stage. ``stage``: the stage's name in the recipe's ``stages``."""
 
     stage: str
 
@@ -117,11 +108,7 @@ class StageConditionSettings(ConditionSettings):
         return self.stage
 
     def build(self, context: BuildContext = NO_CONTEXT) -> StageCondition:
-        """The condition.
-
-        Raises:
-            ValueError: if there is no such stage.
-        """
+        """The condition. Raises ``ValueError`` if there is no such stage."""
         if self.stage not in context.stages:
             raise ValueError(f"the condition {self.name} reads the stage {self.stage!r}, which the recipe's `stages` does not name")
         return self.build_on(context.stages[self.stage])

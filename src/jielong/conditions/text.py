@@ -218,11 +218,7 @@ class ByteText(Condition[str, PaddedTexts]):
 
 
 def check_texts(values: Sequence[str]) -> None:
-    """Check that values are non-empty strings.
-
-    Raises:
-        ValueError: if they are not.
-    """
+    """Check that values are non-empty strings. Raises ``ValueError`` if they are not."""
     if isinstance(values, str):
         raise ValueError(f"a text condition reads a list of texts: write [{values!r}]")
     for value in values:

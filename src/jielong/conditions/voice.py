@@ -38,9 +38,8 @@ class Recording(NamedTuple):
 def read_recording(path: str | Path) -> Recording:
     """Read a sound file.
 
-    Raises:
-        ValueError: if there is no such file, or it is not sound.
-        jielong.media.audio.MissingLibraryError: if the extra ``sound`` is not installed.
+    Raises ``ValueError`` if there is no such file, or it is not sound, or ``jielong.media.audio.MissingLibraryError`` if the extra
+    ``sound`` is not installed.
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no recording {str(path)!r}: give a sound file, such as voice.wav")
@@ -157,9 +156,8 @@ class VoiceCondition(Condition[Source, Tensor]):
     def voices(self, values: Sequence[Source]) -> Tensor:
         """Features of recordings ``(B, features)``, encoded in one batch.
 
-        Raises:
-            ValueError: if one cannot be read.
-            jielong.networks.efficientnet.WeightsError: if the encoder's weights are not installed.
+        Raises ``ValueError`` if one cannot be read, or ``jielong.networks.efficientnet.WeightsError`` if the encoder's weights are not
+        installed.
         """
         found = [self._known(value) for value in values]
         if missing := [index for index, features in enumerate(found) if features is None]:

@@ -113,16 +113,14 @@ class Head(nn.Module, Phased, ABC):
     def log_prob(self, hidden: Tensor, values: Tensor) -> Tensor:
         """Log-probability or log-density in nats per token: hidden ``(..., D)``, values ``(..., C)`` to ``(...)``.
 
-        Raises:
-            ValueError: if the head has no likelihood.
+        Raises ``ValueError`` if the head has no likelihood.
         """
         raise ValueError(f"the {type(self).__name__} has no likelihood; for continuous tokens take the head gaussian_mixture")
 
     def check_sampling(self, sampling: SamplingConfig) -> None:
         """Refuse sampling parameters that do not apply to this head.
 
-        Raises:
-            ValueError: for numbers of steps if the head is not iterative, and for top-k or top-p if it is continuous.
+        Raises ``ValueError`` for numbers of steps if the head is not iterative, and for top-k or top-p if it is continuous.
         """
         name = type(self).__name__
         if not self.iterative and (sampling.num_inference_steps is not None or sampling.final_inference_steps is not None):
@@ -142,8 +140,7 @@ class Head(nn.Module, Phased, ABC):
     def soft_codes(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> Tensor:
         """Random weights over all codes instead of a code, ``(B, n, K, V)``, for soft codes.
 
-        Raises:
-            ValueError: if the head has no codes.
+        Raises ``ValueError`` if the head has no codes.
         """
         raise ValueError(f"the {type(self).__name__} has no codes to mix; soft_codes needs a softmax head")
 
@@ -155,6 +152,5 @@ class HeadSettings(Part):
     def build(self, width: int, layout: Layout) -> Head:
         """The head that predicts tokens of ``layout`` from hidden vectors of ``width`` channels.
 
-        Raises:
-            ValueError: if the settings do not fit the layout.
+        Raises ``ValueError`` if the settings do not fit the layout.
         """

@@ -109,8 +109,6 @@ class ConsistencyHead(IterativeHead):
 
     Args:
         network: Reads one time, ``SLOW ln(t) / 4``; gives ``C`` numbers.
-        layout: The tokens to predict.
-        settings: See :class:`Consistency`.
     """
 
     def __init__(self, network: AnyDenoiser, layout: Layout, settings: Consistency = Consistency()) -> None:

@@ -61,7 +61,6 @@ class GuidedDenoiser:
     With guidance, both branches read the same noisy tokens in one call of twice the rows.
 
     Args:
-        network: The network.
         hidden: Hidden vectors ``(B, n, D)``.
         context: Guidance, and for a joint network the positions' coordinates.
     """
@@ -126,18 +125,10 @@ class IterativeSettings(HeadSettings):
 
 
 class IterativeHead(Head):
-    """A head of continuous tokens whose network is evaluated several times a draw.
+    """A head of continuous tokens whose network is evaluated several times a draw. Raises ``ValueError`` if the tokens are discrete.
 
     A subclass implements the loss of noisy copies (:meth:`loss_of_copies`) and the sampler (:meth:`draw`). With a joint network it is a
     joint head: a copy is a whole block with one time.
-
-    Args:
-        network: The network.
-        layout: The tokens to predict.
-        settings: See :class:`IterativeSettings`.
-
-    Raises:
-        ValueError: if the tokens are discrete.
     """
 
     discrete = False

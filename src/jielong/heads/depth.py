@@ -46,15 +46,8 @@ class Depth(HeadSettings, family="head", name="depth"):
 class DepthHead(Head):
     """``p(c_1 .. c_K | h) = prod_k p(c_k | h, c_1 .. c_{k-1})``, exactly (arXiv 2203.01941, eq. 8; 2410.00037, section 3.4.1).
 
-    The input at codebook ``k`` is ``W_k h + E_{k-1}(c_{k-1})``, and ``W_1 h`` at the first. Each codebook has its own weights.
-
-    Args:
-        width: Width ``D`` of the hidden vectors.
-        layout: The tokens to predict.
-        settings: See :class:`Depth`.
-
-    Raises:
-        ValueError: if the tokens are continuous.
+    The input at codebook ``k`` is ``W_k h + E_{k-1}(c_{k-1})``, and ``W_1 h`` at the first. Each codebook has its own weights. Raises
+    ``ValueError`` if the tokens are continuous.
     """
 
     discrete = True

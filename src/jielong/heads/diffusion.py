@@ -68,7 +68,6 @@ class DiffusionHead(IterativeHead):
     Args:
         network: Reads one time; gives ``C`` numbers, or ``2 C`` where the variance is learned.
         layout: The tokens to predict, ``C`` numbers of unit standard deviation.
-        settings: See :class:`Diffusion`.
     """
 
     signal: Tensor

@@ -45,7 +45,6 @@ def ddpm(
     ``log sigma_k^2`` lies between those of ``beta~_k`` and ``beta_k`` at the predicted fraction (2102.09672, equation 15), or at the first.
 
     Args:
-        denoise: The network.
         x: Standard normal noise.
         plan: The steps, one evaluation each.
         normal: Noise of the steps.
@@ -113,7 +112,6 @@ def edm(
     the others two: ``2 n - 1`` in all.
 
     Args:
-        denoise: The network.
         x: Standard normal noise.
         schedule: The training steps.
         evaluations: Maximum number; an even number leaves one unused.

@@ -28,7 +28,8 @@ def distance(difference: Tensor, alpha: float) -> Tensor:
 def energy_loss(draws: Tensor, target: Tensor, alpha: float = 1.0) -> Tensor:
     """Unbiased estimate of twice the energy score from ``n`` independent samples per target:
 
-    ``2/n sum_i |x_i - y|^a - 1/(n (n - 1)) sum_{i != j} |x_i - x_j|^a``; with two samples, ``|x - y|^a + |x' - y|^a - |x - x'|^a``.
+    ``2/n sum_i |x_i - y|^a - 1/(n (n - 1)) sum_{i != j} |x_i - x_j|^a``; with two samples, ``|x - y|^a + |x' - y|^a - |x - x'|^a``. Raises
+    ``ValueError`` if there are fewer than two draws.
 
     Its minimum is not 0 but ``E|y - y'|^a``.
 
@@ -36,9 +37,6 @@ def energy_loss(draws: Tensor, target: Tensor, alpha: float = 1.0) -> Tensor:
         draws: ``(n, ..., C)``.
         target: ``(..., C)``.
         alpha: Exponent in (0, 2).
-
-    Raises:
-        ValueError: if there are fewer than two draws.
     """
     count = len(draws)
     if count < 2:
@@ -79,9 +77,7 @@ class EnergyHead(Head):
     hidden vectors, as in the paper.
 
     Args:
-        width: Width ``D`` of the hidden vectors.
         layout: The tokens to predict: ``C`` numbers at a position.
-        settings: See :class:`Energy`.
     """
 
     discrete = False

@@ -138,15 +138,10 @@ class FlowMatching(IterativeSettings, family="head", name="flow_matching"):
 
 
 class FlowMatchingHead(IterativeHead):
-    """Samples a token by integrating the learned velocity of straight paths.
+    """Samples a token by integrating the learned velocity of straight paths. ``network``: reads one time, gives ``C`` numbers.
 
     *Guidance* combines velocities, ``v_null + guidance (v - v_null)``. *Temperature* multiplies all noise, the initial noise included: 1 is
     the model's distribution, 0 is deterministic.
-
-    Args:
-        network: Reads one time, gives ``C`` numbers.
-        layout: The tokens to predict.
-        settings: See :class:`FlowMatching`.
     """
 
     def __init__(self, network: AnyDenoiser, layout: Layout, settings: FlowMatching = FlowMatching()) -> None:

@@ -104,9 +104,7 @@ class GaussianMixtureHead(Head):
     component and returns its mean. *Confidence* is the log-density of the sample under the conditional mixture.
 
     Args:
-        width: Width ``D`` of the hidden vectors.
         layout: The tokens to predict: ``C`` numbers at a position.
-        settings: See :class:`GaussianMixture`.
     """
 
     discrete = False

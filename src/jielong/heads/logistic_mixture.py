@@ -64,9 +64,7 @@ class LogisticMixtureHead(Head):
     must be ordered, as pixel values are and codes of a learned codebook are not.
 
     Args:
-        width: Width ``D`` of the hidden vectors.
         layout: The tokens to predict: ``channels`` of ``vocabulary`` levels.
-        settings: See :class:`LogisticMixture`.
     """
 
     discrete = True

@@ -57,8 +57,6 @@ class MeanFlowHead(IterativeHead):
 
     Args:
         network: Reads two times, ``SLOW t`` and ``SLOW (r - t)``; gives ``C`` numbers, or ``2 C`` where ``improved``.
-        layout: The tokens to predict.
-        settings: See :class:`MeanFlow`.
     """
 
     def __init__(self, network: AnyDenoiser, layout: Layout, settings: MeanFlow = MeanFlow()) -> None:

@@ -25,12 +25,7 @@ class Regression(HeadSettings, family="head", name="regression"):
 
 
 class RegressionHead(Head):
-    """A linear map to the token, deterministic and so without temperature. *Guidance* combines predictions.
-
-    Args:
-        width: Width ``D`` of the hidden vectors.
-        layout: The tokens to predict.
-    """
+    """A linear map to the token, deterministic and so without temperature. *Guidance* combines predictions."""
 
     discrete = False
 

@@ -51,18 +51,12 @@ class SemanticAcoustic(HeadSettings, family="head", name="semantic_acoustic"):
 
 
 class SemanticAcousticHead(Head):
-    """Draws a semantic code, then the vector given the code.
+    """Draws a semantic code, then the vector given the code. ``layout``: the tokens to predict, ``C`` numbers.
 
     *Temperature* applies to both; top-k and top-p to the code. *Guidance* applies to both: one code is drawn, and both branches of the
     acoustic head receive it.
 
-    Args:
-        width: Width ``D`` of the hidden vectors.
-        layout: The tokens to predict, ``C`` numbers.
-        settings: See :class:`SemanticAcoustic`.
-
-    Raises:
-        ValueError: if the tokens are discrete, the quantizer has several codebooks, or the acoustic head is joint.
+    Raises ``ValueError`` if the tokens are discrete, the quantizer has several codebooks, or the acoustic head is joint.
     """
 
     discrete = False

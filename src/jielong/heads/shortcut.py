@@ -57,8 +57,6 @@ class ShortcutHead(IterativeHead):
 
     Args:
         network: Reads two times, ``t`` and ``log2(1/d) / log2(finest)``; gives ``C`` numbers.
-        layout: The tokens to predict.
-        settings: See :class:`Shortcut`.
     """
 
     def __init__(self, network: AnyDenoiser, layout: Layout, settings: Shortcut = Shortcut()) -> None:

@@ -88,27 +88,14 @@ class Softmax(HeadSettings, family="head", name="softmax"):
 
 
 def vocabulary_of(head: str, layout: Layout) -> int:
-    """The vocabulary of a layout of codes.
-
-    Raises:
-        ValueError: if the tokens are continuous.
-    """
+    """The vocabulary of a layout of codes. Raises ``ValueError`` if the tokens are continuous."""
     if layout.vocabulary is None:
         raise ValueError(f"a {head} head needs discrete tokens; this tokenizer's are continuous: choose a head such as diffusion")
     return layout.vocabulary
 
 
 class SoftmaxHead(Head):
-    """A linear map to logits over the codes, one map a codebook.
-
-    Args:
-        width: Width ``D`` of the hidden vectors.
-        layout: The tokens to predict.
-        settings: See :class:`Softmax`.
-
-    Raises:
-        ValueError: if the tokens are continuous.
-    """
+    """A linear map to logits over the codes, one map a codebook. Raises ``ValueError`` if the tokens are continuous."""
 
     discrete = True
     missing_codes_allowed = True

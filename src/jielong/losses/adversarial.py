@@ -75,8 +75,7 @@ class PatchAdversarialLoss(AdversarialLoss):
             real: Images ``(B, C, H, W)``.
             fake: Their reconstructions; detached here.
 
-        Returns:
-            ``total``, to minimise, and the mean logits ``real`` and ``fake`` (detached), which drift apart when it wins.
+        Returns ``total``, to minimise, and the mean logits ``real`` and ``fake`` (detached), which drift apart when it wins.
         """
         check_same_shape(fake, real)
         with torch.autocast(real.device.type, enabled=False):
@@ -89,10 +88,8 @@ class PatchAdversarialLoss(AdversarialLoss):
         """Factor that gives both losses equal gradient norms at the decoder's last layer ``W`` (2012.09841, equation 7).
 
         ``weight * lambda`` with ``lambda = |grad_W L_rec| / (|grad_W L_adv| + 1e-4)`` clipped to [0, 1e4] and detached; ``weight`` alone
-        when ``adaptive`` is off. ``lambda`` at the cap means that the adversarial gradient has vanished.
-
-        Raises:
-            ValueError: if ``last_layer`` is frozen, or gradients are off.
+        when ``adaptive`` is off. ``lambda`` at the cap means that the adversarial gradient has vanished. Raises ``ValueError`` if
+        ``last_layer`` is frozen, or gradients are off.
         """
         if not self.adaptive:
             return torch.tensor(self.weight, device=adversarial_loss.device)

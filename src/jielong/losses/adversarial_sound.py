@@ -30,11 +30,7 @@ class DiscriminatorSettings(Part):
     """Settings of one kind of discriminator."""
 
     def build(self, channels: int, samples: int) -> list[Discriminator]:
-        """The discriminators for audio ``(B, channels, samples)``.
-
-        Raises:
-            ValueError: if the clips are too short.
-        """
+        """The discriminators for audio ``(B, channels, samples)``. Raises ``ValueError`` if the clips are too short."""
         raise NotImplementedError(f"the settings {type(self).__name__} build no discriminator")
 
 
@@ -180,9 +176,5 @@ class SoundAdversarial(AdversarialSettings, family="loss", name="adversarial_sou
     )
 
     def build(self, context: LossContext) -> SoundAdversarialLoss:
-        """The loss for clips of the medium's length.
-
-        Raises:
-            ValueError: if they are too short for a discriminator.
-        """
+        """The loss for clips of the medium's length. Raises ``ValueError`` if they are too short for a discriminator."""
         return SoundAdversarialLoss(self, context.medium.channels, context.medium.frames)

@@ -53,11 +53,7 @@ class ReconstructionLoss(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
-        """Weighted scalar in float32, with gradients to the reconstruction.
-
-        Raises:
-            ValueError: if the shapes do not fit.
-        """
+        """Weighted scalar in float32, with gradients to the reconstruction. Raises ``ValueError`` if the shapes do not fit."""
 
 
 class CodeLoss(nn.Module, ABC):
@@ -138,9 +134,8 @@ class LossTerms:
     def of(losses: Iterable[LossSettings], context: LossContext) -> LossTerms:
         """Build a recipe's losses.
 
-        Raises:
-            ValueError: if a loss does not fit the medium, or all reconstruction losses start later.
-            MissingLibraryError: if a teacher is not installed.
+        Raises ``ValueError`` if a loss does not fit the medium, or all reconstruction losses start later, or ``MissingLibraryError`` if a
+        teacher is not installed.
         """
         terms = LossTerms()
         for loss in losses:
@@ -167,11 +162,7 @@ class LossSettings(Part):
     start_samples: NonNegativeInt = 0
 
     def contribute(self, terms: LossTerms, context: LossContext) -> None:
-        """Build the loss and add it to ``terms``.
-
-        Raises:
-            ValueError: if it does not fit the medium.
-        """
+        """Build the loss and add it to ``terms``. Raises ``ValueError`` if it does not fit the medium."""
         raise NotImplementedError(f"the settings {type(self).__name__} contribute no loss")
 
     def check_axes(self, medium: Medium) -> None:
@@ -194,11 +185,7 @@ class ReconstructionSettings(LossSettings):
 
 
 class AdversarialSettings(LossSettings):
-    """Settings of an :class:`AdversarialLoss`.
-
-    Attributes:
-        lr_ratio: The discriminators' learning rate over the tokenizer's.
-    """
+    """Settings of an :class:`AdversarialLoss`. ``lr_ratio``: the discriminators' learning rate over the tokenizer's."""
 
     lr_ratio: PositiveFloat = 1.0
 
@@ -207,11 +194,7 @@ class AdversarialSettings(LossSettings):
         raise NotImplementedError(f"the settings {type(self).__name__} build no loss")
 
     def contribute(self, terms: LossTerms, context: LossContext) -> None:
-        """Add the adversarial phase.
-
-        Raises:
-            ValueError: if there is one already.
-        """
+        """Add the adversarial phase. Raises ``ValueError`` if there is one already."""
         self.check_axes(context.medium)
         if terms.adversarial is not None:
             raise ValueError(f"a tokenizer has one adversarial loss: remove {self.name} or the other one")

@@ -34,7 +34,6 @@ class DistillationLoss(CodeLoss):
     The map is trained beside the tokenizer and not saved with it.
 
     Args:
-        settings: Its weight.
         teacher: Gives ``f``.
         dim: Width ``D`` of ``h``.
     """
@@ -64,11 +63,7 @@ class Distillation(LossSettings, family="loss", name="distillation"):
     teacher: Literal["whisper-base"] = "whisper-base"
 
     def contribute(self, terms: LossTerms, context: LossContext) -> None:
-        """Add a loss on the first codebook.
-
-        Raises:
-            ValueError: if the tokenizer has no quantizer, or is not of audio.
-        """
+        """Add a loss on the first codebook. Raises ``ValueError`` if the tokenizer has no quantizer, or is not of audio."""
         if context.medium.axes != self.axes or context.code_dim is None:
             raise ValueError("the loss distillation is for the first code of an audio tokenizer such as vq, which this is not")
         teacher = context.teachers[self.teacher](context.medium.sample_rate)

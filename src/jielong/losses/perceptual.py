@@ -78,11 +78,7 @@ class FrozenLoss(ReconstructionLoss):
 
 
 class PerceptualLoss(FrozenLoss):
-    """Distance in the stages of EfficientNet-lite0.
-
-    Raises:
-        WeightsError: if its weights are not installed.
-    """
+    """Distance in the stages of EfficientNet-lite0. Raises ``WeightsError`` if its weights are not installed."""
 
     def __init__(self, settings: Perceptual) -> None:
         super().__init__(settings)
@@ -99,11 +95,7 @@ class PerceptualLoss(FrozenLoss):
 
 
 class LpipsLoss(FrozenLoss):
-    """LPIPS version 0.1 with VGG-16, from files of the user.
-
-    Raises:
-        WeightsError: if a file is missing or holds other tensors.
-    """
+    """LPIPS version 0.1 with VGG-16, from files of the user. Raises ``WeightsError`` if a file is missing or holds other tensors."""
 
     # Widths of VGG-16's convolutions up to relu5_3. A row's last output is compared, then halved by max pooling.
     _LAYOUT: tuple[tuple[int, ...], ...] = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))

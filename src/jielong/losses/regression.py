@@ -83,8 +83,7 @@ class LogitLaplaceLoss(ReconstructionLoss):
     def forward(self, maps: Tensor, target: Tensor) -> Tensor:
         """Weighted scalar of predicted ``maps`` ``(B, 2 C, H, W)`` at images ``(B, C, H, W)`` in [-1, 1].
 
-        Raises:
-            ValueError: if there are not two maps per channel.
+        Raises ``ValueError`` if there are not two maps per channel.
         """
         if maps.ndim != 4 or maps.shape[1] % 2:
             raise ValueError(

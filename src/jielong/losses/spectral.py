@@ -31,8 +31,7 @@ class SpectralLoss(ReconstructionLoss):
         settings: Weight and windows; the stride is a quarter of a window.
         samples: Length ``T`` of the clips.
 
-    Raises:
-        ValueError: if a window is longer than the clips, or shorter than 4 samples.
+    Raises ``ValueError`` if a window is longer than the clips, or shorter than 4 samples.
     """
 
     def __init__(self, settings: SpectralSettings, samples: int) -> None:
@@ -45,8 +44,7 @@ class SpectralLoss(ReconstructionLoss):
     def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         """Weighted scalar distance of sounds ``(B, C, T)`` in [-1, 1].
 
-        Raises:
-            ValueError: if the shapes differ, or are not those of sound.
+        Raises ``ValueError`` if the shapes differ, or are not those of sound.
         """
         check_same_shape(reconstruction, target)
         if reconstruction.ndim != 3:
@@ -92,7 +90,6 @@ class MelLoss(SpectralLoss):
     loud excerpts instead.)
 
     Args:
-        settings: See :class:`Mel`.
         samples: Length ``T`` of the clips.
         rate: Their sample rate.
     """
@@ -136,11 +133,7 @@ class SpectralSettings(ReconstructionSettings):
         raise NotImplementedError(f"the settings {type(self).__name__} name no windows")
 
     def fitting(self, samples: int) -> tuple[int, ...]:
-        """The windows for clips of ``samples``.
-
-        Raises:
-            ValueError: if none of the paper's fits.
-        """
+        """The windows for clips of ``samples``. Raises ``ValueError`` if none of the paper's fits."""
         windows = self.windows or tuple(window for window in self.published if window <= samples)
         if not windows:
             raise ValueError(

@@ -38,8 +38,7 @@ class Structure:
 def structure(blocks: Tensor, device: torch.device) -> Structure:
     """The mask of non-decreasing block indices ``(n,)``, which Python reads, so keep them on the CPU; cached by value.
 
-    Raises:
-        ValueError: if the blocks decrease somewhere.
+    Raises ``ValueError`` if the blocks decrease somewhere.
     """
     return _structure(tuple(blocks.tolist()), device)
 
@@ -148,7 +147,7 @@ def choose(q: Tensor, k: Tensor) -> Literal["fused", "plain"]:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False, kernel: Kernel = "auto") -> Tensor:
-    """``softmax(q k' / sqrt(D) + mask) v``.
+    """``softmax(q k' / sqrt(D) + mask) v``. Returns ``(B, heads, n, D)``.
 
     Args:
         q: Queries ``(B, heads, n, D)``.
@@ -159,11 +158,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causa
         causal: Query ``i`` sees keys up to ``i``; needs ``n == length`` and no mask.
         kernel: ``fused``, ``plain``, or ``auto`` for the faster (:func:`choose`).
 
-    Returns:
-        ``(B, heads, n, D)``.
-
-    Raises:
-        ValueError: for an unknown kernel, or ``causal`` together with a mask or other lengths.
+    Raises ``ValueError`` for an unknown kernel, or ``causal`` together with a mask or other lengths.
     """
     if causal and (mask is not None or q.shape[2] != k.shape[2]):
         raise ValueError(f"causal attention takes no mask and as many keys as queries, not {q.shape[2]} queries and {k.shape[2]} keys")

@@ -8,12 +8,7 @@ from torch import Tensor
 
 
 class GradContext(Protocol):
-    """What ``forward`` stores for ``backward``.
-
-    Attributes:
-        saved_tensors: Those passed to :meth:`save_for_backward`.
-        scale: A constant.
-    """
+    """What ``forward`` stores for ``backward``. ``saved_tensors``: those passed to :meth:`save_for_backward`; ``scale``: a constant."""
 
     saved_tensors: tuple[Tensor, ...]
     scale: float

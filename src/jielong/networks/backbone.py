@@ -36,11 +36,7 @@ class BackboneInputs:
 
 
 class BackboneCache(Protocol):
-    """State of cached calls.
-
-    Attributes:
-        started: Whether the first call, which takes the condition in, has been made.
-    """
+    """State of cached calls. ``started``: whether the first call, which takes the condition in, has been made."""
 
     started: bool
 
@@ -74,15 +70,11 @@ class Backbone(nn.Module, ABC, Generic[C]):
 
         Without a cache the positions are the first ``n`` and attend to each other, block by block: the naive reference. With a cache they
         follow those in it and attend to them too. A call with ``commit=False`` leaves the cache as it was (but for the condition). Cached
-        calls keep no gradients.
+        calls keep no gradients. Raises ``ValueError`` if shapes do not fit, a condition is missing or not wanted, or the cache is full.
 
         Args:
             inputs: Embeddings, where they stand, and the condition.
-            cache: From :meth:`new_cache`.
             commit: Whether the cache keeps these positions.
-
-        Raises:
-            ValueError: if shapes do not fit, a condition is missing or not wanted, or the cache is full.
         """
 
     def check(self, inputs: BackboneInputs, cache: BackboneCache | None) -> None:
@@ -116,8 +108,7 @@ class Backbone(nn.Module, ABC, Generic[C]):
     def new_lazy_cache(self, lazy: Lazy, batch: int, positions: int, prefix: int = 0) -> LazyCache:
         """A cache for lazy steps of a masked block (:mod:`jielong.networks.lazy`), for networks that have them.
 
-        Raises:
-            ValueError: if the network has none, or the order's blocks are several.
+        Raises ``ValueError`` if the network has none, or the order's blocks are several.
         """
         raise ValueError(f"a {type(self).__name__} computes everything at every step; lazy steps are for the backbones transformer and mar")
 

@@ -82,11 +82,7 @@ class Cache:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def room(self, positions: int) -> int:
-        """The cursor after ``positions`` further slots.
-
-        Raises:
-            ValueError: if the cache is too small for them.
-        """
+        """The cursor after ``positions`` further slots. Raises ``ValueError`` if the cache is too small for them."""
         end = self.length + positions
         if end > self.capacity:
             raise ValueError(

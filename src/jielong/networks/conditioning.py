@@ -88,11 +88,7 @@ class Conditioning:
 
     @staticmethod
     def cat(*parts: Conditioning) -> Conditioning:
-        """Concatenate batches, padded to the longest.
-
-        Raises:
-            ValueError: without a batch.
-        """
+        """Concatenate batches, padded to the longest. Raises ``ValueError`` without a batch."""
         if not parts:
             raise ValueError("nothing to concatenate: give at least one Conditioning")
         length = max(part.states.shape[1] for part in parts)

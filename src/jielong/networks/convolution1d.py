@@ -48,13 +48,7 @@ class Conv1d(TimeLayer):
     """A convolution over time, ``(B, inputs, T)`` to ``(B, outputs, ceil(T / stride))``.
 
     Args:
-        inputs: Input channels.
-        outputs: Output channels.
-        kernel: Length of the kernel.
         stride: Samples between windows.
-        dilation: Samples between taps.
-        groups: Groups of channels.
-        bias: Whether there is a bias.
         causal: Whether padding is on the left alone.
         padding: ``constant`` (zeros), ``reflect``, or ``replicate`` (the first sample). A reflected beginning delays a stream until
             there are as many samples to reflect.
@@ -167,12 +161,7 @@ class ConvTranspose1d(TimeLayer):
     """The transposed convolution, ``(B, inputs, T)`` to ``(B, outputs, T stride)``.
 
     Args:
-        inputs: Input channels.
-        outputs: Output channels.
-        kernel: Length of the kernel.
         stride: Output samples for each input sample.
-        groups: Groups of channels.
-        bias: Whether there is a bias.
         causal: Whether only the end is trimmed.
         norm: As in :class:`TimeLayer`; weight norm is over the input channels, as in PyTorch.
     """

@@ -77,10 +77,8 @@ class ConvEncoder(nn.Module):
     """Pictures to feature vectors.
 
     Args:
-        inputs: Channels of the picture.
         channels: Width of each stage, finest first; every stage after the first halves the grid.
         blocks: Residual blocks of each stage.
-        outputs: Channels of the result.
         patch: Side of the stem's patches in pixels.
         attention: Self-attention at the end of the coarsest stage.
     """

@@ -127,19 +127,13 @@ class Denoiser(TimedNetwork, ABC):
 
     @abstractmethod
     def predict(self, x: Tensor, times: Tensor | None, prepared: Tensor) -> Tensor:
-        """The prediction.
+        """The prediction. Returns ``(M, outputs)``. Raises ``ValueError`` if the number of times differs.
 
         Args:
             x: Noisy tokens ``(M, C)``.
             times: ``(M, T)``, or ``(1, T)`` when all rows share them, of the order of 1 (see :data:`TIME_SCALE`); ``None`` where the
                 network reads no times.
             prepared: ``(M, W)`` from :meth:`prepare`.
-
-        Returns:
-            ``(M, outputs)``.
-
-        Raises:
-            ValueError: if the number of times differs.
         """
 
 
@@ -176,7 +170,6 @@ class JointDenoiser(TimedNetwork, ABC, Generic[P]):
         Args:
             x: Noisy tokens ``(B, n, C)``.
             times: ``(B, T)``, or ``(1, T)`` when all blocks share them. ``None`` where the network reads no times.
-            prepared: From :meth:`prepare`.
         """
 
 
@@ -184,12 +177,7 @@ AnyDenoiser = Denoiser | JointDenoiser[Any]
 
 
 class MLPDenoiser(Denoiser):
-    """MAR's head: residual MLPs ``Linear, SiLU, Linear``.
-
-    Args:
-        config: Width and number of blocks.
-        sizes: Of inputs and outputs.
-    """
+    """MAR's head: residual MLPs ``Linear, SiLU, Linear``. ``config``: width and number of blocks."""
 
     def __init__(self, config: MLP, sizes: DenoiserSizes) -> None:
         width, layers = config.width, config.layers
@@ -215,14 +203,11 @@ class MLPDenoiser(Denoiser):
 class AttentionDenoiser(Denoiser):
     """A small transformer inside one token: its values are split into groups, which attend to each other, in DiT's blocks.
 
-    Attention is not fused, since ``torch.func.jvp`` does not support fused kernels; a token has few groups.
+    Attention is not fused, since ``torch.func.jvp`` does not support fused kernels; a token has few groups. Raises ``ValueError`` if the
+    groups do not divide the values.
 
     Args:
         config: Width, number of blocks, heads and groups.
-        sizes: Of inputs and outputs.
-
-    Raises:
-        ValueError: if the groups do not divide the values.
     """
 
     def __init__(self, config: Attention, sizes: DenoiserSizes) -> None:
@@ -270,11 +255,7 @@ class NetworkSettings(Part):
     """Base of the settings of every denoiser."""
 
     def build(self, *, inputs: int, outputs: int, hidden: int, times: int = 1, axes: int = 1) -> AnyDenoiser:
-        """The network, see :class:`DenoiserSizes`.
-
-        Raises:
-            ValueError: if the settings do not fit these sizes.
-        """
+        """The network, see :class:`DenoiserSizes`. Raises ``ValueError`` if the settings do not fit these sizes."""
         return self.network(DenoiserSizes(inputs, outputs, hidden, times, axes))
 
     @abstractmethod

@@ -16,15 +16,7 @@ Memory = list[tuple[Tensor, Tensor]]
 
 
 class PerCodebook(nn.Module):
-    """One linear map per codebook, or one for all.
-
-    Args:
-        codebooks: ``K``.
-        inputs: Input channels.
-        outputs: Output channels.
-        shared: One map for all codebooks.
-        std: Of the initial weights.
-    """
+    """One linear map per codebook, or one for all. ``shared``: one map for all codebooks; ``std``: of the initial weights."""
 
     def __init__(self, codebooks: int, inputs: int, outputs: int, shared: bool = False, std: float = 0.02) -> None:
         super().__init__()
@@ -67,14 +59,10 @@ class DepthTransformer(nn.Module):
     """Inputs of the codebooks of ``M`` positions to hidden vectors, causal over codebooks.
 
     Args:
-        codebooks: ``K``.
-        layers: Number of layers.
-        width: Channels ``D``.
         heads: Attention heads; divides ``width``.
         shared: One set of weights for all codebooks instead of one for each (Moshi).
 
-    Raises:
-        ValueError: if ``heads`` does not divide ``width``.
+    Raises ``ValueError`` if ``heads`` does not divide ``width``.
     """
 
     def __init__(self, codebooks: int, layers: int, width: int, heads: int, shared: bool = False) -> None:

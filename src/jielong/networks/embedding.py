@@ -37,7 +37,6 @@ class CodeEmbedding(nn.Embedding):
     Args:
         codebooks: Codes at a position, ``K``.
         vocabulary: Codes of a codebook, ``V``.
-        width: Channels ``D``.
         padded: Whether there is one more vector, of the value ``V``, for "no code".
     """
 
@@ -58,12 +57,7 @@ class CodeEmbedding(nn.Embedding):
 
 
 class PositionEmbedding(nn.ModuleList):
-    """Learned position embeddings: one table per axis, summed.
-
-    Args:
-        extents: Number of values of each coordinate.
-        width: Channels ``D``.
-    """
+    """Learned position embeddings: one table per axis, summed. ``extents``: number of values of each coordinate."""
 
     def __init__(self, extents: Sequence[int], width: int) -> None:
         tables = [nn.Embedding(size, width) for size in extents]

@@ -161,9 +161,6 @@ class FusedLayers:
     """The layers and the last norm, prepared for calls with a cache; later changes of weights have no effect, nor has dropout.
 
     Args:
-        blocks: The layers.
-        norm: The last norm.
-        heads: Attention heads.
         dtype: Of keys, values and products.
     """
 
@@ -297,12 +294,7 @@ class FusedLayers:
 
 
 class PlainLayers:
-    """The same call as :class:`FusedLayers`, through the modules themselves.
-
-    Args:
-        blocks: The layers.
-        norm: The last norm.
-    """
+    """The same call as :class:`FusedLayers`, through the modules themselves."""
 
     def __init__(self, blocks: Sequence[Block], norm: Norm) -> None:
         self.blocks, self.norm = blocks, norm

@@ -29,7 +29,6 @@ class Identity(Backbone[NoCache]):
     """Embeddings plus the projected pooled condition, equal at every position.
 
     Args:
-        width: Channels ``D``.
         condition_width: Channels of the condition's pooled vector; ``None`` without a condition.
     """
 

@@ -17,17 +17,10 @@ from jielong.networks.transformer import Transformer, TransformerConfig
 
 
 class LatentTransformer(nn.Module):
-    """A bidirectional transformer over ``N`` latents and the patches of a grid.
+    """A bidirectional transformer over ``N`` latents and the patches of a grid. ``grid``: rows and columns of the patches.
 
     Linear maps start with weights of variance 1 / inputs, larger than those of :class:`Transformer`: with small ones the initial latents of
     all pictures are nearly equal, and a codebook that starts there is slow to separate them.
-
-    Args:
-        grid: Rows and columns of the patches.
-        latents: Number of latents ``N``.
-        layers: Number of layers.
-        width: Channels ``D``.
-        heads: Attention heads.
     """
 
     def __init__(self, grid: tuple[int, int], latents: int, *, layers: int, width: int, heads: int) -> None:
@@ -59,20 +52,13 @@ class LatentTransformer(nn.Module):
 
 
 class LatentEncoder(nn.Module):
-    """Pictures ``(B, C, H, W)`` to latents ``(B, N, dim)``.
+    """Pictures ``(B, C, H, W)`` to latents ``(B, N, dim)``. Raises ``ValueError`` if the picture does not divide into patches.
 
     Args:
         channels: Colour channels ``C``.
         size: Height and width in pixels.
         patch: Side of a patch in pixels.
-        latents: Number of latents ``N``.
-        dim: Channels of a latent.
-        layers: Number of layers.
         width: Channels ``D`` inside.
-        heads: Attention heads.
-
-    Raises:
-        ValueError: if the picture does not divide into patches.
     """
 
     def __init__(
@@ -99,13 +85,8 @@ class LatentDecoder(nn.Module):
     initial cross-entropy is ``ln V``.
 
     Args:
-        dim: Channels of a latent.
-        latents: Number of latents ``N``.
         grid: Rows and columns of the codes.
-        codes: Number of codes ``V``.
-        layers: Number of layers.
         width: Channels ``D`` inside.
-        heads: Attention heads.
     """
 
     def __init__(self, dim: int, latents: int, grid: tuple[int, int], codes: int, *, layers: int, width: int, heads: int) -> None:

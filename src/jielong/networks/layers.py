@@ -230,7 +230,6 @@ class Block(nn.Module):
     """Pre-norm residual branches: self-attention, cross-attention if the condition enters so, feed-forward.
 
     Args:
-        config: Of the layers.
         condition_width: Channels of the condition's states; ``None`` for no condition.
     """
 

@@ -121,17 +121,12 @@ class LazyStack:
         return LazyStack(self.memory[:, :, index], self.features[index], self.hidden[index])
 
     def whole(self, blocks: Sequence[Block], x: Tensor, context: AttentionContext, first: int, index: Tensor | None = None) -> Tensor:
-        """Compute all slots, or those of ``index`` ``(B, r)``, which then attend to each other only.
+        """Compute all slots, or those of ``index`` ``(B, r)``, which then attend to each other only. Returns ``(B, r, D)``.
 
         Args:
-            blocks: The layers.
             x: ``(B, r, D)``.
-            context: What they attend to.
             first: Layers after which features are kept.
             index: Their slots.
-
-        Returns:
-            ``(B, r, D)``.
         """
         for layer, block in enumerate(blocks):
             x = self._layer(block, layer, x, context, index, alone=True)
@@ -150,19 +145,15 @@ class LazyStack:
         forced: Tensor,
         table: Rotation | None,
     ) -> Tensor:
-        """Compute some of the slots ``index`` through all layers and keep the rest.
+        """Compute some of the slots ``index`` through all layers and keep the rest. Returns ``(B, S, D)`` before the last norm.
 
         Args:
-            blocks: The layers.
             x: ``(B, r, D)``: their inputs.
             context: What they attend to of all ``S`` slots; its rotation is replaced.
             lazy: Share of slots, and the layers whose output selects them.
             index: ``(B, r)`` slots.
             forced: ``(B, r)`` bool: slots that are always computed, equally many in every item.
             table: Rotations of all ``S`` slots.
-
-        Returns:
-            ``(B, S, D)`` before the last norm.
         """
         must, rows = int(forced[0].sum()), x.shape[1]
         count = must + round(lazy.share * (rows - must))

@@ -63,7 +63,6 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
     """Embeddings, and which of them are of known tokens, to hidden vectors.
 
     Args:
-        config: Sizes.
         extents: Number of values of each coordinate.
         condition_width: Channels ``W`` of the condition; ``None`` for no condition.
     """
@@ -119,8 +118,7 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
     def forward(self, inputs: BackboneInputs, cache: MaskedCache | LazyMaskedCache | None = None, commit: bool = True) -> Tensor:
         """Hidden vectors ``(B, N, D)``; ``commit`` makes no difference in a masked block, and lazy steps ignore the attention mask.
 
-        Raises:
-            ValueError: as :meth:`Backbone.forward`, or if ``known`` is missing.
+        Raises ``ValueError`` as :meth:`Backbone.forward`, or if ``known`` is missing.
         """
         self.check(inputs, cache)
         x, known = inputs.embeddings, inputs.known

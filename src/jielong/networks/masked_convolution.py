@@ -24,8 +24,7 @@ def colour_mask(outputs: int, inputs: int, colours: int, *, mask_b: bool) -> Ten
         colours: Number of groups ``G``.
         mask_b: Whether a colour may read its own group (mask B), not only earlier ones (mask A).
 
-    Raises:
-        ValueError: if channels cannot be shared out among the colours.
+    Raises ``ValueError`` if channels cannot be shared out among the colours.
     """
     for channels in (outputs, inputs):
         if channels % colours:
@@ -74,7 +73,6 @@ class HorizontalConvolution(nn.Conv2d):
         colours: Groups of channels, of ``I`` and of each part of ``O``.
         mask_b: Whether a colour may read its own group (every layer but the first).
         parts: Maps of ``colours`` groups that ``O`` consists of: 2 for a gated unit.
-        bias: Whether to add one.
     """
 
     mask: Tensor | None

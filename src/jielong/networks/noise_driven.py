@@ -7,11 +7,7 @@ from torch import Tensor, nn
 
 
 class NoiseDrivenBlock(nn.Module):
-    """``x + gate * MLP(LN(x) (1 + scale) + shift)``; shift, scale and gate are linear in the noise features, initially 0.
-
-    Args:
-        width: Channels.
-    """
+    """``x + gate * MLP(LN(x) (1 + scale) + shift)``; shift, scale and gate are linear in the noise features, initially 0."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -33,11 +29,8 @@ class NoiseDriven(nn.Module):
     Noise features come from a second layer where the paper normalises them: normalisation would cancel the temperature.
 
     Args:
-        hidden: Width of the hidden vectors.
         noise: Dimensions of the noise.
         outputs: Dimensions of a sample.
-        layers: Blocks.
-        width: Channels of the blocks.
     """
 
     def __init__(self, hidden: int, noise: int, outputs: int, layers: int, width: int) -> None:

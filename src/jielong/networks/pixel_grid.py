@@ -33,8 +33,7 @@ class PixelGrid:
     def of(layout: Layout) -> PixelGrid:
         """Of a layout with the axes (rows, columns), or (rows, columns, channels) where every channel is a position.
 
-        Raises:
-            ValueError: if the tokens are not those of a picture.
+        Raises ``ValueError`` if the tokens are not those of a picture.
         """
         if layout.scales or layout.axes not in (("rows", "columns"), ("rows", "columns", "channels")):
             raise ValueError(

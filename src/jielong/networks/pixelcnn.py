@@ -67,7 +67,6 @@ class GatedBlock(nn.Module):
 
     Args:
         features: Channels ``F`` of each stack, a multiple of ``colours``.
-        config: Of the network.
         colours: Positions of a pixel.
         condition_width: Channels of the pooled condition; ``None`` for none.
     """
@@ -108,12 +107,9 @@ class PixelCNN(Backbone["PixelCache | ReplayCache"]):
     """Gated PixelCNN over the positions of a picture in raster order.
 
     Args:
-        config: Sizes.
-        grid: The picture.
         condition_width: Channels of the pooled condition; ``None`` for none.
 
-    Raises:
-        ValueError: if the channels cannot be shared by the colours.
+    Raises ``ValueError`` if the channels cannot be shared by the colours.
     """
 
     def __init__(self, config: PixelCNNConfig, *, grid: PixelGrid, condition_width: int | None = None) -> None:

@@ -61,7 +61,6 @@ class PixelConvolution(nn.Module):
     Args:
         inputs: Channels of a pixel, in ``colours`` groups.
         outputs: Channels of a feature, in ``colours`` groups.
-        colours: Number of groups.
         kernel: Width and height, odd.
         margin: Additional columns computed on the right.
     """
@@ -99,15 +98,11 @@ FUSED = (
 
 
 class PixelRNN(Backbone["PixelRNNCache | ReplayCache"]):
-    """PixelRNN with row LSTMs or diagonal BiLSTMs.
+    """PixelRNN with row LSTMs or diagonal BiLSTMs. Raises ``ValueError`` if the hidden width is no multiple of the colours.
 
     Args:
-        config: Sizes.
         grid: The picture; the colours of a pixel are sampled one after the other, in groups of channels.
         condition_width: Channels of the pooled condition; ``None`` for no condition.
-
-    Raises:
-        ValueError: if the hidden width is no multiple of the colours.
     """
 
     def __init__(self, config: PixelRNNConfig, *, grid: PixelGrid, condition_width: int | None = None) -> None:
@@ -158,8 +153,7 @@ class PixelRNN(Backbone["PixelRNNCache | ReplayCache"]):
     def forward(self, inputs: BackboneInputs, cache: PixelRNNCache | ReplayCache | None = None, commit: bool = True) -> Tensor:
         """Hidden vectors ``(B, n, D)``; see :meth:`Backbone.forward`. Of the condition its pooled vector is read.
 
-        Raises:
-            ValueError: if shapes do not fit, a condition is missing or not wanted, the picture is full, or ``commit`` is false.
+        Raises ``ValueError`` if shapes do not fit, a condition is missing or not wanted, the picture is full, or ``commit`` is false.
         """
         self.check(inputs, cache)
         x, done = inputs.embeddings, 0 if cache is None else cache.length

@@ -13,12 +13,7 @@ LEAST, MOST = -30.0, 20.0
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
-    """``N(mean, exp(log_variance))``, elementwise.
-
-    Attributes:
-        mean: ``(..., D)``, float32.
-        log_variance: ``(..., D)``, float32.
-    """
+    """``N(mean, exp(log_variance))``, elementwise. ``mean``: ``(..., D)``, float32; ``log_variance``: ``(..., D)``, float32."""
 
     mean: Tensor
     log_variance: Tensor

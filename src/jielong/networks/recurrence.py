@@ -26,8 +26,6 @@ class GroupedLinear(nn.Linear):
     """A linear map ``(..., inputs) -> (..., outputs)`` under mask B: a 1x1 convolution that keeps colours in their order.
 
     Args:
-        inputs: Channels of the pixel.
-        outputs: Output channels.
         groups: Colour groups ``G``.
         before: Leading input channels, of pixels to the left, which all groups may read.
     """
@@ -49,15 +47,12 @@ class GroupedLinear(nn.Linear):
 
 
 def lstm(gates: Tensor, cell: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """One step of an LSTM in float32 (eq. 3): ``c = f c' + i g``, ``h = o tanh(c)``.
+    """One step of an LSTM in float32 (eq. 3): ``c = f c' + i g``, ``h = o tanh(c)``. Returns state and cell, ``(..., G n)``.
 
     Args:
         gates: ``(..., G 4 n)`` before their non-linearities: in every group the output, forget and input gates and the content.
         cell: ``(..., G n)``, the previous cell.
         groups: Number of groups ``G``.
-
-    Returns:
-        State and cell, ``(..., G n)``.
     """
     with torch.autocast(gates.device.type, enabled=False):
         parts = gates.float().unflatten(-1, (groups, 4, -1))
@@ -71,8 +66,6 @@ class Direction(nn.Module):
 
     Args:
         features: Channels of the map.
-        hidden: Channels of the state.
-        groups: Colour groups.
         left: Pixels to the left in the kernel of the input-to-state convolution.
         neighbours: States that the state-to-state convolution reads.
         condition_width: Channels of a pooled condition, which is a bias of all gates; ``None`` for none.
@@ -121,12 +114,7 @@ class Recurrence(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, pooled: Tensor | None = None) -> Tensor:
-        """States of the whole map.
-
-        Args:
-            x: ``(B, H, W + margin, F)``.
-            pooled: The condition, ``(B, condition width)``.
-        """
+        """States of the whole map. ``x``: ``(B, H, W + margin, F)``; ``pooled``: the condition, ``(B, condition width)``."""
 
 
 class RowLSTM(Recurrence):
@@ -134,8 +122,6 @@ class RowLSTM(Recurrence):
 
     Args:
         features: Channels ``F`` of the map.
-        hidden: Channels of the state.
-        groups: Colour groups.
         condition_width: Channels of a pooled condition.
         kernel: Width of the masked input-to-state convolution, odd.
     """
@@ -177,8 +163,6 @@ class DiagonalBiLSTM(Recurrence):
 
     Args:
         features: Channels ``F`` of the map.
-        hidden: Channels of the state.
-        groups: Colour groups.
         condition_width: Channels of a pooled condition.
     """
 
@@ -229,8 +213,7 @@ class DiagonalBiLSTM(Recurrence):
 def diagonals(rows: int, columns: int) -> tuple[Tensor, Tensor, list[int]]:
     """The pixels of a map sorted by diagonals, top row first, from the left and from the right.
 
-    Returns:
-        The pixel at every index of the sorted sequence, ``(2, H W)``; the inverse; and the number of pixels of each diagonal.
+    Returns the pixel at every index of the sorted sequence, ``(2, H W)``; the inverse; and the number of pixels of each diagonal.
     """
     with torch.inference_mode(False):
         down, right = torch.arange(rows)[:, None], torch.arange(columns)[None]

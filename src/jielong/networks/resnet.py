@@ -68,11 +68,8 @@ class ResnetEncoder(nn.Module):
     """Pictures to feature vectors.
 
     Args:
-        inputs: Channels of the picture.
         channels: Width of each stage, finest first; every stage after the first has half the rows and columns.
         blocks: Residual blocks of a stage.
-        outputs: Channels of the result.
-        groups: Groups of the norms.
         attention: Attention after every residual block of the coarsest stage, in addition to the middle's.
         projection: A 1x1 convolution at the end, LDM's "quant conv".
     """

@@ -176,13 +176,7 @@ class _FrameFill(StreamState):
 
 
 class SEANetEncoder(StreamingSequential):
-    """Sound ``(B, C, T)`` to features ``(B, outputs, ceil(T / hop))``.
-
-    Args:
-        shape: Of the network.
-        inputs: Channels of the sound.
-        outputs: Width of the features.
-    """
+    """Sound ``(B, C, T)`` to features ``(B, outputs, ceil(T / hop))``."""
 
     def __init__(self, shape: SEANetShape, inputs: int, outputs: int) -> None:
         channels, inner = shape.channels, outputs if shape.transformer is None else shape.transformer.width
@@ -222,13 +216,7 @@ class SEANetEncoder(StreamingSequential):
 
 
 class SEANetDecoder(SequentialDecoder):
-    """Features ``(B, inputs, n)`` to sound ``(B, C, n hop)``, unbounded unless ``shape.bounded``.
-
-    Args:
-        shape: Of the network.
-        inputs: Width of the features.
-        outputs: Output channels.
-    """
+    """Features ``(B, inputs, n)`` to sound ``(B, C, n hop)``, unbounded unless ``shape.bounded``."""
 
     def __init__(self, shape: SEANetShape, inputs: int, outputs: int) -> None:
         channels, inner = shape.channels * 2 ** len(shape.ratios), inputs if shape.transformer is None else shape.transformer.width

@@ -35,8 +35,7 @@ class SpeakerEncoder(nn.Module):
     Args:
         path: Weights file; that of the installed package by default.
 
-    Raises:
-        WeightsError: if there is none, or it is not the published one.
+    Raises ``WeightsError`` if there is none, or it is not the published one.
     """
 
     def __init__(self, path: Path | str | None = None) -> None:
@@ -59,8 +58,7 @@ class SpeakerEncoder(nn.Module):
     def embed_all(self, waveforms: Sequence[Tensor]) -> Tensor:
         """Recordings ``(T,)`` at 16,000 Hz to their embeddings, ``(B, 256)`` on the CPU, in one pass over all windows.
 
-        Raises:
-            ValueError: if one is silent or not finite.
+        Raises ``ValueError`` if one is silent or not finite.
         """
         windows = [self._windows(waveform) for waveform in waveforms]
         device = self.linear.weight.device
@@ -92,11 +90,7 @@ def window_starts(samples: int) -> list[int]:
 
 
 def weights_path() -> Path:
-    """The weights file of the installed package.
-
-    Raises:
-        WeightsError: if it is not installed.
-    """
+    """The weights file of the installed package. Raises ``WeightsError`` if it is not installed."""
     spec = importlib.util.find_spec("resemblyzer")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (path := Path(folder) / "pretrained.pt").is_file():
@@ -107,8 +101,7 @@ def weights_path() -> Path:
 def read_weights(path: Path | str | None = None) -> dict[str, Tensor]:
     """The published weights, read as tensors; nothing else is unpickled.
 
-    Raises:
-        WeightsError: if the file is missing or not the published one.
+    Raises ``WeightsError`` if the file is missing or not the published one.
     """
     path = Path(path) if path is not None else weights_path()
     if not path.is_file():

@@ -10,12 +10,7 @@ from jielong.config.ending import StopHeadSettings
 
 
 class StopHead(nn.Module):
-    """A linear map from the hidden vector of a position to the logit of "the item was over before this position".
-
-    Args:
-        width: Width ``D`` of the hidden vectors.
-        settings: Threshold and weights.
-    """
+    """A linear map from the hidden vector of a position to the logit of "the item was over before this position"."""
 
     def __init__(self, width: int, settings: StopHeadSettings) -> None:
         super().__init__()

@@ -45,8 +45,7 @@ class Stream:
         module: The module; its streaming layers are found in it.
         batch: Number of sounds.
 
-    Raises:
-        ValueError: if ``batch`` is less than 1, or a layer needs the whole sound at once.
+    Raises ``ValueError`` if ``batch`` is less than 1, or a layer needs the whole sound at once.
     """
 
     def __init__(self, module: nn.Module, batch: int) -> None:
@@ -93,9 +92,8 @@ class Stream:
     def reset(self, row: int | None = None) -> None:
         """Reset all sounds, or one of them while the others go on.
 
-        Raises:
-            ValueError: if there is no such row, or a layer is in the middle of a frame or waits for a reflected beginning, where rows
-                cannot be separated.
+        Raises ``ValueError`` if there is no such row, or a layer is in the middle of a frame or waits for a reflected beginning, where rows
+        cannot be separated.
         """
         if row is None:
             self._states.clear()
@@ -128,8 +126,7 @@ class StreamingModule(nn.Module):
     def streaming(self, batch: int = 1) -> Stream:
         """A stream of ``batch`` sounds; inside ``with`` the forward pass takes their chunks.
 
-        Raises:
-            ValueError: if a layer needs the whole sound at once.
+        Raises ``ValueError`` if a layer needs the whole sound at once.
         """
         return Stream(self, batch)
 

@@ -29,18 +29,14 @@ class _Neighbours(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Symbol numbers to states.
+    """Symbol numbers to states. Raises ``ValueError`` if heads do not divide the width, or the kernel is even.
 
     Args:
         symbols: Size of the alphabet.
         width: Channels ``D`` of a state.
-        layers: Transformer layers.
         heads: Attention heads; divides ``width``.
         convolutions: Convolutional layers before them.
         kernel: Kernel size of a convolution; odd.
-
-    Raises:
-        ValueError: if heads do not divide the width, or the kernel is even.
     """
 
     def __init__(self, symbols: int, width: int, layers: int, heads: int, convolutions: int = 2, kernel: int = 5) -> None:

@@ -20,11 +20,9 @@ class TimeLayer(StreamingModule):
 
     Args:
         shape: Of the weight; weight norm keeps its first axis.
-        outputs: Output channels.
         overlap: Kernel span minus stride.
         norm: ``weight_norm``: ``w = g v / |v|`` for each row of the weight (arXiv 1602.07868); ``time_group_norm``: outputs are
             normalised over channels and time, which needs the whole sound; or ``none``.
-        bias: Whether there is a bias.
         causal: Whether all context is on the left.
     """
 

@@ -50,25 +50,17 @@ class ConditionPrefix(nn.Sequential):
 
 
 class TransformerConfig(LayerConfig):
-    """Sizes of a transformer.
-
-    Attributes:
-        layers: Number of layers.
-    """
+    """Sizes of a transformer."""
 
     layers: int = Field(default=8, ge=1)
 
 
 class Transformer(Backbone["Cache | LazyCache"]):
-    """Embeddings, coordinates and blocks to hidden vectors.
+    """Embeddings, coordinates and blocks to hidden vectors. Raises ``ValueError`` if a head has too few channels for the axes.
 
     Args:
-        config: Sizes.
         axes: Coordinates of a position: 1 for sound, 2 for pictures, 3 for video.
         condition_width: Channels ``W`` of the condition's states and pooled vector; ``None`` for no condition.
-
-    Raises:
-        ValueError: if a head has too few channels for the axes.
     """
 
     supports_attention_mask: ClassVar[bool] = True

@@ -21,7 +21,6 @@ class GridTransformer(nn.Module):
 
     Args:
         grid: Rows and columns.
-        config: Of the transformer.
         positions: ``rotary`` over rows and columns, or a ``learned`` vector added at each position.
     """
 
@@ -41,11 +40,7 @@ class GridTransformer(nn.Module):
             self.table = None
 
     def forward(self, features: Tensor) -> Tensor:
-        """``(B, D, h, w)`` to ``(B, h w, D)``, after the last norm.
-
-        Raises:
-            ValueError: if the grid is another.
-        """
+        """``(B, D, h, w)`` to ``(B, h w, D)``, after the last norm. Raises ``ValueError`` if the grid is another."""
         if tuple(features.shape[-2:]) != self.grid:
             raise ValueError(f"this transformer was made for a grid of {self.grid} positions, not {tuple(features.shape[-2:])}")
         x = features.flatten(2).mT
@@ -56,11 +51,8 @@ class ViTEncoder(nn.Module):
     """Pictures to feature vectors.
 
     Args:
-        inputs: Channels of the picture.
         grid: Rows and columns of patches.
         patch: Side of a patch in pixels.
-        outputs: Channels of the result.
-        config: Of the transformer.
         positions: As in :class:`GridTransformer`.
     """
 

@@ -164,13 +164,7 @@ class Polar(nn.Module):
 
 
 class VocosEncoder(StreamingSequential):
-    """Sound ``(B, C, T)`` to features ``(B, outputs, ceil(T / (stride downsample)))``.
-
-    Args:
-        shape: Of the network.
-        inputs: Channels of the sound.
-        outputs: Width of the features.
-    """
+    """Sound ``(B, C, T)`` to features ``(B, outputs, ceil(T / (stride downsample)))``."""
 
     def __init__(self, shape: VocosShape, inputs: int, outputs: int) -> None:
         ratio = shape.downsample
@@ -186,13 +180,7 @@ class VocosEncoder(StreamingSequential):
 
 
 class VocosDecoder(SequentialDecoder):
-    """Features ``(B, inputs, n)`` to sound ``(B, C, n stride downsample)``, unbounded.
-
-    Args:
-        shape: Of the network.
-        inputs: Width of the features.
-        outputs: Channels of the sound.
-    """
+    """Features ``(B, inputs, n)`` to sound ``(B, C, n stride downsample)``, unbounded."""
 
     def __init__(self, shape: VocosShape, inputs: int, outputs: int) -> None:
         ratio = shape.downsample

@@ -65,7 +65,6 @@ class SpectrumDiscriminator(Discriminator):
     3 x 9 convolutions over time and frequency; the three in the middle halve the frequencies and have dilations 1, 2 and 4 over time.
 
     Args:
-        in_channels: Channels of the sound.
         channels: Width of every layer; 32 as published.
         window: Samples of a window; the hop is a quarter of it.
     """
@@ -90,7 +89,6 @@ class PeriodDiscriminator(Discriminator):
     Kernels have one column, so the phases of the period are processed separately.
 
     Args:
-        in_channels: Channels of the sound.
         channels: Width of the first layer, multiplied by 4 in each layer, by 32 at most; 32 as published.
         period: ``p``.
     """
@@ -114,7 +112,6 @@ class WaveDiscriminator(Discriminator):
     One convolution, four grouped ones of stride 4 that widen four times each, and two more.
 
     Args:
-        in_channels: Channels of the sound.
         channels: Width of the first layer, up to 64 times as much in later ones; 16 as published.
         scale: Average pooling before the first layer.
     """

@@ -58,7 +58,6 @@ class GatedLayer(nn.Module):
     """One gated layer over ``(B, n, F)``.
 
     Args:
-        features: Channels ``F``.
         dilation: Distance ``d`` of its two taps.
         condition_width: Channels of the pooled condition; ``None`` for none.
         dropout: Probability of dropping a gated feature.
@@ -92,7 +91,6 @@ class WaveNet(Backbone["WaveCache | ReplayCache"]):
     """Gated dilated convolutions over positions along one axis.
 
     Args:
-        config: Sizes.
         condition_width: Channels of the pooled condition; ``None`` for none.
 
     Attributes:

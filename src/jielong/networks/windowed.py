@@ -81,16 +81,13 @@ class WindowedTransformer(StreamingModule):
     """Features ``(B, D, n)`` to features ``(B, D, n)``; position ``i`` attends to ``i - window + 1`` to ``i``.
 
     Args:
-        width: Channels ``D``.
-        layers: Number of layers.
         heads: Attention heads; ``width`` is an even multiple of their number.
         window: Positions attended to, the current one included.
         hidden: Channels of the feed-forward part, by default ``4 D``.
         scale: Initial LayerScale.
         rope_base: Base of the rotation frequencies.
 
-    Raises:
-        ValueError: if the heads cannot share the width.
+    Raises ``ValueError`` if the heads cannot share the width.
     """
 
     def __init__(

@@ -80,10 +80,8 @@ class Order(ABC):
     def embedding(self, tokenizer: Tokenizer, width: int) -> nn.Module | None:
         """A special map from token values to vectors of ``width`` channels, used as ``embed`` of :meth:`inputs`; ``None`` for the default.
 
-        A :class:`jielong.networks.embedding.SoftCodeEmbedding` allows soft codes.
-
-        Raises:
-            ValueError: if the tokenizer lacks what the order needs.
+        A :class:`jielong.networks.embedding.SoftCodeEmbedding` allows soft codes. Raises ``ValueError`` if the tokenizer lacks what the
+        order needs.
         """
         return None
 
@@ -96,7 +94,6 @@ class Order(ABC):
             values: Token values, ``(B, N, C)``.
             known: Known positions, ``(B, N)`` bool.
             placeholder: The learned vector of unknown tokens, ``(D,)``.
-            start: First position.
             stop: One past the last position.
         """
 
@@ -108,8 +105,7 @@ class Order(ABC):
     def pattern(self, layout: Layout) -> Pattern | None:
         """The arrangement of codebooks that applies first, whose layout replaces ``layout`` in all other methods.
 
-        Raises:
-            ValueError: if tokens of this layout cannot be arranged so.
+        Raises ``ValueError`` if tokens of this layout cannot be arranged so.
         """
         return None
 

@@ -33,9 +33,6 @@ class CoarseToFineOrder(Order):
     """The input in the first codebook is the previous code; in the ``j``-th the sum of the first ``j - 1`` codes of the position.
 
     Codes of one further codebook are drawn independently given all earlier codebooks.
-
-    Args:
-        settings: See :class:`CoarseToFine`.
     """
 
     shifted = True

@@ -53,11 +53,7 @@ class Masked(OrderSettings, family="order", name="masked"):
 
 
 class MaskedOrder(Order):
-    """One block of all positions, revealed a few per step.
-
-    Args:
-        settings: See :class:`Masked`.
-    """
+    """One block of all positions, revealed a few per step."""
 
     shifted = False
 

@@ -42,12 +42,7 @@ class MaskedNext(OrderSettings, family="order", name="masked_next"):
 
 
 class PlacedEmbedding(nn.Module):
-    """Embeds tokens whose last value is their position.
-
-    Args:
-        layout: The tokens.
-        width: Channels.
-    """
+    """Embeds tokens whose last value is their position."""
 
     def __init__(self, layout: Layout, width: int) -> None:
         super().__init__()
@@ -64,9 +59,6 @@ class MaskedNextOrder(RasterOrder):
     """Raster order over the remaining tokens; the input is the previous remaining token with its position.
 
     The generator's position embedding is that of the target, as in raster order.
-
-    Args:
-        settings: See :class:`MaskedNext`.
     """
 
     def __init__(self, settings: MaskedNext = MaskedNext()) -> None:

@@ -25,7 +25,6 @@ class ScaleEmbedding(SoftCodeEmbedding):
 
     Args:
         quantizer: The trained tokenizer's.
-        width: Channels of the vectors.
     """
 
     codes: Tensor
@@ -50,13 +49,10 @@ class ScaleEmbedding(SoftCodeEmbedding):
         return weights[..., 0, :] @ self.codes
 
     def forward(self, values: Tensor) -> Tensor:
-        """Inputs of the scales in ``values`` except the first.
+        """Inputs of the scales in ``values`` except the first. Returns ``(B, n - positions of the first scale, width)``.
 
         Args:
             values: Whole scales from the coarsest on, ``(B, n, 1)`` codes or ``(B, n, dim)`` vectors; the last is not read.
-
-        Returns:
-            ``(B, n - positions of the first scale, width)``.
         """
         count = sum(stop <= values.shape[1] for _, stop in self.pyramid.spans)
         known = self.vectors(values[:, : self.pyramid.spans[count - 1][0]])
@@ -85,21 +81,13 @@ class NextScaleOrder(Order):
     shifted = True
 
     def blocks(self, layout: Layout) -> Tensor:
-        """The scale of every position.
-
-        Raises:
-            ValueError: if the layout has no scales.
-        """
+        """The scale of every position. Raises ``ValueError`` if the layout has no scales."""
         if not layout.scales:
             raise ValueError(_NO_SCALES)
         return layout.coordinates()[:, 0]
 
     def embedding(self, tokenizer: Tokenizer, width: int) -> ScaleEmbedding:
-        """See :class:`ScaleEmbedding`.
-
-        Raises:
-            ValueError: if it has no scales.
-        """
+        """See :class:`ScaleEmbedding`. Raises ``ValueError`` if it has no scales."""
         quantizer = getattr(tokenizer, "quantizer", None)
         if not isinstance(quantizer, MultiScaleQuantizer):
             raise ValueError(_NO_SCALES)

@@ -16,7 +16,6 @@ def plan_steps(order: Order, config: SamplingConfig, coords: Tensor, unknown: Te
     """The steps of a block.
 
     Args:
-        order: The order.
         config: Its ``steps``, ``schedule`` and ``detail_steps`` are read.
         coords: ``(n, axes)`` coordinates of the block's positions, on the CPU.
         unknown: ``(B, n)`` bool, as many in every item.
@@ -39,8 +38,7 @@ def plan_steps(order: Order, config: SamplingConfig, coords: Tensor, unknown: Te
 def reveal_queue(order: Order, config: SamplingConfig, coords: Tensor, unknown: Tensor, rng: PerSampleRNG) -> Tensor | None:
     """Which positions come first, ``(B, unknown)``; see :meth:`Order.queue`.
 
-    Raises:
-        ValueError: if ``detail_steps`` are set for an order that chooses after it has drawn.
+    Raises ``ValueError`` if ``detail_steps`` are set for an order that chooses after it has drawn.
     """
     queue = order.queue(unknown, rng)
     if config.detail_steps is None:

@@ -60,8 +60,7 @@ class Pattern:
 def delay(layout: Layout, delays: Sequence[int]) -> Pattern:
     """Step ``s`` has ``(s - d_q, q)``: ``T + max d`` steps. With ``d = 0, 1, ..., K - 1`` it is MusicGen's; parallel is all zeros.
 
-    Raises:
-        ValueError: if tokens are not one-dimensional, or the delays are not one per codebook with a minimum of 0.
+    Raises ``ValueError`` if tokens are not one-dimensional, or the delays are not one per codebook with a minimum of 0.
     """
     books = _codebooks(layout, "delay")
     if layout.scales or len(layout.grid) != 1:

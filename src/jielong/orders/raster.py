@@ -43,11 +43,7 @@ class Raster(OrderSettings, family="order", name="raster"):
 
 
 class RasterOrder(Order):
-    """A block per position; its input is the previous token (the causal shift).
-
-    Args:
-        settings: See :class:`Raster`.
-    """
+    """A block per position; its input is the previous token (the causal shift)."""
 
     shifted = True
 

@@ -61,10 +61,8 @@ class Quantizer(nn.Module, ABC):
             update: Whether training may change the state; ``False`` for a second forward within one step.
             samples_seen: Items trained on before this step, for annealing.
 
-        Raises:
-            ValueError: if the last axis is not ``D``.
-            NonFiniteVectors: if a number is NaN or infinite.
-            RuntimeError: if activation checkpointing repeats a forward that draws or counts.
+        Raises ``ValueError`` if the last axis is not ``D``, or ``NonFiniteVectors`` if a number is NaN or infinite, or ``RuntimeError`` if
+        activation checkpointing repeats a forward that draws or counts.
         """
 
     @abstractmethod
@@ -75,8 +73,7 @@ class Quantizer(nn.Module, ABC):
     def decode(self, indices: Tensor) -> Tensor:
         """The codes at ``indices``, ``(..., K) -> (..., D)`` float32.
 
-        Raises:
-            ValueError: if they have another shape, or one is outside ``[0, V)``.
+        Raises ``ValueError`` if they have another shape, or one is outside ``[0, V)``.
         """
 
     def embed(self, indices: Tensor) -> Tensor:

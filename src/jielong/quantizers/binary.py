@@ -132,8 +132,6 @@ class BinaryQuantizer(ImplicitQuantizer):
     parallelism the second entropy is that of the whole batch.
 
     Args:
-        settings: Bits and losses.
-        dim: Width ``D`` of the vectors.
         magnitude: ``m``.
     """
 

@@ -13,11 +13,7 @@ class NonFiniteVectors(ValueError):  # noqa: N818 - named for what was found
 
 
 def flattened(vectors: Tensor, dim: int) -> Tensor:
-    """``(..., D)`` as float32 ``(M, D)``.
-
-    Raises:
-        ValueError: if the last axis is not ``D``.
-    """
+    """``(..., D)`` as float32 ``(M, D)``. Raises ``ValueError`` if the last axis is not ``D``."""
     if vectors.ndim == 0 or vectors.shape[-1] != dim:
         raise ValueError(f"vectors to quantize must be (..., {dim}) with the channels last, not {tuple(vectors.shape)}")
     return vectors.reshape(-1, dim).float()

@@ -39,16 +39,12 @@ class _RoundBounded(torch.autograd.Function):
 
 
 class FiniteScalarQuantizer(ImplicitQuantizer):
-    r"""Rounds channel ``i`` to ``L_i`` levels; the codebook is their product.
+    r"""Rounds channel ``i`` to ``L_i`` levels; the codebook is their product. ``settings``: ``L_i``, one a channel.
 
     With ``h = (L - 1)(1 - eps) / 2``, ``o = 1/2`` for even ``L`` and 0 for odd, ``s = tan(o / h)``: ``b = tanh(z + s) h - o`` and
     ``q = round(b) / floor(L / 2)``, so that odd levels span [-1, 1] and even ones [-1, 1 - 2 / L]. The gradient passes the rounding:
     ``dq/dz = (1 - tanh^2(z + s)) h / floor(L / 2)``. There is no loss. The index is ``sum_i (round(b_i) + floor(L_i / 2)) prod_(j<i) L_j``,
     the first channel being the least significant.
-
-    Args:
-        settings: ``L_i``, one a channel.
-        dim: Width ``D`` of the vectors.
     """
 
     epsilon = 1e-3

@@ -53,14 +53,8 @@ class ImplicitSettings(QuantizerSettings):
 class ImplicitQuantizer(KeepsPrecision, Quantizer):
     """Projects vectors to the codes' width where they differ, rounds each channel, and projects back.
 
-    The only state is the count of the codes assigned in training, over all processes, which must then call forward together.
-
-    Args:
-        settings: Sizes.
-        dim: Width ``D`` of the vectors.
-
-    Raises:
-        ValueError: if the widths differ without a projection, or there are more than ``MOST_CODES`` codes.
+    The only state is the count of the codes assigned in training, over all processes, which must then call forward together. Raises
+    ``ValueError`` if the widths differ without a projection, or there are more than ``MOST_CODES`` codes.
     """
 
     def __init__(self, settings: ImplicitSettings, dim: int) -> None:

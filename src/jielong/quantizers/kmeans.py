@@ -22,7 +22,8 @@ def kmeans(
 ) -> tuple[Tensor, Tensor]:
     """Centroids of all processes' vectors and their counts; equal on every process.
 
-    A cluster that loses all its vectors moves to a random one.
+    A cluster that loses all its vectors moves to a random one. Returns centroids ``(V, D)`` and counts ``(V,)``, at least 1 so that
+    centroid times count is a usable sum.
 
     Args:
         vectors: This process's ``(M, D)``, float32.
@@ -32,9 +33,6 @@ def kmeans(
         normalize: Keep centroids on the unit sphere (spherical k-means).
         start: First centroids ``(V, D)``, equal on every process; random vectors when not given.
         weights: Weight of each vector, ``(M,)``; 1 when not given.
-
-    Returns:
-        Centroids ``(V, D)`` and counts ``(V,)``, at least 1 so that centroid times count is a usable sum.
     """
     centroids = pick_rows(vectors, codebook_size, generator) if start is None else start
     counts = vectors.new_ones(codebook_size)

@@ -20,9 +20,8 @@ def nearest(vectors: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         vectors: ``(M, D)``, float32.
         codes: ``(V, D)``, float32.
 
-    Returns:
-        The indices ``(M,)``, the lowest of equally near codes, and their scores ``z . e - |e|^2 / 2``, ``(M,)``, which are not finite where
-        a vector is not.
+    Returns the indices ``(M,)``, the lowest of equally near codes, and their scores ``z . e - |e|^2 / 2``, ``(M,)``, which are not finite
+    where a vector is not.
     """
     device = vectors.device.type
     width = min(codes.shape[0], _TILE_CODES.get(device, _LARGE_CODES))

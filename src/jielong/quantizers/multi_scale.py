@@ -57,7 +57,6 @@ class MultiScaleQuantizer(Quantizer):
 
     Args:
         settings: With scales that end at the feature map's grid, see :meth:`MultiScale.on`.
-        dim: Width ``D`` of the vectors.
     """
 
     def __init__(self, settings: MultiScale, dim: int) -> None:
@@ -76,11 +75,7 @@ class MultiScaleQuantizer(Quantizer):
         return f"scales={self.pyramid.scales}, balance={self.settings.balance}, dropout={self.settings.dropout}"
 
     def layout(self, grid: tuple[int, ...]) -> Layout:
-        """All scales of a feature map.
-
-        Raises:
-            ValueError: if the scales end at another grid.
-        """
+        """All scales of a feature map. Raises ``ValueError`` if the scales end at another grid."""
         if grid != self.pyramid.grid:
             raise ValueError(f"these scales end at {self.pyramid.grid}, but the feature map's grid is {grid}: give scales that end there")
         return Layout(grid, 1, self.codebook_size, self.pyramid.scales)
@@ -263,8 +258,7 @@ class MultiScale(CodebookSettings, family="quantizer", name="multi_scale"):
     def on(self, grid: tuple[int, ...]) -> MultiScale:
         """These settings with the scales of a feature map of this grid.
 
-        Raises:
-            ValueError: if the grid has not two axes, or the scales end at another.
+        Raises ``ValueError`` if the grid has not two axes, or the scales end at another.
         """
         if len(grid) != 2:
             raise ValueError(f"scales are for tokens in rows and columns, not for a grid of {grid}")

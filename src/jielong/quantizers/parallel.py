@@ -23,9 +23,7 @@ def pick_rows(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor
     """``count`` rows of all processes' vectors, ``(count, D)``, drawn without replacement, equal on every process.
 
     All processes must call it together; the first process's generator counts. When there are fewer rows, the drawn order is repeated.
-
-    Raises:
-        ValueError: if no process has any row.
+    Raises ``ValueError`` if no process has any row.
     """
     rank, processes = world()
     sizes = torch.zeros(processes, dtype=torch.long, device=vectors.device)

@@ -120,8 +120,7 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
     def encode(self, vectors: Tensor, num_codebooks: int | None = None) -> Tensor:
         """Indices of the first ``num_codebooks`` levels, or of all, ``(..., D) -> (..., K)``.
 
-        Raises:
-            ValueError: if there are fewer levels.
+        Raises ``ValueError`` if there are fewer levels.
         """
         count = self.num_codebooks if num_codebooks is None else num_codebooks
         if not 1 <= count <= self.num_codebooks:

@@ -40,8 +40,7 @@ def schedule(grid: Scale, growth: float = GROWTH) -> tuple[Scale, ...]:
 def check_scales(scales: Sequence[Scale]) -> tuple[Scale, ...]:
     """The scales as they are.
 
-    Raises:
-        ValueError: if there are none, or one is not larger than the scale before it, or shorter along an axis.
+    Raises ``ValueError`` if there are none, or one is not larger than the scale before it, or shorter along an axis.
     """
     grows = all(a != b and a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(scales))
     if not scales or not grows or min(scales[0]) < 1:

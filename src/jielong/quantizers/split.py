@@ -32,13 +32,11 @@ class SplitQuantizer(KeepsPrecision, Quantizer):
 
     So a loss on the semantic code (:mod:`jielong.losses.distillation`) costs the acoustic codes nothing. On the last axis of the indices
     the semantic code is first, the acoustic ones follow, coarse to fine. Quantizer dropout is the acoustic quantizer's. Losses of the two
-    are summed, or, where the acoustic quantizer averages its own, averaged over all codebooks used.
+    are summed, or, where the acoustic quantizer averages its own, averaged over all codebooks used. Raises ``ValueError`` if the codebooks
+    differ in size.
 
     With probability ``unquantized`` an item of a training batch (its first axis) gets its projected vectors instead of codes; its codes
     learn all the same.
-
-    Raises:
-        ValueError: if the codebooks differ in size.
     """
 
     progressive = True
@@ -113,8 +111,7 @@ class SplitQuantizer(KeepsPrecision, Quantizer):
     def encode(self, vectors: Tensor, num_codebooks: int | None = None) -> Tensor:
         """Indices of the first ``num_codebooks`` codebooks, or of all, ``(..., D) -> (..., K)``.
 
-        Raises:
-            ValueError: if there are fewer codebooks.
+        Raises ``ValueError`` if there are fewer codebooks.
         """
         count = self.num_codebooks if num_codebooks is None else num_codebooks
         semantic = self.semantic.quantizer.num_codebooks

@@ -12,14 +12,10 @@ LOW_USAGE = 0.8
 
 
 class CodebookUsage(nn.Module):
-    """Counts of recent assignments.
+    """Counts of recent assignments. ``window``: 65,536 or eight per code, whichever is more, when not given.
 
     Figures cover between ``window`` and ``2 window`` assignments: the counts since the last ``window`` were complete, and those before.
     Counts are buffers, so a resumed run reports what an uninterrupted one would.
-
-    Args:
-        codebook_size: Size of the codebook ``V``.
-        window: 65,536 or eight per code, whichever is more, when not given.
     """
 
     recent: Tensor

@@ -149,7 +149,6 @@ class Tokenizer(nn.Module, ABC):
 
         Args:
             values: Of all positions, ``(B, N, C)``.
-            start: First position.
             stop: Last position plus one.
         """
         hop_length, first, last = self.hop_length or 1, 0, values.shape[1]
@@ -189,8 +188,7 @@ class Tokenizer(nn.Module, ABC):
     def keep_codebooks(self, count: int) -> None:
         """Use only the first ``count`` codebooks of a residual tokenizer, in place.
 
-        Raises:
-            ValueError: if it has no residual codebooks, or fewer.
+        Raises ``ValueError`` if it has no residual codebooks, or fewer.
         """
         raise ValueError(f"a {type(self).__name__} has no residual codebooks: leave out tokenizer.num_codebooks")
 
@@ -214,24 +212,15 @@ class Tokenizer(nn.Module, ABC):
 
 
 class TokenizerSettings(Part):
-    """Settings of a tokenizer.
-
-    Attributes:
-        fixed: Whether it has nothing to learn.
-    """
+    """Settings of a tokenizer. ``fixed``: whether it has nothing to learn."""
 
     fixed: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, media: Medium, stages: Mapping[str, Tokenizer] | None = None) -> Tokenizer:
-        """The tokenizer for media of this format.
+        """The tokenizer for media of this format. ``stages``: the trained tokenizers that it :attr:`requires`, by name.
 
-        Args:
-            media: The format.
-            stages: The trained tokenizers that it :attr:`requires`, by name.
-
-        Raises:
-            ValueError: if the settings do not fit the media.
+        Raises ``ValueError`` if the settings do not fit the media.
         """
 
     @property

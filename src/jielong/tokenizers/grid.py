@@ -47,14 +47,8 @@ class GridTokenizer(LearnedTokenizer):
     """A tokenizer with an autoencoder, one token per position of its feature map.
 
     Autoencoders that are convolutional in time read audio of any length: ``T`` samples give ``ceil(T / hop)`` tokens, and ``n`` tokens
-    ``n hop`` samples. Long audio is processed in pieces, with the same result in constant memory.
-
-    Args:
-        media: Format of the media.
-        autoencoder: Encoder and decoder.
-
-    Raises:
-        ValueError: if the media do not divide into tokens.
+    ``n hop`` samples. Long audio is processed in pieces, with the same result in constant memory. Raises ``ValueError`` if the media do not
+    divide into tokens.
     """
 
     encoder: nn.Module

@@ -35,7 +35,7 @@ Standardize = Literal["channel", "all"]
 
 
 class KLTokenizer(GridTokenizer):
-    """Images or audio to a grid of real vectors and back.
+    """Images or audio to a grid of real vectors and back. Raises ``ValueError`` if the media do not divide into tokens.
 
     The encoder gives a normal distribution of every latent (the posterior). Training decodes a sample of it; the tokens of :meth:`encode`
     are its mean; a generator learns from new samples every time (:meth:`encode_to_cache`, :meth:`sample_cached`), as MAR does. A token is
@@ -46,12 +46,7 @@ class KLTokenizer(GridTokenizer):
     decoding.
 
     Args:
-        media: Format of the media.
         autoencoder: Encoder from media to means and log-variances ``(B, 2 dim, *grid)``, decoder from latents ``(B, dim, *grid)``.
-        settings: See :class:`KL`.
-
-    Raises:
-        ValueError: if the media do not divide into tokens.
     """
 
     shift: Tensor
@@ -136,10 +131,8 @@ class KLTokenizer(GridTokenizer):
     def calibrate(self, media: Iterable[Tensor]) -> None:
         """Measure shift and scale on each process's media, with equal results on all processes.
 
-        A token's variance is that of the posterior's mean over items and positions plus the posterior's.
-
-        Raises:
-            ValueError: if there are no media.
+        A token's variance is that of the posterior's mean over items and positions plus the posterior's. Raises ``ValueError`` if there are
+        no media.
         """
         was_training = self.training
         self.eval()

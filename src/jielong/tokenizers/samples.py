@@ -28,10 +28,8 @@ def expand(y: Tensor, mu: float) -> Tensor:
 class SampleTokenizer(Tokenizer):
     """One position per sample, one codebook per channel, levels uniform on the scale of :func:`compress` with ``mu = levels - 1``.
 
-    At 256 levels a step is about 2.2 % of a loud sample, and ``ln(256) / 255^2``, one part in 12,000 of full scale, at silence.
-
-    Raises:
-        ValueError: if the media are not audio.
+    At 256 levels a step is about 2.2 % of a loud sample, and ``ln(256) / 255^2``, one part in 12,000 of full scale, at silence. Raises
+    ``ValueError`` if the media are not audio.
     """
 
     def __init__(self, media: Medium, settings: Samples) -> None:

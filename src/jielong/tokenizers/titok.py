@@ -36,7 +36,7 @@ from jielong.tokenizers.vq import VQTokenizer
 
 
 class TiTokTokenizer(LearnedTokenizer):
-    """Images to ``N`` codes and back.
+    """Images to ``N`` codes and back. Raises ``ValueError`` if the proxy's layout is not a grid of single codes.
 
     The proxy is not part of the checkpoint; its codebook and decoder, which decoding needs, are copied.
 
@@ -46,9 +46,6 @@ class TiTokTokenizer(LearnedTokenizer):
         decoder: ``(B, N, dim)`` to ``(B, h w, V)``, logits of the proxy's codes.
         proxy: The trained grid tokenizer; copied.
         finetune_at: Samples seen when the second stage begins.
-
-    Raises:
-        ValueError: if the proxy's layout is not a grid of single codes.
     """
 
     proxy_codes: Tensor
@@ -135,11 +132,7 @@ class TiTokTokenizer(LearnedTokenizer):
 
 
 def grid_of_codes(proxy: Tokenizer) -> VQTokenizer:
-    """The proxy as a :class:`VQTokenizer`.
-
-    Raises:
-        ValueError: if it is not a trained grid with one code per position.
-    """
+    """The proxy as a :class:`VQTokenizer`. Raises ``ValueError`` if it is not a trained grid with one code per position."""
     if not isinstance(proxy, VQTokenizer) or len(proxy.layout.grid) != 2 or proxy.layout.channels != 1 or proxy.layout.scales:
         raise ValueError(
             f"the proxy of a titok must be a trained vq tokenizer with one code per position of a grid, such as vq-emoji, "
@@ -188,8 +181,7 @@ class TiTok(TokenizerSettings, family="tokenizer", name="titok"):
     def build(self, media: Medium, stages: Mapping[str, Tokenizer] | None = None) -> TiTokTokenizer:
         """The tokenizer; ``stages`` has the ``proxy``.
 
-        Raises:
-            ValueError: if the proxy has another format, or its layout is no grid of codes.
+        Raises ``ValueError`` if the proxy has another format, or its layout is no grid of codes.
         """
         proxy = grid_of_codes((stages or {})["proxy"])
         if proxy.media != media:

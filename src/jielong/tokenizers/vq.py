@@ -29,16 +29,12 @@ Likelihood = Literal["logit_laplace"]
 
 
 class VQTokenizer(GridTokenizer):
-    """Images or audio to a grid of code indices and back.
+    """Images or audio to a grid of code indices and back. Raises ``ValueError`` if the media do not divide into tokens.
 
     Args:
-        media: Format of the media.
         autoencoder: Media to features ``(B, dim, *grid)`` and back.
         quantizer: Vectors of width ``dim`` to codes; its codebooks are the channels of the layout.
         likelihood: Distribution whose parameters, two maps per channel, the decoder predicts; ``None`` for the values themselves.
-
-    Raises:
-        ValueError: if the media do not divide into tokens.
     """
 
     def __init__(self, media: Medium, autoencoder: Autoencoder, quantizer: Quantizer, likelihood: Likelihood | None = None) -> None:
@@ -55,8 +51,7 @@ class VQTokenizer(GridTokenizer):
     def keep_codebooks(self, count: int) -> None:
         """Use only the first ``count`` codebooks of a residual quantizer from now on; their sum decodes to a coarser result.
 
-        Raises:
-            ValueError: if the quantizer is not residual, or has fewer codebooks.
+        Raises ``ValueError`` if the quantizer is not residual, or has fewer codebooks.
         """
         if not self.quantizer.progressive:
             raise ValueError("this tokenizer's quantizer is not residual, so it keeps all codebooks: leave out tokenizer.num_codebooks")
