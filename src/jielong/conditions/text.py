@@ -112,7 +112,7 @@ class FrozenText(Condition[str, PaddedTexts]):
         self.encoder = encoder
         self.length = length
         # In a dict, so that nn.Module does not register frozen weights and checkpoints do not hold them.
-        self._frozen: dict[str, Any] = {}
+        self._frozen: dict[str, object] = {}
         self._cache: dict[str, Tensor] = {}
 
     def _load(self) -> tuple[Any, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BeforeValidator
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from jielong.media.kinds.base import MediaKind
 
 
-def _joined(given: Any) -> Any:
+def _joined(given: object) -> object:
     if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
         return given
     return importlib.import_module("jielong.data.joined").joined_name(given)
@@ -46,7 +46,7 @@ def settings_kind(settings: DataSettings) -> MediaKind:
 class DataSection(Mark):
     """Reads the section as the settings of the kind of media it describes."""
 
-    def read(self, value: Any) -> DataSettings:
+    def read(self, value: object) -> DataSettings:
         """The settings.
 
         Raises:
@@ -60,7 +60,7 @@ class DataSection(Mark):
         given = {key: inner for key, inner in value.items() if inner is not None or key not in known}
         return read_settings(self.kind_of(given).settings, given)
 
-    def kind_of(self, given: Mapping[str, Any]) -> MediaKind:
+    def kind_of(self, given: Mapping[str, object]) -> MediaKind:
         """The kind of media that has the keys given.
 
         Raises:
@@ -68,7 +68,7 @@ class DataSection(Mark):
         """
         kinds, name = media_kinds(), given.get("kind")
         if name is not None:
-            if name not in kinds:
+            if not isinstance(name, str) or name not in kinds:
                 raise Faults.of(f"there is no kind of media called {name!r}; {nearest(str(name), kinds)}")
             return kinds[name]
         specific = set(self.keys()) - set(DataSettings.model_fields)

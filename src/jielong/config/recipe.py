@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.resources
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+
+from pydantic_core import ErrorDetails
 
 from jielong.config.registry import Config, Faults, OfFamily, RecipeError, Schema, below, keys_of, nearest, read_settings
 from jielong.config.schema import Recipe
@@ -149,7 +150,7 @@ def _override(data: dict[str, Value], lines: Lines, override: str) -> dict[str, 
     return _merge(data, change, Recipe)
 
 
-def _explain(error: Mapping[str, Any], lines: Lines, origin: str) -> str:
+def _explain(error: ErrorDetails, lines: Lines, origin: str) -> str:
     """One validation error as a sentence with the place, the reason and the nearest valid choice."""
     where = tuple(str(part) for part in error["loc"])
     path = where

@@ -19,10 +19,12 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, Unpack, get_args
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, model_serializer
-from pydantic_core import CoreSchema, core_schema
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
+
+from jielong.core.json import JSON
 
 FAMILIES = {
     # family -> the package whose modules declare its parts
@@ -52,8 +54,8 @@ class Faults(RecipeError):  # noqa: N818 - named for what it holds
         problems: One a fault, as pydantic describes it: ``loc`` (the keys that lead to it), ``type``, ``msg`` and ``input``.
     """
 
-    def __init__(self, problems: Iterable[Mapping[str, Any]]) -> None:
-        self.problems = [dict(problem) for problem in problems]
+    def __init__(self, problems: Iterable[ErrorDetails]) -> None:
+        self.problems = [problem.copy() for problem in problems]
         said = (".".join(map(str, problem["loc"])) + ": " * bool(problem["loc"]) + problem["msg"] for problem in self.problems)
         super().__init__("; ".join(said))
 
@@ -62,7 +64,7 @@ class Faults(RecipeError):  # noqa: N818 - named for what it holds
         """One fault."""
         return cls([{"type": "part", "loc": (), "msg": message, "input": {}}])
 
-    def under(self, *keys: str) -> list[dict[str, Any]]:
+    def under(self, *keys: str) -> list[ErrorDetails]:
         """The problems as seen from further out, where these settings stand under ``keys``."""
         return [{**problem, "loc": (*keys, *problem["loc"])} for problem in self.problems]
 
@@ -79,14 +81,14 @@ class Part(Config):
     family: ClassVar[str] = ""
     name: ClassVar[str] = ""
 
-    def __init_subclass__(cls, family: str = "", name: str = "", **kwargs: Any) -> None:
+    def __init_subclass__(cls, family: str = "", name: str = "", **kwargs: Unpack[ConfigDict]) -> None:
         super().__init_subclass__(**kwargs)
         if name:
             cls.family, cls.name = family, name
             register(cls)
 
     @model_serializer(mode="wrap")
-    def _with_its_name(self, handler: Any) -> dict[str, Any]:
+    def _with_its_name(self, handler: SerializerFunctionWrapHandler) -> JSON:
         return {self.name: handler(self)} if self.name else handler(self)
 
 
@@ -103,7 +105,7 @@ def _plain(value: object, dumped: Any) -> Any:
     return _plain_fields(value, dumped) if isinstance(value, BaseModel) else dumped
 
 
-def _plain_fields(settings: BaseModel, dumped: dict[str, Any]) -> dict[str, Any]:
+def _plain_fields(settings: BaseModel, dumped: JSON) -> JSON:
     fields = type(settings).model_fields
     return {
         name: _plain(getattr(settings, name), inner)
@@ -115,12 +117,12 @@ def _plain_fields(settings: BaseModel, dumped: dict[str, Any]) -> dict[str, Any]
 class Mark(ABC):
     """Marks a field whose value is read before pydantic checks it."""
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Read the recipe's value first."""
         return core_schema.no_info_before_validator_function(self.read, handler(source))
 
     @abstractmethod
-    def read(self, value: Any) -> Any:
+    def read(self, value: object) -> object:
         """The settings that a recipe's value describes; raises :class:`Faults` with all that is wrong."""
 
     @abstractmethod
@@ -154,13 +156,13 @@ class OfFamily(Mark):
         """Names of parts, and keys of what may stand in a part's place."""
         return [*parts_of(self.family), *(self.instead.model_fields if self.instead is not None else ())]
 
-    def is_instead(self, value: Any) -> bool:
+    def is_instead(self, value: object) -> bool:
         """Whether a recipe's ``value`` describes what stands in a part's place: it has the keys that this must have."""
         fields = {} if self.instead is None else self.instead.model_fields
         must = {name for name, field in fields.items() if field.is_required()}
         return bool(must) and isinstance(value, Mapping) and must <= set(value)
 
-    def read(self, value: Any) -> Any:
+    def read(self, value: object) -> object:
         """The part, parts, or settings that a recipe's ``value`` describes.
 
         Raises:
@@ -175,9 +177,9 @@ class OfFamily(Mark):
                 return read_settings(self.instead, value)
         return parse_part(self.family, value)
 
-    def _each(self, value: Any) -> tuple[Part, ...]:
+    def _each(self, value: object) -> tuple[Part, ...]:
         if value is None or isinstance(value, Mapping):
-            items: list[Any] = [{name: settings} for name, settings in (value or {}).items() if settings is not None]
+            items: list[object] = [{name: settings} for name, settings in (value or {}).items() if settings is not None]
         elif isinstance(value, str | list | tuple):
             items = [value] if isinstance(value, str) else list(value)
         else:
@@ -211,13 +213,13 @@ def parts_of(family: str) -> dict[str, type[Part]]:
     return dict(sorted(_parts[family].items()))
 
 
-def nearest(word: str, choices: Mapping[str, Any] | list[str]) -> str:
+def nearest(word: str, choices: Mapping[str, object] | list[str]) -> str:
     """A hint for a misspelt word: the nearest valid choice, or all of them."""
     close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else "choose one of " + ", ".join(sorted(choices))
 
 
-def parse_part(family: str, value: Any) -> Part:
+def parse_part(family: str, value: object) -> Part:
     """Read ``name`` or ``{name: {key: value}}`` into the settings of that part.
 
     Raises:
@@ -242,13 +244,13 @@ def parse_part(family: str, value: Any) -> Part:
         raise Faults(faults.under(name)) from None
 
 
-def read_settings(model: type[Settings], data: Any) -> Settings:
+def read_settings(model: type[Settings], data: object) -> Settings:
     """Check settings and, however deep, the parts in them.
 
     Raises:
         Faults: with all that is wrong, each fault under the keys that lead to it.
     """
-    problems: list[dict[str, Any]] = []
+    problems: list[ErrorDetails] = []
     if isinstance(data, Mapping):
         data = dict(data)
         for key, mark in marks(model).items():
@@ -262,7 +264,7 @@ def read_settings(model: type[Settings], data: Any) -> Settings:
     try:
         settings = model.model_validate(data)
     except ValidationError as error:
-        problems += [dict(item) for item in error.errors(include_url=False) if not told.intersection(item["loc"][:1])]
+        problems += [item for item in error.errors(include_url=False) if not told.intersection(item["loc"][:1])]
     if problems:
         raise Faults(problems)
     return settings
@@ -271,7 +273,7 @@ def read_settings(model: type[Settings], data: Any) -> Settings:
 def marks(model: type[BaseModel]) -> dict[str, Mark]:
     """The fields of some settings that hold parts, by name, and what they hold."""
 
-    def find(annotation: Any, metadata: Iterable[Any] = ()) -> Mark | None:
+    def find(annotation: object, metadata: Iterable[object] = ()) -> Mark | None:
         own = [item for item in (*metadata, *getattr(annotation, "__metadata__", ())) if isinstance(item, Mark)]
         return own[0] if own else next(filter(None, map(find, get_args(annotation))), None)
 

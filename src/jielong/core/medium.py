@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal, NotRequired, TypedDict
 
 Axis = Literal["time", "rows", "columns"]
 Axes = tuple[Axis, ...]
@@ -20,6 +19,16 @@ UNITS: dict[Axis, tuple[str, str]] = {"time": ("frame", "frames"), "rows": ("row
 def axes_text(axes: Axes) -> str:
     """Axes for an error message: ``(rows, columns)``."""
     return f"({', '.join(axes)})"
+
+
+class MediumJSON(TypedDict):
+    """A :class:`Medium` in a file."""
+
+    kind: str
+    channels: int
+    axes: list[Axis]
+    size: list[int]
+    rate: NotRequired[float]
 
 
 @dataclass(frozen=True)
@@ -115,13 +124,15 @@ class Medium:
         sizes = zip(self.axes, self.size, other.size, strict=True) if self.axes == other.axes else ()
         return fields | {axis for axis, own, theirs in sizes if own != theirs}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> MediumJSON:
         """Plain lists and numbers, for files."""
-        rate = {} if self.rate is None else {"rate": self.rate}
-        return {"kind": self.kind, "channels": self.channels, "axes": list(self.axes), "size": list(self.size), **rate}
+        described: MediumJSON = {"kind": self.kind, "channels": self.channels, "axes": list(self.axes), "size": list(self.size)}
+        if self.rate is not None:
+            described["rate"] = self.rate
+        return described
 
     @staticmethod
-    def from_json(described: Mapping[str, Any]) -> Medium:
+    def from_json(described: MediumJSON) -> Medium:
         """The inverse of :meth:`to_json`."""
         size = tuple(int(side) for side in described["size"])
         return Medium(described["kind"], described["channels"], tuple(described["axes"]), size, described.get("rate"))

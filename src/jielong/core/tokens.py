@@ -7,9 +7,9 @@ Shapes, here and everywhere: ``B`` batch, ``N`` positions, ``K`` codebooks, ``V`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -18,6 +18,16 @@ from jielong.core.medium import Axis
 
 GridAxis = Axis | Literal["channels", "latents"]
 _USUAL: dict[int, tuple[GridAxis, ...]] = {1: ("time",), 2: ("rows", "columns"), 3: ("time", "rows", "columns")}
+
+
+class LayoutJSON(TypedDict):
+    """A :class:`Layout` in a file."""
+
+    grid: list[int]
+    channels: int
+    vocabulary: int | None
+    scales: NotRequired[list[list[int]]]
+    axes: NotRequired[list[GridAxis]]
 
 
 @dataclass(frozen=True)
@@ -82,14 +92,17 @@ class Layout:
         """Where positions are, for messages: ``a grid (rows, columns) of (4, 4)``."""
         return f"scales {self.scales}" if self.scales else f"a grid ({', '.join(self.axes)}) of {self.grid}"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> LayoutJSON:
         """Plain lists and numbers, for files."""
-        scales = {"scales": [list(scale) for scale in self.scales]} if self.scales else {}
-        axes = {} if self.axes == _USUAL.get(len(self.grid)) else {"axes": list(self.axes)}
-        return {"grid": list(self.grid), "channels": self.channels, "vocabulary": self.vocabulary, **scales, **axes}
+        described: LayoutJSON = {"grid": list(self.grid), "channels": self.channels, "vocabulary": self.vocabulary}
+        if self.scales:
+            described["scales"] = [list(scale) for scale in self.scales]
+        if self.axes != _USUAL.get(len(self.grid)):
+            described["axes"] = list(self.axes)
+        return described
 
     @staticmethod
-    def from_json(described: Mapping[str, Any]) -> Layout:
+    def from_json(described: LayoutJSON) -> Layout:
         """The inverse of :meth:`to_json`."""
         scales = tuple(tuple(scale) for scale in described.get("scales", ()))
         return Layout(tuple(described["grid"]), described["channels"], described["vocabulary"], scales, tuple(described.get("axes", ())))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+from jielong.core.json import JSON
 from jielong.data.source import DataError, Item, Source, digest, file_identity
 from jielong.data.words import CAPTION_NAMES, FILE_NAMES, LABEL_NAMES, first, read_json, read_metadata
 from jielong.media.kinds.base import MediaKind
@@ -101,7 +101,7 @@ class FolderSource(Source):
             if name in named:
                 raise DataError(f"{files[0]} names {name} twice; a file has one row")
             named.add(name)
-            known: dict[str, Any] = {k: v for k, v in row.items() if k and k not in FILE_NAMES}
+            known: JSON = {k: v for k, v in row.items() if k and k not in FILE_NAMES}
             yield path, Item(self._key(path), first(row, CAPTION_NAMES), first(row, LABEL_NAMES), first(row, ("split",)), known)
 
 
@@ -126,7 +126,7 @@ def files_below(folder: Path, suffixes: frozenset[str]) -> list[Path]:
     return sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
-def _sidecar(path: Path) -> dict[str, Any]:
+def _sidecar(path: Path) -> JSON:
     text, structured = path.with_suffix(".txt"), path.with_suffix(".json")
     words = read_json(structured.read_bytes(), str(structured)) if structured.is_file() else {}
     if text.is_file():

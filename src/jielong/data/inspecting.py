@@ -13,12 +13,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from jielong.core.json import JSON
 from jielong.data.opening import open_data
 from jielong.data.order import spread
 from jielong.data.sets import Batch, MediaSet
 from jielong.media.images import write_image
 from jielong.media.inspection import Inspector, Spread, counted
-from jielong.media.results import Results
+from jielong.media.results import ResultItem, Results
 
 SHOWN = 64
 """Items on the sample grid."""
@@ -47,7 +48,7 @@ class Report:
     count: int
     decoded: int
     splits: dict[str, int]
-    facts: dict[str, Any]
+    facts: JSON
     rows: list[tuple[str, str]] = field(repr=False)
     captions: int
     words: Spread | None
@@ -57,9 +58,9 @@ class Report:
     broken: dict[str, str]
     odd: dict[str, list[str]]
     values: dict[str, float]
-    samples: Results[Any] = field(repr=False)
+    samples: Results[ResultItem] = field(repr=False)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JSON:
         """Ready for JSON, with the facts among the other keys."""
         fields = {name: value for name, value in vars(self).items() if name not in ("facts", "rows", "samples", "noun")}
         return {name: asdict(value) if isinstance(value, Spread) else value for name, value in (fields | self.facts).items()}

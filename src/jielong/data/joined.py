@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
+from jielong.core.json import JSON
 from jielong.data.selection import MARK, chooses, split_name
 from jielong.data.source import DataError, Source, digest
 from jielong.data.splits import splits
@@ -81,7 +81,7 @@ class Joined(Source):
         for number, (source, name) in enumerate(zip(sources, names, strict=True)):
             self.broken.update({f"{name}:{key}": why for key, why in source.broken.items()})
             for index, (item, split) in enumerate(zip(source.items, splits(source), strict=True)):
-                extra: dict[str, Any] = {**columns, "set": name, **item.extra}
+                extra: JSON = {**columns, "set": name, **item.extra}
                 if "speaker" in columns and extra["speaker"] is None:
                     extra["speaker"] = extra.get("voice")
                 self.items.append(replace(item, key=f"{name}:{item.key}", split=split, extra=extra))

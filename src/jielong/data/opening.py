@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -38,7 +37,7 @@ def open_data(
     medium: Medium | None = None,
     whole: bool = False,
     channels: int | None = None,
-    **options: Any,
+    **options: object,
 ) -> MediaSet:
     """Open a built-in set (see :data:`BUILT_IN`) or your own data.
 
@@ -90,7 +89,7 @@ def open_data(
     return MediaSet(source, medium, short, settings)
 
 
-def _expected(settings: DataSettings | None, medium: Medium | None, options: Mapping[str, Any]) -> str | None:
+def _expected(settings: DataSettings | None, medium: Medium | None, options: Mapping[str, object]) -> str | None:
     if medium is not None or settings is not None:
         return medium.kind if medium is not None else settings_kind(settings).name if settings is not None else None
     try:

@@ -8,8 +8,8 @@ import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from jielong.core.json import JSON
 from jielong.data.source import DataError, Item, Source, digest, file_identity
 from jielong.data.words import CAPTION_NAMES, LABEL_NAMES, first, read_json
 from jielong.media.kinds.base import MediaKind
@@ -47,7 +47,7 @@ class ShardSource(Source):
         with open(path, "rb") as file:
             for stem, members in self._samples(path):
                 key = prefix + stem
-                words: dict[str, Any] = {}
+                words: JSON = {}
                 place: tuple[int, int, int] | None = None
                 for suffix, member in members.items():
                     if member.offset_data + member.size > length:
@@ -110,7 +110,7 @@ class ShardSource(Source):
         return digest([*(file_identity(path) for path in self.files), *map(str, indices)])
 
 
-def _with_words(words: dict[str, Any], suffix: str, data: bytes, name: str) -> dict[str, Any]:
+def _with_words(words: JSON, suffix: str, data: bytes, name: str) -> JSON:
     if suffix == ".json":
         return {**read_json(data, name), **words}
     return {**words, "caption" if suffix == ".txt" else "label": data.decode("utf-8", "replace").strip()}

@@ -8,8 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from jielong.core.json import JSON
 from jielong.media.kinds.base import Content
 
 
@@ -25,7 +25,7 @@ class Item:
     caption: str | None = None
     label: str | None = None
     split: str | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: JSON = field(default_factory=dict)
 
 
 class Source(ABC):

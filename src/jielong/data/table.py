@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jielong.core.json import JSON
 from jielong.data.source import DataError, Item, Source, digest, file_identity
 from jielong.media.images import write_bytes
 from jielong.media.kinds.base import MediaKind, kinds
@@ -41,7 +42,7 @@ class TableSource(Source):
         self._rows: list[tuple[int, int]] = []  # item -> (group, row)
         self._kept: OrderedDict[int, list[bytes]] = OrderedDict()  # row group -> its items, latest use last
         self._kept_bytes = 0
-        roles: dict[str, Any] | None = None
+        roles: Roles | None = None
         self._readers = []
         for number, path in enumerate(self.files):
             try:
@@ -59,7 +60,7 @@ class TableSource(Source):
         self._column = roles["item"]
         self.native = {"size": roles["size"]} if roles["size"] else {}
 
-    def _read_words(self, number: int, roles: dict[str, Any]) -> None:
+    def _read_words(self, number: int, roles: Roles) -> None:
         reader, path = self._readers[number], self.files[number]
         words = [column for column in reader.schema_arrow.names if column != roles["item"]]
         names = _class_names(reader.schema_arrow, roles["label"])
@@ -113,7 +114,7 @@ def table_kind(path: Path) -> MediaKind:
     )
 
 
-def write_table(path: Path, rows: Sequence[dict[str, Any]], *, item: str, caption: str, label: str, key: Sequence[str]) -> None:
+def write_table(path: Path, rows: Sequence[JSON], *, item: str, caption: str, label: str, key: Sequence[str]) -> None:
     """Write rows as Parquet that declares the roles of its columns; the same rows give the same bytes.
 
     Sorted by key, whole or not at all.
@@ -135,12 +136,22 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]], *, item: str, captio
     write_bytes(path, buffer.getvalue())
 
 
+class Roles(TypedDict):
+    """Columns of a table by what they hold."""
+
+    item: str
+    caption: str | None
+    label: str | None
+    split: str | None
+    key: list[str]
+    size: int | None
+
+
 def _declared(schema: pa.Schema) -> dict[str, Any]:
-    declared: dict[str, Any] = json.loads((schema.metadata or {}).get(b"jielong", b"{}"))
-    return declared
+    return json.loads((schema.metadata or {}).get(b"jielong", b"{}"))
 
 
-def _roles(schema: pa.Schema, path: Path, kind: MediaKind) -> dict[str, Any]:
+def _roles(schema: pa.Schema, path: Path, kind: MediaKind) -> Roles:
     declared = _declared(schema)
 
     def find(part: str, names: Sequence[str]) -> str | None:
@@ -148,7 +159,7 @@ def _roles(schema: pa.Schema, path: Path, kind: MediaKind) -> dict[str, Any]:
 
     item = find(kind.name, kind.columns)
     held = schema.field(item).type if item is not None else None
-    if held is None or not (pa.types.is_binary(held) or pa.types.is_large_binary(held) or pa.types.is_struct(held)):
+    if item is None or held is None or not (pa.types.is_binary(held) or pa.types.is_large_binary(held) or pa.types.is_struct(held)):
         named = ", ".join(kind.columns)
         raise DataError(f"{path} has no column of {kind.noun[1]} (bytes, or bytes and path, named {named}); it has {schema.names}")
     return {
@@ -180,6 +191,6 @@ def _label(value: object, names: list[str]) -> str | None:
     return _text(value)
 
 
-def _bytes(value: Any) -> bytes:
-    data = value.get("bytes") if isinstance(value, dict) else value
+def _bytes(value: Mapping[str, bytes] | bytes | None) -> bytes:
+    data = value.get("bytes") if isinstance(value, Mapping) else value
     return bytes(data or b"")

@@ -7,8 +7,8 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from jielong.core.json import JSON
 from jielong.data.source import DataError
 
 CAPTION_NAMES = ("caption", "text", "prompt", "description")
@@ -16,7 +16,7 @@ LABEL_NAMES = ("label", "class", "category", "cls")
 FILE_NAMES = ("file_name", "filename", "file", "path", "image")
 
 
-def first(record: Mapping[str, Any], names: Sequence[str]) -> str | None:
+def first(record: Mapping[str, object], names: Sequence[str]) -> str | None:
     """The first of ``names`` that the record has, as text; of a list of captions the first."""
     for name in names:
         value = record.get(name)
@@ -27,7 +27,7 @@ def first(record: Mapping[str, Any], names: Sequence[str]) -> str | None:
     return None
 
 
-def read_json(data: bytes, name: str) -> dict[str, Any]:
+def read_json(data: bytes, name: str) -> JSON:
     """A JSON sidecar: an object, or just a string that is the caption.
 
     Raises:
@@ -44,7 +44,7 @@ def read_json(data: bytes, name: str) -> dict[str, Any]:
     return value
 
 
-def read_metadata(path: Path) -> list[dict[str, Any]]:
+def read_metadata(path: Path) -> list[JSON]:
     """The rows of ``metadata.csv`` or ``metadata.jsonl``; each names its file.
 
     Raises:
@@ -54,7 +54,7 @@ def read_metadata(path: Path) -> list[dict[str, Any]]:
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: {error}") from error
-    rows: list[tuple[int, dict[str, Any]]] = []
+    rows: list[tuple[int, JSON]] = []
     if path.suffix == ".csv":
         reader = csv.DictReader(io.StringIO(text))
         rows = [(reader.line_num, row) for row in reader]

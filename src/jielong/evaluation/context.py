@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from jielong.conditions.inputs import HeldoutItems
 from jielong.config.sampling import SamplingConfig
+from jielong.core.json import JSON
 from jielong.core.tokens import Tokens
 from jielong.data.sets import MediaSet
 from jielong.evaluation.provenance import Measurement
@@ -53,7 +53,7 @@ class EvalResult:
 
     figures: dict[str, Measurement] = field(default_factory=dict)
     omitted: dict[str, str] = field(default_factory=dict)
-    drawn: dict[str, Any] = field(default_factory=dict)
+    drawn: JSON = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class EvalContext:
         settings = self.system.recipe.condition
         return None if settings is None else settings.from_heldout(self.items(prompts))
 
-    def draw(self, conditions: Sequence[object] | None, **options: Any) -> Tokens:
+    def draw(self, conditions: Sequence[object] | None, lengths: Sequence[int] | None = None) -> Tokens:
         """Sampled tokens, one item per row."""
         done = 0
 
@@ -131,7 +131,7 @@ class EvalContext:
             sampling=sampling_of(self.system, self.draws),
             batch=BATCH,
             on_step=tick,
-            **options,
+            lengths=lengths,
         )
 
 
@@ -140,7 +140,7 @@ def sampling_of(system: System, draws: DrawSettings) -> SamplingConfig:
     return draws.sampling or system.default_sampling(bool(system.inputs))
 
 
-def drawing(system: System, draws: DrawSettings) -> dict[str, Any]:
+def drawing(system: System, draws: DrawSettings) -> JSON:
     """The sampling parameters in force, for a report."""
     sampling = sampling_of(system, draws)
     evaluations = sampling.num_inference_steps or getattr(system.generator and system.generator.head, "steps", None)

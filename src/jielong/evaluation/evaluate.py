@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jielong.core.json import JSON
 from jielong.data.opening import open_data
 from jielong.data.order import spread
 from jielong.data.sets import MediaSet
@@ -46,7 +47,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """One flat object of figures, with ``seconds`` and ``provenance`` (each figure's own under its name)."""
-        values: dict[str, Any] = {name: measured.value for name, measured in self.figures.items()}
+        values: JSON = {name: measured.value for name, measured in self.figures.items()}
         details = {name: {"n": measured.n, **measured.details} for name, measured in self.figures.items()}
         return values | {"seconds": round(self.seconds, 2), "provenance": self.provenance | {"figures": details, "omitted": self.omitted}}
 
@@ -114,10 +115,10 @@ def _real(images: MediaSet, rows: list[int], report: Progress) -> Tensor:
     return torch.cat(parts)
 
 
-def _provenance(system: System, images: MediaSet, rows: list[int], real: Tensor) -> dict[str, Any]:
+def _provenance(system: System, images: MediaSet, rows: list[int], real: Tensor) -> JSON:
     model = system.generator or system.tokenizer
     average = system.recipe.train.ema
-    provenance: dict[str, Any] = {
+    provenance: JSON = {
         "model": system.name,
         "weights": f"EMA weights (decay {average})" if average else "raw",
         "weights_sha256": fingerprint(model),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jielong.core.json import JSON
 from jielong.evaluation.provenance import check_pictures, package_version, picture_hash
 from jielong.media.images import to_bytes, to_float
 from jielong.networks.efficientnet import SOURCES, EfficientNetLite
@@ -29,7 +29,7 @@ class FeatureSet:
 
     values: Tensor
     pictures: str
-    details: dict[str, Any]
+    details: JSON
 
     def __len__(self) -> int:
         return len(self.values)
@@ -74,7 +74,7 @@ class FeatureExtractor(nn.Module):
         values = torch.cat([self(part).cpu() for part in pictures.split(batch)])
         return FeatureSet(values, picture_hash(pictures), self.provenance())
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> JSON:
         """Everything that the features depend on, besides the pictures."""
         source = SOURCES["lite2"]
         return {

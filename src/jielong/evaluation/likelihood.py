@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +45,7 @@ def _no_chain_rule(model: Generator) -> str | None:
 
 
 @torch.no_grad()
-def bits_per_dimension(system: System, media: Tensor, conditions: Sequence[Any] | None = None, batch: int = 64) -> Measurement:
+def bits_per_dimension(system: System, media: Tensor, conditions: Sequence[object] | None = None, batch: int = 64) -> Measurement:
     """Negative log-likelihood of pictures in bits a colour value: ``-log2 p(x) / (C H W)``, averaged over pictures.
 
     A uniform guess costs ``log2`` of the number of levels, 8 for 8-bit pictures. Dropout is off, nothing is drawn, and the figure is exact:
@@ -91,7 +90,9 @@ def bits_per_dimension(system: System, media: Tensor, conditions: Sequence[Any] 
 
 
 @torch.no_grad()
-def nats_per_token(system: System, media: Tensor, conditions: Sequence[Any] | None = None, batch: int = 64, seed: int = 0) -> Measurement:
+def nats_per_token(
+    system: System, media: Tensor, conditions: Sequence[object] | None = None, batch: int = 64, seed: int = 0
+) -> Measurement:
     """Negative log-density of pictures' continuous tokens in nats a token: ``-ln p(tokens) / N``, averaged over pictures.
 
     It is a density, so it may be below 0, and it is one of tokens, not of pictures: another tokenizer, or the same tokens at another scale,

@@ -7,12 +7,12 @@ import platform
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from jielong import __version__
+from jielong.core.json import JSON
 from jielong.media.images import to_bytes
 
 
@@ -30,9 +30,16 @@ class Measurement:
     name: str
     value: float
     n: int
-    details: dict[str, Any] = field(default_factory=dict)
+    details: JSON = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def number(self, name: str) -> float:
+        """A number among the details; raises ``TypeError`` where it is no number."""
+        value = self.details[name]
+        if not isinstance(value, int | float):
+            raise TypeError(f"{name} of {self.name} is no number: {value!r}")
+        return value
+
+    def to_json(self) -> JSON:
         """As a plain dictionary, ready for :func:`json.dumps`."""
         return asdict(self)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from jielong.core.json import JSON
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.provenance import Measurement, check_pictures, package_version, picture_hash
 from jielong.losses.base import check_same_shape
@@ -80,5 +80,5 @@ def _eight_bits(reconstruction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]
     return to_bytes(reconstruction).double(), to_bytes(target).double()
 
 
-def _protocol(target: Tensor) -> dict[str, Any]:
+def _protocol(target: Tensor) -> JSON:
     return {"rounding": "8 bits, nearest", "size": list(target.shape[-2:]), "reference_sha256": picture_hash(target)}

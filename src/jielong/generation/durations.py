@@ -6,7 +6,6 @@ A generator, its sampler and its training call :class:`Durations` alone. The bas
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +60,7 @@ class Durations(nn.Module):
         """Which items ended before the position of these hidden vectors, ``(B, D)`` to ``(B,)`` bool."""
         return torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
 
-    def fit(self, condition: Condition | None, values: Sequence[Any], lengths: Tensor) -> None:
+    def fit(self, condition: Condition | None, values: Sequence[object], lengths: Tensor) -> None:
         """Fit what is estimated from a training set and not learned: conditions and numbers of tokens ``(n,)`` of its items."""
 
 
@@ -112,7 +111,7 @@ class LearnedDurations(Durations):
         """See :meth:`Durations.finished`."""
         return super().finished(hidden) if self.stop_head is None else self.stop_head.over(hidden)
 
-    def fit(self, condition: Condition | None, values: Sequence[Any], lengths: Tensor) -> None:
+    def fit(self, condition: Condition | None, values: Sequence[object], lengths: Tensor) -> None:
         """See :meth:`Durations.fit`."""
         counts = None if condition is None else condition.count_aligned(values)
         if self.regulator is not None and counts is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +111,7 @@ class Generator(nn.Module):
 
     # --- training -----------------------------------------------------------------------------------------------------------------
 
-    def loss(self, tokens: Tokens, prepared: Any = None, rng: PerSampleRNG | None = None, phase: str = MAIN) -> Tensor:
+    def loss(self, tokens: Tokens, prepared: object = None, rng: PerSampleRNG | None = None, phase: str = MAIN) -> Tensor:
         """Mean over the batch of the head's mean loss at the predicted positions, in the head's unit (softmax: nats per token).
 
         Args:
@@ -141,7 +140,7 @@ class Generator(nn.Module):
             loss = loss if added is None else loss + added
         return loss
 
-    def training_states(self, tokens: Tokens, prepared: Any = None, rng: PerSampleRNG | None = None) -> TrainingStates:
+    def training_states(self, tokens: Tokens, prepared: object = None, rng: PerSampleRNG | None = None) -> TrainingStates:
         """Hidden vectors under the order's training masks; the arguments and errors of :meth:`loss`."""
         batch, device = len(tokens), tokens.values.device
         rng = rng or PerSampleRNG(0, range(batch))
@@ -173,7 +172,7 @@ class Generator(nn.Module):
             counts = counts * view.loss_weights.to(device)
         return TrainingStates(hidden, values, mask, 1.0 / counts.sum(1, keepdim=True) * counts, lengths, plan, duration_loss)
 
-    def _training_condition(self, prepared: Any, rng: PerSampleRNG) -> Conditioning | None:
+    def _training_condition(self, prepared: object, rng: PerSampleRNG) -> Conditioning | None:
         if self.condition is None:
             if prepared is not None:
                 raise ValueError("this generator was trained without a condition: give tokens alone")
@@ -187,7 +186,7 @@ class Generator(nn.Module):
 
     def generate(
         self,
-        conditions: Sequence[Any] | None = None,
+        conditions: Sequence[object] | None = None,
         count: int | None = None,
         *,
         sampling: SamplingConfig | None = None,
@@ -227,7 +226,7 @@ class Generator(nn.Module):
 
     def stream(
         self,
-        conditions: Sequence[Any] | None = None,
+        conditions: Sequence[object] | None = None,
         count: int | None = None,
         *,
         every: int = 1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class SamplingRequest:
     """
 
     model: Generator
-    conditions: Sequence[Any] | None
+    conditions: Sequence[object] | None
     count: int
     config: SamplingConfig
     seed: int
@@ -47,7 +47,7 @@ class SamplingRequest:
     @staticmethod
     def of(
         model: Generator,
-        conditions: Sequence[Any] | None,
+        conditions: Sequence[object] | None,
         count: int | None,
         config: SamplingConfig,
         *,
@@ -156,7 +156,7 @@ def _checked_lengths(model: Generator, lengths: Sequence[int], count: int, known
 
 
 @torch.inference_mode()
-def _predicted_lengths(model: Generator, conditions: Sequence[Any], batch: int) -> list[int] | None:
+def _predicted_lengths(model: Generator, conditions: Sequence[object], batch: int) -> list[int] | None:
     """Tokens that each item's condition takes; ``None`` where nothing predicts them."""
     if model.condition is None or not model.durations.predicts_lengths:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +78,7 @@ class Sampler:
 
     # --- the state before the first step ------------------------------------------------------------------------------------------
 
-    def start(self, conditions: Sequence[Any] | None, lengths: Tensor | None = None) -> SamplerState:
+    def start(self, conditions: Sequence[object] | None, lengths: Tensor | None = None) -> SamplerState:
         """The state before the first step.
 
         Args:
@@ -105,7 +105,7 @@ class Sampler:
         state.cache = self._cache(state)
         return state
 
-    def _conditioning(self, conditions: Sequence[Any] | None, guided: bool) -> Conditioning | None:
+    def _conditioning(self, conditions: Sequence[object] | None, guided: bool) -> Conditioning | None:
         condition, batch = self.model.condition, len(self.rows)
         if condition is None:
             return None

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -57,6 +57,47 @@ _STAGES_OF_DAC = {  # the layers of a stage, in our order; a residual unit's own
 _UNIT_OF_DAC = ("snake1", "conv1", "snake2", "conv2")
 
 
+class CodecConfig(TypedDict, total=False):
+    """Keys of ``config.json`` that are read; which a codec has depends on its kind."""
+
+    audio_channels: int
+    sampling_rate: int
+    hidden_size: int
+    codebook_size: int
+    codebook_dim: int
+    num_filters: int
+    upsampling_ratios: list[int]
+    num_residual_layers: int
+    dilation_growth_rate: int
+    kernel_size: int
+    last_kernel_size: int
+    residual_kernel_size: int
+    compress: int
+    use_conv_shortcut: bool
+    use_causal_conv: bool
+    pad_mode: str
+    trim_right_ratio: float
+    num_lstm_layers: int
+    norm_type: str
+    target_bandwidths: list[float]
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    sliding_window: int
+    intermediate_size: int
+    layer_scale_initial_scale: float
+    upsample_groups: int
+    num_quantizers: int
+    num_semantic_quantizers: int
+    vector_quantization_hidden_dimension: int
+    downsampling_ratios: list[int]
+    encoder_hidden_size: int
+    decoder_hidden_size: int
+    n_codebooks: int
+    quantizer_dropout: float
+    commitment_loss_weight: float
+
+
 @dataclass(frozen=True)
 class Codec:
     """A codec of others: the settings that build it, and the tokenizer that they built, with its weights."""
@@ -84,7 +125,7 @@ def read_codec(folder: str | os.PathLike[str]) -> Codec:
         raise CheckpointError(f"{folder} holds part of a codec: neither config.json nor {WEIGHTS} has {error}") from None
 
 
-def encodec(config: Mapping[str, Any], weights: Weights, seconds: float = 1.0) -> Codec:
+def encodec(config: CodecConfig, weights: Weights, seconds: float = 1.0) -> Codec:
     """An ``EncodecModel`` of ``transformers``.
 
     Args:
@@ -109,7 +150,7 @@ def encodec(config: Mapping[str, Any], weights: Weights, seconds: float = 1.0) -
     return _ready(codec, halves | state, "the weights of EnCodec")
 
 
-def mimi(config: Mapping[str, Any], weights: Weights, seconds: float = 1.28) -> Codec:
+def mimi(config: CodecConfig, weights: Weights, seconds: float = 1.28) -> Codec:
     """A ``MimiModel`` of ``transformers``; arguments and errors as of :func:`encodec`."""
     if config.get("num_semantic_quantizers", 1) != 1 or config.get("num_key_value_heads") != config["num_attention_heads"]:
         raise ValueError("Mimi has one semantic quantizer, and a key and a value for every head, unlike this configuration")
@@ -141,7 +182,7 @@ def mimi(config: Mapping[str, Any], weights: Weights, seconds: float = 1.28) -> 
     return _ready(codec, state | _halves_of_mimi(tokenizer, placed), "the weights of Mimi")
 
 
-def dac(config: Mapping[str, Any], weights: Weights, seconds: float = 1.0) -> Codec:
+def dac(config: CodecConfig, weights: Weights, seconds: float = 1.0) -> Codec:
     """A ``DacModel`` of ``transformers``; arguments and errors as of :func:`encodec`.
 
     Its decoder leaves out the last sample of every transposed convolution with an odd ratio, so ``n`` tokens give fewer than ``n hop``
@@ -199,31 +240,31 @@ def _without_norm(weights: Weights) -> dict[str, Tensor]:
     return plain
 
 
-def _body(config: Mapping[str, Any], **more: Any) -> SEANet:
+def _body(config: CodecConfig, **more: object) -> SEANet:
     """What the configurations of EnCodec and Mimi say of SEANet."""
     if config.get("trim_right_ratio", 1.0) != 1.0:
         raise ValueError(f"trim_right_ratio must be 1, as in all released codecs, not {config['trim_right_ratio']}")
-    return SEANet(
-        channels=config["num_filters"],
-        ratios=tuple(config["upsampling_ratios"]),
-        residual_layers=config["num_residual_layers"],
-        dilation_base=config["dilation_growth_rate"],
-        kernel=config["kernel_size"],
-        last_kernel=config["last_kernel_size"],
-        residual_kernel=config["residual_kernel_size"],
-        compress=config["compress"],
-        shortcut="convolution" if config["use_conv_shortcut"] else "identity",
-        causal=config["use_causal_conv"],
-        padding=config["pad_mode"],
-        **more,
-    )
+    settings = {
+        "channels": config["num_filters"],
+        "ratios": tuple(config["upsampling_ratios"]),
+        "residual_layers": config["num_residual_layers"],
+        "dilation_base": config["dilation_growth_rate"],
+        "kernel": config["kernel_size"],
+        "last_kernel": config["last_kernel_size"],
+        "residual_kernel": config["residual_kernel_size"],
+        "compress": config["compress"],
+        "shortcut": "convolution" if config["use_conv_shortcut"] else "identity",
+        "causal": config["use_causal_conv"],
+        "padding": config["pad_mode"],
+    }
+    return SEANet.model_validate(settings | more)
 
 
-def _codes(config: Mapping[str, Any], **more: Any) -> Vector:
+def _codes(config: CodecConfig, **more: object) -> Vector:
     return Vector.model_validate({"codebook_size": config["codebook_size"], "kmeans_iterations": 0, **more})
 
 
-def _built(config: Mapping[str, Any], autoencoder: SEANet, quantizer: QuantizerSettings, seconds: float) -> Codec:
+def _built(config: CodecConfig, autoencoder: SEANet, quantizer: QuantizerSettings, seconds: float) -> Codec:
     samples = max(1, round(seconds * config["sampling_rate"] / autoencoder.reduction[0])) * autoencoder.reduction[0]
     media = audio_medium(config["audio_channels"], samples, config["sampling_rate"])
     settings = VQ(autoencoder=autoencoder, dim=config["hidden_size"], quantizer=quantizer)

@@ -13,10 +13,11 @@ import struct
 import wave
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from jielong.media.images import write_bytes
@@ -66,7 +67,7 @@ class Header:
         return None if self.samples is None else self.samples / self.rate
 
 
-def library(name: str) -> Any:
+def library(name: str) -> ModuleType:
     """A library of the extra ``sound``.
 
     Raises:
@@ -191,7 +192,7 @@ def _container_header(data: bytes, name: str) -> Header:
         raise BrokenAudioError(f"{name} cannot be read as sound: {_reason(error)}") from error
 
 
-def _through_ffmpeg(data: bytes, name: str, form: str | None) -> tuple[np.ndarray[Any, np.dtype[np.float32]], int]:
+def _through_ffmpeg(data: bytes, name: str, form: str | None) -> tuple[NDArray[np.float32], int]:
     av = library("av")
     parts = []
     try:

@@ -35,7 +35,7 @@ def open_image(source: bytes | str | os.PathLike[str], name: str = "") -> Image.
 
 
 def read_image(source: bytes | str | os.PathLike[str] | Image.Image, name: str = "") -> Image.Image:
-    """Any picture as 8-bit RGB: turned upright (EXIF), transparency laid over white, 16-bit scaled, the first frame of an animation.
+    """A picture as 8-bit RGB: turned upright (EXIF), transparency laid over white, 16-bit scaled, the first frame of an animation.
 
     Raises:
         BrokenImageError: if the pixels cannot be decoded (truncated, wrong checksum, unknown format).

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import TypeVar
 
 from jielong.core.medium import Medium
 
@@ -28,7 +28,10 @@ class Spread:
         return f"{self.min:.4g} / {self.median:.4g} / {self.max:.4g} (min, median, max)"
 
 
-def counted(counts: Mapping[Any, int], most: int = 12) -> str:
+Key = TypeVar("Key")
+
+
+def counted(counts: Mapping[Key, int], most: int = 12) -> str:
     """``a: 3, b: 1``, the most frequent first."""
     ordered = sorted(counts.items(), key=lambda item: -item[1])
     return ", ".join(f"{key}: {number}" for key, number in ordered[:most]) + (", ..." if len(ordered) > most else "")
@@ -38,7 +41,7 @@ class Inspector(ABC):
     """Looks at the items of a set one by one."""
 
     @abstractmethod
-    def look(self, content: Any, name: str, decode: bool) -> list[str]:
+    def look(self, content: object, name: str, decode: bool) -> list[str]:
         """Why an item may not be what was meant; empty for most.
 
         Args:
@@ -51,7 +54,7 @@ class Inspector(ABC):
         """
 
     @abstractmethod
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """What was found, by name; values are numbers, :class:`Spread` or dictionaries of counts."""
 
     def rows(self) -> list[tuple[str, str]]:

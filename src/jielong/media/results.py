@@ -6,7 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, overload
+from typing import ClassVar, Generic, Protocol, Self, TypeVar, overload
 
 from PIL import Image
 from torch import Tensor
@@ -32,7 +32,7 @@ class ResultItem(Protocol):
         ...
 
 
-Item = TypeVar("Item", bound=ResultItem)
+Item = TypeVar("Item", bound=ResultItem, covariant=True)
 
 
 class Results(Sequence[Item], ABC, Generic[Item]):
@@ -99,7 +99,7 @@ class Results(Sequence[Item], ABC, Generic[Item]):
     def __getitem__(self, index: int) -> Item: ...
     @overload
     def __getitem__(self, index: slice) -> Self: ...
-    def __getitem__(self, index: int | slice) -> Any:
+    def __getitem__(self, index: int | slice) -> Item | Self:
         return self.select(index) if isinstance(index, slice) else self.item(range(len(self))[index])
 
     def __iter__(self) -> Iterator[Item]:

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import torch
 
@@ -16,7 +16,8 @@ from jielong.config.registry import nearest
 from jielong.config.schema import Recipe, Trained
 from jielong.config.zoo import zoo
 from jielong.core.device import resolve_device
-from jielong.core.medium import Medium
+from jielong.core.json import JSON
+from jielong.core.medium import Medium, MediumJSON
 from jielong.generation.generator import Generator
 from jielong.networks.time_layer import fold
 from jielong.system.build import build_generator
@@ -116,13 +117,23 @@ def _copy_checkpoint(folder: Path, target: Path) -> None:
         _copy_checkpoint(stage, target / STAGES / stage.name)
 
 
+class Description(TypedDict):
+    """What ``model.json`` holds."""
+
+    media: MediumJSON
+    classes: list[str]
+    tokenizer_sha256: str | None
+    condition: JSON | None
+    stages_sha256: NotRequired[dict[str, str]]
+
+
 def describe(
     media: Medium,
     classes: Sequence[str],
     tokenizer: Tokenizer,
     generator: Generator | None,
     stages: Mapping[str, Tokenizer] | None = None,
-) -> dict[str, Any]:
+) -> Description:
     """What a checkpoint records beside recipe and weights: sizes and names from the data, and what it was built on.
 
     Args:
@@ -133,13 +144,15 @@ def describe(
         stages: Tokenizers of the earlier stages of a cascade.
     """
     condition = generator.condition if generator is not None else None
-    return {
+    description: Description = {
         "media": media.to_json(),
         "classes": list(classes),
         "tokenizer_sha256": None if generator is None else fingerprint(tokenizer),
         "condition": None if condition is None else condition.describe(),
-        **({"stages_sha256": {name: _identity(stage) for name, stage in stages.items()}} if stages else {}),
     }
+    if stages:
+        description["stages_sha256"] = {name: _identity(stage) for name, stage in stages.items()}
+    return description
 
 
 def _identity(tokenizer: Tokenizer) -> str:
@@ -147,7 +160,7 @@ def _identity(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(f"{fingerprint(tokenizer)} {tokenizer.media.to_json()} {tokenizer.layout.to_json()}".encode()).hexdigest()
 
 
-def _description(path: Path) -> tuple[dict[str, Any], Medium]:
+def _description(path: Path) -> tuple[Description, Medium]:
     """What :func:`describe` wrote, and the media format in it."""
     try:
         description = json.loads(path.read_text())

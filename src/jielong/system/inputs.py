@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -54,7 +54,7 @@ def durations_of(recipe: Recipe, conditions: Sequence[object] | None) -> list[fl
     return None if recipe.condition is None or conditions is None else recipe.condition.durations(conditions)
 
 
-def split_inputs(arguments: Mapping[str, object]) -> tuple[dict[str, object], dict[str, Any]]:
+def split_inputs(arguments: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
     """The arguments of a call that are inputs of any known condition and are not ``None``, and all others."""
     keywords = {each.keyword for each in registered_inputs().values()}
     given = {name: value for name, value in arguments.items() if name in keywords and value is not None}

@@ -17,7 +17,7 @@ from jielong.generation.generator import Generator
 from jielong.generation.inpainting import Side, begun, kept
 from jielong.generation.streaming import stream_sound
 from jielong.media.kinds.base import kind_of
-from jielong.media.results import Results
+from jielong.media.results import ResultItem, Results
 from jielong.system.inputs import GenerationInputs, call_inputs, durations_of, gather, lengths_of, split_inputs
 from jielong.tokenizers.base import Tokenizer
 
@@ -83,7 +83,7 @@ class System:
 
     def generate_tokens(
         self,
-        conditions: Sequence[Any] | None,
+        conditions: Sequence[object] | None,
         count: int | None = None,
         *,
         sampling: SamplingConfig | None = None,
@@ -112,7 +112,7 @@ class System:
         sampling: SamplingConfig | None = None,
         on_step: StepCallback | None = None,
         **options: Any,
-    ) -> Results[Any]:
+    ) -> Results[ResultItem]:
         """Generate pictures or sound.
 
         Args:
@@ -139,7 +139,7 @@ class System:
         tokens = self.generate_tokens(inputs.conditions, count, seed=seed, sampling=sampling, on_step=on_step, **options)
         return self.wrap(tokens, inputs.durations, inputs.captions)
 
-    def wrap(self, tokens: Tokens, seconds: Sequence[float] | None = None, names: Sequence[str] | None = None) -> Results[Any]:
+    def wrap(self, tokens: Tokens, seconds: Sequence[float] | None = None, names: Sequence[str] | None = None) -> Results[ResultItem]:
         """Tokens decoded, as objects that save and show themselves.
 
         Args:
@@ -186,7 +186,7 @@ class System:
 
     def stream_sound(
         self,
-        conditions: Sequence[Any] | None,
+        conditions: Sequence[object] | None,
         count: int | None = None,
         *,
         seconds: Sequence[float] | None = None,
@@ -217,7 +217,7 @@ class System:
         sampling: SamplingConfig | None = None,
         on_step: StepCallback | None = None,
         **options: Any,
-    ) -> Results[Any]:
+    ) -> Results[ResultItem]:
         """Keep one half of an item and generate the rest, or continue a recording.
 
         Tokens are kept: those of pixels are the pixels; those of a learned tokenizer are decoded again, and near the edge they depend on
@@ -252,7 +252,7 @@ class System:
         return self.generate(text, classes, count, seed=seed, sampling=sampling, on_step=on_step, start=start, known=known, **options)
 
     def _gather(
-        self, text: Any, classes: Any, count: int | None, seed: int, options: dict[str, Any]
+        self, text: object, classes: object, count: int | None, seed: int, options: dict[str, object]
     ) -> tuple[GenerationInputs, dict[str, Any]]:
         """The inputs of a call, and the options that are no inputs."""
         given, others = split_inputs({"text": text, "classes": classes, **options})

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from jielong.data.whisper import NEEDED, assembled, installed
@@ -55,7 +56,7 @@ class WhisperTeacher:
         bands = np.stack([self._frames(clip, frames) for clip in waveform])
         return torch.from_numpy(np.array(self._model.encode(self._view(bands)), dtype=np.float32))
 
-    def _frames(self, clip: np.ndarray[Any, Any], frames: int) -> np.ndarray[Any, Any]:
+    def _frames(self, clip: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
         """Mel bands ``(80, frames)``."""
-        bands: np.ndarray[Any, Any] = self._bands(clip, padding=frames * HOP - len(clip) + HOP)
+        bands: NDArray[np.float32] = self._bands(clip, padding=frames * HOP - len(clip) + HOP)
         return np.ascontiguousarray(bands[:, :frames].astype(np.float32))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from jielong.config.recipe import upgraded
 from jielong.config.registry import RecipeError
 from jielong.config.schema import Recipe
+from jielong.core.json import JSON
 from jielong.core.medium import Medium
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
@@ -121,10 +122,10 @@ class Experiment:
             raise RecipeError("this recipe has nothing to train")
         return self.tokenizer
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JSON:
         """The contents of ``model.json``: what a checkpoint records beside recipe and weights."""
         description = describe(self.media, self.data.classes, self.tokenizer, self.generator, self.stages)
-        return description | {"data": {"items": len(self.data), "fingerprint": self.data.fingerprint}}
+        return {**description, "data": {"items": len(self.data), "fingerprint": self.data.fingerprint}}
 
     def load_tokens(self, file: Path | None) -> Tokens | None:
         """The training set's tokens from a file or the user's cache; ``None`` for a tokenizer's recipe."""
@@ -253,7 +254,7 @@ def _calibration_media(data: MediaSet) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _measure_tokenizer(heldout: MediaSet, model: LearnedTokenizer) -> dict[str, Any]:
+def _measure_tokenizer(heldout: MediaSet, model: LearnedTokenizer) -> JSON:
     batch = heldout.batch(spread(len(heldout), heldout.kind.measured_count))
     device = next(model.parameters()).device
     reconstructions = torch.cat([model.decode(model.encode(part.to(device))).cpu() for part in batch.media.split(_BATCH)])
@@ -275,7 +276,7 @@ def generator_objective(experiment: Experiment) -> GeneratorObjective:
     def values_of(batch: Batch) -> Sequence[object] | None:
         return None if settings is None else settings.from_batch(batch, experiment.media)
 
-    def generate(generator: Generator, values: Sequence[Any] | None) -> Tokens:
+    def generate(generator: Generator, values: Sequence[object] | None) -> Tokens:
         return generator.generate(
             values,
             None if values is not None else count,
@@ -291,7 +292,7 @@ def generator_objective(experiment: Experiment) -> GeneratorObjective:
 @torch.no_grad()
 def _measure_generator(
     heldout: MediaSet, tokenizer: Tokenizer, values_of: Callable[[Batch], Sequence[object] | None], timed: bool, model: Generator
-) -> dict[str, Any]:
+) -> JSON:
     """Held-out loss, with the same masks every time."""
     rows = spread(len(heldout), MEASURED_ITEMS)
     total = torch.zeros((), dtype=torch.float64)

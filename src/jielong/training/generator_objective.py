@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import nn
 
+from jielong.core.json import JSON
 from jielong.core.phases import phases_of
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
 from jielong.data.sets import Batch
 from jielong.generation.generator import Generator
 from jielong.media.kinds.base import kind_of
-from jielong.media.results import Results
+from jielong.media.results import ResultItem, Results
 from jielong.tokenizers.base import Tokenizer
 from jielong.training.objective import Losses, Objective, StepRNG
 
@@ -53,10 +53,10 @@ class GeneratorObjective(Objective[Generator]):
         self,
         model: Generator,
         tokenizer: Tokenizer,
-        values_of: Callable[[Batch], Any],
-        sample_values: Sequence[Any] | None,
-        generate: Callable[[Generator, Sequence[Any] | None], Tokens],
-        measure: Callable[[Generator], dict[str, Any]],
+        values_of: Callable[[Batch], Sequence[object] | None],
+        sample_values: Sequence[object] | None,
+        generate: Callable[[Generator, Sequence[object] | None], Tokens],
+        measure: Callable[[Generator], JSON],
         timed: bool = False,
     ) -> None:
         super().__init__()
@@ -80,16 +80,17 @@ class GeneratorObjective(Objective[Generator]):
         """The generator's loss in a phase."""
         tokens = training_tokens(self.tokenizer, batch, rng.per_sample, self._timed)
         condition = self.model.condition
-        prepared = condition.prepare(self._values_of(batch)) if condition is not None else None
+        values = None if condition is None else self._values_of(batch)
+        prepared = None if condition is None or values is None else condition.prepare(values)
         self.model.head.on_train_step(samples_seen)
         return Losses(self.model.loss(tokens, prepared, rng.per_sample, phase))
 
     @torch.no_grad()
-    def samples(self, model: Generator) -> Results[Any]:
+    def samples(self, model: Generator) -> Results[ResultItem]:
         """Items generated for fixed values."""
         tokens = self._generate(model, self._sample_values)
         return kind_of(self.tokenizer.media).wrap(self.tokenizer.decode_padded(tokens).cpu(), self.tokenizer.media)
 
-    def evaluate(self, model: Generator) -> dict[str, Any]:
+    def evaluate(self, model: Generator) -> JSON:
         """Held-out figures."""
         return self._measure(model)

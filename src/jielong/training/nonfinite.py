@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +15,12 @@ class NonFiniteError(RuntimeError):
     """Training met NaN or Inf several times in a row; the text names the first module and what to try."""
 
 
-def finite(value: Any) -> bool:
+def finite(value: object) -> bool:
     """Whether every floating-point tensor in a nest of tuples, lists, mappings and dataclasses is finite."""
     return all(bool(torch.isfinite(tensor).all()) for tensor in _tensors(value))
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _tensors(value: object) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         if value.is_floating_point():
             yield value
@@ -36,7 +35,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(getattr(value, item.name))
 
 
-def first_nonfinite(objective: nn.Module, inputs: Any, loss: Callable[[], Tensor]) -> str:
+def first_nonfinite(objective: nn.Module, inputs: object, loss: Callable[[], Tensor]) -> str:
     """Where the first NaN or Inf appears, in words.
 
     The computation is repeated with a hook on every module; inner modules finish first.
@@ -53,8 +52,8 @@ def first_nonfinite(objective: nn.Module, inputs: Any, loss: Callable[[], Tensor
             return f"the weights {name!r} are not finite"
     found: list[str] = []
 
-    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def look(module: nn.Module, _: Any, output: Any) -> None:
+    def hook(name: str) -> Callable[[nn.Module, object, object], None]:
+        def look(module: nn.Module, _: object, output: object) -> None:
             if not found and not finite(output):
                 found.append(f"the output of {name!r} ({type(module).__name__}) is the first that is not finite")
 

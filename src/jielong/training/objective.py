@@ -5,15 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from jielong.core.json import JSON
 from jielong.core.phases import MAIN
 from jielong.core.rng import PerSampleRNG
 from jielong.data.sets import Batch
-from jielong.media.results import Results
+from jielong.media.results import ResultItem, Results
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -73,7 +74,7 @@ class Objective(nn.Module, ABC, Generic[Model]):
         """Losses of a phase on a batch."""
 
     @abstractmethod
-    def samples(self, model: Model) -> Results[Any] | None:
+    def samples(self, model: Model) -> Results[ResultItem] | None:
         """Items of a sample grid by ``model`` (raw or EMA weights), with fixed inputs and seeds."""
 
     def statistics(self) -> dict[str, float]:
@@ -88,5 +89,5 @@ class Objective(nn.Module, ABC, Generic[Model]):
         """Calibrate ``model`` before it is saved; called once, by all processes, after the last step."""
 
     @abstractmethod
-    def evaluate(self, model: Model) -> dict[str, Any]:
+    def evaluate(self, model: Model) -> JSON:
         """Held-out figures of ``model``, by name."""

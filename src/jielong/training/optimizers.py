@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
+from jielong.core.json import JSON
 from jielong.training.precision import bf16_is_faster
 from jielong.training.settings import TrainSettings
 
 _TABLES = ("embedding", "codebook", "places", "table")  # looked up, not multiplied with: decay would only pull them to zero
+
+
+class OptimizerNumbers(TypedDict):
+    """Numbers of an optimizer's state: of each parameter by ``index.name``, and of each parameter group."""
+
+    numbers: JSON
+    groups: list[JSON]
 
 
 def build_optimizer(module: nn.Module, settings: TrainSettings, parameters: Iterable[nn.Parameter] | None = None) -> torch.optim.Optimizer:
@@ -24,15 +32,15 @@ def build_optimizer(module: nn.Module, settings: TrainSettings, parameters: Iter
     hidden, decayed, plain = _sort(module, settings.optimizer == "muon", only)
     if not (hidden or decayed or plain):
         raise ValueError(f"the {type(module).__name__} has no parameters to train: they are all frozen, or there are none")
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups: list[dict[str, object]] = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "adamw":
         parameters = decayed + plain
         fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
         return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=fused)
-    muon = [{"params": hidden, "weight_decay": settings.weight_decay, "use_muon": True}] if hidden else []
-    rest = [{**group, "use_muon": False, "betas": settings.betas, "eps": 1e-8} for group in groups]
-    return _muon(muon + rest, settings.lr)
+    muon: list[dict[str, object]] = [{"params": hidden, "weight_decay": settings.weight_decay, "use_muon": True}] if hidden else []
+    rest: list[dict[str, object]] = [{**group, "use_muon": False, "betas": settings.betas, "eps": 1e-8} for group in groups]
+    return _muon(muon + rest, hidden + decayed + plain, settings.lr)
 
 
 def _sort(module: nn.Module, orthogonalise: bool, only: set[int]) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
@@ -57,7 +65,7 @@ def _sort(module: nn.Module, orthogonalise: bool, only: set[int]) -> tuple[list[
     return hidden, decayed, plain
 
 
-def _muon(groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+def _muon(groups: list[dict[str, object]], trained: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
     try:
         from pytorch_optimizer import Muon
         from pytorch_optimizer.optimizer.utils.matrix import zero_power_via_newton_schulz_5
@@ -73,17 +81,17 @@ def _muon(groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
             matrices = [update.flatten(1) for update in updates]
             return [zero_power_via_newton_schulz_5(m, num_steps=steps, weights=weights, dtype=torch.float32) for m in matrices]
 
-    kind = Muon if all(bf16_is_faster(p.device) for group in groups for p in group["params"]) else Float32Muon
+    kind = Muon if all(bf16_is_faster(p.device) for p in trained) else Float32Muon
     # Adjusted rates give an update the root mean square of AdamW's (arXiv 2502.16982), so one learning rate serves all groups.
     optimizer: torch.optim.Optimizer = kind(groups, lr=lr, adamw_lr=lr, use_adjusted_lr=True)
     return optimizer
 
 
-def pack(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def pack(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], OptimizerNumbers]:
     """An optimizer's state as tensors by name and, beside them, the numbers that JSON can hold exactly."""
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
-    numbers: dict[str, Any] = {}
+    numbers: JSON = {}
     for index, values in state["state"].items():
         for name, value in values.items():
             (tensors if isinstance(value, Tensor) else numbers)[f"{index}.{name}"] = value
@@ -91,10 +99,10 @@ def pack(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str,
     return tensors, {"numbers": numbers, "groups": groups}
 
 
-def unpack(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+def unpack(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], info: OptimizerNumbers) -> None:
     """Give an optimizer its state back."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Any]] = {}
+    state: dict[int, dict[str, object]] = {}
     for key, value in {**tensors, **info["numbers"]}.items():
         index, name = key.split(".", 1)
         parameter = parameters[int(index)]
@@ -106,6 +114,6 @@ def unpack(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], info
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _counts(key: str, value: Any) -> bool:
+def _counts(key: str, value: object) -> bool:
     """Whether a group's entry is progress (a step counter) and not a setting; settings come from the recipe."""
     return key == "step" and isinstance(value, int | float)

@@ -7,12 +7,13 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
+from jielong.core.json import JSON
 from jielong.core.rng import seed_of
 from jielong.media.images import sheet, write_bytes, write_image
 from jielong.training.checkpoint import fit_tensors
@@ -61,8 +62,8 @@ class Summary:
     parameters: int
     processes: int
     stopped: Stopped
-    metrics: dict[str, Any] = field(default_factory=dict)
-    evaluation: dict[str, Any] = field(default_factory=dict)
+    metrics: JSON = field(default_factory=dict)
+    evaluation: JSON = field(default_factory=dict)
     budget: float | None = None
 
     @property
@@ -99,7 +100,7 @@ class Run(Generic[Model]):
             self._restore(state)
         if accelerator.num_processes > 1:
             broadcast_from_first([*objective.state_dict().values(), *self.ema.state().values()])
-        self.metrics: dict[str, Any] = {}
+        self.metrics: JSON = {}
         self._seconds_before, self._start = self.counters.seconds, time.perf_counter()
         self.logged = (self.counters.samples, 0.0)  # samples at the last line of the log, and seconds of steps since
         self.costs = {"step": 0.0, "sample": 0.0, "save": 0.0, "evaluation": 0.0}  # seconds; a budget must leave room for one more of each
@@ -236,7 +237,7 @@ class Run(Generic[Model]):
         if self.accelerator.num_processes > 1 and means:
             vector = torch.tensor([means[name] for name in sorted(means)], dtype=torch.float64, device=self.accelerator.device)
             means = dict(zip(sorted(means), self.accelerator.reduce(vector, "mean").tolist(), strict=True))
-        line: dict[str, Any] = {"samples": counters.samples, "seconds": round(counters.seconds, 2)}
+        line: JSON = {"samples": counters.samples, "seconds": round(counters.seconds, 2)}
         line |= {"samples_per_second": round(self._samples_per_second, 2), **means, "skipped": counters.skipped}
         line |= self.objective.statistics() | counters.heldout
         if advice := self.objective.advice():
@@ -310,7 +311,7 @@ class Run(Generic[Model]):
         for phase, optimizer in self.stepper.optimizers.items():
             unpack(optimizer, state.tensors[f"optimizer-{phase}"], state.optimizers[phase])
 
-    def summary(self, stopped: Stopped, evaluation: dict[str, Any]) -> Summary:
+    def summary(self, stopped: Stopped, evaluation: JSON) -> Summary:
         """The summary of the run."""
         self.stepper.release()
         counters, trained = self.counters, sum(p.numel() for p in self.objective.model.parameters() if p.requires_grad)

@@ -15,7 +15,9 @@ import yaml
 from torch import Tensor
 
 from jielong.config.registry import RecipeError
+from jielong.core.json import JSON
 from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, read_tensors, write_tensors
+from jielong.training.optimizers import OptimizerNumbers
 
 FORMAT = 2
 _FREE = {"train.micro_batch", "train.log_every", "train.sample_every", "train.save_every"}
@@ -65,7 +67,7 @@ class RunState:
 
     counters: Counters
     tensors: Mapping[str, Mapping[str, Tensor]]
-    optimizers: Mapping[str, Any]
+    optimizers: Mapping[str, OptimizerNumbers]
 
 
 def write_state(out: Path, state: RunState) -> Path:
@@ -145,7 +147,7 @@ def check_run_folder(out: Path, recipe_yaml: str, upgrade: Callable[[str], str] 
     return newest
 
 
-def check_same_inputs(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
+def check_same_inputs(before: Mapping[str, object], now: Mapping[str, object], out: Path) -> None:
     """Refuse to resume a run on other media, classes or data than it began with; what an earlier version did not record is not compared.
 
     Raises:
@@ -188,7 +190,8 @@ def check_same_recipe(old: str, new: str, out: Path, upgrade: Callable[[str], st
     before = stored if upgrade is None else _flat(yaml.safe_load(upgrade(old)))
     removed = {key for key in stored.keys() - before.keys() if stored[key] != {}}  # {} is a part without settings
     differing = [key for key in sorted((before.keys() | after.keys()) - _FREE) if before.get(key) != after.get(key)]
-    if "train.samples" in differing and before.get("train.samples", 0) < after.get("train.samples", 0):
+    started, target = before.get("train.samples", 0), after.get("train.samples", 0)
+    if "train.samples" in differing and isinstance(started, int | float) and isinstance(target, int | float) and started < target:
         differing.remove("train.samples")
     changes = [f"{key} was {before.get(key, 'not given')} and is now {after.get(key, 'not given')}" for key in differing]
     changes += [f"{key} was {stored[key]} and is no setting any more" for key in sorted(removed - _FREE)]
@@ -197,7 +200,7 @@ def check_same_recipe(old: str, new: str, out: Path, upgrade: Callable[[str], st
         raise RecipeError(f"{out} holds a run of another recipe: {'; '.join(changes)}. {advice}")
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
+def _flat(value: object, path: str = "") -> JSON:
     if not isinstance(value, dict) or not value:
         return {path: value}
     return {key: leaf for name, inner in value.items() for key, leaf in _flat(inner, f"{path}.{name}" if path else str(name)).items()}

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from jielong.core.json import JSON
 from jielong.data.sets import Batch
 from jielong.losses.base import AdversarialLoss, LossTerms, ReconstructionLoss
 from jielong.media.kinds.base import kind_of
-from jielong.media.results import Results
+from jielong.media.results import ResultItem, Results
 from jielong.tokenizers.base import LearnedTokenizer, Reconstruction
 from jielong.training.balancer import Balancer, carrying
 from jielong.training.objective import Losses, Objective, StepRNG
@@ -43,7 +44,7 @@ class TokenizerObjective(Objective[LearnedTokenizer]):
         model: LearnedTokenizer,
         terms: LossTerms,
         shown: Tensor,
-        measure: Callable[[LearnedTokenizer], dict[str, Any]],
+        measure: Callable[[LearnedTokenizer], JSON],
         pictures: Callable[[], Iterable[Tensor]] = tuple,
         *,
         balance: Balance | None = None,
@@ -162,7 +163,7 @@ class TokenizerObjective(Objective[LearnedTokenizer]):
         return Losses(parts["total"], {f"discriminator_{name}": value.detach() for name, value in parts.items()})
 
     @torch.no_grad()
-    def samples(self, model: LearnedTokenizer) -> Results[Any]:
+    def samples(self, model: LearnedTokenizer) -> Results[ResultItem]:
         """Items, each followed by its reconstruction."""
         rebuilt = model.decode(model.encode(self.shown.to(next(model.parameters()).device))).cpu()
         medium = model.media
@@ -180,7 +181,7 @@ class TokenizerObjective(Objective[LearnedTokenizer]):
         """Calibrate the tokenizer that is saved."""
         model.calibrate(self._pictures())
 
-    def evaluate(self, model: LearnedTokenizer) -> dict[str, Any]:
+    def evaluate(self, model: LearnedTokenizer) -> JSON:
         """Held-out figures."""
         return self._measure(model)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jielong.core.json import JSON
 from jielong.core.medium import ALONG_TIME
 from jielong.core.tokens import Tokens
 from jielong.evaluation.provenance import Measurement
@@ -165,7 +166,7 @@ class Row:
     figures: dict[str, Measurement]
     omitted: dict[str, str]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JSON:
         """Ready for :func:`json.dumps`."""
         values = {name: measured.value for name, measured in self.figures.items()}
         return {"name": self.name, **values, "details": {k: v.to_json() for k, v in self.figures.items()}, "omitted": self.omitted}

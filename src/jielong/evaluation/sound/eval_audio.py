@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from torch import Tensor
 
+from jielong.core.json import JSON
 from jielong.data.opening import open_data
 from jielong.data.order import spread
 from jielong.data.sets import MediaSet
@@ -39,7 +39,7 @@ class EvalAudio:
     durations: list[float] | None
     sides: dict[str, list[Tensor]]
     speakers: Speakers | None = None
-    drawn: dict[str, Any] = field(default_factory=dict)
+    drawn: JSON = field(default_factory=dict)
 
     @property
     def rate(self) -> int:
@@ -82,5 +82,5 @@ class EvalAudio:
         return self._spaces[kind]
 
     @cached_property
-    def _spaces(self) -> dict[Any, Space]:
+    def _spaces(self) -> dict[type[WhisperFeatures] | type[MelStatistics], Space]:
         return {}

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jielong.core.json import JSON
 from jielong.data.whisper import assembled, installed
 from jielong.evaluation.sound.protocol import at_rate, missing, mono
 from jielong.media.mel import mel_spectrum
@@ -24,7 +25,7 @@ from jielong.training.distill_teacher import RATE, WhisperTeacher
 class Extractor(Protocol):
     """Sounds to vectors."""
 
-    details: dict[str, Any]
+    details: JSON
 
     def __call__(self, clips: Sequence[Tensor], rate: int) -> Tensor:
         """Clips ``(T,)`` or ``(C, T)`` in [-1, 1] to ``(n, D)`` float32."""
@@ -42,7 +43,7 @@ class WhisperFeatures:
         if not installed():
             raise missing("Whisper, in whose features sounds are compared,", "speech")
         self._encoder = WhisperTeacher(RATE)
-        self.details = {
+        self.details: JSON = {
             "features": "Whisper base, the encoder's last states, int8, mean over time, 512",
             "weights_sha256": (assembled() / "sha256").read_text(),
         }
@@ -58,7 +59,7 @@ class MelStatistics:
     bands: ClassVar[int] = 40
 
     def __init__(self) -> None:
-        self.details = {"features": f"log power in {self.bands} mel bands (32 ms, hop 8 ms): mean, deviation, mean absolute change"}
+        self.details: JSON = {"features": f"log power in {self.bands} mel bands (32 ms, hop 8 ms): mean, deviation, mean absolute change"}
 
     def __call__(self, clips: Sequence[Tensor], rate: int) -> Tensor:
         """Clips to vectors; one too short for two frames is filled with silence."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from jielong.conditions.length import SECONDS
+from jielong.core.json import JSON
 from jielong.data.opening import open_data
 from jielong.evaluation.context import BATCH, EvalContext, EvalResult
 from jielong.evaluation.provenance import Measurement
@@ -56,7 +57,7 @@ def generated(context: EvalContext) -> EvalAudio:
     sides = {"": [clip.tensor for clip in generated]}
     if context.ceiling:
         sides |= {"_real": context.clips, "_rebuilt": _rebuilt(context)}
-    drawn = {
+    drawn: JSON = {
         "clips": "one a held-out item, clip i from (seed, i)",
         "voice_from": None if speakers is None else f"another recording of the same {speakers.column}, not measured where there is one",
         "length_asked": context.draws.length,

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
+from jielong.core.json import JSON
 from jielong.evaluation.provenance import Measurement, package_version
 from jielong.evaluation.sound.protocol import at_rate, averaged, missing, mono, of_pairs
 
@@ -99,7 +101,7 @@ def visqol(clips: Iterable[Tensor], real: Iterable[Tensor], rate: int, mode: Lit
             return None
         return value if math.isfinite(value) else None
 
-    details = {"library": f"visqol-python {package_version('visqol-python')}", "mode": mode, "mapping": mapping}
+    details: JSON = {"library": f"visqol-python {package_version('visqol-python')}", "mode": mode, "mapping": mapping}
     return of_pairs("visqol", clips, real, rate, score, details, at=RATE if mode == "speech" else 48_000)
 
 
@@ -138,7 +140,7 @@ def dnsmos(clips: Iterable[Tensor], rate: int) -> Measurement:
     return averaged("dnsmos", [each["ovrl"] for each in rated], single, rate, details)
 
 
-def _rate(session: Any, samples: np.ndarray[Any, Any]) -> dict[str, float]:
+def _rate(session: Any, samples: NDArray[np.float32]) -> dict[str, float]:
     window = int(_SECONDS * RATE)
     samples = samples.clip(-1, 1)
     while len(samples) < window:

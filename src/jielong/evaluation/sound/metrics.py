@@ -6,11 +6,13 @@ import statistics
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar, TypedDict
 
 import torch
 from torch import Tensor
 
+from jielong.config.sampling import SamplingConfig
+from jielong.core.json import JSON
 from jielong.data.order import spread
 from jielong.evaluation.context import EvalResult, sampling_of
 from jielong.evaluation.frechet import distance_of_few
@@ -94,7 +96,7 @@ def _together(name: str, parts: dict[str, Measurement]) -> Measurement:
     """The error rate over several languages."""
     if len(parts) == 1:
         return next(iter(parts.values()))
-    edits, meant = (sum(each.details[key] for each in parts.values()) for key in ("edits", "of"))
+    edits, meant = (sum(each.number(key) for each in parts.values()) for key in ("edits", "of"))
     by = {language: {"value": each.value, **each.details} for language, each in parts.items()}
     return Measurement(name, edits / meant, sum(each.n for each in parts.values()), {"edits": edits, "of": meant, "languages": by})
 
@@ -184,7 +186,11 @@ class Lengths(Metric):
         sounding = {
             f"sounding{side}": statistics.mean(sounding_share(clip, audio.rate) for clip in clips) for side, clips in audio.sides.items()
         }
-        details = {"formula": "mean of |got - asked| / asked", "worst": errors.max().item(), "asked_mean_seconds": target.mean().item()}
+        details: JSON = {
+            "formula": "mean of |got - asked| / asked",
+            "worst": errors.max().item(),
+            "asked_mean_seconds": target.mean().item(),
+        }
         more = {"sounding_is": f"share of a clip up to its last 20 ms less than {-QUIET:g} dB below its loudest"}
         return {"length_error": Measurement("length_error", errors.mean().item(), len(errors), details | sounding | more)}
 
@@ -204,7 +210,7 @@ class PredictedLengths(Metric):
         """The mean of generated over real."""
         pairs = zip(audio.sides[""], audio.context.clips, strict=True)
         ratios = torch.tensor([clip.shape[-1] / real.shape[-1] for clip, real in pairs], dtype=torch.float64)
-        details = {"formula": "mean of generated over real length", "least": ratios.min().item(), "most": ratios.max().item()}
+        details: JSON = {"formula": "mean of generated over real length", "least": ratios.min().item(), "most": ratios.max().item()}
         return {"length_ratio": Measurement("length_ratio", ratios.mean().item(), len(ratios), details)}
 
 
@@ -238,7 +244,7 @@ class Distances(Metric):
         sides = {side: space(clips, audio.rate) for side, clips in audio.sides.items() if side != "_real"}
         if "_real" in audio.sides and len(space.known) >= count:
             sides["_real"] = space.known[spread(len(space.known), count)]
-        details: dict[str, Any] = space.extractor.details | {
+        details: JSON = space.extractor.details | {
             "units": f"deviations over {len(space.known)} training clips",
             "reference_sha256": sound_hash(audio.context.clips, audio.rate),
         }
@@ -298,6 +304,13 @@ class Classes(Metric):
         return figures
 
 
+class _Arguments(TypedDict):
+    conditions: Sequence[object] | None
+    count: int
+    seed: int
+    sampling: SamplingConfig
+
+
 class Speed(Metric):
     """Real-time factor of one clip on this machine, and latency of the first audio when streamed."""
 
@@ -307,7 +320,7 @@ class Speed(Metric):
         """Medians over a few clips, one at a time, after a warm-up."""
         rows = spread(len(audio.context.rows), TIMED)
         self._whole(audio, rows[0])
-        details: dict[str, Any] = {"batch": 1, "statistic": "median", "machine": machine()}
+        details: JSON = {"batch": 1, "statistic": "median", "machine": machine()}
         faster = [self._whole(audio, row) for row in rows]
         figures = {"times_real_time": Measurement("times_real_time", statistics.median(faster), len(rows), details)}
         if audio.context.system.tokenizer.hop_length is not None:
@@ -315,7 +328,7 @@ class Speed(Metric):
             figures["first_sound_ms"] = Measurement("first_sound_ms", statistics.median(waits), len(rows), details)
         return figures
 
-    def _arguments(self, audio: EvalAudio, row: int) -> dict[str, Any]:
+    def _arguments(self, audio: EvalAudio, row: int) -> _Arguments:
         context = audio.context
         return {
             "conditions": None if audio.conditions is None else [audio.conditions[row]],

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from jielong.core.json import JSON
 from jielong.evaluation.provenance import Measurement
 from jielong.media.audio import resample, to_integers
 
@@ -78,7 +78,7 @@ def sound_hash(clips: Iterable[Tensor], rate: int) -> str:
     return digest.hexdigest()
 
 
-def averaged(name: str, values: Sequence[float | None], real: Sequence[Tensor], rate: int, details: dict[str, Any]) -> Measurement:
+def averaged(name: str, values: Sequence[float | None], real: Sequence[Tensor], rate: int, details: JSON) -> Measurement:
     """The mean over the clips that a figure applies to; ``None`` stands for one that it does not, and is counted.
 
     Raises:
@@ -99,7 +99,7 @@ def of_pairs(
     real: Iterable[Tensor],
     rate: int,
     score: Callable[[Tensor, Tensor], float | None],
-    details: dict[str, Any],
+    details: JSON,
     at: int | None = None,
 ) -> Measurement:
     """A figure of clips beside their references, averaged over clips.

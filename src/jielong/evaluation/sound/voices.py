@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from jielong.core.json import JSON
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.sound.protocol import at_rate, averaged, mono
 from jielong.networks import speaker
@@ -44,5 +45,5 @@ def speaker_similarity(
     if len(ours) != len(theirs):
         raise ValueError(f"every clip needs the voice it should have, but there are {len(ours)} clips and {len(theirs)} references")
     cosines = [None if x is None or y is None else float(torch.dot(x, y)) for x, y in zip(ours, theirs, strict=True)]
-    details = {"encoder": "Resemblyzer (GE2E), silences not cut out", "weights_sha256": speaker.SHA256}
+    details: JSON = {"encoder": "Resemblyzer (GE2E), silences not cut out", "weights_sha256": speaker.SHA256}
     return averaged("speaker_similarity", cosines, references, rate, details)

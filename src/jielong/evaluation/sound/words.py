@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from jielong.data.whisper import NEEDED, assembled, installed
@@ -59,7 +60,7 @@ class Recogniser:
         """What is said in each clip ``(T,)`` or ``(C, T)`` in [-1, 1]."""
         return [self._one(at_rate(clip, rate, RATE).numpy()) for clip in mono(clips)]
 
-    def _one(self, samples: np.ndarray[Any, Any]) -> str:
+    def _one(self, samples: NDArray[np.float32]) -> str:
         segments, _ = self._model.transcribe(
             samples,
             language=self.language,
@@ -100,7 +101,7 @@ def _number(value: int) -> str:
     return f"{_number(value // unit)} {word}" + (f" {_number(value % unit)}" if value % unit else "")
 
 
-def edits(said: Sequence[Any], meant: Sequence[Any]) -> int:
+def edits(said: Sequence[object], meant: Sequence[object]) -> int:
     """Fewest insertions, deletions and substitutions from one sequence to the other (Levenshtein)."""
     row = list(range(len(meant) + 1))
     for index, each in enumerate(said, 1):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
 from jielong.config.data import DataSettings
+from jielong.core.json import JSON
 from jielong.core.medium import ALONG_TIME, Medium
 from jielong.media.audio import (
     SUFFIXES,
@@ -76,7 +77,7 @@ class AudioKind(MediaKind):
             raise ValueError(f"{keys.duration:g} s at {keys.sample_rate} Hz hold no sample: give a longer duration")
         return audio_medium(channels, samples, keys.sample_rate)
 
-    def keys_of(self, medium: Medium) -> dict[str, Any]:
+    def keys_of(self, medium: Medium) -> JSON:
         """Sample rate and duration."""
         return {"sample_rate": medium.sample_rate, "duration": medium.duration}
 
@@ -135,7 +136,7 @@ class AudioInspector(Inspector):
         self.rates: Counter[int] = Counter()
         self.channels: Counter[int] = Counter()
 
-    def look(self, content: Any, name: str, decode: bool) -> list[str]:
+    def look(self, content: Content, name: str, decode: bool) -> list[str]:
         """Waveforms of those that are decoded; the others are only counted."""
         if not decode:
             return []
@@ -154,7 +155,7 @@ class AudioInspector(Inspector):
         }
         return [reason for reason, applies in reasons.items() if applies]
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Hours decoded, seconds and levels (dB of full scale) of a clip, clips by sample rate and by channels."""
         return {
             "hours": sum(self.seconds) / 3600,

@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from jielong.config.data import DataSettings
+from jielong.core.json import JSON
 from jielong.core.medium import Axes, Medium
 from jielong.media.inspection import Inspector
-from jielong.media.results import Results
+from jielong.media.results import ResultItem, Results
 
 Content = Any
 """One undecoded item: the bytes of a file, or what a source holds in their place, such as an open PIL image."""
@@ -54,7 +55,7 @@ class MediaKind(ABC):
         """
 
     @abstractmethod
-    def keys_of(self, medium: Medium) -> dict[str, Any]:
+    def keys_of(self, medium: Medium) -> JSON:
         """The keys of the `data:` section that describe a medium."""
 
     @abstractmethod
@@ -92,7 +93,7 @@ class MediaKind(ABC):
     @abstractmethod
     def wrap(
         self, media: Tensor, medium: Medium, captions: Sequence[str] | None = None, lengths: Sequence[int] | None = None
-    ) -> Results[Any]:
+    ) -> Results[ResultItem]:
         """Items ``(B, C, *size)`` as an object that saves and shows itself; ``lengths`` are their samples along time."""
 
     @abstractmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from jielong.config.data import DataSettings
+from jielong.core.json import JSON
 from jielong.core.medium import ALONG_ROWS, Medium
 from jielong.media.images import fit, open_image, read_image, to_bytes_tensor, to_float
 from jielong.media.inspection import Inspector, Spread
@@ -59,7 +60,7 @@ class ImageKind(MediaKind):
         size = settings.size if isinstance(settings, ImageData) else self.native["size"]
         return image_medium(channels, (size, size))
 
-    def keys_of(self, medium: Medium) -> dict[str, Any]:
+    def keys_of(self, medium: Medium) -> JSON:
         """The side of the square.
 
         Raises:
@@ -104,7 +105,7 @@ class ImageInspector(Inspector):
         self.heights: list[int] = []
         self.formats: Counter[str] = Counter()
 
-    def look(self, content: Any, name: str, decode: bool) -> list[str]:
+    def look(self, content: Content, name: str, decode: bool) -> list[str]:
         """Header, and pixels at no more than 64 a side."""
         picture = open_image(content, name) if isinstance(content, bytes) else content
         form, mode, size = picture.format or "raw", picture.mode, picture.size
@@ -134,7 +135,7 @@ class ImageInspector(Inspector):
             return ["flat: one colour everywhere"]
         return ["grey"] if self.medium.channels == 3 and (array == array[..., :1]).all() else []
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Sizes as stored, pictures by shorter side and by format, and the size they are used at."""
         sides = [min(pair) for pair in zip(self.widths, self.heights, strict=True)]
         return {

@@ -82,7 +82,7 @@ class Collapse(Trial, name="collapse"):
                 tokens = system.encode(pictures)
                 used = codebook_usage(Tokens(tokens.values, tokens.layout))
                 usage[name].append(used.value)
-                perplexity[name].append(used.details["perplexity"])
+                perplexity[name].append(used.number("perplexity"))
                 quality[name].append(psnr(system.decode(tokens), pictures).value)
         figures = {f"codes in use, {name}": student(runs) for name, runs in usage.items()}
         figures |= {f"perplexity, {name}": student(runs, unit="codes") for name, runs in perplexity.items()}

@@ -17,8 +17,7 @@ from jielong.apps.lab.verdict import Check
 from jielong.apps.lab.voices import quiet, show
 from jielong.data.opening import open_data
 from jielong.evaluation.sound.words import edits
-from jielong.media.players import Sound
-from jielong.media.results import Results
+from jielong.media.results import ResultItem, Results
 from jielong.system import System
 from jielong.training import token_cache as cache
 
@@ -113,7 +112,7 @@ def say(system: System, name: str, words: list[str], seed: int) -> Said:
     return Said((seconds - asked).abs() / asked, torch.stack(wrong, 1), shown, seconds)
 
 
-def _spoken(system: System, name: str, words: list[str], seconds: list[float], seed: int) -> Results[Sound]:
+def _spoken(system: System, name: str, words: list[str], seconds: list[float], seed: int) -> Results[ResultItem]:
     if name != ITSELF or system.generator is None:
         return system.generate(text=words, seconds=seconds, seed=seed)
     told = [{"characters": text, "length": value} for text, value in zip(words, seconds, strict=True)]
