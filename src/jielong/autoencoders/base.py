@@ -14,17 +14,11 @@ from jielong.networks.decoder import Decoder
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """The networks on both sides of a bottleneck.
+    """The networks on both sides of a bottleneck."""
 
-    Attributes:
-        encoder: Media ``(B, C, *size)`` to features ``(B, encoded, *grid)``.
-        decoder: Features ``(B, D, *grid)`` to maps ``(B, outputs, *size)``.
-        reduction: Samples, frames or pixels per position along each axis, ``H / h``.
-    """
-
-    encoder: nn.Module
-    decoder: Decoder
-    reduction: tuple[int, ...]
+    encoder: nn.Module  # media (B, C, *size) to features (B, encoded, *grid)
+    decoder: Decoder  # features (B, D, *grid) to maps (B, outputs, *size)
+    reduction: tuple[int, ...]  # samples, frames or pixels per position along each axis, H / h
 
 
 def check_grid(size: tuple[int, ...], reduction: tuple[int, ...]) -> tuple[int, ...]:
@@ -40,31 +34,19 @@ def check_grid(size: tuple[int, ...], reduction: tuple[int, ...]) -> tuple[int, 
 
 @dataclass(frozen=True)
 class NetworkSizes:
-    """Sizes that a tokenizer fixes.
+    """Sizes that a tokenizer fixes."""
 
-    Attributes:
-        channels: ``C`` of the media.
-        grid: Positions along each axis.
-        dim: Width ``D`` of the decoder's features.
-        encoded: Width of the encoder's features.
-        outputs: Maps that the decoder returns.
-    """
-
-    channels: int
-    grid: tuple[int, ...]
-    dim: int
-    encoded: int
-    outputs: int
+    channels: int  # C of the media
+    grid: tuple[int, ...]  # positions along each axis
+    dim: int  # width D of the decoder's features
+    encoded: int  # width of the encoder's features
+    outputs: int  # maps that the decoder returns
 
 
 class AutoencoderSettings(Part):
-    """Settings of an autoencoder.
+    """Settings of an autoencoder."""
 
-    Attributes:
-        axes: Axes of the media its networks read; ``None`` for any.
-    """
-
-    axes: ClassVar[Axes | None] = None
+    axes: ClassVar[Axes | None] = None  # axes of the media its networks read; None for any
 
     @property
     def reduction(self) -> tuple[int, ...]:
@@ -81,7 +63,6 @@ class AutoencoderSettings(Part):
         """The networks. Raises ``ValueError`` if it reads media with other axes, or the size does not divide into positions.
 
         Args:
-            channels: ``C`` of the media.
             size: Their size along each axis.
             dim: Width ``D`` of the features on both sides of the bottleneck.
             outputs: Maps that the decoder returns; ``C`` when not given.

@@ -19,23 +19,14 @@ Shortcut = Literal["convolution", "identity"]
 
 
 class Context(Config):
-    """Settings of the transformer between SEANet and the bottleneck, one in each half.
-
-    Attributes:
-        layers: Layers.
-        width: Its channels, and those of SEANet's features; the tokenizer's ``dim`` when not given.
-        heads: Attention heads.
-        window: Frames of attention, the current one included.
-        hidden: Channels of the feed-forward part; four times the width when not given.
-        scale: Initial scale of residual branches.
-    """
+    """Settings of the transformer between SEANet and the bottleneck, one in each half."""
 
     layers: PositiveInt = 8
-    width: PositiveInt | None = None
+    width: PositiveInt | None = None  # its channels, and those of SEANet's features; the tokenizer's dim when not given
     heads: PositiveInt = 8
-    window: PositiveInt = 250
-    hidden: PositiveInt | None = None
-    scale: NonNegativeFloat = 0.01
+    window: PositiveInt = 250  # frames of attention, the current one included
+    hidden: PositiveInt | None = None  # channels of the feed-forward part; four times the width when not given
+    scale: NonNegativeFloat = 0.01  # initial scale of residual branches
 
 
 class SEANet(AutoencoderSettings, family="autoencoder", name="seanet"):

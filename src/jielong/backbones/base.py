@@ -20,5 +20,4 @@ class BackboneSettings(Part):
 
         Args:
             layout: Of the tokens, as the order arranges them.
-            condition_width: Channels of the condition; ``None`` for no condition.
         """

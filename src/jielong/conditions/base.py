@@ -111,34 +111,22 @@ def _replaced(states: Tensor, mask: Tensor, null: Tensor, dropped: Tensor) -> tu
 
 @dataclass(frozen=True)
 class BuildContext:
-    """What a condition may be built from.
+    """What a condition may be built from."""
 
-    Attributes:
-        classes: Classes of the data.
-        stages: Tokenizers of the recipe's earlier stages by name.
-    """
-
-    classes: Sequence[str] = ()
-    stages: Mapping[str, Tokenizer] = field(default_factory=dict)
+    classes: Sequence[str] = ()  # classes of the data
+    stages: Mapping[str, Tokenizer] = field(default_factory=dict)  # tokenizers of the recipe's earlier stages by name
 
 
 NO_CONTEXT = BuildContext()
 
 
 class ConditionSettings(Part):
-    """Settings of a condition, which declare its named :attr:`input` and build it.
+    """Settings of a condition, which declare its named :attr:`input` and build it."""
 
-    Attributes:
-        input: How its values are supplied.
-        transcript: The value is a text that is spoken, not a description.
-        width: Channels of the states.
-        cfg_dropout: Fraction of conditions replaced by the null vector in training.
-    """
-
-    input: ClassVar[ConditionInput]
-    transcript: ClassVar[bool] = False
-    width: int = Field(default=256, ge=1)
-    cfg_dropout: float = Field(default=0.1, ge=0, lt=1)
+    input: ClassVar[ConditionInput]  # how its values are supplied
+    transcript: ClassVar[bool] = False  # the value is a text that is spoken, not a description
+    width: int = Field(default=256, ge=1)  # channels of the states
+    cfg_dropout: float = Field(default=0.1, ge=0, lt=1)  # fraction of conditions replaced by the null vector in training
 
     def build(self, context: BuildContext = NO_CONTEXT) -> Condition:
         """The condition."""

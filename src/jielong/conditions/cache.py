@@ -22,7 +22,6 @@ def cached(kind: str, key: object, compute: Callable[[], dict[str, Tensor]], fol
     Args:
         kind: Folder in the user's cache.
         key: What the tensors depend on; anything that JSON can express.
-        compute: Computes them.
         folder: The folder, instead of that in the user's cache.
     """
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]

@@ -21,15 +21,10 @@ if TYPE_CHECKING:
 
 
 class PartInputs(NamedTuple):
-    """Inputs of one part for a batch.
+    """Inputs of one part for a batch."""
 
-    Attributes:
-        prepared: Its prepared values, of the items that have one; ``None`` where none has.
-        present: ``(B,)`` bool: which items have one.
-    """
-
-    prepared: object
-    present: Tensor
+    prepared: object  # its prepared values, of the items that have one; None where none has
+    present: Tensor  # (B,) bool: which items have one
 
 
 class CompositeCondition(Condition[Mapping[str, object], dict[str, PartInputs]]):
@@ -40,7 +35,6 @@ class CompositeCondition(Condition[Mapping[str, object], dict[str, PartInputs]])
     condition's ``cfg_dropout`` replaces that condition alone, independently.
 
     Args:
-        parts: The conditions by name.
         cfg_dropout: Fraction of items whose conditions are all dropped in training.
     """
 

@@ -20,23 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeldoutItems:
-    """Held-out items for which an evaluation generates, one each.
+    """Held-out items for which an evaluation generates, one each."""
 
-    Attributes:
-        source: Name of the set.
-        batch: The items, with their media.
-        classes: Names of the set's classes.
-        medium: Of the items.
-        prompts: For each item another recording of its speaker, ``(C, T)``; ``None`` where the speaker is unknown.
-        duration_scale: Factor on the durations of the real recordings.
-    """
-
-    source: str
-    batch: Batch
-    classes: Sequence[str]
+    source: str  # name of the set
+    batch: Batch  # the items, with their media
+    classes: Sequence[str]  # names of the set's classes
     medium: Medium
+    # For each item another recording of its speaker, (C, T); None where the speaker is unknown.
     prompts: Sequence[Tensor | None] | None = None
-    duration_scale: float = 1.0
+    duration_scale: float = 1.0  # factor on the durations of the real recordings
 
     @property
     def recordings(self) -> list[Tensor]:
@@ -46,23 +38,14 @@ class HeldoutItems:
 
 
 class ConditionInput(ABC):
-    """One named input of a condition, and how its values are supplied.
+    """One named input of a condition, and how its values are supplied."""
 
-    Attributes:
-        name: Its name, and the option on the command line (``--name``).
-        noun: What a value is, for messages.
-        help: Help of the command-line option.
-        metavar: Its placeholder there.
-        sets_duration: The values are durations in seconds, which generated items have exactly.
-        speech: The model generates speech.
-    """
-
-    name: ClassVar[str]
-    noun: ClassVar[str]
-    help: ClassVar[str]
-    metavar: ClassVar[str] = "TEXT"
-    sets_duration: ClassVar[bool] = False
-    speech: ClassVar[bool] = False
+    name: ClassVar[str]  # its name, and the option on the command line (--name)
+    noun: ClassVar[str]  # what a value is, for messages
+    help: ClassVar[str]  # help of the command-line option
+    metavar: ClassVar[str] = "TEXT"  # its placeholder there
+    sets_duration: ClassVar[bool] = False  # the values are durations in seconds, which generated items have exactly
+    speech: ClassVar[bool] = False  # the model generates speech
 
     @property
     def keyword(self) -> str:

@@ -48,7 +48,6 @@ class StageCondition(Condition[str | Tensor, Tensor]):
 
     Args:
         tokenizer: The earlier stage's; its weights are not the condition's.
-        cfg_dropout: Fraction of conditions replaced by the null vector in training.
     """
 
     def __init__(self, tokenizer: Tokenizer, width: int, cfg_dropout: float) -> None:

@@ -128,8 +128,6 @@ class VoiceCondition(Condition[Source, Tensor]):
         """Cache the features of recordings by key; zeros for silent ones.
 
         Args:
-            keys: Their keys in batches.
-            fingerprint: Of the data set.
             recording: The recording at an index.
             folder: The cache on disk, instead of the user's.
             speakers: Speaker of each, where known; ``reference = other`` takes the features of :func:`next_of_speaker`.

@@ -25,29 +25,17 @@ def ignore_state(_: Tensor) -> None:
 
 @dataclass(frozen=True)
 class HeadContext:
-    """What a head is given beside hidden vectors.
+    """What a head is given beside hidden vectors."""
 
-    Attributes:
-        null: Hidden vectors without condition, ``(B, n, D)``, for guidance.
-        guidance: Scale: ``null + guidance (conditional - null)``; 1 is the conditional model, 0 the unconditional one.
-        known_fraction: Fraction of the tokens that are known, in [0, 1] (:meth:`SamplingConfig.num_inference_steps_at`).
-        progress: Fraction of the steps that are done, in [0, 1].
-        coords: Coordinates of the positions, ``(n, axes)``, on the CPU; joint heads need them.
-        mask: ``(B, n)`` bool, false at padding; ``None`` where no position is padding.
-        given: Codes ``(B, n, K)`` that are fixed (``V``: no code) and -1 elsewhere, for heads with ``sequential_codebooks``.
-        on_state: Called with every state of a joint head that draws in several steps.
-        phase: The phase of the training step (:attr:`Head.phases`).
-    """
-
-    null: Tensor | None = None
-    guidance: float = 1.0
-    known_fraction: float = 0.0
-    progress: float = 1.0
-    coords: Tensor | None = None
-    mask: Tensor | None = None
-    given: Tensor | None = None
-    on_state: StateCallback = ignore_state
-    phase: str = MAIN
+    null: Tensor | None = None  # hidden vectors without condition, (B, n, D), for guidance
+    guidance: float = 1.0  # scale: null + guidance (conditional - null); 1 is the conditional model, 0 the unconditional one
+    known_fraction: float = 0.0  # fraction of the tokens that are known, in [0, 1] (SamplingConfig.num_inference_steps_at)
+    progress: float = 1.0  # fraction of the steps that are done, in [0, 1]
+    coords: Tensor | None = None  # coordinates of the positions, (n, axes), on the CPU; joint heads need them
+    mask: Tensor | None = None  # (B, n) bool, false at padding; None where no position is padding
+    given: Tensor | None = None  # codes (B, n, K) that are fixed (V: no code) and -1 elsewhere, for heads with sequential_codebooks
+    on_state: StateCallback = ignore_state  # called with every state of a joint head that draws in several steps
+    phase: str = MAIN  # the phase of the training step (Head.phases)
 
     @property
     def unconditional(self) -> Tensor | None:
@@ -65,15 +53,10 @@ NO_CONTEXT = HeadContext()
 
 @dataclass(frozen=True)
 class SampleOutput:
-    """Sampled tokens.
+    """Sampled tokens."""
 
-    Attributes:
-        values: ``(B, n, C)``: codes (long) or numbers (float).
-        confidence: ``(B, n)`` log-probability of what was drawn; ``None`` where the head has no likelihood.
-    """
-
-    values: Tensor
-    confidence: Tensor | None = None
+    values: Tensor  # (B, n, C): codes (long) or numbers (float)
+    confidence: Tensor | None = None  # (B, n) log-probability of what was drawn; None where the head has no likelihood
 
 
 class Head(nn.Module, Phased, ABC):

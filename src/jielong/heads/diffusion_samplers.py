@@ -18,17 +18,11 @@ from jielong.heads.diffusion_schedule import Schedule
 
 @dataclass(frozen=True)
 class Denoised:
-    """The network's estimates at ``x = a x_0 + s e``; of shape ``x``.
+    """The network's estimates at ``x = a x_0 + s e``; of shape ``x``."""
 
-    Attributes:
-        data: ``x_0``.
-        noise: ``e``.
-        fraction: Position of the log-variance between the smallest (0) and the largest (1) of a reverse step; ``None`` is 0.
-    """
-
-    data: Tensor
-    noise: Tensor
-    fraction: Tensor | None = None
+    data: Tensor  # x_0
+    noise: Tensor  # e
+    fraction: Tensor | None = None  # position of the log-variance between the smallest (0) and the largest (1) of a reverse step; None is 0
 
 
 Denoise = Callable[[Tensor, float, float, float], Denoised]
@@ -47,7 +41,6 @@ def ddpm(
     Args:
         x: Standard normal noise.
         plan: The steps, one evaluation each.
-        normal: Noise of the steps.
         temperature: Multiplies the noise of the steps, not the initial noise (MAR, arXiv 2406.11838, section 3.2).
         on_state: Called with ``x`` after every step.
     """
@@ -113,7 +106,6 @@ def edm(
 
     Args:
         x: Standard normal noise.
-        schedule: The training steps.
         evaluations: Maximum number; an even number leaves one unused.
         rho: Concentration of the levels near the data.
         on_state: Called after every interval with ``a y``, which has the tokens' variance at every level.

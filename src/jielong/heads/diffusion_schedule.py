@@ -36,15 +36,10 @@ def betas_of(kind: Kind, steps: int = TRAINED) -> Tensor:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A sequence of steps of increasing noise.
+    """A sequence of steps of increasing noise."""
 
-    Attributes:
-        kept: ``abar``, ``(n,)``, decreasing.
-        times: Input of the network, ``(n,)``: ``t / T``.
-    """
-
-    kept: Tensor
-    times: Tensor
+    kept: Tensor  # abar, (n,), decreasing
+    times: Tensor  # input of the network, (n,): t / T
 
     @staticmethod
     def of(kind: Kind, steps: int = TRAINED) -> Schedule:

@@ -75,9 +75,6 @@ class EnergyHead(Head):
 
     *Temperature* multiplies the input noise (the paper has none): 1 is the model's distribution, 0 is deterministic. *Guidance* acts on the
     hidden vectors, as in the paper.
-
-    Args:
-        layout: The tokens to predict: ``C`` numbers at a position.
     """
 
     discrete = False

@@ -35,19 +35,13 @@ Sampler = Literal["euler", "midpoint", "heun", "sde"]
 
 
 class Times(Config):
-    """Distribution of training times.
+    """Distribution of training times."""
 
-    Attributes:
-        kind: ``uniform`` on [0, 1], or ``logit_normal``: ``t = sigmoid(mean + std n)`` with ``n ~ N(0, 1)`` (SD3, arXiv 2403.03206).
-        mean: Mean of the logits; above 0 favours times near the data. SD3 and MeanFlow count from the data: opposite sign.
-        std: Standard deviation of the logits.
-        shift: Moves times towards the noise (:func:`shifted`); for logit-normal times the same as ``mean - ln(shift)``.
-    """
-
+    # uniform on [0, 1], or logit_normal: t = sigmoid(mean + std n) with n ~ N(0, 1) (SD3, arXiv 2403.03206).
     kind: Literal["uniform", "logit_normal"] = "logit_normal"
-    mean: float = 0.0
-    std: float = Field(default=1.0, gt=0)
-    shift: float = Field(default=1.0, gt=0)
+    mean: float = 0.0  # mean of the logits; above 0 favours times near the data. SD3 and MeanFlow count from the data: opposite sign
+    std: float = Field(default=1.0, gt=0)  # standard deviation of the logits
+    shift: float = Field(default=1.0, gt=0)  # moves times towards the noise (shifted); for logit-normal times the same as mean - ln(shift)
 
     def draw(self, count: int, device: torch.device) -> Tensor:
         """Times ``(count,)`` in [0, 1], float32, from torch's global generator of the device."""

@@ -40,17 +40,11 @@ def square_plus(raw: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Mixture:
-    """A batch of Gaussian mixtures in float32.
+    """A batch of Gaussian mixtures in float32."""
 
-    Attributes:
-        weights: Logarithms of the weights, ``(..., k)``.
-        means: ``(..., k, C)``.
-        scales: Standard deviations ``(..., k, C)``, or Cholesky factors ``(..., k, C, C)`` of the covariances.
-    """
-
-    weights: Tensor
-    means: Tensor
-    scales: Tensor
+    weights: Tensor  # logarithms of the weights, (..., k)
+    means: Tensor  # (..., k, C)
+    scales: Tensor  # standard deviations (..., k, C), or Cholesky factors (..., k, C, C) of the covariances
 
     @property
     def full(self) -> bool:
@@ -102,9 +96,6 @@ class GaussianMixtureHead(Head):
 
     *Temperature* multiplies every standard deviation (the paper's variance scaling, 0.95 there): 1 is the model's distribution, 0 draws a
     component and returns its mean. *Confidence* is the log-density of the sample under the conditional mixture.
-
-    Args:
-        layout: The tokens to predict: ``C`` numbers at a position.
     """
 
     discrete = False

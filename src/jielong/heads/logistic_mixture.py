@@ -62,9 +62,6 @@ class LogisticMixtureHead(Head):
 
     Per component: one logit, a mean and a scale per channel, and a coefficient per pair of channels: 3 numbers for grey, 10 for RGB. Levels
     must be ordered, as pixel values are and codes of a learned codebook are not.
-
-    Args:
-        layout: The tokens to predict: ``channels`` of ``vocabulary`` levels.
     """
 
     discrete = True

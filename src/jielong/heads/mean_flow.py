@@ -88,7 +88,6 @@ class MeanFlowHead(IterativeHead):
             noise: ``x_0``, ``(M, C)``.
             start: ``t``, ``(M,)``.
             end: ``r``, ``(M,)``, not before ``t``.
-            predict: The network at these rows.
             mask: Values that count, ``(M, C)`` bool; all by default.
         """
         x, velocity = between(noise, targets, start), targets - noise

@@ -25,26 +25,18 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True)
 class LossContext:
-    """What losses are built for.
+    """What losses are built for."""
 
-    Attributes:
-        medium: Media that are compared.
-        code_dim: Width of the first codebook's vectors; ``None`` without a quantizer.
-        teachers: Constructors of distillation teachers by name; the argument is the sample rate.
-    """
-
-    medium: Medium
-    code_dim: int | None = None
+    medium: Medium  # media that are compared
+    code_dim: int | None = None  # width of the first codebook's vectors; None without a quantizer
+    # Constructors of distillation teachers by name; the argument is the sample rate.
     teachers: Mapping[str, Callable[[int], Teacher]] = field(default_factory=dict)
 
 
 class ReconstructionLoss(nn.Module, ABC):
-    """A distance between a reconstruction and its target, times ``weight``.
+    """A distance between a reconstruction and its target, times ``weight``."""
 
-    Attributes:
-        reads: Output of the tokenizer that is compared: its reconstruction, or the parameters of a predicted distribution.
-    """
-
+    # Output of the tokenizer that is compared: its reconstruction, or the parameters of a predicted distribution.
     reads: ClassVar[Literal["media", "likelihood"]] = "media"
 
     def __init__(self, weight: float) -> None:
@@ -65,12 +57,9 @@ class CodeLoss(nn.Module, ABC):
 
 
 class AdversarialLoss(nn.Module, ABC):
-    """Discriminators, whose weights are its parameters, against a decoder.
+    """Discriminators, whose weights are its parameters, against a decoder."""
 
-    Attributes:
-        reuse_fakes: Whether the discriminators' step uses the reconstructions of the tokenizer's step, and not new ones.
-    """
-
+    # Whether the discriminators' step uses the reconstructions of the tokenizer's step, and not new ones.
     reuse_fakes: ClassVar[bool] = False
 
     def __init__(self, settings: AdversarialSettings) -> None:
@@ -116,19 +105,12 @@ class AdversarialLoss(nn.Module, ABC):
 
 @dataclass
 class LossTerms:
-    """The losses of a recipe, built.
+    """The losses of a recipe, built."""
 
-    Attributes:
-        reconstruction: By name.
-        code: By name.
-        adversarial: At most one.
-        start_samples: Samples seen before a reconstruction or code loss is added, by name.
-    """
-
-    reconstruction: dict[str, ReconstructionLoss] = field(default_factory=dict)
-    code: dict[str, CodeLoss] = field(default_factory=dict)
-    adversarial: AdversarialLoss | None = None
-    start_samples: dict[str, int] = field(default_factory=dict)
+    reconstruction: dict[str, ReconstructionLoss] = field(default_factory=dict)  # by name
+    code: dict[str, CodeLoss] = field(default_factory=dict)  # by name
+    adversarial: AdversarialLoss | None = None  # at most one
+    start_samples: dict[str, int] = field(default_factory=dict)  # samples seen before a reconstruction or code loss is added, by name
 
     @staticmethod
     def of(losses: Iterable[LossSettings], context: LossContext) -> LossTerms:
@@ -147,19 +129,12 @@ class LossTerms:
 
 
 class LossSettings(Part):
-    """Settings of a loss.
+    """Settings of a loss."""
 
-    Attributes:
-        axes: Axes of the media it compares; ``None`` for any.
-        reconstructs: Whether a tokenizer can learn from it alone.
-        weight: Weight in the sum of losses.
-        start_samples: Samples seen before it is added.
-    """
-
-    axes: ClassVar[Axes | None] = None
-    reconstructs: ClassVar[bool] = False
+    axes: ClassVar[Axes | None] = None  # axes of the media it compares; None for any
+    reconstructs: ClassVar[bool] = False  # whether a tokenizer can learn from it alone
     weight: NonNegativeFloat = 1.0
-    start_samples: NonNegativeInt = 0
+    start_samples: NonNegativeInt = 0  # samples seen before it is added
 
     def contribute(self, terms: LossTerms, context: LossContext) -> None:
         """Build the loss and add it to ``terms``. Raises ``ValueError`` if it does not fit the medium."""

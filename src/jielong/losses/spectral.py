@@ -73,7 +73,7 @@ class StftLoss(SpectralLoss):
 
 
 class MelLoss(SpectralLoss):
-    r"""Distance in mel bands ``S``, in one of three published forms.
+    r"""Distance in mel bands ``S``, in one of three published forms. ``samples``: length ``T`` of the clips.
 
     ``encodec`` (arXiv 2210.13438, section 3.4, with the logarithm that its authors' training code has):
     ``(mean |S - S^| + alpha mean (log10 S - log10 S^)^2) / (1 + alpha)`` with ``alpha = 1``.
@@ -88,10 +88,6 @@ class MelLoss(SpectralLoss):
     The gradient of a logarithm is one over the magnitude: near silence, which no convolutional network reproduces exactly, outweighs
     speech. With ``quiet`` a frame of root mean square ``r`` weighs ``r / (r + quiet)`` in logarithms. (DAC's authors, 2306.06546, train on
     loud excerpts instead.)
-
-    Args:
-        samples: Length ``T`` of the clips.
-        rate: Their sample rate.
     """
 
     def __init__(self, settings: Mel, samples: int, rate: int) -> None:

@@ -24,15 +24,10 @@ Kernel = Literal["auto", "fused", "plain"]
 
 @dataclass(frozen=True)
 class Structure:
-    """The block-causal mask of ``n`` positions.
+    """The block-causal mask of ``n`` positions."""
 
-    Attributes:
-        kind: ``full`` (one block), ``causal`` (one block per position) or ``blocks``.
-        allowed: ``(n, n)`` bool, whether the row attends to the column.
-    """
-
-    kind: Literal["full", "causal", "blocks"]
-    allowed: Tensor
+    kind: Literal["full", "causal", "blocks"]  # full (one block), causal (one block per position) or blocks
+    allowed: Tensor  # (n, n) bool, whether the row attends to the column
 
 
 def structure(blocks: Tensor, device: torch.device) -> Structure:

@@ -16,23 +16,15 @@ from jielong.networks.lazy import LazyCache
 
 @dataclass(frozen=True)
 class BackboneInputs:
-    """What a backbone reads.
+    """What a backbone reads."""
 
-    Attributes:
-        embeddings: ``(B, n, D)``.
-        coords: ``(n, axes)`` coordinates of the positions, on the CPU, as Python reads them.
-        blocks: ``(n,)`` non-decreasing block indices, on the CPU.
-        conditioning: The condition, if the network takes one; of cached calls the first alone has it.
-        known: ``(B, n)`` bool: positions that hold a known token and no placeholder, for networks that treat them differently.
-        attention_mask: ``(B, n)`` bool: positions that are attended to; ``None`` for all of them.
-    """
-
-    embeddings: Tensor
-    coords: Tensor
-    blocks: Tensor
-    conditioning: Conditioning | None = None
+    embeddings: Tensor  # (B, n, D)
+    coords: Tensor  # (n, axes) coordinates of the positions, on the CPU, as Python reads them
+    blocks: Tensor  # (n,) non-decreasing block indices, on the CPU
+    conditioning: Conditioning | None = None  # the condition, if the network takes one; of cached calls the first alone has it
+    # (B, n) bool: positions that hold a known token and no placeholder, for networks that treat them differently.
     known: Tensor | None = None
-    attention_mask: Tensor | None = None
+    attention_mask: Tensor | None = None  # (B, n) bool: positions that are attended to; None for all of them
 
 
 class BackboneCache(Protocol):
@@ -52,29 +44,19 @@ C = TypeVar("C", bound=BackboneCache)
 
 
 class Backbone(nn.Module, ABC, Generic[C]):
-    """A block-causal network: a position attends to all earlier blocks and its own.
+    """A block-causal network: a position attends to all earlier blocks and its own."""
 
-    Attributes:
-        width: Channels ``D`` of embeddings and of hidden vectors.
-        conditioned: Whether it takes a condition.
-        supports_attention_mask: Whether it can leave out positions (:attr:`BackboneInputs.attention_mask`).
-    """
-
-    width: int
-    conditioned: bool
-    supports_attention_mask: ClassVar[bool] = False
+    width: int  # channels D of embeddings and of hidden vectors
+    conditioned: bool  # whether it takes a condition
+    supports_attention_mask: ClassVar[bool] = False  # whether it can leave out positions (BackboneInputs.attention_mask)
 
     @abstractmethod
     def forward(self, inputs: BackboneInputs, cache: C | None = None, commit: bool = True) -> Tensor:
-        """Hidden vectors ``(B, n, D)``.
+        """Hidden vectors ``(B, n, D)``. ``commit``: whether the cache keeps these positions.
 
         Without a cache the positions are the first ``n`` and attend to each other, block by block: the naive reference. With a cache they
         follow those in it and attend to them too. A call with ``commit=False`` leaves the cache as it was (but for the condition). Cached
         calls keep no gradients. Raises ``ValueError`` if shapes do not fit, a condition is missing or not wanted, or the cache is full.
-
-        Args:
-            inputs: Embeddings, where they stand, and the condition.
-            commit: Whether the cache keeps these positions.
         """
 
     def check(self, inputs: BackboneInputs, cache: BackboneCache | None) -> None:

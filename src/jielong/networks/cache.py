@@ -19,23 +19,16 @@ class Cache:
     """A static key-value cache with a cursor.
 
     Slots before :attr:`length` are committed and never written again; those after it are scratch space of uncommitted calls.
-
-    Attributes:
-        memory: ``(layers, 2, B, heads, capacity, head width)``: keys and values. Fused inference pairs the channels of
-            keys that are rotated together (:mod:`jielong.networks.fused_inference`).
-        length: The cursor: number of committed slots, the prefix included.
-        bias: ``(B, 1, 1, capacity)``, minus infinity at masked slots; ``None`` when nothing is masked.
-        condition: The condition.
-        started: Whether the first call, which takes the condition in, has been made.
-        layers: The network's layers, prepared by the first call.
     """
 
+    # (layers, 2, B, heads, capacity, head width): keys and values. Fused inference pairs the channels of keys that are rotated together
+    # (jielong.networks.fused_inference).
     memory: Tensor
-    length: int = 0
-    bias: Tensor | None = None
+    length: int = 0  # the cursor: number of committed slots, the prefix included
+    bias: Tensor | None = None  # (B, 1, 1, capacity), minus infinity at masked slots; None when nothing is masked
     condition: LayerCondition = field(default_factory=LayerCondition)
-    started: bool = False
-    layers: FusedLayers | PlainLayers | None = None
+    started: bool = False  # whether the first call, which takes the condition in, has been made
+    layers: FusedLayers | PlainLayers | None = None  # the network's layers, prepared by the first call
 
     def __post_init__(self) -> None:
         # A view with pairs of channels as complex numbers, which PyTorch has in high precision only.

@@ -15,15 +15,10 @@ Alignment = Literal["even", "search"]
 
 @dataclass(frozen=True)
 class AlignedStates:
-    """States in the order of the medium, such as the symbols of a transcript.
+    """States in the order of the medium, such as the symbols of a transcript."""
 
-    Attributes:
-        states: ``(B, L, W)``; padding may hold anything.
-        mask: ``(B, L)`` bool: true at states, false at padding; there is at least one state.
-    """
-
-    states: Tensor
-    mask: Tensor
+    states: Tensor  # (B, L, W); padding may hold anything
+    mask: Tensor  # (B, L) bool: true at states, false at padding; there is at least one state
 
     @property
     def real(self) -> Tensor:
@@ -38,19 +33,12 @@ class AlignedStates:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """A batch of conditions; a backbone uses what its way of conditioning needs.
+    """A batch of conditions; a backbone uses what its way of conditioning needs."""
 
-    Attributes:
-        states: ``(B, L, W)``: a sequence of states, such as the token states of a text; padding may hold anything.
-        mask: ``(B, L)`` bool: true at states, false at padding.
-        pooled: ``(B, W)``: one vector of the whole condition.
-        aligned_states: States that are also added to the inputs position by position.
-    """
-
-    states: Tensor
-    mask: Tensor
-    pooled: Tensor
-    aligned_states: AlignedStates | None = None
+    states: Tensor  # (B, L, W): a sequence of states, such as the token states of a text; padding may hold anything
+    mask: Tensor  # (B, L) bool: true at states, false at padding
+    pooled: Tensor  # (B, W): one vector of the whole condition
+    aligned_states: AlignedStates | None = None  # states that are also added to the inputs position by position
 
     def __post_init__(self) -> None:
         if self.states.ndim != 3:

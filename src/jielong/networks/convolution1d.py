@@ -52,7 +52,6 @@ class Conv1d(TimeLayer):
         causal: Whether padding is on the left alone.
         padding: ``constant`` (zeros), ``reflect``, or ``replicate`` (the first sample). A reflected beginning delays a stream until
             there are as many samples to reflect.
-        norm: As in :class:`TimeLayer`.
     """
 
     def __init__(

@@ -78,7 +78,6 @@ class ConvEncoder(nn.Module):
 
     Args:
         channels: Width of each stage, finest first; every stage after the first halves the grid.
-        blocks: Residual blocks of each stage.
         patch: Side of the stem's patches in pixels.
         attention: Self-attention at the end of the coarsest stage.
     """

@@ -57,31 +57,17 @@ class LayerNorm(nn.LayerNorm):
 
 @dataclass(frozen=True)
 class DenoiserSizes:
-    """What a denoiser reads and predicts.
+    """What a denoiser reads and predicts."""
 
-    Attributes:
-        inputs: Values ``C`` of a noisy token (or dimensions of the noise, where that is the input).
-        outputs: Values of the prediction.
-        hidden: Width ``D`` of the hidden vectors.
-        times: Scalars ``T`` of a row: 1 for diffusion and flow matching, 2 for a jump between two times, 0 for none.
-        axes: Coordinates of a position, for networks of several positions.
-    """
-
-    inputs: int
+    inputs: int  # values C of a noisy token (or dimensions of the noise, where that is the input)
     outputs: int
-    hidden: int
-    times: int
-    axes: int
+    hidden: int  # width D of the hidden vectors
+    times: int  # scalars T of a row: 1 for diffusion and flow matching, 2 for a jump between two times, 0 for none
+    axes: int  # coordinates of a position, for networks of several positions
 
 
 class TimedNetwork(nn.Module):
-    """Base of all denoisers: the vector ``y`` of times and hidden vector.
-
-    Args:
-        width: Channels ``W`` inside.
-        hidden: Width ``D`` of the hidden vectors.
-        times: Scalars ``T`` of a row.
-    """
+    """Base of all denoisers: the vector ``y`` of times and hidden vector. ``times``: scalars ``T`` of a row."""
 
     def __init__(self, width: int, hidden: int, times: int) -> None:
         super().__init__()
@@ -205,9 +191,6 @@ class AttentionDenoiser(Denoiser):
 
     Attention is not fused, since ``torch.func.jvp`` does not support fused kernels; a token has few groups. Raises ``ValueError`` if the
     groups do not divide the values.
-
-    Args:
-        config: Width, number of blocks, heads and groups.
     """
 
     def __init__(self, config: Attention, sizes: DenoiserSizes) -> None:

@@ -59,7 +59,6 @@ class DepthTransformer(nn.Module):
     """Inputs of the codebooks of ``M`` positions to hidden vectors, causal over codebooks.
 
     Args:
-        heads: Attention heads; divides ``width``.
         shared: One set of weights for all codebooks instead of one for each (Moshi).
 
     Raises ``ValueError`` if ``heads`` does not divide ``width``.

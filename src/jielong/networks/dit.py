@@ -23,19 +23,12 @@ from jielong.networks.rope import Rotary, Rotation
 
 @dataclass(frozen=True)
 class BlockCondition:
-    """What all evaluations for a block share.
+    """What all evaluations for a block share."""
 
-    Attributes:
-        states: Projected hidden vectors, ``(B, n, W)``.
-        whole: Their projected mean, ``(B, W)``.
-        rotation: Rotary embedding of the positions.
-        real: ``(B, n)`` bool, false at padding; ``None`` where all items are of one length.
-    """
-
-    states: Tensor
-    whole: Tensor
-    rotation: Rotation
-    real: Tensor | None
+    states: Tensor  # projected hidden vectors, (B, n, W)
+    whole: Tensor  # their projected mean, (B, W)
+    rotation: Rotation  # rotary embedding of the positions
+    real: Tensor | None  # (B, n) bool, false at padding; None where all items are of one length
 
     def repeat(self, count: int) -> BlockCondition:
         """The batch ``count`` times."""

@@ -65,15 +65,10 @@ class WeightsError(RuntimeError):
 
 @dataclass(frozen=True)
 class Features:
-    """Features of pictures.
+    """Features of pictures."""
 
-    Attributes:
-        stages: Output of every stage, ``(B, C_s, H_s, W_s)``; resolutions are 1/2, 1/4, 1/8, 1/16, 1/16, 1/32, 1/32 of the picture.
-        pooled: Mean over positions of the last layer, ``(B, 1280)``.
-    """
-
-    stages: list[Tensor]
-    pooled: Tensor
+    stages: list[Tensor]  # output of every stage, (B, C_s, H_s, W_s); resolutions are 1/2, 1/4, 1/8, 1/16, 1/16, 1/32, 1/32 of the picture
+    pooled: Tensor  # mean over positions of the last layer, (B, 1280)
 
 
 def _rounded_channels(channels: int, width: float) -> int:

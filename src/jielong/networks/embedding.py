@@ -14,13 +14,9 @@ from jielong.core.tokens import Layout
 
 
 class SoftCodeEmbedding(nn.Module, ABC):
-    """An embedding that also takes soft codes: codebook vectors mixed by weights, in place of codes.
+    """An embedding that also takes soft codes: codebook vectors mixed by weights, in place of codes."""
 
-    Attributes:
-        dim: Numbers of a codebook vector.
-    """
-
-    dim: int
+    dim: int  # numbers of a codebook vector
 
     @abstractmethod
     def vectors(self, values: Tensor) -> Tensor:
@@ -35,8 +31,6 @@ class CodeEmbedding(nn.Embedding):
     """One table per codebook; the vectors of a position are summed.
 
     Args:
-        codebooks: Codes at a position, ``K``.
-        vocabulary: Codes of a codebook, ``V``.
         padded: Whether there is one more vector, of the value ``V``, for "no code".
     """
 

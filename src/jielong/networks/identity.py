@@ -26,11 +26,7 @@ class NoCache:
 
 
 class Identity(Backbone[NoCache]):
-    """Embeddings plus the projected pooled condition, equal at every position.
-
-    Args:
-        condition_width: Channels of the condition's pooled vector; ``None`` without a condition.
-    """
+    """Embeddings plus the projected pooled condition, equal at every position."""
 
     supports_attention_mask: ClassVar[bool] = True  # positions are independent
 

@@ -52,14 +52,7 @@ class LatentTransformer(nn.Module):
 
 
 class LatentEncoder(nn.Module):
-    """Pictures ``(B, C, H, W)`` to latents ``(B, N, dim)``. Raises ``ValueError`` if the picture does not divide into patches.
-
-    Args:
-        channels: Colour channels ``C``.
-        size: Height and width in pixels.
-        patch: Side of a patch in pixels.
-        width: Channels ``D`` inside.
-    """
+    """Pictures ``(B, C, H, W)`` to latents ``(B, N, dim)``. Raises ``ValueError`` if the picture does not divide into patches."""
 
     def __init__(
         self, channels: int, size: tuple[int, int], patch: int, latents: int, dim: int, *, layers: int, width: int, heads: int
@@ -83,10 +76,6 @@ class LatentDecoder(nn.Module):
 
     Patches start from their learned vectors (mask tokens). Logits are ``W2 tanh(W1 x)`` with ``W2`` initialised to zero, so that the
     initial cross-entropy is ``ln V``.
-
-    Args:
-        grid: Rows and columns of the codes.
-        width: Channels ``D`` inside.
     """
 
     def __init__(self, dim: int, latents: int, grid: tuple[int, int], codes: int, *, layers: int, width: int, heads: int) -> None:

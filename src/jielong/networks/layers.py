@@ -32,33 +32,20 @@ KeyValueStore = Callable[[Tensor, Tensor], KeysValues]
 
 
 class LayerConfig(Config):
-    """What all layers of a transformer share.
+    """What all layers of a transformer share."""
 
-    Attributes:
-        width: Channels ``D`` of a position.
-        heads: Attention heads.
-        hidden: Channels inside the feed-forward part; by default ``4 D``, and for SwiGLU ``8/3 D`` rounded up to a multiple of 64.
-        norm: ``rms`` or ``layer``.
-        activation: ``swiglu`` or ``gelu``.
-        qk_norm: Normalise queries and keys, head by head, before rotation.
-        rope_base: Base of the rotation frequencies.
-        condition: How a condition enters; unused without one.
-        dropout: Probability of dropping a channel of a residual branch.
-        bias: Whether the linear maps have biases.
-        norm_eps: Added to the variance in norms.
-    """
-
-    width: int = Field(default=256, ge=2)
+    width: int = Field(default=256, ge=2)  # channels D of a position
     heads: int = Field(default=4, ge=1)
+    # Channels inside the feed-forward part; by default 4 D, and for SwiGLU 8/3 D rounded up to a multiple of 64.
     hidden: int | None = Field(default=None, ge=1)
-    norm: NormKind = "rms"
-    activation: Activation = "swiglu"
-    qk_norm: bool = False
+    norm: NormKind = "rms"  # rms or layer
+    activation: Activation = "swiglu"  # swiglu or gelu
+    qk_norm: bool = False  # normalise queries and keys, head by head, before rotation
     rope_base: float = Field(default=10_000.0, gt=1)
-    condition: ConditionPath = "prefix"
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    condition: ConditionPath = "prefix"  # how a condition enters; unused without one
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # probability of dropping a channel of a residual branch
     bias: bool = False
-    norm_eps: float = Field(default=1e-5, gt=0)
+    norm_eps: float = Field(default=1e-5, gt=0)  # added to the variance in norms
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> Self:
@@ -76,16 +63,11 @@ class LayerConfig(Config):
 
 @dataclass(frozen=True)
 class LayerCondition:
-    """A condition as the layers read it; the same at every step of sampling.
+    """A condition as the layers read it; the same at every step of sampling."""
 
-    Attributes:
-        cross: Keys and values of each layer's cross-attention, each ``(B, heads, L, head width)``.
-        mask: Added to the scores of cross-attention, ``(B, 1, 1, L)``; ``None`` where nothing is padded.
-        modulation: Shifts, scales and gates of each layer's adaptive norms, then shift and scale of the last norm, ``(B, 1, D)`` each.
-    """
-
-    cross: list[KeysValues] = field(default_factory=list)
-    mask: Tensor | None = None
+    cross: list[KeysValues] = field(default_factory=list)  # keys and values of each layer's cross-attention, each (B, heads, L, head width)
+    mask: Tensor | None = None  # added to the scores of cross-attention, (B, 1, 1, L); None where nothing is padded
+    # Shifts, scales and gates of each layer's adaptive norms, then shift and scale of the last norm, (B, 1, D) each.
     modulation: list[tuple[Tensor, ...]] = field(default_factory=list)
 
     def rows(self, index: slice) -> LayerCondition:
@@ -104,23 +86,14 @@ class LayerCondition:
 
 @dataclass(frozen=True)
 class AttentionContext:
-    """What the layers of one pass attend to, shared by all layers.
+    """What the layers of one pass attend to, shared by all layers."""
 
-    Attributes:
-        batch: Items ``B`` that the rows belong to, ``n`` rows each.
-        rotation: Rotary embedding of the positions; ``None`` for none.
-        mask: Added to the scores of self-attention.
-        causal: Whether self-attention is causal (then there is no mask).
-        condition: The condition.
-        store: Keys and values of positions that this pass does not compute.
-    """
-
-    batch: int
-    rotation: Rotation | None = None
-    mask: Tensor | None = None
-    causal: bool = False
+    batch: int  # items B that the rows belong to, n rows each
+    rotation: Rotation | None = None  # rotary embedding of the positions; None for none
+    mask: Tensor | None = None  # added to the scores of self-attention
+    causal: bool = False  # whether self-attention is causal (then there is no mask)
     condition: LayerCondition = field(default_factory=LayerCondition)
-    store: KeyValueStore | None = None
+    store: KeyValueStore | None = None  # keys and values of positions that this pass does not compute
 
 
 def add_linear(x: Tensor, linear: nn.Linear, h: Tensor, dropout: float = 0.0) -> Tensor:
@@ -227,11 +200,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm residual branches: self-attention, cross-attention if the condition enters so, feed-forward.
-
-    Args:
-        condition_width: Channels of the condition's states; ``None`` for no condition.
-    """
+    """Pre-norm residual branches: self-attention, cross-attention if the condition enters so, feed-forward."""
 
     def __init__(self, config: LayerConfig, condition_width: int | None = None) -> None:
         super().__init__()

@@ -24,23 +24,14 @@ from jielong.networks.rope import Rotation
 
 @dataclass
 class LazyCache:
-    """State between the steps of a masked block.
-
-    Attributes:
-        lazy: Settings.
-        batch: Items ``B``.
-        started: Whether the first call, which takes the condition in, has been made.
-        fresh: Whether the next call is a full step.
-        revealed: ``(B, k)`` positions that became known since the last call.
-        wanted: ``(B, k)`` positions that are sampled after the next call.
-    """
+    """State between the steps of a masked block."""
 
     lazy: Lazy
     batch: int
-    started: bool = False
-    fresh: bool = True
-    revealed: Tensor | None = None
-    wanted: Tensor | None = None
+    started: bool = False  # whether the first call, which takes the condition in, has been made
+    fresh: bool = True  # whether the next call is a full step
+    revealed: Tensor | None = None  # (B, k) positions that became known since the last call
+    wanted: Tensor | None = None  # (B, k) positions that are sampled after the next call
 
     def next(self, fresh: bool, wanted: Tensor) -> None:
         """Prepare the next call; the positions wanted by the last one are known by now."""
@@ -67,19 +58,12 @@ class LazyCache:
 
 @dataclass(frozen=True)
 class SlotStore:
-    """Keys and values of all slots of one layer, some of which a pass computes.
+    """Keys and values of all slots of one layer, some of which a pass computes."""
 
-    Attributes:
-        keys: ``(B, heads, S, head width)``.
-        values: ``(B, heads, S, head width)``.
-        index: ``(B, r)`` slots that are computed; ``None`` for all of them.
-        alone: Whether these attend to each other only, not to the other slots.
-    """
-
-    keys: Tensor
-    values: Tensor
-    index: Tensor | None
-    alone: bool
+    keys: Tensor  # (B, heads, S, head width)
+    values: Tensor  # (B, heads, S, head width)
+    index: Tensor | None  # (B, r) slots that are computed; None for all of them
+    alone: bool  # whether these attend to each other only, not to the other slots
 
     def __call__(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store keys and values ``(B, heads, r, head width)``; return those attended to."""
@@ -95,17 +79,11 @@ class SlotStore:
 
 @dataclass
 class LazyStack:
-    """The last results of a transformer's layers at ``S`` slots.
+    """The last results of a transformer's layers at ``S`` slots."""
 
-    Attributes:
-        memory: ``(layers, 2, B, heads, S, head width)``: keys and values.
-        features: ``(B, S, D)``: output of the first layers when a slot last passed all of them.
-        hidden: ``(B, S, D)``: output of the last layer, before the last norm.
-    """
-
-    memory: Tensor
-    features: Tensor
-    hidden: Tensor
+    memory: Tensor  # (layers, 2, B, heads, S, head width): keys and values
+    features: Tensor  # (B, S, D): output of the first layers when a slot last passed all of them
+    hidden: Tensor  # (B, S, D): output of the last layer, before the last norm
 
     @staticmethod
     def allocate(layers: int, batch: int, heads: int, slots: int, width: int, like: Tensor) -> LazyStack:
@@ -126,7 +104,6 @@ class LazyStack:
         Args:
             x: ``(B, r, D)``.
             first: Layers after which features are kept.
-            index: Their slots.
         """
         for layer, block in enumerate(blocks):
             x = self._layer(block, layer, x, context, index, alone=True)
@@ -177,19 +154,12 @@ class LazyStack:
 
 @dataclass
 class LazyTransformerCache(LazyCache):
-    """State of a transformer between lazy steps.
+    """State of a transformer between lazy steps."""
 
-    Attributes:
-        stack: The last results of its layers.
-        condition: The condition as the layers read it.
-        prefix: ``(B, P, D)``: the condition as a prefix, if it enters so.
-        real: ``(B, P)`` bool, false at padding of the prefix.
-    """
-
-    stack: LazyStack = field(kw_only=True)
-    condition: LayerCondition = field(default_factory=LayerCondition)
-    prefix: Tensor | None = None
-    real: Tensor | None = None
+    stack: LazyStack = field(kw_only=True)  # the last results of its layers
+    condition: LayerCondition = field(default_factory=LayerCondition)  # the condition as the layers read it
+    prefix: Tensor | None = None  # (B, P, D): the condition as a prefix, if it enters so
+    real: Tensor | None = None  # (B, P) bool, false at padding of the prefix
 
     def rows(self, index: slice) -> LazyTransformerCache:
         """Some items, sharing the memory."""

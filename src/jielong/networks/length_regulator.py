@@ -46,7 +46,6 @@ class LengthRegulator(nn.Module):
 
     Args:
         states: Channels ``W`` of the states.
-        width: Channels ``D`` of the embeddings.
     """
 
     rate: Tensor

@@ -36,21 +36,14 @@ from jielong.networks.transformer import ConditionPrefix, Transformer, Transform
 
 
 class MaskedAutoencoderConfig(LayerConfig):
-    """Sizes of MAR's encoder-decoder.
-
-    Attributes:
-        encoder_layers: Layers of the encoder.
-        decoder_layers: Layers of the decoder.
-        buffer: Learned positions before the tokens; MAR has 64 before 256 tokens.
-        rotary: Whether coordinates rotate queries and keys.
-    """
+    """Sizes of MAR's encoder-decoder."""
 
     encoder_layers: int = Field(default=4, ge=1)
     decoder_layers: int = Field(default=4, ge=1)
-    buffer: int = Field(default=16, ge=0)
+    buffer: int = Field(default=16, ge=0)  # learned positions before the tokens; MAR has 64 before 256 tokens
     norm: NormKind = "layer"
     activation: Activation = "gelu"
-    rotary: bool = True
+    rotary: bool = True  # whether coordinates rotate queries and keys
     bias: bool = True
     norm_eps: float = Field(default=1e-6, gt=0)
 
@@ -60,12 +53,7 @@ class MaskedAutoencoderConfig(LayerConfig):
 
 
 class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
-    """Embeddings, and which of them are of known tokens, to hidden vectors.
-
-    Args:
-        extents: Number of values of each coordinate.
-        condition_width: Channels ``W`` of the condition; ``None`` for no condition.
-    """
+    """Embeddings, and which of them are of known tokens, to hidden vectors."""
 
     supports_attention_mask: ClassVar[bool] = True
 

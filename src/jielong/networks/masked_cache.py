@@ -14,19 +14,12 @@ from jielong.networks.lazy import LazyCache, LazyStack
 
 @dataclass(frozen=True)
 class MaskedCondition:
-    """The condition as the networks read it; the same at every step.
+    """The condition as the networks read it; the same at every step."""
 
-    Attributes:
-        front: ``(B, F, D)``: prefix and buffer, before the tokens of the encoder.
-        real: ``(B, F)`` bool, false at padding of the prefix; ``None`` where nothing is padded.
-        encoder: The condition of the encoder's layers.
-        decoder: The condition of the decoder's layers.
-    """
-
-    front: Tensor
-    real: Tensor | None
-    encoder: LayerCondition
-    decoder: LayerCondition
+    front: Tensor  # (B, F, D): prefix and buffer, before the tokens of the encoder
+    real: Tensor | None  # (B, F) bool, false at padding of the prefix; None where nothing is padded
+    encoder: LayerCondition  # the condition of the encoder's layers
+    decoder: LayerCondition  # the condition of the decoder's layers
 
     def real_front(self) -> Tensor:
         """:attr:`real`, or all true."""
@@ -54,18 +47,11 @@ class MaskedCache:
 
 @dataclass
 class LazyMaskedCache(LazyCache):
-    """State between lazy steps.
+    """State between lazy steps."""
 
-    Attributes:
-        encoder: The encoder's last results at all slots, of which unknown ones are masked.
-        decoder: The decoder's last results at all slots.
-        encoded: ``(B, F + N, D)``: the encoder's output at the known slots, as the decoder reads it.
-        condition: The condition.
-    """
-
-    encoder: LazyStack = field(kw_only=True)
-    decoder: LazyStack = field(kw_only=True)
-    encoded: Tensor = field(kw_only=True)
+    encoder: LazyStack = field(kw_only=True)  # the encoder's last results at all slots, of which unknown ones are masked
+    decoder: LazyStack = field(kw_only=True)  # the decoder's last results at all slots
+    encoded: Tensor = field(kw_only=True)  # (B, F + N, D): the encoder's output at the known slots, as the decoder reads it
     condition: MaskedCondition | None = None
 
     def rows(self, index: slice) -> LazyMaskedCache:

@@ -21,7 +21,6 @@ def colour_mask(outputs: int, inputs: int, colours: int, *, mask_b: bool) -> Ten
     Args:
         outputs: Channels written, in ``colours`` groups.
         inputs: Channels read, in ``colours`` groups.
-        colours: Number of groups ``G``.
         mask_b: Whether a colour may read its own group (mask B), not only earlier ones (mask A).
 
     Raises ``ValueError`` if channels cannot be shared out among the colours.
@@ -38,8 +37,6 @@ class VerticalConvolution(nn.Conv2d):
     """Convolution over rows above: ``(B, I, H, W)`` to ``(B, O, H, W)``.
 
     Args:
-        inputs: Channels ``I``.
-        outputs: Channels ``O``.
         kernel: Width ``k``, odd; it covers ``k // 2`` rows above.
         strict: Leave out the current row (in the first layer; in later layers it depends on rows above alone).
     """
@@ -67,8 +64,6 @@ class HorizontalConvolution(nn.Conv2d):
     """Convolution over pixels to the left and earlier colours of the same pixel: ``(B, I, H, W)`` to ``(B, O, H, W)``.
 
     Args:
-        inputs: Channels ``I``.
-        outputs: Channels ``O``.
         reach: Pixels to the left.
         colours: Groups of channels, of ``I`` and of each part of ``O``.
         mask_b: Whether a colour may read its own group (every layer but the first).

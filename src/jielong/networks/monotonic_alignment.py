@@ -74,7 +74,6 @@ class MonotonicAlignment(LengthRegulator):
 
     Args:
         states: Channels ``W`` of the states.
-        width: Channels ``D`` of the inputs.
         layout: The tokens that symbols emit.
     """
 

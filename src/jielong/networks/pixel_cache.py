@@ -46,53 +46,31 @@ class Maps:
 
 @dataclass(frozen=True)
 class Views:
-    """Views of the buffers, created once: for a single pixel slicing takes as long as computing.
+    """Views of the buffers, created once: for a single pixel slicing takes as long as computing."""
 
-    Attributes:
-        windows: Of each layer and column the inputs of its horizontal convolution, ``(B, taps I)``.
-        inputs: Of each layer, column and colour its input, ``(B, I / colours)``; then the output of the last block.
-        gates: Of each block and colour its gated features, ``(B, F / colours)``.
-        gated: Before the gate: all of it, ``(B, 2 F / colours)``, and its halves.
-    """
-
-    windows: list[list[Tensor]]
-    inputs: list[list[list[Tensor]]]
-    gates: list[list[Tensor]]
-    gated: tuple[Tensor, Tensor, Tensor]
+    windows: list[list[Tensor]]  # of each layer and column the inputs of its horizontal convolution, (B, taps I)
+    inputs: list[list[list[Tensor]]]  # of each layer, column and colour its input, (B, I / colours); then the output of the last block
+    gates: list[list[Tensor]]  # of each block and colour its gated features, (B, F / colours)
+    gated: tuple[Tensor, Tensor, Tensor]  # before the gate: all of it, (B, 2 F / colours), and its halves
 
 
 @dataclass
 class PixelCache:
-    """Buffers of one batch. Layer 0 is the first convolution, layer ``l + 1`` block ``l``.
+    """Buffers of one batch. Layer 0 is the first convolution, layer ``l + 1`` block ``l``."""
 
-    Attributes:
-        start: The first embedding, ``(B, D)``.
-        above: Of each layer the rows that its vertical convolution reads, ``(B, I, height, W)``.
-        beside: Of each layer the row that its horizontal convolution reads, ``(B, reach + W, I)``, zero-padded on the left.
-        links: Of each block, colour and column the sum of vertical stack, condition and bias, ``(B, 2 F / colours)``.
-        gates: Of each block the gated features of the current pixel, ``(B, F)``.
-        last: The last block's output for it, ``(B, F)``.
-        taps: Of each layer the pixels in the kernel of its horizontal convolution.
-        colours: Positions of a pixel.
-        capacity: Positions of the picture.
-        length: Positions so far.
-        started: Whether the first call, which takes the condition and the weights in, has been made.
-        shifts: Of each block what the condition adds to the vertical stack (if anything), and to the horizontal one with its bias.
-        maps: The weights.
-        views: Views of the buffers.
-    """
-
-    start: Tensor
-    above: list[Tensor]
-    beside: list[Tensor]
+    start: Tensor  # the first embedding, (B, D)
+    above: list[Tensor]  # of each layer the rows that its vertical convolution reads, (B, I, height, W)
+    beside: list[Tensor]  # of each layer the row that its horizontal convolution reads, (B, reach + W, I), zero-padded on the left
+    # Of each block, colour and column the sum of vertical stack, condition and bias, (B, 2 F / colours).
     links: list[list[tuple[Tensor, ...]]]
-    gates: list[Tensor]
-    last: Tensor
-    taps: list[int]
-    colours: int
-    capacity: int
+    gates: list[Tensor]  # of each block the gated features of the current pixel, (B, F)
+    last: Tensor  # the last block's output for it, (B, F)
+    taps: list[int]  # of each layer the pixels in the kernel of its horizontal convolution
+    colours: int  # positions of a pixel
+    capacity: int  # positions of the picture
     length: int = 0
-    started: bool = False
+    started: bool = False  # whether the first call, which takes the condition and the weights in, has been made
+    # Of each block what the condition adds to the vertical stack (if anything), and to the horizontal one with its bias.
     shifts: list[tuple[Tensor | None, Tensor]] = field(default_factory=list)
     maps: Maps | None = None
     views: Views | None = None

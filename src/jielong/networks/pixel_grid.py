@@ -17,17 +17,11 @@ from jielong.core.tokens import Layout
 
 @dataclass(frozen=True)
 class PixelGrid:
-    """Rows, columns, and positions of a pixel.
-
-    Attributes:
-        rows: Height.
-        columns: Width.
-        colours: Positions of a pixel: 1 when a pixel is one token, the number of colour channels when each is a token of its own.
-    """
+    """Rows, columns, and positions of a pixel."""
 
     rows: int
     columns: int
-    colours: int = 1
+    colours: int = 1  # positions of a pixel: 1 when a pixel is one token, the number of colour channels when each is a token of its own
 
     @staticmethod
     def of(layout: Layout) -> PixelGrid:

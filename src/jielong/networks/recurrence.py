@@ -52,7 +52,6 @@ def lstm(gates: Tensor, cell: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     Args:
         gates: ``(..., G 4 n)`` before their non-linearities: in every group the output, forget and input gates and the content.
         cell: ``(..., G n)``, the previous cell.
-        groups: Number of groups ``G``.
     """
     with torch.autocast(gates.device.type, enabled=False):
         parts = gates.float().unflatten(-1, (groups, 4, -1))
@@ -65,7 +64,6 @@ class Direction(nn.Module):
     """The weights of one direction of an LSTM.
 
     Args:
-        features: Channels of the map.
         left: Pixels to the left in the kernel of the input-to-state convolution.
         neighbours: States that the state-to-state convolution reads.
         condition_width: Channels of a pooled condition, which is a bias of all gates; ``None`` for none.
@@ -121,8 +119,6 @@ class RowLSTM(Recurrence):
     """An LSTM down the rows: a pixel reads three states of the row above; its receptive field is a triangle (section 3.1).
 
     Args:
-        features: Channels ``F`` of the map.
-        condition_width: Channels of a pooled condition.
         kernel: Width of the masked input-to-state convolution, odd.
     """
 
@@ -160,10 +156,6 @@ class DiagonalBiLSTM(Recurrence):
     A state reads the one beside it and the one above it. The states from the right are shifted down by one row before they are added: in
     the pixel's row they depend on later pixels. The map is one column wider than the picture: features depend only on columns to their
     left, so the additional column alone depends on the last pixel of its row, which the next row could not read otherwise.
-
-    Args:
-        features: Channels ``F`` of the map.
-        condition_width: Channels of a pooled condition.
     """
 
     margin, left = 1, 0

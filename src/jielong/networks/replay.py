@@ -11,21 +11,13 @@ from torch import Tensor
 
 @dataclass
 class ReplayCache:
-    """The embeddings and the condition of all positions so far.
-
-    Attributes:
-        batch: Items ``B``.
-        capacity: Positions it may hold.
-        started: Whether the first call, which takes the condition in, has been made.
-        embeddings: ``(B, n, D)``; ``None`` before the first call.
-        pooled: The pooled condition, ``(B, W)``.
-    """
+    """The embeddings and the condition of all positions so far."""
 
     batch: int
-    capacity: int
-    started: bool = False
-    embeddings: Tensor | None = None
-    pooled: Tensor | None = None
+    capacity: int  # positions it may hold
+    started: bool = False  # whether the first call, which takes the condition in, has been made
+    embeddings: Tensor | None = None  # (B, n, D); None before the first call
+    pooled: Tensor | None = None  # the pooled condition, (B, W)
 
     @property
     def length(self) -> int:

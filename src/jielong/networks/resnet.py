@@ -69,7 +69,6 @@ class ResnetEncoder(nn.Module):
 
     Args:
         channels: Width of each stage, finest first; every stage after the first has half the rows and columns.
-        blocks: Residual blocks of a stage.
         attention: Attention after every residual block of the coarsest stage, in addition to the middle's.
         projection: A 1x1 convolution at the end, LDM's "quant conv".
     """

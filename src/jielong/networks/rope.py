@@ -26,15 +26,10 @@ _LOCK = threading.Lock()
 
 @dataclass(frozen=True)
 class Rotation:
-    """Rotations of ``n`` positions, at full head width so that applying them takes no slicing.
+    """Rotations of ``n`` positions, at full head width so that applying them takes no slicing."""
 
-    Attributes:
-        cosine: ``(n, D)``: the cosines, twice; ``(B, 1, n, D)`` where items differ in their positions.
-        sine: Likewise the sines, negated in the first half.
-    """
-
-    cosine: Tensor
-    sine: Tensor
+    cosine: Tensor  # (n, D): the cosines, twice; (B, 1, n, D) where items differ in their positions
+    sine: Tensor  # likewise the sines, negated in the first half
 
     def __call__(self, x: Tensor) -> Tensor:
         """Rotate ``(..., n, D)``: ``x cos + swap(x) sin``, where ``swap`` exchanges the halves of the channels."""

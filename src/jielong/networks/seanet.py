@@ -37,49 +37,27 @@ class TransformerShape:
 
 @dataclass(frozen=True)
 class SEANetShape:
-    """Sizes shared by encoder and decoder.
+    """Sizes shared by encoder and decoder."""
 
-    Attributes:
-        channels: At the full rate; doubled after every ratio.
-        ratios: Of the decoder's stages, coarsest first.
-        kernel: Of the first convolution of each half.
-        last_kernel: Of the last convolution of each half, encoder first.
-        residual_kernel: Of the first convolution of a residual unit; the second has 1.
-        residual_layers: Residual units of a stage.
-        dilation_base: Unit ``j`` of a stage has dilation ``dilation_base^j``.
-        compress: Channels of a stage over those inside a residual unit.
-        convolved_shortcut: A 1x1 convolution as the shortcut of residual units instead of the identity.
-        lstm: Layers of the LSTM; 0 for none.
-        activation: ``elu``, or ``snake``, ``x + sin^2(a x) / a`` with an ``a`` for each channel (2006.08195).
-        causal: Whether all layers are causal.
-        norm: As in :class:`jielong.networks.time_layer.TimeLayer`.
-        padding: As in :class:`jielong.networks.convolution1d.Conv1d`.
-        bounded: Whether the decoder ends in a hyperbolic tangent.
-        transformer: Next to the bottleneck, in each half.
-        downsample: Ratio of the encoder's last strided convolution and the decoder's first transposed one; 1 for none.
-        channelwise_upsampling: That transposed convolution is depthwise, as in Mimi's released weights.
-        whole_frames: The last frame is filled with zeros before the first layer, not padded by every layer.
-    """
-
-    channels: int
-    ratios: tuple[int, ...]
-    kernel: int
-    last_kernel: tuple[int, int]
-    residual_kernel: int
-    residual_layers: int
-    dilation_base: int
-    compress: int
-    convolved_shortcut: bool
-    lstm: int
-    activation: Nonlinearity
-    causal: bool
-    norm: ConvNorm
-    padding: Padding
-    bounded: bool
-    transformer: TransformerShape | None
-    downsample: int
-    channelwise_upsampling: bool
-    whole_frames: bool
+    channels: int  # at the full rate; doubled after every ratio
+    ratios: tuple[int, ...]  # of the decoder's stages, coarsest first
+    kernel: int  # of the first convolution of each half
+    last_kernel: tuple[int, int]  # of the last convolution of each half, encoder first
+    residual_kernel: int  # of the first convolution of a residual unit; the second has 1
+    residual_layers: int  # residual units of a stage
+    dilation_base: int  # unit j of a stage has dilation dilation_base^j
+    compress: int  # channels of a stage over those inside a residual unit
+    convolved_shortcut: bool  # a 1x1 convolution as the shortcut of residual units instead of the identity
+    lstm: int  # layers of the LSTM; 0 for none
+    activation: Nonlinearity  # elu, or snake: x + sin^2(a x) / a, with a parameter a for each channel (2006.08195)
+    causal: bool  # whether all layers are causal
+    norm: ConvNorm  # as in TimeLayer
+    padding: Padding  # as in Conv1d
+    bounded: bool  # whether the decoder ends in a hyperbolic tangent
+    transformer: TransformerShape | None  # next to the bottleneck, in each half
+    downsample: int  # ratio of the encoder's last strided convolution and the decoder's first transposed one; 1 for none
+    channelwise_upsampling: bool  # that transposed convolution is depthwise, as in Mimi's released weights
+    whole_frames: bool  # the last frame is filled with zeros before the first layer, not padded by every layer
 
     def conv(self, inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1) -> Conv1d:
         """A convolution of this network."""

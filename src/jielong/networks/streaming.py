@@ -43,7 +43,6 @@ class Stream:
 
     Args:
         module: The module; its streaming layers are found in it.
-        batch: Number of sounds.
 
     Raises ``ValueError`` if ``batch`` is less than 1, or a layer needs the whole sound at once.
     """

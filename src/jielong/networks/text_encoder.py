@@ -33,8 +33,6 @@ class TextEncoder(nn.Module):
 
     Args:
         symbols: Size of the alphabet.
-        width: Channels ``D`` of a state.
-        heads: Attention heads; divides ``width``.
         convolutions: Convolutional layers before them.
         kernel: Kernel size of a convolution; odd.
     """

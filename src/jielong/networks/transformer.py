@@ -60,7 +60,6 @@ class Transformer(Backbone["Cache | LazyCache"]):
 
     Args:
         axes: Coordinates of a position: 1 for sound, 2 for pictures, 3 for video.
-        condition_width: Channels ``W`` of the condition's states and pooled vector; ``None`` for no condition.
     """
 
     supports_attention_mask: ClassVar[bool] = True

@@ -20,7 +20,6 @@ class GridTransformer(nn.Module):
     """A transformer over all positions of a grid.
 
     Args:
-        grid: Rows and columns.
         positions: ``rotary`` over rows and columns, or a ``learned`` vector added at each position.
     """
 
@@ -48,13 +47,7 @@ class GridTransformer(nn.Module):
 
 
 class ViTEncoder(nn.Module):
-    """Pictures to feature vectors.
-
-    Args:
-        grid: Rows and columns of patches.
-        patch: Side of a patch in pixels.
-        positions: As in :class:`GridTransformer`.
-    """
+    """Pictures to feature vectors. ``positions``: as in :class:`GridTransformer`."""
 
     def __init__(
         self, inputs: int, grid: tuple[int, int], patch: int, outputs: int, config: TransformerConfig, positions: Positions

@@ -24,27 +24,16 @@ LOUDEST = 100.0
 
 @dataclass(frozen=True)
 class VocosShape:
-    """Sizes shared by encoder and decoder.
+    """Sizes shared by encoder and decoder."""
 
-    Attributes:
-        window: Samples of a window.
-        stride: Samples between windows.
-        width: Channels of the blocks.
-        hidden: Channels inside them.
-        layers: Blocks of each half.
-        kernel: Frames of a block's convolution.
-        causal: Whether the blocks are causal.
-        downsample: Frames of a token.
-    """
-
-    window: int
-    stride: int
-    width: int
-    hidden: int
-    layers: int
-    kernel: int
-    causal: bool
-    downsample: int
+    window: int  # samples of a window
+    stride: int  # samples between windows
+    width: int  # channels of the blocks
+    hidden: int  # channels inside them
+    layers: int  # blocks of each half
+    kernel: int  # frames of a block's convolution
+    causal: bool  # whether the blocks are causal
+    downsample: int  # frames of a token
 
     @property
     def bins(self) -> int:

@@ -22,42 +22,25 @@ class LayerMaps(NamedTuple):
 
 
 class Views(NamedTuple):
-    """Views of the buffers, created once: for a single position slicing takes as long as computing.
+    """Views of the buffers, created once: for a single position slicing takes as long as computing."""
 
-    Attributes:
-        rings: Of each layer the input at each place of its ring, ``(B, F)``.
-        gates: Of each layer its gated features, ``(B, F)``.
-        before: Before the gate: all of it, ``(B, 2 F)``, and its halves.
-    """
-
-    rings: list[tuple[Tensor, ...]]
-    gates: tuple[Tensor, ...]
-    before: tuple[Tensor, Tensor, Tensor]
+    rings: list[tuple[Tensor, ...]]  # of each layer the input at each place of its ring, (B, F)
+    gates: tuple[Tensor, ...]  # of each layer its gated features, (B, F)
+    before: tuple[Tensor, Tensor, Tensor]  # before the gate: all of it, (B, 2 F), and its halves
 
 
 @dataclass
 class WaveCache:
-    """Buffers of one batch.
+    """Buffers of one batch."""
 
-    Attributes:
-        rings: Of each layer its last inputs, ``(d, B, F)``; that of position ``t`` at index ``t % d``.
-        gates: Gated features of all layers at the current position, ``(B, layers F)``.
-        capacity: Positions it may hold.
-        length: Positions so far.
-        started: Whether the first call, which takes the condition and the weights in, has been made.
-        maps: The weights of each layer.
-        shifts: Of each layer the sum of bias and condition before the gate, ``(B, 2 F)``.
-        past: Of each layer the contribution of the inputs ``d`` back, for one turn of the ring, shifts included, ``(B, 2 F)`` each.
-        views: Views of the buffers.
-    """
-
-    rings: list[Tensor]
-    gates: Tensor
-    capacity: int
+    rings: list[Tensor]  # of each layer its last inputs, (d, B, F); that of position t at index t % d
+    gates: Tensor  # gated features of all layers at the current position, (B, layers F)
+    capacity: int  # positions it may hold
     length: int = 0
-    started: bool = False
-    maps: list[LayerMaps] = field(default_factory=list)
-    shifts: list[Tensor] = field(default_factory=list)
+    started: bool = False  # whether the first call, which takes the condition and the weights in, has been made
+    maps: list[LayerMaps] = field(default_factory=list)  # the weights of each layer
+    shifts: list[Tensor] = field(default_factory=list)  # of each layer the sum of bias and condition before the gate, (B, 2 F)
+    # Of each layer the contribution of the inputs d back, for one turn of the ring, shifts included, (B, 2 F) each.
     past: list[tuple[Tensor, ...]] = field(default_factory=list)
     views: Views | None = None
 

@@ -20,15 +20,10 @@ SLOPE = 0.2
 
 @dataclass(frozen=True)
 class DiscriminatorOutput:
-    """Output of a discriminator.
+    """Output of a discriminator."""
 
-    Attributes:
-        logits: Of any shape; positive means "real".
-        features: After each layer before the last.
-    """
-
-    logits: Tensor
-    features: list[Tensor]
+    logits: Tensor  # of any shape; positive means "real"
+    features: list[Tensor]  # after each layer before the last
 
 
 class Discriminator(nn.Module):

@@ -30,23 +30,14 @@ from jielong.networks.wave_cache import LayerMaps, WaveCache
 
 
 class WaveNetConfig(Config):
-    """Sizes of a WaveNet.
+    """Sizes of a WaveNet."""
 
-    Attributes:
-        stacks: Stacks of layers.
-        layers: Layers of a stack, with dilations 1, 2, 4, ...
-        width: Channels ``D`` of a position's embedding and hidden vector.
-        features: Channels ``F`` between layers; ``width`` by default.
-        skip: Channels of the sum of all skip connections; ``width`` by default.
-        dropout: Probability of dropping a gated feature.
-    """
-
-    stacks: int = Field(default=2, ge=1)
-    layers: int = Field(default=10, ge=1, le=20)
-    width: int = Field(default=64, ge=1)
-    features: int | None = Field(default=None, ge=1)
-    skip: int | None = Field(default=None, ge=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    stacks: int = Field(default=2, ge=1)  # stacks of layers
+    layers: int = Field(default=10, ge=1, le=20)  # layers of a stack, with dilations 1, 2, 4, ...
+    width: int = Field(default=64, ge=1)  # channels D of a position's embedding and hidden vector
+    features: int | None = Field(default=None, ge=1)  # channels F between layers; width by default
+    skip: int | None = Field(default=None, ge=1)  # channels of the sum of all skip connections; width by default
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # probability of dropping a gated feature
 
     @property
     def dilations(self) -> tuple[int, ...]:
@@ -55,13 +46,7 @@ class WaveNetConfig(Config):
 
 
 class GatedLayer(nn.Module):
-    """One gated layer over ``(B, n, F)``.
-
-    Args:
-        dilation: Distance ``d`` of its two taps.
-        condition_width: Channels of the pooled condition; ``None`` for none.
-        dropout: Probability of dropping a gated feature.
-    """
+    """One gated layer over ``(B, n, F)``."""
 
     def __init__(self, features: int, dilation: int, condition_width: int | None, dropout: float) -> None:
         super().__init__()
@@ -89,9 +74,6 @@ class GatedLayer(nn.Module):
 
 class WaveNet(Backbone["WaveCache | ReplayCache"]):
     """Gated dilated convolutions over positions along one axis.
-
-    Args:
-        condition_width: Channels of the pooled condition; ``None`` for none.
 
     Attributes:
         receptive_field: Positions that a hidden vector depends on, its own included: ``1 + sum of dilations``.

@@ -30,36 +30,22 @@ Embed = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class TrainingView:
-    """The masks of a training step, ``(B, N)`` bool each.
+    """The masks of a training step, ``(B, N)`` bool each."""
 
-    Attributes:
-        known: Positions that hold their own token (masked blocks only).
-        loss_mask: Positions whose token the loss predicts.
-        attention_mask: Positions that others attend to; all that an item has by default.
-        loss_weights: Relative weight of each predicted position, ``(B, N)`` float; equal by default.
-    """
-
-    known: Tensor
-    loss_mask: Tensor
-    attention_mask: Tensor | None = None
-    loss_weights: Tensor | None = None
+    known: Tensor  # positions that hold their own token (masked blocks only)
+    loss_mask: Tensor  # positions whose token the loss predicts
+    attention_mask: Tensor | None = None  # positions that others attend to; all that an item has by default
+    loss_weights: Tensor | None = None  # relative weight of each predicted position, (B, N) float; equal by default
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step inside a block.
+    """One step inside a block."""
 
-    Attributes:
-        index: Index of the step in the block, from 0.
-        count: Number of steps of the block.
-        hidden_before: Unknown positions of the block before the step.
-        hidden_after: Unknown positions after it.
-    """
-
-    index: int
-    count: int
-    hidden_before: int
-    hidden_after: int
+    index: int  # index of the step in the block, from 0
+    count: int  # number of steps of the block
+    hidden_before: int  # unknown positions of the block before the step
+    hidden_after: int  # unknown positions after it
 
     @property
     def progress(self) -> float:

@@ -18,15 +18,10 @@ from jielong.core.tokens import Layout
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
-    """An arrangement of codes.
+    """An arrangement of codes."""
 
-    Attributes:
-        layout: Layout of the arranged tokens, with ``K`` channels as before.
-        table: ``(steps, K)`` long: the position of each step's code per codebook; -1 where there is none.
-    """
-
-    layout: Layout
-    table: Tensor
+    layout: Layout  # layout of the arranged tokens, with K channels as before
+    table: Tensor  # (steps, K) long: the position of each step's code per codebook; -1 where there is none
 
     @property
     def pad(self) -> int:

@@ -14,39 +14,24 @@ from jielong.core.tokens import Layout
 
 @dataclass(frozen=True)
 class Quantized:
-    """Result of a forward pass.
+    """Result of a forward pass."""
 
-    Attributes:
-        values: ``(..., D)``, the codes, in the vectors' dtype; their gradient reaches the vectors through the estimator.
-        indices: ``(..., K)``, long, in ``[0, V)``.
-        losses: Weighted scalars by name, to be added to the training loss.
-        statistics: Scalars to log, such as ``error`` (mean square distance per component), ``usage`` and ``perplexity``.
-        first: Value of the first codebook alone, ``(..., D)``, with gradients as of ``values``; ``None`` with one codebook.
-    """
-
-    values: Tensor
-    indices: Tensor
-    losses: dict[str, Tensor] = field(default_factory=dict)
+    values: Tensor  # (..., D), the codes, in the vectors' dtype; their gradient reaches the vectors through the estimator
+    indices: Tensor  # (..., K), long, in [0, V)
+    losses: dict[str, Tensor] = field(default_factory=dict)  # weighted scalars by name, to be added to the training loss
+    # Scalars to log, such as error (mean square distance per component), usage and perplexity.
     statistics: dict[str, Tensor] = field(default_factory=dict)
-    first: Tensor | None = None
+    first: Tensor | None = None  # value of the first codebook alone, (..., D), with gradients as of values; None with one codebook
 
 
 class Quantizer(nn.Module, ABC):
-    """Replaces vectors by codes. Everything inside is float32, whatever the autocast.
+    """Replaces vectors by codes. Everything inside is float32, whatever the autocast."""
 
-    Attributes:
-        dim: Width ``D`` of the vectors.
-        codebook_size: Size ``V`` of a codebook.
-        num_codebooks: Indices per vector, ``K``.
-        progressive: Whether :meth:`decode` takes the first ``n <= K`` codebooks alone, ``(..., n)``.
-        mapped: Whether its values have passed trained weights.
-    """
-
-    dim: int
-    codebook_size: int
-    num_codebooks: int = 1
-    progressive: bool = False
-    mapped: bool = False
+    dim: int  # width D of the vectors
+    codebook_size: int  # size V of a codebook
+    num_codebooks: int = 1  # indices per vector, K
+    progressive: bool = False  # whether decode takes the first n <= K codebooks alone, (..., n)
+    mapped: bool = False  # whether its values have passed trained weights
 
     @abstractmethod
     def forward(

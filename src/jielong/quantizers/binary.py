@@ -53,7 +53,6 @@ def codebook_entropy(logits: Tensor, joint_bits: int, together: bool = False) ->
     table of ``s`` bits is a product of two matrices, ``(2^(s/2), M)`` and ``(M, 2^(s/2))``; no table of tokens by codes exists.
 
     Args:
-        logits: Of the bits, ``(M, L)``.
         joint_bits: Most bits of a group.
         together: Average over the tokens of all processes, which must call it together. Each gets the gradient of its own tokens, scaled
             so that the mean over processes is the whole batch's.

@@ -27,17 +27,11 @@ LEAST_POSITIONS = 16
 
 
 class ScaleStep(NamedTuple):
-    """One scale of a quantization.
+    """One scale of a quantization."""
 
-    Attributes:
-        vectors: Averages of the residual that were looked up, ``(B, h w, D)``.
-        indices: Their codes, ``(B, h w)``.
-        total: The sum after this scale, ``(B, D, H, W)``, with gradients to codes and ``phi``.
-    """
-
-    vectors: Tensor
-    indices: Tensor
-    total: Tensor
+    vectors: Tensor  # averages of the residual that were looked up, (B, h w, D)
+    indices: Tensor  # their codes, (B, h w)
+    total: Tensor  # the sum after this scale, (B, D, H, W), with gradients to codes and phi
 
 
 class MultiScaleQuantizer(Quantizer):

@@ -73,17 +73,11 @@ def shrink(features: Tensor, scale: Scale) -> Tensor:
 
 @dataclass(frozen=True)
 class Pyramid:
-    """Codes of several scales as one feature map, ``f_k = sum_(j <= k) phi_j(up(e_j))``.
+    """Codes of several scales as one feature map, ``f_k = sum_(j <= k) phi_j(up(e_j))``."""
 
-    Attributes:
-        scales: Coarse to fine; the last is the feature map's own grid.
-        ticks: Which convolution each scale uses; empty where ``phi`` is the identity.
-        ratio: Share of the convolution in ``phi(x) = (1 - ratio) x + ratio conv(x)``.
-    """
-
-    scales: tuple[Scale, ...]
-    ticks: tuple[int, ...] = ()
-    ratio: float = 0.5
+    scales: tuple[Scale, ...]  # coarse to fine; the last is the feature map's own grid
+    ticks: tuple[int, ...] = ()  # which convolution each scale uses; empty where phi is the identity
+    ratio: float = 0.5  # share of the convolution in phi(x) = (1 - ratio) x + ratio conv(x)
     spans: tuple[tuple[int, int], ...] = field(init=False)
 
     def __post_init__(self) -> None:

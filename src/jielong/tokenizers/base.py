@@ -20,21 +20,13 @@ from jielong.core.tokens import Layout, Tokens
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Result of a training forward.
+    """Result of a training forward."""
 
-    Attributes:
-        media: ``(B, C, *size)`` with a gradient; ``None`` in a stage without reconstruction.
-        losses: Weighted scalars of the bottleneck by name.
-        likelihood: Parameters of the predicted distribution of every colour value, ``(B, 2 C, H, W)``.
-        figures: Scalars of the bottleneck to log, without gradient.
-        first: Vectors of the first codebook, with gradients, ``(B, N, D)``.
-    """
-
-    media: Tensor | None
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    likelihood: Tensor | None = None
-    figures: dict[str, Tensor] = field(default_factory=dict)
-    first: Tensor | None = None
+    media: Tensor | None  # (B, C, *size) with a gradient; None in a stage without reconstruction
+    losses: dict[str, Tensor] = field(default_factory=dict)  # weighted scalars of the bottleneck by name
+    likelihood: Tensor | None = None  # parameters of the predicted distribution of every colour value, (B, 2 C, H, W)
+    figures: dict[str, Tensor] = field(default_factory=dict)  # scalars of the bottleneck to log, without gradient
+    first: Tensor | None = None  # vectors of the first codebook, with gradients, (B, N, D)
 
 
 class ReceptiveField(NamedTuple):

@@ -25,16 +25,10 @@ FRAMES = 64
 
 @dataclass(frozen=True)
 class Latency:
-    """Delay of audio through a stream, encoded and decoded.
+    """Delay of audio through a stream, encoded and decoded."""
 
-    Attributes:
-        samples: Largest delay from input to output of a sample.
-        first: Samples of input before the first output.
-        rate: Sample rate.
-    """
-
-    samples: int
-    first: int
+    samples: int  # largest delay from input to output of a sample
+    first: int  # samples of input before the first output
     rate: int
 
     @property
@@ -81,10 +75,8 @@ class GridTokenizer(LearnedTokenizer):
         """A stream of ``batch`` clips in step: inside ``with``, :meth:`encode` takes chunks of any length and returns complete tokens,
         :meth:`decode` any number of tokens and returns their samples.
 
-        Concatenated chunks equal the whole; call :meth:`Stream.finish` before the last one.
-
-        Raises:
-            ValueError: if the autoencoder cannot stream, or looks ahead.
+        Concatenated chunks equal the whole; call :meth:`Stream.finish` before the last one. Raises ``ValueError`` if the autoencoder cannot
+        stream, or looks ahead.
         """
         delay = self.latency
         if not self.any_length or delay is None:

@@ -42,7 +42,6 @@ class TiTokTokenizer(LearnedTokenizer):
 
     Args:
         encoder: ``(B, C, H, W)`` to ``(B, N, dim)``.
-        quantizer: Vectors to codes.
         decoder: ``(B, N, dim)`` to ``(B, h w, V)``, logits of the proxy's codes.
         proxy: The trained grid tokenizer; copied.
         finetune_at: Samples seen when the second stage begins.
