@@ -5,8 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from jielong.config.registry import Part
 from jielong.core.tokens import Layout
@@ -34,9 +33,7 @@ class Quantizer(nn.Module, ABC):
     mapped: bool = False  # whether its values have passed trained weights
 
     @abstractmethod
-    def forward(
-        self, vectors: Tensor, *, generator: torch.Generator | None = None, update: bool = True, samples_seen: int = 0
-    ) -> Quantized:
+    def forward(self, vectors: Tensor, *, generator: Generator | None = None, update: bool = True, samples_seen: int = 0) -> Quantized:
         """Quantize with gradients, and in training update the codes.
 
         Args:

@@ -6,7 +6,7 @@ import math
 
 import torch
 from pydantic import Field, PositiveFloat
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
@@ -51,9 +51,7 @@ class GumbelQuantizer(KeepsPrecision, Quantizer):
         """The sizes, for printing."""
         return f"codebook_size={self.codebook_size}, dim={self.dim}, hard={self.settings.hard}"
 
-    def forward(
-        self, vectors: Tensor, *, generator: torch.Generator | None = None, update: bool = True, samples_seen: int = 0
-    ) -> Quantized:
+    def forward(self, vectors: Tensor, *, generator: Generator | None = None, update: bool = True, samples_seen: int = 0) -> Quantized:
         """See :meth:`Quantizer.forward`: a relaxed sample in training, the most probable code otherwise; indices as of :meth:`encode`."""
         if self.training:
             refuse_repetition("a Gumbel-softmax quantizer")
@@ -78,7 +76,7 @@ class GumbelQuantizer(KeepsPrecision, Quantizer):
             {"kl": kl.detach(), "temperature": kl.new_tensor(tau)},
         )
 
-    def _sample(self, log_q: Tensor, tau: float, generator: torch.Generator) -> Tensor:
+    def _sample(self, log_q: Tensor, tau: float, generator: Generator) -> Tensor:
         """Weights of the codes, ``(M, V)``, of log-probabilities ``(M, V)``."""
         noise = torch.empty(log_q.shape, device=generator.device).exponential_(generator=generator)
         noise = noise.clamp_min_(torch.finfo(torch.float32).tiny).log_().to(log_q.device)

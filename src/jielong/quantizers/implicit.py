@@ -9,7 +9,7 @@ from typing import cast
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
 from jielong.quantizers.checks import check_indices, checked, in_backward
@@ -81,9 +81,7 @@ class ImplicitQuantizer(KeepsPrecision, Quantizer):
     def _codes(self, indices: Tensor) -> Tensor:
         """Indices ``(..., K)`` to codes ``(..., width)`` float32."""
 
-    def forward(
-        self, vectors: Tensor, *, generator: torch.Generator | None = None, update: bool = True, samples_seen: int = 0
-    ) -> Quantized:
+    def forward(self, vectors: Tensor, *, generator: Generator | None = None, update: bool = True, samples_seen: int = 0) -> Quantized:
         """See :meth:`Quantizer.forward`; nothing is drawn."""
         update = update and self.training and torch.is_grad_enabled() and not in_backward()
         with torch.autocast(vectors.device.type, enabled=False):

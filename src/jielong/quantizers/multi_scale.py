@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, cast
 
 import torch
 from pydantic import Field, field_validator
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from jielong.core.tokens import Layout
@@ -100,9 +100,7 @@ class MultiScaleQuantizer(Quantizer):
             total = total + self.pyramid.lift(chosen, scale, kernels)
             yield ScaleStep(vectors, indices, total)
 
-    def forward(
-        self, vectors: Tensor, *, generator: torch.Generator | None = None, update: bool = True, samples_seen: int = 0
-    ) -> Quantized:
+    def forward(self, vectors: Tensor, *, generator: Generator | None = None, update: bool = True, samples_seen: int = 0) -> Quantized:
         """See :meth:`Quantizer.forward`, for feature maps ``(B, H, W, D)``; indices are ``(B, N, 1)``, scale after scale."""
         update = update and self.training and torch.is_grad_enabled()
         with torch.autocast(vectors.device.type, enabled=False):
@@ -185,7 +183,7 @@ class MultiScaleQuantizer(Quantizer):
             raise ValueError(f"feature maps to quantize at several scales must be (batch, {shape}), not {tuple(vectors.shape)}")
         return vectors.float().permute(0, 3, 1, 2).contiguous()
 
-    def _kept(self, totals: Tensor, generator: torch.Generator) -> Tensor:
+    def _kept(self, totals: Tensor, generator: Generator) -> Tensor:
         """The last sum ``(B, D, H, W)``, or for some items an earlier one."""
         if self.settings.dropout == 0 or len(totals) == 1:
             return totals[-1]
@@ -203,14 +201,14 @@ class MultiScaleQuantizer(Quantizer):
         weights = weights * sum(positions) / sum(n ** (1 - balance) for n in positions)
         return torch.cat([weight.expand(len(group)) for weight, group in zip(weights, groups, strict=True)]).to(groups[0].device)
 
-    def _fresh(self, groups: Sequence[Tensor], generator: torch.Generator, count: int) -> Tensor:
+    def _fresh(self, groups: Sequence[Tensor], generator: Generator, count: int) -> Tensor:
         """``count`` vectors drawn from the groups ``(M_k, D)`` of all processes, by ``balance``."""
         sizes = sum_over_processes(torch.tensor([len(group) for group in groups], device=groups[0].device)).tolist()
         numbers = shares(count, sizes, [(rows * columns) ** (1 - self.settings.balance) for rows, columns in self.pyramid.scales])
         return torch.cat([pick_rows(group, number, generator) for group, number in zip(groups, numbers, strict=True) if number])
 
     @torch.no_grad()
-    def _start(self, features: Tensor, generator: torch.Generator) -> None:
+    def _start(self, features: Tensor, generator: Generator) -> None:
         """K-means over the vectors of all scales: with exact codes, and once more with the codes found."""
         check_finite(features.sum(), together=True)
         for exact in (True, False)[: len(self.pyramid.scales)]:
@@ -220,7 +218,7 @@ class MultiScaleQuantizer(Quantizer):
             self.codebook.begin(*kmeans(torch.cat(groups), self.codebook_size, iterations, generator, start=start, weights=weights))
 
     @torch.no_grad()
-    def _follow(self, steps: Sequence[ScaleStep], generator: torch.Generator) -> None:
+    def _follow(self, steps: Sequence[ScaleStep], generator: Generator) -> None:
         groups = [step.vectors.reshape(-1, self.dim) for step in steps]
         indices = [step.indices.flatten() for step in steps]
         self.codebook.follow(torch.cat(groups), torch.cat(indices), partial(self._fresh, groups, generator), self._weights(groups))

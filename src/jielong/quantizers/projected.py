@@ -7,7 +7,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field, SerializeAsAny, model_validator
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from jielong.config.registry import OfFamily
 from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
@@ -35,9 +35,7 @@ class ProjectedQuantizer(KeepsPrecision, Quantizer):
         self.quantizer = quantizer
         self.outward = nn.Linear(quantizer.dim, dim, bias=settings.bias)
 
-    def forward(
-        self, vectors: Tensor, *, generator: torch.Generator | None = None, update: bool = True, samples_seen: int = 0
-    ) -> Quantized:
+    def forward(self, vectors: Tensor, *, generator: Generator | None = None, update: bool = True, samples_seen: int = 0) -> Quantized:
         """See :meth:`Quantizer.forward`; losses and statistics are those of ``Q``."""
         together = update and self.training and torch.is_grad_enabled()
         with torch.autocast(vectors.device.type, enabled=False):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field, SerializeAsAny, model_validator
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from jielong.config.registry import OfFamily
@@ -66,9 +66,7 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
     def _stage(self, level: int) -> Quantizer:
         return cast("Quantizer", self.stages[0 if self.shared else level])
 
-    def forward(
-        self, vectors: Tensor, *, generator: torch.Generator | None = None, update: bool = True, samples_seen: int = 0
-    ) -> Quantized:
+    def forward(self, vectors: Tensor, *, generator: Generator | None = None, update: bool = True, samples_seen: int = 0) -> Quantized:
         """See :meth:`Quantizer.forward`.
 
         Indices are ``(..., n)`` of the levels used, losses those of the levels; statistics are ``error``, the mean square of the last
@@ -157,7 +155,7 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
         codebooks = "the shared codebook" if self.shared else "level " + ", ".join(str(level + 1) for level in advice)
         return f"{codebooks}: {next(iter(advice.values()))}"
 
-    def _draw(self, generator: torch.Generator, device: torch.device) -> int:
+    def _draw(self, generator: Generator, device: torch.device) -> int:
         """Number of levels that this batch uses."""
         if not self.training or self.settings.dropout == 0:
             return self.num_codebooks
@@ -177,7 +175,7 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
         return left / targets.square().mean().clamp_min(1e-12)
 
     @torch.no_grad()
-    def _start(self, vectors: Tensor, generator: torch.Generator) -> None:
+    def _start(self, vectors: Tensor, generator: Generator) -> None:
         """K-means of the shared codebook: of the first batch, then of the batch and its residuals by those codes."""
         codebook = self._codebook
         if bool(codebook.initialised):
@@ -189,7 +187,7 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
             pool.append(vectors - codebook.decode(codebook.encode(vectors)))
 
     @torch.no_grad()
-    def _follow(self, residuals: Sequence[Tensor], parts: Sequence[Quantized], generator: torch.Generator) -> None:
+    def _follow(self, residuals: Sequence[Tensor], parts: Sequence[Quantized], generator: Generator) -> None:
         """One step of the shared codebook, from the residuals of all levels."""
         vectors = self._compared(residuals)
         indices = torch.stack([part.indices.flatten() for part in parts], dim=1).flatten()

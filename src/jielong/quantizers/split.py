@@ -6,7 +6,7 @@ from typing import Annotated, cast
 
 import torch
 from pydantic import Field, SerializeAsAny, model_validator
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from jielong.config.registry import OfFamily
 from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
@@ -61,9 +61,7 @@ class SplitQuantizer(KeepsPrecision, Quantizer):
         sizes = f"num_codebooks={self.num_codebooks}, codebook_size={self.codebook_size}"
         return f"{sizes}, dim={self.dim}, unquantized={self.settings.unquantized}"
 
-    def forward(
-        self, vectors: Tensor, *, generator: torch.Generator | None = None, update: bool = True, samples_seen: int = 0
-    ) -> Quantized:
+    def forward(self, vectors: Tensor, *, generator: Generator | None = None, update: bool = True, samples_seen: int = 0) -> Quantized:
         """See :meth:`Quantizer.forward`; statistics are the two quantizers' under ``semantic_`` and ``acoustic_``."""
         if self.training:
             refuse_repetition("a split quantizer")
@@ -90,7 +88,7 @@ class SplitQuantizer(KeepsPrecision, Quantizer):
             first=first.to(vectors.dtype),
         )
 
-    def _unquantized(self, vectors: Tensor, generator: torch.Generator) -> Tensor | None:
+    def _unquantized(self, vectors: Tensor, generator: Generator) -> Tensor | None:
         """Items that are not quantized, ``(B, 1, ..., 1)`` bool; ``None`` for none."""
         if not self.training or self.settings.unquantized == 0:
             return None

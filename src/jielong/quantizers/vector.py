@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
@@ -112,9 +112,7 @@ class VectorQuantizer(KeepsPrecision, Quantizer):
             vectors, codes = F.normalize(vectors, dim=-1), F.normalize(codes, dim=-1)
         return nearest(vectors, codes)
 
-    def forward(
-        self, vectors: Tensor, *, generator: torch.Generator | None = None, update: bool = True, samples_seen: int = 0
-    ) -> Quantized:
+    def forward(self, vectors: Tensor, *, generator: Generator | None = None, update: bool = True, samples_seen: int = 0) -> Quantized:
         """See :meth:`Quantizer.forward`; the generator draws the k-means start and restarts. Indices are ``(..., 1)``."""
         update = update and self.training and torch.is_grad_enabled()
         if update:
@@ -170,7 +168,7 @@ class VectorQuantizer(KeepsPrecision, Quantizer):
         return self.usage.advice([remedy for remedy, missing in remedies.items() if missing])
 
     @torch.no_grad()
-    def _start(self, vectors: Tensor, generator: torch.Generator) -> None:
+    def _start(self, vectors: Tensor, generator: Generator) -> None:
         """K-means on the first batch: code, count and sum together.
 
         A code for every vector would overfit the first batch and leave nothing to later codebooks. A batch with fewer vectors than codes
