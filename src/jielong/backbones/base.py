@@ -18,6 +18,5 @@ class BackboneSettings(Part):
     def build(self, layout: Layout, condition_width: int | None) -> AnyBackbone:
         """The network for tokens of a layout. Raises ``ValueError`` if the network cannot read such tokens.
 
-        Args:
-            layout: Of the tokens, as the order arranges them.
+        ``layout``: of the tokens, as the order arranges them.
         """

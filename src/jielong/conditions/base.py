@@ -32,8 +32,7 @@ class Condition(nn.Module, ABC, Generic[Value, Prepared]):
     ``prepare`` does what needs no gradient (tokenising, frozen encoders, look-ups); ``forward`` does the rest. Dropped conditions are
     replaced by a learned null vector, for classifier-free guidance (arXiv 2207.12598).
 
-    Args:
-        cfg_dropout: Fraction of conditions replaced by the null vector in training, in [0, 1).
+    ``cfg_dropout``: fraction of conditions replaced by the null vector in training, in [0, 1).
     """
 
     alignment: Alignment | None = None

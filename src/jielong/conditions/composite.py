@@ -34,8 +34,7 @@ class CompositeCondition(Condition[Mapping[str, object], dict[str, PartInputs]])
     if it was trained with one. ``cfg_dropout`` replaces all of them by one null vector, the unconditional case of guidance; each
     condition's ``cfg_dropout`` replaces that condition alone, independently.
 
-    Args:
-        cfg_dropout: Fraction of items whose conditions are all dropped in training.
+    ``cfg_dropout``: fraction of items whose conditions are all dropped in training.
     """
 
     def __init__(self, parts: Mapping[str, Condition], width: int, cfg_dropout: float) -> None:

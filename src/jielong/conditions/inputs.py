@@ -100,9 +100,7 @@ class ConditionInput(ABC):
 class InputError(ValueError):
     """A missing, unknown or misfitting input; the message names the Python argument, :meth:`on_command_line` the option.
 
-    Args:
-        message: With ``{name}`` in place of each input.
-        inputs: The inputs that it names.
+    ``message``: with ``{name}`` in place of each input; ``inputs``: the inputs that it names.
     """
 
     def __init__(self, message: str, inputs: Sequence[ConditionInput]) -> None:
@@ -125,12 +123,9 @@ def broadcast(
 ) -> tuple[dict[str, list[object]], int]:
     """Values of a call, one per item: each input has one value or as many as the longest, and each set of values ``count`` items.
 
-    Args:
-        count: Items per set of values.
+    ``count``: items per set of values. Raises ``InputError`` if the model has no such input, or the numbers of values differ.
 
     Returns values by input name, and the number of items; 0 if nothing is given.
-
-    Raises ``InputError`` if the model has no such input, or the numbers of values differ.
     """
     for each in given:
         if each.name not in {known.name for known in inputs}:

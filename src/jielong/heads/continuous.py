@@ -60,9 +60,7 @@ class GuidedDenoiser:
 
     With guidance, both branches read the same noisy tokens in one call of twice the rows.
 
-    Args:
-        hidden: Hidden vectors ``(B, n, D)``.
-        context: Guidance, and for a joint network the positions' coordinates.
+    ``hidden``: hidden vectors ``(B, n, D)``; ``context``: guidance, and for a joint network the positions' coordinates.
     """
 
     def __init__(self, network: AnyDenoiser, hidden: Tensor, context: HeadContext = NO_CONTEXT) -> None:
@@ -80,9 +78,7 @@ class GuidedDenoiser:
     def branches(self, x: Tensor, *times: float) -> tuple[Tensor, Tensor | None]:
         """The conditional and, with guidance, the unconditional prediction, each ``(B, n, outputs)`` in float32.
 
-        Args:
-            x: Noisy tokens ``(B, n, C)``.
-            times: The network's times, shared by all rows.
+        ``x``: noisy tokens ``(B, n, C)``; ``times``: the network's times, shared by all rows.
         """
         rows = x if isinstance(self.network, JointDenoiser) else x.flatten(0, 1)
         when = torch.tensor([times], dtype=x.dtype, device=x.device) if times else None

@@ -74,14 +74,7 @@ def ddim(
 
     ``sigma = eta s' / s sqrt(1 - a^2 / a'^2)``: 0 adds no noise and 1 as much as :func:`ddpm` at the smaller variance.
 
-    Args:
-        denoise: The network.
-        x: Standard normal noise.
-        plan: The steps, one evaluation each.
-        normal: Noise of the steps.
-        temperature: Multiplies the noise of the steps.
-        eta: Amount of noise.
-        on_state: Called with ``x`` after every step.
+    Arguments as of :func:`ddpm`; ``eta``: amount of noise.
     """
     kept = [*plan.kept.flip(0).tolist(), 1.0]
     for time, (now, then) in zip(plan.times.flip(0).tolist(), pairwise(kept), strict=True):

@@ -33,10 +33,7 @@ def energy_loss(draws: Tensor, target: Tensor, alpha: float = 1.0) -> Tensor:
 
     Its minimum is not 0 but ``E|y - y'|^a``.
 
-    Args:
-        draws: ``(n, ..., C)``.
-        target: ``(..., C)``.
-        alpha: Exponent in (0, 2).
+    ``draws``: ``(n, ..., C)``; ``target``: ``(..., C)``; ``alpha``: exponent in (0, 2).
     """
     count = len(draws)
     if count < 2:

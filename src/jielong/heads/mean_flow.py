@@ -83,12 +83,8 @@ class MeanFlowHead(IterativeHead):
     ) -> list[Tensor]:
         """``|u - stopgrad(v + (r - t) du/dt)|^2`` summed over the values, ``(M,)``, and where ``improved`` the error of the velocity.
 
-        Args:
-            targets: Tokens ``x_1``, ``(M, C)``.
-            noise: ``x_0``, ``(M, C)``.
-            start: ``t``, ``(M,)``.
-            end: ``r``, ``(M,)``, not before ``t``.
-            mask: Values that count, ``(M, C)`` bool; all by default.
+        ``targets`` are ``x_1``, ``noise`` is ``x_0``, both ``(M, C)``; ``start`` is ``t`` and ``end``, not before it, ``r``, both ``(M,)``;
+        ``mask``: values that count, ``(M, C)`` bool; all by default.
         """
         x, velocity = between(noise, targets, start), targets - noise
         mean, *velocities = predict(x, self._when(start, end)).split(targets.shape[-1], dim=-1)

@@ -125,9 +125,7 @@ class SoundAdversarialLoss(AdversarialLoss):
     def judge(self, sound: Tensor, constant: bool = False) -> list[DiscriminatorOutput]:
         """Outputs of all discriminators on ``(B, C, T)``.
 
-        Args:
-            sound: Real or reconstructed.
-            constant: Let no gradient reach the discriminators' weights.
+        ``sound``: real or reconstructed; ``constant``: let no gradient reach the discriminators' weights.
         """
         with torch.autocast(sound.device.type, enabled=False):
             if not constant:

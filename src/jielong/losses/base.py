@@ -83,9 +83,7 @@ class AdversarialLoss(nn.Module, ABC):
     def generator_losses(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
         """The decoder's unweighted scalar losses by name; the discriminators are constant.
 
-        Args:
-            fake: Reconstructions, with a gradient.
-            real: Their targets.
+        ``fake``: reconstructions, with a gradient; ``real``: their targets.
         """
 
     def weights(self, reconstruction_loss: Tensor, losses: Mapping[str, Tensor], last_layer: nn.Parameter) -> dict[str, Tensor]:

@@ -33,9 +33,7 @@ class DistillationLoss(CodeLoss):
 
     The map is trained beside the tokenizer and not saved with it.
 
-    Args:
-        teacher: Gives ``f``.
-        dim: Width ``D`` of ``h``.
+    ``teacher``: gives ``f``; ``dim``: width ``D`` of ``h``.
     """
 
     def __init__(self, settings: Distillation, teacher: Teacher, dim: int) -> None:

@@ -145,9 +145,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causa
     """``softmax(q k' / sqrt(D) + mask) v``. Returns ``(B, heads, n, D)``.
 
     Args:
-        q: Queries ``(B, heads, n, D)``.
-        k: Keys ``(B, heads, length, D)``.
-        v: Values ``(B, heads, length, D)``.
+        q, k, v: Queries ``(B, heads, n, D)``, keys and values ``(B, heads, length, D)``.
         mask: Added to the scores, of their dtype: ``(n, length)`` or broadcastable to ``(B, heads, n, length)``; no row may be all
             minus infinity.
         causal: Query ``i`` sees keys up to ``i``; needs ``n == length`` and no mask.

@@ -105,9 +105,7 @@ class Backbone(nn.Module, ABC, Generic[C]):
     def check_order(self, blocks: Tensor, shifted: bool) -> None:
         """Raise ``ValueError`` if the network cannot serve an order. Attention serves all; masks and recurrences do not.
 
-        Args:
-            blocks: The block of every position, ``(N,)``.
-            shifted: Whether what stands at a position is made from earlier blocks alone.
+        ``blocks``: the block of every position, ``(N,)``; ``shifted``: whether what stands at a position is made from earlier blocks alone.
         """
         return
 

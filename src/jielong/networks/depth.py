@@ -58,10 +58,8 @@ class DepthLayer(nn.Module):
 class DepthTransformer(nn.Module):
     """Inputs of the codebooks of ``M`` positions to hidden vectors, causal over codebooks.
 
-    Args:
-        shared: One set of weights for all codebooks instead of one for each (Moshi).
-
-    Raises ``ValueError`` if ``heads`` does not divide ``width``.
+    ``shared``: one set of weights for all codebooks instead of one for each (Moshi). Raises ``ValueError`` if ``heads`` does not divide
+    ``width``.
     """
 
     def __init__(self, codebooks: int, layers: int, width: int, heads: int, shared: bool = False) -> None:

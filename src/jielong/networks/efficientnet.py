@@ -185,9 +185,7 @@ class EfficientNetLite(nn.Module):
     def features(self, images: Tensor, last: int = len(_STAGES)) -> list[Tensor]:
         """Outputs of stages 1 to ``last`` (of 7), each ``(B, C_s, H_s, W_s)``; later ones are not computed.
 
-        Args:
-            images: ``(B, 3, H, W)`` or ``(B, 1, H, W)`` (grey, repeated) in [-1, 1].
-            last: The deepest stage to compute.
+        ``images``: ``(B, 3, H, W)`` or ``(B, 1, H, W)`` (grey, repeated) in [-1, 1]; ``last``: the deepest stage to compute.
         """
         return self._run(images, last)[0]
 

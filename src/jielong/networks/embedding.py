@@ -30,8 +30,7 @@ class SoftCodeEmbedding(nn.Module, ABC):
 class CodeEmbedding(nn.Embedding):
     """One table per codebook; the vectors of a position are summed.
 
-    Args:
-        padded: Whether there is one more vector, of the value ``V``, for "no code".
+    ``padded``: whether there is one more vector, of the value ``V``, for "no code".
     """
 
     offsets: Tensor

@@ -160,8 +160,7 @@ class _Workspace:
 class FusedLayers:
     """The layers and the last norm, prepared for calls with a cache; later changes of weights have no effect, nor has dropout.
 
-    Args:
-        dtype: Of keys, values and products.
+    ``dtype``: of keys, values and products.
     """
 
     def __init__(self, blocks: Sequence[Block], norm: Norm, heads: int, dtype: torch.dtype) -> None:

@@ -101,9 +101,7 @@ class LazyStack:
     def whole(self, blocks: Sequence[Block], x: Tensor, context: AttentionContext, first: int, index: Tensor | None = None) -> Tensor:
         """Compute all slots, or those of ``index`` ``(B, r)``, which then attend to each other only. Returns ``(B, r, D)``.
 
-        Args:
-            x: ``(B, r, D)``.
-            first: Layers after which features are kept.
+        ``x``: ``(B, r, D)``; ``first``: layers after which features are kept.
         """
         for layer, block in enumerate(blocks):
             x = self._layer(block, layer, x, context, index, alone=True)

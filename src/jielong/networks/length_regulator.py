@@ -44,8 +44,7 @@ class LengthRegulator(nn.Module):
 
     Durations are equal; :class:`MonotonicAlignment` learns them.
 
-    Args:
-        states: Channels ``W`` of the states.
+    ``states``: channels ``W`` of the states.
     """
 
     rate: Tensor
@@ -69,20 +68,14 @@ class LengthRegulator(nn.Module):
     def learn(self, aligned: AlignedStates, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
         """Durations ``(B, L)`` for a training step, and a loss to add, if durations are learned.
 
-        Args:
-            aligned: The states.
-            values: Tokens ``(B, N, C)``.
-            lengths: ``(B,)`` tokens of each item.
+        ``values``: tokens ``(B, N, C)``; ``lengths``: ``(B,)`` tokens of each item.
         """
         return even(aligned.mask, lengths), None
 
     def durations(self, aligned: AlignedStates, lengths: Tensor, prompt: Tensor | None = None) -> Tensor:
         """Durations ``(B, L)`` that add up to ``lengths``.
 
-        Args:
-            aligned: The states.
-            lengths: ``(B,)`` tokens of each item.
-            prompt: Given first tokens of each item, ``(B, P, C)``.
+        ``lengths``: ``(B,)`` tokens of each item; ``prompt``: given first tokens of each item, ``(B, P, C)``.
         """
         return even(aligned.mask, lengths)
 

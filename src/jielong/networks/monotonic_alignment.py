@@ -72,9 +72,7 @@ def diagonal(mask: Tensor, lengths: Tensor, positions: int) -> Tensor:
 class MonotonicAlignment(LengthRegulator):
     """Durations found by alignment search in training and predicted by a small network in sampling.
 
-    Args:
-        states: Channels ``W`` of the states.
-        layout: The tokens that symbols emit.
+    ``states``: channels ``W`` of the states; ``layout``: the tokens that symbols emit.
     """
 
     def __init__(self, states: int, width: int, layout: Layout) -> None:

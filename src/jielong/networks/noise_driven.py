@@ -28,9 +28,7 @@ class NoiseDriven(nn.Module):
 
     Noise features come from a second layer where the paper normalises them: normalisation would cancel the temperature.
 
-    Args:
-        noise: Dimensions of the noise.
-        outputs: Dimensions of a sample.
+    ``noise``: dimensions of the noise; ``outputs``: dimensions of a sample.
     """
 
     def __init__(self, hidden: int, noise: int, outputs: int, layers: int, width: int) -> None:

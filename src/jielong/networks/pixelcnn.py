@@ -56,9 +56,7 @@ class PixelCNNConfig(Config):
 class GatedBlock(nn.Module):
     """One block of both stacks: ``(B, F, H, W)`` each.
 
-    Args:
-        features: Channels ``F`` of each stack, a multiple of ``colours``.
-        colours: Positions of a pixel.
+    ``features``: channels ``F`` of each stack, a multiple of ``colours``; ``colours``: positions of a pixel.
     """
 
     def __init__(self, features: int, config: PixelCNNConfig, colours: int, condition_width: int | None) -> None:

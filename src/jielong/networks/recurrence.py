@@ -25,9 +25,7 @@ from jielong.networks.masked_convolution import colour_mask
 class GroupedLinear(nn.Linear):
     """A linear map ``(..., inputs) -> (..., outputs)`` under mask B: a 1x1 convolution that keeps colours in their order.
 
-    Args:
-        groups: Colour groups ``G``.
-        before: Leading input channels, of pixels to the left, which all groups may read.
+    ``groups``: colour groups ``G``; ``before``: leading input channels, of pixels to the left, which all groups may read.
     """
 
     mask: Tensor | None
@@ -118,8 +116,7 @@ class Recurrence(nn.Module, ABC):
 class RowLSTM(Recurrence):
     """An LSTM down the rows: a pixel reads three states of the row above; its receptive field is a triangle (section 3.1).
 
-    Args:
-        kernel: Width of the masked input-to-state convolution, odd.
+    ``kernel``: width of the masked input-to-state convolution, odd.
     """
 
     margin = 0

@@ -19,8 +19,7 @@ Positions = Literal["rotary", "learned"]
 class GridTransformer(nn.Module):
     """A transformer over all positions of a grid.
 
-    Args:
-        positions: ``rotary`` over rows and columns, or a ``learned`` vector added at each position.
+    ``positions``: ``rotary`` over rows and columns, or a ``learned`` vector added at each position.
     """
 
     table: nn.Parameter | None

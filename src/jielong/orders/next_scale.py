@@ -23,8 +23,7 @@ class ScaleEmbedding(SoftCodeEmbedding):
 
     Codebook and convolutions are copies of the tokenizer's, in non-persistent buffers: a generator is always built on its tokenizer.
 
-    Args:
-        quantizer: The trained tokenizer's.
+    ``quantizer``: the trained tokenizer's.
     """
 
     codes: Tensor

@@ -130,8 +130,7 @@ class BinaryQuantizer(ImplicitQuantizer):
     minimum is negative, and it is left out outside training. ``commitment`` is ``beta`` times the mean of ``(z - sg(c))^2``. Under data
     parallelism the second entropy is that of the whole batch.
 
-    Args:
-        magnitude: ``m``.
+    ``magnitude``: ``m``.
     """
 
     weights: Tensor

@@ -16,9 +16,7 @@ _LARGE_CODES, _LARGE_SCORES = 1 << 14, 1 << 26
 def nearest(vectors: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     r"""The nearest code of every vector: ``argmin_v |z - e_v|^2 = argmax_v (z . e_v - |e_v|^2 / 2)``.
 
-    Args:
-        vectors: ``(M, D)``, float32.
-        codes: ``(V, D)``, float32.
+    ``vectors``: ``(M, D)``, float32; ``codes``: ``(V, D)``, float32.
 
     Returns the indices ``(M,)``, the lowest of equally near codes, and their scores ``z . e - |e|^2 / 2``, ``(M,)``, which are not finite
     where a vector is not.

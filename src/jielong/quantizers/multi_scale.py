@@ -49,8 +49,7 @@ class MultiScaleQuantizer(Quantizer):
     and restarts: 0 counts vectors; 1 counts scales, which may take codes that the finest scale would use. ``dropout`` decodes some
     training items from their first few scales only, their number drawn uniformly, so that the encoder uses them.
 
-    Args:
-        settings: With scales that end at the feature map's grid, see :meth:`MultiScale.on`.
+    ``settings``: with scales that end at the feature map's grid, see :meth:`MultiScale.on`.
     """
 
     def __init__(self, settings: MultiScale, dim: int) -> None:

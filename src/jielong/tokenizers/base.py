@@ -99,9 +99,7 @@ class Tokenizer(nn.Module, ABC):
     def sample_cached(self, cached: Tokens, rng: PerSampleRNG) -> Tokens:
         """Tokens to train on, of the result of :meth:`encode_to_cache`; new samples at every call if it stores distributions.
 
-        Args:
-            cached: In :attr:`cached_layout`.
-            rng: A stream per item.
+        ``cached``: in :attr:`cached_layout`; ``rng``: a stream per item.
         """
         return cached
 
@@ -139,9 +137,7 @@ class Tokenizer(nn.Module, ABC):
     def decode_between(self, values: Tensor, start: int, stop: int) -> Tensor:
         """Audio of positions ``start`` to ``stop`` (exclusive), equal to that of :meth:`decode`, from the tokens it depends on.
 
-        Args:
-            values: Of all positions, ``(B, N, C)``.
-            stop: Last position plus one.
+        ``values``: of all positions, ``(B, N, C)``; ``stop``: last position plus one.
         """
         hop_length, first, last = self.hop_length or 1, 0, values.shape[1]
         if self.any_length:

@@ -45,8 +45,7 @@ class KLTokenizer(GridTokenizer):
     mean 0 and mean square 1 over its channels, and in training ``u n``, ``u ~ U(0, noise)`` per item and ``n ~ N(0, I)``, is added before
     decoding.
 
-    Args:
-        autoencoder: Encoder from media to means and log-variances ``(B, 2 dim, *grid)``, decoder from latents ``(B, dim, *grid)``.
+    ``autoencoder``: encoder from media to means and log-variances ``(B, 2 dim, *grid)``, decoder from latents ``(B, dim, *grid)``.
     """
 
     shift: Tensor
