@@ -1,4 +1,4 @@
-"""Chains trained side by side, and the experiments made of them, on a few small pictures."""
+"""Experiments that train systems at equal time, on a few small images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from jielong.apps.cli import app
 from jielong.apps.lab import Verdict, chains, conclude, missing, run
-from jielong.apps.lab.chains import Drawn, Plan, faster, nearer
+from jielong.apps.lab.chains import Generated, TrainingPlan, distance_gain, speedup
 from jielong.apps.lab.experiments import discrete_or_continuous, four_corners, pixels, sketch_first, thirty_two_tokens
 from jielong.config import recipe
 from jielong.media.kinds.image import image_medium
@@ -41,7 +41,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Clock:
-    """A fiftieth of a second a look, so that what is given a time takes a number of steps."""
+    """A clock that advances 0.02 s per call, so that a time budget is a number of steps."""
 
     TICK = 0.02
 
@@ -60,8 +60,8 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "time", clock)
 
 
-def on(plan: Plan, few: Path) -> Plan:
-    """The same plan over a few pictures of half the side, and without a sample sheet at every tenth of its time."""
+def on(plan: TrainingPlan, few: Path) -> TrainingPlan:
+    """The same plan on a few images of half the side, without sample grids."""
 
     def moved(text: str) -> str:
         half = re.sub(r"size: (\d+)", lambda side: f"size: {int(side[1]) // 2}", text)
@@ -71,16 +71,16 @@ def on(plan: Plan, few: Path) -> Plan:
     return replace(plan, generator=moved(plan.generator), tokenizer=moved(plan.tokenizer) if plan.tokenizer else None)
 
 
-def drawn(distance: float, pace: float, spread: float = 0.1) -> Drawn:
+def drawn(distance: float, seconds: float, spread: float = 0.1) -> Generated:
     generator = torch.Generator().manual_seed(round(1000 * distance))
     contributions = distance + spread * torch.randn(64, generator=generator, dtype=torch.float64)
-    return Drawn(
-        torch.zeros(64, 3, 4, 4), contributions, distance, pace * (1 + 0.01 * torch.rand(5, generator=generator, dtype=torch.float64))
+    return Generated(
+        torch.zeros(64, 3, 4, 4), contributions, distance, seconds * (1 + 0.01 * torch.rand(5, generator=generator, dtype=torch.float64))
     )
 
 
 @pytest.mark.parametrize("judge", [pixels.judge, sketch_first.judge])
-def test_chains_are_judged_both_ways(judge: object) -> None:
+def test_verdicts_both_ways(judge: object) -> None:
     good, bad = drawn(1.0, 0.01), drawn(2.0, 0.1)
     assert conclude(judge(good, bad, 0)) is Verdict.HOLDS  # type: ignore[operator]
     assert conclude(judge(bad, good, 0)) is Verdict.FAILS  # type: ignore[operator]
@@ -89,8 +89,8 @@ def test_chains_are_judged_both_ways(judge: object) -> None:
 
 def test_figures_of_two_chains() -> None:
     one, two = drawn(1.0, 0.01, 0.0), drawn(2.5, 0.03, 0.0)
-    assert nearer(one, two, 0, 0.95).value == pytest.approx(1.5)
-    assert faster(one, two, 0, 0.95).value == pytest.approx(3.0, rel=0.02)
+    assert distance_gain(one, two, 0, 0.95).value == pytest.approx(1.5)
+    assert speedup(one, two, 0, 0.95).value == pytest.approx(3.0, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -102,50 +102,50 @@ def test_runs(name: str, module: object, plans: tuple[str, str], few: Path, tmp_
     for plan in plans:
         monkeypatch.setattr(module, plan, on(getattr(module, plan), few))
     result = run(name, tmp_path, budget=0.02)
-    told = json.loads((tmp_path / "result.json").read_text())
+    record = json.loads((tmp_path / "result.json").read_text())
     assert result.verdict in Verdict
-    assert len(told["checks"]) == 2
-    seconds = [figure["value"] for key, figure in told["figures"].items() if key.startswith("seconds of training")]
+    assert len(record["checks"]) == 2
+    seconds = [figure["value"] for key, figure in record["figures"].items() if key.startswith("seconds of training")]
     assert len(seconds) == 2
-    # Each was given a second, and a step may pass its end by the few looks at the clock that it takes.
+    # The budget is one second; a step may exceed it by the few clock calls it makes.
     assert all(1 - 5 * Clock.TICK < each < 1 + 5 * Clock.TICK for each in seconds), seconds
-    assert all(figure["value"] > 0 for key, figure in told["figures"].items() if key.startswith("pictures seen"))
+    assert all(figure["value"] > 0 for key, figure in record["figures"].items() if key.startswith("images seen"))
 
 
 # --- four corners ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_four_corners_are_judged_both_ways() -> None:
-    told = {corner: drawn(2.0 + place / 10, 0.01) for place, corner in enumerate(four_corners.PLANS)}
+    others = {corner: drawn(2.0 + index / 10, 0.01) for index, corner in enumerate(four_corners.PLANS)}
     best = four_corners.BEST
-    assert conclude(four_corners.judge(told | {best: drawn(1.0, 0.1)}, 0)) is Verdict.HOLDS
-    assert conclude(four_corners.judge(told | {best: drawn(3.0, 0.1)}, 0)) is Verdict.FAILS
-    one_is_better = told | {best: drawn(1.0, 0.1), ("raster", "codes"): drawn(0.5, 0.1)}
+    assert conclude(four_corners.judge(others | {best: drawn(1.0, 0.1)}, 0)) is Verdict.HOLDS
+    assert conclude(four_corners.judge(others | {best: drawn(3.0, 0.1)}, 0)) is Verdict.FAILS
+    one_is_better = others | {best: drawn(1.0, 0.1), ("raster", "codes"): drawn(0.5, 0.1)}
     assert conclude(four_corners.judge(one_is_better, 0)) is Verdict.FAILS
-    assert conclude(four_corners.judge(told | {best: drawn(1.95, 0.1, 2.0)}, 0)) is Verdict.UNKNOWN
+    assert conclude(four_corners.judge(others | {best: drawn(1.95, 0.1, 2.0)}, 0)) is Verdict.UNKNOWN
 
 
 @pytest.mark.usefixtures("_clock")
 def test_four_corners_run(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(four_corners, "PLANS", {corner: on(plan, few) for corner, plan in four_corners.PLANS.items()})
     result = run("four-corners", tmp_path, budget=0.02)
-    told = json.loads((tmp_path / "result.json").read_text())
+    record = json.loads((tmp_path / "result.json").read_text())
     assert result.verdict in Verdict
-    assert len(told["checks"]) == 3
-    assert {"tokens a picture, random vectors", "tokens a picture, raster codes"} <= told["figures"].keys()
-    assert "bits a picture, raster codes" in told["figures"]
-    assert "bits a picture, raster vectors" not in told["figures"], "vectors have no number of bits"
-    orders = {name: "masked" in text["generator"] for name, text in told["provenance"]["recipes"].items()}
+    assert len(record["checks"]) == 3
+    assert {"tokens per image, random vectors", "tokens per image, raster codes"} <= record["figures"].keys()
+    assert "bits per image, raster codes" in record["figures"]
+    assert "bits per image, raster vectors" not in record["figures"], "bits are not defined for vectors"
+    orders = {name: "masked" in text["generator"] for name, text in record["provenance"]["recipes"].items()}
     assert orders == {"raster codes": False, "raster vectors": False, "random codes": True, "random vectors": True}
 
 
 # --- discrete or continuous -----------------------------------------------------------------------------------------------------------
 
 
-def rate(bits: float, decibels: float, seed: int = 0) -> discrete_or_continuous.Kept:
-    pictures = torch.randn(64, generator=torch.Generator().manual_seed(7), dtype=torch.float64)  # some are easier, whoever keeps them
-    own = 0.05 * torch.randn(64, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return discrete_or_continuous.Kept(bits, decibels + pictures + own, 0.1)
+def rate(bits: float, decibels: float, seed: int = 0) -> discrete_or_continuous.Reconstructions:
+    pictures = torch.randn(64, generator=torch.Generator().manual_seed(7), dtype=torch.float64)  # common to all tokenizers
+    noise = 0.05 * torch.randn(64, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return discrete_or_continuous.Reconstructions(bits, decibels + pictures + noise, 0.1)
 
 
 def test_codes_and_vectors_are_judged_both_ways_at_equal_bits() -> None:
@@ -158,11 +158,11 @@ def test_codes_and_vectors_are_judged_both_ways_at_equal_bits() -> None:
 
 def test_rates_between_two_are_on_a_straight_line() -> None:
     some = [rate(400, 24.0), rate(200, 20.0), rate(800, 30.0)]
-    found = discrete_or_continuous.at(300, some)
+    found = discrete_or_continuous.psnr_at(300, some)
     assert found is not None
     torch.testing.assert_close(found, rate(300, 22.0).psnr)
-    assert discrete_or_continuous.at(199, some) is None
-    assert discrete_or_continuous.at(801, some) is None
+    assert discrete_or_continuous.psnr_at(199, some) is None
+    assert discrete_or_continuous.psnr_at(801, some) is None
 
 
 @pytest.mark.usefixtures("_clock")
@@ -172,18 +172,18 @@ def test_discrete_or_continuous_runs(few: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(discrete_or_continuous, "WEIGHTS", (100.0, 0.001))
     result = run("discrete-or-continuous", tmp_path, budget=0.05)
     figures = result.outcome.figures
-    assert figures["bits a picture, 16 codes"].value == 64 * 4
-    low, high = (figures[f"bits a picture, vectors, weight {weight}"].value for weight in ("100", "0.001"))
-    assert 0 <= low < high, "a divergence that weighs more leaves less to tell"
+    assert figures["bits per image, 16 codes"].value == 64 * 4
+    low, high = (figures[f"bits per image, vectors, weight {weight}"].value for weight in ("100", "0.001"))
+    assert 0 <= low < high, "a larger KL weight leaves fewer bits"
     assert len(result.outcome.checks) == 2
 
 
 # --- 32 tokens ------------------------------------------------------------------------------------------------------------------------
 
 
-def kept(psnr: float, distance: float, reach: float) -> thirty_two_tokens.Kept:
+def kept(psnr: float, distance: float, extent: float) -> thirty_two_tokens.Reconstructions:
     noise = 0.01 * torch.randn(3, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return thirty_two_tokens.Kept(psnr + noise[0], distance + noise[1], reach + noise[2], torch.zeros(8, 3, 4, 4))
+    return thirty_two_tokens.Reconstructions(psnr + noise[0], distance + noise[1], extent + noise[2], torch.zeros(8, 3, 4, 4))
 
 
 def test_thirty_two_tokens_are_judged_both_ways() -> None:
@@ -194,11 +194,11 @@ def test_thirty_two_tokens_are_judged_both_ways() -> None:
     assert conclude(thirty_two_tokens.judge(kept(23.5, 0.51, 0.01), grid, 0)) is Verdict.FAILS
 
 
-def test_a_pixel_reaches_itself() -> None:
+def test_a_pixel_token_affects_one_pixel() -> None:
     tokenizer = PixelTokenizer(image_medium(3, (8, 8)), Pixels())
     system = System("pixels", recipe.load("maskgit-tiny"), tokenizer, None)
     pictures = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    assert thirty_two_tokens.reach(system, pictures, 0).tolist() == [1 / 64] * 6
+    assert thirty_two_tokens.token_extent(system, pictures, 0).tolist() == [1 / 64] * 6
 
 
 @pytest.mark.usefixtures("_clock")
@@ -218,7 +218,7 @@ def test_thirty_two_tokens_run(few: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert figures[f"bits, {grid}"].value == 16 * 6
 
 
-def test_what_needs_a_model_that_is_not_there_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_experiment_without_its_model_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thirty_two_tokens.ThirtyTwoTokens, "needs", ("no-such-model",))
     assert "no-such-model" in str(missing("32-tokens"))
     assert missing("collapse") is None

@@ -1,4 +1,4 @@
-"""Each experiment's rule both ways with made-up numbers, its measures by oracle, and all of it end to end at a tiny budget."""
+"""Each experiment's verdict both ways on synthetic figures, its measures by oracle, and a run at a tiny budget."""
 
 from __future__ import annotations
 
@@ -44,32 +44,32 @@ def toss(monkeypatch: pytest.MonkeyPatch) -> type[Trial]:
         claim = "The number is above one half."
 
         def run(self, bench: Bench) -> Outcome:
-            bench.tell("tossing")
+            bench.log("tossing")
             value = torch.rand(1, generator=torch.Generator().manual_seed(bench.seed)).item()
             return Outcome([Check("it is", exact(value), "above", 0.5)], {"number": exact(value)}, lambda figure: figure.subplots())
 
     return Toss
 
 
-def test_a_result_says_all_that_is_needed_to_doubt_it(toss: type[Trial], tmp_path: Path) -> None:
-    said: list[str] = []
+def test_a_result_file(toss: type[Trial], tmp_path: Path) -> None:
+    messages: list[str] = []
     verdicts = set()
     for seed in range(6):
-        result = run("toss", tmp_path / str(seed), seed, tell=said.append)
-        told = json.loads((tmp_path / str(seed) / "result.json").read_text())
-        assert told["verdict"] == str(result.verdict) == ("holds" if told["figures"]["number"]["value"] > 0.5 else "does not hold")
-        assert told["seed"] == seed
-        assert told["checks"][0]["bound"] == 0.5
-        assert {"torch", "jielong"} <= told["versions"].keys()
-        assert told["command"] == f"jielong lab run toss --seed {seed}"
+        result = run("toss", tmp_path / str(seed), seed, log=messages.append)
+        record = json.loads((tmp_path / str(seed) / "result.json").read_text())
+        assert record["verdict"] == str(result.verdict) == ("holds" if record["figures"]["number"]["value"] > 0.5 else "does not hold")
+        assert record["seed"] == seed
+        assert record["checks"][0]["bound"] == 0.5
+        assert {"torch", "jielong"} <= record["versions"].keys()
+        assert record["command"] == f"jielong lab run toss --seed {seed}"
         with Image.open(tmp_path / str(seed) / "plot.png") as plot:
             assert plot.format == "PNG"
         verdicts.add(result.verdict)
     assert verdicts == {Verdict.HOLDS, Verdict.FAILS}
-    assert said == ["tossing"] * 6
+    assert messages == ["tossing"] * 6
 
 
-def test_what_is_not_there_is_refused(toss: type[Trial], tmp_path: Path) -> None:
+def test_invalid_arguments(toss: type[Trial], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="did you mean 'collapse'"):
         run("colapse", tmp_path)
     with pytest.raises(ValueError, match="above 0"):
@@ -97,21 +97,21 @@ def test_a_budget_scales_numbers() -> None:
 # --- what is alike --------------------------------------------------------------------------------------------------------------------
 
 
-def alike(regression_prefers: str, blurred_told: bool = True) -> Verdict:
+def alike(regression_prefers: str, blur_detected: bool = True) -> Verdict:
     small, large = noise() * 0.1, noise(seed=1) + 1
     regression = {"shifted": large, "blurred": small} if regression_prefers == "blurred" else {"shifted": small, "blurred": large}
     real = noise(seed=2)
-    logits = {"real": real, "shifted": real + 1e-3 * noise(seed=3), "blurred": real - 2 if blurred_told else real - 1e-3}
+    logits = {"real": real, "shifted": real + 1e-3 * noise(seed=3), "blurred": real - 2 if blur_detected else real - 1e-3}
     same = {"shifted": small, "blurred": large}
     return conclude(
-        what_is_alike.judge(regression, same, logits, {"later": large, "muffled": small}, {"later": small, "muffled": large}, seed=0)
+        what_is_alike.judge(regression, same, logits, {"delayed": large, "muffled": small}, {"delayed": small, "muffled": large}, seed=0)
     )
 
 
 def test_alike_is_judged_both_ways() -> None:
     assert alike("blurred") is Verdict.HOLDS
     assert alike("shifted") is Verdict.FAILS
-    assert alike("blurred", blurred_told=False) is Verdict.FAILS
+    assert alike("blurred", blur_detected=False) is Verdict.FAILS
 
 
 def test_copies() -> None:
@@ -127,7 +127,7 @@ def test_copies() -> None:
     assert (spread.sum(0) * place.square()).sum().sqrt().item() == pytest.approx(what_is_alike.BLUR, rel=0.05)
 
 
-def test_a_discriminator_learns_to_see_blur() -> None:
+def test_a_discriminator_detects_blur() -> None:
     class Squares:
         medium = image_medium(3, (32, 32))
 
@@ -146,7 +146,7 @@ def test_a_discriminator_learns_to_see_blur() -> None:
 def test_what_is_alike_runs(tmp_path: Path) -> None:
     result = run("what-is-alike", tmp_path, budget=0.02)
     assert {check.estimate.n for check in result.outcome.checks} <= {2, 3}
-    assert 0 <= result.outcome.figures["discriminator, real above shifted picture"].value <= 1
+    assert 0 <= result.outcome.figures["discriminator AUC, shifted image"].value <= 1
 
 
 # --- collapse -------------------------------------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def test_what_is_alike_runs(tmp_path: Path) -> None:
 
 def test_collapse_is_judged_both_ways() -> None:
     alone, cured = [0.10, 0.11, 0.12, 0.10], [0.60, 0.62, 0.61, 0.63]
-    good = {collapse.ALONE: alone, collapse.ALL: [0.99, 0.98, 0.99, 0.98], **dict.fromkeys(collapse.CURES, cured)}
+    good = {collapse.ALONE: alone, collapse.ALL: [0.99, 0.98, 0.99, 0.98], **dict.fromkeys(collapse.MEASURES, cured)}
     assert conclude(collapse.judge(good)) is Verdict.HOLDS
     assert conclude(collapse.judge(good | {"restarts": [0.05, 0.05, 0.06, 0.05]})) is Verdict.FAILS
     assert conclude(collapse.judge(good | {"restarts": [0.05, 0.5, 0.06, 0.2]})) is Verdict.UNKNOWN
@@ -162,13 +162,13 @@ def test_collapse_is_judged_both_ways() -> None:
 
 
 def test_collapse_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collapse, "CURES", {"restarts": collapse.CURES["restarts"]})
+    monkeypatch.setattr(collapse, "MEASURES", {"restarts": collapse.MEASURES["restarts"]})
     result = run("collapse", tmp_path, budget=0.01)
-    assert result.verdict is Verdict.UNKNOWN  # one run each tells nothing
-    told = json.loads((tmp_path / "result.json").read_text())
-    assert told["provenance"]["samples"] == 64
-    assert told["checks"][0]["low"] is None
-    assert 0 < told["figures"]["codes in use, left alone"]["value"] <= 1
+    assert result.verdict is Verdict.UNKNOWN  # one run has no interval
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert record["provenance"]["samples"] == 64
+    assert record["checks"][0]["low"] is None
+    assert 0 < record["figures"]["codebook usage, baseline"]["value"] <= 1
 
 
 # --- keep only a few ------------------------------------------------------------------------------------------------------------------
@@ -188,27 +188,27 @@ def test_the_slope_is_a_least_squares_line() -> None:
     assert (slope.value, slope.low, slope.high) == (pytest.approx(-0.25),) * 3
 
 
-def test_own_caption_is_the_softmax_over_those_shown() -> None:
+def test_caption_log_probability_is_the_softmax_over_candidates() -> None:
     scores = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    told = keep_only_a_few.own_caption(scores, [0, 1], candidates=3, seed=0)
+    values = keep_only_a_few.caption_log_probability(scores, [0, 1], candidates=3, seed=0)
     wanted = scores.double().log_softmax(1).diagonal()
-    torch.testing.assert_close(told, wanted)
+    torch.testing.assert_close(values, wanted)
 
 
-def test_every_number_of_steps_is_shown_the_same_captions() -> None:
+def test_retrieval_by_number_of_steps() -> None:
     captions = ["a", "b", "c"]
 
     def scorer(pictures: torch.Tensor, texts: list[str]) -> torch.Tensor:
         return pictures.flatten(1)[:, : len(texts)]
 
     table = torch.eye(3)[:, None, None, :].expand(3, 1, 2, 3)  # the first three numbers of picture i: 1 at place i
-    fit, best = keep_only_a_few.ask(scorer, {1: table, 2: -table}, captions, captions, seed=0, candidates=3)
+    fit, best = keep_only_a_few.retrieve(scorer, {1: table, 2: -table}, captions, captions, seed=0, candidates=3)
     assert best[1].all()
     assert not best[2].any()
     assert (fit[1] > fit[2]).all()
 
 
-def test_what_a_check_is_made_of() -> None:
+def test_a_check_is_an_estimate_over_items() -> None:
     estimate = keep_only_a_few.judge({count: noise() for count in keep_only_a_few.STEPS}, 0)[0].estimate
     assert isinstance(estimate, Estimate)
     assert estimate.n == 64

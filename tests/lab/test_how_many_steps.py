@@ -1,4 +1,4 @@
-"""The rule of how many steps both ways with made-up distances, and all of it at a tiny budget."""
+"""The verdict of how-many-steps both ways on synthetic distances, and a run at a tiny budget."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jielong.apps.lab import Verdict, conclude, run
-from jielong.apps.lab.experiments.how_many_steps import EVALUATIONS, best_of_few, judge
+from jielong.apps.lab.experiments.how_many_steps import NFE, best_of_few, judge
 
 
 def rounds(level: float, seed: int = 0) -> Tensor:
@@ -17,8 +17,8 @@ def rounds(level: float, seed: int = 0) -> Tensor:
 
 
 def verdict(one: float, many: float, few: float) -> Verdict:
-    told = {("diffusion", 1): rounds(one), ("diffusion", 100): rounds(many, 1), ("mean_flow", 1): rounds(few, 2)}
-    return conclude(judge(told | {("mean_flow", 100): rounds(0.0), ("energy", 1): rounds(few + 0.5, 3)}, 0))
+    distances = {("diffusion", 1): rounds(one), ("diffusion", 100): rounds(many, 1), ("mean_flow", 1): rounds(few, 2)}
+    return conclude(judge(distances | {("mean_flow", 100): rounds(0.0), ("energy", 1): rounds(few + 0.5, 3)}, 0))
 
 
 def test_it_is_judged_both_ways() -> None:
@@ -30,20 +30,20 @@ def test_it_is_judged_both_ways() -> None:
 
 def test_the_best_is_chosen_by_rounds_that_do_not_judge_it() -> None:
     lucky, steady = torch.cat([torch.zeros(8), torch.ones(8)]), torch.full((16,), 0.2)
-    told = {("diffusion", 1): steady - 1, ("shortcut", 2): lucky, ("energy", 1): steady, ("shortcut", 4): steady - 1}
-    told |= {("gaussian_mixture", 1): steady - 1}
-    assert best_of_few(told) == ("shortcut", 2), "neither the reference, nor four evaluations, nor the form of the truth"
-    told |= {("diffusion", 100): steady}
-    checks = judge(told, 0)
-    assert checks[0].says.startswith("shortcut in 2")
+    distances = {("diffusion", 1): steady - 1, ("shortcut", 2): lucky, ("energy", 1): steady, ("shortcut", 4): steady - 1}
+    distances |= {("gaussian_mixture", 1): steady - 1}
+    assert best_of_few(distances) == ("shortcut", 2), "neither the reference, nor NFE 4, nor the form of the data"
+    distances |= {("diffusion", 100): steady}
+    checks = judge(distances, 0)
+    assert checks[0].says.startswith("shortcut, NFE 2")
     assert checks[0].verdict is Verdict.FAILS, "its luck was in the first half"
 
 
 def test_all_of_it(tmp_path: Path) -> None:
     run("how-many-steps", tmp_path, budget=0.001)
-    told = json.loads((tmp_path / "result.json").read_text())
+    record = json.loads((tmp_path / "result.json").read_text())
     assert (tmp_path / "plot.png").exists()
     for name in ("diffusion", "flow_matching", "mean_flow", "shortcut", "consistency"):
-        assert all(any(key.startswith(f"{name}, {count} ev") for key in told["figures"]) for count in EVALUATIONS)
-    assert "energy, 1 evaluation" in told["figures"]
-    assert "softmax" not in told["provenance"]["heads"]
+        assert all(f"{name}, NFE {count}" in record["figures"] for count in NFE)
+    assert "energy, NFE 1" in record["figures"]
+    assert "softmax" not in record["provenance"]["heads"]

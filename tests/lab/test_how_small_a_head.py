@@ -1,4 +1,4 @@
-"""The rule of how small a head both ways with made-up distances, and all of it at a tiny budget."""
+"""The verdict of how-small-a-head both ways on synthetic distances, and a run at a tiny budget."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def test_it_is_judged_both_ways() -> None:
 
 def test_all_of_it(tmp_path: Path) -> None:
     run("how-small-a-head", tmp_path, budget=0.001)
-    told = json.loads((tmp_path / "result.json").read_text())
+    record = json.loads((tmp_path / "result.json").read_text())
     assert (tmp_path / "plot.png").exists()
-    sizes = [told["figures"][f"parameters, {named(size)}"]["value"] for size in SIZES]
+    sizes = [record["figures"][f"parameters, {named(size)}"]["value"] for size in SIZES]
     assert sizes == sorted(sizes)
     assert {SMALL, TINY, LARGEST} <= set(SIZES)
-    assert 6 < told["figures"][f"parameters, {named(LARGEST)}"]["value"] / told["figures"][f"parameters, {named(SMALL)}"]["value"] < 10
+    assert 6 < record["figures"][f"parameters, {named(LARGEST)}"]["value"] / record["figures"][f"parameters, {named(SMALL)}"]["value"] < 10

@@ -1,4 +1,4 @@
-"""Known distributions and distances from them: by closed forms, and by a reference that is written out."""
+"""Gaussian mixtures and the energy distance, by closed forms and by a direct reference."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jielong.apps.lab.mixtures import Mixtures, energy_distance
-from jielong.apps.lab.toy_tasks import ask, continuous_heads, teach
+from jielong.apps.lab.toy_tasks import continuous_heads, sample_head, train_head
 
 SMALL = {"mlp": {"layers": 1, "width": 16}}
 
@@ -61,28 +61,28 @@ def test_the_energy_distance_is_that_of_its_definition() -> None:
 
 def test_the_energy_distance_is_zero_for_the_same_and_known_for_points() -> None:
     mixtures = Mixtures.drawn(2, 2, 4, 8, seed=1)
-    told = energy_distance(mixtures.rounds(64, 32, seed=0), mixtures.rounds(64, 32, seed=1))
-    assert told.shape == (64,)
-    assert (told < 0).any(), "without bias, some are below"
-    assert abs(told.mean().item()) < 6 * told.std().item() / 8
+    distance = energy_distance(mixtures.rounds(64, 32, seed=0), mixtures.rounds(64, 32, seed=1))
+    assert distance.shape == (64,)
+    assert (distance < 0).any(), "an unbiased estimate of zero is sometimes negative"
+    assert abs(distance.mean().item()) < 6 * distance.std().item() / 8
     at, other = torch.zeros(1, 1, 5, 2), torch.tensor([3.0, 4.0]).expand(1, 1, 5, 2)
     assert energy_distance(at, other).item() == pytest.approx(10)  # twice the distance of two points
 
 
 def test_rounds_are_independent_and_heads_start_at_the_same_noise(mixtures: Mixtures) -> None:
     parts = continuous_heads(8, 5, 256, SMALL)
-    head = teach(parts["flow_matching"], mixtures, 2, seed=0)
-    two, four = (ask(head, mixtures, 2, 3, 0, evaluations) for evaluations in (2, 4))
+    head = train_head(parts["flow_matching"], mixtures, 2, seed=0)
+    two, four = (sample_head(head, mixtures, 2, 3, 0, nfe) for nfe in (2, 4))
     assert two.shape == (2, 3, 3, 5)
     assert not torch.equal(two, four)
     assert not torch.equal(two[0], two[1])
-    assert torch.equal(two, ask(head, mixtures, 2, 3, 0, 2))
+    assert torch.equal(two, sample_head(head, mixtures, 2, 3, 0, 2))
     # An untrained velocity of zero leaves noise where it is: the same for both heads.
-    fresh = [teach(parts[name], mixtures, 0, seed=0) for name in ("flow_matching", "mean_flow")]
-    torch.testing.assert_close(*(ask(each, mixtures, 1, 3, 0, 1) for each in fresh))
+    fresh = [train_head(parts[name], mixtures, 0, seed=0) for name in ("flow_matching", "mean_flow")]
+    torch.testing.assert_close(*(sample_head(each, mixtures, 1, 3, 0, 1) for each in fresh))
 
 
-def test_heads_pace_themselves_by_the_training_they_get() -> None:
+def test_schedules_follow_the_training_samples() -> None:
     parts = continuous_heads(8, 5, 777, SMALL, {"consistency": {"levels": {"last": 40}}})
     chosen = parts["consistency"].model_dump()
     assert chosen["consistency"]["levels"] | {"samples": 777, "last": 40} == chosen["consistency"]["levels"]

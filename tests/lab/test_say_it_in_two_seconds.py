@@ -1,4 +1,4 @@
-"""A language of tones that is read in closed form; the rule both ways; the trial at a tiny budget."""
+"""Texts as tones, decoded in closed form; the verdict both ways; a run at a tiny budget."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytest.importorskip("soundfile")
 pytest.importorskip("soxr")
 
 
-def test_what_is_spoken_can_be_read_at_every_tempo() -> None:
+def test_texts_are_decoded_at_every_tempo() -> None:
     words = texts(40, seed=1)
     assert words == texts(40, seed=1)
     assert set("".join(words)) == set(LETTERS)
@@ -32,7 +32,7 @@ def test_what_is_spoken_can_be_read_at_every_tempo() -> None:
     assert read(noisy) == "abc"
 
 
-def test_what_is_no_tone_says_nothing() -> None:
+def test_silence_and_noise_decode_to_nothing() -> None:
     assert read(torch.zeros(1, 10 * FRAME)) == ""
     assert read(torch.randn(1, 50 * FRAME, generator=torch.Generator().manual_seed(0))) == ""
     assert read(spoken("ab", 1.0, loudness=0.02)) == ""
@@ -49,33 +49,33 @@ def test_recordings_have_their_texts_beside_them(tmp_path: Path) -> None:
     assert len(list(folder.glob("*.wav"))) == 6
 
 
-def said(length: float, wrong: float, seed: int = 0, n: int = 12) -> trial.Said:
+def synthesis(duration_error: float, letter_error: float, seed: int = 0, n: int = 12) -> trial.Synthesis:
     draw = torch.rand(2, n, 5, generator=torch.Generator().manual_seed(seed)).double()
-    return trial.Said(length * (1 + 0.1 * draw[0]), wrong * (1 + 0.1 * draw[1]), [], torch.ones(n, 5))
+    return trial.Synthesis(duration_error * (1 + 0.1 * draw[0]), letter_error * (1 + 0.1 * draw[1]), [], torch.ones(n, 5))
 
 
 def test_the_claim_is_judged_both_ways() -> None:
-    good, missing = said(0.0, 0.0), said(0.2, 0.3, 1)
+    good, missing = synthesis(0.0, 0.0), synthesis(0.2, 0.3, 1)
     assert conclude(trial.judge(good, missing, 0)) is Verdict.HOLDS
     assert conclude(trial.judge(good, good, 0)) is Verdict.FAILS
-    assert conclude(trial.judge(said(0.0, 0.5), missing, 0)) is Verdict.FAILS
-    assert conclude(trial.judge(said(0.05, 0.0), missing, 0)) is Verdict.FAILS
-    mumbling = trial.Said(good.lengths, (torch.arange(60).view(12, 5) < 8) * 0.8, [], good.got)
-    assert conclude(trial.judge(mumbling, missing, 0)) is Verdict.UNKNOWN
+    assert conclude(trial.judge(synthesis(0.0, 0.5), missing, 0)) is Verdict.FAILS
+    assert conclude(trial.judge(synthesis(0.05, 0.0), missing, 0)) is Verdict.FAILS
+    unclear = trial.Synthesis(good.duration_error, (torch.arange(60).view(12, 5) < 8) * 0.8, [], good.seconds)
+    assert conclude(trial.judge(unclear, missing, 0)) is Verdict.UNKNOWN
 
 
-def test_lengths_are_asked_in_whole_frames() -> None:
-    asked = trial.asks(["abcde", "gbeg"])
-    assert asked.shape == (2, 5)
-    torch.testing.assert_close(asked * RATE / FRAME, (asked * RATE / FRAME).round())
-    assert asked[0].tolist() == pytest.approx([0.75 * 1.2, 1.2, 1.25 * 1.2, 1.5 * 1.2, 2.0], abs=FRAME / RATE / 2 + 1e-9)
+def test_durations_are_whole_frames() -> None:
+    seconds = trial.durations(["abcde", "gbeg"])
+    assert seconds.shape == (2, 5)
+    torch.testing.assert_close(seconds * RATE / FRAME, (seconds * RATE / FRAME).round())
+    assert seconds[0].tolist() == pytest.approx([0.75 * 1.2, 1.2, 1.25 * 1.2, 1.5 * 1.2, 2.0], abs=FRAME / RATE / 2 + 1e-9)
 
 
 def test_it_runs(tmp_path: Path) -> None:
     result = run("say-it-in-two-seconds", tmp_path, budget=0.01)
-    told = json.loads((tmp_path / "result.json").read_text())
-    assert told["verdict"] == str(result.verdict)
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert record["verdict"] == str(result.verdict)
     assert (tmp_path / "plot.png").exists()
-    assert told["figures"]["length error, told"]["value"] == 0
-    assert told["figures"]["what comes out of 2 seconds, told"]["value"] == 2
-    assert told["figures"]["letters wrong, ends by itself"]["value"] >= 0
+    assert record["figures"]["duration error, length regulator"]["value"] == 0
+    assert record["figures"]["duration at 2 seconds, length regulator"]["value"] == 2
+    assert record["figures"]["letter error rate, stop head"]["value"] >= 0

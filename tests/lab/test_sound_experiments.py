@@ -1,4 +1,4 @@
-"""Experiments on sound: each rule both ways with made-up numbers, measures by oracle, and all of it at a tiny budget."""
+"""Audio experiments: each verdict both ways on synthetic figures, measures by oracle, and a run at a tiny budget."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from jielong.apps.lab import Verdict, conclude, run
 from jielong.apps.lab import voices as voices_module
-from jielong.apps.lab.chains import Drawn
+from jielong.apps.lab.chains import Generated
 from jielong.apps.lab.experiments import carry, energy_or_diffusion, samples, three_losses_by_ear
 from jielong.apps.lab.voices import RATE, mel_errors, timbre, voices
 
@@ -22,9 +22,9 @@ def noise(n: int = 64, seed: int = 0) -> torch.Tensor:
     return torch.rand(n, generator=torch.Generator().manual_seed(seed))
 
 
-def drawn(distance: float, pace: float, seed: int = 0) -> Drawn:
-    own = distance + 0.1 * noise(seed=seed)
-    return Drawn(torch.empty(0), own, float(own.mean()), pace * (1 + 0.01 * noise(5, seed).double()))
+def drawn(distance: float, seconds: float, seed: int = 0) -> Generated:
+    each = distance + 0.1 * noise(seed=seed)
+    return Generated(torch.empty(0), each, float(each.mean()), seconds * (1 + 0.01 * noise(5, seed).double()))
 
 
 def test_units_are_judged_both_ways() -> None:
@@ -58,25 +58,25 @@ def test_losses_are_judged_both_ways() -> None:
     assert conclude(three_losses_by_ear.judge(errors, real | {discriminator: noise() - 5}, 0)) is Verdict.FAILS
 
 
-def test_timbre_hears_pitch_and_not_where_a_clip_begins() -> None:
-    sung = voices(3, seed=0)
-    assert sung.shape == (3, 1, 2_000)
-    assert torch.equal(sung, voices(3, seed=0))
-    features = timbre(sung)
-    moved = timbre(sung.roll(16, dims=-1))
+def test_timbre_depends_on_pitch_and_not_on_a_shift() -> None:
+    clips = voices(3, seed=0)
+    assert clips.shape == (3, 1, 2_000)
+    assert torch.equal(clips, voices(3, seed=0))
+    features = timbre(clips)
+    moved = timbre(clips.roll(16, dims=-1))
     assert float((features - moved).abs().mean()) < 0.2 * float((features - features.roll(1, 0)).abs().mean())
-    assert float(mel_errors(sung, sung).abs().max()) == 0
-    assert 19 < float(mel_errors(sung * 0.1, sung).mean()) <= 20.001  # a tenth is 20 dB less, and silence stays silent
+    assert float(mel_errors(clips, clips).abs().max()) == 0
+    assert 19 < float(mel_errors(clips * 0.1, clips).mean()) <= 20.001  # a tenth is 20 dB less, and silence stays silent
     assert RATE == 8_000
 
 
-def test_a_new_discriminator_learns_whose_sound_is_not_real() -> None:
-    sung = voices(16, seed=0)
-    noisy = sung + 0.1 * torch.randn(sung.shape, generator=torch.Generator().manual_seed(0))
-    said = three_losses_by_ear.listen(sung, {"noisy": noisy, "equal": sung}, lessons=10, seed=0, batch=4)
-    assert said["real"].shape == (8,)
-    torch.testing.assert_close(said["equal"], said["real"])
-    assert bool((said["real"] > said["noisy"]).all())
+def test_an_independent_discriminator_detects_noise() -> None:
+    clips = voices(16, seed=0)
+    noisy = clips + 0.1 * torch.randn(clips.shape, generator=torch.Generator().manual_seed(0))
+    logits = three_losses_by_ear.independent_logits(clips, {"noisy": noisy, "equal": clips}, steps=10, seed=0, batch=4)
+    assert logits["real"].shape == (8,)
+    torch.testing.assert_close(logits["equal"], logits["real"])
+    assert bool((logits["real"] > logits["noisy"]).all())
 
 
 @pytest.mark.parametrize("name", ["samples-are-the-wrong-unit", "carry", "energy-or-diffusion", "three-losses-by-ear"])
@@ -85,9 +85,9 @@ def test_it_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     short = energy_or_diffusion.HEADS["diffusion"].replace("steps: 50", "steps: 5")
     monkeypatch.setitem(energy_or_diffusion.HEADS, "diffusion", short)
     result = run(name, tmp_path, budget=0.01)
-    told = json.loads((tmp_path / "result.json").read_text())
-    assert told["verdict"] == str(result.verdict)
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert record["verdict"] == str(result.verdict)
     assert (tmp_path / "plot.png").exists()
-    assert all(figure["n"] >= 1 for figure in told["figures"].values())
+    assert all(figure["n"] >= 1 for figure in record["figures"].values())
     if name == "carry":
-        assert told["figures"]["bitrate, 2 levels"]["value"] == pytest.approx(2 * 16 * 6 / 0.08 / 1000)
+        assert record["figures"]["bitrate, 2 levels"]["value"] == pytest.approx(2 * 16 * 6 / 0.08 / 1000)

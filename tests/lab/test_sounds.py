@@ -1,4 +1,4 @@
-"""Synthetic voices, and what the ear's distance is blind and not blind to."""
+"""Synthetic vowels and distances between waveforms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from jielong.apps.lab.sounds import RATE, heard_distance, later, mel_filters, muffled, sample_distance, vowels
+from jielong.apps.lab.sounds import RATE, delayed, log_mel_distance, mel_filters, muffled, sample_distance, vowels
 
 
 def tone(frequency: float) -> torch.Tensor:
@@ -21,10 +21,10 @@ def test_voices_are_drawn_from_the_generator() -> None:
     torch.testing.assert_close(one.square().mean(1).sqrt(), torch.full((3,), 0.1))
 
 
-def test_a_tone_one_sample_later_is_as_far_as_the_formula_says() -> None:
+def test_the_distance_of_a_delayed_tone_is_its_closed_form() -> None:
     """|1 - e^(i w)|^2 = 2 - 2 cos w, in units of its power."""
-    told = sample_distance(tone(1000), later(tone(1000), 1)).item()
-    assert abs(told - (2 - 2 * math.cos(2 * math.pi * 1000 / RATE))) < 1e-3
+    distance = sample_distance(tone(1000), delayed(tone(1000), 1)).item()
+    assert abs(distance - (2 - 2 * math.cos(2 * math.pi * 1000 / RATE))) < 1e-3
 
 
 def test_muffling_removes_what_is_high_and_only_that() -> None:
@@ -32,10 +32,10 @@ def test_muffling_removes_what_is_high_and_only_that() -> None:
     torch.testing.assert_close(muffled(both, 3000), tone(500), atol=1e-4, rtol=0)
 
 
-def test_the_ear_forgives_a_shift_and_not_a_lost_band() -> None:
+def test_log_mel_distance_tolerates_a_shift_and_not_a_lost_band() -> None:
     voices = vowels(4, torch.Generator().manual_seed(0))
-    assert (heard_distance(voices, later(voices, 1)) < 1e-3 * heard_distance(voices, muffled(voices, 3000))).all()
-    assert heard_distance(voices, voices).abs().max() == 0
+    assert (log_mel_distance(voices, delayed(voices, 1)) < 1e-3 * log_mel_distance(voices, muffled(voices, 3000))).all()
+    assert log_mel_distance(voices, voices).abs().max() == 0
 
 
 def test_mel_filters_cover_the_spectrum_once() -> None:

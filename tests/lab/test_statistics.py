@@ -1,4 +1,4 @@
-"""Intervals against their published forms, and against what they promise."""
+"""Intervals against their published forms and their coverage."""
 
 from __future__ import annotations
 
@@ -18,25 +18,29 @@ def draws(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def test_student_is_scipys() -> None:
     runs = draws(5)
-    told = student(runs.tolist(), 0.98, "dB")
+    estimate = student(runs.tolist(), 0.98, "dB")
     low, high = stats.t.interval(0.98, 4, loc=runs.mean(), scale=runs.std() / math.sqrt(5))
-    assert (told.low, told.high) == (pytest.approx(low), pytest.approx(high))
-    assert told.value == pytest.approx(runs.mean().item())
-    assert (told.n, told.unit) == (5, "dB")
+    assert (estimate.low, estimate.high) == (pytest.approx(low), pytest.approx(high))
+    assert estimate.value == pytest.approx(runs.mean().item())
+    assert (estimate.n, estimate.unit) == (5, "dB")
 
 
-def test_one_run_tells_nothing() -> None:
-    told = student([3.0])
-    assert (told.value, told.low, told.high) == (3.0, -math.inf, math.inf)
-    assert told.to_json()["low"] is None
+def test_one_run_has_no_interval() -> None:
+    estimate = student([3.0])
+    assert (estimate.value, estimate.low, estimate.high) == (3.0, -math.inf, math.inf)
+    assert estimate.to_json()["low"] is None
     assert bootstrap(torch.tensor([1.0]), 0).high == math.inf
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 10), (3, 10), (10, 10), (57, 96)])
 def test_share_is_wilsons(hits: int, n: int) -> None:
-    told = share(torch.arange(n) < hits, 0.9)
+    estimate = share(torch.arange(n) < hits, 0.9)
     wanted = stats.binomtest(hits, n).proportion_ci(0.9, method="wilson")
-    assert (told.value, told.low, told.high) == (hits / n, pytest.approx(wanted.low, abs=1e-9), pytest.approx(wanted.high, abs=1e-9))
+    assert (estimate.value, estimate.low, estimate.high) == (
+        hits / n,
+        pytest.approx(wanted.low, abs=1e-9),
+        pytest.approx(wanted.high, abs=1e-9),
+    )
 
 
 def test_ranking_is_the_area_under_the_roc_curve_and_ties_count_half() -> None:
@@ -49,7 +53,7 @@ def test_ranking_is_the_area_under_the_roc_curve_and_ties_count_half() -> None:
 def test_a_bootstrap_interval_holds_the_truth_as_often_as_it_says() -> None:
     """300 samples of 50: at a coverage of 92 % (the percentile bootstrap's, of a mean at this size, being 94 %), fewer than 87 % happen
     once in 2,000."""
-    held = sum(told.low <= 0 <= told.high for told in (bootstrap(draws(50, seed=seed), seed) for seed in range(300)))
+    held = sum(estimate.low <= 0 <= estimate.high for estimate in (bootstrap(draws(50, seed=seed), seed) for seed in range(300)))
     assert 0.87 <= held / 300 <= 0.99
 
 
@@ -62,7 +66,7 @@ def test_a_bootstrap_keeps_what_belongs_together() -> None:
     assert bootstrap(base, 3) != bootstrap(base, 4)
 
 
-def test_several_checks_need_surer_intervals() -> None:
+def test_several_checks_need_wider_intervals() -> None:
     assert level(1) == pytest.approx(0.95)
     assert level(5) == pytest.approx(0.99)
     values = draws(50)
@@ -70,10 +74,10 @@ def test_several_checks_need_surer_intervals() -> None:
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
-def test_what_has_no_uncertainty() -> None:
-    told = exact(7, "s")
-    assert told.low == told.value == told.high == 7
-    assert str(told) == "7 [7, 7] s"
+def test_exact_numbers() -> None:
+    estimate = exact(7, "s")
+    assert estimate.low == estimate.value == estimate.high == 7
+    assert str(estimate) == "7 [7, 7] s"
 
 
 def test_impossible_values_are_refused() -> None:

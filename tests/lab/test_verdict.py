@@ -1,4 +1,4 @@
-"""The rule that knows only intervals and bounds."""
+"""Verdicts from intervals and bounds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_an_interval_and_a_bound(low: float, high: float, side: Literal["above",
     assert check(low, high, side).verdict is wanted
 
 
-def test_a_claim_stands_by_all_its_checks_and_falls_by_one() -> None:
+def test_a_claim_holds_if_all_checks_hold() -> None:
     good, bad, open_ = check(1, 2, "above"), check(-2, -1, "above"), check(-1, 1, "above")
     assert conclude([good, good]) is Verdict.HOLDS
     assert conclude([good, open_]) is Verdict.UNKNOWN
@@ -41,6 +41,6 @@ def test_a_claim_stands_by_all_its_checks_and_falls_by_one() -> None:
 
 
 def test_a_check_as_data() -> None:
-    told = check(1, 3, "above", 0.5).to_json()
-    assert told["verdict"] == "holds"
-    assert (told["value"], told["must_be"], told["bound"], told["n"]) == (2, "above", 0.5, 9)
+    data = check(1, 3, "above", 0.5).to_json()
+    assert data["verdict"] == "holds"
+    assert (data["value"], data["must_be"], data["bound"], data["n"]) == (2, "above", 0.5, 9)

@@ -1,4 +1,4 @@
-"""The lab: claims about generation, each tried by an experiment of two minutes at most, with a figure and a measured verdict."""
+"""Lab: experiments of at most two minutes that test claims about generation, each with a plot and a verdict."""
 
 from jielong.apps.lab.running import Result, missing, run
 from jielong.apps.lab.trial import Bench, Outcome, Trial, trials

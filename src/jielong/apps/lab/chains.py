@@ -1,11 +1,11 @@
-"""Two chains side by side: each trained for the same time, tokenizer and all, and compared by what it draws."""
+"""Train systems for equal wall time, tokenizer included, and compare their samples."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,20 +25,20 @@ from jielong.training import token_cache as cache
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ROUNDS, AT_ONCE = 5, 8
-"""How often drawing is timed, and how many pictures at once."""
+ROUNDS, BATCH = 5, 8
+"""Timing rounds and batch size."""
 SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How one chain comes to be.
+class TrainingPlan:
+    """Recipes of one system.
 
     Attributes:
-        name: For files and figures.
-        generator: A recipe's text; its tokenizer is replaced where one is trained.
-        tokenizer: The text of its tokenizer's recipe; ``None`` where there is nothing to train.
-        share: Of the time, the tokenizer's.
+        name: Name in files and figures.
+        generator: Text of the generator's recipe; its tokenizer is replaced if one is trained.
+        tokenizer: Text of the tokenizer's recipe, if it is trained.
+        share: Fraction of the time for the tokenizer.
     """
 
     name: str
@@ -48,14 +48,14 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Chain:
-    """A trained chain.
+class TrainedSystem:
+    """A trained system.
 
     Attributes:
-        name: Of the plan.
-        system: What was trained.
-        samples: Pictures that the generator saw.
-        seconds: Wall time of all trainings and of cutting the set into tokens.
+        name: Name of the plan.
+        system: The system.
+        samples: Samples seen by the generator.
+        seconds: Wall time of training and of encoding the data set.
     """
 
     name: str
@@ -65,59 +65,61 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What a chain drew.
+class Generated:
+    """Samples of one system.
 
     Attributes:
-        pictures: ``(n, C, H, W)``, a class each, the same classes for every chain; or sounds, ``(n, C, T)``.
-        distance: Each picture's contribution to the kernel distance from real ones, ``(n,)``.
+        items: Images ``(n, C, H, W)``, of the same classes for every system, or clips ``(n, C, T)``.
+        distance: Contribution of each item to the kernel distance from real data, ``(n,)``.
         overall: The kernel distance.
-        pace: Seconds a picture in each of several rounds, ``(r,)``.
+        seconds_per_item: In each of several rounds, ``(r,)``.
     """
 
-    pictures: Tensor
+    items: Tensor
     distance: Tensor
     overall: float
-    pace: Tensor
+    seconds_per_item: Tensor
+
+    def contributions(self) -> Tensor:
+        """Per-item values ``(n,)`` whose mean is the kernel distance."""
+        return self.distance + (self.overall - self.distance.mean())
 
 
-def train_chain(bench: Bench, plan: Plan, seconds: float, overrides: Sequence[str] = ()) -> Chain:
-    """Train a plan in so many seconds: tokenizer first, then, of what is left, the generator.
-
-    Reading and decoding the set's files is counted for nobody: every chain needs it, whatever its unit.
+def train_plan(bench: Bench, plan: TrainingPlan, seconds: float, overrides: Sequence[str] = ()) -> TrainedSystem:
+    """Train a plan's tokenizer and generator; reading the data set's files is not timed.
 
     Args:
-        bench: Where.
-        plan: What.
-        seconds: For all of it.
-        overrides: Changes to all of its recipes.
+        bench: Environment.
+        plan: Recipes.
+        seconds: Total wall time.
+        overrides: Changes to both recipes.
     """
-    spent, changes = 0.0, []
+    elapsed, changes = 0.0, []
     train = (f"train.seed={bench.seed}", *overrides)
     tokens = bench.folder / f"{plan.name}-tokens.safetensors"
     if plan.tokenizer is not None:
         system, summary = bench.train(f"{plan.name}-tokenizer", plan.tokenizer, train, seconds=plan.share * seconds)
         images = open_data(system.recipe.data.set, "train", medium=system.tokenizer.media, whole=True)
         images.media(range(len(images)))
-        begun = time.perf_counter()
+        started = time.perf_counter()
         cache.write(tokens, cache.tokenize(system.tokenizer, images), cache.identity(system.tokenizer, images))
-        spent = summary.seconds + time.perf_counter() - begun
+        elapsed = summary.seconds + time.perf_counter() - started
         changes = [f"tokenizer={{checkpoint: {bench.folder / f'{plan.name}-tokenizer'}}}"]
     else:
         prepared = experiment.prepare(recipe.parse(plan.generator, plan.name, overrides))
         cache.write(tokens, cache.tokenize(prepared.tokenizer, prepared.data), cache.identity(prepared.tokenizer, prepared.data))
-    left = max(seconds - spent, 0.1 * seconds)
-    system, summary = bench.train(f"{plan.name}-generator", plan.generator, [*changes, *train], seconds=left, tokens=tokens)
-    return Chain(plan.name, system, summary.samples, spent + summary.seconds)
+    remaining = max(seconds - elapsed, 0.1 * seconds)
+    system, summary = bench.train(f"{plan.name}-generator", plan.generator, [*changes, *train], seconds=remaining, tokens=tokens)
+    return TrainedSystem(plan.name, system, summary.samples, elapsed + summary.seconds)
 
 
-def draw_all(bench: Bench, chains: Sequence[Chain], count: int) -> dict[str, Drawn]:
-    """Let every chain draw the same held-out pictures' classes, and measure what comes.
+def generate_all(bench: Bench, chains: Sequence[TrainedSystem], count: int) -> dict[str, Generated]:
+    """Generate the classes of the same held-out images with each system, and measure distance and time.
 
     Args:
-        bench: Its seed draws.
-        chains: Of one set and one size, told a class each.
-        count: Pictures a chain.
+        bench: Environment; its seed is the sampling seed.
+        chains: Class-conditional systems of one data set and size.
+        count: Images per system.
     """
     first = chains[0].system
     heldout = open_data(first.recipe.data.set, size=first.tokenizer.media.size[0], split="heldout")
@@ -125,78 +127,77 @@ def draw_all(bench: Bench, chains: Sequence[Chain], count: int) -> dict[str, Dra
     classes = [heldout.classes[heldout.labels[row] or 0] for row in rows]
     extractor = FeatureExtractor()
     reference = extractor.extract(heldout.media(spread(len(heldout), max(count, bench.scaled(len(heldout)))))).values
-    paces = _paces(bench, chains, classes)
+    times = _times(bench, chains, classes)
     drawn = {}
     for chain in chains:
-        bench.tell(f"drawing {count} pictures by {chain.name}")
+        bench.log(f"generating {count} images with {chain.name}")
         pictures = chain.system.generate(classes=classes, seed=bench.seed).tensor
         features = extractor.extract(pictures).values
-        drawn[chain.name] = Drawn(pictures, contributions(features, reference), kernel_distance(features, reference), paces[chain.name])
+        drawn[chain.name] = Generated(pictures, contributions(features, reference), kernel_distance(features, reference), times[chain.name])
     return drawn
 
 
-def _paces(bench: Bench, chains: Sequence[Chain], classes: Sequence[str]) -> dict[str, Tensor]:
-    """Seconds a picture of each chain, in turns, so that a disturbance of the machine meets all."""
-    told: dict[str, list[float]] = {chain.name: [] for chain in chains}
-    some = [classes[index % len(classes)] for index in range(AT_ONCE)]
+def _times(bench: Bench, chains: Sequence[TrainedSystem], classes: Sequence[str]) -> dict[str, Tensor]:
+    """Seconds per image of each system; systems alternate, so that load of the machine affects all."""
+    times: dict[str, list[float]] = {chain.name: [] for chain in chains}
+    some = [classes[index % len(classes)] for index in range(BATCH)]
     for turn in range(bench.scaled(ROUNDS, 2) + 1):
         for chain in chains:
-            begun = time.perf_counter()
+            started = time.perf_counter()
             chain.system.generate(classes=some, seed=turn)
-            if turn:  # the first round prepares what later ones use
-                told[chain.name].append((time.perf_counter() - begun) / len(some))
-    return {name: torch.tensor(seconds, dtype=torch.float64) for name, seconds in told.items()}
+            if turn:  # the first round warms caches
+                times[chain.name].append((time.perf_counter() - started) / len(some))
+    return {name: torch.tensor(seconds, dtype=torch.float64) for name, seconds in times.items()}
 
 
-def nearer(better: Drawn, worse: Drawn, seed: int, confidence: float) -> Estimate:
-    """How much nearer to real pictures one chain's are than the other's, class by class."""
+def distance_gain(better: Generated, worse: Generated, seed: int, confidence: float) -> Estimate:
+    """Paired difference of the distances from real data."""
     return bootstrap(worse.distance - better.distance, seed, confidence, "kernel distance")
 
 
-def faster(better: Drawn, worse: Drawn, seed: int, confidence: float) -> Estimate:
-    """How many times faster one chain draws than the other, round by round."""
-    return bootstrap(worse.pace / better.pace, seed, confidence, "times")
+def speedup(better: Generated, worse: Generated, seed: int, confidence: float) -> Estimate:
+    """Ratio of sampling times, paired by round."""
+    return bootstrap(worse.seconds_per_item / better.seconds_per_item, seed, confidence, "times")
 
 
-def figures_of(chain: Chain, drawn: Drawn, seed: int) -> dict[str, Estimate]:
-    """Everything measured of one chain."""
+def figures_of(chain: TrainedSystem, drawn: Generated, seed: int) -> dict[str, Estimate]:
+    """All figures of one system."""
     layout, model = chain.system.tokenizer.layout, chain.system.generator
-    own_term = drawn.overall - drawn.distance.mean().item()
     return {
-        f"kernel distance, {chain.name}": bootstrap(drawn.distance + own_term, seed, unit="kernel distance"),
-        f"time a picture, {chain.name}": bootstrap(drawn.pace, seed, unit="s"),
-        f"tokens a picture, {chain.name}": exact(layout.positions),
-        **({} if layout.bits is None else {f"bits a picture, {chain.name}": exact(layout.bits, "bit")}),
-        f"pictures seen, {chain.name}": exact(chain.samples),
+        f"kernel distance, {chain.name}": bootstrap(drawn.contributions(), seed, unit="kernel distance"),
+        f"time per image, {chain.name}": bootstrap(drawn.seconds_per_item, seed, unit="s"),
+        f"tokens per image, {chain.name}": exact(layout.positions),
+        **({} if layout.bits is None else {f"bits per image, {chain.name}": exact(layout.bits, "bit")}),
+        f"images seen, {chain.name}": exact(chain.samples),
         f"seconds of training, {chain.name}": exact(chain.seconds, "s"),
         f"parameters, {chain.name}": exact(sum(weight.numel() for weight in model.parameters()) if model is not None else 0),
     }
 
 
-def provenance_of(chains: Sequence[Chain], plans: Sequence[Plan], count: int) -> dict[str, Any]:
-    """What the figures of two chains depend on."""
+def provenance_of(chains: Sequence[TrainedSystem], plans: Sequence[TrainingPlan], count: int) -> dict[str, object]:
+    """Provenance of the figures of trained systems."""
     return {
         "recipes": {plan.name: {"tokenizer": plan.tokenizer, "generator": plan.generator, "share": plan.share} for plan in plans},
-        "distance": "unbiased MMD, kernel (x.y/D + 1)^3, EfficientNet-lite2 features, against held-out pictures",
-        "drawn": count,
-        "timed": f"{AT_ONCE} pictures at once, in turns",
+        "distance": "unbiased MMD, kernel (x.y/D + 1)^3, EfficientNet-lite2 features, against held-out images",
+        "generated": count,
+        "timed": f"{BATCH} images per batch, alternating between systems",
         "sampling": {chain.name: chain.system.recipe.sampling.model_dump(mode="json") for chain in chains},
     }
 
 
-REMARK = "one training of each chain: the intervals are over pictures drawn and rounds timed, not over other trainings"
+REMARK = "one training run per system: intervals are over samples and timing rounds, not over training runs"
 
 
-def show(axes: Axes, drawn: Drawn, title: str) -> None:
-    """The first few pictures of a chain."""
-    axes.imshow(sheet(drawn.pictures[:SHOWN], columns=SHOWN // 2, padding=1), interpolation="nearest")
+def show(axes: Axes, drawn: Generated, title: str) -> None:
+    """The first few images of a system."""
+    axes.imshow(sheet(drawn.items[:SHOWN], columns=SHOWN // 2, padding=1), interpolation="nearest")
     axes.set_title(title)
     axes.axis("off")
 
 
 def bars(axes: Axes, figures: dict[str, Estimate], what: str, names: Sequence[str], title: str) -> None:
-    """One figure of both chains."""
-    told = [figures[f"{what}, {name}"] for name in names]
-    error = [[each.value - each.low for each in told], [each.high - each.value for each in told]]
-    axes.bar(list(names), [each.value for each in told], yerr=error, color=["#2a7", "#999"], capsize=3)
+    """Bar plot of one figure by system."""
+    values = [figures[f"{what}, {name}"] for name in names]
+    error = [[each.value - each.low for each in values], [each.high - each.value for each in values]]
+    axes.bar(list(names), [each.value for each in values], yerr=error, color=["#2a7", "#999"], capsize=3)
     axes.set_title(title)

@@ -1,4 +1,4 @@
-"""Run an experiment: measure, judge, draw, and write it all into a folder."""
+"""Run an experiment and write its verdict, figures and plot."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jielong.apps.lab.trial import Bench, Outcome, trials
 from jielong.apps.lab.verdict import Verdict, conclude
@@ -20,8 +20,11 @@ from jielong.media.images import write_bytes
 from jielong.system import find
 from jielong.training.checkpoint import CheckpointError
 
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
 RESULT, PLOT = "result.json", "plot.png"
-STYLE: Any = {
+STYLE: dict[RcKeyType, object] = {
     "font.size": 9.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -35,15 +38,15 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Result:
-    """A judged experiment.
+    """Result of an experiment.
 
     Attributes:
-        name: Of the experiment.
-        claim: What it tried.
-        verdict: What came of it.
-        outcome: What was measured.
-        folder: ``result.json`` and ``plot.png``.
-        seconds: Wall time of all of it.
+        name: Name of the experiment.
+        claim: Tested claim.
+        verdict: Verdict of the claim.
+        outcome: Measurements.
+        folder: Folder of ``result.json`` and ``plot.png``.
+        seconds: Wall time.
     """
 
     name: str
@@ -55,7 +58,7 @@ class Result:
 
 
 def missing(name: str) -> str | None:
-    """Why an experiment cannot run here: the model that it needs and that is not installed; ``None`` when all are."""
+    """Error message for a required model that is not installed; ``None`` if the experiment can run."""
     try:
         for model in trials()[name].needs:
             find(model)
@@ -64,34 +67,34 @@ def missing(name: str) -> str | None:
     return None
 
 
-def run(name: str, out: Path, seed: int = 0, budget: float = 1.0, tell: Callable[[str], None] | None = None) -> Result:
-    """Try a claim and write ``result.json`` and ``plot.png`` into ``out``.
+def run(name: str, out: Path, seed: int = 0, budget: float = 1.0, log: Callable[[str], None] | None = None) -> Result:
+    """Run an experiment and write ``result.json`` and ``plot.png`` into ``out``.
 
     Args:
-        name: Of the experiment.
-        out: The folder of its result; an earlier result there is replaced.
-        seed: Of everything drawn at random.
-        budget: Share of the full experiment; verdicts of less than 1 are weaker, and the result says how much less it was.
-        tell: Told what is being done.
+        name: Name of the experiment.
+        out: Output folder; an earlier result is replaced.
+        seed: Random seed.
+        budget: Fraction of the full experiment; smaller ones give wider intervals.
+        log: Receives progress messages.
 
     Raises:
-        ValueError: if there is no such experiment, the budget is not positive, or a model that it needs is not installed.
-        ImportError: if matplotlib is not installed; before anything is measured.
+        ValueError: if there is no such experiment, the budget is not positive, or a required model is not installed.
+        ImportError: if matplotlib is not installed.
     """
     known = trials()
     if name not in known:
         raise ValueError(f"there is no experiment called {name!r}; {nearest(name, known)}")
     trial = known[name]()
-    from matplotlib.figure import Figure  # noqa: F401  its absence is told now, and not when all has been measured
+    from matplotlib.figure import Figure  # noqa: F401  fails before the measurement if matplotlib is missing
 
     for model in trial.needs:
         find(model)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="jielong-lab-", ignore_cleanup_errors=True) as scratch:
-        bench = Bench(Path(scratch), seed, budget, tell or (lambda text: None))
+        bench = Bench(Path(scratch), seed, budget, log or (lambda text: None))
         outcome = trial.run(bench)
         shutil.rmtree(scratch, ignore_errors=True)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     verdict = conclude(outcome.checks)
     out.mkdir(parents=True, exist_ok=True)
     write_bytes(out / PLOT, _plot(outcome))
@@ -115,7 +118,7 @@ def run(name: str, out: Path, seed: int = 0, budget: float = 1.0, tell: Callable
 
 
 def _plot(outcome: Outcome) -> bytes:
-    """The plot as the bytes of a PNG file."""
+    """The plot as PNG bytes."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -123,6 +126,6 @@ def _plot(outcome: Outcome) -> bytes:
         figure = Figure(figsize=outcome.size, layout="constrained")
         outcome.draw(figure)
         buffer = io.BytesIO()
-        # The software's version in the file would make equal plots differ.
+        # Without the software version, equal plots are equal files.
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

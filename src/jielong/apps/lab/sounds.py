@@ -1,4 +1,4 @@
-"""Synthetic voices, and a distance that hears: sounds for an experiment that needs no recordings."""
+"""Synthetic vowels and distances between waveforms."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 RATE = 16_000
-"""Samples a second."""
+"""Hz."""
 
 # First three formants of spoken vowels, in Hz (after Peterson and Barney, 1952, men's voices).
 _VOWELS = ((730, 1090, 2440), (530, 1840, 2480), (390, 1990, 2550), (270, 2290, 3010), (570, 840, 2410), (300, 870, 2240))
@@ -17,12 +17,12 @@ _WIDTHS = (80.0, 110.0, 160.0)
 
 
 def vowels(count: int, generator: torch.Generator, seconds: float = 0.4) -> Tensor:
-    """Sung vowels with a little breath: harmonics of a gliding pitch under three formants, ``(count, samples)`` with an RMS of 0.1.
+    """Vowels with breath noise: harmonics of a gliding pitch filtered by three formants, ``(count, samples)`` with an RMS of 0.1.
 
     Args:
-        count: How many.
-        generator: Draws vowel, pitch (90 to 250 Hz), glide, phases and breath.
-        seconds: Length of each.
+        count: Number of vowels.
+        generator: Source of vowel, pitch (90 to 250 Hz), glide, phases and noise.
+        seconds: Duration.
     """
     time = torch.arange(round(RATE * seconds), dtype=torch.float64) / RATE
     sounds = []
@@ -43,20 +43,20 @@ def vowels(count: int, generator: torch.Generator, seconds: float = 0.4) -> Tens
     return torch.stack(sounds).float()
 
 
-def later(sounds: Tensor, samples: int) -> Tensor:
-    """The same sounds, begun so many samples later."""
+def delayed(sounds: Tensor, samples: int) -> Tensor:
+    """The sounds delayed by ``samples``."""
     return F.pad(sounds, (samples, 0))[:, : sounds.shape[1]]
 
 
 def muffled(sounds: Tensor, cutoff: float) -> Tensor:
-    """The same sounds with everything above ``cutoff`` Hz removed, as through a wall."""
+    """The sounds low-pass filtered at ``cutoff`` Hz."""
     spectrum = torch.fft.rfft(sounds)
     frequencies = torch.fft.rfftfreq(sounds.shape[1], 1 / RATE)
     return torch.fft.irfft(spectrum * (frequencies <= cutoff), n=sounds.shape[1])
 
 
 def mel_filters(bands: int, bins: int) -> Tensor:
-    """Triangles evenly spaced in mel, ``m = 2595 log10(1 + f / 700)``, over ``bins`` from 0 to half the rate: ``(bands, bins)``."""
+    """Triangular filters evenly spaced in mel, ``m = 2595 log10(1 + f / 700)``, over ``bins`` from 0 to Nyquist: ``(bands, bins)``."""
     top = 2595 * math.log10(1 + RATE / 2 / 700)
     corners = 700 * (10 ** (torch.linspace(0, top, bands + 2, dtype=torch.float64) / 2595) - 1)
     frequencies = torch.linspace(0, RATE / 2, bins, dtype=torch.float64)
@@ -65,17 +65,17 @@ def mel_filters(bands: int, bins: int) -> Tensor:
     return torch.minimum(rising, falling).clamp_min(0).float()
 
 
-def heard(sounds: Tensor, window: int = 1024, hop: int = 256, bands: int = 64) -> Tensor:
-    """Log-mel frames: how strong each band is from moment to moment, and nothing of phase; ``(B, bands, frames)``."""
+def log_mel(sounds: Tensor, window: int = 1024, hop: int = 256, bands: int = 64) -> Tensor:
+    """Log-mel spectrogram ``(B, bands, frames)``."""
     spectrum = torch.stft(sounds, window, hop, window=torch.hann_window(window), return_complex=True, center=False).abs().square()
     return (mel_filters(bands, window // 2 + 1) @ spectrum + 1e-5).log()
 
 
-def heard_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Mean squared difference of the log-mel frames of each pair of sounds, ``(B,)``."""
-    return (heard(x) - heard(y)).square().mean((1, 2))
+def log_mel_distance(x: Tensor, y: Tensor) -> Tensor:
+    """Mean squared difference of log-mel spectrograms, ``(B,)``."""
+    return (log_mel(x) - log_mel(y)).square().mean((1, 2))
 
 
 def sample_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Mean squared difference sample by sample, over the power of the first: 2 for sounds that have nothing in common, ``(B,)``."""
+    """Mean squared difference of samples relative to the power of ``x``, ``(B,)``: 2 for uncorrelated sounds."""
     return (x - y).square().mean(1) / x.square().mean(1)

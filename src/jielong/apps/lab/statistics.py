@@ -1,11 +1,10 @@
-"""Numbers with their uncertainty: what a verdict is made of."""
+"""Estimates with confidence intervals."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,15 +14,15 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured number and the interval that holds the true one with the stated confidence.
+    """An estimate with its confidence interval.
 
     Attributes:
-        value: The number.
-        low: Lower end of the interval; ``-inf`` where nothing is known.
-        high: Upper end.
-        unit: ``""`` for a ratio or a share.
-        n: Independent items or runs behind it.
-        method: How the interval was made, with its level.
+        value: Point estimate.
+        low: Lower end of the interval; ``-inf`` if unbounded.
+        high: Upper end of the interval.
+        unit: Unit; ``""`` for a ratio or a proportion.
+        n: Number of independent items or runs.
+        method: Method and confidence level of the interval.
     """
 
     value: float
@@ -33,8 +32,8 @@ class Estimate:
     n: int
     method: str
 
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary; an end that is infinite becomes ``None``, which JSON can say."""
+    def to_json(self) -> dict[str, object]:
+        """Plain data; an infinite end becomes ``None``."""
         return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in asdict(self).items()}
 
     def __str__(self) -> str:
@@ -42,12 +41,12 @@ class Estimate:
 
 
 def level(checks: int, alarm: float = 0.05) -> float:
-    """Confidence that each of several intervals needs, so that all of them hold at once with ``1 - alarm`` (Bonferroni)."""
+    """Confidence level of each interval for a joint level of ``1 - alarm`` (Bonferroni)."""
     return 1 - alarm / checks
 
 
 def exact(value: float, unit: str = "", n: int = 1) -> Estimate:
-    """A number without uncertainty, such as a count of parameters."""
+    """An exact number, such as a parameter count."""
     return Estimate(float(value), float(value), float(value), unit, n, "exact")
 
 
@@ -58,13 +57,13 @@ def bootstrap(
     unit: str = "",
     statistic: Callable[[Tensor], Tensor] | None = None,
 ) -> Estimate:
-    """Percentile bootstrap over items: how far the figure moves when other items of the same kind had been drawn.
+    """Percentile bootstrap over items.
 
     Args:
-        values: ``(n, ...)``, a row an item; figures of one item stay together, so comparisons are paired.
-        seed: Of the resampling.
-        confidence: Of the interval.
-        unit: Of the figure.
+        values: ``(n, ...)``, one row per item; values of an item are resampled together, so comparisons are paired.
+        seed: Seed of the resampling.
+        confidence: Confidence level.
+        unit: Unit of the figure.
         statistic: ``(R, n, ...) -> (R,)``; the mean by default.
 
     Raises:
@@ -72,7 +71,7 @@ def bootstrap(
     """
     values = values.detach().double().cpu()
     if len(values) < 1 or not torch.isfinite(values).all():
-        raise ValueError(f"a bootstrap needs finite values, one an item at least, not {tuple(values.shape)}")
+        raise ValueError(f"a bootstrap needs at least one item and finite values, got shape {tuple(values.shape)}")
     figure = statistic or (lambda rows: rows.flatten(2).mean((1, 2)) if rows.ndim > 2 else rows.mean(1))
     value = figure(values[None])[0].item()
     n, method = len(values), f"bootstrap over items, {RESAMPLES} resamples, {confidence:.2%}"
@@ -85,7 +84,7 @@ def bootstrap(
 
 
 def student(values: Sequence[float], confidence: float = 0.95, unit: str = "") -> Estimate:
-    """Student's interval of a mean over a few runs with different seeds.
+    """Student's t interval of the mean over runs with different seeds.
 
     Raises:
         ValueError: if there is no run.
@@ -94,7 +93,7 @@ def student(values: Sequence[float], confidence: float = 0.95, unit: str = "") -
 
     runs = torch.tensor(list(values), dtype=torch.float64)
     if not len(runs):
-        raise ValueError("a mean over runs needs one run at least")
+        raise ValueError("a mean over runs needs at least one run")
     mean, method = runs.mean().item(), f"Student's t over {len(runs)} runs, {confidence:.2%}"
     if len(runs) < 2:
         return Estimate(mean, -math.inf, math.inf, unit, len(runs), method)
@@ -103,14 +102,14 @@ def student(values: Sequence[float], confidence: float = 0.95, unit: str = "") -
 
 
 def share(hits: Tensor, confidence: float = 0.95) -> Estimate:
-    """Wilson's interval of a share, from ``(n,)`` bool: right for small samples and for shares near 0 and 1.
+    """Wilson interval of a proportion, from ``(n,)`` bool; valid for small samples and proportions near 0 and 1.
 
     Raises:
         ValueError: if there is no item.
     """
     n = hits.numel()
     if not n:
-        raise ValueError("a share needs one item at least")
+        raise ValueError("a proportion needs at least one item")
     p, z = hits.double().mean().item(), math.sqrt(2) * torch.erfinv(torch.tensor(confidence, dtype=torch.float64)).item()
     centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = ((centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
@@ -118,10 +117,10 @@ def share(hits: Tensor, confidence: float = 0.95) -> Estimate:
 
 
 def ranking(pairs: Tensor) -> Tensor:
-    """Probability that a number of the first kind exceeds one of the second, a tie counting half (area under the ROC curve).
+    """Area under the ROC curve: probability that a value of the first kind exceeds one of the second, ties counting half.
 
     Args:
-        pairs: ``(R, n, 2)``: numbers of the first and of the second kind.
+        pairs: ``(R, n, 2)``: values of the first and of the second kind.
 
     Returns:
         ``(R,)``; a ``statistic`` for :func:`bootstrap`.

@@ -1,4 +1,4 @@
-"""A language of tones: a letter is a tone that lasts as long as the letter does, so what a sound says can be read without a recogniser."""
+"""A synthetic language in which each letter is a tone, so that text is decoded from audio in closed form."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from jielong.apps.lab.trial import Bench
 from jielong.media.audio import write_audio
 
 RATE, FRAME = 4_000, 160
-"""Samples a second, and of a frame of 40 ms: every tone turns a whole number of times in one, so that frames of a letter are alike."""
+"""Sample rate in Hz, and samples of a 40 ms frame, which is a whole number of periods of every tone."""
 LETTERS = "abcdefgh"
-HERTZ = tuple(300.0 + 175.0 * place for place in range(len(LETTERS)))
+HERTZ = tuple(300.0 + 175.0 * index for index in range(len(LETTERS)))
 FRAMES = {"a": 5, "b": 8, "c": 6, "d": 4, "e": 7, "f": 5, "g": 8, "h": 6}
-"""How long a letter lasts by nature."""
+"""Natural duration of each letter in frames."""
 SHORTEST, LONGEST = 5, 6
-"""Letters of a text."""
+"""Range of letters per text."""
 TEMPO = (0.65, 1.65)
-"""A recording's length over its text's natural one: evenly from here to there."""
+"""Range of a recording's duration relative to the natural one, uniform."""
 LEAST = 2
-"""Frames that a tone must last to be read."""
+"""Shortest tone that is decoded, in frames."""
 
 
 def texts(count: int, seed: int) -> list[str]:
-    """Letters at random, none of them twice in a row, since two of a kind are one long tone."""
+    """Random texts without repeated adjacent letters, which would be one long tone."""
     draw = torch.Generator().manual_seed(seed)
-    made = []
+    result = []
     for _ in range(count):
         letters: list[int] = []
-        wanted = int(torch.randint(SHORTEST, LONGEST + 1, (), generator=draw))
-        while len(letters) < wanted:
+        length = int(torch.randint(SHORTEST, LONGEST + 1, (), generator=draw))
+        while len(letters) < length:
             letter = int(torch.randint(len(LETTERS), (), generator=draw))
             if letters[-1:] != [letter]:
                 letters.append(letter)
-        made.append("".join(LETTERS[letter] for letter in letters))
-    return made
+        result.append("".join(LETTERS[letter] for letter in letters))
+    return result
 
 
 def natural(text: str) -> float:
-    """Seconds that a text lasts by nature."""
+    """Natural duration of a text in seconds."""
     return sum(FRAMES[letter] for letter in text) * FRAME / RATE
 
 
 def spoken(text: str, seconds: float, loudness: float = 0.5) -> Tensor:
-    """A text as tones, ``(1, T)`` in [-1, 1]: whole frames, shared among the letters as they last by nature."""
-    lasting = torch.tensor([0, *(FRAMES[letter] for letter in text)], dtype=torch.float64).cumsum(0)
-    edges = (lasting / lasting[-1] * round(seconds * RATE / FRAME)).round().long().tolist()
+    """A text as tones, ``(1, T)`` in [-1, 1], in whole frames, in proportion to the letters' natural durations."""
+    ends = torch.tensor([0, *(FRAMES[letter] for letter in text)], dtype=torch.float64).cumsum(0)
+    edges = (ends / ends[-1] * round(seconds * RATE / FRAME)).round().long().tolist()
     times = torch.arange(edges[-1] * FRAME) / RATE
     sound = torch.zeros_like(times)
     for letter, (start, stop) in zip(text, pairwise(edges), strict=True):
@@ -58,9 +58,9 @@ def spoken(text: str, seconds: float, loudness: float = 0.5) -> Tensor:
 
 
 def read(sound: Tensor) -> str:
-    """The letters in a sound ``(1, T)``: in each frame the tone that holds more than half of its power, if it lasts two frames.
+    """Decode a sound ``(1, T)``: the tone with more than half of a frame's power, if it lasts two frames.
 
-    Quiet frames, below a thirtieth of full scale, say nothing.
+    Frames below 1/30 of full scale are silence.
     """
     frames = sound[0, : sound.shape[1] // FRAME * FRAME].double().view(-1, FRAME)
     turns = 2 * torch.pi * torch.tensor(HERTZ, dtype=torch.float64)[:, None] * torch.arange(FRAME) / RATE
@@ -68,19 +68,19 @@ def read(sound: Tensor) -> str:
     whole = frames.square().mean(1)
     best, letter = power.max(1)
     clear = (best > 0.5 * whole) & (whole > 1 / 900)
-    said = [LETTERS[place] if sure else " " for place, sure in zip(letter.tolist(), clear.tolist(), strict=True)]
-    lasting = [name for name, run in groupby(said) if len(list(run)) >= LEAST and name != " "]
+    frame_letters = [LETTERS[index] if voiced else " " for index, voiced in zip(letter.tolist(), clear.tolist(), strict=True)]
+    lasting = [name for name, run in groupby(frame_letters) if len(list(run)) >= LEAST and name != " "]
     return "".join(name for name, _ in groupby(lasting))
 
 
 def recorded(bench: Bench, count: int) -> Path:
-    """A folder of recordings with their texts, written once."""
+    """Folder of recordings with their texts; written once."""
     folder = bench.folder / "tones"
     if not folder.exists():
         draw = torch.Generator().manual_seed(bench.seed)
-        for place, text in enumerate(texts(count, bench.seed)):
+        for index, text in enumerate(texts(count, bench.seed)):
             tempo, loudness = torch.rand(2, generator=draw).tolist()
             sound = spoken(text, natural(text) * (TEMPO[0] + tempo * (TEMPO[1] - TEMPO[0])), 0.4 + 0.2 * loudness)
-            write_audio(folder / f"{place:04d}.wav", sound, RATE)
-            (folder / f"{place:04d}.txt").write_text(text)
+            write_audio(folder / f"{index:04d}.wav", sound, RATE)
+            (folder / f"{index:04d}.txt").write_text(text)
     return folder

@@ -1,7 +1,7 @@
-"""From intervals to a verdict, by one rule that knows nothing of what was measured.
+"""Verdict of a claim from the confidence intervals of its checks.
 
-A claim is a list of checks, each a bound that a figure must keep. With intervals made at ``statistics.level(number of checks)``, a wrong
-"holds" and a wrong "does not hold" each happen at most once in twenty experiments.
+With intervals at level ``statistics.level(number of checks)``, the probability of a false "holds" and that of a false "does not hold" are
+at most 5% each.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Literal
 
 from jielong.apps.lab.statistics import Estimate
 
 
 class Verdict(StrEnum):
-    """What an experiment can say of a claim."""
+    """Verdict of a check or a claim."""
 
     HOLDS = "holds"
     FAILS = "does not hold"
@@ -24,13 +24,13 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """A figure and the bound it must keep.
+    """A figure and its bound.
 
     Attributes:
-        says: What must be true, in words.
+        says: The hypothesis in words.
         estimate: The figure with its interval.
-        side: On which side of the bound it must lie.
-        bound: The bound, fixed before anything is measured.
+        side: Side of the bound on which the figure must lie.
+        bound: Bound fixed in advance.
     """
 
     says: str
@@ -40,24 +40,24 @@ class Check:
 
     @property
     def verdict(self) -> Verdict:
-        """``holds`` when the whole interval keeps the bound, ``does not hold`` when none of it does, else ``cannot tell``."""
+        """``holds`` if the whole interval satisfies the bound, ``does not hold`` if none of it does, else ``cannot tell``."""
         low, high, bound = self.estimate.low, self.estimate.high, self.bound
         keeps, breaks = (low > bound, high <= bound) if self.side == "above" else (high < bound, low >= bound)
         return Verdict.HOLDS if keeps else Verdict.FAILS if breaks else Verdict.UNKNOWN
 
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary with the verdict."""
+    def to_json(self) -> dict[str, object]:
+        """The check and its verdict as plain data."""
         return {"says": self.says, **self.estimate.to_json(), "must_be": self.side, "bound": self.bound, "verdict": str(self.verdict)}
 
 
 def conclude(checks: Sequence[Check]) -> Verdict:
-    """The verdict on a claim: it holds if every check does, does not if one does not, and otherwise it cannot be told.
+    """Verdict of a claim: ``holds`` if all checks hold, ``does not hold`` if one does not, else ``cannot tell``.
 
     Raises:
-        ValueError: if there is no check, since a claim without one cannot fail.
+        ValueError: if there is no check.
     """
     if not checks:
-        raise ValueError("a verdict needs one check at least: a claim that nothing can refute says nothing")
+        raise ValueError("a verdict needs at least one check")
     verdicts = [check.verdict for check in checks]
     if Verdict.FAILS in verdicts:
         return Verdict.FAILS

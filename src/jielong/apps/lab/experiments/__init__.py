@@ -1,1 +1,1 @@
-"""The experiments, a file each. A file here that declares a :class:`jielong.apps.lab.trial.Trial` is found by itself."""
+"""Experiments, one per file. A file here that declares a :class:`jielong.apps.lab.trial.Trial` is registered."""

@@ -1,4 +1,4 @@
-"""What do the levels of a residual quantizer carry? One codec, listened to with one level of codes, with two, and so on."""
+"""Reconstruction error of a codec by the number of residual codebooks decoded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from jielong.apps.lab.statistics import bootstrap, exact, level
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
-from jielong.apps.lab.voices import BODY, DATA, FAST, MEL, RATE, REGRESSION, given, mel_errors, quiet, show, voices
+from jielong.apps.lab.voices import BODY, DATA, FAST, MEL, RATE, REGRESSION, data_overrides, mel_errors, show, train_section, voices
 from jielong.core.tokens import Tokens
 from jielong.system import System
 from jielong.tokenizers.vq import VQTokenizer
@@ -34,13 +34,13 @@ tokenizer:
         dropout: 1.0
         quantizer: {{vector: {{codebook_size: 64, kmeans_iterations: 10, restart_below: 0.1, decay: 0.9}}}}
 losses: {{{REGRESSION}, {MEL}}}
-{quiet(FAST, batch=16)}
+{train_section(FAST, batch=16)}
 """
 
 
 @torch.no_grad()
 def with_levels(system: System, sounds: Tensor, levels: int) -> Tensor:
-    """Sounds as they come back by the first ``levels`` levels of codes alone."""
+    """Reconstructions from the first ``levels`` codebooks."""
     tokenizer = system.tokenizer
     assert isinstance(tokenizer, VQTokenizer)
     codes = tokenizer.encode(sounds).values[..., :levels]
@@ -49,30 +49,30 @@ def with_levels(system: System, sounds: Tensor, levels: int) -> Tensor:
 
 
 def judge(errors: Mapping[int, Tensor], seed: int) -> list[Check]:
-    """The bounds that the claim must keep.
+    """Checks of the claim.
 
     Args:
-        errors: Of each number of levels the error of each clip, the same clips in the same places.
-        seed: Of the bootstrap.
+        errors: Error of each clip by number of levels, paired.
+        seed: Seed of the resampling.
     """
-    sure = level(len(errors) - 1)
+    confidence = level(len(errors) - 1)
     return [
-        Check(f"level {more} lowers the error", bootstrap(errors[less] - errors[more], seed, sure, "dB"), "above", 0.0)
+        Check(f"level {more} lowers the error", bootstrap(errors[less] - errors[more], seed, confidence, "dB"), "above", 0.0)
         for less, more in pairwise(sorted(errors))
     ]
 
 
 class Carry(Trial, name="carry"):
-    """A codec of six levels of 64 codes, trained with quantizer dropout; voices that it has not heard."""
+    """A codec with six codebooks of 64 codes, trained with quantizer dropout, on unseen clips."""
 
-    claim = "Every level of codes carries what those before it left over: with each, the sound that comes back is nearer."
+    claim = "Every level of a residual quantizer encodes a residual of those before it, so each level lowers the reconstruction error."
 
     def run(self, bench: Bench) -> Outcome:
-        """Train one codec, and decode the same clips with more and more of its levels."""
-        system, _ = bench.train("codec", RECIPE, given(bench), seconds=max(1.0, TIME * bench.budget))
+        """Train one codec and decode the same clips with each number of levels."""
+        system, _ = bench.train("codec", RECIPE, data_overrides(bench), seconds=max(1.0, TIME * bench.budget))
         real = voices(bench.scaled(CLIPS, 4), bench.seed + 10_000)
         rebuilt = {count: with_levels(system, real, count) for count in range(1, LEVELS + 1)}
-        errors = {count: mel_errors(made, real) for count, made in rebuilt.items()}
+        errors = {count: mel_errors(each, real) for count, each in rebuilt.items()}
         bits = (system.tokenizer.layout.bits or 0.0) / LEVELS / (system.tokenizer.media.size[0] / RATE) / 1000
         figures = {f"mel distance, {count} levels": bootstrap(each, bench.seed, unit="dB") for count, each in errors.items()}
         figures |= {f"bitrate, {count} levels": exact(count * bits, "kbit/s") for count in errors}
@@ -81,7 +81,7 @@ class Carry(Trial, name="carry"):
             _draw(figure, errors, [real, *rebuilt.values()])
 
         provenance = {"recipe": RECIPE, "clips": len(real), "error": "mean absolute difference of log power in 80 mel bands"}
-        remark = "one training: the intervals are over clips, not over other trainings"
+        remark = "one training run: intervals are over clips, not over training runs"
         return Outcome(judge(errors, bench.seed), figures, draw, (8.0, 4.2), provenance, (remark,))
 
 

@@ -1,4 +1,4 @@
-"""How many codes of a codebook are in use after a short training, left alone and with each cure?"""
+"""Codebook usage after a short training, with and without measures against collapse."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SAMPLES, SEEDS = 1024, 4
-ALONE, ALL = "left alone", "all of them"
+ALONE, ALL = "baseline", "all measures"
 _QUANTIZER = "tokenizer.vq.quantizer.vector"
-CURES: Mapping[str, tuple[str, ...]] = {
+MEASURES: Mapping[str, tuple[str, ...]] = {
     "k-means start": (f"{_QUANTIZER}.kmeans_iterations=10",),
     "restarts": (f"{_QUANTIZER}.restart_below=0.1",),
-    "averages (EMA)": (f"{_QUANTIZER}.codebook=ema",),
-    "8 dimensions, not 64": ("tokenizer.vq.dim=8",),
-    "directions only (l2)": (f"{_QUANTIZER}.normalize=true",),
+    "EMA codebook": (f"{_QUANTIZER}.codebook=ema",),
+    "8 dimensions": ("tokenizer.vq.dim=8",),
+    "cosine lookup (l2)": (f"{_QUANTIZER}.normalize=true",),
 }
 COLLAPSED, HEALTHY = 0.5, 0.9
-"""Below half of its codes a codebook counts as collapsed; above nine tenths as healthy."""
+"""Codebook usage below which a codebook is collapsed, and above which it is healthy."""
 
-# VQ-VAE as first published: random codes of the encoder's width, which follow by gradient. The averages of counts, by which idle codes are
-# found, forget within ten steps, since there are sixty-four.
+# VQ-VAE as published: random codes of the encoder's width, updated by gradient. Usage counts decay by 0.9, as a run has 64 steps.
 RECIPE = """
 data: {set: emoji, size: 32}
 tokenizer:
@@ -46,29 +45,29 @@ train: {samples: 1024, batch: 16, lr: 2.0e-3, warmup: 128, ema: 0.9, log_every: 
 
 
 def judge(usage: Mapping[str, Sequence[float]]) -> list[Check]:
-    """The bounds that the claim must keep.
+    """Checks of the claim.
 
     Args:
-        usage: Shares of codes in use by variant, a run a seed, with the same seeds in the same places.
+        usage: Codebook usage by variant, one value per seed.
     """
-    sure, alone = level(2 + len(CURES)), usage[ALONE]
-    gains = {name: [cured - left for cured, left in zip(usage[name], alone, strict=True)] for name in CURES}
+    confidence, alone = level(2 + len(MEASURES)), usage[ALONE]
+    gains = {name: [with_measure - left for with_measure, left in zip(usage[name], alone, strict=True)] for name in MEASURES}
     return [
-        Check("left alone, less than half of the codes are in use", student(alone, sure), "below", COLLAPSED),
-        *(Check(f"{name}: more codes are in use than without", student(gain, sure), "above", 0.0) for name, gain in gains.items()),
-        Check("all cures together keep nine tenths of the codes in use", student(usage[ALL], sure), "above", HEALTHY),
+        Check("baseline: usage below 50%", student(alone, confidence), "below", COLLAPSED),
+        *(Check(f"{name}: higher usage than the baseline", student(gain, confidence), "above", 0.0) for name, gain in gains.items()),
+        Check("all measures together: usage above 90%", student(usage[ALL], confidence), "above", HEALTHY),
     ]
 
 
 class Collapse(Trial, name="collapse"):
-    """A small tokenizer with 512 codes, four times each way."""
+    """A small tokenizer with 512 codes, four seeds per variant."""
 
-    claim = "A codebook left alone collapses, and each of the usual cures keeps more of its codes in use."
+    claim = "A codebook without measures against collapse collapses, and each of the usual measures increases codebook usage."
 
     def run(self, bench: Bench) -> Outcome:
-        """Train each variant with each seed, and count the codes that held-out pictures use."""
+        """Train each variant with each seed and measure codebook usage on held-out images."""
         samples = bench.scaled(SAMPLES, 64)
-        variants = {ALONE: (), **CURES, ALL: tuple(change for changes in CURES.values() for change in changes)}
+        variants = {ALONE: (), **MEASURES, ALL: tuple(change for changes in MEASURES.values() for change in changes)}
         heldout = open_data("emoji", size=32, split="heldout")
         pictures = heldout.media(range(len(heldout)))
         usage: dict[str, list[float]] = {name: [] for name in variants}
@@ -76,15 +75,15 @@ class Collapse(Trial, name="collapse"):
         quality: dict[str, list[float]] = {name: [] for name in variants}
         seeds = range(bench.seed, bench.seed + bench.scaled(SEEDS))
         for seed in seeds:
-            for place, (name, changes) in enumerate(variants.items()):
+            for index, (name, changes) in enumerate(variants.items()):
                 short = (f"train.samples={samples}", f"train.warmup={samples // 8}", f"train.seed={seed}")
-                system, _ = bench.train(f"codebook-{place}-seed-{seed}", RECIPE, [*changes, *short])
+                system, _ = bench.train(f"codebook-{index}-seed-{seed}", RECIPE, [*changes, *short])
                 tokens = system.encode(pictures)
                 used = codebook_usage(Tokens(tokens.values, tokens.layout))
                 usage[name].append(used.value)
                 perplexity[name].append(used.number("perplexity"))
                 quality[name].append(psnr(system.decode(tokens), pictures).value)
-        figures = {f"codes in use, {name}": student(runs) for name, runs in usage.items()}
+        figures = {f"codebook usage, {name}": student(runs) for name, runs in usage.items()}
         figures |= {f"perplexity, {name}": student(runs, unit="codes") for name, runs in perplexity.items()}
         figures |= {f"PSNR, {name}": student(runs, unit="dB") for name, runs in quality.items()}
 
@@ -103,7 +102,7 @@ class Collapse(Trial, name="collapse"):
                 "seeds": list(seeds),
                 "pictures": {"set": heldout.name, "split": "heldout", "n": len(heldout), "data_sha256": heldout.fingerprint},
             },
-            (f"{samples:,} samples a run: this is how codebooks begin; given long, some of the idle codes come alive by themselves",),
+            (f"{samples:,} samples per run: with longer training, some unused codes come into use without any measure",),
         )
 
 
@@ -111,12 +110,12 @@ def _draw(figure: Figure, usage: Mapping[str, Sequence[float]], perplexity: Mapp
     left, right = figure.subplots(1, 2, sharey=True)
     names = list(usage)[::-1]
     for axes, values, title in (
-        (left, usage, "share of 512 codes in use"),
-        (right, perplexity, "perplexity (codes, were all equally frequent)"),
+        (left, usage, "codebook usage (512 codes)"),
+        (right, perplexity, "perplexity"),
     ):
         means = torch.tensor([list(values[name]) for name in names]).mean(1)
         axes.barh(names, means.tolist(), color=["#999" if name == ALONE else "#2a7" for name in names], alpha=0.7)
-        for place, name in enumerate(names):
-            axes.plot(list(values[name]), [place] * len(values[name]), "k.", markersize=4)
+        for index, name in enumerate(names):
+            axes.plot(list(values[name]), [index] * len(values[name]), "k.", markersize=4)
         axes.set_title(title)
     left.set_xlim(0, 1)

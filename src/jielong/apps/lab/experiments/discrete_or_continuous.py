@@ -1,4 +1,4 @@
-"""Codes or vectors: how much of a picture comes back at the same number of bits, and how far each can go."""
+"""Reconstruction from codes and from continuous latents at equal bits, and the best of each."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 SET, SECONDS, PICTURES = "emoji", 12.0, 128
 CODES, WEIGHTS = (16, 256, 4096), (1.0, 0.2, 0.06, 0.02)
-"""Sizes of codebooks, and weights of the divergence, both from few bits to many."""
+"""Codebook sizes and KL weights, from few bits to many."""
 LESS, FURTHER = 0.5, 1.0
-"""Decibels: how much less still counts as no less, and what counts as further."""
+"""Bounds in dB of the difference at equal bits and of that between the best."""
 _RECIPE = """
 data: {{set: {set}, size: 32}}
 tokenizer:
@@ -42,7 +42,7 @@ _BODY = "autoencoder: {convolutional: {patch: 4, channels: [64], blocks: [1]}}, 
 
 
 def recipes() -> dict[str, str]:
-    """Texts of all tokenizers by name: one network, 8 x 8 tokens, 8 numbers wide where they are cut."""
+    """Recipes of all tokenizers by name: one network, 8 x 8 tokens of 8 channels."""
     quantizer = "quantizer: {{vector: {{codebook_size: {}, kmeans_iterations: 10, restart_below: 0.1}}}}"
     texts = {f"{codes} codes": f"vq: {{{_BODY}, {quantizer.format(codes)}}}" for codes in CODES}
     texts |= {f"vectors, weight {weight:g}": f"kl: {{{_BODY}, weight: {weight}}}" for weight in WEIGHTS}
@@ -50,14 +50,14 @@ def recipes() -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What a tokenizer keeps of the same pictures.
+class Reconstructions:
+    """Figures of a tokenizer.
 
     Attributes:
-        bits: A picture's tokens. Of codes the logarithm of how many there might be. Of vectors the divergence of what is sent from the
-            prior, in bits: what it takes to tell somebody who knows the prior a sample, and no fewer would do (arXiv 1312.6114's bound).
-        psnr: Decibels of each picture, ``(n,)``, as rebuilt from what a generator learns to draw: codes, or samples of vectors.
-        limit: Kernel distance of what came back from the pictures themselves: a generator over these tokens can come no nearer.
+        bits: Bits per image: ``log2`` of the number of code sequences, or the mean KL divergence of the posterior from the prior in bits,
+            the rate at which samples can be transmitted (arXiv 1312.6114).
+        psnr: PSNR in dB of each image, ``(n,)``, from codes or posterior samples.
+        limit: Kernel distance of reconstructions from originals, a lower bound for a generator over these tokens.
     """
 
     bits: float
@@ -66,8 +66,8 @@ class Kept:
 
 
 @torch.no_grad()
-def keep(system: System, pictures: Tensor, extractor: FeatureExtractor, seed: int) -> Kept:
-    """Send pictures through a tokenizer and back."""
+def reconstruct(system: System, pictures: Tensor, extractor: FeatureExtractor, seed: int) -> Reconstructions:
+    """Encode and decode images."""
     tokenizer = system.tokenizer
     tokens = tokenizer.sample_cached(tokenizer.encode_to_cache(pictures), PerSampleRNG(seed, range(len(pictures))))
     rebuilt = system.decode(tokens)
@@ -77,11 +77,11 @@ def keep(system: System, pictures: Tensor, extractor: FeatureExtractor, seed: in
         bits = tokenizer.layout.bits or 0.0
     decibels = torch.tensor([psnr(back[None], real[None]).value for back, real in zip(rebuilt, pictures, strict=True)])
     limit = kernel_distance(extractor.extract(rebuilt).values, extractor.extract(pictures).values)
-    return Kept(bits, decibels, limit)
+    return Reconstructions(bits, decibels, limit)
 
 
-def at(bits: float, some: Sequence[Kept]) -> Tensor | None:
-    """Decibels of each picture at a number of bits, in a straight line between the two nearest; ``None`` outside what was measured."""
+def psnr_at(bits: float, some: Sequence[Reconstructions]) -> Tensor | None:
+    """PSNR of each image at a number of bits, interpolated linearly; ``None`` outside the measured range."""
     ordered = sorted(some, key=lambda each: each.bits)
     for low, high in pairwise(ordered):
         if low.bits <= bits <= high.bits:
@@ -90,21 +90,21 @@ def at(bits: float, some: Sequence[Kept]) -> Tensor | None:
     return None
 
 
-def judge(codes: Sequence[Kept], vectors: Sequence[Kept], seed: int) -> list[Check]:
-    """The bounds that the claim must keep; all sides hold the same pictures in the same places."""
-    sure = level(2)
-    compared = [(each, found) for each in codes if (found := at(each.bits, vectors)) is not None]
+def judge(codes: Sequence[Reconstructions], vectors: Sequence[Reconstructions], seed: int) -> list[Check]:
+    """Checks of the claim; all sides have the same images in the same order."""
+    confidence = level(2)
+    compared = [(each, found) for each in codes if (found := psnr_at(each.bits, vectors)) is not None]
     if compared:
         difference = torch.stack([found - each.psnr for each, found in compared]).mean(0)
-        no_less = bootstrap(difference, seed, sure, "dB")
+        no_less = bootstrap(difference, seed, confidence, "dB")
     else:
-        no_less = Estimate(math.nan, -math.inf, math.inf, "dB", 0, "no vectors of fewer bits, or none of more, than any codes")
+        no_less = Estimate(math.nan, -math.inf, math.inf, "dB", 0, "no codes within the range of bits of the continuous latents")
     furthest = [max(some, key=lambda each: float(each.psnr.mean())) for some in (vectors, codes)]
     return [
-        Check(f"PSNR of vectors at the bits of codes is no more than {LESS:g} dB below theirs", no_less, "above", -LESS),
+        Check(f"at equal bits, PSNR of continuous latents is at most {LESS:g} dB below that of codes", no_less, "above", -LESS),
         Check(
-            f"the best vectors are {FURTHER:g} dB above the best codes",
-            bootstrap(furthest[0].psnr - furthest[1].psnr, seed, sure, "dB"),
+            f"the best PSNR of continuous latents is {FURTHER:g} dB above the best of codes",
+            bootstrap(furthest[0].psnr - furthest[1].psnr, seed, confidence, "dB"),
             "above",
             FURTHER,
         ),
@@ -112,30 +112,30 @@ def judge(codes: Sequence[Kept], vectors: Sequence[Kept], seed: int) -> list[Che
 
 
 class DiscreteOrContinuous(Trial, name="discrete-or-continuous"):
-    """One network with codebooks of several sizes, and with vectors of several rates."""
+    """One network with codebooks of several sizes, and with KL weights of several sizes."""
 
     claim = (
-        "Bit for bit, vectors keep no less of a picture than codes, and where more is to be kept they go further than any codebook that "
-        "can be learned in the same time."
+        "At equal bits, continuous latents reconstruct no worse than codes, and with more bits better than any codebook trained for the "
+        "same time."
     )
 
     def run(self, bench: Bench) -> Outcome:
-        """Train all tokenizers for the same time, and send held-out pictures through them."""
+        """Train all tokenizers for the same time and reconstruct held-out images."""
         extractor, seconds = FeatureExtractor(), max(0.5, SECONDS * bench.budget)
         heldout = open_data(SET, size=32, split="heldout")
         pictures = heldout.media(spread(len(heldout), min(len(heldout), bench.scaled(PICTURES, 8))))
-        kept: dict[str, Kept] = {}
+        results: dict[str, Reconstructions] = {}
         figures: dict[str, Estimate] = {}
         for name, text in recipes().items():
             system, summary = bench.train(name.replace(", ", " "), text, [f"train.seed={bench.seed}"], seconds=seconds)
-            kept[name] = keep(system, pictures, extractor, bench.seed)
+            results[name] = reconstruct(system, pictures, extractor, bench.seed)
             figures |= {
-                f"bits a picture, {name}": exact(kept[name].bits, "bit"),
-                f"PSNR, {name}": bootstrap(kept[name].psnr, bench.seed, unit="dB"),
-                f"limit of generation, {name}": exact(kept[name].limit, "kernel distance"),
-                f"pictures seen, {name}": exact(summary.samples),
+                f"bits per image, {name}": exact(results[name].bits, "bit"),
+                f"PSNR, {name}": bootstrap(results[name].psnr, bench.seed, unit="dB"),
+                f"limit of generation, {name}": exact(results[name].limit, "kernel distance"),
+                f"images seen, {name}": exact(summary.samples),
             }
-        codes, vectors = ([kept[name] for name in kept if ("codes" in name) is coded] for coded in (True, False))
+        codes, vectors = ([results[name] for name in results if ("codes" in name) is coded] for coded in (True, False))
 
         def draw(figure: Figure) -> None:
             left, right = figure.subplots(1, 2)
@@ -144,8 +144,8 @@ class DiscreteOrContinuous(Trial, name="discrete-or-continuous"):
                 bits = [each.bits for each in ordered]
                 left.plot(bits, [float(each.psnr.mean()) for each in ordered], "o-", label=label)
                 right.plot(bits, [each.limit for each in ordered], "o-", label=label)
-            left.set(xlabel="bits a picture", ylabel="PSNR, dB")
-            right.set(xlabel="bits a picture", ylabel="distance of what comes back from the pictures")
+            left.set(xlabel="bits per image", ylabel="PSNR, dB")
+            right.set(xlabel="bits per image", ylabel="kernel distance of reconstructions")
             left.legend()
 
         return Outcome(
@@ -159,8 +159,8 @@ class DiscreteOrContinuous(Trial, name="discrete-or-continuous"):
                 "pictures": {"set": heldout.name, "split": "heldout", "n": len(pictures), "data_sha256": heldout.fingerprint},
             },
             (
-                "equal budget: the same network, 64 positions, time of training, and bits, counted as Kept.bits says",
-                "codes are charged for the whole codebook, used or not; vectors for what a sample of them tells, not for its digits",
-                "one training of each: intervals are over pictures",
+                "equal network, 64 positions and training time",
+                "bits of codes: log2 of the codebook size, used or not; of continuous latents: KL divergence from the prior",
+                "one training run per tokenizer: intervals are over images",
             ),
         )

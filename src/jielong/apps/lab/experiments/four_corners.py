@@ -1,11 +1,23 @@
-"""Fluid's four corners: row by row or in random order, codes or vectors, each trained for the same time."""
+"""Raster or random order over codes or continuous latents (Fluid), at equal training time."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from jielong.apps.lab.chains import REMARK, Chain, Drawn, Plan, bars, draw_all, figures_of, nearer, provenance_of, show, train_chain
+from jielong.apps.lab.chains import (
+    REMARK,
+    Generated,
+    TrainedSystem,
+    TrainingPlan,
+    bars,
+    distance_gain,
+    figures_of,
+    generate_all,
+    provenance_of,
+    show,
+    train_plan,
+)
 from jielong.apps.lab.statistics import level
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
@@ -23,7 +35,7 @@ train: {{samples: 1000000000, batch: 32, optimizer: muon, lr: 5.0e-3, warmup: 51
 """
 _GENERATOR = """
 data: {{set: emoji, size: 32}}
-tokenizer: {{checkpoint: given by the experiment}}
+tokenizer: {{checkpoint: set by the experiment}}
 condition: {{class: {{width: 32, cfg_dropout: 0.1}}}}
 order: {order}
 backbone: {{transformer: {{layers: 3, width: 96, heads: 3, condition: prefix}}}}
@@ -40,7 +52,7 @@ _TOKENS = {
     ),
 }
 PLANS = {
-    (order, tokens): Plan(
+    (order, tokens): TrainingPlan(
         f"{order} {tokens}",
         _GENERATOR.format(order=written, head=head),
         _TOKENIZER.format(tokenizer=tokenizer),
@@ -52,14 +64,14 @@ PLANS = {
 BEST = ("random", "vectors")
 
 
-def judge(drawn: Mapping[tuple[str, str], Drawn], seed: int) -> list[Check]:
-    """The bounds that the claim must keep: one corner against each of the others, class by class."""
+def judge(drawn: Mapping[tuple[str, str], Generated], seed: int) -> list[Check]:
+    """Checks of the claim: one corner against each of the others, paired by class."""
     others = [corner for corner in PLANS if corner != BEST]
-    sure = level(len(others))
+    confidence = level(len(others))
     return [
         Check(
-            f"{PLANS[BEST].name} draws nearer to real pictures than {PLANS[corner].name}, trained for the same time",
-            nearer(drawn[BEST], drawn[corner], seed, sure),
+            f"{PLANS[BEST].name}: lower kernel distance than {PLANS[corner].name} at equal training time",
+            distance_gain(drawn[BEST], drawn[corner], seed, confidence),
             "above",
             0.0,
         )
@@ -68,28 +80,30 @@ def judge(drawn: Mapping[tuple[str, str], Drawn], seed: int) -> list[Check]:
 
 
 class FourCorners(Trial, name="four-corners"):
-    """Two orders and two kinds of tokens, over one trunk and 8 x 8 tokens."""
+    """Two orders and two kinds of tokens with one backbone over 8 x 8 tokens."""
 
-    claim = "Of raster or random order over codes or vectors, random order over vectors draws nearest to real pictures."
+    claim = (
+        "Of raster or random order over codes or continuous latents, random order over latents has the lowest distance from real images."
+    )
 
     def run(self, bench: Bench) -> Outcome:
-        """Train all four for the same time, tokenizers included, and let all draw."""
+        """Train all four for the same time, tokenizers included, and generate images."""
         count = bench.scaled(COUNT, 4)
-        chains: dict[tuple[str, str], Chain] = {}
+        chains: dict[tuple[str, str], TrainedSystem] = {}
         for corner, plan in PLANS.items():
-            chains[corner] = train_chain(bench, plan, max(1.0, SECONDS * bench.budget))
-        together = draw_all(bench, list(chains.values()), count)
-        drawn = {corner: together[plan.name] for corner, plan in PLANS.items()}
+            chains[corner] = train_plan(bench, plan, max(1.0, SECONDS * bench.budget))
+        by_name = generate_all(bench, list(chains.values()), count)
+        drawn = {corner: by_name[plan.name] for corner, plan in PLANS.items()}
         figures = {name: each for corner, chain in chains.items() for name, each in figures_of(chain, drawn[corner], bench.seed).items()}
         names = [plan.name for plan in PLANS.values()]
 
         def draw(figure: Figure) -> None:
             (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.1])
             for axes, name in zip(above.subplots(1, 4), names, strict=True):
-                show(axes, together[name], name)
+                show(axes, by_name[name], name)
             for axes, (what, title) in zip(
                 below.subplots(1, 2),
-                (("kernel distance", "distance from real pictures"), ("time a picture", "seconds a picture")),
+                (("kernel distance", "distance from real images"), ("time per image", "seconds per image")),
                 strict=True,
             ):
                 bars(axes, figures, what, names, title)
@@ -103,6 +117,6 @@ class FourCorners(Trial, name="four-corners"):
             provenance_of(list(chains.values()), list(PLANS.values()), count),
             (
                 REMARK,
-                "vectors have no number of bits; both kinds of tokens stand at the same 64 positions, 8 numbers wide where they are cut",
+                "both kinds of tokens have 64 positions and a bottleneck of 8 channels; bits are not defined for vectors",
             ),
         )

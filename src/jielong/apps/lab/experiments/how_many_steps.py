@@ -1,15 +1,15 @@
-"""How many steps: quality of every head of continuous tokens against the evaluations of its network that a token costs."""
+"""Quality of every head for continuous tokens by NFE per token."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from jielong.apps.lab.mixtures import Mixtures, energy_distance
 from jielong.apps.lab.statistics import Estimate, bootstrap, level
-from jielong.apps.lab.toy_tasks import BATCH, LR, ask, continuous_heads, teach
+from jielong.apps.lab.toy_tasks import BATCH, LR, continuous_heads, sample_head, train_head
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
 
@@ -18,48 +18,48 @@ if TYPE_CHECKING:
 
 KINDS, COMPONENTS, CHANNELS, WIDTH = 8, 4, 8, 32
 STEPS, ROUNDS, DRAWS = 1000, 32, 48
-EVALUATIONS, MANY, FEW = (1, 2, 4, 8, 16, 32, 64, 100), 100, 2
-"""What is asked of heads that draw in several evaluations, the number that all are held to, and what counts as few."""
+NFE, MANY, FEW = (1, 2, 4, 8, 16, 32, 64, 100), 100, 2
+"""NFE per token of iterative heads, that of the reference, and the largest of a few-step head."""
 REFERENCE, WITHIN = "diffusion", 1.1
 TWICE = 2.0
 OF_ITS_FORM = ("gaussian_mixture", "semantic_acoustic")
-"""Heads whose own form is that of the truth here, a few clusters: shown, but no proof that others need few evaluations."""
+"""Heads with the parametric form of the data (mixtures): shown, but not a candidate."""
 _NETWORK = {"mlp": {"layers": 2, "width": 96}}
 
-Told = Mapping[tuple[str, int], Tensor]
-"""Names of heads and evaluations to the energy distance of each round, ``(rounds,)``."""
+Distances = Mapping[tuple[str, int], Tensor]
+"""Energy distance of each round, ``(rounds,)``, by head and NFE."""
 
 
-def best_of_few(told: Told) -> tuple[str, int]:
-    """The head and number of evaluations (:data:`FEW` at most) that do best in the first half of the rounds.
+def best_of_few(distances: Distances) -> tuple[str, int]:
+    """The few-step head and NFE (at most :data:`FEW`) with the lowest distance in the first half of the rounds.
 
-    Neither the reference nor a head of the truth's own form can be it.
+    Candidates exclude the reference and heads with the form of the data.
     """
-    few = [each for each in told if each[0] not in (REFERENCE, *OF_ITS_FORM) and each[1] <= FEW]
-    return min(few, key=lambda each: float(told[each][: len(told[each]) // 2].mean()))
+    few = [each for each in distances if each[0] not in (REFERENCE, *OF_ITS_FORM) and each[1] <= FEW]
+    return min(few, key=lambda each: float(distances[each][: len(distances[each]) // 2].mean()))
 
 
-def judge(told: Told, seed: int) -> list[Check]:
-    """The bounds that the claim must keep, on the rounds that chose nothing.
+def judge(distances: Distances, seed: int) -> list[Check]:
+    """Checks of the claim, on the second half of the rounds.
 
     Args:
-        told: What each head came to; rounds are paired, since all heads begin at the same noise and face the same right tokens.
-        seed: Of the resampling.
+        distances: Energy distances; rounds are paired by noise and data.
+        seed: Seed of the resampling.
     """
-    sure = level(2)
-    name, evaluations = best_of_few(told)
-    held = len(told[name, evaluations]) // 2
-    best, many, one = (told[each][held:].double() for each in ((name, evaluations), (REFERENCE, MANY), (REFERENCE, 1)))
+    confidence = level(2)
+    name, nfe = best_of_few(distances)
+    half = len(distances[name, nfe]) // 2
+    best, many, one = (distances[each][half:].double() for each in ((name, nfe), (REFERENCE, MANY), (REFERENCE, 1)))
     return [
         Check(
-            f"{name} in {evaluations}: its energy distance beyond {WITHIN:g} times that of {REFERENCE} in {MANY}",
-            bootstrap(best - WITHIN * many, seed, sure, "energy distance"),
+            f"{name}, NFE {nfe}: energy distance minus {WITHIN:g} times that of {REFERENCE}, NFE {MANY}",
+            bootstrap(best - WITHIN * many, seed, confidence, "energy distance"),
             "below",
             0.0,
         ),
         Check(
-            f"{REFERENCE} in 1: its energy distance beyond {TWICE:g} times its own in {MANY}",
-            bootstrap(one - TWICE * many, seed, sure, "energy distance"),
+            f"{REFERENCE}, NFE 1: energy distance minus {TWICE:g} times that of NFE {MANY}",
+            bootstrap(one - TWICE * many, seed, confidence, "energy distance"),
             "above",
             0.0,
         ),
@@ -67,70 +67,65 @@ def judge(told: Told, seed: int) -> list[Check]:
 
 
 class HowManySteps(Trial, name="how-many-steps"):
-    """Every head of continuous tokens on tokens whose distribution is known, at 1 to 100 evaluations a token."""
+    """Every head for continuous tokens on Gaussian mixtures, at 1 to 100 NFE per token."""
 
     claim = (
-        "Diffusion needs many evaluations of its network for a token, and a head that was taught to take one or two is as near to the "
-        "truth as diffusion in a hundred, give or take a tenth."
+        "Diffusion needs many NFE per token, and a head trained for one or two steps has an energy distance within 10% of diffusion with "
+        "100 NFE."
     )
 
     def run(self, bench: Bench) -> Outcome:
-        """Teach each head, and ask it at each number of evaluations."""
+        """Train each head and sample it at each NFE."""
         steps, rounds, draws = bench.scaled(STEPS, 2), bench.scaled(ROUNDS, 4), bench.scaled(DRAWS, 4)
         truth = Mixtures.drawn(KINDS, COMPONENTS, CHANNELS, WIDTH, bench.seed)
-        right = truth.rounds(rounds, draws, bench.seed)
+        data = truth.rounds(rounds, draws, bench.seed)
         parts = continuous_heads(WIDTH, CHANNELS, steps * BATCH, _NETWORK)
-        told: dict[tuple[str, int], Tensor] = {}
+        distances: dict[tuple[str, int], Tensor] = {}
         for name, part in parts.items():
-            bench.tell(f"teaching {name}")
-            head = teach(part, truth, steps, bench.seed)
-            for evaluations in EVALUATIONS if head.iterative else (1,):
-                drawn = ask(head, truth, rounds, draws, bench.seed, evaluations if head.iterative else None)
-                told[name, evaluations] = energy_distance(drawn, right)
-        figures = {
-            f"{name}, {evaluations} evaluation{'s' if evaluations > 1 else ''}": bootstrap(each, bench.seed, unit="energy distance")
-            for (name, evaluations), each in told.items()
-        }
-        # What an exact sampler would come to: below this nothing can be told from the truth.
-        exact = energy_distance(truth.rounds(rounds, draws, bench.seed + 1), right)
+            bench.log(f"training {name}")
+            head = train_head(part, truth, steps, bench.seed)
+            for nfe in NFE if head.iterative else (1,):
+                drawn = sample_head(head, truth, rounds, draws, bench.seed, nfe if head.iterative else None)
+                distances[name, nfe] = energy_distance(drawn, data)
+        figures = {f"{name}, NFE {nfe}": bootstrap(each, bench.seed, unit="energy distance") for (name, nfe), each in distances.items()}
+        # The lowest distance that can be measured.
+        exact = energy_distance(truth.rounds(rounds, draws, bench.seed + 1), data)
         figures["an exact sampler"] = bootstrap(exact, bench.seed, unit="energy distance")
 
         def draw(figure: Figure) -> None:
-            _draw(figure, list(parts), told, figures["an exact sampler"])
+            _draw(figure, list(parts), distances, figures["an exact sampler"])
 
-        chosen: dict[str, Any] = {name: part.model_dump(mode="json")[name] for name, part in parts.items()}
         return Outcome(
-            judge(told, bench.seed),
+            judge(distances, bench.seed),
             figures,
             draw,
             (8.5, 5.0),
             {
-                "heads": chosen,
+                "heads": {name: part.model_dump(mode="json")[name] for name, part in parts.items()},
                 "steps": steps,
                 "batch": BATCH,
-                "learning_rate": f"{LR}, falling to 0 in a straight line",
+                "learning_rate": f"{LR}, linear decay to 0",
                 "rounds": rounds,
-                "draws": f"{draws} of each of {KINDS} hidden vectors in a round",
+                "draws": f"{draws} per round for each of {KINDS} hidden vectors",
                 "truth": f"{KINDS} mixtures of {COMPONENTS} normals in {CHANNELS} dimensions",
             },
             (
-                "each head is trained once: intervals are over draws, not over trainings",
-                "the head of few evaluations is chosen by the first half of the rounds, and judged by the second",
-                "all networks have two layers of 96 channels and the same steps of training; what a step costs differs",
+                "one training run per head: intervals are over samples, not over training runs",
+                "the few-step head is selected on the first half of the rounds and tested on the second",
+                "all networks have two layers of 96 channels and the same training steps; the cost of a step differs",
             ),
         )
 
 
-def _draw(figure: Figure, names: Sequence[str], told: Told, exact: Estimate) -> None:
+def _draw(figure: Figure, names: Sequence[str], distances: Distances, exact: Estimate) -> None:
     axes = figure.subplots()
     for name in names:
-        at = [evaluations for head, evaluations in told if head == name]
-        axes.plot(
-            at, [float(told[name, each].mean()) for each in at], "o-" if len(at) > 1 else "D", label=name.replace("_", " "), markersize=5
-        )
+        counts = [nfe for head, nfe in distances if head == name]
+        means = [float(distances[name, each].mean()) for each in counts]
+        axes.plot(counts, means, "o-" if len(counts) > 1 else "D", label=name.replace("_", " "), markersize=5)
     axes.axhspan(max(exact.low, 0.0), max(exact.high, 0.0), color="#2a7", alpha=0.2, label="an exact sampler")
-    axes.set(xscale="log", xlabel="evaluations of the network for a token", ylabel="energy distance from the truth")
+    axes.set(xscale="log", xlabel="NFE per token", ylabel="energy distance from the data")
     axes.set_yscale("symlog", linthresh=1e-3)
-    axes.set_xticks(EVALUATIONS, [str(each) for each in EVALUATIONS])
+    axes.set_xticks(NFE, [str(each) for each in NFE])
     axes.minorticks_off()
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -1,4 +1,4 @@
-"""Masked order: how many of the tokens that are drawn together may be kept together?"""
+"""Quality of masked generation by the number of tokens kept per step."""
 
 from __future__ import annotations
 
@@ -31,58 +31,58 @@ STEPS = (1, 2, 4, 8, 16)
 SHOWN = 6
 
 
-def own_caption(scores: Tensor, own: Sequence[int], candidates: int, seed: int) -> Tensor:
-    """How sure the scorer is of each picture's own caption.
+def caption_log_probability(scores: Tensor, columns: Sequence[int], candidates: int, seed: int) -> Tensor:
+    """Log-probability of each image's caption among random candidates.
 
     Args:
-        scores: ``(n, P)``, pictures against a pool of captions.
-        own: Column of each picture's own caption.
-        candidates: Captions each picture is shown: its own and others, the same ones whatever made the picture.
-        seed: Of the others.
+        scores: ``(n, P)``, images against a pool of captions.
+        columns: Column of each image's caption.
+        candidates: Candidate captions per image, with its caption; the same for any number of steps.
+        seed: Seed of the candidates.
 
     Returns:
-        Log-probability of the own caption under the softmax of the scores, ``(n,)``, in nats.
+        ``(n,)`` nats, under the softmax of the scores.
     """
-    told = []
-    for index, (row, column) in enumerate(zip(scores.double(), own, strict=True)):
+    values = []
+    for index, (row, column) in enumerate(zip(scores.double(), columns, strict=True)):
         shown = torch.cat([torch.tensor([column]), candidate_columns(column, scores.shape[1], candidates, seed, index)])
-        told.append(row[shown].log_softmax(0)[0])
-    return torch.stack(told)
+        values.append(row[shown].log_softmax(0)[0])
+    return torch.stack(values)
 
 
 def draw_in_steps(system: System, captions: Sequence[str], steps: Sequence[int], seed: int) -> tuple[dict[int, Tensor], dict[int, float]]:
-    """Pictures of the same captions and seeds in each number of steps, and seconds a picture."""
+    """Images of the same captions and seeds at each number of steps, and seconds per image."""
     pictures, seconds = {}, {}
-    system.generate_tokens(captions, seed=seed, steps=1)  # reads the words, which are then remembered
+    system.generate_tokens(captions, seed=seed, steps=1)  # fills the cache of text embeddings
     for count in steps:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         pictures[count] = system.decode(system.generate_tokens(captions, seed=seed, steps=count, guidance=1.0, sampling=SamplingConfig()))
-        seconds[count] = (time.perf_counter() - begun) / len(captions)
+        seconds[count] = (time.perf_counter() - started) / len(captions)
     return pictures, seconds
 
 
 def judge(distance: Mapping[int, Tensor], seed: int) -> list[Check]:
-    """The bounds that the claim must keep.
+    """Checks of the claim.
 
     Args:
-        distance: Steps to each picture's contribution to the distance from real pictures, ``(n,)``, one caption's pictures at one place.
-        seed: Of the resampling.
+        distance: Contribution of each image to the kernel distance, ``(n,)``, by number of steps; paired by caption.
+        seed: Seed of the resampling.
     """
-    sure, steps = level(2), sorted(distance)
+    confidence, steps = level(2), sorted(distance)
     doublings = torch.tensor(steps, dtype=torch.float64).log2()
     weights = (doublings - doublings.mean()) / (doublings - doublings.mean()).square().sum()
-    slope = torch.stack([distance[count].double() for count in steps], dim=1) @ weights  # least squares, a line for each caption
+    slope = torch.stack([distance[count].double() for count in steps], dim=1) @ weights  # least squares, one line per caption
     gain = distance[steps[0]] - distance[steps[-1]]
     return [
         Check(
-            f"pictures made in {steps[-1]} steps are nearer to real ones than those made in {steps[0]}",
-            bootstrap(gain, seed, sure, "kernel distance"),
+            f"{steps[-1]} steps: lower kernel distance than with {steps[0]}",
+            bootstrap(gain, seed, confidence, "kernel distance"),
             "above",
             0.0,
         ),
         Check(
-            "the distance from real pictures falls as the tokens kept together are halved",
-            bootstrap(slope, seed, sure, "kernel distance a halving"),
+            "kernel distance decreases when the tokens kept per step are halved",
+            bootstrap(slope, seed, confidence, "kernel distance per halving"),
             "below",
             0.0,
         ),
@@ -90,37 +90,32 @@ def judge(distance: Mapping[int, Tensor], seed: int) -> list[Check]:
 
 
 class KeepOnlyAFew(Trial, name="keep-only-a-few"):
-    """The shipped masked generator in few and in many steps.
+    """The shipped masked generator at several numbers of steps, at temperature 1 and without guidance."""
 
-    It draws from its own distribution, at temperature 1 and without guidance: both sharpen, and would make draws agree by making them dull.
-    """
-
-    claim = (
-        "Tokens drawn at the same time do not know of each other: the fewer are kept at a step, the more the whole is like a real picture."
-    )
+    claim = "Tokens sampled in parallel are independent, so the fewer tokens are kept per step, the lower the distance from real images."
     needs = (MODEL, "vq-emoji")
 
     def run(self, bench: Bench) -> Outcome:
-        """Draw held-out captions in 1 to 16 steps, and ask the scorer."""
+        """Generate held-out captions in 1 to 16 steps and measure distance and retrieval."""
         system, scorer = load(MODEL, "cpu"), Scorer.load()
         heldout = open_data(system.recipe.data.set, size=system.tokenizer.media.size[0], split="heldout")
         captions = [heldout.captions[row] for row in spread(len(heldout), bench.scaled(PICTURES, 2))]
-        bench.tell(f"drawing {len(captions)} captions in {', '.join(map(str, STEPS))} steps")
+        bench.log(f"generating {len(captions)} captions in {', '.join(map(str, STEPS))} steps")
         pictures, seconds = draw_in_steps(system, captions, STEPS, bench.seed)
-        bench.tell("asking the scorer")
-        fit, hits = ask(scorer, pictures, captions, list(heldout.captions), bench.seed)
+        bench.log("scoring")
+        fit, hits = retrieve(scorer, pictures, captions, list(heldout.captions), bench.seed)
         reference = scorer.extractor.extract(heldout.media(spread(len(heldout), bench.scaled(REFERENCE, 8)))).values
-        features = {count: scorer.extractor.extract(made).values for count, made in pictures.items()}
+        features = {count: scorer.extractor.extract(images).values for count, images in pictures.items()}
         distance = {count: contributions(each, reference) for count, each in features.items()}
         tokens = system.tokenizer.layout.positions
-        own_term = kernel_distance(features[1], reference) - distance[1].mean().item()
+        reference_term = kernel_distance(features[1], reference) - distance[1].mean().item()
         figures = {
-            f"kernel distance, {count} steps": bootstrap(each + own_term, bench.seed, unit="kernel distance")
+            f"kernel distance, {count} steps": bootstrap(each + reference_term, bench.seed, unit="kernel distance")
             for count, each in distance.items()
         }
-        figures |= {f"log-probability of the own caption, {count} steps": bootstrap(fit[count], bench.seed, unit="nats") for count in STEPS}
-        figures |= {f"own caption best of {CANDIDATES}, {count} steps": share(hits[count]) for count in STEPS}
-        figures |= {f"time a picture, {count} steps": exact(seconds[count], "s", len(captions)) for count in STEPS}
+        figures |= {f"caption log-probability, {count} steps": bootstrap(fit[count], bench.seed, unit="nats") for count in STEPS}
+        figures |= {f"R@1 of {CANDIDATES}, {count} steps": share(hits[count]) for count in STEPS}
+        figures |= {f"time per image, {count} steps": exact(seconds[count], "s", len(captions)) for count in STEPS}
 
         def draw(figure: Figure) -> None:
             _draw(figure, figures, pictures, tokens)
@@ -135,42 +130,43 @@ class KeepOnlyAFew(Trial, name="keep-only-a-few"):
                 "model": MODEL,
                 "weights_sha256": fingerprint(model) if model is not None else None,
                 "sampling": system.recipe.sampling.model_dump(mode="json") | {"temperature": 1.0, "guidance": 1.0},
-                "distance": "unbiased MMD, kernel (x.y/D + 1)^3, EfficientNet-lite2 features, against held-out pictures",
+                "distance": "unbiased MMD, kernel (x.y/D + 1)^3, EfficientNet-lite2 features, against held-out images",
                 "captions": {"set": heldout.name, "split": "heldout", "n": len(captions), "data_sha256": heldout.fingerprint},
                 "candidates": CANDIDATES,
                 "scorer_sha256": scorer.details["sha256"],
             },
-            (f"tokens a picture: {tokens}; kept a step, on average: {', '.join(f'{tokens / count:g}' for count in STEPS)}",),
+            (f"tokens per image: {tokens}; kept per step, on average: {', '.join(f'{tokens / count:g}' for count in STEPS)}",),
         )
 
 
-def ask(
+def retrieve(
     scorer: Score, pictures: Mapping[int, Tensor], captions: Sequence[str], pool: Sequence[str], seed: int, candidates: int = CANDIDATES
 ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """How well the pictures of each number of steps fit their captions.
+    """Retrieval of captions from images, by number of steps.
 
     Args:
-        scorer: The judge.
-        pictures: Steps to pictures ``(n, C, H, W)``, in the captions' order.
-        captions: What each should show.
-        pool: Where other captions come from.
-        seed: Of the other captions.
-        candidates: Captions each picture is shown.
+        scorer: Image-text scorer.
+        pictures: Images ``(n, C, H, W)`` by number of steps, in the captions' order.
+        captions: Captions of the images.
+        pool: Pool of other captions.
+        seed: Seed of the candidates.
+        candidates: Candidate captions per image.
 
     Returns:
-        Log-probabilities of the own captions, ``(n,)`` nats, and whether each was the best, by steps.
+        Log-probabilities of the captions, ``(n,)`` nats, and whether each ranks first, by number of steps.
     """
     columns = {text: column for column, text in enumerate(dict.fromkeys([*pool, *captions]))}
-    own, candidates = [columns[text] for text in captions], min(candidates, len(columns))
-    # One call for all: the scorer reads the captions once.
+    targets, candidates = [columns[text] for text in captions], min(candidates, len(columns))
+    # One call, so that the captions are embedded once.
     scores = scorer(torch.cat(list(pictures.values())), list(columns)).split(len(captions))
-    fit = {count: own_caption(each, own, candidates, seed) for count, each in zip(pictures, scores, strict=True)}
+    fit = {count: caption_log_probability(each, targets, candidates, seed) for count, each in zip(pictures, scores, strict=True)}
     best = {}
     for count, each in zip(pictures, scores, strict=True):
         rivals = [
-            row[candidate_columns(column, len(columns), candidates, seed, i)] for i, (row, column) in enumerate(zip(each, own, strict=True))
+            row[candidate_columns(column, len(columns), candidates, seed, i)]
+            for i, (row, column) in enumerate(zip(each, targets, strict=True))
         ]
-        best[count] = torch.tensor([bool(row[column] > other.max()) for row, column, other in zip(each, own, rivals, strict=True)])
+        best[count] = torch.tensor([bool(row[column] > other.max()) for row, column, other in zip(each, targets, rivals, strict=True)])
     return fit, best
 
 
@@ -179,15 +175,15 @@ def _draw(figure: Figure, figures: Mapping[str, Estimate], pictures: Mapping[int
     kept = [f"{tokens / count:g}" for count in STEPS]
     for axes, name, title in zip(
         left.subplots(1, 2),
-        ("kernel distance, {} steps", "log-probability of the own caption, {} steps"),
-        ("distance from real pictures", "fit with the words, nats"),
+        ("kernel distance, {} steps", "caption log-probability, {} steps"),
+        ("kernel distance", "caption log-probability, nats"),
         strict=True,
     ):
         points = [figures[name.format(count)] for count in STEPS]
         error = [[point.value - point.low for point in points], [point.high - point.value for point in points]]
         axes.errorbar(range(len(STEPS)), [point.value for point in points], yerr=error, marker="o", capsize=3, color="#2a7")
         axes.set_xticks(range(len(STEPS)), kept)
-        axes.set_xlabel(f"tokens kept together, of {tokens}")
+        axes.set_xlabel(f"tokens kept per step, of {tokens}")
         axes.set_title(title)
     for row, count, label in zip(right.subplots(len(STEPS), 1), STEPS, kept, strict=True):
         row.imshow(sheet(pictures[count][:SHOWN], columns=SHOWN, padding=1), interpolation="nearest")

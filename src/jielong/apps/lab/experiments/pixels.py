@@ -1,10 +1,22 @@
-"""What is the unit? A chain of pixels against a chain of tokens, the same time for both."""
+"""Autoregression over pixels against tokens, at equal training time."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jielong.apps.lab.chains import REMARK, Drawn, Plan, bars, draw_all, faster, figures_of, nearer, provenance_of, show, train_chain
+from jielong.apps.lab.chains import (
+    REMARK,
+    Generated,
+    TrainingPlan,
+    bars,
+    distance_gain,
+    figures_of,
+    generate_all,
+    provenance_of,
+    show,
+    speedup,
+    train_plan,
+)
 from jielong.apps.lab.statistics import level
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
@@ -13,8 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SECONDS, COUNT = 24.0, 96
-# Eight levels a colour, a small network and small batches: what a chain of pixels can learn from in so little time.
-PIXELS = Plan(
+# Eight levels per colour, a small network and small batches, so that a pixel model learns within the budget.
+PIXELS = TrainingPlan(
     "pixels",
     """
 data: {set: emoji, size: 16}
@@ -26,11 +38,11 @@ head: softmax
 train: {samples: 1000000000, batch: 8, optimizer: muon, lr: 5.0e-3, warmup: 64, ema: 0.98, log_every: 100000, save_every: 1000000}
 """,
 )
-TOKENS = Plan(
+TOKENS = TrainingPlan(
     "tokens",
     """
 data: {set: emoji, size: 16}
-tokenizer: {checkpoint: given by the experiment}
+tokenizer: {checkpoint: set by the experiment}
 condition: {class: {width: 32, cfg_dropout: 0.1}}
 order: raster
 backbone: {transformer: {layers: 3, width: 96, heads: 3, condition: prefix}}
@@ -51,39 +63,40 @@ train: {samples: 1000000000, batch: 32, optimizer: muon, lr: 5.0e-3, warmup: 512
 )
 
 
-def judge(tokens: Drawn, pixels: Drawn, seed: int) -> list[Check]:
-    """The bounds that the claim must keep."""
-    sure = level(2)
+def judge(tokens: Generated, pixels: Generated, seed: int) -> list[Check]:
+    """Checks of the claim."""
+    confidence = level(2)
     return [
         Check(
-            "the chain of tokens draws nearer to real pictures, trained for the same time", nearer(tokens, pixels, seed, sure), "above", 0.0
+            "tokens: lower kernel distance than pixels at equal training time",
+            distance_gain(tokens, pixels, seed, confidence),
+            "above",
+            0.0,
         ),
-        Check("and draws a picture in less time", faster(tokens, pixels, seed, sure), "above", 1.0),
+        Check("tokens: less time per image", speedup(tokens, pixels, seed, confidence), "above", 1.0),
     ]
 
 
 class Pixels(Trial, name="pixels-are-the-wrong-unit"):
-    """A gated PixelCNN over 768 colour values against a tokenizer and a transformer over its 16 tokens."""
+    """Gated PixelCNN over 768 colour values against a tokenizer and a transformer over 16 tokens."""
 
-    claim = (
-        "Pixels can be chained, but they are the wrong unit: in the same time, a chain of tokens learns to draw better, and draws faster."
-    )
+    claim = "At equal training time, an autoregressive model of tokens generates better images than one of pixels, and faster."
 
     def run(self, bench: Bench) -> Outcome:
-        """Train both for the same time, tokenizer included, and let both draw."""
+        """Train both for the same time, tokenizer included, and generate images."""
         plans, count = (TOKENS, PIXELS), bench.scaled(COUNT, 4)
-        chains = [train_chain(bench, plan, max(1.0, SECONDS * bench.budget)) for plan in plans]
-        drawn = draw_all(bench, chains, count)
+        chains = [train_plan(bench, plan, max(1.0, SECONDS * bench.budget)) for plan in plans]
+        drawn = generate_all(bench, chains, count)
         figures = {name: each for chain in chains for name, each in figures_of(chain, drawn[chain.name], bench.seed).items()}
 
         def draw(figure: Figure) -> None:
             (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.1])
             for axes, chain in zip(above.subplots(1, 2), chains, strict=True):
                 steps = chain.system.tokenizer.layout.positions
-                show(axes, drawn[chain.name], f"{chain.name}: {steps} steps a picture")
+                show(axes, drawn[chain.name], f"{chain.name}: {steps} steps per image")
             left, right = below.subplots(1, 2)
-            bars(left, figures, "kernel distance", ("tokens", "pixels"), "distance from real pictures")
-            bars(right, figures, "time a picture", ("tokens", "pixels"), "seconds a picture")
+            bars(left, figures, "kernel distance", ("tokens", "pixels"), "distance from real images")
+            bars(right, figures, "time per image", ("tokens", "pixels"), "seconds per image")
 
         return Outcome(
             judge(drawn["tokens"], drawn["pixels"], bench.seed), figures, draw, (7.5, 4.6), provenance_of(chains, plans, count), (REMARK,)

@@ -1,10 +1,22 @@
-"""Must the chain run left to right? Scale by scale against row by row, the same time for both."""
+"""Next-scale against raster order, at equal training time."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jielong.apps.lab.chains import REMARK, Drawn, Plan, bars, draw_all, faster, figures_of, nearer, provenance_of, show, train_chain
+from jielong.apps.lab.chains import (
+    REMARK,
+    Generated,
+    TrainingPlan,
+    bars,
+    distance_gain,
+    figures_of,
+    generate_all,
+    provenance_of,
+    show,
+    speedup,
+    train_plan,
+)
 from jielong.apps.lab.statistics import level
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
@@ -25,20 +37,20 @@ train: {{samples: 1000000000, batch: 32, optimizer: muon, lr: 5.0e-3, warmup: 51
 """
 _GENERATOR = """
 data: {{set: emoji, size: 32}}
-tokenizer: {{checkpoint: given by the experiment}}
+tokenizer: {{checkpoint: set by the experiment}}
 condition: {{class: {{width: 32, cfg_dropout: 0.1}}}}
 order: {order}
 backbone: {{transformer: {{layers: 3, width: 96, heads: 3, condition: prefix}}}}
 head: softmax
 train: {{samples: 1000000000, batch: 32, optimizer: muon, lr: 3.0e-3, warmup: 512, ema: 0.98, log_every: 100000, save_every: 1000000}}
 """
-SKETCH = Plan(
+SKETCH = TrainingPlan(
     "next-scale",
     _GENERATOR.format(order="next_scale"),
     _TOKENIZER.format(quantizer="{multi_scale: {codebook_size: 256, scales: auto, balance: 0.5, dropout: 0.1, commitment: 0.25}}"),
     share=0.35,
 )
-ROWS = Plan(
+ROWS = TrainingPlan(
     "raster",
     _GENERATOR.format(order="raster"),
     _TOKENIZER.format(quantizer="{vector: {codebook_size: 256, kmeans_iterations: 10, restart_below: 0.1}}"),
@@ -46,30 +58,30 @@ ROWS = Plan(
 )
 
 
-def judge(sketch: Drawn, rows: Drawn, seed: int) -> list[Check]:
-    """The bounds that the claim must keep."""
-    sure = level(2)
+def judge(sketch: Generated, rows: Generated, seed: int) -> list[Check]:
+    """Checks of the claim."""
+    confidence = level(2)
     return [
         Check(
-            "next scale draws nearer to real pictures than raster, trained for the same time",
-            nearer(sketch, rows, seed, sure),
+            "next scale: lower kernel distance than raster at equal training time",
+            distance_gain(sketch, rows, seed, confidence),
             "above",
             0.0,
         ),
-        Check("and draws a picture in less time", faster(sketch, rows, seed, sure), "above", 1.0),
+        Check("next scale: less time per image", speedup(sketch, rows, seed, confidence), "above", 1.0),
     ]
 
 
 class SketchFirst(Trial, name="sketch-first"):
-    """Two chains of the same network over 8 x 8 tokens: one row by row, one over six scales."""
+    """The same network in raster order over 8 x 8 tokens and in next-scale order over six scales."""
 
-    claim = "To sketch first and add detail, scale by scale, is better than to draw row by row, and it is faster."
+    claim = "At equal training time, next-scale order generates better images than raster order, and faster."
 
     def run(self, bench: Bench) -> Outcome:
-        """Train both for the same time, tokenizers included, and let both draw."""
+        """Train both for the same time, tokenizers included, and generate images."""
         plans, count = (SKETCH, ROWS), bench.scaled(COUNT, 4)
-        chains = [train_chain(bench, plan, max(1.0, SECONDS * bench.budget)) for plan in plans]
-        drawn = draw_all(bench, chains, count)
+        chains = [train_plan(bench, plan, max(1.0, SECONDS * bench.budget)) for plan in plans]
+        drawn = generate_all(bench, chains, count)
         figures = {name: each for chain in chains for name, each in figures_of(chain, drawn[chain.name], bench.seed).items()}
         names = [chain.name for chain in chains]
 
@@ -78,8 +90,8 @@ class SketchFirst(Trial, name="sketch-first"):
             for axes, chain in zip(above.subplots(1, 2), chains, strict=True):
                 show(axes, drawn[chain.name], chain.name)
             left, right = below.subplots(1, 2)
-            bars(left, figures, "kernel distance", names, "distance from real pictures")
-            bars(right, figures, "time a picture", names, "seconds a picture")
+            bars(left, figures, "kernel distance", names, "distance from real images")
+            bars(right, figures, "time per image", names, "seconds per image")
 
         return Outcome(
             judge(drawn[SKETCH.name], drawn[ROWS.name], bench.seed),
@@ -87,5 +99,5 @@ class SketchFirst(Trial, name="sketch-first"):
             draw,
             (7.5, 4.6),
             provenance_of(chains, plans, count),
-            (REMARK, "next scale spends more bits on a picture, since it tells it at every scale: see bits in the figures"),
+            (REMARK, "next scale has more bits per image, as it encodes every scale: see the figures"),
         )

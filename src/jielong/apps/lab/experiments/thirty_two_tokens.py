@@ -1,4 +1,4 @@
-"""Must tokens stand on a grid? A picture in 32 codes that stand nowhere, against 64 on a grid."""
+"""Reconstruction from 32 1-D tokens against 64 tokens on a grid."""
 
 from __future__ import annotations
 
@@ -29,49 +29,51 @@ if TYPE_CHECKING:
 LINE, GRID = "titok-emoji", "vq-emoji"
 PICTURES, CHANGED = 192, 32
 DECIBELS, DISTANCE = 1.0, 1.1
-"""What counts as "as much": within 1 dB of PSNR, and at most a tenth more perceptual distance."""
+"""Bounds: PSNR difference in dB, and ratio of perceptual distances."""
 EFFECT = 0.9
 SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What came back of each picture.
+class Reconstructions:
+    """Figures of each image's reconstruction.
 
     Attributes:
         psnr: Decibels, ``(n,)``.
-        distance: In EfficientNet-lite2 features, ``(n,)``.
-        reach: Share of the pixels that one changed token acts on, ``(m,)``; see :func:`reach`.
+        distance: Perceptual distance in EfficientNet-lite2 features, ``(n,)``.
+        extent: Fraction of pixels affected by one token, ``(m,)``; see :func:`token_extent`.
         pictures: The first few reconstructions.
     """
 
     psnr: Tensor
     distance: Tensor
-    reach: Tensor
+    extent: Tensor
     pictures: Tensor
 
 
 @torch.no_grad()
-def seen_distances(extractor: FeatureExtractor, x: Tensor, y: Tensor) -> Tensor:
-    """Perceptual distance of each pair of pictures, ``(n,)``: EfficientNet-lite2, mean over its stages."""
-    told = []
+def perceptual_distances(extractor: FeatureExtractor, x: Tensor, y: Tensor) -> Tensor:
+    """Perceptual distance of each pair of images, ``(n,)``: EfficientNet-lite2, mean over its stages."""
+    distances = []
     for ours, theirs in zip(x.split(32), y.split(32), strict=True):
         stages = [extractor.network.features(extractor.prepare(pictures)) for pictures in (ours, theirs)]
         for row in range(len(ours)):
-            told.append(torch.stack([unit_distance(*(part[row : row + 1] for part in pair)) for pair in zip(*stages, strict=True)]).mean())
-    return torch.stack(told)
+            distances.append(
+                torch.stack([unit_distance(*(part[row : row + 1] for part in pair)) for pair in zip(*stages, strict=True)]).mean()
+            )
+    return torch.stack(distances)
 
 
-def reach(system: System, pictures: Tensor, seed: int) -> Tensor:
-    """How much of a picture one token speaks of: the smallest share of the pixels that holds nine tenths of what changing it changes.
+def token_extent(system: System, pictures: Tensor, seed: int) -> Tensor:
+    """Smallest fraction of the pixels with 90% of the squared change that replacing one token causes.
 
     Args:
-        system: With the tokenizer.
-        pictures: One token of each is replaced by that of another place or picture, drawn at random.
-        seed: Of the draws.
+        system: System with the tokenizer.
+        pictures: Images; one random token of each is replaced by a random token of the batch.
+        seed: Seed of the replacements.
 
     Returns:
-        ``(n,)``, between 0 and 1; pictures that the change leaves as they were are left out.
+        ``(n,)``, between 0 and 1, without images that do not change.
     """
     tokens = system.encode(pictures)
     generator = torch.Generator().manual_seed(seed)
@@ -86,36 +88,37 @@ def reach(system: System, pictures: Tensor, seed: int) -> Tensor:
     return ((total < EFFECT * total[:, -1:]).sum(1) + 1) / effect.shape[1]
 
 
-def keep(system: System, pictures: Tensor, extractor: FeatureExtractor, seed: int) -> Kept:
-    """Send pictures through a tokenizer and back."""
+def reconstruct(system: System, pictures: Tensor, extractor: FeatureExtractor, seed: int) -> Reconstructions:
+    """Encode and decode images."""
     rebuilt = torch.cat([system.decode(system.encode(part)) for part in pictures.split(64)])
     decibels = torch.tensor([psnr(back[None], real[None]).value for back, real in zip(rebuilt, pictures, strict=True)])
-    return Kept(decibels, seen_distances(extractor, rebuilt, pictures), reach(system, pictures[:CHANGED], seed), rebuilt[:SHOWN])
+    distances = perceptual_distances(extractor, rebuilt, pictures)
+    return Reconstructions(decibels, distances, token_extent(system, pictures[:CHANGED], seed), rebuilt[:SHOWN])
 
 
-def judge(line: Kept, grid: Kept, seed: int) -> list[Check]:
-    """The bounds that the claim must keep; both sides hold the same pictures in the same places."""
-    sure = level(3)
+def judge(line: Reconstructions, grid: Reconstructions, seed: int) -> list[Check]:
+    """Checks of the claim; both sides have the same images in the same order."""
+    confidence = level(3)
 
     def ratio(pairs: Tensor) -> Tensor:
         return pairs[..., 0].mean(1) / pairs[..., 1].mean(1)
 
     return [
         Check(
-            f"PSNR is no more than {DECIBELS:g} dB below the grid's",
-            bootstrap(line.psnr - grid.psnr, seed, sure, "dB"),
+            f"PSNR is at most {DECIBELS:g} dB below the grid's",
+            bootstrap(line.psnr - grid.psnr, seed, confidence, "dB"),
             "above",
             -DECIBELS,
         ),
         Check(
-            "perceptual distance is at most a tenth above the grid's",
-            bootstrap(torch.stack([line.distance, grid.distance], 1), seed, sure, "of the grid's", ratio),
+            "perceptual distance is at most 10% above the grid's",
+            bootstrap(torch.stack([line.distance, grid.distance], 1), seed, confidence, "of the grid's", ratio),
             "below",
             DISTANCE,
         ),
         Check(
-            "a token stands nowhere: changing it acts on more of the picture than changing one of the grid's",
-            bootstrap(_difference(line.reach, grid.reach), seed, sure, "of the pixels"),
+            "changing a 1-D token affects more pixels than changing one of the grid",
+            bootstrap(_difference(line.extent, grid.extent), seed, confidence, "of the pixels"),
             "above",
             0.0,
         ),
@@ -123,40 +126,40 @@ def judge(line: Kept, grid: Kept, seed: int) -> list[Check]:
 
 
 def _difference(line: Tensor, grid: Tensor) -> Tensor:
-    together = min(len(line), len(grid))  # a change without any effect is left out on one side only
-    return line[:together] - grid[:together]
+    count = min(len(line), len(grid))  # changes without effect are omitted on one side only
+    return line[:count] - grid[:count]
 
 
 class ThirtyTwoTokens(Trial, name="32-tokens"):
     """The shipped 1-D tokenizer against the shipped grid."""
 
-    claim = "Tokens need not stand on a grid: 32 that stand nowhere keep as much of a picture as 64 on a grid."
+    claim = "32 1-D tokens without spatial positions reconstruct an image as well as 64 tokens on a grid."
     needs = (LINE, GRID)
 
     def run(self, bench: Bench) -> Outcome:
-        """Send held-out pictures through both."""
+        """Reconstruct held-out images with both."""
         systems = {name: load(name, "cpu") for name in (LINE, GRID)}
         heldout = open_data(systems[GRID].recipe.data.set, size=systems[GRID].tokenizer.media.size[0], split="heldout")
         pictures = heldout.media(spread(len(heldout), bench.scaled(PICTURES, 4)))
         extractor = FeatureExtractor()
-        bench.tell(f"sending {len(pictures)} pictures through {LINE} and {GRID}")
-        kept = {name: keep(system, pictures, extractor, bench.seed) for name, system in systems.items()}
+        bench.log(f"reconstructing {len(pictures)} images with {LINE} and {GRID}")
+        results = {name: reconstruct(system, pictures, extractor, bench.seed) for name, system in systems.items()}
         figures: dict[str, Estimate] = {}
-        for name, each in kept.items():
+        for name, each in results.items():
             layout = systems[name].tokenizer.layout
             figures |= {
                 f"tokens, {name}": exact(layout.positions),
                 f"bits, {name}": exact(layout.bits or 0.0, "bit"),
                 f"PSNR, {name}": bootstrap(each.psnr, bench.seed, unit="dB"),
                 f"perceptual distance, {name}": bootstrap(each.distance, bench.seed, unit="lite2 distance"),
-                f"reach of a token, {name}": bootstrap(each.reach, bench.seed, unit="of the pixels"),
+                f"extent of a token, {name}": bootstrap(each.extent, bench.seed, unit="of the pixels"),
             }
 
         def draw(figure: Figure) -> None:
-            _draw(figure, figures, {"original": pictures[:SHOWN], **{name: each.pictures for name, each in kept.items()}})
+            _draw(figure, figures, {"original": pictures[:SHOWN], **{name: each.pictures for name, each in results.items()}})
 
         return Outcome(
-            judge(kept[LINE], kept[GRID], bench.seed),
+            judge(results[LINE], results[GRID], bench.seed),
             figures,
             draw,
             (8.5, 4.6),
@@ -165,7 +168,7 @@ class ThirtyTwoTokens(Trial, name="32-tokens"):
                 "samples_seen": {name: system.recipe.train.samples for name, system in systems.items()},
                 "pictures": {"set": heldout.name, "split": "heldout", "n": len(pictures), "data_sha256": heldout.fingerprint},
             },
-            ("the two models were trained for different times, and the 32 take fewer bits: see bits in the figures",),
+            ("the models differ in training samples and in bits: see the figures",),
         )
 
 
@@ -176,7 +179,7 @@ def _draw(figure: Figure, figures: Mapping[str, Estimate], pictures: Mapping[str
         axes.set_title(Path(name).name)
         axes.axis("off")
     names = [name for name in pictures if name != "original"]
-    for axes, what in zip(below.subplots(1, 4), ("bits", "PSNR", "perceptual distance", "reach of a token"), strict=True):
+    for axes, what in zip(below.subplots(1, 4), ("bits", "PSNR", "perceptual distance", "extent of a token"), strict=True):
         bars = [figures[f"{what}, {name}"] for name in names]
         error = [[bar.value - bar.low for bar in bars], [bar.high - bar.value for bar in bars]]
         axes.bar([Path(name).name for name in names], [bar.value for bar in bars], yerr=error, color=["#2a7", "#999"], capsize=3)

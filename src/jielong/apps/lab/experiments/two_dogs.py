@@ -1,24 +1,23 @@
-"""Two pictures of a dog are both right: what does a head say that learns by regression, and what do the others?"""
+"""Two valid images for one condition: regression predicts their mean, other heads sample both."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from jielong.apps.lab.statistics import Estimate, bootstrap, exact, level, share
-from jielong.apps.lab.toy_tasks import BATCH, LR, continuous_heads, teach
+from jielong.apps.lab.toy_tasks import BATCH, LR, continuous_heads, train_head
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
-from jielong.config.registry import Part
 from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.data.opening import open_data
 from jielong.data.order import spread
-from jielong.heads.base import Head
+from jielong.heads.base import HeadSettings
 from jielong.media.images import from_tensor
 
 if TYPE_CHECKING:
@@ -27,70 +26,70 @@ if TYPE_CHECKING:
 REGRESSION = "regression"
 STEPS, DRAWS = 1000, 400
 WIDTH, BLUR = 32, 0.1
-"""Of the hidden vectors, and the standard deviation of a right answer around its middle: a tokenizer's latents have one as well."""
+"""Width of the hidden vectors, and standard deviation of the data around each mode."""
 CAPTIONS = ("dog, Noto style", "dog, Twemoji style")
 OTHERS, SIZE, SHOWN = 7, 64, 4
 NEAR, MOST, EACH, TENTH = 0.25, 0.75, 0.25, 0.1
-"""A draw is an answer within a quarter of the way to the other one; most draws are three quarters; each answer, of two equally right
-ones, is to have a quarter at least; and ten times nearer to the truth is a tenth of regression's energy distance."""
+"""Bounds: a sample belongs to a mode within ``NEAR`` of the distance between the modes; fraction of samples in any mode; fraction in each
+mode; energy distance relative to regression's."""
 
 _NETWORK = {"mlp": {"layers": 2, "width": 64}}
-_SMALL: Mapping[str, Mapping[str, Any]] = {
+_SMALL: Mapping[str, Mapping[str, object]] = {
     "gaussian_mixture": {"components": 8},
     "energy": {"layers": 2, "width": 64},
     "consistency": {"network": _NETWORK, "levels": {"last": 160}},
 }
-"""Settings of heads beside their networks, which are all of one size."""
+"""Further settings of heads; their networks all have one size."""
 
 
 @dataclass(frozen=True)
-class Question:
-    """What has two right answers.
+class BimodalTask:
+    """A distribution with two modes of equal weight for each of ``K`` hidden vectors.
 
     Attributes:
-        name: For figures.
-        answers: Their middles, ``(K, 2, C)``, a row for each hidden vector.
-        hidden: ``(K, D)``: what tells a head which of the questions is asked.
+        name: Name in figures.
+        modes: Means, ``(K, 2, C)``.
+        hidden: Hidden vectors, ``(K, D)``.
     """
 
     name: str
-    answers: Tensor
+    modes: Tensor
     hidden: Tensor
 
     @property
     def channels(self) -> int:
-        """Numbers ``C`` of an answer."""
-        return self.answers.shape[-1]
+        """Channels ``C`` of a token."""
+        return self.modes.shape[-1]
 
-    def right(self, count: int) -> Tensor:
-        """Right answers, ``(K, count, C)``, each of the two equally often, from torch's global generator."""
-        kinds, _, channels = self.answers.shape
+    def sample(self, count: int) -> Tensor:
+        """Tokens ``(K, count, C)``, from torch's global generator."""
+        kinds, _, channels = self.modes.shape
         which = torch.randint(2, (kinds, count, 1)).expand(-1, -1, channels)
-        return self.answers.gather(1, which) + BLUR * torch.randn(kinds, count, channels)
+        return self.modes.gather(1, which) + BLUR * torch.randn(kinds, count, channels)
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a head answered.
+class HeadSamples:
+    """Samples of a head and their measures.
 
     Attributes:
-        draws: ``(K, n, C)``.
-        hits: Which of the two answers each draw is, ``(K, n, 2)`` bool; neither, where it lies between.
-        distance: Each draw's contribution to the energy distance from right answers, ``(K n,)``.
-        centred: How far the draws' mean is from the middle between the answers, as a share of the way to either; the worst of ``K``.
+        values: ``(K, n, C)``.
+        hits: Mode of each sample, ``(K, n, 2)`` bool; all false if it is in neither.
+        distance: Contribution of each sample to the energy distance from the data, ``(K n,)``.
+        centred: Largest distance over ``K`` of the samples' mean from the midpoint of the modes, relative to half their separation.
     """
 
-    draws: Tensor
+    values: Tensor
     hits: Tensor
     distance: Tensor
     centred: float
 
 
 class LinearTokens:
-    """The simplest tokenizer: every picture is one token, its place along the principal axes of a few pictures, in standard deviations.
+    """PCA tokenizer: one token per image, its whitened coordinates on the principal axes of a few images.
 
     Args:
-        pictures: ``(n, C, H, W)``; with ``n - 1`` numbers none of them loses anything.
+        pictures: ``(n, C, H, W)``, which ``n - 1`` channels represent without loss.
     """
 
     def __init__(self, pictures: Tensor) -> None:
@@ -109,71 +108,68 @@ class LinearTokens:
         return (tokens @ self.axes + self.mean).unflatten(1, self.shape).clamp(-1, 1)
 
 
-def heads(channels: int, samples: int) -> dict[str, Part]:
-    """Settings of every head that can predict continuous tokens, by name, regression first.
+def heads(channels: int, samples: int) -> dict[str, HeadSettings]:
+    """Settings of every head for continuous tokens, by name, regression first.
 
     Args:
-        channels: Numbers of a token.
-        samples: Of training, for heads that pace themselves by it.
+        channels: Channels of a token.
+        samples: Training samples, for heads with a schedule.
     """
     found = continuous_heads(WIDTH, channels, samples, _NETWORK, _SMALL)
     return {name: found[name] for name in sorted(found, key=lambda name: (name != REGRESSION, name))}
 
 
-def train(part: Any, question: Question, steps: int, seed: int) -> Head:
-    """A head that learned a question's right answers, new ones at every step."""
-    return teach(part, question, steps, seed)
-
-
-def judged(question: Question, draws: Tensor, seed: int) -> Said:
-    """What draws ``(K, n, C)`` are worth: against the middles of the answers, and against as many right answers."""
+def measure(task: BimodalTask, values: Tensor, seed: int) -> HeadSamples:
+    """Compare samples ``(K, n, C)`` with the modes and with as many tokens of the task."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        right = question.right(draws.shape[1])
-    apart = (question.answers[:, 0] - question.answers[:, 1]).norm(dim=-1)
-    hits = torch.cdist(draws, question.answers) < NEAR * apart[:, None, None]
-    across, among = torch.cdist(draws, right).mean(2), torch.cdist(draws, draws).mean(2)
-    # E = 2 mean|x - y| - mean|x - x'| - mean|y - y'|. A draw stands in the second mean twice, so that resampling moves it twice.
-    own = torch.cdist(right, right).mean((1, 2))[:, None]
-    distance = 2 * across - 2 * among + among.mean(1, keepdim=True) - own
-    off = (draws.mean(1) - question.answers.mean(1)).norm(dim=-1) / (apart / 2)
-    return Said(draws, hits, distance.flatten(), float(off.max()))
+        data = task.sample(values.shape[1])
+    separation = (task.modes[:, 0] - task.modes[:, 1]).norm(dim=-1)
+    hits = torch.cdist(values, task.modes) < NEAR * separation[:, None, None]
+    across, within = torch.cdist(values, data).mean(2), torch.cdist(values, values).mean(2)
+    # E = 2 mean|x - y| - mean|x - x'| - mean|y - y'|. A sample is in both arguments of the second mean, so resampling counts it twice.
+    constant = torch.cdist(data, data).mean((1, 2))[:, None]
+    distance = 2 * across - 2 * within + within.mean(1, keepdim=True) - constant
+    offset = (values.mean(1) - task.modes.mean(1)).norm(dim=-1) / (separation / 2)
+    return HeadSamples(values, hits, distance.flatten(), float(offset.max()))
 
 
-def rarer(said: Said) -> Tensor:
-    """Which draws, ``(n,)`` bool, are the answer that is given least, of all questions and answers."""
-    return min(said.hits.permute(0, 2, 1).flatten(0, 1), key=lambda each: int(each.sum()))
+def rarer(samples: HeadSamples) -> Tensor:
+    """Samples, ``(n,)`` bool, in the least frequent mode over all hidden vectors."""
+    return min(samples.hits.permute(0, 2, 1).flatten(0, 1), key=lambda each: int(each.sum()))
 
 
-def judge(said: Mapping[str, Mapping[str, Said]], seed: int) -> list[Check]:
-    """The bounds that the claim must keep.
+def judge(samples: Mapping[str, Mapping[str, HeadSamples]], seed: int) -> list[Check]:
+    """Checks of the claim.
 
     Args:
-        said: Names of questions to names of heads to what they answered.
-        seed: Of the resampling.
+        samples: Samples by task and head.
+        seed: Seed of the resampling.
     """
-    sure = level(sum(1 + 3 * (len(heads) - 1) for heads in said.values()))
+    confidence = level(sum(1 + 3 * (len(heads) - 1) for heads in samples.values()))
     checks = []
-    for question, answers in said.items():
-        average = answers[REGRESSION]
+    for task, by_head in samples.items():
+        average = by_head[REGRESSION]
         checks.append(
             Check(
-                f"{question}: regression's answer lies amid the two, within a quarter of the way to either",
-                exact(1.0 if average.draws.std(1).max() > 0 else average.centred),
+                f"{task}: regression is within a quarter of the midpoint between the modes",
+                exact(1.0 if average.values.std(1).max() > 0 else average.centred),
                 "below",
                 NEAR,
             )
         )
         far = float(average.distance.mean())
-        for name, each in answers.items():
+        for name, each in by_head.items():
             if name == REGRESSION:
                 continue
             checks += [
-                Check(f"{question}: most draws of {name} are one of the answers", share(each.hits.any(-1).flatten(), sure), "above", MOST),
-                Check(f"{question}: each of the two is at least a quarter of them", share(rarer(each), sure), "above", EACH),
                 Check(
-                    f"{question}: as a distribution they are ten times nearer to the truth than regression's",
-                    bootstrap(each.distance / far, seed, sure, "of regression's energy distance"),
+                    f"{task}: at least 75% of {name} samples are in a mode", share(each.hits.any(-1).flatten(), confidence), "above", MOST
+                ),
+                Check(f"{task}: each mode has at least 25% of {name} samples", share(rarer(each), confidence), "above", EACH),
+                Check(
+                    f"{task}: the energy distance of {name} is at most a tenth of regression's",
+                    bootstrap(each.distance / far, seed, confidence, "of regression's energy distance"),
                     "below",
                     TENTH,
                 ),
@@ -182,15 +178,12 @@ def judge(said: Mapping[str, Mapping[str, Said]], seed: int) -> list[Check]:
 
 
 class TwoDogs(Trial, name="two-dogs"):
-    """Every head of continuous tokens before two questions with two right answers: points on a plane, and pictures of a dog."""
+    """Every head for continuous tokens on two bimodal tasks: points in a plane, and two images of a dog."""
 
-    claim = (
-        "Where two answers are right, a head that learns by regression gives their average, which is neither, and every head that learns a "
-        "distribution draws both."
-    )
+    claim = "On a bimodal target, a regression head predicts the mean of the modes, and every head that learns a distribution samples both."
 
     def run(self, bench: Bench) -> Outcome:
-        """Teach each head both questions, and ask."""
+        """Train and sample each head on both tasks."""
         steps, draws = bench.scaled(STEPS, 2), bench.scaled(DRAWS, 8)
         images = open_data("emoji", size=SIZE)
         captions = list(images.captions)
@@ -200,74 +193,74 @@ class TwoDogs(Trial, name="two-dogs"):
         generator = torch.Generator().manual_seed(bench.seed)
         hidden = torch.randn(2, WIDTH, generator=generator)
         corners = torch.tensor([[[-1.0, -1.0], [1.0, 1.0]], [[-1.0, 1.0], [1.0, -1.0]]])
-        questions = [Question("points", corners, hidden), Question("dogs", dogs[None], hidden[:1])]
-        said: dict[str, dict[str, Said]] = {}
-        chosen: dict[str, Any] = {}
-        for question in questions:
-            answers = said.setdefault(question.name, {})
-            for name, part in heads(question.answers.shape[-1], steps * BATCH).items():
-                bench.tell(f"teaching {name} {question.name}")
-                head = train(part, question, steps, bench.seed)
-                asked = question.hidden[:, None].expand(-1, draws, -1)
+        tasks = [BimodalTask("points", corners, hidden), BimodalTask("dogs", dogs[None], hidden[:1])]
+        samples: dict[str, dict[str, HeadSamples]] = {}
+        settings: dict[str, object] = {}
+        for task in tasks:
+            by_head = samples.setdefault(task.name, {})
+            for name, part in heads(task.channels, steps * BATCH).items():
+                bench.log(f"training {name} on {task.name}")
+                head = train_head(part, task, steps, bench.seed)
+                expanded = task.hidden[:, None].expand(-1, draws, -1)
                 with torch.no_grad():
-                    drawn = head.sample(asked, PerSampleRNG(bench.seed, range(len(asked))), SamplingConfig()).values
-                answers[name] = judged(question, drawn, bench.seed)
-                chosen[name] = part.model_dump(mode="json")[name]
+                    values = head.sample(expanded, PerSampleRNG(bench.seed, range(len(expanded))), SamplingConfig()).values
+                by_head[name] = measure(task, values, bench.seed)
+                settings[name] = part.model_dump(mode="json")[name]
         figures = {
-            f"{what}, {question}, {name}": estimate
-            for question, answers in said.items()
-            for name, each in answers.items()
+            f"{what}, {task}, {name}": estimate
+            for task, by_head in samples.items()
+            for name, each in by_head.items()
             for what, estimate in _figures(each, bench.seed).items()
         }
 
         def draw(figure: Figure) -> None:
-            _draw(figure, questions, said, tokenizer, figures)
+            _draw(figure, tasks, samples, tokenizer, figures)
 
         return Outcome(
-            judge(said, bench.seed),
+            judge(samples, bench.seed),
             figures,
             draw,
             (11.0, 7.4),
             {
-                "heads": chosen,
+                "heads": settings,
                 "steps": steps,
                 "batch": BATCH,
-                "learning_rate": f"{LR}, falling to 0 in a straight line",
+                "learning_rate": f"{LR}, linear decay to 0",
                 "draws": draws,
                 "blur": BLUR,
                 "pictures": {"set": images.name, "captions": list(CAPTIONS), "data_sha256": images.fingerprint},
-                "tokens": f"a whole picture is one token of {dogs.shape[-1]} numbers, along the principal axes of {len(rows)} pictures",
+                "tokens": f"PCA: one token of {dogs.shape[-1]} channels per image, from {len(rows)} images",
             },
             (
-                "each head is trained once for each question: intervals are over draws, not over trainings",
-                "all networks have two layers of 64 channels and the same steps of training; what they cost differs",
+                "one training run per head and task: intervals are over samples, not over training runs",
+                "all networks have two layers of 64 channels and the same number of training steps; their cost differs",
             ),
         )
 
 
-def _figures(said: Said, seed: int) -> dict[str, Estimate]:
+def _figures(samples: HeadSamples, seed: int) -> dict[str, Estimate]:
     return {
-        "draws that are an answer": share(said.hits.any(-1).flatten()),
-        "the rarer answer": share(rarer(said)),
-        "energy distance": bootstrap(said.distance, seed, unit="energy distance"),
+        "samples in a mode": share(samples.hits.any(-1).flatten()),
+        "samples in the rarer mode": share(rarer(samples)),
+        "energy distance": bootstrap(samples.distance, seed, unit="energy distance"),
     }
 
 
 def _draw(
     figure: Figure,
-    questions: Sequence[Question],
-    said: Mapping[str, Mapping[str, Said]],
+    tasks: Sequence[BimodalTask],
+    samples: Mapping[str, Mapping[str, HeadSamples]],
     tokenizer: LinearTokens,
     figures: Mapping[str, Estimate],
 ) -> None:
-    points, dogs = questions
-    names = list(said[points.name])
+    points, dogs = tasks
+    names = list(samples[points.name])
     (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=[3, 1])
     grid = above.subplots(1 + SHOWN, 1 + len(names), squeeze=False, height_ratios=[1.4] + [1] * SHOWN)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        columns = {"right": (points.right(200), dogs.answers[0].repeat(SHOWN // 2, 1))}
-    columns |= {name: (said[points.name][name].draws[:, :200], said[dogs.name][name].draws[0, :SHOWN]) for name in names}
+        columns = {"data": (points.sample(200), dogs.modes[0].repeat(SHOWN // 2, 1))}
+    columns |= {name: (samples[points.name][name].values[:, :200], samples[dogs.name][name].values[0, :SHOWN]) for name in names}
     for column, (name, (places, tokens)) in zip(grid.T, columns.items(), strict=True):
         for each, colour in zip(places, ("#2a7", "#c73"), strict=True):
             column[0].plot(*each.T.tolist(), ".", color=colour, markersize=8 if name == REGRESSION else 2)
@@ -276,10 +269,10 @@ def _draw(
         for axes, picture in zip(column[1:], tokenizer.decode(tokens), strict=True):
             axes.imshow(from_tensor(picture), interpolation="nearest")
             axes.axis("off")
-    for axes, question in zip(below.subplots(1, 2), questions, strict=True):
-        bars = [figures[f"energy distance, {question.name}, {name}"] for name in names]
+    for axes, task in zip(below.subplots(1, 2), tasks, strict=True):
+        bars = [figures[f"energy distance, {task.name}, {name}"] for name in names]
         error = [[max(0.0, bar.value - bar.low) for bar in bars], [max(0.0, bar.high - bar.value) for bar in bars]]
         colours = ["#c73" if name == REGRESSION else "#2a7" for name in names]
         axes.bar([name.replace("_", "\n") for name in names], [bar.value for bar in bars], yerr=error, color=colours, capsize=3)
-        axes.set_title(f"energy distance from the truth, {question.name}")
+        axes.set_title(f"energy distance from the data, {task.name}")
         axes.tick_params(axis="x", labelsize=7)

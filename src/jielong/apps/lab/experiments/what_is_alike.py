@@ -1,4 +1,4 @@
-"""What does "alike" mean? Three losses look at copies that are shifted by a hair, blurred, or of something else."""
+"""Regression, perceptual and adversarial losses on shifted, blurred and unrelated copies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jielong.apps.lab.sounds import heard_distance, later, muffled, sample_distance, vowels
+from jielong.apps.lab.sounds import delayed, log_mel_distance, muffled, sample_distance, vowels
 from jielong.apps.lab.statistics import Estimate, bootstrap, level, ranking, share
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 PICTURES, SOUNDS, STEPS, BATCH = 160, 64, 160, 16
 BLUR, CUTOFF = 1.5, 3000.0
-"""Pixels (standard deviation) and hertz: damage that everybody sees and hears."""
+"""Standard deviation of the blur in pixels, and cutoff of the low-pass filter in Hz."""
 KNOWN, FOOLED = 0.8, 0.6
-"""A discriminator that ranks at least ``KNOWN`` of the pairs rightly can tell; one below ``FOOLED`` can not (chance is 0.5)."""
-LATER = (0, 1, 2, 4, 8, 16, 32)
+"""Bounds of the discriminator's AUC: above ``KNOWN`` it separates the classes, below ``FOOLED`` it does not (chance is 0.5)."""
+DELAYS = (0, 1, 2, 4, 8, 16, 32)
 
 Distances = Mapping[str, Tensor]
 
 
 def shifted(pictures: Tensor) -> Tensor:
-    """One pixel to the right; the left edge stands twice."""
+    """Shift by one pixel to the right, repeating the left edge."""
     return torch.cat([pictures[..., :1], pictures[..., :-1]], dim=-1)
 
 
@@ -49,7 +49,7 @@ def blurred(pictures: Tensor, sigma: float = BLUR) -> Tensor:
 
 @torch.no_grad()
 def perceived(loss: PerceptualLoss, x: Tensor, y: Tensor) -> Tensor:
-    """The perceptual loss of each pair of pictures, ``(B,)``."""
+    """Perceptual loss of each pair of images, ``(B,)``."""
     stages = [loss.network.features(loss.prepare(pictures), max(loss.stages)) for pictures in (x, y)]
     return torch.stack(
         [
@@ -63,12 +63,12 @@ def perceived(loss: PerceptualLoss, x: Tensor, y: Tensor) -> Tensor:
 
 
 def train_discriminator(images: MediaSet, steps: int, seed: int) -> nn.Module:
-    """A discriminator that learned on the training split to tell pictures from their blurred copies.
+    """Train a discriminator to separate images from blurred ones.
 
     Args:
-        images: What to learn from.
-        steps: Updates of 16 pictures and 16 blurred ones.
-        seed: Of weights and choices.
+        images: Training set.
+        steps: Updates of 16 images and 16 blurred ones.
+        seed: Seed of weights and batches.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -85,111 +85,113 @@ def train_discriminator(images: MediaSet, steps: int, seed: int) -> nn.Module:
 
 @torch.no_grad()
 def realness(discriminator: nn.Module, pictures: Tensor) -> Tensor:
-    """Mean logit of each picture's patches, ``(B,)``."""
+    """Mean logit of each image's patches, ``(B,)``."""
     return torch.cat([discriminator(part).mean((1, 2, 3)) for part in pictures.split(64)])
 
 
-def judge(regression: Distances, perception: Distances, logits: Distances, wave: Distances, ear: Distances, seed: int) -> list[Check]:
-    """The bounds that the claim must keep.
+def judge(
+    regression: Distances, perceptual: Distances, logits: Distances, waveform: Distances, log_mel: Distances, seed: int
+) -> list[Check]:
+    """Checks of the claim.
 
     Args:
-        regression: Squared difference of each picture to its ``shifted`` and ``blurred`` copy, ``(n,)`` each.
-        perception: The same in perceptual distance.
-        logits: The discriminator's opinion of the ``real``, ``shifted`` and ``blurred`` pictures.
-        wave: Squared difference of each sound to its copy ``later`` by a sample, and ``muffled``.
-        ear: The same in log-mel distance.
-        seed: Of the resampling.
+        regression: Squared difference of each image and its ``shifted`` and ``blurred`` copies, ``(n,)`` each.
+        perceptual: Perceptual distance of the same.
+        logits: The discriminator's logits of the ``real``, ``shifted`` and ``blurred`` images.
+        waveform: Squared difference of each clip and its copies ``delayed`` by one sample and ``muffled``.
+        log_mel: Log-mel distance of the same.
+        seed: Seed of the resampling.
     """
-    sure = level(6)
+    confidence = level(6)
 
-    def told(copies: str) -> Estimate:
-        return bootstrap(torch.stack([logits["real"], logits[copies]], dim=1), seed, sure, statistic=ranking)
+    def auc(copies: str) -> Estimate:
+        return bootstrap(torch.stack([logits["real"], logits[copies]], dim=1), seed, confidence, statistic=ranking)
 
     return [
         Check(
-            "regression calls a picture shifted by one pixel worse than a blurred one, for most pictures",
-            share(regression["shifted"] > regression["blurred"], sure),
+            "regression: a shift by one pixel is farther than blur for most images",
+            share(regression["shifted"] > regression["blurred"], confidence),
             "above",
             0.5,
         ),
         Check(
-            "perception calls the blurred one worse, for most pictures",
-            share(perception["shifted"] < perception["blurred"], sure),
+            "perceptual: blur is farther for most images",
+            share(perceptual["shifted"] < perceptual["blurred"], confidence),
             "above",
             0.5,
         ),
-        Check("a discriminator tells blurred pictures from real ones", told("blurred"), "above", KNOWN),
-        Check("and cannot tell shifted pictures from real ones", told("shifted"), "below", FOOLED),
+        Check("discriminator: AUC of real against blurred images", auc("blurred"), "above", KNOWN),
+        Check("discriminator: AUC of real against shifted images", auc("shifted"), "below", FOOLED),
         Check(
-            "regression calls a voice that begins one sample later worse than a muffled one, for most voices",
-            share(wave["later"] > wave["muffled"], sure),
+            "regression: a delay of one sample is farther than low-pass filtering for most clips",
+            share(waveform["delayed"] > waveform["muffled"], confidence),
             "above",
             0.5,
         ),
-        Check("an ear (log-mel) calls the muffled one worse, for most voices", share(ear["later"] < ear["muffled"], sure), "above", 0.5),
+        Check(
+            "log-mel: low-pass filtering is farther for most clips",
+            share(log_mel["delayed"] < log_mel["muffled"], confidence),
+            "above",
+            0.5,
+        ),
     ]
 
 
 class WhatIsAlike(Trial, name="what-is-alike"):
-    """Shifted, blurred and foreign copies of pictures and sounds before three losses."""
+    """Three losses on altered and unrelated copies of images and sounds."""
 
-    claim = (
-        "Alike has several meanings: a copy shifted by a hair is far off by regression, which forgives blur, but near to perception and "
-        "to a discriminator, which do not."
-    )
+    claim = "A shifted copy is far by regression and close by perceptual distance and a discriminator, and a blurred copy is the reverse."
 
     def run(self, bench: Bench) -> Outcome:
-        """Measure the three losses on held-out pictures and synthetic voices."""
+        """Measure the three losses on held-out images and synthetic vowels."""
         images, heldout = (open_data("emoji", split=part) for part in ("train", "heldout"))
         real = heldout.media(spread(len(heldout), bench.scaled(PICTURES, 2)))
         copies = {"shifted": shifted(real), "blurred": blurred(real), "another": real.roll(1, 0)}
         regression = {name: (copy - real).square().mean((1, 2, 3)) for name, copy in copies.items()}
-        bench.tell("asking EfficientNet-lite0")
+        bench.log("computing EfficientNet-lite0 features")
         loss = PerceptualLoss(Perceptual())
-        perception = {name: perceived(loss, copy, real) for name, copy in copies.items()}
-        bench.tell("training a discriminator on blurred pictures")
+        perceptual = {name: perceived(loss, copy, real) for name, copy in copies.items()}
+        bench.log("training a discriminator on blurred images")
         discriminator = train_discriminator(images, bench.scaled(STEPS), bench.seed)
         logits = {name: realness(discriminator, pictures) for name, pictures in {"real": real, **copies}.items()}
-        bench.tell("listening to synthetic voices")
+        bench.log("comparing synthetic vowels")
         voices = vowels(bench.scaled(SOUNDS, 2), torch.Generator().manual_seed(bench.seed))
-        delayed = {count: later(voices, count) for count in LATER}
-        versions = {"later": delayed[1], "muffled": muffled(voices, CUTOFF), "another": voices.roll(1, 0)}
-        wave = {name: sample_distance(voices, copy) for name, copy in versions.items()}
-        ear = {name: heard_distance(voices, copy) for name, copy in versions.items()}
+        delays = {count: delayed(voices, count) for count in DELAYS}
+        versions = {"delayed": delays[1], "muffled": muffled(voices, CUTOFF), "another": voices.roll(1, 0)}
+        waveform = {name: sample_distance(voices, copy) for name, copy in versions.items()}
+        log_mel = {name: log_mel_distance(voices, copy) for name, copy in versions.items()}
         curves = {
-            name: [float((distance(voices, copy) / against).mean()) for copy in delayed.values()]
+            name: [float((distance(voices, copy) / against).mean()) for copy in delays.values()]
             for name, distance, against in (
-                ("regression", sample_distance, wave["another"].mean()),
-                ("log-mel", heard_distance, ear["another"].mean()),
+                ("regression", sample_distance, waveform["another"].mean()),
+                ("log-mel", log_mel_distance, log_mel["another"].mean()),
             )
         }
 
         def mean(values: Tensor, unit: str) -> Estimate:
             return bootstrap(values, bench.seed, unit=unit)
 
-        figures = {f"regression, {name} picture": mean(each, "squared, of [-1, 1]") for name, each in regression.items()}
-        figures |= {f"perception, {name} picture": mean(each, "lite0 distance") for name, each in perception.items()}
+        figures = {f"regression, {name} image": mean(each, "squared, of [-1, 1]") for name, each in regression.items()}
+        figures |= {f"perceptual, {name} image": mean(each, "lite0 distance") for name, each in perceptual.items()}
         figures |= {
-            f"discriminator, real above {name} picture": bootstrap(
-                torch.stack([logits["real"], logits[name]], 1), bench.seed, statistic=ranking
-            )
+            f"discriminator AUC, {name} image": bootstrap(torch.stack([logits["real"], logits[name]], 1), bench.seed, statistic=ranking)
             for name in copies
         }
-        figures |= {f"regression, {name} voice": mean(each, "of the power") for name, each in wave.items()}
-        figures |= {f"log-mel, {name} voice": mean(each, "squared nepers of power") for name, each in ear.items()}
+        figures |= {f"regression, {name} clip": mean(each, "of the power") for name, each in waveform.items()}
+        figures |= {f"log-mel, {name} clip": mean(each, "squared nepers of power") for name, each in log_mel.items()}
         shown = spread(len(real), 1)[0]
 
         def draw(figure: Figure) -> None:
             _draw(figure, {"original": real[shown], **{name: copy[shown] for name, copy in copies.items()}}, figures, curves)
 
         return Outcome(
-            judge(regression, perception, logits, wave, ear, bench.seed),
+            judge(regression, perceptual, logits, waveform, log_mel, bench.seed),
             figures,
             draw,
             (9.0, 5.6),
             {
                 "pictures": {"set": heldout.name, "split": "heldout", "n": len(real), "data_sha256": heldout.fingerprint},
-                "perception": Perceptual().model_dump(mode="json"),
+                "perceptual": Perceptual().model_dump(mode="json"),
                 "discriminator": {
                     "steps": bench.scaled(STEPS),
                     "batch": BATCH,
@@ -198,7 +200,7 @@ class WhatIsAlike(Trial, name="what-is-alike"):
                 },
                 "voices": {"made_by": "jielong.apps.lab.sounds.vowels", "n": len(voices), "rate": 16_000, "cutoff_hz": CUTOFF},
             },
-            ("another picture is as real as any, so a discriminator alone would take it for a copy: that is why losses are added up",),
+            ("an unrelated image is as realistic as any, so a discriminator alone does not measure reconstruction: losses are summed",),
         )
 
 
@@ -206,14 +208,14 @@ def _draw(figure: Figure, pictures: Mapping[str, Tensor], figures: Mapping[str, 
     (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.5])
     for axes, (name, picture) in zip(above.subplots(1, len(pictures)), pictures.items(), strict=True):
         axes.imshow(from_tensor(picture), interpolation="nearest", cmap="gray")
-        axes.set_title({"shifted": "shifted by a pixel", "another": "another picture"}.get(name, name))
+        axes.set_title({"shifted": "shifted by a pixel", "another": "another image"}.get(name, name))
         axes.axis("off")
     plots = below.subplots(1, 4, width_ratios=[1, 1, 1, 1.4])
     names = [name for name in pictures if name != "original"]
     for axes, loss, title in zip(
         plots,
-        ("regression, {} picture", "perception, {} picture", "discriminator, real above {} picture"),
-        ("regression", "perception (lite0)", "discriminator: told apart"),
+        ("regression, {} image", "perceptual, {} image", "discriminator AUC, {} image"),
+        ("regression", "perceptual (lite0)", "discriminator: AUC"),
         strict=False,
     ):
         bars = [figures[loss.format(name)] for name in names]
@@ -226,8 +228,8 @@ def _draw(figure: Figure, pictures: Mapping[str, Tensor], figures: Mapping[str, 
     plots[2].axhline(0.5, color="black", linewidth=0.8, linestyle=":")
     plots[2].set_ylim(0, 1.05)
     for name, values in curves.items():
-        plots[3].plot(range(len(LATER)), values, marker="o", markersize=3, label=name)
-    plots[3].set_xticks(range(len(LATER)), [str(each) for each in LATER])
-    plots[3].set_xlabel("samples later (16 kHz)")
-    plots[3].set_title("a voice: distance / another voice's")
+        plots[3].plot(range(len(DELAYS)), values, marker="o", markersize=3, label=name)
+    plots[3].set_xticks(range(len(DELAYS)), [str(each) for each in DELAYS])
+    plots[3].set_xlabel("delay in samples (16 kHz)")
+    plots[3].set_title("distance relative to another clip's")
     plots[3].legend()
