@@ -138,11 +138,11 @@ def compare(
 
     if budget is not None and samples is not None:
         raise ValueError("an equal budget is a time or a number of samples: give one of `budget` and `samples`")
-    spent = Budget(samples, None if samples is not None else seconds_of(budget or "3m"))
-    where = None if data is None else str(data)
-    made = run(names, Path(out), spent, data=where, overrides=overrides, count=count, seed=seed, device=device, progress=True)
-    write(made, f"jielong.compare({list(names)!r})")
-    return made
+    limit = Budget(samples, None if samples is not None else seconds_of(budget or "3m"))
+    source = None if data is None else str(data)
+    comparison = run(names, Path(out), limit, data=source, overrides=overrides, count=count, seed=seed, device=device, progress=True)
+    write(comparison, f"jielong.compare({list(names)!r})")
+    return comparison
 
 
 def list_recipes(tiny: bool = False) -> dict[str, str]:

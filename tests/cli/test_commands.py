@@ -122,7 +122,7 @@ def test_list_knows_all_parts_and_sets_without_importing_them() -> None:
     assert set(SETS) == set(BUILT_IN)
     for family in FAMILIES:
         assert [part.name for part in parts_of(family)] == list(imported(family))
-        assert all(part.says for part in parts_of(family))
+        assert all(part.summary for part in parts_of(family))
 
 
 def test_default_folder_depends_on_what_was_changed() -> None:
@@ -246,7 +246,7 @@ def test_guidance_is_read(text: str, guidance: Guidance) -> None:
 
 @pytest.mark.parametrize("text", ["strong", "interval:3", "linear", "linear:3:4", "interval:3:0.6:0.1", "-1", "quadratic:3"])
 def test_other_guidance_is_a_usage_error(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match="guidance is written"):
+    with pytest.raises(typer.BadParameter, match="guidance: expected"):
         guidance_of(text)
 
 

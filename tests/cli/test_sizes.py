@@ -28,10 +28,10 @@ def test_sizes_of_a_generator(pictures: Path) -> None:
     model = experiment.generator
     assert model is not None
     assert found["positions"] == 64
-    assert found["bits a picture"] == 64 * 3 * math.log2(8)
+    assert found["bits per item"] == 64 * 3 * math.log2(8)
     assert found["parameters"] == sum(p.numel() for p in model.parameters())
-    assert found["a picture, forward"] == model.backbone.flops(64) + 2 * 64 * sum(p.numel() for p in model.head.parameters())
-    assert found["cache a picture"] == model.backbone.new_cache(1, 64).nbytes
+    assert found["FLOPs per item, forward"] == model.backbone.flops(64) + 2 * 64 * sum(p.numel() for p in model.head.parameters())
+    assert found["cache per item"] == model.backbone.new_cache(1, 64).nbytes
     assert found["sampling steps"] == 64
     assert found["training steps"] == 512 // 16
 

@@ -56,11 +56,11 @@ def test_every_figure_is_that_of_evaluate(compared: tuple[Comparison, Path], pic
 
 def test_what_is_there_is_not_made_again(compared: tuple[Comparison, Path], pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, out = compared
-    said: list[str] = []
+    messages: list[str] = []
     monkeypatch.setattr("jielong.apps.comparison.running.measure", None)  # calling it would raise
-    again = compare(["vqgan-tiny", "fsq-tiny"], out, BUDGET, data=str(pictures), device="cpu", tell=said.append)
+    again = compare(["vqgan-tiny", "fsq-tiny"], out, BUDGET, data=str(pictures), device="cpu", log=messages.append)
     assert [row.figures for row in again.rows] == [row.figures for row in before.rows]
-    assert not any("measuring" in line for line in said)
+    assert not any("measuring" in line for line in messages)
 
 
 def test_an_interrupted_comparison_goes_on(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,9 +101,9 @@ def test_what_does_not_compare_is_refused(compared: tuple[Comparison, Path], tmp
     _, out = compared
     with pytest.raises(ValueError, match="budget was 32 samples and is now 64 samples"):
         compare(["vqgan-tiny"], out, Budget(samples=64), data=str(pictures))
-    with pytest.raises(ValueError, match="different sizes"):
+    with pytest.raises(ValueError, match="different image sizes"):
         compare(["vqgan-tiny", "vqgan"], tmp_path, BUDGET)
-    with pytest.raises(ValueError, match="different pictures"):
+    with pytest.raises(ValueError, match="different data sets"):
         compare(["vqgan", "pixelcnn"], tmp_path, BUDGET)
     assert not (tmp_path / "runs").exists()
 
@@ -120,7 +120,7 @@ def test_generators_and_checkpoints_beside_each_other(compared: tuple[Comparison
         assert "psnr" not in row.figures
     both = compare([str(tokenizer), str(tmp_path / "runs" / "maskgit-tiny")], tmp_path / "both", BUDGET, data=str(pictures), count=6)
     assert [row.kind for row in both.rows] == ["tokenizer", "generator"]
-    assert all("not trained here" in " ".join(row.notes) for row in both.rows)
+    assert all("checkpoint, trained" in " ".join(row.notes) for row in both.rows)
     page = html(both, "jielong compare")
     assert "<h2>Tokenizers</h2>" in page
     assert "<h2>Generators</h2>" in page
@@ -138,17 +138,17 @@ def test_the_pages_stand_alone(compared: tuple[Comparison, Path]) -> None:
         assert f"(sheets/{label}.png)" in text
         with Image.open(out / "sheets" / f"{label}.png") as strip:
             assert strip.width > 8 * 16
-    told = json.loads(paths[0].read_text("utf-8"))
-    assert told["command"].startswith("jielong compare")
-    assert told["rows"][0]["provenance"]["reference"]["n"] == 9
+    record = json.loads(paths[0].read_text("utf-8"))
+    assert record["command"].startswith("jielong compare")
+    assert record["rows"][0]["provenance"]["reference"]["n"] == 9
 
 
 def test_the_command_line(tmp_path: Path, pictures: Path) -> None:
     words = ["compare", "vqgan-tiny", "--samples", "16", "--data", str(pictures), "--out", str(tmp_path), "--device", "cpu"]
     done = CliRunner().invoke(app, [*words, "--json"])
     assert done.exit_code == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["rows"][0]["figures"]["samples"] == 16
+    record = json.loads(done.stdout)
+    assert record["rows"][0]["figures"]["samples"] == 16
     narrow = CliRunner().invoke(app, words, env={"COLUMNS": "60"})
     assert "PSNR, dB" in narrow.stdout
     both = CliRunner().invoke(app, [*words, "--budget", "3m"])
@@ -167,17 +167,17 @@ def test_the_best_are_those_that_look_best() -> None:
     assert best(COLUMNS["tokenizer"][0], rows(a=1, b=2)) == set()  # fewer bits are neither better nor worse
 
 
-def test_continuous_tokens_tell_how_many_numbers_in_the_place_of_bits() -> None:
+def test_continuous_tokens_have_a_number_of_channels_instead_of_bits() -> None:
     continuous = Row("c", "tokenizer", "", {"psnr": 30.0, "numbers": 1024, "positions": 64})
     bits = COLUMNS["tokenizer"][0]
-    assert bits.cell(continuous) == "continuous, 64 x 16 numbers"
+    assert bits.cell(continuous) == "continuous, 64 x 16 channels"
     assert bits in columns("tokenizer", [continuous])
     assert best(bits, [continuous, *rows(a=1)]) == set()
-    assert not any("real numbers" in note for note in remarks([continuous]))
-    assert any("real numbers have no bits" in note for note in remarks([continuous, *rows(a=1)]))
+    assert not any("continuous tokens" in note for note in remarks([continuous]))
+    assert any("bits are not defined for continuous tokens" in note for note in remarks([continuous, *rows(a=1)]))
 
 
-def test_unequal_bits_are_told() -> None:
+def test_unequal_bits_are_noted() -> None:
     unequal = [*rows(a=1), Row("b", "tokenizer", "", {"bits": 384.0})]
     assert any("384 to 640" in note for note in remarks(unequal))
     assert not remarks(rows(a=1, b=2))

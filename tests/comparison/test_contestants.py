@@ -1,10 +1,10 @@
-"""Who is named, and what an equal budget makes of a recipe."""
+"""Entries of a comparison, and recipes at an equal budget."""
 
 from __future__ import annotations
 
 import pytest
 
-from jielong.apps.comparison.contestants import ENDLESS, Budget, at, contestants, unreached
+from jielong.apps.comparison.contestants import UNLIMITED, Budget, at, entries_of, unreached
 from jielong.config import recipe
 from jielong.config.registry import RecipeError
 
@@ -18,25 +18,25 @@ def test_a_budget_is_one_thing() -> None:
 
 
 def test_a_budget_of_samples_keeps_the_shape_of_a_schedule() -> None:
-    own = recipe.load("titok")
-    half = at(Budget(samples=own.train.samples // 2), own, seed=7)
-    assert half.train.samples == own.train.samples // 2
-    assert half.train.warmup == own.train.warmup // 2
-    assert half.tokenizer.finetune_at == own.tokenizer.finetune_at // 2
-    starts, owns = ({loss.name: getattr(loss, "start_samples", None) for loss in each.losses} for each in (half, own))
-    assert starts["adversarial"] == owns["adversarial"] // 2 > 0
+    full = recipe.load("titok")
+    half = at(Budget(samples=full.train.samples // 2), full, seed=7)
+    assert half.train.samples == full.train.samples // 2
+    assert half.train.warmup == full.train.warmup // 2
+    assert half.tokenizer.finetune_at == full.tokenizer.finetune_at // 2
+    starts, full_starts = ({loss.name: getattr(loss, "start_samples", None) for loss in each.losses} for each in (half, full))
+    assert starts["adversarial"] == full_starts["adversarial"] // 2 > 0
     assert half.train.seed == 7
-    assert half.train.lr == own.train.lr
+    assert half.train.lr == full.train.lr
 
 
 def test_a_budget_of_time_leaves_the_schedule_and_lifts_the_limit() -> None:
-    own = recipe.load("vqgan-tiny")
-    timed = at(Budget(seconds=60), own)
-    assert timed.train.samples == ENDLESS
+    full = recipe.load("vqgan-tiny")
+    timed = at(Budget(seconds=60), full)
+    assert timed.train.samples == UNLIMITED
     assert timed.train.warmup == 64
     assert timed.train.sample_every is None
-    assert timed.tokenizer == own.tokenizer
-    # A recipe that leaves its warm-up open means a fiftieth of its own samples, not of endless ones.
+    assert timed.tokenizer == full.tokenizer
+    # A recipe that leaves its warm-up open means a fiftieth of its samples, not of the unlimited ones.
     assert at(Budget(seconds=60), recipe.load("vqgan-tiny", ["train.warmup=null"])).train.warmup == 512 // 50
 
 
@@ -49,27 +49,27 @@ def test_every_recipe_fits_a_small_budget() -> None:
         assert at(Budget(samples=1000), recipe.load(name)).train.samples == 1000
 
 
-def test_what_a_short_run_never_came_to_is_told() -> None:
+def test_unreached_starts_of_a_short_run() -> None:
     late = recipe.load("vqgan", [f"losses.{name}.start_samples=72_000" for name in ("perceptual", "adversarial")])
-    told = unreached(late, 5000)
-    assert len(told) == 2
-    assert all("72,000" in note and "5,000" in note for note in told)
+    notes = unreached(late, 5000)
+    assert len(notes) == 2
+    assert all("72,000" in note and "5,000" in note for note in notes)
     assert unreached(late, 80_000) == []
     assert any("finetune_at" in note for note in unreached(recipe.load("titok"), 100))
 
 
 def test_names() -> None:
-    found = contestants(["vqgan-tiny", "vq-emoji"])
-    assert [(each.label, each.kind, each.checkpoint) for each in found] == [
+    entries = entries_of(["vqgan-tiny", "vq-emoji"])
+    assert [(each.label, each.kind, each.checkpoint) for each in entries] == [
         ("vqgan-tiny", "tokenizer", None),
         ("vq-emoji", "tokenizer", "vq-emoji"),
     ]
     with pytest.raises(RecipeError, match="'vq-emoji'"):
-        contestants(["vq-emojy"])
+        entries_of(["vq-emojy"])
     with pytest.raises(ValueError, match="named twice"):
-        contestants(["vqgan-tiny", "vqgan-tiny"])
+        entries_of(["vqgan-tiny", "vqgan-tiny"])
 
 
 def test_a_model_that_a_recipe_builds_on_must_be_there() -> None:
     with pytest.raises(ValueError, match="nowhere"):
-        contestants(["maskgit"], ["tokenizer={checkpoint: nowhere}"])
+        entries_of(["maskgit"], ["tokenizer={checkpoint: nowhere}"])

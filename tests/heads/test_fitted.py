@@ -13,7 +13,7 @@ import torch
 from distribution import assert_same_distribution, gap
 from torch import Tensor
 
-from jielong.apps.lab.toy_tasks import ask, continuous_heads, teach
+from jielong.apps.lab.toy_tasks import continuous_heads, sample_head, train_head
 from jielong.core.tokens import Layout
 from jielong.heads.base import Head
 from jielong.heads.flow_matching import FlowMatching
@@ -45,7 +45,7 @@ class TwoLessons:
     hidden: Tensor = torch.tensor([[1.0, -1.0, 0.5, 0.0], [-1.0, 0.5, 1.0, 1.0]])  # noqa: RUF009 (nothing writes to it)
     channels: int = 2
 
-    def right(self, count: int) -> Tensor:
+    def sample(self, count: int) -> Tensor:
         normal = torch.randn(2, count, 2)
         one = torch.tensor([0.5, -0.5]) + normal[0] @ torch.tensor([[1.0, 0.0], [0.6, 0.5]]).T
         middles = torch.where(torch.rand(count, 1) < 0.7, torch.tensor([-1.0, 0.5]), torch.tensor([1.2, -0.4]))
@@ -54,15 +54,15 @@ class TwoLessons:
 
 def drawn(part: Any, steps: int) -> Tensor:
     """``(2, DRAWS, 2)``."""
-    head = teach(part, TwoLessons(), steps, seed=0)
+    head = train_head(part, TwoLessons(), steps, seed=0)
     name = next(name for name, each in HEADS.items() if each is part)
-    return ask(head, TwoLessons(), 1, DRAWS, 1, EVALUATIONS.get(name))[0]
+    return sample_head(head, TwoLessons(), 1, DRAWS, 1, EVALUATIONS.get(name))[0]
 
 
 def fresh() -> Tensor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
-        return TwoLessons().right(1000)
+        return TwoLessons().sample(1000)
 
 
 @pytest.mark.parametrize("name", EXACT)

@@ -1,4 +1,4 @@
-"""The command line: ``jielong COMMAND``. Every command is a thin layer over a function of the library."""
+"""The command line, ``jielong COMMAND``: each command is a thin layer over a library function."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from jielong.apps.commands.errors import Program
 app = typer.Typer(
     cls=Program,
     name="jielong",
-    help="Images, sound and video as a chain of tokens: every system a choice of tokenizer, order, backbone, head and condition.",
-    epilog="jielong doctor checks this installation. JIELONG_DEBUG=1 shows where an error came from.",
+    help="Image, audio and video generation: a system is a tokenizer, an order, a backbone, a head and a condition.",
+    epilog="jielong doctor checks this installation. JIELONG_DEBUG=1 prints tracebacks.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -23,8 +23,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"jielong {__version__}")
         raise typer.Exit
 

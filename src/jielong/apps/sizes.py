@@ -1,4 +1,4 @@
-"""What a recipe comes to before it is run: every size that follows from it, and from which part it follows."""
+"""Sizes derived from a recipe (tokens, parameters, FLOPs, memory), each with the part that determines it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jielong.tokenizers.base import Tokenizer
 from jielong.training.experiment import Experiment
 
 STATE_NUMBERS = 5
-"""Numbers kept a parameter while training: weight, gradient, two moments, average."""
+"""float32 values per parameter in training: weight, gradient, two moments, EMA weight."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Size:
     """A derived size.
 
     Attributes:
-        name: What it is.
-        value: A number, or a few in words.
-        unit: ``""`` for a count.
-        source: The part it follows from.
+        name: Name.
+        value: Number or text.
+        unit: Unit; ``""`` for a count.
+        source: Part that determines it.
     """
 
     name: str
@@ -40,11 +40,11 @@ class Size:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one forward pass of one item takes.
+    """Cost of a forward pass of one item.
 
     Attributes:
-        flops: Floating-point operations, two a multiplication and addition.
-        saved: Bytes kept for the backward pass, parameters not counted.
+        flops: FLOPs, two per multiply-add.
+        saved: Bytes saved for the backward pass, without parameters.
     """
 
     flops: int
@@ -52,23 +52,23 @@ class Cost:
 
 
 def cost(model: nn.Module, run: Callable[[], object]) -> Cost:
-    """Count a forward pass by running it once."""
+    """Measure a forward pass by running it once."""
     kept: dict[int, int] = {}
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = run()  # noqa: F841  held until all is counted, so that no storage's address is given to another
+        result = run()  # noqa: F841  kept alive while counting, so that no storage address is reused
     return Cost(counter.get_total_flops(), sum(kept.values()))
 
 
 def sizes(experiment: Experiment) -> list[Size]:
-    """Every derived size of an experiment, in the order of the parts. Runs one forward pass of one empty item."""
+    """Derived sizes of an experiment, from one forward pass of one item of zeros."""
     settings, model = experiment.recipe.train.resolved(), experiment.model
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     spent = cost(*_forward(experiment))
@@ -78,12 +78,12 @@ def sizes(experiment: Experiment) -> list[Size]:
         *_tokens(experiment.tokenizer),
         *(_generator(experiment.generator, _states(experiment)) if experiment.generator is not None else ()),
         Size("parameters", parameters, "", "tokenizer" if experiment.generator is None else "condition, backbone, head"),
-        Size("a picture, forward", spent.flops, "FLOP", "one pass, counted"),
-        Size("training, all of it", 3.0 * spent.flops * settings.samples, "FLOP", "three passes a sample"),
+        Size("FLOPs per item, forward", spent.flops, "FLOP", "counted"),
+        Size("total training FLOPs", 3.0 * spent.flops * settings.samples, "FLOP", "three passes per sample"),
         Size("training steps", math.ceil(settings.samples / settings.batch), "", "train"),
         Size("epochs", settings.samples / len(experiment.data), "", "train"),
-        Size("memory, weights and optimizer", 4.0 * STATE_NUMBERS * parameters, "B", f"{STATE_NUMBERS} float32 numbers a parameter"),
-        Size("memory, activations", float(spent.saved * micro), "B", f"one pass, counted, times {micro} pictures"),
+        Size("memory, weights and optimizer", 4.0 * STATE_NUMBERS * parameters, "B", f"{STATE_NUMBERS} float32 values per parameter"),
+        Size("memory, activations", float(spent.saved * micro), "B", f"one pass, counted, times a batch of {micro}"),
     ]
 
 
@@ -103,13 +103,13 @@ def _tokens(tokenizer: Tokenizer) -> list[Size]:
         Size("positions", layout.positions, "", "tokenizer"),
     ]
     if layout.vocabulary is None or layout.bits is None:
-        return [*grid, Size("numbers a position", layout.channels, "", "tokenizer")]
+        return [*grid, Size("channels per position", layout.channels, "", "tokenizer")]
     return [
         *grid,
         Size("codebooks", layout.channels, "", "tokenizer"),
         Size("vocabulary", layout.vocabulary, "", "tokenizer"),
-        Size("bits a picture", layout.bits, "bit", "tokenizer"),
-        Size("bits a pixel", layout.bits / math.prod(tokenizer.media.size), "bit", "tokenizer"),
+        Size("bits per item", layout.bits, "bit", "tokenizer"),
+        Size("bits per pixel or sample", layout.bits / math.prod(tokenizer.media.size), "bit", "tokenizer"),
     ]
 
 
@@ -117,32 +117,32 @@ def _generator(model: Generator, states: int) -> list[Size]:
     plan, order = model.plan, model.order
     layout = plan.layout
     steps = sum(1 for start, stop in plan.spans for _ in order.steps(stop - start, None))
-    told = f"{states} states of {model.condition.width}" if model.condition is not None else "none"
+    condition = f"{states} states of {model.condition.width}" if model.condition is not None else "none"
     return [
         Size("sampling steps", steps, "", "order"),
         Size("blocks", len(plan.spans), "", "order"),
-        Size("condition, at most", told, "", "condition"),
-        Size("cache a picture", model.backbone.cache_bytes(1, layout.positions, states), "B", "backbone, tokenizer, condition"),
+        Size("condition, at most", condition, "", "condition"),
+        Size("cache per item", model.backbone.cache_bytes(1, layout.positions, states), "B", "backbone, tokenizer, condition"),
     ]
 
 
 def _states(experiment: Experiment) -> int:
-    """Most states that the condition hands over: a text's length, one of a class."""
+    """Largest number of condition states: the text length, or one."""
     if experiment.generator is None or experiment.generator.condition is None:
         return 0
     return int(getattr(experiment.generator.condition, "length", 1))
 
 
 def _forward(experiment: Experiment) -> tuple[nn.Module, Callable[[], object]]:
-    """A copy of the model in evaluation mode (so that the experiment stays as it is), and a forward pass of it with gradients."""
+    """A copy of the model in evaluation mode, and its forward pass with gradients."""
     model = copy.deepcopy(experiment.model).eval()
     if not isinstance(model, Generator):
         return model, lambda: model(torch.zeros(1, *experiment.media.shape))
     layout, states = model.plan.layout, _states(experiment)
     condition = None
     if model.condition is not None:
-        given = torch.zeros(1, states, model.condition.width)
-        condition = Conditioning(given, torch.ones(1, states, dtype=torch.bool), given[:, 0])
+        zeros = torch.zeros(1, states, model.condition.width)
+        condition = Conditioning(zeros, torch.ones(1, states, dtype=torch.bool), zeros[:, 0])
     values = torch.zeros(1, layout.positions, layout.channels, dtype=torch.long if layout.discrete else torch.float32)
 
     everything = torch.ones(1, layout.positions, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""``jielong compare``: recipes at an equal budget, and checkpoints, in one table."""
+"""``jielong compare``: train recipes at an equal budget and compare them and checkpoints."""
 
 from __future__ import annotations
 
@@ -24,44 +24,46 @@ if TYPE_CHECKING:
 
 def compare(
     names: Annotated[list[str], typer.Argument(metavar="RECIPE-OR-CHECKPOINT...", help="Recipes, shipped models, checkpoint folders.")],
-    budget: Annotated[str | None, typer.Option(help="Wall time that each recipe trains, such as 90s or 10m; 3m by default.")] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Samples that each recipe trains on, instead of a time.")] = None,
-    out: Annotated[Path, typer.Option(help="The folder of runs, figures and pages; what is there goes on.")] = Path("comparison"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with provenance, and nothing else.")] = False,
-    count: Annotated[int | None, typer.Option("-n", min=1, help="Only so many held-out items, evenly spread.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Training time of each recipe, such as 90s or 10m; 3m by default.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Training samples of each recipe, instead of a time.")] = None,
+    out: Annotated[Path, typer.Option(help="Output folder; an existing comparison is resumed.")] = Path("comparison"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print only one JSON object, with provenance.")] = False,
+    count: Annotated[int | None, typer.Option("-n", min=1, help="Held-out items, evenly spread; all by default.")] = None,
     data: Data = None,
     overrides: Overrides = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Train recipes at an equal budget, measure them and checkpoints alike, and write one table; the same command resumes."""
+    """Train recipes at an equal budget, evaluate them and checkpoints, and write one table; the same command resumes."""
     if budget is not None and samples is not None:
         raise typer.BadParameter(
-            "an equal budget is a time or a number of samples: give one of --budget and --samples", param_hint="--samples"
+            "an equal budget is a time or a number of samples: pass one of --budget and --samples", param_hint="--samples"
         )
     seconds = None if samples is not None else budget_of(budget or "3m")
     from jielong.apps.comparison import Budget
     from jielong.apps.comparison import compare as run
     from jielong.apps.comparison.report import write
 
-    spent, trainer = Budget(samples, seconds), str(chosen_device(device))
-    made = run(names, out, spent, data=data, overrides=overrides or (), count=count, seed=seed, device=trainer, tell=say, progress=True)
-    command = _again(names, budget, samples, out, count, data, overrides, seed)
-    paths = write(made, command)
+    limit, trainer = Budget(samples, seconds), str(chosen_device(device))
+    comparison = run(
+        names, out, limit, data=data, overrides=overrides or (), count=count, seed=seed, device=trainer, log=say, progress=True
+    )
+    command = _command(names, budget, samples, out, count, data, overrides, seed)
+    paths = write(comparison, command)
     if as_json:
-        typer.echo(json.dumps({"command": command, **made.to_json()}, ensure_ascii=False, allow_nan=False))
+        typer.echo(json.dumps({"command": command, **comparison.to_json()}, ensure_ascii=False, allow_nan=False))
     else:
-        _print(made)
+        _print(comparison)
         for path in paths:
             typer.echo(path)
-    if len(made.rows) < len(names):
-        say("stopped; the same command goes on from there")
+    if len(comparison.rows) < len(names):
+        say("stopped; the same command resumes")
         raise typer.Exit(130)
-    if not made.complete:
+    if not comparison.complete:
         raise typer.Exit(1)
 
 
-def _again(
+def _command(
     names: list[str],
     budget: str | None,
     samples: int | None,
@@ -71,7 +73,7 @@ def _again(
     overrides: list[str] | None,
     seed: int,
 ) -> str:
-    """The command line that makes this comparison."""
+    """The command line of this comparison."""
     words = ["jielong", "compare", *names, *(("--samples", samples) if samples is not None else ("--budget", budget or "3m"))]
     words += ["-n", count] if count is not None else []
     words += ["--data", data] if data is not None else []
@@ -79,42 +81,42 @@ def _again(
     return shlex.join(str(word) for word in [*words, "--seed", seed, "--out", out])
 
 
-def _print(made: Comparison) -> None:
+def _print(comparison: Comparison) -> None:
     from jielong.apps.comparison.report import kinds
     from jielong.apps.comparison.table import TITLES, best, columns, remarks
 
-    for kind, rows in kinds(made):
+    for kind, rows in kinds(comparison):
         shown = columns(kind, rows)
         grid = [["", *(column.title for column in shown)], *([row.label, *(column.cell(row) for column in shown)] for row in rows)]
-        bold = {(line, place) for place, c in enumerate(shown, 1) for line, row in enumerate(rows, 1) if row.label in best(c, rows)}
-        if _width(grid) > results.width:  # a narrow screen: figures downwards, one column a contestant
-            grid, bold = [list(line) for line in zip(*grid, strict=True)], {(place, line) for line, place in bold}
-        for number, columns_here in enumerate(_fitting(grid, results.width)):
+        bold = {(line, column) for column, c in enumerate(shown, 1) for line, row in enumerate(rows, 1) if row.label in best(c, rows)}
+        if _width(grid) > results.width:  # a narrow screen: one column per entry
+            grid, bold = [list(line) for line in zip(*grid, strict=True)], {(column, line) for line, column in bold}
+        for number, block in enumerate(_fitting(grid, results.width)):
             table = Table(
                 title=None if number else TITLES[kind], title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
             )
-            for place in columns_here:
-                table.add_column(escape(grid[0][place]), justify="right" if place else "left", no_wrap=True)
+            for column in block:
+                table.add_column(escape(grid[0][column]), justify="right" if column else "left", no_wrap=True)
             for line in range(1, len(grid)):
-                cells = [(escape(grid[line][place]), (line, place) in bold) for place in columns_here]
+                cells = [(escape(grid[line][column]), (line, column) in bold) for column in block]
                 table.add_row(*(f"[bold]{cell}[/]" if strong else cell for cell, strong in cells))
             results.print(table)
-    for note in remarks(made.rows):
+    for note in remarks(comparison.rows):
         say(note)
 
 
 def _width(grid: list[list[str]]) -> int:
-    """Characters that a table takes, three between columns."""
-    return sum(max(len(line[place]) for line in grid) + 3 for place in range(len(grid[0])))
+    """Width of a table in characters, with three between columns."""
+    return sum(max(len(line[column]) for line in grid) + 3 for column in range(len(grid[0])))
 
 
 def _fitting(grid: list[list[str]], width: int) -> list[list[int]]:
-    """The columns of one table below the other, each with the first column and as many others as fit."""
+    """Split columns into tables that fit, each with the first column."""
     blocks: list[list[int]] = [[0]]
-    for place in range(1, len(grid[0])):
-        wider = [*blocks[-1], place]
+    for column in range(1, len(grid[0])):
+        wider = [*blocks[-1], column]
         if len(blocks[-1]) > 1 and _width([[line[each] for each in wider] for line in grid]) > width:
-            wider = [0, place]
+            wider = [0, column]
             blocks.append(wider)
         blocks[-1] = wider
     return blocks

@@ -16,22 +16,22 @@ INPUTS = "jielong.inputs"
 
 
 class ConditionCommand(TyperCommand):
-    """A command with an option for every input of every known condition; :func:`inputs_of` returns their values."""
+    """A command with an option for each registered condition input; :func:`inputs_of` returns their values."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """The command's arguments, the inputs of conditions, and the command's options."""
+        """Arguments, condition inputs and options, in this order."""
         params = super().get_params(ctx)
         first = next((index for index, param in enumerate(params) if param.param_type_name == "option"), len(params))
         return [*params[:first], *_options(), *params[first:]]
 
 
 def inputs_of(context: typer.Context) -> dict[str, list[object]]:
-    """Values of the inputs that were given, by keyword of :meth:`jielong.system.System.generate`."""
+    """Values of condition inputs, by keyword of :meth:`jielong.system.System.generate`."""
     return dict(context.meta.get(INPUTS, {}))
 
 
 def _options() -> list[Any]:
-    """An option for each input, in the form that Typer makes of a function's parameters."""
+    """Click parameters of all inputs, built by Typer from a function signature."""
     from jielong.conditions.base import registered_inputs
 
     def command(**values: object) -> None:

@@ -1,4 +1,4 @@
-"""``jielong data``: list, inspect and build sets of pictures and sound."""
+"""``jielong data``: list, inspect and build data sets."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from rich.progress import Progress
 from jielong.apps.commands.listing import SETS
 from jielong.apps.commands.screen import notes, results, table
 
-app = typer.Typer(help="List, inspect and build sets of pictures and sound.", no_args_is_help=True)
+app = typer.Typer(help="List, inspect and build data sets.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_sets() -> None:
-    """List the built-in sets, and which of them are here."""
+    """List the built-in data sets and whether they are installed."""
     from jielong.data.opening import open_source
     from jielong.media.kinds.base import kind_of
 
     rows = []
-    for name, says in SETS.items():
+    for name, summary in SETS.items():
         try:
             source = open_source(name)
         except (ValueError, OSError) as error:
-            rows.append((name, "not here", str(error)))
+            rows.append((name, "not installed", str(error)))
         else:
-            rows.append((name, f"{len(source.items):,} {kind_of(source.kind).noun[1]}", says))
+            rows.append((name, f"{len(source.items):,} {kind_of(source.kind).noun[1]}", summary))
     results.print(table("Data sets", ("name", "state", "what it is"), rows))
-    results.print("Your own: a folder of pictures, .tar shards or .parquet files; see: jielong data inspect PATH", highlight=False)
+    results.print("Your data: a folder of files, .tar shards or .parquet files; see: jielong data inspect PATH", highlight=False)
 
 
 @app.command("inspect")
 def inspect_set(
     name: Annotated[str, typer.Argument(metavar="SET", help="A built-in set's name, or a path; several with commas between.")],
-    size: Annotated[int | None, typer.Option(min=1, help="Side of the square pictures; the set's own by default.")] = None,
-    limit: Annotated[int, typer.Option(min=0, help="Decode at most so many items; 0 decodes all.")] = 5000,
+    size: Annotated[int | None, typer.Option(min=1, help="Side of the square images; the data set's by default.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Largest number of decoded items; 0 decodes all.")] = 5000,
     sheet: Annotated[Path | None, typer.Option(help="Write a sample grid of decoded items here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only one JSON object.")] = False,
 ) -> None:
-    """Report counts, sizes, captions, classes, and broken and odd files, before any training."""
+    """Report counts, sizes, captions, classes and unreadable files."""
     from jielong.data.inspecting import inspect
 
     report = inspect(name, limit or None, **({} if size is None else {"size": size}))
@@ -60,15 +60,13 @@ def build(
         typer.Argument(metavar="SET", help="The set to build: emoji-full, prompts, sounds, spoken-words or synthetic-speech."),
     ],
     packages: Annotated[
-        Path | None, typer.Option(help="A folder with the sources (node_modules, or .deb files); otherwise they are fetched.")
+        Path | None, typer.Option(help="A folder with the sources (node_modules, or .deb files); downloaded by default.")
     ] = None,
-    minutes: Annotated[float | None, typer.Option(help="Of synthetic-speech: how much of it.")] = None,
-    by: Annotated[
-        list[str] | None, typer.Option(help="Of synthetic-speech: a synthesizer, espeak, piper or kokoro; may be repeated.")
-    ] = None,
-    texts: Annotated[Path | None, typer.Option(help="Of synthetic-speech: a file with your own sentences, one a line.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="synthetic-speech: duration in minutes.")] = None,
+    by: Annotated[list[str] | None, typer.Option(help="synthetic-speech: a synthesizer, espeak, piper or kokoro; repeatable.")] = None,
+    texts: Annotated[Path | None, typer.Option(help="synthetic-speech: a file of sentences, one per line.")] = None,
 ) -> None:
-    """Build a set into the user's cache."""
+    """Build a data set into the user's cache."""
     from jielong_zoo.builders.building import Speech, build_set
     from jielong_zoo.builders.synthetic_speech import MINUTES
 

@@ -1,4 +1,4 @@
-"""``jielong demo``: pictures from words by two strategies, a system trained from nothing, and one page that shows it all."""
+"""``jielong demo``: samples of shipped models, a system trained from scratch, and a page of the results."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import typer
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="The folder of the page.")] = Path("demo"),
-    minutes: Annotated[float, typer.Option(min=0, help="Wall time for training from scratch; 0 leaves it out.")] = 4.0,
-    seed: Annotated[int, typer.Option(help="Of all pictures.")] = 0,
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("demo"),
+    minutes: Annotated[float, typer.Option(min=0, help="Wall time for training from scratch; 0 skips it.")] = 4.0,
+    seed: Annotated[int, typer.Option(help="Seed of all samples.")] = 0,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a setting of both recipes that are trained; repeatable.")
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a setting of both trained recipes; repeatable.")
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Open the page in a browser.")] = False,
 ) -> None:

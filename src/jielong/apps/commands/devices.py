@@ -11,18 +11,18 @@ from jielong.apps.commands.screen import say
 if TYPE_CHECKING:
     import torch
 
-Device = Annotated[str, typer.Option(help="Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.")]
+Device = Annotated[str, typer.Option(help="Device: auto (a GPU if available), cpu, cuda, cuda:1, mps.")]
 
 
 def chosen_device(name: str, parallel: bool = False) -> torch.device:
-    """The device that ``--device`` names; printed on standard error, unless the command is ``parallel`` and prints it itself.
+    """Resolve ``--device`` and print it on standard error, unless ``parallel``.
 
     Args:
-        name: The option's value.
-        parallel: Whether the command shares its work among the processes of a launcher.
+        name: Value of the option.
+        parallel: Whether the command supports several processes.
 
     Raises:
-        typer.BadParameter: if it is not available, or a launcher started several processes of a command that runs in one.
+        typer.BadParameter: if the device is not available, or a launcher started several processes of a single-process command.
     """
     from jielong.core.device import DeviceError, check_launch, device_words, launched_processes, resolve_device
 

@@ -1,4 +1,4 @@
-"""``jielong doctor``: is this installation sound, and how fast is it?"""
+"""``jielong doctor``: check the installation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MARKS = {"ok": "[green]ok    [/]", "note": "[yellow]note  [/]", "broken": "[bol
 def doctor(
     device: Device = "auto",
 ) -> None:
-    """Check versions, device, extras, models, data and numerics; exit 1 if something essential is broken."""
+    """Check versions, device, extras, models, data and numerics; exit 1 if an essential check fails."""
     from jielong.apps.doctor import examine
 
     broken = 0
@@ -24,5 +24,5 @@ def doctor(
             results.print(f"       -> {escape(check.advice)}", highlight=False, soft_wrap=True)
         broken += check.state == "broken"
     if broken:
-        results.print(f"{broken} essential {'thing is' if broken == 1 else 'things are'} broken", style="bold red")
+        results.print(f"{broken} essential {'check' if broken == 1 else 'checks'} failed", style="bold red")
         raise typer.Exit(1)

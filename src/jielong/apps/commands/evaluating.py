@@ -1,4 +1,4 @@
-"""``jielong evaluate``: the figures that apply to a checkpoint, with their provenance."""
+"""``jielong evaluate``: metrics of a checkpoint, with provenance."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _UNITS = {
 
 Length = Annotated[
     float | None,
-    typer.Option("--length", help="Ask a generator of sound that knows of lengths for so many times a recording's length."),
+    typer.Option("--length", help="Durations relative to the recordings', for audio generators with a duration condition."),
 ]
 SkipMetric = Annotated[
     list[str] | None,
@@ -57,8 +57,8 @@ SkipMetric = Annotated[
 @takes_sampling("soft_codes")
 def evaluate(
     checkpoint: Checkpoint,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with provenance, and nothing else.")] = False,
-    count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="Only so many held-out items, evenly spread.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only one JSON object, with provenance.")] = False,
+    count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="Held-out items, evenly spread; all by default.")] = None,
     data: Data = None,
     seed: Seed = 0,
     sampling: dict[str, Any] = {},  # noqa: B006 - read by takes_sampling, never changed
@@ -66,7 +66,7 @@ def evaluate(
     skip_metric: SkipMetric = None,
     device: Device = "auto",
 ) -> None:
-    """Measure a tokenizer or a generator on held-out data."""
+    """Evaluate a tokenizer or a generator on held-out data."""
     from jielong.evaluation.context import DrawSettings
     from jielong.evaluation.evaluate import evaluate as measure
     from jielong.system import load
@@ -89,7 +89,7 @@ def evaluate(
 
 
 def figure_of(name: str) -> str:
-    """The figure's own name, of whatever side it is: ``wer_real`` is ``wer``."""
+    """Name of a metric without the suffix of its data: ``wer_real`` is ``wer``."""
     return name.removesuffix("_real").removesuffix("_rebuilt")
 
 

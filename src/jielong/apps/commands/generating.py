@@ -1,4 +1,4 @@
-"""``jielong generate``: pictures from words, classes or nothing."""
+"""``jielong generate``: generate with or without conditions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jielong.media.results import Results
     from jielong.system import System
 
-Seed = Annotated[int, typer.Option(help="Item i is the same for the same seed, whatever is generated beside it.")]
+Seed = Annotated[int, typer.Option(help="Seed; item i depends on the seed and i only, not on the batch.")]
 
 
 class Keep(Enum):
@@ -42,12 +42,10 @@ class Keep(Enum):
 def generate(
     context: typer.Context,
     checkpoint: Checkpoint,
-    count: Annotated[int, typer.Option("-n", min=1, help="Pictures a prompt.")] = 1,
+    count: Annotated[int, typer.Option("-n", min=1, help="Items per prompt.")] = 1,
     seed: Seed = 0,
     sampling: dict[str, Any] = {},  # noqa: B006 - read by takes_sampling, never changed
-    out: Annotated[Path, typer.Option(help="A folder for pictures or sound and their sheet, or one .png or .wav file.")] = Path(
-        "generated"
-    ),
+    out: Annotated[Path, typer.Option(help="Output folder of items and their sample grid, or one .png or .wav file.")] = Path("generated"),
     complete: Annotated[
         Path | None, typer.Option(help="A file to keep a half of, or a recording to continue; the rest is generated.")
     ] = None,
@@ -55,46 +53,46 @@ def generate(
     trace: Annotated[bool, typer.Option("--trace", help="Also write trace.json and an animation of every step (or spectrogram).")] = False,
     device: Device = "auto",
 ) -> None:
-    """Draw pictures and write them: a file each and a sheet of all, or one file if --out ends in .png."""
+    """Generate images or audio into a folder with a sample grid, or into one file if --out ends in .png or .wav."""
     if sampling.get("soft_codes") and trace:
-        raise typer.BadParameter("a trace shows the codes drawn, and soft codes are mixtures: leave out one", param_hint="--soft-codes")
+        raise typer.BadParameter("--trace records codes, and soft codes are mixtures: drop one option", param_hint="--soft-codes")
     from jielong.apps.commands.trace import Recorder
     from jielong.system import load
 
     system = load(checkpoint, chosen_device(device))
     recorder = Recorder(system) if trace else None
-    begun = time.perf_counter()
+    started = time.perf_counter()
     draw: Callable[..., Results[Any]] = system.generate
     if complete is not None:
         draw = partial(system.complete, _read(complete, system), keep.value)
-    pictures = draw(**inputs_of(context), **sampling, count=count, seed=seed, on_step=recorder)
-    taken = time.perf_counter() - begun
-    _write(pictures, out, recorder, {"checkpoint": checkpoint, "seed": seed})
-    say(pictures.summary(taken))
+    items = draw(**inputs_of(context), **sampling, count=count, seed=seed, on_step=recorder)
+    taken = time.perf_counter() - started
+    _write(items, out, recorder, {"checkpoint": checkpoint, "seed": seed})
+    say(items.summary(taken))
     typer.echo(out)
 
 
 def _read(path: Path, system: System) -> Tensor:
-    """A file as the system's tokenizer reads it, ``(C, *size)``."""
+    """Read a file for the system's tokenizer, ``(C, *size)``."""
     from jielong.media.kinds.base import kind_of
 
     return kind_of(system.tokenizer.media).read(path, system.tokenizer.media)
 
 
-def _write(pictures: Results[Any], out: Path, recorder: object, made_of: dict[str, object]) -> None:
-    """All files, or none."""
+def _write(items: Results[Any], out: Path, recorder: object, origin: dict[str, object]) -> None:
+    """Write all files or none."""
     from jielong.apps.commands.trace import Recorder
     from jielong.media.kinds.base import kinds
 
     single = any(out.suffix.lower() in kind.suffixes for kind in kinds().values())
     with staged(out.parent if single else out) as folder:
         if not single:
-            pictures.save(folder)
+            items.save(folder)
         sheet = folder / (out.name if single else "sheet.png")
-        if single and len(pictures) == 1:
-            pictures[0].save(sheet)
-        elif len(pictures) > 1 or single:
-            pictures.save(sheet)
+        if single and len(items) == 1:
+            items[0].save(sheet)
+        elif len(items) > 1 or single:
+            items.save(sheet)
         if isinstance(recorder, Recorder):
             stem = f"{out.stem}-trace" if single else "trace"
-            recorder.write(folder, stem, pictures, made_of)
+            recorder.write(folder, stem, items, origin)

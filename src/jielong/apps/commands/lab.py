@@ -1,4 +1,4 @@
-"""``jielong lab``: claims about generation, tried by experiments of two minutes at most."""
+"""``jielong lab``: experiments of at most two minutes that test claims about generation."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from jielong.apps.commands.screen import results, say, table
 if TYPE_CHECKING:
     from jielong.apps.lab import Result, Verdict
 
-app = typer.Typer(help="Try claims about generation by experiments of two minutes at most.", no_args_is_help=True)
+app = typer.Typer(help="Test claims about generation by experiments of at most two minutes.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_experiments() -> None:
-    """List the experiments and the claims they try."""
+    """List the experiments and their claims."""
     from jielong.apps.lab import trials
 
     results.print(
@@ -30,19 +30,19 @@ def list_experiments() -> None:
 def run_experiments(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Experiments; see: jielong lab list")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All experiments.")] = False,
-    out: Annotated[Path, typer.Option(help="Each result goes into a folder of its name in here.")] = Path("lab"),
-    seed: Annotated[int, typer.Option(help="Of everything drawn at random.")] = 0,
-    budget: Annotated[float, typer.Option(help="Share of the full experiment; less is quicker and tells less.")] = 1.0,
+    out: Annotated[Path, typer.Option(help="Output folder, with a subfolder per experiment.")] = Path("lab"),
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    budget: Annotated[float, typer.Option(help="Fraction of the full experiment; smaller ones are faster and give wider intervals.")] = 1.0,
 ) -> None:
     """Run experiments; print each verdict and write result.json and plot.png."""
     if everything == bool(names):
-        raise typer.BadParameter("give the names of experiments, or --all", param_hint="NAME")
+        raise typer.BadParameter("pass the names of experiments, or --all", param_hint="NAME")
     from jielong.apps.lab import missing, run, trials
 
     for name in sorted(trials()) if everything else names or ():
         say(f"{name}")
         if everything and (absent := missing(name)):
-            say(f"  left out: {absent}")
+            say(f"  skipped: {absent}")
             continue
         _print(run(name, out / name, seed, budget, lambda text: say(f"  {text}")))
 

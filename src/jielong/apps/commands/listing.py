@@ -1,4 +1,4 @@
-"""``jielong list``: what there is to choose from. Nothing here imports torch, so that it answers at once."""
+"""``jielong list``: recipes, models, data sets and parts. Does not import torch, to start quickly."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jielong.apps.commands.screen import results, table
 from jielong.config.recipe import built_in, headline
@@ -17,25 +17,25 @@ from jielong.config.zoo import card_line, zoo
 
 SETS = {
     "emoji": "drawings of emoji with captions, 64 x 64, in two styles; ships with jielong-zoo",
-    "emoji-full": "the same with two more styles; made once by: jielong data build emoji-full",
-    "prompts": "two hours of spoken prompts with their words, five languages and voices; made once by: jielong data build prompts",
+    "emoji-full": "the same with two more styles; build it once by: jielong data build emoji-full",
+    "prompts": "two hours of spoken prompts with transcripts, five languages and voices; build it once by: jielong data build prompts",
     "sounds": "short synthesiser, drum and instrument samples by name; ships with jielong-zoo",
-    "spoken-words": "three hours of words said by volunteers in nine languages and more; made once by: jielong data build spoken-words",
-    "synthetic-speech": "sentences read by speech synthesizers, as many as wanted; made by: jielong data build synthetic-speech",
+    "spoken-words": "three hours of words by volunteers in nine languages and more; build it once by: jielong data build spoken-words",
+    "synthetic-speech": "sentences by speech synthesizers, of any amount; build it by: jielong data build synthetic-speech",
     "fashion-mnist": "clothes in ten classes, 28 x 28, grey; on Debian: apt install dataset-fashion-mnist",
 }
-"""The built-in sets, which :data:`jielong.data.opening.BUILT_IN` opens."""
+"""Built-in data sets (:data:`jielong.data.opening.BUILT_IN`)."""
 
 
 class Description(NamedTuple):
-    """A part as its source describes it."""
+    """A part and the first paragraph of its docstring."""
 
     name: str
-    says: str
+    summary: str
 
 
 def list_all() -> None:
-    """List recipes, shipped models, data sets and the parts that recipes are made of."""
+    """List recipes, shipped models, data sets and the parts of recipes."""
     recipes = [(name, headline(text)) for name, text in sorted(built_in().items())]
     results.print(table("Recipes  (jielong train RECIPE)", ("name", "what it is"), recipes))
     models = [(folder.name, *_model(folder)) for folder in zoo().values()]
@@ -59,9 +59,9 @@ def _model(folder: Path) -> tuple[str, str]:
 
 
 def _kind(folder: Path) -> str:
-    """What a checkpoint without a card is, by its description."""
+    """Kind of a checkpoint without a model card."""
     try:
-        described: dict[str, Any] = json.loads((folder / "model.json").read_text("utf-8"))
+        described = json.loads((folder / "model.json").read_text("utf-8"))
         side = described["media"]["size"][0]
         return f"{'tokenizer' if described['tokenizer_sha256'] is None else 'generator'} of {side} x {side} pictures"
     except (OSError, ValueError, KeyError):
@@ -69,7 +69,7 @@ def _kind(folder: Path) -> str:
 
 
 def parts_of(family: str) -> list[Description]:
-    """The parts of a family, read from the source of its package: importing it would import torch."""
+    """Parts of a family, read from source, since importing the package imports torch."""
     spec = importlib.util.find_spec(FAMILIES[family])
     places = spec.submodule_search_locations if spec is not None else None
     files = [file for place in places or () for file in sorted(Path(place).glob("*.py"))]
@@ -77,13 +77,13 @@ def parts_of(family: str) -> list[Description]:
 
 
 def _declared(module: ast.Module, family: str) -> list[Description]:
-    """The parts that a module declares. Where it declares one alone, the module's docstring says what that part is."""
+    """Parts declared in a module; the module's docstring describes a single part."""
     found = []
     for node in module.body:
         if isinstance(node, ast.ClassDef):
-            given = {word.arg: word.value.value for word in node.keywords if isinstance(word.value, ast.Constant)}
-            if given.get("family") == family and "name" in given:
-                found.append((str(given["name"]), ast.get_docstring(node) or ""))
+            keywords = {word.arg: word.value.value for word in node.keywords if isinstance(word.value, ast.Constant)}
+            if keywords.get("family") == family and "name" in keywords:
+                found.append((str(keywords["name"]), ast.get_docstring(node) or ""))
     about = ast.get_docstring(module) or ""
     alone = len(found) == 1 and not about.startswith("Settings")
-    return [Description(name, " ".join((about if alone else own).split("\n\n")[0].replace("``", "").split())) for name, own in found]
+    return [Description(name, " ".join((about if alone else text).split("\n\n")[0].replace("``", "").split())) for name, text in found]

@@ -1,4 +1,4 @@
-"""Options of commands that draw, one per sampling parameter, generated from :class:`jielong.config.sampling.SamplingConfig`."""
+"""Options of sampling parameters, generated from :class:`jielong.config.sampling.SamplingConfig`."""
 
 from __future__ import annotations
 
@@ -30,14 +30,11 @@ TYPES: dict[str, type] = {
 """Type of each option, by parameter; ``lazy_*`` are fields of ``lazy``."""
 
 _NUMBERS = {"constant": ("scale",), "linear": ("scale",), "ramp": ("scale",), "interval": ("scale", "start", "stop")}
-_WRITTEN = "3, linear:3, ramp:3 or interval:3:0.1:0.6"
+_FORMATS = "3, linear:3, ramp:3 or interval:3:0.1:0.6"
 
 
 def takes_sampling(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorate a command that takes ``sampling``, a dict of overrides: it gets an option per parameter but those ``without``.
-
-    The options stand where ``sampling`` does among the command's parameters.
-    """
+    """Replace a command's parameter ``sampling``, a dict of overrides, by one option per sampling parameter but those ``without``."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         names = [name for name in TYPES if name not in without]
@@ -59,31 +56,31 @@ def takes_sampling(*without: str) -> Callable[[Callable[..., None]], Callable[..
 
 
 def overrides(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of :meth:`SamplingConfig.override` from values of options, of which ``None`` is left out.
+    """Arguments of :meth:`SamplingConfig.override` from option values, without ``None``.
 
     Raises:
         typer.BadParameter: if a value is out of range.
     """
-    given = {name: value for name, value in values.items() if value is not None}
-    if "guidance" in given:
-        given["guidance"] = guidance_of(given["guidance"])
-    lazy = {name.removeprefix("lazy_"): given.pop(name) for name in list(given) if name.startswith("lazy_")}
+    changes = {name: value for name, value in values.items() if value is not None}
+    if "guidance" in changes:
+        changes["guidance"] = guidance_of(changes["guidance"])
+    lazy = {name.removeprefix("lazy_"): changes.pop(name) for name in list(changes) if name.startswith("lazy_")}
     if lazy:
-        given["lazy"] = lazy
+        changes["lazy"] = lazy
     try:
-        SamplingConfig.model_validate(given)
+        SamplingConfig.model_validate(changes)
     except ValidationError as error:
         problem = error.errors()[0]
         option = "--" + "-".join(map(str, problem["loc"])).replace("_", "-")
         raise typer.BadParameter(fault(problem["loc"][:0], problem["msg"]), param_hint=option) from None
-    return given
+    return changes
 
 
 def guidance_of(text: str) -> Guidance:
-    """``3``, ``linear:3``, ``ramp:3`` or ``interval:3:0.1:0.6`` as a schedule.
+    """Parse ``3``, ``linear:3``, ``ramp:3`` or ``interval:3:0.1:0.6``.
 
     Raises:
-        typer.BadParameter: if it is written in another way, or a number is out of range.
+        typer.BadParameter: if the format is invalid or a number out of range.
     """
     first, *rest = text.split(":")
     kind, numbers = (first, rest) if first in _NUMBERS else ("constant", [first, *rest])
@@ -96,7 +93,7 @@ def guidance_of(text: str) -> Guidance:
         why = "; ".join(fault(problem["loc"][:0], problem["msg"]) for problem in error.errors())
     except ValueError as error:
         why = str(error)
-    raise typer.BadParameter(f"guidance is written {_WRITTEN}, not {text!r} ({why})", param_hint="--guidance")
+    raise typer.BadParameter(f"guidance: expected {_FORMATS}, got {text!r} ({why})", param_hint="--guidance")
 
 
 def _option(name: str) -> Any:
@@ -104,7 +101,7 @@ def _option(name: str) -> Any:
     field = Lazy.model_fields[inner] if outer == "lazy" else SamplingConfig.model_fields[name]
     text, metavar = str(field.description), None
     if name == "guidance":
-        text, metavar = f"{text}: {_WRITTEN}", "SCHEDULE"
+        text, metavar = f"{text}: {_FORMATS}", "SCHEDULE"
     if name == "schedule":
         text = f"{text}: cosine, arccos, linear, square or cubic"
     text = text[0].upper() + text[1:] + "."

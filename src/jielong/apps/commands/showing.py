@@ -1,9 +1,9 @@
-"""``jielong show``: a recipe with every default filled in and every size that follows from it, and where each came from."""
+"""``jielong show``: a recipe's settings and derived sizes, with the source of each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import BaseModel
@@ -21,7 +21,7 @@ Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, a 
 
 
 def show(recipe: Name, data: Data = None, overrides: Overrides = None) -> None:
-    """Print a recipe with every default and every derived size, and where each came from."""
+    """Print a recipe's settings, defaults included, and derived sizes, with the source of each."""
     settings = load(recipe, overrides or ())
     print_settings(settings, recipe, overrides or (), data)
     try:
@@ -31,28 +31,28 @@ def show(recipe: Name, data: Data = None, overrides: Overrides = None) -> None:
 
 
 def prepared(settings: Recipe, data: str | None) -> Experiment:
-    """The experiment, with its data open and its parts built."""
+    """The experiment with data and parts."""
     from jielong.training.experiment import prepare
 
     return prepare(settings, data)
 
 
 def print_settings(recipe: Recipe, name: str, overrides: Sequence[str], data: str | None) -> None:
-    """Print every setting and whether the recipe, the command line, a default or a rule gave it."""
+    """Print every setting and its source: recipe, command line, default or rule."""
     changed = tuple(override.partition("=")[0] for override in overrides)
     if data is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"set": data})})
     rows = []
-    for path, value, given in settings_of(recipe):
-        by_hand = any(path == each or path.startswith(f"{each}.") for each in changed)
-        rows.append((path, value, "--set" if by_hand else "recipe" if given else "default"))
+    for path, value, explicit in settings_of(recipe):
+        overridden = any(path == each or path.startswith(f"{each}.") for each in changed)
+        rows.append((path, value, "--set" if overridden else "recipe" if explicit else "default"))
     resolved = recipe.train.resolved()
-    for place, (path, value, _) in enumerate(rows):
+    for index, (path, value, _) in enumerate(rows):
         section, _, key = path.partition(".")
         if section == "train" and value == "none" and getattr(resolved, key) is not None:
-            rows[place] = (path, _plain(getattr(resolved, key)), "derived")
+            rows[index] = (path, _plain(getattr(resolved, key)), "derived")
         elif path == "data.set" and data is not None:
-            rows[place] = (path, value, "--data")
+            rows[index] = (path, value, "--data")
     text, origin = read_text(name)
     head = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
     results.print("\n".join([f"{origin}", *head]), markup=False, highlight=False)
@@ -60,38 +60,38 @@ def print_settings(recipe: Recipe, name: str, overrides: Sequence[str], data: st
 
 
 def print_sizes(experiment: Experiment) -> None:
-    """Print what follows from the recipe."""
+    """Print the derived sizes."""
     from jielong.apps.sizes import sizes
 
-    def value(given: float | str, unit: str) -> str:
-        if isinstance(given, str):
-            return given
-        return quantity(given, unit) if unit or given >= 1e6 else f"{given:,.4g}" if given % 1 else f"{given:,.0f}"
+    def value(size: float | str, unit: str) -> str:
+        if isinstance(size, str):
+            return size
+        return quantity(size, unit) if unit or size >= 1e6 else f"{size:,.4g}" if size % 1 else f"{size:,.0f}"
 
     rows = [(size.name, value(size.value, size.unit), size.source) for size in sizes(experiment)]
     results.print(table("Derived sizes", ("size", "value", "from"), rows))
 
 
-def settings_of(value: Any, path: str = "", given: bool = True) -> Iterator[tuple[str, str, bool]]:
-    """Every setting as ``(path, value, whether it was given)``; a setting not given is a default."""
+def settings_of(value: object, path: str = "", explicit: bool = True) -> Iterator[tuple[str, str, bool]]:
+    """Every setting as ``(path, value, explicit)``; settings that are not explicit are defaults."""
     name = getattr(type(value), "name", "") if isinstance(value, BaseModel) else ""
     if isinstance(value, BaseModel):
-        here = f"{path}.{name}" if name and path else path
+        prefix = f"{path}.{name}" if name and path else path
         if not type(value).model_fields:
-            yield here, "(no settings)", given
+            yield prefix, "(no settings)", explicit
         for key in type(value).model_fields:
-            yield from settings_of(getattr(value, key), f"{here}.{key}" if here else key, given and key in value.model_fields_set)
+            yield from settings_of(getattr(value, key), f"{prefix}.{key}" if prefix else key, explicit and key in value.model_fields_set)
     elif isinstance(value, tuple) and value and all(isinstance(item, BaseModel) for item in value):
         for item in value:
-            yield from settings_of(item, path, given)
+            yield from settings_of(item, path, explicit)
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from settings_of(item, f"{path}.{key}", given)
+            yield from settings_of(item, f"{path}.{key}", explicit)
     else:
-        yield path, _plain(value), given
+        yield path, _plain(value), explicit
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     if value is None or value == ():
         return "none"
     if isinstance(value, tuple | list):

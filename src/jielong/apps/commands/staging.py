@@ -1,4 +1,4 @@
-"""Writing several files into a folder so that a failure on the way leaves none of them."""
+"""Write several files into a folder, all or none."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """A hidden scratch folder inside ``folder``; its files move up when the block ends well, and vanish when it does not.
+    """A hidden scratch folder inside ``folder`` whose files move up on success and are deleted on failure.
 
-    Files of the same name are replaced; others stay. Folders that were made for nothing are removed.
+    Existing files of the same name are replaced; on failure, new folders are removed.
     """
     folder = folder.absolute()
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
@@ -27,7 +27,7 @@ def staged(folder: Path) -> Iterator[Path]:
             os.replace(file, folder / file.name)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
-        with contextlib.suppress(OSError):  # somebody else's files are in there by now
+        with contextlib.suppress(OSError):  # a folder may hold other files by now
             for each in missing:
                 each.rmdir()
         raise

@@ -1,4 +1,4 @@
-"""``jielong tokenize`` and ``jielong detokenize``: pictures or sound to a token file and back."""
+"""``jielong tokenize`` and ``jielong detokenize``: encode data to a token file, and decode it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A shipped
 
 
 class Split(StrEnum):
-    """Which part of a set."""
+    """Split of a data set."""
 
     train = "train"
     heldout = "heldout"
@@ -33,14 +33,14 @@ _PARTS: dict[Split, Literal["train", "heldout"] | None] = {Split.train: "train",
 
 def tokenize(
     checkpoint: Checkpoint,
-    data: Annotated[str, typer.Option(help="A data set's name or a path; one file of sound is taken as long as it is.")],
+    data: Annotated[str, typer.Option(help="A data set's name or a path; a single audio file keeps its length.")],
     out: Annotated[Path, typer.Option(help="The token file to write, .safetensors.")],
-    split: Annotated[Split, typer.Option(help="Which part of the set; training reads `train`.")] = Split.train,
+    split: Annotated[Split, typer.Option(help="Split of the data set; training uses `train`.")] = Split.train,
     device: Device = "auto",
 ) -> None:
-    """Cut pictures or sound into tokens, with the checkpoint's tokenizer, for `train --tokens` or `detokenize`."""
+    """Encode images or audio with the checkpoint's tokenizer, for `train --tokens` or `detokenize`."""
     if out.suffix != ".safetensors":
-        raise typer.BadParameter(f"a token file ends in .safetensors, unlike {out}", param_hint="--out")
+        raise typer.BadParameter(f"a token file ends in .safetensors, got {out}", param_hint="--out")
     from jielong.data.opening import open_data
     from jielong.media.kinds.base import kind_of, kinds
     from jielong.system import load
@@ -52,20 +52,20 @@ def tokenize(
         _one_file(system, Path(data), out)
         return
     images = open_data(data, _PARTS[split], medium=tokenizer.media, settings=system.recipe.data, whole=True)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     with Progress(console=notes, transient=True) as bar:
         task = bar.add_task("tokenizing", total=len(images))
         tokens = cache.tokenize(tokenizer, images, progress=lambda count: bar.advance(task, count))
     cache.write(out, tokens, cache.identity(tokenizer, images), images.replacements)
     layout, more = tokenizer.layout, "" if tokens.layout == tokenizer.layout else ", each with its log-variance"
-    kind = f"{layout.channels} x {layout.vocabulary} codes" if layout.discrete else f"{layout.channels} numbers{more}"
+    kind = f"{layout.channels} x {layout.vocabulary} codes" if layout.discrete else f"{layout.channels} channels{more}"
     items, grid = kind_of(tokenizer.media).noun[1], " x ".join(map(str, layout.grid))
-    say(f"{len(tokens):,} {items} of {grid} tokens of {kind}, {time.perf_counter() - begun:.1f} s")
+    say(f"{len(tokens):,} {items} of {grid} tokens of {kind}, {time.perf_counter() - started:.1f} s")
     typer.echo(out)
 
 
 def _one_file(system: System, path: Path, out: Path) -> None:
-    """The tokens of one file as long as it is; training reads sets."""
+    """Encode one file of any length."""
     import hashlib
 
     from jielong.media.kinds.base import kind_of
@@ -74,28 +74,28 @@ def _one_file(system: System, path: Path, out: Path) -> None:
     tokenizer, kind = system.tokenizer, kind_of(system.tokenizer.media)
     if path.suffix.lower() not in kind.suffixes or not tokenizer.any_length:
         raise ValueError(f"{system.name} reads data sets of {tokenizer.media}, not the single file {path}: give a data set to --data")
-    begun = time.perf_counter()
+    started = time.perf_counter()
     item = kind.read(path, tokenizer.media, system.recipe.data)
     tokens = system.encode(item[None])
-    made_of = {
+    origin = {
         "tokenizer": cache.tokenizer_identity(tokenizer),
         "data": hashlib.sha256(path.read_bytes()).hexdigest(),
         cache.SAMPLES: str(item.shape[1]),
     }
-    cache.write(out, tokens, made_of)
-    seconds, took = item.shape[1] / tokenizer.media.sample_rate, time.perf_counter() - begun
+    cache.write(out, tokens, origin)
+    seconds, took = item.shape[1] / tokenizer.media.sample_rate, time.perf_counter() - started
     say(f"{seconds:.1f} s of {kind.name}, {tokens.layout.positions:,} tokens, {took:.1f} s")
     typer.echo(out)
 
 
 def detokenize(
     checkpoint: Checkpoint,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A token file of `jielong tokenize`.")],
-    out: Annotated[Path, typer.Option(help="The folder of pictures or clips to write.")],
-    count: Annotated[int | None, typer.Option("-n", min=1, help="Only the first so many.")] = None,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Token file from `jielong tokenize`.")],
+    out: Annotated[Path, typer.Option(help="Output folder.")],
+    count: Annotated[int | None, typer.Option("-n", min=1, help="Decode only the first items.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Turn a token file back into pictures or sound; tokens of another tokenizer are refused."""
+    """Decode a token file of the same tokenizer."""
     from jielong.core.tokens import Tokens
     from jielong.media.kinds.base import kind_of
     from jielong.system import load

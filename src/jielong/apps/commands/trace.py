@@ -1,4 +1,4 @@
-"""How pictures or sound came to be: the tokens of every step as JSON, and an animation of the picture, or spectrogram, after each."""
+"""Traces of generation: tokens of each step as JSON, and an animation of the decoded steps."""
 
 from __future__ import annotations
 
@@ -17,63 +17,62 @@ from jielong.media.results import Results
 from jielong.system import System
 
 FRAMES = 64
-"""Most frames of an animation; longer chains skip steps evenly."""
+"""Largest number of frames; longer runs skip steps evenly."""
 SECONDS, LAST_SECONDS = 6.0, 2.0
-"""How long an animation takes, and how long its last frame stands."""
+"""Duration of an animation and of its last frame."""
 
 
 class Recorder:
-    """Keeps every step; give it to ``generate`` as ``watch``."""
+    """Step callback (``on_step``) that records every step."""
 
     def __init__(self, system: System) -> None:
-        """Record what a system makes."""
         self.system, self.layout = system, system.tokenizer.layout
         self._batches: list[list[StepEvent]] = []
 
-    def __call__(self, moment: StepEvent) -> None:
-        """Keep a step of a batch; batches come one after the other, each with steps from 1."""
-        if moment.step == 1:
+    def __call__(self, event: StepEvent) -> None:
+        """Record a step; the steps of each batch start at 1."""
+        if event.step == 1:
             self._batches.append([])
-        self._batches[-1].append(moment)
+        self._batches[-1].append(event)
 
     @property
     def count(self) -> int:
-        """Steps of the batch that took most."""
+        """Largest number of steps of a batch."""
         return max(map(len, self._batches))
 
-    def steps(self) -> list[dict[str, Any]]:
-        """Every step: guidance, and for each picture the positions that became known and their codes (or numbers)."""
-        told = []
+    def steps(self) -> list[dict[str, object]]:
+        """Guidance of every step, and each item's newly known positions and tokens."""
+        steps: list[dict[str, object]] = []
         for step in range(1, self.count + 1):
             rows = {}
-            for moment in self._at(step):
-                for row, new, values in zip(moment.rows, moment.new, moment.values, strict=True):
-                    where = new.nonzero()[:, 0] if moment.step == step else []
-                    rows[row] = {"positions": [int(place) for place in where], "tokens": values[where].tolist()}
-            guidance = next(moment.guidance for moment in self._at(step) if moment.step == step)
-            told.append({"step": step, "guidance": guidance, "pictures": [rows[row] for row in sorted(rows)]})
-        return told
+            for event in self._at(step):
+                for row, new, values in zip(event.rows, event.new, event.values, strict=True):
+                    positions = new.nonzero()[:, 0] if event.step == step else []
+                    rows[row] = {"positions": [int(position) for position in positions], "tokens": values[positions].tolist()}
+            guidance = next(event.guidance for event in self._at(step) if event.step == step)
+            steps.append({"step": step, "guidance": guidance, "pictures": [rows[row] for row in sorted(rows)]})
+        return steps
 
-    def frames(self, made: Results[Any]) -> list[Image.Image]:
-        """A sheet of all that was made after each step, as far as it can be shown (:meth:`Tokenizer.decode_known`)."""
+    def frames(self, results: Results[Any]) -> list[Image.Image]:
+        """A grid of all items decoded after each step (:meth:`Tokenizer.decode_known`)."""
         count = min(FRAMES, self.count)
         chosen = sorted({(index + 1) * self.count // count for index in range(count)})
-        return [made.like(self._media(step)).sheet(scale=2) for step in chosen]
+        return [results.like(self._media(step)).sheet(scale=2) for step in chosen]
 
     def _at(self, step: int) -> list[StepEvent]:
-        """Each batch's moment at a step, from 1; its last where it took fewer."""
-        return [moments[min(step, len(moments)) - 1] for moments in self._batches]
+        """Each batch's event at a step, from 1, or its last event if it has fewer."""
+        return [events[min(step, len(events)) - 1] for events in self._batches]
 
     def _media(self, step: int) -> Tensor:
-        moments = self._at(step)
-        places = torch.tensor([row for moment in moments for row in moment.rows]).argsort()
-        values, shown = torch.cat([moment.values for moment in moments]), torch.cat([moment.shown for moment in moments])
-        return self.system.decode_known(Tokens(values[places], self.layout), shown[places])
+        events = self._at(step)
+        order = torch.tensor([row for event in events for row in event.rows]).argsort()
+        values, shown = torch.cat([event.values for event in events]), torch.cat([event.shown for event in events])
+        return self.system.decode_known(Tokens(values[order], self.layout), shown[order])
 
-    def write(self, folder: Path, stem: str, made: Results[Any], made_of: dict[str, Any]) -> None:
-        """Write ``stem.json`` and ``stem.webp`` of what came of it in the end."""
-        told = {**made_of, "captions": made.captions, "layout": self.layout.to_json(), "steps": self.steps()}
-        write_bytes(folder / f"{stem}.json", json.dumps(told).encode())
-        frames = self.frames(made)
+    def write(self, folder: Path, stem: str, results: Results[Any], origin: dict[str, object]) -> None:
+        """Write ``stem.json`` and ``stem.webp``."""
+        record = {**origin, "captions": results.captions, "layout": self.layout.to_json(), "steps": self.steps()}
+        write_bytes(folder / f"{stem}.json", json.dumps(record).encode())
+        frames = self.frames(results)
         each = SECONDS / len(frames)
         write_bytes(folder / f"{stem}.webp", animation(frames, [*[each] * (len(frames) - 1), LAST_SECONDS]))

@@ -15,10 +15,10 @@ from jielong.config.runs import default_out, seconds_of
 
 
 def budget_of(text: str | None) -> float | None:
-    """The option ``--budget`` in seconds.
+    """``--budget`` in seconds.
 
     Raises:
-        typer.BadParameter: if it is no span of time.
+        typer.BadParameter: if it is not a duration.
     """
     try:
         return None if text is None else seconds_of(text)
@@ -30,11 +30,11 @@ def train(
     recipe: Name,
     data: Data = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/RECIPE by default. An existing run is resumed.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Wall time to train for, such as 90s, 10m, 1h; else the recipe's samples.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Wall time, such as 90s, 10m, 1h; the recipe's samples by default.")] = None,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print every setting and derived size; train nothing.")] = False,
-    tokens: Annotated[Path | None, typer.Option(help="A token file of `jielong tokenize` to train a generator on.")] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and derived sizes without training.")] = False,
+    tokens: Annotated[Path | None, typer.Option(help="Token file from `jielong tokenize`.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard files.")] = False,
     device: Device = "auto",
 ) -> None:
     """Train a recipe, or resume a run that was stopped, by the same command."""

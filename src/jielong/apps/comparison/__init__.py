@@ -1,6 +1,6 @@
-"""Recipes and checkpoints side by side: trained at an equal budget, measured alike, in one table that says how each figure was made."""
+"""Train recipes at an equal budget and compare them and checkpoints in one table with provenance."""
 
-from jielong.apps.comparison.contestants import Budget, Contestant
+from jielong.apps.comparison.contestants import Budget, Entry
 from jielong.apps.comparison.running import Comparison, compare
 
-__all__ = ["Budget", "Comparison", "Contestant", "compare"]
+__all__ = ["Budget", "Comparison", "Entry", "compare"]

@@ -1,4 +1,4 @@
-"""All figures of one system, alike for all: what ``evaluate`` measures, and what it costs."""
+"""Metrics and cost of one system."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from jielong.evaluation.provenance import machine
 from jielong.system import System
 
 SHOWN = 8
-"""Pictures of a strip."""
+"""Items of a sample grid."""
 TIMED, ROUNDS = 16, 5
-"""Pictures encoded and decoded at once when it is timed, and how often; the median counts."""
+"""Batch size and number of timing rounds."""
 
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One system's figures.
+    """Figures of a system.
 
     Attributes:
-        figures: Numbers by name; one that does not apply is absent.
-        omitted: What does not apply, and why.
-        provenance: How they were made.
-        strip: What it makes of the first few held-out items, ``(SHOWN, C, H, W)``.
+        figures: Values by name.
+        omitted: Reasons of omitted figures.
+        provenance: Provenance of the figures.
+        strip: Samples or reconstructions of a few held-out items, ``(SHOWN, C, H, W)``.
     """
 
     figures: dict[str, float]
@@ -45,7 +45,7 @@ class Measured:
 
 
 def heldout(system: System, data: str | None) -> MediaSet:
-    """The held-out pictures that a system is measured on."""
+    """Held-out data of a system's evaluation."""
     media = system.tokenizer.media
     return open_data(data or system.recipe.data.set, "heldout", medium=media)
 
@@ -55,10 +55,10 @@ def measure(system: System, data: str | None, count: int | None, seed: int, prog
 
     Args:
         system: A tokenizer or a generator.
-        data: A set's name or a path; the recipe's own by default.
+        data: Name or path of a data set; the recipe's by default.
         count: Held-out items; all by default.
-        seed: Of what a generator draws.
-        progress: Told how far it is.
+        seed: Sampling seed.
+        progress: Called with the stage, items done and their total.
     """
     images = heldout(system, data)
     evaluation = evaluate(system, data, count, DrawSettings(seed=seed), progress=progress, perception=True)
@@ -88,28 +88,34 @@ def _without_frechet(evaluation: Evaluation) -> dict[str, str]:
 
 
 def _drawn(system: System, images: MediaSet, seed: int) -> Tensor:
-    """The same items' conditions for every generator, with the same seeds."""
+    """Samples of the same items' conditions with the same seeds."""
     rows, settings = spread(len(images), SHOWN), system.recipe.condition
     conditions = None if settings is None else settings.from_batch(images.batch(rows), system.tokenizer.media)
     return system.decode(system.generate_tokens(conditions, len(rows), seed=seed))
 
 
-def coding_time(system: System, pictures: Tensor) -> tuple[dict[str, float], dict[str, Any]]:
-    """Milliseconds a picture to encode and to decode, in batches of 16, and how they were measured.
+def coding_time(system: System, pictures: Tensor) -> tuple[dict[str, float], dict[str, object]]:
+    """Milliseconds per item to encode and to decode in batches of 16, and their provenance.
 
     Args:
-        system: With the tokenizer.
-        pictures: What to encode; repeated to fill a batch.
+        system: System with the tokenizer.
+        pictures: Items to encode; repeated to fill a batch.
     """
     batch = pictures.repeat(-(-TIMED // len(pictures)), 1, 1, 1)[:TIMED]
     tokens = system.encode(batch)
-    system.decode(tokens)  # a first call prepares what later ones use
+    system.decode(tokens)  # warm-up
     taken: dict[str, list[float]] = {"encode_ms": [], "decode_ms": []}
-    for _ in range(ROUNDS):  # in turns, so that a disturbance of the machine meets both
+    for _ in range(ROUNDS):  # alternating, so that load of the machine affects both
         for name, work in (("encode_ms", lambda: system.encode(batch)), ("decode_ms", lambda: system.decode(tokens))):
-            begun = time.perf_counter()
+            started = time.perf_counter()
             work()
-            taken[name].append(1000 * (time.perf_counter() - begun) / TIMED)
-    how = {"batch": TIMED, "rounds": ROUNDS, "statistic": "median", "threads": torch.get_num_threads(), "machine": machine()}
+            taken[name].append(1000 * (time.perf_counter() - started) / TIMED)
+    how: dict[str, object] = {
+        "batch": TIMED,
+        "rounds": ROUNDS,
+        "statistic": "median",
+        "threads": torch.get_num_threads(),
+        "machine": machine(),
+    }
     how |= {f"{name}_range": [min(times), max(times)] for name, times in taken.items()}
     return {name: statistics.median(times) for name, times in taken.items()}, how

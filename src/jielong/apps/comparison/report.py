@@ -1,4 +1,4 @@
-"""A comparison as files: JSON, Markdown beside its strips of pictures, and one page of HTML with everything in it."""
+"""A comparison as JSON, as Markdown with sample grids, and as one HTML page."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ pre { white-space: pre-wrap; font-size: 12px }
 
 
 def write(comparison: Comparison, command: str) -> list[Path]:
-    """Write all three files into the comparison's folder; returns their paths.
+    """Write all three files into the comparison's folder and return their paths.
 
     Args:
-        comparison: What was compared.
-        command: What makes it again.
+        comparison: The comparison.
+        command: Command that reproduces it.
     """
     folder = comparison.folder
     page = json.dumps({"command": command, **comparison.to_json()}, indent=2, ensure_ascii=False, allow_nan=False)
@@ -44,7 +44,7 @@ def write(comparison: Comparison, command: str) -> list[Path]:
 
 
 def kinds(comparison: Comparison) -> list[tuple[str, list[Row]]]:
-    """Tokenizers, then generators, each with their rows; without those of which there are none."""
+    """Rows of tokenizers, then of generators, without empty groups."""
     groups = [(kind, [row for row in comparison.rows if row.kind == kind]) for kind in TITLES]
     return [(kind, rows) for kind, rows in groups if rows]
 
@@ -52,15 +52,15 @@ def kinds(comparison: Comparison) -> list[tuple[str, list[Row]]]:
 def _head(comparison: Comparison) -> str:
     settings = comparison.settings
     count = settings["count"] or "all"
-    state = "" if comparison.complete else " Not complete: the same command goes on."
+    state = "" if comparison.complete else " Not complete: the same command resumes it."
     return (
-        f"Recipes trained with {settings['budget']} each, seed {settings['seed']}; measured on {count} held-out pictures of "
-        f"{settings['data']} at {settings['size']} pixels. One run each: a difference that another seed could make means nothing.{state}"
+        f"Recipes trained with {settings['budget']} each, seed {settings['seed']}; evaluated on {count} held-out items of "
+        f"{settings['data']} at {settings['size']} pixels. One run each: small differences may be due to the seed.{state}"
     )
 
 
 def markdown(comparison: Comparison, command: str) -> str:
-    """The comparison as Markdown; strips of pictures are files beside it."""
+    """The comparison as Markdown; sample grids are separate files."""
     parts = ["# Comparison", _head(comparison), f"    {command}"]
     for kind, rows in kinds(comparison):
         shown = columns(kind, rows)
@@ -79,7 +79,7 @@ def markdown(comparison: Comparison, command: str) -> str:
 
 
 def html(comparison: Comparison, command: str) -> str:
-    """The comparison as one page that needs no other file."""
+    """The comparison as one self-contained page."""
     parts = [f"<h1>Comparison</h1><p>{escape(_head(comparison))}</p><pre>{escape(command)}</pre>"]
     for kind, rows in kinds(comparison):
         shown = columns(kind, rows)
@@ -111,8 +111,8 @@ def _strong(text: str, is_best: bool) -> str:
 
 
 def _strips(folder: Path, labels: Sequence[str]) -> str:
-    """What each made of the same held-out items, one strip below the other."""
-    made = []
+    """Sample grids of the same held-out items, one below the other."""
+    figures = []
     for label in labels:
         path = folder / SHEETS / f"{label}.png"
         if path.exists():
@@ -120,5 +120,5 @@ def _strips(folder: Path, labels: Sequence[str]) -> str:
                 width, height = image.size
             address = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
             picture = f'<img src="{address}" width="{2 * width}" height="{2 * height}" alt="{escape(label)}">'
-            made.append(f"<figure><figcaption>{escape(label)}</figcaption>{picture}</figure>")
-    return "".join(made)
+            figures.append(f"<figure><figcaption>{escape(label)}</figcaption>{picture}</figure>")
+    return "".join(figures)

@@ -1,4 +1,4 @@
-"""Train and measure whoever is compared, each in a folder of its own, so that a comparison that was stopped goes on where it was."""
+"""Train and measure the entries of a comparison, resuming one that was stopped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jielong.apps.comparison.contestants import Budget, Contestant, at, contestants, unreached
+from jielong.apps.comparison.contestants import Budget, Entry, at, entries_of, unreached
 from jielong.apps.comparison.measuring import heldout, measure
 from jielong.evaluation.provenance import machine, versions
 from jielong.media.images import sheet, write_bytes, write_image
@@ -21,28 +21,28 @@ from jielong.training.trainer import Summary
 SETTINGS, FIGURES, SHEETS, RUNS = "settings.json", "figures", "sheets", "runs"
 ORIGINAL = "original"
 
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One contestant's line of the table.
+    """A row of the table.
 
     Attributes:
-        label: Its name.
+        label: Name.
         kind: ``tokenizer`` or ``generator``.
-        made_by: The recipe's budget, or the checkpoint as it was found.
-        figures: Numbers by name.
-        omitted: Figures that do not apply, and why.
-        notes: What a reader must know of this row.
-        training: How the run ended; empty for a checkpoint.
-        provenance: How each figure was made.
-        failed: Why there are no figures.
+        origin: Training budget, or the checkpoint.
+        figures: Values by name.
+        omitted: Reasons of omitted figures.
+        notes: Caveats.
+        training: Summary of the run; empty for a checkpoint.
+        provenance: Provenance of the figures.
+        failed: Error message, if it failed.
     """
 
     label: str
     kind: str
-    made_by: str
+    origin: str
     figures: dict[str, float] = field(default_factory=dict)
     omitted: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -53,13 +53,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was compared.
+    """A comparison.
 
     Attributes:
-        rows: In the order they were named.
-        settings: What all rows share.
-        folder: Of the runs, figures and sheets.
-        complete: Whether every contestant was trained and measured; otherwise the same command goes on.
+        rows: Rows in the order of the names.
+        settings: Common settings.
+        folder: Folder of runs, figures and sample grids.
+        complete: Whether every entry was trained and measured.
     """
 
     rows: Sequence[Row]
@@ -69,12 +69,12 @@ class Comparison:
 
     def __repr__(self) -> str:
         """The tables as text."""
-        from jielong.apps.comparison.table import text  # which describes the rows of this file
+        from jielong.apps.comparison.table import text  # imports this module
 
         return text(self.rows)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as plain data."""
+        """The comparison as plain data."""
         return {
             "settings": self.settings,
             "complete": self.complete,
@@ -94,81 +94,79 @@ def compare(
     count: int | None = None,
     seed: int = 0,
     device: str = "auto",
-    tell: Tell | None = None,
+    log: Log | None = None,
     progress: bool = False,
 ) -> Comparison:
-    """Train each recipe at an equal budget, and measure all on the same held-out pictures.
+    """Train each recipe at an equal budget and evaluate all on the same held-out data.
 
-    Runs lie in ``out/runs``, figures in ``out/figures`` and strips of pictures in ``out/sheets``. What is there already is not made again.
+    Runs are in ``out/runs``, figures in ``out/figures`` and sample grids in ``out/sheets``; an existing comparison is resumed.
 
     Args:
         names: Recipes, shipped models and checkpoint folders.
-        out: The comparison's folder.
-        budget: Of each recipe; checkpoints are measured as they are.
-        data: A set's name or a path for all, instead of their own.
+        out: Folder of the comparison.
+        budget: Training budget of each recipe; checkpoints are not trained.
+        data: Name or path of a data set for all entries; the recipes' by default.
         overrides: ``a.b=c`` changes to every recipe.
         count: Held-out items; all by default.
-        seed: Of every training and of what generators draw.
-        device: Of training; measuring always runs on the CPU.
-        tell: Told what is being done.
-        progress: Whether trainings show theirs.
+        seed: Seed of training and sampling.
+        device: Device of training; evaluation runs on the CPU.
+        log: Receives progress messages.
+        progress: Show progress bars of training.
 
     Raises:
-        ValueError: if a name leads to nothing, ``out`` holds another comparison, or the pictures are not alike; before training.
+        ValueError: before training, if a name is unknown, ``out`` holds another comparison, or data sets or sizes differ.
     """
-    tell = tell or (lambda text: None)
-    found = contestants(names, overrides)
+    log = log or (lambda text: None)
+    entries = entries_of(names, overrides)
     settings = {
         "budget": str(budget),
-        "data": data or _shared(found),
-        "size": _size(found),
+        "data": data or _shared(entries),
+        "size": _size(entries),
         "count": count,
         "seed": seed,
         "overrides": list(overrides),
     }
     _keep_settings(out, settings)
     rows, complete = [], True
-    for contestant in found:
+    for entry in entries:
         try:
-            row = _row(contestant, out, budget, data, count, seed, device, tell, progress)
+            row = _row(entry, out, budget, data, count, seed, device, log, progress)
         except (ValueError, RuntimeError, ImportError, ArithmeticError) as error:
             reason = f"{error or type(error).__name__}"
-            tell(f"{contestant.label} failed: {reason}")
-            row = Row(contestant.label, contestant.kind, _made_by(contestant, budget), failed=reason)
+            log(f"{entry.label} failed: {reason}")
+            row = Row(entry.label, entry.kind, _origin(entry, budget), failed=reason)
         if row is None:
             complete = False
             break
         rows.append(row)
-    _original(found[0], out, data)
+    _original(entries[0], out, data)
     return Comparison(rows, settings, out, complete and all(row.failed is None for row in rows))
 
 
-def _shared(found: Sequence[Contestant]) -> str:
-    """The set that all are about."""
-    sets = {each.label: each.recipe.data.set for each in found}
+def _shared(entries: Sequence[Entry]) -> str:
+    """The common data set."""
+    sets = {each.label: each.recipe.data.set for each in entries}
     if len(set(sets.values())) > 1:
-        told = ", ".join(f"{label}: {name}" for label, name in sets.items())
-        raise ValueError(f"these are about different pictures ({told}), so their figures do not compare: give one set for all with --data")
+        listed = ", ".join(f"{label}: {name}" for label, name in sets.items())
+        raise ValueError(f"different data sets ({listed}), so figures are not comparable: set one for all with --data")
     return next(iter(sets.values()))
 
 
-def _side(contestant: Contestant) -> int | None:
-    settings = contestant.recipe.data
+def _side(entry: Entry) -> int | None:
+    settings = entry.recipe.data
     return settings.size if isinstance(settings, ImageData) else None
 
 
-def _size(found: Sequence[Contestant]) -> int | None:
-    sizes = {each.label: _side(each) for each in found}
+def _size(entries: Sequence[Entry]) -> int | None:
+    sizes = {each.label: _side(each) for each in entries}
     if len(set(sizes.values())) > 1:
-        told = ", ".join(f"{label}: {size}" for label, size in sizes.items())
-        raise ValueError(
-            f"these make pictures of different sizes ({told}), so their figures do not compare: set data.size alike with --set"
-        )
+        listed = ", ".join(f"{label}: {size}" for label, size in sizes.items())
+        raise ValueError(f"different image sizes ({listed}), so figures are not comparable: set data.size for all with --set")
     return next(iter(sizes.values()))
 
 
 def _keep_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Remember what this comparison is, and refuse to mix it with another; who takes part may change."""
+    """Write the settings, or compare them with those of an existing comparison; entries may change."""
     file = out / SETTINGS
     if file.exists():
         before = json.loads(file.read_text("utf-8"))
@@ -181,27 +179,27 @@ def _keep_settings(out: Path, settings: dict[str, Any]) -> None:
         write_bytes(file, json.dumps(settings, indent=2).encode())
 
 
-def _made_by(contestant: Contestant, budget: Budget) -> str:
-    return f"trained here, {budget}" if contestant.checkpoint is None else f"checkpoint {contestant.checkpoint}, as it is"
+def _origin(entry: Entry, budget: Budget) -> str:
+    return f"trained, {budget}" if entry.checkpoint is None else f"checkpoint {entry.checkpoint}"
 
 
 def _row(
-    contestant: Contestant,
+    entry: Entry,
     out: Path,
     budget: Budget,
     data: str | None,
     count: int | None,
     seed: int,
     device: str,
-    tell: Tell,
+    log: Log,
     progress: bool,
 ) -> Row | None:
-    """Train and measure one; ``None`` if the training was interrupted."""
+    """Train and measure one entry; ``None`` if training was interrupted."""
     training: dict[str, Any] = {}
     notes: list[str] = []
-    if contestant.checkpoint is None:
-        chosen, folder = at(budget, contestant.recipe, seed), out / RUNS / contestant.label
-        tell(f"{contestant.label}: training, {budget}")
+    if entry.checkpoint is None:
+        chosen, folder = at(budget, entry.recipe, seed), out / RUNS / entry.label
+        log(f"{entry.label}: training, {budget}")
         summary = experiment.run(chosen, folder, data, budget=budget.seconds, device=device, progress=progress, evaluate=False)
         if not summary.finished:
             return None
@@ -209,14 +207,14 @@ def _row(
         notes += unreached(chosen, summary.samples)
         system = load(str(folder), "cpu")
     else:
-        system = load(contestant.checkpoint, "cpu")
-        notes.append(f"not trained here: its own recipe's budget was {contestant.recipe.train.samples:,} samples")
-    kept = _measured(contestant.label, system, out, data, count, seed, tell)
+        system = load(entry.checkpoint, "cpu")
+        notes.append(f"checkpoint, trained with a budget of {entry.recipe.train.samples:,} samples")
+    kept = _measured(entry.label, system, out, data, count, seed, log)
     advice = training.pop("advice", None)
     return Row(
-        contestant.label,
-        contestant.kind,
-        _made_by(contestant, budget),
+        entry.label,
+        entry.kind,
+        _origin(entry, budget),
         kept["figures"] | {name: training[name] for name in ("samples", "seconds") if name in training},
         kept["omitted"],
         [*notes, *([advice] if advice else [])],
@@ -238,8 +236,8 @@ def _training(summary: Summary, folder: Path) -> dict[str, Any]:
     }
 
 
-def _measured(label: str, system: System, out: Path, data: str | None, count: int | None, seed: int, tell: Tell) -> dict[str, Any]:
-    """Figures, omissions and provenance of one system: from its file if they are of these weights and these pictures, else measured now."""
+def _measured(label: str, system: System, out: Path, data: str | None, count: int | None, seed: int, log: Log) -> dict[str, Any]:
+    """Figures, omissions and provenance, read from file if weights, data, count and seed are the same."""
     file, strip = out / FIGURES / f"{label}.json", out / SHEETS / f"{label}.png"
     key = {
         "weights_sha256": fingerprint(system.generator or system.tokenizer),
@@ -252,7 +250,7 @@ def _measured(label: str, system: System, out: Path, data: str | None, count: in
         kept: dict[str, Any] = json.loads(file.read_text("utf-8"))
         if kept["of"] == key:
             return kept
-    tell(f"{label}: measuring")
+    log(f"{label}: measuring")
     measured = measure(system, data, count, seed)
     write_image(strip, sheet(measured.strip, columns=len(measured.strip), padding=1))
     kept = {"of": key, "figures": measured.figures, "omitted": measured.omitted, "provenance": measured.provenance}
@@ -260,13 +258,13 @@ def _measured(label: str, system: System, out: Path, data: str | None, count: in
     return kept
 
 
-def _original(contestant: Contestant, out: Path, data: str | None) -> None:
-    """The real pictures that every strip is about."""
+def _original(entry: Entry, out: Path, data: str | None) -> None:
+    """Write the grid of original items."""
     from jielong.apps.comparison.measuring import SHOWN
     from jielong.data.opening import open_data
     from jielong.data.order import spread
 
     path = out / SHEETS / f"{ORIGINAL}.png"
     if not path.exists():
-        images = open_data(data or contestant.recipe.data.set, "heldout", settings=contestant.recipe.data)
+        images = open_data(data or entry.recipe.data.set, "heldout", settings=entry.recipe.data)
         write_image(path, sheet(images.media(spread(len(images), SHOWN)), columns=SHOWN, padding=1))

@@ -11,14 +11,14 @@ from jielong.apps.comparison.running import Row
 
 @dataclass(frozen=True)
 class Column:
-    """A figure's column.
+    """A column.
 
     Attributes:
-        name: Of the figure.
-        title: Above the column, with the unit.
-        form: How a number is written.
-        better: Whether more or less of it is better; ``None`` where neither is.
-        unit: What one of the column's units is in the figure's own, such as a million.
+        name: Name of the figure.
+        title: Title with the unit.
+        form: Number format.
+        better: Whether higher (``more``) or lower (``less``) is better, if either.
+        unit: Divisor of the figure.
     """
 
     name: str
@@ -28,11 +28,11 @@ class Column:
     unit: float = 1
 
     def cell(self, row: Row) -> str:
-        """The number as text; a dash where the figure does not apply. In the place of bits, continuous tokens tell how many numbers."""
+        """The number as text, or a dash; for bits of continuous tokens, their number and channels."""
         value = row.figures.get(self.name)
         if value is None and self.name == "bits" and "numbers" in row.figures:
             positions = row.figures["positions"]
-            return f"continuous, {positions:,.0f} x {row.figures['numbers'] / positions:,.0f} numbers"
+            return f"continuous, {positions:,.0f} x {row.figures['numbers'] / positions:,.0f} channels"
         return "-" if value is None else self.form.format(value / self.unit)
 
 
@@ -43,13 +43,13 @@ _COST = (
 )
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "tokenizer": (
-        Column("bits", "bits a picture", "{:,.0f}"),
+        Column("bits", "bits per image", "{:,.0f}"),
         Column("positions", "tokens", "{:,.0f}"),
         Column("psnr", "PSNR, dB", "{:.2f}", "more"),
         Column("ssim", "SSIM", "{:.3f}", "more"),
         Column("perceptual", "perceptual", "{:.3f}", "less"),
         Column("frechet", "Fréchet", "{:,.0f}", "less"),
-        Column("codebook_usage", "codes used", "{:.1%}", "more"),
+        Column("codebook_usage", "codebook usage", "{:.1%}", "more"),
         Column("encode_ms", "encode, ms", "{:.2f}", "less"),
         Column("decode_ms", "decode, ms", "{:.2f}", "less"),
         *_COST,
@@ -58,8 +58,8 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("positions", "tokens", "{:,.0f}"),
         Column("retrieval_at_1", "R@1 of 100", "{:.1%}", "more"),
         Column("frechet", "Fréchet", "{:,.0f}", "less"),
-        Column("bits_per_dimension", "bits a value", "{:.2f}", "less"),
-        Column("seconds_per_picture", "s a picture", "{:.3f}", "less"),
+        Column("bits_per_dimension", "bits per dimension", "{:.2f}", "less"),
+        Column("seconds_per_picture", "s per image", "{:.3f}", "less"),
         *_COST,
     ),
 }
@@ -67,12 +67,12 @@ TITLES = {"tokenizer": "Tokenizers", "generator": "Generators"}
 
 
 def columns(kind: str, rows: Sequence[Row]) -> list[Column]:
-    """The columns of which at least one row has something to say."""
+    """Columns with a value in at least one row."""
     return [column for column in COLUMNS[kind] if any(column.cell(row) != "-" for row in rows)]
 
 
 def best(column: Column, rows: Sequence[Row]) -> set[str]:
-    """Labels of the rows that are best in a column as it is written; empty where nobody is, or there is one row alone."""
+    """Labels of the best rows of a column, by formatted value; empty for a single row or a column without order."""
     values = {row.label: row.figures[column.name] for row in rows if column.name in row.figures}
     if column.better is None or len(values) < 2:
         return set()
@@ -81,34 +81,34 @@ def best(column: Column, rows: Sequence[Row]) -> set[str]:
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:
-    """What a reader must know before comparing: notes of the rows, failures, and unequal bits."""
-    told = [f"{row.label}: {note}" for row in rows for note in row.notes]
-    told += [f"{row.label} failed: {row.failed}" for row in rows if row.failed]
-    told += [
+    """Caveats: notes of the rows, failures, omitted figures and unequal bits."""
+    notes = [f"{row.label}: {note}" for row in rows for note in row.notes]
+    notes += [f"{row.label} failed: {row.failed}" for row in rows if row.failed]
+    notes += [
         f"{row.label}: without {name}: {reason}"
         for row in rows
         for name, reason in row.omitted.items()
         if not name.startswith("more about")
     ]
-    told += sorted(
+    notes += sorted(
         {f"{name.removeprefix('more about ')}: {reason}" for row in rows for name, reason in row.omitted.items() if name.startswith("more")}
     )
     bits = {row.figures["bits"] for row in rows if row.kind == "tokenizer" and "bits" in row.figures}
     if bits and max(bits) > 1.02 * min(bits):
-        told.append(f"bits a picture differ ({min(bits):,.0f} to {max(bits):,.0f}): fewer bits keep less, whoever spends them")
+        notes.append(f"bits per image differ ({min(bits):,.0f} to {max(bits):,.0f}): figures at different rates are not comparable")
     if bits and any("numbers" in row.figures for row in rows if row.kind == "tokenizer"):
-        told.append("real numbers have no bits to count: compare codes and continuous tokens by what a generator makes of them")
-    return told
+        notes.append("bits are not defined for continuous tokens: compare them with codes by the quality of a generator")
+    return notes
 
 
 def text(rows: Sequence[Row]) -> str:
-    """Tables in plain text, one for tokenizers and one for generators, with the remarks below."""
+    """Tables of tokenizers and generators in plain text, followed by the remarks."""
     lines: list[str] = []
     for kind, title in TITLES.items():
         members = [row for row in rows if row.kind == kind]
         shown = columns(kind, members)
         grid = [["", *(column.title for column in shown)], *([row.label, *(column.cell(row) for column in shown)] for row in members)]
-        widths = [max(len(line[place]) for line in grid) for place in range(len(grid[0]))]
+        widths = [max(len(line[column]) for line in grid) for column in range(len(grid[0]))]
         if members:
             lines += [
                 title,
