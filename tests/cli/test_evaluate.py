@@ -123,5 +123,5 @@ def test_usage_of_codes() -> None:
 
 
 def test_settings_of_the_draws_are_checked(painter: Path) -> None:
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="at least one item"):
         evaluate(load(str(painter)), count=0, draws=DrawSettings())
