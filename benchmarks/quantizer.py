@@ -35,9 +35,9 @@ from timing import interleaved, machine
 from torch import Tensor, nn
 
 from jielong.quantizers.base import Quantizer
-from jielong.quantizers.binary_spherical import BinarySphericalQuantizer
+from jielong.quantizers.binary_spherical import BinarySpherical
 from jielong.quantizers.finite_scalar import FiniteScalar
-from jielong.quantizers.lookup_free import LookupFreeQuantizer
+from jielong.quantizers.lookup_free import LookupFree
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.vector import Vector, VectorQuantizer
 
@@ -131,8 +131,8 @@ def finite_scalar(codes: int, dim: int, levels: int) -> Pair:
 
 def signs(codes: int, spherical: bool) -> Pair:
     bits = codes.bit_length() - 1
-    kind = BinarySphericalQuantizer if spherical else LookupFreeQuantizer
-    ours = kind(dim=bits, bits=bits, bit_order="big", commitment=0.25, temperature=0.01, joint_bits=bits)
+    kind = BinarySpherical if spherical else LookupFree
+    ours = kind(bits=bits, bit_order="big", commitment=0.25, temperature=0.01, joint_bits=bits).build(bits)
     theirs = public.LFQ(dim=bits, codebook_size=1 << bits, commitment_loss_weight=0.25, spherical=spherical)
     return Pair(ours, theirs, lambda vectors, mine, other: 0)
 

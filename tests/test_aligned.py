@@ -78,14 +78,14 @@ def test_everything_learns(case: Any, aligned: str) -> None:
 
 @EACH
 @HOW
-def test_what_stands_behind_an_end_is_not_felt(case: Any, aligned: str) -> None:
+def test_padding_has_no_effect(case: Any, aligned: str) -> None:
     model = built(case, aligned)
     torch.testing.assert_close(loss_of(model, tokens(case[3])), loss_of(model, tokens(case[3], filler=4)))
 
 
 @EACH
 @HOW
-def test_asked_lengths_are_met_in_any_batch_and_without_a_cache(case: Any, aligned: str) -> None:
+def test_given_lengths_are_met_in_any_batch_and_without_a_cache(case: Any, aligned: str) -> None:
     model = built(case, aligned)
     told: dict[str, Any] = {"lengths": LENGTHS, "guidance": 2.0, "seed": 4}
     drawn = model.generate(TEXTS, **told)
@@ -98,7 +98,7 @@ def test_asked_lengths_are_met_in_any_batch_and_without_a_cache(case: Any, align
 
 
 @HOW
-def test_the_text_is_heard_in_its_order(aligned: str) -> None:
+def test_the_text_is_aligned_in_its_order(aligned: str) -> None:
     """Two texts that begin alike: what is drawn at the end differs more than what is drawn at the beginning."""
     model = built(CASES["at once"], aligned)
     one, other = model.generate(["aaaaaa", "aaaabb"], lengths=[N, N], seed=1).values
@@ -135,23 +135,23 @@ def test_a_text_beside_a_length(aligned: Any) -> None:
     assert model.generate(mute, lengths=LENGTHS).values.shape == (3, N, 2)
 
 
-def test_a_voice_is_heard_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_voice_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Though conditions are read twice where texts say how long they last."""
-    model, heard = built(CASES["at once"], "even", Voice(width=8)), 0
+    model, calls = built(CASES["at once"], "even", Voice(width=8)), 0
 
     def hear(self: VoiceCondition, waveforms: list[Tensor]) -> Tensor:
-        nonlocal heard
-        heard += 1
+        nonlocal calls
+        calls += 1
         return torch.ones(len(waveforms), 256) / 16
 
     monkeypatch.setattr(VoiceCondition, "encode", hear)
     recording = Recording(torch.ones(1, 16_000), 16_000)
     drawn = model.generate([{"characters": "abc", "voice": recording}])
-    assert heard == 1
+    assert calls == 1
     assert torch.equal(drawn.values, model.generate([{"characters": "abc", "voice": torch.ones(256) / 16}]).values)
 
 
-def test_symbols_that_last_no_time_are_heard_in_their_neighbours_alone() -> None:
+def test_symbols_of_zero_duration_act_through_their_neighbours_alone() -> None:
     model = built(CASES["at once"], "even")
     condition: Any = model.condition
     plain, spaced = condition(condition.prepare(["ab"])).aligned_states, condition(condition.prepare(["a b"])).aligned_states
@@ -187,7 +187,7 @@ def test_trimming_to_the_longest_item_changes_nothing() -> None:
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize("case", ["at once", "raster", "masked"])
-def test_the_text_of_a_given_beginning_lasts_as_long_as_it_is_heard(case: str, guidance: float) -> None:
+def test_the_text_of_a_given_beginning_lasts_as_long_as_the_beginning(case: str, guidance: float) -> None:
     """Every symbol guesses a token of its own, surely; the symbols of the given part are found in it, and the others share the rest."""
     model = built(CASES[case], "search")
     stretch, layout = model.durations.regulator, CASES[case][3]
@@ -218,6 +218,6 @@ def test_the_text_of_a_given_beginning_lasts_as_long_as_it_is_heard(case: str, g
 
 
 def test_a_picture_has_no_line_to_stretch_over() -> None:
-    grid = replace(NUMBERS, grid=(3, 4))
-    with pytest.raises(ValueError, match="tokens in one line"):
+    grid = replace(NUMBERS, grid=(3, 4), axes=("rows", "columns"))
+    with pytest.raises(ValueError, match="lengths are along time alone"):
         built((AtOnce(), NoBackbone(width=16), FlowMatching(network=DiT(layers=1, width=16, heads=2)), grid), "even")

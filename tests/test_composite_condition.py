@@ -52,7 +52,7 @@ def test_a_checkpoint_brings_all_of_them_back(tmp_path: Path) -> None:
     assert [picture.caption for picture in back.generate(**asked)] == ["hi", "Hello!"]
 
 
-def test_what_is_asked_reaches_each_condition() -> None:
+def test_values_reach_each_condition() -> None:
     made = make(parse(RECIPE))
     found = gather(made, {"text": ["a", "b"], "classes": "dog", "seconds": [1.0, 2.5]}, 2, 0)
     assert found.conditions == [
@@ -78,7 +78,7 @@ def test_training_drops_each_by_its_own_share_and_learns() -> None:
     generator.train()
     tokens = made.encode(torch.rand(4, 1, 4, 4) * 2 - 1)
     assert generator.condition is not None
-    told = [{"characters": "ab", "class": 0, "length": 1.0, "voice": torch.ones(256) / 16}] * 4
-    generator.loss(tokens, generator.condition.prepare(told)).backward()
+    values = [{"characters": "ab", "class": 0, "length": 1.0, "voice": torch.ones(256) / 16}] * 4
+    generator.loss(tokens, generator.condition.prepare(values)).backward()
     learned = {name.split(".")[2] for name, p in generator.named_parameters() if name.startswith("condition.parts") and p.grad is not None}
     assert learned == {"characters", "class", "length", "voice"}

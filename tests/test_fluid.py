@@ -69,13 +69,13 @@ def test_the_raster_corner_is_causal_over_continuous_tokens() -> None:
     taken: list[torch.Tensor] = []
     model.backbone.register_forward_hook(lambda module, arguments, result: taken.append(result))
     assert model.condition is not None
-    told = model.condition.prepare(["a cat"])
+    conditioning = model.condition.prepare(["a cat"])
     with torch.no_grad():
-        model.loss(Tokens(values, NUMBERS), told)
+        model.loss(Tokens(values, NUMBERS), conditioning)
         for changed in range(16):
             other = values.clone()
             other[:, changed:] += 1
-            model.loss(Tokens(other, NUMBERS), told)
+            model.loss(Tokens(other, NUMBERS), conditioning)
             assert torch.equal(taken[-1][:, : changed + 1], taken[0][:, : changed + 1])
 
 

@@ -186,7 +186,7 @@ def _asked(model: Generator) -> Tensor:
     return model.order.view(LAYOUT, PerSampleRNG(7, [0])).loss_mask[0]
 
 
-def test_masked_training_does_not_show_what_it_asks() -> None:
+def test_masked_training_does_not_show_its_targets() -> None:
     model, values = make("masked"), codes(2).values
     asked = torch.stack([model.order.view(LAYOUT, PerSampleRNG(7, [row])).loss_mask[0] for row in range(2)])
     other = torch.where(asked[..., None], (values + 5) % 11, values)
@@ -205,7 +205,7 @@ def test_the_first_loss_is_ln_v(order: str, channels: int) -> None:
     assert loss.item() == pytest.approx(math.log(1000), rel=1e-6)
 
 
-def test_every_item_weighs_the_same_however_many_positions_are_asked() -> None:
+def test_every_item_weighs_the_same_at_any_number_of_targets() -> None:
     model = make("masked", None)
     tokens, noise = codes(4), range(4)
     together = model.loss(tokens, rng=PerSampleRNG(5, noise))
@@ -229,7 +229,7 @@ def test_loss_is_the_mean_negative_log_probability_of_the_chain() -> None:
     assert stats.chisquare(counts.numpy(), (probability / probability.sum() * 4000).numpy()).pvalue > ALARM
 
 
-def test_conditions_are_dropped_in_training_only_and_as_often_as_asked() -> None:
+def test_conditions_are_dropped_in_training_only_and_at_the_given_rate() -> None:
     model = make("raster", drop=0.5)
     tokens, prepared = codes(1), model.condition.prepare([3])  # type: ignore[union-attr]
     kept = model.loss(tokens, prepared)

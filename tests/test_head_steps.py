@@ -61,7 +61,7 @@ def evaluations(sampling: SamplingConfig) -> list[int]:
     return counts
 
 
-def test_a_chain_takes_the_evaluations_that_are_asked_for() -> None:
+def test_sampling_takes_the_requested_evaluations() -> None:
     assert evaluations(SamplingConfig()) == [9] * 4
     assert evaluations(SamplingConfig(num_inference_steps=5)) == [5] * 4
     falling = evaluations(SamplingConfig(num_inference_steps=12, final_inference_steps=2))
@@ -78,8 +78,8 @@ def test_a_recipe_says_them_and_a_caller_has_the_last_word() -> None:
     given = made.default_sampling(conditioned=False)
     assert given == SamplingConfig(num_inference_steps=20, final_inference_steps=4)
     assert given.override(num_inference_steps=7, temperature=None) == SamplingConfig(num_inference_steps=7, final_inference_steps=4)
-    told = drawing(made, DrawSettings(sampling=given.override(num_inference_steps=7)))
-    assert (told["num_inference_steps"], told["final_inference_steps"]) == (7, 4)
+    options = drawing(made, DrawSettings(sampling=given.override(num_inference_steps=7)))
+    assert (options["num_inference_steps"], options["final_inference_steps"]) == (7, 4)
     assert drawing(System("here", recipe(), torch.nn.Identity(), chain()), DrawSettings())["num_inference_steps"] == 9  # type: ignore[arg-type]
 
 

@@ -102,7 +102,7 @@ cases = pytest.mark.parametrize(("order", "layout", "path", "backbone"), CASES)
 
 
 @cases
-def test_what_stands_behind_an_end_changes_no_loss(order: str, layout: Layout, path: ConditionPath | None, backbone: str) -> None:
+def test_padding_changes_no_loss(order: str, layout: Layout, path: ConditionPath | None, backbone: str) -> None:
     model, given = make(order, layout, path, backbone), tokens(layout)
     model.train()
     for seed in range(3):
@@ -144,7 +144,7 @@ def test_the_loss_is_the_mean_of_the_items_own() -> None:
 
 
 @cases
-def test_asked_lengths_are_met_and_batches_make_no_difference(
+def test_given_lengths_are_met_and_batches_make_no_difference(
     order: str, layout: Layout, path: ConditionPath | None, backbone: str
 ) -> None:
     model = make(order, layout, path, backbone)
@@ -162,7 +162,7 @@ def test_asked_lengths_are_met_and_batches_make_no_difference(
     torch.testing.assert_close(together.values, naive.values, atol=1e-4, rtol=1e-4)
 
 
-def test_an_item_in_raster_order_begins_alike_however_long_it_is_to_be() -> None:
+def test_an_item_in_raster_order_begins_the_same_at_any_length() -> None:
     model = make()
     whole = model.generate(count=2, seed=1)
     short = model.generate(count=2, seed=1, lengths=[5, 3])

@@ -177,7 +177,7 @@ def test_chosen_positions_take_the_numbers_they_take_alone() -> None:
     assert torch.equal(laid.gather(1, places[..., None].expand(-1, -1, 3)), few)
     assert int((laid != 0).sum()) == few.numel()
     assert PerSampleRNG(5, range(3)).laid_out(places, 6).uniform(6).shape == (3, 6)
-    with pytest.raises(ValueError, match=r"ask for \(6, \.\.\.\)"):
+    with pytest.raises(ValueError, match=r"request a shape \(6, \.\.\.\)"):
         rng.laid_out(places, 6).normal(2, 3)
 
 
@@ -291,7 +291,7 @@ def test_two_stages_change_which_come_when_and_nothing_else() -> None:
     assert moments[-1].known.all()
 
 
-def test_the_head_is_told_how_much_is_known() -> None:
+def test_the_head_receives_the_known_fraction() -> None:
     """What DiSA needs: the share rises from 0, so a head's number of evaluations can fall."""
     model = make()
     model.generate(given(model))

@@ -72,11 +72,11 @@ def test_an_untrained_softmax_is_exactly_uniform_and_a_mixture_nearly(channels: 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_the_cache_draws_the_tokens_of_the_naive_reference(channels: int, flatten: bool, head: str, guidance: float) -> None:
     _, model = make((4, 5), channels, flatten, head, levels=6, classes=True)
-    told = ["cat", "dog", 1]
-    fast = model.generate(told, seed=3, guidance=guidance)
-    slow = model.generate(told, seed=3, guidance=guidance, cache=False)
+    labels = ["cat", "dog", 1]
+    fast = model.generate(labels, seed=3, guidance=guidance)
+    slow = model.generate(labels, seed=3, guidance=guidance, cache=False)
     assert torch.equal(fast.values, slow.values)
-    assert torch.equal(model.generate(told, seed=3, guidance=guidance, batch=2).values, fast.values)
+    assert torch.equal(model.generate(labels, seed=3, guidance=guidance, batch=2).values, fast.values)
     assert len(fast.values.flatten().unique()) > 2
 
 
@@ -93,7 +93,7 @@ def test_what_is_known_is_kept_and_seen_with_and_without_the_cache() -> None:
 
 
 @torch.no_grad()
-def test_greedy_draws_are_the_likeliest_of_the_naive_reference() -> None:
+def test_greedy_samples_are_the_most_likely_of_the_naive_reference() -> None:
     _, model = make((3, 3), 1, False, "softmax", levels=5)
     drawn = model.generate(count=1, sampling=SamplingConfig(temperature=0.0))
     known = torch.ones(1, 9, dtype=torch.bool)

@@ -49,7 +49,7 @@ def refused(text: str, *overrides: str, origin: str = "mine.yaml") -> str:
 
 
 @pytest.mark.parametrize("name", built_in())
-def test_every_built_in_recipe_parses_and_writes_itself_back_equal(name: str) -> None:
+def test_every_built_in_recipe_equals_itself_after_writing_and_reading(name: str) -> None:
     recipe = load(name)
     assert parse(recipe.to_yaml()) == recipe
     assert recipe.trains_generator == (recipe.head is not None)
@@ -123,11 +123,11 @@ def test_a_recipe_holds_what_was_written_and_every_default() -> None:
         ("", "mine.yaml must be a mapping"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_with_the_line_and_the_nearest_choice(text: str, words: str) -> None:
+def test_errors_give_the_line_and_the_nearest_choice(text: str, words: str) -> None:
     assert words in refused(text)
 
 
-def test_faults_of_parts_inside_parts_and_around_them_are_told_together() -> None:
+def test_faults_of_nested_parts_and_around_them_are_reported_together() -> None:
     message = refused(
         VECTOR.replace("patch: 2", "pach: 2").replace("codebook_size: 9", "codebok_size: 9, decay: 2").replace("samples", "sampels")
     )
@@ -135,7 +135,7 @@ def test_faults_of_parts_inside_parts_and_around_them_are_told_together() -> Non
     assert lines == ["mine.yaml, line 3", *["mine.yaml, line 4"] * 2, *["mine.yaml, line 7"] * 2]
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     message = refused(GENERATOR.replace("steps: 4", "stps: 4").replace("softmax", "soft"))
     assert len(message.splitlines()) == 2
     assert "line 6" in message
@@ -361,7 +361,7 @@ def test_what_is_not_settings_is_refused(text: str, words: str) -> None:
     assert words in refused(text)
 
 
-def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+def test_a_duplicate_key_is_refused_with_both_lines(tmp_path: Path) -> None:
     text = TOKENIZER + "losses: {regression: {}}\n"
     first = 1 + TOKENIZER.splitlines().index("losses:")
     assert f", line {len(text.splitlines())}: the key 'losses' is given twice (first: mine.yaml, line {first})" in refused(text)

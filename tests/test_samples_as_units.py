@@ -49,7 +49,7 @@ def test_all_sounds_together_have_probability_one() -> None:
     assert total == pytest.approx(1, abs=1e-5)
 
 
-def test_a_recipe_learns_and_its_sound_is_heard(tmp_path: Path) -> None:
+def test_a_recipe_learns_and_writes_its_sound(tmp_path: Path) -> None:
     pytest.importorskip("jielong_zoo")
     pytest.importorskip("soundfile")
     pytest.importorskip("soxr")

@@ -101,7 +101,7 @@ def test_bf16_weights_come_back_rounded_and_codebooks_whole(vq: System, tmp_path
     assert torch.equal(back.quantizer.codebook, vq.tokenizer.quantizer.codebook)  # type: ignore[union-attr]
 
 
-def test_sampling_settings_are_the_recipes_unless_told_otherwise(made: System) -> None:
+def test_sampling_settings_are_the_recipes_by_default(made: System) -> None:
     seen: list[SamplingConfig] = []
 
     def spy(*arguments: object, sampling: SamplingConfig, **options: object) -> object:

@@ -96,8 +96,8 @@ def test_a_later_sample_changes_nothing_that_is_settled(settings: SEANet) -> Non
     later[..., 8 * HOP :] += 0.5  # behind what the beginning may reflect
     features, changed = autoencoder.encoder(x), autoencoder.encoder(later)
     looks_ahead = not torch.equal(features[..., :8], changed[..., :8])
-    heard, other = autoencoder.decoder(features), autoencoder.decoder(torch.cat([features[..., :8], features[..., 8:] + 1], dim=-1))
-    looks_ahead |= not torch.equal(heard[..., : 8 * HOP], other[..., : 8 * HOP])
+    decoded, other = autoencoder.decoder(features), autoencoder.decoder(torch.cat([features[..., :8], features[..., 8:] + 1], dim=-1))
+    looks_ahead |= not torch.equal(decoded[..., : 8 * HOP], other[..., : 8 * HOP])
     assert looks_ahead == (not settings.causal)
     assert not torch.equal(features[..., 8:], changed[..., 8:])
 

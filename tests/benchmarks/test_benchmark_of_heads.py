@@ -101,7 +101,7 @@ def test_an_untrained_network_before_a_head_changes_nothing(benchmark: Any) -> N
         deep.check_sampling(SamplingConfig(num_inference_steps=3))
 
 
-def test_what_is_asked_makes_the_loss(benchmark: Any) -> None:
+def test_the_loss_is_that_of_the_targets(benchmark: Any) -> None:
     layout = Layout((3, 3), channels=3)
     torch.manual_seed(0)
     backbone = Transformer(layers=1, width=WIDTH, heads=2).build(layout, None)

@@ -10,7 +10,7 @@ from .conftest import brief, command, succeed
 RECIPE = "kl-tiny"
 
 
-def test_a_name_that_is_none_is_told_before_anything_is_written(tmp_path: Path) -> None:
+def test_an_unknown_name_is_reported_before_anything_is_written(tmp_path: Path) -> None:
     result = command("train", RECIPE, "--out", tmp_path / "run", *brief("train.init_from=kl-emojy"))
     assert result.exit_code == 1
     assert "there is no model called 'kl-emojy'" in result.stderr

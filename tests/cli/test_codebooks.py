@@ -37,7 +37,7 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["musicgen-tiny", "valle-tiny", "moshi-speech-tiny"])
-def test_trains_and_makes_sound_of_asked_and_of_drawn_lengths(name: str, codec: Path, tmp_path: Path) -> None:
+def test_trains_and_generates_sound_of_given_and_of_predicted_lengths(name: str, codec: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = (f"tokenizer.checkpoint={codec}", "train.samples=1024")
     succeed("train", name, *(part for each in settings for part in ("--set", each)), "--out", run, "--device", "cpu")

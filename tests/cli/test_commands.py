@@ -71,7 +71,7 @@ def test_a_checkpoint_made_on_a_folder_stands_alone(chain: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [("show", "maskgit-tiny"), ("train", "maskgit-tiny", "--dry-run")])
-def test_show_tells_where_every_value_came_from(
+def test_show_gives_the_origin_of_every_value(
     words: tuple[str, ...], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -189,7 +189,7 @@ def test_generate_from_words(painter: Path, tmp_path: Path) -> None:
     assert "s each" in result.stderr
 
 
-def test_the_length_of_sound_is_told_apart_from_the_time_it_took() -> None:
+def test_the_length_of_sound_is_distinguished_from_the_time_it_took() -> None:
     clips = Sounds(torch.zeros(2, 1, 8_000), 8_000, lengths=[8_000, 4_000])
     assert clips.summary(3.0) == "2 clips of sound, 1.50 s in all, generated in 3.00 s: 0.50 times real time"
     assert clips[1:].summary(0.25) == "1 clip of sound, 0.50 s, generated in 0.25 s: 2.00 times real time"

@@ -74,8 +74,8 @@ def test_what_cannot_be_completed_is_refused(pictures: Path, sprites: Path, toke
         assert not (tmp_path / "out").exists()
 
 
-def test_bits_per_dimension_are_those_of_every_colour_by_itself(pictures: Path, sprites: Path) -> None:
-    told = json.loads(succeed("evaluate", sprites, "--json").stdout)
+def test_bits_per_dimension_are_those_of_every_colour(pictures: Path, sprites: Path) -> None:
+    report = json.loads(succeed("evaluate", sprites, "--json").stdout)
     system = load(str(sprites))
     model = system.generator
     assert model is not None
@@ -88,18 +88,18 @@ def test_bits_per_dimension_are_those_of_every_colour_by_itself(pictures: Path, 
         inputs = model.embeddings(values, torch.ones(1, 192, dtype=torch.bool), slice(0, 192), model.position_vectors(model.plan))
         scores = model.head.scores(model.backbone(BackboneInputs(inputs, model.plan.coords, model.plan.blocks, conditioning)))  # type: ignore[operator]
         total -= float(scores[0, :, 0].double().log_softmax(-1).gather(1, values[0]).sum())
-    assert told["bits_per_dimension"] == pytest.approx(total / (6 * 192 * math.log(2)), rel=1e-5)
-    figure = told["provenance"]["figures"]["bits_per_dimension"]
+    assert report["bits_per_dimension"] == pytest.approx(total / (6 * 192 * math.log(2)), rel=1e-5)
+    figure = report["provenance"]["figures"]["bits_per_dimension"]
     assert (figure["n"], figure["dimensions"], figure["levels"], figure["condition"]) == (6, 192, 8, "text")
     assert "8 levels" in figure["warning"]
     assert "bits_per_dimension" in succeed("evaluate", sprites).stdout
 
 
-def test_bits_per_dimension_are_not_told_where_the_loss_is_no_likelihood(painter: Path, chain: Path) -> None:
+def test_bits_per_dimension_are_left_out_where_the_loss_is_no_likelihood(painter: Path, chain: Path) -> None:
     for checkpoint, reason in ((painter, "does not draw one position after the other"), (chain, "its tokens are not pixels")):
-        told = json.loads(succeed("evaluate", checkpoint, "--json", "-n", 2).stdout)
-        assert "bits_per_dimension" not in told
-        assert reason in told["provenance"]["omitted"]["bits_per_dimension"]
+        report = json.loads(succeed("evaluate", checkpoint, "--json", "-n", 2).stdout)
+        assert "bits_per_dimension" not in report
+        assert reason in report["provenance"]["omitted"]["bits_per_dimension"]
         system = load(str(checkpoint))
         with pytest.raises(ValueError, match=reason):
             bits_per_dimension(system, torch.zeros(1, *system.tokenizer.media.shape))

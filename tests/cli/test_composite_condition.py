@@ -47,7 +47,7 @@ def test_captions_beside_classes(pictures: Path, tmp_path: Path) -> None:
     assert pixels("red") != pixels("blue")
 
 
-def test_what_a_set_has_not_got_is_told_before_training(pictures: Path, tmp_path: Path) -> None:
+def test_a_missing_column_is_reported_before_training(pictures: Path, tmp_path: Path) -> None:
     unread = command("train", "maskgit-tiny", "--data", pictures, "--out", tmp_path, *brief("condition={characters: {alphabet: abc}}"))
     assert "texts cannot be read. The first:" in unread.stderr
     silent = command("train", "maskgit-tiny", "--data", pictures, "--out", tmp_path, *brief("condition={length: {}}"))

@@ -55,14 +55,14 @@ def autoencoder(tmp_path_factory: pytest.TempPathFactory, spelt: Path) -> Path:
     return out
 
 
-def told(autoencoder: Path, *more: str) -> list[str]:
+def overrides_with(autoencoder: Path, *more: str) -> list[str]:
     return [word for each in (*FEW, *SHAPE, f"tokenizer.checkpoint={autoencoder}", *more) for word in ("--set", each)]
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_tiny_recipe_trains_and_speaks(name: str, spelt: Path, autoencoder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    succeed("train", name, "--data", spelt, "--out", run, "--device", "cpu", *told(autoencoder))
+    succeed("train", name, "--data", spelt, "--out", run, "--device", "cpu", *overrides_with(autoencoder))
     losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert all(math.isfinite(loss) for loss in losses)
     assert list((run / "samples").glob("*.wav"))
@@ -91,9 +91,9 @@ def test_a_tiny_recipe_learns_a_few_clips(name: str, spelt: Path, autoencoder: P
     assert sum(found[-10:]) / 10 < 0.8 * sum(found[:5]) / 5
 
 
-def test_speech_without_text_ends_by_itself(spelt: Path, autoencoder: Path, tmp_path: Path) -> None:
+def test_speech_without_text_ends_at_its_stop_head(spelt: Path, autoencoder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    succeed("train", "flow-slm-tiny", "--data", spelt, "--out", run, "--device", "cpu", *told(autoencoder))
+    succeed("train", "flow-slm-tiny", "--data", spelt, "--out", run, "--device", "cpu", *overrides_with(autoencoder))
     succeed("generate", run, "-n", 3, "--out", tmp_path / "talk")
     made = [read_audio(tmp_path / "talk" / f"{index:04d}.wav")[0] for index in range(3)]
     assert all(0 < clip.shape[1] <= RATE for clip in made)
@@ -106,9 +106,9 @@ def test_speech_without_text_ends_by_itself(spelt: Path, autoencoder: Path, tmp_
     assert "dnsmos omitted: skipped" in measured.stderr
 
 
-def test_an_emotion_is_asked_for_by_a_recording(spelt: Path, autoencoder: Path, tmp_path: Path) -> None:
+def test_an_emotion_is_given_by_a_recording(spelt: Path, autoencoder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    succeed("train", "indextts2-tiny", "--data", spelt, "--out", run, "--device", "cpu", *told(autoencoder))
+    succeed("train", "indextts2-tiny", "--data", spelt, "--out", run, "--device", "cpu", *overrides_with(autoencoder))
     manner = next((spelt / "train").glob("*.wav"))
     made = []
     for index, more in enumerate(((), ("--emotion", manner))):
@@ -121,7 +121,7 @@ def test_an_emotion_is_asked_for_by_a_recording(spelt: Path, autoencoder: Path, 
 
 def test_a_text_that_is_stretched_lasts_as_long_as_those_it_learned_from(spelt: Path, autoencoder: Path, tmp_path: Path) -> None:
     parts = ("condition.characters.aligned=even",)
-    succeed("train", "matcha-tts-tiny", "--data", spelt, "--out", tmp_path, "--device", "cpu", *told(autoencoder, *parts))
+    succeed("train", "matcha-tts-tiny", "--data", spelt, "--out", tmp_path, "--device", "cpu", *overrides_with(autoencoder, *parts))
     system = load(str(tmp_path))
     assert system.generator is not None
     assert system.generator.durations.regulator is not None

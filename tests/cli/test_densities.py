@@ -27,7 +27,7 @@ def systems(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> dict[st
 
 
 @pytest.mark.parametrize("name", ["givt-causal", "givt-masked", "mar-energy"])
-def test_it_draws_whatever_stands_beside_a_picture_and_with_or_without_a_cache(name: str, systems: dict[str, System]) -> None:
+def test_samples_do_not_depend_on_the_batch_or_the_cache(name: str, systems: dict[str, System]) -> None:
     system, captions = systems[name], ["a red square", "a blue square", "a green square"]
     together = system.generate_tokens(captions, seed=3, guidance=2.0)
     assert together.values.shape == (3, 16, 4)

@@ -25,49 +25,49 @@ from .conftest import command, succeed
 
 def test_a_tokenizer_on_the_held_out_split(tokenizer: Path, pictures: Path) -> None:
     result = succeed("evaluate", tokenizer, "--json")
-    told = json.loads(result.stdout)  # exactly one object, and nothing else
+    report = json.loads(result.stdout)  # exactly one object, and nothing else
     system = load(str(tokenizer))
     real = open_data(pictures, size=16, split="heldout").media(range(6))
     tokens = system.encode(real)
-    assert told["psnr"] == pytest.approx(psnr(system.decode(tokens), real).value)
-    assert told["codebook_usage"] == len(tokens.values.unique()) / 64
-    assert "ssim" in told
-    assert not {"frechet", "retrieval_at_1", "retrieval_at_1_real"} & told.keys()
-    made = told["provenance"]
+    assert report["psnr"] == pytest.approx(psnr(system.decode(tokens), real).value)
+    assert report["codebook_usage"] == len(tokens.values.unique()) / 64
+    assert "ssim" in report
+    assert not {"frechet", "retrieval_at_1", "retrieval_at_1_real"} & report.keys()
+    made = report["provenance"]
     assert made["weights_sha256"] == fingerprint(system.tokenizer)
     assert made["reference"]["split"] == "heldout"
     assert made["reference"]["n"] == 6
     assert made["weights"].startswith("EMA weights")
     assert {"torch", "jielong"} <= made["versions"].keys()
     assert made["figures"]["psnr"]["rounding"] == "8 bits, nearest"
-    assert told["seconds"] > 0
+    assert report["seconds"] > 0
 
 
 def test_a_generator_draws_one_picture_a_held_out_class(chain: Path, pictures: Path) -> None:
-    told = json.loads(succeed("evaluate", chain, "--json", "--seed", 3, "--guidance", "1.5").stdout)
+    report = json.loads(succeed("evaluate", chain, "--json", "--seed", 3, "--guidance", "1.5").stdout)
     system = load(str(chain))
     images = open_data(pictures, size=16, split="heldout")
     classes = [images.classes[label] for label in images.labels if label is not None]
     made = system.generate(classes=classes, seed=3, guidance=1.5).tensor
-    assert told["frechet"] == pytest.approx(frechet(made, images.media(range(6))).value, rel=1e-4)
-    assert not {"psnr", "codebook_usage", "retrieval_at_1"} & told.keys()
-    assert "takes none" in told["provenance"]["omitted"]["retrieval_at_1"]
-    drawing = told["provenance"]["draws"]
+    assert report["frechet"] == pytest.approx(frechet(made, images.media(range(6))).value, rel=1e-4)
+    assert not {"psnr", "codebook_usage", "retrieval_at_1"} & report.keys()
+    assert "takes none" in report["provenance"]["omitted"]["retrieval_at_1"]
+    drawing = report["provenance"]["draws"]
     assert drawing["seed"] == 3
     assert drawing["guidance"]["scale"] == 1.5
-    figure = told["provenance"]["figures"]["frechet"]
+    figure = report["provenance"]["figures"]["frechet"]
     assert figure["features"]["weights_sha256"]
     assert figure["n_generated"] == figure["n_reference"] == 6
     assert "small sample" in figure["warning"]
-    assert told["provenance"]["tokenizer_sha256"] == fingerprint(system.tokenizer)
+    assert report["provenance"]["tokenizer_sha256"] == fingerprint(system.tokenizer)
 
 
 def test_figures_are_the_same_for_the_same_seed_and_fewer_items(painter: Path) -> None:
-    told = [json.loads(succeed("evaluate", painter, "--json", "-n", 3, "--steps", 2).stdout) for _ in range(2)]
-    assert told[0]["frechet"] == told[1]["frechet"]
-    assert told[0]["provenance"]["reference"]["n"] == 3
-    assert told[0]["provenance"]["draws"]["steps"] == 2
-    assert "100 captions" in told[0]["provenance"]["omitted"]["retrieval_at_1"]
+    report = [json.loads(succeed("evaluate", painter, "--json", "-n", 3, "--steps", 2).stdout) for _ in range(2)]
+    assert report[0]["frechet"] == report[1]["frechet"]
+    assert report[0]["provenance"]["reference"]["n"] == 3
+    assert report[0]["provenance"]["draws"]["steps"] == 2
+    assert "100 captions" in report[0]["provenance"]["omitted"]["retrieval_at_1"]
 
 
 def test_the_table_names_every_figure(tokenizer: Path) -> None:
@@ -91,11 +91,11 @@ def test_retrieval_shows_real_and_generated_pictures_the_same_captions(painter: 
     system = load(str(painter))
     judge = ByColour()
     measured = evaluate(system, count=6, candidates=6, scorer=judge)  # type: ignore[arg-type]
-    told = measured.to_json()
+    report = measured.to_json()
     # Two held-out captions a colour: the judge cannot tell them apart, and a tie is a miss.
-    assert told["retrieval_at_1_real"] == 0.0
+    assert report["retrieval_at_1_real"] == 0.0
     assert measured.figures["retrieval_at_1"].details["pool"] == measured.figures["retrieval_at_1_real"].details["pool"] == 6
-    assert 0 <= told["retrieval_at_1"] <= 1
+    assert 0 <= report["retrieval_at_1"] <= 1
 
 
 def test_a_set_that_does_not_fit_is_refused(painter: Path, chain: Path, tmp_path: Path, pictures: Path) -> None:

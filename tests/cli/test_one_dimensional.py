@@ -69,10 +69,10 @@ def test_a_checkpoint_keeps_what_it_was_built_on(sequence: Path, writer: Path, t
         load(str(tmp_path / "alone"))
 
 
-def test_sizes_are_told(sequence: Path) -> None:
-    said = succeed("show", sequence).stdout  # its recipe names a folder that is gone
-    assert "finetune_at" in said
-    assert "without derived sizes: there is no model called" in " ".join(said.split()) + " ".join(succeed("show", sequence).stderr.split())
+def test_sizes_are_reported(sequence: Path) -> None:
+    shown = succeed("show", sequence).stdout  # its recipe names a folder that is gone
+    assert "finetune_at" in shown
+    assert "without derived sizes: there is no model called" in " ".join(shown.split()) + " ".join(succeed("show", sequence).stderr.split())
 
 
 def test_a_picture_is_traced_token_by_token(writer: Path, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_the_built_in_recipes_train(tmp_path: Path) -> None:
     assert sum(losses[-5:]) / 5 < 0.9 * losses[0]
 
 
-def test_an_evaluation_tells_each_scale(cutter: Path, pictures: Path) -> None:
+def test_an_evaluation_reports_each_scale(cutter: Path, pictures: Path) -> None:
     told = json.loads(succeed("evaluate", cutter, "--data", pictures, "--json").stdout)
     figures = told["provenance"]["figures"]
     assert list(figures["codebook_usage"]["scales"]) == ["1x1", "2x2", "3x3", "4x4"]
@@ -116,7 +116,7 @@ def test_the_demos_trace_ends_with_the_image(sketcher: Path) -> None:
     assert torch.equal(item.picture, system.decode(system.generate_tokens(["a green square"], batch=1))[0])
 
 
-def test_evaluation_tells_the_usage_of_each_scale(cutter: Path, pictures: Path) -> None:
+def test_evaluation_reports_the_usage_of_each_scale(cutter: Path, pictures: Path) -> None:
     told = json.loads(succeed("evaluate", cutter, "--data", pictures, "--json").stdout)
     scales = told["provenance"]["figures"]["codebook_usage"]["scales"]
     assert set(scales) == {"1x1", "2x2", "3x3", "4x4"}

@@ -50,13 +50,13 @@ def test_emotions_blend() -> None:
     assert torch.equal(blended(own, own, 0.7), own)
 
 
-def test_it_stands_beside_a_voice_and_is_heard_once(tmp_path: Path) -> None:
+def test_it_combines_with_a_voice_and_is_encoded_once(tmp_path: Path) -> None:
     several = Composite(parts=(Characters(width=8, layers=1, heads=2), Voice(width=8), Emotion(width=8)), width=8).build()
     part = several.parts["emotion"]
     assert isinstance(part, EmotionCondition)
     part.precompute_recordings(["a", "quiet"], "set", lambda index: [recording(), Recording(torch.zeros(1, 9), 16_000)][index], tmp_path)
-    told = [{"characters": "ab", "voice": torch.zeros(256), "emotion": "a"}, {"characters": "b", "emotion": "quiet"}]
-    given = several(several.prepare(told))
+    values = [{"characters": "ab", "voice": torch.zeros(256), "emotion": "a"}, {"characters": "b", "emotion": "quiet"}]
+    given = several(several.prepare(values))
     assert given.states.shape == (2, 2 + 1 + 1, 8)
     assert torch.equal(part.prepare(["quiet"]), torch.zeros(1, FEATURES))
     with pytest.raises(ValueError, match="an emotion is a vector of"):

@@ -102,7 +102,7 @@ def test_a_dropped_condition_is_exactly_nothing(case: tuple[Condition, list[Any]
     assert (given - nothing).abs().amax((1, 2)).min() > 1e-4
 
 
-def test_every_weight_learns_and_what_is_told_can_be_json(case: tuple[Condition, list[Any]]) -> None:
+def test_every_weight_learns_and_values_can_be_json(case: tuple[Condition, list[Any]]) -> None:
     import json
 
     condition, values = case

@@ -78,7 +78,7 @@ def test_minilm_gives_its_own_states() -> None:
     assert len(condition.describe()["sha256"]) == 64
 
 
-def test_features_do_not_depend_on_what_stands_beside_a_text_bit_for_bit(encoder: str) -> None:
+def test_features_do_not_depend_on_other_texts_of_the_batch_bit_for_bit(encoder: str) -> None:
     together = make(encoder).prepare(TEXTS)
     for row, text in enumerate(TEXTS):
         alone = make(encoder).prepare([text])

@@ -15,11 +15,11 @@ def hear(index: int) -> Recording:
     return Recording(torch.full((1, 100), [0.1, 0.2, 0.0][index]), 16_000)
 
 
-def test_voices_are_heard_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard = []
+def test_voices_are_encoded_once_and_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = []
 
     def hear_all(self: VoiceCondition, waveforms: list[torch.Tensor]) -> torch.Tensor:
-        heard.extend(float(each[0]) for each in waveforms)
+        encoded.extend(float(each[0]) for each in waveforms)
         return torch.stack([each[:1].expand(256) for each in waveforms])
 
     with monkeypatch.context() as patch:
@@ -28,9 +28,9 @@ def test_voices_are_heard_once_and_kept(tmp_path: Path, monkeypatch: pytest.Monk
         first.precompute_recordings(KEYS, "set 1", hear, tmp_path)
         again = Voice().build()
         again.precompute_recordings(KEYS, "set 1", hear, tmp_path)
-        assert heard == pytest.approx([0.1, 0.2]), "once, and never the silent one"
+        assert encoded == pytest.approx([0.1, 0.2]), "once, and never the silent one"
         again.precompute_recordings(KEYS, "set 2", hear, tmp_path)
-        assert len(heard) == 4
+        assert len(encoded) == 4
     assert torch.equal(first.prepare(KEYS), again.prepare(KEYS))
     assert first.prepare(["b", "quiet"])[:, 0].tolist() == pytest.approx([0.2, 0])
 
@@ -45,11 +45,11 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.Monke
     assert file.read_bytes() == whole
 
 
-def test_another_recording_of_the_same_speaker_tells_the_voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_recording_of_the_same_speaker_gives_the_voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys, speakers = ["a", "b", "quiet", "c", "nobody", "alone"], ["x", "y", "x", "x", None, "z"]
     loudness = [0.1, 0.2, 0.0, 0.3, 0.4, 0.5]
 
-    def told(reference: Literal["own", "other"]) -> list[float]:
+    def voices_of(reference: Literal["own", "other"]) -> list[float]:
         condition = Voice(reference=reference).build()
         hear = lambda index: Recording(torch.full((1, 9), loudness[index]), 16_000)  # noqa: E731
         condition.precompute_recordings(keys, "set", hear, tmp_path, speakers)
@@ -57,5 +57,5 @@ def test_another_recording_of_the_same_speaker_tells_the_voice(tmp_path: Path, m
 
     with monkeypatch.context() as patch:
         patch.setattr(VoiceCondition, "encode", lambda self, waveforms: torch.stack([each[:1].expand(256) for each in waveforms]))
-        assert told("own") == loudness
-        assert told("other") == [0.3, 0.2, 0.0, 0.1, 0.4, 0.5], "silence has no voice, and who is alone or unnamed is told by himself"
+        assert voices_of("own") == loudness
+        assert voices_of("other") == [0.3, 0.2, 0.0, 0.1, 0.4, 0.5], "silence has no voice; clips without a second one use their own"

@@ -66,7 +66,7 @@ def test_pictures_decode_exactly(emoji):
             assert np.array_equal(np.asarray(image).transpose(2, 0, 1), picture.numpy())
 
 
-def test_splits_number_the_classes_alike_and_have_their_own_fingerprints(emoji):
+def test_splits_number_the_classes_equally_and_have_their_own_fingerprints(emoji):
     train, heldout = (open_data("emoji", split=split) for split in ("train", "heldout"))
     assert train.classes == heldout.classes == emoji.classes
     prints = {s.fingerprint for s in (emoji, train, heldout, open_data("emoji", size=32), open_data("emoji", channels=1))}

@@ -41,7 +41,7 @@ def test_items_are_chosen_with_their_own_sound_and_words(table: Path) -> None:
     assert open_data(f"{table}?language=fr", sample_rate=4_000, duration=0.1, split="heldout").captions == ["clip 5"]
 
 
-def test_what_is_chosen_tells_two_sets_apart(table: Path) -> None:
+def test_selections_distinguish_two_sets(table: Path) -> None:
     names = [str(table), f"{table}?language=en", f"{table}?language=fr"]
     prints = {open_data(name, sample_rate=4_000, duration=0.1).fingerprint for name in names}
     assert len(prints) == 3

@@ -13,11 +13,11 @@ from jielong_zoo.builders.sentences import WRITTEN, filled, sentences
 
 
 def test_they_are_many_well_formed_and_all_different() -> None:
-    told = sentences()
-    assert len(told) == len(set(told)) > 6_000
-    assert set(WRITTEN.split("\n")) - {""} <= set(told)
-    assert all(text[0].isupper() and text[-1] in ".?!" and text == " ".join(text.split()) and "{" not in text for text in told)
-    assert len({word for text in told for word in re.findall(r"[a-z'-]+", text.lower())}) > 1_700
+    texts = sentences()
+    assert len(texts) == len(set(texts)) > 6_000
+    assert set(WRITTEN.split("\n")) - {""} <= set(texts)
+    assert all(text[0].isupper() and text[-1] in ".?!" and text == " ".join(text.split()) and "{" not in text for text in texts)
+    assert len({word for text in texts for word in re.findall(r"[a-z'-]+", text.lower())}) > 1_700
 
 
 def test_every_word_is_used_once_before_any_is_used_twice() -> None:
@@ -39,10 +39,10 @@ def test_every_list_and_place_has_its_other() -> None:
     assert {kind: words for kind, words in WORDS.items() if len(set(words)) < len(words) or "" in words} == {}
 
 
-def test_every_english_sound_is_said_often() -> None:
+def test_every_english_sound_occurs_often() -> None:
     try:
-        said = " ".join(phonemes(text) for text in sentences()[:1000])
+        spoken = " ".join(phonemes(text) for text in sentences()[:1000])
     except EspeakError:
         pytest.skip("needs eSpeak NG")
     sounds = ("iː ɪ eɪ ɛ æ ɑː ɔ oʊ ʊ uː ʌ ə ɜː ɚ aɪ aʊ ɔɪ", "p b t d k ɡ tʃ dʒ f v θ ð s z ʃ ʒ h m n ŋ l ɹ j w")  # noqa: RUF001
-    assert {sound: said.count(sound) for sound in " ".join(sounds).split() if said.count(sound) < 10} == {}
+    assert {sound: spoken.count(sound) for sound in " ".join(sounds).split() if spoken.count(sound) < 10} == {}

@@ -31,7 +31,7 @@ def test_every_text_is_read_once_before_any_is_read_again() -> None:
     assert pairs == [("a", "s/x"), ("b", "s/y"), ("c", "s/x"), ("a", "s/y"), ("b", "s/x"), ("c", "s/y")]
 
 
-def test_synthesizers_share_the_reading_alike_until_each_voice_has_read_all() -> None:
+def test_synthesizers_share_the_reading_equally_until_each_voice_has_read_all() -> None:
     texts, voices = [str(n) for n in range(12)], {"s": ["x"], "t": ["x", "y", "z"]}
     pairs = list(plan(texts, voices))
     assert Counter(voice for _, voice in pairs[:12]) == {"s/x": 6, "t/x": 2, "t/y": 2, "t/z": 2}

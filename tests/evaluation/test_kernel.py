@@ -20,9 +20,9 @@ def test_equals_torchmetrics() -> None:
 
 def test_is_unbiased() -> None:
     """Equal distributions: the mean of 200 distances is within 4 of its standard errors of zero (once in 15,000 it is not)."""
-    told = torch.tensor([kernel_distance(features(20, 2 * seed), features(20, 2 * seed + 1)) for seed in range(200)])
-    assert told.mean().abs() < 4 * told.std() / 200**0.5
-    assert (told < 0).any()
+    distances = torch.tensor([kernel_distance(features(20, 2 * seed), features(20, 2 * seed + 1)) for seed in range(200)])
+    assert distances.mean().abs() < 4 * distances.std() / 200**0.5
+    assert (distances < 0).any()
 
 
 def test_contributions_add_up_and_differences_are_those_of_distances() -> None:

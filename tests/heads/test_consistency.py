@@ -180,7 +180,7 @@ def test_two_steps_are_the_formula() -> None:
     torch.testing.assert_close(drawn(head, steps=2, items=4, hidden=torch.full((4,), 0.7)), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_training_tells_the_head_and_losses_are_compared_on_the_finest_grid() -> None:
+def test_the_training_hook_reaches_the_head_and_losses_are_compared_on_the_finest_grid() -> None:
     grids = []
 
     class Spy(Levels):

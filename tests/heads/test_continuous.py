@@ -104,7 +104,7 @@ def test_a_token_does_not_depend_on_the_batch_and_noise_not_on_guidance() -> Non
     )
 
 
-def test_evaluations_follow_what_is_asked_and_how_far_the_chain_is() -> None:
+def test_evaluations_follow_the_request_and_the_known_fraction() -> None:
     head, hidden = Toy(), torch.randn(1, 6, D)
 
     def evaluations(sampling: SamplingConfig, progress: float) -> int:

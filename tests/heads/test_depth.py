@@ -97,7 +97,7 @@ def test_draws_come_as_often_as_the_likelihood_says() -> None:
     assert float(expected.detach().max() / expected.detach().min()) > 5, "the distribution is far from even"
 
 
-def test_temperature_zero_takes_the_likeliest_code_in_turn() -> None:
+def test_temperature_zero_takes_the_most_likely_code_in_turn() -> None:
     head = make()
     first, second = (
         head.sample(hidden(6).view(1, 6, D), PerSampleRNG(seed, [0]), SamplingConfig(temperature=0.0)).values for seed in (0, 1)

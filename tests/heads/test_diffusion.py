@@ -72,14 +72,14 @@ def test_the_bound_is_the_divergence_between_the_steps_back(prediction: Predicti
     signal, spread = plan.signal, plan.spread
     noisy = signal * data + spread * noise
     target = {"epsilon": noise, "x0": data, "v": signal * noise - spread * data}[prediction]
-    said = target + 0.01 * wrong
-    guessed = {"epsilon": (noisy - spread * said) / signal, "x0": said, "v": signal * noisy - spread * said}[prediction]
+    predicted = target + 0.01 * wrong
+    guessed = {"epsilon": (noisy - spread * predicted) / signal, "x0": predicted, "v": signal * noisy - spread * predicted}[prediction]
     scale = torch.exp((share * plan.log_betas + (1 - share) * plan.log_variance) / 2)
     true = Normal(plan.of_data * data + plan.of_noisy * noisy, torch.exp(plan.log_variance / 2))
     found = Normal(plan.of_data * guessed + plan.of_noisy * noisy, scale)
     expected = kl_divergence(true, found)
     expected[0] = -Normal(guessed[0], scale[0]).log_prob(data[0])
-    bits = head._bound(steps, (target - said).square()[:, None].float(), share[:, None].float())[:, 0]
+    bits = head._bound(steps, (target - predicted).square()[:, None].float(), share[:, None].float())[:, 0]
     torch.testing.assert_close(bits.double(), expected / math.log(2), rtol=1e-3, atol=1e-6)
 
 
@@ -178,8 +178,8 @@ def test_the_learned_noise_is_the_best_one_can_say() -> None:
             data = MEAN + SPREAD * torch.randn(400, 2)
             x = signal * data + spread * torch.randn(400, 2)
             best = spread * (x - signal * MEAN) / (signal**2 * SPREAD**2 + spread**2)
-            said = head.network(x, torch.full((400, 1), step / 1000), NORMAL.expand(400, 2))[:, :2]
-            errors.append((said - best).square().mean().sqrt().item())
+            predicted = head.network(x, torch.full((400, 1), step / 1000), NORMAL.expand(400, 2))[:, :2]
+            errors.append((predicted - best).square().mean().sqrt().item())
     assert max(errors) < 0.25
     assert sum(errors) / len(errors) < 0.12
 
@@ -271,8 +271,8 @@ def test_what_is_clipped_stays_within() -> None:
 
 
 def test_a_recipe_says_it_and_what_does_not_fit_is_refused() -> None:
-    said = {"diffusion": {"network": {"attention": {"groups": 2, "width": 8, "heads": 2}}, "steps": 9, "prediction": "v"}}
-    settings = parse_part("head", said)
+    part = {"diffusion": {"network": {"attention": {"groups": 2, "width": 8, "heads": 2}}, "steps": 9, "prediction": "v"}}
+    settings = parse_part("head", part)
     assert isinstance(settings, Diffusion)
     assert isinstance(settings.network, Attention)
     assert parse_part("head", settings.model_dump(mode="json")) == settings

@@ -186,7 +186,7 @@ def test_ddim_with_all_its_noise_is_ddpm(steps: int) -> None:
 
 
 @pytest.mark.parametrize("asked", [1, 2, 3, 4, 9, 50])
-def test_evaluations_are_those_asked_for(asked: int) -> None:
+def test_evaluations_are_as_requested(asked: int) -> None:
     count, sigmas, schedule = [0], [], Schedule.of("cosine").up_to(80)
     inner = gaussian(0, 1)
 

@@ -147,7 +147,7 @@ def train(head: EnergyHead, exact: Callable[[int, int], Tensor], hidden: Tensor,
         optimizer.step()
 
 
-def test_a_trained_head_draws_what_it_was_shown_given_what_it_was_told() -> None:
+def test_a_trained_head_samples_the_training_distribution_given_its_condition() -> None:
     """One evaluation from noise to a Gaussian, and to two Gaussians; without the noise, to a point between."""
     torch.manual_seed(0)
     hidden = torch.randn(2, 8)
@@ -172,12 +172,12 @@ def test_a_trained_head_draws_what_it_was_shown_given_what_it_was_told() -> None
 
 @torch.no_grad()
 def test_guidance_is_the_projects_on_hidden_vectors_and_one_changes_no_bit() -> None:
-    head, (told, null) = head_of(3), torch.randn(2, 5, 2, 4)
-    plain = head.sample(told, PerSampleRNG(0, range(5)), SamplingConfig()).values
-    assert torch.equal(head.sample(told, PerSampleRNG(0, range(5)), SamplingConfig(), HeadContext(null, 1.0)).values, plain)
+    head, (conditional, null) = head_of(3), torch.randn(2, 5, 2, 4)
+    plain = head.sample(conditional, PerSampleRNG(0, range(5)), SamplingConfig()).values
+    assert torch.equal(head.sample(conditional, PerSampleRNG(0, range(5)), SamplingConfig(), HeadContext(null, 1.0)).values, plain)
     for scale in (0.0, 0.5, 3.0):
-        guided = head.sample(told, PerSampleRNG(0, range(5)), SamplingConfig(), HeadContext(null, scale)).values
-        expected = head.sample(null + scale * (told - null), PerSampleRNG(0, range(5)), SamplingConfig()).values
+        guided = head.sample(conditional, PerSampleRNG(0, range(5)), SamplingConfig(), HeadContext(null, scale)).values
+        expected = head.sample(null + scale * (conditional - null), PerSampleRNG(0, range(5)), SamplingConfig()).values
         torch.testing.assert_close(guided, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -195,7 +195,7 @@ def test_temperature_multiplies_the_noise() -> None:
 
 
 @torch.no_grad()
-def test_a_token_draws_the_same_whatever_stands_beside_it() -> None:
+def test_a_token_does_not_depend_on_others_of_the_batch() -> None:
     head, (hidden, null) = head_of(3), torch.randn(2, 6, 3, 4)
     together = head.sample(hidden, PerSampleRNG(0, range(6)), SamplingConfig(), HeadContext(null, 2.0))
     alone = head.sample(hidden[4:5], PerSampleRNG(0, [4]), SamplingConfig(), HeadContext(null[4:5], 2.0))

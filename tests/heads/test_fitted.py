@@ -71,7 +71,7 @@ def test_a_fitted_head_draws_a_gaussian_and_two(name: str) -> None:
         assert_same_distribution(found, exact)
 
 
-def test_what_was_not_taught_or_cannot_be_is_told_from_it() -> None:
+def test_the_bound_rejects_other_distributions() -> None:
     """The bound is not so wide that anything passes: a head of a few steps, and regression, whose answers are means."""
     young, averaged = drawn(EXACT["diffusion"], 5), drawn(HEADS["regression"], STEPS)
     for found in (young, averaged):

@@ -82,7 +82,7 @@ def test_shapes_and_gradients(settings) -> None:  # type: ignore[no-untyped-def]
 
 @EACH
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_a_token_draws_the_same_whatever_stands_beside_it(settings, guidance: float) -> None:  # type: ignore[no-untyped-def]
+def test_a_token_does_not_depend_on_others_of_the_batch(settings, guidance: float) -> None:  # type: ignore[no-untyped-def]
     head, (hidden, null) = built(settings), hiddens()
     together = draw(head, hidden, null, guidance)
     torch.testing.assert_close(draw(head, hidden[3:4], null[3:4], guidance, first=3), together[3:4], rtol=1e-4, atol=1e-4)

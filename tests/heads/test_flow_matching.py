@@ -61,9 +61,9 @@ def test_the_error_falls_with_the_solvers_order(solver, order: int) -> None:  # 
 
 
 def test_data_to_noise_to_data_comes_back() -> None:
-    there = midpoint(gaussian(0.6, 0.3), WIDE, grid(100)[::-1])
-    torch.testing.assert_close(there, gaussian_map(WIDE, 1.0, 0.0, 0.3, 0.6), rtol=0, atol=1e-3)
-    torch.testing.assert_close(midpoint(gaussian(0.6, 0.3), there, grid(100)), WIDE, rtol=0, atol=1e-3)
+    end = midpoint(gaussian(0.6, 0.3), WIDE, grid(100)[::-1])
+    torch.testing.assert_close(end, gaussian_map(WIDE, 1.0, 0.0, 0.3, 0.6), rtol=0, atol=1e-3)
+    torch.testing.assert_close(midpoint(gaussian(0.6, 0.3), end, grid(100)), WIDE, rtol=0, atol=1e-3)
 
 
 def test_two_dogs() -> None:
@@ -176,7 +176,7 @@ def test_draws_of_the_exact_velocity_follow_the_data(sampler: Sampler) -> None:
         ("midpoint", 1, [0]),
     ],
 )
-def test_the_network_is_asked_so_often_and_never_at_the_end(sampler: Sampler, asked: int, done: list[float]) -> None:
+def test_the_network_is_evaluated_so_often_and_never_at_the_end(sampler: Sampler, asked: int, done: list[float]) -> None:
     network = Exact(lambda x, t, hidden: -x)
     drawn(head_of(network, sampler=sampler), steps=asked, items=1)
     assert [time for (time,) in network.asked] == pytest.approx(done)

@@ -160,13 +160,13 @@ def test_a_guided_full_covariance_is_the_product_of_precisions(scale: float) -> 
 
 @torch.no_grad()
 def test_guidance_one_is_the_conditional_and_zero_the_unconditional_model() -> None:
-    told, null = torch.randn(2, 30, 4, 4, generator=torch.Generator().manual_seed(5))
+    conditional, null = torch.randn(2, 30, 4, 4, generator=torch.Generator().manual_seed(5))
     for covariance in BOTH:
         head = head_of(2, 3, covariance)
-        plain = head.sample(told, PerSampleRNG(0, range(30)), SamplingConfig())
-        one = head.sample(told, PerSampleRNG(0, range(30)), SamplingConfig(), HeadContext(null, 1.0))
+        plain = head.sample(conditional, PerSampleRNG(0, range(30)), SamplingConfig())
+        one = head.sample(conditional, PerSampleRNG(0, range(30)), SamplingConfig(), HeadContext(null, 1.0))
         assert torch.equal(one.values, plain.values)
-        zero = head.sample(told, PerSampleRNG(0, range(30)), SamplingConfig(), HeadContext(null, 0.0)).values
+        zero = head.sample(conditional, PerSampleRNG(0, range(30)), SamplingConfig(), HeadContext(null, 0.0)).values
         if covariance == "diagonal":
             torch.testing.assert_close(zero, head.sample(null, PerSampleRNG(0, range(30)), SamplingConfig()).values, rtol=1e-3, atol=1e-3)
         else:  # another square root of the same covariance, so other draws of the same distribution
@@ -175,7 +175,7 @@ def test_guidance_one_is_the_conditional_and_zero_the_unconditional_model() -> N
                 SamplingConfig(temperature=0.0),
             )
             torch.testing.assert_close(
-                head.sample(told, PerSampleRNG(0, range(30)), means, HeadContext(null, 0.0)).values, cold, rtol=1e-3, atol=1e-3
+                head.sample(conditional, PerSampleRNG(0, range(30)), means, HeadContext(null, 0.0)).values, cold, rtol=1e-3, atol=1e-3
             )
 
 
@@ -190,7 +190,7 @@ def test_where_there_is_no_guided_density_the_conditional_one_is_taken() -> None
 
 
 @torch.no_grad()
-def test_a_token_draws_the_same_whatever_stands_beside_it() -> None:
+def test_a_token_does_not_depend_on_others_of_the_batch() -> None:
     for covariance in BOTH:
         head, (hidden, null) = head_of(3, 4, covariance), torch.randn(2, 6, 3, 4)
         together = head.sample(hidden, PerSampleRNG(0, range(6)), SamplingConfig(), HeadContext(null, 2.0)).values
@@ -250,7 +250,7 @@ def test_one_gaussian_smears_two_clusters_and_two_find_them() -> None:
     assert float(one.mixture_of(hidden[0]).means.detach().abs().max()) < 0.05
 
 
-def test_a_trained_head_draws_what_it_was_shown_given_what_it_was_told() -> None:
+def test_a_trained_head_samples_the_training_distribution_given_its_condition() -> None:
     torch.manual_seed(4)
     n, hidden = 1000, torch.randn(2, 8)
 

@@ -80,7 +80,7 @@ def test_shapes_and_gradients(settings: Any) -> None:
 
 @EACH
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_an_item_draws_the_same_whatever_stands_beside_it(settings: Any, guidance: float) -> None:
+def test_an_item_does_not_depend_on_others_of_the_batch(settings: Any, guidance: float) -> None:
     head, (hidden, null) = built(settings), hiddens()
     together = draw(head, hidden, null, guidance)
     torch.testing.assert_close(draw(head, hidden[2:3], null[2:3], guidance, first=2), together[2:3], rtol=1e-4, atol=1e-4)
@@ -99,7 +99,7 @@ def test_guidance_runs_from_null_through_conditional(settings: Any) -> None:
 
 
 @EACH
-def test_what_stands_behind_an_items_end_costs_nothing(settings: Any) -> None:
+def test_padding_has_no_loss(settings: Any) -> None:
     """Neither its hidden vector nor its token is felt, in the loss or in its gradient."""
     head, hidden, targets = built(settings), torch.randn(4, 3, 6), torch.randn(4, 3, 2)
     real = torch.tensor([[True, True, True], [True, False, False], [True, True, False], [True, True, True]])
@@ -118,7 +118,7 @@ def test_what_stands_behind_an_items_end_costs_nothing(settings: Any) -> None:
 
 
 @EACH
-def test_a_draw_does_not_feel_what_stands_behind_its_end(settings: Any) -> None:
+def test_a_sample_does_not_depend_on_padding(settings: Any) -> None:
     head, hidden = built(settings), hiddens()[0]
     real = torch.tensor([True, True, False]).expand(4, 3)
     once = draw(head, hidden, mask=real)

@@ -150,7 +150,7 @@ def test_draws_of_256_levels_follow_the_loss() -> None:
     assert stats.chisquare(*pooled).pvalue > ALARM
 
 
-def test_temperature_zero_takes_the_likeliest_level_of_each_colour_in_turn() -> None:
+def test_temperature_zero_takes_the_most_likely_level_of_each_colour_in_turn() -> None:
     head = head_of(3, 6)
     hidden = torch.randn(5, 2, 4, generator=torch.Generator().manual_seed(3))
     drawn = head.sample(hidden, PerSampleRNG(0, range(5)), SamplingConfig(temperature=0.0)).values
@@ -164,16 +164,17 @@ def test_temperature_zero_takes_the_likeliest_level_of_each_colour_in_turn() -> 
 
 def test_guidance_is_the_softmaxs_on_the_levels_log_probabilities() -> None:
     head = head_of(1, 8)
-    told, null = torch.randn(2, 4, generator=torch.Generator().manual_seed(5))
-    given, without = table(head, told).log(), table(head, null).log()
+    conditional, null = torch.randn(2, 4, generator=torch.Generator().manual_seed(5))
+    given, without = table(head, conditional).log(), table(head, null).log()
     for scale in (0.0, 0.5, 1.0, 3.0):
         expected = (without + scale * (given - without)).softmax(-1)
-        draw = head.sample(told.expand(4, 50, -1), PerSampleRNG(2, range(4)), SamplingConfig(), HeadContext(null.expand(4, 50, -1), scale))
+        context = HeadContext(null.expand(4, 50, -1), scale)
+        draw = head.sample(conditional.expand(4, 50, -1), PerSampleRNG(2, range(4)), SamplingConfig(), context)
         assert draw.confidence is not None
         torch.testing.assert_close(draw.confidence.double(), expected[draw.values[..., 0]].log(), rtol=1e-4, atol=1e-4)
 
 
-def test_a_pixel_draws_the_same_whatever_stands_beside_it() -> None:
+def test_a_pixel_does_not_depend_on_others_of_the_batch() -> None:
     head, hidden = head_of(3, 16), torch.randn(6, 3, 4)
     together = head.sample(hidden, PerSampleRNG(0, range(6)), SamplingConfig()).values
     alone = head.sample(hidden[4:5], PerSampleRNG(0, [4]), SamplingConfig()).values

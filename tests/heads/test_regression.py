@@ -42,8 +42,8 @@ def test_between_two_tokens_it_says_the_mean_and_pays_their_variance() -> None:
         return loss
 
     optimizer.step(closure)
-    said = head.sample(torch.ones(1, 4, 1), PerSampleRNG(0, [0]), SamplingConfig()).values
-    torch.testing.assert_close(said, torch.zeros(1, 4, 3), rtol=0, atol=1e-4)
+    sampled = head.sample(torch.ones(1, 4, 1), PerSampleRNG(0, [0]), SamplingConfig()).values
+    torch.testing.assert_close(sampled, torch.zeros(1, 4, 3), rtol=0, atol=1e-4)
     assert head.loss(torch.ones(100, 1), targets).mean().item() == pytest.approx(5.25 / 3, rel=1e-5)
 
 

@@ -92,7 +92,7 @@ def test_the_bootstrapped_target_has_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_times_lie_on_the_grid_of_their_step_and_lengths_are_drawn_as_told(share: float) -> None:
+def test_times_lie_on_the_grid_of_their_step_and_lengths_have_the_given_distribution(share: float) -> None:
     seen = []
 
     class Spy(ShortcutHead):

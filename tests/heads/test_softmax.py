@@ -109,7 +109,7 @@ def test_the_nucleus_at_an_exact_boundary() -> None:
     ]
 
 
-def test_temperature_zero_takes_the_likeliest_code_and_draws_no_number() -> None:
+def test_temperature_zero_takes_the_most_likely_code_and_draws_no_number() -> None:
     hidden = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(1))
     head = Softmax().build(4, Layout((5,), channels=2, vocabulary=9))
     head.logits.weight.data.normal_(generator=torch.Generator().manual_seed(2))

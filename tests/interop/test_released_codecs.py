@@ -60,8 +60,8 @@ def test_encodec_is_transformers_encodec(change: dict[str, object], samples: int
     codes = theirs.encode(media, bandwidth=24.0).audio_codes[0]  # (B, K, n)
     assert codes.unique().numel() > 10
     assert torch.equal(ours.quantizer.encode(ours.encoder(media).mT).mT, codes)
-    heard = theirs.decode(codes[None], [None])[0]
-    torch.testing.assert_close(ours.decoder(ours.quantizer.decode(codes.mT).mT), heard, atol=1e-5, rtol=1e-4)
+    reference = theirs.decode(codes[None], [None])[0]
+    torch.testing.assert_close(ours.decoder(ours.quantizer.decode(codes.mT).mT), reference, atol=1e-5, rtol=1e-4)
 
 
 MIMI = {
@@ -110,9 +110,9 @@ def test_mimi_is_transformers_mimi(samples: int) -> None:
     assert torch.equal(
         ours.quantizer.encode(ours.features(media).mT, num_codebooks=2).mT, theirs.encode(media, num_quantizers=2).audio_codes
     )
-    heard = theirs.decode(codes).audio_values
-    assert heard.std() > 0.05
-    torch.testing.assert_close(ours.maps(ours.quantizer.decode(tokens.values)), heard, atol=1e-5, rtol=1e-4)
+    reference = theirs.decode(codes).audio_values
+    assert reference.std() > 0.05
+    torch.testing.assert_close(ours.maps(ours.quantizer.decode(tokens.values)), reference, atol=1e-5, rtol=1e-4)
     with ours.streaming(2):
         chunks = [ours.encode(part).values for part in media.split(24, dim=-1)]
     whole = samples // 24
@@ -183,18 +183,18 @@ def test_dac_is_transformers_dac(ratios: list[int]) -> None:
     tokens = ours.encode(media)
     assert torch.equal(tokens.values.mT, codes)
     assert torch.equal(ours.quantizer.encode(ours.features(media).mT, num_codebooks=2).mT, theirs.encode(media, n_quantizers=2).audio_codes)
-    heard, whole = theirs.decode(audio_codes=codes).audio_values, ours.maps(ours.quantizer.decode(tokens.values))[:, 0]
+    reference, whole = theirs.decode(audio_codes=codes).audio_values, ours.maps(ours.quantizer.decode(tokens.values))[:, 0]
     assert whole.shape[-1] == media.shape[-1]
-    assert heard.std() > 0.05
+    assert reference.std() > 0.05
     same = media.shape[-1] - right_reach(ratios)
     assert same > 100
-    torch.testing.assert_close(whole[:, :same], heard[:, :same], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(whole[:, :same], reference[:, :same], atol=1e-4, rtol=1e-3)
     for block in theirs.decoder.block:  # with the samples that odd ratios drop, as X-Codec adjusts the same decoder
         block.conv_t1.output_padding = (block.conv_t1.stride[0] % 2,)
     complete = theirs.decode(audio_codes=codes).audio_values
     torch.testing.assert_close(whole, complete, atol=1e-4, rtol=1e-3)
     if same < media.shape[-1]:
-        gap = (complete[:, : heard.shape[-1]] - heard).abs().amax(0)
+        gap = (complete[:, : reference.shape[-1]] - reference).abs().amax(0)
         assert gap[same:].max() > 1e-2  # the end really differs
 
 

@@ -11,7 +11,7 @@ from jielong.media import espeak
 
 @pytest.fixture(autouse=True)
 def _installed(request: pytest.FixtureRequest) -> None:
-    if request.node.name != "test_absence_is_told":
+    if request.node.name != "test_absence_is_reported":
         pytest.importorskip("espeakng_loader")
 
 
@@ -26,7 +26,7 @@ def test_the_marks_of_a_sentence_stay_and_those_of_numbers_are_read() -> None:
     assert chinese.endswith(".")
 
 
-def test_speech_is_as_long_as_what_is_said() -> None:
+def test_speech_is_as_long_as_its_text() -> None:
     short, rate = espeak.speak("no")
     long, _ = espeak.speak("no, we are not going to say that all over again")
     assert short.shape[0] == 1
@@ -171,7 +171,7 @@ def test_the_table_of_scripts_is_what_espeak_does() -> None:
             assert espeak.phonemes(letters[script] * 2, language)
 
 
-def test_absence_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absence_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     espeak._library.cache_clear()
     with pytest.raises(espeak.EspeakError, match=r"pip install 'jielong\[phonemes\]'"):

@@ -21,7 +21,7 @@ def test_the_scale_is_undone() -> None:
     assert to_mel(torch.tensor([500.0, 1000.0, 6400.0])).tolist() == pytest.approx([7.5, 15, 42])
 
 
-def test_a_tone_stands_in_its_bin() -> None:
+def test_a_tone_is_in_its_bin() -> None:
     tone = torch.sin(2 * math.pi * 1000 * torch.arange(16000, dtype=torch.float64) / 16000)
     made = spectrum(tone, 512, 128)
     assert made.shape == (257, 126)

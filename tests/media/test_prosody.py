@@ -43,7 +43,7 @@ def test_a_gain_and_a_transposition_change_little() -> None:
     torch.testing.assert_close(higher[:5], told[:5], rtol=0.15, atol=0.05)
 
 
-def test_melody_stress_and_rhythm_are_told_apart() -> None:
+def test_melody_stress_and_rhythm_are_distinguished() -> None:
     flat = prosody(STEADY)
     wavy = prosody(voice(150 * 2 ** (0.25 * torch.sin(2 * math.pi * 2 * times()))))
     assert float(wavy[0]) == pytest.approx(4 * 0.25 / 2**0.5, rel=0.2)  # of the deviation of a sine, in octaves

@@ -138,7 +138,7 @@ def test_all_known_and_none_known(buffer: int, count: int) -> None:
     torch.testing.assert_close(mixed[0], hidden[0], atol=2e-6, rtol=1e-5)
 
 
-def test_the_third_position_embedding_tells_the_head_its_position() -> None:
+def test_the_third_position_embedding_gives_the_head_its_position() -> None:
     """Without rotations and the first two embeddings all unknown positions look alike; with the third they are conditioning apart."""
     model, known = make(None, rotary=False), known_of(0)
     x = torch.ones(1, N, WIDTH)

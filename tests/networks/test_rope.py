@@ -53,7 +53,7 @@ def test_turning_a_projection_is_turning_its_parts_forward_and_backward() -> Non
     torch.testing.assert_close(rotation.of_projection(qkv.float()), tuple(x.float() for x in expected))  # another dtype than the tables'
 
 
-def test_complex_pairs_turn_alike() -> None:
+def test_complex_pairs_rotate_equally() -> None:
     rotation = Rotary(8, 1)(torch.tensor([[2], [6]]), CPU, torch.float32)
     x = torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(0))
     pairs = torch.complex(x[..., :4], x[..., 4:]) * rotation.pairs

@@ -19,7 +19,7 @@ def test_pieces_cover_the_recording() -> None:
     assert all(after - before == 77 for before, after in itertools.pairwise(starts))
 
 
-def test_other_files_and_absence_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_and_missing_files_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "weights.pt"
     torch.save({"model_state": {}}, other)
     with pytest.raises(WeightsError, match="not the published weights"):

@@ -100,7 +100,7 @@ def test_one_row_begins_anew_while_the_others_go_on(name: str) -> None:
 
 
 @torch.no_grad()
-def test_where_a_row_cannot_begin_anew_it_is_said() -> None:
+def test_a_row_that_cannot_be_reset_is_reported() -> None:
     for name, received, why in [("strided", 4, "1 of the 3 samples"), ("reflected", 8, "reflected"), ("both ways", 20, "look ahead")]:
         layer = layers()[name]
         with layer.streaming(2) as stream:

@@ -27,7 +27,7 @@ def test_states_stand_where_their_durations_say() -> None:
 
 
 @pytest.mark.parametrize("length", [1, 3, 7, 12, 100])
-def test_even_durations_fill_the_asked_length_exactly(length: int) -> None:
+def test_even_durations_fill_the_given_length_exactly(length: int) -> None:
     mask = mask_of(4, 1, 3)
     durations = even(mask, torch.full((3,), length))
     torch.testing.assert_close(durations.sum(1), torch.full((3,), float(length)))
@@ -79,7 +79,7 @@ def test_the_search_finds_the_best_of_all_paths() -> None:
     assert search(scores, mask_of(*counts), torch.tensor(lengths))[1].tolist() == found[1].tolist()
 
 
-def test_the_first_positions_of_an_item_are_those_of_its_likeliest_first_symbols() -> None:
+def test_the_first_positions_of_an_item_are_those_of_its_most_likely_first_symbols() -> None:
     scores = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0))
     counts = [4, 3, 1, 2, 4]
     found = search(scores, mask_of(*counts), torch.full((5,), 3), whole=False)
@@ -136,7 +136,7 @@ def test_durations_are_learned_from_tokens_that_symbols_explain(layout: Layout) 
     torch.testing.assert_close(layer.durations(along, lengths * 2), 2.0 * durations, rtol=0.1, atol=0.1)
 
 
-def test_what_a_text_is_said_to_last_is_right_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predicted_durations_are_right_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not at the geometric mean: a symbol that lasts one token or nine lasts five, not three."""
     torch.manual_seed(0)
     stretch, items = MonotonicAlignment(4, 8, Layout((18,), 1)), 64

@@ -64,7 +64,7 @@ def test_pieces_equal_the_whole(causal: bool, downsample: int) -> None:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_nothing_later_than_its_latency_is_heard(causal: bool) -> None:
+def test_output_depends_on_nothing_beyond_the_latency(causal: bool) -> None:
     torch.manual_seed(0)
     autoencoder = Vocos(**SMALL, causal=causal, downsample=2).build(channels=1, size=(160,), dim=6)
     encoder, decoder = autoencoder.encoder.eval(), autoencoder.decoder.eval()

@@ -107,7 +107,7 @@ def test_what_is_left_is_the_shortened_sequence(layout: Layout) -> None:
     torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_where_a_token_stands_is_told() -> None:
+def test_the_next_position_changes_the_hidden_vector() -> None:
     """The same token before a gap of one and before a gap of three."""
     model, given = built(NUMBERS), tokens(NUMBERS, 1)
     hidden = []

@@ -102,7 +102,7 @@ def test_a_scale_reads_the_sum_of_the_coarser_ones_averaged_down() -> None:
         torch.testing.assert_close(read[:, STARTS[scale] - 1 : STARTS[scale + 1] - 1], embedding.linear(expected))  # type: ignore[operator]
 
 
-def test_the_placeholder_stands_at_the_first_scale_even_if_it_is_not_one_position() -> None:
+def test_the_placeholder_fills_the_first_scale_even_if_it_is_not_one_position() -> None:
     for first, count in ((1, 1), (2, 4)):
         model = make(first=first)
         positions = model.layout.positions
@@ -235,9 +235,9 @@ def test_smooth_sampling_mixes_codes_and_the_tokenizer_decodes_the_mixture() -> 
     values = codes()
     vectors = Tokens(model.embedding.vectors(values), drawn.layout)  # type: ignore[operator]
     assert torch.equal(cut.decode(vectors), cut.decode(Tokens(values, cut.layout)))
-    likeliest = SamplingConfig(temperature=0)
-    hard = model.generate(given(model), seed=3, sampling=likeliest)
-    soft = model.generate(given(model), seed=3, sampling=likeliest, soft_codes=True)
+    greedy = SamplingConfig(temperature=0)
+    hard = model.generate(given(model), seed=3, sampling=greedy)
+    soft = model.generate(given(model), seed=3, sampling=greedy, soft_codes=True)
     torch.testing.assert_close(soft.values, model.embedding.vectors(hard.values))  # type: ignore[operator]
 
 

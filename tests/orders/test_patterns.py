@@ -128,23 +128,23 @@ def make(name: str, layout: Layout, head: Head | None = None, width: int = 32) -
     return model
 
 
-def test_further_levels_take_their_likeliest_codes_unless_they_are_drawn() -> None:
+def test_further_codebooks_take_their_most_likely_codes_unless_they_are_drawn() -> None:
     layout = Layout((5,), 3, 7)
     model = make("levels", layout).eval()
     assert isinstance(model.head, SoftmaxHead)
 
-    def likeliest_of(drawn: Tokens) -> torch.Tensor:
+    def most_likely_of(drawn: Tokens) -> torch.Tensor:
         scores = model.head.scores(hidden_of(model, drawn.values)).unflatten(1, (3, 5))  # a row a codebook
         return torch.stack([scores[:, book, :, book].argmax(-1) for book in range(3)], dim=-1)
 
     greedy = model.eval().generate(count=8, seed=1)
-    likeliest = likeliest_of(greedy)
-    assert torch.equal(greedy.values[..., 1:], likeliest[..., 1:])
-    assert not torch.equal(greedy.values[..., 0], likeliest[..., 0])
+    most_likely = most_likely_of(greedy)
+    assert torch.equal(greedy.values[..., 1:], most_likely[..., 1:])
+    assert not torch.equal(greedy.values[..., 0], most_likely[..., 0])
     model.order = CoarseToFine(greedy=False).build()
     drawn = model.eval().generate(count=8, seed=1)
     assert torch.equal(drawn.values[..., 0], greedy.values[..., 0])
-    assert not torch.equal(drawn.values[..., 1:], likeliest_of(drawn)[..., 1:])
+    assert not torch.equal(drawn.values[..., 1:], most_likely_of(drawn)[..., 1:])
 
 
 def test_only_codes_that_there_are_cost_logits() -> None:

@@ -104,7 +104,7 @@ def test_the_measured_scale_gives_unit_deviation_and_comes_off_again(standardize
     torch.testing.assert_close(tokenizer.decode(tokenizer.encode(pictures())), before, rtol=1e-4, atol=1e-5)
 
 
-def test_the_scale_is_in_the_checkpoint_and_in_what_tokens_are_said_to_mean() -> None:
+def test_the_scale_is_in_the_checkpoint_and_normalize_in_the_description() -> None:
     tokenizer = make()
     tokenizer.calibrate([pictures()])
     state = tokenizer.state_dict()

@@ -86,10 +86,10 @@ def test_what_is_not_known_is_silent() -> None:
     tokens = made.encode(sound(1))
     known = torch.zeros(1, 10, dtype=torch.bool)
     known[0, 2:4] = True
-    heard, whole = made.decode_known(tokens, known), made.decode(tokens)
-    assert torch.equal(heard[..., 16:32], whole[..., 16:32])
-    assert not heard[..., :16].any()
-    assert not heard[..., 32:].any()
+    partial, whole = made.decode_known(tokens, known), made.decode(tokens)
+    assert torch.equal(partial[..., 16:32], whole[..., 16:32])
+    assert not partial[..., :16].any()
+    assert not partial[..., 32:].any()
 
 
 def test_vectors_of_sound() -> None:

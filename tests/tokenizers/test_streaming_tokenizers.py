@@ -71,7 +71,7 @@ def test_a_stream_is_the_whole(autoencoder: SEANet, kind: str, size: int) -> Non
     tokenizer, media = make(autoencoder, kind), sound(13 * HOP - 3)
     whole = tokenizer.encode(media)
     back = tokenizer.decode(whole)
-    heard, read = [], []
+    decoded, read = [], []
     with tokenizer.streaming(2) as stream:
         parts = media.split(size, dim=-1)
         for number, part in enumerate(parts, 1):
@@ -79,12 +79,12 @@ def test_a_stream_is_the_whole(autoencoder: SEANet, kind: str, size: int) -> Non
                 stream.finish()
             tokens = tokenizer.encode(part)
             read.append(tokens.values)
-            heard.append(tokenizer.decode(tokens))
+            decoded.append(tokenizer.decode(tokens))
             if number < len(parts):  # a token as soon as its last sample is in, and its samples at once
                 assert sum(values.shape[1] for values in read) == number * size // HOP
     values = torch.cat(read, dim=1)
     torch.testing.assert_close(values, whole.values, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(torch.cat(heard, dim=-1), back, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(decoded, dim=-1), back, atol=1e-5, rtol=1e-5)
     assert tokenizer.encoder.stream is None
 
 
@@ -107,13 +107,13 @@ def test_long_sound_goes_through_in_pieces(autoencoder: SEANet, monkeypatch: pyt
     tokenizer, media = make(autoencoder), sound(60 * HOP + 11)
     with torch.no_grad():
         features = tokenizer.encoder(media)
-        heard = tokenizer.decoder(features)
+        decoded = tokenizer.decoder(features)
         longest: list[int] = []
         tokenizer.encoder.layers[0].register_forward_pre_hook(lambda layer, given: longest.append(given[0].shape[-1]))
         monkeypatch.setattr(grid, "PIECE", 4 * HOP)
         monkeypatch.setattr(grid, "FRAMES", 1)
         torch.testing.assert_close(tokenizer.features(media), features, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(tokenizer.maps(features.mT), heard, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(tokenizer.maps(features.mT), decoded, atol=1e-5, rtol=1e-5)
     assert max(longest) == 4 * HOP
     assert len(longest) == 16
 

@@ -79,7 +79,7 @@ def test_every_token_sees_every_patch_and_every_place_sees_every_token() -> None
     assert (told.abs().sum(-1) > 0).all()
 
 
-def test_a_token_is_told_from_the_others_by_its_vector_alone() -> None:
+def test_tokens_differ_in_their_vectors_alone() -> None:
     tokenizer = stirred(make()).eval()
     tokens = tokenizer.encode(pictures())
     other = copy.deepcopy(tokenizer)

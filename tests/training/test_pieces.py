@@ -254,12 +254,12 @@ def test_a_header_that_begins_like_a_pickle_is_none(tmp_path):
 
 def test_weights_of_another_model_name_the_tensor_and_change_nothing(tmp_path):
     save_checkpoint(tmp_path, nn.Linear(3, 2), "")
-    for other, told in (
+    for other, message in (
         (nn.Linear(4, 2), r"tensor 'weight' is \(2, 3\), but the model's is \(2, 4\)"),
         (nn.Linear(3, 2, bias=False), "holds 1 tensors that the model does not have, first 'bias'"),
         (nn.Sequential(nn.Linear(3, 2)), r"lacks 2 of 2 tensors, first '0\.weight'"),
     ):
         before = fingerprint(other)
-        with pytest.raises(CheckpointError, match=told):
+        with pytest.raises(CheckpointError, match=message):
             load_weights(other, tmp_path)
         assert fingerprint(other) == before

@@ -173,8 +173,8 @@ def test_a_full_disk_leaves_the_last_state_intact(tmp_path, uninterrupted):
         try:
             run(out)
         except CheckpointError as error:
-            told = "could not be" in str(error) and "state-000000000080, is intact" in str(error)
-            os._exit(7 if told else 8)
+            reported = "could not be" in str(error) and "state-000000000080, is intact" in str(error)
+            os._exit(7 if reported else 8)
         os._exit(9)
 
     run(tmp_path, stop_after=80)

@@ -157,7 +157,7 @@ def test_sounds_save_themselves_as_a_set(tmp_path: Path) -> None:
         Sounds(sounds.tensor, 4_000, ["one"])
 
 
-def test_what_is_odd_is_said(tmp_path: Path) -> None:
+def test_unusual_files_are_reported(tmp_path: Path) -> None:
     write_audio(tmp_path / "silent.wav", torch.zeros(1, 400), 4_000)
     write_audio(tmp_path / "loud.wav", torch.ones(2, 400), 8_000)
     (tmp_path / "cut.wav").write_bytes((tmp_path / "loud.wav").read_bytes()[:100])

@@ -38,9 +38,9 @@ def test_a_model_of_which_nothing_fits_is_refused(earlier):
 def test_a_run_begins_there_once(earlier, tmp_path):
     """The first step is from the other run's weights; going on, from its own, whether or not they are still there."""
     settings = SETTINGS.model_copy(update={"lr": 1e-12, "warmup": 8, "samples": 80, "ema": 0.0, "weight_decay": 0.0})
-    told = io.StringIO()
-    run(tmp_path, settings, stop_after=40, init_from=earlier, progress=True, console=Console(file=told, width=200))
-    assert "initialised 7 tensors from earlier" in told.getvalue()
+    output = io.StringIO()
+    run(tmp_path, settings, stop_after=40, init_from=earlier, progress=True, console=Console(file=output, width=200))
+    assert "initialised 7 tensors from earlier" in output.getvalue()
     run(tmp_path, settings, init_from=tmp_path / "nowhere")
     end, start = read_tensors(tmp_path / "model.safetensors"), read_tensors(earlier / "model.safetensors")
     torch.testing.assert_close(end["middle.weight"], start["middle.weight"], rtol=0, atol=1e-8)

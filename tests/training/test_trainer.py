@@ -192,7 +192,7 @@ class Rising(ToyObjective):
     ("losses", "warnings"),
     [([3.0, 2.5, 2.54, 2.6, 2.7, 2.0], 1), ([3.0, 2.5, 2.54, 2.4, 2.4, 9.0], 0), ([-2.0, -1.9, -1.8, -2, -3, 0], 1)],
 )
-def test_a_held_out_loss_that_rises_is_told_once(tmp_path, losses, warnings):
+def test_a_rising_held_out_loss_is_reported_once(tmp_path, losses, warnings):
     screen = io.StringIO()
     settings = SETTINGS.model_copy(update={"sample_every": 56})
     run(tmp_path, settings, Rising(losses), progress=True, console=Console(file=screen, width=400))

@@ -180,7 +180,7 @@ def test_figures_are_left_out_by_their_names(spoken: str, monkeypatch: pytest.Mo
         evaluate(replace(made, name="codec", generator=None), count=2, skip_metrics=["si_sdr"])
 
 
-def test_a_length_that_is_asked_for_is_met(spoken: str) -> None:
+def test_a_requested_length_is_met(spoken: str) -> None:
     made = system(spoken)
     sides = generated(subject(made, spoken, DrawSettings(length=1.25))).sides
     real = subject(made, spoken).clips
@@ -191,14 +191,14 @@ def test_a_length_that_is_asked_for_is_met(spoken: str) -> None:
     assert told["provenance"]["omitted"]["length_ratio"] == "a duration is requested"
 
 
-def test_a_chain_that_ends_by_itself_is_measured_as_long_as_it_is(spoken: str) -> None:
+def test_a_sample_that_ends_at_its_stop_head_is_measured_at_its_length(spoken: str) -> None:
     made = system(spoken, "{characters: {width: 16, layers: 1, heads: 2}}", "stop_head: {threshold: 0.5}", **CHAIN)
     found = evaluate(made, count=2).figures
     assert 0 < found["length_ratio"].value < 3
     assert found["first_sound_ms"].value > 0
 
 
-def test_what_cannot_be_asked_is_refused(spoken: str, tmp_path: Path) -> None:
+def test_impossible_requests_are_refused(spoken: str, tmp_path: Path) -> None:
     untimed = system(spoken, "{characters: {width: 16, layers: 1, heads: 2}}")
     with pytest.raises(ValueError, match="toy takes no durations"):
         evaluate(untimed, draws=DrawSettings(length=1.0))

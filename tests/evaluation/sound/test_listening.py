@@ -52,7 +52,7 @@ def test_clips_without_speech_are_left_out(speech: tuple[Tensor, int], name: str
     assert (measured.n, measured.details["left_out"]) == (1, 2)
 
 
-def test_dnsmos_hears_noise_without_a_reference(speech: tuple[Tensor, int]) -> None:
+def test_dnsmos_measures_noise_without_a_reference(speech: tuple[Tensor, int]) -> None:
     pytest.importorskip("onnxruntime")
     if not _installed("speechmos"):
         pytest.skip("speechmos is not installed")
@@ -71,7 +71,7 @@ def _installed(name: str) -> bool:
 
 
 @pytest.mark.parametrize(("name", "module"), [("pesq_wb", "pesq"), ("stoi", "pystoi"), ("visqol", "visqol")])
-def test_absence_is_told(name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absence_is_reported(name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     listening._visqol.cache_clear()
     with pytest.raises(MissingError, match=r"pip install 'jielong\[speech"):

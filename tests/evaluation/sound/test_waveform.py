@@ -52,7 +52,7 @@ def test_a_gain_moves_every_band_by_its_decibels() -> None:
     assert 0 < loud < louder
 
 
-def test_a_shift_that_nobody_hears_moves_spectra_little() -> None:
+def test_an_inaudible_shift_changes_spectra_little() -> None:
     x = noise()
     assert mel_distance([x.roll(1)], [x], RATE).value < 0.5
     assert si_sdr([x.roll(1)], [x], RATE).value < -10

@@ -39,7 +39,7 @@ def test_rates_weigh_texts_by_their_length() -> None:
         error_rates(["a"], ["..."])
 
 
-def test_absence_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absence_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingError, match=r"pip install 'jielong\[speech\]'"):
         Recogniser()
