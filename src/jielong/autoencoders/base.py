@@ -22,10 +22,7 @@ class Autoencoder:
 
 
 def check_grid(size: tuple[int, ...], reduction: tuple[int, ...]) -> tuple[int, ...]:
-    """Positions along each axis of media of a size, which is divided by the reduction along that axis.
-
-    Raises ``ValueError`` if it does not divide evenly.
-    """
+    """Positions along each axis: the size over the reduction. Raises ``ValueError`` if it does not divide evenly."""
     if len(size) != len(reduction) or any(side % factor for side, factor in zip(size, reduction, strict=True)):
         sides, factors = " x ".join(map(str, size)), " x ".join(map(str, reduction))
         raise ValueError(f"media of size {sides} do not divide into tokens of {factors}: choose sizes that are multiples")

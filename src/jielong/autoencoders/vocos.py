@@ -21,9 +21,7 @@ class Vocos(AutoencoderSettings, family="autoencoder", name="vocos"):
     Attributes:
         window: Samples of a spectrum, a multiple of the stride, at least 3 times as long.
         stride: Samples from one spectrum to the next.
-        width: Channels of the blocks.
         hidden: Channels within them; 3 times the width when not given.
-        layers: Blocks of each half.
         kernel: Frames that a block's convolution spans.
         causal: Whether the blocks look back only.
         downsample: Frames that become one token.

@@ -16,7 +16,4 @@ class BackboneSettings(Part):
 
     @abstractmethod
     def build(self, layout: Layout, condition_width: int | None) -> AnyBackbone:
-        """The network for tokens of a layout. Raises ``ValueError`` if the network cannot read such tokens.
-
-        ``layout``: of the tokens, as the order arranges them.
-        """
+        """The network for tokens of a layout, as the order arranges them. Raises ``ValueError`` if it cannot read such tokens."""

@@ -47,10 +47,7 @@ class Alphabet:
         return len(self.symbols)
 
     def spell(self, text: str) -> str:
-        """The text in symbols of this alphabet, any white space as single spaces.
-
-        Raises ``ValueError`` if it is empty, or holds a character that has no replacement.
-        """
+        """The text in these symbols, white space as single spaces. Raises ``ValueError`` if empty, or a character has no replacement."""
         words = " ".join(unicodedata.normalize("NFC", text).split())
         spelt = "".join(self._read(character, text) for character in words)
         if not spelt.strip():

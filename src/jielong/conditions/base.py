@@ -87,10 +87,7 @@ class Condition(nn.Module, ABC, Generic[Value, Prepared]):
         return Conditioning(null[:, None], mask, null, AlignedStates(null[:, None], mask) if self.alignment else None)
 
     def precompute(self, train: MediaSet, heldout: MediaSet) -> None:
-        """Before training: cache what :meth:`prepare` would compute for every item of the data, and check their values.
-
-        Raises ``ValueError`` if values of the data cannot be read.
-        """
+        """Before training: check all values and cache what :meth:`prepare` computes. Raises ``ValueError`` if they cannot be read."""
 
     def count_aligned(self, values: Sequence[Value]) -> list[int] | None:
         """Aligned states of each value; ``None`` without alignment."""
@@ -157,10 +154,7 @@ class ConditionSettings(Part):
         return None
 
     def values(self, columns: Mapping[str, Sequence[object]]) -> Sequence[object]:
-        """Values of the condition, one per item, from values by input name.
-
-        Raises ``InputError`` if an input is missing that the condition was never trained without.
-        """
+        """Values of the condition, one per item. Raises ``InputError`` if an input is missing that training never dropped."""
         return columns[self.input.name]
 
     def durations(self, values: Sequence[object]) -> list[float] | None:

@@ -50,10 +50,7 @@ class SymbolText(Condition[str, PaddedTexts]):
         return [sum(self.alphabet.symbols[number] not in SOUNDLESS for number in self.symbols(text)) + 2 for text in values]
 
     def prepare(self, values: Sequence[str]) -> PaddedTexts:
-        """Texts to numbers of symbols, ``(B, L)`` with ``L`` the longest text.
-
-        Raises ``ValueError`` if a text holds a character that cannot be read, or is too long.
-        """
+        """Texts to numbers of symbols, ``(B, longest)``. Raises ``ValueError`` if a character cannot be read, or a text is too long."""
         check_texts(values)
         return pad([self._row(text) for text in values])
 

@@ -86,10 +86,7 @@ class ConditionInput(ABC):
         return isinstance(value, str | Path)
 
     def parse(self, text: str) -> object:
-        """The value of an option on the command line; the text itself by default.
-
-        Raises ``ValueError`` if the text does not describe a value.
-        """
+        """The value of a command-line option; the text itself by default. Raises ``ValueError`` if the text does not describe a value."""
         return text
 
     def caption(self, value: object) -> str:

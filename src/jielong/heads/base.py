@@ -60,10 +60,7 @@ class SampleOutput:
 
 
 class Head(nn.Module, Phased, ABC):
-    """The distribution of a token given a hidden vector: its loss and its sampler.
-
-    A head with :attr:`phases` computes the loss of each: its name is in :attr:`HeadContext.phase`.
-    """
+    """The distribution of a token given a hidden vector; with :attr:`phases` it has a loss for each :attr:`HeadContext.phase`."""
 
     discrete: bool
     """Whether it predicts code indices (and needs a tokenizer that has them)."""
@@ -94,10 +91,7 @@ class Head(nn.Module, Phased, ABC):
         return None
 
     def log_prob(self, hidden: Tensor, values: Tensor) -> Tensor:
-        """Log-probability or log-density in nats per token: hidden ``(..., D)``, values ``(..., C)`` to ``(...)``.
-
-        Raises ``ValueError`` if the head has no likelihood.
-        """
+        """Log-probability or log-density per token, nats: ``(..., D)``, ``(..., C)`` to ``(...)``. Raises ``ValueError`` if it has none."""
         raise ValueError(f"the {type(self).__name__} has no likelihood; for continuous tokens take the head gaussian_mixture")
 
     def check_sampling(self, sampling: SamplingConfig) -> None:
@@ -121,10 +115,7 @@ class Head(nn.Module, Phased, ABC):
         """Draw tokens at hidden vectors ``(B, n, D)``."""
 
     def soft_codes(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> Tensor:
-        """Random weights over all codes instead of a code, ``(B, n, K, V)``, for soft codes.
-
-        Raises ``ValueError`` if the head has no codes.
-        """
+        """Random weights over all codes instead of a code, ``(B, n, K, V)``. Raises ``ValueError`` if the head has no codes."""
         raise ValueError(f"the {type(self).__name__} has no codes to mix; soft_codes needs a softmax head")
 
 
@@ -133,7 +124,4 @@ class HeadSettings(Part):
 
     @abstractmethod
     def build(self, width: int, layout: Layout) -> Head:
-        """The head that predicts tokens of ``layout`` from hidden vectors of ``width`` channels.
-
-        Raises ``ValueError`` if the settings do not fit the layout.
-        """
+        """The head for tokens of ``layout`` and hidden vectors of ``width``. Raises ``ValueError`` if the settings do not fit it."""

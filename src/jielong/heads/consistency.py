@@ -121,10 +121,7 @@ class ConsistencyHead(IterativeHead):
         return x * (levels**2 + self.deviation**2).rsqrt()
 
     def loss_of_copies(self, targets: Tensor, predict: Predict, mask: Tensor | None = None) -> Tensor:
-        """Pseudo-Huber distance of the predictions at two neighbouring levels, divided by the difference of the levels.
-
-        In evaluation the grid is the finest, so that losses compare.
-        """
+        """Pseudo-Huber distance of predictions at neighbouring levels over their difference; in evaluation on the finest grid."""
         grid = self.levels.grid(self.levels.intervals(self.samples_seen) if self.training else self.levels.last)
         index = torch.multinomial(self.levels.chances(grid).float().to(targets.device), len(targets), replacement=True)
         grid = grid.to(targets)

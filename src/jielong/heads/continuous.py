@@ -76,10 +76,7 @@ class GuidedDenoiser:
             self.prepared = network.prepare(rows.flatten(0, 1))
 
     def branches(self, x: Tensor, *times: float) -> tuple[Tensor, Tensor | None]:
-        """The conditional and, with guidance, the unconditional prediction, each ``(B, n, outputs)`` in float32.
-
-        ``x``: noisy tokens ``(B, n, C)``; ``times``: the network's times, shared by all rows.
-        """
+        """The conditional and, with guidance, the unconditional prediction ``(B, n, outputs)``, float32; ``times`` are for all rows."""
         rows = x if isinstance(self.network, JointDenoiser) else x.flatten(0, 1)
         when = torch.tensor([times], dtype=x.dtype, device=x.device) if times else None
         out = upcast(self.network.predict(torch.cat([rows, rows]) if self.joined else rows, when, self.prepared))
@@ -105,7 +102,6 @@ class IterativeSettings(HeadSettings):
     """Settings that iterative heads share, for continuous tokens of unit standard deviation.
 
     Attributes:
-        network: The network.
         steps: Network evaluations per draw, unless ``num_inference_steps`` is given.
         diffusion_batch_mul: Noisy copies of each token in a loss; the backbone runs once for all of them.
     """
@@ -184,10 +180,7 @@ class IterativeHead(Head):
 
     @abstractmethod
     def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
-        """From noise to tokens ``(B, n, C)`` in ``steps`` network evaluations.
-
-        ``evaluate.on_state`` receives the state after each step, scaled to the tokens' standard deviation.
-        """
+        """From noise to tokens ``(B, n, C)`` in ``steps`` evaluations; ``evaluate.on_state`` receives each state, at unit deviation."""
 
     def initial(self, evaluate: GuidedDenoiser, rng: PerSampleRNG) -> Tensor:
         """Standard normal noise, ``(B, n, C)``; the same with and without guidance."""

@@ -20,8 +20,6 @@ class Depth(HeadSettings, family="head", name="depth"):
 
     Attributes:
         layers: Layers of the transformer over the codebooks.
-        width: Its channels.
-        heads: Its attention heads.
         shared: Use one set of layer weights for all codebooks.
         first_weight: Weight of the first codebook's loss relative to each of the others (Moshi: 100, for its semantic codebook).
     """
@@ -101,10 +99,7 @@ class DepthHead(Head):
             return -cross_entropies(scores, flat).sum(-1).view(values.shape[:-1])
 
     def sample(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> SampleOutput:
-        """Draw codes ``(B, n, K)`` in turn with cached keys and values, and the log-probability of each draw.
-
-        Guidance combines the logits of each codebook, both branches conditioned on the same codes.
-        """
+        """Draw codes ``(B, n, K)`` in turn, with log-probabilities; guidance combines logits, both branches given the same codes."""
         batch, n, _ = hidden.shape
         null = context.unconditional
         rows = hidden.flatten(0, 1)

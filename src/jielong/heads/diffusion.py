@@ -33,8 +33,6 @@ class Diffusion(IterativeSettings, family="head", name="diffusion"):
     """Settings of the diffusion head.
 
     Attributes:
-        schedule: The noise schedule.
-        prediction: What the network predicts.
         variance: Variance of a reverse step: ``fixed`` to that of ``q(x_{t-1} | x_t, x_0)``, or ``learned`` between it and ``beta_t``
             (arXiv 2102.09672).
         sampler: See :mod:`jielong.heads.diffusion_samplers`.

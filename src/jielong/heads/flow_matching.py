@@ -116,7 +116,6 @@ class FlowMatching(IterativeSettings, family="head", name="flow_matching"):
     """Settings of the flow-matching head.
 
     Attributes:
-        times: Distribution of training times.
         sampler: ``euler``, ``midpoint``, ``heun``, or ``sde``, which adds noise between steps.
         shift: Moves the grid of sampling towards the noise (:func:`shifted`), for tokens of many values (SD3: 3 at 1024 pixels).
     """

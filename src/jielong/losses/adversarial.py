@@ -19,10 +19,7 @@ Kind = Literal["hinge", "non_saturating"]
 
 
 def discriminator_objective(real: Tensor, fake: Tensor, kind: Kind) -> Tensor:
-    """The discriminator's loss from its logits.
-
-    Hinge: ``(E relu(1 - D(x)) + E relu(1 + D(x^))) / 2``; non-saturating: ``(E softplus(-D(x)) + E softplus(D(x^))) / 2``.
-    """
+    """Hinge: ``(E relu(1 - D(x)) + E relu(1 + D(x^))) / 2``; non-saturating: ``(E softplus(-D(x)) + E softplus(D(x^))) / 2``."""
     if kind == "hinge":
         return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
     return (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2

@@ -39,7 +39,6 @@ class StftDiscriminators(DiscriminatorSettings, family="discriminator", name="st
 
     Attributes:
         windows: Samples of each; if not given, those of 2048, 1024, 512, 256 and 128 that fit into a clip.
-        channels: Width of their layers.
     """
 
     windows: tuple[PositiveInt, ...] | None = Field(default=None, min_length=1)
@@ -123,10 +122,7 @@ class SoundAdversarialLoss(AdversarialLoss):
         return self.active(samples_seen) and float(drawn) < self.settings.updates
 
     def judge(self, sound: Tensor, constant: bool = False) -> list[DiscriminatorOutput]:
-        """Outputs of all discriminators on ``(B, C, T)``.
-
-        ``sound``: real or reconstructed; ``constant``: let no gradient reach the discriminators' weights.
-        """
+        """Outputs of all discriminators on ``(B, C, T)``. ``constant``: let no gradient reach the discriminators' weights."""
         with torch.autocast(sound.device.type, enabled=False):
             if not constant:
                 return [each(sound.float()) for each in self.discriminators]
@@ -162,7 +158,6 @@ class SoundAdversarial(AdversarialSettings, family="loss", name="adversarial_sou
         weight: Of the hinge loss.
         features: Weight of feature matching; 0 leaves it out.
         updates: Probability that the discriminators learn in a step; 2/3 in EnCodec. Lower values slow them down and cost less.
-        discriminators: Kinds of discriminators.
     """
 
     axes: ClassVar[Axes | None] = ALONG_TIME

@@ -81,10 +81,7 @@ class AdversarialLoss(nn.Module, ABC):
 
     @abstractmethod
     def generator_losses(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
-        """The decoder's unweighted scalar losses by name; the discriminators are constant.
-
-        ``fake``: reconstructions, with a gradient; ``real``: their targets.
-        """
+        """The decoder's unweighted scalar losses by name, of ``fake`` with a gradient; the discriminators are constant."""
 
     def weights(self, reconstruction_loss: Tensor, losses: Mapping[str, Tensor], last_layer: nn.Parameter) -> dict[str, Tensor]:
         """Weights of this step, by name.

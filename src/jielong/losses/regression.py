@@ -60,10 +60,7 @@ def from_unit(values: Tensor) -> Tensor:
 
 
 def logit_laplace_median(maps: Tensor) -> Tensor:
-    """Median image of the distribution, ``phi^-1(sigmoid(mu))``, ``(B, 2 C, H, W) -> (B, C, H, W)``, in [-1.25, 1.25].
-
-    ``maps`` as in :class:`LogitLaplaceLoss`.
-    """
+    """Median image ``phi^-1(sigmoid(mu))`` of the distribution, ``(B, 2 C, H, W) -> (B, C, H, W)``, in [-1.25, 1.25]."""
     location, _ = maps.chunk(2, dim=1)
     return from_unit(torch.sigmoid(location))
 
@@ -81,10 +78,7 @@ class LogitLaplaceLoss(ReconstructionLoss):
         super().__init__(settings.weight)
 
     def forward(self, maps: Tensor, target: Tensor) -> Tensor:
-        """Weighted scalar of predicted ``maps`` ``(B, 2 C, H, W)`` at images ``(B, C, H, W)`` in [-1, 1].
-
-        Raises ``ValueError`` if there are not two maps per channel.
-        """
+        """Weighted scalar of ``maps (B, 2 C, H, W)`` at images ``(B, C, H, W)`` in [-1, 1]. Raises ``ValueError`` for other shapes."""
         if maps.ndim != 4 or maps.shape[1] % 2:
             raise ValueError(
                 f"a logit-Laplace likelihood needs two maps a channel, (batch, 2 channels, height, width), not {tuple(maps.shape)}"

@@ -42,10 +42,7 @@ class SpectralLoss(ReconstructionLoss):
                 raise ValueError(f"a window of {window} samples does not fit clips of {samples}; list windows from 4 to {samples} samples")
 
     def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
-        """Weighted scalar distance of sounds ``(B, C, T)`` in [-1, 1].
-
-        Raises ``ValueError`` if the shapes differ, or are not those of sound.
-        """
+        """Weighted distance of sounds ``(B, C, T)`` in [-1, 1]. Raises ``ValueError`` if shapes differ, or are not those of sound."""
         check_same_shape(reconstruction, target)
         if reconstruction.ndim != 3:
             raise ValueError(f"a spectral loss compares sound (batch, channels, samples), not {tuple(reconstruction.shape)}")
@@ -157,7 +154,6 @@ class Mel(SpectralSettings, family="loss", name="mel"):
 
     Attributes:
         form: ``encodec``, ``soundstream`` or ``hifi_gan``, see :class:`MelLoss`.
-        bands: Mel bands.
         floor: Magnitude below which logarithms do not differ; white noise at full scale has about 1.
         quiet: Root mean square of a frame that weighs half; at 0 all weigh 1.
     """

@@ -31,10 +31,7 @@ class Structure:
 
 
 def structure(blocks: Tensor, device: torch.device) -> Structure:
-    """The mask of non-decreasing block indices ``(n,)``, which Python reads, so keep them on the CPU; cached by value.
-
-    Raises ``ValueError`` if the blocks decrease somewhere.
-    """
+    """The mask of block indices ``(n,)``, on the CPU; cached by value. Raises ``ValueError`` if the blocks decrease somewhere."""
     return _structure(tuple(blocks.tolist()), device)
 
 

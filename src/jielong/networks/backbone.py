@@ -88,10 +88,7 @@ class Backbone(nn.Module, ABC, Generic[C]):
         """An empty cache for ``batch`` items of ``positions`` positions and a condition of ``prefix`` states."""
 
     def new_lazy_cache(self, lazy: Lazy, batch: int, positions: int, prefix: int = 0) -> LazyCache:
-        """A cache for lazy steps of a masked block (:mod:`jielong.networks.lazy`), for networks that have them.
-
-        Raises ``ValueError`` if the network has none, or the order's blocks are several.
-        """
+        """A cache for lazy steps (:mod:`jielong.networks.lazy`). Raises ``ValueError`` without any, or if the order has several blocks."""
         raise ValueError(f"a {type(self).__name__} computes everything at every step; lazy steps are for the backbones transformer and mar")
 
     def mask_last(self, cache: C, rows: Tensor) -> None:

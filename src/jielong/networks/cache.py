@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Cache:
-    """A static key-value cache with a cursor.
-
-    Slots before :attr:`length` are committed and never written again; those after it are scratch space of uncommitted calls.
-    """
+    """A static key-value cache with a cursor, :attr:`length`: slots before it are never written again, later ones are scratch space."""
 
     # (layers, 2, B, heads, capacity, head width): keys and values. Fused inference pairs the channels of keys that are rotated together
     # (jielong.networks.fused_inference).

@@ -247,12 +247,7 @@ class NetworkSettings(Part):
 
 
 class MLP(NetworkSettings, family="network", name="mlp"):
-    """A residual MLP, as in MAR's head (whose default is 3 layers of width 1024).
-
-    Attributes:
-        layers: Residual blocks.
-        width: Channels ``W`` inside.
-    """
+    """A residual MLP, as in MAR's head (whose default is 3 layers of width 1024)."""
 
     layers: int = Field(default=3, ge=1)
     width: int = Field(default=256, ge=1)
@@ -266,9 +261,6 @@ class Attention(NetworkSettings, family="network", name="attention"):
     """A transformer over groups of a token's values.
 
     Attributes:
-        layers: Blocks.
-        width: Channels ``W`` inside.
-        heads: Attention heads.
         groups: Groups of neighbouring values that a token is split into.
     """
 

@@ -43,10 +43,7 @@ class PatchDiscriminator(nn.Module):
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of patches, ``(B, C, H, W) -> (B, 1, h, w)``; positive means "real".
-
-        Raises ``ValueError`` if the picture is too small for this many layers.
-        """
+        """Logits, ``(B, C, H, W) -> (B, 1, h, w)``; positive means "real". Raises ``ValueError`` if the picture is too small."""
         if min(images.shape[-2:]) < self._smallest:
             raise ValueError(
                 f"a PatchGAN of {len(self.blocks)} layers needs pictures of at least {self._smallest} pixels a side, "

@@ -118,8 +118,6 @@ class DiT(NetworkSettings, family="network", name="dit"):
 
     Attributes:
         layers: Blocks of attention and feed-forward part.
-        width: Channels ``W``.
-        heads: Attention heads.
         ratio: Channels inside the feed-forward part over ``W``.
         kernel: Positions of the convolution that is the first map of the feed-forward part (FastSpeech, arXiv 1905.09263); for tokens
             along one axis.

@@ -183,10 +183,7 @@ class EfficientNetLite(nn.Module):
         return images * (127.5 / 128) + 0.5 / 128
 
     def features(self, images: Tensor, last: int = len(_STAGES)) -> list[Tensor]:
-        """Outputs of stages 1 to ``last`` (of 7), each ``(B, C_s, H_s, W_s)``; later ones are not computed.
-
-        ``images``: ``(B, 3, H, W)`` or ``(B, 1, H, W)`` (grey, repeated) in [-1, 1]; ``last``: the deepest stage to compute.
-        """
+        """Outputs of stages 1 to ``last`` (of 7), each ``(B, C_s, H_s, W_s)``, of ``(B, 3 or 1, H, W)`` in [-1, 1]."""
         return self._run(images, last)[0]
 
     def forward(self, images: Tensor) -> Features:
@@ -212,10 +209,7 @@ class EfficientNetLite(nn.Module):
 
 
 def freeze(network: nn.Module) -> None:
-    """Put a network into evaluation mode and turn its parameters into non-persistent buffers.
-
-    It still moves with ``to``, but is part of no optimizer, EMA or checkpoint of a model that contains it.
-    """
+    """Set evaluation mode and make parameters non-persistent buffers: part of no optimizer, EMA or checkpoint."""
     network.eval()
     for module in network.modules():
         for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
@@ -224,10 +218,7 @@ def freeze(network: nn.Module) -> None:
 
 
 def weights_path(variant: Variant) -> Path:
-    """The weights file inside the installed package (found without importing the package).
-
-    Raises ``WeightsError`` if the package is not installed.
-    """
+    """The weights file inside the installed package, which is not imported. Raises ``WeightsError`` if it is not installed."""
     source = SOURCES[variant]
     spec = importlib.util.find_spec(source.module)
     if spec is None or not spec.submodule_search_locations:
@@ -236,10 +227,7 @@ def weights_path(variant: Variant) -> Path:
 
 
 def read_weights(variant: Variant, path: Path | str | None = None) -> dict[str, Tensor]:
-    """The published weights under the names of :class:`EfficientNetLite`, after checking their SHA-256.
-
-    Raises ``WeightsError`` if the file is missing or is not the published one.
-    """
+    """The published weights under the names used here. Raises ``WeightsError`` if the file is missing or has another SHA-256."""
     source = SOURCES[variant]
     file = Path(path) if path is not None else weights_path(variant)
     if not file.is_file():

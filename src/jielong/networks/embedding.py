@@ -28,10 +28,7 @@ class SoftCodeEmbedding(nn.Module, ABC):
 
 
 class CodeEmbedding(nn.Embedding):
-    """One table per codebook; the vectors of a position are summed.
-
-    ``padded``: whether there is one more vector, of the value ``V``, for "no code".
-    """
+    """One table per codebook; the vectors of a position are summed. ``padded``: one more vector, of the value ``V``, for "no code"."""
 
     offsets: Tensor
 

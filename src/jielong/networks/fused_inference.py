@@ -158,10 +158,7 @@ class _Workspace:
 
 
 class FusedLayers:
-    """The layers and the last norm, prepared for calls with a cache; later changes of weights have no effect, nor has dropout.
-
-    ``dtype``: of keys, values and products.
-    """
+    """Layers and last norm, prepared for cached calls in ``dtype``; later changes of weights have no effect, nor has dropout."""
 
     def __init__(self, blocks: Sequence[Block], norm: Norm, heads: int, dtype: torch.dtype) -> None:
         self.layers = [_Layer(block, dtype) for block in blocks]

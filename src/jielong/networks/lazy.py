@@ -99,10 +99,7 @@ class LazyStack:
         return LazyStack(self.memory[:, :, index], self.features[index], self.hidden[index])
 
     def whole(self, blocks: Sequence[Block], x: Tensor, context: AttentionContext, first: int, index: Tensor | None = None) -> Tensor:
-        """Compute all slots, or those of ``index`` ``(B, r)``, which then attend to each other only. Returns ``(B, r, D)``.
-
-        ``x``: ``(B, r, D)``; ``first``: layers after which features are kept.
-        """
+        """Compute all slots, or ``index (B, r)`` attending to each other only, ``(B, r, D)``; features are kept after ``first`` layers."""
         for layer, block in enumerate(blocks):
             x = self._layer(block, layer, x, context, index, alone=True)
             if layer + 1 == first:

@@ -9,10 +9,7 @@ from jielong.networks.conditioning import AlignedStates
 
 
 def even(mask: Tensor, lengths: Tensor) -> Tensor:
-    """Equal durations ``(B, L)`` of all states, which add up to ``lengths (B,)``; 0 at padding of ``mask (B, L)``.
-
-    Attention learns the rest (ZipVoice, arXiv 2506.13053, section 3.1, "average upsampling").
-    """
+    """Equal durations ``(B, L)`` that add up to ``lengths (B,)``; 0 at padding of ``mask (B, L)`` (ZipVoice, 2506.13053, section 3.1)."""
     return mask * (lengths / mask.sum(1))[:, None]
 
 
@@ -66,17 +63,11 @@ class LengthRegulator(nn.Module):
         return added
 
     def learn(self, aligned: AlignedStates, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Durations ``(B, L)`` for a training step, and a loss to add, if durations are learned.
-
-        ``values``: tokens ``(B, N, C)``; ``lengths``: ``(B,)`` tokens of each item.
-        """
+        """Durations ``(B, L)`` for a training step on ``values`` ``(B, N, C)``, and a loss to add, if durations are learned."""
         return even(aligned.mask, lengths), None
 
     def durations(self, aligned: AlignedStates, lengths: Tensor, prompt: Tensor | None = None) -> Tensor:
-        """Durations ``(B, L)`` that add up to ``lengths``.
-
-        ``lengths``: ``(B,)`` tokens of each item; ``prompt``: given first tokens of each item, ``(B, P, C)``.
-        """
+        """Durations ``(B, L)`` that add up to ``lengths`` ``(B,)``; ``prompt``: given first tokens of each item, ``(B, P, C)``."""
         return even(aligned.mask, lengths)
 
     def predict_lengths(self, aligned: AlignedStates) -> Tensor:

@@ -104,10 +104,7 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
         return batch * (self.buffer_size + (prefix if self.condition == "prefix" else 0)) * self.width * dtype.itemsize
 
     def forward(self, inputs: BackboneInputs, cache: MaskedCache | LazyMaskedCache | None = None, commit: bool = True) -> Tensor:
-        """Hidden vectors ``(B, N, D)``; ``commit`` makes no difference in a masked block, and lazy steps ignore the attention mask.
-
-        Raises ``ValueError`` as :meth:`Backbone.forward`, or if ``known`` is missing.
-        """
+        """Hidden vectors ``(B, N, D)``; lazy steps ignore the attention mask. Raises as :meth:`Backbone.forward`, or without ``known``."""
         self.check(inputs, cache)
         x, known = inputs.embeddings, inputs.known
         if known is None or known.shape != x.shape[:2]:

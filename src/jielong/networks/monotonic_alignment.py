@@ -58,10 +58,7 @@ def search(scores: Tensor, mask: Tensor, lengths: Tensor, whole: bool = True) ->
 
 
 def diagonal(mask: Tensor, lengths: Tensor, positions: int) -> Tensor:
-    """``-(t / T - j / L)^2 / (2 s^2)`` of the middles of positions and symbols, ``(B, L, N)``.
-
-    ``s^2 = 1 / L``, as for independent durations, and at least :data:`DIAGONAL` squared.
-    """
+    """``-(t / T - j / L)^2 / (2 s^2)`` of middles, ``(B, L, N)``; ``s^2 = 1 / L`` (independent durations), at least ``DIAGONAL^2``."""
     count = mask.sum(1)[:, None]
     symbol = (torch.arange(mask.shape[1], device=mask.device) + 0.5) / count
     time = (torch.arange(positions, device=mask.device) + 0.5) / lengths[:, None]
@@ -70,10 +67,7 @@ def diagonal(mask: Tensor, lengths: Tensor, positions: int) -> Tensor:
 
 
 class MonotonicAlignment(LengthRegulator):
-    """Durations found by alignment search in training and predicted by a small network in sampling.
-
-    ``states``: channels ``W`` of the states; ``layout``: the tokens that symbols emit.
-    """
+    """Durations found by alignment search in training, for the tokens of ``layout``, and predicted by a small network in sampling."""
 
     def __init__(self, states: int, width: int, layout: Layout) -> None:
         super().__init__(states, width)

@@ -45,10 +45,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """``x / sqrt(mean(x^2) + eps) * w`` over the last axis (arXiv 1910.07467), computed in float32; the dtype stays.
-
-    ``x``: ``(..., D)``; ``weight``: ``(D,)`` or ``None``; ``eps``: added to the mean square.
-    """
+    """``x / sqrt(mean(x^2) + eps) * w`` over the last axis (arXiv 1910.07467), computed in float32; the dtype stays."""
     if weight is None or x.device.type != "cpu":
         return F.rms_norm(x.float(), x.shape[-1:], None if weight is None else weight.float(), eps).to(x.dtype)
     if torch.is_grad_enabled():

@@ -25,10 +25,7 @@ class PixelGrid:
 
     @staticmethod
     def of(layout: Layout) -> PixelGrid:
-        """Of a layout with the axes (rows, columns), or (rows, columns, channels) where every channel is a position.
-
-        Raises ``ValueError`` if the tokens are not those of a picture.
-        """
+        """Of a layout (rows, columns), or (rows, columns, channels): a position each. Raises ``ValueError`` if it is no picture."""
         if layout.scales or layout.axes not in (("rows", "columns"), ("rows", "columns", "channels")):
             raise ValueError(
                 f"this backbone reads a grid (rows, columns) or (rows, columns, channels), but the tokens have {layout.describe()}: "

@@ -54,10 +54,7 @@ class PixelCNNConfig(Config):
 
 
 class GatedBlock(nn.Module):
-    """One block of both stacks: ``(B, F, H, W)`` each.
-
-    ``features``: channels ``F`` of each stack, a multiple of ``colours``; ``colours``: positions of a pixel.
-    """
+    """One block of both stacks: ``(B, F, H, W)`` each, ``F`` a multiple of ``colours``, the positions of a pixel."""
 
     def __init__(self, features: int, config: PixelCNNConfig, colours: int, condition_width: int | None) -> None:
         super().__init__()
@@ -92,10 +89,7 @@ FUSED = GatedBlock, VerticalConvolution, HorizontalConvolution, nn.Conv2d, nn.Li
 
 
 class PixelCNN(Backbone["PixelCache | ReplayCache"]):
-    """Gated PixelCNN over the positions of a picture in raster order.
-
-    Raises ``ValueError`` if the channels cannot be shared by the colours.
-    """
+    """Gated PixelCNN over a picture in raster order. Raises ``ValueError`` if the channels cannot be shared by the colours."""
 
     def __init__(self, config: PixelCNNConfig, *, grid: PixelGrid, condition_width: int | None = None) -> None:
         super().__init__()

@@ -81,7 +81,6 @@ class PixelRNNCache:
     """The last rows of a batch of pictures that are sampled value by value, in float32, and the network's weights, masked and sliced.
 
     Attributes:
-        length: Values so far.
         started: Whether the first call, which takes the condition in, has been made.
     """
 

@@ -114,10 +114,7 @@ class Recurrence(nn.Module, ABC):
 
 
 class RowLSTM(Recurrence):
-    """An LSTM down the rows: a pixel reads three states of the row above; its receptive field is a triangle (section 3.1).
-
-    ``kernel``: width of the masked input-to-state convolution, odd.
-    """
+    """An LSTM down the rows: a pixel reads three states above; its receptive field is a triangle (section 3.1); ``kernel`` is odd."""
 
     margin = 0
 

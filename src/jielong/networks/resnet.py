@@ -25,10 +25,7 @@ def norms(groups: int) -> NormOf:
 
 
 class Downsample(nn.Module):
-    """3x3 convolution of stride 2, ``(B, C, H, W) -> (B, C, H / 2, W / 2)``.
-
-    Padded right and below only: symmetric padding would shift the features by half a pixel per stage.
-    """
+    """3x3 convolution of stride 2, padded right and below only: symmetric padding would shift half a pixel per stage."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -56,10 +56,7 @@ class SpeakerEncoder(nn.Module):
 
     @torch.no_grad()
     def embed_all(self, waveforms: Sequence[Tensor]) -> Tensor:
-        """Recordings ``(T,)`` at 16,000 Hz to their embeddings, ``(B, 256)`` on the CPU, in one pass over all windows.
-
-        Raises ``ValueError`` if one is silent or not finite.
-        """
+        """Recordings ``(T,)`` at 16,000 Hz to embeddings ``(B, 256)`` on the CPU. Raises ``ValueError`` if one is silent or not finite."""
         windows = [self._windows(waveform) for waveform in waveforms]
         device = self.linear.weight.device
         with torch.autocast(device.type, enabled=False):
@@ -99,10 +96,7 @@ def weights_path() -> Path:
 
 
 def read_weights(path: Path | str | None = None) -> dict[str, Tensor]:
-    """The published weights, read as tensors; nothing else is unpickled.
-
-    Raises ``WeightsError`` if the file is missing or not the published one.
-    """
+    """The published weights; nothing but tensors is unpickled. Raises ``WeightsError`` if the file is missing or another."""
     path = Path(path) if path is not None else weights_path()
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}")

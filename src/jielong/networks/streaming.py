@@ -123,10 +123,7 @@ class StreamingModule(nn.Module):
         return None
 
     def streaming(self, batch: int = 1) -> Stream:
-        """A stream of ``batch`` sounds; inside ``with`` the forward pass takes their chunks.
-
-        Raises ``ValueError`` if a layer needs the whole sound at once.
-        """
+        """Inside ``with`` the forward pass takes chunks of ``batch`` sounds. Raises ``ValueError`` if a layer needs the whole sound."""
         return Stream(self, batch)
 
     @property

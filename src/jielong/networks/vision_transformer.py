@@ -17,10 +17,7 @@ Positions = Literal["rotary", "learned"]
 
 
 class GridTransformer(nn.Module):
-    """A transformer over all positions of a grid.
-
-    ``positions``: ``rotary`` over rows and columns, or a ``learned`` vector added at each position.
-    """
+    """A transformer over all positions of a grid: ``rotary`` over rows and columns, or with a ``learned`` vector at each position."""
 
     table: nn.Parameter | None
 

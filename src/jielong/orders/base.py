@@ -89,10 +89,7 @@ class Order(ABC):
         return TrainingView(everything, everything if present is None else present)
 
     def pattern(self, layout: Layout) -> Pattern | None:
-        """The arrangement of codebooks that applies first, whose layout replaces ``layout`` in all other methods.
-
-        Raises ``ValueError`` if tokens of this layout cannot be arranged so.
-        """
+        """The codebooks' arrangement; its layout replaces ``layout`` elsewhere. Raises ``ValueError`` if tokens cannot be arranged so."""
         return None
 
     def spans(self, layout: Layout) -> list[tuple[int, int]]:

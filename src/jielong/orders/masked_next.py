@@ -56,10 +56,7 @@ class PlacedEmbedding(nn.Module):
 
 
 class MaskedNextOrder(RasterOrder):
-    """Raster order over the remaining tokens; the input is the previous remaining token with its position.
-
-    The generator's position embedding is that of the target, as in raster order.
-    """
+    """Raster order over the remaining tokens; input: the previous one with its position, position embedding: the target's."""
 
     def __init__(self, settings: MaskedNext = MaskedNext()) -> None:
         super().__init__()

@@ -36,10 +36,7 @@ def plan_steps(order: Order, config: SamplingConfig, coords: Tensor, unknown: Te
 
 
 def reveal_queue(order: Order, config: SamplingConfig, coords: Tensor, unknown: Tensor, rng: PerSampleRNG) -> Tensor | None:
-    """Which positions come first, ``(B, unknown)``; see :meth:`Order.queue`.
-
-    Raises ``ValueError`` if ``detail_steps`` are set for an order that chooses after it has drawn.
-    """
+    """See :meth:`Order.queue`. Raises ``ValueError`` if ``detail_steps`` are set and the order chooses after it has drawn."""
     queue = order.queue(unknown, rng)
     if config.detail_steps is None:
         return queue

@@ -53,10 +53,7 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, indices: Tensor) -> Tensor:
-        """The codes at ``indices``, ``(..., K) -> (..., D)`` float32.
-
-        Raises ``ValueError`` if they have another shape, or one is outside ``[0, V)``.
-        """
+        """The codes at ``indices``, ``(..., K) -> (..., D)`` float32. Raises ``ValueError`` for other shapes, or one outside ``[0, V)``."""
 
     def embed(self, indices: Tensor) -> Tensor:
         """The vector of each position, ``(..., K) -> (..., D)``: :meth:`decode` is :meth:`assemble` of it."""

@@ -247,10 +247,7 @@ class MultiScale(CodebookSettings, family="quantizer", name="multi_scale"):
         return scales
 
     def on(self, grid: tuple[int, ...]) -> MultiScale:
-        """These settings with the scales of a feature map of this grid.
-
-        Raises ``ValueError`` if the grid has not two axes, or the scales end at another.
-        """
+        """These settings with the scales of a grid. Raises ``ValueError`` if it has not two axes, or the scales end at another."""
         if len(grid) != 2:
             raise ValueError(f"scales are for tokens in rows and columns, not for a grid of {grid}")
         if self.scales == "auto":

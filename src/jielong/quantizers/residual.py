@@ -116,10 +116,7 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
 
     @torch.no_grad()
     def encode(self, vectors: Tensor, num_codebooks: int | None = None) -> Tensor:
-        """Indices of the first ``num_codebooks`` levels, or of all, ``(..., D) -> (..., K)``.
-
-        Raises ``ValueError`` if there are fewer levels.
-        """
+        """Indices of the first ``num_codebooks`` levels, or of all, ``(..., D) -> (..., K)``. Raises ``ValueError`` if there are fewer."""
         count = self.num_codebooks if num_codebooks is None else num_codebooks
         if not 1 <= count <= self.num_codebooks:
             raise ValueError(f"this quantizer has codebooks 1 to {self.num_codebooks}; it cannot encode with {count}")

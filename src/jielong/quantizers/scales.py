@@ -38,10 +38,7 @@ def schedule(grid: Scale, growth: float = GROWTH) -> tuple[Scale, ...]:
 
 
 def check_scales(scales: Sequence[Scale]) -> tuple[Scale, ...]:
-    """The scales as they are.
-
-    Raises ``ValueError`` if there are none, or one is not larger than the scale before it, or shorter along an axis.
-    """
+    """The scales. Raises ``ValueError`` if there are none, or one is not larger than the one before it, or shorter along an axis."""
     grows = all(a != b and a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(scales))
     if not scales or not grows or min(scales[0]) < 1:
         raise ValueError(f"scales must grow from coarse to fine, such as 1, 2, 4, 8, not {list(scales)}")

@@ -107,10 +107,7 @@ class SplitQuantizer(KeepsPrecision, Quantizer):
 
     @torch.no_grad()
     def encode(self, vectors: Tensor, num_codebooks: int | None = None) -> Tensor:
-        """Indices of the first ``num_codebooks`` codebooks, or of all, ``(..., D) -> (..., K)``.
-
-        Raises ``ValueError`` if there are fewer codebooks.
-        """
+        """Indices of the first ``num_codebooks``, or of all, ``(..., D) -> (..., K)``. Raises ``ValueError`` if there are fewer."""
         count = self.num_codebooks if num_codebooks is None else num_codebooks
         semantic = self.semantic.quantizer.num_codebooks
         if not semantic <= count <= self.num_codebooks:

@@ -97,10 +97,7 @@ class Tokenizer(nn.Module, ABC):
         return self.encode(media)
 
     def sample_cached(self, cached: Tokens, rng: PerSampleRNG) -> Tokens:
-        """Tokens to train on, of the result of :meth:`encode_to_cache`; new samples at every call if it stores distributions.
-
-        ``cached``: in :attr:`cached_layout`; ``rng``: a stream per item.
-        """
+        """Tokens to train on, of the result of :meth:`encode_to_cache`; new samples by each item's stream if it stores distributions."""
         return cached
 
     def mean_cached(self, tokens: Tokens) -> Tokens:
@@ -115,10 +112,7 @@ class Tokenizer(nn.Module, ABC):
 
     @property
     def receptive_field(self) -> ReceptiveField:
-        """Of the decoder of audio, measured by changing the first and the last token of silence.
-
-        With a norm over the whole clip it is all tokens.
-        """
+        """Of the decoder of audio, measured by changing the first and last token of silence; all tokens with a norm over the clip."""
         return self._cached("receptive_field", self._measure_receptive_field)
 
     @torch.no_grad()
@@ -135,10 +129,7 @@ class Tokenizer(nn.Module, ABC):
         return ReceptiveField(int(first.max()), count - 1 - int(last.min()))
 
     def decode_between(self, values: Tensor, start: int, stop: int) -> Tensor:
-        """Audio of positions ``start`` to ``stop`` (exclusive), equal to that of :meth:`decode`, from the tokens it depends on.
-
-        ``values``: of all positions, ``(B, N, C)``; ``stop``: last position plus one.
-        """
+        """Audio of positions ``start`` to ``stop`` (exclusive) of ``values (B, N, C)``, equal to that part of :meth:`decode`."""
         hop_length, first, last = self.hop_length or 1, 0, values.shape[1]
         if self.any_length:
             first, last = max(0, start - self.receptive_field.before), min(last, stop + self.receptive_field.after)
@@ -174,10 +165,7 @@ class Tokenizer(nn.Module, ABC):
         return media * F.interpolate(covered, size=media.shape[2:], mode="nearest")
 
     def keep_codebooks(self, count: int) -> None:
-        """Use only the first ``count`` codebooks of a residual tokenizer, in place.
-
-        Raises ``ValueError`` if it has no residual codebooks, or fewer.
-        """
+        """Use only the first ``count`` residual codebooks, in place. Raises ``ValueError`` if there are none, or fewer."""
         raise ValueError(f"a {type(self).__name__} has no residual codebooks: leave out tokenizer.num_codebooks")
 
     def check(self, media: Tensor) -> None:

@@ -162,9 +162,6 @@ class TiTok(TokenizerSettings, family="tokenizer", name="titok"):
         tokens: Tokens ``N`` per image.
         finetune_at: Samples seen when the second stage, with the recipe's ``losses``, begins; a shorter training has the first stage only.
         patch: Pixels a side of a patch of the encoder.
-        dim: Channels of a code.
-        encoder: Size of the encoder.
-        decoder: Size of the decoder.
         quantizer: By default cosine lookup among 4,096 codes, as published.
     """
 
@@ -178,10 +175,7 @@ class TiTok(TokenizerSettings, family="tokenizer", name="titok"):
     quantizer: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Vector(codebook_size=4096, normalize=True)
 
     def build(self, media: Medium, stages: Mapping[str, Tokenizer] | None = None) -> TiTokTokenizer:
-        """The tokenizer; ``stages`` has the ``proxy``.
-
-        Raises ``ValueError`` if the proxy has another format, or its layout is no grid of codes.
-        """
+        """The tokenizer; ``stages`` has the ``proxy``. Raises ``ValueError`` if the proxy has another format, or no grid of codes."""
         proxy = grid_of_codes((stages or {})["proxy"])
         if proxy.media != media:
             raise ValueError(f"the proxy {self.proxy!r} was made for {proxy.media}, but the data are {media}; set data.size to fit")

@@ -49,10 +49,7 @@ class VQTokenizer(GridTokenizer):
         return self.quantizer.dim
 
     def keep_codebooks(self, count: int) -> None:
-        """Use only the first ``count`` codebooks of a residual quantizer from now on; their sum decodes to a coarser result.
-
-        Raises ``ValueError`` if the quantizer is not residual, or has fewer codebooks.
-        """
+        """Use only the first ``count`` residual codebooks from now on. Raises ``ValueError`` if not residual, or there are fewer."""
         if not self.quantizer.progressive:
             raise ValueError("this tokenizer's quantizer is not residual, so it keeps all codebooks: leave out tokenizer.num_codebooks")
         if not 1 <= count <= self.layout.channels:
@@ -96,10 +93,7 @@ class VQTokenizer(GridTokenizer):
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
-        """Codes ``(B, N, K)``, or mixtures of codes ``(B, N, dim)``, to media, clamped to [-1, 1].
-
-        Residual codes decode from the first ``n <= K`` codebooks, ``(B, N, n)``.
-        """
+        """Codes ``(B, N, n)`` of the first ``n <= K`` codebooks, or mixtures ``(B, N, dim)``, to media, clamped to [-1, 1]."""
         if self.fits(tokens.layout, replace(self.layout, channels=self.quantizer.dim, vocabulary=None)):
             return self._decode(tokens.values)
         if not self._leads(tokens.layout):
@@ -127,9 +121,7 @@ class VQ(TokenizerSettings, family="tokenizer", name="vq"):
     """Settings of the discrete grid tokenizer.
 
     Attributes:
-        autoencoder: Encoder and decoder.
         dim: Width of the quantized vectors.
-        quantizer: Vectors to codes.
         likelihood: Distribution of every colour value that the decoder predicts, for the loss of that name.
     """
 
