@@ -25,7 +25,7 @@ class Mixture(HeadSettings, family="head", name="mixture"):
 
 
 class MixtureHead(SoftmaxHead):
-    """``p(v | h) = sum_m pi_m(h) softmax(W tanh(A_m h))_v``: one softmax of width ``D`` cannot fit log-probabilities of rank above ``D``."""
+    """``p(v | h) = sum_m pi_m(h) softmax(W tanh(A_m h))_v``: one softmax fits log-probabilities of rank ``D`` at most."""
 
     def __init__(self, width: int, layout: Layout, settings: Mixture) -> None:
         super().__init__(width, layout)
