@@ -25,9 +25,10 @@ from jielong.evaluation.sound import metrics as judges
 from jielong.evaluation.sound.eval_audio import EvalAudio
 from jielong.evaluation.sound.features import MelStatistics
 from jielong.evaluation.sound.generators import generated
-from jielong.evaluation.sound.metrics import Classes, Distances, Lengths, PredictedLengths, Quality, Voices, Words, sounding_share
+from jielong.evaluation.sound.metrics import Classes, Distances, Lengths, PredictedLengths, Quality, Voices, Words
 from jielong.evaluation.sound.protocol import MissingError
 from jielong.evaluation.sound.speakers import Speakers
+from jielong.evaluation.sound.waveform import sounding_share
 from jielong.media.audio import encode_audio
 from jielong.media.kinds.audio import audio_medium
 from jielong.system import System, build_generator, build_tokenizer

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import ClassVar, TypedDict
 
 import torch
-from torch import Tensor
 
 from jielong.config.sampling import SamplingConfig
 from jielong.core.json import JSON
@@ -24,6 +23,7 @@ from jielong.evaluation.sound.listening import dnsmos
 from jielong.evaluation.sound.protocol import sound_hash
 from jielong.evaluation.sound.speakers import RECORDINGS
 from jielong.evaluation.sound.voices import voices
+from jielong.evaluation.sound.waveform import QUIET, sounding_share
 from jielong.evaluation.sound.words import Recogniser, intelligibility
 from jielong.media.audio import MissingLibraryError
 from jielong.networks import speaker
@@ -33,8 +33,6 @@ from jielong.system import is_timed, lengths_of
 
 TIMED = 5
 """Clips that are generated one by one to measure speed; the median is reported."""
-QUIET = -40.0
-"""Decibels relative to the loudest 20 ms of a clip, below which it counts as silent."""
 
 
 class Metric(ABC):
@@ -212,16 +210,6 @@ class PredictedLengths(Metric):
         ratios = torch.tensor([clip.shape[-1] / real.shape[-1] for clip, real in pairs], dtype=torch.float64)
         details: JSON = {"formula": "mean of generated over real length", "least": ratios.min().item(), "most": ratios.max().item()}
         return {"length_ratio": Measurement("length_ratio", ratios.mean().item(), len(ratios), details)}
-
-
-def sounding_share(clip: Tensor, rate: int) -> float:
-    """Share of a clip ``(C, T)`` up to its last 20 ms that are less than 40 dB below its loudest; 0 of silence."""
-    mono, window = clip.mean(0), max(1, rate // 50)
-    power = torch.nn.functional.pad(mono, (0, -len(mono) % window)).view(-1, window).square().mean(1)
-    if not bool(power.any()):
-        return 0.0
-    last = int((power >= power.max() * 10 ** (QUIET / 10)).nonzero()[-1])
-    return min(1.0, (last + 1) * window / len(mono))
 
 
 class Distances(Metric):

@@ -20,6 +20,8 @@ CAP = 100.0
 """Decibels given to a clip that came back without a difference."""
 FLOOR = 1e-10
 """Power, of a full scale of 1, below which nothing is told apart: -100 dB."""
+QUIET = -40.0
+"""Decibels relative to the loudest 20 ms of a clip, below which it counts as silent."""
 BANDS = 80
 WINDOWS = (2048, 512, 128)
 """Samples of the transforms of :func:`stft_distance`; each moves on by a quarter."""
@@ -111,3 +113,13 @@ def bitrate(layout: Layout, seconds: float) -> Measurement:
         "codes": layout.vocabulary,
     }
     return Measurement("kbps", layout.bits / seconds / 1000, 1, details)
+
+
+def sounding_share(clip: Tensor, rate: int) -> float:
+    """Share of a clip ``(C, T)`` up to its last 20 ms that are less than 40 dB below its loudest; 0 of silence."""
+    mono, window = clip.mean(0), max(1, rate // 50)
+    power = torch.nn.functional.pad(mono, (0, -len(mono) % window)).view(-1, window).square().mean(1)
+    if not bool(power.any()):
+        return 0.0
+    last = int((power >= power.max() * 10 ** (QUIET / 10)).nonzero()[-1])
+    return min(1.0, (last + 1) * window / len(mono))
