@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,18 +76,15 @@ def stream_sound(tokenizer: Tokenizer, pieces: Iterable[TokenChunk], samples: Se
 
 
 def _streamable(tokenizer: Tokenizer) -> bool:
-    open_stream: Any = getattr(tokenizer, "streaming", None)
-    if open_stream is None:
-        return False
     try:
-        open_stream(1)
+        tokenizer.streaming()
     except ValueError:  # its network needs a whole sound, or looks ahead
         return False
     return True
 
 
 @torch.no_grad()
-def _streamed(tokenizer: Any, pieces: Iterable[TokenChunk], hop_length: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+def _streamed(tokenizer: Tokenizer, pieces: Iterable[TokenChunk], hop_length: int) -> Iterator[tuple[int, Tensor, Tensor]]:
     stream, given, taken = None, 0, 0
     for piece in pieces:
         layout = replace(tokenizer.layout, grid=(piece.values.shape[1],))

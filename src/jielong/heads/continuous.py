@@ -8,6 +8,7 @@ section 3.2); in sampling the conditional and unconditional branches are one cal
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, Protocol
 
@@ -69,17 +70,19 @@ class GuidedDenoiser:
         null, mask = context.unconditional, context.mask
         self.joined = null is not None
         rows = hidden if null is None else torch.cat([hidden, null])
-        self.prepared: Any
+        self._predict: Callable[[Tensor, Tensor | None], Tensor]
         if isinstance(network, JointDenoiser):
-            self.prepared = network.prepare(rows, _coords(context), mask.repeat(2, 1) if self.joined and mask is not None else mask)
+            states = network.prepare(rows, _coords(context), mask.repeat(2, 1) if self.joined and mask is not None else mask)
+            self._predict = lambda x, times: network.predict(x, times, states)
         else:
-            self.prepared = network.prepare(rows.flatten(0, 1))
+            flat = network.prepare(rows.flatten(0, 1))
+            self._predict = lambda x, times: network.predict(x, times, flat)
 
     def branches(self, x: Tensor, *times: float) -> tuple[Tensor, Tensor | None]:
         """The conditional and, with guidance, the unconditional prediction ``(B, n, outputs)``, float32; ``times`` are for all rows."""
         rows = x if isinstance(self.network, JointDenoiser) else x.flatten(0, 1)
         when = torch.tensor([times], dtype=x.dtype, device=x.device) if times else None
-        out = upcast(self.network.predict(torch.cat([rows, rows]) if self.joined else rows, when, self.prepared))
+        out = upcast(self._predict(torch.cat([rows, rows]) if self.joined else rows, when))
         conditional, null = out.chunk(2) if self.joined else (out, None)
         return conditional.reshape(*self.shape, -1), None if null is None else null.reshape(*self.shape, -1)
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import ClassVar, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from jielong.config.registry import Part
 from jielong.core.medium import ALONG_TIME, Axes, Medium, axes_text
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
+
+if TYPE_CHECKING:
+    from jielong.networks.streaming import Stream
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,14 @@ class Tokenizer(nn.Module, ABC):
     def any_length(self) -> bool:
         """Whether it reads audio of other lengths than that of :attr:`media`; the layout's grid then has the length of the tokens."""
         return False
+
+    def streaming(self, batch: int = 1) -> Stream:
+        """A stream of ``batch`` clips in step, inside which :meth:`encode` and :meth:`decode` take chunks.
+
+        Raises:
+            ValueError: if it cannot be streamed.
+        """
+        raise ValueError(f"a {type(self).__name__} cannot be streamed: choose a tokenizer with the autoencoder seanet or dac")
 
     @property
     def cached_layout(self) -> Layout:

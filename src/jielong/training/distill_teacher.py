@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -44,9 +43,9 @@ class WhisperTeacher:
         from faster_whisper.feature_extractor import FeatureExtractor
 
         self.rate = rate
-        self._view: Any = ctranslate2.StorageView.from_array
-        self._bands: Any = FeatureExtractor()
-        self._model: Any = ctranslate2.models.Whisper(str(assembled(folder)), device="cpu", compute_type="int8", intra_threads=1)
+        self._view = ctranslate2.StorageView.from_array
+        self._bands = FeatureExtractor()
+        self._model = ctranslate2.models.Whisper(str(assembled(folder)), device="cpu", compute_type="int8", intra_threads=1)
 
     @torch.no_grad()
     def __call__(self, media: Tensor) -> Tensor:

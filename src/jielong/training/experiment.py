@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ from jielong.training.objective import Objective
 from jielong.training.processes import join_processes
 from jielong.training.state import check_run_folder, check_same_inputs
 from jielong.training.tokenizer_objective import TokenizerObjective
-from jielong.training.trainer import Summary, train
+from jielong.training.trainer import Summary, TrainOptions, train
 
 Model = TypeVar("Model", bound=nn.Module)
 CALIBRATION_ITEMS = 2048
@@ -170,7 +170,7 @@ def run(
     tokens: Path | None = None,
     on_start: Callable[[], None] | None = None,
     device: str | torch.device = "auto",
-    **options: Any,
+    **options: Unpack[TrainOptions],
 ) -> Summary:
     """Train a recipe into a folder, or resume the run in it.
 

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -35,6 +35,17 @@ __all__ = ["SUMMARY", "BatchSource", "Summary", "train"]
 
 SUMMARY = "summary.json"
 Model = TypeVar("Model", bound=nn.Module)
+
+
+class TrainOptions(TypedDict, total=False):
+    """Arguments of :func:`train` that do not depend on the recipe."""
+
+    budget: float | None
+    progress: bool
+    console: Console | None
+    tensorboard: bool
+    stop_after: int | None
+    evaluate: bool
 
 
 def train(

@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,7 +140,11 @@ def dnsmos(clips: Iterable[Tensor], rate: int) -> Measurement:
     return averaged("dnsmos", [each["ovrl"] for each in rated], single, rate, details)
 
 
-def _rate(session: Any, samples: NDArray[np.float32]) -> dict[str, float]:
+class _Session(Protocol):
+    def run(self, outputs: None, inputs: dict[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]: ...
+
+
+def _rate(session: _Session, samples: NDArray[np.float32]) -> dict[str, float]:
     window = int(_SECONDS * RATE)
     samples = samples.clip(-1, 1)
     while len(samples) < window:
@@ -156,7 +160,7 @@ def _rate(session: Any, samples: NDArray[np.float32]) -> dict[str, float]:
 
 
 @functools.cache
-def _dnsmos() -> tuple[Any, str]:
+def _dnsmos() -> tuple[_Session, str]:
     """The network and the SHA-256 of its file; of the package only that file is used."""
     spec = importlib.util.find_spec("speechmos")
     if spec is None or importlib.util.find_spec("onnxruntime") is None:

@@ -7,7 +7,6 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +47,7 @@ class Recogniser:
             "library": f"faster-whisper {package_version('faster-whisper')}",
             "language": language,
         }
-        self._model: Any = WhisperModel(str(where), device="cpu", compute_type="int8", cpu_threads=1, local_files_only=True)
+        self._model = WhisperModel(str(where), device="cpu", compute_type="int8", cpu_threads=1, local_files_only=True)
 
     def of(self, language: str) -> Recogniser:
         """The same one for another language; the model is shared."""
