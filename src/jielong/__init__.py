@@ -18,14 +18,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jielong.core.version import __version__
+
 if TYPE_CHECKING:
     from jielong.apps.comparison import Comparison
     from jielong.data.sets import MediaSet
     from jielong.data.splits import Split
     from jielong.system import System
 
-__version__ = "0.1.0"
-__all__ = ["compare", "list_models", "list_recipes", "load", "open_data", "train"]
+__all__ = ["__version__", "compare", "list_models", "list_recipes", "load", "open_data", "train"]
 
 
 def load(name_or_folder: str | Path, device: str = "auto") -> System:
@@ -160,4 +161,4 @@ def list_models() -> dict[str, str]:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return __all__

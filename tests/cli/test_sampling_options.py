@@ -83,7 +83,7 @@ def test_options_can_be_left_out() -> None:
         ({"lazy_refresh": 0}, "--lazy-refresh", "greater than or equal to 1"),
         ({"lazy_share": 2.0}, "--lazy-share", "less than or equal to 1"),
         ({"top_p": 2.0}, "--top-p", "probability"),
-        ({"guidance": "often"}, "--guidance", "is written 3, linear:3"),
+        ({"guidance": "often"}, "--guidance", "expected 3, linear:3"),
         ({"guidance": "interval:3:0.6:0.1"}, "--guidance", "must begin before it ends"),
     ],
 )

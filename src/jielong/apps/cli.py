@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from jielong import __version__
 from jielong.apps.commands import comparing, data, demo, doctor, evaluating, generating, lab, listing, showing, tokenizing, training
 from jielong.apps.commands.condition_options import ConditionCommand
 from jielong.apps.commands.errors import Program
+from jielong.core.version import __version__
 
 app = typer.Typer(
     cls=Program,

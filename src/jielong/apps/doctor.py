@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jielong import __version__
 from jielong.core.device import resolve_device
+from jielong.core.version import __version__
 from jielong.data.opening import BUILT_IN, open_source
 from jielong.networks.attention import attention
 from jielong.quantizers.lookup import nearest

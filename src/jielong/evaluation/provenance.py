@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from jielong import __version__
 from jielong.core.json import JSON
+from jielong.core.version import __version__
 from jielong.media.images import to_bytes
 
 
