@@ -215,7 +215,7 @@ class Trunk:
 
     @torch.no_grad()
     def ask(self, batch: Batch, rng: PerSampleRNG, learning: bool = True) -> TrainingTargets:
-        """Hidden vectors of a batch, without dropout; learning, some pictures are told nothing, which guidance needs."""
+        """Hidden vectors of a batch, without dropout; in training some conditions are dropped, which guidance needs."""
         tokenizer, generator = self.system.tokenizer, self.generator.eval()
         kept = tokenizer.encode_to_cache(batch.media) if batch.tokens is None else Tokens(batch.tokens, tokenizer.cached_layout)
         prepared = None if generator.condition is None else generator.condition.prepare(self.raw(batch))

@@ -75,7 +75,7 @@ def spoken() -> str:
 
 @cache
 def trained(name: str, data: str | None = None, tokenizer: str | None = None) -> str:
-    """The folder of a ``-tiny`` recipe after two steps, on pictures unless told otherwise; ``tokenizer`` is the folder of another."""
+    """The folder of a ``-tiny`` recipe after two steps, on pictures by default; ``tokenizer`` is the folder of its tokenizer."""
     out = Path(tempfile.mkdtemp(dir=scratch())) / name
     made_of = () if tokenizer is None else (f"tokenizer={{checkpoint: {tokenizer}}}",)
     experiment.run(recipe.load(name, [*STEPS, *made_of]), out, data=data or pictures(), progress=False, evaluate=False)

@@ -8,7 +8,8 @@ one machine:
     python scripts/outputs.py record outputs.json --quick    # a smoke run: one model
 
 Generators draw two items with seed 0 by ``jielong generate``, and the files are hashed. Tokenizers are measured on eight held-out items by
-``jielong evaluate``. Both run in child processes with one thread. The exit code is 1 if anything differs.
+``jielong evaluate``. Both run in child processes with one thread. Values are compared without their
+names, which a refactoring may change. The exit code is 1 if anything differs.
 """
 
 from __future__ import annotations

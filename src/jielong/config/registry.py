@@ -141,7 +141,7 @@ class OfFamily(Mark):
     Attributes:
         family: The family it is chosen from.
         many: It holds a tuple of parts, written as a list or as one mapping, from which ``null`` removes a part.
-        instead: Settings that may stand in a part's place, told by their keys.
+        instead: Settings allowed in place of a part, recognised by their keys.
     """
 
     family: str
@@ -260,11 +260,11 @@ def read_settings(model: type[Settings], data: object) -> Settings:
                 data[key] = mark.read(data[key])
             except Faults as faults:
                 problems += faults.under(key)
-    told = {problem["loc"][0] for problem in problems}
+    reported = {problem["loc"][0] for problem in problems}
     try:
         settings = model.model_validate(data)
     except ValidationError as error:
-        problems += [item for item in error.errors(include_url=False) if not told.intersection(item["loc"][:1])]
+        problems += [item for item in error.errors(include_url=False) if not reported.intersection(item["loc"][:1])]
     if problems:
         raise Faults(problems)
     return settings

@@ -144,7 +144,7 @@ def _default(kind: str | None) -> MediaKind:
 
 
 def _folder_kind(path: Path, expected: str | None) -> MediaKind:
-    """The expected kind if the folder holds any of its files, or else the first kind of which it does."""
+    """The expected kind if the folder holds files of it, else the first kind whose files it holds."""
     choices = [_default(expected), *kinds().values()]
     return next((kind for kind in choices if files_below(path, kind.suffixes)), choices[0])
 

@@ -54,7 +54,7 @@ def bits_per_dimension(system: System, media: Tensor, conditions: Sequence[objec
     Args:
         system: A generator over pixels.
         media: ``(B, C, H, W)`` in [-1, 1].
-        conditions: What each picture is about, for a generator that is told; ``log p(x | c)`` is then measured.
+        conditions: Raw conditions of a conditional generator, which then gives ``log p(x | c)``.
         batch: Pictures computed at once.
 
     Raises:

@@ -19,7 +19,7 @@ from jielong.media.mel import mel_spectrum, spectrum
 CAP = 100.0
 """Decibels given to a clip that came back without a difference."""
 FLOOR = 1e-10
-"""Power, of a full scale of 1, below which nothing is told apart: -100 dB."""
+"""Power, of a full scale of 1, below which signals count as silent: -100 dB."""
 QUIET = -40.0
 """Decibels relative to the loudest 20 ms of a clip, below which it counts as silent."""
 BANDS = 80
