@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import os
 import pickle
@@ -244,10 +245,72 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         (ModuleNotFoundError("x", name="nothing"), "'nothing' is not installed"),
         (OSError(errno.EACCES, "Permission denied", "/root/x"), "/root/x: Permission denied"),
         (RuntimeError("CUDA out of memory. Tried"), "not enough memory"),
-        (KeyError("x"), "JIELONG_DEBUG=1"),
+        (KeyError("x"), "unexpected error: KeyError: 'x'"),
+        (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
+        (csv.Error("field larger than field limit (131072)"), "damaged or of another format: field larger"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "damaged or of another format: 'utf-8' codec"),
     ],
 )
 def test_sentences(error: BaseException, says: str) -> None:
     from jielong.apps.commands.errors import sentence
 
     assert says in sentence(error)
+
+
+class Panic(BaseException):
+    """As libraries in Rust raise."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (AttributeError("no attribute 'x'"), 1, "unexpected error: AttributeError"),
+        (Panic("index out of bounds"), 1, "unexpected error: Panic"),
+        (MemoryError(), 1, "not enough memory"),
+        (AssertionError("\x1b[31m" + "y" * 10_000), 1, "\\x1b[31my"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_any_exception_is_one_line_and_its_traceback_a_file(
+    error: BaseException, code: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setenv("JIELONG_CACHE", str(tmp_path))
+    monkeypatch.setattr("jielong.apps.commands.training.load", fail)
+    result = command("train", "maskgit-tiny")
+    assert result.exit_code == code
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert len(result.stderr) < 1000
+    logs = list((tmp_path / "logs").glob("*.txt"))
+    assert len(logs) == (code == 1)
+    for log in logs:
+        assert str(log) in result.stderr
+        assert type(error).__name__ in log.read_text()
+
+
+def test_the_traceback_goes_to_the_temporary_folder_if_the_cache_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jielong.apps.commands.errors import LOGS, keep_traceback
+
+    (tmp_path / "file").touch()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("JIELONG_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    assert Path(keep_traceback(KeyError("x"))).parent == tmp_path / "temporary"
+    for number in range(LOGS + 5):
+        (tmp_path / "temporary" / f"jielong-20000101-000000-{number}.txt").touch()
+    newest = Path(keep_traceback(KeyError("x")))
+    assert newest.exists()
+    assert len(list(newest.parent.glob("*.txt"))) == LOGS
+
+
+def test_a_sentence_of_the_project_is_told_from_one_of_a_library(tmp_path: Path) -> None:
+    from jielong.apps.commands.errors import foreseen, sentence
+    from jielong.data.words import read_json
+
+    for fault, ours in ((lambda: read_json(b"[", "a.json"), True), (lambda: int("x"), False)):
+        with pytest.raises(ValueError) as caught:
+            fault()
+        assert foreseen(caught.value) is ours, sentence(caught.value)

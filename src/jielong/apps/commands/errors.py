@@ -1,11 +1,18 @@
-"""Print exceptions as one sentence and exit with a code."""
+"""Print exceptions as one sentence, keep their tracebacks in a file, and exit with a code."""
 
 from __future__ import annotations
 
+import csv
+import dis
 import os
+import tempfile
+import time
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
 from typing import Any, TextIO
 
 import typer
@@ -13,9 +20,14 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from jielong.apps.commands.screen import notes
+from jielong.core.text import readable
 
 DEBUG = "JIELONG_DEBUG"
 """Environment variable; 1 prints tracebacks."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT."""
+LOGS = 20
+"""Tracebacks that are kept."""
 EXTRAS = {
     # optional module -> extra that installs it
     "transformers": "text",
@@ -27,24 +39,64 @@ EXTRAS = {
     "matplotlib": "lab",
     "tensorboard": "tensorboard",
 }
+READERS = (
+    "yaml",
+    "json",
+    "csv",
+    "_csv",
+    "pyarrow",
+    "safetensors",
+    "safetensors_rust",
+    "tarfile",
+    "zipfile",
+    "zlib",
+    "struct",
+    "_struct",
+    "PIL",
+    "av",
+)
+"""Modules whose exceptions mean that a file is damaged."""
 
 
 class Program(TyperGroup):
     """The root command: prints exceptions of commands as a sentence on standard error."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; exit with code 1 and a sentence on failure."""
+        """Run the command; exit with code 1 and a sentence on failure, 130 after Ctrl-C."""
         with plain_warnings():
             try:
                 return super().invoke(ctx)
-            except BrokenPipeError:
-                raise  # the reader closed the pipe, as `head` does; click handles it
-            except (OSError, ValueError, RuntimeError, MemoryError, ImportError, ArithmeticError, LookupError, TypeError) as error:
-                # click's own exceptions (usage, exit, abort) are RuntimeErrors too, or carry an exit code of their own
+            except (BrokenPipeError, SystemExit, GeneratorExit):
+                raise  # a broken pipe: the reader closed it, as `head` does; click handles it
+            except KeyboardInterrupt:
+                notes.print("interrupted")
+                raise typer.Exit(INTERRUPTED) from None
+            except BaseException as error:  # also the panics of libraries in Rust, which are no Exception
+                # click's own exceptions (usage, exit, abort) carry an exit code of their own
                 if type(error).__module__.split(".")[0] in ("click", "typer") or os.environ.get(DEBUG) == "1":
                     raise
-                notes.print(f"[bold red]error:[/] {escape(sentence(error))}", soft_wrap=True, highlight=False)
+                text = sentence(error)
+                if not foreseen(error):
+                    text += f" (traceback: {keep_traceback(error)})"
+                notes.print(f"[bold red]error:[/] {escape(readable(text))}", soft_wrap=True, highlight=False)
                 raise typer.Exit(1) from None
+
+
+def foreseen(error: BaseException) -> bool:
+    """Whether the text of an exception was written for the user: by this package, or by the system for a file that it names."""
+    if (isinstance(error, OSError) and error.errno is not None) or isinstance(error, ImportError):
+        return True
+    return type(error).__module__.startswith("jielong") or (isinstance(error, ValueError) and _raised_here(error.__traceback__))
+
+
+def _raised_here(trace: TracebackType | None) -> bool:
+    """Whether an exception comes from a ``raise`` of this package, and not from a function of a library that one of its lines calls."""
+    if trace is None:
+        return True
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code, name = trace.tb_frame.f_code.co_code, str(trace.tb_frame.f_globals.get("__name__", ""))
+    return name.startswith("jielong") and code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def sentence(error: BaseException) -> str:
@@ -54,20 +106,54 @@ def sentence(error: BaseException) -> str:
         if module in EXTRAS:
             return f"{module} is not installed: pip install 'jielong[{EXTRAS[module]}]'"
         return f"the module {error.name!r} is not installed"
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}" + ("; free some space or choose another folder" if error.errno == 28 else "")
+        return f"{where}{error.strerror}" + ("; free some space or choose another folder" if error.errno == 28 else "")
     problems = getattr(error, "errors", None)
     if isinstance(error, ValueError) and callable(problems):  # pydantic's, whose text is long
         places = [(".".join(map(str, item["loc"])) or "settings", item["msg"].removeprefix("Value error, ")) for item in problems()]
         return "; ".join(f"{place}: {reason}" for place, reason in places)
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return f"there is not enough memory ({error}); try a smaller batch, or a smaller train.micro_batch"
+        return f"{_at_hand(error)}there is not enough memory ({error}); try a smaller batch, or a smaller train.micro_batch"
+    if isinstance(error, RecursionError):
+        return f"{_at_hand(error)}this is nested too deeply to be read"
     if hasattr(error, "on_command_line"):  # a ValueError that names an argument: here the option
         return str(error.on_command_line())
-    if isinstance(error, ValueError) or type(error).__module__.startswith("jielong."):
+    if (type(error) is not ValueError and type(error).__module__.split(".")[0] in READERS) or isinstance(
+        error, UnicodeError | csv.Error | EOFError
+    ):
+        return f"{_at_hand(error)}this is damaged or of another format: {' '.join(str(error).split()) or type(error).__name__}"
+    if isinstance(error, OSError | ImportError) or foreseen(error):
         return str(error) or type(error).__name__
-    return f"{type(error).__name__}: {error} (unexpected error: {DEBUG}=1 prints the traceback)"
+    return f"{_at_hand(error)}unexpected error: {type(error).__name__}: {error}"
+
+
+def _at_hand(error: BaseException) -> str:
+    """``FILE: ``, the file that the innermost function of this package worked on when a library raised the exception; empty if unknown."""
+    found = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__", "")).startswith("jielong"):
+            files = [value for value in frame.f_locals.values() if isinstance(value, Path)]
+            found = next((f"{path}: " for path in files if os.path.isfile(path)), found)
+    return found
+
+
+def keep_traceback(error: BaseException) -> str:
+    """Write a traceback to ``logs`` in the user's cache folder, or to the temporary folder if that is not writable; return the path."""
+    from jielong.data.built import cache_folder
+
+    text = "".join(traceback.format_exception(error, limit=-200))
+    name = f"jielong-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    for folder in (cache_folder() / "logs", Path(tempfile.gettempdir())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+            for old in sorted(folder.glob("jielong-*-*.txt"))[:-LOGS]:
+                old.unlink()
+        except OSError:
+            continue
+        return str(folder / name)
+    return f"none was written, as no folder is writable; {DEBUG}=1 prints it"
 
 
 @contextmanager
@@ -80,7 +166,7 @@ def plain_warnings() -> Iterator[None]:
             message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
         ) -> None:
             if issubclass(category, UserWarning):
-                notes.print(f"[yellow]warning:[/] {escape(str(message))}", soft_wrap=True, highlight=False)
+                notes.print(f"[yellow]warning:[/] {escape(readable(str(message)))}", soft_wrap=True, highlight=False)
             else:
                 default(message, category, filename, lineno, file, line)
 
