@@ -20,10 +20,12 @@ import re
 import subprocess
 import sys
 import tempfile
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import yaml
+from recording import Recording
 
 STEPS = 20
 COMPARED = ("loss", "grad_norm", "lr")
@@ -70,9 +72,17 @@ def losses_of(name: str, recipe: dict[str, Any], work: Path, steps: int = STEPS)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(work), "JIELONG_CACHE": str(work / "cache")}
     done = subprocess.run(words, cwd=work, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{name} does not train:\n{done.stderr[-3000:]}")
+        raise RuntimeError(done.stderr.strip()[-3000:])
     lines = (work / "runs" / name / "metrics.jsonl").read_text().splitlines()
     return [{key: line[key] for key in COMPARED if key in line} for line in map(json.loads, lines)]
+
+
+def first_difference(new: list[dict[str, float]], old: list[dict[str, float]]) -> str | None:
+    """The first step, from 1, whose numbers differ."""
+    if new == old:
+        return None
+    differing = (step for step, (a, b) in enumerate(zip_longest(new, old), 1) if a != b)
+    return f"DIFFERS from step {next(differing)}"
 
 
 def main() -> None:
@@ -90,32 +100,13 @@ def main() -> None:
 
     folder = Path(sys.modules["jielong"].__path__[0]) / "recipes"
     names = in_order(folder, arguments.recipes or sorted(path.stem for path in folder.glob("*-tiny.yaml")))
-    recorded = json.loads(arguments.file.read_text()) if arguments.action == "compare" else {}
-    found: dict[str, list[dict[str, float]]] = {}
-    different = 0
     with tempfile.TemporaryDirectory() as scratch:
-        for name in names:
-            try:
-                found[name] = losses_of(name, load(name).model_dump(), Path(scratch), steps)
-            except RuntimeError as error:
-                print(error, file=sys.stderr)
-                different += 1
-                continue
-            if arguments.action == "compare":
-                same = found[name] == recorded.get(name)
-                different += not same
-                verdict = "equal"
-                if not same:
-                    pairs = zip(found[name], recorded.get(name, []), strict=False)
-                    first = next((step for step, (new, old) in enumerate(pairs, 1) if new != old), None)
-                    verdict = "not recorded" if name not in recorded else f"DIFFERS from step {first}"
-                print(f"{name}: {verdict}", flush=True)
-            else:
-                print(f"{name}: loss {found[name][0]['loss']:.6g} to {found[name][-1]['loss']:.6g}", flush=True)
-    if arguments.action == "record":
-        arguments.file.write_text(json.dumps(found, indent=1))
-    print(f"{len(found)} recipes, {different} different or failed")
-    sys.exit(1 if different else 0)
+        Recording(
+            "recipes",
+            compute=lambda name: losses_of(name, load(name).model_dump(), Path(scratch), steps),
+            difference=first_difference,
+            summary=lambda found: f"loss {found[0]['loss']:.6g} to {found[-1]['loss']:.6g}",
+        ).run(arguments, names)
 
 
 if __name__ == "__main__":

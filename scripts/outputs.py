@@ -8,8 +8,8 @@ one machine:
     python scripts/outputs.py record outputs.json --quick    # a smoke run: one model
 
 Generators draw two items with seed 0 by ``jielong generate``, and the files are hashed. Tokenizers are measured on eight held-out items by
-``jielong evaluate``. Both run in child processes with one thread. Values are compared without their
-names, which a refactoring may change. The exit code is 1 if anything differs.
+``jielong evaluate``. Both run in child processes with one thread. Values are compared without their names,
+which a refactoring may change. The exit code is 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from recording import Recording
 
 TEXTS = {"emoji": ("cat face, Noto style", "pizza, Twemoji style"), "sounds": ("hi-hat", "bass"), "speech": ("Good morning.", "See you.")}
 
@@ -73,27 +74,13 @@ def main() -> None:
 
     models = Path(jielong_zoo.path()) / "models"
     names = arguments.models or sorted(path.parent.name for path in models.glob("*/recipe.yaml"))
-    recorded = json.loads(arguments.file.read_text()) if arguments.action == "compare" else {}
-    found: dict[str, dict[str, Any]] = {}
-    different = 0
     with tempfile.TemporaryDirectory() as scratch:
-        for name in names:
-            try:
-                found[name] = produced(models / name, Path(scratch))
-            except RuntimeError as error:
-                print(f"{name}: FAILED: {error}", flush=True)
-                different += 1
-                continue
-            if arguments.action == "compare":
-                same = sorted(map(str, found[name].values())) == sorted(map(str, recorded.get(name, {}).values()))
-                different += not same
-                print(f"{name}: {'equal' if same else 'DIFFERS'}", flush=True)
-            else:
-                print(f"{name}: {len(found[name])} values", flush=True)
-    if arguments.action == "record":
-        arguments.file.write_text(json.dumps(found, indent=1))
-    print(f"{len(found)} models, {different} different or failed")
-    sys.exit(1 if different else 0)
+        Recording(
+            "models",
+            compute=lambda name: produced(models / name, Path(scratch)),
+            difference=lambda new, old: None if sorted(map(str, new.values())) == sorted(map(str, old.values())) else "DIFFERS",
+            summary=lambda found: f"{len(found)} values",
+        ).run(arguments, names)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Teaching several heads side by side (benchmarks/heads.py): none may notice the others, and an average follows each."""
+"""Training several heads side by side (benchmarks/heads.py): each is independent of the others and has an EMA."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ SETTINGS = TrainSettings(samples=48, batch=8, lr=1e-2, warmup=8, ema=0.9, precis
 
 @pytest.fixture
 def benchmark() -> Any:
-    return module_of(ROOT / "benchmarks" / "heads.py")
+    return module_of(ROOT / "benchmarks" / "heads_training.py")
 
 
 def heads(*names: str) -> dict[str, Head]:
     parts = {"diffusion": Diffusion(network=MLP(layers=1, width=8)), "energy": Energy(layers=1, width=8), "mixture": GaussianMixture()}
-    made = {}
+    built = {}
     for name in names:
         torch.manual_seed(1)
-        made[name] = parts[name].build(WIDTH, LAYOUT)
-    return made
+        built[name] = parts[name].build(WIDTH, LAYOUT)
+    return built
 
 
 class Stream:
@@ -50,50 +50,50 @@ class Stream:
         return Batch(torch.full((count, 1, 2, 2), first / 100), None, None, [str(first + i) for i in range(count)])
 
 
-def ask(benchmark: Any, batch: Batch, rng: PerSampleRNG) -> Any:
-    """Four positions a picture, of which two count twice."""
+def targets(benchmark: Any, batch: Batch, rng: PerSampleRNG) -> Any:
+    """Four positions per picture, two of weight 1 and two of weight 1/2."""
     hidden = torch.randn(4 * len(batch), WIDTH, generator=torch.Generator().manual_seed(int(batch.keys[0])))
     return benchmark.TrainingTargets(hidden, hidden[:, :3].sin(), torch.tensor([0.5, 1.0, 1.0, 0.5]).repeat(len(batch)))
 
 
-def taught(benchmark: Any, out: Path, *names: str, stop_after: int | None = None) -> dict[str, Tensor]:
-    lessons = benchmark.Lessons(heads(*names), partial(ask, benchmark), tokens=3)
-    summary = train(lessons, Stream(), SETTINGS, out, recipe_yaml="a: 1", progress=False, evaluate=False, stop_after=stop_after)
+def trained(benchmark: Any, out: Path, *names: str, stop_after: int | None = None) -> dict[str, Tensor]:
+    objective = benchmark.HeadsObjective(heads(*names), partial(targets, benchmark), tokens=3)
+    summary = train(objective, Stream(), SETTINGS, out, recipe_yaml="a: 1", progress=False, evaluate=False, stop_after=stop_after)
     return load_file(out / "model.safetensors") if summary.finished else {}
 
 
-def test_no_head_notices_the_others(benchmark: Any, tmp_path: Path) -> None:
-    together = taught(benchmark, tmp_path / "three", "mixture", "diffusion", "energy")
+def test_heads_train_independently(benchmark: Any, tmp_path: Path) -> None:
+    together = trained(benchmark, tmp_path / "three", "mixture", "diffusion", "energy")
     for name in ("mixture", "diffusion", "energy"):
-        alone = taught(benchmark, tmp_path / name, name)
+        alone = trained(benchmark, tmp_path / name, name)
         assert alone
         assert all(torch.equal(value, together[key]) for key, value in alone.items())
 
 
-def test_what_is_kept_are_averages_that_moved(benchmark: Any, tmp_path: Path) -> None:
-    kept, start = taught(benchmark, tmp_path, "mixture", "energy"), heads("mixture", "energy")
+def test_saved_heads_are_ema_weights(benchmark: Any, tmp_path: Path) -> None:
+    saved, start = trained(benchmark, tmp_path, "mixture", "energy"), heads("mixture", "energy")
     for name, head in start.items():
-        moved = [not torch.equal(kept[f"{name}.{key}"], value) for key, value in head.named_parameters()]
+        moved = [not torch.equal(saved[f"{name}.{key}"], value) for key, value in head.named_parameters()]
         assert all(moved)
 
 
-def test_it_goes_on_as_if_it_had_not_stopped(benchmark: Any, tmp_path: Path) -> None:
-    whole = taught(benchmark, tmp_path / "whole", "diffusion", "energy")
-    assert not taught(benchmark, tmp_path / "parts", "diffusion", "energy", stop_after=24)
-    resumed = taught(benchmark, tmp_path / "parts", "diffusion", "energy")
+def test_resume_equals_uninterrupted(benchmark: Any, tmp_path: Path) -> None:
+    whole = trained(benchmark, tmp_path / "whole", "diffusion", "energy")
+    assert not trained(benchmark, tmp_path / "parts", "diffusion", "energy", stop_after=24)
+    resumed = trained(benchmark, tmp_path / "parts", "diffusion", "energy")
     assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
 
 
-def test_an_untrained_network_before_a_head_changes_nothing(benchmark: Any) -> None:
+def test_untrained_residual_network_is_the_identity(benchmark: Any) -> None:
     head, hidden = heads("mixture")["mixture"], torch.randn(2, 4, WIDTH)
     for weight in head.parameters():
         torch.nn.init.normal_(weight)  # an untrained mixture reads nothing
-    deep = benchmark.Deepened(head, MLP(layers=2, width=8).build(inputs=WIDTH, outputs=WIDTH, hidden=WIDTH, times=0))
+    deep = benchmark.ResidualHead(head, MLP(layers=2, width=8).build(inputs=WIDTH, outputs=WIDTH, hidden=WIDTH, times=0))
     rows, targets = hidden.flatten(0, 1), torch.randn(8, 3)
     assert torch.equal(deep.loss(rows, targets), head.loss(rows, targets))
-    given: tuple[Any, ...] = (SamplingConfig(temperature=0.5), HeadContext(torch.randn(2, 4, WIDTH), 2.0))
+    sampling: tuple[Any, ...] = (SamplingConfig(temperature=0.5), HeadContext(torch.randn(2, 4, WIDTH), 2.0))
     assert torch.equal(
-        deep.sample(hidden, PerSampleRNG(0, [0, 1]), *given).values, head.sample(hidden, PerSampleRNG(0, [0, 1]), *given).values
+        deep.sample(hidden, PerSampleRNG(0, [0, 1]), *sampling).values, head.sample(hidden, PerSampleRNG(0, [0, 1]), *sampling).values
     )
     torch.nn.init.normal_(deep.network.output.weight)
     assert not torch.equal(deep.loss(rows, targets), head.loss(rows, targets))
@@ -101,14 +101,14 @@ def test_an_untrained_network_before_a_head_changes_nothing(benchmark: Any) -> N
         deep.check_sampling(SamplingConfig(num_inference_steps=3))
 
 
-def test_the_loss_is_that_of_the_targets(benchmark: Any) -> None:
+def test_weighted_loss_equals_generator_loss(benchmark: Any) -> None:
     layout = Layout((3, 3), channels=3)
     torch.manual_seed(0)
     backbone = Transformer(layers=1, width=WIDTH, heads=2).build(layout, None)
     model = Generator(layout, Masked(choose="random").build(), backbone, GaussianMixture().build(WIDTH, layout)).eval()
     torch.nn.init.normal_(model.head.parameters_of.weight)  # type: ignore[attr-defined]
     tokens, noise = Tokens(torch.randn(5, 9, 3), layout), range(5)
-    asked = benchmark.targets_of(model.training_states(tokens, rng=PerSampleRNG(3, noise)))
-    assert len(set(asked.weights.tolist())) > 1  # pictures are asked different numbers of positions
-    loss = (model.head.loss(asked.hidden, asked.targets) * asked.weights).sum() / 5
+    chosen = benchmark.targets_of(model.training_states(tokens, rng=PerSampleRNG(3, noise)))
+    assert len(set(chosen.weights.tolist())) > 1  # pictures have different numbers of masked positions
+    loss = (model.head.loss(chosen.hidden, chosen.targets) * chosen.weights).sum() / 5
     torch.testing.assert_close(loss, model.loss(tokens, rng=PerSampleRNG(3, noise)), rtol=0, atol=0)
