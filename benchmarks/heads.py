@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from heads_sampling import HeadMetrics, SamplingChoice, FrozenGenerator
+from heads_sampling import FrozenGenerator, HeadMetrics, SamplingChoice
 from heads_training import HeadsObjective, build_heads
 from quick import scratch, trained
 

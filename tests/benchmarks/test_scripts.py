@@ -20,7 +20,17 @@ from jielong.training.checkpoint import fingerprint
 from running_scripts import ROOT, module_of, run_script
 
 SCRIPTS, DOCS = ROOT / "scripts", ROOT / "docs"
-COVERED = {"losses", "outputs", "recording", "build_emoji", "ship_model", "make_gallery", "make_systems", "migrate_checkpoint", "measure_code"}
+COVERED = {
+    "losses",
+    "outputs",
+    "recording",
+    "build_emoji",
+    "ship_model",
+    "make_gallery",
+    "make_systems",
+    "migrate_checkpoint",
+    "measure_code",
+}
 
 
 def quick() -> Any:
