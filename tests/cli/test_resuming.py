@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from jielong.system import load
+from jielong.training.checkpoint import CheckpointError
+from jielong.training.state import check_same_inputs
 
 from .conftest import COLOURS, brief, command, paint, succeed
 
@@ -66,6 +68,14 @@ def test_other_classes(run: Path, pictures_of_its_own: Path) -> None:
 def test_other_data_of_the_same_classes(run: Path, pictures_of_its_own: Path) -> None:
     paint(pictures_of_its_own / "train" / "red" / "0.png", COLOURS["green"], 3)
     assert "the data changed: still 24 items, with other content" in refused(run, pictures_of_its_own)
+
+
+def test_a_hash_that_an_earlier_version_recorded_is_not_compared(run: Path, pictures_of_its_own: Path) -> None:
+    described = json.loads((run / "model.json").read_text())
+    before = {**described, "data": {"items": described["data"]["items"], "fingerprint": "of another kind"}}
+    check_same_inputs(before, described, run)
+    with pytest.raises(CheckpointError, match="the data changed from 23 to 24"):
+        check_same_inputs({"data": {"items": 23}}, described, run)
 
 
 def test_more_is_refused_before_anything_is_written(run: Path, pictures_of_its_own: Path, tmp_path: Path) -> None:

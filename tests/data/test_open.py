@@ -16,7 +16,7 @@ from PIL import Image
 
 from jielong.data.opening import open_data
 from jielong.data.sets import MediaSet
-from jielong.data.source import DataError, file_identity
+from jielong.data.source import DataError
 from jielong.data.table import TableSource
 from jielong.media.images import encode, to_bytes
 from jielong.media.kinds.base import kind_of
@@ -294,14 +294,6 @@ def test_fingerprint_follows_content_words_and_preprocessing_not_place_or_time(t
         fingerprint("more", **same, c_dot_png=png(2)),
     ]
     assert len({first, *others}) == 5
-
-
-def test_windows_of_a_large_file_see_its_ends_and_its_length(tmp_path):
-    def identity(data: bytes) -> str:
-        return file_identity(put(tmp_path, f=data) / "f", windows=3, width=16)
-
-    base = bytes(1000)
-    assert len({identity(d) for d in (base, b"x" + base[1:], base[1:] + b"x", base + b"\0", bytes(500) + b"x" + bytes(499))}) == 5
 
 
 def test_a_batch_equals_its_items(tmp_path):

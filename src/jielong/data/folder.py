@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from jielong.core.json import JSON
-from jielong.data.source import DataError, Item, Source, digest, file_identity
+from jielong.data.content_hash import hash_file, remembered
+from jielong.data.source import DataError, Item, Source
 from jielong.data.words import CAPTION_NAMES, FILE_NAMES, LABEL_NAMES, first, read_json, read_metadata
 from jielong.media.kinds.base import MediaKind
 
@@ -62,9 +64,11 @@ class FolderSource(Source):
         except OSError:
             return b""
 
-    def identity(self, indices: Sequence[int]) -> str:
-        """A digest of the files used, by their heads, middles and tails."""
-        return digest(file_identity(self._paths[i], windows=3, width=4096) for i in indices)
+    @cached_property
+    def content_hashes(self) -> list[str]:
+        """The hash of every file."""
+        found = remembered(f"{self.root}?{self.kind}", self._paths, [""] * len(self._paths), lambda index: [hash_file(self._paths[index])])
+        return [hashes[0] for hashes in found]
 
     def unreadable(self, path: Path) -> str | None:
         """Why a file cannot be used, by its header; ``None`` when it can."""

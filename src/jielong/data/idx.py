@@ -6,12 +6,14 @@ import gzip
 import io
 import struct
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from jielong.data.source import DataError, Item, Source, digest
+from jielong.data.content_hash import hash_bytes
+from jielong.data.source import DataError, Item, Source
 from jielong.media.images import Array, encode
 
 FASHION_CLASSES = ["t-shirt or top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
@@ -54,9 +56,10 @@ class IdxSource(Source):
         """One picture of the array, no decoding needed."""
         return Image.fromarray(self._pictures[index])
 
-    def identity(self, indices: Sequence[int]) -> str:
-        """A digest of the pixels used."""
-        return digest([str(self._pictures.shape), self._pictures[list(indices)].tobytes()])
+    @cached_property
+    def content_hashes(self) -> list[str]:
+        """The hash of every picture's pixels."""
+        return [hash_bytes(picture.tobytes()) for picture in self._pictures]
 
 
 def _read(folder: Path, name: str, dimensions: int) -> Array:

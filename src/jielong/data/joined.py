@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
 from jielong.core.json import JSON
 from jielong.data.selection import MARK, chooses, split_name
-from jielong.data.source import DataError, Source, digest
+from jielong.data.source import DataError, Source
 from jielong.data.splits import splits
 from jielong.media.kinds.base import Content, kind_of
 
@@ -101,11 +102,10 @@ class Joined(Source):
         source, place = self._places[index]
         return self.sources[source].blob(place)
 
-    def identity(self, indices: Sequence[int]) -> str:
-        """A digest of the content of those items."""
-        places = [self._places[index] for index in indices]
-        parts = [source.identity([place for number, place in places if number == n]) for n, source in enumerate(self.sources)]
-        return digest([*parts, *(str(number) for number, _ in places)])
+    @cached_property
+    def content_hashes(self) -> list[str]:
+        """Those of each source."""
+        return [self.sources[source].content_hashes[place] for source, place in self._places]
 
     def content(self, index: int) -> Content:
         """What its kind decodes."""

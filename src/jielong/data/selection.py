@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from urllib.parse import parse_qsl
 
 from jielong.data.source import DataError, Source
@@ -68,9 +69,10 @@ class Selected(Source):
         """The encoded bytes of one item."""
         return self.source.blob(self._index[index])
 
-    def identity(self, indices: Sequence[int]) -> str:
-        """A digest of the content of those items."""
-        return self.source.identity([self._index[index] for index in indices])
+    @cached_property
+    def content_hashes(self) -> list[str]:
+        """Those of the whole set."""
+        return [self.source.content_hashes[index] for index in self._index]
 
     def content(self, index: int) -> Content:
         """What its kind decodes."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 from jielong.core.json import JSON
-from jielong.data.source import DataError, Item, Source, digest, file_identity
+from jielong.data.content_hash import hash_bytes, remembered
+from jielong.data.source import DataError, Item, Source, digest
 from jielong.data.words import CAPTION_NAMES, LABEL_NAMES, first, read_json
 from jielong.media.kinds.base import MediaKind
 
@@ -105,9 +109,20 @@ class ShardSource(Source):
         except OSError:
             return b""
 
-    def identity(self, indices: Sequence[int]) -> str:
-        """A digest of the shards and of which samples are used."""
-        return digest([*(file_identity(path) for path in self.files), *map(str, indices)])
+    @cached_property
+    def content_hashes(self) -> list[str]:
+        """The hash of every item's member."""
+        inside: list[list[tuple[int, int]]] = [[] for _ in self.files]
+        for number, offset, length in self._places:
+            inside[number].append((offset, length))
+
+        def compute(number: int) -> list[str]:
+            with contextlib.suppress(OSError), open(self.files[number], "rb") as file:
+                return [hash_bytes(file.read(length)) for offset, length in inside[number] if file.seek(offset) >= 0]
+            return [hash_bytes(b"")] * len(inside[number])
+
+        views = [digest(map(str, places)) for places in inside]
+        return list(chain.from_iterable(remembered(f"{self.files[0].parent / self.name}", self.files, views, compute)))
 
 
 def _with_words(words: JSON, suffix: str, data: bytes, name: str) -> JSON:

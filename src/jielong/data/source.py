@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 
 from jielong.core.json import JSON
+from jielong.data.content_hash import hash_bytes
 from jielong.media.kinds.base import Content
 
 
@@ -51,9 +51,14 @@ class Source(ABC):
     def blob(self, index: int) -> bytes:
         """The encoded bytes of one item."""
 
-    @abstractmethod
+    @cached_property
+    def content_hashes(self) -> list[str]:
+        """A hash of the content of every item (:mod:`jielong.data.content_hash`)."""
+        return [hash_bytes(self.blob(index)) for index in range(len(self.items))]
+
     def identity(self, indices: Sequence[int]) -> str:
         """A digest of the content of those items."""
+        return digest(self.content_hashes[index] for index in indices)
 
     def content(self, index: int) -> Content:
         """What its kind decodes: the bytes, unless the source holds something better."""
@@ -73,20 +78,3 @@ def digest(parts: Iterable[str | bytes]) -> str:
 def fraction(text: str) -> float:
     """A hash of a text as a number in ``[0, 1)``, uniform over texts."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
-
-
-def file_identity(path: str | os.PathLike[str], windows: int = 256, width: int = 65536) -> str:
-    """A digest of a file: all of it if small, otherwise its length and evenly spaced windows, including the first and the last.
-
-    Compressed files change throughout with their content, so windows detect an edit without reading gigabytes; unlike a time stamp, the
-    digest survives a copy.
-    """
-    length = Path(path).stat().st_size
-    with open(path, "rb") as file:
-        if length <= windows * width:
-            return digest([str(length), file.read()])
-        parts: list[str | bytes] = [str(length)]
-        for window in range(windows):
-            file.seek(window * (length - width) // (windows - 1))
-            parts.append(file.read(width))
-        return digest(parts)

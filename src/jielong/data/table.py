@@ -6,6 +6,8 @@ import io
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -13,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jielong.core.json import JSON
-from jielong.data.source import DataError, Item, Source, digest, file_identity
+from jielong.data.content_hash import hash_bytes, remembered
+from jielong.data.source import DataError, Item, Source
 from jielong.media.images import write_bytes
 from jielong.media.kinds.base import MediaKind, kinds
 
@@ -94,9 +97,17 @@ class TableSource(Source):
                 self._kept_bytes -= sum(map(len, self._kept.popitem(last=False)[1]))
         return self._kept[group][row]
 
-    def identity(self, indices: Sequence[int]) -> str:
-        """A digest of the files and of which rows are used."""
-        return digest([*(file_identity(path) for path in self.files), *map(str, indices)])
+    @cached_property
+    def content_hashes(self) -> list[str]:
+        """The hash of every row's item."""
+
+        def compute(number: int) -> list[str]:
+            reader = pq.ParquetFile(self.files[number])
+            groups = (reader.read_row_group(group, columns=[self._column]).column(0) for group in range(reader.num_row_groups))
+            return [hash_bytes(_bytes(value.as_py())) for column in groups for value in column]
+
+        views = [self._column] * len(self.files)
+        return list(chain.from_iterable(remembered(f"{self.files[0].parent / self.name}", self.files, views, compute)))
 
 
 def table_kind(path: Path) -> MediaKind:

@@ -125,7 +125,7 @@ class Experiment:
     def describe(self) -> JSON:
         """The contents of ``model.json``: what a checkpoint records beside recipe and weights."""
         description = describe(self.media, self.data.classes, self.tokenizer, self.generator, self.stages)
-        return {**description, "data": {"items": len(self.data), "fingerprint": self.data.fingerprint}}
+        return {**description, "data": {"items": len(self.data), "content": self.data.fingerprint}}
 
     def load_tokens(self, file: Path | None) -> Tokens | None:
         """The training set's tokens from a file or the user's cache; ``None`` for a tokenizer's recipe."""

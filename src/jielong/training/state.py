@@ -153,10 +153,17 @@ def check_same_inputs(before: Mapping[str, object], now: Mapping[str, object], o
     Raises:
         CheckpointError: naming everything that changed.
     """
-    changed = [_change(key.replace("_", " "), before[key], now[key]) for key in now if key in before and before[key] != now[key]]
+    differing = [key for key in now if key in before and _differ(key, before[key], now[key])]
+    changed = [_change(key.replace("_", " "), before[key], now[key]) for key in differing]
     if changed:
         advice = "Restore what it began with, or begin another run with --out (and --set train.init_from=... for its weights)"
         raise CheckpointError(f"the run in {out} cannot be resumed: {'; '.join(changed)}. {advice}")
+
+
+def _differ(key: str, before: object, now: object) -> bool:
+    if key == "data" and isinstance(before, Mapping) and isinstance(now, Mapping):  # earlier versions recorded another hash of the content
+        return any(before[key] != now[key] for key in now if key in before)
+    return before != now
 
 
 def _change(name: str, before: Any, now: Any) -> str:
