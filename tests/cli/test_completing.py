@@ -11,7 +11,8 @@ import torch
 
 from jielong.data import open_data
 from jielong.evaluation.likelihood import bits_per_dimension
-from jielong.media.images import fit, read_image, to_tensor
+from jielong.media.images import fit, to_tensor
+from jielong.media.reading.pictures import read_image
 from jielong.networks.backbone import BackboneInputs
 from jielong.system import load
 

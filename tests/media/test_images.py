@@ -9,12 +9,10 @@ import torch
 from PIL import Image
 
 from jielong.media.images import (
-    BrokenImageError,
     animation,
     encode,
     fit,
     from_tensor,
-    read_image,
     sheet,
     to_bytes,
     to_bytes_tensor,
@@ -24,6 +22,8 @@ from jielong.media.images import (
     write_bytes,
     write_image,
 )
+from jielong.media.reading.faults import BrokenImageError
+from jielong.media.reading.pictures import read_image
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -104,7 +104,7 @@ def test_first_frame_of_an_animation_is_used():
     assert read_image(data).getpixel((0, 0)) == RED
 
 
-@pytest.mark.parametrize(("data", "word"), [(b"", "not a known"), (b"hello", "not a known"), (None, "decoded")])
+@pytest.mark.parametrize(("data", "word"), [(b"", "is empty"), (b"hello", "not a known"), (None, "decoded")])
 def test_broken_data_is_named_with_the_reason(data, word):
     data = encode(noise(64, 64))[:3000] if data is None else data
     with pytest.raises(BrokenImageError, match=f"cat.png.*{word}"):

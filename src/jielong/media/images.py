@@ -1,4 +1,4 @@
-"""Pictures as files and as tensors: one way in (any file to 8-bit RGB), one way out ([-1, 1] to 8 bits)."""
+"""Pictures as tensors and as files that are written; :mod:`jielong.media.reading.pictures` reads them."""
 
 from __future__ import annotations
 
@@ -11,67 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
-
-
-class BrokenImageError(ValueError):
-    """A file cannot be read as a picture; the text names it and says why."""
-
-
-def open_image(source: bytes | str | os.PathLike[str], name: str = "") -> Image.Image:
-    """Open a picture lazily: the header is read, the pixels are not.
-
-    Raises:
-        BrokenImageError: if the header is not that of a picture, or declares a picture too large to be one.
-    """
-    name = name or ("a picture" if isinstance(source, bytes) else str(source))
-    try:
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-    except Exception as error:  # Pillow raises whatever a format's parser met: OSError, SyntaxError, struct.error, ...
-        raise BrokenImageError(f"{name} cannot be read as a picture: {_reason(error)}") from error
-
-
-def read_image(source: bytes | str | os.PathLike[str] | Image.Image, name: str = "") -> Image.Image:
-    """A picture as 8-bit RGB: turned upright (EXIF), transparency laid over white, 16-bit scaled, the first frame of an animation.
-
-    Raises:
-        BrokenImageError: if the pixels cannot be decoded (truncated, wrong checksum, unknown format).
-    """
-    image = source if isinstance(source, Image.Image) else open_image(source, name)
-    name = name or ("a picture" if isinstance(source, (bytes, Image.Image)) else str(source))
-    try:
-        image.load()
-        return _over_white(ImageOps.exif_transpose(image))
-    except Exception as error:
-        raise BrokenImageError(f"{name} cannot be decoded: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    text = str(error) or type(error).__name__
-    return "not a known picture format" if text.startswith("cannot identify image file") else text
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _to_8_bits(image)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    # Pillow would clip 16-bit grey at 255 (all white). Integers are 16-bit samples; floats are [0, 1] unless they exceed 1.
-    values = np.asarray(image, dtype=np.float64)
-    scale = 255 / 65535
-    if image.mode == "F":
-        scale = 255.0 if values.max(initial=0) <= 1 else 1.0
-    return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
 
 
 def fit(image: Image.Image, size: int) -> Image.Image:

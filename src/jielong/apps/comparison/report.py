@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from PIL import Image
-
 from jielong.apps.comparison.running import ORIGINAL, SHEETS, Comparison, Row
 from jielong.apps.comparison.table import TITLES, best, columns, remarks
 from jielong.evaluation.provenance import machine
 from jielong.media.images import write_bytes
+from jielong.media.reading.pictures import open_image
 
 JSON, MARKDOWN, HTML = "comparison.json", "comparison.md", "comparison.html"
 
@@ -116,7 +115,7 @@ def _strips(folder: Path, labels: Sequence[str]) -> str:
     for label in labels:
         path = folder / SHEETS / f"{label}.png"
         if path.exists():
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 width, height = image.size
             address = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
             picture = f'<img src="{address}" width="{2 * width}" height="{2 * height}" alt="{escape(label)}">'

@@ -10,12 +10,12 @@ from html import escape
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from jielong.apps.demo.trace_view import Trace
 from jielong.media.audio import encode_audio
 from jielong.media.images import encode, from_tensor, to_data_uri
+from jielong.media.reading.pictures import open_image
 from jielong.media.spectrograms import spectrogram
 
 
@@ -84,7 +84,7 @@ def frame_strip(frames: Tensor, columns: int) -> str:
 
 def sample_grid(path: Path, label: str) -> str:
     """A sample grid from its file."""
-    with Image.open(path) as image:
+    with open_image(path) as image:
         width, height = image.size
     address, label = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode(), escape(label)
     return f'<figure><img src="{address}" width="{width}" height="{height}" alt="{label}"><figcaption>{label}</figcaption></figure>'

@@ -15,15 +15,16 @@ from torch import Tensor
 from jielong.config.data import DataSettings
 from jielong.core.json import JSON
 from jielong.core.medium import ALONG_ROWS, Medium
-from jielong.media.images import fit, open_image, read_image, to_bytes_tensor, to_float
+from jielong.media.images import fit, to_bytes_tensor, to_float
 from jielong.media.inspection import Inspector, Spread
 from jielong.media.kinds.base import Content, MediaKind, register
 from jielong.media.pictures import Pictures
+from jielong.media.reading.faults import BrokenImageError, naming
+from jielong.media.reading.pictures import SUFFIXES, frames_in, open_image, read_image
 
 PREPROCESSING = "upright, over white, shorter side lanczos, centre square, 8 bit: 1"
 LONG = 3.0
 """Aspect ratio beyond which cropping the centre square loses most of a picture."""
-_FORMATS = ("png", "jpg", "jpeg", "jfif", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "tga", "avif")
 _EDGES = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
@@ -50,7 +51,7 @@ class ImageKind(MediaKind):
     noun = ("picture", "pictures")
     settings = ImageData
     native: ClassVar = {"size": 64, "channels": 3}
-    suffixes = frozenset(f".{form}" for form in _FORMATS)
+    suffixes = SUFFIXES
     columns = ("image", "img", "picture", "jpg", "png", "bytes")
 
     def medium(self, settings: DataSettings, channels: int) -> Medium:
@@ -76,8 +77,13 @@ class ImageKind(MediaKind):
 
     def decode(self, content: Content, name: str, medium: Medium, settings: DataSettings) -> Tensor:
         """``(C, H, W)`` uint8: the centre square at the medium's size."""
-        image = read_image(open_image(content, name) if isinstance(content, bytes) else content, name)
-        return to_bytes_tensor(fit(image, medium.along("rows")), medium.channels)
+        image = read_image(content, name)
+        with naming(name, BrokenImageError, "cannot be fitted"):
+            return to_bytes_tensor(fit(image, medium.along("rows")), medium.channels)
+
+    def read(self, path: Path, medium: Medium, settings: DataSettings | None = None) -> Tensor:
+        """A file as ``(C, H, W)`` float32 in [-1, 1]."""
+        return self.to_float(self.decode(path, str(path), medium, settings or self.settings()))
 
     def to_float(self, stored: Tensor) -> Tensor:
         """0..255 to [-1, 1]."""
@@ -109,17 +115,17 @@ class ImageInspector(Inspector):
         """Header, and pixels at no more than 64 a side."""
         picture = open_image(content, name) if isinstance(content, bytes) else content
         form, mode, size = picture.format or "raw", picture.mode, picture.size
-        reasons = self._header(picture)
+        reasons = self._header(picture, frames_in(picture, name))
         if decode:
-            reasons += self._pixels(fit(read_image(picture, name), min(self.size, 64)))
+            with naming(name, BrokenImageError, "cannot be decoded"):
+                reasons += self._pixels(fit(read_image(content, name), min(self.size, 64)))
         self.widths.append(size[0])
         self.heights.append(size[1])
         self.formats[f"{form} {mode}"] += 1
         return reasons
 
-    def _header(self, picture: Image.Image) -> list[str]:
+    def _header(self, picture: Image.Image, frames: int) -> list[str]:
         short, long = sorted(picture.size)
-        frames = getattr(picture, "n_frames", 1)
         unusual = picture.mode in ("CMYK", "LAB", "HSV", "YCbCr", "I", "F") or picture.mode.startswith("I;16")
         reasons = {
             f"tiny: {picture.width} x {picture.height}, will be enlarged to {self.size}": short < self.size,

@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from jielong.data.source import fraction
-from jielong.media.images import encode, fit, read_image, write_bytes
+from jielong.media.images import encode, fit, write_bytes
+from jielong.media.reading.pictures import read_image
 
 SIZE = 64
 HELDOUT_SHARE = 0.05
@@ -109,8 +109,7 @@ def read_sheet_package(folder: Path, sheet: str, style: str, concepts: dict[str,
 
 def encode_drawing(data: bytes) -> bytes:
     """A drawing of any size over white, as a lossless 64 x 64 WebP."""
-    image = Image.open(io.BytesIO(data))
-    return encode(fit(read_image(image), SIZE), "WEBP", lossless=True, quality=75, method=6)
+    return encode(fit(read_image(data), SIZE), "WEBP", lossless=True, quality=75, method=6)
 
 
 def split_of(drawings: Iterable[Drawing]) -> list[str]:

@@ -1,0 +1,127 @@
+"""Pictures: any file of a named raster format to 8-bit RGB."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from jielong.media.reading.faults import BrokenImageError, budget, bytes_of, naming, refuse_large
+
+FORMATS = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jfif", ".mpo"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "AVIF": (".avif",),
+    "JPEG2000": (".jp2", ".j2k"),
+    "QOI": (".qoi",),
+    "TGA": (".tga",),  # last: it has no mark at its beginning
+}
+"""Formats that are opened, as Pillow names them, and the suffixes of their files. Others, such as EPS, run programs."""
+SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+"""Of files that are taken for pictures."""
+_PIXEL_BYTES = 4
+"""Of a pixel in memory: Pillow keeps RGB, RGBA, CMYK, 32-bit integers and floats in four bytes, and every picture ends as RGB."""
+_COEFFICIENT_BYTES = 6
+"""More of a pixel of a progressive JPEG: three coefficients of 16 bits are kept until its last scan."""
+_BAND_PIXELS = 2**20
+
+
+def open_image(source: bytes | str | os.PathLike[str], name: str = "") -> Image.Image:
+    """Open a picture lazily: the header is read, the pixels are not.
+
+    Raises:
+        BrokenImageError: if it is of no format of :data:`FORMATS`, or takes more memory than :func:`~jielong.media.reading.faults.budget`.
+    """
+    name = name or ("a picture" if isinstance(source, bytes) else str(source))
+    pixels = budget() // _PIXEL_BYTES
+    _prepare_pillow(pixels)
+    with naming(name, BrokenImageError, "cannot be read as a picture"):
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=list(FORMATS))
+        cost = _PIXEL_BYTES + _COEFFICIENT_BYTES * bool(image.info.get("progressive"))
+        refuse_large(name, f"a picture of {image.width:,} x {image.height:,} pixels", image.width * image.height * cost, BrokenImageError)
+        tiles = getattr(image, "tag_v2", {})
+        width, height = (tiles.get(tag) for tag in (ExifTags.Base.TileWidth, ExifTags.Base.TileLength))
+        if width and height:  # of a TIFF: a tile may be larger than the picture, and is decoded as a whole
+            refuse_large(name, f"a tile of {width:,} x {height:,} pixels", width * height * _PIXEL_BYTES, BrokenImageError)
+    return image
+
+
+def _prepare_pillow(pixels: int) -> None:
+    """Silence Pillow's warnings, which name no file, and lift its own limit to the budget."""
+    if not any(action == "ignore" and getattr(module, "pattern", None) == r"PIL\." for action, _, _, module, _ in warnings.filters):
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+    if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = pixels
+
+
+def frames_in(image: Image.Image, name: str) -> int:
+    """Frames of an opened picture, 1 unless it is animated."""
+    with naming(name, BrokenImageError, "is damaged behind its first frame"):
+        return int(getattr(image, "n_frames", 1))
+
+
+def read_image(source: bytes | str | os.PathLike[str] | Image.Image, name: str = "") -> Image.Image:
+    """A picture as 8-bit RGB: turned upright (EXIF), transparency laid over white, 16-bit scaled, the first frame of an animation.
+
+    Raises:
+        BrokenImageError: if the pixels cannot be decoded (truncated, wrong checksum, unknown format).
+    """
+    name = name or ("a picture" if isinstance(source, bytes | Image.Image) else str(source))
+    if isinstance(source, Image.Image):
+        image = source
+    else:
+        data = bytes_of(source, name, BrokenImageError)
+        image = open_image(data, name)
+    with naming(name, BrokenImageError, "cannot be decoded"):
+        image.load()
+        return _over_white(_upright(image))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except Exception:  # its parser raises whatever it meets; a picture whose EXIF is damaged is shown as it is stored
+        return image
+    return ImageOps.exif_transpose(image) if turned else image
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _to_8_bits(image)
+    if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
+        return image.convert("RGB")
+    laid = Image.new("RGB", image.size)
+    for top, band in _bands(image):
+        rgba = band.convert("RGBA")
+        laid.paste(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"), (0, top))
+    return laid
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    # Pillow would clip 16-bit grey at 255 (all white). Integers are 16-bit samples; floats are [0, 1] unless they exceed 1.
+    scale = 255 / 65535
+    if image.mode == "F":
+        scale = 255.0 if all(np.asarray(band).max(initial=0) <= 1 for _, band in _bands(image)) else 1.0
+    grey = Image.new("L", image.size)
+    for top, band in _bands(image):
+        values = np.nan_to_num(np.asarray(band, dtype=np.float64) * scale)
+        grey.paste(Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)), (0, top))
+    return grey
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Whole rows, about a million pixels at once, each with the row that it begins at: nothing is copied whole."""
+    rows = max(1, _BAND_PIXELS // max(1, image.width))
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))

@@ -1,0 +1,103 @@
+"""What of a file Pillow may touch: named formats, and no more pixels than the budget."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import EpsImagePlugin, Image
+
+from jielong.media.images import encode
+from jielong.media.kinds.base import kind_of
+from jielong.media.reading.faults import BUDGET, BrokenImageError
+from jielong.media.reading.pictures import FORMATS, SUFFIXES, open_image, read_image
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n{} loop\n%%EOF\n"
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_header(width: int, height: int, depth: int = 8, colour: int = 2) -> bytes:
+    """A PNG that declares a size, and holds almost nothing."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(64))) + chunk(b"IEND", b"")
+
+
+def test_a_program_in_the_suffix_of_a_picture_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ran(*_: object, **__: object) -> None:
+        raise AssertionError("Ghostscript was called")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", ran)
+    (tmp_path / "cat.png").write_bytes(EPS)
+    assert Image.open(tmp_path / "cat.png").format == "EPS"
+    for reading in (read_image, open_image, kind_of("image").check_header):
+        with pytest.raises(BrokenImageError, match=r"cat\.png.*not a known picture format"):
+            reading(tmp_path / "cat.png")
+
+
+def test_suffixes_come_from_the_formats_and_each_can_be_read() -> None:
+    assert kind_of("image").suffixes == SUFFIXES
+    registered = Image.registered_extensions()
+    assert {suffix: registered.get(suffix) for suffix in SUFFIXES if suffix != ".mpo"} == {
+        suffix: form for form, suffixes in FORMATS.items() for suffix in suffixes if suffix != ".mpo"
+    }
+    picture = Image.new("RGB", (16, 8), (250, 10, 10))
+    for form in FORMATS:
+        data = encode(picture.quantize(4) if form == "GIF" else picture, form)
+        assert np.allclose(read_image(data, form).getpixel((3, 3)), (250, 10, 10), atol=6), form
+        assert open_image(data).format == form
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [(png_header(13_300, 13_300), "13,300 x 13,300"), (png_header(60_000, 60_000, 1, 0), "60,000 x 60,000")],
+    ids=["large", "larger than Pillow admits"],
+)
+def test_a_picture_beyond_the_budget_is_refused_by_its_header(data: bytes, size: str) -> None:
+    with warnings.catch_warnings(record=True) as leaked:
+        warnings.simplefilter("always")
+        with pytest.raises(BrokenImageError, match=rf"cat\.png.*(too large.*{size}.*{BUDGET}=|exceeds limit)"):
+            read_image(data, "cat.png")
+    assert not leaked
+
+
+def test_the_budget_counts_decoded_bytes_and_can_be_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    for mode, kind in (("RGB", "PNG"), ("L", "PNG"), ("F", "TIFF"), ("I;16", "PNG")):
+        data = encode(Image.new(mode, (100, 100)), kind)
+        monkeypatch.setenv(BUDGET, "0.04")
+        assert read_image(data).size == (100, 100)
+        monkeypatch.setenv(BUDGET, "0.039")
+        with pytest.raises(BrokenImageError, match="100 x 100 pixels takes 1 MB decoded"):
+            read_image(data, "a.png")
+    monkeypatch.setenv(BUDGET, "much")
+    with pytest.raises(RuntimeError, match=f"{BUDGET} is the megabytes.*not 'much'"):
+        read_image(data)
+
+
+def test_a_tile_larger_than_its_picture_is_refused() -> None:
+    packed = zlib.compress(bytes(64))
+    tags = {256: 8, 257: 8, 258: 8, 259: 8, 262: 1, 277: 1, 322: 100_000, 323: 100_000, 324: 200, 325: len(packed)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    data = (b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)).ljust(200, b"\0") + packed
+    with pytest.raises(BrokenImageError, match="a tile of 100,000 x 100,000"):
+        read_image(data)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "I;16", "F"])
+def test_bands_of_rows_give_what_the_whole_gives(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).random((37, 11, 4))
+    arrays = {
+        "RGBA": (255 * values).astype(np.uint8),
+        "I;16": (65535 * values[..., 0]).astype(np.uint16),
+        "F": values[..., 0].astype(np.float32),
+    }
+    data = encode(Image.fromarray(arrays[mode]), "TIFF" if mode == "F" else "PNG")
+    whole = np.asarray(read_image(data))
+    monkeypatch.setattr("jielong.media.reading.pictures._BAND_PIXELS", 40)
+    assert np.array_equal(np.asarray(read_image(data)), whole)
