@@ -137,7 +137,12 @@ def test_codecs_side_by_side(capsys: pytest.CaptureFixture[str], tmp_path: Path)
         pytest.importorskip(needed)
     run_script(FOLDER / "codec.py", "--quick", "--json", tmp_path / "table.json")
     rows = json.loads((tmp_path / "table.json").read_text())["rows"]
-    assert [row["name"].split("/")[-1] for row in rows] == ["original", "opus 12", "encodec-tiny, 1 levels", "encodec-tiny, 3 levels"]
+    assert [row["name"].split("/")[-1] for row in rows] == [
+        "original",
+        "opus 12",
+        "encodec-tiny, num_codebooks 1",
+        "encodec-tiny, num_codebooks 3",
+    ]
     assert "2 clips" in capsys.readouterr().out
 
 

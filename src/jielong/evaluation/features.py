@@ -1,4 +1,4 @@
-"""What scores look at: pooled features of a frozen EfficientNet-lite2. Losses look through lite0, so that no score is trained on."""
+"""Image features for evaluation: a frozen EfficientNet-lite2, pooled. Losses use lite0, so that no metric is trained on."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from jielong.media.images import to_bytes, to_float
 from jielong.networks.efficientnet import SOURCES, EfficientNetLite
 
 SIZE = 128
-"""Pixels a side at which features are taken. Lite2 was trained at 260; 128 keeps a 64-pixel picture's detail at a quarter of the time."""
+"""Input size in pixels. Lite2 was trained at 260; 128 keeps the detail of a 64-pixel image in a quarter of the time."""
 
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Features of a set of pictures.
+    """Features of images.
 
     Attributes:
         values: ``(N, 1280)`` float32 on the CPU.
-        pictures: SHA-256 of the pictures in 8 bits.
+        pictures: SHA-256 of the images in 8 bits.
         details: Provenance of the features.
     """
 
@@ -36,10 +36,10 @@ class FeatureSet:
 
 
 class FeatureExtractor(nn.Module):
-    """Pictures to features: rounded to 8 bits, resized to 128 x 128, through EfficientNet-lite2, pooled.
+    """Features of images: rounding to 8 bits, resizing to 128 x 128, EfficientNet-lite2, average pooling.
 
-    Rounding comes first because a picture that is kept has 8 bits, and scores of the rounded and the unrounded one differ.
-    Resizing is bicubic with antialiasing when it shrinks, corners not aligned, clamped to [-1, 1] afterwards (bicubic overshoots).
+    Rounding comes first since saved images have 8 bits, and features of rounded and unrounded images differ. Resizing is bicubic with
+    antialiasing, corners not aligned, clamped to [-1, 1] afterwards (bicubic overshoots).
 
     Raises:
         jielong.networks.efficientnet.WeightsError: if the weights are not installed.
@@ -52,7 +52,7 @@ class FeatureExtractor(nn.Module):
         self.network = EfficientNetLite("lite2")
 
     def prepare(self, pictures: Tensor) -> Tensor:
-        """Pictures ``(B, C, H, W)`` in [-1, 1] to what the network is shown, ``(B, C, 128, 128)``."""
+        """Network inputs ``(B, C, 128, 128)`` of images ``(B, C, H, W)`` in [-1, 1]."""
         rounded = to_float(to_bytes(pictures)).to(pictures.device)
         if rounded.shape[-2:] == (SIZE, SIZE):
             return rounded
@@ -60,22 +60,22 @@ class FeatureExtractor(nn.Module):
 
     @torch.no_grad()
     def forward(self, pictures: Tensor) -> Tensor:
-        """Features ``(B, 1280)`` of pictures ``(B, 1 or 3, H, W)`` in [-1, 1], in float32."""
+        """Features ``(B, 1280)`` of images ``(B, 1 or 3, H, W)`` in [-1, 1], in float32."""
         with torch.autocast(pictures.device.type, enabled=False):
             return self.network(self.prepare(pictures)).pooled
 
     def extract(self, pictures: Tensor, batch: int = 32) -> FeatureSet:
-        """Features of any number of pictures, ``batch`` at a time, with their provenance.
+        """Features of any number of images, in batches, with provenance.
 
         Raises:
-            ValueError: if they are not pictures in [-1, 1].
+            ValueError: if they are not images in [-1, 1].
         """
         check_pictures(pictures)
         values = torch.cat([self(part).cpu() for part in pictures.split(batch)])
         return FeatureSet(values, picture_hash(pictures), self.provenance())
 
     def provenance(self) -> JSON:
-        """Everything that the features depend on, besides the pictures."""
+        """Network, weights and preprocessing."""
         source = SOURCES["lite2"]
         return {
             "network": "EfficientNet-lite2, pooled, 1280 features",

@@ -1,7 +1,7 @@
-"""Retrieval: among 100 captions, does a picture fit its own best?
+"""Retrieval: R@1 of each image among 100 captions, by the two-tower scorer.
 
-python -m jielong.evaluation.retrieval train --out FOLDER     remake the scorer from the training split
-python -m jielong.evaluation.retrieval real                   the score of the real held-out pictures
+python -m jielong.evaluation.retrieval train --out FOLDER     train the scorer on the training split
+python -m jielong.evaluation.retrieval real                   R@1 of the real held-out images
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ import torch
 from torch import Tensor
 
 from jielong.evaluation.provenance import Measurement, picture_hash
-from jielong.evaluation.scorer import Scorer, TextReader, shipped_folder
+from jielong.evaluation.scorer import Scorer, TextEncoder, shipped_folder
 
 Score = Callable[[Tensor, Sequence[str]], Tensor]
-"""Pictures ``(N, C, H, W)`` and ``M`` captions to scores ``(N, M)``."""
+"""Scores ``(N, M)`` of images ``(N, C, H, W)`` and ``M`` captions."""
 
 
-def candidate_columns(own: int, pool: int, candidates: int, seed: int, index: int) -> Tensor:
-    """Columns of the wrong captions that picture ``index`` is shown: ``candidates - 1`` of the pool, without its own and without repeats.
+def candidate_columns(target: int, pool: int, candidates: int, seed: int, index: int) -> Tensor:
+    """Columns of ``candidates - 1`` distractors of image ``index``: captions of the pool other than ``target``, without repeats.
 
-    Seeded by (seed, index), so that real and generated pictures of one caption face the same wrong captions.
+    Seeded by (seed, index), so that real and generated images of one caption have the same distractors.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
     others = torch.randperm(pool - 1, generator=generator)[: candidates - 1]
-    return others + (others >= own)  # skip the own caption
+    return others + (others >= target)  # skip the target
 
 
-def hits(scores: Tensor, own: Sequence[int], candidates: int = 100, seed: int = 0) -> Tensor:
-    """For each picture, whether its own caption scores strictly higher than all the wrong ones drawn for it (a tie is a miss).
+def hits(scores: Tensor, targets: Sequence[int], candidates: int = 100, seed: int = 0) -> Tensor:
+    """Whether the target caption of each image scores strictly higher than all its distractors (a tie is a miss).
 
     Args:
-        scores: ``(N, P)``, pictures against a pool of distinct captions.
-        own: Column of each picture's own caption.
-        candidates: Captions each picture chooses from, its own included.
-        seed: Of the draws.
+        scores: ``(N, P)``, images against a pool of distinct captions.
+        targets: Column of the target caption of each image.
+        candidates: Number of captions per image, including the target.
+        seed: Seed of the distractors.
 
     Returns:
         ``(N,)`` bool.
     """
     result = []
-    for index, (row, column) in enumerate(zip(scores, own, strict=True)):
-        wrong = candidate_columns(column, scores.shape[1], candidates, seed, index)
-        result.append(bool(row[column] > row[wrong].max()))
+    for index, (row, column) in enumerate(zip(scores, targets, strict=True)):
+        distractors = candidate_columns(column, scores.shape[1], candidates, seed, index)
+        result.append(bool(row[column] > row[distractors].max()))
     return torch.tensor(result)
 
 
@@ -60,43 +60,43 @@ def retrieval_at_1(
     scorer: Score | None = None,
     name: str = "retrieval_at_1",
 ) -> Measurement:
-    """Share of pictures whose own caption is the best of ``candidates``: itself and others drawn from a pool of distinct strings.
+    """Fraction of images whose target caption scores highest of ``candidates``; distractors are from a pool of distinct captions.
 
-    The protocol of the reported figures: captions of the held-out split, style included, as pool and as prompts; 100 candidates; seed 0;
-    the shipped scorer. The same call with the real pictures and ``name="retrieval_at_1_real"`` gives the ceiling.
+    Protocol of the reported values: captions of the held-out split, style included, as pool and as prompts; 100 candidates; seed 0; the
+    shipped scorer. The same call with the real images and ``name="retrieval_at_1_real"`` gives the upper bound.
 
     Args:
         pictures: ``(N, C, H, W)`` in [-1, 1].
-        captions: What each should show.
-        pool: Where wrong captions come from; ``captions`` by default.
-        candidates: Captions each picture chooses from.
-        seed: Of the wrong captions.
-        scorer: Another judge; the shipped one by default.
-        name: Of the measurement.
+        captions: Target caption of each image.
+        pool: Captions that distractors are taken from; ``captions`` by default.
+        candidates: Number of captions per image, including the target.
+        seed: Seed of the distractors.
+        scorer: Scoring function; the shipped scorer by default.
+        name: Name of the measurement.
 
     Raises:
-        ValueError: if there are not as many captions as pictures, or too few distinct ones in the pool.
+        ValueError: if the numbers of captions and images differ, or the pool has fewer than ``candidates`` distinct captions.
     """
     if len(pictures) != len(captions) or not captions:
-        raise ValueError(f"retrieval needs a caption a picture, not {len(captions)} for {len(pictures)}")
+        raise ValueError(f"retrieval needs one caption per image, but there are {len(captions)} captions and {len(pictures)} images")
     columns = {text: column for column, text in enumerate(dict.fromkeys([*(pool or ()), *captions]))}
     if not 2 <= candidates <= len(columns):
         raise ValueError(f"retrieval among {candidates} captions needs a pool of as many distinct ones, but there are {len(columns)}")
     scorer = scorer or Scorer.load()
-    right = hits(scorer(pictures, list(columns)), [columns[text] for text in captions], candidates, seed)
-    share = right.double().mean().item()
+    correct = hits(scorer(pictures, list(columns)), [columns[text] for text in captions], candidates, seed)
+    value = correct.double().mean().item()
     details = {
-        "protocol": f"own caption strictly best among {candidates}, wrong ones drawn without repeats from {len(columns)} distinct captions",
+        "protocol": f"target caption strictly best of {candidates}, distractors without repeats from {len(columns)} distinct captions",
         "candidates": candidates,
         "pool": len(columns),
         "seed": seed,
         "chance": 1 / candidates,
-        "standard_error": math.sqrt(share * (1 - share) / len(right)),
+        "standard_error": math.sqrt(value * (1 - value) / len(correct)),
         "pictures_sha256": picture_hash(pictures),
     }
     if isinstance(scorer, Scorer):
         details |= scorer.provenance()
-    return Measurement(name, share, len(right), details)
+    return Measurement(name, value, len(correct), details)
 
 
 def _train(out: Path, data: str, seed: int) -> None:
@@ -107,15 +107,15 @@ def _train(out: Path, data: str, seed: int) -> None:
 
     settings = Settings(seed=seed)
     images = open_data(data, split="train")
-    extractor, reader = FeatureExtractor(), TextReader()
-    towers = fit(extract(images, settings, extractor, reader, log=True), settings, log=True)
+    extractor, text_encoder = FeatureExtractor(), TextEncoder()
+    towers = fit(extract(images, settings, extractor, text_encoder, log=True), settings, log=True)
     facts: Facts = {
         "data": data,
         "split": "train",
         "pictures": len(images),
         "data_fingerprint": images.fingerprint,
         "features": extractor.provenance(),
-        "text": reader.provenance(),
+        "text": text_encoder.provenance(),
         "command": f"python -m jielong.evaluation.retrieval train --data {data} --seed {seed}",
     }
     record = write(out, towers, settings, facts)
@@ -132,14 +132,14 @@ def _real(data: str, scorer: Scorer) -> Measurement:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line of this module."""
+    """Run the command line of this module."""
     parser = argparse.ArgumentParser(prog="python -m jielong.evaluation.retrieval", description="The two-tower scorer.")
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train the scorer on the training split and write it")
-    train.add_argument("--out", type=Path, default=None, help="folder to write (default: the zoo's)")
+    train.add_argument("--out", type=Path, default=None, help="output folder (default: the zoo's)")
     train.add_argument("--seed", type=int, default=0)
-    real = commands.add_parser("real", help="score the real held-out pictures")
-    real.add_argument("--scorer", type=Path, default=None, help="the scorer's folder (default: the zoo's)")
+    real = commands.add_parser("real", help="R@1 of the real held-out images")
+    real.add_argument("--scorer", type=Path, default=None, help="folder of the scorer (default: the zoo's)")
     for command in (train, real):
         command.add_argument("--data", default="emoji", help="a set with captions")
     given = parser.parse_args(arguments)

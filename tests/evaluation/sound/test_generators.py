@@ -215,7 +215,7 @@ def test_a_voice_is_another_recording_of_the_same_speaker(spoken: str) -> None:
     given = subject(system(spoken), spoken)
     speakers = Speakers.of(given.sounds, given.rows, open_data(spoken, sample_rate=RATE, duration=0.4))
     assert speakers is not None
-    assert {name: len(places) for name, places in speakers.places.items()} == dict.fromkeys(HERTZ, 4)
+    assert {name: len(rows) for name, rows in speakers.references.items()} == dict.fromkeys(HERTZ, 4)
     for row, item in enumerate(given.conditions(speakers.prompts) or []):
         assert item["characters"] == given.sounds.captions[row]
         recording = item["voice"]
@@ -270,7 +270,7 @@ def test_each_language_has_its_own_recogniser(spoken: str, monkeypatch: pytest.M
         def __init__(self, language: str = "en") -> None:
             self.language, self.details = language, {"language": language}
 
-        def of(self, language: str) -> Parrot:
+        def for_language(self, language: str) -> Parrot:
             return Parrot(language)
 
         def transcribe(self, clips: list[Tensor], rate: int) -> list[str]:

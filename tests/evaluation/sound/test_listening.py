@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jielong.evaluation.sound import listening
-from jielong.evaluation.sound.opus import Coded, opus_roundtrip
+from jielong.evaluation.sound.opus import OpusOutput, opus_roundtrip
 from jielong.evaluation.sound.protocol import MissingError
 from jielong.evaluation.sound.waveform import mel_distance, si_sdr
 
@@ -78,30 +78,30 @@ def test_absence_is_reported(name: str, module: str, monkeypatch: pytest.MonkeyP
         getattr(listening, name)([torch.ones(100) / 2], [torch.ones(100) / 2], 16_000)
 
 
-def test_opus_comes_back_aligned_and_better_with_more_bits(speech: tuple[Tensor, int]) -> None:
+def test_opus_output_is_aligned_and_improves_with_bitrate(speech: tuple[Tensor, int]) -> None:
     pytest.importorskip("av")
     clip, rate = speech
     coded = {kbps: opus_roundtrip(clip, rate, kbps) for kbps in (6, 12, 64)}
-    for kbps, made in coded.items():
-        assert isinstance(made, Coded)
-        assert made.waveform.shape == clip.shape
-        assert made.kbps == pytest.approx(kbps, rel=0.4)
-    distances = [mel_distance([made.waveform], [clip], rate).value for made in coded.values()]
+    for kbps, output in coded.items():
+        assert isinstance(output, OpusOutput)
+        assert output.waveform.shape == clip.shape
+        assert output.kbps == pytest.approx(kbps, rel=0.4)
+    distances = [mel_distance([output.waveform], [clip], rate).value for output in coded.values()]
     assert distances == sorted(distances, reverse=True)
     ratios = {shift: si_sdr([coded[64].waveform.roll(shift)], [clip], rate).value for shift in (-40, -2, -1, 0, 1, 2, 40)}
     assert max(ratios, key=ratios.__getitem__) == 0
     assert ratios[0] > 8
 
 
-def test_opus_at_other_rates_and_out_of_reach() -> None:
+def test_opus_at_other_rates_and_unsupported_bitrates() -> None:
     pytest.importorskip("av")
     pytest.importorskip("soxr")
     tone = 0.3 * torch.sin(torch.arange(22_050) * 0.05)
-    made = opus_roundtrip(tone, 22_050, 32)
-    assert made.waveform.shape == tone.shape
-    assert si_sdr([made.waveform], [tone], 22_050).value > 5
+    output = opus_roundtrip(tone, 22_050, 32)
+    assert output.waveform.shape == tone.shape
+    assert si_sdr([output.waveform], [tone], 22_050).value > 5
     for wrong in (1.5, 500):
         with pytest.raises(ValueError, match="from 6 to 256"):
             opus_roundtrip(tone, 22_050, wrong)
-    with pytest.raises(ValueError, match="one channel here, not 2"):
+    with pytest.raises(ValueError, match="on one channel, not 2"):
         opus_roundtrip(torch.stack((tone, tone)), 22_050, 32)

@@ -71,7 +71,7 @@ def test_published_bitrates() -> None:
     assert bitrate(Layout((25,), channels=8, vocabulary=2048), 2.0).value == pytest.approx(1.1)
     with pytest.raises(ValueError, match="no bitrate"):
         bitrate(Layout((75,), channels=8), 1.0)
-    with pytest.raises(ValueError, match="positive length"):
+    with pytest.raises(ValueError, match="positive duration"):
         bitrate(Layout((75,), vocabulary=2), 0)
 
 

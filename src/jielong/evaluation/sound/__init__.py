@@ -1,1 +1,1 @@
-"""Figures of sound, each with its protocol: how near it is, how well it is heard, what is said, and whose voice says it."""
+"""Metrics of audio, each with its protocol: signal distances, perceptual quality, word error rates, speaker similarity."""

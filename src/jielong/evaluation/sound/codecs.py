@@ -1,4 +1,4 @@
-"""Codecs side by side on the same clips: the original as it is, Opus, and tokenizers of ours."""
+"""Codecs compared on the same clips: the original, Opus, and tokenizers."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from jielong.networks.speaker import SpeakerEncoder
 from jielong.tokenizers.base import Tokenizer
 
 Progress = Callable[[str, str], None]
-"""Called with a codec's name and what is done with it."""
+"""Called with the name of a codec and the current stage."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a codec decoded of clips.
+    """Decoded clips of a codec.
 
     Attributes:
-        clips: ``(T,)`` each, as long as what went in.
-        figures: What only the codec knows: ``kbps``, ``codebook_usage``.
+        clips: ``(T,)`` each, as long as the inputs.
+        figures: Metrics that only the codec knows: ``kbps``, ``codebook_usage``.
     """
 
     clips: list[Tensor]
@@ -44,109 +44,110 @@ class Result:
 
 
 class Codec(Protocol):
-    """Clips there and back."""
+    """Encodes and decodes clips."""
 
     name: str
 
     def __call__(self, clips: Sequence[Tensor], rate: int) -> Result:
-        """Clips ``(T,)`` in [-1, 1] at ``rate`` Hz."""
+        """Decoded clips, of clips ``(T,)`` in [-1, 1] at ``rate`` Hz."""
         ...
 
 
 @dataclass(frozen=True)
 class Original:
-    """Nothing is done: what every figure is at best, and what the recogniser gets wrong of itself."""
+    """The clips themselves: the upper bound of every metric, and the error rate of the recogniser."""
 
     name: str = "original"
 
     def __call__(self, clips: Sequence[Tensor], rate: int) -> Result:
-        """The same clips; their rate is that of 16-bit samples."""
+        """The same clips; the bitrate is that of 16-bit samples."""
         return Result(list(clips), {"kbps": Measurement("kbps", 16 * rate / 1000, len(clips), {"unit": "kbit/s", "coding": "16 bits"})})
 
 
 class Opus:
-    """Opus at a bitrate; the figure is what it spent over all clips."""
+    """Opus at a requested bitrate; ``kbps`` is the measured one over all clips."""
 
     def __init__(self, kbps: float) -> None:
-        self.asked, self.name = kbps, f"opus {kbps:g}"
+        self.requested, self.name = kbps, f"opus {kbps:g}"
 
     def __call__(self, clips: Sequence[Tensor], rate: int) -> Result:
-        """Each clip by itself."""
-        coded = [opus_roundtrip(clip, rate, self.asked) for clip in clips]
+        """Each clip is encoded by itself."""
+        coded = [opus_roundtrip(clip, rate, self.requested) for clip in clips]
         seconds = [len(clip) / rate for clip in clips]
-        spent = sum(each.kbps * length for each, length in zip(coded, seconds, strict=True)) / sum(seconds)
+        measured = sum(each.kbps * length for each, length in zip(coded, seconds, strict=True)) / sum(seconds)
         details = {
             "unit": "kbit/s",
-            "asked": self.asked,
+            "requested": self.requested,
             "coding": "libopus, voip, constrained variable rate, 20 ms; container not counted",
         }
-        return Result([each.waveform for each in coded], {"kbps": Measurement("kbps", spent, len(clips), details)})
+        return Result([each.waveform for each in coded], {"kbps": Measurement("kbps", measured, len(clips), details)})
 
 
-class Learned:
-    """A tokenizer for sound; where it reads one length alone, clips are cut into windows of it, the last one filled with silence.
+class TokenizerCodec:
+    """An audio tokenizer; if it takes one length only, clips are cut into windows of it and the last one is padded with silence.
 
     Args:
-        name: In the table.
-        tokenizer: Trained.
-        batch: Windows at a time.
-        levels: How many leading levels of codes to keep; all of them when not given.
+        name: Name in the table.
+        tokenizer: Trained tokenizer.
+        batch: Windows per batch.
+        num_codebooks: Number of leading codebooks to decode; all by default.
 
     Raises:
-        ValueError: if the tokenizer is for other media, or has no such levels to leave out.
+        ValueError: if the tokenizer is for other media, or its leading codebooks cannot be decoded alone.
     """
 
-    def __init__(self, name: str, tokenizer: Tokenizer, batch: int = 8, levels: int | None = None) -> None:
+    def __init__(self, name: str, tokenizer: Tokenizer, batch: int = 8, num_codebooks: int | None = None) -> None:
         self.name, self.tokenizer, self.batch = name, tokenizer, batch
         if tokenizer.media.axes != ALONG_TIME:
             raise ValueError(f"{name} is a tokenizer of {tokenizer.media}, not of sound")
-        own = tokenizer.layout.channels
-        if levels not in (None, own) and not getattr(getattr(tokenizer, "quantizer", None), "progressive", False):
-            raise ValueError(f"the codes of {name} are no levels that are added up, so none can be left out")
-        if levels is not None and not 1 <= levels <= own:
-            raise ValueError(f"{name} has {own} levels of codes, and cannot be cut to {levels}")
-        self.levels: int = levels or own
+        available = tokenizer.layout.channels
+        if num_codebooks not in (None, available) and not getattr(getattr(tokenizer, "quantizer", None), "progressive", False):
+            raise ValueError(f"{name} has no residual codebooks, so num_codebooks must be {available} or omitted, not {num_codebooks}")
+        if num_codebooks is not None and not 1 <= num_codebooks <= available:
+            raise ValueError(f"{name} has {available} codebooks, so num_codebooks must be 1 to {available}, not {num_codebooks}")
+        self.num_codebooks: int = num_codebooks or available
         self.rate = tokenizer.media.sample_rate
         self.samples = tokenizer.media.frames
 
     def __call__(self, clips: Sequence[Tensor], rate: int) -> Result:
-        """Every clip by itself, or all windows of all clips, a batch at a time."""
+        """Each clip by itself, or all windows of all clips in batches."""
         resampled = [at_rate(clip, rate, self.rate) for clip in clips]
         if self.tokenizer.any_length:
             return self._whole(clips, resampled, rate)
         windows = [F.pad(clip, (0, -len(clip) % self.samples)).view(-1, self.samples) for clip in resampled]
-        decoded, codes = self._through(torch.cat(windows))
+        decoded, codes = self._roundtrip(torch.cat(windows))
         rebuilt = []
-        for clip, own, part in zip(clips, resampled, decoded.split([len(window) for window in windows]), strict=True):
-            back = at_rate(part.reshape(-1)[: len(own)], self.rate, rate)[: len(clip)]
-            rebuilt.append(F.pad(back, (0, len(clip) - len(back))))
-        return Result(rebuilt, self._figures(Tokens(codes, replace(self.tokenizer.layout, channels=self.levels))))
+        for clip, source, part in zip(clips, resampled, decoded.split([len(window) for window in windows]), strict=True):
+            restored = at_rate(part.reshape(-1)[: len(source)], self.rate, rate)[: len(clip)]
+            rebuilt.append(F.pad(restored, (0, len(clip) - len(restored))))
+        return Result(rebuilt, self._figures(Tokens(codes, replace(self.tokenizer.layout, channels=self.num_codebooks))))
 
     def _figures(self, tokens: Tokens) -> dict[str, Measurement]:
-        layout = replace(self.tokenizer.layout, channels=self.levels)
+        layout = replace(self.tokenizer.layout, channels=self.num_codebooks)
         if not layout.discrete:
             return {}
         return {"kbps": bitrate(layout, self.samples / self.rate), "codebook_usage": codebook_usage(tokens)}
 
     def _whole(self, clips: Sequence[Tensor], resampled: Sequence[Tensor], rate: int) -> Result:
         rebuilt, codes = [], []
-        for clip, own in zip(clips, resampled, strict=True):
-            decoded, values = self._through(own[None])
-            back = at_rate(decoded[0, : len(own)], self.rate, rate)[: len(clip)]
-            rebuilt.append(F.pad(back, (0, len(clip) - len(back))))
-            codes.append(values[0])
-        every = torch.cat(codes)
-        return Result(rebuilt, self._figures(Tokens(every[None], replace(self.tokenizer.layout, grid=(len(every),), channels=self.levels))))
+        for clip, source in zip(clips, resampled, strict=True):
+            decoded, tokens = self._roundtrip(source[None])
+            restored = at_rate(decoded[0, : len(source)], self.rate, rate)[: len(clip)]
+            rebuilt.append(F.pad(restored, (0, len(clip) - len(restored))))
+            codes.append(tokens[0])
+        values = torch.cat(codes)
+        layout = replace(self.tokenizer.layout, grid=(len(values),), channels=self.num_codebooks)
+        return Result(rebuilt, self._figures(Tokens(values[None], layout)))
 
     @torch.no_grad()
-    def _through(self, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows ``(n, T)`` to themselves, rebuilt, and to the tokens kept, ``(n, N, levels)``."""
+    def _roundtrip(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """Windows ``(n, T)`` to reconstructions ``(n, T)`` and tokens ``(n, N, num_codebooks)``."""
         device = next((weight.device for weight in self.tokenizer.parameters()), torch.device("cpu"))
         decoded, codes = [], []
         for part in windows.split(self.batch):
             media = part[:, None].expand(-1, self.tokenizer.media.channels, -1).to(device)
             whole = self.tokenizer.encode(media)
-            tokens = Tokens(whole.values[..., : self.levels], replace(whole.layout, channels=self.levels))
+            tokens = Tokens(whole.values[..., : self.num_codebooks], replace(whole.layout, channels=self.num_codebooks))
             decoded.append(self.tokenizer.decode(tokens).mean(1).cpu())
             codes.append(tokens.values.cpu())
         return torch.cat(decoded), torch.cat(codes)
@@ -154,12 +155,12 @@ class Learned:
 
 @dataclass(frozen=True)
 class Row:
-    """A codec's line in the table.
+    """One codec in the table.
 
     Attributes:
-        name: Of the codec.
-        figures: By name.
-        omitted: Which figures are absent, and why.
+        name: Name of the codec.
+        figures: Metrics by name.
+        omitted: Reasons for missing metrics, by name.
     """
 
     name: str
@@ -178,24 +179,24 @@ def compare(
     rate: int,
     texts: Sequence[str] | None = None,
     language: str = "en",
-    without: Sequence[str] = (),
+    skip_metrics: Sequence[str] = (),
     progress: Progress | None = None,
-    done: Callable[[list[Row]], None] | None = None,
+    on_row: Callable[[list[Row]], None] | None = None,
 ) -> list[Row]:
-    """Every codec on the same clips.
+    """Compare codecs on the same clips.
 
     Args:
-        codecs: What is compared.
+        codecs: Codecs, one row each.
         clips: ``(T,)`` or ``(C, T)`` in [-1, 1].
-        rate: Hz.
-        texts: What is said in them; without, what the recogniser hears in the originals stands in.
-        language: Of the speech.
-        without: Figures to leave out.
+        rate: Sample rate in Hz.
+        texts: Transcripts; by default recognised from the originals.
+        language: Language of the speech, ISO 639-1.
+        skip_metrics: Names of metrics that are not computed.
         progress: Callback ``(codec, stage)``.
-        done: Called with all rows so far after each codec.
+        on_row: Called after each codec with all rows so far.
     """
     real = mono(clips)
-    judges = _Judges(real, rate, texts, language, without)
+    metrics = _Metrics(real, rate, texts, language, skip_metrics)
     rows = []
     for codec in codecs:
         if progress:
@@ -203,26 +204,26 @@ def compare(
         result = codec(real, rate)
         if progress:
             progress(codec.name, "measuring")
-        figures, omitted = judges.measure(result.clips)
+        figures, omitted = metrics.measure(result.clips)
         rows.append(Row(codec.name, result.figures | figures, omitted))
-        if done:
-            done(list(rows))
+        if on_row:
+            on_row(list(rows))
     return rows
 
 
-class _Judges:
-    """What measures clips beside the originals; what is not installed is left out, with the reason."""
+class _Metrics:
+    """Metrics of decoded clips against the originals; those whose package is missing are omitted with the reason."""
 
-    def __init__(self, real: list[Tensor], rate: int, texts: Sequence[str] | None, language: str, without: Sequence[str]) -> None:
+    def __init__(self, real: list[Tensor], rate: int, texts: Sequence[str] | None, language: str, skip_metrics: Sequence[str]) -> None:
         self.real, self.rate = real, rate
         self.texts, self.reference = texts, "transcript"
-        self.omitted = dict.fromkeys(without, "skipped")
+        self.omitted = dict.fromkeys(skip_metrics, "skipped")
         self.recogniser: Recogniser | None = None
         self.encoder: SpeakerEncoder | None = None
         try:
             self.recogniser = Recogniser(language)
             if texts is None:
-                self.texts, self.reference = self.recogniser.transcribe(real, rate), "what the recogniser hears in the original"
+                self.texts, self.reference = self.recogniser.transcribe(real, rate), "recognised from the original"
         except (ImportError, MissingLibraryError) as error:
             self.omitted |= dict.fromkeys(("wer", "cer"), str(error))
         try:
@@ -231,10 +232,10 @@ class _Judges:
             self.omitted["speaker_similarity"] = str(error)
 
     def measure(self, decoded: list[Tensor]) -> tuple[dict[str, Measurement], dict[str, str]]:
-        """All figures that apply."""
+        """All metrics that apply, and the reasons for the others."""
         figures: dict[str, Measurement] = {}
         omitted = dict(self.omitted)
-        beside: dict[str, Callable[[], Measurement]] = {
+        measures: dict[str, Callable[[], Measurement]] = {
             "pesq_wb": lambda: pesq_wb(decoded, self.real, self.rate),
             "stoi": lambda: stoi(decoded, self.real, self.rate),
             "visqol": lambda: visqol(decoded, self.real, self.rate),
@@ -244,8 +245,8 @@ class _Judges:
             "dnsmos": lambda: dnsmos(decoded, self.rate),
         }
         if self.encoder is not None:
-            beside["speaker_similarity"] = lambda: speaker_similarity(decoded, self.real, self.rate, self.encoder)
-        for name, measure in beside.items():
+            measures["speaker_similarity"] = lambda: speaker_similarity(decoded, self.real, self.rate, self.encoder)
+        for name, measure in measures.items():
             if name in self.omitted:
                 continue
             try:
@@ -261,7 +262,7 @@ class _Judges:
 
 
 COLUMNS = {
-    # figure -> its heading, and how it is printed
+    # metric: heading, format
     "kbps": ("kbit/s", "{:.2f}"),
     "pesq_wb": ("PESQ-wb", "{:.2f}"),
     "stoi": ("STOI", "{:.3f}"),
@@ -276,7 +277,7 @@ COLUMNS = {
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as text: a codec a line, a figure a column, a dash where a figure does not apply."""
+    """The rows as text: one line per codec, one column per metric, a dash where a metric does not apply."""
     names = [name for name in COLUMNS if any(name in row.figures for row in rows)]
     lines = [["codec", *(COLUMNS[name][0] for name in names)]]
     for row in rows:
@@ -286,12 +287,12 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Lines of cells as text: the first column to the left, the others to the right."""
+    """Lines of cells as text: the first column is left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
 
 
 def cell(column: tuple[str, str], value: float | None) -> str:
-    """A value under a heading, in its shape, in percent where the heading says so; a dash where there is none."""
-    heading, shape = column
-    return "-" if value is None else shape.format(value * (100 if "%" in heading else 1))
+    """A formatted value, in percent if the heading has ``%``; a dash for ``None``."""
+    heading, form = column
+    return "-" if value is None else form.format(value * (100 if "%" in heading else 1))

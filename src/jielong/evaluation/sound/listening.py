@@ -1,4 +1,4 @@
-"""How well sound is heard: published models of listeners, each at the rate it was made for."""
+"""Perceptual metrics of audio: PESQ, STOI, ViSQOL and DNSMOS, each at its sample rate."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from jielong.evaluation.provenance import Measurement, package_version
 from jielong.evaluation.sound.protocol import at_rate, averaged, missing, mono, of_pairs
 
 RATE = 16_000
-_SECONDS = 9.01  # what DNSMOS hears at once
-# What listeners say, from what the network of DNSMOS P.835 says (arXiv 2110.01763): the published polynomials, highest power first.
+_SECONDS = 9.01  # input length of DNSMOS
+# Polynomials from outputs of DNSMOS P.835 to ratings (arXiv 2110.01763), as published, highest power first.
 _RATINGS = {
     "sig": (-0.08397278, 1.22083953, 0.0052439),
     "bak": (-0.13166888, 1.60915514, -0.39604546),
@@ -31,16 +31,16 @@ _RATINGS = {
 
 
 def pesq_wb(clips: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> Measurement:
-    """Wideband PESQ (ITU-T P.862.2), about 1 to 4.64, at 16 kHz. Clips in which it finds no speech are left out.
+    """Wideband PESQ (ITU-T P.862.2), about 1 to 4.64, at 16 kHz. Clips without detected speech are left out.
 
     Args:
         clips: Clips ``(T,)`` or ``(C, T)`` in [-1, 1].
-        real: Their references, as long.
-        rate: Hz.
+        real: References of the same lengths.
+        rate: Sample rate in Hz.
 
     Raises:
         MissingError: if the package is not installed.
-        ValueError: if clips and references do not belong together, or are not sound in [-1, 1].
+        ValueError: if numbers or lengths of clips and references differ, or values are outside [-1, 1].
     """
     try:
         from pesq import PesqError, pesq
@@ -57,7 +57,7 @@ def pesq_wb(clips: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> Measu
 
 
 def stoi(clips: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> Measurement:
-    """Short-time objective intelligibility (Taal et al., 2011), at most 1. Clips too short for it are left out.
+    """Short-time objective intelligibility (Taal et al., 2011), at most 1. Clips that are too short are left out.
 
     Arguments as :func:`pesq_wb`.
     """
@@ -80,24 +80,22 @@ def stoi(clips: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> Measurem
 def visqol(clips: Iterable[Tensor], real: Iterable[Tensor], rate: int, mode: Literal["speech", "audio"] = "speech") -> Measurement:
     """ViSQOL 3 (arXiv 2004.09584): a mean opinion score from 1 to 5. Clips it cannot compare are left out.
 
-    Other arguments as :func:`pesq_wb`.
-
     Args:
-        made: Clips.
-        real: Their references.
-        rate: Hz.
-        mode: ``speech`` is heard at 16 kHz and rated by the lattice network that the reference program uses; where its runtime
-            (ai-edge-litert) is absent a polynomial stands in, which is kinder, and the details say so. ``audio`` is heard at 48 kHz.
+        clips: As in :func:`pesq_wb`.
+        real: As in :func:`pesq_wb`.
+        rate: Sample rate in Hz.
+        mode: ``speech``, at 16 kHz, uses the lattice network of the reference implementation, or without its runtime (ai-edge-litert) a
+            polynomial, which gives higher scores and is named in the details. ``audio`` is at 48 kHz.
     """
     api, mapping = _visqol(mode)
 
     def score(x: Tensor, y: Tensor) -> float | None:
         if not bool(x.any()) or not bool(y.any()):
             return None
-        hears = RATE if mode == "speech" else 48_000
+        input_rate = RATE if mode == "speech" else 48_000
         try:
-            value = float(api.measure_from_arrays(y.double().numpy(), x.double().numpy(), hears).moslqo)
-        except (ValueError, RuntimeError, IndexError):  # too short for one of its patches, or no activity in it
+            value = float(api.measure_from_arrays(y.double().numpy(), x.double().numpy(), input_rate).moslqo)
+        except (ValueError, RuntimeError, IndexError):  # shorter than a patch, or without activity
             return None
         return value if math.isfinite(value) else None
 
@@ -115,22 +113,22 @@ def _visqol(mode: str) -> tuple[Any, str]:
     lattice = mode == "speech" and importlib.util.find_spec("ai_edge_litert") is not None
     api = VisqolApi()
     api.create(mode=mode, use_lattice_model=lattice if mode == "speech" else None)
-    return api, "support vectors" if mode == "audio" else "lattice" if lattice else "polynomial (kinder than the lattice)"
+    return api, "support vectors" if mode == "audio" else "lattice" if lattice else "polynomial (higher scores than the lattice)"
 
 
 def dnsmos(clips: Iterable[Tensor], rate: int) -> Measurement:
-    """DNSMOS P.835 (arXiv 2110.01763): how good speech sounds, without a reference, about 1 to 5, at 16 kHz.
+    """DNSMOS P.835 (arXiv 2110.01763): quality of speech without a reference, about 1 to 5, at 16 kHz.
 
     The value is the overall quality; the details hold ``sig`` and ``bak``, the quality of the speech and of the background. Clips shorter
     than 9.01 s are repeated; longer ones are averaged over windows a second apart.
 
     Args:
         clips: ``(T,)`` or ``(C, T)`` in [-1, 1].
-        rate: Hz.
+        rate: Sample rate in Hz.
 
     Raises:
         MissingError: if packages are not installed.
-        ValueError: if the clips are not sound in [-1, 1].
+        ValueError: if values are outside [-1, 1].
     """
     session, digest = _dnsmos()
     single = mono(clips)
@@ -150,13 +148,13 @@ def _rate(session: _Session, samples: NDArray[np.float32]) -> dict[str, float]:
     while len(samples) < window:
         samples = np.append(samples, samples)
     count = int(len(samples) // RATE - _SECONDS) + 1
-    heard = []
+    outputs = []
     for second in range(max(count, 1)):
         part = samples[second * RATE : int((second + _SECONDS) * RATE)]
         if len(part) >= window:
-            heard.append(session.run(None, {"input_1": part[None].astype(np.float32)})[0][0])
-    sig, bak, ovrl = np.array(heard).T
-    return {name: float(np.polyval(_RATINGS[name], said).mean()) for name, said in (("sig", sig), ("bak", bak), ("ovrl", ovrl))}
+            outputs.append(session.run(None, {"input_1": part[None].astype(np.float32)})[0][0])
+    sig, bak, ovrl = np.array(outputs).T
+    return {name: float(np.polyval(_RATINGS[name], output).mean()) for name, output in (("sig", sig), ("bak", bak), ("ovrl", ovrl))}
 
 
 @functools.cache

@@ -84,7 +84,7 @@ class Words(Metric):
             for language in sorted(set(audio.languages)):
                 rows = [row for row, each in enumerate(audio.languages) if each == language]
                 ours = [clips[row] for row in rows], [texts[row] for row in rows]
-                by_language[language] = intelligibility(*ours, audio.rate, recogniser.of(language))
+                by_language[language] = intelligibility(*ours, audio.rate, recogniser.for_language(language))
             for name in self.names:
                 figures[name + side] = _together(name, {language: each[name] for language, each in by_language.items()})
         return figures
@@ -94,9 +94,9 @@ def _together(name: str, parts: dict[str, Measurement]) -> Measurement:
     """The error rate over several languages."""
     if len(parts) == 1:
         return next(iter(parts.values()))
-    edits, meant = (sum(each.number(key) for each in parts.values()) for key in ("edits", "of"))
+    edits, words = (sum(each.number(key) for each in parts.values()) for key in ("edits", "of"))
     by = {language: {"value": each.value, **each.details} for language, each in parts.items()}
-    return Measurement(name, edits / meant, sum(each.n for each in parts.values()), {"edits": edits, "of": meant, "languages": by})
+    return Measurement(name, edits / words, sum(each.n for each in parts.values()), {"edits": edits, "of": words, "languages": by})
 
 
 class Voices(Metric):
@@ -110,7 +110,7 @@ class Voices(Metric):
             return "the model generates no speech"
         if audio.speakers is None or None in audio.speakers.names:
             return f"{audio.context.sounds.name} names no speakers: add a column `speaker` or `voice`"
-        if len(audio.speakers.places) > 1 and not {"voice", "class"}.intersection(audio.context.system.inputs):
+        if len(audio.speakers.references) > 1 and not {"voice", "class"}.intersection(audio.context.system.inputs):
             return "the set has several speakers, and the model takes neither a voice nor a class"
         return None
 
@@ -119,26 +119,25 @@ class Voices(Metric):
         encoder, speakers = SpeakerEncoder(), audio.speakers
         if speakers is None:
             return {}
-        theirs = speakers.voices(encoder)
-        own = torch.tensor([speakers.everyone.index(str(name)) for name in speakers.names])
+        means = speakers.voices(encoder)
+        targets = torch.tensor([speakers.all_names.index(str(name)) for name in speakers.names])
         details = {
             "encoder": "Resemblyzer (GE2E), silences not cut out",
             "weights_sha256": speaker.SHA256,
-            "speakers": len(theirs),
+            "speakers": len(means),
             "target": f"mean voice of {RECORDINGS} recordings at most of each {speakers.column}, not measured ones where there are others",
         }
         figures: dict[str, Measurement] = {}
         for side, clips in audio.sides.items():
-            rows = [
-                (voice, place) for voice, place in zip(voices(clips, audio.rate, encoder), own.tolist(), strict=True) if voice is not None
-            ]
+            embeddings = voices(clips, audio.rate, encoder)
+            rows = [(voice, target) for voice, target in zip(embeddings, targets.tolist(), strict=True) if voice is not None]
             if not rows:
                 raise ValueError("all clips are silent")
-            cosines = torch.stack([voice for voice, _ in rows]) @ theirs.T
-            right = torch.nn.functional.one_hot(torch.tensor([place for _, place in rows]), len(theirs)).bool()
-            own_similarity, others = cosines[right], cosines.masked_fill(right, -1.0)
+            cosines = torch.stack([voice for voice, _ in rows]) @ means.T
+            is_target = torch.nn.functional.one_hot(torch.tensor([target for _, target in rows]), len(means)).bool()
+            own_similarity, others = cosines[is_target], cosines.masked_fill(is_target, -1.0)
             values = {"speaker_similarity": own_similarity}
-            if len(theirs) > 1:
+            if len(means) > 1:
                 nearest = others.amax(1)
                 values |= {"other_speaker_similarity": nearest, "own_speaker_nearest": (own_similarity > nearest).float()}
             more = details | {"silent": len(clips) - len(rows), "clips_sha256": sound_hash(clips, audio.rate)}

@@ -1,4 +1,4 @@
-"""What all figures of sound have in common: clips are checked, mixed to one channel, and named by a hash."""
+"""Shared steps of audio metrics: checking, mixing to one channel, resampling, hashing, averaging."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from jielong.media.audio import resample, to_integers
 
 
 class MissingError(ImportError):
-    """What a figure needs is not installed; the text says what to install."""
+    """A package that a metric needs is not installed; the message says how to install it."""
 
 
 def missing(what: str, extra: str) -> MissingError:
-    """The error for a figure whose package is not installed."""
+    """The error for a metric whose package is not installed."""
     return MissingError(f"{what} is not installed: pip install 'jielong[{extra}]'")
 
 
 def mono(clips: Iterable[Tensor], what: str = "clips") -> list[Tensor]:
-    """Clips ``(T,)`` or ``(C, T)``, each of its own length, as ``(T,)`` float32 on the CPU; channels are averaged.
+    """Clips ``(T,)`` or ``(C, T)`` of any lengths as ``(T,)`` float32 on the CPU; channels are averaged.
 
     Raises:
-        ValueError: if there is none, or one is not sound in [-1, 1]; the text says which.
+        ValueError: without clips, or if one is not finite, floating point and in [-1, 1]; the message has its index.
     """
     checked = []
     for index, clip in enumerate(clips):
@@ -49,10 +49,10 @@ def mono(clips: Iterable[Tensor], what: str = "clips") -> list[Tensor]:
 
 
 def pairs(clips: Iterable[Tensor], real: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Clips beside their references, as :func:`mono` gives them.
+    """Pairs of clip and reference, mono.
 
     Raises:
-        ValueError: if they are not as many, or one is not as long as its reference.
+        ValueError: if their numbers or lengths differ.
     """
     ours, theirs = mono(clips, "the clips"), mono(real, "the references")
     if len(ours) != len(theirs):
@@ -64,12 +64,12 @@ def pairs(clips: Iterable[Tensor], real: Iterable[Tensor]) -> list[tuple[Tensor,
 
 
 def at_rate(clip: Tensor, rate: int, to: int) -> Tensor:
-    """A clip ``(T,)`` at another rate, ``(T',)``."""
+    """A clip ``(T,)`` resampled to another rate, ``(T',)``."""
     return resample(clip[None], rate, to)[0]
 
 
 def sound_hash(clips: Iterable[Tensor], rate: int) -> str:
-    """SHA-256 of clips as 16-bit values, with rate, lengths and order: names a set of clips whatever made it."""
+    """SHA-256 of clips as 16-bit values, with rate, lengths and order."""
     digest = hashlib.sha256(str(rate).encode())
     for clip in clips:
         samples = to_integers(clip).contiguous()
@@ -79,10 +79,10 @@ def sound_hash(clips: Iterable[Tensor], rate: int) -> str:
 
 
 def averaged(name: str, values: Sequence[float | None], real: Sequence[Tensor], rate: int, details: JSON) -> Measurement:
-    """The mean over the clips that a figure applies to; ``None`` stands for one that it does not, and is counted.
+    """Mean over clips; ``None``, where a metric does not apply, is left out and counted.
 
     Raises:
-        ValueError: if it applies to none.
+        ValueError: if all values are ``None``.
     """
     kept = [value for value in values if value is not None]
     if not kept:
@@ -102,16 +102,16 @@ def of_pairs(
     details: JSON,
     at: int | None = None,
 ) -> Measurement:
-    """A figure of clips beside their references, averaged over clips.
+    """A metric of clips and references, averaged over clips.
 
     Args:
-        name: Of the figure.
+        name: Name of the metric.
         clips: Clips.
-        real: Their references.
-        rate: Of both, in Hz.
-        score: ``(clip, reference) -> figure``, both ``(T,)``; ``None`` where it does not apply.
-        details: Of the protocol.
-        at: The rate that the figure is defined at; both are resampled to it.
+        real: References.
+        rate: Sample rate of both in Hz.
+        score: ``(clip, reference) -> value``, both ``(T,)``; ``None`` where the metric does not apply.
+        details: Details of the protocol.
+        at: Sample rate of the metric, which both are resampled to.
     """
     both = pairs(clips, real)
     target = at or rate

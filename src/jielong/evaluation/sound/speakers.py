@@ -1,4 +1,4 @@
-"""Who speaks in a set, and recordings of everyone that are not measured."""
+"""Speakers of a data set, and reference recordings of each that are not evaluated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jielong.evaluation.sound.voices import voices
 from jielong.networks.speaker import SpeakerEncoder
 
 RECORDINGS = 8
-"""Of a speaker, that are listened to."""
+"""Maximum number of reference recordings per speaker."""
 
 
 @dataclass(frozen=True)
@@ -24,68 +24,68 @@ class Speakers:
     """The speakers of a set.
 
     Attributes:
-        column: Which says it.
-        names: Who speaks in each of the measured items; ``None`` where that is not said.
-        sounds: All of the set.
-        places: Of everyone, by name: which of its items to listen to. None of them is measured, unless all of that speaker's are.
+        column: Column with the speaker's name.
+        names: Speaker of each evaluated item; ``None`` if unknown.
+        sounds: The whole data set.
+        references: Indices of reference recordings by speaker. None of them is evaluated, unless all recordings of the speaker are.
     """
 
     column: str
     names: list[str | None]
     sounds: MediaSet
-    places: dict[str, list[int]]
+    references: dict[str, list[int]]
 
     @staticmethod
-    def of(measured: MediaSet, rows: Sequence[int], whole: MediaSet) -> Speakers | None:
-        """The speakers of a set; ``None`` where no column says who speaks.
+    def of(evaluated: MediaSet, rows: Sequence[int], whole: MediaSet) -> Speakers | None:
+        """The speakers of a set; ``None`` without a speaker column.
 
         Args:
-            measured: The split that is measured.
-            rows: Which of its items.
-            whole: All of the set.
+            evaluated: The evaluated split.
+            rows: Indices of its evaluated items.
+            whole: The whole data set.
         """
-        column = measured.speaker_column
+        column = evaluated.speaker_column
         if column is None:
             return None
-        taken = {measured.keys[measured.resolve(row)] for row in rows}
-        everyone: dict[str, list[int]] = {}
-        for place, name in enumerate(whole.columns[column]):
+        excluded = {evaluated.keys[evaluated.resolve(row)] for row in rows}
+        by_speaker: dict[str, list[int]] = {}
+        for index, name in enumerate(whole.columns[column]):
             if name is not None:
-                everyone.setdefault(str(name), []).append(place)
-        places = {}
-        for name, own in everyone.items():
-            others = [place for place in own if whole.keys[place] not in taken] or own
-            places[name] = [others[index] for index in spread(len(others), RECORDINGS)]
-        said = [measured.columns[column][measured.resolve(row)] for row in rows]
-        return Speakers(column, [None if name is None else str(name) for name in said], whole, places)
+                by_speaker.setdefault(str(name), []).append(index)
+        references = {}
+        for name, indices in by_speaker.items():
+            others = [index for index in indices if whole.keys[index] not in excluded] or indices
+            references[name] = [others[number] for number in spread(len(others), RECORDINGS)]
+        names = [evaluated.columns[column][evaluated.resolve(row)] for row in rows]
+        return Speakers(column, [None if name is None else str(name) for name in names], whole, references)
 
     def recordings(self, name: str) -> list[Tensor]:
-        """Those of a speaker, ``(C, T)``."""
-        places = self.places[name]
-        return [clip[:, : self.sounds.length(place)] for clip, place in zip(self.sounds.media(places), places, strict=True)]
+        """Reference recordings of a speaker, ``(C, T)`` each."""
+        indices = self.references[name]
+        return [clip[:, : self.sounds.length(index)] for clip, index in zip(self.sounds.media(indices), indices, strict=True)]
 
-    def prompt(self, index: int) -> Tensor | None:
-        """A recording of the speaker of a measured item, ``(C, T)``; ``None`` where it is not said who that is."""
-        name = self.names[index]
+    def prompt(self, item: int) -> Tensor | None:
+        """A reference recording of the speaker of an evaluated item, ``(C, T)``; ``None`` if the speaker is unknown."""
+        name = self.names[item]
         if name is None:
             return None
-        place = self.places[name][index % len(self.places[name])]
-        return self.sounds.media([place])[0][:, : self.sounds.length(place)]
+        index = self.references[name][item % len(self.references[name])]
+        return self.sounds.media([index])[0][:, : self.sounds.length(index)]
 
     @property
     def prompts(self) -> list[Tensor | None]:
-        """:meth:`prompt` of every measured item."""
-        return [self.prompt(index) for index in range(len(self.names))]
+        """:meth:`prompt` of every evaluated item."""
+        return [self.prompt(item) for item in range(len(self.names))]
 
     @cached_property
-    def everyone(self) -> list[str]:
-        """All names, in order."""
-        return sorted(self.places)
+    def all_names(self) -> list[str]:
+        """Names of all speakers, sorted."""
+        return sorted(self.references)
 
     def voices(self, encoder: SpeakerEncoder) -> Tensor:
-        """The voice of each of :attr:`everyone`, averaged over recordings and of unit length, ``(speakers, 256)``; zeros where silent."""
-        made = []
-        for name in self.everyone:
-            heard = [voice for voice in voices(self.recordings(name), self.sounds.medium.sample_rate, encoder) if voice is not None]
-            made.append(F.normalize(torch.stack(heard).mean(0), dim=0) if heard else torch.zeros(encoder.linear.out_features))
-        return torch.stack(made)
+        """Mean speaker embedding of each of :attr:`all_names`, ``(speakers, 256)``, of unit length; zeros if silent."""
+        means = []
+        for name in self.all_names:
+            embeddings = [voice for voice in voices(self.recordings(name), self.sounds.medium.sample_rate, encoder) if voice is not None]
+            means.append(F.normalize(torch.stack(embeddings).mean(0), dim=0) if embeddings else torch.zeros(encoder.linear.out_features))
+        return torch.stack(means)

@@ -1,7 +1,7 @@
-"""How near sound comes back, by arithmetic alone: the waveform itself, its spectra, its mel bands, and the bits it took.
+"""Signal metrics: distances of waveforms, spectra and mel bands, and bitrates.
 
-None of them is a listener. A shift by a single sample ruins ``si_sdr`` and is heard by nobody; codecs that make sound anew, rather than
-follow the waveform, are judged by what stands in :mod:`jielong.evaluation.sound.listening`.
+They are not perceptual: a shift by one sample is inaudible and ruins ``si_sdr``. For codecs that do not reproduce the waveform see
+:mod:`jielong.evaluation.sound.listening`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from jielong.evaluation.sound.protocol import of_pairs
 from jielong.media.mel import mel_spectrum, spectrum
 
 CAP = 100.0
-"""Decibels given to a clip that came back without a difference."""
+"""Upper limit of ``si_sdr`` in decibels, the value of an exact reconstruction."""
 FLOOR = 1e-10
-"""Power, of a full scale of 1, below which signals count as silent: -100 dB."""
+"""Power floor relative to full scale 1: -100 dB."""
 QUIET = -40.0
-"""Decibels relative to the loudest 20 ms of a clip, below which it counts as silent."""
+"""Silence threshold in decibels relative to the loudest 20 ms of a clip."""
 BANDS = 80
 WINDOWS = (2048, 512, 128)
-"""Samples of the transforms of :func:`stft_distance`; each moves on by a quarter."""
+"""Window lengths of :func:`stft_distance` in samples; the hop is a quarter."""
 
 
 def si_sdr(clips: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> Measurement:
@@ -35,11 +35,11 @@ def si_sdr(clips: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> Measur
 
     Args:
         clips: Clips ``(T,)`` or ``(C, T)`` in [-1, 1].
-        real: Their references, as long.
-        rate: Hz.
+        real: References of the same lengths.
+        rate: Sample rate in Hz.
 
     Raises:
-        ValueError: if clips and references do not belong together, or are not sound in [-1, 1].
+        ValueError: if numbers or lengths of clips and references differ, or values are outside [-1, 1].
     """
     return of_pairs("si_sdr", clips, real, rate, _si_sdr, {"unit": "dB", "cap_db": CAP})
 
@@ -49,15 +49,15 @@ def _si_sdr(x: Tensor, y: Tensor) -> float | None:
     power = y.square().sum()
     if power <= 0:
         return None
-    aimed = (x @ y) / power * y
-    ratio = aimed.square().sum() / (aimed - x).square().sum().clamp_min(1e-300)
+    target = (x @ y) / power * y
+    ratio = target.square().sum() / (target - x).square().sum().clamp_min(1e-300)
     return float(10 * ratio.clamp(10 ** (-CAP / 10), 10 ** (CAP / 10)).log10())
 
 
 def mel_distance(clips: Iterable[Tensor], real: Iterable[Tensor], rate: int) -> Measurement:
     """Mean absolute difference of log power in 80 mel bands, in decibels; 0 is equal. Arguments as :func:`si_sdr`.
 
-    Windows of 32 ms that move on by 8 ms; power is of a full-scale sine's order 1 and floored at -100 dB.
+    Windows of 32 ms with a hop of 8 ms; a full-scale sine has power of order 1, and power is floored at -100 dB.
     """
     window = round(0.032 * rate / 4) * 4
 
@@ -97,15 +97,15 @@ def _resolution(x: Tensor, y: Tensor, window: int) -> float:
 
 
 def bitrate(layout: Layout, seconds: float) -> Measurement:
-    """Kilobits a second of codes that stand for ``seconds`` of sound, without any further compression.
+    """Bitrate in kbit/s of the codes of ``seconds`` of audio, without entropy coding.
 
     Raises:
-        ValueError: if the tokens are continuous, or there is no time.
+        ValueError: if the tokens are continuous, or ``seconds`` is not positive.
     """
     if layout.bits is None:
         raise ValueError("continuous tokens have no bitrate: only codes of a finite vocabulary have")
     if not seconds > 0:
-        raise ValueError(f"a bitrate needs sound of positive length, not {seconds} s")
+        raise ValueError(f"a bitrate needs a positive duration, not {seconds} s")
     details = {
         "unit": "kbit/s",
         "positions_per_second": layout.positions / seconds,
@@ -116,7 +116,7 @@ def bitrate(layout: Layout, seconds: float) -> Measurement:
 
 
 def sounding_share(clip: Tensor, rate: int) -> float:
-    """Share of a clip ``(C, T)`` up to its last 20 ms that are less than 40 dB below its loudest; 0 of silence."""
+    """Fraction of a clip ``(C, T)`` before its trailing silence: up to the last 20 ms within 40 dB of the loudest; 0 for silence."""
     mono, window = clip.mean(0), max(1, rate // 50)
     power = torch.nn.functional.pad(mono, (0, -len(mono) % window)).view(-1, window).square().mean(1)
     if not bool(power.any()):

@@ -1,4 +1,4 @@
-"""What is said: words and characters that a recogniser (Whisper base, arXiv 2212.04356) hears wrong."""
+"""Word and character error rates by automatic speech recognition (Whisper base, arXiv 2212.04356)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 
 
 class Recogniser:
-    """Speech to words by Whisper base: beams of 5, no temperature, no memory of what was said before.
+    """Speech recognition by Whisper base: beam size 5, temperature 0, not conditioned on previous text.
 
-    The weights come in two packages and are put together in the user's cache once.
+    The weights come in two packages and are assembled once in the user's cache.
 
     Args:
-        language: Of the speech, as ISO 639-1 has it.
-        folder: Where the model is put together, instead of the user's cache.
+        language: Language of the speech, ISO 639-1.
+        folder: Where the model is assembled, instead of the user's cache.
 
     Raises:
         MissingError: if packages are not installed.
@@ -39,24 +39,24 @@ class Recogniser:
             raise missing(f"the recogniser Whisper ({NEEDED})", "speech")
         from faster_whisper import WhisperModel
 
-        where = assembled(folder)
+        model = assembled(folder)
         self.language = language
         self.details = {
             "recogniser": "Whisper base, int8, beams of 5, temperature 0",
-            "weights_sha256": (where / "sha256").read_text(),
+            "weights_sha256": (model / "sha256").read_text(),
             "library": f"faster-whisper {package_version('faster-whisper')}",
             "language": language,
         }
-        self._model = WhisperModel(str(where), device="cpu", compute_type="int8", cpu_threads=1, local_files_only=True)
+        self._model = WhisperModel(str(model), device="cpu", compute_type="int8", cpu_threads=1, local_files_only=True)
 
-    def of(self, language: str) -> Recogniser:
-        """The same one for another language; the model is shared."""
+    def for_language(self, language: str) -> Recogniser:
+        """A recogniser for another language that shares the model."""
         other = copy.copy(self)
         other.language, other.details = language, self.details | {"language": language}
         return other
 
     def transcribe(self, clips: Iterable[Tensor], rate: int) -> list[str]:
-        """What is said in each clip ``(T,)`` or ``(C, T)`` in [-1, 1]."""
+        """The text of each clip ``(T,)`` or ``(C, T)`` in [-1, 1]."""
         return [self._one(at_rate(clip, rate, RATE).numpy()) for clip in mono(clips)]
 
     def _one(self, samples: NDArray[np.float32]) -> str:
@@ -72,16 +72,16 @@ class Recogniser:
 
 
 def normalise(text: str, language: str = "en") -> str:
-    """Words as they are compared: lower case, no punctuation, no accents' variants; English numbers written out.
+    """Text normalised for comparison: NFKC, lower case, no punctuation; English numbers in words.
 
-    Apostrophes vanish, hyphens separate; ``don't`` is ``dont`` and ``42`` is ``forty two``.
+    Apostrophes are removed and hyphens separate words; ``don't`` is ``dont`` and ``42`` is ``forty two``.
     """
     text = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'").replace("'", "")
     if language == "en":
         text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
         text = re.sub(r"\d+", lambda found: f" {spelt(found[0])} ", text)
-    kept = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in text)
-    return " ".join(kept.split())
+    letters = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in text)
+    return " ".join(letters.split())
 
 
 def spelt(digits: str) -> str:
@@ -100,55 +100,55 @@ def _number(value: int) -> str:
     return f"{_number(value // unit)} {word}" + (f" {_number(value % unit)}" if value % unit else "")
 
 
-def edits(said: Sequence[object], meant: Sequence[object]) -> int:
-    """Fewest insertions, deletions and substitutions from one sequence to the other (Levenshtein)."""
-    row = list(range(len(meant) + 1))
-    for index, each in enumerate(said, 1):
+def edit_distance(hypothesis: Sequence[object], reference: Sequence[object]) -> int:
+    """Levenshtein distance: fewest insertions, deletions and substitutions."""
+    row = list(range(len(reference) + 1))
+    for index, each in enumerate(hypothesis, 1):
         corner, row[0] = row[0], index
-        for column, other in enumerate(meant, 1):
+        for column, other in enumerate(reference, 1):
             corner, row[column] = row[column], min(row[column] + 1, row[column - 1] + 1, corner + (each != other))
     return row[-1]
 
 
-def error_rates(said: Sequence[str], meant: Sequence[str], language: str = "en") -> dict[str, Measurement]:
-    """Word and character error rates, ``wer`` and ``cer``: all edits over all that was meant, so long texts weigh more.
+def error_rates(hypotheses: Sequence[str], references: Sequence[str], language: str = "en") -> dict[str, Measurement]:
+    """Word and character error rates, ``wer`` and ``cer``: total edits over total reference length.
 
     Args:
-        said: What was heard.
-        meant: What should have been.
+        hypotheses: Recognised texts.
+        references: Correct texts, one per hypothesis.
         language: Of both; see :func:`normalise`.
 
     Raises:
-        ValueError: if they are not as many, or nothing was meant.
+        ValueError: if their numbers differ, or all references are empty.
     """
-    if len(said) != len(meant):
-        raise ValueError(f"every text heard needs the one that was meant, but there are {len(said)} and {len(meant)}")
-    ours, theirs = [normalise(text, language) for text in said], [normalise(text, language) for text in meant]
-    made = {}
-    for name, cut in (("wer", str.split), ("cer", list)):
-        pieces = [(cut(x), cut(y)) for x, y in zip(ours, theirs, strict=True)]
-        total = sum(len(y) for _, y in pieces)
+    if len(hypotheses) != len(references):
+        raise ValueError(f"every recognised text needs a reference, but there are {len(hypotheses)} texts and {len(references)} references")
+    normalised = [(normalise(x, language), normalise(y, language)) for x, y in zip(hypotheses, references, strict=True)]
+    rates = {}
+    for name, units in (("wer", str.split), ("cer", list)):
+        pairs = [(units(x), units(y)) for x, y in normalised]
+        total = sum(len(y) for _, y in pairs)
         if not total:
-            raise ValueError("nothing was meant: every reference text is empty")
-        wrong = sum(edits(x, y) for x, y in pieces)
+            raise ValueError("every reference text is empty once normalised")
+        wrong = sum(edit_distance(x, y) for x, y in pairs)
         details = {"edits": wrong, "of": total, "normalisation": "lower case, no punctuation, English numbers in words"}
-        made[name] = Measurement(name, wrong / total, len(said), details)
-    return made
+        rates[name] = Measurement(name, wrong / total, len(hypotheses), details)
+    return rates
 
 
 def intelligibility(
     clips: Sequence[Tensor], texts: Sequence[str], rate: int, recogniser: Recogniser, reference: str = "transcript"
 ) -> dict[str, Measurement]:
-    """``wer`` and ``cer`` of clips, as a recogniser hears them.
+    """``wer`` and ``cer`` of clips by a recogniser.
 
     Args:
         clips: ``(T,)`` or ``(C, T)`` in [-1, 1].
-        texts: What they should say.
-        rate: Hz.
-        recogniser: Who listens.
-        reference: Where the texts come from: ``transcript``, or what the recogniser itself heard in the original.
+        texts: Reference texts, one per clip.
+        rate: Sample rate in Hz.
+        recogniser: For the language of the clips.
+        reference: Source of the texts, for the details: ``transcript``, or recognition of the original.
     """
-    heard = recogniser.transcribe(clips, rate)
+    hypotheses = recogniser.transcribe(clips, rate)
     protocol = recogniser.details | {"rate": rate, "reference": reference, "clips_sha256": sound_hash(mono(clips), rate)}
-    rates = error_rates(heard, texts, recogniser.language)
+    rates = error_rates(hypotheses, texts, recogniser.language)
     return {name: Measurement(name, each.value, each.n, each.details | protocol) for name, each in rates.items()}

@@ -16,7 +16,7 @@ from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
 from jielong.apps.lab.voices import show, train_section
 from jielong.data.opening import open_data
-from jielong.evaluation.sound.words import edits
+from jielong.evaluation.sound.words import edit_distance
 from jielong.media.results import ResultItem, Results
 from jielong.system import System
 from jielong.training import token_cache as cache
@@ -129,7 +129,9 @@ def _tokenizer_errors(system: System, words: list[str], seed: int) -> Estimate:
 
 def _letter_errors(decoded: list[str], words: list[str]) -> Tensor:
     """Edit distance relative to the text's length, ``(n,)``."""
-    return torch.tensor([edits(ours, theirs) / len(theirs) for ours, theirs in zip(decoded, words, strict=True)], dtype=torch.float64)
+    return torch.tensor(
+        [edit_distance(ours, theirs) / len(theirs) for ours, theirs in zip(decoded, words, strict=True)], dtype=torch.float64
+    )
 
 
 def correct(synthesis: Synthesis) -> Tensor:
