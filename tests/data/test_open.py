@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from jielong.data.ledger import Cause
 from jielong.data.opening import open_data
 from jielong.data.sets import MediaSet
 from jielong.data.source import DataError
@@ -84,11 +85,11 @@ def test_metadata_csv_and_jsonl_say_the_same(tmp_path):
         assert values(images) == [1, 2]
 
 
-def test_a_file_that_the_metadata_names_but_is_missing_is_broken_not_fatal(tmp_path):
+def test_a_file_that_the_metadata_names_but_is_missing_is_named_not_fatal(tmp_path):
     put(tmp_path, a_dot_png=png(1), metadata_dot_csv="file_name,caption\na.png,one\ngone.png,two\n")
     images = open_data(tmp_path, size=8)
     assert len(images) == 1
-    assert "does not exist" in images.broken["gone.png"]
+    assert "does not exist" in images.unused.reasons(Cause.MISSING)["gone.png"]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_webdataset_shards_by_folder_file_and_pattern(tmp_path):
         assert images.captions == ["one", "two", "three"]
         assert images.classes == ["3"]
         assert values(images) == [1, 2, 3]
-        assert "no picture" in images.broken["s-001.tar:x/lonely"]
+        assert "no picture" in images.unused.reasons(Cause.NO_ITEM)["s-001.tar:x/lonely"]
     assert values(open_data(tmp_path / "s-001.tar", size=8)) == [3]
     with pytest.raises(DataError, match="no file matches"):
         open_data(f"{tmp_path}/s-{{000..002}}.tar")

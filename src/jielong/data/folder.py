@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from jielong.core.json import JSON
+from jielong.core.json import JSON, printable
 from jielong.data.content_hash import hash_file, remembered
+from jielong.data.ledger import Cause, Ledger
 from jielong.data.source import DataError, Item, Source
 from jielong.data.words import CAPTION_NAMES, FILE_NAMES, LABEL_NAMES, first, read_json, read_metadata
-from jielong.media.kinds.base import MediaKind
+from jielong.media.kinds.base import MediaKind, kinds
 
 SPLITS = {"train": "train"} | dict.fromkeys(("heldout", "test", "val", "valid", "validation"), "heldout")
 METADATA = ("metadata.csv", "metadata.jsonl")
+SIDECARS = (".txt", ".json")
 
 
 class FolderSource(Source):
@@ -25,7 +28,8 @@ class FolderSource(Source):
     - Otherwise a ``.txt`` or ``.json`` file of the same name is an item's caption, and the top sub-folder is its class
       when every item lies in one and there are at least two.
 
-    Files without a readable header are left out and named in :attr:`broken`.
+    Upper and lower case of endings are alike. Links to files are read, links to folders are not followed. Every file below the folder is an
+    item, the words of an item, or in :attr:`unused`; hidden files and folders, whose names begin with a dot, are not counted.
     """
 
     def __init__(self, root: Path, kind: MediaKind) -> None:
@@ -35,27 +39,49 @@ class FolderSource(Source):
             DataError: if it holds no item at all, or its metadata cannot be understood.
         """
         self.root, self.name, self.kind, self._kind, self.suffixes = root, str(root), kind.name, kind, kind.suffixes
-        self.items, self.broken = [], {}
-        tops = _split_folders(root, self.suffixes)
+        self.items, self.unused = [], Ledger()
         self._paths: list[Path] = []
-        seen = 0
-        for folder, split in tops.items():
-            found = list(self._listed(folder) if _metadata_of(folder) else self._walked(folder))
-            if split is not None:
-                found = [(path, replace(item, split=split)) for path, item in found]
-            for path, item in found:
+        self._used: set[Path] = set()  # items, whole or broken, and their words
+        seen, listed = 0, False
+        files = walk(root, self.unused)
+        for folder, split in _split_folders(root, files, self.suffixes).items():
+            inside = files if folder == root else [path for path in files if path.is_relative_to(folder)]
+            metadata = _metadata_of(folder)
+            listed = listed or bool(metadata)
+            for path, item in self._listed(folder, metadata) if metadata else self._walked(folder, inside):
                 seen += 1
-                reason = self.unreadable(path)
-                if reason:
-                    self.broken[item.key] = reason
-                else:
-                    self._paths.append(path)
-                    self.items.append(item)
+                self._take(path, item if split is None else replace(item, split=split))
         if not seen:
+            held = f" ({self.unused.counts()})" if self.unused else ""
             raise DataError(
-                f"{root} holds no {kind.noun[1]}; expected {' '.join(sorted(self.suffixes))} files, class sub-folders, "
+                f"{root} holds no {kind.noun[1]}{held}; expected {' '.join(sorted(self.suffixes))} files, class sub-folders, "
                 ".tar shards or .parquet files"
             )
+        for path in files:
+            if path not in self._used:
+                self.unused.add(*self._left(path, listed))
+
+    def _take(self, path: Path, item: Item) -> None:
+        self._used.add(path)
+        cause, reason = self._fault(path)
+        if cause is None:
+            self._paths.append(path)
+            self.items.append(item)
+        else:
+            self.unused.add(cause, item.key, reason)
+
+    def _left(self, path: Path, listed: bool) -> tuple[Cause, str, str]:
+        """Why a file is neither an item nor the words of one."""
+        key, suffix = self._key(path), path.suffix.lower()
+        if suffix in self.suffixes:
+            return Cause.UNLISTED, key, f"{path} is not listed in {' or '.join(METADATA)}"
+        other = next((kind for kind in kinds().values() if suffix in kind.suffixes), None)
+        if other is not None:
+            return Cause.OTHER, key, f"{path} is one of {other.noun[1]}, and {self._kind.noun[1]} are read; set data.kind: {other.name}"
+        if suffix in SIDECARS or path.name.lower() in METADATA:
+            which = "the metadata file gives the captions" if listed else f"no {self._kind.noun[0]} beside it has this name"
+            return Cause.ORPHAN, key, f"{path}: {which}"
+        return Cause.ENDING, key, f"{path} ends in {suffix or 'nothing'}; {self._kind.noun[1]} end in {' '.join(sorted(self.suffixes))}"
 
     def blob(self, index: int) -> bytes:
         """The file's bytes; empty if it has vanished, so that it counts as broken."""
@@ -70,69 +96,108 @@ class FolderSource(Source):
         found = remembered(f"{self.root}?{self.kind}", self._paths, [""] * len(self._paths), lambda index: [hash_file(self._paths[index])])
         return [hashes[0] for hashes in found]
 
-    def unreadable(self, path: Path) -> str | None:
-        """Why a file cannot be used, by its header; ``None`` when it can."""
+    def _fault(self, path: Path) -> tuple[Cause | None, str]:
+        """Why a file cannot be used, by its header."""
         if not path.is_file():
-            return f"{path} is listed but does not exist"
+            return Cause.MISSING, f"{path} is listed but does not exist"
         try:
             self._kind.check_header(path)
         except ValueError as error:
-            return str(error)
-        return None
+            return Cause.BROKEN, str(error)
+        return None, ""
 
     def _key(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
+        return printable(path.relative_to(self.root).as_posix())
 
-    def _walked(self, folder: Path) -> Iterator[tuple[Path, Item]]:
-        paths = files_below(folder, self.suffixes)
+    def _walked(self, folder: Path, files: Sequence[Path]) -> Iterator[tuple[Path, Item]]:
+        paths = [path for path in files if path.suffix.lower() in self.suffixes]
+        beside = {(path.with_suffix(""), path.suffix.lower()): path for path in reversed(files) if path.suffix.lower() in SIDECARS}
         tops = {p.relative_to(folder).parts[0] for p in paths if p.parent != folder}
         classed = len(tops) > 1 and all(p.parent != folder for p in paths)
         for path in paths:
-            words = _sidecar(path)
-            label = first(words, LABEL_NAMES) or (path.relative_to(folder).parts[0] if classed else None)
+            sidecars = [beside[key] for key in ((path.with_suffix(""), suffix) for suffix in SIDECARS) if key in beside]
+            self._used.update(sidecars)
+            words = _words(sidecars)
+            label = first(words, LABEL_NAMES) or (printable(path.relative_to(folder).parts[0]) if classed else None)
             yield path, Item(self._key(path), first(words, CAPTION_NAMES), label)
 
-    def _listed(self, folder: Path) -> Iterator[tuple[Path, Item]]:
-        files = _metadata_of(folder)
-        if len(files) > 1:
-            raise DataError(f"{folder} has {' and '.join(f.name for f in files)}; keep one of them")
+    def _listed(self, folder: Path, metadata: Sequence[Path]) -> Iterator[tuple[Path, Item]]:
+        if len(metadata) > 1:
+            raise DataError(f"{folder} has {' and '.join(f.name for f in metadata)}; keep one of them")
+        self._used.add(metadata[0])
         named: set[str] = set()
-        for row in read_metadata(files[0]):
+        for row in read_metadata(metadata[0]):
             name = PurePosixPath((first(row, FILE_NAMES) or "").replace("\\", "/")).as_posix()
             path = folder / name
-            if not path.resolve().is_relative_to(folder.resolve()):
-                raise DataError(f"{files[0]} names {name}, which lies outside of {folder}")
+            if not path.parent.resolve().is_relative_to(folder.resolve()):
+                raise DataError(f"{metadata[0]} names {name}, which lies outside of {folder}")
             if name in named:
-                raise DataError(f"{files[0]} names {name} twice; a file has one row")
+                raise DataError(f"{metadata[0]} names {name} twice; a file has one row")
             named.add(name)
             known: JSON = {k: v for k, v in row.items() if k and k not in FILE_NAMES}
             yield path, Item(self._key(path), first(row, CAPTION_NAMES), first(row, LABEL_NAMES), first(row, ("split",)), known)
 
 
-def _split_folders(root: Path, suffixes: frozenset[str]) -> dict[Path, str | None]:
+def _split_folders(root: Path, files: Sequence[Path], suffixes: frozenset[str]) -> dict[Path, str | None]:
     if _metadata_of(root):
         return {root: None}
-    tops = [path for path in sorted(root.iterdir()) if not path.name.startswith(".")]
-    folders = {path: SPLITS.get(path.name.lower()) for path in tops if path.is_dir()}
-    loose = any(path.suffix.lower() in suffixes for path in tops if path.is_file())
+    items = [path.relative_to(root) for path in files if path.suffix.lower() in suffixes or path.name.lower() in METADATA]
+    tops = sorted({item.parts[0] for item in items})
+    folders = {root / top: SPLITS.get(top.lower()) for top in tops}
+    loose = any(len(item.parts) == 1 for item in items)
     if folders and not loose and all(folders.values()) and "train" in folders.values():
         return dict(folders)
     return {root: None}
 
 
 def _metadata_of(folder: Path) -> list[Path]:
-    return [folder / name for name in METADATA if (folder / name).is_file()]
+    return sorted(path for path in folder.iterdir() if path.name.lower() in METADATA and path.is_file())
 
 
-def files_below(folder: Path, suffixes: frozenset[str]) -> list[Path]:
-    """Files with one of the suffixes at any depth, sorted, without hidden ones."""
-    files = (p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
-    return sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+def walk(folder: Path, unused: Ledger | None = None) -> list[Path]:
+    """Files at any depth, sorted, without hidden ones; what is neither a file nor a folder is recorded.
+
+    A link to a file is a file; a link to a folder is recorded and not followed, so that no file is met twice and no loop is endless.
+    """
+    found: list[Path] = []
+    unused, folders = Ledger() if unused is None else unused, [folder]
+    while folders:
+        current = folders.pop()
+        try:
+            entries = [Path(entry) for entry in os.scandir(current)]
+        except OSError as error:
+            unused.add(Cause.SPECIAL, current.relative_to(folder).as_posix(), f"{current} cannot be listed: {error.strerror}")
+            continue
+        for path in (entry for entry in entries if not entry.name.startswith(".")):
+            fault = _link_fault(path) if path.is_symlink() else None
+            if fault is not None:
+                unused.add(Cause.LINK, path.relative_to(folder).as_posix(), fault)
+            elif path.is_dir():
+                folders.append(path)
+            elif path.is_file():
+                found.append(path)
+            else:
+                unused.add(Cause.SPECIAL, path.relative_to(folder).as_posix(), f"{path} is a pipe, a socket or a device")
+    return sorted(found)
 
 
-def _sidecar(path: Path) -> JSON:
-    text, structured = path.with_suffix(".txt"), path.with_suffix(".json")
-    words = read_json(structured.read_bytes(), str(structured)) if structured.is_file() else {}
-    if text.is_file():
-        words = {**words, "caption": text.read_text("utf-8", "replace")}
+def _link_fault(path: Path) -> str | None:
+    """Why a link is not read."""
+    target = os.readlink(path)
+    try:
+        path.stat()
+    except OSError as error:
+        return f"{path} is a link to {target}, which cannot be read: {error.strerror}"
+    if path.is_dir():
+        return f"{path} is a link to the folder {target}, which is not followed; put the files here, or join that folder by a comma"
+    return None
+
+
+def _words(sidecars: Sequence[Path]) -> JSON:
+    words: JSON = {}
+    for path in sidecars:
+        if path.suffix.lower() == ".txt":
+            words["caption"] = path.read_text("utf-8", "replace")
+        else:
+            words = {**read_json(path.read_bytes(), str(path)), **words}
     return words

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from jielong.data.content_hash import hash_bytes
+from jielong.data.ledger import Ledger
 from jielong.data.source import DataError, Item, Source
 from jielong.media.images import Array, encode
 
@@ -30,7 +31,7 @@ class IdxSource(Source):
         Raises:
             DataError: if a file is missing, truncated or not an idx file, or pictures and labels do not match.
         """
-        self.name, self.broken, self.classes = name, {}, list(classes)
+        self.name, self.unused, self.classes = name, Ledger(), list(classes)
         self.items = []
         pictures: list[Array] = []
         for split, part in _PARTS.items():

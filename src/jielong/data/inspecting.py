@@ -13,8 +13,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jielong.core.json import JSON
-from jielong.data.opening import open_data
+from jielong.core.json import JSON, printable
+from jielong.data.ledger import Cause, Ledger
+from jielong.data.opening import open_quietly
 from jielong.data.order import spread
 from jielong.data.sets import Batch, MediaSet
 from jielong.media.images import write_image
@@ -37,7 +38,7 @@ class Report:
         captions: Items with a caption; ``words`` are its length; ``examples`` are a few.
         classes: Items per class.
         columns: Other columns of the source.
-        broken: What cannot be used, and why.
+        unused: What was found and is not used, by cause.
         odd: Usable, but perhaps not meant, and why.
         values: Minimum, mean and maximum of a decoded batch.
     """
@@ -55,14 +56,20 @@ class Report:
     examples: list[str]
     classes: dict[str, int]
     columns: list[str]
-    broken: dict[str, str]
+    unused: Ledger
     odd: dict[str, list[str]]
     values: dict[str, float]
     samples: Results[ResultItem] = field(repr=False)
 
+    @property
+    def broken(self) -> dict[str, str]:
+        """What cannot be read, and why."""
+        return self.unused.reasons(Cause.BROKEN)
+
     def as_dict(self) -> JSON:
         """Ready for JSON, with the facts among the other keys."""
-        fields = {name: value for name, value in vars(self).items() if name not in ("facts", "rows", "samples", "noun")}
+        fields = {name: value for name, value in vars(self).items() if name not in ("facts", "rows", "samples", "noun", "unused")}
+        fields |= {"broken": self.broken, "unused": self.unused.as_dict()}
         return {name: asdict(value) if isinstance(value, Spread) else value for name, value in (fields | self.facts).items()}
 
     def write_sheet(self, path: str | os.PathLike[str], columns: int = 8) -> Path:
@@ -76,7 +83,8 @@ class Report:
         table.add_column(overflow="fold")
         for name, value in self._table():
             table.add_row(name, Text(value))
-        notes = [_listing("broken", {k: [v] for k, v in self.broken.items()}, "red"), _listing("odd", self.odd, "yellow")]
+        unused = {entry.name: [f"{entry.cause}: {entry.reason}"] for entry in self.unused}
+        notes = [_listing("not used", unused, "red"), _listing("odd", self.odd, "yellow")]
         return Group(table, *(note for note in notes if note is not None))
 
     def _table(self) -> list[tuple[str, str]]:
@@ -86,7 +94,8 @@ class Report:
         rows += [("classes", f"{len(self.classes)}: {counted(self.classes)}")] if self.classes else []
         rows += [("columns", ", ".join(self.columns))] if self.columns else []
         rows += [("used as", f"{self.used_as}, values {self.values['min']:.2f} to {self.values['max']:.2f}")]
-        return [*rows, ("decoded", f"{self.decoded} of {self.count}"), ("broken", str(len(self.broken))), ("odd", str(len(self.odd)))]
+        rows += [("decoded", f"{self.decoded} of {self.count}"), ("not used", str(len(self.unused)))]
+        return [*rows, *self.unused.rows(), ("odd", str(len(self.odd)))]
 
 
 def inspect(name: str | os.PathLike[str], limit: int | None = _LIMIT, **options: Any) -> Report:
@@ -100,21 +109,22 @@ def inspect(name: str | os.PathLike[str], limit: int | None = _LIMIT, **options:
     Raises:
         DataError: As :func:`~jielong.data.opening.open_data`.
     """
-    found = open_data(name, **options)
+    found = open_quietly(name, **options)
     source, inspector, decoded = found.source, found.kind.inspector(found.medium), set(spread(len(found), limit))
     broken, odd = _look(found, inspector, decoded)
-    good = [index for index in range(len(found)) if found.keys[index] not in broken]
+    bad = broken.reasons(Cause.BROKEN)
+    good = [index for index in range(len(found)) if found.keys[index] not in bad]
     items = [source.items[index] for index in good]
     captions = [item.caption for item in items if item.caption]
     shown = good[:: -(-len(good) // SHOWN)] if good else [0]  # nothing good: the batch says so
     medium = inspector.preview_medium()
     batch = MediaSet(source, medium, settings=found.settings).batch(shown)
     return Report(
-        name=os.fspath(name),
+        name=printable(os.fspath(name)),
         noun=found.kind.noun[1],
         used_as=str(found.medium),
         count=len(good),
-        decoded=len(decoded - {index for index in range(len(found)) if found.keys[index] in broken}),
+        decoded=len(decoded - {index for index in range(len(found)) if found.keys[index] in bad}),
         splits=dict(Counter(item.split for item in items if item.split)),
         facts=inspector.facts(),
         rows=inspector.rows(),
@@ -123,7 +133,7 @@ def inspect(name: str | os.PathLike[str], limit: int | None = _LIMIT, **options:
         examples=list(dict.fromkeys(captions))[:: max(1, len(set(captions)) // 4)][:4],
         classes=dict(Counter(item.label for item in items if item.label is not None)),
         columns=list(source.items[0].extra),
-        broken={**source.broken, **broken},
+        unused=source.unused + broken,
         odd=odd,
         values={"min": float(batch.media.min()), "mean": float(batch.media.mean()), "max": float(batch.media.max())},
         samples=found.kind.wrap(batch.media, medium, batch.captions, _lengths(batch)),
@@ -134,16 +144,16 @@ def _lengths(batch: Batch) -> list[int] | None:
     return None if batch.lengths is None else batch.lengths.tolist()
 
 
-def _look(found: MediaSet, inspector: Inspector, decoded: set[int]) -> tuple[dict[str, str], dict[str, list[str]]]:
+def _look(found: MediaSet, inspector: Inspector, decoded: set[int]) -> tuple[Ledger, dict[str, list[str]]]:
     """Broken items, and odd ones, each with the reasons."""
-    broken: dict[str, str] = {}
+    broken = Ledger()
     odd: dict[str, list[str]] = {}
     first: dict[bytes, str] = {}  # hash of a file -> the first item that has it
     for index, key in enumerate(found.keys):
         try:
             reasons = inspector.look(found.source.content(index), key, index in decoded)
         except ValueError as error:
-            broken[key] = str(error)
+            broken.add(Cause.BROKEN, key, str(error))
             continue
         same = first.setdefault(hashlib.sha256(found.source.blob(index)).digest(), key)
         reasons += [f"the same file as {same}"] if same != key else []

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from jielong.core.json import JSON
+from jielong.data.ledger import Ledger
 from jielong.data.selection import MARK, chooses, split_name
 from jielong.data.source import DataError, Source
 from jielong.data.splits import splits
@@ -77,10 +78,10 @@ class Joined(Source):
         if any(source.classes for source in sources):
             self.classes = list(dict.fromkeys(chain.from_iterable(source.classes or _labels(source) for source in sources)))
         columns = {"set": None} | {column: None for source in sources for item in source.items for column in item.extra}
-        self.items, self.broken = [], {}
+        self.items, self.unused = [], Ledger()
         self._places: list[tuple[int, int]] = []  # (source, index in it)
         for number, (source, name) in enumerate(zip(sources, names, strict=True)):
-            self.broken.update({f"{name}:{key}": why for key, why in source.broken.items()})
+            self.unused += source.unused.under(name)
             for index, (item, split) in enumerate(zip(source.items, splits(source), strict=True)):
                 extra: JSON = {**columns, "set": name, **item.extra}
                 if "speaker" in columns and extra["speaker"] is None:

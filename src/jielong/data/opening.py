@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,10 @@ from jielong.config.data import DataSection, DataSettings, settings_kind
 from jielong.config.registry import Faults, nearest
 from jielong.core.medium import Medium
 from jielong.data.built import built_path
-from jielong.data.folder import FolderSource, files_below
+from jielong.data.folder import FolderSource, walk
 from jielong.data.idx import is_idx_folder, open_fashion_mnist, open_idx_folder
 from jielong.data.joined import Joined, joined_name, listed
+from jielong.data.ledger import Cause, Ledger
 from jielong.data.selection import Selected, chooses, split_name
 from jielong.data.sets import MediaSet
 from jielong.data.shards import ShardSource, expand
@@ -61,6 +63,28 @@ def open_data(
     Raises:
         DataError: if there is no such set, it is empty or of another kind of media, or a key is unknown.
     """
+    found = open_quietly(name, split, settings=settings, medium=medium, whole=whole, channels=channels, **options)
+    warn_of_unused(found.name, found.unused)
+    return found
+
+
+def warn_of_unused(name: str, unused: Ledger) -> None:
+    """Warn once, in a line, of what a set holds beside the items used."""
+    if unused:
+        warnings.warn(f"{name}: {len(unused):,} not used: {unused.counts()}; why: jielong data inspect {name}", stacklevel=3)
+
+
+def open_quietly(
+    name: SetName,
+    split: Split | None = None,
+    *,
+    settings: DataSettings | None = None,
+    medium: Medium | None = None,
+    whole: bool = False,
+    channels: int | None = None,
+    **options: object,
+) -> MediaSet:
+    """As :func:`open_data`, without the warning of what is not used (:attr:`~jielong.data.sets.MediaSet.unused`)."""
     if split not in (None, "train", "heldout"):
         raise DataError(f"split is 'train', 'heldout' or None, not {split!r}")
     expected = _expected(settings, medium, options)
@@ -83,10 +107,24 @@ def open_data(
     found = MediaSet(source, medium, _indices_of(source, split), settings)
     if not whole or not medium.timed:
         return found
-    short = [item for index, item in enumerate(found.indices) if found.full_length(index) <= medium.frames]
+    return _without_long(found)
+
+
+def _without_long(found: MediaSet) -> MediaSet:
+    """The set without items longer than its medium along time, which are recorded."""
+    medium, short, left_out = found.medium, list[int](), Ledger()
+    for index, item in enumerate(found.indices):
+        length = found.full_length(index)
+        if length <= medium.frames and found.resolve(index) == index:  # not one that cannot be decoded
+            short.append(item)
+        elif length > medium.frames:
+            seconds = f"{length / (medium.rate or 1):.2f} s, but {medium.duration:g} s are read; set a longer data.duration"
+            left_out.add(Cause.LONG, found.keys[index], f"{found.keys[index]} lasts {seconds}")
     if not short:
-        raise DataError(f"{name} holds no {kind.noun[0]} of {medium.duration:g} s or less; set a longer data.duration")
-    return MediaSet(source, medium, short, settings)
+        raise DataError(f"{found.name} holds no {found.kind.noun[0]} of {medium.duration:g} s or less; set a longer data.duration")
+    kept = MediaSet(found.source, medium, short, found.settings)
+    kept.left_out = left_out + found.left_out
+    return kept
 
 
 def _expected(settings: DataSettings | None, medium: Medium | None, options: Mapping[str, object]) -> str | None:
@@ -125,7 +163,7 @@ def open_source(name: SetName, kind: str | None = None) -> Source:
     tables, shards = _of_suffix(files, ".parquet"), _of_suffix(files, ".tar")
     if tables and shards:
         raise DataError(f"{text} holds both Parquet files and tar shards; keep one kind, or give a pattern such as {text}/*.parquet")
-    if (tables or shards) and path.is_dir() and files_below(path, _default(kind).suffixes):
+    if (tables or shards) and path.is_dir() and _holds(path, _default(kind)):
         files_are = f"loose {_default(kind).noun[1]} beside its {'Parquet files' if tables else 'tar shards'}"
         raise DataError(f"{text} holds {files_are}; move one of them elsewhere")
     if tables:
@@ -146,7 +184,11 @@ def _default(kind: str | None) -> MediaKind:
 def _folder_kind(path: Path, expected: str | None) -> MediaKind:
     """The expected kind if the folder holds files of it, else the first kind whose files it holds."""
     choices = [_default(expected), *kinds().values()]
-    return next((kind for kind in choices if files_below(path, kind.suffixes)), choices[0])
+    return next((kind for kind in choices if _holds(path, kind)), choices[0])
+
+
+def _holds(path: Path, kind: MediaKind) -> bool:
+    return any(file.suffix.lower() in kind.suffixes for file in walk(path))
 
 
 def _of_suffix(files: Sequence[Path], suffix: str) -> list[Path]:

@@ -63,7 +63,7 @@ class Selected(Source):
             raise DataError(f"{source.name} has no item with {words}; its columns hold, among others, {seen}")
         self.name, self._index = f"{source.name}{MARK}{words}", fits
         self.items = [source.items[index] for index in fits]
-        self.broken, self.kind, self.classes, self.native = source.broken, source.kind, source.classes, source.native
+        self.unused, self.kind, self.classes, self.native = source.unused, source.kind, source.classes, source.native
 
     def blob(self, index: int) -> bytes:
         """The encoded bytes of one item."""

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from jielong.config.data import DataSettings
 from jielong.core.medium import Medium
+from jielong.data.ledger import NAMED, Cause, Ledger
 from jielong.data.source import DataError, Source, digest
 from jielong.media.kinds.base import kind_of
 
@@ -66,7 +67,7 @@ class MediaSet(Dataset[Batch]):
         captions: One an item, ``""`` where missing.
         labels: A class number an item, or ``None``.
         columns: The other columns of the source, by name.
-        broken: Items left out or replaced, and why.
+        left_out: What the set has found beside :attr:`Source.unused`: items too long, or that cannot be decoded and are replaced.
         replacements: Index of a broken item met so far -> index of its replacement.
     """
 
@@ -87,10 +88,9 @@ class MediaSet(Dataset[Batch]):
             raise DataError(f"{source.name} holds {kind_of(source.kind).noun[1]}, not {self.kind.noun[1]}")
         self.settings = settings or self.kind.settings()
         self.indices = list(range(len(source.items)) if indices is None else indices)
-        self.broken = dict(source.broken)
+        self.left_out = Ledger()
         if not self.indices:
-            broken = f" ({len(source.broken)} broken)" if source.broken else ""
-            raise DataError(f"{source.name} holds no usable {self.kind.noun[0]}{broken}")
+            raise DataError(f"{source.name} holds no usable {self.kind.noun[0]}{_first_reasons(source.unused)}")
         items = [source.items[i] for i in self.indices]
         self.keys = [item.key for item in items]
         self.has_captions = any(item.caption for item in items)
@@ -113,6 +113,16 @@ class MediaSet(Dataset[Batch]):
     def __repr__(self) -> str:
         classes = f", {len(self.classes)} classes" if self.classes else ""
         return f"MediaSet({self.name!r}: {len(self)} {self.kind.noun[1]}, {self.medium}{classes})"
+
+    @property
+    def unused(self) -> Ledger:
+        """What was found and is not used."""
+        return self.source.unused + self.left_out
+
+    @property
+    def broken(self) -> dict[str, str]:
+        """What cannot be read and was left out or replaced, and why."""
+        return self.unused.reasons(Cause.BROKEN)
 
     @property
     def fingerprint(self) -> str:
@@ -230,7 +240,7 @@ class MediaSet(Dataset[Batch]):
                 item = self.kind.decode(self.source.content(self.indices[candidate]), self.keys[candidate], self.medium, self.settings)
             except ValueError as error:
                 self._bad.add(candidate)
-                self.broken[self.keys[candidate]] = str(error)
+                self.left_out.add(Cause.BROKEN, self.keys[candidate], str(error))
                 advice = f"the next good {self.kind.noun[0]} takes its place ({len(self.broken)} broken so far)"
                 warnings.warn(f"{error}; {advice}", stacklevel=4)
                 continue
@@ -238,3 +248,8 @@ class MediaSet(Dataset[Batch]):
                 self.replacements[index] = candidate
             return item
         raise DataError(f"{self.name}: not one of {len(self)} {self.kind.noun[1]} can be decoded")
+
+
+def _first_reasons(unused: Ledger) -> str:
+    reasons = [entry.reason for entry in unused][:NAMED]
+    return f": {unused.counts()}. {'; '.join(reasons)}" if reasons else ""

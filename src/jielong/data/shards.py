@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files in which the members of one sample share a name up to the first dot."""
+"""WebDataset shards: tar files in which the members of one sample share a name."""
 
 from __future__ import annotations
 
@@ -7,27 +7,33 @@ import glob
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
-from jielong.core.json import JSON
+from jielong.core.json import JSON, printable
 from jielong.data.content_hash import hash_bytes, remembered
+from jielong.data.ledger import Cause, Ledger
 from jielong.data.source import DataError, Item, Source, digest
 from jielong.data.words import CAPTION_NAMES, LABEL_NAMES, first, read_json
 from jielong.media.kinds.base import MediaKind
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_COMPOUND = re.compile(r"[A-Za-z_][\w-]*")
 _TEXT_LIMIT = 1 << 20  # a caption file beyond this is not a caption
 
 
 class ShardSource(Source):
     """Samples of one or more uncompressed tar shards, indexed once so that any sample can be read at random.
 
-    A sample is the members that share a name up to the first dot of the file name: an item, and beside it ``.txt`` (caption), ``.json``
-    (caption, label) or ``.cls`` (label). Samples without an item, or whose item has no readable header, are named in :attr:`broken`.
+    A sample is the members that share a name: an item, and beside it ``.txt`` (caption), ``.json`` (caption, label) or ``.cls`` (label).
+    The name is everything before the last dot, so that names may hold dots (``22.05.png``). As WebDataset has it, an ending may itself hold
+    dots: ``a.seg.png`` is the member ``seg.png`` of the sample ``a`` where the shard has members ``a.png``, ``a.txt`` or the like, and
+    ``seg`` begins with a letter. A sample without an item, or whose item has no readable header, is in :attr:`unused`, as are its further
+    items; members whose names begin with a dot are not counted.
     """
 
     def __init__(self, files: Sequence[Path], name: str, kind: MediaKind) -> None:
@@ -37,67 +43,93 @@ class ShardSource(Source):
             DataError: if a file is not a tar file, or no shard holds an item.
         """
         self.name, self.files, self.kind, self._kind = name, list(files), kind.name, kind
-        self.items, self.broken = [], {}
+        self.items, self.unused = [], Ledger()
         self._places: list[tuple[int, int, int]] = []  # (file, offset, length)
         for number, path in enumerate(self.files):
             self._index(number, path)
-        if not self.items and not self.broken:
+        if not self.items and not self.unused:
             expected = ", ".join(sorted(kind.suffixes)[:4])
             raise DataError(f"{name}: no shard holds {kind.noun[1]} ({len(self.files)} tar files, members should end in {expected}, ...)")
 
     def _index(self, number: int, path: Path) -> None:
-        length = path.stat().st_size
         prefix = f"{path.name}:" if len(self.files) > 1 else ""
+        members = self._members(path)
         with open(path, "rb") as file:
-            for stem, members in self._samples(path):
-                key = prefix + stem
-                words: JSON = {}
-                place: tuple[int, int, int] | None = None
-                for suffix, member in members.items():
-                    if member.offset_data + member.size > length:
-                        self.broken[key] = f"{path}: {member.name} is cut off at the end of the shard"
-                        break
-                    file.seek(member.offset_data)
-                    if suffix in self._kind.suffixes:
-                        place = place or (number, member.offset_data, member.size)
-                    elif suffix in (".txt", ".cls", ".json") and member.size <= _TEXT_LIMIT:
-                        words = _with_words(words, suffix, file.read(member.size), f"{path}: {member.name}")
-                if key in self.broken:
-                    continue
-                if place is None:
-                    self.broken[key] = f"{path}: sample {stem} has no {self._kind.noun[0]}, only {' '.join(sorted(members))}"
-                    continue
-                file.seek(place[1])
-                try:
-                    self._kind.check_header(file.read(place[2]), key)
-                except ValueError as error:
-                    self.broken[key] = str(error)
-                    continue
-                self._places.append(place)
-                self.items.append(Item(key, first(words, CAPTION_NAMES), first(words, LABEL_NAMES), first(words, ("split",))))
+            for stem, sample in self._samples(path, members).items():
+                self._take(number, file, printable(prefix + stem), sample)
 
-    def _samples(self, path: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+    def _take(self, number: int, file: BinaryIO, key: str, sample: Mapping[str, tarfile.TarInfo]) -> None:
+        """Use one sample, or record why not."""
+        path, words = self.files[number], JSON()
+        length = path.stat().st_size
+        cut = next((member.name for member in sample.values() if member.offset_data + member.size > length), None)
+        if cut is not None:
+            self.unused.add(Cause.BROKEN, key, f"{path}: {cut} is cut off at the end of the shard")
+            return
+        plain_first = sorted(sample.items(), key=lambda each: each[0].count("."))
+        items = [member for suffix, member in plain_first if _last(suffix) in self._kind.suffixes]
+        if not items:
+            reason = f"{path}: sample {key} has no {self._kind.noun[0]}, only {' '.join(sorted(sample))}"
+            self.unused.add(Cause.NO_ITEM, key, reason)
+            return
+        beside = {_last(suffix): member for suffix, member in reversed(plain_first) if member.size <= _TEXT_LIMIT}
+        for suffix in (".txt", ".cls", ".json"):
+            if suffix in beside:
+                file.seek(beside[suffix].offset_data)
+                words = _with_words(words, suffix, file.read(beside[suffix].size), f"{path}: {beside[suffix].name}")
+        file.seek(items[0].offset_data)
+        try:
+            self._kind.check_header(file.read(items[0].size), key)
+        except ValueError as error:
+            self.unused.add(Cause.BROKEN, key, str(error))
+            return
+        for spare in items[1:]:
+            self.unused.add(
+                Cause.SPARE, spare.name, f"{path}: {spare.name} is not read, as {items[0].name} is the item of the sample {key}"
+            )
+        self._places.append((number, items[0].offset_data, items[0].size))
+        self.items.append(Item(key, first(words, CAPTION_NAMES), first(words, LABEL_NAMES), first(words, ("split",))))
+
+    def _samples(self, path: Path, members: Sequence[tarfile.TarInfo]) -> dict[str, dict[str, tarfile.TarInfo]]:
+        """Samples by name, each with its members by ending in lower case."""
+        split = [(*_split(member.name), member) for member in members]
+        stems = {stem for stem, _, _ in split}
         samples: dict[str, dict[str, tarfile.TarInfo]] = {}
+        for name, ending, member in split:
+            stem, suffix = name, ending
+            while (parts := stem.rpartition("."))[0] in stems and _COMPOUND.fullmatch(parts[2]):
+                stem, suffix = parts[0], f".{parts[2].lower()}{suffix}"
+            sample = samples.setdefault(stem, {})
+            if sample.setdefault(suffix, member) is not member:
+                self.unused.add(Cause.SPARE, member.name, f"{path}: {member.name} occurs twice; the first is read")
+        return samples
+
+    def _members(self, path: Path) -> list[tarfile.TarInfo]:
+        """The files of a shard without hidden ones; other members, and what is damaged, are recorded."""
+        found: list[tarfile.TarInfo] = []
         try:
             with tarfile.open(path, "r:") as archive:
                 while True:
                     try:
                         member = archive.next()
                     except tarfile.TarError as error:
-                        self.broken[f"{path.name} (end)"] = f"{path} is truncated or damaged after {len(samples)} samples: {error}"
+                        reason = f"{path} is truncated or damaged after {len(found)} members: {error}"
+                        self.unused.add(Cause.BROKEN, f"{path.name} (end)", reason)
                         break
                     if member is None:
                         break
-                    folder, base = os.path.split(member.name)
-                    if member.isfile() and not base.startswith("."):
-                        stem, _, extension = base.partition(".")
-                        suffix = "." + extension.lower().rpartition(".")[2]
-                        samples.setdefault(os.path.join(folder, stem), {}).setdefault(suffix, member)
+                    if os.path.basename(member.name).startswith(".") or member.isdir():
+                        continue
+                    if member.isfile():
+                        found.append(member)
+                    else:
+                        cause, what = (Cause.LINK, "a link") if member.islnk() or member.issym() else (Cause.SPECIAL, "not a file")
+                        self.unused.add(cause, member.name, f"{path}: {member.name} is {what}; store the file itself")
         except (tarfile.TarError, EOFError) as error:
             raise DataError(
                 f"{path} is not an uncompressed tar file: {error}; unpack .tar.gz shards first, they cannot be read at random"
             ) from error
-        yield from samples.items()
+        return found
 
     def blob(self, index: int) -> bytes:
         """The bytes of one item; empty if the shard has vanished."""
@@ -123,6 +155,16 @@ class ShardSource(Source):
 
         views = [digest(map(str, places)) for places in inside]
         return list(chain.from_iterable(remembered(f"{self.files[0].parent / self.name}", self.files, views, compute)))
+
+
+def _split(name: str) -> tuple[str, str]:
+    """A member's name before its last dot, and its ending in lower case."""
+    stem, suffix = os.path.splitext(name)
+    return stem, suffix.lower()
+
+
+def _last(suffix: str) -> str:
+    return f".{suffix.rpartition('.')[2]}"
 
 
 def _with_words(words: JSON, suffix: str, data: bytes, name: str) -> JSON:

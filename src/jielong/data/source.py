@@ -10,6 +10,7 @@ from functools import cached_property
 
 from jielong.core.json import JSON
 from jielong.data.content_hash import hash_bytes
+from jielong.data.ledger import Cause, Ledger
 from jielong.media.kinds.base import Content
 
 
@@ -34,7 +35,7 @@ class Source(ABC):
     Attributes:
         name: For messages.
         items: Usable items.
-        broken: Items left out when it was opened, and why.
+        unused: What was found and is not used.
         kind: Name of the kind of media.
         classes: Class names in order; by default the labels, sorted.
         native: Keys of the `data:` section, and ``channels``, at which it is used unless others are given.
@@ -42,10 +43,15 @@ class Source(ABC):
 
     name: str
     items: list[Item]
-    broken: dict[str, str]
+    unused: Ledger
     kind: str = "image"
     classes: list[str] | None = None
     native: Mapping[str, int] = {}
+
+    @property
+    def broken(self) -> dict[str, str]:
+        """What cannot be read, and why."""
+        return self.unused.reasons(Cause.BROKEN)
 
     @abstractmethod
     def blob(self, index: int) -> bytes:

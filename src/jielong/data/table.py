@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from jielong.core.json import JSON
 from jielong.data.content_hash import hash_bytes, remembered
+from jielong.data.ledger import Ledger
 from jielong.data.source import DataError, Item, Source
 from jielong.media.images import write_bytes
 from jielong.media.kinds.base import MediaKind, kinds
@@ -40,7 +41,7 @@ class TableSource(Source):
             DataError: if a file is not Parquet, has no column of this kind, or has other columns than the first.
         """
         self.name, self.files, self.kind = name, list(files), kind.name
-        self.items, self.broken = [], {}
+        self.items, self.unused = [], Ledger()
         self._groups: list[tuple[int, int]] = []  # (file, row group in it)
         self._rows: list[tuple[int, int]] = []  # item -> (group, row)
         self._kept: OrderedDict[int, list[bytes]] = OrderedDict()  # row group -> its items, latest use last

@@ -19,7 +19,7 @@ from jielong.core.json import JSON
 from jielong.core.medium import Medium
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
-from jielong.data.opening import open_data
+from jielong.data.opening import open_quietly, warn_of_unused
 from jielong.data.order import AlikeOrder, ShuffledOrder, spread
 from jielong.data.sets import Batch, MediaSet
 from jielong.data.splits import Split
@@ -148,6 +148,7 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
     """
     source = data or recipe.data.set
     train_set, heldout = _open(recipe, source, "train"), _open(recipe, source, "heldout")
+    warn_of_unused(train_set.name, train_set.unused + heldout.left_out)
     media = train_set.medium
     for each in condition_inputs(recipe):
         each.check(train_set, source)
@@ -160,7 +161,7 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
 
 def _open(recipe: Recipe, source: str, split: Split) -> MediaSet:
     """A split; a generator takes whole clips alone, since captions describe all of them."""
-    return open_data(source, split, settings=recipe.data, whole=recipe.trains_generator)
+    return open_quietly(source, split, settings=recipe.data, whole=recipe.trains_generator)
 
 
 def run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ from rich.progress import Progress
 
 from jielong.apps.commands.listing import SETS
 from jielong.apps.commands.screen import notes, results, table
+from jielong.core.json import to_text
 
 app = typer.Typer(help="List, inspect and build data sets.", no_args_is_help=True)
 
@@ -48,7 +48,7 @@ def inspect_set(
     if sheet is not None:
         report.write_sheet(sheet)
     if as_json:
-        typer.echo(json.dumps(report.as_dict(), ensure_ascii=False))
+        typer.echo(to_text(report.as_dict()))
     else:
         results.print(report)
 
