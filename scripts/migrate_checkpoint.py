@@ -18,6 +18,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from jielong.training.checkpoint import CHECKSUMS, write_checksums
+
 NAMES = {
     "places": "position_embeddings",
     "stop": "durations.stop_head",
@@ -74,6 +76,8 @@ def main() -> None:
         for file in sorted(folder.rglob("model.safetensors")):
             before = fingerprint(file)
             changed, results = migrate(file), file.with_name("evaluation.json")
+            if changed and (file.parent / CHECKSUMS).exists():
+                write_checksums(file.parent, [file.name])
             if changed and results.exists():
                 results.write_text(results.read_text(encoding="utf-8").replace(before, fingerprint(file)), encoding="utf-8")
             print(f"{file}: {changed} tensors renamed")

@@ -23,7 +23,7 @@ from jielong.networks.conditioning import Conditioning
 from jielong.system import System, build_generator, build_tokenizer, load
 from jielong.tokenizers.base import Tokenizer
 from jielong.training import experiment
-from jielong.training.checkpoint import CheckpointError, read_tensors, write_tensors
+from jielong.training.checkpoint import CheckpointError, read_tensors, write_checksums, write_tensors
 
 COLOURS = {"red": (220, 40, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
 TRAIN = "train: {samples: 480, batch: 16, warmup: 64, lr: 5e-3, sample_every: 480, save_every: 480, precision: fp32, ema: 0.5}\n"
@@ -107,7 +107,7 @@ def drawn(system: System, coarse: Tensor, seed: int) -> Tensor:
 
 def test_a_checkpoint_stands_alone_and_holds_its_stages(folders: tuple[Path, Path], alone: Path) -> None:
     kept = {str(path.relative_to(alone)) for path in (alone / "stages").rglob("*") if path.is_file()}
-    assert kept == {f"stages/coarse/{name}" for name in ("recipe.yaml", "model.json", "model.safetensors")}
+    assert kept == {f"stages/coarse/{name}" for name in ("recipe.yaml", "model.json", "model.safetensors", "SHA256SUMS")}
     away = folders[0].rename(folders[0].with_name("away"))
     try:
         system = load(str(alone), "cpu")
@@ -177,6 +177,7 @@ def test_another_stage_than_the_one_trained_on_is_refused(alone: Path) -> None:
     other = parse(COARSE.replace("levels: 4", "levels: 5"))
     stage = build_generator(other, build_tokenizer(other, image_medium(3, (4, 4))), sorted(COLOURS))
     write_tensors(alone / "stages/coarse/model.safetensors", stage.state_dict())
+    write_checksums(alone / "stages/coarse", ["model.safetensors"])
     with pytest.raises(CheckpointError, match="trained on the tokens of another stage 'coarse' than its recipe leads to now"):
         load(str(alone), "cpu")
 

@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from jielong.apps.commands import comparing, data, demo, doctor, evaluating, generating, lab, listing, showing, tokenizing, training
+from jielong.apps.commands import (
+    comparing,
+    data,
+    demo,
+    doctor,
+    evaluating,
+    generating,
+    lab,
+    listing,
+    showing,
+    tokenizing,
+    training,
+    verifying,
+)
 from jielong.apps.commands.condition_options import ConditionCommand
 from jielong.apps.commands.errors import Program
 from jielong.core.version import __version__
@@ -47,6 +60,7 @@ app.command("evaluate")(evaluating.evaluate)
 app.command("compare")(comparing.compare)
 app.add_typer(lab.app, name="lab")
 app.command("demo")(demo.demo)
+app.command("verify")(verifying.verify)
 app.command("doctor")(doctor.doctor)
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from jielong.config.recipe import parse
 from jielong.config.registry import nearest
 from jielong.config.schema import Recipe, Trained
 from jielong.config.zoo import zoo
+from jielong.core.allocation import bounded
 from jielong.core.device import resolve_device
 from jielong.core.json import JSON
 from jielong.core.medium import Medium, MediumJSON
@@ -23,11 +24,13 @@ from jielong.networks.time_layer import fold
 from jielong.system.build import build_generator
 from jielong.system.pipeline import System
 from jielong.tokenizers.base import Tokenizer
-from jielong.training.checkpoint import CheckpointError, fingerprint, load_weights
+from jielong.training.checkpoint import CHECKSUMS, WEIGHTS, CheckpointError, fingerprint, fit_tensors, read_weights
 
 DESCRIPTION = "model.json"
 STAGES = "stages"
 """The folder of a checkpoint's copies of other stages, each a checkpoint itself."""
+ALLOWANCE = 1 << 29
+"""Bytes that a model may take beside its checkpoint's weights: frozen encoders, tables, masks."""
 
 
 def find(name_or_folder: str) -> Path:
@@ -111,8 +114,9 @@ def copy_stages(recipe: Recipe, out: Path) -> None:
 
 def _copy_checkpoint(folder: Path, target: Path) -> None:
     target.mkdir(parents=True)
-    for name in ("recipe.yaml", DESCRIPTION, "model.safetensors"):
-        shutil.copyfile(folder / name, target / name)
+    for name in ("recipe.yaml", DESCRIPTION, WEIGHTS, CHECKSUMS):
+        if name != CHECKSUMS or (folder / name).exists():
+            shutil.copyfile(folder / name, target / name)
     for stage in (folder / STAGES).glob("*/"):
         _copy_checkpoint(stage, target / STAGES / stage.name)
 
@@ -183,26 +187,29 @@ def load(name_or_folder: str, device: torch.device | str = "auto", media: Medium
     Raises:
         DeviceError: if there is no such device.
         CheckpointError: if it is missing, unfinished, damaged, or not what its recipe says.
+        TooLargeError: if its recipe describes a much larger model than its weights fill.
     """
     target, folder = resolve_device(device), find(name_or_folder)
     recipe = parse((folder / "recipe.yaml").read_text(), str(folder / "recipe.yaml"))
     description, made_for = _description(folder / DESCRIPTION)
     if media is None or recipe.trains_generator or made_for.differs_in(media) != {"time"}:
         media = made_for
+    weights, path = read_weights(folder), folder / WEIGHTS
     stages = load_stages(recipe, media, folder)
-    tokenizer = build_tokenizer(recipe, media, stages)
-    generator = None
-    if recipe.trains_generator:
-        generator = build_generator(recipe, tokenizer, description["classes"], tokenizers_of(stages))
+    size = path.stat().st_size
+    with bounded(4 * size + ALLOWANCE, f"{path} holds {size / 1e9:.1f} GB: the recipe beside it describes another model"):
+        tokenizer = build_tokenizer(recipe, media, stages)
+        generator = build_generator(recipe, tokenizer, description["classes"], tokenizers_of(stages)) if recipe.trains_generator else None
+    if generator is not None:
         if description["tokenizer_sha256"] != fingerprint(tokenizer):
             raise CheckpointError(f"{name_or_folder} was trained on the tokens of another tokenizer than its recipe leads to now")
         for stage, expected in description.get("stages_sha256", {}).items():
             if expected != _identity(stages[stage].tokenizer):
                 raise CheckpointError(f"{name_or_folder} was trained on the tokens of another stage {stage!r} than its recipe leads to now")
-        load_weights(generator, folder)
+        fit_tensors(generator, weights, str(path))
         generator.eval().requires_grad_(False)
     else:
-        load_weights(tokenizer, folder)
+        fit_tensors(tokenizer, weights, str(path))
     tokenizer.eval().requires_grad_(False)
     fold(tokenizer)
     return System(name_or_folder, recipe, tokenizer, generator, stages).to(target)

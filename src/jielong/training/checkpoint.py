@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +20,11 @@ from jielong.media.images import write_bytes
 
 WEIGHTS = "model.safetensors"
 RECIPE = "recipe.yaml"
+CHECKSUMS = "SHA256SUMS"
+"""The file beside weights with their SHA-256, as ``sha256sum -c SHA256SUMS`` reads it."""
+MAX_HEADER = 16 << 20
+"""Most bytes of a safetensors header; a tensor takes about a hundred."""
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 
 
@@ -26,7 +33,7 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, recipe_yaml: str, dtype: Literal["bf16"] | None = None) -> Path:
-    """Write ``recipe.yaml`` and ``model.safetensors`` into a folder, each whole or not at all.
+    """Write ``recipe.yaml``, ``model.safetensors`` and its checksum into a folder, each whole or not at all.
 
     Args:
         folder: Created if it does not exist.
@@ -45,28 +52,105 @@ def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, recipe_yam
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / RECIPE, recipe_yaml.encode())
+        (folder / CHECKSUMS).unlink(missing_ok=True)  # that of older weights: a run killed before the new one leaves none, not a wrong one
     except OSError as error:
         raise CheckpointError(f"{folder / RECIPE} could not be written: {error.strerror or error}") from error
     write_tensors(folder / WEIGHTS, tensors)
+    write_checksums(folder, [WEIGHTS])
     return folder
 
 
-def load_weights(model: nn.Module, folder: str | os.PathLike[str]) -> None:
-    """Load ``model.safetensors`` of a folder (or a ``.safetensors`` file) into a model, in the model's own dtypes.
+def write_checksums(folder: Path, names: Iterable[str]) -> None:
+    """Write :data:`CHECKSUMS` of files of a folder.
 
     Raises:
-        CheckpointError: if the file is missing, truncated, a pickle, or does not fit the model; nothing was changed then.
+        CheckpointError: if it cannot be written.
+    """
+    try:
+        write_bytes(folder / CHECKSUMS, "".join(f"{_sha256(folder / name)}  {name}\n" for name in sorted(names)).encode())
+    except OSError as error:
+        raise CheckpointError(f"{folder / CHECKSUMS} could not be written: {error.strerror or error}") from error
+
+
+def checksums_of(folder: Path) -> dict[str, str]:
+    """The recorded SHA-256 of files of a folder by name; none in a folder of an earlier version.
+
+    Raises:
+        CheckpointError: if :data:`CHECKSUMS` is damaged.
+    """
+    path = folder / CHECKSUMS
+    if not path.is_file():
+        return {}
+    with open(path, "rb") as file:
+        lines = file.read(1 << 20).decode("ascii", "replace").splitlines()
+    found = [re.fullmatch(r"([0-9a-f]{64})  ([^/\\]+)", line) for line in lines]
+    if not lines or None in found:
+        raise CheckpointError(f"{path} is damaged: every line of it is the SHA-256 of a file and its name; copy or train it again")
+    return {match[2]: match[1] for match in found if match is not None}
+
+
+def check_checksum(path: Path) -> bool:
+    """Compare a file with its recorded SHA-256; ``False`` if none is recorded.
+
+    Raises:
+        CheckpointError: if they differ.
+    """
+    recorded = checksums_of(path.parent).get(path.name)
+    if recorded is None or not path.is_file():
+        return False
+    if (found := _sha256(path)) != recorded:
+        raise CheckpointError(
+            f"{path} is damaged: its SHA-256 is {found[:12]}..., and {CHECKSUMS} beside it says {recorded[:12]}...; copy or train it again"
+        )
+    return True
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_weights(folder: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of ``model.safetensors`` of a folder (or of a ``.safetensors`` file), compared with the checksum beside it.
+
+    Raises:
+        CheckpointError: if the file is missing, truncated, a pickle, or changed since it was written, or holds NaN or infinite values.
     """
     path = Path(folder)
     path = path if path.suffix == ".safetensors" else path / WEIGHTS
-    fit_tensors(model, read_tensors(path), str(path))
+    tensors = read_tensors(path)  # first, as it names a cut file and a pickle
+    if not check_checksum(path):
+        warnings.warn(f"{path} has no {CHECKSUMS} beside it, so damage cannot be found out: jielong verify {path.parent}", stacklevel=2)
+    check_finite(tensors, str(path))
+    return tensors
+
+
+def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Refuse NaN and infinite values.
+
+    Raises:
+        CheckpointError: naming the first tensor that holds one.
+    """
+    for name, value in tensors.items():
+        if value.is_floating_point() and not (finite := torch.isfinite(value)).all():
+            count = value.numel() - int(finite.sum())
+            raise CheckpointError(f"{origin}: {count:,} of {value.numel():,} values of the tensor {name!r} are not finite; train it again")
+
+
+def load_weights(model: nn.Module, folder: str | os.PathLike[str]) -> None:
+    """Load the weights of a folder (:func:`read_weights`) into a model, in the model's own dtypes.
+
+    Raises:
+        CheckpointError: as :func:`read_weights`, or if they do not fit the model; nothing was changed then.
+    """
+    fit_tensors(model, read_weights(folder), str(folder))
 
 
 def fit_tensors(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
     """Copy tensors into a model's state.
 
     Raises:
-        CheckpointError: naming the first tensor that is missing, unknown or of another shape; nothing was changed then.
+        CheckpointError: naming the first tensor that is missing, unknown, of another shape or kind; nothing was changed then.
     """
     state = model.state_dict()
     missing, unknown = [name for name in state if name not in tensors], [name for name in tensors if name not in state]
@@ -79,6 +163,8 @@ def fit_tensors(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) ->
         if tensors[name].shape != value.shape:
             stored, wanted = tuple(tensors[name].shape), tuple(value.shape)
             raise CheckpointError(f"{origin}: tensor {name!r} is {stored}, but the model's is {wanted}: {hint}")
+        if tensors[name].dtype not in (_FLOATS if value.is_floating_point() else {value.dtype}):
+            raise CheckpointError(f"{origin}: tensor {name!r} is of {tensors[name].dtype}, but the model's is of {value.dtype}: {hint}")
     with torch.no_grad():
         for name, value in state.items():
             value.copy_(tensors[name])
@@ -97,7 +183,7 @@ def init_from_checkpoint(model: nn.Module, folder: Path) -> tuple[int, list[str]
     Raises:
         CheckpointError: if none fits.
     """
-    stored, state = read_tensors(folder / WEIGHTS), model.state_dict()
+    stored, state = read_weights(folder), model.state_dict()
     fitting = [name for name, value in state.items() if name in stored and stored[name].shape == value.shape]
     if not fitting:
         raise CheckpointError(
@@ -158,10 +244,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} is a pickle (a torch.save file), which can run any code when it is read, and is not opened; save it with safetensors"
         )
+    declared = int.from_bytes(start[:8], "little") + 8
+    if MAX_HEADER < declared <= size:
+        raise CheckpointError(
+            f"{path} has a header of {declared:,} bytes, and at most {MAX_HEADER:,} are read; save its tensors in several files"
+        )
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        declared = int.from_bytes(start[:8], "little") + 8
         cut = len(start) < 8 or declared > size or "incomplete" in str(error).lower()
         what = f"is truncated ({size:,} bytes are there)" if cut else "is not a safetensors file"
         raise CheckpointError(f"{path} {what}: {error}; copy or train it again") from None

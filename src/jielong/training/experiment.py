@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from jielong.config.recipe import upgraded
 from jielong.config.registry import RecipeError
 from jielong.config.schema import Recipe
+from jielong.core.allocation import bounded, memory_limit
 from jielong.core.json import JSON
 from jielong.core.medium import Medium
 from jielong.core.rng import PerSampleRNG
@@ -154,8 +155,10 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
         each.check(train_set, source)
     torch.manual_seed(recipe.train.seed)
     stages = load_stages(recipe, media)
-    tokenizer, trained = build_tokenizer(recipe, media, stages), tokenizers_of(stages)
-    generator = build_generator(recipe, tokenizer, train_set.classes, trained) if recipe.trains_generator else None
+    trained, limit = tokenizers_of(stages), memory_limit()
+    with bounded(limit, f"this process may have {limit / 1e9:.1f} GB"):
+        tokenizer = build_tokenizer(recipe, media, stages)
+        generator = build_generator(recipe, tokenizer, train_set.classes, trained) if recipe.trains_generator else None
     return Experiment(recipe, train_set, heldout, media, tokenizer, generator, {name: trained[name] for name in recipe.stages})
 
 
