@@ -146,7 +146,7 @@ def test_prompts_are_built_from_packages(packages: Path) -> None:
     assert set(sounds.columns["licence"]) == {"CC BY-SA 3.0", "CC BY 3.0"}
     assert level(sounds.media([0])[0]) == pytest.approx(20 * math.log10(0.3 / math.sqrt(2)), abs=0.3)
     assert "June Wallack" in (built_path("prompts").parent / "LICENSE-prompts.md").read_text()
-    with pytest.raises(BuildError, match=r"no \.deb files"):
+    with pytest.raises(BuildError, match=r"neither \.deb files"):
         build_set("prompts", packages.parent / "cache")
 
 
@@ -188,7 +188,7 @@ def test_spoken_words_are_recordings_with_words_in_their_language(stamps: Path) 
     split = {item.key.partition("/")[2]: item.split for item in sounds.source.items}
     assert all(item.split == split[item.key.partition("/")[2]] for item in sounds.source.items)  # the same in every language
     assert "version 2" in (built_path("spoken-words").parent / "LICENSE-spoken-words.md").read_text()
-    with pytest.raises(BuildError, match=r"no \.deb files of tuxpaint-stamps-default"):
+    with pytest.raises(BuildError, match=r"neither \.deb files of tuxpaint-stamps-default"):
         build_set("spoken-words", stamps.parent / "cache")
 
 

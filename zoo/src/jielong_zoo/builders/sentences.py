@@ -1,4 +1,4 @@
-"""English sentences for a machine to read: some written out, many put together from phrases, all of this project's own making."""
+"""English sentences for speech synthesis: some written out, most from patterns; all are part of this project."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 from jielong.data.source import fraction
-from jielong_zoo.builders.phrases import ASKED, PROMPTS, SHORT, TOLD, WORDS
+from jielong_zoo.builders.phrases import PROMPTS, QUESTIONS, SHORT, STATEMENTS, WORDS
 
 WRITTEN = """
 The kettle is on, and the biscuits are in the blue tin.
@@ -171,43 +171,45 @@ Four more doors for the morning storm.
 The cook took a good look at the book.
 Move the new blue shoes to the moon room soon.
 """
-"""Sentences that bring every sound of English in, everyday ones, and some that telephones and stations say."""
+"""Sentences with every English phoneme, everyday sentences, and announcements."""
 
 
 def sentences() -> list[str]:
-    """All sentences, some 6,000, in an order that mixes their kinds and never changes."""
-    made = [text for kind in (SHORT, PROMPTS, TOLD, ASKED) for pattern, count in kind.items() for text in filled(pattern, count)]
-    return sorted(dict.fromkeys([*WRITTEN.strip().splitlines(), *made]), key=fraction)
+    """All sentences, about 6,000, in a fixed order that mixes the kinds."""
+    generated = [
+        text for kind in (SHORT, PROMPTS, STATEMENTS, QUESTIONS) for pattern, count in kind.items() for text in filled(pattern, count)
+    ]
+    return sorted(dict.fromkeys([*WRITTEN.strip().splitlines(), *generated]), key=fraction)
 
 
-_PLACE = re.compile(r"(\b[Aa] )?\{(([a-z]+)\d*)\}")
+_SLOT = re.compile(r"(\b[Aa] )?\{(([a-z]+)\d*)\}")
 
 
 def filled(pattern: str, count: int, words: Mapping[str, Sequence[str]] = WORDS) -> list[str]:
-    """Sentences out of a pattern: in each place every word is used once before any is used twice, in an order that is the place's own.
+    """Sentences of a pattern: each slot uses every word once before any is repeated, in an order that depends on the slot.
 
     Args:
-        pattern: With places ``{list}`` or ``{list2}``; those of one list get different words.
-        count: How many; fewer come out where some are alike.
-        words: By list.
+        pattern: Text with slots ``{list}`` or ``{list2}``; slots of one list get different words.
+        count: Number of sentences before duplicates are removed.
+        words: Words by list.
     """
 
     @cache
-    def order(place: str, kind: str, turn: int) -> list[str]:
-        return sorted(words[kind], key=lambda word: fraction(f"{pattern}|{place}|{turn}|{word}"))
+    def order(slot: str, kind: str, turn: int) -> list[str]:
+        return sorted(words[kind], key=lambda word: fraction(f"{pattern}|{slot}|{turn}|{word}"))
 
     def sentence(number: int) -> str:
         used: set[str] = set()
 
-        def word(found: re.Match[str]) -> str:
-            article, place, kind = found.groups("")
+        def word(match: re.Match[str]) -> str:
+            article, slot, kind = match.groups("")
             turn, first = divmod(number, len(words[kind]))
-            turned = order(place, kind, turn)[first:] + order(place, kind, turn)[:first]
-            chosen = next(word for word in turned if word not in used)
+            rotated = order(slot, kind, turn)[first:] + order(slot, kind, turn)[:first]
+            chosen = next(word for word in rotated if word not in used)
             used.add(chosen)
             return (f"{article[0]}n " if article and chosen[0] in "aeiou" and not chosen.startswith("us") else article) + chosen
 
-        text = _PLACE.sub(word, pattern)
+        text = _SLOT.sub(word, pattern)
         return text[0].upper() + text[1:]
 
     return list(dict.fromkeys(sentence(number) for number in range(count)))

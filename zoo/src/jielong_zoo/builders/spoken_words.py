@@ -1,4 +1,4 @@
-"""The set ``spoken-words``: what stands on the stamps of a children's drawing program, said by volunteers in nine languages and more."""
+"""The set ``spoken-words``: spoken descriptions of Tux Paint stamps by volunteers, in nine languages and more."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jielong.media.audio import BrokenAudioError, read_audio
 
 PACKAGES = ["tuxpaint-stamps-default"]
 STAMPS = Path("usr/share/tuxpaint/stamps")
-"""Where the package keeps pictures, words and recordings."""
+"""Folder of images, descriptions and recordings in the package."""
 HELDOUT_SHARE = 0.05
 LICENCE_NAME = "GPL-2.0"
 ATTRIBUTION = "Tux Paint stamps: Bill Kendrick and the volunteers of tuxpaint.org"
@@ -30,7 +30,7 @@ LICENCE = (
 
 
 def descriptions(text: str) -> dict[str, str]:
-    """The words of one stamp by language: the first line is English (``en``), the others are ``LL.utf8=words``."""
+    """Descriptions of a stamp by language: the first line is English (``en``), the others are ``LL.utf8=words``."""
     first, *others = text.lstrip("\ufeff").splitlines() or [""]
     found = {"en": " ".join(first.split())}
     for line in others:
@@ -41,12 +41,12 @@ def descriptions(text: str) -> dict[str, str]:
 
 
 def spoken_words(folder: Path, progress: Callable[[int], None] | None = None) -> Iterator[dict[str, Any]]:
-    """A row a recording that has words in its language; a file that cannot be decoded is left out.
+    """One row per recording with a description in its language; files that cannot be decoded are left out.
 
-    Held out is 5 % by a hash of the stamp's name, so what is held out is so in every language.
+    5 % are held out by a hash of the stamp's name, so that a stamp is in the same split in every language.
 
     Args:
-        folder: Where the package is unpacked.
+        folder: Folder of the unpacked package.
         progress: Called with the number of recordings so far.
 
     Raises:
@@ -55,8 +55,8 @@ def spoken_words(folder: Path, progress: Callable[[int], None] | None = None) ->
     root = folder / STAMPS
     recordings = sorted(path for path in root.rglob("*_desc*") if path.is_file())
     if not recordings:
-        raise BuildError(f"{root} holds no recordings (*_desc_LL.ogg); the package {PACKAGES[0]} is needed")
-    done = 0
+        raise BuildError(f"{root} has no recordings (*_desc_LL.ogg); the package {PACKAGES[0]} is needed")
+    count = 0
     for path in recordings:
         match = _RECORDING.fullmatch(path.name)
         text = path.with_name(f"{match['stamp']}.txt") if match else path
@@ -70,9 +70,9 @@ def spoken_words(folder: Path, progress: Callable[[int], None] | None = None) ->
             waveform, rate = read_audio(path)
         except BrokenAudioError:
             continue
-        done += 1
+        count += 1
         if progress is not None:
-            progress(done)
+            progress(count)
         name = text.relative_to(root).with_suffix("").as_posix()
         yield {
             "audio": path.read_bytes(),
