@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jielong.media.audio import read_audio
+from jielong.media.reading.sound import read_audio
 from jielong.system import load
 
 from .conftest import command, succeed

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from jielong.config.recipe import load as load_recipe
-from jielong.media.audio import read_audio, write_audio
+from jielong.media.audio import write_audio
+from jielong.media.reading.sound import read_audio
 from jielong.system import condition_inputs, load
 from jielong.training.experiment import prepare
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
 from jielong.core.tokens import Tokens
 from jielong.data.opening import open_data
-from jielong.media.audio import encode_audio, read_audio, resample, write_audio
+from jielong.media.audio import encode_audio, resample, write_audio
+from jielong.media.reading.sound import read_audio
 from jielong.networks.decoder import Decoder
 from jielong.system import load
 from jielong.training.token_cache import read

@@ -22,7 +22,8 @@ from jielong.conditions import voice
 from jielong.config import recipe
 from jielong.data.licences import LICENCE, Licence, Terms
 from jielong.generation.callbacks import StepEvent
-from jielong.media.audio import read_audio, write_audio
+from jielong.media.audio import write_audio
+from jielong.media.reading.sound import read_audio
 from jielong.media.spectrograms import spectrogram
 from jielong.networks.efficientnet import WeightsError
 from jielong.networks.speaker import WIDTH

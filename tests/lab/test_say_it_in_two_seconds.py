@@ -12,7 +12,7 @@ import torch
 from jielong.apps.lab import Bench, Verdict, conclude, run
 from jielong.apps.lab.experiments import say_it_in_two_seconds as trial
 from jielong.apps.lab.tones import FRAME, LETTERS, RATE, TEMPO, natural, read, recorded, spoken, texts
-from jielong.media.audio import read_audio
+from jielong.media.reading.sound import read_audio
 
 pytest.importorskip("soundfile")
 pytest.importorskip("soxr")

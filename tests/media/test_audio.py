@@ -14,19 +14,10 @@ pytest.importorskip("soundfile")
 pytest.importorskip("av")
 pytest.importorskip("soxr")
 
-from jielong.media import audio
-from jielong.media.audio import (
-    BrokenAudioError,
-    encode_audio,
-    level,
-    normalise,
-    read_audio,
-    read_header,
-    resample,
-    to_channels,
-    to_integers,
-    write_audio,
-)
+from jielong.media.audio import encode_audio, level, normalise, resample, to_channels, to_integers, write_audio
+from jielong.media.reading import libraries
+from jielong.media.reading.faults import BrokenAudioError
+from jielong.media.reading.sound import read_audio, read_header
 
 
 def tone(seconds: float = 0.5, rate: int = 16_000, hertz: float = 440.0, channels: int = 1, peak: float = 0.5) -> Tensor:
@@ -122,7 +113,7 @@ def test_floating_point_is_kept_and_clamped() -> None:
         (encode_audio(torch.rand(1, 20_000) - 0.5, 16_000, ".flac")[:-9_000], r"is cut off or damaged behind its first \d+,\d+ samples"),
         *((encode_audio(NOISE, 16_000, suffix)[:-60], "is cut off: it ends within a page of Ogg") for suffix in (".ogg", ".opus")),
         *((encode_audio(NOISE, 16_000, suffix)[:30], "is cut off: it ends within a page of Ogg") for suffix in (".ogg", ".opus")),
-        (encode_audio(NOISE, 16_000, ".mp3")[:-2_000], r"is cut off: [\d,]+ of 160,000 samples"),
+        (encode_audio(NOISE, 16_000, ".mp3")[:-2_000], r"is cut off: it ends within a frame, after"),
     ],
     ids=lambda value: value if isinstance(value, str) else "data",  # Ogg's serial numbers are random, and workers must find the same names
 )
@@ -150,6 +141,6 @@ def test_a_missing_file_and_a_missing_library_are_named(tmp_path: Path, monkeypa
     def absent(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr(audio.importlib, "import_module", absent)
-    with pytest.raises(audio.MissingLibraryError, match=r"pip install 'jielong\[sound\]'"):
+    monkeypatch.setattr(libraries.importlib, "import_module", absent)
+    with pytest.raises(libraries.MissingLibraryError, match=r"pip install 'jielong\[sound\]'"):
         read_audio(encode_audio(tone(), 16_000))

@@ -17,8 +17,8 @@ from jielong.core.rng import PerSampleRNG
 from jielong.data.sets import Batch
 from jielong.losses.base import LossContext, LossTerms
 from jielong.losses.distillation import Distillation, DistillationLoss, pooling
-from jielong.media.audio import MissingLibraryError
 from jielong.media.kinds.audio import audio_medium
+from jielong.media.reading.libraries import MissingLibraryError
 from jielong.networks.decoder import Decoder
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.split import Split

@@ -17,9 +17,10 @@ from jielong.config.recipe import parse
 from jielong.config.registry import RecipeError
 from jielong.data.inspecting import inspect
 from jielong.evaluation.evaluate import evaluate
-from jielong.media.audio import read_audio, write_audio
+from jielong.media.audio import write_audio
 from jielong.media.kinds.audio import AudioData, audio_medium
 from jielong.media.players import Sounds
+from jielong.media.reading.sound import read_audio
 from jielong.media.spectrograms import in_a_row, spectrogram
 from jielong.networks.decoder import Decoder
 from jielong.system import load

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
 from jielong.conditions.cache import cached
 from jielong.conditions.inputs import ConditionInput, HeldoutItems, check_sound
-from jielong.media.audio import read_audio, resample
+from jielong.media.audio import resample
+from jielong.media.reading.sound import read_audio
 from jielong.networks import speaker
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.speaker import SpeakerEncoder
@@ -38,8 +39,9 @@ class Recording(NamedTuple):
 def read_recording(path: str | Path) -> Recording:
     """Read a sound file.
 
-    Raises ``ValueError`` if there is no such file, or it is not sound, or ``jielong.media.audio.MissingLibraryError`` if the extra
-    ``sound`` is not installed.
+    Raises:
+        ValueError: if there is no such file, or it is not sound.
+        jielong.media.reading.libraries.MissingLibraryError: if the extra ``sound`` is not installed.
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no recording {str(path)!r}: give a sound file, such as voice.wav")

@@ -1,31 +1,24 @@
-"""Sound as files and as tensors: one way in (any file to float32 waveforms), one way out.
+"""Sound as tensors and as files that are written; :mod:`jielong.media.reading.sound` reads them.
 
-A waveform is ``(C, T)`` float32 in [-1, 1], its rate in samples a second beside it. The libraries that read files come with the extra
+A waveform is ``(C, T)`` float32 in [-1, 1], its rate in samples a second beside it. The libraries of other files come with the extra
 ``sound``; writing ``.wav`` needs none of them.
 """
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
-import struct
 import wave
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from jielong.media.images import write_bytes
+from jielong.media.reading.libraries import library
+from jielong.media.reading.sound import G722_RATE
 
-SUFFIXES = frozenset((".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".g722", ".aif", ".aiff", ".m4a", ".aac", ".webm"))
-"""Of files that are taken for sound."""
-LARGEST = 8.0
-"""A decoder overshoots 1 a little, and that is clamped; numbers beyond this are of another scale."""
 _WRITTEN = {
     ".flac": ("FLAC", "PCM_16"),
     ".ogg": ("OGG", "VORBIS"),
@@ -33,201 +26,7 @@ _WRITTEN = {
     ".opus": ("OGG", "OPUS"),
     ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
-_G722_RATE = 16_000
 _CHUNK = 65_536
-
-
-class BrokenAudioError(ValueError):
-    """A file cannot be read as sound; the text names it and says why."""
-
-
-class MissingLibraryError(RuntimeError):
-    """A library of the extra ``sound`` is not installed."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a file says of its sound before it is decoded.
-
-    Attributes:
-        rate: Samples a second.
-        channels: 1 mono, 2 stereo.
-        samples: Samples a channel; ``None`` where only decoding tells.
-        kind: ``WAV``, ``FLAC``, ``OGG``, ``g722``, ...
-    """
-
-    rate: int
-    channels: int
-    samples: int | None
-    kind: str
-
-    @property
-    def seconds(self) -> float | None:
-        """How long it is."""
-        return None if self.samples is None else self.samples / self.rate
-
-
-def library(name: str) -> ModuleType:
-    """A library of the extra ``sound``.
-
-    Raises:
-        MissingLibraryError: if it is not installed; the text says how to get it.
-    """
-    try:
-        return importlib.import_module(name)
-    except (ImportError, OSError) as error:  # OSError: soundfile without its libsndfile
-        raise MissingLibraryError(f"sound needs {name}, which is not here ({error}): pip install 'jielong[sound]'") from error
-
-
-def read_header(source: bytes | str | os.PathLike[str], name: str = "") -> Header:
-    """Rate, channels and length of a file; nothing is decoded.
-
-    Args:
-        source: A path, or the bytes of a file.
-        name: What to call it in an error; its suffix says the kind where the bytes do not (``.g722``).
-
-    Raises:
-        BrokenAudioError: if it is no sound, empty, or shorter than it says.
-    """
-    data, name = _bytes_of(source, name)
-    if _is_raw(name):
-        return Header(_G722_RATE, 1, 2 * len(data), "g722")
-    _refuse_cut(data, name)
-    soundfile = library("soundfile")
-    try:
-        found = soundfile.info(io.BytesIO(data))
-    except soundfile.LibsndfileError:
-        return _container_header(data, name)
-    return Header(int(found.samplerate), int(found.channels), int(found.frames), str(found.format))
-
-
-def read_audio(source: bytes | str | os.PathLike[str], name: str = "") -> tuple[Tensor, int]:
-    """A file as its waveform ``(C, T)`` float32 in [-1, 1] and its rate.
-
-    WAV, FLAC, Ogg Vorbis and Opus, MP3 and AIFF through libsndfile; G.722 and everything else through FFmpeg's libraries.
-
-    Args:
-        source: A path, or the bytes of a file.
-        name: As in :func:`read_header`.
-
-    Raises:
-        BrokenAudioError: if it is no sound, empty, cut off, or holds numbers that are not finite or not in [-1, 1].
-        MissingLibraryError: if the extra ``sound`` is not installed.
-    """
-    data, name = _bytes_of(source, name)
-    if _is_raw(name):
-        samples, rate = _through_ffmpeg(data, name, "g722")
-    else:
-        _refuse_cut(data, name)
-        soundfile = library("soundfile")
-        try:
-            with soundfile.SoundFile(io.BytesIO(data)) as file:
-                samples, rate, declared = file.read(dtype="float32", always_2d=True).T, int(file.samplerate), len(file)
-        except soundfile.LibsndfileError:
-            samples, rate = _through_ffmpeg(data, name, None)
-        else:
-            if samples.shape[1] < declared:
-                raise BrokenAudioError(f"{name} is cut off: {samples.shape[1]:,} of {declared:,} samples can be decoded")
-    return _checked(torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32)), name), rate
-
-
-def _bytes_of(source: bytes | str | os.PathLike[str], name: str) -> tuple[bytes, str]:
-    name = name or ("a sound" if isinstance(source, bytes) else str(source))
-    try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    except OSError as error:
-        raise BrokenAudioError(f"{name} cannot be read: {error.strerror or error}") from error
-    if not data:
-        raise BrokenAudioError(f"{name} is empty: a file of no bytes")
-    return data, name
-
-
-def _is_raw(name: str) -> bool:
-    """Whether the name alone says how to read it: G.722 has no header."""
-    return name.lower().endswith(".g722")
-
-
-def _refuse_cut(data: bytes, name: str) -> None:
-    """Refuse truncated WAV and Ogg files, which libsndfile reads without an error."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
-        _whole_wave(data, name)
-    elif data[:4] == b"OggS":
-        _whole_ogg(data, name)
-
-
-def _whole_ogg(data: bytes, name: str) -> None:
-    """Ogg (RFC 3533, section 6): pages of a header of 27 bytes, the lengths of up to 255 segments, and these."""
-    place = 0
-    while data[place : place + 4] == b"OggS":
-        segments = data[place + 27 : place + 27 + data[place + 26]] if place + 27 <= len(data) else b""
-        end = place + 27 + len(segments) + sum(segments)
-        if place + 27 > len(data) or len(segments) < data[place + 26] or end > len(data):
-            raise BrokenAudioError(f"{name} is cut off: it ends within a page of Ogg, after {len(data):,} bytes")
-        place = end
-
-
-def _whole_wave(data: bytes, name: str) -> None:
-    """WAV: a chunk of samples is as long as its header says."""
-    place = 12
-    while place + 8 <= len(data):
-        chunk, length = data[place : place + 4], struct.unpack("<I", data[place + 4 : place + 8])[0]
-        if chunk == b"data":
-            present = len(data) - place - 8
-            if present < length < 0xFFFF_FF00:  # written by streams of unknown length
-                raise BrokenAudioError(f"{name} is cut off: its header declares {length:,} bytes of samples, but {present:,} are present")
-            return
-        place += 8 + length + length % 2
-    raise BrokenAudioError(f"{name} is a WAV file without samples")
-
-
-def _container_header(data: bytes, name: str) -> Header:
-    av = library("av")
-    try:
-        with av.open(io.BytesIO(data)) as container:
-            stream = container.streams.audio[0]
-            duration = stream.duration
-            samples = None if duration is None else round(float(duration * stream.time_base) * stream.rate)
-            return Header(int(stream.rate), int(stream.channels), samples, str(container.format.name))
-    except (av.error.FFmpegError, IndexError, ValueError, TypeError) as error:
-        raise BrokenAudioError(f"{name} cannot be read as sound: {_reason(error)}") from error
-
-
-def _through_ffmpeg(data: bytes, name: str, form: str | None) -> tuple[NDArray[np.float32], int]:
-    av = library("av")
-    parts = []
-    try:
-        with av.open(io.BytesIO(data), format=form) as container:
-            stream = container.streams.audio[0]
-            rate = int(stream.rate)
-            planar = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
-            for frame in container.decode(stream):
-                parts += [each.to_ndarray() for each in planar.resample(frame)]
-            parts += [each.to_ndarray() for each in planar.resample(None)]
-    except (av.error.FFmpegError, IndexError, ValueError, TypeError) as error:
-        if parts:
-            read = sum(part.shape[1] for part in parts)
-            raise BrokenAudioError(f"{name} is cut off or damaged behind its first {read:,} samples: {_reason(error)}") from error
-        raise BrokenAudioError(f"{name} cannot be read as sound: {_reason(error)}") from error
-    if not parts:
-        raise BrokenAudioError(f"{name} holds no sound: it has a header, and no samples")
-    return np.concatenate(parts, axis=1), rate
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, IndexError):
-        return "it holds no audio stream"
-    return str(getattr(error, "strerror", None) or error)
-
-
-def _checked(waveform: Tensor, name: str) -> Tensor:
-    if not waveform.numel():
-        raise BrokenAudioError(f"{name} holds no sound: it has a header, and no samples")
-    if not torch.isfinite(waveform).all():
-        raise BrokenAudioError(f"{name} holds numbers that are not finite")
-    peak = float(waveform.abs().max())
-    if peak > LARGEST:
-        raise BrokenAudioError(f"{name} holds numbers up to {peak:.4g}; samples of floating point lie in [-1, 1]")
-    return waveform.clamp(-1, 1)
 
 
 def resample(waveform: Tensor, rate: int, to: int) -> Tensor:
@@ -319,8 +118,8 @@ def _wave(waveform: Tensor, rate: int) -> bytes:
 
 
 def _g722(waveform: Tensor, rate: int) -> bytes:
-    if len(waveform) != 1 or rate != _G722_RATE:
-        raise ValueError(f".g722 holds mono at {_G722_RATE:,} samples a second, not {len(waveform)} channels at {rate:,}")
+    if len(waveform) != 1 or rate != G722_RATE:
+        raise ValueError(f".g722 holds mono at {G722_RATE:,} samples a second, not {len(waveform)} channels at {rate:,}")
     av, buffer = library("av"), io.BytesIO()
     with av.open(buffer, "w", format="g722") as container:
         stream = container.add_stream("g722", rate=rate, layout="mono")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from jielong.autoencoders.base import Autoencoder, check_grid
 from jielong.core.medium import Medium
 from jielong.core.tokens import Layout, Tokens
-from jielong.media.audio import LARGEST
+from jielong.media.reading.sound import LARGEST
 from jielong.networks.decoder import Decoder
 from jielong.networks.streaming import Stream, StreamingModule, in_chunks, latency, streamable
 from jielong.tokenizers.base import LearnedTokenizer, contiguous

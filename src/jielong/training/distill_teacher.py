@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jielong.data.whisper import NEEDED, assembled, installed
-from jielong.media.audio import MissingLibraryError, resample
+from jielong.media.audio import resample
+from jielong.media.reading.libraries import MissingLibraryError
 
 RATE = 16_000
 WIDTH = 512

@@ -23,8 +23,8 @@ from jielong.data.order import spread
 from jielong.data.sets import MediaSet
 from jielong.data.source import DataError
 from jielong.generation.callbacks import StepCallback, StepEvent
-from jielong.media.audio import MissingLibraryError
 from jielong.media.players import Sound
+from jielong.media.reading.libraries import MissingLibraryError
 from jielong.media.spectrograms import spectrogram
 from jielong.networks.efficientnet import WeightsError
 from jielong.system import DESCRIPTION, System, find, is_timed, load, zoo

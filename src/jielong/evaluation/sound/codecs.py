@@ -21,7 +21,7 @@ from jielong.evaluation.sound.voices import speaker_similarity
 from jielong.evaluation.sound.waveform import bitrate, mel_distance, si_sdr, stft_distance
 from jielong.evaluation.sound.words import Recogniser, intelligibility
 from jielong.evaluation.usage import codebook_usage
-from jielong.media.audio import MissingLibraryError
+from jielong.media.reading.libraries import MissingLibraryError
 from jielong.networks.efficientnet import WeightsError
 from jielong.networks.speaker import SpeakerEncoder
 from jielong.tokenizers.base import Tokenizer

@@ -25,7 +25,7 @@ from jielong.evaluation.sound.speakers import RECORDINGS
 from jielong.evaluation.sound.voices import voices
 from jielong.evaluation.sound.waveform import QUIET, sounding_share
 from jielong.evaluation.sound.words import Recogniser, intelligibility
-from jielong.media.audio import MissingLibraryError
+from jielong.media.reading.libraries import MissingLibraryError
 from jielong.networks import speaker
 from jielong.networks.efficientnet import WeightsError
 from jielong.networks.speaker import SpeakerEncoder

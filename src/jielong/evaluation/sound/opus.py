@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jielong.evaluation.sound.protocol import at_rate, mono
-from jielong.media.audio import library
+from jielong.media.reading.libraries import library
 
 RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
 """Sample rates of Opus; other rates are resampled to the next one above."""
@@ -40,7 +40,7 @@ def opus_roundtrip(waveform: Tensor, rate: int, kbps: float) -> OpusOutput:
         kbps: Requested bitrate, 6 to 256; the measured one is :attr:`OpusOutput.kbps`.
 
     Raises:
-        jielong.media.audio.MissingLibraryError: if PyAV is not installed.
+        jielong.media.reading.libraries.MissingLibraryError: if PyAV is not installed.
         ValueError: if the bitrate is not supported, or the waveform has several channels.
     """
     if not LOWEST <= kbps <= HIGHEST:

@@ -13,20 +13,12 @@ from torch import Tensor
 from jielong.config.data import DataSettings
 from jielong.core.json import JSON
 from jielong.core.medium import ALONG_TIME, Medium
-from jielong.media.audio import (
-    SUFFIXES,
-    BrokenAudioError,
-    level,
-    normalise,
-    read_audio,
-    read_header,
-    resample,
-    to_channels,
-    to_integers,
-)
+from jielong.media.audio import level, normalise, resample, to_channels, to_integers
 from jielong.media.inspection import Inspector, Spread
 from jielong.media.kinds.base import Content, MediaKind, register
 from jielong.media.players import Sounds
+from jielong.media.reading.faults import BrokenAudioError, naming
+from jielong.media.reading.sound import SUFFIXES, read_audio, read_header, within_budget
 
 PREPROCESSING = "soxr high quality, 16 bit: 1"
 QUIET_DB, SILENT_DB = -45.0, -200.0
@@ -113,9 +105,11 @@ class AudioKind(MediaKind):
 
     def _fitted(self, content: bytes | Path, name: str, medium: Medium, settings: DataSettings | None) -> Tensor:
         waveform, rate = read_audio(content, name)
-        clip = resample(to_channels(waveform, medium.channels), rate, medium.sample_rate)
-        target = settings.level if isinstance(settings, AudioData) else None
-        return clip if target is None else normalise(clip, target)
+        with naming(name, BrokenAudioError, "cannot be fitted"):
+            within_budget(name, round(waveform.shape[1] * medium.sample_rate / rate), medium.channels, medium.sample_rate)
+            clip = resample(to_channels(waveform, medium.channels), rate, medium.sample_rate)
+            target = settings.level if isinstance(settings, AudioData) else None
+            return clip if target is None else normalise(clip, target)
 
     def wrap(self, media: Tensor, medium: Medium, captions: Sequence[str] | None = None, lengths: Sequence[int] | None = None) -> Sounds:
         """Clips that save and play themselves."""
@@ -141,12 +135,13 @@ class AudioInspector(Inspector):
         if not decode:
             return []
         waveform, rate = read_audio(content, name)
-        loudness, duration = level(waveform), waveform.shape[1] / rate
+        with naming(name, BrokenAudioError, "cannot be measured"):
+            loudness, clipped = level(waveform), float((waveform.abs() >= CLIPPED).float().mean())
+        duration = waveform.shape[1] / rate
         self.seconds.append(duration)
         self.rates[rate] += 1
         self.channels[len(waveform)] += 1
         self.levels += [loudness] if loudness > SILENT_DB else []
-        clipped = float((waveform.abs() >= CLIPPED).float().mean())
         reasons = {
             "silent": loudness <= SILENT_DB,
             f"quiet: {loudness:.1f} dB": SILENT_DB < loudness < QUIET_DB,

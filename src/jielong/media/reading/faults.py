@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from jielong.media.reading.libraries import MissingLibraryError
+
 BUDGET = "JIELONG_DECODED_MB"
 """Environment variable: megabytes that one decoded file may take."""
 _DEFAULT_MB = 512.0
@@ -26,10 +28,6 @@ class BrokenImageError(BrokenMediaError):
 
 class BrokenAudioError(BrokenMediaError):
     """A file cannot be read as sound."""
-
-
-class MissingLibraryError(RuntimeError):
-    """A library of the extra ``sound`` is not installed."""
 
 
 @contextmanager

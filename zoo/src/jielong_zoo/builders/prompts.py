@@ -11,7 +11,8 @@ from typing import Any
 
 from jielong.data.built import BuildError
 from jielong.data.source import fraction
-from jielong.media.audio import encode_audio, read_audio
+from jielong.media.audio import encode_audio
+from jielong.media.reading.sound import read_audio
 
 HELDOUT_SHARE = 0.05
 _NOTE = re.compile(r"\[[^]]*\]|\([^)]*\)")

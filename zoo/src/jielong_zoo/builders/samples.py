@@ -8,7 +8,8 @@ from typing import Any
 
 from jielong.data.built import BuildError
 from jielong.data.source import fraction
-from jielong.media.audio import encode_audio, read_audio, resample, to_channels
+from jielong.media.audio import encode_audio, resample, to_channels
+from jielong.media.reading.sound import read_audio
 
 RATE = 16_000
 """Sample rate in Hz."""

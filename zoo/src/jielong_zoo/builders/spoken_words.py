@@ -9,7 +9,8 @@ from typing import Any
 
 from jielong.data.built import BuildError
 from jielong.data.source import fraction
-from jielong.media.audio import BrokenAudioError, read_audio
+from jielong.media.reading.faults import BrokenAudioError
+from jielong.media.reading.sound import read_audio
 
 PACKAGES = ["tuxpaint-stamps-default"]
 STAMPS = Path("usr/share/tuxpaint/stamps")
