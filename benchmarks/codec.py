@@ -23,11 +23,11 @@ from quick import RATE, tones, trained
 from torch import Tensor
 
 import jielong
+from jielong.core.files import write_bytes
 from jielong.data.opening import open_data
 from jielong.data.order import spread
 from jielong.evaluation.provenance import machine, versions
 from jielong.evaluation.sound.codecs import Codec, Opus, Original, Row, TokenizerCodec, compare, table
-from jielong.media.images import write_bytes
 
 
 @dataclass(frozen=True)

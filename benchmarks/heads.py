@@ -34,11 +34,12 @@ from heads_sampling import FrozenGenerator, HeadMetrics, SamplingChoice
 from heads_training import HeadsObjective, build_heads
 from quick import scratch, trained
 
+from jielong.core.files import write_bytes
 from jielong.core.rng import PerSampleRNG
 from jielong.data.order import spread
 from jielong.evaluation.provenance import machine
 from jielong.heads.base import Head
-from jielong.media.images import sheet, write_bytes, write_image
+from jielong.media.images import sheet, write_image
 from jielong.system import load
 from jielong.training import token_cache as cache
 from jielong.training.checkpoint import load_weights

@@ -23,11 +23,11 @@ from typing import Any
 
 from quick import tones, trained
 
+from jielong.core.files import write_bytes
 from jielong.evaluation.context import DrawSettings
 from jielong.evaluation.evaluate import Evaluation, evaluate
 from jielong.evaluation.provenance import machine, versions
 from jielong.evaluation.sound.codecs import aligned, cell
-from jielong.media.images import write_bytes
 from jielong.system import System, load
 
 COLUMNS = {

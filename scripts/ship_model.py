@@ -17,12 +17,12 @@ import tomllib
 from pathlib import Path
 
 from jielong.config.schema import Recipe, Trained
+from jielong.core.files import write_bytes
 from jielong.data.joined import listed
 from jielong.data.licences import LICENCE, OWN, Licence, licence_of_weights, terms
 from jielong.data.opening import open_source
 from jielong.data.sets import SPEAKER_COLUMNS
 from jielong.data.source import DataError
-from jielong.media.images import write_bytes
 from jielong.system import DESCRIPTION, load
 from jielong.training.checkpoint import CheckpointError, save_checkpoint
 

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from jielong.autoencoders.base import AutoencoderSettings, NetworkSizes
 from jielong.config.data import DataSettings
 from jielong.config.recipe import parse
+from jielong.core.files import write_bytes
 from jielong.core.medium import Axes, Medium
 from jielong.core.tokens import Layout
 from jielong.data import inspect, open_data
 from jielong.evaluation.evaluate import evaluate
-from jielong.media.images import sheet, to_bytes, to_float, write_bytes
+from jielong.media.images import sheet, to_bytes, to_float
 from jielong.media.inspection import Inspector
 from jielong.media.kinds.base import Content, MediaKind, register
 from jielong.media.results import Results

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jielong.core.locks import one_run
 from jielong.data.order import ShuffledOrder
 from jielong.data.sets import Batch
 from jielong.media.pictures import Pictures
@@ -122,7 +124,9 @@ def run(
     **options: Any,
 ) -> Summary:
     options = {"progress": False, "device": "cpu", "recipe_yaml": recipe(settings), **options}
-    return train(objective or ToyObjective(), stream or ToyStream(), settings, out, **options)
+    # Other processes of a launcher go on without the lock.
+    with one_run(out) if os.environ.get("RANK", "0") == "0" else nullcontext():
+        return train(objective or ToyObjective(), stream or ToyStream(), settings, out, **options)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from jielong.data.built import cache_folder
-from jielong.media.images import write_bytes
+from jielong.core.files import cache_folder, remove_leftovers, write_bytes
 
 
 def cached(kind: str, key: object, compute: Callable[[], dict[str, Tensor]], folder: Path | None = None) -> dict[str, Tensor]:
@@ -29,6 +28,6 @@ def cached(kind: str, key: object, compute: Callable[[], dict[str, Tensor]], fol
     with contextlib.suppress(OSError, SafetensorError):  # no file yet, or an incomplete one
         return load(path.read_bytes())
     tensors = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
     write_bytes(path, save(tensors))
     return tensors

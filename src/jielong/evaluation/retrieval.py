@@ -100,10 +100,10 @@ def retrieval_at_1(
 
 
 def _train(out: Path, data: str, seed: int) -> None:
+    from jielong.core.files import write_bytes
     from jielong.data import open_data
     from jielong.evaluation.features import FeatureExtractor
     from jielong.evaluation.scorer_training import Facts, Settings, card, extract, fit, write
-    from jielong.media.images import write_bytes
 
     settings = Settings(seed=seed)
     images = open_data(data, split="train")

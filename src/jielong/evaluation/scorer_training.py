@@ -15,12 +15,12 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
+from jielong.core.files import write_bytes
 from jielong.core.json import JSON
 from jielong.data import MediaSet
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.scorer import PROVENANCE, WEIGHTS, TextEncoder, Towers
-from jielong.media.images import write_bytes
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from jielong.config.schema import Recipe
+from jielong.core.files import write_bytes
 from jielong.interop.codecs import Codec
-from jielong.media.images import write_bytes
 from jielong.media.kinds.base import kind_of
 from jielong.system import DESCRIPTION, describe
 from jielong.training.checkpoint import save_checkpoint

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jielong.media.images import write_bytes
+from jielong.core.files import write_bytes
 from jielong.media.reading.libraries import library
 from jielong.media.reading.sound import G722_RATE
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from jielong.core.files import write_bytes as write_bytes
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
@@ -109,28 +110,6 @@ def _shorten(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Ima
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"
-
-
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write a file whole or not at all: beside its place first, then renamed into it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(beside, 0o666 & ~_umask())  # mkstemp makes a private file; the result should be an ordinary one
-        os.replace(beside, path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
-    return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

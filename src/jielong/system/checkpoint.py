@@ -17,6 +17,7 @@ from jielong.config.schema import Recipe, Trained
 from jielong.config.zoo import zoo
 from jielong.core.allocation import bounded
 from jielong.core.device import resolve_device
+from jielong.core.files import new_folder
 from jielong.core.json import JSON
 from jielong.core.medium import Medium, MediumJSON
 from jielong.generation.generator import Generator
@@ -106,14 +107,12 @@ def copy_stages(recipe: Recipe, out: Path) -> None:
     for name, checkpoint in recipe.requires.items():
         target = out / STAGES / name
         if Path(checkpoint).is_dir() and not target.exists():
-            beside = target.with_name(f"{name}.tmp")
-            shutil.rmtree(beside, ignore_errors=True)
-            _copy_checkpoint(find(checkpoint), beside)
-            beside.rename(target)
+            with new_folder(target) as folder:
+                _copy_checkpoint(find(checkpoint), folder)
 
 
 def _copy_checkpoint(folder: Path, target: Path) -> None:
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     for name in ("recipe.yaml", DESCRIPTION, WEIGHTS, CHECKSUMS):
         if name != CHECKSUMS or (folder / name).exists():
             shutil.copyfile(folder / name, target / name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from jielong.media.images import write_bytes
+from jielong.core.files import replacing, write_bytes
 
 WEIGHTS = "model.safetensors"
 RECIPE = "recipe.yaml"
@@ -25,11 +24,13 @@ CHECKSUMS = "SHA256SUMS"
 MAX_HEADER = 16 << 20
 """Most bytes of a safetensors header; a tensor takes about a hundred."""
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_OS_ERROR = re.compile(r"os error (\d+)")
+"""How safetensors words an error of the operating system."""
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be written or read; the text names the file, what is wrong and what to do."""
+    """A checkpoint cannot be used; the text names the file, what is wrong and what to do."""
 
 
 def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, recipe_yaml: str, dtype: Literal["bf16"] | None = None) -> Path:
@@ -42,19 +43,15 @@ def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, recipe_yam
         dtype: ``bf16`` halves the file: floating-point parameters are rounded to it. Buffers (codebooks, statistics) stay as they are.
 
     Raises:
-        CheckpointError: if the disk is full or the folder cannot be written.
+        StorageError: if the disk is full or the folder cannot be written.
     """
     folder = Path(folder)
     tensors = model.state_dict()
     if dtype == "bf16":
         parameters = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.is_floating_point()}
         tensors = {name: value.to(torch.bfloat16) if name in parameters else value for name, value in tensors.items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(folder / RECIPE, recipe_yaml.encode())
-        (folder / CHECKSUMS).unlink(missing_ok=True)  # that of older weights: a run killed before the new one leaves none, not a wrong one
-    except OSError as error:
-        raise CheckpointError(f"{folder / RECIPE} could not be written: {error.strerror or error}") from error
+    write_bytes(folder / RECIPE, recipe_yaml.encode())
+    (folder / CHECKSUMS).unlink(missing_ok=True)  # that of older weights: a run killed before the new one leaves none, not a wrong one
     write_tensors(folder / WEIGHTS, tensors)
     write_checksums(folder, [WEIGHTS])
     return folder
@@ -199,7 +196,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file under a temporary name, flush it to the disk, and rename it.
 
     Raises:
-        CheckpointError: if it cannot be written; an older file is left intact.
+        StorageError: if it cannot be written; an older file is left intact.
     """
     plain: dict[str, Tensor] = {}
     pointers: set[int] = set()
@@ -208,22 +205,18 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         # The format has no shared memory: tied weights are stored once per name.
         plain[name] = value.clone() if value.data_ptr() in pointers else value
         pointers.add(plain[name].data_ptr())
-    temporary = Path(tempfile.gettempdir())  # set before the attempt, for the clean-up
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
-        save_file(plain, temporary, metadata={"format": "pt"})
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        if temporary.is_file():
-            temporary.unlink()
-        size = sum(value.numel() * value.element_size() for value in plain.values()) / 1e6
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise CheckpointError(f"{path} ({size:.1f} MB) could not be written: {reason}; free some space or choose another folder") from error
+        with replacing(path, sum(value.numel() * value.element_size() for value in plain.values())) as beside:
+            try:
+                save_file(plain, beside, metadata={"format": "pt"})
+            except SafetensorError as error:
+                if (code := _OS_ERROR.search(str(error))) is None:
+                    raise
+                raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+            with open(beside, "rb") as file:
+                os.fsync(file.fileno())
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} could not be written: {error}") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +11,16 @@ from pathlib import Path
 from typing import TypeVar, Unpack
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from jielong.config.recipe import upgraded
 from jielong.config.registry import RecipeError
 from jielong.config.schema import Recipe
 from jielong.core.allocation import bounded, memory_limit
+from jielong.core.files import write_bytes
 from jielong.core.json import JSON
+from jielong.core.locks import one_run
 from jielong.core.medium import Medium
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
@@ -27,7 +31,6 @@ from jielong.data.splits import Split
 from jielong.evaluation.protocols import protocol_of
 from jielong.generation.generator import Generator
 from jielong.losses.base import LossContext, LossTerms
-from jielong.media.images import write_bytes
 from jielong.quantizers.parallel import world
 from jielong.system import (
     DESCRIPTION,
@@ -186,8 +189,25 @@ def run(
         on_start: Called by one process after all checks, before data are cached.
         device: ``auto``, ``cpu``, ``cuda[:i]`` or ``mps``.
         options: For :func:`jielong.training.trainer.train`.
+
+    Raises:
+        InUseError: if another process trains in the folder.
     """
     accelerator = join_processes(device)
+    with one_run(out) if accelerator.is_main_process else contextlib.nullcontext():
+        return _run(accelerator, recipe, out, data, tokens, on_start, options)
+
+
+def _run(
+    accelerator: Accelerator,
+    recipe: Recipe,
+    out: Path,
+    data: str | None,
+    tokens: Path | None,
+    on_start: Callable[[], None] | None,
+    options: TrainOptions,
+) -> Summary:
+    """The run of a folder that this process holds."""
     if data is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"set": data})})
     state, name = check_run_folder(out, recipe.to_yaml(), upgraded), recipe.train.init_from

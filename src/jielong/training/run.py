@@ -13,9 +13,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from jielong.core.files import write_bytes
 from jielong.core.json import JSON
 from jielong.core.rng import seed_of
-from jielong.media.images import sheet, write_bytes, write_image
+from jielong.media.images import sheet, write_image
 from jielong.training.checkpoint import fit_tensors
 from jielong.training.ema import Ema
 from jielong.training.interrupts import Interrupts

@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from jielong.core.files import StorageError, make_folder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -48,8 +52,8 @@ class RunLogger:
 
     def __enter__(self) -> RunLogger:
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "ab") as file:
+            make_folder(self.path.parent)
+            with self._opened(self.path) as file:
                 file.truncate(min(self._keep_bytes, file.tell()))
             if self._tensorboard:
                 from torch.utils.tensorboard import SummaryWriter
@@ -64,6 +68,15 @@ class RunLogger:
             self._bar.stop()
         if self._writer is not None:
             self._writer.close()
+
+    @staticmethod
+    @contextmanager
+    def _opened(path: Path) -> Iterator[BinaryIO]:
+        try:
+            with open(path, "ab") as file:
+                yield file
+        except OSError as error:
+            raise StorageError(error, path) from error
 
     @property
     def bytes(self) -> int:
@@ -80,8 +93,8 @@ class RunLogger:
         """Append a line to the log; print it if there is no progress bar."""
         finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()}
         if self.path is not None:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(finite) + "\n")
+            with self._opened(self.path) as file:
+                file.write(json.dumps(finite).encode() + b"\n")
         numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
         if self._writer is not None:
             for key, value in numbers.items():

@@ -15,6 +15,7 @@ import yaml
 from torch import Tensor
 
 from jielong.config.registry import RecipeError
+from jielong.core.files import StorageError, new_folder
 from jielong.core.json import JSON
 from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, read_tensors, write_tensors
 from jielong.training.optimizers import OptimizerNumbers
@@ -69,32 +70,33 @@ class RunState:
     tensors: Mapping[str, Mapping[str, Tensor]]
     optimizers: Mapping[str, OptimizerNumbers]
 
+    @property
+    def size(self) -> int:
+        """Bytes of its tensors."""
+        return sum(each.numel() * each.element_size() for tensors in self.tensors.values() for each in tensors.values())
+
 
 def write_state(out: Path, state: RunState) -> Path:
     """Save a state as ``state-<samples>`` and remove older ones; an interrupted save leaves the older one intact.
 
     Raises:
-        CheckpointError: if it cannot be written, for example because the disk is full; nothing half-written is left.
+        StorageError: if it cannot be written, for example because the disk is full; nothing half-written is left.
     """
     target = out / f"state-{state.counters.samples:012d}"
     if not target.exists():
-        temporary = out / f".{target.name}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
         try:
-            temporary.mkdir(parents=True)
-            for name, tensors in state.tensors.items():
-                write_tensors(temporary / f"{name}.safetensors", tensors)
-            text = json.dumps({"format": FORMAT, "counters": asdict(state.counters), "optimizers": state.optimizers}, indent=1)
-            with open(temporary / "state.json", "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except (OSError, CheckpointError) as error:
-            shutil.rmtree(temporary, ignore_errors=True)
+            with new_folder(target) as folder:
+                for name, tensors in state.tensors.items():
+                    write_tensors(folder / f"{name}.safetensors", tensors)
+                text = json.dumps({"format": FORMAT, "counters": asdict(state.counters), "optimizers": state.optimizers}, indent=1)
+                with open(folder / "state.json", "w", encoding="utf-8") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+        except StorageError as error:
             last = latest_state(out)
-            rest = f"the last complete state, {last.name}, is intact" if last else "no state was saved before"
-            raise CheckpointError(f"the state of the run could not be saved ({error}); {rest}. Make room and repeat the command") from error
+            rest = f"The last complete state, {last.name}, is intact" if last else "No state was saved before"
+            raise StorageError(error, target, state.size, f"{rest}; repeat the command to go on from there") from error
     for older in _states(out):
         if older != target:
             shutil.rmtree(older)

@@ -13,10 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from jielong.core.files import cache_folder, remove_leftovers, write_bytes
 from jielong.core.tokens import Layout, Tokens
-from jielong.data.built import cache_folder
 from jielong.data.sets import MediaSet
-from jielong.media.images import write_bytes
 from jielong.tokenizers.base import Tokenizer
 from jielong.training.checkpoint import fingerprint
 
@@ -123,6 +122,6 @@ def cached(tokenizer: Tokenizer, images: MediaSet, progress: Callable[[int], Non
     with contextlib.suppress(ValueError):  # no file yet, or not a whole one
         return read(path, made_of, images)
     tokens = tokenize(tokenizer, images, progress=progress)
-    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     write(path, tokens, made_of, images.replacements)
     return tokens

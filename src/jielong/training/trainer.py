@@ -9,7 +9,6 @@ resume as well, but no two are equal.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -20,8 +19,8 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import nn
 
-from jielong.media.images import write_bytes
-from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, init_from_checkpoint, save_checkpoint
+from jielong.core.files import write_bytes
+from jielong.training.checkpoint import RECIPE, WEIGHTS, init_from_checkpoint, save_checkpoint
 from jielong.training.interrupts import Interrupts
 from jielong.training.objective import Objective
 from jielong.training.prefetch import BatchPrefetcher, BatchSource
@@ -92,44 +91,42 @@ def train(
     Raises:
         DeviceError: if the device is not available, or cannot serve the processes of the launcher.
         RecipeError: if ``out`` holds a run of another recipe.
-        CheckpointError: if ``out`` holds a finished model without its state, or the disk is full.
+        CheckpointError: if ``out`` holds a finished model without its state.
+        StorageError: if the disk is full, or ``out`` cannot be written.
         NonFiniteError: if losses or gradients are not finite several steps in a row.
     """
     accelerator = accelerator or join_processes(device)
     main = accelerator.is_main_process
     screen = (console or Console(stderr=True)) if progress and main else None
-    try:
-        newest = check_run_folder(out, recipe_yaml, upgrade)
-        state = read_state(newest) if newest is not None else None
-        if (finished := _finished(out, settings, budget, state)) is not None:
-            return finished
-        counters = state.counters if state is not None else Counters()
-        rank, world = accelerator.process_index, accelerator.num_processes
-        micro_batch = settings.micro_batch or settings.batch
-        prefetcher = BatchPrefetcher(source, settings.batch, micro_batch, rank, world, settings.seed, accelerator.device)
-        logger = RunLogger(out if main else None, screen, counters.metrics_bytes, counters.samples, tensorboard and main)
-        if state is None and init_from is not None:
-            logger.print(_initialise(objective.model, init_from))
-        run = Run(objective, settings, out, accelerator, budget, state, prefetcher, logger, evaluate)
-        if main:  # after everything that may be refused
-            _write_inputs(out, recipe_yaml, write_inputs)
-        accelerator.wait_for_everyone()
-        with Interrupts() as interrupts, prefetcher, logger:
-            stopped = run.loop(interrupts, stop_after)
-            run.save()
-            if stopped in ("interrupted", "stop_after"):
-                logger.print(f"stopped after {run.counters.samples:,} samples; the same command resumes")
-                return run.summary(stopped, {})
-            run.write_samples()
-            model = run.ema.model()
-            objective.finish(model)
-            if main:
-                save_checkpoint(out, model, recipe_yaml)
-            summary = run.summary(stopped, objective.evaluate(model) if evaluate else {})
-            if main:
-                write_bytes(out / SUMMARY, json.dumps(asdict(summary), indent=2).encode())
-    except OSError as error:
-        raise CheckpointError(f"{error.filename or out} could not be written: {error.strerror or error}; repeat the command") from error
+    newest = check_run_folder(out, recipe_yaml, upgrade)
+    state = read_state(newest) if newest is not None else None
+    if (finished := _finished(out, settings, budget, state)) is not None:
+        return finished
+    counters = state.counters if state is not None else Counters()
+    rank, world = accelerator.process_index, accelerator.num_processes
+    micro_batch = settings.micro_batch or settings.batch
+    prefetcher = BatchPrefetcher(source, settings.batch, micro_batch, rank, world, settings.seed, accelerator.device)
+    logger = RunLogger(out if main else None, screen, counters.metrics_bytes, counters.samples, tensorboard and main)
+    if state is None and init_from is not None:
+        logger.print(_initialise(objective.model, init_from))
+    run = Run(objective, settings, out, accelerator, budget, state, prefetcher, logger, evaluate)
+    if main:  # after everything that may be refused
+        _write_inputs(out, recipe_yaml, write_inputs)
+    accelerator.wait_for_everyone()
+    with Interrupts() as interrupts, prefetcher, logger:
+        stopped = run.loop(interrupts, stop_after)
+        run.save()
+        if stopped in ("interrupted", "stop_after"):
+            logger.print(f"stopped after {run.counters.samples:,} samples; the same command resumes")
+            return run.summary(stopped, {})
+        run.write_samples()
+        model = run.ema.model()
+        objective.finish(model)
+        if main:
+            save_checkpoint(out, model, recipe_yaml)
+        summary = run.summary(stopped, objective.evaluate(model) if evaluate else {})
+        if main:
+            write_bytes(out / SUMMARY, json.dumps(asdict(summary), indent=2).encode())
     accelerator.wait_for_everyone()
     return summary
 
@@ -142,10 +139,7 @@ def _initialise(model: nn.Module, folder: Path) -> str:
 
 
 def _write_inputs(out: Path, recipe_yaml: str, write_inputs: Callable[[], None] | None) -> None:
-    """Write the recipe and what belongs beside it, and remove half-written states."""
-    out.mkdir(parents=True, exist_ok=True)
-    for half_written in out.glob(".state-*.tmp"):
-        shutil.rmtree(half_written)
+    """Write the recipe and what belongs beside it."""
     if write_inputs is not None:
         write_inputs()
     write_bytes(out / RECIPE, recipe_yaml.encode())

@@ -19,5 +19,7 @@ def demo(
 ) -> None:
     """Generate with the shipped models, train a small system from scratch, and write index.html; prints its path."""
     from jielong.apps.demo import run
+    from jielong.core.locks import one_run
 
-    run(out, minutes, seed=seed, overrides=overrides or (), show=show)
+    with one_run(out):
+        run(out, minutes, seed=seed, overrides=overrides or (), show=show)

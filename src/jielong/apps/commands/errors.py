@@ -106,9 +106,10 @@ def sentence(error: BaseException) -> str:
         if module in EXTRAS:
             return f"{module} is not installed: pip install 'jielong[{EXTRAS[module]}]'"
         return f"the module {error.name!r} is not installed"
+    if hasattr(error, "on_command_line"):  # an error that names an argument: here the option
+        return str(error.on_command_line())
     if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}" + ("; free some space or choose another folder" if error.errno == 28 else "")
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     problems = getattr(error, "errors", None)
     if isinstance(error, ValueError) and callable(problems):  # pydantic's, whose text is long
         places = [(".".join(map(str, item["loc"])) or "settings", item["msg"].removeprefix("Value error, ")) for item in problems()]
@@ -117,8 +118,6 @@ def sentence(error: BaseException) -> str:
         return f"{_at_hand(error)}there is not enough memory ({error}); try a smaller batch, or a smaller train.micro_batch"
     if isinstance(error, RecursionError):
         return f"{_at_hand(error)}this is nested too deeply to be read"
-    if hasattr(error, "on_command_line"):  # a ValueError that names an argument: here the option
-        return str(error.on_command_line())
     if (type(error) is not ValueError and type(error).__module__.split(".")[0] in READERS) or isinstance(
         error, UnicodeError | csv.Error | EOFError
     ):
@@ -140,7 +139,7 @@ def _at_hand(error: BaseException) -> str:
 
 def keep_traceback(error: BaseException) -> str:
     """Write a traceback to ``logs`` in the user's cache folder, or to the temporary folder if that is not writable; return the path."""
-    from jielong.data.built import cache_folder
+    from jielong.core.files import cache_folder
 
     text = "".join(traceback.format_exception(error, limit=-200))
     name = f"jielong-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"

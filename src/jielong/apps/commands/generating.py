@@ -15,8 +15,8 @@ from jielong.apps.commands.condition_options import inputs_of
 from jielong.apps.commands.devices import Device, chosen_device
 from jielong.apps.commands.sampling_options import takes_sampling
 from jielong.apps.commands.screen import say
-from jielong.apps.commands.staging import staged
 from jielong.apps.commands.tokenizing import Checkpoint
+from jielong.core.files import staged
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -38,13 +38,16 @@ def run_experiments(
     if everything == bool(names):
         raise typer.BadParameter("pass the names of experiments, or --all", param_hint="NAME")
     from jielong.apps.lab import missing, run, trials
+    from jielong.core.locks import one_run
 
     for name in sorted(trials()) if everything else names or ():
         say(f"{name}")
         if everything and (absent := missing(name)):
             say(f"  skipped: {absent}")
             continue
-        _print(run(name, out / name, seed, budget, lambda text: say(f"  {text}")))
+        with one_run(out / name):
+            result = run(name, out / name, seed, budget, lambda text: say(f"  {text}"))
+        _print(result)
 
 
 def _print(result: Result) -> None:

@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from jielong.apps.commands.devices import Device, chosen_device
 from jielong.apps.commands.screen import notes, say
-from jielong.apps.commands.staging import staged
+from jielong.core.files import staged
 
 if TYPE_CHECKING:
     from jielong.system import System
@@ -41,6 +41,7 @@ def tokenize(
     """Encode images or audio with the checkpoint's tokenizer, for `train --tokens` or `detokenize`."""
     if out.suffix != ".safetensors":
         raise typer.BadParameter(f"a token file ends in .safetensors, got {out}", param_hint="--out")
+    from jielong.core.locks import one_writer
     from jielong.data.opening import open_data
     from jielong.media.kinds.base import kind_of, kinds
     from jielong.system import load
@@ -49,14 +50,15 @@ def tokenize(
     system = load(checkpoint, chosen_device(device))
     tokenizer = system.tokenizer
     if Path(data).is_file() and any(Path(data).suffix.lower() in kind.suffixes for kind in kinds().values()):
-        _one_file(system, Path(data), out)
+        with one_writer(out):
+            _one_file(system, Path(data), out)
         return
     images = open_data(data, _PARTS[split], medium=tokenizer.media, settings=system.recipe.data, whole=True)
     started = time.perf_counter()
-    with Progress(console=notes, transient=True) as bar:
+    with one_writer(out), Progress(console=notes, transient=True) as bar:
         task = bar.add_task("tokenizing", total=len(images))
         tokens = cache.tokenize(tokenizer, images, progress=lambda count: bar.advance(task, count))
-    cache.write(out, tokens, cache.identity(tokenizer, images), images.replacements)
+        cache.write(out, tokens, cache.identity(tokenizer, images), images.replacements)
     layout, more = tokenizer.layout, "" if tokens.layout == tokenizer.layout else ", each with its log-variance"
     kind = f"{layout.channels} x {layout.vocabulary} codes" if layout.discrete else f"{layout.channels} channels{more}"
     items, grid = kind_of(tokenizer.media).noun[1], " x ".join(map(str, layout.grid))

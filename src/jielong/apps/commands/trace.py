@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from jielong.core.files import write_bytes
 from jielong.core.tokens import Tokens
 from jielong.generation.callbacks import StepEvent
-from jielong.media.images import animation, write_bytes
+from jielong.media.images import animation
 from jielong.media.results import Results
 from jielong.system import System
 

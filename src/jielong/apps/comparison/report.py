@@ -10,8 +10,8 @@ from pathlib import Path
 
 from jielong.apps.comparison.running import ORIGINAL, SHEETS, Comparison, Row
 from jielong.apps.comparison.table import TITLES, best, columns, remarks
+from jielong.core.files import write_bytes
 from jielong.evaluation.provenance import machine
-from jielong.media.images import write_bytes
 from jielong.media.reading.pictures import open_image
 
 JSON, MARKDOWN, HTML = "comparison.json", "comparison.md", "comparison.html"

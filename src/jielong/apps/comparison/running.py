@@ -10,8 +10,10 @@ from typing import Any
 
 from jielong.apps.comparison.contestants import Budget, Entry, at, entries_of, unreached
 from jielong.apps.comparison.measuring import heldout, measure
+from jielong.core.files import write_bytes
+from jielong.core.locks import one_run
 from jielong.evaluation.provenance import machine, versions
-from jielong.media.images import sheet, write_bytes, write_image
+from jielong.media.images import sheet, write_image
 from jielong.media.kinds.image import ImageData
 from jielong.system import System, load
 from jielong.training import experiment
@@ -114,6 +116,7 @@ def compare(
         progress: Show progress bars of training.
 
     Raises:
+        InUseError: if another process compares in ``out``.
         ValueError: before training, if a name is unknown, ``out`` holds another comparison, or data sets or sizes differ.
     """
     log = log or (lambda text: None)
@@ -126,20 +129,21 @@ def compare(
         "seed": seed,
         "overrides": list(overrides),
     }
-    _keep_settings(out, settings)
     rows, complete = [], True
-    for entry in entries:
-        try:
-            row = _row(entry, out, budget, data, count, seed, device, log, progress)
-        except (ValueError, RuntimeError, ImportError, ArithmeticError) as error:
-            reason = f"{error or type(error).__name__}"
-            log(f"{entry.label} failed: {reason}")
-            row = Row(entry.label, entry.kind, _origin(entry, budget), failed=reason)
-        if row is None:
-            complete = False
-            break
-        rows.append(row)
-    _original(entries[0], out, data)
+    with one_run(out):
+        _keep_settings(out, settings)
+        for entry in entries:
+            try:
+                row = _row(entry, out, budget, data, count, seed, device, log, progress)
+            except (ValueError, RuntimeError, ImportError, ArithmeticError) as error:
+                reason = f"{error or type(error).__name__}"
+                log(f"{entry.label} failed: {reason}")
+                row = Row(entry.label, entry.kind, _origin(entry, budget), failed=reason)
+            if row is None:
+                complete = False
+                break
+            rows.append(row)
+        _original(entries[0], out, data)
     return Comparison(rows, settings, out, complete and all(row.failed is None for row in rows))
 
 

@@ -16,12 +16,12 @@ from jielong.apps.demo.audio_samples import sound_sections
 from jielong.apps.demo.page import Reconstruction, Report, Strategy, render
 from jielong.apps.demo.scratch import Scratch, train_from_scratch
 from jielong.apps.demo.trace_view import Trace, measure_speed, shown_values, token_grid, trace
+from jielong.core.files import write_bytes
 from jielong.data.opening import open_data
 from jielong.data.source import DataError
 from jielong.data.splits import Split
 from jielong.evaluation.provenance import machine
 from jielong.evaluation.reconstruction import psnr
-from jielong.media.images import write_bytes
 from jielong.system import System, load, zoo
 
 PROMPTS = (

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from jielong.config import recipe
-from jielong.media.images import write_bytes
+from jielong.core.files import write_bytes
 from jielong.system import System, load
 from jielong.training import experiment
 from jielong.training import token_cache as cache

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from jielong.apps.lab.trial import Bench, Outcome, trials
 from jielong.apps.lab.verdict import Verdict, conclude
 from jielong.config.registry import nearest
+from jielong.core.files import write_bytes
 from jielong.evaluation.provenance import machine, versions
-from jielong.media.images import write_bytes
 from jielong.system import find
 from jielong.training.checkpoint import CheckpointError
 

@@ -13,10 +13,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from jielong.config.registry import nearest
+from jielong.core.files import write_bytes
+from jielong.core.locks import one_writer
 from jielong.data.built import BuildError, built_path
 from jielong.data.source import DataError
 from jielong.data.table import write_table
-from jielong.media.images import write_bytes
 from jielong_zoo.builders.debian import download, unpack
 from jielong_zoo.builders.emoji import SIZE, Concept, Drawing, concept_key, encode_drawing, write_set
 from jielong_zoo.builders.npm import install
@@ -86,12 +87,14 @@ def build_set(name: str, packages: Path | None = None, progress: Progress | None
     if name == SYNTHETIC:
         if packages is not None:
             raise DataError(f"{name!r} needs no packages: it is synthesized; omit packages")
-        return _build_synthetic(speech or Speech(), progress)
+        with one_writer(built_path(name)):
+            return _build_synthetic(speech or Speech(), progress)
     if name not in BUILDERS:
         raise DataError(f"there is no set called {name!r} to build; {nearest(name, [*BUILDERS, SYNTHETIC])}")
     if speech is not None:
         raise DataError(f"minutes, synthesizers and texts are for the set {SYNTHETIC!r}; {name!r} takes none of them")
-    return BUILDERS[name](packages, progress)
+    with one_writer(built_path(name)):
+        return BUILDERS[name](packages, progress)
 
 
 def _build_emoji_full(packages: Path | None, progress: Progress | None) -> Path:

@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jielong.core.files import write_bytes
 from jielong.data.source import fraction
-from jielong.media.images import encode, fit, write_bytes
+from jielong.media.images import encode, fit
 from jielong.media.reading.pictures import read_image
 
 SIZE = 64

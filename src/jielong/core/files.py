@@ -1,0 +1,266 @@
+"""Files that are written whole or not at all, what killed processes leave of them, and errors that name place, size and setting."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import re
+import shutil
+import tempfile
+import time
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+
+CACHE = "JIELONG_CACHE"
+"""Environment variable: the cache folder, instead of the user's."""
+HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+"""This computer in the name of a temporary file: process numbers of other computers mean nothing here."""
+DAY = 86400.0
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)\.tmp")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SHOWN = 100  # characters of a target's name in that of its temporary file: the whole must stay below 255 bytes
+
+
+def cache_folder() -> Path:
+    """``$JIELONG_CACHE``, or the user's cache folder of this system."""
+    return Path(os.environ.get(CACHE) or platformdirs.user_cache_path("jielong", appauthor=False))
+
+
+class StorageError(OSError):
+    """A file or folder cannot be written; the text gives path, reason, sizes, and the setting that moves it.
+
+    Args:
+        error: Of the operating system.
+        path: The file or folder, under its final name.
+        needed: Bytes to be written, if known.
+        more: What holds besides, such as what is intact.
+    """
+
+    def __init__(self, error: OSError, path: Path, needed: int | None = None, more: str = "") -> None:
+        super().__init__(error.errno, error.strerror or str(error), str(path))
+        self.path, self.needed, self.more = path, needed, more
+
+    def __str__(self) -> str:
+        return self._sentence("out")
+
+    def on_command_line(self) -> str:
+        """The text with the option of the command line."""
+        return self._sentence("--out")
+
+    def _sentence(self, option: str) -> str:
+        sizes = []
+        if self.needed is not None:
+            sizes.append(f"{size_words(self.needed)} are needed")
+        if self.errno in _FULL and (free := free_bytes(self.path)) is not None:
+            sizes.append(f"{size_words(free)} are free")
+        size = f" ({', '.join(sizes)})" if sizes else ""
+        return f"{self.path} could not be written: {self._reason()}{size}; {self._advice(option)}{self.more and f'. {self.more}'}"
+
+    def _reason(self) -> str:
+        if self.errno in (errno.EEXIST, errno.ENOTDIR):
+            file = next((each for each in (self.path, *self.path.parents) if each.exists() and not each.is_dir()), self.path)
+            return f"{file} is a file, and a folder is needed"
+        if self.errno == errno.EFBIG:
+            return f"{self.strerror} (a limit of this process, see `ulimit -f`, or of the file system)"
+        return str(self.strerror)
+
+    def _advice(self, option: str) -> str:
+        moved = f"set {CACHE} to another folder" if self.path.is_relative_to(cache_folder()) else f"choose another place with {option}"
+        return f"free some space, or {moved}" if self.errno in _FULL else moved
+
+
+def size_words(count: float) -> str:
+    """Bytes in decimal units, such as ``12.3 MB``."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB"
+
+
+def free_bytes(path: Path) -> int | None:
+    """Bytes that this user may still write where ``path`` is or will be; ``None`` if unknown. A quota is not seen."""
+    for place in (path, *path.absolute().parents):
+        if place.is_dir():
+            try:
+                return shutil.disk_usage(place).free
+            except OSError:
+                return None
+    return None
+
+
+def make_folder(folder: Path) -> list[Path]:
+    """Create a folder with its parents; those that were missing, the innermost first.
+
+    Raises:
+        StorageError: if it cannot be created, for example because it is a file.
+    """
+    try:
+        missing = [each for each in (folder.absolute(), *folder.absolute().parents) if not each.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(error, folder) from error
+    return missing
+
+
+@contextmanager
+def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
+    """An empty temporary file beside ``path`` that takes its place when the block ends, and is removed on any error.
+
+    Args:
+        path: The file; its folder is created.
+        size: Bytes to be written, for the message of an error.
+
+    Raises:
+        StorageError: for an error of the operating system; what was there is left intact.
+    """
+    make_folder(path.parent)
+    beside = None
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:_SHOWN]}.", suffix=_suffix())
+        os.close(handle)
+        beside = Path(name)
+        yield beside
+        os.chmod(beside, 0o666 & ~_umask())  # mkstemp makes a private file; the result should be an ordinary one
+        os.replace(beside, path)
+    except BaseException as error:
+        if beside is not None:
+            beside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, StorageError):
+            raise StorageError(error, path, size) from error
+        raise
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside ``path`` that gets its name when the block ends, and is removed on any error.
+
+    Raises:
+        StorageError: for an error of the operating system, also if ``path`` exists already.
+    """
+    make_folder(path.parent)
+    beside = None
+    try:
+        beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:_SHOWN]}.", suffix=_suffix()))
+        yield beside
+        os.chmod(beside, 0o777 & ~_umask())
+        os.replace(beside, path)
+    except BaseException as error:
+        if beside is not None:
+            shutil.rmtree(beside, ignore_errors=True)
+        if isinstance(error, OSError) and not isinstance(error, StorageError):
+            raise StorageError(error, path) from error
+        raise
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A hidden scratch folder inside ``folder`` whose files move up on success and are deleted on failure.
+
+    Existing files of the same name are replaced; on failure, new folders are removed. What killed processes left there is removed first.
+
+    Raises:
+        StorageError: for an error of the operating system.
+    """
+    folder = folder.absolute()
+    missing = make_folder(folder)
+    remove_leftovers(folder)
+    scratch = None
+    try:
+        scratch = Path(tempfile.mkdtemp(dir=folder, prefix=".unfinished.", suffix=_suffix()))
+        inside = scratch / "files"  # of a plain name: what writes there may read a suffix as a kind of file
+        inside.mkdir()
+        yield inside
+        for file in sorted(inside.iterdir()):
+            os.replace(file, folder / file.name)
+        shutil.rmtree(scratch)
+    except BaseException as error:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+        remove_empty(missing)
+        if isinstance(error, OSError) and not isinstance(error, StorageError):
+            raise StorageError(error, folder) from error
+        raise
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove folders, the innermost first, up to the first that is not empty."""
+    for each in folders:
+        try:
+            each.rmdir()
+        except OSError:
+            return
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Write a file whole or not at all: beside its place first, then renamed into it."""
+    path = Path(path)
+    with replacing(path, len(data)) as beside:
+        beside.write_bytes(data)
+    return path
+
+
+def remove_leftovers(folder: Path, held: bool = False) -> None:
+    """Remove the temporary files and folders of killed processes in ``folder`` and say how many; never those of a live process.
+
+    Args:
+        folder: Searched itself, without its subfolders.
+        held: Whether this process alone writes to the folder. Otherwise files of other computers are kept for a day.
+    """
+    try:
+        found = [path for path in folder.iterdir() if _is_left(path, held)]
+    except OSError:
+        return
+    size, removed = 0, 0
+    for path in found:
+        try:
+            size += sum(each.stat().st_size for each in (path, *path.rglob("*")) if each.is_file())
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            removed += 1
+        except OSError:  # of another user, or removed by another process that starts now
+            continue
+    if removed:
+        what = "an unfinished file" if removed == 1 else f"{removed} unfinished files"
+        warnings.warn(f"removed {what} of killed processes from {folder} ({size_words(size)})", stacklevel=2)
+
+
+def _is_left(path: Path, held: bool) -> bool:
+    match = _TEMPORARY.fullmatch(path.name)
+    if match is None:
+        return False
+    # A number is given to a new process sooner or later; no write takes a day.
+    if time.time() - os.lstat(path).st_mtime > DAY:
+        return True
+    if match["host"] != HOST:
+        return held
+    # In a container the new process may have the number of the killed one.
+    return held if int(match["pid"]) == os.getpid() else not is_running(int(match["pid"]))
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this computer exists; on Windows, where asking could end it, always true."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        return True
+    return True
+
+
+def _suffix() -> str:
+    return f".{HOST}-{os.getpid()}.tmp"
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
