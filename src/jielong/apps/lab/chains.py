@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from jielong.apps.lab.statistics import Estimate, bootstrap, exact
-from jielong.apps.lab.trial import Bench
+from jielong.apps.lab.statistics import Estimate, bootstrap, exact, level
+from jielong.apps.lab.trial import Bench, Outcome
+from jielong.apps.lab.verdict import Check
 from jielong.config import recipe
 from jielong.data.opening import open_data
 from jielong.data.order import spread
@@ -24,7 +26,25 @@ from jielong.training import token_cache as cache
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
+TOKENIZER_RECIPE = """
+data: {{set: emoji, size: 32}}
+tokenizer: {tokenizer}
+losses: {{regression: {{kind: l2, weight: 1.0}}}}
+train: {{samples: 1000000000, batch: 32, optimizer: muon, lr: 5.0e-3, warmup: 512, ema: 0.98, log_every: 100000, save_every: 1000000}}
+"""
+GENERATOR_RECIPE = """
+data: {{set: emoji, size: 32}}
+tokenizer: {{checkpoint: set by the experiment}}
+condition: {{class: {{width: 32, cfg_dropout: 0.1}}}}
+order: {order}
+backbone: {{transformer: {{layers: 3, width: 96, heads: 3, condition: prefix}}}}
+head: {head}
+train: {{samples: 1000000000, batch: 32, optimizer: muon, lr: 3.0e-3, warmup: 512, ema: 0.98, log_every: 100000, save_every: 1000000}}
+"""
+AUTOENCODER = "autoencoder: {convolutional: {patch: 4, channels: [64], blocks: [1]}}, dim: 8"
+"""Templates of plans at 32 x 32 pixels, and the autoencoder of their tokenizers: 8 x 8 positions of 8 channels."""
 ROUNDS, BATCH = 5, 8
 """Timing rounds and batch size."""
 SHOWN = 8
@@ -160,6 +180,27 @@ def speedup(better: Generated, worse: Generated, seed: int, confidence: float) -
     return bootstrap(worse.seconds_per_item / better.seconds_per_item, seed, confidence, "times")
 
 
+def better_and_faster(names: tuple[str, str], better: Generated, worse: Generated, seed: int) -> list[Check]:
+    """Checks that the first of two systems has the lower kernel distance and takes less time per image.
+
+    Args:
+        names: Names of both systems.
+        better: Samples of the first.
+        worse: Samples of the second.
+        seed: Seed of the resampling.
+    """
+    confidence, (first, second) = level(2), names
+    return [
+        Check(
+            f"{first}: lower kernel distance than {second} at equal training time",
+            distance_gain(better, worse, seed, confidence),
+            "above",
+            0.0,
+        ),
+        Check(f"{first}: less time per image", speedup(better, worse, seed, confidence), "above", 1.0),
+    ]
+
+
 def figures_of(chain: TrainedSystem, drawn: Generated, seed: int) -> dict[str, Estimate]:
     """All figures of one system."""
     layout, model = chain.system.tokenizer.layout, chain.system.generator
@@ -201,3 +242,68 @@ def bars(axes: Axes, figures: dict[str, Estimate], what: str, names: Sequence[st
     error = [[each.value - each.low for each in values], [each.high - each.value for each in values]]
     axes.bar(list(names), [each.value for each in values], yerr=error, color=["#2a7", "#999"], capsize=3)
     axes.set_title(title)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Systems trained for equal time.
+
+    Attributes:
+        plans: Their plans.
+        systems: The trained systems, in the order of the plans.
+        generated: Samples by name of the plan.
+        figures: All figures of all systems.
+    """
+
+    plans: Sequence[TrainingPlan]
+    systems: Sequence[TrainedSystem]
+    generated: Mapping[str, Generated]
+    figures: dict[str, Estimate]
+
+    def outcome(
+        self,
+        checks: Sequence[Check],
+        remarks: Sequence[str] = (),
+        *,
+        size: tuple[float, float] = (7.5, 4.6),
+        titles: Mapping[str, str] | None = None,
+    ) -> Outcome:
+        """The outcome of a trial, with a plot of images, distances and times.
+
+        Args:
+            checks: Checks of the claim.
+            remarks: Caveats, besides the one of a single training run.
+            size: Width and height of the plot in inches.
+            titles: Titles of the images by name of the system; the name by default.
+        """
+        count = len(next(iter(self.generated.values())).items)
+        draw = partial(self.draw, titles=titles or {})
+        return Outcome(checks, self.figures, draw, size, provenance_of(self.systems, self.plans, count), (REMARK, *remarks))
+
+    def draw(self, figure: Figure, titles: Mapping[str, str]) -> None:
+        """A few images of each system, and bars of the kernel distance and the time per image."""
+        (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.1])
+        names = [system.name for system in self.systems]
+        for axes, name in zip(above.subplots(1, len(names)), names, strict=True):
+            show(axes, self.generated[name], titles.get(name, name))
+        left, right = below.subplots(1, 2)
+        bars(left, self.figures, "kernel distance", names, "distance from real images")
+        bars(right, self.figures, "time per image", names, "seconds per image")
+        if len(names) > 2:
+            for axes in (left, right):
+                axes.tick_params(axis="x", rotation=15)
+
+
+def compare_plans(bench: Bench, plans: Sequence[TrainingPlan], seconds: float, count: int) -> Comparison:
+    """Train each plan for the same time, tokenizer included, and generate images.
+
+    Args:
+        bench: Environment; its budget scales time and count.
+        plans: Plans of one data set and size.
+        seconds: Training time of each plan at the full budget.
+        count: Images of each system at the full budget.
+    """
+    systems = [train_plan(bench, plan, max(1.0, seconds * bench.budget)) for plan in plans]
+    generated = generate_all(bench, systems, bench.scaled(count, 4))
+    figures = {name: each for system in systems for name, each in figures_of(system, generated[system.name], bench.seed).items()}
+    return Comparison(plans, systems, generated, figures)

@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from jielong.apps.lab.mixtures import Mixtures, energy_distance
+from jielong.apps.lab.mixture_heads import CHANNELS, EXACT, REMARK, WIDTH, MixtureTask, show_exact
 from jielong.apps.lab.statistics import Estimate, bootstrap, level
-from jielong.apps.lab.toy_tasks import BATCH, LR, continuous_heads, sample_head, train_head
+from jielong.apps.lab.toy_tasks import BATCH, continuous_heads
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KINDS, COMPONENTS, CHANNELS, WIDTH = 8, 4, 8, 32
-STEPS, ROUNDS, DRAWS = 1000, 32, 48
 NFE, MANY, FEW = (1, 2, 4, 8, 16, 32, 64, 100), 100, 2
 """NFE per token of iterative heads, that of the reference, and the largest of a few-step head."""
 REFERENCE, WITHIN = "diffusion", 1.1
@@ -76,41 +74,28 @@ class HowManySteps(Trial, name="how-many-steps"):
 
     def run(self, bench: Bench) -> Outcome:
         """Train each head and sample it at each NFE."""
-        steps, rounds, draws = bench.scaled(STEPS, 2), bench.scaled(ROUNDS, 4), bench.scaled(DRAWS, 4)
-        truth = Mixtures.drawn(KINDS, COMPONENTS, CHANNELS, WIDTH, bench.seed)
-        data = truth.rounds(rounds, draws, bench.seed)
-        parts = continuous_heads(WIDTH, CHANNELS, steps * BATCH, _NETWORK)
+        task = MixtureTask.of(bench)
+        parts = continuous_heads(WIDTH, CHANNELS, task.steps * BATCH, _NETWORK)
         distances: dict[tuple[str, int], Tensor] = {}
         for name, part in parts.items():
             bench.log(f"training {name}")
-            head = train_head(part, truth, steps, bench.seed)
+            head = task.train(part)
             for nfe in NFE if head.iterative else (1,):
-                drawn = sample_head(head, truth, rounds, draws, bench.seed, nfe if head.iterative else None)
-                distances[name, nfe] = energy_distance(drawn, data)
-        figures = {f"{name}, NFE {nfe}": bootstrap(each, bench.seed, unit="energy distance") for (name, nfe), each in distances.items()}
-        # The lowest distance that can be measured.
-        exact = energy_distance(truth.rounds(rounds, draws, bench.seed + 1), data)
-        figures["an exact sampler"] = bootstrap(exact, bench.seed, unit="energy distance")
+                distances[name, nfe] = task.distance(task.sample(head, nfe if head.iterative else None))
+        figures = {f"{name}, NFE {nfe}": task.estimate(each) for (name, nfe), each in distances.items()}
+        figures[EXACT] = task.exact_sampler()
 
         def draw(figure: Figure) -> None:
-            _draw(figure, list(parts), distances, figures["an exact sampler"])
+            _draw(figure, list(parts), distances, figures[EXACT])
 
         return Outcome(
             judge(distances, bench.seed),
             figures,
             draw,
             (8.5, 5.0),
-            {
-                "heads": {name: part.model_dump(mode="json")[name] for name, part in parts.items()},
-                "steps": steps,
-                "batch": BATCH,
-                "learning_rate": f"{LR}, linear decay to 0",
-                "rounds": rounds,
-                "draws": f"{draws} per round for each of {KINDS} hidden vectors",
-                "truth": f"{KINDS} mixtures of {COMPONENTS} normals in {CHANNELS} dimensions",
-            },
+            {"heads": {name: part.model_dump(mode="json")[name] for name, part in parts.items()}, **task.provenance()},
             (
-                "one training run per head: intervals are over samples, not over training runs",
+                REMARK,
                 "the few-step head is selected on the first half of the rounds and tested on the second",
                 "all networks have two layers of 96 channels and the same training steps; the cost of a step differs",
             ),
@@ -123,9 +108,8 @@ def _draw(figure: Figure, names: Sequence[str], distances: Distances, exact: Est
         counts = [nfe for head, nfe in distances if head == name]
         means = [float(distances[name, each].mean()) for each in counts]
         axes.plot(counts, means, "o-" if len(counts) > 1 else "D", label=name.replace("_", " "), markersize=5)
-    axes.axhspan(max(exact.low, 0.0), max(exact.high, 0.0), color="#2a7", alpha=0.2, label="an exact sampler")
-    axes.set(xscale="log", xlabel="NFE per token", ylabel="energy distance from the data")
-    axes.set_yscale("symlog", linthresh=1e-3)
+    show_exact(axes, exact)
+    axes.set_xlabel("NFE per token")
     axes.set_xticks(NFE, [str(each) for each in NFE])
     axes.minorticks_off()
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from jielong.apps.lab.mixtures import Mixtures, energy_distance
+from jielong.apps.lab.mixture_heads import EXACT, KINDS, REMARK, MixtureTask, show_exact
 from jielong.apps.lab.statistics import Estimate, bootstrap, exact, level
-from jielong.apps.lab.toy_tasks import BATCH, LR, sample_head, train_head
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
 from jielong.heads.diffusion import Diffusion
@@ -19,8 +18,7 @@ from jielong.networks.denoiser import MLP
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KINDS, COMPONENTS, CHANNELS, WIDTH = 8, 4, 8, 32
-STEPS, ROUNDS, DRAWS, NFE = 1000, 32, 48, 25
+NFE = 25
 
 Size = tuple[int, int]
 """Layers and width of a network."""
@@ -70,26 +68,21 @@ class HowSmallAHead(Trial, name="how-small-a-head"):
 
     def run(self, bench: Bench) -> Outcome:
         """Train and sample a head of each size."""
-        steps, rounds, draws = bench.scaled(STEPS, 2), bench.scaled(ROUNDS, 4), bench.scaled(DRAWS, 4)
-        truth = Mixtures.drawn(KINDS, COMPONENTS, CHANNELS, WIDTH, bench.seed)
-        right = truth.rounds(rounds, draws, bench.seed)
+        task = MixtureTask.of(bench)
         distances: dict[Size, Tensor] = {}
         figures: dict[str, Estimate] = {}
         for size in SIZES:
             bench.log(f"training {named(size)}")
             layers, channels = size
-            head = train_head(Diffusion(network=MLP(layers=layers, width=channels)), truth, steps, bench.seed)
+            head = task.train(Diffusion(network=MLP(layers=layers, width=channels)))
             started = time.perf_counter()
-            drawn = sample_head(head, truth, rounds, draws, bench.seed, NFE)
-            seconds = (time.perf_counter() - started) / (rounds * draws * KINDS)
-            distances[size] = energy_distance(drawn, right)
-            figures[named(size)] = bootstrap(distances[size], bench.seed, unit="energy distance")
+            samples = task.sample(head, NFE)
+            seconds = (time.perf_counter() - started) / (task.rounds * task.draws * KINDS)
+            distances[size] = task.distance(samples)
+            figures[named(size)] = task.estimate(distances[size])
             figures[f"parameters, {named(size)}"] = exact(sum(weight.numel() for weight in head.parameters()))
             figures[f"microseconds per token, {named(size)}"] = exact(1e6 * seconds, "µs")
-        # The lowest distance that can be measured.
-        figures["an exact sampler"] = bootstrap(
-            energy_distance(truth.rounds(rounds, draws, bench.seed + 1), right), bench.seed, unit="energy distance"
-        )
+        figures[EXACT] = task.exact_sampler()
 
         def draw(figure: Figure) -> None:
             _draw(figure, figures)
@@ -99,19 +92,8 @@ class HowSmallAHead(Trial, name="how-small-a-head"):
             figures,
             draw,
             (7.0, 4.5),
-            {
-                "head": f"diffusion, NFE per token {NFE}",
-                "steps": steps,
-                "batch": BATCH,
-                "learning_rate": f"{LR}, linear decay to 0, the same for all sizes",
-                "rounds": rounds,
-                "draws": f"{draws} per round for each of {KINDS} hidden vectors",
-                "truth": f"{KINDS} mixtures of {COMPONENTS} normals in {CHANNELS} dimensions",
-            },
-            (
-                "one training run per head: intervals are over samples, not over training runs",
-                "all sizes have the same training steps and learning rate; a larger one may need others",
-            ),
+            {"head": f"diffusion, NFE per token {NFE}", **task.provenance()},
+            (REMARK, "all sizes have the same training steps and learning rate; a larger one may need others"),
         )
 
 
@@ -123,8 +105,6 @@ def _draw(figure: Figure, figures: Mapping[str, Estimate]) -> None:
     axes.errorbar(sizes, [each.value for each in values], yerr=error, fmt="o-", capsize=3)
     for size, parameters, each in zip(SIZES, sizes, values, strict=True):
         axes.annotate(named(size), (parameters, each.value), textcoords="offset points", xytext=(4, 6), fontsize=8)
-    limit = figures["an exact sampler"]
-    axes.axhspan(max(limit.low, 0.0), max(limit.high, 0.0), color="#2a7", alpha=0.2, label="an exact sampler")
-    axes.set(xscale="log", xlabel="parameters of the head", ylabel="energy distance from the data")
-    axes.set_yscale("symlog", linthresh=1e-3)
+    show_exact(axes, figures[EXACT])
+    axes.set_xlabel("parameters of the head")
     axes.legend(fontsize=8)

@@ -2,27 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from jielong.apps.lab.chains import (
-    REMARK,
-    Generated,
-    TrainingPlan,
-    bars,
-    distance_gain,
-    figures_of,
-    generate_all,
-    provenance_of,
-    show,
-    speedup,
-    train_plan,
-)
-from jielong.apps.lab.statistics import level
+from jielong.apps.lab.chains import Generated, TrainingPlan, better_and_faster, compare_plans
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SECONDS, COUNT = 24.0, 96
 # Eight levels per colour, a small network and small batches, so that a pixel model learns within the budget.
@@ -65,16 +47,7 @@ train: {samples: 1000000000, batch: 32, optimizer: muon, lr: 5.0e-3, warmup: 512
 
 def judge(tokens: Generated, pixels: Generated, seed: int) -> list[Check]:
     """Checks of the claim."""
-    confidence = level(2)
-    return [
-        Check(
-            "tokens: lower kernel distance than pixels at equal training time",
-            distance_gain(tokens, pixels, seed, confidence),
-            "above",
-            0.0,
-        ),
-        Check("tokens: less time per image", speedup(tokens, pixels, seed, confidence), "above", 1.0),
-    ]
+    return better_and_faster(("tokens", "pixels"), tokens, pixels, seed)
 
 
 class Pixels(Trial, name="pixels-are-the-wrong-unit"):
@@ -84,20 +57,9 @@ class Pixels(Trial, name="pixels-are-the-wrong-unit"):
 
     def run(self, bench: Bench) -> Outcome:
         """Train both for the same time, tokenizer included, and generate images."""
-        plans, count = (TOKENS, PIXELS), bench.scaled(COUNT, 4)
-        chains = [train_plan(bench, plan, max(1.0, SECONDS * bench.budget)) for plan in plans]
-        drawn = generate_all(bench, chains, count)
-        figures = {name: each for chain in chains for name, each in figures_of(chain, drawn[chain.name], bench.seed).items()}
-
-        def draw(figure: Figure) -> None:
-            (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.1])
-            for axes, chain in zip(above.subplots(1, 2), chains, strict=True):
-                steps = chain.system.tokenizer.layout.positions
-                show(axes, drawn[chain.name], f"{chain.name}: {steps} steps per image")
-            left, right = below.subplots(1, 2)
-            bars(left, figures, "kernel distance", ("tokens", "pixels"), "distance from real images")
-            bars(right, figures, "time per image", ("tokens", "pixels"), "seconds per image")
-
-        return Outcome(
-            judge(drawn["tokens"], drawn["pixels"], bench.seed), figures, draw, (7.5, 4.6), provenance_of(chains, plans, count), (REMARK,)
+        found = compare_plans(bench, (TOKENS, PIXELS), SECONDS, COUNT)
+        steps = {each.name: each.system.tokenizer.layout.positions for each in found.systems}
+        return found.outcome(
+            judge(found.generated[TOKENS.name], found.generated[PIXELS.name], bench.seed),
+            titles={name: f"{name}: {count} steps per image" for name, count in steps.items()},
         )
