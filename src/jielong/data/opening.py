@@ -19,9 +19,10 @@ from jielong.data.folder import FolderSource, walk
 from jielong.data.idx import is_idx_folder, open_fashion_mnist, open_idx_folder
 from jielong.data.joined import Joined, joined_name, listed
 from jielong.data.ledger import Cause, Ledger
+from jielong.data.patterns import expand
 from jielong.data.selection import Selected, chooses, split_name
 from jielong.data.sets import MediaSet
-from jielong.data.shards import ShardSource, expand
+from jielong.data.shards import ShardSource
 from jielong.data.source import DataError, Source
 from jielong.data.splits import Split, declares, splits
 from jielong.data.table import TableSource, table_kind

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import re
 import tarfile
@@ -17,11 +16,10 @@ from jielong.core.json import JSON, printable
 from jielong.data.content_hash import hash_bytes, remembered
 from jielong.data.ledger import Cause, Ledger
 from jielong.data.source import DataError, Item, Source, digest
+from jielong.data.tar_members import tar_members
 from jielong.data.words import CAPTION_NAMES, LABEL_NAMES, first, read_json
 from jielong.media.kinds.base import MediaKind
 
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _COMPOUND = re.compile(r"[A-Za-z_][\w-]*")
 _TEXT_LIMIT = 1 << 20  # a caption file beyond this is not a caption
 
@@ -108,27 +106,20 @@ class ShardSource(Source):
         """The files of a shard without hidden ones; other members, and what is damaged, are recorded."""
         found: list[tarfile.TarInfo] = []
         try:
-            with tarfile.open(path, "r:") as archive:
-                while True:
-                    try:
-                        member = archive.next()
-                    except tarfile.TarError as error:
-                        reason = f"{path} is truncated or damaged after {len(found)} members: {error}"
-                        self.unused.add(Cause.BROKEN, f"{path.name} (end)", reason)
-                        break
-                    if member is None:
-                        break
-                    if os.path.basename(member.name).startswith(".") or member.isdir():
-                        continue
-                    if member.isfile():
-                        found.append(member)
-                    else:
-                        cause, what = (Cause.LINK, "a link") if member.islnk() or member.issym() else (Cause.SPECIAL, "not a file")
-                        self.unused.add(cause, member.name, f"{path}: {member.name} is {what}; store the file itself")
-        except (tarfile.TarError, EOFError) as error:
-            raise DataError(
-                f"{path} is not an uncompressed tar file: {error}; unpack .tar.gz shards first, they cannot be read at random"
-            ) from error
+            for member in tar_members(path):
+                if os.path.basename(member.name).startswith(".") or member.isdir():
+                    continue
+                if member.isfile() and not member.issparse():
+                    found.append(member)
+                else:
+                    cause, what = (Cause.LINK, "a link") if member.islnk() or member.issym() else (Cause.SPECIAL, "not a plain file")
+                    self.unused.add(cause, member.name, f"{path}: {member.name} is {what}; store the file itself")
+        except tarfile.TarError as error:
+            if not found and len(self.files) == 1:
+                raise DataError(
+                    f"{path} is not an uncompressed tar file: {error}; unpack .tar.gz shards first, they cannot be read at random"
+                ) from error
+            self.unused.add(Cause.BROKEN, f"{path.name} (end)", f"{path} is damaged after {len(found)} members: {error}")
         return found
 
     def blob(self, index: int) -> bytes:
@@ -171,34 +162,3 @@ def _with_words(words: JSON, suffix: str, data: bytes, name: str) -> JSON:
     if suffix == ".json":
         return {**read_json(data, name), **words}
     return {**words, "caption" if suffix == ".txt" else "label": data.decode("utf-8", "replace").strip()}
-
-
-def expand(pattern: str) -> list[Path]:
-    """The files that a folder (its ``.tar`` and ``.parquet`` files), a path, or a pattern with ``{a,b}``, ``{000..009}``, ``*`` names.
-
-    Raises:
-        DataError: if a brace names files that do not exist.
-    """
-    path = Path(pattern)
-    if path.is_dir():
-        return sorted(p for p in path.iterdir() if p.suffix.lower() in (".tar", ".parquet") and not p.name.startswith("."))
-    if path.is_file():
-        return [path]
-    if not any(mark in pattern for mark in "{*?["):
-        return []
-    files: list[Path] = []
-    for one in _without_braces(pattern):
-        found = sorted(map(Path, glob.glob(one, recursive=True)))
-        if not found:
-            raise DataError(f"{pattern}: no file matches {one}")
-        files += found
-    return files
-
-
-def _without_braces(pattern: str) -> list[str]:
-    match = _BRACES.search(pattern)
-    if match is None:
-        return [pattern]
-    span = _RANGE.fullmatch(match[1])
-    choices = [str(n).zfill(len(span[1])) for n in range(int(span[1]), int(span[2]) + 1)] if span else match[1].split(",")
-    return [whole for choice in choices for whole in _without_braces(pattern[: match.start()] + choice + pattern[match.end() :])]
