@@ -26,10 +26,12 @@ class DataSettings(Config):
     Attributes:
         set: A built-in set's name, or a path; several are joined, as a list or separated by commas.
         kind: The kind of media; by default the one that has the other keys of the section.
+        deduplicate: Whether an item with the same bytes as another one is left out; the first by key is used.
     """
 
     set: Annotated[str, BeforeValidator(_joined)] = "emoji"
     kind: str | None = None
+    deduplicate: bool = False
 
 
 def media_kinds() -> Mapping[str, MediaKind]:

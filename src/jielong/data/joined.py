@@ -13,7 +13,7 @@ from jielong.core.json import JSON
 from jielong.data.ledger import Ledger
 from jielong.data.selection import MARK, chooses, split_name
 from jielong.data.source import DataError, Source
-from jielong.data.splits import splits
+from jielong.data.splits import Split, split_by_content
 from jielong.media.kinds.base import Content, kind_of
 
 COMMA = ","
@@ -54,9 +54,9 @@ def joined_name(names: Sequence[str]) -> str:
 class Joined(Source):
     """The items of several sources, one source after the other.
 
-    Splits are kept. The key of an item starts with the name of its set, which is also in the column ``set``; a column that a set lacks is
-    None. ``speaker`` also holds what other sets call ``voice``. Classes of the same name are one class. Pictures are used at the largest
-    size, in colour if any are.
+    Declared splits are kept; other items are in the split of an equal item of another set, or where their set has them. The key of an item
+    starts with the name of its set, which is also in the column ``set``; a column that a set lacks is None. ``speaker`` also holds what
+    other sets call ``voice``. Classes of the same name are one class. Pictures are used at the largest size, in colour if any are.
 
     Args:
         sources: At least one.
@@ -82,11 +82,11 @@ class Joined(Source):
         self._places: list[tuple[int, int]] = []  # (source, index in it)
         for number, (source, name) in enumerate(zip(sources, names, strict=True)):
             self.unused += source.unused.under(name)
-            for index, (item, split) in enumerate(zip(source.items, splits(source), strict=True)):
+            for index, item in enumerate(source.items):
                 extra: JSON = {**columns, "set": name, **item.extra}
                 if "speaker" in columns and extra["speaker"] is None:
                     extra["speaker"] = extra.get("voice")
-                self.items.append(replace(item, key=f"{name}:{item.key}", split=split, extra=extra))
+                self.items.append(replace(item, key=f"{name}:{item.key}", extra=extra))
                 self._places.append((number, index))
 
     def _refuse_twice(self, names: Sequence[str]) -> None:
@@ -107,6 +107,21 @@ class Joined(Source):
     def content_hashes(self) -> list[str]:
         """Those of each source."""
         return [self.sources[source].content_hashes[place] for source, place in self._places]
+
+    @cached_property
+    def splits(self) -> list[Split]:
+        """Those of each source, but items of sources that declare none follow equal items of those that do, and training ones."""
+        declared = [self.sources[source].declares_splits for source, _ in self._places]
+        found = [self.sources[source].splits[place] for source, place in self._places]
+        if all(declared):
+            return found
+        sides: dict[bool, dict[str, Split]] = {True: {}, False: {}}
+        for content, side, known in zip(self.content_hashes, found, declared, strict=True):
+            sides[known][content] = "train" if side == "train" else sides[known].get(content, side)
+        by_content = sides[False] | sides[True]
+        if not any(declared) and len(set(by_content.values())) < 2:  # sets too small to hold anything out, each by itself
+            return split_by_content(self.content_hashes)
+        return [found[i] if declared[i] else by_content[content] for i, content in enumerate(self.content_hashes)]
 
     def content(self, index: int) -> Content:
         """What its kind decodes."""

@@ -20,11 +20,11 @@ from jielong.data.idx import is_idx_folder, open_fashion_mnist, open_idx_folder
 from jielong.data.joined import Joined, joined_name, listed
 from jielong.data.ledger import Cause, Ledger
 from jielong.data.patterns import expand
-from jielong.data.selection import Selected, chooses, split_name
+from jielong.data.selection import Deduplicated, Selected, chooses, split_name
 from jielong.data.sets import MediaSet
 from jielong.data.shards import ShardSource
 from jielong.data.source import DataError, Source
-from jielong.data.splits import Split, declares, splits
+from jielong.data.splits import Split
 from jielong.data.table import TableSource, table_kind
 from jielong.media.kinds.base import MediaKind, kind_of, kinds
 
@@ -54,7 +54,8 @@ def open_data(
     Args:
         name: The set's name or path; several are joined (:class:`~jielong.data.joined.Joined`).
         split: ``train``, ``heldout`` or ``None`` for all. If the set declares no split, 5 % are held out, chosen by a hash of
-            their names, so that the choice stays when items are added.
+            their content (:func:`~jielong.data.splits.split_by_content`), so that equal items are in one split, and the choice stays when
+            items are added or renamed.
         settings: A recipe's `data:` section.
         medium: What items are fitted to, as a tokenizer reads them; by default as the settings describe.
         whole: Leave out items longer than the medium along time.
@@ -105,6 +106,8 @@ def open_quietly(
         medium = medium or kind.medium(settings, channels or {**kind.native, **source.native}["channels"])
     except ValueError as error:
         raise DataError(f"{name} cannot be read so: {error}") from None
+    if settings.deduplicate:
+        source = Deduplicated(source)
     found = MediaSet(source, medium, _indices_of(source, split), settings)
     if not whole or not medium.timed:
         return found
@@ -200,11 +203,13 @@ def _indices_of(source: Source, split: Split | None) -> list[int]:
     everything = range(len(source.items))
     if split is None:
         return list(everything)
-    chosen = [index for index, each in enumerate(splits(source)) if each == split]
-    if not chosen and declares(source):
+    chosen = [index for index, each in enumerate(source.splits) if each == split]
+    if not chosen and source.declares_splits:
         raise DataError(f"{source.name} marks no item as {split!r}")
     if not chosen and split == "heldout":
-        raise DataError(f"{source.name} has too few items ({len(source.items)}) to hold any out")
+        raise DataError(
+            f"{source.name} has too few different items ({len(set(source.content_hashes))} of {len(source.items)}) to hold any out"
+        )
     return chosen or list(everything)
 
 

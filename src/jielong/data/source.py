@@ -11,6 +11,7 @@ from functools import cached_property
 from jielong.core.json import JSON
 from jielong.data.content_hash import hash_bytes
 from jielong.data.ledger import Cause, Ledger
+from jielong.data.splits import Split, declared_split, split_by_content
 from jielong.media.kinds.base import Content
 
 
@@ -62,6 +63,18 @@ class Source(ABC):
         """A hash of the content of every item (:mod:`jielong.data.content_hash`)."""
         return [hash_bytes(self.blob(index)) for index in range(len(self.items))]
 
+    @property
+    def declares_splits(self) -> bool:
+        """Whether the split of any item is declared."""
+        return any(item.split for item in self.items)
+
+    @cached_property
+    def splits(self) -> list[Split]:
+        """The split of every item: as declared, or by content where none is declared."""
+        if self.declares_splits:
+            return [declared_split(item.split) for item in self.items]
+        return split_by_content(self.content_hashes)
+
     def identity(self, indices: Sequence[int]) -> str:
         """A digest of the content of those items."""
         return digest(self.content_hashes[index] for index in indices)
@@ -79,8 +92,3 @@ def digest(parts: Iterable[str | bytes]) -> str:
         total.update(len(data).to_bytes(8, "big"))
         total.update(data)
     return total.hexdigest()
-
-
-def fraction(text: str) -> float:
-    """A hash of a text as a number in ``[0, 1)``, uniform over texts."""
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64

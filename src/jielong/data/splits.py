@@ -1,27 +1,46 @@
-"""Training and held-out splits."""
+"""Training and held-out splits: as declared, otherwise by a hash of the content."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import Literal
-
-from jielong.data.source import Source, fraction
 
 Split = Literal["train", "heldout"]
 HELDOUT_SHARE = 0.05
 _HELDOUT_WORDS = ("heldout", "test", "val", "valid", "validation", "eval")
 
 
-def declares(source: Source) -> bool:
-    """Whether a source declares the split of any item."""
-    return any(item.split for item in source.items)
+def fraction(text: str) -> float:
+    """A hash of a text as a number in ``[0, 1)``, uniform over texts."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
 
 
-def splits(source: Source) -> list[Split]:
-    """The split of every item: as declared, or else 5 % held out by a hash of the key, at least one of two items."""
-    if declares(source):
-        return ["heldout" if (item.split or "").lower() in _HELDOUT_WORDS else "train" for item in source.items]
-    rank = [fraction(item.key) for item in source.items]
-    heldout = {index for index, place in enumerate(rank) if place < HELDOUT_SHARE}
-    if not heldout and len(rank) > 1:
-        heldout = {min(range(len(rank)), key=rank.__getitem__)}
-    return ["heldout" if index in heldout else "train" for index in range(len(rank))]
+def declared_split(word: str | None) -> Split:
+    """The split that a word of the data names; ``train`` without one."""
+    return "heldout" if (word or "").lower() in _HELDOUT_WORDS else "train"
+
+
+def split_by_content(hashes: Sequence[str]) -> list[Split]:
+    """The split of every item: 5 % of the contents are held out, and where there are two different ones, each split has one.
+
+    Items with the same bytes are in one split. Names do not matter, and other items only where there are so few that none or all would be
+    held out. Pixels are not compared: the split would change with the version of a decoder, and would need all files to be decoded.
+
+    Args:
+        hashes: Of the content of each item.
+    """
+    rank = {content: fraction(content) for content in hashes}
+    if len(rank) < 2:
+        return ["train"] * len(hashes)
+    first, last = min(rank, key=rank.__getitem__), max(rank, key=rank.__getitem__)
+    return ["heldout" if content == first or (rank[content] < HELDOUT_SHARE and content != last) else "train" for content in hashes]
+
+
+def in_both(hashes: Sequence[str], splits: Sequence[Split]) -> list[tuple[int, int]]:
+    """Held-out items with the same content as a training item, each with the first such training item."""
+    trained: dict[str, int] = {}
+    for index, content in enumerate(hashes):
+        if splits[index] == "train":
+            trained.setdefault(content, index)
+    return [(index, trained[content]) for index, content in enumerate(hashes) if splits[index] == "heldout" and content in trained]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +25,7 @@ from jielong.core.locks import one_run
 from jielong.core.medium import Medium
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
+from jielong.data.duplicates import leak
 from jielong.data.opening import open_quietly, warn_of_unused
 from jielong.data.order import AlikeOrder, ShuffledOrder, spread
 from jielong.data.sets import Batch, MediaSet
@@ -153,6 +155,8 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
     source = data or recipe.data.set
     train_set, heldout = _open(recipe, source, "train"), _open(recipe, source, "heldout")
     warn_of_unused(train_set.name, train_set.unused + heldout.left_out)
+    if found := leak(train_set.source):
+        warnings.warn(found, stacklevel=2)
     media = train_set.medium
     for each in condition_inputs(recipe):
         each.check(train_set, source)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jielong.core.files import write_bytes
-from jielong.data.source import fraction
+from jielong.data.splits import fraction
 from jielong.media.images import encode, fit
 from jielong.media.reading.pictures import read_image
 

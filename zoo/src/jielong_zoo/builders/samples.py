@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jielong.data.built import BuildError
-from jielong.data.source import fraction
+from jielong.data.splits import fraction
 from jielong.media.audio import encode_audio, resample, to_channels
 from jielong.media.reading.sound import read_audio
 

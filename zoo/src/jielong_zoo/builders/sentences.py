@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from jielong.data.source import fraction
+from jielong.data.splits import fraction
 from jielong_zoo.builders.phrases import PROMPTS, QUESTIONS, SHORT, STATEMENTS, WORDS
 
 WRITTEN = """

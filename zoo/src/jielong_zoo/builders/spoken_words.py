@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jielong.data.built import BuildError
-from jielong.data.source import fraction
+from jielong.data.splits import fraction
 from jielong.media.reading.faults import BrokenAudioError
 from jielong.media.reading.sound import read_audio
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from jielong.data.built import BuildError
-from jielong.data.source import DataError, fraction
-from jielong.data.splits import Split
+from jielong.data.source import DataError
+from jielong.data.splits import Split, fraction
 from jielong.media.audio import encode_audio
 from jielong.media.espeak import EspeakError, speak
 from jielong_zoo.builders.neural_voices import KOKORO_VOICES, Samples, kokoro, piper
