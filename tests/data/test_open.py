@@ -97,13 +97,19 @@ def test_a_file_that_the_metadata_names_but_is_missing_is_named_not_fatal(tmp_pa
     [
         ("name,caption\na.png,x\n", "line 2: no file is named"),
         ("file_name,caption\n../secret.png,x\n", "outside"),
-        ("file_name,caption\na.png,x\na.png,y\n", "twice"),
     ],
 )
 def test_bad_metadata_is_refused(tmp_path, text, word):
     put(tmp_path, a_dot_png=png(1), metadata_dot_csv=text)
     with pytest.raises(DataError, match=word):
         open_data(tmp_path)
+
+
+def test_of_two_rows_for_one_file_the_first_counts(tmp_path):
+    put(tmp_path, a_dot_png=png(1), metadata_dot_csv="file_name,caption\na.png,x\na.png,y\n")
+    images = open_data(tmp_path, size=8)
+    assert images.captions == ["x"]
+    assert "twice" in images.unused.reasons(Cause.ROW)["metadata.csv, line 3"]
 
 
 def test_conflicting_metadata_is_refused(tmp_path):

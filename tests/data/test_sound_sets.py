@@ -12,6 +12,7 @@ from torch import Tensor
 
 from jielong.data.built import BuildError, built_path
 from jielong.data.inspecting import inspect
+from jielong.data.ledger import Cause
 from jielong.data.opening import open_data
 from jielong.data.source import DataError
 from jielong.media.audio import level, write_audio
@@ -192,9 +193,11 @@ def test_spoken_words_are_recordings_with_words_in_their_language(stamps: Path) 
         build_set("spoken-words", stamps.parent / "cache")
 
 
-def test_words_that_are_not_utf8_are_odd(folder: Path) -> None:
+def test_a_clip_whose_words_are_not_text_is_named(folder: Path) -> None:
     (folder / "dog" / "long.txt").write_bytes(b"caf\xe9")
-    assert inspect(folder).odd["dog/long.wav"] == ["its caption is not UTF-8: some characters are lost"]
+    unused = inspect(folder).unused.reasons(Cause.WORDS)
+    assert list(unused) == ["dog/long.wav"]
+    assert "dog/long.txt is not UTF-8 text: line 1 has the byte 0xe9" in unused["dog/long.wav"]
 
 
 def test_a_folder_of_nothing_lacks_what_it_was_meant_to_hold(tmp_path):

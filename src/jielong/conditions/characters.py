@@ -64,7 +64,7 @@ class SymbolText(Condition[str, PaddedTexts]):
 
     def precompute(self, train: MediaSet, heldout: MediaSet) -> None:
         """Check that all texts can be read."""
-        self.check([text for data in (train, heldout) for text in data.captions if text])
+        self.check([text for data in (train, heldout) for text in data.every_caption if text])
 
     def check(self, texts: Sequence[str]) -> None:
         """Check that texts can be read. Raises ``ValueError`` if some cannot; the message says how many, and why the first."""

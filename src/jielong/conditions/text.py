@@ -158,7 +158,7 @@ class FrozenText(Condition[str, PaddedTexts]):
 
     def precompute(self, train: MediaSet, heldout: MediaSet) -> None:
         """Encode all training captions in batches, which is much faster than one at a time; see :meth:`precompute_texts`."""
-        self.precompute_texts(train.captions)
+        self.precompute_texts(train.every_caption)
 
     def precompute_texts(self, captions: Sequence[str], folder: Path | None = None) -> None:
         """Load the states of texts from the cache on disk, or encode them now; more than ``CACHED_TEXTS`` are left to :meth:`prepare`.

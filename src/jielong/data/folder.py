@@ -12,7 +12,8 @@ from jielong.core.json import JSON, printable
 from jielong.data.content_hash import hash_file, remembered
 from jielong.data.ledger import Cause, Ledger
 from jielong.data.source import DataError, Item, Source
-from jielong.data.words import CAPTION_NAMES, FILE_NAMES, LABEL_NAMES, first, read_json, read_metadata
+from jielong.data.text import decode_text
+from jielong.data.words import CAPTION_NAMES, FILE_NAMES, LABEL_NAMES, first, read_json, read_metadata, several
 from jielong.media.kinds.base import MediaKind, kinds
 
 SPLITS = {"train": "train"} | dict.fromkeys(("heldout", "test", "val", "valid", "validation"), "heldout")
@@ -42,20 +43,18 @@ class FolderSource(Source):
         self.items, self.unused = [], Ledger()
         self._paths: list[Path] = []
         self._used: set[Path] = set()  # items, whole or broken, and their words
-        seen, listed = 0, False
+        listed = False
         files = walk(root, self.unused)
         for folder, split in _split_folders(root, files, self.suffixes).items():
             inside = files if folder == root else [path for path in files if path.is_relative_to(folder)]
             metadata = _metadata_of(folder)
             listed = listed or bool(metadata)
             for path, item in self._listed(folder, metadata) if metadata else self._walked(folder, inside):
-                seen += 1
                 self._take(path, item if split is None else replace(item, split=split))
-        if not seen:
-            held = f" ({self.unused.counts()})" if self.unused else ""
+        if not self.items and not any(entry.cause in (Cause.BROKEN, Cause.MISSING, Cause.WORDS) for entry in self.unused):
             raise DataError(
-                f"{root} holds no {kind.noun[1]}{held}; expected {' '.join(sorted(self.suffixes))} files, class sub-folders, "
-                ".tar shards or .parquet files"
+                f"{root} holds no {kind.noun[1]}; expected {' '.join(sorted(self.suffixes))} files, class sub-folders, "
+                f".tar shards or .parquet files{self.unused.explained()}"
             )
         for path in files:
             if path not in self._used:
@@ -117,25 +116,41 @@ class FolderSource(Source):
         for path in paths:
             sidecars = [beside[key] for key in ((path.with_suffix(""), suffix) for suffix in SIDECARS) if key in beside]
             self._used.update(sidecars)
-            words = _words(sidecars)
-            label = first(words, LABEL_NAMES) or (printable(path.relative_to(folder).parts[0]) if classed else None)
-            yield path, Item(self._key(path), first(words, CAPTION_NAMES), label)
+            try:
+                words = _words(sidecars)
+                label = first(words, LABEL_NAMES) or (printable(path.relative_to(folder).parts[0]) if classed else None)
+                item = Item(self._key(path), several(words, CAPTION_NAMES), label)
+            except DataError as error:
+                self._used.add(path)
+                self.unused.add(Cause.WORDS, self._key(path), str(error))
+            else:
+                yield path, item
 
     def _listed(self, folder: Path, metadata: Sequence[Path]) -> Iterator[tuple[Path, Item]]:
         if len(metadata) > 1:
             raise DataError(f"{folder} has {' and '.join(f.name for f in metadata)}; keep one of them")
         self._used.add(metadata[0])
         named: set[str] = set()
-        for row in read_metadata(metadata[0]):
+        for place, row in read_metadata(metadata[0], self.unused):
             name = PurePosixPath((first(row, FILE_NAMES) or "").replace("\\", "/")).as_posix()
-            path = folder / name
-            if not path.parent.resolve().is_relative_to(folder.resolve()):
-                raise DataError(f"{metadata[0]} names {name}, which lies outside of {folder}")
-            if name in named:
-                raise DataError(f"{metadata[0]} names {name} twice; a file has one row")
+            fault = f"{name} is named twice; the first row counts" if name in named else _outside(folder, name)
+            if fault is not None:
+                self.unused.add(Cause.ROW, place, f"{folder}: {place}: {fault}")
+                continue
             named.add(name)
             known: JSON = {k: v for k, v in row.items() if k and k not in FILE_NAMES}
-            yield path, Item(self._key(path), first(row, CAPTION_NAMES), first(row, LABEL_NAMES), first(row, ("split",)), known)
+            item = Item(self._key(folder / name), several(row, CAPTION_NAMES), first(row, LABEL_NAMES), first(row, ("split",)), known)
+            yield folder / name, item
+
+
+def _outside(folder: Path, name: str) -> str | None:
+    """Why a file that metadata name cannot be looked for; ``None`` when it can."""
+    try:
+        inside = (folder / name).parent.resolve().is_relative_to(folder.resolve())
+        (folder / name).is_file()
+    except (OSError, RuntimeError, ValueError) as error:
+        return f"{name!r:.80} is no file's name: {error}"
+    return None if inside else f"{name} lies outside of {folder}"
 
 
 def _split_folders(root: Path, files: Sequence[Path], suffixes: frozenset[str]) -> dict[Path, str | None]:
@@ -197,7 +212,7 @@ def _words(sidecars: Sequence[Path]) -> JSON:
     words: JSON = {}
     for path in sidecars:
         if path.suffix.lower() == ".txt":
-            words["caption"] = path.read_text("utf-8", "replace")
+            words["caption"] = decode_text(path.read_bytes(), str(path))
         else:
             words = {**read_json(path.read_bytes(), str(path)), **words}
     return words

@@ -44,7 +44,7 @@ class IdxSource(Source):
             if pictures and images.shape[1:] != pictures[0].shape[1:]:
                 raise DataError(f"{folder}: {part} pictures are {images.shape[1:]}, the others {pictures[0].shape[1:]}")
             names = [classes[label] for label in labels.tolist()]
-            self.items += [Item(f"{part}/{i}", caption=word, label=word, split=split) for i, word in enumerate(names)]
+            self.items += [Item(f"{part}/{i}", captions=(word,), label=word, split=split) for i, word in enumerate(names)]
             pictures.append(images)
         self._pictures = np.concatenate(pictures)
         self.native = {"size": self._pictures.shape[1], "channels": 1}

@@ -35,7 +35,7 @@ class Report:
         count: Usable items; ``splits`` counts those of each declared split.
         decoded: Items decoded in full.
         facts: What the kind of media finds, such as sizes and durations.
-        captions: Items with a caption; ``words`` are its length; ``examples`` are a few.
+        captions: Items with a caption; ``words`` are its length; ``examples`` are a few; ``several``: items with more than one.
         classes: Items per class.
         columns: Other columns of the source.
         unused: What was found and is not used, by cause.
@@ -52,6 +52,7 @@ class Report:
     facts: JSON
     rows: list[tuple[str, str]] = field(repr=False)
     captions: int
+    several: int
     words: Spread | None
     examples: list[str]
     classes: dict[str, int]
@@ -89,7 +90,8 @@ class Report:
 
     def _table(self) -> list[tuple[str, str]]:
         rows = [("splits", counted(self.splits) or "none declared; 5 % will be held out"), *self.rows]
-        rows += [("captions", f"{self.captions} of {self.count}" + ("" if self.words is None else f"; words {self.words}"))]
+        several = f"; several: {self.several}, of which training draws one a sample" if self.several else ""
+        rows += [("captions", f"{self.captions} of {self.count}" + ("" if self.words is None else f"; words {self.words}") + several)]
         rows += [("for example", "\n".join(self.examples))] if self.examples else []
         rows += [("classes", f"{len(self.classes)}: {counted(self.classes)}")] if self.classes else []
         rows += [("columns", ", ".join(self.columns))] if self.columns else []
@@ -129,6 +131,7 @@ def inspect(name: str | os.PathLike[str], limit: int | None = _LIMIT, **options:
         facts=inspector.facts(),
         rows=inspector.rows(),
         captions=len(captions),
+        several=sum(len(item.captions) > 1 for item in items),
         words=Spread.of([len(caption.split()) for caption in captions]) if captions else None,
         examples=list(dict.fromkeys(captions))[:: max(1, len(set(captions)) // 4)][:4],
         classes=dict(Counter(item.label for item in items if item.label is not None)),
@@ -157,7 +160,6 @@ def _look(found: MediaSet, inspector: Inspector, decoded: set[int]) -> tuple[Led
             continue
         same = first.setdefault(hashlib.sha256(found.source.blob(index)).digest(), key)
         reasons += [f"the same file as {same}"] if same != key else []
-        reasons += ["its caption is not UTF-8: some characters are lost"] if "\ufffd" in found.captions[index] else []
         if reasons:
             odd[key] = reasons
     return broken, odd

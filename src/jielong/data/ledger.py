@@ -78,6 +78,10 @@ class Ledger:
         """``2 broken (a.png, b.png), 1 link (c.png)``."""
         return ", ".join(f"{_total(entries):,} {cause} ({names(entries)})" for cause, entries in self.by_cause().items())
 
+    def explained(self) -> str:
+        """What an error adds that no item is left: the counts and the first reasons; empty without entries."""
+        return f": {self.counts()}. {'; '.join(entry.reason for entry in self.entries[:NAMED])}" if self.entries else ""
+
     def rows(self) -> list[tuple[str, str]]:
         """A row of a table for each cause: the number, and the first names."""
         return [(str(cause), f"{_total(entries):,}: {names(entries)}") for cause, entries in self.by_cause().items()]

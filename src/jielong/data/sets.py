@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from jielong.config.data import DataSettings
 from jielong.core.medium import Medium
-from jielong.data.ledger import NAMED, Cause, Ledger
+from jielong.data.ledger import Cause, Ledger
 from jielong.data.source import DataError, Source, digest
 from jielong.media.kinds.base import kind_of
 
@@ -64,7 +64,7 @@ class MediaSet(Dataset[Batch]):
     Attributes:
         medium: What an item looks like.
         classes: Names of the classes, in the order of their numbers.
-        captions: One an item, ``""`` where missing.
+        captions: The first of each item, ``""`` where it has none.
         labels: A class number an item, or ``None``.
         columns: The other columns of the source, by name.
         left_out: What the set has found beside :attr:`Source.unused`: items too long, or that cannot be decoded and are replaced.
@@ -90,11 +90,12 @@ class MediaSet(Dataset[Batch]):
         self.indices = list(range(len(source.items)) if indices is None else indices)
         self.left_out = Ledger()
         if not self.indices:
-            raise DataError(f"{source.name} holds no usable {self.kind.noun[0]}{_first_reasons(source.unused)}")
+            raise DataError(f"{source.name} holds no usable {self.kind.noun[0]}{source.unused.explained()}")
         items = [source.items[i] for i in self.indices]
         self.keys = [item.key for item in items]
         self.has_captions = any(item.caption for item in items)
         self.captions = [item.caption or "" for item in items]
+        self._captions = [item.captions for item in items]
         # Classes come from the whole source, so that the splits of one set number them alike.
         self.classes = list(source.classes or sorted({item.label for item in source.items if item.label is not None}))
         number = {name: n for n, name in enumerate(self.classes)}
@@ -130,8 +131,14 @@ class MediaSet(Dataset[Batch]):
         if self._fingerprint is None:
             how = self.kind.preprocessing(self.medium, self.settings)
             words = [f"{k}\0{c}\0{n}" for k, c, n in zip(self.keys, self.captions, self.labels, strict=True)]
+            words += [f"{k}\0{caption}" for k, captions in zip(self.keys, self._captions, strict=True) for caption in captions[1:]]
             self._fingerprint = digest([how, self.source.identity(self.indices), *self.classes, *words])
         return self._fingerprint
+
+    @property
+    def every_caption(self) -> list[str]:
+        """All captions of all items, ``""`` where an item has none."""
+        return [caption for captions in self._captions for caption in captions or ("",)]
 
     @property
     def speaker_column(self) -> str | None:
@@ -151,26 +158,43 @@ class MediaSet(Dataset[Batch]):
         return self._stacked(indices, [0] * len(indices))
 
     def crops(self, indices: Sequence[int], positions: Sequence[int], seed: int) -> Batch:
-        """Parts of those items that begin anywhere along time, drawn from ``(seed, position)``; short items begin at 0.
+        """Items of a training batch: parts that begin anywhere along time, and one of an item's captions, drawn from ``(seed, position)``.
+
+        Items that are no longer than the medium begin at 0.
 
         Args:
             indices: Which items.
             positions: Of each in the endless stream of the run.
             seed: Of the run.
         """
-        if not self.medium.timed:
-            return self.batch(indices)
-        starts = []
-        for index, position in zip(indices, positions, strict=True):
-            spare = self._item(index).shape[self._time] - self.medium.frames
-            drawn = int.from_bytes(hashlib.blake2b(f"{seed}/crop/{position}".encode(), digest_size=8).digest(), "big")
-            starts.append(drawn % (spare + 1) if spare > 0 else 0)
+        starts = [0] * len(indices)
+        for place, (index, position) in enumerate(zip(indices, positions, strict=True)):
+            spare = self._item(index).shape[self._time] - self.medium.frames if self.medium.timed else 0
+            starts[place] = _drawn(seed, "crop", position, spare + 1) if spare > 0 else 0
         media = self._stacked(indices, starts)
-        return self._labelled(indices, media)
+        return self._with_drawn_captions(self._labelled(indices, media), indices, positions, seed)
 
-    def tokenised(self, indices: Sequence[int], tokens: Tensor) -> Batch:
-        """A batch of the tokens ``(B, N, C)`` of those items, with captions, labels and lengths; nothing is decoded."""
-        return self._labelled(indices, torch.empty(len(indices), 0), tokens)
+    def tokenised(self, indices: Sequence[int], tokens: Tensor, positions: Sequence[int] | None = None, seed: int = 0) -> Batch:
+        """A batch of the tokens ``(B, N, C)`` of those items, with captions, labels and lengths; nothing is decoded.
+
+        Args:
+            indices: Which items.
+            tokens: Of these items.
+            positions: As of :meth:`crops`, to draw one of an item's captions; the first by default.
+            seed: Of the run.
+        """
+        batch = self._labelled(indices, torch.empty(len(indices), 0), tokens)
+        return batch if positions is None else self._with_drawn_captions(batch, indices, positions, seed)
+
+    def _with_drawn_captions(self, batch: Batch, indices: Sequence[int], positions: Sequence[int], seed: int) -> Batch:
+        if batch.captions is None:
+            return batch
+        captions = list(batch.captions)
+        for place, (index, position) in enumerate(zip(indices, positions, strict=True)):
+            choices = self._captions[self.resolve(index)]
+            if len(choices) > 1:
+                captions[place] = choices[_drawn(seed, "caption", position, len(choices))]
+        return replace(batch, captions=captions)
 
     def whole(self, index: int) -> Tensor:
         """A whole item, ``(C, *size)`` float32 in [-1, 1], along time as long as it is."""
@@ -250,6 +274,6 @@ class MediaSet(Dataset[Batch]):
         raise DataError(f"{self.name}: not one of {len(self)} {self.kind.noun[1]} can be decoded")
 
 
-def _first_reasons(unused: Ledger) -> str:
-    reasons = [entry.reason for entry in unused][:NAMED]
-    return f": {unused.counts()}. {'; '.join(reasons)}" if reasons else ""
+def _drawn(seed: int, what: str, position: int, count: int) -> int:
+    """A number below ``count``, the same for the same seed, purpose and position."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{what}/{position}".encode(), digest_size=8).digest(), "big") % count

@@ -17,7 +17,8 @@ from jielong.data.content_hash import hash_bytes, remembered
 from jielong.data.ledger import Cause, Ledger
 from jielong.data.source import DataError, Item, Source, digest
 from jielong.data.tar_members import tar_members
-from jielong.data.words import CAPTION_NAMES, LABEL_NAMES, first, read_json
+from jielong.data.text import decode_text
+from jielong.data.words import CAPTION_NAMES, LABEL_NAMES, first, read_json, several
 from jielong.media.kinds.base import MediaKind
 
 _COMPOUND = re.compile(r"[A-Za-z_][\w-]*")
@@ -58,7 +59,7 @@ class ShardSource(Source):
 
     def _take(self, number: int, file: BinaryIO, key: str, sample: Mapping[str, tarfile.TarInfo]) -> None:
         """Use one sample, or record why not."""
-        path, words = self.files[number], JSON()
+        path = self.files[number]
         length = path.stat().st_size
         cut = next((member.name for member in sample.values() if member.offset_data + member.size > length), None)
         if cut is not None:
@@ -70,11 +71,11 @@ class ShardSource(Source):
             reason = f"{path}: sample {key} has no {self._kind.noun[0]}, only {' '.join(sorted(sample))}"
             self.unused.add(Cause.NO_ITEM, key, reason)
             return
-        beside = {_last(suffix): member for suffix, member in reversed(plain_first) if member.size <= _TEXT_LIMIT}
-        for suffix in (".txt", ".cls", ".json"):
-            if suffix in beside:
-                file.seek(beside[suffix].offset_data)
-                words = _with_words(words, suffix, file.read(beside[suffix].size), f"{path}: {beside[suffix].name}")
+        try:
+            item = _item(file, key, plain_first, path)
+        except DataError as error:
+            self.unused.add(Cause.WORDS, key, str(error))
+            return
         file.seek(items[0].offset_data)
         try:
             self._kind.check_header(file.read(items[0].size), key)
@@ -86,7 +87,7 @@ class ShardSource(Source):
                 Cause.SPARE, spare.name, f"{path}: {spare.name} is not read, as {items[0].name} is the item of the sample {key}"
             )
         self._places.append((number, items[0].offset_data, items[0].size))
-        self.items.append(Item(key, first(words, CAPTION_NAMES), first(words, LABEL_NAMES), first(words, ("split",))))
+        self.items.append(item)
 
     def _samples(self, path: Path, members: Sequence[tarfile.TarInfo]) -> dict[str, dict[str, tarfile.TarInfo]]:
         """Samples by name, each with its members by ending in lower case."""
@@ -158,7 +159,18 @@ def _last(suffix: str) -> str:
     return f".{suffix.rpartition('.')[2]}"
 
 
+def _item(file: BinaryIO, key: str, members: Sequence[tuple[str, tarfile.TarInfo]], path: Path) -> Item:
+    """The words of a sample; of two members that end alike the first counts."""
+    beside = {_last(suffix): member for suffix, member in reversed(members) if member.size <= _TEXT_LIMIT}
+    words: JSON = {}
+    for suffix in (".txt", ".cls", ".json"):
+        if suffix in beside:
+            file.seek(beside[suffix].offset_data)
+            words = _with_words(words, suffix, file.read(beside[suffix].size), f"{path}: {beside[suffix].name}")
+    return Item(key, several(words, CAPTION_NAMES), first(words, LABEL_NAMES), first(words, ("split",)))
+
+
 def _with_words(words: JSON, suffix: str, data: bytes, name: str) -> JSON:
     if suffix == ".json":
         return {**read_json(data, name), **words}
-    return {**words, "caption" if suffix == ".txt" else "label": data.decode("utf-8", "replace").strip()}
+    return {**words, "caption" if suffix == ".txt" else "label": decode_text(data, name)}

@@ -21,13 +21,18 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Item:
-    """One undecoded item: its key, caption, class name, declared split and other columns."""
+    """One undecoded item: its key, captions, class name, declared split and other columns."""
 
     key: str
-    caption: str | None = None
+    captions: tuple[str, ...] = ()
     label: str | None = None
     split: str | None = None
     extra: JSON = field(default_factory=dict)
+
+    @property
+    def caption(self) -> str | None:
+        """The first caption, which is used wherever none is drawn."""
+        return self.captions[0] if self.captions else None
 
 
 class Source(ABC):

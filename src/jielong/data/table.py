@@ -19,6 +19,7 @@ from jielong.core.json import JSON
 from jielong.data.content_hash import hash_bytes, remembered
 from jielong.data.ledger import Ledger
 from jielong.data.source import DataError, Item, Source
+from jielong.data.text import text_of, texts_of
 from jielong.media.kinds.base import MediaKind, kinds
 
 CAPTION_COLUMNS = ("caption", "text", "prompt", "description")
@@ -76,9 +77,9 @@ class TableSource(Source):
                 self.items.append(
                     Item(
                         key=key,
-                        caption=_text(values.get(roles["caption"])),
-                        label=_label(values.get(roles["label"]), names),
-                        split=_text(values.get(roles["split"])),
+                        captions=texts_of(values.get(roles["caption"]), key),
+                        label=_label(values.get(roles["label"]), names, key),
+                        split=text_of(values.get(roles["split"]), key),
                         extra={k: v for k, v in values.items() if k not in (roles["caption"], roles["split"])},
                     )
                 )
@@ -193,14 +194,10 @@ def _class_names(schema: pa.Schema, label: str | None) -> list[str]:
         return []
 
 
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
-
-
-def _label(value: object, names: list[str]) -> str | None:
-    if isinstance(value, int) and 0 <= value < len(names):
-        return names[value]
-    return _text(value)
+def _label(value: object, names: Sequence[str], place: str) -> str | None:
+    if isinstance(value, int) and names and not isinstance(value, bool):
+        return names[value] if 0 <= value < len(names) else None  # -1 stands for none
+    return text_of(value, place)
 
 
 def _bytes(value: Mapping[str, bytes] | bytes | None) -> bytes:

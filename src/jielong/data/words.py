@@ -1,70 +1,111 @@
-"""The words beside a picture: a record of any shape read into caption, label and split."""
+"""The words beside an item: a record of any shape read into captions, label and split."""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jielong.core.json import JSON
+from jielong.data.ledger import Cause, Ledger
 from jielong.data.source import DataError
+from jielong.data.text import decode_text, lines_of, texts_of
 
 CAPTION_NAMES = ("caption", "text", "prompt", "description")
 LABEL_NAMES = ("label", "class", "category", "cls")
 FILE_NAMES = ("file_name", "filename", "file", "path", "image")
+_COLUMNS = "a row needs a column 'file_name' beside 'caption' (or 'text') and 'label'"
+
+
+def several(record: Mapping[str, object], names: Sequence[str], place: str = "") -> tuple[str, ...]:
+    """All texts of the first of ``names`` for which the record has any; a list holds several.
+
+    Raises:
+        DataError: if it is bytes that are not text.
+    """
+    return next(filter(None, (texts_of(record.get(name), place or name) for name in names)), ())
 
 
 def first(record: Mapping[str, object], names: Sequence[str]) -> str | None:
-    """The first of ``names`` that the record has, as text; of a list of captions the first."""
-    for name in names:
-        value = record.get(name)
-        if isinstance(value, list):
-            value = value[0] if value else None
-        if value is not None and str(value).strip():
-            return str(value).strip()
-    return None
+    """The first of :func:`several`."""
+    return next(iter(several(record, names)), None)
 
 
-def read_json(data: bytes, name: str) -> JSON:
-    """A JSON sidecar: an object, or just a string that is the caption.
+def read_json(data: bytes | str, name: str) -> JSON:
+    """A JSON sidecar: an object, or just a string or a list of strings, which are captions.
 
     Raises:
         DataError: if it is neither.
     """
     try:
-        value = json.loads(data)
-    except ValueError as error:
+        value = json.loads(decode_text(data, name) if isinstance(data, bytes) else data)
+    except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{name} is not JSON: {error}") from error
-    if isinstance(value, str):
+    if isinstance(value, str) or (isinstance(value, list) and all(isinstance(each, str) for each in value)):
         return {"caption": value}
     if not isinstance(value, dict):
         raise DataError(f"{name} should hold an object with a caption or a label, not {type(value).__name__}")
     return value
 
 
-def read_metadata(path: Path) -> list[JSON]:
-    """The rows of ``metadata.csv`` or ``metadata.jsonl``; each names its file.
+def read_metadata(path: Path, unused: Ledger) -> list[tuple[str, JSON]]:
+    """The rows of ``metadata.csv`` or ``metadata.jsonl``, each with its place, such as ``metadata.csv, line 2``.
+
+    A row that cannot be read, or names no file, is recorded.
 
     Raises:
-        DataError: if a row names no file or the file is not what its suffix says; the text gives the line.
+        DataError: if the file is not text.
     """
+    text = decode_text(path.read_bytes(), str(path))
+    rows: list[tuple[str, JSON]] = []
+    for number, row in _csv_rows(text) if path.suffix.lower() == ".csv" else _json_rows(text, path):
+        place = f"{path.name}, line {number}"
+        if isinstance(row, str):
+            unused.add(Cause.ROW, place, f"{path}, line {number}: {row}")
+        elif first(row, FILE_NAMES) is None:
+            unused.add(Cause.ROW, place, f"{path}, line {number}: no file is named; {_COLUMNS}")
+        else:
+            rows.append((place, row))
+    return rows
+
+
+def _json_rows(text: str, path: Path) -> Iterator[tuple[int, JSON | str]]:
+    """Number and row of each line that is not blank, or why it cannot be read."""
+    for number, line in enumerate(lines_of(text), 1):
+        if line.strip():
+            try:
+                yield number, read_json(line, "this row")
+            except DataError as error:
+                yield number, str(error)
+
+
+def _csv_rows(text: str) -> Iterator[tuple[int, JSON | str]]:
+    """Number of the first line and row of each record below the header, or why it cannot be read.
+
+    After a record that cannot be read, reading goes on at the line behind its first, so that an open quote costs one line alone.
+    """
+    lines, start, header = lines_of(text), 0, list[str]()
+    limit = csv.field_size_limit(2**31 - 1)  # of all of Python
     try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error}") from error
-    rows: list[tuple[int, JSON]] = []
-    if path.suffix == ".csv":
-        reader = csv.DictReader(io.StringIO(text))
-        rows = [(reader.line_num, row) for row in reader]
-    else:
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                rows.append((number, read_json(line.encode(), f"{path}, line {number},")))
-    for number, row in rows:
-        if first(row, FILE_NAMES) is None:
-            raise DataError(
-                f"{path}, line {number}: no file is named; a row needs a column 'file_name' beside 'caption' (or 'text') and 'label'"
-            )
-    return [row for _, row in rows]
+        while start < len(lines):
+            reader = csv.reader((f"{lines[at]}\n" for at in range(start, len(lines))), strict=True)
+            read = 0
+            try:
+                for fields in reader:
+                    number, read = start + read + 1, reader.line_num
+                    if not header:
+                        header = [name.strip() for name in fields]
+                        if len(set(header)) < len(header):
+                            yield number, f"a column has the name of another: {', '.join(header)}; the last one counts"
+                    elif len(fields) > len(header):
+                        quotes = "a field with a comma stands in double quotes"
+                        yield number, f"{len(fields)} fields, but the header has {len(header)}; {quotes}"
+                    elif fields:
+                        yield number, dict(zip(header, fields, strict=False))
+                return
+            except csv.Error as error:
+                yield start + read + 1, f"{error}: a field with a quote stands in double quotes, and the quotes in it are doubled"
+                start += read + 1
+    finally:
+        csv.field_size_limit(limit)

@@ -86,7 +86,7 @@ class TrainingStream:
         """The items at positions ``first`` to ``first + count`` of the stream."""
         rows = self.order.at(first, count)
         if self.tokens is not None:
-            return self.data.tokenised(rows, self.tokens.values[rows])
+            return self.data.tokenised(rows, self.tokens.values[rows], range(first, first + count), self.seed)
         return self.data.crops(rows, range(first, first + count), self.seed)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from jielong.data.built import BuildError
 from jielong.data.splits import fraction
+from jielong.data.text import lines_of
 from jielong.media.audio import encode_audio
 from jielong.media.reading.sound import read_audio
 
@@ -60,7 +61,7 @@ LICENCE = (
 def transcripts(text: str) -> dict[str, str]:
     """Transcripts by name, from lines ``folder/name: words``, without comments and text in brackets (tones, notes)."""
     found = {}
-    for line in text.lstrip("\ufeff").splitlines():
+    for line in lines_of(text.removeprefix("\ufeff")):
         name, colon, words = line.partition(":")
         words = " ".join(_NOTE.sub(" ", words).split())
         if colon and words and not line.startswith(";"):

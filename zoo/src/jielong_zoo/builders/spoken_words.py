@@ -9,6 +9,7 @@ from typing import Any
 
 from jielong.data.built import BuildError
 from jielong.data.splits import fraction
+from jielong.data.text import lines_of
 from jielong.media.reading.faults import BrokenAudioError
 from jielong.media.reading.sound import read_audio
 
@@ -32,13 +33,13 @@ LICENCE = (
 
 def descriptions(text: str) -> dict[str, str]:
     """Descriptions of a stamp by language: the first line is English (``en``), the others are ``LL.utf8=words``."""
-    first, *others = text.lstrip("\ufeff").splitlines() or [""]
+    first, *others = lines_of(text.removeprefix("\ufeff")) or [""]
     found = {"en": " ".join(first.split())}
     for line in others:
         match = _TRANSLATION.fullmatch(line)
         if match:
             found[match["language"]] = " ".join(match["words"].split())
-    return {language: words for language, words in found.items() if words}
+    return {language: words for language, words in found.items() if words and "\ufffd" not in words}  # not what was written
 
 
 def spoken_words(folder: Path, progress: Callable[[int], None] | None = None) -> Iterator[dict[str, Any]]:

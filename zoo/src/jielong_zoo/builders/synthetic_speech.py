@@ -17,6 +17,7 @@ import torch
 from jielong.data.built import BuildError
 from jielong.data.source import DataError
 from jielong.data.splits import Split, fraction
+from jielong.data.text import decode_text, lines_of
 from jielong.media.audio import encode_audio
 from jielong.media.espeak import EspeakError, speak
 from jielong_zoo.builders.neural_voices import KOKORO_VOICES, Samples, kokoro, piper
@@ -51,9 +52,9 @@ def read_texts(path: Path) -> list[str]:
         DataError: if it is not UTF-8 text, or has no sentence.
     """
     try:
-        lines = [" ".join(line.split()) for line in path.read_text("utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text, one sentence per line: {error}") from error
+        lines = [" ".join(line.split()) for line in lines_of(decode_text(path.read_bytes(), str(path)))]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read as text, one sentence per line: {error}") from error
     sentences_read = list(dict.fromkeys(line for line in lines if line))
     if not sentences_read:
         raise DataError(f"{path} has no sentence; write one per line")
