@@ -1,17 +1,16 @@
-"""Masked drawing of continuous tokens: the naive schedule against every speed option alone, and against combinations of them.
+"""Masked sampling of continuous tokens: naive sampling against each speed option, and against combinations of them.
 
-    python benchmarks/mar.py                                     # speed alone: random weights, 256 tokens of 16 numbers
-    python benchmarks/mar.py --checkpoint mar-emoji              # speed at 256 tokens, speed and quality of trained weights at theirs
+    python benchmarks/mar.py                                     # speed only: random weights, 256 tokens of 16 channels
+    python benchmarks/mar.py --checkpoint mar-emoji              # speed at 256 tokens; speed and quality of the trained model
     python benchmarks/mar.py --checkpoint mar-emoji --count 64 --ways naive best --rounds 1
     python benchmarks/mar.py --quick                             # a smoke run
 
-The naive schedule is MAR's own: 64 iterations of the whole trunk, and 100 evaluations of the head a token, both doubled by guidance. All
-rows of a column use the same weights and random numbers. Trained generators here have fewer tokens than the 256 whose speed is asked for,
-so with a checkpoint there are two columns of time: its parts with random weights at ``--tokens`` (which draw as slowly as trained ones
-would), and the trained ones. Quality is that of the trained ones: pictures of held-out captions, the same for all rows, with the Frechet
-distance to the real ones, its ratio to the naive row's with a paired interval of 90 % (``benchmarks/paired.py``), and
-retrieval among 100 captions. Distances of other counts of pictures do not compare. Rounds of all rows are interleaved, so that a busy
-neighbour slows all alike; medians are reported. The last line of the output is one JSON object.
+Naive sampling is that of MAR: 64 iterations of the whole backbone and NFE 100 per token, both doubled by guidance. All rows of a column
+use the same weights and random numbers. Shipped models have fewer than 256 tokens, so with a checkpoint there are two columns of time:
+its parts with random weights at ``--tokens`` (which take as long as trained ones), and the trained model. Quality is of the latter:
+images of held-out captions, the same for all rows, with the Frechet distance to the real ones, its ratio to the naive row's with a paired
+interval of 90 % (``benchmarks/paired.py``), and R@1 of 100. Frechet distances compare at equal numbers of images only. Rounds of all rows
+alternate, so that load of the machine affects all; medians are reported. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from jielong.orders.masked import Masked
 from jielong.orders.ratio import Ratio
 
 NAIVE = "naive"
-EVERYWHERE = "everywhere: naive, and the head at all positions"
+ALL_POSITIONS = "all positions: naive, and the head at all positions"
 COMBINATIONS: tuple[tuple[str, float, tuple[float, float], tuple[str, ...]], ...] = (
     ("best", 1 / 4, (0.15, 0.05), ("lazy", "interval")),
     ("staged", 3 / 16, (0.15, 0.05), ("two stages",)),
@@ -48,13 +47,13 @@ COMBINATIONS: tuple[tuple[str, float, tuple[float, float], tuple[str, ...]], ...
     ("lazy", 1 / 4, (0.25, 0.05), ("lazy",)),
     ("all of them", 1 / 4, (0.15, 0.05), ("lazy", "two stages")),
 )
-"""Names, shares of the naive iterations, shares of the naive evaluations when no token is known and when all are, and further options.
-The interval's scale is three quarters of the way to that of the naive schedule, which grows to it in a straight line; four fifths known,
-guidance ends. It is the one option that also changes what is drawn, and not only how exactly."""
+"""Names, fractions of the naive iterations, fractions of the naive NFE when no and when all tokens are known, and further options. The
+scale of the guidance interval is three quarters of the way from 1 to the naive scale; it ends when four fifths of the tokens are known.
+It is the only option that changes the target distribution."""
 
 
 def make(arguments: argparse.Namespace, system: Any = None) -> Generator:
-    """A masked autoencoder over a square grid, with weights that differ from their start: MAR's parts, or those of a trained system."""
+    """A masked autoencoder over a square grid with random weights: MAR's parts, or those of a trained system."""
     side = math.isqrt(arguments.tokens)
     if side * side != arguments.tokens:
         raise SystemExit(f"--tokens takes square numbers, such as 64 or 256, not {arguments.tokens}")
@@ -92,27 +91,25 @@ def ways(arguments: argparse.Namespace, iterative: bool, temperature: float) -> 
     two_stage = {"detail_steps": max(1, few // 8)}
     interval = {"guidance": Guidance(scale=1 + 0.75 * (arguments.guidance - 1), kind="interval", stop=0.8)}
     naive = {"steps": iterations, "guidance": Guidance(scale=arguments.guidance, kind="linear"), **sampling()}
-    made: dict[str, dict[str, Any]] = {NAIVE: naive}
-    if arguments.everywhere:
-        made[EVERYWHERE] = naive | {"cache": False}
+    rows: dict[str, dict[str, Any]] = {NAIVE: naive}
+    if arguments.all_positions:
+        rows[ALL_POSITIONS] = naive | {"cache": False}
     if iterative:
         for part in (2, 10):
-            made[f"{max(1, num_inference_steps // part)} evaluations"] = naive | sampling(max(1, num_inference_steps // part))
+            rows[f"NFE {max(1, num_inference_steps // part)}"] = naive | sampling(max(1, num_inference_steps // part))
         early, late = max(1, num_inference_steps // 2), max(1, num_inference_steps // 10)
-        made[f"{early} evaluations, fewer as tokens are known, to {late} (DiSA)"] = naive | sampling(early, late)
-    made[f"{few} iterations"] = naive | {"steps": few}
-    made[f"{few} iterations, the last {max(1, few // 8)} for details (GtR)"] = naive | {"steps": few, **two_stage}
-    made["computed lazily (LazyMAR)"] = naive | lazy
-    made["guided until four fifths are known"] = naive | {"guidance": Guidance(scale=arguments.guidance, kind="interval", stop=0.8)}
+        rows[f"NFE {early}, falling to {late} as tokens are known (DiSA)"] = naive | sampling(early, late)
+    rows[f"{few} iterations"] = naive | {"steps": few}
+    rows[f"{few} iterations, the last {max(1, few // 8)} for details (GtR)"] = naive | {"steps": few, **two_stage}
+    rows["refreshed lazily (LazyMAR)"] = naive | lazy
+    rows["guided until four fifths are known"] = naive | {"guidance": Guidance(scale=arguments.guidance, kind="interval", stop=0.8)}
     for name, part, (early, late), options in COMBINATIONS:
         counts = sampling(max(1, round(early * num_inference_steps)), max(1, round(late * num_inference_steps))) if iterative else {}
         chosen = {"lazy": lazy, "two stages": two_stage, "interval": interval}
         extra = {key: value for option in options for key, value in chosen[option].items()}
-        told = f"{counts['sampling'].num_inference_steps} to {counts['sampling'].final_inference_steps} evaluations" if iterative else ""
-        made[f"{name}: {', '.join([f'{share(part)} iterations', *([told] if told else []), *options])}"] = (
-            naive | {"steps": share(part)} | counts | extra
-        )
-    wanted = {name: options for name, options in made.items() if not arguments.ways or any(name.startswith(way) for way in arguments.ways)}
+        nfe = [f"NFE {counts['sampling'].num_inference_steps} to {counts['sampling'].final_inference_steps}"] if iterative else []
+        rows[f"{name}: {', '.join([f'{share(part)} iterations', *nfe, *options])}"] = naive | {"steps": share(part)} | counts | extra
+    wanted = {name: options for name, options in rows.items() if not arguments.ways or any(name.startswith(way) for way in arguments.ways)}
     return {NAIVE: naive} | wanted
 
 
@@ -122,8 +119,7 @@ def drawing(model: Generator, conditions: list[Any] | None, count: int, options:
 
 
 def qualities(system: Any, rows: dict[str, dict[str, Any]], count: int) -> dict[str, dict[str, Any]]:
-    """Frechet distance of each row's pictures to held-out ones, one a caption or class; its ratio to the naive row's, and retrieval."""
-
+    """Metrics of each row's images, one per held-out caption or class: Frechet distance, its ratio to the naive row's, R@1."""
     from jielong.apps.comparison.measuring import heldout
     from jielong.data.order import spread
     from jielong.evaluation.features import FeatureExtractor
@@ -137,24 +133,24 @@ def qualities(system: Any, rows: dict[str, dict[str, Any]], count: int) -> dict[
     scorer = Scorer.load(None, extractor) if kind == "text" and len(set(images.captions)) >= 100 else None
     real = extractor.extract(images.media(places)).values
     conditions = None if kind is None else [(images.captions if kind == "text" else images.labels)[place] for place in places]
-    features, made = {}, {}
+    features, found = {}, {}
     for name, options in rows.items():
         options = options if conditions is not None else options | {"guidance": 1.0}
         tokens = system.generator.generate(conditions, None if conditions is not None else len(places), seed=0, **options)
         pictures = system.decode(tokens)
         features[name] = extractor.extract(pictures).values
-        made[name] = {"frechet": distance_of_few(features[name], real)}
+        found[name] = {"frechet": distance_of_few(features[name], real)}
         if len(places) >= 32:
             ratio = frechet_ratio(features[name], features[NAIVE], real)
-            made[name]["ratio"] = [ratio.low, ratio.value, ratio.high]
+            found[name]["ratio"] = [ratio.low, ratio.value, ratio.high]
         if scorer is not None:
-            made[name]["retrieval_at_1"] = retrieval_at_1(pictures, conditions or (), images.captions, scorer=scorer).value
-        print(f"  {name}: {told(made[name])}", flush=True)
-    return made
+            found[name]["retrieval_at_1"] = retrieval_at_1(pictures, conditions or (), images.captions, scorer=scorer).value
+        print(f"  {name}: {described(found[name])}", flush=True)
+    return found
 
 
-def told(quality: dict[str, Any]) -> str:
-    """A row's quality in words."""
+def described(quality: dict[str, Any]) -> str:
+    """Metrics of a row as text."""
     words = f"{quality['frechet']:>8.1f}"
     if "ratio" in quality:
         low, value, high = quality["ratio"]
@@ -162,8 +158,8 @@ def told(quality: dict[str, Any]) -> str:
     return words + (f" {100 * quality['retrieval_at_1']:>6.1f} %" if "retrieval_at_1" in quality else "")
 
 
-def trunk_passes(model: Generator, run: Callable[[], Tokens]) -> int:
-    """Calls of the backbone."""
+def backbone_passes(model: Generator, run: Callable[[], Tokens]) -> int:
+    """Number of calls of the backbone."""
     calls = []
     handle = model.backbone.register_forward_hook(lambda module, arguments, result: calls.append(len(result)))
     run()
@@ -174,7 +170,7 @@ def trunk_passes(model: Generator, run: Callable[[], Tokens]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default=None, help="a generator of masked order over continuous tokens")
-    parser.add_argument("--count", type=int, default=256, help="held-out captions that are drawn, with --checkpoint; 363 of the emoji")
+    parser.add_argument("--count", type=int, default=256, help="number of held-out captions, with --checkpoint; all are 363 of emoji")
     parser.add_argument("--tokens", type=int, default=256, help="of random weights")
     parser.add_argument("--layers", type=int, default=6, help="of random weights, half of them the encoder's")
     parser.add_argument("--width", type=int, default=256, help="of random weights")
@@ -184,13 +180,20 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1, help="pictures at once")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=None, help="of PyTorch; all by default")
-    parser.add_argument("--everywhere", action="store_true", help="also the reference that draws at every position in every iteration")
-    parser.add_argument("--ways", nargs="+", default=None, help="rows whose names begin so, beside the naive one; all by default")
-    parser.add_argument("--quick", action="store_true", help="small sizes and one round: whether it runs")
+    parser.add_argument(
+        "--all-positions", action="store_true", help="also the reference, which runs the head at all positions in every iteration"
+    )
+    parser.add_argument("--ways", nargs="+", default=None, help="rows by the start of their names, besides the naive one; all by default")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: small sizes and one round")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.tokens, arguments.layers, arguments.width, arguments.rounds = 16, 2, 16, 1
-        arguments.iterations, arguments.num_inference_steps, arguments.count, arguments.everywhere = 8, 6, 4, arguments.checkpoint is None
+        arguments.iterations, arguments.num_inference_steps, arguments.count, arguments.all_positions = (
+            8,
+            6,
+            4,
+            arguments.checkpoint is None,
+        )
     measured_on = machine(arguments.threads)
     system = None
     if arguments.checkpoint is not None:
@@ -207,28 +210,28 @@ def main() -> None:
     rows = ways(arguments, model.head.iterative, temperature)
     numbers = sum(parameter.numel() for parameter in model.parameters())
     layout = model.layout
-    print(f"{layout.positions} tokens of {layout.channels}, {numbers:,} numbers, {arguments.batch} at once; {measured_on}", flush=True)
+    print(f"{layout.positions} tokens of {layout.channels}, {numbers:,} parameters, batch {arguments.batch}; {measured_on}", flush=True)
     conditions: list[Any] | None = None
     if model.condition is not None:
         conditions = (["red heart"] if system is not None and system.inputs == ("text",) else [0]) * arguments.batch
     runs = {name: drawing(model, conditions, arguments.batch, options) for name, options in rows.items()}
-    if arguments.everywhere:
-        apart = float((runs[NAIVE]().values - runs[EVERYWHERE]().values).abs().max())
-        print(f"drawn everywhere or where it counts: tokens at most {apart:.1e} apart")
-    passes = {name: trunk_passes(model, run) for name, run in runs.items()}
+    if arguments.all_positions:
+        apart = float((runs[NAIVE]().values - runs[ALL_POSITIONS]().values).abs().max())
+        print(f"head at all or at revealed positions: largest difference of tokens {apart:.1e}")
+    passes = {name: backbone_passes(model, run) for name, run in runs.items()}
     seconds = {str(layout.positions): interleaved(runs, arguments.rounds)}
     quality: dict[str, dict[str, Any]] = {}
     if trained is not None:
-        own = {name: drawing(trained, conditions, arguments.batch, options) for name, options in rows.items()}
-        seconds[f"trained, {trained.layout.positions}"] = interleaved(own, arguments.rounds)
+        trained_runs = {name: drawing(trained, conditions, arguments.batch, options) for name, options in rows.items()}
+        seconds[f"trained, {trained.layout.positions}"] = interleaved(trained_runs, arguments.rounds)
         quality = qualities(system, rows, arguments.count)
     heads = "".join(f" {f's ({what})':>16} {'faster':>7}" for what in seconds)
-    print(f"\n  {'':<66} {'passes':>6}{heads}" + ("  Frechet  to naive, 90 %         retrieval" if quality else ""))
+    print(f"\n  {'':<66} {'passes':>6}{heads}" + ("  Frechet  to naive, 90 %         R@1" if quality else ""))
     table = []
     for name in rows:
         times = {what: {"seconds": each[name] / arguments.batch, "faster": each[NAIVE] / each[name]} for what, each in seconds.items()}
         columns = "".join(f" {time['seconds']:>16.4f} {time['faster']:>6.1f}x" for time in times.values())
-        print(f"  {name:<66} {passes[name]:>6}{columns}" + (f" {told(quality[name])}" if quality else ""))
+        print(f"  {name:<66} {passes[name]:>6}{columns}" + (f" {described(quality[name])}" if quality else ""))
         table.append({"way": name, "passes": passes[name], "times": times, **quality.get(name, {})})
     names = ("checkpoint", "count", "tokens", "layers", "width", "iterations", "num_inference_steps", "guidance", "batch", "rounds")
     print(json.dumps({"machine": measured_on, "settings": {name: getattr(arguments, name) for name in names}, "rows": table}))

@@ -1,12 +1,12 @@
-"""Seconds a picture of trained systems, beside the first one named.
+"""Seconds per image of trained systems, relative to the first one.
 
     python benchmarks/systems.py llamagen-emoji maskgit-emoji titok-maskgit-emoji var-emoji
     python benchmarks/systems.py runs/mine runs/other --batches 1 --rounds 3
     python benchmarks/systems.py --quick                                       # a smoke run: two systems trained for two steps
 
-From condition to tokens, guided as each recipe says; decoding is not counted. How many positions and layers a system has decides how
-long it takes, so these are printed too. Rounds of all systems are interleaved, so that a busy neighbour slows all alike; medians are
-reported. The last line of the output is one JSON object.
+From condition to tokens, with each recipe's guidance; decoding is not included. Numbers of positions and layers, which determine the time,
+are printed too. Rounds of all systems alternate, so that load of the machine affects all; medians are reported. The last line of the output
+is one JSON object.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CAPTIONS = ("cat face, Noto style", "red heart, Noto style", "flag: Denmark, Not
 
 
 def conditions(system: System, count: int) -> dict[str, Any]:
-    """What to ask of a system so that it draws ``count`` pictures."""
+    """Arguments of :meth:`System.generate_tokens` for ``count`` images."""
     if system.inputs == ("text",):
         return {"conditions": [CAPTIONS[i % len(CAPTIONS)] for i in range(count)]}
     if system.inputs == ("class",):
@@ -37,17 +37,17 @@ def conditions(system: System, count: int) -> dict[str, Any]:
 
 
 def sizes(recipe: Recipe) -> str:
-    """The backbone's own words."""
+    """Size of the backbone, by its settings."""
     return ", ".join(f"{key} {value}" for key, value in dict(recipe.backbone or {}).items() if key in ("layers", "width", "encoder_layers"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("systems", nargs="*", metavar="SYSTEM", help="shipped models or checkpoint folders; the first is compared with")
+    parser.add_argument("systems", nargs="*", metavar="SYSTEM", help="shipped models or checkpoint folders; the first is the reference")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch; all by default")
-    parser.add_argument("--quick", action="store_true", help="small systems, made for it, and one round: whether it runs")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: two systems of two steps and one round")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.batches, arguments.rounds = [1], 1
@@ -57,7 +57,7 @@ def main() -> None:
     measured_on = machine(arguments.threads)
     loaded = {name: jielong.load(name, "cpu") for name in arguments.systems}
     if none := [name for name, system in loaded.items() if system.generator is None]:
-        raise SystemExit(f"{', '.join(none)}: a tokenizer draws nothing; name generators such as llamagen-emoji")
+        raise SystemExit(f"{', '.join(none)}: tokenizers do not generate; name generators such as llamagen-emoji")
     rows = []
     first = arguments.systems[0]
     for batch in arguments.batches:
@@ -68,9 +68,9 @@ def main() -> None:
         seconds = interleaved(runs, arguments.rounds)
         for name, system in loaded.items():
             rows.append({"system": name, "batch": batch, "seconds": seconds[name] / batch, "times": seconds[first] / seconds[name]})
-            told = f"{system.generator.layout.positions} positions, {sizes(system.recipe)}"
+            size = f"{system.generator.layout.positions} positions, {sizes(system.recipe)}"
             print(
-                f"{name:24} batch {batch:3}: {1000 * seconds[name] / batch:8.1f} ms a picture, {rows[-1]['times']:5.2f} x {first} ({told})"
+                f"{name:24} batch {batch:3}: {1000 * seconds[name] / batch:8.1f} ms per image, {rows[-1]['times']:5.2f} x {first} ({size})"
             )
     print(json.dumps({"machine": measured_on, "rows": rows}))
 

@@ -151,7 +151,7 @@ def test_generators_of_sound_side_by_side(capsys: pytest.CaptureFixture[str], tm
         pytest.importorskip(needed)
     run_script(FOLDER / "speech.py", "--quick", "--json", tmp_path / "table.json")
     rows = json.loads((tmp_path / "table.json").read_text())["rows"]
-    assert rows[-1]["evaluations"] == 2
+    assert rows[-1]["steps"] == 2
     assert "impact-tiny" in capsys.readouterr().out
 
 
