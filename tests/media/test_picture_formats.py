@@ -101,3 +101,40 @@ def test_bands_of_rows_give_what_the_whole_gives(mode: str, monkeypatch: pytest.
     whole = np.asarray(read_image(data))
     monkeypatch.setattr("jielong.media.reading.pictures._BAND_PIXELS", 40)
     assert np.array_equal(np.asarray(read_image(data)), whole)
+
+
+def colours(mode: str = "RGB") -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (20, 28, 4), dtype=np.uint8)
+    return Image.fromarray(values if mode == "RGBA" else values[..., :3].copy())
+
+
+FRAMES = {"save_all": True, "append_images": [colours().rotate(90)]}
+RLE = b"BM" + struct.pack("<IIIIiiHHIIiiII", 14 + 40 + 8 + 10, 0, 62, 40, 2, 2, 1, 8, 1, 10, 0, 0, 2, 2) + b"\0\0\0\0\xff\xff\xff\0"
+RLE += bytes([2, 1, 0, 0, 2, 1, 0, 0, 0, 1])
+FILES = {
+    **{form.lower(): encode(colours().quantize(16) if form == "GIF" else colours(), form) for form in FORMATS},
+    "interlaced png": encode(colours(), "PNG", interlace=True),
+    "animated png": encode(colours(), "PNG", **FRAMES),
+    "progressive jpeg": encode(colours(), "JPEG", progressive=True),
+    "lossless webp": encode(colours("RGBA"), "WEBP", lossless=True),
+    "animated webp": encode(colours(), "WEBP", **FRAMES),
+    "animated gif": encode(colours(), "GIF", **FRAMES),
+    "lzw tiff": encode(colours(), "TIFF", compression="tiff_lzw"),
+    "run-length tga": encode(colours(), "TGA", compression="tga_rle"),
+    "run-length bmp": RLE,
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_cut_picture_is_refused_and_a_whole_one_read(name: str) -> None:
+    data = FILES[name]
+    assert read_image(data, name).mode == "RGB"
+    end = len(data) - (26 if "tga" in name else 0)  # its footer is an addition, which older files lack
+    for kept in sorted({end - cut for cut in (1, 2, 3, 7, 20, 200, 1_000)} | {end * share // 16 for share in range(1, 16)}):
+        with pytest.raises(BrokenImageError, match=f"^{name} "):
+            read_image(data[: max(4, kept)], name)
+
+
+@pytest.mark.parametrize("name", ["png", "jpeg", "gif", "webp", "bmp"])
+def test_something_behind_a_picture_leaves_it_whole(name: str) -> None:
+    assert np.array_equal(np.asarray(read_image(FILES[name] + b"more\0" * 9, name)), np.asarray(read_image(FILES[name], name)))

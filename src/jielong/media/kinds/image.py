@@ -19,10 +19,11 @@ from jielong.media.images import fit, to_bytes_tensor, to_float
 from jielong.media.inspection import Inspector, Spread
 from jielong.media.kinds.base import Content, MediaKind, register
 from jielong.media.pictures import Pictures
+from jielong.media.reading.colour import profile_of
 from jielong.media.reading.faults import BrokenImageError, naming
 from jielong.media.reading.pictures import SUFFIXES, frames_in, open_image, read_image
 
-PREPROCESSING = "upright, over white, shorter side lanczos, centre square, 8 bit: 1"
+PREPROCESSING = "upright, sRGB, over white, shorter side lanczos, centre square, 8 bit: 2"
 LONG = 3.0
 """Aspect ratio beyond which cropping the centre square loses most of a picture."""
 _EDGES = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -110,12 +111,13 @@ class ImageInspector(Inspector):
         self.widths: list[int] = []
         self.heights: list[int] = []
         self.formats: Counter[str] = Counter()
+        self.profiles: Counter[str] = Counter()
 
     def look(self, content: Content, name: str, decode: bool) -> list[str]:
         """Header, and pixels at no more than 64 a side."""
         picture = open_image(content, name) if isinstance(content, bytes) else content
         form, mode, size = picture.format or "raw", picture.mode, picture.size
-        reasons = self._header(picture, frames_in(picture, name))
+        reasons = self._header(picture, frames_in(picture, name)) + self._colour(picture)
         if decode:
             with naming(name, BrokenImageError, "cannot be decoded"):
                 reasons += self._pixels(fit(read_image(content, name), min(self.size, 64)))
@@ -135,6 +137,15 @@ class ImageInspector(Inspector):
         }
         return [reason for reason, applies in reasons.items() if applies]
 
+    def _colour(self, picture: Image.Image) -> list[str]:
+        try:
+            profile = profile_of(picture)
+        except ValueError as error:
+            self.profiles["unusable"] += 1
+            return [f"{error}: its colours are taken as sRGB"]
+        self.profiles["none" if profile is None else profile.name] += 1
+        return []
+
     def _pixels(self, image: Image.Image) -> list[str]:
         array = np.asarray(image)
         if (array == array[:1, :1]).all():
@@ -151,6 +162,7 @@ class ImageInspector(Inspector):
             "height": Spread.of(self.heights),
             "sides": _histogram(sides),
             "formats": dict(self.formats.most_common()),
+            "colour profiles": dict(self.profiles.most_common()),
         }
 
     def preview_medium(self) -> Medium:

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from jielong.media.reading.colour import Profile, usable_profile
 from jielong.media.reading.faults import BrokenImageError, budget, bytes_of, naming, refuse_large
+from jielong.media.reading.rasters import refuse_cut
 
 FORMATS = {
     "PNG": (".png", ".apng"),
@@ -70,7 +72,7 @@ def frames_in(image: Image.Image, name: str) -> int:
 
 
 def read_image(source: bytes | str | os.PathLike[str] | Image.Image, name: str = "") -> Image.Image:
-    """A picture as 8-bit RGB: turned upright (EXIF), transparency laid over white, 16-bit scaled, the first frame of an animation.
+    """A picture as 8-bit sRGB: upright (EXIF), colours by its profile, over white, 16-bit scaled, the first frame of an animation.
 
     Raises:
         BrokenImageError: if the pixels cannot be decoded (truncated, wrong checksum, unknown format).
@@ -81,9 +83,10 @@ def read_image(source: bytes | str | os.PathLike[str] | Image.Image, name: str =
     else:
         data = bytes_of(source, name, BrokenImageError)
         image = open_image(data, name)
+        refuse_cut(data, image.format, name)
     with naming(name, BrokenImageError, "cannot be decoded"):
         image.load()
-        return _over_white(_upright(image))
+        return _finished(_upright(image), usable_profile(image, name))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -94,18 +97,28 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image) if turned else image
 
 
-def _over_white(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
+def _finished(image: Image.Image, profile: Profile | None) -> Image.Image:
+    """8 bits, sRGB, over white."""
+    convert = None if profile is None else profile.convert
+    if image.mode == "RGB" and convert is None and "transparency" not in image.info:
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _to_8_bits(image)
-    if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
+    clear = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+    if convert is None and not clear:
         return image.convert("RGB")
-    laid = Image.new("RGB", image.size)
+    finished = Image.new("RGB", image.size)
     for top, band in _bands(image):
-        rgba = band.convert("RGBA")
-        laid.paste(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"), (0, top))
-    return laid
+        rgba = band.convert("RGBA") if clear else band
+        if profile is not None and convert is not None:
+            opaque = convert(band if band.mode == profile.mode else rgba.convert(profile.mode))
+            if clear:
+                opaque.putalpha(rgba.getchannel("A"))
+            rgba = opaque
+        if clear:
+            rgba = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        finished.paste(rgba.convert("RGB"), (0, top))
+    return finished
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
