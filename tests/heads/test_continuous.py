@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from jielong.config.sampling import SamplingConfig
-from jielong.core.rng import PerSampleRNG
+from jielong.core.rng import Draws, PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads.base import HeadContext
 from jielong.heads.continuous import GuidedDenoiser, IterativeHead, Predict
@@ -42,8 +42,8 @@ class Toy(IterativeHead):
     def __init__(self, draws: int = 1) -> None:
         super().__init__(Counting(), LAYOUT, FlowMatching(steps=3, diffusion_batch_mul=draws))
 
-    def loss_of_copies(self, targets: Tensor, predict: Predict) -> Tensor:
-        self.times = torch.rand(len(targets), 1)
+    def loss_of_copies(self, targets: Tensor, draws: Draws, predict: Predict) -> Tensor:
+        self.times = draws.uniform(1)
         return (predict(targets, self.times) - targets).mean(1)
 
     def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:

@@ -127,8 +127,7 @@ def test_shifts_are_a_group_that_moves_the_odds() -> None:
     "times", [Times(), Times(mean=-0.4, std=1.7), Times(kind="uniform"), Times(mean=0.5, shift=3.0), Times(kind="uniform", shift=0.5)]
 )
 def test_times_follow_their_distribution(times: Times) -> None:
-    torch.manual_seed(0)
-    draws = times.draw(20_000, torch.device("cpu"))
+    draws = times.draw(PerSampleRNG(0, range(20_000)).draws("times"))
     assert draws.dtype == torch.float32
     assert bool(((draws >= 0) & (draws <= 1)).all())
     if times.kind == "uniform":

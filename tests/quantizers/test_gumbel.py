@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from jielong.config.registry import parse_part
+from jielong.core.rng import Draws
 from jielong.quantizers.checks import NonFiniteVectors
 from jielong.quantizers.gumbel import Gumbel, GumbelQuantizer, cosine
 
@@ -43,8 +44,8 @@ def test_cold_samples_are_the_argmax_of_noisy_logits_and_follow_the_softmax() ->
     chosen = values.argmax(-1)
     resolve = (values.max(-1).values > 0.999).float().mean()
     assert resolve > 0.99  # a gap of 1e-3 between two noisy logits happens less than once in a hundred
-    noise = torch.empty(20_000, 5).exponential_(generator=seeded()).log_()
-    assert torch.equal(chosen, (logits.log_softmax(-1) - noise).argmax(-1))
+    uniform = Draws(Draws.fresh(20_000, logits.device, seeded()).each(1).keys[:, 0]).uniform(5)
+    assert torch.equal(chosen, (logits.log_softmax(-1) - (-uniform.log()).log()).argmax(-1))
     want = 20_000 * logits.softmax(-1)
     counts = torch.bincount(chosen, minlength=5)
     assert float(((counts - want).square() / want).sum()) < 27
@@ -74,7 +75,8 @@ def test_relaxed_samples_are_the_formula_and_carry_its_gradient() -> None:
         normal(2, 11, 4, seed=1),
     )
     found = quantizer(z, generator=seeded())
-    noise = -torch.empty(22, 7).exponential_(generator=seeded()).log_().view(2, 11, 7)
+    uniform = Draws(Draws.fresh(2, z.device, seeded()).each(11).keys.flatten()).uniform(7)
+    noise = -(-uniform.log()).log().view(2, 11, 7)
     y = ((quantizer.logits(z).log_softmax(-1) + noise) / 0.7).softmax(-1)
     torch.testing.assert_close(found.values, y @ quantizer.codebook)
     parameters = [z, quantizer.logits.weight, quantizer.codebook]

@@ -117,23 +117,26 @@ class Generator(nn.Module):
         Args:
             tokens: ``(B, N, C)``.
             prepared: Output of the condition's ``prepare``, if the generator has a condition.
-            rng: Random numbers of each item (masks, dropped conditions); a fixed stream by default.
+            rng: Random numbers of each item (masks, dropped conditions, noise); a fixed stream by default.
             phase: The phase of the training step (:attr:`Head.phases`); in all but the main one the head's loss alone counts.
 
         Raises:
             ValueError: if a condition is missing, or given to a generator that has none.
         """
+        rng = rng or PerSampleRNG(0, range(len(tokens)))
         states = self.training_states(tokens, prepared, rng)
         hidden, targets, mask, plan = states.hidden, states.targets, states.loss_mask, states.plan
+        draws = rng.draws("head", hidden.device)
         if self.head.joint:
-            spans, share = (slice(*span) for span in plan.spans), 1.0 / mask.sum(1)
-            parts = []
-            for s in spans:
-                context = plan.head_context(s, mask, phase)
+            spans, share = [slice(*span) for span in plan.spans], 1.0 / mask.sum(1)
+            draws, parts = draws.each(len(spans)), []
+            for block, s in enumerate(spans):
+                context = replace(plan.head_context(s, mask, phase), draws=draws[:, block])
                 parts.append(mask[:, s].sum(1) * share * self.head.loss(hidden[:, s], targets[:, s], context))
             loss = torch.stack(parts).sum() / len(tokens)
         else:
-            loss = (self.head.loss(hidden[mask], targets[mask], HeadContext(phase=phase)) * states.weights[mask]).sum() / len(tokens)
+            context = HeadContext(phase=phase, draws=draws.each(hidden.shape[1])[mask])
+            loss = (self.head.loss(hidden[mask], targets[mask], context) * states.weights[mask]).sum() / len(tokens)
         if phase != MAIN:
             return loss
         for added in (states.duration_loss, self.durations.loss(hidden, states.lengths, plan)):

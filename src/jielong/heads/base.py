@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from jielong.config.registry import Part
 from jielong.config.sampling import SamplingConfig
 from jielong.core.phases import MAIN, Phased
-from jielong.core.rng import PerSampleRNG
+from jielong.core.rng import Draws, PerSampleRNG
 from jielong.core.tokens import Layout
 
 StateCallback = Callable[[Tensor], None]
@@ -36,6 +36,11 @@ class HeadContext:
     given: Tensor | None = None  # codes (B, n, K) that are fixed (V: no code) and -1 elsewhere, for heads with sequential_codebooks
     on_state: StateCallback = ignore_state  # called with every state of a joint head that draws in several steps
     phase: str = MAIN  # the phase of the training step (Head.phases)
+    draws: Draws | None = None  # random numbers of a loss, a stream for each row of hidden vectors
+
+    def streams(self, hidden: Tensor) -> Draws:
+        """:attr:`draws`, or fresh ones for the rows of ``hidden`` ``(M, ...)``."""
+        return Draws.fresh(len(hidden), hidden.device) if self.draws is None else Draws(self.draws.keys)
 
     @property
     def unconditional(self) -> Tensor | None:

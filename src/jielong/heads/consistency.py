@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from jielong.config.registry import Config
-from jielong.core.rng import PerSampleRNG
+from jielong.core.rng import Draws, PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads.continuous import GuidedDenoiser, IterativeHead, IterativeSettings, Predict, total
 from jielong.heads.flow_matching import SLOW
@@ -120,12 +120,13 @@ class ConsistencyHead(IterativeHead):
         """``c_in x``, of unit deviation."""
         return x * (levels**2 + self.deviation**2).rsqrt()
 
-    def loss_of_copies(self, targets: Tensor, predict: Predict, mask: Tensor | None = None) -> Tensor:
+    def loss_of_copies(self, targets: Tensor, draws: Draws, predict: Predict, mask: Tensor | None = None) -> Tensor:
         """Pseudo-Huber distance of predictions at neighbouring levels over their difference; in evaluation on the finest grid."""
         grid = self.levels.grid(self.levels.intervals(self.samples_seen) if self.training else self.levels.last)
-        index = torch.multinomial(self.levels.chances(grid).float().to(targets.device), len(targets), replacement=True)
+        below = self.levels.chances(grid).cumsum(0)[:-1].float().to(targets.device)
+        index = torch.searchsorted(below, draws.uniform(), right=True)
         grid = grid.to(targets)
-        return self.errors(targets, torch.randn_like(targets), grid[index], grid[index + 1], predict, mask)
+        return self.errors(targets, draws.normal(targets.shape[1]).to(targets.dtype), grid[index], grid[index + 1], predict, mask)
 
     def errors(self, targets: Tensor, noise: Tensor, low: Tensor, high: Tensor, predict: Predict, mask: Tensor | None = None) -> Tensor:
         """The loss, ``(M,)``, for tokens and noise ``(M, C)`` and two levels ``(M,)`` each."""

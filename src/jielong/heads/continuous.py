@@ -18,7 +18,7 @@ from torch import Tensor
 
 from jielong.config.registry import OfFamily
 from jielong.config.sampling import SamplingConfig
-from jielong.core.rng import PerSampleRNG
+from jielong.core.rng import Draws, PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, SampleOutput, ignore_state
 from jielong.networks.denoiser import MLP, AnyDenoiser, JointDenoiser, NetworkSettings
@@ -142,19 +142,19 @@ class IterativeHead(Head):
 
     def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:
         """Mean loss of the noisy copies of each token, ``(M,)``, or of each block, ``(B,)``; see :meth:`Head.loss`."""
-        copies = self.diffusion_batch_mul
+        copies, draws = self.diffusion_batch_mul, context.streams(hidden).copies(self.diffusion_batch_mul)
         if isinstance(self.network, JointDenoiser):
-            each = self._loss_of_blocks(self.network, hidden, upcast(targets), context)
+            each = self._loss_of_blocks(self.network, hidden, upcast(targets), context, draws)
         else:
             prepared = upcast(self.network.prepare(hidden)).repeat(copies, 1)
 
             def predict(x: Tensor, times: Tensor, rows: Tensor | None = None) -> Tensor:
                 return upcast(self.network.predict(x, times, prepared if rows is None else prepared[rows]))
 
-            each = self.loss_of_copies(upcast(targets).repeat(copies, 1), predict)
+            each = self.loss_of_copies(upcast(targets).repeat(copies, 1), draws, predict)
         return each.view(copies, -1).mean(0)
 
-    def _loss_of_blocks(self, network: JointDenoiser[Any], hidden: Tensor, targets: Tensor, context: HeadContext) -> Tensor:
+    def _loss_of_blocks(self, network: JointDenoiser[Any], hidden: Tensor, targets: Tensor, context: HeadContext, draws: Draws) -> Tensor:
         """Losses of all copies of each block, of ``n C`` values each."""
         copies, shape = self.diffusion_batch_mul, targets.shape[1:]
         prepared, mask = network.prepare(hidden, _coords(context), context.mask).repeat(copies), None
@@ -166,11 +166,11 @@ class IterativeHead(Head):
             out = network.predict(x.unflatten(-1, shape), times, prepared if rows is None else prepared.rows(rows))
             return upcast(out).unflatten(-1, (-1, shape[1])).transpose(1, 2).flatten(1)  # (m, n, kinds C) to (m, kinds n C)
 
-        return self.loss_of_copies(targets.flatten(1).repeat(copies, 1), predict, mask)
+        return self.loss_of_copies(targets.flatten(1).repeat(copies, 1), draws, predict, mask)
 
     @abstractmethod
-    def loss_of_copies(self, targets: Tensor, predict: Predict, mask: Tensor | None = None) -> Tensor:
-        """Loss ``(M,)`` of tokens ``(M, C)``, over the values selected by ``mask``; times and noise come from torch's global generator."""
+    def loss_of_copies(self, targets: Tensor, draws: Draws, predict: Predict, mask: Tensor | None = None) -> Tensor:
+        """Loss ``(M,)`` of tokens ``(M, C)``, over the values selected by ``mask``; times and noise come from ``draws``."""
 
     def sample(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> SampleOutput:
         """Draw tokens ``(B, n, C)``, without confidence; see :meth:`Head.sample`."""

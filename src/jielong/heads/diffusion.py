@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from jielong.config.sampling import SamplingConfig
-from jielong.core.rng import PerSampleRNG
+from jielong.core.rng import Draws, PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads import diffusion_samplers as samplers
 from jielong.heads.continuous import GuidedDenoiser, IterativeHead, IterativeSettings, Predict, mean
@@ -95,10 +95,10 @@ class DiffusionHead(IterativeHead):
                 "choose the sampler ddpm, or ddim with an eta above 0"
             )
 
-    def loss_of_copies(self, targets: Tensor, predict: Predict, mask: Tensor | None = None) -> Tensor:
+    def loss_of_copies(self, targets: Tensor, draws: Draws, predict: Predict, mask: Tensor | None = None) -> Tensor:
         """Squared error plus, with learned variance, the variational bound in bits; mean over the channels."""
-        step = torch.randint(len(self.schedule), (len(targets),), device=targets.device)
-        noise = torch.randn_like(targets)
+        step = (draws.uniform() * len(self.schedule)).long().clamp_(max=len(self.schedule) - 1)
+        noise = draws.normal(targets.shape[1]).to(targets.dtype)
         signal, spread = self.signal[step, None], self.spread[step, None]
         out = predict(signal * targets + spread * noise, (step / len(self.schedule))[:, None])
         with torch.autocast(out.device.type, enabled=False):

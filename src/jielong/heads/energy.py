@@ -82,7 +82,7 @@ class EnergyHead(Head):
 
     def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:
         """Twice the energy score of each position, ``(M,)``: see :func:`energy_loss`."""
-        noise = torch.randn(self.draws, len(hidden), self.noise, device=hidden.device)
+        noise = context.streams(hidden).normal(self.draws, self.noise).transpose(0, 1)
         draws = self.network(hidden, noise)
         with torch.autocast(draws.device.type, enabled=False):
             return energy_loss(draws.float(), targets.float(), self.alpha)

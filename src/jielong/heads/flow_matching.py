@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from jielong.config.registry import Config
-from jielong.core.rng import PerSampleRNG
+from jielong.core.rng import Draws, PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads.base import StateCallback, ignore_state
 from jielong.heads.continuous import GuidedDenoiser, IterativeHead, IterativeSettings, Predict, mean
@@ -43,12 +43,10 @@ class Times(Config):
     std: float = Field(default=1.0, gt=0)  # standard deviation of the logits
     shift: float = Field(default=1.0, gt=0)  # moves times towards the noise (shifted); for logit-normal times the same as mean - ln(shift)
 
-    def draw(self, count: int, device: torch.device) -> Tensor:
-        """Times ``(count,)`` in [0, 1], float32, from torch's global generator of the device."""
-        if self.kind == "uniform":
-            times = torch.rand(count, device=device)
-        else:
-            times = torch.sigmoid(self.mean + self.std * torch.randn(count, device=device))
+    def draw(self, draws: Draws) -> Tensor:
+        """A time of each row in [0, 1], ``(M,)`` float32."""
+        uniform = self.kind == "uniform"
+        times = draws.uniform() if uniform else torch.sigmoid(self.mean + self.std * draws.normal())
         return shifted(times, self.shift)
 
 
@@ -141,10 +139,10 @@ class FlowMatchingHead(IterativeHead):
         super().__init__(network, layout, settings)
         self.times, self.sampler, self.shift = settings.times, settings.sampler, settings.shift
 
-    def loss_of_copies(self, targets: Tensor, predict: Predict, mask: Tensor | None = None) -> Tensor:
+    def loss_of_copies(self, targets: Tensor, draws: Draws, predict: Predict, mask: Tensor | None = None) -> Tensor:
         """Squared error of the velocity, mean over the values; its minimum for unit Gaussians and uniform times is pi / 2."""
-        times = self.times.draw(len(targets), targets.device)
-        return self.errors(targets, torch.randn_like(targets), times, predict, mask)
+        times = self.times.draw(draws)
+        return self.errors(targets, draws.normal(targets.shape[1]).to(targets.dtype), times, predict, mask)
 
     @staticmethod
     def errors(targets: Tensor, noise: Tensor, times: Tensor, predict: Predict, mask: Tensor | None = None) -> Tensor:

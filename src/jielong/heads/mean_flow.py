@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from jielong.core.rng import PerSampleRNG
+from jielong.core.rng import Draws, PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads.continuous import GuidedDenoiser, IterativeHead, IterativeSettings, Predict, total
 from jielong.heads.flow_matching import SLOW, Times, between, grid
@@ -63,19 +63,18 @@ class MeanFlowHead(IterativeHead):
         super().__init__(network, layout, settings)
         self.times, self.same, self.power, self.improved = settings.times, settings.same, settings.power, settings.improved
 
-    def loss_of_copies(self, targets: Tensor, predict: Predict, mask: Tensor | None = None) -> Tensor:
+    def loss_of_copies(self, targets: Tensor, draws: Draws, predict: Predict, mask: Tensor | None = None) -> Tensor:
         """Adaptively weighted squared error, summed over the values: about 1 per term if ``power`` is 1.
 
         In evaluation it is the loss of flow matching, so that losses compare: ``r = t``, and the mean over the values.
         """
-        count, device = len(targets), targets.device
-        one, other = self.times.draw(count, device), self.times.draw(count, device)
+        one, other = self.times.draw(draws), self.times.draw(draws)
         start, end = torch.minimum(one, other), torch.maximum(one, other)
         if not self.training:
             values = targets.shape[-1] if mask is None else mask.sum(-1)
-            return self.errors(targets, torch.randn_like(targets), one, one, predict, mask)[0] / values
-        end = torch.where(torch.rand(count, device=device) < self.same, start, end)
-        errors = self.errors(targets, torch.randn_like(targets), start, end, predict, mask)
+            return self.errors(targets, draws.normal(targets.shape[1]).to(targets.dtype), one, one, predict, mask)[0] / values
+        end = torch.where(draws.uniform() < self.same, start, end)
+        errors = self.errors(targets, draws.normal(targets.shape[1]).to(targets.dtype), start, end, predict, mask)
         return torch.stack([self._weighted(error) for error in errors]).sum(0)
 
     def errors(

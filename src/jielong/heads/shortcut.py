@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from jielong.core.rng import PerSampleRNG
+from jielong.core.rng import Draws, PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads.continuous import GuidedDenoiser, IterativeHead, IterativeSettings, Predict, mean
 from jielong.heads.flow_matching import between, euler, grid
@@ -63,17 +63,16 @@ class ShortcutHead(IterativeHead):
         super().__init__(network, layout, settings)
         self.levels, self.bootstrap, self.clip = settings.finest.bit_length() - 1, settings.bootstrap, settings.clip
 
-    def loss_of_copies(self, targets: Tensor, predict: Predict, mask: Tensor | None = None) -> Tensor:
+    def loss_of_copies(self, targets: Tensor, draws: Draws, predict: Predict, mask: Tensor | None = None) -> Tensor:
         """Squared error, mean over the values, of flow-matching and of bootstrapped copies.
 
         In evaluation there are no bootstrapped copies, whose target moves with the network, so that losses compare.
         """
-        count, device = len(targets), targets.device
-        coarse = torch.rand(count, device=device) < (self.bootstrap if self.training else 0)
-        levels = torch.where(coarse, torch.randint(self.levels, (count,), device=device), self.levels)
+        coarse = draws.uniform() < (self.bootstrap if self.training else 0)
+        levels = torch.where(coarse, (draws.uniform() * self.levels).long(), self.levels)
         steps = 2.0**levels
-        times = (torch.rand(count, device=device) * steps).floor() / steps
-        return self.errors(targets, torch.randn_like(targets), times, levels, predict, mask)
+        times = (draws.uniform() * steps).floor() / steps
+        return self.errors(targets, draws.normal(targets.shape[1]).to(targets.dtype), times, levels, predict, mask)
 
     def errors(self, targets: Tensor, noise: Tensor, times: Tensor, levels: Tensor, predict: Predict, mask: Tensor | None = None) -> Tensor:
         """The loss, ``(M,)``, for tokens and noise ``(M, C)``, times ``(M,)`` and levels ``k`` ``(M,)`` of steps ``d = 2^-k``."""

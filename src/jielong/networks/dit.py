@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from jielong.core.rng import Draws
 from jielong.networks.denoiser import DenoiserSizes, JointDenoiser, LayerNorm, NetworkSettings, modulated
+from jielong.networks.dropout import Dropout, current_streams
 from jielong.networks.rope import Rotary, Rotation
 
 
@@ -29,16 +31,19 @@ class BlockCondition:
     whole: Tensor  # their projected mean, (B, W)
     rotation: Rotation  # rotary embedding of the positions
     real: Tensor | None  # (B, n) bool, false at padding; None where all items are of one length
+    streams: Draws | None = None  # random numbers of dropout, a stream for each block
 
     def repeat(self, count: int) -> BlockCondition:
         """The batch ``count`` times."""
         real = None if self.real is None else self.real.repeat(count, 1)
-        return replace(self, states=self.states.repeat(count, 1, 1), whole=self.whole.repeat(count, 1), real=real)
+        streams = None if self.streams is None else self.streams.copies(count)
+        return replace(self, states=self.states.repeat(count, 1, 1), whole=self.whole.repeat(count, 1), real=real, streams=streams)
 
     def rows(self, index: Tensor) -> BlockCondition:
         """Some items."""
         real = None if self.real is None else self.real[index]
-        return replace(self, states=self.states[index], whole=self.whole[index], real=real)
+        streams = None if self.streams is None else self.streams[index]
+        return replace(self, states=self.states[index], whole=self.whole[index], real=real, streams=streams)
 
 
 class _Block(nn.Module):
@@ -47,17 +52,18 @@ class _Block(nn.Module):
     def __init__(self, config: DiT) -> None:
         super().__init__()
         width, hidden = config.width, round(config.ratio * config.width)
-        self.heads, self.kernel, self.dropout = config.heads, config.kernel, nn.Dropout(config.dropout)
+        self.heads, self.kernel, self.dropout = config.heads, config.kernel, Dropout(config.dropout)
         self.norms = nn.ModuleList(LayerNorm(width, affine=False) for _ in range(2))
         self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(self.kernel * width, hidden), nn.Linear(hidden, width)
 
-    def forward(self, h: Tensor, parts: tuple[Tensor, ...], rotation: Rotation, real: Tensor | None) -> Tensor:
+    def forward(self, h: Tensor, parts: tuple[Tensor, ...], prepared: BlockCondition) -> Tensor:
         """``(B, n, W)`` to the same; ``parts`` are six ``(B, 1, W)``."""
+        rotation, real, streams = prepared.rotation, prepared.real, prepared.streams
         shift, scale, gate, shift2, scale2, gate2 = parts
-        h = h + gate * self.dropout(self.project(self._attend(modulated(self.norms[0](h), shift, scale), rotation, real)))
+        h = h + gate * self.dropout(self.project(self._attend(modulated(self.norms[0](h), shift, scale), rotation, real)), 0, streams)
         windows = self._windows(modulated(self.norms[1](h), shift2, scale2), real)
-        return cast("Tensor", h + gate2 * self.dropout(self.down(F.gelu(self.up(windows), approximate="tanh"))))
+        return cast("Tensor", h + gate2 * self.dropout(self.down(F.gelu(self.up(windows), approximate="tanh")), 1, streams))
 
     def _attend(self, x: Tensor, rotation: Rotation, real: Tensor | None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, n, W / heads)
@@ -99,7 +105,7 @@ class DiTDenoiser(JointDenoiser[BlockCondition]):
         count = hidden.shape[1] if mask is None else mask.sum(1, keepdim=True).clamp(min=1)
         mean = (hidden if mask is None else hidden * mask[..., None]).sum(1) / count
         states, whole = self.of_hidden(hidden), self.of_whole(mean)
-        return BlockCondition(states, whole, self.rotary(coords, hidden.device, states.dtype), mask)
+        return BlockCondition(states, whole, self.rotary(coords, hidden.device, states.dtype), mask, current_streams(len(hidden)))
 
     def predict(self, x: Tensor, times: Tensor | None, prepared: BlockCondition) -> Tensor:
         """See :meth:`JointDenoiser.predict`."""
@@ -107,7 +113,7 @@ class DiTDenoiser(JointDenoiser[BlockCondition]):
         parts = modulation.chunk(6 * len(self.blocks) + 2, dim=-1)
         h = self.input(x.to(prepared.states.dtype)) + prepared.states
         for index, block in enumerate(self.blocks):
-            h = block(h, parts[6 * index : 6 * index + 6], prepared.rotation, prepared.real)
+            h = block(h, parts[6 * index : 6 * index + 6], prepared)
         return cast("Tensor", self.output(modulated(self.last_norm(h), *parts[-2:])))
 
 

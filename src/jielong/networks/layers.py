@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from jielong.config.registry import Config
 from jielong.networks.attention import attention
 from jielong.networks.autograd import GradContext
+from jielong.networks.dropout import DropoutSite, current_streams, dropout
 from jielong.networks.eligibility import is_exactly
 from jielong.networks.norm import Norm, NormKind
 from jielong.networks.rope import Rotation
@@ -93,15 +94,16 @@ class AttentionContext:
     mask: Tensor | None = None  # added to the scores of self-attention
     causal: bool = False  # whether self-attention is causal (then there is no mask)
     condition: LayerCondition = field(default_factory=LayerCondition)
+    prefix: int = 0  # first rows of an item that are a condition's states, as many as the longest of the batch has
     store: KeyValueStore | None = None  # keys and values of positions that this pass does not compute
 
 
-def add_linear(x: Tensor, linear: nn.Linear, h: Tensor, dropout: float = 0.0) -> Tensor:
-    """``x + dropout(linear(h))`` on rows, in one operation where that is possible."""
+def add_linear(x: Tensor, linear: nn.Linear, h: Tensor) -> Tensor:
+    """``x + linear(h)`` on rows, in one operation where that is possible."""
     autocast = torch.is_autocast_enabled(x.device.type)
-    if not dropout and not autocast and is_exactly(linear, nn.Linear) and linear.bias is None and x.dtype == h.dtype:
+    if not autocast and is_exactly(linear, nn.Linear) and linear.bias is None and x.dtype == h.dtype:
         return torch.addmm(x, h, linear.weight.t())
-    return x + F.dropout(linear(h), dropout)
+    return x + cast("Tensor", linear(h))
 
 
 class SelfAttention(nn.Module):
@@ -199,7 +201,7 @@ class FeedForward(nn.Module):
         return F.gelu(h, approximate="tanh")
 
 
-class Block(nn.Module):
+class Block(nn.Module, DropoutSite):
     """Pre-norm residual branches: self-attention, cross-attention if the condition enters so, feed-forward."""
 
     def __init__(self, config: LayerConfig, condition_width: int | None = None) -> None:
@@ -221,21 +223,32 @@ class Block(nn.Module):
         """``(B n, D)`` to ``(B n, D)``."""
         if self.modulation is not None:
             return self._adaptive(x, context, layer)
-        dropout = self.dropout if self.training else 0.0
-        x = add_linear(x, self.attention.out, self.attention(self.attention_norm(x), context), dropout)
+        x = self._add(x, self.attention.out, self.attention(self.attention_norm(x), context), context, 0)
         if self.cross is not None and self.cross_norm is not None:
-            x = add_linear(x, self.cross.out, self.cross(self.cross_norm(x), context, layer), dropout)
-        return add_linear(x, self.feed_forward.down, self.feed_forward(self.forward_norm(x)), dropout)
+            x = self._add(x, self.cross.out, self.cross(self.cross_norm(x), context, layer), context, 1)
+        return self._add(x, self.feed_forward.down, self.feed_forward(self.forward_norm(x)), context, 2)
+
+    def _add(self, x: Tensor, linear: nn.Linear, h: Tensor, context: AttentionContext, branch: int) -> Tensor:
+        if not self.dropout or not self.training:
+            return add_linear(x, linear, h)
+        return x + self._dropped(linear(h), context, branch)
+
+    def _dropped(self, h: Tensor, context: AttentionContext, branch: int) -> Tensor:
+        """Dropout of rows ``(B n, D)`` of a branch, of which a block has up to three."""
+        if not self.dropout or not self.training:
+            return h
+        streams = current_streams(context.batch)
+        return dropout(h, self.dropout, self.site + branch, streams, len(h) // context.batch, context.prefix)
 
     def _adaptive(self, x: Tensor, context: AttentionContext, layer: int) -> Tensor:
         shift, scale, gate, shift2, scale2, gate2 = context.condition.modulation[layer]
         h = self.attention.out(self.attention(modulate(self.attention_norm(x), shift, scale), context))
-        x = self._gated(x, gate, h)
+        x = self._gated(x, gate, h, context, 0)
         h = self.feed_forward.down(self.feed_forward(modulate(self.forward_norm(x), shift2, scale2)))
-        return self._gated(x, gate2, h)
+        return self._gated(x, gate2, h, context, 2)
 
-    def _gated(self, x: Tensor, gate: Tensor, h: Tensor) -> Tensor:
-        h = F.dropout(h, self.dropout, self.training).to(x.dtype).view(len(gate), -1, x.shape[-1])
+    def _gated(self, x: Tensor, gate: Tensor, h: Tensor, context: AttentionContext, branch: int) -> Tensor:
+        h = self._dropped(h, context, branch).to(x.dtype).view(len(gate), -1, x.shape[-1])
         return torch.addcmul(x.view_as(h), gate.to(x.dtype), h).flatten(0, 1)
 
 

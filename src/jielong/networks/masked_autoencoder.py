@@ -145,7 +145,8 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
         visible = None if condition.real is None else F.pad(condition.real, (0, known.shape[1]), value=True)
         if attention_mask is not None:
             visible = torch.cat((condition.real_front(), attention_mask), dim=1)
-        context = AttentionContext(len(x), table, _mask(visible, dtype), condition=condition.decoder)
+        prefix = front - self.buffer_size
+        context = AttentionContext(len(x), table, _mask(visible, dtype), condition=condition.decoder, prefix=prefix)
         hidden = self._through(self.decoder, z, context, None if cache is None else cache.decoder, cache, None)
         return hidden[:, front:] + self.head_places(coords)
 
@@ -164,7 +165,8 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
             return inputs, index
         visible = None if condition.real is None and even else torch.cat((condition.real_front(), known.gather(1, where)), dim=1)
         rotation = None if table is None else table.at(index)
-        context = AttentionContext(batch, rotation, _mask(visible, dtype), condition=condition.encoder)
+        prefix = front - self.buffer_size
+        context = AttentionContext(batch, rotation, _mask(visible, dtype), condition=condition.encoder, prefix=prefix)
         hidden = self._through(self.encoder, self.enter(inputs), context, None if cache is None else cache.encoder, cache, index)
         return self.between(hidden).to(x.dtype), index
 

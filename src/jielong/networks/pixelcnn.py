@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from jielong.config.registry import Config
 from jielong.networks.backbone import Backbone, BackboneInputs, check_raster
+from jielong.networks.dropout import Dropout
 from jielong.networks.eligibility import can_fuse
 from jielong.networks.gated import gate, initialise, unit_rms, without_autocast
 from jielong.networks.masked_convolution import HorizontalConvolution, VerticalConvolution
@@ -63,7 +64,7 @@ class GatedBlock(nn.Module):
         self.horizontal = HorizontalConvolution(features, 2 * features, config.kernel // 2, colours=colours, parts=2)
         self.residual = HorizontalConvolution(features, features, 0, colours=colours, bias=False)
         self.condition = nn.Linear(condition_width, 4 * features, bias=False) if condition_width is not None else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, v: Tensor, h: Tensor, pooled: Tensor | None) -> tuple[Tensor, Tensor]:
         """The vertical and the horizontal stack after this block."""
@@ -74,7 +75,7 @@ class GatedBlock(nn.Module):
         b = self.horizontal(h) + self.link(a)
         if beside is not None:
             b = b + beside[..., None, None]
-        return v + self.dropout(gate(a, 1)), h + self.residual(self.dropout(gate(b, 1)))
+        return v + self.dropout(gate(a, 1)), h + self.residual(self.dropout(gate(b, 1), 1))
 
     def shifts(self, pooled: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """What the condition adds before the gates of both stacks, ``(B, 2 F)`` each."""
@@ -84,7 +85,7 @@ class GatedBlock(nn.Module):
         return above, beside
 
 
-FUSED = GatedBlock, VerticalConvolution, HorizontalConvolution, nn.Conv2d, nn.Linear, nn.Dropout, nn.ModuleList
+FUSED = GatedBlock, VerticalConvolution, HorizontalConvolution, nn.Conv2d, nn.Linear, Dropout, nn.ModuleList
 """Modules whose computation the cached path replaces."""
 
 

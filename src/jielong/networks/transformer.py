@@ -183,7 +183,7 @@ class Transformer(Backbone["Cache | LazyCache"]):
             mask = additive(behind_prefix(allowed, real), dtype)
         rotation = self.rotary(inputs.coords, device, dtype, prefix)
         causal = blocks.kind == "causal" and mask is None
-        context = AttentionContext(len(x), rotation, mask, causal, self.layer_condition(conditioning, dtype))
+        context = AttentionContext(len(x), rotation, mask, causal, self.layer_condition(conditioning, dtype), prefix)
         return self.through(x, context)[:, prefix:]
 
     def _cached(self, inputs: BackboneInputs, cache: Cache, commit: bool) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from jielong.config.registry import Config
 from jielong.networks.backbone import Backbone, BackboneInputs, check_raster
+from jielong.networks.dropout import Dropout
 from jielong.networks.eligibility import can_fuse
 from jielong.networks.gated import gate, initialise, unit_rms, without_autocast
 from jielong.networks.replay import ReplayCache
@@ -55,7 +56,7 @@ class GatedLayer(nn.Module):
         self.present = nn.Linear(features, 2 * features)
         self.residual = nn.Linear(features, features, bias=False)
         self.condition = nn.Linear(condition_width, 2 * features, bias=False) if condition_width is not None else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, pooled: Tensor | None) -> tuple[Tensor, Tensor]:
         """The next layer's input, and the gated features, ``(B, n, F)`` both."""
@@ -137,7 +138,7 @@ class WaveNet(Backbone["WaveCache | ReplayCache"]):
         self, batch: int, positions: int, prefix: int = 0, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> WaveCache | ReplayCache:
         """The layers' last inputs, independent of ``positions``; all embeddings where the layers cannot be fused."""
-        if not can_fuse(self.children(), (GatedLayer, nn.Linear, nn.Dropout, nn.ModuleList)):
+        if not can_fuse(self.children(), (GatedLayer, nn.Linear, Dropout, nn.ModuleList)):
             return ReplayCache(batch, positions)
         weight = self.out.weight
         return WaveCache.empty(batch, self.features, self.dilations, positions, dtype or weight.dtype, device or weight.device)

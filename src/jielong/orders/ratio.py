@@ -63,10 +63,9 @@ class Ratio(Config):
         return self.low if self.low is not None else 0.7 if self.kind == "truncated_normal" else 0.0
 
     def draw(self, rng: PerSampleRNG, schedule: Schedule) -> Tensor:
-        """Ratios of a batch, ``(B,)``, by inverting the cumulative distribution at one uniform number per item."""
-        uniform = rng.uniform().cpu()
+        """Ratios of a batch, ``(B,)``, by inverting the cumulative distribution at a uniform number per item or one for all."""
         shared = self.per == "batch" or (self.per is None and self.kind == "truncated_normal")
-        uniform = uniform[:1].expand(len(rng)) if shared else uniform
+        uniform = rng.shared("ratio").uniform().expand(len(rng)) if shared else rng.uniform().cpu()
         if self.kind == "schedule":
             first, last = progress_at(self.high, schedule), progress_at(self.lowest, schedule)
             return torch.tensor([masked_share(first + (last - first) * u, schedule) for u in uniform.tolist()])

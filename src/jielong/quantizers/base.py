@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Generator, Tensor, nn
 
 from jielong.config.registry import Part
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 
 
@@ -33,15 +34,24 @@ class Quantizer(nn.Module, ABC):
     mapped: bool = False  # whether its values have passed trained weights
 
     @abstractmethod
-    def forward(self, vectors: Tensor, *, generator: Generator | None = None, update: bool = True, samples_seen: int = 0) -> Quantized:
+    def forward(
+        self,
+        vectors: Tensor,
+        *,
+        generator: Generator | None = None,
+        update: bool = True,
+        samples_seen: int = 0,
+        rng: PerSampleRNG | None = None,
+    ) -> Quantized:
         """Quantize with gradients, and in training update the codes.
 
         Args:
             vectors: ``(..., D)``.
-            generator: Draws starts, restarts and noise; under data parallelism the first process's counts. Seeded by the number of
-                updates so far when not given.
+            generator: Draws starts, restarts and what all items share; under data parallelism the first process's counts. Seeded by the
+                number of updates so far when not given.
             update: Whether training may change the state; ``False`` for a second forward within one step.
             samples_seen: Items trained on before this step, for annealing.
+            rng: Draws noise and what is dropped, a stream for each item of the first axis. Drawn from ``generator`` when not given.
 
         Raises ``ValueError`` if the last axis is not ``D``, or ``NonFiniteVectors`` if a number is NaN or infinite, or ``RuntimeError`` if
         activation checkpointing repeats a forward that draws or counts.

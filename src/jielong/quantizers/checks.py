@@ -1,10 +1,11 @@
-"""Checks of a quantizer's inputs, and the default generator of its draws."""
+"""Checks of a quantizer's inputs, and the generators of its draws."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from jielong.core.rng import Draws, PerSampleRNG
 from jielong.quantizers.parallel import sum_over_processes
 
 
@@ -56,3 +57,8 @@ def refuse_repetition(name: str) -> None:
 def generator_or_seeded(generator: torch.Generator | None, updates: Tensor) -> torch.Generator:
     """``generator``, or one seeded by the number of ``updates`` so far."""
     return generator or torch.Generator().manual_seed(int(updates))
+
+
+def item_draws(rng: PerSampleRNG | None, generator: torch.Generator, vectors: Tensor) -> Draws:
+    """A stream for each item of ``vectors`` ``(B, ...)``: those of ``rng``, or fresh ones from ``generator``."""
+    return Draws.fresh(len(vectors), vectors.device, generator) if rng is None else rng.draws("quantizer", vectors.device)

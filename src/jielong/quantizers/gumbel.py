@@ -9,8 +9,9 @@ from pydantic import Field, PositiveFloat
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from jielong.core.rng import Draws, PerSampleRNG
 from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
-from jielong.quantizers.checks import check_indices, checked, generator_or_seeded, refuse_repetition
+from jielong.quantizers.checks import check_indices, checked, generator_or_seeded, item_draws, refuse_repetition
 from jielong.quantizers.estimators import straight_through
 from jielong.quantizers.parallel import sum_over_processes
 from jielong.quantizers.precision import KeepsPrecision
@@ -51,7 +52,15 @@ class GumbelQuantizer(KeepsPrecision, Quantizer):
         """The sizes, for printing."""
         return f"codebook_size={self.codebook_size}, dim={self.dim}, hard={self.settings.hard}"
 
-    def forward(self, vectors: Tensor, *, generator: Generator | None = None, update: bool = True, samples_seen: int = 0) -> Quantized:
+    def forward(
+        self,
+        vectors: Tensor,
+        *,
+        generator: Generator | None = None,
+        update: bool = True,
+        samples_seen: int = 0,
+        rng: PerSampleRNG | None = None,
+    ) -> Quantized:
         """See :meth:`Quantizer.forward`: a relaxed sample in training, the most probable code otherwise; indices as of :meth:`encode`."""
         if self.training:
             refuse_repetition("a Gumbel-softmax quantizer")
@@ -63,7 +72,8 @@ class GumbelQuantizer(KeepsPrecision, Quantizer):
             kl = (log_q.exp() * log_q).sum(dim=-1).mean() + math.log(self.codebook_size)
             tau = cosine(*settings.temperature, settings.temperature_samples, samples_seen)
             if self.training:
-                values = self._sample(log_q, tau, generator_or_seeded(generator, self.updates)) @ self.codebook
+                draws = item_draws(rng, generator_or_seeded(generator, self.updates), vectors)
+                values = self._sample(log_q, tau, draws) @ self.codebook
             else:
                 values = F.embedding(indices, self.codebook)
             if update:
@@ -76,10 +86,10 @@ class GumbelQuantizer(KeepsPrecision, Quantizer):
             {"kl": kl.detach(), "temperature": kl.new_tensor(tau)},
         )
 
-    def _sample(self, log_q: Tensor, tau: float, generator: Generator) -> Tensor:
-        """Weights of the codes, ``(M, V)``, of log-probabilities ``(M, V)``."""
-        noise = torch.empty(log_q.shape, device=generator.device).exponential_(generator=generator)
-        noise = noise.clamp_min_(torch.finfo(torch.float32).tiny).log_().to(log_q.device)
+    def _sample(self, log_q: Tensor, tau: float, draws: Draws) -> Tensor:
+        """Weights of the codes, ``(M, V)``, of log-probabilities ``(M, V)``; ``draws``: a stream for each item."""
+        streams = Draws(draws.each(len(log_q) // max(1, len(draws))).keys.flatten())
+        noise = streams.uniform(log_q.shape[1]).log().neg_().log_()  # -g
         soft = ((log_q - noise) / tau).softmax(dim=-1)
         if not self.settings.hard:
             return soft

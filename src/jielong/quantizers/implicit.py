@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
+from jielong.core.rng import PerSampleRNG
 from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
 from jielong.quantizers.checks import check_indices, checked, in_backward
 from jielong.quantizers.parallel import sum_over_processes
@@ -81,7 +82,15 @@ class ImplicitQuantizer(KeepsPrecision, Quantizer):
     def _codes(self, indices: Tensor) -> Tensor:
         """Indices ``(..., K)`` to codes ``(..., width)`` float32."""
 
-    def forward(self, vectors: Tensor, *, generator: Generator | None = None, update: bool = True, samples_seen: int = 0) -> Quantized:
+    def forward(
+        self,
+        vectors: Tensor,
+        *,
+        generator: Generator | None = None,
+        update: bool = True,
+        samples_seen: int = 0,
+        rng: PerSampleRNG | None = None,
+    ) -> Quantized:
         """See :meth:`Quantizer.forward`; nothing is drawn."""
         update = update and self.training and torch.is_grad_enabled() and not in_backward()
         with torch.autocast(vectors.device.type, enabled=False):

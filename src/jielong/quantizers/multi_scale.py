@@ -11,9 +11,10 @@ from pydantic import Field, field_validator
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.quantizers.base import Quantized, Quantizer
-from jielong.quantizers.checks import check_finite, generator_or_seeded
+from jielong.quantizers.checks import check_finite, generator_or_seeded, item_draws
 from jielong.quantizers.estimators import straight_through
 from jielong.quantizers.kmeans import kmeans
 from jielong.quantizers.lookup import nearest
@@ -99,7 +100,15 @@ class MultiScaleQuantizer(Quantizer):
             total = total + self.pyramid.lift(chosen, scale, kernels)
             yield ScaleStep(vectors, indices, total)
 
-    def forward(self, vectors: Tensor, *, generator: Generator | None = None, update: bool = True, samples_seen: int = 0) -> Quantized:
+    def forward(
+        self,
+        vectors: Tensor,
+        *,
+        generator: Generator | None = None,
+        update: bool = True,
+        samples_seen: int = 0,
+        rng: PerSampleRNG | None = None,
+    ) -> Quantized:
         """See :meth:`Quantizer.forward`, for feature maps ``(B, H, W, D)``; indices are ``(B, N, 1)``, scale after scale."""
         update = update and self.training and torch.is_grad_enabled()
         with torch.autocast(vectors.device.type, enabled=False):
@@ -113,7 +122,7 @@ class MultiScaleQuantizer(Quantizer):
             losses = {"commitment": self.settings.commitment * errors.mean()}
             if self.codebook.learned or len(self.phi):
                 losses["codebook"] = (totals - features.detach()).square().mean()
-            values = straight_through(features, self._kept(totals.detach(), generator) if update else totals[-1])
+            values = straight_through(features, self._kept(totals.detach(), vectors, generator, rng) if update else totals[-1])
             if update:
                 self._follow(steps, generator)
         statistics = {"error": errors[-1].detach(), "usage": self.codebook.usage.usage, "perplexity": self.codebook.usage.perplexity}
@@ -182,11 +191,11 @@ class MultiScaleQuantizer(Quantizer):
             raise ValueError(f"feature maps to quantize at several scales must be (batch, {shape}), not {tuple(vectors.shape)}")
         return vectors.float().permute(0, 3, 1, 2).contiguous()
 
-    def _kept(self, totals: Tensor, generator: Generator) -> Tensor:
+    def _kept(self, totals: Tensor, vectors: Tensor, generator: Generator, rng: PerSampleRNG | None) -> Tensor:
         """The last sum ``(B, D, H, W)``, or for some items an earlier one."""
         if self.settings.dropout == 0 or len(totals) == 1:
             return totals[-1]
-        dropped, place = torch.rand(2, totals.shape[1], generator=generator, device=generator.device).to(totals.device)
+        dropped, place = item_draws(rng, generator, vectors).uniform(2).unbind(1)
         last = torch.where(dropped < self.settings.dropout, (place * (len(totals) - 1)).long(), len(totals) - 1)
         return totals[last, torch.arange(totals.shape[1], device=totals.device)]
 

@@ -10,6 +10,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from torch import Generator, Tensor, nn
 
 from jielong.config.registry import OfFamily
+from jielong.core.rng import PerSampleRNG
 from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
 from jielong.quantizers.checks import checked
 from jielong.quantizers.multi_scale import MultiScale
@@ -35,12 +36,20 @@ class ProjectedQuantizer(KeepsPrecision, Quantizer):
         self.quantizer = quantizer
         self.outward = nn.Linear(quantizer.dim, dim, bias=settings.bias)
 
-    def forward(self, vectors: Tensor, *, generator: Generator | None = None, update: bool = True, samples_seen: int = 0) -> Quantized:
+    def forward(
+        self,
+        vectors: Tensor,
+        *,
+        generator: Generator | None = None,
+        update: bool = True,
+        samples_seen: int = 0,
+        rng: PerSampleRNG | None = None,
+    ) -> Quantized:
         """See :meth:`Quantizer.forward`; losses and statistics are those of ``Q``."""
         together = update and self.training and torch.is_grad_enabled()
         with torch.autocast(vectors.device.type, enabled=False):
             narrow = self.inward(checked(vectors, self.dim, together=together).view(vectors.shape))
-            found = self.quantizer(narrow, generator=generator, update=update, samples_seen=samples_seen)
+            found = self.quantizer(narrow, generator=generator, update=update, samples_seen=samples_seen, rng=rng)
             values = self.outward(found.values).to(vectors.dtype)
             first = None if found.first is None else self.outward(found.first).to(vectors.dtype)
         return replace(found, values=values, first=first)

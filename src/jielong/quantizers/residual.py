@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from jielong.config.registry import OfFamily
+from jielong.core.rng import PerSampleRNG
 from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
 from jielong.quantizers.checks import check_indices, checked, generator_or_seeded, refuse_repetition
 from jielong.quantizers.estimators import ESTIMATORS, Estimator
@@ -66,7 +67,15 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
     def _stage(self, level: int) -> Quantizer:
         return cast("Quantizer", self.stages[0 if self.shared else level])
 
-    def forward(self, vectors: Tensor, *, generator: Generator | None = None, update: bool = True, samples_seen: int = 0) -> Quantized:
+    def forward(
+        self,
+        vectors: Tensor,
+        *,
+        generator: Generator | None = None,
+        update: bool = True,
+        samples_seen: int = 0,
+        rng: PerSampleRNG | None = None,
+    ) -> Quantized:
         """See :meth:`Quantizer.forward`.
 
         Indices are ``(..., n)`` of the levels used, losses those of the levels; statistics are ``error``, the mean square of the last
@@ -86,7 +95,7 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
             for level in range(count):
                 stage, scale = self._stage(level), self.settings.shrink**level
                 scaled = _scaled(residuals[-1], 1 / scale)
-                parts.append(stage(scaled, generator=generator, update=update and not self.shared, samples_seen=samples_seen))
+                parts.append(stage(scaled, generator=generator, update=update and not self.shared, samples_seen=samples_seen, rng=rng))
                 code = _scaled(parts[-1].values if stage.mapped else parts[-1].values.detach(), scale)
                 total = total + code
                 first = code if level == 0 else first

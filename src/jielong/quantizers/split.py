@@ -9,8 +9,9 @@ from pydantic import Field, SerializeAsAny, model_validator
 from torch import Generator, Tensor, nn
 
 from jielong.config.registry import OfFamily
+from jielong.core.rng import PerSampleRNG
 from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
-from jielong.quantizers.checks import check_indices, checked, generator_or_seeded, refuse_repetition
+from jielong.quantizers.checks import check_indices, checked, generator_or_seeded, item_draws, refuse_repetition
 from jielong.quantizers.implicit import by_codebook
 from jielong.quantizers.precision import KeepsPrecision
 from jielong.quantizers.residual import Residual, ResidualQuantizer
@@ -61,7 +62,15 @@ class SplitQuantizer(KeepsPrecision, Quantizer):
         sizes = f"num_codebooks={self.num_codebooks}, codebook_size={self.codebook_size}"
         return f"{sizes}, dim={self.dim}, unquantized={self.settings.unquantized}"
 
-    def forward(self, vectors: Tensor, *, generator: Generator | None = None, update: bool = True, samples_seen: int = 0) -> Quantized:
+    def forward(
+        self,
+        vectors: Tensor,
+        *,
+        generator: Generator | None = None,
+        update: bool = True,
+        samples_seen: int = 0,
+        rng: PerSampleRNG | None = None,
+    ) -> Quantized:
         """See :meth:`Quantizer.forward`; statistics are the two quantizers' under ``semantic_`` and ``acoustic_``."""
         if self.training:
             refuse_repetition("a split quantizer")
@@ -69,11 +78,11 @@ class SplitQuantizer(KeepsPrecision, Quantizer):
         generator = generator_or_seeded(generator, self.updates)
         with torch.autocast(vectors.device.type, enabled=False):
             flat = checked(vectors, self.dim, together=update).view(vectors.shape)
-            plain = self._unquantized(flat, generator)
+            plain = self._unquantized(flat, generator, rng)
             values, parts = [], []
             for branch in (self.semantic, self.acoustic):
                 narrow = branch.inward(flat)
-                part = branch.quantizer(narrow, generator=generator, update=update, samples_seen=samples_seen)
+                part = branch.quantizer(narrow, generator=generator, update=update, samples_seen=samples_seen, rng=rng)
                 values.append(branch.outward(part.values if plain is None else torch.where(plain, narrow, part.values)))
                 parts.append(part)
             first = values[0] if plain is None else self.semantic.outward(parts[0].values)
@@ -88,12 +97,11 @@ class SplitQuantizer(KeepsPrecision, Quantizer):
             first=first.to(vectors.dtype),
         )
 
-    def _unquantized(self, vectors: Tensor, generator: Generator) -> Tensor | None:
+    def _unquantized(self, vectors: Tensor, generator: Generator, rng: PerSampleRNG | None) -> Tensor | None:
         """Items that are not quantized, ``(B, 1, ..., 1)`` bool; ``None`` for none."""
         if not self.training or self.settings.unquantized == 0:
             return None
-        drawn = torch.rand(len(vectors), generator=generator, device=generator.device).to(vectors.device)
-        return (drawn < self.settings.unquantized).view(-1, *[1] * (vectors.ndim - 1))
+        return (item_draws(rng, generator, vectors).uniform() < self.settings.unquantized).view(-1, *[1] * (vectors.ndim - 1))
 
     def _losses(self, parts: list[Quantized]) -> dict[str, Tensor]:
         counts = [part.indices.shape[-1] for part in parts]

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from jielong.core.rng import PerSampleRNG
 from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
 from jielong.quantizers.checks import check_finite, check_indices, flattened, generator_or_seeded, refuse_repetition
 from jielong.quantizers.estimators import ESTIMATORS, Estimator
@@ -112,7 +113,15 @@ class VectorQuantizer(KeepsPrecision, Quantizer):
             vectors, codes = F.normalize(vectors, dim=-1), F.normalize(codes, dim=-1)
         return nearest(vectors, codes)
 
-    def forward(self, vectors: Tensor, *, generator: Generator | None = None, update: bool = True, samples_seen: int = 0) -> Quantized:
+    def forward(
+        self,
+        vectors: Tensor,
+        *,
+        generator: Generator | None = None,
+        update: bool = True,
+        samples_seen: int = 0,
+        rng: PerSampleRNG | None = None,
+    ) -> Quantized:
         """See :meth:`Quantizer.forward`; the generator draws the k-means start and restarts. Indices are ``(..., 1)``."""
         update = update and self.training and torch.is_grad_enabled()
         if update:

@@ -91,7 +91,7 @@ class TiTokTokenizer(LearnedTokenizer):
         """The first stage's losses, or the second stage's media; see :meth:`LearnedTokenizer.forward`."""
         self.check(media)
         if samples_seen < self.finetune_at:
-            quantized = self.quantizer(self.encoder(media), generator=generator, samples_seen=samples_seen)
+            quantized = self.quantizer(self.encoder(media), generator=generator, samples_seen=samples_seen, rng=rng)
             logits = self.decoder(quantized.values)
             targets = self.proxy.encode(media).values
             with torch.autocast(media.device.type, enabled=False):

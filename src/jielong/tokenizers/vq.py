@@ -67,7 +67,7 @@ class VQTokenizer(GridTokenizer):
         self, media: Tensor, generator: torch.Generator | None = None, samples_seen: int = 0, rng: PerSampleRNG | None = None
     ) -> Reconstruction:
         """Round trip; see :meth:`LearnedTokenizer.forward`."""
-        quantized = self.quantizer(self._features(media), generator=generator, samples_seen=samples_seen)
+        quantized = self.quantizer(self._features(media), generator=generator, samples_seen=samples_seen, rng=rng)
         maps = self.maps(quantized.values)
         first = quantized.values if quantized.first is None else quantized.first
         return Reconstruction(self._picture(maps), quantized.losses, None if self.likelihood is None else maps, first=first.flatten(1, -2))

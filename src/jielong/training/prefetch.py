@@ -71,4 +71,4 @@ class BatchPrefetcher:
         The shared stream starts again for every micro-batch, so that all samples of a step share its numbers.
         """
         shared = torch.Generator().manual_seed(seed_of(self.seed, "shared", samples_seen))
-        return StepRNG(PerSampleRNG(self.seed, range(first, first + count), self.device), shared)
+        return StepRNG(PerSampleRNG(self.seed, range(first, first + count), self.device, samples_seen), shared)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from jielong.core.phases import trained_parameters
 from jielong.data.sets import Batch
+from jielong.networks.dropout import item_streams, number_sites
 from jielong.quantizers.checks import NonFiniteVectors
 from jielong.training.nonfinite import first_nonfinite
 from jielong.training.objective import Losses, Objective
@@ -56,6 +57,7 @@ class Stepper(Generic[Model]):
 
     def __init__(self, objective: Objective[Model], settings: TrainSettings, accelerator: Accelerator, prefetcher: BatchPrefetcher) -> None:
         self.objective, self.settings, self.accelerator, self.prefetcher = objective, settings, accelerator, prefetcher
+        number_sites(objective)
         phases = objective.phases
         self.parameters = trained_parameters(phases)
         self.optimizers = {phase: build_optimizer(module, settings, self.parameters[phase]) for phase, module in phases.items()}
@@ -105,8 +107,9 @@ class Stepper(Generic[Model]):
         self._train_only(self._all)
 
     def _losses(self, phase: str, first: int, batch: Batch, samples_seen: int) -> Losses:
-        with mixed(self.accelerator.device, self.settings.precision):
-            losses: Losses = self.objective(batch, phase, samples_seen, self.prefetcher.rng(samples_seen, first, len(batch)))
+        rng, device = self.prefetcher.rng(samples_seen, first, len(batch)), self.accelerator.device
+        with mixed(device, self.settings.precision), item_streams(rng.per_sample, device):
+            losses: Losses = self.objective(batch, phase, samples_seen, rng)
         return losses
 
     def _train_only(self, parameters: Sequence[Tensor]) -> None:

@@ -1,0 +1,145 @@
+"""A step is that of its whole batch, however the batch is divided: into micro-batches, among processes, in any order of the samples.
+
+The oracle is linearity: a loss is a mean over samples, so the mean of the parts' losses and gradients is the whole's, up to rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from torch import Tensor
+
+from jielong.config.recipe import Recipe, load
+from jielong.data.sets import Batch
+from jielong.training import experiment
+from jielong.training.objective import Objective
+from jielong.training.prefetch import BatchPrefetcher
+from jielong.training.settings import TrainSettings
+from jielong.training.step import MicroBatches, Stepper
+
+RECIPES = Path(experiment.__file__).parents[1] / "recipes"
+NAMES = sorted(path.stem for path in RECIPES.glob("*-tiny.yaml") if load(path.stem).trains_generator and path.stem != "flow-slm-tiny")
+BATCH = 4
+LATE = 2**20  # samples seen: every loss has begun
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A working folder in which tokenizers are trained as recipes need them."""
+    folder = tmp_path_factory.mktemp("stages")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield folder
+
+
+def tokenizer_below(name: str) -> str | None:
+    """The recipe whose checkpoint a recipe reads from ``runs/``."""
+    recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+    found = recipe.get("tokenizer")
+    if isinstance(found, Mapping) and "runs/" in str(found):
+        return str(found).partition("runs/")[2].partition("'")[0]
+    inherited = str(recipe.get("extends", ""))
+    return tokenizer_below(inherited) if found is None and inherited.endswith("-tiny") else None
+
+
+@cache
+def prepared(name: str) -> tuple[Recipe, Objective, experiment.TrainingStream]:
+    """A tiny recipe's objective and its stream of samples."""
+    below = tokenizer_below(name)
+    if below is not None and not Path("runs", below).exists():
+        base = load(below)
+        settings = base.train.model_copy(update={"samples": base.train.batch, "warmup": 1, "precision": "fp32"})
+        experiment.run(base.model_copy(update={"train": settings}), Path("runs", below), device="cpu", progress=False, evaluate=False)
+    recipe = load(name)
+    parts = experiment.prepare(recipe)
+    make = experiment.tokenizer_objective if parts.generator is None else experiment.generator_objective
+    if parts.generator is not None and parts.generator.condition is not None:
+        parts.generator.condition.precompute(parts.data, parts.heldout)
+    objective = make(parts)
+    objective.train()
+    return recipe, objective, experiment.TrainingStream(parts.data, recipe.train.seed)
+
+
+@dataclass
+class Outcome:
+    """Of a step's phases: figures, gradients and the state afterwards."""
+
+    values: dict[str, float]
+    gradients: dict[str, Tensor]
+    state: dict[str, Tensor]
+
+    def check(self, other: Outcome) -> None:
+        """Equal up to rounding."""
+        assert self.values.keys() == other.values.keys()
+        for name, value in self.values.items():
+            assert other.values[name] == pytest.approx(value, rel=2e-4, abs=2e-6), name
+        assert self.gradients.keys() == other.gradients.keys()
+        for name, gradient in self.gradients.items():
+            assert float((gradient - other.gradients[name]).norm()) <= 1e-3 * float(gradient.norm()) + 1e-6, name
+        for name, tensor in self.state.items():
+            torch.testing.assert_close(other.state[name], tensor, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+class Divided:
+    """A recipe's steps on the same samples, divided in several ways, from the same state."""
+
+    def __init__(self, name: str, seen: int = LATE) -> None:
+        recipe, self.objective, self.stream = prepared(name)
+        update = {"clip": None, "precision": "fp32", "optimizer": "adamw"}
+        self.settings = TrainSettings.model_validate(recipe.train.model_dump() | update)
+        self.seen, self.state = seen, copy.deepcopy(self.objective.state_dict())
+        self.accelerator = Accelerator(cpu=True)
+
+    def part(self, first: int, count: int) -> tuple[int, Batch]:
+        """Samples of the stream at positions behind those seen."""
+        return self.seen + first, self.stream.batch(self.seen + first, count)
+
+    def step(self, parts: MicroBatches, shares: int = 1) -> Outcome:
+        """All phases on these parts, without moving weights, from the state of the beginning."""
+        self.objective.load_state_dict(self.state)
+        prefetcher = BatchPrefetcher(self.stream, BATCH, BATCH, 0, shares, self.settings.seed, torch.device("cpu"))
+        stepper = Stepper(self.objective, self.settings, self.accelerator, prefetcher)
+        values: dict[str, float] = {}
+        gradients: dict[str, Tensor] = {}
+        for phase in self.objective.phases:
+            if self.objective.active(phase, self.seen):
+                result = stepper.run(phase, parts, self.seen, 0.0)
+                assert result.finite
+                values |= result.values
+                gradients |= {
+                    f"{phase}.{name}": weight.grad.clone() for name, weight in self.objective.named_parameters() if weight.grad is not None
+                }
+        stepper.release()
+        return Outcome(values, gradients, copy.deepcopy(self.objective.state_dict()))
+
+    def keep(self, outcome: Outcome) -> None:
+        """Begin the next steps with this state."""
+        self.state = outcome.state
+
+
+def mean(outcomes: Sequence[Outcome]) -> Outcome:
+    """What processes make of their losses and gradients."""
+    values = {name: sum(each.values[name] for each in outcomes) / len(outcomes) for name in ("loss",)}
+    gradients = {name: torch.stack([each.gradients[name] for each in outcomes]).mean(0) for name in outcomes[0].gradients}
+    return Outcome(values, gradients, {})
+
+
+@pytest.mark.usefixtures("stages")
+@pytest.mark.parametrize("name", NAMES)
+def test_shards_and_any_order_of_samples_are_the_whole_batch(name: str) -> None:
+    divided = Divided(name)
+    divided.keep(divided.step([divided.part(0, BATCH)]))  # codebooks start from the first batch
+    whole = divided.step([divided.part(0, BATCH)])
+    divided.step([divided.part(place, 1) for place in (2, 0, 3, 1)]).check(whole)
+    if name not in ("lfq-tiny", "bsq-tiny"):
+        shards = mean([divided.step([divided.part(first, BATCH // 2)], 2) for first in (0, BATCH // 2)])
+        expected = Outcome({name: whole.values[name] for name in shards.values}, whole.gradients, {})
+        shards.check(expected)
