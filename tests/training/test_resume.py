@@ -3,15 +3,18 @@
 import json
 import multiprocessing
 import os
+import pty
 import random
 import signal
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from toy_run import SETTINGS, ToyStream, run
+from toy_run import SETTINGS, ToyObjective, ToyStream, run
 
 from jielong.config.recipe import parse, upgraded
 from jielong.config.registry import RecipeError
@@ -56,7 +59,7 @@ def same_end(out: Path, other: Path) -> None:
         assert file.read_bytes() == (other_last / file.name).read_bytes(), file.name
 
 
-def numbers(out: Path) -> list[dict]:
+def numbers_of(out: Path) -> list[dict]:
     """The log without the clock."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if "second" not in key} for line in lines]
@@ -70,7 +73,7 @@ def test_killed_at_random_points(tmp_path, uninterrupted, attempt):
         assert in_child(run, tmp_path, SETTINGS, None, ToyStream(kill_at=point)) == -signal.SIGKILL, points
     run(tmp_path)
     same_end(tmp_path, uninterrupted)
-    assert numbers(tmp_path) == numbers(uninterrupted), points
+    assert numbers_of(tmp_path) == numbers_of(uninterrupted), points
 
 
 def killed_while_saving(out: Path, at: int, moment: str) -> None:
@@ -97,24 +100,105 @@ def test_killed_while_a_state_is_half_written(tmp_path, uninterrupted, moment, a
     same_end(tmp_path, uninterrupted)
 
 
-def test_stopped_on_request_and_by_signal(tmp_path, uninterrupted):
+class SignalStream(ToyStream):
+    """Sends a signal to its process when the batch at 200 is loaded."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def batch(self, first, count):
+        if first == 200:
+            os.kill(os.getpid(), self.number)
+        return super().batch(first, count)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_stopped_on_request_and_by_signal(tmp_path, uninterrupted, number):
+    before = signal.getsignal(number)
     assert run(tmp_path, stop_after=104).stopped == "stop_after"
     assert latest_state(tmp_path).name == "state-000000000104"
     assert not (tmp_path / "model.safetensors").exists()
 
-    class Polite(ToyStream):
-        def batch(self, first, count):
-            if first == 200:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return super().batch(first, count)
-
-    summary = run(tmp_path, stream=Polite())
-    assert summary.stopped == "interrupted"
+    summary = run(tmp_path, stream=SignalStream(number))
+    assert (summary.stopped, summary.signal) == ("interrupted", number)
     assert 192 <= summary.samples < 320
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(number) is before
     run(tmp_path)
     same_end(tmp_path, uninterrupted)
-    assert numbers(tmp_path) == numbers(uninterrupted)
+    assert numbers_of(tmp_path) == numbers_of(uninterrupted)
+
+
+def test_an_ignored_hang_up_stays_ignored(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run(tmp_path, stream=SignalStream(signal.SIGHUP)).finished
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+class SignalsObjective(ToyObjective):
+    """Sends signals to its process in the step at 200 samples, or when it is evaluated."""
+
+    def __init__(self, *numbers: int, evaluating: bool = False) -> None:
+        super().__init__()
+        self.numbers, self.evaluating, self.measured = numbers, evaluating, 0
+
+    def send(self) -> None:
+        for number in self.numbers:
+            os.kill(os.getpid(), number)
+
+    def forward(self, batch, phase, samples_seen, draws):
+        if samples_seen == 200 and not self.evaluating:
+            self.send()
+        return super().forward(batch, phase, samples_seen, draws)
+
+    def evaluate(self, model):
+        self.measured += 1
+        if self.evaluating and self.measured == 2:  # the first time is in the middle
+            self.send()
+        return super().evaluate(model)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "evaluating", "last"),
+    [((signal.SIGINT, signal.SIGINT), False, 200), ((signal.SIGHUP,), True, 320), ((signal.SIGTERM,), True, 320)],
+)
+def test_a_second_interrupt_and_one_in_the_last_measurement_stop_at_once(tmp_path, uninterrupted, numbers, evaluating, last):
+    code = in_child(run, tmp_path, SETTINGS, SignalsObjective(*numbers, evaluating=evaluating))
+    assert code == 128 + numbers[0]
+    assert latest_state(tmp_path).name == f"state-{last:012d}"
+    assert not list(tmp_path.glob(".*.tmp"))
+    run(tmp_path)
+    same_end(tmp_path, uninterrupted)
+    assert numbers_of(tmp_path) == numbers_of(uninterrupted)
+
+
+def test_a_hang_up_of_the_terminal_saves(tmp_path, uninterrupted):
+    class WaitingStream(ToyStream):
+        def batch(self, first, count):
+            if first == 200:
+                (tmp_path / "waiting").touch()
+                while not (tmp_path / "go").exists():
+                    time.sleep(0.01)
+            return super().batch(first, count)
+
+    child, terminal = pty.fork()
+    if child == 0:
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # the terminal, not the files in which pytest captures output
+        try:
+            summary = run(tmp_path / "run", stream=WaitingStream(), progress=True)
+            print("lines of the log after the hang-up are discarded", flush=True)
+            os._exit(128 + summary.signal)
+        finally:
+            os._exit(1)
+    while not (tmp_path / "waiting").exists():
+        time.sleep(0.01)
+    os.close(terminal)
+    (tmp_path / "go").touch()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGHUP
+    run(tmp_path / "run")
+    same_end(tmp_path / "run", uninterrupted)
 
 
 def test_muon_resumes_too(tmp_path):

@@ -14,12 +14,12 @@ from accelerate import Accelerator
 from torch import nn
 
 from jielong.core.files import write_bytes
+from jielong.core.interrupts import Interrupts, StoppedBySignalError
 from jielong.core.json import JSON
 from jielong.core.rng import seed_of
 from jielong.media.images import sheet, write_image
 from jielong.training.checkpoint import fit_tensors
 from jielong.training.ema import Ema
-from jielong.training.interrupts import Interrupts
 from jielong.training.nonfinite import NonFiniteError, range_advice
 from jielong.training.objective import Objective
 from jielong.training.optimizers import pack, unpack
@@ -54,6 +54,7 @@ class Summary:
         metrics: The last line of the log.
         evaluation: Held-out figures of the EMA weights.
         budget: Seconds of wall time that were allowed, if limited.
+        signal: Number of the signal that interrupted it.
     """
 
     samples: int
@@ -66,11 +67,17 @@ class Summary:
     metrics: JSON = field(default_factory=dict)
     evaluation: JSON = field(default_factory=dict)
     budget: float | None = None
+    signal: int | None = None
 
     @property
     def finished(self) -> bool:
         """Whether the checkpoint is written."""
         return self.stopped in ("finished", "budget")
+
+    def raise_if_interrupted(self) -> None:
+        """Raise :class:`jielong.core.interrupts.StoppedBySignalError` if a signal interrupted the run."""
+        if self.signal is not None:
+            raise StoppedBySignalError(self.signal)
 
 
 class Run(Generic[Model]):
@@ -102,6 +109,7 @@ class Run(Generic[Model]):
         if accelerator.num_processes > 1:
             broadcast_from_first([*objective.state_dict().values(), *self.ema.state().values()])
         self.metrics: JSON = {}
+        self.signal: int | None = None
         self._seconds_before, self._start = self.counters.seconds, time.perf_counter()
         self.logged = (self.counters.samples, 0.0)  # samples at the last line of the log, and seconds of steps since
         self.costs = {"step": 0.0, "sample": 0.0, "save": 0.0, "evaluation": 0.0}  # seconds; a budget must leave room for one more of each
@@ -111,13 +119,13 @@ class Run(Generic[Model]):
         counters, settings = self.counters, self.settings
         position = (counters.samples, self.progress)
         while True:
-            interrupted = self._synchronise(interrupts.requested)
+            self.signal = self._synchronise(interrupts.signal)
             if counters.samples >= settings.samples:
                 return "finished"
             # One per cent is for what is not timed: lines of the log, the checkpoint itself.
             if self.budget is not None and counters.seconds + sum(self.costs.values()) >= 0.99 * self.budget:
                 return "budget"
-            if interrupted:
+            if self.signal is not None:
                 return "interrupted"
             if stop_after is not None and counters.samples >= stop_after:
                 return "stop_after"
@@ -138,14 +146,14 @@ class Run(Generic[Model]):
             if not last and self._due("save", *before):
                 self.save()
 
-    def _synchronise(self, interrupted: bool) -> bool:
-        """Set all clocks to the first process's; whether any process is interrupted."""
+    def _synchronise(self, signal: int | None = None) -> int | None:
+        """Set all clocks to the first process's; the signal that interrupts any of the processes."""
         self.counters.seconds = self._seconds_before + time.perf_counter() - self._start
         if self.accelerator.num_processes > 1:
-            local = [self.counters.seconds if self.accelerator.is_main_process else 0.0, float(interrupted)]
-            total = self.accelerator.reduce(torch.tensor(local, dtype=torch.float64, device=self.accelerator.device), "sum")
-            self.counters.seconds, interrupted = float(total[0]), bool(total[1] > 0)
-        return interrupted
+            local = [[self.counters.seconds if self.accelerator.is_main_process else 0.0, float(signal or 0)]]
+            gathered = self.accelerator.gather(torch.tensor(local, dtype=torch.float64, device=self.accelerator.device))
+            self.counters.seconds, signal = float(gathered[:, 0].sum()), int(gathered[:, 1].max()) or None
+        return signal
 
     def _due(self, what: str, samples: int, progress: float) -> bool:
         """Whether a multiple of the interval of ``what`` was passed since these samples and this progress."""
@@ -296,7 +304,7 @@ class Run(Generic[Model]):
     def save(self) -> None:
         """Save the whole state."""
         start = time.perf_counter()
-        self._synchronise(False)
+        self._synchronise()
         if self.accelerator.is_main_process:
             self.counters.metrics_bytes = self.logger.bytes
             tensors = {"objective": self.objective.state_dict(), "ema": self.ema.state()}
@@ -328,4 +336,5 @@ class Run(Generic[Model]):
             metrics=self.metrics,
             evaluation=evaluation,
             budget=self.budget,
+            signal=self.signal,
         )

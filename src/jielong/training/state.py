@@ -195,18 +195,35 @@ def check_same_recipe(old: str, new: str, out: Path, upgrade: Callable[[str], st
     Raises:
         RecipeError: naming every key that differs, with both values.
     """
+    changes, _ = _changes(old, new, upgrade)
+    if changes:
+        advice = "Use the recipe that began it, or another folder for this one (--out)"
+        raise RecipeError(f"{out} holds a run of another recipe: {'; '.join(changes)}. {advice}")
+
+
+def changes_since(out: Path, recipe_yaml: str, upgrade: Callable[[str], str] | None = None) -> list[str]:
+    """Settings of the run in a folder that are accepted although they changed, with both values."""
+    if not (out / RECIPE).exists():
+        return []
+    return _changes((out / RECIPE).read_text(encoding="utf-8"), recipe_yaml, upgrade)[1]
+
+
+def _changes(old: str, new: str, upgrade: Callable[[str], str] | None) -> tuple[list[str], list[str]]:
+    """Changed settings in words: those that make another run, and those that do not."""
     stored, after = _flat(yaml.safe_load(old)), _flat(yaml.safe_load(new))
     before = stored if upgrade is None else _flat(yaml.safe_load(upgrade(old)))
-    removed = {key for key in stored.keys() - before.keys() if stored[key] != {}}  # {} is a part without settings
-    differing = [key for key in sorted((before.keys() | after.keys()) - _FREE) if before.get(key) != after.get(key)]
+    accepted = set(_FREE)
     started, target = before.get("train.samples", 0), after.get("train.samples", 0)
-    if "train.samples" in differing and isinstance(started, int | float) and isinstance(target, int | float) and started < target:
-        differing.remove("train.samples")
-    changes = [f"{key} was {before.get(key, 'not given')} and is now {after.get(key, 'not given')}" for key in differing]
-    changes += [f"{key} was {stored[key]} and is no setting any more" for key in sorted(removed - _FREE)]
-    if changes:
-        advice = "Use the recipe that began it, or another folder for this one"
-        raise RecipeError(f"{out} holds a run of another recipe: {'; '.join(changes)}. {advice}")
+    if isinstance(started, int | float) and isinstance(target, int | float) and started < target:
+        accepted.add("train.samples")
+    lines: tuple[list[str], list[str]] = ([], [])
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key):
+            line = f"{key} was {before.get(key, 'not given')} and is now {after.get(key, 'not given')}"
+            lines[key in accepted].append(line)
+    removed = {key for key in stored.keys() - before.keys() - _FREE if stored[key] != {}}  # {} is a part without settings
+    lines[0].extend(f"{key} was {stored[key]} and is no setting any more" for key in sorted(removed))
+    return lines
 
 
 def _flat(value: object, path: str = "") -> JSON:

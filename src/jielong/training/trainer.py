@@ -20,15 +20,15 @@ from rich.console import Console
 from torch import nn
 
 from jielong.core.files import write_bytes
+from jielong.core.interrupts import Interrupts
 from jielong.training.checkpoint import RECIPE, WEIGHTS, init_from_checkpoint, save_checkpoint
-from jielong.training.interrupts import Interrupts
 from jielong.training.objective import Objective
 from jielong.training.prefetch import BatchPrefetcher, BatchSource
 from jielong.training.processes import join_processes
 from jielong.training.run import Run, Summary
 from jielong.training.run_logger import RunLogger
 from jielong.training.settings import TrainSettings
-from jielong.training.state import Counters, RunState, check_run_folder, read_state
+from jielong.training.state import Counters, RunState, changes_since, check_run_folder, read_state
 
 __all__ = ["SUMMARY", "BatchSource", "Summary", "train"]
 
@@ -88,6 +88,9 @@ def train(
         init_from: Folder of a checkpoint that initialises a new run where names and shapes fit; a resumed run does not read it.
         write_inputs: Writes what belongs in ``out`` beside the recipe; called by one process, after all checks.
 
+    The first SIGINT, SIGTERM or SIGHUP saves and stops after the step, a second SIGINT at once; once all samples are seen and the state is
+    saved, any of them ends the program at once, and the same command resumes.
+
     Raises:
         DeviceError: if the device is not available, or cannot serve the processes of the launcher.
         RecipeError: if ``out`` holds a run of another recipe.
@@ -109,6 +112,9 @@ def train(
     logger = RunLogger(out if main else None, screen, counters.metrics_bytes, counters.samples, tensorboard and main)
     if state is None and init_from is not None:
         logger.print(_initialise(objective.model, init_from))
+    if state is not None:
+        changed = changes_since(out, recipe_yaml, upgrade)
+        logger.print(f"resumed at {counters.samples:,} of {settings.samples:,} samples" + "".join(f"; {change}" for change in changed))
     run = Run(objective, settings, out, accelerator, budget, state, prefetcher, logger, evaluate)
     if main:  # after everything that may be refused
         _write_inputs(out, recipe_yaml, write_inputs)
@@ -119,6 +125,7 @@ def train(
         if stopped in ("interrupted", "stop_after"):
             logger.print(f"stopped after {run.counters.samples:,} samples; the same command resumes")
             return run.summary(stopped, {})
+        interrupts.stop_at_once()
         run.write_samples()
         model = run.ema.model()
         objective.finish(model)

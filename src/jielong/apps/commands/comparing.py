@@ -43,6 +43,7 @@ def compare(
     from jielong.apps.comparison import Budget
     from jielong.apps.comparison import compare as run
     from jielong.apps.comparison.report import write
+    from jielong.core.interrupts import exit_code
 
     limit, trainer = Budget(samples, seconds), str(chosen_device(device))
     comparison = run(
@@ -56,9 +57,9 @@ def compare(
         _print(comparison)
         for path in paths:
             typer.echo(path)
-    if len(comparison.rows) < len(names):
+    if comparison.signal is not None:
         say("stopped; the same command resumes")
-        raise typer.Exit(130)
+        raise typer.Exit(exit_code(comparison.signal))
     if not comparison.complete:
         raise typer.Exit(1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dis
 import os
+import signal
 import tempfile
 import time
 import traceback
@@ -20,12 +21,11 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from jielong.apps.commands.screen import notes
+from jielong.core.interrupts import StoppedBySignalError, exit_code, raising_on_signals
 from jielong.core.text import readable
 
 DEBUG = "JIELONG_DEBUG"
 """Environment variable; 1 prints tracebacks."""
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT."""
 LOGS = 20
 """Tracebacks that are kept."""
 EXTRAS = {
@@ -62,15 +62,18 @@ class Program(TyperGroup):
     """The root command: prints exceptions of commands as a sentence on standard error."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; exit with code 1 and a sentence on failure, 130 after Ctrl-C."""
-        with plain_warnings():
+        """Run the command; exit with code 1 and a sentence on failure, with 128 + its number after a signal."""
+        with plain_warnings(), raising_on_signals():
             try:
                 return super().invoke(ctx)
+            except StoppedBySignalError as error:
+                notes.print(str(error))
+                raise typer.Exit(exit_code(error.number)) from None
             except (BrokenPipeError, SystemExit, GeneratorExit):
                 raise  # a broken pipe: the reader closed it, as `head` does; click handles it
             except KeyboardInterrupt:
                 notes.print("interrupted")
-                raise typer.Exit(INTERRUPTED) from None
+                raise typer.Exit(exit_code(signal.SIGINT)) from None
             except BaseException as error:  # also the panics of libraries in Rust, which are no Exception
                 # click's own exceptions (usage, exit, abort) carry an exit code of their own
                 if type(error).__module__.split(".")[0] in ("click", "typer") or os.environ.get(DEBUG) == "1":

@@ -45,6 +45,7 @@ def train(
         print_sizes(prepared(settings, data))
         return
     from jielong.core.device import device_words, is_main_process, launched_processes
+    from jielong.core.interrupts import exit_code
     from jielong.training.experiment import run
 
     chosen = chosen_device(device, parallel=True)
@@ -55,8 +56,8 @@ def train(
         say(f"training {recipe} in {folder} on {device_words(chosen)}{shared}; Ctrl-C saves and stops, the same command resumes")
 
     summary = run(settings, folder, data, tokens, announce, budget=seconds, device=chosen, tensorboard=tensorboard)
-    if summary.stopped in ("interrupted", "stop_after"):
-        raise typer.Exit(130)
+    if summary.signal is not None:
+        raise typer.Exit(exit_code(summary.signal))
     if not is_main_process():
         return
     figures = "".join(f", {name.replace('_', ' ')} {value:.4g}" for name, value in summary.evaluation.items() if isinstance(value, float))

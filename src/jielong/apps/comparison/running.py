@@ -62,12 +62,14 @@ class Comparison:
         settings: Common settings.
         folder: Folder of runs, figures and sample grids.
         complete: Whether every entry was trained and measured.
+        signal: Number of the signal that interrupted a training.
     """
 
     rows: Sequence[Row]
     settings: dict[str, Any]
     folder: Path
     complete: bool
+    signal: int | None = None
 
     def __repr__(self) -> str:
         """The tables as text."""
@@ -129,7 +131,7 @@ def compare(
         "seed": seed,
         "overrides": list(overrides),
     }
-    rows, complete = [], True
+    rows, signal = [], None
     with one_run(out):
         _keep_settings(out, settings)
         for entry in entries:
@@ -139,12 +141,12 @@ def compare(
                 reason = f"{error or type(error).__name__}"
                 log(f"{entry.label} failed: {reason}")
                 row = Row(entry.label, entry.kind, _origin(entry, budget), failed=reason)
-            if row is None:
-                complete = False
+            if isinstance(row, Summary):
+                signal = row.signal
                 break
             rows.append(row)
         _original(entries[0], out, data)
-    return Comparison(rows, settings, out, complete and all(row.failed is None for row in rows))
+    return Comparison(rows, settings, out, len(rows) == len(entries) and all(row.failed is None for row in rows), signal)
 
 
 def _shared(entries: Sequence[Entry]) -> str:
@@ -197,8 +199,8 @@ def _row(
     device: str,
     log: Log,
     progress: bool,
-) -> Row | None:
-    """Train and measure one entry; ``None`` if training was interrupted."""
+) -> Row | Summary:
+    """Train and measure one entry; the summary of its training if that was interrupted."""
     training: dict[str, Any] = {}
     notes: list[str] = []
     if entry.checkpoint is None:
@@ -206,7 +208,7 @@ def _row(
         log(f"{entry.label}: training, {budget}")
         summary = experiment.run(chosen, folder, data, budget=budget.seconds, device=device, progress=progress, evaluate=False)
         if not summary.finished:
-            return None
+            return summary
         training = _training(summary, folder)
         notes += unreached(chosen, summary.samples)
         system = load(str(folder), "cpu")

@@ -92,6 +92,7 @@ def _train(chosen: recipe.Recipe, folder: Path, budget: float, console: Console,
     write_bytes(recipe_file, chosen.to_yaml().encode())
     command = f"jielong train {recipe_file} --budget {budget:.0f}s --out {folder}-again"
     summary = experiment.run(chosen, folder, tokens=tokens, budget=budget, console=console)
+    summary.raise_if_interrupted()
     log = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
     grids = sorted((int(path.stem.rpartition("-")[2]), path) for path in (folder / "samples").glob("samples-*.png"))
     return Run(folder, command, summary, log, grids)

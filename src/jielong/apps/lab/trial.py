@@ -92,6 +92,7 @@ class Bench:
         self.log(f"training {name}")
         chosen, out = recipe.parse(text, f"the experiment's recipe {name}", overrides), self.folder / name
         summary = experiment.run(chosen, out, tokens=tokens, budget=seconds, progress=False, evaluate=False)
+        summary.raise_if_interrupted()
         return load(str(out), "cpu"), summary
 
 
