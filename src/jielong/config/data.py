@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import BeforeValidator
 
 from jielong.config.registry import Config, Faults, Mark, Schema, nearest, read_settings
+from jielong.core.text import shown
 
 if TYPE_CHECKING:
     from jielong.media.kinds.base import MediaKind
@@ -57,7 +58,7 @@ class DataSection(Mark):
         if isinstance(value, DataSettings):
             return value
         if not isinstance(value, Mapping):
-            raise Faults.of(f"data is written as {{set: name, size: 64}}, not {value!r}")
+            raise Faults.of(f"data is written as {{set: name, size: 64}}, not {shown(value)}")
         known = set(self.keys())
         given = {key: inner for key, inner in value.items() if inner is not None or key not in known}
         return read_settings(self.kind_of(given).settings, given)
@@ -71,7 +72,7 @@ class DataSection(Mark):
         kinds, name = media_kinds(), given.get("kind")
         if name is not None:
             if not isinstance(name, str) or name not in kinds:
-                raise Faults.of(f"there is no kind of media called {name!r}; {nearest(str(name), kinds)}")
+                raise Faults.of(f"there is no kind of media called {shown(name)}; {nearest(str(name), kinds)}")
             return kinds[name]
         specific = set(self.keys()) - set(DataSettings.model_fields)
         keys = [key for key in given if key in specific]

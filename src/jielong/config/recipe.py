@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -10,9 +11,12 @@ from pydantic_core import ErrorDetails
 
 from jielong.config.registry import Config, Faults, OfFamily, RecipeError, Schema, below, keys_of, nearest, read_settings
 from jielong.config.schema import Recipe
-from jielong.config.yaml_text import Lines, NotYamlError, Value, read_mapping, read_value
+from jielong.config.yaml_text import MAX_TEXT, Lines, NotYamlError, Value, read_mapping, read_value
+from jielong.core.text import shorten, shown
 
-__all__ = ["Recipe", "RecipeError", "built_in", "load", "parse", "read_text", "upgraded"]
+MAX_CHAIN = 16
+"""Most recipes of which each extends the next."""
+__all__ = ["Recipe", "RecipeError", "built_in", "load", "parse", "read_file", "read_text", "upgraded"]
 
 
 def built_in() -> dict[str, str]:
@@ -44,8 +48,26 @@ def read_text(name_or_path: str) -> tuple[str, str]:
     if path.is_dir():
         path = path / "recipe.yaml"
     if path.suffix in (".yaml", ".yml") and path.exists():
-        return path.read_text(), str(path)
+        return read_file(path), str(path)
     raise RecipeError(f"there is no recipe called {name_or_path!r}, nor such a file; {nearest(name_or_path, recipes)}")
+
+
+def read_file(path: Path) -> str:
+    """The text of a recipe's file.
+
+    Raises:
+        RecipeError: if it is too large, or not in UTF-8, UTF-16 or UTF-32 with their marks.
+    """
+    with open(path, "rb") as file:
+        data = file.read(4 * MAX_TEXT + 1)
+    if len(data) > 4 * MAX_TEXT:
+        raise RecipeError(f"{path} has {path.stat().st_size:,} bytes, which no recipe has")
+    from jielong.data.text import decode_text  # imports torch
+
+    try:
+        return decode_text(data, str(path))
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
 
 
 def load(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
@@ -104,11 +126,18 @@ def _read(text: str, origin: str, above: tuple[str, ...] = ()) -> tuple[dict[str
     base = data.pop("extends", None)
     if base is not None:
         base_text, base_origin = read_text(_beside(str(base), origin))
-        if base_origin in (*above, origin):
+        if any(_same(base_origin, earlier) for earlier in (*above, origin)):
             raise RecipeError(f"{lines['extends',]}: recipes extend each other in a circle: {' -> '.join((*above, origin, base_origin))}")
+        if len(above) >= MAX_CHAIN:
+            raise RecipeError(f"{lines['extends',]}: over {MAX_CHAIN} recipes extend each other; write fewer")
         base_data, base_lines = _read(base_text, base_origin, (*above, origin))
         data, lines = _merge(base_data, data, Recipe), base_lines | lines
     return data, lines
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two origins are the same recipe: the same name, or the same file by whatever path."""
+    return one == other or (os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other))
 
 
 def _beside(name: str, origin: str) -> str:
@@ -156,13 +185,13 @@ def _explain(error: ErrorDetails, lines: Lines, origin: str) -> str:
     path = where
     while path and path not in lines:
         path = path[:-1]
-    place, name = lines.get(path, origin), ".".join(where)
+    place, name = lines.get(path, origin), shorten(".".join(where), 200)
     if error["type"] == "extra_forbidden":
         return f"{place}: unknown key {name!r}; {nearest(where[-1], _keys(where[:-1]))}"
     if error["type"] == "missing":
         return f"{place}: {name!r} is missing"
     reason = error["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(error["input"], Mapping | Config) else f" (it is {error['input']!r})"
+    given = "" if isinstance(error["input"], Mapping | Config) else f" (it is {shown(error['input'])})"
     return f"{place}: {name}: {reason}{given}" if name else f"{place}: {reason}"
 
 

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, SerializerFunc
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from jielong.core.json import JSON
+from jielong.core.text import shown
 
 FAMILIES = {
     # family -> the package whose modules declare its parts
@@ -183,7 +184,7 @@ class OfFamily(Mark):
         elif isinstance(value, str | list | tuple):
             items = [value] if isinstance(value, str) else list(value)
         else:
-            raise Faults.of(f"parts of the family {self.family} are written as {{name: {{key: value}}, ...}}, not {value!r}")
+            raise Faults.of(f"parts of the family {self.family} are written as {{name: {{key: value}}, ...}}, not {shown(value)}")
         parts, problems = [], []
         for item in items:
             try:
@@ -215,7 +216,7 @@ def parts_of(family: str) -> dict[str, type[Part]]:
 
 def nearest(word: str, choices: Mapping[str, object] | list[str]) -> str:
     """A hint for a misspelt word: the nearest valid choice, or all of them."""
-    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word[:200], list(choices), n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else "choose one of " + ", ".join(sorted(choices))
 
 
@@ -230,14 +231,14 @@ def parse_part(family: str, value: object) -> Part:
     if isinstance(value, str):
         value = {value: {}}
     if not isinstance(value, Mapping) or len(value) != 1:
-        raise Faults.of(f"{family} must be one name with its settings, such as {{name: {{key: value}}}}, not {value!r}")
+        raise Faults.of(f"{family} must be one name with its settings, such as {{name: {{key: value}}}}, not {shown(value)}")
     ((name, settings),) = value.items()
     known = parts_of(family)
     if name not in known:
-        raise Faults.of(f"there is no {family} called {name!r}; {nearest(str(name), known)}")
+        raise Faults.of(f"there is no {family} called {shown(name)}; {nearest(str(name), known)}")
     if not isinstance(settings, Mapping):
         right = f"write {name} or {{{name}: {{}}}} for its defaults" if settings is None else f"write {{{name}: {{key: value}}}}"
-        raise Faults.of(f"{settings!r} is not the settings of the {family} {name}: {right}".replace("None", "null"))
+        raise Faults.of(f"{shown(settings)} is not the settings of the {family} {name}: {right}".replace("None", "null"))
     try:
         return read_settings(known[name], settings)
     except Faults as faults:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import yaml
 
 from jielong.config.registry import RecipeError
+from jielong.core.text import shorten, shown
 
 Value = None | bool | int | float | str | list["Value"] | dict[str, "Value"]
 Lines = dict[tuple[str, ...], str]
 """The file and line of every key, by the keys that lead to it."""
+_KEYS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:int", "tag:yaml.org,2002:merge")
+
+
+MAX_TEXT = 1 << 18
+"""Most characters of a recipe."""
+MAX_NODES = 10_000
+"""Most keys and values of a recipe, each use of an alias counted."""
+MAX_DEPTH = 32
+"""Deepest nesting of a recipe."""
+MAX_STRING = 10_000
+"""Most characters of one key or value."""
+MAX_NUMBER = 2**63
+"""Numbers of a recipe are smaller."""
 
 
 class NotYamlError(RecipeError):
@@ -39,7 +54,7 @@ def read_value(text: str, origin: str) -> Value:
 
     Raises:
         NotYamlError: if it is not YAML.
-        RecipeError: if a key stands twice.
+        RecipeError: if a key stands twice, or a value is beyond the bounds above, or is NaN or infinite.
     """
     return _read(text, origin)[0]
 
@@ -48,7 +63,7 @@ def read_mapping(text: str, origin: str) -> tuple[dict[str, Value], Lines]:
     """Read a mapping, with the file and line of every key.
 
     Raises:
-        RecipeError: if it is not YAML or no mapping, or a key stands twice.
+        RecipeError: if it is not YAML or no mapping, a key stands twice, or a value is beyond the bounds above, or is NaN or infinite.
     """
     value, lines = _read(text, origin)
     if not isinstance(value, dict):
@@ -57,25 +72,76 @@ def read_mapping(text: str, origin: str) -> tuple[dict[str, Value], Lines]:
 
 
 def _read(text: str, origin: str) -> tuple[Value, Lines]:
+    if len(text) > MAX_TEXT:
+        raise RecipeError(f"{origin} has {len(text):,} characters, and a recipe has at most {MAX_TEXT:,}")
     lines: Lines = {}
     try:
-        _mark(yaml.compose(text, Loader=_Loader), (), origin, lines)
+        _check_events(text, origin)
+        _Places(origin, lines).mark(yaml.compose(text, Loader=_Loader), ())
         value: Value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise NotYamlError(f"{origin} is not YAML: {error}") from None
+        mark = getattr(error, "problem_mark", None)
+        place = "" if mark is None else f"line {mark.line + 1}: "
+        raise NotYamlError(f"{origin} is not YAML: {place}{getattr(error, 'problem', None) or ' '.join(str(error).split())}") from None
+    except (ValueError, OverflowError) as error:  # of a number or a date, such as 2001-99-99
+        raise error if isinstance(error, RecipeError) else NotYamlError(f"{origin} is not YAML: {error}") from None
+    _check_values(value, (), origin, lines)
     return value, lines
 
 
-def _mark(node: yaml.Node | None, path: tuple[str, ...], origin: str, lines: Lines) -> None:
-    """Note the line of every key below a node; one that stands twice is refused."""
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _mark(item, path, origin, {})
-    elif isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            inner = (*path, str(key.value))
-            place = f"{origin}, line {key.start_mark.line + 1}"
-            if inner in lines:
-                raise RecipeError(f"{place}: the key {'.'.join(inner)!r} is given twice (first: {lines[inner]}); remove one")
-            lines[inner] = place
-            _mark(value, inner, origin, lines)
+def _check_events(text: str, origin: str) -> None:
+    """Refuse, before anything is composed, what is nested too deeply, has too many values, or names types of Python."""
+    depth = count = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        line = 0 if event.start_mark is None else event.start_mark.line + 1
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        count += isinstance(event, yaml.NodeEvent)
+        if depth > MAX_DEPTH:
+            raise RecipeError(f"{origin}, line {line}: this is nested over {MAX_DEPTH} levels deep, which no recipe is")
+        if count > MAX_NODES:
+            raise RecipeError(f"{origin}, line {line}: a recipe has at most {MAX_NODES:,} keys and values")
+        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.tag is not None:
+            raise RecipeError(f"{origin}, line {line}: the tag {shown(event.tag)} is not read; write the plain value")
+
+
+class _Places:
+    """Notes the line of every key; one that stands twice is refused, and so is what aliases make of a few lines."""
+
+    def __init__(self, origin: str, lines: Lines) -> None:
+        self.origin, self.lines, self.visited = origin, lines, 0
+
+    def mark(self, node: yaml.Node | None, path: tuple[str, ...], depth: int = 0, lines: Lines | None = None) -> None:
+        """Note the lines of the keys below a node."""
+        lines = self.lines if lines is None else lines
+        self.visited += 1
+        if self.visited > MAX_NODES or depth > MAX_DEPTH:
+            raise RecipeError(f"{self.origin}: its aliases make over {MAX_NODES:,} values, or lead to themselves; write the values out")
+        if isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                self.mark(item, path, depth + 1, {})
+        elif isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                place = f"{self.origin}, line {key.start_mark.line + 1}"
+                if not isinstance(key, yaml.ScalarNode) or key.tag not in _KEYS:
+                    raise RecipeError(f"{place}: a key is a word or a whole number, not {shown(key.value)}")
+                inner = (*path, key.value)
+                if inner in lines:
+                    name = shorten(".".join(inner), 100)
+                    raise RecipeError(f"{place}: the key {name!r} is given twice (first: {lines[inner]}); remove one")
+                lines[inner] = place
+                self.mark(value, inner, depth + 1, lines)
+
+
+def _check_values(value: object, path: tuple[str, ...], origin: str, lines: Lines) -> None:
+    """Refuse numbers and texts that no setting takes, with the key and its line."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _check_values(key, path, origin, lines)
+            _check_values(inner, (*path, str(key)), origin, lines)
+    elif isinstance(value, list):
+        for item in value:
+            _check_values(item, path, origin, lines)
+    elif isinstance(value, int | float) and not (math.isfinite(value) and abs(value) < MAX_NUMBER):
+        raise RecipeError(f"{lines.get(path, origin)}: {'.'.join(path)}: {shown(value)} is no number below 2**63")
+    elif isinstance(value, str) and len(value) > MAX_STRING:
+        raise RecipeError(f"{lines.get(path, origin)}: {'.'.join(path)}: {shown(value)} has over {MAX_STRING:,} characters")

@@ -6,12 +6,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import torch
 
-from jielong.config.recipe import parse
+from jielong.config.recipe import parse, read_file
 from jielong.config.registry import nearest
 from jielong.config.schema import Recipe, Trained
 from jielong.config.zoo import zoo
@@ -20,16 +21,19 @@ from jielong.core.device import resolve_device
 from jielong.core.files import new_folder
 from jielong.core.json import JSON
 from jielong.core.medium import Medium, MediumJSON
+from jielong.core.text import shorten
 from jielong.generation.generator import Generator
 from jielong.networks.time_layer import fold
 from jielong.system.build import build_generator
 from jielong.system.pipeline import System
 from jielong.tokenizers.base import Tokenizer
-from jielong.training.checkpoint import CHECKSUMS, WEIGHTS, CheckpointError, fingerprint, fit_tensors, read_weights
+from jielong.training.checkpoint import CHECKSUMS, RECIPE, WEIGHTS, CheckpointError, fingerprint, fit_tensors, read_weights
 
 DESCRIPTION = "model.json"
 STAGES = "stages"
 """The folder of a checkpoint's copies of other stages, each a checkpoint itself."""
+MAX_DESCRIPTION = 1 << 24
+"""Most bytes of ``model.json``, whose longest part are names of classes."""
 ALLOWANCE = 1 << 29
 """Bytes that a model may take beside its checkpoint's weights: frozen encoders, tables, masks."""
 
@@ -120,6 +124,10 @@ def _copy_checkpoint(folder: Path, target: Path) -> None:
         _copy_checkpoint(stage, target / STAGES / stage.name)
 
 
+_loading: ContextVar[tuple[Path, ...]] = ContextVar("loading", default=())
+"""The folders that are being loaded, each for the one before it."""
+
+
 class Description(TypedDict):
     """What ``model.json`` holds."""
 
@@ -166,13 +174,17 @@ def _identity(tokenizer: Tokenizer) -> str:
 def _description(path: Path) -> tuple[Description, Medium]:
     """What :func:`describe` wrote, and the media format in it."""
     try:
-        description = json.loads(path.read_text())
-        missing = {"media", "classes", "tokenizer_sha256"} - set(description)
-        if missing:
-            raise KeyError(*missing)
+        with open(path, "rb") as file:
+            description = json.loads(file.read(MAX_DESCRIPTION))
+        classes, made_of, stages = description["classes"], description["tokenizer_sha256"], description.get("stages_sha256", {})
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise TypeError("classes are no list of names")
+        if not isinstance(made_of, str | None) or not isinstance(stages, dict):
+            raise TypeError("the checksums are no text")
         return description, Medium.from_json(description["media"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}); copy or train the checkpoint again") from None
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        reason = shorten(f"{type(error).__name__}: {error}", 200)
+        raise CheckpointError(f"{path} is damaged ({reason}); copy or train the checkpoint again") from None
 
 
 def load(name_or_folder: str, device: torch.device | str = "auto", media: Medium | None = None) -> System:
@@ -189,7 +201,18 @@ def load(name_or_folder: str, device: torch.device | str = "auto", media: Medium
         TooLargeError: if its recipe describes a much larger model than its weights fill.
     """
     target, folder = resolve_device(device), find(name_or_folder)
-    recipe = parse((folder / "recipe.yaml").read_text(), str(folder / "recipe.yaml"))
+    above, here = _loading.get(), folder.resolve()
+    if here in above:
+        raise CheckpointError(f"{folder / RECIPE} leads to itself: {' -> '.join(map(str, (*above, here)))}")
+    token = _loading.set((*above, here))
+    try:
+        return _load(name_or_folder, folder, media).to(target)
+    finally:
+        _loading.reset(token)
+
+
+def _load(name: str, folder: Path, media: Medium | None) -> System:
+    recipe = parse(read_file(folder / RECIPE), str(folder / RECIPE))
     description, made_for = _description(folder / DESCRIPTION)
     if media is None or recipe.trains_generator or made_for.differs_in(media) != {"time"}:
         media = made_for
@@ -201,14 +224,14 @@ def load(name_or_folder: str, device: torch.device | str = "auto", media: Medium
         generator = build_generator(recipe, tokenizer, description["classes"], tokenizers_of(stages)) if recipe.trains_generator else None
     if generator is not None:
         if description["tokenizer_sha256"] != fingerprint(tokenizer):
-            raise CheckpointError(f"{name_or_folder} was trained on the tokens of another tokenizer than its recipe leads to now")
+            raise CheckpointError(f"{name} was trained on the tokens of another tokenizer than its recipe leads to now")
         for stage, expected in description.get("stages_sha256", {}).items():
             if expected != _identity(stages[stage].tokenizer):
-                raise CheckpointError(f"{name_or_folder} was trained on the tokens of another stage {stage!r} than its recipe leads to now")
+                raise CheckpointError(f"{name} was trained on the tokens of another stage {stage!r} than its recipe leads to now")
         fit_tensors(generator, weights, str(path))
         generator.eval().requires_grad_(False)
     else:
         fit_tensors(tokenizer, weights, str(path))
     tokenizer.eval().requires_grad_(False)
     fold(tokenizer)
-    return System(name_or_folder, recipe, tokenizer, generator, stages).to(target)
+    return System(name, recipe, tokenizer, generator, stages)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from jielong.config.recipe import parse
+from jielong.config.recipe import parse, read_file
 from jielong.config.zoo import zoo
 from jielong.core.json import JSON
 from jielong.system.checkpoint import DESCRIPTION, find, load
@@ -113,7 +113,7 @@ def _verify_file(path: Path, folder: Path) -> VerifiedFile:
         file.checksum, file.problem = "differs", str(error)
     try:
         if path.name == RECIPE:
-            parse(path.read_text(encoding="utf-8"), str(path))
+            parse(read_file(path), str(path))
         else:
             tensors = read_tensors(path)
             file.tensors, file.values = len(tensors), sum(value.numel() for value in tensors.values())
