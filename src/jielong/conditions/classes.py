@@ -75,7 +75,8 @@ class ClassCondition(Condition[int | str, Tensor]):
     def _number(self, value: int | str) -> int:
         if isinstance(value, str) and value in self.names:
             return self.names.index(value)
-        if isinstance(value, int) or (isinstance(value, str) and value.isdecimal()):
+        numbered = not all(name.isdecimal() for name in self.names)  # otherwise digits are a name
+        if isinstance(value, int) or (isinstance(value, str) and value.isdecimal() and numbered):
             if 0 <= int(value) < len(self.names):
                 return int(value)
             raise ValueError(f"class {value} does not exist: classes run from 0 to {len(self.names) - 1}")

@@ -26,8 +26,8 @@ class FolderSource(Source):
 
     - Folders ``train``, ``heldout``, ``test``, ``val`` or ``validation`` at the top are splits.
     - A metadata file (at the top or in a split's folder) lists the items with captions and labels.
-    - Otherwise a ``.txt`` or ``.json`` file of the same name is an item's caption, and the top sub-folder is its class
-      when every item lies in one and there are at least two.
+    - Otherwise a ``.txt`` or ``.json`` file of the same name is an item's caption, and the top sub-folder is its class;
+      an item in none has no class.
 
     Upper and lower case of endings are alike. Links to files are read, links to folders are not followed. Every file below the folder is an
     item, the words of an item, or in :attr:`unused`; hidden files and folders, whose names begin with a dot, are not counted.
@@ -76,7 +76,8 @@ class FolderSource(Source):
             return Cause.UNLISTED, key, f"{path} is not listed in {' or '.join(METADATA)}"
         other = next((kind for kind in kinds().values() if suffix in kind.suffixes), None)
         if other is not None:
-            return Cause.OTHER, key, f"{path} is one of {other.noun[1]}, and {self._kind.noun[1]} are read; set data.kind: {other.name}"
+            choice = f"set data.kind to {other.name} to read it"
+            return Cause.OTHER, key, f"{path} is one of {other.noun[1]}, and {self._kind.noun[1]} are read; {choice}"
         if suffix in SIDECARS or path.name.lower() in METADATA:
             which = "the metadata file gives the captions" if listed else f"no {self._kind.noun[0]} beside it has this name"
             return Cause.ORPHAN, key, f"{path}: {which}"
@@ -111,15 +112,13 @@ class FolderSource(Source):
     def _walked(self, folder: Path, files: Sequence[Path]) -> Iterator[tuple[Path, Item]]:
         paths = [path for path in files if path.suffix.lower() in self.suffixes]
         beside = {(path.with_suffix(""), path.suffix.lower()): path for path in reversed(files) if path.suffix.lower() in SIDECARS}
-        tops = {p.relative_to(folder).parts[0] for p in paths if p.parent != folder}
-        classed = len(tops) > 1 and all(p.parent != folder for p in paths)
         for path in paths:
             sidecars = [beside[key] for key in ((path.with_suffix(""), suffix) for suffix in SIDECARS) if key in beside]
             self._used.update(sidecars)
             try:
                 words = _words(sidecars)
-                label = first(words, LABEL_NAMES) or (printable(path.relative_to(folder).parts[0]) if classed else None)
-                item = Item(self._key(path), several(words, CAPTION_NAMES), label)
+                label = None if path.parent == folder else printable(path.relative_to(folder).parts[0])
+                item = Item(self._key(path), several(words, CAPTION_NAMES), first(words, LABEL_NAMES) or label)
             except DataError as error:
                 self._used.add(path)
                 self.unused.add(Cause.WORDS, self._key(path), str(error))

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from jielong.core.json import JSON, printable
 from jielong.data.ledger import Cause, Ledger
-from jielong.data.opening import open_quietly
+from jielong.data.opening import kinds_of, open_quietly
 from jielong.data.order import spread
 from jielong.data.sets import Batch, MediaSet
 from jielong.media.images import write_image
@@ -97,6 +97,10 @@ class Report:
         rows += [("columns", ", ".join(self.columns))] if self.columns else []
         rows += [("used as", f"{self.used_as}, values {self.values['min']:.2f} to {self.values['max']:.2f}")]
         rows += [("decoded", f"{self.decoded} of {self.count}"), ("not used", str(len(self.unused)))]
+        others = kinds_of(self.unused.reasons(Cause.OTHER))
+        rows += (
+            [("kinds", f"{self.noun} are read; there are also {counted(others)}; choose by --kind {next(iter(others))}")] if others else []
+        )
         return [*rows, *self.unused.rows(), ("odd", str(len(self.odd)))]
 
 

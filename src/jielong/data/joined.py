@@ -12,7 +12,7 @@ from pathlib import Path
 from jielong.core.json import JSON
 from jielong.data.ledger import Ledger
 from jielong.data.selection import MARK, chooses, split_name
-from jielong.data.source import DataError, Source
+from jielong.data.source import DataError, Source, class_names
 from jielong.data.splits import Split, split_by_content
 from jielong.media.kinds.base import Content, kind_of
 
@@ -76,7 +76,7 @@ class Joined(Source):
         usual = kind_of(self.kind).native
         self.native = {key: max(source.native.get(key, value) for source in sources) for key, value in usual.items()}
         if any(source.classes for source in sources):
-            self.classes = list(dict.fromkeys(chain.from_iterable(source.classes or _labels(source) for source in sources)))
+            self.classes = list(dict.fromkeys(chain.from_iterable(source.classes or class_names(source.items) for source in sources)))
         columns = {"set": None} | {column: None for source in sources for item in source.items for column in item.extra}
         self.items, self.unused = [], Ledger()
         self._places: list[tuple[int, int]] = []  # (source, index in it)
@@ -127,7 +127,3 @@ class Joined(Source):
         """What its kind decodes."""
         source, place = self._places[index]
         return self.sources[source].content(place)
-
-
-def _labels(source: Source) -> list[str]:
-    return sorted({item.label for item in source.items if item.label is not None})

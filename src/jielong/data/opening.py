@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import tarfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -26,7 +30,11 @@ from jielong.data.shards import ShardSource
 from jielong.data.source import DataError, Source
 from jielong.data.splits import Split
 from jielong.data.table import TableSource, table_kind
+from jielong.data.tar_members import tar_members
 from jielong.media.kinds.base import MediaKind, kind_of, kinds
+
+_MEMBERS = 1_000
+"""Members of a shard by which its kind of media is recognised."""
 
 SetName = str | os.PathLike[str] | Sequence[str]
 """A built-in set's name, a path, or several of them as a list or separated by commas."""
@@ -149,7 +157,7 @@ def open_source(name: SetName, kind: str | None = None) -> Source:
 
     Args:
         name: As of :func:`open_data`.
-        kind: The kind of media expected, where a folder or shards may hold several; by default recognised by the files.
+        kind: The kind of media expected, where there may be several; by default that with the most files.
 
     Raises:
         DataError: As :func:`open_data`.
@@ -167,32 +175,39 @@ def open_source(name: SetName, kind: str | None = None) -> Source:
     tables, shards = _of_suffix(files, ".parquet"), _of_suffix(files, ".tar")
     if tables and shards:
         raise DataError(f"{text} holds both Parquet files and tar shards; keep one kind, or give a pattern such as {text}/*.parquet")
-    if (tables or shards) and path.is_dir() and _holds(path, _default(kind)):
-        files_are = f"loose {_default(kind).noun[1]} beside its {'Parquet files' if tables else 'tar shards'}"
+    if (tables or shards) and path.is_dir() and (loose := kinds_of(file.name for file in walk(path))):
+        files_are = f"loose {_chosen(loose, kind).noun[1]} beside its {'Parquet files' if tables else 'tar shards'}"
         raise DataError(f"{text} holds {files_are}; move one of them elsewhere")
     if tables:
-        return TableSource(tables, text, table_kind(tables[0]))
+        return TableSource(tables, text, table_kind(tables[0], kind))
     if shards:
-        return ShardSource(shards, text, _default(kind))
+        return ShardSource(shards, text, _chosen(kinds_of(_first_members(shards[0])) if kind is None else {}, kind))
     if path.is_dir():
-        return open_idx_folder(path) if is_idx_folder(path) else FolderSource(path, _folder_kind(path, kind))
+        return open_idx_folder(path) if is_idx_folder(path) else FolderSource(path, _chosen(kinds_of(f.name for f in walk(path)), kind))
     if path.exists():
         raise DataError(f"{text} is not a data set; give a folder, .tar shards or .parquet files")
     raise DataError(f"there is no set and no folder called {text!r}; {nearest(text, list(BUILT_IN))} Or give the path of your own data")
 
 
-def _default(kind: str | None) -> MediaKind:
-    return next(iter(kinds().values())) if kind is None else kind_of(kind)
+def kinds_of(names: Iterable[str]) -> dict[str, int]:
+    """The kinds of media that files have by their endings, with the number of files of each, the most frequent first."""
+    suffixes = Counter(os.path.splitext(name)[1].lower() for name in names)
+    counts = {name: sum(suffixes[suffix] for suffix in kind.suffixes) for name, kind in kinds().items()}
+    return {name: count for name, count in sorted(counts.items(), key=lambda each: -each[1]) if count}
 
 
-def _folder_kind(path: Path, expected: str | None) -> MediaKind:
-    """The expected kind if the folder holds files of it, else the first kind whose files it holds."""
-    choices = [_default(expected), *kinds().values()]
-    return next((kind for kind in choices if _holds(path, kind)), choices[0])
+def _chosen(held: Mapping[str, int], expected: str | None) -> MediaKind:
+    """The expected kind if there are files of it, or of none; else the kind with the most files."""
+    if expected is not None and (expected in held or not held):
+        return kind_of(expected)
+    return kind_of(next(iter(held), next(iter(kinds()))))
 
 
-def _holds(path: Path, kind: MediaKind) -> bool:
-    return any(file.suffix.lower() in kind.suffixes for file in walk(path))
+def _first_members(shard: Path) -> list[str]:
+    """Names of the first members of a shard; none if it cannot be read, which is an error later."""
+    with contextlib.suppress(tarfile.TarError, OSError):
+        return [member.name for member in islice(tar_members(shard), _MEMBERS)]
+    return []
 
 
 def _of_suffix(files: Sequence[Path], suffix: str) -> list[Path]:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from jielong.config.data import DataSettings
 from jielong.core.medium import Medium
 from jielong.data.ledger import Cause, Ledger
-from jielong.data.source import DataError, Source, digest
+from jielong.data.source import DataError, Source, class_names, digest
 from jielong.media.kinds.base import kind_of
 
 MEMORY_BYTES = 500_000_000
@@ -97,7 +97,7 @@ class MediaSet(Dataset[Batch]):
         self.captions = [item.caption or "" for item in items]
         self._captions = [item.captions for item in items]
         # Classes come from the whole source, so that the splits of one set number them alike.
-        self.classes = list(source.classes or sorted({item.label for item in source.items if item.label is not None}))
+        self.classes = list(source.classes or class_names(source.items))
         number = {name: n for n, name in enumerate(self.classes)}
         self.labels = [None if item.label is None else number[item.label] for item in items]
         self.columns: dict[str, list[Any]] = {name: [item.extra.get(name) for item in items] for name in items[0].extra}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from jielong.data.content_hash import hash_bytes
 from jielong.data.ledger import Cause, Ledger
 from jielong.data.splits import Split, declared_split, split_by_content
 from jielong.media.kinds.base import Content
+
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
 class DataError(ValueError):
@@ -43,7 +46,7 @@ class Source(ABC):
         items: Usable items.
         unused: What was found and is not used.
         kind: Name of the kind of media.
-        classes: Class names in order; by default the labels, sorted.
+        classes: Class names in order; by default those of :func:`class_names`.
         native: Keys of the `data:` section, and ``channels``, at which it is used unless others are given.
     """
 
@@ -87,6 +90,14 @@ class Source(ABC):
     def content(self, index: int) -> Content:
         """What its kind decodes: the bytes, unless the source holds something better."""
         return self.blob(index)
+
+
+def class_names(items: Iterable[Item]) -> list[str]:
+    """The labels of items, each once: in the order of numbers where all of them are whole numbers, otherwise of letters."""
+    labels = {item.label for item in items if item.label is not None}
+    if all(_WHOLE.fullmatch(label) for label in labels):
+        return sorted(labels, key=lambda label: (int(label), label))
+    return sorted(labels)
 
 
 def digest(parts: Iterable[str | bytes]) -> str:

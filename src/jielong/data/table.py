@@ -112,10 +112,10 @@ class TableSource(Source):
         return list(chain.from_iterable(remembered(f"{self.files[0].parent / self.name}", self.files, views, compute)))
 
 
-def table_kind(path: Path) -> MediaKind:
-    """The kind that a Parquet file declares, or whose usual column it has; images where it has none, or cannot be read."""
-    known = kinds()
-    first = next(iter(known.values()))
+def table_kind(path: Path, expected: str | None = None) -> MediaKind:
+    """The kind that a Parquet file declares, or whose usual column it has, preferably the expected; images if none, or without a schema."""
+    first = next(iter(kinds().values()))
+    known = dict(sorted(kinds().items(), key=lambda each: each[0] != expected))
     try:
         schema = pq.read_schema(path)
     except (pa.ArrowInvalid, OSError):

@@ -37,6 +37,11 @@ def counted(counts: Mapping[Key, int], most: int = 12) -> str:
     return ", ".join(f"{key}: {number}" for key, number in ordered[:most]) + (", ..." if len(ordered) > most else "")
 
 
+def some(names: Sequence[str], most: int = 3) -> str:
+    """``5 (a, b, c, ...)``: the number of names and the first of them."""
+    return f"{len(names):,} ({', '.join([*names[:most], *['...'] * (len(names) > most)])})"
+
+
 class Inspector(ABC):
     """Looks at the items of a set one by one."""
 

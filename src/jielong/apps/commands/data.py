@@ -37,6 +37,9 @@ def list_sets() -> None:
 def inspect_set(
     name: Annotated[str, typer.Argument(metavar="SET", help="A built-in set's name, or a path; several with commas between.")],
     size: Annotated[int | None, typer.Option(min=1, help="Side of the square images; the data set's by default.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Kind of media, image or audio; by default that with the most files.")] = None,
+    sample_rate: Annotated[int | None, typer.Option(help="Samples per second of sound.")] = None,
+    duration: Annotated[float | None, typer.Option(help="Seconds of a clip; longer and shorter ones are counted.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="Largest number of decoded items; 0 decodes all.")] = 5000,
     sheet: Annotated[Path | None, typer.Option(help="Write a sample grid of decoded items here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print only one JSON object.")] = False,
@@ -44,7 +47,8 @@ def inspect_set(
     """Report counts, sizes, captions, classes and unreadable files."""
     from jielong.data.inspecting import inspect
 
-    report = inspect(name, limit or None, **({} if size is None else {"size": size}))
+    keys = {"size": size, "kind": kind, "sample_rate": sample_rate, "duration": duration}
+    report = inspect(name, limit or None, **{key: value for key, value in keys.items() if value is not None})
     if sheet is not None:
         report.write_sheet(sheet)
     if as_json:

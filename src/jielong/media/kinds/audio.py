@@ -14,7 +14,7 @@ from jielong.config.data import DataSettings
 from jielong.core.json import JSON
 from jielong.core.medium import ALONG_TIME, Medium
 from jielong.media.audio import level, normalise, resample, to_channels, to_integers
-from jielong.media.inspection import Inspector, Spread
+from jielong.media.inspection import Inspector, Spread, some
 from jielong.media.kinds.base import Content, MediaKind, register
 from jielong.media.players import Sounds
 from jielong.media.reading.faults import BrokenAudioError, naming
@@ -126,6 +126,8 @@ class AudioInspector(Inspector):
     def __init__(self, medium: Medium) -> None:
         self.medium = medium
         self.seconds: list[float] = []
+        self.longer: list[str] = []
+        self.shorter: list[str] = []
         self.levels: list[float] = []
         self.rates: Counter[int] = Counter()
         self.channels: Counter[int] = Counter()
@@ -139,6 +141,8 @@ class AudioInspector(Inspector):
             loudness, clipped = level(waveform), float((waveform.abs() >= CLIPPED).float().mean())
         duration = waveform.shape[1] / rate
         self.seconds.append(duration)
+        self.longer += [name] if round(duration * self.medium.sample_rate) > self.medium.frames else []
+        self.shorter += [name] if round(duration * self.medium.sample_rate) < self.medium.frames else []
         self.rates[rate] += 1
         self.channels[len(waveform)] += 1
         self.levels += [loudness] if loudness > SILENT_DB else []
@@ -151,14 +155,25 @@ class AudioInspector(Inspector):
         return [reason for reason, applies in reasons.items() if applies]
 
     def facts(self) -> dict[str, object]:
-        """Hours decoded, seconds and levels (dB of full scale) of a clip, clips by sample rate and by channels."""
+        """Hours decoded, seconds and levels (dB of full scale) of a clip, clips longer and shorter than the medium, by sample rate and by
+        channels."""
         return {
             "hours": sum(self.seconds) / 3600,
             "seconds": Spread.of(self.seconds),
+            "longer": len(self.longer),
+            "shorter": len(self.shorter),
             "levels": Spread.of(self.levels),
             "rates": dict(self.rates),
             "channels": dict(self.channels),
         }
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The facts, with names of the longer and shorter clips and what happens to them."""
+        read = f"the {self.medium.duration:g} s read"
+        longer = f"{some(self.longer)} than {read}: a generator leaves them out, a tokenizer trains on parts of them"
+        shorter = f"{some(self.shorter)} than {read}: silence follows"
+        notes = {"longer": longer if self.longer else "0", "shorter": shorter if self.shorter else "0"}
+        return [(name, notes.get(name, text)) for name, text in super().rows()]
 
     def preview_medium(self) -> Medium:
         """As long as the longest clip decoded."""
