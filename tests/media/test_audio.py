@@ -14,6 +14,7 @@ pytest.importorskip("soundfile")
 pytest.importorskip("av")
 pytest.importorskip("soxr")
 
+from jielong.media import audio
 from jielong.media.audio import encode_audio, level, normalise, resample, to_channels, to_integers, write_audio
 from jielong.media.reading import libraries
 from jielong.media.reading.faults import BrokenAudioError
@@ -75,6 +76,13 @@ def test_a_level_is_the_root_mean_square() -> None:
     assert level(tone(1.0, peak=1.0)) == pytest.approx(-3.0103, abs=1e-3)
     assert level(normalise(tone(1.0), -23.0)) == pytest.approx(-23.0, abs=1e-3)
     assert normalise(tone(1.0), 20.0).abs().max() == pytest.approx(1.0)
+
+
+def test_a_level_in_parts_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = tone(1.0, channels=2) * torch.linspace(0, 1, 16_000)
+    expected = level(sound)
+    monkeypatch.setattr(audio, "_MEASURED", 777)
+    assert level(sound) == pytest.approx(expected, abs=1e-9)
 
 
 def test_channels() -> None:

@@ -27,6 +27,8 @@ _WRITTEN = {
     ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
 _CHUNK = 65_536
+_MEASURED = 2**24
+"""Samples whose squares in double precision are in memory at once."""
 
 
 def resample(waveform: Tensor, rate: int, to: int) -> Tensor:
@@ -63,7 +65,9 @@ def to_channels(waveform: Tensor, channels: int) -> Tensor:
 
 def level(waveform: Tensor) -> float:
     """Root mean square in decibels of full scale: 0 for a square wave that fills it, ``-inf`` for silence."""
-    return float(20 * waveform.double().square().mean().sqrt().log10())
+    parts = waveform.reshape(-1).split(_MEASURED)
+    mean = waveform.double().square().mean() if len(parts) < 2 else sum(part.double().square().sum() for part in parts) / waveform.numel()
+    return float(20 * torch.as_tensor(mean).sqrt().log10())
 
 
 def normalise(waveform: Tensor, decibels: float = -23.0) -> Tensor:
@@ -76,7 +80,8 @@ def normalise(waveform: Tensor, decibels: float = -23.0) -> Tensor:
 
 def to_integers(waveform: Tensor) -> Tensor:
     """Float in [-1, 1] to 16 bits, rounded and clamped; reading divides by 32768 again. NaN becomes silence."""
-    return torch.nan_to_num(waveform.detach().to("cpu", torch.float32)).mul(32_768).round().clamp(-32_768, 32_767).to(torch.int16)
+    scaled = torch.nan_to_num(waveform.detach().to("cpu", torch.float32)).mul_(32_768)  # nan_to_num copies: the rest is in place
+    return scaled.round_().clamp_(-32_768, 32_767).to(torch.int16)
 
 
 def encode_audio(waveform: Tensor, rate: int, suffix: str = ".wav") -> bytes:

@@ -221,6 +221,11 @@ def _frames(data: bytes, name: str) -> bytes:
     return data
 
 
+def is_mpeg(data: bytes) -> bool:
+    """Whether a file begins as MP3 does: with a frame or a tag."""
+    return data[:1] == b"\xff" or data[:3] == b"ID3"
+
+
 def estimates_length(data: bytes) -> bool:
     """Whether a length that a decoder tells is an estimate: that of an MP3 whose first frame does not count them."""
     first = _behind_tags(data)
@@ -262,6 +267,11 @@ def _frame_length(data: bytes, place: int) -> int | None:
     return (72 if layer == 3 and version != 3 else 144) * bits // hertz + padding
 
 
+def _dump(data: bytes, name: str) -> bytes:
+    """A MIDI sample dump, of which libsndfile prints each damaged block on standard output."""
+    raise BrokenAudioError(f"{name} cannot be read as sound: it is a MIDI sample dump")
+
+
 Check = Callable[[bytes, str], bytes]
 _CHECKS: tuple[tuple[bytes, int, Check], ...] = (
     (b"RIFF", 0, _riff),
@@ -276,4 +286,5 @@ _CHECKS: tuple[tuple[bytes, int, Check], ...] = (
     (b"OggS", 0, _ogg),
     (b"\x1a\x45\xdf\xa3", 0, _matroska),
     (b"ftyp", 4, _mp4),
+    (b"\xf0\x7e", 0, _dump),
 )

@@ -12,6 +12,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from jielong.media.reading.colour import Profile, usable_profile
 from jielong.media.reading.faults import BrokenImageError, budget, bytes_of, naming, refuse_large
+from jielong.media.reading.quiet import quiet
 from jielong.media.reading.rasters import refuse_cut
 
 FORMATS = {
@@ -85,7 +86,8 @@ def read_image(source: bytes | str | os.PathLike[str] | Image.Image, name: str =
         image = open_image(data, name)
         refuse_cut(data, image.format, name)
     with naming(name, BrokenImageError, "cannot be decoded"):
-        image.load()
+        with quiet(image.format == "TIFF"):
+            image.load()
         return _finished(_upright(image), usable_profile(image, name))
 
 

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jielong.media.reading.containers import estimates_length, whole
+from jielong.media.reading.containers import estimates_length, is_mpeg, whole
 from jielong.media.reading.faults import BrokenAudioError, bytes_of, naming, refuse_large
 from jielong.media.reading.libraries import library
+from jielong.media.reading.quiet import quiet
 
 SUFFIXES = frozenset(
     f".{kind}"
@@ -85,7 +86,8 @@ def read_header(source: bytes | str | os.PathLike[str], name: str = "") -> Heade
 def _header(data: bytes, name: str) -> Header:
     soundfile = library("soundfile")
     try:
-        found = soundfile.info(io.BytesIO(data))
+        with quiet(is_mpeg(data)):
+            found = soundfile.info(io.BytesIO(data))
     except soundfile.LibsndfileError:
         with _opened(data, name, None) as (_, stream):
             duration = stream.duration
@@ -119,7 +121,8 @@ def read_audio(source: bytes | str | os.PathLike[str], name: str = "") -> tuple[
         else:
             data, soundfile = whole(data, name), library("soundfile")
             try:
-                samples, rate = _through_libsndfile(data, name)
+                with quiet(is_mpeg(data)):
+                    samples, rate = _through_libsndfile(data, name)
             except soundfile.LibsndfileError:
                 samples, rate = _through_ffmpeg(data, name, None)
         return _checked(torch.from_numpy(samples), name), rate
