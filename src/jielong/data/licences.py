@@ -41,9 +41,18 @@ _OPENMOJI, _FLUENT = (
     ("OpenMoji, HfG Schwaebisch Gmuend and contributors", "CC BY-SA 4.0"),
     ("Fluent Emoji, (c) Microsoft Corporation", "MIT"),
 )
+_FACES = (
+    ("drawings composed with DiceBear, in style Micah by Micah Lanier, changed", "CC BY 4.0"),
+    ("drawings composed with DiceBear, in style Open Peeps by Pablo Stanley", "CC0 1.0"),
+    ("drawings composed with DiceBear, in style Personas by Draftbit, changed", "CC BY 4.0"),
+    ("drawings composed with DiceBear, in style Pixel Art by DiceBear", "CC0 1.0"),
+    ("drawings composed with DiceBear, in style Toon Head by Johan Melin, changed", "CC BY 4.0"),
+)
 _KNOWN = {
     "emoji": (_NOTO, _TWEMOJI),
     "emoji-full": (_NOTO, _TWEMOJI, _OPENMOJI, _FLUENT),
+    "faces": _FACES,
+    "faces-edits": _FACES,
     "fashion-mnist": (("Fashion-MNIST, (c) 2017 Zalando SE", "MIT"),),
     "sounds": (("samples of the Sonic Pi project", "CC0 1.0"),),
 }

@@ -243,6 +243,16 @@ def _built(name: str, kind: str, command: str) -> Source:
     return TableSource([path], name, kind_of(kind))
 
 
+def _faces(name: str) -> Source:
+    try:
+        path = Path(importlib.import_module("jielong_zoo").path()) / "data" / f"{name}.parquet"
+    except ImportError:
+        path = built_path(name)
+    if not path.is_file():
+        raise DataError(f"the set {name!r} is in the distribution jielong-zoo (pip install ./zoo); or run `jielong data build faces`")
+    return TableSource([path], name, kind_of("image"))
+
+
 def _sounds() -> Source:
     path = built_path("sounds")
     if path.is_file():
@@ -259,6 +269,8 @@ def _sounds() -> Source:
 BUILT_IN: dict[str, Callable[[], Source]] = {
     "emoji": _emoji,
     "emoji-full": partial(_built, "emoji-full", "image", "`jielong data build emoji-full` (needs npm)"),
+    "faces": partial(_faces, "faces"),
+    "faces-edits": partial(_faces, "faces-edits"),
     "fashion-mnist": open_fashion_mnist,
     "prompts": partial(_built, "prompts", "audio", "`jielong data build prompts` (fetches 55 MB of Debian packages)"),
     "sounds": _sounds,

@@ -127,7 +127,9 @@ def table_kind(path: Path, expected: str | None = None) -> MediaKind:
     )
 
 
-def write_table(path: Path, rows: Sequence[JSON], *, item: str, caption: str, label: str, key: Sequence[str]) -> None:
+def write_table(
+    path: Path, rows: Sequence[JSON], *, item: str, caption: str, label: str, key: Sequence[str], size: int | None = None
+) -> None:
     """Write rows as Parquet that declares the roles of its columns; the same rows give the same bytes.
 
     Sorted by key, whole or not at all.
@@ -139,12 +141,15 @@ def write_table(path: Path, rows: Sequence[JSON], *, item: str, caption: str, la
         caption: The column of captions.
         label: The column of classes.
         key: The columns that name a row.
+        size: Side of its pictures, where all have the same.
     """
     ordered = sorted(rows, key=lambda row: tuple(str(row[name]) for name in key))
-    declared = {item: item, "caption": caption, "label": label, "key": list(key)}
+    declared = {item: item, "caption": caption, "label": label, "key": list(key)} | ({} if size is None else {"size": size})
     table = pa.Table.from_pylist(ordered).replace_schema_metadata({"jielong": json.dumps(declared)})
     buffer = io.BytesIO()
-    compression = {name: "none" if name == item else "zstd" for name in table.column_names}
+    # Parquet calls the values of a list by a path of their own.
+    paths = [f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name for field in table.schema]
+    compression = {path: "none" if path == item else "zstd" for path in paths}
     pq.write_table(table, buffer, compression=compression, row_group_size=512)
     write_bytes(path, buffer.getvalue())
 
