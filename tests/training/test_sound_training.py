@@ -113,10 +113,11 @@ def test_the_stream_is_the_same_however_it_is_read(tones: Path) -> None:
 
 def test_settings_are_of_one_medium() -> None:
     section = DataSection()
-    assert section.read({}).model_dump(exclude_none=True) == {"set": "emoji", "size": 64}
+    usual = {"set": "emoji", "deduplicate": False, "size": 64}
+    assert section.read({}).model_dump(exclude_none=True) == usual
     assert section.read({"duration": 2.0}) == AudioData(sample_rate=16_000, duration=2.0)
     assert section.read({"sample_rate": 8_000, "size": None}) == AudioData(sample_rate=8_000, duration=1.0)
-    assert section.read({"kind": "image"}).model_dump(exclude_none=True) == {"set": "emoji", "kind": "image", "size": 64}
+    assert section.read({"kind": "image"}).model_dump(exclude_none=True) == {**usual, "kind": "image"}
     with pytest.raises(RecipeError, match="no kind of media called 'audoi'; did you mean 'audio'"):
         section.read({"kind": "audoi"})
     text = RECIPE.format(set="prompts", tokenizer="vq: {autoencoder: seanet}")

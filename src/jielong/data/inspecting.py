@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jielong.core.json import JSON, printable
+from jielong.data.duplicates import Duplicates, find_duplicates
 from jielong.data.ledger import Cause, Ledger
 from jielong.data.opening import kinds_of, open_quietly
 from jielong.data.order import spread
@@ -37,6 +38,7 @@ class Report:
         facts: What the kind of media finds, such as sizes and durations.
         captions: Items with a caption; ``words`` are its length; ``examples`` are a few; ``several``: items with more than one.
         classes: Items per class.
+        duplicates: Equal and similar items in both splits.
         columns: Other columns of the source.
         unused: What was found and is not used, by cause.
         odd: Usable, but perhaps not meant, and why.
@@ -56,6 +58,7 @@ class Report:
     words: Spread | None
     examples: list[str]
     classes: dict[str, int]
+    duplicates: Duplicates
     columns: list[str]
     unused: Ledger
     odd: dict[str, list[str]]
@@ -70,7 +73,7 @@ class Report:
     def as_dict(self) -> JSON:
         """Ready for JSON, with the facts among the other keys."""
         fields = {name: value for name, value in vars(self).items() if name not in ("facts", "rows", "samples", "noun", "unused")}
-        fields |= {"broken": self.broken, "unused": self.unused.as_dict()}
+        fields |= {"broken": self.broken, "unused": self.unused.as_dict(), "duplicates": self.duplicates.as_dict()}
         return {name: asdict(value) if isinstance(value, Spread) else value for name, value in (fields | self.facts).items()}
 
     def write_sheet(self, path: str | os.PathLike[str], columns: int = 8) -> Path:
@@ -89,7 +92,7 @@ class Report:
         return Group(table, *(note for note in notes if note is not None))
 
     def _table(self) -> list[tuple[str, str]]:
-        rows = [("splits", counted(self.splits) or "none declared; 5 % will be held out"), *self.rows]
+        rows = [("splits", counted(self.splits) or f"none declared; {self.duplicates.heldout} are held out, by content"), *self.rows]
         several = f"; several: {self.several}, of which training draws one a sample" if self.several else ""
         rows += [("captions", f"{self.captions} of {self.count}" + ("" if self.words is None else f"; words {self.words}") + several)]
         rows += [("for example", "\n".join(self.examples))] if self.examples else []
@@ -101,7 +104,7 @@ class Report:
         rows += (
             [("kinds", f"{self.noun} are read; there are also {counted(others)}; choose by --kind {next(iter(others))}")] if others else []
         )
-        return [*rows, *self.unused.rows(), ("odd", str(len(self.odd)))]
+        return [*rows, *self.unused.rows(), *self.duplicates.rows(), ("odd", str(len(self.odd)))]
 
 
 def inspect(name: str | os.PathLike[str], limit: int | None = _LIMIT, **options: Any) -> Report:
@@ -139,6 +142,7 @@ def inspect(name: str | os.PathLike[str], limit: int | None = _LIMIT, **options:
         words=Spread.of([len(caption.split()) for caption in captions]) if captions else None,
         examples=list(dict.fromkeys(captions))[:: max(1, len(set(captions)) // 4)][:4],
         classes=dict(Counter(item.label for item in items if item.label is not None)),
+        duplicates=find_duplicates(source, good, _by_index(found, inspector.perceptual_hashes())),
         columns=list(source.items[0].extra),
         unused=source.unused + broken,
         odd=odd,
@@ -151,18 +155,22 @@ def _lengths(batch: Batch) -> list[int] | None:
     return None if batch.lengths is None else batch.lengths.tolist()
 
 
+def _by_index(found: MediaSet, hashes: Mapping[str, int] | str) -> Mapping[int, int] | str:
+    return hashes if isinstance(hashes, str) else {index: hashes[key] for index, key in enumerate(found.keys) if key in hashes}
+
+
 def _look(found: MediaSet, inspector: Inspector, decoded: set[int]) -> tuple[Ledger, dict[str, list[str]]]:
     """Broken items, and odd ones, each with the reasons."""
     broken = Ledger()
     odd: dict[str, list[str]] = {}
-    first: dict[bytes, str] = {}  # hash of a file -> the first item that has it
+    first: dict[str, str] = {}  # hash of a file -> the first item that has it
     for index, key in enumerate(found.keys):
         try:
             reasons = inspector.look(found.source.content(index), key, index in decoded)
         except ValueError as error:
             broken.add(Cause.BROKEN, key, str(error))
             continue
-        same = first.setdefault(hashlib.sha256(found.source.blob(index)).digest(), key)
+        same = first.setdefault(found.source.content_hashes[index], key)
         reasons += [f"the same file as {same}"] if same != key else []
         if reasons:
             odd[key] = reasons

@@ -101,7 +101,8 @@ def open_quietly(
     source = open_source(name, expected)
     kind = kind_of(source.kind)
     if expected not in (None, kind.name):
-        example = ", ".join(f"{key}: {value}" for key, value in kind.settings().model_dump(exclude={"set"}, exclude_none=True).items())
+        usual = kind.settings().model_dump(exclude={"set", "deduplicate"}, exclude_none=True)
+        example = ", ".join(f"{key}: {value}" for key, value in usual.items())
         wanted = kind_of(str(expected)).noun[1]
         raise DataError(f"{name} is a set of {kind.noun[1]}, not of {wanted}; a recipe reads it with data: {{set: {name}, {example}}}")
     if settings is None:

@@ -66,6 +66,10 @@ class Inspector(ABC):
         """The facts as lines of a table."""
         return [(name, counted(value) if isinstance(value, dict) else str(value)) for name, value in self.facts().items()]
 
+    def perceptual_hashes(self) -> Mapping[str, int] | str:
+        """Perceptual hash of 64 bits, by name, of items that were decoded and are not uniform; or why there is none."""
+        return "looked for in pictures only"
+
     @abstractmethod
     def preview_medium(self) -> Medium:
         """The medium in which items are shown."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,6 +25,7 @@ from jielong.media.reading.faults import BrokenImageError, naming
 from jielong.media.reading.pictures import SUFFIXES, frames_in, open_image, read_image
 
 PREPROCESSING = "upright, sRGB, over white, shorter side lanczos, centre square, 8 bit: 2"
+FLAT = "flat: one colour everywhere"
 LONG = 3.0
 """Aspect ratio beyond which cropping the centre square loses most of a picture."""
 _EDGES = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -112,6 +114,11 @@ class ImageInspector(Inspector):
         self.heights: list[int] = []
         self.formats: Counter[str] = Counter()
         self.profiles: Counter[str] = Counter()
+        self.perceptual: dict[str, int] = {}
+        try:
+            self._phash = importlib.import_module("imagehash").phash
+        except ImportError:
+            self._phash = None
 
     def look(self, content: Content, name: str, decode: bool) -> list[str]:
         """Header, and pixels at no more than 64 a side."""
@@ -120,7 +127,10 @@ class ImageInspector(Inspector):
         reasons = self._header(picture, frames_in(picture, name)) + self._colour(picture)
         if decode:
             with naming(name, BrokenImageError, "cannot be decoded"):
-                reasons += self._pixels(fit(read_image(content, name), min(self.size, 64)))
+                pixels = fit(read_image(content, name), min(self.size, 64))
+            reasons += self._pixels(pixels)
+            if self._phash is not None and FLAT not in reasons:
+                self.perceptual[name] = int(str(self._phash(pixels)), 16)
         self.widths.append(size[0])
         self.heights.append(size[1])
         self.formats[f"{form} {mode}"] += 1
@@ -149,7 +159,7 @@ class ImageInspector(Inspector):
     def _pixels(self, image: Image.Image) -> list[str]:
         array = np.asarray(image)
         if (array == array[:1, :1]).all():
-            return ["flat: one colour everywhere"]
+            return [FLAT]
         return ["grey"] if self.medium.channels == 3 and (array == array[..., :1]).all() else []
 
     def facts(self) -> dict[str, object]:
@@ -164,6 +174,10 @@ class ImageInspector(Inspector):
             "formats": dict(self.formats.most_common()),
             "colour profiles": dict(self.profiles.most_common()),
         }
+
+    def perceptual_hashes(self) -> Mapping[str, int] | str:
+        """The signs of low frequencies of the brightness."""
+        return self.perceptual if self._phash is not None else "not looked for without ImageHash: pip install 'jielong[near-duplicates]'"
 
     def preview_medium(self) -> Medium:
         """As training reads them."""
