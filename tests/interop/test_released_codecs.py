@@ -137,7 +137,7 @@ def test_checkpoints_are_read_from_their_folders(tmp_path: Path) -> None:
     assert torch.equal(ours.encode(media).values, codec.tokenizer.encode(media).values)
     assert ours.tokenizer.media == codec.tokenizer.media
     (tmp_path / "config.json").write_text('{"model_type": "xcodec"}')
-    with pytest.raises(CheckpointError, match="holds no codec of transformers, encodec, mimi or dac"):
+    with pytest.raises(CheckpointError, match="has no codec of transformers: expected a config.json of encodec, mimi or dac"):
         read_codec(tmp_path)
     with pytest.raises(ValueError, match="one semantic quantizer"):
         mimi(theirs.config.to_dict() | {"num_semantic_quantizers": 2}, {})
@@ -252,7 +252,7 @@ def test_a_folder_of_dac_is_read_and_kept(tmp_path: Path) -> None:
     assert torch.equal(ours.decode(ours.encode(media)), codec.tokenizer.decode(codec.tokenizer.encode(media)))
     weights = dict(theirs.state_dict())
     save_file({name: value.contiguous() for name, value in weights.items() if "quantizers.1" not in name}, tmp_path / "plain" / WEIGHTS)
-    with pytest.raises(CheckpointError, match=r"holds part of a codec: .* has 'quantizer.quantizers.1.codebook.weight'"):
+    with pytest.raises(CheckpointError, match=r"has an incomplete codec: .* has 'quantizer.quantizers.1.codebook.weight'"):
         read_codec(tmp_path / "plain")
     with pytest.raises(ValueError, match="decoder_hidden_size must be a multiple of 4, not 50"):
         dac(theirs.config.to_dict() | {"decoder_hidden_size": 50}, {})

@@ -57,8 +57,8 @@ class Faults(RecipeError):  # noqa: N818 - named for what it holds
 
     def __init__(self, problems: Iterable[ErrorDetails]) -> None:
         self.problems = [problem.copy() for problem in problems]
-        said = (".".join(map(str, problem["loc"])) + ": " * bool(problem["loc"]) + problem["msg"] for problem in self.problems)
-        super().__init__("; ".join(said))
+        messages = (".".join(map(str, problem["loc"])) + ": " * bool(problem["loc"]) + problem["msg"] for problem in self.problems)
+        super().__init__("; ".join(messages))
 
     @classmethod
     def of(cls, message: str) -> Faults:

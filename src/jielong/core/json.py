@@ -11,7 +11,7 @@ JSON: TypeAlias = dict[str, object]
 
 
 def printable(text: str) -> str:
-    """A text with lone surrogates, which stand for bytes of file names that are not UTF-8, as ``\\udce9``."""
+    """A text with lone surrogates, which encode bytes of file names that are not UTF-8, as ``\\udce9``."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

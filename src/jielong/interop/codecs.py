@@ -1,6 +1,6 @@
-"""Published codecs of sound as tokenizers, as ``transformers`` keeps them: EnCodec (arXiv 2210.13438), Mimi (2410.00037), DAC (2306.06546).
+"""Published audio codecs as tokenizers, in the format of ``transformers``: EnCodec (arXiv 2210.13438), Mimi (2410.00037), DAC (2306.06546).
 
-What surrounds the networks stays the caller's: EnCodec at 48 kHz divides each second by its loudness first (``normalize``).
+Preprocessing is left to the caller: EnCodec at 48 kHz divides each second by its loudness first (``normalize``).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LAYERS = (
     (r"\.conv\.(weight|bias)$", r".\1"),
     (r"\.block\.(\d+)\.", r".branch.layers.\1."),
 )
-_PLACES = (  # halves of Mimi as modules of their own, and as files have them
+_PREFIXES = (  # prefixes of Mimi's modules in older files
     (r"^(encoder|decoder)\.\1_seanet\.", r"\1."),
     (r"^(encoder|decoder)\.(\1_transformer|downsample|upsample)\.", r"\2."),
 )
@@ -50,7 +50,7 @@ _OF_TRANSFORMER = {
     "down.weight": "mlp.fc2.weight",
     "forward_scale": "mlp_layer_scale.scale",
 }
-_STAGES_OF_DAC = {  # the layers of a stage, in our order; a residual unit's own are the last line
+_STAGES_OF_DAC = {  # layers of a stage in our order; those of a residual unit are in _UNIT_OF_DAC
     "encoder": ("res_unit1", "res_unit2", "res_unit3", "snake1", "conv1"),
     "decoder": ("snake1", "conv_t1", "res_unit1", "res_unit2", "res_unit3"),
 }
@@ -58,7 +58,7 @@ _UNIT_OF_DAC = ("snake1", "conv1", "snake2", "conv2")
 
 
 class CodecConfig(TypedDict, total=False):
-    """Keys of ``config.json`` that are read; which a codec has depends on its kind."""
+    """Keys of ``config.json`` that are read; each codec has some of them."""
 
     audio_channels: int
     sampling_rate: int
@@ -100,44 +100,46 @@ class CodecConfig(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Codec:
-    """A codec of others: the settings that build it, and the tokenizer that they built, with its weights."""
+    """A published codec: settings, and the tokenizer built from them with the weights."""
 
     settings: VQ
     tokenizer: VQTokenizer
 
 
 def read_codec(folder: str | os.PathLike[str]) -> Codec:
-    """A folder with ``config.json`` and ``model.safetensors`` of EnCodec, Mimi or DAC, ready to encode and decode.
+    """Load EnCodec, Mimi or DAC from a folder with ``config.json`` and ``model.safetensors``.
 
     Raises:
-        CheckpointError: if it holds none of them, or its weights are not those of its configuration.
+        CheckpointError: if the folder has none of them, or the weights do not fit the configuration.
     """
     folder = Path(folder)
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         make = {"encodec": encodec, "mimi": mimi, "dac": dac}[config["model_type"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder} holds no codec of transformers, encodec, mimi or dac ({type(error).__name__}: {error})") from None
+        raise CheckpointError(
+            f"{folder} has no codec of transformers: expected a config.json of encodec, mimi or dac ({type(error).__name__}: {error})"
+        ) from None
     weights = read_tensors(folder / WEIGHTS)
     try:
         return make(config, weights)
     except KeyError as error:
-        raise CheckpointError(f"{folder} holds part of a codec: neither config.json nor {WEIGHTS} has {error}") from None
+        raise CheckpointError(f"{folder} has an incomplete codec: neither config.json nor {WEIGHTS} has {error}") from None
 
 
 def encodec(config: CodecConfig, weights: Weights, seconds: float = 1.0) -> Codec:
     """An ``EncodecModel`` of ``transformers``.
 
     Args:
-        config: ``model.config.to_dict()``, or what its ``config.json`` holds.
-        weights: ``model.state_dict()``, or what its ``model.safetensors`` holds.
-        seconds: Length of the sound that the tokenizer's layout describes; it reads any.
+        config: ``model.config.to_dict()``, or contents of ``config.json``.
+        weights: ``model.state_dict()``, or contents of ``model.safetensors``.
+        seconds: Duration that the tokenizer's layout describes; any duration is encoded.
 
     Raises:
-        ValueError: if the configuration asks for what the body has not.
+        ValueError: if the configuration is not supported by the autoencoder network.
         CheckpointError: if the weights do not fit the configuration.
     """
-    autoencoder = _body(config, lstm=config["num_lstm_layers"], norm=config["norm_type"])
+    autoencoder = _seanet(config, lstm=config["num_lstm_layers"], norm=config["norm_type"])
     rate = config["sampling_rate"] / autoencoder.reduction[0]
     levels = int(1000 * config["target_bandwidths"][-1] // (rate * (config["codebook_size"] - 1).bit_length()))
     codec = _built(config, autoencoder, Residual.model_validate({"num_codebooks": levels, "quantizer": _codes(config)}), seconds)
@@ -154,7 +156,7 @@ def mimi(config: CodecConfig, weights: Weights, seconds: float = 1.28) -> Codec:
     """A ``MimiModel`` of ``transformers``; arguments and errors as of :func:`encodec`."""
     if config.get("num_semantic_quantizers", 1) != 1 or config.get("num_key_value_heads") != config["num_attention_heads"]:
         raise ValueError("Mimi has one semantic quantizer, and a key and a value for every head, unlike this configuration")
-    placed = {_renamed(name, _PLACES): value for name, value in weights.items()}
+    placed = {_renamed(name, _PREFIXES): value for name, value in weights.items()}
     between = placed.get("downsample.conv.weight")
     context = Context(
         layers=config["num_hidden_layers"],
@@ -164,7 +166,7 @@ def mimi(config: CodecConfig, weights: Weights, seconds: float = 1.28) -> Codec:
         scale=config["layer_scale_initial_scale"],
     )
     ratio = {} if between is None else {"downsample": between.shape[-1] // 2, "channelwise_upsampling": config["upsample_groups"] > 1}
-    autoencoder = _body(config, lstm=0, norm="none", transformer=context, **ratio)
+    autoencoder = _seanet(config, lstm=0, norm="none", transformer=context, **ratio)
     acoustic = Residual.model_validate({"num_codebooks": config["num_quantizers"] - 1, "quantizer": _codes(config)})
     width = config["vector_quantization_hidden_dimension"]
     quantizer = Split.model_validate({"semantic": _codes(config), "acoustic": acoustic, "width": width})
@@ -185,16 +187,16 @@ def mimi(config: CodecConfig, weights: Weights, seconds: float = 1.28) -> Codec:
 def dac(config: CodecConfig, weights: Weights, seconds: float = 1.0) -> Codec:
     """A ``DacModel`` of ``transformers``; arguments and errors as of :func:`encodec`.
 
-    Its decoder leaves out the last sample of every transposed convolution with an odd ratio, so ``n`` tokens give fewer than ``n hop``
-    samples; ours gives them all. Near the end of a sound, where those samples are seen, the two differ.
+    Its decoder drops the last sample of every transposed convolution with an odd ratio, so ``n`` tokens give fewer than ``n hop_length``
+    samples; ours keeps them. The outputs differ near the end of a clip, within the receptive field of these samples.
     """
     ratios = tuple(config["downsampling_ratios"])
-    narrowed = 2 ** len(ratios)
-    if config["decoder_hidden_size"] % narrowed:
-        raise ValueError(f"decoder_hidden_size must be a multiple of {narrowed}, not {config['decoder_hidden_size']}: each ratio halves it")
+    divisor = 2 ** len(ratios)
+    if config["decoder_hidden_size"] % divisor:
+        raise ValueError(f"decoder_hidden_size must be a multiple of {divisor}, not {config['decoder_hidden_size']}: each ratio halves it")
     autoencoder = DAC(
         channels=config["encoder_hidden_size"],
-        decoder_channels=config["decoder_hidden_size"] // narrowed,
+        decoder_channels=config["decoder_hidden_size"] // divisor,
         ratios=ratios[::-1],
         norm="none",
     )
@@ -207,20 +209,20 @@ def dac(config: CodecConfig, weights: Weights, seconds: float = 1.0) -> Codec:
     for number in range(config["n_codebooks"]):
         theirs, ours = f"quantizer.quantizers.{number}.", f"quantizer.stages.{number}."
         state[f"{ours}quantizer.codebook"] = plain[f"{theirs}codebook.weight"]
-        for own, projection in (("inward", "in_proj"), ("outward", "out_proj")):
-            state[f"{ours}{own}.weight"] = plain[f"{theirs}{projection}.weight"].squeeze(-1)
-            state[f"{ours}{own}.bias"] = plain[f"{theirs}{projection}.bias"]
+        for name, projection in (("inward", "in_proj"), ("outward", "out_proj")):
+            state[f"{ours}{name}.weight"] = plain[f"{theirs}{projection}.weight"].squeeze(-1)
+            state[f"{ours}{name}.bias"] = plain[f"{theirs}{projection}.bias"]
     halves = {name: value for name, value in plain.items() if not name.startswith("quantizer.")}
     for name, value in halves.items():
-        state[_place_in_dac(name, len(ratios))] = value.squeeze(0) if name.endswith("alpha") else value
+        state[_name_in_dac(name, len(ratios))] = value.squeeze(0) if name.endswith("alpha") else value
     return _ready(codec, state, "the weights of DAC")
 
 
-def _place_in_dac(name: str, stages: int) -> str:
-    """Where a weight of DAC's halves stands in our list of layers."""
-    half, place, *within, kind = name.split(".")
-    if place != "block":
-        number = {"conv1": 0, "snake1": 1 + 5 * stages, "conv2": 2 + 5 * stages}[place]
+def _name_in_dac(name: str, stages: int) -> str:
+    """Our name of a weight of DAC's encoder or decoder."""
+    half, module, *within, kind = name.split(".")
+    if module != "block":
+        number = {"conv1": 0, "snake1": 1 + 5 * stages, "conv2": 2 + 5 * stages}[module]
         return f"{half}.layers.{number}.{kind}"
     stage, layer, *inner = within
     number = 1 + 5 * int(stage) + _STAGES_OF_DAC[half].index(layer)
@@ -228,7 +230,7 @@ def _place_in_dac(name: str, stages: int) -> str:
 
 
 def _without_norm(weights: Weights) -> dict[str, Tensor]:
-    """Weights as they are used, ``w = g v / |v|`` where they are stored in two parts (weight norm)."""
+    """Weights with weight norm resolved, ``w = g v / |v|``."""
     plain = {}
     for name, value in weights.items():
         stem, _, part = name.rpartition(".parametrizations.weight." if "parametrizations" in name else ".weight_")
@@ -240,8 +242,8 @@ def _without_norm(weights: Weights) -> dict[str, Tensor]:
     return plain
 
 
-def _body(config: CodecConfig, **more: object) -> SEANet:
-    """What the configurations of EnCodec and Mimi say of SEANet."""
+def _seanet(config: CodecConfig, **more: object) -> SEANet:
+    """SEANet settings from a configuration of EnCodec or Mimi."""
     if config.get("trim_right_ratio", 1.0) != 1.0:
         raise ValueError(f"trim_right_ratio must be 1, as in all released codecs, not {config['trim_right_ratio']}")
     settings = {
@@ -285,26 +287,26 @@ def _renamed(name: str, rules: tuple[tuple[str, str], ...]) -> str:
 
 
 def _codebook(ours: str, codes: Tensor, sums: Tensor, counts: Tensor) -> dict[str, Tensor]:
-    """A codebook's state; learning would go on from their averages."""
+    """State of a codebook, with the moving averages of the published one."""
     return {f"{ours}codebook": codes, f"{ours}sums": sums, f"{ours}counts": counts, f"{ours}initialised": torch.tensor(True)}
 
 
 def _halves_of_mimi(tokenizer: VQTokenizer, placed: Weights) -> dict[str, Tensor]:
-    """Encoder and decoder: where SEANet, transformer and last convolution are modules of their own, ours has one list of layers."""
+    """Encoder and decoder: separate modules SEANet, transformer and resampling convolution become one list of layers."""
     state = {}
     for half, between in (("encoder", "downsample"), ("decoder", "upsample")):
         layers = getattr(tokenizer, half).layers
-        place = next(number for number, layer in enumerate(layers) if isinstance(layer, WindowedTransformer))
-        offset = place + 1 if half == "decoder" else 0  # what stands before their SEANet
+        index = next(number for number, layer in enumerate(layers) if isinstance(layer, WindowedTransformer))
+        offset = index + 1 if half == "decoder" else 0  # layers before SEANet
         for name, value in placed.items():
             if match := re.match(rf"{half}\.layers\.(\d+)\.(.*)", name):
                 ours = _renamed(f"{half}.layers.{int(match[1]) + offset}.{match[2]}", _LAYERS)
                 state[ours] = value
         if f"{between}.conv.weight" in placed:
-            state[f"{half}.layers.{place + 1 if half == 'encoder' else place - 1}.weight"] = placed[f"{between}.conv.weight"]
-        for number in range(len(layers[place].layers)):
-            theirs, ours = f"{half}_transformer.layers.{number}.", f"{half}.layers.{place}.layers.{number}."
-            state |= {f"{ours}{own}": placed[f"{theirs}{given}"] for own, given in _OF_TRANSFORMER.items()}
+            state[f"{half}.layers.{index + 1 if half == 'encoder' else index - 1}.weight"] = placed[f"{between}.conv.weight"]
+        for number in range(len(layers[index].layers)):
+            theirs, ours = f"{half}_transformer.layers.{number}.", f"{half}.layers.{index}.layers.{number}."
+            state |= {f"{ours}{new}": placed[f"{theirs}{old}"] for new, old in _OF_TRANSFORMER.items()}
             parts = [placed[f"{theirs}self_attn.{part}_proj.weight"] for part in "qkv"]
             state[f"{ours}attention.qkv.weight"] = torch.cat(parts)
     return state

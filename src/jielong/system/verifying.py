@@ -91,7 +91,7 @@ def verify(name_or_folder: str) -> Verification:
         try:
             missing = sorted(name for name in checksums_of(path.parent) if not (path.parent / name).is_file())
         except CheckpointError:
-            continue  # said of each file beside it
+            continue  # reported for each file of the folder
         found.problems += [f"{path.parent / name} is missing, which {CHECKSUMS} lists" for name in missing]
     if state is not None:
         found.problems += _problem(lambda: read_state(state))
