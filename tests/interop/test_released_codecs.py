@@ -127,7 +127,7 @@ def test_checkpoints_are_read_from_their_folders(tmp_path: Path) -> None:
     names |= {"decoder.decoder_t": "decoder_t", "encoder.downsample": "downsample", "decoder.upsample": "upsample"}
     state = {}
     for name, value in theirs.state_dict().items():
-        new = next((ours + name.removeprefix(own) for own, ours in names.items() if name.startswith(own)), name)
+        new = next((ours + name.removeprefix(prefix) for prefix, ours in names.items() if name.startswith(prefix)), name)
         state[new] = value.contiguous()
     save_file(state, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(theirs.config.to_dict()))
@@ -137,7 +137,7 @@ def test_checkpoints_are_read_from_their_folders(tmp_path: Path) -> None:
     assert torch.equal(ours.encode(media).values, codec.tokenizer.encode(media).values)
     assert ours.tokenizer.media == codec.tokenizer.media
     (tmp_path / "config.json").write_text('{"model_type": "xcodec"}')
-    with pytest.raises(CheckpointError, match="has no codec of transformers: expected a config.json of encodec, mimi or dac"):
+    with pytest.raises(CheckpointError, match=r"has no codec of transformers: expected a config\.json of encodec, mimi or dac"):
         read_codec(tmp_path)
     with pytest.raises(ValueError, match="one semantic quantizer"):
         mimi(theirs.config.to_dict() | {"num_semantic_quantizers": 2}, {})
