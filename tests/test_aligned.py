@@ -44,8 +44,8 @@ HOW = pytest.mark.parametrize("aligned", ["even", "search"])
 def built(case: tuple[Any, Any, Any, Layout], aligned: Any, beside: Any = None, drop: float = 0.1) -> Generator:
     torch.manual_seed(0)
     order, backbone, head, layout = case
-    told: Any = Characters(width=8, layers=1, heads=2, aligned=aligned, cfg_dropout=drop)
-    condition = (told if beside is None else Composite(parts=(told, beside), width=8)).build()
+    text: Any = Characters(width=8, layers=1, heads=2, aligned=aligned, cfg_dropout=drop)
+    condition = (text if beside is None else Composite(parts=(text, beside), width=8)).build()
     chain = order.build()
     model = Generator(layout, chain, backbone.build(layout, 8), head.build(16, layout), condition, chain.embedding(None, 16))
     for parameter in model.parameters():
@@ -87,13 +87,13 @@ def test_padding_has_no_effect(case: Any, aligned: str) -> None:
 @HOW
 def test_given_lengths_are_met_in_any_batch_and_without_a_cache(case: Any, aligned: str) -> None:
     model = built(case, aligned)
-    told: dict[str, Any] = {"lengths": LENGTHS, "guidance": 2.0, "seed": 4}
-    drawn = model.generate(TEXTS, **told)
+    options: dict[str, Any] = {"lengths": LENGTHS, "guidance": 2.0, "seed": 4}
+    drawn = model.generate(TEXTS, **options)
     assert drawn.lengths is not None
     assert drawn.lengths.tolist() == LENGTHS
     for other in ({"batch": 1}, {"cache": False}):
-        torch.testing.assert_close(model.generate(TEXTS, **told, **other).values, drawn.values, rtol=1e-4, atol=1e-4)
-    alone = model.generate(TEXTS[:1], **told | {"lengths": LENGTHS[:1]})
+        torch.testing.assert_close(model.generate(TEXTS, **options, **other).values, drawn.values, rtol=1e-4, atol=1e-4)
+    alone = model.generate(TEXTS[:1], **options | {"lengths": LENGTHS[:1]})
     torch.testing.assert_close(alone.values[0], drawn.values[0], rtol=1e-4, atol=1e-4)
 
 
@@ -126,9 +126,9 @@ def test_lengths_of_their_own() -> None:
 @HOW
 def test_a_text_beside_a_length(aligned: Any) -> None:
     model = built(CASES["at once"], aligned, Length(width=8))
-    told = [{"characters": text, "length": 0.5} for text in TEXTS]
-    assert bool(loss_of(model.train(), tokens(NUMBERS), told).isfinite())
-    drawn = model.eval().generate(told, lengths=LENGTHS, guidance=3.0)
+    conditions = [{"characters": text, "length": 0.5} for text in TEXTS]
+    assert bool(loss_of(model.train(), tokens(NUMBERS), conditions).isfinite())
+    drawn = model.eval().generate(conditions, lengths=LENGTHS, guidance=3.0)
     assert drawn.values.shape == (3, N, 2)
     mute = [{"characters": "a"}, {"length": 1.0}, {"characters": "b"}]
     assert bool(loss_of(model, tokens(NUMBERS), mute).isfinite())
@@ -196,25 +196,25 @@ def test_the_text_of_a_given_beginning_lasts_as_long_as_the_beginning(case: str,
     along = model.condition(model.condition.prepare(["abc"])).aligned_states  # five states, with the edges
     assert along is not None
     if layout.discrete:
-        own, guesses = torch.arange(5)[:, None].expand(5, 2), 20 * torch.eye(5).repeat(1, 2)
+        states, guesses = torch.arange(5)[:, None].expand(5, 2), 20 * torch.eye(5).repeat(1, 2)
     else:
-        own = guesses = 9 * torch.randn(5, 2, generator=torch.Generator().manual_seed(2))
+        states = guesses = 9 * torch.randn(5, 2, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         stretch.emission.bias.zero_()
         stretch.emission.weight.copy_((torch.linalg.pinv(along.states[0]) @ guesses).mT)
     symbols = torch.tensor([0, 1, 1, 1, 1, 2, 3, 3, 4, 4, 4, 4])
     known = torch.arange(N) < 7
-    told: list[Tensor] = []
-    stretch.register_forward_hook(lambda _, given, __: told.append(given[1]))
-    start = Tokens(own[symbols][None], layout)
+    calls: list[Tensor] = []
+    stretch.register_forward_hook(lambda _, given, __: calls.append(given[1]))
+    start = Tokens(states[symbols][None], layout)
     drawn = model.generate(["abc"], start=start, known=known, guidance=guidance)
     torch.testing.assert_close(drawn.values[:, known], start.values[:, known])
-    before, durations = told[0][0], told[-1][0]
+    before, durations = calls[0][0], calls[-1][0]
     assert not torch.allclose(before[:3], torch.tensor([1.0, 4.0, 1.0]), atol=0.1)
     torch.testing.assert_close(durations[:3], torch.tensor([1.0, 4.0, 1.0]))
     assert float(durations[3]) >= 1
     assert float(durations[4]) > 0
-    torch.testing.assert_close(told[-1].sum(1), torch.full((len(told[-1]),), float(N)))
+    torch.testing.assert_close(calls[-1].sum(1), torch.full((len(calls[-1]),), float(N)))
 
 
 def test_a_picture_has_no_line_to_stretch_over() -> None:

@@ -45,10 +45,10 @@ def built(layout: Layout, backbone: Any, head: Any = JOINT, classes: bool = Fals
     condition = ClassCondition(["cat", "dog"], 8, 0.1) if classes else None
     autoencoder = backbone.build(layout, 8 if classes else None)
     built_order = order.build()
-    made = Generator(layout, built_order, autoencoder, head.build(16, layout), condition, built_order.embedding(None, 16))
-    for parameter in made.parameters():
+    model = Generator(layout, built_order, autoencoder, head.build(16, layout), condition, built_order.embedding(None, 16))
+    for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    return made
+    return model
 
 
 def tokens(layout: Layout, count: int = 4) -> Tokens:
@@ -69,12 +69,12 @@ def test_everything_learns(layout: Layout, backbone: Any) -> None:
 @WITH
 def test_an_item_is_the_same_in_any_batch_and_without_a_cache(layout: Layout, backbone: Any) -> None:
     model = built(layout, backbone, classes=True)
-    told = ["cat", "dog", "cat", "dog", "dog"]
-    together = model.eval().generate(told, guidance=2.0, seed=3).values
-    torch.testing.assert_close(model.eval().generate(told, guidance=2.0, seed=3, batch=2).values, together, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(model.eval().generate(told, guidance=2.0, seed=3, cache=False).values, together, rtol=1e-4, atol=1e-4)
+    classes = ["cat", "dog", "cat", "dog", "dog"]
+    together = model.eval().generate(classes, guidance=2.0, seed=3).values
+    torch.testing.assert_close(model.eval().generate(classes, guidance=2.0, seed=3, batch=2).values, together, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.eval().generate(classes, guidance=2.0, seed=3, cache=False).values, together, rtol=1e-4, atol=1e-4)
     assert float((together[1] - together[3]).abs().min()) > 1e-5
-    torch.testing.assert_close(model.eval().generate(told, guidance=0.0, seed=3).values, model.eval().generate(count=5, seed=3).values)
+    torch.testing.assert_close(model.eval().generate(classes, guidance=0.0, seed=3).values, model.eval().generate(count=5, seed=3).values)
 
 
 def test_all_is_drawn_in_one_step() -> None:
@@ -98,9 +98,9 @@ WATCHED = [
 @pytest.mark.parametrize(("head", "count"), WATCHED, ids=[f"{head.name}-{getattr(head, 'sampler', '')}" for head, _ in WATCHED])
 def test_every_state_of_a_joint_head_is_seen_and_changes_nothing(head: Any, count: int) -> None:
     model, seen = built(SOUND, BACKBONES["none"], head, classes=True), list[StepEvent]()
-    told: dict[str, Any] = {"conditions": ["cat", "dog"], "guidance": 2.0, "seed": 3, "lengths": [7, 7]}
-    plain = model.eval().generate(**told).values
-    assert torch.equal(model.eval().generate(**told, on_step=seen.append).values, plain)
+    request: dict[str, Any] = {"conditions": ["cat", "dog"], "guidance": 2.0, "seed": 3, "lengths": [7, 7]}
+    plain = model.eval().generate(**request).values
+    assert torch.equal(model.eval().generate(**request, on_step=seen.append).values, plain)
     *states, last = seen
     assert len(seen) == count
     assert [moment.step for moment in seen] == list(range(1, len(seen) + 1))
@@ -115,9 +115,12 @@ SMALL = MLP(layers=1, width=8)
 
 
 def states_of(head: Any, steps: int, tokens: int = 7) -> list[torch.Tensor]:
-    made, states = head.build(16, Layout((tokens,), channels=3)), list[torch.Tensor]()
-    drawn = made.draw(
-        GuidedDenoiser(made.network, torch.zeros(2, tokens, 16), HeadContext(on_state=states.append)), PerSampleRNG(0, range(2)), steps, 1.0
+    built_head, states = head.build(16, Layout((tokens,), channels=3)), list[torch.Tensor]()
+    drawn = built_head.draw(
+        GuidedDenoiser(built_head.network, torch.zeros(2, tokens, 16), HeadContext(on_state=states.append)),
+        PerSampleRNG(0, range(2)),
+        steps,
+        1.0,
     )
     assert torch.equal(states[-1], drawn)
     return states
@@ -263,18 +266,18 @@ def test_a_backbone_that_is_none_asks_for_what_it_was_built_for() -> None:
 @WITH
 def test_clips_of_different_lengths_feel_neither_padding_nor_each_other(backbone: Any) -> None:
     model, lengths = built(SOUND, backbone, classes=True), torch.tensor([7, 3, 5, 3])
-    told = ["cat", "dog", "dog", "cat"]
+    classes = ["cat", "dog", "dog", "cat"]
     behind = torch.arange(7) >= lengths[:, None]
     losses = []
     for filler in (0.0, float("nan")):
         torch.manual_seed(5)
         values = tokens(SOUND).values.masked_fill(behind[..., None], filler)
-        losses.append(model.loss(Tokens(values, SOUND, lengths), model.condition.prepare(told)))  # type: ignore[union-attr]
+        losses.append(model.loss(Tokens(values, SOUND, lengths), model.condition.prepare(classes)))  # type: ignore[union-attr]
     assert torch.equal(losses[0], losses[1])
-    made = model.eval().generate(told, guidance=2.0, seed=3, lengths=lengths.tolist())
-    assert made.lengths is not None
-    assert torch.equal(made.lengths, lengths)
-    assert not made.values[behind].any()
+    generated = model.eval().generate(classes, guidance=2.0, seed=3, lengths=lengths.tolist())
+    assert generated.lengths is not None
+    assert torch.equal(generated.lengths, lengths)
+    assert not generated.values[behind].any()
     for row, length in enumerate(lengths.tolist()):
-        alone = model.eval().generate(told[: row + 1], guidance=2.0, seed=3, lengths=[length] * (row + 1)).values[row]
-        torch.testing.assert_close(made.values[row], alone, rtol=1e-4, atol=1e-4)
+        alone = model.eval().generate(classes[: row + 1], guidance=2.0, seed=3, lengths=[length] * (row + 1)).values[row]
+        torch.testing.assert_close(generated.values[row], alone, rtol=1e-4, atol=1e-4)

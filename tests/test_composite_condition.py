@@ -41,29 +41,29 @@ def make(recipe: Recipe) -> System:
 
 
 def test_a_checkpoint_brings_all_of_them_back(tmp_path: Path) -> None:
-    made = make(parse(RECIPE))
-    assert made.generator is not None
-    save_checkpoint(tmp_path, made.generator, made.recipe.to_yaml())
-    (tmp_path / DESCRIPTION).write_text(json.dumps(describe(MEDIA, ["cat", "dog"], made.tokenizer, made.generator)))
+    system = make(parse(RECIPE))
+    assert system.generator is not None
+    save_checkpoint(tmp_path, system.generator, system.recipe.to_yaml())
+    (tmp_path / DESCRIPTION).write_text(json.dumps(describe(MEDIA, ["cat", "dog"], system.tokenizer, system.generator)))
     back = load(str(tmp_path))
-    assert back.recipe == made.recipe
-    asked = {"text": ["hi", "Hello!"], "classes": "dog", "seconds": 2.0, "voice": torch.ones(256) / 16}
-    assert torch.equal(back.generate(**asked, seed=3).tensor, made.generate(**asked, seed=3).tensor)
-    assert [picture.caption for picture in back.generate(**asked)] == ["hi", "Hello!"]
+    assert back.recipe == system.recipe
+    inputs = {"text": ["hi", "Hello!"], "classes": "dog", "seconds": 2.0, "voice": torch.ones(256) / 16}
+    assert torch.equal(back.generate(**inputs, seed=3).tensor, system.generate(**inputs, seed=3).tensor)
+    assert [picture.caption for picture in back.generate(**inputs)] == ["hi", "Hello!"]
 
 
 def test_values_reach_each_condition() -> None:
-    made = make(parse(RECIPE))
-    found = gather(made, {"text": ["a", "b"], "classes": "dog", "seconds": [1.0, 2.5]}, 2, 0)
+    system = make(parse(RECIPE))
+    found = gather(system, {"text": ["a", "b"], "classes": "dog", "seconds": [1.0, 2.5]}, 2, 0)
     assert found.conditions == [
         {"characters": text, "class": "dog", "length": seconds} for text, seconds in (("a", 1.0), ("a", 1.0), ("b", 2.5), ("b", 2.5))
     ]
     assert found.captions == ["a", "a", "b", "b"]
     assert found.durations == [1.0, 1.0, 2.5, 2.5]
     with pytest.raises(ValueError, match=r"^`seconds`: expected 1 or 3 values, got 2$"):
-        made.generate(text=["a", "b", "c"], seconds=[1, 2])
+        system.generate(text=["a", "b", "c"], seconds=[1, 2])
     with pytest.raises(ValueError, match=r"^this model needs a duration: pass `seconds`$"):
-        made.generate(text="a")
+        system.generate(text="a")
     plain = make(parse(RECIPE.replace("\n".join(RECIPE.splitlines()[2:6]), "condition: {characters: {width: 8, layers: 1, heads: 2}}")))
     assert plain.inputs == ("text",)
     assert len(plain.generate(text="a", count=2)) == 2
@@ -72,11 +72,11 @@ def test_values_reach_each_condition() -> None:
 
 
 def test_training_drops_each_by_its_own_share_and_learns() -> None:
-    made = make(parse(RECIPE))
-    generator = made.generator
+    system = make(parse(RECIPE))
+    generator = system.generator
     assert generator is not None
     generator.train()
-    tokens = made.encode(torch.rand(4, 1, 4, 4) * 2 - 1)
+    tokens = system.encode(torch.rand(4, 1, 4, 4) * 2 - 1)
     assert generator.condition is not None
     values = [{"characters": "ab", "class": 0, "length": 1.0, "voice": torch.ones(256) / 16}] * 4
     generator.loss(tokens, generator.condition.prepare(values)).backward()

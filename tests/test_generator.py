@@ -163,7 +163,7 @@ def test_gradients_reach_exactly_the_tokens_that_may_be_read(order: str, sees: s
     model, values = make(order), codes(1).values
     vectors: list[Tensor] = []
     model.embedding.register_forward_hook(lambda module, arguments, result: (result.retain_grad(), vectors.append(result))[0])
-    asked = model.order.view(LAYOUT, PerSampleRNG(7, [0])).loss_mask[0] if model.condition is None else _asked(model)
+    masked = model.order.view(LAYOUT, PerSampleRNG(7, [0])).loss_mask[0] if model.condition is None else _asked(model)
     frame = LAYOUT.coordinates()[:, 0]
     for position in range(N):
         vectors.clear()
@@ -176,7 +176,7 @@ def test_gradients_reach_exactly_the_tokens_that_may_be_read(order: str, sees: s
             "before": torch.arange(N) < position,
             "frames before": frame < frame[position],
             "nothing": torch.zeros(N, dtype=torch.bool),
-            "known": ~asked,
+            "known": ~masked,
         }[sees]
         assert torch.equal(reached, may), position
 
@@ -188,9 +188,9 @@ def _asked(model: Generator) -> Tensor:
 
 def test_masked_training_does_not_show_its_targets() -> None:
     model, values = make("masked"), codes(2).values
-    asked = torch.stack([model.order.view(LAYOUT, PerSampleRNG(7, [row])).loss_mask[0] for row in range(2)])
-    other = torch.where(asked[..., None], (values + 5) % 11, values)
-    assert asked.any(1).all()
+    masked = torch.stack([model.order.view(LAYOUT, PerSampleRNG(7, [row])).loss_mask[0] for row in range(2)])
+    other = torch.where(masked[..., None], (values + 5) % 11, values)
+    assert masked.any(1).all()
     assert torch.equal(hidden_of(model, other), hidden_of(model, values))
 
 

@@ -72,13 +72,13 @@ def test_sampling_takes_the_requested_evaluations() -> None:
 
 
 def test_a_recipe_says_them_and_a_caller_has_the_last_word() -> None:
-    said = recipe(sampling="{num_inference_steps: 20, final_inference_steps: 4}")
-    assert parse(said.to_yaml()) == said
-    made = System("here", said, torch.nn.Identity(), chain())  # type: ignore[arg-type]
-    given = made.default_sampling(conditioned=False)
+    parsed = recipe(sampling="{num_inference_steps: 20, final_inference_steps: 4}")
+    assert parse(parsed.to_yaml()) == parsed
+    system = System("here", parsed, torch.nn.Identity(), chain())  # type: ignore[arg-type]
+    given = system.default_sampling(conditioned=False)
     assert given == SamplingConfig(num_inference_steps=20, final_inference_steps=4)
     assert given.override(num_inference_steps=7, temperature=None) == SamplingConfig(num_inference_steps=7, final_inference_steps=4)
-    options = drawing(made, DrawSettings(sampling=given.override(num_inference_steps=7)))
+    options = drawing(system, DrawSettings(sampling=given.override(num_inference_steps=7)))
     assert (options["num_inference_steps"], options["final_inference_steps"]) == (7, 4)
     assert drawing(System("here", recipe(), torch.nn.Identity(), chain()), DrawSettings())["num_inference_steps"] == 9  # type: ignore[arg-type]
 
@@ -92,13 +92,13 @@ def test_too_few_are_refused(steps: int) -> None:
 
 
 def test_a_head_of_codes_has_none_and_says_so_before_anything_is_trained() -> None:
-    said = recipe("softmax", "{num_inference_steps: 5}")
-    tokenizer: Tokenizer = build_tokenizer(said, image_medium(3, (8, 8)))
+    parsed = recipe("softmax", "{num_inference_steps: 5}")
+    tokenizer: Tokenizer = build_tokenizer(parsed, image_medium(3, (8, 8)))
     with pytest.raises(
         ValueError,
         match="SoftmaxHead draws a token in one evaluation; num_inference_steps and final_inference_steps are for iterative",
     ):
-        build_generator(said, tokenizer, [])
-    made = build_generator(recipe("softmax"), tokenizer, []).eval()
+        build_generator(parsed, tokenizer, [])
+    model = build_generator(recipe("softmax"), tokenizer, []).eval()
     with pytest.raises(ValueError, match="SoftmaxHead draws a token in one evaluation"):
-        made.generate(count=1, sampling=SamplingConfig(num_inference_steps=5))
+        model.generate(count=1, sampling=SamplingConfig(num_inference_steps=5))

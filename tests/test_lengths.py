@@ -83,7 +83,7 @@ def spoilt(given: Tokens) -> Tokens:
     return Tokens(given.values.masked_fill(behind[..., None], rubbish), given.layout, given.lengths)
 
 
-def told(model: Generator, batch: int = 4) -> Tensor | None:
+def condition_values(model: Generator, batch: int = 4) -> Tensor | None:
     return None if model.condition is None else model.condition.prepare([i % 2 for i in range(batch)])
 
 
@@ -107,8 +107,8 @@ def test_padding_changes_no_loss(order: str, layout: Layout, path: ConditionPath
     model.train()
     for seed in range(3):
         rng = [PerSampleRNG(seed, range(4)) for _ in range(2)]
-        loss = model.loss(given, told(model), rng[0])
-        assert torch.equal(loss, model.loss(spoilt(given), told(model), rng[1]))
+        loss = model.loss(given, condition_values(model), rng[0])
+        assert torch.equal(loss, model.loss(spoilt(given), condition_values(model), rng[1]))
         assert torch.isfinite(loss)
 
 
@@ -116,7 +116,10 @@ def test_padding_changes_no_loss(order: str, layout: Layout, path: ConditionPath
 def test_full_lengths_are_no_lengths(order: str, layout: Layout, path: ConditionPath | None, backbone: str) -> None:
     model, given = make(order, layout, path, backbone), tokens(layout, None)
     full = Tokens(given.values, layout, torch.full((4,), N))
-    assert torch.equal(model.loss(given, told(model), PerSampleRNG(3, range(4))), model.loss(full, told(model), PerSampleRNG(3, range(4))))
+    assert torch.equal(
+        model.loss(given, condition_values(model), PerSampleRNG(3, range(4))),
+        model.loss(full, condition_values(model), PerSampleRNG(3, range(4))),
+    )
 
 
 @pytest.mark.parametrize("layout", [CODES, NUMBERS])
@@ -131,8 +134,8 @@ def test_an_item_is_seen_as_in_a_layout_of_its_own_length(order: str, backbone: 
     hidden = model.backbone(BackboneInputs(inputs, model.plan.coords, model.plan.blocks, None, known, real))
     for index, length in enumerate(LENGTHS):
         alone = inputs[index : index + 1, :length]
-        own = known[index : index + 1, :length]
-        expected = model.backbone(BackboneInputs(alone, model.plan.coords[:length], model.plan.blocks[:length], None, own))
+        visible = known[index : index + 1, :length]
+        expected = model.backbone(BackboneInputs(alone, model.plan.coords[:length], model.plan.blocks[:length], None, visible))
         torch.testing.assert_close(hidden[index : index + 1, :length], expected, atol=1e-5, rtol=1e-4)
 
 
@@ -235,25 +238,25 @@ def test_items_learn_to_end_by_themselves(order: str, layout: Layout) -> None:
         optimizer.zero_grad()
         model.loss(given, model.condition.prepare(labels), PerSampleRNG(step, range(8))).backward()
         optimizer.step()
-    made = model.generate([0, 1, 1, 0], seed=2)
-    assert made.lengths is not None
-    assert made.lengths.tolist() == [3, 7, 7, 3]
-    assert not made.values[torch.arange(N) >= made.lengths[:, None]].any()
+    generated = model.generate([0, 1, 1, 0], seed=2)
+    assert generated.lengths is not None
+    assert generated.lengths.tolist() == [3, 7, 7, 3]
+    assert not generated.values[torch.arange(N) >= generated.lengths[:, None]].any()
     for options in ({"batch": 1}, {"cache": False}, {"batch": 3}):
         other = model.generate([0, 1, 1, 0], seed=2, **options)
         assert other.lengths is not None
-        assert torch.equal(other.lengths, made.lengths)
-        torch.testing.assert_close(other.values, made.values, atol=1e-4, rtol=1e-4)
-    asked = model.generate([0, 1], seed=2, lengths=[5, 2])
-    assert asked.lengths is not None
-    assert asked.lengths.tolist() == [5, 2], "an asked length is met, whatever the stop head says"
+        assert torch.equal(other.lengths, generated.lengths)
+        torch.testing.assert_close(other.values, generated.values, atol=1e-4, rtol=1e-4)
+    fixed = model.generate([0, 1], seed=2, lengths=[5, 2])
+    assert fixed.lengths is not None
+    assert fixed.lengths.tolist() == [5, 2], "an asked length is met, whatever the stop head says"
 
 
 def test_what_is_given_is_never_ended() -> None:
     model = make(ending=StopHeadSettings(threshold=1e-6))
     assert model.generate(count=1).lengths.tolist() == [1]  # type: ignore[union-attr]
     start = tokens(CODES, None, batch=1)
-    made = model.generate(count=1, start=start, known=torch.arange(N) < 4)
-    assert made.lengths is not None
-    assert made.lengths.tolist() == [4]
-    assert torch.equal(made.values[:, :4], start.values[:, :4])
+    generated = model.generate(count=1, start=start, known=torch.arange(N) < 4)
+    assert generated.lengths is not None
+    assert generated.lengths.tolist() == [4]
+    assert torch.equal(generated.values[:, :4], start.values[:, :4])

@@ -97,7 +97,7 @@ def test_what_is_masked_changes_nothing_and_what_is_visible_changes_everything(b
     model.backbone.register_forward_hook(lambda module, arguments, result: taken.append(result))
 
     seed = next(seed for seed in range(100) if int(model.order.view(LAYOUT, PerSampleRNG(seed, [0])).known.sum()) > 2)
-    asked = model.order.view(LAYOUT, PerSampleRNG(seed, [0])).loss_mask
+    masked = model.order.view(LAYOUT, PerSampleRNG(seed, [0])).loss_mask
 
     def hidden(shown: Tensor) -> Tensor:
         with torch.no_grad():
@@ -105,9 +105,9 @@ def test_what_is_masked_changes_nothing_and_what_is_visible_changes_everything(b
         return taken[-1]
 
     before = hidden(values)
-    assert torch.equal(hidden(torch.where(asked[..., None], values + 1, values)), before)
-    assert torch.equal(hidden(torch.where(asked[..., None], values.flip(1), values)), before)
-    for position in (~asked[0]).nonzero().flatten().tolist():
+    assert torch.equal(hidden(torch.where(masked[..., None], values + 1, values)), before)
+    assert torch.equal(hidden(torch.where(masked[..., None], values.flip(1), values)), before)
+    for position in (~masked[0]).nonzero().flatten().tolist():
         other = values.clone()
         other[0, position] += 1
         assert (hidden(other) != before).any(-1).all()

@@ -45,8 +45,8 @@ def test_no_two_streams_of_neighbouring_seeds_and_indices_are_the_same() -> None
 def test_neighbouring_streams_are_uncorrelated(step: tuple[int, int]) -> None:
     """Under independence the sample correlation times sqrt(n) is standard normal, for n = 64 x 512 pairs."""
     seed, index = step
-    here, there = PerSampleRNG(11, range(64)).uniform(512), PerSampleRNG(11 + seed, range(index, 64 + index)).uniform(512)
-    product = ((here - 0.5) * (there - 0.5) * 12).mean() * math.sqrt(here.numel())
+    reference, neighbour = PerSampleRNG(11, range(64)).uniform(512), PerSampleRNG(11 + seed, range(index, 64 + index)).uniform(512)
+    product = ((reference - 0.5) * (neighbour - 0.5) * 12).mean() * math.sqrt(reference.numel())
     assert abs(float(product)) < stats.norm.isf(ALARM / 2)
     # The first number of each stream too: a poorly mixed seed shows there.
     first = PerSampleRNG(11, range(4096)).uniform()

@@ -85,11 +85,11 @@ def test_what_is_known_is_kept_and_seen_with_and_without_the_cache() -> None:
     media = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(5)) * 2 - 1
     start = tokenizer.encode(media)
     known = torch.arange(48) < 24
-    made = [model.generate(count=2, start=start, known=known, seed=1, cache=cache).values for cache in (True, False)]
-    assert torch.equal(made[0], made[1])
-    assert torch.equal(made[0][:, :24], start.values[:, :24])
+    generated = [model.generate(count=2, start=start, known=known, seed=1, cache=cache).values for cache in (True, False)]
+    assert torch.equal(generated[0], generated[1])
+    assert torch.equal(generated[0][:, :24], start.values[:, :24])
     other = model.generate(count=2, start=Tokens(3 - start.values, start.layout), known=known, seed=1).values
-    assert not torch.equal(other[:, 24:], made[0][:, 24:])
+    assert not torch.equal(other[:, 24:], generated[0][:, 24:])
 
 
 @torch.no_grad()

@@ -69,9 +69,9 @@ def test_data_open_and_describe_themselves(pictures: Path) -> None:
 def test_a_comparison_shows_its_table(pictures: Path, tmp_path: Path) -> None:
     names = ["llamagen-tiny", "maskgit-tiny"]
     overrides = ("train.batch=8", "train.warmup=8", "train.sample_every=16", "train.save_every=16")
-    made = jielong.compare(names, samples=16, out=tmp_path, data=pictures, overrides=overrides, count=2, device="cpu")
-    assert made.complete
-    assert all(name in repr(made) for name in names)
+    comparison = jielong.compare(names, samples=16, out=tmp_path, data=pictures, overrides=overrides, count=2, device="cpu")
+    assert comparison.complete
+    assert all(name in repr(comparison) for name in names)
 
 
 def test_wrong_arguments_are_named(tmp_path: Path) -> None:

@@ -66,9 +66,9 @@ def test_all_pieces_together_are_what_generate_gives(order: str, layout: Layout,
     assert torch.equal(joined(pieces, model), whole.values)
     assert all(piece.values.shape[1] >= every for piece in pieces[:-1])
     lengths = [5, 5] if order in ("masked", "levels") else [5, 3]
-    asked = list(model.stream([0, 1], every=every, lengths=lengths, **options))
-    assert torch.equal(joined(asked, model), model.generate([0, 1], lengths=lengths, **options).values[:, :5])
-    assert asked[-1].lengths.tolist() == lengths
+    chunks = list(model.stream([0, 1], every=every, lengths=lengths, **options))
+    assert torch.equal(joined(chunks, model), model.generate([0, 1], lengths=lengths, **options).values[:, :5])
+    assert chunks[-1].lengths.tolist() == lengths
 
 
 def test_items_that_end_by_themselves_end_the_stream() -> None:

@@ -63,7 +63,7 @@ def generator_recipe(tokenizer: str, order: str = "masked", condition: str = "co
 
 
 @pytest.fixture(params=["masked", "raster"])
-def made(request: pytest.FixtureRequest, vq: System, tmp_path: Path) -> System:
+def generator_system(request: pytest.FixtureRequest, vq: System, tmp_path: Path) -> System:
     return write(tmp_path / "gen", generator_recipe(f"{{checkpoint: {vq.name}}}", request.param))
 
 
@@ -81,15 +81,15 @@ def test_a_tokenizer_comes_back_the_same(vq: System) -> None:
     assert not any(parameter.requires_grad for parameter in back.tokenizer.parameters())
 
 
-def test_a_generator_comes_back_and_draws_the_same_pictures(made: System) -> None:
-    back = load(made.name)
+def test_a_generator_comes_back_and_draws_the_same_pictures(generator_system: System) -> None:
+    back = load(generator_system.name)
     for seed in (0, 1):
-        before = made.generate(text=["a cat", "a dog"], seed=seed)
+        before = generator_system.generate(text=["a cat", "a dog"], seed=seed)
         after = back.generate(text=["a cat", "a dog"], seed=seed)
         assert torch.equal(before.tensor, after.tensor)
     assert after.tensor.shape == (2, 3, 8, 8)
     assert [picture.caption for picture in after] == ["a cat", "a dog"]
-    assert not torch.equal(before.tensor, made.generate(text=["a cat", "a dog"], seed=0).tensor)
+    assert not torch.equal(before.tensor, generator_system.generate(text=["a cat", "a dog"], seed=0).tensor)
 
 
 def test_bf16_weights_come_back_rounded_and_codebooks_whole(vq: System, tmp_path: Path) -> None:
@@ -101,35 +101,35 @@ def test_bf16_weights_come_back_rounded_and_codebooks_whole(vq: System, tmp_path
     assert torch.equal(back.quantizer.codebook, vq.tokenizer.quantizer.codebook)  # type: ignore[union-attr]
 
 
-def test_sampling_settings_are_the_recipes_by_default(made: System) -> None:
+def test_sampling_settings_are_the_recipes_by_default(generator_system: System) -> None:
     seen: list[SamplingConfig] = []
 
     def spy(*arguments: object, sampling: SamplingConfig, **options: object) -> object:
         seen.append(sampling.override(**{name: value for name, value in options.items() if name in SamplingConfig.model_fields}))
         return original(*arguments, sampling=sampling, **options)  # type: ignore[arg-type]
 
-    assert made.generator is not None
-    original = made.generator.generate
-    made.generator.generate = spy  # type: ignore[method-assign, assignment]
-    made.generate(text="a cat")
-    assert seen[-1] == made.recipe.sampling
+    assert generator_system.generator is not None
+    original = generator_system.generator.generate
+    generator_system.generator.generate = spy  # type: ignore[method-assign, assignment]
+    generator_system.generate(text="a cat")
+    assert seen[-1] == generator_system.recipe.sampling
     assert seen[-1].top_k == 9
-    made.generate(text="a cat", guidance=3.0, temperature=0.5, top_k=0, top_p=0.9)
-    assert seen[-1] == made.recipe.sampling.override(guidance=3.0, temperature=0.5, top_k=0, top_p=0.9)
-    made.generate(count=2)  # without a condition there is nothing to follow
-    assert seen[-1] == made.recipe.sampling.override(guidance=1.0)
+    generator_system.generate(text="a cat", guidance=3.0, temperature=0.5, top_k=0, top_p=0.9)
+    assert seen[-1] == generator_system.recipe.sampling.override(guidance=3.0, temperature=0.5, top_k=0, top_p=0.9)
+    generator_system.generate(count=2)  # without a condition there is nothing to follow
+    assert seen[-1] == generator_system.recipe.sampling.override(guidance=1.0)
     whole = SamplingConfig(temperature=0.0)
-    made.generate(text="a cat", sampling=whole, top_k=None)
+    generator_system.generate(text="a cat", sampling=whole, top_k=None)
     assert seen[-1] == whole
     with pytest.raises(ValueError, match="no argument 'tempratur': did you mean 'temperature'"):
-        made.generate(text="a cat", tempratur=0.5)
+        generator_system.generate(text="a cat", tempratur=0.5)
 
 
-def test_count_is_pictures_a_caption(made: System) -> None:
-    drawn = made.generate(text=["a", "b"], count=3)
+def test_count_is_pictures_a_caption(generator_system: System) -> None:
+    drawn = generator_system.generate(text=["a", "b"], count=3)
     assert [picture.caption for picture in drawn] == ["a"] * 3 + ["b"] * 3
-    assert len(made.generate(text="a")) == 1
-    assert len(made.generate(count=4)) == 4
+    assert len(generator_system.generate(text="a")) == 1
+    assert len(generator_system.generate(count=4)) == 4
 
 
 def test_classes_and_no_condition(vq: System, tmp_path: Path) -> None:
@@ -140,32 +140,32 @@ def test_classes_and_no_condition(vq: System, tmp_path: Path) -> None:
     assert torch.equal(one.tensor, other.tensor), "the names were kept with the checkpoint"
     free = write(tmp_path / "free", generator_recipe(f"{{checkpoint: {vq.name}}}", condition=""))
     assert len(load(free.name).generate(count=2)) == 2
-    for asked, words in [
+    for arguments, words in [
         ({"text": "a"}, "was trained without a condition and takes no `text`"),
         ({"classes": 1}, "without a condition and takes no `classes`"),
     ]:
         with pytest.raises(ValueError, match=words):
-            free.generate(**asked)
+            free.generate(**arguments)
     with pytest.raises(ValueError, match="takes `classes`, not `text`"):
         by_class.generate(text="a cat")
     with pytest.raises(ValueError, match="is a tokenizer; to generate, load a generator"):
         vq.generate(count=1)
 
 
-def test_another_tokenizer_than_the_one_it_was_trained_on_is_refused(made: System, vq: System) -> None:
+def test_another_tokenizer_than_the_one_it_was_trained_on_is_refused(generator_system: System, vq: System) -> None:
     write(Path(vq.name), vq.recipe, seed=1)
     with pytest.raises(CheckpointError, match="was trained on the tokens of another tokenizer"):
-        load(made.name)
+        load(generator_system.name)
 
 
-def test_a_tokenizer_kept_beside_the_generator_is_taken(made: System, vq: System, tmp_path: Path) -> None:
-    expected = made.generate(text="a").tensor
-    shutil.copytree(vq.name, Path(made.name) / "stages/tokenizer")
+def test_a_tokenizer_kept_beside_the_generator_is_taken(generator_system: System, vq: System, tmp_path: Path) -> None:
+    expected = generator_system.generate(text="a").tensor
+    shutil.copytree(vq.name, Path(generator_system.name) / "stages/tokenizer")
     shutil.rmtree(vq.name)
-    assert torch.equal(load(made.name).generate(text="a").tensor, expected)
-    shutil.rmtree(Path(made.name) / "stages/tokenizer")
+    assert torch.equal(load(generator_system.name).generate(text="a").tensor, expected)
+    shutil.rmtree(Path(generator_system.name) / "stages/tokenizer")
     with pytest.raises(CheckpointError, match="there is no model called"):
-        load(made.name)
+        load(generator_system.name)
 
 
 def test_a_tokenizer_of_another_picture_size_is_refused(vq: System) -> None:

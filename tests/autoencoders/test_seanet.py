@@ -68,9 +68,9 @@ def sound(samples: int = 10 * HOP, channels: int = 1, batch: int = 2) -> Tensor:
 def pieces(half: nn.Module, x: Tensor, size: int) -> Tensor:
     assert isinstance(half, StreamingModule)
     with half.streaming(len(x)) as stream:
-        made = [half(part) for part in x.split(size, dim=-1)]
+        outputs = [half(part) for part in x.split(size, dim=-1)]
         stream.finish()
-        return torch.cat([*made, half(x[..., :0])], dim=-1)
+        return torch.cat([*outputs, half(x[..., :0])], dim=-1)
 
 
 @pytest.mark.parametrize("settings", ALL.values(), ids=ALL)

@@ -22,13 +22,13 @@ def test_the_interval_of_a_ratio_holds_the_true_one_nine_times_of_ten(paired: Mo
     held, width, unpaired = 0, 0.0, 0.0
     for seed in range(60):
         generator = torch.Generator().manual_seed(seed)
-        reference, shared, own = torch.randn(3, 64, 2, generator=generator)
+        reference, shared, separate = torch.randn(3, 64, 2, generator=generator)
         x, y = shared + torch.tensor([2.0, 0.0]), shared + torch.tensor([1.0, 0.0])
         ratio = paired.frechet_ratio(x, y, reference)
         assert ratio.low < ratio.value < ratio.high
         held += ratio.low <= 4 <= ratio.high
         width += ratio.high - ratio.low
-        alone = paired.frechet_ratio(x, own + torch.tensor([1.0, 0.0]), reference)
+        alone = paired.frechet_ratio(x, separate + torch.tensor([1.0, 0.0]), reference)
         unpaired += alone.high - alone.low
     assert 46 <= held <= 60  # of 60 at 90 %: fewer than 46 happen once in 1000
     assert width < unpaired

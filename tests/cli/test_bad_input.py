@@ -157,8 +157,8 @@ def test_no_pictures_and_no_folder(tmp_path: Path) -> None:
     out = ("--out", tmp_path / "run")
     refused("train", "vqgan-tiny", "--data", tmp_path / "empty", *out, says=("empty", "holds no pictures"))
     refused("data", "inspect", tmp_path / "empty", says=("holds no pictures",))
-    said = refused("train", "vqgan-tiny", "--data", "emojy", *out, says=("emojy", "did you mean 'emoji'"))
-    assert said.startswith("error:"), "nothing is said to be training"
+    message = refused("train", "vqgan-tiny", "--data", "emojy", *out, says=("emojy", "did you mean 'emoji'"))
+    assert message.startswith("error:"), "nothing is said to be training"
     assert everything(tmp_path) == {"empty"}
 
 

@@ -216,12 +216,12 @@ def test_generate_into_one_file(painter: Path, tmp_path: Path, monkeypatch: pyte
 
 def test_a_trace_reveals_every_token_once_and_ends_in_the_picture(painter: Path, tmp_path: Path) -> None:
     succeed("generate", painter, "--text", "a red square", "--text", "a green square", "--steps", 4, "--trace", "--out", tmp_path / "t")
-    told = json.loads((tmp_path / "t/trace.json").read_text())
-    assert [step["step"] for step in told["steps"]] == [1, 2, 3, 4]
+    trace = json.loads((tmp_path / "t/trace.json").read_text())
+    assert [step["step"] for step in trace["steps"]] == [1, 2, 3, 4]
     for picture in range(2):
-        places = [place for step in told["steps"] for place in step["pictures"][picture]["positions"]]
+        places = [place for step in trace["steps"] for place in step["pictures"][picture]["positions"]]
         assert sorted(places) == list(range(64))
-        assert all(len(step["pictures"][picture]["tokens"]) == len(step["pictures"][picture]["positions"]) for step in told["steps"])
+        assert all(len(step["pictures"][picture]["tokens"]) == len(step["pictures"][picture]["positions"]) for step in trace["steps"])
     film = Image.open(tmp_path / "t/trace.webp")
     assert film.n_frames == 4  # type: ignore[attr-defined]
     first = film.convert("RGB")
@@ -258,9 +258,9 @@ def test_data_inspect_as_json_and_as_a_table(pictures: Path, tmp_path: Path) -> 
     for path in sorted(pictures.rglob("*.png"))[:3]:
         (tmp_path / "set" / f"{path.parent.name}-{path.name}").write_bytes(path.read_bytes())
     (tmp_path / "set" / "broken.png").write_bytes(b"not a picture")
-    told = json.loads(succeed("data", "inspect", tmp_path / "set", "--json", "--sheet", tmp_path / "sheet.png").stdout)
-    assert told["count"] == 3
-    assert list(told["broken"]) == ["broken.png"]
+    report = json.loads(succeed("data", "inspect", tmp_path / "set", "--json", "--sheet", tmp_path / "sheet.png").stdout)
+    assert report["count"] == 3
+    assert list(report["broken"]) == ["broken.png"]
     assert (tmp_path / "sheet.png").exists()
     assert "broken.png" in succeed("data", "inspect", tmp_path / "set").stdout
 

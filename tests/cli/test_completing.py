@@ -39,9 +39,9 @@ def test_the_kept_half_is_the_pictures_and_the_other_is_drawn(
     real = to_tensor(fit(read_image(given), 8))
     system = load(str(checkpoint))
     coarse = system.decode(system.encode(real[None]))[0]
-    made = [sorted((tmp_path / folder).glob("[0-9]*.png")) for folder in "ab"]
-    assert len(made[0]) == len(made[1]) == 4
-    pictured = torch.stack([to_tensor(read_image(path)) for files in made for path in files])
+    outputs = [sorted((tmp_path / folder).glob("[0-9]*.png")) for folder in "ab"]
+    assert len(outputs[0]) == len(outputs[1]) == 4
+    pictured = torch.stack([to_tensor(read_image(path)) for files in outputs for path in files])
     torch.testing.assert_close(pictured[:, :, :4], coarse[:, :4].expand(8, -1, -1, -1), rtol=0, atol=0.01)
     assert len(pictured[:, :, 4:].flatten(1).unique(dim=0)) > 2
 
@@ -50,8 +50,8 @@ def test_a_masked_generator_keeps_any_half_and_a_learned_tokenizer_its_codes(pic
     (real,) = open_data(pictures, size=8, split="train").media([9]).unbind(0)
     system = load(str(painter))
     coarse = system.decode(system.encode(real[None]))[0]
-    made = system.complete(real, "right", text="a square", count=2).tensor
-    torch.testing.assert_close(made[..., 4:], coarse[..., 4:].expand(2, -1, -1, -1))
+    completed = system.complete(real, "right", text="a square", count=2).tensor
+    torch.testing.assert_close(completed[..., 4:], coarse[..., 4:].expand(2, -1, -1, -1))
     system = load(str(chain))
     (real,) = open_data(pictures, size=16, split="train").media([9]).unbind(0)
     tokens = system.encode(real[None]).values

@@ -33,8 +33,8 @@ def test_a_trained_tokenizer_knows_its_scale(numbers: Path, pictures: Path) -> N
 
 
 def test_a_token_file_holds_distributions_and_comes_back_as_pictures(numbers: Path, pictures: Path, tmp_path: Path) -> None:
-    told = succeed("tokenize", numbers, "--data", pictures, "--split", "heldout", "--out", tmp_path / "t.safetensors").stderr
-    assert "6 pictures of 4 x 4 tokens of 4 channels, each with its log-variance" in told
+    messages = succeed("tokenize", numbers, "--data", pictures, "--split", "heldout", "--out", tmp_path / "t.safetensors").stderr
+    assert "6 pictures of 4 x 4 tokens of 4 channels, each with its log-variance" in messages
     succeed("detokenize", numbers, tmp_path / "t.safetensors", "--out", tmp_path / "back")
     system = load(str(numbers))
     expected = system.decode(system.encode(open_data(pictures, size=16, split="heldout").media([0])))[0]
@@ -51,9 +51,9 @@ def test_figures_that_need_codes_are_left_out_and_said_to_be(numbers: Path) -> N
 
 
 def test_a_dry_run_tells_numbers_and_no_bits() -> None:
-    told = succeed("train", "kl-tiny", "--dry-run").stdout
-    assert "channels per position" in told
-    assert "bits per item" not in told
+    output = succeed("train", "kl-tiny", "--dry-run").stdout
+    assert "channels per position" in output
+    assert "bits per item" not in output
 
 
 def test_a_generator_of_numbers_trains_from_a_file_as_from_the_cache_and_is_traced(numbers: Path, pictures: Path, tmp_path: Path) -> None:

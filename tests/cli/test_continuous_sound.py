@@ -68,8 +68,8 @@ def test_a_tiny_recipe_trains_and_speaks(name: str, spelt: Path, autoencoder: Pa
     assert all(math.isfinite(loss) for loss in losses)
     assert list((run / "samples").glob("*.wav"))
     succeed("generate", run, "--text", "abca", "--seconds", "0.61", "--guidance", "1.5", "--out", tmp_path / "asked.wav")
-    made, rate = read_audio(tmp_path / "asked.wav")
-    assert (rate, made.shape) == (RATE, (1, 2_440))
+    generated, rate = read_audio(tmp_path / "asked.wav")
+    assert (rate, generated.shape) == (RATE, (1, 2_440))
     if not any(each.sets_duration for each in condition_inputs(load_recipe(name))):
         succeed("generate", run, "--text", "abca", "--out", tmp_path / "own.wav")
         assert read_audio(tmp_path / "own.wav")[0].shape[1] <= RATE
@@ -96,9 +96,9 @@ def test_speech_without_text_ends_at_its_stop_head(spelt: Path, autoencoder: Pat
     run = tmp_path / "run"
     succeed("train", "flow-slm-tiny", "--data", spelt, "--out", run, "--device", "cpu", *overrides_with(autoencoder))
     succeed("generate", run, "-n", 3, "--out", tmp_path / "talk")
-    made = [read_audio(tmp_path / "talk" / f"{index:04d}.wav")[0] for index in range(3)]
-    assert all(0 < clip.shape[1] <= RATE for clip in made)
-    assert float((made[0][:, :200] - made[1][:, :200]).abs().max()) > 0
+    generated = [read_audio(tmp_path / "talk" / f"{index:04d}.wav")[0] for index in range(3)]
+    assert all(0 < clip.shape[1] <= RATE for clip in generated)
+    assert float((generated[0][:, :200] - generated[1][:, :200]).abs().max()) > 0
     succeed("generate", run, "--top-k", 1, "--seconds", 0.4, "--out", tmp_path / "one.wav")
     assert read_audio(tmp_path / "one.wav")[0].shape == (1, 1_600)
     slow = [part for name in ("dnsmos", "wer", "cer", "frechet", "kernel", "class_at_1") for part in ("--skip-metric", name)]
@@ -111,13 +111,13 @@ def test_an_emotion_is_given_by_a_recording(spelt: Path, autoencoder: Path, tmp_
     run = tmp_path / "run"
     succeed("train", "indextts2-tiny", "--data", spelt, "--out", run, "--device", "cpu", *overrides_with(autoencoder))
     manner = next((spelt / "train").glob("*.wav"))
-    made = []
+    generated = []
     for index, more in enumerate(((), ("--emotion", manner))):
         out = tmp_path / f"{index}.wav"
         succeed("generate", run, "--text", "abc", "--seconds", "0.5", *more, "--out", out)
-        made.append(read_audio(out)[0])
-    assert made[0].shape == made[1].shape == (1, 2_000)
-    assert float((made[0] - made[1]).abs().max()) > 0
+        generated.append(read_audio(out)[0])
+    assert generated[0].shape == generated[1].shape == (1, 2_000)
+    assert float((generated[0] - generated[1]).abs().max()) > 0
 
 
 def test_a_text_that_is_stretched_lasts_as_long_as_those_it_learned_from(spelt: Path, autoencoder: Path, tmp_path: Path) -> None:

@@ -33,13 +33,13 @@ def test_a_tokenizer_on_the_held_out_split(tokenizer: Path, pictures: Path) -> N
     assert report["codebook_usage"] == len(tokens.values.unique()) / 64
     assert "ssim" in report
     assert not {"frechet", "retrieval_at_1", "retrieval_at_1_real"} & report.keys()
-    made = report["provenance"]
-    assert made["weights_sha256"] == fingerprint(system.tokenizer)
-    assert made["reference"]["split"] == "heldout"
-    assert made["reference"]["n"] == 6
-    assert made["weights"].startswith("EMA weights")
-    assert {"torch", "jielong"} <= made["versions"].keys()
-    assert made["figures"]["psnr"]["rounding"] == "8 bits, nearest"
+    provenance = report["provenance"]
+    assert provenance["weights_sha256"] == fingerprint(system.tokenizer)
+    assert provenance["reference"]["split"] == "heldout"
+    assert provenance["reference"]["n"] == 6
+    assert provenance["weights"].startswith("EMA weights")
+    assert {"torch", "jielong"} <= provenance["versions"].keys()
+    assert provenance["figures"]["psnr"]["rounding"] == "8 bits, nearest"
     assert report["seconds"] > 0
 
 
@@ -48,8 +48,8 @@ def test_a_generator_draws_one_picture_a_held_out_class(chain: Path, pictures: P
     system = load(str(chain))
     images = open_data(pictures, size=16, split="heldout")
     classes = [images.classes[label] for label in images.labels if label is not None]
-    made = system.generate(classes=classes, seed=3, guidance=1.5).tensor
-    assert report["frechet"] == pytest.approx(frechet(made, images.media(range(6))).value, rel=1e-4)
+    generated = system.generate(classes=classes, seed=3, guidance=1.5).tensor
+    assert report["frechet"] == pytest.approx(frechet(generated, images.media(range(6))).value, rel=1e-4)
     assert not {"psnr", "codebook_usage", "retrieval_at_1"} & report.keys()
     assert "takes none" in report["provenance"]["omitted"]["retrieval_at_1"]
     drawing = report["provenance"]["draws"]

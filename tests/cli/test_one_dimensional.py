@@ -77,9 +77,9 @@ def test_sizes_are_reported(sequence: Path) -> None:
 
 def test_a_picture_is_traced_token_by_token(writer: Path, tmp_path: Path) -> None:
     succeed("generate", writer, "--text", "a red square", "--steps", 3, "--trace", "--out", tmp_path / "t")
-    told = json.loads((tmp_path / "t/trace.json").read_text())
-    assert told["layout"]["grid"] == [6]
-    places = [place for step in told["steps"] for place in step["pictures"][0]["positions"]]
+    trace = json.loads((tmp_path / "t/trace.json").read_text())
+    assert trace["layout"]["grid"] == [6]
+    places = [place for step in trace["steps"] for place in step["pictures"][0]["positions"]]
     assert sorted(places) == list(range(6))
     film = Image.open(tmp_path / "t/trace.webp")
     film.seek(film.n_frames - 1)  # type: ignore[attr-defined]

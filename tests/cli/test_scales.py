@@ -46,11 +46,11 @@ def test_the_built_in_recipes_train(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_reports_each_scale(cutter: Path, pictures: Path) -> None:
-    told = json.loads(succeed("evaluate", cutter, "--data", pictures, "--json").stdout)
-    figures = told["provenance"]["figures"]
+    report = json.loads(succeed("evaluate", cutter, "--data", pictures, "--json").stdout)
+    figures = report["provenance"]["figures"]
     assert list(figures["codebook_usage"]["scales"]) == ["1x1", "2x2", "3x3", "4x4"]
     after = figures["residual"]["after"]
-    assert (len(after), after[-1]) == (4, told["residual"])
+    assert (len(after), after[-1]) == (4, report["residual"])
     system = load(str(cutter))
     pixels = torch.rand(2, 3, 16, 16) * 2 - 1
     rebuilt = system.tokenizer.quantizer.decode(system.encode(pixels).values)  # type: ignore[operator, union-attr]
@@ -60,8 +60,8 @@ def test_an_evaluation_reports_each_scale(cutter: Path, pictures: Path) -> None:
 
 
 def test_a_dry_run_names_the_scales(cutter: Path, pictures: Path) -> None:
-    told = succeed("train", "var-tiny", "--data", pictures, "--dry-run", "--set", f"tokenizer={{checkpoint: {cutter}}}")
-    assert "1x1, 2x2, 3x3, 4x4" in told.stdout + told.stderr
+    done = succeed("train", "var-tiny", "--data", pictures, "--dry-run", "--set", f"tokenizer={{checkpoint: {cutter}}}")
+    assert "1x1, 2x2, 3x3, 4x4" in done.stdout + done.stderr
 
 
 def test_a_tokenizer_on_one_grid_is_refused(tokenizer: Path, pictures: Path, tmp_path: Path) -> None:
@@ -93,10 +93,10 @@ def test_a_trained_generator_stores_nothing_of_its_tokenizer_and_finds_it_again(
 
 def test_a_trace_has_a_frame_a_scale(sketcher: Path, tmp_path: Path) -> None:
     succeed("generate", sketcher, "--text", "a blue square", "--out", tmp_path, "--trace", "--guidance", "ramp:2")
-    told = json.loads((tmp_path / "trace.json").read_text())
-    assert told["layout"]["scales"] == [[1, 1], [2, 2], [3, 3], [4, 4]]
-    assert [len(step["pictures"][0]["positions"]) for step in told["steps"]] == [1, 4, 9, 16]
-    assert [step["guidance"] for step in told["steps"]] == pytest.approx([1, 4 / 3, 5 / 3, 2])
+    trace = json.loads((tmp_path / "trace.json").read_text())
+    assert trace["layout"]["scales"] == [[1, 1], [2, 2], [3, 3], [4, 4]]
+    assert [len(step["pictures"][0]["positions"]) for step in trace["steps"]] == [1, 4, 9, 16]
+    assert [step["guidance"] for step in trace["steps"]] == pytest.approx([1, 4 / 3, 5 / 3, 2])
     with Image.open(tmp_path / "trace.webp") as film:
         assert getattr(film, "n_frames", 1) <= 4
 
@@ -117,10 +117,10 @@ def test_the_demos_trace_ends_with_the_image(sketcher: Path) -> None:
 
 
 def test_evaluation_reports_the_usage_of_each_scale(cutter: Path, pictures: Path) -> None:
-    told = json.loads(succeed("evaluate", cutter, "--data", pictures, "--json").stdout)
-    scales = told["provenance"]["figures"]["codebook_usage"]["scales"]
+    report = json.loads(succeed("evaluate", cutter, "--data", pictures, "--json").stdout)
+    scales = report["provenance"]["figures"]["codebook_usage"]["scales"]
     assert set(scales) == {"1x1", "2x2", "3x3", "4x4"}
-    assert all(0 < share <= told["codebook_usage"] for share in scales.values())
+    assert all(0 < share <= report["codebook_usage"] for share in scales.values())
 
 
 def test_evaluation_draws_codes(sketcher: Path, pictures: Path) -> None:

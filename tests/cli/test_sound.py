@@ -89,15 +89,15 @@ def test_one_file_of_any_length_there_and_back(tones: Path, tmp_path: Path) -> N
     run, tokens = tmp_path / "codec", tmp_path / "long.safetensors"
     succeed("train", tmp_path / "codec.yaml", "--out", run, "--device", "cpu")
     write_audio(tmp_path / "long.wav", torch.rand(2, 8_000 * 30 + 123, generator=torch.Generator().manual_seed(0)) - 0.5, 8_000)
-    told = succeed("tokenize", run, "--data", tmp_path / "long.wav", "--out", tokens)
+    done = succeed("tokenize", run, "--data", tmp_path / "long.wav", "--out", tokens)
     samples = 120_062  # at 4 kHz
-    assert f"30.0 s of audio, {-(-samples // 20):,} tokens" in told.stderr
+    assert f"30.0 s of audio, {-(-samples // 20):,} tokens" in done.stderr
     succeed("detokenize", run, tokens, "--out", tmp_path / "back")
     back, rate = read_audio(tmp_path / "back" / "0000.wav")
     assert (rate, back.shape) == (4_000, (1, samples))
     system = load(str(run))
-    heard, given = read_audio(tmp_path / "long.wav")
-    whole = system.tokenizer.encode(resample(heard.mean(0, keepdim=True), given, 4_000)[None])
+    recording, given = read_audio(tmp_path / "long.wav")
+    whole = system.tokenizer.encode(resample(recording.mean(0, keepdim=True), given, 4_000)[None])
     torch.testing.assert_close(system.tokenizer.decode(whole)[0, :, :samples], back, atol=2e-4, rtol=0)
     succeed("tokenize", run, "--data", tones, "--out", tmp_path / "set.safetensors")
     assert read(tmp_path / "set.safetensors").layout.grid == (100,)
@@ -122,8 +122,8 @@ def test_odd_files_of_sound_are_read_or_told_what_is_wrong(tones: Path, tmp_path
     }
     for name, (waveform, rate, samples) in fine.items():
         write_audio(tmp_path / name, waveform, rate)
-        told = succeed("tokenize", run, "--data", tmp_path / name, "--out", tokens)
-        assert f"{-(-samples // 20):,} tokens" in told.stderr
+        done = succeed("tokenize", run, "--data", tmp_path / name, "--out", tokens)
+        assert f"{-(-samples // 20):,} tokens" in done.stderr
         succeed("detokenize", run, tokens, "--out", tmp_path / "back")
         back, rate = read_audio(tmp_path / "back" / "0000.wav")
         assert (rate, back.shape) == (4_000, (1, samples))
@@ -166,8 +166,8 @@ def test_continuous_tokens_of_a_set_come_back_as_sounds_that_end(tones: Path, tm
 
 
 def test_from_files_to_generated_sound(tones: Path, tmp_path: Path) -> None:
-    told = json.loads(succeed("data", "inspect", tones, "--json").stdout)
-    assert (told["count"], told["rates"]) == (40, {"4000": 40})
+    report = json.loads(succeed("data", "inspect", tones, "--json").stdout)
+    assert (report["count"], report["rates"]) == (40, {"4000": 40})
     (tmp_path / "tokenizer.yaml").write_text(TOKENIZER.format(set=tones))
     succeed("train", tmp_path / "tokenizer.yaml", "--out", tmp_path / "tokenizer", "--device", "cpu")
     figures = json.loads(succeed("evaluate", tmp_path / "tokenizer", "--json").stdout)
@@ -205,19 +205,19 @@ train: {{samples: 16, batch: 8, precision: fp32}}
 
 
 def test_a_trace_of_sound_is_a_film_of_its_spectrogram(tones: Path, tmp_path: Path) -> None:
-    run, made = tmp_path / "run", tmp_path / "made"
+    run, out = tmp_path / "run", tmp_path / "made"
     (tmp_path / "tokenizer.yaml").write_text(CONTINUOUS.format(set=tones))
     (tmp_path / "generator.yaml").write_text(AT_ONCE.format(set=tones, tokenizer=tmp_path / "tokenizer"))
     succeed("train", tmp_path / "tokenizer.yaml", "--out", tmp_path / "tokenizer", "--device", "cpu")
     succeed("train", tmp_path / "generator.yaml", "--out", run, "--device", "cpu")
     # Clips of one length are drawn together, and yet each is told of in its place.
-    succeed("generate", run, "--seconds", "0.2", "--seconds", "0.4", "--seconds", "0.2", "--trace", "--out", made)
-    told = json.loads((made / "trace.json").read_text())
-    drawn = [step["pictures"] for step in told["steps"]]
+    succeed("generate", run, "--seconds", "0.2", "--seconds", "0.4", "--seconds", "0.2", "--trace", "--out", out)
+    trace = json.loads((out / "trace.json").read_text())
+    drawn = [step["pictures"] for step in trace["steps"]]
     assert len(drawn) == 6
     assert [len(clip["positions"]) for pictures in drawn[:-1] for clip in pictures] == 15 * [0]
     assert [len(clip["positions"]) for clip in drawn[-1]] == [16, 32, 16]
-    with Image.open(made / "sheet.png") as sheet, Image.open(made / "trace.webp") as film:
+    with Image.open(out / "sheet.png") as sheet, Image.open(out / "trace.webp") as film:
         frames = []
         for index in range(film.n_frames):  # type: ignore[attr-defined]
             film.seek(index)
@@ -238,7 +238,7 @@ def test_lengths_are_learned_asked_for_and_met(tones: Path, tmp_path: Path) -> N
     (tmp_path / "tokenizer.yaml").write_text(TOKENIZER.format(set=tones))
     (tmp_path / "generator.yaml").write_text(GENERATOR.format(set=tones, tokenizer=tmp_path / "tokenizer"))
     (tmp_path / "timed.yaml").write_text(TIMED.format(generator=tmp_path / "generator.yaml"))
-    run, made = tmp_path / "run", tmp_path / "made"
+    run, out = tmp_path / "run", tmp_path / "made"
     succeed("train", tmp_path / "tokenizer.yaml", "--out", tmp_path / "tokenizer", "--device", "cpu")
     succeed("tokenize", tmp_path / "tokenizer", "--data", tones, "--out", tmp_path / "tokens.safetensors")
     tokens = read(tmp_path / "tokens.safetensors")
@@ -246,8 +246,8 @@ def test_lengths_are_learned_asked_for_and_met(tones: Path, tmp_path: Path) -> N
     samples = [open_data(str(tones), "train", sample_rate=4_000, duration=0.5).length(index) for index in range(len(tokens))]
     assert tokens.lengths.tolist() == [math.ceil(count / 50) for count in samples]
     succeed("train", tmp_path / "timed.yaml", "--out", run, "--device", "cpu")
-    succeed("generate", run, "--seconds", "0.301", "--seconds", "0.123", "--out", made)
-    assert [read_audio(made / f"000{index}.wav")[0].shape[1] for index in (0, 1)] == [1_204, 492]
+    succeed("generate", run, "--seconds", "0.301", "--seconds", "0.123", "--out", out)
+    assert [read_audio(out / f"000{index}.wav")[0].shape[1] for index in (0, 1)] == [1_204, 492]
     assert (
         "--seconds: a duration must be above 0 and at most 0.5 s, not 0.75 s"
         in command("generate", run, "--seconds", "0.75", "--out", tmp_path / "no").stderr
@@ -255,9 +255,9 @@ def test_lengths_are_learned_asked_for_and_met(tones: Path, tmp_path: Path) -> N
     succeed("generate", run, "-n", "2", "--out", tmp_path / "ended")
     assert all(read_audio(tmp_path / "ended" / f"000{index}.wav")[0].shape[1] % 50 == 0 for index in (0, 1))
     system = load(str(run))
-    told = system.generate_tokens([0.3, 0.5], guidance=1.0).lengths
-    assert told is not None
-    assert told.tolist() == [24, 40]
+    lengths = system.generate_tokens([0.3, 0.5], guidance=1.0).lengths
+    assert lengths is not None
+    assert lengths.tolist() == [24, 40]
     whole = system.generate(seconds=[0.301, 0.203], seed=4).tensor
     pieces = list(system.stream(seconds=[0.301, 0.203], seed=4))
     assert len(pieces) == math.ceil(1_204 / 50)

@@ -44,8 +44,8 @@ def test_codecs_train_on_the_built_in_sounds(name: str, tmp_path: Path) -> None:
     assert any(0 < line.get("discriminator_loss", 0) < 4 for line in lines)
     assert 0 < lines[-1]["features"] < 2
     assert lines[-1].get("codebook_usage_1", 1.0) > 0.9
-    told = losses_of(prepare(load(name)), items=4, steps=40, lr=1e-2)
-    assert sum(told[-5:]) / 5 < 0.8 * told[0]
+    losses = losses_of(prepare(load(name)), items=4, steps=40, lr=1e-2)
+    assert sum(losses[-5:]) / 5 < 0.8 * losses[0]
 
 
 def losses_of(experiment: Experiment, items: int, steps: int, lr: float) -> list[float]:
@@ -54,15 +54,15 @@ def losses_of(experiment: Experiment, items: int, steps: int, lr: float) -> list
     batch = experiment.data.batch(range(0, len(experiment.data), len(experiment.data) // items))
     optimizer = torch.optim.AdamW(objective.model.parameters(), lr=lr)
     objective.train()
-    told = []
+    losses = []
     for step in range(steps):
         draws = StepRNG(PerSampleRNG(step, range(items)), torch.Generator().manual_seed(step))
         total = objective(batch, "model", 0, draws).total
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
-        told.append(float(total.detach()))
-    return told
+        losses.append(float(total.detach()))
+    return losses
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,6 @@ def losses_of(experiment: Experiment, items: int, steps: int, lr: float) -> list
 )
 def test_learns_one_batch_by_heart(name: str, overrides: tuple[str, ...], pictures: Path) -> None:
     """One picture of each colour. To guess every pixel from its position alone would cost 0.22 nats; a uniform guess costs ln 8 = 2.08."""
-    told = losses_of(prepare(load(name, overrides), str(pictures)), items=3, steps=100, lr=4e-3)
-    assert told[0] > 0.9
-    assert sum(told[-10:]) / 10 < 0.1
+    losses = losses_of(prepare(load(name, overrides), str(pictures)), items=3, steps=100, lr=4e-3)
+    assert losses[0] > 0.9
+    assert sum(losses[-10:]) / 10 < 0.1

@@ -34,11 +34,11 @@ def compared(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> tuple[
 
 
 def test_every_figure_is_that_of_evaluate(compared: tuple[Comparison, Path], pictures: Path) -> None:
-    made, out = compared
-    assert made.complete
-    assert [row.label for row in made.rows] == ["vqgan-tiny", "fsq-tiny"]
+    comparison, out = compared
+    assert comparison.complete
+    assert [row.label for row in comparison.rows] == ["vqgan-tiny", "fsq-tiny"]
     real = open_data(str(pictures), size=16, split="heldout").media(range(9))
-    for row in made.rows:
+    for row in comparison.rows:
         system = load(str(out / "runs" / row.label))
         measured = evaluate(system, str(pictures))
         assert row.figures["psnr"] == pytest.approx(measured.figures["psnr"].value)
@@ -90,11 +90,11 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path: Path, pictures: Path,
         return whole(recipe, out, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(experiment, "run", fragile)
-    made = compare(["vqgan-tiny", "fsq-tiny"], tmp_path, BUDGET, data=str(pictures), device="cpu")
-    assert [row.failed for row in made.rows] == ["it diverged", None]
-    assert not made.complete
-    assert "vqgan-tiny failed: it diverged" in remarks(made.rows)
-    assert "it diverged" in markdown(made, "jielong compare")
+    comparison = compare(["vqgan-tiny", "fsq-tiny"], tmp_path, BUDGET, data=str(pictures), device="cpu")
+    assert [row.failed for row in comparison.rows] == ["it diverged", None]
+    assert not comparison.complete
+    assert "vqgan-tiny failed: it diverged" in remarks(comparison.rows)
+    assert "it diverged" in markdown(comparison, "jielong compare")
 
 
 def test_what_does_not_compare_is_refused(compared: tuple[Comparison, Path], tmp_path: Path, pictures: Path) -> None:
@@ -112,8 +112,8 @@ def test_generators_and_checkpoints_beside_each_other(compared: tuple[Comparison
     _, out = compared
     tokenizer = out / "runs" / "vqgan-tiny"
     parts = ["data.size=16", f"tokenizer={{checkpoint: {tokenizer}}}", "condition={class: {width: 16}}"]
-    made = compare(["maskgit-tiny", "llamagen-tiny"], tmp_path, BUDGET, data=str(pictures), overrides=parts, count=6, device="cpu")
-    for row in made.rows:
+    comparison = compare(["maskgit-tiny", "llamagen-tiny"], tmp_path, BUDGET, data=str(pictures), overrides=parts, count=6, device="cpu")
+    for row in comparison.rows:
         assert row.failed is None, row.failed
         assert row.figures["seconds_per_picture"] > 0
         assert row.figures["frechet"] > 0
@@ -127,8 +127,8 @@ def test_generators_and_checkpoints_beside_each_other(compared: tuple[Comparison
 
 
 def test_the_pages_stand_alone(compared: tuple[Comparison, Path]) -> None:
-    made, out = compared
-    paths = write(made, "jielong compare vqgan-tiny fsq-tiny --samples 32")
+    comparison, out = compared
+    paths = write(comparison, "jielong compare vqgan-tiny fsq-tiny --samples 32")
     assert [path.name for path in paths] == ["comparison.json", "comparison.md", "comparison.html"]
     page = paths[2].read_text("utf-8")
     assert page.count("data:image/png;base64,") == 3  # the originals and two strips
@@ -202,10 +202,10 @@ def test_no_line_is_wider_than_the_screen(capsys: pytest.CaptureFixture[str], mo
     from jielong.apps.commands import comparing
 
     many = [Row(f"contestant-{n}", "tokenizer", "", {"psnr": 20.0 + n, "bits": 640.0, "parameters": 1.5e6}) for n in range(9)]
-    made = Comparison(many, {}, tmp_path, True)
+    comparison = Comparison(many, {}, tmp_path, True)
     for width in (40, 80, 200):
         monkeypatch.setattr(comparing.results, "width", width)
-        comparing._print(made)
+        comparing._print(comparison)
         lines = capsys.readouterr().out.splitlines()
         assert max(map(len, lines)) <= width
         assert sum("28.00" in line for line in lines) == 1

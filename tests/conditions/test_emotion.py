@@ -44,10 +44,10 @@ def test_a_file_a_recording_and_a_vector_say_the_same(tmp_path: Path) -> None:
 
 def test_emotions_blend() -> None:
     condition = Emotion(width=8).build()
-    own, other = condition.resolve(recording(0)), condition.resolve(recording(3))
-    assert torch.equal(blended(own, other, 0.0), own)
-    torch.testing.assert_close(blended(own, other, 1.0), other)
-    assert torch.equal(blended(own, own, 0.7), own)
+    first, other = condition.resolve(recording(0)), condition.resolve(recording(3))
+    assert torch.equal(blended(first, other, 0.0), first)
+    torch.testing.assert_close(blended(first, other, 1.0), other)
+    assert torch.equal(blended(first, first, 0.7), first)
 
 
 def test_it_combines_with_a_voice_and_is_encoded_once(tmp_path: Path) -> None:

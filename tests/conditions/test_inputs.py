@@ -78,8 +78,8 @@ def test_values_of_held_out_items() -> None:
     assert CLASS.from_heldout(items) == ["dog", "cat"]
     assert SECONDS.from_heldout(items) == [2.0, 4.0], "scaled, and at most the medium's 4 s"
     assert SECONDS.from_batch(batch, SOUND) == [1.0, 3.0]
-    own, other = VOICE.from_heldout(items) or ()
-    assert torch.equal(own.waveform, media[0, :, :100])
+    first, other = VOICE.from_heldout(items) or ()
+    assert torch.equal(first.waveform, media[0, :, :100])
     assert other.waveform is prompt
     assert other.rate == 100
     assert VOICE.from_batch(batch, SOUND) == ["x", "y"]

@@ -165,9 +165,9 @@ def test_misuse_is_refused() -> None:
 
 
 def test_sines_of_a_length() -> None:
-    made = sinusoids(torch.tensor([0.08, 1.0]), 64)
-    assert made[0, 0] == pytest.approx(1.0)  # one whole turn of the shortest period
-    assert made[1, 31].item() == pytest.approx(torch.tensor(2 * torch.pi / 500).cos().item(), abs=1e-6)
+    features = sinusoids(torch.tensor([0.08, 1.0]), 64)
+    assert features[0, 0] == pytest.approx(1.0)  # one whole turn of the shortest period
+    assert features[1, 31].item() == pytest.approx(torch.tensor(2 * torch.pi / 500).cos().item(), abs=1e-6)
     near = sinusoids(torch.tensor([2.0, 2.02]), 64)
     assert (near[0] - near[1]).abs().max() > 0.5, "a hundredth is told apart"
 

@@ -22,13 +22,13 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sets of a clip a language and a clip a voice, as they are when they are built."""
     monkeypatch.setenv("JIELONG_CACHE", str(tmp_path))
     clip = {"audio": encode_audio(torch.zeros(1, 400), 4_000, ".wav"), "text": "one", "split": "train"}
-    said = [
+    prompts = [
         {**clip, "language": language, "name": "one", "speaker": voice.speaker, "licence": voice.licence, "attribution": voice.attribution}
         for language, voice in VOICES.items()
     ]
-    write_table(built_path("prompts"), said, item="audio", caption="text", label="speaker", key=("language", "name"))
-    made = [{**clip, "voice": voice, "name": voice} for voice in ("piper/joe", "kokoro/jm_kumo", "kokoro/jf_alpha")]
-    write_table(built_path("synthetic-speech"), made, item="audio", caption="text", label="voice", key=("name",))
+    write_table(built_path("prompts"), prompts, item="audio", caption="text", label="speaker", key=("language", "name"))
+    synthetic = [{**clip, "voice": voice, "name": voice} for voice in ("piper/joe", "kokoro/jm_kumo", "kokoro/jf_alpha")]
+    write_table(built_path("synthetic-speech"), synthetic, item="audio", caption="text", label="voice", key=("name",))
     write_table(
         tmp_path / "own.parquet", [{**clip, "name": "a", "licence": "MIT"}], item="audio", caption="text", label="name", key=("name",)
     )
@@ -67,11 +67,11 @@ def test_terms_that_are_unknown_or_at_odds_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_licence_lies_beside_a_model(tmp_path: Path) -> None:
-    asked = tuple(terms("prompts,synthetic-speech"))
-    own = Licence(licence_of_weights(asked), asked)
+    names = tuple(terms("prompts,synthetic-speech"))
+    licence = Licence(licence_of_weights(names), names)
     assert Licence.beside(tmp_path) is None
-    (tmp_path / LICENCE).write_text(own.to_json())
-    assert Licence.beside(tmp_path) == own
+    (tmp_path / LICENCE).write_text(licence.to_json())
+    assert Licence.beside(tmp_path) == licence
     (tmp_path / LICENCE).write_text('{"weights": "MIT"}')
     with pytest.raises(DataError, match=r"licence\.json does not say whose data"):
         Licence.beside(tmp_path)

@@ -127,19 +127,19 @@ def test_a_clip_is_what_generate_returns_and_its_trace_ends_with_it(spoken: Path
 def test_a_parallel_trace_has_intermediate_clips(spoken: Path, tmp_path: Path) -> None:
     codec = trained(CONTINUOUS, tmp_path / "codec", spoken)
     system = load(trained(AT_ONCE, tmp_path / "run", spoken, TOKENIZER=codec))
-    made = trace_clip(system, {"text": "tone & 1"}, "tone & 1", seed=3)
-    trace = made.trace
+    clip_trace = trace_clip(system, {"text": "tone & 1"}, "tone & 1", seed=3)
+    trace = clip_trace.trace
     assert trace is not None
-    assert torch.equal(made.clip.waveform, system.generate(text="tone & 1", seed=3)[0].tensor)
+    assert torch.equal(clip_trace.clip.waveform, system.generate(text="tone & 1", seed=3)[0].tensor)
     assert len(trace.frames) == 5
     assert set(trace.steps) == {5}
     apart = [float((frame - trace.picture).abs().mean()) for frame in trace.frames]
     assert apart[0] > apart[3] > 0
     assert apart[4] == 0
-    assert [clip.label for clip in made.intermediate] == [f"after step {step} of 5" for step in (1, 2, 3)]
-    for clip, frame in zip(made.intermediate, trace.frames, strict=False):
+    assert [clip.label for clip in clip_trace.intermediate] == [f"after step {step} of 5" for step in (1, 2, 3)]
+    for clip, frame in zip(clip_trace.intermediate, trace.frames, strict=False):
         assert torch.equal(spectrogram(clip.waveform, clip.rate), frame)
-    page = "".join(content(AudioSection("m", "t", [made], "jielong")))
+    page = "".join(content(AudioSection("m", "t", [clip_trace], "jielong")))
     assert "denoised in parallel" in page
     assert page.count("<audio") == 3 + 1
     assert "tokens map" not in page
@@ -153,8 +153,8 @@ def test_sections_of_a_generator_and_a_tokenizer(spoken: Path, tmp_path: Path) -
     assert [each.model for each in sections] == [generator, tokenizer]
     assert "no-such-model" in missing
     speech, codec = sections
-    assert [made.clip.caption for made in speech.samples] == ["tone & 6", "tone & 7"]  # held out
-    assert [made.real.label for made in speech.samples if made.real is not None] == ["recording, Bob", "synthetic voice, Ann"]
+    assert [sample.clip.caption for sample in speech.samples] == ["tone & 6", "tone & 7"]  # held out
+    assert [sample.real.label for sample in speech.samples if sample.real is not None] == ["recording, Bob", "synthetic voice, Ann"]
     assert speech.credits == ["Ann & Co, CC0"]
     assert codec.samples[0].trace is None
     assert codec.samples[0].real is not None
@@ -228,7 +228,7 @@ def test_text_to_audio_examples_without_recordings(spoken: Path, tmp_path: Path)
     (section,) = sound_sections(0, missing, [run])
     assert not missing
     assert section.title == f"Audio from {run}"
-    assert [made.clip.caption for made in section.samples] == list(NAMES)
+    assert [sample.clip.caption for sample in section.samples] == list(NAMES)
     assert "--text 'bass, hit'" in section.command
     text = "".join(content(section))
     assert text.count("<audio") == text.count('class="player"') == 3
@@ -239,8 +239,8 @@ def test_of_joined_sets_the_installed_ones_are_used(spoken: Path, tmp_path: Path
     run = trained(without_voice(GENERATOR), tmp_path / "run", f"{copy},{spoken}")
     shutil.rmtree(copy)
     (section,) = sound_sections(0, {}, [run])
-    assert [made.clip.caption for made in section.samples] == ["tone & 6", "tone & 7"]
-    assert all(made.real is not None for made in section.samples)
+    assert [sample.clip.caption for sample in section.samples] == ["tone & 6", "tone & 7"]
+    assert all(sample.real is not None for sample in section.samples)
 
 
 def test_audio_sections_of_the_page(spoken: Path, tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ def coded(count: int) -> Tensor:
 
 
 def perfect(pictures: Tensor, captions: Sequence[str]) -> Tensor:
-    own = (pictures[:, 0, 0, 0] * 255).round().long()
-    return torch.tensor([[float(caption == CAPTIONS[n]) for caption in captions] for n in own])
+    numbers = (pictures[:, 0, 0, 0] * 255).round().long()
+    return torch.tensor([[float(caption == CAPTIONS[n]) for caption in captions] for n in numbers])
 
 
 def test_a_perfect_scorer_finds_all() -> None:

@@ -163,8 +163,8 @@ def test_the_exact_answer_draws_the_distribution(steps: int) -> None:
     found = drawn(head, steps=steps, hidden=torch.tensor([0.7, -1.0, 0.0, 0.0]))
     wanted = torch.tensor([0.7, -1.0, 0.0]) + 0.6 * torch.randn(1000, 3, generator=torch.Generator().manual_seed(1))
     assert_same_distribution(found, wanted)
-    asked = [math.exp(4 * time / SLOW) for (time,) in head.network.asked]  # type: ignore[union-attr]
-    assert asked == pytest.approx(Levels().grid(steps).flip(0)[:-1].tolist(), rel=1e-4)
+    times = [math.exp(4 * time / SLOW) for (time,) in head.network.asked]  # type: ignore[union-attr]
+    assert times == pytest.approx(Levels().grid(steps).flip(0)[:-1].tolist(), rel=1e-4)
 
 
 def test_two_steps_are_the_formula() -> None:

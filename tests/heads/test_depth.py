@@ -150,8 +150,8 @@ def test_codebooks_that_depend_on_each_other_are_learned_in_one_step(layout: Lay
         losses.append(float(loss.detach()))
     assert losses[0] == pytest.approx(math.log(5), abs=1e-5)
     assert sum(losses[-10:]) / 10 - math.log(5) / layout.channels < 0.06
-    made = model.eval().generate(count=3, seed=1).values
-    assert float((made == (made[..., :1] + 2 * books) % 5).float().mean()) > 0.95
+    generated = model.eval().generate(count=3, seed=1).values
+    assert float((generated == (generated[..., :1] + 2 * books) % 5).float().mean()) > 0.95
 
 
 def test_impossible_sizes_are_refused() -> None:

@@ -52,8 +52,8 @@ def look_of(head: DiffusionHead, answers: Answers) -> Denoise:
 
 
 def head_of(prediction: Prediction, variance: str = "fixed", clip: float | None = None) -> DiffusionHead:
-    made = Diffusion(network=MLP(layers=1, width=4), prediction=prediction, variance=variance, clip=clip)  # type: ignore[arg-type]
-    return made.build(2, Layout((1,), channels=3))
+    settings = Diffusion(network=MLP(layers=1, width=4), prediction=prediction, variance=variance, clip=clip)  # type: ignore[arg-type]
+    return settings.build(2, Layout((1,), channels=3))
 
 
 @PREDICTIONS
@@ -185,8 +185,8 @@ def test_ddim_with_all_its_noise_is_ddpm(steps: int) -> None:
     torch.testing.assert_close(found, ddpm(look, x, plan, normals(4, 50)), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("asked", [1, 2, 3, 4, 9, 50])
-def test_evaluations_are_as_requested(asked: int) -> None:
+@pytest.mark.parametrize("nfe", [1, 2, 3, 4, 9, 50])
+def test_evaluations_are_as_requested(nfe: int) -> None:
     count, sigmas, schedule = [0], [], Schedule.of("cosine").up_to(80)
     inner = gaussian(0, 1)
 
@@ -197,16 +197,16 @@ def test_evaluations_are_as_requested(asked: int) -> None:
         assert schedule.time_at(spread / signal) == time
         return inner(x, time, signal, spread)
 
-    edm(look, torch.zeros(1), schedule, asked)
-    assert count[0] == asked - (asked % 2 == 0)
+    edm(look, torch.zeros(1), schedule, nfe)
+    assert count[0] == nfe - (nfe % 2 == 0)
     assert sigmas[0] == pytest.approx(float(schedule.sigma[-1]))
-    if asked > 2:
+    if nfe > 2:
         assert sigmas[-1] == pytest.approx(float(schedule.sigma[0]))
     for sampler in (ddpm, ddim):
         count[0] = 0
-        plan = schedule.respaced(asked)
+        plan = schedule.respaced(nfe)
         sampler(lambda *given: (count.__setitem__(0, count[0] + 1), inner(*given))[1], torch.zeros(1), plan, lambda: torch.zeros(1))
-        assert count[0] == asked
+        assert count[0] == nfe
 
 
 def test_temperature_scales_the_noise_of_the_steps_and_no_other() -> None:

@@ -18,8 +18,8 @@ def test_the_distance_of_two_points_is_known() -> None:
     """E of points at 0 and d is 2 d; of normals N(0, 1) and N(d, 1) in one dimension, twice (mean |N(d, 2)| - mean |N(0, 2)|)."""
     assert gap(torch.zeros(4, 1), torch.full((5, 1), 3.0)).distance == pytest.approx(6)
     shift = 1.5
-    there = 2 / math.sqrt(math.pi) * math.exp(-(shift**2) / 4) + shift * math.erf(shift / 2)
-    expected = 2 * (there - 2 / math.sqrt(math.pi))
+    exact = 2 / math.sqrt(math.pi) * math.exp(-(shift**2) / 4) + shift * math.erf(shift / 2)
+    expected = 2 * (exact - 2 / math.sqrt(math.pi))
     assert gap(normal(1500, 1), normal(1500, 1, seed=1, mean=shift)).distance == pytest.approx(expected, rel=0.1)
 
 

@@ -164,7 +164,7 @@ def test_draws_of_the_exact_velocity_follow_the_data(sampler: Sampler) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sampler", "asked", "done"),
+    ("sampler", "nfe", "done"),
     [
         ("euler", 4, [0, 0.25, 0.5, 0.75]),
         ("sde", 4, [0, 0.25, 0.5, 0.75]),
@@ -175,9 +175,9 @@ def test_draws_of_the_exact_velocity_follow_the_data(sampler: Sampler) -> None:
         ("midpoint", 1, [0]),
     ],
 )
-def test_the_network_is_evaluated_so_often_and_never_at_the_end(sampler: Sampler, asked: int, done: list[float]) -> None:
+def test_the_network_is_evaluated_so_often_and_never_at_the_end(sampler: Sampler, nfe: int, done: list[float]) -> None:
     network = Exact(lambda x, t, hidden: -x)
-    drawn(head_of(network, sampler=sampler), steps=asked, items=1)
+    drawn(head_of(network, sampler=sampler), steps=nfe, items=1)
     assert [time for (time,) in network.asked] == pytest.approx(done)
     network.asked.clear()
     drawn(head_of(network, steps=6), items=1)

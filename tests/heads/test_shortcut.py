@@ -111,10 +111,10 @@ def test_times_lie_on_the_grid_of_their_step_and_lengths_have_the_given_distribu
     assert bool(((counts - expected).abs() <= 5 * (expected * (1 - expected) / len(levels)).sqrt()).all())
 
 
-@pytest.mark.parametrize(("asked", "done"), [(1, 1), (2, 2), (3, 2), (8, 8), (127, 64), (128, 128), (1000, 128)])
-def test_steps_are_the_greatest_power_of_two_and_land_exactly(asked: int, done: int) -> None:
+@pytest.mark.parametrize(("nfe", "done"), [(1, 1), (2, 2), (3, 2), (8, 8), (127, 64), (128, 128), (1000, 128)])
+def test_steps_are_the_greatest_power_of_two_and_land_exactly(nfe: int, done: int) -> None:
     network = Exact(exact_step, 2)
-    found = drawn(ShortcutHead(network, LAYOUT), steps=asked, items=20)
+    found = drawn(ShortcutHead(network, LAYOUT), steps=nfe, items=20)
     noise = drawn(ShortcutHead(Exact(lambda x, t, level, hidden: 0 * x, 2), LAYOUT), items=20)
     torch.testing.assert_close(found, MEAN + DEVIATION * noise, rtol=1e-3, atol=1e-3)
     level = (done - 1).bit_length() / 7

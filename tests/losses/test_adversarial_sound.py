@@ -66,19 +66,19 @@ def test_a_kind_of_discriminator_trains_alone(kind: str) -> None:
     loss = game(discriminators={kind: ALL[kind]})
     x, y = sound(1), sound(2)
     optimizer = torch.optim.Adam(loss.parameters(), lr=1e-2)
-    told = []
+    history = []
     for _ in range(12):
         total = loss.discriminator_loss(x, 0.5 * y)["total"]
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
-        told.append(float(total.detach()))
-    assert told[0] == pytest.approx(2, abs=0.4)
-    assert told[-1] < 0.8 * told[0]  # quieter noise is told apart
-    made = (0.5 * y).requires_grad_()
-    losses = loss.generator_losses(made, x)
+        history.append(float(total.detach()))
+    assert history[0] == pytest.approx(2, abs=0.4)
+    assert history[-1] < 0.8 * history[0]  # quieter noise is told apart
+    fake = (0.5 * y).requires_grad_()
+    losses = loss.generator_losses(fake, x)
     assert losses["adversarial"] > 1
-    (gradient,) = torch.autograd.grad(sum(losses.values()), made)  # type: ignore[arg-type]
+    (gradient,) = torch.autograd.grad(sum(losses.values()), fake)  # type: ignore[arg-type]
     assert torch.isfinite(gradient).all()
     assert gradient.any()
 
@@ -98,12 +98,12 @@ def test_each_side_trains_only_itself() -> None:
 def test_losses_are_float32_means_over_discriminators_and_zero_at_the_sound_itself() -> None:
     loss, x = game(), sound(1)
     assert loss.generator_losses(x, x)["features"] == 0
-    said = loss.judge(x)
-    assert len(said) == 6
-    each = [hinge_discriminator_loss([a], [b]) for a, b in zip(said, loss.judge(sound(2)), strict=True)]
+    outputs = loss.judge(x)
+    assert len(outputs) == 6
+    each = [hinge_discriminator_loss([a], [b]) for a, b in zip(outputs, loss.judge(sound(2)), strict=True)]
     torch.testing.assert_close(loss.discriminator_loss(x, sound(2))["total"], torch.stack(each).mean())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(loss.judge(x)[0].logits, said[0].logits)
+        assert torch.equal(loss.judge(x)[0].logits, outputs[0].logits)
     assert set(game(features=0).generator_losses(sound(2), x)) == {"adversarial"}
 
 
@@ -116,9 +116,9 @@ def test_losses_are_float32_means_over_discriminators_and_zero_at_the_sound_itse
     ],
 )
 def test_shapes(discriminator: Discriminator, shape: tuple[int, ...], features: int) -> None:
-    said = discriminator(torch.randn(3, 2, 1_000))
-    assert said.logits.shape == shape
-    assert len(said.features) == features
+    output = discriminator(torch.randn(3, 2, 1_000))
+    assert output.logits.shape == shape
+    assert len(output.features) == features
 
 
 def test_what_a_period_discriminator_sees_apart() -> None:
@@ -133,9 +133,9 @@ def test_what_a_period_discriminator_sees_apart() -> None:
 
 def test_spectra_are_those_of_torch() -> None:
     discriminator, x = SpectrumDiscriminator(1, 2, 128), sound(1)
-    made = torch.stft(x[:, 0], 128, 32, window=torch.hann_window(128), pad_mode="constant", return_complex=True)
-    made = made / torch.hann_window(128).square().sum().sqrt()
-    torch.testing.assert_close(discriminator.prepare(x), torch.stack([made.real, made.imag], dim=1).mT)
+    expected = torch.stft(x[:, 0], 128, 32, window=torch.hann_window(128), pad_mode="constant", return_complex=True)
+    expected = expected / torch.hann_window(128).square().sum().sqrt()
+    torch.testing.assert_close(discriminator.prepare(x), torch.stack([expected.real, expected.imag], dim=1).mT)
 
 
 def test_discriminators_wait_and_then_learn_in_a_share_of_the_steps() -> None:
@@ -150,15 +150,15 @@ def test_discriminators_wait_and_then_learn_in_a_share_of_the_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("discriminators", "said"),
+    ("discriminators", "message"),
     [
         ({"stft": {"windows": [2048]}}, "no longer than a clip of 1000"),
         ({"period": {"periods": [2, 1009]}}, "period of 1009"),
         ({"wave": {"scales": [64]}}, "needs clips of 1024 samples"),
     ],
 )
-def test_clips_too_short_for_a_discriminator_are_refused(discriminators: Any, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_clips_too_short_for_a_discriminator_are_refused(discriminators: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         game(discriminators=discriminators)
 
 

@@ -37,11 +37,11 @@ def built(settings: Any, samples: int = 4_000) -> SpectralLoss:
 def test_sound_is_like_itself_and_gradients_are_finite(settings: Any) -> None:
     loss, x = built(settings), noise(channels=2)
     assert loss(x, x) == 0
-    for made in (torch.zeros_like(x), x.clone(), noise(channels=2, seed=1)):
-        made.requires_grad_()
-        loss(made, x).backward()
-        assert made.grad is not None
-        assert torch.isfinite(made.grad).all()
+    for decoded in (torch.zeros_like(x), x.clone(), noise(channels=2, seed=1)):
+        decoded.requires_grad_()
+        loss(decoded, x).backward()
+        assert decoded.grad is not None
+        assert torch.isfinite(decoded.grad).all()
     assert loss(noise(channels=2, seed=1), x) > 0.05
     assert not loss.state_dict()
 
@@ -71,8 +71,8 @@ def test_encodecs_form_written_out() -> None:
         hann = torch.hann_window(window)
         bands = []
         for sound in (x, y):
-            made = torch.stft(sound[:, 0], window, window // 4, window=hann, pad_mode="constant", return_complex=True).abs()
-            bands.append(mel_filters(RATE, window, 32).float() * RATE / window @ made / hann.square().sum().sqrt())
+            magnitudes = torch.stft(sound[:, 0], window, window // 4, window=hann, pad_mode="constant", return_complex=True).abs()
+            bands.append(mel_filters(RATE, window, 32).float() * RATE / window @ magnitudes / hann.square().sum().sqrt())
         kept = [each[:, mel_filters(RATE, window, 32).sum(1) > 0] for each in bands]
         logs = [each.clamp_min(FLOOR).log10() for each in kept]
         total += float((kept[0] - kept[1]).abs().mean() + (logs[0] - logs[1]).square().mean()) / 2 / 2
@@ -116,8 +116,8 @@ def test_the_multi_resolution_loss_is_the_figure_of_the_same_name() -> None:
 
 def test_white_noise_at_full_scale_has_magnitude_one() -> None:
     loss = built(Mel(windows=(512,)), 40_000)
-    heard = loss._magnitudes(torch.randn(1, 1, 40_000, generator=torch.Generator().manual_seed(0)), 512)
-    assert float(heard[..., 3:-3].square().mean()) == pytest.approx(1, rel=0.02)
+    magnitudes = loss._magnitudes(torch.randn(1, 1, 40_000, generator=torch.Generator().manual_seed(0)), 512)
+    assert float(magnitudes[..., 3:-3].square().mean()) == pytest.approx(1, rel=0.02)
 
 
 def test_float32_whatever_the_autocast() -> None:
@@ -145,7 +145,7 @@ OF_SOUND, OF_PICTURES = RECIPE.replace("BODY", "seanet"), RECIPE.replace("BODY",
 
 
 @pytest.mark.parametrize(
-    ("sound", "losses", "said"),
+    ("sound", "losses", "message"),
     [
         (
             True,
@@ -164,10 +164,10 @@ OF_SOUND, OF_PICTURES = RECIPE.replace("BODY", "seanet"), RECIPE.replace("BODY",
         (False, "{perceptual: {}}", "needs a loss on its reconstruction (logit_laplace, regression)"),
     ],
 )
-def test_recipes_refuse_losses_of_the_other_medium(sound: bool, losses: str, said: str) -> None:
+def test_recipes_refuse_losses_of_the_other_medium(sound: bool, losses: str, message: str) -> None:
     recipe, data = (OF_SOUND, "{set: sounds, sample_rate: 16000}") if sound else (OF_PICTURES, "{set: emoji, size: 32}")
     text = recipe.replace("{data}", data).replace("{losses}", losses)
-    with pytest.raises(RecipeError, match=re.escape(said)):
+    with pytest.raises(RecipeError, match=re.escape(message)):
         parse(text)
 
 

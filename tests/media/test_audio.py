@@ -66,10 +66,10 @@ def test_one_sample_and_silence_are_sound() -> None:
 
 @pytest.mark.parametrize(("start", "end"), [(8_000, 16_000), (44_100, 16_000), (16_000, 24_000)])
 def test_a_tone_is_the_same_tone_at_another_rate(start: int, end: int) -> None:
-    made, wanted = resample(tone(0.5, start, channels=2), start, end), tone(0.5, end)
-    assert made.shape == (2, wanted.shape[1])
+    resampled, wanted = resample(tone(0.5, start, channels=2), start, end), tone(0.5, end)
+    assert resampled.shape == (2, wanted.shape[1])
     inner = slice(end // 20, -end // 20)
-    assert (made[:, inner] - wanted[:, inner]).abs().max() < 2e-3
+    assert (resampled[:, inner] - wanted[:, inner]).abs().max() < 2e-3
 
 
 def test_a_level_is_the_root_mean_square() -> None:

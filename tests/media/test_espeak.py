@@ -16,10 +16,10 @@ def _installed(request: pytest.FixtureRequest) -> None:
 
 
 def test_the_marks_of_a_sentence_stay_and_those_of_numbers_are_read() -> None:
-    said = espeak.phonemes("It is 3.5 metres, e.g. here!")
-    assert said.count(",") == 1
-    assert said.endswith("!")
-    assert "pɔɪnt" in said
+    found = espeak.phonemes("It is 3.5 metres, e.g. here!")
+    assert found.count(",") == 1
+    assert found.endswith("!")
+    assert "pɔɪnt" in found
     assert espeak.phonemes("") == ""
     chinese = espeak.phonemes("你好，世界。", "cmn")
     assert chinese.count(", ") == 1
@@ -120,7 +120,7 @@ def test_a_voice_reads_its_own_letters_and_pairs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "language", "said"),
+    ("text", "language", "expected"),
     [
         ("Привет мир", "ru", "prʲivʲˈet mʲˈir"),
         ("Привет", "Russian", "prʲivʲˈet"),
@@ -131,10 +131,10 @@ def test_a_voice_reads_its_own_letters_and_pairs() -> None:
         ("Hello мир", "ru", None),
     ],
 )
-def test_what_a_voice_knows_is_read(text: str, language: str, said: str | None) -> None:
-    heard = espeak.phonemes(text, language)
-    assert heard
-    assert said is None or heard == said
+def test_what_a_voice_knows_is_read(text: str, language: str, expected: str | None) -> None:
+    found = espeak.phonemes(text, language)
+    assert found
+    assert expected is None or found == expected
 
 
 def test_the_table_of_scripts_is_what_espeak_does() -> None:
@@ -165,9 +165,9 @@ def test_the_table_of_scripts_is_what_espeak_does() -> None:
     for script, languages in espeak._READERS.items():
         for language in languages.split():
             espeak._choose(library, language)
-            said = espeak._spoken(library, letters[script])
-            assert said, (script, language)
-            assert not espeak._LANGUAGE_SWITCH.search(said), (script, language)
+            found = espeak._spoken(library, letters[script])
+            assert found, (script, language)
+            assert not espeak._LANGUAGE_SWITCH.search(found), (script, language)
             assert espeak.phonemes(letters[script] * 2, language)
 
 

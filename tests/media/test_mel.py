@@ -23,8 +23,8 @@ def test_the_scale_is_undone() -> None:
 
 def test_a_tone_is_in_its_bin() -> None:
     tone = torch.sin(2 * math.pi * 1000 * torch.arange(16000, dtype=torch.float64) / 16000)
-    made = spectrum(tone, 512, 128)
-    assert made.shape == (257, 126)
-    assert made[:, 60].argmax() == 1000 * 512 // 16000
-    assert made[32, 60].item() == pytest.approx(128, rel=1e-6)  # half the sum of the window
+    power = spectrum(tone, 512, 128)
+    assert power.shape == (257, 126)
+    assert power[:, 60].argmax() == 1000 * 512 // 16000
+    assert power[32, 60].item() == pytest.approx(128, rel=1e-6)  # half the sum of the window
     assert mel_spectrum(tone.expand(2, 3, -1), 16000, 512, 128, 20).shape == (2, 3, 20, 126)

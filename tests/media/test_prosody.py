@@ -36,11 +36,11 @@ def test_the_pitch_is_that_of_a_tone(hertz: float) -> None:
 
 def test_a_gain_and_a_transposition_change_little() -> None:
     wavy = 150 * 2 ** (0.2 * torch.sin(2 * math.pi * 2 * times()))
-    told = prosody(voice(wavy))
-    assert told.shape == (FEATURES,)
-    torch.testing.assert_close(prosody(0.1 * voice(wavy)), told, rtol=1e-3, atol=1e-3)
+    features = prosody(voice(wavy))
+    assert features.shape == (FEATURES,)
+    torch.testing.assert_close(prosody(0.1 * voice(wavy)), features, rtol=1e-3, atol=1e-3)
     higher = prosody(voice(1.5 * wavy))
-    torch.testing.assert_close(higher[:5], told[:5], rtol=0.15, atol=0.05)
+    torch.testing.assert_close(higher[:5], features[:5], rtol=0.15, atol=0.05)
 
 
 def test_melody_stress_and_rhythm_are_distinguished() -> None:

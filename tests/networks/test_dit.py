@@ -82,8 +82,8 @@ def test_a_network_without_padding_reads_where_tokens_stand(settings: DiT) -> No
     x, times, hidden = given()
     swapped = [1, 0, 2, 3, 4]
     here = network.predict(x, times, network.prepare(hidden, line()))
-    there = network.predict(x[:, swapped], times, network.prepare(hidden[:, swapped], line()))
-    assert float((there[:, swapped] - here).abs().max().detach()) > 1e-3
+    permuted = network.predict(x[:, swapped], times, network.prepare(hidden[:, swapped], line()))
+    assert float((permuted[:, swapped] - here).abs().max().detach()) > 1e-3
     if settings.kernel == 1:  # and if coordinates move along, nothing has changed
         moved = line()[swapped]
         torch.testing.assert_close(network.predict(x[:, swapped], times, network.prepare(hidden[:, swapped], moved))[:, swapped], here)

@@ -66,7 +66,7 @@ def test_the_receptive_field_has_no_blind_spot() -> None:
     row, column = 5, 4
     # Input i + 1 is the pixel i; the last pixel has none.
     pixels = [*found[row * grid.columns + column][1:].tolist(), False]
-    got = {(i // grid.columns, i % grid.columns) for i, there in enumerate(pixels) if there}
+    got = {(i // grid.columns, i % grid.columns) for i, reached in enumerate(pixels) if reached}
     wanted = {(r, c) for r in range(row - 3, row) for c in range(column - 3, column + 4)} | {(row, c) for c in range(column - 3, column)}
     # The horizontal stack carries what it saw to the right: rows above reach further to the left, as far as its own row does.
     assert wanted <= got

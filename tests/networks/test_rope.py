@@ -13,7 +13,7 @@ def test_scores_depend_on_coordinate_differences_only(axes: int, head_width: int
     torch.manual_seed(0)
     rotary = Rotary(head_width, axes)
     q, k = torch.randn(7, head_width), torch.randn(7, head_width)
-    here, there = torch.randint(0, 9, (7, axes)), torch.randint(0, 9, (7, axes))
+    first, other = torch.randint(0, 9, (7, axes)), torch.randint(0, 9, (7, axes))
 
     def scores(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return (rotary(a, CPU, torch.float32)(q) * rotary(b, CPU, torch.float32)(k)).sum(-1)
@@ -21,8 +21,8 @@ def test_scores_depend_on_coordinate_differences_only(axes: int, head_width: int
     for axis in range(axes):
         step = torch.zeros(axes, dtype=torch.long)
         step[axis] = 5
-        torch.testing.assert_close(scores(here + step, there + step), scores(here, there), rtol=1e-4, atol=1e-4)
-        assert not torch.allclose(scores(here + step, there), scores(here, there), atol=1e-3)
+        torch.testing.assert_close(scores(first + step, other + step), scores(first, other), rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(scores(first + step, other), scores(first, other), atol=1e-3)
 
 
 def test_a_pair_turns_by_the_angle_of_its_axis() -> None:

@@ -50,8 +50,8 @@ def test_padding_of_states_and_what_it_holds_change_nothing() -> None:
         alone, lengths = AlignedStates(states, mask_of(3)), torch.tensor([9])
         behind = torch.full((1, 2, 5), torch.nan)
         padded = AlignedStates(torch.cat([states, behind], 1), torch.tensor([[True, True, True, False, False]]))
-        made = [layer(each, layer.durations(each, lengths), torch.arange(9)) for each in (alone, padded)]
-        torch.testing.assert_close(made[1], made[0])
+        outputs = [layer(each, layer.durations(each, lengths), torch.arange(9)) for each in (alone, padded)]
+        torch.testing.assert_close(outputs[1], outputs[0])
         torch.testing.assert_close(layer.predict_lengths(padded), layer.predict_lengths(alone))
 
 
@@ -113,8 +113,8 @@ def test_durations_are_learned_from_tokens_that_symbols_explain(layout: Layout) 
         durations, lengths = lasts[kinds], torch.full((count,), 9)
         values = torch.zeros(count, 20, layout.channels)
         for row in range(count):
-            told = kinds[row].repeat_interleave(durations[row])
-            values[row, :9] = 3 * codes[told] + 0.1 * torch.randn(9, 3) if layout.vocabulary is None else told[:, None].float()
+            repeated = kinds[row].repeat_interleave(durations[row])
+            values[row, :9] = 3 * codes[repeated] + 0.1 * torch.randn(9, 3) if layout.vocabulary is None else repeated[:, None].float()
         return (
             AlignedStates(table(kinds), mask_of(*[3] * count)),
             values if layout.vocabulary is None else values.long(),

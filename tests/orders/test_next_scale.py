@@ -39,11 +39,11 @@ CLASSES = ["cat", "dog", "bird"]
 def tokenizer(first: int = 1) -> VQTokenizer:
     torch.manual_seed(1)
     quantizer = MultiScale(codebook_size=CODES, scales=tuple(dict.fromkeys((first, 2, 4))))
-    made = VQ(autoencoder=Convolutional(channels=(8, 8), blocks=(1, 1), patch=2), dim=5, quantizer=quantizer).build(
+    built = VQ(autoencoder=Convolutional(channels=(8, 8), blocks=(1, 1), patch=2), dim=5, quantizer=quantizer).build(
         image_medium(3, (16, 16))
     )
-    made.quantizer.codebook.codebook.copy_(torch.randn(CODES, 5))  # type: ignore[union-attr, operator]
-    return made.eval().requires_grad_(False)
+    built.quantizer.codebook.codebook.copy_(torch.randn(CODES, 5))  # type: ignore[union-attr, operator]
+    return built.eval().requires_grad_(False)
 
 
 def make(path: str | None = "adaln", first: int = 1) -> Generator:

@@ -154,8 +154,8 @@ def test_only_codes_that_there_are_cost_logits() -> None:
     hidden, targets = torch.randn(20, 8, requires_grad=True), torch.randint(0, 8, (20, 3))  # 7 is no code
     targets[0] = 7
     losses = head.loss(hidden, targets)
-    there, each = targets != 7, -head.scores(hidden).log_softmax(-1).gather(-1, targets.clamp_max(6)[..., None])[..., 0]
-    wanted = (each * there).sum(-1) / there.sum(-1).clamp_min(1)
+    present, each = targets != 7, -head.scores(hidden).log_softmax(-1).gather(-1, targets.clamp_max(6)[..., None])[..., 0]
+    wanted = (each * present).sum(-1) / present.sum(-1).clamp_min(1)
     torch.testing.assert_close(losses, wanted)
     weights = torch.randn(20)
     ours = torch.autograd.grad((losses * weights).sum(), [hidden, head.logits.weight])
@@ -191,16 +191,16 @@ def test_the_cache_the_batch_and_padding_change_no_draw(name: str, head: str) ->
     torch.manual_seed(0)
     model = make(name, layout, Depth(layers=1, width=8, heads=1).build(32, layout) if head == "depth" else None).eval()
     lengths = [5, 2, 3, 1]
-    made = model.eval().generate(count=4, seed=4, lengths=lengths)
-    assert made.values.shape == (4, 5, 3)
-    assert 0 <= int(made.values.min()) <= int(made.values.max()) < 7
+    generated = model.eval().generate(count=4, seed=4, lengths=lengths)
+    assert generated.values.shape == (4, 5, 3)
+    assert 0 <= int(generated.values.min()) <= int(generated.values.max()) < 7
     for options in ({"cache": False}, {"batch": 1}, {"batch": 3}):
         other = model.eval().generate(count=4, seed=4, lengths=lengths, **options)  # type: ignore[arg-type]
-        assert torch.equal(other.values, made.values), options
-    rubbish = made.values.masked_fill((torch.arange(5) >= torch.tensor(lengths)[:, None])[..., None], 10**6)
-    loss = model.loss(made)
-    assert torch.equal(loss, model.loss(Tokens(rubbish, layout, made.lengths)))
-    alone = [model.loss(Tokens(made.values[i : i + 1], layout, torch.tensor(lengths[i : i + 1]))) for i in range(4)]
+        assert torch.equal(other.values, generated.values), options
+    rubbish = generated.values.masked_fill((torch.arange(5) >= torch.tensor(lengths)[:, None])[..., None], 10**6)
+    loss = model.loss(generated)
+    assert torch.equal(loss, model.loss(Tokens(rubbish, layout, generated.lengths)))
+    alone = [model.loss(Tokens(generated.values[i : i + 1], layout, torch.tensor(lengths[i : i + 1]))) for i in range(4)]
     torch.testing.assert_close(loss, torch.stack(alone).mean())
 
 
@@ -211,10 +211,10 @@ def test_what_is_given_stays_and_the_rest_is_drawn(name: str) -> None:
     torch.manual_seed(0)
     model = make(name, layout).eval()
     start, known = Tokens(codes(layout), layout), torch.arange(6) < 2
-    made = model.eval().generate(count=2, seed=1, start=start, known=known)
-    assert torch.equal(made.values[:, :2], start.values[:, :2])
+    generated = model.eval().generate(count=2, seed=1, start=start, known=known)
+    assert torch.equal(generated.values[:, :2], start.values[:, :2])
     naive = model.eval().generate(count=2, seed=1, start=start, known=known, cache=False)
-    assert torch.equal(made.values, naive.values)
+    assert torch.equal(generated.values, naive.values)
     steps: list[int] = []
     model.eval().generate(count=2, start=start, known=known, on_step=lambda moment: steps.append(int(moment.known[0].sum())))
     assert len(steps) == {"parallel": 4, "delay": 6, "flatten": 12, "coarse_first": 8, "levels": 6}[name]

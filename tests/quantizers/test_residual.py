@@ -294,9 +294,9 @@ def test_figures_and_advice_name_the_level() -> None:
     figures = quantizer.figures()
     assert figures["codebook_usage_2"] == pytest.approx(1 / 16)
     assert figures["codebook_usage"] == pytest.approx((figures["codebook_usage_1"] + 1 / 16) / 2)
-    said = quantizer.advice()
-    assert said is not None
-    assert said.startswith("level 2: ")
+    advice = quantizer.advice()
+    assert advice is not None
+    assert advice.startswith("level 2: ")
 
 
 def test_finite_scalar_levels_need_a_commitment_of_the_whole() -> None:

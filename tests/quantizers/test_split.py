@@ -44,8 +44,8 @@ def books(quantizer: SplitQuantizer) -> list[VectorQuantizer]:
 def test_both_branches_quantize_the_same_vectors() -> None:
     quantizer, z = split().eval(), normal(2, 30, 8)
     found = quantizer(z)
-    said, heard = quantizer.semantic, quantizer.acoustic
-    first, rest = said.inward(z), heard.inward(z)
+    semantic, acoustic = quantizer.semantic, quantizer.acoustic
+    first, rest = semantic.inward(z), acoustic.inward(z)
     indices = [torch.cdist(first, books(quantizer)[0].codebook).argmin(-1)]
     code, total = books(quantizer)[0].codebook[indices[0]], torch.zeros_like(rest)
     for stage in books(quantizer)[1:]:
@@ -53,10 +53,10 @@ def test_both_branches_quantize_the_same_vectors() -> None:
         total = total + stage.codebook[indices[-1]]
     assert torch.equal(found.indices, torch.stack(indices, -1))
     assert torch.equal(found.indices, quantizer.encode(z))
-    torch.testing.assert_close(found.values, said.outward(code) + heard.outward(total))
+    torch.testing.assert_close(found.values, semantic.outward(code) + acoustic.outward(total))
     torch.testing.assert_close(quantizer.decode(found.indices), found.values)
     assert found.first is not None
-    torch.testing.assert_close(found.first, said.outward(code))
+    torch.testing.assert_close(found.first, semantic.outward(code))
     assert quantizer.layout((30,)).bits == 30 * 4 * 4
 
 
@@ -67,21 +67,21 @@ def test_leading_levels_decode_to_their_sum() -> None:
     torch.testing.assert_close(first, quantizer(z).first)
     for count in (2, 3, 4):
         assert torch.equal(quantizer.encode(z, num_codebooks=count), indices[..., :count])
-        heard = quantizer.acoustic.outward(quantizer.acoustic.quantizer.decode(indices[..., 1:count]))
-        torch.testing.assert_close(quantizer.decode(indices[..., :count]), first + heard)
+        acoustic = quantizer.acoustic.outward(quantizer.acoustic.quantizer.decode(indices[..., 1:count]))
+        torch.testing.assert_close(quantizer.decode(indices[..., :count]), first + acoustic)
 
 
 def test_every_levels_commitment_reaches_the_vectors() -> None:
     """Each level's own loss, alone, has the gradient of its own residual."""
     quantizer, z = split(), normal(40, 8).requires_grad_()
-    own = copy.deepcopy(quantizer)  # the codebooks before they follow
+    initial = copy.deepcopy(quantizer)  # the codebooks before they follow
     found = quantizer(z)
     total = torch.zeros_like(z)
-    for level, stage in enumerate(books(own)):
-        branch = own.acoustic if level else own.semantic
+    for level, stage in enumerate(books(initial)):
+        branch = initial.acoustic if level else initial.semantic
         rest = branch.inward(z)
         for below in range(1, level):
-            rest = rest - books(own)[below].codebook[found.indices[:, below]]
+            rest = rest - books(initial)[below].codebook[found.indices[:, below]]
         loss = 0.25 * (rest - stage.codebook[found.indices[:, level]]).square().mean()
         (gradient,) = torch.autograd.grad(loss, z)
         assert gradient.abs().sum() > 0

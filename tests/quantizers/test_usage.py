@@ -51,8 +51,8 @@ def test_advice_names_what_is_not_on_yet_and_waits_for_enough_assignments() -> N
     bare.usage.update(torch.cat([torch.full((10,), 6_500), torch.zeros(90, dtype=torch.long)]))
     assert bare.advice() is None, "65,000 assignments do not fill the window"
     bare.usage.update(torch.cat([torch.full((10,), 100), torch.zeros(90, dtype=torch.long)]))
-    said = bare.advice()
-    assert said is not None
+    advice = bare.advice()
+    assert advice is not None
     for word in (
         "10% of the 100 codes",
         "restart_below",
@@ -63,13 +63,13 @@ def test_advice_names_what_is_not_on_yet_and_waits_for_enough_assignments() -> N
         "rotation",
         "about 10",
     ):
-        assert word in said
+        assert word in advice
     full = Vector(codebook_size=100, normalize=True, estimator="rotation").build(8)
     full.usage.update(bare.usage.recent + bare.usage.before)
-    said = full.advice()
-    assert said is not None
+    advice = full.advice()
+    assert advice is not None
     for word in ("restart_below", "kmeans_iterations", "smaller width", "normalize:", "codebook: ema", "rotation"):
-        assert word not in said
+        assert word not in advice
     full.usage.update(torch.full((100,), 1_000))
     assert full.advice() is None
     assert full.figures() == {"codebook_usage": 1.0, "codebook_perplexity": float(full.usage.perplexity)}

@@ -80,8 +80,8 @@ def convert(model: nn.Module, encoder: nn.Module, decoder: nn.Module) -> None:
     of_encoder = [model.encoder.conv_in, *stages(model.encoder.down_blocks), *middle(model.encoder.mid_block)]
     of_decoder = [model.decoder.conv_in, *middle(model.decoder.mid_block), *stages(model.decoder.up_blocks)]
     for ours, half, inner in ((encoder, model.encoder, of_encoder), (decoder, model.decoder, of_decoder)):
-        for own, given in zip(ours.layers, inner, strict=True):
-            give(own, given)
+        for layer, given in zip(ours.layers, inner, strict=True):
+            give(layer, given)
         give(ours.norm, half.conv_norm_out)
         give(ours.out, half.conv_out)
     for projection, given in ((encoder.projection, model.quant_conv), (decoder.projection, model.post_quant_conv)):

@@ -53,68 +53,68 @@ def codec() -> VQTokenizer:
 
 
 def test_codes_of_sound_stand_in_a_row() -> None:
-    made = codec()
-    assert made.layout == Layout((10,), 3, 16)
-    tokens = made.encode(sound())
+    tokenizer = codec()
+    assert tokenizer.layout == Layout((10,), 3, 16)
+    tokens = tokenizer.encode(sound())
     assert tokens.values.shape == (3, 10, 3)
     # By hand: the residual quantizer of every stretch's features, and the decoder of the sum of its codes.
-    features = made.encoder(sound()).mT
-    assert torch.equal(tokens.values, made.quantizer.encode(features))
-    torch.testing.assert_close(made.decode(tokens), made.decoder(made.quantizer.decode(tokens.values).mT).clamp(-1, 1))
+    features = tokenizer.encoder(sound()).mT
+    assert torch.equal(tokens.values, tokenizer.quantizer.encode(features))
+    torch.testing.assert_close(tokenizer.decode(tokens), tokenizer.decoder(tokenizer.quantizer.decode(tokens.values).mT).clamp(-1, 1))
 
 
 def test_leading_levels_decode_alone() -> None:
-    made = codec()
-    tokens = made.encode(sound())
+    tokenizer = codec()
+    tokens = tokenizer.encode(sound())
     for count in (1, 2):
         fewer = Tokens(tokens.values[..., :count], Layout((10,), count, 16))
-        torch.testing.assert_close(made.decode(fewer), made.decoder(made.quantizer.decode(fewer.values).mT).clamp(-1, 1))
+        torch.testing.assert_close(tokenizer.decode(fewer), tokenizer.decoder(tokenizer.quantizer.decode(fewer.values).mT).clamp(-1, 1))
 
 
 def test_gradients_reach_both_halves() -> None:
-    made = codec().train()
-    result = made(sound(), generator=torch.Generator().manual_seed(0))
+    tokenizer = codec().train()
+    result = tokenizer(sound(), generator=torch.Generator().manual_seed(0))
     assert result.media is not None
     assert result.media.shape == (3, *MEDIA.shape)
     (result.media.square().mean() + sum(result.losses.values())).backward()
-    assert all(parameter.grad is not None and parameter.grad.any() for parameter in made.encoder.parameters())
-    assert made.last_layer.grad is not None
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in tokenizer.encoder.parameters())
+    assert tokenizer.last_layer.grad is not None
 
 
 def test_what_is_not_known_is_silent() -> None:
-    made = codec()
-    tokens = made.encode(sound(1))
+    tokenizer = codec()
+    tokens = tokenizer.encode(sound(1))
     known = torch.zeros(1, 10, dtype=torch.bool)
     known[0, 2:4] = True
-    partial, whole = made.decode_known(tokens, known), made.decode(tokens)
+    partial, whole = tokenizer.decode_known(tokens, known), tokenizer.decode(tokens)
     assert torch.equal(partial[..., 16:32], whole[..., 16:32])
     assert not partial[..., :16].any()
     assert not partial[..., 32:].any()
 
 
 def test_vectors_of_sound() -> None:
-    made = KLTokenizer(MEDIA, autoencoder(2 * DIM), KL(dim=DIM)).eval()
-    made.calibrate([sound(8)])
-    tokens = made.encode(sound(8))
+    tokenizer = KLTokenizer(MEDIA, autoencoder(2 * DIM), KL(dim=DIM)).eval()
+    tokenizer.calibrate([sound(8)])
+    tokens = tokenizer.encode(sound(8))
     assert tokens.layout == Layout((10,), DIM)
-    mean, log_variance = made.encoder(sound(8)).mT.chunk(2, dim=-1)
-    torch.testing.assert_close(made.decode(tokens), made.decoder(mean.mT).clamp(-1, 1), atol=1e-5, rtol=1e-5)
-    assert made.encode_to_cache(sound(2)).values.shape == (2, 10, 2 * DIM)
-    spread = made.encode_to_cache(sound(8)).values
+    mean, log_variance = tokenizer.encoder(sound(8)).mT.chunk(2, dim=-1)
+    torch.testing.assert_close(tokenizer.decode(tokens), tokenizer.decoder(mean.mT).clamp(-1, 1), atol=1e-5, rtol=1e-5)
+    assert tokenizer.encode_to_cache(sound(2)).values.shape == (2, 10, 2 * DIM)
+    spread = tokenizer.encode_to_cache(sound(8)).values
     whole = spread[..., :DIM].var(dim=(0, 1), unbiased=False) + spread[..., DIM:].exp().mean(dim=(0, 1))
     torch.testing.assert_close(whole, torch.ones(DIM), atol=1e-4, rtol=1e-4)
     assert log_variance.shape == (8, 10, DIM)
 
 
 def test_means_and_variances_of_sounds_that_end_decode_like_the_means() -> None:
-    made = KLTokenizer(MEDIA, autoencoder(2 * DIM), KL(dim=DIM)).eval()
+    tokenizer = KLTokenizer(MEDIA, autoencoder(2 * DIM), KL(dim=DIM)).eval()
     lengths = torch.tensor([2, 10, 7])
-    cached, tokens = (replace(each, lengths=lengths) for each in (made.encode_to_cache(sound()), made.encode(sound())))
-    decoded = made.decode_padded(cached)
-    assert torch.equal(decoded, made.decode_padded(tokens))
+    cached, tokens = (replace(each, lengths=lengths) for each in (tokenizer.encode_to_cache(sound()), tokenizer.encode(sound())))
+    decoded = tokenizer.decode_padded(cached)
+    assert torch.equal(decoded, tokenizer.decode_padded(tokens))
     assert [int(row.any(0).nonzero().max()) + 1 for row in decoded] == [HOP * int(length) for length in lengths]
     known = torch.arange(10) < lengths[:, None]
-    assert torch.equal(made.decode_known(cached, known), made.decode_known(tokens, known))
+    assert torch.equal(tokenizer.decode_known(cached, known), tokenizer.decode_known(tokens, known))
 
 
 def test_sizes_are_checked_in_words() -> None:

@@ -32,17 +32,19 @@ def make(autoencoder: SEANet, kind: str = "vq") -> Any:
     codes: Any = Residual.model_validate(
         {"num_codebooks": 2, "quantizer": Vector.model_validate({"codebook_size": 32, "kmeans_iterations": 0})}
     )
-    made = (VQ(autoencoder=autoencoder, dim=8, quantizer=codes) if kind == "vq" else KL(autoencoder=autoencoder, dim=8)).build(MEDIA).eval()
-    for half in (made.encoder, made.decoder):
+    tokenizer = (
+        (VQ(autoencoder=autoencoder, dim=8, quantizer=codes) if kind == "vq" else KL(autoencoder=autoencoder, dim=8)).build(MEDIA).eval()
+    )
+    for half in (tokenizer.encoder, tokenizer.decoder):
         for parameter in half.parameters():
             parameter.data += 0.05 * torch.randn_like(parameter)
-    if isinstance(made, KLTokenizer):
-        made.calibrate([sound(20 * HOP)])
+    if isinstance(tokenizer, KLTokenizer):
+        tokenizer.calibrate([sound(20 * HOP)])
     else:  # codes where the features are
-        features = made.features(sound(20 * HOP)).detach().mT.flatten(0, 1)
-        for stage in made.quantizer.stages:
-            stage.codebook.copy_(features.mean(0) * (stage is made.quantizer.stages[0]) + features.std(0) * torch.randn(32, 8))
-    return made
+        features = tokenizer.features(sound(20 * HOP)).detach().mT.flatten(0, 1)
+        for stage in tokenizer.quantizer.stages:
+            stage.codebook.copy_(features.mean(0) * (stage is tokenizer.quantizer.stages[0]) + features.std(0) * torch.randn(32, 8))
+    return tokenizer
 
 
 def sound(samples: int, batch: int = 2, channels: int = 1) -> Tensor:

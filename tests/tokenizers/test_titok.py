@@ -75,8 +75,8 @@ def test_every_token_sees_every_patch_and_every_place_sees_every_token() -> None
         (seen,) = torch.autograd.grad(tokenizer.encoder(media)[0, token].sum(), media)
         assert (seen[0].unflatten(1, (2, 8)).unflatten(3, (3, 8)).abs().sum((0, 2, 4)) > 0).all()
     latents = torch.randn(1, 5, 4, requires_grad=True)
-    (told,) = torch.autograd.grad(tokenizer.decoder(latents)[0].square().sum(), latents)
-    assert (told.abs().sum(-1) > 0).all()
+    (gradient,) = torch.autograd.grad(tokenizer.decoder(latents)[0].square().sum(), latents)
+    assert (gradient.abs().sum(-1) > 0).all()
 
 
 def test_tokens_differ_in_their_vectors_alone() -> None:
@@ -146,8 +146,8 @@ def test_sure_predictions_decode_as_the_proxy_does() -> None:
         codes = torch.randint(0, 20, (3, 24, 1), generator=torch.Generator().manual_seed(3))
         sure = torch.full((3, 24, 20), -1e4).scatter(-1, codes, 1e4)
         tokenizer.decoder.register_forward_hook(lambda module, arguments, result, sure=sure: sure)
-        told = tokenizer.decode(Tokens(torch.zeros(3, 5, 1, dtype=torch.long), tokenizer.layout))
-        torch.testing.assert_close(told, proxy.decode(Tokens(codes, proxy.layout)))
+        decoded = tokenizer.decode(Tokens(torch.zeros(3, 5, 1, dtype=torch.long), tokenizer.layout))
+        torch.testing.assert_close(decoded, proxy.decode(Tokens(codes, proxy.layout)))
 
 
 def test_the_proxy_is_a_constant_and_part_of_no_checkpoint() -> None:
@@ -185,14 +185,14 @@ def test_any_quantizer_serves(quantizer: dict[str, object], levels: int, codes: 
 def test_a_few_steps_learn_the_codes_of_one_batch() -> None:
     tokenizer = make(finetune_at=10**9).train()
     optimizer = torch.optim.Adam(tokenizer.parameters(), 1e-2)
-    told = []
+    history = []
     for step in range(40):
         losses = tokenizer(pictures(2), torch.Generator().manual_seed(step)).losses
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
-        told.append(float(losses["proxy"].detach()))
-    assert told[-1] < told[0] / 2
+        history.append(float(losses["proxy"].detach()))
+    assert history[-1] < history[0] / 2
 
 
 def test_what_cannot_be_is_refused() -> None:

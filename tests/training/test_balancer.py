@@ -92,8 +92,8 @@ def test_micro_batches_are_scaled_as_the_whole_batch() -> None:
         one = sum(whole(losses(x), shares, x, step).values())
         pieces = []
         for piece in x.detach().split(2):
-            own = piece.clone().requires_grad_()
-            pieces.append(sum(parts(losses(own), shares, own, step).values()) / 3)  # type: ignore[operator]
+            separate = piece.clone().requires_grad_()
+            pieces.append(sum(parts(losses(separate), shares, separate, step).values()) / 3)  # type: ignore[operator]
         if step:  # in the first step nothing is known yet but what was seen so far
             torch.testing.assert_close(torch.cat(pieces), one)
 
@@ -164,9 +164,9 @@ def objective(balance: Balance | None = Balance(decay=0.9), features: float = 3.
         {"features": features, "start_samples": 32, "updates": 0.5, "discriminators": {"stft": {"windows": [64], "channels": 2}}}
     )
     terms = LossTerms.of([Regression(weight=0.1), Mel(), discriminators], LossContext(MEDIA))
-    made = TokenizerObjective(Squeeze(), terms, CLIPS[:2], lambda model: {}, balance=balance)
-    made.rate = MEDIA.rate
-    return made
+    built = TokenizerObjective(Squeeze(), terms, CLIPS[:2], lambda model: {}, balance=balance)
+    built.rate = MEDIA.rate
+    return built
 
 
 def run(out: Path, stop_after: int | None = None) -> Summary:
@@ -221,10 +221,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(stop: int, tmp_path: Path) ->
 
 def test_the_network_receives_the_balanced_gradient_once() -> None:
     """Weights' gradients equal those of the balanced pull at the reconstruction, plus the bottleneck's own loss."""
-    made = objective()
+    trained = objective()
     batch = Stream().batch(0, 4)
-    made(batch, "model", 64, DRAWS).total.backward()
-    gradient = made.model.up.weight.grad.clone()  # type: ignore[union-attr, operator]
+    trained(batch, "model", 64, DRAWS).total.backward()
+    gradient = trained.model.up.weight.grad.clone()  # type: ignore[union-attr, operator]
     other = objective()
     result = other.model(batch.media)
     x = result.media.detach().requires_grad_()
@@ -241,23 +241,23 @@ def test_the_network_receives_the_balanced_gradient_once() -> None:
 
 
 def test_discriminators_see_the_reconstruction_that_was_to_fool_them() -> None:
-    made, batch = objective(), Stream().batch(0, 4)
-    seen = next(samples for samples in range(32, 1_000, 8) if made.active("discriminator", samples))
-    made(batch, "model", seen, DRAWS)
-    (kept,) = made._fakes.values()
-    assert torch.equal(kept, made.model(batch.media).media)
-    made(batch, "discriminator", seen, DRAWS)
-    assert not made._fakes
-    idle = next(samples for samples in range(32, 1_000, 8) if not made.active("discriminator", samples))
-    made(batch, "model", idle, DRAWS)
-    assert not made._fakes
+    trained, batch = objective(), Stream().batch(0, 4)
+    seen = next(samples for samples in range(32, 1_000, 8) if trained.active("discriminator", samples))
+    trained(batch, "model", seen, DRAWS)
+    (kept,) = trained._fakes.values()
+    assert torch.equal(kept, trained.model(batch.media).media)
+    trained(batch, "discriminator", seen, DRAWS)
+    assert not trained._fakes
+    idle = next(samples for samples in range(32, 1_000, 8) if not trained.active("discriminator", samples))
+    trained(batch, "model", idle, DRAWS)
+    assert not trained._fakes
 
 
 def test_without_a_balancer_losses_are_added_with_their_weights() -> None:
-    made, batch = objective(balance=None), Stream().batch(0, 4)
-    losses = made(batch, "model", 64, DRAWS)
-    told = losses.parts
-    wanted = told["regression"] + told["mel"] + 3 * told["adversarial"] + 3 * told["features"] + told["small"]
+    trained, batch = objective(balance=None), Stream().batch(0, 4)
+    losses = trained(batch, "model", 64, DRAWS)
+    parts = losses.parts
+    wanted = parts["regression"] + parts["mel"] + 3 * parts["adversarial"] + 3 * parts["features"] + parts["small"]
     torch.testing.assert_close(losses.total.detach(), wanted)
     balanced = objective()(batch, "model", 64, DRAWS)
     torch.testing.assert_close(balanced.total.detach(), wanted)

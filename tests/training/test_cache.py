@@ -82,10 +82,10 @@ def test_the_address_changes_with_weights_data_and_preprocessing(pictures: Path)
 
     first = cache.cached(make(), opened(pictures), folder=folder)
     assert addresses() == 1
-    asked: list[int] = []
-    again = cache.cached(make(), opened(pictures), progress=asked.append, folder=folder)
+    calls: list[int] = []
+    again = cache.cached(make(), opened(pictures), progress=calls.append, folder=folder)
     assert torch.equal(first.values, again.values)
-    assert (addresses(), asked) == (1, []), "the same content is found, by another object and another opening"
+    assert (addresses(), calls) == (1, []), "the same content is found, by another object and another opening"
     tokenizer = make()
     tokenizer.encoder.out.bias.data[0] += 1e-3
     cache.cached(tokenizer, opened(pictures), folder=folder)

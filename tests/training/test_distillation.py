@@ -115,9 +115,9 @@ def objective(quantizer: str) -> TokenizerObjective:
     tokenizer = VQTokenizer(MEDIA, Autoencoder(torch.nn.Conv1d(1, 6, 32, 32), Unfold(), (32,)), settings.build(6))
     recipe = parse(OF_SOUND + "losses: {mel: {windows: [64]}, distillation: {start_samples: 8}}\ntrain: {samples: 64}")
     context = LossContext(MEDIA, code_dim=6, teachers={"whisper-base": lambda rate: Fixed(loud)})
-    made = TokenizerObjective(tokenizer, LossTerms.of(recipe.losses, context), CLIPS[:2], lambda model: {})
-    made.rate = MEDIA.rate
-    return made
+    built = TokenizerObjective(tokenizer, LossTerms.of(recipe.losses, context), CLIPS[:2], lambda model: {})
+    built.rate = MEDIA.rate
+    return built
 
 
 class Stream:
@@ -128,17 +128,17 @@ class Stream:
 
 @pytest.mark.parametrize("quantizer", ["split", "residual"])
 def test_the_first_code_is_taught_in_training(quantizer: str, tmp_path: Path) -> None:
-    made = objective(quantizer)
+    trained = objective(quantizer)
     draws = StepRNG(PerSampleRNG(0, range(8)), torch.Generator())
-    assert "distillation" not in made(Stream().batch(0, 8), "model", 0, draws).parts
-    made = objective(quantizer)
-    begun = distillation(made).projection.weight.clone()
+    assert "distillation" not in trained(Stream().batch(0, 8), "model", 0, draws).parts
+    trained = objective(quantizer)
+    begun = distillation(trained).projection.weight.clone()
     settings = TrainSettings(samples=320, batch=8, lr=2e-2, warmup=8, ema=0.5, save_every=160, log_every=8, sample_every=320)
     values: list[float] = []
-    whole = train(made, Stream(), settings, tmp_path / "whole", recipe_yaml="a: 1", progress=False, device="cpu")
+    whole = train(trained, Stream(), settings, tmp_path / "whole", recipe_yaml="a: 1", progress=False, device="cpu")
     assert whole.finished
-    assert not torch.equal(begun, distillation(made).projection.weight)
-    values = [made(Stream().batch(0, 24), "model", 320, draws).parts["distillation"].item()]
+    assert not torch.equal(begun, distillation(trained).projection.weight)
+    values = [trained(Stream().batch(0, 24), "model", 320, draws).parts["distillation"].item()]
     values.append(objective(quantizer)(Stream().batch(0, 24), "model", 320, draws).parts["distillation"].item())
     assert values[0] < 0.8 * values[1]
     train(objective(quantizer), Stream(), settings, tmp_path / "parts", recipe_yaml="a: 1", progress=False, device="cpu", stop_after=168)
@@ -149,12 +149,12 @@ def test_the_first_code_is_taught_in_training(quantizer: str, tmp_path: Path) ->
 
 
 def test_its_gradient_reaches_the_encoder_through_the_first_code_alone() -> None:
-    made = objective("split")
-    result = made.model(CLIPS[:8])
+    trained = objective("split")
+    result = trained.model(CLIPS[:8])
     assert result.first is not None
-    distillation(made)(result.first, CLIPS[:8]).backward()
-    quantizer = made.model.quantizer
-    assert made.model.encoder.weight.grad.abs().sum() > 0  # type: ignore[union-attr, operator]
+    distillation(trained)(result.first, CLIPS[:8]).backward()
+    quantizer = trained.model.quantizer
+    assert trained.model.encoder.weight.grad.abs().sum() > 0  # type: ignore[union-attr, operator]
     assert quantizer.semantic.outward.weight.grad is not None  # type: ignore[union-attr]
     assert quantizer.acoustic.outward.weight.grad is None  # type: ignore[union-attr]
 
@@ -176,11 +176,11 @@ def test_whisper_gives_fifty_features_a_second_in_any_batch(tmp_path: Path) -> N
     waveform, rate = speak("Please enter your password, followed by the pound key.")
     teacher = WhisperTeacher(rate, tmp_path)
     clips = torch.stack([waveform[:, :rate], waveform[:, rate // 2 : rate // 2 + rate]])
-    heard = teacher(clips)
-    assert heard.shape == (2, 50, 512)
-    assert torch.isfinite(heard).all()
-    torch.testing.assert_close(teacher(clips[:1]), heard[:1])
+    features = teacher(clips)
+    assert features.shape == (2, 50, 512)
+    assert torch.isfinite(features).all()
+    torch.testing.assert_close(teacher(clips[:1]), features[:1])
     # Half a second later it hears the same half a second.
-    same = torch.cosine_similarity(heard[0, 25:], heard[1, :25], dim=-1).mean()
-    other = torch.cosine_similarity(heard[0, :25], heard[1, :25], dim=-1).mean()
+    same = torch.cosine_similarity(features[0, 25:], features[1, :25], dim=-1).mean()
+    other = torch.cosine_similarity(features[0, :25], features[1, :25], dim=-1).mean()
     assert same > other + 0.1

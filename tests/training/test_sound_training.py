@@ -82,19 +82,19 @@ def test_trains_from_files_to_a_checkpoint(tokenizer: str, tones: Path, tmp_path
     assert set(summary.evaluation) == {"heldout_mel_distance", "heldout_si_sdr"}
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
-    heard, rate = read_audio(out / "samples" / "samples-000000000096.wav")
+    recording, rate = read_audio(out / "samples" / "samples-000000000096.wav")
     shown = 2 * min(6, len(prepare(recipe).heldout))
-    assert (rate, heard.shape) == (4_000, (1, shown * 3_000))
+    assert (rate, recording.shape) == (4_000, (1, shown * 3_000))
     with Image.open(out / "samples" / "samples-000000000096.png") as sheet:
         assert sheet.width > 4 * 192
     system = load(str(out))
     assert system.tokenizer.media == audio_medium(1, 2_000, 4_000)
     assert system.tokenizer.layout.grid == (100,)
-    told = evaluate(system)
-    assert set(told.figures) >= {"mel_distance", "si_sdr", "stft_distance"}
-    assert math.isfinite(told.figures["si_sdr"].value)
+    evaluation = evaluate(system)
+    assert set(evaluation.figures) >= {"mel_distance", "si_sdr", "stft_distance"}
+    assert math.isfinite(evaluation.figures["si_sdr"].value)
     if system.tokenizer.layout.discrete:
-        assert told.figures["bitrate"].value == pytest.approx(2 * 4 * 200 / 1_000)  # 2 levels of 4 bits, 200 times a second
+        assert evaluation.figures["bitrate"].value == pytest.approx(2 * 4 * 200 / 1_000)  # 2 levels of 4 bits, 200 times a second
     longer = load(str(out), media=audio_medium(1, 6_000, 4_000)).tokenizer
     assert longer.layout.grid == (300,)
     assert load(str(out), media=audio_medium(1, 6_000, 8_000)).tokenizer.media == system.tokenizer.media

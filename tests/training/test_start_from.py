@@ -23,11 +23,11 @@ def earlier(tmp_path_factory):
 def test_weights_that_fit_are_taken_and_others_left(earlier):
     model, stored = ToyObjective().model, read_tensors(earlier / "model.safetensors")
     model.head = torch.nn.Linear(8, 5)
-    own = model.head.weight.detach().clone()
+    initial = model.head.weight.detach().clone()
     taken, new = init_from_checkpoint(model, earlier)
     assert (taken, sorted(new)) == (len(stored) - 2, ["head.bias", "head.weight"])
     assert torch.equal(model.middle.weight, stored["middle.weight"])
-    assert torch.equal(model.head.weight, own)
+    assert torch.equal(model.head.weight, initial)
 
 
 def test_a_model_of_which_nothing_fits_is_refused(earlier):
