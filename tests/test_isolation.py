@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from jielong.core.files import cache_folder
+from jielong.core.storage import cache_folder
 
 SHOW = "from pathlib import Path; import platformdirs; print(Path.home(), platformdirs.user_cache_path(), platformdirs.user_config_path())"
 

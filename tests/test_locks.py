@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from jielong.core import files
-from jielong.core.files import HOST, StorageError, new_folder, remove_leftovers, replacing, staged, write_bytes
+from jielong.core.files import HOST, new_folder, remove_leftovers, replacing, staged, write_bytes
 from jielong.core.locks import LOCK, RECORD, InUseError, one_run, one_writer
+from jielong.core.storage import StorageError
 
 FORK = multiprocessing.get_context("fork")
 
@@ -125,6 +126,8 @@ def test_a_place_below_a_file_is_refused_with_that_file(tmp_path, hold_place):
     for place in (tmp_path / "file" / "a", tmp_path / "file" / "b" / "c"):
         with pytest.raises(StorageError, match=rf"{tmp_path / 'file'} is a file, and a folder is needed"), hold_place(place):
             pass
+    with pytest.raises(StorageError, match="this is a folder, and a file is needed"), one_writer(tmp_path):
+        pass
     with pytest.raises(StorageError, match="File name too long"), hold_place(tmp_path / ("x" * 300) / "run"):
         pass
 

@@ -5,10 +5,14 @@ import multiprocessing
 import os
 import pty
 import random
+import re
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +22,7 @@ from toy_run import SETTINGS, ToyObjective, ToyStream, run
 
 from jielong.config.recipe import parse, upgraded
 from jielong.config.registry import RecipeError
-from jielong.core.files import StorageError
+from jielong.core.storage import StorageError
 from jielong.training import state as state_module
 from jielong.training.checkpoint import CheckpointError
 from jielong.training.state import check_same_recipe, latest_state
@@ -260,7 +264,7 @@ def test_a_full_disk_leaves_the_last_state_intact(tmp_path, uninterrupted):
         try:
             run(out)
         except StorageError as error:
-            reported = "could not be" in str(error) and "state-000000000080, is intact" in str(error)
+            reported = "cannot be written: File too large" in str(error) and "state-000000000080, is intact" in str(error)
             os._exit(7 if reported else 8)
         os._exit(9)
 
@@ -269,6 +273,76 @@ def test_a_full_disk_leaves_the_last_state_intact(tmp_path, uninterrupted):
     assert [path.name for path in tmp_path.glob("*state-*")] == ["state-000000000080"]
     run(tmp_path)
     same_end(tmp_path, uninterrupted)
+
+
+def test_what_will_be_saved_is_compared_with_what_is_free_before_the_first_step(tmp_path, uninterrupted, monkeypatch):
+    saved = sum(tensor.nbytes for file in latest_state(uninterrupted).glob("*.safetensors") for tensor in load_file(file).values())
+    weights = sum(tensor.nbytes for tensor in load_file(uninterrupted / "model.safetensors").values())
+    free = [0]
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=free[0]))
+    with pytest.raises(StorageError, match=r"Two states of the run, of \S+ kB each, and the weights are to be saved") as refused:
+        run(tmp_path, stream=ToyStream(kill_at=0))
+    counters = 4 * 8  # AdamW counts the steps of each parameter in a tensor of its kind
+    assert refused.value.needed == 2 * (saved - counters) + weights
+    assert list(tmp_path.iterdir()) == []
+    free[0] = refused.value.needed
+    run(tmp_path, stop_after=80)
+    free[0] = saved - counters + weights
+    run(tmp_path, stop_after=160)
+    free[0] = 0
+    with pytest.raises(StorageError, match="A state of the run, of "):
+        run(tmp_path)
+    free[0] = saved - counters + weights
+    run(tmp_path)
+    same_end(tmp_path, uninterrupted)
+
+
+FULL_DISK = """
+import os
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from toy_run import ToyStream, run
+
+class Filling(ToyStream):
+    def batch(self, first, count):
+        if first == 104:
+            file = os.open({disk!r} + "/other", os.O_CREAT | os.O_WRONLY)
+            try:
+                while True:
+                    os.write(file, bytes(4096))
+            except OSError:
+                os.close(file)
+        return super().batch(first, count)
+
+disk = Path({disk!r})
+try:
+    run(disk / "run", stream=Filling())
+except OSError as error:
+    print(error)
+print(sorted(path.name for path in (disk / "run").glob("*state*")))
+(disk / "other").unlink()
+run(disk / "run")
+run(Path({disk!r}) / "whole")
+weights = [(disk / name / "model.safetensors").read_bytes() for name in ("run", "whole")]
+print(weights[0] == weights[1])
+"""
+
+
+def test_a_disk_that_fills_up(tmp_path):
+    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", tmp_path], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a small disk")
+    script = FULL_DISK.format(tests=str(Path(__file__).parent), disk=str(tmp_path))
+    command = 'mount -t tmpfs -o size=500k tmpfs "$1" && exec "$2" -c "$3"'
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", command, "sh", tmp_path, sys.executable, script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    message, states, equal = done.stdout.splitlines()
+    place, full = tmp_path / "run" / "state-000000000120", r"No space left on device \(\S+ kB are needed, 0 bytes are free\)"
+    assert re.match(rf"{place} cannot be written: {full}; free some space", message)
+    assert message.endswith("The last complete state, state-000000000080, is intact; repeat the command to go on from there")
+    assert (states, equal) == ("['state-000000000080']", "True")
 
 
 def test_a_damaged_state_is_named(tmp_path):

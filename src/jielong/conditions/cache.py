@@ -12,11 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from jielong.core.files import cache_folder, remove_leftovers, write_bytes
+from jielong.core.files import remove_leftovers, write_bytes
+from jielong.core.storage import cache_folder, optional
 
 
 def cached(kind: str, key: object, compute: Callable[[], dict[str, Tensor]], folder: Path | None = None) -> dict[str, Tensor]:
-    """Tensors of the cache, or computed now and written to it; an unreadable file is computed again.
+    """Tensors of the cache, or computed now and written to it, if it is writable; an unreadable file is computed again.
 
     Args:
         kind: Folder in the user's cache.
@@ -28,6 +29,7 @@ def cached(kind: str, key: object, compute: Callable[[], dict[str, Tensor]], fol
     with contextlib.suppress(OSError, SafetensorError):  # no file yet, or an incomplete one
         return load(path.read_bytes())
     tensors = compute()
-    remove_leftovers(path.parent)
-    write_bytes(path, save(tensors))
+    with optional():
+        remove_leftovers(path.parent)
+        write_bytes(path, save(tensors))
     return tensors

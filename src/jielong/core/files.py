@@ -1,8 +1,7 @@
-"""Files that are written whole or not at all, what killed processes leave of them, and errors that name place, size and setting."""
+"""Files that are written whole or not at all, and what killed processes leave of them."""
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
 import re
@@ -15,98 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import platformdirs
+from jielong.core.storage import StorageError, make_folder, size_words
 
-CACHE = "JIELONG_CACHE"
-"""Environment variable: the cache folder, instead of the user's."""
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 """This computer in the name of a temporary file: process numbers of other computers mean nothing here."""
 DAY = 86400.0
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)\.tmp")
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SHOWN = 100  # characters of a target's name in that of its temporary file: the whole must stay below 255 bytes
-
-
-def cache_folder() -> Path:
-    """``$JIELONG_CACHE``, or the user's cache folder of this system."""
-    return Path(os.environ.get(CACHE) or platformdirs.user_cache_path("jielong", appauthor=False))
-
-
-class StorageError(OSError):
-    """A file or folder cannot be written; the text gives path, reason, sizes, and the setting that moves it.
-
-    Args:
-        error: Of the operating system.
-        path: The file or folder, under its final name.
-        needed: Bytes to be written, if known.
-        more: What holds besides, such as what is intact.
-    """
-
-    def __init__(self, error: OSError, path: Path, needed: int | None = None, more: str = "") -> None:
-        super().__init__(error.errno, error.strerror or str(error), str(path))
-        self.path, self.needed, self.more = path, needed, more
-
-    def __str__(self) -> str:
-        return self._sentence("out")
-
-    def on_command_line(self) -> str:
-        """The text with the option of the command line."""
-        return self._sentence("--out")
-
-    def _sentence(self, option: str) -> str:
-        sizes = []
-        if self.needed is not None:
-            sizes.append(f"{size_words(self.needed)} are needed")
-        if self.errno in _FULL and (free := free_bytes(self.path)) is not None:
-            sizes.append(f"{size_words(free)} are free")
-        size = f" ({', '.join(sizes)})" if sizes else ""
-        return f"{self.path} could not be written: {self._reason()}{size}; {self._advice(option)}{self.more and f'. {self.more}'}"
-
-    def _reason(self) -> str:
-        if self.errno in (errno.EEXIST, errno.ENOTDIR):
-            file = next((each for each in (self.path, *self.path.parents) if each.exists() and not each.is_dir()), self.path)
-            return f"{file} is a file, and a folder is needed"
-        if self.errno == errno.EFBIG:
-            return f"{self.strerror} (a limit of this process, see `ulimit -f`, or of the file system)"
-        return str(self.strerror)
-
-    def _advice(self, option: str) -> str:
-        moved = f"set {CACHE} to another folder" if self.path.is_relative_to(cache_folder()) else f"choose another place with {option}"
-        return f"free some space, or {moved}" if self.errno in _FULL else moved
-
-
-def size_words(count: float) -> str:
-    """Bytes in decimal units, such as ``12.3 MB``."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.1f} TB"
-
-
-def free_bytes(path: Path) -> int | None:
-    """Bytes that this user may still write where ``path`` is or will be; ``None`` if unknown. A quota is not seen."""
-    for place in (path, *path.absolute().parents):
-        if place.is_dir():
-            try:
-                return shutil.disk_usage(place).free
-            except OSError:
-                return None
-    return None
-
-
-def make_folder(folder: Path) -> list[Path]:
-    """Create a folder with its parents; those that were missing, the innermost first.
-
-    Raises:
-        StorageError: if it cannot be created, for example because it is a file.
-    """
-    try:
-        missing = [each for each in (folder.absolute(), *folder.absolute().parents) if not each.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(error, folder) from error
-    return missing
 
 
 @contextmanager
@@ -130,11 +44,10 @@ def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
         os.chmod(beside, 0o666 & ~_umask())  # mkstemp makes a private file; the result should be an ordinary one
         os.replace(beside, path)
     except BaseException as error:
+        raised = _explained(error, path, size)
         if beside is not None:
             beside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, StorageError):
-            raise StorageError(error, path, size) from error
-        raise
+        raise raised from (error if raised is not error else error.__cause__)
 
 
 @contextmanager
@@ -152,11 +65,10 @@ def new_folder(path: Path) -> Iterator[Path]:
         os.chmod(beside, 0o777 & ~_umask())
         os.replace(beside, path)
     except BaseException as error:
+        raised = _explained(error, path)
         if beside is not None:
             shutil.rmtree(beside, ignore_errors=True)
-        if isinstance(error, OSError) and not isinstance(error, StorageError):
-            raise StorageError(error, path) from error
-        raise
+        raise raised from (error if raised is not error else error.__cause__)
 
 
 @contextmanager
@@ -181,12 +93,16 @@ def staged(folder: Path) -> Iterator[Path]:
             os.replace(file, folder / file.name)
         shutil.rmtree(scratch)
     except BaseException as error:
+        raised = _explained(error, folder)
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
         remove_empty(missing)
-        if isinstance(error, OSError) and not isinstance(error, StorageError):
-            raise StorageError(error, folder) from error
-        raise
+        raise raised from (error if raised is not error else error.__cause__)
+
+
+def _explained(error: BaseException, path: Path, size: int | None = None) -> BaseException:
+    """An error of the operating system with the path that was to be written; any other as it is."""
+    return StorageError(error, path, size) if isinstance(error, OSError) and not isinstance(error, StorageError) else error
 
 
 def remove_empty(folders: list[Path]) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from jielong.core.files import StorageError, is_running, make_folder, remove_empty, remove_leftovers, write_bytes
+from jielong.core.files import is_running, remove_empty, remove_leftovers, write_bytes
+from jielong.core.storage import StorageError, make_folder
 
 LOCK, RECORD = ".jielong.lock", ".jielong.run.json"
 _WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -87,6 +88,8 @@ def one_writer(file: Path) -> Iterator[None]:
         StorageError: if its folder cannot be written.
     """
     missing = make_folder(file.parent)
+    if file.is_dir():
+        raise StorageError(IsADirectoryError(errno.EISDIR, "this is a folder, and a file is needed"), file)
     lock, record = file.with_name(f".{file.name[:100]}.lock"), file.with_name(f".{file.name[:100]}.run.json")
     try:
         with _locked(file, lock, record, keep=False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jielong.core.files import cache_folder
+from jielong.core.storage import cache_folder
 
 
 class BuildError(RuntimeError):

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import xxhash
 
-from jielong.core.files import cache_folder, write_bytes
+from jielong.core.files import write_bytes
+from jielong.core.storage import cache_folder
 
 THREADS = 8
 """Files that are read at a time; more than processors, since slow disks wait."""

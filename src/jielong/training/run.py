@@ -5,29 +5,30 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
 from jielong.core.files import write_bytes
-from jielong.core.interrupts import Interrupts, StoppedBySignalError
+from jielong.core.interrupts import Interrupts
 from jielong.core.json import JSON
 from jielong.core.rng import seed_of
+from jielong.core.storage import check_room, size_words
 from jielong.media.images import sheet, write_image
-from jielong.training.checkpoint import fit_tensors
+from jielong.training.checkpoint import bytes_of, fit_tensors
 from jielong.training.ema import Ema
 from jielong.training.nonfinite import NonFiniteError, range_advice
 from jielong.training.objective import Objective
-from jielong.training.optimizers import pack, unpack
+from jielong.training.optimizers import moments_bytes, pack, unpack
 from jielong.training.prefetch import BatchPrefetcher
 from jielong.training.run_logger import RunLogger
 from jielong.training.settings import PER_RUN, TrainSettings
 from jielong.training.state import Counters, RunState, write_state
 from jielong.training.step import MicroBatches, PhaseResult, Stepper, broadcast_from_first
+from jielong.training.summary import Stopped, Summary
 
 MAX_SKIPPED = 3
 """Steps in a row that may be skipped because numbers are not finite."""
@@ -36,48 +37,6 @@ OVERFITTING = 1.02
 """Ratio of the held-out loss to its lowest value at which the run warns."""
 
 Model = TypeVar("Model", bound=nn.Module)
-Stopped = Literal["finished", "budget", "interrupted", "stop_after"]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """How a run ended.
-
-    Attributes:
-        samples: Samples seen.
-        steps: Updates of the model.
-        skipped: Steps skipped because numbers were not finite.
-        seconds: Wall time, over all parts of the run.
-        parameters: Trained parameters of the model.
-        processes: Processes that shared the work.
-        stopped: ``finished`` or ``budget``: the checkpoint is written. ``interrupted`` or ``stop_after``: the same command resumes.
-        metrics: The last line of the log.
-        evaluation: Held-out figures of the EMA weights.
-        budget: Seconds of wall time that were allowed, if limited.
-        signal: Number of the signal that interrupted it.
-    """
-
-    samples: int
-    steps: int
-    skipped: int
-    seconds: float
-    parameters: int
-    processes: int
-    stopped: Stopped
-    metrics: JSON = field(default_factory=dict)
-    evaluation: JSON = field(default_factory=dict)
-    budget: float | None = None
-    signal: int | None = None
-
-    @property
-    def finished(self) -> bool:
-        """Whether the checkpoint is written."""
-        return self.stopped in ("finished", "budget")
-
-    def raise_if_interrupted(self) -> None:
-        """Raise :class:`jielong.core.interrupts.StoppedBySignalError` if a signal interrupted the run."""
-        if self.signal is not None:
-            raise StoppedBySignalError(self.signal)
 
 
 class Run(Generic[Model]):
@@ -300,6 +259,20 @@ class Run(Generic[Model]):
                 if samples[-1].sample_suffix is not None:
                     samples[-1].save(path.with_suffix(samples[-1].sample_suffix))
         self._record_cost("sample", start)
+
+    def check_room(self) -> None:
+        """Check that the states and the weights that the run will save fit on the disk.
+
+        Raises:
+            StorageError: with what they need and what is free.
+        """
+        weights = bytes_of(self.objective.model.state_dict())
+        state = bytes_of(self.objective.state_dict()) + bytes_of(self.ema.state())
+        state += sum(moments_bytes(optimizer) for optimizer in self.stepper.optimizers.values())
+        # A new state is written whole before the older one is removed; that of a resumed run takes its room already.
+        several = self.counters.samples == 0 and (self.budget is not None or self.settings.samples > (self.settings.save_every or 0))
+        what = f"Two states of the run, of {size_words(state)} each," if several else f"A state of the run, of {size_words(state)},"
+        check_room(self.out, state * (2 if several else 1) + weights, f"{what} and the weights are to be saved")
 
     def save(self) -> None:
         """Save the whole state."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from jielong.core.files import StorageError, make_folder
+from jielong.core.storage import StorageError, make_folder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

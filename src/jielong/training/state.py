@@ -15,9 +15,10 @@ import yaml
 from torch import Tensor
 
 from jielong.config.registry import RecipeError
-from jielong.core.files import StorageError, new_folder
+from jielong.core.files import new_folder
 from jielong.core.json import JSON
-from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, read_tensors, write_tensors
+from jielong.core.storage import StorageError
+from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, bytes_of, read_tensors, write_tensors
 from jielong.training.optimizers import OptimizerNumbers
 
 FORMAT = 2
@@ -73,7 +74,7 @@ class RunState:
     @property
     def size(self) -> int:
         """Bytes of its tensors."""
-        return sum(each.numel() * each.element_size() for tensors in self.tensors.values() for each in tensors.values())
+        return sum(bytes_of(tensors) for tensors in self.tensors.values())
 
 
 def write_state(out: Path, state: RunState) -> Path:

@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from jielong.core.files import cache_folder, remove_leftovers, write_bytes
+from jielong.core.files import remove_leftovers, write_bytes
+from jielong.core.storage import cache_folder, check_room, optional
 from jielong.core.tokens import Layout, Tokens
 from jielong.data.sets import MediaSet
 from jielong.tokenizers.base import Tokenizer
@@ -69,12 +70,24 @@ def write(path: Path, tokens: Tokens, made_of: dict[str, str], replacements: Map
     """
     layout = tokens.layout
     values = tokens.values.contiguous()
-    if layout.vocabulary is not None:
-        values = values.to(torch.uint8 if layout.vocabulary <= 256 else torch.int16 if layout.vocabulary <= 2**15 else torch.int32)
+    if layout.discrete:
+        values = values.to(_stored_type(layout))
     # Where a broken picture was replaced, the tokens are the other one's, and so must the words be when they are read again.
     words = {"layout": json.dumps(layout.to_json()), "replacements": json.dumps(dict(replacements or {})), **made_of}
     lengths = {} if tokens.lengths is None else {"lengths": tokens.lengths.contiguous()}
     write_bytes(path, save({"values": values, **lengths}, metadata=words))
+
+
+def expected_bytes(tokenizer: Tokenizer, images: MediaSet) -> int:
+    """Size of the token file of a set, without its header."""
+    layout = tokenizer.cached_layout
+    return len(images) * layout.positions * layout.channels * _stored_type(layout).itemsize
+
+
+def _stored_type(layout: Layout) -> torch.dtype:
+    if layout.vocabulary is None:
+        return torch.float32
+    return torch.uint8 if layout.vocabulary <= 256 else torch.int16 if layout.vocabulary <= 2**15 else torch.int32
 
 
 def samples_of(path: Path) -> int | None:
@@ -114,14 +127,20 @@ def read(path: Path, expected: dict[str, str] | None = None, images: MediaSet | 
 
 
 def cached(tokenizer: Tokenizer, images: MediaSet, progress: Callable[[int], None] | None = None, folder: Path | None = None) -> Tokens:
-    """Tokens of a set from the user's cache; computed if missing or damaged."""
+    """Tokens of a set from the user's cache; computed if missing or damaged, and not kept, with a warning, where they cannot be written."""
     made_of = identity(tokenizer, images)
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
     folder = folder or cache_folder() / "tokens"
     path = folder / f"{key}.safetensors"
     with contextlib.suppress(ValueError):  # no file yet, or not a whole one
         return read(path, made_of, images)
+    room = False
+    with optional():
+        check_room(path, expected_bytes(tokenizer, images))
+        room = True
     tokens = tokenize(tokenizer, images, progress=progress)
-    remove_leftovers(folder)
-    write(path, tokens, made_of, images.replacements)
+    if room:
+        with optional():
+            remove_leftovers(folder)
+            write(path, tokens, made_of, images.replacements)
     return tokens

@@ -25,10 +25,11 @@ from jielong.training.checkpoint import RECIPE, WEIGHTS, init_from_checkpoint, s
 from jielong.training.objective import Objective
 from jielong.training.prefetch import BatchPrefetcher, BatchSource
 from jielong.training.processes import join_processes
-from jielong.training.run import Run, Summary
+from jielong.training.run import Run
 from jielong.training.run_logger import RunLogger
 from jielong.training.settings import TrainSettings
 from jielong.training.state import Counters, RunState, changes_since, check_run_folder, read_state
+from jielong.training.summary import Summary
 
 __all__ = ["SUMMARY", "BatchSource", "Summary", "train"]
 
@@ -117,6 +118,7 @@ def train(
         logger.print(f"resumed at {counters.samples:,} of {settings.samples:,} samples" + "".join(f"; {change}" for change in changed))
     run = Run(objective, settings, out, accelerator, budget, state, prefetcher, logger, evaluate)
     if main:  # after everything that may be refused
+        run.check_room()
         _write_inputs(out, recipe_yaml, write_inputs)
     accelerator.wait_for_everyone()
     with Interrupts() as interrupts, prefetcher, logger:

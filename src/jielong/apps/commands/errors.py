@@ -142,7 +142,7 @@ def _at_hand(error: BaseException) -> str:
 
 def keep_traceback(error: BaseException) -> str:
     """Write a traceback to ``logs`` in the user's cache folder, or to the temporary folder if that is not writable; return the path."""
-    from jielong.core.files import cache_folder
+    from jielong.core.storage import cache_folder
 
     text = "".join(traceback.format_exception(error, limit=-200))
     name = f"jielong-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"

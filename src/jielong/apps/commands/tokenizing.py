@@ -42,6 +42,7 @@ def tokenize(
     if out.suffix != ".safetensors":
         raise typer.BadParameter(f"a token file ends in .safetensors, got {out}", param_hint="--out")
     from jielong.core.locks import one_writer
+    from jielong.core.storage import check_room
     from jielong.data.opening import open_data
     from jielong.media.kinds.base import kind_of, kinds
     from jielong.system import load
@@ -55,6 +56,7 @@ def tokenize(
         return
     images = open_data(data, _PARTS[split], medium=tokenizer.media, settings=system.recipe.data, whole=True)
     started = time.perf_counter()
+    check_room(out, cache.expected_bytes(tokenizer, images))
     with one_writer(out), Progress(console=notes, transient=True) as bar:
         task = bar.add_task("tokenizing", total=len(images))
         tokens = cache.tokenize(tokenizer, images, progress=lambda count: bar.advance(task, count))

@@ -1,0 +1,52 @@
+"""How a run ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jielong.core.interrupts import StoppedBySignalError
+from jielong.core.json import JSON
+
+Stopped = Literal["finished", "budget", "interrupted", "stop_after"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended.
+
+    Attributes:
+        samples: Samples seen.
+        steps: Updates of the model.
+        skipped: Steps skipped because numbers were not finite.
+        seconds: Wall time, over all parts of the run.
+        parameters: Trained parameters of the model.
+        processes: Processes that shared the work.
+        stopped: ``finished`` or ``budget``: the checkpoint is written. ``interrupted`` or ``stop_after``: the same command resumes.
+        metrics: The last line of the log.
+        evaluation: Held-out figures of the EMA weights.
+        budget: Seconds of wall time that were allowed, if limited.
+        signal: Number of the signal that interrupted it.
+    """
+
+    samples: int
+    steps: int
+    skipped: int
+    seconds: float
+    parameters: int
+    processes: int
+    stopped: Stopped
+    metrics: JSON = field(default_factory=dict)
+    evaluation: JSON = field(default_factory=dict)
+    budget: float | None = None
+    signal: int | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the checkpoint is written."""
+        return self.stopped in ("finished", "budget")
+
+    def raise_if_interrupted(self) -> None:
+        """Raise :class:`jielong.core.interrupts.StoppedBySignalError` if a signal interrupted the run."""
+        if self.signal is not None:
+            raise StoppedBySignalError(self.signal)
