@@ -176,6 +176,18 @@ def test_a_declared_length_is_not_believed() -> None:
         kind.decode(b"RIFF" + struct.pack("<I", len(body)) + body, "a.wav", kind.medium(kind.settings(), 1), kind.settings())
 
 
+def wave_of(coding: int, samples: bytes) -> bytes:
+    body = b"WAVEfmt " + struct.pack("<IHHIIHH", 16, coding, 1, RATE, 2 * RATE, 2, 16) + b"data" + struct.pack("<I", len(samples)) + samples
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def test_vorbis_in_wav_is_read_and_an_unknown_coding_named() -> None:
+    ogg = by_libsndfile("OGG", "VORBIS")
+    is_whole(wave_of(0x674F, ogg), "vorbis in wav")
+    with pytest.raises(BrokenAudioError, match=r"a\.wav .*no decoder knows the coding"):
+        read_audio(wave_of(0x0FAB, bytes(4_000)), "a.wav")
+
+
 def test_a_playlist_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret.wav").write_bytes(by_libsndfile("WAV"))
     for text in (f"ffconcat version 1.0\nfile {tmp_path}/secret.wav\n", f"#EXTM3U\n#EXTINF:1,\n{tmp_path}/secret.wav\n#EXT-X-ENDLIST\n"):

@@ -138,3 +138,11 @@ def test_a_cut_picture_is_refused_and_a_whole_one_read(name: str) -> None:
 @pytest.mark.parametrize("name", ["png", "jpeg", "gif", "webp", "bmp"])
 def test_something_behind_a_picture_leaves_it_whole(name: str) -> None:
     assert np.array_equal(np.asarray(read_image(FILES[name] + b"more\0" * 9, name)), np.asarray(read_image(FILES[name], name)))
+
+
+def test_damaged_exif_leaves_a_picture_as_it_is_stored_and_is_reported() -> None:
+    data = encode(colours(), "PNG", exif=b"Exif\0\0XX*\0junk")
+    assert np.array_equal(np.asarray(read_image(data)), np.asarray(colours()))
+    kind = kind_of("image")
+    inspector = kind.inspector(kind.medium(kind.settings(), 3))
+    assert "its EXIF is damaged: it is used as it is stored" in inspector.look(data, "a.png", True)

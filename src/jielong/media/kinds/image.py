@@ -22,7 +22,7 @@ from jielong.media.kinds.base import Content, MediaKind, register
 from jielong.media.pictures import Pictures
 from jielong.media.reading.colour import profile_of
 from jielong.media.reading.faults import BrokenImageError, naming
-from jielong.media.reading.pictures import SUFFIXES, frames_in, open_image, read_image
+from jielong.media.reading.pictures import SUFFIXES, frames_in, is_turned, open_image, read_image
 
 PREPROCESSING = "upright, sRGB, over white, shorter side lanczos, centre square, 8 bit: 2"
 FLAT = "flat: one colour everywhere"
@@ -124,7 +124,7 @@ class ImageInspector(Inspector):
         """Header, and pixels at no more than 64 a side."""
         picture = open_image(content, name) if isinstance(content, bytes) else content
         form, mode, size = picture.format or "raw", picture.mode, picture.size
-        reasons = self._header(picture, frames_in(picture, name)) + self._colour(picture)
+        reasons = self._header(picture, frames_in(picture, name)) + self._colour(picture) + self._orientation(picture)
         if decode:
             with naming(name, BrokenImageError, "cannot be decoded"):
                 pixels = fit(read_image(content, name), min(self.size, 64))
@@ -154,6 +154,13 @@ class ImageInspector(Inspector):
             self.profiles["unusable"] += 1
             return [f"{error}: its colours are taken as sRGB"]
         self.profiles["none" if profile is None else profile.name] += 1
+        return []
+
+    def _orientation(self, picture: Image.Image) -> list[str]:
+        try:
+            is_turned(picture)
+        except ValueError as error:
+            return [f"{error}: it is used as it is stored"]
         return []
 
     def _pixels(self, image: Image.Image) -> list[str]:

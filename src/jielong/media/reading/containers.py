@@ -13,6 +13,8 @@ from jielong.media.reading.faults import BrokenAudioError
 _PLACEHOLDER = 0x7F00_0000
 """Lengths of 32 bits from here on: FFmpeg writes 2^32 - 1, SoX 2^31 - 2^12 and 2^31 - 2^24 + ..., arecord 2^31, others 2^31 - 1."""
 _LONG_PLACEHOLDER = 2**62
+_MOST_ELEMENTS = 2**20
+"""That are looked at; a file of more, such as one of empty elements, is left to the decoder."""
 _W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
 _MPEG_KBPS = {  # by (version 1, layer); ISO 11172-3 and 13818-3
@@ -79,7 +81,8 @@ def _riff(data: bytes, name: str) -> bytes:
             if length == 0 and _is_riff_to_end(data, start, form):
                 return data
             if not _length(length, present, _PLACEHOLDER, name) or present >= _PLACEHOLDER:
-                return data
+                inner = data[start : start + length] if data[start : start + 4] == b"OggS" else b""
+                return _ogg(inner, name) if inner else data  # Vorbis in WAV is a whole file of Ogg
             return _patched(data, (4, struct.pack(form, len(data) - 8)), (place + 4, struct.pack(form, present)))
         place = start + length + length % 2
     raise BrokenAudioError(f"{name} is a WAV file without samples")
@@ -167,7 +170,9 @@ def _ogg(data: bytes, name: str) -> bytes:
 def _matroska(data: bytes, name: str) -> bytes:
     """Matroska and WebM (RFC 8794): elements of a number and a length; one of unknown length ends where the file does."""
     place = 0
-    while place < len(data) and data[place]:
+    for _ in range(_MOST_ELEMENTS):
+        if place >= len(data) or not data[place]:
+            break
         number, after = _variable(data, place, keep_mark=True)
         length, start = _variable(data, after)
         unknown = length == 2 ** (7 * (start - after)) - 1

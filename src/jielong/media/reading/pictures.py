@@ -91,12 +91,23 @@ def read_image(source: bytes | str | os.PathLike[str] | Image.Image, name: str =
         return _finished(_upright(image), usable_profile(image, name))
 
 
+def is_turned(image: Image.Image) -> bool:
+    """Whether EXIF says that an opened picture is stored otherwise than upright.
+
+    Raises:
+        ValueError: if its EXIF is damaged.
+    """
+    try:
+        return bool(image.getexif().get(ExifTags.Base.Orientation, 1) != 1)
+    except Exception as error:  # its parser raises whatever it meets
+        raise ValueError("its EXIF is damaged") from error
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    except Exception:  # its parser raises whatever it meets; a picture whose EXIF is damaged is shown as it is stored
+        return ImageOps.exif_transpose(image) if is_turned(image) else image
+    except ValueError:  # shown as it is stored; inspect says so
         return image
-    return ImageOps.exif_transpose(image) if turned else image
 
 
 def _finished(image: Image.Image, profile: Profile | None) -> Image.Image:

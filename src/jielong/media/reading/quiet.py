@@ -12,7 +12,8 @@ from contextlib import contextmanager
 _STANDARD_ERROR = 2
 _LINES = re.compile(
     rb"\s*$|\[src/libmpg123|Note: |Warning: Xing"  # libmpg123, within libsndfile
-    rb"|tempfile\.tif: |_?TIFF\w*: |\w+(Decode|Lib|Setup|Mode)\w*: |More samples per pixel"  # libtiff, within Pillow
+    rb"|tempfile\.tif: |_?TIFF\w*: |More samples per pixel"  # libtiff, within Pillow
+    rb"|\w+(Decode|Lib|Setup|Mode|Required|Predictor|Counts|Strip|Log)\w*: "
 )
 _lock = threading.Lock()
 

@@ -30,7 +30,7 @@ SUFFIXES = frozenset(
 LARGEST = 8.0
 """A decoder overshoots 1 a little, and that is clamped; numbers beyond this are of another scale."""
 G722_RATE = 16_000
-_DEMUXERS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,g722,matroska,mov,mp3,mpeg,mpegts,ogg,tta,voc,w64,wav,wv"
+_DEMUXERS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,eac3,flac,flv,g722,loas,matroska,mov,mp3,mpc,mpc8,mpeg,mpegts,ogg,tta,voc,w64,wav,wv"
 """Formats that FFmpeg may open. Others, such as playlists, open further files and addresses."""
 _CHUNK = 2**18
 """Samples of all channels that are decoded at once."""
@@ -157,7 +157,10 @@ def _opened(data: bytes, name: str, form: str | None) -> Iterator[tuple[Any, Any
     with av.open(io.BytesIO(data), format=form, metadata_errors="replace", options={"format_whitelist": _DEMUXERS}) as container:
         if not container.streams.audio:
             raise BrokenAudioError(f"{name} cannot be read as sound: it holds no audio stream")
-        yield container, container.streams.audio[0]
+        stream = container.streams.audio[0]
+        if stream.codec_context is None:
+            raise BrokenAudioError(f"{name} cannot be read as sound: no decoder knows the coding in this {container.format.name} file")
+        yield container, stream
 
 
 def _through_ffmpeg(data: bytes, name: str, form: str | None) -> tuple[Samples, int]:
