@@ -67,7 +67,7 @@ def test_everything_learns(layout: Layout, backbone: Any) -> None:
 
 @EACH
 @WITH
-def test_an_item_is_the_same_in_any_batch_and_without_a_cache(layout: Layout, backbone: Any) -> None:
+def test_samples_are_independent_of_batch_and_cache(layout: Layout, backbone: Any) -> None:
     model = built(layout, backbone, classes=True)
     classes = ["cat", "dog", "cat", "dog", "dog"]
     together = model.eval().generate(classes, guidance=2.0, seed=3).values
@@ -96,7 +96,7 @@ WATCHED = [
 
 
 @pytest.mark.parametrize(("head", "count"), WATCHED, ids=[f"{head.name}-{getattr(head, 'sampler', '')}" for head, _ in WATCHED])
-def test_every_state_of_a_joint_head_is_seen_and_changes_nothing(head: Any, count: int) -> None:
+def test_state_callback_of_a_joint_head_does_not_change_samples(head: Any, count: int) -> None:
     model, seen = built(SOUND, BACKBONES["none"], head, classes=True), list[StepEvent]()
     request: dict[str, Any] = {"conditions": ["cat", "dog"], "guidance": 2.0, "seed": 3, "lengths": [7, 7]}
     plain = model.eval().generate(**request).values
@@ -264,7 +264,7 @@ def test_a_backbone_that_is_none_asks_for_what_it_was_built_for() -> None:
 
 
 @WITH
-def test_clips_of_different_lengths_feel_neither_padding_nor_each_other(backbone: Any) -> None:
+def test_clips_are_independent_of_padding_and_batch(backbone: Any) -> None:
     model, lengths = built(SOUND, backbone, classes=True), torch.tensor([7, 3, 5, 3])
     classes = ["cat", "dog", "dog", "cat"]
     behind = torch.arange(7) >= lengths[:, None]

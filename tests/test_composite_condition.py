@@ -40,7 +40,7 @@ def make(recipe: Recipe) -> System:
     return System("toy", recipe, tokenizer, generator)
 
 
-def test_a_checkpoint_brings_all_of_them_back(tmp_path: Path) -> None:
+def test_composite_checkpoint_round_trip(tmp_path: Path) -> None:
     system = make(parse(RECIPE))
     assert system.generator is not None
     save_checkpoint(tmp_path, system.generator, system.recipe.to_yaml())
@@ -52,7 +52,7 @@ def test_a_checkpoint_brings_all_of_them_back(tmp_path: Path) -> None:
     assert [picture.caption for picture in back.generate(**inputs)] == ["hi", "Hello!"]
 
 
-def test_values_reach_each_condition() -> None:
+def test_values_are_routed_to_each_part() -> None:
     system = make(parse(RECIPE))
     found = gather(system, {"text": ["a", "b"], "classes": "dog", "seconds": [1.0, 2.5]}, 2, 0)
     assert found.conditions == [
@@ -71,7 +71,7 @@ def test_values_reach_each_condition() -> None:
         plain.generate(voice="x.wav")
 
 
-def test_training_drops_each_by_its_own_share_and_learns() -> None:
+def test_parts_are_dropped_independently() -> None:
     system = make(parse(RECIPE))
     generator = system.generator
     assert generator is not None

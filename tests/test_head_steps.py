@@ -71,7 +71,7 @@ def test_sampling_takes_the_requested_evaluations() -> None:
     assert evaluations(SamplingConfig(final_inference_steps=1))[0] == 9
 
 
-def test_a_recipe_says_them_and_a_caller_has_the_last_word() -> None:
+def test_arguments_override_the_recipe() -> None:
     parsed = recipe(sampling="{num_inference_steps: 20, final_inference_steps: 4}")
     assert parse(parsed.to_yaml()) == parsed
     system = System("here", parsed, torch.nn.Identity(), chain())  # type: ignore[arg-type]
@@ -91,7 +91,7 @@ def test_too_few_are_refused(steps: int) -> None:
         SamplingConfig(num_inference_steps=steps)
 
 
-def test_a_head_of_codes_has_none_and_says_so_before_anything_is_trained() -> None:
+def test_discrete_head_rejects_inference_steps_before_training() -> None:
     parsed = recipe("softmax", "{num_inference_steps: 5}")
     tokenizer: Tokenizer = build_tokenizer(parsed, image_medium(3, (8, 8)))
     with pytest.raises(

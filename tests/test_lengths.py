@@ -124,7 +124,7 @@ def test_full_lengths_are_no_lengths(order: str, layout: Layout, path: Condition
 
 @pytest.mark.parametrize("layout", [CODES, NUMBERS])
 @pytest.mark.parametrize(("order", "backbone"), [("raster", "transformer"), ("masked", "transformer"), ("masked", "mar")])
-def test_an_item_is_seen_as_in_a_layout_of_its_own_length(order: str, backbone: str, layout: Layout) -> None:
+def test_padded_item_equals_unpadded_item(order: str, backbone: str, layout: Layout) -> None:
     """Hidden vectors of a padded item equal those of the same weights on a shorter layout, where there is no padding."""
     model = make(order, layout, None, backbone)
     given, known = tokens(layout), torch.rand(4, N, generator=torch.Generator().manual_seed(2)) < 0.5
@@ -252,7 +252,7 @@ def test_items_learn_to_end_by_themselves(order: str, layout: Layout) -> None:
     assert fixed.lengths.tolist() == [5, 2], "an asked length is met, whatever the stop head says"
 
 
-def test_what_is_given_is_never_ended() -> None:
+def test_known_positions_are_not_ended() -> None:
     model = make(ending=StopHeadSettings(threshold=1e-6))
     assert model.generate(count=1).lengths.tolist() == [1]  # type: ignore[union-attr]
     start = tokens(CODES, None, batch=1)

@@ -145,7 +145,7 @@ def test_a_part_of_the_sound_is_decoded_from_the_tokens_around_it(autoencoder: A
     assert decoded[-1] == 5 + codec.receptive_field.after
 
 
-def test_of_many_tokens_at_once_the_first_are_heard_before_the_rest_is_decoded() -> None:
+def test_first_chunk_is_yielded_before_the_rest_is_decoded() -> None:
     torch.manual_seed(0)
     count = 64
     codes = Vector.model_validate({"codebook_size": 9})

@@ -81,7 +81,7 @@ def test_a_tokenizer_comes_back_the_same(vq: System) -> None:
     assert not any(parameter.requires_grad for parameter in back.tokenizer.parameters())
 
 
-def test_a_generator_comes_back_and_draws_the_same_pictures(generator_system: System) -> None:
+def test_saved_generator_samples_the_same(generator_system: System) -> None:
     back = load(generator_system.name)
     for seed in (0, 1):
         before = generator_system.generate(text=["a cat", "a dog"], seed=seed)

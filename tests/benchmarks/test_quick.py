@@ -162,7 +162,7 @@ def test_voices_of_a_set(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["voice", "en-us", "en-us+f3", "all"]
 
 
-def test_one_starts_alone() -> None:
+def test_script_runs_in_its_own_process() -> None:
     """As the documents say: a process of its own, which finds the modules beside the script."""
     done = subprocess.run([sys.executable, FOLDER / "generation.py", "--quick"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -306,7 +306,7 @@ def test_the_traceback_goes_to_the_temporary_folder_if_the_cache_cannot_be_writt
     assert len(list(newest.parent.glob("*.txt"))) == LOGS
 
 
-def test_a_sentence_of_the_project_is_told_from_one_of_a_library(tmp_path: Path) -> None:
+def test_own_errors_are_recognised_among_those_of_libraries(tmp_path: Path) -> None:
     from jielong.apps.commands.errors import foreseen, sentence
     from jielong.data.words import read_json
 

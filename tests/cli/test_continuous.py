@@ -43,7 +43,7 @@ def test_a_token_file_holds_distributions_and_comes_back_as_pictures(numbers: Pa
     torch.testing.assert_close(found, expected, rtol=0, atol=1.01 / 127.5)
 
 
-def test_figures_that_need_codes_are_left_out_and_said_to_be(numbers: Path) -> None:
+def test_metrics_of_codes_are_omitted_with_a_reason(numbers: Path) -> None:
     measured = json.loads(succeed("evaluate", numbers, "--json").stdout)
     assert measured["psnr"] > 0
     assert "codebook_usage" not in measured

@@ -61,7 +61,7 @@ def overrides_with(autoencoder: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_tiny_recipe_trains_and_speaks(name: str, spelt: Path, autoencoder: Path, tmp_path: Path) -> None:
+def test_tiny_recipe_trains_and_generates_speech(name: str, spelt: Path, autoencoder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     succeed("train", name, "--data", spelt, "--out", run, "--device", "cpu", *overrides_with(autoencoder))
     losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -84,7 +84,7 @@ train: {{samples: 16, batch: 8, precision: fp32}}
 """
 
 
-def test_one_file_of_any_length_there_and_back(tones: Path, tmp_path: Path) -> None:
+def test_tokenize_round_trip_of_any_length(tones: Path, tmp_path: Path) -> None:
     (tmp_path / "codec.yaml").write_text(CODEC.format(set=tones))
     run, tokens = tmp_path / "codec", tmp_path / "long.safetensors"
     succeed("train", tmp_path / "codec.yaml", "--out", run, "--device", "cpu")
@@ -106,7 +106,7 @@ def test_one_file_of_any_length_there_and_back(tones: Path, tmp_path: Path) -> N
     assert "not the single file" in other.stderr
 
 
-def test_odd_files_of_sound_are_read_or_told_what_is_wrong(tones: Path, tmp_path: Path) -> None:
+def test_unusual_audio_files_are_read_or_reported(tones: Path, tmp_path: Path) -> None:
     """Silence, clipping, a sample alone, other rates and channels go there and back; what is broken is named with what is wrong."""
     (tmp_path / "codec.yaml").write_text(CODEC.format(set=tones))
     run, tokens = tmp_path / "codec", tmp_path / "tokens.safetensors"

@@ -79,7 +79,7 @@ def losses_of(experiment: Experiment, items: int, steps: int, lr: float) -> list
         ),
     ],
 )
-def test_learns_one_batch_by_heart(name: str, overrides: tuple[str, ...], pictures: Path) -> None:
+def test_overfits_one_batch(name: str, overrides: tuple[str, ...], pictures: Path) -> None:
     """One picture of each colour. To guess every pixel from its position alone would cost 0.22 nats; a uniform guess costs ln 8 = 2.08."""
     losses = losses_of(prepare(load(name, overrides), str(pictures)), items=3, steps=100, lr=4e-3)
     assert losses[0] > 0.9

@@ -63,7 +63,7 @@ def test_what_is_there_is_not_made_again(compared: tuple[Comparison, Path], pict
     assert not any("measuring" in line for line in messages)
 
 
-def test_an_interrupted_comparison_goes_on(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_comparison_resumes(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped in the middle of the first training; the second call ends with what an uninterrupted one gives."""
     whole = experiment.run
 
@@ -126,7 +126,7 @@ def test_generators_and_checkpoints_beside_each_other(compared: tuple[Comparison
     assert "<h2>Generators</h2>" in page
 
 
-def test_the_pages_stand_alone(compared: tuple[Comparison, Path]) -> None:
+def test_pages_have_no_external_resources(compared: tuple[Comparison, Path]) -> None:
     comparison, out = compared
     paths = write(comparison, "jielong compare vqgan-tiny fsq-tiny --samples 32")
     assert [path.name for path in paths] == ["comparison.json", "comparison.md", "comparison.html"]

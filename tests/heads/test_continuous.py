@@ -53,7 +53,7 @@ class Toy(IterativeHead):
         return x
 
 
-def test_copies_of_a_token_share_the_backbone_and_its_projection_and_nothing_else() -> None:
+def test_copies_of_a_token_share_only_backbone_and_projection() -> None:
     head = Toy(draws=7)
     hidden, targets = torch.randn(6, D, requires_grad=True), torch.randn(6, 4)
     loss = head.loss(hidden, targets)

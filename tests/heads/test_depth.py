@@ -117,7 +117,7 @@ def test_given_codes_stay_and_later_ones_follow_from_them() -> None:
     assert torch.equal(free[..., 0], drawn[..., 0])
 
 
-def test_nothing_costs_nothing() -> None:
+def test_missing_codes_have_no_loss() -> None:
     head, codes = make(), torch.tensor([[1, 2, 3], [1, 2, V], [V, 2, V]])
     h = hidden(3)
     each = -head.scores(h, codes).log_softmax(-1)

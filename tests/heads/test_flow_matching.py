@@ -175,7 +175,7 @@ def test_draws_of_the_exact_velocity_follow_the_data(sampler: Sampler) -> None:
         ("midpoint", 1, [0]),
     ],
 )
-def test_the_network_is_evaluated_so_often_and_never_at_the_end(sampler: Sampler, nfe: int, done: list[float]) -> None:
+def test_nfe_and_times_of_each_sampler(sampler: Sampler, nfe: int, done: list[float]) -> None:
     network = Exact(lambda x, t, hidden: -x)
     drawn(head_of(network, sampler=sampler), steps=nfe, items=1)
     assert [time for (time,) in network.asked] == pytest.approx(done)

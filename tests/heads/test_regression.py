@@ -29,7 +29,7 @@ def test_the_loss_is_torchs_mean_over_channels() -> None:
     torch.testing.assert_close(Regression().build(4, LAYOUT).loss(hidden, targets), targets.square().mean(-1))
 
 
-def test_between_two_tokens_it_says_the_mean_and_pays_their_variance() -> None:
+def test_optimum_is_the_mean_with_the_variance_as_loss() -> None:
     """The best linear answer in closed form: targets are +a and -a by chance, the hidden vector is the same."""
     head, targets = Regression().build(1, LAYOUT), torch.tensor([[1.0, -2.0, 0.5]]) * torch.tensor([[1.0], [-1.0]]).repeat(50, 1)
     optimizer = torch.optim.LBFGS(head.parameters(), max_iter=20)

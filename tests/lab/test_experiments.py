@@ -108,7 +108,7 @@ def alike(regression_prefers: str, blur_detected: bool = True) -> Verdict:
     )
 
 
-def test_alike_is_judged_both_ways() -> None:
+def test_alike_claim_can_hold_and_fail() -> None:
     assert alike("blurred") is Verdict.HOLDS
     assert alike("shifted") is Verdict.FAILS
     assert alike("blurred", blur_detected=False) is Verdict.FAILS
@@ -152,7 +152,7 @@ def test_what_is_alike_runs(tmp_path: Path) -> None:
 # --- collapse -------------------------------------------------------------------------------------------------------------------------
 
 
-def test_collapse_is_judged_both_ways() -> None:
+def test_collapse_claim_can_hold_and_fail() -> None:
     alone, cured = [0.10, 0.11, 0.12, 0.10], [0.60, 0.62, 0.61, 0.63]
     good = {collapse.ALONE: alone, collapse.ALL: [0.99, 0.98, 0.99, 0.98], **dict.fromkeys(collapse.MEASURES, cured)}
     assert conclude(collapse.judge(good)) is Verdict.HOLDS
@@ -174,7 +174,7 @@ def test_collapse_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # --- keep only a few ------------------------------------------------------------------------------------------------------------------
 
 
-def test_keeping_few_is_judged_both_ways() -> None:
+def test_keep_only_a_few_claim_can_hold_and_fail() -> None:
     steps = keep_only_a_few.STEPS
     falling = {count: noise(seed=count) * 0.01 - place for place, count in enumerate(steps)}
     assert conclude(keep_only_a_few.judge(falling, 0)) is Verdict.HOLDS

@@ -21,7 +21,7 @@ def verdict(one: float, many: float, few: float) -> Verdict:
     return conclude(judge(distances | {("mean_flow", 100): rounds(0.0), ("energy", 1): rounds(few + 0.5, 3)}, 0))
 
 
-def test_it_is_judged_both_ways() -> None:
+def test_claim_can_hold_and_fail() -> None:
     assert verdict(one=0.5, many=0.05, few=0.05) is Verdict.HOLDS
     assert verdict(one=0.5, many=0.05, few=0.07) is Verdict.FAILS  # few evaluations are not enough
     assert verdict(one=0.06, many=0.05, few=0.05) is Verdict.FAILS  # diffusion needs no more than they

@@ -20,7 +20,7 @@ def verdict(tiny: float, small: float, largest: float) -> Verdict:
     return conclude(judge({TINY: rounds(tiny, 0), SMALL: rounds(small, 1), LARGEST: rounds(largest, 2)}, 0))
 
 
-def test_it_is_judged_both_ways() -> None:
+def test_claim_can_hold_and_fail() -> None:
     assert verdict(tiny=0.5, small=0.05, largest=0.05) is Verdict.HOLDS
     assert verdict(tiny=0.5, small=0.07, largest=0.05) is Verdict.FAILS  # small is too small
     assert verdict(tiny=0.06, small=0.05, largest=0.05) is Verdict.FAILS  # so is nothing

@@ -27,14 +27,14 @@ def drawn(distance: float, seconds: float, seed: int = 0) -> Generated:
     return Generated(torch.empty(0), each, float(each.mean()), seconds * (1 + 0.01 * noise(5, seed).double()))
 
 
-def test_units_are_judged_both_ways() -> None:
+def test_units_claim_can_hold_and_fail() -> None:
     good, bad = drawn(0.2, 0.1), drawn(1.0, 2.0, seed=1)
     assert conclude(samples.judge(good, bad, 0)) is Verdict.HOLDS
     assert conclude(samples.judge(bad, good, 0)) is Verdict.FAILS
     assert conclude(samples.judge(drawn(0.5, 0.1), drawn(0.5, 2.0, seed=1), 0)) is Verdict.UNKNOWN
 
 
-def test_levels_are_judged_both_ways() -> None:
+def test_levels_claim_can_hold_and_fail() -> None:
     falling = {count: 10.0 - count + 0.1 * noise(seed=count) for count in range(1, 5)}
     assert conclude(carry.judge(falling, 0)) is Verdict.HOLDS
     assert len(carry.judge(falling, 0)) == 3
@@ -42,14 +42,14 @@ def test_levels_are_judged_both_ways() -> None:
     assert conclude(carry.judge({count: noise(seed=count) for count in range(1, 5)}, 0)) is Verdict.UNKNOWN
 
 
-def test_one_pass_is_judged_both_ways() -> None:
+def test_one_pass_claim_can_hold_and_fail() -> None:
     many = drawn(1.0, 2.0)
     assert conclude(energy_or_diffusion.judge(drawn(0.98, 0.1, 1), many, 0)) is Verdict.HOLDS
     assert conclude(energy_or_diffusion.judge(drawn(1.5, 0.1, 1), many, 0)) is Verdict.FAILS
     assert conclude(energy_or_diffusion.judge(drawn(0.98, 1.0, 1), many, 0)) is Verdict.FAILS  # twice as fast is not enough
 
 
-def test_losses_are_judged_both_ways() -> None:
+def test_three_losses_claim_can_hold_and_fail() -> None:
     regression, spectra, discriminator = three_losses_by_ear.ALONE, three_losses_by_ear.SPECTRA, three_losses_by_ear.DISCRIMINATOR
     errors = {regression: 9 + noise(), spectra: 5 + noise(seed=1), discriminator: 6 + noise(seed=2)}
     real = {regression: noise() - 3, spectra: noise(seed=1) - 2, discriminator: noise(seed=2)}

@@ -45,7 +45,7 @@ def says(*logits: float, features: float = 1.0) -> list[DiscriminatorOutput]:
     return [DiscriminatorOutput(torch.full((2, 5), float(each)), [torch.full((2, 3, 4), float(features))]) for each in logits]
 
 
-def test_discriminators_that_say_nothing_and_discriminators_that_know() -> None:
+def test_hinge_losses_of_known_logits() -> None:
     assert hinge_discriminator_loss(says(0, 0), says(0, 0)) == 2
     assert hinge_generator_loss(says(0, 0)) == 1
     assert hinge_discriminator_loss(says(1.5, 2), says(-1.5, -2)) == 0

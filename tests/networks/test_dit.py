@@ -76,7 +76,7 @@ def test_padding_is_never_seen(settings: DiT) -> None:
 
 
 @EACH
-def test_a_network_without_padding_reads_where_tokens_stand(settings: DiT) -> None:
+def test_network_uses_positions_of_tokens(settings: DiT) -> None:
     """Two equal tokens at different places differ only by their distances to others."""
     network = built(settings)
     x, times, hidden = given()

@@ -93,7 +93,7 @@ def test_weights_and_results_are_left_alone() -> None:
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
-def test_a_new_cache_sees_new_weights() -> None:
+def test_new_cache_uses_new_weights() -> None:
     net, x = make(), inputs(1)
     old = cached(net, x, None, 1, RASTER)
     cache = net.new_cache(1, N)

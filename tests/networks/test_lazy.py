@@ -53,7 +53,7 @@ def test_with_every_position_a_lazy_call_is_the_network_itself(layers: int) -> N
         torch.testing.assert_close(drawn, model(BackboneInputs(states(2), WHERE, BLOCKS)), atol=1e-6, rtol=1e-5)
 
 
-def test_nothing_changed_is_nothing_lost() -> None:
+def test_unchanged_inputs_lose_nothing_by_laziness() -> None:
     """Where inputs are as they were, what is remembered is what would be computed, whichever positions are chosen."""
     model, x = make(), states(1)
     cache = model.new_lazy_cache(Lazy(share=0.1, layers=1), 2, N)

@@ -50,7 +50,7 @@ def known_of(*counts: int) -> Tensor:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_items_that_know_differently_many_tokens_are_each_as_alone(path: str | None) -> None:
+def test_items_with_different_known_counts_are_independent(path: str | None) -> None:
     """Padding with a mask, against no padding; what stands at another item's padding is not read."""
     model, x, known = make(path), inputs(5), known_of(0, 1, 4, 11, N)
     conditioning = condition(path, 5, padded=True)

@@ -189,7 +189,7 @@ def test_the_first_loss_is_ln_v_and_learning_reaches_every_weight() -> None:
     assert all(parameter.grad is not None for name, parameter in model.named_parameters() if name != "condition.null")
 
 
-def test_a_few_steps_learn_one_picture_by_heart() -> None:
+def test_a_few_steps_overfit_one_image() -> None:
     model = make(None).train()
     tokens = Tokens(codes(1), model.layout)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)

@@ -205,7 +205,7 @@ def test_the_cache_the_batch_and_padding_change_no_draw(name: str, head: str) ->
 
 
 @pytest.mark.parametrize("name", ORDERS)
-def test_what_is_given_stays_and_the_rest_is_drawn(name: str) -> None:
+def test_known_positions_are_kept(name: str) -> None:
     """A prompt's tail is not known at the first steps of delayed codebooks: those are drawn, and nothing of it is overwritten."""
     layout = Layout((6,), 3, 7)
     torch.manual_seed(0)

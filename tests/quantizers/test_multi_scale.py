@@ -218,7 +218,7 @@ def test_dropout_keeps_the_first_scales_of_some_items() -> None:
     assert torch.equal(quantizer.eval()(features).values, quantizer.decode(quantizer.encode(features))), "in training only"
 
 
-def test_usage_is_told_for_every_scale() -> None:
+def test_usage_is_reported_for_every_scale() -> None:
     quantizer = trained(make(), 4)
     figures = quantizer.figures()
     assert set(figures) == {"codebook_usage", "codebook_perplexity", *(f"codebook_usage_{side}x{side}" for side in (1, 2, 3, 4, 6, 8))}
@@ -232,7 +232,7 @@ def test_usage_is_told_for_every_scale() -> None:
     assert "balance: 1" in (poor.advice() or "")
 
 
-def test_state_restores_and_goes_on_alike() -> None:
+def test_restored_state_continues_identically() -> None:
     first, second = trained(make()), make(seed=5)
     second.load_state_dict(first.state_dict())
     for quantizer in (first, second):

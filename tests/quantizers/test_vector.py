@@ -208,7 +208,7 @@ def test_draws_follow_the_generator_or_the_number_of_updates(generator: bool) ->
 
 @pytest.mark.parametrize("normalize", [False, True])
 @BOTH
-def test_a_resumed_run_goes_on_bit_for_bit(codebook: str, normalize: bool) -> None:
+def test_resume_equals_uninterrupted(codebook: str, normalize: bool) -> None:
     settings = Vector(codebook_size=32, codebook=codebook, normalize=normalize, restart_every=3, restart_below=0.5, decay=0.7)  # type: ignore[arg-type]
 
     def go_on(quantizer: VectorQuantizer, steps: range) -> None:
