@@ -90,7 +90,7 @@ def sizes(experiment: Experiment) -> list[Size]:
 def _data(experiment: Experiment) -> list[Size]:
     return [
         Size(f"training {experiment.data.kind.noun[1]}", len(experiment.data), "", "data"),
-        Size(f"held-out {experiment.heldout.kind.noun[1]}", len(experiment.heldout), "", "data"),
+        Size(f"held-out {experiment.heldout.kind.noun[1]}", len(experiment.heldout) if experiment.sets.measured else 0, "", "data"),
         Size(f"one {experiment.data.kind.noun[0]}", " x ".join(map(str, experiment.media.shape)), "", "data"),
     ]
 

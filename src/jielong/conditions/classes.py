@@ -51,6 +51,10 @@ class ClassInput(ConditionInput):
                 f"the recipe is conditioned on classes, but {source} has none: use one sub-folder per class, or set condition: text"
             )
 
+    def missing(self, data: MediaSet) -> list[int]:
+        """Items without a class."""
+        return [row for row, label in enumerate(data.labels) if label is None]
+
     def caption(self, value: object) -> str:
         """The class."""
         return str(value)

@@ -46,6 +46,7 @@ class ConditionInput(ABC):
     metavar: ClassVar[str] = "TEXT"  # its placeholder there
     sets_duration: ClassVar[bool] = False  # the values are durations in seconds, which generated items have exactly
     speech: ClassVar[bool] = False  # the model generates speech
+    may_be_empty: ClassVar[bool] = False  # an item of a data set may have an empty value
 
     @property
     def keyword(self) -> str:
@@ -76,6 +77,10 @@ class ConditionInput(ABC):
 
     def check(self, data: MediaSet, source: str) -> None:  # noqa: B027 - not every input needs a check
         """Check that a training set can supply values. Raises ``ValueError`` if it cannot."""
+
+    def missing(self, data: MediaSet) -> list[int]:
+        """Indices of the items for which a set has no value; none by default."""
+        return []
 
     def listed(self, value: object) -> Sequence[object]:
         """The values of a Python argument, which is one value or a sequence of them."""

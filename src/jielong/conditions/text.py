@@ -29,16 +29,26 @@ CACHED_TEXTS = 50_000
 """Most texts whose states are cached: half a gigabyte of short captions."""
 
 
+class NoText(str):
+    """The caption of an item of a data set that has none; an empty text is refused elsewhere."""
+
+    __slots__ = ()
+
+
+NO_TEXT = NoText()
+
+
 class TextInput(ConditionInput):
     """A text."""
 
     name = "text"
     noun = "a caption"
     help = "Text; repeatable."
+    may_be_empty = True
 
     def from_batch(self, batch: Batch, medium: Medium) -> list[str] | None:
-        """Captions."""
-        return batch.captions
+        """Captions, :data:`NO_TEXT` where an item has none."""
+        return None if batch.captions is None else [caption or NO_TEXT for caption in batch.captions]
 
     def from_heldout(self, items: HeldoutItems) -> list[str] | None:
         """Captions; ``None`` if some are empty."""
@@ -51,6 +61,10 @@ class TextInput(ConditionInput):
             raise RecipeError(
                 f"the recipe is conditioned on text, but {source} has no captions: add .txt files or metadata.csv, or set condition: class"
             )
+
+    def missing(self, data: MediaSet) -> list[int]:
+        """Items without a caption."""
+        return [row for row, caption in enumerate(data.captions) if not caption]
 
     def caption(self, value: object) -> str:
         """The text."""
@@ -202,9 +216,9 @@ class ByteText(Condition[str, PaddedTexts]):
         nn.init.normal_(self.places.weight, std=0.02)
 
     def prepare(self, values: Sequence[str]) -> PaddedTexts:
-        """Texts to byte numbers, ``(B, L)`` with ``L`` the longest text, at most ``length`` bytes."""
+        """Texts to byte numbers, ``(B, L)`` with ``L`` the longest text, at most ``length`` bytes; :data:`NO_TEXT` is one zero."""
         check_texts(values)
-        return pad([torch.tensor(list(text.encode()[: self.length]), dtype=torch.long) for text in values])
+        return pad([torch.tensor(list(text.encode()[: self.length]) or [0], dtype=torch.long) for text in values])
 
     def embed(self, prepared: PaddedTexts) -> Conditioning:
         """``(B, L)`` bytes to ``(B, L, width)`` states."""
@@ -222,7 +236,7 @@ def check_texts(values: Sequence[str]) -> None:
     if isinstance(values, str):
         raise ValueError(f"a text condition reads a list of texts: write [{values!r}]")
     for value in values:
-        if not isinstance(value, str) or not value.strip():
+        if not isinstance(value, str) or not (value.strip() or isinstance(value, NoText)):
             raise ValueError(f"a text condition needs words, not {value!r}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator
 
@@ -21,17 +21,23 @@ def _joined(given: object) -> object:
     return importlib.import_module("jielong.data.joined").joined_name(given)
 
 
+MissingCondition = Literal["skip", "empty", "error"]
+
+
 class DataSettings(Config):
     """A set; kinds of media add how their items are read (:attr:`~jielong.media.kinds.base.MediaKind.settings`).
 
     Attributes:
         set: A built-in set's name, or a path; several are joined, as a list or separated by commas.
         kind: The kind of media; by default the one that has the other keys of the section.
+        missing_condition: What happens to an item without the caption or class that the recipe's condition reads: it is left out and named
+            (``skip``), is used with an empty caption (``empty``; without a class it is left out), or training is refused (``error``).
         deduplicate: Whether an item with the same bytes as another one is left out; the first by key is used.
     """
 
     set: Annotated[str, BeforeValidator(_joined)] = "emoji"
     kind: str | None = None
+    missing_condition: MissingCondition = "skip"
     deduplicate: bool = False
 
 

@@ -29,6 +29,7 @@ class Cause(StrEnum):
     SPARE = "further member"
     LOST = "lost rows"
     LONG = "too long"
+    UNCONDITIONED = "no caption or class"
     REPEATED = "repeated"
 
 

@@ -126,18 +126,16 @@ def open_quietly(
 def _without_long(found: MediaSet) -> MediaSet:
     """The set without items longer than its medium along time, which are recorded."""
     medium, short, left_out = found.medium, list[int](), Ledger()
-    for index, item in enumerate(found.indices):
+    for index in range(len(found)):
         length = found.full_length(index)
         if length <= medium.frames and found.resolve(index) == index:  # not one that cannot be decoded
-            short.append(item)
+            short.append(index)
         elif length > medium.frames:
             seconds = f"{length / (medium.rate or 1):.2f} s, but {medium.duration:g} s are read; set a longer data.duration"
             left_out.add(Cause.LONG, found.keys[index], f"{found.keys[index]} lasts {seconds}")
     if not short:
         raise DataError(f"{found.name} holds no {found.kind.noun[0]} of {medium.duration:g} s or less; set a longer data.duration")
-    kept = MediaSet(found.source, medium, short, found.settings)
-    kept.left_out = left_out + found.left_out
-    return kept
+    return found.restricted(short, left_out)
 
 
 def _expected(settings: DataSettings | None, medium: Medium | None, options: Mapping[str, object]) -> str | None:

@@ -115,6 +115,18 @@ class MediaSet(Dataset[Batch]):
         classes = f", {len(self.classes)} classes" if self.classes else ""
         return f"MediaSet({self.name!r}: {len(self)} {self.kind.noun[1]}, {self.medium}{classes})"
 
+    def restricted(self, rows: Sequence[int], left_out: Ledger) -> MediaSet:
+        """The items at some indices.
+
+        Args:
+            rows: The indices.
+            left_out: Why the others are not used.
+        """
+        kept = MediaSet(self.source, self.medium, [self.indices[row] for row in rows], self.settings)
+        kept.left_out = self.left_out + left_out
+        kept._lengths = {new: self._lengths[old] for new, old in enumerate(rows) if old in self._lengths}
+        return kept
+
     @property
     def unused(self) -> Ledger:
         """What was found and is not used."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from jielong.core.json import JSON
-from jielong.data.opening import open_data
+from jielong.data.opening import open_quietly, warn_of_unused
 from jielong.data.order import spread
 from jielong.data.sets import MediaSet
 from jielong.evaluation.context import BATCH, CANDIDATES, DrawSettings, EvalContext, Progress, drawing
@@ -26,6 +26,7 @@ from jielong.evaluation.protocols import protocol_of
 from jielong.evaluation.provenance import Measurement, versions
 from jielong.evaluation.scorer import Scorer
 from jielong.system import System, is_timed
+from jielong.system.usable import usable
 from jielong.training.checkpoint import fingerprint
 
 
@@ -86,7 +87,8 @@ def evaluate(
     draws = draws or DrawSettings()
     media = system.tokenizer.media
     generates, source = system.generator is not None, data or system.recipe.data.set
-    images = open_data(source, "heldout", medium=media, settings=system.recipe.data, whole=generates)
+    images = usable(open_quietly(source, "heldout", medium=media, settings=system.recipe.data, whole=generates), system.recipe, "skip")
+    warn_of_unused(images.name, images.unused)
     rows = spread(len(images), count)
     report = progress or (lambda what, done, total: None)
     real = _real(images, rows, report)

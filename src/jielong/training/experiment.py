@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,11 +24,8 @@ from jielong.core.locks import one_run
 from jielong.core.medium import Medium
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
-from jielong.data.duplicates import leak
-from jielong.data.opening import open_quietly, warn_of_unused
 from jielong.data.order import AlikeOrder, ShuffledOrder, spread
 from jielong.data.sets import Batch, MediaSet
-from jielong.data.splits import Split
 from jielong.evaluation.protocols import protocol_of
 from jielong.generation.generator import Generator
 from jielong.losses.base import LossContext, LossTerms
@@ -38,7 +34,6 @@ from jielong.system import (
     DESCRIPTION,
     build_generator,
     build_tokenizer,
-    condition_inputs,
     copy_stages,
     describe,
     durations_of,
@@ -53,6 +48,7 @@ from jielong.training import token_cache as cache
 from jielong.training.distill_teacher import WhisperTeacher
 from jielong.training.generator_objective import GeneratorObjective, training_tokens
 from jielong.training.objective import Objective
+from jielong.training.opening import Sets, open_sets
 from jielong.training.processes import join_processes
 from jielong.training.state import check_run_folder, check_same_inputs
 from jielong.training.tokenizer_objective import TokenizerObjective
@@ -96,8 +92,7 @@ class Experiment:
 
     Attributes:
         recipe: The recipe.
-        data: The training split.
-        heldout: The held-out split; the training split where the set has none.
+        sets: The training and held-out items.
         media: The format of the media.
         tokenizer: Trained, or to be trained.
         generator: To be trained; ``None`` for a tokenizer's recipe.
@@ -105,12 +100,21 @@ class Experiment:
     """
 
     recipe: Recipe
-    data: MediaSet
-    heldout: MediaSet
+    sets: Sets
     media: Medium
     tokenizer: Tokenizer
     generator: Generator | None
     stages: Mapping[str, Tokenizer] = field(default_factory=dict)
+
+    @property
+    def data(self) -> MediaSet:
+        """The training items."""
+        return self.sets.train
+
+    @property
+    def heldout(self) -> MediaSet:
+        """The held-out items; those of training where there are none."""
+        return self.sets.heldout
 
     @property
     def model(self) -> LearnedTokenizer | Generator:
@@ -152,26 +156,15 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
     Raises:
         ValueError: if the data have no captions or classes where the recipe needs them, or sizes do not fit.
     """
-    source = data or recipe.data.set
-    train_set, heldout = _open(recipe, source, "train"), _open(recipe, source, "heldout")
-    warn_of_unused(train_set.name, train_set.unused + heldout.left_out)
-    if found := leak(train_set.source):
-        warnings.warn(found, stacklevel=2)
-    media = train_set.medium
-    for each in condition_inputs(recipe):
-        each.check(train_set, source)
+    sets = open_sets(recipe, data or recipe.data.set)
+    media = sets.train.medium
     torch.manual_seed(recipe.train.seed)
     stages = load_stages(recipe, media)
     trained, limit = tokenizers_of(stages), memory_limit()
     with bounded(limit, f"this process may have {limit / 1e9:.1f} GB"):
         tokenizer = build_tokenizer(recipe, media, stages)
-        generator = build_generator(recipe, tokenizer, train_set.classes, trained) if recipe.trains_generator else None
-    return Experiment(recipe, train_set, heldout, media, tokenizer, generator, {name: trained[name] for name in recipe.stages})
-
-
-def _open(recipe: Recipe, source: str, split: Split) -> MediaSet:
-    """A split; a generator takes whole clips alone, since captions describe all of them."""
-    return open_quietly(source, split, settings=recipe.data, whole=recipe.trains_generator)
+        generator = build_generator(recipe, tokenizer, sets.train.classes, trained) if recipe.trains_generator else None
+    return Experiment(recipe, sets, media, tokenizer, generator, {name: trained[name] for name in recipe.stages})
 
 
 def run(
@@ -270,7 +263,7 @@ def tokenizer_objective(experiment: Experiment) -> TokenizerObjective:
     context = LossContext(experiment.media, model.code_dim, {"whisper-base": WhisperTeacher})
     terms = LossTerms.of(experiment.recipe.losses, context)
     samples = heldout.media(spread(len(heldout), heldout.kind.sample_count))
-    measure, calibration = partial(_measure_tokenizer, heldout), partial(_calibration_media, experiment.data)
+    measure, calibration = partial(_measure_tokenizer, experiment.sets), partial(_calibration_media, experiment.data)
     return TokenizerObjective(model, terms, samples, measure, calibration, balance=experiment.recipe.balancer)
 
 
@@ -282,7 +275,10 @@ def _calibration_media(data: MediaSet) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _measure_tokenizer(heldout: MediaSet, model: LearnedTokenizer) -> JSON:
+def _measure_tokenizer(sets: Sets, model: LearnedTokenizer) -> JSON:
+    if not sets.measured:
+        return {}
+    heldout = sets.heldout
     batch = heldout.batch(spread(len(heldout), heldout.kind.measured_count))
     device = next(model.parameters()).device
     reconstructions = torch.cat([model.decode(model.encode(part.to(device))).cpu() for part in batch.media.split(_BATCH)])
@@ -313,15 +309,18 @@ def generator_objective(experiment: Experiment) -> GeneratorObjective:
         )
 
     samples = None if settings is None else settings.for_samples(heldout, count)
-    measure = partial(_measure_generator, heldout, experiment.tokenizer, values_of, timed)
+    measure = partial(_measure_generator, experiment.sets, experiment.tokenizer, values_of, timed)
     return GeneratorObjective(model, experiment.tokenizer, values_of, samples, generate, measure, timed)
 
 
 @torch.no_grad()
 def _measure_generator(
-    heldout: MediaSet, tokenizer: Tokenizer, values_of: Callable[[Batch], Sequence[object] | None], timed: bool, model: Generator
+    sets: Sets, tokenizer: Tokenizer, values_of: Callable[[Batch], Sequence[object] | None], timed: bool, model: Generator
 ) -> JSON:
-    """Held-out loss, with the same masks every time."""
+    """Held-out loss, with the same masks every time; nothing without held-out items."""
+    if not sets.measured:
+        return {}
+    heldout = sets.heldout
     rows = spread(len(heldout), MEASURED_ITEMS)
     total = torch.zeros((), dtype=torch.float64)
     was_training = model.training

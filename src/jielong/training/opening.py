@@ -1,0 +1,64 @@
+"""The training and held-out items of a recipe, with everything checked that is known before training."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+from jielong.config.schema import Recipe
+from jielong.data.duplicates import leak
+from jielong.data.ledger import Ledger
+from jielong.data.opening import open_quietly, warn_of_unused
+from jielong.data.sets import MediaSet
+from jielong.data.source import DataError
+from jielong.data.splits import Split
+from jielong.system import condition_inputs
+from jielong.system.usable import usable
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What a recipe is trained and measured on.
+
+    Attributes:
+        train: The training items.
+        heldout: The held-out items; those of training where none can be used.
+        measured: Whether there are held-out items.
+    """
+
+    train: MediaSet
+    heldout: MediaSet
+    measured: bool
+
+
+def open_sets(recipe: Recipe, source: str) -> Sets:
+    """Open a recipe's data, and warn in one line of what is not used.
+
+    Args:
+        recipe: The recipe.
+        source: A set's name or a path.
+
+    Raises:
+        ValueError: if training items, or the captions or classes that the recipe needs, are missing.
+    """
+    train = _open(recipe, source, "train")
+    for each in condition_inputs(recipe):
+        each.check(train, source)
+    train, heldout, left_out = usable(train, recipe), None, Ledger()
+    try:
+        heldout = usable(_open(recipe, source, "heldout"), recipe)
+        heldout.media([0])  # an error if not one can be decoded
+        left_out = heldout.left_out
+    except DataError as error:
+        heldout = None
+        consequence = "held-out figures are left out, and the sample grid shows training items"
+        warnings.warn(f"no held-out {train.kind.noun[1]}: {error}; {consequence}", stacklevel=3)
+    warn_of_unused(train.name, train.unused + left_out)
+    if found := leak(train.source):
+        warnings.warn(found, stacklevel=3)
+    return Sets(train, train if heldout is None else heldout, heldout is not None)
+
+
+def _open(recipe: Recipe, source: str, split: Split) -> MediaSet:
+    """A split; a generator takes whole clips alone, since captions describe all of them."""
+    return open_quietly(source, split, settings=recipe.data, whole=recipe.trains_generator)
