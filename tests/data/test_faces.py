@@ -67,7 +67,7 @@ def said(attribute: str, value: str, face: Face) -> str:
     if pair is None:
         return {"skin": f"{value} skin", "eye_color": f"{value} eyes"}.get(attribute, value)
     colour = a.get({"hair": "hair_color", "hat": "hat_color", "clothes": "clothes_color"}.get(attribute, ""), None)
-    return words.coloured(pair[value], colour, 0).removeprefix("a ").removeprefix("pair of ")
+    return words.coloured(pair[value], colour, 0).removeprefix("a ")
 
 
 def test_captions_name_everything_visible_and_nothing_else():

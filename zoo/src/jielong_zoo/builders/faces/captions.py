@@ -69,7 +69,7 @@ FACIAL_HAIR = {
     "beard": ("a beard", "络腮胡"),
     "long beard": ("a long beard", "长胡子"),
     "goatee": ("a goatee", "山羊胡"),
-    "moustache": ("a moustache", "八字胡"),
+    "moustache": ("a mustache", "八字胡"),
     "stubble": ("stubble", "胡茬"),
 }
 CLOTHES = {
@@ -78,15 +78,14 @@ CLOTHES = {
     "jacket": ("{c} jacket", "{c}夹克"),
     "collared shirt": ("{c} collared shirt", "{c}翻领衬衫"),
     "turtleneck": ("{c} turtleneck", "{c}高领衫"),
-    "crew neck": ("{c} crew-neck sweater", "{c}圆领毛衣"),
-    "scoop neck": ("{c} scoop-neck top", "{c}大圆领上衣"),
+    "sweater": ("{c} sweater", "{c}毛衣"),
     "checked shirt": ("{c} checked shirt", "{c}格子衬衫"),
     "striped shirt": ("{c} striped shirt", "{c}条纹衬衫"),
-    "overalls": ("pair of {c} overalls", "{c}背带裤"),
+    "overalls": ("{c} overalls", "{c}背带裤"),
     "top": ("{c} top", "{c}上衣"),
 }
 EARRINGS = {"hoops": ("hoop earrings", "圆环耳环"), "earrings": ("earrings", "耳环")}
-EYES = {"closed": ("closed eyes", "闭着的眼睛"), "winking": ("a winking eye", "眨着的一只眼睛")}
+EYES = {"closed": ("closed eyes", "闭着的眼睛"), "winking": ("a wink", "眨着的一只眼睛")}
 SKIN_ZH = {"light": "浅色皮肤", "medium": "中等肤色", "dark": "深色皮肤"}
 COLOUR_ZH = {
     "black": "黑色",
@@ -155,33 +154,34 @@ class Phrases:
             self.worn["earrings"] = EARRINGS[a["earrings"]][language]
         if a["clothes_color"] is not None:
             clothes = coloured(CLOTHES[a["clothes"] or "top"], a["clothes_color"], language)
-            self.worn["clothes"] = clothes if language else article(clothes)
+            self.worn["clothes"] = clothes if language or a["clothes"] == "overalls" else article(clothes)
         self.expression = EXPRESSION[a["expression"]][language] if a["expression"] is not None else None
+
+
+LONG = 116
+"""Characters from which the shortest wording comes first: text encoders read 32 tokens by default."""
 
 
 def captions(style: str, a: Attributes, seed: str) -> list[str]:
     """English: four wordings that name everything visible, in an order that the seed chooses, and a shorter one at the end."""
     phrases, title, rng = Phrases(a, 0), STYLES[style].title, random.Random(f"{seed}/captions")
     features, worn, mood = list(phrases.features.values()), list(phrases.worn.values()), phrases.expression
-    person, portrait = article(f"{mood} person" if mood else "person"), article(f"{title} portrait")
-    tags = [each.removeprefix("a ").removeprefix("an ").removeprefix("pair of ") for each in (*features, *worn)]
-    looks = f", {'looking ' if mood in LOOKS else ''}{mood}" if mood else ""
+    person = f"{mood} person" if mood else "person"
+    tags = [each.removeprefix("a ").removeprefix("an ") for each in (*features, *worn)]
     full = [
-        f"{person} with {listed(features)}, wearing {listed(worn)}, {title} style",
-        f"{portrait} of {person} with {listed(features)}, wearing {listed(worn)}",
-        f"a person wearing {listed(worn)}, with {listed(features)}{looks}, in {title} style",
+        f"{article(person)} with {listed(features)}, wearing {listed(worn)}, {title} style",
+        f"{title} portrait of {article(person)} with {listed(features)}, wearing {listed(worn)}",
+        f"{title} style, {person} wearing {listed(worn)}, with {listed(features)}",
         ", ".join([f"{title} style", *tags, *([mood] if mood else [])]),
     ]
     rng.shuffle(full)
+    if max(map(len, full)) > LONG:
+        full.sort(key=len)
     rest = [name for name in (*phrases.features, *phrases.worn) if name != "hair"]
     kept = {"hair", *rng.sample(rest, min(2, len(rest)))}
     few = [[text for name, text in part.items() if name in kept] for part in (phrases.features, phrases.worn)]
     short = "a person" + (f" with {listed(few[0])}" if few[0] else "") + (f" wearing {listed(few[1])}" if few[1] else "")
     return [*full, f"{short}, {title} style"]
-
-
-LOOKS = frozenset({"sad", "angry", "surprised", "nervous", "serious"})
-"""Expressions that are adjectives, not verbs."""
 
 
 def captions_zh(style: str, a: Attributes, seed: str) -> list[str]:

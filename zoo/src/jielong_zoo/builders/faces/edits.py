@@ -72,12 +72,8 @@ def instructions(attribute: str, before: Attributes, after: Attributes) -> list[
         end = "one eye" if new == "winking" else "both eyes" if old == "winking" else "the eyes"
         return [f"{verb} {end}", f"let this person {verb} {end}", f"make this person {verb} {end}"]
     if attribute == "clothes":
-        text = words.coloured(words.CLOTHES[new], None, 0)
-        return [
-            f"change the clothes to {words.article(text)}",
-            f"let this person wear {words.article(text)}",
-            f"replace the {garment(before)} by {words.article(text)}",
-        ]
+        text = garment(after) if new == "overalls" else words.article(garment(after))
+        return [f"change the clothes to {text}", f"let this person wear {text}", f"replace the {garment(before)} by {text}"]
     removed, added = (thing(attribute, each, 0) for each in (before, after))
     if new == "none":
         bare = removed.removeprefix("a ").removeprefix("an ")
@@ -92,7 +88,7 @@ def instructions(attribute: str, before: Attributes, after: Attributes) -> list[
 
 def garment(a: Attributes) -> str:
     """Clothes in English without their colour."""
-    return words.coloured(words.CLOTHES[a["clothes"] or "top"], None, 0).removeprefix("pair of ")
+    return words.coloured(words.CLOTHES[a["clothes"] or "top"], None, 0)
 
 
 def thing(attribute: str, a: Attributes, language: int) -> str:

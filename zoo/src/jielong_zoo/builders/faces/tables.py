@@ -73,7 +73,7 @@ STYLES: Mapping[str, Style] = {
                 "glasses": variants("glasses", {"none": "", "round glasses": "round", "square glasses": "square"}),
                 "facial_hair": variants("facialHair", {"none": "", "beard": "beard", "stubble": "scruff"}),
                 "earrings": variants("earrings", {"none": "", "hoops": "hoop"}),
-                "clothes": variants("shirt", {"crew neck": "crew", "collared shirt": "collared", "scoop neck": "open"}),
+                "clothes": variants("shirt", {"sweater": "crew", "collared shirt": "collared", "top": "open"}),
             },
             colours={
                 "hair_color": ("hairColor", "facialHairColor"),
