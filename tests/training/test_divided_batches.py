@@ -26,8 +26,10 @@ from jielong.training.settings import TrainSettings
 from jielong.training.step import MicroBatches, Stepper
 
 RECIPES = Path(experiment.__file__).parents[1] / "recipes"
-NAMES = sorted(path.stem for path in RECIPES.glob("*-tiny.yaml") if load(path.stem).trains_generator and path.stem != "flow-slm-tiny")
+NAMES = sorted(path.stem for path in RECIPES.glob("*-tiny.yaml"))
 BATCH = 4
+# Absolute values near 0, of silence, whose gradient's sign depends on how a convolution of one item rounds.
+KINKED = ("dac-tiny", "mimi-tiny")
 LATE = 2**20  # samples seen: every loss has begun
 
 
@@ -136,10 +138,16 @@ def mean(outcomes: Sequence[Outcome]) -> Outcome:
 @pytest.mark.parametrize("name", NAMES)
 def test_shards_and_any_order_of_samples_are_the_whole_batch(name: str) -> None:
     divided = Divided(name)
-    divided.keep(divided.step([divided.part(0, BATCH)]))  # codebooks start from the first batch
+    first = divided.step([divided.part(0, BATCH)])
+    # Halves round alike; k-means would make much of the rounding of other sizes.
+    divided.step([divided.part(0, BATCH // 2), divided.part(BATCH // 2, BATCH // 2)]).check(first)
+    divided.keep(first)  # codebooks have started
     whole = divided.step([divided.part(0, BATCH)])
-    divided.step([divided.part(place, 1) for place in (2, 0, 3, 1)]).check(whole)
-    if name not in ("lfq-tiny", "bsq-tiny"):
+    divided.step([divided.part(BATCH // 2, BATCH // 2), divided.part(0, BATCH // 2)]).check(whole)
+    if name not in KINKED:
+        divided.step([divided.part(place, 1) for place in (2, 0, 3, 1)]).check(whole)
+        divided.step([divided.part(0, 1), divided.part(1, 2), divided.part(3, 1)]).check(whole)
+    if name not in ("lfq-tiny", "bsq-tiny"):  # the entropy of all codes is summed over real processes alone
         shards = mean([divided.step([divided.part(first, BATCH // 2)], 2) for first in (0, BATCH // 2)])
         expected = Outcome({name: whole.values[name] for name in shards.values}, whole.gradients, {})
         shards.check(expected)

@@ -12,8 +12,10 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from jielong.core.medium import ALONG_ROWS, Axes
+from jielong.core.whole_batch import mean_over_batch
 from jielong.losses.base import AdversarialLoss, AdversarialSettings, LossContext, check_same_shape
 from jielong.networks.discriminator import Norm, PatchDiscriminator
+from jielong.quantizers.parallel import mean_over_processes
 
 Kind = Literal["hinge", "non_saturating"]
 
@@ -85,8 +87,9 @@ class PatchAdversarialLoss(AdversarialLoss):
         """Factor that gives both losses equal gradient norms at the decoder's last layer ``W`` (2012.09841, equation 7).
 
         ``weight * lambda`` with ``lambda = |grad_W L_rec| / (|grad_W L_adv| + 1e-4)`` clipped to [0, 1e4] and detached; ``weight`` alone
-        when ``adaptive`` is off. ``lambda`` at the cap means that the adversarial gradient has vanished. Raises ``ValueError`` if
-        ``last_layer`` is frozen, or gradients are off.
+        when ``adaptive`` is off. Gradients are those of the whole batch, over processes and micro-batches (which costs a second forward
+        pass). ``lambda`` at the cap means that the adversarial gradient has vanished. Raises ``ValueError`` if ``last_layer`` is frozen, or
+        gradients are off.
         """
         if not self.adaptive:
             return torch.tensor(self.weight, device=adversarial_loss.device)
@@ -95,7 +98,9 @@ class PatchAdversarialLoss(AdversarialLoss):
         with torch.autocast(last_layer.device.type, enabled=False):
             (reconstruction,) = torch.autograd.grad(reconstruction_loss, last_layer, retain_graph=True)
             (adversarial,) = torch.autograd.grad(adversarial_loss, last_layer, retain_graph=True)
-            return self.weight * (reconstruction.float().norm() / (adversarial.float().norm() + 1e-4)).clamp(0.0, 1e4).detach()
+            gradients = {"reconstruction": reconstruction.float(), "adversarial": adversarial.float()}
+            sizes = {name: mean_over_batch(mean_over_processes(each)).norm() for name, each in gradients.items()}
+            return self.weight * (sizes["reconstruction"] / (sizes["adversarial"] + 1e-4)).clamp(0.0, 1e4).detach()
 
 
 class Adversarial(AdversarialSettings, family="loss", name="adversarial"):
@@ -109,7 +114,7 @@ class Adversarial(AdversarialSettings, family="loss", name="adversarial"):
         adaptive: Whether its gradient is balanced against the reconstruction's.
         channels: Width of the discriminator's first layer.
         layers: Its layers of stride 2; a patch is 16, 34, 70 or 142 pixels wide for 1 to 4.
-        norm: ``group``, ``batch`` (as published) or ``none``.
+        norm: ``group``, ``none``, or ``batch`` (as published), whose statistics are those of what one process computes at once.
     """
 
     axes: ClassVar[Axes | None] = ALONG_ROWS

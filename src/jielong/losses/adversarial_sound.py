@@ -101,9 +101,10 @@ def hinge_generator_loss(fake: Sequence[DiscriminatorOutput]) -> Tensor:
 
 
 def feature_matching_loss(real: Sequence[DiscriminatorOutput], fake: Sequence[DiscriminatorOutput]) -> Tensor:
-    """Relative distance of features, ``mean_(k, l) E |D_k^l(x) - D_k^l(x^)| / E |D_k^l(x)|``."""
+    """Relative distance of features, ``mean_(k, l) E_x [|D_k^l(x) - D_k^l(x^)|_1 / |D_k^l(x)|_1]``, item by item."""
     pairs = [(a.detach(), b) for x, y in zip(real, fake, strict=True) for a, b in zip(x.features, y.features, strict=True)]
-    return torch.stack([(a - b).abs().mean() / a.abs().mean().clamp_min(1e-8) for a, b in pairs]).mean()
+    ratios = [(a - b).abs().flatten(1).mean(1) / a.abs().flatten(1).mean(1).clamp_min(1e-8) for a, b in pairs]
+    return torch.stack([each.mean() for each in ratios]).mean()
 
 
 class SoundAdversarialLoss(AdversarialLoss):

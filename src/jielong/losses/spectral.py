@@ -61,12 +61,12 @@ class SpectralLoss(ReconstructionLoss):
 
 
 class StftLoss(SpectralLoss):
-    """``|Y - X|_F / |Y|_F + mean |ln Y - ln X|`` of magnitudes ``X`` of the reconstruction and ``Y`` (arXiv 1910.11480, eqs. 4 to 6)."""
+    """``|Y - X|_F / |Y|_F + mean |ln Y - ln X|`` of each item's magnitudes ``X`` and its original's ``Y`` (arXiv 1910.11480, eqs. 4-6)."""
 
     def distance(self, index: int, fake: Tensor, real: Tensor) -> Tensor:
         """Spectral convergence and distance of logarithms."""
-        converged = torch.linalg.vector_norm(real - fake) / torch.linalg.vector_norm(real).clamp_min(FLOOR)
-        return converged + (real.clamp_min(FLOOR).log() - fake.clamp_min(FLOOR).log()).abs().mean()
+        size, error = (torch.linalg.vector_norm(each.flatten(1), dim=1) for each in (real, real - fake))
+        return (error / size.clamp_min(FLOOR)).mean() + (real.clamp_min(FLOOR).log() - fake.clamp_min(FLOOR).log()).abs().mean()
 
 
 class MelLoss(SpectralLoss):

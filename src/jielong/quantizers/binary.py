@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
+from jielong.core.whole_batch import mean_over_batch
 from jielong.quantizers.base import Quantized
 from jielong.quantizers.estimators import AutogradContext, straight_through
 from jielong.quantizers.implicit import MOST_CODES, ImplicitQuantizer, ImplicitSettings
@@ -54,8 +55,8 @@ def codebook_entropy(logits: Tensor, joint_bits: int, together: bool = False) ->
 
     Args:
         joint_bits: Most bits of a group.
-        together: Average over the tokens of all processes, which must call it together. Each gets the gradient of its own tokens, scaled
-            so that the mean over processes is the whole batch's.
+        together: Average over the tokens of all processes and micro-batches. Each gets the gradient of its own tokens, scaled so that the
+            mean over processes, which must call it together, is the whole batch's.
     """
     count = logits.shape[1]
     entropy = logits.new_zeros(())
@@ -63,6 +64,8 @@ def codebook_entropy(logits: Tensor, joint_bits: int, together: bool = False) ->
         half = run.shape[1] // 2
         joint = _choices(run[:, :half]).t() @ _choices(run[:, half:])
         probabilities = _over_processes(joint, logits.shape[0]) if together else joint / max(1, logits.shape[0])
+        if together:
+            probabilities = probabilities + (mean_over_batch(probabilities.detach()) - probabilities.detach())
         entropy = entropy - (probabilities * (probabilities + torch.finfo(torch.float32).tiny).log()).sum()
     return entropy
 

@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from jielong.core.rng import Draws, PerSampleRNG
+from jielong.core.whole_batch import at_step_end
 from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
 from jielong.quantizers.checks import check_indices, checked, generator_or_seeded, item_draws, refuse_repetition
 from jielong.quantizers.estimators import straight_through
@@ -77,14 +78,17 @@ class GumbelQuantizer(KeepsPrecision, Quantizer):
             else:
                 values = F.embedding(indices, self.codebook)
             if update:
-                self.usage.update(sum_over_processes(torch.bincount(indices, minlength=self.codebook_size)))
-                self.updates += 1
+                at_step_end(self._count, None, indices)
         return Quantized(
             values.to(vectors.dtype).view(vectors.shape),
             indices.view(*vectors.shape[:-1], 1),
             {"kl": cosine(0.0, settings.kl, settings.kl_samples, samples_seen) * kl},
             {"kl": kl.detach(), "temperature": kl.new_tensor(tau)},
         )
+
+    def _count(self, _: Generator | None, indices: Tensor) -> None:
+        self.usage.update(sum_over_processes(torch.bincount(indices, minlength=self.codebook_size)))
+        self.updates += 1
 
     def _sample(self, log_q: Tensor, tau: float, draws: Draws) -> Tensor:
         """Weights of the codes, ``(M, V)``, of log-probabilities ``(M, V)``; ``draws``: a stream for each item."""

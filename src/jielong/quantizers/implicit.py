@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from jielong.core.rng import PerSampleRNG
+from jielong.core.whole_batch import at_step_end
 from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
 from jielong.quantizers.checks import check_indices, checked, in_backward
 from jielong.quantizers.parallel import sum_over_processes
@@ -97,7 +98,7 @@ class ImplicitQuantizer(KeepsPrecision, Quantizer):
             found = self._round(self.inward(checked(vectors, self.dim, together=update)), samples_seen)
             values = self.outward(found.values)
             if update:
-                self._count(found.indices)
+                at_step_end(self._count, None, found.indices)
         indices = found.indices.view(*vectors.shape[:-1], self.num_codebooks)
         return replace(found, values=values.to(vectors.dtype).view(vectors.shape), indices=indices)
 
@@ -114,7 +115,7 @@ class ImplicitQuantizer(KeepsPrecision, Quantizer):
             return self.outward(self._codes(indices))
 
     @torch.no_grad()
-    def _count(self, indices: Tensor) -> None:
+    def _count(self, _: Generator | None, indices: Tensor) -> None:
         counts = torch.stack([torch.bincount(each, minlength=self.codebook_size) for each in indices.unbind(-1)])
         for usage, count in zip(self._usages, sum_over_processes(counts), strict=True):
             usage.update(count)

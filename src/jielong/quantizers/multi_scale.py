@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
+from jielong.core.whole_batch import at_start, at_step_end
 from jielong.quantizers.base import Quantized, Quantizer
 from jielong.quantizers.checks import check_finite, generator_or_seeded, item_draws
 from jielong.quantizers.estimators import straight_through
@@ -115,7 +116,7 @@ class MultiScaleQuantizer(Quantizer):
             features = self._features(vectors)
             generator = generator_or_seeded(generator, self.codebook.updates)
             if update and not bool(self.codebook.initialised):
-                self._start(features, generator)
+                at_start(self._start, generator, features)
             steps = list(self.run(features))
             totals = torch.stack([step.total for step in steps])  # (K, B, D, H, W)
             errors = (totals.detach() - features).square().mean(dim=(1, 2, 3, 4))
@@ -124,7 +125,8 @@ class MultiScaleQuantizer(Quantizer):
                 losses["codebook"] = (totals - features.detach()).square().mean()
             values = straight_through(features, self._kept(totals.detach(), vectors, generator, rng) if update else totals[-1])
             if update:
-                self._follow(steps, generator)
+                groups = [step.vectors.reshape(-1, self.dim) for step in steps]
+                at_step_end(self._follow, generator, *groups, *(step.indices.flatten() for step in steps))
         statistics = {"error": errors[-1].detach(), "usage": self.codebook.usage.usage, "perplexity": self.codebook.usage.perplexity}
         indices = torch.cat([step.indices for step in steps], dim=1)[..., None]
         return Quantized(values.permute(0, 2, 3, 1).to(vectors.dtype), indices, losses, statistics)
@@ -216,7 +218,7 @@ class MultiScaleQuantizer(Quantizer):
         return torch.cat([pick_rows(group, number, generator) for group, number in zip(groups, numbers, strict=True) if number])
 
     @torch.no_grad()
-    def _start(self, features: Tensor, generator: Generator) -> None:
+    def _start(self, generator: Generator, features: Tensor) -> None:
         """K-means over the vectors of all scales: with exact codes, and once more with the codes found."""
         check_finite(features.sum(), together=True)
         for exact in (True, False)[: len(self.pyramid.scales)]:
@@ -226,9 +228,9 @@ class MultiScaleQuantizer(Quantizer):
             self.codebook.begin(*kmeans(torch.cat(groups), self.codebook_size, iterations, generator, start=start, weights=weights))
 
     @torch.no_grad()
-    def _follow(self, steps: Sequence[ScaleStep], generator: Generator) -> None:
-        groups = [step.vectors.reshape(-1, self.dim) for step in steps]
-        indices = [step.indices.flatten() for step in steps]
+    def _follow(self, generator: Generator, *parts: Tensor) -> None:
+        """One step of the codebook; ``parts``: the vectors of each scale, then their indices."""
+        groups, indices = parts[: len(parts) // 2], parts[len(parts) // 2 :]
         self.codebook.follow(torch.cat(groups), torch.cat(indices), partial(self._fresh, groups, generator), self._weights(groups))
         counts = torch.stack([torch.bincount(each, minlength=self.codebook_size) for each in indices])
         for usage, count in zip(self._usages, sum_over_processes(counts), strict=True):

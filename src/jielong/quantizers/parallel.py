@@ -19,6 +19,12 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def mean_over_processes(tensor: Tensor) -> Tensor:
+    """Mean of all processes' tensors, equal on every process."""
+    processes = world()[1]
+    return tensor if processes == 1 else sum_over_processes(tensor.clone()) / processes
+
+
 def pick_rows(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """``count`` rows of all processes' vectors, ``(count, D)``, drawn without replacement, equal on every process.
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from jielong.config.registry import OfFamily
 from jielong.core.rng import PerSampleRNG
+from jielong.core.whole_batch import at_start, at_step_end
 from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
 from jielong.quantizers.checks import check_indices, checked, generator_or_seeded, refuse_repetition
 from jielong.quantizers.estimators import ESTIMATORS, Estimator
@@ -87,8 +88,8 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
         generator = generator_or_seeded(generator, self.updates)
         with torch.autocast(vectors.device.type, enabled=False):
             start = self.inward(checked(vectors, self.dim, together=update))
-            if self.shared and update:
-                self._start(start.detach(), generator)
+            if self.shared and update and not bool(self._codebook.initialised):
+                at_start(self._start, generator, start.detach())
             count = self._draw(generator, vectors.device)
             parts: list[Quantized] = []
             residuals, total, first = [start], torch.zeros_like(start), start
@@ -102,8 +103,9 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
                 residuals.append(residuals[-1] - code)
             if update:
                 if self.shared:
-                    self._follow(residuals[:-1], parts, generator)
-                self.updates += 1
+                    indices = torch.stack([part.indices.flatten() for part in parts], dim=1).flatten()
+                    at_step_end(self._follow, generator, self._compared(residuals[:-1]), indices)
+                at_step_end(self._count, None)
             if not self._stage(0).mapped:
                 total, first = self.estimate(start, total), self.estimate(start, first)
             values = self.outward(total)
@@ -181,11 +183,9 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
         return left / targets.square().mean().clamp_min(1e-12)
 
     @torch.no_grad()
-    def _start(self, vectors: Tensor, generator: Generator) -> None:
+    def _start(self, generator: Generator, vectors: Tensor) -> None:
         """K-means of the shared codebook: of the first batch, then of the batch and its residuals by those codes."""
         codebook = self._codebook
-        if bool(codebook.initialised):
-            return
         pool = [vectors]
         for _ in range(2):
             iterations = codebook.settings.kmeans_iterations
@@ -193,11 +193,12 @@ class ResidualQuantizer(KeepsPrecision, Quantizer):
             pool.append(vectors - codebook.decode(codebook.encode(vectors)))
 
     @torch.no_grad()
-    def _follow(self, residuals: Sequence[Tensor], parts: Sequence[Quantized], generator: Generator) -> None:
+    def _follow(self, generator: Generator, vectors: Tensor, indices: Tensor) -> None:
         """One step of the shared codebook, from the residuals of all levels."""
-        vectors = self._compared(residuals)
-        indices = torch.stack([part.indices.flatten() for part in parts], dim=1).flatten()
         self._codebook.follow(vectors, indices, partial(pick_rows, vectors, generator=generator))
+
+    def _count(self, _: Generator | None) -> None:
+        self.updates += 1
 
     def _compared(self, pool: Sequence[Tensor]) -> Tensor:
         """Vectors as the shared codebook compares them, item by item, so that the processes' tables concatenate to the batch's."""

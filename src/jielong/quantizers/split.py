@@ -9,7 +9,8 @@ from pydantic import Field, SerializeAsAny, model_validator
 from torch import Generator, Tensor, nn
 
 from jielong.config.registry import OfFamily
-from jielong.core.rng import PerSampleRNG
+from jielong.core.rng import PerSampleRNG, seed_of
+from jielong.core.whole_batch import at_step_end
 from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
 from jielong.quantizers.checks import check_indices, checked, generator_or_seeded, item_draws, refuse_repetition
 from jielong.quantizers.implicit import by_codebook
@@ -80,14 +81,16 @@ class SplitQuantizer(KeepsPrecision, Quantizer):
             flat = checked(vectors, self.dim, together=update).view(vectors.shape)
             plain = self._unquantized(flat, generator, rng)
             values, parts = [], []
-            for branch in (self.semantic, self.acoustic):
+            # What one draws must not depend on whether the other starts in this pass.
+            other = Generator().manual_seed(seed_of(generator.initial_seed(), "acoustic"))
+            for branch, stream in ((self.semantic, generator), (self.acoustic, other)):
                 narrow = branch.inward(flat)
-                part = branch.quantizer(narrow, generator=generator, update=update, samples_seen=samples_seen, rng=rng)
+                part = branch.quantizer(narrow, generator=stream, update=update, samples_seen=samples_seen, rng=rng)
                 values.append(branch.outward(part.values if plain is None else torch.where(plain, narrow, part.values)))
                 parts.append(part)
             first = values[0] if plain is None else self.semantic.outward(parts[0].values)
             if update:
-                self.updates += 1
+                at_step_end(self._count, None)
         named = zip(("semantic", "acoustic"), parts, strict=True)
         return Quantized(
             (values[0] + values[1]).to(vectors.dtype),
@@ -102,6 +105,9 @@ class SplitQuantizer(KeepsPrecision, Quantizer):
         if not self.training or self.settings.unquantized == 0:
             return None
         return (item_draws(rng, generator, vectors).uniform() < self.settings.unquantized).view(-1, *[1] * (vectors.ndim - 1))
+
+    def _count(self, _: Generator | None) -> None:
+        self.updates += 1
 
     def _losses(self, parts: list[Quantized]) -> dict[str, Tensor]:
         counts = [part.indices.shape[-1] for part in parts]

@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from jielong.core.rng import PerSampleRNG
+from jielong.core.whole_batch import at_start, at_step_end
 from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
 from jielong.quantizers.checks import check_finite, check_indices, flattened, generator_or_seeded, refuse_repetition
 from jielong.quantizers.estimators import ESTIMATORS, Estimator
@@ -63,8 +64,9 @@ class VectorQuantizer(KeepsPrecision, Quantizer):
     with ``restart_distance`` below 1, by a point between that vector and its code: in many dimensions nothing is close to a single vector,
     and a code at it stays unused, while one a quarter of the way takes its share of a crowded cell.
 
-    The codebook changes only in training mode with gradients enabled, once a forward, after the lookup; all processes must then call
-    forward together. All state is in the state dict, so a resumed run continues bit for bit.
+    The codebook changes only in training mode with gradients enabled, after the lookup: once a forward, or once a step however many
+    micro-batches it has (:mod:`jielong.core.whole_batch`); all processes must then call forward together. All state is in the state
+    dict, so a resumed run continues bit for bit.
     """
 
     counts: Tensor
@@ -130,8 +132,8 @@ class VectorQuantizer(KeepsPrecision, Quantizer):
             flat = self._flat(vectors)
             constant = flat.detach()
             generator = generator_or_seeded(generator, self.updates)
-            if update:
-                self._start(constant, generator)
+            if update and not bool(self.initialised):
+                at_start(self._start, generator, constant)
             codes = self.current
             indices, best = self._nearest(constant, codes.detach())
             check_finite(best, together=update)
@@ -142,7 +144,7 @@ class VectorQuantizer(KeepsPrecision, Quantizer):
                 losses["codebook"] = F.mse_loss(picked, constant)
             values = ESTIMATORS[self.settings.estimator](flat, picked)
             if update:
-                self.follow(constant, indices, partial(pick_rows, constant, generator=generator))
+                at_step_end(self._absorb, generator, constant, indices)
         statistics = {"error": error.detach(), "usage": self.usage.usage, "perplexity": self.usage.perplexity}
         return Quantized(values.to(vectors.dtype).view(vectors.shape), indices.view(*vectors.shape[:-1], 1), losses, statistics)
 
@@ -177,14 +179,12 @@ class VectorQuantizer(KeepsPrecision, Quantizer):
         return self.usage.advice([remedy for remedy, missing in remedies.items() if missing])
 
     @torch.no_grad()
-    def _start(self, vectors: Tensor, generator: Generator) -> None:
+    def _start(self, generator: Generator, vectors: Tensor) -> None:
         """K-means on the first batch: code, count and sum together.
 
         A code for every vector would overfit the first batch and leave nothing to later codebooks. A batch with fewer vectors than codes
         starts one code for every four vectors; the others are copies with count 0, which the next check for dead codes replaces.
         """
-        if bool(self.initialised):
-            return
         check_finite(vectors.sum(dim=-1), together=True)
         size = self.codebook_size
         rows = int(sum_over_processes(torch.tensor(len(vectors), device=vectors.device)))
@@ -192,6 +192,9 @@ class VectorQuantizer(KeepsPrecision, Quantizer):
         centroids, counts = kmeans(vectors, started, self.settings.kmeans_iterations, generator, self.normalize)
         copied = torch.arange(size, device=vectors.device) % started
         self.begin(centroids[copied], torch.cat([counts, counts.new_zeros(size - started)]))
+
+    def _absorb(self, generator: Generator, vectors: Tensor, indices: Tensor) -> None:
+        self.follow(vectors, indices, partial(pick_rows, vectors, generator=generator))
 
     @torch.no_grad()
     def begin(self, codes: Tensor, counts: Tensor) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
+from jielong.core.whole_batch import at_step_end, mean_over_batch
 from jielong.quantizers.parallel import sum_over_processes, world
 from jielong.training.settings import Balance
 
@@ -18,7 +19,7 @@ class Balancer(nn.Module):
     gradient of its own loss, averaged over items; ``<.>`` is their bias-free moving average over steps, so weights ``lambda`` are shares
     of the gradient, whatever a loss's magnitude.
 
-    The average that scales a step is that of the steps before it (of the step so far for a new loss), so micro-batches change nothing.
+    The average that scales a step is that of the steps before it (of the whole step for a new loss), so micro-batches change nothing.
     Norms are averaged over all processes, which must call it together, and saved as buffers; norms that are not finite are not counted.
     Losses of the bottleneck are no functions of the reconstruction and are not balanced.
 
@@ -65,20 +66,28 @@ class Balancer(nn.Module):
             gradients[name] = torch.zeros_like(media) if gradient is None else gradient * len(media)
             norms[self.names.index(name)] = torch.linalg.vector_norm(gradients[name].flatten(1), dim=1).mean()
         norms = sum_over_processes(norms) / world()[1]
+        used = torch.tensor([float(name in losses) for name in self.names], device=norms.device)
+        if bool(((self.weight == 0) & (used > 0)).any()):
+            norms = mean_over_batch(norms)
         finite = torch.isfinite(norms)
-        used = torch.tensor([float(name in losses) for name in self.names], device=norms.device) * finite
-        self.pending += torch.where(finite, norms, 0.0) * used
-        self.counted += used
-        average = torch.where(self.weight > 0, self.total / self.weight, self.pending / self.counted.clamp_min(1))
+        norms, used = torch.where(finite, norms, 0.0), used * finite
+        at_step_end(self._count, None, (norms * used)[None], used[None], used.new_tensor([len(media)]))
+        average = torch.where(self.weight > 0, self.total / self.weight, norms)
         scale = self.settings.norm / (average.clamp_min(1e-12) * len(media))
         return {name: gradient * scale[self.names.index(name)] * (weights[name] / whole) for name, gradient in gradients.items()}
+
+    def _count(self, _: Generator | None, norms: Tensor, used: Tensor, items: Tensor) -> None:
+        """Add the mean of the micro-batches' norms ``(n, losses)``, weighted by their items ``(n,)``."""
+        shares = (items / items.sum())[:, None]
+        self.pending += (shares * norms).sum(0)
+        self.counted += (shares * used).sum(0)
 
     def _settle(self, samples_seen: int) -> None:
         """At the start of a step, add the norms of the previous one to the averages."""
         if int(self.at) == samples_seen:
             return
         seen, decay = self.counted > 0, self.settings.decay
-        self.total.copy_(torch.where(seen, decay * self.total + self.pending / self.counted.clamp_min(1), self.total))
+        self.total.copy_(torch.where(seen, decay * self.total + self.pending / torch.where(seen, self.counted, 1), self.total))
         self.weight.copy_(torch.where(seen, decay * self.weight + 1, self.weight))
         self.pending.zero_()
         self.counted.zero_()

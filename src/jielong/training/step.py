@@ -8,7 +8,7 @@ the loss is a mean over samples, so one flat mean of all gradients is exact, wha
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -18,6 +18,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from jielong.core.phases import trained_parameters
+from jielong.core.whole_batch import StartPending, WholeBatch
 from jielong.data.sets import Batch
 from jielong.networks.dropout import item_streams, number_sites
 from jielong.quantizers.checks import NonFiniteVectors
@@ -69,10 +70,10 @@ class Stepper(Generic[Model]):
         self._train_only(parameters)
         total = torch.zeros((), device=self.accelerator.device)
         parts: dict[str, Tensor] = {}
+        whole = WholeBatch(divided=len(batches) > 1)
         try:
-            for first, batch in batches:
+            for batch, losses in self._all_losses(phase, batches, samples_seen, whole):
                 share = len(batch) / self.prefetcher.local_batch
-                losses = self._losses(phase, first, batch, samples_seen)
                 self.accelerator.backward(losses.total.float() * share)
                 total = total + losses.total.detach().float() * share
                 for name, value in losses.parts.items():
@@ -87,11 +88,34 @@ class Stepper(Generic[Model]):
         loss, norm, *rest = torch.stack([value.to(total.device) for value in (total, norm, *parts.values())]).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             return PhaseResult(False, {"loss": loss, "grad_norm": norm})
+        whole.update()
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
         prefix = "" if phase == next(iter(self.parameters)) else f"{phase}_"
         return PhaseResult(True, {**dict(zip(parts, rest, strict=True)), f"{prefix}loss": loss, f"{prefix}grad_norm": norm})
+
+    def _all_losses(self, phase: str, batches: MicroBatches, samples_seen: int, whole: WholeBatch) -> Iterator[tuple[Batch, Losses]]:
+        """Each micro-batch with its losses; first, where the losses need it, what all of them have in common."""
+
+        def losses(first: int, batch: Batch) -> Losses | None:
+            whole.begin(len(batch) / self.prefetcher.local_batch)
+            with whole:
+                try:
+                    return self._losses(phase, first, batch, samples_seen)
+                except StartPending:
+                    return None
+
+        collected = False
+        for first, batch in batches:
+            found = losses(first, batch)
+            while found is None or (whole.wanting and not collected):
+                whole.collect()
+                for each in batches:
+                    losses(*each)
+                collected = whole.collected()
+                found = losses(first, batch) if collected else None
+            yield batch, found
 
     def first_nonfinite(self, phase: str, batches: MicroBatches, samples_seen: int) -> str:
         """In which module the numbers of a phase stop being finite, in words."""
