@@ -22,7 +22,7 @@ from jielong.media.kinds.base import Content, MediaKind, register
 from jielong.media.pictures import Pictures
 from jielong.media.reading.colour import profile_of
 from jielong.media.reading.faults import BrokenImageError, naming
-from jielong.media.reading.pictures import SUFFIXES, frames_in, is_turned, open_image, read_image
+from jielong.media.reading.pictures import REDUCED, SUFFIXES, frames_in, is_turned, open_image, read_image
 
 PREPROCESSING = "upright, sRGB, over white, shorter side lanczos, centre square, 8 bit: 2"
 FLAT = "flat: one colour everywhere"
@@ -142,6 +142,7 @@ class ImageInspector(Inspector):
         reasons = {
             f"tiny: {picture.width} x {picture.height}, will be enlarged to {self.size}": short < self.size,
             f"long: {picture.width} x {picture.height}, only the centre square is used": long > LONG * short,
+            f"large: decoded at 1/{picture.info.get(REDUCED)} of its size": REDUCED in picture.info,
             f"animated: {frames} frames, only the first is used": frames > 1,
             f"unusual mode {picture.mode}: reduced to 8 bits and RGB": unusual,
         }

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 from jielong.media.reading.colour import Profile, usable_profile
 from jielong.media.reading.faults import BrokenImageError, budget, bytes_of, naming, refuse_large
@@ -36,6 +36,9 @@ _PIXEL_BYTES = 4
 _COEFFICIENT_BYTES = 6
 """More of a pixel of a progressive JPEG: three coefficients of 16 bits are kept until its last scan."""
 _BAND_PIXELS = 2**20
+_CHUNK_BYTES = 2**24
+REDUCED = "reduced"
+"""In ``info`` of an opened picture: the factor by which it is decoded smaller, to fit the budget."""
 
 
 def open_image(source: bytes | str | os.PathLike[str], name: str = "") -> Image.Image:
@@ -48,8 +51,16 @@ def open_image(source: bytes | str | os.PathLike[str], name: str = "") -> Image.
     pixels = budget() // _PIXEL_BYTES
     _prepare_pillow(pixels)
     with naming(name, BrokenImageError, "cannot be read as a picture"):
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=list(FORMATS))
-        cost = _PIXEL_BYTES + _COEFFICIENT_BYTES * bool(image.info.get("progressive"))
+        try:
+            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=list(FORMATS))
+        except Image.DecompressionBombError as error:  # twice the budget or more
+            count = int("".join(filter(str.isdigit, str(error).partition("pixels")[0])))
+            refuse_large(name, f"a picture of {count:,} pixels", count * _PIXEL_BYTES, BrokenImageError)
+            raise
+        progressive = bool(image.info.get("progressive"))
+        if image.format in ("JPEG", "MPO") and not progressive:
+            _reduce(image, pixels)
+        cost = _PIXEL_BYTES + _COEFFICIENT_BYTES * progressive
         refuse_large(name, f"a picture of {image.width:,} x {image.height:,} pixels", image.width * image.height * cost, BrokenImageError)
         tiles = getattr(image, "tag_v2", {})
         width, height = (tiles.get(tag) for tag in (ExifTags.Base.TileWidth, ExifTags.Base.TileLength))
@@ -58,8 +69,18 @@ def open_image(source: bytes | str | os.PathLike[str], name: str = "") -> Image.
     return image
 
 
+def _reduce(image: Image.Image, pixels: int) -> None:
+    """Decode a JPEG of more pixels at a half, a quarter or an eighth of its size, as its cosine transform allows."""
+    width, height = image.size
+    factor = next((each for each in (1, 2, 4, 8) if -(-width // each) * -(-height // each) <= pixels), 1)
+    if factor > 1 and min(width, height) >= factor:
+        image.draft(None, (width // factor, height // factor))
+        image.info[REDUCED] = factor
+
+
 def _prepare_pillow(pixels: int) -> None:
-    """Silence Pillow's warnings, which name no file, and lift its own limit to the budget."""
+    """Silence Pillow's warnings, which name no file, and lift its own limits: to the budget, and for profiles of several megabytes."""
+    PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, _CHUNK_BYTES)
     if not any(action == "ignore" and getattr(module, "pattern", None) == r"PIL\." for action, _, _, module, _ in warnings.filters):
         warnings.filterwarnings("ignore", module=r"PIL\.")
     if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
