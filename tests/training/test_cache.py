@@ -121,12 +121,12 @@ def test_files_that_are_not_whole_are_refused(pictures: Path) -> None:
     whole = path.read_bytes()
     for length in (0, 4, 20, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match=r"t\.safetensors is not a token file .*jielong tokenize"):
+        with pytest.raises(ValueError, match=r"t\.safetensors is not a usable token file .*jielong tokenize"):
             cache.read(path)
     path.write_bytes(b"\x80\x04no tokens" * 10)
-    with pytest.raises(ValueError, match="is not a token file"):
+    with pytest.raises(ValueError, match="is not a usable token file"):
         cache.read(path)
-    with pytest.raises(ValueError, match="is not a token file"):
+    with pytest.raises(ValueError, match="is not a usable token file"):
         cache.read(pictures.parent / "missing.safetensors")
 
 
@@ -134,9 +134,29 @@ def test_a_damaged_file_in_the_users_cache_is_made_again(pictures: Path) -> None
     folder = pictures.parent / "cache"
     first = cache.cached(make(), opened(pictures), folder=folder)
     (path,) = folder.glob("*.safetensors")
-    path.write_bytes(path.read_bytes()[:-3])
-    assert torch.equal(cache.cached(make(), opened(pictures), folder=folder).values, first.values)
-    assert len(cache.read(path)) == 5
+    whole = path.read_bytes()
+    for damage in (whole[:-3], whole[:-1] + bytes([whole[-1] ^ 1])):  # cut, and another code
+        path.write_bytes(damage)
+        with pytest.warns(UserWarning, match=r"\.safetensors is not a usable token file .*: its tokens are computed again") as warned:
+            assert torch.equal(cache.cached(make(), opened(pictures), folder=folder).values, first.values)
+        assert len(warned) == 1
+        assert len(cache.read(path)) == 5
+
+
+def test_a_file_of_another_number_of_items_or_another_layout_is_refused(pictures: Path) -> None:
+    path, images, tokenizer = pictures.parent / "t.safetensors", opened(pictures), make()
+    tokens = cache.tokenize(tokenizer, images)
+    cache.write(path, tokens, {}, {0: 4})
+    assert len(cache.read(path, {}, images, tokenizer)) == 5
+    assert images.replacements == {0: 4}
+    Image.new("RGB", (16, 16)).save(pictures / "9.png")
+    with pytest.raises(ValueError, match=r"t\.safetensors .*tokens of 5 items, but .* has 6"):
+        cache.read(path, {}, opened(pictures), tokenizer)
+    with pytest.raises(ValueError, match=r"t\.safetensors .*tokens of .*\(2, 2\).*, but the tokenizer's have .*\(4, 4\)"):
+        cache.read(path, {}, None, make(size=16))
+    cache.write(path, tokens, {}, {0: 5})
+    with pytest.raises(ValueError, match=r"t\.safetensors .*item 0 is replaced by item 5"):
+        cache.read(path, {}, images, tokenizer)
 
 
 def test_nothing_half_written_is_left_when_the_disk_is_full(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -72,12 +73,13 @@ class StageCondition(Condition[str | Tensor, Tensor]):
         """Encode both splits, or load their tokens from the cache on disk."""
         for data in (train, heldout):
             key = [self.describe(), data.fingerprint, list(data.keys)]
-            values = cached("stages", key, lambda data=data: {"values": self._encode_all(data)})["values"]  # type: ignore[misc]
+            shapes = {"values": (len(data), self.tokenizer.layout.positions, self.tokenizer.layout.channels)}
+            values = cached("stages", key, shapes, partial(self._encode_all, data))["values"]
             self._values.update(zip(data.keys, values.unbind(), strict=True))
 
-    def _encode_all(self, data: MediaSet) -> Tensor:
+    def _encode_all(self, data: MediaSet) -> dict[str, Tensor]:
         rows = range(len(data))
-        return torch.cat([self.encode(data.media(rows[first : first + _BATCH])) for first in range(0, len(rows), _BATCH)])
+        return {"values": torch.cat([self.encode(data.media(rows[first : first + _BATCH])) for first in range(0, len(rows), _BATCH)])}
 
     def prepare(self, values: Sequence[str | Tensor]) -> Tensor:
         """Values, one per item, to token values ``(B, N, C)``. Raises ``ValueError`` if an item is of no training data."""

@@ -190,7 +190,7 @@ class FrozenText(Condition[str, PaddedTexts]):
             lengths = torch.tensor([len(states[text]) for text in texts])
             return {"states": torch.cat([states[text] for text in texts]), "lengths": lengths}
 
-        stored = cached("texts", [self.describe(), texts], compute, folder)
+        stored = cached("texts", [self.describe(), texts], {"states": (None, None), "lengths": (len(texts),)}, compute, folder)
         self._cache.update(zip(texts, stored["states"].split(stored["lengths"].tolist()), strict=True))
 
     def embed(self, prepared: PaddedTexts) -> Conditioning:

@@ -135,7 +135,8 @@ class VoiceCondition(Condition[Source, Tensor]):
             speakers: Speaker of each, where known; ``reference = other`` takes the features of :func:`next_of_speaker`.
         """
         compute = lambda: {"voices": self._encode_all(len(keys), recording)}  # noqa: E731
-        features = cached("voices", [self.describe(), fingerprint, list(keys)], compute, folder)["voices"]
+        shapes = {"voices": (len(keys), self.features)}
+        features = cached("voices", [self.describe(), fingerprint, list(keys)], shapes, compute, folder)["voices"]
         if self.reference == "other" and speakers is not None:
             features = features[next_of_speaker(speakers, features.any(1).tolist())]
         self.store(dict(zip(keys, features.unbind(), strict=True)))

@@ -142,7 +142,7 @@ class Experiment:
         if self.generator is None:
             return None
         if file is not None:
-            return cache.read(file, cache.identity(self.tokenizer, self.data), self.data)
+            return cache.read(file, cache.identity(self.tokenizer, self.data), self.data, self.tokenizer)
         return cache.cached(self.tokenizer, self.data)
 
 

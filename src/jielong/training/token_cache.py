@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import safe_open
 from torch import Tensor
 
-from jielong.core.files import remove_leftovers, write_bytes
+from jielong.core.files import remove_leftovers
 from jielong.core.storage import cache_folder, check_room, optional
 from jielong.core.tokens import Layout, Tokens
 from jielong.data.sets import MediaSet
+from jielong.data.stored import DamagedError, not_finite, read_tensors, write_tensors
 from jielong.tokenizers.base import Tokenizer
 from jielong.training.checkpoint import fingerprint
 
@@ -67,15 +68,22 @@ def write(path: Path, tokens: Tokens, made_of: dict[str, str], replacements: Map
         tokens: What to write.
         made_of: Their :func:`identity`.
         replacements: Broken items of the set and the indices of their replacements.
+
+    Raises:
+        ValueError: if a code is not of the vocabulary, or a number not finite.
+        jielong.core.storage.StorageError: if the file cannot be written.
     """
-    layout = tokens.layout
-    values = tokens.values.contiguous()
+    layout, values = tokens.layout, tokens.values
+    try:
+        _check(values, layout)
+    except DamagedError as error:
+        raise ValueError(f"these tokens cannot be written to {path}: {error}") from None
     if layout.discrete:
         values = values.to(_stored_type(layout))
     # Where a broken picture was replaced, the tokens are the other one's, and so must the words be when they are read again.
     words = {"layout": json.dumps(layout.to_json()), "replacements": json.dumps(dict(replacements or {})), **made_of}
-    lengths = {} if tokens.lengths is None else {"lengths": tokens.lengths.contiguous()}
-    write_bytes(path, save({"values": values, **lengths}, metadata=words))
+    lengths = {} if tokens.lengths is None else {"lengths": tokens.lengths}
+    write_tensors(path, {"values": values, **lengths}, words)
 
 
 def expected_bytes(tokenizer: Tokenizer, images: MediaSet) -> int:
@@ -97,43 +105,85 @@ def samples_of(path: Path) -> int | None:
     return None if samples is None else int(samples)
 
 
-def read(path: Path, expected: dict[str, str] | None = None, images: MediaSet | None = None) -> Tokens:
+def read(path: Path, expected: dict[str, str] | None = None, images: MediaSet | None = None, tokenizer: Tokenizer | None = None) -> Tokens:
     """Read a token file.
 
     Args:
         path: The file.
         expected: The :func:`identity` that the tokens must have.
         images: Their set, which receives the replacements of broken items.
+        tokenizer: Whose tokens they must be.
 
     Raises:
         StaleTokensError: if its identity differs from ``expected``.
-        ValueError: if it is no token file.
+        ValueError: if it is no token file, was changed after it was written, or does not fit its layout, the set or the tokenizer.
     """
     try:
-        with safe_open(path, "pt") as file:
-            made_of, values = dict(file.metadata() or {}), file.get_tensor("values")
-            lengths = file.get_tensor("lengths") if "lengths" in file.keys() else None  # noqa: SIM118  it is no mapping
-        described, replacements = json.loads(made_of.pop("layout")), json.loads(made_of.pop("replacements", "{}"))
-    except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a token file ({error}); make one with: jielong tokenize") from None
-    for key, value in (expected or {}).items():
-        if made_of.get(key) != value:
-            what = "by another tokenizer" if key == "tokenizer" else "from other data or with another preprocessing"
-            raise StaleTokensError(f"the tokens in {path} were made {what}; tokenise again: jielong tokenize")
+        tensors, made_of = read_tensors(path)
+        for key, value in (expected or {}).items():
+            if made_of.get(key) != value:
+                what = "by another tokenizer" if key == "tokenizer" else "from other data or with another preprocessing"
+                raise StaleTokensError(f"the tokens in {path} were made {what}; tokenise again: jielong tokenize")
+        layout, values = Layout.from_json(json.loads(made_of["layout"])), tensors["values"]
+        _check(values, layout)
+        tokens = Tokens(values.long() if layout.discrete else values, layout, tensors.get("lengths"))
+        replacements = {int(index): int(other) for index, other in json.loads(made_of.get("replacements", "{}")).items()}
+        if images is not None:
+            _check_set(tokens, images, replacements)
+        if tokenizer is not None:
+            _check_tokenizer(layout, tokenizer, SAMPLES in made_of)
+    except StaleTokensError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise ValueError(f"{path} is not a usable token file ({error}); make one with: jielong tokenize") from None
     if images is not None:
-        images.replacements.update({int(index): stand_in for index, stand_in in replacements.items()})
-    layout = Layout.from_json(described)
-    return Tokens(values.long() if layout.discrete else values, layout, lengths)
+        images.replacements.update(replacements)
+    return tokens
+
+
+def _check(values: Tensor, layout: Layout) -> None:
+    """Raise ``DamagedError`` unless codes are of the vocabulary, and numbers finite."""
+    if values.is_floating_point() == layout.discrete or not values.numel():
+        raise DamagedError(f"it holds {values.dtype} {tuple(values.shape)} instead of {'codes' if layout.discrete else 'numbers'}")
+    if (item := not_finite(values)) is not None:
+        raise DamagedError(f"item {item} holds NaN or infinity")
+    if layout.vocabulary is not None and not 0 <= int((ends := values.aminmax()).min) <= int(ends.max) < layout.vocabulary:
+        outside = (values < 0) | (values >= layout.vocabulary)
+        item, code = int(outside.flatten(1).any(1).nonzero()[0]), int(values[outside][0])
+        raise DamagedError(f"item {item} has the code {code}, but codes are 0 to {layout.vocabulary - 1}")
+
+
+def _check_set(tokens: Tokens, images: MediaSet, replacements: Mapping[int, int]) -> None:
+    """Raise ``DamagedError`` unless there are tokens of each item, and replacements are items."""
+    count = len(images)
+    if len(tokens) != count:
+        raise DamagedError(f"it holds tokens of {len(tokens)} items, but {images.name} has {count}")
+    for pair in replacements.items():
+        if not all(0 <= index < count for index in pair):
+            raise DamagedError(f"item {pair[0]} is replaced by item {pair[1]}, but {images.name} has {count} items")
+
+
+def _check_tokenizer(layout: Layout, tokenizer: Tokenizer, any_length: bool) -> None:
+    """Raise ``DamagedError`` unless the layout is the tokenizer's, apart from the grid of one file of any length."""
+    known = tokenizer.layout if any_length else tokenizer.cached_layout
+    if (replace(layout, grid=known.grid) if any_length else layout) != known:
+        raise DamagedError(f"it holds tokens of {layout.describe()}, but the tokenizer's have {known.describe()}")
 
 
 def cached(tokenizer: Tokenizer, images: MediaSet, progress: Callable[[int], None] | None = None, folder: Path | None = None) -> Tokens:
-    """Tokens of a set from the user's cache; computed if missing or damaged, and not kept, with a warning, where they cannot be written."""
+    """Tokens of a set from the user's cache; computed if missing, and again, with a warning, if damaged.
+
+    Where they cannot be written they are not kept, with a warning.
+    """
     made_of = identity(tokenizer, images)
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
     folder = folder or cache_folder() / "tokens"
     path = folder / f"{key}.safetensors"
-    with contextlib.suppress(ValueError):  # no file yet, or not a whole one
-        return read(path, made_of, images)
+    try:
+        if path.exists():
+            return read(path, made_of, images, tokenizer)
+    except ValueError as error:
+        warnings.warn(f"{str(error).partition('; ')[0]}: its tokens are computed again", stacklevel=2)
     room = False
     with optional():
         check_room(path, expected_bytes(tokenizer, images))

@@ -106,7 +106,7 @@ def detokenize(
     from jielong.training import token_cache as cache
 
     system = load(checkpoint, chosen_device(device))
-    tokens = cache.read(file, {"tokenizer": cache.tokenizer_identity(system.tokenizer)})
+    tokens = cache.read(file, {"tokenizer": cache.tokenizer_identity(system.tokenizer)}, tokenizer=system.tokenizer)
     lengths = None if tokens.lengths is None else tokens.lengths[:count]
     chosen = Tokens(tokens.values[:count], tokens.layout, lengths)
     with staged(out) as folder:
