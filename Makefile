@@ -1,5 +1,6 @@
 # make demo       pictures from words, and a small model trained before your eyes; writes demo/index.html
 # make test       the whole test suite
+# make soak       kill trainings, comparisons and tokenizing at every call of the file system, and at random times; some minutes
 # make lint types contract       ruff, mypy, and the direction of imports
 # make clean      remove what make made
 #
@@ -19,7 +20,7 @@ INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
 PYTEST_OPTIONS ?=
 
-.PHONY: demo test lint types contract clean
+.PHONY: demo test soak lint types contract clean
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED)
@@ -27,6 +28,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_OPTIONS)
+
+soak: $(INSTALLED)
+	SOAK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/training/test_soak.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

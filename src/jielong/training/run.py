@@ -63,11 +63,11 @@ class Run(Generic[Model]):
         self._modules = set(objective.model.modules())  # of the EMA: a phase may train all of them, or some
         self.stepper = Stepper(objective, settings, accelerator, prefetcher)
         self.counters = state.counters if state is not None else Counters()
+        self.metrics: JSON = {}
         if state is not None:
             self._restore(state)
         if accelerator.num_processes > 1:
             broadcast_from_first([*objective.state_dict().values(), *self.ema.state().values()])
-        self.metrics: JSON = {}
         self.signal: int | None = None
         self._seconds_before, self._start = self.counters.seconds, time.perf_counter()
         self.logged = (self.counters.samples, 0.0)  # samples at the last line of the log, and seconds of steps since
@@ -288,6 +288,7 @@ class Run(Generic[Model]):
         self._record_cost("save", start)
 
     def _restore(self, state: RunState) -> None:
+        self.metrics = self.logger.last_line()
         fit_tensors(self.objective, state.tensors["objective"], "the saved state")
         self.ema.restore(state.tensors["ema"])
         for phase, optimizer in self.stepper.optimizers.items():

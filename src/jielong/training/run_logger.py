@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from jielong.core.json import JSON
 from jielong.core.storage import StorageError, make_folder
 
 if TYPE_CHECKING:
@@ -68,6 +69,13 @@ class RunLogger:
             self._bar.stop()
         if self._writer is not None:
             self._writer.close()
+
+    def last_line(self) -> JSON:
+        """The last line of the log that a resumed run keeps; empty if there is none."""
+        if self.path is None or not self.path.exists():
+            return {}
+        lines = self.path.read_bytes()[: self._keep_bytes].splitlines()
+        return json.loads(lines[-1]) if lines else {}
 
     @staticmethod
     @contextmanager
