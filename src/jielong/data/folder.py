@@ -13,7 +13,7 @@ from jielong.data.content_hash import hash_file, remembered
 from jielong.data.ledger import Cause, Ledger
 from jielong.data.source import DataError, Item, Source
 from jielong.data.text import decode_text
-from jielong.data.words import CAPTION_NAMES, FILE_NAMES, LABEL_NAMES, first, read_json, read_metadata, several
+from jielong.data.words import CAPTION_NAMES, FILE_NAMES, LABEL_NAMES, check_size, first, read_json, read_metadata, several
 from jielong.media.kinds.base import MediaKind, kinds
 
 SPLITS = {"train": "train"} | dict.fromkeys(("heldout", "test", "val", "valid", "validation"), "heldout")
@@ -119,7 +119,7 @@ class FolderSource(Source):
                 words = _words(sidecars)
                 label = None if path.parent == folder else printable(path.relative_to(folder).parts[0])
                 item = Item(self._key(path), several(words, CAPTION_NAMES), first(words, LABEL_NAMES) or label)
-            except DataError as error:
+            except (DataError, OSError) as error:
                 self._used.add(path)
                 self.unused.add(Cause.WORDS, self._key(path), str(error))
             else:
@@ -210,6 +210,7 @@ def _link_fault(path: Path) -> str | None:
 def _words(sidecars: Sequence[Path]) -> JSON:
     words: JSON = {}
     for path in sidecars:
+        check_size(path.stat().st_size, str(path))
         if path.suffix.lower() == ".txt":
             words["caption"] = decode_text(path.read_bytes(), str(path))
         else:

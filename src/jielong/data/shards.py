@@ -18,11 +18,10 @@ from jielong.data.ledger import Cause, Ledger
 from jielong.data.source import DataError, Item, Source, digest
 from jielong.data.tar_members import tar_members
 from jielong.data.text import decode_text
-from jielong.data.words import CAPTION_NAMES, LABEL_NAMES, first, read_json, several
+from jielong.data.words import CAPTION_NAMES, LABEL_NAMES, check_size, first, read_json, several
 from jielong.media.kinds.base import MediaKind
 
 _COMPOUND = re.compile(r"[A-Za-z_][\w-]*")
-_TEXT_LIMIT = 1 << 20  # a caption file beyond this is not a caption
 
 
 class ShardSource(Source):
@@ -161,10 +160,11 @@ def _last(suffix: str) -> str:
 
 def _item(file: BinaryIO, key: str, members: Sequence[tuple[str, tarfile.TarInfo]], path: Path) -> Item:
     """The words of a sample; of two members that end alike the first counts."""
-    beside = {_last(suffix): member for suffix, member in reversed(members) if member.size <= _TEXT_LIMIT}
+    beside = {_last(suffix): member for suffix, member in reversed(members)}
     words: JSON = {}
     for suffix in (".txt", ".cls", ".json"):
         if suffix in beside:
+            check_size(beside[suffix].size, f"{path}: {beside[suffix].name}")
             file.seek(beside[suffix].offset_data)
             words = _with_words(words, suffix, file.read(beside[suffix].size), f"{path}: {beside[suffix].name}")
     return Item(key, several(words, CAPTION_NAMES), first(words, LABEL_NAMES), first(words, ("split",)))

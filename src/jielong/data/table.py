@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jielong.core.files import write_bytes
-from jielong.core.json import JSON
+from jielong.core.json import JSON, printable
 from jielong.data.content_hash import hash_bytes, remembered
-from jielong.data.ledger import Ledger
+from jielong.data.ledger import Cause, Ledger
 from jielong.data.source import DataError, Item, Source
 from jielong.data.text import text_of, texts_of
 from jielong.media.kinds.base import MediaKind, kinds
@@ -26,6 +26,9 @@ CAPTION_COLUMNS = ("caption", "text", "prompt", "description")
 LABEL_COLUMNS = ("label", "class", "category")
 SPLIT_COLUMNS = ("split",)
 KEPT_BYTES = 1_000_000_000
+_MOST_ROWS = 1 << 31
+_FAULTS = (pa.ArrowException, OSError, ValueError)
+"""What pyarrow raises of damaged files."""
 
 
 class TableSource(Source):
@@ -41,59 +44,86 @@ class TableSource(Source):
         Raises:
             DataError: if a file is not Parquet, has no column of this kind, or has other columns than the first.
         """
-        self.name, self.files, self.kind = name, list(files), kind.name
+        self.name, self.kind = name, kind.name
+        self.files: list[Path] = []
         self.items, self.unused = [], Ledger()
+        self._readers: list[pq.ParquetFile] = []
         self._groups: list[tuple[int, int]] = []  # (file, row group in it)
         self._rows: list[tuple[int, int]] = []  # item -> (group, row)
         self._kept: OrderedDict[int, list[bytes]] = OrderedDict()  # row group -> its items, latest use last
         self._kept_bytes = 0
         roles: Roles | None = None
-        self._readers = []
-        for number, path in enumerate(self.files):
+        for path in files:
             try:
-                reader = pq.ParquetFile(path)
-            except (pa.ArrowInvalid, OSError) as error:
-                raise DataError(f"{path} is not a whole Parquet file: {error}") from error
+                reader = _reader(path)
+            except _FAULTS as error:
+                if len(files) == 1:
+                    raise DataError(f"{path} is not a whole Parquet file: {error}") from error
+                self.unused.add(Cause.BROKEN, path.name, f"{path} is not a whole Parquet file: {error}")
+                continue
             found = _roles(reader.schema_arrow, path, kind)
             if roles is not None and found != roles:
                 raise DataError(f"{path} has other columns than {self.files[0]}; all Parquet files of one set need the same columns")
             roles = found
+            self.files.append(path)
             self._readers.append(reader)
-            self._read_words(number, roles)
+            self._read_words(len(self.files) - 1, roles)
         if roles is None:
-            raise DataError(f"{name} has no Parquet file")
+            raise DataError(f"{name} has no Parquet file that is whole{self.unused.explained()}")
         self._column = roles["item"]
         self.native = {"size": roles["size"]} if roles["size"] else {}
 
     def _read_words(self, number: int, roles: Roles) -> None:
-        reader, path = self._readers[number], self.files[number]
+        """Take the rows of a file; what cannot be read is recorded."""
+        reader, path, start = self._readers[number], self.files[number], 0
         words = [column for column in reader.schema_arrow.names if column != roles["item"]]
         names = _class_names(reader.schema_arrow, roles["label"])
         for group in range(reader.num_row_groups):
+            count = _rows_of(reader, group)
             self._groups.append((number, group))
-            for row, values in enumerate(reader.read_row_group(group, columns=words).to_pylist()):
-                parts = [str(values[column]) for column in roles["key"]]
-                key = "/".join(parts) if parts else f"{path.name}#{group}.{row}"
-                self.items.append(
-                    Item(
-                        key=key,
-                        captions=texts_of(values.get(roles["caption"]), key),
-                        label=_label(values.get(roles["label"]), names, key),
-                        split=text_of(values.get(roles["split"]), key),
-                        extra={k: v for k, v in values.items() if k not in (roles["caption"], roles["split"])},
-                    )
-                )
-                self._rows.append((len(self._groups) - 1, row))
+            start += count
+            try:
+                table = reader.read_row_group(group, columns=words)
+                _check_rows(len(table), count)
+            except _FAULTS as error:
+                place = f"{path.name}, rows {start - count + 1} to {start}"
+                self.unused.add(Cause.LOST, place, f"{path}: row group {group} cannot be read: {error}", count)
+                continue
+            for row, values in enumerate(_values(table)):
+                self._take(row, values, f"{path.name}#{group}.{row}", roles, names)
+
+    def _take(self, row: int, values: JSON | str, place: str, roles: Roles, names: Sequence[str]) -> None:
+        """Use a row, or record why not."""
+        try:
+            if isinstance(values, str):
+                raise DataError(f"{place} is damaged: {values}")
+            key = "/".join(str(values[column]) for column in roles["key"]) or place
+            texts = {part: values.get(column) for part, column in roles.items() if isinstance(column, str)}
+            captions, split = texts_of(texts.get("caption"), place), text_of(texts.get("split"), place)
+            extra = {k: v for k, v in values.items() if k not in (roles["caption"], roles["split"])}
+            item = Item(printable(key), captions, _label(texts.get("label"), names, place), split, extra)
+        except DataError as error:
+            self.unused.add(Cause.ROW, place, str(error))
+        else:
+            self.items.append(item)
+            self._rows.append((len(self._groups) - 1, row))
 
     def blob(self, index: int) -> bytes:
-        """The bytes in the item column."""
+        """The bytes in the item column.
+
+        Raises:
+            DataError: if its row group is damaged.
+        """
         group, row = self._rows[index]
         if group in self._kept:
             self._kept.move_to_end(group)
         else:
             number, within = self._groups[group]
-            column = self._readers[number].read_row_group(within, columns=[self._column]).column(0).to_pylist()
-            self._kept[group] = [_bytes(value) for value in column]
+            try:
+                items = _items_of(self._readers[number], within, self._column)
+            except _FAULTS as error:
+                raise DataError(f"{self.items[index].key}: row group {within} of {self.files[number]} cannot be read: {error}") from error
+            self._kept[group] = items
             self._kept_bytes += sum(map(len, self._kept[group]))
             while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
                 self._kept_bytes -= sum(map(len, self._kept.popitem(last=False)[1]))
@@ -101,15 +131,63 @@ class TableSource(Source):
 
     @cached_property
     def content_hashes(self) -> list[str]:
-        """The hash of every row's item."""
+        """The hash of every row's item; rows of a damaged group have hashes of their own."""
+
+        used: list[dict[int, list[int]]] = [{} for _ in self.files]  # rows by row group
+        for group, row in self._rows:
+            number, within = self._groups[group]
+            used[number].setdefault(within, []).append(row)
 
         def compute(number: int) -> list[str]:
-            reader = pq.ParquetFile(self.files[number])
-            groups = (reader.read_row_group(group, columns=[self._column]).column(0) for group in range(reader.num_row_groups))
-            return [hash_bytes(_bytes(value.as_py())) for column in groups for value in column]
+            reader, found = _reader(self.files[number]), list[str]()
+            for group, rows in used[number].items():
+                try:
+                    items = _items_of(reader, group, self._column)
+                    found += [hash_bytes(items[row]) for row in rows]
+                except _FAULTS:
+                    found += [hash_bytes(f"{self.files[number].name} {group} {row}".encode()) for row in rows]
+            return found
 
-        views = [self._column] * len(self.files)
+        views = [f"{self._column} {sum(map(len, rows.values()))}" for rows in used]
         return list(chain.from_iterable(remembered(f"{self.files[0].parent / self.name}", self.files, views, compute)))
+
+
+def _reader(path: Path) -> pq.ParquetFile:
+    return pq.ParquetFile(path, page_checksum_verification=True)
+
+
+def _rows_of(reader: pq.ParquetFile, group: int) -> int:
+    """Rows of a row group, as far as its metadata can be believed."""
+    return min(max(reader.metadata.row_group(group).num_rows, 0), _MOST_ROWS)
+
+
+def _check_rows(found: int, expected: int) -> None:
+    if found != expected:
+        raise DataError(f"{found} rows instead of {expected}")
+
+
+def _items_of(reader: pq.ParquetFile, group: int, column: str) -> list[bytes]:
+    """The items of a row group; raises one of :data:`_FAULTS`."""
+    items = [_bytes(value) for value in reader.read_row_group(group, columns=[column]).column(0).to_pylist()]
+    _check_rows(len(items), _rows_of(reader, group))
+    return items
+
+
+def _values(table: pa.Table) -> list[JSON | str]:
+    """The rows of a table, or why one cannot be read."""
+    try:
+        rows: list[JSON | str] = table.to_pylist()
+        return rows
+    except UnicodeDecodeError:
+        return [_row(table.slice(row, 1)) for row in range(len(table))]
+
+
+def _row(table: pa.Table) -> JSON | str:
+    try:
+        row: JSON = table.to_pylist()[0]
+    except UnicodeDecodeError as error:
+        return str(error)
+    return row
 
 
 def table_kind(path: Path, expected: str | None = None) -> MediaKind:
@@ -118,9 +196,9 @@ def table_kind(path: Path, expected: str | None = None) -> MediaKind:
     known = dict(sorted(kinds().items(), key=lambda each: each[0] != expected))
     try:
         schema = pq.read_schema(path)
-    except (pa.ArrowInvalid, OSError):
+    except _FAULTS:
         return first
-    declared, names = _declared(schema), set(schema.names) - {"bytes"}  # which may be any
+    declared, names = _declared(schema, path), set(schema.names) - {"bytes"}  # which may be any
     return next(
         (kind for name, kind in known.items() if name in declared),
         next((kind for kind in known.values() if names & set(kind.columns)), first),
@@ -165,12 +243,20 @@ class Roles(TypedDict):
     size: int | None
 
 
-def _declared(schema: pa.Schema) -> dict[str, Any]:
-    return json.loads((schema.metadata or {}).get(b"jielong", b"{}"))
+def _declared(schema: pa.Schema, path: Path) -> dict[str, Any]:
+    """The roles of columns that a file declares."""
+    try:
+        declared = json.loads((schema.metadata or {}).get(b"jielong", b"{}"))
+        named = [name for part, names in declared.items() if part != "size" for name in ([names] if isinstance(names, str) else names)]
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise DataError(f"{path}: the metadata `jielong` of its schema is not an object of columns' names: {error}") from error
+    if unknown := [name for name in named if name not in schema.names]:
+        raise DataError(f"{path} declares the column {unknown[0]!r} in its metadata `jielong`, but has {', '.join(schema.names)}")
+    return dict(declared)
 
 
 def _roles(schema: pa.Schema, path: Path, kind: MediaKind) -> Roles:
-    declared = _declared(schema)
+    declared = _declared(schema, path)
 
     def find(part: str, names: Sequence[str]) -> str | None:
         return declared.get(part) or next((name for name in names if name in schema.names), None)

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 
+from jielong.core.json import printable
 from jielong.data.source import DataError
 
 _MARKS = (
@@ -48,11 +49,13 @@ def text_of(value: object, name: str) -> str | None:
     """A value as stripped text; ``None`` where it is missing, NaN or blank; a whole number in floating point without its ``.0``.
 
     Raises:
-        DataError: if it is bytes that are not text.
+        DataError: if it is not text.
     """
     if isinstance(value, float):
         value = None if math.isnan(value) else int(value) if value.is_integer() else value
     text = decode_text(value, name) if isinstance(value, bytes) else "" if value is None else str(value)
+    if printable(text) != text:
+        raise DataError(f"{name} has half of a surrogate pair, which is no character: {printable(text):.80}")
     return text.strip() or None
 
 

@@ -18,6 +18,16 @@ FILE_NAMES = ("file_name", "filename", "file", "path", "image")
 _COLUMNS = "a row needs a column 'file_name' beside 'caption' (or 'text') and 'label'"
 
 
+TEXT_LIMIT = 1 << 20
+"""Bytes beyond which a file beside an item is not its words."""
+
+
+def check_size(size: int, name: str) -> None:
+    """Raise :class:`DataError` for a file beyond :data:`TEXT_LIMIT`."""
+    if size > TEXT_LIMIT:
+        raise DataError(f"{name} has {size:,} bytes; words beside an item have at most {TEXT_LIMIT:,}")
+
+
 def several(record: Mapping[str, object], names: Sequence[str], place: str = "") -> tuple[str, ...]:
     """All texts of the first of ``names`` for which the record has any; a list holds several.
 
@@ -38,9 +48,10 @@ def read_json(data: bytes | str, name: str) -> JSON:
     Raises:
         DataError: if it is neither.
     """
+    text = decode_text(data, name) if isinstance(data, bytes) else data
     try:
-        value = json.loads(decode_text(data, name) if isinstance(data, bytes) else data)
-    except (json.JSONDecodeError, RecursionError) as error:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:  # beside bad JSON, a number of thousands of digits
         raise DataError(f"{name} is not JSON: {error}") from error
     if isinstance(value, str) or (isinstance(value, list) and all(isinstance(each, str) for each in value)):
         return {"caption": value}
