@@ -166,3 +166,12 @@ def test_a_large_jpeg_is_decoded_smaller(factor: int, monkeypatch: pytest.Monkey
 def test_a_profile_of_several_megabytes_is_read() -> None:
     data = encode(colours(), "PNG", icc_profile=bytes(3_000_000))
     assert len(open_image(data).info["icc_profile"]) == 3_000_000
+
+
+def test_an_animation_damaged_behind_its_first_frame_is_reported_as_odd() -> None:
+    frames = (b"," + struct.pack("<HHHHB", 0, 0, side, side, 0) + b"\x02\x02\x44\x01\0" for side in (1, 65_535))
+    data = b"GIF89a" + struct.pack("<HHBBB", 2, 2, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff" + b"".join(frames) + b";"
+    kind = kind_of("image")
+    assert kind.decode(data, "a.gif", kind.medium(kind.settings(), 3), kind.settings()).shape == (3, 64, 64)
+    inspector = kind.inspector(kind.medium(kind.settings(), 3))
+    assert "damaged behind its first frame, which alone is used" in inspector.look(data, "a.gif", True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 
 import numpy as np
 import pytest
@@ -24,6 +25,10 @@ def test_damaged_files_print_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     data[12:40] = bytes(28)
     with pytest.raises(BrokenImageError, match=r"a\.tif"):
         read_image(bytes(data), "a.tif")
+    many = bytearray(encode(Image.new("RGB", (8, 8)), "TIFF"))
+    many[many.index(struct.pack("<HHIHH", 277, 3, 1, 3, 0)) + 8] = 200  # samples a pixel
+    with pytest.raises(BrokenImageError, match=r"b\.tif"):
+        read_image(bytes(many), "b.tif")
     sound = encode_audio(torch.rand(1, 16_000) - 0.5, 16_000, ".mp3")
     read_audio(sound + bytes(3) + sound[300:], "a.mp3")
     assert capfd.readouterr() == ("", "")

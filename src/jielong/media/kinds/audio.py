@@ -176,8 +176,8 @@ class AudioInspector(Inspector):
         return [(name, notes.get(name, text)) for name, text in super().rows()]
 
     def preview_medium(self) -> Medium:
-        """As long as the longest clip decoded."""
-        return self.medium.resized("time", max(1, round(max(self.seconds, default=1.0) * self.medium.sample_rate)))
+        """As long as the longest clip decoded, up to :data:`LONG`."""
+        return self.medium.resized("time", max(1, round(min(LONG, max(self.seconds, default=1.0)) * self.medium.sample_rate)))
 
 
 AUDIO = register(AudioKind())

@@ -124,7 +124,11 @@ class ImageInspector(Inspector):
         """Header, and pixels at no more than 64 a side."""
         picture = open_image(content, name) if isinstance(content, bytes) else content
         form, mode, size = picture.format or "raw", picture.mode, picture.size
-        reasons = self._header(picture, frames_in(picture, name)) + self._colour(picture) + self._orientation(picture)
+        try:
+            frames, reasons = frames_in(picture, name), []
+        except BrokenImageError:
+            frames, reasons = 1, ["damaged behind its first frame, which alone is used"]
+        reasons += self._header(picture, frames) + self._colour(picture) + self._orientation(picture)
         if decode:
             with naming(name, BrokenImageError, "cannot be decoded"):
                 pixels = fit(read_image(content, name), min(self.size, 64))

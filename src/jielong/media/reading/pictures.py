@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -39,6 +40,9 @@ _BAND_PIXELS = 2**20
 _CHUNK_BYTES = 2**24
 REDUCED = "reduced"
 """In ``info`` of an opened picture: the factor by which it is decoded smaller, to fit the budget."""
+
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # otherwise its errors, which name no file, go to standard error
 
 
 def open_image(source: bytes | str | os.PathLike[str], name: str = "") -> Image.Image:
