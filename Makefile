@@ -1,6 +1,7 @@
 # make demo       pictures from words, and a small model trained before your eyes; writes demo/index.html
 # make test       the whole test suite
 # make soak       kill trainings, comparisons and tokenizing at every call of the file system, and at random times; some minutes
+# make hostile    a thousand damaged and hostile files, run through the command line with limits
 # make lint types contract       ruff, mypy, and the direction of imports
 # make clean      remove what make made
 #
@@ -20,7 +21,7 @@ INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
 PYTEST_OPTIONS ?=
 
-.PHONY: demo test soak lint types contract clean
+.PHONY: demo test soak hostile lint types contract clean
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED)
@@ -31,6 +32,9 @@ test: $(INSTALLED)
 
 soak: $(INSTALLED)
 	SOAK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/training/test_soak.py
+
+hostile: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.hostile.run --jobs $(WORKERS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ from jielong.networks.decoder import Decoder
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.vector import Vector
 from jielong.system import describe
-from jielong.system.checkpoint import _description as read_description
+from jielong.system.checkpoint import read_description
 from jielong.tokenizers.kl import KL, KLTokenizer
 from jielong.tokenizers.vq import VQTokenizer
 

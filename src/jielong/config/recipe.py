@@ -125,11 +125,17 @@ def _read(text: str, origin: str, above: tuple[str, ...] = ()) -> tuple[dict[str
     data, lines = read_mapping(text, origin)
     base = data.pop("extends", None)
     if base is not None:
-        base_text, base_origin = read_text(_beside(str(base), origin))
+        place = lines["extends",]
+        if not isinstance(base, str):
+            raise RecipeError(f"{place}: extends is the name of one recipe or its file, not {shown(base)}")
+        try:
+            base_text, base_origin = read_text(_beside(base, origin))
+        except RecipeError as error:
+            raise RecipeError(f"{place}: {error}") from None
         if any(_same(base_origin, earlier) for earlier in (*above, origin)):
-            raise RecipeError(f"{lines['extends',]}: recipes extend each other in a circle: {' -> '.join((*above, origin, base_origin))}")
+            raise RecipeError(f"{place}: recipes extend each other in a circle: {' -> '.join((*above, origin, base_origin))}")
         if len(above) >= MAX_CHAIN:
-            raise RecipeError(f"{lines['extends',]}: over {MAX_CHAIN} recipes extend each other; write fewer")
+            raise RecipeError(f"{place}: over {MAX_CHAIN} recipes extend each other; write fewer")
         base_data, base_lines = _read(base_text, base_origin, (*above, origin))
         data, lines = _merge(base_data, data, Recipe), base_lines | lines
     return data, lines

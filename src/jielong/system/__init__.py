@@ -10,6 +10,7 @@ from jielong.system.checkpoint import (
     find,
     load,
     load_stages,
+    read_description,
     tokenizers_of,
 )
 from jielong.system.inputs import condition_inputs, durations_of, is_timed, lengths_of
@@ -29,6 +30,7 @@ __all__ = [
     "lengths_of",
     "load",
     "load_stages",
+    "read_description",
     "tokenizers_of",
     "zoo",
 ]

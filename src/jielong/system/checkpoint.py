@@ -171,8 +171,12 @@ def _identity(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(f"{fingerprint(tokenizer)} {tokenizer.media.to_json()} {tokenizer.layout.to_json()}".encode()).hexdigest()
 
 
-def _description(path: Path) -> tuple[Description, Medium]:
-    """What :func:`describe` wrote, and the media format in it."""
+def read_description(path: Path) -> tuple[Description, Medium]:
+    """What :func:`describe` wrote, and the media format in it.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
     try:
         with open(path, "rb") as file:
             description = json.loads(file.read(MAX_DESCRIPTION))
@@ -213,7 +217,7 @@ def load(name_or_folder: str, device: torch.device | str = "auto", media: Medium
 
 def _load(name: str, folder: Path, media: Medium | None) -> System:
     recipe = parse(read_file(folder / RECIPE), str(folder / RECIPE))
-    description, made_for = _description(folder / DESCRIPTION)
+    description, made_for = read_description(folder / DESCRIPTION)
     if media is None or recipe.trains_generator or made_for.differs_in(media) != {"time"}:
         media = made_for
     weights, path = read_weights(folder), folder / WEIGHTS

@@ -41,6 +41,7 @@ from jielong.system import (
     is_timed,
     lengths_of,
     load_stages,
+    read_description,
     tokenizers_of,
 )
 from jielong.tokenizers.base import LearnedTokenizer, Tokenizer
@@ -212,7 +213,7 @@ def _run(
     experiment = prepare(recipe)
     description = experiment.describe()
     if state is not None and (out / DESCRIPTION).exists():
-        check_same_inputs(json.loads((out / DESCRIPTION).read_text(encoding="utf-8")), description, out)
+        check_same_inputs(dict(read_description(out / DESCRIPTION)[0]), description, out)
     if on_start is not None and accelerator.is_main_process:
         on_start()
 

@@ -39,6 +39,8 @@ EXTRAS = {
     "matplotlib": "lab",
     "tensorboard": "tensorboard",
 }
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "malloc of size")
+"""Words of PyTorch, of CUDA, of the system and of Arrow."""
 READERS = (
     "yaml",
     "json",
@@ -117,7 +119,7 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, ValueError) and callable(problems):  # pydantic's, whose text is long
         places = [(".".join(map(str, item["loc"])) or "settings", item["msg"].removeprefix("Value error, ")) for item in problems()]
         return "; ".join(f"{place}: {reason}" for place, reason in places)
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY):
         return f"{_at_hand(error)}there is not enough memory ({error}); try a smaller batch, or a smaller train.micro_batch"
     if isinstance(error, RecursionError):
         return f"{_at_hand(error)}this is nested too deeply to be read"
