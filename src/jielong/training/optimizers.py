@@ -109,12 +109,18 @@ def pack(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Optimizer
 
 
 def unpack(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], info: OptimizerNumbers) -> None:
-    """Give an optimizer its state back."""
+    """Give an optimizer its state back.
+
+    Raises:
+        ValueError: if it is of other parameters; also ``LookupError``, ``TypeError``.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, object]] = {}
     for key, value in {**tensors, **info["numbers"]}.items():
         index, name = key.split(".", 1)
         parameter = parameters[int(index)]
+        if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+            raise ValueError(f"{key} is {tuple(value.shape)}, but its parameter {tuple(parameter.shape)}")
         if isinstance(value, Tensor) and value.shape == parameter.shape:
             # Fused kernels walk parameter and moments through memory side by side: both need the same strides.
             value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -18,7 +18,7 @@ from jielong.core.json import JSON
 from jielong.core.rng import seed_of
 from jielong.core.storage import check_room, size_words
 from jielong.media.images import sheet, write_image
-from jielong.training.checkpoint import bytes_of, fit_tensors
+from jielong.training.checkpoint import CheckpointError, bytes_of, fit_tensors
 from jielong.training.ema import Ema
 from jielong.training.nonfinite import NonFiniteError, range_advice
 from jielong.training.objective import Objective
@@ -289,10 +289,14 @@ class Run(Generic[Model]):
 
     def _restore(self, state: RunState) -> None:
         self.metrics = self.logger.last_line()
-        fit_tensors(self.objective, state.tensors["objective"], "the saved state")
-        self.ema.restore(state.tensors["ema"])
-        for phase, optimizer in self.stepper.optimizers.items():
-            unpack(optimizer, state.tensors[f"optimizer-{phase}"], state.optimizers[phase])
+        try:
+            fit_tensors(self.objective, state.tensors["objective"], "objective.safetensors")
+            self.ema.restore(state.tensors["ema"])
+            for phase, optimizer in self.stepper.optimizers.items():
+                unpack(optimizer, state.tensors[f"optimizer-{phase}"], state.optimizers[phase])
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise CheckpointError(f"the saved state in {self.out} does not fit the run ({reason}); remove it to start again") from None
 
     def summary(self, stopped: Stopped, evaluation: JSON) -> Summary:
         """The summary of the run."""

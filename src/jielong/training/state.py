@@ -11,17 +11,31 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic import NonNegativeFloat, NonNegativeInt, TypeAdapter
 from torch import Tensor
 
 from jielong.config.registry import RecipeError
+from jielong.config.yaml_text import read_value
 from jielong.core.files import new_folder
 from jielong.core.json import JSON
 from jielong.core.storage import StorageError
-from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, bytes_of, read_tensors, write_tensors
+from jielong.core.text import shorten, shown
+from jielong.training.checkpoint import (
+    RECIPE,
+    WEIGHTS,
+    CheckpointError,
+    bytes_of,
+    check_checksum,
+    read_tensors,
+    write_checksums,
+    write_tensors,
+)
 from jielong.training.optimizers import OptimizerNumbers
 
 FORMAT = 2
+STATE = "state.json"
+MAX_STATE = 1 << 26
+"""Most bytes of :data:`STATE`."""
 _FREE = {"train.micro_batch", "train.log_every", "train.sample_every", "train.save_every"}
 """Keys of a recipe that may change when a run is resumed: they do not change what is computed."""
 
@@ -44,17 +58,20 @@ class Counters:
         lowest: The lowest held-out loss so far, and at how many samples; empty before the first.
     """
 
-    samples: int = 0
-    steps: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    seconds: float = 0.0
-    metrics_bytes: int = 0
+    samples: NonNegativeInt = 0
+    steps: NonNegativeInt = 0
+    skipped: NonNegativeInt = 0
+    skipped_in_a_row: NonNegativeInt = 0
+    seconds: NonNegativeFloat = 0.0
+    metrics_bytes: NonNegativeInt = 0
     sums: dict[str, float] = field(default_factory=dict)
-    weights: dict[str, int] = field(default_factory=dict)
+    weights: dict[str, NonNegativeInt] = field(default_factory=dict)
     warned: list[str] = field(default_factory=list)
     heldout: dict[str, float] = field(default_factory=dict)
     lowest: list[float] = field(default_factory=list)
+
+
+_COUNTERS = TypeAdapter(Counters)
 
 
 @dataclass(frozen=True)
@@ -90,10 +107,11 @@ def write_state(out: Path, state: RunState) -> Path:
                 for name, tensors in state.tensors.items():
                     write_tensors(folder / f"{name}.safetensors", tensors)
                 text = json.dumps({"format": FORMAT, "counters": asdict(state.counters), "optimizers": state.optimizers}, indent=1)
-                with open(folder / "state.json", "w", encoding="utf-8") as file:
+                with open(folder / STATE, "w", encoding="utf-8") as file:
                     file.write(text)
                     file.flush()
                     os.fsync(file.fileno())
+                write_checksums(folder, [STATE, *(f"{name}.safetensors" for name in state.tensors)])
         except StorageError as error:
             last = latest_state(out)
             rest = f"The last complete state, {last.name}, is intact" if last else "No state was saved before"
@@ -115,15 +133,28 @@ def read_state(folder: Path) -> RunState:
     Raises:
         CheckpointError: if a file is damaged, or of another format.
     """
+    files = sorted(folder.glob("*.safetensors"))
+    tensors = {path.stem: read_tensors(path) for path in files}
+    for path in (folder / STATE, *files):
+        check_checksum(path)
     try:
-        info = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{folder} is damaged ({error}); remove it to start again") from None
-    if info.get("format") != FORMAT:
-        found = f"{folder} has format {info.get('format')}, and this version reads {FORMAT}"
-        raise CheckpointError(f"{found}; finish the run with the version that began it")
-    tensors = {path.stem: read_tensors(path) for path in sorted(folder.glob("*.safetensors"))}
-    return RunState(Counters(**info["counters"]), tensors, info["optimizers"])
+        with open(folder / STATE, "rb") as file:
+            info = json.loads(file.read(MAX_STATE))
+        if info["format"] != FORMAT:
+            found = f"{folder} has format {shown(info['format'])}, and this version reads {FORMAT}"
+            raise CheckpointError(f"{found}; finish the run with the version that began it")
+        counters = _COUNTERS.validate_python(info["counters"])
+        if counters.samples != int(folder.name.rpartition("-")[2]):
+            raise ValueError(f"it is the state of {counters.samples} samples")
+        kept = {phase: (dict(each["numbers"]), list(each["groups"])) for phase, each in info["optimizers"].items()}
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{folder / STATE} is damaged ({shorten(' '.join(str(error).split()), 200)}); remove {folder} to start again"
+        ) from None
+    optimizers = {phase: OptimizerNumbers(numbers=numbers, groups=groups) for phase, (numbers, groups) in kept.items()}
+    return RunState(counters, tensors, optimizers)
 
 
 def _states(out: Path) -> list[Path]:
@@ -146,7 +177,7 @@ def check_run_folder(out: Path, recipe_yaml: str, upgrade: Callable[[str], str] 
     if newest is None and (out / WEIGHTS).exists():
         raise CheckpointError(f"{out} holds a finished model without the state to resume from; choose another folder, or remove it")
     if newest is not None and (out / RECIPE).exists():
-        check_same_recipe((out / RECIPE).read_text(encoding="utf-8"), recipe_yaml, out, upgrade)
+        check_same_recipe(_recipe_text(out), recipe_yaml, out, upgrade)
     return newest
 
 
@@ -196,7 +227,7 @@ def check_same_recipe(old: str, new: str, out: Path, upgrade: Callable[[str], st
     Raises:
         RecipeError: naming every key that differs, with both values.
     """
-    changes, _ = _changes(old, new, upgrade)
+    changes, _ = _changes(old, new, out, upgrade)
     if changes:
         advice = "Use the recipe that began it, or another folder for this one (--out)"
         raise RecipeError(f"{out} holds a run of another recipe: {'; '.join(changes)}. {advice}")
@@ -206,13 +237,21 @@ def changes_since(out: Path, recipe_yaml: str, upgrade: Callable[[str], str] | N
     """Settings of the run in a folder that are accepted although they changed, with both values."""
     if not (out / RECIPE).exists():
         return []
-    return _changes((out / RECIPE).read_text(encoding="utf-8"), recipe_yaml, upgrade)[1]
+    return _changes(_recipe_text(out), recipe_yaml, out, upgrade)[1]
 
 
-def _changes(old: str, new: str, upgrade: Callable[[str], str] | None) -> tuple[list[str], list[str]]:
+def _recipe_text(out: Path) -> str:
+    try:
+        return (out / RECIPE).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{out / RECIPE} is damaged ({error}); restore it, or begin another run") from None
+
+
+def _changes(old: str, new: str, out: Path, upgrade: Callable[[str], str] | None) -> tuple[list[str], list[str]]:
     """Changed settings in words: those that make another run, and those that do not."""
-    stored, after = _flat(yaml.safe_load(old)), _flat(yaml.safe_load(new))
-    before = stored if upgrade is None else _flat(yaml.safe_load(upgrade(old)))
+    origin = str(out / RECIPE)
+    stored, after = _flat(read_value(old, origin)), _flat(read_value(new, "the recipe"))
+    before = stored if upgrade is None else _flat(read_value(upgrade(old), origin))
     accepted = set(_FREE)
     started, target = before.get("train.samples", 0), after.get("train.samples", 0)
     if isinstance(started, int | float) and isinstance(target, int | float) and started < target:
