@@ -19,6 +19,7 @@ class Case:
         culprit: A word that a refusal must hold: the file's name, or the key's.
         write: Writes the files into a folder.
         command: The words after ``jielong``.
+        whole: Nothing is wrong, and it must be accepted: a check of the corpus itself.
     """
 
     family: str
@@ -26,6 +27,7 @@ class Case:
     culprit: str
     write: Callable[[Path], None]
     command: tuple[str, ...]
+    whole: bool = False
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,10 @@ def lying_pictures() -> dict[str, bytes]:
 
 def pictures(material: Material, draw: random.Random, count: int) -> Iterator[Case]:
     """Damaged, lying and disguised pictures among whole ones."""
+    for name, words in (("inspected", INSPECT), ("trained", TRAIN_PICTURES)):
+        yield Case(
+            "pictures", f"whole, {name}", "", put("set/train/red/b.jpg", whole_pictures()["jpg"], material.pictures), words, whole=True
+        )
     whole = whole_pictures()
     special = {f"a picture {name}": ("png", data) for name, data in lying_pictures().items()}
     special |= {f"{name} as {ending}": (ending, data) for name, data in TEXTS.items() for ending in ("png", "jpg")}
@@ -120,6 +124,8 @@ def lying_sounds() -> dict[str, bytes]:
 
 def sounds(material: Material, draw: random.Random, count: int) -> Iterator[Case]:
     """Damaged, lying and disguised sound files among whole ones."""
+    for name, words in (("inspected", INSPECT), ("trained", TRAIN_SOUND)):
+        yield Case("sound", f"whole, {name}", "", put("set/train/b.flac", whole_sounds()["flac"], material.sounds), words, whole=True)
     whole = whole_sounds()
     special = {f"a sound {name}": (name.rpartition(".")[2], data) for name, data in lying_sounds().items()}
     special |= {f"{name} as {ending}": (ending, data) for name, data in TEXTS.items() for ending in ("wav", "mp3")}
@@ -136,6 +142,7 @@ def sounds(material: Material, draw: random.Random, count: int) -> Iterator[Case
 
 def captions(material: Material, draw: random.Random, count: int) -> Iterator[Case]:
     """Words beside pictures that are no text, too long, or of a wrong type."""
+    yield Case("captions", "whole", "", put("set/train/red/0.txt", "红 ✓".encode(), material.pictures), TRAIN_WORDS, whole=True)
     deep = b"[" * 100_000 + b"]" * 100_000
     records: dict[str, bytes] = {
         **{name: data for name, data in TEXTS.items() if name != "long line"},

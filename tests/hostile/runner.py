@@ -91,6 +91,8 @@ def judge(case: Case, code: int, text: str, seconds: float, memory: int) -> tupl
         faults.append(f"{memory / 1e9:.1f} GB")
     if seconds > SECONDS:
         faults.append(f"{seconds:.0f} s")
+    if case.whole and code:
+        faults.append("a whole file is refused")
     if code == 1 and case.culprit not in text:
         faults.append(f"{case.culprit} is not named")
     if re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text.replace("\r\n", "\n")):

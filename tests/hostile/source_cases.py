@@ -20,6 +20,9 @@ JSONL = b'{"file_name": "train/red/0.png", "caption": "red"}\n{"file_name": "tra
 
 def tables(material: Material, draw: random.Random, count: int) -> Iterator[Case]:
     """Metadata tables and Parquet files."""
+    for file, body in (("metadata.csv", CSV), ("metadata.jsonl", JSONL)):
+        yield Case("tables", f"whole {file}", "", put(f"set/{file}", body, material.pictures), INSPECT, whole=True)
+    yield Case("tables", "whole parquet", "", put("set/t.parquet", material.parquet.read_bytes()), TRAIN_WORDS, whole=True)
     head = b"file_name,caption,label\n"
     row = b"train/red/0.png,"
     csvs: dict[str, bytes] = {
@@ -70,7 +73,8 @@ def tables(material: Material, draw: random.Random, count: int) -> Iterator[Case
             name, data = damaged({"csv": CSV, "jsonl": JSONL, "parquet": parquet}[ending], draw)
         command = TRAIN_WORDS if number % 4 == 3 else INSPECT
         if ending == "parquet":
-            yield Case("tables", f"{name} parquet {number}", "t.parquet", put("set/t.parquet", data), command)
+            culprit = "set" if any(name == path.stem for path in wrong) else "t.parquet"  # a whole file of other contents
+            yield Case("tables", f"{name} parquet {number}", culprit, put("set/t.parquet", data), command)
         else:
             culprit = f"metadata.{ending}"
             yield Case("tables", f"{name} {ending} {number}", culprit, put(f"set/{culprit}", data, material.pictures), command)
@@ -128,6 +132,7 @@ def shards(material: Material, draw: random.Random, count: int) -> Iterator[Case
     whole = whole_pictures()
     files = sample_of("abc")
     good = tar_of(files)
+    yield Case("shards", "whole", "", put("set/bad.tar", good, material.shard), TRAIN_WORDS, whole=True)
     pax = tarfile.PAX_FORMAT
     special = {
         **TEXTS,

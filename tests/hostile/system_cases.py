@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 
 from jielong.config.recipe import built_in
 from jielong.config.recipe import load as load_recipe
-from jielong.training.checkpoint import write_checksums
+from jielong.training.checkpoint import checksums_of, write_checksums
 
 from .case import Case, Material, brief, put
 from .damage import TEXTS, damaged
@@ -36,18 +36,20 @@ ABSURD: tuple[object, ...] = (
     "\x1b[31m" * 50,
     2.5,
 )
-NAMES = (
-    "maskgit-tiny",
-    "vqgan-tiny",
-    "vocos-tiny",
-    "mar-tiny",
-    "titok-tiny",
-    "var-tokenizer-tiny",
-    "wavenet-tiny",
-    "pixelcnn-tiny",
-    "encodec-tiny",
-    "moshi-speech-tiny",
-)
+NAMES: dict[str, tuple[str, ...]] = {
+    # recipe -> what makes it stand alone
+    "maskgit-tiny": (),
+    "vqgan-tiny": (),
+    "vocos-tiny": (),
+    "titok-tiny": (),
+    "var-tokenizer-tiny": (),
+    "wavenet-tiny": (),
+    "pixelcnn-tiny": (),
+    "encodec-tiny": (),
+    "dac-tiny": (),
+    "lfq-tiny": (),
+    "mar-tiny": ("tokenizer.checkpoint=kl-emoji", "data.size=64"),
+}
 
 
 def leaves(value: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -101,15 +103,24 @@ def recipes(material: Material, draw: random.Random, count: int) -> Iterator[Cas
         "cp037": plain.decode().encode("cp037"),
         "documents": plain + b"---\n" + plain,
     }
-    pages = {name: yaml.safe_load(load_recipe(name).to_yaml()) for name in NAMES}
+    pages = {name: yaml.safe_load(load_recipe(name, overrides).to_yaml()) for name, overrides in NAMES.items()}
     places = [(name, path) for name, page in pages.items() for path in leaves(page)]
+    for name in NAMES:
+        yield Case(
+            "recipes",
+            f"whole {name}",
+            "",
+            put("bad.yaml", yaml.safe_dump(pages[name]).encode()),
+            ("train", "bad.yaml", "--dry-run"),
+            whole=True,
+        )
     for number in range(max(count, len(special))):
         command: tuple[str, ...] = ("train", "bad.yaml", "--dry-run")
         culprit = "bad.yaml"
         if number < len(special):
             name, data = list(special.items())[number]
         elif number % 6 == 0:
-            name, data = damaged(yaml.safe_dump(pages[draw.choice(NAMES)]).encode(), draw)
+            name, data = damaged(yaml.safe_dump(pages[draw.choice(list(NAMES))]).encode(), draw)
         else:
             origin, path = draw.choice(places)
             value = draw.choice(ABSURD)
@@ -189,6 +200,34 @@ JSONS: dict[str, bytes] = {
 }
 
 
+def use_of(model: str, material: Material) -> tuple[str, ...]:
+    """A command that loads a model."""
+    if model == "painter":
+        return ("generate", "model", "--text", "a", "--out", "out")
+    return ("evaluate", "model", "-n", "2", "--data", str(material.pictures / "set"))
+
+
+def sealed(write: Callable[[Path], None], inside: str) -> Callable[[Path], None]:
+    """Write, and record the checksums of the files beside the damaged one anew, as an attacker would."""
+
+    def both(folder: Path) -> None:
+        write(folder)
+        around = (folder / inside).parent
+        write_checksums(around, [name for name in checksums_of(around) if (around / name).exists()])
+
+    return both
+
+
+def with_recipe(write: Callable[[Path], None], text: str) -> Callable[[Path], None]:
+    """Write, and a recipe beside."""
+
+    def both(folder: Path) -> None:
+        write(folder)
+        (folder / "bad.yaml").write_text(text)
+
+    return both
+
+
 def checkpoints(material: Material, draw: random.Random, count: int) -> Iterator[Case]:
     """Damaged files of checkpoints, and whole ones that lie."""
     weights = {"tokenizer": material.tokenizer / "model.safetensors", "painter": material.painter / "model.safetensors"}
@@ -199,27 +238,24 @@ def checkpoints(material: Material, draw: random.Random, count: int) -> Iterator
             special += [(model, file, name, data, False) for name, data in TEXTS.items()]
         special += [(model, "model.json", name, data, False) for name, data in (TEXTS | JSONS).items()]
     draw.shuffle(special)
+    for model, path in weights.items():
+        for name, words in (("verified", ("verify", "model")), ("used", use_of(model, material))):
+            write = put("model/model.safetensors", path.read_bytes(), material.root / f"only-{model}")
+            yield Case("checkpoints", f"whole {model}, {name}", "", write, words, whole=True)
     for number in range(count):
         if number < len(special) and number % 3:
-            model, file, name, data, sealed = special[number]
+            model, file, name, data, seal = special[number]
         else:
-            model, sealed = draw.choice(list(weights)), draw.random() < 0.3
+            model, seal = draw.choice(list(weights)), draw.random() < 0.3
             file = draw.choice(("model.safetensors", "model.safetensors", "model.json", "recipe.yaml", "SHA256SUMS"))
             name, data = damaged((material.root / model / file).read_bytes(), draw)
         write = put(f"model/{file}", data, material.root / f"only-{model}")
 
-        def sealing(folder: Path, write=write, sealed=sealed, file=file) -> None:
-            write(folder)
-            if sealed and file == "model.safetensors":
-                write_checksums(folder / "model", ["model.safetensors"])
-
-        use = (
-            ("generate", "model", "--text", "a", "--out", "out")
-            if model == "painter"
-            else ("evaluate", "model", "-n", "2", "--data", str(material.pictures / "set"))
-        )
+        if seal and file == "model.safetensors":
+            write = sealed(write, f"model/{file}")
+        use = use_of(model, material)
         command = (("verify", "model"), use, use, ("show", "model"), ("verify", "model", "--json"))[number % 5]
-        yield Case("checkpoints", f"{model} {file} {name} {number}", "model", sealing, command)
+        yield Case("checkpoints", f"{model} {file} {name} {number}", "model", write, command)
 
 
 def states(material: Material, draw: random.Random, count: int) -> Iterator[Case]:
@@ -238,6 +274,10 @@ def states(material: Material, draw: random.Random, count: int) -> Iterator[Case
     special += [(path.name, name, data) for path in tensors for name, data in lying_weights_of(path).items()]
     draw.shuffle(special)
     data_set = str(material.pictures / "set")
+    resume = ("train", "vqgan-tiny", "--data", data_set, "--out", "run", *brief("train.samples=8"))
+    for words in (resume, ("verify", "run")):
+        write = put(f"run/{run.name}/state.json", (run / "state.json").read_bytes(), material.halted)
+        yield Case("states", f"whole, {words[0]}", "", write, words, whole=True)
     for number in range(count):
         if number < len(special) and number % 4:
             file, name, data = special[number]
@@ -245,10 +285,10 @@ def states(material: Material, draw: random.Random, count: int) -> Iterator[Case
             path = draw.choice([*tensors, run / "state.json", material.halted / "run/recipe.yaml", material.halted / "run/model.json"])
             file, (name, data) = path.name, damaged(path.read_bytes(), draw)
         inside = f"run/{run.name}/{file}" if file not in ("recipe.yaml", "model.json") else f"run/{file}"
-        resume = ("train", "vqgan-tiny", "--data", data_set, "--out", "run", *brief("train.samples=8"))
-        yield Case(
-            "states", f"{file} {name} {number}", "run", put(inside, data, material.halted), ("verify", "run") if number % 4 == 3 else resume
-        )
+        write = put(inside, data, material.halted)
+        if number % 2 and file not in ("recipe.yaml", "model.json"):
+            write = sealed(write, inside)
+        yield Case("states", f"{file} {name} {number}", "run", write, ("verify", "run") if number % 4 == 3 else resume)
 
 
 def lying_weights_of(path: Path) -> dict[str, bytes]:
@@ -292,16 +332,13 @@ def tokens(material: Material, draw: random.Random, count: int) -> Iterator[Case
             special[f"{key} = {value[:12]}"] = save(tensors, metadata={**words, key: value})
         special[f"without {key}"] = save(tensors, metadata={each: value for each, value in words.items() if each != key})
     data_set = str(material.pictures / "set")
-    train = ("train", "bad.yaml", "--tokens", "bad.safetensors", "--data", data_set, "--out", "run")
+    train = ("train", "bad.yaml", "--tokens", "bad.safetensors", "--data", data_set, "--out", "run", *brief())
     parts = f"tokenizer: {{checkpoint: {material.tokenizer}}}\ncondition: {{class: {{width: 16}}}}\n"
     recipe = f"extends: llamagen-tiny\ndata: {{size: 16}}\n{parts}"
+    for words in (train, ("detokenize", str(material.tokenizer), "bad.safetensors", "--out", "out")):
+        yield Case("tokens", f"whole, {words[0]}", "", with_recipe(put("bad.safetensors", data), recipe), words, whole=True)
     for number in range(max(count, len(special))):
         name, body = list(special.items())[number] if number < len(special) else damaged(data, draw)
-        write = put("bad.safetensors", body)
-
-        def both(folder: Path, write=write) -> None:
-            write(folder)
-            (folder / "bad.yaml").write_text(recipe)
-
-        command = ("detokenize", str(material.tokenizer), "bad.safetensors", "--out", "out") if number % 2 else (*train, *brief())
-        yield Case("tokens", f"{name} {number}", "bad.safetensors", both, command)
+        write = with_recipe(put("bad.safetensors", body), recipe)
+        command = ("detokenize", str(material.tokenizer), "bad.safetensors", "--out", "out") if number % 2 else train
+        yield Case("tokens", f"{name} {number}", "bad.safetensors", write, command)

@@ -43,22 +43,24 @@ class FolderSource(Source):
         self.items, self.unused = [], Ledger()
         self._paths: list[Path] = []
         self._used: set[Path] = set()  # items, whole or broken, and their words
-        listed = False
+        listed: list[Path] = []
         files = walk(root, self.unused)
         for folder, split in _split_folders(root, files, self.suffixes).items():
             inside = files if folder == root else [path for path in files if path.is_relative_to(folder)]
             metadata = _metadata_of(folder)
-            listed = listed or bool(metadata)
+            listed += metadata
             for path, item in self._listed(folder, metadata) if metadata else self._walked(folder, inside):
                 self._take(path, item if split is None else replace(item, split=split))
         if not self.items and not any(entry.cause in (Cause.BROKEN, Cause.MISSING, Cause.WORDS) for entry in self.unused):
+            if listed:
+                raise DataError(f"{listed[0]} lists no {kind.noun[1]}: its column file_name holds their names{self.unused.explained()}")
             raise DataError(
                 f"{root} holds no {kind.noun[1]}; expected {' '.join(sorted(self.suffixes))} files, class sub-folders, "
                 f".tar shards or .parquet files{self.unused.explained()}"
             )
         for path in files:
             if path not in self._used:
-                self.unused.add(*self._left(path, listed))
+                self.unused.add(*self._left(path, bool(listed)))
 
     def _take(self, path: Path, item: Item) -> None:
         self._used.add(path)

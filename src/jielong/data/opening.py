@@ -223,6 +223,7 @@ def _indices_of(source: Source, split: Split | None) -> list[int]:
     if not chosen and split == "heldout":
         raise DataError(
             f"{source.name} has too few different items ({len(set(source.content_hashes))} of {len(source.items)}) to hold any out"
+            f"{source.unused.explained()}"
         )
     return chosen or list(everything)
 

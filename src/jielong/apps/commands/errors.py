@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import dis
+import io
 import os
 import signal
+import sys
 import tempfile
 import time
 import traceback
@@ -65,6 +67,9 @@ class Program(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; exit with code 1 and a sentence on failure, with 128 + its number after a signal."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # names and captions may hold what no encoding can write
         with plain_warnings(), raising_on_signals():
             try:
                 return super().invoke(ctx)
