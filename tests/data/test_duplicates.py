@@ -112,6 +112,13 @@ def test_a_set_without_declared_splits_has_no_content_in_both(tmp_path: Path) ->
     assert f"none declared; {report.duplicates.heldout} are held out, by content" in shown(report)
 
 
+def test_splits_that_are_neither_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text("file_name,split\na.png,extra\nb.png,test\n")
+    for name in "ab":
+        save(tmp_path / f"{name}.png", drawing(ord(name)))
+    assert "extra: 1, test: 1; items of the split 'extra' (1) are read as training items" in shown(inspect(tmp_path))
+
+
 def test_near_hashes_are_those_that_differ_in_few_bits() -> None:
     rng = np.random.default_rng(0)
     hashes = {index: int(value) for index, value in enumerate(rng.integers(0, 2**64, 900, np.uint64))}

@@ -16,7 +16,7 @@ from jielong.data.duplicates import leak
 from jielong.data.ledger import Cause
 from jielong.data.opening import open_data, open_quietly, open_source
 from jielong.data.source import DataError, Source
-from jielong.data.splits import HELDOUT_SHARE, Split, fraction, in_both, split_by_content
+from jielong.data.splits import HELDOUT_SHARE, Split, fraction, in_both, other_splits, split_by_content
 from jielong.training.experiment import prepare
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -128,9 +128,21 @@ def test_declared_splits_that_leak_stay_and_are_named_once(tmp_path: Path) -> No
     assert source.splits == ["heldout", "heldout", "train", "train"]
     assert in_both(source.content_hashes, source.splits) == [(0, 2)]
     recipe = load("maskgit-tiny", [f"data.set={tmp_path}", "condition=null"])
-    with pytest.warns(UserWarning, match=r"1 of 2 held-out items of .* \(test/c.pgm = train/a.pgm\)") as warned:
+    with pytest.warns(UserWarning, match=r"1 of 2 held-out items have .* \(test/c.pgm = train/a.pgm\)") as warned:
         prepare(recipe)
     assert len([each for each in warned if "held-out" in str(each.message)]) == 1
+
+
+def test_words_that_name_neither_split_are_named(tmp_path: Path) -> None:
+    rows = zip("abcdef", ("train", "Dev", "TEST", "extra", "extra", ""), strict=True)
+    (tmp_path / "metadata.csv").write_text("file_name,split\n" + "".join(f"{name}.pgm,{word}\n" for name, word in rows))
+    write(tmp_path, {name: value for value, name in enumerate("abcdef")})
+    source = open_source(str(tmp_path))
+    assert source.splits == ["train", "heldout", "heldout", "train", "train", "train"]
+    assert other_splits(item.split for item in source.items).startswith("items of the split 'extra' (2) are read as training items")
+    with pytest.warns(UserWarning, match=r"'extra' \(2\) are read as training"):
+        prepare(load("maskgit-tiny", [f"data.set={tmp_path}", "condition=null"]))
+    assert other_splits(["train", "Training", None, "", "val"]) == ""
 
 
 def test_equal_items_alone_hold_nothing_out(tmp_path: Path) -> None:

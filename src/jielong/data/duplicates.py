@@ -101,7 +101,7 @@ def leak(source: Source) -> str | None:
     if not pairs.count:
         return None
     return (
-        f"{pairs.count} of {source.splits.count('heldout')} held-out items of {source.name} have the same content as a training item "
+        f"{pairs.count} of {source.splits.count('heldout')} held-out items have the same content as a training item "
         f"({pairs}), so held-out figures look better than they are: move equal items into one split, or set data.deduplicate to true"
     )
 

@@ -12,11 +12,12 @@ from jielong.core.json import JSON, printable
 from jielong.data.content_hash import hash_file, remembered
 from jielong.data.ledger import Cause, Ledger
 from jielong.data.source import DataError, Item, Source
+from jielong.data.splits import HELDOUT_WORDS
 from jielong.data.text import decode_text
 from jielong.data.words import CAPTION_NAMES, FILE_NAMES, LABEL_NAMES, check_size, first, read_json, read_metadata, several
 from jielong.media.kinds.base import MediaKind, kinds
 
-SPLITS = {"train": "train"} | dict.fromkeys(("heldout", "test", "val", "valid", "validation"), "heldout")
+SPLITS = {"train": "train"} | dict.fromkeys(HELDOUT_WORDS, "heldout")
 METADATA = ("metadata.csv", "metadata.jsonl")
 SIDECARS = (".txt", ".json")
 

@@ -19,6 +19,7 @@ from jielong.data.ledger import Cause, Ledger
 from jielong.data.opening import kinds_of, open_quietly
 from jielong.data.order import spread
 from jielong.data.sets import Batch, MediaSet
+from jielong.data.splits import other_splits
 from jielong.media.images import write_image
 from jielong.media.inspection import Inspector, Spread, counted
 from jielong.media.results import ResultItem, Results
@@ -92,7 +93,8 @@ class Report:
         return Group(table, *(note for note in notes if note is not None))
 
     def _table(self) -> list[tuple[str, str]]:
-        rows = [("splits", counted(self.splits) or f"none declared; {self.duplicates.heldout} are held out, by content"), *self.rows]
+        declared = "; ".join(filter(None, (counted(self.splits), other_splits(Counter(self.splits).elements()))))
+        rows = [("splits", declared or f"none declared; {self.duplicates.heldout} are held out, by content"), *self.rows]
         several = f"; several: {self.several}, of which training draws one a sample" if self.several else ""
         rows += [("captions", f"{self.captions} of {self.count}" + ("" if self.words is None else f"; words {self.words}") + several)]
         rows += [("for example", "\n".join(self.examples))] if self.examples else []

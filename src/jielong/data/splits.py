@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 Split = Literal["train", "heldout"]
 HELDOUT_SHARE = 0.05
-_HELDOUT_WORDS = ("heldout", "test", "val", "valid", "validation", "eval")
+HELDOUT_WORDS = ("heldout", "test", "val", "valid", "validation", "eval", "dev")
+TRAIN_WORDS = ("train", "training")
 
 
 def fraction(text: str) -> float:
@@ -17,8 +19,15 @@ def fraction(text: str) -> float:
 
 
 def declared_split(word: str | None) -> Split:
-    """The split that a word of the data names; ``train`` without one."""
-    return "heldout" if (word or "").lower() in _HELDOUT_WORDS else "train"
+    """The split that a word of the data names; ``train`` without one, or for another word (:func:`other_splits`)."""
+    return "heldout" if (word or "").lower() in HELDOUT_WORDS else "train"
+
+
+def other_splits(words: Iterable[str | None]) -> str:
+    """What is said of words that name neither split; empty without one."""
+    others = Counter(word for word in words if word and word.lower() not in (*HELDOUT_WORDS, *TRAIN_WORDS))
+    listing = ", ".join(f"{word!r} ({count:,})" for word, count in others.most_common(3)) + ", ..." * (len(others) > 3)
+    return f"items of the split {listing} are read as training items; held-out ones are named {', '.join(HELDOUT_WORDS)}" if others else ""
 
 
 def split_by_content(hashes: Sequence[str]) -> list[Split]:

@@ -11,7 +11,7 @@ from jielong.data.ledger import Ledger
 from jielong.data.opening import open_quietly, warn_of_unused
 from jielong.data.sets import MediaSet
 from jielong.data.source import DataError
-from jielong.data.splits import Split
+from jielong.data.splits import Split, other_splits
 from jielong.system import condition_inputs
 from jielong.system.usable import usable
 
@@ -54,8 +54,8 @@ def open_sets(recipe: Recipe, source: str) -> Sets:
         consequence = "held-out figures are left out, and the sample grid shows training items"
         warnings.warn(f"no held-out {train.kind.noun[1]}: {error}; {consequence}", stacklevel=3)
     warn_of_unused(train.name, train.unused + left_out)
-    if found := leak(train.source):
-        warnings.warn(found, stacklevel=3)
+    for found in filter(None, (leak(train.source), other_splits(item.split for item in train.source.items))):
+        warnings.warn(f"{train.name}: {found}", stacklevel=3)
     return Sets(train, train if heldout is None else heldout, heldout is not None)
 
 
