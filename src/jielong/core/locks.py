@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from jielong.core.files import is_running, remove_empty, remove_leftovers, write_bytes
-from jielong.core.storage import StorageError, make_folder
+from jielong.core.storage import StorageError, cache_folder, make_folder
 
 LOCK, RECORD = ".jielong.lock", ".jielong.run.json"
 _WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -55,7 +55,8 @@ class InUseError(RuntimeError):
         return self._sentence("--out")
 
     def _sentence(self, option: str) -> str:
-        return f"{self.place} is in use by {self.holder or 'another process'}: {self.remedy}, or choose another place with {option}"
+        moved = "" if self.place.is_relative_to(cache_folder()) else f", or choose another place with {option}"
+        return f"{self.place} is in use by {self.holder or 'another process'}: {self.remedy}{moved}"
 
 
 @contextmanager

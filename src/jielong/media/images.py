@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from jielong.core.files import write_bytes as write_bytes
+from jielong.core.files import write_bytes
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 

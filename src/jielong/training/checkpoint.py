@@ -61,12 +61,9 @@ def write_checksums(folder: Path, names: Iterable[str]) -> None:
     """Write :data:`CHECKSUMS` of files of a folder.
 
     Raises:
-        CheckpointError: if it cannot be written.
+        StorageError: if it cannot be written.
     """
-    try:
-        write_bytes(folder / CHECKSUMS, "".join(f"{_sha256(folder / name)}  {name}\n" for name in sorted(names)).encode())
-    except OSError as error:
-        raise CheckpointError(f"{folder / CHECKSUMS} could not be written: {error.strerror or error}") from error
+    write_bytes(folder / CHECKSUMS, "".join(f"{_sha256(folder / name)}  {name}\n" for name in sorted(names)).encode())
 
 
 def checksums_of(folder: Path) -> dict[str, str]:
@@ -221,7 +218,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             with open(beside, "rb") as file:
                 os.fsync(file.fileno())
     except SafetensorError as error:
-        raise CheckpointError(f"{path} could not be written: {error}") from error
+        raise CheckpointError(f"{path} cannot be written: {error}") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
