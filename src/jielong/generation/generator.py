@@ -198,6 +198,7 @@ class Generator(nn.Module):
         lengths: Sequence[int] | None = None,
         start: Tokens | None = None,
         known: Tensor | None = None,
+        indices: Sequence[int] | None = None,
         on_step: StepCallback | None = None,
         **overrides: object,
     ) -> Tokens:
@@ -207,12 +208,13 @@ class Generator(nn.Module):
             conditions: One raw condition per item (texts, classes); ``None`` generates ``count`` items without condition.
             count: Items, where there are no conditions.
             sampling: Sampling parameters.
-            seed: Item ``i`` draws the random numbers of ``(seed, i)``, whatever the batch.
+            seed: Item ``i`` draws the random numbers of ``(seed, i)``, whatever the batch; rounding may flip a token in another batch.
             batch: Items computed at once.
             lengths: Tokens of each item, in layouts of one axis. By default they are predicted by durations or ended by a stop head,
                 where the generator has them, and otherwise as many as can be.
             start: Tokens of which some are to be kept, ``(count, N, C)``.
             known: ``(N,)`` bool: the positions to keep from ``start``.
+            indices: Numbers ``i`` of the items, instead of 0, 1, ...
             on_step: Called with a :class:`StepEvent` after every step, and with every state of a joint head that draws in several steps.
             overrides: Single sampling parameters, by name.
 
@@ -224,7 +226,9 @@ class Generator(nn.Module):
             ValueError: if arguments do not fit the generator or each other, or it is in training mode.
         """
         config = (sampling or SamplingConfig()).override(**overrides)
-        request = SamplingRequest.of(self, conditions, count, config, seed=seed, batch=batch, lengths=lengths, start=start, known=known)
+        request = SamplingRequest.of(
+            self, conditions, count, config, seed=seed, batch=batch, lengths=lengths, start=start, known=known, indices=indices
+        )
         return request.run(batch, on_step)
 
     def stream(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ class SamplingRequest:
         lengths: Tokens of each item, ``(count,)``, where they are given or predicted.
         start: Tokens of which the ``known`` positions are kept.
         known: ``(N,)`` bool.
+        indices: Number of each item, on which its random numbers depend; 0, 1, ... by default.
     """
 
     model: Generator
@@ -43,6 +45,7 @@ class SamplingRequest:
     lengths: Tensor | None = None
     start: Tokens | None = None
     known: Tensor | None = None
+    indices: Sequence[int] | None = None
 
     @staticmethod
     def of(
@@ -56,6 +59,7 @@ class SamplingRequest:
         lengths: Sequence[int] | None = None,
         start: Tokens | None = None,
         known: Tensor | None = None,
+        indices: Sequence[int] | None = None,
     ) -> SamplingRequest:
         """Check the arguments of :meth:`Generator.generate`, and predict lengths that are not given."""
         if model.training:
@@ -75,18 +79,19 @@ class SamplingRequest:
         if lengths is None and conditions is not None and known is None:
             lengths = _predicted_lengths(model, conditions, batch or len(conditions))
         given = None if lengths is None else _checked_lengths(model, lengths, count, known)
-        return SamplingRequest(model, conditions, count, config, seed, given, start, known)
+        if indices is not None and len(indices) != count:
+            raise ValueError(f"`indices`: expected {count} values, one per item, got {len(indices)}")
+        return SamplingRequest(model, conditions, count, config, seed, given, start, known, indices)
 
     @torch.inference_mode()
     def run(self, size: int, on_step: StepCallback | None = None) -> Tokens:
         """Draw all items, ``size`` at a time."""
-        values, ends, rows = list[Tensor](), list[Tensor](), list[int]()
+        values, ends, rows = list[Tensor](), list[Tensor](), [row for part in self._rows(size) for row in part]
         for sampler, state in self.batches(size):
             for _ in sampler.steps(state, on_step):
                 pass
             values.append(sampler.tokens(state)[0])
             ends.append(state.lengths)
-            rows += sampler.rows
         order, layout = torch.tensor(rows).argsort(), self.model.layout
         drawn = torch.cat(values)[order.to(self.model.device)]
         if self.config.soft_codes:
@@ -100,7 +105,8 @@ class SamplingRequest:
         for rows in self._rows(size):
             conditions = None if self.conditions is None else [self.conditions[row] for row in rows]
             lengths = None if self.lengths is None else self.lengths[rows]
-            sampler = Sampler(self.model, self._plan(lengths), self.config, rows, self.seed)
+            numbers = rows if self.indices is None else [self.indices[row] for row in rows]
+            sampler = Sampler(self.model, self._plan(lengths), self.config, numbers, self.seed)
             state = sampler.start(conditions, lengths)
             if self.start is not None and self.known is not None:
                 sampler.keep(state, self.start.values[rows], self.known)
@@ -165,5 +171,8 @@ def _predicted_lengths(model: Generator, conditions: Sequence[object], batch: in
         lengths = model.durations.predict_lengths(model.condition(model.condition.prepare(conditions[first : first + batch])))
         if lengths is None:
             return None
-        found += lengths.round().clamp(1, model.layout.positions).long().tolist()
-    return found
+        found += lengths.round().clamp_min(1).long().tolist()
+    most = model.layout.positions
+    if over := sum(length > most for length in found):
+        warnings.warn(f"{over} of {len(found)} items are cut at {most} tokens, the longest; up to {max(found)} are predicted", stacklevel=4)
+    return [min(length, most) for length in found]

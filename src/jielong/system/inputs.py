@@ -11,8 +11,10 @@ import torch
 from jielong.conditions.base import registered_inputs
 from jielong.conditions.inputs import ConditionInput, InputError, broadcast, mismatch
 from jielong.conditions.length import SECONDS
+from jielong.conditions.text import TEXT
 from jielong.config.schema import Recipe
 from jielong.core.rng import seed_of
+from jielong.system.long_text import Cut, cut_items
 from jielong.tokenizers.base import Tokenizer
 
 if TYPE_CHECKING:
@@ -28,12 +30,14 @@ class GenerationInputs:
         captions: A caption per item, for display.
         durations: Seconds of each item; ``None`` where they are not set.
         count: Number of items.
+        items: Of long transcripts that were cut, the item of each piece; then conditions are those of the pieces.
     """
 
     conditions: Sequence[object] | None
     captions: list[str] | None
     durations: list[float] | None
     count: int
+    items: list[int] | None = None
 
 
 def is_timed(recipe: Recipe) -> bool:
@@ -70,7 +74,7 @@ def call_inputs(system: System) -> tuple[ConditionInput, ...]:
     return tuple(inputs.values())
 
 
-def gather(system: System, given: Mapping[str, object], count: int | None, seed: int) -> GenerationInputs:
+def gather(system: System, given: Mapping[str, object], count: int | None, seed: int, cut: bool = False) -> GenerationInputs:
     """The inputs of a call, one per item; earlier stages whose output is an input run first.
 
     Models with an alignment or a stop head also take durations that are no input of their condition, one for every item or several for
@@ -81,6 +85,7 @@ def gather(system: System, given: Mapping[str, object], count: int | None, seed:
         given: Arguments by keyword.
         count: Items per set of values, or in all where nothing is given.
         seed: Of the call; earlier stages draw from seeds of their own.
+        cut: Cut transcripts that are longer than the model's longest sound, unless durations are given.
 
     Raises:
         InputError: if the model does not take an input, lacks one, or the numbers of values differ.
@@ -97,7 +102,11 @@ def gather(system: System, given: Mapping[str, object], count: int | None, seed:
     rows = [[each.caption(columns[each.name][row]) for each in inputs if each.name in columns] for row in range(items)]
     captions = [next(filter(None, row), "") for row in rows] if items else None
     items = items or count or 1
-    columns |= _stage_columns(system, columns, items, seed)
+    timed = length is not None or any(each.sets_duration and each.name in columns for each in own.values())
+    pieces = cut_items(system, columns, items) if cut and not timed else None
+    if pieces is not None:
+        columns = {name: [column[item] for item in pieces.items] for name, column in columns.items()} | {TEXT.name: list(pieces.texts)}
+    columns |= _stage_columns(system, columns, items if pieces is None else len(pieces.items), seed, pieces)
     conditions = recipe.condition.values(columns) if recipe.condition is not None and columns else None
     durations = durations_of(recipe, conditions)
     if length is not None:
@@ -105,10 +114,12 @@ def gather(system: System, given: Mapping[str, object], count: int | None, seed:
         if items % len(seconds):
             raise mismatch(SECONDS, items, len(seconds))
         durations = [value for value in seconds for _ in range(items // len(seconds))]
-    return GenerationInputs(conditions, captions, durations, items)
+    return GenerationInputs(conditions, captions, durations, items, None if pieces is None else pieces.items)
 
 
-def _stage_columns(system: System, columns: Mapping[str, list[object]], items: int, seed: int) -> dict[str, list[object]]:
+def _stage_columns(
+    system: System, columns: Mapping[str, list[object]], items: int, seed: int, pieces: Cut | None
+) -> dict[str, list[object]]:
     """Token values ``(N, C)`` of each item from the earlier stages whose output is an input that is not given, by the input's name."""
     condition, outputs = system.recipe.condition, dict[str, list[object]]()
     for part in () if condition is None else condition.components:
@@ -117,7 +128,8 @@ def _stage_columns(system: System, columns: Mapping[str, list[object]], items: i
         stage, stage_seed = system.stages[part.reads_stage], seed_of(seed, "stage", part.reads_stage)
         given = {each.keyword: columns[each.name] for each in call_inputs(stage) if each.name in columns}
         inputs = gather(stage, given, None if given else items, stage_seed)
-        tokens = stage.generate_tokens(inputs.conditions, None if inputs.conditions else items, seed=stage_seed)
+        indices = None if pieces is None else pieces.items
+        tokens = stage.generate_tokens(inputs.conditions, None if inputs.conditions else items, seed=stage_seed, indices=indices)
         outputs[part.input.name] = list(tokens.values.unbind())
     return outputs
 

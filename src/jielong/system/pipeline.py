@@ -19,6 +19,7 @@ from jielong.generation.streaming import stream_sound
 from jielong.media.kinds.base import kind_of
 from jielong.media.results import ResultItem, Results
 from jielong.system.inputs import GenerationInputs, call_inputs, durations_of, gather, lengths_of, split_inputs
+from jielong.system.long_text import PAUSE, joined
 from jielong.tokenizers.base import Tokenizer
 
 OPTIONS = ("batch", "lengths", "start", "known")
@@ -116,10 +117,11 @@ class System:
         """Generate pictures or sound.
 
         Args:
-            text: One caption or several.
+            text: One caption or several. A transcript longer than the model's longest sound is cut into sentences, or clauses or words,
+                each with the item's voice and random numbers, and joined with pauses (:mod:`jielong.system.long_text`).
             classes: One class or several, by name or number.
             count: Items per caption or class; items in all where the generator has no condition.
-            seed: Item ``i`` is the same for the same seed, whatever is generated beside it.
+            seed: Item ``i`` is the same for the same seed, whatever is generated beside it, up to rounding, which may flip a token.
             sampling: Sampling parameters; the recipe's by default.
             on_step: Called with a :class:`jielong.generation.callbacks.StepEvent` after every step.
             options: Single sampling parameters by name (:class:`jielong.config.sampling.SamplingConfig`), such as ``temperature=0.8``;
@@ -133,7 +135,12 @@ class System:
         Raises:
             ValueError: if inputs do not fit the model's condition, or an option has an unknown name or a value out of range.
         """
-        inputs, options = self._gather(text, classes, count, seed, options)
+        inputs, options = self._gather(text, classes, count, seed, options, cut=True)
+        if inputs.items is not None:
+            tokens = self.generate_tokens(inputs.conditions, seed=seed, sampling=sampling, indices=inputs.items, on_step=on_step, **options)
+            clips = [each.tensor for each in self.wrap(tokens)]
+            whole, samples = joined(clips, inputs.items, self.tokenizer.media.sample_rate)
+            return kind_of(self.tokenizer.media).wrap(whole, self.tokenizer.media, inputs.captions, samples)
         if inputs.durations is not None and options.get("lengths") is None:
             options["lengths"] = lengths_of(self.tokenizer, inputs.durations)
         tokens = self.generate_tokens(inputs.conditions, count, seed=seed, sampling=sampling, on_step=on_step, **options)
@@ -181,8 +188,20 @@ class System:
         Raises:
             ValueError: as :meth:`generate`, and where tokens have no position in time.
         """
-        inputs, options = self._gather(text, classes, count, seed, options)
+        inputs, options = self._gather(text, classes, count, seed, options, cut=True)
+        if inputs.items is not None and inputs.conditions is not None:
+            if inputs.count > 1:
+                raise ValueError(f"{inputs.count} texts are streamed, and one is longer than the model says at once: stream one at a time")
+            return self._stream_pieces(inputs.conditions, seed=seed, sampling=sampling, every=every, **options)
         return self.stream_sound(inputs.conditions, count, seconds=inputs.durations, seed=seed, sampling=sampling, every=every, **options)
+
+    def _stream_pieces(self, conditions: Sequence[object], **options: Any) -> Iterator[Tensor]:
+        """:meth:`stream` for the pieces of one long transcript, one after the other."""
+        media = self.tokenizer.media
+        for place, condition in enumerate(conditions):
+            if place:
+                yield torch.zeros(1, media.channels, round(PAUSE * media.sample_rate))
+            yield from self.stream_sound([condition], **options)
 
     def stream_sound(
         self,
@@ -252,12 +271,13 @@ class System:
         return self.generate(text, classes, count, seed=seed, sampling=sampling, on_step=on_step, start=start, known=known, **options)
 
     def _gather(
-        self, text: object, classes: object, count: int | None, seed: int, options: dict[str, object]
+        self, text: object, classes: object, count: int | None, seed: int, options: dict[str, object], cut: bool = False
     ) -> tuple[GenerationInputs, dict[str, Any]]:
         """The inputs of a call, and the options that are no inputs."""
         given, others = split_inputs({"text": text, "classes": classes, **options})
         check_names(others, (*SamplingConfig.model_fields, *OPTIONS, *self.inputs), "argument")
-        return gather(self, given, count, seed), others
+        cut = cut and all(others.get(name) is None for name in ("lengths", "start", "known"))
+        return gather(self, given, count, seed, cut), others
 
     def encode(self, media: Tensor) -> Tokens:
         """Pictures ``(B, C, H, W)`` in [-1, 1] to tokens."""

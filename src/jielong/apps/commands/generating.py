@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jielong.media.results import Results
     from jielong.system import System
 
-Seed = Annotated[int, typer.Option(help="Seed; item i depends on the seed and i only, not on the batch.")]
+Seed = Annotated[int, typer.Option(help="Seed; item i depends on seed and i alone (in another batch, rounding may flip a token).")]
 
 
 class Keep(Enum):
@@ -44,6 +44,7 @@ def generate(
     checkpoint: Checkpoint,
     count: Annotated[int, typer.Option("-n", min=1, help="Items per prompt.")] = 1,
     seed: Seed = 0,
+    text_file: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="A file whose whole text is the one --text.")] = None,
     sampling: dict[str, Any] = {},  # noqa: B006 - read by takes_sampling, never changed
     out: Annotated[Path, typer.Option(help="Output folder of items and their sample grid, or one .png or .wav file.")] = Path("generated"),
     complete: Annotated[
@@ -65,11 +66,23 @@ def generate(
     draw: Callable[..., Results[Any]] = system.generate
     if complete is not None:
         draw = partial(system.complete, _read(complete, system), keep.value)
-    items = draw(**inputs_of(context), **sampling, count=count, seed=seed, on_step=recorder)
+    items = draw(**_inputs(context, text_file), **sampling, count=count, seed=seed, on_step=recorder)
     taken = time.perf_counter() - started
     _write(items, out, recorder, {"checkpoint": checkpoint, "seed": seed})
     say(items.summary(taken))
     typer.echo(out)
+
+
+def _inputs(context: typer.Context, text_file: Path | None) -> dict[str, list[object]]:
+    """Values of condition inputs, and the text of a file with white space as single spaces."""
+    from jielong.data.text import decode_text
+
+    inputs = inputs_of(context)
+    if text_file is None:
+        return inputs
+    if "text" in inputs:
+        raise typer.BadParameter("give --text or --text-file, not both", param_hint="--text-file")
+    return {**inputs, "text": [" ".join(decode_text(text_file.read_bytes(), str(text_file)).split())]}
 
 
 def _read(path: Path, system: System) -> Tensor:
