@@ -17,6 +17,7 @@ from jielong.apps.comparison.report import html, markdown, write
 from jielong.apps.comparison.running import Row
 from jielong.apps.comparison.table import COLUMNS, best, columns, remarks
 from jielong.data import open_data
+from jielong.data.source import DataError
 from jielong.evaluation.evaluate import evaluate
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.frechet import frechet
@@ -211,3 +212,26 @@ def test_no_line_is_wider_than_the_screen(capsys: pytest.CaptureFixture[str], mo
         assert sum("28.00" in line for line in lines) == 1
         assert "1.50" in " ".join(lines)
         assert "…" not in " ".join(lines)
+
+
+def test_a_set_that_holds_nothing_out_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment, "run", None)  # calling it would raise another error
+    (tmp_path / "set" / "train").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "set" / "train" / "a.png")
+    with pytest.raises(DataError, match="marks no item as 'heldout': all 1 are 'train'"):
+        compare(["vqgan-tiny"], tmp_path / "out", BUDGET, data=str(tmp_path / "set"), device="cpu")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_held_out_items_without_words_or_pixels_are_not_compared_on(tmp_path: Path) -> None:
+    for split, count in (("train", 4), ("test", 3)):
+        for place in range(count):
+            path = tmp_path / "set" / split / f"{place}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (90 * place, 10, 5 * count)).save(path)
+            if (split, place) != ("test", 0):
+                path.with_suffix(".txt").write_text("a colour")
+    (tmp_path / "set/test/1.png").write_bytes((tmp_path / "set/test/1.png").read_bytes()[:-30])
+    found = compare(["maskgit-tiny"], tmp_path / "out", BUDGET, data=str(tmp_path / "set"), device="cpu")
+    assert found.rows[0].failed is None
+    assert found.rows[0].provenance["reference"]["n"] == 1

@@ -128,3 +128,17 @@ def test_sets_are_the_splits(captioned: Path) -> None:
     assert sets.measured
     assert sets.train.keys == [f"train/{n}.png" for n in (0, 1, 2, 4, 5)]
     assert sets.heldout.keys == [f"test/{n}.png" for n in range(1, 6)]
+
+
+def test_broken_held_out_items_are_left_out_and_named_once(captioned: Path, tmp_path: Path) -> None:
+    put(captioned, {"test/1.png": picture(9)[:150], "test/4.png": picture(8)[:150]})  # whole headers, cut pixels
+    with pytest.warns(UserWarning, match=r"2 broken \(test/1.png, test/4.png\)") as met:
+        summary = run(recipe(captioned), tmp_path / "run")
+    assert sum("test/1.png" in str(each.message) for each in met) == 1
+    assert summary.evaluation["heldout_loss"] > 0
+    with pytest.warns(UserWarning, match=r"2 broken \(test/1.png, test/4.png\)"):
+        reference = evaluate(load(str(tmp_path / "run"))).provenance["reference"]
+    assert (reference["n"], reference["of"]) == (3, 3)  # no good item stands twice
+    assert reference["left_out"] == {"broken": ["test/1.png", "test/4.png"], "no caption or class": ["test/0.png"]}
+    with pytest.warns(UserWarning, match="not used"):
+        assert evaluate(load(str(tmp_path / "run")), count=2).provenance["reference"]["n"] == 2

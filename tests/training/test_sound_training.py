@@ -101,6 +101,20 @@ def test_trains_from_files_to_a_checkpoint(tokenizer: str, tones: Path, tmp_path
 
 
 @pytest.mark.usefixtures("autoencoder")
+def test_figures_that_silence_lacks_are_left_out(tones: Path, tmp_path: Path) -> None:
+    (tmp_path / "split").mkdir()
+    tones.rename(tmp_path / "split" / "train")
+    for length in (1, 3_000):
+        write_audio(tmp_path / "split" / "test" / f"{length}.wav", torch.zeros(1, length), 4_000)
+    summary = run(parse(RECIPE.format(set=tmp_path / "split", tokenizer=CODES)), tmp_path / "run", device="cpu")
+    assert set(summary.evaluation) == {"heldout_mel_distance"}
+    evaluation = evaluate(load(str(tmp_path / "run")))
+    assert {"mel_distance", "bitrate"} <= evaluation.figures.keys()
+    assert "silent" in evaluation.omitted["si_sdr"]
+    assert "silent" in evaluation.omitted["stft_distance"]
+
+
+@pytest.mark.usefixtures("autoencoder")
 def test_the_stream_is_the_same_however_it_is_read(tones: Path) -> None:
     from jielong.training.experiment import TrainingStream
 

@@ -219,7 +219,8 @@ def _indices_of(source: Source, split: Split | None) -> list[int]:
         return list(everything)
     chosen = [index for index, each in enumerate(source.splits) if each == split]
     if not chosen and source.declares_splits:
-        raise DataError(f"{source.name} marks no item as {split!r}")
+        held = "train" if split == "heldout" else "heldout"
+        raise DataError(f"{source.name} marks no item as {split!r}: all {len(source.items)} are {held!r}{source.unused.explained()}")
     if not chosen and split == "heldout":
         raise DataError(
             f"{source.name} has too few different items ({len(set(source.content_hashes))} of {len(source.items)}) to hold any out"

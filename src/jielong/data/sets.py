@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import warnings
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from torch.utils.data import Dataset
 from jielong.config.data import DataSettings
 from jielong.core.medium import Medium
 from jielong.data.ledger import Cause, Ledger
+from jielong.data.order import spread
 from jielong.data.source import DataError, Source, class_names, digest
 from jielong.media.kinds.base import kind_of
 
@@ -125,7 +127,23 @@ class MediaSet(Dataset[Batch]):
         kept = MediaSet(self.source, self.medium, [self.indices[row] for row in rows], self.settings)
         kept.left_out = self.left_out + left_out
         kept._lengths = {new: self._lengths[old] for new, old in enumerate(rows) if old in self._lengths}
+        kept._decoded = {new: self._decoded[old] for new, old in enumerate(rows) if old in self._decoded}
+        kept._decoded_bytes = sum(item.numel() * item.element_size() for item in kept._decoded.values())
+        kept._bad = {new for new, old in enumerate(rows) if old in self._bad}
         return kept
+
+    def without_broken(self, count: int | None = None) -> MediaSet:
+        """The set of which ``count`` evenly spread items, all by default, can be decoded; broken ones are recorded and left out.
+
+        Raises:
+            DataError: if not one can be decoded.
+        """
+        found = self
+        while broken := {row for row in spread(len(found), count) if not found._is_good(row)}:
+            if len(broken) == len(found):
+                raise found._all_broken()
+            found = found.restricted([row for row in range(len(found)) if row not in broken], Ledger())
+        return found
 
     @property
     def unused(self) -> Ledger:
@@ -260,30 +278,42 @@ class MediaSet(Dataset[Batch]):
         index = self.resolve(index)
         if index in self._decoded:
             return self._decoded[index]
-        item = self._decode_or_replace(index)
-        size = item.numel() * item.element_size()
-        if self._decoded_bytes + size <= MEMORY_BYTES:
-            self._decoded[self.resolve(index)] = item
-            self._decoded_bytes += size
-        return item
-
-    def _decode_or_replace(self, index: int) -> Tensor:
-        for step in range(len(self)):
-            candidate = (index + step) % len(self)
+        for candidate in (*range(index, len(self)), *range(index)):
             if candidate in self._bad:
                 continue
             try:
-                item = self.kind.decode(self.source.content(self.indices[candidate]), self.keys[candidate], self.medium, self.settings)
+                item = self._decode(candidate)
             except ValueError as error:
-                self._bad.add(candidate)
-                self.left_out.add(Cause.BROKEN, self.keys[candidate], str(error))
                 advice = f"the next good {self.kind.noun[0]} takes its place ({len(self.broken)} broken so far)"
                 warnings.warn(f"{error}; {advice}", stacklevel=4)
                 continue
             if candidate != index:
                 self.replacements[index] = candidate
             return item
-        raise DataError(f"{self.name}: not one of {len(self)} {self.kind.noun[1]} can be decoded")
+        raise self._all_broken()
+
+    def _decode(self, index: int) -> Tensor:
+        """Decode an item and keep it; a broken one is recorded."""
+        try:
+            item = self.kind.decode(self.source.content(self.indices[index]), self.keys[index], self.medium, self.settings)
+        except ValueError as error:
+            self._bad.add(index)
+            self.left_out.add(Cause.BROKEN, self.keys[index], str(error))
+            raise
+        size = item.numel() * item.element_size()
+        if self._decoded_bytes + size <= MEMORY_BYTES:
+            self._decoded[index] = item
+            self._decoded_bytes += size
+        return item
+
+    def _is_good(self, index: int) -> bool:
+        if index not in self._decoded and index not in self._bad:
+            with contextlib.suppress(ValueError):
+                self._decode(index)
+        return index not in self._bad
+
+    def _all_broken(self) -> DataError:
+        return DataError(f"{self.name}: not one of {len(self)} {self.kind.noun[1]} can be decoded{self.left_out.explained()}")
 
 
 def _drawn(seed: int, what: str, position: int, count: int) -> int:

@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jielong.config.schema import Recipe
 from jielong.core.json import JSON
+from jielong.core.medium import Medium
 from jielong.data.opening import open_quietly, warn_of_unused
 from jielong.data.order import spread
 from jielong.data.sets import MediaSet
@@ -87,7 +89,7 @@ def evaluate(
     draws = draws or DrawSettings()
     media = system.tokenizer.media
     generates, source = system.generator is not None, data or system.recipe.data.set
-    images = usable(open_quietly(source, "heldout", medium=media, settings=system.recipe.data, whole=generates), system.recipe, "skip")
+    images = heldout_items(system.recipe, source, media, count)
     warn_of_unused(images.name, images.unused)
     rows = spread(len(images), count)
     report = progress or (lambda what, done, total: None)
@@ -107,6 +109,22 @@ def evaluate(
     if system.generator is not None:
         provenance["draws"] = drawing(system, draws) | found.drawn
     return Evaluation(found.figures, found.omitted, time.perf_counter() - begun, provenance)
+
+
+def heldout_items(recipe: Recipe, source: str, medium: Medium | None = None, count: int | None = None) -> MediaSet:
+    """The held-out items that a recipe's system is measured on, without those that lack an input or cannot be decoded.
+
+    Args:
+        recipe: The recipe.
+        source: A set's name or a path.
+        medium: What the system reads; by default as the recipe's data settings describe.
+        count: Items measured, evenly spread, which are decoded; all by default.
+
+    Raises:
+        jielong.data.source.DataError: if there is none.
+    """
+    found = open_quietly(source, "heldout", medium=medium, settings=recipe.data, whole=recipe.trains_generator)
+    return usable(found, recipe, "skip").without_broken(count)
 
 
 def _real(images: MediaSet, rows: list[int], report: Progress) -> Tensor:
@@ -133,7 +151,7 @@ def _provenance(system: System, images: MediaSet, rows: list[int], real: Tensor)
             "data_sha256": images.fingerprint,
             **protocol_of(images.medium).digest(real, images.medium),
             "size": list(real.shape[1:]),
-            "replaced_broken": sorted(images.keys[index] for index in images.replacements),
+            "left_out": {str(cause): sorted(entry.name for entry in entries) for cause, entries in images.left_out.by_cause().items()},
         },
         "versions": versions(),
         "device": str(next(model.parameters()).device),

@@ -49,7 +49,7 @@ from jielong.training import token_cache as cache
 from jielong.training.distill_teacher import WhisperTeacher
 from jielong.training.generator_objective import GeneratorObjective, training_tokens
 from jielong.training.objective import Objective
-from jielong.training.opening import Sets, open_sets
+from jielong.training.opening import HELDOUT_ITEMS, Sets, open_sets
 from jielong.training.processes import join_processes
 from jielong.training.state import check_run_folder, check_same_inputs
 from jielong.training.tokenizer_objective import TokenizerObjective
@@ -58,8 +58,6 @@ from jielong.training.trainer import Summary, TrainOptions, train
 Model = TypeVar("Model", bound=nn.Module)
 CALIBRATION_ITEMS = 2048
 """Training items on which a tokenizer measures the scale of its tokens."""
-MEASURED_ITEMS = 512
-"""Held-out items of the held-out loss that training logs; ``jielong evaluate`` takes all of them."""
 _BATCH = 64
 
 
@@ -322,7 +320,7 @@ def _measure_generator(
     if not sets.measured:
         return {}
     heldout = sets.heldout
-    rows = spread(len(heldout), MEASURED_ITEMS)
+    rows = spread(len(heldout), HELDOUT_ITEMS)
     total = torch.zeros((), dtype=torch.float64)
     was_training = model.training
     model.eval()

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jielong.data.opening import open_data
 from jielong.data.order import spread
 from jielong.data.sets import MediaSet
 from jielong.evaluation.context import DrawSettings
-from jielong.evaluation.evaluate import Evaluation, evaluate
+from jielong.evaluation.evaluate import Evaluation, evaluate, heldout_items
 from jielong.evaluation.provenance import machine
 from jielong.system import System
 
@@ -44,12 +43,6 @@ class Measured:
     strip: Tensor
 
 
-def heldout(system: System, data: str | None) -> MediaSet:
-    """Held-out data of a system's evaluation."""
-    media = system.tokenizer.media
-    return open_data(data or system.recipe.data.set, "heldout", medium=media)
-
-
 def measure(system: System, data: str | None, count: int | None, seed: int, progress: Progress | None = None) -> Measured:
     """Measure one system.
 
@@ -60,7 +53,7 @@ def measure(system: System, data: str | None, count: int | None, seed: int, prog
         seed: Sampling seed.
         progress: Called with the stage, items done and their total.
     """
-    images = heldout(system, data)
+    images = heldout_items(system.recipe, data or system.recipe.data.set, system.tokenizer.media, count)
     evaluation = evaluate(system, data, count, DrawSettings(seed=seed), progress=progress, perception=True)
     figures = {name: figure.value for name, figure in evaluation.figures.items() if name != "retrieval_at_1_real"}
     provenance = evaluation.to_json()["provenance"]

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from jielong.apps.comparison.contestants import Budget, Entry, at, entries_of, unreached
-from jielong.apps.comparison.measuring import heldout, measure
+from jielong.apps.comparison.measuring import SHOWN, measure
 from jielong.core.files import write_bytes
 from jielong.core.locks import one_run
+from jielong.data.order import spread
+from jielong.evaluation.evaluate import heldout_items
 from jielong.evaluation.provenance import machine, versions
 from jielong.media.images import sheet, write_image
 from jielong.media.kinds.image import ImageData
@@ -119,7 +121,8 @@ def compare(
 
     Raises:
         InUseError: if another process compares in ``out``.
-        ValueError: before training, if a name is unknown, ``out`` holds another comparison, or data sets or sizes differ.
+        ValueError: before training, if a name is unknown, ``out`` holds another comparison, data sets or sizes differ, or no item is held
+            out.
     """
     log = log or (lambda text: None)
     entries = entries_of(names, overrides)
@@ -135,6 +138,8 @@ def compare(
     with one_run(out):
         _keep_settings(out, settings)
         for entry in entries:
+            heldout_items(entry.recipe, data or entry.recipe.data.set, count=count)  # an error before training if there are none
+        for entry in entries:
             try:
                 row = _row(entry, out, budget, data, count, seed, device, log, progress)
             except (ValueError, RuntimeError, ImportError, ArithmeticError) as error:
@@ -145,7 +150,7 @@ def compare(
                 signal = row.signal
                 break
             rows.append(row)
-        _original(entries[0], out, data)
+        _original(entries[0], out, data, count)
     return Comparison(rows, settings, out, len(rows) == len(entries) and all(row.failed is None for row in rows), signal)
 
 
@@ -248,7 +253,7 @@ def _measured(label: str, system: System, out: Path, data: str | None, count: in
     key = {
         "weights_sha256": fingerprint(system.generator or system.tokenizer),
         "tokenizer_sha256": fingerprint(system.tokenizer),
-        "data_sha256": heldout(system, data).fingerprint,
+        "data_sha256": heldout_items(system.recipe, data or system.recipe.data.set, system.tokenizer.media, count).fingerprint,
         "count": count,
         "seed": seed,
     }
@@ -264,13 +269,9 @@ def _measured(label: str, system: System, out: Path, data: str | None, count: in
     return kept
 
 
-def _original(entry: Entry, out: Path, data: str | None) -> None:
+def _original(entry: Entry, out: Path, data: str | None, count: int | None) -> None:
     """Write the grid of original items."""
-    from jielong.apps.comparison.measuring import SHOWN
-    from jielong.data.opening import open_data
-    from jielong.data.order import spread
-
     path = out / SHEETS / f"{ORIGINAL}.png"
     if not path.exists():
-        images = open_data(data or entry.recipe.data.set, "heldout", settings=entry.recipe.data)
+        images = heldout_items(entry.recipe, data or entry.recipe.data.set, count=count)
         write_image(path, sheet(images.media(spread(len(images), SHOWN)), columns=SHOWN, padding=1))

@@ -9,7 +9,7 @@ from functools import cached_property
 from torch import Tensor
 
 from jielong.core.json import JSON
-from jielong.data.opening import open_data
+from jielong.data.opening import open_quietly
 from jielong.data.order import spread
 from jielong.data.sets import MediaSet
 from jielong.evaluation.context import EvalContext
@@ -70,7 +70,7 @@ class EvalAudio:
     def known(self) -> tuple[MediaSet, list[int]]:
         """The training split, and the rows of it that are compared with."""
         system = self.context.system
-        trained = open_data(self.context.source, "train", medium=system.tokenizer.media, settings=system.recipe.data, whole=True)
+        trained = open_quietly(self.context.source, "train", medium=system.tokenizer.media, settings=system.recipe.data, whole=True)
         return trained, spread(len(trained), KNOWN)
 
     def space(self, kind: type[WhisperFeatures] | type[MelStatistics]) -> Space:

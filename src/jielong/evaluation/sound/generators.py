@@ -14,7 +14,7 @@ from torch import Tensor
 
 from jielong.conditions.length import SECONDS
 from jielong.core.json import JSON
-from jielong.data.opening import open_data
+from jielong.data.opening import open_quietly
 from jielong.evaluation.context import BATCH, EvalContext, EvalResult
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.sound.eval_audio import EvalAudio
@@ -48,7 +48,7 @@ def generator(context: EvalContext, metrics: Sequence[Metric] = METRICS) -> Eval
 def generated(context: EvalContext) -> EvalAudio:
     """Generated clips, and with ``ceiling`` the real ones and their reconstructions."""
     system, sounds = context.system, context.sounds
-    speakers = Speakers.of(sounds, context.rows, open_data(context.source, medium=sounds.medium, settings=system.recipe.data))
+    speakers = Speakers.of(sounds, context.rows, open_quietly(context.source, medium=sounds.medium, settings=system.recipe.data))
     conditions = context.conditions(None if speakers is None else speakers.prompts)
     durations = _durations(context, conditions)
     begun = time.perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,10 @@ from jielong.media.audio import resample, to_integers
 
 class MissingError(ImportError):
     """A package that a metric needs is not installed; the message says how to install it."""
+
+
+class DoesNotApplyError(ValueError):
+    """A metric applies to none of the clips."""
 
 
 def missing(what: str, extra: str) -> MissingError:
@@ -82,15 +86,27 @@ def averaged(name: str, values: Sequence[float | None], real: Sequence[Tensor], 
     """Mean over clips; ``None``, where a metric does not apply, is left out and counted.
 
     Raises:
-        ValueError: if all values are ``None``.
+        DoesNotApplyError: if all values are ``None``.
     """
     kept = [value for value in values if value is not None]
     if not kept:
-        raise ValueError(f"{name} applies to none of these {len(values)} clips: they are silent or too short")
+        raise DoesNotApplyError(f"{name} applies to none of these {len(values)} clips: they are silent or too short")
     common = {"rate": rate, "mean_over": "clips", "reference_sha256": sound_hash(real, rate)}
     if len(kept) < len(values):
         common["left_out"] = len(values) - len(kept)
     return Measurement(name, sum(kept) / len(kept), len(kept), common | details)
+
+
+def applicable(metrics: Mapping[str, Callable[[], Measurement]]) -> tuple[dict[str, Measurement], dict[str, str]]:
+    """The figures of those metrics that apply, and why the others do not, by name."""
+    figures: dict[str, Measurement] = {}
+    omitted: dict[str, str] = {}
+    for name, metric in metrics.items():
+        try:
+            figures[name] = metric()
+        except DoesNotApplyError as error:
+            omitted[name] = str(error)
+    return figures, omitted
 
 
 def of_pairs(

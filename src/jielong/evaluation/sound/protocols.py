@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
 from jielong.core.medium import Medium
@@ -10,7 +12,7 @@ from jielong.evaluation.context import EvalContext, EvalResult
 from jielong.evaluation.protocols import EvalProtocol, register_protocol
 from jielong.evaluation.sound import generators, tokenizers
 from jielong.evaluation.sound.metrics import METRICS
-from jielong.evaluation.sound.protocol import sound_hash
+from jielong.evaluation.sound.protocol import applicable, sound_hash
 from jielong.evaluation.sound.waveform import mel_distance, si_sdr
 
 
@@ -20,11 +22,12 @@ class AudioProtocol(EvalProtocol):
     skippable = frozenset(name for metric in METRICS for name in metric.names)
 
     def quick(self, rebuilt: Tensor, batch: Batch, medium: Medium) -> dict[str, float]:
-        """Mel distance and SI-SDR."""
+        """Mel distance, and SI-SDR unless all clips are silent."""
         lengths = [medium.frames] * len(batch) if batch.lengths is None else batch.lengths.tolist()
         decoded, real = ([clip[:, :length] for clip, length in zip(clips, lengths, strict=True)] for clips in (rebuilt, batch.media))
-        measured = (mel_distance(decoded, real, medium.sample_rate), si_sdr(decoded, real, medium.sample_rate))
-        return {each.name: each.value for each in measured}
+        rate = medium.sample_rate
+        metrics = {metric.__name__: partial(metric, decoded, real, rate) for metric in (mel_distance, si_sdr)}
+        return {name: figure.value for name, figure in applicable(metrics)[0].items()}
 
     def tokenizer(self, context: EvalContext) -> EvalResult:
         """See :func:`jielong.evaluation.sound.tokenizers.tokenizer`."""
