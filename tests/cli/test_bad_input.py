@@ -125,7 +125,7 @@ def test_an_unfinished_checkpoint_and_another_tokenizer(tokenizer: Path, chain: 
 def test_tokens_of_another_tokenizer(pictures: Path, tokenizer: Path, painter: Path, tmp_path: Path) -> None:
     succeed("tokenize", tokenizer, "--data", pictures, "--out", tmp_path / "t.safetensors")
     refused("detokenize", painter, tmp_path / "t.safetensors", "--out", tmp_path / "back", says=("another tokenizer",))
-    refused("detokenize", tokenizer, tokenizer / "recipe.yaml", "--out", tmp_path / "back", says=("not a token file",))
+    refused("detokenize", tokenizer, tokenizer / "recipe.yaml", "--out", tmp_path / "back", says=("not a usable token file",))
     assert everything(tmp_path) == {"t.safetensors"}
 
 
