@@ -93,6 +93,16 @@ def test_words_that_no_caption_can_be_are_named(tmp_path):
     assert "surrogate" in reasons["b.png"]
 
 
+def test_rows_of_words_that_are_no_text_are_left_out(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.png").write_bytes(PICTURES[0])
+    rows = ('{"file_name": "\\ud800.png"}', '{"file_name": "a.png", "caption": "\\ud800"}', '{"file_name": "b.png", "caption": "b"}')
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    source = open_source(tmp_path)
+    assert [item.key for item in source.items] == ["b.png"]
+    assert list(source.unused.reasons(Cause.ROW)) == ["metadata.jsonl, line 1", "metadata.jsonl, line 2"]
+
+
 @cache
 def whole() -> dict[str, bytes]:
     """A table, a shard and a manifest, by name."""

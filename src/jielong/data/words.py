@@ -72,13 +72,21 @@ def read_metadata(path: Path, unused: Ledger) -> list[tuple[str, JSON]]:
     rows: list[tuple[str, JSON]] = []
     for number, row in _csv_rows(text) if path.suffix.lower() == ".csv" else _json_rows(text, path):
         place = f"{path.name}, line {number}"
-        if isinstance(row, str):
-            unused.add(Cause.ROW, place, f"{path}, line {number}: {row}")
-        elif first(row, FILE_NAMES) is None:
-            unused.add(Cause.ROW, place, f"{path}, line {number}: no file is named; {_COLUMNS}")
+        reason = row if isinstance(row, str) else _fault(row)
+        if isinstance(row, str) or reason is not None:
+            unused.add(Cause.ROW, place, f"{path}, line {number}: {reason}")
         else:
             rows.append((place, row))
     return rows
+
+
+def _fault(row: JSON) -> str | None:
+    """Why a row cannot be used; ``None`` if it can."""
+    try:
+        named, *_ = first(row, FILE_NAMES), several(row, CAPTION_NAMES), first(row, LABEL_NAMES), first(row, ("split",))
+    except DataError as error:
+        return str(error)
+    return None if named else f"no file is named; {_COLUMNS}"
 
 
 def _json_rows(text: str, path: Path) -> Iterator[tuple[int, JSON | str]]:
