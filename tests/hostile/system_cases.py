@@ -14,6 +14,7 @@ from safetensors.torch import load, save
 
 from jielong.config.recipe import built_in
 from jielong.config.recipe import load as load_recipe
+from jielong.data.stored import write_tensors
 from jielong.training.checkpoint import checksums_of, write_checksums
 
 from .case import Case, Material, brief, put
@@ -302,6 +303,13 @@ def tokens(material: Material, draw: random.Random, count: int) -> Iterator[Case
     data = whole.read_bytes()
     (size,) = struct.unpack("<Q", data[:8])
     words: dict[str, str] = json.loads(data[8 : 8 + size])["__metadata__"]
+    words.pop("xxh3_128")
+
+    def stored(changed: dict[str, torch.Tensor], kept: dict[str, str]) -> bytes:
+        """A token file whose checksum is right."""
+        write_tensors(material.root / "stored.safetensors", changed, kept)
+        return (material.root / "stored.safetensors").read_bytes()
+
     tensors = load(data)
     values = tensors["values"]
     special: dict[str, bytes] = {**TEXTS, **dict(lying_weights_of(whole).items())}
@@ -314,9 +322,9 @@ def tokens(material: Material, draw: random.Random, count: int) -> Iterator[Case
         "another shape": values.flatten(),
         "a number": torch.tensor(3),
     }.items():
-        special[name] = save({**tensors, "values": codes}, metadata=words)
-    special["another tensor"] = save({"other": values}, metadata=words)
-    special["no words"] = save(tensors)
+        special[name] = stored({**tensors, "values": codes}, words)
+    special["another tensor"] = stored({"other": values}, words)
+    special["no words"] = stored(tensors, {})
     for key in words:
         for value in (
             "",
@@ -329,8 +337,8 @@ def tokens(material: Material, draw: random.Random, count: int) -> Iterator[Case
             "\x1b[31m",
             "NaN",
         ):
-            special[f"{key} = {value[:12]}"] = save(tensors, metadata={**words, key: value})
-        special[f"without {key}"] = save(tensors, metadata={each: value for each, value in words.items() if each != key})
+            special[f"{key} = {value[:12]}"] = stored(tensors, {**words, key: value})
+        special[f"without {key}"] = stored(tensors, {each: value for each, value in words.items() if each != key})
     data_set = str(material.pictures / "set")
     train = ("train", "bad.yaml", "--tokens", "bad.safetensors", "--data", data_set, "--out", "run", *brief())
     parts = f"tokenizer: {{checkpoint: {material.tokenizer}}}\ncondition: {{class: {{width: 16}}}}\n"
