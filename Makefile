@@ -1,7 +1,7 @@
 # make demo       pictures from words, and a small model trained before your eyes; writes demo/index.html
 # make test       the whole test suite
 # make soak       kill trainings, comparisons and tokenizing at every call of the file system, and at random times; some minutes
-# make hostile    a thousand damaged and hostile files, run through the command line with limits
+# make hostile    a thousand damaged and hostile files, run through the command line with limits, and thousands of random sets
 # make lint types contract       ruff, mypy, and the direction of imports
 # make clean      remove what make made
 #
@@ -35,6 +35,7 @@ soak: $(INSTALLED)
 
 hostile: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.hostile.run --jobs $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --hypothesis-profile=thorough tests/data/test_random_sets.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

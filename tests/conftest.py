@@ -3,10 +3,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from jielong.config import registry as config
 from jielong.media.kinds import base as media_kinds
 from jielong.media.kinds.base import kinds
+
+# Chosen by --hypothesis-profile; tests that set their own numbers are not changed by them.
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much, HealthCheck.large_base_example]
+settings.register_profile("quick", max_examples=40, derandomize=True, deadline=None, suppress_health_check=SLOW)
+settings.register_profile("thorough", max_examples=3_000, derandomize=False, deadline=None, suppress_health_check=SLOW)
+settings.load_profile("quick")
 
 
 @pytest.fixture(autouse=True)

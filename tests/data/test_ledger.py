@@ -90,6 +90,17 @@ def test_folders_without_items_do_not_hide_the_splits(tmp_path):
     assert causes(tmp_path) == {"docs/notes.md": "unknown ending"}
 
 
+def test_files_beside_both_splits_do_not_turn_them_into_classes(tmp_path):
+    for name in ("train/a.png", "test/b.png", "loose.png", "extra/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(PNG)
+    source = open_source(tmp_path)
+    assert [(item.key, item.split) for item in source.items] == [("test/b.png", "heldout"), ("train/a.png", "train")]
+    assert causes(tmp_path) == {"loose.png": "outside of the splits", "extra/c.png": "outside of the splits"}
+    (tmp_path / "test/b.png").unlink()  # `train` alone beside others is a class
+    assert [item.label for item in open_source(tmp_path).items] == ["extra", None, "train"]
+
+
 NAMES = st.text(st.sampled_from("ab1é .-\udce9"), min_size=1, max_size=3).filter(lambda text: text.strip(". ") == text)
 ENDINGS = st.sampled_from([".png", ".PNG", ".jpg", ".txt", ".TXT", ".json", ".md", ".wav", "", ".tar.gz"])
 CONTENTS = st.sampled_from([PNG, b"", b"words", PNG[:30]])

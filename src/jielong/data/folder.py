@@ -75,6 +75,8 @@ class FolderSource(Source):
     def _left(self, path: Path, listed: bool) -> tuple[Cause, str, str]:
         """Why a file is neither an item nor the words of one."""
         key, suffix = self._key(path), path.suffix.lower()
+        if suffix in self.suffixes and not listed:
+            return Cause.OUTSIDE, key, f"{path} is in none of the splits' folders, such as {self.root / 'train'}; move it into one"
         if suffix in self.suffixes:
             return Cause.UNLISTED, key, f"{path} is not listed in {' or '.join(METADATA)}"
         other = next((kind for kind in kinds().values() if suffix in kind.suffixes), None)
@@ -160,11 +162,9 @@ def _split_folders(root: Path, files: Sequence[Path], suffixes: frozenset[str]) 
         return {root: None}
     items = [path.relative_to(root) for path in files if path.suffix.lower() in suffixes or path.name.lower() in METADATA]
     tops = sorted({item.parts[0] for item in items})
-    folders = {root / top: SPLITS.get(top.lower()) for top in tops}
-    loose = any(len(item.parts) == 1 for item in items)
-    if folders and not loose and all(folders.values()) and "train" in folders.values():
-        return dict(folders)
-    return {root: None}
+    splits: dict[Path, str | None] = {root / top: SPLITS[top.lower()] for top in tops if top.lower() in SPLITS}
+    both = {*splits.values()} == {*SPLITS.values()}  # other items lie outside of the splits
+    return splits if both or (len(splits) == len(tops) and "train" in splits.values()) else {root: None}
 
 
 def _metadata_of(folder: Path) -> list[Path]:

@@ -21,6 +21,7 @@ class Cause(StrEnum):
     ENDING = "unknown ending"
     OTHER = "other kind of media"
     UNLISTED = "unlisted"
+    OUTSIDE = "outside of the splits"
     MISSING = "missing"
     ORPHAN = "caption without an item"
     WORDS = "unreadable caption"
