@@ -181,17 +181,18 @@ def walk(folder: Path, unused: Ledger | None = None) -> list[Path]:
     while folders:
         current = folders.pop()
         try:
-            entries = [Path(entry) for entry in os.scandir(current)]
+            entries = list(os.scandir(current))
         except OSError as error:
             unused.add(Cause.SPECIAL, current.relative_to(folder).as_posix(), f"{current} cannot be listed: {error.strerror}")
             continue
-        for path in (entry for entry in entries if not entry.name.startswith(".")):
-            fault = _link_fault(path) if path.is_symlink() else None
+        for entry in (each for each in entries if not each.name.startswith(".")):
+            path = current / entry.name
+            fault = _link_fault(path) if entry.is_symlink() else None
             if fault is not None:
                 unused.add(Cause.LINK, path.relative_to(folder).as_posix(), fault)
-            elif path.is_dir():
+            elif entry.is_dir():
                 folders.append(path)
-            elif path.is_file():
+            elif entry.is_file():
                 found.append(path)
             else:
                 unused.add(Cause.SPECIAL, path.relative_to(folder).as_posix(), f"{path} is a pipe, a socket or a device")
