@@ -142,3 +142,20 @@ def test_broken_held_out_items_are_left_out_and_named_once(captioned: Path, tmp_
     assert reference["left_out"] == {"broken": ["test/1.png", "test/4.png"], "no caption or class": ["test/0.png"]}
     with pytest.warns(UserWarning, match="not used"):
         assert evaluate(load(str(tmp_path / "run")), count=2).provenance["reference"]["n"] == 2
+
+
+def test_a_caption_that_the_model_cannot_read_costs_its_item(captioned: Path) -> None:
+    (captioned / "train" / "1.txt").write_text("\u4e2d")
+    (captioned / "test" / "5.txt").write_text("a" * 500)
+    with pytest.warns(UserWarning, match=r"2 caption that the model cannot read \(train/1.png, test/5.png\)"):
+        experiment = prepare(recipe(captioned, "{characters: {width: 8, layers: 1, heads: 2}}"))
+    assert experiment.data.keys == [f"train/{n}.png" for n in (0, 2, 4, 5)]
+    assert experiment.heldout.keys == [f"test/{n}.png" for n in range(1, 5)]
+    for path in captioned.glob("test/*.txt"):
+        path.write_text("\u4e2d")
+    with pytest.warns(UserWarning, match="no held-out pictures: the model can read the caption of none"):
+        assert not prepare(recipe(captioned, "{characters: {width: 8, layers: 1, heads: 2}}")).sets.measured
+    for path in captioned.glob("train/*.txt"):
+        path.write_text("\u4e2d")
+    experiment = prepare(recipe(captioned, "{characters: {width: 8, layers: 1, heads: 2}}"))
+    assert len(experiment.data) == 5  # training says that none of them can be read

@@ -86,6 +86,10 @@ class Condition(nn.Module, ABC, Generic[Value, Prepared]):
         mask = torch.ones(batch, 1, dtype=torch.bool, device=device or null.device)
         return Conditioning(null[:, None], mask, null, AlignedStates(null[:, None], mask) if self.alignment else None)
 
+    def unreadable(self, data: MediaSet) -> dict[int, str]:
+        """Indices of the items of a set whose values cannot be read, each with the reason; none by default."""
+        return {}
+
     def precompute(self, train: MediaSet, heldout: MediaSet) -> None:
         """Before training: check all values and cache what :meth:`prepare` computes. Raises ``ValueError`` if they cannot be read."""
 

@@ -62,6 +62,16 @@ class SymbolText(Condition[str, PaddedTexts]):
             )
         return torch.tensor(row, dtype=torch.long)
 
+    def unreadable(self, data: MediaSet) -> dict[int, str]:
+        """Items with a text that cannot be read."""
+        found = dict[int, str]()
+        for row, texts in enumerate(data.captions_of_items):
+            try:
+                self.check([text for text in texts if text])
+            except ValueError as error:
+                found[row] = str(error)
+        return found
+
     def precompute(self, train: MediaSet, heldout: MediaSet) -> None:
         """Check that all texts can be read."""
         self.check([text for data in (train, heldout) for text in data.every_caption if text])

@@ -76,6 +76,10 @@ class CompositeCondition(Condition[Mapping[str, object], dict[str, PartInputs]])
         parts = self._parts
         return {name: parts[name].resolve(each) if name in parts and each is not None else each for name, each in value.items()}
 
+    def unreadable(self, data: MediaSet) -> dict[int, str]:
+        """Those of all conditions."""
+        return {row: reason for part in self._parts.values() for row, reason in part.unreadable(data).items()}
+
     def precompute(self, train: MediaSet, heldout: MediaSet) -> None:
         """That of all conditions."""
         for part in self._parts.values():

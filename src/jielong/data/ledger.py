@@ -31,6 +31,7 @@ class Cause(StrEnum):
     LOST = "lost rows"
     LONG = "too long"
     UNCONDITIONED = "no caption or class"
+    UNREADABLE = "caption that the model cannot read"
     REPEATED = "repeated"
 
 

@@ -67,6 +67,7 @@ class MediaSet(Dataset[Batch]):
         medium: What an item looks like.
         classes: Names of the classes, in the order of their numbers.
         captions: The first of each item, ``""`` where it has none.
+        captions_of_items: All of each item.
         labels: A class number an item, or ``None``.
         columns: The other columns of the source, by name.
         left_out: What the set has found beside :attr:`Source.unused`: items too long, or that cannot be decoded and are replaced.
@@ -97,7 +98,7 @@ class MediaSet(Dataset[Batch]):
         self.keys = [item.key for item in items]
         self.has_captions = any(item.caption for item in items)
         self.captions = [item.caption or "" for item in items]
-        self._captions = [item.captions for item in items]
+        self.captions_of_items = [item.captions for item in items]
         # Classes come from the whole source, so that the splits of one set number them alike.
         self.classes = list(source.classes or class_names(source.items))
         number = {name: n for n, name in enumerate(self.classes)}
@@ -161,14 +162,14 @@ class MediaSet(Dataset[Batch]):
         if self._fingerprint is None:
             how = self.kind.preprocessing(self.medium, self.settings)
             words = [f"{k}\0{c}\0{n}" for k, c, n in zip(self.keys, self.captions, self.labels, strict=True)]
-            words += [f"{k}\0{caption}" for k, captions in zip(self.keys, self._captions, strict=True) for caption in captions[1:]]
+            words += [f"{k}\0{caption}" for k, captions in zip(self.keys, self.captions_of_items, strict=True) for caption in captions[1:]]
             self._fingerprint = digest([how, self.source.identity(self.indices), *self.classes, *words])
         return self._fingerprint
 
     @property
     def every_caption(self) -> list[str]:
         """All captions of all items, ``""`` where an item has none."""
-        return [caption for captions in self._captions for caption in captions or ("",)]
+        return [caption for captions in self.captions_of_items for caption in captions or ("",)]
 
     @property
     def speaker_column(self) -> str | None:
@@ -221,7 +222,7 @@ class MediaSet(Dataset[Batch]):
             return batch
         captions = list(batch.captions)
         for place, (index, position) in enumerate(zip(indices, positions, strict=True)):
-            choices = self._captions[self.resolve(index)]
+            choices = self.captions_of_items[self.resolve(index)]
             if len(choices) > 1:
                 captions[place] = choices[_drawn(seed, "caption", position, len(choices))]
         return replace(batch, captions=captions)

@@ -163,6 +163,8 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
     with bounded(limit, f"this process may have {limit / 1e9:.1f} GB"):
         tokenizer = build_tokenizer(recipe, media, stages)
         generator = build_generator(recipe, tokenizer, sets.train.classes, trained) if recipe.trains_generator else None
+    if generator is not None and generator.condition is not None and recipe.data.missing_condition != "error":
+        sets = sets.readable(generator.condition)
     return Experiment(recipe, sets, media, tokenizer, generator, {name: trained[name] for name in recipe.stages})
 
 

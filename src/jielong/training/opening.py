@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
+from jielong.conditions.base import Condition
 from jielong.config.schema import Recipe
 from jielong.data.duplicates import leak
-from jielong.data.ledger import Ledger
+from jielong.data.ledger import Cause, Ledger
 from jielong.data.opening import open_quietly, warn_of_unused
 from jielong.data.sets import MediaSet
 from jielong.data.source import DataError
@@ -33,6 +34,20 @@ class Sets:
     heldout: MediaSet
     measured: bool
 
+    def readable(self, condition: Condition) -> Sets:
+        """The sets without items whose captions the condition cannot read, of which it warns.
+
+        Without a readable training item the sets stay as they are, and :meth:`Condition.precompute` says what is wrong.
+        """
+        train, heldout = _readable(self.train, condition), _readable(self.heldout, condition) if self.measured else None
+        if train is None:
+            return self
+        left_out = Ledger(entry for each in (train, heldout) if each for entry in each.left_out if entry.cause == Cause.UNREADABLE)
+        warn_of_unused(train.name, left_out)
+        if self.measured and heldout is None:
+            _warn_unmeasured(train, "the model can read the caption of none")
+        return Sets(train, heldout or train, heldout is not None)
+
 
 def open_sets(recipe: Recipe, source: str) -> Sets:
     """Open a recipe's data, and warn in one line of what is not used.
@@ -53,14 +68,27 @@ def open_sets(recipe: Recipe, source: str) -> Sets:
         left_out = heldout.left_out
     except DataError as error:
         heldout = None
-        consequence = "held-out figures are left out, and the sample grid shows training items"
-        warnings.warn(f"no held-out {train.kind.noun[1]}: {error}; {consequence}", stacklevel=3)
+        _warn_unmeasured(train, str(error))
     warn_of_unused(train.name, train.unused + left_out)
     for found in filter(None, (leak(train.source), other_splits(item.split for item in train.source.items))):
         warnings.warn(f"{train.name}: {found}", stacklevel=3)
     return Sets(train, train if heldout is None else heldout, heldout is not None)
 
 
+def _warn_unmeasured(train: MediaSet, reason: str) -> None:
+    consequence = "held-out figures are left out, and the sample grid shows training items"
+    warnings.warn(f"no held-out {train.kind.noun[1]}: {reason}; {consequence}", stacklevel=4)
+
+
 def _open(recipe: Recipe, source: str, split: Split) -> MediaSet:
     """A split; a generator takes whole clips alone, since captions describe all of them."""
     return open_quietly(source, split, settings=recipe.data, whole=recipe.trains_generator)
+
+
+def _readable(data: MediaSet, condition: Condition) -> MediaSet | None:
+    """A set without items that a condition cannot read; ``None`` without any other."""
+    unreadable, left_out = condition.unreadable(data), Ledger()
+    for row, reason in unreadable.items():
+        left_out.add(Cause.UNREADABLE, data.keys[row], f"{data.keys[row]}: {reason}")
+    kept = [row for row in range(len(data)) if row not in unreadable]
+    return data.restricted(kept, left_out) if kept and unreadable else data if kept else None
