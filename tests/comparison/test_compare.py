@@ -222,6 +222,12 @@ def test_a_set_that_holds_nothing_out_is_refused_before_training(tmp_path: Path,
         compare(["vqgan-tiny"], tmp_path / "out", BUDGET, data=str(tmp_path / "set"), device="cpu")
 
 
+def test_systems_of_sound_are_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment, "run", None)
+    with pytest.raises(ValueError, match="pictures are compared, and encodec-tiny reads other media"):
+        compare(["encodec-tiny", "audio-kl-tiny"], tmp_path / "out", BUDGET, device="cpu")
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_held_out_items_without_words_or_pixels_are_not_compared_on(tmp_path: Path) -> None:
     for split, count in (("train", 4), ("test", 3)):

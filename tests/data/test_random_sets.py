@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jielong.core.json import printable, to_text
+from jielong.data.content_hash import hash_bytes
 from jielong.data.folder import METADATA, SIDECARS, FolderSource
 from jielong.data.inspecting import inspect
 from jielong.data.ledger import Cause
@@ -63,6 +64,8 @@ def sound(number: int) -> bytes:
 
 
 WHOLE = {"image": picture, "audio": sound}
+# The share decides where some items of a set, not all, are of these.
+HELD_OUT = {kind: [n for n in range(60, 200) if fraction(hash_bytes(whole(n))) < HELDOUT_SHARE] for kind, whole in WHOLE.items()}
 MARKS = (b"", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 WORDS = st.sampled_from(
     ["a cat", "", " \n", "ein Bär\r\nzwei", '{"text": ["a", "b"], "label": 7}', '"x"', "[1]", '{"text": 3', "[[[[", "a\0b", "é\u2028y"]
@@ -80,7 +83,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n{} loop\n"
 
 def contents(kind: str) -> st.SearchStrategy[bytes]:
     """Whole items, equal ones often, and cut, empty, foreign and other files."""
-    whole = st.integers(0, 20).map(WHOLE[kind])
+    whole = st.one_of(st.integers(0, 20), st.sampled_from(HELD_OUT[kind])).map(WHOLE[kind])
     return st.one_of(
         whole,
         whole,

@@ -6,16 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from jielong.conditions.text import NO_TEXT, ByteText, check_texts
 from jielong.config.recipe import parse
 from jielong.config.registry import RecipeError
 from jielong.config.schema import Recipe
+from jielong.data.opening import open_quietly
 from jielong.data.source import DataError
 from jielong.evaluation.evaluate import evaluate
 from jielong.media.images import encode
 from jielong.system import load
+from jielong.training import token_cache as cache
 from jielong.training.experiment import prepare, run
 from jielong.training.opening import open_sets
 
@@ -159,3 +162,19 @@ def test_a_caption_that_the_model_cannot_read_costs_its_item(captioned: Path) ->
         path.write_text("\u4e2d")
     experiment = prepare(recipe(captioned, "{characters: {width: 8, layers: 1, heads: 2}}"))
     assert len(experiment.data) == 5  # training says that none of them can be read
+
+
+def test_tokens_of_a_set_serve_a_recipe_that_leaves_items_out(captioned: Path, tmp_path: Path) -> None:
+    put(captioned, {"train/2.png": picture(9)[:150]})  # broken, and the next one has no caption
+    file, tokenizer = tmp_path / "train.safetensors", prepare(recipe(captioned)).tokenizer
+    every = open_quietly(captioned, "train", size=8)
+    with pytest.warns(UserWarning, match="takes its place"):
+        cache.write(file, cache.tokenize(tokenizer, every), cache.identity(tokenizer, every), every.replacements)
+    data = prepare(recipe(captioned)).data
+    tokens = cache.read_for(file, tokenizer, data)
+    assert data.keys == [f"train/{n}.png" for n in (0, 1, 2, 4, 5)]
+    assert data.tokenised(range(5), tokens.values).keys == [f"train/{n}.png" for n in (0, 1, 4, 4, 5)]
+    assert torch.equal(tokens.values, tokenizer.encode(data.media(range(5))).values)
+    put(captioned, {"train/5.png": picture(77)})
+    with pytest.raises(cache.StaleTokensError, match="from other data"):
+        cache.read_for(file, tokenizer, prepare(recipe(captioned)).data)

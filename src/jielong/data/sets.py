@@ -72,6 +72,7 @@ class MediaSet(Dataset[Batch]):
         columns: The other columns of the source, by name.
         left_out: What the set has found beside :attr:`Source.unused`: items too long, or that cannot be decoded and are replaced.
         replacements: Index of a broken item met so far -> index of its replacement.
+        parent: The set of which this one is some rows, and the rows.
     """
 
     def __init__(self, source: Source, medium: Medium, indices: Sequence[int] | None = None, settings: DataSettings | None = None) -> None:
@@ -105,6 +106,7 @@ class MediaSet(Dataset[Batch]):
         self.labels = [None if item.label is None else number[item.label] for item in items]
         self.columns: dict[str, list[Any]] = {name: [item.extra.get(name) for item in items] for name in items[0].extra}
         self.replacements: dict[int, int] = {}
+        self.parent: tuple[MediaSet, list[int]] | None = None
         self._bad: set[int] = set()
         self._fingerprint: str | None = None
         self._decoded: dict[int, Tensor] = {}
@@ -126,6 +128,7 @@ class MediaSet(Dataset[Batch]):
             left_out: Why the others are not used.
         """
         kept = MediaSet(self.source, self.medium, [self.indices[row] for row in rows], self.settings)
+        kept.parent = self, list(rows)
         kept.left_out = self.left_out + left_out
         kept._lengths = {new: self._lengths[old] for new, old in enumerate(rows) if old in self._lengths}
         kept._decoded = {new: self._decoded[old] for new, old in enumerate(rows) if old in self._decoded}

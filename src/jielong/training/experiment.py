@@ -141,7 +141,7 @@ class Experiment:
         if self.generator is None:
             return None
         if file is not None:
-            return cache.read(file, cache.identity(self.tokenizer, self.data), self.data, self.tokenizer)
+            return cache.read_for(file, self.tokenizer, self.data)
         return cache.cached(self.tokenizer, self.data)
 
 

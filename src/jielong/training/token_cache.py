@@ -141,6 +141,29 @@ def read(path: Path, expected: dict[str, str] | None = None, images: MediaSet | 
     return tokens
 
 
+def read_for(path: Path, tokenizer: Tokenizer, images: MediaSet) -> Tokens:
+    """Tokens of a set from a file of it, or of the set that it is a part of, such as one with items that a condition leaves out.
+
+    Raises:
+        StaleTokensError: if the file is of another tokenizer or other data.
+        ValueError: as :func:`read`.
+    """
+    try:
+        return read(path, identity(tokenizer, images), images, tokenizer)
+    except StaleTokensError:
+        if images.parent is None:
+            raise
+    whole, rows = images.parent
+    tokens = read_for(path, tokenizer, whole)
+    good = [place for place, row in enumerate(rows) if whole.resolve(row) == row]
+    if not good:
+        raise ValueError(f"{path} holds tokens of no usable item of {images.name}")
+    for place in {*range(len(rows))}.difference(good):
+        images.replacements[place] = next((other for other in good if other > place), good[0])
+    chosen = [rows[images.resolve(place)] for place in range(len(rows))]
+    return Tokens(tokens.values[chosen], tokens.layout, None if tokens.lengths is None else tokens.lengths[chosen])
+
+
 def _check(values: Tensor, layout: Layout) -> None:
     """Raise ``DamagedError`` unless codes are of the vocabulary, and numbers finite."""
     if values.is_floating_point() == layout.discrete or not values.numel():

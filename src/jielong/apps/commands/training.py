@@ -62,5 +62,6 @@ def train(
         return
     figures = "".join(f", {name.replace('_', ' ')} {value:.4g}" for name, value in summary.evaluation.items() if isinstance(value, float))
     say(f"done: {summary.samples:,} samples in {summary.seconds:,.0f} s{figures}")
-    say(f"next: jielong {'generate' if settings.trains_generator else 'evaluate'} {folder}")
+    if settings.trains_generator or summary.evaluation:  # there are held-out items to evaluate on
+        say(f"next: jielong {'generate' if settings.trains_generator else 'evaluate'} {folder}")
     typer.echo(folder)

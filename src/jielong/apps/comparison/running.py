@@ -170,6 +170,8 @@ def _side(entry: Entry) -> int | None:
 
 def _size(entries: Sequence[Entry]) -> int | None:
     sizes = {each.label: _side(each) for each in entries}
+    if others := [label for label, size in sizes.items() if size is None]:
+        raise ValueError(f"pictures are compared, and {others[0]} reads other media: measure each by jielong train and jielong evaluate")
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{label}: {size}" for label, size in sizes.items())
         raise ValueError(f"different image sizes ({listed}), so figures are not comparable: set data.size for all with --set")
