@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from jielong.evaluation import reconstruction
 from jielong.evaluation.provenance import Measurement, check_pictures, picture_hash
 from jielong.evaluation.reconstruction import PSNR_CAP, perceptual_distance, psnr, ssim
 
@@ -38,6 +39,13 @@ def test_psnr_rounds_to_8_bits_and_clamps() -> None:
     x = pictures()
     assert psnr(x + 0.49 / 127.5, x).value == PSNR_CAP
     assert psnr(torch.full_like(x, 1.5), torch.ones_like(x)).value == PSNR_CAP
+
+
+def test_ssim_of_many_pictures_equals_that_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.rand(5, 3, 24, 24, generator=generator) * 2 - 1 for _ in range(2))
+    monkeypatch.setattr(reconstruction, "SSIM_BATCH", 2)
+    assert ssim(x, y).value == pytest.approx(sum(ssim(x[i : i + 1], y[i : i + 1]).value for i in range(5)) / 5)
 
 
 def test_ssim() -> None:
