@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import pytest
@@ -250,6 +251,18 @@ def test_items_learn_to_end_by_themselves(order: str, layout: Layout) -> None:
     fixed = model.generate([0, 1], seed=2, lengths=[5, 2])
     assert fixed.lengths is not None
     assert fixed.lengths.tolist() == [5, 2], "an asked length is met, whatever the stop head says"
+
+
+def test_items_that_do_not_end_are_counted() -> None:
+    endless, ending = make(ending=StopHeadSettings(threshold=1 - 1e-6)), make(ending=StopHeadSettings(threshold=1e-6))
+    for draw in (lambda: endless.generate(count=3, batch=2), lambda: list(endless.stream(count=3))):
+        with pytest.warns(UserWarning, match=f"3 of 3 items did not end by themselves: they stop at {N} tokens") as caught:
+            draw()
+        assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        endless.generate(count=2, lengths=[N, N])
+        ending.generate(count=2)
 
 
 def test_known_positions_are_not_ended() -> None:

@@ -241,3 +241,14 @@ def test_statistics_are_read_once_a_line(tmp_path):
     run(tmp_path, SHORT, Counting())
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["calls"] for line in lines] == [1.0, 2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize("micro_batch", [2, 8])
+def test_statistics_of_less_than_the_batch_are_mentioned_once(micro_batch: int, tmp_path: Path) -> None:
+    objective, screen = ToyObjective(), io.StringIO()
+    objective.discriminator = torch.nn.Sequential(torch.nn.BatchNorm1d(48), torch.nn.Linear(48, 1))
+    settings = SETTINGS.model_copy(update={"micro_batch": micro_batch, "samples": 160})
+    run(tmp_path, settings, objective, progress=True, console=Console(file=screen, width=400))
+    whole = micro_batch == settings.batch
+    assert screen.getvalue().count("batch norm") == (0 if whole else 1)
+    assert whole or "batch norm (discriminator.0) has statistics of 2 samples, not of the batch of 8" in screen.getvalue()

@@ -86,12 +86,14 @@ class SamplingRequest:
     @torch.inference_mode()
     def run(self, size: int, on_step: StepCallback | None = None) -> Tokens:
         """Draw all items, ``size`` at a time."""
-        values, ends, rows = list[Tensor](), list[Tensor](), [row for part in self._rows(size) for row in part]
+        values, ends, rows, unended = list[Tensor](), list[Tensor](), [row for part in self._rows(size) for row in part], 0
         for sampler, state in self.batches(size):
             for _ in sampler.steps(state, on_step):
                 pass
             values.append(sampler.tokens(state)[0])
             ends.append(state.lengths)
+            unended += sampler.unended(state)
+        warn_unended(unended, self)
         order, layout = torch.tensor(rows).argsort(), self.model.layout
         drawn = torch.cat(values)[order.to(self.model.device)]
         if self.config.soft_codes:
@@ -123,6 +125,13 @@ class SamplingRequest:
         """The plan of a batch: a shorter one where all its items are of one length that the order must not see behind."""
         plan = self.model.plan
         return plan if lengths is None or plan.padding_last else self.model.shortened_plan(int(lengths[0]))
+
+
+def warn_unended(count: int, request: SamplingRequest) -> None:
+    """Warn of items that the stop head has not ended by the greatest length."""
+    if count:
+        most = request.model.layout.positions
+        warnings.warn(f"{count} of {request.count} items did not end by themselves: they stop at {most} tokens, the longest", stacklevel=4)
 
 
 def _check_config(model: Generator, config: SamplingConfig, conditioned: bool) -> None:

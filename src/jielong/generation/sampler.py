@@ -281,6 +281,10 @@ class Sampler:
                 self.model.backbone.mask_last(state.cache, torch.cat([over, over]) if state.guided else over)
             state.exclude(self.plan.present(state.lengths, len(state)), self.plan.pad)
 
+    def unended(self, state: SamplerState) -> int:
+        """How many items could have ended by themselves and are as long as can be."""
+        return int((state.lengths >= self.plan.tokens.positions).sum()) if state.open_ended else 0
+
     # --- tokens in the tokenizer's layout -----------------------------------------------------------------------------------------
 
     def tokens(self, state: SamplerState) -> tuple[Tensor, Tensor]:

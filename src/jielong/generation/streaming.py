@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jielong.core.tokens import Tokens
 from jielong.generation.callbacks import TokenChunk
-from jielong.generation.request import SamplingRequest
+from jielong.generation.request import SamplingRequest, warn_unended
 from jielong.generation.sampler import Sampler
 from jielong.generation.state import SamplerState
 from jielong.tokenizers.base import Tokenizer
@@ -32,11 +32,11 @@ def stream_tokens(request: SamplingRequest, every: int = 1) -> Iterator[TokenChu
     batches = list(request.batches(request.count))
     if len(batches) > 1:
         raise ValueError("this order draws items of one length side by side: stream those of other lengths by themselves")
-    return _chunks(*batches[0], every)
+    return _chunks(request, *batches[0], every)
 
 
 @torch.inference_mode()
-def _chunks(sampler: Sampler, state: SamplerState, every: int) -> Iterator[TokenChunk]:
+def _chunks(request: SamplingRequest, sampler: Sampler, state: SamplerState, every: int) -> Iterator[TokenChunk]:
     done = 0
     for _ in sampler.steps(state):
         complete = sampler.complete(state)
@@ -45,6 +45,7 @@ def _chunks(sampler: Sampler, state: SamplerState, every: int) -> Iterator[Token
             done = complete
     if (last := int(state.lengths.max())) > done:
         yield TokenChunk(done, sampler.tokens(state)[0][:, done:last].clone(), state.lengths.clone())
+    warn_unended(sampler.unended(state), request)
 
 
 SOON = 12

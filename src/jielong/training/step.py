@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from jielong.core.phases import trained_parameters
 from jielong.core.whole_batch import StartPending, WholeBatch
@@ -161,3 +162,19 @@ def broadcast_from_first(tensors: Sequence[Tensor]) -> None:
         plain = tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor.contiguous()  # not every backend sends booleans
         broadcast(plain)
         tensor.copy_(plain)
+
+
+def undivided_norms(objective: nn.Module, samples: int, batch: int) -> str | None:
+    """A line on trained batch norms that normalise ``samples`` of a batch at once; ``None`` if there are none, or these are the batch."""
+    names = [
+        name
+        for name, module in objective.named_modules()
+        if isinstance(module, _BatchNorm) and any(weight.requires_grad for weight in module.parameters())
+    ]
+    if samples == batch or not names:
+        return None
+    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return (
+        f"batch norm ({names[0]}{others}) has statistics of {samples} samples, not of the batch of {batch}: "
+        f"losses depend on micro_batch and on the number of processes; with group norm they do not"
+    )

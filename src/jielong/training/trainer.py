@@ -29,6 +29,7 @@ from jielong.training.run import Run
 from jielong.training.run_logger import RunLogger
 from jielong.training.settings import TrainSettings
 from jielong.training.state import Counters, RunState, changes_since, check_run_folder, read_state
+from jielong.training.step import undivided_norms
 from jielong.training.summary import Summary
 
 __all__ = ["SUMMARY", "BatchSource", "Summary", "train"]
@@ -117,6 +118,8 @@ def train(
         changed = changes_since(out, recipe_yaml, upgrade)
         logger.print(f"resumed at {counters.samples:,} of {settings.samples:,} samples" + "".join(f"; {change}" for change in changed))
     run = Run(objective, settings, out, accelerator, budget, state, prefetcher, logger, evaluate)
+    if (line := undivided_norms(objective, min(micro_batch, prefetcher.local_batch), settings.batch)) is not None:
+        logger.warn(line)
     if main:  # after everything that may be refused
         run.check_room()
         _write_inputs(out, recipe_yaml, write_inputs)
