@@ -185,3 +185,12 @@ def test_the_command_exits_with_1_if_anything_is_wrong(copied: Path) -> None:
     ran = CliRunner().invoke(app, ["verify", str(copied)])
     assert ran.exit_code == 1
     assert "damaged: the model does not load" in ran.stderr
+
+
+@pytest.mark.parametrize(("size", "channels"), [([10**9, 10**9], 1), ([-28, -28], 1), ([0, 28], 1), ([28, 28], 10**12)])
+def test_media_that_nothing_holds_are_damage(size: list[int], channels: int, copied: Path) -> None:
+    description = json.loads((copied / "model.json").read_text())
+    description["media"] |= {"size": size, "channels": channels}
+    (copied / "model.json").write_text(json.dumps(description))
+    with pytest.raises(CheckpointError, match=r"model\.json is damaged"):
+        load(str(copied), "cpu")

@@ -85,3 +85,15 @@ def test_limit_decodes_fewer_but_reads_every_header(folder):
     assert report.decoded == 1
     assert "text.png" in report.broken
     assert report.odd["small.png"]
+
+
+def test_control_characters_of_names_and_captions_do_not_reach_the_terminal(tmp_path):
+    (tmp_path / "a\x1b[31m.png").write_bytes(encode(picture(0)))
+    (tmp_path / "a\x1b[31m.txt").write_text("red\x1b[2J\x0f")
+    (tmp_path / "b\x0f.png").write_bytes(b"no picture")
+    (tmp_path / "c.png").write_bytes(encode(picture(1)))
+    console = Console(file=io.StringIO(), width=200)
+    console.print(inspect(tmp_path, size=16))
+    text = console.file.getvalue()
+    assert not [letter for letter in text if not letter.isprintable() and letter != "\n"]
+    assert r"b\x0f.png" in text

@@ -104,7 +104,7 @@ class FolderSource(Source):
     def _fault(self, path: Path) -> tuple[Cause | None, str]:
         """Why a file cannot be used, by its header."""
         if not path.is_file():
-            return Cause.MISSING, f"{path} is listed but does not exist"
+            return Cause.MISSING, f"{path} does not exist, but {' or '.join(METADATA)} lists it"
         try:
             self._kind.check_header(path)
         except ValueError as error:

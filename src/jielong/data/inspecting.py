@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jielong.core.json import JSON, printable
+from jielong.core.text import readable
 from jielong.data.duplicates import Duplicates, find_duplicates
 from jielong.data.ledger import Cause, Ledger
 from jielong.data.opening import kinds_of, open_quietly
@@ -87,7 +88,7 @@ class Report:
         table.add_column(style="bold")
         table.add_column(overflow="fold")
         for name, value in self._table():
-            table.add_row(name, Text(value))
+            table.add_row(name, Text(readable(value)))
         unused = {entry.name: [f"{entry.cause}: {entry.reason}"] for entry in self.unused}
         notes = [_listing("not used", unused, "red"), _listing("odd", self.odd, "yellow")]
         return Group(table, *(note for note in notes if note is not None))
@@ -184,7 +185,7 @@ def _listing(title: str, entries: dict[str, list[str]], colour: str, most: int =
         return None
     table = Table(title=f"{title}: {len(entries)}", show_header=False, title_style=colour, title_justify="left")
     for key, reasons in list(entries.items())[:most]:
-        table.add_row(Text(key), Text("; ".join(reasons)))
+        table.add_row(Text(readable(key)), Text(readable("; ".join(reasons))))
     if len(entries) > most:
         table.add_row("...", f"and {len(entries) - most} more")
     return table

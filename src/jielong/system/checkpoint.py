@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -34,6 +35,8 @@ STAGES = "stages"
 """The folder of a checkpoint's copies of other stages, each a checkpoint itself."""
 MAX_DESCRIPTION = 1 << 24
 """Most bytes of ``model.json``, whose longest part are names of classes."""
+MAX_VALUES = 1 << 31
+"""Most values of one item."""
 ALLOWANCE = 1 << 29
 """Bytes that a model may take beside its checkpoint's weights: frozen encoders, tables, masks."""
 
@@ -185,7 +188,10 @@ def read_description(path: Path) -> tuple[Description, Medium]:
             raise TypeError("classes are no list of names")
         if not isinstance(made_of, str | None) or not isinstance(stages, dict):
             raise TypeError("the checksums are no text")
-        return description, Medium.from_json(description["media"])
+        medium = Medium.from_json(description["media"])
+        if not 0 < (values := medium.channels * math.prod(medium.size)) <= MAX_VALUES:
+            raise ValueError(f"an item of its media has {values:,} values")
+        return description, medium
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         reason = shorten(f"{type(error).__name__}: {error}", 200)
         raise CheckpointError(f"{path} is damaged ({reason}); copy or train the checkpoint again") from None

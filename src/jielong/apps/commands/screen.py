@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from jielong.core.text import readable
+
 results = Console()
 """Standard output."""
 notes = Console(stderr=True)
@@ -22,7 +24,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     for index, column in enumerate(columns):
         grid.add_column(column, overflow="fold", no_wrap=index == 0, ratio=1 if index == len(columns) - 1 else None)
     for row in rows:
-        grid.add_row(*(escape(cell) for cell in row))
+        grid.add_row(*(escape(readable(cell)) for cell in row))
     return grid
 
 
