@@ -56,6 +56,14 @@ def test_damage_is_named(tmp_path, zipped):
     path.write_bytes(gzip.compress(b"something else") if zipped else b"something else")
     with pytest.raises(DataError, match="not an idx file"):
         open_data(tmp_path / "f")
+    sizes = struct.pack(">BBBBIII", 0, 0, 8, 3, 1 << 31, 1 << 31, 4)  # whose product is 0 in 64 bits
+    path.write_bytes(gzip.compress(sizes) if zipped else sizes)
+    with pytest.raises(DataError, match=r"train-images.* more than a file of its size can"):
+        open_data(tmp_path / "f")
+    if zipped:
+        path.write_bytes(whole[:10] + b"\xff" * 20 + whole[30:])
+        with pytest.raises(DataError, match=r"train-images.*not a whole gzip"):
+            open_data(tmp_path / "f")
     path.write_bytes(whole)
     path.with_name(path.name.replace("images-idx3", "labels-idx1")).unlink()
     with pytest.raises(DataError, match="has no train-labels"):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import io
+import math
 import struct
+import zlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,8 @@ from jielong.media.images import Array, encode
 
 FASHION_CLASSES = ["t-shirt or top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+_MOST_TIMES_LONGER = 1_032
+"""Most bytes that a byte of gzip stands for."""
 _PARTS = {"train": "train", "heldout": "t10k"}
 
 
@@ -69,18 +72,21 @@ def _read(folder: Path, name: str, dimensions: int) -> Array:
     if path is None:
         raise DataError(f"{folder} has no {name} (or {name}.gz)")
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            header = file.read(4 + 4 * dimensions)
+            if len(header) < 4 + 4 * dimensions or header[:4] != bytes([0, 0, 8, dimensions]):
+                raise DataError(f"{path} is not an idx file of bytes in {dimensions} dimensions")
+            shape = struct.unpack(f">{dimensions}I", header[4:])
+            count = math.prod(shape)
+            if count > _MOST_TIMES_LONGER * path.stat().st_size:
+                raise DataError(f"{path} should hold {count:,} bytes after its header, more than a file of its size can")
+            data = file.read(count + 1)  # no more is decompressed
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file: {error}") from error
-    header = 4 + 4 * dimensions
-    if len(data) < header or data[:4] != bytes([0, 0, 8, dimensions]):
-        raise DataError(f"{path} is not an idx file of bytes in {dimensions} dimensions")
-    shape = struct.unpack(f">{dimensions}I", io.BytesIO(data[4:header]).read())
-    if len(data) - header != int(np.prod(shape)):
-        raise DataError(
-            f"{path} should hold {int(np.prod(shape))} bytes after its header, but holds {len(data) - header}; it is truncated or damaged"
-        )
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    if len(data) != count:
+        found = "more" if len(data) > count else f"{len(data):,}"
+        raise DataError(f"{path} should hold {count:,} bytes after its header, but holds {found}; it is truncated or damaged")
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def is_idx_folder(folder: Path) -> bool:
