@@ -64,6 +64,8 @@ def test_values_are_texts():
     ]
     for value, text in values:
         assert text_of(value, "x") == text
+    with pytest.raises(DataError, match="x is an object, not text"):
+        text_of({"en": "a cat"}, "x")
 
 
 def each_way(root: Path, words: str, mark: bytes = b"") -> list[Source]:
@@ -107,6 +109,7 @@ def test_all_files_say_the_same(tmp_path, words, mark):
         (['a.png,"a cat,x', 'b.png,"a dog",y', "c.png,a cow,z"], ["b.png", "c.png"], {"metadata.csv, line 2": "expected after"}),
         (['a.png,"a ""cat"",\nsitting",x', 'b.png,"a" dog,y', "c.png,z"], ["a.png", "c.png"], {"metadata.csv, line 4": "expected after"}),
         ([",a cat,x", "b.png,a dog,y"], ["b.png"], {"metadata.csv, line 2": "no file is named"}),
+        (["a.png,a cat,x\rb.png,a dog,y", "c.png,a cow,z"], ["c.png"], {"metadata.csv, line 2": r"not in \r alone"}),
     ],
 )
 def test_a_bad_row_costs_itself_alone(tmp_path, rows, read, bad):

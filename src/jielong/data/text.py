@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jielong.core.json import printable
 from jielong.data.source import DataError
@@ -51,6 +51,8 @@ def text_of(value: object, name: str) -> str | None:
     Raises:
         DataError: if it is not text.
     """
+    if isinstance(value, Mapping):
+        raise DataError(f"{name} is an object, not text: {value!r:.80}")
     if isinstance(value, float):
         value = None if math.isnan(value) else int(value) if value.is_integer() else value
     text = decode_text(value, name) if isinstance(value, bytes) else "" if value is None else str(value)

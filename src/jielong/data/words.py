@@ -124,7 +124,9 @@ def _csv_rows(text: str) -> Iterator[tuple[int, JSON | str]]:
                         yield number, dict(zip(header, fields, strict=False))
                 return
             except csv.Error as error:
-                yield start + read + 1, f"{error}: a field with a quote stands in double quotes, and the quotes in it are doubled"
+                quotes = "a field with a quote stands in double quotes, and the quotes in it are doubled"
+                advice = r"lines end in \n or \r\n, not in \r alone" if "\r" in lines[start + read] else quotes
+                yield start + read + 1, f"{error}: {advice}"
                 start += read + 1
     finally:
         csv.field_size_limit(limit)
