@@ -7,9 +7,11 @@ import warnings
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile as sf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -54,6 +56,46 @@ def test_a_damaged_page_of_pictures_costs_its_pictures(tmp_path):
     with pytest.warns(UserWarning, match="row group 1 of .*t.parquet cannot be read"):
         assert len(images.batch(range(6))) == 6
     assert list(images.broken) == ["t.parquet#1.0", "t.parquet#1.1"]
+
+
+def test_a_damaged_page_of_sound_costs_its_clips(tmp_path):
+    clip = io.BytesIO()
+    sf.write(clip, np.zeros(2_000), 4_000, format="WAV")
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"audio": [clip.getvalue()] * 6}), path, row_group_size=2, write_page_checksum=True, compression="none")
+    damage(path, group=1, column=0)
+    with pytest.warns(UserWarning, match="row group 1 of .*t.parquet cannot be read"):
+        clips = open_quietly(path, sample_rate=4_000, duration=0.5, whole=True)
+    assert len(clips) == 4
+    assert list(clips.broken) == ["t.parquet#1.0", "t.parquet#1.1"]
+
+
+@pytest.mark.parametrize("ending", [".tar", ".parquet"])
+def test_a_damaged_first_file_does_not_decide_the_kind(tmp_path, ending):
+    clip = io.BytesIO()
+    sf.write(clip, np.zeros(2_000), 4_000, format="WAV")
+    (tmp_path / f"a{ending}").write_bytes(b"damaged")
+    if ending == ".tar":
+        with tarfile.open(tmp_path / "b.tar", "w") as archive:
+            info = tarfile.TarInfo("0.wav")
+            info.size = clip.tell()
+            archive.addfile(info, io.BytesIO(clip.getvalue()))
+    else:
+        pq.write_table(pa.table({"audio": [clip.getvalue()]}), tmp_path / "b.parquet")
+    for kind in (None, "audio"):
+        source = open_source(tmp_path, kind)
+        assert (source.kind, len(source.items), len(source.broken)) == ("audio", 1, 1)
+
+
+def test_items_that_vanish_say_why(tmp_path):
+    (tmp_path / "a.png").write_bytes(PICTURES[0])
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "a.png", "a.png")
+    for path, file in ((tmp_path / "a.tar", tmp_path / "a.tar"), (tmp_path, tmp_path / "a.png")):
+        source = open_source(path)
+        file.unlink()
+        with pytest.raises(DataError, match=r"a.* cannot be read: No such file"):
+            source.blob(0)
 
 
 def test_a_row_that_is_not_text_costs_itself(tmp_path):

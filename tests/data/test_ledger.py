@@ -7,7 +7,11 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import soundfile as sf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -168,6 +172,38 @@ def test_samples_used_and_not_used_are_all_samples(tmp_path):
         archive.addfile(link)
     assert [item.key for item in open_source(path).items] == ["a"]
     assert causes(path) == {"b": "no item", "c": "broken", "d": "no item", "a.png": "further member", "e.png": "link"}
+
+
+@pytest.mark.parametrize("ending", [".tar", ".parquet"])
+def test_files_beside_shards_and_tables_are_named(tmp_path, ending):
+    (tmp_path / "below").mkdir()
+    for path in (tmp_path / f"a{ending}", tmp_path / "below" / f"b{ending}"):
+        if ending == ".tar":
+            shard(path, [("0.png", PNG)])
+        else:
+            pq.write_table(pa.table({"image": [PNG]}), path)
+    (tmp_path / "README.md").write_text("words")
+    (tmp_path / f"gone{ending}").symlink_to(tmp_path / "nowhere")
+    assert causes(tmp_path) == {f"gone{ending}": "link", "README.md": "unknown ending", f"below/b{ending}": "unlisted"}
+    assert len(open_source(tmp_path).items) == 1
+    assert len(open_source(f"{tmp_path}/**/[ab]{ending}").items) == 2
+
+
+def test_a_row_may_spell_the_path_of_its_file_otherwise(tmp_path):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "a.png").write_bytes(PNG)
+    (tmp_path / "metadata.csv").write_text("file_name\n./below/../a.png\na.png\n")
+    assert [item.key for item in open_source(tmp_path).items] == ["a.png"]
+    assert causes(tmp_path) == {"metadata.csv, line 3": "bad row"}
+
+
+def test_a_broken_clip_is_counted_once_whatever_takes_its_place(tmp_path):
+    for name, samples in (("a", [float("nan")] * 8), ("b", [0.1] * 4_000), ("c", [0.1] * 800)):
+        sf.write(tmp_path / f"{name}.au", np.array(samples), 4_000, subtype="FLOAT")
+    with pytest.warns(UserWarning, match="not finite"):
+        clips = open_quietly(tmp_path, sample_rate=4_000, duration=0.5, whole=True)
+    assert clips.keys == ["c.au"]
+    assert {entry.name: entry.cause.value for entry in clips.unused} == {"a.au": "broken", "b.au": "too long"}
 
 
 def test_opening_says_once_what_is_not_used(tmp_path):

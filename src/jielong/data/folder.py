@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from jielong.core.json import JSON, printable
 from jielong.data.content_hash import hash_file, remembered
@@ -89,11 +90,15 @@ class FolderSource(Source):
         return Cause.ENDING, key, f"{path} ends in {suffix or 'nothing'}; {self._kind.noun[1]} end in {' '.join(sorted(self.suffixes))}"
 
     def blob(self, index: int) -> bytes:
-        """The file's bytes; empty if it has vanished, so that it counts as broken."""
+        """The file's bytes.
+
+        Raises:
+            DataError: if it cannot be read any more.
+        """
         try:
             return self._paths[index].read_bytes()
-        except OSError:
-            return b""
+        except OSError as error:
+            raise DataError(f"{self._paths[index]} cannot be read: {error.strerror}") from error
 
     @cached_property
     def content_hashes(self) -> list[str]:
@@ -136,7 +141,7 @@ class FolderSource(Source):
         self._used.add(metadata[0])
         named: set[str] = set()
         for place, row in read_metadata(metadata[0], self.unused):
-            name = PurePosixPath((first(row, FILE_NAMES) or "").replace("\\", "/")).as_posix()
+            name = posixpath.normpath((first(row, FILE_NAMES) or "").replace("\\", "/"))
             fault = f"{name} is named twice; the first row counts" if name in named else _outside(folder, name)
             if fault is not None:
                 self.unused.add(Cause.ROW, place, f"{folder}: {place}: {fault}")

@@ -128,9 +128,11 @@ def _without_long(found: MediaSet) -> MediaSet:
     medium, short, left_out = found.medium, list[int](), Ledger()
     for index in range(len(found)):
         length = found.full_length(index)
-        if length <= medium.frames and found.resolve(index) == index:  # not one that cannot be decoded
+        if found.resolve(index) != index:  # it cannot be decoded, and is recorded as broken; the length is that of its replacement
+            continue
+        if length <= medium.frames:
             short.append(index)
-        elif length > medium.frames:
+        else:
             seconds = f"{length / (medium.rate or 1):.2f} s, but {medium.duration:g} s are read; set a longer data.duration"
             left_out.add(Cause.LONG, found.keys[index], f"{found.keys[index]} lasts {seconds}")
     if not short:
@@ -178,14 +180,28 @@ def open_source(name: SetName, kind: str | None = None) -> Source:
         files_are = f"loose {_chosen(loose, kind).noun[1]} beside its {'Parquet files' if tables else 'tar shards'}"
         raise DataError(f"{text} holds {files_are}; move one of them elsewhere")
     if tables:
-        return TableSource(tables, text, table_kind(tables[0], kind))
+        return _with_rest(TableSource(tables, text, table_kind(tables, kind)), path, tables)
     if shards:
-        return ShardSource(shards, text, _chosen(kinds_of(_first_members(shards[0])) if kind is None else {}, kind))
+        members = [] if kind is not None else next(filter(None, map(_first_members, shards)), [])
+        return _with_rest(ShardSource(shards, text, _chosen(kinds_of(members), kind)), path, shards)
     if path.is_dir():
         return open_idx_folder(path) if is_idx_folder(path) else FolderSource(path, _chosen(kinds_of(f.name for f in walk(path)), kind))
     if path.exists():
         raise DataError(f"{text} is not a data set; give a folder, .tar shards or .parquet files")
     raise DataError(f"there is no set and no folder called {text!r}; {nearest(text, list(BUILT_IN))} Or give the path of your own data")
+
+
+def _with_rest(source: Source, path: Path, opened: Sequence[Path]) -> Source:
+    """The source, with the files of its folder that are neither shards nor tables of it as unused."""
+    for file in sorted({*walk(path, source.unused)} - {*opened}) if path.is_dir() else ():
+        name, suffix = file.relative_to(path).as_posix(), file.suffix.lower()
+        if suffix in (".tar", ".parquet"):
+            source.unused.add(
+                Cause.UNLISTED, name, f"{file} is in a folder below; the pattern {path}/**/*{suffix} reads files at any depth"
+            )
+        else:
+            source.unused.add(Cause.ENDING, name, f"{file} is not a {opened[0].suffix} file, as the set is")
+    return source
 
 
 def kinds_of(names: Iterable[str]) -> dict[str, int]:

@@ -25,18 +25,18 @@ def expand(pattern: str) -> list[Path]:
     """
     path = Path(pattern)
     if path.is_dir():
-        return sorted(p for p in path.iterdir() if p.suffix.lower() in (".tar", ".parquet") and not p.name.startswith("."))
+        return sorted(p for p in path.iterdir() if p.suffix.lower() in (".tar", ".parquet") and not p.name.startswith(".") and p.is_file())
     if path.is_file():
         return [path]
     if not any(mark in pattern for mark in "{*?["):
         return []
     files: list[Path] = []
     for one in without_braces(pattern):
-        found = sorted(map(Path, glob.glob(one, recursive=True)))
+        found = [Path(one)] if Path(one).is_file() else sorted(map(Path, glob.glob(one, recursive=True)))
         if not found:
             raise DataError(f"{pattern}: no file matches {one}")
         files += found
-    return files
+    return list(dict.fromkeys(files))  # several braces and wildcards may name one file
 
 
 def without_braces(pattern: str) -> list[str]:

@@ -7,6 +7,7 @@ import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -246,7 +247,10 @@ class MediaSet(Dataset[Batch]):
         """Samples or frames of a whole item along time; from its header where that is exact."""
         index = self.resolve(index)
         if index not in self._lengths:
-            exact = self.kind.frames_of(self.source.content(self.indices[index]), self.keys[index], self.medium)
+            try:
+                exact = self.kind.frames_of(self.source.content(self.indices[index]), self.keys[index], self.medium)
+            except DataError:  # its bytes cannot be read, which decoding records
+                exact = None
             self._lengths[index] = self._item(index).shape[self._time] if exact is None else exact
         return self._lengths[index]
 
@@ -282,7 +286,7 @@ class MediaSet(Dataset[Batch]):
         index = self.resolve(index)
         if index in self._decoded:
             return self._decoded[index]
-        for candidate in (*range(index, len(self)), *range(index)):
+        for candidate in chain(range(index, len(self)), range(index)):
             if candidate in self._bad:
                 continue
             try:

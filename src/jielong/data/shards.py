@@ -51,9 +51,11 @@ class ShardSource(Source):
 
     def _index(self, number: int, path: Path) -> None:
         prefix = f"{path.name}:" if len(self.files) > 1 else ""
-        members = self._members(path)
+        samples = self._samples(path, self._members(path))
+        if not samples:
+            return
         with open(path, "rb") as file:
-            for stem, sample in self._samples(path, members).items():
+            for stem, sample in samples.items():
                 self._take(number, file, printable(prefix + stem), sample)
 
     def _take(self, number: int, file: BinaryIO, key: str, sample: Mapping[str, tarfile.TarInfo]) -> None:
@@ -120,17 +122,25 @@ class ShardSource(Source):
                     f"{path} is not an uncompressed tar file: {error}; unpack .tar.gz shards first, they cannot be read at random"
                 ) from error
             self.unused.add(Cause.BROKEN, f"{path.name} (end)", f"{path} is damaged after {len(found)} members: {error}")
+        except OSError as error:
+            if len(self.files) == 1:
+                raise DataError(f"{path} cannot be read: {error.strerror}") from error
+            self.unused.add(Cause.BROKEN, path.name, f"{path} cannot be read: {error.strerror}")
         return found
 
     def blob(self, index: int) -> bytes:
-        """The bytes of one item; empty if the shard has vanished."""
+        """The bytes of one item.
+
+        Raises:
+            DataError: if the shard cannot be read any more.
+        """
         number, offset, length = self._places[index]
         try:
             with open(self.files[number], "rb") as file:
                 file.seek(offset)
                 return file.read(length)
-        except OSError:
-            return b""
+        except OSError as error:
+            raise DataError(f"{self.items[index].key}: {self.files[number]} cannot be read: {error.strerror}") from error
 
     @cached_property
     def content_hashes(self) -> list[str]:

@@ -190,19 +190,30 @@ def _row(table: pa.Table) -> JSON | str:
     return row
 
 
-def table_kind(path: Path, expected: str | None = None) -> MediaKind:
-    """The kind that a Parquet file declares, or whose usual column it has, preferably the expected; images if none, or without a schema."""
+def table_kind(files: Sequence[Path], expected: str | None = None) -> MediaKind:
+    """The kind that the first whole Parquet file declares, or whose usual column it has, preferably the expected; images if none.
+
+    Where no file is whole it is the expected kind, too.
+    """
     first = next(iter(kinds().values()))
     known = dict(sorted(kinds().items(), key=lambda each: each[0] != expected))
-    try:
-        schema = pq.read_schema(path)
-    except _FAULTS:
-        return first
+    found = next(((path, schema) for path in files if (schema := _schema(path)) is not None), None)
+    if found is None:
+        return next(iter(known.values()))
+    path, schema = found
     declared, names = _declared(schema, path), set(schema.names) - {"bytes"}  # which may be any
     return next(
         (kind for name, kind in known.items() if name in declared),
         next((kind for kind in known.values() if names & set(kind.columns)), first),
     )
+
+
+def _schema(path: Path) -> pa.Schema | None:
+    """The schema of a Parquet file; none of a damaged one, which is recorded when it is opened."""
+    try:
+        return pq.read_schema(path)
+    except _FAULTS:
+        return None
 
 
 def write_table(
