@@ -274,6 +274,8 @@ def test_unknown_names_and_conflicts_are_refused(tmp_path):
         open_data("emojy")
     with pytest.raises(DataError, match="split is"):
         open_data(tmp_path, split="test")
+    with pytest.raises(DataError, match="this one is empty"):
+        open_data(" ")
     shard(tmp_path / "a.tar", {"a.png": png(1)})
     pq.write_table(pa.table({"image": [png(1)]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match="both Parquet files and tar"):

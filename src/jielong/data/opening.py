@@ -164,6 +164,8 @@ def open_source(name: SetName, kind: str | None = None) -> Source:
         DataError: As :func:`open_data`.
     """
     text = os.fspath(name) if isinstance(name, str | os.PathLike) else joined_name(name)
+    if not text.strip():
+        raise DataError("a set needs a name or a path, and this one is empty")
     if text in BUILT_IN:
         return BUILT_IN[text]()
     if len(names := listed(text)) > 1:

@@ -292,7 +292,7 @@ class MediaSet(Dataset[Batch]):
             try:
                 item = self._decode(candidate)
             except ValueError as error:
-                advice = f"the next good {self.kind.noun[0]} takes its place ({len(self.broken)} broken so far)"
+                advice = f"the next good {self.kind.noun[0]} takes its place ({len(self._bad)} broken so far)"
                 warnings.warn(f"{error}; {advice}", stacklevel=4)
                 continue
             if candidate != index:

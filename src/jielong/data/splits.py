@@ -24,7 +24,7 @@ def declared_split(word: str | None) -> Split:
 
 
 def other_splits(words: Iterable[str | None]) -> str:
-    """What is said of words that name neither split; empty without one."""
+    """A message about words that name neither split; empty without one."""
     others = Counter(word for word in words if word and word.lower() not in (*HELDOUT_WORDS, *TRAIN_WORDS))
     listing = ", ".join(f"{word!r} ({count:,})" for word, count in others.most_common(3)) + ", ..." * (len(others) > 3)
     return f"items of the split {listing} are read as training items; held-out ones are named {', '.join(HELDOUT_WORDS)}" if others else ""
