@@ -15,6 +15,7 @@ from jielong.data.sets import MediaSet
 from jielong.data.source import DataError
 from jielong_zoo.builders.building import build_set
 from jielong_zoo.builders.faces import captions as words
+from jielong_zoo.builders.faces import dataset
 from jielong_zoo.builders.faces.build import Faces
 from jielong_zoo.builders.faces.colours import CLOTHES, COMMON, EYES, HAIR, SKIN, lab, nearest_word, of_hex
 from jielong_zoo.builders.faces.dataset import held_out
@@ -49,9 +50,9 @@ def test_every_colour_of_a_palette_is_nearest_to_its_own_name(table):
 def test_skin_has_three_tones_that_are_nearest_to_their_own_names():
     for name, codes in SKIN.items():
         others = {other: of for other, of in SKIN.items() if other != name}
-        own = lab(np.stack([of_hex(code) for code in codes]))
+        named = lab(np.stack([of_hex(code) for code in codes]))
         rest = lab(np.stack([of_hex(code) for of in others.values() for code in of]))
-        assert np.linalg.norm(own[0] - own[1]) < np.linalg.norm(own[:, None] - rest[None], axis=-1).min()
+        assert np.linalg.norm(named[0] - named[1]) < np.linalg.norm(named[:, None] - rest[None], axis=-1).min()
 
 
 def test_lab_has_the_values_of_cie():
@@ -60,7 +61,7 @@ def test_lab_has_the_values_of_cie():
     assert lab(of_hex("0000ff")) == pytest.approx([32.30, 79.19, -107.86], abs=0.05)
 
 
-def said(attribute: str, value: str, face: Face) -> str:
+def wording(attribute: str, value: str, face: Face) -> str:
     """The words that a caption must hold for a value."""
     a, tables = face.attributes, {"hat": words.HAT, "glasses": words.GLASSES, "facial_hair": words.FACIAL_HAIR, "clothes": words.CLOTHES}
     pair = {**tables, "hair": words.HAIR, "earrings": words.EARRINGS, "expression": words.EXPRESSION, "eyes": words.EYES}.get(attribute)
@@ -77,7 +78,7 @@ def test_captions_name_everything_visible_and_nothing_else():
         assert len(set(full)) == 4
         for attribute, value in face.attributes.items():
             if value not in (None, "none") and (attribute, value) not in silent:
-                assert all(said(attribute, value, face) in text for text in full), (attribute, value, full)
+                assert all(wording(attribute, value, face) in text for text in full), (attribute, value, full)
         for text in (*full, short):
             assert STYLES[face.style].title in text
             assert not [word for word in ("variant", "None", "none", "  ", "{", "a a", "a o") if word in f"{text} "], text
@@ -112,9 +113,16 @@ def test_the_options_ask_for_one_variant_of_each_part_and_for_no_part_that_is_ab
         assert all(len(value) == 1 for value in options.values() if isinstance(value, list))
         parts = {"glasses": ("glasses", "accessories"), "facial_hair": ("facialHair", "beard")}
         for attribute, names in parts.items():
-            asked = [options.get(f"{name}Probability") for name in names if f"{name}Probability" in options]
+            probabilities = [options.get(f"{name}Probability") for name in names if f"{name}Probability" in options]
             if face.attributes[attribute] == "none" and attribute == "facial_hair":
-                assert asked == [0]
+                assert probabilities == [0]
+
+
+def test_a_style_with_too_few_different_faces_ends_the_build(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "draw", lambda faces, modules, size: (np.zeros((size, size, 3), np.uint8) for _ in faces))
+    monkeypatch.setattr(dataset, "MOST_ROUNDS", 3)
+    with pytest.raises(BuildError, match=r"4 seeds of the style toon-head give 1 different faces, not 2"):
+        list(dataset.drawn_faces(tmp_path, 2 * len(STYLES), 8))
 
 
 def test_held_out_combinations_leave_every_hair_and_colour_in_training():

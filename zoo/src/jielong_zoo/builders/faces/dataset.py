@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from jielong.core.json import JSON
+from jielong.data.built import BuildError
 from jielong.data.splits import fraction
 from jielong.data.table import write_table
 from jielong.media.images import encode
@@ -22,6 +23,8 @@ from jielong_zoo.builders.faces.tables import STYLES
 
 SIZE = 64
 COUNT = 24_000
+MOST_ROUNDS = 200
+"""Times that further seeds of a style are drawn in place of faces that equal earlier ones."""
 HELDOUT_SHARE = 0.05
 Progress = Callable[[int], None]
 
@@ -46,12 +49,18 @@ def webp(pixels: Pixels) -> bytes:
 
 
 def drawn_faces(modules: Path, count: int, size: int, progress: Progress | None = None) -> Iterator[Drawn]:
-    """Distinct pictures, equally many of each style; the first ones stay when ``count`` grows."""
+    """Distinct pictures, equally many of each style; the first ones stay when ``count`` grows.
+
+    Raises:
+        BuildError: if a style does not have so many.
+    """
     for place, style in enumerate(STYLES):
         wanted = count // len(STYLES) + (place < count % len(STYLES))
         seen: set[bytes] = set()
         number = 0
-        while len(seen) < wanted:
+        for _ in range(MOST_ROUNDS):
+            if len(seen) == wanted:
+                break
             seeds = [f"{style}-{n:05d}" for n in range(number, number + wanted - len(seen))]
             faces = [Face(style, STYLES[style].draw(random.Random(seed)), seed) for seed in seeds]
             for face, pixels in zip(faces, map(rounded, draw(faces, modules, size)), strict=True):
@@ -62,6 +71,8 @@ def drawn_faces(modules: Path, count: int, size: int, progress: Progress | None 
                     if progress is not None:
                         progress(1)
             number += len(seeds)
+        if len(seen) < wanted:
+            raise BuildError(f"{number:,} seeds of the style {style} give {len(seen):,} different faces, not {wanted:,}: build fewer")
 
 
 def held_out(faces: Iterable[Face], share: float = HELDOUT_SHARE) -> set[Combination]:
