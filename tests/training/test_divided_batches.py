@@ -1,4 +1,5 @@
 """A step is that of its whole batch, however the batch is divided: into micro-batches, among processes, in any order of the samples.
+An item that is generated is the same in any batch.
 
 The oracle is linearity: a loss is a mean over samples, so the mean of the parts' losses and gradients is the whole's, up to rounding. That
 is of float64.
@@ -53,14 +54,19 @@ def tokenizer_below(name: str) -> str | None:
     return tokenizer_below(inherited) if found is None and inherited.endswith("-tiny") else None
 
 
-@cache
-def prepared(name: str) -> tuple[Recipe, Objective, experiment.TrainingStream]:
-    """A tiny recipe's objective and its stream of samples."""
+def train_tokenizer_below(name: str) -> None:
+    """Train that checkpoint for a step, if it is not there yet."""
     below = tokenizer_below(name)
     if below is not None and not Path("runs", below).exists():
         base = load(below)
         settings = base.train.model_copy(update={"samples": base.train.batch, "warmup": 1, "precision": "fp32"})
         experiment.run(base.model_copy(update={"train": settings}), Path("runs", below), device="cpu", progress=False, evaluate=False)
+
+
+@cache
+def prepared(name: str) -> tuple[Recipe, Objective, experiment.TrainingStream]:
+    """A tiny recipe's objective and its stream of samples."""
+    train_tokenizer_below(name)
     recipe = load(name)
     with double_precision():
         parts = experiment.prepare(recipe)
@@ -127,8 +133,8 @@ class Divided:
 
     @property
     def started(self) -> bool:
-        """Whether all codebooks have started."""
-        return all(bool(value) for name, value in self.state.items() if name.endswith("initialised"))
+        """Whether all codebooks that learn have started."""
+        return all(bool(value) for name, value in self.state.items() if name.startswith("model.") and name.endswith("initialised"))
 
     def keep(self, outcome: Outcome) -> None:
         """Go on to the next batch with this state."""
@@ -158,3 +164,26 @@ def test_shards_and_any_order_of_samples_are_the_whole_batch(name: str) -> None:
     if name not in GATHERING:
         shards = mean([divided.step((first, 2), shares=2) for first in (0, 2)])
         shards.check(Outcome({name: whole.values[name] for name in shards.values}, whole.gradients, {}))
+
+
+@pytest.mark.usefixtures("stages")
+@pytest.mark.parametrize("name", [name for name in NAMES if load(name).trains_generator])
+def test_an_item_is_generated_alike_in_any_batch(name: str) -> None:
+    train_tokenizer_below(name)
+    recipe = load(name)
+    parts = experiment.prepare(recipe)
+    model, values, generator = parts.generator, None, torch.Generator().manual_seed(0)
+    assert model is not None
+    for parameter in model.eval().parameters():  # weights that start at 0 would hide what they multiply
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    if model.condition is not None and recipe.condition is not None:
+        model.condition.precompute(parts.data, parts.heldout)
+        values = recipe.condition.from_batch(parts.heldout.batch(range(5)), parts.media)
+    count, sampling = (None, recipe.sampling) if values is not None else (5, recipe.sampling.unconditional())
+    for lengths in (None, [3, 5, 3, 7, 5]) if parts.tokenizer.hop_length is not None else (None,):
+        whole, *others = [model.generate(values, count, seed=3, batch=batch, sampling=sampling, lengths=lengths) for batch in (5, 1, 2)]
+        # Continuous tokens of random weights grow with every step that reads the last ones, and rounding with them.
+        allowed = 0.0 if whole.layout.discrete else 1e-3 * float(whole.values.std())
+        for part in others:
+            torch.testing.assert_close(part.values, whole.values, rtol=0, atol=allowed)
+            torch.testing.assert_close(part.lengths, whole.lengths)
