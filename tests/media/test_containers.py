@@ -57,7 +57,7 @@ def by_ffmpeg(form: str, codec: str, rate: int = RATE, options: dict[str, str] |
 
 
 BY_LIBSNDFILE = {
-    **{form.lower(): (form, None) for form in ("WAV", "WAVEX", "AIFF", "AU", "W64", "RF64", "CAF", "FLAC", "MP3")},
+    **{form.lower(): (form, None) for form in ("WAV", "WAVEX", "AIFF", "AU", "W64", "RF64", "CAF", "FLAC", "MP3", "NIST")},
     "vorbis": ("OGG", "VORBIS"),
     "opus": ("OGG", "OPUS"),
     "alac": ("CAF", "ALAC_16"),
@@ -82,7 +82,7 @@ PIPED: dict[str, tuple[str, str, int, dict[str, str]]] = {
     "live": ("webm", "libopus", 48_000, {"live": "1"}),
     "fragmented": ("mp4", "aac", RATE, FRAGMENTED),
 }
-LOSSLESS = {"wav", "wavex", "aiff", "au", "w64", "rf64", "caf", "flac", "alac", "matroska"}
+LOSSLESS = {"wav", "wavex", "aiff", "au", "w64", "rf64", "caf", "flac", "alac", "nist", "matroska"}
 
 
 def is_whole(data: bytes, name: str) -> None:

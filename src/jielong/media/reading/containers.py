@@ -5,6 +5,7 @@ A stream writes a placeholder where it does not know a length. Such a file is wh
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 
@@ -153,6 +154,16 @@ def _caf(data: bytes, name: str) -> bytes:
     return data
 
 
+def _nist(data: bytes, name: str) -> bytes:
+    """NIST SPHERE, as the ``.wav`` files of TIMIT are: a header of lines with its own size in the second, and samples."""
+    size = int(data[8:16]) if data[8:16].strip().isdigit() else 0
+    fields = {words[0]: words[2] for line in data[:size].split(b"\n") if len(words := line.split()) > 2}
+    counts = [fields.get(key, b"") for key in (b"sample_count", b"channel_count", b"sample_n_bytes")]
+    if fields.get(b"sample_coding", b"pcm") in (b"pcm", b"ulaw", b"alaw") and all(count.isdigit() for count in counts):
+        _length(math.prod(map(int, counts)), max(0, len(data) - size), _LONG_PLACEHOLDER, name)
+    return data
+
+
 def _ogg(data: bytes, name: str) -> bytes:
     """Ogg (RFC 3533, section 6): pages of 27 bytes, the lengths of up to 255 segments, and these; the last one is marked as the end."""
     place, last = 0, 0
@@ -288,6 +299,7 @@ _CHECKS: tuple[tuple[bytes, int, Check], ...] = (
     (b"dns.", 0, _au),
     (_W64, 0, _w64),
     (b"caff", 0, _caf),
+    (b"NIST_1A\n", 0, _nist),
     (b"OggS", 0, _ogg),
     (b"\x1a\x45\xdf\xa3", 0, _matroska),
     (b"ftyp", 4, _mp4),
