@@ -18,11 +18,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from jielong.apps.cli import app
-from jielong.core.json import to_text
+from jielong.core.json import JSON, to_text
 from jielong.data.folder import FolderSource
 from jielong.data.inspecting import inspect
 from jielong.data.opening import open_data, open_quietly, open_source
 from jielong.data.source import DataError
+from jielong.data.table import write_table
 from jielong.media.images import encode
 from jielong.media.kinds.base import kind_of
 
@@ -204,6 +205,26 @@ def test_a_broken_clip_is_counted_once_whatever_takes_its_place(tmp_path):
         clips = open_quietly(tmp_path, sample_rate=4_000, duration=0.5, whole=True)
     assert clips.keys == ["c.au"]
     assert {entry.name: entry.cause.value for entry in clips.unused} == {"a.au": "broken", "b.au": "too long"}
+
+
+@pytest.mark.parametrize("ending", [".tar", ".parquet"])
+def test_items_of_files_of_the_same_name_have_keys_of_their_own(tmp_path, ending):
+    for folder in ("a", "b"):
+        path = tmp_path / folder / f"0{ending}"
+        path.parent.mkdir()
+        if ending == ".tar":
+            shard(path, [("0.png", PNG)])
+        else:
+            pq.write_table(pa.table({"image": [PNG]}), path)
+    of = {".tar": ["a/0.tar:0", "b/0.tar:0"], ".parquet": ["a/0.parquet#0.0", "b/0.parquet#0.0"]}
+    assert [item.key for item in open_source(f"{tmp_path}/**/*{ending}").items] == of[ending]
+
+
+def test_rows_of_one_key_are_counted_each(tmp_path):
+    rows: list[JSON] = [{"image": data, "name": "same", "caption": "", "label": ""} for data in (PNG, PNG[:-20], PNG)]
+    write_table(tmp_path / "t.parquet", rows, item="image", caption="caption", label="label", key=["name"])
+    report = inspect(tmp_path / "t.parquet", size=8)
+    assert (report.count, report.decoded, len(report.unused)) == (2, 2, 1)
 
 
 def test_opening_says_once_what_is_not_used(tmp_path):

@@ -83,7 +83,7 @@ class FolderSource(Source):
         other = next((kind for kind in kinds().values() if suffix in kind.suffixes), None)
         if other is not None:
             choice = f"set data.kind to {other.name} to read it"
-            return Cause.OTHER, key, f"{path} is one of {other.noun[1]}, and {self._kind.noun[1]} are read; {choice}"
+            return Cause.OTHER, key, f"{path} is a {other.noun[0]}, and {self._kind.noun[1]} are read; {choice}"
         if suffix in SIDECARS or path.name.lower() in METADATA:
             which = "the metadata file gives the captions" if listed else f"no {self._kind.noun[0]} beside it has this name"
             return Cause.ORPHAN, key, f"{path}: {which}"

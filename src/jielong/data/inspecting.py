@@ -123,9 +123,11 @@ def inspect(name: str | os.PathLike[str], limit: int | None = _LIMIT, **options:
     """
     found = open_quietly(name, **options)
     source, inspector, decoded = found.source, found.kind.inspector(found.medium), set(spread(len(found), limit))
-    broken, odd = _look(found, inspector, decoded)
-    bad = broken.reasons(Cause.BROKEN)
-    good = [index for index in range(len(found)) if found.keys[index] not in bad]
+    bad, odd = _look(found, inspector, decoded)
+    broken = Ledger()
+    for index, reason in bad.items():
+        broken.add(Cause.BROKEN, found.keys[index], reason)
+    good = [index for index in range(len(found)) if index not in bad]
     items = [source.items[index] for index in good]
     captions = [item.caption for item in items if item.caption]
     shown = good[:: -(-len(good) // SHOWN)] if good else [0]  # nothing good: the batch says so
@@ -136,7 +138,7 @@ def inspect(name: str | os.PathLike[str], limit: int | None = _LIMIT, **options:
         noun=found.kind.noun[1],
         used_as=str(found.medium),
         count=len(good),
-        decoded=len(decoded - {index for index in range(len(found)) if found.keys[index] in bad}),
+        decoded=len(decoded - bad.keys()),
         splits=dict(Counter(item.split for item in items if item.split)),
         facts=inspector.facts(),
         rows=inspector.rows(),
@@ -162,16 +164,16 @@ def _by_index(found: MediaSet, hashes: Mapping[str, int] | str) -> Mapping[int, 
     return hashes if isinstance(hashes, str) else {index: hashes[key] for index, key in enumerate(found.keys) if key in hashes}
 
 
-def _look(found: MediaSet, inspector: Inspector, decoded: set[int]) -> tuple[Ledger, dict[str, list[str]]]:
-    """Broken items, and odd ones, each with the reasons."""
-    broken = Ledger()
+def _look(found: MediaSet, inspector: Inspector, decoded: set[int]) -> tuple[dict[int, str], dict[str, list[str]]]:
+    """Broken items by index, and odd ones by name, each with the reasons."""
+    broken: dict[int, str] = {}
     odd: dict[str, list[str]] = {}
     first: dict[str, str] = {}  # hash of a file -> the first item that has it
     for index, key in enumerate(found.keys):
         try:
             reasons = inspector.look(found.source.content(index), key, index in decoded)
         except ValueError as error:
-            broken.add(Cause.BROKEN, key, str(error))
+            broken[index] = str(error)
             continue
         same = first.setdefault(found.source.content_hashes[index], key)
         reasons += [f"the same file as {same}"] if same != key else []

@@ -190,7 +190,7 @@ def open_source(name: SetName, kind: str | None = None) -> Source:
         return open_idx_folder(path) if is_idx_folder(path) else FolderSource(path, _chosen(kinds_of(f.name for f in walk(path)), kind))
     if path.exists():
         raise DataError(f"{text} is not a data set; give a folder, .tar shards or .parquet files")
-    raise DataError(f"there is no set and no folder called {text!r}; {nearest(text, list(BUILT_IN))} Or give the path of your own data")
+    raise DataError(f"there is no set and no folder called {text!r}; give a path or a set's name: {nearest(text, list(BUILT_IN))}")
 
 
 def _with_rest(source: Source, path: Path, opened: Sequence[Path]) -> Source:

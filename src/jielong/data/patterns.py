@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import math
+import os
 import re
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
@@ -37,6 +39,14 @@ def expand(pattern: str) -> list[Path]:
             raise DataError(f"{pattern}: no file matches {one}")
         files += found
     return list(dict.fromkeys(files))  # several braces and wildcards may name one file
+
+
+def short_names(files: Sequence[Path]) -> list[str]:
+    """A name of each file in keys and messages: its own, or where two are alike, the paths below their common folder."""
+    names = [file.name for file in files]
+    if len({*names}) == len(names):
+        return names
+    return [file.relative_to(os.path.commonpath([each.parent for each in files])).as_posix() for file in files]
 
 
 def without_braces(pattern: str) -> list[str]:

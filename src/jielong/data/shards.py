@@ -15,6 +15,7 @@ from typing import BinaryIO
 from jielong.core.json import JSON, printable
 from jielong.data.content_hash import hash_bytes, remembered
 from jielong.data.ledger import Cause, Ledger
+from jielong.data.patterns import short_names
 from jielong.data.source import DataError, Item, Source, digest
 from jielong.data.tar_members import tar_members
 from jielong.data.text import decode_text
@@ -41,7 +42,7 @@ class ShardSource(Source):
             DataError: if a file is not a tar file, or no shard holds an item.
         """
         self.name, self.files, self.kind, self._kind = name, list(files), kind.name, kind
-        self.items, self.unused = [], Ledger()
+        self.items, self.unused, self._names = [], Ledger(), short_names(files)
         self._places: list[tuple[int, int, int]] = []  # (file, offset, length)
         for number, path in enumerate(self.files):
             self._index(number, path)
@@ -50,7 +51,7 @@ class ShardSource(Source):
             raise DataError(f"{name}: no shard holds {kind.noun[1]} ({len(self.files)} tar files, members should end in {expected}, ...)")
 
     def _index(self, number: int, path: Path) -> None:
-        prefix = f"{path.name}:" if len(self.files) > 1 else ""
+        prefix = f"{self._names[number]}:" if len(self.files) > 1 else ""
         samples = self._samples(path, self._members(path))
         if not samples:
             return

@@ -18,6 +18,7 @@ from jielong.core.files import write_bytes
 from jielong.core.json import JSON, printable
 from jielong.data.content_hash import hash_bytes, remembered
 from jielong.data.ledger import Cause, Ledger
+from jielong.data.patterns import short_names
 from jielong.data.source import DataError, Item, Source
 from jielong.data.text import text_of, texts_of
 from jielong.media.kinds.base import MediaKind, kinds
@@ -53,13 +54,13 @@ class TableSource(Source):
         self._kept: OrderedDict[int, list[bytes]] = OrderedDict()  # row group -> its items, latest use last
         self._kept_bytes = 0
         roles: Roles | None = None
-        for path in files:
+        for path, short in zip(files, short_names(files), strict=True):
             try:
                 reader = _reader(path)
             except _FAULTS as error:
                 if len(files) == 1:
                     raise DataError(f"{path} is not a whole Parquet file: {error}") from error
-                self.unused.add(Cause.BROKEN, path.name, f"{path} is not a whole Parquet file: {error}")
+                self.unused.add(Cause.BROKEN, short, f"{path} is not a whole Parquet file: {error}")
                 continue
             found = _roles(reader.schema_arrow, path, kind)
             if roles is not None and found != roles:
@@ -67,13 +68,13 @@ class TableSource(Source):
             roles = found
             self.files.append(path)
             self._readers.append(reader)
-            self._read_words(len(self.files) - 1, roles)
+            self._read_words(len(self.files) - 1, short, roles)
         if roles is None:
             raise DataError(f"{name} has no Parquet file that is whole{self.unused.explained()}")
         self._column = roles["item"]
         self.native = {"size": roles["size"]} if roles["size"] else {}
 
-    def _read_words(self, number: int, roles: Roles) -> None:
+    def _read_words(self, number: int, short: str, roles: Roles) -> None:
         """Take the rows of a file; what cannot be read is recorded."""
         reader, path, start = self._readers[number], self.files[number], 0
         words = [column for column in reader.schema_arrow.names if column != roles["item"]]
@@ -86,11 +87,11 @@ class TableSource(Source):
                 table = reader.read_row_group(group, columns=words)
                 _check_rows(len(table), count)
             except _FAULTS as error:
-                place = f"{path.name}, rows {start - count + 1} to {start}"
+                place = f"{short}, rows {start - count + 1} to {start}"
                 self.unused.add(Cause.LOST, place, f"{path}: row group {group} cannot be read: {error}", count)
                 continue
             for row, values in enumerate(_values(table)):
-                self._take(row, values, f"{path.name}#{group}.{row}", roles, names)
+                self._take(row, values, f"{short}#{group}.{row}", roles, names)
 
     def _take(self, row: int, values: JSON | str, place: str, roles: Roles, names: Sequence[str]) -> None:
         """Use a row, or record why not."""
