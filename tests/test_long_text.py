@@ -53,6 +53,7 @@ def test_a_text_is_cut_no_finer_than_needed() -> None:
     assert pieces(11) == ["One two.", "Three four,", "five six,", "seven.", "Eight nine", "ten eleven."]
     assert cut("今天天气很好，我们去公园。", lambda piece: len(piece) <= 4) == ["今天天气", "很好，", "我们去公", "园。"]  # noqa: RUF001
     assert cut("今天ab cd好", lambda piece: len(piece) <= 3) == ["今天", "ab", "cd好"]
+    assert cut("오늘은 날씨가 좋습니다, 그래서 갑니다.", lambda piece: len(piece) <= 8) == ["오늘은 날씨가", "좋습니다,", "그래서 갑니다."]
     with pytest.raises(TooLongError, match=r"'eleven.' alone is longer"):
         pieces(6)
 

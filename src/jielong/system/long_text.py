@@ -24,8 +24,9 @@ RATE = 12.0
 """Characters spoken in a second, where a model does not predict durations; English is read at 13 to 16."""
 WIDE = 3.0
 """Characters that one of Chinese, Japanese or Korean counts for."""
-_WORD = re.compile(r"[\u2e80-\U0010ffff]|[^\u2e80-\U0010ffff]+")  # Chinese and Japanese are written without spaces
-_CLAUSE = re.compile(r"(?<=[,;:\u2014])\s+|(?<=[\u3001\uff0c\uff1b\uff1a])")  # the last four are wide, and no space follows
+_WORD = re.compile(r"\s*\S+")
+_PART = re.compile(r"\s*[\u2e80-\U0010ffff]|\s*[^\s\u2e80-\U0010ffff]+")  # Chinese and Japanese are written without spaces
+_CLAUSE = re.compile(r"(?<=[,;:\u2014])(?=\s)|(?<=[\u3001\uff0c\uff1b\uff1a])")  # the last four are wide, and no space follows
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def cut(text: str, fits: Callable[[str], bool]) -> list[str]:
             found.append(sentence)
             continue
         for clause in _packed([each for each in _CLAUSE.split(sentence) if each], fits):
-            words = [each for word in clause.split() for each in ([word] if fits(word) else _WORD.findall(word))]
+            words = [each for word in _WORD.findall(clause) for each in ([word] if fits(word.strip()) else _PART.findall(word))]
             found += [clause] if fits(clause) else _packed(words, fits)
     for piece in found:
         if not fits(piece):
@@ -79,14 +80,13 @@ def cut(text: str, fits: Callable[[str], bool]) -> list[str]:
 
 
 def _packed(units: Sequence[str], fits: Callable[[str], bool]) -> list[str]:
-    """Neighbours joined while they fit."""
+    """Neighbours, each with the white space before it, joined while they fit."""
     found = list[str]()
     for unit in units:
-        gap = "" if not found or _wide(found[-1][-1]) or _wide(unit[0]) else " "
-        if found and fits(found[-1] + gap + unit):
-            found[-1] += gap + unit
-        else:
-            found.append(unit)
+        if found and fits(found[-1] + unit):
+            found[-1] += unit
+        elif unit.strip():
+            found.append(unit.strip())
     return found
 
 
