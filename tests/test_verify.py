@@ -67,6 +67,16 @@ def test_a_value_that_is_not_finite_names_its_tensor(value: float, copied: Path)
         load(str(copied), "cpu")
 
 
+def test_a_type_that_cannot_be_checked_is_named(copied: Path) -> None:
+    tensors = load_file(copied / WEIGHTS)
+    name = next(iter(tensors))
+    save_file(tensors | {name: tensors[name].to(torch.float8_e4m3fn)}, copied / WEIGHTS)
+    write_checksums(copied, [WEIGHTS])
+    with pytest.raises(CheckpointError, match=f"'{name}' is of torch.float8_e4m3fn; convert it"):
+        load(str(copied), "cpu")
+    assert any("torch.float8_e4m3fn" in file.problem for file in verify(str(copied)).files)
+
+
 def test_weights_without_a_checksum_load_with_a_warning(copied: Path) -> None:
     (copied / CHECKSUMS).unlink()
     with pytest.warns(UserWarning, match=f"has no {CHECKSUMS} beside it"):

@@ -120,12 +120,14 @@ def read_weights(folder: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Refuse NaN and infinite values.
+    """Refuse NaN and infinite values, and types of a byte or less, which PyTorch cannot check.
 
     Raises:
         CheckpointError: naming the first tensor that holds one.
     """
     for name, value in tensors.items():
+        if value.is_floating_point() and value.dtype not in _FLOATS:
+            raise CheckpointError(f"{origin}: the tensor {name!r} is of {value.dtype}; convert it to torch.bfloat16 or wider")
         if value.is_floating_point() and not (finite := torch.isfinite(value)).all():
             count = value.numel() - int(finite.sum())
             raise CheckpointError(f"{origin}: {count:,} of {value.numel():,} values of the tensor {name!r} are not finite; train it again")
