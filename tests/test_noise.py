@@ -121,6 +121,10 @@ def test_dropout_belongs_to_items_rows_and_sites(probability: float) -> None:
     assert torch.equal(longer[:, 0], dropout(ones, probability, 8, streams, rows=50, prefix=1).view(4, 50, 30)[:, 0])
 
 
+def test_dropout_of_nearly_all_elements_is_finite() -> None:
+    assert dropout(torch.ones(4, 30), 1 - 1e-9, 0, PerSampleRNG(0, range(4)).draws("dropout")).isfinite().all()
+
+
 def test_modules_draw_from_the_streams_of_the_step() -> None:
     layers = torch.nn.Sequential(Dropout(0.5), Dropout(0.5))
     number_sites(layers)

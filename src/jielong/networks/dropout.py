@@ -53,7 +53,7 @@ def dropout(x: Tensor, probability: float, site: int, streams: Draws | None, row
 
     Args:
         x: Elements of the items of ``streams``, item after item.
-        probability: Of dropping an element, rounded to a multiple of ``2^-16``.
+        probability: Of dropping an element, rounded to a multiple of ``2^-16`` below 1.
         site: Number of the place in the model.
         streams: A stream for each item; without them the mask comes from torch's global generator.
         rows: Rows ``n`` of an item.
@@ -61,7 +61,8 @@ def dropout(x: Tensor, probability: float, site: int, streams: Draws | None, row
     """
     if streams is None:
         return F.dropout(x, probability)
-    width, dropped, row = x.numel() // (len(streams) * rows), round(probability * 2**16), torch.arange(rows, device=x.device)
+    width, row = x.numel() // (len(streams) * rows), torch.arange(rows, device=x.device)
+    dropped = min(round(probability * 2**16), 2**16 - 1)
     words = -(-width // 4)
     elements = torch.where(row < prefix, -1 - row, row - prefix)[:, None] * words + torch.arange(words, device=x.device)
     drawn = streams.bits(elements.flatten(), site + 1).view(torch.int16).view(-1, 4 * words)[:, :width]
