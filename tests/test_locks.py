@@ -4,12 +4,14 @@ import json
 import multiprocessing
 import os
 import platform
+import shutil
 import signal
 import warnings
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from jielong.core import files
 from jielong.core.files import HOST, new_folder, remove_leftovers, replacing, staged, write_bytes
@@ -118,6 +120,18 @@ def test_a_run_that_is_refused_before_it_writes_leaves_no_folder(tmp_path):
     with one_writer(tmp_path / "new" / "tokens.safetensors"):
         assert len(left(tmp_path)) == 3
     assert left(tmp_path) == set()
+
+
+def test_the_lock_of_a_run_that_has_only_begun_is_not_removed(tmp_path):
+    with FileLock(tmp_path / LOCK):  # its record is not written yet
+        with pytest.raises(InUseError, match="in use by another process"), one_run(tmp_path):
+            pass
+        assert (tmp_path / LOCK).exists()
+
+
+def test_a_folder_may_be_removed_while_it_is_held(tmp_path):
+    with one_run(tmp_path / "run"):
+        shutil.rmtree(tmp_path / "run")
 
 
 @pytest.mark.parametrize("hold_place", [one_run, one_writer])

@@ -8,7 +8,7 @@ import os
 import platform
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -75,9 +75,7 @@ def one_run(folder: Path) -> Iterator[None]:
                 remove_leftovers(each, held=True)
             yield
     finally:
-        if {path.name for path in folder.iterdir()} <= {LOCK}:  # refused before anything was written
-            lock.unlink(missing_ok=True)
-            remove_empty(missing)
+        remove_empty(missing)
 
 
 @contextmanager
@@ -102,7 +100,7 @@ def one_writer(file: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(place: Path, file: Path, record: Path, keep: bool) -> Iterator[None]:
-    """Hold ``file``, which stays in the end if ``keep``; ``record`` says who does, and outlives a killed holder."""
+    """Hold ``file``, which stays in the end if ``keep`` and others do; ``record`` says who does, and outlives a killed holder."""
     # The system's own lock (flock) ends with its process, however that ends, so that nothing has to be guessed from process numbers.
     lock = FileLock(file, timeout=0)
     try:
@@ -125,8 +123,10 @@ def _locked(place: Path, file: Path, record: Path, keep: bool) -> Iterator[None]
         finally:
             record.unlink(missing_ok=True)
     finally:
-        if not keep:
-            file.unlink(missing_ok=True)
+        # Before the release, as the file may be another holder's after it. Windows refuses to remove an open file: there, filelock does.
+        with suppress(FileNotFoundError, PermissionError):
+            if not keep or {path.name for path in file.parent.iterdir()} == {file.name}:
+                file.unlink()
         if locked:
             lock.release()
 
