@@ -34,16 +34,16 @@ class StorageError(OSError):
 
     def __init__(self, error: OSError, path: Path, needed: int | None = None, more: str = "") -> None:
         super().__init__(error.errno, error.strerror or str(error), str(path))
-        self.path, self.needed, self.more = path, needed, more
+        self.path, self.needed, self.more, self.option = path, needed, more, "out"
         # Now: what is half-written will be removed, which frees some.
         self.free: int | None = error.free if isinstance(error, StorageError) else free_bytes(path) if self.errno == errno.ENOSPC else None
 
     def __str__(self) -> str:
-        return self._sentence("out")
+        return self._sentence(self.option)
 
     def on_command_line(self) -> str:
         """The text with the option of the command line."""
-        return self._sentence("--out")
+        return self._sentence(f"--{self.option}")
 
     def _sentence(self, option: str) -> str:
         sizes = []

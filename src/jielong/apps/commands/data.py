@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,7 @@ from rich.progress import Progress
 from jielong.apps.commands.listing import SETS
 from jielong.apps.commands.screen import notes, results, table
 from jielong.core.json import to_text
+from jielong.core.storage import StorageError, check_room
 
 app = typer.Typer(help="List, inspect and build data sets.", no_args_is_help=True)
 
@@ -48,13 +51,27 @@ def inspect_set(
     from jielong.data.inspecting import inspect
 
     keys = {"size": size, "kind": kind, "sample_rate": sample_rate, "duration": duration}
+    if sheet is not None:
+        with _named("sheet"):
+            check_room(sheet, 0)
     report = inspect(name, limit or None, **{key: value for key, value in keys.items() if value is not None})
     if sheet is not None:
-        report.write_sheet(sheet)
+        with _named("sheet"):
+            report.write_sheet(sheet)
     if as_json:
         typer.echo(to_text(report.as_dict()))
     else:
         results.print(report)
+
+
+@contextmanager
+def _named(option: str) -> Iterator[None]:
+    """Name another option than ``--out`` where a file cannot be written."""
+    try:
+        yield
+    except StorageError as error:
+        error.option = option
+        raise
 
 
 @app.command("build")
