@@ -194,6 +194,12 @@ def full(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def test_a_sheet_that_cannot_be_written_names_its_option(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    says = (f"{tmp_path / 'file'} is a file", "choose another place with --sheet")
+    refused("data", "inspect", pictures, "--sheet", tmp_path / "file" / "sheet.png", says=says)
+
+
 def test_a_full_disk_while_pictures_are_written(painter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace = os.replace
     calls = []
@@ -266,7 +272,7 @@ class Panic(BaseException):
     [
         (AttributeError("no attribute 'x'"), 1, "unexpected error: AttributeError"),
         (Panic("index out of bounds"), 1, "unexpected error: Panic"),
-        (MemoryError(), 1, "not enough memory"),
+        (MemoryError(), 1, "not enough memory; try"),
         (AssertionError("\x1b[31m" + "y" * 10_000), 1, "\\x1b[31my"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
@@ -309,8 +315,13 @@ def test_the_traceback_goes_to_the_temporary_folder_if_the_cache_cannot_be_writt
 def test_own_errors_are_recognised_among_those_of_libraries(tmp_path: Path) -> None:
     from jielong.apps.commands.errors import foreseen, sentence
     from jielong.data.words import read_json
+    from jielong.system.long_text import joined
 
-    for fault, ours in ((lambda: read_json(b"[", "a.json"), True), (lambda: int("x"), False)):
+    for fault, ours in (
+        (lambda: read_json(b"[", "a.json"), True),
+        (lambda: joined([torch.zeros(1, 2)], [0, 1], 8), False),  # the error of `zip` in a line of the package
+        (lambda: int("x"), False),
+    ):
         with pytest.raises(ValueError) as caught:
             fault()
         assert foreseen(caught.value) is ours, sentence(caught.value)

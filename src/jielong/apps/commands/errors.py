@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import dis
 import io
+import linecache
 import os
 import signal
 import sys
@@ -13,7 +13,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -105,8 +105,9 @@ def _raised_here(trace: TracebackType | None) -> bool:
         return True
     while trace.tb_next is not None:
         trace = trace.tb_next
-    code, name = trace.tb_frame.f_code.co_code, str(trace.tb_frame.f_globals.get("__name__", ""))
-    return name.startswith("jielong") and code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    frame = trace.tb_frame
+    line = linecache.getline(frame.f_code.co_filename, trace.tb_lineno)
+    return str(frame.f_globals.get("__name__", "")).startswith("jielong") and line.lstrip().startswith("raise ")
 
 
 def sentence(error: BaseException) -> str:
@@ -125,7 +126,8 @@ def sentence(error: BaseException) -> str:
         places = [(".".join(map(str, item["loc"])) or "settings", item["msg"].removeprefix("Value error, ")) for item in problems()]
         return "; ".join(f"{place}: {reason}" for place, reason in places)
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY):
-        return f"{_at_hand(error)}there is not enough memory ({error}); try a smaller batch, or a smaller train.micro_batch"
+        reason = f" ({error})" if str(error) else ""
+        return f"{_at_hand(error)}there is not enough memory{reason}; try a smaller batch, or a smaller train.micro_batch"
     if isinstance(error, RecursionError):
         return f"{_at_hand(error)}this is nested too deeply to be read"
     if (type(error) is not ValueError and type(error).__module__.split(".")[0] in READERS) or isinstance(
@@ -157,10 +159,11 @@ def keep_traceback(error: BaseException) -> str:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
-            for old in sorted(folder.glob("jielong-*-*.txt"))[:-LOGS]:
-                old.unlink()
         except OSError:
             continue
+        for old in sorted(folder.glob("jielong-*-*.txt"))[:-LOGS]:
+            with suppress(OSError):  # of another user, or removed by another process
+                old.unlink()
         return str(folder / name)
     return f"none was written, as no folder is writable; {DEBUG}=1 prints it"
 
