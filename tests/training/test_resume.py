@@ -353,6 +353,14 @@ def test_a_damaged_state_is_named(tmp_path):
         run(tmp_path)
 
 
+def test_a_damaged_log_does_not_keep_a_run_from_its_end(tmp_path):
+    run(tmp_path, stop_after=40)
+    log = tmp_path / "metrics.jsonl"
+    log.write_bytes(log.read_bytes()[:-3] + b"\0\0\n")
+    with pytest.warns(UserWarning, match=r"metrics\.jsonl is damaged in its last line"):
+        assert run(tmp_path).finished
+
+
 def test_the_checkpoint_is_the_average(uninterrupted):
     state = latest_state(uninterrupted)
     kept, averages = load_file(uninterrupted / "model.safetensors"), load_file(state / "ema.safetensors")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,7 +76,11 @@ class RunLogger:
         if self.path is None or not self.path.exists():
             return {}
         lines = self.path.read_bytes()[: self._keep_bytes].splitlines()
-        return json.loads(lines[-1]) if lines else {}
+        try:
+            return dict(json.loads(lines[-1])) if lines else {}
+        except (ValueError, TypeError):
+            warnings.warn(f"{self.path} is damaged in its last line, whose figures are left out of the summary", stacklevel=2)
+            return {}
 
     @staticmethod
     @contextmanager
