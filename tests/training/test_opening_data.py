@@ -13,6 +13,7 @@ from jielong.conditions.text import NO_TEXT, ByteText, check_texts
 from jielong.config.recipe import parse
 from jielong.config.registry import RecipeError
 from jielong.config.schema import Recipe
+from jielong.core.allocation import TooLargeError
 from jielong.data.opening import open_quietly
 from jielong.data.source import DataError
 from jielong.evaluation.evaluate import evaluate
@@ -178,3 +179,13 @@ def test_tokens_of_a_set_serve_a_recipe_that_leaves_items_out(captioned: Path, t
     put(captioned, {"train/5.png": picture(77)})
     with pytest.raises(cache.StaleTokensError, match="from other data"):
         cache.read_for(file, tokenizer, prepare(recipe(captioned)).data)
+
+
+@pytest.mark.filterwarnings("ignore:.*not used")
+def test_what_no_memory_holds_is_refused_before_anything_is_decoded(captioned: Path) -> None:
+    with pytest.raises(TooLargeError, match=r"one picture of .* takes 12\.0 TB, and this process may have"):
+        open_quietly(captioned, "train", size=1_000_000)
+    large = recipe(captioned)
+    large = large.model_copy(update={"train": large.train.model_copy(update={"batch": 10**12})})
+    with pytest.raises(TooLargeError, match=r"a batch takes at least .* TB, and this process may have .* smaller train\.batch"):
+        prepare(large)

@@ -36,6 +36,11 @@ def memory_limit() -> int:
     return min(limits + [soft for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA) if (soft := resource.getrlimit(kind)[0]) > 0])
 
 
+def may_have(limit: int) -> str:
+    """:func:`memory_limit` as the end of a sentence."""
+    return f"and this process may have {limit / 1e9:,.1f} GB"
+
+
 class _Allocations(TorchFunctionMode):
     """Calls ``check`` with the bytes of every tensor that a factory function is about to allocate."""
 
@@ -59,7 +64,7 @@ def bounded(limit: int, what: str) -> Iterator[None]:
 
     Args:
         limit: In bytes.
-        what: Completes ``the model needs at least 8.0 GB, and ...``.
+        what: Completes ``the model needs at least 8.0 GB, ...``.
 
     Raises:
         TooLargeError: before the tensor's memory is touched.
@@ -68,7 +73,7 @@ def bounded(limit: int, what: str) -> Iterator[None]:
 
     def check(size: int) -> None:
         if size > limit:
-            raise TooLargeError(f"the model needs at least {size / 1e9:,.1f} GB, and {what}: choose smaller sizes in its recipe")
+            raise TooLargeError(f"the model needs at least {size / 1e9:,.1f} GB, {what}: choose smaller sizes in its recipe")
 
     def parameter(module: nn.Module, name: str, value: nn.Parameter) -> None:
         nonlocal total

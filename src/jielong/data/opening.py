@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import os
 import tarfile
 import warnings
@@ -17,7 +18,9 @@ from pydantic import ValidationError
 
 from jielong.config.data import DataSection, DataSettings, settings_kind
 from jielong.config.registry import Faults, nearest
+from jielong.core.allocation import TooLargeError, may_have, memory_limit
 from jielong.core.medium import Medium
+from jielong.core.storage import size_words
 from jielong.data.built import built_path
 from jielong.data.folder import FolderSource, walk
 from jielong.data.idx import is_idx_folder, open_fashion_mnist, open_idx_folder
@@ -72,6 +75,7 @@ def open_data(
 
     Raises:
         DataError: if there is no such set, it is empty or of another kind of media, or a key is unknown.
+        TooLargeError: if one item would not fit into memory.
     """
     found = open_quietly(name, split, settings=settings, medium=medium, whole=whole, channels=channels, **options)
     warn_of_unused(found.name, found.unused)
@@ -115,6 +119,8 @@ def open_quietly(
         medium = medium or kind.medium(settings, channels or {**kind.native, **source.native}["channels"])
     except ValueError as error:
         raise DataError(f"{name} cannot be read so: {error}") from None
+    if (size := 4 * math.prod(medium.shape)) > (limit := memory_limit()):
+        raise TooLargeError(f"{name} cannot be read so: one {kind.noun[0]} of {medium} takes {size_words(size)}, {may_have(limit)}")
     if settings.deduplicate:
         source = Deduplicated(source)
     found = MediaSet(source, medium, _indices_of(source, split), settings)

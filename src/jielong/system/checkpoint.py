@@ -229,7 +229,7 @@ def _load(name: str, folder: Path, media: Medium | None) -> System:
     weights, path = read_weights(folder), folder / WEIGHTS
     stages = load_stages(recipe, media, folder)
     size = path.stat().st_size
-    with bounded(4 * size + ALLOWANCE, f"{path} holds {size / 1e9:.1f} GB: the recipe beside it describes another model"):
+    with bounded(4 * size + ALLOWANCE, f"and {path} holds {size / 1e9:.1f} GB: the recipe beside it describes another model"):
         tokenizer = build_tokenizer(recipe, media, stages)
         generator = build_generator(recipe, tokenizer, description["classes"], tokenizers_of(stages)) if recipe.trains_generator else None
     if generator is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,12 +18,13 @@ from torch import Tensor, nn
 from jielong.config.recipe import upgraded
 from jielong.config.registry import RecipeError
 from jielong.config.schema import Recipe
-from jielong.core.allocation import bounded, memory_limit
+from jielong.core.allocation import TooLargeError, bounded, may_have, memory_limit
 from jielong.core.files import write_bytes
 from jielong.core.json import JSON
 from jielong.core.locks import one_run
 from jielong.core.medium import Medium
 from jielong.core.rng import PerSampleRNG
+from jielong.core.storage import size_words
 from jielong.core.tokens import Tokens
 from jielong.data.order import AlikeOrder, ShuffledOrder, spread
 from jielong.data.sets import Batch, MediaSet
@@ -153,16 +155,19 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
         data: A set's name or a path, instead of the recipe's.
 
     Raises:
-        ValueError: if the data have no captions or classes where the recipe needs them, or sizes do not fit.
+        ValueError: if the data have no captions or classes where the recipe needs them, or sizes do not fit, together or into memory.
     """
     sets = open_sets(recipe, data or recipe.data.set)
     media = sets.train.medium
     torch.manual_seed(recipe.train.seed)
     stages = load_stages(recipe, media)
     trained, limit = tokenizers_of(stages), memory_limit()
-    with bounded(limit, f"this process may have {limit / 1e9:.1f} GB"):
+    with bounded(limit, may_have(limit)):
         tokenizer = build_tokenizer(recipe, media, stages)
         generator = build_generator(recipe, tokenizer, sets.train.classes, trained) if recipe.trains_generator else None
+    held = 4 * math.prod(media.shape if generator is None else (tokenizer.layout.positions, tokenizer.layout.channels))
+    if (size := held * recipe.train.batch // world()[1]) > limit:
+        raise TooLargeError(f"a batch takes at least {size_words(size)}, {may_have(limit)}: choose a smaller train.batch")
     if generator is not None and generator.condition is not None and recipe.data.missing_condition != "error":
         sets = sets.readable(generator.condition)
     return Experiment(recipe, sets, media, tokenizer, generator, {name: trained[name] for name in recipe.stages})
