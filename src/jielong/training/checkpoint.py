@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import warnings
@@ -128,8 +129,9 @@ def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
     for name, value in tensors.items():
         if value.is_floating_point() and value.dtype not in _FLOATS:
             raise CheckpointError(f"{origin}: the tensor {name!r} is of {value.dtype}; convert it to torch.bfloat16 or wider")
-        if value.is_floating_point() and not (finite := torch.isfinite(value)).all():
-            count = value.numel() - int(finite.sum())
+        # NaN is in both ends; isfinite takes thirty times as long, and memory.
+        if value.is_floating_point() and value.numel() and not all(map(math.isfinite, value.aminmax())):
+            count = int((~torch.isfinite(value)).sum())
             raise CheckpointError(f"{origin}: {count:,} of {value.numel():,} values of the tensor {name!r} are not finite; train it again")
 
 
