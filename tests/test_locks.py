@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from jielong.core import files
 from jielong.core.files import HOST, new_folder, remove_leftovers, replacing, staged, write_bytes
 from jielong.core.locks import LOCK, RECORD, InUseError, one_run, one_writer
 from jielong.core.storage import StorageError
@@ -204,8 +203,3 @@ def test_long_names_are_written(tmp_path):
     with new_folder(tmp_path / ("y" * 255)) as folder:
         (folder / "a").touch()
     assert (tmp_path / ("y" * 255) / "a").exists()
-
-
-def test_a_process_is_running_or_not():
-    assert files.is_running(os.getpid())
-    assert not files.is_running(ended_pid())

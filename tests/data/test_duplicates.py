@@ -109,7 +109,7 @@ def test_a_set_without_declared_splits_has_no_content_in_both(tmp_path: Path) ->
     report = inspect(tmp_path)
     assert report.duplicates.across.count == 0
     assert report.duplicates.heldout % 2 == 0
-    assert f"none declared; {report.duplicates.heldout} are held out, by content" in shown(report)
+    assert f"none declared; {report.duplicates.heldout} held out, by content" in shown(report)
 
 
 def test_splits_that_are_neither_are_shown(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from jielong.core.storage import StorageError, make_folder, size_words
 
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"
@@ -156,20 +158,7 @@ def _is_left(path: Path, held: bool) -> bool:
     if match["host"] != HOST:
         return held
     # In a container the new process may have the number of the killed one.
-    return held if int(match["pid"]) == os.getpid() else not is_running(int(match["pid"]))
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process of this computer exists; on Windows, where asking could end it, always true."""
-    if os.name == "nt":
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # of another user
-        return True
-    return True
+    return held if int(match["pid"]) == os.getpid() else not psutil.pid_exists(int(match["pid"]))
 
 
 def _suffix() -> str:

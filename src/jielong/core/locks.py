@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
-from jielong.core.files import is_running, remove_empty, remove_leftovers, write_bytes
+from jielong.core.files import remove_empty, remove_leftovers, write_bytes
 from jielong.core.storage import StorageError, cache_folder, make_folder
 
 LOCK, RECORD = ".jielong.lock", ".jielong.run.json"
@@ -138,7 +139,7 @@ def _take_over(place: Path, record: Path, locked: bool) -> None:
         return
     if holder.host != platform.node():
         raise InUseError(place, holder, f"wait until it ends or stop it there; if it was killed, remove {record}")
-    if not locked and is_running(holder.pid):  # no lock on this file system: the record alone decides
+    if not locked and psutil.pid_exists(holder.pid):  # no lock on this file system: the record alone decides
         raise InUseError(place, holder, f"wait until it ends or stop it; if that is another program by now, remove {record}")
     warnings.warn(f"{place} was held by {holder}, which was killed: taken over", stacklevel=2)
 

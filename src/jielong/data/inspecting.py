@@ -95,7 +95,7 @@ class Report:
 
     def _table(self) -> list[tuple[str, str]]:
         declared = "; ".join(filter(None, (counted(self.splits), other_splits(Counter(self.splits).elements()))))
-        rows = [("splits", declared or f"none declared; {self.duplicates.heldout} are held out, by content"), *self.rows]
+        rows = [("splits", declared or f"none declared; {self.duplicates.heldout} held out, by content"), *self.rows]
         several = f"; several: {self.several}, of which training draws one a sample" if self.several else ""
         rows += [("captions", f"{self.captions} of {self.count}" + ("" if self.words is None else f"; words {self.words}") + several)]
         rows += [("for example", "\n".join(self.examples))] if self.examples else []
