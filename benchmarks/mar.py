@@ -120,14 +120,15 @@ def drawing(model: Generator, conditions: list[Any] | None, count: int, options:
 
 def qualities(system: Any, rows: dict[str, dict[str, Any]], count: int) -> dict[str, dict[str, Any]]:
     """Metrics of each row's images, one per held-out caption or class: Frechet distance, its ratio to the naive row's, R@1."""
-    from jielong.apps.comparison.measuring import heldout
     from jielong.data.order import spread
+    from jielong.evaluation.evaluate import heldout_items
     from jielong.evaluation.features import FeatureExtractor
     from jielong.evaluation.frechet import distance_of_few
     from jielong.evaluation.retrieval import retrieval_at_1
     from jielong.evaluation.scorer import Scorer
 
-    images, kind = heldout(system, None), ", ".join(system.inputs) or None
+    images = heldout_items(system.recipe, system.recipe.data.set, system.tokenizer.media)
+    kind = ", ".join(system.inputs) or None
     places = spread(len(images), min(count, len(images)))
     extractor = FeatureExtractor()
     scorer = Scorer.load(None, extractor) if kind == "text" and len(set(images.captions)) >= 100 else None
