@@ -28,6 +28,7 @@ FIGURES = {
     "codebook_usage": "codebook usage {:.1%}",
     "bits_per_dimension": "{:.2f} bits/dim",
     "frechet": "Fréchet distance {:.0f}",
+    "attribute_accuracy": "attribute accuracy {:.1%}",
     "retrieval_at_1": "R@1 of 100 {:.1%}",
     "mel_distance": "mel distance {:.1f} dB",
     "bitrate": "{:g} kbit/s",

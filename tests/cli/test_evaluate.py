@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from jielong.config.sampling import SamplingConfig
 from jielong.core.tokens import Layout, Tokens
 from jielong.data import open_data
+from jielong.evaluation.attributes import AttributeJudge
 from jielong.evaluation.context import DrawSettings
 from jielong.evaluation.evaluate import evaluate
 from jielong.evaluation.features import FeatureExtractor
@@ -21,6 +24,8 @@ from jielong.system import load
 from jielong.training.checkpoint import fingerprint
 
 from .conftest import command, succeed
+
+JUDGE = Path(import_module("jielong_zoo").path()) / "models" / "judge-faces"
 
 
 def test_a_tokenizer_on_the_held_out_split(tokenizer: Path, pictures: Path) -> None:
@@ -96,6 +101,19 @@ def test_retrieval_shows_real_and_generated_pictures_the_same_captions(painter: 
     assert report["retrieval_at_1_real"] == 0.0
     assert measured.figures["retrieval_at_1"].details["pool"] == measured.figures["retrieval_at_1_real"].details["pool"] == 6
     assert 0 <= report["retrieval_at_1"] <= 1
+
+
+def test_attributes_are_judged_where_the_set_has_them_and_pictures_come_from_captions(painter: Path, pictures: Path) -> None:
+    draws = DrawSettings(sampling=SamplingConfig(steps=1))
+    measured = evaluate(load(str(painter)), "faces?style=micah", count=4, draws=draws)
+    for name in ("attribute_accuracy", "attribute_accuracy_real"):
+        figure = measured.figures[name]
+        assert figure.n == 4
+        assert 0 <= figure.value <= 1
+        assert figure.details["judge"] == {"data": "faces", "sha256": AttributeJudge.load(JUDGE).record.sha256}
+    named = [measured.figures[name].details["named"] for name in ("attribute_accuracy", "attribute_accuracy_real")]
+    assert named[0] == named[1]
+    assert "attribute_accuracy" not in evaluate(load(str(painter)), count=3, draws=draws).figures
 
 
 def test_a_set_that_does_not_fit_is_refused(painter: Path, chain: Path, tmp_path: Path, pictures: Path) -> None:

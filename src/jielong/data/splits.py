@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 Split = Literal["train", "heldout"]
@@ -44,6 +44,32 @@ def split_by_content(hashes: Sequence[str]) -> list[Split]:
         return ["train"] * len(hashes)
     first, last = min(rank, key=rank.__getitem__), max(rank, key=rank.__getitem__)
     return ["heldout" if content == first or (rank[content] < HELDOUT_SHARE and content != last) else "train" for content in hashes]
+
+
+def unseen_combinations(counts: Mapping[tuple[str, str, str], int], share: float = HELDOUT_SHARE) -> set[tuple[str, str, str]]:
+    """Combinations of three attributes, such as style, hair and color, that training does not see, about that share of the items.
+
+    For each first value, at most a third of the third values of a second one and at most a third of the second values of a third one are
+    held out, so that training sees every value. Combinations are taken in the order of a hash of their names.
+
+    Args:
+        counts: Items of each combination.
+        share: Of the items.
+    """
+    total, chosen, items = sum(counts.values()), set[tuple[str, str, str]](), 0
+    of_second = Counter((first, second) for first, second, _ in counts)
+    of_third = Counter((first, third) for first, _, third in counts)
+    seconds, thirds = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for combination in sorted(counts, key=lambda each: fraction("|".join(each))):
+        first, second, third = combination
+        if items >= share * total:
+            break
+        if seconds[first, second] < of_second[first, second] // 3 and thirds[first, third] < of_third[first, third] // 3:
+            chosen.add(combination)
+            items += counts[combination]
+            seconds[first, second] += 1
+            thirds[first, third] += 1
+    return chosen
 
 
 def in_both(hashes: Sequence[str], splits: Sequence[Split]) -> list[tuple[int, int]]:

@@ -2,8 +2,9 @@
 
 Tokenizers of pictures: reconstruction (``psnr``, ``ssim``) and ``codebook_usage``. Generators of pictures, one per held-out caption or
 class: the ``frechet`` distance from the real pictures, R@1 of the caption by a scorer (``retrieval_at_1``; ``retrieval_at_1_real`` of the
-real pictures), and exact likelihoods, ``bits_per_dimension`` of pixels or ``nats_per_token`` of continuous tokens, of autoregressive
-generators. Audio: :mod:`jielong.evaluation.sound.tokenizers` and :mod:`jielong.evaluation.sound.generators`.
+real pictures), ``attribute_accuracy`` where the set's attributes have a judge (`faces`), and exact likelihoods of autoregressive
+generators, ``bits_per_dimension`` of pixels or ``nats_per_token`` of continuous tokens. Audio:
+:mod:`jielong.evaluation.sound.tokenizers` and :mod:`jielong.evaluation.sound.generators`.
 """
 
 from __future__ import annotations

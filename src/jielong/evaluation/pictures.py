@@ -9,7 +9,9 @@ from torch import Tensor
 
 from jielong.core.medium import Medium
 from jielong.core.tokens import Tokens
+from jielong.data.selection import chooses, split_name
 from jielong.data.sets import Batch, MediaSet
+from jielong.evaluation.attributes import AttributeJudge, JudgeError, attribute_accuracy
 from jielong.evaluation.context import BATCH, EvalContext, EvalResult, Progress
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.frechet import frechet
@@ -107,6 +109,14 @@ def generator(context: EvalContext) -> EvalResult:
     except (ImportError, WeightsError) as error:
         omitted["frechet"] = f"{error}; pip install 'jielong[evaluate]'" if isinstance(error, ImportError) else str(error)
     try:
+        attributes = _judge(system, images)
+        if attributes is not None:
+            wanted = {name: [images.columns[name][row] for row in rows] for name in attributes.classes}
+            for name, pictures in (("attribute_accuracy", made), ("attribute_accuracy_real", real)):
+                figures[name] = attribute_accuracy(pictures, wanted, attributes, name)
+    except JudgeError as error:
+        omitted["attribute_accuracy"] = omitted["attribute_accuracy_real"] = str(error)
+    try:
         reason = _no_retrieval(system, images, candidates)
         judge = scorer or Scorer.load() if reason is None else None
         if judge is not None and scorer is None and judge.details.get("data") != images.name:
@@ -122,6 +132,14 @@ def generator(context: EvalContext) -> EvalResult:
         figures[name] = retrieval_at_1(pictures, captions, pool, candidates, seed=0, scorer=judge, name=name)
     report("retrieval", 2, 2)
     return EvalResult(figures, omitted, drawn)
+
+
+def _judge(system: System, images: MediaSet) -> AttributeJudge | None:
+    """The judge of the set's attributes, for pictures drawn from captions; ``None`` where there is none."""
+    if "text" not in system.inputs:
+        return None
+    judge = AttributeJudge.of(split_name(images.name)[0] if chooses(images.name) else images.name)
+    return judge if judge is not None and judge.classes.keys() <= images.columns.keys() else None
 
 
 def _no_retrieval(system: System, images: MediaSet, candidates: int) -> str | None:

@@ -43,6 +43,10 @@ class Measured:
     strip: Tensor
 
 
+CEILINGS = frozenset({"retrieval_at_1_real", "attribute_accuracy_real"})
+"""Figures of the real pictures, the same for every system."""
+
+
 def measure(system: System, data: str | None, count: int | None, seed: int, progress: Progress | None = None) -> Measured:
     """Measure one system.
 
@@ -55,7 +59,7 @@ def measure(system: System, data: str | None, count: int | None, seed: int, prog
     """
     images = heldout_items(system.recipe, data or system.recipe.data.set, system.tokenizer.media, count)
     evaluation = evaluate(system, data, count, DrawSettings(seed=seed), progress=progress, perception=True)
-    figures = {name: figure.value for name, figure in evaluation.figures.items() if name != "retrieval_at_1_real"}
+    figures = {name: figure.value for name, figure in evaluation.figures.items() if name not in CEILINGS}
     provenance = evaluation.to_json()["provenance"]
     shown = images.media(spread(len(images), SHOWN))
     layout = system.tokenizer.layout

@@ -56,6 +56,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     ),
     "generator": (
         Column("positions", "tokens", "{:,.0f}"),
+        Column("attribute_accuracy", "attributes", "{:.1%}", "more"),
         Column("retrieval_at_1", "R@1 of 100", "{:.1%}", "more"),
         Column("frechet", "Fréchet", "{:,.0f}", "less"),
         Column("bits_per_dimension", "bits per dimension", "{:.2f}", "less"),

@@ -14,7 +14,7 @@ from PIL import Image
 
 from jielong.core.json import JSON
 from jielong.data.built import BuildError
-from jielong.data.splits import fraction
+from jielong.data.splits import unseen_combinations
 from jielong.data.table import write_table
 from jielong.media.images import encode
 from jielong_zoo.builders.faces.captions import captions, captions_zh
@@ -25,7 +25,6 @@ SIZE = 64
 COUNT = 24_000
 MOST_ROUNDS = 200
 """Times that further seeds of a style are drawn in place of faces that equal earlier ones."""
-HELDOUT_SHARE = 0.05
 Progress = Callable[[int], None]
 
 
@@ -75,27 +74,9 @@ def drawn_faces(modules: Path, count: int, size: int, progress: Progress | None 
             raise BuildError(f"{number:,} seeds of the style {style} give {len(seen):,} different faces, not {wanted:,}: build fewer")
 
 
-def held_out(faces: Iterable[Face], share: float = HELDOUT_SHARE) -> set[Combination]:
-    """Combinations of style, hair and colour that training does not see, about that share of the faces.
-
-    In each style, at most a third of the colours of a hair and at most a third of the hairs of a colour are held out, so that training
-    sees every hair and every colour. Combinations are taken in the order of a hash of their names.
-    """
-    counts = Counter(face.combination for face in faces if face.combination is not None)
-    total, chosen, items = sum(counts.values()), set[Combination](), 0
-    by_hair = Counter((style, hair) for style, hair, _ in counts)
-    by_colour = Counter((style, colour) for style, _, colour in counts)
-    hairs, colours = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
-    for combination in sorted(counts, key=lambda each: fraction("|".join(each))):
-        style, hair, colour = combination
-        if items >= share * total:
-            break
-        if hairs[style, hair] < by_hair[style, hair] // 3 and colours[style, colour] < by_colour[style, colour] // 3:
-            chosen.add(combination)
-            items += counts[combination]
-            hairs[style, hair] += 1
-            colours[style, colour] += 1
-    return chosen
+def held_out(faces: Iterable[Face]) -> set[Combination]:
+    """Combinations of style, hair and colour that training does not see."""
+    return unseen_combinations(Counter(face.combination for face in faces if face.combination is not None))
 
 
 def rows(drawn: Iterable[Drawn], out: set[Combination]) -> list[JSON]:
