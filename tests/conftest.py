@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -33,3 +34,13 @@ def only_the_projects_own_parts() -> Iterator[None]:
 def _replace(family: str, parts: dict[str, type[config.Part]]) -> None:
     config._parts[family].clear()
     config._parts[family].update(parts)
+
+
+@pytest.fixture
+def default_signals() -> Iterator[None]:
+    """Signals that the suite ignores, as under ``nohup`` or in the background of a shell, have their usual effect in the test."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, usual[number]) for number in usual if signal.getsignal(number) is signal.SIG_IGN}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -14,6 +14,8 @@ from jielong.apps.cli import app
 
 from .conftest import brief
 
+pytestmark = pytest.mark.usefixtures("default_signals")
+
 
 def in_child(words: list[object], due: Callable[[Path], bool], number: int, cache: Path) -> int | None:
     """Exit code of a command that gets a signal when the first file for which it is due is written and not yet in its place."""

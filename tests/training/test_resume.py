@@ -27,7 +27,11 @@ from jielong.training import state as state_module
 from jielong.training.checkpoint import CheckpointError
 from jielong.training.state import check_same_recipe, latest_state
 
-pytestmark = [pytest.mark.filterwarnings("ignore:.*taken over"), pytest.mark.filterwarnings("ignore:removed .* unfinished file")]
+pytestmark = [
+    pytest.mark.usefixtures("default_signals"),
+    pytest.mark.filterwarnings("ignore:.*taken over"),
+    pytest.mark.filterwarnings("ignore:removed .* unfinished file"),
+]
 
 
 @pytest.fixture(autouse=True)

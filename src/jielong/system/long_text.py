@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from jielong.conditions.inputs import InputError
 from jielong.conditions.text import TEXT
 
 if TYPE_CHECKING:
@@ -42,14 +41,6 @@ class Cut:
     items: list[int]
 
 
-class TooLongError(ValueError):
-    """A word, or a text without spaces, that is longer than what a model says at once."""
-
-    def __init__(self, piece: str) -> None:
-        super().__init__(f"{piece[:40]!r} alone is longer than what the model can say at once")
-        self.piece = piece
-
-
 def sentences(text: str) -> list[str]:
     """The sentences of a text, with abbreviations, numbers and the marks of about 300 languages (sentencex)."""
     from sentencex import segment
@@ -60,8 +51,7 @@ def sentences(text: str) -> list[str]:
 def cut(text: str, fits: Callable[[str], bool]) -> list[str]:
     """Pieces of a text that fit: the text, or else each sentence, or else as many clauses, or words, as fit together.
 
-    Raises:
-        TooLongError: if a word alone does not fit.
+    A word that does not fit is a piece too; generation says that its sound is cut.
     """
     if fits(text):
         return [text]
@@ -73,9 +63,6 @@ def cut(text: str, fits: Callable[[str], bool]) -> list[str]:
         for clause in _packed([each for each in _CLAUSE.split(sentence) if each], fits):
             words = [each for word in _WORD.findall(clause) for each in ([word] if fits(word.strip()) else _PART.findall(word))]
             found += [clause] if fits(clause) else _packed(words, fits)
-    for piece in found:
-        if not fits(piece):
-            raise TooLongError(piece)
     return found
 
 
@@ -103,7 +90,7 @@ def cut_items(system: System, columns: Mapping[str, list[object]], items: int) -
     """Pieces of the items' transcripts; ``None`` if all fit, or the model does not speak.
 
     Raises:
-        InputError: if a word alone does not fit.
+        ValueError: if the condition cannot read a word.
     """
     condition, model, texts = system.recipe.condition, system.generator, columns.get(TEXT.name)
     speaks = condition is not None and any(part.transcript for part in condition.components) and system.tokenizer.hop_length is not None
@@ -128,12 +115,10 @@ def cut_items(system: System, columns: Mapping[str, list[object]], items: int) -
 
     found = Cut([], [])
     for item, text in enumerate(texts):
-        try:
-            pieces = cut(str(text), partial(fits, item)) if text else [str(text)]
-        except TooLongError as error:
-            if error.piece in refused:
-                raise refused[error.piece] from None
-            raise InputError(f"{{text}}: {error} ({longest:g} s): shorten it, or write it in several words", [TEXT]) from None
+        pieces = cut(str(text), partial(fits, item)) if text else [str(text)]
+        for piece in pieces:
+            if piece in refused:
+                raise refused[piece]
         found.texts.extend(pieces)
         found.items.extend([item] * len(pieces))
     if len(found.texts) == items:

@@ -207,7 +207,9 @@ def test_invalid_requests_are_rejected(spoken: str, tmp_path: Path) -> None:
         evaluate(system(spoken), draws=DrawSettings(length=0.0))
     table = pq.read_table(spoken).drop_columns(["text"])
     pq.write_table(table, tmp_path / "mute.parquet")
-    with pytest.raises(ValueError, match=r"the model needs a caption for every item, but .*mute.parquet lacks some: choose another set"):
+    with pytest.raises(
+        ValueError, match=r"the condition needs a caption for every item, but .*mute\.parquet has none for its 6 clips of sound"
+    ):
         evaluate(untimed, str(tmp_path / "mute.parquet"))
 
 
