@@ -134,6 +134,10 @@ def check(line: Line) -> None:
         check_jielong(line.words, line.whole)
     elif program == "python" and rest[:2] == ["-m", "jielong"]:
         check_jielong(("jielong", *rest[2:]), line.whole)
+    elif program == "python" and rest[:1] == ["-m"]:
+        spec = importlib.util.find_spec(rest[1])
+        assert spec, f"there is no module {rest[1]}"
+        check_script([str(spec.origin), *rest[2:]], line.whole)
     elif len(line.words) == 1:
         assert not line.whole or program == "make", f"{program} without arguments does nothing"
     elif program == "torchrun":

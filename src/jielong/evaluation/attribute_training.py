@@ -211,7 +211,8 @@ def train(data: str, folder: Path, settings: JudgeSettings, attributes: Sequence
     network = fit(_bytes(images)[left], targets, classes, settings, lambda line: print(line, flush=True))
     for parameter in network.parameters():
         parameter.data = parameter.data.to(torch.bfloat16).float()  # as they are stored
-    command = f"python -m jielong.evaluation.attribute_training --data {images.name} --epochs {settings.epochs} --seed {settings.seed}"
+    options = f"--data {images.name} --epochs {settings.epochs} --seed {settings.seed} --out FOLDER"
+    command = f"python -m jielong.evaluation.attribute_training {options}"
     record = JudgeRecord(images.name, images.medium.size[0], settings.width, settings.hidden, classes, command)
     wanted = {name: [images.columns[name][row] for row in validation] for name in classes}
     seen = AttributeJudge(network, record).read(images.media(validation))
