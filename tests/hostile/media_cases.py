@@ -7,7 +7,7 @@ import json
 import random
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import soundfile
@@ -64,6 +64,18 @@ def lying_pictures() -> dict[str, bytes]:
     }
 
 
+def bad_files(
+    special: Mapping[str, tuple[str, bytes]], whole: Mapping[str, bytes], draw: random.Random, count: int
+) -> Iterator[tuple[str, str, bytes]]:
+    """Name, ending and content: all special files, then damaged copies of whole ones up to ``count``."""
+    for name, (ending, data) in special.items():
+        yield name, ending, data
+    for number in range(len(special), count):
+        ending = draw.choice(list(whole))
+        kind, data = damaged(whole[ending], draw)
+        yield f"{kind} {ending} {number}", ending, data
+
+
 def pictures(material: Material, draw: random.Random, count: int) -> Iterator[Case]:
     """Damaged, lying and disguised pictures among whole ones."""
     for name, words in (("inspected", INSPECT), ("trained", TRAIN_PICTURES)):
@@ -73,13 +85,7 @@ def pictures(material: Material, draw: random.Random, count: int) -> Iterator[Ca
     whole = whole_pictures()
     special = {f"a picture {name}": ("png", data) for name, data in lying_pictures().items()}
     special |= {f"{name} as {ending}": (ending, data) for name, data in TEXTS.items() for ending in ("png", "jpg")}
-    for number in range(max(count, len(special))):
-        if number < len(special):
-            name, (ending, data) = list(special.items())[number]
-        else:
-            ending = draw.choice(list(whole))
-            kind, data = damaged(whole[ending], draw)
-            name = f"{kind} {ending} {number}"
+    for number, (name, ending, data) in enumerate(bad_files(special, whole, draw, count)):
         command = TRAIN_PICTURES if number % 8 == 7 else PICTURES[number % len(PICTURES)]
         yield Case("pictures", name, f"bad.{ending}", put(f"set/train/red/bad.{ending}", data, material.pictures), command)
 
@@ -129,13 +135,7 @@ def sounds(material: Material, draw: random.Random, count: int) -> Iterator[Case
     whole = whole_sounds()
     special = {f"a sound {name}": (name.rpartition(".")[2], data) for name, data in lying_sounds().items()}
     special |= {f"{name} as {ending}": (ending, data) for name, data in TEXTS.items() for ending in ("wav", "mp3")}
-    for number in range(max(count, len(special))):
-        if number < len(special):
-            name, (ending, data) = list(special.items())[number]
-        else:
-            ending = draw.choice(list(whole))
-            kind, data = damaged(whole[ending], draw)
-            name = f"{kind} {ending} {number}"
+    for number, (name, ending, data) in enumerate(bad_files(special, whole, draw, count)):
         command = TRAIN_SOUND if number % 8 == 7 else ("train", "vocos-tiny", "--data", "set", "--dry-run") if number % 3 == 2 else INSPECT
         yield Case("sound", name, f"bad.{ending}", put(f"set/train/bad.{ending}", data, material.sounds), command)
 

@@ -51,7 +51,7 @@ def sentences(text: str) -> list[str]:
 def cut(text: str, fits: Callable[[str], bool]) -> list[str]:
     """Pieces of a text that fit: the text, or else each sentence, or else as many clauses, or words, as fit together.
 
-    A word that does not fit is a piece too; generation says that its sound is cut.
+    A word that does not fit is a piece too; generation truncates it with a warning.
     """
     if fits(text):
         return [text]
