@@ -64,10 +64,10 @@ def train_tokenizer_below(name: str) -> None:
 
 
 @cache
-def prepared(name: str) -> tuple[Recipe, Objective, experiment.TrainingStream]:
+def prepared(name: str, *overrides: str) -> tuple[Recipe, Objective, experiment.TrainingStream]:
     """A tiny recipe's objective and its stream of samples."""
     train_tokenizer_below(name)
-    recipe = load(name)
+    recipe = load(name, overrides)
     with double_precision():
         parts = experiment.prepare(recipe)
         make = experiment.tokenizer_objective if parts.generator is None else experiment.generator_objective
@@ -102,8 +102,8 @@ class Outcome:
 class Divided:
     """A recipe's steps on the same samples, divided in several ways, from the same state."""
 
-    def __init__(self, name: str, seen: int = LATE) -> None:
-        recipe, self.objective, self.stream = prepared(name)
+    def __init__(self, name: str, *overrides: str, seen: int = LATE) -> None:
+        recipe, self.objective, self.stream = prepared(name, *overrides)
         update = {"clip": None, "precision": "fp32", "optimizer": "adamw"}
         self.settings = TrainSettings.model_validate(recipe.train.model_dump() | update)
         self.seen, self.state = seen, copy.deepcopy(self.objective.state_dict())

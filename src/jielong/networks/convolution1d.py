@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jielong.networks.decoder import Decoder
+from jielong.networks.repeated import RepeatedBlock
 from jielong.networks.streaming import Stream, StreamingModule, StreamingSequential, StreamState
 from jielong.networks.time_kernels import Kernel, convolution, join, transposed
 from jielong.networks.time_layer import ConvNorm, Padding, TimeLayer, pad
@@ -237,7 +238,7 @@ class _Waiting(StreamState):
         return "its layers look ahead" if self.samples.shape[-1] else None
 
 
-class Residual(StreamingModule):
+class Residual(StreamingModule, RepeatedBlock):
     """``shortcut(x) + branch(x)``; in a stream the shortcut waits for a branch that lags behind."""
 
     def __init__(self, branch: StreamingModule, shortcut: nn.Module) -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jielong.networks.decoder import Decoder
+from jielong.networks.repeated import RepeatedBlock
 
 
 def _groups(channels: int) -> int:
@@ -31,7 +32,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(_groups(channels), channels)
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(RepeatedBlock):
     """Norm, SiLU, 3x3 convolution, twice, added to the input; ``(B, inputs, H, W) -> (B, outputs, H, W)``."""
 
     def __init__(self, inputs: int, outputs: int, norm: NormOf = group_norm) -> None:
@@ -49,7 +50,7 @@ class ResidualBlock(nn.Module):
         return self.skip(x) + h
 
 
-class SpatialAttention(nn.Module):
+class SpatialAttention(RepeatedBlock):
     """Single-head self-attention over all positions of a feature map, added to it."""
 
     def __init__(self, channels: int, norm: NormOf = group_norm) -> None:

@@ -24,6 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from jielong.config.registry import Part
+from jielong.networks.repeated import RepeatedBlock
 
 SINUSOID = 256
 """Channels of a time's sinusoidal embedding."""
@@ -162,6 +163,17 @@ class JointDenoiser(TimedNetwork, ABC, Generic[P]):
 AnyDenoiser = Denoiser | JointDenoiser[Any]
 
 
+class _MLPBlock(RepeatedBlock, nn.ModuleList):
+    """``h + gate f(norm(h) (1 + scale) + shift)`` with the layers ``f``."""
+
+    def forward(self, h: Tensor, norm: nn.Module, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+        """``(..., W)`` to the same."""
+        x = modulated(norm(h), shift, scale)
+        for layer in self:
+            x = layer(x)
+        return h + gate * x
+
+
 class MLPDenoiser(Denoiser):
     """MAR's head: residual MLPs ``Linear, SiLU, Linear``. ``config``: width and number of blocks."""
 
@@ -170,7 +182,7 @@ class MLPDenoiser(Denoiser):
         super().__init__(width, sizes.hidden, sizes.times)
         self.input = nn.Linear(sizes.inputs, width)
         self.norms = nn.ModuleList(LayerNorm(width, affine=True) for _ in range(layers))
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(layers))
+        self.blocks = nn.ModuleList(_MLPBlock([nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)]) for _ in range(layers))
         self.modulation = nn.Linear(width, (3 * layers + 2) * width)  # of all blocks and the last norm, in one product
         self.last_norm = LayerNorm(width, affine=False)
         self.output = nn.Linear(width, sizes.outputs)
@@ -182,7 +194,7 @@ class MLPDenoiser(Denoiser):
         h = self.input(x.to(prepared.dtype))
         for index, (norm, block) in enumerate(zip(self.norms, self.blocks, strict=True)):
             shift, scale, gate = parts[3 * index : 3 * index + 3]
-            h = h + gate * block(modulated(norm(h), shift, scale))
+            h = block(h, norm, shift, scale, gate)
         return self.output(modulated(self.last_norm(h), *parts[-2:]))
 
 
@@ -207,7 +219,7 @@ class AttentionDenoiser(Denoiser):
         self.qkv = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(layers))
         self.projections = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)) for _ in range(layers)
+            _MLPBlock([nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)]) for _ in range(layers)
         )
         self.modulation = nn.Linear(width, (6 * layers + 2) * width)
         self.output = nn.Linear(width, outputs // groups)
@@ -221,7 +233,7 @@ class AttentionDenoiser(Denoiser):
         for index, (qkv, project, block) in enumerate(zip(self.qkv, self.projections, self.blocks, strict=True)):
             shift, scale, gate, shift2, scale2, gate2 = parts[6 * index : 6 * index + 6]
             h = h + gate * project(self._attend(qkv(modulated(self.norms[2 * index](h), shift, scale))))
-            h = h + gate2 * block(modulated(self.norms[2 * index + 1](h), shift2, scale2))
+            h = block(h, self.norms[2 * index + 1], shift2, scale2, gate2)
         out = self.output(modulated(self.norms[-1](h), *parts[-2:]))  # (M, G, outputs / G)
         return out.unflatten(-1, (self.kinds, -1)).transpose(1, 2).flatten(1)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from jielong.networks.attention import attention
 from jielong.networks.norm import Norm
+from jielong.networks.repeated import RepeatedBlock
 
 Memory = list[tuple[Tensor, Tensor]]
 """Keys and values ``(M, heads, k, head width)`` of the codebooks so far, one pair per layer."""
@@ -30,7 +31,7 @@ class PerCodebook(nn.Module):
         return torch.bmm(x.transpose(0, 1), self.weight[first : first + x.shape[1]]).transpose(0, 1)
 
 
-class DepthLayer(nn.Module):
+class DepthLayer(RepeatedBlock):
     """Causal attention over the codebooks and SwiGLU, both pre-norm and residual, without position embeddings."""
 
     def __init__(self, codebooks: int, width: int, heads: int, hidden: int, shared: bool, end_std: float) -> None:

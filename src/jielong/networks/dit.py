@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from jielong.core.rng import Draws
 from jielong.networks.denoiser import DenoiserSizes, JointDenoiser, LayerNorm, NetworkSettings, modulated
 from jielong.networks.dropout import Dropout, current_streams
+from jielong.networks.repeated import RepeatedBlock
 from jielong.networks.rope import Rotary, Rotation
 
 
@@ -46,7 +47,7 @@ class BlockCondition:
         return replace(self, states=self.states[index], whole=self.whole[index], real=real, streams=streams)
 
 
-class _Block(nn.Module):
+class _Block(RepeatedBlock):
     """Attention and a feed-forward part, each ``h + gate f(LN(h) (1 + scale) + shift)``."""
 
     def __init__(self, config: DiT) -> None:

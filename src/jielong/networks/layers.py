@@ -23,6 +23,7 @@ from jielong.networks.autograd import GradContext
 from jielong.networks.dropout import DropoutSite, current_streams, dropout
 from jielong.networks.eligibility import is_exactly
 from jielong.networks.norm import Norm, NormKind
+from jielong.networks.repeated import RepeatedBlock
 from jielong.networks.rope import Rotation
 
 Activation = Literal["swiglu", "gelu"]
@@ -201,7 +202,7 @@ class FeedForward(nn.Module):
         return F.gelu(h, approximate="tanh")
 
 
-class Block(nn.Module, DropoutSite):
+class Block(RepeatedBlock, DropoutSite):
     """Pre-norm residual branches: self-attention, cross-attention if the condition enters so, feed-forward."""
 
     def __init__(self, config: LayerConfig, condition_width: int | None = None) -> None:

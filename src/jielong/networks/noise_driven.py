@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jielong.networks.repeated import RepeatedBlock
 
-class NoiseDrivenBlock(nn.Module):
+
+class NoiseDrivenBlock(RepeatedBlock):
     """``x + gate * MLP(LN(x) (1 + scale) + shift)``; shift, scale and gate are linear in the noise features, initially 0."""
 
     def __init__(self, width: int) -> None:

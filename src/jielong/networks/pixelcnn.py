@@ -33,6 +33,7 @@ from jielong.networks.gated import gate, initialise, unit_rms, without_autocast
 from jielong.networks.masked_convolution import HorizontalConvolution, VerticalConvolution
 from jielong.networks.pixel_cache import Maps, PixelCache, by_colour
 from jielong.networks.pixel_grid import PixelGrid
+from jielong.networks.repeated import RepeatedBlock
 from jielong.networks.replay import ReplayCache
 
 
@@ -54,7 +55,7 @@ class PixelCNNConfig(Config):
         return self
 
 
-class GatedBlock(nn.Module):
+class GatedBlock(RepeatedBlock):
     """One block of both stacks: ``(B, F, H, W)`` each, ``F`` a multiple of ``colours``, the positions of a pixel."""
 
     def __init__(self, features: int, config: PixelCNNConfig, colours: int, condition_width: int | None) -> None:

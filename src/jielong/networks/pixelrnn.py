@@ -23,6 +23,7 @@ from jielong.networks.masked_convolution import HorizontalConvolution, VerticalC
 from jielong.networks.pixel_grid import PixelGrid
 from jielong.networks.pixelrnn_cache import PixelRNNCache
 from jielong.networks.recurrence import DiagonalBiLSTM, Direction, GroupedLinear, Recurrence, RowLSTM
+from jielong.networks.repeated import RepeatedBlock
 from jielong.networks.replay import ReplayCache
 
 Kind = Literal["row", "diagonal"]
@@ -71,7 +72,7 @@ class PixelConvolution(nn.Module):
         return (self.above(x) + self.beside(x)).permute(0, 2, 3, 1).contiguous()
 
 
-class Layer(nn.Module):
+class Layer(RepeatedBlock):
     """A recurrent layer as a residual branch: ``x + W states(x)``."""
 
     def __init__(self, states: Recurrence, hidden: int, features: int, groups: int) -> None:

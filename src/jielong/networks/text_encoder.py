@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from jielong.networks.attention import additive
 from jielong.networks.layers import AttentionContext, Block, LayerConfig
 from jielong.networks.norm import Norm
+from jielong.networks.repeated import RepeatedBlock
 from jielong.networks.rope import Rotary
 
 
-class _Neighbours(nn.Module):
+class _Neighbours(RepeatedBlock):
     """``x + gelu(conv(norm(x)))``, with zeros at padding."""
 
     def __init__(self, width: int, kernel: int) -> None:

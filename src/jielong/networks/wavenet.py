@@ -26,6 +26,7 @@ from jielong.networks.backbone import Backbone, BackboneInputs, check_raster
 from jielong.networks.dropout import Dropout
 from jielong.networks.eligibility import can_fuse
 from jielong.networks.gated import gate, initialise, unit_rms, without_autocast
+from jielong.networks.repeated import RepeatedBlock
 from jielong.networks.replay import ReplayCache
 from jielong.networks.wave_cache import LayerMaps, WaveCache
 
@@ -46,7 +47,7 @@ class WaveNetConfig(Config):
         return tuple(2**layer for layer in range(self.layers)) * self.stacks
 
 
-class GatedLayer(nn.Module):
+class GatedLayer(RepeatedBlock):
     """One gated layer over ``(B, n, F)``."""
 
     def __init__(self, features: int, dilation: int, condition_width: int | None, dropout: float) -> None:

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from jielong.networks.attention import additive, compute_dtype
 from jielong.networks.layers import AttentionContext, KeysValues, SelfAttention
 from jielong.networks.norm import Norm
+from jielong.networks.repeated import RepeatedBlock
 from jielong.networks.rope import Rotation
 from jielong.networks.streaming import StreamingModule, StreamState
 
 
-class _Layer(nn.Module):
+class _Layer(RepeatedBlock):
     """Pre-norm residual branches with LayerScale: attention and feed-forward."""
 
     def __init__(self, width: int, heads: int, hidden: int, scale: float) -> None:

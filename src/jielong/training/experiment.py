@@ -48,6 +48,7 @@ from jielong.system import (
 )
 from jielong.tokenizers.base import LearnedTokenizer, Tokenizer
 from jielong.training import token_cache as cache
+from jielong.training.blocks import check_blocks
 from jielong.training.distill_teacher import WhisperTeacher
 from jielong.training.generator_objective import GeneratorObjective, training_tokens
 from jielong.training.objective import Objective
@@ -170,7 +171,9 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
         raise TooLargeError(f"a batch takes at least {size_words(size)}, {may_have(limit)}: choose a smaller train.batch")
     if generator is not None and generator.condition is not None and recipe.data.missing_condition != "error":
         sets = sets.readable(generator.condition)
-    return Experiment(recipe, sets, media, tokenizer, generator, {name: trained[name] for name in recipe.stages})
+    experiment = Experiment(recipe, sets, media, tokenizer, generator, {name: trained[name] for name in recipe.stages})
+    check_blocks(experiment.model, recipe.train)
+    return experiment
 
 
 def run(

@@ -18,6 +18,7 @@ from jielong.core.json import JSON
 from jielong.core.rng import seed_of
 from jielong.core.storage import check_room, size_words
 from jielong.media.images import sheet, write_image
+from jielong.training.blocks import prepare_blocks
 from jielong.training.checkpoint import CheckpointError, bytes_of, fit_tensors
 from jielong.training.ema import Ema
 from jielong.training.nonfinite import NonFiniteError, range_advice
@@ -61,6 +62,7 @@ class Run(Generic[Model]):
         objective.to(accelerator.device).train()
         self.ema = Ema(objective.model, settings.ema)
         self._modules = set(objective.model.modules())  # of the EMA: a phase may train all of them, or some
+        prepare_blocks(objective.model, settings)  # behind the EMA, which is a copy without these settings
         self.stepper = Stepper(objective, settings, accelerator, prefetcher)
         self.counters = state.counters if state is not None else Counters()
         self.metrics: JSON = {}

@@ -34,6 +34,8 @@ class TrainSettings(Config):
         samples: The budget in samples seen; the last step may pass it by less than a batch.
         batch: Samples a step, over all processes and micro-batches.
         micro_batch: Samples computed at once by a process; gradients of several are accumulated. ``None``: all of its share.
+        gradient_checkpointing: Keep the inputs alone of every repeated block for the backward pass, which computes the block again: less
+            memory, and one more forward pass of the blocks.
         optimizer: ``adamw``; or ``muon``, which orthogonalises the updates of hidden matrices and uses AdamW for the rest.
         lr: Peak learning rate. Muon's updates are scaled to AdamW's size, so the same value serves both.
         betas: Decay rates of AdamW's moments.
@@ -56,6 +58,7 @@ class TrainSettings(Config):
     samples: PositiveInt
     batch: PositiveInt = 64
     micro_batch: PositiveInt | None = None
+    gradient_checkpointing: bool = False
     optimizer: Literal["adamw", "muon"] = "adamw"
     lr: PositiveFloat = 3e-4
     betas: tuple[Beta, Beta] = (0.9, 0.95)

@@ -36,7 +36,7 @@ FORMAT = 2
 STATE = "state.json"
 MAX_STATE = 1 << 26
 """Most bytes of :data:`STATE`."""
-_FREE = {"train.micro_batch", "train.log_every", "train.sample_every", "train.save_every"}
+_FREE = {"train.micro_batch", "train.gradient_checkpointing", "train.log_every", "train.sample_every", "train.save_every"}
 """Keys of a recipe that may change when a run is resumed: they do not change what is computed."""
 
 

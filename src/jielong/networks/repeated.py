@@ -1,0 +1,37 @@
+"""Repeated blocks: the unit in which training recomputes activations, compiles, and divides weights among processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextvars import copy_context
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+class RepeatedBlock(nn.Module):
+    """Base of the blocks that a network repeats; only its call reads its weights.
+
+    Attributes:
+        recomputed: Whether a call keeps its inputs alone for the backward pass, which computes the block again (arXiv 1604.06174). The
+            second call reads the same context variables and the same state of torch's generators, so it draws the same numbers.
+    """
+
+    recomputed: bool = False
+
+    def __call__(self, *args: object) -> Any:
+        """The block's forward pass."""
+        if self.recomputed and torch.is_grad_enabled():
+            return checkpoint(copy_context().run, super().__call__, *args, use_reentrant=False)
+        return super().__call__(*args)
+
+
+def blocks_of(model: nn.Module) -> Iterator[tuple[str, RepeatedBlock]]:
+    """The outermost repeated blocks of a model with their names."""
+    for name, child in model.named_children():
+        if isinstance(child, RepeatedBlock):
+            yield name, child
+        else:
+            yield from ((f"{name}.{inner}", block) for inner, block in blocks_of(child))
