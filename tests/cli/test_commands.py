@@ -165,7 +165,7 @@ def test_tokenize_then_detokenize_gives_the_reconstructions(pictures: Path, toke
     with safe_open(file, "pt") as opened:
         assert opened.get_tensor("values").shape == (6, 16, 1)
     succeed("detokenize", tokenizer, file, "--out", tmp_path / "back", "-n", 4)
-    assert files(tmp_path / "back") == {f"000{i}.png" for i in range(4)}
+    assert files(tmp_path / "back") == {*(f"000{i}.png" for i in range(4)), "provenance.json"}
     system = load_system(str(tokenizer))
     real = open_data(pictures, size=16, split="heldout").media(range(4))
     expected = to_bytes(system.decode(system.encode(real)))
@@ -181,7 +181,7 @@ def test_generate_from_words(painter: Path, tmp_path: Path) -> None:
     result = succeed(
         "generate", painter, "--text", "a red square", "--text", "a blue square", "-n", 2, "--guidance", "linear:3", "--out", out
     )
-    assert {"0000.png", "0001.png", "0002.png", "0003.png", "sheet.png"} <= files(out)
+    assert {"0000.png", "0001.png", "0002.png", "0003.png", "sheet.png", "provenance.json"} <= files(out)
     assert Image.open(out / "0000.png").size == (8, 8)
     assert (out / "0002.txt").read_text().strip() == "a blue square"
     assert result.stdout.strip() == str(out)
@@ -208,10 +208,41 @@ def test_generate_from_classes_is_the_same_for_the_same_seed(chain: Path, tmp_pa
 def test_generate_into_one_file(painter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     succeed("generate", painter, "--text", "a red square", "--out", "one.png")
-    succeed("generate", painter, "--text", "a red square", "-n", 3, "--out", "sheet.png")
-    assert files(tmp_path) == {"one.png", "sheet.png"}
+    several = succeed("generate", painter, "--text", "a red square", "-n", 3, "--out", "sheet.png")
+    assert "sheet.png has all 3, sheet-0000.png to sheet-0002.png one each" in several.stderr
+    assert files(tmp_path) == {"one.png", "sheet.png", "sheet.png.json", *(f"sheet-000{i}.png" for i in range(3))}
+    assert Path("sheet-0000.png").read_bytes() == Path("one.png").read_bytes()
     assert Image.open("one.png").size == (8, 8)
     assert Image.open("sheet.png").width > 3 * 8
+
+
+def test_a_file_has_the_format_of_its_ending(painter: Path, tmp_path: Path) -> None:
+    for ending, form in ((".jpg", "JPEG"), (".webp", "WEBP"), (".PNG", "PNG")):
+        succeed("generate", painter, "--text", "a red square", "--out", tmp_path / f"one{ending}")
+        with Image.open(tmp_path / f"one{ending}") as image:
+            assert (image.format, image.size) == (form, (8, 8))
+
+
+def test_an_ending_that_cannot_be_written_is_refused_before_the_work(painter: Path, tokenizer: Path, tmp_path: Path) -> None:
+    for ending in (".mp3", ".xyz", ".svg"):
+        refused = command("generate", painter, "--text", "x", "--text", "y", "--class", "none", "--out", tmp_path / f"one{ending}")
+        assert refused.exit_code == 2  # and nothing about the input, which is refused by the work
+        plain = " ".join(refused.stderr.replace("│", " ").split())
+        assert f"pictures are not written as {ending}: use .png, .jpg, .jpeg, .webp" in plain
+    assert command("detokenize", tokenizer, tokenizer / "recipe.yaml", "--out", tmp_path / "back.wav").exit_code == 2
+    assert command("data", "inspect", "/nowhere", "--sheet", tmp_path / "sheet.mp4").exit_code == 2
+    assert files(tmp_path) == set()
+
+
+def test_a_used_folder_holds_the_results_of_one_run(painter: Path, tmp_path: Path) -> None:
+    words = ("generate", painter, "--text", "a red square", "--out", tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    succeed(*words, "-n", 3, "--trace")
+    again = succeed(*words, "-n", 1, "--seed", 1)
+    assert "removed 7 files of the last run" in again.stderr  # two pictures and their captions, a sheet, a trace and its film
+    assert files(tmp_path) == {"0000.png", "0000.txt", "notes.txt", "provenance.json"}
+    provenance = json.loads((tmp_path / "provenance.json").read_text())
+    assert (provenance["seed"], provenance["captions"], set(provenance["files"])) == (1, ["a red square"], {"0000.png", "0000.txt"})
 
 
 def test_a_trace_reveals_every_token_once_and_ends_in_the_picture(painter: Path, tmp_path: Path) -> None:

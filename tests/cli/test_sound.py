@@ -180,11 +180,17 @@ def test_from_files_to_generated_sound(tones: Path, tmp_path: Path) -> None:
     run = tmp_path / "generator"
     succeed("train", tmp_path / "generator.yaml", "--out", run, "--tokens", tokens, "--device", "cpu")
     succeed("generate", run, "-n", "3", "--out", tmp_path / "made")
-    assert {path.name for path in (tmp_path / "made").iterdir()} == {"0000.wav", "0001.wav", "0002.wav", "sheet.png"}
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {"0000.wav", "0001.wav", "0002.wav", "sheet.png", "provenance.json"}
     succeed("generate", run, "-n", "1", "--out", tmp_path / "one.wav")
     one, rate = read_audio(tmp_path / "one.wav")
     assert (rate, one.shape) == (4_000, (1, 2_000))
     assert torch.equal(one, read_audio(tmp_path / "made" / "0000.wav")[0])
+    succeed("generate", run, "--out", tmp_path / "one.flac")
+    assert torch.equal(one, read_audio(tmp_path / "one.flac")[0])
+    refused = command("generate", run, "--out", tmp_path / "one.mp3")  # of no rate of MP3
+    assert refused.exit_code == 2
+    assert "4,000 samples a second" in " ".join(refused.stderr.split())
+    assert not (tmp_path / "one.mp3").exists()
 
 
 CONTINUOUS = """

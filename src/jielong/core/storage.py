@@ -87,20 +87,22 @@ def check_room(path: Path, needed: int, more: str = "") -> None:
     """Check before the work whether a file or folder can be written.
 
     Args:
-        path: The file or folder.
+        path: The file or folder; its parents are folders or missing.
         needed: Bytes to be written.
         more: As of :class:`StorageError`.
 
     Raises:
-        StorageError: if the folder is read-only, or less is free.
+        StorageError: if the folder is read-only or a file, or less is free.
     """
     place, code = _nearest(path), 0
-    if not os.access(place, os.W_OK | os.X_OK):
+    if _file_among(path.parent) is not None:
+        code = errno.ENOTDIR
+    elif not os.access(place, os.W_OK | os.X_OK):
         code = errno.EROFS if os.name != "nt" and os.statvfs(place).f_flag & os.ST_RDONLY else errno.EACCES
     elif (free := free_bytes(path)) is not None and free < needed:
         code = errno.ENOSPC
     if code:
-        raise StorageError(OSError(code, os.strerror(code)), path, needed, more)
+        raise StorageError(OSError(code, os.strerror(code)), path, needed or None, more)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,17 @@ from torch import Tensor
 from jielong.core.files import write_bytes
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+_JPEG: tuple[str, dict[str, object]] = "JPEG", {"quality": 95, "subsampling": 0}
+WRITTEN: Mapping[str, tuple[str, dict[str, object]]] = {
+    ".png": ("PNG", {}),
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".webp": ("WEBP", {"lossless": True}),
+    ".bmp": ("BMP", {}),
+    ".tif": ("TIFF", {"compression": "tiff_deflate"}),
+    ".tiff": ("TIFF", {"compression": "tiff_deflate"}),
+}
+"""Endings of pictures that are written, each with Pillow's name of the format and its settings; all but JPEG are exact."""
 
 
 def fit(image: Image.Image, size: int) -> Image.Image:
@@ -119,18 +130,34 @@ def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def write_image(path: str | os.PathLike[str], image: Image.Image | Tensor) -> Path:
-    """Write a picture atomically; the suffix says the kind (``.png`` when there is none).
+def encode_as(suffix: str, image: Image.Image | Tensor) -> bytes:
+    """A picture as the bytes of a file with an ending of :data:`WRITTEN`.
 
     Raises:
-        ValueError: if the suffix is not that of a picture.
+        ValueError: if the ending is another one, or this Pillow lacks its format.
+    """
+    if suffix.lower() not in WRITTEN:
+        raise ValueError(f"{suffix!r} is not a kind of picture that is written: use {', '.join(WRITTEN)}")
+    form, options = WRITTEN[suffix.lower()]
+    try:
+        return encode(from_tensor(image) if isinstance(image, Tensor) else image, form, **options)
+    except (KeyError, OSError) as error:
+        raise ValueError(f"this Pillow cannot write {form} ({error}): use another of {', '.join(WRITTEN)}") from error
+
+
+def write_image(path: str | os.PathLike[str], image: Image.Image | Tensor) -> Path:
+    """Write a picture whole or not at all; the suffix says the kind (``.png`` when there is none).
+
+    Raises:
+        ValueError: as :func:`encode_as`.
     """
     path = Path(path)
     path = path if path.suffix else path.with_suffix(".png")
-    kind = Image.registered_extensions().get(path.suffix.lower())
-    if kind is None:
-        raise ValueError(f"{path}: {path.suffix!r} is not a kind of picture; use .png, .jpg or .webp")
-    return write_bytes(path, encode(from_tensor(image) if isinstance(image, Tensor) else image, kind))
+    try:
+        data = encode_as(path.suffix, image)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return write_bytes(path, data)
 
 
 def to_data_uri(image: Image.Image | Tensor) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from jielong.media.audio import encode_audio, write_audio
-from jielong.media.images import from_tensor, sheet, to_data_uri, write_image
+from jielong.media.images import WRITTEN, from_tensor, sheet, to_data_uri, write_image
 from jielong.media.results import Results
 from jielong.media.spectrograms import in_a_row, spectrogram, spectrograms
 
@@ -33,7 +33,7 @@ class Sound:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it, whole or not at all; the suffix says the format (WAV when there is none); an image file gets its spectrogram."""
-        if Path(path).suffix.lower() in Image.registered_extensions():
+        if Path(path).suffix.lower() in WRITTEN:
             return write_image(path, self.image)
         return write_audio(path, self.tensor, self.rate)
 

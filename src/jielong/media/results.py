@@ -11,7 +11,7 @@ from typing import ClassVar, Generic, Protocol, Self, TypeVar, overload
 from PIL import Image
 from torch import Tensor
 
-from jielong.media.images import encode, write_image
+from jielong.media.images import WRITTEN, encode, write_image
 
 
 class ResultItem(Protocol):
@@ -114,9 +114,9 @@ class Results(Sequence[Item], ABC, Generic[Item]):
         Captions go beside the items as ``.txt`` files, so that the folder opens as a data set. Returns the media files written.
         """
         path = Path(path)
-        if path.suffix.lower() in Image.registered_extensions():
+        if path.suffix.lower() in WRITTEN and not path.is_dir():
             return [write_image(path, self.sheet())]
-        if path.suffix:
+        if path.suffix and not path.is_dir():
             return [self.save_joined(path)]
         path.mkdir(parents=True, exist_ok=True)
         written = []

@@ -48,10 +48,17 @@ def inspect_set(
     as_json: Annotated[bool, typer.Option("--json", help="Print only one JSON object.")] = False,
 ) -> None:
     """Report counts, sizes, captions, classes and unreadable files."""
+    from PIL import Image
+
     from jielong.data.inspecting import inspect
+    from jielong.media.images import encode_as
 
     keys = {"size": size, "kind": kind, "sample_rate": sample_rate, "duration": duration}
     if sheet is not None:
+        try:
+            encode_as(sheet.suffix or ".png", Image.new("RGB", (1, 1)))
+        except ValueError as error:
+            raise typer.BadParameter(f"{sheet}: {error}", param_hint="--sheet") from None
         with _named("sheet"):
             check_room(sheet, 0)
     report = inspect(name, limit or None, **{key: value for key, value in keys.items() if value is not None})

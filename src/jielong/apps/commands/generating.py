@@ -13,10 +13,10 @@ import typer
 
 from jielong.apps.commands.condition_options import inputs_of
 from jielong.apps.commands.devices import Device, chosen_device
+from jielong.apps.commands.outputs import Out, output_of
 from jielong.apps.commands.sampling_options import takes_sampling
 from jielong.apps.commands.screen import say
 from jielong.apps.commands.tokenizing import Checkpoint
-from jielong.core.files import staged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,7 @@ def generate(
     seed: Seed = 0,
     text_file: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="A file whose whole text is the one --text.")] = None,
     sampling: dict[str, Any] = {},  # noqa: B006 - read by takes_sampling, never changed
-    out: Annotated[Path, typer.Option(help="Output folder of items and their sample grid, or one .png or .wav file.")] = Path("generated"),
+    out: Out = Path("generated"),
     complete: Annotated[
         Path | None, typer.Option(help="A file to keep a half of, or a recording to continue; the rest is generated.")
     ] = None,
@@ -54,13 +54,14 @@ def generate(
     trace: Annotated[bool, typer.Option("--trace", help="Also write trace.json and an animation of every step (or spectrogram).")] = False,
     device: Device = "auto",
 ) -> None:
-    """Generate images or audio into a folder with a sample grid, or into one file if --out ends in .png or .wav."""
+    """Generate images or audio into a folder with a sample grid, or into a file of the format that --out ends in."""
     if sampling.get("soft_codes") and trace:
         raise typer.BadParameter("--trace records codes, and soft codes are mixtures: drop one option", param_hint="--soft-codes")
     from jielong.apps.commands.trace import Recorder
     from jielong.system import load
 
     system = load(checkpoint, chosen_device(device))
+    output = output_of(out, system.tokenizer.media)
     recorder = Recorder(system) if trace else None
     started = time.perf_counter()
     draw: Callable[..., Results[Any]] = system.generate
@@ -68,8 +69,12 @@ def generate(
         draw = partial(system.complete, _read(complete, system), keep.value)
     items = draw(**_inputs(context, text_file), **sampling, count=count, seed=seed, on_step=recorder)
     taken = time.perf_counter() - started
-    _write(items, out, recorder, {"checkpoint": checkpoint, "seed": seed})
+    origin = {"checkpoint": checkpoint, "seed": seed}
+    extra = None if recorder is None else partial(recorder.write, results=items, origin=origin)
+    notice = output.write(items, origin, extra)
     say(items.summary(taken))
+    if notice:
+        say(notice)
     typer.echo(out)
 
 
@@ -90,22 +95,3 @@ def _read(path: Path, system: System) -> Tensor:
     from jielong.media.kinds.base import kind_of
 
     return kind_of(system.tokenizer.media).read(path, system.tokenizer.media)
-
-
-def _write(items: Results[Any], out: Path, recorder: object, origin: dict[str, object]) -> None:
-    """Write all files or none."""
-    from jielong.apps.commands.trace import Recorder
-    from jielong.media.kinds.base import kinds
-
-    single = any(out.suffix.lower() in kind.suffixes for kind in kinds().values())
-    with staged(out.parent if single else out) as folder:
-        if not single:
-            items.save(folder)
-        sheet = folder / (out.name if single else "sheet.png")
-        if single and len(items) == 1:
-            items[0].save(sheet)
-        elif len(items) > 1 or single:
-            items.save(sheet)
-        if isinstance(recorder, Recorder):
-            stem = f"{out.stem}-trace" if single else "trace"
-            recorder.write(folder, stem, items, origin)

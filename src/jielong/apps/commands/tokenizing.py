@@ -11,8 +11,8 @@ import typer
 from rich.progress import Progress
 
 from jielong.apps.commands.devices import Device, chosen_device
+from jielong.apps.commands.outputs import Out, output_of
 from jielong.apps.commands.screen import notes, say
-from jielong.core.files import staged
 
 if TYPE_CHECKING:
     from jielong.system import System
@@ -95,7 +95,7 @@ def _one_file(system: System, path: Path, out: Path) -> None:
 def detokenize(
     checkpoint: Checkpoint,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Token file from `jielong tokenize`.")],
-    out: Annotated[Path, typer.Option(help="Output folder.")],
+    out: Out,
     count: Annotated[int | None, typer.Option("-n", min=1, help="Decode only the first items.")] = None,
     device: Device = "auto",
 ) -> None:
@@ -106,12 +106,15 @@ def detokenize(
     from jielong.training import token_cache as cache
 
     system = load(checkpoint, chosen_device(device))
+    media = system.tokenizer.media
+    output = output_of(out, media)
     tokens = cache.read(file, {"tokenizer": cache.tokenizer_identity(system.tokenizer)}, tokenizer=system.tokenizer)
     lengths = None if tokens.lengths is None else tokens.lengths[:count]
     chosen = Tokens(tokens.values[:count], tokens.layout, lengths)
-    with staged(out) as folder:
-        media, samples = system.tokenizer.media, cache.samples_of(file)
-        decoded = system.decode(chosen)
-        kind_of(media).wrap(decoded if samples is None else decoded[..., :samples], media).save(folder)
+    samples, decoded = cache.samples_of(file), system.decode(chosen)
+    items = kind_of(media).wrap(decoded if samples is None else decoded[..., :samples], media)
+    notice = output.write(items, {"checkpoint": checkpoint, "tokens": str(file)}, grid=False)
     say(f"{len(chosen):,} {kind_of(media).noun[1]}")
+    if notice:
+        say(notice)
     typer.echo(out)

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from jielong.config.data import DataSettings
 from jielong.core.json import JSON
 from jielong.core.medium import ALONG_TIME, Medium
-from jielong.media.audio import level, normalise, resample, to_channels, to_integers
+from jielong.media.audio import WRITTEN, encode_audio, level, normalise, resample, to_channels, to_integers
+from jielong.media.images import WRITTEN as IMAGES
+from jielong.media.images import encode_as
 from jielong.media.inspection import Inspector, Spread, some
 from jielong.media.kinds.base import Content, MediaKind, register
 from jielong.media.players import Sounds
@@ -55,6 +58,7 @@ class AudioKind(MediaKind):
     settings = AudioData
     native: ClassVar = {"channels": 1}
     suffixes = SUFFIXES
+    written = (*WRITTEN, *IMAGES)
     columns = ("audio", "sound", "speech", "wav", "flac", "ogg", "mp3", "bytes")
     sample_count = 6
     measured_count = 64
@@ -114,6 +118,14 @@ class AudioKind(MediaKind):
     def wrap(self, media: Tensor, medium: Medium, captions: Sequence[str] | None = None, lengths: Sequence[int] | None = None) -> Sounds:
         """Clips that save and play themselves."""
         return Sounds(media, medium.sample_rate, captions, lengths)
+
+    def check_written(self, path: Path, medium: Medium) -> None:
+        """See :meth:`MediaKind.check_written`; a sample is encoded. A picture's ending is for the spectrogram."""
+        super().check_written(path, medium)
+        if path.suffix.lower() in IMAGES:
+            encode_as(path.suffix, torch.zeros(1, 1, 1))
+        else:
+            encode_audio(torch.zeros(medium.channels, 1), medium.sample_rate, path.suffix)
 
     def inspector(self, medium: Medium) -> Inspector:
         """Durations, levels, rates, and clips that are silent, quiet, clipped or long."""

@@ -31,6 +31,7 @@ class MediaKind(ABC):
         settings: Its keys of a recipe's `data:` section.
         native: Keys of `settings`, and ``channels``, at which a source is used that says nothing else.
         suffixes: Of its files.
+        written: Endings of files that one item is written to; ``suffixes`` by default.
         columns: Usual names of its column in a Parquet table.
         sample_count: Items of the sample grid that training writes.
         measured_count: Held-out items measured while training.
@@ -42,6 +43,7 @@ class MediaKind(ABC):
     settings: ClassVar[type[DataSettings]]
     native: ClassVar[Mapping[str, int]]
     suffixes: ClassVar[frozenset[str]]
+    written: ClassVar[Sequence[str]] = ()
     columns: ClassVar[Sequence[str]] = ()
     sample_count: ClassVar[int] = 16
     measured_count: ClassVar[int] = 512
@@ -95,6 +97,19 @@ class MediaKind(ABC):
         self, media: Tensor, medium: Medium, captions: Sequence[str] | None = None, lengths: Sequence[int] | None = None
     ) -> Results[ResultItem]:
         """Items ``(B, C, *size)`` as an object that saves and shows itself; ``lengths`` are their samples along time."""
+
+    def check_written(self, path: Path, medium: Medium) -> None:
+        """Check before the work whether an item can be written to a file of this name; nothing is written.
+
+        Raises:
+            ValueError: if the ending is of another medium or unknown, or its format cannot hold the medium.
+            MissingLibraryError: if a library of the format is not installed.
+        """
+        known = self.written or sorted(self.suffixes)
+        if path.suffix.lower() not in known:
+            raise ValueError(
+                f"{path}: {self.noun[1]} are not written as {path.suffix}: use {', '.join(known)}, or a folder's name, without an ending"
+            )
 
     @abstractmethod
     def inspector(self, medium: Medium) -> Inspector:

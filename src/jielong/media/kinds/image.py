@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import torch
 from PIL import Image
 from pydantic import Field
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from jielong.config.data import DataSettings
 from jielong.core.json import JSON
 from jielong.core.medium import ALONG_ROWS, Medium
-from jielong.media.images import fit, to_bytes_tensor, to_float
+from jielong.media.images import WRITTEN, encode_as, fit, to_bytes_tensor, to_float
 from jielong.media.inspection import Inspector, Spread
 from jielong.media.kinds.base import Content, MediaKind, register
 from jielong.media.pictures import Pictures
@@ -55,6 +56,7 @@ class ImageKind(MediaKind):
     settings = ImageData
     native: ClassVar = {"size": 64, "channels": 3}
     suffixes = SUFFIXES
+    written = tuple(WRITTEN)
     columns = ("image", "img", "picture", "jpg", "png", "bytes")
 
     def medium(self, settings: DataSettings, channels: int) -> Medium:
@@ -99,6 +101,11 @@ class ImageKind(MediaKind):
     def wrap(self, media: Tensor, medium: Medium, captions: Sequence[str] | None = None, lengths: Sequence[int] | None = None) -> Pictures:
         """Pictures that save and show themselves."""
         return Pictures(media, captions)
+
+    def check_written(self, path: Path, medium: Medium) -> None:
+        """See :meth:`MediaKind.check_written`; a pixel is encoded."""
+        super().check_written(path, medium)
+        encode_as(path.suffix, torch.zeros(medium.channels, 1, 1))
 
     def inspector(self, medium: Medium) -> Inspector:
         """Sizes, formats, and pictures that lose by cropping or enlarging."""
