@@ -125,7 +125,7 @@ class ClipKind(MediaKind):
     def wrap(self, media: Tensor, medium: Medium, captions: Sequence[str] | None = None, lengths: Sequence[int] | None = None) -> Clips:
         return Clips(media, captions)
 
-    def inspector(self, medium: Medium) -> Inspector:
+    def inspector(self, medium: Medium, settings: DataSettings) -> Inspector:
         return ClipInspector(medium)
 
 

@@ -104,6 +104,6 @@ def test_a_profile_that_cannot_be_used_is_named_once_and_ignored(
         warnings.simplefilter("error")
         read_image(data, "b.tif")
     kind = kind_of("image")
-    inspector = kind.inspector(kind.medium(kind.settings(), 3))
+    inspector = kind.inspector(kind.medium(kind.settings(), 3), kind.settings())
     assert any(says in reason for reason in inspector.look(data, "a.tif", True))
     assert inspector.facts()["colour profiles"] == {"unusable": 1}

@@ -13,6 +13,7 @@ from PIL import EpsImagePlugin, Image
 
 from jielong.media.images import encode
 from jielong.media.kinds.base import kind_of
+from jielong.media.reading import vectors
 from jielong.media.reading.faults import BUDGET, BrokenImageError
 from jielong.media.reading.pictures import FORMATS, SUFFIXES, open_image, read_image
 
@@ -44,7 +45,7 @@ def test_a_program_in_the_suffix_of_a_picture_is_not_run(tmp_path: Path, monkeyp
 def test_suffixes_come_from_the_formats_and_each_can_be_read() -> None:
     assert kind_of("image").suffixes == SUFFIXES
     registered = Image.registered_extensions()
-    assert {suffix: registered.get(suffix) for suffix in SUFFIXES if suffix != ".mpo"} == {
+    assert {suffix: registered.get(suffix) for suffix in SUFFIXES - {".mpo", *vectors.SUFFIXES}} == {
         suffix: form for form, suffixes in FORMATS.items() for suffix in suffixes if suffix != ".mpo"
     }
     picture = Image.new("RGB", (16, 8), (250, 10, 10))
@@ -144,7 +145,7 @@ def test_damaged_exif_leaves_a_picture_as_it_is_stored_and_is_reported() -> None
     data = encode(colours(), "PNG", exif=b"Exif\0\0XX*\0junk")
     assert np.array_equal(np.asarray(read_image(data)), np.asarray(colours()))
     kind = kind_of("image")
-    inspector = kind.inspector(kind.medium(kind.settings(), 3))
+    inspector = kind.inspector(kind.medium(kind.settings(), 3), kind.settings())
     assert "its EXIF is damaged: it is used as it is stored" in inspector.look(data, "a.png", True)
 
 
@@ -157,7 +158,7 @@ def test_a_large_jpeg_is_decoded_smaller(factor: int, monkeypatch: pytest.Monkey
     assert small.size == (160 // factor, 96 // factor)
     assert np.abs(np.asarray(small, dtype=int) - np.asarray(image.reduce(factor), dtype=int)).max() <= 4
     kind = kind_of("image")
-    inspector = kind.inspector(kind.medium(kind.settings(), 3))
+    inspector = kind.inspector(kind.medium(kind.settings(), 3), kind.settings())
     assert f"large: decoded at 1/{factor} of its size" in inspector.look(data, "a.jpg", True)
     with pytest.raises(BrokenImageError, match="too large"):
         read_image(encode(image, "JPEG", progressive=True), "a.jpg")
@@ -175,5 +176,5 @@ def test_an_animation_damaged_behind_its_first_frame_is_reported_as_odd() -> Non
     struct.pack_into("<I", data, start + 2 + 12 * entries, len(data) + 100)  # where the next directory is
     kind = kind_of("image")
     assert kind.decode(bytes(data), "a.tif", kind.medium(kind.settings(), 3), kind.settings()).shape == (3, 64, 64)
-    inspector = kind.inspector(kind.medium(kind.settings(), 3))
+    inspector = kind.inspector(kind.medium(kind.settings(), 3), kind.settings())
     assert "damaged behind its first frame, which alone is used" in inspector.look(bytes(data), "a.tif", True)

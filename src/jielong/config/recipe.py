@@ -172,7 +172,8 @@ def _override(data: dict[str, Value], lines: Lines, override: str) -> dict[str, 
     if not equals or not name:
         raise RecipeError(f"--set takes a.b=value, such as train.lr=1e-3, not {override!r}")
     try:
-        value = read_value(text, f"--set {override}")
+        # A colour begins with what begins a comment.
+        value = text.strip() if text.lstrip().startswith("#") else read_value(text, f"--set {override}")
     except NotYamlError:
         raise RecipeError(f"--set takes a.b=value with a value as in a recipe; {text!r} in {override!r} is not") from None
     path = tuple(name.split("."))

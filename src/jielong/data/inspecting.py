@@ -122,7 +122,7 @@ def inspect(name: str | os.PathLike[str], limit: int | None = _LIMIT, **options:
         DataError: As :func:`~jielong.data.opening.open_data`.
     """
     found = open_quietly(name, **options)
-    source, inspector, decoded = found.source, found.kind.inspector(found.medium), set(spread(len(found), limit))
+    source, inspector, decoded = found.source, found.kind.inspector(found.medium, found.settings), set(spread(len(found), limit))
     bad, odd = _look(found, inspector, decoded)
     broken = Ledger()
     for index, reason in bad.items():

@@ -91,7 +91,7 @@ def _inputs(context: typer.Context, text_file: Path | None) -> dict[str, list[ob
 
 
 def _read(path: Path, system: System) -> Tensor:
-    """Read a file for the system's tokenizer, ``(C, *size)``."""
+    """Read a file for the system's tokenizer, as its training data were, ``(C, *size)``."""
     from jielong.media.kinds.base import kind_of
 
-    return kind_of(system.tokenizer.media).read(path, system.tokenizer.media)
+    return kind_of(system.tokenizer.media).read(path, system.tokenizer.media, system.recipe.data)

@@ -127,7 +127,7 @@ class AudioKind(MediaKind):
         else:
             encode_audio(torch.zeros(medium.channels, 1), medium.sample_rate, path.suffix)
 
-    def inspector(self, medium: Medium) -> Inspector:
+    def inspector(self, medium: Medium, settings: DataSettings) -> Inspector:
         """Durations, levels, rates, and clips that are silent, quiet, clipped or long."""
         return AudioInspector(medium)
 

@@ -112,8 +112,8 @@ class MediaKind(ABC):
             )
 
     @abstractmethod
-    def inspector(self, medium: Medium) -> Inspector:
-        """Gathers what ``jielong data inspect`` reports of items."""
+    def inspector(self, medium: Medium, settings: DataSettings) -> Inspector:
+        """Gathers what ``jielong data inspect`` reports of items, which are read by ``settings``."""
 
 
 _KINDS: dict[str, MediaKind] = {}

@@ -6,12 +6,13 @@ import importlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image
-from pydantic import Field
+from PIL import Image, ImageColor
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from jielong.config.data import DataSettings
@@ -23,7 +24,8 @@ from jielong.media.kinds.base import Content, MediaKind, register
 from jielong.media.pictures import Pictures
 from jielong.media.reading.colour import profile_of
 from jielong.media.reading.faults import BrokenImageError, naming
-from jielong.media.reading.pictures import REDUCED, SUFFIXES, frames_in, is_turned, open_image, read_image
+from jielong.media.reading.pictures import REDUCED, SUFFIXES, WHITE, frames_in, is_turned, open_image, read_image
+from jielong.media.reading.vectors import TEXT, VECTOR
 
 PREPROCESSING = "upright, sRGB, over white, shorter side lanczos, centre square, 8 bit: 2"
 FLAT = "flat: one colour everywhere"
@@ -32,9 +34,29 @@ LONG = 3.0
 _EDGES = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
+def grid_of(medium: Medium) -> tuple[int, int]:
+    """Rows and columns."""
+    return medium.along("rows"), medium.along("columns")
+
+
 def image_medium(channels: int, size: tuple[int, int]) -> Medium:
     """Images of ``channels`` (1 grey, 3 RGB) and ``(rows, columns)`` pixels."""
     return Medium("image", channels, ALONG_ROWS, size)
+
+
+def _colour(given: object) -> object:
+    """A colour without transparency."""
+    try:
+        colour = ImageColor.getrgb(given) if isinstance(given, str) else ()
+    except ValueError:
+        colour = ()
+    if len(colour) != 3:
+        raise PydanticCustomError("colour", "write a colour, such as white, or its hexadecimal numbers in quotes, such as '#808080'")
+    return given
+
+
+def _background(settings: DataSettings) -> str:
+    return settings.background if isinstance(settings, ImageData) else WHITE
 
 
 class ImageData(DataSettings):
@@ -42,9 +64,11 @@ class ImageData(DataSettings):
 
     Attributes:
         size: Side of the square pictures in pixels.
+        background: The colour behind what is transparent: a name of CSS, or its hexadecimal numbers in quotes, such as ``"#808080"``.
     """
 
     size: int = Field(default=64, ge=4)
+    background: Annotated[str, BeforeValidator(_colour)] = WHITE
 
 
 class ImageKind(MediaKind):
@@ -82,7 +106,7 @@ class ImageKind(MediaKind):
 
     def decode(self, content: Content, name: str, medium: Medium, settings: DataSettings) -> Tensor:
         """``(C, H, W)`` uint8: the centre square at the medium's size."""
-        image = read_image(content, name)
+        image = read_image(content, name, background=_background(settings), covers=grid_of(medium))
         with naming(name, BrokenImageError, "cannot be fitted"):
             return to_bytes_tensor(fit(image, medium.along("rows")), medium.channels)
 
@@ -95,8 +119,10 @@ class ImageKind(MediaKind):
         return to_float(stored)
 
     def preprocessing(self, medium: Medium, settings: DataSettings) -> str:
-        """Decoding rules, size and channels."""
-        return f"{PREPROCESSING}; size {medium.along('rows')}; channels {medium.channels}"
+        """Decoding rules, size and channels, and the background if it is not white."""
+        colour = ImageColor.getrgb(_background(settings))
+        over = "" if colour == ImageColor.getrgb(WHITE) else f"; over {colour}"
+        return f"{PREPROCESSING}; size {medium.along('rows')}; channels {medium.channels}{over}"
 
     def wrap(self, media: Tensor, medium: Medium, captions: Sequence[str] | None = None, lengths: Sequence[int] | None = None) -> Pictures:
         """Pictures that save and show themselves."""
@@ -107,16 +133,16 @@ class ImageKind(MediaKind):
         super().check_written(path, medium)
         encode_as(path.suffix, torch.zeros(medium.channels, 1, 1))
 
-    def inspector(self, medium: Medium) -> Inspector:
+    def inspector(self, medium: Medium, settings: DataSettings) -> Inspector:
         """Sizes, formats, and pictures that lose by cropping or enlarging."""
-        return ImageInspector(medium)
+        return ImageInspector(medium, _background(settings))
 
 
 class ImageInspector(Inspector):
     """Sizes, formats, and pictures that are tiny, long, animated, grey or flat."""
 
-    def __init__(self, medium: Medium) -> None:
-        self.medium, self.size = medium, medium.along("rows")
+    def __init__(self, medium: Medium, background: str = WHITE) -> None:
+        self.medium, self.size, self._behind = medium, medium.along("rows"), background
         self.widths: list[int] = []
         self.heights: list[int] = []
         self.formats: Counter[str] = Counter()
@@ -138,7 +164,8 @@ class ImageInspector(Inspector):
         reasons += self._header(picture, frames) + self._colour(picture) + self._orientation(picture)
         if decode:
             with naming(name, BrokenImageError, "cannot be decoded"):
-                pixels = fit(read_image(content, name), min(self.size, 64))
+                small = min(self.size, 64)
+                pixels = fit(read_image(content, name, background=self._behind, covers=(small, small)), small)
             reasons += self._pixels(pixels)
             if self._phash is not None and FLAT not in reasons:
                 self.perceptual[name] = int(str(self._phash(pixels)), 16)
@@ -151,10 +178,11 @@ class ImageInspector(Inspector):
         short, long = sorted(picture.size)
         unusual = picture.mode in ("CMYK", "LAB", "HSV", "YCbCr", "I", "F") or picture.mode.startswith("I;16")
         reasons = {
-            f"tiny: {picture.width} x {picture.height}, will be enlarged to {self.size}": short < self.size,
+            f"tiny: {picture.width} x {picture.height}, will be enlarged to {self.size}": short < self.size and picture.format != VECTOR,
             f"long: {picture.width} x {picture.height}, only the centre square is used": long > LONG * short,
             f"large: decoded at 1/{picture.info.get(REDUCED)} of its size": REDUCED in picture.info,
             f"animated: {frames} frames, only the first is used": frames > 1,
+            "text in SVG: drawn with the fonts of this system": TEXT in picture.info,
             f"unusual mode {picture.mode}: reduced to 8 bits and RGB": unusual,
         }
         return [reason for reason, applies in reasons.items() if applies]

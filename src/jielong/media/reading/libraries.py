@@ -1,4 +1,4 @@
-"""Libraries of the extra ``sound``."""
+"""Libraries of extras, by which files are decoded."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from types import ModuleType
 
 
 class MissingLibraryError(RuntimeError):
-    """A library of the extra ``sound`` is not installed."""
+    """A library of an extra is not installed."""
 
 
-def library(name: str) -> ModuleType:
-    """A library of the extra ``sound``.
+def library(name: str, extra: str = "sound", reads: str = "sound") -> ModuleType:
+    """A library of an extra.
+
+    Args:
+        name: The module.
+        extra: Of `jielong`, which installs it.
+        reads: What it is needed for.
 
     Raises:
         MissingLibraryError: if it is not installed; the text says how to get it.
@@ -19,4 +24,4 @@ def library(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:  # OSError: soundfile without its libsndfile
-        raise MissingLibraryError(f"sound needs {name}, which is not here ({error}): pip install 'jielong[sound]'") from error
+        raise MissingLibraryError(f"{reads} needs {name}, which is not here ({error}): pip install 'jielong[{extra}]'") from error

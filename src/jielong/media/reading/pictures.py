@@ -1,4 +1,4 @@
-"""Pictures: any file of a named raster format to 8-bit RGB."""
+"""Pictures: any file of a named raster format, or SVG, to 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import warnings
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from jielong.media.reading.colour import Profile, usable_profile
 from jielong.media.reading.faults import BrokenImageError, budget, bytes_of, naming, refuse_large
 from jielong.media.reading.quiet import quiet
 from jielong.media.reading.rasters import refuse_cut
+from jielong.media.reading.vectors import MARK, VectorImage, is_vector
+from jielong.media.reading.vectors import SUFFIXES as VECTOR_SUFFIXES
 
 FORMATS = {
     "PNG": (".png", ".apng"),
@@ -30,7 +32,7 @@ FORMATS = {
     "TGA": (".tga",),  # last: it has no mark at its beginning
 }
 """Formats that are opened, as Pillow names them, and the suffixes of their files. Others, such as EPS, run programs."""
-SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+SUFFIXES = frozenset(suffix for suffixes in (*FORMATS.values(), VECTOR_SUFFIXES) for suffix in suffixes)
 """Of files that are taken for pictures."""
 _PIXEL_BYTES = 4
 """Of a pixel in memory: Pillow keeps RGB, RGBA, CMYK, 32-bit integers and floats in four bytes, and every picture ends as RGB."""
@@ -38,6 +40,8 @@ _COEFFICIENT_BYTES = 6
 """More of a pixel of a progressive JPEG: three coefficients of 16 bits are kept until its last scan."""
 _BAND_PIXELS = 2**20
 _CHUNK_BYTES = 2**24
+WHITE = "white"
+"""The usual background of what is transparent."""
 REDUCED = "reduced"
 """In ``info`` of an opened picture: the factor by which it is decoded smaller, to fit the budget."""
 
@@ -49,7 +53,9 @@ def open_image(source: bytes | str | os.PathLike[str], name: str = "") -> Image.
     """Open a picture lazily: the header is read, the pixels are not.
 
     Raises:
-        BrokenImageError: if it is of no format of :data:`FORMATS`, or takes more memory than :func:`~jielong.media.reading.faults.budget`.
+        BrokenImageError: if it is neither SVG nor of :data:`FORMATS`, or takes more memory than
+            :func:`~jielong.media.reading.faults.budget`.
+        MissingLibraryError: of SVG without resvg.
     """
     name = name or ("a picture" if isinstance(source, bytes) else str(source))
     pixels = budget() // _PIXEL_BYTES
@@ -57,6 +63,10 @@ def open_image(source: bytes | str | os.PathLike[str], name: str = "") -> Image.
     with naming(name, BrokenImageError, "cannot be read as a picture"):
         try:
             image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=list(FORMATS))
+        except UnidentifiedImageError:
+            if not is_vector(_beginning(source)):
+                raise
+            return VectorImage(bytes_of(source, name, BrokenImageError), name)
         except Image.DecompressionBombError as error:  # twice the budget or more
             count = int("".join(filter(str.isdigit, str(error).partition("pixels")[0])))
             refuse_large(name, f"a picture of {count:,} pixels", count * _PIXEL_BYTES, BrokenImageError)
@@ -71,6 +81,13 @@ def open_image(source: bytes | str | os.PathLike[str], name: str = "") -> Image.
         if width and height:  # of a TIFF: a tile may be larger than the picture, and is decoded as a whole
             refuse_large(name, f"a tile of {width:,} x {height:,} pixels", width * height * _PIXEL_BYTES, BrokenImageError)
     return image
+
+
+def _beginning(source: bytes | str | os.PathLike[str]) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    with open(source, "rb") as file:
+        return file.read(MARK)
 
 
 def _reduce(image: Image.Image, pixels: int) -> None:
@@ -97,11 +114,24 @@ def frames_in(image: Image.Image, name: str) -> int:
         return int(getattr(image, "n_frames", 1))
 
 
-def read_image(source: bytes | str | os.PathLike[str] | Image.Image, name: str = "") -> Image.Image:
-    """A picture as 8-bit sRGB: upright (EXIF), colours by its profile, over white, 16-bit scaled, the first frame of an animation.
+def read_image(
+    source: bytes | str | os.PathLike[str] | Image.Image,
+    name: str = "",
+    *,
+    background: str = WHITE,
+    covers: tuple[int, int] | None = None,
+) -> Image.Image:
+    """A picture as 8-bit sRGB: upright (EXIF), colours by its profile, 16-bit scaled, the first frame of an animation.
+
+    Args:
+        source: The file, or an opened picture.
+        name: For messages.
+        background: The colour behind what is transparent, as :func:`PIL.ImageColor.getrgb` reads it.
+        covers: Rows and columns that SVG covers; otherwise it has the size that it declares.
 
     Raises:
         BrokenImageError: if the pixels cannot be decoded (truncated, wrong checksum, unknown format).
+        MissingLibraryError: of SVG without resvg.
     """
     name = name or ("a picture" if isinstance(source, bytes | Image.Image) else str(source))
     if isinstance(source, Image.Image):
@@ -111,9 +141,11 @@ def read_image(source: bytes | str | os.PathLike[str] | Image.Image, name: str =
         image = open_image(data, name)
         refuse_cut(data, image.format, name)
     with naming(name, BrokenImageError, "cannot be decoded"):
+        if covers is not None and isinstance(image, VectorImage):
+            image.draft(None, (covers[1], covers[0]))
         with quiet(image.format == "TIFF"):
             image.load()
-        return _finished(_upright(image), usable_profile(image, name))
+        return _finished(_upright(image), usable_profile(image, name), background)
 
 
 def is_turned(image: Image.Image) -> bool:
@@ -135,8 +167,8 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _finished(image: Image.Image, profile: Profile | None) -> Image.Image:
-    """8 bits, sRGB, over white."""
+def _finished(image: Image.Image, profile: Profile | None, background: str) -> Image.Image:
+    """8 bits, sRGB, over a background."""
     convert = None if profile is None else profile.convert
     if image.mode == "RGB" and convert is None and "transparency" not in image.info:
         return image
@@ -154,7 +186,7 @@ def _finished(image: Image.Image, profile: Profile | None) -> Image.Image:
                 opaque.putalpha(rgba.getchannel("A"))
             rgba = opaque
         if clear:
-            rgba = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+            rgba = Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba)
         finished.paste(rgba.convert("RGB"), (0, top))
     return finished
 
