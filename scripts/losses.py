@@ -22,7 +22,6 @@ import sys
 import tempfile
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import yaml
 from recording import Recording
@@ -58,17 +57,16 @@ def in_order(folder: Path, names: list[str]) -> list[str]:
     return done
 
 
-def losses_of(name: str, recipe: dict[str, Any], work: Path, steps: int = STEPS) -> list[dict[str, float]]:
-    """Train for some steps in ``work/runs/NAME``; one dictionary of numbers a step.
+def losses_of(name: str, batch: int, schedule: dict[str, int], work: Path, steps: int = STEPS) -> list[dict[str, float]]:
+    """Train for some steps in ``work/runs/NAME``, losses and stages starting at ``schedule``; one dictionary of numbers a step.
 
     Raises:
         RuntimeError: if the command fails, with the end of what it printed.
     """
-    batch = recipe["train"]["batch"]
     settings = {"samples": steps * batch, "log_every": batch, "sample_every": steps * batch, "save_every": steps * batch, "warmup": batch}
     words = [sys.executable, "-m", "jielong", "train", name, "--out", f"runs/{name}", "--device", "cpu"]
-    for key, value in {**settings, "precision": "fp32"}.items():
-        words += ["--set", f"train.{key}={value}"]
+    for key, value in {**{f"train.{key}": value for key, value in settings.items()}, "train.precision": "fp32", **schedule}.items():
+        words += ["--set", f"{key}={value}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(work), "JIELONG_CACHE": str(work / "cache")}
     done = subprocess.run(words, cwd=work, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -97,13 +95,20 @@ def main() -> None:
     if arguments.quick:
         arguments.recipes = arguments.recipes or ["maskgit-tiny"]
     from jielong.config.recipe import load
+    from jielong.config.schedule import scheduled
+
+    def compute(name: str, scratch: str) -> list[dict[str, float]]:
+        recipe = load(name)
+        # As in the recipe, and not at the same share of fewer samples.
+        schedule = {each.name: each.samples for each in scheduled(recipe) if each.path[0] != "train" and each.samples}
+        return losses_of(name, recipe.train.batch, schedule, Path(scratch), steps)
 
     folder = Path(sys.modules["jielong"].__path__[0]) / "recipes"
     names = in_order(folder, arguments.recipes or sorted(path.stem for path in folder.glob("*-tiny.yaml")))
     with tempfile.TemporaryDirectory() as scratch:
         Recording(
             "recipes",
-            compute=lambda name: losses_of(name, load(name).model_dump(), Path(scratch), steps),
+            compute=lambda name: compute(name, scratch),
             difference=first_difference,
             summary=lambda found: f"loss {found[0]['loss']:.6g} to {found[-1]['loss']:.6g}",
         ).run(arguments, names)

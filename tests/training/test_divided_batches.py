@@ -122,7 +122,7 @@ class Divided:
         gradients: dict[str, Tensor] = {}
         for phase in self.objective.phases:
             if self.objective.active(phase, self.seen):
-                result = stepper.run(phase, parts, self.seen, 0.0)
+                result = stepper.run(phase, parts, self.seen, self.seen, 0.0)
                 assert result.finite
                 values |= result.values
                 gradients |= {

@@ -131,7 +131,7 @@ def test_each_phase_moves_its_parameters_alone_and_lowers_its_loss(phase: str) -
     losses = []
     for _ in range(20):
         torch.manual_seed(0)
-        outcome = stepper.run(phase, batches, 0, 1e-2)
+        outcome = stepper.run(phase, batches, 0, 0, 1e-2)
         losses.append(outcome.values["loss" if phase == MAIN else "discriminator_loss"])
     moved = {name for name, value in objective.model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved

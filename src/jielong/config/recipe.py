@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib.resources
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 
 from pydantic_core import ErrorDetails
 
 from jielong.config.registry import Config, Faults, OfFamily, RecipeError, Schema, below, keys_of, nearest, read_settings
+from jielong.config.schedule import budget_of, is_share, of_train, rescaled, samples_of
 from jielong.config.schema import Recipe
 from jielong.config.yaml_text import MAX_TEXT, Lines, NotYamlError, Value, read_mapping, read_value
 from jielong.core.text import shorten, shown
+from jielong.training.settings import TrainSettings
 
 MAX_CHAIN = 16
 """Most recipes of which each extends the next."""
@@ -81,12 +84,22 @@ def load(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def parse(text: str, origin: str = "recipe", overrides: Iterable[str] = ()) -> Recipe:
-    """Validate a recipe's text; see :func:`load`."""
+    """Validate a recipe's text; see :func:`load`. Where an override changes ``train.samples``, what the others leave scales with it."""
     data, lines = _read(text, origin)
+    before, given = samples_of(data), set[tuple[str, ...]]()
     for override in overrides:
-        data = _override(data, lines, override)
+        data = _override(data, lines, override, given)
+    after = samples_of(data)
+    ratio = Fraction(after, before) if before and after else Fraction(1)
+
+    def kept(path: tuple[str, ...]) -> bool:
+        return path in given or is_share(_at(data, path))
+
     try:
-        return read_settings(Recipe, data)
+        with budget_of(data):
+            # Those of train first: they are checked with the number of samples.
+            recipe = read_settings(Recipe, of_train(data, TrainSettings, ratio, kept))
+        return rescaled(recipe, ratio, lambda path: path[0] == "train" or kept(path))
     except Faults as faults:
         raise RecipeError("\n".join(_explain(problem, lines, origin) for problem in faults.problems)) from None
 
@@ -99,7 +112,8 @@ def upgraded(text: str) -> str:
     data: Value = _read(text, "recipe")[0]
     while True:
         try:
-            return read_settings(Recipe, data).to_yaml()
+            with budget_of(data):
+                return read_settings(Recipe, data).to_yaml()
         except Faults as faults:
             reduced = data
             for problem in faults.problems:
@@ -166,8 +180,26 @@ def _merge(base: dict[str, Value], change: dict[str, Value], schema: Schema) -> 
     return merged
 
 
-def _override(data: dict[str, Value], lines: Lines, override: str) -> dict[str, Value]:
-    """The data with one ``a.b=value`` laid over them; its keys are noted in ``lines``."""
+def _at(value: Value, path: tuple[str, ...]) -> Value:
+    """What stands at a path; parts in a list are found by their names."""
+    for key in path:
+        if isinstance(value, list):
+            value = next((item for item in value if isinstance(item, dict) and key in item), None)
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _leaves(value: Value, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The paths of all values that are no mappings."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, (*path, str(key)))
+    else:
+        yield path
+
+
+def _override(data: dict[str, Value], lines: Lines, override: str, given: set[tuple[str, ...]]) -> dict[str, Value]:
+    """The data with one ``a.b=value`` laid over them; its keys are noted in ``lines``, and the paths of its values in ``given``."""
     name, equals, text = override.partition("=")
     if not equals or not name:
         raise RecipeError(f"--set takes a.b=value, such as train.lr=1e-3, not {override!r}")
@@ -180,6 +212,7 @@ def _override(data: dict[str, Value], lines: Lines, override: str) -> dict[str, 
     for depth in range(len(path)):
         lines.setdefault(path[: depth + 1], f"--set {override}")
     lines[path] = f"--set {override}"
+    given.update(_leaves(value, path))
     change = {path[-1]: value}
     for key in reversed(path[:-1]):
         change = {key: change}

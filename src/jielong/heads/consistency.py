@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from jielong.config.registry import Config
+from jielong.config.schedule import End
 from jielong.core.rng import Draws, PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads.continuous import GuidedDenoiser, IterativeHead, IterativeSettings, Predict, total
@@ -36,8 +37,8 @@ class Levels(Config):
 
     first: int = Field(default=10, ge=1)  # intervals at the start
     last: int = Field(default=1280, ge=1)  # maximum number of intervals
-    # Training samples of the whole schedule (K of the paper, in samples): with k doublings each grid lasts samples / (k + 1).
-    samples: int = Field(default=1_000_000, ge=1)
+    # Training samples, or share of the budget, of the whole schedule (K of the paper): with k doublings each grid lasts samples / (k + 1).
+    samples: End = Field(default=1_000_000, ge=1)
     low: float = Field(default=0.002, gt=0)  # the least level, treated as no noise
     high: float = Field(default=80.0, gt=0)  # the greatest level, from which sampling starts
     mean: float = -0.4  # mean logarithm of the training levels

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from jielong.config.registry import Part
+from jielong.config.schedule import Start
 from jielong.core.medium import Axes, Medium, axes_text
 
 
@@ -129,7 +130,7 @@ class LossSettings(Part):
     axes: ClassVar[Axes | None] = None  # axes of the media it compares; None for any
     reconstructs: ClassVar[bool] = False  # whether a tokenizer can learn from it alone
     weight: NonNegativeFloat = 1.0
-    start_samples: NonNegativeInt = 0  # samples seen before it is added
+    start_samples: Start = 0  # samples seen before it is added, or a share of the budget
 
     def contribute(self, terms: LossTerms, context: LossContext) -> None:
         """Build the loss and add it to ``terms``. Raises ``ValueError`` if it does not fit the medium."""

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
+from jielong.config.schedule import End
 from jielong.core.whole_batch import mean_over_batch
 from jielong.quantizers.base import Quantized
 from jielong.quantizers.estimators import AutogradContext, straight_through
@@ -98,7 +99,7 @@ class BinarySettings(ImplicitSettings):
     commitment: float = Field(default=0.0, ge=0, description="weight beta of the loss that keeps the encoder near its codes")
     joint_bits: int = Field(default=9, ge=1, le=_MOST_BITS, description="bits whose joint distribution enters the entropy of all codes")
     entropy_start: float = Field(default=1.0, ge=0, description="factor on the entropy's weight at the start, falling linearly to 1")
-    entropy_samples: int = Field(default=0, ge=0, description="samples seen when it reaches 1")
+    entropy_samples: End = Field(default=0, description="samples seen when it reaches 1, or a share of the budget")
 
     @model_validator(mode="after")
     def _groups_fit(self) -> BinarySettings:
@@ -197,5 +198,5 @@ class BinaryQuantizer(ImplicitQuantizer):
         if settings.joint_bits < settings.bits:
             remedies.append(f"compute the entropy over more bits jointly (joint_bits: {min(settings.bits, 2 * settings.joint_bits)})")
         if settings.entropy_start <= 1:
-            remedies.append("begin with a stronger entropy loss (entropy_start: 3, entropy_samples: a tenth of the budget)")
+            remedies.append("begin with a stronger entropy loss (entropy_start: 3, entropy_samples: 0.1)")
         return remedies

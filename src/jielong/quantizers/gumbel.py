@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from jielong.config.schedule import End
 from jielong.core.rng import Draws, PerSampleRNG
 from jielong.core.whole_batch import at_step_end
 from jielong.quantizers.base import Quantized, Quantizer, QuantizerSettings
@@ -130,9 +131,9 @@ class Gumbel(QuantizerSettings, family="quantizer", name="gumbel"):
 
     codebook_size: int = Field(default=1024, ge=2, description="V")
     temperature: tuple[PositiveFloat, PositiveFloat] = Field(default=(1.0, 1 / 16), description="tau at the beginning and at the end")
-    temperature_samples: int = Field(default=1_000_000, ge=0, description="samples seen when tau reaches its end")
+    temperature_samples: End = Field(default=1_000_000, description="samples seen when tau reaches its end, or a share of the budget")
     kl: float = Field(default=5e-4, ge=0, description="weight beta of the divergence from uniform, at the end")
-    kl_samples: int = Field(default=100_000, ge=0, description="samples seen when beta reaches its end, from 0")
+    kl_samples: End = Field(default=100_000, description="samples seen when beta reaches its end, from 0, or a share of the budget")
     hard: bool = Field(default=False, description="return the sampled code, not the mixture; the gradient is the mixture's")
 
     def build(self, dim: int) -> GumbelQuantizer:

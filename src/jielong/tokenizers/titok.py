@@ -20,10 +20,11 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny, model_validator
+from pydantic import Field, PositiveInt, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
 from jielong.config.registry import Config, OfFamily
+from jielong.config.schedule import Start
 from jielong.core.medium import Medium
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
@@ -160,14 +161,15 @@ class TiTok(TokenizerSettings, family="tokenizer", name="titok"):
     Attributes:
         proxy: A trained grid tokenizer, a shipped model's name or a checkpoint folder, of the same image format.
         tokens: Tokens ``N`` per image.
-        finetune_at: Samples seen when the second stage, with the recipe's ``losses``, begins; a shorter training has the first stage only.
+        finetune_at: Samples seen, or a share of the budget, when the second stage with the recipe's ``losses`` begins; a shorter training
+            has the first stage only.
         patch: Pixels a side of a patch of the encoder.
         quantizer: By default cosine lookup among 4,096 codes, as published.
     """
 
     proxy: str
     tokens: PositiveInt = 32
-    finetune_at: NonNegativeInt
+    finetune_at: Start
     patch: PositiveInt = 8
     dim: PositiveInt = 12
     encoder: NetworkSize = NetworkSize()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from jielong.config.recipe import upgraded
 from jielong.config.registry import RecipeError
+from jielong.config.schedule import scheduled
 from jielong.config.schema import Recipe
 from jielong.core.allocation import TooLargeError, bounded, may_have, memory_limit
 from jielong.core.files import write_bytes
@@ -216,7 +217,8 @@ def _run(
     """The run of a folder that this process holds."""
     if data is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"set": data})})
-    state, name = check_run_folder(out, recipe.to_yaml(), upgraded), recipe.train.init_from
+    schedule = scheduled(recipe)
+    state, name = check_run_folder(out, recipe.to_yaml(), upgraded, schedule), recipe.train.init_from
     init_from = None if name is None or state is not None else find(name)
     experiment = prepare(recipe)
     description = experiment.describe()
@@ -236,6 +238,7 @@ def _run(
             recipe.train,
             out,
             recipe_yaml=recipe.to_yaml(),
+            schedule=schedule,
             upgrade=upgraded,
             accelerator=accelerator,
             init_from=init_from,

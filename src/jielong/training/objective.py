@@ -1,4 +1,7 @@
-"""The training objective: a model, the phases of a step (model, discriminator), and the losses of each."""
+"""The training objective: a model, the phases of a step (model, discriminator), and the losses of each.
+
+In all methods ``samples_seen`` is the position of the step in the schedules: under a budget of wall time it may be ahead of the data.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -12,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from jielong.config.schedule import ScheduledSetting
 from jielong.core.files import write_bytes
 from jielong.core.interrupts import Interrupts
 from jielong.core.json import JSON
@@ -19,6 +21,7 @@ from jielong.core.rng import seed_of
 from jielong.core.storage import check_room, size_words
 from jielong.media.images import sheet, write_image
 from jielong.training.blocks import prepare_blocks
+from jielong.training.budget import Budget
 from jielong.training.checkpoint import CheckpointError, bytes_of, fit_tensors
 from jielong.training.ema import Ema
 from jielong.training.nonfinite import NonFiniteError, range_advice
@@ -26,7 +29,7 @@ from jielong.training.objective import Objective
 from jielong.training.optimizers import moments_bytes, pack, unpack
 from jielong.training.prefetch import BatchPrefetcher
 from jielong.training.run_logger import RunLogger
-from jielong.training.settings import PER_RUN, TrainSettings
+from jielong.training.settings import TrainSettings
 from jielong.training.state import Counters, RunState, write_state
 from jielong.training.step import MicroBatches, PhaseResult, Stepper, broadcast_from_first
 from jielong.training.summary import Stopped, Summary
@@ -54,10 +57,10 @@ class Run(Generic[Model]):
         prefetcher: BatchPrefetcher,
         logger: RunLogger,
         evaluating: bool = True,
+        schedule: Sequence[ScheduledSetting] = (),
     ) -> None:
         self.evaluating = evaluating
-        self.objective, self.out, self.budget = objective, out, budget
-        self._unresolved, self.settings = settings, settings.resolved()
+        self.objective, self.out, self.settings = objective, out, settings.resolved()
         self.accelerator, self.prefetcher, self.logger = accelerator, prefetcher, logger
         objective.to(accelerator.device).train()
         self.ema = Ema(objective.model, settings.ema)
@@ -65,6 +68,7 @@ class Run(Generic[Model]):
         prepare_blocks(objective.model, settings)  # behind the EMA, which is a copy without these settings
         self.stepper = Stepper(objective, settings, accelerator, prefetcher)
         self.counters = state.counters if state is not None else Counters()
+        self.budget = Budget(self.settings, budget, self.counters, schedule)
         self.metrics: JSON = {}
         if state is not None:
             self._restore(state)
@@ -73,18 +77,16 @@ class Run(Generic[Model]):
         self.signal: int | None = None
         self._seconds_before, self._start = self.counters.seconds, time.perf_counter()
         self.logged = (self.counters.samples, 0.0)  # samples at the last line of the log, and seconds of steps since
-        self.costs = {"step": 0.0, "sample": 0.0, "save": 0.0, "evaluation": 0.0}  # seconds; a budget must leave room for one more of each
 
     def loop(self, interrupts: Interrupts, stop_after: int | None) -> Stopped:
         """Step until the budget is used or a stop is requested."""
-        counters, settings = self.counters, self.settings
-        position = (counters.samples, self.progress)
+        counters, settings, budget = self.counters, self.settings, self.budget
+        position = budget.position
         while True:
             self.signal = self._synchronise(interrupts.signal)
             if counters.samples >= settings.samples:
                 return "finished"
-            # One per cent is for what is not timed: lines of the log, the checkpoint itself.
-            if self.budget is not None and counters.seconds + sum(self.costs.values()) >= 0.99 * self.budget:
+            if budget.spent >= 1:
                 return "budget"
             if self.signal is not None:
                 return "interrupted"
@@ -93,68 +95,49 @@ class Run(Generic[Model]):
             start = time.perf_counter()
             self._step()
             counters.samples += settings.batch
-            self.logged = (self.logged[0], self.logged[1] + self._record_cost("step", start))
+            self.logged = (self.logged[0], self.logged[1] + budget.record("step", time.perf_counter() - start))
             self._show()
             last = counters.samples >= settings.samples
-            before, position = position, (counters.samples, self.progress)
-            samples_due = not last and self._due("sample", *before)
+            before, position = position, budget.position
+            samples_due = not last and budget.due("sample", before)
             if samples_due and self.evaluating:
                 self._evaluate()
-            if last or self._due("log", *before):
+            if last or budget.due("log", before):
                 self._log()
             if samples_due:
                 self.write_samples()
-            if not last and self._due("save", *before):
+            if not last and budget.due("save", before):
                 self.save()
 
     def _synchronise(self, signal: int | None = None) -> int | None:
         """Set all clocks to the first process's; the signal that interrupts any of the processes."""
         self.counters.seconds = self._seconds_before + time.perf_counter() - self._start
+        self.budget.reserve = sum(self.budget.costs.values())
         if self.accelerator.num_processes > 1:
-            local = [[self.counters.seconds if self.accelerator.is_main_process else 0.0, float(signal or 0)]]
-            gathered = self.accelerator.gather(torch.tensor(local, dtype=torch.float64, device=self.accelerator.device))
-            self.counters.seconds, signal = float(gathered[:, 0].sum()), int(gathered[:, 1].max()) or None
+            shared = [self.counters.seconds, self.budget.reserve] if self.accelerator.is_main_process else [0.0, 0.0]
+            local = torch.tensor([[*shared, float(signal or 0)]], dtype=torch.float64, device=self.accelerator.device)
+            gathered = self.accelerator.gather(local)
+            self.counters.seconds, self.budget.reserve = float(gathered[:, 0].sum()), float(gathered[:, 1].sum())
+            signal = int(gathered[:, 2].max()) or None
         return signal
-
-    def _due(self, what: str, samples: int, progress: float) -> bool:
-        """Whether a multiple of the interval of ``what`` was passed since these samples and this progress."""
-        if self.budget is not None and getattr(self._unresolved, f"{what}_every") is None:
-            # In units of progress, as the time may end long before the recipe's samples.
-            return int(self.progress * PER_RUN[what]) > int(progress * PER_RUN[what])
-        every = getattr(self.settings, f"{what}_every")
-        return self.counters.samples // every > samples // every
-
-    def _record_cost(self, what: str, start: float) -> float:
-        seconds = time.perf_counter() - start
-        self.costs[what] = max(0.9 * self.costs[what], seconds)  # forgets a slow first step
-        return seconds
-
-    @property
-    def progress(self) -> float:
-        """Fraction of the budget, of samples or of time, that is used."""
-        spent = self.counters.seconds / self.budget if self.budget else 0.0
-        return min(1.0, max(self.counters.samples / self.settings.samples, spent))
-
-    @property
-    def left(self) -> float:
-        """Estimated seconds left."""
-        return self.counters.seconds * (1 / self.progress - 1) if self.progress > 0 else math.inf
 
     def _step(self) -> None:
         """All phases on one global batch."""
         counters, seen, settings = self.counters, self.counters.samples, self.settings
         torch.manual_seed(seed_of(settings.seed, "step", self.accelerator.process_index, seen))
         batches = self.prefetcher.take(seen)
-        if seen and self.objective.training_stage(seen) != self.objective.training_stage(seen - settings.batch):
+        before, position = self.budget.last_position, self.budget.position
+        counters.position = position
+        if seen and self.objective.training_stage(position) != self.objective.training_stage(before):
             self.ema.copy_to_model()
         if seen == 0 and (odd := range_advice(batches[0][1].media)):
             self._warn(odd)
-        rate = settings.rate(seen + settings.batch, self.progress)
+        rate = settings.rate(position + settings.batch, self.budget.progress)
         values, trained = {"lr": rate}, []
         for phase, module in self.objective.phases.items():
-            if not self.objective.active(phase, seen):
+            if not self.objective.active(phase, position):
                 continue
-            result = self.stepper.run(phase, batches, seen, rate * self.objective.lr_ratio(phase))
+            result = self.stepper.run(phase, batches, seen, position, rate * self.objective.lr_ratio(phase))
             if not result.finite:
                 self._skip(phase, batches, result)
                 break
@@ -182,7 +165,7 @@ class Run(Generic[Model]):
         self.logger.warn(f"the step at {counters.samples:,} samples was skipped: {found}")
         if counters.skipped_in_a_row >= MAX_SKIPPED:
             torch.manual_seed(seed_of(self.settings.seed, "step", rank, counters.samples))
-            place = self.stepper.first_nonfinite(phase, batches, counters.samples)
+            place = self.stepper.first_nonfinite(phase, batches, counters.samples, self.budget.last_position)
             raise NonFiniteError(
                 f"{counters.skipped_in_a_row} steps in a row were not finite in phase {phase!r}: {place}. "
                 f"Try a lower learning rate (train.lr), a longer warmup, or precision: fp32; the last items are in {self.out / name}"
@@ -191,8 +174,8 @@ class Run(Generic[Model]):
     def _show(self) -> None:
         sums, weights = self.counters.sums, self.counters.weights
         loss = sums["loss"] / weights["loss"] if "loss" in sums else math.nan
-        phases = [phase for phase in self.objective.phases if self.objective.active(phase, self.counters.samples)]
-        self.logger.show(" + ".join(phases), self.progress, self._samples_per_second, loss, self.left)
+        phases = [phase for phase in self.objective.phases if self.objective.active(phase, self.budget.last_position)]
+        self.logger.show(" + ".join(phases), self.budget.progress, self._samples_per_second, loss, self.budget.left)
 
     @property
     def _samples_per_second(self) -> float:
@@ -213,7 +196,7 @@ class Run(Generic[Model]):
         if advice := self.objective.advice():
             line["advice"] = advice
             self._warn(advice)
-        self.logger.log(line, self.progress, self.left)
+        self.logger.log(line, self.budget.progress, self.budget.left)
         self.metrics = line
         counters.sums.clear()
         counters.weights.clear()
@@ -238,7 +221,7 @@ class Run(Generic[Model]):
                 counters.lowest = [loss, counters.samples]
             elif loss is not None and loss > counters.lowest[0] + (OVERFITTING - 1) * abs(counters.lowest[0]):
                 self._warn_of_overfitting(loss)
-        self._record_cost("evaluation", start)
+        self.budget.record("evaluation", time.perf_counter() - start)
 
     def _warn_of_overfitting(self, loss: float) -> None:
         if not any(text.startswith("the held-out loss") for text in self.counters.warned):
@@ -260,7 +243,7 @@ class Run(Generic[Model]):
                 path = write_image(self.out / "samples" / f"samples-{self.counters.samples:012d}.png", both)
                 if samples[-1].sample_suffix is not None:
                     samples[-1].save(path.with_suffix(samples[-1].sample_suffix))
-        self._record_cost("sample", start)
+        self.budget.record("sample", time.perf_counter() - start)
 
     def check_room(self) -> None:
         """Check that the states and the weights that the run will save fit on the disk.
@@ -272,7 +255,9 @@ class Run(Generic[Model]):
         state = bytes_of(self.objective.state_dict()) + bytes_of(self.ema.state())
         state += sum(moments_bytes(optimizer) for optimizer in self.stepper.optimizers.values())
         # A new state is written whole before the older one is removed; that of a resumed run takes its room already.
-        several = self.counters.samples == 0 and (self.budget is not None or self.settings.samples > (self.settings.save_every or 0))
+        several = self.counters.samples == 0 and (
+            self.budget.seconds is not None or self.settings.samples > (self.settings.save_every or 0)
+        )
         what = f"Two states of the run, of {size_words(state)} each," if several else f"A state of the run, of {size_words(state)},"
         check_room(self.out, state * (2 if several else 1) + weights, f"{what} and the weights are to be saved")
 
@@ -287,7 +272,7 @@ class Run(Generic[Model]):
             tensors |= {f"optimizer-{phase}": state for phase, (state, _) in packed.items()}
             write_state(self.out, RunState(self.counters, tensors, {phase: info for phase, (_, info) in packed.items()}))
         self.accelerator.wait_for_everyone()
-        self._record_cost("save", start)
+        self.budget.record("save", time.perf_counter() - start)
 
     def _restore(self, state: RunState) -> None:
         self.metrics = self.logger.last_line()
@@ -315,6 +300,7 @@ class Run(Generic[Model]):
             stopped=stopped,
             metrics=self.metrics,
             evaluation=evaluation,
-            budget=self.budget,
+            budget=self.budget.seconds,
+            unreached=self.budget.unreached(),
             signal=self.signal,
         )

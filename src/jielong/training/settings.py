@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from jielong.config.registry import Config
+from jielong.config.schedule import End, Interval
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -28,7 +29,7 @@ class Balance(Config):
 
 
 class TrainSettings(Config):
-    """The ``train`` section of a recipe.
+    """The ``train`` section of a recipe. ``warmup`` and the intervals are samples, or shares of ``samples`` between 0 and 1.
 
     Attributes:
         samples: The budget in samples seen; the last step may pass it by less than a batch.
@@ -63,7 +64,7 @@ class TrainSettings(Config):
     lr: PositiveFloat = 3e-4
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     weight_decay: float = Field(default=0.05, ge=0)
-    warmup: NonNegativeInt | None = None
+    warmup: End | None = None
     schedule: Literal["cosine", "constant"] = "cosine"
     min_lr_ratio: float = Field(default=0.01, ge=0, le=1)
     clip: PositiveFloat | None = 1.0
@@ -71,9 +72,9 @@ class TrainSettings(Config):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: int = 0
     init_from: str | None = None
-    log_every: PositiveInt | None = None
-    sample_every: PositiveInt | None = None
-    save_every: PositiveInt | None = None
+    log_every: Interval | None = None
+    sample_every: Interval | None = None
+    save_every: Interval | None = None
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> TrainSettings:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, TypeAdapter
 from torch import Tensor
 
 from jielong.config.registry import RecipeError
+from jielong.config.schedule import ScheduledSetting
 from jielong.config.yaml_text import read_value
 from jielong.core.files import new_folder
 from jielong.core.json import JSON
@@ -56,6 +57,8 @@ class Counters:
         warned: Warnings that were printed.
         heldout: Held-out figures for the next line of the log.
         lowest: The lowest held-out loss so far, and at how many samples; empty before the first.
+        position: Position of the last step in the schedules, in samples; ``None`` before the first.
+        schedule: The settings in samples that the position belongs to.
     """
 
     samples: NonNegativeInt = 0
@@ -69,6 +72,8 @@ class Counters:
     warned: list[str] = field(default_factory=list)
     heldout: dict[str, float] = field(default_factory=dict)
     lowest: list[float] = field(default_factory=list)
+    position: NonNegativeInt | None = None
+    schedule: dict[str, NonNegativeInt] = field(default_factory=dict)
 
 
 _COUNTERS = TypeAdapter(Counters)
@@ -161,13 +166,16 @@ def _states(out: Path) -> list[Path]:
     return sorted(path for path in out.glob("state-*") if re.fullmatch(r"state-\d{12}", path.name))
 
 
-def check_run_folder(out: Path, recipe_yaml: str, upgrade: Callable[[str], str] | None = None) -> Path | None:
+def check_run_folder(
+    out: Path, recipe_yaml: str, upgrade: Callable[[str], str] | None = None, schedule: Sequence[ScheduledSetting] = ()
+) -> Path | None:
     """The newest state of the run in a folder, if that run may be resumed under this recipe; ``None`` where there is no run.
 
     Args:
         out: The folder.
         recipe_yaml: The recipe.
         upgrade: As of :func:`check_same_recipe`.
+        schedule: As of :func:`check_same_recipe`.
 
     Raises:
         RecipeError: if it is a run of another recipe.
@@ -177,7 +185,7 @@ def check_run_folder(out: Path, recipe_yaml: str, upgrade: Callable[[str], str] 
     if newest is None and (out / WEIGHTS).exists():
         raise CheckpointError(f"{out} holds a finished model without the state to resume from; choose another folder, or remove it")
     if newest is not None and (out / RECIPE).exists():
-        check_same_recipe(_recipe_text(out), recipe_yaml, out, upgrade)
+        check_same_recipe(_recipe_text(out), recipe_yaml, out, upgrade, schedule)
     return newest
 
 
@@ -215,7 +223,9 @@ def _change(name: str, before: Any, now: Any) -> str:
     return f"the {name} changed from {before} to {now}"
 
 
-def check_same_recipe(old: str, new: str, out: Path, upgrade: Callable[[str], str] | None = None) -> None:
+def check_same_recipe(
+    old: str, new: str, out: Path, upgrade: Callable[[str], str] | None = None, schedule: Sequence[ScheduledSetting] = ()
+) -> None:
     """Refuse to resume a run under another recipe; a larger budget and other intervals of logging and saving are accepted.
 
     Args:
@@ -223,21 +233,24 @@ def check_same_recipe(old: str, new: str, out: Path, upgrade: Callable[[str], st
         new: The recipe that it is resumed with.
         out: The run's folder.
         upgrade: Completes a recipe of an earlier version with today's settings: new ones at their defaults.
+        schedule: The new recipe's settings in samples, which may move with a larger budget.
 
     Raises:
         RecipeError: naming every key that differs, with both values.
     """
-    changes, _ = _changes(old, new, out, upgrade)
+    changes, _ = _changes(old, new, out, upgrade, schedule)
     if changes:
         advice = "Use the recipe that began it, or another folder for this one (--out)"
         raise RecipeError(f"{out} holds a run of another recipe: {'; '.join(changes)}. {advice}")
 
 
-def changes_since(out: Path, recipe_yaml: str, upgrade: Callable[[str], str] | None = None) -> list[str]:
+def changes_since(
+    out: Path, recipe_yaml: str, upgrade: Callable[[str], str] | None = None, schedule: Sequence[ScheduledSetting] = ()
+) -> list[str]:
     """Settings of the run in a folder that are accepted although they changed, with both values."""
     if not (out / RECIPE).exists():
         return []
-    return _changes(_recipe_text(out), recipe_yaml, out, upgrade)[1]
+    return _changes(_recipe_text(out), recipe_yaml, out, upgrade, schedule)[1]
 
 
 def _recipe_text(out: Path) -> str:
@@ -247,7 +260,9 @@ def _recipe_text(out: Path) -> str:
         raise CheckpointError(f"{out / RECIPE} is damaged ({error}); restore it, or begin another run") from None
 
 
-def _changes(old: str, new: str, out: Path, upgrade: Callable[[str], str] | None) -> tuple[list[str], list[str]]:
+def _changes(
+    old: str, new: str, out: Path, upgrade: Callable[[str], str] | None, schedule: Sequence[ScheduledSetting]
+) -> tuple[list[str], list[str]]:
     """Changed settings in words: those that make another run, and those that do not."""
     origin = str(out / RECIPE)
     stored, after = _flat(read_value(old, origin)), _flat(read_value(new, "the recipe"))
@@ -256,6 +271,9 @@ def _changes(old: str, new: str, out: Path, upgrade: Callable[[str], str] | None
     started, target = before.get("train.samples", 0), after.get("train.samples", 0)
     if isinstance(started, int | float) and isinstance(target, int | float) and started < target:
         accepted.add("train.samples")
+        ratio = target / started
+        earlier = {each: before.get(each.name) for each in schedule}
+        accepted.update(each.name for each, was in earlier.items() if isinstance(was, int) and abs(each.samples - was * ratio) <= 1 + ratio)
     lines: tuple[list[str], list[str]] = ([], [])
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key):

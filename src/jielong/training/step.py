@@ -65,15 +65,15 @@ class Stepper(Generic[Model]):
         self.optimizers = {phase: build_optimizer(module, settings, self.parameters[phase]) for phase, module in phases.items()}
         self._all = list({id(p): p for p in objective.parameters() if p.requires_grad}.values())
 
-    def run(self, phase: str, batches: MicroBatches, samples_seen: int, rate: float) -> PhaseResult:
-        """Compute a phase on this process's micro-batches and update its module with learning rate ``rate``."""
+    def run(self, phase: str, batches: MicroBatches, samples_seen: int, position: int, rate: float) -> PhaseResult:
+        """Compute a phase on this process's micro-batches at ``position`` in the schedules; update its module with this learning rate."""
         parameters, optimizer = self.parameters[phase], self.optimizers[phase]
         self._train_only(parameters)
         total = torch.zeros((), device=self.accelerator.device)
         parts: dict[str, Tensor] = {}
         whole = WholeBatch(divided=len(batches) > 1)
         try:
-            for batch, losses in self._all_losses(phase, batches, samples_seen, whole):
+            for batch, losses in self._all_losses(phase, batches, samples_seen, position, whole):
                 share = len(batch) / self.prefetcher.local_batch
                 self.accelerator.backward(losses.total.float() * share)
                 total = total + losses.total.detach().float() * share
@@ -96,14 +96,16 @@ class Stepper(Generic[Model]):
         prefix = "" if phase == next(iter(self.parameters)) else f"{phase}_"
         return PhaseResult(True, {**dict(zip(parts, rest, strict=True)), f"{prefix}loss": loss, f"{prefix}grad_norm": norm})
 
-    def _all_losses(self, phase: str, batches: MicroBatches, samples_seen: int, whole: WholeBatch) -> Iterator[tuple[Batch, Losses]]:
+    def _all_losses(
+        self, phase: str, batches: MicroBatches, samples_seen: int, position: int, whole: WholeBatch
+    ) -> Iterator[tuple[Batch, Losses]]:
         """Each micro-batch with its losses; first, where the losses need it, what all of them have in common."""
 
         def losses(first: int, batch: Batch) -> Losses | None:
             whole.begin(len(batch) / self.prefetcher.local_batch)
             with whole:
                 try:
-                    return self._losses(phase, first, batch, samples_seen)
+                    return self._losses(phase, first, batch, samples_seen, position)
                 except StartPending:
                     return None
 
@@ -118,23 +120,25 @@ class Stepper(Generic[Model]):
                 found = losses(first, batch) if collected else None
             yield batch, found
 
-    def first_nonfinite(self, phase: str, batches: MicroBatches, samples_seen: int) -> str:
+    def first_nonfinite(self, phase: str, batches: MicroBatches, samples_seen: int, position: int) -> str:
         """In which module the numbers of a phase stop being finite, in words."""
         self._train_only(self.parameters[phase])
         return first_nonfinite(
             self.objective,
             [batch.media for _, batch in batches],
-            lambda: torch.stack([self._losses(phase, first, batch, samples_seen).total.float() for first, batch in batches]).mean(),
+            lambda: torch.stack(
+                [self._losses(phase, first, batch, samples_seen, position).total.float() for first, batch in batches]
+            ).mean(),
         )
 
     def release(self) -> None:
         """Let every parameter require gradients again, and free the gradients."""
         self._train_only(self._all)
 
-    def _losses(self, phase: str, first: int, batch: Batch, samples_seen: int) -> Losses:
+    def _losses(self, phase: str, first: int, batch: Batch, samples_seen: int, position: int) -> Losses:
         rng, device = self.prefetcher.rng(samples_seen, first, len(batch)), self.accelerator.device
         with mixed(device, self.settings.precision), item_streams(rng.per_sample, device):
-            losses: Losses = self.objective(batch, phase, samples_seen, rng)
+            losses: Losses = self.objective(batch, phase, position, rng)
         return losses
 
     def _train_only(self, parameters: Sequence[Tensor]) -> None:

@@ -25,6 +25,7 @@ class Summary:
         stopped: ``finished`` or ``budget``: the checkpoint is written. ``interrupted`` or ``stop_after``: the same command resumes.
         metrics: The last line of the log.
         evaluation: Held-out figures of the EMA weights.
+        unreached: A sentence for each loss, stage, warm-up and annealing that the run did not reach.
         budget: Seconds of wall time that were allowed, if limited.
         signal: Number of the signal that interrupted it.
     """
@@ -38,6 +39,7 @@ class Summary:
     stopped: Stopped
     metrics: JSON = field(default_factory=dict)
     evaluation: JSON = field(default_factory=dict)
+    unreached: list[str] = field(default_factory=list)
     budget: float | None = None
     signal: int | None = None
 

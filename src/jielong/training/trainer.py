@@ -9,7 +9,7 @@ resume as well, but no two are equal.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypedDict, TypeVar
@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import nn
 
+from jielong.config.schedule import ScheduledSetting
 from jielong.core.files import write_bytes
 from jielong.core.interrupts import Interrupts
 from jielong.training.checkpoint import RECIPE, WEIGHTS, init_from_checkpoint, save_checkpoint
@@ -56,6 +57,7 @@ def train(
     out: Path,
     *,
     recipe_yaml: str,
+    schedule: Sequence[ScheduledSetting] = (),
     upgrade: Callable[[str], str] | None = None,
     budget: float | None = None,
     device: str | torch.device = "auto",
@@ -77,9 +79,10 @@ def train(
         out: The run's folder: ``state-*`` to resume from, ``metrics.jsonl``, ``samples/``; in the end ``recipe.yaml``,
             ``model.safetensors`` (EMA weights) and ``summary.json``.
         recipe_yaml: The whole recipe; a run of another recipe in ``out`` is refused.
+        schedule: The recipe's settings in samples, which scale with the budget.
         upgrade: Completes a recipe of an earlier version with today's settings, before the two are compared.
-        budget: Seconds of wall time for the training, over all parts of the run; the learning rate then follows samples or time, whichever
-            is further. The final evaluation is not counted.
+        budget: Seconds of wall time for the training, over all parts of the run; learning rate and schedules then follow samples or time,
+            whichever is further. The final evaluation is not counted.
         device: ``auto``, ``cpu``, ``cuda[:i]`` or ``mps``.
         accelerator: The processes, if they were joined already; ``device`` is ignored then.
         progress: Whether to print progress.
@@ -103,7 +106,7 @@ def train(
     accelerator = accelerator or join_processes(device)
     main = accelerator.is_main_process
     screen = (console or Console(stderr=True)) if progress and main else None
-    newest = check_run_folder(out, recipe_yaml, upgrade)
+    newest = check_run_folder(out, recipe_yaml, upgrade, schedule)
     state = read_state(newest) if newest is not None else None
     if (finished := _finished(out, settings, budget, state)) is not None:
         return finished
@@ -115,9 +118,9 @@ def train(
     if state is None and init_from is not None:
         logger.print(_initialise(objective.model, init_from))
     if state is not None:
-        changed = changes_since(out, recipe_yaml, upgrade)
+        changed = changes_since(out, recipe_yaml, upgrade, schedule)
         logger.print(f"resumed at {counters.samples:,} of {settings.samples:,} samples" + "".join(f"; {change}" for change in changed))
-    run = Run(objective, settings, out, accelerator, budget, state, prefetcher, logger, evaluate)
+    run = Run(objective, settings, out, accelerator, budget, state, prefetcher, logger, evaluate, schedule)
     if (line := undivided_norms(objective, min(micro_batch, prefetcher.local_batch), settings.batch)) is not None:
         logger.warn(line)
     if main:  # after everything that may be refused
@@ -137,6 +140,8 @@ def train(
         if main:
             save_checkpoint(out, model, recipe_yaml)
         summary = run.summary(stopped, objective.evaluate(model) if evaluate else {})
+        for line in summary.unreached:
+            logger.warn(line)
         if main:
             write_bytes(out / SUMMARY, json.dumps(asdict(summary), indent=2).encode())
     accelerator.wait_for_everyone()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-
-import yaml
 
 from jielong.config import recipe as recipes
 from jielong.config.registry import RecipeError, nearest
+from jielong.config.schedule import rescaled
 from jielong.config.schema import Recipe
 from jielong.system import DESCRIPTION, find, zoo
 
-SCHEDULED = frozenset({"start_samples", "finetune_at", "entropy_samples", "temperature_samples", "kl_samples"})
-"""Settings in samples: starts of losses and stages, durations of annealing."""
 UNLIMITED = 10**12
 """Number of samples that no time budget reaches."""
 
@@ -97,51 +95,14 @@ def _read(name: str, overrides: Sequence[str]) -> Entry:
 
 
 def at(budget: Budget, recipe: Recipe, seed: int | None = None) -> Recipe:
-    """The recipe at a budget.
-
-    A sample budget scales all settings in samples (warm-up, starts of losses and stages, annealing). A time budget keeps them and removes
-    the recipe's limit on samples.
+    """The recipe at a budget, with every setting in samples scaled; a time budget removes the recipe's limit on samples.
 
     Args:
         budget: The budget.
         recipe: The recipe.
         seed: Seed of the run; the recipe's by default.
     """
-    settings = recipe.train
-    warmup = settings.warmup if settings.warmup is not None else settings.samples // 50
-    fresh = {"log_every": None, "sample_every": None, "save_every": None, "seed": settings.seed if seed is None else seed}
-    if budget.samples is None:
-        train = settings.model_copy(update={**fresh, "samples": UNLIMITED, "warmup": warmup})
-        return recipe.model_copy(update={"train": train})
-    share = budget.samples / settings.samples
-    page = yaml.safe_load(recipe.to_yaml())
-    _scale(page, share)
-    page["train"] |= {**fresh, "samples": budget.samples, "warmup": min(round(warmup * share), budget.samples - 1)}
-    return recipes.parse(yaml.safe_dump(page, sort_keys=False), "the recipe at the comparison's budget")
-
-
-def _scale(page: object, share: float) -> None:
-    if isinstance(page, dict):
-        for key, value in page.items():
-            if key in SCHEDULED and isinstance(value, int) and not isinstance(value, bool):
-                page[key] = round(value * share)
-            else:
-                _scale(value, share)
-
-
-def unreached(recipe: Recipe, samples: int) -> list[str]:
-    """Sentences about losses and stages that a run of ``samples`` did not reach."""
-    page = yaml.safe_load(recipe.to_yaml())
-    return [
-        f"{path} is {when:,}, and the run ended after {samples:,} samples, before it" for path, when in _starts(page) if when >= samples > 0
-    ]
-
-
-def _starts(page: object, path: str = "") -> Iterator[tuple[str, int]]:
-    if isinstance(page, Mapping):
-        for key, value in page.items():
-            key_path = f"{path}.{key}" if path else str(key)
-            if key in ("start_samples", "finetune_at") and isinstance(value, int):
-                yield key_path, value
-            else:
-                yield from _starts(value, key_path)
+    samples = UNLIMITED if budget.samples is None else budget.samples
+    scaled = rescaled(recipe, Fraction(samples, recipe.train.samples))
+    fresh = {"log_every": None, "sample_every": None, "save_every": None, "seed": recipe.train.seed if seed is None else seed}
+    return scaled.model_copy(update={"train": scaled.train.model_copy(update={**fresh, "samples": samples})})

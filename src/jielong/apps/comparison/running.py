@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jielong.apps.comparison.contestants import Budget, Entry, at, entries_of, unreached
+from jielong.apps.comparison.contestants import Budget, Entry, at, entries_of
 from jielong.apps.comparison.measuring import SHOWN, measure
 from jielong.core.files import write_bytes
 from jielong.core.locks import one_run
@@ -217,7 +217,7 @@ def _row(
         if not summary.finished:
             return summary
         training = _training(summary, folder)
-        notes += unreached(chosen, summary.samples)
+        notes += summary.unreached
         system = load(str(folder), "cpu")
     else:
         system = load(entry.checkpoint, "cpu")
