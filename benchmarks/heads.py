@@ -43,9 +43,10 @@ from jielong.media.images import sheet, write_image
 from jielong.system import load
 from jielong.training import token_cache as cache
 from jielong.training.checkpoint import load_weights
-from jielong.training.experiment import TrainingStream, prepare
+from jielong.training.experiment import prepare
 from jielong.training.objective import StepRNG
 from jielong.training.settings import TrainSettings
+from jielong.training.stream import TrainingStream
 from jielong.training.trainer import train
 
 NFE: dict[str, tuple[int, ...]] = {

@@ -26,6 +26,7 @@ from jielong.training.objective import Objective
 from jielong.training.prefetch import BatchPrefetcher
 from jielong.training.settings import TrainSettings
 from jielong.training.step import MicroBatches, Stepper
+from jielong.training.stream import TrainingStream
 
 RECIPES = Path(experiment.__file__).parents[1] / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*-tiny.yaml"))
@@ -64,7 +65,7 @@ def train_tokenizer_below(name: str) -> None:
 
 
 @cache
-def prepared(name: str, *overrides: str) -> tuple[Recipe, Objective, experiment.TrainingStream]:
+def prepared(name: str, *overrides: str) -> tuple[Recipe, Objective, TrainingStream]:
     """A tiny recipe's objective and its stream of samples."""
     train_tokenizer_below(name)
     recipe = load(name, overrides)
@@ -75,7 +76,7 @@ def prepared(name: str, *overrides: str) -> tuple[Recipe, Objective, experiment.
             parts.generator.condition.precompute(parts.data, parts.heldout)
         objective = make(parts).double()
     objective.train()
-    return recipe, objective, experiment.TrainingStream(parts.data, recipe.train.seed)
+    return recipe, objective, TrainingStream(parts.data, recipe.train.seed)
 
 
 @dataclass

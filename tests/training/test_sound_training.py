@@ -116,7 +116,7 @@ def test_figures_that_silence_lacks_are_left_out(tones: Path, tmp_path: Path) ->
 
 @pytest.mark.usefixtures("autoencoder")
 def test_the_stream_is_the_same_however_it_is_read(tones: Path) -> None:
-    from jielong.training.experiment import TrainingStream
+    from jielong.training.stream import TrainingStream
 
     experiment = prepare(parse(RECIPE.format(set=tones, tokenizer=CODES)))
     stream = TrainingStream(experiment.data, seed=3)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator
 
-from jielong.config.registry import Config, Faults, Mark, Schema, nearest, read_settings
+from jielong.config.registry import Config, Faults, Mark, Schema, below, nearest, read_settings
 from jielong.core.text import shown
 
 if TYPE_CHECKING:
@@ -90,8 +90,9 @@ class DataSection(Mark):
         return fitting[0]
 
     def below(self, key: str) -> Schema:
-        """All keys hold plain values."""
-        return None
+        """The settings under a key of any kind; most hold plain values."""
+        schemas = [below(kind.settings, key) for kind in media_kinds().values()]
+        return next((schema for schema in schemas if schema is not None), None)
 
     def keys(self) -> list[str]:
         """Keys of all kinds."""

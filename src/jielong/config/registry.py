@@ -289,7 +289,8 @@ def below(schema: Schema, key: str) -> Schema:
     if schema is None or key not in schema.model_fields:
         return None
     annotation = schema.model_fields[key].annotation
-    return marks(schema).get(key) or (annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None)
+    models = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type) and issubclass(each, BaseModel)]
+    return marks(schema).get(key) or next(iter(models), None)
 
 
 def keys_of(schema: Schema) -> list[str]:

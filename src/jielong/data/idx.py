@@ -35,6 +35,7 @@ class IdxSource(Source):
             DataError: if a file is missing, truncated or not an idx file, or pictures and labels do not match.
         """
         self.name, self.unused, self.classes = name, Ledger(), list(classes)
+        self.writing = all(name.isdigit() for name in classes)
         self.items = []
         pictures: list[Array] = []
         for split, part in _PARTS.items():

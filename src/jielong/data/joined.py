@@ -71,7 +71,7 @@ class Joined(Source):
         if len({source.kind for source in sources}) > 1:
             listing = ", ".join(f"{name} ({source.kind})" for name, source in zip(names, sources, strict=True))
             raise DataError(f"sets of one kind of media can be joined, not {listing}")
-        self.kind = sources[0].kind
+        self.kind, self.writing = sources[0].kind, any(source.writing for source in sources)
         self._refuse_twice(names)
         usual = kind_of(self.kind).native
         self.native = {key: max(source.native.get(key, value) for source in sources) for key, value in usual.items()}

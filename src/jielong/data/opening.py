@@ -258,7 +258,15 @@ def _emoji() -> Source:
         zoo = importlib.import_module("jielong_zoo")
     except ImportError as error:
         raise DataError("the set 'emoji' is in the distribution jielong-zoo, which is not installed; pip install ./zoo") from error
-    return TableSource([Path(zoo.path()) / "data" / "emoji.parquet"], "emoji", kind_of("image"))
+    source = TableSource([Path(zoo.path()) / "data" / "emoji.parquet"], "emoji", kind_of("image"))
+    source.writing = True
+    return source
+
+
+def _emoji_full() -> Source:
+    source = _built("emoji-full", "image", "`jielong data build emoji-full` (needs npm)")
+    source.writing = True
+    return source
 
 
 def _built(name: str, kind: str, command: str) -> Source:
@@ -293,7 +301,7 @@ def _sounds() -> Source:
 
 BUILT_IN: dict[str, Callable[[], Source]] = {
     "emoji": _emoji,
-    "emoji-full": partial(_built, "emoji-full", "image", "`jielong data build emoji-full` (needs npm)"),
+    "emoji-full": _emoji_full,
     "faces": partial(_faces, "faces"),
     "faces-edits": partial(_faces, "faces-edits"),
     "fashion-mnist": open_fashion_mnist,

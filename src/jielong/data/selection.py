@@ -50,6 +50,7 @@ class Subset(Source):
         self.source, self.name, self._index = source, name, list(index)
         self.items = [source.items[index] for index in self._index]
         self.unused, self.kind, self.classes, self.native = source.unused, source.kind, source.classes, source.native
+        self.writing = source.writing
 
     def blob(self, index: int) -> bytes:
         """The encoded bytes of one item."""

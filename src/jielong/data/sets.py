@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -17,11 +19,14 @@ from torch.utils.data import Dataset
 
 from jielong.config.data import DataSettings
 from jielong.core.medium import Medium
+from jielong.data.augmenting import Augmenter
 from jielong.data.ledger import Cause, Ledger
 from jielong.data.order import spread
 from jielong.data.source import DataError, Source, class_names, digest
-from jielong.media.kinds.base import kind_of
+from jielong.media.kinds.base import Content, kind_of
 
+Read = Callable[[Content, str, Medium, DataSettings], Tensor]
+"""Decodes an item, as :meth:`~jielong.media.kinds.base.MediaKind.decode`."""
 MEMORY_BYTES = 500_000_000
 """Decoded items that a set keeps in memory."""
 SPEAKER_COLUMNS = ("speaker", "voice")
@@ -110,6 +115,7 @@ class MediaSet(Dataset[Batch]):
         self.parent: tuple[MediaSet, list[int]] | None = None
         self._bad: set[int] = set()
         self._fingerprint: str | None = None
+        self._read: Read = self.kind.decode
         self._decoded: dict[int, Tensor] = {}
         self._decoded_bytes = 0
         self._lengths: dict[int, int] = {}
@@ -136,6 +142,20 @@ class MediaSet(Dataset[Batch]):
         kept._decoded_bytes = sum(item.numel() * item.element_size() for item in kept._decoded.values())
         kept._bad = {new for new, old in enumerate(rows) if old in self._bad}
         return kept
+
+    def viewed(self, read: Read, name: str = "") -> MediaSet:
+        """The same items, decoded by ``read``, with the same broken ones; ``name`` tells its fingerprint from that of this set."""
+        view = copy.copy(self)
+        view._read, view._decoded, view._decoded_bytes, view.parent = read, {}, 0, None
+        view._fingerprint = digest([self.fingerprint, name]) if name else self._fingerprint
+        view.__dict__.pop("augmenter", None)
+        return view
+
+    @cached_property
+    def augmenter(self) -> Augmenter | None:
+        """Draws crops and flips of training items; ``None`` if the settings name none."""
+        augmentation = self.kind.augmentation(self.settings)
+        return None if augmentation is None else Augmenter(self, augmentation)
 
     def without_broken(self, count: int | None = None) -> MediaSet:
         """The set of which ``count`` evenly spread items, all by default, can be decoded; broken ones are recorded and left out.
@@ -185,28 +205,28 @@ class MediaSet(Dataset[Batch]):
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Those items, with captions, labels and lengths."""
-        media = self.media(indices)
-        return self._labelled(indices, media)  # after decoding, which may have replaced some
+        return self._labelled(indices, self.media(indices))  # after decoding, which may have replaced some
 
     def media(self, indices: Sequence[int]) -> Tensor:
         """Those items, ``(B, C, *size)`` float32 in [-1, 1]."""
         return self._stacked(indices, [0] * len(indices))
 
     def crops(self, indices: Sequence[int], positions: Sequence[int], seed: int) -> Batch:
-        """Items of a training batch: parts that begin anywhere along time, and one of an item's captions, drawn from ``(seed, position)``.
+        """Items of a training batch: parts that begin anywhere along time, crops and flips, and one of an item's captions.
 
-        Items that are no longer than the medium begin at 0.
+        All are drawn from ``(seed, position)``. Items that are no longer than the medium begin at 0.
 
         Args:
             indices: Which items.
             positions: Of each in the endless stream of the run.
             seed: Of the run.
         """
-        starts = [0] * len(indices)
-        for place, (index, position) in enumerate(zip(indices, positions, strict=True)):
-            spare = self._item(index).shape[self._time] - self.medium.frames if self.medium.timed else 0
-            starts[place] = _drawn(seed, "crop", position, spare + 1) if spare > 0 else 0
-        media = self._stacked(indices, starts)
+        if self.augmenter is not None:
+            media = self.augmenter.media(indices, positions, seed)
+        else:
+            spare = [self.stored(index).shape[self._time] - self.medium.frames if self.medium.timed else 0 for index in indices]
+            starts = [_drawn(seed, "crop", each, more + 1) if more > 0 else 0 for each, more in zip(positions, spare, strict=True)]
+            media = self._stacked(indices, starts)
         return self._with_drawn_captions(self._labelled(indices, media), indices, positions, seed)
 
     def tokenised(self, indices: Sequence[int], tokens: Tensor, positions: Sequence[int] | None = None, seed: int = 0) -> Batch:
@@ -233,7 +253,7 @@ class MediaSet(Dataset[Batch]):
 
     def whole(self, index: int) -> Tensor:
         """A whole item, ``(C, *size)`` float32 in [-1, 1], along time as long as it is."""
-        return self.kind.to_float(self._item(index))
+        return self.kind.to_float(self.stored(index))
 
     def resolve(self, index: int) -> int:
         """The index of the item that is used at ``index``: itself, or its replacement."""
@@ -251,7 +271,7 @@ class MediaSet(Dataset[Batch]):
                 exact = self.kind.frames_of(self.source.content(self.indices[index]), self.keys[index], self.medium)
             except DataError:  # its bytes cannot be read, which decoding records
                 exact = None
-            self._lengths[index] = self._item(index).shape[self._time] if exact is None else exact
+            self._lengths[index] = self.stored(index).shape[self._time] if exact is None else exact
         return self._lengths[index]
 
     @property
@@ -272,17 +292,18 @@ class MediaSet(Dataset[Batch]):
 
     def _stacked(self, indices: Sequence[int], starts: Sequence[int]) -> Tensor:
         if not self.medium.timed:
-            return self.kind.to_float(torch.stack([self._item(index) for index in indices]))
+            return self.kind.to_float(torch.stack([self.stored(index) for index in indices]))
         return torch.stack([self._part(index, start) for index, start in zip(indices, starts, strict=True)])
 
     def _part(self, index: int, start: int) -> Tensor:
         """An item from ``start`` along time on, cut or padded with zeros to the medium."""
-        item, frames = self._item(index), self.medium.frames
+        item, frames = self.stored(index), self.medium.frames
         part = self.kind.to_float(item.narrow(self._time, start, min(frames, item.shape[self._time] - start)))
         after = part.ndim - 1 - self._time
         return F.pad(part, (*(0, 0) * after, 0, frames - part.shape[self._time]))
 
-    def _item(self, index: int) -> Tensor:
+    def stored(self, index: int) -> Tensor:
+        """An item as it is decoded, or its replacement."""
         index = self.resolve(index)
         if index in self._decoded:
             return self._decoded[index]
@@ -303,7 +324,7 @@ class MediaSet(Dataset[Batch]):
     def _decode(self, index: int) -> Tensor:
         """Decode an item and keep it; a broken one is recorded."""
         try:
-            item = self.kind.decode(self.source.content(self.indices[index]), self.keys[index], self.medium, self.settings)
+            item = self._read(self.source.content(self.indices[index]), self.keys[index], self.medium, self.settings)
         except ValueError as error:
             self._bad.add(index)
             self.left_out.add(Cause.BROKEN, self.keys[index], str(error))

@@ -47,6 +47,7 @@ class Source(ABC):
         unused: What was found and is not used.
         kind: Name of the kind of media.
         classes: Class names in order; by default those of :func:`class_names`.
+        writing: Whether its pictures are known to hold letters, digits or signs, which a flip makes wrong.
         native: Keys of the `data:` section, and ``channels``, at which it is used unless others are given.
     """
 
@@ -55,6 +56,7 @@ class Source(ABC):
     unused: Ledger
     kind: str = "image"
     classes: list[str] | None = None
+    writing: bool = False
     native: Mapping[str, int] = {}
 
     @property

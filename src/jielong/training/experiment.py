@@ -27,7 +27,7 @@ from jielong.core.medium import Medium
 from jielong.core.rng import PerSampleRNG
 from jielong.core.storage import size_words
 from jielong.core.tokens import Tokens
-from jielong.data.order import AlikeOrder, ShuffledOrder, spread
+from jielong.data.order import spread
 from jielong.data.sets import Batch, MediaSet
 from jielong.evaluation.protocols import protocol_of
 from jielong.generation.generator import Generator
@@ -56,6 +56,7 @@ from jielong.training.objective import Objective
 from jielong.training.opening import HELDOUT_ITEMS, Sets, open_sets
 from jielong.training.processes import join_processes
 from jielong.training.state import check_run_folder, check_same_inputs
+from jielong.training.stream import TrainingStream
 from jielong.training.tokenizer_objective import TokenizerObjective
 from jielong.training.trainer import Summary, TrainOptions, train
 
@@ -63,30 +64,6 @@ Model = TypeVar("Model", bound=nn.Module)
 CALIBRATION_ITEMS = 2048
 """Training items on which a tokenizer measures the scale of its tokens."""
 _BATCH = 64
-
-
-class TrainingStream:
-    """The endless shuffled stream of training items; a position in it is a number of samples seen.
-
-    Args:
-        data: The set. Without tokens, long clips are cropped at positions drawn from the seed and the position in the stream.
-        seed: Of the shuffling.
-        tokens: The set's tokens, which are read instead of media.
-        similar_lengths: Size of groups of items with similar lengths, which need less padding; ``None`` for any lengths.
-    """
-
-    def __init__(self, data: MediaSet, seed: int, tokens: Tokens | None = None, similar_lengths: int | None = None) -> None:
-        self.data, self.seed, self.tokens = data, seed, tokens
-        self.order = ShuffledOrder(len(data), seed)
-        if similar_lengths is not None and tokens is not None and tokens.lengths is not None:
-            self.order = AlikeOrder(tokens.lengths.tolist(), similar_lengths, seed)
-
-    def batch(self, first: int, count: int) -> Batch:
-        """The items at positions ``first`` to ``first + count`` of the stream."""
-        rows = self.order.at(first, count)
-        if self.tokens is not None:
-            return self.data.tokenised(rows, self.tokens.values[rows], range(first, first + count), self.seed)
-        return self.data.crops(rows, range(first, first + count), self.seed)
 
 
 @dataclass(frozen=True)
@@ -141,12 +118,24 @@ class Experiment:
         return {**description, "data": {"items": len(self.data), "content": self.data.fingerprint}}
 
     def load_tokens(self, file: Path | None) -> Tokens | None:
-        """The training set's tokens from a file or the user's cache; ``None`` for a tokenizer's recipe."""
-        if self.generator is None:
+        """The training set's tokens from a file or the user's cache; ``None`` for a tokenizer's recipe, and where crops are drawn anew.
+
+        Raises:
+            ValueError: if a file does not fit, or items are changed before they are tokenized.
+        """
+        augmenter = self.data.augmenter
+        if file is not None and augmenter is not None:
+            raise ValueError(f"{file} holds tokens of pictures as they are, but data.augment changes them: leave out one of the two")
+        if self.generator is None or (augmenter is not None and augmenter.augmentation.crops):
             return None
         if file is not None:
             return cache.read_for(file, self.tokenizer, self.data)
         return cache.cached(self.tokenizer, self.data)
+
+    def load_mirrored(self, tokens: Tokens | None) -> Tokens | None:
+        """Tokens of the flipped training set, beside those of the set; ``None`` where no flips are drawn."""
+        augmenter = self.data.augmenter
+        return None if tokens is None or augmenter is None else cache.cached(self.tokenizer, augmenter.mirrored)
 
 
 def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
@@ -254,11 +243,12 @@ def _run(
         if generator.condition is not None:
             generator.condition.precompute(experiment.data, experiment.heldout)
         loaded = experiment.load_tokens(tokens)
+        mirrored = experiment.load_mirrored(loaded)
     if loaded is not None and loaded.lengths is not None:
         _fit_durations(experiment, generator, loaded)
     # A shifted order is not trained on positions after the longest item of a batch, so similar lengths save computation.
     similar = recipe.train.batch if generator.order.shifted and is_timed(recipe) else None
-    return start(objective, TrainingStream(experiment.data, seed, loaded, similar))
+    return start(objective, TrainingStream(experiment.data, seed, loaded, similar, mirrored))
 
 
 def _fit_durations(experiment: Experiment, generator: Generator, tokens: Tokens) -> None:

@@ -30,7 +30,11 @@ def training_tokens(tokenizer: Tokenizer, batch: Batch, rng: PerSampleRNG, timed
         timed: Whether to give them lengths.
     """
     layout, values = tokenizer.cached_layout, batch.tokens
-    cached = tokenizer.encode_to_cache(batch.media) if values is None else Tokens(values.long() if layout.discrete else values, layout)
+    if values is None:
+        with torch.no_grad(), torch.autocast(batch.media.device.type, enabled=False):  # as tokens of the cache are computed
+            cached = tokenizer.encode_to_cache(batch.media)
+    else:
+        cached = Tokens(values.long() if layout.discrete else values, layout)
     tokens = tokenizer.sample_cached(cached, rng)
     lengths = tokenizer.positions_of(batch.lengths) if timed and batch.lengths is not None else None
     return replace(tokens, lengths=lengths)

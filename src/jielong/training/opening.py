@@ -70,6 +70,13 @@ def open_sets(recipe: Recipe, source: str) -> Sets:
         heldout = None
         _warn_unmeasured(train, str(error))
     warn_of_unused(train.name, train.unused + left_out)
+    augmenter = train.augmenter
+    if augmenter is not None:
+        parts = () if recipe.condition is None else recipe.condition.components
+        if any(part.reads_stage is not None for part in parts):
+            raise DataError("data.augment changes pictures, but the condition reads tokens of them as they are: leave it out")
+        if found := augmenter.report():
+            warnings.warn(found, stacklevel=3)
     for found in filter(None, (leak(train.source), other_splits(item.split for item in train.source.items))):
         warnings.warn(f"{train.name}: {found}", stacklevel=3)
     return Sets(train, train if heldout is None else heldout, heldout is not None)

@@ -14,6 +14,7 @@ from torch import Tensor
 from jielong.config.data import DataSettings
 from jielong.core.json import JSON
 from jielong.core.medium import Axes, Medium
+from jielong.media.augmentation import Augmentation
 from jielong.media.inspection import Inspector
 from jielong.media.results import ResultItem, Results
 
@@ -71,6 +72,14 @@ class MediaKind(ABC):
         Raises:
             ValueError: if it cannot be decoded; the text names it.
         """
+
+    def augmentation(self, settings: DataSettings) -> Augmentation | None:
+        """The random changes of training items that settings name; none by default."""
+        return None
+
+    def decode_canvas(self, content: Content, name: str, medium: Medium, settings: DataSettings) -> Tensor:
+        """What random crops are cut from, as :meth:`decode` but larger; raises ``ValueError`` if it cannot be decoded."""
+        return self.decode(content, name, medium, settings)
 
     @abstractmethod
     def to_float(self, stored: Tensor) -> Tensor:

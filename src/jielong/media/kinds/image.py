@@ -18,6 +18,7 @@ from torch import Tensor
 from jielong.config.data import DataSettings
 from jielong.core.json import JSON
 from jielong.core.medium import ALONG_ROWS, Medium
+from jielong.media.augmentation import Augmentation
 from jielong.media.images import WRITTEN, encode_as, fit, to_bytes_tensor, to_float
 from jielong.media.inspection import Inspector, Spread
 from jielong.media.kinds.base import Content, MediaKind, register
@@ -65,10 +66,12 @@ class ImageData(DataSettings):
     Attributes:
         size: Side of the square pictures in pixels.
         background: The colour behind what is transparent: a name of CSS, or its hexadecimal numbers in quotes, such as ``"#808080"``.
+        augment: Random crops and flips of training pictures, such as ``{flip: true, crop: 0.8}``.
     """
 
     size: int = Field(default=64, ge=4)
     background: Annotated[str, BeforeValidator(_colour)] = WHITE
+    augment: Augmentation | None = None
 
 
 class ImageKind(MediaKind):
@@ -109,6 +112,18 @@ class ImageKind(MediaKind):
         image = read_image(content, name, background=_background(settings), covers=grid_of(medium))
         with naming(name, BrokenImageError, "cannot be fitted"):
             return to_bytes_tensor(fit(image, medium.along("rows")), medium.channels)
+
+    def augmentation(self, settings: DataSettings) -> Augmentation | None:
+        """Crops and flips, if the settings name any that changes something."""
+        found = settings.augment if isinstance(settings, ImageData) else None
+        return found if found is not None and (found.flip or found.crops) else None
+
+    def decode_canvas(self, content: Content, name: str, medium: Medium, settings: DataSettings) -> Tensor:
+        """``(C, H, W)`` uint8: more than the medium's size, from which the settings' random crops are cut."""
+        augmentation, size = self.augmentation(settings) or Augmentation(), grid_of(medium)
+        image = read_image(content, name, background=_background(settings), covers=augmentation.canvas_size(size))
+        with naming(name, BrokenImageError, "cannot be fitted"):
+            return to_bytes_tensor(augmentation.canvas(image, size), medium.channels)
 
     def read(self, path: Path, medium: Medium, settings: DataSettings | None = None) -> Tensor:
         """A file as ``(C, H, W)`` float32 in [-1, 1]."""
