@@ -50,6 +50,7 @@ def train(
     *,
     out: str | Path | None = None,
     budget: str | None = None,
+    samples: int | None = None,
     overrides: Sequence[str] = (),
     tokens: str | Path | None = None,
     tensorboard: bool = False,
@@ -62,6 +63,7 @@ def train(
         data: A built-in set or a path, in place of the recipe's.
         out: The run's folder; ``runs/RECIPE`` by default.
         budget: Wall time, such as ``10m``; the recipe's samples by default.
+        samples: Training samples, with which all schedules scale; the recipe's by default.
         overrides: Changed settings, such as ``["train.lr=1e-3", "order.masked.steps=4"]``.
         tokens: A token file of ``jielong tokenize``, for a generator.
         tensorboard: Write TensorBoard files.
@@ -75,11 +77,12 @@ def train(
         KeyboardInterrupt: if the run was interrupted; its state is saved, and the same call resumes it.
     """
     from jielong.config.recipe import load as load_recipe
-    from jielong.config.runs import default_out, seconds_of
+    from jielong.config.runs import default_out, seconds_of, with_samples
     from jielong.training.experiment import run
 
-    settings, where = load_recipe(str(recipe), overrides), None if data is None else str(data)
-    folder = default_out(str(recipe), settings, where, overrides) if out is None else Path(out)
+    changes = with_samples(overrides, samples)
+    settings, where = load_recipe(str(recipe), changes), None if data is None else str(data)
+    folder = default_out(str(recipe), settings, where, changes) if out is None else Path(out)
     seconds = None if budget is None else seconds_of(budget)
     file = None if tokens is None else Path(tokens)
     summary = run(settings, folder, where, file, device=device, budget=seconds, tensorboard=tensorboard)

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from jielong.autoencoders.convolutional import Convolutional
+from jielong.core import progress
 from jielong.core.tokens import Layout, Tokens
 from jielong.data.opening import open_data
 from jielong.data.sets import MediaSet
@@ -41,10 +45,13 @@ def make(seed: int = 0, size: int = 8) -> VQTokenizer:
     )
 
 
-def test_tokens_of_a_set_are_those_of_its_pictures_in_order(pictures: Path) -> None:
-    tokenizer, images, seen = make().train(), opened(pictures), []
-    tokens = cache.tokenize(tokenizer, images, batch=2, progress=seen.append)
-    assert seen == [2, 2, 1]
+def test_tokens_of_a_set_are_those_of_its_pictures_in_order(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, images, screen = make().train(), opened(pictures), io.StringIO()
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with progress.progress_on(Console(file=screen)):
+        tokens = cache.tokenize(tokenizer, images, batch=2)
+    counts = re.findall(r"tokenizing: (\d) of 5 \w+, [\d,.]+/s, \d+:\d\d left", screen.getvalue())
+    assert counts == ["2", "4", "5"]
     assert tokenizer.training, "the mode is given back"
     assert torch.equal(tokens.values, tokenizer.eval().encode(images.media(range(5))).values)
 
@@ -74,7 +81,7 @@ def test_continuous_values_survive_as_they_are(tmp_path: Path) -> None:
     assert back.layout == tokens.layout
 
 
-def test_the_address_changes_with_weights_data_and_preprocessing(pictures: Path) -> None:
+def test_the_address_changes_with_weights_data_and_preprocessing(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = pictures.parent / "cache"
 
     def addresses() -> int:
@@ -82,10 +89,11 @@ def test_the_address_changes_with_weights_data_and_preprocessing(pictures: Path)
 
     first = cache.cached(make(), opened(pictures), folder=folder)
     assert addresses() == 1
-    calls: list[int] = []
-    again = cache.cached(make(), opened(pictures), progress=calls.append, folder=folder)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with progress.progress_on(Console(file=(screen := io.StringIO()))):
+        again = cache.cached(make(), opened(pictures), folder=folder)
     assert torch.equal(first.values, again.values)
-    assert (addresses(), calls) == (1, []), "the same content is found, by another object and another opening"
+    assert (addresses(), screen.getvalue()) == (1, ""), "the same content is found, by another object and another opening"
     tokenizer = make()
     tokenizer.encoder.out.bias.data[0] += 1e-3
     cache.cached(tokenizer, opened(pictures), folder=folder)

@@ -219,7 +219,8 @@ def test_odd_ranges_of_media_are_warned_of():
 
 
 def test_the_bar_and_the_lines_survive_numbers_that_are_not_finite(tmp_path):
-    from jielong.training.run_logger import RunLogger, clock
+    from jielong.core.progress import clock
+    from jielong.training.run_logger import RunLogger
 
     with RunLogger(tmp_path, Console(file=io.StringIO(), force_terminal=True), 0, 0, False) as report:
         report.show("model", 0.0, 0.0, math.nan, math.inf)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
 from jielong.conditions.cache import cached
 from jielong.conditions.inputs import ConditionInput, HeldoutItems
+from jielong.core.progress import counting
 
 if TYPE_CHECKING:
     from jielong.core.medium import Medium
@@ -78,8 +79,12 @@ class StageCondition(Condition[str | Tensor, Tensor]):
             self._values.update(zip(data.keys, values.unbind(), strict=True))
 
     def _encode_all(self, data: MediaSet) -> dict[str, Tensor]:
-        rows = range(len(data))
-        return {"values": torch.cat([self.encode(data.media(rows[first : first + _BATCH])) for first in range(0, len(rows), _BATCH)])}
+        rows, parts = range(len(data)), []
+        with counting("tokenizing for the earlier stage", len(rows), data.kind.noun[1]) as advance:
+            for first in range(0, len(rows), _BATCH):
+                parts.append(self.encode(data.media(rows[first : first + _BATCH])))
+                advance(len(parts[-1]))
+        return {"values": torch.cat(parts)}
 
     def prepare(self, values: Sequence[str | Tensor]) -> Tensor:
         """Values, one per item, to token values ``(B, N, C)``. Raises ``ValueError`` if an item is of no training data."""

@@ -19,6 +19,7 @@ from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, Conditi
 from jielong.conditions.cache import cached
 from jielong.conditions.inputs import ConditionInput, HeldoutItems
 from jielong.config.registry import RecipeError
+from jielong.core.progress import counting
 from jielong.networks.conditioning import Conditioning
 
 if TYPE_CHECKING:
@@ -186,7 +187,11 @@ class FrozenText(Condition[str, PaddedTexts]):
             return
 
         def compute() -> dict[str, Tensor]:
-            states = dict(self.encode(texts))
+            states = dict[str, Tensor]()
+            with counting("encoding", len(texts), "texts") as advance:
+                for text, state in self.encode(texts):
+                    states[text] = state
+                    advance(1)
             lengths = torch.tensor([len(states[text]) for text in texts])
             return {"states": torch.cat([states[text] for text in texts]), "lengths": lengths}
 

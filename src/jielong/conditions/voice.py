@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
 from jielong.conditions.cache import cached
 from jielong.conditions.inputs import ConditionInput, HeldoutItems, check_sound
+from jielong.core.progress import counting
 from jielong.media.audio import resample
 from jielong.media.reading.sound import read_audio
 from jielong.networks import speaker
@@ -143,11 +144,15 @@ class VoiceCondition(Condition[Source, Tensor]):
 
     def _encode_all(self, count: int, recording: Callable[[int], Recording]) -> Tensor:
         features = torch.zeros(count, self.features)
-        for first in range(0, count, BATCH):
-            recordings = {index: recording(index) for index in range(first, min(count, first + BATCH))}
-            sounding = {index: each for index, each in recordings.items() if each.waveform.numel() and each.waveform.square().mean() > 1e-9}
-            if sounding:
-                features[list(sounding)] = self.voices(list(sounding.values()))
+        with counting("encoding", count, f"{self.kind}s") as advance:
+            for first in range(0, count, BATCH):
+                recordings = {index: recording(index) for index in range(first, min(count, first + BATCH))}
+                sounding = {
+                    index: each for index, each in recordings.items() if each.waveform.numel() and each.waveform.square().mean() > 1e-9
+                }
+                if sounding:
+                    features[list(sounding)] = self.voices(list(sounding.values()))
+                advance(len(recordings))
         return features
 
     def store(self, features: Mapping[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from jielong.config.registry import RecipeError
 from jielong.config.schema import Recipe
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -23,6 +24,17 @@ def seconds_of(text: str) -> float:
     if "".join(number + unit for number, unit in parts) != text or seconds <= 0:
         raise ValueError(f"a time is written 90s, 10m, 1h or 1h30m, not {text!r}")
     return seconds
+
+
+def with_samples(overrides: Sequence[str], samples: int | None) -> list[str]:
+    """Overrides with a budget of samples among them.
+
+    Raises:
+        RecipeError: if an override sets it too.
+    """
+    if samples is not None and any(each.partition("=")[0].strip() == "train.samples" for each in overrides):
+        raise RecipeError("the option for samples and the setting train.samples both give the budget: leave out one")
+    return [*overrides, *([f"train.samples={samples}"] if samples is not None else [])]
 
 
 def default_out(name: str, recipe: Recipe, data: str | None, overrides: Sequence[str]) -> Path:

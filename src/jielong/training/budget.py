@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from jielong.config.schedule import ScheduledSetting
+from jielong.training.pauses import MOST, Pause
 from jielong.training.settings import TrainSettings
 from jielong.training.state import Counters
 
@@ -27,6 +28,12 @@ class Budget:
         self.costs = {"step": 0.0, "sample": 0.0, "save": 0.0, "evaluation": 0.0}
         self.reserve = 0.0
         """Seconds of the time that are kept for what follows the last step; the first process's."""
+        self.fitting = dict.fromkeys(MOST, True)
+        """Which kinds of pauses fit into the time; the first process's."""
+        self.spaced = set(MOST)
+        """Kinds of pauses that are left out where they do not fit."""
+        self.ended = False
+        """Whether the last step was made."""
         self._continue()
 
     def _continue(self) -> None:
@@ -42,9 +49,12 @@ class Budget:
         """Fraction of the time that is used; 0 without a limit of time."""
         if self.seconds is None:
             return 0.0
-        # One per cent is for what is not timed: lines of the log, the checkpoint itself.
-        usable = 0.99 * self.seconds - self.reserve
+        usable = self._usable(self.seconds)
         return min(1.0, self.counters.seconds / usable) if usable > 0 else 1.0
+
+    def _usable(self, seconds: float) -> float:
+        """What is for steps and the pauses between them; one per cent is for what is not timed: lines of the log, the checkpoint itself."""
+        return 0.99 * seconds - self.reserve
 
     @property
     def progress(self) -> float:
@@ -80,7 +90,27 @@ class Budget:
     def record(self, what: str, seconds: float) -> float:
         """Note and return the seconds of a step or a pause."""
         self.costs[what] = max(0.9 * self.costs[what], seconds)  # forgets a slow first step
+        if what in MOST:
+            pause = self.counters.pause_seconds.setdefault(what, Pause())
+            if self.ended:
+                pause.after += seconds
+            else:
+                pause.seconds, pause.count = pause.seconds + seconds, pause.count + 1
         return seconds
+
+    def look(self) -> None:
+        """Note what the costs of pauses leave, at the time of the clock."""
+        self.reserve = self.costs["step"] + self.costs["sample"] + self.costs["save"]
+        for what, pause in self.counters.pause_seconds.items():
+            in_time = self.seconds is None or self.counters.seconds + self.costs[what] <= self._usable(self.seconds)
+            self.fitting[what] = pause.fits(MOST[what], self.counters.seconds) and in_time
+
+    def fits(self, what: str) -> bool:
+        """Whether a pause that is due is to be made; one that is not is counted."""
+        if what not in self.spaced or self.fitting[what]:
+            return True
+        self.counters.pause_seconds[what].left_out += 1
+        return False
 
     def unreached(self) -> list[str]:
         """A sentence for each setting in samples that the run did not reach."""

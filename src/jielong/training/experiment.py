@@ -13,6 +13,7 @@ from typing import TypeVar, Unpack
 
 import torch
 from accelerate import Accelerator
+from rich.console import Console
 from torch import Tensor, nn
 
 from jielong.config.recipe import upgraded
@@ -24,6 +25,7 @@ from jielong.core.files import write_bytes
 from jielong.core.json import JSON
 from jielong.core.locks import one_run
 from jielong.core.medium import Medium
+from jielong.core.progress import progress_on
 from jielong.core.rng import PerSampleRNG
 from jielong.core.storage import size_words
 from jielong.core.tokens import Tokens
@@ -239,7 +241,8 @@ def _run(
     if generator is None:
         return start(tokenizer_objective(experiment), TrainingStream(experiment.data, seed))
     objective = generator_objective(experiment)
-    with accelerator.local_main_process_first():  # it fills the caches, which the others then read
+    screen = (options.get("console") or Console(stderr=True)) if options.get("progress", True) and accelerator.is_main_process else None
+    with accelerator.local_main_process_first(), progress_on(screen):  # it fills the caches, which the others then read
         if generator.condition is not None:
             generator.condition.precompute(experiment.data, experiment.heldout)
         loaded = experiment.load_tokens(tokens)

@@ -27,6 +27,7 @@ from jielong.training.ema import Ema
 from jielong.training.nonfinite import NonFiniteError, range_advice
 from jielong.training.objective import Objective
 from jielong.training.optimizers import moments_bytes, pack, unpack
+from jielong.training.pauses import summary_of, words
 from jielong.training.prefetch import BatchPrefetcher
 from jielong.training.run_logger import RunLogger
 from jielong.training.settings import TrainSettings
@@ -84,14 +85,9 @@ class Run(Generic[Model]):
         position = budget.position
         while True:
             self.signal = self._synchronise(interrupts.signal)
-            if counters.samples >= settings.samples:
-                return "finished"
-            if budget.spent >= 1:
-                return "budget"
-            if self.signal is not None:
-                return "interrupted"
-            if stop_after is not None and counters.samples >= stop_after:
-                return "stop_after"
+            if (stopped := self._stopped(stop_after)) is not None:
+                budget.ended = True
+                return stopped
             start = time.perf_counter()
             self._step()
             counters.samples += settings.batch
@@ -99,26 +95,46 @@ class Run(Generic[Model]):
             self._show()
             last = counters.samples >= settings.samples
             before, position = position, budget.position
-            samples_due = not last and budget.due("sample", before)
-            if samples_due and self.evaluating:
+            figures_due = self.evaluating and not last and budget.due("sample", before)
+            if figures_due and self._fits("evaluation"):
                 self._evaluate()
             if last or budget.due("log", before):
                 self._log()
-            if samples_due:
+            if not last and budget.due("sample", before) and self._fits("sample"):
                 self.write_samples()
-            if not last and budget.due("save", before):
+            if not last and budget.due("save", before) and self._fits("save"):
                 self.save()
+
+    def _stopped(self, stop_after: int | None) -> Stopped | None:
+        """Why no further step is made, if none is."""
+        if self.counters.samples >= self.settings.samples:
+            return "finished"
+        if self.budget.spent >= 1:
+            return "budget"
+        if self.signal is not None:
+            return "interrupted"
+        return "stop_after" if stop_after is not None and self.counters.samples >= stop_after else None
+
+    def _fits(self, what: str) -> bool:
+        """Whether a pause that is due is made; what is left out is said once."""
+        fits, pause = self.budget.fits(what), self.counters.pause_seconds.get(what)
+        if not fits and pause is not None and pause.left_out == 1:
+            self.logger.print(words(what, pause, self.counters.samples))
+        return fits
 
     def _synchronise(self, signal: int | None = None) -> int | None:
         """Set all clocks to the first process's; the signal that interrupts any of the processes."""
         self.counters.seconds = self._seconds_before + time.perf_counter() - self._start
-        self.budget.reserve = sum(self.budget.costs.values())
+        self.budget.look()
         if self.accelerator.num_processes > 1:
-            shared = [self.counters.seconds, self.budget.reserve] if self.accelerator.is_main_process else [0.0, 0.0]
-            local = torch.tensor([[*shared, float(signal or 0)]], dtype=torch.float64, device=self.accelerator.device)
+            fitting = self.budget.fitting
+            shared = [self.counters.seconds, self.budget.reserve, *map(float, fitting.values())]
+            mine = shared if self.accelerator.is_main_process else [0.0] * len(shared)
+            local = torch.tensor([[*mine, float(signal or 0)]], dtype=torch.float64, device=self.accelerator.device)
             gathered = self.accelerator.gather(local)
-            self.counters.seconds, self.budget.reserve = float(gathered[:, 0].sum()), float(gathered[:, 1].sum())
-            signal = int(gathered[:, 2].max()) or None
+            self.counters.seconds, self.budget.reserve, *fits = gathered[:, :-1].sum(0).tolist()
+            self.budget.fitting = dict(zip(fitting, map(bool, fits), strict=True))
+            signal = int(gathered[:, -1].max()) or None
         return signal
 
     def _step(self) -> None:
@@ -192,6 +208,7 @@ class Run(Generic[Model]):
             means = dict(zip(sorted(means), self.accelerator.reduce(vector, "mean").tolist(), strict=True))
         line: JSON = {"samples": counters.samples, "seconds": round(counters.seconds, 2)}
         line |= {"samples_per_second": round(self._samples_per_second, 2), **means, "skipped": counters.skipped}
+        line |= {f"{what}_seconds": round(pause.seconds, 2) for what, pause in counters.pause_seconds.items()}
         line |= self.objective.statistics() | counters.heldout
         if advice := self.objective.advice():
             line["advice"] = advice
@@ -302,5 +319,6 @@ class Run(Generic[Model]):
             evaluation=evaluation,
             budget=self.budget.seconds,
             unreached=self.budget.unreached(),
+            pause_seconds=summary_of(counters.pause_seconds),
             signal=self.signal,
         )

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from jielong.core.json import JSON
+from jielong.core.progress import clock
 from jielong.core.storage import StorageError, make_folder
 
 if TYPE_CHECKING:
@@ -125,12 +126,3 @@ class RunLogger:
     def warn(self, text: str) -> None:
         """Print a warning."""
         self.print(f"warning: {text}")
-
-
-def clock(seconds: float) -> str:
-    """Seconds as ``m:ss`` or ``h:mm:ss``."""
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -32,6 +32,7 @@ from jielong.training.checkpoint import (
     write_tensors,
 )
 from jielong.training.optimizers import OptimizerNumbers
+from jielong.training.pauses import Pause
 
 FORMAT = 2
 STATE = "state.json"
@@ -57,6 +58,7 @@ class Counters:
         warned: Warnings that were printed.
         heldout: Held-out figures for the next line of the log.
         lowest: The lowest held-out loss so far, and at how many samples; empty before the first.
+        pause_seconds: The pauses between steps, by kind.
         position: Position of the last step in the schedules, in samples; ``None`` before the first.
         schedule: The settings in samples that the position belongs to.
     """
@@ -72,6 +74,7 @@ class Counters:
     warned: list[str] = field(default_factory=list)
     heldout: dict[str, float] = field(default_factory=dict)
     lowest: list[float] = field(default_factory=list)
+    pause_seconds: dict[str, Pause] = field(default_factory=dict)
     position: NonNegativeInt | None = None
     schedule: dict[str, NonNegativeInt] = field(default_factory=dict)
 

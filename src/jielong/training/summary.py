@@ -26,6 +26,8 @@ class Summary:
         metrics: The last line of the log.
         evaluation: Held-out figures of the EMA weights.
         unreached: A sentence for each loss, stage, warm-up and annealing that the run did not reach.
+        pause_seconds: Time and number of sample grids, held-out figures and saves between steps, how many were left out, and the time after
+            the last step.
         budget: Seconds of wall time that were allowed, if limited.
         signal: Number of the signal that interrupted it.
     """
@@ -40,6 +42,7 @@ class Summary:
     metrics: JSON = field(default_factory=dict)
     evaluation: JSON = field(default_factory=dict)
     unreached: list[str] = field(default_factory=list)
+    pause_seconds: JSON = field(default_factory=dict)
     budget: float | None = None
     signal: int | None = None
 

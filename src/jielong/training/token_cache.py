@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from jielong.core.files import remove_leftovers
+from jielong.core.progress import counting
 from jielong.core.storage import cache_folder, check_room, optional
 from jielong.core.tokens import Layout, Tokens
 from jielong.data.sets import MediaSet
@@ -42,20 +43,20 @@ def identity(tokenizer: Tokenizer, images: MediaSet) -> dict[str, str]:
 
 
 @torch.no_grad()
-def tokenize(tokenizer: Tokenizer, images: MediaSet, batch: int = 64, progress: Callable[[int], None] | None = None) -> Tokens:
+def tokenize(tokenizer: Tokenizer, images: MediaSet, batch: int = 64) -> Tokens:
     """Tokens of a whole set in order, ``(n, N, C)``, or the distributions they are sampled from (:meth:`Tokenizer.encode_to_cache`)."""
     was_training = tokenizer.training
     tokenizer.eval()
     weight = next(tokenizer.parameters(), None)
     parts: list[Tensor] = []
     samples: list[int] = []
-    for first in range(0, len(images), batch):
-        rows = list(range(first, min(first + batch, len(images))))
-        media = images.media(rows)
-        parts.append(tokenizer.encode_to_cache(media if weight is None else media.to(weight.device)).values.cpu())
-        samples += [images.length(row) for row in rows] if images.medium.timed else []
-        if progress is not None:
-            progress(len(rows))
+    with counting("tokenizing", len(images), images.kind.noun[1]) as advance:
+        for first in range(0, len(images), batch):
+            rows = list(range(first, min(first + batch, len(images))))
+            media = images.media(rows)
+            parts.append(tokenizer.encode_to_cache(media if weight is None else media.to(weight.device)).values.cpu())
+            samples += [images.length(row) for row in rows] if images.medium.timed else []
+            advance(len(rows))
     tokenizer.train(was_training)
     return Tokens(torch.cat(parts), tokenizer.cached_layout, tokenizer.positions_of(torch.tensor(samples)) if samples else None)
 
@@ -193,7 +194,7 @@ def _check_tokenizer(layout: Layout, tokenizer: Tokenizer, any_length: bool) -> 
         raise DamagedError(f"it holds tokens of {layout.describe()}, but the tokenizer's have {known.describe()}")
 
 
-def cached(tokenizer: Tokenizer, images: MediaSet, progress: Callable[[int], None] | None = None, folder: Path | None = None) -> Tokens:
+def cached(tokenizer: Tokenizer, images: MediaSet, folder: Path | None = None) -> Tokens:
     """Tokens of a set from the user's cache; computed if missing, and again, with a warning, if damaged.
 
     Where they cannot be written they are not kept, with a warning.
@@ -211,7 +212,7 @@ def cached(tokenizer: Tokenizer, images: MediaSet, progress: Callable[[int], Non
     with optional():
         check_room(path, expected_bytes(tokenizer, images))
         room = True
-    tokens = tokenize(tokenizer, images, progress=progress)
+    tokens = tokenize(tokenizer, images)
     if room:
         with optional():
             remove_leftovers(folder)

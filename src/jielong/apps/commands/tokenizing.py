@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.progress import Progress
 
 from jielong.apps.commands.devices import Device, chosen_device
 from jielong.apps.commands.outputs import Out, output_of
@@ -42,6 +41,7 @@ def tokenize(
     if out.suffix != ".safetensors":
         raise typer.BadParameter(f"a token file ends in .safetensors, got {out}", param_hint="--out")
     from jielong.core.locks import one_writer
+    from jielong.core.progress import progress_on
     from jielong.core.storage import check_room
     from jielong.data.opening import open_data
     from jielong.media.kinds.base import kind_of, kinds
@@ -57,9 +57,8 @@ def tokenize(
     images = open_data(data, _PARTS[split], medium=tokenizer.media, settings=system.recipe.data, whole=True)
     started = time.perf_counter()
     check_room(out, cache.expected_bytes(tokenizer, images))
-    with one_writer(out), Progress(console=notes, transient=True) as bar:
-        task = bar.add_task("tokenizing", total=len(images))
-        tokens = cache.tokenize(tokenizer, images, progress=lambda count: bar.advance(task, count))
+    with one_writer(out), progress_on(notes):
+        tokens = cache.tokenize(tokenizer, images)
         cache.write(out, tokens, cache.identity(tokenizer, images), images.replacements)
     layout, more = tokenizer.layout, "" if tokens.layout == tokenizer.layout else ", each with its log-variance"
     kind = f"{layout.channels} x {layout.vocabulary} codes" if layout.discrete else f"{layout.channels} channels{more}"

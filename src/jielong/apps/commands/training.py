@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from jielong.apps.commands.devices import Device, chosen_device
+from jielong.apps.commands.schedules import print_schedule
 from jielong.apps.commands.screen import say
 from jielong.apps.commands.showing import Data, Name, Overrides, prepared, print_settings, print_sizes
 from jielong.config.recipe import load
-from jielong.config.runs import default_out, seconds_of
+from jielong.config.runs import default_out, seconds_of, with_samples
 
 
 def budget_of(text: str | None) -> float | None:
@@ -30,18 +31,21 @@ def train(
     recipe: Name,
     data: Data = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/RECIPE by default. An existing run is resumed.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Wall time, such as 90s, 10m, 1h; the recipe's samples by default.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Wall time, such as 90s, 10m, 1h; all schedules follow it.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Training samples; all schedules scale with them.")] = None,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and derived sizes without training.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings, schedule and derived sizes without training.")] = False,
     tokens: Annotated[Path | None, typer.Option(help="Token file from `jielong tokenize`.")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard files.")] = False,
     device: Device = "auto",
 ) -> None:
     """Train a recipe, or resume a run that was stopped, by the same command."""
     seconds = budget_of(budget)
-    settings = load(recipe, overrides or ())
+    changes = with_samples(overrides or (), samples)
+    settings = load(recipe, changes)
     if dry_run:
-        print_settings(settings, recipe, overrides or (), data)
+        print_settings(settings, recipe, changes, data)
+        print_schedule(settings, seconds)
         print_sizes(prepared(settings, data))
         return
     from jielong.core.device import device_words, is_main_process, launched_processes
@@ -49,7 +53,7 @@ def train(
     from jielong.training.experiment import run
 
     chosen = chosen_device(device, parallel=True)
-    folder = out or default_out(recipe, settings, data, overrides or ())
+    folder = out or default_out(recipe, settings, data, changes)
 
     def announce() -> None:
         shared = f" in {launched_processes()} processes" if launched_processes() > 1 else ""
