@@ -195,3 +195,9 @@ def test_another_stage_than_the_one_trained_on_is_refused(alone: Path) -> None:
 def test_stages_that_do_not_fit_are_refused(stages: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         parse(FINE + stages)
+
+
+def test_a_stage_of_another_aspect_is_refused_before_training(pictures: Path, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe = f"stages: {{coarse: {folders[0]}}}\n" + FINE.replace("size: 8", "size: [8, 6]")
+    with pytest.raises(ValueError, match=r"the stage coarse .* draws image of 3 x 4 x 4, another aspect than image of 3 x 8 x 6"):
+        experiment.run(parse(recipe), tmp_path / "run", str(pictures), device="cpu", progress=False)

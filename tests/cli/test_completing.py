@@ -36,7 +36,7 @@ def test_the_kept_half_is_the_pictures_and_the_other_is_drawn(
     words = ("generate", checkpoint, "--text", "a red square", "--text", "a blue square", "-n", 2, "--complete", given)
     succeed(*words, "--out", tmp_path / "a")
     succeed(*words, "--out", tmp_path / "b", "--seed", 1, "--trace")
-    real = to_tensor(fit(read_image(given), 8))
+    real = to_tensor(fit(read_image(given), (8, 8)))
     system = load(str(checkpoint))
     coarse = system.decode(system.encode(real[None]))[0]
     outputs = [sorted((tmp_path / folder).glob("[0-9]*.png")) for folder in "ab"]

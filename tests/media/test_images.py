@@ -114,14 +114,14 @@ def test_broken_data_is_named_with_the_reason(data, word):
 def test_fit_takes_the_centre_square_of_the_shorter_side():
     image = Image.new("RGB", (30, 10), "white")
     image.paste(RED, (10, 0, 20, 10))
-    assert fit(image, 10).getcolors() == [(100, RED)]
-    assert fit(image, 5).size == (5, 5)
-    assert fit(image.resize((10, 10)), 10).size == (10, 10)
+    assert fit(image, (10, 10)).getcolors() == [(100, RED)]
+    assert fit(image, (5, 5)).size == (5, 5)
+    assert fit(image.resize((10, 10)), (10, 10)).size == (10, 10)
 
 
 def test_shrinking_is_antialiased():
     stripes = Image.fromarray(np.tile(np.array([[0, 255]], dtype=np.uint8), (64, 32)))
-    small = np.asarray(fit(stripes, 16))
+    small = np.asarray(fit(stripes, (16, 16)))
     assert abs(small[:, 2:-2].astype(int) - 128).max() <= 1  # away from the borders; a filter without antialiasing would give 0 or 255
 
 

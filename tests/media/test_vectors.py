@@ -56,7 +56,7 @@ def test_the_centre_is_cut_without_resampling(size: str) -> None:
     drawn = read_image(svg(size=size), covers=(64, 64))
     left, top = (drawn.width - 64) // 2, (drawn.height - 64) // 2
     assert min(drawn.size) == 64
-    assert np.array_equal(np.asarray(fit(drawn, 64)), np.asarray(drawn.crop((left, top, left + 64, top + 64))))
+    assert np.array_equal(np.asarray(fit(drawn, (64, 64))), np.asarray(drawn.crop((left, top, left + 64, top + 64))))
 
 
 def test_compressed_marked_and_disguised_drawings_are_read() -> None:

@@ -51,7 +51,7 @@ class IdxSource(Source):
             self.items += [Item(f"{part}/{i}", captions=(word,), label=word, split=split) for i, word in enumerate(names)]
             pictures.append(images)
         self._pictures = np.concatenate(pictures)
-        self.native = {"size": self._pictures.shape[1], "channels": 1}
+        self.native, self.channels = {"size": self._pictures.shape[1:]}, 1
 
     def blob(self, index: int) -> bytes:
         """The picture as PNG."""

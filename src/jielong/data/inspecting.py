@@ -80,7 +80,7 @@ class Report:
 
     def write_sheet(self, path: str | os.PathLike[str], columns: int = 8) -> Path:
         """Write a sample grid of decoded items with their captions. Returns its path."""
-        scale = max(1, 96 // self.samples.tensor.shape[-1])
+        scale = max(1, 96 // max(self.samples.tensor.shape[-2:]))
         return write_image(path, self.samples.sheet(columns, scale=scale))
 
     def __rich__(self) -> RenderableType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -51,6 +52,11 @@ def joined_name(names: Sequence[str]) -> str:
     return COMMA.join(names)
 
 
+def _pixels(size: int | Sequence[int]) -> int:
+    """Pixels of a size, a side or height and width; the largest is used."""
+    return size**2 if isinstance(size, int) else math.prod(size)
+
+
 class Joined(Source):
     """The items of several sources, one source after the other.
 
@@ -74,7 +80,9 @@ class Joined(Source):
         self.kind, self.writing = sources[0].kind, any(source.writing for source in sources)
         self._refuse_twice(names)
         usual = kind_of(self.kind).native
-        self.native = {key: max(source.native.get(key, value) for source in sources) for key, value in usual.items()}
+        sizes = {key: value for key, value in usual.items() if key != "channels"}
+        self.native = {key: max((source.native.get(key, value) for source in sources), key=_pixels) for key, value in sizes.items()}
+        self.channels = max(source.channels or usual["channels"] for source in sources)
         if any(source.classes for source in sources):
             self.classes = list(dict.fromkeys(chain.from_iterable(source.classes or class_names(source.items) for source in sources)))
         columns = {"set": None} | {column: None for source in sources for item in source.items for column in item.extra}

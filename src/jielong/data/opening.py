@@ -116,7 +116,7 @@ def open_quietly(
         except ValidationError as error:
             raise DataError(f"{name} cannot be read so: {_reasons(error)}; the keys of {kind.noun[1]} are {', '.join(known)}") from None
     try:
-        medium = medium or kind.medium(settings, channels or {**kind.native, **source.native}["channels"])
+        medium = medium or kind.medium(settings, channels or source.channels or kind.native["channels"])
     except ValueError as error:
         raise DataError(f"{name} cannot be read so: {error}") from None
     if (size := 4 * math.prod(medium.shape)) > (limit := memory_limit()):

@@ -49,8 +49,8 @@ class Subset(Source):
     def __init__(self, source: Source, index: Sequence[int], name: str) -> None:
         self.source, self.name, self._index = source, name, list(index)
         self.items = [source.items[index] for index in self._index]
-        self.unused, self.kind, self.classes, self.native = source.unused, source.kind, source.classes, source.native
-        self.writing = source.writing
+        self.unused, self.kind, self.classes = source.unused, source.kind, source.classes
+        self.writing, self.native, self.channels = source.writing, source.native, source.channels
 
     def blob(self, index: int) -> bytes:
         """The encoded bytes of one item."""

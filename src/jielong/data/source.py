@@ -48,7 +48,8 @@ class Source(ABC):
         kind: Name of the kind of media.
         classes: Class names in order; by default those of :func:`class_names`.
         writing: Whether its pictures are known to hold letters, digits or signs, which a flip makes wrong.
-        native: Keys of the `data:` section, and ``channels``, at which it is used unless others are given.
+        native: Keys of the `data:` section at which it is used unless others are given.
+        channels: Of its items; ``None`` if it says nothing, so that those of its kind are used.
     """
 
     name: str
@@ -57,7 +58,8 @@ class Source(ABC):
     kind: str = "image"
     classes: list[str] | None = None
     writing: bool = False
-    native: Mapping[str, int] = {}
+    native: Mapping[str, int | Sequence[int]] = {}
+    channels: int | None = None
 
     @property
     def broken(self) -> dict[str, str]:

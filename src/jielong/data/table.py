@@ -218,7 +218,7 @@ def _schema(path: Path) -> pa.Schema | None:
 
 
 def write_table(
-    path: Path, rows: Sequence[JSON], *, item: str, caption: str, label: str, key: Sequence[str], size: int | None = None
+    path: Path, rows: Sequence[JSON], *, item: str, caption: str, label: str, key: Sequence[str], size: int | tuple[int, int] | None = None
 ) -> None:
     """Write rows as Parquet that declares the roles of its columns; the same rows give the same bytes.
 
@@ -231,7 +231,7 @@ def write_table(
         caption: The column of captions.
         label: The column of classes.
         key: The columns that name a row.
-        size: Side of its pictures, where all have the same.
+        size: Side of its pictures, or height and width, where all have the same.
     """
     ordered = sorted(rows, key=lambda row: tuple(str(row[name]) for name in key))
     declared = {item: item, "caption": caption, "label": label, "key": list(key)} | ({} if size is None else {"size": size})
@@ -252,7 +252,7 @@ class Roles(TypedDict):
     label: str | None
     split: str | None
     key: list[str]
-    size: int | None
+    size: int | list[int] | None
 
 
 def _declared(schema: pa.Schema, path: Path) -> dict[str, Any]:

@@ -198,13 +198,20 @@ def validation_rows(images: MediaSet, share: float = VALIDATION) -> list[int]:
     return [row for row, each in enumerate(found) if each in out]
 
 
+def _side(images: MediaSet) -> int:
+    rows, columns = images.medium.size
+    if rows != columns:
+        raise ValueError(f"a judge reads squares, and {images.name} has pictures of {rows} x {columns}")
+    return rows
+
+
 def train(data: str, folder: Path, settings: JudgeSettings, attributes: Sequence[str] = ATTRIBUTES) -> AttributeJudge:
     """Train a judge on a set, choose what it judges on a validation part of the training split, and measure it once on held-out pictures.
 
     Writes weights, their checksum, record and card.
     """
     images, heldout = open_data(data, "train"), open_data(data, "heldout")
-    classes, validation = classes_of(images, attributes), validation_rows(images)
+    side, classes, validation = _side(images), classes_of(images, attributes), validation_rows(images)
     left = torch.ones(len(images), dtype=torch.bool)
     left[validation] = False
     targets = {name: number[left] for name, number in targets_of(images, classes).items()}
@@ -213,7 +220,7 @@ def train(data: str, folder: Path, settings: JudgeSettings, attributes: Sequence
         parameter.data = parameter.data.to(torch.bfloat16).float()  # as they are stored
     options = f"--data {images.name} --epochs {settings.epochs} --seed {settings.seed} --out FOLDER"
     command = f"python -m jielong.evaluation.attribute_training {options}"
-    record = JudgeRecord(images.name, images.medium.size[0], settings.width, settings.hidden, classes, command)
+    record = JudgeRecord(images.name, side, settings.width, settings.hidden, classes, command)
     wanted = {name: [images.columns[name][row] for row in validation] for name in classes}
     seen = AttributeJudge(network, record).read(images.media(validation))
     unread = {name: readable(wanted[name], seen[name]) for name in classes}

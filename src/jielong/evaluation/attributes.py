@@ -72,7 +72,7 @@ class JudgeRecord:
 
 
 class JudgeError(RuntimeError):
-    """The weights of a judge are missing or damaged; the message says how to get them."""
+    """A judge cannot be loaded, or cannot read such pictures; the message says what would be right."""
 
 
 class AttributeNet(nn.Module):
@@ -181,8 +181,15 @@ class AttributeJudge:
         return cls.load(folder) if folder.is_dir() else None
 
     def read(self, pictures: Tensor) -> dict[str, list[str]]:
-        """The most likely value of each attribute, of pictures ``(N, 1 or 3, H, W)`` in [-1, 1]; other sizes are resampled."""
+        """The most likely value of each attribute, of pictures ``(N, 1 or 3, S, S)`` in [-1, 1]; other sizes are resampled.
+
+        Raises:
+            JudgeError: if they are not square: it has seen none that are squeezed or cut.
+        """
         check_pictures(pictures)
+        height, width = pictures.shape[-2:]
+        if height != width:
+            raise JudgeError(f"the judge of {self.record.data} reads squares, and these are {height} x {width}")
         found: dict[str, list[str]] = {name: [] for name in self.classes}
         with torch.no_grad():
             for part in pictures.float().cpu().expand(-1, 3, -1, -1).split(256):

@@ -37,7 +37,7 @@ def tokenizer(context: EvalContext) -> EvalResult:
     except ImportError:
         omitted["ssim"] = "torchmetrics is not installed: pip install 'jielong[evaluate]'"
     except (RuntimeError, ValueError) as error:
-        omitted["ssim"] = f"pictures of {real.shape[-1]} pixels are too small for its window ({error})"
+        omitted["ssim"] = f"pictures of {' x '.join(map(str, real.shape[-2:]))} pixels are too small for its window ({error})"
     if system.tokenizer.layout.discrete:
         figures["codebook_usage"] = codebook_usage(Tokens(codes, system.tokenizer.layout))
     else:

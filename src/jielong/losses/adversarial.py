@@ -126,5 +126,7 @@ class Adversarial(AdversarialSettings, family="loss", name="adversarial"):
     norm: Norm = "group"
 
     def build(self, context: LossContext) -> PatchAdversarialLoss:
-        """The loss for images of the medium's channels."""
-        return PatchAdversarialLoss(self, context.medium.channels)
+        """The loss for images of the medium's channels. Raises ``ValueError`` if they are too small for the discriminator."""
+        loss = PatchAdversarialLoss(self, context.medium.channels)
+        loss.discriminator.check_size(context.medium.size)
+        return loss

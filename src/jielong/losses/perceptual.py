@@ -10,6 +10,7 @@ uses VGG-16 and weights ``a`` fitted to human judgements, from files of the user
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import ClassVar
 
@@ -35,6 +36,10 @@ def unit_distance(x: Tensor, y: Tensor, channel_weights: Tensor | None = None) -
     if channel_weights is not None:
         squared = squared * channel_weights.view(1, -1, 1, 1)
     return squared.sum(dim=1).mean()
+
+
+LPIPS_PIXELS = 16
+"""Least pixels a side that VGG-16 reads."""
 
 
 class FrozenSettings(ReconstructionSettings):
@@ -172,7 +177,10 @@ class Lpips(FrozenSettings, family="loss", name="lpips"):
     heads: Path
 
     def build(self, context: LossContext) -> LpipsLoss:
-        """The loss."""
+        """The loss. Raises ``ValueError`` if nothing is left of pictures after the network's four halvings."""
+        if min(context.medium.size) * self.upscale < LPIPS_PIXELS:
+            least = math.ceil(LPIPS_PIXELS / min(context.medium.size))
+            raise ValueError(f"LPIPS needs {LPIPS_PIXELS} pixels a side, and {context.medium} has fewer: set upscale to {least}")
         return LpipsLoss(self)
 
 

@@ -29,15 +29,17 @@ WRITTEN: Mapping[str, tuple[str, dict[str, object]]] = {
 """Endings of pictures that are written, each with Pillow's name of the format and its settings; all but JPEG are exact."""
 
 
-def fit(image: Image.Image, size: int) -> Image.Image:
-    """Shorter side to ``size`` with an antialiasing filter, then the centre ``size`` x ``size`` square."""
-    width, height = image.size
-    if (width, height) == (size, size):
+def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The largest centred part that has the aspect of ``size`` (rows, columns), resized to it with an antialiasing filter."""
+    rows, columns = size
+    if image.size == (columns, rows):
         return image
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
+    width, height = image.size
+    wide = width * rows >= height * columns
+    inner = (height * columns / rows, height) if wide else (width, width * rows / columns)
+    left, top = (width - inner[0]) / 2, (height - inner[1]) / 2
     # Cropping through `box` resamples once, at sub-pixel accuracy, and never makes a huge intermediate of a very wide picture.
-    return image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+    return image.resize((columns, rows), Image.Resampling.LANCZOS, box=(left, top, left + inner[0], top + inner[1]))
 
 
 def to_bytes_tensor(image: Image.Image, channels: int = 3) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -42,13 +43,17 @@ class PatchDiscriminator(nn.Module):
         self._smallest = 3 * 2**layers
         self.apply(_initialise)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits, ``(B, C, H, W) -> (B, 1, h, w)``; positive means "real". Raises ``ValueError`` if the picture is too small."""
-        if min(images.shape[-2:]) < self._smallest:
+    def check_size(self, size: Sequence[int]) -> None:
+        """Raise ``ValueError`` if pictures of a height and width are too small for a logit."""
+        if min(size) < self._smallest:
             raise ValueError(
                 f"a PatchGAN of {len(self.blocks)} layers needs pictures of at least {self._smallest} pixels a side, "
-                f"not {tuple(images.shape[-2:])}; use fewer layers"
+                f"not {tuple(size)}; use fewer layers"
             )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, ``(B, C, H, W) -> (B, 1, h, w)``; positive means "real". Raises ``ValueError`` if the picture is too small."""
+        self.check_size(images.shape[-2:])
         x = F.leaky_relu(self.first(images), 0.2)
         for block in self.blocks:
             x = F.leaky_relu(block(x), 0.2)

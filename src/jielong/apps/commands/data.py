@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,23 @@ from jielong.apps.commands.listing import SETS
 from jielong.apps.commands.screen import notes, results, table
 from jielong.core.json import to_text
 from jielong.core.storage import StorageError, check_room
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Height and width."""
+
+    height: int
+    width: int
+
+    @classmethod
+    def read(cls, text: str) -> Sides:
+        """A side, or height and width with a comma between; raises ``BadParameter``."""
+        numbers = [int(side) if side.strip().isdecimal() else 0 for side in text.split(",")]
+        if len(numbers) > 2 or min(numbers) < 1:
+            raise typer.BadParameter(f"{text!r} is neither a side, such as 64, nor height,width, such as 48,64")
+        return cls(numbers[0], numbers[-1])
+
 
 app = typer.Typer(help="List, inspect and build data sets.", no_args_is_help=True)
 
@@ -39,7 +57,10 @@ def list_sets() -> None:
 @app.command("inspect")
 def inspect_set(
     name: Annotated[str, typer.Argument(metavar="SET", help="A built-in set's name, or a path; several with commas between.")],
-    size: Annotated[int | None, typer.Option(min=1, help="Side of the square images; the data set's by default.")] = None,
+    size: Annotated[
+        Sides | None,
+        typer.Option(parser=Sides.read, metavar="SIDE", help="Side of pictures in pixels, or height,width; the data set's by default."),
+    ] = None,
     kind: Annotated[str | None, typer.Option(help="Kind of media, image or audio; by default that with the most files.")] = None,
     sample_rate: Annotated[int | None, typer.Option(help="Samples per second of sound.")] = None,
     duration: Annotated[float | None, typer.Option(help="Seconds of a clip; longer and shorter ones are counted.")] = None,
@@ -53,7 +74,8 @@ def inspect_set(
     from jielong.data.inspecting import inspect
     from jielong.media.images import encode_as
 
-    keys = {"size": size, "kind": kind, "sample_rate": sample_rate, "duration": duration}
+    sides = None if size is None else size.height if size.height == size.width else [size.height, size.width]
+    keys = {"size": sides, "kind": kind, "sample_rate": sample_rate, "duration": duration}
     if sheet is not None:
         try:
             encode_as(sheet.suffix or ".png", Image.new("RGB", (1, 1)))

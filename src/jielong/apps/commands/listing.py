@@ -64,8 +64,8 @@ def _kind(folder: Path) -> str:
     """Kind of a checkpoint without a model card."""
     try:
         described = json.loads((folder / "model.json").read_text("utf-8"))
-        side = described["media"]["size"][0]
-        return f"{'tokenizer' if described['tokenizer_sha256'] is None else 'generator'} of {side} x {side} pictures"
+        size = " x ".join(map(str, described["media"]["size"]))
+        return f"{'tokenizer' if described['tokenizer_sha256'] is None else 'generator'} of {size} pictures"
     except (OSError, ValueError, KeyError):
         return ""
 

@@ -163,19 +163,21 @@ def _shared(entries: Sequence[Entry]) -> str:
     return next(iter(sets.values()))
 
 
-def _side(entry: Entry) -> int | None:
+def _side(entry: Entry) -> int | tuple[int, int] | None:
     settings = entry.recipe.data
     return settings.size if isinstance(settings, ImageData) else None
 
 
-def _size(entries: Sequence[Entry]) -> int | None:
+def _size(entries: Sequence[Entry]) -> int | list[int] | None:
+    """The common side of the pictures, or height and width, as JSON has them."""
     sizes = {each.label: _side(each) for each in entries}
     if others := [label for label, size in sizes.items() if size is None]:
         raise ValueError(f"pictures are compared, and {others[0]} reads other media: measure each by jielong train and jielong evaluate")
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{label}: {size}" for label, size in sizes.items())
         raise ValueError(f"different image sizes ({listed}), so figures are not comparable: set data.size for all with --set")
-    return next(iter(sizes.values()))
+    size = next(iter(sizes.values()))
+    return list(size) if isinstance(size, tuple) else size
 
 
 def _keep_settings(out: Path, settings: dict[str, Any]) -> None:

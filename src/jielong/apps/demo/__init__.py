@@ -163,7 +163,7 @@ def _reconstructions(name: str, missing: dict[str, str]) -> list[Reconstruction]
     if system is None:
         return []
     try:
-        images = open_data(system.recipe.data.set, size=system.tokenizer.media.size[0], split="heldout")
+        images = open_data(system.recipe.data.set, size=system.tokenizer.media.size, split="heldout")
     except DataError as error:
         missing["reconstructions"] = str(error)
         return []

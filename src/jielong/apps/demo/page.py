@@ -229,7 +229,7 @@ def _scratch(report: Report) -> str:
     return _section(
         f"Trained from scratch in {_minutes(scratch.seconds)}",
         "<p>The demo trained a small tokenizer, and then a small masked generator on its tokens, on the built-in data set at "
-        f"{tokenizer.media.size[0]} pixels.</p>",
+        f"{' x '.join(map(str, tokenizer.media.size))} pixels.</p>",
         "<h3>Tokenizer</h3>",
         _run(scratch.tokenizer, "squared reconstruction error", "regression", True, None, "Each image next to its reconstruction."),
         "<h3>Generator</h3>",

@@ -142,7 +142,7 @@ def generate_all(bench: Bench, chains: Sequence[TrainedSystem], count: int) -> d
         count: Images per system.
     """
     first = chains[0].system
-    heldout = open_data(first.recipe.data.set, size=first.tokenizer.media.size[0], split="heldout")
+    heldout = open_data(first.recipe.data.set, size=first.tokenizer.media.size, split="heldout")
     rows = spread(len(heldout), count)
     classes = [heldout.classes[heldout.labels[row] or 0] for row in rows]
     extractor = FeatureExtractor()

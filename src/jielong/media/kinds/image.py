@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 import torch
 from PIL import Image, ImageColor
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
@@ -29,9 +29,13 @@ from jielong.media.reading.pictures import REDUCED, SUFFIXES, WHITE, frames_in, 
 from jielong.media.reading.vectors import TEXT, VECTOR
 
 PREPROCESSING = "upright, sRGB, over white, shorter side lanczos, centre square, 8 bit: 2"
+CROPPED = "centre of the aspect of rows x columns, which are"
+"""Said of other shapes than squares."""
 FLAT = "flat: one colour everywhere"
 LONG = 3.0
-"""Aspect ratio beyond which cropping the centre square loses most of a picture."""
+"""Ratio of the aspects of a picture and of the size beyond which cropping loses most of the picture."""
+SMALL = 64
+"""Pixels of the longer side at which pictures are looked at."""
 _EDGES = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
@@ -60,22 +64,42 @@ def _background(settings: DataSettings) -> str:
     return settings.background if isinstance(settings, ImageData) else WHITE
 
 
+Side = Annotated[int, Field(ge=4)]
+_SIDE: TypeAdapter[int] = TypeAdapter(Side)
+
+
+def _sides(given: object) -> object:
+    """A side or ``[height, width]``; a square is its side. Errors name what a side must be, whichever form is written."""
+    if isinstance(given, list | tuple) and len(given) != 2:
+        raise PydanticCustomError("size", "write the side of squares, such as 64, or [height, width], such as [48, 64]")
+    try:
+        sides = tuple(_SIDE.validate_python(side) for side in (given if isinstance(given, list | tuple) else [given]))
+    except ValidationError as error:
+        raise PydanticCustomError("size", error.errors()[0]["msg"]) from None
+    return sides[0] if len(set(sides)) == 1 else sides
+
+
 class ImageData(DataSettings):
     """Keys of images.
 
     Attributes:
-        size: Side of the square pictures in pixels.
+        size: Side of square pictures in pixels, or ``[height, width]``.
         background: The colour behind what is transparent: a name of CSS, or its hexadecimal numbers in quotes, such as ``"#808080"``.
         augment: Random crops and flips of training pictures, such as ``{flip: true, crop: 0.8}``.
     """
 
-    size: int = Field(default=64, ge=4)
+    size: Annotated[Side | tuple[Side, Side], BeforeValidator(_sides)] = 64
     background: Annotated[str, BeforeValidator(_colour)] = WHITE
     augment: Augmentation | None = None
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
 
 class ImageKind(MediaKind):
-    """Pictures, cropped to squares."""
+    """Pictures, cropped to one aspect and resized to one size."""
 
     name = "image"
     axes = ALONG_ROWS
@@ -87,31 +111,25 @@ class ImageKind(MediaKind):
     columns = ("image", "img", "picture", "jpg", "png", "bytes")
 
     def medium(self, settings: DataSettings, channels: int) -> Medium:
-        """Squares."""
+        """Rows and columns of the size."""
         if channels not in (1, 3):
             raise ValueError(f"pictures have 1 (grey) or 3 (RGB) channels, not {channels}")
-        size = settings.size if isinstance(settings, ImageData) else self.native["size"]
-        return image_medium(channels, (size, size))
+        return image_medium(channels, (settings if isinstance(settings, ImageData) else ImageData()).grid)
 
     def keys_of(self, medium: Medium) -> JSON:
-        """The side of the square.
-
-        Raises:
-            ValueError: if it is not square.
-        """
-        if medium.along("rows") != medium.along("columns"):
-            raise ValueError(f"data are read as squares, not as {medium}")
-        return {"size": medium.along("rows")}
+        """The side of squares, or height and width."""
+        rows, columns = grid_of(medium)
+        return {"size": rows if rows == columns else [rows, columns]}
 
     def check_header(self, source: bytes | Path, name: str = "") -> None:
         """Raise :class:`BrokenImageError` without a readable header."""
         open_image(source, name).close()
 
     def decode(self, content: Content, name: str, medium: Medium, settings: DataSettings) -> Tensor:
-        """``(C, H, W)`` uint8: the centre square at the medium's size."""
+        """``(C, H, W)`` uint8: the centre at the medium's aspect and size."""
         image = read_image(content, name, background=_background(settings), covers=grid_of(medium))
         with naming(name, BrokenImageError, "cannot be fitted"):
-            return to_bytes_tensor(fit(image, medium.along("rows")), medium.channels)
+            return to_bytes_tensor(fit(image, grid_of(medium)), medium.channels)
 
     def augmentation(self, settings: DataSettings) -> Augmentation | None:
         """Crops and flips, if the settings name any that changes something."""
@@ -135,9 +153,11 @@ class ImageKind(MediaKind):
 
     def preprocessing(self, medium: Medium, settings: DataSettings) -> str:
         """Decoding rules, size and channels, and the background if it is not white."""
+        rows, columns = grid_of(medium)
+        size = f"size {rows}" if rows == columns else f"{CROPPED} {rows} x {columns}"
         colour = ImageColor.getrgb(_background(settings))
         over = "" if colour == ImageColor.getrgb(WHITE) else f"; over {colour}"
-        return f"{PREPROCESSING}; size {medium.along('rows')}; channels {medium.channels}{over}"
+        return f"{PREPROCESSING}; {size}; channels {medium.channels}{over}"
 
     def wrap(self, media: Tensor, medium: Medium, captions: Sequence[str] | None = None, lengths: Sequence[int] | None = None) -> Pictures:
         """Pictures that save and show themselves."""
@@ -157,7 +177,9 @@ class ImageInspector(Inspector):
     """Sizes, formats, and pictures that are tiny, long, animated, grey or flat."""
 
     def __init__(self, medium: Medium, background: str = WHITE) -> None:
-        self.medium, self.size, self._behind = medium, medium.along("rows"), background
+        self.medium, self.size, self._behind = medium, IMAGE.keys_of(medium)["size"], background
+        smaller = min(1.0, SMALL / max(medium.size))
+        self._small = (max(1, round(medium.along("rows") * smaller)), max(1, round(medium.along("columns") * smaller)))
         self.widths: list[int] = []
         self.heights: list[int] = []
         self.formats: Counter[str] = Counter()
@@ -169,7 +191,7 @@ class ImageInspector(Inspector):
             self._phash = None
 
     def look(self, content: Content, name: str, decode: bool) -> list[str]:
-        """Header, and pixels at no more than 64 a side."""
+        """Header, and pixels at no more than :data:`SMALL` a side."""
         picture = open_image(content, name) if isinstance(content, bytes) else content
         form, mode, size = picture.format or "raw", picture.mode, picture.size
         try:
@@ -179,8 +201,7 @@ class ImageInspector(Inspector):
         reasons += self._header(picture, frames) + self._colour(picture) + self._orientation(picture)
         if decode:
             with naming(name, BrokenImageError, "cannot be decoded"):
-                small = min(self.size, 64)
-                pixels = fit(read_image(content, name, background=self._behind, covers=(small, small)), small)
+                pixels = fit(read_image(content, name, background=self._behind, covers=self._small), self._small)
             reasons += self._pixels(pixels)
             if self._phash is not None and FLAT not in reasons:
                 self.perceptual[name] = int(str(self._phash(pixels)), 16)
@@ -190,11 +211,13 @@ class ImageInspector(Inspector):
         return reasons
 
     def _header(self, picture: Image.Image, frames: int) -> list[str]:
-        short, long = sorted(picture.size)
+        across, down = picture.width / self.medium.along("columns"), picture.height / self.medium.along("rows")
+        used = "square" if isinstance(self.size, int) else f"at the aspect of {self.size}"
         unusual = picture.mode in ("CMYK", "LAB", "HSV", "YCbCr", "I", "F") or picture.mode.startswith("I;16")
         reasons = {
-            f"tiny: {picture.width} x {picture.height}, will be enlarged to {self.size}": short < self.size and picture.format != VECTOR,
-            f"long: {picture.width} x {picture.height}, only the centre square is used": long > LONG * short,
+            f"tiny: {picture.width} x {picture.height}, will be enlarged to {self.size}": min(across, down) < 1
+            and picture.format != VECTOR,
+            f"long: {picture.width} x {picture.height}, only the centre {used} is used": max(across, down) > LONG * min(across, down),
             f"large: decoded at 1/{picture.info.get(REDUCED)} of its size": REDUCED in picture.info,
             f"animated: {frames} frames, only the first is used": frames > 1,
             "text in SVG: drawn with the fonts of this system": TEXT in picture.info,

@@ -110,7 +110,7 @@ def read_sheet_package(folder: Path, sheet: str, style: str, concepts: dict[str,
 
 def encode_drawing(data: bytes) -> bytes:
     """A drawing of any size on white as a lossless 64 x 64 WebP."""
-    return encode(fit(read_image(data), SIZE), "WEBP", lossless=True, quality=75, method=6)
+    return encode(fit(read_image(data), (SIZE, SIZE)), "WEBP", lossless=True, quality=75, method=6)
 
 
 def split_of(drawings: Iterable[Drawing]) -> list[str]:

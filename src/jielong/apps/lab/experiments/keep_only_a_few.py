@@ -98,7 +98,7 @@ class KeepOnlyAFew(Trial, name="keep-only-a-few"):
     def run(self, bench: Bench) -> Outcome:
         """Generate held-out captions in 1 to 16 steps and measure distance and retrieval."""
         system, scorer = load(MODEL, "cpu"), Scorer.load()
-        heldout = open_data(system.recipe.data.set, size=system.tokenizer.media.size[0], split="heldout")
+        heldout = open_data(system.recipe.data.set, size=system.tokenizer.media.size, split="heldout")
         captions = [heldout.captions[row] for row in spread(len(heldout), bench.scaled(PICTURES, 2))]
         bench.log(f"generating {len(captions)} captions in {', '.join(map(str, STEPS))} steps")
         pictures, seconds = draw_in_steps(system, captions, STEPS, bench.seed)

@@ -139,7 +139,7 @@ class ThirtyTwoTokens(Trial, name="32-tokens"):
     def run(self, bench: Bench) -> Outcome:
         """Reconstruct held-out images with both."""
         systems = {name: load(name, "cpu") for name in (LINE, GRID)}
-        heldout = open_data(systems[GRID].recipe.data.set, size=systems[GRID].tokenizer.media.size[0], split="heldout")
+        heldout = open_data(systems[GRID].recipe.data.set, size=systems[GRID].tokenizer.media.size, split="heldout")
         pictures = heldout.media(spread(len(heldout), bench.scaled(PICTURES, 4)))
         extractor = FeatureExtractor()
         bench.log(f"reconstructing {len(pictures)} images with {LINE} and {GRID}")
