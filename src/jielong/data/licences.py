@@ -61,7 +61,7 @@ _SYNTHESIZERS = {
     "piper": ("speech made by the Piper voice en_US-joe-medium", "MIT as packaged"),
     "kokoro": ("speech made by Kokoro-82M, hexgrad", "Apache-2.0"),
 }
-_SHARE_ALIKE = {"CC BY-SA 3.0": "CC BY-SA", "CC BY-SA 4.0": "CC BY-SA", "GPL-2.0": "GPL"}
+_SHARE_ALIKE = {"CC BY-SA 3.0": "CC BY-SA", "CC BY-SA 4.0": "CC BY-SA", "GPL-2.0": "GPL", "LGPL-3.0": "LGPL"}
 """Share-alike licences, which extend to works derived from the data, by family."""
 
 

@@ -263,8 +263,8 @@ def _emoji() -> Source:
     return source
 
 
-def _emoji_full() -> Source:
-    source = _built("emoji-full", "image", "`jielong data build emoji-full` (needs npm)")
+def _with_writing(name: str, command: str) -> Source:
+    source = _built(name, "image", command)
     source.writing = True
     return source
 
@@ -301,10 +301,11 @@ def _sounds() -> Source:
 
 BUILT_IN: dict[str, Callable[[], Source]] = {
     "emoji": _emoji,
-    "emoji-full": _emoji_full,
+    "emoji-full": partial(_with_writing, "emoji-full", "`jielong data build emoji-full` (needs npm)"),
     "faces": partial(_faces, "faces"),
     "faces-edits": partial(_faces, "faces-edits"),
     "fashion-mnist": open_fashion_mnist,
+    "icons": partial(_with_writing, "icons", "`jielong data build icons` (fetches 32 MB of a Debian package)"),
     "prompts": partial(_built, "prompts", "audio", "`jielong data build prompts` (fetches 55 MB of Debian packages)"),
     "sounds": _sounds,
     "spoken-words": partial(_built, "spoken-words", "audio", "`jielong data build spoken-words` (fetches 161 MB from Debian)"),

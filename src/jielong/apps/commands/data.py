@@ -107,29 +107,32 @@ def _named(option: str) -> Iterator[None]:
 def build(
     name: Annotated[
         str,
-        typer.Argument(metavar="SET", help="The set to build: emoji-full, faces, prompts, sounds, spoken-words or synthetic-speech."),
+        typer.Argument(metavar="SET", help="emoji-full, faces, icons, prompts, sounds, spoken-words or synthetic-speech."),
     ],
     packages: Annotated[
-        Path | None, typer.Option(help="A folder with the sources (node_modules, or .deb files); downloaded by default.")
+        Path | None, typer.Option(help="A folder with the sources (node_modules, .deb files, or an icon theme); downloaded by default.")
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="synthetic-speech: duration in minutes.")] = None,
     by: Annotated[list[str] | None, typer.Option(help="synthetic-speech: a synthesizer, espeak, piper or kokoro; repeatable.")] = None,
     texts: Annotated[Path | None, typer.Option(help="synthetic-speech: a file of sentences, one per line.")] = None,
-    size: Annotated[int | None, typer.Option(min=16, max=1024, help="faces: side of the pictures in pixels; 64 by default.")] = None,
+    size: Annotated[int | None, typer.Option(min=16, max=1024, help="faces, icons: side of the pictures in pixels; 64 by default.")] = None,
     count: Annotated[int | None, typer.Option(min=100, max=1_000_000, help="faces: number of pictures; 24,000 by default.")] = None,
+    theme: Annotated[str | None, typer.Option(help="icons: the theme, oxygen or gnome; oxygen by default.")] = None,
 ) -> None:
     """Build a data set into the user's cache."""
-    from jielong_zoo.builders.building import Speech, build_set
+    from jielong_zoo.builders.building import ICONS, Speech, build_set
     from jielong_zoo.builders.faces.build import Faces
+    from jielong_zoo.builders.icons import Icons
     from jielong_zoo.builders.synthetic_speech import MINUTES
 
     speech = None
     if minutes is not None or by or texts is not None:
         speech = Speech(MINUTES if minutes is None else minutes, tuple(by or ("espeak",)), texts)
+    icons = Icons(theme or Icons.theme, size or Icons.size) if name == ICONS or theme is not None else None
     faces = None
-    if size is not None or count is not None:
-        faces = Faces(**{key: value for key, value in {"size": size, "count": count}.items() if value is not None})
+    if count is not None or (size is not None and icons is None):
+        faces = Faces(size or Faces.size, count or Faces.count)
     with Progress(console=notes, transient=True) as bar:
         task = bar.add_task(f"building {name}", total=None)
-        path = build_set(name, packages, lambda done: bar.update(task, completed=done), speech, faces)
+        path = build_set(name, packages, lambda done: bar.update(task, completed=done), speech, faces, icons)
     typer.echo(path)

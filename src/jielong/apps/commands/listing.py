@@ -20,6 +20,7 @@ SETS = {
     "emoji-full": "the same with two more styles; build it once by: jielong data build emoji-full",
     "faces": "24,000 drawings of people from attributes, in five styles, with captions, 64 x 64; ships with jielong-zoo",
     "faces-edits": "pairs of faces that differ in one attribute, and the instruction between them; ships with jielong-zoo",
+    "icons": "1,276 icons of a desktop by name and context, 64 x 64; build it once by: jielong data build icons",
     "prompts": "two hours of spoken prompts with transcripts, five languages and voices; build it once by: jielong data build prompts",
     "sounds": "short synthesiser, drum and instrument samples by name; ships with jielong-zoo",
     "spoken-words": "three hours of words by volunteers in nine languages and more; build it once by: jielong data build spoken-words",

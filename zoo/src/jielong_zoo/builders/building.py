@@ -21,6 +21,7 @@ from jielong.data.table import write_table
 from jielong_zoo.builders.debian import download, unpack
 from jielong_zoo.builders.emoji import SIZE, Concept, Drawing, concept_key, encode_drawing, write_set
 from jielong_zoo.builders.faces.build import Faces, build_faces
+from jielong_zoo.builders.icons import THEMES, Icons, build_icons
 from jielong_zoo.builders.npm import install
 from jielong_zoo.builders.prompts import LICENCE as PROMPTS_LICENCE
 from jielong_zoo.builders.prompts import PACKAGES as PROMPTS
@@ -52,6 +53,7 @@ The OpenMoji drawings are share-alike: whoever passes them on, changed or not, d
 Progress = Callable[[int], None]
 SYNTHETIC = "synthetic-speech"
 FACES = "faces"
+ICONS = "icons"
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,18 @@ def build_set(
     progress: Progress | None = None,
     speech: Speech | None = None,
     faces: Faces | None = None,
+    icons: Icons | None = None,
 ) -> Path:
     """Build a data set in the user's cache, with its licence beside it; a file is replaced only once it is complete.
 
     Args:
-        name: One of :data:`BUILDERS`, ``faces`` or ``synthetic-speech``.
+        name: One of :data:`BUILDERS`, ``faces``, ``icons`` or ``synthetic-speech``.
         packages: Folder of unpacked npm packages (a ``node_modules``), or of Debian packages (``.deb`` files, or their unpacked contents);
-            by default they are downloaded with ``npm`` or ``apt-get``.
+            of ``icons`` also the folder of the theme. By default they are downloaded with ``npm`` or ``apt-get``.
         progress: Called with the number of items so far.
         speech: Settings of ``synthetic-speech``; for no other set.
         faces: Settings of ``faces``; for no other set.
+        icons: Settings of ``icons``; for no other set.
 
     Returns:
         The Parquet file.
@@ -93,18 +97,27 @@ def build_set(
         DataError: if there is no such set, or an argument is not for it.
         BuildError: if a requirement is missing; nothing is written.
     """
+    if faces is not None and name == ICONS:
+        raise DataError(f"count is for the set {FACES!r}; {name!r} holds as many as its theme")
     if faces is not None and name != FACES:
         raise DataError(f"size and count are for the set {FACES!r}; {name!r} takes none of them")
+    if icons is not None and name != ICONS:
+        raise DataError(f"themes and their sizes are for the set {ICONS!r}; {name!r} takes none of them")
+    if icons is not None and icons.theme not in THEMES:
+        raise DataError(f"there is no theme called {icons.theme!r}; {nearest(icons.theme, [*THEMES])}")
     if name == SYNTHETIC:
         if packages is not None:
             raise DataError(f"{name!r} needs no packages: it is synthesized; omit packages")
         with one_writer(built_path(name)):
             return _build_synthetic(speech or Speech(), progress)
-    if name not in (*BUILDERS, FACES):
-        raise DataError(f"there is no set called {name!r} to build; {nearest(name, [*BUILDERS, FACES, SYNTHETIC])}")
+    if name not in (*BUILDERS, FACES, ICONS):
+        raise DataError(f"there is no set called {name!r} to build; {nearest(name, [*BUILDERS, FACES, ICONS, SYNTHETIC])}")
     if speech is not None:
         raise DataError(f"minutes, synthesizers and texts are for the set {SYNTHETIC!r}; {name!r} takes none of them")
-    faces = faces or Faces()
+    faces, icons = faces or Faces(), icons or Icons()
+    if name == ICONS:
+        with one_writer(built_path(icons.name)):
+            return build_icons(packages, progress, icons)
     with one_writer(built_path(faces.name if name == FACES else name)):
         return build_faces(packages, progress, faces) if name == FACES else BUILDERS[name](packages, progress)
 

@@ -42,7 +42,7 @@ def unpack(packages: Sequence[str], source: Path, folder: Path, marker: Path) ->
 
     Args:
         packages: Names of the needed packages; other ``.deb`` files are ignored.
-        source: Folder of ``.deb`` files, or of their unpacked contents.
+        source: Folder of ``.deb`` files, or of their unpacked contents; or one such file.
         folder: Folder to unpack to.
         marker: Relative path that exists in unpacked contents.
 
@@ -51,7 +51,8 @@ def unpack(packages: Sequence[str], source: Path, folder: Path, marker: Path) ->
     """
     if (source / marker).is_dir():
         return source
-    archives = [path for path in sorted(source.glob("*.deb")) if path.name.partition("_")[0] in packages]
+    given = [source] if source.is_file() else sorted(source.glob("*.deb"))
+    archives = [path for path in given if path.name.partition("_")[0] in packages]
     if not archives:
         raise BuildError(f"{source} has neither .deb files of {', '.join(packages)} nor {marker}: pass a folder with one of them")
     for archive in archives:
