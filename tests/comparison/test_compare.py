@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from jielong.apps.cli import app
 from jielong.apps.comparison import Budget, Comparison, compare
+from jielong.apps.comparison.checking import common_medium
 from jielong.apps.comparison.measuring import coding_time
 from jielong.apps.comparison.report import html, markdown, write
 from jielong.apps.comparison.running import Row
@@ -102,7 +103,7 @@ def test_what_does_not_compare_is_refused(compared: tuple[Comparison, Path], tmp
     _, out = compared
     with pytest.raises(ValueError, match="budget was 32 samples and is now 64 samples"):
         compare(["vqgan-tiny"], out, Budget(samples=64), data=str(pictures))
-    with pytest.raises(ValueError, match="different image sizes"):
+    with pytest.raises(ValueError, match=r"different size \(vqgan-tiny: 16, vqgan: 64\)"):
         compare(["vqgan-tiny", "vqgan"], tmp_path, BUDGET)
     with pytest.raises(ValueError, match="different data sets"):
         compare(["vqgan", "pixelcnn"], tmp_path, BUDGET)
@@ -222,10 +223,32 @@ def test_a_set_that_holds_nothing_out_is_refused_before_training(tmp_path: Path,
         compare(["vqgan-tiny"], tmp_path / "out", BUDGET, data=str(tmp_path / "set"), device="cpu")
 
 
-def test_systems_of_sound_are_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_different_media_are_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiment, "run", None)
-    with pytest.raises(ValueError, match="pictures are compared, and encodec-tiny reads other media"):
-        compare(["encodec-tiny", "audio-kl-tiny"], tmp_path / "out", BUDGET, device="cpu")
+    with pytest.raises(ValueError, match=r"different kinds of media \(vqgan-tiny: image, encodec-tiny: audio\)"):
+        common_medium({name: open_data("emoji" if "vq" in name else "sounds", "heldout") for name in ("vqgan-tiny", "encodec-tiny")})
+    with pytest.raises(ValueError, match=r"different sample_rate \(encodec-tiny: 8000, encodec: 16000\).*set data.sample_rate for all"):
+        compare(["encodec-tiny", "encodec"], tmp_path / "out", BUDGET, data="sounds", device="cpu")
+
+
+def test_what_cannot_be_measured_fails_before_training(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every recipe is built and measured untrained first: also the second one, whose fault a run of the first would precede."""
+    monkeypatch.setattr(experiment, "run", None)
+    bad = ["tokenizer.vq.autoencoder={convolutional: {patch: 2, channels: [8, 8, 8, 8, 8, 8], blocks: [1, 1, 1, 1, 1, 1]}}"]
+    with pytest.raises(ValueError, match="vqgan-tiny: "):
+        compare(["vqgan-tiny"], tmp_path, BUDGET, data=str(pictures), overrides=bad, device="cpu")
+    assert not (tmp_path / "runs").exists()
+
+
+def _fail(*arguments: object, **options: object) -> object:
+    raise RuntimeError("no figure")
+
+
+def test_a_metric_that_fails_does_so_before_training(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment, "run", None)
+    monkeypatch.setattr("jielong.evaluation.pictures.psnr", _fail)
+    with pytest.raises(ValueError, match="vqgan-tiny: no figure"):
+        compare(["vqgan-tiny"], tmp_path, BUDGET, data=str(pictures), device="cpu")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -16,6 +16,7 @@ from jielong.data.sets import MediaSet
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.scorer import Scorer
 from jielong.generation.callbacks import StepEvent
+from jielong.media.results import ResultItem, Results
 from jielong.system import System
 
 CANDIDATES = 100
@@ -49,11 +50,13 @@ class EvalResult:
         figures: The measurements that apply, by name.
         omitted: Those that do not, and why.
         drawn: More about how items were sampled, for the provenance.
+        items: The generated or reconstructed items, where the protocol makes them.
     """
 
     figures: dict[str, Measurement] = field(default_factory=dict)
     omitted: dict[str, str] = field(default_factory=dict)
     drawn: JSON = field(default_factory=dict)
+    items: Results[ResultItem] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,11 @@ class EvalContext:
     def sounds(self) -> MediaSet:
         """The set, by the name that metrics of audio use."""
         return self.media
+
+    @property
+    def names(self) -> list[str]:
+        """Caption, otherwise class, otherwise key of each item."""
+        return names_of(self.media, self.rows)
 
     @property
     def clips(self) -> list[Tensor]:
@@ -133,6 +141,12 @@ class EvalContext:
             on_step=tick,
             lengths=lengths,
         )
+
+
+def names_of(media: MediaSet, rows: Sequence[int]) -> list[str]:
+    """Caption, otherwise class, otherwise key of items."""
+    found = [(media.captions[row], media.labels[row], media.keys[row]) for row in map(media.resolve, rows)]
+    return [caption or (key if label is None else media.classes[label]) for caption, label, key in found]
 
 
 def sampling_of(system: System, draws: DrawSettings) -> SamplingConfig:

@@ -28,6 +28,7 @@ from jielong.evaluation.context import BATCH, CANDIDATES, DrawSettings, EvalCont
 from jielong.evaluation.protocols import protocol_of
 from jielong.evaluation.provenance import Measurement, versions
 from jielong.evaluation.scorer import Scorer
+from jielong.media.results import ResultItem, Results
 from jielong.system import System, is_timed
 from jielong.system.usable import usable
 from jielong.training.checkpoint import fingerprint
@@ -42,12 +43,14 @@ class Evaluation:
         omitted: Those that do not, and why.
         seconds: Wall time.
         provenance: Model, data, sampling and versions.
+        items: The generated or reconstructed items, where the medium's protocol makes them.
     """
 
     figures: dict[str, Measurement]
     omitted: dict[str, str]
     seconds: float
     provenance: dict[str, Any] = field(default_factory=dict)
+    items: Results[ResultItem] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """One flat object of figures, with ``seconds`` and ``provenance`` (each figure's own under its name)."""
@@ -109,7 +112,7 @@ def evaluate(
     found = protocol.generator(context) if generates else protocol.tokenizer(context)
     if system.generator is not None:
         provenance["draws"] = drawing(system, draws) | found.drawn
-    return Evaluation(found.figures, found.omitted, time.perf_counter() - begun, provenance)
+    return Evaluation(found.figures, found.omitted, time.perf_counter() - begun, provenance, found.items)
 
 
 def heldout_items(recipe: Recipe, source: str, medium: Medium | None = None, count: int | None = None) -> MediaSet:

@@ -22,6 +22,7 @@ from jielong.evaluation.reconstruction import perceptual_distance, psnr, ssim
 from jielong.evaluation.retrieval import retrieval_at_1
 from jielong.evaluation.scorer import Scorer, ScorerError
 from jielong.evaluation.usage import codebook_usage
+from jielong.media.pictures import Pictures
 from jielong.networks.efficientnet import WeightsError
 from jielong.system import System
 
@@ -53,7 +54,7 @@ def tokenizer(context: EvalContext) -> EvalResult:
     if context.perception:
         seen, ignore_state = _seen(pictures, real, report)
         figures, omitted = figures | seen, omitted | ignore_state
-    return EvalResult(figures, omitted)
+    return EvalResult(figures, omitted, items=Pictures(pictures, context.names))
 
 
 def _seen(pictures: Tensor, real: Tensor, report: Progress) -> tuple[dict[str, Measurement], dict[str, str]]:
@@ -79,7 +80,8 @@ def generator(context: EvalContext) -> EvalResult:
     rows, candidates = context.rows, context.candidates
     conditions = context.conditions()
     begun = time.perf_counter()
-    made = system.decode(context.draw(conditions))
+    items = system.wrap(context.draw(conditions), names=context.names)
+    made = items.tensor
     seconds = time.perf_counter() - begun
     drawn = {"pictures": "one a held-out caption or class, picture i from (seed, i)", "seconds_per_picture": round(seconds / len(rows), 4)}
     figures: dict[str, Measurement] = {}
@@ -125,13 +127,13 @@ def generator(context: EvalContext) -> EvalResult:
         reason, judge = str(error), None
     if judge is None:
         omitted["retrieval_at_1"] = omitted["retrieval_at_1_real"] = str(reason)
-        return EvalResult(figures, omitted, drawn)
+        return EvalResult(figures, omitted, drawn, items)
     captions, pool = [images.captions[row] for row in rows], list(images.captions)
     for done, (name, pictures) in enumerate((("retrieval_at_1", made), ("retrieval_at_1_real", real))):
         report("retrieval", done, 2)
         figures[name] = retrieval_at_1(pictures, captions, pool, candidates, seed=0, scorer=judge, name=name)
     report("retrieval", 2, 2)
-    return EvalResult(figures, omitted, drawn)
+    return EvalResult(figures, omitted, drawn, items)
 
 
 def _judge(system: System, images: MediaSet) -> AttributeJudge | None:

@@ -37,9 +37,10 @@ class EvalProtocol:
         """Figures of a tokenizer."""
         tokens, rebuilt = reconstruct(context)
         figures, layout = {"psnr": _psnr(rebuilt, context.real)}, context.system.tokenizer.layout
+        items = kind_of(context.media.medium).wrap(rebuilt, context.media.medium, context.names)
         if not layout.discrete:
-            return EvalResult(figures, {"codebook_usage": "the tokens are continuous"})
-        return EvalResult(figures | {"codebook_usage": codebook_usage(Tokens(tokens, layout))})
+            return EvalResult(figures, {"codebook_usage": "the tokens are continuous"}, items=items)
+        return EvalResult(figures | {"codebook_usage": codebook_usage(Tokens(tokens, layout))}, items=items)
 
     def generator(self, context: EvalContext) -> EvalResult:
         """Figures of a generator."""

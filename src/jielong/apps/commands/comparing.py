@@ -20,6 +20,7 @@ from jielong.apps.commands.training import budget_of
 
 if TYPE_CHECKING:
     from jielong.apps.comparison import Comparison
+    from jielong.apps.comparison.table import Cell
 
 
 def compare(
@@ -84,34 +85,32 @@ def _command(
 
 def _print(comparison: Comparison) -> None:
     from jielong.apps.comparison.report import kinds
-    from jielong.apps.comparison.table import TITLES, best, columns, remarks
+    from jielong.apps.comparison.table import TITLES, grid, remarks
 
     for kind, rows in kinds(comparison):
-        shown = columns(kind, rows)
-        grid = [["", *(column.title for column in shown)], *([row.label, *(column.cell(row) for column in shown)] for row in rows)]
-        bold = {(line, column) for column, c in enumerate(shown, 1) for line, row in enumerate(rows, 1) if row.label in best(c, rows)}
-        if _width(grid) > results.width:  # a narrow screen: one column per entry
-            grid, bold = [list(line) for line in zip(*grid, strict=True)], {(column, line) for line, column in bold}
-        for number, block in enumerate(_fitting(grid, results.width)):
+        lines = grid(kind, rows)
+        if _width(lines) > results.width:  # a narrow screen: one column per entry
+            lines = [list(line) for line in zip(*lines, strict=True)]
+        for number, block in enumerate(_fitting(lines, results.width)):
             table = Table(
                 title=None if number else TITLES[kind], title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
             )
             for column in block:
-                table.add_column(escape(grid[0][column]), justify="right" if column else "left", no_wrap=True)
-            for line in range(1, len(grid)):
-                cells = [(escape(grid[line][column]), (line, column) in bold) for column in block]
+                table.add_column(escape(lines[0][column].text), justify="right" if column else "left", no_wrap=True)
+            for line in lines[1:]:
+                cells = [(escape(line[column].text), line[column].best) for column in block]
                 table.add_row(*(f"[bold]{cell}[/]" if strong else cell for cell, strong in cells))
             results.print(table)
     for note in remarks(comparison.rows):
         say(note)
 
 
-def _width(grid: list[list[str]]) -> int:
+def _width(grid: list[list[Cell]]) -> int:
     """Width of a table in characters, with three between columns."""
-    return sum(max(len(line[column]) for line in grid) + 3 for column in range(len(grid[0])))
+    return sum(max(len(line[column].text) for line in grid) + 3 for column in range(len(grid[0])))
 
 
-def _fitting(grid: list[list[str]], width: int) -> list[list[int]]:
+def _fitting(grid: list[list[Cell]], width: int) -> list[list[int]]:
     """Split columns into tables that fit, each with the first column."""
     blocks: list[list[int]] = [[0]]
     for column in range(1, len(grid[0])):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,13 +16,19 @@ from jielong.data.order import spread
 from jielong.data.sets import MediaSet
 from jielong.evaluation.context import DrawSettings
 from jielong.evaluation.evaluate import Evaluation, evaluate, heldout_items
+from jielong.evaluation.protocols import protocol_of
 from jielong.evaluation.provenance import machine
+from jielong.media.images import write_image
+from jielong.media.kinds.base import kind_of
+from jielong.media.results import ResultItem, Results
 from jielong.system import System
 
 SHOWN = 8
-"""Items of a sample grid."""
+"""Most items of a sample grid."""
 TIMED, ROUNDS = 16, 5
 """Batch size and number of timing rounds."""
+SLOW = frozenset({"dnsmos"})
+"""Figures that take seconds an item, which a comparison leaves to ``jielong evaluate``."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -34,17 +41,13 @@ class Measured:
         figures: Values by name.
         omitted: Reasons of omitted figures.
         provenance: Provenance of the figures.
-        strip: Samples or reconstructions of a few held-out items, ``(SHOWN, C, H, W)``.
+        shown: Samples or reconstructions of a few held-out items.
     """
 
     figures: dict[str, float]
     omitted: dict[str, str]
     provenance: dict[str, Any]
-    strip: Tensor
-
-
-CEILINGS = frozenset({"retrieval_at_1_real", "attribute_accuracy_real"})
-"""Figures of the real pictures, the same for every system."""
+    shown: Results[ResultItem]
 
 
 def measure(system: System, data: str | None, count: int | None, seed: int, progress: Progress | None = None) -> Measured:
@@ -57,26 +60,26 @@ def measure(system: System, data: str | None, count: int | None, seed: int, prog
         seed: Sampling seed.
         progress: Called with the stage, items done and their total.
     """
-    images = heldout_items(system.recipe, data or system.recipe.data.set, system.tokenizer.media, count)
-    evaluation = evaluate(system, data, count, DrawSettings(seed=seed), progress=progress, perception=True)
-    figures = {name: figure.value for name, figure in evaluation.figures.items() if name not in CEILINGS}
+    medium, generates = system.tokenizer.media, system.generator is not None
+    items = heldout_items(system.recipe, data or system.recipe.data.set, medium, count)
+    skipped = SLOW & protocol_of(medium).skippable if generates else frozenset[str]()
+    evaluation = evaluate(system, data, count, DrawSettings(seed=seed), progress=progress, perception=True, skip_metrics=skipped)
+    figures = {name: figure.value for name, figure in evaluation.figures.items()}
     provenance = evaluation.to_json()["provenance"]
-    shown = images.media(spread(len(images), SHOWN))
     layout = system.tokenizer.layout
     figures |= {"parameters": provenance["parameters"], "positions": layout.positions}
     if layout.bits is not None:
         figures["bits"] = layout.bits
     else:
         figures["numbers"] = layout.positions * layout.channels
-    if system.generator is None:
-        costs, how = coding_time(system, shown)
+    if generates:
+        figures |= {name: value for name, value in provenance["draws"].items() if name.startswith("seconds_per")}
+    else:
+        costs, how = coding_time(system, items.media(spread(len(items), SHOWN)))
         figures |= costs
         provenance["coding_time"] = how
-        strip = system.decode(system.encode(shown))
-    else:
-        figures["seconds_per_picture"] = provenance["draws"]["seconds_per_picture"]
-        strip = _drawn(system, images, seed)
-    return Measured(figures, evaluation.omitted | _without_frechet(evaluation), provenance, strip)
+    omitted = {name: reason for name, reason in evaluation.omitted.items() if name not in skipped}
+    return Measured(figures, omitted | _without_frechet(evaluation), provenance, _shown(system, evaluation, items, count, seed))
 
 
 def _without_frechet(evaluation: Evaluation) -> dict[str, str]:
@@ -84,21 +87,46 @@ def _without_frechet(evaluation: Evaluation) -> dict[str, str]:
     return {} if figure is None or "warning" not in figure.details else {"more about frechet": str(figure.details["warning"])}
 
 
-def _drawn(system: System, images: MediaSet, seed: int) -> Tensor:
-    """Samples of the same items' conditions with the same seeds."""
-    rows, settings = spread(len(images), SHOWN), system.recipe.condition
-    conditions = None if settings is None else settings.from_batch(images.batch(rows), system.tokenizer.media)
-    return system.decode(system.generate_tokens(conditions, len(rows), seed=seed))
+def shown_rows(items: MediaSet, count: int | None) -> list[int]:
+    """Rows of a held-out set that sample grids show, some of those that are measured."""
+    rows = spread(len(items), count)
+    return [rows[place] for place in spread(len(rows), min(SHOWN, items.kind.sample_count))]
 
 
-def coding_time(system: System, pictures: Tensor) -> tuple[dict[str, float], dict[str, object]]:
+def originals(items: MediaSet, rows: Sequence[int]) -> Results[ResultItem]:
+    """Held-out items as they are saved and shown."""
+    lengths = [items.length(row) for row in rows] if items.medium.timed else None
+    return items.kind.wrap(items.media(rows), items.medium, lengths=lengths)
+
+
+def _shown(system: System, evaluation: Evaluation, items: MediaSet, count: int | None, seed: int) -> Results[ResultItem]:
+    """What evaluation made of the items shown; drawn here where its protocol draws none."""
+    rows, made = shown_rows(items, count), evaluation.items
+    if made is None:
+        settings = system.recipe.condition
+        conditions = None if settings is None else settings.from_batch(items.batch(rows), system.tokenizer.media)
+        return system.wrap(system.generate_tokens(conditions, len(rows), seed=seed))
+    measured = spread(len(items), count)
+    places = [measured.index(row) for row in rows]
+    lengths = None if made.lengths is None else [made.lengths[place] for place in places]
+    return kind_of(items.medium).wrap(made.tensor[places], items.medium, lengths=lengths)
+
+
+def write_sheet(path: Path, shown: Results[ResultItem]) -> None:
+    """Write a grid of one row; and of items that an image does not show, such as sounds, a folder of files beside it."""
+    if shown.sample_suffix is not None:
+        shown.save(path.with_suffix(""))
+    write_image(path, shown.sheet(columns=len(shown)))
+
+
+def coding_time(system: System, media: Tensor) -> tuple[dict[str, float], dict[str, object]]:
     """Milliseconds per item to encode and to decode in batches of 16, and their provenance.
 
     Args:
         system: System with the tokenizer.
-        pictures: Items to encode; repeated to fill a batch.
+        media: Items to encode; repeated to fill a batch.
     """
-    batch = pictures.repeat(-(-TIMED // len(pictures)), 1, 1, 1)[:TIMED]
+    batch = media.repeat(-(-TIMED // len(media)), *(1,) * (media.ndim - 1))[:TIMED]
     tokens = system.encode(batch)
     system.decode(tokens)  # warm-up
     taken: dict[str, list[float]] = {"encode_ms": [], "decode_ms": []}

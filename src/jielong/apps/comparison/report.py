@@ -9,18 +9,23 @@ from html import escape
 from pathlib import Path
 
 from jielong.apps.comparison.running import ORIGINAL, SHEETS, Comparison, Row
-from jielong.apps.comparison.table import TITLES, best, columns, remarks
+from jielong.apps.comparison.table import TITLES, Cell, grid, remarks
 from jielong.core.files import write_bytes
 from jielong.evaluation.provenance import machine
 from jielong.media.reading.pictures import open_image
 
 JSON, MARKDOWN, HTML = "comparison.json", "comparison.md", "comparison.html"
 
+WIDTH = 1_150
+"""Width of sample grids in pixels, as far as whole-number enlargement reaches it."""
+
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222; background: #fff }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums } .wide { overflow-x: auto }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd } th:first-child, td:first-child { text-align: left }
-img { image-rendering: pixelated; max-width: 100%; display: block } figure { margin: .6rem 0 } figcaption { font-weight: 600 }
+img { image-rendering: pixelated; display: block } figure { margin: .6rem 0 } figcaption { font-weight: 600 }
+.samples > .captions, .samples figure > div { display: grid; grid-template-columns: repeat(var(--columns), 1fr); gap: 4px }
+.samples audio { width: 100% } .captions span { font-size: 12px; line-height: 1.3; overflow-wrap: anywhere }
 pre { white-space: pre-wrap; font-size: 12px }
 @media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818 } th, td { border-color: #444 } }
 """
@@ -54,46 +59,42 @@ def _head(comparison: Comparison) -> str:
     state = "" if comparison.complete else " Not complete: the same command resumes it."
     return (
         f"Recipes trained with {settings['budget']} each, seed {settings['seed']}; evaluated on {count} held-out items of "
-        f"{settings['data']} at {settings['size']} pixels. One run each: small differences may be due to the seed.{state}"
+        f"{settings['data']} ({comparison.medium}). One run each: small differences may be due to the seed.{state}"
     )
+
+
+def _labels(rows: Sequence[Row]) -> list[str]:
+    """Labels of the sample grids."""
+    return [ORIGINAL, *(row.label for row in rows if not row.failed)]
 
 
 def markdown(comparison: Comparison, command: str) -> str:
     """The comparison as Markdown; sample grids are separate files."""
     parts = ["# Comparison", _head(comparison), f"    {command}"]
     for kind, rows in kinds(comparison):
-        shown = columns(kind, rows)
-        lines = ["| | " + " | ".join(column.title for column in shown) + " |", "|---|" + "---:|" * len(shown)]
-        tops = [best(column, rows) for column in shown]
-        for row in rows:
-            cells = [f"**{c.cell(row)}**" if row.label in top else c.cell(row) for c, top in zip(shown, tops, strict=True)]
-            lines.append(f"| `{row.label}` | " + " | ".join(cells) + " |")
-        strips = [f"`{label}`\n\n![{label}]({SHEETS}/{label}.png)" for label in (ORIGINAL, *(row.label for row in rows if not row.failed))]
-        parts += [f"## {TITLES[kind]}", "\n".join(lines), *strips]
+        head, *lines = grid(kind, rows)
+        table = ["| | " + " | ".join(cell.text for cell in head[1:]) + " |", "|---|" + "---:|" * (len(head) - 1)]
+        for label, *cells in lines:
+            table.append(f"| `{label.text}` | " + " | ".join(f"**{cell.text}**" if cell.best else cell.text for cell in cells) + " |")
+        shown = "Columns: " + "; ".join(comparison.shown) if comparison.shown else ""
+        strips = [f"`{label}`\n\n![{label}]({SHEETS}/{label}.png)" for label in _labels(rows)]
+        parts += [f"## {TITLES[kind]}", "\n".join(table), shown, *strips]
     notes = remarks(comparison.rows)
     if notes:
         parts += ["## Notes", "\n".join(f"- {note}" for note in notes)]
     parts.append(f"Figures and how each was made: [{JSON}]({JSON}). {machine()}.")
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def html(comparison: Comparison, command: str) -> str:
     """The comparison as one self-contained page."""
     parts = [f"<h1>Comparison</h1><p>{escape(_head(comparison))}</p><pre>{escape(command)}</pre>"]
     for kind, rows in kinds(comparison):
-        shown = columns(kind, rows)
-        tops = [best(column, rows) for column in shown]
-        head = "".join(f"<th>{escape(column.title)}</th>" for column in shown)
-        body = "".join(
-            f"<tr><td>{escape(row.label)}</td>"
-            + "".join(f"<td>{_strong(escape(c.cell(row)), row.label in top)}</td>" for c, top in zip(shown, tops, strict=True))
-            + "</tr>"
-            for row in rows
-        )
-        parts.append(
-            f'<h2>{TITLES[kind]}</h2><div class="wide"><table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        )
-        parts.append(_strips(comparison.folder, [ORIGINAL, *(row.label for row in rows if not row.failed)]))
+        head, *lines = grid(kind, rows)
+        titles = "".join(f"<th>{escape(cell.text)}</th>" for cell in head)
+        body = "".join("<tr>" + "".join(f"<td>{_strong(cell)}</td>" for cell in line) + "</tr>" for line in lines)
+        parts.append(f'<h2>{TITLES[kind]}</h2><div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>')
+        parts.append(_samples(comparison, _labels(rows)))
     notes = remarks(comparison.rows)
     if notes:
         parts.append("<h2>Notes</h2><ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>")
@@ -105,19 +106,29 @@ def html(comparison: Comparison, command: str) -> str:
     return f"{title}<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
 
 
-def _strong(text: str, is_best: bool) -> str:
-    return f"<strong>{text}</strong>" if is_best else text
+def _strong(cell: Cell) -> str:
+    return f"<strong>{escape(cell.text)}</strong>" if cell.best else escape(cell.text)
 
 
-def _strips(folder: Path, labels: Sequence[str]) -> str:
-    """Sample grids of the same held-out items, one below the other."""
-    figures = []
+def _samples(comparison: Comparison, labels: Sequence[str]) -> str:
+    """Sample grids of the same held-out items, one below the other, under their captions; players under those of sounds."""
+    figures, wide = [], 0
     for label in labels:
-        path = folder / SHEETS / f"{label}.png"
+        path = comparison.folder / SHEETS / f"{label}.png"
         if path.exists():
             with open_image(path) as image:
-                width, height = image.size
-            address = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-            picture = f'<img src="{address}" width="{2 * width}" height="{2 * height}" alt="{escape(label)}">'
-            figures.append(f"<figure><figcaption>{escape(label)}</figcaption>{picture}</figure>")
-    return "".join(figures)
+                scale = max(1, WIDTH // image.width)
+                width, height = scale * image.width, scale * image.height
+            wide = max(wide, width)
+            picture = f'<img src="{_address(path, "image/png")}" width="{width}" height="{height}" alt="{escape(label)}">'
+            sounds = "".join(
+                f'<audio controls src="{_address(sound, "audio/wav")}"></audio>' for sound in sorted(path.with_suffix("").glob("*.wav"))
+            )
+            figures.append(f"<figure><figcaption>{escape(label)}</figcaption>{picture}<div>{sounds}</div></figure>")
+    captions = "".join(f"<span>{escape(name)}</span>" for name in comparison.shown)
+    style = f"width: {wide}px; --columns: {max(1, len(comparison.shown))}"
+    return f'<div class="wide"><div class="samples" style="{style}"><div class="captions">{captions}</div>{"".join(figures)}</div></div>'
+
+
+def _address(path: Path, kind: str) -> str:
+    return f"data:{kind};base64," + base64.b64encode(path.read_bytes()).decode()

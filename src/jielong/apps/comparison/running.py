@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jielong.apps.comparison.checking import Log, check_untrained, common_medium
 from jielong.apps.comparison.contestants import Budget, Entry, at, entries_of
-from jielong.apps.comparison.measuring import SHOWN, measure
+from jielong.apps.comparison.measuring import measure, originals, shown_rows, write_sheet
 from jielong.core.files import write_bytes
 from jielong.core.locks import one_run
-from jielong.data.order import spread
+from jielong.data.sets import MediaSet
+from jielong.evaluation.context import names_of
 from jielong.evaluation.evaluate import heldout_items
 from jielong.evaluation.provenance import machine, versions
-from jielong.media.images import sheet, write_image
-from jielong.media.kinds.image import ImageData
 from jielong.system import System, load
 from jielong.training import experiment
 from jielong.training.checkpoint import fingerprint
@@ -24,8 +24,6 @@ from jielong.training.trainer import Summary
 
 SETTINGS, FIGURES, SHEETS, RUNS = "settings.json", "figures", "sheets", "runs"
 ORIGINAL = "original"
-
-Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,8 @@ class Comparison:
         rows: Rows in the order of the names.
         settings: Common settings.
         folder: Folder of runs, figures and sample grids.
+        shown: Captions, classes or names of the items of the sample grids.
+        medium: Of the items, in words.
         complete: Whether every entry was trained and measured.
         signal: Number of the signal that interrupted a training.
     """
@@ -72,6 +72,8 @@ class Comparison:
     folder: Path
     complete: bool
     signal: int | None = None
+    shown: Sequence[str] = ()
+    medium: str = ""
 
     def __repr__(self) -> str:
         """The tables as text."""
@@ -121,15 +123,17 @@ def compare(
 
     Raises:
         InUseError: if another process compares in ``out``.
-        ValueError: before training, if a name is unknown, ``out`` holds another comparison, data sets or sizes differ, or no item is held
-            out.
+        ValueError: before training, if a name is unknown, ``out`` holds another comparison, data sets or media differ, no item is held
+            out, or a recipe cannot be built or its untrained model not measured.
     """
     log = log or (lambda text: None)
     entries = entries_of(names, overrides)
+    chosen = data or _shared(entries)
+    heldout = {each.label: heldout_items(each.recipe, chosen, count=count) for each in entries}
     settings = {
         "budget": str(budget),
-        "data": data or _shared(entries),
-        "size": _size(entries),
+        "data": chosen,
+        **common_medium(heldout),
         "count": count,
         "seed": seed,
         "overrides": list(overrides),
@@ -138,7 +142,8 @@ def compare(
     with one_run(out):
         _keep_settings(out, settings)
         for entry in entries:
-            heldout_items(entry.recipe, data or entry.recipe.data.set, count=count)  # an error before training if there are none
+            if entry.checkpoint is None and not (out / RUNS / entry.label).exists():
+                check_untrained(entry, at(budget, entry.recipe, seed), chosen, log)
         for entry in entries:
             try:
                 row = _row(entry, out, budget, data, count, seed, device, log, progress)
@@ -150,8 +155,16 @@ def compare(
                 signal = row.signal
                 break
             rows.append(row)
-        _original(entries[0], out, data, count)
-    return Comparison(rows, settings, out, len(rows) == len(entries) and all(row.failed is None for row in rows), signal)
+        shown = _original(heldout[entries[0].label], out, count)
+    return Comparison(
+        rows,
+        settings,
+        out,
+        len(rows) == len(entries) and all(row.failed is None for row in rows),
+        signal,
+        shown,
+        str(heldout[entries[0].label].medium),
+    )
 
 
 def _shared(entries: Sequence[Entry]) -> str:
@@ -161,23 +174,6 @@ def _shared(entries: Sequence[Entry]) -> str:
         listed = ", ".join(f"{label}: {name}" for label, name in sets.items())
         raise ValueError(f"different data sets ({listed}), so figures are not comparable: set one for all with --data")
     return next(iter(sets.values()))
-
-
-def _side(entry: Entry) -> int | tuple[int, int] | None:
-    settings = entry.recipe.data
-    return settings.size if isinstance(settings, ImageData) else None
-
-
-def _size(entries: Sequence[Entry]) -> int | list[int] | None:
-    """The common side of the pictures, or height and width, as JSON has them."""
-    sizes = {each.label: _side(each) for each in entries}
-    if others := [label for label, size in sizes.items() if size is None]:
-        raise ValueError(f"pictures are compared, and {others[0]} reads other media: measure each by jielong train and jielong evaluate")
-    if len(set(sizes.values())) > 1:
-        listed = ", ".join(f"{label}: {size}" for label, size in sizes.items())
-        raise ValueError(f"different image sizes ({listed}), so figures are not comparable: set data.size for all with --set")
-    size = next(iter(sizes.values()))
-    return list(size) if isinstance(size, tuple) else size
 
 
 def _keep_settings(out: Path, settings: dict[str, Any]) -> None:
@@ -267,15 +263,15 @@ def _measured(label: str, system: System, out: Path, data: str | None, count: in
             return kept
     log(f"{label}: measuring")
     measured = measure(system, data, count, seed)
-    write_image(strip, sheet(measured.strip, columns=len(measured.strip), padding=1))
+    write_sheet(strip, measured.shown)
     kept = {"of": key, "figures": measured.figures, "omitted": measured.omitted, "provenance": measured.provenance}
     write_bytes(file, json.dumps(kept, indent=2, ensure_ascii=False, allow_nan=False).encode())
     return kept
 
 
-def _original(entry: Entry, out: Path, data: str | None, count: int | None) -> None:
-    """Write the grid of original items."""
-    path = out / SHEETS / f"{ORIGINAL}.png"
+def _original(items: MediaSet, out: Path, count: int | None) -> list[str]:
+    """Write the grid of original items; returns their captions, classes or names."""
+    rows, path = shown_rows(items, count), out / SHEETS / f"{ORIGINAL}.png"
     if not path.exists():
-        images = heldout_items(entry.recipe, data or entry.recipe.data.set, count=count)
-        write_image(path, sheet(images.media(spread(len(images), SHOWN)), columns=SHOWN, padding=1))
+        write_sheet(path, originals(items, rows))
+    return names_of(items, rows)

@@ -8,6 +8,17 @@ from typing import Literal
 
 from jielong.apps.comparison.running import Row
 
+MISSING, REAL = "-", "_real"
+"""Of figures that a row lacks; suffix of figures of real items."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the table, and whether it is the best of its column."""
+
+    text: str
+    best: bool = False
+
 
 @dataclass(frozen=True)
 class Column:
@@ -33,7 +44,7 @@ class Column:
         if value is None and self.name == "bits" and "numbers" in row.figures:
             positions = row.figures["positions"]
             return f"continuous, {positions:,.0f} x {row.figures['numbers'] / positions:,.0f} channels"
-        return "-" if value is None else self.form.format(value / self.unit)
+        return MISSING if value is None else self.form.format(value / self.unit)
 
 
 _COST = (
@@ -43,12 +54,20 @@ _COST = (
 )
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "tokenizer": (
-        Column("bits", "bits per image", "{:,.0f}"),
+        Column("bits", "bits per item", "{:,.0f}"),
+        Column("bitrate", "kbit/s", "{:,.2f}"),
         Column("positions", "tokens", "{:,.0f}"),
         Column("psnr", "PSNR, dB", "{:.2f}", "more"),
         Column("ssim", "SSIM", "{:.3f}", "more"),
         Column("perceptual", "perceptual", "{:.3f}", "less"),
         Column("frechet", "Fréchet", "{:,.0f}", "less"),
+        Column("mel_distance", "mel distance, dB", "{:.2f}", "less"),
+        Column("si_sdr", "SI-SDR, dB", "{:.2f}", "more"),
+        Column("stft_distance", "STFT distance", "{:.3f}", "less"),
+        Column("frechet_mel", "Fréchet, mel", "{:,.1f}", "less"),
+        Column("pesq", "PESQ", "{:.2f}", "more"),
+        Column("stoi", "STOI", "{:.3f}", "more"),
+        Column("visqol", "ViSQOL", "{:.2f}", "more"),
         Column("codebook_usage", "codebook usage", "{:.1%}", "more"),
         Column("encode_ms", "encode, ms", "{:.2f}", "less"),
         Column("decode_ms", "decode, ms", "{:.2f}", "less"),
@@ -59,8 +78,17 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("attribute_accuracy", "attributes", "{:.1%}", "more"),
         Column("retrieval_at_1", "R@1 of 100", "{:.1%}", "more"),
         Column("frechet", "Fréchet", "{:,.0f}", "less"),
+        Column("frechet_mel", "Fréchet, mel", "{:,.1f}", "less"),
+        Column("wer", "WER", "{:.1%}", "less"),
+        Column("speaker_similarity", "speaker similarity", "{:.3f}", "more"),
+        Column("class_at_1", "class", "{:.1%}", "more"),
+        Column("length_error", "length error", "{:.1%}", "less"),
         Column("bits_per_dimension", "bits per dimension", "{:.2f}", "less"),
+        Column("nats_per_token", "nats per token", "{:.2f}", "less"),
+        Column("heldout_loss", "held-out loss", "{:.3f}", "less"),
         Column("seconds_per_picture", "s per image", "{:.3f}", "less"),
+        Column("seconds_per_clip", "s per clip", "{:.3f}", "less"),
+        Column("times_real_time", "times real time", "{:.2f}", "more"),
         *_COST,
     ),
 }
@@ -69,7 +97,7 @@ TITLES = {"tokenizer": "Tokenizers", "generator": "Generators"}
 
 def columns(kind: str, rows: Sequence[Row]) -> list[Column]:
     """Columns with a value in at least one row."""
-    return [column for column in COLUMNS[kind] if any(column.cell(row) != "-" for row in rows)]
+    return [column for column in COLUMNS[kind] if any(column.cell(row) != MISSING for row in rows)]
 
 
 def best(column: Column, rows: Sequence[Row]) -> set[str]:
@@ -102,18 +130,34 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     return notes
 
 
+def reference(rows: Sequence[Row]) -> Row | None:
+    """A row of the figures of real items that generators are measured beside, from the first row that has some."""
+    for row in rows:
+        real = {name.removesuffix(REAL): value for name, value in row.figures.items() if name.endswith(REAL)}
+        if real:
+            return Row("real", row.kind, "held-out items", real)
+    return None
+
+
+def grid(kind: str, rows: Sequence[Row]) -> list[list[Cell]]:
+    """The table of a kind: a line of titles, a line a row, and one of real items where these have figures in its columns."""
+    shown = columns(kind, rows)
+    tops = [best(column, rows) for column in shown]
+    lines = [[Cell(row.label), *(Cell(c.cell(row), row.label in top) for c, top in zip(shown, tops, strict=True))] for row in rows]
+    real = reference(rows)
+    cells = [] if real is None else [Cell(column.cell(real)) for column in shown]
+    if real is not None and any(cell.text != MISSING for cell in cells):
+        lines.append([Cell(real.label), *cells])
+    return [[Cell(""), *(Cell(column.title) for column in shown)], *lines]
+
+
 def text(rows: Sequence[Row]) -> str:
     """Tables of tokenizers and generators in plain text, followed by the remarks."""
     lines: list[str] = []
     for kind, title in TITLES.items():
-        members = [row for row in rows if row.kind == kind]
-        shown = columns(kind, members)
-        grid = [["", *(column.title for column in shown)], *([row.label, *(column.cell(row) for column in shown)] for row in members)]
-        widths = [max(len(line[column]) for line in grid) for column in range(len(grid[0]))]
-        if members:
-            lines += [
-                title,
-                *("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in grid),
-                "",
-            ]
+        if members := [row for row in rows if row.kind == kind]:
+            table = [[cell.text for cell in line] for line in grid(kind, members)]
+            widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+            padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table)
+            lines += [title, *padded, ""]
     return "\n".join([*lines, *remarks(rows)]).rstrip()

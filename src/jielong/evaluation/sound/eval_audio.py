@@ -15,6 +15,7 @@ from jielong.data.sets import MediaSet
 from jielong.evaluation.context import EvalContext
 from jielong.evaluation.sound.features import MelStatistics, Space, WhisperFeatures
 from jielong.evaluation.sound.speakers import Speakers
+from jielong.media.results import ResultItem, Results
 from jielong.system import condition_inputs
 
 KNOWN = 256
@@ -32,6 +33,7 @@ class EvalAudio:
         sides: Clips ``(C, T)`` by the suffix of their figures: ``""`` generated, ``_real``, ``_rebuilt``.
         speakers: Speakers of the set, if it names them.
         drawn: How clips were sampled.
+        items: The generated clips as they are saved.
     """
 
     context: EvalContext
@@ -40,6 +42,7 @@ class EvalAudio:
     sides: dict[str, list[Tensor]]
     speakers: Speakers | None = None
     drawn: JSON = field(default_factory=dict)
+    items: Results[ResultItem] | None = None
 
     @property
     def rate(self) -> int:

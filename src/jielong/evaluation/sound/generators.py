@@ -42,7 +42,7 @@ def generator(context: EvalContext, metrics: Sequence[Metric] = METRICS) -> Eval
         figures |= {name: figure for name, figure in found.figures.items() if figure.name not in context.skip_metrics}
         omitted |= found.omitted
     context.report("measuring", len(chosen), len(chosen))
-    return EvalResult(figures, omitted | dict.fromkeys(sorted(context.skip_metrics), "skipped"), audio.drawn)
+    return EvalResult(figures, omitted | dict.fromkeys(sorted(context.skip_metrics), "skipped"), audio.drawn, audio.items)
 
 
 def generated(context: EvalContext) -> EvalAudio:
@@ -52,7 +52,7 @@ def generated(context: EvalContext) -> EvalAudio:
     conditions = context.conditions(None if speakers is None else speakers.prompts)
     durations = _durations(context, conditions)
     begun = time.perf_counter()
-    generated = system.wrap(context.draw(conditions, lengths=lengths_of(system.tokenizer, durations)), durations)
+    generated = system.wrap(context.draw(conditions, lengths=lengths_of(system.tokenizer, durations)), durations, context.names)
     seconds = time.perf_counter() - begun
     sides = {"": [clip.tensor for clip in generated]}
     if context.ceiling:
@@ -63,7 +63,7 @@ def generated(context: EvalContext) -> EvalAudio:
         "length_asked": context.draws.length,
         "seconds_per_clip": round(seconds / len(generated), 4),
     }
-    return EvalAudio(context, conditions, durations, sides, speakers, drawn)
+    return EvalAudio(context, conditions, durations, sides, speakers, drawn, generated)
 
 
 def _durations(context: EvalContext, conditions: Sequence[object] | None) -> list[float] | None:
