@@ -93,6 +93,8 @@ def test_shares_are_resolved_by_the_budget() -> None:
     assert (other["train.warmup"], other["train.sample_every"]) == (16, 250)
     assert by_name(parse(load("vqgan", ["train.samples=1_000", *shares]).to_yaml())) == other
     assert load("titok", ["tokenizer.titok.finetune_at=0.6"]) == load("titok")
+    smaller = by_name(parse("extends: vqgan\ntrain: {samples: 10_000, warmup: 0.1}"))
+    assert (smaller["losses.perceptual.start_samples"], smaller["train.warmup"]) == (9_000, 1_000)
     for wrong in ("1.0", "1.5", "-0.1"):
         with pytest.raises(RecipeError, match=r"losses\.perceptual\.start_samples"):
             load("vqgan", [f"losses.perceptual.start_samples={wrong}"])
