@@ -19,51 +19,16 @@ from pathlib import Path
 from jielong.config.schema import Recipe, Trained
 from jielong.core.files import write_bytes
 from jielong.data.joined import listed
-from jielong.data.licences import LICENCE, OWN, Licence, licence_of_weights, terms
+from jielong.data.licences import LICENCE, Licence, licence_of_weights, terms
 from jielong.data.opening import open_source
 from jielong.data.sets import SPEAKER_COLUMNS
 from jielong.data.source import DataError
 from jielong.system import DESCRIPTION, load
+from jielong.system.model_card import CARD, SPDX, ModelCard, licence_words
 from jielong.training.checkpoint import CheckpointError, save_checkpoint
 
 MODELS = Path(__file__).resolve().parents[1] / "zoo" / "src" / "jielong_zoo" / "models"
 LOG_LINES = 100
-FAMILIES = ("order", "backbone", "head", "condition")
-
-CARD = """# {name}
-
-{title}
-
-| | |
-|---|---|
-{parts}
-| data | `{data}`, training split |
-| parameters | {parameters:,} |
-| file | {megabytes:.1f} MB, bf16 |
-| training samples | {samples:,} |
-| training time | {minutes:.0f} minutes |
-| machine | {machine} |
-
-Trained by
-
-```sh
-{command}
-```
-
-Held-out figures, by `jielong {measured_by}`:
-
-```json
-{figures}
-```
-
-{limits}
-
-Licence of the weights: {licence}. They were trained on
-
-{sources}
-
-{note}
-"""
 LIMITS = {
     "pictures": "Outside the styles of its training data, results are shapes without meaning.",
     "sound": "Outside the kinds of sound in its training data, results are noise or another sound.",
@@ -72,13 +37,6 @@ LIMITS = {
         "said none of the generated speech: do not present it as theirs."
     ),
 }
-PERMISSIVE = "None of these licences extends to trained weights. Keep the attributions with the weights."
-SHARE_ALIKE = (
-    "Whether weights are an adaptation of their training data is not settled. To violate no terms they are distributed as one:\n"
-    "under the share-alike licence of the data, with these attributions, which stay with the weights and with what is generated.\n"
-    "The program itself is under Apache-2.0."
-)
-SPDX = {"Apache-2.0": "Apache-2.0", "CC BY-SA 3.0": "CC-BY-SA-3.0", "CC BY-SA 4.0": "CC-BY-SA-4.0", "GPL-2.0": "GPL-2.0-only"}
 
 
 def training_sets(recipe: Recipe, visited: frozenset[str] = frozenset()) -> list[str]:
@@ -98,15 +56,6 @@ def kind(recipe: Recipe) -> str:
     if source.kind == "image":
         return "pictures"
     return "speech" if any(item.extra.get(column) for item in source.items for column in SPEAKER_COLUMNS) else "sound"
-
-
-def part_rows(recipe: Recipe) -> str:
-    """Rows of the card's table: one per part, with the parts of a composite condition."""
-    tokenizer = recipe.tokenizer.checkpoint if isinstance(recipe.tokenizer, Trained) else recipe.tokenizer.name
-    rows = {"tokenizer": tokenizer, **{family: part.name for family in FAMILIES if (part := getattr(recipe, family)) is not None}}
-    if recipe.condition is not None:
-        rows["condition"] = "`, `".join(part.name for part in recipe.condition.components)
-    return "\n".join(f"| {family} | `{name}` |" for family, name in rows.items())
 
 
 def licence_named(licence: str) -> str:
@@ -141,25 +90,30 @@ def ship(run: Path, name: str, title: str, command: str, machine: str, count: in
     done = subprocess.run(measure, stdout=subprocess.PIPE, check=True, text=True)
     figures = json.loads(done.stdout)
     write_bytes(target / "evaluation.json", (json.dumps(figures, indent=2) + "\n").encode())
-    card = CARD.format(
+    measured = {key: value for key, value in figures.items() if key != "provenance"}
+    card = ModelCard(
         name=name,
-        measured_by=" ".join(measured_by),
         title=title,
-        parts=part_rows(recipe),
-        data=recipe.data.set,
-        limits=LIMITS[kind(recipe)],
+        recipe=recipe,
+        kind=system.tokenizer.media.kind,
+        rows={
+            "data": f"`{recipe.data.set}`, training split",
+            "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
+            "file": f"{(target / 'model.safetensors').stat().st_size / 1e6:.1f} MB, bf16",
+            "training samples": f"{summary['samples']:,}",
+            "training time": f"{summary['seconds'] / 60:.0f} minutes",
+            "machine": machine,
+        },
+        sections=[
+            f"Trained by\n\n```sh\n{command}\n```",
+            f"Held-out figures, by `jielong {' '.join(measured_by)}`:\n\n```json\n{json.dumps(measured, indent=2)}\n```",
+            LIMITS[kind(recipe)],
+            licence_words(licence, sources),
+        ],
+        figures=measured,
         licence=licence,
-        sources="\n".join(f"- {each}" for each in sources),
-        note=PERMISSIVE if licence == OWN else SHARE_ALIKE,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        megabytes=(target / "model.safetensors").stat().st_size / 1e6,
-        samples=summary["samples"],
-        minutes=summary["seconds"] / 60,
-        command=command,
-        machine=machine,
-        figures=json.dumps({key: value for key, value in figures.items() if key != "provenance"}, indent=2),
     )
-    write_bytes(target / "README.md", card.encode())
+    write_bytes(target / CARD, str(card).encode())
     write_bytes(target / LICENCE, Licence(licence, tuple(sources)).to_json().encode())
     return target
 

@@ -265,7 +265,7 @@ def test_a_recipe_of_an_earlier_version_gets_the_defaults_of_today() -> None:
     del stored["order"]["masked"]["schedule"], stored["train"]["seed"], stored["backbone"]["transformer"]["dropout"]
     stored["head"] = {"softmax": {}}
     assert upgraded(yaml.safe_dump(stored)) == today
-    stored["train"]["patience"] = 3
+    stored["train"]["rests"] = 3
     stored["order"]["masked"]["heat"] = {"first": 1}
     assert upgraded(yaml.safe_dump(stored)) == today, "settings that are gone are left out"
     stored["head"] = {"softmacks": {}}

@@ -53,7 +53,7 @@ def train(
     samples: int | None = None,
     overrides: Sequence[str] = (),
     tokens: str | Path | None = None,
-    tensorboard: bool = False,
+    trackers: Sequence[str] = (),
     device: str = "auto",
 ) -> System:
     """Train a recipe, or resume the run in its folder; the arguments are those of ``jielong train``.
@@ -66,7 +66,7 @@ def train(
         samples: Training samples, with which all schedules scale; the recipe's by default.
         overrides: Changed settings, such as ``["train.lr=1e-3", "order.masked.steps=4"]``.
         tokens: A token file of ``jielong tokenize``, for a generator.
-        tensorboard: Write TensorBoard files.
+        trackers: Experiment trackers by name, such as ``tensorboard`` or ``wandb``.
         device: ``auto``, ``cpu``, ``cuda[:i]`` or ``mps``.
 
     Returns:
@@ -85,7 +85,7 @@ def train(
     folder = default_out(str(recipe), settings, where, changes) if out is None else Path(out)
     seconds = None if budget is None else seconds_of(budget)
     file = None if tokens is None else Path(tokens)
-    summary = run(settings, folder, where, file, device=device, budget=seconds, tensorboard=tensorboard)
+    summary = run(settings, folder, where, file, device=device, budget=seconds, trackers=trackers)
     if not summary.finished:
         raise KeyboardInterrupt(f"interrupted after {summary.samples:,} samples; the same call resumes the run in {folder}")
     return load(folder, device)

@@ -10,10 +10,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from jielong.config.zoo import card_line
 from jielong.data.licences import Licence
 from jielong.system import load
 from jielong.training.checkpoint import fingerprint
@@ -132,7 +134,10 @@ def test_a_run_is_shipped_with_figures_and_licence(tmp_path: Path, capsys: pytes
     shipped = tmp_path / "models" / "maskgit-small"
     assert capsys.readouterr().out.strip() == str(shipped)
     card = (shipped / "README.md").read_text()
-    assert card.startswith("# maskgit-small\n\nSmall.")
+    metadata = yaml.safe_load(card.split("---\n")[1])
+    assert (metadata["library_name"], metadata["license"], metadata["pipeline_tag"]) == ("jielong", "apache-2.0", "text-to-image")
+    assert card.split("\n---\n\n", 1)[1].startswith("# maskgit-small\n\nSmall.")
+    assert card_line(shipped) == "Small."
     assert "```sh\njielong train maskgit-tiny\n```" in card
     assert "Ann & Co" in card
     assert json.loads((shipped / "evaluation.json").read_text())["provenance"]

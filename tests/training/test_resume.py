@@ -248,8 +248,8 @@ def test_a_setting_that_came_after_the_run_began_counts_as_its_default(tmp_path)
     check_same_recipe(yaml.safe_dump(stored), new, tmp_path, upgraded)
     with pytest.raises(RecipeError, match=r"backbone\.transformer\.dropout was 0\.0 and is now 0\.5\. Use"):
         check_same_recipe(yaml.safe_dump(stored), new.replace("dropout: 0.0", "dropout: 0.5"), tmp_path, upgraded)
-    stored["train"]["patience"] = 3
-    with pytest.raises(RecipeError, match=r"recipe: train\.patience was 3 and is no setting any more\. Use"):
+    stored["train"]["rests"] = 3
+    with pytest.raises(RecipeError, match=r"recipe: train\.rests was 3 and is no setting any more\. Use"):
         check_same_recipe(yaml.safe_dump(stored), new, tmp_path, upgraded)
 
 

@@ -29,7 +29,7 @@ FAST, SLOW = 34, 4
 STEPS = ("train.samples=24", "train.batch=8", "train.warmup=8", "train.sample_every=16", "train.save_every=8", "train.ema=0.5")
 ADVERSARIAL = "losses.adversarial={weight: 0.1, start_samples: 8, channels: 4, layers: 1}"
 COLOURS = {"red": (220, 40, 30), "blue": (40, 60, 220)}
-TOY = toy_run.SETTINGS.model_copy(update={"samples": 48, "warmup": 8, "log_every": 16, "sample_every": 24, "save_every": 16})
+TOY = toy_run.SETTINGS.model_copy(update={"samples": 48, "warmup": 8, "log_every": 16, "sample_every": 8, "save_every": 16, "keep": "best"})
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*taken over"),

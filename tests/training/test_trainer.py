@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 import torch
@@ -34,7 +34,8 @@ def _one_thread():
 def one_process(tmp_path_factory) -> dict[str, torch.Tensor]:
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("one")
-    run(out, objective=ToyObjective(dropout=0.0))
+    summary = run(out, SETTINGS.model_copy(update={"keep": "best"}), ToyObjective(dropout=0.0))
+    assert summary.kept["weights"] == "best"  # the norm of the weights grows
     return load_file(out / "model.safetensors")
 
 
@@ -46,7 +47,7 @@ def close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> 
 
 @pytest.mark.parametrize("micro_batch", [4, 3])  # 3 does not divide 8: parts of unequal size count by their size
 def test_accumulated_gradients_equal_those_of_the_whole_batch(tmp_path, one_process, micro_batch):
-    run(tmp_path, SETTINGS.model_copy(update={"micro_batch": micro_batch}), ToyObjective(dropout=0.0))
+    run(tmp_path, SETTINGS.model_copy(update={"micro_batch": micro_batch, "keep": "best"}), ToyObjective(dropout=0.0))
     close(load_file(tmp_path / "model.safetensors"), one_process)
 
 
@@ -180,6 +181,8 @@ def test_what_a_run_leaves_behind(tmp_path):
 class Rising(ToyObjective):
     """Held-out losses that fall and then rise."""
 
+    figures = MappingProxyType({"heldout_loss": False})
+
     def __init__(self, losses):
         super().__init__()
         self.losses = iter(losses)
@@ -222,7 +225,7 @@ def test_the_bar_and_the_lines_survive_numbers_that_are_not_finite(tmp_path):
     from jielong.core.progress import clock
     from jielong.training.run_logger import RunLogger
 
-    with RunLogger(tmp_path, Console(file=io.StringIO(), force_terminal=True), 0, 0, False) as report:
+    with RunLogger(tmp_path, Console(file=io.StringIO(), force_terminal=True), 0, 0) as report:
         report.show("model", 0.0, 0.0, math.nan, math.inf)
         report.log({"samples": 8, "loss": math.nan}, 0.0, math.inf)
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"samples": 8, "loss": None}

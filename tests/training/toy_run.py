@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -93,6 +94,8 @@ class ToyObjective(Objective[ToyModel]):
     def advice(self) -> str | None:
         return "a word of advice"
 
+    figures = MappingProxyType({"weight": False})
+
     def evaluate(self, model: nn.Module) -> dict[str, Any]:
         return {"weight": float(next(model.parameters()).abs().mean())}
 
@@ -134,4 +137,4 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path)
     torch.set_num_threads(1)
     # Dropout draws from each process's own stream: without it, processes share the work of one.
-    run(parser.parse_args().out, objective=ToyObjective(dropout=0.0))
+    run(parser.parse_args().out, SETTINGS.model_copy(update={"keep": "best"}), ToyObjective(dropout=0.0))

@@ -19,6 +19,7 @@ from jielong.apps.commands import (
     tokenizing,
     training,
     verifying,
+    weights,
 )
 from jielong.apps.commands.condition_options import ConditionCommand
 from jielong.apps.commands.errors import Program
@@ -60,6 +61,7 @@ app.command("evaluate")(evaluating.evaluate)
 app.command("compare")(comparing.compare)
 app.add_typer(lab.app, name="lab")
 app.command("demo")(demo.demo)
+app.command("weights")(weights.weights)
 app.command("verify")(verifying.verify)
 app.command("doctor")(doctor.doctor)
 

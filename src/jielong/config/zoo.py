@@ -16,7 +16,8 @@ def zoo() -> dict[str, Path]:
 
 
 def card_line(folder: Path) -> str:
-    """The first line of a model's card that is no heading; empty without a card."""
+    """The first line of a model's card that is no heading and no metadata; empty without a card."""
     card = folder / "README.md"
-    lines = card.read_text("utf-8").splitlines() if card.exists() else []
+    text = card.read_text("utf-8") if card.exists() else ""
+    lines = (text.split("\n---\n", 1)[-1] if text.startswith("---\n") else text).splitlines()
     return next((line for line in lines if line.strip() and not line.startswith("#")), "")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jielong.data.joined import listed
 from jielong.data.opening import open_source
 from jielong.data.selection import chooses, split_name
-from jielong.data.source import DataError
+from jielong.data.source import DataError, Item
 
 LICENCE = "licence.json"
 """Of a shipped model, in its folder: what :class:`Licence` holds."""
@@ -65,21 +65,25 @@ _SHARE_ALIKE = {"CC BY-SA 3.0": "CC BY-SA", "CC BY-SA 4.0": "CC BY-SA", "GPL-2.0
 """Share-alike licences, which extend to works derived from the data, by family."""
 
 
-def terms(name: str) -> list[Terms]:
+def terms(name: str, items: Sequence[Item] | None = None) -> list[Terms]:
     """The terms of a set, or of several joined: of those items that were chosen, each once.
+
+    Args:
+        name: Of the set.
+        items: Its items, if they were opened already.
 
     They are what its columns ``licence`` and ``attribution`` say, and known of the built-in sets that have none.
 
     Raises:
         DataError: if a set says nothing of its terms, or cannot be opened.
     """
-    return sorted({terms for each in listed(name) for terms in _terms(each, split_name(each)[0] if chooses(each) else each)})
+    return sorted({terms for each in listed(name) for terms in _terms(each, split_name(each)[0] if chooses(each) else each, items)})
 
 
-def _terms(name: str, base: str) -> Iterable[Terms]:
+def _terms(name: str, base: str, items: Sequence[Item] | None) -> Iterable[Terms]:
     if base in _KNOWN:
         return [Terms(base, *pair) for pair in _KNOWN[base]]
-    columns = [item.extra for item in open_source(name).items]
+    columns = [item.extra for item in (open_source(name).items if items is None else items)]
     if base == "synthetic-speech":
         return [Terms(base, *_SYNTHESIZERS[each]) for each in {str(column["voice"]).partition("/")[0] for column in columns}]
     if not columns or not all(column.get("licence") and column.get("attribution") for column in columns):

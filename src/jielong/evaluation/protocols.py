@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -25,9 +26,11 @@ class EvalProtocol:
 
     Attributes:
         skippable: Figures that ``--skip-metric`` may name.
+        quick_figures: Figures of :meth:`quick`, and whether higher is better; the first chooses the best weights of a run.
     """
 
     skippable: ClassVar[frozenset[str]] = frozenset()
+    quick_figures: ClassVar[Mapping[str, bool]] = MappingProxyType({"psnr": True})
 
     def quick(self, rebuilt: Tensor, batch: Batch, medium: Medium) -> dict[str, float]:
         """Figures of reconstructions ``(B, C, *size)`` to log while training."""

@@ -73,6 +73,8 @@ class Head(nn.Module, Phased, ABC):
     """Whether targets may lack codebooks: there the code is ``V`` and has no loss."""
     sequential_codebooks: bool = False
     """Whether it draws the codebooks of a position in sequence, and so reads :attr:`HeadContext.given`."""
+    loss_ranks_weights: bool = True
+    """Whether, of weights at two times of a training, those of the lower held-out loss are better; not if the model makes its targets."""
     iterative: bool = False
     """Whether it evaluates a network several times per token (:attr:`SamplingConfig.num_inference_steps`)."""
 

@@ -102,6 +102,8 @@ class ConsistencyHead(IterativeHead):
         network: Reads one time, ``SLOW ln(t) / 4``; gives ``C`` numbers.
     """
 
+    loss_ranks_weights = False
+
     def __init__(self, network: AnyDenoiser, layout: Layout, settings: Consistency = Consistency()) -> None:
         super().__init__(network, layout, settings)
         self.levels, self.deviation = settings.levels, settings.deviation

@@ -59,6 +59,8 @@ class MeanFlowHead(IterativeHead):
         network: Reads two times, ``SLOW t`` and ``SLOW (r - t)``; gives ``C`` numbers, or ``2 C`` where ``improved``.
     """
 
+    loss_ranks_weights = False
+
     def __init__(self, network: AnyDenoiser, layout: Layout, settings: MeanFlow = MeanFlow()) -> None:
         super().__init__(network, layout, settings)
         self.times, self.same, self.power, self.improved = settings.times, settings.same, settings.power, settings.improved

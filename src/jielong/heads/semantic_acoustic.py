@@ -58,6 +58,7 @@ class SemanticAcousticHead(Head):
     """
 
     discrete = False
+    loss_ranks_weights = False  # the codes are of a quantizer that learns too
 
     def __init__(self, width: int, layout: Layout, settings: SemanticAcoustic = SemanticAcoustic()) -> None:
         super().__init__()

@@ -59,6 +59,8 @@ class ShortcutHead(IterativeHead):
         network: Reads two times, ``t`` and ``log2(1/d) / log2(finest)``; gives ``C`` numbers.
     """
 
+    loss_ranks_weights = False
+
     def __init__(self, network: AnyDenoiser, layout: Layout, settings: Shortcut = Shortcut()) -> None:
         super().__init__(network, layout, settings)
         self.levels, self.bootstrap, self.clip = settings.finest.bit_length() - 1, settings.bootstrap, settings.clip

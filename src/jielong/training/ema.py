@@ -54,6 +54,13 @@ class Ema(Generic[Model]):
         for weight, average in zip(self._weights, self._averages.values(), strict=True):
             weight.copy_(average)
 
+    @torch.no_grad()
+    def copied(self) -> dict[str, Tensor]:
+        """A copy of the EMA weights and current buffers, on the CPU; without frozen weights."""
+        trained = {id(weight) for weight in self._weights}
+        frozen = {name for name, weight in self._source.named_parameters(remove_duplicate=False) if id(weight) not in trained}
+        return {name: value.to("cpu", copy=True) for name, value in self.model().state_dict().items() if name not in frozen}
+
     def state(self) -> dict[str, Tensor]:
         """EMA weights by name."""
         return dict(self._averages)

@@ -26,12 +26,10 @@ from jielong.core.json import JSON
 from jielong.core.locks import one_run
 from jielong.core.medium import Medium
 from jielong.core.progress import progress_on
-from jielong.core.rng import PerSampleRNG
 from jielong.core.storage import size_words
 from jielong.core.tokens import Tokens
 from jielong.data.order import spread
 from jielong.data.sets import Batch, MediaSet
-from jielong.evaluation.protocols import protocol_of
 from jielong.generation.generator import Generator
 from jielong.losses.base import LossContext, LossTerms
 from jielong.quantizers.parallel import world
@@ -51,12 +49,15 @@ from jielong.system import (
 )
 from jielong.tokenizers.base import LearnedTokenizer, Tokenizer
 from jielong.training import token_cache as cache
+from jielong.training.best import selection_of
 from jielong.training.blocks import check_blocks
 from jielong.training.distill_teacher import WhisperTeacher
-from jielong.training.generator_objective import GeneratorObjective, training_tokens
+from jielong.training.generator_objective import GeneratorObjective
+from jielong.training.heldout import figures_of, measure_generator, measure_tokenizer
 from jielong.training.objective import Objective
-from jielong.training.opening import HELDOUT_ITEMS, Sets, open_sets
+from jielong.training.opening import Sets, open_sets
 from jielong.training.processes import join_processes
+from jielong.training.run_card import write_card
 from jielong.training.state import check_run_folder, check_same_inputs
 from jielong.training.stream import TrainingStream
 from jielong.training.tokenizer_objective import TokenizerObjective
@@ -114,6 +115,11 @@ class Experiment:
             raise RecipeError("this recipe has nothing to train")
         return self.tokenizer
 
+    @property
+    def figures(self) -> Mapping[str, bool]:
+        """Held-out figures that are measured while training, and whether higher is better."""
+        return figures_of(self.sets, self.generator is not None)
+
     def describe(self) -> JSON:
         """The contents of ``model.json``: what a checkpoint records beside recipe and weights."""
         description = describe(self.media, self.data.classes, self.tokenizer, self.generator, self.stages)
@@ -148,7 +154,8 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
         data: A set's name or a path, instead of the recipe's.
 
     Raises:
-        ValueError: if the data have no captions or classes where the recipe needs them, or sizes do not fit, together or into memory.
+        ValueError: if the data have no captions or classes where the recipe needs them, or sizes do not fit, together or into memory,
+            or `train.keep` names a figure that is not measured.
     """
     sets = open_sets(recipe, data or recipe.data.set)
     media = sets.train.medium
@@ -165,6 +172,7 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
         sets = sets.readable(generator.condition)
     experiment = Experiment(recipe, sets, media, tokenizer, generator, {name: trained[name] for name in recipe.stages})
     check_blocks(experiment.model, recipe.train)
+    selection_of(recipe.train, experiment.figures, keeps_best=False)
     return experiment
 
 
@@ -223,7 +231,7 @@ def _run(
         copy_stages(recipe, out)
 
     def start(objective: Objective[Model], stream: TrainingStream) -> Summary:
-        return train(
+        summary = train(
             objective,
             stream,
             recipe.train,
@@ -236,6 +244,9 @@ def _run(
             write_inputs=write_inputs,
             **options,
         )
+        if summary.finished and accelerator.is_main_process:
+            write_card(out, recipe, experiment.sets, summary)
+        return summary
 
     generator, seed = experiment.generator, recipe.train.seed
     if generator is None:
@@ -268,8 +279,8 @@ def tokenizer_objective(experiment: Experiment) -> TokenizerObjective:
     context = LossContext(experiment.media, model.code_dim, {"whisper-base": WhisperTeacher})
     terms = LossTerms.of(experiment.recipe.losses, context)
     samples = heldout.media(spread(len(heldout), heldout.kind.sample_count))
-    measure, calibration = partial(_measure_tokenizer, experiment.sets), partial(_calibration_media, experiment.data)
-    return TokenizerObjective(model, terms, samples, measure, calibration, balance=experiment.recipe.balancer)
+    measure, calibration = partial(measure_tokenizer, experiment.sets), partial(_calibration_media, experiment.data)
+    return TokenizerObjective(model, terms, samples, measure, calibration, balance=experiment.recipe.balancer, figures=experiment.figures)
 
 
 def _calibration_media(data: MediaSet) -> Iterator[Tensor]:
@@ -277,18 +288,6 @@ def _calibration_media(data: MediaSet) -> Iterator[Tensor]:
     rank, processes = world()
     rows = spread(len(data), CALIBRATION_ITEMS)[rank::processes]
     return (data.media(rows[first : first + _BATCH]) for first in range(0, len(rows), _BATCH))
-
-
-@torch.no_grad()
-def _measure_tokenizer(sets: Sets, model: LearnedTokenizer) -> JSON:
-    if not sets.measured:
-        return {}
-    heldout = sets.heldout
-    batch = heldout.batch(spread(len(heldout), heldout.kind.measured_count))
-    device = next(model.parameters()).device
-    reconstructions = torch.cat([model.decode(model.encode(part.to(device))).cpu() for part in batch.media.split(_BATCH)])
-    figures = protocol_of(heldout.medium).quick(reconstructions, batch, heldout.medium)
-    return {f"heldout_{name}": value for name, value in figures.items()}
 
 
 def generator_objective(experiment: Experiment) -> GeneratorObjective:
@@ -314,30 +313,5 @@ def generator_objective(experiment: Experiment) -> GeneratorObjective:
         )
 
     samples = None if settings is None else settings.for_samples(heldout, count)
-    measure = partial(_measure_generator, experiment.sets, experiment.tokenizer, values_of, timed)
-    return GeneratorObjective(model, experiment.tokenizer, values_of, samples, generate, measure, timed)
-
-
-@torch.no_grad()
-def _measure_generator(
-    sets: Sets, tokenizer: Tokenizer, values_of: Callable[[Batch], Sequence[object] | None], timed: bool, model: Generator
-) -> JSON:
-    """Held-out loss, with the same masks every time; nothing without held-out items."""
-    if not sets.measured:
-        return {}
-    heldout = sets.heldout
-    rows = spread(len(heldout), HELDOUT_ITEMS)
-    total = torch.zeros((), dtype=torch.float64)
-    was_training = model.training
-    model.eval()
-    device = model.placeholder.device
-    for first in range(0, len(rows), _BATCH):
-        part = rows[first : first + _BATCH]
-        batch = heldout.batch(part)
-        rng = PerSampleRNG(0, range(first, first + len(part)))
-        tokens = training_tokens(tokenizer, batch.to(device), rng, timed)
-        values = values_of(batch)
-        prepared = model.condition.prepare(values) if model.condition is not None and values is not None else None
-        total += float(model.loss(tokens, prepared, rng)) * len(part)
-    model.train(was_training)
-    return {"heldout_loss": float(total) / len(rows)}
+    measure = partial(measure_generator, experiment.sets, experiment.tokenizer, values_of, timed)
+    return GeneratorObjective(model, experiment.tokenizer, values_of, samples, generate, measure, timed, experiment.figures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -50,6 +51,7 @@ class GeneratorObjective(Objective[Generator]):
         sample_values: Values of the condition for the sample grid.
         generate: ``(generator, values) -> tokens`` for the sample grid.
         measure: Held-out figures of a generator.
+        figures: Of :class:`Objective`.
         timed: Whether items end, and only tokens before an item's end are learned; otherwise the silence after it is learned too.
     """
 
@@ -62,12 +64,15 @@ class GeneratorObjective(Objective[Generator]):
         generate: Callable[[Generator, Sequence[object] | None], Tokens],
         measure: Callable[[Generator], JSON],
         timed: bool = False,
+        figures: Mapping[str, bool] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer.eval().requires_grad_(False)
         self._values_of, self._sample_values, self._generate = values_of, sample_values, generate
         self._measure, self._timed = measure, timed
+        self.figures = figures
+        self.keeps_best = model.head.loss_ranks_weights and len(self.phases) == 1
 
     @property
     def phases(self) -> Mapping[str, nn.Module]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Generic, TypeVar
 
 import torch
@@ -54,6 +55,11 @@ class Objective(nn.Module, ABC, Generic[Model]):
 
     model: Model
     """The model of the checkpoint. Its EMA is updated in every step in which a phase trains it or a part of it."""
+
+    figures: Mapping[str, bool] = MappingProxyType({})
+    """Held-out figures of :meth:`evaluate`, and whether higher is better; none where no items are held out."""
+    keeps_best: bool = False
+    """Whether the first of them tells which weights are better at any two times of the run."""
 
     @property
     def phases(self) -> Mapping[str, nn.Module]:

@@ -20,6 +20,7 @@ from jielong.core.json import JSON
 from jielong.core.rng import seed_of
 from jielong.core.storage import check_room, size_words
 from jielong.media.images import sheet, write_image
+from jielong.training.best import BestWeights, selection_of
 from jielong.training.blocks import prepare_blocks
 from jielong.training.budget import Budget
 from jielong.training.checkpoint import CheckpointError, bytes_of, fit_tensors
@@ -28,18 +29,16 @@ from jielong.training.nonfinite import NonFiniteError, range_advice
 from jielong.training.objective import Objective
 from jielong.training.optimizers import moments_bytes, pack, unpack
 from jielong.training.pauses import summary_of, words
+from jielong.training.power_ema import PowerEmas, remove_later_snapshots
 from jielong.training.prefetch import BatchPrefetcher
 from jielong.training.run_logger import RunLogger
 from jielong.training.settings import TrainSettings
 from jielong.training.state import Counters, RunState, write_state
 from jielong.training.step import MicroBatches, PhaseResult, Stepper, broadcast_from_first
-from jielong.training.summary import Stopped, Summary
+from jielong.training.summary import Kept, Stopped, Summary
 
 MAX_SKIPPED = 3
 """Steps in a row that may be skipped because numbers are not finite."""
-
-OVERFITTING = 1.02
-"""Ratio of the held-out loss to its lowest value at which the run warns."""
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -65,12 +64,17 @@ class Run(Generic[Model]):
         self.accelerator, self.prefetcher, self.logger = accelerator, prefetcher, logger
         objective.to(accelerator.device).train()
         self.ema = Ema(objective.model, settings.ema)
+        self.power_emas = PowerEmas(objective.model, settings.ema_lengths)
         self._modules = set(objective.model.modules())  # of the EMA: a phase may train all of them, or some
         prepare_blocks(objective.model, settings)  # behind the EMA, which is a copy without these settings
         self.stepper = Stepper(objective, settings, accelerator, prefetcher)
         self.counters = state.counters if state is not None else Counters()
         self.budget = Budget(self.settings, budget, self.counters, schedule)
         self.metrics: JSON = {}
+        selection = selection_of(settings, objective.figures if evaluating else {}, objective.keeps_best)
+        self.best = BestWeights(selection, objective, self.ema, self.counters, accelerator)
+        if budget is None and selection is not None and (selection.keeps_best or selection.patience is not None):
+            self.budget.spaced.discard("evaluation")  # what is kept, and when the run ends, may not depend on the clock
         if state is not None:
             self._restore(state)
         if accelerator.num_processes > 1:
@@ -102,8 +106,11 @@ class Run(Generic[Model]):
                 self._log()
             if not last and budget.due("sample", before) and self._fits("sample"):
                 self.write_samples()
-            if not last and budget.due("save", before) and self._fits("save"):
-                self.save()
+            if not last and budget.due("save", before):
+                self.save_snapshots()
+                if self._fits("save"):
+                    self.save()
+                    self.logger.draw()
 
     def _stopped(self, stop_after: int | None) -> Stopped | None:
         """Why no further step is made, if none is."""
@@ -113,6 +120,8 @@ class Run(Generic[Model]):
             return "budget"
         if self.signal is not None:
             return "interrupted"
+        if self.best.exhausted:
+            return "early_stopping"
         return "stop_after" if stop_after is not None and self.counters.samples >= stop_after else None
 
     def _fits(self, what: str) -> bool:
@@ -127,12 +136,13 @@ class Run(Generic[Model]):
         self.counters.seconds = self._seconds_before + time.perf_counter() - self._start
         self.budget.look()
         if self.accelerator.num_processes > 1:
-            fitting = self.budget.fitting
-            shared = [self.counters.seconds, self.budget.reserve, *map(float, fitting.values())]
+            fitting = self.budget.fitting  # the first process alone measures, so the others learn from it how long ago the best figure was
+            shared = [self.counters.seconds, self.budget.reserve, self.counters.since_best, *map(float, fitting.values())]
             mine = shared if self.accelerator.is_main_process else [0.0] * len(shared)
             local = torch.tensor([[*mine, float(signal or 0)]], dtype=torch.float64, device=self.accelerator.device)
             gathered = self.accelerator.gather(local)
-            self.counters.seconds, self.budget.reserve, *fits = gathered[:, :-1].sum(0).tolist()
+            self.counters.seconds, self.budget.reserve, since_best, *fits = gathered[:, :-1].sum(0).tolist()
+            self.counters.since_best = int(since_best)
             self.budget.fitting = dict(zip(fitting, map(bool, fits), strict=True))
             signal = int(gathered[:, -1].max()) or None
         return signal
@@ -146,6 +156,7 @@ class Run(Generic[Model]):
         counters.position = position
         if seen and self.objective.training_stage(position) != self.objective.training_stage(before):
             self.ema.copy_to_model()
+            self.best.forget()  # figures of another stage are of another model
         if seen == 0 and (odd := range_advice(batches[0][1].media)):
             self._warn(odd)
         rate = settings.rate(position + settings.batch, self.budget.progress)
@@ -163,6 +174,7 @@ class Run(Generic[Model]):
             counters.skipped_in_a_row = 0
         if any(not self._modules.isdisjoint(module.modules()) for module in trained):
             self.ema.update(counters.steps)
+            self.power_emas.update(counters.steps)
             counters.steps += 1
         for name, value in values.items():
             counters.sums[name] = counters.sums.get(name, 0.0) + value
@@ -233,18 +245,12 @@ class Run(Generic[Model]):
             found = self.objective.evaluate(self.ema.model())
             self.objective.train()
             counters.heldout = {name: value for name, value in found.items() if isinstance(value, float)}
-            loss = counters.heldout.get("heldout_loss")
-            if loss is not None and (not counters.lowest or loss < counters.lowest[0]):
-                counters.lowest = [loss, counters.samples]
-            elif loss is not None and loss > counters.lowest[0] + (OVERFITTING - 1) * abs(counters.lowest[0]):
-                self._warn_of_overfitting(loss)
+            self.best.follow(counters.heldout)
+            if (line := self.best.overfitting(counters.heldout)) and not any(
+                text.startswith("the held-out loss") for text in counters.warned
+            ):
+                self._warn(line)
         self.budget.record("evaluation", time.perf_counter() - start)
-
-    def _warn_of_overfitting(self, loss: float) -> None:
-        if not any(text.startswith("the held-out loss") for text in self.counters.warned):
-            lowest, samples = self.counters.lowest
-            found = f"the held-out loss was lowest at {samples:,} samples, {lowest:.4g}, and is {loss:.4g} now"
-            self._warn(f"{found}: overfitting; lower train.samples, raise the dropout, or use more data")
 
     def write_samples(self) -> None:
         """Write the sample grids of the raw and of the EMA weights; of audio, spectrograms and a sound file of the EMA weights' samples."""
@@ -257,6 +263,7 @@ class Run(Generic[Model]):
             if samples:
                 grids = [each.sheet(each.sample_columns) for each in samples]
                 both = sheet(grids, columns=2, captions=list(models), padding=8)
+                self.logger.picture("samples", both, self.counters.samples)
                 path = write_image(self.out / "samples" / f"samples-{self.counters.samples:012d}.png", both)
                 if samples[-1].sample_suffix is not None:
                     samples[-1].save(path.with_suffix(samples[-1].sample_suffix))
@@ -270,6 +277,7 @@ class Run(Generic[Model]):
         """
         weights = bytes_of(self.objective.model.state_dict())
         state = bytes_of(self.objective.state_dict()) + bytes_of(self.ema.state())
+        state += (int(self.best.kept) + len(self.settings.ema_lengths)) * weights
         state += sum(moments_bytes(optimizer) for optimizer in self.stepper.optimizers.values())
         # A new state is written whole before the older one is removed; that of a resumed run takes its room already.
         several = self.counters.samples == 0 and (
@@ -278,13 +286,20 @@ class Run(Generic[Model]):
         what = f"Two states of the run, of {size_words(state)} each," if several else f"A state of the run, of {size_words(state)},"
         check_room(self.out, state * (2 if several else 1) + weights, f"{what} and the weights are to be saved")
 
+    def save_snapshots(self) -> None:
+        """Save a snapshot of each power-function EMA."""
+        if self.accelerator.is_main_process:
+            self.power_emas.save_snapshots(self.out, self.counters.steps)
+
     def save(self) -> None:
         """Save the whole state."""
         start = time.perf_counter()
         self._synchronise()
         if self.accelerator.is_main_process:
             self.counters.metrics_bytes = self.logger.bytes
-            tensors = {"objective": self.objective.state_dict(), "ema": self.ema.state()}
+            tensors = {"objective": self.objective.state_dict(), "ema": self.ema.state(), **self.power_emas.state()}
+            if self.best.tensors:
+                tensors["best"] = self.best.tensors
             packed = {phase: pack(optimizer) for phase, optimizer in self.stepper.optimizers.items()}
             tensors |= {f"optimizer-{phase}": state for phase, (state, _) in packed.items()}
             write_state(self.out, RunState(self.counters, tensors, {phase: info for phase, (_, info) in packed.items()}))
@@ -296,13 +311,17 @@ class Run(Generic[Model]):
         try:
             fit_tensors(self.objective, state.tensors["objective"], "objective.safetensors")
             self.ema.restore(state.tensors["ema"])
+            self.power_emas.restore(state.tensors)
+            if self.accelerator.is_main_process:
+                remove_later_snapshots(self.out, self.counters.steps)
+            self.best.tensors = dict(state.tensors.get("best", {}))
             for phase, optimizer in self.stepper.optimizers.items():
                 unpack(optimizer, state.tensors[f"optimizer-{phase}"], state.optimizers[phase])
         except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise CheckpointError(f"the saved state in {self.out} does not fit the run ({reason}); remove it to start again") from None
 
-    def summary(self, stopped: Stopped, evaluation: JSON) -> Summary:
+    def summary(self, stopped: Stopped, evaluation: JSON, kept: Kept | None = None, command: str | None = None) -> Summary:
         """The summary of the run."""
         self.stepper.release()
         counters, trained = self.counters, sum(p.numel() for p in self.objective.model.parameters() if p.requires_grad)
@@ -320,5 +339,7 @@ class Run(Generic[Model]):
             budget=self.budget.seconds,
             unreached=self.budget.unreached(),
             pause_seconds=summary_of(counters.pause_seconds),
+            command=command,
+            kept=kept or Kept(),
             signal=self.signal,
         )

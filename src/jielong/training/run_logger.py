@@ -1,26 +1,26 @@
-"""The log of a run: a progress bar or plain lines, ``metrics.jsonl``, and TensorBoard."""
+"""The log of a run: a progress bar or plain lines, ``metrics.jsonl``, and experiment trackers."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from jielong.core.json import JSON
 from jielong.core.progress import clock
 from jielong.core.storage import StorageError, make_folder
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from jielong.training.loss_curve import draw_curve
+from jielong.training.trackers import Trackers
 
 METRICS = "metrics.jsonl"
 _PRINTED = ("loss", "usage", "grad_norm", "lr", "psnr", "si_sdr", "mel_distance")
@@ -35,19 +35,14 @@ class RunLogger:
         console: Where to print; ``None`` prints nothing.
         keep_bytes: Length of a resumed run's ``metrics.jsonl`` that is kept; later lines are written again.
         samples: Samples seen so far.
-        tensorboard: Write TensorBoard files too.
-
-    Raises:
-        ValueError: if TensorBoard is not installed.
+        trackers: Experiment trackers that get the figures and sample grids too.
     """
 
-    def __init__(self, out: Path | None, console: Console | None, keep_bytes: int, samples: int, tensorboard: bool) -> None:
-        if tensorboard and importlib.util.find_spec("tensorboard") is None:
-            raise ValueError("TensorBoard is not installed: pip install 'jielong[tensorboard]', or leave out --tensorboard")
+    def __init__(self, out: Path | None, console: Console | None, keep_bytes: int, samples: int, trackers: Trackers | None = None) -> None:
         self.path, self.console = None if out is None else out / METRICS, console
-        self._keep_bytes, self._samples, self._tensorboard = keep_bytes, samples, tensorboard
-        self._writer: SummaryWriter | None = None
+        self._keep_bytes, self._samples, self._trackers = keep_bytes, samples, trackers
         self._bar: Progress | None = None
+        self._draw_after = time.monotonic() + 60
         if console is not None and console.is_terminal:
             fields = [TextColumn(f"{{task.fields[{name}]}}") for name in ("rate", "loss", "left")]
             self._bar = Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), *fields, console=console)
@@ -58,10 +53,8 @@ class RunLogger:
             make_folder(self.path.parent)
             with self._opened(self.path) as file:
                 file.truncate(min(self._keep_bytes, file.tell()))
-            if self._tensorboard:
-                from torch.utils.tensorboard import SummaryWriter
-
-                self._writer = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=self._samples)
+        if self._trackers is not None:
+            self._trackers.start(self._samples)
         if self._bar is not None:
             self._bar.start()
         return self
@@ -69,8 +62,8 @@ class RunLogger:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
-        if self._writer is not None:
-            self._writer.close()
+        if self._trackers is not None:
+            self._trackers.finish()
 
     def last_line(self) -> JSON:
         """The last line of the log that a resumed run keeps; empty if there is none."""
@@ -110,13 +103,24 @@ class RunLogger:
             with self._opened(self.path) as file:
                 file.write(json.dumps(finite).encode() + b"\n")
         numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
-        if self._writer is not None:
-            for key, value in numbers.items():
-                self._writer.add_scalar(key, value, numbers["samples"])
+        if self._trackers is not None:
+            self._trackers.log(numbers, int(numbers["samples"]))
         if self._bar is None and self.console is not None:
             words = [f"{progress:6.1%}", f"{numbers['samples']:>11,} samples", f"{numbers.get('samples_per_second', 0):,.1f}/s"]
             words += [f"{key} {value:.4g}" for key, value in numbers.items() if key.endswith(_PRINTED)]
             self.print("  ".join([*words, f"{clock(left)} left"]))
+
+    def picture(self, name: str, picture: Image.Image, samples: int) -> None:
+        """Give a picture to the trackers."""
+        if self._trackers is not None:
+            self._trackers.picture(name, picture, samples)
+
+    def draw(self) -> None:
+        """Draw the loss curve so far, unless the last drawing was recent: it takes at most a fiftieth of the time."""
+        if self.path is not None and time.monotonic() > self._draw_after:
+            start = time.monotonic()
+            draw_curve(self.path)
+            self._draw_after = time.monotonic() + 50 * (time.monotonic() - start)
 
     def print(self, text: str) -> None:
         """Print a line."""

@@ -11,6 +11,9 @@ from jielong.config.registry import Config
 from jielong.config.schedule import End, Interval
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+MAX_LENGTH = 0.28
+"""Lengths of power-function EMAs are below it; that of a plain mean of all steps is 0.289."""
+EmaLength = Annotated[float, Field(gt=0, lt=MAX_LENGTH)]
 
 PER_RUN = {"log": 200, "sample": 10, "save": 20}
 """How often a run logs, writes a sample grid and saves by default, over its whole budget."""
@@ -47,8 +50,14 @@ class TrainSettings(Config):
         clip: Largest norm of a gradient; ``null`` for no limit.
         ema: Decay of the EMA weights per step; 0 keeps none. It is at most ``(1 + t) / (10 + t)`` after ``t`` steps, so that the initial
             weights are forgotten. The EMA covers about ``batch / (1 - ema)`` samples.
+        ema_lengths: Lengths of power-function EMAs, as shares of the run, such as ``[0.05, 0.1]`` (``sigma_rel`` of EDM2). Snapshots of
+            them are written at every save, and ``jielong weights`` makes the EMA of any length from these after the run.
         precision: ``bf16`` or ``fp32``; ``auto`` is bf16 where that is the faster one.
         seed: Of the order of the data and of every random draw.
+        keep: Which EMA weights the checkpoint holds: ``best`` by a held-out figure, or ``last``. ``auto``: the best of a generator whose
+            loss compares weights, where items are held out, else the last.
+        best_by: The held-out figure that chooses the best; ``None``: ``heldout_loss``, or the first of a tokenizer's figures.
+        patience: Early stopping: end the run after so many held-out evaluations in a row without a better figure; ``None``: never.
         init_from: A shipped model's name, or a checkpoint's folder, whose tensors of the same name and shape initialise the model; others,
             such as those of another head, are initialised at random.
         log_every: Samples between two lines of the log; ``None``: a two-hundredth of the budget (of time, where there is one).
@@ -69,8 +78,12 @@ class TrainSettings(Config):
     min_lr_ratio: float = Field(default=0.01, ge=0, le=1)
     clip: PositiveFloat | None = 1.0
     ema: float = Field(default=0.999, ge=0, lt=1)
+    ema_lengths: tuple[EmaLength, ...] = ()
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: int = 0
+    keep: Literal["auto", "best", "last"] = "auto"
+    best_by: str | None = None
+    patience: PositiveInt | None = None
     init_from: str | None = None
     log_every: Interval | None = None
     sample_every: Interval | None = None
@@ -82,6 +95,8 @@ class TrainSettings(Config):
             raise ValueError(f"micro_batch ({self.micro_batch}) is a part of batch ({self.batch}) and cannot be larger")
         if self.warmup is not None and self.warmup >= self.samples:
             raise ValueError(f"warmup ({self.warmup}) must be shorter than the budget of {self.samples} samples")
+        if self.keep == "last" and self.best_by is not None and self.patience is None:
+            raise ValueError(f"best_by ({self.best_by}) chooses nothing under keep: last without patience; set keep: best, or leave it out")
         return self
 
     def resolved(self) -> TrainSettings:

@@ -38,8 +38,8 @@ FORMAT = 2
 STATE = "state.json"
 MAX_STATE = 1 << 26
 """Most bytes of :data:`STATE`."""
-_FREE = {"train.micro_batch", "train.gradient_checkpointing", "train.log_every", "train.sample_every", "train.save_every"}
-"""Keys of a recipe that may change when a run is resumed: they do not change what is computed."""
+_FREE = {f"train.{key}" for key in ("micro_batch", "gradient_checkpointing", "log_every", "sample_every", "save_every", "patience")}
+"""Keys of a recipe that may change when a run is resumed: they do not change what is computed, only how far."""
 
 
 @dataclass
@@ -57,10 +57,11 @@ class Counters:
         weights: Steps in each sum.
         warned: Warnings that were printed.
         heldout: Held-out figures for the next line of the log.
-        lowest: The lowest held-out loss so far, and at how many samples; empty before the first.
         pause_seconds: The pauses between steps, by kind.
         position: Position of the last step in the schedules, in samples; ``None`` before the first.
         schedule: The settings in samples that the position belongs to.
+        best: The best held-out figure so far, and at how many samples; empty before the first.
+        since_best: Evaluations since then.
     """
 
     samples: NonNegativeInt = 0
@@ -73,10 +74,11 @@ class Counters:
     weights: dict[str, NonNegativeInt] = field(default_factory=dict)
     warned: list[str] = field(default_factory=list)
     heldout: dict[str, float] = field(default_factory=dict)
-    lowest: list[float] = field(default_factory=list)
     pause_seconds: dict[str, Pause] = field(default_factory=dict)
     position: NonNegativeInt | None = None
     schedule: dict[str, NonNegativeInt] = field(default_factory=dict)
+    best: list[float] = field(default_factory=list)
+    since_best: NonNegativeInt = 0
 
 
 _COUNTERS = TypeAdapter(Counters)
@@ -88,7 +90,7 @@ class RunState:
 
     Attributes:
         counters: Progress of the run.
-        tensors: ``objective`` (raw weights and buffers), ``ema``, and one set per optimizer, by name.
+        tensors: ``objective`` (raw weights and buffers), ``ema``, one set per optimizer, and ``best`` where the run keeps those, by name.
         optimizers: Numbers of each optimizer.
     """
 
@@ -268,8 +270,8 @@ def _changes(
 ) -> tuple[list[str], list[str]]:
     """Changed settings in words: those that make another run, and those that do not."""
     origin = str(out / RECIPE)
-    stored, after = _flat(read_value(old, origin)), _flat(read_value(new, "the recipe"))
-    before = stored if upgrade is None else _flat(read_value(upgrade(old), origin))
+    stored, after = flat(read_value(old, origin)), flat(read_value(new, "the recipe"))
+    before = stored if upgrade is None else flat(read_value(upgrade(old), origin))
     accepted = set(_FREE)
     started, target = before.get("train.samples", 0), after.get("train.samples", 0)
     if isinstance(started, int | float) and isinstance(target, int | float) and started < target:
@@ -287,7 +289,8 @@ def _changes(
     return lines
 
 
-def _flat(value: object, path: str = "") -> JSON:
+def flat(value: object, path: str = "") -> JSON:
+    """Settings by their keys with dots: ``{a: {b: 1}}`` to ``{a.b: 1}``."""
     if not isinstance(value, dict) or not value:
         return {path: value}
-    return {key: leaf for name, inner in value.items() for key, leaf in _flat(inner, f"{path}.{name}" if path else str(name)).items()}
+    return {key: leaf for name, inner in value.items() for key, leaf in flat(inner, f"{path}.{name}" if path else str(name)).items()}

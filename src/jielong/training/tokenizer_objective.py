@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TypeVar
 
 import torch
@@ -35,6 +36,7 @@ class TokenizerObjective(Objective[LearnedTokenizer]):
         measure: Held-out figures of a tokenizer.
         pictures: This process's training media to calibrate the trained tokenizer on, batch by batch.
         balance: Balance losses by their gradients at the reconstruction; ``None`` adds them up.
+        figures: Of :class:`Objective`; none of them measures all losses, so the last weights are kept if the recipe does not choose.
     """
 
     model: LearnedTokenizer
@@ -48,6 +50,7 @@ class TokenizerObjective(Objective[LearnedTokenizer]):
         pictures: Callable[[], Iterable[Tensor]] = tuple,
         *,
         balance: Balance | None = None,
+        figures: Mapping[str, bool] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.model = model
@@ -55,6 +58,7 @@ class TokenizerObjective(Objective[LearnedTokenizer]):
         self.adversarial, self.terms = terms.adversarial, terms
         self.shown = shown
         self._measure, self._pictures = measure, pictures
+        self.figures = figures
         self._fakes: dict[tuple[int, int], Tensor] = {}
         weights = terms.adversarial.loss_weights if terms.adversarial is not None else {}
         self.balancer = None if balance is None else Balancer(balance, [*terms.reconstruction, *weights])

@@ -19,19 +19,24 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import nn
 
+from jielong.config.registry import RecipeError
 from jielong.config.schedule import ScheduledSetting
+from jielong.config.yaml_text import read_value
 from jielong.core.files import write_bytes
 from jielong.core.interrupts import Interrupts
+from jielong.training.best import kept_words
 from jielong.training.checkpoint import RECIPE, WEIGHTS, init_from_checkpoint, save_checkpoint
+from jielong.training.loss_curve import draw_curve
 from jielong.training.objective import Objective
 from jielong.training.prefetch import BatchPrefetcher, BatchSource
 from jielong.training.processes import join_processes
 from jielong.training.run import Run
-from jielong.training.run_logger import RunLogger
+from jielong.training.run_logger import METRICS, RunLogger
 from jielong.training.settings import TrainSettings
-from jielong.training.state import Counters, RunState, changes_since, check_run_folder, read_state
+from jielong.training.state import Counters, RunState, changes_since, check_run_folder, flat, read_state
 from jielong.training.step import undivided_norms
-from jielong.training.summary import Summary
+from jielong.training.summary import Summary, kept_samples
+from jielong.training.trackers import Tracker, Trackers
 
 __all__ = ["SUMMARY", "BatchSource", "Summary", "train"]
 
@@ -45,8 +50,9 @@ class TrainOptions(TypedDict, total=False):
     budget: float | None
     progress: bool
     console: Console | None
-    tensorboard: bool
+    trackers: Sequence[Tracker]
     stop_after: int | None
+    command: str | None
     evaluate: bool
 
 
@@ -64,8 +70,9 @@ def train(
     accelerator: Accelerator | None = None,
     progress: bool = True,
     console: Console | None = None,
-    tensorboard: bool = False,
+    trackers: Sequence[Tracker] = (),
     stop_after: int | None = None,
+    command: str | None = None,
     evaluate: bool = True,
     init_from: Path | None = None,
     write_inputs: Callable[[], None] | None = None,
@@ -77,7 +84,7 @@ def train(
         source: The data.
         settings: The recipe's ``train`` section.
         out: The run's folder: ``state-*`` to resume from, ``metrics.jsonl``, ``samples/``; in the end ``recipe.yaml``,
-            ``model.safetensors`` (EMA weights) and ``summary.json``.
+            ``model.safetensors`` (EMA weights, the last or the best) and ``summary.json``.
         recipe_yaml: The whole recipe; a run of another recipe in ``out`` is refused.
         schedule: The recipe's settings in samples, which scale with the budget.
         upgrade: Completes a recipe of an earlier version with today's settings, before the two are compared.
@@ -87,8 +94,9 @@ def train(
         accelerator: The processes, if they were joined already; ``device`` is ignored then.
         progress: Whether to print progress.
         console: Where to; standard error if not given.
-        tensorboard: Write TensorBoard files to ``out/tensorboard``.
+        trackers: Experiment trackers, by their names in accelerate, or objects; they get the lines of the log and the sample grids.
         stop_after: Save and stop after so many samples, as an interruption would.
+        command: The command line, for the summary.
         evaluate: Whether to measure held-out figures, at every sample grid and at the end.
         init_from: Folder of a checkpoint that initialises a new run where names and shapes fit; a resumed run does not read it.
         write_inputs: Writes what belongs in ``out`` beside the recipe; called by one process, after all checks.
@@ -98,7 +106,8 @@ def train(
 
     Raises:
         DeviceError: if the device is not available, or cannot serve the processes of the launcher.
-        RecipeError: if ``out`` holds a run of another recipe.
+        RecipeError: if ``out`` holds a run of another recipe, or a tracker is unknown or not installed.
+        RecipeError: if ``train.keep`` needs held-out figures that are not measured.
         CheckpointError: if ``out`` holds a finished model without its state.
         StorageError: if the disk is full, or ``out`` cannot be written.
         NonFiniteError: if losses or gradients are not finite several steps in a row.
@@ -114,12 +123,15 @@ def train(
     rank, world = accelerator.process_index, accelerator.num_processes
     micro_batch = settings.micro_batch or settings.batch
     prefetcher = BatchPrefetcher(source, settings.batch, micro_batch, rank, world, settings.seed, accelerator.device)
-    logger = RunLogger(out if main else None, screen, counters.metrics_bytes, counters.samples, tensorboard and main)
+    tracking = Trackers(trackers, accelerator, out, flat(read_value(recipe_yaml, str(out / RECIPE)))) if trackers and main else None
+    logger = RunLogger(out if main else None, screen, counters.metrics_bytes, counters.samples, tracking)
     if state is None and init_from is not None:
         logger.print(_initialise(objective.model, init_from))
     if state is not None:
         changed = changes_since(out, recipe_yaml, upgrade, schedule)
         logger.print(f"resumed at {counters.samples:,} of {settings.samples:,} samples" + "".join(f"; {change}" for change in changed))
+    if settings.ema_lengths and objective.training_stage(0) != objective.training_stage(settings.samples):
+        raise RecipeError("train.ema_lengths: this model is trained in two stages, and a power-function EMA would mix both: leave it out")
     run = Run(objective, settings, out, accelerator, budget, state, prefetcher, logger, evaluate, schedule)
     if (line := undivided_norms(objective, min(micro_batch, prefetcher.local_batch), settings.batch)) is not None:
         logger.warn(line)
@@ -133,16 +145,22 @@ def train(
         if stopped in ("interrupted", "stop_after"):
             logger.print(f"stopped after {run.counters.samples:,} samples; the same command resumes")
             return run.summary(stopped, {})
+        if stopped == "early_stopping":
+            logger.print(
+                f"stopped early, after {run.counters.samples:,} samples: no better held-out figure in {settings.patience} evaluations"
+            )
         interrupts.stop_at_once()
         run.write_samples()
-        model = run.ema.model()
-        objective.finish(model)
-        if main:
-            save_checkpoint(out, model, recipe_yaml)
-        summary = run.summary(stopped, objective.evaluate(model) if evaluate else {})
+        run.save_snapshots()
+        model, figures, kept = run.best.choose(evaluate)
+        if kept:
+            logger.print(kept_words(kept))
+        summary = run.summary(stopped, figures, kept, command)
         for line in summary.unreached:
             logger.warn(line)
         if main:
+            save_checkpoint(out, model, recipe_yaml)
+            draw_curve(out / METRICS, kept.get("last"), kept_samples(kept))
             write_bytes(out / SUMMARY, json.dumps(asdict(summary), indent=2).encode())
     accelerator.wait_for_everyone()
     return summary
@@ -168,5 +186,6 @@ def _finished(out: Path, settings: TrainSettings, budget: float | None, state: R
         return None
     summary = Summary(**json.loads((out / SUMMARY).read_text(encoding="utf-8")))
     in_time = summary.stopped == "budget" and budget is not None and budget <= (summary.budget or 0.0)
-    used = in_time or summary.samples >= settings.samples
+    ended = summary.stopped == "early_stopping" and settings.patience is not None and state.counters.since_best >= settings.patience
+    used = in_time or ended or summary.samples >= settings.samples
     return summary if used and summary.samples == state.counters.samples else None

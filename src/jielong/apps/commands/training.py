@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -36,11 +38,12 @@ def train(
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings, schedule and derived sizes without training.")] = False,
     tokens: Annotated[Path | None, typer.Option(help="Token file from `jielong tokenize`.")] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard files.")] = False,
+    tracker: Annotated[list[str] | None, typer.Option(help="Also log to a tracker: tensorboard, wandb, ...; repeatable.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="The same as --tracker tensorboard.")] = False,
     device: Device = "auto",
 ) -> None:
     """Train a recipe, or resume a run that was stopped, by the same command."""
-    seconds = budget_of(budget)
+    seconds, trackers = budget_of(budget), [*(tracker or ()), *(["tensorboard"] if tensorboard else [])]
     changes = with_samples(overrides or (), samples)
     settings = load(recipe, changes)
     if dry_run:
@@ -51,7 +54,10 @@ def train(
     from jielong.core.device import device_words, is_main_process, launched_processes
     from jielong.core.interrupts import exit_code
     from jielong.training.experiment import run
+    from jielong.training.trackers import check_trackers
+    from jielong.training.trainer import TrainOptions
 
+    check_trackers(trackers)
     chosen = chosen_device(device, parallel=True)
     folder = out or default_out(recipe, settings, data, changes)
 
@@ -59,7 +65,8 @@ def train(
         shared = f" in {launched_processes()} processes" if launched_processes() > 1 else ""
         say(f"training {recipe} in {folder} on {device_words(chosen)}{shared}; Ctrl-C saves and stops, the same command resumes")
 
-    summary = run(settings, folder, data, tokens, announce, budget=seconds, device=chosen, tensorboard=tensorboard)
+    options: TrainOptions = {"budget": seconds, "trackers": trackers, "command": shlex.join(["jielong", *sys.argv[1:]])}
+    summary = run(settings, folder, data, tokens, announce, device=chosen, **options)
     if summary.signal is not None:
         raise typer.Exit(exit_code(summary.signal))
     if not is_main_process():

@@ -211,7 +211,8 @@ def _row(
     if entry.checkpoint is None:
         chosen, folder = at(budget, entry.recipe, seed), out / RUNS / entry.label
         log(f"{entry.label}: training, {budget}")
-        summary = experiment.run(chosen, folder, data, budget=budget.seconds, device=device, progress=progress, evaluate=False)
+        measured = chosen.train.keep == "best" or chosen.train.patience is not None  # it takes a part of the budget
+        summary = experiment.run(chosen, folder, data, budget=budget.seconds, device=device, progress=progress, evaluate=measured)
         if not summary.finished:
             return summary
         training = _training(summary, folder)

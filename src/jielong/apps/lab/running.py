@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import tempfile
@@ -16,24 +15,15 @@ from jielong.apps.lab.trial import Bench, Outcome, trials
 from jielong.apps.lab.verdict import Verdict, conclude
 from jielong.config.registry import nearest
 from jielong.core.files import write_bytes
+from jielong.core.plots import plot_png
 from jielong.evaluation.provenance import machine, versions
 from jielong.system import find
 from jielong.training.checkpoint import CheckpointError
 
 if TYPE_CHECKING:
-    from matplotlib.typing import RcKeyType
+    pass
 
 RESULT, PLOT = "result.json", "plot.png"
-STYLE: dict[RcKeyType, object] = {
-    "font.size": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 9.0,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "figure.dpi": 160,
-}
 
 
 @dataclass(frozen=True)
@@ -97,7 +87,7 @@ def run(name: str, out: Path, seed: int = 0, budget: float = 1.0, log: Callable[
     seconds = time.perf_counter() - started
     verdict = conclude(outcome.checks)
     out.mkdir(parents=True, exist_ok=True)
-    write_bytes(out / PLOT, _plot(outcome))
+    write_bytes(out / PLOT, plot_png(outcome.draw, outcome.size))
     record = {
         "experiment": name,
         "claim": trial.claim,
@@ -115,17 +105,3 @@ def run(name: str, out: Path, seed: int = 0, budget: float = 1.0, log: Callable[
     }
     write_bytes(out / RESULT, (json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
     return Result(name, trial.claim, verdict, outcome, out, seconds)
-
-
-def _plot(outcome: Outcome) -> bytes:
-    """The plot as PNG bytes."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=outcome.size, layout="constrained")
-        outcome.draw(figure)
-        buffer = io.BytesIO()
-        # Without the software version, equal plots are equal files.
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()

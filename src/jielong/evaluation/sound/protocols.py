@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import MappingProxyType
 
 from torch import Tensor
 
@@ -20,6 +21,7 @@ class AudioProtocol(EvalProtocol):
     """Figures of audio, each clip as far as it goes."""
 
     skippable = frozenset(name for metric in METRICS for name in metric.names)
+    quick_figures = MappingProxyType({"mel_distance": False, "si_sdr": True})
 
     def quick(self, rebuilt: Tensor, batch: Batch, medium: Medium) -> dict[str, float]:
         """Mel distance, and SI-SDR unless all clips are silent."""

@@ -1,0 +1,101 @@
+"""The card of a model: a README with the metadata that Hugging Face reads, of a run and of a shipped model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from jielong.config.schema import Recipe, Trained
+from jielong.core.json import JSON
+from jielong.data.joined import listed
+from jielong.data.licences import OWN, Terms
+from jielong.system.inputs import condition_inputs
+
+CARD = "README.md"
+SPDX = {"Apache-2.0": "Apache-2.0", "CC BY-SA 3.0": "CC-BY-SA-3.0", "CC BY-SA 4.0": "CC-BY-SA-4.0", "GPL-2.0": "GPL-2.0-only"}
+"""Licences of weights by their names here."""
+PERMISSIVE = "None of these licences extends to trained weights. Keep the attributions with the weights."
+SHARE_ALIKE = (
+    "Whether weights are an adaptation of their training data is not settled. To violate no terms they are distributed as one:\n"
+    "under the share-alike licence of the data, with these attributions, which stay with the weights and with what is generated.\n"
+    "The program itself is under Apache-2.0."
+)
+_FAMILIES = ("order", "backbone", "head", "condition")
+_TASKS = {("image", True): "text-to-image", ("image", False): "unconditional-image-generation", ("audio", True): "text-to-audio"}
+"""Task on Hugging Face, by kind of media and whether it takes texts."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a card says.
+
+    Attributes:
+        name: The model's name.
+        title: One line that describes it.
+        recipe: The recipe.
+        kind: Of the media.
+        rows: Facts, below the parts of the recipe.
+        sections: Paragraphs after the facts.
+        figures: Held-out figures by name.
+        licence: Of the weights; ``None`` if unknown.
+    """
+
+    name: str
+    title: str
+    recipe: Recipe
+    kind: str
+    rows: Mapping[str, str]
+    sections: Sequence[str]
+    figures: JSON = field(default_factory=dict)
+    licence: str | None = None
+
+    def __str__(self) -> str:
+        """The text of the file."""
+        rows = "\n".join(f"| {name} | {value} |" for name, value in {**part_names(self.recipe), **self.rows}.items())
+        body = "\n\n".join([f"# {self.name}", self.title, f"| | |\n|---|---|\n{rows}", *self.sections])
+        return f"---\n{self._metadata().to_yaml().strip()}\n---\n\n{body}\n"
+
+    def _metadata(self) -> ModelCardData:
+        recipe = self.recipe
+        sets = [each for each in listed(recipe.data.set) if "/" not in each and "\\" not in each]  # a path means nothing elsewhere
+        texts = any(each.name == "text" for each in condition_inputs(recipe))
+        task = _TASKS.get((self.kind, texts)) if recipe.trains_generator else None
+        results = [
+            EvalResult(
+                task_type=task or "reconstruction",
+                dataset_type=sets[0] if sets else "own",
+                dataset_name=", ".join(sets) or "own data",
+                dataset_split="heldout",
+                metric_type=name,
+                metric_value=value,
+            )
+            for name, value in self.figures.items()
+            if isinstance(value, float)
+        ]
+        return ModelCardData(
+            library_name="jielong",
+            license="unknown" if self.licence is None else SPDX[self.licence].removesuffix("-only").lower(),
+            pipeline_tag=task,
+            tags=[self.kind, "generator" if recipe.trains_generator else "tokenizer"],
+            datasets=sets or None,
+            model_name=self.name,
+            eval_results=results or None,
+        )
+
+
+def part_names(recipe: Recipe) -> dict[str, str]:
+    """Names of the parts of a recipe, with those of a composite condition."""
+    tokenizer = recipe.tokenizer.checkpoint if isinstance(recipe.tokenizer, Trained) else recipe.tokenizer.name
+    parts = ((family, getattr(recipe, family)) for family in _FAMILIES)
+    rows = {"tokenizer": f"`{tokenizer}`", **{family: f"`{part.name}`" for family, part in parts if part is not None}}
+    if recipe.condition is not None:
+        rows["condition"] = ", ".join(f"`{part.name}`" for part in recipe.condition.components)
+    return rows
+
+
+def licence_words(licence: str, sources: Iterable[Terms]) -> str:
+    """The paragraphs on a licence of weights and the data behind it."""
+    listing = "\n".join(f"- {each}" for each in sources)
+    return f"Licence of the weights: {licence}. They were trained on\n\n{listing}\n\n{PERMISSIVE if licence == OWN else SHARE_ALIKE}"

@@ -1,0 +1,66 @@
+"""Held-out figures of a model in training, measured on the same items with the same masks and noise each time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from jielong.core.json import JSON
+from jielong.core.rng import PerSampleRNG
+from jielong.data.order import spread
+from jielong.data.sets import Batch
+from jielong.evaluation.protocols import protocol_of
+from jielong.generation.generator import Generator
+from jielong.tokenizers.base import LearnedTokenizer, Tokenizer
+from jielong.training.generator_objective import training_tokens
+from jielong.training.opening import HELDOUT_ITEMS, Sets
+
+_BATCH = 64
+
+
+def figures_of(sets: Sets, generates: bool) -> Mapping[str, bool]:
+    """Names of the figures, and whether higher is better; none without held-out items."""
+    if not sets.measured:
+        return {}
+    if generates:
+        return {"heldout_loss": False}
+    return {f"heldout_{name}": higher for name, higher in protocol_of(sets.heldout.medium).quick_figures.items()}
+
+
+@torch.no_grad()
+def measure_tokenizer(sets: Sets, model: LearnedTokenizer) -> JSON:
+    """Figures of reconstructions; nothing without held-out items."""
+    if not sets.measured:
+        return {}
+    heldout = sets.heldout
+    batch = heldout.batch(spread(len(heldout), heldout.kind.measured_count))
+    device = next(model.parameters()).device
+    reconstructions = torch.cat([model.decode(model.encode(part.to(device))).cpu() for part in batch.media.split(_BATCH)])
+    figures = protocol_of(heldout.medium).quick(reconstructions, batch, heldout.medium)
+    return {f"heldout_{name}": value for name, value in figures.items()}
+
+
+@torch.no_grad()
+def measure_generator(
+    sets: Sets, tokenizer: Tokenizer, values_of: Callable[[Batch], Sequence[object] | None], timed: bool, model: Generator
+) -> JSON:
+    """Held-out loss, with the same masks every time; nothing without held-out items."""
+    if not sets.measured:
+        return {}
+    heldout = sets.heldout
+    rows = spread(len(heldout), HELDOUT_ITEMS)
+    total = torch.zeros((), dtype=torch.float64)
+    was_training = model.training
+    model.eval()
+    device = model.placeholder.device
+    for first in range(0, len(rows), _BATCH):
+        part = rows[first : first + _BATCH]
+        batch = heldout.batch(part)
+        rng = PerSampleRNG(0, range(first, first + len(part)))
+        tokens = training_tokens(tokenizer, batch.to(device), rng, timed)
+        values = values_of(batch)
+        prepared = model.condition.prepare(values) if model.condition is not None and values is not None else None
+        total += float(model.loss(tokens, prepared, rng)) * len(part)
+    model.train(was_training)
+    return {"heldout_loss": float(total) / len(rows)}
