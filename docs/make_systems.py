@@ -12,33 +12,15 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jielong_zoo
 from jielong.config.recipe import built_in, load, parse
 from jielong.config.registry import Part
 from jielong.config.schema import Recipe
+from jielong.config.zoo import figures
 
 PAGE = Path(__file__).with_name("systems.md")
 MODELS = Path(jielong_zoo.path()) / "models"
-
-FIGURES = {
-    "psnr": "PSNR {:.1f} dB",
-    "ssim": "SSIM {:.2f}",
-    "codebook_usage": "codebook usage {:.1%}",
-    "bits_per_dimension": "{:.2f} bits/dim",
-    "frechet": "Fréchet distance {:.0f}",
-    "attribute_accuracy": "attribute accuracy {:.1%}",
-    "retrieval_at_1": "R@1 of 100 {:.1%}",
-    "mel_distance": "mel distance {:.1f} dB",
-    "bitrate": "{:g} kbit/s",
-    "wer": "WER {:.1%}",
-    "speaker_similarity": "speaker similarity {:.2f}",
-    "dnsmos": "DNSMOS {:.2f}",
-    "class_at_1": "nearest class {:.0%}",
-    "times_real_time": "{:.1f}x real time",
-}
-"""Figures that the table shows, by their names in ``evaluation.json``."""
 
 INTRODUCTION = """# Systems and models
 
@@ -106,18 +88,6 @@ def systems() -> Iterator[Sequence[str]]:
         yield f"`{name}`", re.split(r": | \(arXiv", headline)[0], papers, medium(recipe), tokens(recipe), *chain, models
 
 
-def figures(evaluation: dict[str, Any]) -> str:
-    """The held-out figures of ``evaluation.json``, with those of real data where there are any."""
-    found = []
-    for name, form in FIGURES.items():
-        if isinstance(value := evaluation.get(name), float):
-            real = None if name == "frechet" else evaluation.get(f"{name}_real")  # of other items than the samples': they do not compare
-            number = re.search(r"\{.*?\}", form)
-            beside = f" (real {number[0].format(real)})" if isinstance(real, float) and number is not None else ""
-            found.append(form.format(value) + beside)
-    return ", ".join(found)
-
-
 def models() -> Iterator[Sequence[str]]:
     """A row for every shipped model."""
     for name, trained in cards().items():
@@ -129,7 +99,7 @@ def models() -> Iterator[Sequence[str]]:
         data = f"`{reference['set'].replace('|', chr(92) + '|')}`, {reference['n']} items"
         kind = "generator" if recipe.trains_generator else "tokenizer"
         size = f"{provenance['parameters'] / 1e6:.1f} M"
-        yield f"`{name}`", f"`{trained}`" if trained else "", f"{medium(recipe)} {kind}", size, figures(evaluation), data
+        yield f"`{name}`", f"`{trained}`" if trained else "", f"{medium(recipe)} {kind}", size, ", ".join(figures(evaluation)), data
 
 
 def page() -> str:

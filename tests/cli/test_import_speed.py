@@ -10,7 +10,10 @@ import pytest
 SLOW = ("torch", "transformers", "accelerate", "pyarrow", "numpy")
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["list"], ["--version"], ["train", "maskgit-tiny", "--budget", "soon"]])
+LINES = ("--help", "train --help", "list", "list recipes", "list parts --medium audio", "--version", "show train", "show head")
+
+
+@pytest.mark.parametrize("words", [*(line.split() for line in LINES), ["train", "maskgit-tiny", "--budget", "soon"]])
 def test_nothing_slow_is_imported(words: list[str]) -> None:
     program = (
         "import sys\n"

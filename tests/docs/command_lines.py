@@ -19,6 +19,7 @@ import typer
 from jielong.apps.cli import app
 from jielong.apps.lab.trial import trials
 from jielong.config import recipe
+from jielong.config.places import find_place
 from jielong.data.joined import listed
 from jielong.data.opening import BUILT_IN
 from jielong.data.selection import split_name
@@ -181,6 +182,8 @@ def check_jielong(words: tuple[str, ...], whole: bool = True) -> None:
 def check_names(path: list[str], given: dict[str, Any]) -> None:
     """Recipes, models, experiments and sets of a command that was parsed, and its changes to recipes."""
     overrides = list(given.get("overrides") or ())
+    if path == ["show"]:
+        check_shown(given.pop("name"), overrides)
     for name in [given["recipe"]] if "recipe" in given else []:
         check_recipe(name, overrides)
     for name in [given["checkpoint"]] if "checkpoint" in given else []:
@@ -201,6 +204,14 @@ def check_recipe(name: str, overrides: list[str]) -> None:
     """A built-in recipe with these changes is valid."""
     if not PLACEHOLDER.match(name) and not name.startswith(THE_READERS):
         check_set(recipe.load(name, overrides).data.set)
+
+
+def check_shown(name: str, overrides: list[str]) -> None:
+    """A recipe, a shipped model, a part or a section is called so."""
+    if name in recipe.built_in():
+        check_recipe(name, overrides)
+    elif not (PLACEHOLDER.match(name.rpartition(".")[2]) or name.startswith(THE_READERS) or name in zoo()):
+        find_place(name)
 
 
 def check_checkpoint(name: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import nn
 
@@ -42,8 +41,6 @@ class NetworkSizes:
 
 class AutoencoderSettings(Part):
     """Settings of an autoencoder."""
-
-    axes: ClassVar[Axes | None] = None  # axes of the media its networks read; None for any
 
     @property
     def reduction(self) -> tuple[int, ...]:

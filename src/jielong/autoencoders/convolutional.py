@@ -18,6 +18,7 @@ class Convolutional(AutoencoderSettings, family="autoencoder", name="convolution
 
     Attributes:
         channels: Width of each stage, finest first.
+        blocks: Residual blocks of each stage.
         decoder_channels: Of the decoder; the encoder's if not given.
         decoder_blocks: Of the decoder; the encoder's if not given.
         patch: Pixels a side that enter as one position.

@@ -22,6 +22,7 @@ class Resnet(AutoencoderSettings, family="autoencoder", name="resnet"):
     Attributes:
         channels: Width of each stage, finest first.
         blocks: Residual blocks of a stage of the encoder; the decoder has one more.
+        groups: Groups of channels of a group norm.
         attention: Attention after every block of the coarsest stage, beside that in the middle.
         decoder_attention: The same in the decoder; that of the encoder if not given.
         projections: A 1x1 convolution on either side of the bottleneck, absent in later models.

@@ -19,18 +19,27 @@ Shortcut = Literal["convolution", "identity"]
 
 
 class Context(Config):
-    """Settings of the transformer between SEANet and the bottleneck, one in each half."""
+    """Settings of the transformer between SEANet and the bottleneck, one in each half.
+
+    Attributes:
+        layers: Transformer layers.
+        width: Its channels, and those of SEANet's features; the tokenizer's ``dim`` when not given.
+        heads: Attention heads of a layer.
+        window: Frames of attention, the current one included.
+        hidden: Channels of the feed-forward part; four times the width when not given.
+        scale: Initial scale of residual branches.
+    """
 
     layers: PositiveInt = 8
-    width: PositiveInt | None = None  # its channels, and those of SEANet's features; the tokenizer's dim when not given
+    width: PositiveInt | None = None
     heads: PositiveInt = 8
-    window: PositiveInt = 250  # frames of attention, the current one included
-    hidden: PositiveInt | None = None  # channels of the feed-forward part; four times the width when not given
-    scale: NonNegativeFloat = 0.01  # initial scale of residual branches
+    window: PositiveInt = 250
+    hidden: PositiveInt | None = None
+    scale: NonNegativeFloat = 0.01
 
 
 class SEANet(AutoencoderSettings, family="autoencoder", name="seanet"):
-    """Settings of SEANet; a token covers the product of ``ratios`` and ``downsample`` in samples.
+    """SEANet (arXiv 2009.02095), of SoundStream, EnCodec and Mimi; a token covers the product of ``ratios`` and ``downsample`` in samples.
 
     EnCodec's at 24 kHz, but for its ``padding: reflect``, is the default; at 48 kHz it is ``{causal: false, norm: time_group_norm}``.
     SoundStream's is ``{residual_layers: 3, dilation_base: 3, residual_kernel: 7, compress: 1, shortcut: identity, lstm: 0, norm: none,

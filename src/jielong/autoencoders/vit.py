@@ -19,8 +19,21 @@ from jielong.networks.vision_transformer import Positions, ViTDecoder, ViTEncode
 class ViT(AutoencoderSettings, family="autoencoder", name="vit"):
     """Settings of the transformer autoencoder; a token covers ``patch`` pixels a side.
 
-    The decoder is as large as the encoder unless ``decoder_layers``, ``decoder_width`` or ``decoder_heads`` are set. ``positions`` are
-    ``rotary`` over rows and columns, or a ``learned`` vector per position.
+    Attributes:
+        patch: Pixels a side of a patch, which becomes one token.
+        layers: Layers of the encoder.
+        width: Channels of a position of the encoder.
+        heads: Attention heads of a layer of the encoder.
+        decoder_layers: Of the decoder; the encoder's if not given.
+        decoder_width: Of the decoder; the encoder's if not given.
+        decoder_heads: Of the decoder; the encoder's if not given.
+        positions: ``rotary`` over rows and columns, or a ``learned`` vector per position.
+        norm: ``rms`` or ``layer``.
+        activation: ``swiglu`` or ``gelu``.
+        qk_norm: Normalise queries and keys, head by head, before rotation.
+        rope_base: Longest wavelength of rotary positions over ``2 pi``.
+        bias: Whether linear maps have a bias.
+        dropout: Probability of dropping a channel of a residual branch.
     """
 
     axes: ClassVar[Axes | None] = ALONG_ROWS

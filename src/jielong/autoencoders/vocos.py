@@ -21,7 +21,9 @@ class Vocos(AutoencoderSettings, family="autoencoder", name="vocos"):
     Attributes:
         window: Samples of a spectrum, a multiple of the stride, at least 3 times as long.
         stride: Samples from one spectrum to the next.
+        width: Channels between the blocks.
         hidden: Channels within them; 3 times the width when not given.
+        layers: ConvNeXt blocks of each half.
         kernel: Frames that a block's convolution spans.
         causal: Whether the blocks look back only.
         downsample: Frames that become one token.

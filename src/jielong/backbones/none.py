@@ -14,6 +14,9 @@ class NoBackbone(BackboneSettings, family="backbone", name="none"):
 
     The condition's pooled vector is added at every position, and its aligned states, if any, at theirs. For cross-attention to a text take
     the backbone ``transformer``.
+
+    Attributes:
+        width: Channels of a position's embedding.
     """
 
     width: int = Field(default=256, ge=1)

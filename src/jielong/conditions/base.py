@@ -121,12 +121,17 @@ NO_CONTEXT = BuildContext()
 
 
 class ConditionSettings(Part):
-    """Settings of a condition, which declare its named :attr:`input` and build it."""
+    """Settings of a condition, which declare its named :attr:`input` and build it.
+
+    Attributes:
+        width: Channels of the states.
+        cfg_dropout: Fraction of conditions replaced by the null vector in training, for classifier-free guidance.
+    """
 
     input: ClassVar[ConditionInput]  # how its values are supplied
     transcript: ClassVar[bool] = False  # the value is a text that is spoken, not a description
-    width: int = Field(default=256, ge=1)  # channels of the states
-    cfg_dropout: float = Field(default=0.1, ge=0, lt=1)  # fraction of conditions replaced by the null vector in training
+    width: int = Field(default=256, ge=1)
+    cfg_dropout: float = Field(default=0.1, ge=0, lt=1)
 
     def build(self, context: BuildContext = NO_CONTEXT) -> Condition:
         """The condition."""

@@ -14,6 +14,7 @@ from jielong.conditions.alphabet import CHARACTERS, SOUNDLESS, Alphabet
 from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
 from jielong.conditions.inputs import ConditionInput
 from jielong.conditions.text import TEXT, PaddedTexts, check_texts, mean_pooled, pad
+from jielong.core.medium import ALONG_TIME, Axes
 from jielong.networks.conditioning import AlignedStates, Alignment, Conditioning
 from jielong.networks.text_encoder import TextEncoder
 
@@ -111,13 +112,17 @@ class SymbolText(Condition[str, PaddedTexts]):
 
 
 class SymbolSettings(ConditionSettings):
-    """Settings of :class:`ConditionSettings`, and:
+    """Settings of conditions on the symbols of a transcript.
 
-    ``alphabet``: the symbols, in the order of their numbers; ``layers`` and ``heads`` of the transformer after two convolutions;
-    ``length``: most symbols of a text; ``aligned``: also add each position's symbol to its input, durations being ``even`` or found by
-    monotonic alignment ``search``.
+    Attributes:
+        alphabet: The symbols, in the order of their numbers.
+        layers: Layers of the transformer after two convolutions.
+        heads: Attention heads of a layer.
+        length: Most symbols of a text.
+        aligned: Also add each position's symbol to its input, durations being ``even`` or found by monotonic alignment ``search``.
     """
 
+    axes: ClassVar[Axes | None] = ALONG_TIME
     input: ClassVar[ConditionInput] = TEXT
     transcript: ClassVar[bool] = True
     alphabet: str = CHARACTERS

@@ -144,11 +144,16 @@ def _embed_part(part: Condition, inputs: PartInputs, dropped: Tensor | None) -> 
 
 
 class Composite(ConditionSettings, family="condition", name="composite"):
-    """Settings: the conditions (``parts``), and the ``width`` of all states and ``cfg_dropout`` of all conditions at once.
+    """Settings of several conditions.
 
     ::
 
         condition: {composite: {parts: {characters: {cfg_dropout: 0}, voice: {cfg_dropout: 0.1}, length: {}}, width: 256, cfg_dropout: 0.1}}
+
+    Attributes:
+        parts: The conditions, each with its own settings.
+        width: Channels of the states of all conditions.
+        cfg_dropout: Fraction of items whose conditions are all replaced by the null vector in training.
     """
 
     parts: Annotated[tuple[SerializeAsAny[ConditionSettings], ...], OfFamily("condition", many=True)]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from jielong.conditions.base import NO_CONTEXT, BuildContext, ConditionSettings
 from jielong.conditions.inputs import ConditionInput
 from jielong.conditions.voice import RecordingInput, VoiceCondition
+from jielong.core.medium import ALONG_TIME, Axes
 from jielong.media.prosody import FEATURES, RATE, prosody
 
 
@@ -54,6 +55,7 @@ def blended(first: Tensor, second: Tensor, strength: float) -> Tensor:
 class Emotion(ConditionSettings, family="condition", name="emotion"):
     """Settings of :class:`ConditionSettings`."""
 
+    axes: ClassVar[Axes | None] = ALONG_TIME
     input: ClassVar[ConditionInput] = EmotionInput()
 
     def build(self, context: BuildContext = NO_CONTEXT) -> EmotionCondition:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
 from jielong.conditions.inputs import ConditionInput, HeldoutItems, InputError, check_sound
+from jielong.core.medium import ALONG_TIME, Axes
 from jielong.networks.conditioning import Conditioning
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class LengthCondition(Condition[float, Tensor]):
 class Length(ConditionSettings, family="condition", name="length"):
     """Settings of :class:`ConditionSettings`."""
 
+    axes: ClassVar[Axes | None] = ALONG_TIME
     input: ClassVar[ConditionInput] = SECONDS
 
     def build(self, context: BuildContext = NO_CONTEXT) -> LengthCondition:

@@ -33,7 +33,11 @@ class PhonemeText(SymbolText):
 
 
 class Phonemes(SymbolSettings, family="condition", name="phonemes"):
-    """Settings of :class:`SymbolSettings`, and the ``language`` as eSpeak NG names it (en-us, de, fr, cmn)."""
+    """Settings of the condition on phonemes.
+
+    Attributes:
+        language: As eSpeak NG names it (en-us, de, fr, cmn).
+    """
 
     alphabet: str = PHONEMES
     language: str = "en-us"

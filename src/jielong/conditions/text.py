@@ -246,10 +246,12 @@ def check_texts(values: Sequence[str]) -> None:
 
 
 class Text(ConditionSettings, family="condition", name="text"):
-    """Settings of :class:`ConditionSettings`, and:
+    """Settings of the condition on text.
 
-    ``encoder``: ``minilm`` (frozen all-MiniLM-L6-v2, 384 wide), ``bytes`` (trained, ``width`` wide), or a local folder or hub id of any
-    Hugging Face encoder; ``length``: most tokens, longer texts are cut.
+    Attributes:
+        encoder: ``minilm`` (frozen all-MiniLM-L6-v2, 384 wide), ``bytes`` (trained, ``width`` wide), or a local folder or hub id of any
+            Hugging Face encoder.
+        length: Most tokens; longer texts are cut.
     """
 
     input: ClassVar[ConditionInput] = TEXT

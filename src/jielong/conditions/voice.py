@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
 from jielong.conditions.cache import cached
 from jielong.conditions.inputs import ConditionInput, HeldoutItems, check_sound
+from jielong.core.medium import ALONG_TIME, Axes
 from jielong.core.progress import counting
 from jielong.media.audio import resample
 from jielong.media.reading.sound import read_audio
@@ -254,12 +255,14 @@ def _recording(data: MediaSet, index: int) -> Recording:
 
 
 class Voice(ConditionSettings, family="condition", name="voice"):
-    """Settings of :class:`ConditionSettings`, and ``reference``.
+    """Settings of the condition on a voice.
 
-    ``reference: own`` conditions a clip on its own recording in training: no speaker names are needed, but the recording also carries some
-    information on words and room. ``other`` takes another recording by the same speaker, where the data set names speakers.
+    Attributes:
+        reference: ``own`` conditions a clip on its own recording in training: no speaker names are needed, but the recording also carries
+            some information on words and room. ``other`` takes another recording by the same speaker, where the data set names speakers.
     """
 
+    axes: ClassVar[Axes | None] = ALONG_TIME
     input: ClassVar[ConditionInput] = VoiceInput()
     reference: Reference = "own"
 

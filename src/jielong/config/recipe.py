@@ -19,7 +19,7 @@ from jielong.training.settings import TrainSettings
 
 MAX_CHAIN = 16
 """Most recipes of which each extends the next."""
-__all__ = ["Recipe", "RecipeError", "built_in", "load", "parse", "read_file", "read_text", "upgraded"]
+__all__ = ["Recipe", "RecipeError", "built_in", "load", "origins", "parse", "read_file", "read_text", "upgraded"]
 
 
 def built_in() -> dict[str, str]:
@@ -102,6 +102,11 @@ def parse(text: str, origin: str = "recipe", overrides: Iterable[str] = ()) -> R
         return rescaled(recipe, ratio, lambda path: path[0] == "train" or kept(path))
     except Faults as faults:
         raise RecipeError("\n".join(_explain(problem, lines, origin) for problem in faults.problems)) from None
+
+
+def origins(text: str, origin: str) -> dict[tuple[str, ...], str]:
+    """The recipe that sets each key, itself or one that it extends, by the keys that lead to it."""
+    return {path: place.rpartition(", line ")[0] for path, place in _read(text, origin)[1].items()}
 
 
 def upgraded(text: str) -> str:

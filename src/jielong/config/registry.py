@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, Unpack, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, SerializerFunctionWrapHandler, ValidationError, model_serializer
-from pydantic_core import CoreSchema, ErrorDetails, core_schema
+from pydantic_core import CoreSchema, ErrorDetails, core_schema, to_jsonable_python
 
 from jielong.core.json import JSON
+from jielong.core.medium import Axes
 from jielong.core.text import shown
 
 FAMILIES = {
@@ -81,6 +82,7 @@ class Part(Config):
 
     family: ClassVar[str] = ""
     name: ClassVar[str] = ""
+    axes: ClassVar[Axes | None] = None  # axes of the media it is for; None for any
 
     def __init_subclass__(cls, family: str = "", name: str = "", **kwargs: Unpack[ConfigDict]) -> None:
         super().__init_subclass__(**kwargs)
@@ -96,6 +98,11 @@ class Part(Config):
 def plain(settings: Config) -> dict[str, Any]:
     """Settings as plain values for a recipe, with the parts' names, and without ``None`` where that is the default."""
     return _plain_fields(settings, settings.model_dump(mode="json"))
+
+
+def plain_values(value: object) -> Any:
+    """Plain values of a field's value for a recipe, as :func:`plain`."""
+    return _plain(value, to_jsonable_python(value))
 
 
 def _plain(value: object, dumped: Any) -> Any:
@@ -288,9 +295,14 @@ def below(schema: Schema, key: str) -> Schema:
         return schema.below(key)
     if schema is None or key not in schema.model_fields:
         return None
-    annotation = schema.model_fields[key].annotation
-    models = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type) and issubclass(each, BaseModel)]
-    return marks(schema).get(key) or next(iter(models), None)
+    return marks(schema).get(key) or settings_in(schema.model_fields[key].annotation)
+
+
+def settings_in(annotation: object) -> type[BaseModel] | None:
+    """The settings that a field's annotation holds, such as ``Lazy`` of ``Lazy | None``; ``None`` for a plain value."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(settings_in, get_args(annotation))), None)
 
 
 def keys_of(schema: Schema) -> list[str]:

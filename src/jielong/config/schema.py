@@ -52,7 +52,19 @@ Data = Annotated[SerializeAsAny[DataSettings], DataSection()]
 class Recipe(Config):
     """Five parts, data, and a budget. Without order, backbone and head it trains the tokenizer itself.
 
-    ``stages`` names the trained generators of a cascade that come before this one, as checkpoints; a condition reads their output.
+    Attributes:
+        data: The training data, and how they are read.
+        tokenizer: What a token is: a tokenizer to train, or the checkpoint of a trained one.
+        stages: Trained generators of a cascade that come before this one, checkpoints by name; a condition reads their output.
+        losses: Losses of a tokenizer's training.
+        balancer: Balances the gradients of a tokenizer's losses (EnCodec, arXiv 2210.13438); off by default.
+        condition: What samples are conditioned on; nothing by default.
+        order: Which tokens are predicted when.
+        backbone: How known tokens become hidden vectors.
+        head: The distribution of a token given its hidden vector.
+        stop_head: Learns where items end, for which no length is given; off by default.
+        sampling: Sampling parameters, which a call or the command line may change.
+        train: Budget, optimizer and schedule.
     """
 
     data: Data = Field(default_factory=lambda: DataSection().read({}))

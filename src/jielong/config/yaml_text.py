@@ -44,9 +44,15 @@ for _kind in (_Loader, _Dumper):
     _kind.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
 
 
-def write_yaml(value: object) -> str:
-    """The YAML text of plain values."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=140)
+def write_yaml(value: object, width: int = 140) -> str:
+    """The YAML text of plain values, with lines of about ``width`` characters."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=width)
+
+
+def one_line_yaml(value: object) -> str:
+    """The YAML text of plain values in one line, such as ``[64, 128]``."""
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=math.inf, default_flow_style=True, allow_unicode=True)
+    return text.removesuffix("...\n").strip()
 
 
 def read_value(text: str, origin: str) -> Value:

@@ -33,16 +33,26 @@ RHO = 7.0
 
 
 class Levels(Config):
-    """The grid of noise levels; its number of intervals doubles during training: ``first, 2 first, ...``."""
+    """The grid of noise levels; its number of intervals doubles during training: ``first, 2 first, ...``.
 
-    first: int = Field(default=10, ge=1)  # intervals at the start
-    last: int = Field(default=1280, ge=1)  # maximum number of intervals
-    # Training samples, or share of the budget, of the whole schedule (K of the paper): with k doublings each grid lasts samples / (k + 1).
+    Attributes:
+        first: Intervals at the start.
+        last: Maximum number of intervals.
+        samples: Training samples of the whole schedule, or a share of the budget (``K`` of the paper): with ``k`` doublings each grid
+            lasts ``samples / (k + 1)``.
+        low: The least level, treated as no noise.
+        high: The greatest level, from which sampling starts.
+        mean: Mean logarithm of the training levels.
+        std: Standard deviation of their logarithm.
+    """
+
+    first: int = Field(default=10, ge=1)
+    last: int = Field(default=1280, ge=1)
     samples: End = Field(default=1_000_000, ge=1)
-    low: float = Field(default=0.002, gt=0)  # the least level, treated as no noise
-    high: float = Field(default=80.0, gt=0)  # the greatest level, from which sampling starts
-    mean: float = -0.4  # mean logarithm of the training levels
-    std: float = Field(default=2.0, gt=0)  # standard deviation of their logarithm
+    low: float = Field(default=0.002, gt=0)
+    high: float = Field(default=80.0, gt=0)
+    mean: float = -0.4
+    std: float = Field(default=2.0, gt=0)
 
     @model_validator(mode="after")
     def _ordered(self) -> Levels:

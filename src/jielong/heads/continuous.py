@@ -105,6 +105,7 @@ class IterativeSettings(HeadSettings):
     """Settings that iterative heads share, for continuous tokens of unit standard deviation.
 
     Attributes:
+        network: Network that is evaluated in every step.
         steps: Network evaluations per draw, unless ``num_inference_steps`` is given.
         diffusion_batch_mul: Noisy copies of each token in a loss; the backbone runs once for all of them.
     """

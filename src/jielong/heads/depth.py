@@ -20,6 +20,8 @@ class Depth(HeadSettings, family="head", name="depth"):
 
     Attributes:
         layers: Layers of the transformer over the codebooks.
+        width: Channels of the transformer.
+        heads: Attention heads of a layer.
         shared: Use one set of layer weights for all codebooks.
         first_weight: Weight of the first codebook's loss relative to each of the others (Moshi: 100, for its semantic codebook).
     """

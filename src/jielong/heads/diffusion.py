@@ -33,6 +33,8 @@ class Diffusion(IterativeSettings, family="head", name="diffusion"):
     """Settings of the diffusion head.
 
     Attributes:
+        schedule: How the noise grows over the training steps, ``cosine`` or ``linear``.
+        prediction: What the network predicts: the noise ``epsilon``, the token ``x0``, or ``v``.
         variance: Variance of a reverse step: ``fixed`` to that of ``q(x_{t-1} | x_t, x_0)``, or ``learned`` between it and ``beta_t``
             (arXiv 2102.09672).
         sampler: See :mod:`jielong.heads.diffusion_samplers`.

@@ -49,6 +49,8 @@ class Energy(HeadSettings, family="head", name="energy"):
     """Settings of the energy head, for continuous tokens of unit standard deviation.
 
     Attributes:
+        layers: Layers of the network.
+        width: Channels of the network.
         noise: Numbers of noise per token.
         draws: Samples per token in training; more reduce the gradient's variance at proportional cost.
         alpha: Exponent of the score. Towards 2 the score depends on the mean of the draws alone.

@@ -35,13 +35,19 @@ Sampler = Literal["euler", "midpoint", "heun", "sde"]
 
 
 class Times(Config):
-    """Distribution of training times."""
+    """Distribution of training times.
 
-    # uniform on [0, 1], or logit_normal: t = sigmoid(mean + std n) with n ~ N(0, 1) (SD3, arXiv 2403.03206).
+    Attributes:
+        kind: ``uniform`` on [0, 1], or ``logit_normal``: ``t = sigmoid(mean + std n)`` with ``n ~ N(0, 1)`` (SD3, arXiv 2403.03206).
+        mean: Mean of the logits; above 0 favours times near the data. SD3 and MeanFlow count from the data: opposite sign.
+        std: Standard deviation of the logits.
+        shift: Moves times towards the noise (:func:`shifted`); for logit-normal times the same as ``mean - ln(shift)``.
+    """
+
     kind: Literal["uniform", "logit_normal"] = "logit_normal"
-    mean: float = 0.0  # mean of the logits; above 0 favours times near the data. SD3 and MeanFlow count from the data: opposite sign
-    std: float = Field(default=1.0, gt=0)  # standard deviation of the logits
-    shift: float = Field(default=1.0, gt=0)  # moves times towards the noise (shifted); for logit-normal times the same as mean - ln(shift)
+    mean: float = 0.0
+    std: float = Field(default=1.0, gt=0)
+    shift: float = Field(default=1.0, gt=0)
 
     def draw(self, draws: Draws) -> Tensor:
         """A time of each row in [0, 1], ``(M,)`` float32."""
@@ -114,6 +120,7 @@ class FlowMatching(IterativeSettings, family="head", name="flow_matching"):
     """Settings of the flow-matching head.
 
     Attributes:
+        times: Distribution of training times.
         sampler: ``euler``, ``midpoint``, ``heun``, or ``sde``, which adds noise between steps.
         shift: Moves the grid of sampling towards the noise (:func:`shifted`), for tokens of many values (SD3: 3 at 1024 pixels).
     """

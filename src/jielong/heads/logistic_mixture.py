@@ -44,7 +44,11 @@ def log_bins(x: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
 
 
 class LogisticMixture(HeadSettings, family="head", name="logistic_mixture"):
-    """Settings of the discretised mixture of logistics, for ordered levels such as those of pixels."""
+    """Settings of the discretised mixture of logistics, for ordered levels such as those of pixels.
+
+    Attributes:
+        components: Logistic distributions in a mixture.
+    """
 
     components: int = Field(default=10, ge=1)
 

@@ -36,6 +36,8 @@ class SemanticAcoustic(HeadSettings, family="head", name="semantic_acoustic"):
     Attributes:
         quantizer: Maps a vector to its semantic code; the centres follow the training tokens.
         acoustic: The head that draws a vector given the code.
+        embedding: Channels of a semantic code's embedding.
+        weight: Weight of the semantic code's loss beside the acoustic head's.
     """
 
     quantizer: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Vector.model_validate({"codebook_size": 256})

@@ -29,6 +29,8 @@ from jielong.networks.waveform_discriminators import (
 class DiscriminatorSettings(Part):
     """Settings of one kind of discriminator."""
 
+    axes: ClassVar[Axes | None] = ALONG_TIME
+
     def build(self, channels: int, samples: int) -> list[Discriminator]:
         """The discriminators for audio ``(B, channels, samples)``. Raises ``ValueError`` if the clips are too short."""
         raise NotImplementedError(f"the settings {type(self).__name__} build no discriminator")
@@ -39,6 +41,7 @@ class StftDiscriminators(DiscriminatorSettings, family="discriminator", name="st
 
     Attributes:
         windows: Samples of each; if not given, those of 2048, 1024, 512, 256 and 128 that fit into a clip.
+        channels: Channels of a layer.
     """
 
     windows: tuple[PositiveInt, ...] | None = Field(default=None, min_length=1)
@@ -159,6 +162,7 @@ class SoundAdversarial(AdversarialSettings, family="loss", name="adversarial_sou
         weight: Of the hinge loss.
         features: Weight of feature matching; 0 leaves it out.
         updates: Probability that the discriminators learn in a step; 2/3 in EnCodec. Lower values slow them down and cost less.
+        discriminators: The discriminators, each with its own settings.
     """
 
     axes: ClassVar[Axes | None] = ALONG_TIME

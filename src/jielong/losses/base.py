@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from jielong.config.registry import Part
 from jielong.config.schedule import Start
-from jielong.core.medium import Axes, Medium, axes_text
+from jielong.core.medium import Medium, axes_text
 
 
 class Teacher(Protocol):
@@ -125,12 +125,16 @@ class LossTerms:
 
 
 class LossSettings(Part):
-    """Settings of a loss."""
+    """Settings of a loss.
 
-    axes: ClassVar[Axes | None] = None  # axes of the media it compares; None for any
+    Attributes:
+        weight: Factor of the loss in the sum of all losses.
+        start_samples: Samples seen, or a share of the budget, before it is added.
+    """
+
     reconstructs: ClassVar[bool] = False  # whether a tokenizer can learn from it alone
     weight: NonNegativeFloat = 1.0
-    start_samples: Start = 0  # samples seen before it is added, or a share of the budget
+    start_samples: Start = 0
 
     def contribute(self, terms: LossTerms, context: LossContext) -> None:
         """Build the loss and add it to ``terms``. Raises ``ValueError`` if it does not fit the medium."""
@@ -156,7 +160,11 @@ class ReconstructionSettings(LossSettings):
 
 
 class AdversarialSettings(LossSettings):
-    """Settings of an :class:`AdversarialLoss`. ``lr_ratio``: the discriminators' learning rate over the tokenizer's."""
+    """Settings of an :class:`AdversarialLoss`.
+
+    Attributes:
+        lr_ratio: The discriminators' learning rate over the tokenizer's.
+    """
 
     lr_ratio: PositiveFloat = 1.0
 

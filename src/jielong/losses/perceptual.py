@@ -145,7 +145,7 @@ class LpipsLoss(FrozenLoss):
 
 
 class Perceptual(FrozenSettings, family="loss", name="perceptual"):
-    """Settings of the distance in EfficientNet-lite0 features (scores use lite2, so that the loss does not optimise the score).
+    """Distance of EfficientNet-lite0 features (scores use lite2, so that the loss does not optimise the score).
 
     Attributes:
         stages: Weight ``w_s`` of every stage compared, by its number: 1 has half the image's resolution, 2 a quarter, 3 an eighth, 4 and 5
@@ -165,7 +165,7 @@ class Perceptual(FrozenSettings, family="loss", name="perceptual"):
 
 
 class Lpips(FrozenSettings, family="loss", name="lpips"):
-    """Settings of LPIPS.
+    """LPIPS: distance of VGG-16 features, weighed by human judgements (arXiv 1801.03924), from files of yours.
 
     Attributes:
         vgg: State dict of VGG-16, ``features.0.weight`` and so on: torchvision's ``vgg16-397923af.pth``, or the same as safetensors.

@@ -39,7 +39,11 @@ class RegressionLoss(ReconstructionLoss):
 
 
 class Regression(ReconstructionSettings, family="loss", name="regression"):
-    """Settings of the elementwise error: ``kind`` is ``l1`` (VQGAN) or ``l2`` (LlamaGen)."""
+    """Elementwise error, absolute or squared.
+
+    Attributes:
+        kind: Mean absolute error (``l1``, VQGAN) or mean square error (``l2``, LlamaGen).
+    """
 
     reconstructs: ClassVar[bool] = True
     kind: Literal["l1", "l2"] = "l1"
@@ -94,7 +98,7 @@ class LogitLaplaceLoss(ReconstructionLoss):
 
 
 class LogitLaplace(ReconstructionSettings, family="loss", name="logit_laplace"):
-    """Settings of the likelihood; it needs a tokenizer with ``likelihood: logit_laplace``."""
+    """Logit-Laplace likelihood of colour values (DALL-E, arXiv 2102.12092); it needs a tokenizer with ``likelihood: logit_laplace``."""
 
     axes: ClassVar[Axes | None] = ALONG_ROWS
     reconstructs: ClassVar[bool] = True

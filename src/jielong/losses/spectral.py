@@ -137,7 +137,7 @@ class SpectralSettings(ReconstructionSettings):
 
 
 class Stft(SpectralSettings, family="loss", name="stft"):
-    """Settings of the multi-resolution STFT loss (Parallel WaveGAN)."""
+    """Multi-resolution STFT loss (Parallel WaveGAN)."""
 
     @property
     def published(self) -> tuple[int, ...]:
@@ -150,10 +150,11 @@ class Stft(SpectralSettings, family="loss", name="stft"):
 
 
 class Mel(SpectralSettings, family="loss", name="mel"):
-    """Settings of the multi-resolution mel loss (SoundStream, EnCodec, HiFi-GAN).
+    """Multi-resolution mel loss (SoundStream, EnCodec, HiFi-GAN).
 
     Attributes:
         form: ``encodec``, ``soundstream`` or ``hifi_gan``, see :class:`MelLoss`.
+        bands: Mel bands of each window.
         floor: Magnitude below which logarithms do not differ; white noise at full scale has about 1.
         quiet: Root mean square of a frame that weighs half; at 0 all weigh 1.
     """

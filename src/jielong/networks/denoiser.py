@@ -259,7 +259,12 @@ class NetworkSettings(Part):
 
 
 class MLP(NetworkSettings, family="network", name="mlp"):
-    """A residual MLP, as in MAR's head (whose default is 3 layers of width 1024)."""
+    """A residual MLP, as in MAR's head (whose default is 3 layers of width 1024).
+
+    Attributes:
+        layers: Residual blocks.
+        width: Channels of a block.
+    """
 
     layers: int = Field(default=3, ge=1)
     width: int = Field(default=256, ge=1)
@@ -273,6 +278,9 @@ class Attention(NetworkSettings, family="network", name="attention"):
     """A transformer over groups of a token's values.
 
     Attributes:
+        layers: Number of layers.
+        width: Channels of a group.
+        heads: Attention heads of a layer.
         groups: Groups of neighbouring values that a token is split into.
     """
 

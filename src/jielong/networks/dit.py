@@ -125,9 +125,11 @@ class DiT(NetworkSettings, family="network", name="dit"):
 
     Attributes:
         layers: Blocks of attention and feed-forward part.
+        width: Channels ``W`` of a position.
+        heads: Attention heads of a layer.
         ratio: Channels inside the feed-forward part over ``W``.
-        kernel: Positions of the convolution that is the first map of the feed-forward part (FastSpeech, arXiv 1905.09263); for tokens
-            along one axis.
+        kernel: Positions of the convolution that is the first map of the feed-forward part (FastSpeech, arXiv 1905.09263); for tokens along
+            one axis.
         dropout: Probability of dropping a channel of a branch.
     """
 

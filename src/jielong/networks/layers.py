@@ -34,20 +34,34 @@ KeyValueStore = Callable[[Tensor, Tensor], KeysValues]
 
 
 class LayerConfig(Config):
-    """What all layers of a transformer share."""
+    """What all layers of a transformer share.
 
-    width: int = Field(default=256, ge=2)  # channels D of a position
+    Attributes:
+        width: Channels ``D`` of a position.
+        heads: Attention heads of a layer.
+        hidden: Channels inside the feed-forward part; by default ``4 D``, and for SwiGLU ``8/3 D`` rounded up to a multiple of 64.
+        norm: ``rms`` or ``layer``.
+        activation: ``swiglu`` or ``gelu``.
+        qk_norm: Normalise queries and keys, head by head, before rotation.
+        rope_base: Longest wavelength of rotary positions over ``2 pi``.
+        condition: How a condition enters: its states before the tokens (``prefix``), by cross-attention (``cross``), or its pooled vector
+            in adaptive norms (``adaln``); unused without one.
+        dropout: Probability of dropping a channel of a residual branch.
+        bias: Whether linear maps have a bias.
+        norm_eps: Added to the variance in norms.
+    """
+
+    width: int = Field(default=256, ge=2)
     heads: int = Field(default=4, ge=1)
-    # Channels inside the feed-forward part; by default 4 D, and for SwiGLU 8/3 D rounded up to a multiple of 64.
     hidden: int | None = Field(default=None, ge=1)
-    norm: NormKind = "rms"  # rms or layer
-    activation: Activation = "swiglu"  # swiglu or gelu
-    qk_norm: bool = False  # normalise queries and keys, head by head, before rotation
+    norm: NormKind = "rms"
+    activation: Activation = "swiglu"
+    qk_norm: bool = False
     rope_base: float = Field(default=10_000.0, gt=1)
-    condition: ConditionPath = "prefix"  # how a condition enters; unused without one
-    dropout: float = Field(default=0.0, ge=0, lt=1)  # probability of dropping a channel of a residual branch
+    condition: ConditionPath = "prefix"
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     bias: bool = False
-    norm_eps: float = Field(default=1e-5, gt=0)  # added to the variance in norms
+    norm_eps: float = Field(default=1e-5, gt=0)
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> Self:

@@ -36,14 +36,21 @@ from jielong.networks.transformer import ConditionPrefix, Transformer, Transform
 
 
 class MaskedAutoencoderConfig(LayerConfig):
-    """Sizes of MAR's encoder-decoder."""
+    """Sizes of MAR's encoder-decoder.
+
+    Attributes:
+        encoder_layers: Layers of the encoder, which reads known tokens.
+        decoder_layers: Layers of the decoder, which reads all positions.
+        buffer: Learned positions before the tokens; MAR has 64 before 256 tokens.
+        rotary: Whether coordinates rotate queries and keys.
+    """
 
     encoder_layers: int = Field(default=4, ge=1)
     decoder_layers: int = Field(default=4, ge=1)
-    buffer: int = Field(default=16, ge=0)  # learned positions before the tokens; MAR has 64 before 256 tokens
+    buffer: int = Field(default=16, ge=0)
     norm: NormKind = "layer"
     activation: Activation = "gelu"
-    rotary: bool = True  # whether coordinates rotate queries and keys
+    rotary: bool = True
     bias: bool = True
     norm_eps: float = Field(default=1e-6, gt=0)
 

@@ -38,14 +38,23 @@ from jielong.networks.replay import ReplayCache
 
 
 class PixelCNNConfig(Config):
-    """Sizes of a gated PixelCNN."""
+    """Sizes of a gated PixelCNN.
 
-    layers: int = Field(default=8, ge=1)  # gated blocks
-    width: int = Field(default=64, ge=1)  # channels D of a position's embedding and hidden vector
-    features: int | None = Field(default=None, ge=1)  # channels F of each of the two stacks; width by default
-    first_kernel: int = Field(default=7, ge=3)  # width of the first convolution
-    kernel: int = Field(default=3, ge=3)  # width of the blocks' convolutions
-    dropout: float = Field(default=0.0, ge=0, lt=1)  # probability of dropping a gated feature
+    Attributes:
+        layers: Gated blocks.
+        width: Channels ``D`` of a position's embedding and hidden vector.
+        features: Channels ``F`` of each of the two stacks; ``width`` by default.
+        first_kernel: Width of the first convolution.
+        kernel: Width of the blocks' convolutions.
+        dropout: Probability of dropping a gated feature.
+    """
+
+    layers: int = Field(default=8, ge=1)
+    width: int = Field(default=64, ge=1)
+    features: int | None = Field(default=None, ge=1)
+    first_kernel: int = Field(default=7, ge=3)
+    kernel: int = Field(default=3, ge=3)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _odd(self) -> Self:

@@ -30,16 +30,22 @@ Kind = Literal["row", "diagonal"]
 
 
 class PixelRNNConfig(Config):
-    """Sizes of a PixelRNN."""
+    """Sizes of a PixelRNN.
 
-    # row (an LSTM down the rows, whose receptive field is a triangle) or diagonal (LSTMs along both diagonals, whose receptive field is all
-    # that is above and to the left).
+    Attributes:
+        kind: ``row`` (an LSTM down the rows, whose receptive field is a triangle) or ``diagonal`` (LSTMs along both diagonals, whose
+            receptive field is all that is above and to the left).
+        layers: Recurrent layers.
+        hidden: Channels of a layer's state, ``h`` in the paper, a multiple of the colours; between the layers there are ``2 h``.
+        width: Channels ``D`` of a colour value's embedding and hidden vector.
+        kernel: Width of the first convolution.
+    """
+
     kind: Kind = "diagonal"
-    layers: int = Field(default=7, ge=1)  # recurrent layers
-    # Channels of a layer's state, h in the paper, a multiple of the colours; between the layers there are 2 h.
+    layers: int = Field(default=7, ge=1)
     hidden: int = Field(default=48, ge=1)
-    width: int = Field(default=64, ge=1)  # channels D of a colour value's embedding and hidden vector
-    kernel: int = Field(default=7, ge=3)  # width of the first convolution
+    width: int = Field(default=64, ge=1)
+    kernel: int = Field(default=7, ge=3)
 
     @model_validator(mode="after")
     def _kernel_has_a_middle(self) -> Self:

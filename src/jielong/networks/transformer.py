@@ -50,7 +50,11 @@ class ConditionPrefix(nn.Sequential):
 
 
 class TransformerConfig(LayerConfig):
-    """Sizes of a transformer."""
+    """Sizes of a transformer.
+
+    Attributes:
+        layers: Number of layers.
+    """
 
     layers: int = Field(default=8, ge=1)
 

@@ -32,14 +32,23 @@ from jielong.networks.wave_cache import LayerMaps, WaveCache
 
 
 class WaveNetConfig(Config):
-    """Sizes of a WaveNet."""
+    """Sizes of a WaveNet.
 
-    stacks: int = Field(default=2, ge=1)  # stacks of layers
-    layers: int = Field(default=10, ge=1, le=20)  # layers of a stack, with dilations 1, 2, 4, ...
-    width: int = Field(default=64, ge=1)  # channels D of a position's embedding and hidden vector
-    features: int | None = Field(default=None, ge=1)  # channels F between layers; width by default
-    skip: int | None = Field(default=None, ge=1)  # channels of the sum of all skip connections; width by default
-    dropout: float = Field(default=0.0, ge=0, lt=1)  # probability of dropping a gated feature
+    Attributes:
+        stacks: Repetitions of the layers, whose dilations begin again at 1.
+        layers: Layers of a stack, with dilations 1, 2, 4, ...
+        width: Channels ``D`` of a position's embedding and hidden vector.
+        features: Channels ``F`` between layers; ``width`` by default.
+        skip: Channels of the sum of all skip connections; ``width`` by default.
+        dropout: Probability of dropping a gated feature.
+    """
+
+    stacks: int = Field(default=2, ge=1)
+    layers: int = Field(default=10, ge=1, le=20)
+    width: int = Field(default=64, ge=1)
+    features: int | None = Field(default=None, ge=1)
+    skip: int | None = Field(default=None, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @property
     def dilations(self) -> tuple[int, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jielong.core.medium import ALONG_ROWS, Axes
 from jielong.core.tokens import Layout
 from jielong.networks.embedding import SoftCodeEmbedding
 from jielong.orders.base import Embed, Order, OrderSettings
@@ -64,6 +65,8 @@ class ScaleEmbedding(SoftCodeEmbedding):
 
 class NextScale(OrderSettings, family="order", name="next_scale"):
     """Next-scale order has no settings: the scales are the tokenizer's."""
+
+    axes: ClassVar[Axes | None] = ALONG_ROWS
 
     def build(self) -> NextScaleOrder:
         """The order."""

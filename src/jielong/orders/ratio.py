@@ -37,18 +37,24 @@ def progress_at(share: float, schedule: Schedule) -> float:
 
 
 class Ratio(Config):
-    """The distribution of mask ratios in training."""
+    """The distribution of mask ratios in training.
 
-    # schedule: the order's schedule at uniform progress (MaskGIT); truncated_normal: mostly near 1 (MAR, arXiv 2406.11838).
+    Attributes:
+        kind: ``schedule``: the order's schedule at uniform progress (MaskGIT); ``truncated_normal``: mostly near 1 (MAR, arXiv 2406.11838).
+        low: The lowest ratio; by default 0 for ``schedule``, 0.7 for ``truncated_normal`` (MAR). GIVT's ``cos(pi u / 2)`` with ``u`` up to
+            0.7 is the cosine schedule from 0.454 on.
+        high: The highest ratio.
+        mean: Mean of the normal distribution before truncation.
+        std: Its standard deviation.
+        per: A ratio per ``item``, or one per ``batch``, so that items have equally many known tokens (MAR). By default ``batch`` for
+            ``truncated_normal`` and ``item`` for ``schedule``.
+    """
+
     kind: Literal["schedule", "truncated_normal"] = "schedule"
-    # The lowest ratio: 0 for schedule, 0.7 for truncated_normal (MAR). GIVT's cos(pi u / 2) with u up to 0.7 is the cosine schedule from
-    # 0.454 on.
     low: float | None = Field(default=None, ge=0, lt=1)
-    high: float = Field(default=1.0, gt=0, le=1)  # the highest ratio
-    mean: float = 1.0  # mean of the normal distribution before truncation
-    std: float = Field(default=0.25, gt=0)  # its standard deviation
-    # item: a ratio per item; batch: one per batch, so that items have equally many known tokens (MAR). By default batch for
-    # truncated_normal and item for schedule.
+    high: float = Field(default=1.0, gt=0, le=1)
+    mean: float = 1.0
+    std: float = Field(default=0.25, gt=0)
     per: Literal["item", "batch"] | None = None
 
     @model_validator(mode="after")

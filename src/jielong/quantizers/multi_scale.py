@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Literal, NamedTuple, cast
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import torch
 from pydantic import Field, field_validator
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from jielong.core.medium import ALONG_ROWS, Axes
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.core.whole_batch import at_start, at_step_end
@@ -244,6 +245,7 @@ class MultiScale(CodebookSettings, family="quantizer", name="multi_scale"):
     pairs of rows and columns.
     """
 
+    axes: ClassVar[Axes | None] = ALONG_ROWS
     scales: Literal["auto"] | tuple[int | tuple[int, int], ...] = Field(default="auto", description="coarse to fine, ending at the grid")
     phi: int = Field(default=4, ge=0, description="convolutions shared by the scales; 0 is none")
     phi_ratio: float = Field(default=0.5, ge=0, le=1, description="share of the convolution in what a scale adds")

@@ -75,7 +75,11 @@ class ProjectedQuantizer(KeepsPrecision, Quantizer):
 
 
 class Projected(QuantizerSettings, family="quantizer", name="projected"):
-    """Settings of :class:`ProjectedQuantizer`: a quantizer of projections to ``width`` channels."""
+    """Settings of :class:`ProjectedQuantizer`.
+
+    Attributes:
+        quantizer: Quantizer of the projected vectors.
+    """
 
     width: int = Field(default=8, ge=1, description="W, of the vectors looked up")
     quantizer: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Vector()

@@ -219,6 +219,9 @@ class Residual(QuantizerSettings, family="quantizer", name="residual"):
 
     Rounding quantizers need a finer grid in every level: ``shrink: 0.5`` for ``lookup_free``, whose levels are then the digits of a binary
     number, and about ``1 / (levels - 1)`` with a ``commitment`` for ``finite_scalar``.
+
+    Attributes:
+        quantizer: Quantizer of each level.
     """
 
     quantizer: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Vector()

@@ -162,7 +162,12 @@ class SplitQuantizer(KeepsPrecision, Quantizer):
 
 
 class Split(QuantizerSettings, family="quantizer", name="split"):
-    """Settings of :class:`SplitQuantizer`: a ``semantic`` quantizer of one index and an ``acoustic`` residual quantizer."""
+    """Settings of :class:`SplitQuantizer`.
+
+    Attributes:
+        semantic: Quantizer of the semantic code, with one index per vector.
+        acoustic: Quantizer of the acoustic codes.
+    """
 
     semantic: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Vector()
     acoustic: Annotated[SerializeAsAny[QuantizerSettings], OfFamily("quantizer")] = Residual(num_codebooks=7)

@@ -157,6 +157,7 @@ class KL(TokenizerSettings, family="tokenizer", name="kl"):
     """Settings of the continuous tokenizer.
 
     Attributes:
+        autoencoder: Networks that encode to latents and decode from them.
         dim: Numbers ``D`` of a token.
         weight: Of the divergence from ``N(0, 1)`` in nats per item, over the number of its values. Losses here are means over values; the
             published 1e-6 is for sums over pixels and latents, and stays 1e-6 when both are divided by the number of values. (A mean over

@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from jielong.core.medium import Medium
+from jielong.core.medium import ALONG_ROWS, Axes, Medium
 from jielong.core.tokens import Layout, Tokens
 from jielong.tokenizers.base import Tokenizer, TokenizerSettings
 
@@ -49,6 +49,7 @@ class Pixels(TokenizerSettings, family="tokenizer", name="pixels"):
             in turn.
     """
 
+    axes: ClassVar[Axes | None] = ALONG_ROWS
     fixed: ClassVar[bool] = True
     levels: int = Field(default=256, ge=2, le=256)
     flatten: bool = False

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from jielong.core.medium import ALONG_TIME, Medium
+from jielong.core.medium import ALONG_TIME, Axes, Medium
 from jielong.core.tokens import Layout, Tokens
 from jielong.tokenizers.base import Tokenizer, TokenizerSettings
 
@@ -53,8 +53,13 @@ class SampleTokenizer(Tokenizer):
 
 
 class Samples(TokenizerSettings, family="tokenizer", name="samples"):
-    """Settings: ``levels`` per sample."""
+    """Settings of samples as tokens.
 
+    Attributes:
+        levels: Levels of a sample, after mu-law companding.
+    """
+
+    axes: ClassVar[Axes | None] = ALONG_TIME
     fixed: ClassVar[bool] = True
     levels: int = Field(default=256, ge=2, le=65_536)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from jielong.config.registry import Config, OfFamily
 from jielong.config.schedule import Start
-from jielong.core.medium import Medium
+from jielong.core.medium import ALONG_ROWS, Axes, Medium
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
 from jielong.networks.efficientnet import freeze
@@ -142,7 +142,13 @@ def grid_of_codes(proxy: Tokenizer) -> VQTokenizer:
 
 
 class NetworkSize(Config):
-    """Size of an encoder or a decoder: ``layers`` of ``width`` channels and ``heads`` attention heads."""
+    """Size of an encoder or a decoder.
+
+    Attributes:
+        layers: Transformer layers.
+        width: Channels of a position.
+        heads: Attention heads of a layer.
+    """
 
     layers: PositiveInt = 4
     width: int = Field(default=192, ge=8)
@@ -164,9 +170,13 @@ class TiTok(TokenizerSettings, family="tokenizer", name="titok"):
         finetune_at: Samples seen, or a share of the budget, when the second stage with the recipe's ``losses`` begins; a shorter training
             has the first stage only.
         patch: Pixels a side of a patch of the encoder.
+        dim: Width of the quantized vectors.
+        encoder: Size of the encoder.
+        decoder: Size of the decoder.
         quantizer: By default cosine lookup among 4,096 codes, as published.
     """
 
+    axes: ClassVar[Axes | None] = ALONG_ROWS
     proxy: str
     tokens: PositiveInt = 32
     finetune_at: Start

@@ -121,7 +121,9 @@ class VQ(TokenizerSettings, family="tokenizer", name="vq"):
     """Settings of the discrete grid tokenizer.
 
     Attributes:
+        autoencoder: Networks that encode to vectors and decode from codes.
         dim: Width of the quantized vectors.
+        quantizer: Maps vectors to codes.
         likelihood: Distribution of every colour value that the decoder predicts, for the loss of that name.
     """
 

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from jielong.apps.commands.listing import SETS
 from jielong.apps.commands.screen import notes, results, table
+from jielong.config.catalogue import SETS
 from jielong.core.json import to_text
 from jielong.core.storage import StorageError, check_room
 
@@ -43,7 +43,7 @@ def list_sets() -> None:
     from jielong.media.kinds.base import kind_of
 
     rows = []
-    for name, summary in SETS.items():
+    for name, (_, summary) in SETS.items():
         try:
             source = open_source(name)
         except (ValueError, OSError) as error:

@@ -1,92 +1,62 @@
-"""``jielong list``: recipes, models, data sets and parts. Does not import torch, to start quickly."""
+"""``jielong list``: recipes, models, parts and data sets, a line each."""
 
 from __future__ import annotations
 
-import ast
-import importlib
-import importlib.util
-import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable
+from enum import StrEnum
+from itertools import chain
+from typing import Annotated
 
-from jielong.apps.commands.screen import results, table
-from jielong.config.recipe import built_in, headline
-from jielong.config.registry import FAMILIES
-from jielong.config.zoo import card_line, zoo
+import typer
 
-SETS = {
-    "emoji": "drawings of emoji with captions, 64 x 64, in two styles; ships with jielong-zoo",
-    "emoji-full": "the same with two more styles; build it once by: jielong data build emoji-full",
-    "faces": "24,000 drawings of people from attributes, in five styles, with captions, 64 x 64; ships with jielong-zoo",
-    "faces-edits": "pairs of faces that differ in one attribute, and the instruction between them; ships with jielong-zoo",
-    "icons": "1,276 icons of a desktop by name and context, 64 x 64; build it once by: jielong data build icons",
-    "prompts": "two hours of spoken prompts with transcripts, five languages and voices; build it once by: jielong data build prompts",
-    "sounds": "short synthesiser, drum and instrument samples by name; ships with jielong-zoo",
-    "spoken-words": "three hours of words by volunteers in nine languages and more; build it once by: jielong data build spoken-words",
-    "synthetic-speech": "sentences by speech synthesizers, of any amount; build it by: jielong data build synthetic-speech",
-    "fashion-mnist": "clothes in ten classes, 28 x 28, grey; on Debian: apt install dataset-fashion-mnist",
+from jielong.apps.commands.screen import columns, one_line, say, show_lines
+from jielong.config import catalogue
+from jielong.config.catalogue import Entry
+from jielong.config.registry import RecipeError, nearest
+from jielong.config.zoo import file_size, read_json, short_figure, zoo
+
+
+class Kind(StrEnum):
+    """What there is to list."""
+
+    RECIPES = "recipes"
+    MODELS = "models"
+    PARTS = "parts"
+    DATA = "data"
+
+
+KINDS: dict[Kind, tuple[Callable[[], list[Entry]], str]] = {
+    Kind.RECIPES: (catalogue.recipes, "systems to train; -tiny: in seconds, for tests"),
+    Kind.MODELS: (catalogue.models, "trained systems, to sample from"),
+    Kind.PARTS: (catalogue.parts, "tokenizers, orders, heads and other parts"),
+    Kind.DATA: (catalogue.sets, "built-in data sets"),
 }
-"""Built-in data sets (:data:`jielong.data.opening.BUILT_IN`)."""
+
+What = Annotated[Kind | None, typer.Argument(metavar="[recipes|models|parts|data]", help="What to list; by default how many there are.")]
+Medium = Annotated[str | None, typer.Option(help="Only those for this kind of media: image or audio.")]
 
 
-class Description(NamedTuple):
-    """A part and the first paragraph of its docstring."""
-
-    name: str
-    summary: str
-
-
-def list_all() -> None:
-    """List recipes, shipped models, data sets and the parts of recipes."""
-    recipes = [(name, headline(text)) for name, text in sorted(built_in().items())]
-    results.print(table("Recipes  (jielong train RECIPE)", ("name", "what it is"), recipes))
-    models = [(folder.name, *_model(folder)) for folder in zoo().values()]
-    if models:
-        results.print(table("Shipped models  (jielong generate MODEL)", ("name", "size", "what it is"), models))
+def list_all(what: What = None, medium: Medium = None) -> None:
+    """List recipes, shipped models, parts or data sets, a line each."""
+    media = list(catalogue.MEDIA.values())
+    if medium is not None and medium not in media:
+        raise RecipeError(f"--medium: there is no kind of media called {medium!r}; {nearest(medium, media)}")
+    wanted = list(KINDS) if what is None else [what]
+    chosen = {kind: [each for each in KINDS[kind][0]() if medium is None or each.medium in (None, medium)] for kind in wanted}
+    rows: list[tuple[str, ...]]
+    if what is None:
+        only = "" if medium is None else f" --medium {medium}"
+        rows = [(str(kind), str(len(found)), f"jielong list {kind}{only}", KINDS[kind][1]) for kind, found in chosen.items()]
+    elif what is Kind.MODELS:
+        rows = [(each.name, *_measured(each.name), each.about) for each in chosen[what]]
     else:
-        results.print("Shipped models: none are installed; pip install jielong-zoo\n", markup=False)
-    results.print(table("Data sets  (jielong train RECIPE --data SET-OR-PATH)", ("name", "what it is"), SETS.items()))
-    parts = [(family if first else "", *part) for family in FAMILIES for first, part in _marked(parts_of(family))]
-    results.print(table("Parts of a recipe", ("family", "name", "what it is"), parts))
+        rows = [(each.name, each.about) for each in chosen[what]]
+    show_lines(chain.from_iterable(columns(rows, fit=one_line)))
+    if not rows:
+        say("no shipped models are installed: pip install jielong-zoo" if what is Kind.MODELS else f"no {what} for {medium}")
 
 
-def _marked(parts: list[Description]) -> Iterator[tuple[bool, Description]]:
-    return ((place == 0, part) for place, part in enumerate(parts))
-
-
-def _model(folder: Path) -> tuple[str, str]:
-    weights = folder / "model.safetensors"
-    size = f"{weights.stat().st_size / 1e6:.1f} MB" if weights.exists() else "no weights"
-    return size, card_line(folder) or _kind(folder)
-
-
-def _kind(folder: Path) -> str:
-    """Kind of a checkpoint without a model card."""
-    try:
-        described = json.loads((folder / "model.json").read_text("utf-8"))
-        size = " x ".join(map(str, described["media"]["size"]))
-        return f"{'tokenizer' if described['tokenizer_sha256'] is None else 'generator'} of {size} pictures"
-    except (OSError, ValueError, KeyError):
-        return ""
-
-
-def parts_of(family: str) -> list[Description]:
-    """Parts of a family, read from source, since importing the package imports torch."""
-    spec = importlib.util.find_spec(FAMILIES[family])
-    places = spec.submodule_search_locations if spec is not None else None
-    files = [file for place in places or () for file in sorted(Path(place).glob("*.py"))]
-    return sorted(part for file in files for part in _declared(ast.parse(file.read_text("utf-8")), family))
-
-
-def _declared(module: ast.Module, family: str) -> list[Description]:
-    """Parts declared in a module; the module's docstring describes a single part."""
-    found = []
-    for node in module.body:
-        if isinstance(node, ast.ClassDef):
-            keywords = {word.arg: word.value.value for word in node.keywords if isinstance(word.value, ast.Constant)}
-            if keywords.get("family") == family and "name" in keywords:
-                found.append((str(keywords["name"]), ast.get_docstring(node) or ""))
-    about = ast.get_docstring(module) or ""
-    alone = len(found) == 1 and not about.startswith("Settings")
-    return [Description(name, " ".join((about if alone else text).split("\n\n")[0].replace("``", "").split())) for name, text in found]
+def _measured(name: str) -> tuple[str, str]:
+    """The size of a shipped model's file, and one figure."""
+    folder = zoo()[name]
+    return file_size(folder / "model.safetensors"), short_figure(read_json(folder / "evaluation.json"))
