@@ -217,6 +217,34 @@ def test_an_ending_that_cannot_be_written_is_refused_before_the_work(painter: Pa
     assert files(tmp_path) == set()
 
 
+def test_negative_text_is_stored_and_an_empty_one_changes_nothing(painter: Path, tmp_path: Path) -> None:
+    words = ("generate", painter, "--text", "a red square", "--text", "a blue square", "--guidance", 3)
+    for name, negative in (("plain", ()), ("empty", ("--negative-text", "")), ("green", ("--negative-text", "a green square"))):
+        succeed(*words, *negative, "--out", tmp_path / name)
+    drawn = {name: (tmp_path / name / "sheet.png").read_bytes() for name in ("plain", "empty", "green")}
+    assert drawn["plain"] == drawn["empty"]
+    stored = json.loads((tmp_path / "green" / "provenance.json").read_text())
+    assert stored["inputs"] == {"text": ["a red square", "a blue square"], "negative_text": ["a green square"]}
+    assert stored["sampling"]["guidance"]["scale"] == 3
+    measured = succeed("evaluate", painter, "--guidance", 3, "--negative-text", "a green square", "-n", 2, "--json")
+    assert json.loads(measured.stdout)["provenance"]["draws"]["negative_text"] == "a green square"
+
+
+def test_options_that_do_not_fit_the_model_are_refused_by_name(painter: Path, chain: Path, tmp_path: Path) -> None:
+    text = ("--text", "a red square", "--out", tmp_path / "out")
+    for words, says in (
+        (("generate", painter, *text, "--negative-text", "x", "--guidance", 1), "--negative-text is what guidance leads away from"),
+        (("generate", painter, *text, "--sampler", "ddim"), "sampler 'ddim': the SoftmaxHead has one way to draw"),
+        (("generate", chain, "--class", "red", "--negative-text", "x"), "takes --class, not --negative-text"),
+        (("evaluate", chain, "--negative-text", "x"), "leave out --negative-text"),
+        (("evaluate", painter, "--negative-text", "x", "--guidance", 1), "guidance is off"),
+    ):
+        refused = command(*words)
+        assert refused.exit_code == 1
+        assert says in refused.stderr
+    assert files(tmp_path) == set()
+
+
 def test_a_used_folder_holds_the_results_of_one_run(painter: Path, tmp_path: Path) -> None:
     words = ("generate", painter, "--text", "a red square", "--out", tmp_path)
     (tmp_path / "notes.txt").write_text("mine")

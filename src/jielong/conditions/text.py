@@ -72,7 +72,16 @@ class TextInput(ConditionInput):
         return str(value)
 
 
+class NegativeTextInput(TextInput):
+    """A text that takes the place of the null condition in guidance, as ``negative_prompt`` of diffusers; empty for the null."""
+
+    name = "negative_text"
+    noun = "a negative text"
+    help = "Text that guidance leads away from, in place of the null condition; one, or one per --text."
+
+
 TEXT = TextInput()
+NEGATIVE_TEXT = NegativeTextInput()
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,10 @@ class SamplingConfig(Config):
         description="their number at the last token, interpolated linearly with the fraction of known tokens (DiSA, arXiv 2505.20297); "
         "constant by default",
     )
+    sampler: str | None = Field(
+        default=None,
+        description="sampler of a diffusion (ddpm, ddim, edm) or flow-matching head (euler, midpoint, heun, sde); the head's by default",
+    )
     guidance: Guidance = Field(default=Guidance(), description="scale or schedule of classifier-free guidance; 1 is off")
     schedule: Schedule | None = Field(
         default=None, description="how the fraction of unknown tokens falls over the steps; the order's schedule by default"

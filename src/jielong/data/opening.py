@@ -10,9 +10,10 @@ import tarfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import partial, wraps
 from itertools import islice
 from pathlib import Path
+from typing import ParamSpec
 
 from pydantic import ValidationError
 
@@ -36,6 +37,7 @@ from jielong.data.table import TableSource, table_kind
 from jielong.data.tar_members import tar_members
 from jielong.media.kinds.base import MediaKind, kind_of, kinds
 
+P = ParamSpec("P")
 _MEMBERS = 1_000
 """Members of a shard by which its kind of media is recognised."""
 
@@ -43,7 +45,13 @@ SetName = str | os.PathLike[str] | Sequence[str]
 """A built-in set's name, a path, or several of them as a list or separated by commas."""
 
 
-def open_data(
+def warn_of_unused(name: str, unused: Ledger) -> None:
+    """Warn once, in a line, of what a set holds beside the items used."""
+    if unused:
+        warnings.warn(f"{name}: {len(unused):,} not used: {unused.counts()}; why: jielong data inspect {name}", stacklevel=3)
+
+
+def open_quietly(
     name: SetName,
     split: Split | None = None,
     *,
@@ -77,28 +85,6 @@ def open_data(
         DataError: if there is no such set, it is empty or of another kind of media, or a key is unknown.
         TooLargeError: if one item would not fit into memory.
     """
-    found = open_quietly(name, split, settings=settings, medium=medium, whole=whole, channels=channels, **options)
-    warn_of_unused(found.name, found.unused)
-    return found
-
-
-def warn_of_unused(name: str, unused: Ledger) -> None:
-    """Warn once, in a line, of what a set holds beside the items used."""
-    if unused:
-        warnings.warn(f"{name}: {len(unused):,} not used: {unused.counts()}; why: jielong data inspect {name}", stacklevel=3)
-
-
-def open_quietly(
-    name: SetName,
-    split: Split | None = None,
-    *,
-    settings: DataSettings | None = None,
-    medium: Medium | None = None,
-    whole: bool = False,
-    channels: int | None = None,
-    **options: object,
-) -> MediaSet:
-    """As :func:`open_data`, without the warning of what is not used (:attr:`~jielong.data.sets.MediaSet.unused`)."""
     if split not in (None, "train", "heldout"):
         raise DataError(f"split is 'train', 'heldout' or None, not {split!r}")
     expected = _expected(settings, medium, options)
@@ -127,6 +113,22 @@ def open_quietly(
     if not whole or not medium.timed:
         return found
     return _without_long(found)
+
+
+def _warning(opened: Callable[P, MediaSet]) -> Callable[P, MediaSet]:
+    """The same function, which then warns of what is not used."""
+
+    @wraps(opened, ("__module__", "__doc__", "__annotations__"))
+    def open_data(*args: P.args, **options: P.kwargs) -> MediaSet:
+        found = opened(*args, **options)
+        warn_of_unused(found.name, found.unused)
+        return found
+
+    return open_data
+
+
+open_data = _warning(open_quietly)
+"""As :func:`open_quietly`, with a warning of what is not used (:attr:`~jielong.data.sets.MediaSet.unused`)."""
 
 
 def _without_long(found: MediaSet) -> MediaSet:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from jielong.conditions.inputs import HeldoutItems
+from jielong.conditions.inputs import HeldoutItems, InputError
+from jielong.conditions.text import NEGATIVE_TEXT
 from jielong.config.sampling import SamplingConfig
 from jielong.core.json import JSON
 from jielong.core.tokens import Tokens
@@ -16,8 +17,10 @@ from jielong.data.sets import MediaSet
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.scorer import Scorer
 from jielong.generation.callbacks import StepEvent
+from jielong.generation.request import check_guided
 from jielong.media.results import ResultItem, Results
 from jielong.system import System
+from jielong.system.inputs import takes_negative_text
 
 CANDIDATES = 100
 """Captions among which a picture's own is retrieved."""
@@ -34,12 +37,14 @@ class DrawSettings:
     Attributes:
         seed: Seed of the random numbers.
         sampling: Sampling parameters; the recipe's by default.
+        negative_text: Text in place of the null condition in guidance, for generators from texts.
         length: Duration of each item relative to the real recording's, for generators of sound with durations.
     """
 
     seed: int = 0
     sampling: SamplingConfig | None = None
     length: float | None = None
+    negative_text: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,16 @@ class EvalContext:
             batch=BATCH,
             on_step=tick,
             lengths=lengths,
+            negatives=self._negatives(conditions),
         )
+
+    def _negatives(self, conditions: Sequence[object] | None) -> Sequence[object | None] | None:
+        """The value of the condition with the negative text, of each item."""
+        text, settings = self.draws.negative_text, self.system.recipe.condition
+        if not text or settings is None or conditions is None:
+            return None
+        words = self.items().batch
+        return settings.from_heldout(replace(self.items(), batch=replace(words, captions=[text] * len(words))))
 
 
 def names_of(media: MediaSet, rows: Sequence[int]) -> list[str]:
@@ -154,10 +168,18 @@ def sampling_of(system: System, draws: DrawSettings) -> SamplingConfig:
     return draws.sampling or system.default_sampling(bool(system.inputs))
 
 
+def check_negative_text(system: System, draws: DrawSettings) -> None:
+    """Raise :class:`InputError` for a negative text where no text describes an item, or guidance is off."""
+    if not takes_negative_text(system.recipe):
+        raise InputError(f"{system.name} reads no text that describes an item: leave out {{negative_text}}", [NEGATIVE_TEXT])
+    check_guided(sampling_of(system, draws))
+
+
 def drawing(system: System, draws: DrawSettings) -> JSON:
     """The sampling parameters in force, for a report."""
     sampling = sampling_of(system, draws)
     evaluations = sampling.num_inference_steps or getattr(system.generator and system.generator.head, "steps", None)
     order = None if system.recipe.order is None else system.recipe.order.model_dump(mode="json")
-    drawn = {"steps": None, **sampling.model_dump(mode="json", exclude_none=True), "num_inference_steps": evaluations}
+    negative = {"negative_text": draws.negative_text} if draws.negative_text else {}
+    drawn = {"steps": None, **negative, **sampling.model_dump(mode="json", exclude_none=True), "num_inference_steps": evaluations}
     return {"seed": draws.seed, "order": order, **{name: value for name, value in drawn.items() if value is not None or name == "steps"}}

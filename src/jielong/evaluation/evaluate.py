@@ -24,7 +24,7 @@ from jielong.core.medium import Medium
 from jielong.data.opening import open_quietly, warn_of_unused
 from jielong.data.order import spread
 from jielong.data.sets import MediaSet
-from jielong.evaluation.context import BATCH, CANDIDATES, DrawSettings, EvalContext, Progress, drawing
+from jielong.evaluation.context import BATCH, CANDIDATES, DrawSettings, EvalContext, Progress, check_negative_text, drawing
 from jielong.evaluation.protocols import protocol_of
 from jielong.evaluation.provenance import Measurement, versions
 from jielong.evaluation.scorer import Scorer
@@ -103,6 +103,8 @@ def evaluate(
         raise ValueError(f"{system.name} takes no durations: leave out --length")
     if draws.length is not None and not 0 < draws.length < math.inf:
         raise ValueError(f"a length is a multiple of the real one, above 0, such as --length 0.75, not {draws.length:g}")
+    if draws.negative_text:
+        check_negative_text(system, draws)
     if skip_metrics and not (protocol.skippable and generates):
         raise ValueError(f"{system.name} has no metric to skip: those of generated audio can be, such as dnsmos")
     provenance = _provenance(system, images, rows, real)

@@ -199,6 +199,7 @@ class Generator(nn.Module):
         start: Tokens | None = None,
         known: Tensor | None = None,
         indices: Sequence[int] | None = None,
+        negatives: Sequence[object | None] | None = None,
         on_step: StepCallback | None = None,
         **overrides: object,
     ) -> Tokens:
@@ -215,6 +216,7 @@ class Generator(nn.Module):
             start: Tokens of which some are to be kept, ``(count, N, C)``.
             known: ``(N,)`` bool: the positions to keep from ``start``.
             indices: Numbers ``i`` of the items, instead of 0, 1, ...
+            negatives: A raw condition per item that takes the place of the null one in guidance; ``None`` is the null.
             on_step: Called with a :class:`StepEvent` after every step, and with every state of a joint head that draws in several steps.
             overrides: Single sampling parameters, by name.
 
@@ -227,7 +229,17 @@ class Generator(nn.Module):
         """
         config = (sampling or SamplingConfig()).override(**overrides)
         request = SamplingRequest.of(
-            self, conditions, count, config, seed=seed, batch=batch, lengths=lengths, start=start, known=known, indices=indices
+            self,
+            conditions,
+            count,
+            config,
+            seed=seed,
+            batch=batch,
+            lengths=lengths,
+            start=start,
+            known=known,
+            indices=indices,
+            negatives=negatives,
         )
         return request.run(batch, on_step)
 
@@ -242,6 +254,7 @@ class Generator(nn.Module):
         lengths: Sequence[int] | None = None,
         start: Tokens | None = None,
         known: Tensor | None = None,
+        negatives: Sequence[object | None] | None = None,
         **overrides: object,
     ) -> Iterator[TokenChunk]:
         """Yield tokens once all their codes are drawn, ``every`` or more at a time: together what :meth:`generate` gives.
@@ -249,5 +262,7 @@ class Generator(nn.Module):
         Arguments and errors are those of :meth:`generate`; and a ``ValueError`` where items are not drawn side by side.
         """
         config = (sampling or SamplingConfig()).override(**overrides)
-        request = SamplingRequest.of(self, conditions, count, config, seed=seed, lengths=lengths, start=start, known=known)
+        request = SamplingRequest.of(
+            self, conditions, count, config, seed=seed, lengths=lengths, start=start, known=known, negatives=negatives
+        )
         return stream_tokens(request, every)

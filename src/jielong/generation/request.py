@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from jielong.conditions.inputs import InputError
+from jielong.conditions.text import NEGATIVE_TEXT
 from jielong.config.sampling import SamplingConfig
 from jielong.core.tokens import Tokens
 from jielong.generation.callbacks import StepCallback
@@ -34,6 +36,7 @@ class SamplingRequest:
         lengths: Tokens of each item, ``(count,)``, where they are given or predicted.
         start: Tokens of which the ``known`` positions are kept.
         known: ``(N,)`` bool.
+        negatives: A raw condition per item in place of the null in guidance, ``None`` for the null; or ``None``.
         indices: Number of each item, on which its random numbers depend; 0, 1, ... by default.
     """
 
@@ -46,6 +49,7 @@ class SamplingRequest:
     start: Tokens | None = None
     known: Tensor | None = None
     indices: Sequence[int] | None = None
+    negatives: Sequence[object | None] | None = None
 
     @staticmethod
     def of(
@@ -60,6 +64,7 @@ class SamplingRequest:
         start: Tokens | None = None,
         known: Tensor | None = None,
         indices: Sequence[int] | None = None,
+        negatives: Sequence[object | None] | None = None,
     ) -> SamplingRequest:
         """Check the arguments of :meth:`Generator.generate`, and predict lengths that are not given."""
         if model.training:
@@ -74,6 +79,7 @@ class SamplingRequest:
                 raise ValueError(f"{name} must be 1 or more, not {number}")
         _check_config(model, config, conditions is not None)
         _check_start(model, count, start, known)
+        negatives = _checked_negatives(model, config, count, negatives)
         if model.condition is not None and conditions is not None:
             conditions = [model.condition.resolve(value) for value in conditions]  # they are prepared twice: for lengths, and to draw
         if lengths is None and conditions is not None and known is None:
@@ -81,7 +87,7 @@ class SamplingRequest:
         given = None if lengths is None else _checked_lengths(model, lengths, count, known)
         if indices is not None and len(indices) != count:
             raise ValueError(f"`indices`: expected {count} values, one per item, got {len(indices)}")
-        return SamplingRequest(model, conditions, count, config, seed, given, start, known, indices)
+        return SamplingRequest(model, conditions, count, config, seed, given, start, known, indices, negatives)
 
     @torch.inference_mode()
     def run(self, size: int, on_step: StepCallback | None = None) -> Tokens:
@@ -109,7 +115,7 @@ class SamplingRequest:
             lengths = None if self.lengths is None else self.lengths[rows]
             numbers = rows if self.indices is None else [self.indices[row] for row in rows]
             sampler = Sampler(self.model, self._plan(lengths), self.config, numbers, self.seed)
-            state = sampler.start(conditions, lengths)
+            state = sampler.start(conditions, lengths, None if self.negatives is None else [self.negatives[row] for row in rows])
             if self.start is not None and self.known is not None:
                 sampler.keep(state, self.start.values[rows], self.known)
             yield sampler, state
@@ -144,6 +150,23 @@ def _check_config(model: Generator, config: SamplingConfig, conditioned: bool) -
     if config.lazy is not None and not config.cache:
         raise ValueError("lazy steps keep what they computed, and cache=False computes everything at every step: give one of them")
     model.head.check_sampling(config)
+
+
+def check_guided(config: SamplingConfig) -> None:
+    """Raise :class:`InputError` for a negative text where guidance is off."""
+    if config.guidance.scale == 1.0:
+        raise InputError("{negative_text} is what guidance leads away from, and guidance is off (1): set it, such as 3", [NEGATIVE_TEXT])
+
+
+def _checked_negatives(
+    model: Generator, config: SamplingConfig, count: int, negatives: Sequence[object | None] | None
+) -> list[object | None] | None:
+    if negatives is None or model.condition is None or all(value is None for value in negatives):
+        return None
+    check_guided(config)
+    if len(negatives) != count:
+        raise ValueError(f"`negatives`: expected {count} values, one per item, got {len(negatives)}")
+    return [None if value is None else model.condition.resolve(value) for value in negatives]
 
 
 def _check_start(model: Generator, count: int, start: Tokens | None, known: Tensor | None) -> None:

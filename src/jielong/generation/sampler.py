@@ -78,12 +78,15 @@ class Sampler:
 
     # --- the state before the first step ------------------------------------------------------------------------------------------
 
-    def start(self, conditions: Sequence[object] | None, lengths: Tensor | None = None) -> SamplerState:
+    def start(
+        self, conditions: Sequence[object] | None, lengths: Tensor | None = None, negatives: Sequence[object | None] | None = None
+    ) -> SamplerState:
         """The state before the first step.
 
         Args:
             conditions: A raw condition per item.
             lengths: Tokens of each item, ``(B,)``, where they are given.
+            negatives: A raw condition per item in place of the null in guidance.
         """
         model, plan, device, batch = self.model, self.plan, self.model.device, len(self.rows)
         discrete, channels = plan.layout.discrete and self.soft is None, plan.layout.channels if self.soft is None else self.soft.dim
@@ -100,19 +103,27 @@ class Sampler:
         if state.open_ended and not plan.padding_last:
             state.attention_mask = torch.ones_like(state.known)
         state.exclude(plan.present(None, batch), plan.pad)
-        state.conditioning = self._conditioning(conditions, guided)
+        state.conditioning = self._conditioning(conditions, negatives, guided)
         state.aligned = self._aligned(state)
         state.cache = self._cache(state)
         return state
 
-    def _conditioning(self, conditions: Sequence[object] | None, guided: bool) -> Conditioning | None:
+    def _conditioning(
+        self, conditions: Sequence[object] | None, negatives: Sequence[object | None] | None, guided: bool
+    ) -> Conditioning | None:
         condition, batch = self.model.condition, len(self.rows)
         if condition is None:
             return None
         if conditions is None:
             return condition.unconditional(batch)
         given = condition(condition.prepare(conditions))
-        return Conditioning.cat(given, condition.unconditional(batch)) if guided else given
+        if not guided:
+            return given
+        if negatives is None:
+            return Conditioning.cat(given, condition.unconditional(batch))
+        absent = torch.tensor([value is None for value in negatives])
+        values = [own if value is None else value for own, value in zip(conditions, negatives, strict=True)]
+        return Conditioning.cat(given, condition(condition.prepare(values), absent if bool(absent.any()) else None))
 
     def _aligned(self, state: SamplerState, prompt: Tensor | None = None) -> Tensor | None:
         halves = 2 if state.guided else 1

@@ -77,6 +77,8 @@ class Head(nn.Module, Phased, ABC):
     """Whether, of weights at two times of a training, those of the lower held-out loss are better; not if the model makes its targets."""
     iterative: bool = False
     """Whether it evaluates a network several times per token (:attr:`SamplingConfig.num_inference_steps`)."""
+    samplers: tuple[str, ...] = ()
+    """The samplers it can draw with (:attr:`SamplingConfig.sampler`), whatever it was trained with; none where there is no choice."""
 
     @property
     def joint(self) -> bool:
@@ -104,9 +106,13 @@ class Head(nn.Module, Phased, ABC):
     def check_sampling(self, sampling: SamplingConfig) -> None:
         """Refuse sampling parameters that do not apply to this head.
 
-        Raises ``ValueError`` for numbers of steps if the head is not iterative, and for top-k or top-p if it is continuous.
+        Raises ``ValueError`` for numbers of steps if the head is not iterative, for a sampler that it has not, and for top-k or top-p if
+        it is continuous.
         """
         name = type(self).__name__
+        if sampling.sampler is not None and sampling.sampler not in self.samplers:
+            has = f"the samplers {', '.join(self.samplers)}" if self.samplers else "one way to draw and no choice of sampler: leave it out"
+            raise ValueError(f"sampler {sampling.sampler!r}: the {name} has {has}")
         if not self.iterative and (sampling.num_inference_steps is not None or sampling.final_inference_steps is not None):
             raise ValueError(
                 f"the {name} draws a token in one evaluation; num_inference_steps and final_inference_steps are for iterative heads, "

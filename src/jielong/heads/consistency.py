@@ -155,7 +155,7 @@ class ConsistencyHead(IterativeHead):
         huber = self.huber * (values / self.channels) ** 0.5
         return ((total((at(high) - target).square(), mask) + huber**2).sqrt() - huber) / (high - low)
 
-    def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
+    def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float, sampler: str = "") -> Tensor:
         """``x <- f(x + sqrt(t^2 - t_min^2) e, t)`` for decreasing levels, on a grid of ``steps`` intervals; the states are ``f``."""
         x = torch.zeros((), device=rng.device)
         for level in self.levels.grid(steps).flip(0)[:-1].tolist():

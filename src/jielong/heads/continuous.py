@@ -180,11 +180,14 @@ class IterativeHead(Head):
         if not self.joint:  # only the states of whole blocks are reported
             context = replace(context, on_state=ignore_state)
         evaluate = GuidedDenoiser(self.network, hidden, context)
-        return SampleOutput(self.draw(evaluate, rng, steps, sampling.temperature))
+        return SampleOutput(self.draw(evaluate, rng, steps, sampling.temperature, sampling.sampler or ""))
 
     @abstractmethod
-    def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
-        """From noise to tokens ``(B, n, C)`` in ``steps`` evaluations; ``evaluate.on_state`` receives each state, at unit deviation."""
+    def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float, sampler: str = "") -> Tensor:
+        """From noise to tokens ``(B, n, C)`` in ``steps`` evaluations; ``evaluate.on_state`` receives each state, at unit deviation.
+
+        ``sampler``: one of :attr:`Head.samplers`; empty for that of the settings.
+        """
 
     def initial(self, evaluate: GuidedDenoiser, rng: PerSampleRNG) -> Tensor:
         """Standard normal noise, ``(B, n, C)``; the same with and without guidance."""

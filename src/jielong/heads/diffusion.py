@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from pydantic import Field
@@ -75,6 +75,7 @@ class DiffusionHead(IterativeHead):
     least: Tensor
     most: Tensor
     gain: Tensor
+    samplers = get_args(Sampler)
 
     def __init__(self, network: AnyDenoiser, layout: Layout, settings: Diffusion = Diffusion()) -> None:
         super().__init__(network, layout, settings)
@@ -91,9 +92,10 @@ class DiffusionHead(IterativeHead):
     def check_sampling(self, sampling: SamplingConfig) -> None:
         """See :meth:`Head.check_sampling`; samplers that inject no noise have no temperature."""
         super().check_sampling(sampling)
-        if sampling.temperature != 1 and (self.sampler == "edm" or (self.sampler == "ddim" and self.eta == 0)):
+        sampler = sampling.sampler or self.sampler
+        if sampling.temperature != 1 and (sampler == "edm" or (sampler == "ddim" and self.eta == 0)):
             raise ValueError(
-                f"temperature multiplies the noise of the steps, and the sampler {self.sampler} adds none: leave temperature at 1, or "
+                f"temperature multiplies the noise of the steps, and the sampler {sampler} adds none: leave temperature at 1, or "
                 "choose the sampler ddpm, or ddim with an eta above 0"
             )
 
@@ -130,14 +132,14 @@ class DiffusionHead(IterativeHead):
         first = (math.log(2 * math.pi) + log_variance + distance) / 2
         return torch.where(step[:, None] == 0, first, later) / math.log(2)
 
-    def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
+    def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float, sampler: str = "") -> Tensor:
         """See :meth:`IterativeHead.draw`; the states are ``a x_0 + s e`` for every sampler, of unit variance as the tokens."""
-        x = self.initial(evaluate, rng)
+        x, sampler = self.initial(evaluate, rng), sampler or self.sampler
         denoise = partial(self._denoise, evaluate)
-        if self.sampler == "edm":
+        if sampler == "edm":
             return samplers.edm(denoise, x, self.drawn, steps, on_state=evaluate.on_state)
         plan, normal = self.drawn.respaced(steps), partial(self.initial, evaluate, rng)
-        if self.sampler == "ddim":
+        if sampler == "ddim":
             return samplers.ddim(denoise, x, plan, normal, temperature, self.eta, evaluate.on_state)
         return samplers.ddpm(denoise, x, plan, normal, temperature, evaluate.on_state)
 

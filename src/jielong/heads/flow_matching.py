@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from pydantic import Field
@@ -142,6 +142,8 @@ class FlowMatchingHead(IterativeHead):
     the model's distribution, 0 is deterministic.
     """
 
+    samplers = get_args(Sampler)
+
     def __init__(self, network: AnyDenoiser, layout: Layout, settings: FlowMatching = FlowMatching()) -> None:
         super().__init__(network, layout, settings)
         self.times, self.sampler, self.shift = settings.times, settings.sampler, settings.shift
@@ -156,20 +158,20 @@ class FlowMatchingHead(IterativeHead):
         """``|v(x_t, t) - (x_1 - x_0)|^2 / C``: tokens and noise ``(M, C)``, times ``(M,)`` to ``(M,)``."""
         return mean((predict(between(noise, targets, times), times[:, None]) - (targets - noise)).square(), mask)
 
-    def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
+    def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float, sampler: str = "") -> Tensor:
         """At most ``steps`` evaluations: midpoint and Heun take two per interval; a single one is an Euler step."""
 
         def normal() -> Tensor:
             return temperature * self.initial(evaluate, rng)
 
-        x, on_state = normal(), evaluate.on_state
-        twice = self.sampler in ("midpoint", "heun") and steps > 1
+        x, on_state, sampler = normal(), evaluate.on_state, sampler or self.sampler
+        twice = sampler in ("midpoint", "heun") and steps > 1
         times = grid(steps // 2 if twice else steps, self.shift)
-        if self.sampler == "sde":
+        if sampler == "sde":
             return stochastic(evaluate, x, times, normal, on_state)
         if not twice:
             return euler(evaluate, x, times, on_state)
-        if self.sampler == "midpoint":
+        if sampler == "midpoint":
             return midpoint(evaluate, x, times, on_state)
         # Heun's last slope would be evaluated at t = 1, outside the training times; the midpoint has the same order and cost.
         return midpoint(evaluate, heun(evaluate, x, times[:-1], on_state), times[-2:], on_state)

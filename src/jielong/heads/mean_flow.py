@@ -116,7 +116,7 @@ class MeanFlowHead(IterativeHead):
     def _weighted(self, error: Tensor) -> Tensor:
         return error / (error.detach() + ADAPTIVE) ** self.power
 
-    def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
+    def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float, sampler: str = "") -> Tensor:
         """``x_r = x_t + (r - t) u(x_t, t, r)`` on an even grid."""
         x = temperature * self.initial(evaluate, rng)
         for start, end in pairwise(grid(steps)):

@@ -96,7 +96,7 @@ class ShortcutHead(IterativeHead):
     def _when(self, times: Tensor, levels: Tensor) -> Tensor:
         return torch.stack([times, levels.to(times) / self.levels], dim=-1)
 
-    def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
+    def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float, sampler: str = "") -> Tensor:
         """``x <- x + d s(x, t, d)`` in ``1 / d`` steps."""
         level = min(steps.bit_length() - 1, self.levels)
         x = temperature * self.initial(evaluate, rng)

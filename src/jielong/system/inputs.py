@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from jielong.conditions.base import registered_inputs
+from jielong.conditions.base import ConditionSettings, registered_inputs
 from jielong.conditions.inputs import ConditionInput, InputError, broadcast, mismatch
 from jielong.conditions.length import SECONDS
-from jielong.conditions.text import TEXT
+from jielong.conditions.text import NEGATIVE_TEXT, TEXT
 from jielong.config.schema import Recipe
 from jielong.core.rng import seed_of
 from jielong.system.long_text import Cut, cut_items
@@ -30,6 +30,7 @@ class GenerationInputs:
         captions: A caption per item, for display.
         durations: Seconds of each item; ``None`` where they are not set.
         count: Number of items.
+        negatives: Values of the condition in place of its null in guidance, ``None`` where there is none; ``None`` for none at all.
         items: Of long transcripts that were cut, the item of each piece; then conditions are those of the pieces.
     """
 
@@ -37,6 +38,7 @@ class GenerationInputs:
     captions: list[str] | None
     durations: list[float] | None
     count: int
+    negatives: Sequence[object | None] | None = None
     items: list[int] | None = None
 
 
@@ -53,6 +55,11 @@ def condition_inputs(recipe: Recipe) -> tuple[ConditionInput, ...]:
     return () if recipe.condition is None else recipe.condition.inputs
 
 
+def condition_parts(recipe: Recipe) -> tuple[ConditionSettings, ...]:
+    """The conditions with a named input each."""
+    return () if recipe.condition is None else recipe.condition.components
+
+
 def durations_of(recipe: Recipe, conditions: Sequence[object] | None) -> list[float] | None:
     """Seconds of each item, where its condition sets a duration."""
     return None if recipe.condition is None or conditions is None else recipe.condition.durations(conditions)
@@ -60,15 +67,15 @@ def durations_of(recipe: Recipe, conditions: Sequence[object] | None) -> list[fl
 
 def split_inputs(arguments: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
     """The arguments of a call that are inputs of any known condition and are not ``None``, and all others."""
-    keywords = {each.keyword for each in registered_inputs().values()}
+    keywords = {each.keyword for each in (*registered_inputs().values(), NEGATIVE_TEXT)}
     given = {name: value for name, value in arguments.items() if name in keywords and value is not None}
     return given, {name: value for name, value in arguments.items() if name not in keywords}
 
 
 def call_inputs(system: System) -> tuple[ConditionInput, ...]:
     """The named inputs of a call: those of the condition, and of the stages that supply the others."""
-    condition, inputs = system.recipe.condition, dict[str, ConditionInput]()
-    for part in () if condition is None else condition.components:
+    inputs = dict[str, ConditionInput]()
+    for part in condition_parts(system.recipe):
         own = (part.input,) if part.reads_stage is None else call_inputs(system.stages[part.reads_stage])
         inputs |= {each.name: each for each in own}
     return tuple(inputs.values())
@@ -93,12 +100,17 @@ def gather(system: System, given: Mapping[str, object], count: int | None, seed:
     recipe = system.recipe
     inputs = call_inputs(system)
     own = {each.name: each for each in (*inputs, *condition_inputs(recipe))}
-    known = {each.keyword: each for each in (*registered_inputs().values(), *own.values())}
+    known = {each.keyword: each for each in (*registered_inputs().values(), NEGATIVE_TEXT, *own.values())}
     arguments, length = {known[name]: value for name, value in given.items()}, None
     if is_timed(recipe) and not any(each.sets_duration for each in inputs):
         length = arguments.pop(SECONDS, None)
-    accepted = [*inputs, *(each for each in arguments if each.name in own and each not in inputs)]
+    accepted = [
+        *inputs,
+        *((NEGATIVE_TEXT,) if NEGATIVE_TEXT in arguments and takes_negative_text(recipe) else ()),
+        *(each for each in arguments if each.name in own and each not in inputs),
+    ]
     columns, items = broadcast(arguments, accepted, count or 1, system.name)
+    negative_texts = columns.pop(NEGATIVE_TEXT.name, [])
     rows = [[each.caption(columns[each.name][row]) for each in inputs if each.name in columns] for row in range(items)]
     captions = [next(filter(None, row), "") for row in rows] if items else None
     items = items or count or 1
@@ -108,21 +120,37 @@ def gather(system: System, given: Mapping[str, object], count: int | None, seed:
         columns = {name: [column[item] for item in pieces.items] for name, column in columns.items()} | {TEXT.name: list(pieces.texts)}
     columns |= _stage_columns(system, columns, items if pieces is None else len(pieces.items), seed, pieces)
     conditions = recipe.condition.values(columns) if recipe.condition is not None and columns else None
+    negatives = _negatives(recipe, columns, negative_texts)
     durations = durations_of(recipe, conditions)
     if length is not None:
         seconds = SECONDS.listed(length)
         if items % len(seconds):
             raise mismatch(SECONDS, items, len(seconds))
         durations = [value for value in seconds for _ in range(items // len(seconds))]
-    return GenerationInputs(conditions, captions, durations, items, None if pieces is None else pieces.items)
+    return GenerationInputs(conditions, captions, durations, items, negatives, None if pieces is None else pieces.items)
+
+
+def takes_negative_text(recipe: Recipe) -> bool:
+    """Whether its condition reads a text that describes an item and is not spoken."""
+    return any(part.input is TEXT and not part.transcript for part in condition_parts(recipe))
+
+
+def _negatives(recipe: Recipe, columns: Mapping[str, list[object]], texts: Sequence[object]) -> list[object | None] | None:
+    """Values of the condition with each item's negative text; ``None`` where that is empty."""
+    if recipe.condition is None or not any(texts):
+        return None
+    if TEXT.name not in columns:
+        raise InputError("{negative_text} is what guidance leads away from, towards a text: give {text} too", [NEGATIVE_TEXT, TEXT])
+    values = recipe.condition.values({**columns, TEXT.name: [text or own for text, own in zip(texts, columns[TEXT.name], strict=True)]})
+    return [value if text else None for value, text in zip(values, texts, strict=True)]
 
 
 def _stage_columns(
     system: System, columns: Mapping[str, list[object]], items: int, seed: int, pieces: Cut | None
 ) -> dict[str, list[object]]:
     """Token values ``(N, C)`` of each item from the earlier stages whose output is an input that is not given, by the input's name."""
-    condition, outputs = system.recipe.condition, dict[str, list[object]]()
-    for part in () if condition is None else condition.components:
+    outputs = dict[str, list[object]]()
+    for part in condition_parts(system.recipe):
         if part.reads_stage is None or part.input.name in columns:
             continue
         stage, stage_seed = system.stages[part.reads_stage], seed_of(seed, "stage", part.reads_stage)

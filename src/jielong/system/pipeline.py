@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from jielong.config.sampling import SamplingConfig, check_names
 from jielong.config.schema import Recipe
@@ -20,10 +21,8 @@ from jielong.media.kinds.base import kind_of
 from jielong.media.results import ResultItem, Results
 from jielong.system.inputs import GenerationInputs, call_inputs, durations_of, gather, lengths_of, split_inputs
 from jielong.system.long_text import PAUSE, joined
+from jielong.system.options import GenerateOptions
 from jielong.tokenizers.base import Tokenizer
-
-OPTIONS = ("batch", "lengths", "start", "known")
-"""Options of :meth:`System.generate` that are arguments of :meth:`Generator.generate`."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +108,8 @@ class System:
         classes: Sequence[str | int] | str | int | None = None,
         count: int | None = None,
         *,
-        seed: int = 0,
-        sampling: SamplingConfig | None = None,
         on_step: StepCallback | None = None,
-        **options: Any,
+        **options: Unpack[GenerateOptions],
     ) -> Results[ResultItem]:
         """Generate pictures or sound.
 
@@ -121,13 +118,8 @@ class System:
                 each with the item's voice and random numbers, and joined with pauses (:mod:`jielong.system.long_text`).
             classes: One class or several, by name or number.
             count: Items per caption or class; items in all where the generator has no condition.
-            seed: Item ``i`` is the same for the same seed, whatever is generated beside it, up to rounding, which may flip a token.
-            sampling: Sampling parameters; the recipe's by default.
             on_step: Called with a :class:`jielong.generation.callbacks.StepEvent` after every step.
-            options: Single sampling parameters by name (:class:`jielong.config.sampling.SamplingConfig`), such as ``temperature=0.8``;
-                further inputs of the condition, one value or several each (:attr:`inputs`): ``voice`` and ``emotion``, recordings (paths,
-                or ``Recording(waveform, rate)``); ``seconds``, exact durations, also for models with an alignment or a stop head; and
-                ``batch``, ``lengths``, ``start`` and ``known`` of :meth:`Generator.generate`.
+            options: Seed, sampling parameters, and further inputs of the condition by name (:attr:`inputs`).
 
         Returns:
             Pictures that save and show themselves, or clips that save and play themselves.
@@ -135,15 +127,15 @@ class System:
         Raises:
             ValueError: if inputs do not fit the model's condition, or an option has an unknown name or a value out of range.
         """
-        inputs, options = self._gather(text, classes, count, seed, options, cut=True)
+        inputs, others = self._gather(text, classes, count, options, cut=True)
         if inputs.items is not None:
-            tokens = self.generate_tokens(inputs.conditions, seed=seed, sampling=sampling, indices=inputs.items, on_step=on_step, **options)
+            tokens = self.generate_tokens(inputs.conditions, indices=inputs.items, on_step=on_step, **others)
             clips = [each.tensor for each in self.wrap(tokens)]
             whole, samples = joined(clips, inputs.items, self.tokenizer.media.sample_rate)
             return kind_of(self.tokenizer.media).wrap(whole, self.tokenizer.media, inputs.captions, samples)
-        if inputs.durations is not None and options.get("lengths") is None:
-            options["lengths"] = lengths_of(self.tokenizer, inputs.durations)
-        tokens = self.generate_tokens(inputs.conditions, count, seed=seed, sampling=sampling, on_step=on_step, **options)
+        if inputs.durations is not None and others.get("lengths") is None:
+            others["lengths"] = lengths_of(self.tokenizer, inputs.durations)
+        tokens = self.generate_tokens(inputs.conditions, count, negatives=inputs.negatives, on_step=on_step, **others)
         return self.wrap(tokens, inputs.durations, inputs.captions)
 
     def wrap(self, tokens: Tokens, seconds: Sequence[float] | None = None, names: Sequence[str] | None = None) -> Results[ResultItem]:
@@ -166,10 +158,8 @@ class System:
         classes: Sequence[str | int] | str | int | None = None,
         count: int | None = None,
         *,
-        seed: int = 0,
-        sampling: SamplingConfig | None = None,
         every: float = 0.0,
-        **options: Any,
+        **options: Unpack[GenerateOptions],
     ) -> Iterator[Tensor]:
         """Generate sound in chunks ``(B, C, n)`` in [-1, 1]; joined, they are what :meth:`generate` gives with the same arguments.
 
@@ -180,20 +170,19 @@ class System:
             text: As of :meth:`generate`, and so are the others.
             classes: One class or several.
             count: Items per caption or class.
-            seed: Seed.
-            sampling: Sampling parameters.
             every: Least seconds per chunk; a token by default.
             options: As of :meth:`generate`, without ``batch``.
 
         Raises:
             ValueError: as :meth:`generate`, and where tokens have no position in time.
         """
-        inputs, options = self._gather(text, classes, count, seed, options, cut=True)
+        inputs, others = self._gather(text, classes, count, options, cut=True)
         if inputs.items is not None and inputs.conditions is not None:
             if inputs.count > 1:
                 raise ValueError(f"{inputs.count} texts are streamed, and one is longer than the model says at once: stream one at a time")
-            return self._stream_pieces(inputs.conditions, seed=seed, sampling=sampling, every=every, **options)
-        return self.stream_sound(inputs.conditions, count, seconds=inputs.durations, seed=seed, sampling=sampling, every=every, **options)
+            return self._stream_pieces(inputs.conditions, every=every, **others)
+        more: dict[str, Any] = {"negatives": inputs.negatives, **others}
+        return self.stream_sound(inputs.conditions, count, seconds=inputs.durations, every=every, **more)
 
     def _stream_pieces(self, conditions: Sequence[object], **options: Any) -> Iterator[Tensor]:
         """:meth:`stream` for the pieces of one long transcript, one after the other."""
@@ -232,10 +221,8 @@ class System:
         classes: Sequence[str | int] | str | int | None = None,
         count: int | None = None,
         *,
-        seed: int = 0,
-        sampling: SamplingConfig | None = None,
         on_step: StepCallback | None = None,
-        **options: Any,
+        **options: Unpack[GenerateOptions],
     ) -> Results[ResultItem]:
         """Keep one half of an item and generate the rest, or continue a recording.
 
@@ -249,17 +236,15 @@ class System:
             text: As in :meth:`generate`, and so are the others.
             classes: Class names or numbers.
             count: Items per input.
-            seed: Of the samples.
-            sampling: In place of the recipe's.
             on_step: Called after every step.
-            options: Other arguments of :meth:`generate`.
+            options: As in :meth:`generate`.
 
         Raises:
             ValueError: if the tokens have no such half, the order would not see it, or a recording is shorter than a token or too long.
         """
         if self.generator is None:
             raise ValueError(f"{self.name} is a tokenizer; to complete an item, load a generator such as maskgit-emoji")
-        inputs, _ = self._gather(text, classes, count, seed, options)
+        inputs, _ = self._gather(text, classes, count, options)
         hop_length = self.tokenizer.hop_length
         if hop_length is not None:
             known = begun(self.generator.layout, self.generator.order, media.shape[-1] // hop_length)
@@ -268,16 +253,17 @@ class System:
             known = kept(self.generator.layout, self.generator.order, keep)
         values = self.encode(media[None]).values
         start = Tokens(values.expand(inputs.count, -1, -1), self.generator.layout)
-        return self.generate(text, classes, count, seed=seed, sampling=sampling, on_step=on_step, start=start, known=known, **options)
+        options["start"], options["known"] = start, known
+        return self.generate(text, classes, count, on_step=on_step, **options)
 
     def _gather(
-        self, text: object, classes: object, count: int | None, seed: int, options: dict[str, object], cut: bool = False
+        self, text: object, classes: object, count: int | None, options: GenerateOptions, cut: bool = False
     ) -> tuple[GenerationInputs, dict[str, Any]]:
         """The inputs of a call, and the options that are no inputs."""
         given, others = split_inputs({"text": text, "classes": classes, **options})
-        check_names(others, (*SamplingConfig.model_fields, *OPTIONS, *self.inputs), "argument")
+        check_names(others, (*GenerateOptions.__annotations__, *self.inputs), "argument")
         cut = cut and all(others.get(name) is None for name in ("lengths", "start", "known"))
-        return gather(self, given, count, seed, cut), others
+        return gather(self, given, count, options.get("seed", 0), cut), others
 
     def encode(self, media: Tensor) -> Tokens:
         """Pictures ``(B, C, H, W)`` in [-1, 1] to tokens."""

@@ -33,11 +33,15 @@ def inputs_of(context: typer.Context) -> dict[str, list[object]]:
 def _options() -> list[Any]:
     """Click parameters of all inputs, built by Typer from a function signature."""
     from jielong.conditions.base import registered_inputs
+    from jielong.conditions.text import NEGATIVE_TEXT
 
     def command(**values: object) -> None:
         pass
 
-    types = {f"input_{index}": Annotated[list[str] | None, _option(each)] for index, each in enumerate(registered_inputs().values())}
+    types = {
+        f"input_{index}": Annotated[list[str] | None, _option(each)]
+        for index, each in enumerate([*registered_inputs().values(), NEGATIVE_TEXT])
+    }
     parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in types.items()]
     command.__annotations__ = types
     vars(command)["__signature__"] = inspect.Signature(parameters)

@@ -40,6 +40,7 @@ _UNITS = {
 }
 
 
+NEGATIVE_TEXT_HELP = "Text that guidance leads away from, in place of the null condition."
 Length = Annotated[
     float | None,
     typer.Option("--length", help="Durations relative to the recordings', for audio generators with a duration condition."),
@@ -62,6 +63,7 @@ def evaluate(
     data: Data = None,
     seed: Seed = 0,
     sampling: dict[str, Any] = {},  # noqa: B006 - read by takes_sampling, never changed
+    negative_text: Annotated[str, typer.Option(help=NEGATIVE_TEXT_HELP)] = "",
     length: Length = None,
     skip_metric: SkipMetric = None,
     device: Device = "auto",
@@ -72,7 +74,7 @@ def evaluate(
     from jielong.system import load
 
     system = load(checkpoint, chosen_device(device))
-    draws = DrawSettings(seed, system.default_sampling(bool(system.inputs)).override(**sampling), length)
+    draws = DrawSettings(seed, system.default_sampling(bool(system.inputs)).override(**sampling), length, negative_text)
     with Progress(console=notes, transient=True) as bar:
         tasks = {}
 

@@ -17,6 +17,7 @@ from jielong.apps.commands.outputs import Out, output_of
 from jielong.apps.commands.sampling_options import takes_sampling
 from jielong.apps.commands.screen import say
 from jielong.apps.commands.tokenizing import Checkpoint
+from jielong.config.sampling import SamplingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,13 +64,13 @@ def generate(
     system = load(checkpoint, chosen_device(device))
     output = output_of(out, system.tokenizer.media)
     recorder = Recorder(system) if trace else None
-    started = time.perf_counter()
+    inputs, started = _inputs(context, text_file), time.perf_counter()
     draw: Callable[..., Results[Any]] = system.generate
     if complete is not None:
         draw = partial(system.complete, _read(complete, system), keep.value)
-    items = draw(**_inputs(context, text_file), **sampling, count=count, seed=seed, on_step=recorder)
+    items = draw(**inputs, **sampling, count=count, seed=seed, on_step=recorder)
     taken = time.perf_counter() - started
-    origin = {"checkpoint": checkpoint, "seed": seed}
+    origin = {"checkpoint": checkpoint, "seed": seed, **_provenance(inputs, sampling, complete, keep)}
     extra = None if recorder is None else partial(recorder.write, results=items, origin=origin)
     notice = output.write(items, origin, extra)
     say(items.summary(taken))
@@ -95,3 +96,11 @@ def _read(path: Path, system: System) -> Tensor:
     from jielong.media.kinds.base import kind_of
 
     return kind_of(system.tokenizer.media).read(path, system.tokenizer.media, system.recipe.data)
+
+
+def _provenance(inputs: dict[str, list[object]], sampling: dict[str, Any], complete: Path | None, keep: Keep) -> dict[str, object]:
+    """What was given beside checkpoint and seed, for the record."""
+    changed = SamplingConfig().override(**sampling).model_dump(mode="json", exclude_defaults=True)
+    given = {name: [value if isinstance(value, str | int | float) else str(value) for value in values] for name, values in inputs.items()}
+    completed = {} if complete is None else {"complete": str(complete), "keep": keep.value}
+    return {"inputs": given, "sampling": changed, **completed}

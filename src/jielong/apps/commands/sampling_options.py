@@ -20,6 +20,7 @@ TYPES: dict[str, type] = {
     "top_p": float,
     "num_inference_steps": int,
     "final_inference_steps": int,
+    "sampler": str,
     "guidance": str,
     "schedule": str,
     "detail_steps": int,

@@ -1,0 +1,63 @@
+"""The keyword arguments that :meth:`System.generate`, :meth:`System.stream` and :meth:`System.complete` share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from typing_extensions import TypedDict
+
+from jielong.config.guidance import Guidance
+from jielong.config.sampling import Lazy, SamplingConfig, Schedule
+from jielong.core.tokens import Tokens
+
+
+class SamplingOptions(TypedDict, total=False):
+    """Single sampling parameters; see :class:`jielong.config.sampling.SamplingConfig`. ``None`` leaves the model's own."""
+
+    steps: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    num_inference_steps: int | None
+    final_inference_steps: int | None
+    sampler: str | None
+    guidance: Guidance | float | None
+    schedule: Schedule | None
+    detail_steps: int | None
+    lazy: Lazy | dict[str, Any] | None
+    soft_codes: bool | None
+    cache: bool | None
+
+
+class TokenOptions(TypedDict, total=False):
+    """Arguments of :meth:`jielong.generation.generator.Generator.generate`."""
+
+    batch: int
+    lengths: Sequence[int] | None
+    start: Tokens | None
+    known: Tensor | None
+
+
+class GenerateOptions(SamplingOptions, TokenOptions, total=False):
+    """What all calls take by name.
+
+    Attributes:
+        seed: Item ``i`` is the same for the same seed, whatever is generated beside it, up to rounding, which may flip a token; 0 by
+            default.
+        sampling: Sampling parameters; the recipe's by default.
+        negative_text: One text or several that take the place of the null condition in guidance, for models of texts that are not spoken;
+            an empty one is the null.
+        voice: Recordings (paths, or ``Recording(waveform, rate)``), one or several, and so is ``emotion``.
+        seconds: Exact durations, one or several, also for models with an alignment or a stop head.
+
+    Further inputs of a condition are taken by their names.
+    """
+
+    seed: int
+    sampling: SamplingConfig | None
+    negative_text: Sequence[str] | str | None
+    voice: object
+    emotion: object
+    seconds: Sequence[float] | float | None
