@@ -56,7 +56,7 @@ def produced(folder: Path, scratch: Path) -> dict[str, Any]:
     if "length" in json.dumps(recipe.get("condition")) and kind == "sounds":
         words += ["--seconds", "0.5"]
     run(["generate", name, *words, "--seed", "0", "--out", str(out)], scratch)
-    files = sorted(path for path in out.iterdir() if not path.name.startswith("sheet"))
+    files = sorted(path for path in out.iterdir() if not path.name.startswith(("sheet", "provenance")))
     return {str(index): hashlib.sha256(path.read_bytes()).hexdigest() for index, path in enumerate(files)}
 
 

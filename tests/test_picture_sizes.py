@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
 import jielong
+from jielong.apps import demo
 from jielong.apps.cli import app
 from jielong.apps.comparison import Budget, compare
 from jielong.apps.demo.trace_view import trace
@@ -20,8 +22,9 @@ from jielong.config.registry import RecipeError
 from jielong.core.tokens import Layout
 from jielong.data import open_data
 from jielong.data.source import DataError
+from jielong.data.table import write_table
 from jielong.evaluation.evaluate import evaluate
-from jielong.media.images import fit, to_bytes_tensor
+from jielong.media.images import encode, fit, to_bytes_tensor
 from jielong.media.kinds.image import IMAGE, ImageData, image_medium
 from jielong.quantizers.multi_scale import MultiScale
 from jielong.training import experiment
@@ -36,6 +39,7 @@ def of_pictures(name: str) -> bool:
     return name.endswith("-tiny") and isinstance(load(name).data, ImageData)
 
 
+ROLES = {"item": "image", "caption": "text", "label": "text", "key": ["name"]}
 RECIPES = [name for name in built_in() if of_pictures(name)]
 
 
@@ -152,6 +156,21 @@ def test_sets_are_read_at_height_and_width(pictures: Path) -> None:
         open_data(pictures, size=(8, 3))
 
 
+def test_a_table_says_at_which_size_it_is_used_and_the_largest_is_used_of_several(tmp_path: Path) -> None:
+    for name, size in (("wide", (4, 16)), ("square", 6), ("tall", (10, 5))):
+        data = encode(gradient((16, 16), len(name)))
+        write_table(tmp_path / f"{name}.parquet", [{"image": data, "text": name, "name": name}], **ROLES, size=size)
+    wide, square, tall = (str(tmp_path / f"{name}.parquet") for name in ("wide", "square", "tall"))
+    assert open_data(wide).medium.size == (4, 16)
+    assert open_data(square).medium.size == (6, 6)
+    assert open_data([square, tall]).medium.size == (10, 5)
+    assert open_data([wide, square, tall]).medium.size == (4, 16)
+    table = pq.read_table(square)
+    pq.write_table(table.replace_schema_metadata({"jielong": '{"image": "image", "size": "big"}'}), square)
+    with pytest.raises(DataError, match=r"square.parquet declares the size 'big' .* not a side or \[height, width\]"):
+        open_data([wide, square])
+
+
 def test_scales_of_a_transposed_grid_are_transposed() -> None:
     for grid in ((2, 8), (3, 5), (8, 8), (4, 16)):
         wide, tall = MultiScale().on(grid).pairs, MultiScale().on(grid[::-1]).pairs
@@ -222,6 +241,7 @@ def test_commands_and_views_show_height_and_width(painter: Path, pictures: Path,
     report = json.loads(printed("data", "inspect", pictures, "--size", "4,6", "--sheet", tmp_path / "sheet.png", "--json"))
     assert (report["size"], report["used_as"]) == ([4, 6], "image of 3 x 4 x 6")
     assert "tall/0.png" in " ".join(report["odd"])  # 10 x 24, of which the aspect of 4 x 6 loses more than two thirds
+    assert "aspect-ratio: 1" not in (Path(demo.__file__).parent / "page.css").read_text()
     seen = trace(jielong.load(painter, device="cpu"), ["a wide picture"], ["a wide picture"])[0]
     assert seen.grid == PIXELS
     assert tuple(seen.frames.shape[1:]) == (3, *PIXELS)

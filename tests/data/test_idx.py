@@ -15,10 +15,10 @@ from jielong.media.images import to_bytes
 from jielong.media.kinds.image import image_medium
 
 
-def write(folder: Path, zipped: bool = True) -> dict[str, np.ndarray]:
+def write(folder: Path, zipped: bool = True, size: tuple[int, int] = (28, 28)) -> dict[str, np.ndarray]:
     folder.mkdir()
     rng = np.random.default_rng(0)
-    pictures = {"train": rng.integers(0, 256, (6, 28, 28), dtype=np.uint8), "t10k": rng.integers(0, 256, (3, 28, 28), dtype=np.uint8)}
+    pictures = {"train": rng.integers(0, 256, (6, *size), dtype=np.uint8), "t10k": rng.integers(0, 256, (3, *size), dtype=np.uint8)}
     for part, array in pictures.items():
         images = struct.pack(">BBBBIII", 0, 0, 8, 3, *array.shape) + array.tobytes()
         labels = struct.pack(">BBBBI", 0, 0, 8, 1, len(array)) + bytes(range(len(array)))
@@ -27,11 +27,11 @@ def write(folder: Path, zipped: bool = True) -> dict[str, np.ndarray]:
     return pictures
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_pixels_classes_and_splits(tmp_path, zipped):
-    pictures = write(tmp_path / "fashion", zipped)
+@pytest.mark.parametrize(("zipped", "size"), [(True, (28, 28)), (False, (28, 28)), (False, (20, 28))])
+def test_pixels_classes_and_splits(tmp_path, zipped, size):
+    pictures = write(tmp_path / "fashion", zipped, size)
     train, heldout = (open_data(tmp_path / "fashion", split=split) for split in ("train", "heldout"))
-    assert train.medium == image_medium(1, (28, 28))
+    assert train.medium == image_medium(1, size)
     assert np.array_equal(to_bytes(train.media(range(6)))[:, 0].numpy(), pictures["train"])
     assert np.array_equal(to_bytes(heldout.media(range(3)))[:, 0].numpy(), pictures["t10k"])
     assert train.classes == FASHION_CLASSES

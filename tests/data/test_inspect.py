@@ -60,6 +60,7 @@ def test_counts(folder):
     assert report.captions == 1
     assert report.examples == ["a good picture"]
     assert report.facts["width"] == Spread(8, 32, 160)
+    assert report.facts["aspect"] == Spread(8 / 9, 1, 4)
     assert sum(report.facts["sides"].values()) == report.count
     assert report.facts["sides"] == {"0-31": 1, "32-63": 7}
     assert report.values["min"] >= -1

@@ -284,8 +284,16 @@ def _roles(schema: pa.Schema, path: Path, kind: MediaKind) -> Roles:
         "label": find("label", LABEL_COLUMNS),
         "split": find("split", SPLIT_COLUMNS),
         "key": declared.get("key", []),
-        "size": declared.get("size"),
+        "size": _size(declared.get("size"), path),
     }
+
+
+def _size(declared: object, path: Path) -> int | list[int] | None:
+    if declared is None or isinstance(declared, int):
+        return declared
+    if isinstance(declared, list) and all(isinstance(side, int) for side in declared):
+        return declared
+    raise DataError(f"{path} declares the size {declared!r} in its metadata `jielong`, not a side or [height, width]")
 
 
 def _class_names(schema: pa.Schema, label: str | None) -> list[str]:

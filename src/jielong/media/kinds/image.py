@@ -248,13 +248,14 @@ class ImageInspector(Inspector):
         return ["grey"] if self.medium.channels == 3 and (array == array[..., :1]).all() else []
 
     def facts(self) -> dict[str, object]:
-        """Sizes as stored, pictures by shorter side and by format, and the size they are used at."""
+        """Sizes and aspects (width over height) as stored, pictures by shorter side and by format, and the size they are used at."""
         sides = [min(pair) for pair in zip(self.widths, self.heights, strict=True)]
         return {
             "size": self.size,
             "channels": self.medium.channels,
             "width": Spread.of(self.widths),
             "height": Spread.of(self.heights),
+            "aspect": Spread.of([width / height for width, height in zip(self.widths, self.heights, strict=True)]),
             "sides": _histogram(sides),
             "formats": dict(self.formats.most_common()),
             "colour profiles": dict(self.profiles.most_common()),
