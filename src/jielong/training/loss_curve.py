@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,7 +57,7 @@ def draw_curve(log: Path, last: Mapping[str, float] | None = None, mark: int | N
     Raises:
         StorageError: if it cannot be written.
     """
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    lines = _lines(log)
     after: JSON = {}
     after.update(last or {})
     curves = curves_of([*lines, after])
@@ -69,6 +70,15 @@ def draw_curve(log: Path, last: Mapping[str, float] | None = None, mark: int | N
         axes.set_xlabel("samples seen")
 
     return write_bytes(log.parent / CURVE, plot_png(draw, (6.4, 1.4 + 2.2 * len(panels))))
+
+
+def _lines(log: Path) -> list[JSON]:
+    """The lines of a log, without damaged ones."""
+    found: list[JSON] = []
+    for line in log.read_bytes().splitlines() if log.exists() else []:
+        with contextlib.suppress(ValueError, TypeError):
+            found.append(dict(json.loads(line)))
+    return found
 
 
 def _panel(axes: Axes, curves: Sequence[Curve], mark: int | None) -> None:
