@@ -22,6 +22,7 @@ from jielong.core.version import __version__
 
 if TYPE_CHECKING:
     from jielong.apps.comparison import Comparison
+    from jielong.data.hub import HubData
     from jielong.data.sets import MediaSet
     from jielong.data.splits import Split
     from jielong.system import System
@@ -46,7 +47,7 @@ def load(name_or_folder: str | Path, device: str = "auto") -> System:
 
 def train(
     recipe: str | Path,
-    data: str | Path | None = None,
+    data: str | Path | HubData | None = None,
     *,
     out: str | Path | None = None,
     budget: str | None = None,
@@ -60,7 +61,7 @@ def train(
 
     Args:
         recipe: A built-in recipe, a YAML file, or a folder with ``recipe.yaml``.
-        data: A built-in set or a path, in place of the recipe's.
+        data: A built-in set, a path, or a ``Dataset`` or ``DatasetDict`` of Hugging Face's `datasets`, in place of the recipe's.
         out: The run's folder; ``runs/RECIPE`` by default.
         budget: Wall time, such as ``10m``; the recipe's samples by default.
         samples: Training samples, with which all schedules scale; the recipe's by default.
@@ -78,10 +79,11 @@ def train(
     """
     from jielong.config.recipe import load as load_recipe
     from jielong.config.runs import default_out, seconds_of, with_samples
+    from jielong.data.opening import set_name
     from jielong.training.experiment import run
 
     changes = with_samples(overrides, samples)
-    settings, where = load_recipe(str(recipe), changes), None if data is None else str(data)
+    settings, where = load_recipe(str(recipe), changes), None if data is None else set_name(data)
     folder = default_out(str(recipe), settings, where, changes) if out is None else Path(out)
     seconds = None if budget is None else seconds_of(budget)
     file = None if tokens is None else Path(tokens)
@@ -91,11 +93,11 @@ def train(
     return load(folder, device)
 
 
-def open_data(name: str | Path, split: Split | None = None, **options: Any) -> MediaSet:
-    """Open a built-in set or your own data: a folder, WebDataset shards, Parquet or idx files.
+def open_data(name: str | Path | HubData, split: Split | None = None, **options: Any) -> MediaSet:
+    """Open a built-in set or your own data: a folder, WebDataset shards, Parquet or idx files, or a data set of Hugging Face.
 
     Args:
-        name: The set's name or a path.
+        name: The set's name, a path, ``hf:owner/name``, or a ``Dataset`` or ``DatasetDict`` of Hugging Face's `datasets`.
         split: ``train``, ``heldout``, or ``None`` for all.
         options: Keys of a recipe's ``data`` section, such as ``size`` of images or ``sample_rate`` and ``duration`` of audio.
 
@@ -103,8 +105,9 @@ def open_data(name: str | Path, split: Split | None = None, **options: Any) -> M
         DataError: if there is no such set, it is empty, or an option is unknown.
     """
     from jielong.data.opening import open_data as open_set
+    from jielong.data.opening import set_name
 
-    return open_set(str(name), split, **options)
+    return open_set(set_name(name), split, **options)
 
 
 def compare(
@@ -113,7 +116,7 @@ def compare(
     budget: str | None = None,
     samples: int | None = None,
     out: str | Path = "comparison",
-    data: str | Path | None = None,
+    data: str | Path | HubData | None = None,
     overrides: Sequence[str] = (),
     count: int | None = None,
     seed: int = 0,
@@ -126,7 +129,7 @@ def compare(
         budget: Wall time per recipe, such as ``10m``; ``3m`` where ``samples`` are not given either.
         samples: Samples per recipe, in place of a time.
         out: The folder of runs, figures and pages; a comparison in it is resumed.
-        data: A built-in set or a path, in place of the recipes' own.
+        data: A set as of :func:`train`, in place of the recipes' own.
         overrides: Changed settings of every recipe.
         count: Held-out items; all by default.
         seed: Of training and sampling.
@@ -139,11 +142,12 @@ def compare(
     from jielong.apps.comparison import compare as run
     from jielong.apps.comparison.report import write
     from jielong.config.runs import seconds_of
+    from jielong.data.opening import set_name
 
     if budget is not None and samples is not None:
         raise ValueError("an equal budget is a time or a number of samples: give one of `budget` and `samples`")
     limit = Budget(samples, None if samples is not None else seconds_of(budget or "3m"))
-    source = None if data is None else str(data)
+    source = None if data is None else set_name(data)
     comparison = run(names, Path(out), limit, data=source, overrides=overrides, count=count, seed=seed, device=device, progress=True)
     write(comparison, f"jielong.compare({list(names)!r})")
     return comparison

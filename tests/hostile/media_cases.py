@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import random
@@ -64,6 +65,28 @@ def lying_pictures() -> dict[str, bytes]:
     }
 
 
+def hostile_drawings() -> dict[str, bytes]:
+    """SVG that refers to files, is nested or repeated without end, or declares what no memory holds."""
+    begin, end = b'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" ', b"</svg>"
+    square = b'<rect id="u0" width="9" height="9"/>'
+    uses = b"".join(b'<g id="u%d">%s</g>' % (n, b'<use xlink:href="#u%d"/>' % (n - 1) * 10) for n in range(1, 12))
+    entities = b"".join(b'<!ENTITY e%d "%s">' % (n, b"&e%d;" % (n - 1) * 10) for n in range(1, 12))
+    return {
+        "of 10^9 x 10": begin + b'width="1e9" height="10">' + square + end,
+        "of 10^300 x 1": begin + b'width="1e300" height="1">' + square + end,
+        "of nothing": begin + b'width="0" height="-5">' + square + end,
+        "with a password": begin + b'viewBox="0 0 9 9"><image href="/etc/passwd" width="9" height="9"/>' + end,
+        "with a device": begin + b'viewBox="0 0 9 9"><image xlink:href="file:///dev/zero" width="9" height="9"/>' + end,
+        "of repetitions": begin + b'viewBox="0 0 9 9"><defs>' + square + uses + b'</defs><use xlink:href="#u11"/>' + end,
+        "of itself": begin + b'viewBox="0 0 9 9"><pattern id="p" width="1" height="1"><rect fill="url(#p)"/></pattern><g',
+        "of entities": b'<!DOCTYPE svg [<!ENTITY e0 "lol">' + entities + b"]>" + begin + b'viewBox="0 0 9 9">&e11;' + end,
+        "of layers": begin + b'viewBox="0 0 9 9">' + b'<g opacity="0.9">' * 900 + square + b"</g>" * 900 + end,
+        "of a deep tree": begin + b'viewBox="0 0 9 9">' + b"<g>" * 300_000 + b"</g>" * 300_000 + end,
+        "cut": begin + b'viewBox="0 0 9 9"><rect width="5"',
+        "compressed without end": gzip.compress(begin + b'viewBox="0 0 9 9">' + b" " * 600_000_000, 1),
+    }
+
+
 def bad_files(
     special: Mapping[str, tuple[str, bytes]], whole: Mapping[str, bytes], draw: random.Random, count: int
 ) -> Iterator[tuple[str, str, bytes]]:
@@ -85,6 +108,7 @@ def pictures(material: Material, draw: random.Random, count: int) -> Iterator[Ca
     whole = whole_pictures()
     special = {f"a picture {name}": ("png", data) for name, data in lying_pictures().items()}
     special |= {f"{name} as {ending}": (ending, data) for name, data in TEXTS.items() for ending in ("png", "jpg")}
+    special |= {f"a drawing {name}": ("svg", data) for name, data in hostile_drawings().items()}
     for number, (name, ending, data) in enumerate(bad_files(special, whole, draw, count)):
         command = TRAIN_PICTURES if number % 8 == 7 else PICTURES[number % len(PICTURES)]
         yield Case("pictures", name, f"bad.{ending}", put(f"set/train/red/bad.{ending}", data, material.pictures), command)

@@ -24,6 +24,7 @@ from jielong.core.medium import Medium
 from jielong.core.storage import size_words
 from jielong.data.built import built_path
 from jielong.data.folder import FolderSource, walk
+from jielong.data.hub import HubData, is_hub, is_saved, name_of, open_hub, open_saved
 from jielong.data.idx import is_idx_folder, open_fashion_mnist, open_idx_folder
 from jielong.data.joined import Joined, joined_name, listed
 from jielong.data.ledger import Cause, Ledger
@@ -43,6 +44,11 @@ _MEMBERS = 1_000
 
 SetName = str | os.PathLike[str] | Sequence[str]
 """A built-in set's name, a path, or several of them as a list or separated by commas."""
+
+
+def set_name(data: str | os.PathLike[str] | HubData) -> str:
+    """The name that opens a set in this process: a name or path as it is, or that of an object of the library `datasets`."""
+    return os.fspath(data) if isinstance(data, str | os.PathLike) else name_of(data)
 
 
 def warn_of_unused(name: str, unused: Ledger) -> None:
@@ -65,7 +71,8 @@ def open_quietly(
 
     A path may be a folder (class sub-folders; or files beside ``.txt``/``.json`` captions; or ``metadata.csv``/``.jsonl``), WebDataset
     shards (a folder of ``.tar`` files, one file, or a pattern such as ``shards/{000..009}.tar``),
-    Parquet (a file, folder or pattern), or the idx files of the MNIST family.
+    Parquet (a file, folder or pattern), the idx files of the MNIST family, or data sets of Hugging Face (``hf:owner/name``, or a folder of
+    ``save_to_disk``).
 
     >>> open_data("emoji", "heldout", size=32).medium  # doctest: +SKIP
     Medium(kind='image', channels=3, axes=('rows', 'columns'), size=(32, 32), rate=None)
@@ -91,7 +98,7 @@ def open_quietly(
     source = open_source(name, expected)
     kind = kind_of(source.kind)
     if expected not in (None, kind.name):
-        usual = kind.settings().model_dump(exclude={"set", "deduplicate"}, exclude_none=True)
+        usual = kind.keys_of(kind.medium(kind.settings(), kind.native["channels"]))
         example = ", ".join(f"{key}: {value}" for key, value in usual.items())
         wanted = kind_of(str(expected)).noun[1]
         raise DataError(f"{name} is a set of {kind.noun[1]}, not of {wanted}; a recipe reads it with data: {{set: {name}, {example}}}")
@@ -178,6 +185,9 @@ def open_source(name: SetName, kind: str | None = None) -> Source:
         return BUILT_IN[text]()
     if len(names := listed(text)) > 1:
         return Joined([open_source(each, kind) for each in names], names)
+    if is_hub(text):
+        source, chosen = open_hub(text, kind)
+        return Selected(source, chosen) if chosen else source
     if chooses(text) and not Path(text).expanduser().exists():
         base, chosen = split_name(text)
         return Selected(open_source(base, kind), chosen)
@@ -194,6 +204,8 @@ def open_source(name: SetName, kind: str | None = None) -> Source:
     if shards:
         members = [] if kind is not None else next(filter(None, map(_first_members, shards)), [])
         return _with_rest(ShardSource(shards, text, _chosen(kinds_of(members), kind)), path, shards)
+    if path.is_dir() and is_saved(path):
+        return open_saved(path, kind)
     if path.is_dir():
         return open_idx_folder(path) if is_idx_folder(path) else FolderSource(path, _chosen(kinds_of(f.name for f in walk(path)), kind))
     if path.exists():

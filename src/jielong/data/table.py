@@ -5,27 +5,23 @@ from __future__ import annotations
 import io
 import json
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jielong.core.files import write_bytes
-from jielong.core.json import JSON, printable
+from jielong.core.json import JSON
 from jielong.data.content_hash import hash_bytes, remembered
 from jielong.data.ledger import Cause, Ledger
 from jielong.data.patterns import short_names
-from jielong.data.source import DataError, Item, Source
-from jielong.data.text import text_of, texts_of
+from jielong.data.rows import Roles, content_of, declared_roles, item_of, label_names, roles_of, rows_of_table
+from jielong.data.source import DataError, Source
 from jielong.media.kinds.base import MediaKind, kinds
 
-CAPTION_COLUMNS = ("caption", "text", "prompt", "description")
-LABEL_COLUMNS = ("label", "class", "category")
-SPLIT_COLUMNS = ("split",)
 KEPT_BYTES = 1_000_000_000
 _MOST_ROWS = 1 << 31
 _FAULTS = (pa.ArrowException, OSError, ValueError)
@@ -62,7 +58,7 @@ class TableSource(Source):
                     raise DataError(f"{path} is not a whole Parquet file: {error}") from error
                 self.unused.add(Cause.BROKEN, short, f"{path} is not a whole Parquet file: {error}")
                 continue
-            found = _roles(reader.schema_arrow, path, kind)
+            found = roles_of(reader.schema_arrow, path, kind)
             if roles is not None and found != roles:
                 raise DataError(f"{path} has other columns than {self.files[0]}; all Parquet files of one set need the same columns")
             roles = found
@@ -78,7 +74,7 @@ class TableSource(Source):
         """Take the rows of a file; what cannot be read is recorded."""
         reader, path, start = self._readers[number], self.files[number], 0
         words = [column for column in reader.schema_arrow.names if column != roles["item"]]
-        names = _class_names(reader.schema_arrow, roles["label"])
+        names = label_names(reader.schema_arrow, roles["label"])
         for group in range(reader.num_row_groups):
             count = _rows_of(reader, group)
             self._groups.append((number, group))
@@ -90,19 +86,13 @@ class TableSource(Source):
                 place = f"{short}, rows {start - count + 1} to {start}"
                 self.unused.add(Cause.LOST, place, f"{path}: row group {group} cannot be read: {error}", count)
                 continue
-            for row, values in enumerate(_values(table)):
+            for row, values in enumerate(rows_of_table(table)):
                 self._take(row, values, f"{short}#{group}.{row}", roles, names)
 
     def _take(self, row: int, values: JSON | str, place: str, roles: Roles, names: Sequence[str]) -> None:
         """Use a row, or record why not."""
         try:
-            if isinstance(values, str):
-                raise DataError(f"{place} is damaged: {values}")
-            key = "/".join(str(values[column]) for column in roles["key"]) or place
-            texts = {part: values.get(column) for part, column in roles.items() if isinstance(column, str)}
-            captions, split = texts_of(texts.get("caption"), place), text_of(texts.get("split"), place)
-            extra = {k: v for k, v in values.items() if k not in (roles["caption"], roles["split"])}
-            item = Item(printable(key), captions, _label(texts.get("label"), names, place), split, extra)
+            item = item_of(values, place, roles, names)
         except DataError as error:
             self.unused.add(Cause.ROW, place, str(error))
         else:
@@ -169,26 +159,9 @@ def _check_rows(found: int, expected: int) -> None:
 
 def _items_of(reader: pq.ParquetFile, group: int, column: str) -> list[bytes]:
     """The items of a row group; raises one of :data:`_FAULTS`."""
-    items = [_bytes(value) for value in reader.read_row_group(group, columns=[column]).column(0).to_pylist()]
+    items = [content_of(value) for value in reader.read_row_group(group, columns=[column]).column(0).to_pylist()]
     _check_rows(len(items), _rows_of(reader, group))
     return items
-
-
-def _values(table: pa.Table) -> list[JSON | str]:
-    """The rows of a table, or why one cannot be read."""
-    try:
-        rows: list[JSON | str] = table.to_pylist()
-        return rows
-    except UnicodeDecodeError:
-        return [_row(table.slice(row, 1)) for row in range(len(table))]
-
-
-def _row(table: pa.Table) -> JSON | str:
-    try:
-        row: JSON = table.to_pylist()[0]
-    except UnicodeDecodeError as error:
-        return str(error)
-    return row
 
 
 def table_kind(files: Sequence[Path], expected: str | None = None) -> MediaKind:
@@ -202,7 +175,7 @@ def table_kind(files: Sequence[Path], expected: str | None = None) -> MediaKind:
     if found is None:
         return next(iter(known.values()))
     path, schema = found
-    declared, names = _declared(schema, path), set(schema.names) - {"bytes"}  # which may be any
+    declared, names = declared_roles(schema, path), set(schema.names) - {"bytes"}  # which may be any
     return next(
         (kind for name, kind in known.items() if name in declared),
         next((kind for kind in known.values() if names & set(kind.columns)), first),
@@ -242,75 +215,3 @@ def write_table(
     compression = {path: "none" if path == item else "zstd" for path in paths}
     pq.write_table(table, buffer, compression=compression, row_group_size=512)
     write_bytes(path, buffer.getvalue())
-
-
-class Roles(TypedDict):
-    """Columns of a table by what they hold."""
-
-    item: str
-    caption: str | None
-    label: str | None
-    split: str | None
-    key: list[str]
-    size: int | list[int] | None
-
-
-def _declared(schema: pa.Schema, path: Path) -> dict[str, Any]:
-    """The roles of columns that a file declares."""
-    try:
-        declared = json.loads((schema.metadata or {}).get(b"jielong", b"{}"))
-        named = [name for part, names in declared.items() if part != "size" for name in ([names] if isinstance(names, str) else names)]
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise DataError(f"{path}: the metadata `jielong` of its schema is not an object of columns' names: {error}") from error
-    if unknown := [name for name in named if name not in schema.names]:
-        raise DataError(f"{path} declares the column {unknown[0]!r} in its metadata `jielong`, but has {', '.join(schema.names)}")
-    return dict(declared)
-
-
-def _roles(schema: pa.Schema, path: Path, kind: MediaKind) -> Roles:
-    declared = _declared(schema, path)
-
-    def find(part: str, names: Sequence[str]) -> str | None:
-        return declared.get(part) or next((name for name in names if name in schema.names), None)
-
-    item = find(kind.name, kind.columns)
-    held = schema.field(item).type if item is not None else None
-    if item is None or held is None or not (pa.types.is_binary(held) or pa.types.is_large_binary(held) or pa.types.is_struct(held)):
-        named = ", ".join(kind.columns)
-        raise DataError(f"{path} has no column of {kind.noun[1]} (bytes, or bytes and path, named {named}); it has {schema.names}")
-    return {
-        "item": item,
-        "caption": find("caption", CAPTION_COLUMNS),
-        "label": find("label", LABEL_COLUMNS),
-        "split": find("split", SPLIT_COLUMNS),
-        "key": declared.get("key", []),
-        "size": _size(declared.get("size"), path),
-    }
-
-
-def _size(declared: object, path: Path) -> int | list[int] | None:
-    if declared is None or isinstance(declared, int):
-        return declared
-    if isinstance(declared, list) and all(isinstance(side, int) for side in declared):
-        return declared
-    raise DataError(f"{path} declares the size {declared!r} in its metadata `jielong`, not a side or [height, width]")
-
-
-def _class_names(schema: pa.Schema, label: str | None) -> list[str]:
-    # Hugging Face `datasets` keeps the names of integer classes in the schema's metadata.
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return list(features[label]["names"])
-    except (KeyError, TypeError, ValueError):
-        return []
-
-
-def _label(value: object, names: Sequence[str], place: str) -> str | None:
-    if isinstance(value, int) and names and not isinstance(value, bool):
-        return names[value] if 0 <= value < len(names) else None  # -1 stands for none
-    return text_of(value, place)
-
-
-def _bytes(value: Mapping[str, bytes] | bytes | None) -> bytes:
-    data = value.get("bytes") if isinstance(value, Mapping) else value
-    return bytes(data or b"")
