@@ -26,6 +26,7 @@ from jielong.data.source import DataError
 from jielong.system import DESCRIPTION, load
 from jielong.system.model_card import CARD, SPDX, ModelCard, licence_words
 from jielong.training.checkpoint import CheckpointError, save_checkpoint
+from jielong.training.summary import Kept, kept_samples
 
 MODELS = Path(__file__).resolve().parents[1] / "zoo" / "src" / "jielong_zoo" / "models"
 LOG_LINES = 100
@@ -90,6 +91,8 @@ def ship(run: Path, name: str, title: str, command: str, machine: str, count: in
     done = subprocess.run(measure, stdout=subprocess.PIPE, check=True, text=True)
     figures = json.loads(done.stdout)
     write_bytes(target / "evaluation.json", (json.dumps(figures, indent=2) + "\n").encode())
+    kept: Kept = summary.get("kept", {})
+    at = kept_samples(kept)
     measured = {key: value for key, value in figures.items() if key != "provenance"}
     card = ModelCard(
         name=name,
@@ -101,6 +104,7 @@ def ship(run: Path, name: str, title: str, command: str, machine: str, count: in
             "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
             "file": f"{(target / 'model.safetensors').stat().st_size / 1e6:.1f} MB, bf16",
             "training samples": f"{summary['samples']:,}",
+            **({"weights": f"the best of the run, at {at:,} samples"} if kept.get("weights") == "best" and at else {}),
             "training time": f"{summary['seconds'] / 60:.0f} minutes",
             "machine": machine,
         },

@@ -11,6 +11,8 @@ from toy_run import SETTINGS, ToyObjective, run
 
 from jielong.config import recipe
 from jielong.config.registry import RecipeError
+from jielong.evaluation.evaluate import _weights_words
+from jielong.system import load
 from jielong.training import experiment
 from jielong.training.power_ema import PowerEmas, coefficients, exponent_of, length_of, reconstruct, snapshots
 from jielong.training.state import latest_state
@@ -124,7 +126,9 @@ def test_weights_are_chosen_after_the_run(finished: Path) -> None:
     assert all(torch.equal(after[name], value) for name, value in expected.items())
     chosen = json.loads((finished / "summary.json").read_text())
     assert (chosen["kept"]["weights"], chosen["evaluation"]) == ("power-function EMA of length 0.1", found["0.1"])
+    assert _weights_words(load(str(finished), "cpu")) == "power-function EMA of length 0.1"
     measure_weights(finished, [], summary["kept"]["weights"], "cpu")
+    assert _weights_words(load(str(finished), "cpu")).startswith("EMA weights (decay")
     back = load_file(finished / "model.safetensors")
     assert all(torch.equal(back[name], value) for name, value in before.items())
 

@@ -9,10 +9,13 @@ generators, ``bits_per_dimension`` of pixels or ``nats_per_token`` of continuous
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -141,12 +144,20 @@ def _real(images: MediaSet, rows: list[int], report: Progress) -> Tensor:
     return torch.cat(parts)
 
 
+def _weights_words(system: System) -> str:
+    """Which weights of its training a system has, in words."""
+    average, kept = system.recipe.train.ema, None
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        kept = json.loads((Path(system.name) / "summary.json").read_text(encoding="utf-8"))["kept"]["weights"]
+    words = f"EMA weights (decay {average})" if average else "raw"
+    return words if kept in (None, "last") else f"{words}, best of the run" if kept == "best" else str(kept)
+
+
 def _provenance(system: System, images: MediaSet, rows: list[int], real: Tensor) -> JSON:
     model = system.generator or system.tokenizer
-    average = system.recipe.train.ema
     provenance: JSON = {
         "model": system.name,
-        "weights": f"EMA weights (decay {average})" if average else "raw",
+        "weights": _weights_words(system),
         "weights_sha256": fingerprint(model),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "reference": {
