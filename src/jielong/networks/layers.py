@@ -210,6 +210,9 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(..., D)`` to ``(..., hidden)``."""
         h = self.up(x)
+        if self.gated and torch.compiler.is_compiling():
+            gate, value = h.chunk(2, dim=-1)
+            return F.silu(gate) * value
         if self.gated:
             gated: Tensor = _GatedSiLU.apply(h)
             return gated
@@ -242,6 +245,11 @@ class Block(RepeatedBlock, DropoutSite):
         if self.cross is not None and self.cross_norm is not None:
             x = self._add(x, self.cross.out, self.cross(self.cross_norm(x), context, layer), context, 1)
         return self._add(x, self.feed_forward.down, self.feed_forward(self.forward_norm(x)), context, 2)
+
+    def called_alone(self) -> list[nn.Module]:
+        """What a pass computes of the condition, for all layers at once (:class:`LayerCondition`)."""
+        cross = [] if self.cross is None else [self.cross.kv, self.cross.k_norm]
+        return [part for part in (self.modulation, *cross) if part is not None]
 
     def _add(self, x: Tensor, linear: nn.Linear, h: Tensor, context: AttentionContext, branch: int) -> Tensor:
         if not self.dropout or not self.training:

@@ -38,6 +38,9 @@ class Rotation:
 
     def of_projection(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries and keys, and values, ``(B, heads, n, D)``, from ``(B, n, 3, heads, D)``; the dtype stays."""
+        if torch.compiler.is_compiling():
+            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+            return self(q), self(k), v
         rotated: tuple[Tensor, Tensor, Tensor] = _Rotate.apply(qkv, self.cosine, self.sine)
         return rotated
 

@@ -117,6 +117,8 @@ class StreamingModule(nn.Module):
     @property
     def stream(self) -> Stream | None:
         """The innermost active stream of this context that includes the module."""
+        if torch.compiler.is_compiling():  # in training alone, where nothing is streamed
+            return None
         for stream in _ACTIVE.get():
             if self in stream.layers:
                 return stream

@@ -40,7 +40,8 @@ def rows_of(x: Tensor) -> Tensor:
 
 def join(parts: list[Tensor]) -> Tensor:
     """Concatenate ``(B, C, t)`` along time, in the memory layout of the longest part."""
-    longest = max(parts, key=lambda part: part.shape[-1])
+    lengths = [part.shape[-1] for part in parts]
+    longest = parts[lengths.index(max(lengths))]
     if longest.shape[1] > 1 and longest.stride(1) == 1:
         return torch.cat([part.mT for part in parts], dim=1).mT
     return torch.cat(parts, dim=-1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from jielong.core.json import JSON
 from jielong.training.precision import bf16_is_faster
 from jielong.training.settings import TrainSettings
+from jielong.training.sharding import divided_as, is_divided, whole
 
 _TABLES = ("embedding", "codebook", "places", "table")  # looked up, not multiplied with: decay would only pull them to zero
 
@@ -36,8 +37,10 @@ def build_optimizer(module: nn.Module, settings: TrainSettings, parameters: Iter
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "adamw":
         parameters = decayed + plain
-        fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
-        return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=fused)
+        # Lists for one kernel hold no divided tensors beside whole ones.
+        fused = all(parameter.device.type in ("cpu", "cuda") and not is_divided(parameter) for parameter in parameters)
+        foreach = False if any(map(is_divided, parameters)) else None
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=fused, foreach=foreach)
     muon: list[dict[str, object]] = [{"params": hidden, "weight_decay": settings.weight_decay, "use_muon": True}] if hidden else []
     rest: list[dict[str, object]] = [{**group, "use_muon": False, "betas": settings.betas, "eps": 1e-8} for group in groups]
     return _muon(muon + rest, hidden + decayed + plain, settings.lr)
@@ -81,18 +84,25 @@ def _muon(groups: list[dict[str, object]], trained: Iterable[nn.Parameter], lr: 
     except ImportError:
         raise ValueError("optimizer: muon needs the package pytorch_optimizer: pip install 'jielong[muon]'; or use adamw") from None
 
-    class Float32Muon(Muon):
-        """Muon whose Newton-Schulz iteration runs in float32: the package's bfloat16 is slow on many processors."""
+    trained = list(trained)
+    in_bf16 = all(bf16_is_faster(parameter.device) for parameter in trained)
+
+    class WholeMatrixMuon(Muon):
+        """Muon that gathers a divided matrix to orthogonalise it, in float32 where the package's bfloat16 would be slow."""
 
         @staticmethod
         def _orthogonalize(group: dict[str, Any], updates: list[Tensor]) -> list[Tensor]:
-            steps, weights = group["ns_steps"], group["ns_coeffs"]
-            matrices = [update.flatten(1) for update in updates]
-            return [zero_power_via_newton_schulz_5(m, num_steps=steps, weights=weights, dtype=torch.float32) for m in matrices]
+            matrices = [whole(update).flatten(1) for update in updates]
+            if in_bf16:
+                found: list[Tensor] = Muon._orthogonalize(group, matrices)
+            else:
+                steps, weights = group["ns_steps"], group["ns_coeffs"]
+                found = [zero_power_via_newton_schulz_5(m, num_steps=steps, weights=weights, dtype=torch.float32) for m in matrices]
+            return [divided_as(m.reshape(u.shape), u) if is_divided(u) else m for m, u in zip(found, updates, strict=True)]
 
-    kind = Muon if all(bf16_is_faster(p.device) for p in trained) else Float32Muon
+    foreach = False if any(map(is_divided, trained)) else None
     # Adjusted rates give an update the root mean square of AdamW's (arXiv 2502.16982), so one learning rate serves all groups.
-    optimizer: torch.optim.Optimizer = kind(groups, lr=lr, adamw_lr=lr, use_adjusted_lr=True)
+    optimizer: torch.optim.Optimizer = WholeMatrixMuon(groups, lr=lr, adamw_lr=lr, use_adjusted_lr=True, foreach=foreach)
     return optimizer
 
 
@@ -123,7 +133,7 @@ def unpack(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], info
             raise ValueError(f"{key} is {tuple(value.shape)}, but its parameter {tuple(parameter.shape)}")
         if isinstance(value, Tensor) and value.shape == parameter.shape:
             # Fused kernels walk parameter and moments through memory side by side: both need the same strides.
-            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(divided_as(value, parameter))
         state.setdefault(int(index), {})[name] = value
     groups = [{**now, **then} for now, then in zip(optimizer.state_dict()["param_groups"], info["groups"], strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

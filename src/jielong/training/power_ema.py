@@ -76,6 +76,15 @@ class PowerEmas:
         self._averages = {length: {name: weight.detach().clone() for name, weight in self._weights.items()} for length in lengths}
         self._exponents = {length: exponent_of(length) for length in lengths}
 
+    def divide(self) -> None:
+        """Refuse weights that are divided among processes.
+
+        Raises:
+            RecipeError: if there are EMAs to follow them.
+        """
+        if self._averages:
+            raise RecipeError("train.ema_lengths: power-function EMAs are not divided among processes; leave it out under FSDP")
+
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Follow the weights; ``step`` is the number of updates before this one."""

@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 
 from jielong.core.device import DeviceError, check_launch, launched_processes, resolve_device
+from jielong.training.sharding import requested_sharding
 
 _PATIENCE = timedelta(days=1)
 """How long processes wait for the one that fills a cache or measures; a launcher ends them all when one fails."""
@@ -23,6 +24,7 @@ def join_processes(device: str | torch.device = "auto") -> Accelerator:
     """
     chosen, processes = resolve_device(device), launched_processes()
     check_launch(chosen, processes)
+    requested_sharding()  # what it refuses is refused before anything starts
     if processes == 1:
         AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run in this interpreter may have been on another device
     if chosen.type == "cuda" and chosen.index is not None:

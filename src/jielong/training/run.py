@@ -21,19 +21,20 @@ from jielong.core.rng import seed_of
 from jielong.core.storage import check_room, size_words
 from jielong.media.images import sheet, write_image
 from jielong.training.best import BestWeights, selection_of
-from jielong.training.blocks import prepare_blocks
+from jielong.training.blocks import GraphBreaks, prepare_blocks
 from jielong.training.budget import Budget
-from jielong.training.checkpoint import CheckpointError, bytes_of, fit_tensors
+from jielong.training.checkpoint import bytes_of, fit_tensors
 from jielong.training.ema import Ema
 from jielong.training.nonfinite import NonFiniteError, range_advice
 from jielong.training.objective import Objective
-from jielong.training.optimizers import moments_bytes, pack, unpack
+from jielong.training.optimizers import moments_bytes, pack
 from jielong.training.pauses import summary_of, words
 from jielong.training.power_ema import PowerEmas, remove_later_snapshots
 from jielong.training.prefetch import BatchPrefetcher
 from jielong.training.run_logger import RunLogger
 from jielong.training.settings import TrainSettings
-from jielong.training.state import Counters, RunState, write_state
+from jielong.training.sharding import gathered, shard_blocks
+from jielong.training.state import Counters, RunState, fitting_state, write_state
 from jielong.training.step import MicroBatches, PhaseResult, Stepper, broadcast_from_first
 from jielong.training.summary import Kept, Stopped, Summary
 
@@ -66,8 +67,7 @@ class Run(Generic[Model]):
         self.ema = Ema(objective.model, settings.ema)
         self.power_emas = PowerEmas(objective.model, settings.ema_lengths)
         self._modules = set(objective.model.modules())  # of the EMA: a phase may train all of them, or some
-        prepare_blocks(objective.model, settings)  # behind the EMA, which is a copy without these settings
-        self.stepper = Stepper(objective, settings, accelerator, prefetcher)
+        self._graph_breaks = GraphBreaks(settings.compile)
         self.counters = state.counters if state is not None else Counters()
         self.budget = Budget(self.settings, budget, self.counters, schedule)
         self.metrics: JSON = {}
@@ -76,9 +76,25 @@ class Run(Generic[Model]):
         if budget is None and selection is not None and (selection.keeps_best or selection.patience is not None):
             self.budget.spaced.discard("evaluation")  # what is kept, and when the run ends, may not depend on the clock
         if state is not None:
-            self._restore(state)
+            with fitting_state(out):
+                fit_tensors(objective, state.tensors["objective"], "objective.safetensors")
+                self.ema.restore(state.tensors["ema"])
+                self.power_emas.restore(state.tensors)
+            if accelerator.is_main_process:
+                remove_later_snapshots(out, self.counters.steps)
+            self.best.tensors = dict(state.tensors.get("best", {}))
         if accelerator.num_processes > 1:
             broadcast_from_first([*objective.state_dict().values(), *self.ema.state().values()])
+        prepare_blocks(objective.model, settings)  # behind the EMA, which is a copy without these settings
+        if (line := shard_blocks(objective, objective.model, accelerator)) is not None:
+            self.ema.divide()
+            self.power_emas.divide()
+            logger.print(line)
+        self.stepper = Stepper(objective, settings, accelerator, prefetcher)
+        if state is not None:
+            self.metrics = logger.last_line()
+            with fitting_state(out):
+                self.stepper.restore(state)
         self.signal: int | None = None
         self._seconds_before, self._start = self.counters.seconds, time.perf_counter()
         self.logged = (self.counters.samples, 0.0)  # samples at the last line of the log, and seconds of steps since
@@ -95,6 +111,7 @@ class Run(Generic[Model]):
             start = time.perf_counter()
             self._step()
             counters.samples += settings.batch
+            self._graph_breaks.say_once(self.logger.print)
             self.logged = (self.logged[0], self.logged[1] + budget.record("step", time.perf_counter() - start))
             self._show()
             last = counters.samples >= settings.samples
@@ -240,9 +257,9 @@ class Run(Generic[Model]):
 
     def _evaluate(self) -> None:
         """Measure the EMA weights on held-out items, for the next line of the log, and warn of overfitting."""
-        start, counters = time.perf_counter(), self.counters
+        start, counters, model = time.perf_counter(), self.counters, self.ema.model()
         if self.accelerator.is_main_process:
-            found = self.objective.evaluate(self.ema.model())
+            found = self.objective.evaluate(model)
             self.objective.train()
             counters.heldout = {name: value for name, value in found.items() if isinstance(value, float)}
             self.best.follow(counters.heldout)
@@ -255,18 +272,20 @@ class Run(Generic[Model]):
     def write_samples(self) -> None:
         """Write the sample grids of the raw and of the EMA weights; of audio, spectrograms and a sound file of the EMA weights' samples."""
         start = time.perf_counter()
-        if self.accelerator.is_main_process:
-            models = {"raw weights": self.objective.model, "EMA weights": self.ema.model()}
-            self.objective.eval()
-            samples = [each for each in map(self.objective.samples, models.values()) if each is not None]
-            self.objective.train()
-            if samples:
-                grids = [each.sheet(each.sample_columns) for each in samples]
-                both = sheet(grids, columns=2, captions=list(models), padding=8)
-                self.logger.picture("samples", both, self.counters.samples)
-                path = write_image(self.out / "samples" / f"samples-{self.counters.samples:012d}.png", both)
-                if samples[-1].sample_suffix is not None:
-                    samples[-1].save(path.with_suffix(samples[-1].sample_suffix))
+        samples = []
+        self.objective.eval()
+        for weights in (self.ema.raw_model, self.ema.model):
+            model = weights()
+            if self.accelerator.is_main_process and (found := self.objective.samples(model)) is not None:
+                samples.append(found)
+        self.objective.train()
+        if samples:
+            grids = [each.sheet(each.sample_columns) for each in samples]
+            both = sheet(grids, columns=2, captions=["raw weights", "EMA weights"], padding=8)
+            self.logger.picture("samples", both, self.counters.samples)
+            path = write_image(self.out / "samples" / f"samples-{self.counters.samples:012d}.png", both)
+            if samples[-1].sample_suffix is not None:
+                samples[-1].save(path.with_suffix(samples[-1].sample_suffix))
         self.budget.record("sample", time.perf_counter() - start)
 
     def check_room(self) -> None:
@@ -295,31 +314,17 @@ class Run(Generic[Model]):
         """Save the whole state."""
         start = time.perf_counter()
         self._synchronise()
+        packed = {phase: pack(optimizer) for phase, optimizer in self.stepper.optimizers.items()}
+        tensors = {"objective": self.objective.state_dict(), "ema": self.ema.state(), **self.power_emas.state()}
+        if self.best.tensors:
+            tensors["best"] = self.best.tensors
+        tensors |= {f"optimizer-{phase}": state for phase, (state, _) in packed.items()}
+        tensors = {name: gathered(each, keep=self.accelerator.is_main_process) for name, each in tensors.items()}
         if self.accelerator.is_main_process:
             self.counters.metrics_bytes = self.logger.bytes
-            tensors = {"objective": self.objective.state_dict(), "ema": self.ema.state(), **self.power_emas.state()}
-            if self.best.tensors:
-                tensors["best"] = self.best.tensors
-            packed = {phase: pack(optimizer) for phase, optimizer in self.stepper.optimizers.items()}
-            tensors |= {f"optimizer-{phase}": state for phase, (state, _) in packed.items()}
             write_state(self.out, RunState(self.counters, tensors, {phase: info for phase, (_, info) in packed.items()}))
         self.accelerator.wait_for_everyone()
         self.budget.record("save", time.perf_counter() - start)
-
-    def _restore(self, state: RunState) -> None:
-        self.metrics = self.logger.last_line()
-        try:
-            fit_tensors(self.objective, state.tensors["objective"], "objective.safetensors")
-            self.ema.restore(state.tensors["ema"])
-            self.power_emas.restore(state.tensors)
-            if self.accelerator.is_main_process:
-                remove_later_snapshots(self.out, self.counters.steps)
-            self.best.tensors = dict(state.tensors.get("best", {}))
-            for phase, optimizer in self.stepper.optimizers.items():
-                unpack(optimizer, state.tensors[f"optimizer-{phase}"], state.optimizers[phase])
-        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise CheckpointError(f"the saved state in {self.out} does not fit the run ({reason}); remove it to start again") from None
 
     def summary(self, stopped: Stopped, evaluation: JSON, kept: Kept | None = None, command: str | None = None) -> Summary:
         """The summary of the run."""

@@ -40,6 +40,7 @@ class TrainSettings(Config):
         micro_batch: Samples computed at once by a process; gradients of several are accumulated. ``None``: all of its share.
         gradient_checkpointing: Keep the inputs alone of every repeated block for the backward pass, which computes the block again: less
             memory, and one more forward pass of the blocks.
+        compile: Compile every repeated block by ``torch.compile`` in training; losses change by rounding. Sampling is not compiled.
         optimizer: ``adamw``; or ``muon``, which orthogonalises the updates of hidden matrices and uses AdamW for the rest.
         lr: Peak learning rate. Muon's updates are scaled to AdamW's size, so the same value serves both.
         betas: Decay rates of AdamW's moments.
@@ -69,6 +70,7 @@ class TrainSettings(Config):
     batch: PositiveInt = 64
     micro_batch: PositiveInt | None = None
     gradient_checkpointing: bool = False
+    compile: bool = False
     optimizer: Literal["adamw", "muon"] = "adamw"
     lr: PositiveFloat = 3e-4
     betas: tuple[Beta, Beta] = (0.9, 0.95)

@@ -6,7 +6,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ FORMAT = 2
 STATE = "state.json"
 MAX_STATE = 1 << 26
 """Most bytes of :data:`STATE`."""
-_FREE = {f"train.{key}" for key in ("micro_batch", "gradient_checkpointing", "log_every", "sample_every", "save_every", "patience")}
+_FREE = {
+    f"train.{key}" for key in ("micro_batch", "gradient_checkpointing", "compile", "log_every", "sample_every", "save_every", "patience")
+}
 """Keys of a recipe that may change when a run is resumed: they do not change what is computed, only how far."""
 
 
@@ -165,6 +168,16 @@ def read_state(folder: Path) -> RunState:
         ) from None
     optimizers = {phase: OptimizerNumbers(numbers=numbers, groups=groups) for phase, (numbers, groups) in kept.items()}
     return RunState(counters, tensors, optimizers)
+
+
+@contextmanager
+def fitting_state(out: Path) -> Iterator[None]:
+    """While a saved state of a run is given to its parts: what does not fit is a :class:`CheckpointError`."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"the saved state in {out} does not fit the run ({reason}); remove it to start again") from None
 
 
 def _states(out: Path) -> list[Path]:

@@ -25,10 +25,12 @@ from jielong.networks.dropout import item_streams, number_sites
 from jielong.quantizers.checks import NonFiniteVectors
 from jielong.training.nonfinite import first_nonfinite
 from jielong.training.objective import Losses, Objective
-from jielong.training.optimizers import build_optimizer
+from jielong.training.optimizers import build_optimizer, unpack
 from jielong.training.precision import mixed
 from jielong.training.prefetch import BatchPrefetcher
 from jielong.training.settings import TrainSettings
+from jielong.training.sharding import clip_divided, is_divided
+from jielong.training.state import RunState
 
 MicroBatches = Sequence[tuple[int, Batch]]
 Model = TypeVar("Model", bound=nn.Module)
@@ -83,8 +85,9 @@ class Stepper(Generic[Model]):
         except NonFiniteVectors:
             total = total * math.nan
         if self.accelerator.num_processes > 1:
-            total = self._reduce(parameters, total)
-        norm = self.accelerator.clip_grad_norm_(parameters, self.settings.clip or math.inf)
+            total = self._reduce([each for each in parameters if not is_divided(each)], total)
+        clip = clip_divided if any(map(is_divided, parameters)) else self.accelerator.clip_grad_norm_
+        norm = clip(parameters, self.settings.clip or math.inf)
         # One transfer from the device per phase, for all figures and the decision to update.
         loss, norm, *rest = torch.stack([value.to(total.device) for value in (total, norm, *parts.values())]).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -130,6 +133,11 @@ class Stepper(Generic[Model]):
                 [self._losses(phase, first, batch, samples_seen, position).total.float() for first, batch in batches]
             ).mean(),
         )
+
+    def restore(self, state: RunState) -> None:
+        """Give the optimizers their saved state."""
+        for phase, optimizer in self.optimizers.items():
+            unpack(optimizer, state.tensors[f"optimizer-{phase}"], state.optimizers[phase])
 
     def release(self) -> None:
         """Let every parameter require gradients again, and free the gradients."""
