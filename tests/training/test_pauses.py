@@ -73,7 +73,7 @@ def test_a_kind_of_pause_fits_into_its_share() -> None:
     pause = Pause(seconds=4.0, count=1)
     assert not pause.fits(0.04, 199.0)
     assert pause.fits(0.04, 200.0)
-    assert sum(MOST.values()) <= 0.1 + 1e-9
+    assert sum(MOST.values()) <= 0.09 + 1e-9  # and a hundredth for the loss curve
 
 
 def test_pauses_take_a_tenth_of_the_time_and_are_spread_over_the_run(tmp_path: Path, clock: Clock) -> None:
@@ -94,6 +94,10 @@ def test_pauses_take_a_tenth_of_the_time_and_are_spread_over_the_run(tmp_path: P
     assert (grids[0], grids[-1]) == (40, LONG.samples)
     assert len(grids) == pauses["sample"]["count"] + 1
     assert screen.getvalue().count("sample grids take 1.5 s each: left out at 80 samples") == 1
+    words = ", ".join(
+        f"{pauses[what]['left_out']} of {due} {noun}" for what, noun in (("evaluation", "held-out figures"), ("sample", "sample grids"))
+    )
+    assert f"left out to save time: {words}\n" in screen.getvalue()
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["sample_seconds"] == pauses["sample"]["seconds"]
 

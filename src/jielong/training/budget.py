@@ -89,8 +89,8 @@ class Budget:
 
     def record(self, what: str, seconds: float) -> float:
         """Note and return the seconds of a step or a pause."""
-        self.costs[what] = max(0.9 * self.costs[what], seconds)  # forgets a slow first step
-        if what in MOST:
+        self.costs[what] = max(0.9 * self.costs.get(what, 0.0), seconds)  # forgets a slow first step
+        if what != "step":
             pause = self.counters.pause_seconds.setdefault(what, Pause())
             if self.ended:
                 pause.after += seconds
@@ -101,7 +101,8 @@ class Budget:
     def look(self) -> None:
         """Note what the costs of pauses leave, at the time of the clock."""
         self.reserve = self.costs["step"] + self.costs["sample"] + self.costs["save"]
-        for what, pause in self.counters.pause_seconds.items():
+        for what in MOST.keys() & self.counters.pause_seconds:
+            pause = self.counters.pause_seconds[what]
             in_time = self.seconds is None or self.counters.seconds + self.costs[what] <= self._usable(self.seconds)
             self.fitting[what] = pause.fits(MOST[what], self.counters.seconds) and in_time
 

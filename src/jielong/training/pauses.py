@@ -8,11 +8,12 @@ from types import MappingProxyType
 
 from jielong.core.json import JSON
 
-MOST = MappingProxyType({"save": 0.03, "evaluation": 0.03, "sample": 0.04})
-"""Largest share of a run's time that each kind of pause takes after its first."""
+MOST = MappingProxyType({"save": 0.02, "evaluation": 0.03, "sample": 0.04})
+"""Largest share of a run's time that each kind of pause takes after its first; the loss curve has another hundredth."""
 NEGLIGIBLE = 1.0
 """Seconds of all pauses of a kind up to which they are not spaced."""
 NOUNS = MappingProxyType({"save": "saves", "evaluation": "held-out figures", "sample": "sample grids"})
+"""Their names in the log."""
 
 
 @dataclass
@@ -43,6 +44,12 @@ def words(what: str, pause: Pause, samples: int) -> str:
     """That pauses of a kind are left out from now on."""
     each, most = pause.seconds / max(1, pause.count), f"{MOST[what]:.0%} of the time"
     return f"{NOUNS[what]} take {each:.1f} s each: left out at {samples:,} samples, and whenever they would take over {most}"
+
+
+def left_out_words(pauses: Mapping[str, Pause]) -> str | None:
+    """How many pauses of each kind were left out; ``None`` if none was."""
+    found = [f"{each.left_out} of {each.left_out + each.count} {NOUNS[what]}" for what, each in pauses.items() if each.left_out]
+    return f"left out to save time: {', '.join(found)}" if found else None
 
 
 def summary_of(pauses: Mapping[str, Pause]) -> JSON:

@@ -116,18 +116,20 @@ class Run(Generic[Model]):
             self._show()
             last = counters.samples >= settings.samples
             before, position = position, budget.position
-            figures_due = self.evaluating and not last and budget.due("sample", before)
-            if figures_due and self._fits("evaluation"):
+            samples_due = not last and budget.due("sample", before)
+            if samples_due and self.evaluating and self._fits("evaluation"):
                 self._evaluate()
             if last or budget.due("log", before):
                 self._log()
-            if not last and budget.due("sample", before) and self._fits("sample"):
+            if samples_due and self._fits("sample"):
                 self.write_samples()
             if not last and budget.due("save", before):
                 self.save_snapshots()
                 if self._fits("save"):
                     self.save()
-                    self.logger.draw()
+                    start = time.perf_counter()
+                    if self.logger.draw():
+                        budget.record("curve", time.perf_counter() - start)
 
     def _stopped(self, stop_after: int | None) -> Stopped | None:
         """Why no further step is made, if none is."""
@@ -307,8 +309,10 @@ class Run(Generic[Model]):
 
     def save_snapshots(self) -> None:
         """Save a snapshot of each power-function EMA."""
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and self.settings.ema_lengths:
+            start = time.perf_counter()
             self.power_emas.save_snapshots(self.out, self.counters.steps)
+            self.budget.record("snapshot", time.perf_counter() - start)
 
     def save(self) -> None:
         """Save the whole state."""

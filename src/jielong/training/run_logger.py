@@ -115,12 +115,14 @@ class RunLogger:
         if self._trackers is not None:
             self._trackers.picture(name, picture, samples)
 
-    def draw(self) -> None:
-        """Draw the loss curve so far, unless the last drawing was recent: it takes at most a fiftieth of the time."""
-        if self.path is not None and time.monotonic() > self._draw_after:
-            start = time.monotonic()
-            draw_curve(self.path)
-            self._draw_after = time.monotonic() + 50 * (time.monotonic() - start)
+    def draw(self) -> bool:
+        """Draw the loss curve so far, in at most a hundredth of the time; whether it was drawn."""
+        if self.path is None or time.monotonic() <= self._draw_after:
+            return False
+        start = time.monotonic()
+        draw_curve(self.path)
+        self._draw_after = time.monotonic() + 100 * (time.monotonic() - start)
+        return True
 
     def print(self, text: str) -> None:
         """Print a line."""

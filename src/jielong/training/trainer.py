@@ -28,6 +28,7 @@ from jielong.training.best import kept_words
 from jielong.training.checkpoint import RECIPE, WEIGHTS, init_from_checkpoint, save_checkpoint
 from jielong.training.loss_curve import draw_curve
 from jielong.training.objective import Objective
+from jielong.training.pauses import left_out_words
 from jielong.training.prefetch import BatchPrefetcher, BatchSource
 from jielong.training.processes import join_processes
 from jielong.training.run import Run
@@ -153,9 +154,11 @@ def train(
         run.write_samples()
         run.save_snapshots()
         model, figures, kept = run.best.choose(evaluate)
-        if kept:
+        if kept and main:  # which measured
             logger.print(kept_words(kept))
         summary = run.summary(stopped, figures, kept, command)
+        if (line := left_out_words(run.counters.pause_seconds)) is not None:
+            logger.print(line)
         for line in summary.unreached:
             logger.warn(line)
         if main:
