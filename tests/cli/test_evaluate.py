@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from jielong.config.sampling import SamplingConfig
@@ -72,7 +73,24 @@ def test_figures_are_the_same_for_the_same_seed_and_fewer_items(painter: Path) -
     assert report[0]["frechet"] == report[1]["frechet"]
     assert report[0]["provenance"]["reference"]["n"] == 3
     assert report[0]["provenance"]["draws"]["steps"] == 2
-    assert "100 captions" in report[0]["provenance"]["omitted"]["retrieval_at_1"]
+    # Nine captions are held out in three classes, and the scorer is trained on the set's own training pictures.
+    figure = report[0]["provenance"]["figures"]["retrieval_at_1"]
+    assert figure["candidates"] == figure["pool"] == 6
+    assert figure["chance"] == pytest.approx(1 / 6)
+    assert figure["scorer"]["pictures"] == report[0]["provenance"]["figures"]["memorised"]["training_items"]
+
+
+def test_the_table_of_a_generator_has_real_items_chance_classes_and_pairs(painter: Path, tmp_path: Path) -> None:
+    result = succeed("evaluate", painter, "--steps", 2, "--sheet", tmp_path / "pairs.png")
+    lines = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
+    assert "of 6 captions; chance 16.7%" in lines["retrieval_at_1"]
+    assert "chance 14.3%" in lines["memorised"]  # the nearest of 6 held-out pictures, and one more
+    assert lines["red"].split()[1] == "2"
+    with Image.open(tmp_path / "pairs.png") as sheet:
+        assert sheet.width > 6 * 2 * 8
+    wrong = command("evaluate", painter, "--sheet", tmp_path / "pairs.txt")
+    assert wrong.exit_code == 2
+    assert "image file" in wrong.stderr
 
 
 def test_the_table_names_every_figure(tokenizer: Path) -> None:
@@ -105,7 +123,7 @@ def test_retrieval_shows_real_and_generated_pictures_the_same_captions(painter: 
 
 def test_attributes_are_judged_where_the_set_has_them_and_pictures_come_from_captions(painter: Path, pictures: Path) -> None:
     draws = DrawSettings(sampling=SamplingConfig(steps=1))
-    measured = evaluate(load(str(painter)), "faces?style=micah", count=4, draws=draws)
+    measured = evaluate(load(str(painter)), "faces?style=micah", count=4, draws=draws, known=16)
     for name in ("attribute_accuracy", "attribute_accuracy_real"):
         figure = measured.figures[name]
         assert figure.n == 4

@@ -119,6 +119,8 @@ def test_generators_and_checkpoints_beside_each_other(compared: tuple[Comparison
         assert row.failed is None, row.failed
         assert row.figures["seconds_per_picture"] > 0
         assert row.figures["frechet"] > 0
+        assert min(row.figures[name] for name in ("precision", "recall", "coverage", "memorised")) >= 0
+        assert (tmp_path / "sheets" / f"{row.label}.nearest.png").exists()
         assert "psnr" not in row.figures
     both = compare([str(tokenizer), str(tmp_path / "runs" / "maskgit-tiny")], tmp_path / "both", BUDGET, data=str(pictures), count=6)
     assert [row.kind for row in both.rows] == ["tokenizer", "generator"]

@@ -87,6 +87,8 @@ def test_generators_of_sound(codecs: tuple[Comparison, Path], tones: Path, tmp_p
         assert row.figures["seconds_per_clip"] > 0
         assert row.figures["frechet_mel"] >= 0
         assert row.figures["frechet_mel_real"] >= 0
+        assert 0 <= row.figures["memorised"] <= 1
+        assert "more items" in row.omitted["precision"]  # of 4 clips
         assert "dnsmos" not in {*row.figures, *row.omitted}
         assert ("wer" in {*row.figures}) or "text" in row.omitted["wer"] or "installed" in row.omitted["wer"]
     assert "real" in repr(comparison)

@@ -217,6 +217,7 @@ def attribute_accuracy(pictures: Tensor, wanted: Values, judge: AttributeJudge, 
     """
     found = judge.read(pictures)
     right: dict[str, list[bool]] = {}
+    by_value: dict[str, dict[str, list[bool]]] = {}
     unnamed: list[bool] = []
     for attribute, values in wanted.items():
         for value, seen in zip(values, found.get(attribute, ()), strict=attribute in found):
@@ -226,6 +227,7 @@ def attribute_accuracy(pictures: Tensor, wanted: Values, judge: AttributeJudge, 
                 unnamed.append(value == seen)
             else:
                 right.setdefault(attribute, []).append(value == seen)
+                by_value.setdefault(attribute, {}).setdefault(value, []).append(value == seen)
     everything = [hit for hits in right.values() for hit in hits]
     if not everything:
         raise ValueError(f"the judge reads {', '.join(judge.classes)}, but no picture has a value of any of them")
@@ -234,6 +236,10 @@ def attribute_accuracy(pictures: Tensor, wanted: Values, judge: AttributeJudge, 
         "protocol": "share of (picture, attribute named by its caption) that the judge reads as named",
         "named": len(everything),
         "attributes": {attribute: round(sum(hits) / len(hits), 4) for attribute, hits in right.items()},
+        "values": {
+            attribute: {value: {"value": round(sum(hits) / len(hits), 4), "n": len(hits)} for value, hits in sorted(values.items())}
+            for attribute, values in by_value.items()
+        },
         "unnamed": round(sum(unnamed) / len(unnamed), 4) if unnamed else None,
         "standard_error": math.sqrt(share * (1 - share) / len(everything)),
         "pictures_sha256": picture_hash(pictures),

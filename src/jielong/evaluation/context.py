@@ -25,6 +25,8 @@ from jielong.system.inputs import takes_negative_text
 CANDIDATES = 100
 """Captions among which a picture's own is retrieved."""
 BATCH = 64
+KNOWN, KNOWN_FULL = 2_048, 50_000
+"""Most training items that generated ones are compared with, evenly spread; and in a full evaluation."""
 
 Progress = Callable[[str, int, int], None]
 """``(stage, done, total)``."""
@@ -56,12 +58,21 @@ class EvalResult:
         omitted: Those that do not, and why.
         drawn: More about how items were sampled, for the provenance.
         items: The generated or reconstructed items, where the protocol makes them.
+        pairs: Samples most similar to training items, then these training items.
     """
 
     figures: dict[str, Measurement] = field(default_factory=dict)
     omitted: dict[str, str] = field(default_factory=dict)
     drawn: JSON = field(default_factory=dict)
     items: Results[ResultItem] | None = None
+    pairs: Results[ResultItem] | None = None
+
+
+def merged(parts: Sequence[EvalResult], drawn: JSON, items: Results[ResultItem] | None) -> EvalResult:
+    """One result of several; what one omits and another has is not omitted."""
+    figures = {name: figure for part in parts for name, figure in part.figures.items()}
+    omitted = {name: reason for part in parts for name, reason in part.omitted.items() if name not in figures}
+    return EvalResult(figures, omitted, drawn, items, next((part.pairs for part in parts if part.pairs is not None), None))
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,7 @@ class EvalContext:
         ceiling: Also figures of real audio and of its reconstructions beside generated audio.
         source: The name or path by which the set was opened.
         skip_metrics: Figures of generated audio that are not computed.
+        known: Most training items that generated ones are compared with.
     """
 
     system: System
@@ -95,6 +107,7 @@ class EvalContext:
     ceiling: bool = True
     source: str = ""
     skip_metrics: frozenset[str] = frozenset()
+    known: int = KNOWN
 
     @property
     def sounds(self) -> MediaSet:
@@ -105,6 +118,12 @@ class EvalContext:
     def names(self) -> list[str]:
         """Caption, otherwise class, otherwise key of each item."""
         return names_of(self.media, self.rows)
+
+    @property
+    def groups(self) -> list[str | None]:
+        """Class of each item."""
+        labels = [self.media.labels[self.media.resolve(row)] for row in self.rows]
+        return [None if label is None else self.media.classes[label] for label in labels]
 
     @property
     def clips(self) -> list[Tensor]:

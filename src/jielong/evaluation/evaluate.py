@@ -1,10 +1,11 @@
 """Evaluation on the held-out split: the figures that apply to a system, each with its provenance.
 
 Tokenizers of pictures: reconstruction (``psnr``, ``ssim``) and ``codebook_usage``. Generators of pictures, one per held-out caption or
-class: the ``frechet`` distance from the real pictures, R@1 of the caption by a scorer (``retrieval_at_1``; ``retrieval_at_1_real`` of the
-real pictures), ``attribute_accuracy`` where the set's attributes have a judge (`faces`), and exact likelihoods of autoregressive
-generators, ``bits_per_dimension`` of pixels or ``nats_per_token`` of continuous tokens. Audio:
-:mod:`jielong.evaluation.sound.tokenizers` and :mod:`jielong.evaluation.sound.generators`.
+class: the ``frechet`` distance from the real pictures; ``precision``, ``recall``, ``density`` and ``coverage`` of their manifolds; R@1 of
+the caption by a scorer (``retrieval_at_1``); the class of the nearest training picture (``class_at_1``); ``memorised`` and
+``authenticity``, of distances to training pictures; ``attribute_accuracy`` where the set's attributes have a judge (`faces`); each also
+of real pictures (``_real``); and exact likelihoods of autoregressive generators, ``bits_per_dimension`` of pixels or ``nats_per_token`` of
+continuous tokens. Audio: :mod:`jielong.evaluation.sound.tokenizers` and :mod:`jielong.evaluation.sound.generators`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from jielong.core.medium import Medium
 from jielong.data.opening import open_quietly, warn_of_unused
 from jielong.data.order import spread
 from jielong.data.sets import MediaSet
-from jielong.evaluation.context import BATCH, CANDIDATES, DrawSettings, EvalContext, Progress, check_negative_text, drawing
+from jielong.evaluation.context import BATCH, CANDIDATES, KNOWN, DrawSettings, EvalContext, Progress, check_negative_text, drawing
 from jielong.evaluation.protocols import protocol_of
 from jielong.evaluation.provenance import Measurement, versions
 from jielong.evaluation.scorer import Scorer
@@ -47,6 +48,7 @@ class Evaluation:
         seconds: Wall time.
         provenance: Model, data, sampling and versions.
         items: The generated or reconstructed items, where the medium's protocol makes them.
+        pairs: Samples most similar to training items, then these training items.
     """
 
     figures: dict[str, Measurement]
@@ -54,6 +56,7 @@ class Evaluation:
     seconds: float
     provenance: dict[str, Any] = field(default_factory=dict)
     items: Results[ResultItem] | None = None
+    pairs: Results[ResultItem] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """One flat object of figures, with ``seconds`` and ``provenance`` (each figure's own under its name)."""
@@ -73,6 +76,7 @@ def evaluate(
     perception: bool = False,
     ceiling: bool = True,
     skip_metrics: Collection[str] = (),
+    known: int = KNOWN,
 ) -> Evaluation:
     """Measure a system on the held-out split of a set.
 
@@ -87,6 +91,7 @@ def evaluate(
         perception: For a tokenizer of pictures, also ``perceptual`` and ``frechet``.
         ceiling: For a generator of audio, also the figures of real clips and of their reconstructions.
         skip_metrics: Figures of generated audio that are not computed, such as ``dnsmos``, which is slow.
+        known: Most training items that generated ones are compared with.
 
     Raises:
         jielong.data.source.DataError: if the set cannot be opened.
@@ -112,12 +117,12 @@ def evaluate(
         raise ValueError(f"{system.name} has no metric to skip: those of generated audio can be, such as dnsmos")
     provenance = _provenance(system, images, rows, real)
     context = EvalContext(
-        system, images, rows, real, draws, report, candidates, scorer, perception, ceiling, source, frozenset(skip_metrics)
+        system, images, rows, real, draws, report, candidates, scorer, perception, ceiling, source, frozenset(skip_metrics), known
     )
     found = protocol.generator(context) if generates else protocol.tokenizer(context)
     if system.generator is not None:
         provenance["draws"] = drawing(system, draws) | found.drawn
-    return Evaluation(found.figures, found.omitted, time.perf_counter() - begun, provenance, found.items)
+    return Evaluation(found.figures, found.omitted, time.perf_counter() - begun, provenance, found.items, found.pairs)
 
 
 def heldout_items(recipe: Recipe, source: str, medium: Medium | None = None, count: int | None = None) -> MediaSet:

@@ -71,10 +71,11 @@ def frechet(generated: Tensor | FeatureSet, reference: Tensor | FeatureSet, extr
     ours, theirs = (_features(pictures, extractor) for pictures in (generated, reference))
     if ours.details != theirs.details:
         raise ValueError("the two sets of features were made in different ways; extract both with the same extractor")
-    value = frechet_distance(ours.values, theirs.values)
+    few = min(len(ours), len(theirs)) <= ours.values.shape[1]  # singular values are as exact there, and ten times as fast
+    value = (distance_of_few if few else frechet_distance)(ours.values, theirs.values)
     details = {
         "formula": "squared Fréchet distance of fitted Gaussians, float64, unbiased covariances",
-        "library": f"torchmetrics {package_version('torchmetrics')}",
+        "library": "singular values" if few else f"torchmetrics {package_version('torchmetrics')}",
         "features": ours.details,
         "n_generated": len(ours),
         "n_reference": len(theirs),
@@ -82,7 +83,7 @@ def frechet(generated: Tensor | FeatureSet, reference: Tensor | FeatureSet, extr
         "reference_sha256": theirs.pictures,
     }
     fewest, width = min(len(ours), len(theirs)), ours.values.shape[1]
-    if fewest <= width:
+    if few:
         details["warning"] = f"small sample: {fewest} pictures for {width} features; compare at equal numbers only"
         warnings.warn(str(details["warning"]), SmallSampleWarning, stacklevel=2)
     return Measurement("frechet", value, len(ours), details)

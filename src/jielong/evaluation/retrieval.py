@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from jielong.evaluation.neighbours import by_group
 from jielong.evaluation.provenance import Measurement, picture_hash
 from jielong.evaluation.scorer import Scorer, TextEncoder, shipped_folder
 
@@ -59,6 +60,8 @@ def retrieval_at_1(
     seed: int = 0,
     scorer: Score | None = None,
     name: str = "retrieval_at_1",
+    features: Tensor | None = None,
+    groups: Sequence[str | None] = (),
 ) -> Measurement:
     """Fraction of images whose target caption scores highest of ``candidates``; distractors are from a pool of distinct captions.
 
@@ -73,6 +76,8 @@ def retrieval_at_1(
         seed: Seed of the distractors.
         scorer: Scoring function; the shipped scorer by default.
         name: Name of the measurement.
+        features: Of the images by the scorer's extractor, if they are known.
+        groups: Class of each image, by which the figure is also reported.
 
     Raises:
         ValueError: if the numbers of captions and images differ, or the pool has fewer than ``candidates`` distinct captions.
@@ -83,7 +88,11 @@ def retrieval_at_1(
     if not 2 <= candidates <= len(columns):
         raise ValueError(f"retrieval among {candidates} captions needs a pool of as many distinct ones, but there are {len(columns)}")
     scorer = scorer or Scorer.load()
-    correct = hits(scorer(pictures, list(columns)), [columns[text] for text in captions], candidates, seed)
+    if features is not None and isinstance(scorer, Scorer):
+        scores = scorer.of_features(features, list(columns))
+    else:
+        scores = scorer(pictures, list(columns))
+    correct = hits(scores, [columns[text] for text in captions], candidates, seed)
     value = correct.double().mean().item()
     details = {
         "protocol": f"target caption strictly best of {candidates}, distractors without repeats from {len(columns)} distinct captions",
@@ -93,6 +102,7 @@ def retrieval_at_1(
         "chance": 1 / candidates,
         "standard_error": math.sqrt(value * (1 - value) / len(correct)),
         "pictures_sha256": picture_hash(pictures),
+        **by_group(correct, groups),
     }
     if isinstance(scorer, Scorer):
         details |= scorer.provenance()

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from jielong.conditions.text import Text
 from jielong.core.json import JSON
 from jielong.evaluation.features import FeatureExtractor
-from jielong.evaluation.provenance import check_pictures, package_version
+from jielong.evaluation.provenance import package_version
 
 NAME = "scorer-emoji"
 WEIGHTS, PROVENANCE = "scorer.safetensors", "provenance.json"
@@ -127,10 +127,12 @@ class Scorer:
 
     def __call__(self, pictures: Tensor, captions: Sequence[str]) -> Tensor:
         """Scores ``(N, M)`` of pictures ``(N, C, H, W)`` in [-1, 1] against captions."""
-        check_pictures(pictures)
-        features = torch.cat([self.extractor(part).cpu() for part in pictures.split(32)])
-        with torch.no_grad():
-            return self.towers(features, self.text_encoder(captions))
+        return self.of_features(self.extractor.extract(pictures).values, captions)
+
+    @torch.no_grad()
+    def of_features(self, features: Tensor, captions: Sequence[str]) -> Tensor:
+        """Scores ``(N, M)`` of features ``(N, 1280)`` of its extractor against captions."""
+        return self.towers(features, self.text_encoder(captions))
 
     def provenance(self) -> JSON:
         """Provenance of the towers and both encoders."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -17,10 +18,14 @@ from torch.nn import functional as F
 
 from jielong.core.files import write_bytes
 from jielong.core.json import JSON
+from jielong.core.storage import cache_folder, optional
 from jielong.data import MediaSet
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.provenance import Measurement
-from jielong.evaluation.scorer import PROVENANCE, WEIGHTS, TextEncoder, Towers
+from jielong.evaluation.scorer import PROVENANCE, WEIGHTS, Scorer, ScorerError, TextEncoder, Towers
+
+STEPS = 400
+"""Fewest steps of a scorer that an evaluation trains on a set of its own."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,37 @@ def fit(examples: Examples, settings: Settings, log: bool = False) -> Towers:
             if log and (epoch + 1) % 10 == 0:
                 print(f"epoch {epoch + 1}/{settings.epochs}: loss {total / per_epoch:.3f}", flush=True)
     return towers.eval()
+
+
+def scorer_for(features: Tensor, captions: Sequence[str], images: MediaSet, extractor: FeatureExtractor) -> Scorer:
+    """A scorer trained on features ``(N, 1280)`` of training pictures and their captions, from the user's cache if trained before.
+
+    Args:
+        features: Of the pictures, without changed views.
+        captions: One a picture.
+        images: The training split.
+        extractor: What the features were extracted by.
+    """
+    settings = Settings(views=0, epochs=max(Settings.epochs, STEPS // max(1, len(captions) // Settings.batch)))
+    encoder = TextEncoder()
+    facts: Facts = {
+        "data": images.name,
+        "split": "train",
+        "pictures": len(captions),
+        "data_fingerprint": images.fingerprint,
+        "features": extractor.provenance(),
+        "text": encoder.provenance(),
+        "command": "jielong evaluate",
+    }
+    key = hashlib.sha256(json.dumps([facts, asdict(settings), list(captions)], sort_keys=True).encode()).hexdigest()[:32]
+    folder = cache_folder() / "scorers" / key
+    with contextlib.suppress(ScorerError, ValueError, OSError, KeyError):
+        return Scorer.load(folder, extractor)
+    towers = fit(Examples(features[:, None], encoder(captions)), settings)
+    details: JSON = {"sha256": "", "settings": asdict(settings), **facts}
+    with optional():
+        details |= write(folder, towers, settings, facts)
+    return Scorer(towers, details, extractor, encoder)
 
 
 class Facts(TypedDict):

@@ -42,12 +42,14 @@ class Measured:
         omitted: Reasons of omitted figures.
         provenance: Provenance of the figures.
         shown: Samples or reconstructions of a few held-out items.
+        pairs: Samples most similar to training items, then these training items.
     """
 
     figures: dict[str, float]
     omitted: dict[str, str]
     provenance: dict[str, Any]
     shown: Results[ResultItem]
+    pairs: Results[ResultItem] | None = None
 
 
 def measure(system: System, data: str | None, count: int | None, seed: int, progress: Progress | None = None) -> Measured:
@@ -79,7 +81,8 @@ def measure(system: System, data: str | None, count: int | None, seed: int, prog
         figures |= costs
         provenance["coding_time"] = how
     omitted = {name: reason for name, reason in evaluation.omitted.items() if name not in skipped}
-    return Measured(figures, omitted | _without_frechet(evaluation), provenance, _shown(system, evaluation, items, count, seed))
+    shown = _shown(system, evaluation, items, count, seed)
+    return Measured(figures, omitted | _without_frechet(evaluation), provenance, shown, evaluation.pairs)
 
 
 def _without_frechet(evaluation: Evaluation) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from jielong.apps.comparison.running import ORIGINAL, SHEETS, Comparison, Row
+from jielong.apps.comparison.running import NEAREST, ORIGINAL, SHEETS, Comparison, Row
 from jielong.apps.comparison.table import TITLES, Cell, grid, remarks
 from jielong.core.files import write_bytes
 from jielong.evaluation.provenance import machine
@@ -16,6 +16,7 @@ from jielong.media.reading.pictures import open_image
 
 JSON, MARKDOWN, HTML = "comparison.json", "comparison.md", "comparison.html"
 
+COPIES = "samples most similar to training items, above those"
 WIDTH = 1_150
 """Width of sample grids in pixels, as far as whole-number enlargement reaches it."""
 
@@ -25,7 +26,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums } .wide { 
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd } th:first-child, td:first-child { text-align: left }
 img { image-rendering: pixelated; display: block } figure { margin: .6rem 0 } figcaption { font-weight: 600 }
 .samples > .captions, .samples figure > div { display: grid; grid-template-columns: repeat(var(--columns), 1fr); gap: 4px }
-.samples audio { width: 100% } .captions span { font-size: 12px; line-height: 1.3; overflow-wrap: anywhere }
+.samples { margin-top: 1.5rem } .samples audio { width: 100% } .captions span { font-size: 12px; line-height: 1.3; overflow-wrap: anywhere }
 pre { white-space: pre-wrap; font-size: 12px }
 @media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818 } th, td { border-color: #444 } }
 """
@@ -57,8 +58,9 @@ def _head(comparison: Comparison) -> str:
     settings = comparison.settings
     count = settings["count"] or "all"
     state = "" if comparison.complete else " Not complete: the same command resumes it."
+    trained = f"Recipes trained with {settings['budget']} each. " if any(row.training for row in comparison.rows) else ""
     return (
-        f"Recipes trained with {settings['budget']} each, seed {settings['seed']}; evaluated on {count} held-out items of "
+        f"{trained}Seed {settings['seed']}; evaluated on {count} held-out items of "
         f"{settings['data']} ({comparison.medium}). One run each: small differences may be due to the seed.{state}"
     )
 
@@ -115,19 +117,27 @@ def _samples(comparison: Comparison, labels: Sequence[str]) -> str:
     figures, wide = [], 0
     for label in labels:
         path = comparison.folder / SHEETS / f"{label}.png"
+        near = comparison.folder / SHEETS / f"{label}{NEAREST}.png"
         if path.exists():
-            with open_image(path) as image:
-                scale = max(1, WIDTH // image.width)
-                width, height = scale * image.width, scale * image.height
+            picture, width = _image(path, label)
             wide = max(wide, width)
-            picture = f'<img src="{_address(path, "image/png")}" width="{width}" height="{height}" alt="{escape(label)}">'
             sounds = "".join(
                 f'<audio controls src="{_address(sound, "audio/wav")}"></audio>' for sound in sorted(path.with_suffix("").glob("*.wav"))
             )
             figures.append(f"<figure><figcaption>{escape(label)}</figcaption>{picture}<div>{sounds}</div></figure>")
+            if near.exists():
+                figures.append(f"<details><summary>{escape(label)}: {COPIES}</summary>{_image(near, label)[0]}</details>")
     captions = "".join(f"<span>{escape(name)}</span>" for name in comparison.shown)
     style = f"width: {wide}px; --columns: {max(1, len(comparison.shown))}"
     return f'<div class="wide"><div class="samples" style="{style}"><div class="captions">{captions}</div>{"".join(figures)}</div></div>'
+
+
+def _image(path: Path, label: str) -> tuple[str, int]:
+    """A sample grid, enlarged, and its width in pixels."""
+    with open_image(path) as image:
+        scale = max(1, WIDTH // image.width)
+        width, height = scale * image.width, scale * image.height
+    return f'<img src="{_address(path, "image/png")}" width="{width}" height="{height}" alt="{escape(label)}">', width
 
 
 def _address(path: Path, kind: str) -> str:

@@ -17,13 +17,14 @@ from jielong.data.sets import MediaSet
 from jielong.evaluation.context import names_of
 from jielong.evaluation.evaluate import heldout_items
 from jielong.evaluation.provenance import machine, versions
+from jielong.media.images import write_image
 from jielong.system import System, load
 from jielong.training import experiment
 from jielong.training.checkpoint import fingerprint
 from jielong.training.trainer import Summary
 
 SETTINGS, FIGURES, SHEETS, RUNS = "settings.json", "figures", "sheets", "runs"
-ORIGINAL = "original"
+ORIGINAL, NEAREST = "original", ".nearest"
 
 
 @dataclass(frozen=True)
@@ -265,6 +266,8 @@ def _measured(label: str, system: System, out: Path, data: str | None, count: in
     log(f"{label}: measuring")
     measured = measure(system, data, count, seed)
     write_sheet(strip, measured.shown)
+    if measured.pairs is not None:
+        write_image(out / SHEETS / f"{label}{NEAREST}.png", measured.pairs.sheet(columns=len(measured.pairs) // 2))
     kept = {"of": key, "figures": measured.figures, "omitted": measured.omitted, "provenance": measured.provenance}
     write_bytes(file, json.dumps(kept, indent=2, ensure_ascii=False, allow_nan=False).encode())
     return kept

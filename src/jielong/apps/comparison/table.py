@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,8 +76,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "generator": (
         Column("positions", "tokens", "{:,.0f}"),
         Column("attribute_accuracy", "attributes", "{:.1%}", "more"),
-        Column("retrieval_at_1", "R@1 of 100", "{:.1%}", "more"),
+        Column("retrieval_at_1", "R@1", "{:.1%}", "more"),
         Column("frechet", "Fréchet", "{:,.0f}", "less"),
+        Column("precision", "precision", "{:.1%}", "more"),
+        Column("recall", "recall", "{:.1%}", "more"),
+        Column("coverage", "coverage", "{:.1%}", "more"),
+        Column("memorised", "memorised", "{:.1%}", "less"),
         Column("frechet_mel", "Fréchet, mel", "{:,.1f}", "less"),
         Column("wer", "WER", "{:.1%}", "less"),
         Column("speaker_similarity", "speaker similarity", "{:.3f}", "more"),
@@ -122,12 +126,24 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     notes += sorted(
         {f"{name.removeprefix('more about ')}: {reason}" for row in rows for name, reason in row.omitted.items() if name.startswith("more")}
     )
+    notes += sorted({note for row in rows for note in _chances(row)})
     bits = {row.figures["bits"] for row in rows if row.kind == "tokenizer" and "bits" in row.figures}
     if bits and max(bits) > 1.02 * min(bits):
         notes.append(f"bits per image differ ({min(bits):,.0f} to {max(bits):,.0f}): figures at different rates are not comparable")
     if bits and any("numbers" in row.figures for row in rows if row.kind == "tokenizer"):
         notes.append("bits are not defined for continuous tokens: compare them with codes by the quality of a generator")
     return notes
+
+
+def _chances(row: Row) -> Iterator[str]:
+    """What figures of a row are by chance, and what they were chosen among."""
+    for name, details in row.provenance.get("figures", {}).items():
+        if name.endswith(REAL) or "chance" not in details:
+            continue
+        among = f"among {details['candidates']} captions, " if "candidates" in details else ""
+        known = f" (compared with {details['training_items']:,} of {details['of']:,} training items)" if "training_items" in details else ""
+        title = next((column.title for column in COLUMNS[row.kind] if column.name == name), name)
+        yield f"{title}: {among}chance {details['chance']:.1%}{known}"
 
 
 def reference(rows: Sequence[Row]) -> Row | None:

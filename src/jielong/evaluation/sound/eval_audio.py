@@ -13,7 +13,8 @@ from jielong.data.opening import open_quietly
 from jielong.data.order import spread
 from jielong.data.sets import MediaSet
 from jielong.evaluation.context import EvalContext
-from jielong.evaluation.sound.features import MelStatistics, Space, WhisperFeatures
+from jielong.evaluation.known import features_of
+from jielong.evaluation.sound.features import Extractor, MelStatistics, Space, WhisperFeatures
 from jielong.evaluation.sound.speakers import Speakers
 from jielong.media.results import ResultItem, Results
 from jielong.system import condition_inputs
@@ -34,6 +35,7 @@ class EvalAudio:
         speakers: Speakers of the set, if it names them.
         drawn: How clips were sampled.
         items: The generated clips as they are saved.
+        pairs: Samples most similar to training clips, then these, where they were looked for.
     """
 
     context: EvalContext
@@ -43,6 +45,7 @@ class EvalAudio:
     speakers: Speakers | None = None
     drawn: JSON = field(default_factory=dict)
     items: Results[ResultItem] | None = None
+    pairs: Results[ResultItem] | None = None
 
     @property
     def rate(self) -> int:
@@ -79,10 +82,18 @@ class EvalAudio:
     def space(self, kind: type[WhisperFeatures] | type[MelStatistics]) -> Space:
         """Features standardised over the training split."""
         if kind not in self._spaces:
-            trained, rows = self.known
-            clips = [clip[:, : trained.length(row)] for clip, row in zip(trained.media(rows), rows, strict=True)]
-            self._spaces[kind] = Space.of(kind(), clips, self.rate)
+            extractor = kind()
+            self._spaces[kind] = Space.fitted(extractor, self.trained_features(extractor, self.known[1]))
         return self._spaces[kind]
+
+    def trained_features(self, extractor: Extractor, rows: list[int]) -> Tensor:
+        """Features ``(n, D)`` of training clips, not standardised."""
+        trained, _ = self.known
+
+        def extract(clips: Tensor, some: Sequence[int]) -> Tensor:
+            return extractor([clip[:, : trained.length(row)] for clip, row in zip(clips, some, strict=True)], self.rate)
+
+        return features_of(trained, rows, extractor.details, extract, self.context.report, "features of training clips")
 
     @cached_property
     def _spaces(self) -> dict[type[WhisperFeatures] | type[MelStatistics], Space]:

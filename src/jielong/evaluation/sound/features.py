@@ -98,12 +98,24 @@ class Space:
         Raises:
             ValueError: with fewer than two clips.
         """
-        if len(clips) < 2:
-            raise ValueError(f"features are standardised over a reference set, which needs at least two clips, not {len(clips)}")
-        rows = extractor(clips, rate)
+        return Space.fitted(extractor, extractor(clips, rate))
+
+    @staticmethod
+    def fitted(extractor: Extractor, rows: Tensor) -> Space:
+        """The space of reference features ``(m, D)``.
+
+        Raises:
+            ValueError: with fewer than two clips.
+        """
+        if len(rows) < 2:
+            raise ValueError(f"features are standardised over a reference set, which needs at least two clips, not {len(rows)}")
         centre, spread = rows.mean(0), rows.std(0).clamp_min(1e-3)
         return Space(extractor, centre, spread, (rows - centre) / spread)
 
     def __call__(self, clips: Sequence[Tensor], rate: int) -> Tensor:
         """Standardised features ``(n, D)`` of clips."""
-        return (self.extractor(clips, rate) - self.centre) / self.spread
+        return self.standardised(self.extractor(clips, rate))
+
+    def standardised(self, rows: Tensor) -> Tensor:
+        """Features ``(n, D)`` of the extractor, standardised."""
+        return (rows - self.centre) / self.spread

@@ -18,7 +18,8 @@ from jielong.data.opening import open_quietly
 from jielong.evaluation.context import BATCH, EvalContext, EvalResult
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.sound.eval_audio import EvalAudio
-from jielong.evaluation.sound.metrics import METRICS, Metric
+from jielong.evaluation.sound.metric import Metric
+from jielong.evaluation.sound.metrics import METRICS
 from jielong.evaluation.sound.speakers import Speakers
 from jielong.system import durations_of, lengths_of
 
@@ -42,7 +43,7 @@ def generator(context: EvalContext, metrics: Sequence[Metric] = METRICS) -> Eval
         figures |= {name: figure for name, figure in found.figures.items() if figure.name not in context.skip_metrics}
         omitted |= found.omitted
     context.report("measuring", len(chosen), len(chosen))
-    return EvalResult(figures, omitted | dict.fromkeys(sorted(context.skip_metrics), "skipped"), audio.drawn, audio.items)
+    return EvalResult(figures, omitted | dict.fromkeys(sorted(context.skip_metrics), "skipped"), audio.drawn, audio.items, audio.pairs)
 
 
 def generated(context: EvalContext) -> EvalAudio:

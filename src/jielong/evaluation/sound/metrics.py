@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, TypedDict
 
@@ -16,53 +15,24 @@ from jielong.data.order import spread
 from jielong.evaluation.context import EvalResult, sampling_of
 from jielong.evaluation.frechet import distance_of_few
 from jielong.evaluation.kernel import kernel_distance
+from jielong.evaluation.neighbours import by_group
 from jielong.evaluation.provenance import Measurement, machine
+from jielong.evaluation.sound.copying import Manifolds, Memorisation
 from jielong.evaluation.sound.eval_audio import EvalAudio
 from jielong.evaluation.sound.features import MelStatistics, WhisperFeatures
 from jielong.evaluation.sound.listening import dnsmos
+from jielong.evaluation.sound.metric import Metric
 from jielong.evaluation.sound.protocol import sound_hash
 from jielong.evaluation.sound.speakers import RECORDINGS
 from jielong.evaluation.sound.voices import voices
 from jielong.evaluation.sound.waveform import QUIET, sounding_share
 from jielong.evaluation.sound.words import Recogniser, intelligibility
-from jielong.media.reading.libraries import MissingLibraryError
 from jielong.networks import speaker
-from jielong.networks.efficientnet import WeightsError
 from jielong.networks.speaker import SpeakerEncoder
 from jielong.system import is_timed, lengths_of
 
 TIMED = 5
 """Clips that are generated one by one to measure speed; the median is reported."""
-
-
-class Metric(ABC):
-    """A metric of generated audio.
-
-    Attributes:
-        names: Its figures of generated clips, reported as omitted where it does not apply.
-    """
-
-    names: ClassVar[tuple[str, ...]]
-
-    def reason_omitted(self, audio: EvalAudio) -> str | None:
-        """Why the metric does not apply; ``None`` if it does."""
-        return None
-
-    @abstractmethod
-    def measure(self, audio: EvalAudio) -> dict[str, Measurement]:
-        """The figures of generated, real and reconstructed clips."""
-
-    def __call__(self, audio: EvalAudio) -> EvalResult:
-        """The figures, or why there are none, such as a package that is not installed."""
-        reason = self.reason_omitted(audio)
-        figures: dict[str, Measurement] = {}
-        if reason is None:
-            try:
-                figures = self.measure(audio)
-                reason = "it applies to none of these clips"
-            except (ImportError, MissingLibraryError, WeightsError, ValueError) as error:
-                reason = str(error)
-        return EvalResult(figures, {name: reason for name in self.names if name not in figures})
 
 
 class Words(Metric):
@@ -286,8 +256,9 @@ class Classes(Metric):
         figures = {}
         for side, clips in audio.sides.items():
             nearest = torch.cdist(space(clips, audio.rate), space.known[kept]).argmin(1).tolist()
-            right = [theirs[place] == want for place, want in zip(nearest, wanted, strict=True)]
-            figures[f"class_at_1{side}"] = Measurement("class_at_1", sum(right) / len(right), len(right), details)
+            right = torch.tensor([theirs[place] == want for place, want in zip(nearest, wanted, strict=True)])
+            more = by_group(right, wanted)
+            figures[f"class_at_1{side}"] = Measurement("class_at_1", right.double().mean().item(), len(right), details | more)
         return figures
 
 
@@ -341,5 +312,17 @@ def _row(values: list[float] | None, row: int) -> list[float] | None:
     return None if values is None else [values[row]]
 
 
-METRICS: Sequence[Metric] = (Words(), Voices(), Quality(), Lengths(), PredictedLengths(), Distances(), MelDistances(), Classes(), Speed())
+METRICS: Sequence[Metric] = (
+    Words(),
+    Voices(),
+    Quality(),
+    Lengths(),
+    PredictedLengths(),
+    Distances(),
+    MelDistances(),
+    Manifolds(),
+    Memorisation(),
+    Classes(),
+    Speed(),
+)
 """In the order of the report."""
