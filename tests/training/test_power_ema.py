@@ -1,6 +1,7 @@
 """Power-function EMAs against their closed form, and their reconstruction from snapshots."""
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from jielong.config.registry import RecipeError
 from jielong.evaluation.evaluate import _weights_words
 from jielong.system import load
 from jielong.training import experiment
-from jielong.training.power_ema import PowerEmas, coefficients, exponent_of, length_of, reconstruct, snapshots
+from jielong.training.power_ema import PowerEmas, coefficients, exponent_of, length_of, misfit, reconstruct, snapshots
 from jielong.training.state import latest_state
 from jielong.training.weights import available, measure_weights
 
@@ -74,6 +75,27 @@ def test_a_reconstruction_equals_an_average_that_was_tracked(length: float, tmp_
     assert error < 0.01
     assert (trajectory()[-1] - direct).abs().max() > 0.5
     assert (follow([0.065])["ema-0.065"]["weight"] - direct).abs().max() > 2 * error  # a neighbouring length is farther off
+
+
+def test_a_profile_that_the_snapshots_do_not_fit_is_mentioned(tmp_path: Path) -> None:
+    """The distance between profiles by their integral on a fine grid."""
+    times, lengths, length = [0.5, 1.0], [0.1, 0.1], 0.05
+    grid = (np.arange(200_000) + 0.5) / 200_000
+
+    def profile(time: float, of: float) -> np.ndarray:
+        g = exponent_of(of)
+        return np.where(grid < time, (g + 1) * (grid / time) ** g / time, 0.0)
+
+    target, factors = profile(1.0, length), coefficients(times, lengths, 1.0, length)
+    nearest = sum(factor * profile(time, of) for factor, time, of in zip(factors, times, lengths, strict=True))
+    expected = np.linalg.norm(nearest - target) / np.linalg.norm(target)
+    assert misfit(times, lengths, 1.0, length) == pytest.approx(expected, rel=1e-3)
+    follow([0.05, 0.1], tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reconstruct(tmp_path, 0.07)
+        with pytest.raises(UserWarning, match=r"fit the profile of an EMA of length 0.01 to .* only: choose a length nearer"):
+            reconstruct(tmp_path, 0.01)
 
 
 def test_factors_of_a_tracked_length_are_its_last_snapshot_alone() -> None:

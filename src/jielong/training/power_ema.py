@@ -7,7 +7,9 @@ times span profiles of others, to which they are fitted by least squares.
 
 from __future__ import annotations
 
+import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from jielong.training.settings import MAX_LENGTH
 
 FOLDER = "ema"
 """Folder of a run's snapshots."""
+MISFIT = 0.05
+"""Distance from the profile of an EMA, as a fraction of its norm, from which a warning says so."""
 _NAME = re.compile(r"length-(?P<length>[\d.]+)-steps-(?P<steps>\d+)\.safetensors")
 _HALF = torch.finfo(torch.float16).max
 
@@ -54,6 +58,14 @@ def coefficients(times: Sequence[float], lengths: Sequence[float], time: float, 
     exponents = [exponent_of(each) for each in lengths]
     own, target = (np.array(times, float), np.array(exponents)), (np.array([time], float), np.array([exponent_of(length)]))
     return np.asarray(np.linalg.lstsq(_products(own, own), _products(own, target)[:, 0], rcond=None)[0], dtype=np.float64)
+
+
+def misfit(times: Sequence[float], lengths: Sequence[float], time: float, length: float) -> float:
+    """Distance of the sum of :func:`coefficients` from the profile, as a fraction of the profile's norm."""
+    own = np.array(times, float), np.array([exponent_of(each) for each in lengths])
+    target = np.array([time], float), np.array([exponent_of(length)])
+    explained = float(np.dot(_products(own, target)[:, 0], coefficients(times, lengths, time, length)))
+    return math.sqrt(max(0.0, 1 - explained / float(_products(target, target)[0, 0])))
 
 
 def _products(rows: tuple[Array, Array], columns: tuple[Array, Array]) -> Array:
@@ -142,6 +154,9 @@ def reconstruct(out: Path, length: float) -> dict[str, Tensor]:
         raise RecipeError(f"an EMA length is a share of the training above 0 and below {MAX_LENGTH}, such as 0.08, not {length:g}")
     lengths, times, paths = zip(*found, strict=True)
     factors = coefficients(times, lengths, max(times), length)
+    if (distance := misfit(times, lengths, max(times), length)) > MISFIT:
+        several = f"{len(found)} snapshots fit the profile of an EMA of length {length:g} to {distance:.0%} of its norm only"
+        warnings.warn(f"{several}: choose a length nearer to theirs, or train with more saves (a smaller train.save_every)", stacklevel=2)
     total: dict[str, Tensor] = {}
     for factor, path in zip(factors.tolist(), paths, strict=True):
         tensors = read_tensors(path)

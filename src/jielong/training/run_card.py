@@ -51,7 +51,10 @@ def _rows(out: Path, sets: Sets, summary: Summary) -> dict[str, str]:
     data = sets.train
     heldout = f", {len(sets.heldout):,} held out" if sets.measured else ", none held out"
     processes = "" if summary.processes == 1 else f", {summary.processes} processes"
+    weights = summary.kept.get("weights")
+    words = {"best": f"the best EMA weights by {summary.kept.get('by')}", "last": "the last EMA weights", None: "the last EMA weights"}
     return {
+        "weights": words.get(weights, str(weights)),
         "data": f"`{data.name}`: {len(data):,} training items{heldout}",
         "media": str(data.medium),
         "parameters": f"{summary.parameters:,}",
