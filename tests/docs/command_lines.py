@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -141,8 +142,10 @@ def check(line: Line) -> None:
         check_script([str(spec.origin), *rest[2:]], line.whole)
     elif len(line.words) == 1:
         assert not line.whole or program == "make", f"{program} without arguments does nothing"
-    elif program == "torchrun":
+    elif program in ("torchrun", "accelerate"):
         module = rest.index("-m")
+        for option, value in pairwise(rest[:module]):
+            assert option != "--config_file" or (ROOT / value).is_file(), f"there is no configuration {value}"
         assert importlib.util.find_spec(rest[module + 1]), f"there is no module {rest[module + 1]}"
         check_jielong(("jielong", *rest[module + 2 :]), line.whole)
     elif program == "python":
