@@ -85,6 +85,18 @@ def test_a_crop_keeps_the_aspect_and_the_share_of_the_side_and_lies_anywhere(sha
         assert 0.8 * length - 3 < ends.max() < length
 
 
+@pytest.mark.parametrize("size", [(8, 24), (24, 8)])
+def test_crops_have_the_aspect_of_other_sizes_than_squares(size: tuple[int, int], tmp_path: Path) -> None:
+    data = open_data(write(tmp_path, ["a"], (48, 48)), size=list(size), augment=CROP)
+    media = (data.crops([0] * 100, range(100), seed=1).media + 1) / 2 * 47
+    assert media.shape == (100, 3, *size)
+    # Steps from pixel to pixel are as wide as they are high, whatever the size.
+    columns, rows = media[:, 0].diff(dim=2)[..., 2:-2].mean((1, 2)), media[:, 1].diff(dim=1)[:, 2:-2].mean((1, 2))
+    assert (columns - rows).abs().max() < 0.1
+    assert columns.min() == pytest.approx(1, abs=0.1)
+    assert columns.max() == pytest.approx(2, abs=0.1)
+
+
 def test_a_picture_of_extreme_shape_is_cropped_within_bounds(tmp_path: Path) -> None:
     Image.new("RGB", (20_000, 20), "red").save(tmp_path / "a.png")
     data = opened(tmp_path, CROP)

@@ -227,7 +227,7 @@ def check_set(name: str | list[str]) -> None:
     """A set is built in, or the reader's own folder or file."""
     for each in listed(name):
         base = split_name(each)[0] if "?" in each else each
-        known = PLACEHOLDER.match(base) or base.startswith(THE_READERS) or "." in base or base in BUILT_IN
+        known = PLACEHOLDER.match(base) or base.startswith(THE_READERS) or base.startswith("hf:owner/") or "." in base or base in BUILT_IN
         assert known, f"there is no set {base!r}"
 
 
