@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from jielong.apps.demo import MODELS, PROMPTS
+from jielong.apps.demo import PROMPTS, shipped_models
 from jielong.media.images import write_image
 from jielong.system import load
 
@@ -34,7 +34,7 @@ def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width
 def main() -> None:
     """Draw and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=MODELS, help="a row each")
+    parser.add_argument("--models", nargs="+", default=shipped_models(), help="a row each")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("gallery.png"))
     parser.add_argument("--quick", action="store_true", help="the first model and two prompts: whether it runs")
     options = parser.parse_args()

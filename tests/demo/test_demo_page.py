@@ -67,11 +67,13 @@ def a_trace(caption: str, steps: int) -> Trace:
 
 def a_report(folder: Path) -> Report:
     prompts = ["a <red> heart", "pizza & wine"]
-    strategies = [
-        Strategy("raster", "llamagen-emoji", 1_000_000, [a_trace(prompt, 4) for prompt in prompts], Speed(0.5, 0.25, 2)),
-        Strategy("masked", "maskgit-emoji", 1_000_000, [a_trace(prompt, 2) for prompt in prompts], Speed(0.1, 0.05, 2)),
-    ]
     grey = torch.zeros(3, 8, 8)
+    pictures, traces = [grey, grey], [a_trace(prompt, 4) for prompt in prompts]
+    strategies = [
+        Strategy("raster", "llamagen-faces", True, 1_000_000, pictures, Speed(0.5, 0.25, 2), 0.875, traces),
+        Strategy("masked", "maskgit-faces", True, 1_000_000, pictures, Speed(0.1, 0.05, 2)),
+        Strategy("masked", "mar-faces", False, 1_000_000, pictures, Speed(0.1, 0.05, 2), None, traces),
+    ]
     grid = write_image(folder / "samples-000000000064.png", grey)
     summary = Summary(64, 4, 0, 3.0, 1234, 1, "budget", {}, {"heldout_psnr": 20.5})
     log = [{"samples": n, "regression": 1 / n, "loss": 5 - n / 100} for n in range(1, 65)]
@@ -86,7 +88,7 @@ def a_report(folder: Path) -> Report:
         real={prompts[0]: grey},
         heldout=frozenset(prompts[:1]),
         reconstructions=[Reconstruction("fog", grey, [1, 2, 3, 4], (2, 2), grey, 30.0)],
-        tokenizer="vq-emoji",
+        tokenizer="vq-faces",
         scratch=Scratch(run, run, SimpleNamespace(tokenizer=tokenizer), 100.0),
         scratch_traces=[a_trace("food", 2)],
         missing={"other-emoji": "it is not installed"},
@@ -113,6 +115,18 @@ def test_every_section_has_its_command(tmp_path):
     assert "it is not installed" in text
 
 
+def test_every_model_has_a_row_and_every_kind_of_order_an_animation(tmp_path):
+    text = render(a_report(tmp_path))
+    matrix = re.search(r'<table class="matrix">.*?</table>', text, re.S)[0]
+    assert re.findall(r"<th>([\w -]+)<small>", matrix) == ["llamagen-faces", "maskgit-faces", "mar-faces", "data set"]
+    assert matrix.count("<img") == 3 * 2 + 1  # the data set has one of the two captions
+    assert [title for title in re.findall(r"<h2>(.*?)</h2>", text) if "tokens in" in title] == [
+        "Raster: 4 tokens in 4 steps",
+        "Masked, continuous: 4 tokens in 4 steps",
+    ]
+    assert "87.5%" in text
+
+
 def test_commands_parse(tmp_path):
     typer = pytest.importorskip("typer")
     import shlex
@@ -129,9 +143,9 @@ def test_commands_parse(tmp_path):
 
 
 def test_missing_models_are_listed(tmp_path):
-    text = render(Report(machine="m", seed=0, command="jielong demo", prompts=["x"], missing={"maskgit-emoji": "not installed"}))
+    text = render(Report(machine="m", seed=0, command="jielong demo", prompts=["x"], missing={"maskgit-faces": "not installed"}))
     Page(text)
-    assert "maskgit-emoji" in text
+    assert "maskgit-faces" in text
     assert "not installed" in text
 
 

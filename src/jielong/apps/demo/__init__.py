@@ -1,7 +1,8 @@
-"""Demo: text-to-image with two orders, audio models, a system trained from scratch, and one HTML page with the results."""
+"""Demo: text-to-image by every shipped strategy, audio models, a system trained from scratch, and one HTML page with the results."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 import webbrowser
@@ -13,30 +14,46 @@ import torch
 from rich.console import Console
 
 from jielong.apps.demo.audio_samples import sound_sections
-from jielong.apps.demo.page import Reconstruction, Report, Strategy, render
+from jielong.apps.demo.page import ORDERS, Reconstruction, Report, Strategy, render
 from jielong.apps.demo.scratch import Scratch, train_from_scratch
 from jielong.apps.demo.trace_view import Trace, measure_speed, shown_values, token_grid, trace
+from jielong.config import recipe
 from jielong.core.files import write_bytes
+from jielong.data.licences import terms
 from jielong.data.opening import open_data
 from jielong.data.source import DataError
 from jielong.data.splits import Split
 from jielong.evaluation.provenance import machine
 from jielong.evaluation.reconstruction import psnr
-from jielong.system import System, load, zoo
+from jielong.system import System, condition_inputs, find, load, zoo
 
 PROMPTS = (
-    "smiling face with sunglasses, Twemoji style",
-    "red heart, Noto style",
-    "woman farmer: dark skin tone, Noto style",
-    "man teacher: medium skin tone, Twemoji style",
-    "flag: Denmark, Noto style",
-    "sunflower, Twemoji style",
-    "pizza, Noto style",
-    "cat face, Noto style",
+    "Micah style, blue quiff, dark skin, round glasses, blue collared shirt, smiling",
+    "a laughing person with a green quiff, dark skin, closed eyes and a beard, wearing a green top, Micah style",
+    "a grinning person with pink hair in a low bun and medium skin, wearing a grey top, Open Peeps style",
+    "Personas style, shoulder-length brown hair, light skin, sunglasses, purple checked shirt, smirking",
+    "Personas portrait of a surprised person with a purple bob and dark skin, wearing glasses and a yellow T-shirt",
+    "pixel art style, pink bob, dark skin, blue eyes, glasses, yellow T-shirt, smiling",
+    "pixel art style, long green hair, dark skin, green eyes, yellow striped shirt, grinning",
+    "Toon Head style, spiky black hair, dark skin, goatee, purple T-shirt, sad",
 )
-MODELS = ("llamagen-emoji", "maskgit-emoji")
-TOKENIZER = "vq-emoji"
+"""Captions of held-out combinations of style, hair and its color."""
+SET = "faces"
+EVALUATION = "evaluation.json"
+TOKENIZER = "vq-faces"
 RECONSTRUCTIONS = 6
+
+
+def shipped_models(data: str = SET) -> list[str]:
+    """Shipped text-to-image models trained on a set, ordered as :data:`jielong.apps.demo.page.ORDERS`."""
+    recipes = {name: recipe.load(name) for name in zoo()}
+    orders = list(ORDERS)
+    found = [
+        (orders.index(each.order.name), name)
+        for name, each in recipes.items()
+        if each.order is not None and each.data.set == data and [part.name for part in condition_inputs(each)] == ["text"]
+    ]
+    return [name for _, name in sorted(found)]
 
 
 def run(
@@ -44,7 +61,7 @@ def run(
     minutes: float = 4.0,
     *,
     seed: int = 0,
-    models: Sequence[str] = MODELS,
+    models: Sequence[str] | None = None,
     tokenizer: str = TOKENIZER,
     sounds: Sequence[str] | None = None,
     prompts: Sequence[str] = PROMPTS,
@@ -58,7 +75,8 @@ def run(
         out: Folder of the page and of the runs from scratch.
         minutes: Wall time for training from scratch; 0 skips it.
         seed: Seed of all samples.
-        models: Generators to compare: names of shipped models, or checkpoint folders. Missing ones are listed and skipped.
+        models: Generators to compare: names of shipped models, or checkpoint folders; :func:`shipped_models` by default. Missing ones are
+            listed and skipped.
         tokenizer: Tokenizer whose reconstructions are shown.
         sounds: Audio models, names or folders; all shipped ones by default.
         prompts: Captions to generate.
@@ -72,7 +90,7 @@ def run(
     started = time.perf_counter()
     console = console or Console()
     missing: dict[str, str] = {}
-    strategies = [strategy for name in models if (strategy := _strategy(name, prompts, seed, missing, console)) is not None]
+    strategies = _strategies(shipped_models() if models is None else models, prompts, seed, missing, console)
     real, heldout = _real(prompts) if strategies else ({}, frozenset())
     reconstructions = _reconstructions(tokenizer, missing)
     sections = sound_sections(seed, missing, sounds)
@@ -95,13 +113,14 @@ def run(
         scratch=scratch,
         scratch_traces=_draw_classes(scratch, len(prompts), seed) if scratch is not None else (),
         sound_sections=sections,
+        credits=terms(SET) if real else (),
         missing=missing,
         memory={name: value for name, value in memory.items() if value is not None},
         seconds=time.perf_counter() - started,
     )
     page = write_bytes(out / "index.html", render(report).encode())
-    for name, reason in missing.items():
-        console.print(f"without {name}: {reason}", highlight=False)
+    if missing:
+        console.print(f"not shown: {'; '.join(f'{name} ({reason})' for name, reason in missing.items())}", highlight=False, soft_wrap=True)
     console.print(f"done in {time.perf_counter() - started:.0f} s; open the page:", highlight=False)
     console.print(str(page.resolve()), style="bold", highlight=False, soft_wrap=True)
     if show:
@@ -122,20 +141,33 @@ def _load(name: str, missing: dict[str, str]) -> System | None:
         return None
 
 
-def _strategy(name: str, prompts: Sequence[str], seed: int, missing: dict[str, str], console: Console) -> Strategy | None:
-    """Generate the prompts with one model and measure its speed."""
-    system = _load(name, missing)
-    if system is None:
-        return None
-    if system.generator is None or system.inputs != ("text",) or system.recipe.order is None:
-        missing[name] = "it is not a text-to-image model"
-        return None
-    console.print(f"[bold]{name}[/bold]: {len(prompts)} prompts", highlight=False)
-    traces = trace(system, prompts, prompts, seed)
-    speed = measure_speed(system, prompts, seed)
-    console.print(f"  {speed.batched:.2f} s per image in a batch of {speed.batch}; {speed.single:.2f} s for one image", highlight=False)
-    parameters = sum(weight.numel() for weight in system.generator.parameters())
-    return Strategy(system.recipe.order.name, name, parameters, traces, speed)
+def _strategies(names: Sequence[str], prompts: Sequence[str], seed: int, missing: dict[str, str], console: Console) -> list[Strategy]:
+    """Generate the prompts with each model and measure its speed; the first of each kind of order records its steps."""
+    strategies: list[Strategy] = []
+    for name in names:
+        system = _load(name, missing)
+        if system is None:
+            continue
+        if system.generator is None or system.inputs != ("text",) or system.recipe.order is None:
+            missing[name] = "it is not a text-to-image model"
+            continue
+        console.print(f"[bold]{name}[/bold]: {len(prompts)} prompts", highlight=False)
+        order, discrete = system.recipe.order.name, system.tokenizer.layout.discrete
+        new = (order, discrete) not in {(each.order, each.discrete) for each in strategies}
+        traces = trace(system, prompts, prompts, seed) if new else ()
+        pictures = [each.picture for each in traces] or [sample.tensor for sample in system.generate(list(prompts), seed=seed)]
+        speed = measure_speed(system, prompts, seed)
+        console.print(f"  {speed.batched:.2f} s per image in a batch of {speed.batch}; {speed.single:.2f} s for one image", highlight=False)
+        parameters = sum(weight.numel() for weight in system.generator.parameters())
+        strategies.append(Strategy(order, name, discrete, parameters, pictures, speed, _measured(name), traces))
+    return strategies
+
+
+def _measured(name: str) -> float | None:
+    """Held-out attribute accuracy of a shipped model, by its ``evaluation.json``."""
+    file = find(name) / EVALUATION
+    figure = json.loads(file.read_text("utf-8")).get("attribute_accuracy") if file.exists() else None
+    return None if figure is None else float(figure)
 
 
 def _real(prompts: Sequence[str]) -> tuple[dict[str, torch.Tensor], frozenset[str]]:
@@ -145,7 +177,7 @@ def _real(prompts: Sequence[str]) -> tuple[dict[str, torch.Tensor], frozenset[st
     splits: tuple[Split, ...] = ("train", "heldout")
     for split in splits:
         try:
-            images = open_data("emoji", split=split)
+            images = open_data(SET, split=split)
         except DataError:
             return {}, frozenset()
         rows = {caption: row for row, caption in enumerate(images.captions)}

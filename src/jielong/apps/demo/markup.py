@@ -97,6 +97,27 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def matrix(rows: Sequence[tuple[str, str, Sequence[Tensor | None]]], captions: Sequence[str], labels: Sequence[str]) -> str:
+    """Pictures in a table: a row for each model, a column for each caption.
+
+    Args:
+        rows: Title, description and pictures ``(C, H, W)`` of each row; ``None`` for an empty cell.
+        captions: HTML below each column.
+        labels: Text of each column, for readers of the page without pictures.
+    """
+    body = "".join(
+        f"<tr><th>{escape(title)}<small>{escape(description)}</small></th>"
+        + "".join(
+            f"<td>{'' if tensor is None else picture(tensor, f'{label}, {title}')}</td>"
+            for label, tensor in zip(labels, pictures, strict=True)
+        )
+        + "</tr>"
+        for title, description, pictures in rows
+    )
+    foot = "".join(f"<td>{caption}</td>" for caption in captions)
+    return f'<div class="wide"><table class="matrix"><tbody>{body}</tbody><tfoot><tr><th></th>{foot}</tr></tfoot></table></div>'
+
+
 def chart(
     points: Sequence[tuple[float, float]],
     x_name: str,
