@@ -113,7 +113,7 @@ def run(
         scratch=scratch,
         scratch_traces=_draw_classes(scratch, len(prompts), seed) if scratch is not None else (),
         sound_sections=sections,
-        credits=terms(SET) if real else (),
+        credits=[str(each) for each in terms(SET)] if real else (),
         missing=missing,
         memory={name: value for name, value in memory.items() if value is not None},
         seconds=time.perf_counter() - started,

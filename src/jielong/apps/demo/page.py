@@ -176,7 +176,7 @@ def _credits(report: Report) -> str:
 def _compare(report: Report) -> str:
     if not report.strategies:
         return _section("No trained model is installed")
-    rows = [(strategy.model, strategy.kind, strategy.pictures) for strategy in report.strategies]
+    rows: list[tuple[str, str, Sequence[Tensor | None]]] = [(each.model, each.kind, each.pictures) for each in report.strategies]
     if any(prompt in report.real for prompt in report.prompts):
         rows.append(("data set", "drawn from the attributes", [report.real.get(prompt) for prompt in report.prompts]))
     captions = [escape(prompt) + (' <span class="tag">held out</span>' if prompt in report.heldout else "") for prompt in report.prompts]
