@@ -20,16 +20,18 @@ from jielong.config.schema import Recipe, Trained
 from jielong.core.files import write_bytes
 from jielong.data.joined import listed
 from jielong.data.licences import LICENCE, Licence, licence_of_weights, terms
-from jielong.data.opening import open_source
+from jielong.data.opening import open_data, open_source
 from jielong.data.sets import SPEAKER_COLUMNS
 from jielong.data.source import DataError
-from jielong.system import DESCRIPTION, load
+from jielong.media.images import encode, sheet, to_bytes
+from jielong.system import DESCRIPTION, System, load
 from jielong.system.model_card import CARD, SPDX, ModelCard, licence_words
 from jielong.training.checkpoint import CheckpointError, save_checkpoint
 from jielong.training.summary import Kept, kept_samples
 
 MODELS = Path(__file__).resolve().parents[1] / "zoo" / "src" / "jielong_zoo" / "models"
 LOG_LINES = 100
+SHEET, DRAWS = "draws.webp", 40
 LIMITS = {
     "pictures": "Outside the styles of its training data, results are shapes without meaning.",
     "sound": "Outside the kinds of sound in its training data, results are noise or another sound.",
@@ -69,6 +71,19 @@ def licence_named(licence: str) -> str:
     if SPDX[licence] not in project["license"].split(" AND "):
         raise DataError(f"zoo/pyproject.toml is under {project['license']}: add {SPDX[licence]}, which these weights need")
     return licence
+
+
+def first_draws(system: System, target: Path) -> list[str]:
+    """Write the first draws of a generator of pictures as one picture; returns its paragraph of the card, if any."""
+    recipe, generator = system.recipe, system.generator
+    if generator is None or system.tokenizer.media.kind != "image":
+        return []
+    heldout = open_data(recipe.data.set, "heldout", medium=system.tokenizer.media, settings=recipe.data)
+    values = None if recipe.condition is None else recipe.condition.for_samples(heldout, DRAWS)
+    pictures = system.decode(system.generate_tokens(values, None if values is not None else DRAWS, seed=0))
+    write_bytes(target / SHEET, encode(sheet(to_bytes(pictures)), "WEBP", lossless=True))
+    of = "" if values is None else " of held-out items evenly spread over the set"
+    return [f"![{len(pictures)} first draws]({SHEET})\n\nFirst draws{of}, seed 0, not selected."]
 
 
 def ship(run: Path, name: str, title: str, command: str, machine: str, count: int | None = None, models: Path = MODELS) -> Path:
@@ -111,6 +126,7 @@ def ship(run: Path, name: str, title: str, command: str, machine: str, count: in
         sections=[
             f"Trained by\n\n```sh\n{command}\n```",
             f"Held-out figures, by `jielong {' '.join(measured_by)}`:\n\n```json\n{json.dumps(measured, indent=2)}\n```",
+            *first_draws(load(str(target), "cpu"), target),
             LIMITS[kind(recipe)],
             licence_words(licence, sources),
         ],

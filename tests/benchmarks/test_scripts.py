@@ -140,6 +140,9 @@ def test_a_run_is_shipped_with_figures_and_licence(tmp_path: Path, capsys: pytes
     assert card_line(shipped) == "Small."
     assert "```sh\njielong train maskgit-tiny\n```" in card
     assert "Ann & Co" in card
+    assert "![4 first draws](draws.webp)" in card
+    with Image.open(shipped / "draws.webp") as draws:
+        assert draws.size == (4 * (8 + 2) + 2, 8 + 2 + 2)  # the four held-out items, two pixels between
     assert json.loads((shipped / "evaluation.json").read_text())["provenance"]
     assert [each.attribution for each in Licence.beside(shipped).learned_from] == ["Ann & Co"]
     system = load(str(shipped))
