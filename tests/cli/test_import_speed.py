@@ -24,3 +24,14 @@ def test_nothing_slow_is_imported(words: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "loaded: []", done.stdout[-300:]
+
+
+def test_training_without_fsdp_imports_none_of_it() -> None:
+    program = (
+        "import sys, torch, accelerate\n"
+        "before = {name for name in sys.modules if name.startswith('torch.distributed')}\n"
+        "import jielong.training.experiment\n"
+        "print({'torch.distributed.tensor', 'torch.distributed.fsdp'} & sys.modules.keys() - before or 'nothing')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "nothing"

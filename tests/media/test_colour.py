@@ -107,3 +107,13 @@ def test_a_profile_that_cannot_be_used_is_named_once_and_ignored(
     inspector = kind.inspector(kind.medium(kind.settings(), 3), kind.settings())
     assert any(says in reason for reason in inspector.look(data, "a.tif", True))
     assert inspector.facts()["colour profiles"] == {"unusable": 1}
+
+
+def test_profiles_are_counted_of_pictures_that_can_be_decoded() -> None:
+    kind = kind_of("image")
+    inspector = kind.inspector(kind.medium(kind.settings(), 3), kind.settings())
+    whole = encode(Image.radial_gradient("L"), "PNG")
+    inspector.look(whole, "a.png", True)
+    with pytest.raises(ValueError, match="cut off"):
+        inspector.look(whole[: len(whole) // 2], "cut.png", True)
+    assert inspector.facts()["colour profiles"] == {"none": 1}

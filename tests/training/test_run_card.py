@@ -28,6 +28,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append(f"{index}.png,colour {index},{'heldout' if index > 17 else 'train'},CC0,Ann & Co")
     (root / "broken.png").write_bytes(b"no picture")
     rows.append("broken.png,broken,train,CC0,Ann & Co")
+    (root / "cut.png").write_bytes((root / "0.png").read_bytes()[:60])  # its header is whole: training finds out
+    rows.append("cut.png,cut off,train,CC0,Ann & Co")
     (root / "metadata.csv").write_text("\n".join(rows) + "\n")
     return root
 
@@ -48,7 +50,7 @@ def test_the_card_of_a_run_says_what_it_is(pictures: Path, tmp_path: Path) -> No
         f"# {tmp_path.name}\n",
         "```sh\njielong train maskgit-tiny\n```",
         "training items, 6 held out",
-        "1 broken (broken.png)",
+        "2 broken (broken.png, cut.png)",
         f"| parameters | {summary.parameters:,} |",
         f"The run kept the {summary.kept['weights']} weights, heldout_loss",
         "on 6 items or fewer",

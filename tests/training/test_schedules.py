@@ -21,8 +21,10 @@ from jielong.heads.consistency import Consistency
 from jielong.quantizers.gumbel import Gumbel
 from jielong.quantizers.lookup_free import LookupFree
 from jielong.training import run as run_module
+from jielong.training.budget import Budget
 from jielong.training.objective import Losses, StepRNG
 from jielong.training.settings import TrainSettings
+from jielong.training.state import Counters
 
 RATIOS = (Fraction(1, 100), Fraction(1, 2), Fraction(3))
 FRACTIONS = (0.0, 0.05, 0.25, 0.5, 0.9, 1.0)
@@ -192,6 +194,14 @@ def test_a_larger_budget_moves_the_schedule_and_nothing_else(tmp_path: Path) -> 
     moved = load("vqgan", ["train.samples=50_000", "losses.adversarial.start_samples=1_000"])
     with pytest.raises(RecipeError, match=r"losses\.adversarial\.start_samples was 18000 and is now 1000"):
         check_same_recipe(old.to_yaml(), moved.to_yaml(), tmp_path, schedule=scheduled(moved))
+
+
+def test_a_start_behind_the_last_step_of_a_timed_run_is_compared_with_that_step() -> None:
+    counters = Counters(samples=320, seconds=40.0, position=1_939)
+    schedule = [ScheduledSetting(("losses", "adversarial", "start_samples"), 1_940, "start")]
+    settings = TrainSettings(samples=2_000, batch=32, lr=1e-3).resolved()
+    said = "losses.adversarial never started: start_samples is 97% of the budget, and the last step began at 96%"
+    assert Budget(settings, 40.0, counters, schedule).unreached() == [said]
 
 
 def test_what_was_never_reached_is_in_the_summary(tmp_path: Path) -> None:

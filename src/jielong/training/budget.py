@@ -123,7 +123,11 @@ class Budget:
         found = []
         for each in self.schedule:
             *owner, key = each.path
-            end = f"is {at(each.samples)}, and the run ended at {self.progress:.0%}"
+            begun = self.last_position / total
+            ended = f"the run ended at {self.progress:.0%}"
+            if each.what == "start" and begun < each.samples / total <= self.progress:
+                ended = f"the last step began at {math.floor(100 * begun)}%"
+            end = f"is {at(each.samples)}, and {ended}"
             if each.what == "start" and self.last_position < each.samples:
                 found.append(f"{'.'.join(owner)} never started: {key} {end}")
             elif each.what == "end" and self.position < each.samples:

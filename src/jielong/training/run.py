@@ -18,19 +18,19 @@ from jielong.core.files import write_bytes
 from jielong.core.interrupts import Interrupts
 from jielong.core.json import JSON
 from jielong.core.rng import seed_of
-from jielong.core.storage import check_room, size_words
 from jielong.media.images import sheet, write_image
 from jielong.training.best import BestWeights, selection_of
 from jielong.training.blocks import GraphBreaks, prepare_blocks
 from jielong.training.budget import Budget
-from jielong.training.checkpoint import bytes_of, fit_tensors
+from jielong.training.checkpoint import fit_tensors
 from jielong.training.ema import Ema
 from jielong.training.nonfinite import NonFiniteError, range_advice
 from jielong.training.objective import Objective
-from jielong.training.optimizers import moments_bytes, pack
+from jielong.training.optimizers import pack
 from jielong.training.pauses import summary_of, words
 from jielong.training.power_ema import PowerEmas, remove_later_snapshots
 from jielong.training.prefetch import BatchPrefetcher
+from jielong.training.room import check_states
 from jielong.training.run_logger import RunLogger
 from jielong.training.settings import TrainSettings
 from jielong.training.sharding import gathered, shard_blocks
@@ -291,21 +291,12 @@ class Run(Generic[Model]):
         self.budget.record("sample", time.perf_counter() - start)
 
     def check_room(self) -> None:
-        """Check that the states and the weights that the run will save fit on the disk.
-
-        Raises:
-            StorageError: with what they need and what is free.
-        """
-        weights = bytes_of(self.objective.model.state_dict())
-        state = bytes_of(self.objective.state_dict()) + bytes_of(self.ema.state())
-        state += (int(self.best.kept) + len(self.settings.ema_lengths)) * weights
-        state += sum(moments_bytes(optimizer) for optimizer in self.stepper.optimizers.values())
+        """Check that the states and the weights that the run will save fit on the disk (:func:`check_states`)."""
+        several = self.budget.seconds is not None or self.settings.samples > (self.settings.save_every or 0)
         # A new state is written whole before the older one is removed; that of a resumed run takes its room already.
-        several = self.counters.samples == 0 and (
-            self.budget.seconds is not None or self.settings.samples > (self.settings.save_every or 0)
-        )
-        what = f"Two states of the run, of {size_words(state)} each," if several else f"A state of the run, of {size_words(state)},"
-        check_room(self.out, state * (2 if several else 1) + weights, f"{what} and the weights are to be saved")
+        states = 2 if several and self.counters.samples == 0 else 1
+        copies = int(self.best.kept) + len(self.settings.ema_lengths)
+        check_states(self.out, self.objective, self.ema, self.stepper.optimizers.values(), copies, states)
 
     def save_snapshots(self) -> None:
         """Save a snapshot of each power-function EMA."""

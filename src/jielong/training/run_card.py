@@ -95,7 +95,7 @@ def _pictures(out: Path, summary: Summary) -> list[str]:
 
 def _skipped(sets: Sets, summary: Summary) -> list[str]:
     """What was not used or not done."""
-    left_out = sets.train.unused + sets.train.left_out
+    left_out = sets.train.unused
     lines = [f"{summary.skipped:,} steps whose numbers were not finite"] if summary.skipped else []
     lines += summary.unreached
     lines += [f"items of the data: {left_out.counts()}"] if len(left_out) else []

@@ -10,17 +10,18 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import Tensor, distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate
 
 from jielong.core.device import DeviceError
 from jielong.networks.repeated import blocks_of
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def requested_sharding() -> FullyShardedDataParallelPlugin | None:
@@ -53,6 +54,9 @@ def shard_blocks(objective: nn.Module, model: nn.Module, accelerator: Accelerato
         return None
     if processes == 1:
         return "FSDP is configured, and one process has nothing to divide: all weights are on it"
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     blocks = [block for _, block in blocks_of(model)]
     mesh, reshard = init_device_mesh(accelerator.device.type, (processes,)), bool(plugin.reshard_after_forward)
     inside = {id(weight) for block in blocks for weight in block.parameters()}
@@ -70,27 +74,38 @@ def shard_blocks(objective: nn.Module, model: nn.Module, accelerator: Accelerato
     return f"FSDP2: {count:,} weights of {len(blocks)} repeated blocks are divided among {processes} processes"
 
 
+def _divided(tensor: Tensor) -> DTensor | None:
+    """A tensor of FSDP; its module, slow to import, is not imported for tensors of other types."""
+    if type(tensor) in (Tensor, nn.Parameter):
+        return None
+    from torch.distributed.tensor import DTensor
+
+    return tensor if isinstance(tensor, DTensor) else None
+
+
 def is_divided(tensor: Tensor) -> bool:
     """Whether a process holds a part of it."""
-    return isinstance(tensor, DTensor)
+    return _divided(tensor) is not None
 
 
 def local(tensor: Tensor) -> Tensor:
     """This process's part, which shares memory; a whole tensor itself."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor if (divided := _divided(tensor)) is None else divided.to_local()
 
 
 def whole(tensor: Tensor) -> Tensor:
     """All of it; every process must call this."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor if (divided := _divided(tensor)) is None else divided.full_tensor()
 
 
 def divided_as(tensor: Tensor, like: Tensor) -> Tensor:
     """A tensor that is whole in every process, divided as another of its shape is."""
-    if not isinstance(like, DTensor):
+    if (divided := _divided(like)) is None:
         return tensor
-    mesh = like.device_mesh
-    return DTensor.from_local(tensor.to(like.device), mesh, [Replicate()], run_check=False).redistribute(mesh, like.placements)
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = divided.device_mesh
+    return DTensor.from_local(tensor.to(like.device), mesh, [Replicate()], run_check=False).redistribute(mesh, divided.placements)
 
 
 def gathered(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:

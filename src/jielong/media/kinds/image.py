@@ -198,10 +198,12 @@ class ImageInspector(Inspector):
             frames, reasons = frames_in(picture, name), []
         except BrokenImageError:
             frames, reasons = 1, ["damaged behind its first frame, which alone is used"]
-        reasons += self._header(picture, frames) + self._colour(picture) + self._orientation(picture)
+        pixels = None
         if decode:
             with naming(name, BrokenImageError, "cannot be decoded"):
                 pixels = fit(read_image(content, name, background=self._behind, covers=self._small), self._small)
+        reasons += self._header(picture, frames) + self._colour(picture) + self._orientation(picture)  # counts behind what may fail
+        if pixels is not None:
             reasons += self._pixels(pixels)
             if self._phash is not None and FLAT not in reasons:
                 self.perceptual[name] = int(str(self._phash(pixels)), 16)
