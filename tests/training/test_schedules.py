@@ -85,18 +85,18 @@ def test_every_setting_in_samples_is_marked() -> None:
 
 def test_shares_are_resolved_by_the_budget() -> None:
     shares = [
-        *(f"losses.{name}.start_samples=0.9" for name in ("perceptual", "adversarial")),
+        *(f"losses.{name}.start_samples=0.97" for name in ("perceptual", "adversarial")),
         "train.warmup=0.016",
         "train.sample_every=0.25",
     ]
     assert load("vqgan", shares[:3]) == load("vqgan")
     other = by_name(load("vqgan", ["train.samples=1_000", *shares]))
-    assert other["losses.perceptual.start_samples"] == other["losses.adversarial.start_samples"] == 900
+    assert other["losses.perceptual.start_samples"] == other["losses.adversarial.start_samples"] == 970
     assert (other["train.warmup"], other["train.sample_every"]) == (16, 250)
     assert by_name(parse(load("vqgan", ["train.samples=1_000", *shares]).to_yaml())) == other
     assert load("titok", ["tokenizer.titok.finetune_at=0.6"]) == load("titok")
     smaller = by_name(parse("extends: vqgan\ntrain: {samples: 10_000, warmup: 0.1}"))
-    assert (smaller["losses.perceptual.start_samples"], smaller["train.warmup"]) == (9_000, 1_000)
+    assert (smaller["losses.perceptual.start_samples"], smaller["train.warmup"]) == (9_700, 1_000)
     for wrong in ("1.0", "1.5", "-0.1"):
         with pytest.raises(RecipeError, match=r"losses\.perceptual\.start_samples"):
             load("vqgan", [f"losses.perceptual.start_samples={wrong}"])
@@ -109,7 +109,7 @@ def test_what_is_given_beside_the_budget_does_not_scale() -> None:
     for overrides in (given, given[::-1]):
         found = by_name(load("vqgan", overrides))
         assert found["losses.adversarial.start_samples"] == 1_234
-        assert found["losses.perceptual.start_samples"] == 18_000
+        assert found["losses.perceptual.start_samples"] == 19_400
         assert found["train.warmup"] == 19_000
     assert (
         by_name(load("vqgan", ["losses.adversarial={start_samples: 8}", "train={samples: 1_000}"]))["losses.adversarial.start_samples"] == 8
@@ -192,7 +192,7 @@ def test_a_larger_budget_moves_the_schedule_and_nothing_else(tmp_path: Path) -> 
     new = load("vqgan", ["train.samples=50_000"])
     check_same_recipe(old.to_yaml(), new.to_yaml(), tmp_path, schedule=scheduled(new))
     moved = load("vqgan", ["train.samples=50_000", "losses.adversarial.start_samples=1_000"])
-    with pytest.raises(RecipeError, match=r"losses\.adversarial\.start_samples was 18000 and is now 1000"):
+    with pytest.raises(RecipeError, match=r"losses\.adversarial\.start_samples was 19400 and is now 1000"):
         check_same_recipe(old.to_yaml(), moved.to_yaml(), tmp_path, schedule=scheduled(moved))
 
 
