@@ -34,11 +34,11 @@ def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width
 def main() -> None:
     """Draw and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=shipped_models(), help="a row each")
+    parser.add_argument("--models", nargs="+", help="a row each; those of the demo by default")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("gallery.png"))
     parser.add_argument("--quick", action="store_true", help="the first model and two prompts: whether it runs")
     options = parser.parse_args()
-    prompts = PROMPTS
+    options.models, prompts = options.models or shipped_models(), PROMPTS
     if options.quick:
         options.models, prompts = options.models[:1], PROMPTS[:2]
     font, small = ImageFont.load_default(24), ImageFont.load_default(20)

@@ -29,6 +29,7 @@ COVERED = {
     "build_emoji",
     "ship_model",
     "make_gallery",
+    "make_recipes",  # by tests/docs/test_recipes_page.py
     "make_systems",
     "migrate_checkpoint",
     "measure_code",

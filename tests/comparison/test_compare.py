@@ -104,7 +104,7 @@ def test_what_does_not_compare_is_refused(compared: tuple[Comparison, Path], tmp
     with pytest.raises(ValueError, match="budget was 32 samples and is now 64 samples"):
         compare(["vqgan-tiny"], out, Budget(samples=64), data=str(pictures))
     with pytest.raises(ValueError, match=r"different size \(vqgan-tiny: 16, vqgan: 64\)"):
-        compare(["vqgan-tiny", "vqgan"], tmp_path, BUDGET)
+        compare(["vqgan-tiny", "vqgan"], tmp_path, BUDGET, data="emoji")
     with pytest.raises(ValueError, match="different data sets"):
         compare(["vqgan", "pixelcnn"], tmp_path, BUDGET)
     assert not (tmp_path / "runs").exists()

@@ -35,5 +35,5 @@ def test_every_recipe_has_a_row_with_its_paper(generator: ModuleType) -> None:
 
 
 def test_figures_are_formatted_with_those_of_real_data(generator: ModuleType) -> None:
-    shown = generator.figures({"wer": 0.1234, "wer_real": 0.05, "frechet": 10.4, "frechet_real": 3.0, "seconds": 9.0})
+    shown = ", ".join(generator.figures({"wer": 0.1234, "wer_real": 0.05, "frechet": 10.4, "frechet_real": 3.0, "seconds": 9.0}))
     assert shown == "Fréchet distance 10, WER 12.3% (real 5.0%)"

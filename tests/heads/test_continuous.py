@@ -46,7 +46,7 @@ class Toy(IterativeHead):
         self.times = draws.uniform(1)
         return (predict(targets, self.times) - targets).mean(1)
 
-    def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float) -> Tensor:
+    def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float, sampler: str = "") -> Tensor:
         x = self.initial(evaluate, rng)
         for step in range(steps):
             x = x - evaluate(x, step / steps) / 2

@@ -226,7 +226,7 @@ class Listener(nn.Module):
     """In a generator's place: remembers the tokens it is to learn."""
 
     condition = None
-    head = SimpleNamespace(on_train_step=lambda samples_seen: None)
+    head = SimpleNamespace(on_train_step=lambda samples_seen: None, loss_ranks_weights=True)
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()

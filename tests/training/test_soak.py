@@ -21,6 +21,7 @@ from jielong.apps.comparison import Budget, compare
 from jielong.apps.comparison import running as comparison
 from jielong.apps.comparison.measuring import Measured
 from jielong.config import recipe
+from jielong.media.pictures import Pictures
 from jielong.training import experiment
 
 EVERYTHING = os.environ.get("SOAK") == "1"
@@ -72,7 +73,7 @@ def train(name: str, pictures: Path, *overrides: str) -> Case:
 def quick(system: comparison.System, *_: object) -> Measured:
     """In place of metrics of deep features, whose computation writes nothing."""
     weights = [float(each.abs().mean()) for each in system.tokenizer.parameters()]
-    return Measured({"psnr": weights[0]}, {}, {}, torch.zeros(4, 3, 8, 8))
+    return Measured({"psnr": weights[0]}, {}, {}, Pictures(torch.zeros(4, 3, 8, 8)))
 
 
 def comparing(pictures: Path) -> Case:

@@ -127,7 +127,7 @@ def test_the_stream_is_the_same_however_it_is_read(tones: Path) -> None:
 
 def test_settings_are_of_one_medium() -> None:
     section = DataSection()
-    usual = {"set": "emoji", "deduplicate": False, "missing_condition": "skip", "size": 64}
+    usual = {"set": "emoji", "deduplicate": False, "missing_condition": "skip", "size": 64, "background": "white"}
     assert section.read({}).model_dump(exclude_none=True) == usual
     assert section.read({"duration": 2.0}) == AudioData(sample_rate=16_000, duration=2.0)
     assert section.read({"sample_rate": 8_000, "size": None}) == AudioData(sample_rate=8_000, duration=1.0)

@@ -46,7 +46,7 @@ RECONSTRUCTIONS = 6
 
 def shipped_models(data: str = SET) -> list[str]:
     """Shipped text-to-image models trained on a set, ordered as :data:`jielong.apps.demo.page.ORDERS`."""
-    recipes = {name: recipe.load(name) for name in zoo()}
+    recipes = {name: recipe.load(str(folder)) for name, folder in zoo().items()}
     orders = list(ORDERS)
     found = [
         (orders.index(each.order.name), name)
