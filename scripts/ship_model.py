@@ -1,4 +1,4 @@
-"""Put a finished run into the zoo: weights in bf16, recipe, log, held-out figures and a model card with its licence.
+"""Put a finished run into the zoo: weights in bf16 or int8, recipe, log, held-out figures and a model card with its licence.
 
     python scripts/ship_model.py runs/vq-emoji vq-emoji --title "VQ tokenizer for emoji" \
         --command "jielong train vqgan --out runs/vq-emoji" --machine "two cores of an AMD EPYC (Zen 5)"
@@ -26,12 +26,13 @@ from jielong.data.source import DataError
 from jielong.media.images import encode, sheet, to_bytes
 from jielong.system import DESCRIPTION, System, load
 from jielong.system.model_card import CARD, SPDX, ModelCard, licence_words
-from jielong.training.checkpoint import CheckpointError, save_checkpoint
+from jielong.training.checkpoint import CheckpointError, StorageDtype, save_checkpoint
 from jielong.training.summary import Kept, kept_samples
 
 MODELS = Path(__file__).resolve().parents[1] / "zoo" / "src" / "jielong_zoo" / "models"
 LOG_LINES = 100
 SHEET, DRAWS = "draws.webp", 40
+STORED: dict[StorageDtype, str] = {"bf16": "bf16", "int8": "matrices in int8 with a scale per row, the rest in bf16"}
 LIMITS = {
     "pictures": "Outside the styles of its training data, results are shapes without meaning.",
     "sound": "Outside the kinds of sound in its training data, results are noise or another sound.",
@@ -86,7 +87,16 @@ def first_draws(system: System, target: Path) -> list[str]:
     return [f"![{len(pictures)} first draws]({SHEET})\n\nFirst draws{of}, seed 0, not selected."]
 
 
-def ship(run: Path, name: str, title: str, command: str, machine: str, count: int | None = None, models: Path = MODELS) -> Path:
+def ship(
+    run: Path,
+    name: str,
+    title: str,
+    command: str,
+    machine: str,
+    count: int | None = None,
+    models: Path = MODELS,
+    dtype: StorageDtype = "bf16",
+) -> Path:
     """Write a model's folder in the zoo, or in another folder of models, and return it."""
     system = load(str(run), "cpu")
     recipe = system.recipe
@@ -95,7 +105,7 @@ def ship(run: Path, name: str, title: str, command: str, machine: str, count: in
     target = models / name
     text = system.recipe.to_yaml()
     model = system.generator or system.tokenizer
-    save_checkpoint(target, model, text, dtype="bf16")
+    save_checkpoint(target, model, text, dtype)
     write_bytes(target / DESCRIPTION, (run / DESCRIPTION).read_bytes())
     lines = (run / "metrics.jsonl").read_text().splitlines()
     kept = lines[:: max(1, len(lines) // LOG_LINES)]
@@ -117,7 +127,7 @@ def ship(run: Path, name: str, title: str, command: str, machine: str, count: in
         rows={
             "data": f"`{recipe.data.set}`, training split",
             "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
-            "file": f"{(target / 'model.safetensors').stat().st_size / 1e6:.1f} MB, bf16",
+            "file": f"{(target / 'model.safetensors').stat().st_size / 1e6:.1f} MB, {STORED[dtype]}",
             "training samples": f"{summary['samples']:,}",
             **({"weights": f"the best of the run, at {at:,} samples"} if kept.get("weights") == "best" and at else {}),
             "training time": f"{summary['seconds'] / 60:.0f} minutes",
@@ -148,9 +158,10 @@ def main() -> None:
     parser.add_argument("--machine", required=True, help="the machine it was trained on")
     parser.add_argument("--count", type=int, help="held-out items to measure; the default is that of evaluate")
     parser.add_argument("--into", type=Path, default=MODELS, help="the folder of models; the zoo's by default")
-    arguments = parser.parse_args()
+    parser.add_argument("--dtype", choices=STORED, default="bf16", help="how the weights are stored; bf16 by default")
+    given = parser.parse_args()
     try:
-        print(ship(arguments.run, arguments.name, arguments.title, arguments.command, arguments.machine, arguments.count, arguments.into))
+        print(ship(given.run, given.name, given.title, given.command, given.machine, given.count, given.into, given.dtype))
     except (DataError, CheckpointError) as error:
         parser.error(str(error))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def test_a_run_is_shipped_with_figures_and_licence(tmp_path: Path, capsys: pytes
     (pictures / "metadata.csv").write_text("\n".join(rows) + "\n")
     run = quick().trained("maskgit-tiny", str(pictures))
     title = ("--title", "Small.", "--command", "jielong train maskgit-tiny", "--machine", "one core", "--count", 2)
-    run_script(SCRIPTS / "ship_model.py", run, "maskgit-small", *title, "--into", tmp_path / "models")
+    run_script(SCRIPTS / "ship_model.py", run, "maskgit-small", *title, "--into", tmp_path / "models", "--dtype", "int8")
     shipped = tmp_path / "models" / "maskgit-small"
     assert capsys.readouterr().out.strip() == str(shipped)
     card = (shipped / "README.md").read_text()
@@ -144,6 +145,8 @@ def test_a_run_is_shipped_with_figures_and_licence(tmp_path: Path, capsys: pytes
     assert "![4 first draws](draws.webp)" in card
     with Image.open(shipped / "draws.webp") as draws:
         assert draws.size == (4 * (8 + 2) + 2, 8 + 2 + 2)  # the four held-out items, two pixels between
+    assert re.search(r"^\| file \| 0\.\d MB, matrices in int8 with a scale per row, the rest in bf16 \|$", card, re.M)
+    assert torch.int8 in {value.dtype for value in load_file(shipped / "model.safetensors").values()}
     assert json.loads((shipped / "evaluation.json").read_text())["provenance"]
     assert [each.attribution for each in Licence.beside(shipped).learned_from] == ["Ann & Co"]
     system = load(str(shipped))

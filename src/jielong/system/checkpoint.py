@@ -28,7 +28,7 @@ from jielong.networks.time_layer import fold
 from jielong.system.build import build_generator
 from jielong.system.pipeline import System
 from jielong.tokenizers.base import Tokenizer
-from jielong.training.checkpoint import CHECKSUMS, RECIPE, WEIGHTS, CheckpointError, fingerprint, fit_tensors, read_weights
+from jielong.training.checkpoint import CHECKSUMS, RECIPE, WEIGHTS, CheckpointError, bytes_of, fingerprint, fit_tensors, read_weights
 
 DESCRIPTION = "model.json"
 STAGES = "stages"
@@ -231,7 +231,7 @@ def _load(name: str, folder: Path, media: Medium | None) -> System:
         media = made_for
     weights, path = read_weights(folder), folder / WEIGHTS
     stages = load_stages(recipe, media, folder)
-    size = path.stat().st_size
+    size = max(path.stat().st_size, bytes_of(weights))  # the latter of a file in eight bits
     with bounded(4 * size + ALLOWANCE, f"and {path} holds {size / 1e9:.1f} GB: the recipe beside it describes another model"):
         tokenizer = build_tokenizer(recipe, media, stages)
         generator = build_generator(recipe, tokenizer, description["classes"], tokenizers_of(stages)) if recipe.trains_generator else None

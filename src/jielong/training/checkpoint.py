@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from jielong.core.files import replacing, write_bytes
+from jielong.quantizers.base import Quantizer
+from jielong.training import int8
 
 WEIGHTS = "model.safetensors"
 RECIPE = "recipe.yaml"
@@ -29,12 +31,15 @@ _OS_ERROR = re.compile(r"os error (\d+)")
 """How safetensors words an error of the operating system."""
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 
+StorageDtype = Literal["bf16", "int8"]
+"""How :func:`save_checkpoint` may round a model's parameters."""
+
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be used; the text names the file, what is wrong and what to do."""
 
 
-def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, recipe_yaml: str, dtype: Literal["bf16"] | None = None) -> Path:
+def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, recipe_yaml: str, dtype: StorageDtype | None = None) -> Path:
     """Write ``recipe.yaml``, ``model.safetensors`` and its checksum into a folder, each whole or not at all.
 
     Args:
@@ -42,20 +47,39 @@ def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, recipe_yam
         model: Its state dict is written.
         recipe_yaml: The recipe that rebuilds the model.
         dtype: ``bf16`` halves the file: floating-point parameters are rounded to it. Buffers (codebooks, statistics) stay as they are.
+            ``int8`` takes about half of that: matrices are stored by :func:`~jielong.training.int8.quantize`, other parameters as bf16,
+            and the parameters of quantizers stay as they are too. Reading needs no option.
 
     Raises:
         StorageError: if the disk is full or the folder cannot be written.
     """
     folder = Path(folder)
-    tensors = model.state_dict()
-    if dtype == "bf16":
-        parameters = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.is_floating_point()}
-        tensors = {name: value.to(torch.bfloat16) if name in parameters else value for name, value in tensors.items()}
+    tensors = _rounded(model, dtype)
     write_bytes(folder / RECIPE, recipe_yaml.encode())
     (folder / CHECKSUMS).unlink(missing_ok=True)  # that of older weights: a run killed before the new one leaves none, not a wrong one
-    write_tensors(folder / WEIGHTS, tensors)
+    write_tensors(folder / WEIGHTS, tensors, int8.METADATA if dtype == "int8" else None)
     write_checksums(folder, [WEIGHTS])
     return folder
+
+
+def _rounded(model: nn.Module, dtype: StorageDtype | None) -> dict[str, Tensor]:
+    """A model's tensors as they are stored."""
+    tensors: dict[str, Tensor] = model.state_dict()
+    if dtype is None:
+        return tensors
+    parameters = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.is_floating_point()}
+    if dtype == "int8":  # tokens depend on every bit of a codebook and of what leads to it within a quantizer
+        quantizers = [name for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, Quantizer)]
+        parameters -= {name for name in parameters if any(name.startswith(f"{quantizer}.") for quantizer in quantizers)}
+    stored: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        if name not in parameters:
+            stored[name] = value
+        elif dtype == "int8" and int8.quantizable(value):
+            stored[name + int8.DATA], stored[name + int8.SCALE] = int8.quantize(value)
+        else:
+            stored[name] = value.to(torch.bfloat16)
+    return stored
 
 
 def write_checksums(folder: Path, names: Iterable[str]) -> None:
@@ -198,8 +222,13 @@ def bytes_of(tensors: Mapping[str, Tensor]) -> int:
     return sum(value.numel() * value.element_size() for value in tensors.values())
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file under a temporary name, flush it to the disk, and rename it.
+
+    Args:
+        path: The file.
+        tensors: By name.
+        metadata: Of the file; ``format: pt`` if not given.
 
     Raises:
         StorageError: if it cannot be written; an older file is left intact.
@@ -214,7 +243,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         with replacing(path, bytes_of(plain)) as beside:
             try:
-                save_file(plain, beside, metadata={"format": "pt"})
+                save_file(plain, beside, metadata=dict(metadata or {"format": "pt"}))
             except SafetensorError as error:
                 if (code := _OS_ERROR.search(str(error))) is None:
                     raise
@@ -226,10 +255,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
+    """Read a safetensors file; tensors in eight bits (:mod:`jielong.training.int8`) become float32.
 
     Raises:
-        CheckpointError: if it is missing, truncated, or something else, such as a pickle.
+        CheckpointError: if it is missing, truncated, something else, such as a pickle, or holds a wrong tensor in eight bits.
     """
     if not path.is_file():
         pickles = sorted(file.name for file in path.parent.glob("*") if file.suffix in _PICKLES) if path.parent.is_dir() else []
@@ -249,11 +278,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path} has a header of {declared:,} bytes, and at most {MAX_HEADER:,} are read; save its tensors in several files"
         )
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         cut = len(start) < 8 or declared > size or "incomplete" in str(error).lower()
         what = f"is truncated ({size:,} bytes are there)" if cut else "is not a safetensors file"
         raise CheckpointError(f"{path} {what}: {error}; copy or train it again") from None
+    try:
+        return int8.dequantize(tensors)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}; copy or train it again") from None
 
 
 def fingerprint(model: nn.Module) -> str:
