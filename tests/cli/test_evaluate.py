@@ -50,7 +50,9 @@ def test_a_tokenizer_on_the_held_out_split(tokenizer: Path, pictures: Path) -> N
 
 
 def test_a_generator_draws_one_picture_a_held_out_class(chain: Path, pictures: Path) -> None:
-    report = json.loads(succeed("evaluate", chain, "--json", "--seed", 3, "--guidance", "1.5").stdout)
+    done = succeed("evaluate", chain, "--json", "--seed", 3, "--guidance", "1.5")
+    report = json.loads(done.stdout)
+    assert "small sample" not in done.stderr  # beside its figure alone
     system = load(str(chain))
     images = open_data(pictures, size=16, split="heldout")
     classes = [images.classes[label] for label in images.labels if label is not None]

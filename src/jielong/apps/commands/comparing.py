@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,7 +46,9 @@ def compare(
     from jielong.apps.comparison import compare as run
     from jielong.apps.comparison.report import write
     from jielong.core.interrupts import exit_code
+    from jielong.evaluation.frechet import SmallSampleWarning
 
+    warnings.simplefilter("ignore", SmallSampleWarning)  # the notes of the comparison have it
     limit, trainer = Budget(samples, seconds), str(chosen_device(device))
     comparison = run(
         names, out, limit, data=data, overrides=overrides or (), count=count, seed=seed, device=trainer, log=say, progress=True

@@ -169,15 +169,19 @@ def keep_traceback(error: BaseException) -> str:
 
 @contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Print each ``UserWarning`` as one line on standard error."""
+    """Print each ``UserWarning`` as one line on standard error, equal ones once: a command may open the same data several times."""
     with warnings.catch_warnings():
         default = warnings.showwarning
+        said: set[str] = set()
 
         def show(
             message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
         ) -> None:
+            text = readable(str(message))
             if issubclass(category, UserWarning):
-                notes.print(f"[yellow]warning:[/] {escape(readable(str(message)))}", soft_wrap=True, highlight=False)
+                if text not in said:
+                    said.add(text)
+                    notes.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True, highlight=False)
             else:
                 default(message, category, filename, lineno, file, line)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -88,12 +89,14 @@ def evaluate(
     """Evaluate a tokenizer or a generator on held-out data."""
     from jielong.evaluation.context import KNOWN, KNOWN_FULL, DrawSettings
     from jielong.evaluation.evaluate import evaluate as measure
+    from jielong.evaluation.frechet import SmallSampleWarning
     from jielong.system import load
 
     if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise typer.BadParameter(f"{sheet} is no image file: give one that ends in .png, .jpg or .webp", param_hint="--sheet")
     system = load(checkpoint, chosen_device(device))
     draws = DrawSettings(seed, system.default_sampling(bool(system.inputs)).override(**sampling), length, negative_text)
+    warnings.simplefilter("ignore", SmallSampleWarning)  # the table and the JSON have it beside its figure
     with Progress(console=notes, transient=True) as bar:
         tasks = {}
 
