@@ -15,7 +15,7 @@ from jielong.apps.demo import PROMPTS, shipped_models
 from jielong.media.images import write_image
 from jielong.system import load
 
-CELL, GAP, LEFT, TOP = 192, 12, 150, 12
+CELL, GAP, LEFT, TOP, LINE = 192, 12, 150, 12, 30
 INK, SOFT = (28, 27, 25), (102, 98, 91)
 
 
@@ -43,7 +43,9 @@ def main() -> None:
         options.models, prompts = options.models[:1], PROMPTS[:2]
     font, small = ImageFont.load_default(24), ImageFont.load_default(20)
     pitch = CELL + GAP
-    canvas = Image.new("RGB", (LEFT + len(prompts) * pitch, TOP + len(options.models) * pitch + 112), "white")
+    captions = [wrapped(prompt, small, CELL - 8) for prompt in prompts]
+    foot = LINE * max(caption.count("\n") + 1 for caption in captions) + TOP
+    canvas = Image.new("RGB", (LEFT + len(prompts) * pitch, TOP + len(options.models) * pitch + foot), "white")
     draw = ImageDraw.Draw(canvas)
     for row, name in enumerate(options.models):
         system = load(name)
@@ -52,9 +54,9 @@ def main() -> None:
         draw.text((GAP, top + CELL / 2 - 14), order.name if order is not None else name, fill=INK, font=font)
         for column, picture in enumerate(system.generate(prompts, seed=0)):
             canvas.paste(picture.image.resize((CELL, CELL), Image.Resampling.LANCZOS), (LEFT + column * pitch, top))
-    for column, prompt in enumerate(prompts):
+    for column, caption in enumerate(captions):
         place = (LEFT + column * pitch + 4, TOP + len(options.models) * pitch)
-        draw.multiline_text(place, wrapped(prompt, small, CELL - 8), fill=SOFT, font=small, spacing=6)
+        draw.multiline_text(place, caption, fill=SOFT, font=small, spacing=6)
     print(write_image(options.out, canvas))
 
 

@@ -59,11 +59,12 @@ def player(traces: Sequence[Trace]) -> str:
     data = json.dumps(described, separators=(",", ":"))
     shape = f"--rows:{first.grid[0]};--columns:{first.grid[1]}"
     token_map = f'<div class="tokens map" style="{shape}"></div>' if mapped else ""
+    wide = " wide" if size[1] > 2 * size[0] else ""  # a spectrogram
     choices = traces if len(traces) > 1 else ()
     reel = "".join(f'<button type="button"><canvas></canvas>{escape(trace.caption)}</button>' for trace in choices)
     return (
         '<div class="player">'
-        f'<div class="stage{"" if mapped else " alone"}">{token_map}'
+        f'<div class="stage{"" if mapped else f" alone{wide}"}">{token_map}'
         f'<div class="picture"><canvas></canvas><div class="tokens over" style="{shape}"></div></div></div>'
         '<div class="controls"><button type="button" class="play">Play</button>'
         f'<input type="range" min="0" max="{steps}" value="{steps}" aria-label="step"><output></output></div>'
