@@ -74,3 +74,6 @@ def test_settings_are_frozen_and_refuse_unknown_keys() -> None:
 def test_hints_name_the_nearest_or_all() -> None:
     assert nearest("lerning_rate", ["learning_rate", "batch"]) == "did you mean 'learning_rate'?"
     assert nearest("zzz", {"b": 1, "a": 2}) == "choose one of a, b"
+    many = [f"recipe-{index}" for index in range(100)] * 2
+    assert nearest("1", many).startswith("the most similar of 100 names are ")
+    assert len(nearest("1", many)) < 140

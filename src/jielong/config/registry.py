@@ -221,10 +221,19 @@ def parts_of(family: str) -> dict[str, type[Part]]:
     return dict(sorted(_parts[family].items()))
 
 
+LISTED = 60
+"""Most choices that a hint lists."""
+
+
 def nearest(word: str, choices: Mapping[str, object] | list[str]) -> str:
-    """A hint for a misspelt word: the nearest valid choice, or all of them."""
-    close = difflib.get_close_matches(word[:200], list(choices), n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else "choose one of " + ", ".join(sorted(choices))
+    """A hint for a misspelt word: the nearest valid choice, or all of them; of many names the most similar."""
+    names = sorted(set(choices))
+    if close := difflib.get_close_matches(word[:200], names, n=1, cutoff=0.5):
+        return f"did you mean {close[0]!r}?"
+    if len(names) <= LISTED:
+        return "choose one of " + ", ".join(names)
+    similar = difflib.get_close_matches(word[:200], names, n=5, cutoff=0.0)
+    return f"the most similar of {len(names)} names are {', '.join(similar)}; jielong list leads to all"
 
 
 def parse_part(family: str, value: object) -> Part:

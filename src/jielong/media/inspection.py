@@ -64,7 +64,7 @@ class Inspector(ABC):
 
     def rows(self) -> list[tuple[str, str]]:
         """The facts as lines of a table."""
-        return [(name, counted(value) if isinstance(value, dict) else str(value)) for name, value in self.facts().items()]
+        return [(name, _written(value)) for name, value in self.facts().items()]
 
     def perceptual_hashes(self) -> Mapping[str, int] | str:
         """Perceptual hash of 64 bits, by name, of items that were decoded and are not uniform; or why there is none."""
@@ -73,3 +73,11 @@ class Inspector(ABC):
     @abstractmethod
     def preview_medium(self) -> Medium:
         """The medium in which items are shown."""
+
+
+def _written(fact: object) -> str:
+    if isinstance(fact, dict):
+        return counted(fact)
+    if isinstance(fact, float):
+        return f"{fact:,.0f}" if abs(fact) >= 1000 else f"{fact:.4g}"
+    return str(fact)
