@@ -27,7 +27,12 @@ from typing import Any
 import yaml
 from recording import Recording
 
-TEXTS = {"emoji": ("cat face, Noto style", "pizza, Twemoji style"), "sounds": ("hi-hat", "bass"), "speech": ("Good morning.", "See you.")}
+TEXTS = {
+    "emoji": ("cat face, Noto style", "pizza, Twemoji style"),
+    "faces": ("Micah style, blue quiff, smiling", "pixel art style, pink bob, glasses"),
+    "sounds": ("hi-hat", "bass"),
+    "speech": ("Good morning.", "See you."),
+}
 
 
 def run(words: list[str], scratch: Path) -> str:
@@ -48,7 +53,7 @@ def produced(folder: Path, scratch: Path) -> dict[str, Any]:
     recipe, name = yaml.safe_load((folder / "recipe.yaml").read_text()), folder.name
     kind = name.rsplit("-", 1)[-1]
     if not recipe.get("head"):
-        data = {"emoji": "emoji", "fashion": "fashion"}.get(kind, "sounds")
+        data = {"emoji": "emoji", "faces": "faces", "fashion": "fashion"}.get(kind, "sounds")
         found = json.loads(run(["evaluate", name, "--data", data, "--count", "8", "--json"], scratch))
         return {key: value for key, value in found.items() if isinstance(value, float) and key != "seconds"}
     out = scratch / name
