@@ -13,7 +13,7 @@ def test_a_dry_run_tells_the_scaled_schedule() -> None:
     schedule = " ".join(output[output.index("Schedule") : output.index("Derived sizes")].split())
     assert "625 steps of 32 samples, or 4:00" in schedule
     for name in ("perceptual", "adversarial"):
-        assert f"losses.{name}.start_samples from 19,400 97.0% of the budget, step 608, 3:52 at most" in schedule
+        assert f"losses.{name}.start_samples from 19,400 97.0% of the budget, step 608, 3:53 at most" in schedule
     assert "train.warmup until 320 1.6% of the budget, step 11, 0:04 at most" in schedule
     late = succeed("train", "vqgan", "--samples", "20000", "--set", "losses.adversarial.start_samples=30000", "--dry-run").stdout
     assert "150.0% of the budget, never reached" in " ".join(late.split())
