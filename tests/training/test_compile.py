@@ -77,6 +77,20 @@ def test_a_compiled_run_resumes_and_writes_a_plain_checkpoint(tmp_path: Path) ->
         torch.testing.assert_close(value, without[name], rtol=1e-4, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.skipif(blocks._cannot_compile() is not None, reason="there is no C++ compiler")
+def test_inductor_compiles_a_block_with_its_gradient() -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model, x = torch.nn.Sequential(ResidualBlock(4, 4)), torch.randn(2, 4, 8, 8, requires_grad=True)
+    plain = model(x)
+    (gradient,) = torch.autograd.grad(plain.square().sum(), x)
+    prepare_blocks(model, COMPILED)
+    compiled = model(x)
+    torch.testing.assert_close(compiled, plain, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.autograd.grad(compiled.square().sum(), x)[0], gradient, rtol=1e-4, atol=1e-4)
+    torch._dynamo.reset()
+
+
 def test_without_a_compiler_compiling_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "_cannot_compile", lambda: "torch.compile needs a C++ compiler, and there is none")
     with pytest.raises(RecipeError, match=r"train\.compile: .* there is none; install g\+\+"):
