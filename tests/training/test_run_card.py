@@ -10,6 +10,9 @@ from PIL import Image
 from toy_run import run
 
 from jielong.config import recipe
+from jielong.data import licences
+from jielong.data.licences import OWN
+from jielong.system.model_card import ModelCard
 from jielong.training import experiment
 from jielong.training.loss_curve import CURVE, curves_of, draw_curve
 
@@ -32,6 +35,14 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows.append("cut.png,cut off,train,CC0,Ann & Co")
     (root / "metadata.csv").write_text("\n".join(rows) + "\n")
     return root
+
+
+@pytest.mark.parametrize("licence", sorted({OWN, *licences._SHARE_ALIKE}))
+def test_a_card_names_every_licence_of_weights(licence: str) -> None:
+    card = ModelCard("name", "A model.", recipe.load("kl-tiny"), "image", {}, [], {"psnr": 20.0, "seconds": 3.0}, licence)
+    facts = yaml.safe_load(str(card).split("---\n")[1])
+    assert facts["license"] == licence.lower().replace(" ", "-")
+    assert [each["type"] for each in facts["model-index"][0]["results"][0]["metrics"]] == ["psnr"]  # how long it took is no figure
 
 
 @pytest.mark.filterwarnings("ignore:.*broken")

@@ -14,7 +14,13 @@ from jielong.data.licences import OWN, Terms
 from jielong.system.inputs import condition_inputs
 
 CARD = "README.md"
-SPDX = {"Apache-2.0": "Apache-2.0", "CC BY-SA 3.0": "CC-BY-SA-3.0", "CC BY-SA 4.0": "CC-BY-SA-4.0", "GPL-2.0": "GPL-2.0-only"}
+SPDX = {
+    "Apache-2.0": "Apache-2.0",
+    "CC BY-SA 3.0": "CC-BY-SA-3.0",
+    "CC BY-SA 4.0": "CC-BY-SA-4.0",
+    "GPL-2.0": "GPL-2.0-only",
+    "LGPL-3.0": "LGPL-3.0-only",
+}
 """Licences of weights by their names here."""
 PERMISSIVE = "None of these licences extends to trained weights. Keep the attributions with the weights."
 SHARE_ALIKE = (
@@ -72,7 +78,7 @@ class ModelCard:
                 metric_value=value,
             )
             for name, value in self.figures.items()
-            if isinstance(value, float)
+            if isinstance(value, float) and name != "seconds"
         ]
         return ModelCardData(
             library_name="jielong",
