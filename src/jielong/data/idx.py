@@ -21,7 +21,7 @@ from jielong.media.images import Array, encode
 FASHION_CLASSES = ["t-shirt or top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 _MOST_TIMES_LONGER = 1_032
-"""Most bytes that a byte of gzip stands for."""
+"""Largest compression ratio of gzip."""
 _PARTS = {"train": "train", "heldout": "t10k"}
 
 

@@ -42,7 +42,7 @@ def expand(pattern: str) -> list[Path]:
 
 
 def short_names(files: Sequence[Path]) -> list[str]:
-    """A name of each file in keys and messages: its own, or where two are alike, the paths below their common folder."""
+    """A name of each file in keys and messages: its file name, or where two are equal, the paths below their common folder."""
     names = [file.name for file in files]
     if len({*names}) == len(names):
         return names

@@ -106,7 +106,7 @@ def media_columns(schema: pa.Schema) -> dict[str, str]:
 
 def _label(value: object, names: Sequence[str], place: str) -> str | None:
     if isinstance(value, int) and names and not isinstance(value, bool):
-        return names[value] if 0 <= value < len(names) else None  # -1 stands for none
+        return names[value] if 0 <= value < len(names) else None  # -1: no class
     return text_of(value, place)
 
 
