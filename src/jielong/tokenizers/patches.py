@@ -1,0 +1,122 @@
+"""Patches of pixels as continuous tokens, without parameters (ViT, arXiv 2010.11929; as targets of a generator, JiT, arXiv 2511.13720).
+
+A token holds the ``p x p x C`` values of a patch in the order row, column, channel, standardised: ``(x - mean) / std``. With dequantisation
+``(u - 1/2) w`` is added to training tokens, ``u ~ U(0, 1)`` for each value and ``w`` the distance of two levels: the mean log-density of
+such tokens is a lower bound on the log-probability of 8-bit pictures (Theis et al., arXiv 1511.01844, section 3.1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar
+
+from pydantic import Field, PositiveFloat
+from torch import Tensor
+
+from jielong.autoencoders.base import check_grid
+from jielong.core.medium import ALONG_ROWS, Axes, Medium
+from jielong.core.rng import PerSampleRNG
+from jielong.core.tokens import Layout, Tokens
+from jielong.tokenizers.base import Tokenizer, TokenizerSettings
+
+LEVELS = 256
+"""Values of a colour channel of 8-bit pictures: ``2 k / 255 - 1``."""
+
+
+class PatchTokenizer(Tokenizer):
+    """One position per patch; exact up to rounding. Raises ``ValueError`` if the pictures do not divide into patches."""
+
+    def __init__(self, media: Medium, settings: Patches) -> None:
+        super().__init__()
+        self.media, self.settings, self.patch = media, settings, settings.patch
+        grid = check_grid(media.size, (self.patch, self.patch))
+        self.layout = Layout(grid, self.patch * self.patch * media.channels, axes=media.axes)
+
+    def extra_repr(self) -> str:
+        """Settings that tokens depend on, for printing and for the identity of token files."""
+        settings = self.settings
+        return f"patch={self.patch}, mean={settings.mean}, std={settings.std}, dequantize={settings.dequantize}"
+
+    @property
+    def cached_layout(self) -> Layout:
+        """Levels of 8-bit pictures, a byte a value."""
+        return replace(self.layout, vocabulary=LEVELS)
+
+    @property
+    def level_width(self) -> float:
+        """Distance of two levels in tokens, ``2 / 255 / std``."""
+        return 2 / (LEVELS - 1) / self.settings.std
+
+    def _standardized(self, values: Tensor) -> Tensor:
+        return (values - self.settings.mean) / self.settings.std
+
+    def _patches(self, maps: Tensor) -> Tensor:
+        """``(B, C, H, W)`` to ``(B, N, p p C)``."""
+        p, (rows, columns) = self.patch, self.layout.grid
+        split = maps.reshape(len(maps), self.media.channels, rows, p, columns, p)
+        return split.permute(0, 2, 4, 3, 5, 1).reshape(len(maps), self.layout.positions, self.layout.channels)
+
+    def _maps(self, patches: Tensor) -> Tensor:
+        """The inverse of :meth:`_patches`."""
+        p, (rows, columns) = self.patch, self.layout.grid
+        split = patches.reshape(len(patches), rows, columns, p, p, self.media.channels)
+        return split.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), *self.media.shape)
+
+    def encode(self, media: Tensor) -> Tokens:
+        """``(B, C, H, W)`` in [-1, 1] to ``(B, N, p p C)``, without noise."""
+        self.check(media)
+        return Tokens(self._standardized(self._patches(media.float())), self.layout)
+
+    def encode_to_cache(self, media: Tensor) -> Tokens:
+        """The nearest of 256 levels, ``(B, N, p p C)`` long."""
+        self.check(media)
+        levels = ((media.float().clamp(-1, 1) + 1) * ((LEVELS - 1) / 2)).round().long()
+        return Tokens(self._patches(levels), self.cached_layout)
+
+    def mean_cached(self, tokens: Tokens) -> Tokens:
+        """Tokens as of :meth:`encode`, from levels."""
+        if tokens.layout != self.cached_layout:
+            return tokens
+        return Tokens(self._standardized(tokens.values.float() * (2 / (LEVELS - 1)) - 1), self.layout)
+
+    def sample_cached(self, cached: Tokens, rng: PerSampleRNG) -> Tokens:
+        """Tokens to train on, ``(B, N, p p C)``, with noise if ``dequantize`` is set."""
+        tokens = self.mean_cached(cached)
+        if not self.settings.dequantize:
+            return tokens
+        noise = rng.draws("dequantize", tokens.values.device).uniform(*tokens.values.shape[1:])
+        return replace(tokens, values=tokens.values + (noise - 0.5) * self.level_width)
+
+    def decode(self, tokens: Tokens) -> Tensor:
+        """Tokens, or levels of :meth:`encode_to_cache`, to ``(B, C, H, W)``, clamped to [-1, 1]."""
+        tokens = self.mean_cached(tokens)
+        self.check_tokens(tokens)
+        return self._maps(tokens.values.float() * self.settings.std + self.settings.mean).clamp(-1, 1)
+
+    def bits_per_dimension(self, nats: float) -> float:
+        """Bits a colour value of 8-bit pictures: ``(nats - ln w) / ln 2`` of a density of tokens in nats a value, ``w`` the level width."""
+        return (nats - math.log(self.level_width)) / math.log(2)
+
+
+class Patches(TokenizerSettings, family="tokenizer", name="patches"):
+    """Settings of patches as continuous tokens.
+
+    Attributes:
+        patch: Pixels a side of a patch.
+        mean: Mean of the colour values of the pictures, in [-1, 1].
+        std: Their standard deviation; the default is EDM's ``sigma_data`` (arXiv 2206.00364). With mean 0 and 1 tokens are in [-1, 1].
+        dequantize: Whether uniform noise of a level's width is added to training tokens, for heads that are judged by likelihood.
+    """
+
+    axes: ClassVar[Axes | None] = ALONG_ROWS
+    fixed: ClassVar[bool] = True
+    patch: int = Field(default=4, ge=1)
+    mean: float = Field(default=0.0, ge=-1, le=1)
+    std: PositiveFloat = 0.5
+    dequantize: bool = False
+
+    def build(self, media: Medium, stages: Mapping[str, Tokenizer] | None = None) -> PatchTokenizer:
+        """The tokenizer for pictures of this format."""
+        return PatchTokenizer(media, self)
