@@ -136,12 +136,13 @@ def page() -> str:
         "",
         "## Strategies on `faces`",
         "",
-        "Generators of the same pictures, each trained on one core of one kind of machine; `samples` and `minutes` are those of its training,",
-        "without that of its tokenizer. Attribute accuracy, R@1 of 100, Fréchet distance, precision and recall are of one sample for each of",
-        "the 1,174 held-out captions.",
+        "Generators of the same pictures, each trained on one core of one kind of machine. `samples` and `minutes` are of its training",
+        "without that of its tokenizer. Attribute accuracy, R@1 of 100, Fréchet distance, precision and recall: one sample for each of the",
+        "1,174 held-out captions.",
         "",
     ]
-    columns = ("model", "tokens", "order", "head", "parameters", "samples", "minutes", "attributes", "R@1", "Fréchet", "precision", "recall")
+    made_of = ("model", "tokens", "order", "head", "parameters")
+    columns = (*made_of, "samples", "minutes", "attributes", "R@1", "Fréchet", "precision", "recall")
     lines += table(columns, strategies("faces"))
     return INTRODUCTION + "\n".join(lines) + "\n" + PLANNED
 
