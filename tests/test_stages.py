@@ -146,6 +146,19 @@ def test_inputs_go_to_the_stage_that_has_them(alone: Path, monkeypatch: pytest.M
     assert read == [["red", "red", "blue", "blue"], None, None, 3]
 
 
+def test_a_call_is_checked_without_running_a_stage(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = load(str(alone), "cpu")
+    monkeypatch.setattr(System, "generate_tokens", None)
+    assert system.check(classes=["red", "blue"], count=2) == 4
+    assert system.check(count=3) == 3
+    with pytest.raises(InputError, match="takes `classes`, not `text`"):
+        system.check(text="a red square")
+    with pytest.raises(ValueError, match="there is no class 'rd'; did you mean 'red'"):
+        system.check(classes="rd")
+    with pytest.raises(ValueError, match="top_p must be above 0"):
+        system.check(classes="red", top_p=2)
+
+
 def test_the_output_of_a_stage_can_be_given_instead(alone: Path) -> None:
     system = load(str(alone), "cpu")
     coarse = torch.randint(4, (2, 16, 3), generator=torch.Generator().manual_seed(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from jielong.config.recipe import load
 from jielong.config.registry import RecipeError
 from jielong.core.medium import Medium
 from jielong.data.sets import Batch
+from jielong.media.audio import encode_audio
 from jielong.media.kinds.audio import audio_medium
 from jielong.media.kinds.image import image_medium
 from jielong.system.inputs import gather, split_inputs
@@ -67,6 +69,29 @@ def test_values_of_the_command_line() -> None:
     assert CLASS.parse("3") == "3"
     with pytest.raises(ValueError, match="'x' is not a number of seconds"):
         SECONDS.parse("x")
+
+
+def test_values_of_a_request() -> None:
+    assert [each.from_json("ab") for each in (TEXT, CLASS)] == ["ab", "ab"]
+    assert (CLASS.from_json(3), SECONDS.from_json(2), SECONDS.from_json("2.5")) == (3, 2.0, 2.5)
+    wave = torch.linspace(-0.5, 0.5, 800)[None]
+    recording = VOICE.from_json(base64.b64encode(encode_audio(wave, 16_000)).decode())
+    assert isinstance(recording, Recording)
+    assert (recording.rate, torch.allclose(recording.waveform, wave, atol=1 / 32_768)) == (16_000, True)
+    for each, value in (
+        (TEXT, 3),
+        (TEXT, None),
+        (CLASS, True),
+        (SECONDS, True),
+        (SECONDS, "two"),
+        (VOICE, __file__),
+        (VOICE, 3),
+        (VOICE, ""),
+    ):
+        with pytest.raises(ValueError, match=r"expected|is not a number"):
+            each.from_json(value)
+    with pytest.raises(ValueError, match="the recording of a voice"):
+        VOICE.from_json(base64.b64encode(b"no sound at all").decode())
 
 
 def test_values_of_held_out_items() -> None:

@@ -189,7 +189,7 @@ def check_names(path: list[str], given: dict[str, Any]) -> None:
         check_shown(given.pop("name"), overrides)
     for name in [given["recipe"]] if "recipe" in given else []:
         check_recipe(name, overrides)
-    for name in [given["checkpoint"]] if "checkpoint" in given else []:
+    for name in [given["checkpoint"]] if "checkpoint" in given else given.get("models") or []:
         check_checkpoint(name)
     for name in given.get("names") or ():
         if path[0] == "lab":

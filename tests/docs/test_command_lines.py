@@ -45,6 +45,7 @@ def test_they_are_found() -> None:
         ("jielong train maskgit-none", "maskgit-none"),
         ("jielong train maskgit --set order.masked.stepz=4", "stepz"),
         ("jielong evaluate no-such-model", "no-such-model"),
+        ("jielong serve no-such-model", "no-such-model"),
         ("jielong generate RUN --texts ...", "--texts"),
         ("jielong lab run no-such-experiment", "no-such-experiment"),
         ("jielong data build nothing", "nothing"),

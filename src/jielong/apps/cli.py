@@ -15,6 +15,7 @@ from jielong.apps.commands import (
     generating,
     lab,
     listing,
+    serving,
     showing,
     tokenizing,
     training,
@@ -57,6 +58,7 @@ app.command("train")(training.train)
 app.command("tokenize")(tokenizing.tokenize)
 app.command("detokenize")(tokenizing.detokenize)
 app.command("generate", cls=ConditionCommand)(generating.generate)
+app.command("serve")(serving.serve)
 app.command("evaluate")(evaluating.evaluate)
 app.command("compare")(comparing.compare)
 app.add_typer(lab.app, name="lab")

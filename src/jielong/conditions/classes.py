@@ -55,6 +55,10 @@ class ClassInput(ConditionInput):
         """Items without a class."""
         return [row for row, label in enumerate(data.labels) if label is None]
 
+    def from_json(self, value: object) -> object:
+        """A name or a number."""
+        return value if isinstance(value, int) and not isinstance(value, bool) else super().from_json(value)
+
     def caption(self, value: object) -> str:
         """The class."""
         return str(value)

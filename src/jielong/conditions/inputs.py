@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from jielong.config.registry import RecipeError
+from jielong.core.text import shown
 from jielong.data.order import spread
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class ConditionInput(ABC):
     metavar: ClassVar[str] = "TEXT"  # its placeholder there
     sets_duration: ClassVar[bool] = False  # the values are durations in seconds, which generated items have exactly
     speech: ClassVar[bool] = False  # the model generates speech
+    file: ClassVar[bool] = False  # a value is a file, which a request over HTTP holds in base64
     may_be_empty: ClassVar[bool] = False  # an item of a data set may have an empty value
 
     @property
@@ -94,6 +96,12 @@ class ConditionInput(ABC):
         """The value of a command-line option; the text itself by default. Raises ``ValueError`` if the text does not describe a value."""
         return text
 
+    def from_json(self, value: object) -> object:
+        """The value of a request over HTTP: by default a text, as on the command line. Raises ``ValueError`` if it describes none."""
+        if not isinstance(value, str):
+            raise ValueError(f"expected a text, got {shown(value)}")
+        return self.parse(value)
+
     def caption(self, value: object) -> str:
         """Caption of an item that is generated with this value; empty for none."""
         return ""
@@ -107,13 +115,14 @@ class InputError(ValueError):
 
     def __init__(self, message: str, inputs: Sequence[ConditionInput]) -> None:
         self._message, self._inputs = message, inputs
-        super().__init__(self._named(lambda each: f"`{each.keyword}`"))
+        super().__init__(self.naming(lambda each: f"`{each.keyword}`"))
 
     def on_command_line(self) -> str:
         """The message with options in place of arguments."""
-        return self._named(lambda each: each.option)
+        return self.naming(lambda each: each.option)
 
-    def _named(self, name: Callable[[ConditionInput], str]) -> str:
+    def naming(self, name: Callable[[ConditionInput], str]) -> str:
+        """The message with each input as ``name`` writes it."""
         text = self._message
         for each in self._inputs:
             text = text.replace("{" + each.name + "}", name(each))

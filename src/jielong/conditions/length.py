@@ -61,6 +61,10 @@ class SecondsInput(ConditionInput):
         except ValueError:
             raise ValueError(f"{text!r} is not a number of seconds, such as 2.5") from None
 
+    def from_json(self, value: object) -> object:
+        """A number of seconds."""
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else super().from_json(value)
+
 
 SECONDS = SecondsInput()
 

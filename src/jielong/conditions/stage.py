@@ -38,6 +38,10 @@ class StageInput(ConditionInput):
         """The real media, ``(C, ...)`` each: a stage is measured by itself."""
         return list(items.batch.media)
 
+    def from_json(self, value: object) -> object:
+        """Refused: the stage itself is run."""
+        raise ValueError(f"{self.noun} is generated, and not taken from a request: leave it out")
+
     def is_single(self, value: object) -> bool:
         """Whether it is the values of one item, ``(N, C)``, and not of several, ``(B, N, C)``."""
         return isinstance(value, Tensor) and value.ndim == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from jielong.conditions.cache import cached
 from jielong.conditions.inputs import ConditionInput, HeldoutItems, check_sound
 from jielong.core.medium import ALONG_TIME, Axes
 from jielong.core.progress import counting
+from jielong.core.text import shown
 from jielong.media.audio import resample
 from jielong.media.reading.sound import read_audio
 from jielong.networks import speaker
@@ -55,6 +57,7 @@ class RecordingInput(ConditionInput):
     :meth:`VoiceCondition.precompute` caches."""
 
     metavar = "PATH"
+    file = True
     speech = True
 
     def from_batch(self, batch: Batch, medium: Medium) -> list[str]:
@@ -76,6 +79,16 @@ class RecordingInput(ConditionInput):
     def parse(self, text: str) -> Path:
         """A path."""
         return Path(text)
+
+    def from_json(self, value: object) -> Recording:
+        """The bytes of a sound file in base64: whoever sends a request must not name files of the server."""
+        try:
+            content = base64.b64decode(value if isinstance(value, str) else "", validate=True)
+        except ValueError:
+            content = b""
+        if not content:
+            raise ValueError(f"expected the bytes of a sound file in base64, got {shown(value)}")
+        return Recording(*read_audio(content, f"the recording of {self.noun}"))
 
 
 class VoiceInput(RecordingInput):

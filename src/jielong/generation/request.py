@@ -77,7 +77,7 @@ class SamplingRequest:
         for name, number in (("count", count), ("batch", batch)):
             if number is not None and number < 1:
                 raise ValueError(f"{name} must be 1 or more, not {number}")
-        _check_config(model, config, conditions is not None)
+        check_config(model, config, conditions is not None)
         _check_start(model, count, start, known)
         negatives = _checked_negatives(model, config, count, negatives)
         if model.condition is not None and conditions is not None:
@@ -140,7 +140,8 @@ def warn_unended(count: int, request: SamplingRequest) -> None:
         warnings.warn(f"{count} of {request.count} items did not end by themselves: they stop at {most} tokens, the longest", stacklevel=4)
 
 
-def _check_config(model: Generator, config: SamplingConfig, conditioned: bool) -> None:
+def check_config(model: Generator, config: SamplingConfig, conditioned: bool) -> None:
+    """Raise ``ValueError`` for sampling parameters that the generator does not have."""
     if model.condition is None and conditioned:
         raise ValueError("this generator was trained without a condition: ask for a count, not for texts or classes")
     if config.guidance.scale != 1.0 and not conditioned:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -81,7 +81,9 @@ def call_inputs(system: System) -> tuple[ConditionInput, ...]:
     return tuple(inputs.values())
 
 
-def gather(system: System, given: Mapping[str, object], count: int | None, seed: int, cut: bool = False) -> GenerationInputs:
+def gather(
+    system: System, given: Mapping[str, object], count: int | None, seed: int, cut: bool = False, draw: bool = True
+) -> GenerationInputs:
     """The inputs of a call, one per item; earlier stages whose output is an input run first.
 
     Models with an alignment or a stop head also take durations that are no input of their condition, one for every item or several for
@@ -93,6 +95,7 @@ def gather(system: System, given: Mapping[str, object], count: int | None, seed:
         count: Items per set of values, or in all where nothing is given.
         seed: Of the call; earlier stages draw from seeds of their own.
         cut: Cut transcripts that are longer than the model's longest sound, unless durations are given.
+        draw: Run earlier stages; otherwise their inputs are checked, and their output is zeros.
 
     Raises:
         InputError: if the model does not take an input, lacks one, or the numbers of values differ.
@@ -118,7 +121,7 @@ def gather(system: System, given: Mapping[str, object], count: int | None, seed:
     pieces = cut_items(system, columns, items) if cut and not timed else None
     if pieces is not None:
         columns = {name: [column[item] for item in pieces.items] for name, column in columns.items()} | {TEXT.name: list(pieces.texts)}
-    columns |= _stage_columns(system, columns, items if pieces is None else len(pieces.items), seed, pieces)
+    columns |= _stage_columns(system, columns, items if pieces is None else len(pieces.items), seed, pieces, draw)
     conditions = recipe.condition.values(columns) if recipe.condition is not None and columns else None
     negatives = _negatives(recipe, columns, negative_texts)
     durations = durations_of(recipe, conditions)
@@ -146,7 +149,7 @@ def _negatives(recipe: Recipe, columns: Mapping[str, list[object]], texts: Seque
 
 
 def _stage_columns(
-    system: System, columns: Mapping[str, list[object]], items: int, seed: int, pieces: Cut | None
+    system: System, columns: Mapping[str, list[object]], items: int, seed: int, pieces: Cut | None, draw: bool
 ) -> dict[str, list[object]]:
     """Token values ``(N, C)`` of each item from the earlier stages whose output is an input that is not given, by the input's name."""
     outputs = dict[str, list[object]]()
@@ -155,6 +158,12 @@ def _stage_columns(
             continue
         stage, stage_seed = system.stages[part.reads_stage], seed_of(seed, "stage", part.reads_stage)
         given = {each.keyword: columns[each.name] for each in call_inputs(stage) if each.name in columns}
+        if not draw:
+            arguments: dict[str, Any] = {**given, "count": None if given else items}
+            stage.check(**arguments)
+            layout = stage.tokenizer.layout
+            outputs[part.input.name] = [torch.zeros(layout.positions, layout.channels)] * items
+            continue
         inputs = gather(stage, given, None if given else items, stage_seed)
         indices = None if pieces is None else pieces.items
         tokens = stage.generate_tokens(inputs.conditions, None if inputs.conditions else items, seed=stage_seed, indices=indices)

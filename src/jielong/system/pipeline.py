@@ -16,12 +16,13 @@ from jielong.core.tokens import Tokens
 from jielong.generation.callbacks import StepCallback
 from jielong.generation.generator import Generator
 from jielong.generation.inpainting import Side, begun, kept
+from jielong.generation.request import SamplingRequest
 from jielong.generation.streaming import stream_sound
 from jielong.media.kinds.base import kind_of
 from jielong.media.results import ResultItem, Results
 from jielong.system.inputs import GenerationInputs, call_inputs, durations_of, gather, lengths_of, split_inputs
 from jielong.system.long_text import PAUSE, joined
-from jielong.system.options import GenerateOptions
+from jielong.system.options import GenerateOptions, SamplingOptions
 from jielong.tokenizers.base import Tokenizer
 
 
@@ -91,12 +92,17 @@ class System:
         **options: Any,
     ) -> Tokens:
         """Tokens for raw conditions, by the recipe's sampling parameters by default; ``options`` as of :meth:`Generator.generate`."""
-        if self.generator is None:
-            raise ValueError(f"{self.name} is a tokenizer; to generate, load a generator such as maskgit-emoji")
+        model = self._needed_generator()
         if lengths is None:
             lengths = lengths_of(self.tokenizer, durations_of(self.recipe, conditions))
         config = sampling or self.default_sampling(conditions is not None)
-        return self.generator.generate(conditions, count, sampling=config, lengths=lengths, **options)
+        return model.generate(conditions, count, sampling=config, lengths=lengths, **options)
+
+    def _needed_generator(self) -> Generator:
+        """The generator; raises ``ValueError`` for a tokenizer."""
+        if self.generator is None:
+            raise ValueError(f"{self.name} is a tokenizer; to generate, load a generator such as maskgit-emoji")
+        return self.generator
 
     def default_sampling(self, conditioned: bool) -> SamplingConfig:
         """The recipe's sampling parameters; without guidance where there is no condition to follow."""
@@ -137,6 +143,36 @@ class System:
             others["lengths"] = lengths_of(self.tokenizer, inputs.durations)
         tokens = self.generate_tokens(inputs.conditions, count, negatives=inputs.negatives, on_step=on_step, **others)
         return self.wrap(tokens, inputs.durations, inputs.captions)
+
+    def check(
+        self,
+        text: Sequence[str] | str | None = None,
+        classes: Sequence[str | int] | str | int | None = None,
+        count: int | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> int:
+        """How many items :meth:`generate` would draw; nothing is drawn, and earlier stages of a cascade are not run.
+
+        Raises:
+            ValueError: as :meth:`generate` with these arguments.
+        """
+        model = self._needed_generator()
+        inputs, others = self._gather(text, classes, count, options, cut=True, draw=False)
+        sampling = others.get("sampling") or self.default_sampling(inputs.conditions is not None)
+        lengths = others.get("lengths") or lengths_of(self.tokenizer, inputs.durations or durations_of(self.recipe, inputs.conditions))
+        request = SamplingRequest.of(
+            model,
+            inputs.conditions,
+            inputs.count if inputs.items is None else len(inputs.items),
+            sampling.override(**{name: others.get(name) for name in SamplingOptions.__annotations__}),
+            lengths=lengths,
+            start=others.get("start"),
+            known=others.get("known"),
+            negatives=inputs.negatives,
+        )
+        if model.condition is not None and request.conditions is not None:
+            model.condition.prepare(request.conditions)
+        return inputs.count
 
     def wrap(self, tokens: Tokens, seconds: Sequence[float] | None = None, names: Sequence[str] | None = None) -> Results[ResultItem]:
         """Tokens decoded, as objects that save and show themselves.
@@ -257,13 +293,13 @@ class System:
         return self.generate(text, classes, count, on_step=on_step, **options)
 
     def _gather(
-        self, text: object, classes: object, count: int | None, options: GenerateOptions, cut: bool = False
+        self, text: object, classes: object, count: int | None, options: GenerateOptions, cut: bool = False, draw: bool = True
     ) -> tuple[GenerationInputs, dict[str, Any]]:
         """The inputs of a call, and the options that are no inputs."""
         given, others = split_inputs({"text": text, "classes": classes, **options})
         check_names(others, (*GenerateOptions.__annotations__, *self.inputs), "argument")
         cut = cut and all(others.get(name) is None for name in ("lengths", "start", "known"))
-        return gather(self, given, count, options.get("seed", 0), cut), others
+        return gather(self, given, count, options.get("seed", 0), cut, draw), others
 
     def encode(self, media: Tensor) -> Tokens:
         """Pictures ``(B, C, H, W)`` in [-1, 1] to tokens."""

@@ -1,0 +1,1 @@
+"""``jielong serve``: models behind an address, by FastAPI and uvicorn (the extra ``serve``)."""

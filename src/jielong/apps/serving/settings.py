@@ -1,0 +1,55 @@
+"""The sampling parameters that a model has, with their types, defaults and choices."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import torch
+
+from jielong.config.sampling import SamplingConfig, Schedule
+from jielong.core.json import JSON
+from jielong.core.rng import PerSampleRNG
+from jielong.generation.generator import Generator
+from jielong.generation.request import check_config
+from jielong.system import System
+
+_PROBES: dict[str, object] = {"temperature": 0.5, "top_k": 1, "top_p": 0.5, "num_inference_steps": 2, "final_inference_steps": 1}
+"""Values that a head refuses if it has no such parameter."""
+
+
+def settings_of(system: System) -> list[JSON]:
+    """Name, type, default and description of each parameter that has an effect on what the model draws."""
+    model = system.generator
+    if model is None:
+        return []
+    defaults, described = system.recipe.sampling.model_dump(mode="json"), SamplingConfig.model_json_schema()["properties"]
+    found: list[JSON] = []
+    for name in SamplingConfig.model_fields:
+        if not _has(model, system.recipe.sampling, name):
+            continue
+        choices = list({"sampler": model.head.samplers, "schedule": get_args(Schedule)}.get(name, ()))
+        types = [each.get("type") for each in described[name].get("anyOf", [described[name]])]
+        kind = "number" if name == "guidance" else types[0] or "object"
+        found.append({"name": name, "type": kind, "default": defaults[name], "choices": choices, "about": described[name]["description"]})
+    return found
+
+
+def _has(model: Generator, sampling: SamplingConfig, name: str) -> bool:
+    if name in _PROBES:
+        try:
+            check_config(model, sampling.override(**{name: _PROBES[name]}), model.condition is not None)
+        except ValueError:
+            return False
+        return True
+    gradual = len(list(model.order.steps(9, 3))) > 1
+    queued = gradual and model.order.queue(torch.ones(1, 4, dtype=torch.bool), PerSampleRNG(0, range(1))) is not None
+    having = {
+        "steps": gradual,
+        "schedule": gradual,
+        "detail_steps": queued,
+        "lazy": queued,
+        "sampler": bool(model.head.samplers),
+        "guidance": model.condition is not None,
+        "soft_codes": model.soft_embedding is not None,
+    }
+    return having.get(name, False)
