@@ -138,19 +138,19 @@ def states_of(head: Any, steps: int, tokens: int = 7) -> list[torch.Tensor]:
     ids=lambda case: f"{case.name}-{getattr(case, 'sampler', '')}" if not isinstance(case, list) else "",
 )
 def test_a_constant_velocity_is_followed_state_by_state(head: Any, times: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GuidedDenoiser, "__call__", lambda self, x, *times: torch.full_like(x, 0.5))
+    monkeypatch.setattr(GuidedDenoiser, "__call__", lambda self, x, *times, share: torch.full_like(x, 0.5))
     start = PerSampleRNG(0, range(2)).normal(7, 3)
     for state, time in zip(states_of(head, 4), times, strict=True):
         torch.testing.assert_close(state, start + 0.5 * time)
 
 
-@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 8), ("ddim", 8), ("edm", 15)])
+@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 8), ("ddim", 8), ("euler", 8), ("dpmpp_2m", 8), ("unipc", 8), ("edm", 15)])
 def test_states_of_diffusion_have_the_variance_of_tokens(sampler: Any, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of unit normal tokens: their best predicted noise at ``a x_0 + s e`` is ``s x``, which the network is made to say."""
     head = Diffusion(network=SMALL, variance="fixed", sampler=sampler)
     plan = Schedule.of("cosine")
 
-    def exact(self: GuidedDenoiser, x: torch.Tensor, time: float) -> tuple[torch.Tensor, None]:
+    def exact(self: GuidedDenoiser, x: torch.Tensor, time: float, share: float) -> tuple[torch.Tensor, None]:
         step = min(
             int(time * len(plan)), len(plan) - 2
         )  # edm asks between steps, in a straight line over the logarithm of noise over signal

@@ -41,8 +41,8 @@ def drawn(head: Head, **sampling: object) -> torch.Tensor:
 
 
 def test_the_lists_are_those_of_the_settings() -> None:
-    assert DiffusionHead.samplers == ("ddpm", "ddim", "edm")
-    assert FlowMatchingHead.samplers == ("euler", "midpoint", "heun", "sde")
+    assert DiffusionHead.samplers == ("ddpm", "ddim", "euler", "heun", "dpmpp_2m", "unipc", "edm")
+    assert FlowMatchingHead.samplers == ("euler", "midpoint", "heun", "sde", "dpmpp_2m", "unipc")
 
 
 @pytest.mark.parametrize(("settings", "name"), CHOICES)
@@ -56,9 +56,11 @@ def test_a_chosen_sampler_draws_as_a_head_with_that_setting(settings: type[Any],
 
 
 def test_a_sampler_that_the_head_has_not_is_refused_with_those_that_it_has() -> None:
-    with pytest.raises(ValueError, match="sampler 'heun': the DiffusionHead has the samplers ddpm, ddim, edm"):
-        drawn(head_of(Diffusion), sampler="heun")
-    with pytest.raises(ValueError, match="sampler 'ddim': the FlowMatchingHead has the samplers euler, midpoint, heun, sde"):
+    with pytest.raises(ValueError, match="sampler 'sde': the DiffusionHead has the samplers ddpm, ddim, euler, heun, dpmpp_2m, unipc, edm"):
+        drawn(head_of(Diffusion), sampler="sde")
+    with pytest.raises(
+        ValueError, match="sampler 'ddim': the FlowMatchingHead has the samplers euler, midpoint, heun, sde, dpmpp_2m, unipc"
+    ):
         drawn(head_of(FlowMatching), sampler="ddim")
     for head in (head_of(Consistency), head_of(MeanFlow), Softmax().build(8, CODES)):
         with pytest.raises(ValueError, match="has one way to draw and no choice of sampler: leave it out"):

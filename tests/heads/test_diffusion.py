@@ -18,7 +18,8 @@ from jielong.core.tokens import Layout
 from jielong.heads.base import HeadContext
 from jielong.heads.continuous import GuidedDenoiser
 from jielong.heads.diffusion import Diffusion, DiffusionHead, Prediction, Sampler
-from jielong.heads.diffusion_schedule import Kind
+from jielong.heads.diffusion_schedule import Kind, Level
+from jielong.heads.noise_levels import TrainedSteps
 from jielong.networks.denoiser import MLP, Attention
 
 C, D = 2, 3
@@ -209,11 +210,11 @@ def test_guidance_of_one_is_no_guidance_and_a_null_like_the_condition_no_change(
 @PREDICTIONS
 def test_guidance_is_of_the_noise_and_leaves_the_variance_to_the_condition(prediction: Prediction) -> None:
     head, hidden, null, x = lively(prediction=prediction), torch.randn(2, 3, D), torch.randn(2, 3, D), torch.randn(2, 3, C)
-    at = (0.6, math.sqrt(0.3), math.sqrt(0.7))
-    one, other = (head._denoise(GuidedDenoiser(head.network, each), x, *at) for each in (hidden, null))
-    guided = head._denoise(GuidedDenoiser(head.network, hidden, HeadContext(null, 2.5)), x, *at)
+    at = Level(0.6, math.sqrt(0.3), math.sqrt(0.7))
+    one, other = (head._denoise(GuidedDenoiser(head.network, each), x, at) for each in (hidden, null))
+    guided = head._denoise(GuidedDenoiser(head.network, hidden, HeadContext(null, 2.5)), x, at)
     torch.testing.assert_close(guided.noise, other.noise + 2.5 * (one.noise - other.noise))
-    torch.testing.assert_close(at[1] * guided.data + at[2] * guided.noise, x)
+    torch.testing.assert_close(at.signal * guided.data + at.spread * guided.noise, x)
     torch.testing.assert_close(guided.fraction, one.fraction)
 
 
@@ -249,18 +250,18 @@ def test_a_token_does_not_depend_on_the_batch(settings: dict[str, object]) -> No
 
 def test_a_young_head_cannot_begin_where_there_is_no_signal() -> None:
     """At the cosine schedule's last step an error in the noise becomes 20,000 times as large in the token; from 80 on all is well."""
-    head, well = trained("epsilon"), trained("epsilon").drawn
+    head, well = trained("epsilon"), trained("epsilon").levels
     try:
-        head.drawn = head.schedule
+        head.levels = TrainedSteps(head.schedule)
         lost, exact = drawn(head, NORMAL, "ddpm", 15)
     finally:
-        head.drawn = well
+        head.levels = well
     assert lost.abs().mean() > 10 * exact.abs().mean()
 
 
 def test_where_draws_begin() -> None:
-    assert len(untrained(start=None).drawn) == 1000
-    begun = untrained(start=20.0).drawn
+    assert len(untrained(start=None).levels.plan(1000, karras=False)) == 1000
+    begun = untrained(start=20.0).levels.plan(1000, karras=False)
     assert len(begun) < 1000
     assert float(begun.sigma[-1]) <= 20
 

@@ -10,11 +10,13 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from test_diffusion_schedule import THEIRS
 from torch import Tensor
 
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads.continuous import GuidedDenoiser
 from jielong.heads.diffusion import Diffusion, DiffusionHead, Prediction
-from jielong.heads.diffusion_samplers import Denoise, Denoised, ddim, ddpm, edm
-from jielong.heads.diffusion_schedule import Kind, Schedule
+from jielong.heads.diffusion_samplers import Denoise, Denoised, ddim, ddpm, heun
+from jielong.heads.diffusion_schedule import Kind, Level, Schedule
+from jielong.heads.noise_levels import TrainedSteps
 from jielong.networks.denoiser import MLP
 
 PREDICTIONS = pytest.mark.parametrize("prediction", ["epsilon", "v", "x0"])
@@ -45,10 +47,10 @@ def look_of(head: DiffusionHead, answers: Answers) -> Denoise:
         def __init__(self) -> None:
             self.guidance = 1.0
 
-        def branches(self, x: Tensor, *times: float) -> tuple[Tensor, Tensor | None]:
+        def branches(self, x: Tensor, *times: float, share: float = 0.0) -> tuple[Tensor, Tensor | None]:
             return answers(x, times[0]), None
 
-    return lambda x, time, signal, spread: head._denoise(One(), x, time, signal, spread)
+    return lambda x, level: head._denoise(One(), x, level)
 
 
 def head_of(prediction: Prediction, variance: str = "fixed", clip: float | None = None) -> DiffusionHead:
@@ -91,9 +93,9 @@ def test_one_ancestral_step_is_that_of_diffusers(prediction: Prediction, varianc
     whole, seen = Schedule.of("linear"), []
     look = look_of(head_of(prediction, variance), answers)
 
-    def watching(x: Tensor, when: float, signal: float, spread: float) -> Denoised:
+    def watching(x: Tensor, level: Level) -> Denoised:
         seen.append(x)
-        return look(x, when, signal, spread)
+        return look(x, level)
 
     ddpm(watching, x, Schedule(whole.kept[: time + 1], whole.times[: time + 1]), normals(2, 5, 3))
     torch.testing.assert_close(seen[1], expected, rtol=1e-4, atol=2e-5)
@@ -118,11 +120,16 @@ def test_ddim_steps_are_those_of_diffusers(prediction: Prediction, eta: float) -
 def gaussian(mean: float, std: float) -> Denoise:
     """The best look at tokens ``N(mean, std^2)``: ``e = s (x - a m) / (a^2 std^2 + s^2)``."""
 
-    def look(x: Tensor, time: float, signal: float, spread: float) -> Denoised:
+    def look(x: Tensor, level: Level) -> Denoised:
+        signal, spread = level.signal, level.spread
         total = signal**2 * std**2 + spread**2
         return Denoised(mean + signal * std**2 * (x - signal * mean) / total, spread * (x - signal * mean) / total)
 
     return look
+
+
+def spaced(kind: Kind, count: int) -> Schedule:
+    return TrainedSteps(Schedule.of(kind).up_to(80)).plan(count, karras=True)
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine"])
@@ -132,7 +139,7 @@ def test_a_point_is_reached_in_any_number_of_steps(kind: Kind, steps: int) -> No
     look, expected = gaussian(1.5, 0.0), torch.full((100,), 1.5)
     torch.testing.assert_close(ddim(look, x, plan, silent), expected)
     torch.testing.assert_close(ddpm(look, x, plan, normals(0, 100)), expected)
-    torch.testing.assert_close(edm(look, x, Schedule.of(kind).up_to(80), steps), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(heun(look, x, spaced(kind, steps)), expected, rtol=1e-4, atol=1e-4)
 
 
 def affine(sample: Callable[[Tensor], Tensor]) -> tuple[float, float]:
@@ -151,10 +158,10 @@ def test_more_steps_come_nearer_to_a_gaussian_and_heun_sooner() -> None:
         assert abs(shift - 1) < 0.05
     assert errors[10] / errors[20] == pytest.approx(2, abs=0.5)  # first order
     assert errors[80] < 0.01
-    heun = {n: abs(affine(lambda x, n=n: edm(look, x, schedule, n))[1] - 0.5) for n in (19, 39, 79)}  # type: ignore[misc]
-    assert heun[19] / heun[39] > 3  # second order
-    assert heun[39] / heun[79] > 3
-    assert heun[79] < errors[80] / 1.2
+    second = {n: abs(affine(lambda x, n=n: heun(look, x, spaced("cosine", n)))[1] - 0.5) for n in (10, 20, 40)}  # type: ignore[misc]
+    assert second[10] / second[20] > 3  # second order
+    assert second[20] / second[40] > 3
+    assert second[40] < errors[80] / 1.2
 
 
 def test_ancestral_steps_end_at_the_right_spread() -> None:
@@ -174,7 +181,7 @@ def test_a_ddim_step_is_eulers_in_the_variables_of_edm() -> None:
     y, sigmas = x / plan.signal[-1], [*plan.sigma.flip(0).tolist(), 0.0]
     for now, then, time in zip(sigmas[:-1], sigmas[1:], plan.times.flip(0).tolist(), strict=True):
         signal = (1 + now**2) ** -0.5
-        y = y + (then - now) * look(signal * y, time, signal, now * signal).noise
+        y = y + (then - now) * look(signal * y, Level(time, signal, now * signal)).noise
     torch.testing.assert_close(ddim(look, x, plan, silent), y, rtol=1e-9, atol=1e-9)
 
 
@@ -186,27 +193,24 @@ def test_ddim_with_all_its_noise_is_ddpm(steps: int) -> None:
 
 
 @pytest.mark.parametrize("nfe", [1, 2, 3, 4, 9, 50])
-def test_evaluations_are_as_requested(nfe: int) -> None:
-    count, sigmas, schedule = [0], [], Schedule.of("cosine").up_to(80)
-    inner = gaussian(0, 1)
+@pytest.mark.parametrize("sampler", DiffusionHead.samplers)
+def test_evaluations_are_as_requested(nfe: int, sampler: str) -> None:
+    head, asked = head_of("epsilon"), []
 
-    def look(x: Tensor, time: float, signal: float, spread: float) -> Denoised:
-        count[0] += 1
-        sigmas.append(spread / signal)
-        assert signal**2 + spread**2 == pytest.approx(1)
-        assert schedule.time_at(spread / signal) == time
-        return inner(x, time, signal, spread)
+    class Counting(GuidedDenoiser):
+        def branches(self, x: Tensor, *times: float, share: float = 0.0) -> tuple[Tensor, Tensor | None]:
+            asked.append((times[0], 1 / share - 1))
+            return torch.zeros_like(x), None
 
-    edm(look, torch.zeros(1), schedule, nfe)
-    assert count[0] == nfe - (nfe % 2 == 0)
-    assert sigmas[0] == pytest.approx(float(schedule.sigma[-1]))
+    with torch.no_grad():
+        head.draw(Counting(head.network, torch.zeros(1, 1, 2)), PerSampleRNG(0, [0]), nfe, 1.0, sampler)
+    assert len(asked) == nfe - (sampler in ("heun", "edm") and nfe % 2 == 0)
+    drawn = Schedule.of("cosine").up_to(80)
+    assert asked[0][1] == pytest.approx(float(drawn.sigma[-1]))
     if nfe > 2:
-        assert sigmas[-1] == pytest.approx(float(schedule.sigma[0]))
-    for sampler in (ddpm, ddim):
-        count[0] = 0
-        plan = schedule.respaced(nfe)
-        sampler(lambda *given: (count.__setitem__(0, count[0] + 1), inner(*given))[1], torch.zeros(1), plan, lambda: torch.zeros(1))
-        assert count[0] == nfe
+        assert asked[-1][1] == pytest.approx(float(drawn.sigma[0]))
+    for time, sigma in asked:
+        assert time == pytest.approx(drawn.time_at(sigma), abs=1e-6)
 
 
 def test_temperature_scales_the_noise_of_the_steps_and_no_other() -> None:

@@ -11,10 +11,11 @@ from diffusers import DDPMScheduler
 
 from jielong.heads.diffusion_schedule import Kind, Schedule, betas_of
 
-KINDS = pytest.mark.parametrize("kind", ["cosine", "linear"])
+KINDS = pytest.mark.parametrize("kind", ["cosine", "linear", "scaled_linear"])
 THEIRS: dict[str, dict[str, Any]] = {
     "cosine": {"beta_schedule": "squaredcos_cap_v2"},
     "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
+    "scaled_linear": {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
 }
 
 

@@ -24,6 +24,9 @@ class Guidance(Config):
             ``start`` and ``stop`` and 1 outside (arXiv 2404.07724); behind it the unconditional half is not even computed.
         start: Share of known tokens where the interval begins.
         stop: Share of known tokens where it ends.
+
+    Of the tokens that a joint head draws together in several steps, a share is known at each: that of signal in ``a x_0 + s e``,
+    ``a / (a + s)``, which is the time of flow matching and ``1 / (1 + sigma)`` of diffusion.
     """
 
     scale: float = Field(default=1.0, ge=0)

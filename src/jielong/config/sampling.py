@@ -51,9 +51,15 @@ class SamplingConfig(Config):
     )
     sampler: str | None = Field(
         default=None,
-        description="sampler of a diffusion (ddpm, ddim, edm) or flow-matching head (euler, midpoint, heun, sde); the head's by default",
+        description="sampler of a diffusion (ddpm, ddim, euler, heun, dpmpp_2m, unipc, edm) or flow-matching head (euler, midpoint, heun, "
+        "sde, dpmpp_2m, unipc); the head's by default",
     )
     guidance: Guidance = Field(default=Guidance(), description="scale or schedule of classifier-free guidance; 1 is off")
+    guidance_rescale: float = Field(
+        default=0.0,
+        description="how far guided predictions of a joint head get back the standard deviation of the conditional ones, in [0, 1] "
+        "(arXiv 2305.08891); 0 is off",
+    )
     schedule: Schedule | None = Field(
         default=None, description="how the fraction of unknown tokens falls over the steps; the order's schedule by default"
     )
@@ -79,6 +85,13 @@ class SamplingConfig(Config):
             raise ValueError(f"{info.field_name} must be {least} or more, not {value}")
         return value
 
+    @field_validator("guidance_rescale")
+    @classmethod
+    def _share(cls, value: float) -> float:
+        if not 0 <= value <= 1:
+            raise ValueError(f"guidance_rescale must be in [0, 1], not {value}: 0 leaves guidance as it is")
+        return value
+
     @field_validator("top_p")
     @classmethod
     def _probability(cls, value: float) -> float:
@@ -101,7 +114,7 @@ class SamplingConfig(Config):
 
     def unconditional(self) -> Self:
         """These parameters without guidance."""
-        return self.model_copy(update={"guidance": Guidance()})
+        return self.model_copy(update={"guidance": Guidance(), "guidance_rescale": 0.0})
 
     def num_inference_steps_at(self, known_fraction: float, default: int) -> int:
         """Network evaluations when a fraction in [0, 1] of the tokens is known; ``default`` is the head's number."""

@@ -200,5 +200,6 @@ def drawing(system: System, draws: DrawSettings) -> JSON:
     evaluations = sampling.num_inference_steps or getattr(system.generator and system.generator.head, "steps", None)
     order = None if system.recipe.order is None else system.recipe.order.model_dump(mode="json")
     negative = {"negative_text": draws.negative_text} if draws.negative_text else {}
+    negative |= {} if system.weaker is None else {"autoguidance": system.weaker.name}
     drawn = {"steps": None, **negative, **sampling.model_dump(mode="json", exclude_none=True), "num_inference_steps": evaluations}
     return {"seed": draws.seed, "order": order, **{name: value for name, value in drawn.items() if value is not None or name == "steps"}}

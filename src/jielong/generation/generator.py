@@ -200,6 +200,7 @@ class Generator(nn.Module):
         known: Tensor | None = None,
         indices: Sequence[int] | None = None,
         negatives: Sequence[object | None] | None = None,
+        weaker: Generator | None = None,
         on_step: StepCallback | None = None,
         **overrides: object,
     ) -> Tokens:
@@ -217,6 +218,7 @@ class Generator(nn.Module):
             known: ``(N,)`` bool: the positions to keep from ``start``.
             indices: Numbers ``i`` of the items, instead of 0, 1, ...
             negatives: A raw condition per item that takes the place of the null one in guidance; ``None`` is the null.
+            weaker: A generator of the same tokens that takes the place of the null condition (autoguidance, arXiv 2406.02507).
             on_step: Called with a :class:`StepEvent` after every step, and with every state of a joint head that draws in several steps.
             overrides: Single sampling parameters, by name.
 
@@ -240,6 +242,7 @@ class Generator(nn.Module):
             known=known,
             indices=indices,
             negatives=negatives,
+            weaker=weaker,
         )
         return request.run(batch, on_step)
 
@@ -255,6 +258,7 @@ class Generator(nn.Module):
         start: Tokens | None = None,
         known: Tensor | None = None,
         negatives: Sequence[object | None] | None = None,
+        weaker: Generator | None = None,
         **overrides: object,
     ) -> Iterator[TokenChunk]:
         """Yield tokens once all their codes are drawn, ``every`` or more at a time: together what :meth:`generate` gives.
@@ -263,6 +267,6 @@ class Generator(nn.Module):
         """
         config = (sampling or SamplingConfig()).override(**overrides)
         request = SamplingRequest.of(
-            self, conditions, count, config, seed=seed, lengths=lengths, start=start, known=known, negatives=negatives
+            self, conditions, count, config, seed=seed, lengths=lengths, start=start, known=known, negatives=negatives, weaker=weaker
         )
         return stream_tokens(request, every)

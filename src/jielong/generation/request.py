@@ -38,6 +38,7 @@ class SamplingRequest:
         known: ``(N,)`` bool.
         negatives: A raw condition per item in place of the null in guidance, ``None`` for the null; or ``None``.
         indices: Number of each item, on which its random numbers depend; 0, 1, ... by default.
+        weaker: A generator of the same tokens in place of the null condition in guidance.
     """
 
     model: Generator
@@ -50,6 +51,7 @@ class SamplingRequest:
     known: Tensor | None = None
     indices: Sequence[int] | None = None
     negatives: Sequence[object | None] | None = None
+    weaker: Generator | None = None
 
     @staticmethod
     def of(
@@ -65,6 +67,7 @@ class SamplingRequest:
         known: Tensor | None = None,
         indices: Sequence[int] | None = None,
         negatives: Sequence[object | None] | None = None,
+        weaker: Generator | None = None,
     ) -> SamplingRequest:
         """Check the arguments of :meth:`Generator.generate`, and predict lengths that are not given."""
         if model.training:
@@ -77,7 +80,8 @@ class SamplingRequest:
         for name, number in (("count", count), ("batch", batch)):
             if number is not None and number < 1:
                 raise ValueError(f"{name} must be 1 or more, not {number}")
-        check_config(model, config, conditions is not None)
+        check_config(model, config, conditions is not None, weaker is not None)
+        _check_weaker(model, config, weaker, negatives)
         _check_start(model, count, start, known)
         negatives = _checked_negatives(model, config, count, negatives)
         if model.condition is not None and conditions is not None:
@@ -87,7 +91,7 @@ class SamplingRequest:
         given = None if lengths is None else _checked_lengths(model, lengths, count, known)
         if indices is not None and len(indices) != count:
             raise ValueError(f"`indices`: expected {count} values, one per item, got {len(indices)}")
-        return SamplingRequest(model, conditions, count, config, seed, given, start, known, indices, negatives)
+        return SamplingRequest(model, conditions, count, config, seed, given, start, known, indices, negatives, weaker)
 
     @torch.inference_mode()
     def run(self, size: int, on_step: StepCallback | None = None) -> Tokens:
@@ -114,7 +118,7 @@ class SamplingRequest:
             conditions = None if self.conditions is None else [self.conditions[row] for row in rows]
             lengths = None if self.lengths is None else self.lengths[rows]
             numbers = rows if self.indices is None else [self.indices[row] for row in rows]
-            sampler = Sampler(self.model, self._plan(lengths), self.config, numbers, self.seed)
+            sampler = Sampler(self.model, self._plan(lengths), self.config, numbers, self.seed, self.weaker)
             state = sampler.start(conditions, lengths, None if self.negatives is None else [self.negatives[row] for row in rows])
             if self.start is not None and self.known is not None:
                 sampler.keep(state, self.start.values[rows], self.known)
@@ -140,17 +144,31 @@ def warn_unended(count: int, request: SamplingRequest) -> None:
         warnings.warn(f"{count} of {request.count} items did not end by themselves: they stop at {most} tokens, the longest", stacklevel=4)
 
 
-def check_config(model: Generator, config: SamplingConfig, conditioned: bool) -> None:
+def check_config(model: Generator, config: SamplingConfig, conditioned: bool, autoguided: bool = False) -> None:
     """Raise ``ValueError`` for sampling parameters that the generator does not have."""
     if model.condition is None and conditioned:
         raise ValueError("this generator was trained without a condition: ask for a count, not for texts or classes")
-    if config.guidance.scale != 1.0 and not conditioned:
+    if config.guidance.scale != 1.0 and not conditioned and not autoguided:
         raise ValueError("guidance needs a condition to follow: give texts or classes, or leave guidance at 1")
+    if config.guidance_rescale and config.guidance.scale == 1.0:
+        raise ValueError("guidance_rescale changes guided predictions, and guidance is off (1): leave it at 0, or set guidance, such as 3")
     if config.soft_codes and model.soft_embedding is None:
         raise ValueError("soft_codes feeds mixtures of codes to the next scale: it is for the order next_scale")
     if config.lazy is not None and not config.cache:
         raise ValueError("lazy steps keep what they computed, and cache=False computes everything at every step: give one of them")
     model.head.check_sampling(config)
+
+
+def _check_weaker(model: Generator, config: SamplingConfig, weaker: Generator | None, negatives: Sequence[object | None] | None) -> None:
+    if weaker is None:
+        return
+    if config.guidance.scale == 1.0:
+        raise ValueError("autoguidance leads away from a weaker model, and guidance is off (1): set it, such as 2")
+    if negatives is not None and any(value is not None for value in negatives):
+        raise ValueError("autoguidance and a negative text take the place of the same null condition: give one of them")
+    model.head.check_weaker(weaker.head)
+    if len(model.plan.spans) > 1 or len(weaker.plan.spans) > 1:
+        raise ValueError("autoguidance is for models that draw all tokens at once: order: at_once with a joint head")
 
 
 def check_guided(config: SamplingConfig) -> None:

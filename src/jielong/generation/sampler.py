@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -63,6 +63,7 @@ class Sampler:
         config: Sampling parameters.
         rows: The number of each item, on which its random numbers depend.
         seed: The other number that they depend on.
+        weaker: A generator of the same tokens that takes the place of the null condition in guidance (autoguidance, arXiv 2406.02507).
     """
 
     model: Generator
@@ -70,6 +71,7 @@ class Sampler:
     config: SamplingConfig
     rows: Sequence[int]
     seed: int
+    weaker: Generator | None = None
 
     @cached_property
     def soft(self) -> SoftCodeEmbedding | None:
@@ -90,7 +92,8 @@ class Sampler:
         """
         model, plan, device, batch = self.model, self.plan, self.model.device, len(self.rows)
         discrete, channels = plan.layout.discrete and self.soft is None, plan.layout.channels if self.soft is None else self.soft.dim
-        shape, guided = (batch, plan.layout.positions, channels), self.config.guidance.needed_from(0.0)
+        shape, needed = (batch, plan.layout.positions, channels), self.config.guidance.needed_from(0.0)
+        guided = needed and self.weaker is None
         state = SamplerState(
             values=torch.full(shape, plan.pad, dtype=torch.long if discrete else torch.float32, device=device),
             known=torch.zeros(shape[:2], dtype=torch.bool, device=device),
@@ -106,6 +109,9 @@ class Sampler:
         state.conditioning = self._conditioning(conditions, negatives, guided)
         state.aligned = self._aligned(state)
         state.cache = self._cache(state)
+        if needed and self.weaker is not None:
+            alone = self.config.unconditional()
+            state.weaker = replace(self, model=self.weaker, config=alone, weaker=None).start(conditions, lengths)
         return state
 
     def _conditioning(
@@ -231,7 +237,12 @@ class Sampler:
         guidance = self.config.guidance
         if state.guided and not guidance.needed_from(known):
             state.drop_unconditional()
-        return guidance.at(known, progress) if state.guided else 1.0
+        return guidance.at(known, progress) if state.guided or state.weaker is not None else 1.0
+
+    def _guidance_inside(self, at: BlockStep, share: float) -> float:
+        """The scale while a joint head draws a block, whose tokens are known to a ``share``."""
+        drawn = (at.step.hidden_before - at.step.hidden_after) / self.plan.layout.positions
+        return self.config.guidance.at(at.known + share * drawn, at.progress)
 
     def _draw_block(self, state: SamplerState, at: BlockStep, on_state: StateCallback) -> None:
         """Draw at every position of a block, and keep what the order reveals."""
@@ -276,6 +287,11 @@ class Sampler:
         head, null = self.model.head, hidden[len(state) :] if state.guided else None
         coords = at.coords if hidden.shape[1] == len(at.coords) else None  # of a whole block, as joint heads draw it
         context = HeadContext(null, at.guidance, at.known, at.progress, coords, given=given, on_state=on_state)
+        if state.weaker is not None and self.weaker is not None:
+            other = replace(self, model=self.weaker, weaker=None).hidden(state.weaker, at.span.start, at.span.stop, commit=False)
+            context = replace(context, null=other, weaker=self.weaker.head)
+        if head.joint and context.null is not None:
+            context = replace(context, guidance_at=partial(self._guidance_inside, at), rescale=self.config.guidance_rescale)
         if self.soft is None:
             return head.sample(hidden[: len(state)], rng, at.config, context)
         return SampleOutput(self.soft.mix(head.soft_codes(hidden[: len(state)], rng, at.config, context)))

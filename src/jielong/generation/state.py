@@ -54,6 +54,7 @@ class SamplerState:
         open_ended: Whether items may end by themselves.
         aligned: What durations add to the embeddings, ``((2)B, N, D)``.
         difference: Of lazy steps: unconditional minus conditional hidden vectors.
+        weaker: The state of the weaker generator of autoguidance.
     """
 
     values: Tensor
@@ -69,6 +70,7 @@ class SamplerState:
     open_ended: bool = False
     aligned: Tensor | None = None
     difference: Tensor | None = None
+    weaker: SamplerState | None = None
 
     def __len__(self) -> int:
         return len(self.values)

@@ -37,6 +37,9 @@ class HeadContext:
     on_state: StateCallback = ignore_state  # called with every state of a joint head that draws in several steps
     phase: str = MAIN  # the phase of the training step (Head.phases)
     draws: Draws | None = None  # random numbers of a loss, a stream for each row of hidden vectors
+    guidance_at: Callable[[float], float] | None = None  # of joint heads: the scale at a share of signal in [0, 1], instead of `guidance`
+    rescale: float = 0.0  # of joint heads: how far the guided prediction gets back its deviation (SamplingConfig.guidance_rescale)
+    weaker: Head | None = None  # the head that null is for, where it is another model's (autoguidance)
 
     def streams(self, hidden: Tensor) -> Draws:
         """:attr:`draws`, or fresh ones for the rows of ``hidden`` ``(M, ...)``."""
@@ -45,7 +48,7 @@ class HeadContext:
     @property
     def unconditional(self) -> Tensor | None:
         """:attr:`null` where it is to be used: ``None`` at guidance 1."""
-        return None if self.guidance == 1.0 else self.null
+        return None if self.guidance == 1.0 and self.guidance_at is None else self.null
 
     def guided(self, hidden: Tensor) -> Tensor:
         """Hidden vectors with guidance, for heads that are linear in them (or guide them instead of predictions)."""
@@ -106,8 +109,8 @@ class Head(nn.Module, Phased, ABC):
     def check_sampling(self, sampling: SamplingConfig) -> None:
         """Refuse sampling parameters that do not apply to this head.
 
-        Raises ``ValueError`` for numbers of steps if the head is not iterative, for a sampler that it has not, and for top-k or top-p if
-        it is continuous.
+        Raises ``ValueError`` for numbers of steps if the head is not iterative, for a sampler that it has not, for top-k or top-p if it is
+        continuous, and for rescaled guidance if it is not joint and iterative.
         """
         name = type(self).__name__
         if sampling.sampler is not None and sampling.sampler not in self.samplers:
@@ -118,10 +121,19 @@ class Head(nn.Module, Phased, ABC):
                 f"the {name} draws a token in one evaluation; num_inference_steps and final_inference_steps are for iterative heads, "
                 "such as diffusion: leave them out"
             )
+        if sampling.guidance_rescale and not (self.joint and self.iterative):
+            raise ValueError(
+                f"guidance_rescale is of the predictions of an iterative head that draws a block together, and the {name} is none: "
+                "leave it out, or lower the guidance"
+            )
         if not self.discrete and (sampling.top_k or sampling.top_p < 1):
             raise ValueError(
                 f"the {name} draws numbers, not codes, so top_k and top_p do not apply: leave them out, or lower the temperature"
             )
+
+    def check_weaker(self, other: Head) -> None:
+        """Raise ``ValueError`` if predictions of ``other``, a weaker model's head, cannot take the place of the unconditional ones."""
+        raise ValueError(f"autoguidance is for iterative heads that draw all tokens together, and the {type(self).__name__} is none")
 
     @abstractmethod
     def sample(self, hidden: Tensor, rng: PerSampleRNG, sampling: SamplingConfig, context: HeadContext = NO_CONTEXT) -> SampleOutput:

@@ -91,6 +91,7 @@ class Consistency(IterativeSettings, family="head", name="consistency"):
         huber: ``c / sqrt(C)`` of the pseudo-Huber distance ``sqrt(|u|^2 + c^2) - c``.
     """
 
+    meaning = ("deviation",)
     steps: int = Field(default=2, ge=1)
     levels: Levels = Levels()
     deviation: float = Field(default=1.0, gt=0)
@@ -163,6 +164,7 @@ class ConsistencyHead(IterativeHead):
             spread = level if first else math.sqrt(level**2 - self.levels.low**2)
             x = x + temperature * spread * self.initial(evaluate, rng)
             at = x.new_tensor(level)
-            x = self.denoised(x, at, evaluate(self.inputs(x, at), SLOW * math.log(level) / 4))
+            share = self.deviation / (self.deviation + level)
+            x = self.denoised(x, at, evaluate(self.inputs(x, at), SLOW * math.log(level) / 4, share=share))
             evaluate.on_state(x)
         return x

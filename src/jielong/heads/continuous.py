@@ -10,7 +10,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Any, Protocol
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Protocol
 
 import torch
 from pydantic import Field, SerializeAsAny
@@ -59,40 +60,83 @@ def upcast(x: Tensor) -> Tensor:
 class GuidedDenoiser:
     """The network with classifier-free guidance, at the hidden vectors of one draw; they are prepared once.
 
-    With guidance, both branches read the same noisy tokens in one call of twice the rows.
+    With guidance, both branches read the same noisy tokens in one call of twice the rows, or in two where the second is a weaker model's
+    (autoguidance); where the scale is 1, there is one branch.
 
     ``hidden``: hidden vectors ``(B, n, D)``; ``context``: guidance, and for a joint network the positions' coordinates.
     """
 
     def __init__(self, network: AnyDenoiser, hidden: Tensor, context: HeadContext = NO_CONTEXT) -> None:
-        self.network, self.shape = network, hidden.shape[:2]
-        self.guidance, self.on_state = context.guidance, context.on_state
-        null, mask = context.unconditional, context.mask
-        self.joined = null is not None
-        rows = hidden if null is None else torch.cat([hidden, null])
-        self._predict: Callable[[Tensor, Tensor | None], Tensor]
-        if isinstance(network, JointDenoiser):
-            states = network.prepare(rows, _coords(context), mask.repeat(2, 1) if self.joined and mask is not None else mask)
-            self._predict = lambda x, times: network.predict(x, times, states)
-        else:
-            flat = network.prepare(rows.flatten(0, 1))
-            self._predict = lambda x, times: network.predict(x, times, flat)
+        self.network, self.hidden, self.context, self.shape = network, hidden, context, hidden.shape[:2]
+        self.on_state, self.null = context.on_state, context.unconditional
+        self.joint = isinstance(network, JointDenoiser)
 
-    def branches(self, x: Tensor, *times: float) -> tuple[Tensor, Tensor | None]:
+    def scale(self, share: float) -> float:
+        """The scale where the noisy tokens are ``a x_0 + s e`` with the ``share`` ``a / (a + s)`` of signal."""
+        return self.context.guidance if self.context.guidance_at is None else self.context.guidance_at(share)
+
+    def branches(self, x: Tensor, *times: float, share: float = 0.0) -> tuple[Tensor, Tensor | None]:
         """The conditional and, with guidance, the unconditional prediction ``(B, n, outputs)``, float32; ``times`` are for all rows."""
-        rows = x if isinstance(self.network, JointDenoiser) else x.flatten(0, 1)
+        rows = x if self.joint else x.flatten(0, 1)
         when = torch.tensor([times], dtype=x.dtype, device=x.device) if times else None
-        out = upcast(self._predict(torch.cat([rows, rows]) if self.joined else rows, when))
-        conditional, null = out.chunk(2) if self.joined else (out, None)
-        return conditional.reshape(*self.shape, -1), None if null is None else null.reshape(*self.shape, -1)
+        if self.null is None or self.scale(share) == 1.0:
+            return self._shaped(self._conditional(rows, when)), None
+        if self.context.weaker is not None:
+            return self._shaped(self._conditional(rows, when)), self._shaped(self._weaker(rows, when))
+        conditional, null = self._both(torch.cat([rows, rows]), when).chunk(2)
+        return self._shaped(conditional), self._shaped(null)
 
-    def guide(self, conditional: Tensor, null: Tensor | None) -> Tensor:
-        """``null + guidance (conditional - null)``."""
-        return conditional if null is None else null + self.guidance * (conditional - null)
+    def guide(self, conditional: Tensor, null: Tensor | None, share: float = 0.0) -> Tensor:
+        """``null + scale (conditional - null)``, rescaled (arXiv 2305.08891, equations 15 and 16)."""
+        if null is None:
+            return conditional
+        guided, rescale = null + self.scale(share) * (conditional - null), self.context.rescale
+        if rescale:
+            guided = guided * (1 - rescale + rescale * self._deviation(conditional) / self._deviation(guided))
+        return guided
 
-    def __call__(self, x: Tensor, *times: float) -> Tensor:
+    def __call__(self, x: Tensor, *times: float, share: float = 0.0) -> Tensor:
         """The guided prediction ``(B, n, outputs)`` in float32; see :meth:`branches`."""
-        return self.guide(*self.branches(x, *times))
+        return self.guide(*self.branches(x, *times, share=share), share)
+
+    def _deviation(self, x: Tensor) -> Tensor:
+        """Standard deviation of each block's values, ``(B, 1, 1)``."""
+        if self.context.mask is None:
+            return x.std(dim=(1, 2), keepdim=True)
+        return torch.stack([block[real].std() for block, real in zip(x, self.context.mask, strict=True)])[:, None, None]
+
+    def _shaped(self, out: Tensor) -> Tensor:
+        return upcast(out).reshape(*self.shape, -1)
+
+    @cached_property
+    def _both(self) -> Prediction:
+        """Of the conditional rows and then those of the null."""
+        null, mask = self.null, self.context.mask
+        rows = self.hidden if null is None else torch.cat([self.hidden, null])
+        return _prepared(self.network, rows, self.context, mask if mask is None or null is None else mask.repeat(2, 1))
+
+    @cached_property
+    def _conditional(self) -> Prediction:
+        return _prepared(self.network, self.hidden, self.context, self.context.mask)
+
+    @cached_property
+    def _weaker(self) -> Prediction:
+        head, null = self.context.weaker, self.null
+        if null is None or not isinstance(head, IterativeHead):
+            raise ValueError("autoguidance compares with a head of the same kind")
+        return _prepared(head.network, null, self.context, self.context.mask)
+
+
+Prediction = Callable[[Tensor, Tensor | None], Tensor]
+"""Noisy tokens and times to the network's output."""
+
+
+def _prepared(network: AnyDenoiser, hidden: Tensor, context: HeadContext, mask: Tensor | None) -> Prediction:
+    if isinstance(network, JointDenoiser):
+        states = network.prepare(hidden, _coords(context), mask)
+        return lambda x, times: network.predict(x, times, states)
+    flat = network.prepare(hidden.flatten(0, 1))
+    return lambda x, times: network.predict(x, times, flat)
 
 
 def _coords(context: HeadContext) -> Tensor:
@@ -110,6 +154,8 @@ class IterativeSettings(HeadSettings):
         diffusion_batch_mul: Noisy copies of each token in a loss; the backbone runs once for all of them.
     """
 
+    meaning: ClassVar[tuple[str, ...]] = ()
+    """Settings on which the meaning of the network's inputs and outputs depends."""
     network: Annotated[SerializeAsAny[NetworkSettings], OfFamily("network")] = MLP()
     steps: int = Field(ge=1)
     diffusion_batch_mul: int = Field(default=4, ge=1)
@@ -135,6 +181,7 @@ class IterativeHead(Head):
         check_continuous(settings.name, layout)
         self.network, self.channels = network, layout.channels
         self.steps, self.diffusion_batch_mul = settings.steps, settings.diffusion_batch_mul
+        self.meaning = {name: getattr(settings, name) for name in settings.meaning}
 
     @property
     def joint(self) -> bool:
@@ -169,6 +216,16 @@ class IterativeHead(Head):
 
         return self.loss_of_copies(targets.flatten(1).repeat(copies, 1), draws, predict, mask)
 
+    def check_weaker(self, other: Head) -> None:
+        """See :meth:`Head.check_weaker`: both are joint, of one kind, and what their networks predict is the same."""
+        if not self.joint or not other.joint:
+            super().check_weaker(other)
+        if not isinstance(other, type(self)):
+            raise ValueError(f"autoguidance compares predictions of one kind, not of a {type(self).__name__} and a {type(other).__name__}")
+        for name, value in self.meaning.items():
+            if (weaker := other.meaning[name]) != value:
+                raise ValueError(f"autoguidance compares predictions of one kind: {name} is {value}, and {weaker} in the weaker model")
+
     @abstractmethod
     def loss_of_copies(self, targets: Tensor, draws: Draws, predict: Predict, mask: Tensor | None = None) -> Tensor:
         """Loss ``(M,)`` of tokens ``(M, C)``, over the values selected by ``mask``; times and noise come from ``draws``."""
@@ -177,8 +234,8 @@ class IterativeHead(Head):
         """Draw tokens ``(B, n, C)``, without confidence; see :meth:`Head.sample`."""
         self.check_sampling(sampling)
         steps = sampling.num_inference_steps_at(context.known_fraction, self.steps)
-        if not self.joint:  # only the states of whole blocks are reported
-            context = replace(context, on_state=ignore_state)
+        if not self.joint:  # only the states of whole blocks are reported, and only their noise is of all tokens
+            context = replace(context, on_state=ignore_state, guidance_at=None)
         evaluate = GuidedDenoiser(self.network, hidden, context)
         return SampleOutput(self.draw(evaluate, rng, steps, sampling.temperature, sampling.sampler or ""))
 

@@ -1,8 +1,9 @@
-"""Diffusion per token: a small network denoises a token given the hidden vector (MAR, arXiv 2406.11838).
+"""Diffusion: a network removes noise from a token, or a block of tokens, given the hidden vectors (MAR, arXiv 2406.11838; EDM, 2206.00364).
 
-    L = mean |target - out(a_t x_0 + s_t e, t, hidden)|^2    (+ L_vb, the variational bound, where the variance is learned)
+    L = mean |target - out(a x_0 + s e, time, hidden)|^2    (+ L_vb, the variational bound, where the variance is learned)
 
-over ``t`` uniform in 0..999 and noise ``e``; the target is ``e``, ``x_0``, or ``v = a_t e - s_t x_0`` (arXiv 2202.00512).
+over noise ``e`` and a noise level: one of 1000 steps, or log-normal for ``edm``. The target is ``e``, ``x_0``, ``v = a e - s x_0``
+(arXiv 2202.00512), or ``s x_0 - a e`` for ``edm``, whose preconditioning of unit tokens is ``x_0 = a x + s out``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import partial
 from typing import Literal, get_args
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from jielong.config.sampling import SamplingConfig
@@ -20,38 +21,69 @@ from jielong.core.rng import Draws, PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads import diffusion_samplers as samplers
 from jielong.heads.continuous import GuidedDenoiser, IterativeHead, IterativeSettings, Predict, mean
-from jielong.heads.diffusion_samplers import Denoised
-from jielong.heads.diffusion_schedule import Kind, Schedule
+from jielong.heads.diffusion_samplers import Churn, Denoised
+from jielong.heads.diffusion_schedule import Kind, Level, Schedule
+from jielong.heads.noise_levels import EDM, LogNormalNoise, NoiseLevels, TrainedSteps
 from jielong.networks.denoiser import AnyDenoiser
 
-Prediction = Literal["epsilon", "x0", "v"]
+Prediction = Literal["epsilon", "x0", "v", "edm"]
 Variance = Literal["learned", "fixed"]
-Sampler = Literal["ddpm", "ddim", "edm"]
+Sampler = Literal["ddpm", "ddim", "euler", "heun", "dpmpp_2m", "unipc", "edm"]
+CHURNED = ("euler", "heun", "edm")
+"""Samplers that ``s_churn`` is for."""
+TWICE = ("heun", "edm")
+"""Samplers of two evaluations a step, but for the last."""
 
 
 class Diffusion(IterativeSettings, family="head", name="diffusion"):
     """Settings of the diffusion head.
 
     Attributes:
-        schedule: How the noise grows over the training steps, ``cosine`` or ``linear``.
-        prediction: What the network predicts: the noise ``epsilon``, the token ``x0``, or ``v``.
+        schedule: How the noise grows over the training steps: ``cosine``, ``linear`` or ``scaled_linear``.
+        prediction: What the network predicts: the noise ``epsilon``, the token ``x0``, ``v``, or ``edm``: EDM's network, whose noise is set
+            by the key ``edm`` and not by ``schedule`` and ``start``, with ``variance: fixed``.
+        edm: Noise levels of ``prediction: edm``.
         variance: Variance of a reverse step: ``fixed`` to that of ``q(x_{t-1} | x_t, x_0)``, or ``learned`` between it and ``beta_t``
             (arXiv 2102.09672).
-        sampler: See :mod:`jielong.heads.diffusion_samplers`.
+        sampler: See :mod:`jielong.heads.diffusion_samplers`; ``edm`` is ``heun`` at EDM's levels.
+        karras: Sample at EDM's noise levels with every sampler; ``edm`` and ``prediction: edm`` do so anyway.
         eta: Noise that ``ddim`` injects.
+        s_churn: Noise that ``euler``, ``heun`` and ``edm`` add before steps and remove (EDM, algorithm 2); over all steps.
+        s_tmin: Least ``sigma``, noise over signal, at which they add it.
+        s_tmax: Greatest.
+        s_noise: Deviation of that noise.
         clip: Bound on the magnitude of ``x_0`` in sampling; none for latents.
         start: Noise over signal ``s / a`` from which sampling starts; steps above it are left out. ``None`` starts at the last step, as the
             authors' code does. The cosine schedule ends at 20,000, where ``x_0 = (x - s e) / a`` turns an error of 0.01 in ``e`` into 200.
     """
 
+    meaning = ("schedule", "prediction", "edm", "variance")
     schedule: Kind = "cosine"
     prediction: Prediction = "epsilon"
+    edm: EDM | None = None
     variance: Variance = "learned"
     sampler: Sampler = "ddpm"
+    karras: bool = False
     eta: float = Field(default=0.0, ge=0, le=1)
+    s_churn: float = Field(default=0.0, ge=0)
+    s_tmin: float = Field(default=0.0, ge=0)
+    s_tmax: float | None = Field(default=None, gt=0)
+    s_noise: float = Field(default=1.0, gt=0)
     clip: float | None = Field(default=None, gt=0)
     start: float | None = Field(default=80.0, gt=0)
     steps: int = Field(default=50, ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Diffusion:
+        if self.prediction != "edm" and self.edm is not None:
+            raise ValueError(f"the key edm sets the noise of prediction: edm, and prediction is {self.prediction}: leave one of them out")
+        if self.prediction == "edm":
+            if self.variance != "fixed":
+                raise ValueError("prediction: edm has no learned variance: add variance: fixed")
+            for name in ("schedule", "start"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"prediction: edm has noise levels of its own, by the key edm: leave out {name}")
+        return self
 
     def build(self, width: int, layout: Layout) -> DiffusionHead:
         """See :meth:`HeadSettings.build`."""
@@ -61,7 +93,7 @@ class Diffusion(IterativeSettings, family="head", name="diffusion"):
 class DiffusionHead(IterativeHead):
     """Samples a token by reverse diffusion.
 
-    *Guidance* combines predictions at every step: given ``x_t``, all three are linear in ``e``, so this guides ``e``. The learned variance
+    *Guidance* combines predictions at every step: given ``x_t``, all are linear in ``e``, so this guides ``e``. The learned variance
     is that of the conditional branch. *Temperature* multiplies the noise that steps inject, not the initial noise: 1 is the model's
     distribution, 0 follows the means.
 
@@ -79,12 +111,14 @@ class DiffusionHead(IterativeHead):
 
     def __init__(self, network: AnyDenoiser, layout: Layout, settings: Diffusion = Diffusion()) -> None:
         super().__init__(network, layout, settings)
-        self.schedule, self.prediction = Schedule.of(settings.schedule), settings.prediction
-        self.learned, self.sampler, self.eta, self.clip = settings.variance == "learned", settings.sampler, settings.eta, settings.clip
-        self.drawn = self.schedule if settings.start is None else self.schedule.up_to(settings.start)
+        self.settings, self.prediction, self.sampler = settings, settings.prediction, settings.sampler
+        self.learned, self.schedule = settings.variance == "learned", Schedule.of(settings.schedule)
+        self.edm = (settings.edm or EDM()) if self.prediction == "edm" else None
+        drawn = self.schedule if settings.start is None else self.schedule.up_to(settings.start)
+        self.levels: NoiseLevels = TrainedSteps(drawn) if self.edm is None else LogNormalNoise(self.edm)
         plan = self.schedule
         # An error of the prediction moves the mean of a reverse step by ``gain`` times as much.
-        per_data = {"epsilon": plan.sigma, "v": plan.spread, "x0": torch.ones_like(plan.kept)}[self.prediction]
+        per_data = {"epsilon": plan.sigma, "v": plan.spread, "edm": plan.spread, "x0": torch.ones_like(plan.kept)}[self.prediction]
         tables = {"signal": plan.signal, "spread": plan.spread, "least": plan.log_variance, "most": plan.log_betas}
         for name, table in {**tables, "gain": plan.of_data * per_data}.items():
             self.register_buffer(name, table.float(), persistent=False)
@@ -92,15 +126,19 @@ class DiffusionHead(IterativeHead):
     def check_sampling(self, sampling: SamplingConfig) -> None:
         """See :meth:`Head.check_sampling`; samplers that inject no noise have no temperature."""
         super().check_sampling(sampling)
-        sampler = sampling.sampler or self.sampler
-        if sampling.temperature != 1 and (sampler == "edm" or (sampler == "ddim" and self.eta == 0)):
+        sampler, settings = sampling.sampler or self.sampler, self.settings
+        noisy = sampler == "ddpm" or (sampler == "ddim" and settings.eta > 0) or (sampler in CHURNED and settings.s_churn > 0)
+        if sampling.temperature != 1 and not noisy:
             raise ValueError(
                 f"temperature multiplies the noise of the steps, and the sampler {sampler} adds none: leave temperature at 1, or "
-                "choose the sampler ddpm, or ddim with an eta above 0"
+                "choose the sampler ddpm, ddim with an eta above 0, or euler, heun or edm with an s_churn above 0"
             )
 
     def loss_of_copies(self, targets: Tensor, draws: Draws, predict: Predict, mask: Tensor | None = None) -> Tensor:
         """Squared error plus, with learned variance, the variational bound in bits; mean over the channels."""
+        if self.edm is not None:
+            sigma = self.edm.draw(draws)
+            return self.edm_errors(self.edm, targets, draws.normal(targets.shape[1]).to(targets.dtype), sigma, predict, mask)
         step = (draws.uniform() * len(self.schedule)).long().clamp_(max=len(self.schedule) - 1)
         noise = draws.normal(targets.shape[1]).to(targets.dtype)
         signal, spread = self.signal[step, None], self.spread[step, None]
@@ -110,6 +148,17 @@ class DiffusionHead(IterativeHead):
             target = {"epsilon": noise, "x0": targets, "v": signal * noise - spread * targets}[self.prediction]
             error = (target - prediction).square()
             return mean(error if fraction is None else error + self._bound(step, error.detach(), fraction), mask)
+
+    @staticmethod
+    def edm_errors(edm: EDM, targets: Tensor, noise: Tensor, sigma: Tensor, predict: Predict, mask: Tensor | None = None) -> Tensor:
+        """``weight(sigma) |D(d x_0 + sigma e) - d x_0|^2 / C``, ``(M,)``: all ``(M, C)``, but ``sigma`` ``(M,)`` (EDM, equation 8)."""
+        sigma = sigma[:, None]
+        noisy = edm.sigma_data * targets + sigma * noise
+        out = predict(edm.c_in(sigma) * noisy, edm.c_noise(sigma))
+        with torch.autocast(out.device.type, enabled=False):
+            # The weighted error of D as that of F, since weight c_out^2 = 1.
+            wanted = (edm.sigma_data * targets - edm.c_skip(sigma) * noisy) / edm.c_out(sigma)
+            return mean((wanted - out).square(), mask)
 
     def _split(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
         """The prediction, and the learned variance as a fraction between the least and the most; it may exceed [0, 1]."""
@@ -134,29 +183,37 @@ class DiffusionHead(IterativeHead):
 
     def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float, sampler: str = "") -> Tensor:
         """See :meth:`IterativeHead.draw`; the states are ``a x_0 + s e`` for every sampler, of unit variance as the tokens."""
-        x, sampler = self.initial(evaluate, rng), sampler or self.sampler
-        denoise = partial(self._denoise, evaluate)
-        if sampler == "edm":
-            return samplers.edm(denoise, x, self.drawn, steps, on_state=evaluate.on_state)
-        plan, normal = self.drawn.respaced(steps), partial(self.initial, evaluate, rng)
+        x, sampler, settings = self.initial(evaluate, rng), sampler or self.sampler, self.settings
+        denoise, normal, on_state = partial(self._denoise, evaluate), partial(self.initial, evaluate, rng), evaluate.on_state
+        plan = self.levels.plan((steps + 1) // 2 if sampler in TWICE else steps, settings.karras or sampler == "edm")
+        if sampler == "ddpm":
+            return samplers.ddpm(denoise, x, plan, normal, temperature, on_state)
         if sampler == "ddim":
-            return samplers.ddim(denoise, x, plan, normal, temperature, self.eta, evaluate.on_state)
-        return samplers.ddpm(denoise, x, plan, normal, temperature, evaluate.on_state)
+            return samplers.ddim(denoise, x, plan, normal, temperature, settings.eta, on_state)
+        if sampler in CHURNED:
+            unit, most = self.levels.unit, math.inf if settings.s_tmax is None else settings.s_tmax
+            noise = settings.s_noise * temperature
+            churn = Churn(settings.s_churn, settings.s_tmin / unit, most / unit, noise, self.levels.level_at, normal)
+            return (samplers.euler if sampler == "euler" else samplers.heun)(denoise, x, plan, churn, on_state)
+        return (samplers.dpmpp_2m if sampler == "dpmpp_2m" else samplers.unipc)(denoise, x, plan, on_state)
 
-    def _denoise(self, evaluate: GuidedDenoiser, x: Tensor, time: float, signal: float, spread: float) -> Denoised:
-        conditional, null = evaluate.branches(x, time)
+    def _denoise(self, evaluate: GuidedDenoiser, x: Tensor, level: Level) -> Denoised:
+        signal, spread, share = level.signal, level.spread, level.signal / (level.signal + level.spread)
+        conditional, null = evaluate.branches(x, level.time, share=share)
         prediction, fraction = self._split(conditional)
         if null is not None:
-            prediction = evaluate.guide(prediction, self._split(null)[0])
+            prediction = evaluate.guide(prediction, self._split(null)[0], share)
         if fraction is not None:
             # The optimal variance lies within; early in training the network may predict one far outside.
             fraction = fraction.clamp(0, 1)
         if self.prediction == "x0":
             data = prediction
+        elif self.prediction == "epsilon":
+            data = (x - spread * prediction) / signal
         else:
-            data = (x - spread * prediction) / signal if self.prediction == "epsilon" else signal * x - spread * prediction
-        if self.clip is not None:
-            data = data.clamp(-self.clip, self.clip)
+            data = signal * x + (spread if self.prediction == "edm" else -spread) * prediction
+        if self.settings.clip is not None:
+            data = data.clamp(-self.settings.clip, self.settings.clip)
         elif self.prediction == "epsilon":
             return Denoised(data, prediction, fraction)
         return Denoised(data, (x - signal * data) / spread, fraction)

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Kind = Literal["cosine", "linear"]
+Kind = Literal["cosine", "linear", "scaled_linear"]
 TRAINED = 1000
 """Training steps ``T``."""
 
@@ -24,14 +24,42 @@ TRAINED = 1000
 def betas_of(kind: Kind, steps: int = TRAINED) -> Tensor:
     """``beta_t``, ``(T,)``.
 
-    ``linear``: from 1e-4 to 0.02 in 1000 steps, as DDPM. ``cosine``: ``abar(t)`` is proportional to
-    ``cos^2((t / T + 0.008) / 1.008 pi / 2)``, and ``beta_t`` at most 0.999 (improved DDPM, equation 17).
+    ``linear``: from 1e-4 to 0.02 in 1000 steps, as DDPM. ``scaled_linear``: linear in the square root, from 0.00085 to 0.012, as Stable
+    Diffusion (arXiv 2112.10752). ``cosine``: ``abar(t)`` is proportional to ``cos^2((t / T + 0.008) / 1.008 pi / 2)``, and ``beta_t`` at
+    most 0.999 (improved DDPM, equation 17).
     """
     if kind == "linear":
         return torch.linspace(1e-4, 0.02, steps, dtype=torch.float64) * (1000 / steps)
+    if kind == "scaled_linear":
+        return torch.linspace(0.00085**0.5, 0.012**0.5, steps, dtype=torch.float64).square() * (1000 / steps)
     fraction = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     kept = torch.cos((fraction + 0.008) / 1.008 * math.pi / 2).square()
     return (1 - kept[1:] / kept[:-1]).clamp_max(0.999)
+
+
+@dataclass(frozen=True)
+class Level:
+    """A noise level: ``x = a x_0 + s e`` with ``a^2 + s^2 = 1``, and the number by which the network is given it."""
+
+    time: float
+    signal: float  # a; 0 for pure noise
+    spread: float  # s; 0 for data
+
+    @property
+    def sigma(self) -> float:
+        """``s / a``."""
+        return self.spread / self.signal
+
+    @property
+    def log_ratio(self) -> float:
+        """``ln(a / s)``: half the logarithm of the signal-to-noise ratio."""
+        if not self.signal or not self.spread:
+            return math.inf if self.signal else -math.inf
+        return math.log(self.signal / self.spread)
+
+
+DATA = Level(0.0, 1.0, 0.0)
+"""Where sampling ends; no network is evaluated there."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +86,11 @@ class Schedule:
         """The steps at which noise over signal is at most ``sigma``, and at least the first."""
         count = max(1, int((self.sigma <= sigma).sum()))
         return Schedule(self.kept[:count], self.times[:count])
+
+    def levels(self) -> list[Level]:
+        """The steps from most noise to least, as sampling takes them, and then the data."""
+        columns = zip(self.times.flip(0).tolist(), self.signal.flip(0).tolist(), self.spread.flip(0).tolist(), strict=True)
+        return [*(Level(*row) for row in columns), DATA]
 
     @property
     def before(self) -> Tensor:

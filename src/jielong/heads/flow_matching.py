@@ -11,19 +11,23 @@ Where time runs from data to noise (SD3, MeanFlow, ``sigma`` of diffusers), it i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from jielong.config.registry import Config
 from jielong.core.rng import Draws, PerSampleRNG
 from jielong.core.tokens import Layout
+from jielong.heads import diffusion_samplers as samplers
 from jielong.heads.base import StateCallback, ignore_state
 from jielong.heads.continuous import GuidedDenoiser, IterativeHead, IterativeSettings, Predict, mean
+from jielong.heads.diffusion_samplers import Denoised
+from jielong.heads.diffusion_schedule import Level, Schedule
 from jielong.networks.denoiser import AnyDenoiser
 
 Velocity = Callable[[Tensor, float], Tensor]
@@ -31,7 +35,7 @@ Velocity = Callable[[Tensor, float], Tensor]
 SLOW = 0.01
 """Scale of times for heads that compare or differentiate the network at nearby times: with the frequencies of
 :mod:`jielong.networks.denoiser`, such differences would be large and unstable (arXiv 2410.11081)."""
-Sampler = Literal["euler", "midpoint", "heun", "sde"]
+Sampler = Literal["euler", "midpoint", "heun", "sde", "dpmpp_2m", "unipc"]
 
 
 class Times(Config):
@@ -49,11 +53,43 @@ class Times(Config):
     std: float = Field(default=1.0, gt=0)
     shift: float = Field(default=1.0, gt=0)
 
-    def draw(self, draws: Draws) -> Tensor:
-        """A time of each row in [0, 1], ``(M,)`` float32."""
+    def draw(self, draws: Draws, shift: float = 1.0) -> Tensor:
+        """A time of each row in [0, 1], ``(M,)`` float32; ``shift`` comes on top."""
         uniform = self.kind == "uniform"
         times = draws.uniform() if uniform else torch.sigmoid(self.mean + self.std * draws.normal())
-        return shifted(times, self.shift)
+        return shifted(times, self.shift * shift)
+
+
+class TokenShift(Config):
+    """A shift towards the noise for blocks of many tokens, whose noise averages out (SD3, arXiv 2403.03206, section 5.3.2).
+
+    Attributes:
+        kind: ``sqrt`` of the number of tokens over ``base_tokens``, as SD3's equation 23, or ``exponential``, as FLUX: ``exp(mu)``, with
+            ``mu`` linear in the number, ``base_shift`` at ``base_tokens`` and ``max_shift`` at ``max_tokens`` (and beyond, on that line).
+        base_tokens: Tokens without a shift (``sqrt``), or with ``base_shift``.
+        max_tokens: Tokens with ``max_shift``.
+        base_shift: ``mu`` at ``base_tokens``; ``sqrt`` has none.
+        max_shift: ``mu`` at ``max_tokens``; ``sqrt`` has none.
+    """
+
+    kind: Literal["sqrt", "exponential"] = "sqrt"
+    base_tokens: int = Field(default=256, ge=1)
+    max_tokens: int = Field(default=4096, ge=1)
+    base_shift: float = 0.5
+    max_shift: float = 1.15
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TokenShift:
+        if self.base_tokens >= self.max_tokens:
+            raise ValueError(f"base_tokens must be below max_tokens, but they are {self.base_tokens} and {self.max_tokens}")
+        return self
+
+    def at(self, tokens: int) -> float:
+        """The shift of a block of so many tokens; padding counts."""
+        if self.kind == "sqrt":
+            return math.sqrt(tokens / self.base_tokens)
+        share = (tokens - self.base_tokens) / (self.max_tokens - self.base_tokens)
+        return math.exp(self.base_shift + share * (self.max_shift - self.base_shift))
 
 
 def between(noise: Tensor, data: Tensor, times: Tensor) -> Tensor:
@@ -116,19 +152,37 @@ def stochastic(
     return euler(velocity, x, last, on_state)
 
 
+def multistep(velocity: Velocity, x: Tensor, times: Sequence[float], sampler: str, on_state: StateCallback = ignore_state) -> Tensor:
+    """``dpmpp_2m`` or ``unipc`` of :mod:`jielong.heads.diffusion_samplers`: ``x_1 = x + (1 - t) v``; one evaluation per interval.
+
+    Their ``a`` and ``s`` are ``t`` and ``1 - t`` over their norm, which is that of ``x`` too.
+    """
+
+    def denoise(x: Tensor, level: Level) -> Denoised:
+        time, x = level.time, math.hypot(level.time, 1 - level.time) * x
+        slope = velocity(x, time)
+        return Denoised(x + (1 - time) * slope, x - time * slope)
+
+    starts = torch.tensor(times[-2::-1], dtype=torch.float64)
+    plan = Schedule(starts.square() / (starts.square() + (1 - starts).square()), starts)
+    return (samplers.dpmpp_2m if sampler == "dpmpp_2m" else samplers.unipc)(denoise, x, plan, on_state)
+
+
 class FlowMatching(IterativeSettings, family="head", name="flow_matching"):
     """Settings of the flow-matching head.
 
     Attributes:
         times: Distribution of training times.
-        sampler: ``euler``, ``midpoint``, ``heun``, or ``sde``, which adds noise between steps.
+        sampler: ``euler``, ``midpoint``, ``heun``, ``dpmpp_2m``, ``unipc``, or ``sde``, which adds noise between steps.
         shift: Moves the grid of sampling towards the noise (:func:`shifted`), for tokens of many values (SD3: 3 at 1024 pixels).
+        token_shift: A further shift, by the number of tokens that a joint network draws together, in training and sampling.
     """
 
     steps: int = Field(default=20, ge=1)
     times: Times = Times()
     sampler: Sampler = "euler"
     shift: float = Field(default=1.0, gt=0)
+    token_shift: TokenShift | None = None
 
     def build(self, width: int, layout: Layout) -> FlowMatchingHead:
         """See :meth:`HeadSettings.build`."""
@@ -146,11 +200,16 @@ class FlowMatchingHead(IterativeHead):
 
     def __init__(self, network: AnyDenoiser, layout: Layout, settings: FlowMatching = FlowMatching()) -> None:
         super().__init__(network, layout, settings)
-        self.times, self.sampler, self.shift = settings.times, settings.sampler, settings.shift
+        self.times, self.sampler, self.shift, self.token_shift = settings.times, settings.sampler, settings.shift, settings.token_shift
+        if self.token_shift is not None and not self.joint:
+            raise ValueError("token_shift is by the number of tokens drawn together, and this network draws each alone: take shift, or dit")
+
+    def _shift(self, tokens: int) -> float:
+        return 1.0 if self.token_shift is None else self.token_shift.at(tokens)
 
     def loss_of_copies(self, targets: Tensor, draws: Draws, predict: Predict, mask: Tensor | None = None) -> Tensor:
         """Squared error of the velocity, mean over the values; its minimum for unit Gaussians and uniform times is pi / 2."""
-        times = self.times.draw(draws)
+        times = self.times.draw(draws, self._shift(targets.shape[1] // self.channels))
         return self.errors(targets, draws.normal(targets.shape[1]).to(targets.dtype), times, predict, mask)
 
     @staticmethod
@@ -164,14 +223,19 @@ class FlowMatchingHead(IterativeHead):
         def normal() -> Tensor:
             return temperature * self.initial(evaluate, rng)
 
+        def velocity(x: Tensor, time: float) -> Tensor:
+            return evaluate(x, time, share=time)
+
         x, on_state, sampler = normal(), evaluate.on_state, sampler or self.sampler
         twice = sampler in ("midpoint", "heun") and steps > 1
-        times = grid(steps // 2 if twice else steps, self.shift)
+        times = grid(steps // 2 if twice else steps, self.shift * self._shift(evaluate.shape[1]))
         if sampler == "sde":
-            return stochastic(evaluate, x, times, normal, on_state)
+            return stochastic(velocity, x, times, normal, on_state)
+        if sampler in ("dpmpp_2m", "unipc"):
+            return multistep(velocity, x, times, sampler, on_state)
         if not twice:
-            return euler(evaluate, x, times, on_state)
+            return euler(velocity, x, times, on_state)
         if sampler == "midpoint":
-            return midpoint(evaluate, x, times, on_state)
+            return midpoint(velocity, x, times, on_state)
         # Heun's last slope would be evaluated at t = 1, outside the training times; the midpoint has the same order and cost.
-        return midpoint(evaluate, heun(evaluate, x, times[:-1], on_state), times[-2:], on_state)
+        return midpoint(velocity, heun(velocity, x, times[:-1], on_state), times[-2:], on_state)

@@ -38,6 +38,7 @@ class MeanFlow(IterativeSettings, family="head", name="mean_flow"):
             the pair's ``x_1 - x_0``, whose noise would enter the target twice.
     """
 
+    meaning = ("improved",)
     steps: int = Field(default=1, ge=1)
     times: Times = Times(mean=0.4)
     same: float = Field(default=0.75, ge=0, le=1)
@@ -120,6 +121,6 @@ class MeanFlowHead(IterativeHead):
         """``x_r = x_t + (r - t) u(x_t, t, r)`` on an even grid."""
         x = temperature * self.initial(evaluate, rng)
         for start, end in pairwise(grid(steps)):
-            x = x + (end - start) * evaluate(x, SLOW * start, SLOW * (end - start))[..., : self.channels]
+            x = x + (end - start) * evaluate(x, SLOW * start, SLOW * (end - start), share=start)[..., : self.channels]
             evaluate.on_state(x)
         return x

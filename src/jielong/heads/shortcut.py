@@ -31,6 +31,7 @@ class Shortcut(IterativeSettings, family="head", name="shortcut"):
         clip: Bound on the state and the target of half steps, in standard deviations of the tokens.
     """
 
+    meaning = ("finest",)
     steps: int = Field(default=1, ge=1)
     finest: int = Field(default=128, ge=2)
     bootstrap: float = Field(default=0.125, ge=0, le=1)
@@ -100,4 +101,4 @@ class ShortcutHead(IterativeHead):
         """``x <- x + d s(x, t, d)`` in ``1 / d`` steps."""
         level = min(steps.bit_length() - 1, self.levels)
         x = temperature * self.initial(evaluate, rng)
-        return euler(lambda x, time: evaluate(x, time, level / self.levels), x, grid(2**level), evaluate.on_state)
+        return euler(lambda x, time: evaluate(x, time, level / self.levels, share=time), x, grid(2**level), evaluate.on_state)

@@ -118,16 +118,17 @@ def copy_stages(recipe: Recipe, out: Path) -> None:
         target = out / STAGES / name
         if Path(checkpoint).is_dir() and not target.exists():
             with new_folder(target) as folder:
-                _copy_checkpoint(find(checkpoint), folder)
+                copy_checkpoint(find(checkpoint), folder)
 
 
-def _copy_checkpoint(folder: Path, target: Path) -> None:
+def copy_checkpoint(folder: Path, target: Path) -> None:
+    """Copy the files of a checkpoint and of its stages into a folder."""
     target.mkdir(parents=True, exist_ok=True)
     for name in ("recipe.yaml", DESCRIPTION, WEIGHTS, CHECKSUMS):
         if name != CHECKSUMS or (folder / name).exists():
             shutil.copyfile(folder / name, target / name)
     for stage in (folder / STAGES).glob("*/"):
-        _copy_checkpoint(stage, target / STAGES / stage.name)
+        copy_checkpoint(stage, target / STAGES / stage.name)
 
 
 _loading: ContextVar[tuple[Path, ...]] = ContextVar("loading", default=())

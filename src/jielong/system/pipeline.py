@@ -37,6 +37,7 @@ class System:
         generator: Tokens from nothing, or from a condition; ``None`` for a tokenizer alone.
         stages: The trained stages it is built on, by name: its ``tokenizer`` where that was trained by itself, and the earlier generators
             of a cascade, which :meth:`generate` runs first.
+        weaker: A system whose predictions guidance leads away from, in place of the null condition (:func:`autoguided`).
     """
 
     name: str
@@ -44,6 +45,7 @@ class System:
     tokenizer: Tokenizer
     generator: Generator | None
     stages: Mapping[str, System] = field(default_factory=dict)
+    weaker: System | None = None
 
     def __repr__(self) -> str:
         """One screen: the parts, their sizes, the inputs and the sampling parameters that differ from their defaults."""
@@ -78,8 +80,8 @@ class System:
         self.tokenizer.to(device)
         if self.generator is not None:
             self.generator.to(device)
-        for stage in self.stages.values():
-            stage.to(device)
+        for system in (*self.stages.values(), *([] if self.weaker is None else [self.weaker])):
+            system.to(device)
         return self
 
     def generate_tokens(
@@ -96,7 +98,8 @@ class System:
         if lengths is None:
             lengths = lengths_of(self.tokenizer, durations_of(self.recipe, conditions))
         config = sampling or self.default_sampling(conditions is not None)
-        return model.generate(conditions, count, sampling=config, lengths=lengths, **options)
+        weaker = None if self.weaker is None else self.weaker.generator
+        return model.generate(conditions, count, sampling=config, lengths=lengths, weaker=weaker, **options)
 
     def _needed_generator(self) -> Generator:
         """The generator; raises ``ValueError`` for a tokenizer."""
@@ -106,7 +109,7 @@ class System:
 
     def default_sampling(self, conditioned: bool) -> SamplingConfig:
         """The recipe's sampling parameters; without guidance where there is no condition to follow."""
-        return self.recipe.sampling if conditioned else self.recipe.sampling.unconditional()
+        return self.recipe.sampling if conditioned or self.weaker is not None else self.recipe.sampling.unconditional()
 
     def generate(
         self,
@@ -246,7 +249,8 @@ class System:
         rate, config = self.tokenizer.media.sample_rate, sampling or self.default_sampling(conditions is not None)
         lengths = lengths_of(self.tokenizer, seconds) if lengths is None else lengths
         tokens = max(1, round(every * rate / hop_length))
-        chunks = self.generator.stream(conditions, count, every=tokens, sampling=config, lengths=lengths, **options)
+        weaker = None if self.weaker is None else self.weaker.generator
+        chunks = self.generator.stream(conditions, count, every=tokens, sampling=config, lengths=lengths, weaker=weaker, **options)
         return stream_sound(self.tokenizer, chunks, None if seconds is None else _samples(seconds, rate))
 
     def complete(

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from jielong.config.recipe import parse, read_file
 from jielong.config.registry import RecipeError
-from jielong.core.files import write_bytes
+from jielong.core.files import new_folder, write_bytes
 from jielong.core.json import JSON
 from jielong.core.locks import one_run
+from jielong.system.checkpoint import copy_checkpoint
 from jielong.training import power_ema
 from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, read_tensors, save_checkpoint
 from jielong.training.experiment import generator_objective, prepare, tokenizer_objective
@@ -35,7 +36,9 @@ def available(out: Path) -> list[str]:
     return ["last", *(["best"] if best else []), *(["LENGTH"] if power_ema.snapshots(out) else [])]
 
 
-def measure_weights(out: Path, choices: Sequence[str], use: str | None = None, device: str = "auto") -> dict[str, JSON]:
+def measure_weights(
+    out: Path, choices: Sequence[str], use: str | None = None, device: str = "auto", copy: Path | None = None
+) -> dict[str, JSON]:
     """Held-out figures of several weights of a finished run.
 
     Args:
@@ -43,6 +46,7 @@ def measure_weights(out: Path, choices: Sequence[str], use: str | None = None, d
         choices: ``last``, ``best``, or lengths of EMAs such as ``0.08``.
         use: One of these, which becomes the checkpoint; the others stay in the run's state and snapshots.
         device: ``auto``, ``cpu``, ``cuda[:i]`` or ``mps``.
+        copy: A new folder, whose checkpoint has the weights ``use`` instead; the run stays as it is.
 
     Returns:
         Figures by choice.
@@ -64,7 +68,11 @@ def measure_weights(out: Path, choices: Sequence[str], use: str | None = None, d
             figures = _measure(tokenizer_objective(experiment).to(accelerator.device), tensors, out)
         else:
             figures = _measure(generator_objective(experiment).to(accelerator.device), tensors, out)
-        if use is not None:  # the model has the weights that were measured last
+        if use is not None and copy is not None:
+            with new_folder(copy) as folder:
+                copy_checkpoint(out, folder)
+                save_checkpoint(folder, experiment.model, text)
+        elif use is not None:  # the model has the weights that were measured last
             save_checkpoint(out, experiment.model, text)
             summary = Summary(**json.loads((out / SUMMARY).read_text(encoding="utf-8")))
             kept = summary.kept.copy()

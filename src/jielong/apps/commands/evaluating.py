@@ -11,7 +11,7 @@ import typer
 from rich.progress import Progress
 
 from jielong.apps.commands.devices import Device, chosen_device
-from jielong.apps.commands.generating import Seed
+from jielong.apps.commands.generating import Autoguidance, Seed
 from jielong.apps.commands.sampling_options import takes_sampling
 from jielong.apps.commands.screen import notes, results, say, table
 from jielong.apps.commands.showing import Data
@@ -78,6 +78,7 @@ def evaluate(
     seed: Seed = 0,
     sampling: dict[str, Any] = {},  # noqa: B006 - read by takes_sampling, never changed
     negative_text: Annotated[str, typer.Option(help=NEGATIVE_TEXT_HELP)] = "",
+    autoguidance: Autoguidance = None,
     length: Length = None,
     skip_metric: SkipMetric = None,
     figures: FigureChoice = "fast",
@@ -91,10 +92,13 @@ def evaluate(
     from jielong.evaluation.evaluate import evaluate as measure
     from jielong.evaluation.frechet import SmallSampleWarning
     from jielong.system import load
+    from jielong.system.autoguidance import autoguided
 
     if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise typer.BadParameter(f"{sheet} is no image file: give one that ends in .png, .jpg or .webp", param_hint="--sheet")
     system = load(checkpoint, chosen_device(device))
+    if autoguidance is not None:
+        system = autoguided(system, load(autoguidance, chosen_device(device)))
     draws = DrawSettings(seed, system.default_sampling(bool(system.inputs)).override(**sampling), length, negative_text)
     warnings.simplefilter("ignore", SmallSampleWarning)  # the table and the JSON have it beside its figure
     with Progress(console=notes, transient=True) as bar:

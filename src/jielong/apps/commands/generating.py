@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from jielong.system import System
 
 Seed = Annotated[int, typer.Option(help="Seed; item i depends on seed and i alone (in another batch, rounding may flip a token).")]
+Autoguidance = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CHECKPOINT", help="A weaker model of the same tokens that guidance leads away from, in place of the null condition."
+    ),
+]
 
 
 class Keep(Enum):
@@ -53,6 +59,7 @@ def generate(
     ] = None,
     keep: Annotated[Keep, typer.Option(help="The half kept: first or last along time, upper or lower, left or right.")] = Keep.upper,
     trace: Annotated[bool, typer.Option("--trace", help="Also write trace.json and an animation of every step (or spectrogram).")] = False,
+    autoguidance: Autoguidance = None,
     device: Device = "auto",
 ) -> None:
     """Generate images or audio into a folder with a sample grid, or into a file of the format that --out ends in."""
@@ -60,8 +67,11 @@ def generate(
         raise typer.BadParameter("--trace records codes, and soft codes are mixtures: drop one option", param_hint="--soft-codes")
     from jielong.apps.commands.trace import Recorder
     from jielong.system import load
+    from jielong.system.autoguidance import autoguided
 
     system = load(checkpoint, chosen_device(device))
+    if autoguidance is not None:
+        system = autoguided(system, load(autoguidance, chosen_device(device)))
     output = output_of(out, system.tokenizer.media)
     recorder = Recorder(system) if trace else None
     inputs, started = _inputs(context, text_file), time.perf_counter()
@@ -70,7 +80,12 @@ def generate(
         draw = partial(system.complete, _read(complete, system), keep.value)
     items = draw(**inputs, **sampling, count=count, seed=seed, on_step=recorder)
     taken = time.perf_counter() - started
-    origin = {"checkpoint": checkpoint, "seed": seed, **_provenance(inputs, sampling, complete, keep)}
+    origin = {
+        "checkpoint": checkpoint,
+        **({"autoguidance": autoguidance} if autoguidance else {}),
+        "seed": seed,
+        **_provenance(inputs, sampling, complete, keep),
+    }
     extra = None if recorder is None else partial(recorder.write, results=items, origin=origin)
     notice = output.write(items, origin, extra)
     say(items.summary(taken))

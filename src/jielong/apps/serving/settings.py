@@ -50,6 +50,7 @@ def _has(model: Generator, sampling: SamplingConfig, name: str) -> bool:
         "lazy": queued,
         "sampler": bool(model.head.samplers),
         "guidance": model.condition is not None,
+        "guidance_rescale": model.condition is not None and model.head.joint and model.head.iterative,
         "soft_codes": model.soft_embedding is not None,
     }
     return having.get(name, False)
