@@ -21,6 +21,7 @@ from jielong.heads.diffusion import Diffusion
 from jielong.heads.flow_matching import FlowMatching, FlowMatchingHead, Times
 from jielong.heads.mean_flow import MeanFlow
 from jielong.heads.shortcut import Shortcut
+from jielong.networks.conditioning import Conditioning
 from jielong.networks.denoiser import MLP, JointDenoiser
 from jielong.networks.dit import DiT
 
@@ -149,7 +150,7 @@ class Exact(JointDenoiser[Any]):
         super().__init__(1, 1, 1)
         self.velocity = velocity
 
-    def prepare(self, hidden: Tensor, coords: Tensor, mask: Tensor | None = None) -> None:
+    def prepare(self, hidden: Tensor, coords: Tensor, mask: Tensor | None = None, condition: Conditioning | None = None) -> None:
         return None
 
     def predict(self, x: Tensor, times: Tensor | None, prepared: None) -> Tensor:

@@ -152,7 +152,7 @@ def _forward(experiment: Experiment) -> tuple[nn.Module, Callable[[], object]]:
         hidden = model.backbone(BackboneInputs(inputs, model.plan.coords, model.plan.blocks, condition, everything))
         if model.head.joint:
             spans = [slice(*span) for span in model.plan.spans]
-            return [model.head.loss(hidden[:, s], values[:, s], model.plan.head_context(s, everything)) for s in spans]
+            return [model.head.loss(hidden[:, s], values[:, s], model.plan.head_context(s, everything, condition=condition)) for s in spans]
         return model.head.loss(hidden.flatten(0, 1), values.flatten(0, 1))
 
     return model, run

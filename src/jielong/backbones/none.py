@@ -12,8 +12,8 @@ from jielong.networks.identity import Identity
 class NoBackbone(BackboneSettings, family="backbone", name="none"):
     """Embeddings go to the head, which is the whole network (latent diffusion), for the order at_once.
 
-    The condition's pooled vector is added at every position, and its aligned states, if any, at theirs. For cross-attention to a text take
-    the backbone ``transformer``.
+    The condition's pooled vector is added at every position, and its aligned states, if any, at theirs. A network
+    such as ``mmdit`` reads its states too.
 
     Attributes:
         width: Channels of a position's embedding.

@@ -131,7 +131,7 @@ class Generator(nn.Module):
             spans, share = [slice(*span) for span in plan.spans], 1.0 / mask.sum(1)
             draws, parts = draws.each(len(spans)), []
             for block, s in enumerate(spans):
-                context = replace(plan.head_context(s, mask, phase), draws=draws[:, block])
+                context = replace(plan.head_context(s, mask, phase, states.conditioning), draws=draws[:, block])
                 parts.append(mask[:, s].sum(1) * share * self.head.loss(hidden[:, s], targets[:, s], context))
             loss = torch.stack(parts).sum() / len(tokens)
         else:
@@ -173,7 +173,7 @@ class Generator(nn.Module):
         counts = mask.float() if plan.pattern is None or present is None else (mask[..., None] & present).sum(-1)
         if view.loss_weights is not None:
             counts = counts * view.loss_weights.to(device)
-        return TrainingStates(hidden, values, mask, 1.0 / counts.sum(1, keepdim=True) * counts, lengths, plan, duration_loss)
+        return TrainingStates(hidden, values, mask, 1.0 / counts.sum(1, keepdim=True) * counts, lengths, plan, duration_loss, conditioning)
 
     def _training_condition(self, prepared: object, rng: PerSampleRNG) -> Conditioning | None:
         if self.condition is None:

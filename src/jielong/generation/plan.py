@@ -11,6 +11,7 @@ from torch import Tensor
 from jielong.core.phases import MAIN
 from jielong.core.tokens import Layout
 from jielong.heads.base import HeadContext
+from jielong.networks.conditioning import Conditioning
 from jielong.orders.base import Order
 from jielong.orders.patterns import Pattern
 
@@ -93,10 +94,10 @@ class SequencePlan:
             return (self.times >= 0) & (self.times < lengths.cpu()[:, None, None])
         return None if self.pattern is None else self.pattern.present.expand(batch, -1, -1)
 
-    def head_context(self, span: slice, present: Tensor, phase: str = MAIN) -> HeadContext:
+    def head_context(self, span: slice, present: Tensor, phase: str = MAIN, condition: Conditioning | None = None) -> HeadContext:
         """What a joint head is given of the block ``span`` in a phase of training; ``present`` is ``(B, N)`` bool."""
         mask = present[:, span]
-        return HeadContext(coords=self.coords[span], mask=None if bool(mask.all()) else mask, phase=phase)
+        return HeadContext(coords=self.coords[span], mask=None if bool(mask.all()) else mask, condition=condition, phase=phase)
 
     @property
     def pad(self) -> int:

@@ -286,10 +286,11 @@ class Sampler:
         """Tokens at hidden vectors, of which the second half may be the unconditional ones."""
         head, null = self.model.head, hidden[len(state) :] if state.guided else None
         coords = at.coords if hidden.shape[1] == len(at.coords) else None  # of a whole block, as joint heads draw it
-        context = HeadContext(null, at.guidance, at.known, at.progress, coords, given=given, on_state=on_state)
+        condition, other = state.conditions
+        context = HeadContext(null, at.guidance, at.known, at.progress, coords, None, condition, other, given, on_state)
         if state.weaker is not None and self.weaker is not None:
-            other = replace(self, model=self.weaker, weaker=None).hidden(state.weaker, at.span.start, at.span.stop, commit=False)
-            context = replace(context, null=other, weaker=self.weaker.head)
+            other_hidden = replace(self, model=self.weaker, weaker=None).hidden(state.weaker, at.span.start, at.span.stop, commit=False)
+            context = replace(context, null=other_hidden, null_condition=state.weaker.conditioning, weaker=self.weaker.head)
         if head.joint and context.null is not None:
             context = replace(context, guidance_at=partial(self._guidance_inside, at), rescale=self.config.guidance_rescale)
         if self.soft is None:

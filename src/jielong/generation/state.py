@@ -25,6 +25,7 @@ class TrainingStates:
         lengths: Tokens of each item, ``(B,)``.
         plan: The order's positions; fewer than the generator's where no item is as long as can be.
         duration_loss: Loss of the durations, if they are learned.
+        conditioning: The condition, with the null where it was dropped.
     """
 
     hidden: Tensor
@@ -34,6 +35,7 @@ class TrainingStates:
     lengths: Tensor
     plan: SequencePlan
     duration_loss: Tensor | None
+    conditioning: Conditioning | None
 
 
 @dataclass
@@ -74,6 +76,13 @@ class SamplerState:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @property
+    def conditions(self) -> tuple[Conditioning | None, Conditioning | None]:
+        """The condition and, while guidance needs it, what it is compared with, of ``B`` items each."""
+        if self.conditioning is None or not self.guided:
+            return self.conditioning, None
+        return self.conditioning.rows(slice(0, len(self))), self.conditioning.rows(slice(len(self), None))
 
     def exclude(self, present: Tensor | None, pad: int) -> None:
         """Draw nothing where an item has no entry; ``present`` is ``(B, N, C)`` bool."""

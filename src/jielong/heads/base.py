@@ -14,6 +14,7 @@ from jielong.config.sampling import SamplingConfig
 from jielong.core.phases import MAIN, Phased
 from jielong.core.rng import Draws, PerSampleRNG
 from jielong.core.tokens import Layout
+from jielong.networks.conditioning import Conditioning
 
 StateCallback = Callable[[Tensor], None]
 """Receives every state ``(B, n, C)`` between noise and tokens; the last one is the tokens."""
@@ -33,6 +34,8 @@ class HeadContext:
     progress: float = 1.0  # fraction of the steps that are done, in [0, 1]
     coords: Tensor | None = None  # coordinates of the positions, (n, axes), on the CPU; joint heads need them
     mask: Tensor | None = None  # (B, n) bool, false at padding; None where no position is padding
+    condition: Conditioning | None = None  # the condition, of B items, for joint networks that read its states
+    null_condition: Conditioning | None = None  # what guidance compares it with: the null or a negative condition, of B items
     given: Tensor | None = None  # codes (B, n, K) that are fixed (V: no code) and -1 elsewhere, for heads with sequential_codebooks
     on_state: StateCallback = ignore_state  # called with every state of a joint head that draws in several steps
     phase: str = MAIN  # the phase of the training step (Head.phases)
@@ -49,6 +52,13 @@ class HeadContext:
     def unconditional(self) -> Tensor | None:
         """:attr:`null` where it is to be used: ``None`` at guidance 1."""
         return None if self.guidance == 1.0 and self.guidance_at is None else self.null
+
+    @property
+    def conditions(self) -> Conditioning | None:
+        """The condition followed by what guidance compares it with, ``2 B`` items; ``None`` where one of them is not there."""
+        if self.condition is None or self.null_condition is None:
+            return None
+        return Conditioning.cat(self.condition, self.null_condition)
 
     def guided(self, hidden: Tensor) -> Tensor:
         """Hidden vectors with guidance, for heads that are linear in them (or guide them instead of predictions)."""
@@ -148,5 +158,8 @@ class HeadSettings(Part):
     """Settings of a head."""
 
     @abstractmethod
-    def build(self, width: int, layout: Layout) -> Head:
-        """The head for tokens of ``layout`` and hidden vectors of ``width``. Raises ``ValueError`` if the settings do not fit it."""
+    def build(self, width: int, layout: Layout, condition_width: int | None = None) -> Head:
+        """The head for tokens of ``layout`` and hidden vectors of ``width``. Raises ``ValueError`` if the settings do not fit it.
+
+        ``condition_width``: channels of the condition's states; ``None`` without a condition.
+        """

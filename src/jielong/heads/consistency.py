@@ -97,9 +97,9 @@ class Consistency(IterativeSettings, family="head", name="consistency"):
     deviation: float = Field(default=1.0, gt=0)
     huber: float = Field(default=0.00054, ge=0)
 
-    def build(self, width: int, layout: Layout) -> ConsistencyHead:
+    def build(self, width: int, layout: Layout, condition_width: int | None = None) -> ConsistencyHead:
         """See :meth:`HeadSettings.build`."""
-        return ConsistencyHead(self.denoiser(width, layout), layout, self)
+        return ConsistencyHead(self.denoiser(width, layout, condition_width), layout, self)
 
 
 class ConsistencyHead(IterativeHead):

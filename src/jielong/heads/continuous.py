@@ -111,29 +111,31 @@ class GuidedDenoiser:
     @cached_property
     def _both(self) -> Prediction:
         """Of the conditional rows and then those of the null."""
-        null, mask = self.null, self.context.mask
-        rows = self.hidden if null is None else torch.cat([self.hidden, null])
-        return _prepared(self.network, rows, self.context, mask if mask is None or null is None else mask.repeat(2, 1))
+        context, null, mask = self.context, self.null, self.context.mask
+        if null is None:
+            return self._conditional
+        both = replace(context, mask=None if mask is None else mask.repeat(2, 1), condition=context.conditions)
+        return _prepared(self.network, torch.cat([self.hidden, null]), both)
 
     @cached_property
     def _conditional(self) -> Prediction:
-        return _prepared(self.network, self.hidden, self.context, self.context.mask)
+        return _prepared(self.network, self.hidden, self.context)
 
     @cached_property
     def _weaker(self) -> Prediction:
         head, null = self.context.weaker, self.null
         if null is None or not isinstance(head, IterativeHead):
             raise ValueError("autoguidance compares with a head of the same kind")
-        return _prepared(head.network, null, self.context, self.context.mask)
+        return _prepared(head.network, null, replace(self.context, condition=self.context.null_condition))
 
 
 Prediction = Callable[[Tensor, Tensor | None], Tensor]
 """Noisy tokens and times to the network's output."""
 
 
-def _prepared(network: AnyDenoiser, hidden: Tensor, context: HeadContext, mask: Tensor | None) -> Prediction:
+def _prepared(network: AnyDenoiser, hidden: Tensor, context: HeadContext) -> Prediction:
     if isinstance(network, JointDenoiser):
-        states = network.prepare(hidden, _coords(context), mask)
+        states = network.prepare(hidden, _coords(context), context.mask, context.condition)
         return lambda x, times: network.predict(x, times, states)
     flat = network.prepare(hidden.flatten(0, 1))
     return lambda x, times: network.predict(x, times, flat)
@@ -160,10 +162,12 @@ class IterativeSettings(HeadSettings):
     steps: int = Field(ge=1)
     diffusion_batch_mul: int = Field(default=4, ge=1)
 
-    def denoiser(self, width: int, layout: Layout, *, outputs: int = 1, times: int = 1) -> AnyDenoiser:
-        """The network, which predicts ``outputs`` numbers per value and reads ``times`` scalars per row."""
+    def denoiser(self, width: int, layout: Layout, condition_width: int | None, *, outputs: int = 1, times: int = 1) -> AnyDenoiser:
+        """The network, which predicts ``outputs`` numbers per value and reads ``times`` scalars per row; see :meth:`build`."""
         channels, axes = layout.channels, len(layout.extents)
-        return self.network.build(inputs=channels, outputs=outputs * channels, hidden=width, times=times, axes=axes)
+        return self.network.build(
+            inputs=channels, outputs=outputs * channels, hidden=width, times=times, axes=axes, condition=condition_width
+        )
 
 
 class IterativeHead(Head):
@@ -205,7 +209,7 @@ class IterativeHead(Head):
     def _loss_of_blocks(self, network: JointDenoiser[Any], hidden: Tensor, targets: Tensor, context: HeadContext, draws: Draws) -> Tensor:
         """Losses of all copies of each block, of ``n C`` values each."""
         copies, shape = self.diffusion_batch_mul, targets.shape[1:]
-        prepared, mask = network.prepare(hidden, _coords(context), context.mask).repeat(copies), None
+        prepared, mask = network.prepare(hidden, _coords(context), context.mask, context.condition).repeat(copies), None
         if context.mask is not None:
             targets = targets.masked_fill(~context.mask[..., None], 0)
             mask = context.mask[..., None].expand(targets.shape).flatten(1).repeat(copies, 1)

@@ -38,7 +38,7 @@ class Depth(HeadSettings, family="head", name="depth"):
             raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
         return self
 
-    def build(self, width: int, layout: Layout) -> DepthHead:
+    def build(self, width: int, layout: Layout, condition_width: int | None = None) -> DepthHead:
         """See :meth:`HeadSettings.build`."""
         return DepthHead(width, layout, self)
 

@@ -85,9 +85,9 @@ class Diffusion(IterativeSettings, family="head", name="diffusion"):
                     raise ValueError(f"prediction: edm has noise levels of its own, by the key edm: leave out {name}")
         return self
 
-    def build(self, width: int, layout: Layout) -> DiffusionHead:
+    def build(self, width: int, layout: Layout, condition_width: int | None = None) -> DiffusionHead:
         """See :meth:`HeadSettings.build`."""
-        return DiffusionHead(self.denoiser(width, layout, outputs=2 if self.variance == "learned" else 1), layout, self)
+        return DiffusionHead(self.denoiser(width, layout, condition_width, outputs=2 if self.variance == "learned" else 1), layout, self)
 
 
 class DiffusionHead(IterativeHead):

@@ -62,7 +62,7 @@ class Energy(HeadSettings, family="head", name="energy"):
     draws: int = Field(default=2, ge=2)
     alpha: float = Field(default=1.0, gt=0, lt=2)
 
-    def build(self, width: int, layout: Layout) -> EnergyHead:
+    def build(self, width: int, layout: Layout, condition_width: int | None = None) -> EnergyHead:
         """See :meth:`HeadSettings.build`."""
         return EnergyHead(width, layout, self)
 

@@ -184,9 +184,9 @@ class FlowMatching(IterativeSettings, family="head", name="flow_matching"):
     shift: float = Field(default=1.0, gt=0)
     token_shift: TokenShift | None = None
 
-    def build(self, width: int, layout: Layout) -> FlowMatchingHead:
+    def build(self, width: int, layout: Layout, condition_width: int | None = None) -> FlowMatchingHead:
         """See :meth:`HeadSettings.build`."""
-        return FlowMatchingHead(self.denoiser(width, layout), layout, self)
+        return FlowMatchingHead(self.denoiser(width, layout, condition_width), layout, self)
 
 
 class FlowMatchingHead(IterativeHead):

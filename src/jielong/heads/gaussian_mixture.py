@@ -86,7 +86,7 @@ class GaussianMixture(HeadSettings, family="head", name="gaussian_mixture"):
     covariance: Literal["diagonal", "full"] = "diagonal"
     least_scale: PositiveFloat = 1e-6
 
-    def build(self, width: int, layout: Layout) -> GaussianMixtureHead:
+    def build(self, width: int, layout: Layout, condition_width: int | None = None) -> GaussianMixtureHead:
         """See :meth:`HeadSettings.build`."""
         return GaussianMixtureHead(width, layout, self)
 

@@ -52,7 +52,7 @@ class LogisticMixture(HeadSettings, family="head", name="logistic_mixture"):
 
     components: int = Field(default=10, ge=1)
 
-    def build(self, width: int, layout: Layout) -> LogisticMixtureHead:
+    def build(self, width: int, layout: Layout, condition_width: int | None = None) -> LogisticMixtureHead:
         """See :meth:`HeadSettings.build`."""
         return LogisticMixtureHead(width, layout, self)
 

@@ -45,9 +45,9 @@ class MeanFlow(IterativeSettings, family="head", name="mean_flow"):
     power: float = Field(default=1.0, ge=0)
     improved: bool = False
 
-    def build(self, width: int, layout: Layout) -> MeanFlowHead:
+    def build(self, width: int, layout: Layout, condition_width: int | None = None) -> MeanFlowHead:
         """See :meth:`HeadSettings.build`."""
-        return MeanFlowHead(self.denoiser(width, layout, outputs=1 + self.improved, times=2), layout, self)
+        return MeanFlowHead(self.denoiser(width, layout, condition_width, outputs=1 + self.improved, times=2), layout, self)
 
 
 class MeanFlowHead(IterativeHead):

@@ -19,7 +19,7 @@ from jielong.heads.continuous import check_continuous, upcast
 class Regression(HeadSettings, family="head", name="regression"):
     """Predicts the token by least squares: a baseline that answers with averages. It has no settings."""
 
-    def build(self, width: int, layout: Layout) -> RegressionHead:
+    def build(self, width: int, layout: Layout, condition_width: int | None = None) -> RegressionHead:
         """See :meth:`HeadSettings.build`."""
         return RegressionHead(width, layout)
 

@@ -45,7 +45,7 @@ class SemanticAcoustic(HeadSettings, family="head", name="semantic_acoustic"):
     embedding: int = Field(default=128, ge=1)
     weight: float = Field(default=1.0, ge=0)
 
-    def build(self, width: int, layout: Layout) -> SemanticAcousticHead:
+    def build(self, width: int, layout: Layout, condition_width: int | None = None) -> SemanticAcousticHead:
         """See :meth:`HeadSettings.build`."""
         return SemanticAcousticHead(width, layout, self)
 

@@ -44,9 +44,9 @@ class Shortcut(IterativeSettings, family="head", name="shortcut"):
             raise ValueError(f"finest must be a power of two, such as {2 ** (value.bit_length() - 1)}, not {value}")
         return value
 
-    def build(self, width: int, layout: Layout) -> ShortcutHead:
+    def build(self, width: int, layout: Layout, condition_width: int | None = None) -> ShortcutHead:
         """See :meth:`HeadSettings.build`."""
-        return ShortcutHead(self.denoiser(width, layout, times=2), layout, self)
+        return ShortcutHead(self.denoiser(width, layout, condition_width, times=2), layout, self)
 
 
 class ShortcutHead(IterativeHead):

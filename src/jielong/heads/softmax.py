@@ -82,7 +82,7 @@ class Softmax(HeadSettings, family="head", name="softmax"):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     confidence: Literal["log_probability", "logit"] = "log_probability"
 
-    def build(self, width: int, layout: Layout) -> SoftmaxHead:
+    def build(self, width: int, layout: Layout, condition_width: int | None = None) -> SoftmaxHead:
         """See :meth:`HeadSettings.build`."""
         return SoftmaxHead(width, layout, self)
 

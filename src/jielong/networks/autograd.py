@@ -1,9 +1,10 @@
-"""The context of custom autograd functions, for type checking."""
+"""Custom autograd functions: their context, for type checking, and where they may not be called."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -15,3 +16,8 @@ class GradContext(Protocol):
 
     def save_for_backward(self, *tensors: Tensor) -> None:
         """Store tensors."""
+
+
+def transformed() -> bool:
+    """Whether ``torch.func`` differentiates what runs now (``jvp``); custom functions and fused attention have no such derivative."""
+    return bool(torch._C._are_functorch_transforms_active())

@@ -24,6 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from jielong.config.registry import Part
+from jielong.networks.conditioning import Conditioning
 from jielong.networks.repeated import RepeatedBlock
 
 SINUSOID = 256
@@ -65,6 +66,7 @@ class DenoiserSizes:
     hidden: int  # width D of the hidden vectors
     times: int  # scalars T of a row: 1 for diffusion and flow matching, 2 for a jump between two times, 0 for none
     axes: int  # coordinates of a position, for networks of several positions
+    condition: int | None = None  # width of the condition's states; None without a condition
 
 
 class TimedNetwork(nn.Module):
@@ -138,16 +140,19 @@ P = TypeVar("P", bound=Prepared)
 
 
 class JointDenoiser(TimedNetwork, ABC, Generic[P]):
-    """A denoiser of all tokens of a block jointly."""
+    """A denoiser of all tokens of a block jointly. ``reads_condition``: whether it reads the states of the condition."""
+
+    reads_condition: bool = False
 
     @abstractmethod
-    def prepare(self, hidden: Tensor, coords: Tensor, mask: Tensor | None = None) -> P:
+    def prepare(self, hidden: Tensor, coords: Tensor, mask: Tensor | None = None, condition: Conditioning | None = None) -> P:
         """Prepare hidden vectors for :meth:`predict`.
 
         Args:
             hidden: ``(B, n, D)``.
             coords: ``(n, axes)`` coordinates of the positions, on the CPU.
             mask: ``(B, n)`` bool, false at padding; ``None`` where no position is padding.
+            condition: The condition of the items; ignored unless :attr:`reads_condition`, and else its lack raises ``ValueError``.
         """
 
     @abstractmethod
@@ -249,9 +254,9 @@ class AttentionDenoiser(Denoiser):
 class NetworkSettings(Part):
     """Base of the settings of every denoiser."""
 
-    def build(self, *, inputs: int, outputs: int, hidden: int, times: int = 1, axes: int = 1) -> AnyDenoiser:
+    def build(self, *, inputs: int, outputs: int, hidden: int, times: int = 1, axes: int = 1, condition: int | None = None) -> AnyDenoiser:
         """The network, see :class:`DenoiserSizes`. Raises ``ValueError`` if the settings do not fit these sizes."""
-        return self.network(DenoiserSizes(inputs, outputs, hidden, times, axes))
+        return self.network(DenoiserSizes(inputs, outputs, hidden, times, axes, condition))
 
     @abstractmethod
     def network(self, sizes: DenoiserSizes) -> AnyDenoiser:

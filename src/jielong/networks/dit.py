@@ -4,79 +4,69 @@ The denoisers of :mod:`jielong.networks.denoiser` read one token each, so sample
 vectors. This one models their joint distribution: latent diffusion's picture, a sentence's spectrogram, FlowAR's scale. Differences to the
 paper: rotary positions, and each position's hidden vector is added to its token; their mean is added to the time embedding.
 
-No attention is fused, so that ``torch.func.jvp`` is supported.
+With ``condition: cross`` each layer also attends to the states of the condition, between self-attention and feed-forward part, without a
+norm and a gate of its own (PixArt-alpha, arXiv 2310.00426).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import replace
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from jielong.core.rng import Draws
-from jielong.networks.denoiser import DenoiserSizes, JointDenoiser, LayerNorm, NetworkSettings, modulated
-from jielong.networks.dropout import Dropout, current_streams
+from jielong.networks.denoiser import DenoiserSizes, LayerNorm, modulated
+from jielong.networks.dropout import Dropout
+from jielong.networks.joint import (
+    BlockCondition,
+    BlockDenoiser,
+    BlockSettings,
+    KeysValues,
+    attend,
+    attend_exactly,
+    merge_heads,
+    split_heads,
+)
 from jielong.networks.repeated import RepeatedBlock
-from jielong.networks.rope import Rotary, Rotation
-
-
-@dataclass(frozen=True)
-class BlockCondition:
-    """What all evaluations for a block share."""
-
-    states: Tensor  # projected hidden vectors, (B, n, W)
-    whole: Tensor  # their projected mean, (B, W)
-    rotation: Rotation  # rotary embedding of the positions
-    real: Tensor | None  # (B, n) bool, false at padding; None where all items are of one length
-    streams: Draws | None = None  # random numbers of dropout, a stream for each block
-
-    def repeat(self, count: int) -> BlockCondition:
-        """The batch ``count`` times."""
-        real = None if self.real is None else self.real.repeat(count, 1)
-        streams = None if self.streams is None else self.streams.copies(count)
-        return replace(self, states=self.states.repeat(count, 1, 1), whole=self.whole.repeat(count, 1), real=real, streams=streams)
-
-    def rows(self, index: Tensor) -> BlockCondition:
-        """Some items."""
-        real = None if self.real is None else self.real[index]
-        streams = None if self.streams is None else self.streams[index]
-        return replace(self, states=self.states[index], whole=self.whole[index], real=real, streams=streams)
+from jielong.networks.rope import Rotation
 
 
 class _Block(RepeatedBlock):
-    """Attention and a feed-forward part, each ``h + gate f(LN(h) (1 + scale) + shift)``."""
+    """Attention and a feed-forward part, each ``h + gate f(LN(h) (1 + scale) + shift)``, and between them attention to a condition."""
 
-    def __init__(self, config: DiT) -> None:
+    def __init__(self, config: DiT, condition: int | None) -> None:
         super().__init__()
-        width, hidden = config.width, round(config.ratio * config.width)
+        width = config.width
         self.heads, self.kernel, self.dropout = config.heads, config.kernel, Dropout(config.dropout)
         self.norms = nn.ModuleList(LayerNorm(width, affine=False) for _ in range(2))
         self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(self.kernel * width, hidden), nn.Linear(hidden, width)
+        self.up, self.down = nn.Linear(self.kernel * width, config.hidden), nn.Linear(config.hidden, width)
+        self.cross = None if condition is None else _Cross(config, condition)
 
-    def forward(self, h: Tensor, parts: tuple[Tensor, ...], prepared: BlockCondition) -> Tensor:
-        """``(B, n, W)`` to the same; ``parts`` are six ``(B, 1, W)``."""
+    def forward(self, h: Tensor, parts: tuple[Tensor, ...], prepared: BlockCondition, keys_values: KeysValues | None = None) -> Tensor:
+        """``(B, n, W)`` to the same; ``parts`` are six ``(B, 1, W)``; ``keys_values`` are those of the condition's states."""
         rotation, real, streams = prepared.rotation, prepared.real, prepared.streams
         shift, scale, gate, shift2, scale2, gate2 = parts
         h = h + gate * self.dropout(self.project(self._attend(modulated(self.norms[0](h), shift, scale), rotation, real)), 0, streams)
+        if self.cross is not None and keys_values is not None:
+            h = h + self.dropout(self.cross(h, keys_values, prepared.seen), 2, streams)
         windows = self._windows(modulated(self.norms[1](h), shift2, scale2), real)
         return cast("Tensor", h + gate2 * self.dropout(self.down(F.gelu(self.up(windows), approximate="tanh")), 1, streams))
 
-    def _attend(self, x: Tensor, rotation: Rotation, real: Tensor | None) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, n, W / heads)
-        scores = (rotation(q) @ rotation(k).mT) * q.shape[-1] ** -0.5
-        with torch.autocast(scores.device.type, enabled=False):
-            scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-            if real is not None:
-                # An item that is all padding attends to all of it, so that its softmax is defined.
-                visible = real | ~real.any(1, keepdim=True)
-                scores = scores.masked_fill(~visible[:, None, None], -torch.inf)
-            weights = scores.softmax(-1).to(v.dtype)
-        return (weights @ v).transpose(1, 2).flatten(2)
+    def called_alone(self) -> list[nn.Module]:
+        """What is computed of the condition once for all times."""
+        return [] if self.cross is None else [self.cross.kv]
+
+    def _attend(self, x: Tensor, rotation: Rotation | None, real: Tensor | None) -> Tensor:
+        q, k, v = split_heads(self.qkv(x), 3, self.heads)
+        if rotation is not None:
+            q, k = rotation(q), rotation(k)
+        # On the CPU in full precision the plain products, so that models draw what they drew before there was a choice.
+        exact = x.device.type == "cpu" and v.dtype != torch.bfloat16
+        return merge_heads((attend_exactly if exact else attend)(q, k, v, real))
 
     def _windows(self, x: Tensor, real: Tensor | None) -> Tensor:
         """Each position with its neighbours, zero-padded, ``(B, n, kernel W)``."""
@@ -87,26 +77,45 @@ class _Block(RepeatedBlock):
         return torch.cat([padded[:, index : index + x.shape[1]] for index in range(self.kernel)], dim=-1)
 
 
-class DiTDenoiser(JointDenoiser[BlockCondition]):
+class _Cross(nn.Module):
+    """Attention of the tokens to the states of a condition, of ``states`` channels."""
+
+    def __init__(self, config: DiT, states: int) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.q, self.kv = nn.Linear(config.width, config.width), nn.Linear(states, 2 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+
+    def keys_values(self, states: Tensor) -> KeysValues:
+        """Keys and values of states ``(B, L, W')``."""
+        keys, values = split_heads(self.kv(states), 2, self.heads)
+        return keys, values
+
+    def forward(self, h: Tensor, keys_values: KeysValues, seen: Tensor | None) -> Tensor:
+        """``(B, n, W)`` to the same."""
+        (q,) = split_heads(self.q(h), 1, self.heads)
+        return cast("Tensor", self.out(merge_heads(attend(q, *keys_values, seen))))
+
+
+class DiTDenoiser(BlockDenoiser):
     """Noisy tokens of a block ``(B, n, C)``, times of each block, and hidden vectors ``(B, n, D)`` to predictions ``(B, n, outputs)``."""
 
     def __init__(self, config: DiT, sizes: DenoiserSizes) -> None:
-        width = config.width
-        super().__init__(width, sizes.hidden, sizes.times)
-        self.input, self.of_whole = nn.Linear(sizes.inputs, width), nn.Linear(sizes.hidden, width)
-        self.rotary = Rotary(width // config.heads, sizes.axes)
-        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
+        super().__init__(config, sizes)
+        width, self.reads_condition = config.width, config.condition == "cross"
+        self.blocks = nn.ModuleList(_Block(config, sizes.condition if self.reads_condition else None) for _ in range(config.layers))
         self.modulation = nn.Linear(width, (6 * config.layers + 2) * width)
+        # Behind the blocks: places of dropout are numbered in the order of modules, and their masks depend on the number.
         self.last_norm = LayerNorm(width, affine=False)
         self.output = nn.Linear(width, sizes.outputs)
-        self._initialise(self.modulation, self.output)
+        self._initialise(self.modulation, self.output, *(cross.out for cross in self._crosses()))
 
-    def prepare(self, hidden: Tensor, coords: Tensor, mask: Tensor | None = None) -> BlockCondition:
-        """See :meth:`JointDenoiser.prepare`."""
-        count = hidden.shape[1] if mask is None else mask.sum(1, keepdim=True).clamp(min=1)
-        mean = (hidden if mask is None else hidden * mask[..., None]).sum(1) / count
-        states, whole = self.of_hidden(hidden), self.of_whole(mean)
-        return BlockCondition(states, whole, self.rotary(coords, hidden.device, states.dtype), mask, current_streams(len(hidden)))
+    def _crosses(self) -> list[_Cross]:
+        return [module for module in self.blocks.modules() if isinstance(module, _Cross)]
+
+    def with_condition(self, prepared: BlockCondition, states: Tensor) -> BlockCondition:
+        """See :meth:`BlockDenoiser.with_condition`."""
+        return replace(prepared, cross=tuple(cross.keys_values(states) for cross in self._crosses()))
 
     def predict(self, x: Tensor, times: Tensor | None, prepared: BlockCondition) -> Tensor:
         """See :meth:`JointDenoiser.predict`."""
@@ -114,42 +123,34 @@ class DiTDenoiser(JointDenoiser[BlockCondition]):
         parts = modulation.chunk(6 * len(self.blocks) + 2, dim=-1)
         h = self.input(x.to(prepared.states.dtype)) + prepared.states
         for index, block in enumerate(self.blocks):
-            h = block(h, parts[6 * index : 6 * index + 6], prepared)
+            h = block(h, parts[6 * index : 6 * index + 6], prepared, prepared.cross[index] if prepared.cross else None)
         return cast("Tensor", self.output(modulated(self.last_norm(h), *parts[-2:])))
 
 
-class DiT(NetworkSettings, family="network", name="dit"):
+class DiT(BlockSettings, family="network", name="dit"):
     """A transformer over all tokens of a block, which are sampled jointly; for the orders at_once and next_scale.
 
-    Take ``diffusion_batch_mul: 1`` with it, as every copy costs a pass over the whole block.
-
     Attributes:
-        layers: Blocks of attention and feed-forward part.
-        width: Channels ``W`` of a position.
-        heads: Attention heads of a layer.
-        ratio: Channels inside the feed-forward part over ``W``.
         kernel: Positions of the convolution that is the first map of the feed-forward part (FastSpeech, arXiv 1905.09263); for tokens along
             one axis.
         dropout: Probability of dropping a channel of a branch.
+        condition: How a condition is read: ``pooled`` is one vector, which the backbone adds to all positions; with ``cross`` each layer
+            also attends to the condition's states, so that words keep to what they belong to.
     """
 
-    layers: int = Field(default=6, ge=1)
-    width: int = Field(default=256, ge=2)
-    heads: int = Field(default=4, ge=1)
-    ratio: float = Field(default=4.0, gt=0)
     kernel: int = Field(default=1, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    condition: Literal["pooled", "cross"] = "pooled"
 
     @model_validator(mode="after")
     def _fits(self) -> DiT:
-        if self.width % (2 * self.heads):
-            raise ValueError(f"width {self.width} must be an even multiple of heads {self.heads}, so that each head has an even width")
         if self.kernel % 2 == 0:
             raise ValueError(f"a position stands in the middle of its neighbours: kernel must be odd, not {self.kernel}")
         return self
 
     def network(self, sizes: DenoiserSizes) -> DiTDenoiser:
         """See :meth:`NetworkSettings.build`."""
+        self.check(sizes, "condition: cross" if self.condition == "cross" else "")
         if self.kernel > 1 and sizes.axes > 1:
             raise ValueError(f"network.dit: a kernel of {self.kernel} is of neighbours along one axis, and these tokens have {sizes.axes}")
         return DiTDenoiser(self, sizes)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from jielong.networks.autograd import GradContext
+from jielong.networks.autograd import GradContext, transformed
 
 NormKind = Literal["rms", "layer"]
 
@@ -45,12 +45,12 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """``x / sqrt(mean(x^2) + eps) * w`` over the last axis (arXiv 1910.07467), computed in float32; the dtype stays."""
-    if weight is None or x.device.type != "cpu":
-        return F.rms_norm(x.float(), x.shape[-1:], None if weight is None else weight.float(), eps).to(x.dtype)
+    """``x / sqrt(mean(x^2) + eps) * w`` over the last axis (arXiv 1910.07467), computed in float32 or wider; the dtype stays."""
+    wide, width = x.to(torch.promote_types(x.dtype, torch.float32)), x.shape[-1]
+    if weight is None or x.device.type != "cpu" or transformed():
+        return F.rms_norm(wide, (width,), None if weight is None else weight.to(wide.dtype), eps).to(x.dtype)
     if torch.is_grad_enabled():
-        return _RMSNorm.apply(x.float(), weight.float(), eps).to(x.dtype)
-    wide, width = x.float(), x.shape[-1]
+        return _RMSNorm.apply(wide, weight.to(wide.dtype), eps).to(x.dtype)
     # Few operations, for sampling token by token: sqrt(sum x^2 + D eps) is the hypotenuse of the norm and a constant.
     length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
     length = torch.hypot(length, _constant(math.sqrt(width * eps)))

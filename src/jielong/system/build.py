@@ -30,8 +30,9 @@ def build_generator(
     layout, order = tokenizer.layout, recipe.order.build()
     arranged = SequencePlan.of(order, layout).layout
     condition = recipe.condition.build(BuildContext(classes, stages or {})) if recipe.condition is not None else None
-    backbone = recipe.backbone.build(arranged, condition.width if condition else None)
-    head = recipe.head.build(backbone.width, layout)
+    condition_width = condition.width if condition else None
+    backbone = recipe.backbone.build(arranged, condition_width)
+    head = recipe.head.build(backbone.width, layout, condition_width)
     head.check_sampling(recipe.sampling)
     if recipe.stop_head is not None and tokenizer.hop_length is None:
         raise ValueError("stop_head is for tokens along time, as those of sound: remove `stop_head`")

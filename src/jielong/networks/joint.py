@@ -1,0 +1,171 @@
+"""What transformers of joint heads share: the prepared hidden vectors of a block, positions, and attention.
+
+Times and the mean of a block's hidden vectors become one vector ``y``, which modulates every branch of every layer (adaLN-zero,
+arXiv 2212.09748): ``h <- h + gate f(LN(h) (1 + scale) + shift)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from jielong.core.rng import Draws
+from jielong.networks.attention import additive, attention
+from jielong.networks.autograd import transformed
+from jielong.networks.conditioning import Conditioning
+from jielong.networks.denoiser import DenoiserSizes, JointDenoiser, NetworkSettings
+from jielong.networks.dropout import current_streams
+from jielong.networks.rope import Rotary, Rotation
+
+Positions = Literal["rotary", "sincos"]
+KeysValues = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class BlockCondition:
+    """What all evaluations for a block share."""
+
+    states: Tensor  # projected hidden vectors, (B, n, W)
+    whole: Tensor  # their projected mean, (B, W)
+    rotation: Rotation | None  # rotary embedding of the positions
+    real: Tensor | None  # (B, n) bool, false at padding; None where all items are of one length
+    streams: Draws | None = None  # random numbers of dropout, a stream for each block
+    text: Tensor | None = None  # projected states of the condition, (B, L, W), where the network keeps a stream of them
+    cross: tuple[KeysValues, ...] = ()  # keys and values of the condition's states in each layer, where it attends to them
+    seen: Tensor | None = None  # (B, L) bool, false at padding of the condition's states; None without padding
+
+    def repeat(self, count: int) -> BlockCondition:
+        """The batch ``count`` times."""
+        streams = None if self.streams is None else self.streams.copies(count)
+        return self._each(lambda x: x.repeat(count, *(1,) * (x.ndim - 1)), streams)
+
+    def rows(self, index: Tensor) -> BlockCondition:
+        """Some items."""
+        return self._each(lambda x: x[index], None if self.streams is None else self.streams[index])
+
+    def _each(self, change: Callable[[Tensor], Tensor], streams: Draws | None) -> BlockCondition:
+        real, text, seen = (None if x is None else change(x) for x in (self.real, self.text, self.seen))
+        cross = tuple((change(keys), change(values)) for keys, values in self.cross)
+        states, whole = change(self.states), change(self.whole)
+        return replace(self, states=states, whole=whole, real=real, streams=streams, text=text, cross=cross, seen=seen)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, real: Tensor | None = None) -> Tensor:
+    """Attention of all to all in the fastest kernel that has the derivatives that are asked for: ``(B, heads, n, D)`` to the same.
+
+    ``real``: ``(B, length)`` bool, false at keys that nothing attends to; an item that is all padding attends to all of it, so that its
+    softmax is defined.
+    """
+    if transformed():
+        return attend_exactly(q, k, v, real)
+    return attention(q, k, v, None if real is None else additive(_visible(real), q.dtype))
+
+
+def attend_exactly(q: Tensor, k: Tensor, v: Tensor, real: Tensor | None = None) -> Tensor:
+    """:func:`attend` as products and a softmax of their own, which ``torch.func.jvp`` supports."""
+    scores = (q @ k.mT) * q.shape[-1] ** -0.5
+    with torch.autocast(scores.device.type, enabled=False):
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        if real is not None:
+            scores = scores.masked_fill(~_visible(real), -torch.inf)
+        weights = scores.softmax(-1).to(v.dtype)
+    return weights @ v
+
+
+def _visible(real: Tensor) -> Tensor:
+    return (real | ~real.any(1, keepdim=True))[:, None, None]
+
+
+def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """``(B, n, parts heads D)`` to ``parts`` tensors ``(B, heads, n, D)``."""
+    return x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """``(B, heads, n, D)`` to ``(B, n, heads D)``."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def sincos(coords: Tensor, width: int, base: float = 10_000.0) -> Tensor:
+    """Fixed sine and cosine positions, ``(n, axes)`` to ``(n, width)`` float32; the last axis comes first, as in DiT's table.
+
+    Of each axis' ``d = width / axes`` channels the first half are ``sin(c f_i)`` and the second ``cos(c f_i)``, ``f_i = base^(-2 i / d)``.
+    """
+    half = width // coords.shape[1] // 2
+    frequency = base ** (-torch.arange(half, dtype=torch.float64) / half)
+    angles = coords.double().flip(1)[..., None] * frequency  # (n, axes, half)
+    return torch.cat([angles.sin(), angles.cos()], -1).flatten(1).float()
+
+
+class BlockSettings(NetworkSettings):
+    """Settings that transformers over all tokens of a block share.
+
+    Take ``diffusion_batch_mul: 1`` with them, as every copy costs a pass over the whole block.
+
+    Attributes:
+        layers: Blocks of attention and feed-forward part.
+        width: Channels ``W`` of a position.
+        heads: Attention heads of a layer.
+        ratio: Channels inside the feed-forward part over ``W``.
+        positions: ``rotary`` turns queries and keys by their coordinates; ``sincos`` adds fixed sines and cosines of these to the tokens.
+    """
+
+    layers: int = Field(default=6, ge=1)
+    width: int = Field(default=256, ge=2)
+    heads: int = Field(default=4, ge=1)
+    ratio: float = Field(default=4.0, gt=0)
+    positions: Positions = "rotary"
+
+    @property
+    def hidden(self) -> int:
+        """Channels inside the feed-forward part."""
+        return round(self.ratio * self.width)
+
+    @model_validator(mode="after")
+    def _divides(self) -> BlockSettings:
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width {self.width} must be an even multiple of heads {self.heads}, so that each head has an even width")
+        return self
+
+    def check(self, sizes: DenoiserSizes, reads: str = "") -> None:
+        """Raise ``ValueError`` if the axes do not suit the positions, or ``reads``, a setting, needs a condition and there is none."""
+        if self.positions == "sincos" and self.width % (2 * sizes.axes):
+            raise ValueError(f"network.{self.name}: positions: sincos of {sizes.axes} axes need a width that {2 * sizes.axes} divides")
+        if reads and sizes.condition is None:
+            raise ValueError(
+                f"network.{self.name}: {reads} reads the states of a condition, and this recipe has none: add `condition`, such as "
+                "{text: {encoder: minilm}}, or take the network dit with condition: pooled"
+            )
+
+
+class BlockDenoiser(JointDenoiser[BlockCondition]):
+    """Base of transformers over all tokens of a block: hidden vectors are added to the tokens, and their mean to the embedding of times."""
+
+    def __init__(self, config: BlockSettings, sizes: DenoiserSizes) -> None:
+        super().__init__(config.width, sizes.hidden, sizes.times)
+        self.input, self.of_whole = nn.Linear(sizes.inputs, config.width), nn.Linear(sizes.hidden, config.width)
+        self.rotary = Rotary(config.width // config.heads, sizes.axes) if config.positions == "rotary" else None
+
+    def prepare(self, hidden: Tensor, coords: Tensor, mask: Tensor | None = None, condition: Conditioning | None = None) -> BlockCondition:
+        """See :meth:`JointDenoiser.prepare`."""
+        count = hidden.shape[1] if mask is None else mask.sum(1, keepdim=True).clamp(min=1)
+        mean = (hidden if mask is None else hidden * mask[..., None]).sum(1) / count
+        states, whole = self.of_hidden(hidden), self.of_whole(mean)
+        if self.rotary is None:
+            states = states + sincos(coords, states.shape[-1]).to(states)
+        rotation = None if self.rotary is None else self.rotary(coords, hidden.device, states.dtype)
+        prepared = BlockCondition(states, whole, rotation, mask, current_streams(len(hidden)))
+        if not self.reads_condition:
+            return prepared
+        if condition is None:
+            raise ValueError(f"the {type(self).__name__} reads the states of a condition: give HeadContext(condition=...)")
+        return self.with_condition(replace(prepared, seen=None if bool(condition.mask.all()) else condition.mask), condition.states)
+
+    def with_condition(self, prepared: BlockCondition, states: Tensor) -> BlockCondition:
+        """Add what the network reads of the condition's states ``(B, L, W')``."""
+        return prepared
