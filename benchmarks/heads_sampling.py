@@ -118,7 +118,7 @@ class HeadMetrics:
         captions = frozen.heldout.captions
         if frozen.system.inputs == ("text",) and len(set(captions)) >= CANDIDATES:
             try:
-                self.scorer = Scorer.load(None, self.extractor)
+                self.scorer = Scorer.trained_on(frozen.heldout.name, self.extractor)
             except ScorerError as error:
                 print(f"no retrieval: {error}")
 

@@ -1,8 +1,8 @@
 """Masked sampling of continuous tokens: naive sampling against each speed option, and against combinations of them.
 
     python benchmarks/mar.py                                     # speed only: random weights, 256 tokens of 16 channels
-    python benchmarks/mar.py --checkpoint mar-emoji              # speed at 256 tokens; speed and quality of the trained model
-    python benchmarks/mar.py --checkpoint mar-emoji --count 64 --ways naive best --rounds 1
+    python benchmarks/mar.py --checkpoint runs/mar-faces         # speed at 256 tokens; speed and quality of the trained model
+    python benchmarks/mar.py --checkpoint runs/mar-faces --count 64 --ways naive best --rounds 1
     python benchmarks/mar.py --quick                             # a smoke run
 
 Naive sampling is that of MAR: 64 iterations of the whole backbone and NFE 100 per token, both doubled by guidance. All rows of a column
@@ -125,13 +125,18 @@ def qualities(system: Any, rows: dict[str, dict[str, Any]], count: int) -> dict[
     from jielong.evaluation.features import FeatureExtractor
     from jielong.evaluation.frechet import distance_of_few
     from jielong.evaluation.retrieval import retrieval_at_1
-    from jielong.evaluation.scorer import Scorer
+    from jielong.evaluation.scorer import Scorer, ScorerError
 
     images = heldout_items(system.recipe, system.recipe.data.set, system.tokenizer.media)
     kind = ", ".join(system.inputs) or None
     places = spread(len(images), min(count, len(images)))
     extractor = FeatureExtractor()
-    scorer = Scorer.load(None, extractor) if kind == "text" and len(set(images.captions)) >= 100 else None
+    scorer = None
+    if kind == "text" and len(set(images.captions)) >= 100:
+        try:
+            scorer = Scorer.trained_on(images.name, extractor)
+        except ScorerError as error:
+            print(f"no R@1: {error}")
     real = extractor.extract(images.media(places)).values
     conditions = None if kind is None else [(images.captions if kind == "text" else images.labels)[place] for place in places]
     features, found = {}, {}
@@ -171,7 +176,7 @@ def backbone_passes(model: Generator, run: Callable[[], Tokens]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default=None, help="a generator of masked order over continuous tokens")
-    parser.add_argument("--count", type=int, default=256, help="number of held-out captions, with --checkpoint; all are 363 of emoji")
+    parser.add_argument("--count", type=int, default=256, help="number of held-out captions, with --checkpoint")
     parser.add_argument("--tokens", type=int, default=256, help="of random weights")
     parser.add_argument("--layers", type=int, default=6, help="of random weights, half of them the encoder's")
     parser.add_argument("--width", type=int, default=256, help="of random weights")

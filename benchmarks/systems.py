@@ -1,6 +1,6 @@
 """Seconds per image of trained systems, relative to the first one.
 
-    python benchmarks/systems.py llamagen-emoji maskgit-emoji titok-maskgit-emoji var-emoji
+    python benchmarks/systems.py llamagen-emoji maskgit-emoji
     python benchmarks/systems.py runs/mine runs/other --batches 1 --rounds 3
     python benchmarks/systems.py --quick                                       # a smoke run: two systems trained for two steps
 

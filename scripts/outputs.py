@@ -71,10 +71,10 @@ def main() -> None:
     parser.add_argument("action", choices=["record", "compare"])
     parser.add_argument("file", type=Path)
     parser.add_argument("--models", nargs="*", help="names of shipped models; all by default")
-    parser.add_argument("--quick", action="store_true", help="titok-maskgit-emoji alone: whether it runs")
+    parser.add_argument("--quick", action="store_true", help="maskgit-emoji alone: whether it runs")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.models = arguments.models or ["titok-maskgit-emoji"]
+        arguments.models = arguments.models or ["maskgit-emoji"]
     import jielong_zoo
 
     models = Path(jielong_zoo.path()) / "models"

@@ -11,36 +11,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
+
+from shipped import MODELS, STORED, Facts, Subject, measure
 
 from jielong.config.schema import Recipe, Trained
 from jielong.core.files import write_bytes
 from jielong.data.joined import listed
 from jielong.data.licences import LICENCE, Licence, licence_of_weights, terms
-from jielong.data.opening import open_data, open_source
+from jielong.data.opening import open_source
 from jielong.data.sets import SPEAKER_COLUMNS
 from jielong.data.source import DataError
-from jielong.media.images import encode, sheet, to_bytes
-from jielong.system import DESCRIPTION, System, load
-from jielong.system.model_card import CARD, SPDX, ModelCard, licence_words
+from jielong.system import DESCRIPTION, load
+from jielong.system.model_card import SPDX
 from jielong.training.checkpoint import CheckpointError, StorageDtype, save_checkpoint
 from jielong.training.summary import Kept, kept_samples
 
-MODELS = Path(__file__).resolve().parents[1] / "zoo" / "src" / "jielong_zoo" / "models"
 LOG_LINES = 100
-SHEET, DRAWS = "draws.webp", 40
-STORED: dict[StorageDtype, str] = {"bf16": "bf16", "int8": "matrices in int8 with a scale per row, the rest in bf16"}
-LIMITS = {
-    "pictures": "Outside the styles of its training data, results are shapes without meaning.",
-    "sound": "Outside the kinds of sound in its training data, results are noise or another sound.",
-    "speech": (
-        "Outside the voices and kinds of sentences in its training data, results are wrong. The speakers of the training recordings\n"
-        "said none of the generated speech: do not present it as theirs."
-    ),
-}
 
 
 def training_sets(recipe: Recipe, visited: frozenset[str] = frozenset()) -> list[str]:
@@ -54,8 +42,8 @@ def training_sets(recipe: Recipe, visited: frozenset[str] = frozenset()) -> list
     return list(dict.fromkeys([*listed(recipe.data.set), *earlier]))
 
 
-def kind(recipe: Recipe) -> str:
-    """The key of :data:`LIMITS` for a model."""
+def subject(recipe: Recipe) -> Subject:
+    """What a model generates or reconstructs."""
     source = open_source(recipe.data.set)
     if source.kind == "image":
         return "pictures"
@@ -72,19 +60,6 @@ def licence_named(licence: str) -> str:
     if SPDX[licence] not in project["license"].split(" AND "):
         raise DataError(f"zoo/pyproject.toml is under {project['license']}: add {SPDX[licence]}, which these weights need")
     return licence
-
-
-def first_draws(system: System, target: Path) -> list[str]:
-    """Write the first draws of a generator of pictures as one picture; returns its paragraph of the card, if any."""
-    recipe, generator = system.recipe, system.generator
-    if generator is None or system.tokenizer.media.kind != "image":
-        return []
-    heldout = open_data(recipe.data.set, "heldout", medium=system.tokenizer.media, settings=recipe.data)
-    values = None if recipe.condition is None else recipe.condition.for_samples(heldout, DRAWS)
-    pictures = system.decode(system.generate_tokens(values, None if values is not None else DRAWS, seed=0))
-    write_bytes(target / SHEET, encode(sheet(to_bytes(pictures)), "WEBP", lossless=True))
-    of = "" if values is None else " of held-out items evenly spread over the set"
-    return [f"![{len(pictures)} first draws]({SHEET})\n\nFirst draws{of}, seed 0, not selected."]
 
 
 def ship(
@@ -108,43 +83,22 @@ def ship(
     save_checkpoint(target, model, text, dtype)
     write_bytes(target / DESCRIPTION, (run / DESCRIPTION).read_bytes())
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    kept = lines[:: max(1, len(lines) // LOG_LINES)]
-    write_bytes(target / "metrics.jsonl", ("\n".join(kept if kept[-1] == lines[-1] else [*kept, lines[-1]]) + "\n").encode())
-    summary = json.loads((run / "summary.json").read_text())
-    measured_by = ["evaluate", name, *([] if count is None else ["--count", str(count)]), "--json"]
-    measure = [sys.executable, "-m", "jielong", "evaluate", name if models == MODELS else str(target), *measured_by[2:]]
-    done = subprocess.run(measure, stdout=subprocess.PIPE, check=True, text=True)
-    figures = json.loads(done.stdout)
-    write_bytes(target / "evaluation.json", (json.dumps(figures, indent=2) + "\n").encode())
-    kept: Kept = summary.get("kept", {})
-    at = kept_samples(kept)
-    measured = {key: value for key, value in figures.items() if key != "provenance"}
-    card = ModelCard(
-        name=name,
-        title=title,
-        recipe=recipe,
-        kind=system.tokenizer.media.kind,
-        rows={
-            "data": f"`{recipe.data.set}`, training split",
-            "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
-            "file": f"{(target / 'model.safetensors').stat().st_size / 1e6:.1f} MB, {STORED[dtype]}",
-            "training samples": f"{summary['samples']:,}",
-            **({"weights": f"the best of the run, at {at:,} samples"} if kept.get("weights") == "best" and at else {}),
-            "training time": f"{summary['seconds'] / 60:.0f} minutes",
-            "machine": machine,
-        },
-        sections=[
-            f"Trained by\n\n```sh\n{command}\n```",
-            f"Held-out figures, by `jielong {' '.join(measured_by)}`:\n\n```json\n{json.dumps(measured, indent=2)}\n```",
-            *first_draws(load(str(target), "cpu"), target),
-            LIMITS[kind(recipe)],
-            licence_words(licence, sources),
-        ],
-        figures=measured,
-        licence=licence,
-    )
-    write_bytes(target / CARD, str(card).encode())
+    shown = lines[:: max(1, len(lines) // LOG_LINES)]
+    write_bytes(target / "metrics.jsonl", ("\n".join(shown if shown[-1] == lines[-1] else [*shown, lines[-1]]) + "\n").encode())
     write_bytes(target / LICENCE, Licence(licence, tuple(sources)).to_json().encode())
+    summary = json.loads((run / "summary.json").read_text())
+    kept: Kept = summary.get("kept", {})
+    facts = Facts(
+        title=title,
+        command=command,
+        machine=machine,
+        samples=summary["samples"],
+        minutes=round(summary["seconds"] / 60),
+        subject=subject(recipe),
+        best_at=kept_samples(kept) if kept.get("weights") == "best" else None,
+        count=count,
+    )
+    measure(target, facts)
     return target
 
 

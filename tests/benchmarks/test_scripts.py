@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from jielong.config.zoo import card_line
+from jielong.config.zoo import card_line, zoo
 from jielong.data.licences import Licence
 from jielong.system import load
 from jielong.training.checkpoint import fingerprint
@@ -29,6 +29,7 @@ COVERED = {
     "recording",
     "build_emoji",
     "ship_model",
+    "shipped",
     "make_gallery",
     "make_recipes",  # by tests/docs/test_recipes_page.py
     "make_systems",
@@ -80,14 +81,14 @@ def test_outputs_are_recorded_and_compared(tmp_path: Path, monkeypatch: pytest.M
         run_script(script, "record", file, "--quick")
     assert done.value.code == 0
     recorded = json.loads(file.read_text())
-    assert len(set(recorded["titok-maskgit-emoji"].values())) == 4  # two pictures of each of two texts
+    assert len(set(recorded["maskgit-emoji"].values())) == 4  # two pictures of each of two texts
     capsys.readouterr()
-    for found, code, verdict in ((recorded["titok-maskgit-emoji"], 0, "equal"), ({"0": "other"}, 1, "DIFFERS")):
+    for found, code, verdict in ((recorded["maskgit-emoji"], 0, "equal"), ({"0": "other"}, 1, "DIFFERS")):
         monkeypatch.setattr(module_of(script), "produced", lambda *_, found=found: found)
         with pytest.raises(SystemExit) as done:
             run_script(script, "compare", file, "--quick")
         assert done.value.code == code
-        assert f"titok-maskgit-emoji: {verdict}" in capsys.readouterr().out
+        assert f"maskgit-emoji: {verdict}" in capsys.readouterr().out
 
 
 def package(folder: Path) -> None:
@@ -152,6 +153,33 @@ def test_a_run_is_shipped_with_figures_and_licence(tmp_path: Path, capsys: pytes
     system = load(str(shipped))
     assert system.generator is not None
     assert next(system.generator.parameters()).dtype.is_floating_point
+    run_script(SCRIPTS / "shipped.py", "convert", "maskgit-small", "--dtype", "bf16", "--count", 3, "--in", shipped.parent)
+    assert capsys.readouterr().out.strip() == str(shipped / "README.md")
+    assert torch.int8 not in {value.dtype for value in load_file(shipped / "model.safetensors").values()}
+    again = (shipped / "README.md").read_text()
+    assert re.search(r"^\| file \| 0\.\d MB, bf16 \|$", again, re.M)
+    assert "`jielong evaluate maskgit-small --count 3 --json`" in again
+    evaluation = json.loads((shipped / "evaluation.json").read_text())
+    assert evaluation["provenance"]["weights_sha256"] == fingerprint(load(str(shipped)).generator)
+    assert evaluation["provenance"]["reference"]["n"] == 3
+    (shipped / "card.json").write_text('{"title": "Small."}')
+    with pytest.raises(SystemExit):
+        run_script(SCRIPTS / "shipped.py", "card", "--in", shipped.parent)
+    assert "card.json does not say what the card needs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", zoo())
+def test_the_card_of_a_shipped_model_is_what_is_written_from_its_files(name: str) -> None:
+    folder = zoo()[name]
+    assert (folder / "README.md").read_text("utf-8") == module_of(SCRIPTS / "shipped.py").card_of(folder)  # python scripts/shipped.py card
+
+
+def test_a_tokenizer_keeps_its_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    before = (zoo()["vq-faces"] / "model.safetensors").stat().st_mtime_ns
+    with pytest.raises(SystemExit):
+        run_script(SCRIPTS / "shipped.py", "convert", "vq-faces", "--dtype", "int8")
+    assert "vq-faces is a tokenizer" in capsys.readouterr().err
+    assert (zoo()["vq-faces"] / "model.safetensors").stat().st_mtime_ns == before
 
 
 def test_tensors_are_renamed_and_stay_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -148,3 +148,9 @@ def test_scorer_round_trip_and_hash_check(tmp_path: Path) -> None:
         Scorer.load(tmp_path)
     with pytest.raises(ScorerError, match="python -m"):
         Scorer.load(tmp_path / "absent")
+
+
+def test_the_shipped_scorer_is_of_the_emoji() -> None:
+    assert Scorer.trained_on("emoji").details["data"] == "emoji"
+    with pytest.raises(ScorerError, match="scorer-emoji was trained on emoji, not on faces"):
+        Scorer.trained_on("faces")

@@ -49,7 +49,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "encodec-tiny": (),
     "dac-tiny": (),
     "lfq-tiny": (),
-    "mar-tiny": ("tokenizer.checkpoint=kl-emoji", "data.size=64"),
+    "mar-tiny": ("tokenizer.checkpoint=kl-faces", "data.size=64"),
 }
 
 

@@ -233,9 +233,7 @@ def _scorer(space: Space) -> Scorer:
     """The shipped scorer on the set that it was trained on; on others one trained on their training pictures and captions."""
     images, (trained, rows) = space.context.media, space.trained
     with contextlib.suppress(ScorerError):
-        shipped = Scorer.load(extractor=space.extractor)
-        if shipped.details.get("data") == images.name:
-            return shipped
+        return Scorer.trained_on(images.name, space.extractor)
     captions = [trained.captions[trained.resolve(row)] for row in rows]
     kept = [place for place, caption in enumerate(captions) if caption]
     if len({captions[place] for place in kept}) < 2:

@@ -125,6 +125,18 @@ class Scorer:
         towers.load_state_dict(load_file(weights))
         return cls(towers, details, extractor)
 
+    @classmethod
+    def trained_on(cls, name: str, extractor: FeatureExtractor | None = None) -> Scorer:
+        """The shipped scorer, if it was trained on the set of this name.
+
+        Raises:
+            ScorerError: if it was trained on another, or cannot be loaded.
+        """
+        shipped = cls.load(extractor=extractor)
+        if shipped.details.get("data") != name:
+            raise ScorerError(f"{NAME} was trained on {shipped.details.get('data')}, not on {name}")
+        return shipped
+
     def __call__(self, pictures: Tensor, captions: Sequence[str]) -> Tensor:
         """Scores ``(N, M)`` of pictures ``(N, C, H, W)`` in [-1, 1] against captions."""
         return self.of_features(self.extractor.extract(pictures).values, captions)

@@ -11,6 +11,7 @@ from jielong.config.schema import Recipe, Trained
 from jielong.core.json import JSON
 from jielong.data.joined import listed
 from jielong.data.licences import OWN, Terms
+from jielong.data.selection import chooses, split_name
 from jielong.system.inputs import condition_inputs
 
 CARD = "README.md"
@@ -46,6 +47,7 @@ class ModelCard:
         sections: Paragraphs after the facts.
         figures: Held-out figures by name.
         licence: Of the weights; ``None`` if unknown.
+        measured_on: The set of the figures, if not the recipe's.
     """
 
     name: str
@@ -56,6 +58,7 @@ class ModelCard:
     sections: Sequence[str]
     figures: JSON = field(default_factory=dict)
     licence: str | None = None
+    measured_on: str | None = None
 
     def __str__(self) -> str:
         """The text of the file."""
@@ -65,14 +68,15 @@ class ModelCard:
 
     def _metadata(self) -> ModelCardData:
         recipe = self.recipe
-        sets = [each for each in listed(recipe.data.set) if "/" not in each and "\\" not in each]  # a path means nothing elsewhere
+        sets = _set_names(recipe.data.set)
+        measured = sets if self.measured_on is None else _set_names(self.measured_on)
         texts = any(each.name == "text" for each in condition_inputs(recipe))
         task = _TASKS.get((self.kind, texts)) if recipe.trains_generator else None
         results = [
             EvalResult(
                 task_type=task or "reconstruction",
-                dataset_type=sets[0] if sets else "own",
-                dataset_name=", ".join(sets) or "own data",
+                dataset_type=measured[0] if measured else "own",
+                dataset_name=", ".join(measured) or "own data",
                 dataset_split="heldout",
                 metric_type=name,
                 metric_value=value,
@@ -89,6 +93,12 @@ class ModelCard:
             model_name=self.name,
             eval_results=results or None,
         )
+
+
+def _set_names(joined: str) -> list[str]:
+    """Sets without the selection of their items, and without paths, which mean nothing elsewhere."""
+    names = [split_name(each)[0] if chooses(each) else each for each in listed(joined)]
+    return list(dict.fromkeys(name for name in names if "/" not in name and "\\" not in name))
 
 
 def part_names(recipe: Recipe) -> dict[str, str]:

@@ -26,7 +26,7 @@ from jielong.training.checkpoint import fingerprint
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LINE, GRID = "titok-emoji", "vq-emoji"
+LINE, GRID = "titok-faces", "vq-faces"
 PICTURES, CHANGED = 192, 32
 DECIBELS, DISTANCE = 1.0, 1.1
 """Bounds: PSNR difference in dB, and ratio of perceptual distances."""

@@ -1,0 +1,220 @@
+"""Write the cards of shipped models again, or store their weights in another format.
+
+    python scripts/shipped.py card                                                # README.md of every model in the zoo
+    python scripts/shipped.py card maskgit-faces flow-faces
+    python scripts/shipped.py convert maskgit-faces --dtype int8 --count 200      # weights, figures, first draws, card
+
+A card follows from the model's ``recipe.yaml``, ``model.json``, ``evaluation.json``, ``licence.json`` and ``card.json``, which holds what
+the others do not. ``convert`` reads the weights of a generator, stores them in place, and measures them by ``jielong evaluate``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Literal
+
+from safetensors import safe_open
+
+from jielong.config.recipe import parse
+from jielong.config.schema import Recipe
+from jielong.config.zoo import description, read_json
+from jielong.core.files import write_bytes
+from jielong.data.licences import Licence
+from jielong.data.opening import open_data
+from jielong.data.source import DataError
+from jielong.media.images import encode, sheet, to_bytes
+from jielong.system import load
+from jielong.system.model_card import CARD, ModelCard, licence_words
+from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, StorageDtype, save_checkpoint
+
+MODELS = Path(__file__).resolve().parents[1] / "zoo" / "src" / "jielong_zoo" / "models"
+FACTS, EVALUATION, SHEET = "card.json", "evaluation.json", "draws.webp"
+DRAWS = 40
+STORED: dict[StorageDtype, str] = {"bf16": "bf16", "int8": "matrices in int8 with a scale per row, the rest in bf16"}
+Subject = Literal["pictures", "sound", "speech"]
+LIMITS: dict[Subject, str] = {
+    "pictures": "Outside the styles of its training data, results are shapes without meaning.",
+    "sound": "Outside the kinds of sound in its training data, results are noise or another sound.",
+    "speech": (
+        "Outside the voices and kinds of sentences in its training data, results are wrong. The speakers of the training recordings\n"
+        "said none of the generated speech: do not present it as theirs."
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card says that no other file of the model holds.
+
+    Attributes:
+        title: One line that describes the model.
+        command: The commands that trained it.
+        machine: The machine it was trained on.
+        samples: Training samples.
+        minutes: Training time.
+        subject: The key of :data:`LIMITS`.
+        best_at: Training samples at which the weights were kept, if they are the best of the run.
+        count: Held-out items that were measured, if not all.
+        measured_on: The set it was measured on, if not the recipe's.
+        remark: What follows the command that measured it, if anything.
+        draws: Pictures in :data:`SHEET`.
+        note: A paragraph after the figures.
+    """
+
+    title: str
+    command: str
+    machine: str
+    samples: int
+    minutes: int
+    subject: Subject
+    best_at: int | None = None
+    count: int | None = None
+    measured_on: str = ""
+    remark: str = ""
+    draws: int = 0
+    note: str = ""
+
+    @classmethod
+    def of(cls, folder: Path) -> Facts:
+        """Those of a shipped model.
+
+        Raises:
+            DataError: if they are missing or incomplete.
+        """
+        try:
+            return cls(**json.loads((folder / FACTS).read_text("utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{folder / FACTS} does not say what the card needs ({error})") from None
+
+    def write(self, folder: Path) -> None:
+        """Write them into a model's folder, without those that are at their defaults."""
+        stated = {each.name: getattr(self, each.name) for each in fields(self) if getattr(self, each.name) != each.default}
+        write_bytes(folder / FACTS, (json.dumps(stated, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def stored_as(weights: Path) -> StorageDtype:
+    """How a shipped model's weights are stored."""
+    with safe_open(weights, "pt") as file:
+        return "int8" if "quantization" in (file.metadata() or {}) else "bf16"
+
+
+def measuring(name: str, facts: Facts) -> list[str]:
+    """Words of the command that measures a model, after ``jielong``."""
+    data = ["--data", facts.measured_on] if facts.measured_on else []
+    return ["evaluate", name, *data, *([] if facts.count is None else ["--count", str(facts.count)]), "--json"]
+
+
+def card_of(folder: Path) -> str:
+    """The text of a shipped model's card.
+
+    Raises:
+        DataError: if a file that it needs is missing or incomplete.
+    """
+    facts, licence, name = Facts.of(folder), Licence.beside(folder), folder.name
+    if licence is None:
+        raise DataError(f"{folder} has no licence.json")
+    recipe, evaluation = parse((folder / RECIPE).read_text("utf-8"), str(folder / RECIPE)), read_json(folder / EVALUATION)
+    figures = {key: value for key, value in evaluation.items() if key != "provenance"}
+    card = ModelCard(
+        name=name,
+        title=facts.title,
+        recipe=recipe,
+        kind=description(folder)["media"]["kind"],
+        rows={
+            "data": f"`{recipe.data.set}`, training split",
+            "parameters": f"{evaluation['provenance']['parameters']:,}",
+            "file": f"{(folder / WEIGHTS).stat().st_size / 1e6:.1f} MB, {STORED[stored_as(folder / WEIGHTS)]}",
+            "training samples": f"{facts.samples:,}",
+            **({} if facts.best_at is None else {"weights": f"the best of the run, at {facts.best_at:,} samples"}),
+            "training time": f"{facts.minutes} minutes",
+            "machine": facts.machine,
+        },
+        sections=[
+            f"Trained by\n\n```sh\n{facts.command}\n```",
+            f"Held-out figures, by `jielong {shlex.join(measuring(name, facts))}`{facts.remark}:\n\n"
+            f"```json\n{json.dumps(figures, indent=2)}\n```",
+            *([facts.note] if facts.note else []),
+            *([_draws(facts.draws, recipe)] if facts.draws else []),
+            LIMITS[facts.subject],
+            licence_words(licence.weights, licence.learned_from),
+        ],
+        figures=figures,
+        licence=licence.weights,
+        measured_on=evaluation["provenance"]["reference"]["set"],
+    )
+    return str(card)
+
+
+def _draws(count: int, recipe: Recipe) -> str:
+    of = "" if recipe.condition is None else " of held-out items evenly spread over the set"
+    return f"![{count} first draws]({SHEET})\n\nFirst draws{of}, seed 0, not selected."
+
+
+def measure(folder: Path, facts: Facts) -> None:
+    """Measure a shipped model, draw first pictures if it is a generator of these, and write both and its card."""
+    name = folder.name if folder.parent == MODELS else str(folder)
+    done = subprocess.run([sys.executable, "-m", "jielong", *measuring(name, facts)], stdout=subprocess.PIPE, check=True, text=True)
+    write_bytes(folder / EVALUATION, (json.dumps(json.loads(done.stdout), indent=2) + "\n").encode())
+    replace(facts, draws=first_draws(folder)).write(folder)
+    write_bytes(folder / CARD, card_of(folder).encode())
+
+
+def first_draws(folder: Path) -> int:
+    """Write the first draws of a generator of pictures as one picture; returns how many, 0 for other models."""
+    system = load(str(folder), "cpu")
+    recipe, generator = system.recipe, system.generator
+    if generator is None or system.tokenizer.media.kind != "image":
+        return 0
+    heldout = open_data(recipe.data.set, "heldout", medium=system.tokenizer.media, settings=recipe.data)
+    values = None if recipe.condition is None else recipe.condition.for_samples(heldout, DRAWS)
+    pictures = system.decode(system.generate_tokens(values, None if values is not None else DRAWS, seed=0))
+    write_bytes(folder / SHEET, encode(sheet(to_bytes(pictures)), "WEBP", lossless=True))
+    return len(pictures)
+
+
+def convert(folder: Path, dtype: StorageDtype, count: int | None, data: str | None = None) -> None:
+    """Store a shipped generator's weights in another format, and measure them.
+
+    Raises:
+        DataError: if it is a tokenizer; its generators were trained on the tokens of exactly these weights.
+    """
+    system = load(str(folder), "cpu")
+    if system.generator is None:
+        raise DataError(f"{folder.name} is a tokenizer, and generators hold the hash of its weights: name a generator")
+    facts = Facts.of(folder)
+    save_checkpoint(folder, system.generator, (folder / RECIPE).read_text("utf-8"), dtype)
+    measure(folder, replace(facts, count=count, measured_on=data or ""))
+
+
+def main() -> None:
+    """Parse the command line, and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["card", "convert"])
+    parser.add_argument("models", nargs="*", help="names of shipped models; card takes all by default")
+    parser.add_argument("--in", dest="folder", type=Path, default=MODELS, help="the folder of models; the zoo's by default")
+    parser.add_argument("--dtype", choices=STORED, help="how convert stores the weights")
+    parser.add_argument("--count", type=int, help="held-out items that convert measures; the default is that of evaluate")
+    parser.add_argument("--data", help="the set that convert measures on; the recipe's by default")
+    given = parser.parse_args()
+    if given.action == "convert" and not (given.models and given.dtype):
+        parser.error("convert needs the names of models and --dtype")
+    names = given.models or sorted(path.parent.name for path in given.folder.glob(f"*/{RECIPE}"))
+    try:
+        for folder in (given.folder / name for name in names):
+            if given.action == "convert":
+                convert(folder, given.dtype, given.count, given.data)
+            else:
+                write_bytes(folder / CARD, card_of(folder).encode())
+            print(folder / CARD)
+    except (DataError, CheckpointError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
