@@ -59,11 +59,26 @@ def test_without_dequantisation_training_reads_the_tokens_of_encode() -> None:
     torch.testing.assert_close(drawn.values, tokenizer.encode(EIGHT_BIT).values)
 
 
-@pytest.mark.parametrize("settings", [Patches(std=0.5), Patches(mean=0.3, std=0.7)])
-def test_a_uniform_density_over_all_levels_costs_eight_bits(settings: Patches) -> None:
-    tokenizer = settings.build(image_medium(1, (8, 8)))
-    nats = math.log(256 * (2 / 255) / settings.std)  # 256 levels of 2 / 255, divided by the deviation
-    assert tokenizer.bits_per_dimension(nats) == pytest.approx(8.0)
+@pytest.mark.parametrize("settings", [Patches(std=0.5), Patches(mean=0.3, std=0.7), Patches(logit=0.05, mean=-0.4, std=1.8)])
+def test_the_volume_of_a_level_is_the_derivative_of_tokens(settings: Patches) -> None:
+    tokenizer = settings.model_copy(update={"dequantize": True, "patch": 2}).build(image_medium(1, (4, 4)))
+    levels = torch.tensor([0, 1, 60, 128, 200, 254, 255, 3] * 2).view(1, 1, 4, 4)
+    step = 0.1
+    above, below = (tokenizer.encode((levels + offset) / 127.5 - 1).values.double() for offset in (step, -step))
+    volume = ((above - below) / (2 * step)).log().sum()  # ln of dt / dk, with k the level
+    found = tokenizer.level_nats(tokenizer.encode(levels / 127.5 - 1))
+    assert float(found[0]) == pytest.approx(float(volume), abs=0.05)
+
+
+def test_logits_come_back_and_any_number_is_a_picture() -> None:
+    tokenizer = Patches(patch=2, logit=0.05, mean=-0.5, std=2.0, dequantize=True).build(image_medium(3, (8, 12)))
+    torch.testing.assert_close(tokenizer.decode(tokenizer.encode(EIGHT_BIT)), EIGHT_BIT, rtol=0, atol=2e-6)
+    cached = tokenizer.encode_to_cache(EIGHT_BIT)
+    drawn = tokenizer.sample_cached(cached, PerSampleRNG(0, range(2)))
+    media = tokenizer.decode(drawn)
+    assert torch.equal(media.add(1).mul(127.5).round().long(), EIGHT_BIT.add(1).mul(127.5).round().long())
+    ends = tokenizer.decode(Tokens(torch.full_like(drawn.values, 50.0), drawn.layout))
+    assert bool((ends == 1).all())
 
 
 def test_what_does_not_fit_is_refused() -> None:

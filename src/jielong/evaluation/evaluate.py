@@ -4,8 +4,8 @@ Tokenizers of pictures: reconstruction (``psnr``, ``ssim``) and ``codebook_usage
 class: the ``frechet`` distance from the real pictures; ``precision``, ``recall``, ``density`` and ``coverage`` of their manifolds; R@1 of
 the caption by a scorer (``retrieval_at_1``); the class of the nearest training picture (``class_at_1``); ``memorised`` and
 ``authenticity``, of distances to training pictures; ``attribute_accuracy`` where the set's attributes have a judge (`faces`); each also
-of real pictures (``_real``); and exact likelihoods of autoregressive generators, ``bits_per_dimension`` of pixels or ``nats_per_token`` of
-continuous tokens. Audio: :mod:`jielong.evaluation.sound.tokenizers` and :mod:`jielong.evaluation.sound.generators`.
+of real pictures (``_real``); and likelihoods of autoregressive generators and flows, ``bits_per_dimension`` of pictures or
+``nats_per_token`` of continuous tokens. Audio: :mod:`jielong.evaluation.sound.tokenizers` and :mod:`jielong.evaluation.sound.generators`.
 """
 
 from __future__ import annotations

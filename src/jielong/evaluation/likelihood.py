@@ -1,4 +1,4 @@
-"""Exact likelihood, for generators that draw one position after the other: bits per dimension of pixels, nats per token of numbers."""
+"""Likelihood of generators that draw position after position, or by a flow: bits per dimension of pictures, nats per token of numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jielong.core.rng import PerSampleRNG
 from jielong.evaluation.provenance import Measurement, check_pictures
 from jielong.generation.generator import Generator
 from jielong.system import System
-from jielong.tokenizers.pixels import PixelTokenizer
+from jielong.tokenizers.base import Tokenizer
 
 
 def no_likelihood(system: System) -> str | None:
@@ -20,9 +20,12 @@ def no_likelihood(system: System) -> str | None:
     model = system.generator
     if model is None:
         return "a tokenizer has no likelihood of pictures"
-    if not isinstance(system.tokenizer, PixelTokenizer):
-        return "its tokens are not pixels: the likelihood of a code says nothing of what its decoder leaves out"
-    return _no_chain_rule(model)
+    return no_likelihood_of(system.tokenizer, model)
+
+
+def no_likelihood_of(tokenizer: Tokenizer, model: Generator) -> str | None:
+    """Why a generator's loss is no likelihood of pictures; ``None`` if it is one."""
+    return tokenizer.no_likelihood or _no_chain_rule(model)
 
 
 def no_density(system: System) -> str | None:
@@ -37,25 +40,60 @@ def no_density(system: System) -> str | None:
 
 def _no_chain_rule(model: Generator) -> str | None:
     """Why a generator's loss is not the likelihood of all its tokens."""
-    if not model.order.shifted or len(model.order.spans(model.layout)) != model.layout.positions:
+    single = len(model.order.spans(model.layout)) == model.layout.positions
+    if not model.order.shifted or not (single or model.head.joint):
         return "its order does not draw one position after the other, so its loss is not the likelihood of a picture"
     if model.head.nats_a_value(0.0) is None:
         return "its head's loss is not a likelihood"
     return None
 
 
-@torch.no_grad()
-def bits_per_dimension(system: System, media: Tensor, conditions: Sequence[object] | None = None, batch: int = 64) -> Measurement:
-    """Negative log-likelihood of pictures in bits a colour value: ``-log2 p(x) / (C H W)``, averaged over pictures.
-
-    A uniform guess costs ``log2`` of the number of levels, 8 for 8-bit pictures. Dropout is off, nothing is drawn, and the figure is exact:
-    it needs no bound and no dequantisation.
+def likelihood_bits(tokenizer: Tokenizer, model: Generator, loss: float, level_nats: float) -> float:
+    """Bits a colour value of pictures: ``(nats - level_nats) / (C H W ln 2)`` an item.
 
     Args:
-        system: A generator over pixels.
+        tokenizer: One without a :attr:`Tokenizer.no_likelihood`.
+        model: Its generator.
+        loss: Mean loss of tokens.
+        level_nats: Mean of :meth:`Tokenizer.level_nats`.
+    """
+    nats = model.head.nats_a_value(loss)
+    assert nats is not None
+    return (nats - level_nats / math.prod(tokenizer.media.shape)) / math.log(2)
+
+
+@torch.no_grad()
+def _mean_loss(
+    system: System, model: Generator, media: Tensor, conditions: Sequence[object] | None, batch: int, seed: int
+) -> tuple[float, float]:
+    """Means over pictures of the loss of tokens as the generator learns them, and of their :meth:`Tokenizer.level_nats`."""
+    loss, level_nats, device = 0.0, 0.0, model.placeholder.device
+    for first in range(0, len(media), batch):
+        rows = range(first, min(first + batch, len(media)))
+        kept = system.tokenizer.encode_to_cache(media[rows.start : rows.stop].to(device))
+        tokens = system.tokenizer.sample_cached(kept, PerSampleRNG(seed, rows, device))
+        prepared = None
+        if model.condition is not None and conditions is not None:
+            prepared = model.condition.prepare(conditions[rows.start : rows.stop])
+        loss += model.loss(tokens, prepared).double().item() * len(rows)
+        level_nats += float(system.tokenizer.level_nats(tokens).double().sum())
+    return loss / len(media), level_nats / len(media)
+
+
+def bits_per_dimension(
+    system: System, media: Tensor, conditions: Sequence[object] | None = None, batch: int = 64, seed: int = 0
+) -> Measurement:
+    """Negative log-likelihood of pictures in bits a colour value: ``-log2 p(x) / (C H W)``, averaged over pictures.
+
+    A uniform guess costs ``log2`` of the number of levels, 8 for 8-bit pictures. Dropout is off. Of codes the figure is exact and nothing
+    is drawn; of numbers it is an upper bound, with one draw of the dequantisation a picture.
+
+    Args:
+        system: A generator over pixels, or over dequantised patches of them.
         media: ``(B, C, H, W)`` in [-1, 1].
         conditions: Raw conditions of a conditional generator, which then gives ``log p(x | c)``.
         batch: Pictures computed at once.
+        seed: Of the dequantisation: picture ``i`` has that of ``(seed, i)``.
 
     Raises:
         ValueError: if the system's loss is not a likelihood of pictures, or the conditions do not fit.
@@ -64,32 +102,27 @@ def bits_per_dimension(system: System, media: Tensor, conditions: Sequence[objec
     reason, model = no_likelihood(system), system.generator
     if reason is not None or model is None:
         raise ValueError(f"{system.name} has no bits per dimension: {reason}")
-    total = 0.0
-    for first in range(0, len(media), batch):
-        part = slice(first, first + batch)
-        tokens = system.encode(media[part])
-        prepared = None
-        if model.condition is not None and conditions is not None:
-            prepared = model.condition.prepare(conditions[part])
-        total += model.loss(tokens, prepared).double().item() * len(tokens)
-    nats = model.head.nats_a_value(total / len(media))
-    assert nats is not None
-    dimensions = math.prod(system.tokenizer.media.shape)
+    bits = likelihood_bits(system.tokenizer, model, *_mean_loss(system, model, media, conditions, batch, seed))
+    dimensions, levels = math.prod(system.tokenizer.media.shape), system.tokenizer.levels
+    computed = ["joint density of the block" if model.head.joint else "exact chain rule, teacher forcing", "dropout off"]
+    if not model.layout.discrete:
+        computed.append("upper bound by uniform dequantisation")
     details = {
         "unit": "bits a colour value",
         "dimensions": dimensions,
-        "levels": model.layout.vocabulary,
-        "nats_per_picture": nats * dimensions,
+        "levels": levels,
+        "nats_per_picture": bits * math.log(2) * dimensions,
         "condition": ", ".join(system.inputs) or None,
         "mean_over": "pictures",
-        "computed_as": "exact chain rule, teacher forcing, dropout off",
+        "computed_as": ", ".join(computed),
     }
-    if model.layout.vocabulary != 256:
-        details["warning"] = f"of pictures rounded to {model.layout.vocabulary} levels; published figures are of 256"
-    return Measurement("bits_per_dimension", nats / math.log(2), len(media), details)
+    if not model.layout.discrete:
+        details["seed"] = seed
+    if levels != 256:
+        details["warning"] = f"of pictures rounded to {levels} levels; published figures are of 256"
+    return Measurement("bits_per_dimension", bits, len(media), details)
 
 
-@torch.no_grad()
 def nats_per_token(
     system: System, media: Tensor, conditions: Sequence[object] | None = None, batch: int = 64, seed: int = 0
 ) -> Measurement:
@@ -112,16 +145,7 @@ def nats_per_token(
     reason, model = no_density(system), system.generator
     if reason is not None or model is None:
         raise ValueError(f"{system.name} has no nats per token: {reason}")
-    total, device = 0.0, model.placeholder.device
-    for first in range(0, len(media), batch):
-        rows = range(first, min(first + batch, len(media)))
-        kept = system.tokenizer.encode_to_cache(media[rows.start : rows.stop].to(device))
-        tokens = system.tokenizer.sample_cached(kept, PerSampleRNG(seed, rows, device))
-        prepared = None
-        if model.condition is not None and conditions is not None:
-            prepared = model.condition.prepare(conditions[rows.start : rows.stop])
-        total += model.loss(tokens, prepared).double().item() * len(rows)
-    nats = model.head.nats_a_value(total / len(media))
+    nats = model.head.nats_a_value(_mean_loss(system, model, media, conditions, batch, seed)[0])
     assert nats is not None
     details = {
         "unit": "nats a token",
@@ -131,7 +155,7 @@ def nats_per_token(
         "condition": ", ".join(system.inputs) or None,
         "mean_over": "pictures",
         "seed": seed,
-        "computed_as": "exact chain rule, teacher forcing, dropout off, of tokens as the generator learns them",
+        "computed_as": "exact density, teacher forcing, dropout off, of tokens as the generator learns them",
         "warning": "a density of this tokenizer's tokens: not comparable with another tokenizer's",
     }
     return Measurement("nats_per_token", nats * model.layout.channels, len(media), details)

@@ -77,6 +77,8 @@ class Generator(nn.Module):
         backbone.check_order(self.plan.blocks, order.shifted)
         if head.joint and not order.shifted:
             raise ValueError("a joint head draws a block as one, and here it is revealed in steps: choose order: at_once or next_scale")
+        if head.whole and len(self.plan.spans) > 1:
+            raise ValueError(f"the {type(head).__name__} draws all tokens together, and here are several blocks: choose order: at_once")
         self.durations = build_durations(layout, self.plan, order.shifted, width, condition, stop_head)
 
     @property

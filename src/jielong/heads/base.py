@@ -93,6 +93,9 @@ class Head(nn.Module, Phased, ABC):
     samplers: tuple[str, ...] = ()
     """The samplers it can draw with (:attr:`SamplingConfig.sampler`), whatever it was trained with; none where there is no choice."""
 
+    whole: bool = False
+    """Whether it draws all positions of the layout together, so that they must be one block."""
+
     @property
     def joint(self) -> bool:
         """Whether it draws all tokens of a block together.
@@ -113,8 +116,11 @@ class Head(nn.Module, Phased, ABC):
         return None
 
     def log_prob(self, hidden: Tensor, values: Tensor) -> Tensor:
-        """Log-probability or log-density per token, nats: ``(..., D)``, ``(..., C)`` to ``(...)``. Raises ``ValueError`` if it has none."""
-        raise ValueError(f"the {type(self).__name__} has no likelihood; for continuous tokens take the head gaussian_mixture")
+        """Log-probability or log-density per token, nats: ``(..., D)``, ``(..., C)`` to ``(...)``; of a joint head per block, ``(B,)``.
+
+        Raises ``ValueError`` if it has none.
+        """
+        raise ValueError(f"the {type(self).__name__} has no likelihood; for continuous tokens take the head gaussian_mixture or tarflow")
 
     def check_sampling(self, sampling: SamplingConfig) -> None:
         """Refuse sampling parameters that do not apply to this head.

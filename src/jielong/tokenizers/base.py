@@ -47,6 +47,8 @@ class Tokenizer(nn.Module, ABC):
 
     media: Medium
     layout: Layout
+    levels: int = 256
+    """Values of a channel that media are rounded to, where tokens are those values."""
     _cache: dict[str, tuple[tuple[tuple[int, int], ...], object]]
 
     def __init__(self) -> None:
@@ -80,6 +82,18 @@ class Tokenizer(nn.Module, ABC):
             ValueError: if it cannot be streamed.
         """
         raise ValueError(f"a {type(self).__name__} cannot be streamed: choose a tokenizer with the autoencoder seanet or dac")
+
+    @property
+    def no_likelihood(self) -> str | None:
+        """Why a likelihood of its tokens says nothing of the probability of pictures; ``None`` where it does (:meth:`level_nats`)."""
+        return "its tokens are not pixels: the likelihood of a code says nothing of what its decoder leaves out"
+
+    def level_nats(self, tokens: Tokens) -> Tensor:
+        """``ln`` of the volume in tokens of the pictures that round to each item's, ``(B,)``; 0 for codes.
+
+        The negative log-likelihood of tokens, less this, is that of pictures.
+        """
+        return torch.zeros(len(tokens), device=tokens.values.device)
 
     @property
     def cached_layout(self) -> Layout:

@@ -25,6 +25,11 @@ class PixelTokenizer(Tokenizer):
         else:
             self.layout = Layout(grid=media.size, channels=media.channels, vocabulary=levels, axes=media.axes)
 
+    @property
+    def no_likelihood(self) -> str | None:
+        """It has one."""
+        return None
+
     def encode(self, media: Tensor) -> Tokens:
         """``(B, C, H, W)`` in [-1, 1] to levels ``(B, H W, C)``, flattened ``(B, H W C, 1)``."""
         self.check(media)

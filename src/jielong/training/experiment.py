@@ -118,7 +118,7 @@ class Experiment:
     @property
     def figures(self) -> Mapping[str, bool]:
         """Held-out figures that are measured while training, and whether higher is better."""
-        return figures_of(self.sets, self.generator is not None)
+        return figures_of(self.sets, self.tokenizer, self.generator)
 
     def describe(self) -> JSON:
         """The contents of ``model.json``: what a checkpoint records beside recipe and weights."""

@@ -10,6 +10,7 @@ from jielong.core.json import JSON
 from jielong.core.rng import PerSampleRNG
 from jielong.data.order import spread
 from jielong.data.sets import Batch
+from jielong.evaluation.likelihood import likelihood_bits, no_likelihood_of
 from jielong.evaluation.protocols import protocol_of
 from jielong.generation.generator import Generator
 from jielong.tokenizers.base import LearnedTokenizer, Tokenizer
@@ -19,12 +20,13 @@ from jielong.training.opening import HELDOUT_ITEMS, Sets
 _BATCH = 64
 
 
-def figures_of(sets: Sets, generates: bool) -> Mapping[str, bool]:
+def figures_of(sets: Sets, tokenizer: Tokenizer, generator: Generator | None) -> Mapping[str, bool]:
     """Names of the figures, and whether higher is better; none without held-out items."""
     if not sets.measured:
         return {}
-    if generates:
-        return {"heldout_loss": False}
+    if generator is not None:
+        likely = no_likelihood_of(tokenizer, generator) is None
+        return {"heldout_loss": False} | ({"heldout_bits_per_dimension": False} if likely else {})
     return {f"heldout_{name}": higher for name, higher in protocol_of(sets.heldout.medium).quick_figures.items()}
 
 
@@ -45,12 +47,12 @@ def measure_tokenizer(sets: Sets, model: LearnedTokenizer) -> JSON:
 def measure_generator(
     sets: Sets, tokenizer: Tokenizer, values_of: Callable[[Batch], Sequence[object] | None], timed: bool, model: Generator
 ) -> JSON:
-    """Held-out loss, with the same masks every time; nothing without held-out items."""
+    """Held-out loss, with the same masks every time, and bits per dimension where it is a likelihood of pictures; nothing without items."""
     if not sets.measured:
         return {}
     heldout = sets.heldout
     rows = spread(len(heldout), HELDOUT_ITEMS)
-    total = torch.zeros((), dtype=torch.float64)
+    total, level_nats = torch.zeros((), dtype=torch.float64), 0.0
     was_training = model.training
     model.eval()
     device = model.placeholder.device
@@ -62,5 +64,9 @@ def measure_generator(
         values = values_of(batch)
         prepared = model.condition.prepare(values) if model.condition is not None and values is not None else None
         total += float(model.loss(tokens, prepared, rng)) * len(part)
+        level_nats += float(tokenizer.level_nats(tokens).sum())
     model.train(was_training)
-    return {"heldout_loss": float(total) / len(rows)}
+    loss = float(total) / len(rows)
+    if no_likelihood_of(tokenizer, model) is not None:
+        return {"heldout_loss": loss}
+    return {"heldout_loss": loss, "heldout_bits_per_dimension": likelihood_bits(tokenizer, model, loss, level_nats / len(rows))}

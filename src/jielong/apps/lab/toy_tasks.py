@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from jielong.config.registry import parse_part, parts_of
+from jielong.config.registry import OfFamily, parse_part, parts_of
 from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
@@ -39,18 +39,19 @@ def continuous_heads(
     network: Mapping[str, Mapping[str, int]],
     others: Mapping[str, Mapping[str, object]] | None = None,
 ) -> dict[str, HeadSettings]:
-    """Settings of every head for continuous tokens, by name.
+    """Settings of every head that draws continuous tokens one by one, by name.
 
     Args:
         width: Width of the hidden vectors.
         channels: Channels of a token.
         samples: Training samples, for heads with a schedule.
-        network: Network of all heads with a ``network`` setting.
+        network: Network of all heads whose setting ``network`` is a part.
         others: Further settings by head.
     """
     found = {}
     for name, part in parts_of("head").items():
-        settings: dict[str, object] = {"network": network} if "network" in part.model_fields else {}
+        field = part.model_fields.get("network")
+        settings: dict[str, object] = {"network": network} if field is not None and OfFamily("network") in field.metadata else {}
         settings |= (others or {}).get(name, {})
         if "levels" in part.model_fields:
             levels = settings.get("levels", {})
@@ -59,10 +60,11 @@ def continuous_heads(
         head = parse_part("head", {name: settings})
         assert isinstance(head, HeadSettings)
         try:
-            head.build(width, Layout((1,), channels))
-        except ValueError:  # it needs codes
+            whole = head.build(width, Layout((1,), channels)).whole
+        except ValueError:  # it needs codes, or rows and columns
             continue
-        found[name] = head
+        if not whole:
+            found[name] = head
     return found
 
 
