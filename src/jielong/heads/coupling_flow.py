@@ -46,7 +46,7 @@ class CouplingFlow(HeadSettings, family="head", name="coupling_flow"):
             raise ValueError(f"{', '.join(sorted(given))}: of network: convolutional alone; leave out beside network: mlp")
         return self
 
-    def build(self, width: int, layout: Layout) -> FlowHead[Bijection]:
+    def build(self, width: int, layout: Layout, condition_width: int | None = None) -> FlowHead[Bijection]:
         """See :meth:`HeadSettings.build`."""
         check_layout(self.name, layout)
         sizes = CouplingSizes(

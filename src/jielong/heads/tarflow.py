@@ -31,7 +31,7 @@ class TarFlow(HeadSettings, family="head", name="tarflow"):
     noise: NonNegativeFloat = 0.0
     annealed_guidance: bool = True
 
-    def build(self, width: int, layout: Layout) -> TarFlowHead:
+    def build(self, width: int, layout: Layout, condition_width: int | None = None) -> TarFlowHead:
         """See :meth:`HeadSettings.build`."""
         check_layout(self.name, layout)
         return TarFlowHead(width, layout, self)
