@@ -269,8 +269,8 @@ def test_tokens_that_do_not_fit_are_refused(settings: Any, layout: Layout, words
 
 
 def test_settings_of_the_other_network_are_refused() -> None:
-    with pytest.raises(ValueError, match="mixing, scales: of network: convolutional alone"):
-        CouplingFlow(network="mlp", scales=2, mixing=True)
+    with pytest.raises(ValueError, match="scales, mixing: of network: convolutional alone"):
+        CouplingFlow(network="mlp", scales=3, mixing=True)
     head, (x, hidden) = built(FLOWS["tarflow"]), inputs()
     with pytest.raises(ValueError, match="these have padding"):
         head.loss(hidden, x, HeadContext(mask=torch.ones(3, 8, dtype=torch.bool)))

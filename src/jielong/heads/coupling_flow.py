@@ -41,9 +41,9 @@ class CouplingFlow(HeadSettings, family="head", name="coupling_flow"):
 
     @model_validator(mode="after")
     def _fits(self) -> CouplingFlow:
-        given = self.model_fields_set & {"scales", "actnorm", "mixing"}
+        given = [name for name in ("scales", "actnorm", "mixing") if getattr(self, name) != type(self).model_fields[name].default]
         if self.network == "mlp" and given:
-            raise ValueError(f"{', '.join(sorted(given))}: of network: convolutional alone; leave out beside network: mlp")
+            raise ValueError(f"{', '.join(given)}: of network: convolutional alone; leave out beside network: mlp")
         return self
 
     def build(self, width: int, layout: Layout, condition_width: int | None = None) -> FlowHead[Bijection]:
