@@ -6,12 +6,11 @@ python docs/make_recipes.py --check    # write nothing; exit with 1 if the table
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
+from written import write_or_check
 
 from jielong.backbones.base import BackboneSettings
 from jielong.config.registry import parse_part, parts_of
@@ -118,12 +117,7 @@ def page() -> str:
 
 def main() -> None:
     """Write the tables, or check them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a table is out of date")
-    if not parser.parse_args().check:
-        PAGE.write_text(page(), encoding="utf-8")
-    elif PAGE.read_text("utf-8") != page():
-        sys.exit(f"{PAGE} is out of date: run python docs/make_recipes.py")
+    write_or_check(PAGE, page, str(__doc__))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ python docs/make_systems.py --check    # write nothing; exit with 1 if docs/syst
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+
+from written import write_or_check
 
 import jielong_zoo
 from jielong.config.recipe import built_in, load, parse
@@ -149,12 +149,7 @@ def page() -> str:
 
 def main() -> None:
     """Write the page, or check it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is out of date")
-    if not parser.parse_args().check:
-        PAGE.write_text(page(), encoding="utf-8")
-    elif PAGE.read_text("utf-8") != page():
-        sys.exit(f"{PAGE} is out of date: run python docs/make_systems.py")
+    write_or_check(PAGE, page, str(__doc__))
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def compare(
     seed: int = 0,
     device: str = "auto",
 ) -> Comparison:
-    """Train recipes at an equal budget and measure them and checkpoints alike; the arguments are those of ``jielong compare``.
+    """Train recipes at an equal budget and measure them and checkpoints in the same way; the arguments are those of ``jielong compare``.
 
     Args:
         names: Recipes, shipped models and checkpoint folders.

@@ -129,6 +129,17 @@ def test_split_folders_are_splits(tmp_path):
     assert heldout.classes == ["cat", "dog"]
 
 
+@pytest.mark.parametrize(
+    ("folder", "split", "other"), [("train", "train", "heldout"), ("test", "heldout", "train"), ("val", "heldout", "train")]
+)
+def test_one_split_folder_alone_is_a_split_and_no_class(tmp_path, folder, split, other):
+    put(tmp_path, **{f"{folder}__cat__a_dot_png": png(1), f"{folder}__dog__b_dot_png": png(2)})
+    opened = open_data(tmp_path, split)
+    assert (len(opened), opened.classes) == (2, ["cat", "dog"])
+    with pytest.raises(DataError, match=f"marks no item as '{other}': all 2 are '{split}'"):
+        open_data(tmp_path, other)
+
+
 def test_without_declared_splits_some_are_held_out_and_stay_so(tmp_path):
     for n in range(200):
         put(tmp_path, **{f"p{n}_dot_png": png(n)})

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from jielong.config.recipe import built_in
-
-ROOT = Path(__file__).resolve().parents[2]
+from running_scripts import ROOT, module_of
 
 
 @pytest.fixture(scope="module")
 def generator() -> ModuleType:
     pytest.importorskip("jielong_zoo")
-    spec = importlib.util.spec_from_file_location("make_systems", ROOT / "docs" / "make_systems.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(ROOT / "docs" / "make_systems.py")
 
 
 def test_the_page_is_up_to_date(generator: ModuleType) -> None:

@@ -197,3 +197,19 @@ def test_a_playlist_is_not_followed(tmp_path: Path) -> None:
 
 def test_every_suffix_is_of_a_format_that_is_read() -> None:
     assert {".au", ".caf", ".w64", ".rf64", ".mka", ".mkv", ".mp4", ".m4a", ".webm"} <= SUFFIXES
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("form", ["AVR", "MAT4", "MAT5", "MPC2K", "NIST", "SVX", "VOC", "WVE"])
+def test_cut_files_that_libsndfile_reads_as_shorter_ones_are_found_out(form: str, channels: int) -> None:
+    coding = "ALAW" if form == "WVE" else "PCM_16"
+    if not soundfile.check_format(form, coding) or (form in ("SVX", "WVE") and channels > 1):
+        pytest.skip(f"no {form} of {channels} channels")
+    buffer = io.BytesIO()
+    soundfile.write(buffer, CLIP.expand(channels, -1).T.numpy(), RATE, coding, format=form)
+    whole = buffer.getvalue()
+    assert read_audio(whole, "clip")[0].shape == (channels, COUNT)
+    assert read_header(whole, "clip").samples == COUNT
+    for read in (read_audio, read_header):
+        with pytest.raises(BrokenAudioError, match="clip is cut off: "):
+            read(whole[: len(whole) * 2 // 3], "clip")

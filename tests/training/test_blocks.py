@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -51,15 +49,6 @@ class Live(TorchDispatchMode):
     def _free(self, pointer: int, size: int) -> None:
         self._known.discard(pointer)
         self.now -= size
-
-
-@pytest.fixture(scope="module")
-def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working folder in which tokenizers are trained as recipes need them."""
-    folder = tmp_path_factory.mktemp("stages")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        yield folder
 
 
 def with_checkpointing(divided: Divided, on: bool) -> None:

@@ -8,7 +8,7 @@ is of float64.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,15 +34,6 @@ BATCH = 4
 # The entropy of all codes is gathered from real processes: see test_two_processes.py.
 GATHERING = ("bsq-tiny", "lfq-tiny")
 LATE = 2**20  # samples seen: every loss has begun
-
-
-@pytest.fixture(scope="module")
-def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working folder in which tokenizers are trained as recipes need them."""
-    folder = tmp_path_factory.mktemp("stages")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        yield folder
 
 
 def tokenizer_below(name: str) -> str | None:

@@ -31,7 +31,7 @@ class FolderSource(Source):
     - Otherwise a ``.txt`` or ``.json`` file of the same name is an item's caption, and the top sub-folder is its class;
       an item in none has no class.
 
-    Upper and lower case of endings are alike. Links to files are read, links to folders are not followed. Every file below the folder is an
+    The case of endings does not matter. Links to files are read, links to folders are not followed. Every file below the folder is an
     item, the words of an item, or in :attr:`unused`; hidden files and folders, whose names begin with a dot, are not counted.
     """
 
@@ -169,7 +169,7 @@ def _split_folders(root: Path, files: Sequence[Path], suffixes: frozenset[str]) 
     tops = sorted({item.parts[0] for item in items})
     splits: dict[Path, str | None] = {root / top: SPLITS[top.lower()] for top in tops if top.lower() in SPLITS}
     both = {*splits.values()} == {*SPLITS.values()}  # other items lie outside of the splits
-    return splits if both or (len(splits) == len(tops) and "train" in splits.values()) else {root: None}
+    return splits if splits and (both or len(splits) == len(tops)) else {root: None}
 
 
 def _metadata_of(folder: Path) -> list[Path]:

@@ -116,10 +116,21 @@ def open_quietly(
         raise TooLargeError(f"{name} cannot be read so: one {kind.noun[0]} of {medium} takes {size_words(size)}, {may_have(limit)}")
     if settings.deduplicate:
         source = Deduplicated(source)
+    return _split_of(source, medium, settings, split, whole)
+
+
+def other_split(opened: MediaSet, split: Split, whole: bool = False) -> MediaSet:
+    """Another split of a set that was opened, whose source is not read again.
+
+    Raises:
+        DataError: as :func:`open_data`.
+    """
+    return _split_of(opened.source, opened.medium, opened.settings, split, whole)
+
+
+def _split_of(source: Source, medium: Medium, settings: DataSettings, split: Split | None, whole: bool) -> MediaSet:
     found = MediaSet(source, medium, _indices_of(source, split), settings)
-    if not whole or not medium.timed:
-        return found
-    return _without_long(found)
+    return _without_long(found) if whole and medium.timed else found
 
 
 def _warning(opened: Callable[P, MediaSet]) -> Callable[P, MediaSet]:

@@ -106,7 +106,7 @@ class MediaSet(Dataset[Batch]):
         self.has_captions = any(item.caption for item in items)
         self.captions = [item.caption or "" for item in items]
         self.captions_of_items = [item.captions for item in items]
-        # Classes come from the whole source, so that the splits of one set number them alike.
+        # Classes come from the whole source, so that the splits of one set give them the same numbers.
         self.classes = list(source.classes or class_names(source.items))
         number = {name: n for n, name in enumerate(self.classes)}
         self.labels = [None if item.label is None else number[item.label] for item in items]

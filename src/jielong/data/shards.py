@@ -170,7 +170,7 @@ def _last(suffix: str) -> str:
 
 
 def _item(file: BinaryIO, key: str, members: Sequence[tuple[str, tarfile.TarInfo]], path: Path) -> Item:
-    """The words of a sample; of two members that end alike the first counts."""
+    """The words of a sample; of two members with the same ending the first counts."""
     beside = {_last(suffix): member for suffix, member in reversed(members)}
     words: JSON = {}
     for suffix in (".txt", ".cls", ".json"):

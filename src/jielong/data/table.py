@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
@@ -49,6 +50,7 @@ class TableSource(Source):
         self._rows: list[tuple[int, int]] = []  # item -> (group, row)
         self._kept: OrderedDict[int, list[bytes]] = OrderedDict()  # row group -> its items, latest use last
         self._kept_bytes = 0
+        self._reading = threading.Lock()
         roles: Roles | None = None
         for path, short in zip(files, short_names(files), strict=True):
             try:
@@ -106,19 +108,24 @@ class TableSource(Source):
             DataError: if its row group is damaged.
         """
         group, row = self._rows[index]
+        with self._reading:  # a thread may prefetch training items while held-out ones of the same source are measured
+            return self._group(group, index)[row]
+
+    def _group(self, group: int, index: int) -> list[bytes]:
+        """The items of a row group, for the item ``index``."""
         if group in self._kept:
             self._kept.move_to_end(group)
-        else:
-            number, within = self._groups[group]
-            try:
-                items = _items_of(self._readers[number], within, self._column)
-            except _FAULTS as error:
-                raise DataError(f"{self.items[index].key}: row group {within} of {self.files[number]} cannot be read: {error}") from error
-            self._kept[group] = items
-            self._kept_bytes += sum(map(len, self._kept[group]))
-            while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
-                self._kept_bytes -= sum(map(len, self._kept.popitem(last=False)[1]))
-        return self._kept[group][row]
+            return self._kept[group]
+        number, within = self._groups[group]
+        try:
+            items = _items_of(self._readers[number], within, self._column)
+        except _FAULTS as error:
+            raise DataError(f"{self.items[index].key}: row group {within} of {self.files[number]} cannot be read: {error}") from error
+        self._kept[group] = items
+        self._kept_bytes += sum(map(len, items))
+        while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
+            self._kept_bytes -= sum(map(len, self._kept.popitem(last=False)[1]))
+        return items
 
     @cached_property
     def content_hashes(self) -> list[str]:

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import permutations
+from itertools import islice, permutations
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from jielong.core.files import write_bytes
 from jielong.data import MediaSet, open_data
 from jielong.data.splits import unseen_combinations
+from jielong.evaluation import fitting
 from jielong.evaluation.attributes import PROVENANCE, WEIGHTS, AttributeJudge, AttributeNet, JudgeRecord, attribute_accuracy
 from jielong.training.checkpoint import checksums_of, write_checksums, write_tensors
 
@@ -111,23 +112,19 @@ def fit(
             if parameter.ndim == 4:  # faster on a CPU, as bfloat16 is
                 parameter.data = parameter.data.to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-        steps = max(1, len(pictures) // settings.batch)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=steps * settings.epochs, pct_start=0.15)
-        for epoch in range(settings.epochs):
-            total = 0.0
-            for rows in torch.randperm(len(pictures), generator=generator).split(settings.batch)[:steps]:
-                x = disturb(pictures[rows].float() / 127.5 - 1, generator)
-                with torch.autocast("cpu", torch.bfloat16):
-                    logits = network(x, recolour(x, generator))
-                known = {name: number[rows] for name, number in targets.items() if bool((number[rows] >= 0).any())}
-                losses = [F.cross_entropy(logits[name].float(), number, ignore_index=-1) for name, number in known.items()]
-                loss = torch.stack(losses).sum()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                total += loss.item()
-            log(f"epoch {epoch + 1}/{settings.epochs}: loss {total / steps:.4f}")
+        steps = fitting.steps_of(len(pictures), settings.batch) * settings.epochs
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=steps, pct_start=0.15)
+
+        def loss_of(rows: Tensor) -> Tensor:
+            x = disturb(pictures[rows].float() / 127.5 - 1, generator)
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = network(x, recolour(x, generator))
+            known = {name: number[rows] for name, number in targets.items() if bool((number[rows] >= 0).any())}
+            return torch.stack([F.cross_entropy(logits[name].float(), number, ignore_index=-1) for name, number in known.items()]).sum()
+
+        losses = fitting.fit(len(pictures), settings.batch, generator, loss_of, optimizer, schedule)
+        for epoch, loss in enumerate(islice(losses, settings.epochs), 1):
+            log(f"epoch {epoch}/{settings.epochs}: loss {loss:.4f}")
     return network.eval()
 
 

@@ -40,7 +40,7 @@ class FeatureExtractor(nn.Module):
 
     Rounding comes first since saved images have 8 bits, and features of rounded and unrounded images differ. Resizing is bicubic with
     antialiasing, corners not aligned, clamped to [-1, 1] afterwards (bicubic overshoots); other aspects are squeezed to the square, real
-    and generated ones alike, as is usual for Frechet distances.
+    and generated ones in the same way, as is usual for Frechet distances.
 
     Raises:
         jielong.networks.efficientnet.WeightsError: if the weights are not installed.

@@ -6,8 +6,9 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TypedDict
 
@@ -20,6 +21,7 @@ from jielong.core.files import write_bytes
 from jielong.core.json import JSON
 from jielong.core.storage import cache_folder, optional
 from jielong.data import MediaSet
+from jielong.evaluation import fitting
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.scorer import PROVENANCE, WEIGHTS, Scorer, ScorerError, TextEncoder, Towers
@@ -125,11 +127,6 @@ def contrastive_loss(scores: Tensor) -> Tensor:
     return (F.cross_entropy(scores, positives) + F.cross_entropy(scores.T, positives)) / 2
 
 
-def _batches(count: int, settings: Settings, generator: torch.Generator) -> Iterator[Tensor]:
-    order = torch.randperm(count, generator=generator)
-    yield from order.split(settings.batch)[: max(1, count // settings.batch)]
-
-
 def fit(examples: Examples, settings: Settings, log: bool = False) -> Towers:
     """Train the towers; the same examples and settings give the same weights."""
     generator = torch.Generator().manual_seed(settings.seed)
@@ -141,25 +138,22 @@ def fit(examples: Examples, settings: Settings, log: bool = False) -> Towers:
         groups: list[dict[str, object]] = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
         count, views, _ = examples.pictures.shape
-        per_epoch = max(1, count // settings.batch)
+        per_epoch = fitting.steps_of(count, settings.batch)
 
         def factor(step: int) -> float:
             progress = step / (per_epoch * settings.epochs)
             return min(1.0, (step + 1) / per_epoch) * (1 + math.cos(math.pi * progress)) / 2
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        for epoch in range(settings.epochs):
-            total = 0.0
-            for rows in _batches(count, settings, generator):
-                view = torch.randint(views, (len(rows),), generator=generator)
-                loss = contrastive_loss(towers(examples.pictures[rows, view], examples.captions[rows]))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                total += loss.item()
-            if log and (epoch + 1) % 10 == 0:
-                print(f"epoch {epoch + 1}/{settings.epochs}: loss {total / per_epoch:.3f}", flush=True)
+
+        def loss_of(rows: Tensor) -> Tensor:
+            view = torch.randint(views, (len(rows),), generator=generator)
+            return contrastive_loss(towers(examples.pictures[rows, view], examples.captions[rows]))
+
+        losses = fitting.fit(count, settings.batch, generator, loss_of, optimizer, schedule)
+        for epoch, loss in enumerate(islice(losses, settings.epochs), 1):
+            if log and epoch % 10 == 0:
+                print(f"epoch {epoch}/{settings.epochs}: loss {loss:.3f}", flush=True)
     return towers.eval()
 
 

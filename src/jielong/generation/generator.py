@@ -71,7 +71,7 @@ class Generator(nn.Module):
         width, arranged = backbone.width, self.plan.layout
         self.embedding = embedding_of(arranged, width, self.plan.pattern is not None) if embedding is None else embedding
         self.placeholder = nn.Parameter(torch.randn(width) * 0.02)
-        # Attention's rotary positions are relative, so equal placeholders at all positions would be alike to them.
+        # Attention's rotary positions are relative, so equal placeholders at all positions would look the same to them.
         self.position_embeddings = PositionEmbedding(arranged.extents, width)
         self.register_buffer("coordinates", arranged.coordinates(), persistent=False)
         backbone.check_order(self.plan.blocks, order.shifted)

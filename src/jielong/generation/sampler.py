@@ -213,7 +213,7 @@ class Sampler:
             if steps and bool(state.known[:, span].all()):
                 continue  # every item has ended
             if state.attention_mask is not None and stop > start + 1:
-                # Items that ended beside longer ones have drawn more numbers than they would have alone: reseed, alike for all.
+                # Items that ended beside longer ones have drawn more numbers than they would have alone: reseed all in the same way.
                 state.rng = PerSampleRNG(self.seed + (start << 32), self.rows, state.rng.device)
             queue = reveal_queue(order, self.config, at, ~state.known[:, span], state.rng) if steps else None
             for step in steps:

@@ -9,10 +9,10 @@ from jielong.conditions.base import Condition
 from jielong.config.schema import Recipe
 from jielong.data.duplicates import leak
 from jielong.data.ledger import Cause, Ledger
-from jielong.data.opening import open_quietly, warn_of_unused
+from jielong.data.opening import open_quietly, other_split, warn_of_unused
 from jielong.data.sets import MediaSet
 from jielong.data.source import DataError
-from jielong.data.splits import Split, other_splits
+from jielong.data.splits import other_splits
 from jielong.system import condition_inputs
 from jielong.system.usable import usable
 
@@ -59,12 +59,13 @@ def open_sets(recipe: Recipe, source: str) -> Sets:
     Raises:
         ValueError: if training items, or the captions or classes that the recipe needs, are missing.
     """
-    train = _open(recipe, source, "train")
+    whole = recipe.trains_generator  # captions describe all of a clip
+    opened = train = open_quietly(source, "train", settings=recipe.data, whole=whole)
     for each in condition_inputs(recipe):
         each.check(train, source)
     train, heldout, left_out = usable(train, recipe), None, Ledger()
     try:
-        heldout = usable(_open(recipe, source, "heldout"), recipe).without_broken(HELDOUT_ITEMS)
+        heldout = usable(other_split(opened, "heldout", whole), recipe).without_broken(HELDOUT_ITEMS)
         left_out = heldout.left_out
     except DataError as error:
         heldout = None
@@ -85,11 +86,6 @@ def open_sets(recipe: Recipe, source: str) -> Sets:
 def _warn_unmeasured(train: MediaSet, reason: str) -> None:
     consequence = "held-out figures are left out, and the sample grid shows training items"
     warnings.warn(f"no held-out {train.kind.noun[1]}: {reason}; {consequence}", stacklevel=4)
-
-
-def _open(recipe: Recipe, source: str, split: Split) -> MediaSet:
-    """A split; a generator takes whole clips alone, since captions describe all of them."""
-    return open_quietly(source, split, settings=recipe.data, whole=recipe.trains_generator)
 
 
 def _readable(data: MediaSet, condition: Condition) -> MediaSet | None:

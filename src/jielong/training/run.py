@@ -144,7 +144,7 @@ class Run(Generic[Model]):
         return "stop_after" if stop_after is not None and self.counters.samples >= stop_after else None
 
     def _fits(self, what: str) -> bool:
-        """Whether a pause that is due is made; what is left out is said once."""
+        """Whether a pause that is due is made; what is left out is reported once."""
         fits, pause = self.budget.fits(what), self.counters.pause_seconds.get(what)
         if not fits and pause is not None and pause.left_out == 1:
             self.logger.print(words(what, pause, self.counters.samples))

@@ -34,7 +34,7 @@ def common_medium(heldout: Mapping[str, MediaSet]) -> JSON:
         values = {label: each[name] for label, each in keys.items()}
         if any(value != next(iter(values.values())) for value in values.values()):
             listed = ", ".join(f"{label}: {value}" for label, value in values.items())
-            advice = "compare those that are alike" if name in _UNSET else f"set data.{name} for all with --set"
+            advice = "compare only entries with the same one" if name in _UNSET else f"set data.{name} for all with --set"
             raise ValueError(f"different {name} ({listed}), so figures are not comparable: {advice}")
     medium = next(iter(heldout.values())).medium
     return kind_of(medium).keys_of(medium)

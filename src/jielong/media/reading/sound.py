@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,19 @@ _CHUNK = 2**18
 _SAMPLE_BYTES = 4
 _UNKNOWN = 2**62
 """Lengths from here on say that a header has none."""
+
+_DECLARED = {
+    "AVR": r"Frames\s*: (\d+)",
+    "MAT4": r"Cols\s*: (\d+)",
+    "MAT5": r"Cols\s*: (\d+)",
+    "MPC2K": r"Frames\s*: (\d+)",
+    "NIST": r"sample_count -i (\d+)",
+    "SVX": r"OneShotHiSamples\s*: (\d+)",
+    "WVE": r"Data length (\d+) should be",
+}
+"""Where libsndfile's log, or a header that is text, gives the samples a channel of formats whose cut files it reads as shorter ones.
+
+A VOC file is called truncated. Headers of IRCAM, PAF and PVF give no length, so that a cut one is a shorter clip to any reader."""
 
 Samples = NDArray[np.float32]
 
@@ -93,7 +107,17 @@ def _header(data: bytes, name: str) -> Header:
             duration = stream.duration
             samples = None if duration is None else max(0, round(float(duration * stream.time_base) * stream.rate))
             return Header(int(stream.rate), int(stream.channels), samples, str(stream.container.format.name))
+    _check_declared(str(found.format), str(found.extra_info), int(found.frames), data, name)
     return Header(int(found.samplerate), int(found.channels), _known(int(found.frames)), str(found.format))
+
+
+def _check_declared(form: str, log: str, frames: int, data: bytes, name: str) -> None:
+    """Raise :class:`BrokenAudioError` if the header declares more samples than are present (:data:`_DECLARED`)."""
+    declared = re.findall(_DECLARED[form], log + data[:1024].decode("latin-1") * (form == "NIST")) if form in _DECLARED else []
+    if declared and int(declared[-1]) > frames:
+        raise BrokenAudioError(f"{name} is cut off: {frames:,} of {int(declared[-1]):,} samples are present")
+    if form == "VOC" and "truncated" in log:
+        raise BrokenAudioError(f"{name} is cut off: its last block is longer than the file")
 
 
 def _known(frames: int) -> int | None:
@@ -136,6 +160,7 @@ def _is_raw(name: str) -> bool:
 def _through_libsndfile(data: bytes, name: str) -> tuple[Samples, int]:
     with library("soundfile").SoundFile(io.BytesIO(data)) as file:
         rate, channels, declared = int(file.samplerate), int(file.channels), _known(len(file))
+        _check_declared(str(file.format), str(file.extra_info), len(file), data, name)
         within_budget(name, declared or 0, channels, rate)
         frames, parts, count = max(1, _CHUNK // channels), [], 0
         while True:
