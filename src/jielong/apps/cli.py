@@ -11,6 +11,7 @@ from jielong.apps.commands import (
     data,
     demo,
     doctor,
+    editing,
     evaluating,
     generating,
     lab,
@@ -59,6 +60,7 @@ app.command("tokenize")(tokenizing.tokenize)
 app.command("detokenize")(tokenizing.detokenize)
 app.command("generate", cls=ConditionCommand)(generating.generate)
 app.command("serve")(serving.serve)
+app.command("edit", cls=ConditionCommand)(editing.edit)
 app.command("evaluate")(evaluating.evaluate)
 app.command("compare")(comparing.compare)
 app.add_typer(lab.app, name="lab")

@@ -203,6 +203,7 @@ class Generator(nn.Module):
         indices: Sequence[int] | None = None,
         negatives: Sequence[object | None] | None = None,
         weaker: Generator | None = None,
+        strength: float = 1.0,
         on_step: StepCallback | None = None,
         **overrides: object,
     ) -> Tokens:
@@ -216,11 +217,13 @@ class Generator(nn.Module):
             batch: Items computed at once.
             lengths: Tokens of each item, in layouts of one axis. By default they are predicted by durations or ended by a stop head,
                 where the generator has them, and otherwise as many as can be.
-            start: Tokens of which some are to be kept, ``(count, N, C)``.
+            start: Tokens of which some are to be kept, ``(count, N, C)``, or ``(1, N, C)`` for all items.
             known: ``(N,)`` bool: the positions to keep from ``start``.
             indices: Numbers ``i`` of the items, instead of 0, 1, ...
             negatives: A raw condition per item that takes the place of the null one in guidance; ``None`` is the null.
             weaker: A generator of the same tokens that takes the place of the null condition (autoguidance, arXiv 2406.02507).
+            strength: How much of ``start`` is drawn anew where it is not ``known``, in (0, 1]: a share of the positions of a masked order,
+                of the scales of ``next_scale``, or of the way from noise of a joint head (:attr:`Head.edits`).
             on_step: Called with a :class:`StepEvent` after every step, and with every state of a joint head that draws in several steps.
             overrides: Single sampling parameters, by name.
 
@@ -245,6 +248,7 @@ class Generator(nn.Module):
             indices=indices,
             negatives=negatives,
             weaker=weaker,
+            strength=strength,
         )
         return request.run(batch, on_step)
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
 
 from jielong.core.medium import Axis
 from jielong.core.tokens import Layout
 from jielong.generation.plan import SequencePlan
+from jielong.heads.base import Head
 from jielong.orders.base import Order
 
 Side = Literal["first", "last", "upper", "lower", "left", "right"]
 _AXES: dict[Side, Axis] = {"first": "time", "last": "time", "upper": "rows", "lower": "rows", "left": "columns", "right": "columns"}
 
 
-def kept(layout: Layout, order: Order, side: Side) -> Tensor:
+def kept(layout: Layout, order: Order, side: Side, head: Head | None = None) -> Tensor:
     """Mask of the positions in one half along an axis, ``(N,)`` bool; the middle one of an odd number is in the first half.
 
     ``first`` and ``last`` are halves along time, ``upper`` and ``lower`` along rows, ``left`` and ``right`` along columns.
@@ -28,8 +31,8 @@ def kept(layout: Layout, order: Order, side: Side) -> Tensor:
     if side not in sides:
         choices = f"keep {' or '.join(sides)}" if sides else "no half of it can be kept"
         raise ValueError(f"the tokens have {layout.describe()}, which has no {side} half: {choices}")
-    _check_seen(layout, order)
-    if order.shifted and side in ("last", "lower", "right"):
+    check_seen(layout, order, head)
+    if order.shifted and not _joint(head) and side in ("last", "lower", "right"):
         raise ValueError(
             f"this generator draws in raster order, so it would draw the rest before it sees the {side} half: keep "
             f"{' or '.join(name for name in sides if name in ('first', 'upper', 'left'))}, or use a generator with a masked order"
@@ -49,10 +52,35 @@ def begun(layout: Layout, order: Order, count: int) -> Tensor:
         raise ValueError(
             f"this recording has {count} of the {layout.positions} tokens of an item: give one of 1 to {layout.positions - 1} tokens"
         )
-    _check_seen(layout, order)
+    check_seen(layout, order)
     return torch.arange(layout.positions) < count
 
 
-def _check_seen(layout: Layout, order: Order) -> None:
-    if order.shifted and len(SequencePlan.of(order, layout).spans) == 1:
+def check_seen(layout: Layout, order: Order, head: Head | None = None) -> None:
+    """Raise ``ValueError`` if what is drawn would not depend on what is kept; ``head``: the generator's, where it may hold tokens."""
+    if order.shifted and len(SequencePlan.of(order, layout).spans) == 1 and not _joint(head):
         raise ValueError("this generator draws all tokens at once and would not see what is kept: use a generator with a masked order")
+
+
+def _joint(head: Head | None) -> bool:
+    return head is not None and head.joint and head.edits
+
+
+def drawn_positions(layout: Layout, mask: Tensor) -> Tensor:
+    """Positions whose pixels a mask ``(H, W)`` bool touches, ``(N,)`` bool.
+
+    Of coarse scales those of which the mask covers more than half, and the only position of a scale if it covers everything (VAR, section
+    4.4, where a scale's tokens outside are the picture's own).
+
+    Raises:
+        ValueError: if the tokens have no rows and columns.
+    """
+    if layout.axes[:2] != ("rows", "columns"):
+        raise ValueError(f"the tokens have {layout.describe()}, so no token has a region of its own: leave the region out")
+    pixels, parts = mask.float()[None], list[Tensor]()
+    for scale in layout.scales[:-1]:
+        share = adaptive_avg_pool2d(pixels, scale[:2])[0]
+        parts.append((share > 0.5 if share.numel() > 1 else share == 1).flatten())
+    finest = adaptive_max_pool2d(pixels, layout.grid[:2])[0] > 0
+    parts.append(finest.flatten().repeat_interleave(math.prod(layout.grid[2:])))
+    return torch.cat(parts)

@@ -39,6 +39,7 @@ class SamplingRequest:
         negatives: A raw condition per item in place of the null in guidance, ``None`` for the null; or ``None``.
         indices: Number of each item, on which its random numbers depend; 0, 1, ... by default.
         weaker: A generator of the same tokens in place of the null condition in guidance.
+        strength: Of an edit of ``start``, in (0, 1].
     """
 
     model: Generator
@@ -52,6 +53,7 @@ class SamplingRequest:
     indices: Sequence[int] | None = None
     negatives: Sequence[object | None] | None = None
     weaker: Generator | None = None
+    strength: float = 1.0
 
     @staticmethod
     def of(
@@ -68,6 +70,7 @@ class SamplingRequest:
         indices: Sequence[int] | None = None,
         negatives: Sequence[object | None] | None = None,
         weaker: Generator | None = None,
+        strength: float = 1.0,
     ) -> SamplingRequest:
         """Check the arguments of :meth:`Generator.generate`, and predict lengths that are not given."""
         if model.training:
@@ -82,7 +85,9 @@ class SamplingRequest:
                 raise ValueError(f"{name} must be 1 or more, not {number}")
         check_config(model, config, conditions is not None, weaker is not None)
         _check_weaker(model, config, weaker, negatives)
-        _check_start(model, count, start, known)
+        if start is not None and len(start) == 1:
+            start = Tokens(start.values.expand(count, -1, -1), start.layout)  # every item begins with it
+        _check_start(model, count, start, known, strength)
         negatives = _checked_negatives(model, config, count, negatives)
         if model.condition is not None and conditions is not None:
             conditions = [model.condition.resolve(value) for value in conditions]  # they are prepared twice: for lengths, and to draw
@@ -91,7 +96,7 @@ class SamplingRequest:
         given = None if lengths is None else _checked_lengths(model, lengths, count, known)
         if indices is not None and len(indices) != count:
             raise ValueError(f"`indices`: expected {count} values, one per item, got {len(indices)}")
-        return SamplingRequest(model, conditions, count, config, seed, given, start, known, indices, negatives, weaker)
+        return SamplingRequest(model, conditions, count, config, seed, given, start, known, indices, negatives, weaker, strength)
 
     @torch.inference_mode()
     def run(self, size: int, on_step: StepCallback | None = None) -> Tokens:
@@ -118,7 +123,7 @@ class SamplingRequest:
             conditions = None if self.conditions is None else [self.conditions[row] for row in rows]
             lengths = None if self.lengths is None else self.lengths[rows]
             numbers = rows if self.indices is None else [self.indices[row] for row in rows]
-            sampler = Sampler(self.model, self._plan(lengths), self.config, numbers, self.seed, self.weaker)
+            sampler = Sampler(self.model, self._plan(lengths), self.config, numbers, self.seed, self.weaker, self.strength)
             state = sampler.start(conditions, lengths, None if self.negatives is None else [self.negatives[row] for row in rows])
             if self.start is not None and self.known is not None:
                 sampler.keep(state, self.start.values[rows], self.known)
@@ -188,8 +193,10 @@ def _checked_negatives(
     return [None if value is None else model.condition.resolve(value) for value in negatives]
 
 
-def _check_start(model: Generator, count: int, start: Tokens | None, known: Tensor | None) -> None:
+def _check_start(model: Generator, count: int, start: Tokens | None, known: Tensor | None, strength: float) -> None:
     layout = model.layout
+    if not 0 < strength <= 1 or (strength < 1 and start is None):
+        raise ValueError(f"`strength` is above 0 and at most 1, and below 1 only with tokens to `start` from; it is {strength}")
     if start is None or known is None:
         if start is not None or known is not None:
             raise ValueError("to complete tokens, give both `start` and the mask `known` of positions to keep")

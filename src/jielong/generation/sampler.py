@@ -16,7 +16,7 @@ from jielong.core.rng import PerSampleRNG
 from jielong.generation.callbacks import EventEmitter, StepCallback
 from jielong.generation.plan import SequencePlan
 from jielong.generation.state import SamplerState
-from jielong.heads.base import HeadContext, SampleOutput, StateCallback, ignore_state
+from jielong.heads.base import HeadContext, SampleOutput, Source, StateCallback, ignore_state
 from jielong.networks.backbone import BackboneCache, BackboneInputs
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.embedding import SoftCodeEmbedding
@@ -64,6 +64,7 @@ class Sampler:
         rows: The number of each item, on which its random numbers depend.
         seed: The other number that they depend on.
         weaker: A generator of the same tokens that takes the place of the null condition in guidance (autoguidance, arXiv 2406.02507).
+        strength: Of an edit; see :meth:`Order.redrawn` and :attr:`Source.strength`.
     """
 
     model: Generator
@@ -72,6 +73,7 @@ class Sampler:
     rows: Sequence[int]
     seed: int
     weaker: Generator | None = None
+    strength: float = 1.0
 
     @cached_property
     def soft(self) -> SoftCodeEmbedding | None:
@@ -151,14 +153,18 @@ class Sampler:
 
     def keep(self, state: SamplerState, values: Tensor, known: Tensor) -> None:
         """Start from known tokens: values ``(B, N, C)`` and known ``(N,)`` bool, of the tokenizer's positions or the first of them."""
-        plan, count = self.plan, self.plan.tokens.positions
-        values, known = values[:, :count].to(state.values.device), known[:count]
+        plan, count, head = self.plan, self.plan.tokens.positions, self.model.head
+        values, known = values[:, :count].to(state.values.device), known[:count].to(state.values.device)
         if first := int(known.int().cumprod(0).sum()):
             state.aligned = self._aligned(state, values[:, :first])
-        entries = known.cpu()[plan.times.clamp_min(0)] & (plan.times >= 0)  # (N, C)
+        unknown = (~known).expand(len(state), -1)
+        kept = ~self.model.order.redrawn(plan.tokens, unknown, self.strength, state.rng)  # (B, T)
+        entries = kept[:, plan.times.clamp_min(0).to(kept.device)] & (plan.times >= 0).to(kept.device)  # (B, N, C)
         if self.soft is not None:
-            values, entries = self.soft.vectors(values), entries[:, :1]
-        state.keep(plan.build(values), entries.to(state.values.device).expand_as(state.values))
+            values, entries = self.soft.vectors(values), entries[..., :1]
+        state.keep(plan.build(values), entries.expand_as(state.values))
+        if head.joint and head.edits:
+            state.source = plan.build(values)
 
     # --- one pass of the backbone -------------------------------------------------------------------------------------------------
 
@@ -287,7 +293,8 @@ class Sampler:
         head, null = self.model.head, hidden[len(state) :] if state.guided else None
         coords = at.coords if hidden.shape[1] == len(at.coords) else None  # of a whole block, as joint heads draw it
         condition, other = state.conditions
-        context = HeadContext(null, at.guidance, at.known, at.progress, coords, None, condition, other, given, on_state)
+        source = None if state.source is None else Source(state.source[:, at.span], state.known[:, at.span], self.strength)
+        context = HeadContext(null, at.guidance, at.known, at.progress, coords, None, condition, other, given, source, on_state)
         if state.weaker is not None and self.weaker is not None:
             other_hidden = replace(self, model=self.weaker, weaker=None).hidden(state.weaker, at.span.start, at.span.stop, commit=False)
             context = replace(context, null=other_hidden, null_condition=state.weaker.conditioning, weaker=self.weaker.head)

@@ -57,6 +57,7 @@ class SamplerState:
         aligned: What durations add to the embeddings, ``((2)B, N, D)``.
         difference: Of lazy steps: unconditional minus conditional hidden vectors.
         weaker: The state of the weaker generator of autoguidance.
+        source: Tokens that an edit begins with, ``(B, N, C)``, where the head reads them (:attr:`Head.edits`).
     """
 
     values: Tensor
@@ -73,6 +74,7 @@ class SamplerState:
     aligned: Tensor | None = None
     difference: Tensor | None = None
     weaker: SamplerState | None = None
+    source: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.values)

@@ -25,6 +25,15 @@ def ignore_state(_: Tensor) -> None:
 
 
 @dataclass(frozen=True)
+class Source:
+    """The tokens of a block that is edited, for joint heads that draw in several steps (:attr:`Head.edits`)."""
+
+    values: Tensor  # (B, n, C)
+    kept: Tensor  # (B, n) bool: those that are not drawn
+    strength: float = 1.0  # share of the way from noise to tokens that the others go, in (0, 1]: 1 begins at noise
+
+
+@dataclass(frozen=True)
 class HeadContext:
     """What a head is given beside hidden vectors."""
 
@@ -37,6 +46,7 @@ class HeadContext:
     condition: Conditioning | None = None  # the condition, of B items, for joint networks that read its states
     null_condition: Conditioning | None = None  # what guidance compares it with: the null or a negative condition, of B items
     given: Tensor | None = None  # codes (B, n, K) that are fixed (V: no code) and -1 elsewhere, for heads with sequential_codebooks
+    source: Source | None = None  # of a block that is edited, for heads that edit
     on_state: StateCallback = ignore_state  # called with every state of a joint head that draws in several steps
     phase: str = MAIN  # the phase of the training step (Head.phases)
     draws: Draws | None = None  # random numbers of a loss, a stream for each row of hidden vectors
@@ -88,6 +98,8 @@ class Head(nn.Module, Phased, ABC):
     """Whether it draws the codebooks of a position in sequence, and so reads :attr:`HeadContext.given`."""
     loss_ranks_weights: bool = True
     """Whether, of weights at two times of a training, those of the lower held-out loss are better; not if the model makes its targets."""
+    edits: bool = False
+    """Whether as a joint head it reads :attr:`HeadContext.source`: it begins at a noised source, and keeps tokens of it."""
     iterative: bool = False
     """Whether it evaluates a network several times per token (:attr:`SamplingConfig.num_inference_steps`)."""
     samplers: tuple[str, ...] = ()

@@ -68,11 +68,15 @@ class Levels(Config):
         stage = samples_seen // max(self.samples // stages, 1)
         return min(self.first * 2 ** min(stage, stages), self.last)
 
-    def grid(self, intervals: int) -> Tensor:
-        """Levels in ascending order, ``(intervals + 1,)`` float64, equally spaced in their seventh root (EDM, arXiv 2206.00364)."""
+    def grid(self, intervals: int, share: float = 1.0) -> Tensor:
+        """Levels in ascending order, ``(intervals + 1,)`` float64, equally spaced in their seventh root (EDM, arXiv 2206.00364).
+
+        ``share``: of the way from the least to the greatest level, on which they are.
+        """
         low, high = self.low ** (1 / RHO), self.high ** (1 / RHO)
+        high = high if share == 1 else low + share * (high - low)
         grid = torch.linspace(low, high, intervals + 1, dtype=torch.float64) ** RHO
-        grid[0], grid[-1] = self.low, self.high
+        grid[0], grid[-1] = self.low, self.high if share == 1 else high**RHO
         return grid
 
     def chances(self, grid: Tensor) -> Tensor:
@@ -113,6 +117,7 @@ class ConsistencyHead(IterativeHead):
         network: Reads one time, ``SLOW ln(t) / 4``; gives ``C`` numbers.
     """
 
+    edits = True
     loss_ranks_weights = False
 
     def __init__(self, network: AnyDenoiser, layout: Layout, settings: Consistency = Consistency()) -> None:
@@ -158,13 +163,16 @@ class ConsistencyHead(IterativeHead):
 
     def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float, sampler: str = "") -> Tensor:
         """``x <- f(x + sqrt(t^2 - t_min^2) e, t)`` for decreasing levels, on a grid of ``steps`` intervals; the states are ``f``."""
-        x = torch.zeros((), device=rng.device)
-        for level in self.levels.grid(steps).flip(0)[:-1].tolist():
-            first = level == self.levels.high
-            spread = level if first else math.sqrt(level**2 - self.levels.low**2)
+        x, source = torch.zeros((), device=rng.device), evaluate.source
+        if source is not None:
+            drawn = torch.zeros_like(source.values) if source.strength == 1 else source.values
+            x = torch.where(source.kept[..., None], source.values, drawn).float()
+        for step, level in enumerate(self.levels.grid(evaluate.steps(steps), evaluate.strength).flip(0)[:-1].tolist()):
+            spread = math.sqrt(level**2 - self.levels.low**2) if step else level
             x = x + temperature * spread * self.initial(evaluate, rng)
             at = x.new_tensor(level)
             share = self.deviation / (self.deviation + level)
             x = self.denoised(x, at, evaluate(self.inputs(x, at), SLOW * math.log(level) / 4, share=share))
+            x = evaluate.keeping(x, lambda values: values.float())
             evaluate.on_state(x)
         return x

@@ -68,7 +68,7 @@ class GuidedDenoiser:
 
     def __init__(self, network: AnyDenoiser, hidden: Tensor, context: HeadContext = NO_CONTEXT) -> None:
         self.network, self.hidden, self.context, self.shape = network, hidden, context, hidden.shape[:2]
-        self.on_state, self.null = context.on_state, context.unconditional
+        self.on_state, self.null, self.source = context.on_state, context.unconditional, context.source
         self.joint = isinstance(network, JointDenoiser)
 
     def scale(self, share: float) -> float:
@@ -94,6 +94,24 @@ class GuidedDenoiser:
         if rescale:
             guided = guided * (1 - rescale + rescale * self._deviation(conditional) / self._deviation(guided))
         return guided
+
+    @property
+    def strength(self) -> float:
+        """:attr:`Source.strength`; 1 without a source."""
+        return 1.0 if self.source is None else self.source.strength
+
+    def steps(self, steps: int) -> int:
+        """Of ``steps`` from noise to tokens those that an edit of this strength takes, as ``diffusers`` counts them, and at least one."""
+        return max(1, round(self.strength * steps))
+
+    def keeping(self, prediction: Tensor, exact: Callable[[Tensor], Tensor]) -> Tensor:
+        """A prediction, with the exact one of the source's tokens ``(B, n, C)`` at those that are kept.
+
+        So every sampler carries them along paths from noise to themselves, which is to replace them by their noised originals after each
+        step (RePaint, arXiv 2201.09865), with the noise that they began with.
+        """
+        source = self.source
+        return prediction if source is None else torch.where(source.kept[..., None], exact(source.values), prediction)
 
     def __call__(self, x: Tensor, *times: float, share: float = 0.0) -> Tensor:
         """The guided prediction ``(B, n, outputs)`` in float32; see :meth:`branches`."""

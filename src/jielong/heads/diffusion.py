@@ -107,6 +107,7 @@ class DiffusionHead(IterativeHead):
     least: Tensor
     most: Tensor
     gain: Tensor
+    edits = True
     samplers = get_args(Sampler)
 
     def __init__(self, network: AnyDenoiser, layout: Layout, settings: Diffusion = Diffusion()) -> None:
@@ -183,9 +184,11 @@ class DiffusionHead(IterativeHead):
 
     def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float, sampler: str = "") -> Tensor:
         """See :meth:`IterativeHead.draw`; the states are ``a x_0 + s e`` for every sampler, of unit variance as the tokens."""
-        x, sampler, settings = self.initial(evaluate, rng), sampler or self.sampler, self.settings
-        denoise, normal, on_state = partial(self._denoise, evaluate), partial(self.initial, evaluate, rng), evaluate.on_state
+        sampler, settings, on_state = sampler or self.sampler, self.settings, evaluate.on_state
+        denoise, normal = partial(self._denoise, evaluate), partial(self.initial, evaluate, rng)
         plan = self.levels.plan((steps + 1) // 2 if sampler in TWICE else steps, settings.karras or sampler == "edm")
+        plan = plan.first(evaluate.strength)
+        x = self._begin(evaluate, normal(), plan)
         if sampler == "ddpm":
             return samplers.ddpm(denoise, x, plan, normal, temperature, on_state)
         if sampler == "ddim":
@@ -193,9 +196,19 @@ class DiffusionHead(IterativeHead):
         if sampler in CHURNED:
             unit, most = self.levels.unit, math.inf if settings.s_tmax is None else settings.s_tmax
             noise = settings.s_noise * temperature
+            x = x if evaluate.source is None else x / float(plan.spread[-1])  # these begin at x / s
             churn = Churn(settings.s_churn, settings.s_tmin / unit, most / unit, noise, self.levels.level_at, normal)
             return (samplers.euler if sampler == "euler" else samplers.heun)(denoise, x, plan, churn, on_state)
         return (samplers.dpmpp_2m if sampler == "dpmpp_2m" else samplers.unipc)(denoise, x, plan, on_state)
+
+    @staticmethod
+    def _begin(evaluate: GuidedDenoiser, noise: Tensor, plan: Schedule) -> Tensor:
+        """The state at the plan's last step: the noise, or ``a x_0 + s e`` with the tokens that are edited (SDEdit, arXiv 2108.01073)."""
+        source = evaluate.source
+        if source is None:
+            return noise
+        noised = float(plan.signal[-1]) * source.values.to(noise) + float(plan.spread[-1]) * noise
+        return noised if source.strength < 1 else torch.where(source.kept[..., None], noised, noise)
 
     def _denoise(self, evaluate: GuidedDenoiser, x: Tensor, level: Level) -> Denoised:
         signal, spread, share = level.signal, level.spread, level.signal / (level.signal + level.spread)
@@ -214,6 +227,7 @@ class DiffusionHead(IterativeHead):
             data = signal * x + (spread if self.prediction == "edm" else -spread) * prediction
         if self.settings.clip is not None:
             data = data.clamp(-self.settings.clip, self.settings.clip)
-        elif self.prediction == "epsilon":
+        elif self.prediction == "epsilon" and evaluate.source is None:
             return Denoised(data, prediction, fraction)
+        data = evaluate.keeping(data, lambda values: values.to(data))
         return Denoised(data, (x - signal * data) / spread, fraction)

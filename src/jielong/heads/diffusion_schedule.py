@@ -82,6 +82,11 @@ class Schedule:
         index = torch.linspace(len(self) - 1, 0, min(steps, len(self)), dtype=torch.float64).round().long().flip(0)
         return Schedule(self.kept[index], self.times[index])
 
+    def first(self, share: float) -> Schedule:
+        """A share of the steps, those of least noise, and at least one."""
+        count = max(1, round(share * len(self)))
+        return self if count == len(self) else Schedule(self.kept[:count], self.times[:count])
+
     def up_to(self, sigma: float) -> Schedule:
         """The steps at which noise over signal is at most ``sigma``, and at least the first."""
         count = max(1, int((self.sigma <= sigma).sum()))

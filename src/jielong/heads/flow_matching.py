@@ -105,9 +105,20 @@ def shifted(times: Tensor, shift: float) -> Tensor:
     return times / (shift - (shift - 1) * times)
 
 
-def grid(intervals: int, shift: float = 1.0) -> list[float]:
-    """``intervals + 1`` times from 0 to 1, shifted."""
-    return shifted(torch.linspace(0, 1, intervals + 1, dtype=torch.float64), shift).tolist()
+def grid(intervals: int, shift: float = 1.0, start: float = 0.0) -> list[float]:
+    """``intervals + 1`` times from ``start`` to 1, shifted."""
+    return shifted(torch.linspace(start, 1, intervals + 1, dtype=torch.float64), shift).tolist()
+
+
+def begin(evaluate: GuidedDenoiser, noise: Tensor, time: float) -> Tensor:
+    """The state at a time: the noise, or ``(1 - t) x_0 + t x_1`` with the tokens that are edited (SDEdit, arXiv 2108.01073)."""
+    source = evaluate.source
+    return noise if source is None else torch.lerp(noise, source.values.to(noise), time)
+
+
+def keeping(evaluate: GuidedDenoiser, velocity: Tensor, x: Tensor, time: float) -> Tensor:
+    """A velocity, or mean velocity to any later time; at tokens that are kept ``(x_1 - x_t) / (1 - t)``, which leads to them."""
+    return evaluate.keeping(velocity, lambda values: (values.to(x) - x) / (1 - time))
 
 
 def euler(velocity: Velocity, x: Tensor, times: Sequence[float], on_state: StateCallback = ignore_state) -> Tensor:
@@ -196,6 +207,7 @@ class FlowMatchingHead(IterativeHead):
     the model's distribution, 0 is deterministic.
     """
 
+    edits = True
     samplers = get_args(Sampler)
 
     def __init__(self, network: AnyDenoiser, layout: Layout, settings: FlowMatching = FlowMatching()) -> None:
@@ -224,15 +236,16 @@ class FlowMatchingHead(IterativeHead):
             return temperature * self.initial(evaluate, rng)
 
         def velocity(x: Tensor, time: float) -> Tensor:
-            return evaluate(x, time, share=time)
+            return keeping(evaluate, evaluate(x, time, share=time), x, time)
 
-        x, on_state, sampler = normal(), evaluate.on_state, sampler or self.sampler
+        on_state, sampler, steps = evaluate.on_state, sampler or self.sampler, evaluate.steps(steps)
         twice = sampler in ("midpoint", "heun") and steps > 1
-        times = grid(steps // 2 if twice else steps, self.shift * self._shift(evaluate.shape[1]))
+        times = grid(steps // 2 if twice else steps, self.shift * self._shift(evaluate.shape[1]), 1 - evaluate.strength)
+        x = begin(evaluate, normal(), times[0])
         if sampler == "sde":
             return stochastic(velocity, x, times, normal, on_state)
         if sampler in ("dpmpp_2m", "unipc"):
-            return multistep(velocity, x, times, sampler, on_state)
+            return multistep(velocity, x / math.hypot(times[0], 1 - times[0]), times, sampler, on_state)
         if not twice:
             return euler(velocity, x, times, on_state)
         if sampler == "midpoint":

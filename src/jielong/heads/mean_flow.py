@@ -20,7 +20,7 @@ from torch import Tensor
 from jielong.core.rng import Draws, PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads.continuous import GuidedDenoiser, IterativeHead, IterativeSettings, Predict, total
-from jielong.heads.flow_matching import SLOW, Times, between, grid
+from jielong.heads.flow_matching import SLOW, Times, begin, between, grid, keeping
 from jielong.networks.denoiser import AnyDenoiser
 
 ADAPTIVE = 0.01
@@ -60,6 +60,7 @@ class MeanFlowHead(IterativeHead):
         network: Reads two times, ``SLOW t`` and ``SLOW (r - t)``; gives ``C`` numbers, or ``2 C`` where ``improved``.
     """
 
+    edits = True
     loss_ranks_weights = False
 
     def __init__(self, network: AnyDenoiser, layout: Layout, settings: MeanFlow = MeanFlow()) -> None:
@@ -119,8 +120,10 @@ class MeanFlowHead(IterativeHead):
 
     def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float, sampler: str = "") -> Tensor:
         """``x_r = x_t + (r - t) u(x_t, t, r)`` on an even grid."""
-        x = temperature * self.initial(evaluate, rng)
-        for start, end in pairwise(grid(steps)):
-            x = x + (end - start) * evaluate(x, SLOW * start, SLOW * (end - start), share=start)[..., : self.channels]
+        times = grid(evaluate.steps(steps), start=1 - evaluate.strength)
+        x = begin(evaluate, temperature * self.initial(evaluate, rng), times[0])
+        for start, end in pairwise(times):
+            mean = evaluate(x, SLOW * start, SLOW * (end - start), share=start)[..., : self.channels]
+            x = x + (end - start) * keeping(evaluate, mean, x, start)
             evaluate.on_state(x)
         return x

@@ -34,12 +34,17 @@ def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     rows, columns = size
     if image.size == (columns, rows):
         return image
-    width, height = image.size
+    # Cropping through `box` resamples once, at sub-pixel accuracy, and never makes a huge intermediate of a very wide picture.
+    return image.resize((columns, rows), Image.Resampling.LANCZOS, box=centred(image.size, size))
+
+
+def centred(inside: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The largest centred box ``(left, top, right, bottom)`` of the aspect of ``size`` (rows, columns) in (columns, rows) pixels."""
+    (width, height), (rows, columns) = inside, size
     wide = width * rows >= height * columns
     inner = (height * columns / rows, height) if wide else (width, width * rows / columns)
     left, top = (width - inner[0]) / 2, (height - inner[1]) / 2
-    # Cropping through `box` resamples once, at sub-pixel accuracy, and never makes a huge intermediate of a very wide picture.
-    return image.resize((columns, rows), Image.Resampling.LANCZOS, box=(left, top, left + inner[0], top + inner[1]))
+    return left, top, left + inner[0], top + inner[1]
 
 
 def to_bytes_tensor(image: Image.Image, channels: int = 3) -> Tensor:

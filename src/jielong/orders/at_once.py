@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.orders.base import Embed, Order, OrderSettings
 
@@ -26,10 +27,19 @@ class AtOnceOrder(Order):
     """The input is the position embedding alone. A joint head draws all tokens together; other heads draw them independently."""
 
     shifted = True
+    usual_strength = 0.6
 
     def blocks(self, layout: Layout) -> Tensor:
         """All zeros."""
         return torch.zeros(layout.positions, dtype=torch.long)
+
+    def redrawn(self, layout: Layout, unknown: Tensor, strength: float, rng: PerSampleRNG) -> Tensor:
+        """All: the head begins at noised tokens instead; see :meth:`Order.redrawn`."""
+        return unknown
+
+    def describe_redrawn(self, layout: Layout, count: int, strength: float) -> str:
+        """See :meth:`Order.describe_redrawn`."""
+        return f"drawing begins {strength:.0%} of the way from the picture to noise"
 
     def embedding(self, tokenizer: Tokenizer, width: int) -> nn.Module | None:
         """An identity without parameters: no token is ever an input."""

@@ -58,6 +58,8 @@ class Order(ABC):
 
     shifted: bool
     """Whether inputs depend on earlier blocks alone."""
+    usual_strength: float | None = None
+    """Of edits of a whole picture; ``None`` where an edit draws all of a region (:meth:`redrawn`)."""
 
     @abstractmethod
     def blocks(self, layout: Layout) -> Tensor:
@@ -119,6 +121,19 @@ class Order(ABC):
         same count in every item.
         """
         return None
+
+    def redrawn(self, layout: Layout, unknown: Tensor, strength: float, rng: PerSampleRNG) -> Tensor:
+        """Of the ``unknown`` positions of an item those that an edit draws, ``(B, N)`` bool both, of which it keeps the others.
+
+        ``strength`` is in (0, 1]; 1 draws all. Raises ``ValueError`` if the order draws all of a region.
+        """
+        if strength < 1:
+            raise ValueError("this order draws all of a region: leave the strength out (1), or use a masked order, next_scale or at_once")
+        return unknown
+
+    def describe_redrawn(self, layout: Layout, count: int, strength: float) -> str:
+        """What of a region of ``count`` positions an edit of a strength below 1 draws, in words."""
+        return ""
 
     def reveal(self, step: Step, unknown: Tensor, confidence: Tensor | None, rng: PerSampleRNG) -> Tensor:
         """The drawn tokens to keep: ``(B, n)`` bool, a subset of ``unknown``; all by default."""

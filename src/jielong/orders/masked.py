@@ -56,6 +56,7 @@ class MaskedOrder(Order):
     """One block of all positions, revealed a few per step."""
 
     shifted = False
+    usual_strength = 0.8
 
     def __init__(self, settings: Masked = Masked()) -> None:
         self.schedule, self.count, self.ratio = settings.schedule, settings.steps, settings.ratio
@@ -103,6 +104,17 @@ class MaskedOrder(Order):
         count = int(unknown[0].sum())
         return rng.uniform(unknown.shape[1]).masked_fill(~unknown, torch.inf).argsort(dim=1, stable=True)[:, :count]
 
+    def redrawn(self, layout: Layout, unknown: Tensor, strength: float, rng: PerSampleRNG) -> Tensor:
+        """A share ``strength`` of them at random, and at least one; see :meth:`Order.redrawn`."""
+        if strength == 1:
+            return unknown
+        count = torch.tensor([[_part(strength, each)] for each in unknown.sum(1).tolist()], device=unknown.device)
+        return unknown & (rng.uniform(unknown.shape[1]).masked_fill(~unknown, torch.inf).argsort(1).argsort(1) < count)
+
+    def describe_redrawn(self, layout: Layout, count: int, strength: float) -> str:
+        """See :meth:`Order.describe_redrawn`."""
+        return f"{_part(strength, count):,} of {count:,} tokens, at random, are drawn"
+
     def sampling_at(self, layout: Layout, start: int, step: Step, config: SamplingConfig) -> SamplingConfig:
         """The annealed temperature; see :class:`Masked`."""
         factor = self._annealing(step) * (self._noise(step) if self.annealed_draws else 1.0)
@@ -125,3 +137,8 @@ class MaskedOrder(Order):
             score = confidence + self._noise(step) * self._annealing(step) * gumbel
         rank = score.masked_fill(~unknown, -torch.inf).argsort(dim=1, descending=True, stable=True).argsort(1)
         return unknown & (rank < keep)
+
+
+def _part(strength: float, count: int) -> int:
+    """Tokens of a region that are drawn; a product such as 0.6 * 5 is not rounded up for its last bit."""
+    return max(1, math.ceil(strength * count - 1e-9))

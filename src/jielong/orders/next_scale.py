@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jielong.core.medium import ALONG_ROWS, Axes
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.networks.embedding import SoftCodeEmbedding
 from jielong.orders.base import Embed, Order, OrderSettings
@@ -81,12 +82,22 @@ class NextScaleOrder(Order):
     """
 
     shifted = True
+    usual_strength = 0.6
 
     def blocks(self, layout: Layout) -> Tensor:
         """The scale of every position. Raises ``ValueError`` if the layout has no scales."""
         if not layout.scales:
             raise ValueError(_NO_SCALES)
         return layout.coordinates()[:, 0]
+
+    def redrawn(self, layout: Layout, unknown: Tensor, strength: float, rng: PerSampleRNG) -> Tensor:
+        """Those of a share ``strength`` of the scales, the finest; see :meth:`Order.redrawn`."""
+        first = len(layout.scales) - _finest(layout, strength)
+        return unknown & (self.blocks(layout) >= first).to(unknown.device)
+
+    def describe_redrawn(self, layout: Layout, count: int, strength: float) -> str:
+        """See :meth:`Order.describe_redrawn`."""
+        return f"the finest {_finest(layout, strength)} of {len(layout.scales)} scales are drawn"
 
     def embedding(self, tokenizer: Tokenizer, width: int) -> ScaleEmbedding:
         """See :class:`ScaleEmbedding`. Raises ``ValueError`` if it has no scales."""
@@ -104,6 +115,11 @@ class NextScaleOrder(Order):
         if start >= first:
             return later[:, start - first :]
         return torch.cat([placeholder.to(later.dtype).expand(len(values), first, -1), later], dim=1)
+
+
+def _finest(layout: Layout, strength: float) -> int:
+    """How many scales an edit draws."""
+    return max(1, round(strength * len(layout.scales)))
 
 
 _NO_SCALES = (

@@ -39,6 +39,7 @@ class TokenOptions(TypedDict, total=False):
     lengths: Sequence[int] | None
     start: Tokens | None
     known: Tensor | None
+    strength: float
 
 
 class GenerateOptions(SamplingOptions, TokenOptions, total=False):

@@ -20,6 +20,7 @@ from jielong.generation.request import SamplingRequest
 from jielong.generation.streaming import stream_sound
 from jielong.media.kinds.base import kind_of
 from jielong.media.results import ResultItem, Results
+from jielong.system.editing import Edit, EditSettings, MaskLike, Outside, PictureLike
 from jielong.system.inputs import GenerationInputs, call_inputs, durations_of, gather, lengths_of, split_inputs
 from jielong.system.long_text import PAUSE, joined
 from jielong.system.options import GenerateOptions, SamplingOptions
@@ -284,17 +285,51 @@ class System:
         """
         if self.generator is None:
             raise ValueError(f"{self.name} is a tokenizer; to complete an item, load a generator such as maskgit-emoji")
-        inputs, _ = self._gather(text, classes, count, options)
         hop_length = self.tokenizer.hop_length
         if hop_length is not None:
             known = begun(self.generator.layout, self.generator.order, media.shape[-1] // hop_length)
             media = torch.nn.functional.pad(media, (0, self.tokenizer.media.frames - media.shape[-1]))
         else:
-            known = kept(self.generator.layout, self.generator.order, keep)
-        values = self.encode(media[None]).values
-        start = Tokens(values.expand(inputs.count, -1, -1), self.generator.layout)
-        options["start"], options["known"] = start, known
+            known = kept(self.generator.layout, self.generator.order, keep, self.generator.head)
+        options["start"], options["known"] = Tokens(self.encode(media[None]).values, self.generator.layout), known
         return self.generate(text, classes, count, on_step=on_step, **options)
+
+    def edit(
+        self,
+        picture: PictureLike,
+        text: Sequence[str] | str | None = None,
+        classes: Sequence[str | int] | str | int | None = None,
+        count: int | None = None,
+        *,
+        mask: MaskLike | None = None,
+        region: Sequence[int] | None = None,
+        outpaint: Sequence[int] | None = None,
+        strength: float | None = None,
+        outside: Outside = "original",
+        on_step: StepCallback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Results[ResultItem]:
+        """Change a part of a picture, or all of it in part; see :class:`~jielong.system.editing.EditSettings` for what may change.
+
+        Args:
+            picture: Its file, an image, or ``(C, H, W)`` in [-1, 1] of the model's size.
+            text: As in :meth:`generate`, and so are the others.
+            classes: Class names or numbers.
+            count: Pictures per text or class.
+            mask: White where the picture may change.
+            region: Left, top, width and height in pixels, in place of a mask.
+            outpaint: Pixels that the canvas has more on the left, on the right, above and below.
+            strength: How far it may differ from the picture, in (0, 1].
+            outside: Pixels outside the mask: ``original``, ``decoded`` or ``drawn``.
+            on_step: Called after every step.
+            options: As in :meth:`generate`.
+
+        Raises:
+            ValueError: if nothing or everything would change, sizes do not fit, or the order cannot make this edit.
+        """
+        settings = EditSettings(mask, region, outpaint, strength, outside)
+        edit = Edit.of(self, picture, settings, any(value is not None for value in (strength, text, classes)))
+        return edit.draw(text, classes, count, on_step=on_step, **options)
 
     def _gather(
         self, text: object, classes: object, count: int | None, options: GenerateOptions, cut: bool = False, draw: bool = True

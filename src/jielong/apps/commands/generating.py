@@ -80,11 +80,13 @@ def generate(
         draw = partial(system.complete, _read(complete, system), keep.value)
     items = draw(**inputs, **sampling, count=count, seed=seed, on_step=recorder)
     taken = time.perf_counter() - started
+    completed = {} if complete is None else {"complete": str(complete), "keep": keep.value}
     origin = {
         "checkpoint": checkpoint,
         **({"autoguidance": autoguidance} if autoguidance else {}),
         "seed": seed,
-        **_provenance(inputs, sampling, complete, keep),
+        **provenance(inputs, sampling),
+        **completed,
     }
     extra = None if recorder is None else partial(recorder.write, results=items, origin=origin)
     notice = output.write(items, origin, extra)
@@ -113,9 +115,8 @@ def _read(path: Path, system: System) -> Tensor:
     return kind_of(system.tokenizer.media).read(path, system.tokenizer.media, system.recipe.data)
 
 
-def _provenance(inputs: dict[str, list[object]], sampling: dict[str, Any], complete: Path | None, keep: Keep) -> dict[str, object]:
+def provenance(inputs: dict[str, list[object]], sampling: dict[str, Any]) -> dict[str, object]:
     """What was given beside checkpoint and seed, for the record."""
     changed = SamplingConfig().override(**sampling).model_dump(mode="json", exclude_defaults=True)
     given = {name: [value if isinstance(value, str | int | float) else str(value) for value in values] for name, values in inputs.items()}
-    completed = {} if complete is None else {"complete": str(complete), "keep": keep.value}
-    return {"inputs": given, "sampling": changed, **completed}
+    return {"inputs": given, "sampling": changed}

@@ -60,7 +60,8 @@ def _colour(given: object) -> object:
     return given
 
 
-def _background(settings: DataSettings) -> str:
+def background_of(settings: DataSettings) -> str:
+    """The colour behind what is transparent."""
     return settings.background if isinstance(settings, ImageData) else WHITE
 
 
@@ -127,7 +128,7 @@ class ImageKind(MediaKind):
 
     def decode(self, content: Content, name: str, medium: Medium, settings: DataSettings) -> Tensor:
         """``(C, H, W)`` uint8: the centre at the medium's aspect and size."""
-        image = read_image(content, name, background=_background(settings), covers=grid_of(medium))
+        image = read_image(content, name, background=background_of(settings), covers=grid_of(medium))
         with naming(name, BrokenImageError, "cannot be fitted"):
             return to_bytes_tensor(fit(image, grid_of(medium)), medium.channels)
 
@@ -139,7 +140,7 @@ class ImageKind(MediaKind):
     def decode_canvas(self, content: Content, name: str, medium: Medium, settings: DataSettings) -> Tensor:
         """``(C, H, W)`` uint8: more than the medium's size, from which the settings' random crops are cut."""
         augmentation, size = self.augmentation(settings) or Augmentation(), grid_of(medium)
-        image = read_image(content, name, background=_background(settings), covers=augmentation.canvas_size(size))
+        image = read_image(content, name, background=background_of(settings), covers=augmentation.canvas_size(size))
         with naming(name, BrokenImageError, "cannot be fitted"):
             return to_bytes_tensor(augmentation.canvas(image, size), medium.channels)
 
@@ -155,7 +156,7 @@ class ImageKind(MediaKind):
         """Decoding rules, size and channels, and the background if it is not white."""
         rows, columns = grid_of(medium)
         size = f"size {rows}" if rows == columns else f"{CROPPED} {rows} x {columns}"
-        colour = ImageColor.getrgb(_background(settings))
+        colour = ImageColor.getrgb(background_of(settings))
         over = "" if colour == ImageColor.getrgb(WHITE) else f"; over {colour}"
         return f"{PREPROCESSING}; {size}; channels {medium.channels}{over}"
 
@@ -170,7 +171,7 @@ class ImageKind(MediaKind):
 
     def inspector(self, medium: Medium, settings: DataSettings) -> Inspector:
         """Sizes, formats, and pictures that lose by cropping or enlarging."""
-        return ImageInspector(medium, _background(settings))
+        return ImageInspector(medium, background_of(settings))
 
 
 class ImageInspector(Inspector):
