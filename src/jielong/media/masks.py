@@ -59,7 +59,7 @@ def region_mask(region: Sequence[int], size: tuple[int, int]) -> Image.Image:
     left, top, width, height = region
     if width < 1 or height < 1 or left < 0 or top < 0 or left + width > size[0] or top + height > size[1]:
         raise ValueError(
-            f"the region {','.join(map(str, region))} (left, top, width, height) is not inside the picture of {size[0]} x {size[1]} pixels: "
+            f"the region {','.join(map(str, region))} (left, top, width, height) is not inside {size[0]} x {size[1]} pixels: "
             "it begins at 0,0 or later, is 1 or more wide and high, and ends at the picture's border or before"
         )
     mask = Image.new("L", size)

@@ -112,14 +112,14 @@ class Edit:
             system: A generator of pictures.
             picture: The picture.
             settings: What changes.
-            names_change: Whether a text, a class or a strength says what a whole picture becomes.
+            names_change: Whether a text or a class says what a whole picture becomes.
 
         Raises:
             ValueError: if it cannot be made; nothing is computed yet.
         """
         generator = _generator(system)
         size = grid_of(system.tokenizer.media)
-        if not settings.local and not names_change:
+        if not settings.local and settings.strength is None and not names_change:
             raise EditError("nothing would change: give {text}, {strength}, {mask}, {region} or {outpaint}")
         _check_order(generator, system, settings)
         if isinstance(picture, Tensor) and tuple(picture.shape) != system.tokenizer.media.shape:

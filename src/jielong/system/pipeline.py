@@ -23,6 +23,7 @@ from jielong.media.results import ResultItem, Results
 from jielong.system.editing import Edit, EditSettings, MaskLike, Outside, PictureLike
 from jielong.system.inputs import GenerationInputs, call_inputs, durations_of, gather, lengths_of, split_inputs
 from jielong.system.long_text import PAUSE, joined
+from jielong.system.one_screen import on_one_screen
 from jielong.system.options import GenerateOptions, SamplingOptions
 from jielong.tokenizers.base import Tokenizer
 
@@ -49,27 +50,7 @@ class System:
     weaker: System | None = None
 
     def __repr__(self) -> str:
-        """One screen: the parts, their sizes, the inputs and the sampling parameters that differ from their defaults."""
-        recipe, layout = self.recipe, self.tokenizer.layout
-        checkpoint = getattr(recipe.tokenizer, "checkpoint", None)
-        values = f"{layout.channels} of {layout.vocabulary:,} codes" if layout.vocabulary else f"{layout.channels} numbers"
-        scales = f" in {len(layout.scales)} scales" if layout.scales else ""
-        rows = {
-            "media": str(self.tokenizer.media),
-            "tokenizer": checkpoint or getattr(recipe.tokenizer, "name", ""),
-            "tokens": f"{' x '.join(map(str, layout.grid))} positions{scales}, {values}",
-        }
-        for part in ("order", "backbone", "head", "condition"):
-            if (settings := getattr(recipe, part)) is not None:
-                rows[part] = " + ".join(each.name for each in getattr(settings, "parts", (settings,)))
-        if self.inputs:
-            rows["inputs"] = ", ".join(self.inputs)
-        if self.generator is not None:
-            changed = recipe.sampling.model_dump(exclude_defaults=True)
-            rows["sampling"] = ", ".join(f"{name}={value}" for name, value in changed.items()) or "defaults"
-        model = self.generator or self.tokenizer
-        rows["parameters"] = f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} M on {self._device}"
-        return "\n".join([f"System {self.name}", *(f"  {name:<11}{value}" for name, value in rows.items())])
+        return on_one_screen(self)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -328,7 +309,7 @@ class System:
             ValueError: if nothing or everything would change, sizes do not fit, or the order cannot make this edit.
         """
         settings = EditSettings(mask, region, outpaint, strength, outside)
-        edit = Edit.of(self, picture, settings, any(value is not None for value in (strength, text, classes)))
+        edit = Edit.of(self, picture, settings, text is not None or classes is not None)
         return edit.draw(text, classes, count, on_step=on_step, **options)
 
     def _gather(
@@ -342,11 +323,11 @@ class System:
 
     def encode(self, media: Tensor) -> Tokens:
         """Pictures ``(B, C, H, W)`` in [-1, 1] to tokens."""
-        return self.tokenizer.encode(media.to(self._device))
+        return self.tokenizer.encode(media.to(self.device))
 
     def decode(self, tokens: Tokens, batch: int = 64) -> Tensor:
         """Tokens to pictures ``(B, C, H, W)`` in [-1, 1], on the CPU."""
-        device = self._device
+        device = self.device
         parts = []
         for first in range(0, max(1, len(tokens)), batch):
             rows = slice(first, first + batch)
@@ -356,12 +337,13 @@ class System:
 
     def decode_known(self, tokens: Tokens, known: Tensor, batch: int = 64) -> Tensor:
         """The pictures so far while only some tokens are known, ``(B, N)`` bool, on the CPU; see :meth:`Tokenizer.decode_known`."""
-        device = self._device
+        device = self.device
         parts = zip(tokens.values.split(batch), known.split(batch), strict=True)
         return torch.cat([self.tokenizer.decode_known(Tokens(v.to(device), tokens.layout), k.to(device)).cpu() for v, k in parts])
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Where the weights are."""
         weight = next(self.tokenizer.parameters(), None)
         return torch.device("cpu") if weight is None else weight.device
 

@@ -58,7 +58,7 @@ def edit(
     settings = EditSettings(mask, _numbers(region, "--region"), _numbers(outpaint, "--outpaint"), strength, outside.value)
     system, inputs = load(checkpoint, chosen_device(device)), inputs_of(context)
     output = output_of(out, system.tokenizer.media)
-    planned = Edit.of(system, image, settings, bool(inputs) or strength is not None)
+    planned = Edit.of(system, image, settings, bool(inputs))
     say(planned.describe())
     started = time.perf_counter()
     items = planned.draw(**inputs, **sampling, count=count, seed=seed)
