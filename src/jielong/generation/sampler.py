@@ -153,13 +153,12 @@ class Sampler:
 
     def keep(self, state: SamplerState, values: Tensor, known: Tensor) -> None:
         """Start from known tokens: values ``(B, N, C)`` and known ``(N,)`` bool, of the tokenizer's positions or the first of them."""
-        plan, count, head = self.plan, self.plan.tokens.positions, self.model.head
-        values, known = values[:, :count].to(state.values.device), known[:count].to(state.values.device)
+        plan, head, device = self.plan, self.model.head, state.values.device
+        values, known = values[:, : plan.tokens.positions].to(device), known[: plan.tokens.positions].to(device)
         if first := int(known.int().cumprod(0).sum()):
             state.aligned = self._aligned(state, values[:, :first])
-        unknown = (~known).expand(len(state), -1)
-        kept = ~self.model.order.redrawn(plan.tokens, unknown, self.strength, state.rng)  # (B, T)
-        entries = kept[:, plan.times.clamp_min(0).to(kept.device)] & (plan.times >= 0).to(kept.device)  # (B, N, C)
+        kept = ~self.model.order.redrawn(plan.tokens, (~known).expand(len(state), -1), self.strength, state.rng)  # (B, T)
+        entries = kept[:, plan.times.clamp_min(0).to(device)] & (plan.times >= 0).to(device)  # (B, N, C)
         if self.soft is not None:
             values, entries = self.soft.vectors(values), entries[..., :1]
         state.keep(plan.build(values), entries.expand_as(state.values))

@@ -290,18 +290,13 @@ class System:
         on_step: StepCallback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Results[ResultItem]:
-        """Change a part of a picture, or all of it in part; see :class:`~jielong.system.editing.EditSettings` for what may change.
+        """Change a part of a picture, or all of it in part; see :class:`~jielong.system.editing.EditSettings` for the arguments not below.
 
         Args:
             picture: Its file, an image, or ``(C, H, W)`` in [-1, 1] of the model's size.
             text: As in :meth:`generate`, and so are the others.
             classes: Class names or numbers.
             count: Pictures per text or class.
-            mask: White where the picture may change.
-            region: Left, top, width and height in pixels, in place of a mask.
-            outpaint: Pixels that the canvas has more on the left, on the right, above and below.
-            strength: How far it may differ from the picture, in (0, 1].
-            outside: Pixels outside the mask: ``original``, ``decoded`` or ``drawn``.
             on_step: Called after every step.
             options: As in :meth:`generate`.
 
