@@ -79,8 +79,8 @@ def drawn_positions(layout: Layout, mask: Tensor) -> Tensor:
         raise ValueError(f"the tokens have {layout.describe()}, so no token has a region of its own: leave the region out")
     pixels, parts = mask.float()[None], list[Tensor]()
     for scale in layout.scales[:-1]:
-        share = adaptive_avg_pool2d(pixels, scale[:2])[0]
+        share = adaptive_avg_pool2d(pixels, (scale[0], scale[1]))[0]
         parts.append((share > 0.5 if share.numel() > 1 else share == 1).flatten())
-    finest = adaptive_max_pool2d(pixels, layout.grid[:2])[0] > 0
+    finest = adaptive_max_pool2d(pixels, (layout.grid[0], layout.grid[1]))[0] > 0
     parts.append(finest.flatten().repeat_interleave(math.prod(layout.grid[2:])))
     return torch.cat(parts)

@@ -78,8 +78,8 @@ def outpainted(image: Image.Image, margins: Sequence[int], size: tuple[int, int]
     Raises:
         ValueError: if nothing is new, nothing of the picture is left, or the canvas has another aspect.
     """
-    box = tuple(round(edge) for edge in centred(image.size, size))
-    image, (left, right, up, down), (rows, columns) = image.crop(box), margins, size
+    first, top, last, bottom = (round(edge) for edge in centred(image.size, size))
+    image, (left, right, up, down), (rows, columns) = image.crop((first, top, last, bottom)), margins, size
     width, height, text = image.width + left + right, image.height + up + down, ",".join(map(str, margins))
     if max(margins) <= 0:
         raise ValueError(f"the margins {text} (left, right, above, below) add nothing: one of them is above 0")

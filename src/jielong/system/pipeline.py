@@ -19,8 +19,9 @@ from jielong.generation.inpainting import Side, begun, kept
 from jielong.generation.request import SamplingRequest
 from jielong.generation.streaming import stream_sound
 from jielong.media.kinds.base import kind_of
+from jielong.media.masks import MaskLike
 from jielong.media.results import ResultItem, Results
-from jielong.system.editing import Edit, EditSettings, MaskLike, Outside, PictureLike
+from jielong.system.editing import Edit, EditSettings, Outside, PictureLike
 from jielong.system.inputs import GenerationInputs, call_inputs, durations_of, gather, lengths_of, split_inputs
 from jielong.system.long_text import PAUSE, joined
 from jielong.system.one_screen import on_one_screen
@@ -285,7 +286,6 @@ class System:
         mask: MaskLike | None = None,
         region: Sequence[int] | None = None,
         outpaint: Sequence[int] | None = None,
-        strength: float | None = None,
         outside: Outside = "original",
         on_step: StepCallback | None = None,
         **options: Unpack[GenerateOptions],
@@ -303,7 +303,7 @@ class System:
         Raises:
             ValueError: if nothing or everything would change, sizes do not fit, or the order cannot make this edit.
         """
-        settings = EditSettings(mask, region, outpaint, strength, outside)
+        settings = EditSettings(mask, region, outpaint, options.pop("strength", None), outside)
         edit = Edit.of(self, picture, settings, text is not None or classes is not None)
         return edit.draw(text, classes, count, on_step=on_step, **options)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +17,9 @@ from jielong.apps.commands.outputs import Out, output_of
 from jielong.apps.commands.sampling_options import takes_sampling
 from jielong.apps.commands.screen import say
 from jielong.apps.commands.tokenizing import Checkpoint
+
+if TYPE_CHECKING:
+    from jielong.media.results import Results
 
 
 class Outside(Enum):
@@ -61,7 +65,8 @@ def edit(
     planned = Edit.of(system, image, settings, bool(inputs))
     say(planned.describe())
     started = time.perf_counter()
-    items = planned.draw(**inputs, **sampling, count=count, seed=seed)
+    draw: Callable[..., Results[Any]] = planned.draw
+    items = draw(**inputs, **sampling, count=count, seed=seed)
     taken = time.perf_counter() - started
     given = {"image": image, "mask": mask, "region": region, "outpaint": outpaint, "strength": strength}
     changes = {name: value if isinstance(value, float) else str(value) for name, value in given.items() if value is not None}
