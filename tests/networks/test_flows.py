@@ -197,18 +197,18 @@ def test_the_cache_of_the_transformer_flow_changes_nothing() -> None:
 
 
 @torch.no_grad()
-def test_guidance_grows_with_the_tokens_of_a_block() -> None:
+def test_guidance_may_grow_with_the_tokens_of_a_block() -> None:
     head, (_, hidden) = built(TarFlow(blocks=1, network=SMALL)), inputs(2)
     null, rng = inputs(4)[1][2:], (lambda: PerSampleRNG(0, range(2)))
     plain = head.sample(hidden, rng(), SamplingConfig()).values
-    guided = head.sample(hidden, rng(), SamplingConfig(), HeadContext(null=null, guidance=3.0)).values
+    growing = HeadContext(null=null, guidance_at=lambda share: 1 + 2 * share)
+    guided = head.sample(hidden, rng(), SamplingConfig(), growing).values
     torch.testing.assert_close(guided[:, 0], plain[:, 0], atol=1e-5, rtol=1e-4)  # the first token is not guided
     assert float((guided[:, -1] - plain[:, -1]).abs().min()) > 1e-4
     same = head.sample(hidden, rng(), SamplingConfig(), HeadContext(null=hidden, guidance=3.0)).values
     torch.testing.assert_close(same, plain, atol=1e-5, rtol=1e-4)
-    at_once = built(TarFlow(blocks=1, network=SMALL, annealed_guidance=False))
-    swapped = at_once.sample(hidden, rng(), SamplingConfig(), HeadContext(null=null, guidance=0.0)).values
-    torch.testing.assert_close(swapped, at_once.sample(null, rng(), SamplingConfig()).values, atol=1e-5, rtol=1e-4)
+    swapped = head.sample(hidden, rng(), SamplingConfig(), HeadContext(null=null, guidance=0.0)).values
+    torch.testing.assert_close(swapped, head.sample(null, rng(), SamplingConfig()).values, atol=1e-5, rtol=1e-4)
 
 
 def test_denoising_is_tweedies_mean_for_a_gaussian() -> None:

@@ -23,13 +23,11 @@ class TarFlow(HeadSettings, family="head", name="tarflow"):
         network: The transformer of each block; a condition enters by the hidden vectors alone.
         noise: Standard deviation, in tokens, of the normal noise added to training tokens, which sampling removes in one step; the paper
             takes 0.05 of pictures in [-1, 1]. With 0 the likelihood is that of the tokens.
-        annealed_guidance: Whether guidance grows from nothing to its scale with the tokens of a block.
     """
 
     blocks: int = Field(default=4, ge=1)
     network: TransformerConfig = TransformerConfig(layers=2, norm="layer", activation="gelu", bias=True)
     noise: NonNegativeFloat = 0.0
-    annealed_guidance: bool = True
 
     def build(self, width: int, layout: Layout, condition_width: int | None = None) -> TarFlowHead:
         """See :meth:`HeadSettings.build`."""
@@ -47,7 +45,7 @@ class TarFlowHead(FlowHead[TransformerFlow]):
     def __init__(self, width: int, layout: Layout, settings: TarFlow) -> None:
         flow = TransformerFlow(settings.network, settings.blocks, layout.coordinates(), layout.channels, width)
         super().__init__(flow, layout)
-        self.noise, self.annealed_guidance = settings.noise, settings.annealed_guidance
+        self.noise = settings.noise
 
     def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:
         """Negative log-density of the tokens, in training of noisy ones, in nats per number, ``(B,)``."""
@@ -57,9 +55,10 @@ class TarFlowHead(FlowHead[TransformerFlow]):
         return super().loss(hidden, targets, context)
 
     def invert(self, z: Tensor, hidden: Tensor, sampling: SamplingConfig, context: HeadContext) -> Tensor:
-        """See :meth:`FlowHead.invert`; guidance combines scales and shifts."""
-        null = context.unconditional
-        guidance = None if null is None else Guidance(null, context.guidance, self.annealed_guidance)
+        """See :meth:`FlowHead.invert`; guidance combines scales and shifts, and may change with the share of a block's known tokens."""
+        null, guidance = context.unconditional, None
+        if null is not None:
+            guidance = Guidance(null, context.guidance_at or (lambda _: context.guidance))
         x = self.flow.inverse(z, hidden, guidance, sampling.cache, context.on_state)
         context.on_state(x)
         if self.noise:

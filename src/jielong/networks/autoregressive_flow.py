@@ -26,19 +26,10 @@ from jielong.networks.transformer import Transformer, TransformerConfig
 
 @dataclass(frozen=True)
 class Guidance:
-    """Guidance of the inverse: ``a_null + g_i (a - a_null)`` and likewise ``b``; the ``i``-th of ``n`` tokens has ``g_i``.
-
-    ``g_i`` grows from 1 to ``scale`` with ``i`` if ``annealed``.
-    """
+    """Guidance of the inverse: ``a_null + g (a - a_null)`` and likewise ``b``."""
 
     null: Tensor  # hidden vectors without condition, (B, n, D)
-    scale: float
-    annealed: bool = True
-
-    def at(self, index: int, count: int) -> float:
-        """``g_i``."""
-        share = index / max(count - 1, 1) if self.annealed else 1.0
-        return 1.0 + (self.scale - 1.0) * share
+    at: Callable[[float], float]  # the scale g where a share of a block's tokens is known, in [0, 1)
 
 
 class CausalBlock(nn.Module):
@@ -92,7 +83,7 @@ class CausalBlock(nn.Module):
             states = self.transformer(inputs, cache)[:, -1:]
             log_scale, shift = self._log_scale_and_shift(states, z.dtype)
             if guidance is not None:
-                g = guidance.at(index, count)
+                g = guidance.at(index / count)
                 log_scale, shift = (torch.lerp(null, own, g) for own, null in (log_scale.chunk(2), shift.chunk(2)))
             tokens.append(z[:, index : index + 1] * log_scale.exp() + shift)
         return self._ordered(torch.cat(tokens, dim=1))
