@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from distribution import assert_same_distribution
 from flow_maps import Exact, drawn, gaussian_map, gaussian_velocity, two_points_velocity
 from pydantic import ValidationError
@@ -16,7 +17,21 @@ from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads.base import HeadContext
-from jielong.heads.flow_matching import FlowMatching, FlowMatchingHead, Sampler, Times, euler, grid, heun, midpoint, shifted, stochastic
+from jielong.heads.flow_matching import (
+    FlowMatching,
+    FlowMatchingHead,
+    Sampler,
+    Times,
+    TokenShift,
+    euler,
+    grid,
+    heun,
+    midpoint,
+    shifted,
+    stochastic,
+)
+from jielong.networks.denoiser import MLP
+from jielong.networks.dit import DiT
 
 ALARM = 1e-6
 WIDE = torch.tensor([[-1.7, 0.4, 2.3]], dtype=torch.double)
@@ -110,6 +125,45 @@ def test_euler_is_the_scheduler_of_diffusers(shift: float) -> None:
     for step in scheduler.timesteps:  # it counts from the data: sigma = 1 - t, and its velocity points at the noise
         sample = scheduler.step(-velocity(sample, 1 - float(step) / 1000), step, sample).prev_sample
     torch.testing.assert_close(euler(velocity, x, grid(4, shift)), sample, rtol=1e-5, atol=1e-5)
+
+
+def test_the_shift_of_sd3_is_the_root_of_the_share_of_tokens() -> None:
+    """Equation 23: ``t_m = sqrt(m / n) t_n / (1 + (sqrt(m / n) - 1) t_n)`` counted from the data."""
+    shift = TokenShift(base_tokens=256)
+    assert [shift.at(count) for count in (256, 1024, 4096, 64)] == [1.0, 2.0, 4.0, 0.5]
+    noise, ratio = torch.linspace(0, 1, 7, dtype=torch.float64), math.sqrt(4096 / 256)
+    torch.testing.assert_close(1 - shifted(1 - noise, shift.at(4096)), ratio * noise / (1 + (ratio - 1) * noise))
+
+
+@pytest.mark.parametrize("tokens", [256, 1000, 4096])
+def test_the_exponential_shift_is_that_of_flux_in_diffusers(tokens: int) -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    config = scheduler.config
+    slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+    mu = tokens * slope + config.base_shift - slope * config.base_image_seq_len
+    scheduler.set_timesteps(sigmas=[1 - step / 10 for step in range(10)], mu=mu)
+    shift = TokenShift(kind="exponential")
+    torch.testing.assert_close(1 - scheduler.sigmas, torch.tensor(grid(10, shift.at(tokens))), rtol=1e-5, atol=1e-6)
+
+
+def test_a_token_shift_is_of_training_and_sampling_by_the_tokens_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = FlowMatching(network=DiT(layers=1, width=8, heads=2), token_shift=TokenShift(base_tokens=2), steps=4).build(
+        4, Layout((8,), channels=2)
+    )
+    asked, inner = list[Tensor](), head.network.predict
+    monkeypatch.setattr(head.network, "predict", lambda x, times, states: (asked.append(times[:, 0]), inner(x, times, states))[1])
+    context = HeadContext(coords=torch.arange(8)[:, None])
+    with torch.no_grad():
+        head.sample(torch.zeros(1, 8, 4), PerSampleRNG(0, [0]), SamplingConfig(), context)
+    torch.testing.assert_close(torch.cat(asked), torch.tensor(grid(4, 2.0)[:-1]))
+    asked.clear()
+    head.loss(torch.zeros(4000, 8, 4), torch.zeros(4000, 8, 2), context)
+    logits = torch.cat(asked).logit()  # those of logit-normal times lie lower by ln 2
+    assert float(logits.mean()) == pytest.approx(-math.log(2), abs=5 / len(logits) ** 0.5)
+    with pytest.raises(ValueError, match="token_shift is by the number of tokens drawn together"):
+        FlowMatching(network=MLP(layers=1, width=8), token_shift=TokenShift()).build(4, Layout((8,), channels=2))
+    with pytest.raises(ValidationError, match="base_tokens must be below max_tokens"):
+        TokenShift(base_tokens=5000)
 
 
 def test_shifts_are_a_group_that_moves_the_odds() -> None:

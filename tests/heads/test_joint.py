@@ -80,6 +80,19 @@ def test_shapes_and_gradients(settings: Any) -> None:
 
 
 @EACH
+def test_the_loss_in_bf16_is_near(settings: Any) -> None:
+    """Heads that differentiate the network turn autocast off for it, and the states that were prepared under it are of 16 bits."""
+    head, found = built(settings), []
+    hidden, targets = torch.randn(64, 3, 6), torch.randn(64, 3, 2)
+    for rough in (False, True):
+        torch.manual_seed(3)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=rough):
+            found.append(head.loss(hidden, targets, CONTEXT))
+    assert found[1].dtype == torch.float32
+    torch.testing.assert_close(found[1].mean(), found[0].mean(), rtol=0.1, atol=0.1)
+
+
+@EACH
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_an_item_does_not_depend_on_others_of_the_batch(settings: Any, guidance: float) -> None:
     head, (hidden, null) = built(settings), hiddens()

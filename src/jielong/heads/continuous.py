@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar, cast
 
 import torch
 from pydantic import Field, SerializeAsAny
@@ -55,6 +55,22 @@ def mean(errors: Tensor, mask: Tensor | None) -> Tensor:
 def upcast(x: Tensor) -> Tensor:
     """Cast to float32, unless it is float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+T = TypeVar("T")
+
+
+def upcast_states(states: T) -> T:
+    """Prepared states, a dataclass of tensors, tuples and dataclasses, with all numbers cast by :func:`upcast`."""
+    if isinstance(states, Tensor):
+        return cast("T", upcast(states)) if states.is_floating_point() else states
+    if isinstance(states, tuple):
+        return cast("T", tuple(map(upcast_states, states)))
+    if not is_dataclass(states) or isinstance(states, type):
+        return states
+    found = {each.name: getattr(states, each.name) for each in fields(states) if each.init}
+    changed = {name: new for name, value in found.items() if (new := upcast_states(value)) is not value}
+    return replace(states, **changed) if changed else states
 
 
 class GuidedDenoiser:
@@ -233,7 +249,8 @@ class IterativeHead(Head):
             mask = context.mask[..., None].expand(targets.shape).flatten(1).repeat(copies, 1)
 
         def predict(x: Tensor, times: Tensor, rows: Tensor | None = None) -> Tensor:
-            out = network.predict(x.unflatten(-1, shape), times, prepared if rows is None else prepared.rows(rows))
+            states = prepared if torch.is_autocast_enabled(x.device.type) else upcast_states(prepared)
+            out = network.predict(x.unflatten(-1, shape), times, states if rows is None else states.rows(rows))
             return upcast(out).unflatten(-1, (-1, shape[1])).transpose(1, 2).flatten(1)  # (m, n, kinds C) to (m, kinds n C)
 
         return self.loss_of_copies(targets.flatten(1).repeat(copies, 1), draws, predict, mask)
