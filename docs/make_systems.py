@@ -33,7 +33,7 @@ PLANNED = """
 ## Planned
 
 Systems of the same five parts that are not there yet: DALL-E and unCLIP; MUSE; FlowAR; VAE, GAN, NICE and RealNVP as generators; DDPM, EDM,
-latent diffusion, DiT, SD3 and FLUX.2; Imagen and Imagen Video; VideoGPT, MAGVIT-v2, Video Pixel Network, VideoMAR, Movie Gen and Open-Sora.
+latent diffusion; Imagen and Imagen Video; VideoGPT, MAGVIT-v2, Video Pixel Network, VideoMAR, Movie Gen and Open-Sora.
 """
 
 

@@ -78,7 +78,8 @@ class Condition(nn.Module, ABC, Generic[Value, Prepared]):
         if states is not None and null.aligned_states is not None:
             aligned = AlignedStates(*_replaced(states.states, states.mask, null.aligned_states.states, dropped))
         pooled = torch.where(dropped[:, None], null.pooled.to(conditioning.pooled.dtype), conditioning.pooled)
-        return Conditioning(*_replaced(conditioning.states, conditioning.mask, null.states, dropped), pooled, aligned)
+        states_and_mask = _replaced(conditioning.states, conditioning.mask, null.states, dropped)
+        return Conditioning(*states_and_mask, pooled, aligned, conditioning.coords)
 
     def unconditional(self, batch: int, device: torch.device | str | None = None) -> Conditioning:
         """The null vector of every item, ``(B, 1, width)``."""

@@ -30,6 +30,8 @@ from jielong.heads.diffusion_samplers import Denoised
 from jielong.heads.diffusion_schedule import Level, Schedule
 from jielong.networks.denoiser import AnyDenoiser
 
+NEAREST = 0.05
+"""Least ``1 - t`` that a predicted ``x`` is divided by, as the authors of JiT do."""
 Velocity = Callable[[Tensor, float], Tensor]
 """``(x, t) -> dx / dt``."""
 SLOW = 0.01
@@ -187,9 +189,13 @@ class FlowMatching(IterativeSettings, family="head", name="flow_matching"):
         sampler: ``euler``, ``midpoint``, ``heun``, ``dpmpp_2m``, ``unipc``, or ``sde``, which adds noise between steps.
         shift: Moves the grid of sampling towards the noise (:func:`shifted`), for tokens of many values (SD3: 3 at 1024 pixels).
         token_shift: A further shift, by the number of tokens that a joint network draws together, in training and sampling.
+        prediction: What the network predicts: the velocity ``v``, or the data ``x``, of which ``v = (x_1 - x_t) / (1 - t)`` (JiT,
+            arXiv 2511.13720), for tokens of many values, such as patches of pixels; the loss is that of ``v`` in either case.
     """
 
+    meaning = ("prediction",)
     steps: int = Field(default=20, ge=1)
+    prediction: Literal["v", "x"] = "v"
     times: Times = Times()
     sampler: Sampler = "euler"
     shift: float = Field(default=1.0, gt=0)
@@ -213,6 +219,7 @@ class FlowMatchingHead(IterativeHead):
     def __init__(self, network: AnyDenoiser, layout: Layout, settings: FlowMatching = FlowMatching()) -> None:
         super().__init__(network, layout, settings)
         self.times, self.sampler, self.shift, self.token_shift = settings.times, settings.sampler, settings.shift, settings.token_shift
+        self.prediction = settings.prediction
         if self.token_shift is not None and not self.joint:
             raise ValueError("token_shift is by the number of tokens drawn together, and this network draws each alone: take shift, or dit")
 
@@ -222,7 +229,11 @@ class FlowMatchingHead(IterativeHead):
     def loss_of_copies(self, targets: Tensor, draws: Draws, predict: Predict, mask: Tensor | None = None) -> Tensor:
         """Squared error of the velocity, mean over the values; its minimum for unit Gaussians and uniform times is pi / 2."""
         times = self.times.draw(draws, self._shift(targets.shape[1] // self.channels))
-        return self.errors(targets, draws.normal(targets.shape[1]).to(targets.dtype), times, predict, mask)
+        noise = draws.normal(targets.shape[1]).to(targets.dtype)
+        if self.prediction == "v":
+            return self.errors(targets, noise, times, predict, mask)
+        error = predict(between(noise, targets, times), times[:, None]) - targets
+        return mean((error / (1 - times[:, None]).clamp(min=NEAREST)).square(), mask)
 
     @staticmethod
     def errors(targets: Tensor, noise: Tensor, times: Tensor, predict: Predict, mask: Tensor | None = None) -> Tensor:
@@ -236,7 +247,10 @@ class FlowMatchingHead(IterativeHead):
             return temperature * self.initial(evaluate, rng)
 
         def velocity(x: Tensor, time: float) -> Tensor:
-            return keeping(evaluate, evaluate(x, time, share=time), x, time)
+            predicted = evaluate(x, time, share=time)
+            if self.prediction == "x":
+                predicted = (predicted - x) / max(1 - time, NEAREST)
+            return keeping(evaluate, predicted, x, time)
 
         on_state, sampler, steps = evaluate.on_state, sampler or self.sampler, evaluate.steps(steps)
         twice = sampler in ("midpoint", "heun") and steps > 1

@@ -39,6 +39,8 @@ class Conditioning:
     mask: Tensor  # (B, L) bool: true at states, false at padding
     pooled: Tensor  # (B, W): one vector of the whole condition
     aligned_states: AlignedStates | None = None  # states that are also added to the inputs position by position
+    # (L, 3) time, row and column of the states that are tokens of a picture, equal for all items, on the CPU; at time 0 they are none.
+    coords: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.states.ndim != 3:
@@ -57,22 +59,29 @@ class Conditioning:
     def __len__(self) -> int:
         return self.states.shape[0]
 
+    @property
+    def padding_mask(self) -> Tensor | None:
+        """:attr:`mask`, or ``None`` where nothing is padding."""
+        return None if bool(self.mask.all()) else self.mask
+
     def rows(self, index: slice) -> Conditioning:
         """Some items of the batch."""
         aligned = self.aligned_states and AlignedStates(self.aligned_states.states[index], self.aligned_states.mask[index])
-        return Conditioning(self.states[index], self.mask[index], self.pooled[index], aligned)
+        return Conditioning(self.states[index], self.mask[index], self.pooled[index], aligned, self.coords)
 
     def to(self, device: torch.device | str) -> Conditioning:
         """The same on another device."""
         aligned = self.aligned_states and AlignedStates(self.aligned_states.states.to(device), self.aligned_states.mask.to(device))
-        return Conditioning(self.states.to(device), self.mask.to(device), self.pooled.to(device), aligned)
+        return Conditioning(self.states.to(device), self.mask.to(device), self.pooled.to(device), aligned, self.coords)
 
     def padded(self, length: int) -> Conditioning:
         """The same, padded to ``length`` states; unchanged if they are that long already."""
         missing = max(length - self.states.shape[1], 0)
         if missing == 0:
             return self
-        return Conditioning(F.pad(self.states, (0, 0, 0, missing)), F.pad(self.mask, (0, missing)), self.pooled, self.aligned_states)
+        states, mask = F.pad(self.states, (0, 0, 0, missing)), F.pad(self.mask, (0, missing))
+        coords = None if self.coords is None else F.pad(self.coords, (0, 0, 0, missing))
+        return Conditioning(states, mask, self.pooled, self.aligned_states, coords)
 
     @staticmethod
     def cat(*parts: Conditioning) -> Conditioning:
@@ -86,6 +95,7 @@ class Conditioning:
             torch.cat([part.mask for part in parts]),
             torch.cat([part.pooled for part in parts]),
             _cat_aligned([part.aligned_states for part in parts]),
+            next((part.coords for part in parts if part.coords is not None), None),
         )
 
 

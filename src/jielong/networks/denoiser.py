@@ -94,7 +94,8 @@ class TimedNetwork(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         for module in self.of_times or ():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)

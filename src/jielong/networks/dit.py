@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from jielong.networks.conditioning import Conditioning
 from jielong.networks.denoiser import DenoiserSizes, LayerNorm, modulated
 from jielong.networks.dropout import Dropout
 from jielong.networks.joint import (
@@ -113,9 +114,10 @@ class DiTDenoiser(BlockDenoiser):
     def _crosses(self) -> list[_Cross]:
         return [module for module in self.blocks.modules() if isinstance(module, _Cross)]
 
-    def with_condition(self, prepared: BlockCondition, states: Tensor) -> BlockCondition:
+    def with_condition(self, prepared: BlockCondition, condition: Conditioning, coords: Tensor) -> BlockCondition:
         """See :meth:`BlockDenoiser.with_condition`."""
-        return replace(prepared, cross=tuple(cross.keys_values(states) for cross in self._crosses()))
+        cross = tuple(cross.keys_values(condition.states) for cross in self._crosses())
+        return replace(prepared, cross=cross, seen=condition.padding_mask)
 
     def predict(self, x: Tensor, times: Tensor | None, prepared: BlockCondition) -> Tensor:
         """See :meth:`JointDenoiser.predict`."""

@@ -7,7 +7,7 @@ arXiv 2212.09748): ``h <- h + gate f(LN(h) (1 + scale) + shift)``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -33,10 +33,11 @@ class BlockCondition:
     states: Tensor  # projected hidden vectors, (B, n, W)
     whole: Tensor  # their projected mean, (B, W)
     rotation: Rotation | None  # rotary embedding of the positions
-    real: Tensor | None  # (B, n) bool, false at padding; None where all items are of one length
+    real: Tensor | None  # (B, n) bool (of all that attend to each other), false at padding; None where all items are of one length
     streams: Draws | None = None  # random numbers of dropout, a stream for each block
     text: Tensor | None = None  # projected states of the condition, (B, L, W), where the network keeps a stream of them
     cross: tuple[KeysValues, ...] = ()  # keys and values of the condition's states in each layer, where it attends to them
+    references: Tensor | None = None  # projected tokens of reference pictures, (B, R, W), where the network reads them
     seen: Tensor | None = None  # (B, L) bool, false at padding of the condition's states; None without padding
 
     def repeat(self, count: int) -> BlockCondition:
@@ -49,10 +50,11 @@ class BlockCondition:
         return self._each(lambda x: x[index], None if self.streams is None else self.streams[index])
 
     def _each(self, change: Callable[[Tensor], Tensor], streams: Draws | None) -> BlockCondition:
-        real, text, seen = (None if x is None else change(x) for x in (self.real, self.text, self.seen))
+        given = (self.real, self.text, self.references, self.seen)
+        real, text, references, seen = (None if x is None else change(x) for x in given)
         cross = tuple((change(keys), change(values)) for keys, values in self.cross)
         states, whole = change(self.states), change(self.whole)
-        return replace(self, states=states, whole=whole, real=real, streams=streams, text=text, cross=cross, seen=seen)
+        return BlockCondition(states, whole, self.rotation, real, streams, text, cross, references, seen)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, real: Tensor | None = None) -> Tensor:
@@ -158,14 +160,18 @@ class BlockDenoiser(JointDenoiser[BlockCondition]):
         states, whole = self.of_hidden(hidden), self.of_whole(mean)
         if self.rotary is None:
             states = states + sincos(coords, states.shape[-1]).to(states)
-        rotation = None if self.rotary is None else self.rotary(coords, hidden.device, states.dtype)
+        rotation = None if self.rotary is None else self.rotary(self.places(coords), hidden.device, states.dtype)
         prepared = BlockCondition(states, whole, rotation, mask, current_streams(len(hidden)))
         if not self.reads_condition:
             return prepared
         if condition is None:
             raise ValueError(f"the {type(self).__name__} reads the states of a condition: give HeadContext(condition=...)")
-        return self.with_condition(replace(prepared, seen=None if bool(condition.mask.all()) else condition.mask), condition.states)
+        return self.with_condition(prepared, condition, coords)
 
-    def with_condition(self, prepared: BlockCondition, states: Tensor) -> BlockCondition:
+    def places(self, coords: Tensor) -> Tensor:
+        """What rotary positions turn by, of coordinates ``(n, axes)``."""
+        return coords
+
+    def with_condition(self, prepared: BlockCondition, condition: Conditioning, coords: Tensor) -> BlockCondition:
         """Add what the network reads of the condition's states ``(B, L, W')``."""
         return prepared

@@ -7,13 +7,14 @@ to, and by default positions are rotary; the text has none.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jielong.networks.conditioning import Conditioning
 from jielong.networks.denoiser import DenoiserSizes, LayerNorm, modulated
 from jielong.networks.joint import BlockCondition, BlockDenoiser, BlockSettings, attend, merge_heads, split_heads
 from jielong.networks.norm import Norm
@@ -23,20 +24,45 @@ PARTS = 6
 """Vectors that modulate a stream in a layer: shift, scale and gate of attention, and of the feed-forward part."""
 
 
-class _Stream(nn.Module):
+@dataclass(frozen=True)
+class StreamSizes:
+    """What a stream consists of."""
+
+    width: int
+    heads: int
+    hidden: int  # channels inside the feed-forward part
+    qk_norm: bool = True  # root-mean-square norm of queries and keys
+    bias: bool = True
+    gated: bool = False  # SwiGLU (arXiv 2002.05202) instead of GELU
+
+    def head_norm(self) -> nn.Module:
+        """The norm of queries or keys."""
+        return Norm(self.width // self.heads, "rms", 1e-6) if self.qk_norm else nn.Identity()
+
+
+def activated(x: Tensor, gated: bool) -> Tensor:
+    """``silu(gate) * value`` of ``(gate | value)`` where ``gated``, and otherwise GELU in its tanh form."""
+    if not gated:
+        return F.gelu(x, approximate="tanh")
+    gate, value = x.chunk(2, dim=-1)
+    return F.silu(gate) * value
+
+
+class Stream(nn.Module):
     """The weights of one sequence in a layer; without ``changes`` it is attended to and ends there."""
 
-    def __init__(self, config: MMDiT, changes: bool = True) -> None:
+    def __init__(self, sizes: StreamSizes, changes: bool = True) -> None:
         super().__init__()
-        width, head = config.width, config.width // config.heads
-        self.heads, self.changes = config.heads, changes
+        width, bias = sizes.width, sizes.bias
+        self.heads, self.changes, self.gated = sizes.heads, changes, sizes.gated
         self.norms = nn.ModuleList(LayerNorm(width, affine=False) for _ in range(1 + changes))
-        self.qkv = nn.Linear(width, (2 + changes) * width)  # nobody reads what a stream that ends would ask
-        self.query_norm = Norm(head, "rms", 1e-6) if config.qk_norm and changes else nn.Identity()
-        self.key_norm = Norm(head, "rms", 1e-6) if config.qk_norm else nn.Identity()
+        self.qkv = nn.Linear(width, (2 + changes) * width, bias=bias)  # nobody reads what a stream that ends would ask
+        self.query_norm = sizes.head_norm() if changes else nn.Identity()
+        self.key_norm = sizes.head_norm()
         if changes:
-            self.project = nn.Linear(width, width)
-            self.up, self.down = nn.Linear(width, config.hidden), nn.Linear(config.hidden, width)
+            self.project = nn.Linear(width, width, bias=bias)
+            self.up = nn.Linear(width, (1 + sizes.gated) * sizes.hidden, bias=bias)
+            self.down = nn.Linear(sizes.hidden, width, bias=bias)
 
     def attended(self, h: Tensor, parts: tuple[Tensor, ...]) -> tuple[list[Tensor], Tensor, Tensor]:
         """Queries (none where the stream ends), keys and values ``(B, heads, n, D)``."""
@@ -47,37 +73,44 @@ class _Stream(nn.Module):
         """The stream after both branches; ``attention`` is ``(B, heads, n, D)``."""
         gate, shift, scale, gate2 = parts[2:]
         h = h + gate * self.project(merge_heads(attention))
-        hidden = F.gelu(self.up(modulated(self.norms[1](h), shift, scale)), approximate="tanh")
+        hidden = activated(self.up(modulated(self.norms[1](h), shift, scale)), self.gated)
         return cast("Tensor", h + gate2 * self.down(hidden))
 
 
-class _Layer(RepeatedBlock):
-    """Attention over both sequences at once; in the ``last`` layer only the picture is changed."""
+class DoubleLayer(RepeatedBlock):
+    """Attention over text and picture at once; in the ``last`` layer of an MMDiT only the picture is changed."""
 
-    def __init__(self, config: MMDiT, last: bool) -> None:
+    def __init__(self, sizes: StreamSizes, last: bool = False) -> None:
         super().__init__()
-        self.picture, self.text = _Stream(config), _Stream(config, changes=not last)
+        self.picture, self.text = Stream(sizes), Stream(sizes, changes=not last)
 
     def forward(
         self, h: Tensor, text: Tensor, parts: tuple[Tensor, ...], text_parts: tuple[Tensor, ...], prepared: BlockCondition
     ) -> tuple[Tensor, Tensor]:
-        """``(B, n, W)`` and ``(B, L, W)`` to the same."""
-        ([q], k, v), (text_q, text_k, text_v) = self.picture.attended(h, parts), self.text.attended(text, text_parts)
+        """``(B, n, W)`` and ``(B, L, W)`` to the same; rotations and mask of ``prepared`` are of the text and then the picture."""
+        (of_picture, k, v), (of_text, text_k, text_v) = self.picture.attended(h, parts), self.text.attended(text, text_parts)
+        q, k, v = torch.cat([*of_text, *of_picture], 2), torch.cat([text_k, k], 2), torch.cat([text_v, v], 2)
         if prepared.rotation is not None:
-            q, k = prepared.rotation(q), prepared.rotation(k)
-        real = _both(prepared, h.shape[1], text.shape[1])
-        out = attend(torch.cat([q, *text_q], 2), torch.cat([k, text_k], 2), torch.cat([v, text_v], 2), real)
-        h = self.picture(h, out[:, :, : h.shape[1]], parts)
-        return h, self.text(text, out[:, :, h.shape[1] :], text_parts) if self.text.changes else text
+            q, k = prepared.rotation.last(q.shape[2])(q), prepared.rotation(k)
+        out, length = attend(q, k, v, prepared.real), text.shape[1] if self.text.changes else 0
+        h = self.picture(h, out[:, :, length:], parts)
+        return h, self.text(text, out[:, :, :length], text_parts) if length else text
 
 
-def _both(prepared: BlockCondition, positions: int, length: int) -> Tensor | None:
-    """Which of both sequences are no padding, ``(B, n + L)`` bool; ``None`` for all."""
-    if prepared.real is None and prepared.seen is None:
+def behind_text(prepared: BlockCondition, text: Tensor, seen: Tensor | None) -> BlockCondition:
+    """Put ``text`` ``(B, L, W)`` before the positions in the mask and, unturned, in the rotations; ``seen`` is false at its padding."""
+    batch, length = text.shape[:2]
+    rotation, real = prepared.rotation, joined(seen, prepared.real, batch, length, prepared.states.shape[1])
+    return replace(prepared, text=text, rotation=None if rotation is None else rotation.behind(length), real=real)
+
+
+def joined(first: Tensor | None, second: Tensor | None, batch: int, *lengths: int) -> Tensor | None:
+    """Masks of two sequences one after the other, ``(B, n + m)`` bool; ``None`` is true everywhere."""
+    given = first if second is None else second
+    if given is None:
         return None
-    batch, device = len(prepared.states), prepared.states.device
-    pairs = ((prepared.real, positions), (prepared.seen, length))
-    return torch.cat([torch.ones(batch, n, dtype=torch.bool, device=device) if mask is None else mask for mask, n in pairs], 1)
+    ones = (given.new_ones(batch, length) for length in lengths)
+    return torch.cat([one if mask is None else mask for mask, one in zip((first, second), ones, strict=True)], 1)
 
 
 class MMDiTDenoiser(BlockDenoiser):
@@ -88,17 +121,18 @@ class MMDiTDenoiser(BlockDenoiser):
     def __init__(self, config: MMDiT, sizes: DenoiserSizes) -> None:
         super().__init__(config, sizes)
         width, layers = config.width, config.layers
+        stream = StreamSizes(width, config.heads, config.hidden, config.qk_norm)
         self.of_text = nn.Linear(sizes.condition or width, width)
-        self.blocks = nn.ModuleList(_Layer(config, last=index == layers - 1) for index in range(layers))
+        self.blocks = nn.ModuleList(DoubleLayer(stream, last=index == layers - 1) for index in range(layers))
         self.modulation = nn.Linear(width, (PARTS * layers + 2) * width)
         self.text_modulation = nn.Linear(width, (PARTS * (layers - 1) + 2) * width)
         self.last_norm = LayerNorm(width, affine=False)
         self.output = nn.Linear(width, sizes.outputs)
         self._initialise(self.modulation, self.text_modulation, self.output)
 
-    def with_condition(self, prepared: BlockCondition, states: Tensor) -> BlockCondition:
+    def with_condition(self, prepared: BlockCondition, condition: Conditioning, coords: Tensor) -> BlockCondition:
         """See :meth:`BlockDenoiser.with_condition`."""
-        return replace(prepared, text=self.of_text(states))
+        return behind_text(prepared, self.of_text(condition.states), condition.padding_mask)
 
     def predict(self, x: Tensor, times: Tensor | None, prepared: BlockCondition) -> Tensor:
         """See :meth:`JointDenoiser.predict`."""

@@ -61,6 +61,10 @@ class Rotation:
         """The rotations of some positions of each item, ``(B, r)`` indices."""
         return Rotation(self.cosine[index][:, None], self.sine[index][:, None])
 
+    def last(self, count: int) -> Rotation:
+        """The rotations of the last ``count`` positions."""
+        return self if count == len(self.cosine) else Rotation(self.cosine[-count:], self.sine[-count:])
+
     def behind(self, count: int) -> Rotation:
         """The rotations preceded by ``count`` identities (for a prefix, which has no coordinates)."""
         if count == 0:

@@ -1,0 +1,130 @@
+"""The U-Net of joint heads: equal to diffusers' on the same weights, zero at first, and for grids of any size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers.models import UNet2DModel
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from torch import Tensor, nn
+
+from jielong.config.registry import parse_part
+from jielong.core.tokens import Layout
+from jielong.networks.unet import UNet
+
+B, C, D = 2, 3, 6
+SMALL = UNet(channels=(8, 16), blocks=2, attention=1, head_width=4, groups=4)
+
+
+def built(noisy: bool = True, axes: int = 2) -> Any:
+    torch.manual_seed(0)
+    network = SMALL.build(inputs=C, outputs=C, hidden=D, axes=axes).double().eval()
+    for parameter in network.parameters() if noisy else ():
+        nn.init.normal_(parameter, std=0.2)
+    return network
+
+
+def given(rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    torch.manual_seed(1)
+    n = rows * columns
+    hidden = torch.randn(B, n, D).double()
+    return torch.randn(B, n, C).double(), torch.rand(B, 1).double(), hidden, Layout((rows, columns), C).coordinates()
+
+
+def copy_residual(mine: Any, block: Any, attention: Any) -> None:
+    pairs = [(mine.norm1, block.norm1), (mine.conv1, block.conv1), (mine.of_y, block.time_emb_proj), (mine.norm2, block.norm2)]
+    pairs.append((mine.conv2, block.conv2))
+    if block.conv_shortcut is not None:
+        pairs.append((mine.skip, block.conv_shortcut))
+    if attention is not None:
+        pairs += [(mine.attention.norm, attention.group_norm), (mine.attention.out, attention.to_out[0])]
+        parts = [attention.to_q, attention.to_k, attention.to_v]
+        mine.attention.qkv.weight.data = torch.cat([part.weight for part in parts])
+        mine.attention.qkv.bias.data = torch.cat([part.bias for part in parts])
+    for target, source in pairs:
+        target.load_state_dict(source.state_dict())
+
+
+def test_it_equals_that_of_diffusers() -> None:
+    torch.manual_seed(0)
+    theirs = UNet2DModel(
+        sample_size=8, in_channels=C, out_channels=C, block_out_channels=(8, 16), layers_per_block=2, norm_num_groups=4,
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    theirs.time_proj, theirs.time_embedding = Timesteps(256, True, 0), TimestepEmbedding(256, 32)  # our number of frequencies
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    theirs, ours = theirs.double().eval(), built()
+    for linear in (ours.of_hidden, ours.of_positions):
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+    for mine, source in ((ours.input, theirs.conv_in), (ours.last_norm, theirs.conv_norm_out), (ours.output, theirs.conv_out),
+                         (ours.of_times[0], theirs.time_embedding.linear_1), (ours.of_times[2], theirs.time_embedding.linear_2),
+                         (ours.shrink[0], theirs.down_blocks[0].downsamplers[0].conv),
+                         (ours.grow[0], theirs.up_blocks[0].upsamplers[0].conv)):  # fmt: skip
+        mine.load_state_dict(source.state_dict())
+    for mine, stages in ((ours.down, theirs.down_blocks), (ours.up, theirs.up_blocks)):
+        blocks = [(block, index, stage) for stage in stages for index, block in enumerate(stage.resnets)]
+        for part, (block, index, stage) in zip(mine, blocks, strict=True):
+            copy_residual(part, block, stage.attentions[index] if hasattr(stage, "attentions") else None)
+    copy_residual(ours.middle[0], theirs.mid_block.resnets[0], theirs.mid_block.attentions[0])
+    copy_residual(ours.middle[1], theirs.mid_block.resnets[1], None)
+    x, times, hidden, coords = given(8, 8)
+    with torch.no_grad():
+        wanted = theirs(x.mT.unflatten(2, (8, 8)), 1000 * times[:, 0]).sample.flatten(2).mT
+        found = ours.predict(x, times, ours.prepare(hidden, coords))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_an_untrained_network_gives_zero_and_settings_survive_their_own_dump() -> None:
+    x, times, hidden, coords = given(4, 4)
+    network = built(noisy=False)
+    assert not network.predict(x, times, network.prepare(hidden, coords)).any()
+    assert parse_part("network", SMALL.model_dump(mode="json")) == SMALL
+
+
+@pytest.mark.parametrize("grid", [(4, 6), (5, 3), (1, 7)])
+def test_any_grid_is_drawn_and_every_token_and_hidden_vector_matters(grid: tuple[int, int]) -> None:
+    network, (x, times, hidden, coords) = built(), given(*grid)
+    before = network.predict(x, times, network.prepare(hidden, coords))
+    assert before.shape == x.shape
+    for changed in (x, hidden):
+        changed[0, -1] += 0.1
+        after = network.predict(x, times, network.prepare(hidden, coords))
+        assert float((after[0] - before[0]).abs().amin(-1).min().detach()) > 1e-9
+        torch.testing.assert_close(after[1], before[1], rtol=0, atol=0)
+        changed[0, -1] -= 0.1
+
+
+def test_items_repeat_and_are_picked_from_and_forward_derivatives_are_exact() -> None:
+    network, (x, times, hidden, coords) = built(), given(4, 4)
+    prepared = network.prepare(hidden, coords)
+    whole = network.predict(x, times, prepared)
+    torch.testing.assert_close(network.predict(x.repeat(2, 1, 1), times.repeat(2, 1), prepared.repeat(2)), whole.repeat(2, 1, 1))
+    rows = torch.tensor([1, 0])
+    torch.testing.assert_close(network.predict(x[rows], times[rows], prepared.rows(rows)), whole[rows])
+    along, step = torch.randn_like(x), 1e-6
+
+    def ask(x: Tensor, times: Tensor) -> Tensor:
+        found: Tensor = network.predict(x, 0.001 * times, prepared)
+        return found
+
+    _, slope = torch.func.jvp(ask, (x, times), (along, torch.ones_like(times)))
+    ends = [ask(x + sign * step * along, times + sign * step) for sign in (1, -1)]
+    torch.testing.assert_close(slope, (ends[0] - ends[1]) / (2 * step), rtol=1e-4, atol=1e-5)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="rows and columns"):
+        built(axes=1)
+    with pytest.raises(ValueError, match="groups 32 must divide"):
+        UNet(channels=(24,), head_width=8)
+    _, _, hidden, coords = given(2, 3)
+    for wrong in (coords.flip(0), coords[:5]):
+        with pytest.raises(ValueError, match="whole grids"):
+            built().prepare(hidden[:, : len(wrong)], wrong)
+    with pytest.raises(ValueError, match="whole grids"):
+        built().prepare(hidden, coords, torch.ones(B, 6, dtype=torch.bool))
