@@ -18,6 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Two workers of one thread each: on the small machines that this suite is sized for, more threads only get in each other's way.
+# Each takes tests of neighbouring files (worksteal), so that few fixtures of a file are made by both.
 WORKERS ?= 2
 PYTEST_OPTIONS ?=
 
@@ -28,7 +29,7 @@ demo: $(INSTALLED)
 	$(BIN)/jielong demo
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_OPTIONS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_OPTIONS)
 
 soak: $(INSTALLED)
 	SOAK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/training/test_soak.py

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from jielong.config import registry as config
+from jielong.data.opening import BUILT_IN
 from jielong.media.kinds import base as media_kinds
 from jielong.media.kinds.base import kinds
 
@@ -34,6 +36,15 @@ def only_the_projects_own_parts() -> Iterator[None]:
 def _replace(family: str, parts: dict[str, type[config.Part]]) -> None:
     config._parts[family].clear()
     config._parts[family].update(parts)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shipped_sets_are_opened_once() -> Iterator[None]:
+    """The sets that ship with jielong-zoo, thousands of rows each, are opened once for all tests, most of which read a few items."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("emoji", "faces"):
+            patch.setitem(BUILT_IN, name, cache(BUILT_IN[name]))
+        yield
 
 
 @pytest.fixture

@@ -70,8 +70,9 @@ def test_two_processes_without_a_gpu_share_one_run(pictures: Path, tmp_path: Pat
 
 
 @NO_GPU
-def test_a_command_that_runs_in_one_process_refuses_a_launcher(painter: Path, tmp_path: Path) -> None:
-    done = launched("generate", painter, "--text", "a red square", "--out", tmp_path / "out")
-    assert done.returncode != 0
+def test_a_command_that_runs_in_one_process_refuses_a_launcher(painter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun sets it
+    done = command("generate", painter, "--text", "a red square", "--out", tmp_path / "out")
+    assert done.exit_code != 0
     assert "runs in one process, and a launcher started 2" in done.stderr
     assert not (tmp_path / "out").exists()

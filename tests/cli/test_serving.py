@@ -41,9 +41,13 @@ def served(system: System) -> ServedModel:
     return ServedModel("painter", system, "Paints.", LIMITS)
 
 
+@pytest.fixture(scope="module")
+def other(chain: Path) -> ServedModel:
+    return ServedModel("chain", jielong.load(chain, device="cpu"), "", LIMITS)
+
+
 @pytest.fixture
-def client(served: ServedModel, chain: Path) -> Iterator[TestClient]:
-    other = ServedModel("chain", jielong.load(chain, device="cpu"), "", LIMITS)
+def client(served: ServedModel, other: ServedModel) -> Iterator[TestClient]:
     with TestClient(create_app({"painter": served, "chain": other}, LIMITS)) as client:
         yield client
 
