@@ -1,8 +1,8 @@
 """All heads of continuous tokens trained equally on one frozen backbone: quality by NFE per token.
 
-    python benchmarks/heads.py --checkpoint runs/mar-faces --out runs/heads     # trains, samples, prints the table; run it again to resume
-    python benchmarks/heads.py --checkpoint runs/mar-faces --count 128 --heads energy mean_flow diffusion
-    python benchmarks/heads.py --quick                                               # a smoke run
+    python benchmarks/heads.py --checkpoint mar-faces --out runs/heads     # trains, samples, prints the table; run it again to resume
+    python benchmarks/heads.py --checkpoint mar-faces --count 128 --heads energy mean_flow diffusion
+    python benchmarks/heads.py --quick                                     # a smoke run
 
 *Training.* Condition, embedding and backbone of a trained generator are frozen, and every head is trained from scratch on their hidden
 vectors: one pass of the backbone per batch, without gradient, then each head's loss and step on the same positions of the same pictures.
@@ -114,7 +114,7 @@ def estimate(
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", help="a generator of continuous tokens, whose backbone is used, such as one of the recipe mar")
+    parser.add_argument("--checkpoint", default="mar-faces", help="a generator of continuous tokens, whose backbone is used")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/heads"), help="output folder: heads, metrics and sheets; an existing one is resumed"
     )
@@ -135,8 +135,6 @@ def parsed() -> argparse.Namespace:
         arguments.samples, arguments.tokens, arguments.count, arguments.choose, arguments.rows = 16, 8, 4, 2, 2
         arguments.guidance, arguments.temperatures = [3.0], []
         arguments.checkpoint, arguments.out = trained("mar-tiny", tokenizer=trained("kl-tiny")), scratch() / "heads"
-    if arguments.checkpoint is None:
-        parser.error("--checkpoint is required: a generator of continuous tokens, such as one of the recipe mar, or --quick")
     return arguments
 
 
@@ -146,7 +144,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     system = load(arguments.checkpoint, "cpu")
     if system.generator is None or system.generator.layout.discrete:
-        raise SystemExit(f"--checkpoint takes a generator of continuous tokens, such as one of the recipe mar, not {arguments.checkpoint}")
+        raise SystemExit(f"--checkpoint takes a generator of continuous tokens, such as mar-faces, not {arguments.checkpoint}")
     recipe = system.recipe
     train_settings = recipe.train.model_copy(
         update={
