@@ -39,6 +39,10 @@ class Condition(nn.Module, ABC, Generic[Value, Prepared]):
     """How :attr:`Conditioning.aligned_states` are mapped to positions, if there are any."""
     length: int = 1
     """Most states per item."""
+    positioned: bool = False
+    """Whether it has vectors along positions (:attr:`Conditioning.positions`)."""
+    kept_by_guidance: bool = False
+    """Whether, beside others in a composite, guidance compares with this condition alone, and not with none."""
 
     def __init__(self, width: int, cfg_dropout: float) -> None:
         super().__init__()
@@ -78,14 +82,19 @@ class Condition(nn.Module, ABC, Generic[Value, Prepared]):
         if states is not None and null.aligned_states is not None:
             aligned = AlignedStates(*_replaced(states.states, states.mask, null.aligned_states.states, dropped))
         pooled = torch.where(dropped[:, None], null.pooled.to(conditioning.pooled.dtype), conditioning.pooled)
+        positions = None if conditioning.positions is None else conditioning.positions.masked_fill(dropped[:, None, None], 0)
         states_and_mask = _replaced(conditioning.states, conditioning.mask, null.states, dropped)
-        return Conditioning(*states_and_mask, pooled, aligned, conditioning.coords)
+        return Conditioning(*states_and_mask, pooled, aligned, conditioning.coords, positions)
 
     def unconditional(self, batch: int, device: torch.device | str | None = None) -> Conditioning:
         """The null vector of every item, ``(B, 1, width)``."""
         null = self.null.expand(batch, self.width)
         mask = torch.ones(batch, 1, dtype=torch.bool, device=device or null.device)
         return Conditioning(null[:, None], mask, null, AlignedStates(null[:, None], mask) if self.alignment else None)
+
+    def compared(self, values: Sequence[Value]) -> Conditioning:
+        """What guidance leads away from, of items with these values; that without any condition by default."""
+        return self.unconditional(len(values))
 
     def unreadable(self, data: MediaSet) -> dict[int, str]:
         """Indices of the items of a set whose values cannot be read, each with the reason; none by default."""
@@ -116,6 +125,7 @@ class BuildContext:
 
     classes: Sequence[str] = ()  # classes of the data
     stages: Mapping[str, Tokenizer] = field(default_factory=dict)  # tokenizers of the recipe's earlier stages by name
+    tokenizer: Tokenizer | None = None  # of the tokens to generate
 
 
 NO_CONTEXT = BuildContext()

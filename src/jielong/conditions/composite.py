@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 import torch
 from pydantic import SerializeAsAny, field_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
 from jielong.conditions.inputs import InputError
@@ -43,6 +44,7 @@ class CompositeCondition(Condition[Mapping[str, object], dict[str, PartInputs]])
         self.maps = nn.ModuleDict({name: nn.Linear(part.width, width) for name, part in parts.items()})
         self.alignment = next((part.alignment for part in parts.values() if part.alignment), None)
         self.length = sum(part.length for part in parts.values())
+        self.positioned = any(part.positioned for part in parts.values())
         self.kinds = nn.ParameterDict({name: nn.Parameter(torch.randn(width) * 0.02) for name in parts})
 
     @property
@@ -104,10 +106,12 @@ class CompositeCondition(Condition[Mapping[str, object], dict[str, PartInputs]])
 
     def embed(self, prepared: dict[str, PartInputs], dropped: Tensor | None = None) -> Conditioning:
         """States of all conditions, ``(B, L, width)``; those ``dropped``, ``(B, conditions)`` bool, are replaced by null vectors."""
-        parts, aligned = list[Conditioning](), None
+        parts, aligned, positions = list[Conditioning](), None, list[Tensor]()
         for index, (name, part) in enumerate(self._parts.items()):
             found = _embed_part(part, prepared[name], None if dropped is None else dropped[:, index])
             parts.append(Conditioning(self.maps[name](found.states) + self.kinds[name], found.mask, self.maps[name](found.pooled)))
+            if found.positions is not None:
+                positions.append(F.linear(found.positions, self._map(name).weight))  # without bias: zeros are no vector
             if found.aligned_states is not None:
                 aligned = AlignedStates(self.maps[name](found.aligned_states.states) + self.kinds[name], found.aligned_states.mask)
         return Conditioning(
@@ -115,7 +119,20 @@ class CompositeCondition(Condition[Mapping[str, object], dict[str, PartInputs]])
             torch.cat([part.mask for part in parts], 1),
             torch.stack([part.pooled for part in parts]).sum(0),
             aligned,
+            positions=torch.stack(positions).sum(0) if positions else None,
         )
+
+    def _map(self, name: str) -> nn.Linear:
+        return cast("nn.Linear", self.maps[name])
+
+    def compared(self, values: Sequence[Mapping[str, object]]) -> Conditioning:
+        """Items with only the conditions that guidance keeps, where there are any."""
+        kept = [name for name, part in self._parts.items() if part.kept_by_guidance]
+        rows = [{name: value[name] for name in kept if value.get(name) is not None} for value in values]
+        if not any(rows):
+            return self.unconditional(len(values))
+        with_kept: Conditioning = self(self.prepare(rows), torch.tensor([not row for row in rows]))
+        return with_kept
 
     def describe(self) -> dict[str, object]:
         """The descriptions of all conditions."""
@@ -140,6 +157,9 @@ def _embed_part(part: Condition, inputs: PartInputs, dropped: Tensor | None) -> 
         null.mask.index_copy(0, rows, given.mask),
         null.pooled.to(given.pooled.dtype).index_copy(0, rows, given.pooled),
         aligned,
+        positions=None
+        if given.positions is None
+        else given.positions.new_zeros(len(null), *given.positions.shape[1:]).index_copy(0, rows, given.positions),
     )
 
 

@@ -30,6 +30,7 @@ class HeldoutItems:
     # For each item another recording of its speaker, (C, T); None where the speaker is unknown.
     prompts: Sequence[Tensor | None] | None = None
     duration_scale: float = 1.0  # factor on the durations of the real recordings
+    sources: Sequence[Tensor] | None = None  # of pairs: what each item was made from, (C, *size)
 
     @property
     def recordings(self) -> list[Tensor]:
@@ -49,6 +50,7 @@ class ConditionInput(ABC):
     speech: ClassVar[bool] = False  # the model generates speech
     file: ClassVar[bool] = False  # a value is a file, which a request over HTTP holds in base64
     may_be_empty: ClassVar[bool] = False  # an item of a data set may have an empty value
+    paired: ClassVar[bool] = False  # the values are what items of a set of pairs were made from
 
     @property
     def keyword(self) -> str:

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
-from jielong.conditions.cache import cached
+from jielong.conditions.base import NO_CONTEXT, BuildContext, ConditionSettings
+from jielong.conditions.encoded import EncodedCondition
 from jielong.conditions.inputs import ConditionInput, HeldoutItems
-from jielong.core.progress import counting
 
 if TYPE_CHECKING:
     from jielong.core.medium import Medium
-    from jielong.data.sets import Batch, MediaSet
+    from jielong.data.sets import Batch
     from jielong.tokenizers.base import Tokenizer
-
-_BATCH = 64
 
 
 class StageInput(ConditionInput):
@@ -47,64 +40,8 @@ class StageInput(ConditionInput):
         return isinstance(value, Tensor) and value.ndim == 2
 
 
-class StageCondition(Condition[str | Tensor, Tensor]):
-    """Embeds the tokens of an earlier stage: those of the real media in training, generated ones afterwards.
-
-    A value is a key of the training data, token values ``(N, C)``, or media ``(C, ...)``. Prepared are token values, ``(B, N, C)``.
-
-    Args:
-        tokenizer: The earlier stage's; its weights are not the condition's.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, width: int, cfg_dropout: float) -> None:
-        super().__init__(width, cfg_dropout)
-        self._stage, self._values = (tokenizer,), dict[str, Tensor]()
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The earlier stage's tokenizer."""
-        return self._stage[0]
-
-    @torch.no_grad()
-    def encode(self, media: Tensor) -> Tensor:
-        """Token values ``(B, N, C)`` of media, which are resized to what the stage reads."""
-        size = self.tokenizer.media.size
-        if tuple(media.shape[2:]) != size:
-            media = F.interpolate(media, size=size, mode="area")
-        weight = next(self.tokenizer.parameters(), media)
-        return self.tokenizer.encode(media.to(weight.device)).values.cpu()
-
-    def precompute(self, train: MediaSet, heldout: MediaSet) -> None:
-        """Encode both splits, or load their tokens from the cache on disk."""
-        for data in (train, heldout):
-            key = [self.describe(), data.fingerprint, list(data.keys)]
-            shapes = {"values": (len(data), self.tokenizer.layout.positions, self.tokenizer.layout.channels)}
-            values = cached("stages", key, shapes, partial(self._encode_all, data))["values"]
-            self._values.update(zip(data.keys, values.unbind(), strict=True))
-
-    def _encode_all(self, data: MediaSet) -> dict[str, Tensor]:
-        rows, parts = range(len(data)), []
-        with counting("tokenizing for the earlier stage", len(rows), data.kind.noun[1]) as advance:
-            for first in range(0, len(rows), _BATCH):
-                parts.append(self.encode(data.media(rows[first : first + _BATCH])))
-                advance(len(parts[-1]))
-        return {"values": torch.cat(parts)}
-
-    def prepare(self, values: Sequence[str | Tensor]) -> Tensor:
-        """Values, one per item, to token values ``(B, N, C)``. Raises ``ValueError`` if an item is of no training data."""
-        return torch.stack([self._tokens_of(value) for value in values])
-
-    def _tokens_of(self, value: str | Tensor) -> Tensor:
-        if isinstance(value, Tensor):
-            layout = self.tokenizer.layout
-            return value.cpu() if tuple(value.shape) == (layout.positions, layout.channels) else self.encode(value[None])[0]
-        if value not in self._values:
-            raise ValueError(f"there are no tokens of the earlier stage for {value!r}: give their values, or the media")
-        return self._values[value]
-
-    def describe(self) -> dict[str, object]:
-        """Layout and media of the stage; its weights are recorded with the checkpoint."""
-        return {"layout": self.tokenizer.layout.to_json(), "media": self.tokenizer.media.to_json()}
+class StageCondition(EncodedCondition[str | Tensor]):
+    """Embeds the tokens of an earlier stage: those of the real media in training, generated ones afterwards."""
 
 
 class StageConditionSettings(ConditionSettings):

@@ -13,6 +13,7 @@ from jielong.conditions.text import NEGATIVE_TEXT
 from jielong.config.sampling import SamplingConfig
 from jielong.core.json import JSON
 from jielong.core.tokens import Tokens
+from jielong.data.pairs import source_media
 from jielong.data.sets import MediaSet
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.scorer import Scorer
@@ -20,7 +21,7 @@ from jielong.generation.callbacks import StepEvent
 from jielong.generation.request import check_guided
 from jielong.media.results import ResultItem, Results
 from jielong.system import System
-from jielong.system.inputs import takes_negative_text
+from jielong.system.inputs import condition_inputs, takes_negative_text
 
 CANDIDATES = 100
 """Captions among which a picture's own is retrieved."""
@@ -134,7 +135,9 @@ class EvalContext:
         """The items, with other recordings of their speakers as ``prompts``."""
         words = self.media.tokenised(self.rows, torch.empty(len(self.rows), 0, 0))
         batch, scale = replace(words, media=self.real, tokens=None), 1.0 if self.draws.length is None else self.draws.length
-        return HeldoutItems(self.media.name, batch, self.media.classes, self.system.tokenizer.media, prompts, scale)
+        paired = any(each.paired for each in condition_inputs(self.system.recipe))
+        sources = source_media(self.media, self.rows) if paired else None
+        return HeldoutItems(self.media.name, batch, self.media.classes, self.system.tokenizer.media, prompts, scale, sources)
 
     def conditions(self, prompts: Sequence[Tensor | None] | None = None) -> Sequence[object] | None:
         """Values of the generator's condition for each item.

@@ -18,6 +18,7 @@ from jielong.data.selection import chooses, split_name
 from jielong.data.sets import MediaSet
 from jielong.evaluation.attributes import AttributeJudge, JudgeError, attribute_accuracy
 from jielong.evaluation.context import BATCH, EvalContext, EvalResult, merged
+from jielong.evaluation.edits import edits
 from jielong.evaluation.features import FeatureExtractor, FeatureSet
 from jielong.evaluation.frechet import frechet
 from jielong.evaluation.known import features_of
@@ -45,7 +46,7 @@ def generator(context: EvalContext) -> EvalResult:
         "pictures": "one a held-out caption or class, picture i from (seed, i)",
         "seconds_per_picture": round(seconds / len(context.rows), 4),
     }
-    found = [_likelihoods(context, conditions), _attributes(context, items.tensor)]
+    found = [_likelihoods(context, conditions), _attributes(context, items.tensor), edits(context, items.tensor)]
     try:
         space = Space(context, items.tensor, context.scorer.extractor if context.scorer is not None else FeatureExtractor())
         found += [_distances(space), _prompts(space)]
@@ -165,7 +166,8 @@ def _classes(space: Space, labels: Sequence[int | None]) -> dict[str, Measuremen
     """Class of the nearest training picture against the requested one, for generators of classes or captions."""
     context = space.context
     wanted, kept = context.groups, [place for place, label in enumerate(labels) if label is not None]
-    if len(set(wanted)) < 2 or not kept or not {"text", "class"}.intersection(context.system.inputs):
+    inputs = set(context.system.inputs)
+    if len(set(wanted)) < 2 or not kept or "picture" in inputs or not {"text", "class"} & inputs:
         return {}
     theirs = [context.media.classes[labels[place] or 0] for place in kept]
     details: JSON = {

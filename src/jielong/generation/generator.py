@@ -80,6 +80,12 @@ class Generator(nn.Module):
         if head.whole and len(self.plan.spans) > 1:
             raise ValueError(f"the {type(head).__name__} draws all tokens together, and here are several blocks: choose order: at_once")
         self.durations = build_durations(layout, self.plan, order.shifted, width, condition, stop_head)
+        self.placed: nn.Linear | None = None
+        if condition is not None and condition.positioned:
+            if self.plan.pattern is not None:
+                raise ValueError("vectors along positions need codes as they are: choose the pattern parallel, or picture: {into: states}")
+            self.placed = nn.Linear(condition.width, width, bias=False)
+            nn.init.zeros_(self.placed.weight)  # an untrained condition changes nothing (InstructPix2Pix, section 3.2)
 
     @property
     def device(self) -> torch.device:
@@ -110,6 +116,16 @@ class Generator(nn.Module):
     def embeddings(self, values: Tensor, known: Tensor, span: slice, positions: Tensor) -> Tensor:
         """What the backbone reads at the positions ``span``, ``(B, n, D)``; ``positions`` are the position embeddings, ``(N, D)``."""
         return self.order.inputs(self.embed, values, known, self.placeholder, span.start, span.stop) + positions[span]
+
+    def added(self, conditioning: Conditioning | None, lengths: Tensor, plan: SequencePlan, prompt: Tensor | None = None) -> Tensor | None:
+        """What conditions and durations add to the embeddings in sampling, ``(B, N, D)``; arguments as of :meth:`Durations.inputs`."""
+        return _sum(self.durations.inputs(conditioning, lengths, plan, prompt), self._placed(conditioning))
+
+    def _placed(self, conditioning: Conditioning | None) -> Tensor | None:
+        if self.placed is None or conditioning is None or conditioning.positions is None:
+            return None
+        vectors: Tensor = self.placed(conditioning.positions)
+        return vectors
 
     # --- training -----------------------------------------------------------------------------------------------------------------
 
@@ -169,6 +185,7 @@ class Generator(nn.Module):
         embeddings = self.embeddings(values, known, slice(0, plan.layout.positions), self.position_vectors(plan))
         lengths = torch.full((batch,), plan.tokens.positions) if lengths is None else lengths
         added, duration_loss = self.durations.training_inputs(conditioning, raw, lengths, plan)
+        added = _sum(added, self._placed(conditioning))
         embeddings = embeddings if added is None else embeddings + added
         hidden = self.backbone(BackboneInputs(embeddings, plan.coords, plan.blocks, conditioning, known, attended))
         # Every item weighs the same, however many positions it predicts (as MaskGIT's public loss), and in it every code.
@@ -276,3 +293,7 @@ class Generator(nn.Module):
             self, conditions, count, config, seed=seed, lengths=lengths, start=start, known=known, negatives=negatives, weaker=weaker
         )
         return stream_tokens(request, every)
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return one if other is None else other if one is None else one + other

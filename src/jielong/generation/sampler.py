@@ -128,7 +128,7 @@ class Sampler:
         if not guided:
             return given
         if negatives is None:
-            return Conditioning.cat(given, condition.unconditional(batch))
+            return Conditioning.cat(given, condition.compared(conditions))
         absent = torch.tensor([value is None for value in negatives])
         values = [own if value is None else value for own, value in zip(conditions, negatives, strict=True)]
         return Conditioning.cat(given, condition(condition.prepare(values), absent if bool(absent.any()) else None))
@@ -136,7 +136,7 @@ class Sampler:
     def _aligned(self, state: SamplerState, prompt: Tensor | None = None) -> Tensor | None:
         halves = 2 if state.guided else 1
         prompt = None if prompt is None else prompt.repeat(halves, 1, 1)
-        return self.model.durations.inputs(state.conditioning, state.lengths.repeat(halves), self.plan, prompt)
+        return self.model.added(state.conditioning, state.lengths.repeat(halves), self.plan, prompt)
 
     def _cache(self, state: SamplerState) -> BackboneCache | None:
         backbone, positions, lazy = self.model.backbone, self.plan.layout.positions, self.config.lazy

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -41,6 +42,7 @@ class Conditioning:
     aligned_states: AlignedStates | None = None  # states that are also added to the inputs position by position
     # (L, 3) time, row and column of the states that are tokens of a picture, equal for all items, on the CPU; at time 0 they are none.
     coords: Tensor | None = None
+    positions: Tensor | None = None  # (B, N, W): vectors that are added to the inputs at the tokenizer's positions; zeros for none
 
     def __post_init__(self) -> None:
         if self.states.ndim != 3:
@@ -64,15 +66,21 @@ class Conditioning:
         """:attr:`mask`, or ``None`` where nothing is padding."""
         return None if bool(self.mask.all()) else self.mask
 
+    def positioned(self, vectors: Tensor | None) -> Conditioning:
+        """The same with :attr:`positions`."""
+        return replace(self, positions=vectors)
+
     def rows(self, index: slice) -> Conditioning:
         """Some items of the batch."""
         aligned = self.aligned_states and AlignedStates(self.aligned_states.states[index], self.aligned_states.mask[index])
-        return Conditioning(self.states[index], self.mask[index], self.pooled[index], aligned, self.coords)
+        positions = None if self.positions is None else self.positions[index]
+        return Conditioning(self.states[index], self.mask[index], self.pooled[index], aligned, self.coords, positions)
 
     def to(self, device: torch.device | str) -> Conditioning:
         """The same on another device."""
         aligned = self.aligned_states and AlignedStates(self.aligned_states.states.to(device), self.aligned_states.mask.to(device))
-        return Conditioning(self.states.to(device), self.mask.to(device), self.pooled.to(device), aligned, self.coords)
+        positions = None if self.positions is None else self.positions.to(device)
+        return Conditioning(self.states.to(device), self.mask.to(device), self.pooled.to(device), aligned, self.coords, positions)
 
     def padded(self, length: int) -> Conditioning:
         """The same, padded to ``length`` states; unchanged if they are that long already."""
@@ -81,7 +89,7 @@ class Conditioning:
             return self
         states, mask = F.pad(self.states, (0, 0, 0, missing)), F.pad(self.mask, (0, missing))
         coords = None if self.coords is None else F.pad(self.coords, (0, 0, 0, missing))
-        return Conditioning(states, mask, self.pooled, self.aligned_states, coords)
+        return replace(self, states=states, mask=mask, coords=coords)
 
     @staticmethod
     def cat(*parts: Conditioning) -> Conditioning:
@@ -96,7 +104,16 @@ class Conditioning:
             torch.cat([part.pooled for part in parts]),
             _cat_aligned([part.aligned_states for part in parts]),
             next((part.coords for part in parts if part.coords is not None), None),
+            _cat_positions(parts),
         )
+
+
+def _cat_positions(parts: Sequence[Conditioning]) -> Tensor | None:
+    """Zeros where a part has none."""
+    first = next((part.positions for part in parts if part.positions is not None), None)
+    if first is None:
+        return None
+    return torch.cat([first.new_zeros(len(part), *first.shape[1:]) if part.positions is None else part.positions for part in parts])
 
 
 def _cat_aligned(parts: list[AlignedStates | None]) -> AlignedStates | None:

@@ -29,7 +29,7 @@ def build_generator(
         raise ValueError("this recipe trains a tokenizer: it has no order, backbone and head to build a generator of")
     layout, order = tokenizer.layout, recipe.order.build()
     arranged = SequencePlan.of(order, layout).layout
-    condition = recipe.condition.build(BuildContext(classes, stages or {})) if recipe.condition is not None else None
+    condition = recipe.condition.build(BuildContext(classes, stages or {}, tokenizer)) if recipe.condition is not None else None
     condition_width = condition.width if condition else None
     backbone = recipe.backbone.build(arranged, condition_width)
     head = recipe.head.build(backbone.width, layout, condition_width)

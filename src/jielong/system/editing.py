@@ -7,13 +7,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
 from typing_extensions import Unpack
 
+from jielong.conditions.picture import PICTURE
 from jielong.core.tokens import Tokens
 from jielong.generation.callbacks import StepCallback
 from jielong.generation.generator import Generator
@@ -55,6 +56,7 @@ class EditSettings:
         strength: How far it may differ from the picture, in (0, 1] (:meth:`Generator.generate`); by default 1 with a mask, and without one
             the order's (:attr:`Order.usual_strength`).
         outside: Pixels outside the mask: of the ``original``, of the original as ``decoded`` from its tokens, or as they are ``drawn``.
+        instruction: What to do, for models that were trained on pairs of pictures; one or several.
     """
 
     mask: MaskLike | None = None
@@ -62,6 +64,7 @@ class EditSettings:
     outpaint: Sequence[int] | None = None
     strength: float | None = None
     outside: Outside = "original"
+    instruction: Sequence[str] | str | None = None
 
     def __post_init__(self) -> None:
         given = [name for name in ("mask", "region", "outpaint") if getattr(self, name) is not None]
@@ -94,6 +97,7 @@ class Edit:
         strength: See :class:`EditSettings`.
         outside: See :class:`EditSettings`.
         resized: Columns and rows of the picture before it was fitted; ``None`` where it was not.
+        instruction: See :class:`EditSettings`.
     """
 
     system: System
@@ -103,6 +107,7 @@ class Edit:
     strength: float
     outside: Outside
     resized: tuple[int, int] | None = None
+    instruction: Sequence[str] | str | None = None
 
     @staticmethod
     def of(system: System, picture: PictureLike, settings: EditSettings, names_change: bool = False) -> Edit:
@@ -118,9 +123,8 @@ class Edit:
             ValueError: if it cannot be made; nothing is computed yet.
         """
         generator = _generator(system)
-        size = grid_of(system.tokenizer.media)
-        if not settings.local and settings.strength is None and not names_change:
-            raise EditError("nothing would change: give {text}, {strength}, {mask}, {region} or {outpaint}")
+        size, instructed = grid_of(system.tokenizer.media), PICTURE.name in system.inputs
+        _check_words(system, instructed, settings, names_change)
         _check_order(generator, system, settings)
         if isinstance(picture, Tensor) and tuple(picture.shape) != system.tokenizer.media.shape:
             shape = system.tokenizer.media.shape
@@ -142,9 +146,10 @@ class Edit:
         if mask is not None:
             _check_mask(mask, settings)
             drawn = drawn_positions(generator.layout, mask)
-        strength = settings.strength or (1.0 if settings.local else generator.order.usual_strength) or 1.0
+        whole = 1.0 if settings.local or instructed else generator.order.usual_strength
+        strength = settings.strength or whole or 1.0
         resized = None if before == size[::-1] and image.size == before else image.size
-        return Edit(system, media, mask, drawn, strength, settings.outside, resized)
+        return Edit(system, media, mask, drawn, strength, settings.outside, resized, settings.instruction)
 
     @cached_property
     def tokens(self) -> Tokens:
@@ -168,8 +173,12 @@ class Edit:
         **options: Unpack[GenerateOptions],
     ) -> Results[ResultItem]:
         """The edited pictures; arguments as of :meth:`System.edit`."""
-        options["start"], options["known"], options["strength"] = self.tokens, ~self.drawn, self.strength
-        results = self.system.generate(text, classes, count, on_step=on_step, **options)
+        more: dict[str, Any] = {**options}
+        if self.instruction is not None:
+            text, more[PICTURE.name] = self.instruction, self.picture
+        if self.mask is not None or self.strength < 1:
+            more |= {"start": self.tokens, "known": ~self.drawn, "strength": self.strength}
+        results = self.system.generate(text, classes, count, on_step=on_step, **more)
         return results.like(self.composed(results.tensor))
 
     def describe(self) -> str:
@@ -201,9 +210,24 @@ def _generator(system: System) -> Generator:
     return system.generator
 
 
+def _check_words(system: System, instructed: bool, settings: EditSettings, names_change: bool) -> None:
+    """Refuse words of another kind than the model reads, and edits without any."""
+    if instructed and (settings.instruction is None or names_change):
+        raise EditError(f"{system.name} reads an instruction and the picture: give {{instruction}}, such as 'make the hair red', alone")
+    if not instructed and settings.instruction is not None:
+        raise EditError(
+            f"{system.name} reads no instructions: give {{text}} with what the whole picture shows then, or take a model that was trained "
+            "on pairs, such as one of the recipe editing"
+        )
+    if not instructed and not settings.local and settings.strength is None and not names_change:
+        raise EditError("nothing would change: give {text}, {strength}, {mask}, {region} or {outpaint}")
+
+
 def _check_order(generator: Generator, system: System, settings: EditSettings) -> None:
     """Refuse edits that the order cannot make, before a file is read."""
     layout, order = generator.layout, generator.order
+    if settings.instruction is not None and not settings.local and settings.strength is None:
+        return  # all tokens are drawn, given the picture
     try:
         check_seen(layout, order, generator.head)
         if settings.local:

@@ -52,6 +52,7 @@ class GenerateOptions(SamplingOptions, TokenOptions, total=False):
         negative_text: One text or several that take the place of the null condition in guidance, for models of texts that are not spoken;
             an empty one is the null.
         voice: Recordings (paths, or ``Recording(waveform, rate)``), one or several, and so is ``emotion``.
+        picture: Source pictures (paths, images, or tensors ``(C, H, W)``), one or several.
         seconds: Exact durations, one or several, also for models with an alignment or a stop head.
 
     Further inputs of a condition are taken by their names.
@@ -62,4 +63,5 @@ class GenerateOptions(SamplingOptions, TokenOptions, total=False):
     negative_text: Sequence[str] | str | None
     voice: object
     emotion: object
+    picture: object
     seconds: Sequence[float] | float | None

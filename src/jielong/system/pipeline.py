@@ -287,6 +287,7 @@ class System:
         region: Sequence[int] | None = None,
         outpaint: Sequence[int] | None = None,
         outside: Outside = "original",
+        instruction: Sequence[str] | str | None = None,
         on_step: StepCallback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Results[ResultItem]:
@@ -303,7 +304,7 @@ class System:
         Raises:
             ValueError: if nothing or everything would change, sizes do not fit, or the order cannot make this edit.
         """
-        settings = EditSettings(mask, region, outpaint, options.pop("strength", None), outside)
+        settings = EditSettings(mask, region, outpaint, options.pop("strength", None), outside, instruction)
         edit = Edit.of(self, picture, settings, text is not None or classes is not None)
         return edit.draw(text, classes, count, on_step=on_step, **options)
 

@@ -40,6 +40,9 @@ def edit(
     outpaint: Annotated[
         str | None, typer.Option(metavar="L,R,U,D", help="Pixels to add on the left, on the right, above and below; negative ones cut.")
     ] = None,
+    instruction: Annotated[
+        list[str] | None, typer.Option(help="What to do, such as 'make the hair red', for models trained on pairs; repeatable.")
+    ] = None,
     strength: Annotated[
         float | None, typer.Option(help="How far it may differ, above 0 to 1; by default 1 inside a mask, and 0.6 or 0.8 without one.")
     ] = None,
@@ -59,17 +62,19 @@ def edit(
     for path, option in ((image, "IMAGE"), (mask, "--mask")):
         if path is not None and not path.is_file():
             raise typer.BadParameter(f"there is no file {path}", param_hint=option)
-    settings = EditSettings(mask, _numbers(region, "--region"), _numbers(outpaint, "--outpaint"), strength, outside.value)
+    settings = EditSettings(mask, _numbers(region, "--region"), _numbers(outpaint, "--outpaint"), strength, outside.value, instruction)
     system, inputs = load(checkpoint, chosen_device(device)), inputs_of(context)
     output = output_of(out, system.tokenizer.media)
     planned = Edit.of(system, image, settings, bool(inputs))
+    if "picture" in inputs:
+        raise typer.BadParameter("the picture to edit is IMAGE: leave out --picture", param_hint="--picture")
     say(planned.describe())
     started = time.perf_counter()
     draw: Callable[..., Results[Any]] = planned.draw
     items = draw(**inputs, **sampling, count=count, seed=seed)
     taken = time.perf_counter() - started
-    given = {"image": image, "mask": mask, "region": region, "outpaint": outpaint, "strength": strength}
-    changes = {name: value if isinstance(value, float) else str(value) for name, value in given.items() if value is not None}
+    given = {"image": image, "mask": mask, "region": region, "outpaint": outpaint, "strength": strength, "instruction": instruction}
+    changes = {name: value if isinstance(value, float | list) else str(value) for name, value in given.items() if value is not None}
     origin = {"checkpoint": checkpoint, "seed": seed, "edit": {**changes, "outside": outside.value}, **provenance(inputs, sampling)}
     notice = output.write(items, origin)
     say(items.summary(taken))

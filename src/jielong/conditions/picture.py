@@ -1,0 +1,145 @@
+"""A source picture as a condition, for models that are trained on pairs (InstructPix2Pix, arXiv 2211.09800)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from jielong.conditions.base import NO_CONTEXT, BuildContext, ConditionSettings
+from jielong.conditions.inputs import ConditionInput, HeldoutItems
+from jielong.conditions.stage import EncodedCondition
+from jielong.config.registry import RecipeError
+from jielong.data.pairs import SOURCE, source_identity, source_media, without_source
+from jielong.media.kinds.base import kind_of
+from jielong.networks.conditioning import Conditioning
+from jielong.networks.embedding import PositionEmbedding, embedding_of
+
+if TYPE_CHECKING:
+    from jielong.core.medium import Medium
+    from jielong.data.sets import Batch, MediaSet
+    from jielong.tokenizers.base import Tokenizer
+
+Into = Literal["positions", "states"]
+
+
+class PictureInput(ConditionInput):
+    """A picture: a path, an image, a tensor ``(C, *size)`` in [-1, 1], or its tokens ``(N, C)``."""
+
+    name = "picture"
+    noun = "a source picture"
+    help = "Picture to change; repeatable."
+    metavar = "PATH"
+    paired = True
+
+    def from_batch(self, batch: Batch, medium: Medium) -> list[str]:
+        """The items' keys, by which :meth:`PictureCondition.precompute` stores the tokens of their sources."""
+        return batch.keys
+
+    def from_heldout(self, items: HeldoutItems) -> list[Tensor] | None:
+        """The sources."""
+        return None if items.sources is None else list(items.sources)
+
+    def check(self, data: MediaSet, source: str) -> None:
+        """There must be a column of sources, and nothing that changes an item without its source."""
+        if SOURCE not in data.columns:
+            raise RecipeError(
+                f"the recipe is conditioned on a source picture, but {source} has no column {SOURCE!r}: choose a set of pairs, such as "
+                "faces-edits"
+            )
+        if data.augmenter is not None:
+            raise RecipeError("data.augment changes pictures and not the sources that they are compared with: leave it out")
+
+    def missing(self, data: MediaSet) -> list[int]:
+        """Items without a source."""
+        return without_source(data)
+
+    def is_single(self, value: object) -> bool:
+        """A path, an image or a tensor of one picture."""
+        return isinstance(value, Image.Image) or (isinstance(value, Tensor) and value.ndim in (2, 3)) or super().is_single(value)
+
+    def parse(self, text: str) -> Path:
+        """A path."""
+        return Path(text)
+
+
+PICTURE = PictureInput()
+Source = str | Path | Image.Image | Tensor
+
+
+class PictureCondition(EncodedCondition[Source]):
+    """The picture's tokens by the generator's own tokenizer, embedded.
+
+    As ``positions`` their vectors are added to the inputs at their positions, since source and target have one layout; as ``states`` they
+    are a sequence that the backbone attends to. A dropped picture is the null vector, and no vectors along positions.
+
+    Args:
+        tokenizer: The generator's; its weights are not the condition's. Continuous tokens are the means.
+        width: Channels.
+        cfg_dropout: See :class:`Condition`.
+        into: What it becomes.
+    """
+
+    kept_by_guidance = True
+
+    def __init__(self, tokenizer: Tokenizer, width: int, cfg_dropout: float, into: Into) -> None:
+        super().__init__(tokenizer, width, cfg_dropout)
+        layout = tokenizer.layout
+        self.positioned = into == "positions"
+        self.embedding = embedding_of(layout, width)
+        self.places = None if self.positioned else PositionEmbedding(layout.extents, width)
+        self.length = 1 if self.positioned else layout.positions
+
+    def media_of(self, data: MediaSet, rows: range) -> Tensor:
+        """The sources."""
+        return source_media(data, rows)
+
+    def identity_of(self, data: MediaSet) -> str:
+        """Of the sources."""
+        return source_identity(data)
+
+    def tokens_of(self, value: Source) -> Tensor:
+        """Token values ``(N, C)``. Raises ``ValueError`` if a picture cannot be read."""
+        if isinstance(value, Tensor) or value in self.known:
+            return super().tokens_of(value)
+        medium = self.tokenizer.media
+        kind, content = kind_of(medium), value if isinstance(value, Image.Image) else Path(value)
+        if isinstance(content, Path) and not content.is_file():
+            raise ValueError(f"there is no picture {str(value)!r}: give the file of one, such as face.png")
+        name = "the picture" if isinstance(content, Image.Image) else str(content)
+        media = kind.to_float(kind.decode(content, name, medium, kind.settings()))
+        return self.encode(media[None])[0]
+
+    def resolve(self, value: Source) -> Tensor:
+        """The tokens."""
+        return self.tokens_of(value)
+
+    def embed(self, prepared: Tensor) -> Conditioning:
+        """``(B, N, C)`` to a state an item and vectors along positions, or to ``N`` states."""
+        vectors: Tensor = self.embedding(prepared.to(self.null.device))
+        if self.places is None:
+            return Conditioning.single(vectors.mean(1)).positioned(vectors)
+        states = vectors + self.places(self.tokenizer.layout.coordinates())
+        mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+        return Conditioning(states, mask, states.mean(1))
+
+
+class Picture(ConditionSettings, family="condition", name="picture"):
+    """Settings of the condition on a source picture.
+
+    Attributes:
+        into: ``positions`` adds the source's tokens to the inputs position by position (InstructPix2Pix's channels); ``states`` gives them
+            to the backbone to attend to.
+    """
+
+    input: ClassVar[ConditionInput] = PICTURE
+    into: Into = "positions"
+
+    def build(self, context: BuildContext = NO_CONTEXT) -> PictureCondition:
+        """The condition. Raises ``ValueError`` without a tokenizer."""
+        if context.tokenizer is None:
+            raise ValueError("the condition picture reads the generator's tokens and needs its tokenizer")
+        return PictureCondition(context.tokenizer, self.width, self.cfg_dropout, self.into)
