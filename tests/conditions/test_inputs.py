@@ -29,7 +29,7 @@ IMAGE = image_medium(3, (4, 4))
 
 def test_the_known_inputs() -> None:
     assert {each.keyword: each.option for each in registered_inputs().values()} == {
-        "text": "--text", "classes": "--class", "seconds": "--seconds", "voice": "--voice", "emotion": "--emotion",
+        "text": "--text", "classes": "--class", "seconds": "--seconds", "voice": "--voice", "emotion": "--emotion", "picture": "--picture",
     }  # fmt: skip
     given, others = split_inputs({"text": "a", "classes": None, "voice": "v.wav", "steps": 3, "seed": None})
     assert given == {"text": "a", "voice": "v.wav"}

@@ -242,6 +242,9 @@ def test_building_gives_the_same_bytes_twice_and_another_set_for_another_size(tm
     monkeypatch.setenv("JIELONG_CACHE", str(tmp_path / "two"))
     again = build_set("faces", modules, faces=Faces(size=16, count=110))
     assert again.read_bytes() == path.read_bytes()
+    build_set("faces", modules, faces=Faces(size=16, count=110, pairs=20))
+    few, all_of_them = (len(open_data(built_path(f"faces-16-110-edits{pairs}"))) for pairs in ("-20", ""))
+    assert 10 < few <= 20 < all_of_them
     assert again.with_name("faces-16-110-edits.parquet").read_bytes() == path.with_name("faces-16-110-edits.parquet").read_bytes()
 
 

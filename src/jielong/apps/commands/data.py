@@ -117,6 +117,7 @@ def build(
     texts: Annotated[Path | None, typer.Option(help="synthetic-speech: a file of sentences, one per line.")] = None,
     size: Annotated[int | None, typer.Option(min=16, max=1024, help="faces, icons: side of the pictures in pixels; 64 by default.")] = None,
     count: Annotated[int | None, typer.Option(min=100, max=1_000_000, help="faces: number of pictures; 24,000 by default.")] = None,
+    pairs: Annotated[int | None, typer.Option(min=10, max=1_000_000, help="faces: pairs of faces-edits; 3,700 by default.")] = None,
     theme: Annotated[str | None, typer.Option(help="icons: the theme, oxygen or gnome; oxygen by default.")] = None,
 ) -> None:
     """Build a data set into the user's cache."""
@@ -130,8 +131,8 @@ def build(
         speech = Speech(MINUTES if minutes is None else minutes, tuple(by or ("espeak",)), texts)
     icons = Icons(theme or Icons.theme, size or Icons.size) if name == ICONS or theme is not None else None
     faces = None
-    if count is not None or (size is not None and icons is None):
-        faces = Faces(size or Faces.size, count or Faces.count)
+    if count is not None or pairs is not None or (size is not None and icons is None):
+        faces = Faces(size or Faces.size, count or Faces.count, pairs or Faces.pairs)
     with Progress(console=notes, transient=True) as bar:
         task = bar.add_task(f"building {name}", total=None)
         path = build_set(name, packages, lambda done: bar.update(task, completed=done), speech, faces, icons)

@@ -23,16 +23,23 @@ class Faces:
     Attributes:
         size: Side of the pictures in pixels.
         count: How many pictures.
+        pairs: How many pairs of `faces-edits`; fewer where pictures are fewer, since each is edited once.
     """
 
     size: int = dataset.SIZE
     count: int = dataset.COUNT
+    pairs: int = edits.COUNT
 
     @property
     def name(self) -> str:
         """Of the set; another size or count gives another set, so that the shipped one stays what it is."""
         count = "" if self.count == dataset.COUNT else f"-{self.count}"
         return "faces" + (f"-{self.size}" if count or self.size != dataset.SIZE else "") + count
+
+    @property
+    def edits_name(self) -> str:
+        """Of the set of pairs."""
+        return f"{self.name}-edits" + ("" if self.pairs == edits.COUNT else f"-{self.pairs}")
 
 
 def build_faces(packages: Path | None, progress: dataset.Progress | None, faces: Faces) -> Path:
@@ -49,6 +56,6 @@ def build_faces(packages: Path | None, progress: dataset.Progress | None, faces:
         modules = packages or install(PACKAGES, Path(scratch))
         drawn = list(dataset.drawn_faces(modules, faces.count, faces.size, count))
         write_bytes(target.with_name(f"LICENSE-{faces.name}.md"), LICENCE.read_bytes())
-        edits.write_edits(built_path(f"{faces.name}-edits"), drawn, modules, faces.size, edits.COUNT, count)
+        edits.write_edits(built_path(faces.edits_name), drawn, modules, faces.size, faces.pairs, count)
         dataset.write_faces(target, drawn, faces.size)
     return target
