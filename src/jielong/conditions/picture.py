@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from jielong.conditions.base import NO_CONTEXT, BuildContext, ConditionSettings
+from jielong.conditions.encoded import EncodedCondition
 from jielong.conditions.inputs import ConditionInput, HeldoutItems
-from jielong.conditions.stage import EncodedCondition
 from jielong.config.registry import RecipeError
 from jielong.data.pairs import SOURCE, source_identity, source_media, without_source
 from jielong.media.kinds.base import kind_of

@@ -136,7 +136,7 @@ class EvalContext:
         words = self.media.tokenised(self.rows, torch.empty(len(self.rows), 0, 0))
         batch, scale = replace(words, media=self.real, tokens=None), 1.0 if self.draws.length is None else self.draws.length
         paired = any(each.paired for each in condition_inputs(self.system.recipe))
-        sources = source_media(self.media, self.rows) if paired else None
+        sources = list(source_media(self.media, self.rows)) if paired else None
         return HeldoutItems(self.media.name, batch, self.media.classes, self.system.tokenizer.media, prompts, scale, sources)
 
     def conditions(self, prompts: Sequence[Tensor | None] | None = None) -> Sequence[object] | None:

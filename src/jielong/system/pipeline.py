@@ -278,7 +278,7 @@ class System:
 
     def edit(
         self,
-        picture: PictureLike,
+        image: PictureLike,
         text: Sequence[str] | str | None = None,
         classes: Sequence[str | int] | str | int | None = None,
         count: int | None = None,
@@ -294,7 +294,7 @@ class System:
         """Change a part of a picture, or all of it in part; see :class:`~jielong.system.editing.EditSettings` for the arguments not below.
 
         Args:
-            picture: Its file, an image, or ``(C, H, W)`` in [-1, 1] of the model's size.
+            image: The picture's file, an image, or ``(C, H, W)`` in [-1, 1] of the model's size.
             text: As in :meth:`generate`, and so are the others.
             classes: Class names or numbers.
             count: Pictures per text or class.
@@ -305,7 +305,7 @@ class System:
             ValueError: if nothing or everything would change, sizes do not fit, or the order cannot make this edit.
         """
         settings = EditSettings(mask, region, outpaint, options.pop("strength", None), outside, instruction)
-        edit = Edit.of(self, picture, settings, text is not None or classes is not None)
+        edit = Edit.of(self, image, settings, text is not None or classes is not None)
         return edit.draw(text, classes, count, on_step=on_step, **options)
 
     def _gather(
