@@ -44,13 +44,11 @@ class Answers:
 
 def look_of(head: DiffusionHead, answers: Answers) -> Denoise:
     class One(GuidedDenoiser):
-        def __init__(self) -> None:
-            self.guidance = 1.0
-
         def branches(self, x: Tensor, *times: float, share: float = 0.0) -> tuple[Tensor, Tensor | None]:
             return answers(x, times[0]), None
 
-    return lambda x, level: head._denoise(One(), x, level)
+    evaluate = One(head.network, torch.zeros(1, 1, 2))
+    return lambda x, level: head._denoise(evaluate, x, level)
 
 
 def head_of(prediction: Prediction, variance: str = "fixed", clip: float | None = None) -> DiffusionHead:
