@@ -40,6 +40,8 @@ FAMILIES = {
     "loss": "jielong.losses",
     "discriminator": "jielong.losses",
     "network": "jielong.networks",
+    "vector_decoder": "jielong.networks",
+    "vector_encoder": "jielong.networks",
 }
 
 _parts: dict[str, dict[str, type[Part]]] = {family: {} for family in FAMILIES}

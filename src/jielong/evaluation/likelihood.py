@@ -48,6 +48,11 @@ def _no_chain_rule(model: Generator) -> str | None:
     return None
 
 
+def _computed(model: Generator) -> str:
+    """How a generator's loss is a likelihood, in words."""
+    return model.head.bound or ("joint density of the block" if model.head.joint else "exact chain rule, teacher forcing")
+
+
 def likelihood_bits(tokenizer: Tokenizer, model: Generator, loss: float, level_nats: float) -> float:
     """Bits a colour value of pictures: ``(nats - level_nats) / (C H W ln 2)`` an item.
 
@@ -104,7 +109,7 @@ def bits_per_dimension(
         raise ValueError(f"{system.name} has no bits per dimension: {reason}")
     bits = likelihood_bits(system.tokenizer, model, *_mean_loss(system, model, media, conditions, batch, seed))
     dimensions, levels = math.prod(system.tokenizer.media.shape), system.tokenizer.levels
-    computed = ["joint density of the block" if model.head.joint else "exact chain rule, teacher forcing", "dropout off"]
+    computed = [_computed(model), "dropout off"]
     if not model.layout.discrete:
         computed.append("upper bound by uniform dequantisation")
     details = {
@@ -155,7 +160,7 @@ def nats_per_token(
         "condition": ", ".join(system.inputs) or None,
         "mean_over": "pictures",
         "seed": seed,
-        "computed_as": "exact density, teacher forcing, dropout off, of tokens as the generator learns them",
+        "computed_as": f"{model.head.bound or 'exact density, teacher forcing'}, dropout off, of tokens as the generator learns them",
         "warning": "a density of this tokenizer's tokens: not comparable with another tokenizer's",
     }
     return Measurement("nats_per_token", nats * model.layout.channels, len(media), details)

@@ -18,9 +18,9 @@ from jielong.generation.callbacks import StepCallback, TokenChunk
 from jielong.generation.durations import build_durations
 from jielong.generation.plan import SequencePlan
 from jielong.generation.request import SamplingRequest
-from jielong.generation.state import TrainingStates
+from jielong.generation.state import PreparedMismatch, TrainingStates
 from jielong.generation.streaming import stream_tokens
-from jielong.heads.base import Head, HeadContext
+from jielong.heads.base import FigureCallback, Head, HeadContext, ignore_figure
 from jielong.networks.backbone import AnyBackbone, BackboneInputs
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.embedding import PositionEmbedding, SoftCodeEmbedding, embedding_of
@@ -129,7 +129,15 @@ class Generator(nn.Module):
 
     # --- training -----------------------------------------------------------------------------------------------------------------
 
-    def loss(self, tokens: Tokens, prepared: object = None, rng: PerSampleRNG | None = None, phase: str = MAIN) -> Tensor:
+    def loss(
+        self,
+        tokens: Tokens,
+        prepared: object = None,
+        rng: PerSampleRNG | None = None,
+        phase: str = MAIN,
+        mismatch: PreparedMismatch | None = None,
+        on_figure: FigureCallback = ignore_figure,
+    ) -> Tensor:
         """Mean over the batch of the head's mean loss at the predicted positions, in the head's unit (softmax: nats per token).
 
         Args:
@@ -137,6 +145,8 @@ class Generator(nn.Module):
             prepared: Output of the condition's ``prepare``, if the generator has a condition.
             rng: Random numbers of each item (masks, dropped conditions, noise); a fixed stream by default.
             phase: The phase of the training step (:attr:`Head.phases`); in all but the main one the head's loss alone counts.
+            mismatch: Conditions of other items, for heads that read them (:attr:`Head.mismatches`).
+            on_figure: Called with the figures of a joint head's loss.
 
         Raises:
             ValueError: if a condition is missing, or given to a generator that has none.
@@ -148,8 +158,10 @@ class Generator(nn.Module):
         if self.head.joint:
             spans, share = [slice(*span) for span in plan.spans], 1.0 / mask.sum(1)
             draws, parts = draws.each(len(spans)), []
+            other = None if mismatch is None or self.condition is None else mismatch.of(self.condition)
             for block, s in enumerate(spans):
-                context = replace(plan.head_context(s, mask, phase, states.conditioning), draws=draws[:, block])
+                context = plan.head_context(s, mask, phase, states.conditioning)
+                context = replace(context, draws=draws[:, block], mismatch=other, on_figure=on_figure)
                 parts.append(mask[:, s].sum(1) * share * self.head.loss(hidden[:, s], targets[:, s], context))
             loss = torch.stack(parts).sum() / len(tokens)
         else:

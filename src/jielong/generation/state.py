@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from jielong.conditions.base import Condition
 from jielong.core.rng import PerSampleRNG
 from jielong.generation.plan import SequencePlan
+from jielong.heads.base import Mismatch
 from jielong.networks.backbone import BackboneCache
 from jielong.networks.conditioning import Conditioning
 
@@ -36,6 +38,23 @@ class TrainingStates:
     plan: SequencePlan
     duration_loss: Tensor | None
     conditioning: Conditioning | None
+
+
+@dataclass(frozen=True)
+class PreparedMismatch:
+    """Conditions of other items for a batch in training.
+
+    Attributes:
+        prepared: Output of the condition's ``prepare``, of B K items, K an item.
+        paired: ``(B, K)`` bool: false where no other condition was found.
+    """
+
+    prepared: object
+    paired: Tensor
+
+    def of(self, condition: Condition) -> Mismatch:
+        """What a head is given of them; none is dropped."""
+        return Mismatch(condition(self.prepared), self.paired)
 
 
 @dataclass

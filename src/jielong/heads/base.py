@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +20,24 @@ StateCallback = Callable[[Tensor], None]
 """Receives every state ``(B, n, C)`` between noise and tokens; the last one is the tokens."""
 
 
+FigureCallback = Callable[[str, Tensor], None]
+"""Receives figures of a loss: a name, and a number of each item, ``(B,)``, without gradient."""
+
+
 def ignore_state(_: Tensor) -> None:
     """The callback that does nothing."""
+
+
+def ignore_figure(_: str, __: Tensor) -> None:
+    """The callback that does nothing."""
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Conditions that are not those of the items, for losses that compare the two."""
+
+    condition: Conditioning  # of B K items, K an item
+    paired: Tensor  # (B, K) bool: false where there is no other condition, and this one may be the item's
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,8 @@ class HeadContext:
     given: Tensor | None = None  # codes (B, n, K) that are fixed (V: no code) and -1 elsewhere, for heads with sequential_codebooks
     source: Source | None = None  # of a block that is edited, for heads that edit
     on_state: StateCallback = ignore_state  # called with every state of a joint head that draws in several steps
+    mismatch: Mismatch | None = None  # other conditions, for heads that read them (Head.mismatches)
+    on_figure: FigureCallback = ignore_figure  # called with the figures of a loss of a joint head
     phase: str = MAIN  # the phase of the training step (Head.phases)
     draws: Draws | None = None  # random numbers of a loss, a stream for each row of hidden vectors
     guidance_at: Callable[[float], float] | None = None  # of joint heads: the scale at a share of signal in [0, 1], instead of `guidance`
@@ -100,6 +118,8 @@ class Head(nn.Module, Phased, ABC):
     """Whether, of weights at two times of a training, those of the lower held-out loss are better; not if the model makes its targets."""
     edits: bool = False
     """Whether as a joint head it reads :attr:`HeadContext.source`: it begins at a noised source, and keeps tokens of it."""
+    mismatches: int = 0
+    """Conditions of other items that a phase of its loss reads for each item (:attr:`HeadContext.mismatch`)."""
     iterative: bool = False
     """Whether it evaluates a network several times per token (:attr:`SamplingConfig.num_inference_steps`)."""
     samplers: tuple[str, ...] = ()
@@ -122,6 +142,15 @@ class Head(nn.Module, Phased, ABC):
 
     def on_train_step(self, samples_seen: int) -> None:
         """Training hook: receives the number of samples seen."""
+
+    @property
+    def bound(self) -> str:
+        """Which upper bound of the negative log-likelihood :meth:`nats_a_value` is; empty where it is that itself."""
+        return ""
+
+    def advice(self, figures: Mapping[str, float]) -> str | None:
+        """What is wrong, and what to try, where figures of a loss, means over many items, show it; ``None`` otherwise."""
+        return None
 
     def nats_a_value(self, loss: float) -> float | None:
         """A mean loss as negative log-likelihood in nats per value (a code, a channel); ``None`` where it is not one."""

@@ -20,16 +20,38 @@ from jielong.quantizers.parallel import mean_over_processes
 Kind = Literal["hinge", "non_saturating"]
 
 
+def loss_of_real(logits: Tensor, kind: Kind) -> Tensor:
+    """The discriminator's loss of each logit of a real item: ``relu(1 - D(x))`` (hinge) or ``softplus(-D(x))`` (non-saturating)."""
+    return F.relu(1 - logits) if kind == "hinge" else F.softplus(-logits)
+
+
+def loss_of_fake(logits: Tensor, kind: Kind) -> Tensor:
+    """The discriminator's loss of each logit of a generated item: ``relu(1 + D(x^))`` or ``softplus(D(x^))``."""
+    return F.relu(1 + logits) if kind == "hinge" else F.softplus(logits)
+
+
+def generator_loss_of(logits: Tensor, kind: Kind) -> Tensor:
+    """The generator's loss of each logit: ``-D(x^)`` or ``softplus(-D(x^))``."""
+    return -logits if kind == "hinge" else F.softplus(-logits)
+
+
 def discriminator_objective(real: Tensor, fake: Tensor, kind: Kind) -> Tensor:
     """Hinge: ``(E relu(1 - D(x)) + E relu(1 + D(x^))) / 2``; non-saturating: ``(E softplus(-D(x)) + E softplus(D(x^))) / 2``."""
-    if kind == "hinge":
-        return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
-    return (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
+    return (loss_of_real(real, kind).mean() + loss_of_fake(fake, kind).mean()) / 2
 
 
 def generator_objective(fake: Tensor, kind: Kind) -> Tensor:
     """The decoder's loss from the discriminator's logits: ``-E D(x^)`` (hinge) or ``E softplus(-D(x^))`` (non-saturating)."""
-    return -fake.mean() if kind == "hinge" else F.softplus(-fake).mean()
+    return generator_loss_of(fake, kind).mean()
+
+
+def gradient_penalty(logits: Tensor, tokens: Tensor) -> Tensor:
+    """``|grad_x D(x)|^2`` of each item (R1, R2: Mescheder et al., arXiv 1801.04406), with a gradient to the discriminator.
+
+    ``logits``: ``(B,)``, each of its own item; ``tokens``: ``(B, ...)``, which required gradients before the logits were computed.
+    """
+    (slope,) = torch.autograd.grad(logits.sum(), tokens, create_graph=True)
+    return slope.square().flatten(1).sum(1)
 
 
 class PatchAdversarialLoss(AdversarialLoss):

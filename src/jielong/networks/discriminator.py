@@ -34,14 +34,14 @@ class PatchDiscriminator(nn.Module):
         # The layer before the logits has stride 1: a larger receptive field at the same resolution.
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(before, after, 4, stride=2 if n < layers else 1, padding=1, bias=norm == "none"), _normalisation(norm, after)
+                nn.Conv2d(before, after, 4, stride=2 if n < layers else 1, padding=1, bias=norm == "none"), normalisation(norm, after)
             )
             for n, (before, after) in enumerate(pairwise(widths), start=1)
         )
         self.logits = nn.Conv2d(widths[-1], 1, 4, stride=1, padding=1)
         self.receptive_field = 9 * 2**layers - 2
         self._smallest = 3 * 2**layers
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def check_size(self, size: Sequence[int]) -> None:
         """Raise ``ValueError`` if pictures of a height and width are too small for a logit."""
@@ -60,7 +60,8 @@ class PatchDiscriminator(nn.Module):
         return self.logits(x)
 
 
-def _normalisation(norm: Norm, channels: int) -> nn.Module:
+def normalisation(norm: Norm, channels: int) -> nn.Module:
+    """The norm of feature maps ``(B, channels, H, W)``."""
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     if norm == "group":
@@ -68,9 +69,9 @@ def _normalisation(norm: Norm, channels: int) -> nn.Module:
     return nn.Identity()
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """DCGAN's: convolutions N(0, 0.02), norms N(1, 0.02), biases zero."""
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
         nn.init.normal_(module.weight, 1.0, 0.02)

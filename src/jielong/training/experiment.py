@@ -54,6 +54,7 @@ from jielong.training.blocks import check_blocks
 from jielong.training.distill_teacher import WhisperTeacher
 from jielong.training.generator_objective import GeneratorObjective
 from jielong.training.heldout import figures_of, measure_generator, measure_tokenizer
+from jielong.training.mismatches import Mismatches
 from jielong.training.objective import Objective
 from jielong.training.opening import Sets, open_sets
 from jielong.training.processes import join_processes
@@ -314,4 +315,7 @@ def generator_objective(experiment: Experiment) -> GeneratorObjective:
 
     samples = None if settings is None else settings.for_samples(heldout, count)
     measure = partial(measure_generator, experiment.sets, experiment.tokenizer, values_of, timed)
-    return GeneratorObjective(model, experiment.tokenizer, values_of, samples, generate, measure, timed, experiment.figures)
+    mismatches = None
+    if model.head.mismatches and settings is not None:
+        mismatches = Mismatches(experiment.data, settings, model.head.mismatches)
+    return GeneratorObjective(model, experiment.tokenizer, values_of, samples, generate, measure, timed, experiment.figures, mismatches)

@@ -7,17 +7,19 @@ from dataclasses import replace
 from types import MappingProxyType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jielong.core.json import JSON
-from jielong.core.phases import phases_of
+from jielong.core.phases import MAIN, phases_of
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
 from jielong.data.sets import Batch
 from jielong.generation.generator import Generator
+from jielong.generation.state import PreparedMismatch
 from jielong.media.kinds.base import kind_of
 from jielong.media.results import ResultItem, Results
 from jielong.tokenizers.base import Tokenizer
+from jielong.training.mismatches import Mismatches
 from jielong.training.objective import Losses, Objective, StepRNG
 
 
@@ -41,6 +43,33 @@ def training_tokens(tokenizer: Tokenizer, batch: Batch, rng: PerSampleRNG, timed
     return replace(tokens, lengths=lengths)
 
 
+class Recent:
+    """Means of figures since the last line of the log, and advice that lasts.
+
+    ``lines``: lines in a row with the same advice before it is given, since the first steps say little.
+    """
+
+    def __init__(self, lines: int = 5) -> None:
+        self._lines, self._times, self._last = lines, 0, ""
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, figures: Mapping[str, Tensor]) -> None:
+        """Add the figures of a batch."""
+        for name, figure in figures.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(figure)) + figure
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def lasting(self, advise: Callable[[Mapping[str, float]], str | None]) -> str | None:
+        """The advice on these means, which are then forgotten."""
+        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        self._sums.clear()
+        self._counts.clear()
+        advice = advise(means) or ""
+        self._times, self._last = (self._times + 1 if advice == self._last else 1), advice
+        return advice if advice and self._times >= self._lines else None
+
+
 class GeneratorObjective(Objective[Generator]):
     """The generator's loss on a tokenizer's tokens, in all phases that its parts declare.
 
@@ -53,6 +82,7 @@ class GeneratorObjective(Objective[Generator]):
         measure: Held-out figures of a generator.
         figures: Of :class:`Objective`.
         timed: Whether items end, and only tokens before an item's end are learned; otherwise the silence after it is learned too.
+        mismatches: Conditions of other items, for heads that read them.
     """
 
     def __init__(
@@ -65,6 +95,7 @@ class GeneratorObjective(Objective[Generator]):
         measure: Callable[[Generator], JSON],
         timed: bool = False,
         figures: Mapping[str, bool] = MappingProxyType({}),
+        mismatches: Mismatches | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -72,6 +103,8 @@ class GeneratorObjective(Objective[Generator]):
         self._values_of, self._sample_values, self._generate = values_of, sample_values, generate
         self._measure, self._timed = measure, timed
         self.figures = figures
+        self._mismatches, self._recent = mismatches, Recent()
+        self._unpaired = None if mismatches is None else mismatches.unpaired()
         self.keeps_best = model.head.loss_ranks_weights and len(self.phases) == 1
 
     @property
@@ -92,7 +125,23 @@ class GeneratorObjective(Objective[Generator]):
         values = None if condition is None else self._values_of(batch)
         prepared = None if condition is None or values is None else condition.prepare(values)
         self.model.head.on_train_step(samples_seen)
-        return Losses(self.model.loss(tokens, prepared, rng.per_sample, phase))
+        mismatch = None
+        if self._mismatches is not None and condition is not None and values is not None and phase != MAIN:
+            wrong = self._mismatches.draw(batch, values, rng.per_sample)
+            mismatch = PreparedMismatch(condition.prepare(wrong.values), wrong.paired)
+        parts: dict[str, Tensor] = {}
+
+        def on_figure(name: str, each: Tensor) -> None:
+            parts[name] = each.mean()
+
+        loss = self.model.loss(tokens, prepared, rng.per_sample, phase, mismatch, on_figure)
+        self._recent.add(parts)
+        return Losses(loss, parts)
+
+    def advice(self) -> str | None:
+        """The head's, if it has been the same for some lines of the log; once, which items are not paired."""
+        unpaired, self._unpaired = self._unpaired, None
+        return self._recent.lasting(self.model.head.advice) or unpaired
 
     @torch.no_grad()
     def samples(self, model: Generator) -> Results[ResultItem]:

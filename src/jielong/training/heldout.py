@@ -47,12 +47,19 @@ def measure_tokenizer(sets: Sets, model: LearnedTokenizer) -> JSON:
 def measure_generator(
     sets: Sets, tokenizer: Tokenizer, values_of: Callable[[Batch], Sequence[object] | None], timed: bool, model: Generator
 ) -> JSON:
-    """Held-out loss, with the same masks every time, and bits per dimension where it is a likelihood of pictures; nothing without items."""
+    """Held-out loss and the figures of a joint head's, with the same masks every time; nothing without held-out items.
+
+    Also bits per dimension, where the loss is a likelihood of pictures.
+    """
     if not sets.measured:
         return {}
     heldout = sets.heldout
     rows = spread(len(heldout), HELDOUT_ITEMS)
-    total, level_nats = torch.zeros((), dtype=torch.float64), 0.0
+    total, level_nats, figures = torch.zeros((), dtype=torch.float64), 0.0, dict[str, float]()
+
+    def on_figure(name: str, each: torch.Tensor) -> None:
+        figures[name] = figures.get(name, 0.0) + float(each.double().sum())
+
     was_training = model.training
     model.eval()
     device = model.placeholder.device
@@ -63,10 +70,11 @@ def measure_generator(
         tokens = training_tokens(tokenizer, batch.to(device), rng, timed)
         values = values_of(batch)
         prepared = model.condition.prepare(values) if model.condition is not None and values is not None else None
-        total += float(model.loss(tokens, prepared, rng)) * len(part)
+        total += float(model.loss(tokens, prepared, rng, on_figure=on_figure)) * len(part)
         level_nats += float(tokenizer.level_nats(tokens).sum())
     model.train(was_training)
     loss = float(total) / len(rows)
-    if no_likelihood_of(tokenizer, model) is not None:
-        return {"heldout_loss": loss}
-    return {"heldout_loss": loss, "heldout_bits_per_dimension": likelihood_bits(tokenizer, model, loss, level_nats / len(rows))}
+    found: JSON = {"heldout_loss": loss, **{f"heldout_{name}": value / len(rows) for name, value in figures.items()}}
+    if no_likelihood_of(tokenizer, model) is None:
+        found["heldout_bits_per_dimension"] = likelihood_bits(tokenizer, model, loss, level_nats / len(rows))
+    return found
