@@ -15,7 +15,7 @@ from jielong.apps.demo import PROMPTS, shipped_models
 from jielong.media.images import write_image
 from jielong.system import load
 
-CELL, GAP, LEFT, TOP, LINE = 192, 12, 150, 12, 30
+CELL, GAP, LEFT, TOP, LINE = 192, 12, 170, 12, 30
 INK, SOFT = (28, 27, 25), (102, 98, 91)
 
 
@@ -49,9 +49,10 @@ def main() -> None:
     draw = ImageDraw.Draw(canvas)
     for row, name in enumerate(options.models):
         system = load(name)
-        order = system.recipe.order
+        parts = [each.name for each in (system.recipe.order, system.recipe.head) if each is not None]
         top = TOP + row * pitch
-        draw.text((GAP, top + CELL / 2 - 14), order.name if order is not None else name, fill=INK, font=font)
+        draw.text((GAP, top + CELL / 2 - 36), name.partition("-faces")[0], fill=INK, font=font)
+        draw.multiline_text((GAP, top + CELL / 2 - 4), "\n".join(parts), fill=SOFT, font=small, spacing=4)
         for column, picture in enumerate(system.generate(prompts, seed=0)):
             canvas.paste(picture.image.resize((CELL, CELL), Image.Resampling.LANCZOS), (LEFT + column * pitch, top))
     for column, caption in enumerate(captions):
