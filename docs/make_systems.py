@@ -32,8 +32,8 @@ checks that it is up to date. Times and machines are in the header of each recip
 PLANNED = """
 ## Planned
 
-Systems of the same five parts that are not there yet: DALL-E and unCLIP; MUSE; FlowAR; Imagen and Imagen Video; VideoGPT, MAGVIT-v2, Video Pixel
-Network, VideoMAR, Movie Gen and Open-Sora.
+Systems of the same five parts that are not there yet: DALL-E and unCLIP; MUSE; FlowAR; Imagen and Imagen Video; VideoGPT, MAGVIT-v2,
+Video Pixel Network, VideoMAR, Movie Gen and Open-Sora.
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,21 +83,39 @@ def recipe_of(name: str, *more: str) -> experiment.Recipe:
     return load(name, (*BRIEF, *proxy, f"data.size=[{height}, {width}]", *more))
 
 
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+    """The same with a source for each: its neighbour."""
+    root = tmp_path_factory.mktemp("pairs")
+    lines = ["file_name,source,text,split"]
+    for split in ("train", "heldout"):
+        names = [path.relative_to(pictures) for path in sorted((pictures / split).rglob("*.png"))]
+        for before, after in zip(names, names[1:] + names[:1], strict=True):
+            (root / after.parent).mkdir(parents=True, exist_ok=True)
+            shutil.copy(pictures / after, root / after)
+            lines.append(f"{after},{before},redder,{split}")
+    (root / "metadata.csv").write_text("\n".join(lines))
+    return root
+
+
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_trains_and_draws(name: str, stages: Path, pictures: Path) -> None:
+def test_every_recipe_trains_and_draws(name: str, stages: Path, pictures: Path, pairs: Path) -> None:
     recipe = recipe_of(name)
     assert isinstance(recipe.data, ImageData)
     out = Path("out", name)
-    summary = experiment.run(recipe, out, str(pictures), device="cpu", progress=False)
+    data = pairs if name.startswith("editing") else pictures
+    summary = experiment.run(recipe, out, str(data), device="cpu", progress=False)
     assert summary.samples == 16
     system = jielong.load(out, device="cpu")
     shape = (3, *recipe.data.grid)
     assert system.tokenizer.media == image_medium(*shape[:1], recipe.data.grid)
-    assert system.recipe.data == recipe.data.model_copy(update={"set": str(pictures)})
+    assert system.recipe.data == recipe.data.model_copy(update={"set": str(data)})
     if system.generator is None:
         assert evaluate(system, str(pictures), perception=False).figures["psnr"].n == 4
         return
-    drawn = system.generate(**({"text": "a wide picture"} if "text" in system.inputs else {"count": 1}), seed=1).tensor
+    values = {"text": "a wide picture", "picture": str(next(data.rglob("*.png")))}
+    given = {each: value for each, value in values.items() if each in system.inputs}
+    drawn = system.generate(**(given or {"count": 1}), seed=1).tensor
     assert tuple(drawn.shape) == (1, *shape)
 
 

@@ -1,5 +1,6 @@
 """Building emoji-full from a fake folder of packages."""
 
+import inspect
 import shutil
 
 import pyarrow.parquet as pq
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jielong.data.built import BuildError, built_path
-from jielong.data.opening import open_data
+from jielong.data.opening import BUILT_IN, open_data
 from jielong.data.source import DataError
 from jielong.media.images import encode, to_bytes
 from jielong_zoo.builders.building import build_set
@@ -27,6 +28,7 @@ def packages(tmp_path, monkeypatch):
     table = pq.read_table(zoo.path() / "data" / "emoji.parquet")
     pq.write_table(table.slice(0, 300), small)
     monkeypatch.setattr(zoo, "path", lambda: tmp_path / "zoo")
+    monkeypatch.setitem(BUILT_IN, "emoji", inspect.unwrap(BUILT_IN["emoji"]))  # not the one that all tests share
     codes = list(dict.fromkeys(table.slice(0, 300)["hexcode"].to_pylist()))
     openmoji, fluent = tmp_path / "openmoji" / "color" / "svg", tmp_path / "@lobehub" / "fluent-emoji-3d" / "assets"
     openmoji.mkdir(parents=True)

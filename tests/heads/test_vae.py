@@ -85,7 +85,7 @@ def test_draws_of_the_posterior_have_its_mean_and_deviation() -> None:
 def test_with_the_exact_posterior_the_bound_is_the_likelihood(samples: int) -> None:
     """The importance weights are then constant, so one is exact for every draw; the ELBO is it in expectation over the posterior."""
     model = Linear()
-    items, head = model.items(6), model.head(importance_samples=samples).eval()
+    items, head = model.items(6), model.head(importance_draws=samples).eval()
     exact = -model.marginal.log_prob(items.flatten(1)) / 12
     if samples == 2:
         torch.testing.assert_close(loss(head, items), exact)
@@ -97,11 +97,11 @@ def test_with_the_exact_posterior_the_bound_is_the_likelihood(samples: int) -> N
     assert head.bound == "evidence lower bound"
 
 
-def test_more_importance_samples_tighten_the_bound_of_a_poor_posterior() -> None:
+def test_more_importance_draws_tighten_the_bound_of_a_poor_posterior() -> None:
     model = Linear()
     items, bounds = model.items(300), []
     for samples in (1, 4, 64):
-        head = model.head(importance_samples=samples).eval()
+        head = model.head(importance_draws=samples).eval()
         nn.init.zeros_(head.posterior.weight)  # a posterior that ignores the item, wider than the prior
         nn.init.constant_(head.posterior.bias[3:], 0.3)
         nn.init.zeros_(head.posterior.bias[:3])

@@ -34,7 +34,8 @@ def inputs(times: int = 1) -> tuple[Tensor, Tensor | None, Tensor]:
 
 
 def test_every_network_is_tried() -> None:
-    assert {*SMALL, "dit"} == set(parts_of("network"))  # test_dit.py tries that one
+    joint = {"dit", "mmdit", "flux2", "unet"}  # test_dit.py, test_public_transformers.py and test_unet.py try these
+    assert {*SMALL, *joint} == set(parts_of("network"))
 
 
 @NETWORKS

@@ -119,7 +119,7 @@ class PictureCondition(EncodedCondition[Source]):
 
     def embed(self, prepared: Tensor) -> Conditioning:
         """``(B, N, C)`` to a state an item and vectors along positions, or to ``N`` states."""
-        vectors: Tensor = self.embedding(prepared.to(self.null.device))
+        vectors: Tensor = self.embedding(prepared.to(self.null.device, self.null.dtype if prepared.is_floating_point() else prepared.dtype))
         if self.places is None:
             return Conditioning.single(vectors.mean(1)).positioned(vectors)
         states = vectors + self.places(self.tokenizer.layout.coordinates())

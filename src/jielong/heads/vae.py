@@ -5,7 +5,7 @@ With ``q(z | x, c) = N(m, diag exp(v))`` of the encoder and ``p(x | z, c) = N(x;
     -log p(x | c) <= E_q[-log p(x | z, c)] + KL,     KL = sum_j (m_j^2 + exp(v_j) - 1 - v_j) / 2
 
 in nats, divided by the number of values of an item. In training the second term is ``beta sum_j max(KL_j, free_bits)`` (free bits: arXiv
-1606.04934, here of each item). In evaluation mode the loss is the bound itself, or with ``importance_samples`` above 1 the tighter
+1606.04934, here of each item). In evaluation mode the loss is the bound itself, or with ``importance_draws`` above 1 the tighter
 ``-log mean_k p(x | z_k, c) p(z_k) / q(z_k | x, c)`` (IWAE, arXiv 1509.00519, equation 8).
 """
 
@@ -65,7 +65,7 @@ class VAE(WholeBlockSettings, family="head", name="vae"):
         scale: Standard deviation of the decoder's distribution; ``null`` learns one for each number of a token.
         least_scale: Lower bound of a learned one, without which the density of flat areas grows without bound.
         draw: What is drawn, the ``mean`` of the decoder's distribution or a ``sample`` of it.
-        importance_samples: Samples of the bound in evaluation; 1 is the ELBO.
+        importance_draws: Samples of the bound in evaluation; 1 is the ELBO.
         condition: Numbers of the vector that the encoder reduces the condition to.
     """
 
@@ -75,7 +75,7 @@ class VAE(WholeBlockSettings, family="head", name="vae"):
     scale: PositiveFloat | None = None
     least_scale: PositiveFloat = 0.01
     draw: Literal["mean", "sample"] = "mean"
-    importance_samples: int = Field(default=1, ge=1)
+    importance_draws: int = Field(default=1, ge=1)
     condition: int = Field(default=128, ge=8)
 
     def build(self, width: int, layout: Layout, condition_width: int | None = None) -> VAEHead:
@@ -116,7 +116,7 @@ class VAEHead(WholeBlockHead):
     def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:
         """Nats a value of each item ``(B,)``: what training minimises, or in evaluation mode the bound on the likelihood."""
         targets, posterior, draws = upcast(targets), self.encode(targets, hidden, context), context.streams(hidden)
-        if not self.training and self.settings.importance_samples > 1:
+        if not self.training and self.settings.importance_draws > 1:
             return -self._importance_weighted(posterior, hidden, targets, context, draws) / self.values
         vectors = posterior.sample(draws.normal(self.generator.size).to(posterior.mean.dtype))
         reconstruction, each = -self._log_likelihood(vectors, hidden, targets, context), posterior.kl()
@@ -134,7 +134,7 @@ class VAEHead(WholeBlockHead):
     def _importance_weighted(self, posterior: Posterior, hidden: Tensor, targets: Tensor, context: HeadContext, draws: Draws) -> Tensor:
         """``log mean_k p(x | z_k, c) p(z_k) / q(z_k | x, c)`` of items, ``(B,)``."""
         weights = []
-        for _ in range(self.settings.importance_samples):
+        for _ in range(self.settings.importance_draws):
             vectors = posterior.sample(draws.normal(self.generator.size).to(posterior.mean.dtype))
             prior = log_normal(vectors, torch.zeros_like(vectors), torch.zeros_like(vectors))
             ratio = (prior - log_normal(vectors, *posterior)).sum(1)
@@ -144,7 +144,7 @@ class VAEHead(WholeBlockHead):
     @property
     def bound(self) -> str:
         """See :attr:`Head.bound`."""
-        samples = self.settings.importance_samples
+        samples = self.settings.importance_draws
         return "evidence lower bound" if samples == 1 else f"importance-weighted bound of {samples} samples"
 
     def nats_a_value(self, loss: float) -> float:

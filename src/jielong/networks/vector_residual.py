@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jielong.config.registry import Config
+from jielong.networks.repeated import RepeatedBlock
 from jielong.networks.vectors import (
     BlockInputs,
     BlockSizes,
@@ -73,7 +74,7 @@ class Stages(Config):
         return self
 
 
-class _Block(nn.Module):
+class _Block(RepeatedBlock):
     def __init__(self, channels: int, config: Stages) -> None:
         super().__init__()
         inner, gain = channels * config.expansion, _GAIN * config.depth**-0.25
