@@ -37,7 +37,7 @@ from jielong.networks.vectors import BlockSizes, PooledCondition, VectorEncoderS
 DISCRIMINATOR = "discriminator"
 """The phase of the discriminator."""
 WON = 0.01
-"""A loss below it, in nats or margins: the discriminator tells nearly all generated items from real ones."""
+"""A loss below it, in nats or margins: the discriminator separates nearly all generated items from real ones."""
 
 
 class Discriminator(nn.Module):
@@ -193,6 +193,6 @@ class GANHead(WholeBlockHead):
         if figures.get("discriminator_adversarial", math.inf) >= WON:
             return None
         return (
-            "the discriminator tells nearly all generated items from real ones, and the generator learns little from it: raise "
+            "the discriminator separates nearly all generated items from real ones, and the generator learns little from it: raise "
             "head.gan.r1 and r2, take a smaller discriminator, or loss: relativistic"
         )

@@ -32,7 +32,7 @@ from jielong.networks.vectors import BlockSizes, PooledCondition, VectorEncoderS
 _LOG_VARIANCES = (-30.0, 20.0)
 """Range of the encoder's log-variances, as of LDM's autoencoder (arXiv 2112.10752)."""
 COLLAPSED = 0.1
-"""A KL divergence of an item below it, in nats: the vector tells nearly nothing of the item."""
+"""A KL divergence of an item below it, in nats: the vector carries almost no information about the item."""
 
 
 class Posterior(NamedTuple):
@@ -156,7 +156,7 @@ class VAEHead(WholeBlockHead):
         if figures.get("kl", math.inf) * self.values >= COLLAPSED:
             return None
         return (
-            "the posterior has collapsed onto the prior, and the vector tells nothing of an item: set head.vae.free_bits (0.1 and more), "
+            "the posterior has collapsed onto the prior, and the vector is unused: set head.vae.free_bits (0.1 and more), "
             "lower beta, or take a weaker generator"
         )
 
