@@ -5,7 +5,8 @@
     python scripts/shipped.py convert maskgit-faces --dtype int8 --count 200      # weights, figures, first draws, card
 
 A card follows from the model's ``recipe.yaml``, ``model.json``, ``evaluation.json``, ``licence.json`` and ``card.json``, which holds what
-the others do not. ``convert`` reads the weights of a generator, stores them in place, and measures them by ``jielong evaluate``.
+the others do not. ``convert`` reads the weights of a generator, stores them in place, and measures them by ``jielong evaluate``; those of
+a tokenizer are stored only if they stay the same to the bit.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import json
 import shlex
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
 from safetensors import safe_open
+from torch import nn
 
 from jielong.config.recipe import parse
 from jielong.config.schema import Recipe
@@ -31,7 +34,7 @@ from jielong.data.source import DataError
 from jielong.media.images import encode, sheet, to_bytes
 from jielong.system import load
 from jielong.system.model_card import CARD, ModelCard, licence_words
-from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, StorageDtype, save_checkpoint
+from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, StorageDtype, fingerprint, load_weights, save_checkpoint
 
 MODELS = Path(__file__).resolve().parents[1] / "zoo" / "src" / "jielong_zoo" / "models"
 FACTS, EVALUATION, SHEET = "card.json", "evaluation.json", "draws.webp"
@@ -179,17 +182,29 @@ def first_draws(folder: Path) -> int:
 
 
 def convert(folder: Path, dtype: StorageDtype, count: int | None, data: str | None = None) -> None:
-    """Store a shipped generator's weights in another format, and measure them.
+    """Store a shipped generator's weights in another format, and measure them; or a tokenizer's, to the bit.
 
     Raises:
-        DataError: if it is a tokenizer; its generators were trained on the tokens of exactly these weights.
+        DataError: if that would change a tokenizer: its generators were trained on the tokens of exactly these weights.
     """
     system = load(str(folder), "cpu")
     if system.generator is None:
-        raise DataError(f"{folder.name} is a tokenizer, and generators hold the hash of its weights: name a generator")
+        store_again(folder, system.tokenizer, dtype)
+        write_bytes(folder / CARD, card_of(folder).encode())
+        return
     facts = Facts.of(folder)
     save_checkpoint(folder, system.generator, (folder / RECIPE).read_text("utf-8"), dtype)
     measure(folder, replace(facts, count=count, measured_on=data or ""))
+
+
+def store_again(folder: Path, model: nn.Module, dtype: StorageDtype) -> None:
+    """Store a tokenizer's weights in another format if they stay the same to the bit."""
+    identity, text = fingerprint(model), (folder / RECIPE).read_text("utf-8")
+    with tempfile.TemporaryDirectory() as scratch:
+        load_weights(model, save_checkpoint(scratch, model, text, dtype))
+    if fingerprint(model) != identity:
+        raise DataError(f"{folder.name} is a tokenizer, and generators hold the hash of its weights, which {dtype} changes: name a generator")
+    save_checkpoint(folder, model, text, dtype)
 
 
 def main() -> None:

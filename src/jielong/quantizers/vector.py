@@ -109,6 +109,13 @@ class VectorQuantizer(KeepsPrecision, Quantizer):
             return self.codebook
         return F.normalize(self.codebook.clone(), dim=-1)  # a copy, so that a restart may write to what autograd has saved
 
+    @property
+    def smoothed_counts(self) -> Tensor:
+        """``N' = (N + eps) sum(N) / (sum(N) + V eps)`` of every code, ``(V,)``."""
+        total = self.counts.sum()
+        smoothed: Tensor = (self.counts + self.epsilon) / (total + self.codebook_size * self.epsilon) * total
+        return smoothed
+
     def _nearest(self, vectors: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         """:func:`jielong.quantizers.lookup.nearest`, by the metric."""
         if self.settings.metric == "cosine":
@@ -223,9 +230,7 @@ class VectorQuantizer(KeepsPrecision, Quantizer):
             self.sums.lerp_(sums, 1 - self.settings.decay)
         self.counts.lerp_(counts, 1 - self.settings.decay)
         if not self.learned:
-            total = self.counts.sum()
-            smoothed = (self.counts + self.epsilon) / (total + size * self.epsilon) * total
-            means = self.sums / smoothed[:, None]
+            means = self.sums / self.smoothed_counts[:, None]
             self.codebook.copy_(F.normalize(means, dim=-1) if self.normalize else means)
         self.usage.update(counts if weights is None else sum_over_processes(torch.bincount(indices, minlength=size)))
         self.updates += 1

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from jielong.core.files import replacing, write_bytes
 from jielong.quantizers.base import Quantizer
 from jielong.training import int8
+from jielong.training.derived_codes import with_codes, without_codes
 
 WEIGHTS = "model.safetensors"
 RECIPE = "recipe.yaml"
@@ -46,7 +47,8 @@ def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, recipe_yam
         folder: Created if it does not exist.
         model: Its state dict is written.
         recipe_yaml: The recipe that rebuilds the model.
-        dtype: ``bf16`` halves the file: floating-point parameters are rounded to it. Buffers (codebooks, statistics) stay as they are.
+        dtype: ``bf16`` halves the file: floating-point parameters are rounded to it. Buffers (codebooks, statistics) stay as they are,
+            but for codes that are the quotient of their averages (:mod:`jielong.training.derived_codes`): reading computes them again.
             ``int8`` takes about half of that: matrices are stored by :func:`~jielong.training.int8.quantize`, other parameters as bf16,
             and the parameters of quantizers stay as they are too. Reading needs no option.
 
@@ -79,7 +81,7 @@ def _rounded(model: nn.Module, dtype: StorageDtype | None) -> dict[str, Tensor]:
             stored[name + int8.DATA], stored[name + int8.SCALE] = int8.quantize(value)
         else:
             stored[name] = value.to(torch.bfloat16)
-    return stored
+    return without_codes(model, stored)
 
 
 def write_checksums(folder: Path, names: Iterable[str]) -> None:
@@ -255,7 +257,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; tensors in eight bits (:mod:`jielong.training.int8`) become float32.
+    """Read a safetensors file; tensors in eight bits (:mod:`jielong.training.int8`) become float32, quotients codes.
 
     Raises:
         CheckpointError: if it is missing, truncated, something else, such as a pickle, or holds a wrong tensor in eight bits.
@@ -284,7 +286,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         what = f"is truncated ({size:,} bytes are there)" if cut else "is not a safetensors file"
         raise CheckpointError(f"{path} {what}: {error}; copy or train it again") from None
     try:
-        return int8.dequantize(tensors)
+        return with_codes(int8.dequantize(tensors))
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}; copy or train it again") from None
 
