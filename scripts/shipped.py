@@ -203,7 +203,9 @@ def store_again(folder: Path, model: nn.Module, dtype: StorageDtype) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         load_weights(model, save_checkpoint(scratch, model, text, dtype))
     if fingerprint(model) != identity:
-        raise DataError(f"{folder.name} is a tokenizer, and generators hold the hash of its weights, which {dtype} changes: name a generator")
+        raise DataError(
+            f"{folder.name} is a tokenizer, and generators hold the hash of its weights, which {dtype} changes: name a generator"
+        )
     save_checkpoint(folder, model, text, dtype)
 
 

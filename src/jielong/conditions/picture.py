@@ -13,7 +13,8 @@ from jielong.conditions.base import NO_CONTEXT, BuildContext, ConditionSettings
 from jielong.conditions.encoded import EncodedCondition
 from jielong.conditions.inputs import ConditionInput, HeldoutItems
 from jielong.config.registry import RecipeError
-from jielong.data.pairs import SOURCE, source_identity, source_media, without_source
+from jielong.data.linked import SOURCE
+from jielong.data.pairs import source_identity, source_media, without_source
 from jielong.media.kinds.base import kind_of
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.embedding import PositionEmbedding, embedding_of

@@ -8,11 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from jielong.data.linked import SOURCE
 from jielong.data.sets import MediaSet
 from jielong.data.source import DataError, digest
-
-SOURCE = "source"
-"""The column: encoded pictures, or paths from the folder of the set or of its split."""
 
 
 def without_source(data: MediaSet) -> list[int]:

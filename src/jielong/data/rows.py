@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -28,13 +29,19 @@ class Roles(TypedDict):
     split: str | None
     key: list[str]
     size: int | list[int] | None
+    sources: str | None  # the file beside it whose items the column of sources names by key
 
 
 def declared_roles(schema: pa.Schema, path: Path | str) -> dict[str, Any]:
     """The roles of columns that a file declares."""
     try:
         declared = json.loads((schema.metadata or {}).get(b"jielong", b"{}"))
-        named = [name for part, names in declared.items() if part != "size" for name in ([names] if isinstance(names, str) else names)]
+        named = [
+            name
+            for part, names in declared.items()
+            if part not in ("size", "sources")
+            for name in ([names] if isinstance(names, str) else names)
+        ]
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: the metadata `jielong` of its schema is not an object of columns' names: {error}") from error
     if unknown := [name for name in named if name not in schema.names]:
@@ -66,6 +73,7 @@ def roles_of(schema: pa.Schema, path: Path | str, kind: MediaKind) -> Roles:
         "split": find("split", SPLIT_COLUMNS),
         "key": declared.get("key", []),
         "size": _size(declared.get("size"), path),
+        "sources": _beside(declared.get("sources"), path),
     }
 
 
@@ -75,6 +83,12 @@ def _size(declared: object, path: Path | str) -> int | list[int] | None:
     if isinstance(declared, list) and all(isinstance(side, int) for side in declared):
         return declared
     raise DataError(f"{path} declares the size {declared!r} in its metadata `jielong`, not a side or [height, width]")
+
+
+def _beside(declared: object, path: Path | str) -> str | None:
+    if declared is None or (isinstance(declared, str) and re.fullmatch(r"[\w-][\w.-]*\.parquet", declared)):
+        return declared
+    raise DataError(f"{path} declares the sources {declared!r} in its metadata `jielong`, not the name of a Parquet file beside it")
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from jielong.core.files import write_bytes
 from jielong.core.json import JSON
 from jielong.data.content_hash import hash_bytes, remembered
 from jielong.data.ledger import Cause, Ledger
+from jielong.data.linked import SOURCE, linked_items
 from jielong.data.patterns import short_names
 from jielong.data.rows import Roles, content_of, declared_roles, item_of, label_names, roles_of, rows_of_table
 from jielong.data.source import DataError, Source
-from jielong.media.kinds.base import MediaKind, kinds
+from jielong.media.kinds.base import MediaKind, kind_of, kinds
 
 KEPT_BYTES = 1_000_000_000
 _MOST_ROWS = 1 << 31
@@ -66,7 +67,10 @@ class TableSource(Source):
             roles = found
             self.files.append(path)
             self._readers.append(reader)
+            begun = len(self.items)
             self._read_words(len(self.files) - 1, short, roles)
+            if roles["sources"] is not None:
+                self._read_sources(path, roles["sources"], begun)
         if roles is None:
             raise DataError(f"{name} has no Parquet file that is whole{self.unused.explained()}")
         self._column = roles["item"]
@@ -90,6 +94,15 @@ class TableSource(Source):
                 continue
             for row, values in enumerate(rows_of_table(table)):
                 self._take(row, values, f"{short}#{group}.{row}", roles, names)
+
+    def _read_sources(self, path: Path, name: str, begun: int) -> None:
+        """Put the encoded sources of the items from ``begun`` on in place of their keys in another file; those it lacks become empty."""
+        keys = [item.extra.get(SOURCE) for item in self.items[begun:]]
+        found = linked_items(path, name, kind_of(self.kind), (key for key in keys if isinstance(key, str)))
+        for item, key in zip(self.items[begun:], keys, strict=True):
+            item.extra[SOURCE] = found.get(str(key))
+            if item.extra[SOURCE] is None:
+                self.unused.add(Cause.MISSING, item.key, f"its source {key!r} is no item of {name}, so it has none")
 
     def _take(self, row: int, values: JSON | str, place: str, roles: Roles, names: Sequence[str]) -> None:
         """Use a row, or record why not."""
@@ -198,7 +211,15 @@ def _schema(path: Path) -> pa.Schema | None:
 
 
 def write_table(
-    path: Path, rows: Sequence[JSON], *, item: str, caption: str, label: str, key: Sequence[str], size: int | tuple[int, int] | None = None
+    path: Path,
+    rows: Sequence[JSON],
+    *,
+    item: str,
+    caption: str,
+    label: str,
+    key: Sequence[str],
+    size: int | tuple[int, int] | None = None,
+    sources: str | None = None,
 ) -> None:
     """Write rows as Parquet that declares the roles of its columns; the same rows give the same bytes.
 
@@ -212,9 +233,11 @@ def write_table(
         label: The column of classes.
         key: The columns that name a row.
         size: Side of its pictures, or height and width, where all have the same.
+        sources: Name of the file beside it whose items the column ``source`` names by key.
     """
     ordered = sorted(rows, key=lambda row: tuple(str(row[name]) for name in key))
     declared = {item: item, "caption": caption, "label": label, "key": list(key)} | ({} if size is None else {"size": size})
+    declared |= {} if sources is None else {"sources": sources}
     table = pa.Table.from_pylist(ordered).replace_schema_metadata({"jielong": json.dumps(declared)})
     buffer = io.BytesIO()
     # Parquet calls the values of a list by a path of their own.

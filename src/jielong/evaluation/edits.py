@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from jielong.core.json import JSON
-from jielong.data.pairs import SOURCE, source_media
+from jielong.data.linked import SOURCE
+from jielong.data.pairs import source_media
 from jielong.data.selection import chooses, split_name
 from jielong.evaluation.attributes import AttributeJudge, JudgeError
 from jielong.evaluation.context import EvalContext, EvalResult

@@ -48,7 +48,9 @@ def with_codes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(f"it holds {prefix + CODES!r} twice: as it is, and as a quotient by {name!r}")
         if sums.ndim != 2 or divisor.shape != sums.shape[:1] or not sums.dtype == divisor.dtype == torch.float32:
             shapes = f"{tuple(divisor.shape)} of {divisor.dtype}", f"{tuple(sums.shape)} of {sums.dtype}"
-            raise ValueError(f"{name!r} is {shapes[0]} and the sums {shapes[1]}, but they are a number and a vector per code, in torch.float32")
+            raise ValueError(
+                f"{name!r} is {shapes[0]} and the sums {shapes[1]}, but they are a number and a vector per code, in torch.float32"
+            )
         if not bool(((divisor > 0) & divisor.isfinite()).all()):
             raise ValueError(f"{name!r} holds values that are not finite or not above 0")
         plain[prefix + CODES] = sums / divisor[:, None]

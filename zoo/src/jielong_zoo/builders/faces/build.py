@@ -56,6 +56,6 @@ def build_faces(packages: Path | None, progress: dataset.Progress | None, faces:
         modules = packages or install(PACKAGES, Path(scratch))
         drawn = list(dataset.drawn_faces(modules, faces.count, faces.size, count))
         write_bytes(target.with_name(f"LICENSE-{faces.name}.md"), LICENCE.read_bytes())
-        edits.write_edits(built_path(faces.edits_name), drawn, modules, faces.size, faces.pairs, count)
+        edits.write_edits(built_path(faces.edits_name), target.name, drawn, modules, faces.size, faces.pairs, count)
         dataset.write_faces(target, drawn, faces.size)
     return target

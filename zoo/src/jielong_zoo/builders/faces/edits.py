@@ -142,7 +142,7 @@ def pairs(drawn: Sequence[Drawn], count: int) -> Iterator[tuple[Drawn, str, Face
 
 
 def write_edits(
-    path: Path, drawn: Sequence[Drawn], modules: Path, size: int, count: int, progress: Progress | None = None
+    path: Path, faces_file: str, drawn: Sequence[Drawn], modules: Path, size: int, count: int, progress: Progress | None = None
 ) -> Mapping[str, int]:
     """Write `faces-edits`; returns the number of pairs of each split.
 
@@ -150,6 +150,7 @@ def write_edits(
 
     Args:
         path: The Parquet file.
+        faces_file: Name of the file of `faces` beside it, whose items are the sources.
         drawn: The faces of `faces`.
         modules: A ``node_modules`` folder.
         size: Side of the pictures.
@@ -172,7 +173,7 @@ def write_edits(
         table.append(
             {
                 "image": picture,
-                "source": source.image,
+                "source": source.name,
                 "caption": texts[0],
                 "captions": texts,
                 "caption_zh": instruction_zh(attribute, source.face.attributes, after.attributes),
@@ -187,5 +188,5 @@ def write_edits(
         )
         if progress is not None:
             progress(1)
-    write_table(path, table, item="image", caption="caption", label="attribute", key=["name"], size=size)
+    write_table(path, table, item="image", caption="caption", label="attribute", key=["name"], size=size, sources=faces_file)
     return Counter(str(row["split"]) for row in table)
