@@ -66,10 +66,10 @@ def test_faults_of_the_other_file_are_named(linked: Path) -> None:
     items = linked.with_name("items.parquet")
     table = pq.read_table(items)
     pq.write_table(table.replace_schema_metadata({}), items)
-    with pytest.raises(DataError, match="items of items.parquet, which cannot be used: it declares no key"):
+    with pytest.raises(DataError, match=r"items of items.parquet, which cannot be used: it declares no key"):
         open_data(linked)
     items.write_bytes(items.read_bytes()[:-9])
-    with pytest.raises(DataError, match="items of items.parquet, which cannot be used"):
+    with pytest.raises(DataError, match=r"items of items.parquet, which cannot be used"):
         open_data(linked)
     items.unlink()
     with pytest.raises(DataError, match=r"items of items.parquet, which is not beside it: keep both files in one folder"):
