@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 from jielong.apps.cli import app
 from jielong.apps.lab import Verdict, chains, conclude, missing, run
 from jielong.apps.lab.chains import Generated, TrainingPlan, distance_gain, speedup
-from jielong.apps.lab.experiments import discrete_or_continuous, four_corners, pixels, sketch_first, thirty_two_tokens
+from jielong.apps.lab.experiments import discrete_or_continuous, four_corners, latent_or_pixel, pixels, sketch_first, thirty_two_tokens
 from jielong.config import recipe
+from jielong.heads.flow_matching import FlowMatching
 from jielong.media.kinds.image import image_medium
 from jielong.system import System
 from jielong.tokenizers.pixels import Pixels, PixelTokenizer
@@ -60,13 +61,13 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "time", clock)
 
 
-def on(plan: TrainingPlan, few: Path) -> TrainingPlan:
+def on(plan: TrainingPlan, few: Path, data: str = "emoji") -> TrainingPlan:
     """The same plan on a few images of half the side, without sample grids."""
 
     def moved(text: str) -> str:
         half = re.sub(r"size: (\d+)", lambda side: f"size: {int(side[1]) // 2}", text)
         seldom = half.replace("save_every: 1000000}", "save_every: 1000000, sample_every: 1000000}")
-        return seldom.replace("set: emoji", f"set: {few}").replace("codebook_size: 256", "codebook_size: 16")
+        return seldom.replace(f"set: {data}", f"set: {few}").replace("codebook_size: 256", "codebook_size: 16")
 
     return replace(plan, generator=moved(plan.generator), tokenizer=moved(plan.tokenizer) if plan.tokenizer else None)
 
@@ -226,3 +227,48 @@ def test_an_experiment_without_its_model_is_skipped(tmp_path: Path, monkeypatch:
     assert done.exit_code == 1
     assert "no-such-model" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+# --- latent or pixel ------------------------------------------------------------------------------------------------------------------
+
+
+def styles(share: float, seed: int = 0) -> torch.Tensor:
+    return torch.rand(64, generator=torch.Generator().manual_seed(seed)) < share
+
+
+def test_latent_or_pixel_claim_can_hold_and_fail() -> None:
+    judge, good, bad = latent_or_pixel.judge, drawn(1.0, 0.01), drawn(2.0, 0.01)
+    assert conclude(judge(good, bad, 0)) is Verdict.HOLDS
+    assert conclude(judge(bad, good, 0)) is Verdict.FAILS
+    assert conclude(judge(good, bad, 0, (styles(1.0), styles(0.9)))) is Verdict.HOLDS
+    assert conclude(judge(good, bad, 0, (styles(0.2), styles(1.0)))) is Verdict.FAILS
+    assert conclude(judge(good, bad, 0, (styles(0.6), styles(0.6, 1)))) is Verdict.UNKNOWN
+
+
+def test_latent_or_pixel_has_one_network_for_both() -> None:
+    networks, grids = [], []
+    for plan in (latent_or_pixel.LATENT, latent_or_pixel.PIXEL):
+        texts = plan.generator.replace("{checkpoint: set by the experiment}", "{patches: {patch: 4, std: 1.0}}")
+        chosen = recipe.parse(texts, plan.name)
+        head = chosen.head
+        assert isinstance(head, FlowMatching)
+        networks.append(head.network.model_dump())
+        grids.append(chosen.data.size)
+    assert networks[0] == networks[1]
+    assert grids == [32, 32]
+
+
+@pytest.mark.usefixtures("_clock")
+def test_latent_or_pixel_runs(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for plan in ("LATENT", "PIXEL"):
+        moved = on(getattr(latent_or_pixel, plan), few, "faces")
+        monkeypatch.setattr(latent_or_pixel, plan, moved)
+    result = run("latent-or-pixel", tmp_path, budget=0.02)
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert result.verdict in Verdict
+    assert len(record["checks"]) == 1  # no judge reads these squares
+    assert any("styles are not measured" in remark for remark in record["remarks"])
+    figures = record["figures"]
+    assert figures["tokens per image, latents"] == figures["tokens per image, pixels"]
+    seconds = [figures[f"seconds of training, {name}"]["value"] for name in ("latents", "pixels")]
+    assert all(1 - 5 * Clock.TICK < each < 1 + 5 * Clock.TICK for each in seconds), seconds

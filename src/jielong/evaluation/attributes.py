@@ -200,6 +200,49 @@ class AttributeJudge:
         return found
 
 
+@dataclass(frozen=True)
+class Reading:
+    """An attribute that a picture should show, and whether the judge reads it so."""
+
+    item: int  # of the picture
+    attribute: str
+    wanted: str
+    right: bool
+
+
+def readings(pictures: Tensor, wanted: Values, judge: AttributeJudge) -> list[Reading]:
+    """Of every attribute and picture with a value that is judged, those of values that captions do not name too; see :data:`SILENT`.
+
+    Args:
+        pictures: ``(N, 3, H, W)`` in [-1, 1].
+        wanted: Values of each attribute that the captions describe.
+        judge: The judge.
+    """
+    found = judge.read(pictures)
+    return [
+        Reading(item, attribute, value, value == seen)
+        for attribute, values in wanted.items()
+        for item, (value, seen) in enumerate(zip(values, found.get(attribute, ()), strict=attribute in found))
+        if value is not None and value not in judge.record.unread.get(attribute, ())
+    ]
+
+
+def accuracy_of_each(pictures: Tensor, wanted: Values, judge: AttributeJudge) -> Tensor:
+    """Share of its caption's attributes that each picture shows, ``(N,)`` float64; arguments as of :func:`attribute_accuracy`.
+
+    Raises:
+        ValueError: if a caption names no attribute that is judged.
+    """
+    right, named = torch.zeros(2, len(pictures), dtype=torch.float64)
+    for each in readings(pictures, wanted, judge):
+        if each.wanted not in SILENT:
+            right[each.item] += each.right
+            named[each.item] += 1
+    if not named.all():
+        raise ValueError(f"{int((named == 0).sum())} of {len(pictures)} captions name no attribute of {', '.join(judge.classes)}")
+    return right / named
+
+
 def attribute_accuracy(pictures: Tensor, wanted: Values, judge: AttributeJudge, name: str = "attribute_accuracy") -> Measurement:
     """Share of the attributes named by captions that the judge reads as named, over all pictures and attributes that it judges.
 
@@ -215,19 +258,15 @@ def attribute_accuracy(pictures: Tensor, wanted: Values, judge: AttributeJudge, 
     Raises:
         ValueError: if no attribute is judged.
     """
-    found = judge.read(pictures)
     right: dict[str, list[bool]] = {}
     by_value: dict[str, dict[str, list[bool]]] = {}
     unnamed: list[bool] = []
-    for attribute, values in wanted.items():
-        for value, seen in zip(values, found.get(attribute, ()), strict=attribute in found):
-            if value is None or value in judge.record.unread.get(attribute, ()):
-                continue
-            if value in SILENT:
-                unnamed.append(value == seen)
-            else:
-                right.setdefault(attribute, []).append(value == seen)
-                by_value.setdefault(attribute, {}).setdefault(value, []).append(value == seen)
+    for each in readings(pictures, wanted, judge):
+        if each.wanted in SILENT:
+            unnamed.append(each.right)
+        else:
+            right.setdefault(each.attribute, []).append(each.right)
+            by_value.setdefault(each.attribute, {}).setdefault(each.wanted, []).append(each.right)
     everything = [hit for hits in right.values() for hit in hits]
     if not everything:
         raise ValueError(f"the judge reads {', '.join(judge.classes)}, but no picture has a value of any of them")
