@@ -58,7 +58,7 @@ def missing(name: str) -> str | None:
 
 
 def run(name: str, out: Path, seed: int = 0, budget: float = 1.0, log: Callable[[str], None] | None = None) -> Result:
-    """Run an experiment and write ``result.json`` and ``plot.png`` into ``out``.
+    """Run an experiment and write ``result.json``, ``plot.png`` and its further files into ``out``.
 
     Args:
         name: Name of the experiment.
@@ -88,6 +88,8 @@ def run(name: str, out: Path, seed: int = 0, budget: float = 1.0, log: Callable[
     verdict = conclude(outcome.checks)
     out.mkdir(parents=True, exist_ok=True)
     write_bytes(out / PLOT, plot_png(outcome.draw, outcome.size))
+    for file, data in outcome.files.items():
+        write_bytes(out / file, data)
     record = {
         "experiment": name,
         "claim": trial.claim,

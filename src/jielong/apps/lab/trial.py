@@ -34,6 +34,7 @@ class Outcome:
         size: Width and height of the plot in inches.
         provenance: Models, data and settings behind the figures.
         remarks: Caveats.
+        files: Further files of the result by name, such as an animation.
     """
 
     checks: Sequence[Check]
@@ -42,6 +43,7 @@ class Outcome:
     size: tuple[float, float] = (8.0, 4.5)
     provenance: Mapping[str, object] = field(default_factory=dict)
     remarks: Sequence[str] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
