@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 import webbrowser
@@ -14,10 +13,10 @@ import torch
 from rich.console import Console
 
 from jielong.apps.demo.audio_samples import sound_sections
+from jielong.apps.demo.edits import EditedPicture, WordEdit, edit_in_words, editors
 from jielong.apps.demo.page import ORDERS, Reconstruction, Report, Strategy, render
 from jielong.apps.demo.scratch import Scratch, train_from_scratch
 from jielong.apps.demo.trace_view import Trace, measure_speed, shown_values, token_grid, trace
-from jielong.config import recipe
 from jielong.core.files import write_bytes
 from jielong.data.licences import terms
 from jielong.data.opening import open_data
@@ -25,7 +24,9 @@ from jielong.data.source import DataError
 from jielong.data.splits import Split
 from jielong.evaluation.provenance import machine
 from jielong.evaluation.reconstruction import psnr
-from jielong.system import System, condition_inputs, find, load, zoo
+from jielong.heads.continuous import IterativeHead
+from jielong.system import System, load, zoo
+from jielong.system.shipped import shipped_figure, shipped_generators
 
 PROMPTS = (
     "Micah style, blue quiff, dark skin, round glasses, blue collared shirt, smiling",
@@ -38,22 +39,22 @@ PROMPTS = (
     "Toon Head style, spiky black hair, dark skin, goatee, purple T-shirt, sad",
 )
 """Captions of held-out combinations of style, hair and its color."""
+EDITS = (
+    WordEdit(PROMPTS[0], (0, 0, 64, 32), PROMPTS[0].replace("blue quiff", "pink quiff"), "make the hair pink"),
+    WordEdit(PROMPTS[5], (0, 48, 64, 16), PROMPTS[5].replace("yellow T-shirt", "green T-shirt"), "make the T-shirt green"),
+    WordEdit(PROMPTS[3], (8, 24, 48, 16), PROMPTS[3].replace("sunglasses", "glasses"), "replace the sunglasses by glasses"),
+)
+"""Changes of pictures of the data set; regions are whole tokens of 8 x 8 pixels."""
 SET = "faces"
-EVALUATION = "evaluation.json"
 TOKENIZER = "vq-faces"
 RECONSTRUCTIONS = 6
 
 
 def shipped_models(data: str = SET) -> list[str]:
-    """Shipped text-to-image models trained on a set, ordered as :data:`jielong.apps.demo.page.ORDERS`."""
-    recipes = {name: recipe.load(str(folder)) for name, folder in zoo().items()}
-    orders = list(ORDERS)
-    found = [
-        (orders.index(each.order.name), name)
-        for name, each in recipes.items()
-        if each.order is not None and each.data.set == data and [part.name for part in condition_inputs(each)] == ["text"]
-    ]
-    return [name for _, name in sorted(found)]
+    """Shipped text-to-image models trained on a set, ordered as :data:`jielong.apps.demo.page.ORDERS`, and the most accurate first."""
+    recipes, orders = shipped_generators(data), list(ORDERS)
+    places = {name: orders.index(each.order.name) for name, each in recipes.items() if each.order is not None}
+    return sorted(places, key=lambda name: (places[name], -(shipped_figure(name) or 0.0), name))
 
 
 def run(
@@ -65,6 +66,7 @@ def run(
     tokenizer: str = TOKENIZER,
     sounds: Sequence[str] | None = None,
     prompts: Sequence[str] = PROMPTS,
+    edits: Sequence[WordEdit] = EDITS,
     overrides: Sequence[str] = (),
     console: Console | None = None,
     show: bool = False,
@@ -80,6 +82,7 @@ def run(
         tokenizer: Tokenizer whose reconstructions are shown.
         sounds: Audio models, names or folders; all shipped ones by default.
         prompts: Captions to generate.
+        edits: Changes in words, of pictures of the data set whose captions are among the prompts.
         overrides: ``a.b=c`` changes to both recipes from scratch.
         console: Standard output by default.
         show: Open the page in a browser.
@@ -92,6 +95,7 @@ def run(
     missing: dict[str, str] = {}
     strategies = _strategies(shipped_models() if models is None else models, prompts, seed, missing, console)
     real, heldout = _real(prompts) if strategies else ({}, frozenset())
+    edited = _edited(edits, real, out, seed, missing, console)
     reconstructions = _reconstructions(tokenizer, missing)
     sections = sound_sections(seed, missing, sounds)
     memory = {}
@@ -108,6 +112,7 @@ def run(
         strategies=strategies,
         real=real,
         heldout=heldout,
+        edited=edited,
         reconstructions=reconstructions,
         tokenizer=tokenizer,
         scratch=scratch,
@@ -142,7 +147,10 @@ def _load(name: str, missing: dict[str, str]) -> System | None:
 
 
 def _strategies(names: Sequence[str], prompts: Sequence[str], seed: int, missing: dict[str, str], console: Console) -> list[Strategy]:
-    """Generate the prompts with each model and measure its speed; the first of each kind of order records its steps."""
+    """Generate the prompts with each model and measure its speed; the first of each kind of order records its steps.
+
+    A model that draws all tokens in one step has nothing to record.
+    """
     strategies: list[Strategy] = []
     for name in names:
         system = _load(name, missing)
@@ -153,21 +161,36 @@ def _strategies(names: Sequence[str], prompts: Sequence[str], seed: int, missing
             continue
         console.print(f"[bold]{name}[/bold]: {len(prompts)} prompts", highlight=False)
         order, discrete = system.recipe.order.name, system.tokenizer.layout.discrete
-        new = (order, discrete) not in {(each.order, each.discrete) for each in strategies}
+        new = (order, discrete) not in {(each.order, each.discrete) for each in strategies if each.traces} and not _one_step(system)
         traces = trace(system, prompts, prompts, seed) if new else ()
         pictures = [each.picture for each in traces] or [sample.tensor for sample in system.generate(list(prompts), seed=seed)]
         speed = measure_speed(system, prompts, seed)
         console.print(f"  {speed.batched:.2f} s per image in a batch of {speed.batch}; {speed.single:.2f} s for one image", highlight=False)
         parameters = sum(weight.numel() for weight in system.generator.parameters())
-        strategies.append(Strategy(order, name, discrete, parameters, pictures, speed, _measured(name), traces))
+        strategies.append(Strategy(order, name, discrete, parameters, pictures, speed, shipped_figure(name), traces))
     return strategies
 
 
-def _measured(name: str) -> float | None:
-    """Held-out attribute accuracy of a shipped model, by its ``evaluation.json``."""
-    file = find(name) / EVALUATION
-    figure = json.loads(file.read_text("utf-8")).get("attribute_accuracy") if file.exists() else None
-    return None if figure is None else float(figure)
+def _one_step(system: System) -> bool:
+    """Whether all tokens are drawn together in one evaluation, so that there is nothing to watch."""
+    if system.generator is None or not system.generator.head.joint or system.recipe.order is None or system.recipe.order.name != "at_once":
+        return False
+    head = system.generator.head
+    return not isinstance(head, IterativeHead) or (system.recipe.sampling.num_inference_steps or head.steps) == 1
+
+
+def _edited(
+    edits: Sequence[WordEdit], pictures: dict[str, torch.Tensor], out: Path, seed: int, missing: dict[str, str], console: Console
+) -> list[EditedPicture]:
+    """The edits by each model that edits, of the pictures that there are."""
+    chosen = [each for each in edits if each.caption in pictures]
+    found: list[EditedPicture] = []
+    for name, instructed in editors(SET).items() if chosen else ():
+        system = _load(name, missing)
+        if system is not None:
+            console.print(f"[bold]{name}[/bold]: {len(chosen)} edits in words", highlight=False)
+            found += edit_in_words(system, chosen, pictures, out / "edits", seed, instructed)
+    return found
 
 
 def _real(prompts: Sequence[str]) -> tuple[dict[str, torch.Tensor], frozenset[str]]:

@@ -15,6 +15,8 @@ from torch import Tensor
 from jielong.apps.demo import markup
 from jielong.apps.demo.audio_html import content
 from jielong.apps.demo.audio_samples import AudioSection
+from jielong.apps.demo.edits import EditedPicture
+from jielong.apps.demo.picture_html import edited, two_world_lines, world_lines
 from jielong.apps.demo.scratch import Run, Scratch
 from jielong.apps.demo.trace_view import Speed, Trace
 
@@ -73,6 +75,7 @@ class Report:
         strategies: Results of each text-to-image model.
         real: Images of the data set by caption, where it has them.
         heldout: Prompts of the held-out split.
+        edited: Pictures edited in words.
         reconstructions: Images with their tokens and reconstructions.
         tokenizer: Name of the tokenizer of the reconstructions.
         scratch: The runs from scratch.
@@ -91,6 +94,7 @@ class Report:
     strategies: Sequence[Strategy] = ()
     real: Mapping[str, Tensor] = field(default_factory=dict)
     heldout: frozenset[str] = frozenset()
+    edited: Sequence[EditedPicture] = ()
     reconstructions: Sequence[Reconstruction] = ()
     tokenizer: str = ""
     scratch: Scratch | None = None
@@ -126,6 +130,8 @@ def render(report: Report) -> str:
     """The page as HTML."""
     sections = [
         _compare(report),
+        _world_lines(report),
+        _section("Edited in words", *edited(report.edited)) if report.edited else "",
         *(_order_section(report, strategy) for strategy in report.strategies if strategy.traces),
         _tokens(report),
         *(_section(section.title, *content(section)) for section in report.sound_sections),
@@ -217,6 +223,15 @@ def _order_section(report: Report, strategy: Strategy) -> str:
         markup.player(strategy.traces),
         markup.command(f"{generate_command(strategy.model, report.prompts[:1], report.seed)} --trace"),
     )
+
+
+def _world_lines(report: Report) -> str:
+    """A chain and noise side by side, where both were watched."""
+    pair = two_world_lines(report.strategies)
+    if pair is None:
+        return ""
+    commands = (markup.command(f"{generate_command(each.model, report.prompts[:1], report.seed)} --trace") for each in pair)
+    return _section("Two world lines", *world_lines(*pair), *commands)
 
 
 def _player_caption(trace: Trace) -> str:
