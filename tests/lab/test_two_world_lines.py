@@ -57,6 +57,7 @@ def test_an_animation_shows_every_model_from_its_first_to_its_last_step() -> Non
     masked, flow, gan = zip(*shown, strict=True)
     assert flow == tuple(sorted(flow))
     assert len(set(flow)) == 6
+    assert masked == tuple(sorted(masked))
     assert len(set(masked)) == 2
     assert set(gan) == {0}  # the first and only frame of its noise here
 

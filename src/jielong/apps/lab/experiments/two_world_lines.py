@@ -193,7 +193,7 @@ class TwoWorldLines(Trial, name="two-world-lines"):
         for name, model in models.items():
             bench.log(f"{name}: generating {len(captions)} captions with {model}")
             system = load(model, "cpu")
-            frames, evaluations = watch(system, captions[:MOVING], bench.seed)
+            frames, evaluations = watch(system, [captions[place] for place in spread(len(captions), MOVING)], bench.seed)
             pictures, seconds = draw_timed(system, captions, bench.seed)
             features = extractor.extract(pictures).values
             distances = contributions(features, reference), kernel_distance(features, reference)
@@ -203,7 +203,7 @@ class TwoWorldLines(Trial, name="two-world-lines"):
             figures |= _figures(name, drawn[name], system, bench.seed)
 
         def draw(figure: Figure) -> None:
-            _draw(figure, drawn, captions[:SHOWN], figures)
+            _draw(figure, drawn, figures)
 
         return Outcome(
             judge(drawn, bench.seed),
@@ -212,7 +212,13 @@ class TwoWorldLines(Trial, name="two-world-lines"):
             (11.0, 1.45 * len(drawn) + 0.8),
             {
                 "models": provenance,
-                "captions": {"set": heldout.name, "split": "heldout", "n": len(captions), "data_sha256": heldout.fingerprint},
+                "captions": {
+                    "set": heldout.name,
+                    "split": "heldout",
+                    "n": len(captions),
+                    "captions": captions,
+                    "data_sha256": heldout.fingerprint,
+                },
                 "distance": "unbiased MMD, kernel (x.y/D + 1)^3, EfficientNet-lite2 features, against held-out images",
                 "timed": f"batches of {BATCH}, decoding included, text embeddings excluded",
             },
@@ -254,7 +260,7 @@ def moving(drawn: Mapping[str, Drawn]) -> bytes:
     names = [f"{name} ({each.evaluations})" for name, each in drawn.items()]
     pictures: list[Image.Image] = []
     for index in range(count):
-        now = [each.frames[(index + 1) * len(each.frames) // count - 1 if len(each.frames) > 1 else 0] for each in drawn.values()]
+        now = [each.frames[max(0, (index + 1) * len(each.frames) // count - 1)] for each in drawn.values()]
         cells = [from_tensor(each[row]) for row in range(len(now[0])) for each in now]
         captions = [*names, *[""] * (len(cells) - len(names))]
         pictures.append(sheet(cells, columns=len(names), captions=captions, scale=2))
@@ -262,16 +268,16 @@ def moving(drawn: Mapping[str, Drawn]) -> bytes:
     return animation(pictures, [*[each] * (count - 1), SECONDS / 2])
 
 
-def _draw(figure: Figure, drawn: Mapping[str, Drawn], captions: Sequence[str], figures: Mapping[str, Estimate]) -> None:
+def _draw(figure: Figure, drawn: Mapping[str, Drawn], figures: Mapping[str, Estimate]) -> None:
     ((left, right),) = figure.subfigures(1, 2, squeeze=False, width_ratios=[2.1, 1])
     for row, (name, each) in zip(left.subplots(len(drawn), 2, squeeze=False, width_ratios=[1.5, 1]), drawn.items(), strict=True):
         places = [place * (len(each.frames) - 1) // (SHOWN - 1) for place in range(SHOWN)]
-        for axes, pictures in zip(row, (each.pictures[:SHOWN], each.frames[places, 0]), strict=True):
+        for axes, pictures in zip(row, (each.pictures[spread(len(each.pictures), SHOWN)], each.frames[places, 0]), strict=True):
             axes.imshow(sheet(pictures, columns=SHOWN, padding=1), interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
         row[0].set_ylabel(f"{name}\n{each.model}", rotation=0, ha="right", va="center")
-        row[1].set_title(f"{each.evaluations} evaluations: a first picture appears", fontsize=8)
+        row[1].set_title(f"{each.evaluations} evaluations: a picture after some of them", fontsize=8)
     names = list(drawn)
     for axes, what in zip(
         right.subplots(4, 1), ("attribute accuracy", "kernel distance", "evaluations per image", "time per image"), strict=True
