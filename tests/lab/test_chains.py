@@ -261,7 +261,7 @@ def test_latent_or_pixel_has_one_network_for_both() -> None:
 @pytest.mark.usefixtures("_clock")
 def test_latent_or_pixel_runs(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for plan in ("LATENT", "PIXEL"):
-        moved = on(getattr(latent_or_pixel, plan), few, "faces")
+        moved = on(getattr(latent_or_pixel, plan), few, f'"{latent_or_pixel.SET}"')
         monkeypatch.setattr(latent_or_pixel, plan, moved)
     result = run("latent-or-pixel", tmp_path, budget=0.02)
     record = json.loads((tmp_path / "result.json").read_text())

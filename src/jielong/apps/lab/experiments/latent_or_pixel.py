@@ -11,13 +11,16 @@ from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
 from jielong.data.opening import open_data
 from jielong.data.order import spread
+from jielong.data.selection import split_name
 from jielong.evaluation.attributes import AttributeJudge, accuracy_of_each
 
 SECONDS, COUNT = 45.0, 64
+SET = "faces?expression=smiling"
+"""Four thousand pictures in five styles."""
 LESS = 0.1
 """Bound: how much lower the share of pictures of the right style may be."""
 _GENERATOR = """
-data: {{set: faces, size: 32}}
+data: {{set: "{data}", size: 32}}
 tokenizer: {tokenizer}
 condition: {{class: {{width: 64, cfg_dropout: 0.1}}}}
 order: at_once
@@ -27,8 +30,8 @@ train: {{samples: 1000000000, batch: 32, optimizer: muon, lr: 3.0e-3, warmup: 51
 """
 LATENT = TrainingPlan(
     "latents",
-    _GENERATOR.format(tokenizer="{checkpoint: set by the experiment}", more="times: {kind: logit_normal}"),
-    TOKENIZER_RECIPE.format(tokenizer=f"{{kl: {{{AUTOENCODER}, weight: 0.02}}}}").replace("set: emoji", "set: faces"),
+    _GENERATOR.format(data=SET, tokenizer="{checkpoint: set by the experiment}", more="times: {kind: logit_normal}"),
+    TOKENIZER_RECIPE.format(tokenizer=f"{{kl: {{{AUTOENCODER}, weight: 0.02}}}}").replace("set: emoji", f'set: "{SET}"'),
     share=0.3,
 )
 PIXEL = TrainingPlan(
@@ -94,7 +97,7 @@ class LatentOrPixel(Trial, name="latent-or-pixel"):
 
 def _styles(data: str, pictures: list[Tensor]) -> tuple[Tensor, Tensor] | None:
     """Whether pictures of held-out classes show the style that a class is, ``(n,)`` bool for each set; ``None`` without a judge."""
-    attributes = AttributeJudge.of(data)
+    attributes = AttributeJudge.of(split_name(data)[0])
     if attributes is None:
         return None
     heldout = open_data(data, split="heldout")
