@@ -36,7 +36,11 @@ LATENT = TrainingPlan(
 )
 PIXEL = TrainingPlan(
     "pixels",
-    _GENERATOR.format(tokenizer="{patches: {patch: 4, std: 1.0}}", more="prediction: x, times: {kind: logit_normal, mean: -0.8, std: 0.8}"),
+    _GENERATOR.format(
+        data=SET,
+        tokenizer="{patches: {patch: 4, std: 1.0}}",
+        more="prediction: x, times: {kind: logit_normal, mean: -0.8, std: 0.8}",
+    ),
 )
 """One network over 8 x 8 tokens: latents of 8 channels (LDM, arXiv 2112.10752), or patches of 4 x 4 x 3 pixels (JiT, arXiv 2511.13720)."""
 
