@@ -68,11 +68,11 @@ def gradient(size: tuple[int, int], number: int = 0) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Iterator[Path]:
-    """A working folder with the tokenizers that recipes read, trained at :data:`LEARNED`."""
+    """A working folder with the tokenizers and the generator that recipes read, trained at :data:`LEARNED`."""
     folder = tmp_path_factory.mktemp("stages")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for name in ("kl-tiny", "var-tokenizer-tiny", "vqvae-tiny"):
+        for name in ("kl-tiny", "var-tokenizer-tiny", "vqvae-tiny", "maskgit-tiny"):
             experiment.run(recipe_of(name), Path("runs", name), str(pictures), device="cpu", progress=False)
         yield folder
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from accelerate import Accelerator
 from double_precision import double_precision
 from torch import Tensor
@@ -36,29 +35,21 @@ GATHERING = ("bsq-tiny", "lfq-tiny")
 LATE = 2**20  # samples seen: every loss has begun
 
 
-def tokenizer_below(name: str) -> str | None:
-    """The recipe whose checkpoint a recipe reads from ``runs/``."""
-    recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
-    found = recipe.get("tokenizer")
-    if isinstance(found, Mapping) and "runs/" in str(found):
-        return str(found).partition("runs/")[2].partition("'")[0]
-    inherited = str(recipe.get("extends", ""))
-    return tokenizer_below(inherited) if found is None and inherited.endswith("-tiny") else None
-
-
-def train_tokenizer_below(name: str) -> None:
-    """Train that checkpoint for a step, if it is not there yet."""
-    below = tokenizer_below(name)
-    if below is not None and not Path("runs", below).exists():
-        base = load(below)
-        settings = base.train.model_copy(update={"samples": base.train.batch, "warmup": 1, "precision": "fp32"})
-        experiment.run(base.model_copy(update={"train": settings}), Path("runs", below), device="cpu", progress=False, evaluate=False)
+def train_stages_below(name: str) -> None:
+    """Train the checkpoints that a recipe reads from ``runs/`` for a step, if they are not there yet."""
+    for checkpoint in load(name).requires.values():
+        below = checkpoint.removeprefix("runs/")
+        if below != checkpoint and not Path("runs", below).exists():
+            train_stages_below(below)
+            base = load(below)
+            settings = base.train.model_copy(update={"samples": base.train.batch, "warmup": 1, "precision": "fp32"})
+            experiment.run(base.model_copy(update={"train": settings}), Path("runs", below), device="cpu", progress=False, evaluate=False)
 
 
 @cache
 def prepared(name: str, *overrides: str) -> tuple[Recipe, Objective, TrainingStream]:
     """A tiny recipe's objective and its stream of samples."""
-    train_tokenizer_below(name)
+    train_stages_below(name)
     recipe = load(name, overrides)
     with double_precision():
         parts = experiment.prepare(recipe)
@@ -162,7 +153,7 @@ def test_shards_and_any_order_of_samples_are_the_whole_batch(name: str) -> None:
 @pytest.mark.usefixtures("stages")
 @pytest.mark.parametrize("name", [name for name in NAMES if load(name).trains_generator])
 def test_an_item_is_generated_alike_in_any_batch(name: str) -> None:
-    train_tokenizer_below(name)
+    train_stages_below(name)
     recipe = load(name)
     parts = experiment.prepare(recipe)
     model, values, generator = parts.generator, None, torch.Generator().manual_seed(0)

@@ -14,7 +14,7 @@ from typing_extensions import TypeVar
 
 from jielong.conditions.inputs import ConditionInput, HeldoutItems
 from jielong.config.registry import Part, parts_of
-from jielong.core.rng import PerSampleRNG
+from jielong.core.rng import Draws, PerSampleRNG
 from jielong.networks.conditioning import AlignedStates, Alignment, Conditioning
 
 if TYPE_CHECKING:
@@ -59,6 +59,10 @@ class Condition(nn.Module, ABC, Generic[Value, Prepared]):
     def resolve(self, value: Value) -> Value:
         """A value in the form that is fastest to prepare: recordings are encoded, everything else is returned as it is."""
         return value
+
+    def noised(self, prepared: Prepared, draws: Draws) -> Prepared:
+        """Prepared values with what is random about them, in training and in sampling; unchanged by default. ``draws``: one an item."""
+        return prepared
 
     @abstractmethod
     def embed(self, prepared: Prepared) -> Conditioning:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
 from jielong.conditions.inputs import InputError
 from jielong.config.registry import OfFamily, nearest
-from jielong.core.rng import PerSampleRNG
+from jielong.core.rng import Draws, PerSampleRNG
 from jielong.data.order import spread
 from jielong.networks.conditioning import AlignedStates, Alignment, Conditioning
 
@@ -97,6 +97,14 @@ class CompositeCondition(Condition[Mapping[str, object], dict[str, PartInputs]])
             raise ValueError(f"every item needs a {name!r}, which was never dropped in training (its cfg_dropout is 0)")
         known = [value for value in values if value is not None]
         return PartInputs(part.prepare(known) if known else None, present)
+
+    def noised(self, prepared: dict[str, PartInputs], draws: Draws) -> dict[str, PartInputs]:
+        """Those of all conditions, each from streams of its own."""
+        parts, streams = self._parts, draws.each(len(self._parts))
+        return {
+            name: inputs if inputs.prepared is None else PartInputs(parts[name].noised(inputs.prepared, at[inputs.present]), inputs.present)
+            for (name, inputs), at in zip(prepared.items(), (streams[:, index] for index in range(len(prepared))), strict=True)
+        }
 
     def forward(self, prepared: dict[str, PartInputs], dropped: Tensor | None = None) -> Conditioning:
         """States; ``dropped`` is ``(B,)`` bool for all conditions at once, or as :meth:`draw_dropped` returns it."""

@@ -50,6 +50,7 @@ class ConditionInput(ABC):
     speech: ClassVar[bool] = False  # the model generates speech
     file: ClassVar[bool] = False  # a value is a file, which a request over HTTP holds in base64
     may_be_empty: ClassVar[bool] = False  # an item of a data set may have an empty value
+    generated: ClassVar[bool] = False  # an earlier stage supplies the values: commands have no option for them
     paired: ClassVar[bool] = False  # the values are what items of a set of pairs were made from
 
     @property

@@ -28,7 +28,7 @@ class StageInput(ConditionInput):
         return batch.keys
 
     def from_heldout(self, items: HeldoutItems) -> list[Tensor]:
-        """The real media, ``(C, ...)`` each: a stage is measured by itself."""
+        """The real media, ``(C, ...)`` each, for likelihoods; what an evaluation draws is drawn from the stage's own output."""
         return list(items.batch.media)
 
     def from_json(self, value: object) -> object:

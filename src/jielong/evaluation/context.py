@@ -21,7 +21,7 @@ from jielong.generation.callbacks import StepEvent
 from jielong.generation.request import check_guided
 from jielong.media.results import ResultItem, Results
 from jielong.system import System
-from jielong.system.inputs import condition_inputs, takes_negative_text
+from jielong.system.inputs import GenerationInputs, call_inputs, condition_inputs, gather, stage_names, takes_negative_text
 
 CANDIDATES = 100
 """Captions among which a picture's own is retrieved."""
@@ -149,8 +149,11 @@ class EvalContext:
         return None if settings is None else settings.from_heldout(self.items(prompts))
 
     def draw(self, conditions: Sequence[object] | None, lengths: Sequence[int] | None = None) -> Tokens:
-        """Sampled tokens, one item per row."""
-        done = 0
+        """Sampled tokens, one item per row; earlier stages of a cascade run first, as they do in :meth:`System.generate`."""
+        done, negatives = 0, self._negatives(conditions)
+        if stage_names(self.system.recipe):
+            inputs = self._inputs()
+            conditions, negatives = inputs.conditions, inputs.negatives
 
         def tick(event: StepEvent) -> None:
             # All tokens of a batch are known after its last step.
@@ -167,8 +170,16 @@ class EvalContext:
             batch=BATCH,
             on_step=tick,
             lengths=lengths,
-            negatives=self._negatives(conditions),
+            negatives=negatives,
         )
+
+    def _inputs(self) -> GenerationInputs:
+        """The inputs of a call for each item, with the output of earlier stages."""
+        found = {each.keyword: each.from_heldout(self.items()) for each in call_inputs(self.system)}
+        given: dict[str, object] = {name: values for name, values in found.items() if values is not None}
+        if self.draws.negative_text:
+            given[NEGATIVE_TEXT.keyword] = self.draws.negative_text
+        return gather(self.system, given, None if given else len(self.rows), self.draws.seed)
 
     def _negatives(self, conditions: Sequence[object] | None) -> Sequence[object | None] | None:
         """The value of the condition with the negative text, of each item."""
@@ -192,7 +203,7 @@ def sampling_of(system: System, draws: DrawSettings) -> SamplingConfig:
 
 def check_negative_text(system: System, draws: DrawSettings) -> None:
     """Raise :class:`InputError` for a negative text where no text describes an item, or guidance is off."""
-    if not takes_negative_text(system.recipe):
+    if not takes_negative_text(system):
         raise InputError(f"{system.name} reads no text that describes an item: leave out {{negative_text}}", [NEGATIVE_TEXT])
     check_guided(sampling_of(system, draws))
 
@@ -202,7 +213,8 @@ def drawing(system: System, draws: DrawSettings) -> JSON:
     sampling = sampling_of(system, draws)
     evaluations = sampling.num_inference_steps or getattr(system.generator and system.generator.head, "steps", None)
     order = None if system.recipe.order is None else system.recipe.order.model_dump(mode="json")
-    negative = {"negative_text": draws.negative_text} if draws.negative_text else {}
+    negative: JSON = {"negative_text": draws.negative_text} if draws.negative_text else {}
+    negative |= {"stages": stages} if (stages := stage_names(system.recipe)) else {}
     negative |= {} if system.weaker is None else {"autoguidance": system.weaker.name}
     drawn = {"steps": None, **negative, **sampling.model_dump(mode="json", exclude_none=True), "num_inference_steps": evaluations}
     return {"seed": draws.seed, "order": order, **{name: value for name, value in drawn.items() if value is not None or name == "steps"}}

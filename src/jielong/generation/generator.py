@@ -213,6 +213,7 @@ class Generator(nn.Module):
             return None
         if prepared is None:
             raise ValueError("this generator needs its condition: give the output of `condition.prepare`")
+        prepared = self.condition.noised(prepared, rng.draws("condition", torch.device("cpu")))
         conditioning: Conditioning = self.condition(prepared, self.condition.draw_dropped(rng) if self.training else None)
         return conditioning
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
 from typing_extensions import Unpack
 
 from jielong.conditions.picture import PICTURE
@@ -23,6 +24,8 @@ from jielong.media.images import fit, to_tensor
 from jielong.media.kinds.image import background_of, grid_of
 from jielong.media.masks import MaskLike, fit_mask, outpainted, picture_of, read_mask, region_mask
 from jielong.media.results import ResultItem, Results
+from jielong.system.completing import resized
+from jielong.system.inputs import stage_names
 from jielong.system.options import GenerateOptions
 
 if TYPE_CHECKING:
@@ -177,9 +180,25 @@ class Edit:
         if self.instruction is not None:
             text, more[PICTURE.name] = self.instruction, self.picture
         if self.mask is not None or self.strength < 1:
-            more |= {"start": self.tokens, "known": ~self.drawn, "strength": self.strength}
+            more |= self.kept()
         results = self.system.generate(text, classes, count, on_step=on_step, **more)
         return results.like(self.composed(results.tensor))
+
+    def kept(self) -> dict[str, Any]:
+        """What is kept of the picture, as arguments of :meth:`System.generate`; of earlier stages of a cascade the same region."""
+        stages = {name: self._at(self.system.stages[name]).kept() for name in stage_names(self.system.recipe)}
+        more = {"stage_options": stages} if stages else {}
+        return {"start": self.tokens, "known": ~self.drawn, "strength": self.strength, **more}
+
+    def _at(self, stage: System) -> Edit:
+        """The same edit by an earlier stage, at its size; it draws wherever one of its pixels changes in part."""
+        generator, size = _generator(stage), grid_of(stage.tokenizer.media)
+        picture, mask = resized(self.picture, size), None
+        drawn = torch.ones(generator.layout.positions, dtype=torch.bool)
+        if self.mask is not None:
+            mask = adaptive_max_pool2d(self.mask.float()[None], size)[0] > 0
+            drawn = drawn_positions(generator.layout, mask)
+        return Edit(stage, picture, mask, drawn, self.strength, self.outside)
 
     def describe(self) -> str:
         """How many pixels and tokens change, and what of them, in sentences."""
@@ -224,7 +243,7 @@ def _check_words(system: System, instructed: bool, settings: EditSettings, names
 
 
 def _check_order(generator: Generator, system: System, settings: EditSettings) -> None:
-    """Refuse edits that the order cannot make, before a file is read."""
+    """Refuse edits that the order, or that of an earlier stage, cannot make, before a file is read."""
     layout, order = generator.layout, generator.order
     if settings.instruction is not None and not settings.local and settings.strength is None:
         return  # all tokens are drawn, given the picture
@@ -237,6 +256,8 @@ def _check_order(generator: Generator, system: System, settings: EditSettings) -
     if order.usual_strength is None and (not settings.local or (settings.strength or 1) < 1):
         instead = "leave {strength} out" if settings.local else "say with {mask} or {region} what changes"
         raise EditError(f"{system.name} draws token by token and keeps none of a region in part: {instead}, or take a masked generator")
+    for name in stage_names(system.recipe):
+        _check_order(_generator(system.stages[name]), system.stages[name], settings)
 
 
 def _check_mask(mask: Tensor, settings: EditSettings) -> None:

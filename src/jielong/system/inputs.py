@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from jielong.conditions.base import ConditionSettings, registered_inputs
 from jielong.conditions.inputs import ConditionInput, InputError, broadcast, mismatch
 from jielong.conditions.length import SECONDS
 from jielong.conditions.text import NEGATIVE_TEXT, TEXT
+from jielong.config.registry import nearest
 from jielong.config.schema import Recipe
 from jielong.core.rng import seed_of
 from jielong.system.long_text import Cut, cut_items
@@ -19,6 +20,9 @@ from jielong.tokenizers.base import Tokenizer
 
 if TYPE_CHECKING:
     from jielong.system.pipeline import System
+
+StageOptions = Mapping[str, Mapping[str, Any]]
+"""What earlier stages are drawn with, by their names: arguments of :meth:`System.generate_tokens`, and ``stage_options`` of their own."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,13 @@ def call_inputs(system: System) -> tuple[ConditionInput, ...]:
 
 
 def gather(
-    system: System, given: Mapping[str, object], count: int | None, seed: int, cut: bool = False, draw: bool = True
+    system: System,
+    given: Mapping[str, object],
+    count: int | None,
+    seed: int,
+    cut: bool = False,
+    draw: bool = True,
+    stage_options: StageOptions | None = None,
 ) -> GenerationInputs:
     """The inputs of a call, one per item; earlier stages whose output is an input run first.
 
@@ -96,6 +106,7 @@ def gather(
         seed: Of the call; earlier stages draw from seeds of their own.
         cut: Cut transcripts that are longer than the model's longest sound, unless durations are given.
         draw: Run earlier stages; otherwise their inputs are checked, and their output is zeros.
+        stage_options: What earlier stages are drawn with.
 
     Raises:
         InputError: if the model does not take an input, lacks one, or the numbers of values differ.
@@ -109,7 +120,7 @@ def gather(
         length = arguments.pop(SECONDS, None)
     accepted = [
         *inputs,
-        *((NEGATIVE_TEXT,) if NEGATIVE_TEXT in arguments and takes_negative_text(recipe) else ()),
+        *((NEGATIVE_TEXT,) if NEGATIVE_TEXT in arguments and takes_negative_text(system) else ()),
         *(each for each in arguments if each.name in own and each not in inputs),
     ]
     columns, items = broadcast(arguments, accepted, count or 1, system.name)
@@ -121,7 +132,7 @@ def gather(
     pieces = cut_items(system, columns, items) if cut and not timed else None
     if pieces is not None:
         columns = {name: [column[item] for item in pieces.items] for name, column in columns.items()} | {TEXT.name: list(pieces.texts)}
-    columns |= _stage_columns(system, columns, items if pieces is None else len(pieces.items), seed, pieces, draw)
+    columns |= _StageRun(system, columns, negative_texts, seed, pieces, draw, stage_options or {}).columns(items)
     conditions = recipe.condition.values(columns) if recipe.condition is not None and columns else None
     negatives = _negatives(recipe, columns, negative_texts)
     durations = durations_of(recipe, conditions)
@@ -133,14 +144,23 @@ def gather(
     return GenerationInputs(conditions, captions, durations, items, negatives, None if pieces is None else pieces.items)
 
 
-def takes_negative_text(recipe: Recipe) -> bool:
-    """Whether its condition reads a text that describes an item and is not spoken."""
+def takes_negative_text(system: System) -> bool:
+    """Whether its condition, or an earlier stage's, reads a text that describes an item and is not spoken."""
+    return _reads_descriptions(system.recipe) or any(takes_negative_text(system.stages[name]) for name in stage_names(system.recipe))
+
+
+def stage_names(recipe: Recipe) -> list[str]:
+    """Names of the earlier stages whose output its condition reads."""
+    return [part.reads_stage for part in condition_parts(recipe) if part.reads_stage is not None]
+
+
+def _reads_descriptions(recipe: Recipe) -> bool:
     return any(part.input is TEXT and not part.transcript for part in condition_parts(recipe))
 
 
 def _negatives(recipe: Recipe, columns: Mapping[str, list[object]], texts: Sequence[object]) -> list[object | None] | None:
     """Values of the condition with each item's negative text; ``None`` where that is empty."""
-    if recipe.condition is None or not any(texts):
+    if recipe.condition is None or not any(texts) or not _reads_descriptions(recipe):
         return None
     if TEXT.name not in columns:
         raise InputError("{negative_text} is what guidance leads away from, towards a text: give {text} too", [NEGATIVE_TEXT, TEXT])
@@ -148,27 +168,44 @@ def _negatives(recipe: Recipe, columns: Mapping[str, list[object]], texts: Seque
     return [value if text else None for value, text in zip(values, texts, strict=True)]
 
 
-def _stage_columns(
-    system: System, columns: Mapping[str, list[object]], items: int, seed: int, pieces: Cut | None, draw: bool
-) -> dict[str, list[object]]:
-    """Token values ``(N, C)`` of each item from the earlier stages whose output is an input that is not given, by the input's name."""
-    outputs = dict[str, list[object]]()
-    for part in condition_parts(system.recipe):
-        if part.reads_stage is None or part.input.name in columns:
-            continue
-        stage, stage_seed = system.stages[part.reads_stage], seed_of(seed, "stage", part.reads_stage)
-        given = {each.keyword: columns[each.name] for each in call_inputs(stage) if each.name in columns}
-        if not draw:
-            arguments: dict[str, Any] = {**given, "count": None if given else items}
-            stage.check(**arguments)
+@dataclass(frozen=True)
+class _StageRun:
+    """The earlier stages of a call; see :func:`gather` for what is not described."""
+
+    system: System
+    given: Mapping[str, Sequence[object]]  # values of the call's inputs by name, one per item
+    negative_texts: Sequence[object]  # one per item, or none at all
+    seed: int
+    pieces: Cut | None
+    draw: bool
+    options: StageOptions
+
+    def columns(self, items: int) -> dict[str, list[object]]:
+        """Token values ``(N, C)`` of each item from the earlier stages whose output is an input that is not given, by the input's name."""
+        recipe, outputs = self.system.recipe, dict[str, list[object]]()
+        if unknown := [name for name in self.options if name not in stage_names(recipe)]:
+            raise ValueError(f"`stage_options`: {self.system.name} has no stage {unknown[0]!r}; {nearest(unknown[0], stage_names(recipe))}")
+        items = items if self.pieces is None else len(self.pieces.items)
+        for part in condition_parts(recipe):
+            if part.reads_stage is not None and part.input.name not in self.given:
+                outputs[part.input.name] = list(self._values(part.reads_stage, items))
+        return outputs
+
+    def _values(self, name: str, items: int) -> Iterable[object]:
+        stage, seed = self.system.stages[name], seed_of(self.seed, "stage", name)
+        given: dict[str, Any] = {each.keyword: self.given[each.name] for each in call_inputs(stage) if each.name in self.given}
+        if any(self.negative_texts) and takes_negative_text(stage):
+            given[NEGATIVE_TEXT.keyword] = list(self.negative_texts)
+        options: dict[str, Any] = dict(self.options.get(name, {}))
+        if not self.draw:
+            stage.check(**given, **options, count=None if given else items)
             layout = stage.tokenizer.layout
-            outputs[part.input.name] = [torch.zeros(layout.positions, layout.channels)] * items
-            continue
-        inputs = gather(stage, given, None if given else items, stage_seed)
-        indices = None if pieces is None else pieces.items
-        tokens = stage.generate_tokens(inputs.conditions, None if inputs.conditions else items, seed=stage_seed, indices=indices)
-        outputs[part.input.name] = list(tokens.values.unbind())
-    return outputs
+            return [torch.zeros(layout.positions, layout.channels, dtype=torch.long if layout.discrete else torch.float32)] * items
+        inputs = gather(stage, given, None if given else items, seed, stage_options=options.pop("stage_options", None))
+        indices = None if self.pieces is None else self.pieces.items
+        count = None if inputs.conditions else items
+        tokens = stage.generate_tokens(inputs.conditions, count, seed=seed, indices=indices, negatives=inputs.negatives, **options)
+        return tokens.values.unbind()
 
 
 def lengths_of(tokenizer: Tokenizer, seconds: Sequence[float] | None) -> list[int] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -53,6 +53,8 @@ class GenerateOptions(SamplingOptions, TokenOptions, total=False):
             an empty one is the null.
         voice: Recordings (paths, or ``Recording(waveform, rate)``), one or several, and so is ``emotion``.
         picture: Source pictures (paths, images, or tensors ``(C, H, W)``), one or several.
+        stage_options: Of a cascade: what earlier stages are drawn with, by their names, such as ``{"base": {"temperature": 1.0}}``;
+            arguments of :meth:`System.generate_tokens`. The other sampling parameters of a call are those of the last stage.
         seconds: Exact durations, one or several, also for models with an alignment or a stop head.
 
     Further inputs of a condition are taken by their names.
@@ -61,6 +63,7 @@ class GenerateOptions(SamplingOptions, TokenOptions, total=False):
     seed: int
     sampling: SamplingConfig | None
     negative_text: Sequence[str] | str | None
+    stage_options: Mapping[str, Mapping[str, Any]]
     voice: object
     emotion: object
     picture: object

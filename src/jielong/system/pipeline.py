@@ -15,14 +15,15 @@ from jielong.config.schema import Recipe
 from jielong.core.tokens import Tokens
 from jielong.generation.callbacks import StepCallback
 from jielong.generation.generator import Generator
-from jielong.generation.inpainting import Side, begun, kept
+from jielong.generation.inpainting import Side
 from jielong.generation.request import SamplingRequest
 from jielong.generation.streaming import stream_sound
 from jielong.media.kinds.base import kind_of
 from jielong.media.masks import MaskLike
 from jielong.media.results import ResultItem, Results
+from jielong.system.completing import check_kept_alike, completion
 from jielong.system.editing import Edit, EditSettings, Outside, PictureLike
-from jielong.system.inputs import GenerationInputs, call_inputs, durations_of, gather, lengths_of, split_inputs
+from jielong.system.inputs import GenerationInputs, StageOptions, call_inputs, durations_of, gather, lengths_of, split_inputs
 from jielong.system.long_text import PAUSE, joined
 from jielong.system.one_screen import on_one_screen
 from jielong.system.options import GenerateOptions, SamplingOptions
@@ -265,16 +266,8 @@ class System:
         Raises:
             ValueError: if the tokens have no such half, the order would not see it, or a recording is shorter than a token or too long.
         """
-        if self.generator is None:
-            raise ValueError(f"{self.name} is a tokenizer; to complete an item, load a generator such as maskgit-emoji")
-        hop_length = self.tokenizer.hop_length
-        if hop_length is not None:
-            known = begun(self.generator.layout, self.generator.order, media.shape[-1] // hop_length)
-            media = torch.nn.functional.pad(media, (0, self.tokenizer.media.frames - media.shape[-1]))
-        else:
-            known = kept(self.generator.layout, self.generator.order, keep, self.generator.head)
-        options["start"], options["known"] = Tokens(self.encode(media[None]).values, self.generator.layout), known
-        return self.generate(text, classes, count, on_step=on_step, **options)
+        more: dict[str, Any] = {**options, **completion(self, media, keep)}
+        return self.generate(text, classes, count, on_step=on_step, **more)
 
     def edit(
         self,
@@ -315,7 +308,10 @@ class System:
         given, others = split_inputs({"text": text, "classes": classes, **options})
         check_names(others, (*GenerateOptions.__annotations__, *self.inputs), "argument")
         cut = cut and all(others.get(name) is None for name in ("lengths", "start", "known"))
-        return gather(self, given, count, options.get("seed", 0), cut, draw), others
+        given_to_stages: Any = others.pop("stage_options", None)
+        stage_options: StageOptions = given_to_stages or {}
+        check_kept_alike(self, given, others, stage_options)
+        return gather(self, given, count, options.get("seed", 0), cut, draw, stage_options), others
 
     def encode(self, media: Tensor) -> Tokens:
         """Pictures ``(B, C, H, W)`` in [-1, 1] to tokens."""

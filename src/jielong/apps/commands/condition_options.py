@@ -41,6 +41,7 @@ def _options() -> list[Any]:
     types = {
         f"input_{index}": Annotated[list[str] | None, _option(each)]
         for index, each in enumerate([*registered_inputs().values(), NEGATIVE_TEXT])
+        if not each.generated
     }
     parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in types.items()]
     command.__annotations__ = types

@@ -82,7 +82,7 @@ class ServedModel:
     def inputs(self) -> dict[str, ConditionInput]:
         """The inputs that a request may have, by name."""
         inputs = list(call_inputs(self.system))
-        if takes_negative_text(self.system.recipe):
+        if takes_negative_text(self.system):
             inputs.append(NEGATIVE_TEXT)
         if is_timed(self.system.recipe) and SECONDS not in inputs:
             inputs.append(SECONDS)
