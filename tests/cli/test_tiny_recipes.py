@@ -19,7 +19,7 @@ from .conftest import succeed
 TOKENIZERS = ("vqgan-tiny", "vqvae-tiny", "dvae-tiny", "fsq-tiny", "lfq-tiny", "bsq-tiny", "titok-tiny", "kl-tiny")
 CODECS = ("encodec-tiny", "soundstream-tiny", "mimi-tiny", "dac-tiny", "vocos-tiny", "audio-kl-tiny")
 PIXELS = ("pixelrnn-tiny", "pixelcnn-tiny", "pixelcnn-emoji-tiny", "vqvae-prior-tiny")
-TINY = (*TOKENIZERS, "llamagen-tiny", "maskgit-tiny", "titok-maskgit-tiny", *PIXELS)
+TINY = (*TOKENIZERS, "llamagen-tiny", "dalle-tiny", "maskgit-tiny", "titok-maskgit-tiny", *PIXELS)
 
 
 @pytest.mark.parametrize("name", TINY)

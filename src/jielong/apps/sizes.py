@@ -149,10 +149,16 @@ def _forward(experiment: Experiment) -> tuple[nn.Module, Callable[[], object]]:
 
     def run() -> object:
         inputs = torch.zeros(1, layout.positions, model.backbone.width).requires_grad_()
-        hidden = model.backbone(BackboneInputs(inputs, model.plan.coords, model.plan.blocks, condition, everything))
+        own = None if model.condition is None or not model.condition.loss_weight else model.condition
+        chain = BackboneInputs(inputs, model.plan.coords, model.plan.blocks, condition, everything, keep_prefix=own is not None)
+        hidden, predicted = model.backbone(chain), list[object]()
+        if own is not None:
+            predicted, hidden = [own.predict(hidden[:, :states])], hidden[:, states:]
         if model.head.joint:
             spans = [slice(*span) for span in model.plan.spans]
-            return [model.head.loss(hidden[:, s], values[:, s], model.plan.head_context(s, everything, condition=condition)) for s in spans]
-        return model.head.loss(hidden.flatten(0, 1), values.flatten(0, 1))
+            contexts = [model.plan.head_context(s, everything, condition=condition) for s in spans]
+            losses = [model.head.loss(hidden[:, s], values[:, s], context) for s, context in zip(spans, contexts, strict=True)]
+            return [*predicted, *losses]
+        return [*predicted, model.head.loss(hidden.flatten(0, 1), values.flatten(0, 1))]
 
     return model, run

@@ -14,6 +14,11 @@ __all__ = ["AnyBackbone", "Backbone", "BackboneCache", "BackboneInputs", "Backbo
 class BackboneSettings(Part):
     """Base of the settings of every backbone."""
 
+    @property
+    def prefixed(self) -> bool:
+        """As :attr:`Backbone.prefixed`."""
+        return False
+
     @abstractmethod
     def build(self, layout: Layout, condition_width: int | None) -> AnyBackbone:
         """The network for tokens of a layout, as the order arranges them. Raises ``ValueError`` if it cannot read such tokens."""

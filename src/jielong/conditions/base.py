@@ -43,6 +43,8 @@ class Condition(nn.Module, ABC, Generic[Value, Prepared]):
     """Whether it has vectors along positions (:attr:`Conditioning.positions`)."""
     kept_by_guidance: bool = False
     """Whether, beside others in a composite, guidance compares with this condition alone, and not with none."""
+    loss_weight: float = 0.0
+    """Share of the training loss that is :meth:`loss`, the condition's own; the rest is the head's."""
 
     def __init__(self, width: int, cfg_dropout: float) -> None:
         super().__init__()
@@ -61,7 +63,7 @@ class Condition(nn.Module, ABC, Generic[Value, Prepared]):
         return value
 
     def noised(self, prepared: Prepared, draws: Draws) -> Prepared:
-        """Prepared values with what is random about them, in training and in sampling; unchanged by default. ``draws``: one an item."""
+        """Prepared values with what is random about them, in training and sampling; unchanged by default. ``draws``: a stream an item."""
         return prepared
 
     @abstractmethod
@@ -88,7 +90,7 @@ class Condition(nn.Module, ABC, Generic[Value, Prepared]):
         pooled = torch.where(dropped[:, None], null.pooled.to(conditioning.pooled.dtype), conditioning.pooled)
         positions = None if conditioning.positions is None else conditioning.positions.masked_fill(dropped[:, None, None], 0)
         states_and_mask = _replaced(conditioning.states, conditioning.mask, null.states, dropped)
-        return Conditioning(*states_and_mask, pooled, aligned, conditioning.coords, positions)
+        return Conditioning(*states_and_mask, pooled, aligned, conditioning.coords, positions, conditioning.causal)
 
     def unconditional(self, batch: int, device: torch.device | str | None = None) -> Conditioning:
         """The null vector of every item, ``(B, 1, width)``."""
@@ -110,6 +112,23 @@ class Condition(nn.Module, ABC, Generic[Value, Prepared]):
     def count_aligned(self, values: Sequence[Value]) -> list[int] | None:
         """Aligned states of each value; ``None`` without alignment."""
         return None
+
+    def add_output(self, width: int) -> None:
+        """Build what :meth:`loss` reads hidden vectors of ``width`` channels with; called once, before training."""
+
+    def predict(self, hidden: Tensor) -> Tensor:
+        """What :meth:`loss` is computed of, from hidden vectors at all states ``(B, L, D)``."""
+        raise NotImplementedError(f"{type(self).__name__} has no loss of its own")
+
+    def loss(self, hidden: Tensor, prepared: Prepared, conditioning: Conditioning) -> Tensor:
+        """The condition's own loss of each item, ``(B,)``, where :attr:`loss_weight` is above 0.
+
+        Args:
+            hidden: Hidden vectors at the condition's states, which stand in the chain before the tokens, ``(B, L, D)``.
+            prepared: What the states were made of.
+            conditioning: The states, with the null where they were dropped.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no loss of its own")
 
     @abstractmethod
     def describe(self) -> dict[str, object]:
@@ -144,6 +163,7 @@ class ConditionSettings(Part):
     """
 
     input: ClassVar[ConditionInput]  # how its values are supplied
+    in_chain: ClassVar[bool] = False  # its states stand in the chain before the tokens and are predicted: it needs a backbone with a prefix
     transcript: ClassVar[bool] = False  # the value is a text that is spoken, not a description
     width: int = Field(default=256, ge=1)
     cfg_dropout: float = Field(default=0.1, ge=0, lt=1)

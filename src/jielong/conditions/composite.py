@@ -194,6 +194,10 @@ class Composite(ConditionSettings, family="condition", name="composite"):
             raise ValueError("a composite condition has at least one part: parts: {characters: {}, voice: {}}")
         if len(set(names)) < len(names) or "composite" in names:
             raise ValueError(f"each condition may be a part once, and `composite` may not, but the parts are {', '.join(names)}")
+        if alone := [part.name for part in parts if part.in_chain]:
+            raise ValueError(
+                f"{alone[0]} is a chain with the tokens and stands alone: write condition: {{{alone[0]}: {{}}}}, or take text here"
+            )
         inputs = [part.input.name for part in parts]
         if twice := [name for name in inputs if inputs.count(name) > 1]:
             raise ValueError(f"two of {', '.join(names)} have the same input {twice[0]}: keep one of them")

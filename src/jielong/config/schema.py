@@ -102,6 +102,7 @@ class Recipe(Config):
         missing = [name for name, part in chain.items() if part is None]
         if missing and len(missing) < len(chain):
             raise ValueError(f"a generator needs order, backbone and head together; missing: {', '.join(missing)}")
+        self._check_chain()
         self._check_stages()
         if self.trains_generator:
             if self.losses or self.balancer is not None:
@@ -135,6 +136,15 @@ class Recipe(Config):
             if predicts is not None and predicts not in losses:
                 raise ValueError(f"this tokenizer predicts a distribution that no loss reads: add losses: {{{predicts}: {{}}}}")
         return self
+
+    def _check_chain(self) -> None:
+        """Refuse a condition that stands in the chain before a backbone that has no room for it."""
+        part = self.condition
+        if part is not None and part.in_chain and self.backbone is not None and not self.backbone.prefixed:
+            raise ValueError(
+                f"the condition {part.name} stands in the chain before the tokens, for backbone: {{transformer: {{condition: prefix}}}}, "
+                f"not {self.backbone.name!r} as it is set here"
+            )
 
     def _check_stages(self) -> None:
         """Refuse names of stages that are taken, that no path can hold, or that nothing defines."""

@@ -79,6 +79,10 @@ class Generator(nn.Module):
             raise ValueError("a joint head draws a block as one, and here it is revealed in steps: choose order: at_once or next_scale")
         if head.whole and len(self.plan.spans) > 1:
             raise ValueError(f"the {type(head).__name__} draws all tokens together, and here are several blocks: choose order: at_once")
+        if condition is not None and condition.loss_weight:
+            if not backbone.prefixed:
+                raise ValueError(f"a {type(condition).__name__} needs backbone: {{transformer: {{condition: prefix}}}}")
+            condition.add_output(width)
         self.durations = build_durations(layout, self.plan, order.shifted, width, condition, stop_head)
         self.placed: nn.Linear | None = None
         if condition is not None and condition.positioned:
@@ -140,13 +144,15 @@ class Generator(nn.Module):
     ) -> Tensor:
         """Mean over the batch of the head's mean loss at the predicted positions, in the head's unit (softmax: nats per token).
 
+        In training mode, a condition with a :attr:`Condition.loss_weight` has that share of the loss: ``(1 - w) head + w condition``.
+
         Args:
             tokens: ``(B, N, C)``.
             prepared: Output of the condition's ``prepare``, if the generator has a condition.
             rng: Random numbers of each item (masks, dropped conditions, noise); a fixed stream by default.
             phase: The phase of the training step (:attr:`Head.phases`); in all but the main one the head's loss alone counts.
             mismatch: Conditions of other items, for heads that read them (:attr:`Head.mismatches`).
-            on_figure: Called with the figures of a joint head's loss.
+            on_figure: Called with the figures of a joint head's loss, and of a condition's own.
 
         Raises:
             ValueError: if a condition is missing, or given to a generator that has none.
@@ -169,6 +175,12 @@ class Generator(nn.Module):
             loss = (self.head.loss(hidden[mask], targets[mask], context) * states.weights[mask]).sum() / len(tokens)
         if phase != MAIN:
             return loss
+        if self.condition is not None and states.prefix is not None and states.conditioning is not None:
+            own = self.condition.loss(states.prefix, prepared, states.conditioning)
+            on_figure("condition_loss", own.detach())
+            if self.training:  # as of a head, what a trained model is measured by is the loss of its tokens
+                on_figure("token_loss", loss.detach().expand(len(tokens)))
+                loss = (1 - self.condition.loss_weight) * loss + self.condition.loss_weight * own.mean()
         for added in (states.duration_loss, self.durations.loss(hidden, states.lengths, plan)):
             loss = loss if added is None else loss + added
         return loss
@@ -199,12 +211,16 @@ class Generator(nn.Module):
         added, duration_loss = self.durations.training_inputs(conditioning, raw, lengths, plan)
         added = _sum(added, self._placed(conditioning))
         embeddings = embeddings if added is None else embeddings + added
-        hidden = self.backbone(BackboneInputs(embeddings, plan.coords, plan.blocks, conditioning, known, attended))
+        own, prefix = self.condition is not None and self.condition.loss_weight > 0, None
+        hidden = self.backbone(BackboneInputs(embeddings, plan.coords, plan.blocks, conditioning, known, attended, keep_prefix=own))
+        if own:
+            prefix, hidden = hidden.split([hidden.shape[1] - plan.layout.positions, plan.layout.positions], dim=1)
         # Every item weighs the same, however many positions it predicts (as MaskGIT's public loss), and in it every code.
         counts = mask.float() if plan.pattern is None or present is None else (mask[..., None] & present).sum(-1)
         if view.loss_weights is not None:
             counts = counts * view.loss_weights.to(device)
-        return TrainingStates(hidden, values, mask, 1.0 / counts.sum(1, keepdim=True) * counts, lengths, plan, duration_loss, conditioning)
+        weights = 1.0 / counts.sum(1, keepdim=True) * counts
+        return TrainingStates(hidden, values, mask, weights, lengths, plan, duration_loss, conditioning, prefix)
 
     def _training_condition(self, prepared: object, rng: PerSampleRNG) -> Conditioning | None:
         if self.condition is None:

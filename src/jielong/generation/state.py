@@ -28,6 +28,7 @@ class TrainingStates:
         plan: The order's positions; fewer than the generator's where no item is as long as can be.
         duration_loss: Loss of the durations, if they are learned.
         conditioning: The condition, with the null where it was dropped.
+        prefix: Hidden vectors at its states, ``(B, L, D)``, where it has a loss of its own.
     """
 
     hidden: Tensor
@@ -38,6 +39,7 @@ class TrainingStates:
     plan: SequencePlan
     duration_loss: Tensor | None
     conditioning: Conditioning | None
+    prefix: Tensor | None = None
 
 
 @dataclass(frozen=True)

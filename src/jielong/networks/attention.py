@@ -58,15 +58,17 @@ def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, -math.inf)
 
 
-def behind_prefix(allowed: Tensor, real: Tensor) -> Tensor:
+def behind_prefix(allowed: Tensor, real: Tensor, causal: bool = False) -> Tensor:
     """The mask of positions behind a padded prefix: ``(B, 1, P + n, P + n)`` bool.
 
-    Everything attends to the prefix but for its padding; the prefix attends to itself alone. A padded prefix position also attends to
+    Everything attends to the prefix but for its padding; the prefix attends to itself alone, each of its positions to none behind it where
+    it is ``causal``. A padded prefix position also attends to
     itself, so that its softmax, which is never read, is defined.
 
     Args:
         allowed: ``(n, n)`` or ``(B, n, n)`` bool: the mask of the positions.
         real: ``(B, P)`` bool, false at padding of the prefix.
+        causal: Whether the prefix is read in order.
     """
     (batch, prefix), n = real.shape, allowed.shape[-1]
     if allowed.ndim == 3:
@@ -74,6 +76,8 @@ def behind_prefix(allowed: Tensor, real: Tensor) -> Tensor:
     mask = allowed.new_zeros(batch, 1, prefix + n, prefix + n)
     mask[..., :prefix] = real[:, None, None, :]
     mask[..., :prefix, :prefix] |= torch.eye(prefix, dtype=torch.bool, device=real.device)
+    if causal:
+        mask[..., :prefix, :prefix] &= torch.ones(prefix, prefix, dtype=torch.bool, device=real.device).tril()
     mask[..., prefix:, prefix:] = allowed
     return mask
 

@@ -25,6 +25,7 @@ class BackboneInputs:
     # (B, n) bool: positions that hold a known token and no placeholder, for networks that treat them differently.
     known: Tensor | None = None
     attention_mask: Tensor | None = None  # (B, n) bool: positions that are attended to; None for all of them
+    keep_prefix: bool = False  # also return the hidden vectors of the condition's prefix, before those of the positions
 
 
 class BackboneCache(Protocol):
@@ -48,11 +49,14 @@ class Backbone(nn.Module, ABC, Generic[C]):
 
     width: int  # channels D of embeddings and of hidden vectors
     conditioned: bool  # whether it takes a condition
+    prefixed: bool = False  # whether the condition's states are positions before all others (BackboneInputs.keep_prefix)
     supports_attention_mask: ClassVar[bool] = False  # whether it can leave out positions (BackboneInputs.attention_mask)
 
     @abstractmethod
     def forward(self, inputs: BackboneInputs, cache: C | None = None, commit: bool = True) -> Tensor:
-        """Hidden vectors ``(B, n, D)``. ``commit``: whether the cache keeps these positions.
+        """Hidden vectors ``(B, n, D)``; ``(B, L + n, D)`` with :attr:`BackboneInputs.keep_prefix`.
+
+        ``commit``: whether the cache keeps these positions.
 
         Without a cache the positions are the first ``n`` and attend to each other, block by block: the naive reference. With a cache they
         follow those in it and attend to them too. A call with ``commit=False`` leaves the cache as it was (but for the condition). Cached
@@ -76,6 +80,8 @@ class Backbone(nn.Module, ABC, Generic[C]):
             raise ValueError(f"this {type(self).__name__} takes no condition, but one was given")
         if self.conditioned and inputs.conditioning is None and not started:
             raise ValueError(f"this {type(self).__name__} takes a condition, but none was given")
+        if inputs.keep_prefix and (cache is not None or not self.prefixed):
+            raise ValueError("hidden vectors of a prefix are those of a transformer with condition: prefix, without a cache")
         if inputs.conditioning is not None and started:
             raise ValueError("the cache holds a condition already: give it to the first cached call only")
         if cache is not None and cache.batch != shape[0]:

@@ -43,6 +43,7 @@ class Conditioning:
     # (L, 3) time, row and column of the states that are tokens of a picture, equal for all items, on the CPU; at time 0 they are none.
     coords: Tensor | None = None
     positions: Tensor | None = None  # (B, N, W): vectors that are added to the inputs at the tokenizer's positions; zeros for none
+    causal: bool = False  # whether a state sees only states before it, where they stand in the chain before the tokens
 
     def __post_init__(self) -> None:
         if self.states.ndim != 3:
@@ -74,13 +75,14 @@ class Conditioning:
         """Some items of the batch."""
         aligned = self.aligned_states and AlignedStates(self.aligned_states.states[index], self.aligned_states.mask[index])
         positions = None if self.positions is None else self.positions[index]
-        return Conditioning(self.states[index], self.mask[index], self.pooled[index], aligned, self.coords, positions)
+        return Conditioning(self.states[index], self.mask[index], self.pooled[index], aligned, self.coords, positions, self.causal)
 
     def to(self, device: torch.device | str) -> Conditioning:
         """The same on another device."""
         aligned = self.aligned_states and AlignedStates(self.aligned_states.states.to(device), self.aligned_states.mask.to(device))
         positions = None if self.positions is None else self.positions.to(device)
-        return Conditioning(self.states.to(device), self.mask.to(device), self.pooled.to(device), aligned, self.coords, positions)
+        states, mask, pooled = (each.to(device) for each in (self.states, self.mask, self.pooled))
+        return Conditioning(states, mask, pooled, aligned, self.coords, positions, self.causal)
 
     def padded(self, length: int) -> Conditioning:
         """The same, padded to ``length`` states; unchanged if they are that long already."""
@@ -105,6 +107,7 @@ class Conditioning:
             _cat_aligned([part.aligned_states for part in parts]),
             next((part.coords for part in parts if part.coords is not None), None),
             _cat_positions(parts),
+            any(part.causal for part in parts),
         )
 
 

@@ -155,6 +155,7 @@ class LazyTransformerCache(LazyCache):
     condition: LayerCondition = field(default_factory=LayerCondition)  # the condition as the layers read it
     prefix: Tensor | None = None  # (B, P, D): the condition as a prefix, if it enters so
     real: Tensor | None = None  # (B, P) bool, false at padding of the prefix
+    causal: bool = False  # whether the prefix is read in order
 
     def rows(self, index: slice) -> LazyTransformerCache:
         """Some items, sharing the memory."""

@@ -4,7 +4,7 @@ One network serves every order. With one block per position it is Llama (equal o
 bidirectional encoder; blocks in between are scales or frames. The condition enters in one of three ways:
 
 - ``prefix``: its states, through a two-layer MLP, form a block before all positions, which all attend to and which attends to itself alone.
-  Prefix positions are not rotated (LlamaGen instead zeroes their queries and keys).
+  Prefix positions are not rotated (LlamaGen instead zeroes their queries and keys). A causal one is read in order (DALL-E).
 - ``cross``: cross-attention to its states after each self-attention, without rotation.
 - ``adaln``: its pooled vector shifts, scales and gates each residual branch, initialised to zero (DiT, arXiv 2212.09748).
 """
@@ -73,7 +73,7 @@ class Transformer(Backbone["Cache | LazyCache"]):
         width = config.width
         self.layers, self.width, self.heads, self.axes = config.layers, width, config.heads, axes
         self.condition = None if condition_width is None else config.condition
-        self.conditioned = condition_width is not None
+        self.conditioned, self.prefixed = condition_width is not None, self.condition == "prefix"
         self.rotary = Rotary(width // config.heads, axes, config.rope_base)
         self.prefix = self.pooled = self.last_modulation = None
         if condition_width is not None and config.condition == "prefix":
@@ -184,11 +184,11 @@ class Transformer(Backbone["Cache | LazyCache"]):
             prefix = conditioning.states.shape[1]
             x = torch.cat((self.prefix(conditioning).to(x.dtype), x), dim=1)
             real = conditioning.mask[:1] if bool(conditioning.mask.all()) else conditioning.mask  # one mask for all if nothing is padded
-            mask = additive(behind_prefix(allowed, real), dtype)
+            mask = additive(behind_prefix(allowed, real, conditioning.causal), dtype)
         rotation = self.rotary(inputs.coords, device, dtype, prefix)
         causal = blocks.kind == "causal" and mask is None
         context = AttentionContext(len(x), rotation, mask, causal, self.layer_condition(conditioning, dtype), prefix)
-        return self.through(x, context)[:, prefix:]
+        return self.through(x, context)[:, 0 if inputs.keep_prefix else prefix :]
 
     def _cached(self, inputs: BackboneInputs, cache: Cache, commit: bool) -> Tensor:
         x, conditioning = inputs.embeddings, inputs.conditioning
@@ -197,7 +197,7 @@ class Transformer(Backbone["Cache | LazyCache"]):
         if not cache.started:
             cache.condition = self.layer_condition(conditioning, cache.dtype).to(cache.dtype)
             if self.prefix is not None and conditioning is not None:
-                self._start_with_prefix(self.prefix(conditioning), conditioning.mask, cache)
+                self._start_with_prefix(self.prefix(conditioning), conditioning, cache)
             cache.started = True
         mask = None
         if x.shape[1] > 1:
@@ -214,13 +214,14 @@ class Transformer(Backbone["Cache | LazyCache"]):
             cache.length = end
         return hidden
 
-    def _start_with_prefix(self, prefix: Tensor, real: Tensor, cache: Cache) -> None:
+    def _start_with_prefix(self, prefix: Tensor, conditioning: Conditioning, cache: Cache) -> None:
         """Pass the prefix, a block before all others, into an empty cache."""
         assert cache.layers is not None
         end = cache.room(prefix.shape[1])
-        mask = None
+        mask, real = None, conditioning.mask
+        if conditioning.causal or not bool(real.all()):
+            mask = additive(behind_prefix(real.new_ones(0, 0), real, conditioning.causal), cache.dtype)
         if not bool(real.all()):
-            mask = additive(behind_prefix(real.new_ones(0, 0), real), cache.dtype)
             cache.slot_bias()[:, 0, 0, :end] = additive(real, cache.dtype)
         cache.layers(prefix, None, mask, cache)
         cache.length = end
@@ -233,7 +234,7 @@ class Transformer(Backbone["Cache | LazyCache"]):
         if not cache.started:
             cache.condition = self.layer_condition(conditioning, dtype)
             if self.prefix is not None and conditioning is not None:
-                cache.prefix, cache.real = self.prefix(conditioning).to(x.dtype), conditioning.mask
+                cache.prefix, cache.real, cache.causal = self.prefix(conditioning).to(x.dtype), conditioning.mask, conditioning.causal
             cache.started = True
         prefix = 0 if cache.prefix is None else cache.prefix.shape[1]
         table = self.rotary(inputs.coords, device, dtype, prefix)
@@ -241,7 +242,8 @@ class Transformer(Backbone["Cache | LazyCache"]):
         if cache.fresh or cache.wanted is None:
             if cache.prefix is not None and cache.real is not None:
                 x = torch.cat((cache.prefix, x), dim=1)
-                context = replace(context, mask=additive(behind_prefix(structure(inputs.blocks, device).allowed, cache.real), dtype))
+                mask = behind_prefix(structure(inputs.blocks, device).allowed, cache.real, cache.causal)
+                context = replace(context, mask=additive(mask, dtype))
             hidden = cache.stack.whole(self.blocks, x, context, cache.lazy.layers)
         else:
             if cache.real is not None and not bool(cache.real.all()):

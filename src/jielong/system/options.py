@@ -49,12 +49,12 @@ class GenerateOptions(SamplingOptions, TokenOptions, total=False):
         seed: Item ``i`` is the same for the same seed, whatever is generated beside it, up to rounding, which may flip a token; 0 by
             default.
         sampling: Sampling parameters; the recipe's by default.
+        stage_options: Of a cascade: what earlier stages are drawn with, by their names, such as ``{"base": {"temperature": 1.0}}``;
+            arguments of :meth:`System.generate_tokens`. The other sampling parameters of a call are those of the last stage.
         negative_text: One text or several that take the place of the null condition in guidance, for models of texts that are not spoken;
             an empty one is the null.
         voice: Recordings (paths, or ``Recording(waveform, rate)``), one or several, and so is ``emotion``.
         picture: Source pictures (paths, images, or tensors ``(C, H, W)``), one or several.
-        stage_options: Of a cascade: what earlier stages are drawn with, by their names, such as ``{"base": {"temperature": 1.0}}``;
-            arguments of :meth:`System.generate_tokens`. The other sampling parameters of a call are those of the last stage.
         seconds: Exact durations, one or several, also for models with an alignment or a stop head.
 
     Further inputs of a condition are taken by their names.
@@ -62,8 +62,8 @@ class GenerateOptions(SamplingOptions, TokenOptions, total=False):
 
     seed: int
     sampling: SamplingConfig | None
-    negative_text: Sequence[str] | str | None
     stage_options: Mapping[str, Mapping[str, Any]]
+    negative_text: Sequence[str] | str | None
     voice: object
     emotion: object
     picture: object
