@@ -84,8 +84,9 @@ def traced_figures() -> dict[str, object]:
     from jielong.apps.cli import app
     from jielong.config.recipe import load
     from jielong.core.rng import PerSampleRNG
-    from jielong.training.experiment import generator_objective, prepare
+    from jielong.training.experiment import prepare
     from jielong.training.objective import StepRNG
+    from jielong.training.objectives import generator_objective
 
     experiment = prepare(load("maskgit-tiny"))
     objective = generator_objective(experiment)

@@ -30,19 +30,20 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "compare", "list_models", "list_recipes", "load", "open_data", "train"]
 
 
-def load(name_or_folder: str | Path, device: str = "auto") -> System:
+def load(name_or_folder: str | Path, device: str = "auto", adapters: Sequence[str | Path] = ()) -> System:
     """Load a shipped model by name (``maskgit-emoji``) or a checkpoint folder.
 
     Args:
         name_or_folder: The model.
         device: ``auto``, ``cpu``, ``cuda[:i]`` or ``mps``.
+        adapters: Names or paths of adapters of that model, each with its weight, such as ``@me:0.8``; several are summed.
 
     Raises:
-        CheckpointError: if it is missing, unfinished or damaged.
+        CheckpointError: if it is missing, unfinished or damaged, or an adapter is of another model.
     """
     from jielong.system import load as load_system
 
-    return load_system(str(name_or_folder), device)
+    return load_system(str(name_or_folder), device, adapters=[str(each) for each in adapters])
 
 
 def train(

@@ -11,8 +11,9 @@ import torch
 
 from jielong.config.recipe import load
 from jielong.core.rng import PerSampleRNG
-from jielong.training.experiment import Experiment, generator_objective, prepare, tokenizer_objective
+from jielong.training.experiment import Experiment, prepare
 from jielong.training.objective import StepRNG
+from jielong.training.objectives import generator_objective, tokenizer_objective
 
 from .conftest import succeed
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from jielong.apps.commands import (
+    adapters,
     comparing,
     data,
     demo,
@@ -16,6 +17,7 @@ from jielong.apps.commands import (
     generating,
     lab,
     listing,
+    personalising,
     serving,
     showing,
     tokenizing,
@@ -61,6 +63,8 @@ app.command("detokenize")(tokenizing.detokenize)
 app.command("generate", cls=ConditionCommand)(generating.generate)
 app.command("serve")(serving.serve)
 app.command("edit", cls=ConditionCommand)(editing.edit)
+app.command("personalise")(personalising.personalise)
+app.add_typer(adapters.app, name="adapters")
 app.command("evaluate")(evaluating.evaluate)
 app.command("compare")(comparing.compare)
 app.add_typer(lab.app, name="lab")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
+from jielong.config.adapter import AdapterSettings
 from jielong.config.data import DataSection, DataSettings, settings_kind
 from jielong.config.ending import StopHeadSettings
 from jielong.config.registry import Config, OfFamily, Part, nearest, parts_of, plain
@@ -64,6 +65,7 @@ class Recipe(Config):
         head: The distribution of a token given its hidden vector.
         stop_head: Learns where items end, for which no length is given; off by default.
         sampling: Sampling parameters, which a call or the command line may change.
+        adapter: Trains an adapter of the model ``train.init_from`` in place of all weights; off by default.
         train: Budget, optimizer and schedule.
     """
 
@@ -78,6 +80,7 @@ class Recipe(Config):
     head: Head | None = None
     stop_head: StopHeadSettings | None = None
     sampling: SamplingConfig = SamplingConfig()
+    adapter: AdapterSettings | None = None
     train: TrainSettings
 
     @property
@@ -104,6 +107,8 @@ class Recipe(Config):
             raise ValueError(f"a generator needs order, backbone and head together; missing: {', '.join(missing)}")
         self._check_chain()
         self._check_stages()
+        if self.adapter is not None:
+            self._check_adapter()
         if self.trains_generator:
             if self.losses or self.balancer is not None:
                 key = "losses" if self.losses else "balancer"
@@ -155,6 +160,20 @@ class Recipe(Config):
             if part.reads_stage is not None and part.reads_stage not in self.stages:
                 right = nearest(part.reads_stage, self.stages) if self.stages else f"add stages: {{{part.reads_stage}: CHECKPOINT}}"
                 raise ValueError(f"the condition {part.name} reads the stage {part.reads_stage!r}, which there is not; {right}")
+
+    def _check_adapter(self) -> None:
+        """Refuse an adapter of nothing, and one whose condition no caption with a name can supply."""
+        if not self.trains_generator:
+            raise ValueError("adapter: it updates a generator, and this recipe trains a tokenizer: remove `adapter`")
+        if self.train.init_from is None:
+            raise ValueError("adapter: it updates a trained model: set train.init_from to that model's name or folder")
+        kind = settings_kind(self.data)
+        if kind.name != "image":
+            raise ValueError(f"adapter: it learns a subject of pictures, and this recipe reads {kind.noun[1]}: remove `adapter`")
+        inputs = () if self.condition is None else self.condition.inputs
+        if any(each.name != "text" for each in inputs):
+            takes = " and ".join(each.name for each in inputs)
+            raise ValueError(f"adapter: pictures of a subject come with captions alone, and this model takes {takes}: choose one of texts")
 
     def _check_axes(self, tokenizer: TokenizerSettings) -> None:
         """Refuse an autoencoder or a loss for media of other axes, and a tokenizer without a loss on its reconstruction."""

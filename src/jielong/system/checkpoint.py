@@ -25,10 +25,21 @@ from jielong.core.medium import ALONG_ROWS, Medium, MediumJSON
 from jielong.core.text import shorten
 from jielong.generation.generator import Generator
 from jielong.networks.time_layer import fold
+from jielong.system.adapters import with_adapters
 from jielong.system.build import build_generator
 from jielong.system.pipeline import System
 from jielong.tokenizers.base import Tokenizer
-from jielong.training.checkpoint import CHECKSUMS, RECIPE, WEIGHTS, CheckpointError, bytes_of, fingerprint, fit_tensors, read_weights
+from jielong.training.checkpoint import (
+    ADAPTER,
+    CHECKSUMS,
+    RECIPE,
+    WEIGHTS,
+    CheckpointError,
+    bytes_of,
+    fingerprint,
+    fit_tensors,
+    read_weights,
+)
 
 DESCRIPTION = "model.json"
 STAGES = "stages"
@@ -54,6 +65,8 @@ def find(name_or_folder: str) -> Path:
     if not folder.is_dir():
         hint = nearest(name_or_folder, models) if models else "no shipped models are installed: pip install jielong-zoo"
         raise CheckpointError(f"there is no model called {name_or_folder!r} and no such folder; {hint}")
+    if (folder / ADAPTER).is_file():
+        raise CheckpointError(f"{folder} holds an adapter, not a model: load the model that it was trained for, with it as an adapter")
     for needed in ("recipe.yaml", DESCRIPTION, "model.safetensors"):
         if not (folder / needed).exists():
             raise CheckpointError(
@@ -201,17 +214,18 @@ def read_description(path: Path) -> tuple[Description, Medium]:
         raise CheckpointError(f"{path} is damaged ({reason}); copy or train the checkpoint again") from None
 
 
-def load(name_or_folder: str, device: torch.device | str = "auto", media: Medium | None = None) -> System:
+def load(name_or_folder: str, device: torch.device | str = "auto", media: Medium | None = None, adapters: Sequence[str] = ()) -> System:
     """Load a shipped model by name, or a checkpoint folder.
 
     Args:
         name_or_folder: Which.
         device: Where its weights go: ``auto``, ``cpu``, ``cuda[:i]`` or ``mps``.
         media: What a tokenizer reads, if that differs from what it was trained on along time alone.
+        adapters: Names or paths of adapters, with ``:WEIGHT`` behind them, as of :func:`~jielong.system.adapters.with_adapters`.
 
     Raises:
         DeviceError: if there is no such device.
-        CheckpointError: if it is missing, unfinished, damaged, or not what its recipe says.
+        CheckpointError: if it is missing, unfinished, damaged, or not what its recipe says, or an adapter is of another checkpoint.
         TooLargeError: if its recipe describes a much larger model than its weights fill.
     """
     target, folder = resolve_device(device), find(name_or_folder)
@@ -220,7 +234,7 @@ def load(name_or_folder: str, device: torch.device | str = "auto", media: Medium
         raise CheckpointError(f"{folder / RECIPE} leads to itself: {' -> '.join(map(str, (*above, here)))}")
     token = _loading.set((*above, here))
     try:
-        return _load(name_or_folder, folder, media).to(target)
+        return with_adapters(_load(name_or_folder, folder, media), adapters).to(target)
     finally:
         _loading.reset(token)
 

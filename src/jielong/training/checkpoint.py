@@ -22,6 +22,8 @@ from jielong.training import int8
 from jielong.training.derived_codes import with_codes, without_codes
 
 WEIGHTS = "model.safetensors"
+ADAPTER = "adapter.safetensors"
+"""What a run of a recipe with `adapter` leaves in place of :data:`WEIGHTS`."""
 RECIPE = "recipe.yaml"
 CHECKSUMS = "SHA256SUMS"
 """The file beside weights with their SHA-256, as ``sha256sum -c SHA256SUMS`` reads it."""

@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TypeVar, Unpack
 
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
 from jielong.config.recipe import upgraded
 from jielong.config.registry import RecipeError
@@ -28,10 +27,8 @@ from jielong.core.medium import Medium
 from jielong.core.progress import progress_on
 from jielong.core.storage import size_words
 from jielong.core.tokens import Tokens
-from jielong.data.order import spread
-from jielong.data.sets import Batch, MediaSet
+from jielong.data.sets import MediaSet
 from jielong.generation.generator import Generator
-from jielong.losses.base import LossContext, LossTerms
 from jielong.quantizers.parallel import world
 from jielong.system import (
     DESCRIPTION,
@@ -39,35 +36,29 @@ from jielong.system import (
     build_tokenizer,
     copy_stages,
     describe,
-    durations_of,
     find,
     is_timed,
-    lengths_of,
     load_stages,
     read_description,
     tokenizers_of,
 )
 from jielong.tokenizers.base import LearnedTokenizer, Tokenizer
 from jielong.training import token_cache as cache
+from jielong.training.adapting import Adapting, base_of, begin
 from jielong.training.best import selection_of
 from jielong.training.blocks import check_blocks
-from jielong.training.distill_teacher import WhisperTeacher
-from jielong.training.generator_objective import GeneratorObjective
-from jielong.training.heldout import figures_of, measure_generator, measure_tokenizer
-from jielong.training.mismatches import Mismatches
+from jielong.training.heldout import figures_of
 from jielong.training.objective import Objective
+from jielong.training.objectives import generator_objective, tokenizer_objective
 from jielong.training.opening import Sets, open_sets
 from jielong.training.processes import join_processes
 from jielong.training.run_card import write_card
 from jielong.training.state import check_run_folder, check_same_inputs
 from jielong.training.stream import TrainingStream
-from jielong.training.tokenizer_objective import TokenizerObjective
+from jielong.training.subject import open_subject
 from jielong.training.trainer import Summary, TrainOptions, train
 
 Model = TypeVar("Model", bound=nn.Module)
-CALIBRATION_ITEMS = 2048
-"""Training items on which a tokenizer measures the scale of its tokens."""
-_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -81,6 +72,7 @@ class Experiment:
         tokenizer: Trained, or to be trained.
         generator: To be trained; ``None`` for a tokenizer's recipe.
         stages: Tokenizers of the earlier stages of a cascade, by name.
+        adapting: The base and the record of an adapter, where that is what is trained.
     """
 
     recipe: Recipe
@@ -89,6 +81,7 @@ class Experiment:
     tokenizer: Tokenizer
     generator: Generator | None
     stages: Mapping[str, Tokenizer] = field(default_factory=dict)
+    adapting: Adapting | None = None
 
     @property
     def data(self) -> MediaSet:
@@ -158,6 +151,8 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
         ValueError: if the data have no captions or classes where the recipe needs them, or sizes do not fit, together or into memory,
             or `train.keep` names a figure that is not measured.
     """
+    if recipe.adapter is not None:
+        return _prepare_adapter(recipe, data or recipe.data.set)
     sets = open_sets(recipe, data or recipe.data.set)
     media = sets.train.medium
     torch.manual_seed(recipe.train.seed)
@@ -172,8 +167,25 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
     if generator is not None and generator.condition is not None and recipe.data.missing_condition != "error":
         sets = sets.readable(generator.condition)
     experiment = Experiment(recipe, sets, media, tokenizer, generator, {name: trained[name] for name in recipe.stages})
-    check_blocks(experiment.model, recipe.train)
-    selection_of(recipe.train, experiment.figures, keeps_best=False)
+    return _checked(experiment)
+
+
+def _prepare_adapter(recipe: Recipe, data: str) -> Experiment:
+    """The base with an adapter to train, and the pictures of its subject."""
+    base, sets = base_of(recipe), open_subject(recipe, data)
+    media = sets.train.medium
+    if media != base.tokenizer.media:
+        raise ValueError(f"{base.name} draws {base.tokenizer.media}, but the pictures are read as {media}: change `data` to fit")
+    torch.manual_seed(recipe.train.seed)
+    adapting, trained = begin(recipe, base, sets.train), tokenizers_of(base.stages)
+    stages = {name: trained[name] for name in recipe.stages}
+    return _checked(Experiment(recipe, sets, media, base.tokenizer, adapting.generator, stages, adapting))
+
+
+def _checked(experiment: Experiment) -> Experiment:
+    """The experiment, whose model can do what the training settings ask for."""
+    check_blocks(experiment.model, experiment.recipe.train)
+    selection_of(experiment.recipe.train, experiment.figures, keeps_best=False)
     return experiment
 
 
@@ -219,7 +231,7 @@ def _run(
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"set": data})})
     schedule = scheduled(recipe)
     state, name = check_run_folder(out, recipe.to_yaml(), upgraded, schedule), recipe.train.init_from
-    init_from = None if name is None or state is not None else find(name)
+    init_from = None if name is None or state is not None or recipe.adapter is not None else find(name)
     experiment = prepare(recipe)
     description = experiment.describe()
     if state is not None and (out / DESCRIPTION).exists():
@@ -229,7 +241,8 @@ def _run(
 
     def write_inputs() -> None:
         write_bytes(out / DESCRIPTION, json.dumps(description, indent=2).encode())
-        copy_stages(recipe, out)
+        if experiment.adapting is None:  # whose base has them
+            copy_stages(recipe, out)
 
     def start(objective: Objective[Model], stream: TrainingStream) -> Summary:
         summary = train(
@@ -245,7 +258,7 @@ def _run(
             write_inputs=write_inputs,
             **options,
         )
-        if summary.finished and accelerator.is_main_process:
+        if summary.finished and accelerator.is_main_process and experiment.adapting is None:  # an adapter's record is in its file
             write_card(out, recipe, experiment.sets, summary)
         return summary
 
@@ -272,50 +285,3 @@ def _fit_durations(experiment: Experiment, generator: Generator, tokens: Tokens)
     if settings is not None and tokens.lengths is not None and generator.durations.predicts_lengths:
         items = data.tokenised(range(len(data)), tokens.values)
         generator.durations.fit(generator.condition, settings.from_batch(items, experiment.media), tokens.lengths)
-
-
-def tokenizer_objective(experiment: Experiment) -> TokenizerObjective:
-    """Reconstruction with the recipe's losses."""
-    model, heldout = experiment.learned_tokenizer, experiment.heldout
-    context = LossContext(experiment.media, model.code_dim, {"whisper-base": WhisperTeacher})
-    terms = LossTerms.of(experiment.recipe.losses, context)
-    samples = heldout.media(spread(len(heldout), heldout.kind.sample_count))
-    measure, calibration = partial(measure_tokenizer, experiment.sets), partial(_calibration_media, experiment.data)
-    return TokenizerObjective(model, terms, samples, measure, calibration, balance=experiment.recipe.balancer, figures=experiment.figures)
-
-
-def _calibration_media(data: MediaSet) -> Iterator[Tensor]:
-    """This process's share of training media that are evenly spread over the set."""
-    rank, processes = world()
-    rows = spread(len(data), CALIBRATION_ITEMS)[rank::processes]
-    return (data.media(rows[first : first + _BATCH]) for first in range(0, len(rows), _BATCH))
-
-
-def generator_objective(experiment: Experiment) -> GeneratorObjective:
-    """The generator's loss on tokens.
-
-    Raises:
-        RecipeError: if the recipe trains a tokenizer.
-    """
-    recipe, heldout, settings, model = experiment.recipe, experiment.heldout, experiment.recipe.condition, experiment.generator
-    if model is None:
-        raise RecipeError("this recipe trains a tokenizer, not a generator")
-    count, timed = heldout.kind.sample_count, is_timed(recipe)
-
-    def values_of(batch: Batch) -> Sequence[object] | None:
-        return None if settings is None else settings.from_batch(batch, experiment.media)
-
-    def generate(generator: Generator, values: Sequence[object] | None) -> Tokens:
-        return generator.generate(
-            values,
-            None if values is not None else count,
-            sampling=recipe.sampling if values is not None else recipe.sampling.unconditional(),
-            lengths=lengths_of(experiment.tokenizer, durations_of(recipe, values)),
-        )
-
-    samples = None if settings is None else settings.for_samples(heldout, count)
-    measure = partial(measure_generator, experiment.sets, experiment.tokenizer, values_of, timed)
-    mismatches = None
-    if model.head.mismatches and settings is not None:
-        mismatches = Mismatches(experiment.data, settings, model.head.mismatches)
-    return GeneratorObjective(model, experiment.tokenizer, values_of, samples, generate, measure, timed, experiment.figures, mismatches)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
@@ -19,6 +20,7 @@ from jielong.core.phases import MAIN
 from jielong.core.rng import PerSampleRNG
 from jielong.data.sets import Batch
 from jielong.media.results import ResultItem, Results
+from jielong.training.checkpoint import WEIGHTS, save_checkpoint
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -60,6 +62,8 @@ class Objective(nn.Module, ABC, Generic[Model]):
     """Held-out figures of :meth:`evaluate`, and whether higher is better; none where no items are held out."""
     keeps_best: bool = False
     """Whether the first of them tells which weights are better at any two times of the run."""
+    result: str = WEIGHTS
+    """The file that :meth:`save` writes last, by which a finished run is known."""
 
     @property
     def phases(self) -> Mapping[str, nn.Module]:
@@ -96,6 +100,10 @@ class Objective(nn.Module, ABC, Generic[Model]):
 
     def finish(self, model: Model) -> None:
         """Calibrate ``model`` before it is saved; called once, by all processes, after the last step."""
+
+    def save(self, model: Model, out: Path, recipe_yaml: str) -> None:
+        """Write what the run was for into its folder: the checkpoint of ``model``, with the recipe that rebuilds it."""
+        save_checkpoint(out, model, recipe_yaml)
 
     @abstractmethod
     def evaluate(self, model: Model) -> JSON:

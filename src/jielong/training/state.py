@@ -23,6 +23,7 @@ from jielong.core.json import JSON
 from jielong.core.storage import StorageError
 from jielong.core.text import shorten, shown
 from jielong.training.checkpoint import (
+    ADAPTER,
     RECIPE,
     WEIGHTS,
     CheckpointError,
@@ -200,7 +201,7 @@ def check_run_folder(
         CheckpointError: if it is a finished model without its state.
     """
     newest = latest_state(out)
-    if newest is None and (out / WEIGHTS).exists():
+    if newest is None and any((out / name).exists() for name in (WEIGHTS, ADAPTER)):
         raise CheckpointError(f"{out} holds a finished model without the state to resume from; choose another folder, or remove it")
     if newest is not None and (out / RECIPE).exists():
         check_same_recipe(_recipe_text(out), recipe_yaml, out, upgrade, schedule)

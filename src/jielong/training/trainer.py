@@ -25,7 +25,7 @@ from jielong.config.yaml_text import read_value
 from jielong.core.files import write_bytes
 from jielong.core.interrupts import Interrupts
 from jielong.training.best import kept_words
-from jielong.training.checkpoint import RECIPE, WEIGHTS, init_from_checkpoint, save_checkpoint
+from jielong.training.checkpoint import RECIPE, init_from_checkpoint
 from jielong.training.loss_curve import draw_curve
 from jielong.training.objective import Objective
 from jielong.training.pauses import left_out_words
@@ -85,7 +85,7 @@ def train(
         source: The data.
         settings: The recipe's ``train`` section.
         out: The run's folder: ``state-*`` to resume from, ``metrics.jsonl``, ``samples/``; in the end ``recipe.yaml``,
-            ``model.safetensors`` (EMA weights, the last or the best) and ``summary.json``.
+            ``model.safetensors`` (EMA weights, the last or the best; :meth:`Objective.save`) and ``summary.json``.
         recipe_yaml: The whole recipe; a run of another recipe in ``out`` is refused.
         schedule: The recipe's settings in samples, which scale with the budget.
         upgrade: Completes a recipe of an earlier version with today's settings, before the two are compared.
@@ -118,7 +118,7 @@ def train(
     screen = (console or Console(stderr=True)) if progress and main else None
     newest = check_run_folder(out, recipe_yaml, upgrade, schedule)
     state = read_state(newest) if newest is not None else None
-    if (finished := _finished(out, settings, budget, state)) is not None:
+    if (finished := _finished(out, objective.result, settings, budget, state)) is not None:
         return finished
     counters = state.counters if state is not None else Counters()
     rank, world = accelerator.process_index, accelerator.num_processes
@@ -162,7 +162,7 @@ def train(
         for line in summary.unreached:
             logger.warn(line)
         if main:
-            save_checkpoint(out, model, recipe_yaml)
+            objective.save(model, out, recipe_yaml)
             draw_curve(out / METRICS, kept.get("last"), kept_samples(kept))
             write_bytes(out / SUMMARY, json.dumps(asdict(summary), indent=2).encode())
     accelerator.wait_for_everyone()
@@ -183,9 +183,9 @@ def _write_inputs(out: Path, recipe_yaml: str, write_inputs: Callable[[], None] 
     write_bytes(out / RECIPE, recipe_yaml.encode())
 
 
-def _finished(out: Path, settings: TrainSettings, budget: float | None, state: RunState | None) -> Summary | None:
+def _finished(out: Path, result: str, settings: TrainSettings, budget: float | None, state: RunState | None) -> Summary | None:
     """The summary of a run that has used its whole budget, of samples or of time, already."""
-    if state is None or not ((out / SUMMARY).exists() and (out / WEIGHTS).exists()):
+    if state is None or not ((out / SUMMARY).exists() and (out / result).exists()):
         return None
     summary = Summary(**json.loads((out / SUMMARY).read_text(encoding="utf-8")))
     in_time = summary.stopped == "budget" and budget is not None and budget <= (summary.budget or 0.0)

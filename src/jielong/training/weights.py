@@ -19,8 +19,9 @@ from jielong.core.locks import one_run
 from jielong.system.checkpoint import copy_checkpoint
 from jielong.training import power_ema
 from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, read_tensors, save_checkpoint
-from jielong.training.experiment import generator_objective, prepare, tokenizer_objective
+from jielong.training.experiment import prepare
 from jielong.training.objective import Objective
+from jielong.training.objectives import generator_objective, tokenizer_objective
 from jielong.training.processes import join_processes
 from jielong.training.run_card import write_card
 from jielong.training.state import latest_state

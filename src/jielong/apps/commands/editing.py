@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jielong.apps.commands.adapter_options import Adapters
 from jielong.apps.commands.condition_options import inputs_of
 from jielong.apps.commands.devices import Device, chosen_device
 from jielong.apps.commands.generating import Seed, provenance
@@ -53,6 +54,7 @@ def edit(
     seed: Seed = 0,
     sampling: dict[str, Any] = {},  # noqa: B006 - read by takes_sampling, never changed
     out: Out = Path("edited"),
+    adapter: Adapters = None,
     device: Device = "auto",
 ) -> None:
     """Edit a picture: redraw a masked region, widen it, or change all of it towards a caption."""
@@ -63,7 +65,7 @@ def edit(
         if path is not None and not path.is_file():
             raise typer.BadParameter(f"there is no file {path}", param_hint=option)
     settings = EditSettings(mask, _numbers(region, "--region"), _numbers(outpaint, "--outpaint"), strength, outside.value, instruction)
-    system, inputs = load(checkpoint, chosen_device(device)), inputs_of(context)
+    system, inputs = load(checkpoint, chosen_device(device), adapters=adapter or ()), inputs_of(context)
     output = output_of(out, system.tokenizer.media)
     planned = Edit.of(system, image, settings, bool(inputs))
     if "picture" in inputs:
@@ -75,7 +77,9 @@ def edit(
     taken = time.perf_counter() - started
     given = {"image": image, "mask": mask, "region": region, "outpaint": outpaint, "strength": strength, "instruction": instruction}
     changes = {name: value if isinstance(value, float | list) else str(value) for name, value in given.items() if value is not None}
-    origin = {"checkpoint": checkpoint, "seed": seed, "edit": {**changes, "outside": outside.value}, **provenance(inputs, sampling)}
+    adapters = {"adapters": adapter} if adapter else {}
+    edited = {**changes, "outside": outside.value}
+    origin = {"checkpoint": checkpoint, **adapters, "seed": seed, "edit": edited, **provenance(inputs, sampling)}
     notice = output.write(items, origin)
     say(items.summary(taken))
     if notice:

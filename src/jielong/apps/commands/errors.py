@@ -39,6 +39,7 @@ EXTRAS = {
     "torchmetrics": "evaluate",
     "scipy": "evaluate",
     "tensorboard": "tensorboard",
+    "peft": "adapters",
 }
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "malloc of size")
 """Words of PyTorch, of CUDA, of the system and of Arrow."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.progress import Progress
 
+from jielong.apps.commands.adapter_options import Adapters
 from jielong.apps.commands.devices import Device, chosen_device
 from jielong.apps.commands.generating import Autoguidance, Seed
 from jielong.apps.commands.sampling_options import takes_sampling
@@ -79,6 +80,7 @@ def evaluate(
     sampling: dict[str, Any] = {},  # noqa: B006 - read by takes_sampling, never changed
     negative_text: Annotated[str, typer.Option(help=NEGATIVE_TEXT_HELP)] = "",
     autoguidance: Autoguidance = None,
+    adapter: Adapters = None,
     length: Length = None,
     skip_metric: SkipMetric = None,
     figures: FigureChoice = "fast",
@@ -96,7 +98,7 @@ def evaluate(
 
     if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise typer.BadParameter(f"{sheet} is no image file: give one that ends in .png, .jpg or .webp", param_hint="--sheet")
-    system = load(checkpoint, chosen_device(device))
+    system = load(checkpoint, chosen_device(device), adapters=adapter or ())
     if autoguidance is not None:
         system = autoguided(system, load(autoguidance, chosen_device(device)))
     draws = DrawSettings(seed, system.default_sampling(bool(system.inputs)).override(**sampling), length, negative_text)

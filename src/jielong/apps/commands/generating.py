@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jielong.apps.commands.adapter_options import Adapters
 from jielong.apps.commands.condition_options import inputs_of
 from jielong.apps.commands.devices import Device, chosen_device
 from jielong.apps.commands.outputs import Out, output_of
@@ -60,6 +61,7 @@ def generate(
     keep: Annotated[Keep, typer.Option(help="The half kept: first or last along time, upper or lower, left or right.")] = Keep.upper,
     trace: Annotated[bool, typer.Option("--trace", help="Also write trace.json and an animation of every step (or spectrogram).")] = False,
     autoguidance: Autoguidance = None,
+    adapter: Adapters = None,
     device: Device = "auto",
 ) -> None:
     """Generate images or audio into a folder with a sample grid, or into a file of the format that --out ends in."""
@@ -69,7 +71,7 @@ def generate(
     from jielong.system import load
     from jielong.system.autoguidance import autoguided
 
-    system = load(checkpoint, chosen_device(device))
+    system = load(checkpoint, chosen_device(device), adapters=adapter or ())
     if autoguidance is not None:
         system = autoguided(system, load(autoguidance, chosen_device(device)))
     output = output_of(out, system.tokenizer.media)
@@ -84,6 +86,7 @@ def generate(
     origin = {
         "checkpoint": checkpoint,
         **({"autoguidance": autoguidance} if autoguidance else {}),
+        **({"adapters": adapter} if adapter else {}),
         "seed": seed,
         **provenance(inputs, sampling),
         **completed,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jielong.apps.commands.adapter_options import Adapters
 from jielong.apps.commands.devices import Device, chosen_device
 from jielong.apps.commands.screen import say
 
@@ -31,6 +32,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes a free one.")] = 8000,
     max_count: Annotated[int, typer.Option(min=1, help="Most items of one request.")] = 16,
     max_queue: Annotated[int, typer.Option(min=0, help="Most requests that wait while one is answered; others are refused.")] = 8,
+    adapter: Adapters = None,
     device: Device = "auto",
 ) -> None:
     """Serve generators over HTTP: a page at /, and POST /generate. Needs the extra `serve`."""
@@ -42,8 +44,10 @@ def serve(
     from jielong.apps.serving.models import Limits
 
     limits, folders = Limits(max_count, max_queue), _folders(models)
+    if adapter and len(folders) > 1:
+        raise typer.BadParameter("adapters belong to one model, and several are named: serve that model alone", param_hint="--adapter")
     with _listening(host, port) as listening:
-        app = create_app(_served(folders, chosen_device(device), limits), limits)
+        app = create_app(_served(folders, chosen_device(device), limits, adapter or ()), limits)
         address, actual = listening.getsockname()[:2]
         say(f"{', '.join(folders)} at http://{f'[{address}]' if ':' in address else address}:{actual}; Ctrl-C ends")
         if host not in LOCAL:
@@ -66,13 +70,18 @@ def _folders(models: Sequence[str]) -> dict[str, tuple[str, Path]]:
     return found
 
 
-def _served(folders: Mapping[str, tuple[str, Path]], device: torch.device, limits: Limits) -> dict[str, ServedModel]:
+def _served(
+    folders: Mapping[str, tuple[str, Path]], device: torch.device, limits: Limits, adapters: Sequence[str] = ()
+) -> dict[str, ServedModel]:
     """The models, loaded; raises ``typer.BadParameter`` for a tokenizer."""
     from jielong.apps.serving.models import ServedModel
     from jielong.config.zoo import card_line
     from jielong.system import load
 
-    served = {name: ServedModel(name, load(given, device), card_line(folder), limits) for name, (given, folder) in folders.items()}
+    served = {
+        name: ServedModel(name, load(given, device, adapters=adapters), card_line(folder), limits)
+        for name, (given, folder) in folders.items()
+    }
     for name, model in served.items():
         if model.system.generator is None:
             raise typer.BadParameter(f"{name} is a tokenizer, which generates nothing: name generators", param_hint="MODEL")

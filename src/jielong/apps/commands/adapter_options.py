@@ -1,0 +1,16 @@
+"""The option of commands that load a generator: adapters of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        metavar="NAME[:WEIGHT]",
+        help="An adapter by name or path, such as @me:0.8, from jielong personalise; repeatable: several are summed.",
+    ),
+]

@@ -1,0 +1,67 @@
+"""The training objective of adapters: the base's loss on pictures of a subject, and prior preservation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jielong.core.phases import MAIN
+from jielong.core.rng import PerSampleRNG, seed_of
+from jielong.core.tokens import Tokens
+from jielong.data.sets import Batch, MediaSet
+from jielong.generation.generator import Generator
+from jielong.system.adapters import AdapterRecord, write_adapter
+from jielong.training.adapting import trained_tensors
+from jielong.training.checkpoint import ADAPTER
+from jielong.training.generator_objective import GeneratorObjective
+from jielong.training.objective import Losses, StepRNG
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Class pictures: their set, their tokens, and the factor of their loss."""
+
+    data: MediaSet
+    tokens: Tokens
+    weight: float
+
+    def batch(self, rng: PerSampleRNG) -> Batch:
+        """As many class pictures as samples, each drawn from its sample's stream."""
+        drawn = rng.draws("class picture", torch.device("cpu")).uniform(1)[:, 0].double()
+        rows = (drawn * len(self.data)).long().tolist()
+        return self.data.tokenised(rows, self.tokens.values[rows])
+
+
+class AdapterObjective(GeneratorObjective):
+    """``L = L(pictures of the subject) + weight L(class pictures)``, of as many pictures each (DreamBooth, arXiv 2208.12242, equation 2).
+
+    Args:
+        arguments: Those of :class:`GeneratorObjective`.
+        record: Of the adapter.
+        prior: Class pictures; ``None`` without prior preservation.
+    """
+
+    result = ADAPTER
+
+    def __init__(self, *arguments: Any, record: AdapterRecord, prior: Prior | None) -> None:
+        super().__init__(*arguments)
+        self.record, self.prior = record, prior
+
+    def forward(self, batch: Batch, phase: str, samples_seen: int, rng: StepRNG) -> Losses:
+        """The generator's loss in its one phase, and the class pictures' as ``prior_loss``."""
+        own = super().forward(batch, phase, samples_seen, rng)
+        if self.prior is None or phase != MAIN:
+            return own
+        # Streams of their own: class pictures do not share masks and noise with those of the subject.
+        streams = PerSampleRNG(seed_of("prior preservation"), rng.per_sample.seeds, rng.per_sample.device)
+        device = self.model.device
+        classes = super().forward(self.prior.batch(streams).to(device), phase, samples_seen, StepRNG(streams, rng.shared))
+        parts = {**own.parts, "subject_loss": own.total.detach(), "prior_loss": classes.total.detach()}
+        return Losses(own.total + self.prior.weight * classes.total, parts)
+
+    def save(self, model: Generator, out: Path, recipe_yaml: str) -> None:
+        """Write the adapter's file."""
+        write_adapter(out / ADAPTER, self.record, trained_tensors(model))

@@ -1,0 +1,137 @@
+"""An adapter in training: the base's frozen parts with what is trained beside them, and the record of the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from jielong.config.adapter import AdapterSettings
+from jielong.config.registry import RecipeError
+from jielong.config.schema import Recipe
+from jielong.core.phases import phases_of
+from jielong.data.ledger import Ledger
+from jielong.data.licences import Licence
+from jielong.data.opening import open_quietly
+from jielong.data.order import spread
+from jielong.data.sets import MediaSet
+from jielong.generation.generator import Generator
+from jielong.networks import lora
+from jielong.system import System, find, load
+from jielong.system.adapters import AdapterRecord
+from jielong.training.checkpoint import fingerprint
+
+UPDATED = ("backbone", "head")
+"""The parts of a generator that low-rank updates are of."""
+_PARTS = ("tokenizer", "stages", "condition", "order", "backbone", "head", "stop_head")
+
+
+@dataclass(frozen=True)
+class Adapting:
+    """A base with an adapter in training.
+
+    Attributes:
+        base: The base, whose generator is changed: what is trained requires gradients, and nothing else does.
+        record: Of the adapter.
+        prior: Class pictures of prior preservation.
+    """
+
+    base: System
+    record: AdapterRecord
+    prior: MediaSet | None
+
+    @property
+    def generator(self) -> Generator:
+        """The generator in training."""
+        assert self.base.generator is not None
+        return self.base.generator
+
+
+def base_of(recipe: Recipe) -> System:
+    """The base of a recipe with `adapter`, on the CPU.
+
+    Raises:
+        RecipeError: if it has other parts than the recipe, or cannot have an adapter.
+        CheckpointError: if it cannot be loaded.
+    """
+    name = recipe.train.init_from
+    assert name is not None
+    base = load(name, "cpu")
+    for part in _PARTS:
+        if getattr(recipe, part) != getattr(base.recipe, part):
+            raise RecipeError(f"adapter: it keeps the parts of {name}, and `{part}` is another here: leave it as {name} has it")
+    if base.generator is None:
+        raise RecipeError(f"adapter: {name} is a tokenizer, and adapters are of generators")
+    if len(phases := list(phases_of(base.generator))) > 1:
+        raise RecipeError(
+            f"adapter: {name} is trained in the phases {', '.join(phases)}, and an adapter has one: choose a model with a single loss, "
+            "such as a masked, autoregressive or flow matching one"
+        )
+    return base
+
+
+def begin(recipe: Recipe, base: System, data: MediaSet) -> Adapting:
+    """Add what the recipe trains to its base, drawn from torch's global generator.
+
+    Args:
+        recipe: The recipe.
+        base: Of :func:`base_of`; its generator is changed.
+        data: The pictures of the subject.
+
+    Raises:
+        RecipeError: if the model has no such maps, or ``peft`` is missing.
+        DataError: if the class pictures cannot be used.
+    """
+    settings, generator = recipe.adapter, base.generator
+    assert settings is not None
+    assert generator is not None
+    record = _record(recipe, settings, base, generator, data)
+    generator.requires_grad_(False)
+    if settings.lora is not None:
+        try:
+            names = lora.chosen(lora.projections(generator, UPDATED), settings.lora.targets)
+            lora.inject(generator, names, settings.lora.rank, settings.lora.alpha or settings.lora.rank)
+        except ValueError as error:
+            raise RecipeError(f"adapter.lora: {error}") from None
+    return Adapting(base, record, _prior(recipe, settings, data))
+
+
+def trained_tensors(generator: Generator) -> dict[str, Tensor]:
+    """What an adapter's file holds of a generator in training."""
+    return lora.factors(generator)
+
+
+def _record(recipe: Recipe, settings: AdapterSettings, base: System, generator: Generator, data: MediaSet) -> AdapterRecord:
+    rank = None if settings.lora is None else settings.lora.rank
+    terms = Licence.beside(find(base.name))
+    return AdapterRecord(
+        name=settings.name,
+        base=base.name,
+        base_sha256=fingerprint(generator),
+        method=settings.method,
+        rank=rank,
+        alpha=None if settings.lora is None else float(settings.lora.alpha or settings.lora.rank),
+        pictures=len(data),
+        prior=None if settings.prior is None else settings.prior.model_dump(mode="json"),
+        licence=settings.licence or "not stated",
+        base_licence=None if terms is None else terms.weights,
+        attributions=[] if terms is None else [str(each) for each in terms.learned_from],
+        train=recipe.train.model_dump(mode="json", exclude_none=True),
+    )
+
+
+def _prior(recipe: Recipe, settings: AdapterSettings, data: MediaSet) -> MediaSet | None:
+    """Class pictures, all of which have a caption where the model reads them."""
+    if settings.prior is None:
+        return None
+    found = open_quietly(settings.prior.set, "train", settings=recipe.data, medium=data.medium, whole=True)
+    lacking = set() if recipe.condition is None else {row for row, caption in enumerate(found.captions) if not caption}
+    rows = [row for row in range(len(found)) if row not in lacking]
+    if not rows:
+        raise RecipeError(f"adapter.prior: no picture of {settings.prior.set} has a caption, such as 'a picture of a person': add them")
+    if len(rows) < settings.prior.pictures:
+        raise RecipeError(
+            f"adapter.prior: {settings.prior.set} holds {len(rows)} pictures with captions, and {settings.prior.pictures} are asked for: "
+            "lower adapter.prior.pictures"
+        )
+    return found.restricted([rows[place] for place in spread(len(rows), settings.prior.pictures)], Ledger()).without_broken()

@@ -1,0 +1,87 @@
+"""The objective of an experiment: what its recipe trains, with the data, samples and figures that belong to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from jielong.config.registry import RecipeError
+from jielong.core.tokens import Tokens
+from jielong.data.order import spread
+from jielong.data.sets import Batch, MediaSet
+from jielong.generation.generator import Generator
+from jielong.losses.base import LossContext, LossTerms
+from jielong.quantizers.parallel import world
+from jielong.system import durations_of, is_timed, lengths_of
+from jielong.training import token_cache as cache
+from jielong.training.adapter_objective import AdapterObjective, Prior
+from jielong.training.distill_teacher import WhisperTeacher
+from jielong.training.generator_objective import GeneratorObjective
+from jielong.training.heldout import measure_generator, measure_tokenizer
+from jielong.training.mismatches import Mismatches
+from jielong.training.tokenizer_objective import TokenizerObjective
+
+if TYPE_CHECKING:
+    from jielong.training.experiment import Experiment
+
+CALIBRATION_ITEMS = 2048
+"""Training items on which a tokenizer measures the scale of its tokens."""
+_BATCH = 64
+
+
+def tokenizer_objective(experiment: Experiment) -> TokenizerObjective:
+    """Reconstruction with the recipe's losses."""
+    model, heldout = experiment.learned_tokenizer, experiment.heldout
+    context = LossContext(experiment.media, model.code_dim, {"whisper-base": WhisperTeacher})
+    terms = LossTerms.of(experiment.recipe.losses, context)
+    samples = heldout.media(spread(len(heldout), heldout.kind.sample_count))
+    measure, calibration = partial(measure_tokenizer, experiment.sets), partial(_calibration_media, experiment.data)
+    return TokenizerObjective(model, terms, samples, measure, calibration, balance=experiment.recipe.balancer, figures=experiment.figures)
+
+
+def _calibration_media(data: MediaSet) -> Iterator[Tensor]:
+    """This process's share of training media that are evenly spread over the set."""
+    rank, processes = world()
+    rows = spread(len(data), CALIBRATION_ITEMS)[rank::processes]
+    return (data.media(rows[first : first + _BATCH]) for first in range(0, len(rows), _BATCH))
+
+
+def generator_objective(experiment: Experiment) -> GeneratorObjective:
+    """The generator's loss on tokens.
+
+    Raises:
+        RecipeError: if the recipe trains a tokenizer.
+    """
+    recipe, heldout, settings, model = experiment.recipe, experiment.heldout, experiment.recipe.condition, experiment.generator
+    if model is None:
+        raise RecipeError("this recipe trains a tokenizer, not a generator")
+    count, timed = heldout.kind.sample_count, is_timed(recipe)
+
+    def values_of(batch: Batch) -> Sequence[object] | None:
+        return None if settings is None else settings.from_batch(batch, experiment.media)
+
+    def generate(generator: Generator, values: Sequence[object] | None) -> Tokens:
+        return generator.generate(
+            values,
+            None if values is not None else count,
+            sampling=recipe.sampling if values is not None else recipe.sampling.unconditional(),
+            lengths=lengths_of(experiment.tokenizer, durations_of(recipe, values)),
+        )
+
+    samples = None if settings is None else settings.for_samples(heldout, count)
+    measure = partial(measure_generator, experiment.sets, experiment.tokenizer, values_of, timed)
+    mismatches = None
+    if model.head.mismatches and settings is not None:
+        mismatches = Mismatches(experiment.data, settings, model.head.mismatches)
+    arguments = (model, experiment.tokenizer, values_of, samples, generate, measure, timed, experiment.figures, mismatches)
+    adapting = experiment.adapting
+    if adapting is None:
+        return GeneratorObjective(*arguments)
+    prior, classes = None if recipe.adapter is None else recipe.adapter.prior, adapting.prior
+    if prior is not None and classes is not None:
+        tokens = cache.cached(experiment.tokenizer, classes)
+        return AdapterObjective(*arguments, record=adapting.record, prior=Prior(classes, tokens, prior.weight))
+    return AdapterObjective(*arguments, record=adapting.record, prior=None)
