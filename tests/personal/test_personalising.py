@@ -102,20 +102,20 @@ def test_too_few_pictures_and_files_that_are_none_are_refused(place):
     (few / "notes.txt").write_text("nothing")
     with pytest.raises(DataError, match=r"few holds 2 usable pictures.*give 3 to 10 of one subject; add some"):
         plan("base", few, Path("out"), WANTED)
-    with pytest.raises(DataError, match="holds 11 usable pictures.*choose the best"):
+    with pytest.raises(DataError, match=r"holds 11 usable pictures.*choose the best"):
         plan("base", pictures(Path("many"), 11), Path("out"), WANTED)
     (few / "2.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="holds 2 usable pictures.*broken"):
+    with pytest.raises(DataError, match=r"holds 2 usable pictures.*broken"):
         plan("base", few, Path("out"), WANTED)
     words = Path("words")
     words.mkdir()
     (words / "a.txt").write_text("nothing")
-    with pytest.raises(DataError, match="holds no pictures|holds no images"):
+    with pytest.raises(DataError, match=r"holds no pictures|holds no images"):
         plan("base", words, Path("out"), WANTED)
     with pytest.raises(RecipeError, match="there is no folder nowhere"):
         plan("base", Path("nowhere"), Path("out"), WANTED)
     (place / "0.txt").write_text("a smiling person")
-    with pytest.raises(DataError, match="the caption of 0.png does not name the subject: write @me into 'a smiling person'"):
+    with pytest.raises(DataError, match=r"the caption of 0.png does not name the subject: write @me into 'a smiling person'"):
         plan("base", place, Path("out"), WANTED)
     (place / "0.txt").write_text("@me smiling")
     assert prepare(plan("base", place, Path("out"), WANTED)).data.captions[0] == "@me smiling"
@@ -127,7 +127,7 @@ def test_a_recipe_of_an_adapter_keeps_the_parts_of_its_base(place):
     changed = recipe.model_copy(update={"order": recipe.order.model_copy(update={"steps": 9})})
     with pytest.raises(RecipeError, match="it keeps the parts of base, and `order` is another here"):
         prepare(changed)
-    with pytest.raises(RecipeError, match="adapter: it updates a trained model: set train.init_from"):
+    with pytest.raises(RecipeError, match=r"adapter: it updates a trained model: set train.init_from"):
         plan("base", place, Path("out"), WANTED, ["train.init_from=null"])
     with pytest.raises(RecipeError, match="is a tokenizer, which draws nothing"):
         plan("vq-faces", place, Path("out"), WANTED)

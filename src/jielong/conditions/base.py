@@ -197,6 +197,10 @@ class ConditionSettings(Part):
         """ISO 639-1 code of the language of its transcripts, if fixed."""
         return None
 
+    def with_words(self, words: Mapping[str, int]) -> ConditionSettings:
+        """The settings with new words of texts, each with its number of vectors; unchanged where it reads no words."""
+        return self
+
     def values(self, columns: Mapping[str, Sequence[object]]) -> Sequence[object]:
         """Values of the condition, one per item. Raises ``InputError`` if an input is missing that training never dropped."""
         return columns[self.input.name]

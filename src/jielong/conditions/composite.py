@@ -222,6 +222,10 @@ class Composite(ConditionSettings, family="condition", name="composite"):
         """That of its parts."""
         return next((part.spoken_language for part in self.parts if part.spoken_language), None)
 
+    def with_words(self, words: Mapping[str, int]) -> Composite:
+        """Those of its text."""
+        return self.model_copy(update={"parts": tuple(part.with_words(words) for part in self.parts)})
+
     def values(self, columns: Mapping[str, Sequence[object]]) -> Sequence[object]:
         """A mapping per item, from the names of the parts to their values; see :meth:`ConditionSettings.values`."""
         given = {part.name: columns[part.input.name] for part in self.parts if part.input.name in columns}

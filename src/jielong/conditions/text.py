@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
 from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
 from jielong.conditions.cache import cached
 from jielong.conditions.inputs import ConditionInput, HeldoutItems
+from jielong.conditions.words import LOADING, EncoderWords, WordCondition, WordVectors, in_turn
+from jielong.config.adapter import check_name
 from jielong.config.registry import RecipeError
 from jielong.core.progress import counting
 from jielong.networks.conditioning import Conditioning
@@ -92,6 +93,14 @@ class PaddedTexts:
     mask: Tensor
 
 
+@dataclass(frozen=True)
+class WordTexts(PaddedTexts):
+    """Texts of which some hold new words: their ``rows`` ``(R,)``, where the states are zeros, and ``numbers`` of tokens ``(R, L)``."""
+
+    rows: Tensor
+    numbers: Tensor
+
+
 def pad(rows: Sequence[Tensor]) -> PaddedTexts:
     """Stack rows of different length, ``(L_i, ...)``, with zeros after their end."""
     states = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
@@ -119,20 +128,21 @@ def find_encoder(name: str) -> str:
     )
 
 
-_LOADING = threading.Lock()
-"""Guards encoders and caches, which threads may share."""
+class FrozenText(EncoderWords, Condition[str, PaddedTexts]):
+    """Token states of a frozen Hugging Face encoder, cached per text in half precision; those of texts with new words are computed anew.
 
+    A new word's vectors take the place of rows of the encoder's input embedding, so that gradients reach them through it.
+    """
 
-class FrozenText(Condition[str, PaddedTexts]):
-    """Token states of a frozen Hugging Face encoder, cached per text in half precision."""
-
-    def __init__(self, encoder: str, length: int, cfg_dropout: float) -> None:
+    def __init__(self, encoder: str, length: int, cfg_dropout: float, words: Mapping[str, int] | None = None) -> None:
         from transformers import AutoConfig, logging
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         self._folder = find_encoder(encoder)
-        super().__init__(AutoConfig.from_pretrained(self._folder).hidden_size, cfg_dropout)
+        config = AutoConfig.from_pretrained(self._folder)
+        super().__init__(config.hidden_size, cfg_dropout)
+        self.word_embeddings = WordVectors(words or {}, getattr(config, "embedding_size", config.hidden_size))
         self.encoder = encoder
         self.length = length
         # In a dict, so that nn.Module does not register frozen weights and checkpoints do not hold them.
@@ -140,17 +150,21 @@ class FrozenText(Condition[str, PaddedTexts]):
         self._cache: dict[str, Tensor] = {}
 
     def _load(self) -> tuple[Any, Any]:
-        with _LOADING:
+        with LOADING:
             if not self._frozen:
                 from transformers import AutoModel, AutoTokenizer
 
-                self._frozen["tokenizer"] = AutoTokenizer.from_pretrained(self._folder)
+                self._frozen["tokenizer"] = tokenizer = AutoTokenizer.from_pretrained(self._folder)
+                self._frozen["vocabulary"] = len(tokenizer)
                 self._frozen["model"] = AutoModel.from_pretrained(self._folder).eval().requires_grad_(False)
         return self._frozen["tokenizer"], self._frozen["model"]
 
     def prepare(self, values: Sequence[str]) -> PaddedTexts:
         """Texts to token states, ``(B, L, width)`` with ``L`` the longest text, at most ``length`` tokens."""
         check_texts(values)
+        words = {row: self.numbers_of(text) for row, text in enumerate(values) if self.word_embeddings.within(text)}
+        if words:
+            return self._with_words(values, words)
         states = []
         for text in values:
             state = self._cache.get(text)
@@ -158,12 +172,23 @@ class FrozenText(Condition[str, PaddedTexts]):
                 # One at a time: in a batch, rounding would depend on the other texts, and a resumed run, whose batches of new texts
                 # differ, would not repeat the uninterrupted one bit for bit.
                 state = next(self.encode([text]))[1]
-                with _LOADING:
+                with LOADING:
                     if len(self._cache) >= CACHED_TEXTS:
                         del self._cache[next(iter(self._cache))]
                     self._cache[text] = state
             states.append(state)
         return pad(states)
+
+    def _with_words(self, values: Sequence[str], words: Mapping[int, Tensor]) -> WordTexts:
+        """Prepared texts, of which those with new words are numbers of tokens."""
+        others = {row: text for row, text in enumerate(values) if row not in words}
+        states = {row: torch.zeros(len(numbers), self.width).half() for row, numbers in words.items()}
+        if others:
+            known = self.prepare(list(others.values()))
+            states |= {row: each[mask] for row, each, mask in zip(others, known.states, known.mask, strict=True)}
+        padded = pad([states[row] for row in range(len(values))])
+        numbers = nn.functional.pad(pad(list(words.values())).states, (0, padded.states.shape[1] - max(map(len, words.values()))))
+        return WordTexts(padded.states, padded.mask, torch.tensor(list(words)), numbers)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch: int = 64) -> Iterator[tuple[str, Tensor]]:
@@ -191,7 +216,7 @@ class FrozenText(Condition[str, PaddedTexts]):
             captions: The texts; empty ones are left out.
             folder: The cache, instead of the user's.
         """
-        texts = sorted({caption for caption in captions if caption and caption.strip()})
+        texts = sorted({caption for caption in captions if caption and caption.strip() and not self.word_embeddings.within(caption)})
         if not texts or len(texts) > CACHED_TEXTS:
             return
 
@@ -209,7 +234,11 @@ class FrozenText(Condition[str, PaddedTexts]):
 
     def embed(self, prepared: PaddedTexts) -> Conditioning:
         """Token states as they are; the pooled vector is their mean."""
-        return mean_pooled(prepared.states.to(self.null.device).float(), prepared.mask.to(self.null.device))
+        states, device = prepared.states.to(self.null.device).float(), self.null.device
+        if isinstance(prepared, WordTexts):
+            found = self.encode_words(prepared.numbers.cpu(), prepared.mask[prepared.rows].cpu())
+            states = states.index_copy(0, prepared.rows.to(device), found.to(device).float())
+        return mean_pooled(states, prepared.mask.to(device))
 
     def describe(self) -> dict[str, object]:
         """Encoder and SHA-256 of its weights, if they are in a local folder."""
@@ -218,11 +247,12 @@ class FrozenText(Condition[str, PaddedTexts]):
         return {"encoder": self.encoder, "length": self.length, "sha256": digest}
 
 
-class ByteText(Condition[str, PaddedTexts]):
-    """A trained embedding of UTF-8 bytes and positions: no download, any language."""
+class ByteText(WordCondition, Condition[str, PaddedTexts]):
+    """A trained embedding of UTF-8 bytes and positions: no download, any language. Rows of new words follow the 256 bytes."""
 
-    def __init__(self, width: int, length: int, cfg_dropout: float) -> None:
+    def __init__(self, width: int, length: int, cfg_dropout: float, words: Mapping[str, int] | None = None) -> None:
         super().__init__(width, cfg_dropout)
+        self.word_embeddings = WordVectors(words or {}, width)
         self.length = length
         self.table = nn.Embedding(256, width)
         self.places = nn.Embedding(length, width)
@@ -232,13 +262,30 @@ class ByteText(Condition[str, PaddedTexts]):
     def prepare(self, values: Sequence[str]) -> PaddedTexts:
         """Texts to byte numbers, ``(B, L)`` with ``L`` the longest text, at most ``length`` bytes; :data:`NO_TEXT` is one zero."""
         check_texts(values)
-        return pad([torch.tensor(list(text.encode()[: self.length]) or [0], dtype=torch.long) for text in values])
+        return pad([torch.tensor(self._numbers(text)[: self.length] or [0], dtype=torch.long) for text in values])
+
+    def _numbers(self, text: str) -> list[int]:
+        numbers = list[int]()
+        for piece in self.word_embeddings.pieces(text):
+            new = piece in self.word_embeddings
+            numbers += [256 + row for row in self.word_embeddings.rows(piece)] if new else list(piece.encode())
+        return numbers
+
+    def vectors_of(self, noun: str | None, count: int) -> Tensor:
+        """See :meth:`WordCondition.vectors_of`."""
+        if noun is None:
+            return self.table.weight.detach().mean(0, keepdim=True).repeat(count, 1)
+        return in_turn(self.table.weight[list(noun.encode())], count)
 
     def embed(self, prepared: PaddedTexts) -> Conditioning:
         """``(B, L)`` bytes to ``(B, L, width)`` states."""
         device = self.null.device
         numbers, mask = prepared.states.to(device), prepared.mask.to(device)
-        return mean_pooled(self.table(numbers) + self.places.weight[: numbers.shape[1]], mask)
+        rows = self.table(numbers) if not len(self.word_embeddings) else self._with_words(numbers)
+        return mean_pooled(rows + self.places.weight[: numbers.shape[1]], mask)
+
+    def _with_words(self, numbers: Tensor) -> Tensor:
+        return nn.functional.embedding(numbers, torch.cat([self.table.weight, self.word_embeddings.table()]))
 
     def describe(self) -> dict[str, object]:
         """The kind of encoder."""
@@ -261,14 +308,27 @@ class Text(ConditionSettings, family="condition", name="text"):
         encoder: ``minilm`` (frozen all-MiniLM-L6-v2, 384 wide), ``bytes`` (trained, ``width`` wide), or a local folder or hub id of any
             Hugging Face encoder.
         length: Most tokens; longer texts are cut.
+        words: New words such as ``@me``, each with its number of vectors in the checkpoint: those of merged adapters.
     """
 
     input: ClassVar[ConditionInput] = TEXT
     encoder: str = "minilm"
     length: int = Field(default=32, ge=1)
+    words: dict[str, PositiveInt] | None = None
+
+    @field_validator("words")
+    @classmethod
+    def _check_words(cls, words: dict[str, int] | None) -> dict[str, int] | None:
+        for word in words or ():
+            check_name(word)
+        return words
+
+    def with_words(self, words: Mapping[str, int]) -> Text:
+        """See :meth:`ConditionSettings.with_words`."""
+        return self.model_copy(update={"words": {**(self.words or {}), **words}})
 
     def build(self, context: BuildContext = NO_CONTEXT) -> Condition:
         """The condition."""
         if self.encoder == "bytes":
-            return ByteText(self.width, self.length, self.cfg_dropout)
-        return FrozenText(self.encoder, self.length, self.cfg_dropout)
+            return ByteText(self.width, self.length, self.cfg_dropout, self.words)
+        return FrozenText(self.encoder, self.length, self.cfg_dropout, self.words)

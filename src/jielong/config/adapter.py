@@ -49,6 +49,18 @@ class LoraSettings(Config):
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
 
+class TextualInversionSettings(Config):
+    """A new word for the subject, whose vectors are all that is trained of the text encoder (textual inversion, arXiv 2208.01618).
+
+    Attributes:
+        vectors: Rows of the encoder's input embedding that the word takes.
+        noun: The subject's class, such as ``person``, whose tokens the vectors begin as; by default they begin as the mean of all.
+    """
+
+    vectors: PositiveInt = 1
+    noun: str | None = Field(default=None, min_length=1)
+
+
 class PriorSettings(Config):
     """Prior preservation: the loss on pictures of the subject's class is added (DreamBooth, arXiv 2208.12242, equation 2).
 
@@ -70,6 +82,7 @@ class AdapterSettings(Config):
         name: The subject's name in captions, such as ``@me``.
         captions: Of pictures without one, each a template with ``{name}``.
         lora: Low-rank updates of the backbone and the head.
+        textual_inversion: A new word of the text condition.
         prior: Prior preservation; off by default.
         licence: Whose the pictures are and under which terms, for the adapter's record.
     """
@@ -77,6 +90,7 @@ class AdapterSettings(Config):
     name: str
     captions: tuple[str, ...] = Field(default=(f"a picture of {PLACE}",), min_length=1)
     lora: LoraSettings | None = None
+    textual_inversion: TextualInversionSettings | None = None
     prior: PriorSettings | None = None
     licence: str | None = None
 
@@ -92,14 +106,16 @@ class AdapterSettings(Config):
 
     @model_validator(mode="after")
     def _trains_something(self) -> AdapterSettings:
-        if self.lora is None:
-            raise ValueError("an adapter trains nothing: add lora: {}")
+        if self.lora is None and self.textual_inversion is None:
+            raise ValueError("an adapter trains nothing: add lora: {}, textual_inversion: {}, or both")
         return self
 
     @property
     def method(self) -> Method:
         """What is trained, in a word."""
-        return "lora"
+        if self.lora is not None and self.textual_inversion is not None:
+            return "both"
+        return "textual-inversion" if self.lora is None else "lora"
 
     def captions_of_subject(self) -> tuple[str, ...]:
         """The templates with the name."""

@@ -174,6 +174,8 @@ class Recipe(Config):
         if any(each.name != "text" for each in inputs):
             takes = " and ".join(each.name for each in inputs)
             raise ValueError(f"adapter: pictures of a subject come with captions alone, and this model takes {takes}: choose one of texts")
+        if self.adapter is not None and self.adapter.textual_inversion is not None and not inputs:
+            raise ValueError("adapter.textual_inversion: this model reads no texts, so it has no words to add one to: take lora")
 
     def _check_axes(self, tokenizer: TokenizerSettings) -> None:
         """Refuse an autoencoder or a loss for media of other axes, and a tokenizer without a loss on its reconstruction."""

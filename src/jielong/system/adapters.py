@@ -13,6 +13,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter
 from safetensors import safe_open
 from torch import Tensor
 
+from jielong.conditions.words import words_of
 from jielong.config.adapter import Method
 from jielong.config.registry import nearest
 from jielong.core.json import JSON, to_text
@@ -82,7 +83,7 @@ class Adapter:
     Attributes:
         path: The file.
         record: What it says of itself.
-        tensors: Factors of low-rank updates.
+        tensors: Factors of low-rank updates, and vectors of new words.
     """
 
     path: Path
@@ -109,8 +110,29 @@ class Adapter:
         try:
             if system.generator is not None:
                 lora.check_factors(system.generator, self.tensors, record.rank or 0)
+                self._check_words(system.generator)
         except ValueError as error:
             raise CheckpointError(f"{self.path} is damaged: {error}; copy or train the adapter again") from None
+
+    def _check_words(self, generator: Generator) -> None:
+        record, found = self.record, words_of(generator.condition)
+        if record.words and (found is None or found[1].describe() != record.condition):
+            raise ValueError(f"it has the words {', '.join(record.words)} of another text encoder")
+        for word, count in record.words.items():
+            width = 0 if found is None else found[0].word_embeddings.width
+            for key in (word_key(word), word_key(word, initial=True)):
+                if key not in self.tensors or tuple(self.tensors[key].shape) != (count, width):
+                    raise ValueError(f"the vectors of {word} are missing, or are not ({count}, {width})")
+
+    def vectors(self, word: str, weight: float) -> Tensor:
+        """The vectors of a word, that far from what they began as to what was learned."""
+        initial, learned = (self.tensors[word_key(word, initial=each)].float() for each in (True, False))
+        return initial + weight * (learned - initial)
+
+
+def word_key(word: str, initial: bool = False) -> str:
+    """Name of the tensor of a new word's vectors, or of those that they began as."""
+    return f"word.{word}.initial" if initial else f"word.{word}"
 
 
 def write_adapter(path: Path, record: AdapterRecord, tensors: Mapping[str, Tensor]) -> Path:
@@ -220,7 +242,8 @@ def with_adapters(system: System, references: Sequence[str]) -> System:
     """A system with adapters: its weights are changed in place, and its name says which.
 
     The updates of all adapters, each by its weight, are summed before they are added to the weights, so that their order does not matter
-    and every fast path has them. An adapter of weight 0 is left out.
+    and every fast path has them. Vectors of a new word go that far from what they began as. An adapter of weight 0 is left out, and so is
+    its word.
 
     Args:
         system: A generator with the weights of its checkpoint.
@@ -239,8 +262,14 @@ def with_adapters(system: System, references: Sequence[str]) -> System:
     sha256 = fingerprint(system.generator)
     for adapter, _ in adapters:
         adapter.check(system, sha256)
-    _apply(system.generator, [(adapter, weight) for adapter, weight in adapters if weight])
-    return replace(system, name=" + ".join([system.name, *(f"{each.record.name}:{weight:g}" for each, weight in adapters)]))
+    applied = [(adapter, weight) for adapter, weight in adapters if weight]
+    _check_clashes([adapter for adapter, _ in applied])
+    _apply(system.generator, applied)
+    words = {word: count for adapter, _ in applied for word, count in adapter.record.words.items()}
+    recipe = system.recipe
+    if words and recipe.condition is not None:
+        recipe = recipe.model_copy(update={"condition": recipe.condition.with_words(words)})
+    return replace(system, recipe=recipe, name=" + ".join([system.name, *(f"{each.record.name}:{weight:g}" for each, weight in adapters)]))
 
 
 def _apply(generator: Generator, adapters: Sequence[tuple[Adapter, float]]) -> None:
@@ -250,3 +279,17 @@ def _apply(generator: Generator, adapters: Sequence[tuple[Adapter, float]]) -> N
         for name, update in lora.updates(adapter.tensors, adapter.record.scale).items():
             total[name] = total[name] + weight * update if name in total else weight * update
     lora.add_updates(generator, total)
+    found = words_of(generator.condition)
+    for adapter, weight in adapters:
+        for word in adapter.record.words:
+            if found is not None:  # which was checked
+                found[0].add_word(word, adapter.vectors(word, weight).to(generator.device)).requires_grad_(False)
+
+
+def _check_clashes(adapters: Sequence[Adapter]) -> None:
+    seen = dict[str, Path]()
+    for adapter in adapters:
+        for word in adapter.record.words:
+            if word in seen:
+                raise CheckpointError(f"{seen[word]} and {adapter.path} both define the word {word}: apply one of them")
+            seen[word] = adapter.path

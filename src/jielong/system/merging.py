@@ -36,7 +36,9 @@ def merge(name_or_folder: str, references: Sequence[str], out: Path) -> Path:
     merged = [{"weight": weight, **vars(record)} for weight, record in records]
     with new_folder(out) as folder:
         copy_checkpoint(source, folder)
-        save_checkpoint(folder, system.generator, (source / RECIPE).read_text("utf-8"))
+        new_words = any(record.words for weight, record in records if weight)
+        text = system.recipe.to_yaml() if new_words else (source / RECIPE).read_text("utf-8")
+        save_checkpoint(folder, system.generator, text)
         if (source / LICENCE).exists():
             (folder / LICENCE).write_bytes((source / LICENCE).read_bytes())
         (folder / MERGED).write_text(json.dumps(json.loads(to_text(merged)), indent=2), encoding="utf-8")

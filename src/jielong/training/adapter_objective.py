@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from jielong.core.phases import MAIN
 from jielong.core.rng import PerSampleRNG, seed_of
@@ -42,13 +43,14 @@ class AdapterObjective(GeneratorObjective):
         arguments: Those of :class:`GeneratorObjective`.
         record: Of the adapter.
         prior: Class pictures; ``None`` without prior preservation.
+        initial: Vectors that a new word began as.
     """
 
     result = ADAPTER
 
-    def __init__(self, *arguments: Any, record: AdapterRecord, prior: Prior | None) -> None:
+    def __init__(self, *arguments: Any, record: AdapterRecord, prior: Prior | None, initial: Tensor | None = None) -> None:
         super().__init__(*arguments)
-        self.record, self.prior = record, prior
+        self.record, self.prior, self.initial = record, prior, initial
 
     def forward(self, batch: Batch, phase: str, samples_seen: int, rng: StepRNG) -> Losses:
         """The generator's loss in its one phase, and the class pictures' as ``prior_loss``."""
@@ -64,4 +66,4 @@ class AdapterObjective(GeneratorObjective):
 
     def save(self, model: Generator, out: Path, recipe_yaml: str) -> None:
         """Write the adapter's file."""
-        write_adapter(out / ADAPTER, self.record, trained_tensors(model))
+        write_adapter(out / ADAPTER, self.record, trained_tensors(model, self.record, self.initial))

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from jielong.config.adapter import AdapterSettings
+from jielong.conditions.base import Condition
+from jielong.conditions.words import words_of
+from jielong.config.adapter import AdapterSettings, TextualInversionSettings
 from jielong.config.registry import RecipeError
 from jielong.config.schema import Recipe
 from jielong.core.phases import phases_of
@@ -18,7 +20,7 @@ from jielong.data.sets import MediaSet
 from jielong.generation.generator import Generator
 from jielong.networks import lora
 from jielong.system import System, find, load
-from jielong.system.adapters import AdapterRecord
+from jielong.system.adapters import AdapterRecord, word_key
 from jielong.training.checkpoint import fingerprint
 
 UPDATED = ("backbone", "head")
@@ -34,11 +36,13 @@ class Adapting:
         base: The base, whose generator is changed: what is trained requires gradients, and nothing else does.
         record: Of the adapter.
         prior: Class pictures of prior preservation.
+        initial: Vectors ``(n, D)`` that the new word begins as; ``None`` without one.
     """
 
     base: System
     record: AdapterRecord
     prior: MediaSet | None
+    initial: Tensor | None = None
 
     @property
     def generator(self) -> Generator:
@@ -93,17 +97,39 @@ def begin(recipe: Recipe, base: System, data: MediaSet) -> Adapting:
             lora.inject(generator, names, settings.lora.rank, settings.lora.alpha or settings.lora.rank)
         except ValueError as error:
             raise RecipeError(f"adapter.lora: {error}") from None
-    return Adapting(base, record, _prior(recipe, settings, data))
+    initial = None
+    if settings.textual_inversion is not None:  # after the other, which freezes everything else
+        initial = _add_word(generator.condition, settings.name, settings.textual_inversion, base.name)
+    return Adapting(base, record, _prior(recipe, settings, data), initial)
 
 
-def trained_tensors(generator: Generator) -> dict[str, Tensor]:
+def _add_word(condition: Condition | None, name: str, settings: TextualInversionSettings, base: str) -> Tensor:
+    """Add the subject's word to a condition, to be trained; what its vectors begin as."""
+    found = words_of(condition)
+    if found is None:
+        kind = type(condition).__name__
+        raise RecipeError(f"adapter.textual_inversion: the {kind} of {base} has no embedding of words to add one to: take lora")
+    try:
+        initial = found[0].vectors_of(settings.noun, settings.vectors)
+        found[0].add_word(name, initial).requires_grad_(True)
+    except ValueError as error:
+        raise RecipeError(f"adapter.textual_inversion: {error}") from None
+    return initial
+
+
+def trained_tensors(generator: Generator, record: AdapterRecord, initial: Tensor | None) -> dict[str, Tensor]:
     """What an adapter's file holds of a generator in training."""
-    return lora.factors(generator)
+    tensors, found = lora.factors(generator), words_of(generator.condition)
+    if initial is not None and found is not None:
+        trained = found[0].word_embeddings[record.name]
+        tensors |= {word_key(record.name): trained.detach(), word_key(record.name, initial=True): initial}
+    return tensors
 
 
 def _record(recipe: Recipe, settings: AdapterSettings, base: System, generator: Generator, data: MediaSet) -> AdapterRecord:
     rank = None if settings.lora is None else settings.lora.rank
-    terms = Licence.beside(find(base.name))
+    terms, words = Licence.beside(find(base.name)), words_of(generator.condition)
+    inversion = settings.textual_inversion
     return AdapterRecord(
         name=settings.name,
         base=base.name,
@@ -111,6 +137,8 @@ def _record(recipe: Recipe, settings: AdapterSettings, base: System, generator: 
         method=settings.method,
         rank=rank,
         alpha=None if settings.lora is None else float(settings.lora.alpha or settings.lora.rank),
+        words={} if inversion is None else {settings.name: inversion.vectors},
+        condition=None if inversion is None or words is None else words[1].describe(),
         pictures=len(data),
         prior=None if settings.prior is None else settings.prior.model_dump(mode="json"),
         licence=settings.licence or "not stated",

@@ -83,5 +83,5 @@ def generator_objective(experiment: Experiment) -> GeneratorObjective:
     prior, classes = None if recipe.adapter is None else recipe.adapter.prior, adapting.prior
     if prior is not None and classes is not None:
         tokens = cache.cached(experiment.tokenizer, classes)
-        return AdapterObjective(*arguments, record=adapting.record, prior=Prior(classes, tokens, prior.weight))
-    return AdapterObjective(*arguments, record=adapting.record, prior=None)
+        return AdapterObjective(*arguments, record=adapting.record, prior=Prior(classes, tokens, prior.weight), initial=adapting.initial)
+    return AdapterObjective(*arguments, record=adapting.record, prior=None, initial=adapting.initial)

@@ -7,8 +7,9 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
-from jielong.config.adapter import AdapterSettings, LoraSettings, Method, PriorSettings, check_name
+from jielong.config.adapter import AdapterSettings, LoraSettings, Method, PriorSettings, TextualInversionSettings, check_name
 from jielong.config.recipe import parse
 from jielong.config.registry import RecipeError
 from jielong.config.schema import Recipe
@@ -29,18 +30,19 @@ class Personalisation:
 
     Attributes:
         name: The subject's name in captions, such as ``@me``.
-        method: Low-rank updates (``lora``).
+        method: Low-rank updates (``lora``), a new word (``textual-inversion``), or ``both``.
         rank: Of low-rank updates.
         alpha: Their scale times the rank; by default the rank.
         targets: The maps that they update (:class:`~jielong.config.adapter.LoraSettings`).
+        vectors: Of the new word.
         captions: Templates for pictures without a caption.
-        noun: The subject's class, such as ``person``.
+        noun: The subject's class, such as ``person``: what a new word begins as, and what class pictures show.
         prior: Class pictures of prior preservation; 0 for none.
         prior_from: Where they come from: the base draws them (``generated``), or from its recipe's data (``data``).
         prior_weight: Factor of their loss.
         samples: Pictures seen in training.
         batch: Pictures of the subject a step.
-        lr: Peak learning rate.
+        lr: Peak learning rate; by default 0.001 for low-rank updates and 0.005 for a new word alone.
         seed: Of the training.
         licence: Whose the pictures are and under which terms.
     """
@@ -50,6 +52,7 @@ class Personalisation:
     rank: int = 8
     alpha: float | None = None
     targets: Sequence[str] = ("attention", "mlp")
+    vectors: int = 1
     captions: Sequence[str] = ("a picture of {name}",)
     noun: str | None = None
     prior: int = 0
@@ -57,12 +60,14 @@ class Personalisation:
     prior_weight: float = 1.0
     samples: int = 3_200
     batch: int = 8
-    lr: float = 1e-3
+    lr: float | None = None
     seed: int = 0
     licence: str | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        if self.method not in get_args(Method):
+            raise ValueError(f"method is {', '.join(get_args(Method))}, not {self.method!r}")
         if self.prior < 0:
             raise ValueError(f"prior is a number of class pictures, 0 for none, not {self.prior}")
         if self.prior and self.prior_from not in ("generated", "data"):
@@ -85,14 +90,15 @@ def derived(base: System, name: str, folder: Path, out: Path, wanted: Personalis
     Raises:
         RecipeError: if the base cannot be personalised so, or an override is wrong.
     """
-    prior = None
+    prior, by_word = None, wanted.method == "textual-inversion"
     if wanted.prior:
         source = str(out / CLASS_FOLDER) if wanted.prior_from == "generated" else base.recipe.data.set
         prior = PriorSettings(set=source, pictures=wanted.prior, weight=wanted.prior_weight)
     adapter = AdapterSettings(
         name=wanted.name,
         captions=tuple(wanted.captions),
-        lora=LoraSettings(rank=wanted.rank, alpha=wanted.alpha, targets=tuple(wanted.targets)),
+        lora=None if by_word else LoraSettings(rank=wanted.rank, alpha=wanted.alpha, targets=tuple(wanted.targets)),
+        textual_inversion=None if wanted.method == "lora" else TextualInversionSettings(vectors=wanted.vectors, noun=wanted.noun),
         prior=prior,
         licence=wanted.licence,
     )
@@ -102,7 +108,7 @@ def derived(base: System, name: str, folder: Path, out: Path, wanted: Personalis
     train = TrainSettings(
         samples=wanted.samples,
         batch=min(wanted.batch, wanted.samples),
-        lr=wanted.lr,
+        lr=wanted.lr or (5e-3 if by_word else 1e-3),
         weight_decay=0.0,
         warmup=wanted.samples // 20,
         ema=0.98,
@@ -137,7 +143,8 @@ def plan(checkpoint: str, folder: Path, out: Path, wanted: Personalisation, over
     base = load(checkpoint, device)
     if base.generator is None:
         raise RecipeError(f"{checkpoint} is a tokenizer, which draws nothing: personalise a generator such as maskgit-faces")
-    lora.check_installed()
+    if wanted.method != "textual-inversion":
+        lora.check_installed()
     recipe = derived(base, checkpoint, folder, out, wanted, overrides)
     open_subject(recipe, recipe.data.set)
     if wanted.prior and wanted.prior_from == "generated":

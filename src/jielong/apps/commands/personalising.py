@@ -17,6 +17,14 @@ from jielong.apps.commands.tokenizing import Checkpoint
 from jielong.apps.commands.training import budget_of
 
 
+class MethodChoice(Enum):
+    """What is trained."""
+
+    lora = "lora"
+    textual_inversion = "textual-inversion"
+    both = "both"
+
+
 class PriorFrom(Enum):
     """Where class pictures come from."""
 
@@ -28,15 +36,19 @@ def personalise(
     checkpoint: Checkpoint,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Three to ten pictures of one subject; captions as of a data set.")],
     subject: Annotated[str, typer.Option("--name", help="What captions call the subject, such as @me.")],
+    method: Annotated[
+        MethodChoice, typer.Option(help="Low-rank updates of the networks, a new word for the text encoder, or both.")
+    ] = MethodChoice.lora,
     rank: Annotated[int, typer.Option(min=1, help="Rank of low-rank updates.")] = 8,
     alpha: Annotated[float | None, typer.Option(help="Scale of the updates times the rank; the rank by default.")] = None,
     target: Annotated[
         list[str] | None, typer.Option(help="Maps to update: attention, mlp, modulation, or a name such as qkv; repeatable.")
     ] = None,
+    vectors: Annotated[int, typer.Option(min=1, help="Vectors of the new word.")] = 1,
     caption: Annotated[
         list[str] | None, typer.Option(help="Caption of pictures without one, with {name} for the subject; repeatable.")
     ] = None,
-    noun: Annotated[str | None, typer.Option(help="The subject's class, such as person.")] = None,
+    noun: Annotated[str | None, typer.Option(help="The subject's class, such as person, as which a new word begins.")] = None,
     prior: Annotated[int, typer.Option(min=0, help="Class pictures for prior preservation; 0 for none.")] = 0,
     prior_from: Annotated[
         PriorFrom, typer.Option(help="Draw class pictures by the checkpoint from --noun, or take them from its recipe's data.")
@@ -44,7 +56,7 @@ def personalise(
     prior_weight: Annotated[float, typer.Option(help="Factor of the loss on class pictures.")] = 1.0,
     samples: Annotated[int, typer.Option(min=1, help="Pictures seen in training.")] = 3_200,
     batch: Annotated[int, typer.Option(min=1, help="Pictures of the subject a step.")] = 8,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate; by default 0.001, and 0.005 for a new word alone.")] = None,
     seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
     licence: Annotated[str | None, typer.Option(help="Whose the pictures are and under which terms, for the adapter's record.")] = None,
     overrides: Overrides = None,
@@ -62,9 +74,11 @@ def personalise(
 
     wanted = Personalisation(
         name=subject,
+        method=method.value,
         rank=rank,
         alpha=alpha,
         targets=target or Personalisation.targets,
+        vectors=vectors,
         captions=caption or Personalisation.captions,
         noun=noun,
         prior=prior,
