@@ -162,4 +162,7 @@ def words_of(condition: Condition | None) -> tuple[WordCondition, Condition] | N
         return None
     parts: Sequence[nn.Module] = [condition, *condition.children()]
     parts = [*parts, *(inner for part in parts if isinstance(part, nn.ModuleDict) for inner in part.values())]
-    return next(((part, part) for part in parts if isinstance(part, WordCondition) and isinstance(part, Condition)), None)
+    for part in parts:
+        if isinstance(part, WordCondition) and isinstance(part, Condition):
+            return part, part
+    return None

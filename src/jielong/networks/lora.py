@@ -7,7 +7,7 @@ For sampling the update is added to the weight, so that every fast path has it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +82,7 @@ def factors(model: nn.Module) -> dict[str, Tensor]:
     for name, module in model.named_modules():
         for end, each in ((A, getattr(module, "lora_A", None)), (B, getattr(module, "lora_B", None))):
             if isinstance(each, nn.ModuleDict) and _ADAPTER in each:
-                found[name + end] = each[_ADAPTER].weight.detach()
+                found[name + end] = cast("nn.Linear", each[_ADAPTER]).weight.detach()
     return found
 
 
