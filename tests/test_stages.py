@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from jielong.conditions.inputs import ConditionInput, InputError
 from jielong.conditions.stage import StageCondition, StageConditionSettings, StageInput
@@ -177,8 +176,9 @@ def test_training_reads_the_stages_tokens_of_the_real_pictures(pictures: Path, f
     condition.precompute(prepared.data, prepared.heldout)
     batch = prepared.data.batch(range(len(prepared.data)))
     tokens = condition.prepare(batch.keys)
-    levels = (F.avg_pool2d(batch.media, 2) + 1) / 2 * 3  # four levels of each colour at half the resolution
-    assert torch.equal(tokens.unflatten(1, (4, 4)).permute(0, 3, 1, 2), levels.round().long())
+    coarse = experiment.prepare(parse(COARSE), str(pictures))  # what the stage itself was trained on
+    assert torch.equal(tokens, coarse.tokenizer.encode(coarse.data.media(range(len(coarse.data)))).values)
+    assert coarse.data.keys == batch.keys
     assert torch.equal(condition.prepare(list(batch.media)), tokens)
     with pytest.raises(ValueError, match=r"no tokens of the earlier stage for 'other\.png'"):
         condition.prepare(["other.png"])

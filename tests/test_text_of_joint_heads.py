@@ -35,6 +35,7 @@ train: {samples: 8}
 NETWORKS = {
     "cross": "dit: {layers: 1, width: 16, heads: 2, condition: cross}",
     "mmdit": "mmdit: {layers: 2, width: 16, heads: 2}",
+    "unet": "unet: {channels: [8, 16], blocks: 1, head_width: 8, groups: 4, condition: cross}",
 }
 HEADS = ["flow_matching", "diffusion", "mean_flow", "shortcut", "consistency"]
 EACH = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)

@@ -266,6 +266,13 @@ def test_where_draws_begin() -> None:
     assert float(begun.sigma[-1]) <= 20
 
 
+def test_dynamic_thresholding_needs_a_range_and_a_head_of_whole_blocks() -> None:
+    with pytest.raises(ValueError, match="add clip"):
+        Diffusion(network=SMALL, dynamic_thresholding_ratio=0.9)
+    with pytest.raises(ValueError, match="take the network dit or unet, or clip alone"):
+        untrained(clip=1.0, dynamic_thresholding_ratio=0.9)
+
+
 def test_what_is_clipped_stays_within() -> None:
     head = lively(clip=0.1, steps=9)
     assert head.sample(torch.randn(2, 4, D), PerSampleRNG(0, range(2)), SamplingConfig()).values.abs().max().item() <= 0.1 + 1e-6

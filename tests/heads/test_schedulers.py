@@ -26,6 +26,7 @@ from torch import Tensor
 
 from jielong.heads import diffusion_samplers as samplers
 from jielong.heads import flow_matching as flow
+from jielong.heads.diffusion import thresholded
 from jielong.heads.diffusion_samplers import Churn, Denoised
 from jielong.heads.diffusion_schedule import Kind, Level, Schedule
 from jielong.heads.noise_levels import EDM, LogNormalNoise, TrainedSteps
@@ -283,3 +284,16 @@ def test_order_of_convergence_to_the_exact_flow_of_straight_paths(name: str, ord
     exact = slope(lambda x: gaussian_map(x, 0.0, 1.0, 1.0, 0.5))
     found = orders(abs(slope(lambda x, n=n: drawn(x, n)) - exact) for n in (80, 160, 320))  # type: ignore[misc]
     assert all(each > order - 0.35 for each in found), found  # the midpoint is one better where the field is affine, as here
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.95, 1.0])
+def test_dynamic_thresholding_is_that_of_diffusers(ratio: float) -> None:
+    estimates = torch.randn(4, 6, 3, generator=torch.Generator().manual_seed(2)) * torch.tensor([0.1, 1.0, 3.0, 9.0])[:, None, None]
+    theirs = DDPMScheduler(thresholding=True, dynamic_thresholding_ratio=ratio, sample_max_value=1e9)._threshold_sample(estimates)
+    ours = thresholded(estimates, 1.0, ratio)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(thresholded(2 * estimates, 2.0, ratio), 2 * ours)
+    for item, alone in zip(ours, estimates, strict=True):  # each by itself
+        torch.testing.assert_close(thresholded(alone[None], 1.0, ratio)[0], item)
+    assert ours.abs().max() <= 1
+    assert torch.equal(thresholded(estimates, 1.0, None), estimates.clamp(-1, 1))

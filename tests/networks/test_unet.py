@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from jielong.config.registry import parse_part
 from jielong.core.tokens import Layout
-from jielong.networks.unet import UNet
+from jielong.networks.unet import UNet, _Attention
 
 B, C, D = 2, 3, 6
 SMALL = UNet(channels=(8, 16), blocks=2, attention=1, head_width=4, groups=4)
@@ -115,6 +115,24 @@ def test_items_repeat_and_are_picked_from_and_forward_derivatives_are_exact() ->
     _, slope = torch.func.jvp(ask, (x, times), (along, torch.ones_like(times)))
     ends = [ask(x + sign * step * along, times + sign * step) for sign in (1, -1)]
     torch.testing.assert_close(slope, (ends[0] - ends[1]) / (2 * step), rtol=1e-4, atol=1e-5)
+
+
+def test_attention_reads_a_text_as_more_keys_and_values() -> None:
+    """Against a softmax over both written out, with the padding of the texts left out."""
+    torch.manual_seed(0)
+    attention = _Attention(SMALL, 8, 5).double()
+    for parameter in attention.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    x, states = torch.randn(B, 8, 2, 3).double(), torch.randn(B, 4, 5).double()
+    seen = torch.tensor([[True] * 4, [True, True, False, False]])
+    found = attention(x, attention.keys_values(states), seen)
+    for item, length in enumerate((4, 2)):
+        q, k, v = attention.qkv(attention.norm(x)[item].flatten(1).T).chunk(3, -1)
+        more = attention.text(states[item, :length]).chunk(2, -1)
+        k, v = torch.cat([k, more[0]]), torch.cat([v, more[1]])
+        mixed = [torch.softmax(q[:, at] @ k[:, at].T / 2, -1) @ v[:, at] for at in (slice(0, 4), slice(4, 8))]  # heads of width 4
+        wanted = x[item] + attention.out(torch.cat(mixed, -1)).T.unflatten(1, (2, 3))
+        torch.testing.assert_close(found[item], wanted)
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -98,8 +98,8 @@ class Condition(nn.Module, ABC, Generic[Value, Prepared]):
         mask = torch.ones(batch, 1, dtype=torch.bool, device=device or null.device)
         return Conditioning(null[:, None], mask, null, AlignedStates(null[:, None], mask) if self.alignment else None)
 
-    def compared(self, values: Sequence[Value]) -> Conditioning:
-        """What guidance leads away from, of items with these values; that without any condition by default."""
+    def compared(self, values: Sequence[Value], draws: Draws | None = None) -> Conditioning:
+        """What guidance leads away from, of items with these values: by default no condition. ``draws``: as of :meth:`noised`."""
         return self.unconditional(len(values))
 
     def unreadable(self, data: MediaSet) -> dict[int, str]:

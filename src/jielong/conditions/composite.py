@@ -133,13 +133,15 @@ class CompositeCondition(Condition[Mapping[str, object], dict[str, PartInputs]])
     def _map(self, name: str) -> nn.Linear:
         return cast("nn.Linear", self.maps[name])
 
-    def compared(self, values: Sequence[Mapping[str, object]]) -> Conditioning:
+    def compared(self, values: Sequence[Mapping[str, object]], draws: Draws | None = None) -> Conditioning:
         """Items with only the conditions that guidance keeps, where there are any."""
         kept = [name for name, part in self._parts.items() if part.kept_by_guidance]
         rows = [{name: value[name] for name in kept if value.get(name) is not None} for value in values]
         if not any(rows):
             return self.unconditional(len(values))
-        with_kept: Conditioning = self(self.prepare(rows), torch.tensor([not row for row in rows]))
+        prepared = self.prepare(rows)
+        prepared = prepared if draws is None else self.noised(prepared, draws)
+        with_kept: Conditioning = self(prepared, torch.tensor([not row for row in rows]))
         return with_kept
 
     def describe(self) -> dict[str, object]:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from jielong.conditions.base import Condition, Value
+from jielong.conditions.base import Condition, Prepared, Value
 from jielong.conditions.cache import cached
 from jielong.core.progress import counting
+from jielong.media.kinds.base import kind_of
 
 if TYPE_CHECKING:
     from jielong.data.sets import MediaSet
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 _BATCH = 64
 
 
-class EncodedCondition(Condition[Value, Tensor]):
-    """Embeds tokens of media: a value is a key of the training data, token values ``(N, C)``, or media ``(C, ...)``.
+class TokenReadingCondition(Condition[Value, Prepared]):
+    """Reads tokens of media: a value is a key of the training data, token values ``(N, C)``, or media ``(C, ...)``.
 
-    Prepared are token values, ``(B, N, C)``. ``tokenizer``: its weights are not the condition's.
+    ``tokenizer``: its weights are not the condition's.
     """
 
     def __init__(self, tokenizer: Tokenizer, width: int, cfg_dropout: float) -> None:
@@ -40,25 +40,29 @@ class EncodedCondition(Condition[Value, Tensor]):
 
     @torch.no_grad()
     def encode(self, media: Tensor) -> Tensor:
-        """Token values ``(B, N, C)`` of media, which are resized to what the tokenizer reads."""
-        size = self.tokenizer.media.size
-        if tuple(media.shape[2:]) != size:
-            media = F.interpolate(media, size=size, mode="area")
+        """Token values ``(B, N, C)`` of media, which are resized to what the tokenizer reads as its data are."""
+        medium = self.tokenizer.media
+        if tuple(media.shape[2:]) != medium.size:
+            media = kind_of(medium).fitted(media, medium)
         weight = next(self.tokenizer.parameters(), media)
         return self.tokenizer.encode(media.to(weight.device)).values.cpu()
 
     def media_of(self, data: MediaSet, rows: range) -> Tensor:
-        """The media of items whose tokens are the condition, ``(B, C, *size)``."""
-        return data.media(rows)
+        """The media of items whose tokens are the condition, ``(B, C, *size)``: as the tokenizer's own data are read."""
+        return self._read(data).media(rows)
 
     def identity_of(self, data: MediaSet) -> str:
         """What :meth:`media_of` depends on."""
-        return data.fingerprint
+        return self._read(data).fingerprint
+
+    def _read(self, data: MediaSet) -> MediaSet:
+        medium = self.tokenizer.media
+        return data if data.medium == medium or data.medium.kind != medium.kind else data.fitted_to(medium)
 
     def precompute(self, train: MediaSet, heldout: MediaSet) -> None:
         """Encode both splits, or load their tokens from the cache on disk."""
         for data in (train, heldout):
-            key = [EncodedCondition.describe(self), self._weights(), self.identity_of(data), data.fingerprint, list(data.keys)]
+            key = [TokenReadingCondition.describe(self), self._weights(), self.identity_of(data), data.fingerprint, list(data.keys)]
             shapes = {"values": (len(data), self.tokenizer.layout.positions, self.tokenizer.layout.channels)}
             values = cached("stages", key, shapes, partial(self._encode_all, data))["values"]
             self.known.update(zip(data.keys, values.unbind(), strict=True))
@@ -77,7 +81,7 @@ class EncodedCondition(Condition[Value, Tensor]):
                 advance(len(parts[-1]))
         return {"values": torch.cat(parts)}
 
-    def prepare(self, values: Sequence[Value]) -> Tensor:
+    def encoded(self, values: Sequence[Value]) -> Tensor:
         """Values, one per item, to token values ``(B, N, C)``. Raises ``ValueError`` if an item is of no training data."""
         return torch.stack([self.tokens_of(value) for value in values])
 
@@ -93,3 +97,11 @@ class EncodedCondition(Condition[Value, Tensor]):
     def describe(self) -> dict[str, object]:
         """Layout and media of the tokenizer; its weights are recorded with the checkpoint."""
         return {"layout": self.tokenizer.layout.to_json(), "media": self.tokenizer.media.to_json()}
+
+
+class EncodedCondition(TokenReadingCondition[Value, Tensor]):
+    """Embeds tokens of media; prepared are token values, ``(B, N, C)``."""
+
+    def prepare(self, values: Sequence[Value]) -> Tensor:
+        """See :meth:`TokenReadingCondition.encoded`."""
+        return self.encoded(values)

@@ -71,6 +71,15 @@ PICTURE = PictureInput()
 Source = str | Path | Image.Image | Tensor
 
 
+def read_picture(value: str | Path | Image.Image, medium: Medium) -> Tensor:
+    """A file or an image as a medium, ``(C, H, W)`` in [-1, 1]. Raises ``ValueError`` if it is none or cannot be read."""
+    kind, content = kind_of(medium), value if isinstance(value, Image.Image) else Path(value)
+    if isinstance(content, Path) and not content.is_file():
+        raise ValueError(f"there is no picture {str(value)!r}: give the file of one, such as face.png")
+    name = "the picture" if isinstance(content, Image.Image) else str(content)
+    return kind.to_float(kind.decode(content, name, medium, kind.settings()))
+
+
 class PictureCondition(EncodedCondition[Source]):
     """The picture's tokens by the generator's own tokenizer, embedded.
 
@@ -104,15 +113,9 @@ class PictureCondition(EncodedCondition[Source]):
 
     def tokens_of(self, value: Source) -> Tensor:
         """Token values ``(N, C)``. Raises ``ValueError`` if a picture cannot be read."""
-        if isinstance(value, Tensor) or value in self.known:
+        if isinstance(value, Tensor) or (isinstance(value, str) and value in self.known):
             return super().tokens_of(value)
-        medium = self.tokenizer.media
-        kind, content = kind_of(medium), value if isinstance(value, Image.Image) else Path(value)
-        if isinstance(content, Path) and not content.is_file():
-            raise ValueError(f"there is no picture {str(value)!r}: give the file of one, such as face.png")
-        name = "the picture" if isinstance(content, Image.Image) else str(content)
-        media = kind.to_float(kind.decode(content, name, medium, kind.settings()))
-        return self.encode(media[None])[0]
+        return self.encode(read_picture(value, self.tokenizer.media)[None])[0]
 
     def resolve(self, value: Source) -> Tensor:
         """The tokens."""

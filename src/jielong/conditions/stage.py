@@ -10,10 +10,11 @@ from torch import Tensor
 from jielong.conditions.base import NO_CONTEXT, BuildContext, ConditionSettings
 from jielong.conditions.encoded import EncodedCondition
 from jielong.conditions.inputs import ConditionInput, HeldoutItems
+from jielong.config.registry import RecipeError
 
 if TYPE_CHECKING:
     from jielong.core.medium import Medium
-    from jielong.data.sets import Batch
+    from jielong.data.sets import Batch, MediaSet
     from jielong.tokenizers.base import Tokenizer
 
 
@@ -31,6 +32,11 @@ class StageInput(ConditionInput):
         """The real media, ``(C, ...)`` each, for likelihoods; what an evaluation draws is drawn from the stage's own output."""
         return list(items.batch.media)
 
+    def check(self, data: MediaSet, source: str) -> None:
+        """Nothing may change an item, since the stage's tokens are those of the items as they are."""
+        if data.augmenter is not None:
+            raise RecipeError("data.augment changes items and not the earlier stage's tokens of them: leave it out")
+
     def from_json(self, value: object) -> object:
         """Refused: the stage itself is run."""
         raise ValueError(f"{self.noun} is generated, and not taken from a request: leave it out")
@@ -44,8 +50,8 @@ class StageCondition(EncodedCondition[str | Tensor]):
     """Embeds the tokens of an earlier stage: those of the real media in training, generated ones afterwards."""
 
 
-class StageConditionSettings(ConditionSettings):
-    """Settings of a condition on an earlier stage. ``stage``: the stage's name in the recipe's ``stages``."""
+class StageReader(ConditionSettings):
+    """Settings of anything that reads an earlier stage. ``stage``: the stage's name in the recipe's ``stages``."""
 
     stage: str
 
@@ -54,11 +60,19 @@ class StageConditionSettings(ConditionSettings):
         """See :attr:`ConditionSettings.reads_stage`."""
         return self.stage
 
-    def build(self, context: BuildContext = NO_CONTEXT) -> StageCondition:
-        """The condition. Raises ``ValueError`` if there is no such stage."""
+    def stage_tokenizer(self, context: BuildContext) -> Tokenizer:
+        """The stage's tokenizer. Raises ``ValueError`` if there is no such stage."""
         if self.stage not in context.stages:
             raise ValueError(f"the condition {self.name} reads the stage {self.stage!r}, which the recipe's `stages` does not name")
-        return self.build_on(context.stages[self.stage])
+        return context.stages[self.stage]
+
+
+class StageConditionSettings(StageReader):
+    """Settings of a condition on the tokens of an earlier stage alone."""
+
+    def build(self, context: BuildContext = NO_CONTEXT) -> StageCondition:
+        """The condition. Raises ``ValueError`` if there is no such stage."""
+        return self.build_on(self.stage_tokenizer(context))
 
     @abstractmethod
     def build_on(self, tokenizer: Tokenizer) -> StageCondition:

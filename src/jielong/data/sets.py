@@ -151,6 +151,12 @@ class MediaSet(Dataset[Batch]):
         view.__dict__.pop("augmenter", None)
         return view
 
+    def fitted_to(self, medium: Medium) -> MediaSet:
+        """The same items at another size, read from their files as a set of that medium reads them; no random changes."""
+        view = self.viewed(self._read, f"at {medium}")
+        view.medium, view._lengths = medium, {}
+        return view
+
     @cached_property
     def augmenter(self) -> Augmenter | None:
         """Draws crops and flips of training items; ``None`` if the settings name none."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jielong.config.sampling import Lazy, SamplingConfig
-from jielong.core.rng import PerSampleRNG
+from jielong.core.rng import Draws, PerSampleRNG
 from jielong.generation.callbacks import EventEmitter, StepCallback
 from jielong.generation.plan import SequencePlan
 from jielong.generation.state import SamplerState
@@ -124,14 +124,21 @@ class Sampler:
             return None
         if conditions is None:
             return condition.unconditional(batch)
-        given = condition(condition.prepare(conditions))
+
+        def prepared(values: Sequence[object]) -> object:
+            return condition.noised(condition.prepare(values), draws())
+
+        def draws() -> Draws:  # anew each time: both halves have the same noise
+            return PerSampleRNG(self.seed, self.rows).draws("condition")
+
+        given = condition(prepared(conditions))
         if not guided:
             return given
         if negatives is None:
-            return Conditioning.cat(given, condition.compared(conditions))
+            return Conditioning.cat(given, condition.compared(conditions, draws()))
         absent = torch.tensor([value is None for value in negatives])
         values = [own if value is None else value for own, value in zip(conditions, negatives, strict=True)]
-        return Conditioning.cat(given, condition(condition.prepare(values), absent if bool(absent.any()) else None))
+        return Conditioning.cat(given, condition(prepared(values), absent if bool(absent.any()) else None))
 
     def _aligned(self, state: SamplerState, prompt: Tensor | None = None) -> Tensor | None:
         halves = 2 if state.guided else 1

@@ -53,6 +53,9 @@ class Diffusion(IterativeSettings, family="head", name="diffusion"):
         s_tmax: Greatest.
         s_noise: Deviation of that noise.
         clip: Bound on the magnitude of ``x_0`` in sampling; none for latents.
+        dynamic_thresholding_ratio: The bound is this quantile of an item's ``|x_0|`` where that is above ``clip``, and what is bounded is
+            divided by it and multiplied by ``clip`` (Imagen, arXiv 2205.11487, section 2.3), so that strong guidance saturates no colours.
+            For heads that draw a block together.
         start: Noise over signal ``s / a`` from which sampling starts; steps above it are left out. ``None`` starts at the last step, as the
             authors' code does. The cosine schedule ends at 20,000, where ``x_0 = (x - s e) / a`` turns an error of 0.01 in ``e`` into 200.
     """
@@ -70,11 +73,14 @@ class Diffusion(IterativeSettings, family="head", name="diffusion"):
     s_tmax: float | None = Field(default=None, gt=0)
     s_noise: float = Field(default=1.0, gt=0)
     clip: float | None = Field(default=None, gt=0)
+    dynamic_thresholding_ratio: float | None = Field(default=None, gt=0, le=1)
     start: float | None = Field(default=80.0, gt=0)
     steps: int = Field(default=50, ge=1)
 
     @model_validator(mode="after")
     def _fits(self) -> Diffusion:
+        if self.dynamic_thresholding_ratio is not None and self.clip is None:
+            raise ValueError("dynamic_thresholding_ratio raises the bound clip, which is not set: add clip: 1.0, the range of colours")
         if self.prediction != "edm" and self.edm is not None:
             raise ValueError(f"the key edm sets the noise of prediction: edm, and prediction is {self.prediction}: leave one of them out")
         if self.prediction == "edm":
@@ -88,6 +94,15 @@ class Diffusion(IterativeSettings, family="head", name="diffusion"):
     def build(self, width: int, layout: Layout, condition_width: int | None = None) -> DiffusionHead:
         """See :meth:`HeadSettings.build`."""
         return DiffusionHead(self.denoiser(width, layout, condition_width, outputs=2 if self.variance == "learned" else 1), layout, self)
+
+
+def thresholded(data: Tensor, clip: float, ratio: float | None) -> Tensor:
+    """Estimates of ``x_0`` ``(B, n, C)`` in ``[-clip, clip]``: ``clip(x_0, -s, s) / s clip``, where ``s`` is ``clip`` or, if that is
+    greater, the quantile ``ratio`` of the item's ``|x_0|`` (Imagen, arXiv 2205.11487, section 2.3)."""
+    if ratio is None:
+        return data.clamp(-clip, clip)
+    bound = torch.stack([item.abs().quantile(ratio) for item in data.flatten(1)]).clamp_min(clip)[:, None, None]
+    return data.clamp(-bound, bound) * (clip / bound)
 
 
 class DiffusionHead(IterativeHead):
@@ -112,6 +127,11 @@ class DiffusionHead(IterativeHead):
 
     def __init__(self, network: AnyDenoiser, layout: Layout, settings: Diffusion = Diffusion()) -> None:
         super().__init__(network, layout, settings)
+        if settings.dynamic_thresholding_ratio is not None and not self.joint:
+            raise ValueError(
+                "head.diffusion.dynamic_thresholding_ratio is of all values of an item, and this head draws each token by itself: take the "
+                "network dit or unet, or clip alone"
+            )
         self.settings, self.prediction, self.sampler = settings, settings.prediction, settings.sampler
         self.learned, self.schedule = settings.variance == "learned", Schedule.of(settings.schedule)
         self.edm = (settings.edm or EDM()) if self.prediction == "edm" else None
@@ -226,7 +246,7 @@ class DiffusionHead(IterativeHead):
         else:
             data = signal * x + (spread if self.prediction == "edm" else -spread) * prediction
         if self.settings.clip is not None:
-            data = data.clamp(-self.settings.clip, self.settings.clip)
+            data = thresholded(data, self.settings.clip, self.settings.dynamic_thresholding_ratio)
         elif self.prediction == "epsilon" and evaluate.source is None:
             return Denoised(data, prediction, fraction)
         data = evaluate.keeping(data, lambda values: values.to(data))

@@ -55,6 +55,7 @@ class GenerateOptions(SamplingOptions, TokenOptions, total=False):
             an empty one is the null.
         voice: Recordings (paths, or ``Recording(waveform, rate)``), one or several, and so is ``emotion``.
         picture: Source pictures (paths, images, or tensors ``(C, H, W)``), one or several.
+        low_resolution: Pictures to enlarge in place of an earlier stage's, for super-resolution; given as ``picture`` is.
         seconds: Exact durations, one or several, also for models with an alignment or a stop head.
 
     Further inputs of a condition are taken by their names.
@@ -67,4 +68,5 @@ class GenerateOptions(SamplingOptions, TokenOptions, total=False):
     voice: object
     emotion: object
     picture: object
+    low_resolution: object
     seconds: Sequence[float] | float | None

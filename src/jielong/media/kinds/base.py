@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from jielong.config.data import DataSettings
 from jielong.core.json import JSON
@@ -72,6 +73,10 @@ class MediaKind(ABC):
         Raises:
             ValueError: if it cannot be decoded; the text names it.
         """
+
+    def fitted(self, media: Tensor, medium: Medium) -> Tensor:
+        """Items ``(B, C, *)`` float at a medium's size, resampled as :meth:`decode` does: by area by default."""
+        return F.interpolate(media, size=medium.size, mode="area")
 
     def augmentation(self, settings: DataSettings) -> Augmentation | None:
         """The random changes of training items that settings name; none by default."""

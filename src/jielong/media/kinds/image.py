@@ -19,7 +19,7 @@ from jielong.config.data import DataSettings
 from jielong.core.json import JSON
 from jielong.core.medium import ALONG_ROWS, Medium
 from jielong.media.augmentation import Augmentation
-from jielong.media.images import WRITTEN, encode_as, fit, to_bytes_tensor, to_float
+from jielong.media.images import WRITTEN, encode_as, fit, from_tensor, to_bytes_tensor, to_float
 from jielong.media.inspection import Inspector, Spread
 from jielong.media.kinds.base import Content, MediaKind, register
 from jielong.media.pictures import Pictures
@@ -131,6 +131,11 @@ class ImageKind(MediaKind):
         image = read_image(content, name, background=background_of(settings), covers=grid_of(medium))
         with naming(name, BrokenImageError, "cannot be fitted"):
             return to_bytes_tensor(fit(image, grid_of(medium)), medium.channels)
+
+    def fitted(self, media: Tensor, medium: Medium) -> Tensor:
+        """Items ``(B, C, H, W)`` in [-1, 1] at the medium's size, as a file of their 8 bits would be."""
+        pictures = [to_bytes_tensor(fit(from_tensor(item), grid_of(medium)), medium.channels) for item in media]
+        return to_float(torch.stack(pictures)).to(media.device)
 
     def augmentation(self, settings: DataSettings) -> Augmentation | None:
         """Crops and flips, if the settings name any that changes something."""
