@@ -15,6 +15,7 @@ from jielong.conditions.low_resolution import LowResolution, LowResolutionCondit
 from jielong.config.recipe import parse
 from jielong.config.registry import RecipeError
 from jielong.core.rng import Draws, PerSampleRNG, seed_of
+from jielong.data.source import DataError
 from jielong.generation.generator import Generator
 from jielong.media.images import from_tensor
 from jielong.system import System, load
@@ -217,7 +218,7 @@ def test_a_pixel_reaches_the_tokens_around_it(system: System) -> None:
 def test_what_does_not_fit_is_refused(trained: tuple[Path, Path], pictures: Path, tmp_path: Path) -> None:
     stages = f"stages: {{base: {trained[0]}}}\n"
     flipped = parse(SUPER.replace("{size: 8}", "{size: 8, augment: {flip: true}}") + stages)
-    with pytest.raises(RecipeError, match=r"data\.augment changes items and not the earlier stage's tokens"):
+    with pytest.raises(DataError, match=r"data\.augment changes pictures, but the condition reads tokens of them as they are"):
         experiment.run(flipped, tmp_path / "run", data=str(pictures), device="cpu", progress=False)
     with pytest.raises(RecipeError, match="noise_level: Input should be less than or equal to 1"):
         parse(SUPER.replace("0.25", "2.5") + stages)

@@ -10,11 +10,10 @@ from torch import Tensor
 from jielong.conditions.base import NO_CONTEXT, BuildContext, ConditionSettings
 from jielong.conditions.encoded import EncodedCondition
 from jielong.conditions.inputs import ConditionInput, HeldoutItems
-from jielong.config.registry import RecipeError
 
 if TYPE_CHECKING:
     from jielong.core.medium import Medium
-    from jielong.data.sets import Batch, MediaSet
+    from jielong.data.sets import Batch
     from jielong.tokenizers.base import Tokenizer
 
 
@@ -31,11 +30,6 @@ class StageInput(ConditionInput):
     def from_heldout(self, items: HeldoutItems) -> list[Tensor]:
         """The real media, ``(C, ...)`` each, for likelihoods; what an evaluation draws is drawn from the stage's own output."""
         return list(items.batch.media)
-
-    def check(self, data: MediaSet, source: str) -> None:
-        """Nothing may change an item, since the stage's tokens are those of the items as they are."""
-        if data.augmenter is not None:
-            raise RecipeError("data.augment changes items and not the earlier stage's tokens of them: leave it out")
 
     def from_json(self, value: object) -> object:
         """Refused: the stage itself is run."""
