@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from jielong.networks.repeated import RepeatedBlock
 from jielong.training.checkpoint import CheckpointError, fingerprint, load_weights, read_tensors, save_checkpoint
 from jielong.training.ema import Ema
 from jielong.training.optimizers import build_optimizer, pack, unpack
@@ -156,6 +157,21 @@ def test_muon_orthogonalises_hidden_matrices_and_leaves_the_rest_to_adamw(native
         expected = before[name].double() * (1 - 0.1 * 0.5) - 0.1 * update
         torch.testing.assert_close(model.get_parameter(name).detach().double(), expected, rtol=1e-4, atol=tolerance)
     torch.testing.assert_close(model.head.bias.detach(), before["head.bias"] - 0.1 * grads["head.bias"].sign(), rtol=1e-5, atol=1e-5)
+
+
+def test_muon_takes_the_blocks_of_a_head_and_leaves_the_layers_around_them():
+    """A head that is the whole network, as of latent diffusion, has hidden matrices; its first and last layers are not among them."""
+    pytest.importorskip("pytorch_optimizer")
+
+    class Block(RepeatedBlock):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(4, 8), nn.Linear(8, 4)
+
+    model = nn.ModuleDict({"head": nn.ModuleDict({"input": nn.Linear(2, 4), "blocks": nn.ModuleList([Block()]), "output": nn.Linear(4, 2)})})
+    optimizer = build_optimizer(model, TrainSettings(samples=1, optimizer="muon"))
+    hidden = [group for group in optimizer.param_groups if group["use_muon"]]
+    assert names(model, hidden[0]["params"]) == {"head.blocks.0.up.weight", "head.blocks.0.down.weight"}
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jielong.core.json import JSON
+from jielong.networks.repeated import blocks_of
 from jielong.training.precision import bf16_is_faster
 from jielong.training.settings import TrainSettings
 from jielong.training.sharding import divided_as, is_divided, whole
@@ -56,7 +57,11 @@ def moments_bytes(optimizer: torch.optim.Optimizer) -> int:
 
 
 def _sort(module: nn.Module, orthogonalise: bool, only: set[int]) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
-    """Trained parameters as: hidden matrices for Muon, others that decay, others that do not."""
+    """Trained parameters as: hidden matrices for Muon, others that decay, others that do not.
+
+    In a head, hidden are those of its repeated blocks: the layers before and after them map from and to values of tokens.
+    """
+    blocks = tuple(f"{path}." for path, _ in blocks_of(module))
     hidden: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
@@ -70,7 +75,11 @@ def _sort(module: nn.Module, orthogonalise: bool, only: set[int]) -> tuple[list[
             if parameter.ndim < 2 or isinstance(owner, nn.Embedding) or any(table in words for table in _TABLES):
                 plain.append(parameter)
             # The output layer's rows are classes, not directions of a hidden space: it stays with AdamW, as Muon's authors advise.
-            elif orthogonalise and isinstance(owner, nn.Linear | nn.Conv1d | nn.Conv2d) and "head" not in words.split("."):
+            elif (
+                orthogonalise
+                and isinstance(owner, nn.Linear | nn.Conv1d | nn.Conv2d)
+                and ("head" not in words.split(".") or f"{path}.".startswith(blocks))
+            ):
                 hidden.append(parameter)
             else:
                 decayed.append(parameter)
