@@ -21,6 +21,7 @@ from jielong.generation.plan import SequencePlan
 from jielong.heads.base import HeadSettings
 from jielong.orders.base import OrderSettings
 from jielong.tokenizers.base import Tokenizer, TokenizerSettings
+from jielong.tokenizers.scaled import ScaledTokenizer
 
 PAGE = Path(__file__).with_name("recipes.md")
 PICTURE = Medium("image", 3, ("rows", "columns"), (8, 8))
@@ -41,6 +42,8 @@ TOKENS: dict[str, tuple[Medium, dict[str, object]]] = {
 """Kinds of tokens: what is read, and a tokenizer that makes them."""
 USUAL = {"codes on scales": "next_scale"}
 """The order of the table of heads, where it is not raster."""
+OF_VECTORS: dict[str, dict[str, object]] = {"next_scale": {"divide": {}}}
+"""Settings of an order without which it does not serve vectors on one grid."""
 SMALL: dict[str, dict[str, object]] = {"transformer": {"layers": 1, "width": 12, "heads": 2}, "pixelcnn": {"layers": 1, "width": 12}}
 
 
@@ -54,12 +57,15 @@ def tokenizer_of(kind: str) -> Tokenizer:
 
 def reason(tokenizer: Tokenizer, order: str, backbone: str, head: str) -> str:
     """Why parts do not fit tokens; empty where they do, and a loss is computed."""
-    parts = [parse_part("order", order), parse_part("backbone", {backbone: SMALL.get(backbone, {})}), parse_part("head", head)]
+    of_order = {order: {} if tokenizer.layout.discrete else OF_VECTORS.get(order, {})}
+    parts = [parse_part("order", of_order), parse_part("backbone", {backbone: SMALL.get(backbone, {})}), parse_part("head", head)]
     assert isinstance(parts[0], OrderSettings)
     assert isinstance(parts[1], BackboneSettings)
     assert isinstance(parts[2], HeadSettings)
     torch.manual_seed(0)
     try:
+        if scales := parts[0].scales_of(tokenizer.layout):
+            tokenizer = ScaledTokenizer(tokenizer, scales)
         built, layout = parts[0].build(), tokenizer.layout
         network = parts[1].build(SequencePlan.of(built, layout).layout, None)
         built_head = parts[2].build(network.width, layout)

@@ -34,6 +34,7 @@ ORDERS = {
     "diffusion": (PATCHES, "at_once", f"{{diffusion: {{{SMALL}}}}}"),
     "mean flow": (PATCHES, "at_once", f"{{mean_flow: {{{SMALL}}}}}"),
     "consistency": (PATCHES, "at_once", f"{{consistency: {{{SMALL}}}}}"),
+    "averages": (PATCHES, "{next_scale: {divide: {scales: auto}}}", f"{{flow_matching: {{{SMALL}}}}}"),
 }
 SIDE = 16
 
@@ -142,7 +143,7 @@ def test_outside_the_mask_nothing_changes(case: str) -> None:
     assert torch.equal(decoded[:, mask], system.edit(real, mask=mask, outside="drawn").tensor[0][:, mask])
 
 
-@pytest.mark.parametrize("case", ["masked", "masked numbers", "flow", "diffusion", "mean flow"])
+@pytest.mark.parametrize("case", ["masked", "masked numbers", "flow", "diffusion", "mean flow", "averages"])
 def test_a_weaker_edit_of_all_stays_nearer_to_the_picture(case: str) -> None:
     system, real = built(case), picture()
     before = system.encode(real[None]).values
@@ -156,7 +157,7 @@ def test_a_weaker_edit_of_all_stays_nearer_to_the_picture(case: str) -> None:
 
 
 def test_an_edit_of_everything_at_full_strength_is_generation() -> None:
-    for case in ("masked", "flow", "diffusion", "mean flow", "consistency"):
+    for case in ("masked", "flow", "diffusion", "mean flow", "consistency", "averages"):
         system = built(case)
         drawn = system.generate(count=1, seed=3).tensor
         torch.testing.assert_close(system.edit(picture(), strength=1.0, seed=3).tensor, drawn, rtol=0, atol=1e-5)

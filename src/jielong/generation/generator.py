@@ -162,13 +162,13 @@ class Generator(nn.Module):
         hidden, targets, mask, plan = states.hidden, states.targets, states.loss_mask, states.plan
         draws = rng.draws("head", hidden.device)
         if self.head.joint:
-            spans, share = [slice(*span) for span in plan.spans], 1.0 / mask.sum(1)
+            spans, share = [slice(*span) for span in plan.spans], 1.0 / states.counts.sum(1)
             draws, parts = draws.each(len(spans)), []
             other = None if mismatch is None or self.condition is None else mismatch.of(self.condition)
             for block, s in enumerate(spans):
                 context = plan.head_context(s, mask, phase, states.conditioning)
                 context = replace(context, draws=draws[:, block], mismatch=other, on_figure=on_figure)
-                parts.append(mask[:, s].sum(1) * share * self.head.loss(hidden[:, s], targets[:, s], context))
+                parts.append(states.counts[:, s].sum(1) * share * self.head.loss(hidden[:, s], targets[:, s], context))
             loss = torch.stack(parts).sum() / len(tokens)
         else:
             context = HeadContext(phase=phase, draws=draws.each(hidden.shape[1])[mask])
@@ -206,7 +206,8 @@ class Generator(nn.Module):
         attended = None if plan.padding_last else real
         if view.attention_mask is not None:
             attended = view.attention_mask.to(device) if real is None else view.attention_mask.to(device) & real
-        embeddings = self.embeddings(values, known, slice(0, plan.layout.positions), self.position_vectors(plan))
+        given = self.order.training_values(values, rng) if self.training else values
+        embeddings = self.embeddings(given, known, slice(0, plan.layout.positions), self.position_vectors(plan))
         lengths = torch.full((batch,), plan.tokens.positions) if lengths is None else lengths
         added, duration_loss = self.durations.training_inputs(conditioning, raw, lengths, plan)
         added = _sum(added, self._placed(conditioning))
@@ -219,8 +220,7 @@ class Generator(nn.Module):
         counts = mask.float() if plan.pattern is None or present is None else (mask[..., None] & present).sum(-1)
         if view.loss_weights is not None:
             counts = counts * view.loss_weights.to(device)
-        weights = 1.0 / counts.sum(1, keepdim=True) * counts
-        return TrainingStates(hidden, values, mask, weights, lengths, plan, duration_loss, conditioning, prefix)
+        return TrainingStates(hidden, values, mask, counts, lengths, plan, duration_loss, conditioning, prefix)
 
     def _training_condition(self, prepared: object, rng: PerSampleRNG) -> Conditioning | None:
         if self.condition is None:

@@ -299,7 +299,8 @@ class Sampler:
         head, null = self.model.head, hidden[len(state) :] if state.guided else None
         coords = at.coords if hidden.shape[1] == len(at.coords) else None  # of a whole block, as joint heads draw it
         condition, other = state.conditions
-        source = None if state.source is None else Source(state.source[:, at.span], state.known[:, at.span], self.strength)
+        strength = self.model.order.head_strength(self.strength)
+        source = None if state.source is None else Source(state.source[:, at.span], state.known[:, at.span], strength)
         context = HeadContext(null, at.guidance, at.known, at.progress, coords, None, condition, other, given, source, on_state)
         if state.weaker is not None and self.weaker is not None:
             other_hidden = replace(self, model=self.weaker, weaker=None).hidden(state.weaker, at.span.start, at.span.stop, commit=False)

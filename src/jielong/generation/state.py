@@ -23,7 +23,7 @@ class TrainingStates:
         hidden: ``(B, N, D)``.
         targets: Tokens in the order's layout, ``(B, N, C)``.
         loss_mask: Positions whose token is predicted, ``(B, N)`` bool.
-        weights: Weight of each position in its item's loss, ``(B, N)``; they add up to 1.
+        counts: How much each position counts in its item's loss, ``(B, N)``: the codes it predicts, or what the order says.
         lengths: Tokens of each item, ``(B,)``.
         plan: The order's positions; fewer than the generator's where no item is as long as can be.
         duration_loss: Loss of the durations, if they are learned.
@@ -34,12 +34,17 @@ class TrainingStates:
     hidden: Tensor
     targets: Tensor
     loss_mask: Tensor
-    weights: Tensor
+    counts: Tensor
     lengths: Tensor
     plan: SequencePlan
     duration_loss: Tensor | None
     conditioning: Conditioning | None
     prefix: Tensor | None = None
+
+    @property
+    def weights(self) -> Tensor:
+        """Weight of each position in its item's loss, ``(B, N)``; they add up to 1."""
+        return 1.0 / self.counts.sum(1, keepdim=True) * self.counts
 
 
 @dataclass(frozen=True)

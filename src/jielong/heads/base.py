@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from jielong.config.registry import Part
 from jielong.config.sampling import SamplingConfig
 from jielong.core.phases import MAIN, Phased
 from jielong.core.rng import Draws, PerSampleRNG
-from jielong.core.tokens import Layout
+from jielong.core.tokens import Layout, Tokens
 from jielong.networks.conditioning import Conditioning
 
 StateCallback = Callable[[Tensor], None]
@@ -139,6 +139,14 @@ class Head(nn.Module, Phased, ABC):
     @abstractmethod
     def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:
         """Loss of each selected position: hidden ``(M, D)``, targets ``(M, C)`` to ``(M,)``; see :attr:`joint`."""
+
+    @property
+    def measures(self) -> bool:
+        """Whether :meth:`measure` has something to measure."""
+        return False
+
+    def measure(self, tokens: Iterable[Tokens]) -> None:
+        """Measure what the head needs to know of training tokens, before training."""
 
     def on_train_step(self, samples_seen: int) -> None:
         """Training hook: receives the number of samples seen."""

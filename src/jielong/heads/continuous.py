@@ -8,10 +8,10 @@ section 3.2); in sampling the conditional and unconditional branches are one cal
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Protocol, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, cast
 
 import torch
 from pydantic import Field, SerializeAsAny
@@ -20,8 +20,9 @@ from torch import Tensor
 from jielong.config.registry import OfFamily
 from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import Draws, PerSampleRNG
-from jielong.core.tokens import Layout
+from jielong.core.tokens import Layout, Tokens
 from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, SampleOutput, ignore_state
+from jielong.heads.scale_standard import ScaleStandard
 from jielong.networks.denoiser import MLP, AnyDenoiser, JointDenoiser, NetworkSettings
 
 
@@ -181,6 +182,19 @@ def _coords(context: HeadContext) -> Tensor:
     return context.coords
 
 
+def _scale(context: HeadContext) -> int:
+    """The scale of a block of tokens that have several: the first of their coordinates."""
+    return int(_coords(context)[0, 0])
+
+
+def _standardised(context: HeadContext, standard: ScaleStandard) -> HeadContext:
+    """The context of tokens at deviation 1; states are reported as they are restored."""
+    scale, source, report = _scale(context), context.source, context.on_state
+    if source is not None:
+        source = replace(source, values=standard.standardised(upcast(source.values), scale))
+    return replace(context, source=source, on_state=lambda state: report(standard.restored(state, scale)))
+
+
 class IterativeSettings(HeadSettings):
     """Settings that iterative heads share, for continuous tokens of unit standard deviation.
 
@@ -188,6 +202,8 @@ class IterativeSettings(HeadSettings):
         network: Network that is evaluated in every step.
         steps: Network evaluations per draw, unless ``num_inference_steps`` is given.
         diffusion_batch_mul: Noisy copies of each token in a loss; the backbone runs once for all of them.
+        standardize: ``scale``: a joint network reads and predicts the tokens of each scale at mean 0 and deviation 1 of every channel, as
+            measured on training tokens before training. By default they stay as the tokenizer gives them.
     """
 
     meaning: ClassVar[tuple[str, ...]] = ()
@@ -195,6 +211,7 @@ class IterativeSettings(HeadSettings):
     network: Annotated[SerializeAsAny[NetworkSettings], OfFamily("network")] = MLP()
     steps: int = Field(ge=1)
     diffusion_batch_mul: int = Field(default=4, ge=1)
+    standardize: Literal["scale"] | None = None
 
     def denoiser(self, width: int, layout: Layout, condition_width: int | None, *, outputs: int = 1, times: int = 1) -> AnyDenoiser:
         """The network, which predicts ``outputs`` numbers per value and reads ``times`` scalars per row; see :meth:`build`."""
@@ -220,17 +237,36 @@ class IterativeHead(Head):
         self.network, self.channels = network, layout.channels
         self.steps, self.diffusion_batch_mul = settings.steps, settings.diffusion_batch_mul
         self.meaning = {name: getattr(settings, name) for name in settings.meaning}
+        if settings.standardize is not None and not self.joint:
+            raise ValueError(
+                f"head.{settings.name}.standardize: scale is of networks that draw a scale as one, and this one draws token by token: "
+                "leave it out, or take the network dit"
+            )
+        self.standard = None if settings.standardize is None else ScaleStandard(settings.name, layout)
 
     @property
     def joint(self) -> bool:
         """See :attr:`Head.joint`: whether the network is joint."""
         return isinstance(self.network, JointDenoiser)
 
+    @property
+    def measures(self) -> bool:
+        """See :attr:`Head.measures`: whether tokens are standardised."""
+        return self.standard is not None
+
+    def measure(self, tokens: Iterable[Tokens]) -> None:
+        """Measure mean and deviation of each scale."""
+        if self.standard is not None:
+            self.standard.measure(tokens)
+
     def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:
         """Mean loss of the noisy copies of each token, ``(M,)``, or of each block, ``(B,)``; see :meth:`Head.loss`."""
         copies, draws = self.diffusion_batch_mul, context.streams(hidden).copies(self.diffusion_batch_mul)
         if isinstance(self.network, JointDenoiser):
-            each = self._loss_of_blocks(self.network, hidden, upcast(targets), context, draws)
+            targets = upcast(targets)
+            if self.standard is not None:
+                targets = self.standard.standardised(targets, _scale(context))
+            each = self._loss_of_blocks(self.network, hidden, targets, context, draws)
         else:
             prepared = upcast(self.network.prepare(hidden)).repeat(copies, 1)
 
@@ -275,8 +311,11 @@ class IterativeHead(Head):
         steps = sampling.num_inference_steps_at(context.known_fraction, self.steps)
         if not self.joint:  # only the states of whole blocks are reported, and only their noise is of all tokens
             context = replace(context, on_state=ignore_state, guidance_at=None)
-        evaluate = GuidedDenoiser(self.network, hidden, context)
-        return SampleOutput(self.draw(evaluate, rng, steps, sampling.temperature, sampling.sampler or ""))
+        standard = self.standard
+        if standard is not None:
+            context = _standardised(context, standard)
+        drawn = self.draw(GuidedDenoiser(self.network, hidden, context), rng, steps, sampling.temperature, sampling.sampler or "")
+        return SampleOutput(drawn if standard is None else standard.restored(drawn, _scale(context)))
 
     @abstractmethod
     def draw(self, evaluate: GuidedDenoiser, rng: PerSampleRNG, steps: int, temperature: float, sampler: str = "") -> Tensor:

@@ -70,7 +70,10 @@ class DenoiserSizes:
 
 
 class TimedNetwork(nn.Module):
-    """Base of all denoisers: the vector ``y`` of times and hidden vector. ``times``: scalars ``T`` of a row."""
+    """Base of all denoisers: the vector ``y`` of times and hidden vector. ``times``: scalars ``T`` of a row.
+
+    A row may be a block of several positions with a vector each, ``(M, n, W)``; the times of a row are then those of all of them.
+    """
 
     def __init__(self, width: int, hidden: int, times: int) -> None:
         super().__init__()
@@ -87,7 +90,7 @@ class TimedNetwork(nn.Module):
         with torch.autocast(times.device.type, enabled=False):
             embedding = sinusoid(times.to(torch.promote_types(times.dtype, torch.float32))).flatten(-2)
         projected: Tensor = self.of_times(embedding.to(prepared.dtype))
-        return projected + prepared
+        return (projected if prepared.ndim == projected.ndim else projected[:, None]) + prepared
 
     def _initialise(self, *zero: nn.Linear) -> None:
         """Xavier-uniform matrices, as in the authors' code; those of the time embedding N(0, 0.02); those passed zero."""

@@ -30,8 +30,8 @@ KeysValues = tuple[Tensor, Tensor]
 class BlockCondition:
     """What all evaluations for a block share."""
 
-    states: Tensor  # projected hidden vectors, (B, n, W)
-    whole: Tensor  # their projected mean, (B, W)
+    states: Tensor  # what is added to the tokens: projected hidden vectors, (B, n, W), or positions alone where they modulate
+    whole: Tensor  # what modulates beside times: their projected mean, (B, W), or each of them, (B, n, W)
     rotation: Rotation | None  # rotary embedding of the positions
     real: Tensor | None  # (B, n) bool (of all that attend to each other), false at padding; None where all items are of one length
     streams: Draws | None = None  # random numbers of dropout, a stream for each block
@@ -146,18 +146,26 @@ class BlockSettings(NetworkSettings):
 
 
 class BlockDenoiser(JointDenoiser[BlockCondition]):
-    """Base of transformers over all tokens of a block: hidden vectors are added to the tokens, and their mean to the embedding of times."""
+    """Base of transformers over all tokens of a block: hidden vectors are added to the tokens, and their mean to the embedding of times.
 
-    def __init__(self, config: BlockSettings, sizes: DenoiserSizes) -> None:
+    ``by_position``: instead each hidden vector is added to the embedding of times, for a modulation of its position alone (the spatial
+    adaLN of FlowAR, arXiv 2412.15205), and none to the tokens.
+    """
+
+    def __init__(self, config: BlockSettings, sizes: DenoiserSizes, by_position: bool = False) -> None:
         super().__init__(config.width, sizes.hidden, sizes.times)
-        self.input, self.of_whole = nn.Linear(sizes.inputs, config.width), nn.Linear(sizes.hidden, config.width)
+        self.input = nn.Linear(sizes.inputs, config.width)
+        self.of_whole = None if by_position else nn.Linear(sizes.hidden, config.width)
         self.rotary = Rotary(config.width // config.heads, sizes.axes) if config.positions == "rotary" else None
 
     def prepare(self, hidden: Tensor, coords: Tensor, mask: Tensor | None = None, condition: Conditioning | None = None) -> BlockCondition:
         """See :meth:`JointDenoiser.prepare`."""
-        count = hidden.shape[1] if mask is None else mask.sum(1, keepdim=True).clamp(min=1)
-        mean = (hidden if mask is None else hidden * mask[..., None]).sum(1) / count
-        states, whole = self.of_hidden(hidden), self.of_whole(mean)
+        states = self.of_hidden(hidden)
+        if self.of_whole is None:
+            states, whole = torch.zeros_like(states), states
+        else:
+            count = hidden.shape[1] if mask is None else mask.sum(1, keepdim=True).clamp(min=1)
+            whole = self.of_whole((hidden if mask is None else hidden * mask[..., None]).sum(1) / count)
         if self.rotary is None:
             states = states + sincos(coords, states.shape[-1]).to(states)
         rotation = None if self.rotary is None else self.rotary(self.places(coords), hidden.device, states.dtype)

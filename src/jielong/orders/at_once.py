@@ -37,6 +37,10 @@ class AtOnceOrder(Order):
         """All: the head begins at noised tokens instead; see :meth:`Order.redrawn`."""
         return unknown
 
+    def head_strength(self, strength: float) -> float:
+        """All of it; see :meth:`Order.head_strength`."""
+        return strength
+
     def describe_redrawn(self, layout: Layout, count: int, strength: float) -> str:
         """See :meth:`Order.describe_redrawn`."""
         return f"drawing begins {strength:.0%} of the way from the picture to noise"

@@ -90,6 +90,10 @@ class Order(ABC):
         everything = torch.ones(len(rng), layout.positions, dtype=torch.bool)
         return TrainingView(everything, everything if present is None else present)
 
+    def training_values(self, values: Tensor, rng: PerSampleRNG) -> Tensor:
+        """Token values ``(B, N, C)`` as inputs are made of them in training, such as with noise; targets stay as they are."""
+        return values
+
     def pattern(self, layout: Layout) -> Pattern | None:
         """The codebooks' arrangement; its layout replaces ``layout`` elsewhere. Raises ``ValueError`` if tokens cannot be arranged so."""
         return None
@@ -131,6 +135,10 @@ class Order(ABC):
             raise ValueError("this order draws all of a region: leave the strength out (1), or use a masked order, next_scale or at_once")
         return unknown
 
+    def head_strength(self, strength: float) -> float:
+        """Of an edit's ``strength`` that of a joint head's :class:`Source`: 1, from noise, where :meth:`redrawn` keeps what is weaker."""
+        return 1.0
+
     def describe_redrawn(self, layout: Layout, count: int, strength: float) -> str:
         """What of a region of ``count`` positions an edit of a strength below 1 draws, in words."""
         return ""
@@ -147,6 +155,13 @@ class OrderSettings(Part):
     def random_positions(self) -> bool:
         """Whether the positions of a step are chosen before sampling (:meth:`Order.queue`)."""
         return False
+
+    def scales_of(self, layout: Layout) -> tuple[tuple[int, int], ...]:
+        """Scales that a tokenizer's tokens are divided into, coarse to fine; none by default, which leaves them as they are.
+
+        Raises ``ValueError`` if tokens of this layout cannot be divided so.
+        """
+        return ()
 
     @abstractmethod
     def build(self) -> Order:

@@ -29,6 +29,7 @@ from jielong.system.adapters import with_adapters
 from jielong.system.build import build_generator
 from jielong.system.pipeline import System
 from jielong.tokenizers.base import Tokenizer
+from jielong.tokenizers.scaled import ScaledTokenizer
 from jielong.training.checkpoint import (
     ADAPTER,
     CHECKSUMS,
@@ -109,6 +110,8 @@ def tokenizers_of(stages: Mapping[str, System]) -> dict[str, Tokenizer]:
 def build_tokenizer(recipe: Recipe, media: Medium, stages: Mapping[str, System] | None = None) -> Tokenizer:
     """The recipe's tokenizer: trained weights where it names a checkpoint, initial ones where it describes a tokenizer.
 
+    Where the recipe's order divides tokens into scales, the tokenizer gives those of all scales.
+
     Args:
         recipe: The recipe.
         media: The format of the media.
@@ -118,11 +121,14 @@ def build_tokenizer(recipe: Recipe, media: Medium, stages: Mapping[str, System] 
         ValueError: as :func:`load_stages`, or if the settings do not fit the media.
     """
     trained = tokenizers_of(load_stages(recipe, media) if stages is None else stages)
-    if not isinstance(recipe.tokenizer, Trained):
-        return recipe.tokenizer.build(media, trained)
-    if recipe.tokenizer.num_codebooks is not None:
-        trained["tokenizer"].keep_codebooks(recipe.tokenizer.num_codebooks)
-    return trained["tokenizer"]
+    if isinstance(recipe.tokenizer, Trained):
+        tokenizer = trained["tokenizer"]
+        if recipe.tokenizer.num_codebooks is not None:
+            tokenizer.keep_codebooks(recipe.tokenizer.num_codebooks)
+    else:
+        tokenizer = recipe.tokenizer.build(media, trained)
+    scales = () if recipe.order is None else recipe.order.scales_of(tokenizer.layout)
+    return ScaledTokenizer(tokenizer, scales) if scales else tokenizer
 
 
 def copy_stages(recipe: Recipe, out: Path) -> None:

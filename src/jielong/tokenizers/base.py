@@ -101,6 +101,11 @@ class Tokenizer(nn.Module, ABC):
         return self.layout
 
     @property
+    def stored_by(self) -> Tokenizer:
+        """The tokenizer on which the results of :meth:`encode_to_cache` depend alone, so that others which derive tokens read them too."""
+        return self
+
+    @property
     def hop_length(self) -> int | None:
         """Samples along time per position; ``None`` unless time is the only axis and the positions divide it evenly."""
         if self.media.axes != ALONG_TIME or self.layout.axes != ALONG_TIME or self.layout.scales or self.media.frames % self.layout.grid[0]:

@@ -49,7 +49,7 @@ from jielong.training.best import selection_of
 from jielong.training.blocks import check_blocks
 from jielong.training.heldout import figures_of
 from jielong.training.objective import Objective
-from jielong.training.objectives import generator_objective, tokenizer_objective
+from jielong.training.objectives import generator_objective, measured_tokens, tokenizer_objective
 from jielong.training.opening import Sets, open_sets
 from jielong.training.processes import join_processes
 from jielong.training.run_card import write_card
@@ -274,6 +274,8 @@ def _run(
         mirrored = experiment.load_mirrored(loaded)
     if loaded is not None and loaded.lengths is not None:
         _fit_durations(experiment, generator, loaded)
+    if generator.head.measures and state is None and experiment.adapting is None:  # a state and a base hold what was measured
+        generator.head.measure(measured_tokens(experiment, loaded))
     # A shifted order is not trained on positions after the longest item of a batch, so similar lengths save computation.
     similar = recipe.train.batch if generator.order.shifted and is_timed(recipe) else None
     return start(objective, TrainingStream(experiment.data, seed, loaded, similar, mirrored))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from jielong.config.registry import RecipeError
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
 from jielong.data.order import spread
 from jielong.data.sets import Batch, MediaSet
@@ -19,7 +20,7 @@ from jielong.system import durations_of, is_timed, lengths_of
 from jielong.training import token_cache as cache
 from jielong.training.adapter_objective import AdapterObjective, Prior
 from jielong.training.distill_teacher import WhisperTeacher
-from jielong.training.generator_objective import GeneratorObjective
+from jielong.training.generator_objective import GeneratorObjective, training_tokens
 from jielong.training.heldout import measure_generator, measure_tokenizer
 from jielong.training.mismatches import Mismatches
 from jielong.training.tokenizer_objective import TokenizerObjective
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from jielong.training.experiment import Experiment
 
 CALIBRATION_ITEMS = 2048
-"""Training items on which a tokenizer measures the scale of its tokens."""
+"""Training items on which a tokenizer measures the scale of its tokens, and a head that of each scale."""
 _BATCH = 64
 
 
@@ -47,6 +48,15 @@ def _calibration_media(data: MediaSet) -> Iterator[Tensor]:
     rank, processes = world()
     rows = spread(len(data), CALIBRATION_ITEMS)[rank::processes]
     return (data.media(rows[first : first + _BATCH]) for first in range(0, len(rows), _BATCH))
+
+
+def measured_tokens(experiment: Experiment, loaded: Tokens | None) -> Iterator[Tokens]:
+    """Training tokens that are evenly spread over the set, the same in every process, of those that are ``loaded`` or else of the media."""
+    data, seed, rows = experiment.data, experiment.recipe.train.seed, spread(len(experiment.data), CALIBRATION_ITEMS)
+    for first in range(0, len(rows), _BATCH):
+        part = rows[first : first + _BATCH]
+        batch = data.batch(part) if loaded is None else data.tokenised(part, loaded.values[part])
+        yield training_tokens(experiment.tokenizer, batch, PerSampleRNG(seed, part), timed=False)
 
 
 def generator_objective(experiment: Experiment) -> GeneratorObjective:

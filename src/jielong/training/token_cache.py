@@ -31,7 +31,8 @@ class StaleTokensError(ValueError):
 
 
 def tokenizer_identity(tokenizer: Tokenizer) -> str:
-    """What the meaning of tokens depends on: the tokenizer's structure and weights."""
+    """What the meaning of stored tokens depends on: the tokenizer's structure and weights."""
+    tokenizer = tokenizer.stored_by
     # Weights alone do not identify it: pixels of 16 and of 256 levels have none, a normalised codebook looks like a plain one.
     described = f"{fingerprint(tokenizer)} {tokenizer.media} {tokenizer.layout} {tokenizer!r}"
     return hashlib.sha256(described.encode()).hexdigest()
