@@ -143,7 +143,7 @@ def test_outside_the_mask_nothing_changes(case: str) -> None:
     assert torch.equal(decoded[:, mask], system.edit(real, mask=mask, outside="drawn").tensor[0][:, mask])
 
 
-@pytest.mark.parametrize("case", ["masked", "masked numbers", "flow", "diffusion", "mean flow", "averages"])
+@pytest.mark.parametrize("case", ["masked", "masked numbers", "flow", "diffusion", "mean flow"])
 def test_a_weaker_edit_of_all_stays_nearer_to_the_picture(case: str) -> None:
     system, real = built(case), picture()
     before = system.encode(real[None]).values
@@ -154,6 +154,17 @@ def test_a_weaker_edit_of_all_stays_nearer_to_the_picture(case: str) -> None:
         distances.append(float((seen[-1] != before).float().mean() if case == "masked" else (seen[-1] - before).abs().mean()))
     assert distances == sorted(distances)
     assert distances[0] < 0.6 * distances[2]
+
+
+@pytest.mark.parametrize("case", ["scales", "averages"])
+def test_a_weaker_edit_of_scales_keeps_the_coarse_ones(case: str) -> None:
+    system, real, seen = built(case), picture(), list[Tensor]()
+    before = system.encode(real[None]).values
+    edit = Edit.of(system, real, EditSettings(strength=0.4))
+    assert edit.describe() == "strength 0.4: the finest 1 of 3 scales are drawn"
+    edit.draw(count=2, on_step=lambda event: seen.append(event.values))
+    assert torch.equal(seen[-1][:, :5], before[:, :5].expand(2, -1, -1))
+    assert (seen[-1][:, 5:] != before[:, 5:]).float().mean() > 0.5
 
 
 def test_an_edit_of_everything_at_full_strength_is_generation() -> None:
