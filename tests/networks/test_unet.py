@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.models import UNet2DModel
+from diffusers.models import UNet2DConditionModel, UNet2DModel
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
 from jielong.config.registry import parse_part
 from jielong.core.tokens import Layout
+from jielong.networks.conditioning import Conditioning
 from jielong.networks.unet import UNet, _Attention
 
 B, C, D = 2, 3, 6
@@ -47,17 +48,49 @@ def copy_residual(mine: Any, block: Any, attention: Any) -> None:
         target.load_state_dict(source.state_dict())
 
 
-def test_it_equals_that_of_diffusers() -> None:
+STATES = 16  # as many as the channels of the middle, on which diffusers makes its norm of the states
+CROSS = SMALL.model_copy(update={"condition": "cross"})
+
+
+def with_text(settings: UNet = CROSS) -> tuple[Any, Conditioning]:
+    """A network that attends to the states of a condition, and states of two lengths."""
     torch.manual_seed(0)
-    theirs = UNet2DModel(
+    network = settings.build(inputs=C, outputs=C, hidden=D, axes=2, condition=STATES).double().eval()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    states = torch.randn(B, 4, STATES, generator=torch.Generator().manual_seed(3)).double()
+    return network, Conditioning(states, torch.arange(4) < torch.tensor([[4], [2]]), states.mean(1))
+
+
+def test_attention_to_a_condition_equals_that_of_diffusers() -> None:
+    """The whole of a ``UNet2DConditionModel`` whose middle attends to positions and states at once."""
+    torch.manual_seed(0)
+    theirs = UNet2DConditionModel(
         sample_size=8, in_channels=C, out_channels=C, block_out_channels=(8, 16), layers_per_block=2, norm_num_groups=4,
-        attention_head_dim=4,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4, cross_attention_dim=STATES, mid_block_type="UNetMidBlock2DSimpleCrossAttn", cross_attention_norm="layer_norm",
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
     )  # fmt: skip
-    theirs.time_proj, theirs.time_embedding = Timesteps(256, True, 0), TimestepEmbedding(256, 32)  # our number of frequencies
+    theirs.time_proj, theirs.time_embedding = Timesteps(256, True, 0), TimestepEmbedding(256, 32)
     for parameter in theirs.parameters():
         nn.init.normal_(parameter, std=0.2)
-    theirs, ours = theirs.double().eval(), built()
+    theirs = theirs.double().eval()
+    ours, text = with_text(CROSS.model_copy(update={"attention": 0}))
+    copy_all(ours, theirs)
+    attention = theirs.mid_block.attentions[0]
+    norm, linear = ours.middle[0].attention.text
+    norm.load_state_dict(attention.norm_cross.state_dict())
+    linear.weight.data = torch.cat([attention.add_k_proj.weight, attention.add_v_proj.weight])
+    linear.bias.data = torch.cat([attention.add_k_proj.bias, attention.add_v_proj.bias])
+    x, times, hidden, coords = given(8, 8)
+    with torch.no_grad():
+        maps = x.mT.unflatten(2, (8, 8))
+        wanted = theirs(maps, 1000 * times[:, 0], text.states, encoder_attention_mask=text.mask).sample.flatten(2).mT
+        found = ours.predict(x, times, ours.prepare(hidden, coords, None, text))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def copy_all(ours: Any, theirs: Any) -> None:
+    """The weights of a network of diffusers, but those by which an attention reads a condition; hidden vectors are not read."""
     for linear in (ours.of_hidden, ours.of_positions):
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)
@@ -72,6 +105,20 @@ def test_it_equals_that_of_diffusers() -> None:
             copy_residual(part, block, stage.attentions[index] if hasattr(stage, "attentions") else None)
     copy_residual(ours.middle[0], theirs.mid_block.resnets[0], theirs.mid_block.attentions[0])
     copy_residual(ours.middle[1], theirs.mid_block.resnets[1], None)
+
+
+def test_it_equals_that_of_diffusers() -> None:
+    torch.manual_seed(0)
+    theirs = UNet2DModel(
+        sample_size=8, in_channels=C, out_channels=C, block_out_channels=(8, 16), layers_per_block=2, norm_num_groups=4,
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    theirs.time_proj, theirs.time_embedding = Timesteps(256, True, 0), TimestepEmbedding(256, 32)  # our number of frequencies
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    theirs, ours = theirs.double().eval(), built()
+    copy_all(ours, theirs)
     x, times, hidden, coords = given(8, 8)
     with torch.no_grad():
         wanted = theirs(x.mT.unflatten(2, (8, 8)), 1000 * times[:, 0]).sample.flatten(2).mT

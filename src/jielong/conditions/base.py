@@ -165,6 +165,7 @@ class ConditionSettings(Part):
     input: ClassVar[ConditionInput]  # how its values are supplied
     in_chain: ClassVar[bool] = False  # its states stand in the chain before the tokens and are predicted: it needs a backbone with a prefix
     transcript: ClassVar[bool] = False  # the value is a text that is spoken, not a description
+    one_vector: ClassVar[bool] = False  # a value is one vector, without further states
     width: int = Field(default=256, ge=1)
     cfg_dropout: float = Field(default=0.1, ge=0, lt=1)
 
@@ -181,6 +182,11 @@ class ConditionSettings(Part):
     def inputs(self) -> tuple[ConditionInput, ...]:
         """The named inputs."""
         return tuple(part.input for part in self.components)
+
+    @property
+    def token_states(self) -> bool:
+        """Whether an item has several states, such as those of its text's tokens, and not one vector alone."""
+        return not self.one_vector
 
     @property
     def alignment(self) -> Alignment | None:

@@ -106,6 +106,7 @@ class Class(ConditionSettings, family="condition", name="class"):
     """Settings of :class:`ConditionSettings`."""
 
     input: ClassVar[ConditionInput] = ClassInput()
+    one_vector: ClassVar[bool] = True
 
     def build(self, context: BuildContext = NO_CONTEXT) -> ClassCondition:
         """The condition for the classes of the data."""

@@ -215,6 +215,11 @@ class Composite(ConditionSettings, family="condition", name="composite"):
         return self.parts
 
     @property
+    def token_states(self) -> bool:
+        """See :attr:`ConditionSettings.token_states`: those of its parts."""
+        return any(part.token_states for part in self.parts)
+
+    @property
     def alignment(self) -> Alignment | None:
         """That of the aligned part, if there is one."""
         return next((part.alignment for part in self.parts if part.alignment), None)

@@ -57,6 +57,7 @@ class Emotion(ConditionSettings, family="condition", name="emotion"):
 
     axes: ClassVar[Axes | None] = ALONG_TIME
     input: ClassVar[ConditionInput] = EmotionInput()
+    one_vector: ClassVar[bool] = True
 
     def build(self, context: BuildContext = NO_CONTEXT) -> EmotionCondition:
         """The condition."""

@@ -107,6 +107,7 @@ class Length(ConditionSettings, family="condition", name="length"):
 
     axes: ClassVar[Axes | None] = ALONG_TIME
     input: ClassVar[ConditionInput] = SECONDS
+    one_vector: ClassVar[bool] = True
 
     def build(self, context: BuildContext = NO_CONTEXT) -> LengthCondition:
         """The condition."""

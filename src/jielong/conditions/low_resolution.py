@@ -137,6 +137,7 @@ class LowResolutionSettings(StageReader, family="condition", name="low_resolutio
     """
 
     input: ClassVar[ConditionInput] = LowResolutionInput()
+    one_vector: ClassVar[bool] = True
     noise_level: float | None = Field(default=0.1, ge=0, le=1)
 
     def build(self, context: BuildContext = NO_CONTEXT) -> LowResolutionCondition:

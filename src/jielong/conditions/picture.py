@@ -142,6 +142,11 @@ class Picture(ConditionSettings, family="condition", name="picture"):
     input: ClassVar[ConditionInput] = PICTURE
     into: Into = "positions"
 
+    @property
+    def token_states(self) -> bool:
+        """See :attr:`ConditionSettings.token_states`: those of the source."""
+        return self.into == "states"
+
     def build(self, context: BuildContext = NO_CONTEXT) -> PictureCondition:
         """The condition. Raises ``ValueError`` without a tokenizer."""
         if context.tokenizer is None:

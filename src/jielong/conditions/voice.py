@@ -277,6 +277,7 @@ class Voice(ConditionSettings, family="condition", name="voice"):
 
     axes: ClassVar[Axes | None] = ALONG_TIME
     input: ClassVar[ConditionInput] = VoiceInput()
+    one_vector: ClassVar[bool] = True
     reference: Reference = "own"
 
     def build(self, context: BuildContext = NO_CONTEXT) -> VoiceCondition:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
@@ -118,12 +118,15 @@ class Recipe(Config):
                 raise ValueError(
                     f"sampling.{options[0]} needs an order that chooses positions before it draws: order: {{masked: {{choose: random}}}}"
                 )
+            self._check_order_and_states()
             if not isinstance(self.tokenizer, Trained) and not self.tokenizer.fixed:
                 raise ValueError(
                     f"a generator needs a trained tokenizer, but {self.tokenizer.name!r} has yet to learn: train it with a recipe "
                     "of its own (such as vqgan) and write tokenizer: {checkpoint: NAME-OR-FOLDER}"
                 )
         else:
+            if self.sampling != SamplingConfig():
+                raise ValueError("a tokenizer draws nothing: remove `sampling`, or add order, backbone and head for a generator")
             if self.stop_head is not None:
                 raise ValueError("a tokenizer has no end to learn: remove `stop_head`, or add order, backbone and head for a generator")
             if self.condition is not None:
@@ -177,6 +180,23 @@ class Recipe(Config):
         if self.adapter is not None and self.adapter.textual_inversion is not None and not inputs:
             raise ValueError("adapter.textual_inversion: this model reads no texts, so it has no words to add one to: take lora")
 
+    def _check_order_and_states(self) -> None:
+        """Refuse sampling parameters that the order has not, and networks that attend to states where the condition is one vector."""
+        if self.order is not None:
+            try:
+                self.order.build().check_sampling(self.sampling)
+            except ValueError as error:
+                raise ValueError(f"sampling.{error}") from None
+        if self.head is None or self.condition is None or self.condition.token_states:
+            return
+        for part in _parts_inside(self.head):
+            if reads := getattr(part, "reads_states", ""):
+                raise ValueError(
+                    f"head: the network {part.name} attends to the states of a condition ({reads}), and the condition "
+                    f"{self.condition.name} is one vector an item: take the network dit or unet with condition: pooled, or a condition "
+                    "with states of tokens, such as {text: {encoder: minilm}}"
+                )
+
     def _check_axes(self, tokenizer: TokenizerSettings) -> None:
         """Refuse an autoencoder or a loss for media of other axes, and a tokenizer without a loss on its reconstruction."""
         axes = settings_kind(self.data).axes
@@ -200,6 +220,15 @@ class Recipe(Config):
         for empty in [key for key in ("losses", "stages") if not data[key]]:
             del data[empty]
         return write_yaml(data)
+
+
+def _parts_inside(settings: Config) -> Iterator[Part]:
+    """The parts among the settings and inside them."""
+    if isinstance(settings, Part):
+        yield settings
+    for name in type(settings).model_fields:
+        if isinstance(value := getattr(settings, name), Config):
+            yield from _parts_inside(value)
 
 
 def _losses() -> dict[str, type[LossSettings]]:

@@ -161,7 +161,26 @@ def check_config(model: Generator, config: SamplingConfig, conditioned: bool, au
         raise ValueError("soft_codes feeds mixtures of codes to the next scale: it is for the order next_scale")
     if config.lazy is not None and not config.cache:
         raise ValueError("lazy steps keep what they computed, and cache=False computes everything at every step: give one of them")
-    model.head.check_sampling(config)
+    check_parts(model, config)
+
+
+def check_parts(model: Generator, config: SamplingConfig) -> None:
+    """Raise ``ValueError`` for sampling parameters that the order and the head, by themselves or together, do not have."""
+    order, head, guidance = model.order, model.head, config.guidance
+    order.check_sampling(config)
+    head.check_sampling(config)
+    if order.gradual or len(model.plan.spans) > 1:
+        return
+    once = f"the {type(order).__name__} draws all tokens in one step"
+    if config.final_inference_steps is not None:
+        raise ValueError(
+            f"final_inference_steps {config.final_inference_steps}: it is reached as tokens become known, and {once}: leave it out and set "
+            "num_inference_steps"
+        )
+    inside = head.joint and head.guides_inside and guidance.kind != "ramp"
+    if guidance.scale != 1.0 and guidance.kind != "constant" and not inside:
+        follows = "grows from step to step" if guidance.kind == "ramp" else "follows how many tokens are known"
+        raise ValueError(f"guidance of the kind {guidance.kind} {follows}, and {once}: give its scale alone, which is constant")
 
 
 def _check_weaker(model: Generator, config: SamplingConfig, weaker: Generator | None, negatives: Sequence[object | None] | None) -> None:

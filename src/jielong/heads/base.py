@@ -122,6 +122,8 @@ class Head(nn.Module, Phased, ABC):
     """Conditions of other items that a phase of its loss reads for each item (:attr:`HeadContext.mismatch`)."""
     iterative: bool = False
     """Whether it evaluates a network several times per token (:attr:`SamplingConfig.num_inference_steps`)."""
+    guides_inside: bool = False
+    """Whether as a joint head it guides by how much of the block is known at each of its own steps (:attr:`HeadContext.guidance_at`)."""
     samplers: tuple[str, ...] = ()
     """The samplers it can draw with (:attr:`SamplingConfig.sampler`), whatever it was trained with; none where there is no choice."""
 

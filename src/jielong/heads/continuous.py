@@ -230,6 +230,7 @@ class IterativeHead(Head):
 
     discrete = False
     iterative = True
+    guides_inside = True
 
     def __init__(self, network: AnyDenoiser, layout: Layout, settings: IterativeSettings) -> None:
         super().__init__()

@@ -42,6 +42,8 @@ class TarFlowHead(FlowHead[TransformerFlow]):
     ``x + s^2 d ln p(x) / dx``. Outside of training no noise is added.
     """
 
+    guides_inside = True
+
     def __init__(self, width: int, layout: Layout, settings: TarFlow) -> None:
         flow = TransformerFlow(settings.network, settings.blocks, layout.coordinates(), layout.channels, width)
         super().__init__(flow, layout)

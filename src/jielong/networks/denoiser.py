@@ -258,6 +258,19 @@ class AttentionDenoiser(Denoiser):
 class NetworkSettings(Part):
     """Base of the settings of every denoiser."""
 
+    @property
+    def reads_states(self) -> str:
+        """By what it reads the states of a condition, as in ``condition: cross``; empty where it does not."""
+        return ""
+
+    def check_condition(self, sizes: DenoiserSizes) -> None:
+        """Raise ``ValueError`` if it :attr:`reads_states` and there is no condition."""
+        if self.reads_states and sizes.condition is None:
+            raise ValueError(
+                f"network.{self.name}: {self.reads_states} reads the states of a condition, and this recipe has none: add `condition`, "
+                "such as {text: {encoder: minilm}}, or take the network dit with condition: pooled"
+            )
+
     def build(self, *, inputs: int, outputs: int, hidden: int, times: int = 1, axes: int = 1, condition: int | None = None) -> AnyDenoiser:
         """The network, see :class:`DenoiserSizes`. Raises ``ValueError`` if the settings do not fit these sizes."""
         return self.network(DenoiserSizes(inputs, outputs, hidden, times, axes, condition))

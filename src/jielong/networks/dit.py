@@ -155,9 +155,14 @@ class DiT(BlockSettings, family="network", name="dit"):
             raise ValueError(f"a position stands in the middle of its neighbours: kernel must be odd, not {self.kernel}")
         return self
 
+    @property
+    def reads_states(self) -> str:
+        """See :attr:`NetworkSettings.reads_states`."""
+        return "condition: cross" if self.condition == "cross" else ""
+
     def network(self, sizes: DenoiserSizes) -> DiTDenoiser:
         """See :meth:`NetworkSettings.build`."""
-        self.check(sizes, "condition: cross" if self.condition == "cross" else "")
+        self.check(sizes)
         if self.kernel > 1 and sizes.axes > 1:
             raise ValueError(f"network.dit: a kernel of {self.kernel} is of neighbours along one axis, and these tokens have {sizes.axes}")
         return DiTDenoiser(self, sizes)

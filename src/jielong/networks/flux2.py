@@ -126,9 +126,14 @@ class Flux2(BlockSettings, family="network", name="flux2"):
     ratio: float = Field(default=3.0, gt=0)
     positions: Literal["rotary"] = "rotary"
 
+    @property
+    def reads_states(self) -> str:
+        """See :attr:`NetworkSettings.reads_states`."""
+        return "it"
+
     def network(self, sizes: DenoiserSizes) -> Flux2Denoiser:
         """See :meth:`NetworkSettings.build`."""
-        self.check(sizes, "it")
+        self.check(sizes)
         if sizes.axes > AXES - 2:
             raise ValueError(f"network.flux2: tokens have at most two axes, rows and columns, and these have {sizes.axes}: take mmdit")
         return Flux2Denoiser(self, sizes)

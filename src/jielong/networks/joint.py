@@ -134,15 +134,11 @@ class BlockSettings(NetworkSettings):
             raise ValueError(f"width {self.width} must be an even multiple of heads {self.heads}, so that each head has an even width")
         return self
 
-    def check(self, sizes: DenoiserSizes, reads: str = "") -> None:
-        """Raise ``ValueError`` if the axes do not suit the positions, or ``reads``, a setting, needs a condition and there is none."""
+    def check(self, sizes: DenoiserSizes) -> None:
+        """Raise ``ValueError`` if the axes do not suit the positions, or it needs a condition and there is none."""
         if self.positions == "sincos" and self.width % (2 * sizes.axes):
             raise ValueError(f"network.{self.name}: positions: sincos of {sizes.axes} axes need a width that {2 * sizes.axes} divides")
-        if reads and sizes.condition is None:
-            raise ValueError(
-                f"network.{self.name}: {reads} reads the states of a condition, and this recipe has none: add `condition`, such as "
-                "{text: {encoder: minilm}}, or take the network dit with condition: pooled"
-            )
+        self.check_condition(sizes)
 
 
 class BlockDenoiser(JointDenoiser[BlockCondition]):

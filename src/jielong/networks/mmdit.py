@@ -155,7 +155,12 @@ class MMDiT(BlockSettings, family="network", name="mmdit"):
 
     qk_norm: bool = True
 
+    @property
+    def reads_states(self) -> str:
+        """See :attr:`NetworkSettings.reads_states`."""
+        return "it"
+
     def network(self, sizes: DenoiserSizes) -> MMDiTDenoiser:
         """See :meth:`NetworkSettings.build`."""
-        self.check(sizes, "it")
+        self.check(sizes)
         return MMDiTDenoiser(self, sizes)

@@ -206,13 +206,14 @@ class UNet(NetworkSettings, family="network", name="unet"):
                 raise ValueError(f"{what} {size} must divide the channels of each stage, and {wrong[0]} is no multiple of it")
         return self
 
+    @property
+    def reads_states(self) -> str:
+        """See :attr:`NetworkSettings.reads_states`."""
+        return "condition: cross" if self.condition == "cross" else ""
+
     def network(self, sizes: DenoiserSizes) -> UNetDenoiser:
         """See :meth:`NetworkSettings.build`."""
         if sizes.axes != 2:
             raise ValueError(f"network.unet: tokens lie on a grid of rows and columns, and these have {sizes.axes} axes: take dit")
-        if self.condition == "cross" and sizes.condition is None:
-            raise ValueError(
-                "network.unet: condition: cross reads the states of a condition, and this recipe has none: add `condition`, such as "
-                "{text: {encoder: minilm}}, or take condition: pooled"
-            )
+        self.check_condition(sizes)
         return UNetDenoiser(self, sizes)

@@ -118,6 +118,23 @@ class Order(ABC):
         """
         yield Step(index=0, count=1, hidden_before=unknown, hidden_after=0)
 
+    @property
+    def gradual(self) -> bool:
+        """Whether a block may take several steps (:meth:`steps`)."""
+        return type(self).steps is not Order.steps
+
+    def check_sampling(self, sampling: SamplingConfig) -> None:
+        """Raise ``ValueError`` for ``steps`` and ``schedule``, which are of a block's steps, if the order draws each block in one."""
+        if self.gradual:
+            return
+        for name in ("steps", "schedule"):
+            if (value := getattr(sampling, name)) is not None:
+                raise ValueError(
+                    f"{name} {value}: the {type(self).__name__} draws each block in one step, and {name} is for an order that reveals a "
+                    "block in several, such as masked: leave it out; the evaluations of an iterative head, such as flow_matching, are "
+                    "num_inference_steps"
+                )
+
     def queue(self, unknown: Tensor, rng: PerSampleRNG) -> Tensor | None:
         """Indices of the unknown positions in the order of their reveal, ``(B, unknown)`` long, where chosen before sampling.
 

@@ -8,6 +8,7 @@ from jielong.conditions.base import BuildContext
 from jielong.config.schema import Recipe
 from jielong.generation.generator import Generator
 from jielong.generation.plan import SequencePlan
+from jielong.generation.request import check_parts
 from jielong.tokenizers.base import Tokenizer
 
 
@@ -23,7 +24,7 @@ def build_generator(
         stages: Tokenizers of the earlier stages by name.
 
     Raises:
-        ValueError: if the parts do not fit each other, or the recipe's ``sampling`` asks of the head what it has not.
+        ValueError: if the parts do not fit each other, or the recipe's ``sampling`` asks of them what they have not.
     """
     if recipe.order is None or recipe.backbone is None or recipe.head is None:
         raise ValueError("this recipe trains a tokenizer: it has no order, backbone and head to build a generator of")
@@ -33,7 +34,8 @@ def build_generator(
     condition_width = condition.width if condition else None
     backbone = recipe.backbone.build(arranged, condition_width)
     head = recipe.head.build(backbone.width, layout, condition_width)
-    head.check_sampling(recipe.sampling)
     if recipe.stop_head is not None and tokenizer.hop_length is None:
         raise ValueError("stop_head is for tokens along time, as those of sound: remove `stop_head`")
-    return Generator(layout, order, backbone, head, condition, order.embedding(tokenizer, backbone.width), recipe.stop_head)
+    model = Generator(layout, order, backbone, head, condition, order.embedding(tokenizer, backbone.width), recipe.stop_head)
+    check_parts(model, recipe.sampling)
+    return model

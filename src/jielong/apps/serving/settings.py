@@ -13,8 +13,17 @@ from jielong.generation.generator import Generator
 from jielong.generation.request import check_config
 from jielong.system import System
 
-_PROBES: dict[str, object] = {"temperature": 0.5, "top_k": 1, "top_p": 0.5, "num_inference_steps": 2, "final_inference_steps": 1}
-"""Values that a head refuses if it has no such parameter."""
+_PROBES: dict[str, object] = {
+    "steps": 2,
+    "schedule": "linear",
+    "temperature": 0.5,
+    "top_k": 1,
+    "top_p": 0.5,
+    "num_inference_steps": 2,
+    "final_inference_steps": 1,
+    "guidance": 2.0,
+}
+"""Values that an order or a head refuses if it has no such parameter."""
 
 
 def settings_of(system: System) -> list[JSON]:
@@ -41,15 +50,11 @@ def _has(model: Generator, sampling: SamplingConfig, name: str) -> bool:
         except ValueError:
             return False
         return True
-    gradual = len(list(model.order.steps(9, 3))) > 1
-    queued = gradual and model.order.queue(torch.ones(1, 4, dtype=torch.bool), PerSampleRNG(0, range(1))) is not None
+    queued = model.order.gradual and model.order.queue(torch.ones(1, 4, dtype=torch.bool), PerSampleRNG(0, range(1))) is not None
     having = {
-        "steps": gradual,
-        "schedule": gradual,
         "detail_steps": queued,
         "lazy": queued,
         "sampler": bool(model.head.samplers),
-        "guidance": model.condition is not None,
         "guidance_rescale": model.condition is not None and model.head.joint and model.head.iterative,
         "soft_codes": model.soft_embedding is not None,
     }
