@@ -168,7 +168,9 @@ def test_muon_takes_the_blocks_of_a_head_and_leaves_the_layers_around_them():
             super().__init__()
             self.up, self.down = nn.Linear(4, 8), nn.Linear(8, 4)
 
-    model = nn.ModuleDict({"head": nn.ModuleDict({"input": nn.Linear(2, 4), "blocks": nn.ModuleList([Block()]), "output": nn.Linear(4, 2)})})
+    model = nn.ModuleDict(
+        {"head": nn.ModuleDict({"input": nn.Linear(2, 4), "blocks": nn.ModuleList([Block()]), "output": nn.Linear(4, 2)})}
+    )
     optimizer = build_optimizer(model, TrainSettings(samples=1, optimizer="muon"))
     hidden = [group for group in optimizer.param_groups if group["use_muon"]]
     assert names(model, hidden[0]["params"]) == {"head.blocks.0.up.weight", "head.blocks.0.down.weight"}

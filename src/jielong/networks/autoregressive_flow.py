@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jielong.networks.backbone import BackboneInputs
-from jielong.networks.flows import Bijection, Latents, zeroed
+from jielong.networks.flows import Composition, Latents, zeroed
 from jielong.networks.transformer import Transformer, TransformerConfig
 
 
@@ -89,7 +89,7 @@ class CausalBlock(nn.Module):
         return self._ordered(torch.cat(tokens, dim=1))
 
 
-class TransformerFlow(Bijection):
+class TransformerFlow(Composition):
     """``blocks`` autoregressive maps in alternating direction; see :class:`CausalBlock` for shapes."""
 
     def __init__(self, config: TransformerConfig, blocks: int, coords: Tensor, channels: int, condition: int) -> None:
@@ -97,13 +97,10 @@ class TransformerFlow(Bijection):
         maps = [CausalBlock(config, coords, channels, condition, backward=bool(index % 2)) for index in range(blocks)]
         self.maps = cast("Sequence[CausalBlock]", nn.ModuleList(maps))
 
-    def forward(self, x: Tensor, condition: Tensor) -> Latents:
-        """See :meth:`Bijection.forward`."""
-        total = x.new_zeros(len(x))
-        for block in self.maps:
-            out: Latents = block(x, condition)
-            x, total = out.values, total + out.log_determinant
-        return Latents(x, total)
+    @property
+    def factors(self) -> Sequence[nn.Module]:
+        """See :attr:`Composition.factors`."""
+        return self.maps
 
     def inverse(
         self,

@@ -49,20 +49,34 @@ class Bijection(nn.Module, ABC):
         """The inputs of latents ``(B, ...)``."""
 
 
-class Chain(Bijection):
-    """Bijections one after the other, with the same condition."""
+class Composition(Bijection):
+    """Maps one after the other, with the same condition: their log-determinants add up."""
+
+    @property
+    @abstractmethod
+    def factors(self) -> Iterable[nn.Module]:
+        """The maps in their order."""
+
+    def forward(self, x: Tensor, condition: Tensor) -> Latents:
+        """See :meth:`Bijection.forward`."""
+        total = x.new_zeros(len(x))
+        for factor in self.factors:
+            out: Latents = factor(x, condition)
+            x, total = out.values, total + out.log_determinant
+        return Latents(x, total)
+
+
+class Chain(Composition):
+    """Bijections one after the other."""
 
     def __init__(self, steps: Iterable[Bijection]) -> None:
         super().__init__()
         self.steps = nn.ModuleList(steps)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Latents:
-        """See :meth:`Bijection.forward`."""
-        total = x.new_zeros(len(x))
-        for step in self.steps:
-            out: Latents = step(x, condition)
-            x, total = out.values, total + out.log_determinant
-        return Latents(x, total)
+    @property
+    def factors(self) -> Iterable[nn.Module]:
+        """See :attr:`Composition.factors`."""
+        return self.steps
 
     def inverse(self, z: Tensor, condition: Tensor) -> Tensor:
         """See :meth:`Bijection.inverse`."""

@@ -13,11 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
-from typing_extensions import Unpack
 
 from jielong.conditions.picture import PICTURE
 from jielong.core.tokens import Tokens
-from jielong.generation.callbacks import StepCallback
 from jielong.generation.generator import Generator
 from jielong.generation.inpainting import check_seen, drawn_positions
 from jielong.media.images import fit, to_tensor
@@ -26,7 +24,6 @@ from jielong.media.masks import MaskLike, fit_mask, outpainted, picture_of, read
 from jielong.media.results import ResultItem, Results
 from jielong.system.completing import resized
 from jielong.system.inputs import stage_names
-from jielong.system.options import GenerateOptions
 
 if TYPE_CHECKING:
     from jielong.system.pipeline import System
@@ -166,22 +163,13 @@ class Edit:
         kept = self.picture if self.outside == "original" else self.system.decode(self.tokens)[0]
         return torch.where(self.mask, media, kept.to(media))
 
-    def draw(
-        self,
-        text: Sequence[str] | str | None = None,
-        classes: Sequence[str | int] | str | int | None = None,
-        count: int | None = None,
-        *,
-        on_step: StepCallback | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> Results[ResultItem]:
-        """The edited pictures; arguments as of :meth:`System.edit`."""
-        more: dict[str, Any] = {**options}
+    def draw(self, **arguments: Any) -> Results[ResultItem]:
+        """The edited pictures; ``arguments`` are those of :meth:`System.generate`, to which the edit adds its own."""
         if self.instruction is not None:
-            text, more[PICTURE.name] = self.instruction, self.picture
+            arguments |= {"text": self.instruction, PICTURE.name: self.picture}
         if self.mask is not None or self.strength < 1:
-            more |= self.kept()
-        results = self.system.generate(text, classes, count, on_step=on_step, **more)
+            arguments |= self.kept()
+        results = self.system.generate(**arguments)
         return results.like(self.composed(results.tensor))
 
     def kept(self) -> dict[str, Any]:

@@ -299,7 +299,7 @@ class System:
         """
         settings = EditSettings(mask, region, outpaint, options.pop("strength", None), outside, instruction)
         edit = Edit.of(self, image, settings, text is not None or classes is not None)
-        return edit.draw(text, classes, count, on_step=on_step, **options)
+        return edit.draw(text=text, classes=classes, count=count, on_step=on_step, **options)
 
     def _gather(
         self, text: object, classes: object, count: int | None, options: GenerateOptions, cut: bool = False, draw: bool = True

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,9 +17,6 @@ from jielong.apps.commands.outputs import Out, output_of
 from jielong.apps.commands.sampling_options import takes_sampling
 from jielong.apps.commands.screen import say
 from jielong.apps.commands.tokenizing import Checkpoint
-
-if TYPE_CHECKING:
-    from jielong.media.results import Results
 
 
 class Outside(Enum):
@@ -72,8 +68,7 @@ def edit(
         raise typer.BadParameter("the picture to edit is IMAGE: leave out --picture", param_hint="--picture")
     say(planned.describe())
     started = time.perf_counter()
-    draw: Callable[..., Results[Any]] = planned.draw
-    items = draw(**inputs, **sampling, count=count, seed=seed)
+    items = planned.draw(**inputs, **sampling, count=count, seed=seed)
     taken = time.perf_counter() - started
     given = {"image": image, "mask": mask, "region": region, "outpaint": outpaint, "strength": strength, "instruction": instruction}
     changes = {name: value if isinstance(value, float | list) else str(value) for name, value in given.items() if value is not None}
