@@ -33,6 +33,7 @@ from jielong.data.opening import open_data
 from jielong.data.source import DataError
 from jielong.media.images import encode, sheet, to_bytes
 from jielong.system import load
+from jielong.system.inputs import call_inputs, gather, stage_names
 from jielong.system.model_card import CARD, ModelCard, licence_words
 from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, StorageDtype, fingerprint, load_weights, save_checkpoint
 
@@ -176,6 +177,9 @@ def first_draws(folder: Path) -> int:
         return 0
     heldout = open_data(recipe.data.set, "heldout", medium=system.tokenizer.media, settings=recipe.data)
     values = None if recipe.condition is None else recipe.condition.for_samples(heldout, DRAWS)
+    if stage_names(recipe):  # which are drawn as for a user, and not given real tokens
+        given = {each.keyword: each.for_samples(heldout, DRAWS) for each in call_inputs(system)}
+        values = gather(system, given, None, 0).conditions
     pictures = system.decode(system.generate_tokens(values, None if values is not None else DRAWS, seed=0))
     write_bytes(folder / SHEET, encode(sheet(to_bytes(pictures)), "WEBP", lossless=True))
     return len(pictures)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from jielong.apps.demo.trace_view import measure_speed, trace
 from jielong.conditions.base_tokens import BaseTokens, BaseTokensCondition
 from jielong.conditions.inputs import InputError
 from jielong.config.recipe import load
@@ -260,6 +261,13 @@ def test_a_completion_keeps_the_half_in_every_stage(monkeypatch: pytest.MonkeyPa
     with pytest.raises(InputError, match="the stage 'base' would be drawn without them: use `edit` or `complete`, or give `base_tokens`"):
         system.generate("red", start=start, known=half)
     assert len(system.generate("red", start=start, known=half, base_tokens=coarse_of(system, ["red"])[0])) == 1  # type: ignore[call-arg]
+
+
+def test_the_demo_draws_both_stages() -> None:
+    system, words = built(), ["red", "a blue square"]
+    shown = trace(system, words, words, SEED)
+    assert torch.equal(torch.stack([each.picture for each in shown]), system.generate(words, seed=SEED).tensor)
+    assert measure_speed(system, words, SEED).batch == 2
 
 
 def test_an_evaluation_draws_what_a_user_would(tmp_path: Path) -> None:

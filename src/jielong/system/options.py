@@ -56,6 +56,7 @@ class GenerateOptions(SamplingOptions, TokenOptions, total=False):
         voice: Recordings (paths, or ``Recording(waveform, rate)``), one or several, and so is ``emotion``.
         picture: Source pictures (paths, images, or tensors ``(C, H, W)``), one or several.
         low_resolution: Pictures to enlarge in place of an earlier stage's, for super-resolution; given as ``picture`` is.
+        base_tokens: Token values ``(N, C)`` in place of those that a cascade's earlier stage would draw, one or several.
         seconds: Exact durations, one or several, also for models with an alignment or a stop head.
 
     Further inputs of a condition are taken by their names.
@@ -69,4 +70,5 @@ class GenerateOptions(SamplingOptions, TokenOptions, total=False):
     emotion: object
     picture: object
     low_resolution: object
+    base_tokens: object
     seconds: Sequence[float] | float | None

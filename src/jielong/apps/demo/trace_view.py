@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.callbacks import StepEvent
 from jielong.system import System
+from jielong.system.inputs import call_inputs, gather, stage_names
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def shown_values(tokens: Tokens) -> list[list[int | float]]:
 def trace(system: System, conditions: Sequence[str], captions: Sequence[str], seed: int = 0) -> list[Trace]:
     """Generate an image for each condition and record every step."""
     events: list[StepEvent] = []
-    tokens = system.generate_tokens(list(conditions), seed=seed, batch=len(conditions), on_step=events.append)
+    tokens = _drawn(system, conditions, seed, batch=len(conditions), on_step=events.append)
     layout, media = tokens.layout, system.tokenizer.media
     blank = system.encode(torch.ones(1, *media.shape)).values
     frames = [_partial(system, event, blank) for event in events]
@@ -103,6 +105,15 @@ def trace(system: System, conditions: Sequence[str], captions: Sequence[str], se
     ]
 
 
+def _drawn(system: System, conditions: Sequence[str], seed: int, **options: Any) -> Tokens:
+    """Tokens for values of a system's one input; earlier stages of a cascade run first."""
+    values: Sequence[object] | None = list(conditions)
+    if stage_names(system.recipe):
+        (only,) = call_inputs(system)
+        values = gather(system, {only.keyword: values}, None, seed).conditions
+    return system.generate_tokens(values, seed=seed, **options)
+
+
 def _partial(system: System, event: StepEvent, blank: Tensor) -> Tensor:
     layout = system.tokenizer.layout
     if layout.scales:
@@ -115,7 +126,7 @@ def measure_speed(system: System, conditions: Sequence[str], seed: int = 0) -> S
 
     def seconds(chosen: list[str]) -> float:
         started = time.perf_counter()
-        system.decode(system.generate_tokens(chosen, seed=seed))
+        system.decode(_drawn(system, chosen, seed))
         return time.perf_counter() - started
 
     single = min(seconds([conditions[0]]) for _ in range(2))
