@@ -81,6 +81,14 @@ def loss_terms(found: dict[str, Any]) -> None:
     assert all({"psnr", "perceptual", "frechet"} <= figures.keys() for figures in found["results"].values())
 
 
+def personalisation(found: dict[str, Any]) -> None:
+    figures = found["figures"]
+    assert set(figures) == {"followed", "features", "judge", "features_real", "judge_real"}
+    assert figures["features"]["n"] == figures["judge"]["n"] == 2
+    assert figures["judge_real"]["n"] >= 5
+    assert figures["judge_real"]["value"] > 0.9  # the judge tells real subjects apart
+
+
 CHECKS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], None]]] = {
     "backbone": ((), backbone),
     "backbone --attention": (("--attention",), attention),
@@ -98,6 +106,7 @@ CHECKS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], None]]] = {
     "systems": ((), systems),
     "heads": (("--heads", "diffusion", "energy", "gaussian_mixture"), heads),
     "loss_terms": ((), loss_terms),
+    "personalisation": ((), personalisation),
 }
 TABLES = ("codebooks", "codec", "speech", "voices")
 
