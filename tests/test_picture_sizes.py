@@ -76,6 +76,8 @@ def stages(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Iterator
             experiment.run(recipe_of(name), Path("runs", name), str(pictures), device="cpu", progress=False)
         base = recipe_of("imagen-base-tiny", "data.size=[4, 8]")
         experiment.run(base, Path("runs/imagen-base-tiny"), str(pictures), device="cpu", progress=False)
+        for name in ("unclip-embedding-tiny", "unclip-prior-tiny"):
+            experiment.run(recipe_of(name), Path("runs", name), str(pictures), device="cpu", progress=False)
         yield folder
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from jielong.evaluation.retrieval import candidate_columns, hits, retrieval_at_1
 from jielong.evaluation.scorer import WEIGHTS, Scorer, ScorerError, Towers
-from jielong.evaluation.scorer_training import Examples, Settings, augment, card, contrastive_loss, fit, write
+from jielong.evaluation.scorer_training import Examples, Settings, augment, card, fit, write
+from jielong.losses.contrastive import contrastive_loss
 
 CAPTIONS = [f"thing number {n}" for n in range(150)]
 

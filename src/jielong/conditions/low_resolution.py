@@ -13,20 +13,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jielong.conditions.base import NO_CONTEXT, BuildContext
-from jielong.conditions.encoded import TokenReadingCondition
 from jielong.conditions.inputs import ConditionInput
-from jielong.conditions.picture import Source, read_picture
-from jielong.conditions.stage import StageInput, StageReader
+from jielong.conditions.picture import PictureReadingCondition, Source
+from jielong.conditions.stage import PictureStageInput, StageReader
 from jielong.core.medium import ALONG_ROWS
 from jielong.core.rng import Draws
 from jielong.core.tokens import Tokens
@@ -45,24 +42,15 @@ class LowResolution:
     levels: Tensor  # (B,) in [0, 1]
 
 
-class LowResolutionInput(StageInput):
-    """A picture, which is resized to the earlier stage's: a path, an image, ``(C, H, W)`` in [-1, 1], or the stage's tokens ``(N, C)``."""
+class LowResolutionInput(PictureStageInput):
+    """A picture, which is resized to the earlier stage's."""
 
     name = "low_resolution"
     noun = "the low-resolution picture of an earlier stage"
     help = "Picture to enlarge, in place of the earlier stage's; repeatable."
-    metavar = "PATH"
-
-    def is_single(self, value: object) -> bool:
-        """A path, an image, or a tensor of one picture."""
-        return isinstance(value, str | Path | Image.Image) or (isinstance(value, Tensor) and value.ndim in (2, 3))
-
-    def parse(self, text: str) -> Path:
-        """A path."""
-        return Path(text)
 
 
-class LowResolutionCondition(TokenReadingCondition[Source, LowResolution]):
+class LowResolutionCondition(PictureReadingCondition[LowResolution]):
     """The stage's picture upsampled bilinearly as vectors along positions, and the level of its noise as the pooled vector and one state.
 
     Args:
@@ -91,16 +79,6 @@ class LowResolutionCondition(TokenReadingCondition[Source, LowResolution]):
         stride, kernel = (rows, columns), (3 * rows, 3 * columns)
         self.input = nn.Conv2d(stage.media.channels, settings.width, kernel, stride, padding=stride)
         self.of_level = nn.Sequential(nn.Linear(SINUSOID, settings.width), nn.SiLU(), nn.Linear(settings.width, settings.width))
-
-    def tokens_of(self, value: Source) -> Tensor:
-        """The stage's token values ``(N, C)``. Raises ``ValueError`` if a picture cannot be read."""
-        if isinstance(value, Tensor) or (isinstance(value, str) and value in self.known):
-            return super().tokens_of(value)
-        return self.encode(read_picture(value, self.tokenizer.media)[None])[0]
-
-    def resolve(self, value: Source) -> Tensor:
-        """The tokens."""
-        return self.tokens_of(value)
 
     @torch.no_grad()
     def prepare(self, values: Sequence[Source]) -> LowResolution:

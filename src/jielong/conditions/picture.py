@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -9,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from jielong.conditions.base import NO_CONTEXT, BuildContext, ConditionSettings
-from jielong.conditions.encoded import EncodedCondition
+from jielong.conditions.base import NO_CONTEXT, BuildContext, ConditionSettings, Prepared
+from jielong.conditions.encoded import TokenReadingCondition
 from jielong.conditions.inputs import ConditionInput, HeldoutItems
 from jielong.config.registry import RecipeError
 from jielong.data.linked import SOURCE
@@ -80,7 +81,21 @@ def read_picture(value: str | Path | Image.Image, medium: Medium) -> Tensor:
     return kind.to_float(kind.decode(content, name, medium, kind.settings()))
 
 
-class PictureCondition(EncodedCondition[Source]):
+class PictureReadingCondition(TokenReadingCondition[Source, Prepared]):
+    """Reads tokens of pictures, of which a value may also be a file or an image."""
+
+    def tokens_of(self, value: Source) -> Tensor:
+        """Token values ``(N, C)``. Raises ``ValueError`` if a picture cannot be read."""
+        if isinstance(value, Tensor) or (isinstance(value, str) and value in self.known):
+            return super().tokens_of(value)
+        return self.encode(read_picture(value, self.tokenizer.media)[None])[0]
+
+    def resolve(self, value: Source) -> Tensor:
+        """The tokens."""
+        return self.tokens_of(value)
+
+
+class PictureCondition(PictureReadingCondition[Tensor]):
     """The picture's tokens by the generator's own tokenizer, embedded.
 
     As ``positions`` their vectors are added to the inputs at their positions, since source and target have one layout; as ``states`` they
@@ -111,15 +126,9 @@ class PictureCondition(EncodedCondition[Source]):
         """Of the sources."""
         return source_identity(data)
 
-    def tokens_of(self, value: Source) -> Tensor:
-        """Token values ``(N, C)``. Raises ``ValueError`` if a picture cannot be read."""
-        if isinstance(value, Tensor) or (isinstance(value, str) and value in self.known):
-            return super().tokens_of(value)
-        return self.encode(read_picture(value, self.tokenizer.media)[None])[0]
-
-    def resolve(self, value: Source) -> Tensor:
-        """The tokens."""
-        return self.tokens_of(value)
+    def prepare(self, values: Sequence[Source]) -> Tensor:
+        """Values, one per item, to token values ``(B, N, C)``."""
+        return self.encoded(values)
 
     def embed(self, prepared: Tensor) -> Conditioning:
         """``(B, N, C)`` to a state an item and vectors along positions, or to ``N`` states."""

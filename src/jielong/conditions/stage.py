@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL import Image
 from torch import Tensor
 
 from jielong.conditions.base import NO_CONTEXT, BuildContext, ConditionSettings
@@ -38,6 +40,20 @@ class StageInput(ConditionInput):
     def is_single(self, value: object) -> bool:
         """Whether it is the values of one item, ``(N, C)``, and not of several, ``(B, N, C)``."""
         return isinstance(value, Tensor) and value.ndim == 2
+
+
+class PictureStageInput(StageInput):
+    """As :class:`StageInput` of pictures, which a call may give: a path, an image, ``(C, H, W)`` in [-1, 1], or the tokens ``(N, C)``."""
+
+    metavar = "PATH"
+
+    def is_single(self, value: object) -> bool:
+        """A path, an image, or a tensor of one picture."""
+        return isinstance(value, str | Path | Image.Image) or (isinstance(value, Tensor) and value.ndim in (2, 3))
+
+    def parse(self, text: str) -> Path:
+        """A path."""
+        return Path(text)
 
 
 class StageCondition(EncodedCondition[str | Tensor]):

@@ -136,6 +136,10 @@ class Recipe(Config):
             if self.tokenizer.fixed:
                 name = self.tokenizer.name
                 raise ValueError(f"{name} have nothing to learn: choose a tokenizer such as vq, or add order, backbone and head")
+            if self.tokenizer.compares_items and self.train.micro_batch not in (None, self.train.batch):
+                raise ValueError(
+                    f"{self.tokenizer.name} compares the items of a whole batch: leave out train.micro_batch, or lower train.batch"
+                )
             losses = {loss.name for loss in self.losses}
             self._check_axes(self.tokenizer)
             predicts = self.tokenizer.likelihood_loss

@@ -25,6 +25,7 @@ from jielong.evaluation import fitting
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.scorer import PROVENANCE, WEIGHTS, Scorer, ScorerError, TextEncoder, Towers
+from jielong.losses.contrastive import contrastive_loss
 
 STEPS = 400
 """Fewest steps of a scorer that an evaluation trains on a set of its own."""
@@ -115,16 +116,6 @@ def extract(images: MediaSet, settings: Settings, extractor: FeatureExtractor, t
         if log and start // 64 % 10 == 0:
             print(f"features of {start + len(clean)}/{len(images)} pictures", flush=True)
     return Examples(torch.cat(parts), text_encoder(images.captions))
-
-
-def contrastive_loss(scores: Tensor) -> Tensor:
-    """InfoNCE in both directions, image to caption and caption to image (van den Oord et al., arXiv 1807.03748).
-
-    Args:
-        scores: ``(B, B)``, positive pairs on the diagonal.
-    """
-    positives = torch.arange(len(scores), device=scores.device)
-    return (F.cross_entropy(scores, positives) + F.cross_entropy(scores.T, positives)) / 2
 
 
 def fit(examples: Examples, settings: Settings, log: bool = False) -> Towers:

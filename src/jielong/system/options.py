@@ -57,6 +57,7 @@ class GenerateOptions(SamplingOptions, TokenOptions, total=False):
         picture: Source pictures (paths, images, or tensors ``(C, H, W)``), one or several.
         low_resolution: Pictures to enlarge in place of an earlier stage's, for super-resolution; given as ``picture`` is.
         base_tokens: Token values ``(N, C)`` in place of those that a cascade's earlier stage would draw, one or several.
+        variation_of: Pictures whose vectors take the place of a prior's, for unCLIP; given as ``picture`` is.
         seconds: Exact durations, one or several, also for models with an alignment or a stop head.
 
     Further inputs of a condition are taken by their names.
@@ -71,4 +72,5 @@ class GenerateOptions(SamplingOptions, TokenOptions, total=False):
     picture: object
     low_resolution: object
     base_tokens: object
+    variation_of: object
     seconds: Sequence[float] | float | None

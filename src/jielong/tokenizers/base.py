@@ -218,9 +218,13 @@ class Tokenizer(nn.Module, ABC):
 
 
 class TokenizerSettings(Part):
-    """Settings of a tokenizer. ``fixed``: whether it has nothing to learn."""
+    """Settings of a tokenizer.
+
+    ``fixed``: whether it has nothing to learn; ``compares_items``: whether its loss needs a batch as a whole.
+    """
 
     fixed: ClassVar[bool] = False
+    compares_items: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, media: Medium, stages: Mapping[str, Tokenizer] | None = None) -> Tokenizer:
@@ -244,7 +248,9 @@ class TokenizerSettings(Part):
 
 
 class LearnedTokenizer(Tokenizer):
-    """A tokenizer with weights to train."""
+    """A tokenizer with weights to train. ``reads_captions``: whether :meth:`forward` also takes ``captions``, one an item."""
+
+    reads_captions: ClassVar[bool] = False
 
     @abstractmethod
     def forward(

@@ -301,7 +301,7 @@ def fingerprint(model: nn.Module) -> str:
     total = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         value = value.detach().cpu()
-        value = value.float() if value.is_floating_point() else value.long()
+        value = value.to(torch.float32) if value.is_floating_point() else value.long()
         total.update(f"{name} {tuple(value.shape)};".encode())
         total.update(value.contiguous().numpy().tobytes())
     return total.hexdigest()

@@ -161,6 +161,8 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
     with bounded(limit, may_have(limit)):
         tokenizer = build_tokenizer(recipe, media, stages)
         generator = build_generator(recipe, tokenizer, sets.train.classes, trained) if recipe.trains_generator else None
+    if generator is None and isinstance(tokenizer, LearnedTokenizer) and tokenizer.reads_captions:
+        _check_captions(sets.train)
     held = 4 * math.prod(media.shape if generator is None else (tokenizer.layout.positions, tokenizer.layout.channels))
     if (size := held * recipe.train.batch // world()[1]) > limit:
         raise TooLargeError(f"a batch takes at least {size_words(size)}, {may_have(limit)}: choose a smaller train.batch")
@@ -187,6 +189,14 @@ def _checked(experiment: Experiment) -> Experiment:
     check_blocks(experiment.model, experiment.recipe.train)
     selection_of(experiment.recipe.train, experiment.figures, keeps_best=False)
     return experiment
+
+
+def _check_captions(data: MediaSet) -> None:
+    """Refuse data and processes that a tokenizer which compares media with captions cannot learn from."""
+    if missing := sum(not caption.strip() for caption in data.captions):
+        raise RecipeError(f"the tokenizer compares media with captions, and {missing:,} of {len(data):,} items of {data.name} have none")
+    if (processes := world()[1]) > 1:
+        raise RecipeError(f"the tokenizer compares the items of a whole batch, which one process must hold: train on one, not {processes}")
 
 
 def run(

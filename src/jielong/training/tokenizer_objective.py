@@ -93,7 +93,8 @@ class TokenizerObjective(Objective[LearnedTokenizer]):
         """The tokenizer's losses, or the discriminator's on the same media."""
         if phase == "discriminator":
             return self._discriminate(batch, samples_seen, rng)
-        result = self.model(batch.media, generator=rng.shared, samples_seen=samples_seen, rng=rng.per_sample)
+        captions = {"captions": batch.captions} if self.model.reads_captions else {}
+        result = self.model(batch.media, generator=rng.shared, samples_seen=samples_seen, rng=rng.per_sample, **captions)
         if result.media is None:
             return Losses(torch.stack(list(result.losses.values())).sum(), {name: value.detach() for name, value in result.losses.items()})
         self._remember(batch, samples_seen, result.media)
