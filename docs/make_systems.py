@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from written import write_or_check
@@ -18,6 +19,7 @@ from jielong.config.recipe import built_in, load, parse
 from jielong.config.registry import Part
 from jielong.config.schema import Recipe
 from jielong.config.zoo import figures
+from jielong.core.json import JSON
 
 PAGE = Path(__file__).with_name("systems.md")
 MODELS = Path(jielong_zoo.path()) / "models"
@@ -102,22 +104,68 @@ def models() -> Iterator[Sequence[str]]:
         yield f"`{name}`", f"`{trained}`" if trained else "", f"{medium(recipe)} {kind}", size, ", ".join(figures(evaluation)), data
 
 
-def strategies(data: str) -> Iterator[Sequence[str]]:
-    """A row for every shipped generator of a set, the most accurate first: what it is made of, its training and its held-out figures."""
-    rows = []
+@dataclass(frozen=True)
+class Strategy:
+    """A shipped generator of a set, its training, its held-out figures and what a picture takes."""
+
+    name: str
+    recipe: Recipe
+    figures: JSON
+    training: JSON
+    card: JSON
+
+    @property
+    def sizes(self) -> str:
+        """Parameters of the generator in millions, and with those of its tokenizer."""
+        own, tokenizer = self.figures["provenance"]["parameters"], 0
+        if not isinstance(self.recipe.tokenizer, Part):
+            path = MODELS / str(self.recipe.tokenizer.checkpoint) / "evaluation.json"
+            tokenizer = json.loads(path.read_text("utf-8"))["provenance"]["parameters"]
+        return f"{own / 1e6:.1f} M of {(own + tokenizer) / 1e6:.1f} M"
+
+    @property
+    def evaluations(self) -> str:
+        """Of the backbone and of the network in the head, for one picture."""
+        measured = self.figures["provenance"]["draws"].get("evaluations_per_picture")
+        counted = self.card.get("evaluations") or measured
+        return "" if counted is None else " + ".join(f"{count:,} {part}" for part, count in counted.items() if count)
+
+    @property
+    def seconds(self) -> str:
+        """Seconds a picture alone, and in a batch of eight."""
+        return " / ".join(f"{each:.2f}" for each in (self.card.get("seconds") or {}).values())
+
+    def made_of(self) -> Sequence[str]:
+        """A row: the parts and the training."""
+        chain = [tokens(self.recipe), *(part(each) for each in (self.recipe.order, self.recipe.backbone, self.recipe.head))]
+        return f"`{self.name}`", *chain, self.sizes, f"{self.training['samples']:,}", f"{self.training['seconds'] / 60:.0f}"
+
+    def results(self) -> Sequence[str]:
+        """A row: the figures."""
+        found = self.figures
+        shares = [f"{found[key]:.1%}" for key in ("attribute_accuracy", "retrieval_at_1")]
+        distances = [f"{found['frechet']:.0f}", f"{found['precision']:.2f}", f"{found['recall']:.2f}"]
+        return f"`{self.name}`", *shares, *distances, self.evaluations, self.seconds
+
+
+def strategies(data: str) -> list[Strategy]:
+    """Every shipped generator of a set, the most accurate first."""
+    found = []
     for name in cards():
         folder = MODELS / name
         recipe = parse((folder / "recipe.yaml").read_text("utf-8"), name)
-        if not recipe.trains_generator or recipe.data.set != data:
-            continue
-        evaluation = json.loads((folder / "evaluation.json").read_text("utf-8"))
-        last = json.loads((folder / "metrics.jsonl").read_text("utf-8").splitlines()[-1])
-        training = f"{last['samples']:,}", f"{last['seconds'] / 60:.0f}"
-        shares = [f"{evaluation[key]:.1%}" for key in ("attribute_accuracy", "retrieval_at_1")]
-        distances = [f"{evaluation['frechet']:.0f}", f"{evaluation['precision']:.2f}", f"{evaluation['recall']:.2f}"]
-        size = f"{evaluation['provenance']['parameters'] / 1e6:.1f} M"
-        rows.append((f"`{name}`", tokens(recipe), part(recipe.order), part(recipe.head), size, *training, *shares, *distances))
-    yield from sorted(rows, key=lambda row: -float(row[7].rstrip("%")))
+        if recipe.trains_generator and recipe.data.set == data:
+            figures, card = (json.loads((folder / file).read_text("utf-8")) for file in ("evaluation.json", "card.json"))
+            last = json.loads((folder / "metrics.jsonl").read_text("utf-8").splitlines()[-1])
+            found.append(Strategy(name, recipe, figures, last, card))
+    return sorted(found, key=lambda each: -float(each.figures["attribute_accuracy"]))
+
+
+def machines(found: Iterable[Strategy]) -> Iterator[str]:
+    """Where seconds were measured, and the command."""
+    named = sorted({str(each.card["timed_on"]) for each in found if each.card.get("timed_on")})
+    yield "Evaluations and seconds are written by `python scripts/shipped.py time --machine ...`, figures by `jielong evaluate MODEL --json`."
+    yield f"Seconds are of {'; '.join(named)}." if named else "Seconds are not measured yet."
 
 
 def page() -> str:
@@ -136,14 +184,25 @@ def page() -> str:
         "",
         "## Strategies on `faces`",
         "",
-        "Generators of the same pictures, each trained on one core of one kind of machine. `samples` and `minutes` are of its training",
-        "without that of its tokenizer. Attribute accuracy, R@1 of 100, Fréchet distance, precision and recall: one sample for each of the",
-        "1,174 held-out captions.",
+        "Generators of the same pictures, each trained on one core of one kind of machine, the most accurate first. Attribute accuracy, R@1",
+        "of 100, Fréchet distance, precision and recall: one sample for each of the 1,174 held-out captions, whose combinations are new.",
+        "",
+        "*Evaluations* of networks that one picture takes, counted while it is drawn, with both halves of guidance: of the backbone, and of",
+        "the network in the head for the tokens of a step together. *Seconds* a picture in one thread, alone / in a batch of eight.",
         "",
     ]
-    made_of = ("model", "tokens", "order", "head", "parameters")
-    columns = (*made_of, "samples", "minutes", "attributes", "R@1", "Fréchet", "precision", "recall")
-    lines += table(columns, strategies("faces"))
+    found = strategies("faces")
+    columns = ("model", "attributes", "R@1", "Fréchet", "precision", "recall", "evaluations", "seconds")
+    lines += table(columns, (each.results() for each in found))
+    lines += [
+        "",
+        "What they are made of, and their training, without that of the tokenizer. *Parameters* were trained, of all with the tokenizer's;",
+        "texts are read by the same frozen encoder of 22.7 M.",
+        "",
+    ]
+    columns = ("model", "tokens", "order", "backbone", "head", "parameters", "samples", "minutes")
+    lines += table(columns, (each.made_of() for each in found))
+    lines += ["", *machines(found)]
     return INTRODUCTION + "\n".join(lines) + "\n" + PLANNED
 
 

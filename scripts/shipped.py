@@ -3,10 +3,13 @@
     python scripts/shipped.py card                                                # README.md of every model in the zoo
     python scripts/shipped.py card maskgit-faces flow-faces
     python scripts/shipped.py convert maskgit-faces --dtype int8 --count 200      # weights, figures, first draws, card
+    python scripts/shipped.py count                                               # network evaluations a picture, of every generator
+    python scripts/shipped.py time --machine "one core of an AMD EPYC (Zen 5)"    # these and seconds a picture, on an idle machine
 
 A card follows from the model's ``recipe.yaml``, ``model.json``, ``evaluation.json``, ``licence.json`` and ``card.json``, which holds what
 the others do not. ``convert`` reads the weights of a generator, stores them in place, and measures them by ``jielong evaluate``; those of
-a tokenizer are stored only if they stay the same to the bit.
+a tokenizer are stored only if they stay the same to the bit. ``count`` and ``time`` write into ``card.json``, which docs/make_systems.py
+reads.
 """
 
 from __future__ import annotations
@@ -14,13 +17,17 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
 from safetensors import safe_open
 from torch import nn
 
@@ -31,8 +38,9 @@ from jielong.core.files import write_bytes
 from jielong.data.licences import Licence
 from jielong.data.opening import open_data
 from jielong.data.source import DataError
+from jielong.evaluation.network_evaluations import count_evaluations, first_of
 from jielong.media.images import encode, sheet, to_bytes
-from jielong.system import load
+from jielong.system import System, load
 from jielong.system.inputs import call_inputs, gather, stage_names
 from jielong.system.model_card import CARD, ModelCard, licence_words
 from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, StorageDtype, fingerprint, load_weights, save_checkpoint
@@ -40,6 +48,8 @@ from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, Storag
 MODELS = Path(__file__).resolve().parents[1] / "zoo" / "src" / "jielong_zoo" / "models"
 FACTS, EVALUATION, SHEET = "card.json", "evaluation.json", "draws.webp"
 DRAWS = 40
+BATCHES, REPEATS = (1, 8), 5
+"""Pictures that ``time`` draws together, and how often."""
 STORED: dict[StorageDtype, str] = {"bf16": "bf16", "int8": "matrices in int8 with a scale per row, the rest in bf16"}
 Subject = Literal["pictures", "sound", "speech"]
 LIMITS: dict[Subject, str] = {
@@ -68,6 +78,9 @@ class Facts:
         measured_on: The set it was measured on, if not the recipe's.
         remark: What follows the command that measured it, if anything.
         draws: Pictures in :data:`SHEET`.
+        evaluations: Network evaluations of one picture, of the backbone and of the network in the head.
+        seconds: Seconds a picture in one thread, by the pictures drawn together.
+        timed_on: The machine on which these were measured.
         note: A paragraph after the figures.
     """
 
@@ -83,6 +96,9 @@ class Facts:
     remark: str = ""
     draws: int = 0
     note: str = ""
+    evaluations: Mapping[str, int] | None = None
+    seconds: Mapping[str, float] | None = None
+    timed_on: str = ""
 
     @classmethod
     def of(cls, folder: Path) -> Facts:
@@ -138,6 +154,7 @@ def card_of(folder: Path) -> str:
             **({} if facts.best_at is None else {"weights": f"the best of the run, at {facts.best_at:,} samples"}),
             "training time": f"{facts.minutes} minutes",
             "machine": facts.machine,
+            **_drawing(facts),
         },
         sections=[
             f"Trained by\n\n```sh\n{facts.command}\n```",
@@ -153,6 +170,17 @@ def card_of(folder: Path) -> str:
         measured_on=evaluation["provenance"]["reference"]["set"],
     )
     return str(card)
+
+
+def _drawing(facts: Facts) -> dict[str, str]:
+    rows = {}
+    if facts.evaluations is not None:
+        parts = [f"{count:,} of the {part}" for part, count in facts.evaluations.items() if count]
+        rows["network evaluations a picture"] = " and ".join(parts) or "none"
+    if facts.seconds is not None:
+        times = [f"{seconds:.2f} in a batch of {batch}" for batch, seconds in facts.seconds.items()]
+        rows["seconds a picture"] = f"{', '.join(times)}; {facts.timed_on}, one thread"
+    return rows
 
 
 def _draws(count: int, recipe: Recipe) -> str:
@@ -172,17 +200,58 @@ def measure(folder: Path, facts: Facts) -> None:
 def first_draws(folder: Path) -> int:
     """Write the first draws of a generator of pictures as one picture; returns how many, 0 for other models."""
     system = load(str(folder), "cpu")
-    recipe, generator = system.recipe, system.generator
-    if generator is None or system.tokenizer.media.kind != "image":
+    if system.generator is None or system.tokenizer.media.kind != "image":
         return 0
-    heldout = open_data(recipe.data.set, "heldout", medium=system.tokenizer.media, settings=recipe.data)
-    values = None if recipe.condition is None else recipe.condition.for_samples(heldout, DRAWS)
-    if stage_names(recipe):  # which are drawn as for a user, and not given real tokens
-        given = {each.keyword: each.for_samples(heldout, DRAWS) for each in call_inputs(system)}
-        values = gather(system, given, None, 0).conditions
+    values = grid_values(system, DRAWS)
     pictures = system.decode(system.generate_tokens(values, None if values is not None else DRAWS, seed=0))
     write_bytes(folder / SHEET, encode(sheet(to_bytes(pictures)), "WEBP", lossless=True))
     return len(pictures)
+
+
+def grid_values(system: System, count: int) -> Sequence[object] | None:
+    """Values of a generator's condition, of held-out items evenly spread over the set."""
+    recipe = system.recipe
+    if recipe.condition is None:
+        return None
+    heldout = open_data(recipe.data.set, "heldout", medium=system.tokenizer.media, settings=recipe.data)
+    if stage_names(recipe):  # which are drawn as for a user, and not given real tokens
+        given = {each.keyword: each.for_samples(heldout, count) for each in call_inputs(system)}
+        return gather(system, given, None, 0).conditions
+    return recipe.condition.for_samples(heldout, count)
+
+
+def draws_pictures(folder: Path) -> bool:
+    """Whether a model is a generator of pictures, by its files."""
+    generates = parse((folder / RECIPE).read_text("utf-8"), folder.name).trains_generator
+    return generates and description(folder)["media"]["kind"] == "image"
+
+
+def time_model(folder: Path, machine: str | None) -> None:
+    """Count network evaluations of a shipped generator of pictures, and with a machine measure seconds; write both and the card.
+
+    Of a cascade they are those of its last stage. Of a batch of one and of eight it is the median of :data:`REPEATS` drawings after a first one, in one thread, with decoding.
+
+    Raises:
+        DataError: if it is no generator of pictures.
+    """
+    system = load(str(folder), "cpu")
+    if system.generator is None or system.tokenizer.media.kind != "image":
+        raise DataError(f"{folder.name} is no generator of pictures: name one")
+    values = grid_values(system, max(BATCHES))
+    facts = replace(Facts.of(folder), evaluations=count_evaluations(system, first_of(values)).to_json())
+    if machine is not None:
+        torch.set_num_threads(1)
+        seconds = {}
+        for batch in BATCHES:
+            part, times = None if values is None else values[:batch], []
+            for repeat in range(REPEATS + 1):
+                begun = time.perf_counter()
+                system.decode(system.generate_tokens(part, batch, seed=repeat))
+                times.append(time.perf_counter() - begun)
+            seconds[str(batch)] = round(statistics.median(times[1:]) / batch, 4)
+        facts = replace(facts, seconds=seconds, timed_on=machine)
+    facts.write(folder)
+    write_bytes(folder / CARD, card_of(folder).encode())
 
 
 def convert(folder: Path, dtype: StorageDtype, count: int | None, data: str | None = None) -> None:
@@ -216,20 +285,29 @@ def store_again(folder: Path, model: nn.Module, dtype: StorageDtype) -> None:
 def main() -> None:
     """Parse the command line, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=["card", "convert"])
-    parser.add_argument("models", nargs="*", help="names of shipped models; card takes all by default")
+    parser.add_argument("action", choices=["card", "convert", "count", "time"])
+    parser.add_argument(
+        "models", nargs="*", help="names of shipped models; by default card takes all, count and time all generators of pictures"
+    )
     parser.add_argument("--in", dest="folder", type=Path, default=MODELS, help="the folder of models; the zoo's by default")
     parser.add_argument("--dtype", choices=STORED, help="how convert stores the weights")
     parser.add_argument("--count", type=int, help="held-out items that convert measures; the default is that of evaluate")
     parser.add_argument("--data", help="the set that convert measures on; the recipe's by default")
+    parser.add_argument("--machine", help="the idle machine that time runs on, in words")
     given = parser.parse_args()
     if given.action == "convert" and not (given.models and given.dtype):
         parser.error("convert needs the names of models and --dtype")
-    names = given.models or sorted(path.parent.name for path in given.folder.glob(f"*/{RECIPE}"))
+    if given.action == "time" and not given.machine:
+        parser.error("time needs --machine with the machine in words, such as 'one core of an AMD EPYC (Zen 5)'")
+    names = given.models or sorted(
+        path.parent.name for path in given.folder.glob(f"*/{RECIPE}") if given.action == "card" or draws_pictures(path.parent)
+    )
     try:
         for folder in (given.folder / name for name in names):
             if given.action == "convert":
                 convert(folder, given.dtype, given.count, given.data)
+            elif given.action in ("count", "time"):
+                time_model(folder, given.machine if given.action == "time" else None)
             else:
                 write_bytes(folder / CARD, card_of(folder).encode())
             print(folder / CARD)

@@ -17,13 +17,14 @@ from jielong.data.order import spread
 from jielong.data.selection import chooses, split_name
 from jielong.data.sets import MediaSet
 from jielong.evaluation.attributes import AttributeJudge, JudgeError, attribute_accuracy
-from jielong.evaluation.context import BATCH, EvalContext, EvalResult, merged
+from jielong.evaluation.context import BATCH, EvalContext, EvalResult, merged, sampling_of
 from jielong.evaluation.edits import edits
 from jielong.evaluation.features import FeatureExtractor, FeatureSet
 from jielong.evaluation.frechet import frechet
 from jielong.evaluation.known import features_of
 from jielong.evaluation.likelihood import bits_per_dimension, nats_per_token, no_density, no_likelihood
 from jielong.evaluation.neighbours import by_group, copies, copies_figures, most_similar, nearest, overlap_figures
+from jielong.evaluation.network_evaluations import count_evaluations, first_of
 from jielong.evaluation.provenance import Measurement, picture_hash
 from jielong.evaluation.retrieval import Score, retrieval_at_1
 from jielong.evaluation.scorer import Scorer, ScorerError
@@ -42,9 +43,11 @@ def generator(context: EvalContext) -> EvalResult:
     begun = time.perf_counter()
     items = system.wrap(context.draw(conditions), names=context.names)
     seconds = time.perf_counter() - begun
+    counted = count_evaluations(system, first_of(conditions), sampling_of(system, context.draws), context.draws.seed)
     drawn: JSON = {
         "pictures": "one a held-out caption or class, picture i from (seed, i)",
         "seconds_per_picture": round(seconds / len(context.rows), 4),
+        "evaluations_per_picture": counted.to_json(),
     }
     found = [_likelihoods(context, conditions), _attributes(context, items.tensor), edits(context, items.tensor)]
     try:
