@@ -164,7 +164,7 @@ def strategies(data: str) -> list[Strategy]:
 def machines(found: Iterable[Strategy]) -> Iterator[str]:
     """Where seconds were measured, and the command."""
     named = sorted({str(each.card["timed_on"]) for each in found if each.card.get("timed_on")})
-    yield "Evaluations and seconds are written by `python scripts/shipped.py time --machine ...`, figures by `jielong evaluate MODEL --json`."
+    yield "Evaluations and seconds: `python scripts/shipped.py time --machine ...`; figures: `jielong evaluate MODEL --json`."
     yield f"Seconds are of {'; '.join(named)}." if named else "Seconds are not measured yet."
 
 
@@ -184,11 +184,11 @@ def page() -> str:
         "",
         "## Strategies on `faces`",
         "",
-        "Generators of the same pictures, each trained on one core of one kind of machine, the most accurate first. Attribute accuracy, R@1",
-        "of 100, Fréchet distance, precision and recall: one sample for each of the 1,174 held-out captions, whose combinations are new.",
+        "Generators of the same pictures, each trained on one core of one kind of machine, the most accurate first. Attribute accuracy,",
+        "R@1 of 100, Fréchet distance, precision and recall: one sample for each of the 1,174 held-out captions, of new combinations.",
         "",
-        "*Evaluations* of networks that one picture takes, counted while it is drawn, with both halves of guidance: of the backbone, and of",
-        "the network in the head for the tokens of a step together. *Seconds* a picture in one thread, alone / in a batch of eight.",
+        "*Evaluations* of networks that one picture takes, counted while it is drawn, with both halves of guidance: of the backbone, and",
+        "of the network in the head for the tokens of a step together. *Seconds* a picture in one thread, alone / in a batch of eight.",
         "",
     ]
     found = strategies("faces")

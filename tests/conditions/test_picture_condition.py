@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,16 @@ from jielong.conditions.picture import PictureCondition
 from jielong.config.recipe import load, parse
 from jielong.config.registry import RecipeError
 from jielong.config.sampling import SamplingConfig
+from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
 from jielong.data import open_data
 from jielong.data.pairs import source_media, without_source
 from jielong.data.source import DataError
+from jielong.evaluation.network_evaluations import count_evaluations
 from jielong.generation.generator import Generator
+from jielong.generation.request import check_config
+from jielong.heads.base import HeadContext
+from jielong.heads.continuous import GuidedDenoiser
 from jielong.media.images import from_tensor, to_tensor
 from jielong.media.kinds.image import image_medium
 from jielong.networks.conditioning import Conditioning
@@ -130,6 +136,81 @@ def test_a_cached_draw_equals_the_naive_one_with_guidance(name: str) -> None:
     for cache in (True, False):
         drawn.append(system.generate_tokens(values, sampling=config.override(cache=cache), seed=1))
     torch.testing.assert_close(drawn[0].values.float(), drawn[1].values.float(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("image_guidance", [0.0, 1.0, 1.5])
+def test_two_scales_are_those_of_instruct_pix2pix(guidance: float, image_guidance: float) -> None:
+    """Equation 3, of hidden vectors where the head is linear and of predictions where it has a network."""
+    torch.manual_seed(0)
+    full, picture, nothing = torch.randn(3, 2, 4, 32).double().unbind()
+    flow = built("editing-flow-tiny")
+    head, x = _parts(flow)[0].head.double(), torch.randn(2, 4, flow.tokenizer.layout.channels).double()
+    layout = torch.zeros(4, len(flow.tokenizer.layout.extents))
+    of = [Conditioning.single(torch.zeros(2, 32).double()) for _ in range(3)]
+    context = HeadContext(picture, guidance, coords=layout, condition=of[0], null_condition=of[1])
+    if image_guidance != 1:
+        context = replace(context, blank=nothing, blank_condition=of[2], image_guidance=image_guidance)
+
+    def closed(full: Tensor, picture: Tensor, nothing: Tensor) -> Tensor:
+        return nothing + image_guidance * (picture - nothing) + guidance * (full - picture)
+
+    torch.testing.assert_close(context.guided(full), closed(full, picture, nothing), rtol=0, atol=1e-5)  # in float32
+    alone = [GuidedDenoiser(head.network, each, HeadContext(coords=layout, condition=of[0]))(x, 0.3) for each in (full, picture, nothing)]
+    torch.testing.assert_close(GuidedDenoiser(head.network, full, context)(x, 0.3), closed(*alone))
+
+
+@pytest.mark.parametrize("name", ["editing-tiny", "editing-flow-tiny"])
+def test_a_scale_of_the_picture_takes_three_passes_and_a_scale_of_one_changes_nothing(name: str) -> None:
+    system = built(name)
+    value = {"text": "make it red", "picture": pictures(1)[0]}
+    two, three = (SamplingConfig(guidance=2.0, steps=2, image_guidance=scale) for scale in (1.0, 1.5))  # type: ignore[arg-type]
+    counted = [count_evaluations(system, value, each) for each in (two, three)]
+    assert 3 * (counted[0].backbone + counted[0].head) == 2 * (counted[1].backbone + counted[1].head) > 0
+    plain = SamplingConfig(guidance=2.0, steps=2)  # type: ignore[arg-type]
+    values, other = [value, {**value, "picture": pictures(2)[1]}], system.tokenizer.layout.discrete
+    drawn = {each: system.generate_tokens(values, sampling=each, seed=1).values for each in (two, three, plain)}
+    assert torch.equal(drawn[two], drawn[plain])
+    assert not torch.equal(drawn[three], drawn[two])
+    naive = system.generate_tokens(values, sampling=three.override(cache=False), seed=1).values
+    torch.testing.assert_close(drawn[three].float(), naive.float(), rtol=0, atol=0 if other else 1e-4)
+    single = system.generate_tokens(values[1:], sampling=three, seed=1, indices=[1]).values
+    torch.testing.assert_close(drawn[three][1:].float(), single.float(), rtol=0, atol=0 if other else 1e-3)
+
+
+def test_what_has_no_second_scale_is_refused() -> None:
+    config = SamplingConfig(guidance=2.0, steps=2, image_guidance=1.5)  # type: ignore[arg-type]
+    system = built("editing-tiny")
+    value = {"text": "make it red", "picture": pictures(1)[0]}
+    with pytest.raises(ValueError, match="image_guidance is the scale of a source picture beside that of a text, and this generator"):
+        check_config(_parts(system)[0], config.override(guidance=1.0), conditioned=False)
+    with pytest.raises(ValueError, match="a negative text takes the place of the branch"):
+        system.generate_tokens([value], sampling=config, negatives=[{"text": "blue"}])
+    system.generator.head.guides_twice = False  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="guides with one scale: leave image_guidance at 1"):
+        system.generate_tokens([value], sampling=config)
+    with pytest.raises(RecipeError, match="this recipe's condition is no composite with a picture"):
+        load("maskgit-tiny", ["sampling.image_guidance=1.5"])
+    with pytest.raises(ValueError, match="image_guidance must be 0 or more"):
+        SamplingConfig(image_guidance=-1)
+
+
+def test_text_picture_and_both_are_dropped_in_a_twentieth_of_the_items_each() -> None:
+    """Within 5 standard deviations of 0.05 x 0.95 x 0.95 alone, and 0.05 + 0.95 x 0.05 x 0.05 together, of 40,000 items."""
+    for name in ("editing", "editing-flow"):
+        settings = load(name).condition
+        assert settings is not None
+        shares = [settings.cfg_dropout, *(part.cfg_dropout for part in settings.components)]
+        assert shares == [0.05] * 3
+    _, condition = _parts(built("editing-tiny"))
+    condition.cfg_dropout = 0.05
+    for part in condition.parts.values():
+        part.cfg_dropout = 0.05
+    count = 40_000
+    every, text, picture = condition.draw_dropped(PerSampleRNG(0, range(count))).T
+    found = [(~every & text & ~picture), (~every & ~text & picture), every | (text & picture)]
+    for dropped, share in zip(found, (0.05 * 0.95**2, 0.05 * 0.95**2, 0.05 + 0.95 * 0.05**2), strict=True):
+        assert abs(float(dropped.float().mean()) - share) < 5 * (share * (1 - share) / count) ** 0.5
 
 
 def test_an_instruction_and_a_picture_give_a_picture(tmp_path: Path) -> None:

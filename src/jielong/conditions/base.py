@@ -46,6 +46,9 @@ class Condition(nn.Module, ABC, Generic[Value, Prepared]):
     loss_weight: float = 0.0
     """Share of the training loss that is :meth:`loss`, the condition's own; the rest is the head's."""
 
+    keeps_a_part: bool = False
+    """Whether guidance compares with a part of it, so that this part may have a scale of its own."""
+
     def __init__(self, width: int, cfg_dropout: float) -> None:
         super().__init__()
         if not 0.0 <= cfg_dropout < 1.0:

@@ -44,6 +44,7 @@ class CompositeCondition(Condition[Mapping[str, object], dict[str, PartInputs]])
         self.maps = nn.ModuleDict({name: nn.Linear(part.width, width) for name, part in parts.items()})
         self.alignment = next((part.alignment for part in parts.values() if part.alignment), None)
         self.length = sum(part.length for part in parts.values())
+        self.keeps_a_part = any(part.kept_by_guidance for part in parts.values()) and len(parts) > 1
         self.positioned = any(part.positioned for part in parts.values())
         self.kinds = nn.ParameterDict({name: nn.Parameter(torch.randn(width) * 0.02) for name in parts})
 

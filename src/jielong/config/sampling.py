@@ -14,7 +14,15 @@ from jielong.config.registry import Config
 Schedule = Literal["cosine", "arccos", "linear", "square", "cubic"]
 """How the fraction of unknown tokens falls over the steps; see :func:`jielong.orders.ratio.masked_share`."""
 
-LEAST = {"steps": 1, "detail_steps": 1, "temperature": 0, "top_k": 0, "num_inference_steps": 1, "final_inference_steps": 1}
+LEAST = {
+    "steps": 1,
+    "detail_steps": 1,
+    "temperature": 0,
+    "top_k": 0,
+    "num_inference_steps": 1,
+    "final_inference_steps": 1,
+    "image_guidance": 0,
+}
 """The least value of each parameter that has one."""
 
 
@@ -55,6 +63,11 @@ class SamplingConfig(Config):
         "sde, dpmpp_2m, unipc); the head's by default",
     )
     guidance: Guidance = Field(default=Guidance(), description="scale or schedule of classifier-free guidance; 1 is off")
+    image_guidance: float = Field(
+        default=1.0,
+        description="scale of guidance by the source picture alone, beside that by the text, for models of instructions (InstructPix2Pix, "
+        "arXiv 2211.09800); 1 is off",
+    )
     guidance_rescale: float = Field(
         default=0.0,
         description="how far guided predictions of a joint head get back the standard deviation of the conditional ones, in [0, 1] "
@@ -114,7 +127,7 @@ class SamplingConfig(Config):
 
     def unconditional(self) -> Self:
         """These parameters without guidance."""
-        return self.model_copy(update={"guidance": Guidance(), "guidance_rescale": 0.0})
+        return self.model_copy(update={"guidance": Guidance(), "guidance_rescale": 0.0, "image_guidance": 1.0})
 
     def num_inference_steps_at(self, known_fraction: float, default: int) -> int:
         """Network evaluations when a fraction in [0, 1] of the tokens is known; ``default`` is the head's number."""

@@ -119,6 +119,11 @@ class Recipe(Config):
                     f"sampling.{options[0]} needs an order that chooses positions before it draws: order: {{masked: {{choose: random}}}}"
                 )
             self._check_order_and_states()
+            if self.sampling.image_guidance != 1 and not self._reads_pairs():
+                raise ValueError(
+                    "sampling.image_guidance is the scale of a source picture beside that of a text, and this recipe's condition is no "
+                    "composite with a picture: leave it out, or take condition: {composite: {parts: {text: ..., picture: ...}}}"
+                )
             if not isinstance(self.tokenizer, Trained) and not self.tokenizer.fixed:
                 raise ValueError(
                     f"a generator needs a trained tokenizer, but {self.tokenizer.name!r} has yet to learn: train it with a recipe "
@@ -157,6 +162,11 @@ class Recipe(Config):
                 f"the condition {part.name} stands in the chain before the tokens, for backbone: {{transformer: {{condition: prefix}}}}, "
                 f"not {self.backbone.name!r} as it is set here"
             )
+
+    def _reads_pairs(self) -> bool:
+        """Whether its condition is a source picture and something else."""
+        parts = () if self.condition is None else self.condition.components
+        return len(parts) > 1 and any(part.input.paired for part in parts)
 
     def _check_stages(self) -> None:
         """Refuse names of stages that are taken, that no path can hold, or that nothing defines."""

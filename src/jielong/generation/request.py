@@ -155,6 +155,7 @@ def check_config(model: Generator, config: SamplingConfig, conditioned: bool, au
         raise ValueError("this generator was trained without a condition: ask for a count, not for texts or classes")
     if config.guidance.scale != 1.0 and not conditioned and not autoguided:
         raise ValueError("guidance needs a condition to follow: give texts or classes, or leave guidance at 1")
+    _check_image_guidance(model, config, conditioned, autoguided)
     if config.guidance_rescale and config.guidance.scale == 1.0:
         raise ValueError("guidance_rescale changes guided predictions, and guidance is off (1): leave it at 0, or set guidance, such as 3")
     if config.soft_codes and model.soft_embedding is None:
@@ -183,6 +184,20 @@ def check_parts(model: Generator, config: SamplingConfig) -> None:
         raise ValueError(f"guidance of the kind {guidance.kind} {follows}, and {once}: give its scale alone, which is constant")
 
 
+def _check_image_guidance(model: Generator, config: SamplingConfig, conditioned: bool, autoguided: bool) -> None:
+    if config.image_guidance == 1.0:
+        return
+    if model.condition is None or not model.condition.keeps_a_part or not conditioned:
+        raise ValueError(
+            "image_guidance is the scale of a source picture beside that of a text, and this generator is given none: leave it at 1"
+        )
+    if config.lazy is not None or autoguided:
+        other = "autoguidance" if autoguided else "lazy steps"
+        raise ValueError(f"image_guidance compares three branches and {other} two: give one of them")
+    if not model.head.guides_twice:
+        raise ValueError(f"the {type(model.head).__name__} guides with one scale: leave image_guidance at 1")
+
+
 def _check_weaker(model: Generator, config: SamplingConfig, weaker: Generator | None, negatives: Sequence[object | None] | None) -> None:
     if weaker is None:
         return
@@ -207,6 +222,8 @@ def _checked_negatives(
     if negatives is None or model.condition is None or all(value is None for value in negatives):
         return None
     check_guided(config)
+    if config.image_guidance != 1.0:
+        raise ValueError("a negative text takes the place of the branch that image_guidance compares with: give one of them")
     if len(negatives) != count:
         raise ValueError(f"`negatives`: expected {count} values, one per item, got {len(negatives)}")
     return [None if value is None else model.condition.resolve(value) for value in negatives]

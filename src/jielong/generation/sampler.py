@@ -94,13 +94,13 @@ class Sampler:
         """
         model, plan, device, batch = self.model, self.plan, self.model.device, len(self.rows)
         discrete, channels = plan.layout.discrete and self.soft is None, plan.layout.channels if self.soft is None else self.soft.dim
-        shape, needed = (batch, plan.layout.positions, channels), self.config.guidance.needed_from(0.0)
-        guided = needed and self.weaker is None
+        shape, needed = (batch, plan.layout.positions, channels), self._needed_from(0.0)
+        branches = 1 if not needed or self.weaker is not None else 2 if self.config.image_guidance == 1.0 else 3
         state = SamplerState(
             values=torch.full(shape, plan.pad, dtype=torch.long if discrete else torch.float32, device=device),
             known=torch.zeros(shape[:2], dtype=torch.bool, device=device),
             lengths=torch.full((batch,), plan.tokens.positions) if lengths is None else lengths.clone(),
-            guided=guided,
+            branches=branches,
             rng=PerSampleRNG(self.seed, self.rows, device),
             positions=model.position_vectors(plan),
         )
@@ -108,7 +108,7 @@ class Sampler:
         if state.open_ended and not plan.padding_last:
             state.attention_mask = torch.ones_like(state.known)
         state.exclude(plan.present(None, batch), plan.pad)
-        state.conditioning = self._conditioning(conditions, negatives, guided)
+        state.conditioning = self._conditioning(conditions, negatives, branches)
         state.aligned = self._aligned(state)
         state.cache = self._cache(state)
         if needed and self.weaker is not None:
@@ -117,7 +117,7 @@ class Sampler:
         return state
 
     def _conditioning(
-        self, conditions: Sequence[object] | None, negatives: Sequence[object | None] | None, guided: bool
+        self, conditions: Sequence[object] | None, negatives: Sequence[object | None] | None, branches: int
     ) -> Conditioning | None:
         condition, batch = self.model.condition, len(self.rows)
         if condition is None:
@@ -132,23 +132,23 @@ class Sampler:
             return PerSampleRNG(self.seed, self.rows).draws("condition")
 
         given = condition(prepared(conditions))
-        if not guided:
+        if branches == 1:
             return given
         if negatives is None:
-            return Conditioning.cat(given, condition.compared(conditions, draws()))
+            both = Conditioning.cat(given, condition.compared(conditions, draws()))
+            return both if branches == 2 else Conditioning.cat(both, condition.unconditional(batch))
         absent = torch.tensor([value is None for value in negatives])
         values = [own if value is None else value for own, value in zip(conditions, negatives, strict=True)]
         return Conditioning.cat(given, condition(prepared(values), absent if bool(absent.any()) else None))
 
     def _aligned(self, state: SamplerState, prompt: Tensor | None = None) -> Tensor | None:
-        halves = 2 if state.guided else 1
-        prompt = None if prompt is None else prompt.repeat(halves, 1, 1)
-        return self.model.added(state.conditioning, state.lengths.repeat(halves), self.plan, prompt)
+        prompt = None if prompt is None else prompt.repeat(state.branches, 1, 1)
+        return self.model.added(state.conditioning, state.lengths.repeat(state.branches), self.plan, prompt)
 
     def _cache(self, state: SamplerState) -> BackboneCache | None:
         backbone, positions, lazy = self.model.backbone, self.plan.layout.positions, self.config.lazy
         prefix = 0 if state.conditioning is None else state.conditioning.states.shape[1]
-        height = 2 * len(state) if state.guided else len(state)
+        height = state.branches * len(state)
         if lazy is None:
             return backbone.new_cache(height, positions, prefix, device=state.values.device) if self.config.cache else None
         queue = self.model.order.queue(~state.known, PerSampleRNG(0, range(len(state)), state.known.device))
@@ -175,19 +175,19 @@ class Sampler:
     # --- one pass of the backbone -------------------------------------------------------------------------------------------------
 
     def hidden(self, state: SamplerState, start: int, stop: int, commit: bool) -> Tensor:
-        """Hidden vectors of positions ``start`` to ``stop``: ``(B, n, D)``, or ``(2B, n, D)`` with the unconditional half."""
+        """Hidden vectors of positions ``start`` to ``stop``: ``(B, n, D)``, or of all branches, ``(2B, n, D)``."""
         first = 0 if state.cache is None else start  # without a cache everything up to here is computed again
-        hidden = self._forward(state, slice(first, stop), state.cache, commit, state.guided)
+        hidden = self._forward(state, slice(first, stop), state.cache, commit, state.branches)
         return hidden[:, start - first :] if state.cache is None else hidden
 
-    def _forward(self, state: SamplerState, span: slice, cache: BackboneCache | None, commit: bool, both: bool) -> Tensor:
-        """The backbone at the positions ``span``, for both halves or the conditional one."""
+    def _forward(self, state: SamplerState, span: slice, cache: BackboneCache | None, commit: bool, branches: int) -> Tensor:
+        """The backbone at the positions ``span``, for all branches or the conditional one."""
         model, plan, known = self.model, self.plan, state.known[:, span]
         embeddings = model.embeddings(state.values, state.known, span, state.positions)
         mask = None if state.attention_mask is None else state.attention_mask[:, span]
-        if both:
-            embeddings, known = torch.cat([embeddings, embeddings]), torch.cat([known, known])
-            mask = None if mask is None else torch.cat([mask, mask])
+        if branches > 1:
+            embeddings, known = embeddings.repeat(branches, 1, 1), known.repeat(branches, 1)
+            mask = None if mask is None else mask.repeat(branches, 1)
         if state.aligned is not None:
             embeddings = embeddings + state.aligned[: len(embeddings), span]
         conditioning = None if cache is not None and cache.started else state.conditioning
@@ -199,9 +199,9 @@ class Sampler:
         assert isinstance(cache, LazyCache)
         fresh = lazy.fresh(step)
         halved = state.guided and lazy.condition and not fresh
-        cache.next(fresh, torch.cat([wanted, wanted]) if state.guided else wanted)
+        cache.next(fresh, wanted.repeat(state.branches, 1))
         part = cache.rows(slice(0, batch)) if halved else cache
-        hidden = self._forward(state, everything, part, True, state.guided and not halved)
+        hidden = self._forward(state, everything, part, True, 1 if halved else state.branches)
         if not state.guided:
             return hidden
         if halved and state.difference is not None:
@@ -246,10 +246,13 @@ class Sampler:
 
     def _guidance(self, state: SamplerState, known: float, progress: float) -> float:
         """The scale at a step; the unconditional half is dropped once no later step needs it."""
-        guidance = self.config.guidance
-        if state.guided and not guidance.needed_from(known):
+        if state.guided and not self._needed_from(known):
             state.drop_unconditional()
-        return guidance.at(known, progress) if state.guided or state.weaker is not None else 1.0
+        return self.config.guidance.at(known, progress) if state.guided or state.weaker is not None else 1.0
+
+    def _needed_from(self, known: float) -> bool:
+        """Whether guidance is needed now or later, when a share ``known`` of the tokens is known."""
+        return self.config.guidance.needed_from(known) or self.config.image_guidance != 1.0
 
     def _guidance_inside(self, at: BlockStep, share: float) -> float:
         """The scale while a joint head draws a block, whose tokens are known to a ``share``."""
@@ -278,7 +281,7 @@ class Sampler:
         else:
             hidden = self.hidden(state, span.start, span.stop, commit=self.model.order.shifted)
         if cached:
-            hidden = _at(hidden, torch.cat([chosen, chosen]) if state.guided else chosen)
+            hidden = _at(hidden, chosen.repeat(state.branches, 1))
         else:
             rng = rng.laid_out(chosen, span.stop - span.start)
         values = self._sample(state, hidden, rng, at).values
@@ -296,12 +299,15 @@ class Sampler:
         on_state: StateCallback = ignore_state,
     ) -> SampleOutput:
         """Tokens at hidden vectors, of which the second half may be the unconditional ones."""
-        head, null = self.model.head, hidden[len(state) :] if state.guided else None
+        head, size = self.model.head, len(state)
+        null, blank = hidden[size : 2 * size] if state.branches > 1 else None, hidden[2 * size :] if state.branches > 2 else None
         coords = at.coords if hidden.shape[1] == len(at.coords) else None  # of a whole block, as joint heads draw it
-        condition, other = state.conditions
+        condition, other, neither = state.conditions
         strength = self.model.order.head_strength(self.strength)
         source = None if state.source is None else Source(state.source[:, at.span], state.known[:, at.span], strength)
         context = HeadContext(null, at.guidance, at.known, at.progress, coords, None, condition, other, given, source, on_state)
+        if blank is not None:
+            context = replace(context, blank=blank, blank_condition=neither, image_guidance=self.config.image_guidance)
         if state.weaker is not None and self.weaker is not None:
             other_hidden = replace(self, model=self.weaker, weaker=None).hidden(state.weaker, at.span.start, at.span.stop, commit=False)
             context = replace(context, null=other_hidden, null_condition=state.weaker.conditioning, weaker=self.weaker.head)
@@ -320,7 +326,7 @@ class Sampler:
         if bool(over.any()):
             state.lengths[over] = token
             if state.attention_mask is not None and state.cache is not None:
-                self.model.backbone.mask_last(state.cache, torch.cat([over, over]) if state.guided else over)
+                self.model.backbone.mask_last(state.cache, over.repeat(state.branches))
             state.exclude(self.plan.present(state.lengths, len(state)), self.plan.pad)
 
     def unended(self, state: SamplerState) -> int:

@@ -68,11 +68,13 @@ class PreparedMismatch:
 class SamplerState:
     """The state of one batch; of tensors marked (2)B the second half is the unconditional one, while guidance needs it.
 
+    With a scale for the source picture they are of 3 B items: conditional, with the picture alone, unconditional.
+
     Attributes:
         values: Tokens so far, ``(B, N, C)``, in the order's layout.
         known: Positions whose token is known, ``(B, N)`` bool.
         lengths: Tokens of each item, ``(B,)``, on the CPU; the greatest possible number of items that have not ended.
-        guided: Whether there is an unconditional half.
+        branches: How often the batch stands in those tensors: 1, 2 or 3.
         rng: Random numbers of each item.
         positions: Position embeddings, ``(N, D)``.
         conditioning: The condition, of (2)B items.
@@ -89,7 +91,7 @@ class SamplerState:
     values: Tensor
     known: Tensor
     lengths: Tensor
-    guided: bool
+    branches: int
     rng: PerSampleRNG
     positions: Tensor
     conditioning: Conditioning | None = None
@@ -106,11 +108,17 @@ class SamplerState:
         return len(self.values)
 
     @property
-    def conditions(self) -> tuple[Conditioning | None, Conditioning | None]:
-        """The condition and, while guidance needs it, what it is compared with, of ``B`` items each."""
-        if self.conditioning is None or not self.guided:
-            return self.conditioning, None
-        return self.conditioning.rows(slice(0, len(self))), self.conditioning.rows(slice(len(self), None))
+    def guided(self) -> bool:
+        """Whether there is an unconditional half."""
+        return self.branches > 1
+
+    @property
+    def conditions(self) -> tuple[Conditioning | None, Conditioning | None, Conditioning | None]:
+        """The condition and, while guidance needs them, what it is compared with, and that in turn, of ``B`` items each."""
+        if self.conditioning is None:
+            return None, None, None
+        each = [self.conditioning.rows(slice(first * len(self), (first + 1) * len(self))) for first in range(self.branches)]
+        return each[0], each[1] if self.branches > 1 else None, each[2] if self.branches > 2 else None
 
     def exclude(self, present: Tensor | None, pad: int) -> None:
         """Draw nothing where an item has no entry; ``present`` is ``(B, N, C)`` bool."""
@@ -146,6 +154,6 @@ class SamplerState:
 
     def drop_unconditional(self) -> None:
         """Forget the unconditional half, which no later step needs."""
-        self.guided, conditional = False, slice(0, len(self))
+        self.branches, conditional = 1, slice(0, len(self))
         self.conditioning = self.conditioning and self.conditioning.rows(conditional)
         self.cache = self.cache and self.cache.rows(conditional)

@@ -61,6 +61,9 @@ class HeadContext:
     mask: Tensor | None = None  # (B, n) bool, false at padding; None where no position is padding
     condition: Conditioning | None = None  # the condition, of B items, for joint networks that read its states
     null_condition: Conditioning | None = None  # what guidance compares it with: the null or a negative condition, of B items
+    blank: Tensor | None = None  # hidden vectors without any condition, (B, n, D), where null has the source picture and a scale of its own
+    blank_condition: Conditioning | None = None  # that of blank, of B items
+    image_guidance: float = 1.0  # the scale from blank to null (SamplingConfig.image_guidance)
     given: Tensor | None = None  # codes (B, n, K) that are fixed (V: no code) and -1 elsewhere, for heads with sequential_codebooks
     source: Source | None = None  # of a block that is edited, for heads that edit
     on_state: StateCallback = ignore_state  # called with every state of a joint head that draws in several steps
@@ -78,20 +81,32 @@ class HeadContext:
 
     @property
     def unconditional(self) -> Tensor | None:
-        """:attr:`null` where it is to be used: ``None`` at guidance 1."""
-        return None if self.guidance == 1.0 and self.guidance_at is None else self.null
+        """:attr:`null` where it is to be used: ``None`` at guidance 1, unless it is compared with :attr:`blank` too."""
+        return None if self.guidance == 1.0 and self.guidance_at is None and self.blank is None else self.null
 
     @property
     def conditions(self) -> Conditioning | None:
-        """The condition followed by what guidance compares it with, ``2 B`` items; ``None`` where one of them is not there."""
+        """The condition followed by what guidance compares it with, and that of :attr:`blank`; ``None`` where one is not there."""
         if self.condition is None or self.null_condition is None:
             return None
-        return Conditioning.cat(self.condition, self.null_condition)
+        both = Conditioning.cat(self.condition, self.null_condition)
+        return both if self.blank_condition is None else Conditioning.cat(both, self.blank_condition)
 
     def guided(self, hidden: Tensor) -> Tensor:
         """Hidden vectors with guidance, for heads that are linear in them (or guide them instead of predictions)."""
         null = self.unconditional
-        return hidden if null is None else torch.lerp(null.float(), hidden.float(), self.guidance).to(hidden.dtype)
+        if null is None:
+            return hidden
+        found = torch.lerp(null.float(), hidden.float(), self.guidance)
+        return (found if self.blank is None else found + self.beyond(null.float(), self.blank.float())).to(hidden.dtype)
+
+    def beyond(self, null: Tensor, blank: Tensor) -> Tensor:
+        """What the scale of the source picture ``s_I`` adds, ``(s_I - 1) (null - blank)``.
+
+        With the scale ``s_T`` of the text this is ``blank + s_I (null - blank) + s_T (conditional - null)`` (InstructPix2Pix, arXiv
+        2211.09800, equation 3).
+        """
+        return (self.image_guidance - 1.0) * (null - blank)
 
 
 NO_CONTEXT = HeadContext()
@@ -120,6 +135,8 @@ class Head(nn.Module, Phased, ABC):
     """Whether as a joint head it reads :attr:`HeadContext.source`: it begins at a noised source, and keeps tokens of it."""
     mismatches: int = 0
     """Conditions of other items that a phase of its loss reads for each item (:attr:`HeadContext.mismatch`)."""
+    guides_twice: bool = False
+    """Whether it reads :attr:`HeadContext.blank`, for guidance with a scale of its own for the source picture."""
     iterative: bool = False
     """Whether it evaluates a network several times per token (:attr:`SamplingConfig.num_inference_steps`)."""
     guides_inside: bool = False

@@ -93,15 +93,22 @@ class GuidedDenoiser:
         return self.context.guidance if self.context.guidance_at is None else self.context.guidance_at(share)
 
     def branches(self, x: Tensor, *times: float, share: float = 0.0) -> tuple[Tensor, Tensor | None]:
-        """The conditional and, with guidance, the unconditional prediction ``(B, n, outputs)``, float32; ``times`` are for all rows."""
+        """The conditional and, with guidance, the unconditional prediction ``(B, n, outputs)``, float32; ``times`` are for all rows.
+
+        With a scale for the source picture both are moved by what that adds (:meth:`HeadContext.beyond`), and so is what is guided.
+        """
         rows = x if self.joint else x.flatten(0, 1)
         when = torch.tensor([times], dtype=x.dtype, device=x.device) if times else None
-        if self.null is None or self.scale(share) == 1.0:
+        if self.null is None or (self.scale(share) == 1.0 and self.context.blank is None):
             return self._shaped(self._conditional(rows, when)), None
         if self.context.weaker is not None:
             return self._shaped(self._conditional(rows, when)), self._shaped(self._weaker(rows, when))
-        conditional, null = self._both(torch.cat([rows, rows]), when).chunk(2)
-        return self._shaped(conditional), self._shaped(null)
+        if self.context.blank is None:
+            conditional, null = self._all(torch.cat([rows, rows]), when).chunk(2)
+            return self._shaped(conditional), self._shaped(null)
+        conditional, null, blank = map(self._shaped, self._all(torch.cat([rows, rows, rows]), when).chunk(3))
+        added = self.context.beyond(null, blank)
+        return conditional + added, null + added
 
     def guide(self, conditional: Tensor, null: Tensor | None, share: float = 0.0) -> Tensor:
         """``null + scale (conditional - null)``, rescaled (arXiv 2305.08891, equations 15 and 16)."""
@@ -144,13 +151,14 @@ class GuidedDenoiser:
         return upcast(out).reshape(*self.shape, -1)
 
     @cached_property
-    def _both(self) -> Prediction:
-        """Of the conditional rows and then those of the null."""
+    def _all(self) -> Prediction:
+        """Of the conditional rows, those of the null, and with a scale for the source picture those without any condition."""
         context, null, mask = self.context, self.null, self.context.mask
         if null is None:
             return self._conditional
-        both = replace(context, mask=None if mask is None else mask.repeat(2, 1), condition=context.conditions)
-        return _prepared(self.network, torch.cat([self.hidden, null]), both)
+        hidden = [self.hidden, null, *([] if context.blank is None else [context.blank])]
+        repeated = None if mask is None else mask.repeat(len(hidden), 1)
+        return _prepared(self.network, torch.cat(hidden), replace(context, mask=repeated, condition=context.conditions))
 
     @cached_property
     def _conditional(self) -> Prediction:
@@ -231,6 +239,7 @@ class IterativeHead(Head):
     discrete = False
     iterative = True
     guides_inside = True
+    guides_twice = True
 
     def __init__(self, network: AnyDenoiser, layout: Layout, settings: IterativeSettings) -> None:
         super().__init__()

@@ -75,6 +75,7 @@ class EnergyHead(Head):
     """
 
     discrete = False
+    guides_twice = True
 
     def __init__(self, width: int, layout: Layout, settings: Energy = Energy()) -> None:
         super().__init__()

@@ -99,6 +99,7 @@ class SoftmaxHead(Head):
 
     discrete = True
     missing_codes_allowed = True
+    guides_twice = True
 
     def __init__(self, width: int, layout: Layout, settings: Softmax = Softmax()) -> None:
         super().__init__()

@@ -24,6 +24,7 @@ class SamplingOptions(TypedDict, total=False):
     final_inference_steps: int | None
     sampler: str | None
     guidance: Guidance | float | None
+    image_guidance: float | None
     guidance_rescale: float | None
     schedule: Schedule | None
     detail_steps: int | None

@@ -22,6 +22,7 @@ TYPES: dict[str, type] = {
     "final_inference_steps": int,
     "sampler": str,
     "guidance": str,
+    "image_guidance": float,
     "guidance_rescale": float,
     "schedule": str,
     "detail_steps": int,

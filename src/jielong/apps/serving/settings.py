@@ -55,6 +55,7 @@ def _has(model: Generator, sampling: SamplingConfig, name: str) -> bool:
         "detail_steps": queued,
         "lazy": queued,
         "sampler": bool(model.head.samplers),
+        "image_guidance": model.condition is not None and model.condition.keeps_a_part and model.head.guides_twice,
         "guidance_rescale": model.condition is not None and model.head.joint and model.head.iterative,
         "soft_codes": model.soft_embedding is not None,
     }
