@@ -163,6 +163,21 @@ def test_a_run_is_shipped_with_figures_and_licence(tmp_path: Path, capsys: pytes
     evaluation = json.loads((shipped / "evaluation.json").read_text())
     assert evaluation["provenance"]["weights_sha256"] == fingerprint(load(str(shipped)).generator)
     assert evaluation["provenance"]["reference"]["n"] == 3
+    assert evaluation["provenance"]["draws"]["evaluations_per_picture"] == {"backbone": 2 * system.recipe.order.steps, "head": 0}
+    run_script(SCRIPTS / "shipped.py", "count", "maskgit-small", "--in", shipped.parent)
+    with pytest.raises(SystemExit):
+        run_script(SCRIPTS / "shipped.py", "time", "maskgit-small", "--in", shipped.parent)
+    assert "seconds a picture" not in (shipped / "README.md").read_text()
+    run_script(SCRIPTS / "shipped.py", "time", "maskgit-small", "--machine", "a machine", "--in", shipped.parent)
+    measured = json.loads((shipped / "card.json").read_text())
+    assert measured["evaluations"] == evaluation["provenance"]["draws"]["evaluations_per_picture"]
+    assert measured["seconds"].keys() == {"1", "8"}
+    assert 0 < measured["seconds"]["8"] < measured["seconds"]["1"]
+    assert re.search(
+        r"^\| seconds a picture \| [\d.]+ in a batch of 1, [\d.]+ in a batch of 8; a machine, one thread \|$",
+        (shipped / "README.md").read_text(),
+        re.M,
+    )
     (shipped / "card.json").write_text('{"title": "Small."}')
     with pytest.raises(SystemExit):
         run_script(SCRIPTS / "shipped.py", "card", "--in", shipped.parent)

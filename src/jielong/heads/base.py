@@ -61,9 +61,6 @@ class HeadContext:
     mask: Tensor | None = None  # (B, n) bool, false at padding; None where no position is padding
     condition: Conditioning | None = None  # the condition, of B items, for joint networks that read its states
     null_condition: Conditioning | None = None  # what guidance compares it with: the null or a negative condition, of B items
-    blank: Tensor | None = None  # hidden vectors without any condition, (B, n, D), where null has the source picture and a scale of its own
-    blank_condition: Conditioning | None = None  # that of blank, of B items
-    image_guidance: float = 1.0  # the scale from blank to null (SamplingConfig.image_guidance)
     given: Tensor | None = None  # codes (B, n, K) that are fixed (V: no code) and -1 elsewhere, for heads with sequential_codebooks
     source: Source | None = None  # of a block that is edited, for heads that edit
     on_state: StateCallback = ignore_state  # called with every state of a joint head that draws in several steps
@@ -74,6 +71,9 @@ class HeadContext:
     guidance_at: Callable[[float], float] | None = None  # of joint heads: the scale at a share of signal in [0, 1], instead of `guidance`
     rescale: float = 0.0  # of joint heads: how far the guided prediction gets back its deviation (SamplingConfig.guidance_rescale)
     weaker: Head | None = None  # the head that null is for, where it is another model's (autoguidance)
+    blank: Tensor | None = None  # hidden vectors without any condition, (B, n, D), where null has the source picture and a scale of its own
+    blank_condition: Conditioning | None = None  # that of blank, of B items
+    image_guidance: float = 1.0  # the scale from blank to null (SamplingConfig.image_guidance)
 
     def streams(self, hidden: Tensor) -> Draws:
         """:attr:`draws`, or fresh ones for the rows of ``hidden`` ``(M, ...)``."""
