@@ -229,8 +229,8 @@ def draws_pictures(folder: Path) -> bool:
 def time_model(folder: Path, machine: str | None) -> None:
     """Count network evaluations of a shipped generator of pictures, and with a machine measure seconds; write both and the card.
 
-    Of a cascade they are those of its last stage. Seconds, of a batch of one and of eight, are the median of :data:`REPEATS` drawings after a
-    first one, in one thread, with decoding.
+    Of a cascade they are those of its last stage. Seconds, of a batch of one and of eight, are the median of :data:`REPEATS` drawings
+    after a first one, in one thread, with decoding.
 
     Raises:
         DataError: if it is no generator of pictures.
