@@ -34,7 +34,7 @@ checks that it is up to date. Times and machines are in the header of each recip
 PLANNED = """
 ## Planned
 
-Systems of the same five parts that are not there yet: DALL-E; MUSE; Imagen Video; VideoGPT, MAGVIT-v2,
+Systems of the same five parts that are not there yet: Imagen Video; VideoGPT, MAGVIT-v2,
 Video Pixel Network, VideoMAR, Movie Gen and Open-Sora.
 """
 
