@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from jielong.data.opening import open_data
 from jielong.data.sets import MediaSet
-from jielong.data.splits import fraction
+from jielong.data.splits import declared_split, fraction
 from jielong.evaluation.attributes import SILENT, AttributeJudge
 from jielong.evaluation.features import FeatureExtractor
 from jielong.media.images import from_tensor
@@ -95,12 +95,13 @@ def find_subjects(data: MediaSet, judged: Sequence[str], among: int, pictures: i
     for row, values in enumerate(zip(*(data.columns[name] for name in IDENTITY), strict=True)):
         rows.setdefault(values, []).append(row)
     large = [values for values, found in rows.items() if len(found) >= pictures + HELDOUT]
-    unseen = {values: data.columns["split"][rows[values][0]] == "heldout" for values in large} if "split" in data.columns else {}
+    splits = [declared_split(data.source.items[index].split) for index in data.indices]
+    unseen = {values: all(splits[row] == "heldout" for row in rows[values]) for values in large}
     found: dict[tuple[str | None, ...], Subject] = {}
-    for values in sorted(large, key=lambda each: (not unseen.get(each, False), fraction("|".join(map(str, each))))):
+    for values in sorted(large, key=lambda each: (not unseen[each], fraction("|".join(map(str, each))))):
         key = tuple(value for name, value in zip(IDENTITY, values, strict=True) if name in judged)
         heldout = rows[values][pictures : pictures + MOST_HELDOUT]
-        found.setdefault(key, Subject(values, rows[values][:pictures], heldout, unseen.get(values, False)))
+        found.setdefault(key, Subject(values, rows[values][:pictures], heldout, unseen[values]))
     if len(found) < among:
         raise SystemExit(f"{data.name} has {len(found)} subjects with {pictures + HELDOUT} pictures, fewer than --among {among}")
     return list(found.values())[:among]
