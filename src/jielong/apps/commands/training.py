@@ -74,5 +74,6 @@ def train(
     figures = "".join(f", {name.replace('_', ' ')} {value:.4g}" for name, value in summary.evaluation.items() if isinstance(value, float))
     say(f"done: {summary.samples:,} samples in {summary.seconds:,.0f} s{figures}")
     if settings.trains_generator or summary.evaluation:  # there are held-out items to evaluate on
-        say(f"next: jielong {'generate' if settings.trains_generator else 'evaluate'} {folder}")
+        command = "generate" if settings.trains_generator else "evaluate"
+        say(f"next: jielong {command} {folder if settings.adapter is None else f'{settings.train.init_from} --adapter {folder}'}")
     typer.echo(folder)
