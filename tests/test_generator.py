@@ -276,8 +276,9 @@ GUIDANCES = {
 }
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("kind", GUIDANCES)
+@pytest.mark.parametrize(
+    ("order", "kind"), [(order, kind) for order in ORDERS for kind in GUIDANCES if order != "at once" or kind in ("constant", "zero")]
+)
 def test_guided_cached_equals_guided_uncached(order: str, kind: str) -> None:
     model = make(order, text=True)
     texts = ["a cat", "dog", "a very long caption of a bird", "x"]  # of several lengths: the null half is padded to them

@@ -61,7 +61,11 @@ class StageCondition(EncodedCondition[str | Tensor]):
 
 
 class StageReader(ConditionSettings):
-    """Settings of anything that reads an earlier stage. ``stage``: the stage's name in the recipe's ``stages``."""
+    """Settings of anything that reads an earlier stage.
+
+    Attributes:
+        stage: The stage's name in the recipe's ``stages``.
+    """
 
     stage: str
 
