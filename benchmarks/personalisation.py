@@ -90,7 +90,7 @@ def arguments() -> argparse.Namespace:
 
 
 def find_subjects(data: MediaSet, judged: Sequence[str], among: int, pictures: int) -> list[Subject]:
-    """``among`` subjects, no two of which are alike in all attributes that the judge reads."""
+    """``among`` subjects that differ from each other in at least one attribute that the judge reads."""
     rows: dict[tuple[str | None, ...], list[int]] = {}
     for row, values in enumerate(zip(*(data.columns[name] for name in IDENTITY), strict=True)):
         rows.setdefault(values, []).append(row)
@@ -179,7 +179,7 @@ def followed(data: MediaSet, rows: Sequence[int], drawn: Tensor, judge: Attribut
 
 
 def share(groups: Sequence[Sequence[bool]]) -> dict[str, float | int]:
-    """The mean of all, and its standard error over groups: those of one subject are alike."""
+    """The mean of all, and its standard error over groups: values of one subject are correlated."""
     means = torch.tensor([sum(group) / len(group) for group in groups if group], dtype=torch.float64)
     everything = [hit for group in groups for hit in group]
     error = float(means.std() / math.sqrt(len(means))) if len(means) > 1 else math.nan

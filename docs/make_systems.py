@@ -197,7 +197,7 @@ def page() -> str:
     lines += table(columns, (each.results() for each in found))
     lines += [
         "",
-        "What they are made of, and their training, without that of the tokenizer. *Parameters* were trained, of all with the tokenizer's;",
+        "Their parts, and their training without the tokenizer's. *Parameters*: those that were trained, of all including the tokenizer's;",
         "texts are read by the same frozen encoder of 22.7 M.",
         "",
     ]

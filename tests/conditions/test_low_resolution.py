@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from cascades import noise_pictures, train_stages
 from PIL import Image
 from torch import Tensor
 
@@ -17,7 +18,6 @@ from jielong.config.registry import RecipeError
 from jielong.core.rng import Draws, PerSampleRNG, seed_of
 from jielong.data.source import DataError
 from jielong.generation.generator import Generator
-from jielong.media.images import from_tensor
 from jielong.system import System, load
 from jielong.training import experiment
 
@@ -39,25 +39,14 @@ SUPER = f"data: {{size: 8}}\ncondition: {{composite: {{parts: {PARTS}, width: 8,
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Larger than both stages and of detail that no resampling keeps, so that two ways to a size differ."""
-    root, draw = tmp_path_factory.mktemp("pictures"), torch.Generator().manual_seed(0)
-    for split, count in (("train", 8), ("heldout", 3)):
-        for number in range(count):
-            path = root / split / f"{number}.png"
-            path.parent.mkdir(exist_ok=True)
-            from_tensor(torch.randint(256, (3, 20, 20), generator=draw, dtype=torch.uint8)).save(path)
-            path.with_suffix(".txt").write_text(f"noise {number}")
-    return root
+    return noise_pictures(tmp_path_factory.mktemp("pictures"), 20)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> tuple[Path, Path]:
     """Two steps of the base, and of the super-resolution over it."""
     root = tmp_path_factory.mktemp("runs")
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JIELONG_CACHE", str(root / "cache"))
-        for name, text in (("base", BASE), ("super", SUPER + f"stages: {{base: {root / 'base'}}}\n")):
-            experiment.run(parse(text), root / name, data=str(pictures), device="cpu", progress=False, evaluate=False)
+    train_stages(root, {"base": BASE, "super": SUPER + f"stages: {{base: {root / 'base'}}}\n"}, pictures)
     return root / "base", root / "super"
 
 

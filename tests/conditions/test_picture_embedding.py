@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from cascades import noise_pictures, train_stages
 from torch import Tensor
 
 from jielong.conditions.classes import ClassCondition
@@ -16,7 +17,6 @@ from jielong.core.rng import PerSampleRNG, seed_of
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.generator import Generator
 from jielong.heads.diffusion import Diffusion
-from jielong.media.images import from_tensor
 from jielong.networks.denoiser import MLP
 from jielong.networks.identity import Identity
 from jielong.orders.at_once import AtOnce
@@ -50,30 +50,19 @@ sampling: {{guidance: {{scale: 2.0}}}}
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root, draw = tmp_path_factory.mktemp("pictures"), torch.Generator().manual_seed(0)
-    for split, count in (("train", 8), ("heldout", 3)):
-        for number in range(count):
-            path = root / split / f"{number}.png"
-            path.parent.mkdir(exist_ok=True)
-            from_tensor(torch.randint(256, (3, 8, 8), generator=draw, dtype=torch.uint8)).save(path)
-            path.with_suffix(".txt").write_text(f"noise {number}")
-    return root
+    return noise_pictures(tmp_path_factory.mktemp("pictures"), 8)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     """Two steps of the embedding, the prior and the decoder."""
     root = tmp_path_factory.mktemp("runs")
-    torch.set_num_threads(1)
     recipes = {
         "embedding": EMBEDDING,
         "prior": PRIOR + f"tokenizer: {{checkpoint: {root / 'embedding'}}}\n",
         "decoder": DECODER + f"stages: {{prior: {root / 'prior'}}}\n",
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JIELONG_CACHE", str(root / "cache"))
-        for name, text in recipes.items():
-            experiment.run(parse(text), root / name, data=str(pictures), device="cpu", progress=False, evaluate=False)
+    train_stages(root, recipes, pictures)
     return root
 
 

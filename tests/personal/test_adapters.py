@@ -130,6 +130,10 @@ def test_they_are_found_by_name_and_path(base):
         ("@me", "adapters/@me/adapter.safetensors"),
         ("@you", "adapters/@you.safetensors"),
     ]
+    Path("adapters/@cut.safetensors").write_bytes(Path("adapters/@you.safetensors").read_bytes()[:20])
+    with pytest.warns(UserWarning, match=r"adapters/@cut\.safetensors is left out: "):
+        assert [each.record.name for each in listed()] == ["@me", "@you"]
+    Path("adapters/@cut.safetensors").unlink()
     assert find_adapter("adapters/@me") == find_adapter("@me") == find_adapter("adapters/@me/adapter.safetensors")
     with pytest.raises(CheckpointError, match=r"no adapter called '@mee' and no such file; did you mean '@me'\?"):
         find_adapter("@mee")

@@ -1,4 +1,4 @@
-"""The picture of an earlier stage as a condition of super-resolution, with noise of a level that the network is told.
+"""The picture of an earlier stage as a condition of super-resolution, with noise whose level the network reads.
 
 Cascaded diffusion (arXiv 2106.15282, sections 3 and 4.2) and Imagen (2205.11487, section 2.4): the low-resolution picture is upsampled and
 concatenated with the noisy picture on channels. Here its channels go through a convolution of their own, which is added behind the first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -228,13 +229,13 @@ class Listed:
 
 
 def listed(folder: Path = ADAPTERS) -> list[Listed]:
-    """The adapters of a folder, by name; files that are none are left out."""
+    """The adapters of a folder, by name; a warning names each file that is damaged or none."""
     found = list[Listed]()
     for path in sorted([*folder.glob(f"*/{ADAPTER}"), *folder.glob("*.safetensors")]):
         try:
             found.append(Listed(path, read_record(path), path.stat().st_size))
-        except CheckpointError:
-            continue
+        except CheckpointError as error:
+            warnings.warn(f"{path} is left out: {error}", stacklevel=2)
     return sorted(found, key=lambda each: (each.record.name, each.path))
 
 

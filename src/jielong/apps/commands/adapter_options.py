@@ -6,11 +6,9 @@ from typing import Annotated
 
 import typer
 
-Adapters = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--adapter",
-        metavar="NAME[:WEIGHT]",
-        help="An adapter by name or path, such as @me:0.8, from jielong personalise; repeatable: several are summed.",
-    ),
-]
+ADAPTER = typer.Option(
+    "--adapter",
+    metavar="NAME[:WEIGHT]",
+    help="An adapter by name or path, such as @me:0.8, from jielong personalise; repeatable: several are summed.",
+)
+Adapters = Annotated[list[str] | None, ADAPTER]

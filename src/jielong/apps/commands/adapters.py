@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from jielong.apps.commands.adapter_options import ADAPTER
 from jielong.apps.commands.screen import results, say, table
 from jielong.apps.commands.tokenizing import Checkpoint
 
@@ -35,7 +36,7 @@ def list_adapters(
 @app.command("merge")
 def merge_adapters(
     checkpoint: Checkpoint,
-    adapter: Annotated[list[str], typer.Option(metavar="NAME[:WEIGHT]", help="An adapter by name or path, such as @me:0.8; repeatable.")],
+    adapter: Annotated[list[str], ADAPTER],
     out: Annotated[Path, typer.Option(help="A new folder for the checkpoint.")],
 ) -> None:
     """Write an ordinary checkpoint whose weights have the adapters in them."""

@@ -60,14 +60,14 @@ class EditedPicture:
 
 
 def editors(data: str) -> dict[str, bool]:
-    """The most accurate shipped model that fills regions of a set's pictures, and the one of instructions (true), if there is any."""
+    """The most accurate shipped models that edit a set's pictures by region (false) and by instruction (true), where there are any."""
 
     def fills(each: Recipe) -> bool:
         return each.order is not None and each.order.name == "masked" and each.head is not None and each.head.name == "softmax"
 
     filling = best_of(shipped_generators(data), fills)
     instructed = best_of(shipped_generators(INSTRUCTED, ("text", "picture")), lambda each: True)
-    return {name: told for name, told in ((filling, False), (instructed, True)) if name is not None}
+    return {name: follows for name, follows in ((filling, False), (instructed, True)) if name is not None}
 
 
 def edit_in_words(

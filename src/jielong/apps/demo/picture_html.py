@@ -54,7 +54,7 @@ def edited(edits: Sequence[EditedPicture]) -> list[str]:
     )
     return [
         "<p>Left, a picture of the data set; right, the same picture after the edit. A model that fills a region draws the outlined part "
-        "again for the new caption; everything outside it is as it was, pixel for pixel. A model of instructions is told what to do.</p>",
+        "again for the new caption; everything outside it is as it was, pixel for pixel. A model of instructions reads those alone.</p>",
         "<p class='note'>One seed for all edits, the first sample of each, not selected.</p>",
         f'<div class="views edits">{figures}</div>',
         *(markup.command(each.command) for each in edits),

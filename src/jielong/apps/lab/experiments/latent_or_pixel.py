@@ -88,7 +88,7 @@ class LatentOrPixel(Trial, name="latent-or-pixel"):
         return found.outcome(
             judge(latent, pixel, bench.seed, styles),
             [
-                "equal wall time of training, of which latents spend 30 % on their tokenizer; the network and the number of tokens are the "
+                "equal wall time of training, 30 % of it for the tokenizer of the latents; the network and the number of tokens are the "
                 "same, and so is the cost of a step and of an evaluation but for the decoder",
                 *([] if styles is not None else ["styles are not measured: no judge of this data set is installed"]),
             ],
