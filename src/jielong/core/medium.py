@@ -12,6 +12,8 @@ ALONG_TIME: Axes = ("time",)
 """Axes of audio."""
 ALONG_ROWS: Axes = ("rows", "columns")
 """Axes of images."""
+ALONG_FRAMES: Axes = ("time", "rows", "columns")
+"""Axes of video."""
 UNITS: dict[Axis, tuple[str, str]] = {"time": ("frame", "frames"), "rows": ("row", "rows"), "columns": ("column", "columns")}
 """What a size along an axis counts, singular and plural; samples of audio are frames of one value."""
 
