@@ -52,9 +52,9 @@ def joined_name(names: Sequence[str]) -> str:
     return COMMA.join(names)
 
 
-def _pixels(size: int | Sequence[int]) -> int:
-    """Pixels of a size, a side or height and width; the largest is used."""
-    return size**2 if isinstance(size, int) else math.prod(size)
+def _pixels(size: float | Sequence[int]) -> float:
+    """Pixels of a size, a side or height and width; the largest is used. Of other numbers the largest, too."""
+    return math.prod(size) if isinstance(size, Sequence) else size**2
 
 
 class Joined(Source):
@@ -78,6 +78,7 @@ class Joined(Source):
             listing = ", ".join(f"{name} ({source.kind})" for name, source in zip(names, sources, strict=True))
             raise DataError(f"sets of one kind of media can be joined, not {listing}")
         self.kind, self.writing = sources[0].kind, any(source.writing for source in sources)
+        self.judge = sources[0].judge if len({source.judge for source in sources}) == 1 else None
         self._refuse_twice(names)
         usual = kind_of(self.kind).native
         sizes = {key: value for key, value in usual.items() if key != "channels"}

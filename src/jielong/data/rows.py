@@ -18,6 +18,8 @@ from jielong.media.kinds.base import MediaKind
 CAPTION_COLUMNS = ("caption", "text", "prompt", "description")
 LABEL_COLUMNS = ("label", "class", "category")
 SPLIT_COLUMNS = ("split",)
+OTHERS = ("size", "frames", "frame_rate", "channels", "judge", "sources")
+"""What a file may declare beside the roles of its columns."""
 
 
 class Roles(TypedDict):
@@ -28,7 +30,9 @@ class Roles(TypedDict):
     label: str | None
     split: str | None
     key: list[str]
-    size: int | list[int] | None
+    native: dict[str, float | list[int]]
+    channels: int | None
+    judge: str | None
     sources: str | None  # the file beside it whose items the column of sources names by key
 
 
@@ -36,12 +40,7 @@ def declared_roles(schema: pa.Schema, path: Path | str) -> dict[str, Any]:
     """The roles of columns that a file declares."""
     try:
         declared = json.loads((schema.metadata or {}).get(b"jielong", b"{}"))
-        named = [
-            name
-            for part, names in declared.items()
-            if part not in ("size", "sources")
-            for name in ([names] if isinstance(names, str) else names)
-        ]
+        named = [name for part, names in declared.items() if part not in OTHERS for name in ([names] if isinstance(names, str) else names)]
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: the metadata `jielong` of its schema is not an object of columns' names: {error}") from error
     if unknown := [name for name in named if name not in schema.names]:
@@ -72,17 +71,33 @@ def roles_of(schema: pa.Schema, path: Path | str, kind: MediaKind) -> Roles:
         "label": find("label", LABEL_COLUMNS),
         "split": find("split", SPLIT_COLUMNS),
         "key": declared.get("key", []),
-        "size": _size(declared.get("size"), path),
+        "native": _native(declared, path),
+        "channels": _number("channels", declared, path, int),
+        "judge": _word("judge", declared, path),
         "sources": _beside(declared.get("sources"), path),
     }
 
 
-def _size(declared: object, path: Path | str) -> int | list[int] | None:
-    if declared is None or isinstance(declared, int):
-        return declared
-    if isinstance(declared, list) and all(isinstance(side, int) for side in declared):
-        return declared
-    raise DataError(f"{path} declares the size {declared!r} in its metadata `jielong`, not a side or [height, width]")
+def _native(declared: Mapping[str, Any], path: Path | str) -> dict[str, float | list[int]]:
+    """Keys of the `data:` section that a file declares for its items: the size of pictures, the frames of videos and their rate."""
+    size, frames, rate = declared.get("size"), _number("frames", declared, path, int), _number("frame_rate", declared, path, int, float)
+    if not (size is None or isinstance(size, int) or (isinstance(size, list) and all(isinstance(side, int) for side in size))):
+        raise DataError(f"{path} declares the size {size!r} in its metadata `jielong`, not a side or [height, width]")
+    return {name: value for name, value in (("size", size), ("frames", frames), ("frame_rate", rate)) if value}
+
+
+def _number(name: str, declared: Mapping[str, Any], path: Path | str, *types: type[int] | type[float]) -> Any:
+    value = declared.get(name)
+    if value is None or (type(value) in types and value > 0):
+        return value
+    raise DataError(f"{path} declares {name} as {value!r} in its metadata `jielong`, not as a number above 0")
+
+
+def _word(name: str, declared: Mapping[str, Any], path: Path | str) -> str | None:
+    value = declared.get(name)
+    if value is None or isinstance(value, str):
+        return value
+    raise DataError(f"{path} declares the {name} {value!r} in its metadata `jielong`, not a name")
 
 
 def _beside(declared: object, path: Path | str) -> str | None:

@@ -50,7 +50,7 @@ class Subset(Source):
         self.source, self.name, self._index = source, name, list(index)
         self.items = [source.items[index] for index in self._index]
         self.unused, self.kind, self.classes = source.unused, source.kind, source.classes
-        self.writing, self.native, self.channels = source.writing, source.native, source.channels
+        self.writing, self.native, self.channels, self.judge = source.writing, source.native, source.channels, source.judge
 
     def blob(self, index: int) -> bytes:
         """The encoded bytes of one item."""

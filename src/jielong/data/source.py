@@ -50,6 +50,7 @@ class Source(ABC):
         writing: Whether its pictures are known to hold letters, digits or signs, which a flip makes wrong.
         native: Keys of the `data:` section at which it is used unless others are given.
         channels: Of its items; ``None`` if it says nothing, so that those of its kind are used.
+        judge: Name of the judge that reads what its items show (:mod:`jielong.evaluation.judges`); ``None`` if there is none.
     """
 
     name: str
@@ -58,8 +59,9 @@ class Source(ABC):
     kind: str = "image"
     classes: list[str] | None = None
     writing: bool = False
-    native: Mapping[str, int | Sequence[int]] = {}
+    native: Mapping[str, float | Sequence[int]] = {}
     channels: int | None = None
+    judge: str | None = None
 
     @property
     def broken(self) -> dict[str, str]:

@@ -20,7 +20,7 @@ from jielong.data.content_hash import hash_bytes, remembered
 from jielong.data.ledger import Cause, Ledger
 from jielong.data.linked import SOURCE, linked_items
 from jielong.data.patterns import short_names
-from jielong.data.rows import Roles, content_of, declared_roles, item_of, label_names, roles_of, rows_of_table
+from jielong.data.rows import OTHERS, Roles, content_of, declared_roles, item_of, label_names, roles_of, rows_of_table
 from jielong.data.source import DataError, Source
 from jielong.media.kinds.base import MediaKind, kind_of, kinds
 
@@ -34,7 +34,8 @@ class TableSource(Source):
     """Rows of one or more Parquet files; an item is a column of bytes, or of ``{"bytes", "path"}`` as Hugging Face writes it.
 
     A file may declare in its schema's metadata, under ``jielong``, the roles of its columns (JSON with the kind's name, ``caption``,
-    ``label``, ``key``, ``size``); otherwise usual names are recognised. Row groups are read when needed and cached up to a gigabyte.
+    ``label``, ``key``) and what is true of its items (``size``, ``frames``, ``frame_rate``, ``channels``, ``judge``); otherwise usual names
+    are recognised. Row groups are read when needed and cached up to a gigabyte.
     """
 
     def __init__(self, files: Sequence[Path], name: str, kind: MediaKind) -> None:
@@ -74,7 +75,7 @@ class TableSource(Source):
         if roles is None:
             raise DataError(f"{name} has no Parquet file that is whole{self.unused.explained()}")
         self._column = roles["item"]
-        self.native = {"size": roles["size"]} if roles["size"] else {}
+        self.native, self.channels, self.judge = roles["native"], roles["channels"], roles["judge"]
 
     def _read_words(self, number: int, short: str, roles: Roles) -> None:
         """Take the rows of a file; what cannot be read is recorded."""
@@ -220,6 +221,7 @@ def write_table(
     key: Sequence[str],
     size: int | tuple[int, int] | None = None,
     sources: str | None = None,
+    **more: float | str,
 ) -> None:
     """Write rows as Parquet that declares the roles of its columns; the same rows give the same bytes.
 
@@ -234,10 +236,17 @@ def write_table(
         key: The columns that name a row.
         size: Side of its pictures, or height and width, where all have the same.
         sources: Name of the file beside it whose items the column ``source`` names by key.
+        more: What else the file declares, of :data:`~jielong.data.rows.OTHERS`, such as the frames of its videos.
+
+    Raises:
+        ValueError: if it cannot declare that.
     """
+    if unknown := more.keys() - set(OTHERS):
+        raise ValueError(f"a file of items declares {', '.join(OTHERS)}, not {min(unknown)}")
     ordered = sorted(rows, key=lambda row: tuple(str(row[name]) for name in key))
-    declared = {item: item, "caption": caption, "label": label, "key": list(key)} | ({} if size is None else {"size": size})
-    declared |= {} if sources is None else {"sources": sources}
+    declared: JSON = {item: item, "caption": caption, "label": label, "key": list(key)}
+    declared |= {name: value for name, value in (("size", size), ("sources", sources)) if value is not None}
+    declared |= more
     table = pa.Table.from_pylist(ordered).replace_schema_metadata({"jielong": json.dumps(declared)})
     buffer = io.BytesIO()
     # Parquet calls the values of a list by a path of their own.

@@ -21,6 +21,7 @@ from jielong.evaluation.context import BATCH, EvalContext, EvalResult, merged, s
 from jielong.evaluation.edits import edits
 from jielong.evaluation.features import FeatureExtractor, FeatureSet
 from jielong.evaluation.frechet import frechet
+from jielong.evaluation.judges.base import judged
 from jielong.evaluation.known import features_of
 from jielong.evaluation.likelihood import bits_per_dimension, nats_per_token, no_density, no_likelihood
 from jielong.evaluation.neighbours import by_group, copies, copies_figures, most_similar, nearest, overlap_figures
@@ -50,6 +51,7 @@ def generator(context: EvalContext) -> EvalResult:
         "evaluations_per_picture": counted.to_json(),
     }
     found = [_likelihoods(context, conditions), _attributes(context, items.tensor), edits(context, items.tensor)]
+    found.append(judged(context, items.tensor))
     try:
         space = Space(context, items.tensor, context.scorer.extractor if context.scorer is not None else FeatureExtractor())
         found += [_distances(space), _prompts(space)]

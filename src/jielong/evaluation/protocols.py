@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import time
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar
@@ -11,11 +12,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from jielong.core.json import JSON
 from jielong.core.medium import Medium
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Tokens
 from jielong.data.sets import Batch
-from jielong.evaluation.context import BATCH, EvalContext, EvalResult
+from jielong.evaluation.context import BATCH, EvalContext, EvalResult, merged, sampling_of
+from jielong.evaluation.judges.base import judged
+from jielong.evaluation.network_evaluations import count_evaluations, first_of
 from jielong.evaluation.provenance import Measurement
 from jielong.evaluation.usage import codebook_usage
 from jielong.media.kinds.base import kind_of
@@ -23,6 +27,8 @@ from jielong.media.kinds.base import kind_of
 
 class EvalProtocol:
     """The figures of a kind of media; this one applies to any: PSNR of reconstructions, codebook usage, held-out loss.
+
+    Where the set names a judge (:mod:`jielong.evaluation.judges`), also its figures of reconstructions or of one item a held-out one.
 
     Attributes:
         skippable: Figures that ``--skip-metric`` may name.
@@ -41,12 +47,12 @@ class EvalProtocol:
         tokens, rebuilt = reconstruct(context)
         figures, layout = {"psnr": _psnr(rebuilt, context.real)}, context.system.tokenizer.layout
         items = kind_of(context.media.medium).wrap(rebuilt, context.media.medium, context.names)
-        if not layout.discrete:
-            return EvalResult(figures, {"codebook_usage": "the tokens are continuous"}, items=items)
-        return EvalResult(figures | {"codebook_usage": codebook_usage(Tokens(tokens, layout))}, items=items)
+        usage = {"codebook_usage": codebook_usage(Tokens(tokens, layout))} if layout.discrete else {}
+        own = EvalResult(figures | usage, {} if layout.discrete else {"codebook_usage": "the tokens are continuous"})
+        return merged([own, judged(context, rebuilt)], {}, items)
 
     def generator(self, context: EvalContext) -> EvalResult:
-        """Figures of a generator."""
+        """Figures of a generator; items are drawn only for a judge."""
         system, total = context.system, 0.0
         model, conditions = system.generator, context.conditions()
         if model is None:
@@ -57,7 +63,19 @@ class EvalProtocol:
             rng = PerSampleRNG(context.draws.seed, range(first, first + len(part)))
             with torch.no_grad():
                 total += float(model.loss(system.encode(part), prepared, rng)) * len(part)
-        return EvalResult({"heldout_loss": Measurement("heldout_loss", total / len(context.real), len(context.real), {"unit": "nats"})})
+        loss = EvalResult({"heldout_loss": Measurement("heldout_loss", total / len(context.real), len(context.real), {"unit": "nats"})})
+        if context.media.source.judge is None:
+            return loss
+        begun = time.perf_counter()
+        items = system.wrap(context.draw(conditions), names=context.names)
+        seconds = round((time.perf_counter() - begun) / len(context.rows), 4)
+        counted = count_evaluations(system, first_of(conditions), sampling_of(system, context.draws), context.draws.seed)
+        drawn: JSON = {
+            "items": "one a held-out caption or class, item i from (seed, i)",
+            "seconds_per_item": seconds,
+            "evaluations_per_item": counted.to_json(),
+        }
+        return merged([loss, judged(context, items.tensor)], drawn, items)
 
     def digest(self, real: Tensor, medium: Medium) -> dict[str, str]:
         """SHA-256 of the reference items, under its name in the provenance."""
