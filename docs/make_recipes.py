@@ -26,6 +26,7 @@ from jielong.tokenizers.scaled import ScaledTokenizer
 PAGE = Path(__file__).with_name("recipes.md")
 PICTURE = Medium("image", 3, ("rows", "columns"), (8, 8))
 SOUND = Medium("audio", 1, ("time",), (32,), 16_000)
+CLIP = Medium("video", 3, ("time", "rows", "columns"), (2, 2, 2), 8)
 _GRID = {"convolutional": {"patch": 4, "channels": [8], "blocks": [0]}}
 _VECTOR = {"vector": {"codebook_size": 16}}
 _RESIDUAL = {"residual": {"num_codebooks": 2, "quantizer": _VECTOR}}
@@ -37,6 +38,7 @@ TOKENS: dict[str, tuple[Medium, dict[str, object]]] = {
     "codes on scales": (PICTURE, {"vq": {"autoencoder": _GRID, "dim": 4, "quantizer": _SCALES}}),
     "vectors in rows and columns": (PICTURE, {"kl": {"autoencoder": _GRID, "dim": 4}}),
     "pixels": (PICTURE, {"pixels": {"levels": 8}}),
+    "pixels of clips": (CLIP, {"pixels": {"levels": 8}}),
     "samples of sound": (SOUND, {"samples": {"levels": 16}}),
 }
 """Kinds of tokens: what is read, and a tokenizer that makes them."""

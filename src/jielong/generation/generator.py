@@ -72,7 +72,7 @@ class Generator(nn.Module):
         self.embedding = embedding_of(arranged, width, self.plan.pattern is not None) if embedding is None else embedding
         self.placeholder = nn.Parameter(torch.randn(width) * 0.02)
         # Attention's rotary positions are relative, so equal placeholders at all positions would look the same to them.
-        self.position_embeddings = PositionEmbedding(arranged.extents, width)
+        self.position_embeddings = PositionEmbedding(arranged.extents, width, order.relative_axes)
         self.register_buffer("coordinates", arranged.coordinates(), persistent=False)
         backbone.check_order(self.plan.blocks, order.shifted)
         if head.joint and not order.shifted:
@@ -102,8 +102,8 @@ class Generator(nn.Module):
         return self.embedding if isinstance(self.embedding, SoftCodeEmbedding) else None
 
     def shortened_plan(self, length: int) -> SequencePlan:
-        """The plan of items of ``length`` tokens."""
-        return SequencePlan.of(self.order, replace(self.layout, grid=(length,)))
+        """The plan of items of ``length`` tokens along the first axis."""
+        return SequencePlan.of(self.order, replace(self.layout, grid=(length, *self.layout.grid[1:])))
 
     # --- embeddings ---------------------------------------------------------------------------------------------------------------
 
@@ -206,12 +206,15 @@ class Generator(nn.Module):
         attended = None if plan.padding_last else real
         if view.attention_mask is not None:
             attended = view.attention_mask.to(device) if real is None else view.attention_mask.to(device) & real
+        if view.extent is not None and view.extent < plan.layout.grid[0]:
+            plan = self.shortened_plan(view.extent)
+            values, known, mask = (each[:, : plan.layout.positions] for each in (values, known, mask))
         given = self.order.training_values(values, rng) if self.training else values
         embeddings = self.embeddings(given, known, slice(0, plan.layout.positions), self.position_vectors(plan))
         lengths = torch.full((batch,), plan.tokens.positions) if lengths is None else lengths
         added, duration_loss = self.durations.training_inputs(conditioning, raw, lengths, plan)
         added = _sum(added, self._placed(conditioning))
-        embeddings = embeddings if added is None else embeddings + added
+        embeddings = embeddings if added is None else embeddings + added[:, : embeddings.shape[1]]
         own, prefix = self.condition is not None and self.condition.loss_weight > 0, None
         hidden = self.backbone(BackboneInputs(embeddings, plan.coords, plan.blocks, conditioning, known, attended, keep_prefix=own))
         if own:

@@ -18,6 +18,7 @@ from jielong.generation.callbacks import StepCallback
 from jielong.generation.plan import SequencePlan
 from jielong.generation.sampler import Sampler
 from jielong.generation.state import SamplerState
+from jielong.orders.base import Step
 
 if TYPE_CHECKING:
     from jielong.generation.generator import Generator
@@ -88,6 +89,7 @@ class SamplingRequest:
         if start is not None and len(start) == 1:
             start = Tokens(start.values.expand(count, -1, -1), start.layout)  # every item begins with it
         _check_start(model, count, start, known, strength)
+        model.order.check_known(model.layout, known)
         negatives = _checked_negatives(model, config, count, negatives)
         if model.condition is not None and conditions is not None:
             conditions = [model.condition.resolve(value) for value in conditions]  # they are prepared twice: for lengths, and to draw
@@ -170,6 +172,8 @@ def check_parts(model: Generator, config: SamplingConfig) -> None:
     order, head, guidance = model.order, model.head, config.guidance
     order.check_sampling(config)
     head.check_sampling(config)
+    last = model.plan.spans[-1][0]  # an order may change parameters on the way
+    head.check_sampling(order.sampling_at(model.plan.layout, last, Step(0, 1, 1, 0), config))
     if order.gradual or len(model.plan.spans) > 1:
         return
     once = f"the {type(order).__name__} draws all tokens in one step"

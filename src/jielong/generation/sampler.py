@@ -217,6 +217,7 @@ class Sampler:
         coords = [plan.coords[a:b] for a, b in plan.spans]
         planned = [plan_steps(order, self.config, at, ~state.known[:, a:b]) for at, (a, b) in zip(coords, plan.spans, strict=True)]
         done, last = 0, sum(map(len, planned)) - 1  # of the longest possible item, so that no item depends on the lengths of others
+        first = next((start for (start, _), steps in zip(plan.spans, planned, strict=True) if steps), 0)
         if bool((state.lengths < plan.tokens.positions).any()):
             state.exclude(plan.present(state.lengths, len(state)), plan.pad)
         events = None if on_step is None else EventEmitter(self, state, on_step)
@@ -230,7 +231,7 @@ class Sampler:
             queue = reveal_queue(order, self.config, at, ~state.known[:, span], state.rng) if steps else None
             for step in steps:
                 progress, known = done / last if last else 1.0, (stop - step.hidden_before) / total
-                scale, config = self._guidance(state, known, progress), order.sampling_at(plan.layout, start, step, self.config)
+                scale, config = self._guidance(state, known, progress), order.sampling_at(plan.layout, start, step, self.config, first)
                 current = BlockStep(span, at, step, done, progress, known, config, scale)
                 if queue is None:
                     self._draw_block(state, current, ignore_state if events is None else partial(events.state, span, scale))

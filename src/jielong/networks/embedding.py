@@ -47,10 +47,17 @@ class CodeEmbedding(nn.Embedding):
 
 
 class PositionEmbedding(nn.ModuleList):
-    """Learned position embeddings: one table per axis, summed. ``extents``: number of values of each coordinate."""
+    """Learned position embeddings: one table per axis, summed.
 
-    def __init__(self, extents: Sequence[int], width: int) -> None:
-        tables = [nn.Embedding(size, width) for size in extents]
+    Args:
+        extents: Number of values of each coordinate.
+        width: Channels of the vectors.
+        without: Coordinates that have no table.
+    """
+
+    def __init__(self, extents: Sequence[int], width: int, without: Sequence[int] = ()) -> None:
+        self.axes = [axis for axis in range(len(extents)) if axis not in without]
+        tables = [nn.Embedding(extents[axis], width) for axis in self.axes]
         for table in tables:
             nn.init.normal_(table.weight, std=0.02)
         super().__init__(tables)
@@ -59,7 +66,7 @@ class PositionEmbedding(nn.ModuleList):
         """Coordinates ``(n, axes)`` to vectors ``(n, D)``."""
         tables = cast("Sequence[nn.Embedding]", self)
         coords = coords.to(tables[0].weight.device)
-        return reduce(torch.add, (table(coords[:, axis]) for axis, table in enumerate(tables)))
+        return reduce(torch.add, (table(coords[:, axis]) for axis, table in zip(self.axes, tables, strict=True)))
 
 
 def embedding_of(layout: Layout, width: int, padded: bool = False) -> nn.Module:

@@ -36,6 +36,7 @@ class TrainingView:
     loss_mask: Tensor  # positions whose token the loss predicts
     attention_mask: Tensor | None = None  # positions that others attend to; all that an item has by default
     loss_weights: Tensor | None = None  # relative weight of each predicted position, (B, N) float; equal by default
+    extent: int | None = None  # places along the first axis that are computed: what lies behind them is not read; all by default
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Order(ABC):
     """Whether inputs depend on earlier blocks alone."""
     usual_strength: float | None = None
     """Of edits of a whole picture; ``None`` where an edit draws all of a region (:meth:`redrawn`)."""
+    relative_axes: tuple[int, ...] = ()
+    """Axes without learned position embeddings, whose places the backbone alone knows, relative to each other."""
 
     @abstractmethod
     def blocks(self, layout: Layout) -> Tensor:
@@ -104,9 +107,13 @@ class Order(ABC):
         stops = sizes.cumsum(0).tolist()
         return list(zip([0, *stops[:-1]], stops, strict=True))
 
-    def sampling_at(self, layout: Layout, start: int, step: Step, config: SamplingConfig) -> SamplingConfig:
-        """The sampling parameters of a step in the block that begins at ``start``."""
+    def sampling_at(self, layout: Layout, start: int, step: Step, config: SamplingConfig, first: int = 0) -> SamplingConfig:
+        """The sampling parameters of a step in the block that begins at ``start``; the first block that is drawn begins at ``first``."""
         return config
+
+    def check_known(self, layout: Layout, known: Tensor | None) -> None:
+        """Raise ``ValueError`` if the order cannot begin with these positions given, ``(N,)`` bool; ``None`` for nothing given."""
+        return
 
     def steps(self, unknown: int, steps: int | None, schedule: Schedule | None = None) -> Iterator[Step]:
         """The steps of a block; a single one unless the order reveals gradually.

@@ -40,7 +40,7 @@ class CoarseToFineOrder(Order):
     def __init__(self, settings: CoarseToFine = CoarseToFine()) -> None:
         self.greedy = settings.greedy
 
-    def sampling_at(self, layout: Layout, start: int, step: Step, config: SamplingConfig) -> SamplingConfig:
+    def sampling_at(self, layout: Layout, start: int, step: Step, config: SamplingConfig, first: int = 0) -> SamplingConfig:
         """Temperature 0 in all codebooks but the first, where ``greedy``."""
         later = start >= layout.positions // layout.grid[0]
         return config.model_copy(update={"temperature": 0.0}) if self.greedy and later else config

@@ -15,6 +15,7 @@ from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.orders.base import Embed, Order, OrderSettings, Step, TrainingView
 from jielong.orders.ratio import Ratio, masked_share
+from jielong.orders.tasks import Tasks
 
 
 class Masked(OrderSettings, family="order", name="masked"):
@@ -31,6 +32,8 @@ class Masked(OrderSettings, family="order", name="masked"):
         annealed_draws: Multiply the sampling temperature by ``choice_temperature (1 - r)`` too, so that the last step is greedy (TiTok).
         ratio: The distribution of mask ratios in training.
         unmasked_weight: Loss weight of unmasked positions relative to masked ones (TiTok: 0.1).
+        tasks: Regions that are known in training and never predicted, such as the first frames of a clip (MAGVIT, arXiv 2212.05199), by
+            their weights; none by default. Masks are of the rest.
     """
 
     schedule: Schedule = "cosine"
@@ -41,6 +44,7 @@ class Masked(OrderSettings, family="order", name="masked"):
     annealed_draws: bool = False
     ratio: Ratio = Ratio()
     unmasked_weight: float = Field(default=0.0, ge=0)
+    tasks: Tasks | None = None
 
     @property
     def random_positions(self) -> bool:
@@ -62,10 +66,12 @@ class MaskedOrder(Order):
         self.schedule, self.count, self.ratio = settings.schedule, settings.steps, settings.ratio
         self.choose, self.choice_temperature = settings.choose, settings.choice_temperature
         self.softmax_temperature, self.annealed_draws = settings.softmax_temperature, settings.annealed_draws
-        self.unmasked_weight = settings.unmasked_weight
+        self.unmasked_weight, self.tasks = settings.unmasked_weight, settings.tasks
 
     def blocks(self, layout: Layout) -> Tensor:
-        """All zeros."""
+        """All zeros. Raises ``ValueError`` if a task has no meaning for such tokens."""
+        if self.tasks is not None:
+            self.tasks.check(layout)
         return torch.zeros(layout.positions, dtype=torch.long)
 
     def inputs(self, embed: Embed, values: Tensor, known: Tensor, placeholder: Tensor, start: int, stop: int) -> Tensor:
@@ -75,9 +81,14 @@ class MaskedOrder(Order):
         return torch.where(shown, vectors, placeholder.to(vectors.dtype))
 
     def view(self, layout: Layout, rng: PerSampleRNG, present: Tensor | None = None) -> TrainingView:
-        """Mask ``ceil(ratio n)`` random positions of the ``n`` that an item has (MaskGIT, section 3.1; MAR, section 3.4)."""
+        """Mask ``ceil(ratio n)`` random positions of the ``n`` that an item has (MaskGIT, section 3.1; MAR, section 3.4).
+
+        With tasks, ``n`` are those that the item's task does not give.
+        """
         if present is None:
             present = torch.ones(len(rng), layout.positions, dtype=torch.bool)
+        if self.tasks is not None:
+            present = present & ~self.tasks.draw(layout, rng)
         total = present.sum(1)
         count = (self.ratio.draw(rng, self.schedule) * total).ceil().clamp(min=torch.ones_like(total), max=total)
         rank = rng.uniform(layout.positions).cpu().masked_fill(~present, torch.inf).argsort(1).argsort(1)
@@ -115,7 +126,7 @@ class MaskedOrder(Order):
         """See :meth:`Order.describe_redrawn`."""
         return f"{_part(strength, count):,} of {count:,} tokens, at random, are drawn"
 
-    def sampling_at(self, layout: Layout, start: int, step: Step, config: SamplingConfig) -> SamplingConfig:
+    def sampling_at(self, layout: Layout, start: int, step: Step, config: SamplingConfig, first: int = 0) -> SamplingConfig:
         """The annealed temperature; see :class:`Masked`."""
         factor = self._annealing(step) * (self._noise(step) if self.annealed_draws else 1.0)
         return config if factor == 1.0 else config.model_copy(update={"temperature": config.temperature * factor})
