@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -153,6 +154,20 @@ def broadcast(
             raise mismatch(each, longest, len(values))
     rows = [index for index in range(longest) for _ in range(count)]
     return {each.name: [values[index % len(values)] for index in rows] for each, values in columns.items()}, len(rows)
+
+
+def bytes_from_json(value: object, what: str) -> bytes:
+    """The bytes of a file in a request over HTTP, in base64: whoever sends a request must not name files of the server.
+
+    Raises ``ValueError``, which says ``what`` was expected, if it is no base64 or empty.
+    """
+    try:
+        content = base64.b64decode(value if isinstance(value, str) else "", validate=True)
+    except ValueError:
+        content = b""
+    if not content:
+        raise ValueError(f"expected the bytes of {what} in base64, got {shown(value)}")
+    return content
 
 
 def mismatch(each: ConditionInput, expected: int, got: int) -> InputError:

@@ -29,6 +29,7 @@ from jielong.core.rng import Draws
 from jielong.core.tokens import Tokens
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.denoiser import SINUSOID, sinusoid
+from jielong.networks.embedding import cell_convolution
 
 if TYPE_CHECKING:
     from jielong.tokenizers.base import Tokenizer
@@ -74,10 +75,8 @@ class LowResolutionCondition(PictureReadingCondition[LowResolution]):
                 f" and the stage draws {stage.media}: choose a tokenizer such as patches"
             )
         self.size, self.noise_level = media.size, settings.noise_level
-        rows, columns = (side // extent for side, extent in zip(media.size, layout.grid, strict=True))
         # Reads each token's pixels and those of its neighbours, as a 3x3 convolution over tokens does.
-        stride, kernel = (rows, columns), (3 * rows, 3 * columns)
-        self.input = nn.Conv2d(stage.media.channels, settings.width, kernel, stride, padding=stride)
+        self.input = cell_convolution(stage.media.channels, settings.width, media.size, layout.grid)
         self.of_level = nn.Sequential(nn.Linear(SINUSOID, settings.width), nn.SiLU(), nn.Linear(settings.width, settings.width))
 
     @torch.no_grad()

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from jielong.conditions.base import NO_CONTEXT, BuildContext, ConditionSettings, Prepared
 from jielong.conditions.encoded import TokenReadingCondition
-from jielong.conditions.inputs import ConditionInput, HeldoutItems
+from jielong.conditions.inputs import ConditionInput, HeldoutItems, bytes_from_json
 from jielong.config.registry import RecipeError
 from jielong.data.linked import SOURCE
 from jielong.data.pairs import source_identity, source_media, without_source
 from jielong.media.kinds.base import kind_of
+from jielong.media.reading.pictures import read_image
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.embedding import PositionEmbedding, embedding_of
 
@@ -28,13 +29,31 @@ if TYPE_CHECKING:
 Into = Literal["positions", "states"]
 
 
-class PictureInput(ConditionInput):
-    """A picture: a path, an image, a tensor ``(C, *size)`` in [-1, 1], or its tokens ``(N, C)``."""
+class PictureFileInput(ConditionInput):
+    """A picture: a path, an image, a tensor ``(C, H, W)`` in [-1, 1], or what a condition stores of it, a matrix."""
+
+    metavar = "PATH"
+    file = True
+
+    def is_single(self, value: object) -> bool:
+        """A path, an image or a tensor of one picture."""
+        return isinstance(value, Image.Image) or (isinstance(value, Tensor) and value.ndim in (2, 3)) or super().is_single(value)
+
+    def parse(self, text: str) -> Path:
+        """A path."""
+        return Path(text)
+
+    def from_json(self, value: object) -> Image.Image:
+        """The bytes of a picture in base64."""
+        return read_image(bytes_from_json(value, "a picture"), f"{self.noun}")
+
+
+class PictureInput(PictureFileInput):
+    """See :class:`PictureFileInput`; a matrix is its tokens ``(N, C)``."""
 
     name = "picture"
     noun = "a source picture"
     help = "Picture to change; repeatable."
-    metavar = "PATH"
     paired = True
 
     def from_batch(self, batch: Batch, medium: Medium) -> list[str]:
@@ -58,14 +77,6 @@ class PictureInput(ConditionInput):
     def missing(self, data: MediaSet) -> list[int]:
         """Items without a source."""
         return without_source(data)
-
-    def is_single(self, value: object) -> bool:
-        """A path, an image or a tensor of one picture."""
-        return isinstance(value, Image.Image) or (isinstance(value, Tensor) and value.ndim in (2, 3)) or super().is_single(value)
-
-    def parse(self, text: str) -> Path:
-        """A path."""
-        return Path(text)
 
 
 PICTURE = PictureInput()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,10 +12,9 @@ from torch import Tensor, nn
 
 from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
 from jielong.conditions.cache import cached
-from jielong.conditions.inputs import ConditionInput, HeldoutItems, check_sound
+from jielong.conditions.inputs import ConditionInput, HeldoutItems, bytes_from_json, check_sound
 from jielong.core.medium import ALONG_TIME, Axes
 from jielong.core.progress import counting
-from jielong.core.text import shown
 from jielong.media.audio import resample
 from jielong.media.reading.sound import read_audio
 from jielong.networks import speaker
@@ -81,14 +79,8 @@ class RecordingInput(ConditionInput):
         return Path(text)
 
     def from_json(self, value: object) -> Recording:
-        """The bytes of a sound file in base64: whoever sends a request must not name files of the server."""
-        try:
-            content = base64.b64decode(value if isinstance(value, str) else "", validate=True)
-        except ValueError:
-            content = b""
-        if not content:
-            raise ValueError(f"expected the bytes of a sound file in base64, got {shown(value)}")
-        return Recording(*read_audio(content, f"the recording of {self.noun}"))
+        """The bytes of a sound file in base64."""
+        return Recording(*read_audio(bytes_from_json(value, "a sound file"), f"the recording of {self.noun}"))
 
 
 class VoiceInput(RecordingInput):

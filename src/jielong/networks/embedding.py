@@ -69,6 +69,12 @@ class PositionEmbedding(nn.ModuleList):
         return reduce(torch.add, (table(coords[:, axis]) for axis, table in zip(self.axes, tables, strict=True)))
 
 
+def cell_convolution(channels: int, width: int, size: Sequence[int], grid: Sequence[int]) -> nn.Conv2d:
+    """Pictures ``(B, channels, *size)`` to a vector a cell, ``(B, width, *grid)``: each reads its cell and the eight around it."""
+    rows, columns = (side // extent for side, extent in zip(size, grid, strict=True))
+    return nn.Conv2d(channels, width, (3 * rows, 3 * columns), (rows, columns), padding=(rows, columns))
+
+
 def embedding_of(layout: Layout, width: int, padded: bool = False) -> nn.Module:
     """The default embedding of token values ``(B, n, C)``: tables of codes (``padded``: and of "no code"), or a linear map of numbers."""
     if layout.vocabulary is None:
