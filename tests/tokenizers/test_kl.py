@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from jielong.autoencoders.convolutional import Convolutional
+from jielong.autoencoders.seanet import SEANet
 from jielong.autoencoders.vit import ViT
 from jielong.config.registry import RecipeError, parse_part
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.data.sets import Batch
+from jielong.media.kinds.audio import audio_medium
 from jielong.media.kinds.image import image_medium
 from jielong.networks.posterior import DiagonalGaussian
-from jielong.tokenizers.kl import KL, KLTokenizer
+from jielong.tokenizers.kl import KL, KLTokenizer, outlier_penalty
 from jielong.training.generator_objective import GeneratorObjective
 from jielong.training.objective import StepRNG
 
@@ -274,3 +276,25 @@ def test_what_does_not_fit_is_refused() -> None:
         KL(dim=2, normalize="channel")
     with pytest.raises(RecipeError, match="Extra inputs are not permitted"):
         parse_part("tokenizer", {"kl": {"quantizer": "vector"}})
+
+
+def test_outliers_cost_what_exceeds_three_standard_deviations() -> None:
+    """One planted outlier among equal latents: its distance and the deviation it makes are closed forms."""
+    count, height = 100, 8.0
+    latents = torch.zeros(2, 3, count, 4)
+    latents[0, 1, 7, 2] = height
+    share = 1 / count
+    distance, deviation = height * (1 - share), height * math.sqrt(share * (1 - share))
+    wanted = (distance - 3 * deviation) / (2 * 3 * count)
+    assert float(outlier_penalty(latents)) == pytest.approx(wanted, rel=1e-5)
+    few = torch.randn(2, 1, 4, 4)  # four positions cannot lie further than the square root of 3 from their mean
+    assert outlier_penalty(few) == 0
+    tokenizer = KL(autoencoder=Convolutional(channels=(8,), blocks=(1,), patch=1), dim=2, outliers=10.0).build(image_medium(3, (8, 8)))
+    media = torch.zeros(2, 3, 8, 8)
+    media[:, :, 3, 3] = 50.0  # a patch is a pixel: one latent far from the others
+    means = tokenizer.posterior(media).mean
+    assert outlier_penalty(means) > 0
+    torch.testing.assert_close(tokenizer(media).losses["outliers"], 10 * outlier_penalty(means))
+    assert "outliers" not in make()(pictures()).losses
+    with pytest.raises(ValueError, match=r"tokenizer\.kl\.outliers: these are outliers of a frame"):
+        KL(autoencoder=SEANet(channels=4, ratios=(2,)), outliers=1.0).build(audio_medium(1, 32, 100))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -18,14 +19,31 @@ class Autoencoder:
     encoder: nn.Module  # media (B, C, *size) to features (B, encoded, *grid)
     decoder: Decoder  # features (B, D, *grid) to maps (B, outputs, *size)
     reduction: tuple[int, ...]  # samples, frames or pixels per position along each axis, H / h
+    first_frame_alone: bool = False  # the first position along the first axis, time, is that of one frame: t = 1 + (T - 1) / r
+    any_size: bool = True  # the networks compute any number of rows and columns
+
+    def grid(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """:func:`check_grid` of media of this size."""
+        return check_grid(size, self.reduction, self.first_frame_alone)
 
 
-def check_grid(size: tuple[int, ...], reduction: tuple[int, ...]) -> tuple[int, ...]:
-    """Positions along each axis: the size over the reduction. Raises ``ValueError`` if it does not divide evenly."""
-    if len(size) != len(reduction) or any(side % factor for side, factor in zip(size, reduction, strict=True)):
+def check_grid(size: tuple[int, ...], reduction: tuple[int, ...], first_frame_alone: bool = False) -> tuple[int, ...]:
+    """Positions along each axis: the size over the reduction. Raises ``ValueError`` if it does not divide evenly.
+
+    ``first_frame_alone``: the first of ``T`` frames has positions of its own, so that there are ``1 + (T - 1) / r`` along time.
+    """
+    alone = int(first_frame_alone)
+    rest = (size[0] - alone, *size[1:])
+    if len(size) != len(reduction) or any(side % factor for side, factor in zip(rest, reduction, strict=True)):
         sides, factors = " x ".join(map(str, size)), " x ".join(map(str, reduction))
+        if len(size) == len(reduction) and alone and rest[0] % reduction[0]:
+            below = rest[0] // reduction[0] * reduction[0] + 1
+            raise ValueError(
+                f"media of size {sides} do not divide into tokens of {factors}: the first of {size[0]} frames stands alone, and "
+                f"{reduction[0]} each follow, so choose 1 + {reduction[0]} k frames, such as {below} or {below + reduction[0]}"
+            )
         raise ValueError(f"media of size {sides} do not divide into tokens of {factors}: choose sizes that are multiples")
-    return tuple(side // factor for side, factor in zip(size, reduction, strict=True))
+    return (rest[0] // reduction[0] + alone, *(side // factor for side, factor in zip(rest[1:], reduction[1:], strict=True)))
 
 
 @dataclass(frozen=True)
@@ -40,7 +58,10 @@ class NetworkSizes:
 
 
 class AutoencoderSettings(Part):
-    """Settings of an autoencoder."""
+    """Settings of an autoencoder. ``first_frame_alone`` and ``any_size``: as in :class:`Autoencoder`."""
+
+    first_frame_alone: ClassVar[bool] = False
+    any_size: ClassVar[bool] = True
 
     @property
     def reduction(self) -> tuple[int, ...]:
@@ -64,13 +85,14 @@ class AutoencoderSettings(Part):
         """
         grid = self.grid(size, self.reduction)
         encoded, outputs = dim if encoded is None else encoded, channels if outputs is None else outputs
-        return Autoencoder(*self.networks(NetworkSizes(channels, grid, dim, encoded, outputs)), self.reduction)
+        networks = self.networks(NetworkSizes(channels, grid, dim, encoded, outputs))
+        return Autoencoder(*networks, self.reduction, self.first_frame_alone, self.any_size)
 
     def grid(self, size: tuple[int, ...], reduction: tuple[int, ...]) -> tuple[int, ...]:
         """:func:`check_grid`, of a size with the right number of axes."""
         if self.axes is not None and len(size) != len(self.axes):
             raise ValueError(f"{self._reads()}, not a size of {len(size)}: {self._choices(len(size))}")
-        return check_grid(size, reduction)
+        return check_grid(size, reduction, self.first_frame_alone)
 
     def check_axes(self, axes: Axes) -> None:
         """Raise ``ValueError`` when the data have other axes than the networks read, with autoencoders that fit."""

@@ -37,6 +37,7 @@ class ViT(AutoencoderSettings, family="autoencoder", name="vit"):
     """
 
     axes: ClassVar[Axes | None] = ALONG_ROWS
+    any_size: ClassVar[bool] = False  # positions are those of one grid
     patch: int = Field(default=8, ge=1)
     layers: PositiveInt = 4
     width: PositiveInt = 192

@@ -15,7 +15,7 @@ from jielong.networks.decoder import Decoder
 from jielong.networks.repeated import RepeatedBlock
 
 
-def _groups(channels: int) -> int:
+def groups_of(channels: int) -> int:
     """Groups of GroupNorm: the largest power of two up to the published 32 with whole groups of 4 channels or more."""
     groups = 32
     while groups > 1 and (channels % groups or channels // groups < 4):
@@ -29,7 +29,7 @@ NormOf = Callable[[int], nn.Module]
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """The norm of this module's networks."""
-    return nn.GroupNorm(_groups(channels), channels)
+    return nn.GroupNorm(groups_of(channels), channels)
 
 
 class ResidualBlock(RepeatedBlock):

@@ -1,4 +1,4 @@
-"""Streaming: inside ``with module.streaming(batch):`` the same forward pass takes chunks of a sound.
+"""Streaming: inside ``with module.streaming(batch):`` the same forward pass takes chunks of a sound, or of a clip.
 
 The state of every layer belongs to the :class:`Stream`, not to the weights, and the active streams belong to the execution context (a
 thread, or an asyncio task): one module serves any number of streams at once. A stream that was left can be entered again. Chunks may have
@@ -170,14 +170,14 @@ def streamable(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def in_chunks(module: StreamingModule, x: Tensor, size: int) -> Tensor:
-    """``module(x)`` for ``x`` ``(B, C, T)``, computed ``size`` samples at a time in constant memory."""
-    outputs, chunks = [], x.split(size, dim=-1)
+    """``module(x)`` for ``x`` ``(B, C, T)`` or ``(B, C, T, H, W)``, computed ``size`` samples or frames at a time in constant memory."""
+    outputs, chunks = [], x.split(size, dim=2)
     with Stream(module, len(x)) as stream:
         for number, chunk in enumerate(chunks, 1):
             if number == len(chunks):
                 stream.finish()
             outputs.append(module(chunk))
-    return torch.cat(outputs, dim=-1)
+    return torch.cat(outputs, dim=2)
 
 
 def latency(encoder: StreamingModule, decoder: StreamingModule, hop_length: int) -> int:

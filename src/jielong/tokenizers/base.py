@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar, cast
@@ -192,7 +192,11 @@ class Tokenizer(nn.Module, ABC):
             return self.decode(Tokens(torch.where(known[..., None], tokens.values, self.silence_tokens.to(known.device)), self.layout))
         media = self.decode(tokens)
         covered = known.unflatten(1, tokens.layout.grid)[:, None].to(media.dtype)
-        return media * F.interpolate(covered, size=media.shape[2:], mode="nearest")
+        return media * self.spread(covered, media.shape[2:])
+
+    def spread(self, covered: Tensor, size: Sequence[int]) -> Tensor:
+        """Values of positions ``(B, 1, *grid)`` at the places of media of a size that belong to them, ``(B, 1, *size)``."""
+        return F.interpolate(covered, size=tuple(size), mode="nearest")
 
     def keep_codebooks(self, count: int) -> None:
         """Use only the first ``count`` residual codebooks, in place. Raises ``ValueError`` if there are none, or fewer."""
@@ -246,6 +250,9 @@ class TokenizerSettings(Part):
     def check_axes(self, axes: Axes) -> None:
         """Raise ``ValueError`` when its networks cannot read media with these axes."""
 
+    def check_size(self, size: tuple[int, ...]) -> None:
+        """Raise ``ValueError`` when media of this size do not divide into tokens."""
+
 
 class LearnedTokenizer(Tokenizer):
     """A tokenizer with weights to train. ``reads_captions``: whether :meth:`forward` also takes ``captions``, one an item."""
@@ -296,13 +303,20 @@ Learned = TypeVar("Learned", bound=LearnedTokenizer)
 
 
 def channels_last(module: Learned) -> Learned:
-    """The module with its 4-D weights in channels-last memory format, which 2-D convolutions prefer."""
+    """The module with weights of 2-D and 3-D convolutions in channels-last memory format, which the former prefer; of the latter, frames
+    are then views as pictures."""
     for tensor in chain(module.parameters(), module.buffers()):
-        if tensor.ndim == 4:
-            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+        tensor.data = _channels_last(tensor.data)
     return module
 
 
 def contiguous(maps: Tensor) -> Tensor:
-    """Contiguous maps, images in channels-last memory format."""
-    return maps.contiguous(memory_format=torch.channels_last) if maps.ndim == 4 else maps.contiguous()
+    """Contiguous maps, images and clips in channels-last memory format."""
+    return _channels_last(maps) if maps.ndim in _CHANNELS_LAST else maps.contiguous()
+
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=_CHANNELS_LAST[tensor.ndim]) if tensor.ndim in _CHANNELS_LAST else tensor

@@ -17,10 +17,10 @@ from pydantic import Field, NonNegativeFloat, SerializeAsAny, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from jielong.autoencoders.base import Autoencoder, AutoencoderSettings, check_grid
+from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
 from jielong.autoencoders.convolutional import Convolutional
 from jielong.config.registry import OfFamily
-from jielong.core.medium import Axes, Medium
+from jielong.core.medium import ALONG_ROWS, Axes, Medium
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.networks.posterior import DiagonalGaussian
@@ -32,10 +32,22 @@ EPSILON = 1e-6
 """Of the layer norm of a latent; also the least standard deviation of a channel."""
 
 Standardize = Literal["channel", "all"]
+OUTLIER = 3.0
+"""Standard deviations from the mean of a frame at which a latent begins to be an outlier, as published."""
+
+
+def outlier_penalty(latents: Tensor) -> Tensor:
+    """``E max(|x - mean(x)| - 3 |std(x)|, 0)``, norms over channels (Movie Gen, arXiv 2410.13720): a scalar.
+
+    ``latents``: ``(..., n, D)``; mean and standard deviation are those of the ``n`` positions of a frame.
+    """
+    variance, mean = torch.var_mean(latents.float(), dim=-2, keepdim=True, correction=0)
+    distance = torch.linalg.vector_norm(latents.float() - mean, dim=-1)
+    return F.relu(distance - OUTLIER * variance.sum(-1).clamp_min(EPSILON**2).sqrt()).mean()
 
 
 class KLTokenizer(GridTokenizer):
-    """Images or audio to a grid of real vectors and back. Raises ``ValueError`` if the media do not divide into tokens.
+    """Images, audio or clips to a grid of real vectors and back. Raises ``ValueError`` if the media do not divide into tokens.
 
     The encoder gives a normal distribution of every latent (the posterior). Training decodes a sample of it; the tokens of :meth:`encode`
     are its mean; a generator learns from new samples every time (:meth:`encode_to_cache`, :meth:`sample_cached`), as MAR does. A token is
@@ -55,7 +67,7 @@ class KLTokenizer(GridTokenizer):
         super().__init__(media, autoencoder)
         self.settings, dim = settings, settings.dim
         self.dim = dim
-        self.layout = Layout(check_grid(media.size, autoencoder.reduction), dim, axes=media.axes)
+        self.layout = Layout(autoencoder.grid(media.size), dim, axes=media.axes)
         self.encoder, self.decoder = autoencoder.encoder, autoencoder.decoder
         self.register_buffer("shift", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(dim))
@@ -82,12 +94,16 @@ class KLTokenizer(GridTokenizer):
     ) -> Reconstruction:
         """Round trip by a sample of the posterior, or by its mean without ``rng``; see :meth:`LearnedTokenizer.forward`."""
         posterior = self.posterior(media)
+        losses: dict[str, Tensor] = {}
         with torch.autocast(media.device.type, enabled=False):
             nats = posterior.kl().flatten(1).sum(1).mean()
-            loss = self.settings.weight * nats / math.prod(self.media.shape)
+            losses["kl"] = self.settings.weight * nats / math.prod(self.media.shape)
             latents = posterior.mean if rng is None else self._sample(posterior, rng)
+            if self.settings.outliers:
+                cells = math.prod(self.layout.grid[-2:])
+                losses["outliers"] = self.settings.outliers * outlier_penalty(latents.unflatten(1, (-1, cells)))
             figures = {"kl_nats": nats.detach(), "posterior_std": posterior.std().detach().mean()}
-        return Reconstruction(self.maps(latents), {"kl": loss}, figures=figures)
+        return Reconstruction(self.maps(latents), losses, figures=figures)
 
     def _sample(self, posterior: DiagonalGaussian, rng: PerSampleRNG) -> Tensor:
         latents = posterior.sample(rng.normal(*posterior.mean.shape[1:]))
@@ -165,6 +181,8 @@ class KL(TokenizerSettings, family="tokenizer", name="kl"):
         normalize: ``channel`` gives the mean of every token mean 0 and mean square 1 over its channels.
         noise: Largest standard deviation of the noise added to normalised latents in training.
         standardize: A shift and scale per ``channel``, or one for ``all``.
+        outliers: Weight of the penalty of latents far from the others of their frame (:func:`outlier_penalty`), which decode to spots;
+            Movie Gen has 1e5.
     """
 
     autoencoder: Annotated[SerializeAsAny[AutoencoderSettings], OfFamily("autoencoder")] = Convolutional()
@@ -173,6 +191,7 @@ class KL(TokenizerSettings, family="tokenizer", name="kl"):
     normalize: Literal["channel"] | None = None
     noise: NonNegativeFloat = 0.0
     standardize: Standardize = "channel"
+    outliers: NonNegativeFloat = 0.0
 
     @model_validator(mode="after")
     def _options_agree(self) -> KL:
@@ -183,10 +202,16 @@ class KL(TokenizerSettings, family="tokenizer", name="kl"):
         return self
 
     def build(self, media: Medium, stages: Mapping[str, Tokenizer] | None = None) -> KLTokenizer:
-        """The tokenizer for media of this format."""
+        """The tokenizer for media of this format. Raises ``ValueError`` for a penalty of outliers without frames."""
+        if self.outliers and media.axes[-2:] != ALONG_ROWS:
+            raise ValueError(f"tokenizer.kl.outliers: these are outliers of a frame, and the data are {media}: leave it out")
         autoencoder = self.autoencoder.build(channels=media.channels, size=media.size, dim=self.dim, encoded=2 * self.dim)
         return channels_last(KLTokenizer(media, autoencoder, self))
 
     def check_axes(self, axes: Axes) -> None:
         """See :meth:`TokenizerSettings.check_axes`."""
         self.autoencoder.check_axes(axes)
+
+    def check_size(self, size: tuple[int, ...]) -> None:
+        """See :meth:`TokenizerSettings.check_size`."""
+        self.autoencoder.grid(size, self.autoencoder.reduction)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from pydantic import Field, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
-from jielong.autoencoders.base import Autoencoder, AutoencoderSettings, check_grid
+from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
 from jielong.autoencoders.convolutional import Convolutional
 from jielong.config.registry import Config, OfFamily
 from jielong.core.medium import ALONG_ROWS, Axes, Medium
@@ -71,7 +71,7 @@ class TwoTowerTokenizer(LearnedTokenizer):
     def __init__(self, media: Medium, autoencoder: Autoencoder, settings: TwoTowers) -> None:
         super().__init__()
         self.media, self.dim, self.features = media, settings.dim, settings.features
-        self.grid = check_grid(media.size, autoencoder.reduction)
+        self.grid = autoencoder.grid(media.size)
         self.layout = Layout((1,), settings.dim, axes=("latents",))
         size = settings.features * math.prod(self.grid)
         self.encoder, self.decoder = autoencoder.encoder, autoencoder.decoder

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, SerializeAsAny
 from torch import Tensor
 
-from jielong.autoencoders.base import Autoencoder, AutoencoderSettings, check_grid
+from jielong.autoencoders.base import Autoencoder, AutoencoderSettings
 from jielong.autoencoders.convolutional import Convolutional
 from jielong.config.registry import OfFamily
 from jielong.core.medium import Axes, Medium
@@ -29,7 +29,7 @@ Likelihood = Literal["logit_laplace"]
 
 
 class VQTokenizer(GridTokenizer):
-    """Images or audio to a grid of code indices and back. Raises ``ValueError`` if the media do not divide into tokens.
+    """Images, audio or clips to a grid of code indices and back. Raises ``ValueError`` if the media do not divide into tokens.
 
     Args:
         autoencoder: Media to features ``(B, dim, *grid)`` and back.
@@ -40,7 +40,7 @@ class VQTokenizer(GridTokenizer):
     def __init__(self, media: Medium, autoencoder: Autoencoder, quantizer: Quantizer, likelihood: Likelihood | None = None) -> None:
         super().__init__(media, autoencoder)
         self.likelihood = likelihood
-        self.layout = replace(quantizer.layout(check_grid(media.size, autoencoder.reduction)), axes=media.axes)
+        self.layout = replace(quantizer.layout(autoencoder.grid(media.size)), axes=media.axes)
         self.encoder, self.quantizer, self.decoder = autoencoder.encoder, quantizer, autoencoder.decoder
 
     @property
@@ -57,7 +57,7 @@ class VQTokenizer(GridTokenizer):
         self.layout = replace(self.layout, channels=count)
 
     def _features(self, media: Tensor) -> Tensor:
-        return self.features(media).movedim(1, -1)  # (B, h, w, dim) or (B, n, dim)
+        return self.features(media).movedim(1, -1)  # (B, h, w, dim), (B, n, dim) or (B, t, h, w, dim)
 
     def _picture(self, maps: Tensor) -> Tensor:
         """The media of the decoder's maps, not clamped."""
@@ -82,7 +82,7 @@ class VQTokenizer(GridTokenizer):
 
     @torch.no_grad()
     def encode(self, media: Tensor) -> Tokens:
-        """``(B, C, H, W)`` or ``(B, C, T)`` in [-1, 1] to codes ``(B, N, K)``."""
+        """``(B, C, H, W)``, ``(B, C, T)`` or ``(B, C, T, H, W)`` in [-1, 1] to codes ``(B, N, K)``."""
         codes = self.quantizer.encode(self._features(media)).flatten(1, -2)
         return self.tokens(codes[..., : self.layout.channels], self.layout)
 
@@ -136,7 +136,7 @@ class VQ(TokenizerSettings, family="tokenizer", name="vq"):
         """The tokenizer for media of this format."""
         outputs = media.channels if self.likelihood is None else 2 * media.channels
         autoencoder = self.autoencoder.build(channels=media.channels, size=media.size, dim=self.dim, outputs=outputs)
-        quantizer = self.quantizer.on(check_grid(media.size, autoencoder.reduction)).build(self.dim)
+        quantizer = self.quantizer.on(autoencoder.grid(media.size)).build(self.dim)
         return channels_last(VQTokenizer(media, autoencoder, quantizer, self.likelihood))
 
     @property
@@ -147,3 +147,7 @@ class VQ(TokenizerSettings, family="tokenizer", name="vq"):
     def check_axes(self, axes: Axes) -> None:
         """See :meth:`TokenizerSettings.check_axes`."""
         self.autoencoder.check_axes(axes)
+
+    def check_size(self, size: tuple[int, ...]) -> None:
+        """See :meth:`TokenizerSettings.check_size`."""
+        self.autoencoder.grid(size, self.autoencoder.reduction)

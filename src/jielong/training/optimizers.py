@@ -77,7 +77,7 @@ def _sort(module: nn.Module, orthogonalise: bool, only: set[int]) -> tuple[list[
             # The output layer's rows are classes, not directions of a hidden space: it stays with AdamW, as Muon's authors advise.
             elif (
                 orthogonalise
-                and isinstance(owner, nn.Linear | nn.Conv1d | nn.Conv2d)
+                and isinstance(owner, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
                 and ("head" not in words.split(".") or f"{path}.".startswith(blocks))
             ):
                 hidden.append(parameter)
