@@ -212,17 +212,19 @@ class Recipe(Config):
                 )
 
     def _check_axes(self, tokenizer: TokenizerSettings) -> None:
-        """Refuse an autoencoder or a loss for media of other axes, and a tokenizer without a loss on its reconstruction."""
-        axes = settings_kind(self.data).axes
+        """Refuse an autoencoder or a loss for media of other axes, sizes that do not divide, and a tokenizer without a loss on its
+        reconstruction."""
+        kind = settings_kind(self.data)
+        axes = kind.axes
         tokenizer.check_axes(axes)
+        tokenizer.check_size(kind.medium(self.data, kind.native["channels"]).size)
         for loss in self.losses:
-            reads = loss.axes
-            if reads is not None and reads != axes:
-                fitting = [name for name, part in _losses().items() if part.axes == axes]
+            if not loss.compares(axes):
+                fitting = [name for name, part in _losses().items() if part.axes is not None and part.compares(axes)]
                 choices = f": choose among {', '.join(fitting)}" if fitting else ""
-                raise ValueError(f"the loss {loss.name} reads {axes_text(reads)}, but the data have {axes_text(axes)}{choices}")
+                raise ValueError(f"the loss {loss.name} reads {axes_text(loss.axes or ())}, but the data have {axes_text(axes)}{choices}")
         if not any(loss.reconstructs for loss in self.losses):
-            fitting = [name for name, part in _losses().items() if part.reconstructs and part.axes in (None, axes)]
+            fitting = [name for name, part in _losses().items() if part.reconstructs and part.compares(axes)]
             raise ValueError(f"a tokenizer needs a loss on its reconstruction ({', '.join(fitting)}): losses: {{regression: {{kind: l2}}}}")
         if self.balancer is not None and any(loss.name == "logit_laplace" for loss in self.losses):
             raise ValueError("a balancer weighs gradients at the reconstruction, which the loss logit_laplace does not read: remove one")

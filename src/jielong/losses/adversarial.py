@@ -1,4 +1,7 @@
-"""Adversarial loss of images with a PatchGAN discriminator (VQGAN: Esser et al., arXiv 2012.09841)."""
+"""Adversarial loss of images with a PatchGAN discriminator (VQGAN: Esser et al., arXiv 2012.09841).
+
+Of clips it judges frames as images, and with a second discriminator whole clips, whose patches span time (as in Open-Sora 2.0, 2503.09642).
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from jielong.config.registry import Config
 from jielong.core.medium import ALONG_ROWS, Axes
 from jielong.core.whole_batch import mean_over_batch
 from jielong.losses.base import AdversarialLoss, AdversarialSettings, LossContext, check_same_shape
+from jielong.losses.frames import check_count, frames_of
 from jielong.networks.discriminator import Norm, PatchDiscriminator
 from jielong.quantizers.parallel import mean_over_processes
 
@@ -68,7 +73,9 @@ class PatchAdversarialLoss(AdversarialLoss):
     def __init__(self, settings: Adversarial, in_channels: int = 3) -> None:
         super().__init__(settings)
         self.weight, self.kind, self.adaptive = settings.weight, settings.kind, settings.adaptive
+        self.frames, critic = settings.frames, settings.clips
         self.discriminator = PatchDiscriminator(in_channels, settings.channels, settings.layers, settings.norm)
+        self.clips = None if critic is None else PatchDiscriminator(in_channels, critic.channels, critic.layers, settings.norm, 3)
 
     def generator_losses(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
         """:meth:`generator_loss` as ``adversarial``."""
@@ -84,26 +91,41 @@ class PatchAdversarialLoss(AdversarialLoss):
         return {"adversarial": self.adaptive_weight(reconstruction_loss, losses["adversarial"], last_layer)}
 
     def generator_loss(self, fake: Tensor) -> Tensor:
-        """The decoder's unweighted scalar loss for reconstructions ``(B, C, H, W)``; the discriminator's weights get no gradient."""
+        """The decoder's unweighted scalar loss for reconstructions ``(B, C, H, W)`` or ``(B, C, T, H, W)``, averaged over discriminators;
+        their weights get no gradient."""
         with torch.autocast(fake.device.type, enabled=False):
-            constant = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-            return generator_objective(functional_call(self.discriminator, constant, (fake.float(),)), self.kind)
+            losses = []
+            for critic, judged in self._judged(fake.float()):
+                constant = {name: parameter.detach() for name, parameter in critic.named_parameters()}
+                losses.append(generator_objective(functional_call(critic, constant, (judged,)), self.kind))
+            return torch.stack(losses).mean()
+
+    def _judged(self, media: Tensor) -> list[tuple[PatchDiscriminator, Tensor]]:
+        """Each discriminator with what it sees of the media."""
+        critics = [(self.discriminator, frames_of(media, self.frames))]
+        return critics if self.clips is None else [*critics, (self.clips, media)]
 
     def discriminator_loss(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         """The discriminator's loss.
 
         Args:
-            real: Images ``(B, C, H, W)``.
+            real: Images ``(B, C, H, W)`` or clips ``(B, C, T, H, W)``.
             fake: Their reconstructions; detached here.
 
-        Returns ``total``, to minimise, and the mean logits ``real`` and ``fake`` (detached), which drift apart when it wins.
+        Returns ``total``, to minimise, and the mean logits ``real`` and ``fake`` (detached), which drift apart when it wins; each is the
+        average over discriminators.
         """
         check_same_shape(fake, real)
+        parts: dict[str, list[Tensor]] = {"total": [], "real": [], "fake": []}
         with torch.autocast(real.device.type, enabled=False):
-            # Two passes, not one over both batches: batch norm would otherwise mix their statistics.
-            logits_real, logits_fake = self.discriminator(real.detach().float()), self.discriminator(fake.detach().float())
-            total = discriminator_objective(logits_real, logits_fake, self.kind)
-        return {"total": total, "real": logits_real.detach().mean(), "fake": logits_fake.detach().mean()}
+            pairs = zip(self._judged(real.detach().float()), self._judged(fake.detach().float()), strict=True)
+            for (critic, ours), (_, theirs) in pairs:
+                # Two passes, not one over both batches: batch norm would otherwise mix their statistics.
+                logits_real, logits_fake = critic(ours), critic(theirs)
+                parts["total"].append(discriminator_objective(logits_real, logits_fake, self.kind))
+                parts["real"].append(logits_real.detach().mean())
+                parts["fake"].append(logits_fake.detach().mean())
+            return {name: torch.stack(values).mean() for name, values in parts.items()}
 
     def adaptive_weight(self, reconstruction_loss: Tensor, adversarial_loss: Tensor, last_layer: nn.Parameter) -> Tensor:
         """Factor that gives both losses equal gradient norms at the decoder's last layer ``W`` (2012.09841, equation 7).
@@ -125,6 +147,18 @@ class PatchAdversarialLoss(AdversarialLoss):
             return self.weight * (sizes["reconstruction"] / (sizes["adversarial"] + 1e-4)).clamp(0.0, 1e4).detach()
 
 
+class ClipCritic(Config):
+    """Settings of the discriminator of clips: 4x4x4 convolutions, so that a patch is as many frames long as it is pixels wide.
+
+    Attributes:
+        channels: Width of its first layer.
+        layers: Its layers of stride 2, along time as well.
+    """
+
+    channels: PositiveInt = 32
+    layers: PositiveInt = 2
+
+
 class Adversarial(AdversarialSettings, family="loss", name="adversarial"):
     """Settings of the PatchGAN loss.
 
@@ -137,18 +171,32 @@ class Adversarial(AdversarialSettings, family="loss", name="adversarial"):
         channels: Width of the discriminator's first layer.
         layers: Its layers of stride 2; a patch is 16, 34, 70 or 142 pixels wide for 1 to 4.
         norm: ``group``, ``none``, or ``batch`` (as published), whose statistics are those of what one process computes at once.
+        frames: Frames of a clip that it judges, drawn anew for each clip in each step; all if not given.
+        clips: A second discriminator, of whole clips; the loss is then the mean of both.
     """
 
     axes: ClassVar[Axes | None] = ALONG_ROWS
+    of_frames: ClassVar[bool] = True
     weight: NonNegativeFloat = 0.8
     kind: Kind = "hinge"
     adaptive: bool = True
     channels: PositiveInt = 64
     layers: PositiveInt = 3
     norm: Norm = "group"
+    frames: PositiveInt | None = None
+    clips: ClipCritic | None = None
 
     def build(self, context: LossContext) -> PatchAdversarialLoss:
-        """The loss for images of the medium's channels. Raises ``ValueError`` if they are too small for the discriminator."""
-        loss = PatchAdversarialLoss(self, context.medium.channels)
-        loss.discriminator.check_size(context.medium.size)
+        """The loss for media of the medium's channels. Raises ``ValueError`` if they are too small for a discriminator, or no clips where
+        the settings speak of them."""
+        medium = context.medium
+        check_count(self.name, self.frames, medium)
+        loss = PatchAdversarialLoss(self, medium.channels)
+        loss.discriminator.check_size(medium.size[-2:])
+        if loss.clips is not None:
+            if not medium.timed:
+                raise ValueError(
+                    f"losses.{self.name}.clips: a discriminator of clips has none to judge, the data are {medium}: leave it out"
+                )
+            loss.clips.check_size(medium.size)
         return loss

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from jielong.config.registry import Part
 from jielong.config.schedule import Start
-from jielong.core.medium import Medium, axes_text
+from jielong.core.medium import ALONG_FRAMES, Axes, Medium, axes_text
 
 
 class Teacher(Protocol):
@@ -133,6 +133,7 @@ class LossSettings(Part):
     """
 
     reconstructs: ClassVar[bool] = False  # whether a tokenizer can learn from it alone
+    of_frames: ClassVar[bool] = False  # whether a loss of pictures takes clips, too, as their frames
     weight: NonNegativeFloat = 1.0
     start_samples: Start = 0
 
@@ -140,9 +141,14 @@ class LossSettings(Part):
         """Build the loss and add it to ``terms``. Raises ``ValueError`` if it does not fit the medium."""
         raise NotImplementedError(f"the settings {type(self).__name__} contribute no loss")
 
+    @classmethod
+    def compares(cls, axes: Axes) -> bool:
+        """Whether it takes media with these axes."""
+        return cls.axes in (None, axes) or (cls.of_frames and axes == ALONG_FRAMES)
+
     def check_axes(self, medium: Medium) -> None:
         """Raise ``ValueError`` when a medium has other axes than the loss compares."""
-        if self.axes not in (None, medium.axes):
+        if not self.compares(medium.axes):
             raise ValueError(f"the loss {self.name} compares media with the axes {axes_text(self.axes or ())}, not {medium}")
 
 

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jielong.core.medium import ALONG_ROWS, Axes
 from jielong.losses.base import LossContext, ReconstructionLoss, ReconstructionSettings, check_same_shape
+from jielong.losses.frames import check_count, frames_of
 from jielong.networks.efficientnet import EfficientNetLite, WeightsError, freeze
 
 
@@ -47,10 +48,13 @@ class FrozenSettings(ReconstructionSettings):
 
     Attributes:
         upscale: Enlargement before the network, which was trained at 224 pixels; 2 costs four times as much.
+        frames: Frames of a clip that are compared, drawn anew for each clip in each step; all if not given.
     """
 
     axes: ClassVar[Axes | None] = ALONG_ROWS
+    of_frames: ClassVar[bool] = True
     upscale: PositiveFloat = 1.0
+    frames: PositiveInt | None = None
 
 
 class FrozenLoss(ReconstructionLoss):
@@ -58,7 +62,7 @@ class FrozenLoss(ReconstructionLoss):
 
     def __init__(self, settings: FrozenSettings) -> None:
         super().__init__(settings.weight)
-        self.upscale = settings.upscale
+        self.upscale, self.frames = settings.upscale, settings.frames
 
     def train(self, mode: bool = True) -> FrozenLoss:
         """Stay in evaluation mode."""
@@ -76,10 +80,11 @@ class FrozenLoss(ReconstructionLoss):
         raise NotImplementedError
 
     def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
-        """``weight`` times the distance of pictures ``(B, 1 or 3, H, W)`` in [-1, 1], a scalar, in float32."""
+        """``weight`` times the distance of pictures ``(B, 1 or 3, H, W)`` in [-1, 1], or of frames of clips, a scalar, in float32."""
         check_same_shape(reconstruction, target)
         with torch.autocast(reconstruction.device.type, enabled=False):
-            return self.weight * self.distance(self.prepare(reconstruction), self.prepare(target))
+            ours, theirs = (self.prepare(frames_of(media, self.frames)) for media in (reconstruction, target))
+            return self.weight * self.distance(ours, theirs)
 
 
 class PerceptualLoss(FrozenLoss):
@@ -160,7 +165,8 @@ class Perceptual(FrozenSettings, family="loss", name="perceptual"):
             raise ValueError(f"EfficientNet-lite0 has stages 1 to 7, not {wrong[0]}")
 
     def build(self, context: LossContext) -> PerceptualLoss:
-        """The loss."""
+        """The loss. Raises ``ValueError`` if frames are chosen that the media do not have."""
+        check_count(self.name, self.frames, context.medium)
         return PerceptualLoss(self)
 
 
@@ -177,9 +183,10 @@ class Lpips(FrozenSettings, family="loss", name="lpips"):
     heads: Path
 
     def build(self, context: LossContext) -> LpipsLoss:
-        """The loss. Raises ``ValueError`` if nothing is left of pictures after the network's four halvings."""
-        if min(context.medium.size) * self.upscale < LPIPS_PIXELS:
-            least = math.ceil(LPIPS_PIXELS / min(context.medium.size))
+        """The loss. Raises ``ValueError`` if nothing is left of pictures after the network's four halvings, or as :class:`Perceptual`."""
+        check_count(self.name, self.frames, context.medium)
+        if (side := min(context.medium.size[-2:])) * self.upscale < LPIPS_PIXELS:
+            least = math.ceil(LPIPS_PIXELS / side)
             raise ValueError(f"LPIPS needs {LPIPS_PIXELS} pixels a side, and {context.medium} has fewer: set upscale to {least}")
         return LpipsLoss(self)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jielong.core.rng import Draws, PerSampleRNG
+from jielong.core.rng import Draws, PerSampleRNG, seed_of
 
 _STREAMS: ContextVar[Draws | None] = ContextVar("streams", default=None)
 
@@ -46,6 +46,12 @@ def current_streams(items: int) -> Draws | None:
     """The streams of ``items`` rows, one a sample or copies of all samples one after the other; ``None`` outside of training steps."""
     streams = _STREAMS.get()
     return streams if streams is None or len(streams) == items else streams.copies(items // len(streams))
+
+
+def streams_for(purpose: str, items: int) -> Draws | None:
+    """Streams of ``items`` rows for one purpose, the same whenever they are asked for in a training step; ``None`` outside of them."""
+    streams = current_streams(items)
+    return streams if streams is None else Draws(streams.keys ^ seed_of(purpose)).each(1)[:, 0]
 
 
 def dropout(x: Tensor, probability: float, site: int, streams: Draws | None, rows: int = 1, prefix: int = 0) -> Tensor:
