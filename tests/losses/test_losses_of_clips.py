@@ -120,4 +120,6 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"adversarial\.frames: these are frames of a clip"):
         Adversarial(frames=2).build(LossContext(image_medium(3, (64, 64))))
     with pytest.raises(ValueError, match=r"the loss perceptual reads \(rows, columns\), but the data have \(time\)"):
-        parse("data: {set: prompts}\ntokenizer: {vq: {autoencoder: seanet}}\nlosses: {regression: {}, perceptual: {}}\ntrain: {samples: 8}")
+        parse(
+            "data: {set: prompts, sample_rate: 16000, duration: 0.64}\ntokenizer: {vq: {autoencoder: seanet}}\nlosses: {regression: {}, perceptual: {}}\ntrain: {samples: 8}"
+        )

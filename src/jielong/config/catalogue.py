@@ -36,7 +36,7 @@ SETS = {
 }
 """Kind of media and description of the built-in data sets (:data:`jielong.data.opening.BUILT_IN`)."""
 
-MEDIA = {"ALONG_ROWS": "image", "ALONG_TIME": "audio"}
+MEDIA = {"ALONG_ROWS": "image", "ALONG_TIME": "audio", "ALONG_FRAMES": "video"}
 """Kinds of media by the names of their axes in :mod:`jielong.core.medium`."""
 
 

@@ -101,7 +101,7 @@ def _stored_type(layout: Layout) -> torch.dtype:
 
 
 def samples_of(path: Path) -> int | None:
-    """Samples of a token file's audio, if it holds one file of any length (:data:`SAMPLES`)."""
+    """Samples or frames of a token file, if it holds one file of any length (:data:`SAMPLES`)."""
     with safe_open(path, "pt") as file:
         samples = (file.metadata() or {}).get(SAMPLES)
     return None if samples is None else int(samples)

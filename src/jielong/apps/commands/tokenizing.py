@@ -86,7 +86,7 @@ def _one_file(system: System, path: Path, out: Path) -> None:
         cache.SAMPLES: str(item.shape[1]),
     }
     cache.write(out, tokens, origin)
-    seconds, took = item.shape[1] / tokenizer.media.sample_rate, time.perf_counter() - started
+    seconds, took = item.shape[1] / (tokenizer.media.rate or 1), time.perf_counter() - started
     say(f"{seconds:.1f} s of {kind.name}, {tokens.layout.positions:,} tokens, {took:.1f} s")
     typer.echo(out)
 
@@ -111,7 +111,7 @@ def detokenize(
     lengths = None if tokens.lengths is None else tokens.lengths[:count]
     chosen = Tokens(tokens.values[:count], tokens.layout, lengths)
     samples, decoded = cache.samples_of(file), system.decode(chosen)
-    items = kind_of(media).wrap(decoded if samples is None else decoded[..., :samples], media)
+    items = kind_of(media).wrap(decoded if samples is None else decoded[:, :, :samples], media)
     notice = output.write(items, {"checkpoint": checkpoint, "tokens": str(file)}, grid=False)
     say(f"{len(chosen):,} {kind_of(media).noun[1]}")
     if notice:
