@@ -121,5 +121,8 @@ def test_what_does_not_fit_is_refused() -> None:
         Adversarial(frames=2).build(LossContext(image_medium(3, (64, 64))))
     with pytest.raises(ValueError, match=r"the loss perceptual reads \(rows, columns\), but the data have \(time\)"):
         parse(
-            "data: {set: prompts, sample_rate: 16000, duration: 0.64}\ntokenizer: {vq: {autoencoder: seanet}}\nlosses: {regression: {}, perceptual: {}}\ntrain: {samples: 8}"
+            "data: {set: prompts, sample_rate: 16000, duration: 0.64}\n"
+            "tokenizer: {vq: {autoencoder: seanet}}\n"
+            "losses: {regression: {}, perceptual: {}}\n"
+            "train: {samples: 8}"
         )
