@@ -8,7 +8,7 @@ those of the whole.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -169,4 +169,5 @@ class CausalDecoder(StreamingSequential, Decoder):
     @property
     def last_layer(self) -> nn.Parameter:
         """The last convolution's weight, where adversarial weights compare gradients."""
-        return next(layer for layer in reversed(list(self.modules())) if isinstance(layer, nn.Conv3d)).weight
+        last = next(layer for layer in reversed(list(self.modules())) if isinstance(layer, nn.Conv3d))
+        return cast("nn.Parameter", last.weight)
