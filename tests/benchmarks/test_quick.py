@@ -59,6 +59,12 @@ def layers(found: dict[str, Any]) -> None:
     assert all(row["ours"] > 0 for row in found["layers"])
 
 
+def frames(found: dict[str, Any]) -> None:
+    assert set(found["against_naive"]) == {"masked", "raster", "at_once"}
+    assert all(row["difference"] < 1e-4 for row in found["against_naive"].values())
+    assert all(len(times) == 4 for each in found["seconds_a_frame"].values() for times in each.values())
+
+
 def mar(found: dict[str, Any]) -> None:
     naive, *others = found["rows"]
     assert naive["passes"] == found["settings"]["iterations"]
@@ -102,6 +108,7 @@ CHECKS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], None]]] = {
     "quantizer binary_spherical": (("binary_spherical",), quantizer),
     "codec_speed": ((), codec_speed),
     "codec_speed --layers": (("--layers",), layers),
+    "frames": ((), frames),
     "mar": ((), mar),
     "systems": ((), systems),
     "heads": (("--heads", "diffusion", "energy", "gaussian_mixture"), heads),

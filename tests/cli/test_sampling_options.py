@@ -25,6 +25,8 @@ TYPED = {
     "guidance_rescale": 0.5,
     "schedule": "linear",
     "detail_steps": 2,
+    "frames": 9,
+    "window": 4,
     "lazy_refresh": 3,
     "lazy_share": 0.5,
     "soft_codes": True,
@@ -72,6 +74,8 @@ def test_options_become_parameters() -> None:
         guidance_rescale=0.5,
         schedule="linear",
         detail_steps=2,
+        frames=9,
+        window=4,
         lazy=Lazy(refresh=3, share=0.5),
         soft_codes=True,
     )

@@ -296,6 +296,11 @@ def test_frames_have_learned_positions_only_where_told(learned: bool) -> None:
     assert sizes == ([4, 2, 3] if learned else [2, 3])
 
 
+def test_lazy_steps_are_of_one_block() -> None:
+    with pytest.raises(ValueError, match="lazy steps are of one block"):
+        Frames(inside=MASKED).build().check_sampling(SamplingConfig().override(lazy={"refresh": 2}))
+
+
 def test_steps_are_those_of_the_order_inside() -> None:
     order = Frames(inside=Masked(steps=2, schedule="linear")).build()
     assert list(order.steps(6, None)) == [Step(0, 2, 6, 3), Step(1, 2, 3, 0)]

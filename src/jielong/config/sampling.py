@@ -22,6 +22,8 @@ LEAST = {
     "num_inference_steps": 1,
     "final_inference_steps": 1,
     "image_guidance": 0,
+    "frames": 1,
+    "window": 1,
 }
 """The least value of each parameter that has one."""
 
@@ -78,6 +80,14 @@ class SamplingConfig(Config):
     )
     detail_steps: int | None = Field(
         default=None, description="draw a checkerboard first and the rest in so many last steps (GtR, arXiv 2510.17171); off by default"
+    )
+    frames: int | None = Field(
+        default=None, description="frames of tokens to draw with the order frames, more or fewer than in training; as many by default"
+    )
+    window: int | None = Field(
+        default=None,
+        description="last frames of tokens, its own included, that a frame attends to with the order frames; those of training where more "
+        "are drawn, and all otherwise, by default",
     )
     lazy: Lazy | None = Field(default=None, description="lazy steps of a masked block; off by default")
     soft_codes: bool = Field(

@@ -43,6 +43,8 @@ def _no_chain_rule(model: Generator) -> str | None:
     single = len(model.order.spans(model.layout)) == model.layout.positions
     if not model.order.shifted or not (single or model.head.joint):
         return "its order does not draw one position after the other, so its loss is not the likelihood of a picture"
+    if not model.order.predicts_all:
+        return "its order is given a part of each item, so its loss is not the likelihood of all of it"
     if model.head.nats_a_value(0.0) is None:
         return "its head's loss is not a likelihood"
     return None

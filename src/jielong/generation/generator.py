@@ -77,6 +77,11 @@ class Generator(nn.Module):
         backbone.check_order(self.plan.blocks, order.shifted)
         if head.joint and not order.shifted:
             raise ValueError("a joint head draws a block as one, and here it is revealed in steps: choose order: at_once or next_scale")
+        if order.reads_known and head.joint and not head.edits:
+            raise ValueError(
+                f"tasks give a part of an item and the rest is drawn, and the {type(head).__name__} draws all tokens as one: choose a head "
+                "such as flow_matching or diffusion, or leave the tasks out"
+            )
         if head.whole and len(self.plan.spans) > 1:
             raise ValueError(f"the {type(head).__name__} draws all tokens together, and here are several blocks: choose order: at_once")
         if condition is not None and condition.loss_weight:
@@ -166,7 +171,9 @@ class Generator(nn.Module):
             draws, parts = draws.each(len(spans)), []
             other = None if mismatch is None or self.condition is None else mismatch.of(self.condition)
             for block, s in enumerate(spans):
-                context = plan.head_context(s, mask, phase, states.conditioning)
+                if not bool(mask[:, s].any()):
+                    continue  # a block that is always given
+                context = plan.head_context(s, states.present, phase, states.conditioning, mask)
                 context = replace(context, draws=draws[:, block], mismatch=other, on_figure=on_figure)
                 parts.append(states.counts[:, s].sum(1) * share * self.head.loss(hidden[:, s], targets[:, s], context))
             loss = torch.stack(parts).sum() / len(tokens)
@@ -209,6 +216,7 @@ class Generator(nn.Module):
         if view.extent is not None and view.extent < plan.layout.grid[0]:
             plan = self.shortened_plan(view.extent)
             values, known, mask = (each[:, : plan.layout.positions] for each in (values, known, mask))
+        real = torch.ones_like(mask) if real is None else real
         given = self.order.training_values(values, rng) if self.training else values
         embeddings = self.embeddings(given, known, slice(0, plan.layout.positions), self.position_vectors(plan))
         lengths = torch.full((batch,), plan.tokens.positions) if lengths is None else lengths
@@ -223,7 +231,7 @@ class Generator(nn.Module):
         counts = mask.float() if plan.pattern is None or present is None else (mask[..., None] & present).sum(-1)
         if view.loss_weights is not None:
             counts = counts * view.loss_weights.to(device)
-        return TrainingStates(hidden, values, mask, counts, lengths, plan, duration_loss, conditioning, prefix)
+        return TrainingStates(hidden, values, mask, real, counts, lengths, plan, duration_loss, conditioning, prefix)
 
     def _training_condition(self, prepared: object, rng: PerSampleRNG) -> Conditioning | None:
         if self.condition is None:

@@ -94,10 +94,31 @@ class SequencePlan:
             return (self.times >= 0) & (self.times < lengths.cpu()[:, None, None])
         return None if self.pattern is None else self.pattern.present.expand(batch, -1, -1)
 
-    def head_context(self, span: slice, present: Tensor, phase: str = MAIN, condition: Conditioning | None = None) -> HeadContext:
-        """What a joint head is given of the block ``span`` in a phase of training; ``present`` is ``(B, N)`` bool."""
-        mask = present[:, span]
-        return HeadContext(coords=self.coords[span], mask=None if bool(mask.all()) else mask, condition=condition, phase=phase)
+    def head_context(
+        self,
+        span: slice,
+        present: Tensor,
+        phase: str = MAIN,
+        condition: Conditioning | None = None,
+        predicted: Tensor | None = None,
+    ) -> HeadContext:
+        """What a joint head is given of the block ``span`` in a phase of training.
+
+        Args:
+            span: The block's positions.
+            present: ``(B, N)`` bool: positions that items have.
+            phase: The phase.
+            condition: The condition of the items.
+            predicted: ``(B, N)`` bool: positions with a loss; ``None`` for all that are present.
+        """
+        real, asked = present[:, span], None if predicted is None else predicted[:, span]
+        return HeadContext(
+            coords=self.coords[span],
+            mask=None if bool(real.all()) else real,
+            predicted=None if asked is None or torch.equal(asked, real) else asked,
+            condition=condition,
+            phase=phase,
+        )
 
     @property
     def pad(self) -> int:

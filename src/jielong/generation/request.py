@@ -13,8 +13,9 @@ from torch import Tensor
 from jielong.conditions.inputs import InputError
 from jielong.conditions.text import NEGATIVE_TEXT
 from jielong.config.sampling import SamplingConfig
-from jielong.core.tokens import Tokens
+from jielong.core.tokens import Layout, Tokens
 from jielong.generation.callbacks import StepCallback
+from jielong.generation.extent import extended, layout_of, lengthened
 from jielong.generation.plan import SequencePlan
 from jielong.generation.sampler import Sampler
 from jielong.generation.state import SamplerState
@@ -85,11 +86,13 @@ class SamplingRequest:
             if number is not None and number < 1:
                 raise ValueError(f"{name} must be 1 or more, not {number}")
         check_config(model, config, conditions is not None, weaker is not None)
+        config, layout = extended(model, config), layout_of(model, config)
         _check_weaker(model, config, weaker, negatives)
         if start is not None and len(start) == 1:
             start = Tokens(start.values.expand(count, -1, -1), start.layout)  # every item begins with it
-        _check_start(model, count, start, known, strength)
-        model.order.check_known(model.layout, known)
+        start, known = lengthened(layout, start, known)
+        _check_start(layout, count, start, known, strength)
+        model.order.check_known(layout, known)
         negatives = _checked_negatives(model, config, count, negatives)
         if model.condition is not None and conditions is not None:
             conditions = [model.condition.resolve(value) for value in conditions]  # they are prepared twice: for lengths, and to draw
@@ -111,7 +114,7 @@ class SamplingRequest:
             ends.append(state.lengths)
             unended += sampler.unended(state)
         warn_unended(unended, self)
-        order, layout = torch.tensor(rows).argsort(), self.model.layout
+        order, layout = torch.tensor(rows).argsort(), layout_of(self.model, self.config)
         drawn = torch.cat(values)[order.to(self.model.device)]
         if self.config.soft_codes:
             layout = replace(layout, channels=drawn.shape[2], vocabulary=None)
@@ -141,6 +144,8 @@ class SamplingRequest:
     def _plan(self, lengths: Tensor | None) -> SequencePlan:
         """The plan of a batch: a shorter one where all its items are of one length that the order must not see behind."""
         plan = self.model.plan
+        if self.config.frames is not None:
+            return self.model.shortened_plan(self.config.frames)
         return plan if lengths is None or plan.padding_last else self.model.shortened_plan(int(lengths[0]))
 
 
@@ -233,8 +238,7 @@ def _checked_negatives(
     return [None if value is None else model.condition.resolve(value) for value in negatives]
 
 
-def _check_start(model: Generator, count: int, start: Tokens | None, known: Tensor | None, strength: float) -> None:
-    layout = model.layout
+def _check_start(layout: Layout, count: int, start: Tokens | None, known: Tensor | None, strength: float) -> None:
     if not 0 < strength <= 1 or (strength < 1 and start is None):
         raise ValueError(f"`strength` is above 0 and at most 1, and below 1 only with tokens to `start` from; it is {strength}")
     if start is None or known is None:

@@ -146,7 +146,10 @@ class Sampler:
         return self.model.added(state.conditioning, state.lengths.repeat(state.branches), self.plan, prompt)
 
     def _cache(self, state: SamplerState) -> BackboneCache | None:
-        backbone, positions, lazy = self.model.backbone, self.plan.layout.positions, self.config.lazy
+        backbone, layout, config = self.model.backbone, self.plan.layout, self.config
+        positions, lazy = layout.positions, config.lazy
+        if config.window is not None:
+            positions = self.model.order.span_of_window(layout, config.window)
         prefix = 0 if state.conditioning is None else state.conditioning.states.shape[1]
         height = state.branches * len(state)
         if lazy is None:
@@ -191,7 +194,9 @@ class Sampler:
         if state.aligned is not None:
             embeddings = embeddings + state.aligned[: len(embeddings), span]
         conditioning = None if cache is not None and cache.started else state.conditioning
-        return model.backbone(BackboneInputs(embeddings, plan.coords[span], plan.blocks[span], conditioning, known, mask), cache, commit)
+        window = self.config.window
+        inputs = BackboneInputs(embeddings, plan.coords[span], plan.blocks[span], conditioning, known, mask, window)
+        return model.backbone(inputs, cache, commit)
 
     def _lazy_hidden(self, state: SamplerState, lazy: Lazy, step: int, wanted: Tensor) -> Tensor:
         """As :meth:`hidden`, of all positions; up to date are those at ``wanted`` ``(B, k)``, and all of them in a fresh step."""
@@ -347,7 +352,7 @@ class Sampler:
         return self._of_tokenizer(values, known)
 
     def _of_tokenizer(self, values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        plan, count = self.plan, self.model.layout.positions
+        plan, count = self.plan, (self.model.layout if self.config.frames is None else self.plan.tokens).positions
         if plan.pattern is not None:
             values, known = plan.undo(values), plan.undo(known[..., None].expand_as(values)).all(-1)
             values = values.masked_fill(values == plan.pad, 0)

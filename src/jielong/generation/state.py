@@ -23,6 +23,7 @@ class TrainingStates:
         hidden: ``(B, N, D)``.
         targets: Tokens in the order's layout, ``(B, N, C)``.
         loss_mask: Positions whose token is predicted, ``(B, N)`` bool.
+        present: Positions that items have, ``(B, N)`` bool.
         counts: How much each position counts in its item's loss, ``(B, N)``: the codes it predicts, or what the order says.
         lengths: Tokens of each item, ``(B,)``.
         plan: The order's positions; fewer than the generator's where no item is as long as can be.
@@ -34,6 +35,7 @@ class TrainingStates:
     hidden: Tensor
     targets: Tensor
     loss_mask: Tensor
+    present: Tensor
     counts: Tensor
     lengths: Tensor
     plan: SequencePlan

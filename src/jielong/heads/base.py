@@ -74,6 +74,7 @@ class HeadContext:
     blank: Tensor | None = None  # hidden vectors without any condition, (B, n, D), where null has the source picture and a scale of its own
     blank_condition: Conditioning | None = None  # that of blank, of B items
     image_guidance: float = 1.0  # the scale from blank to null (SamplingConfig.image_guidance)
+    predicted: Tensor | None = None  # (B, n) bool: positions that a loss of a joint head is of; None for all that are no padding
 
     def streams(self, hidden: Tensor) -> Draws:
         """:attr:`draws`, or fresh ones for the rows of ``hidden`` ``(M, ...)``."""
@@ -154,6 +155,11 @@ class Head(nn.Module, Phased, ABC):
         Then :meth:`loss` takes ``hidden (B, n, D)`` and ``targets (B, n, C)`` to ``(B,)``, the mean over the positions of the mask.
         """
         return False
+
+    @property
+    def relative(self) -> bool:
+        """Whether it knows of places along the first axis no more than their differences, so that there may be more of them."""
+        return True
 
     @abstractmethod
     def loss(self, hidden: Tensor, targets: Tensor, context: HeadContext = NO_CONTEXT) -> Tensor:

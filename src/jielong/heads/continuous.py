@@ -260,6 +260,11 @@ class IterativeHead(Head):
         return isinstance(self.network, JointDenoiser)
 
     @property
+    def relative(self) -> bool:
+        """See :attr:`Head.relative`: whether the network is."""
+        return not isinstance(self.network, JointDenoiser) or self.network.relative
+
+    @property
     def measures(self) -> bool:
         """See :attr:`Head.measures`: whether tokens are standardised."""
         return self.standard is not None
@@ -292,7 +297,8 @@ class IterativeHead(Head):
         prepared, mask = network.prepare(hidden, _coords(context), context.mask, context.condition).repeat(copies), None
         if context.mask is not None:
             targets = targets.masked_fill(~context.mask[..., None], 0)
-            mask = context.mask[..., None].expand(targets.shape).flatten(1).repeat(copies, 1)
+        if (predicted := context.mask if context.predicted is None else context.predicted) is not None:
+            mask = predicted[..., None].expand(targets.shape).flatten(1).repeat(copies, 1)
 
         def predict(x: Tensor, times: Tensor, rows: Tensor | None = None) -> Tensor:
             states = prepared if torch.is_autocast_enabled(x.device.type) else upcast_states(prepared)

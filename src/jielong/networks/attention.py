@@ -47,6 +47,11 @@ def _structure(blocks: tuple[int, ...], device: torch.device) -> Structure:
     return Structure(kind, allowed)
 
 
+def within(places: Tensor, others: Tensor, window: int) -> Tensor:
+    """``(n, m)`` bool: whether each of the ``others`` lies less than ``window`` places behind, or not behind at all."""
+    return places[:, None] - others[None, :] < window
+
+
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype of matrix products: autocast's, where it is on."""
     kind = x.device.type

@@ -25,6 +25,7 @@ class BackboneInputs:
     # (B, n) bool: positions that hold a known token and no placeholder, for networks that treat them differently.
     known: Tensor | None = None
     attention_mask: Tensor | None = None  # (B, n) bool: positions that are attended to; None for all of them
+    window: int | None = None  # places along the first axis that a position attends to, the last being its own; None for all
     keep_prefix: bool = False  # also return the hidden vectors of the condition's prefix, before those of the positions
 
 
@@ -50,6 +51,7 @@ class Backbone(nn.Module, ABC, Generic[C]):
     width: int  # channels D of embeddings and of hidden vectors
     conditioned: bool  # whether it takes a condition
     prefixed: bool = False  # whether the condition's states are positions before all others (BackboneInputs.keep_prefix)
+    supports_window: ClassVar[bool] = False  # whether it can leave out what lies far behind (BackboneInputs.window)
     supports_attention_mask: ClassVar[bool] = False  # whether it can leave out positions (BackboneInputs.attention_mask)
 
     @abstractmethod
@@ -75,6 +77,8 @@ class Backbone(nn.Module, ABC, Generic[C]):
                 f"a {type(self).__name__} cannot mask the padding of shorter items; in an order other than raster, items of different "
                 "lengths need the backbone transformer or mar"
             )
+        if inputs.window is not None and not self.supports_window:
+            raise ValueError(f"a {type(self).__name__} has no window of frames: choose the backbone transformer")
         started = cache is not None and cache.started
         if not self.conditioned and inputs.conditioning is not None:
             raise ValueError(f"this {type(self).__name__} takes no condition, but one was given")

@@ -24,6 +24,9 @@ class Cache:
     length: int = 0  # the cursor: number of committed slots, the prefix included
     bias: Tensor | None = None  # (B, 1, 1, capacity), minus infinity at masked slots; None when nothing is masked
     condition: LayerCondition = field(default_factory=LayerCondition)
+    prefix: int = 0  # first slots, which are a condition's states
+    coords: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.long))
+    """Coordinates of the committed slots behind them, ``(n, axes)`` on the CPU, where there is a window or attention is factorized."""
     started: bool = False  # whether the first call, which takes the condition in, has been made
     layers: FusedLayers | PlainLayers | None = None  # the network's layers, prepared by the first call
 
@@ -80,6 +83,16 @@ class Cache:
             )
         return end
 
+    def forget(self, before: int) -> None:
+        """Drop committed slots of places below ``before``, which are the first ones, and move the others to their room."""
+        if count := int((self.coords[:, 0] < before).sum()):
+            kept, first = slice(self.prefix + count, self.length), self.prefix
+            self.length -= count
+            self.coords = self.coords[count:]
+            for memory in (self.memory.movedim(4, 0), *([] if self.bias is None else [self.bias.movedim(3, 0)])):
+                memory[first : self.length] = memory[kept].clone()
+                memory[self.length :] = 0
+
     def hide_last(self, rows: Tensor) -> None:
         """Mask the last committed slot of the items ``rows``, ``(B,)`` bool."""
         bias = self.slot_bias()
@@ -94,7 +107,8 @@ class Cache:
     def reset(self) -> None:
         """Empty the cache, the condition included; the memory is kept."""
         self.length, self.bias, self.condition = 0, None, LayerCondition()
-        self.started, self.layers = False, None
+        self.prefix, self.started, self.layers = 0, False, None
+        self.coords = self.coords.new_zeros(0, 0)
 
     def rows(self, index: slice) -> Cache:
         """A cache of some items that shares this one's memory but has its own cursor."""
@@ -103,6 +117,8 @@ class Cache:
             self.length,
             None if self.bias is None else self.bias[index],
             self.condition.rows(index),
+            self.prefix,
+            self.coords,
             self.started,
             self.layers,
         )

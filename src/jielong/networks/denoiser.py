@@ -147,6 +147,7 @@ class JointDenoiser(TimedNetwork, ABC, Generic[P]):
     """A denoiser of all tokens of a block jointly. ``reads_condition``: whether it reads the states of the condition."""
 
     reads_condition: bool = False
+    relative: bool = False  # whether it reads differences of coordinates alone
 
     @abstractmethod
     def prepare(self, hidden: Tensor, coords: Tensor, mask: Tensor | None = None, condition: Conditioning | None = None) -> P:

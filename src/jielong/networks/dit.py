@@ -22,26 +22,27 @@ from torch import Tensor, nn
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.denoiser import DenoiserSizes, LayerNorm, modulated
 from jielong.networks.dropout import Dropout
+from jielong.networks.factorized import Along, along_of
 from jielong.networks.joint import (
     BlockCondition,
     BlockDenoiser,
-    BlockSettings,
+    ClipBlockSettings,
     KeysValues,
     attend,
+    attend_along,
     attend_exactly,
     merge_heads,
     split_heads,
 )
 from jielong.networks.repeated import RepeatedBlock
-from jielong.networks.rope import Rotation
 
 
 class _Block(RepeatedBlock):
     """Attention and a feed-forward part, each ``h + gate f(LN(h) (1 + scale) + shift)``, and between them attention to a condition."""
 
-    def __init__(self, config: DiT, condition: int | None) -> None:
+    def __init__(self, config: DiT, condition: int | None, along: Along) -> None:
         super().__init__()
-        width = config.width
+        width, self.along = config.width, along
         self.heads, self.kernel, self.dropout = config.heads, config.kernel, Dropout(config.dropout)
         self.norms = nn.ModuleList(LayerNorm(width, affine=False) for _ in range(2))
         self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
@@ -50,9 +51,9 @@ class _Block(RepeatedBlock):
 
     def forward(self, h: Tensor, parts: tuple[Tensor, ...], prepared: BlockCondition, keys_values: KeysValues | None = None) -> Tensor:
         """``(B, n, W)`` to the same; ``parts`` are six ``(B, 1 or n, W)``; ``keys_values`` are those of the condition's states."""
-        rotation, real, streams = prepared.rotation, prepared.real, prepared.streams
+        real, streams = prepared.real, prepared.streams
         shift, scale, gate, shift2, scale2, gate2 = parts
-        h = h + gate * self.dropout(self.project(self._attend(modulated(self.norms[0](h), shift, scale), rotation, real)), 0, streams)
+        h = h + gate * self.dropout(self.project(self._attend(modulated(self.norms[0](h), shift, scale), prepared)), 0, streams)
         if self.cross is not None and keys_values is not None:
             h = h + self.dropout(self.cross(h, keys_values, prepared.seen), 2, streams)
         windows = self._windows(modulated(self.norms[1](h), shift2, scale2), real)
@@ -62,13 +63,15 @@ class _Block(RepeatedBlock):
         """What is computed of the condition once for all times."""
         return [] if self.cross is None else [self.cross.kv]
 
-    def _attend(self, x: Tensor, rotation: Rotation | None, real: Tensor | None) -> Tensor:
+    def _attend(self, x: Tensor, prepared: BlockCondition) -> Tensor:
         q, k, v = split_heads(self.qkv(x), 3, self.heads)
-        if rotation is not None:
-            q, k = rotation(q), rotation(k)
+        if prepared.rotation is not None:
+            q, k = prepared.rotation(q), prepared.rotation(k)
         # On the CPU in full precision the plain products, so that models draw what they drew before there was a choice.
         exact = x.device.type == "cpu" and v.dtype != torch.bfloat16
-        return merge_heads((attend_exactly if exact else attend)(q, k, v, real))
+        if prepared.clip is not None:
+            return merge_heads(attend_along(q, k, v, prepared.clip, self.along, exact=exact))
+        return merge_heads((attend_exactly if exact else attend)(q, k, v, prepared.real))
 
     def _windows(self, x: Tensor, real: Tensor | None) -> Tensor:
         """Each position with its neighbours, zero-padded, ``(B, n, kernel W)``."""
@@ -105,7 +108,8 @@ class DiTDenoiser(BlockDenoiser):
     def __init__(self, config: DiT, sizes: DenoiserSizes) -> None:
         super().__init__(config, sizes, by_position=config.modulation == "position")
         width, self.reads_condition = config.width, config.condition == "cross"
-        self.blocks = nn.ModuleList(_Block(config, sizes.condition if self.reads_condition else None) for _ in range(config.layers))
+        condition = sizes.condition if self.reads_condition else None
+        self.blocks = nn.ModuleList(_Block(config, condition, along_of(layer)) for layer in range(config.layers))
         self.modulation = nn.Linear(width, (6 * config.layers + 2) * width)
         # Behind the blocks: places of dropout are numbered in the order of modules, and their masks depend on the number.
         self.last_norm = LayerNorm(width, affine=False)
@@ -131,7 +135,7 @@ class DiTDenoiser(BlockDenoiser):
         return cast("Tensor", self.output(modulated(self.last_norm(h), *parts[-2:])))
 
 
-class DiT(BlockSettings, family="network", name="dit"):
+class DiT(ClipBlockSettings, family="network", name="dit"):
     """A transformer over all tokens of a block, which are sampled jointly; for the orders at_once and next_scale.
 
     Attributes:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 # Packed weights make products with one or two rows a quarter faster; the copy pays off after a few calls and is bounded in size.
 PACKED_ROWS, PACKED_CALLS, PACKED_BYTES = 2, 16, 1 << 28
 
+Masks = tuple[Tensor | None, ...]
+"""Masks that layers take in turn; one for all."""
 FUSED = Block, SelfAttention, CrossAttention, FeedForward, Norm, nn.Linear
 """Modules whose computation fused inference replaces."""
 
@@ -174,13 +176,13 @@ class FusedLayers:
         self._may_pack = self.plain and sum(layer.nbytes for layer in self.layers) <= PACKED_BYTES
         self._single_before = False
 
-    def __call__(self, inputs: Tensor, rotation: Rotation | None, mask: Tensor | None, cache: Cache) -> Tensor:
+    def __call__(self, inputs: Tensor, rotation: Rotation | None, masks: Masks, cache: Cache) -> Tensor:
         """Hidden states ``(B, n, D)``; keys and values are written after the cache's cursor, which does not move.
 
         Args:
             inputs: ``(B, n, D)``.
             rotation: Of the positions; ``None`` for none.
-            mask: Added to the scores: broadcastable to ``(B, heads, n, length)``, for one position to ``(B, heads, 1, length)``.
+            masks: Added to the scores of the layers, in turn: broadcastable to ``(B, heads, n, length)``, for one position of four axes.
             cache: Keys and values of earlier positions.
         """
         (batch, n, _), start = inputs.shape, cache.length
@@ -199,7 +201,7 @@ class FusedLayers:
         keys, values = visible.select(1, 0), visible.select(1, 1)
         if single:  # matrix products take transposed keys, and heads as items
             keys, values = keys.flatten(1, 2).mT, values.flatten(1, 2)
-            mask = None if mask is None else mask.expand(-1, self.heads, -1, -1).flatten(0, 1)
+            masks = tuple(None if mask is None else mask.expand(batch, self.heads, -1, -1).flatten(0, 1) for mask in masks)
         if rotation is not None and space.q_complex is not None:
             slots = cache.pairs[..., start : start + n, :]
         else:
@@ -211,7 +213,7 @@ class FusedLayers:
                 shift, scale, gate, shift2, scale2, gate2 = modulation[index]
             h = self._normed(space, layer.attention_norm, shift, scale)
             self._project(space, layer, h, rotation, slot)
-            self._add(space, layer.out, self._attend(space, k, v, mask, single), gate)
+            self._add(space, layer.out, self._attend(space, k, v, masks[index % len(masks)], single), gate)
             if layer.cross is not None:
                 self._add(space, layer.cross_out, self._cross(space, layer, cache, index), None)
             h = self._normed(space, layer.forward_norm, shift2, scale2)
@@ -295,15 +297,15 @@ class PlainLayers:
     def __init__(self, blocks: Sequence[Block], norm: Norm) -> None:
         self.blocks, self.norm = blocks, norm
 
-    def __call__(self, inputs: Tensor, rotation: Rotation | None, mask: Tensor | None, cache: Cache) -> Tensor:
+    def __call__(self, inputs: Tensor, rotation: Rotation | None, masks: Masks, cache: Cache) -> Tensor:
         """As :meth:`FusedLayers.__call__`."""
         dtype, modulation = compute_dtype(inputs), cache.condition.modulation
         rotation = None if rotation is None else Rotation(rotation.cosine.to(dtype), rotation.sine.to(dtype))
-        mask = None if mask is None else mask.to(dtype)
-        context = AttentionContext(len(inputs), rotation, mask, condition=cache.condition.to(dtype))
+        masks = tuple(None if mask is None else mask.to(dtype) for mask in masks)
+        context = AttentionContext(len(inputs), rotation, condition=cache.condition.to(dtype))
         x = inputs.flatten(0, 1)
         for index, (block, slots) in enumerate(zip(self.blocks, cache.memory, strict=True)):
-            x = block(x, replace(context, store=_Slots(slots, cache.length)), index)
+            x = block(x, replace(context, mask=masks[index % len(masks)], store=_Slots(slots, cache.length)), index)
         hidden = self.norm(x)
         if modulation:
             hidden = modulate(hidden, *modulation[-1])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from jielong.networks.autograd import transformed
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.denoiser import DenoiserSizes, JointDenoiser, NetworkSettings
 from jielong.networks.dropout import current_streams
+from jielong.networks.factorized import Along, Clip, check_axes, clip_of
 from jielong.networks.rope import Rotary, Rotation
 
 Positions = Literal["rotary", "sincos"]
@@ -39,6 +41,7 @@ class BlockCondition:
     cross: tuple[KeysValues, ...] = ()  # keys and values of the condition's states in each layer, where it attends to them
     references: Tensor | None = None  # projected tokens of reference pictures, (B, R, W), where the network reads them
     seen: Tensor | None = None  # (B, L) bool, false at padding of the condition's states; None without padding
+    clip: Clip | None = None  # the frames of the positions, where layers attend within them and along time in turn
 
     def repeat(self, count: int) -> BlockCondition:
         """The batch ``count`` times."""
@@ -54,7 +57,7 @@ class BlockCondition:
         real, text, references, seen = (None if x is None else change(x) for x in given)
         cross = tuple((change(keys), change(values)) for keys, values in self.cross)
         states, whole = change(self.states), change(self.whole)
-        return BlockCondition(states, whole, self.rotation, real, streams, text, cross, references, seen)
+        return BlockCondition(states, whole, self.rotation, real, streams, text, cross, references, seen, self.clip)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, real: Tensor | None = None) -> Tensor:
@@ -77,6 +80,21 @@ def attend_exactly(q: Tensor, k: Tensor, v: Tensor, real: Tensor | None = None) 
             scores = scores.masked_fill(~_visible(real), -torch.inf)
         weights = scores.softmax(-1).to(v.dtype)
     return weights @ v
+
+
+def attend_along(q: Tensor, k: Tensor, v: Tensor, clip: Clip, along: Along, real: Tensor | None = None, exact: bool = False) -> Tensor:
+    """:func:`attend` within the frames of a clip or along its time, ``(B, heads, L + n, D)`` to the same.
+
+    The first ``L`` positions, a text, attend to everything, and everything to them; ``real`` is of all positions, true behind the text.
+    """
+    compute, length = attend_exactly if exact else attend, k.shape[2] - clip.frames * clip.places
+    if not length:
+        return clip.joined(compute(clip.split(q, along), clip.split(k, along), clip.split(v, along)), along)
+    count, asked = clip.count(along), q.shape[2] - k.shape[2] + length  # a text that ends in this layer asks nothing
+    keys, values = (torch.cat([x[:, :, :length].repeat_interleave(count, 0), clip.split(x[:, :, length:], along)], 2) for x in (k, v))
+    seen = None if real is None else F.pad(real[:, :length].repeat_interleave(count, 0), (0, keys.shape[2] - length), value=True)
+    out = clip.joined(compute(clip.split(q[:, :, asked:], along), keys, values, seen), along)
+    return torch.cat([compute(q[:, :, :asked], k, v, real), out], 2) if asked else out
 
 
 def _visible(real: Tensor) -> Tensor:
@@ -124,6 +142,11 @@ class BlockSettings(NetworkSettings):
     positions: Positions = "rotary"
 
     @property
+    def in_turn(self) -> bool:
+        """Whether layers attend within a frame and along time in turn."""
+        return False
+
+    @property
     def hidden(self) -> int:
         """Channels inside the feed-forward part."""
         return round(self.ratio * self.width)
@@ -138,7 +161,25 @@ class BlockSettings(NetworkSettings):
         """Raise ``ValueError`` if the axes do not suit the positions, or it needs a condition and there is none."""
         if self.positions == "sincos" and self.width % (2 * sizes.axes):
             raise ValueError(f"network.{self.name}: positions: sincos of {sizes.axes} axes need a width that {2 * sizes.axes} divides")
+        if self.in_turn:
+            check_axes(sizes.axes, f"network.{self.name}.factorized")
         self.check_condition(sizes)
+
+
+class ClipBlockSettings(BlockSettings):
+    """Settings of those that may factorise attention over clips.
+
+    Attributes:
+        factorized: Whether layers attend within a frame and along time at one place, in turn, for tokens of clips; a text is read by all
+            positions in every layer (:mod:`jielong.networks.factorized`).
+    """
+
+    factorized: bool = False
+
+    @property
+    def in_turn(self) -> bool:
+        """See :attr:`BlockSettings.in_turn`."""
+        return self.factorized
 
 
 class BlockDenoiser(JointDenoiser[BlockCondition]):
@@ -150,9 +191,10 @@ class BlockDenoiser(JointDenoiser[BlockCondition]):
 
     def __init__(self, config: BlockSettings, sizes: DenoiserSizes, by_position: bool = False) -> None:
         super().__init__(config.width, sizes.hidden, sizes.times)
-        self.input = nn.Linear(sizes.inputs, config.width)
+        self.input, self.factorized = nn.Linear(sizes.inputs, config.width), config.in_turn
         self.of_whole = None if by_position else nn.Linear(sizes.hidden, config.width)
         self.rotary = Rotary(config.width // config.heads, sizes.axes) if config.positions == "rotary" else None
+        self.relative = self.rotary is not None
 
     def prepare(self, hidden: Tensor, coords: Tensor, mask: Tensor | None = None, condition: Conditioning | None = None) -> BlockCondition:
         """See :meth:`JointDenoiser.prepare`."""
@@ -165,7 +207,10 @@ class BlockDenoiser(JointDenoiser[BlockCondition]):
         if self.rotary is None:
             states = states + sincos(coords, states.shape[-1]).to(states)
         rotation = None if self.rotary is None else self.rotary(self.places(coords), hidden.device, states.dtype)
-        prepared = BlockCondition(states, whole, rotation, mask, current_streams(len(hidden)))
+        if self.factorized and mask is not None:
+            raise ValueError("factorized attention is over whole frames, and some positions here are padding")
+        clip = clip_of(coords) if self.factorized else None
+        prepared = BlockCondition(states, whole, rotation, mask, current_streams(len(hidden)), clip=clip)
         if not self.reads_condition:
             return prepared
         if condition is None:

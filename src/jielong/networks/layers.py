@@ -22,6 +22,7 @@ from jielong.networks.attention import attention
 from jielong.networks.autograd import GradContext
 from jielong.networks.dropout import DropoutSite, current_streams, dropout
 from jielong.networks.eligibility import is_exactly
+from jielong.networks.factorized import Factor
 from jielong.networks.norm import Norm, NormKind
 from jielong.networks.repeated import RepeatedBlock
 from jielong.networks.rope import Rotation
@@ -108,6 +109,7 @@ class AttentionContext:
     rotation: Rotation | None = None  # rotary embedding of the positions; None for none
     mask: Tensor | None = None  # added to the scores of self-attention
     causal: bool = False  # whether self-attention is causal (then there is no mask)
+    factor: Factor | None = None  # instead of all of these, attention within frames or along time
     condition: LayerCondition = field(default_factory=LayerCondition)
     prefix: int = 0  # first rows of an item that are a condition's states, as many as the longest of the batch has
     store: KeyValueStore | None = None  # keys and values of positions that this pass does not compute
@@ -146,7 +148,8 @@ class SelfAttention(nn.Module):
                 q, k = context.rotation(q), context.rotation(k)
         if context.store is not None:
             k, v = context.store(k, v)
-        return attention(q, k, v, context.mask, context.causal).transpose(1, 2).reshape(rows, width)
+        mixed = attention(q, k, v, context.mask, context.causal) if context.factor is None else context.factor(q, k, v)
+        return mixed.transpose(1, 2).reshape(rows, width)
 
 
 class CrossAttention(nn.Module):

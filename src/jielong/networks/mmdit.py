@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.denoiser import DenoiserSizes, LayerNorm, modulated
-from jielong.networks.joint import BlockCondition, BlockDenoiser, BlockSettings, attend, merge_heads, split_heads
+from jielong.networks.factorized import Along, along_of
+from jielong.networks.joint import BlockCondition, BlockDenoiser, ClipBlockSettings, attend, attend_along, merge_heads, split_heads
 from jielong.networks.norm import Norm
 from jielong.networks.repeated import RepeatedBlock
 
@@ -80,8 +81,9 @@ class Stream(nn.Module):
 class DoubleLayer(RepeatedBlock):
     """Attention over text and picture at once; in the ``last`` layer of an MMDiT only the picture is changed."""
 
-    def __init__(self, sizes: StreamSizes, last: bool = False) -> None:
+    def __init__(self, sizes: StreamSizes, last: bool = False, along: Along = "places") -> None:
         super().__init__()
+        self.along = along
         self.picture, self.text = Stream(sizes), Stream(sizes, changes=not last)
 
     def forward(
@@ -92,7 +94,9 @@ class DoubleLayer(RepeatedBlock):
         q, k, v = torch.cat([*of_text, *of_picture], 2), torch.cat([text_k, k], 2), torch.cat([text_v, v], 2)
         if prepared.rotation is not None:
             q, k = prepared.rotation.last(q.shape[2])(q), prepared.rotation(k)
-        out, length = attend(q, k, v, prepared.real), text.shape[1] if self.text.changes else 0
+        clip, real = prepared.clip, prepared.real
+        out = attend(q, k, v, real) if clip is None else attend_along(q, k, v, clip, self.along, real)
+        length = text.shape[1] if self.text.changes else 0
         h = self.picture(h, out[:, :, length:], parts)
         return h, self.text(text, out[:, :, :length], text_parts) if length else text
 
@@ -123,7 +127,7 @@ class MMDiTDenoiser(BlockDenoiser):
         width, layers = config.width, config.layers
         stream = StreamSizes(width, config.heads, config.hidden, config.qk_norm)
         self.of_text = nn.Linear(sizes.condition or width, width)
-        self.blocks = nn.ModuleList(DoubleLayer(stream, last=index == layers - 1) for index in range(layers))
+        self.blocks = nn.ModuleList(DoubleLayer(stream, index == layers - 1, along_of(index)) for index in range(layers))
         self.modulation = nn.Linear(width, (PARTS * layers + 2) * width)
         self.text_modulation = nn.Linear(width, (PARTS * (layers - 1) + 2) * width)
         self.last_norm = LayerNorm(width, affine=False)
@@ -146,7 +150,7 @@ class MMDiTDenoiser(BlockDenoiser):
         return cast("Tensor", self.output(modulated(self.last_norm(h), *parts[-2:])))
 
 
-class MMDiT(BlockSettings, family="network", name="mmdit"):
+class MMDiT(ClipBlockSettings, family="network", name="mmdit"):
     """Two transformers, of the tokens of a block and of the condition's states, that attend to each other in every layer.
 
     Attributes:

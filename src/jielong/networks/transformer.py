@@ -22,11 +22,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from jielong.config.sampling import Lazy
-from jielong.networks.attention import additive, behind_prefix, compute_dtype, structure
+from jielong.networks.attention import additive, behind_prefix, compute_dtype, structure, within
 from jielong.networks.backbone import Backbone, BackboneInputs
 from jielong.networks.cache import Cache
 from jielong.networks.conditioning import Conditioning
-from jielong.networks.fused_inference import cached_layers
+from jielong.networks.factorized import TURNS, check_axes, factors, same
+from jielong.networks.fused_inference import Masks, cached_layers
 from jielong.networks.layers import AttentionContext, Block, LayerCondition, LayerConfig, modulate
 from jielong.networks.lazy import LazyCache, LazyStack, LazyTransformerCache
 from jielong.networks.norm import Norm
@@ -36,6 +37,10 @@ from jielong.networks.rope import Rotary
 def real_states(conditioning: Conditioning) -> Tensor:
     """The condition's states with zeros at padding, which may hold anything, NaN too."""
     return conditioning.states.masked_fill(~conditioning.mask[..., None], 0)
+
+
+def _both(mask: Tensor | None, other: Tensor) -> Tensor:
+    return other if mask is None else mask + other
 
 
 class ConditionPrefix(nn.Sequential):
@@ -54,9 +59,12 @@ class TransformerConfig(LayerConfig):
 
     Attributes:
         layers: Number of layers.
+        factorized: Whether layers attend within a frame and along time at one place, in turn, for tokens of clips
+            (:mod:`jielong.networks.factorized`); its condition enters by ``cross`` or ``adaln``.
     """
 
     layers: int = Field(default=8, ge=1)
+    factorized: bool = False
 
 
 class Transformer(Backbone["Cache | LazyCache"]):
@@ -67,6 +75,7 @@ class Transformer(Backbone["Cache | LazyCache"]):
     """
 
     supports_attention_mask: ClassVar[bool] = True
+    supports_window: ClassVar[bool] = True
 
     def __init__(self, config: TransformerConfig, *, axes: int, condition_width: int | None = None) -> None:
         super().__init__()
@@ -74,7 +83,14 @@ class Transformer(Backbone["Cache | LazyCache"]):
         self.layers, self.width, self.heads, self.axes = config.layers, width, config.heads, axes
         self.condition = None if condition_width is None else config.condition
         self.conditioned, self.prefixed = condition_width is not None, self.condition == "prefix"
-        self.rotary = Rotary(width // config.heads, axes, config.rope_base)
+        self.rotary, self.factorized = Rotary(width // config.heads, axes, config.rope_base), config.factorized
+        if config.factorized:
+            check_axes(axes, "backbone.transformer.factorized")
+            if self.condition == "prefix":
+                raise ValueError(
+                    "backbone.transformer.factorized: frames attend to themselves alone and no positions stand before them: take "
+                    "condition: cross or adaln"
+                )
         self.prefix = self.pooled = self.last_modulation = None
         if condition_width is not None and config.condition == "prefix":
             self.prefix = ConditionPrefix(condition_width, width)
@@ -134,7 +150,9 @@ class Transformer(Backbone["Cache | LazyCache"]):
         return Cache.allocate(self.layers, batch, self.heads, capacity, self.width // self.heads, dtype, device or weight.device)
 
     def new_lazy_cache(self, lazy: Lazy, batch: int, positions: int, prefix: int = 0) -> LazyCache:
-        """Keys, values and hidden vectors of all positions, some of which a lazy step recomputes."""
+        """Keys, values and hidden vectors of all positions, some of which a lazy step recomputes; none with factorized attention."""
+        if self.factorized:
+            raise ValueError("lazy steps attend to all positions, and attention is factorized here: leave one of them out")
         slots = positions + (prefix if self.condition == "prefix" else 0)
         return LazyTransformerCache(lazy, batch, stack=self.lazy_stack(batch, slots))
 
@@ -174,8 +192,10 @@ class Transformer(Backbone["Cache | LazyCache"]):
         x, conditioning = inputs.embeddings, inputs.conditioning
         device, dtype = x.device, compute_dtype(x)
         blocks = structure(inputs.blocks, device)
-        prefix, allowed = 0, blocks.allowed
-        mask: Tensor | None = additive(allowed, dtype) if blocks.kind == "blocks" else None
+        prefix, allowed, kind = 0, blocks.allowed, blocks.kind
+        if inputs.window is not None:
+            allowed, kind = allowed & within(inputs.coords[:, 0], inputs.coords[:, 0], inputs.window).to(device), "blocks"
+        mask: Tensor | None = additive(allowed, dtype) if kind == "blocks" else None
         if inputs.attention_mask is not None:
             # A masked position attends to itself too, so that its softmax, which is never read, is defined.
             allowed = allowed & inputs.attention_mask[:, None] | torch.eye(x.shape[1], dtype=torch.bool, device=device)  # (B, n, n)
@@ -186,9 +206,22 @@ class Transformer(Backbone["Cache | LazyCache"]):
             real = conditioning.mask[:1] if bool(conditioning.mask.all()) else conditioning.mask  # one mask for all if nothing is padded
             mask = additive(behind_prefix(allowed, real, conditioning.causal), dtype)
         rotation = self.rotary(inputs.coords, device, dtype, prefix)
-        causal = blocks.kind == "causal" and mask is None
-        context = AttentionContext(len(x), rotation, mask, causal, self.layer_condition(conditioning, dtype), prefix)
+        causal = kind == "causal" and mask is None
+        context = AttentionContext(len(x), rotation, mask, causal, condition=self.layer_condition(conditioning, dtype), prefix=prefix)
+        if self.factorized:
+            return self.through(x, *self._factorized(inputs, allowed, context))
         return self.through(x, context)[:, 0 if inputs.keep_prefix else prefix :]
+
+    @staticmethod
+    def _factorized(inputs: BackboneInputs, allowed: Tensor, context: AttentionContext) -> list[AttentionContext]:
+        """The contexts of the two kinds of layers: with frames apart where they are whole, and otherwise with masks."""
+        dtype, coords = context.rotation.cosine.dtype if context.rotation is not None else inputs.embeddings.dtype, inputs.coords
+        found = None if inputs.attention_mask is not None else factors(allowed, coords, dtype)
+        if found is not None:
+            return [replace(context, mask=None, causal=False, factor=factor) for factor in found]
+        masks = [allowed & same(coords, coords, along).to(allowed.device) for along in TURNS]
+        each = [additive(mask, dtype) for mask in masks]
+        return [replace(context, mask=mask if mask.ndim == 2 else mask[:, None], causal=False) for mask in each]
 
     def _cached(self, inputs: BackboneInputs, cache: Cache, commit: bool) -> Tensor:
         x, conditioning = inputs.embeddings, inputs.conditioning
@@ -199,19 +232,31 @@ class Transformer(Backbone["Cache | LazyCache"]):
             if self.prefix is not None and conditioning is not None:
                 self._start_with_prefix(self.prefix(conditioning), conditioning, cache)
             cache.started = True
+        coords, window, noted = inputs.coords, inputs.window, inputs.window is not None or self.factorized
+        if window is not None and len(cache.coords):
+            cache.forget(int(coords[:, 0].min()) - window + 1)
+        end = cache.room(x.shape[1])
+        seen = torch.cat([cache.coords.view(-1, self.axes), coords]) if noted else coords
         mask = None
         if x.shape[1] > 1:
             blocks = structure(inputs.blocks, x.device)
-            if blocks.kind != "full":
-                mask = F.pad(additive(blocks.allowed, cache.dtype), (cache.length, 0))
-        end = cache.room(x.shape[1])
+            allowed = blocks.allowed if blocks.kind != "full" else None
+            if window is not None and int(coords[0, 0]) != int(coords[-1, 0]):  # the later of these places see less of the cache
+                allowed = F.pad(blocks.allowed, (len(seen) - len(coords), 0), value=True)
+                allowed = allowed & within(coords[:, 0], seen[:, 0], window).to(x.device)
+            if allowed is not None:
+                mask = F.pad(additive(allowed, cache.dtype), (end - allowed.shape[1], 0))
         if inputs.attention_mask is not None:
             cache.slot_bias()[:, 0, 0, cache.length : end] = additive(inputs.attention_mask, cache.dtype)
         if cache.bias is not None:
             mask = cache.bias[..., :end] if mask is None else mask + cache.bias[..., :end]
-        hidden = cache.layers(x, self.rotary(inputs.coords, x.device, torch.float32), mask, cache)
+        masks: Masks = (mask,)
+        if self.factorized:
+            masks = tuple(_both(mask, additive(same(coords, seen, along).to(x.device), cache.dtype)[None, None]) for along in TURNS)
+        hidden = cache.layers(x, self.rotary(coords, x.device, torch.float32), masks, cache)
         if commit:
             cache.length = end
+            cache.coords = seen if noted else cache.coords
         return hidden
 
     def _start_with_prefix(self, prefix: Tensor, conditioning: Conditioning, cache: Cache) -> None:
@@ -223,8 +268,8 @@ class Transformer(Backbone["Cache | LazyCache"]):
             mask = additive(behind_prefix(real.new_ones(0, 0), real, conditioning.causal), cache.dtype)
         if not bool(real.all()):
             cache.slot_bias()[:, 0, 0, :end] = additive(real, cache.dtype)
-        cache.layers(prefix, None, mask, cache)
-        cache.length = end
+        cache.layers(prefix, None, (mask,), cache)
+        cache.length = cache.prefix = end
 
     def _lazily(self, inputs: BackboneInputs, cache: LazyCache) -> Tensor:
         assert isinstance(cache, LazyTransformerCache)
@@ -253,12 +298,12 @@ class Transformer(Backbone["Cache | LazyCache"]):
             hidden = cache.stack.some(self.blocks, x, context, cache.lazy, index, cache.forced(n), table)
         return self.finish(hidden, cache.condition)[:, prefix:]
 
-    def through(self, x: Tensor, context: AttentionContext) -> Tensor:
-        """All layers and the last norm, ``(B, n, D)`` to ``(B, n, D)``, for networks built of transformers."""
+    def through(self, x: Tensor, *contexts: AttentionContext) -> Tensor:
+        """All layers and the last norm, ``(B, n, D)`` to ``(B, n, D)``, for networks built of transformers; layers take them in turn."""
         shape, x = x.shape, x.flatten(0, 1)
         for layer, block in enumerate(self.blocks):
-            x = block(x, context, layer)
-        return self.finish(x.view(shape), context.condition)
+            x = block(x, contexts[layer % len(contexts)], layer)
+        return self.finish(x.view(shape), contexts[0].condition)
 
     def finish(self, x: Tensor, condition: LayerCondition) -> Tensor:
         """The last norm with its modulation: ``(B, n, D)`` to ``(B, n, D)``."""

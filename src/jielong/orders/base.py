@@ -59,8 +59,14 @@ class Order(ABC):
 
     shifted: bool
     """Whether inputs depend on earlier blocks alone."""
+    reads_known: bool = False
+    """Whether, although :attr:`shifted`, the inputs hold tokens of the own block that are given."""
+    predicts_all: bool = True
+    """Whether what a training view predicts, of a :attr:`shifted` order, is all that items have."""
     usual_strength: float | None = None
     """Of edits of a whole picture; ``None`` where an edit draws all of a region (:meth:`redrawn`)."""
+    any_extent: bool = False
+    """Whether it goes along the first axis, so that items may have other numbers of places on it (:attr:`SamplingConfig.frames`)."""
     relative_axes: tuple[int, ...] = ()
     """Axes without learned position embeddings, whose places the backbone alone knows, relative to each other."""
 
@@ -111,6 +117,10 @@ class Order(ABC):
         """The sampling parameters of a step in the block that begins at ``start``; the first block that is drawn begins at ``first``."""
         return config
 
+    def span_of_window(self, layout: Layout, window: int) -> int:
+        """Positions of the last ``window`` places along the first axis up to the end of a block, at most: what a cache holds of them."""
+        return layout.positions
+
     def check_known(self, layout: Layout, known: Tensor | None) -> None:
         """Raise ``ValueError`` if the order cannot begin with these positions given, ``(N,)`` bool; ``None`` for nothing given."""
         return
@@ -131,7 +141,16 @@ class Order(ABC):
         return type(self).steps is not Order.steps
 
     def check_sampling(self, sampling: SamplingConfig) -> None:
-        """Raise ``ValueError`` for ``steps`` and ``schedule``, which are of a block's steps, if the order draws each block in one."""
+        """Raise ``ValueError`` for parameters that the order has not.
+
+        They are ``frames`` and ``window`` unless it goes frame by frame, and ``steps`` and ``schedule``, which are of a block's steps, if
+        it draws each block in one.
+        """
+        for name in ("frames", "window"):
+            if (number := getattr(sampling, name)) is not None and not self.any_extent:
+                raise ValueError(
+                    f"{name} {number}: the {type(self).__name__} does not go frame by frame, as the order frames: leave it out"
+                )
         if self.gradual:
             return
         for name in ("steps", "schedule"):

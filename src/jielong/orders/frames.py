@@ -63,7 +63,7 @@ class Frames(OrderSettings, family="order", name="frames"):
             raise ValueError(f"the tokens of a block are drawn in the order masked, raster or at_once, not {value.name}")
         if isinstance(value, Raster) and value.pattern != "parallel":
             raise ValueError(f"the pattern {value.pattern} mixes codes of several frames: take order: raster, or the pattern parallel here")
-        if isinstance(value, Masked) and value.tasks is not None:
+        if isinstance(value, Masked | AtOnce) and value.tasks is not None:
             raise ValueError("tasks give parts of a whole clip: they are of order: masked or at_once; here the earlier frames are known")
         return value
 
@@ -82,9 +82,12 @@ class Frames(OrderSettings, family="order", name="frames"):
 class FramesOrder(Order):
     """One block per group of frames, whose steps are those of the order inside."""
 
+    any_extent = True
+
     def __init__(self, settings: Frames = Frames()) -> None:
         self.settings, self.inside, self.group, self.given = settings, settings.inside.build(), settings.group, settings.given
         self.shifted, self.usual_strength = self.inside.shifted, self.inside.usual_strength
+        self.predicts_all = not self.given
         self.relative_axes = () if settings.learned_time else (0,)
 
     @property
@@ -107,6 +110,18 @@ class FramesOrder(Order):
     def blocks(self, layout: Layout) -> Tensor:
         """The group of frames of every position."""
         return self.groups(layout)
+
+    def check_sampling(self, sampling: SamplingConfig) -> None:
+        """See :meth:`Order.check_sampling`; a window holds a block at least."""
+        super().check_sampling(sampling)
+        if sampling.window is not None and sampling.window < self.group:
+            raise ValueError(f"window {sampling.window}: a block of this order is {self.group} frames of tokens, which a window must hold")
+        if sampling.lazy is not None:
+            raise ValueError("lazy: lazy steps are of one block, and the order frames draws one after the other: leave it out")
+
+    def span_of_window(self, layout: Layout, window: int) -> int:
+        """See :meth:`Order.span_of_window`: a block is passed at once, and its first frame looks furthest back."""
+        return min(layout.grid[0], window + self.group - 1) * (layout.positions // layout.grid[0])
 
     def check_known(self, layout: Layout, known: Tensor | None) -> None:
         """Raise ``ValueError`` unless the first blocks are known that always are; see :meth:`Order.check_known`."""

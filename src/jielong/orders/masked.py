@@ -88,7 +88,7 @@ class MaskedOrder(Order):
         if present is None:
             present = torch.ones(len(rng), layout.positions, dtype=torch.bool)
         if self.tasks is not None:
-            present = present & ~self.tasks.draw(layout, rng)
+            present = present & ~self.tasks.draw(layout, rng, present)
         total = present.sum(1)
         count = (self.ratio.draw(rng, self.schedule) * total).ceil().clamp(min=torch.ones_like(total), max=total)
         rank = rng.uniform(layout.positions).cpu().masked_fill(~present, torch.inf).argsort(1).argsort(1)

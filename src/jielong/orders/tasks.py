@@ -87,14 +87,18 @@ class Tasks(Config):
         for task in self._weighted():
             known_region(layout, task, self.frames[1])
 
-    def draw(self, layout: Layout, rng: PerSampleRNG) -> Tensor:
-        """The known region of each item's task, ``(B, N)`` bool on the CPU; two random numbers an item, whatever its task."""
+    def draw(self, layout: Layout, rng: PerSampleRNG, present: Tensor | None = None) -> Tensor:
+        """The known region of each item's task, ``(B, N)`` bool on the CPU; two random numbers an item, whatever its task.
+
+        ``present`` are the positions that items have, ``(B, N)`` bool; a task that gives all of a shorter one gives none of it.
+        """
         tasks, (least, most) = self._weighted(), self.frames
         shares = torch.tensor([getattr(self, task) for task in tasks]).double().cumsum(0)
         place, count = rng.uniform().cpu().double(), rng.uniform().cpu()
         chosen = torch.searchsorted(shares / shares[-1], place, right=True).clamp_max(len(tasks) - 1).tolist()
         counts = (least + (count * (most - least + 1)).long()).clamp_max(most).tolist()
-        return torch.stack([known_region(layout, tasks[task], frames) for task, frames in zip(chosen, counts, strict=True)])
+        given = torch.stack([known_region(layout, tasks[task], frames) for task, frames in zip(chosen, counts, strict=True)])
+        return given if present is None else given & (present & ~given).any(1, keepdim=True)
 
     def _weighted(self) -> list[Task]:
         return [task for task in TASKS if getattr(self, task)]

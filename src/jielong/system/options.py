@@ -28,6 +28,8 @@ class SamplingOptions(TypedDict, total=False):
     guidance_rescale: float | None
     schedule: Schedule | None
     detail_steps: int | None
+    frames: int | None
+    window: int | None
     lazy: Lazy | dict[str, Any] | None
     soft_codes: bool | None
     cache: bool | None

@@ -14,6 +14,7 @@ from jielong.config.sampling import SamplingConfig, check_names
 from jielong.config.schema import Recipe
 from jielong.core.tokens import Tokens
 from jielong.generation.callbacks import StepCallback
+from jielong.generation.extent import check_decoded
 from jielong.generation.generator import Generator
 from jielong.generation.inpainting import Side
 from jielong.generation.request import SamplingRequest
@@ -82,6 +83,7 @@ class System:
         if lengths is None:
             lengths = lengths_of(self.tokenizer, durations_of(self.recipe, conditions))
         config = sampling or self.default_sampling(conditions is not None)
+        check_decoded(self.tokenizer, config.frames if options.get("frames") is None else options["frames"])
         weaker = None if self.weaker is None else self.weaker.generator
         return model.generate(conditions, count, sampling=config, lengths=lengths, weaker=weaker, **options)
 

@@ -27,7 +27,7 @@ class Outside(Enum):
     drawn = "drawn"
 
 
-@takes_sampling("soft_codes", "lazy_refresh", "lazy_share")
+@takes_sampling("soft_codes", "frames", "window", "lazy_refresh", "lazy_share")
 def edit(
     context: typer.Context,
     checkpoint: Checkpoint,

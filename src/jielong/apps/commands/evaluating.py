@@ -70,7 +70,7 @@ FigureChoice = Annotated[
 ]
 
 
-@takes_sampling("soft_codes")
+@takes_sampling("soft_codes", "frames")
 def evaluate(
     checkpoint: Checkpoint,
     as_json: Annotated[bool, typer.Option("--json", help="Print only one JSON object, with provenance.")] = False,

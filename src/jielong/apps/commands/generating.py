@@ -36,7 +36,7 @@ Autoguidance = Annotated[
 
 
 class Keep(Enum):
-    """The half that is kept."""
+    """The half, or the region of a task, that is kept."""
 
     first = "first"
     last = "last"
@@ -44,6 +44,13 @@ class Keep(Enum):
     lower = "lower"
     left = "left"
     right = "right"
+    frame_prediction = "frame_prediction"
+    interpolation = "interpolation"
+    last_frame = "last_frame"
+    central_inpainting = "central_inpainting"
+    central_outpainting = "central_outpainting"
+    vertical_outpainting = "vertical_outpainting"
+    horizontal_outpainting = "horizontal_outpainting"
 
 
 @takes_sampling()
@@ -58,7 +65,9 @@ def generate(
     complete: Annotated[
         Path | None, typer.Option(help="A file to keep a half of, or a recording to continue; the rest is generated.")
     ] = None,
-    keep: Annotated[Keep, typer.Option(help="The half kept: first or last along time, upper or lower, left or right.")] = Keep.upper,
+    keep: Annotated[
+        Keep, typer.Option(help="The half kept: first or last along time, upper or lower, left or right; or a task's region.")
+    ] = Keep.upper,
     trace: Annotated[bool, typer.Option("--trace", help="Also write trace.json and an animation of every step (or spectrogram).")] = False,
     autoguidance: Autoguidance = None,
     adapter: Adapters = None,
@@ -76,6 +85,8 @@ def generate(
         system = autoguided(system, load(autoguidance, chosen_device(device)))
     output = output_of(out, system.tokenizer.media)
     recorder = Recorder(system) if trace else None
+    if said := described_extent(system, sampling):
+        say(said)
     inputs, started = _inputs(context, text_file), time.perf_counter()
     draw: Callable[..., Results[Any]] = system.generate
     if complete is not None:
@@ -97,6 +108,18 @@ def generate(
     if notice:
         say(notice)
     typer.echo(out)
+
+
+def described_extent(system: System, sampling: dict[str, Any]) -> str:
+    """What is drawn beyond the number of frames of training, in words; empty where nothing is."""
+    from jielong.generation.extent import describe_extent
+    from jielong.generation.request import check_parts
+
+    if system.generator is None:
+        return ""
+    config = system.recipe.sampling.override(**sampling)
+    check_parts(system.generator, config)
+    return describe_extent(system.generator, config)
 
 
 def _inputs(context: typer.Context, text_file: Path | None) -> dict[str, list[object]]:

@@ -26,6 +26,8 @@ TYPES: dict[str, type] = {
     "guidance_rescale": float,
     "schedule": str,
     "detail_steps": int,
+    "frames": int,
+    "window": int,
     "lazy_refresh": int,
     "lazy_share": float,
     "soft_codes": bool,

@@ -58,5 +58,7 @@ def _has(model: Generator, sampling: SamplingConfig, name: str) -> bool:
         "image_guidance": model.condition is not None and model.condition.keeps_a_part and model.head.guides_twice,
         "guidance_rescale": model.condition is not None and model.head.joint and model.head.iterative,
         "soft_codes": model.soft_embedding is not None,
+        "frames": model.order.any_extent,
+        "window": model.order.any_extent,
     }
     return having.get(name, False)
