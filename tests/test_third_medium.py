@@ -1,4 +1,4 @@
-"""A third kind of media, clips of 8 frames, registered here alone: read, trained on, sampled, completed, measured, saved and loaded."""
+"""A further kind of media, clips of 8 frames, registered here alone: read, trained on, sampled, completed, measured, saved and loaded."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Clips(Results[Clip]):
 
 
 class ClipData(DataSettings):
-    frames: int = Field(default=FRAMES, ge=1)
+    pictures: int = Field(default=FRAMES, ge=1)
     fps: float = Field(default=8.0, gt=0)
 
 
@@ -105,10 +105,10 @@ class ClipKind(MediaKind):
 
     def medium(self, settings: DataSettings, channels: int) -> Medium:
         assert isinstance(settings, ClipData)
-        return Medium("clips", channels, AXES, (settings.frames, SIZE, SIZE), settings.fps)
+        return Medium("clips", channels, AXES, (settings.pictures, SIZE, SIZE), settings.fps)
 
     def keys_of(self, medium: Medium) -> dict[str, Any]:
-        return {"frames": medium.frames, "fps": medium.rate}
+        return {"pictures": medium.frames, "fps": medium.rate}
 
     def check_header(self, source: bytes | Path, name: str = "") -> None:
         np.load(io.BytesIO(source) if isinstance(source, bytes) else source)  # ValueError of what is no array
@@ -158,7 +158,7 @@ def declared() -> None:
 
 TRAIN = "train: {samples: 256, batch: 8, lr: 1.0e-2, warmup: 8, ema: 0.5, sample_every: 256, log_every: 64, precision: fp32}"
 TOKENIZER = (
-    "data: {{set: {set}, frames: 8}}\n"
+    "data: {{set: {set}, pictures: 8}}\n"
     "tokenizer: {{vq: {{autoencoder: clip_blocks, dim: 8, quantizer: {{vector: {{codebook_size: 16}}}}}}}}\n"
     "losses: {{regression: {{kind: l2}}}}\n"
 )
@@ -199,7 +199,7 @@ def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 
 def test_a_folder_opens_as_the_medium(folder: Path) -> None:
-    clips = open_data(folder, "train", frames=FRAMES)
+    clips = open_data(folder, "train", pictures=FRAMES)
     assert clips.medium == Medium("clips", 1, AXES, (FRAMES, SIZE, SIZE), 8.0)
     assert clips.medium.duration == 1.0
     assert clips.classes == ["left", "right"]
@@ -213,7 +213,7 @@ def test_a_folder_opens_as_the_medium(folder: Path) -> None:
     wanted = [moving(15, -1, 19)[:, start : start + 8] for start in range(12)]
     assert all(any(torch.equal(crop, each) for each in wanted) for crop in starts.values())
     assert not all(torch.equal(crop, starts[0]) for crop in starts.values())
-    assert len(open_data(folder, "train", frames=FRAMES, whole=True)) == 6
+    assert len(open_data(folder, "train", pictures=FRAMES, whole=True)) == 6
     assert parse(TOKENIZER.format(set=folder) + TRAIN).data == ClipData(set=str(folder))
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from jielong.core.json import JSON, printable
 from jielong.data.content_hash import hash_file, remembered
 from jielong.data.ledger import Cause, Ledger
-from jielong.data.source import DataError, Item, Source
+from jielong.data.source import DataError, Item, Source, digest
 from jielong.data.splits import HELDOUT_WORDS
 from jielong.data.text import decode_text
 from jielong.data.words import CAPTION_NAMES, FILE_NAMES, LABEL_NAMES, check_size, first, read_json, read_metadata, several
-from jielong.media.kinds.base import MediaKind, kinds
+from jielong.media.kinds.base import Content, MediaKind, kind_of_suffix
 
 SPLITS = {"train": "train"} | dict.fromkeys(HELDOUT_WORDS, "heldout")
 METADATA = ("metadata.csv", "metadata.jsonl")
@@ -31,8 +31,9 @@ class FolderSource(Source):
     - Otherwise a ``.txt`` or ``.json`` file of the same name is an item's caption, and the top sub-folder is its class;
       an item in none has no class.
 
-    The case of endings does not matter. Links to files are read, links to folders are not followed. Every file below the folder is an
-    item, the words of an item, or in :attr:`unused`; hidden files and folders, whose names begin with a dot, are not counted.
+    Of videos, a folder of numbered pictures is an item as a file is. The case of endings does not matter. Links to files are read, links to
+    folders are not followed. Every file below the folder is an item, the words of an item, or in :attr:`unused`; hidden files and folders,
+    whose names begin with a dot, are not counted.
     """
 
     def __init__(self, root: Path, kind: MediaKind) -> None:
@@ -47,7 +48,10 @@ class FolderSource(Source):
         self._used: set[Path] = set()  # items, whole or broken, and their words
         listed: list[Path] = []
         files = walk(root, self.unused)
-        for folder, split in _split_folders(root, files, self.suffixes).items():
+        self._folders = {path: inside for path, inside in kind.folders(files).items() if path != root}
+        within = {path for inside in self._folders.values() for path in inside}
+        files = sorted({*files, *self._folders} - within)
+        for folder, split in _split_folders(root, [path for path in files if self._is_item(path) or path.name.lower() in METADATA]).items():
             inside = files if folder == root else [path for path in files if path.is_relative_to(folder)]
             metadata = _metadata_of(folder)
             listed += metadata
@@ -76,11 +80,11 @@ class FolderSource(Source):
     def _left(self, path: Path, listed: bool) -> tuple[Cause, str, str]:
         """Why a file is neither an item nor the words of one."""
         key, suffix = self._key(path), path.suffix.lower()
-        if suffix in self.suffixes and not listed:
+        if self._is_item(path) and not listed:
             return Cause.OUTSIDE, key, f"{path} is in none of the splits' folders, such as {self.root / 'train'}; move it into one"
-        if suffix in self.suffixes:
+        if self._is_item(path):
             return Cause.UNLISTED, key, f"{path} is not listed in {' or '.join(METADATA)}"
-        other = next((kind for kind in kinds().values() if suffix in kind.suffixes), None)
+        other = kind_of_suffix(suffix)
         if other is not None:
             choice = f"set data.kind to {other.name} to read it"
             return Cause.OTHER, key, f"{path} is a {other.noun[0]}, and {self._kind.noun[1]} are read; {choice}"
@@ -89,26 +93,36 @@ class FolderSource(Source):
             return Cause.ORPHAN, key, f"{path}: {which}"
         return Cause.ENDING, key, f"{path} ends in {suffix or 'nothing'}; {self._kind.noun[1]} end in {' '.join(sorted(self.suffixes))}"
 
+    def _is_item(self, path: Path) -> bool:
+        return path.suffix.lower() in self.suffixes or path in self._folders
+
+    def content(self, index: int) -> Content:
+        """The path where its kind reads parts of files, or where a folder is the item; the file's bytes otherwise."""
+        return self._paths[index] if self._kind.by_path else self.blob(index)
+
     def blob(self, index: int) -> bytes:
-        """The file's bytes.
+        """The file's bytes; of a folder those of its files, one after the other.
 
         Raises:
             DataError: if it cannot be read any more.
         """
+        path = self._paths[index]
         try:
-            return self._paths[index].read_bytes()
+            return b"".join(each.read_bytes() for each in self._folders.get(path, [path]))
         except OSError as error:
             raise DataError(f"{self._paths[index]} cannot be read: {error.strerror}") from error
 
     @cached_property
     def content_hashes(self) -> list[str]:
         """The hash of every file."""
-        found = remembered(f"{self.root}?{self.kind}", self._paths, [""] * len(self._paths), lambda index: [hash_file(self._paths[index])])
-        return [hashes[0] for hashes in found]
+        files = [file for path in self._paths for file in self._folders.get(path, [path])]
+        found = remembered(f"{self.root}?{self.kind}", files, [""] * len(files), lambda index: [hash_file(files[index])])
+        hashes = {file: each[0] for file, each in zip(files, found, strict=True)}
+        return [digest(hashes[file] for file in self._folders[path]) if path in self._folders else hashes[path] for path in self._paths]
 
     def _fault(self, path: Path) -> tuple[Cause | None, str]:
         """Why a file cannot be used, by its header."""
-        if not path.is_file():
+        if not path.is_file() and path not in self._folders:
             return Cause.MISSING, f"{path} does not exist, but {' or '.join(METADATA)} lists it"
         try:
             self._kind.check_header(path)
@@ -120,10 +134,11 @@ class FolderSource(Source):
         return printable(path.relative_to(self.root).as_posix())
 
     def _walked(self, folder: Path, files: Sequence[Path]) -> Iterator[tuple[Path, Item]]:
-        paths = [path for path in files if path.suffix.lower() in self.suffixes]
+        paths = [path for path in files if self._is_item(path)]
         beside = {(path.with_suffix(""), path.suffix.lower()): path for path in reversed(files) if path.suffix.lower() in SIDECARS}
         for path in paths:
-            sidecars = [beside[key] for key in ((path.with_suffix(""), suffix) for suffix in SIDECARS) if key in beside]
+            stem = path if path in self._folders else path.with_suffix("")
+            sidecars = [beside[key] for key in ((stem, suffix) for suffix in SIDECARS) if key in beside]
             self._used.update(sidecars)
             try:
                 words = _words(sidecars)
@@ -162,10 +177,11 @@ def _outside(folder: Path, name: str) -> str | None:
     return None if inside else f"{name} lies outside of {folder}"
 
 
-def _split_folders(root: Path, files: Sequence[Path], suffixes: frozenset[str]) -> dict[Path, str | None]:
+def _split_folders(root: Path, items: Sequence[Path]) -> dict[Path, str | None]:
+    """Folders whose name is that of a split and the splits, if all ``items`` are in them, or in both; otherwise the root."""
     if _metadata_of(root):
         return {root: None}
-    items = [path.relative_to(root) for path in files if path.suffix.lower() in suffixes or path.name.lower() in METADATA]
+    items = [path.relative_to(root) for path in items]
     tops = sorted({item.parts[0] for item in items})
     splits: dict[Path, str | None] = {root / top: SPLITS[top.lower()] for top in tops if top.lower() in SPLITS}
     both = {*splits.values()} == {*SPLITS.values()}  # other items lie outside of the splits

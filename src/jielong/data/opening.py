@@ -218,7 +218,7 @@ def open_source(name: SetName, kind: str | None = None) -> Source:
     if path.is_dir() and is_saved(path):
         return open_saved(path, kind)
     if path.is_dir():
-        return open_idx_folder(path) if is_idx_folder(path) else FolderSource(path, _chosen(kinds_of(f.name for f in walk(path)), kind))
+        return open_idx_folder(path) if is_idx_folder(path) else FolderSource(path, _of_files(walk(path), kind))
     if path.exists():
         raise DataError(f"{text} is not a data set; give a folder, .tar shards or .parquet files")
     raise DataError(f"there is no set and no folder called {text!r}; give a path or a set's name: {nearest(text, list(BUILT_IN))}")
@@ -238,10 +238,15 @@ def _with_rest(source: Source, path: Path, opened: Sequence[Path]) -> Source:
 
 
 def kinds_of(names: Iterable[str]) -> dict[str, int]:
-    """The kinds of media that files have by their endings, with the number of files of each, the most frequent first."""
+    """The kinds of media that files have by their endings, with the number of files of each.
+
+    The kind that most files are taken for is the first; then others that can be asked for.
+    """
     suffixes = Counter(os.path.splitext(name)[1].lower() for name in names)
+    own = {name: sum(suffixes[suffix] for suffix in kind.suffixes - kind.shared) for name, kind in kinds().items()}
     counts = {name: sum(suffixes[suffix] for suffix in kind.suffixes) for name, kind in kinds().items()}
-    return {name: count for name, count in sorted(counts.items(), key=lambda each: -each[1]) if count}
+    ordered = sorted(counts, key=lambda name: (-own[name], -counts[name]))
+    return {name: counts[name] for name in ordered if counts[name]}
 
 
 def _chosen(held: Mapping[str, int], expected: str | None) -> MediaKind:
@@ -249,6 +254,13 @@ def _chosen(held: Mapping[str, int], expected: str | None) -> MediaKind:
     if expected is not None and (expected in held or not held):
         return kind_of(expected)
     return kind_of(next(iter(held), next(iter(kinds()))))
+
+
+def _of_files(files: Sequence[Path], expected: str | None) -> MediaKind:
+    """The kind of the files below a folder; the expected one also where folders are items of it."""
+    if expected is not None and kind_of(expected).folders(files):
+        return kind_of(expected)
+    return _chosen(kinds_of(file.name for file in files), expected)
 
 
 def _first_members(shard: Path) -> list[str]:

@@ -29,16 +29,22 @@ WRITTEN: Mapping[str, tuple[str, dict[str, object]]] = {
 """Endings of pictures that are written, each with Pillow's name of the format and its settings; all but JPEG are exact."""
 
 
-def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The largest centred part that has the aspect of ``size`` (rows, columns), resized to it with an antialiasing filter."""
+def fit(image: Image.Image, size: tuple[int, int], pixel: float = 1.0) -> Image.Image:
+    """The largest centred part that has the aspect of ``size`` (rows, columns), resized to it with an antialiasing filter.
+
+    Args:
+        image: The picture.
+        size: Rows and columns.
+        pixel: Width over height at which a pixel of it is shown: frames of television are not made of squares.
+    """
     rows, columns = size
-    if image.size == (columns, rows):
+    if image.size == (columns, rows) and pixel == 1:
         return image
     # Cropping through `box` resamples once, at sub-pixel accuracy, and never makes a huge intermediate of a very wide picture.
-    return image.resize((columns, rows), Image.Resampling.LANCZOS, box=centred(image.size, size))
+    return image.resize((columns, rows), Image.Resampling.LANCZOS, box=centred(image.size, (rows, columns / pixel)))
 
 
-def centred(inside: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
+def centred(inside: tuple[int, int], size: tuple[float, float]) -> tuple[float, float, float, float]:
     """The largest centred box ``(left, top, right, bottom)`` of the aspect of ``size`` (rows, columns) in (columns, rows) pixels."""
     (width, height), (rows, columns) = inside, size
     wide = width * rows >= height * columns
@@ -173,25 +179,29 @@ def to_data_uri(image: Image.Image | Tensor) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
+_ANIMATED: Mapping[str, dict[str, object]] = {"WEBP": {"lossless": True, "method": 4}, "GIF": {"optimize": False}, "PNG": {}}
+
+
 def animation(frames: Sequence[Image.Image] | Tensor, seconds: float | Sequence[float] = 0.2, kind: str = "WEBP") -> bytes:
-    """Frames as an endless animation file (lossless ``WEBP``, or ``GIF``).
+    """Frames as an endless animation file (lossless ``WEBP`` or ``PNG``, or ``GIF``, which has 256 colours a frame).
 
     Args:
         frames: pictures, or ``(T, C, H, W)`` in [-1, 1] or uint8.
         seconds: duration of each frame, one number or one per frame.
-        kind: ``WEBP`` or ``GIF``.
+        kind: ``WEBP``, ``PNG`` or ``GIF``.
 
     Raises:
         ValueError: if there are no frames, another kind is asked for, or the durations do not match.
     """
-    pictures = [(from_tensor(f) if isinstance(f, Tensor) else f).convert("RGB") for f in frames]
+    pictures = [from_tensor(f) if isinstance(f, Tensor) else f for f in frames]
+    pictures = pictures if all(picture.mode == "L" for picture in pictures) else [picture.convert("RGB") for picture in pictures]
     durations = [seconds] * len(pictures) if isinstance(seconds, (int, float)) else list(seconds)
     if not pictures:
         raise ValueError("an animation needs at least one frame")
     if len(durations) != len(pictures):
         raise ValueError(f"{len(pictures)} frames need as many durations, not {len(durations)}")
-    if kind not in ("WEBP", "GIF"):
-        raise ValueError(f"an animation is 'WEBP' or 'GIF', not {kind!r}")
+    if kind not in _ANIMATED:
+        raise ValueError(f"an animation is {', '.join(map(repr, _ANIMATED))}, not {kind!r}")
     milliseconds = [max(1, round(1000 * s)) for s in durations]
-    extra: dict[str, object] = {"lossless": True, "method": 4} if kind == "WEBP" else {"optimize": False}
+    extra = _ANIMATED[kind]
     return encode(pictures[0], kind, save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0, **extra)

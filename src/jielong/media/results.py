@@ -45,11 +45,13 @@ class Results(Sequence[Item], ABC, Generic[Item]):
         suffix: Of the file of one item.
         sample_columns: Columns of the sample grids that training writes.
         sample_suffix: Of a file with all items that training writes beside the grid, where an image does not show enough.
+        sheet_suffixes: Of image files that get the sample grid.
     """
 
     suffix: ClassVar[str]
     sample_columns: ClassVar[int] = 8
     sample_suffix: ClassVar[str | None] = None
+    sheet_suffixes: ClassVar[Sequence[str]] = tuple(WRITTEN)
     tensor: Tensor
     captions: list[str] | None
     lengths: list[int] | None = None
@@ -114,7 +116,7 @@ class Results(Sequence[Item], ABC, Generic[Item]):
         Captions go beside the items as ``.txt`` files, so that the folder opens as a data set. Returns the media files written.
         """
         path = Path(path)
-        if path.suffix.lower() in WRITTEN and not path.is_dir():
+        if path.suffix.lower() in self.sheet_suffixes and not path.is_dir():
             return [write_image(path, self.sheet())]
         if path.suffix and not path.is_dir():
             return [self.save_joined(path)]

@@ -19,8 +19,8 @@ from jielong.core.tokens import Tokens
 from jielong.generation.generator import Generator
 from jielong.generation.inpainting import check_seen, drawn_positions
 from jielong.media.images import fit, to_tensor
-from jielong.media.kinds.image import background_of, grid_of
 from jielong.media.masks import MaskLike, fit_mask, outpainted, picture_of, read_mask, region_mask
+from jielong.media.raster_settings import background_of, grid_of
 from jielong.media.results import ResultItem, Results
 from jielong.system.completing import resized
 from jielong.system.inputs import stage_names

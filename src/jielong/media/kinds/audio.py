@@ -58,6 +58,7 @@ class AudioKind(MediaKind):
     settings = AudioData
     native: ClassVar = {"channels": 1}
     suffixes = SUFFIXES
+    shared = frozenset((".mp4", ".webm", ".mkv"))  # most hold pictures
     written = (*WRITTEN, *IMAGES)
     columns = ("audio", "sound", "speech", "wav", "flac", "ogg", "mp3", "bytes")
     sample_count = 6

@@ -33,6 +33,8 @@ class MediaKind(ABC):
         settings: Its keys of a recipe's `data:` section.
         native: Keys of `settings`, and ``channels``, at which a source is used that says nothing else.
         suffixes: Of its files.
+        shared: Of ``suffixes``, those whose files are taken for another kind unless this one is asked for.
+        by_path: Whether :meth:`decode` takes the path of a file in place of its bytes, since it reads parts of large files.
         written: Endings of files that one item is written to; ``suffixes`` by default.
         columns: Usual names of its column in a Parquet table.
         sample_count: Items of the sample grid that training writes.
@@ -45,6 +47,8 @@ class MediaKind(ABC):
     settings: ClassVar[type[DataSettings]]
     native: ClassVar[Mapping[str, int]]
     suffixes: ClassVar[frozenset[str]]
+    shared: ClassVar[frozenset[str]] = frozenset()
+    by_path: ClassVar[bool] = False
     written: ClassVar[Sequence[str]] = ()
     columns: ClassVar[Sequence[str]] = ()
     sample_count: ClassVar[int] = 16
@@ -73,6 +77,10 @@ class MediaKind(ABC):
         Raises:
             ValueError: if it cannot be decoded; the text names it.
         """
+
+    def folders(self, files: Sequence[Path]) -> Mapping[Path, Sequence[Path]]:
+        """Of files below a folder, the folders that are one item each, with the files in them; none by default."""
+        return {}
 
     def fitted(self, media: Tensor, medium: Medium) -> Tensor:
         """Items ``(B, C, *)`` float at a medium's size, resampled as :meth:`decode` does: by area by default."""
@@ -144,7 +152,7 @@ def kinds() -> Mapping[str, MediaKind]:
     package = importlib.import_module("jielong.media.kinds")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
-    order = sorted(_KINDS.values(), key=lambda kind: ("image", "audio", kind.name).index(kind.name))  # others keep their order
+    order = sorted(_KINDS.values(), key=lambda kind: ("image", "audio", "video", kind.name).index(kind.name))  # others keep their order
     return {kind.name: kind for kind in order}
 
 
@@ -158,3 +166,9 @@ def kind_of(medium: Medium | str) -> MediaKind:
     if name not in kinds():
         raise ValueError(f"there is no kind of media called {name!r}: import the module that registers it; there are {', '.join(kinds())}")
     return kinds()[name]
+
+
+def kind_of_suffix(suffix: str) -> MediaKind | None:
+    """The kind that files of an ending are taken for; ``None`` if no kind has it."""
+    having = [kind for kind in kinds().values() if suffix in kind.suffixes]
+    return next((kind for kind in having if suffix not in kind.shared), next(iter(having), None))

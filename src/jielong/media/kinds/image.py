@@ -6,13 +6,11 @@ import importlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageColor
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
-from pydantic_core import PydanticCustomError
+from PIL import Image
 from torch import Tensor
 
 from jielong.config.data import DataSettings
@@ -23,6 +21,7 @@ from jielong.media.images import WRITTEN, encode_as, fit, from_tensor, to_bytes_
 from jielong.media.inspection import Inspector, Spread
 from jielong.media.kinds.base import Content, MediaKind, register
 from jielong.media.pictures import Pictures
+from jielong.media.raster_settings import RasterData, background_of, background_words, grid_of, size_key
 from jielong.media.reading.colour import profile_of
 from jielong.media.reading.faults import BrokenImageError, naming
 from jielong.media.reading.pictures import REDUCED, SUFFIXES, WHITE, frames_in, is_turned, open_image, read_image
@@ -39,64 +38,19 @@ SMALL = 64
 _EDGES = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
-def grid_of(medium: Medium) -> tuple[int, int]:
-    """Rows and columns."""
-    return medium.along("rows"), medium.along("columns")
-
-
 def image_medium(channels: int, size: tuple[int, int]) -> Medium:
     """Images of ``channels`` (1 grey, 3 RGB) and ``(rows, columns)`` pixels."""
     return Medium("image", channels, ALONG_ROWS, size)
 
 
-def _colour(given: object) -> object:
-    """A colour without transparency."""
-    try:
-        colour = ImageColor.getrgb(given) if isinstance(given, str) else ()
-    except ValueError:
-        colour = ()
-    if len(colour) != 3:
-        raise PydanticCustomError("colour", "write a colour, such as white, or its hexadecimal numbers in quotes, such as '#808080'")
-    return given
-
-
-def background_of(settings: DataSettings) -> str:
-    """The colour behind what is transparent."""
-    return settings.background if isinstance(settings, ImageData) else WHITE
-
-
-Side = Annotated[int, Field(ge=4)]
-_SIDE: TypeAdapter[int] = TypeAdapter(Side)
-
-
-def _sides(given: object) -> object:
-    """A side or ``[height, width]``; a square is its side. Errors name what a side must be, whichever form is written."""
-    if isinstance(given, list | tuple) and len(given) != 2:
-        raise PydanticCustomError("size", "write the side of squares, such as 64, or [height, width], such as [48, 64]")
-    try:
-        sides = tuple(_SIDE.validate_python(side) for side in (given if isinstance(given, list | tuple) else [given]))
-    except ValidationError as error:
-        raise PydanticCustomError("size", error.errors()[0]["msg"]) from None
-    return sides[0] if len(set(sides)) == 1 else sides
-
-
-class ImageData(DataSettings):
+class ImageData(RasterData):
     """Keys of images.
 
     Attributes:
-        size: Side of square pictures in pixels, or ``[height, width]``.
-        background: The colour behind what is transparent: a name of CSS, or its hexadecimal numbers in quotes, such as ``"#808080"``.
         augment: Random crops and flips of training pictures, such as ``{flip: true, crop: 0.8}``.
     """
 
-    size: Annotated[Side | tuple[Side, Side], BeforeValidator(_sides)] = 64
-    background: Annotated[str, BeforeValidator(_colour)] = WHITE
     augment: Augmentation | None = None
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns."""
-        return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
 class ImageKind(MediaKind):
@@ -119,8 +73,7 @@ class ImageKind(MediaKind):
 
     def keys_of(self, medium: Medium) -> JSON:
         """The side of squares, or height and width."""
-        rows, columns = grid_of(medium)
-        return {"size": rows if rows == columns else [rows, columns]}
+        return {"size": size_key(medium)}
 
     def check_header(self, source: bytes | Path, name: str = "") -> None:
         """Raise :class:`BrokenImageError` without a readable header."""
@@ -161,9 +114,7 @@ class ImageKind(MediaKind):
         """Decoding rules, size and channels, and the background if it is not white."""
         rows, columns = grid_of(medium)
         size = f"size {rows}" if rows == columns else f"{CROPPED} {rows} x {columns}"
-        colour = ImageColor.getrgb(background_of(settings))
-        over = "" if colour == ImageColor.getrgb(WHITE) else f"; over {colour}"
-        return f"{PREPROCESSING}; {size}; channels {medium.channels}{over}"
+        return f"{PREPROCESSING}; {size}; channels {medium.channels}{background_words(settings)}"
 
     def wrap(self, media: Tensor, medium: Medium, captions: Sequence[str] | None = None, lengths: Sequence[int] | None = None) -> Pictures:
         """Pictures that save and show themselves."""
@@ -183,7 +134,7 @@ class ImageInspector(Inspector):
     """Sizes, formats, and pictures that are tiny, long, animated, grey or flat."""
 
     def __init__(self, medium: Medium, background: str = WHITE) -> None:
-        self.medium, self.size, self._behind = medium, IMAGE.keys_of(medium)["size"], background
+        self.medium, self.size, self._behind = medium, size_key(medium), background
         smaller = min(1.0, SMALL / max(medium.size))
         self._small = (max(1, round(medium.along("rows") * smaller)), max(1, round(medium.along("columns") * smaller)))
         self.widths: list[int] = []

@@ -1,4 +1,4 @@
-"""What is wrong with a file, and how much memory one may take: shared by pictures and sound."""
+"""What is wrong with a file, and how much memory one may take: shared by pictures, sound and video."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ class BrokenImageError(BrokenMediaError):
 
 class BrokenAudioError(BrokenMediaError):
     """A file cannot be read as sound."""
+
+
+class BrokenVideoError(BrokenMediaError):
+    """A file cannot be read as a video."""
 
 
 @contextmanager
