@@ -31,17 +31,20 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from jielong.conditions.inputs import HeldoutItems
 from jielong.config.recipe import parse
 from jielong.config.schema import Recipe
 from jielong.config.zoo import description, read_json
 from jielong.core.files import write_bytes
 from jielong.data.licences import Licence
 from jielong.data.opening import open_data
+from jielong.data.order import spread
+from jielong.data.pairs import source_media
 from jielong.data.source import DataError
 from jielong.evaluation.network_evaluations import count_evaluations, first_of
 from jielong.media.images import encode, sheet, to_bytes
 from jielong.system import System, load
-from jielong.system.inputs import call_inputs, gather, stage_names
+from jielong.system.inputs import call_inputs, condition_inputs, gather, stage_names
 from jielong.system.model_card import CARD, ModelCard, licence_words
 from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, StorageDtype, fingerprint, load_weights, save_checkpoint
 
@@ -185,7 +188,8 @@ def _drawing(facts: Facts) -> dict[str, str]:
 
 def _draws(count: int, recipe: Recipe) -> str:
     of = "" if recipe.condition is None else " of held-out items evenly spread over the set"
-    return f"![{count} first draws]({SHEET})\n\nFirst draws{of}, seed 0, not selected."
+    beside = ", each behind the picture that it changes" if edits(recipe) else ""
+    return f"![{count} first draws]({SHEET})\n\nFirst draws{of}{beside}, seed 0, not selected."
 
 
 def measure(folder: Path, facts: Facts) -> None:
@@ -204,8 +208,25 @@ def first_draws(folder: Path) -> int:
         return 0
     values = grid_values(system, DRAWS)
     pictures = system.decode(system.generate_tokens(values, None if values is not None else DRAWS, seed=0))
-    write_bytes(folder / SHEET, encode(sheet(to_bytes(pictures)), "WEBP", lossless=True))
+    shown = pictures
+    if edits(system.recipe):
+        items = heldout_pairs(system, DRAWS)
+        shown = torch.stack([torch.stack(list(items.sources or ())), pictures], 1).flatten(0, 1)
+    write_bytes(folder / SHEET, encode(sheet(to_bytes(shown)), "WEBP", lossless=True))
     return len(pictures)
+
+
+def edits(recipe: Recipe) -> bool:
+    """Whether a generator reads the picture that it changes."""
+    return any(each.paired for each in condition_inputs(recipe))
+
+
+def heldout_pairs(system: System, count: int) -> HeldoutItems:
+    """Held-out pairs evenly spread over the set, with their sources."""
+    recipe = system.recipe
+    heldout = open_data(recipe.data.set, "heldout", medium=system.tokenizer.media, settings=recipe.data)
+    rows = spread(len(heldout), count)
+    return HeldoutItems(heldout.name, heldout.batch(rows), heldout.classes, heldout.medium, sources=list(source_media(heldout, rows)))
 
 
 def grid_values(system: System, count: int) -> Sequence[object] | None:
@@ -213,6 +234,8 @@ def grid_values(system: System, count: int) -> Sequence[object] | None:
     recipe = system.recipe
     if recipe.condition is None:
         return None
+    if edits(recipe):
+        return recipe.condition.from_heldout(heldout_pairs(system, count))
     heldout = open_data(recipe.data.set, "heldout", medium=system.tokenizer.media, settings=recipe.data)
     if stage_names(recipe):  # which are drawn as for a user, and not given real tokens
         given = {each.keyword: each.for_samples(heldout, count) for each in call_inputs(system)}

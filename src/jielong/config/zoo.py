@@ -15,6 +15,8 @@ FIGURES = {
     "ssim": "SSIM {:.2f}",
     "codebook_usage": "codebook usage {:.1%}",
     "bits_per_dimension": "{:.2f} bits/dim",
+    "edit_goal": "{:.1%} of the attributes as instructed",
+    "edit_kept": "{:.1%} of the others kept",
     "frechet": "Fréchet distance {:.0f}",
     "attribute_accuracy": "attribute accuracy {:.1%}",
     "retrieval_at_1": "R@1 of 100 {:.1%}",
@@ -29,6 +31,7 @@ FIGURES = {
 """Figures that tables show, by their names in ``evaluation.json``."""
 SHORT = {
     "attribute_accuracy": "{:.0%} right",
+    "edit_goal": "{:.0%} as instructed",
     "retrieval_at_1": "R@1 {:.0%}",
     "wer": "WER {:.0%}",
     "class_at_1": "class {:.0%}",

@@ -70,8 +70,9 @@ class ModelCard:
         recipe = self.recipe
         sets = _set_names(recipe.data.set)
         measured = sets if self.measured_on is None else _set_names(self.measured_on)
-        texts = any(each.name == "text" for each in condition_inputs(recipe))
-        task = _TASKS.get((self.kind, texts)) if recipe.trains_generator else None
+        inputs = condition_inputs(recipe)
+        task = _TASKS.get((self.kind, any(each.name == "text" for each in inputs))) if recipe.trains_generator else None
+        task = "image-to-image" if task is not None and any(each.paired for each in inputs) else task
         results = [
             EvalResult(
                 task_type=task or "reconstruction",
