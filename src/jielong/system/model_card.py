@@ -17,6 +17,7 @@ from jielong.system.inputs import condition_inputs
 CARD = "README.md"
 SPDX = {
     "Apache-2.0": "Apache-2.0",
+    "Arphic Public License": "Arphic-1999",
     "CC BY-SA 3.0": "CC-BY-SA-3.0",
     "CC BY-SA 4.0": "CC-BY-SA-4.0",
     "GPL-2.0": "GPL-2.0-only",

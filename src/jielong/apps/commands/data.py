@@ -107,7 +107,7 @@ def _named(option: str) -> Iterator[None]:
 def build(
     name: Annotated[
         str,
-        typer.Argument(metavar="SET", help="emoji-full, faces, icons, prompts, sounds, spoken-words or synthetic-speech."),
+        typer.Argument(metavar="SET", help="digits, emoji-full, faces, icons, prompts, sounds, spoken-words, strokes or synthetic-speech."),
     ],
     packages: Annotated[
         Path | None, typer.Option(help="A folder with the sources (node_modules, .deb files, or an icon theme); downloaded by default.")
@@ -118,12 +118,14 @@ def build(
     size: Annotated[int | None, typer.Option(min=16, max=1024, help="faces, icons: side of the pictures in pixels; 64 by default.")] = None,
     count: Annotated[int | None, typer.Option(min=100, max=1_000_000, help="faces: number of pictures; 24,000 by default.")] = None,
     pairs: Annotated[int | None, typer.Option(min=10, max=1_000_000, help="faces: pairs of faces-edits; 3,700 by default.")] = None,
+    strokes: Annotated[int | None, typer.Option(min=1, max=15, help="strokes: most strokes of a character; 7 by default.")] = None,
     theme: Annotated[str | None, typer.Option(help="icons: the theme, oxygen or gnome; oxygen by default.")] = None,
 ) -> None:
     """Build a data set into the user's cache."""
     from jielong_zoo.builders.building import ICONS, Speech, build_set
     from jielong_zoo.builders.faces.build import Faces
     from jielong_zoo.builders.icons import Icons
+    from jielong_zoo.builders.strokes.dataset import Strokes
     from jielong_zoo.builders.synthetic_speech import MINUTES
 
     speech = None
@@ -135,5 +137,6 @@ def build(
         faces = Faces(size or Faces.size, count or Faces.count, pairs or Faces.pairs)
     with Progress(console=notes, transient=True) as bar:
         task = bar.add_task(f"building {name}", total=None)
-        path = build_set(name, packages, lambda done: bar.update(task, completed=done), speech, faces, icons)
+        written = None if strokes is None else Strokes(strokes)
+        path = build_set(name, packages, lambda done: bar.update(task, completed=done), speech, faces, icons, written)
     typer.echo(path)

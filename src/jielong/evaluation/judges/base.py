@@ -9,13 +9,12 @@ from __future__ import annotations
 import importlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from jielong.core.json import JSON
 from jielong.core.medium import Medium
 from jielong.data.sets import MediaSet
 from jielong.evaluation.attributes import JudgeError
@@ -39,7 +38,7 @@ class JudgedItems:
 
     made: Tensor
     real: Tensor
-    rows: Sequence[JSON]
+    rows: Sequence[Mapping[str, Any]]
     medium: Medium
 
 
@@ -97,7 +96,7 @@ def judged(context: EvalContext, made: Tensor) -> EvalResult:
     return EvalResult(figures | {f"{name}{REAL}": replace(each, name=f"{name}{REAL}") for name, each in real.items()})
 
 
-def rows_of(media: MediaSet, rows: Sequence[int]) -> list[JSON]:
+def rows_of(media: MediaSet, rows: Sequence[int]) -> list[dict[str, Any]]:
     """The columns of items."""
     places = [media.resolve(row) for row in rows]
     return [{name: values[place] for name, values in media.columns.items()} for place in places]

@@ -19,6 +19,7 @@ from jielong.data.built import BuildError, built_path
 from jielong.data.source import DataError
 from jielong.data.table import write_table
 from jielong_zoo.builders.debian import download, unpack
+from jielong_zoo.builders.digits import build_digits
 from jielong_zoo.builders.emoji import SIZE, Concept, Drawing, concept_key, encode_drawing, write_set
 from jielong_zoo.builders.faces.build import Faces, build_faces
 from jielong_zoo.builders.icons import THEMES, Icons, build_icons
@@ -32,6 +33,7 @@ from jielong_zoo.builders.samples import samples
 from jielong_zoo.builders.spoken_words import LICENCE as SPOKEN_LICENCE
 from jielong_zoo.builders.spoken_words import PACKAGES as SPOKEN
 from jielong_zoo.builders.spoken_words import STAMPS, spoken_words
+from jielong_zoo.builders.strokes.dataset import Strokes, build_strokes
 from jielong_zoo.builders.synthetic_speech import LICENCE as SYNTHETIC_LICENCE
 from jielong_zoo.builders.synthetic_speech import MINUTES, read_texts, synthetic_speech
 
@@ -54,6 +56,7 @@ Progress = Callable[[int], None]
 SYNTHETIC = "synthetic-speech"
 FACES = "faces"
 ICONS = "icons"
+STROKES = "strokes"
 
 
 @dataclass(frozen=True)
@@ -78,17 +81,19 @@ def build_set(
     speech: Speech | None = None,
     faces: Faces | None = None,
     icons: Icons | None = None,
+    strokes: Strokes | None = None,
 ) -> Path:
     """Build a data set in the user's cache, with its licence beside it; a file is replaced only once it is complete.
 
     Args:
-        name: One of :data:`BUILDERS`, ``faces``, ``icons`` or ``synthetic-speech``.
+        name: One of :data:`BUILDERS`, ``faces``, ``icons``, ``strokes`` or ``synthetic-speech``.
         packages: Folder of unpacked npm packages (a ``node_modules``), or of Debian packages (``.deb`` files, or their unpacked contents);
             of ``icons`` also the folder of the theme. By default they are downloaded with ``npm`` or ``apt-get``.
         progress: Called with the number of items so far.
         speech: Settings of ``synthetic-speech``; for no other set.
         faces: Settings of ``faces``; for no other set.
         icons: Settings of ``icons``; for no other set.
+        strokes: Settings of ``strokes``; for no other set.
 
     Returns:
         The Parquet file.
@@ -103,6 +108,8 @@ def build_set(
         raise DataError(f"size and count are for the set {FACES!r}; {name!r} takes none of them")
     if icons is not None and name != ICONS:
         raise DataError(f"themes and their sizes are for the set {ICONS!r}; {name!r} takes none of them")
+    if strokes is not None and name != STROKES:
+        raise DataError(f"the most strokes of a character are for the set {STROKES!r}; {name!r} does not take them")
     if icons is not None and icons.theme not in THEMES:
         raise DataError(f"there is no theme called {icons.theme!r}; {nearest(icons.theme, [*THEMES])}")
     if name == SYNTHETIC:
@@ -110,11 +117,14 @@ def build_set(
             raise DataError(f"{name!r} needs no packages: it is synthesized; omit packages")
         with one_writer(built_path(name)):
             return _build_synthetic(speech or Speech(), progress)
-    if name not in (*BUILDERS, FACES, ICONS):
-        raise DataError(f"there is no set called {name!r} to build; {nearest(name, [*BUILDERS, FACES, ICONS, SYNTHETIC])}")
+    if name not in (*BUILDERS, FACES, ICONS, STROKES):
+        raise DataError(f"there is no set called {name!r} to build; {nearest(name, [*BUILDERS, FACES, ICONS, STROKES, SYNTHETIC])}")
     if speech is not None:
         raise DataError(f"minutes, synthesizers and texts are for the set {SYNTHETIC!r}; {name!r} takes none of them")
-    faces, icons = faces or Faces(), icons or Icons()
+    faces, icons, strokes = faces or Faces(), icons or Icons(), strokes or Strokes()
+    if name == STROKES:
+        with one_writer(built_path(strokes.name)):
+            return build_strokes(packages, progress, strokes)
     if name == ICONS:
         with one_writer(built_path(icons.name)):
             return build_icons(packages, progress, icons)
@@ -216,6 +226,7 @@ def _build_sounds(packages: Path | None, progress: Progress | None) -> Path:
 
 
 BUILDERS: dict[str, Callable[[Path | None, Progress | None], Path]] = {
+    "digits": build_digits,
     "emoji-full": _build_emoji_full,
     "prompts": _build_prompts,
     "sounds": _build_sounds,

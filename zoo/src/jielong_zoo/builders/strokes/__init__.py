@@ -1,0 +1,1 @@
+"""The set `strokes`: Chinese characters written stroke by stroke."""
