@@ -159,10 +159,16 @@ def test_settings_and_media() -> None:
         kind.medium(settings, 2)
 
 
-def test_items_are_cut_at_the_start_and_continued_by_the_last_frame(tmp_path: Path) -> None:
+def test_items_are_cut_at_the_start_and_continued_by_the_last_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jielong.media.kinds.video._said", set())
     kind, video = kind_of("video"), noise(frames=6, rows=8, columns=8)
     data = encode_video(video, 8)
-    long, short = (kind.decode(data, "a.webp", video_medium(3, frames, (8, 8), 8), VideoData()) for frames in (4, 9))
+    with pytest.warns(UserWarning, match="that are read") as said:
+        long, short, _ = (kind.decode(data, "a.webp", video_medium(3, frames, (8, 8), 8), VideoData()) for frames in (4, 9, 9))
+    assert [str(each.message).partition(":")[0] for each in said] == [
+        "a.webp has more than the 4 frames that are read",
+        "a.webp has 6 of the 9 frames that are read",
+    ]
     assert torch.equal(long, video[:, :4])
     assert torch.equal(short[:, :6], video)
     assert torch.equal(short[:, 6:], video[:, 5:].expand(-1, 3, -1, -1))

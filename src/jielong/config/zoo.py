@@ -18,6 +18,7 @@ FIGURES = {
     "edit_goal": "{:.1%} of the attributes as instructed",
     "edit_kept": "{:.1%} of the others kept",
     "frechet": "Fréchet distance {:.0f}",
+    "motion_frechet": "of motion {:.0f}",
     "attribute_accuracy": "attribute accuracy {:.1%}",
     "retrieval_at_1": "R@1 of 100 {:.1%}",
     "mel_distance": "mel distance {:.1f} dB",
@@ -74,14 +75,18 @@ def description(folder: Path) -> JSON:
     return read_json(folder / "model.json")
 
 
+_SIZED = {"image": "pictures", "video": "videos"}
+"""Kinds of media whose size is said, as several items."""
+
+
 def kind_text(folder: Path) -> str:
-    """What a checkpoint without a model card is: ``generator of 64 x 64 pictures``, or of sound."""
+    """What a checkpoint without a model card is: ``generator of 64 x 64 pictures``, of ``16 x 64 x 64 videos``, or of sound."""
     described = description(folder)
     media = described.get("media")
     if not isinstance(media, dict) or not {"kind", "size"} <= set(media):
         return ""
     made = "tokenizer" if described.get("tokenizer_sha256") is None else "generator"
-    of = f"{' x '.join(map(str, media['size']))} pictures" if media["kind"] == "image" else media["kind"]
+    of = f"{' x '.join(map(str, media['size']))} {_SIZED[media['kind']]}" if media["kind"] in _SIZED else media["kind"]
     return f"{made} of {of}"
 
 

@@ -30,6 +30,7 @@ class Cause(StrEnum):
     SPARE = "further member"
     LOST = "lost rows"
     LONG = "too long"
+    SHORT = "too short"
     UNCONDITIONED = "no caption or class"
     UNREADABLE = "caption that the model cannot read"
     REPEATED = "repeated"

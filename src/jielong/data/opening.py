@@ -23,6 +23,7 @@ from jielong.core.allocation import TooLargeError, may_have, memory_limit
 from jielong.core.medium import Medium
 from jielong.core.storage import size_words
 from jielong.data.built import built_path
+from jielong.data.cuts import Cuts
 from jielong.data.folder import FolderSource, walk
 from jielong.data.hub import HubData, is_hub, is_saved, name_of, open_hub, open_saved
 from jielong.data.idx import is_idx_folder, open_fashion_mnist, open_idx_folder
@@ -117,6 +118,8 @@ def open_quietly(
         raise TooLargeError(f"{name} cannot be read so: one {kind.noun[0]} of {medium} takes {size_words(size)}, {may_have(limit)}")
     if settings.deduplicate:
         source = Deduplicated(source)
+    if kind.divides(settings):
+        source = Cuts(source, kind, medium, settings)
     return _split_of(source, medium, settings, split, whole)
 
 

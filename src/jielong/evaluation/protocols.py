@@ -110,7 +110,7 @@ def register_protocol(kind: str, protocol: EvalProtocol) -> None:
 
 def protocols() -> Mapping[str, EvalProtocol]:
     """Protocols by kind of media."""
-    for module in ("jielong.evaluation.pictures", "jielong.evaluation.sound.protocols"):
+    for module in ("jielong.evaluation.pictures", "jielong.evaluation.sound.protocols", "jielong.evaluation.videos"):
         importlib.import_module(module)  # which register theirs
     return _PROTOCOLS
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from jielong.core.medium import Medium
 from jielong.media.inspection import Inspector, Spread, some
 from jielong.media.reading.timeline import frames_at
-from jielong.media.reading.video import Header, read_header
+from jielong.media.reading.video import Header, Part, read_header
 
 LONG = 3.0
 """Ratio of the aspects of a video and of the size beyond which cropping loses most of it."""
@@ -34,20 +34,22 @@ class VideoInspector(Inspector):
         self.rates: list[float] = []
         self.frames: list[int] = []
         self.formats: Counter[str] = Counter()
-        self.sound = 0
+        self.sound = self.parts = 0
         self.shorter: list[str] = []
         self.longer: list[str] = []
 
     def look(self, content: Any, name: str, decode: bool) -> list[str]:
         """Header, and the frames of those that are decoded."""
-        header = read_header(content, name)
+        part = content if isinstance(content, Part) else None
+        header = None if part is not None and part.first else read_header(content if part is None else part.source, name)
         frames = self._decode(content, name) if decode else None
-        reasons = self._header(header, name)
+        self.parts += part is not None
+        reasons = [] if header is None else self._header(header, name, part is not None)
         if frames is not None and frames.shape[1] > 1 and bool((frames == frames[:, :1]).all()):
             reasons.append("still: every frame that is read is the same")
         return reasons
 
-    def _header(self, header: Header, name: str) -> list[str]:
+    def _header(self, header: Header, name: str, divided: bool) -> list[str]:
         """Count what a header says; what in it is odd."""
         self.widths.append(header.width)
         self.heights.append(header.height)
@@ -60,7 +62,7 @@ class VideoInspector(Inspector):
         if found is not None:
             self.frames.append(found)
             self.shorter += [name] if found < wanted else []
-            self.longer += [name] if found > wanted else []
+            self.longer += [name] if found > wanted and not divided else []
         across, down = header.width / self.medium.along("columns"), header.height / self.medium.along("rows")
         size = f"{header.width} x {header.height}"
         reasons = {
@@ -74,7 +76,7 @@ class VideoInspector(Inspector):
 
     def facts(self) -> dict[str, object]:
         """Sizes, hours, seconds and frames a second as stored; frames at the medium's rate; videos shorter and longer than the medium, with
-        sound, and by format."""
+        sound, parts that long ones are cut into, and videos by format."""
         return {
             "width": Spread.of(self.widths),
             "height": Spread.of(self.heights),
@@ -85,6 +87,7 @@ class VideoInspector(Inspector):
             "shorter": len(self.shorter),
             "longer": len(self.longer),
             "with sound": self.sound,
+            "parts": self.parts,
             "formats": dict(self.formats.most_common()),
         }
 

@@ -31,7 +31,12 @@ SHARE_ALIKE = (
     "The program itself is under Apache-2.0."
 )
 _FAMILIES = ("order", "backbone", "head", "condition")
-_TASKS = {("image", True): "text-to-image", ("image", False): "unconditional-image-generation", ("audio", True): "text-to-audio"}
+_TASKS = {
+    ("image", True): "text-to-image",
+    ("image", False): "unconditional-image-generation",
+    ("audio", True): "text-to-audio",
+    ("video", True): "text-to-video",
+}
 """Task on Hugging Face, by kind of media and whether it takes texts."""
 
 

@@ -33,7 +33,7 @@ def write_card(out: Path, recipe: Recipe, sets: Sets, summary: Summary) -> Path:
         StorageError: if it cannot be written.
     """
     licence, licence_section = _licence(recipe, sets)
-    words = {"image": "pictures", "audio": "sound"}.get(sets.train.medium.kind, sets.train.medium.kind)
+    words = {"image": "pictures", "audio": "sound", "video": "videos"}.get(sets.train.medium.kind, sets.train.medium.kind)
     card = ModelCard(
         name=out.resolve().name,
         title=f"A {'generator' if recipe.trains_generator else 'tokenizer'} of {words}, trained on `{recipe.data.set}`.",

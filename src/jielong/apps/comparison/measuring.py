@@ -116,7 +116,7 @@ def _shown(system: System, evaluation: Evaluation, items: MediaSet, count: int |
 
 
 def write_sheet(path: Path, shown: Results[ResultItem]) -> None:
-    """Write a grid of one row; and of items that an image does not show, such as sounds, a folder of files beside it."""
+    """Write a grid of one row; and of items that an image does not show, such as sounds and videos, a folder of files beside it."""
     if shown.sample_suffix is not None:
         shown.save(path.with_suffix(""))
     write_image(path, shown.sheet(columns=len(shown)))

@@ -27,6 +27,7 @@ th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd 
 img { image-rendering: pixelated; display: block } figure { margin: .6rem 0 } figcaption { font-weight: 600 }
 .samples > .captions, .samples figure > div { display: grid; grid-template-columns: repeat(var(--columns), 1fr); gap: 4px }
 .samples { margin-top: 1.5rem } .samples audio { width: 100% } .captions span { font-size: 12px; line-height: 1.3; overflow-wrap: anywhere }
+.samples .video { width: 128px; image-rendering: pixelated }
 pre { white-space: pre-wrap; font-size: 12px }
 @media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818 } th, td { border-color: #444 } }
 """
@@ -113,7 +114,7 @@ def _strong(cell: Cell) -> str:
 
 
 def _samples(comparison: Comparison, labels: Sequence[str]) -> str:
-    """Sample grids of the same held-out items, one below the other, under their captions; players under those of sounds."""
+    """Sample grids of the same held-out items, one below the other, under their captions; players under those of sounds and videos."""
     figures, wide = [], 0
     for label in labels:
         path = comparison.folder / SHEETS / f"{label}.png"
@@ -121,15 +122,20 @@ def _samples(comparison: Comparison, labels: Sequence[str]) -> str:
         if path.exists():
             picture, width = _image(path, label)
             wide = max(wide, width)
-            sounds = "".join(
-                f'<audio controls src="{_address(sound, "audio/wav")}"></audio>' for sound in sorted(path.with_suffix("").glob("*.wav"))
-            )
-            figures.append(f"<figure><figcaption>{escape(label)}</figcaption>{picture}<div>{sounds}</div></figure>")
+            players = "".join(map(_player, sorted(each for each in path.with_suffix("").glob("*") if each.suffix in (".wav", ".webp"))))
+            figures.append(f"<figure><figcaption>{escape(label)}</figcaption>{picture}<div>{players}</div></figure>")
             if near.exists():
                 figures.append(f"<details><summary>{escape(label)}: {COPIES}</summary>{_image(near, label)[0]}</details>")
     captions = "".join(f"<span>{escape(name)}</span>" for name in comparison.shown)
     style = f"width: {wide}px; --columns: {max(1, len(comparison.shown))}"
     return f'<div class="wide"><div class="samples" style="{style}"><div class="captions">{captions}</div>{"".join(figures)}</div></div>'
+
+
+def _player(path: Path) -> str:
+    """Of a file of sound, or of an animated picture."""
+    if path.suffix == ".wav":
+        return f'<audio controls src="{_address(path, "audio/wav")}"></audio>'
+    return f'<img class="video" src="{_address(path, "image/webp")}" alt="{escape(path.stem)}">'
 
 
 def _image(path: Path, label: str) -> tuple[str, int]:

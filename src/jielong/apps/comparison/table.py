@@ -78,6 +78,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("attribute_accuracy", "attributes", "{:.1%}", "more"),
         Column("retrieval_at_1", "R@1", "{:.1%}", "more"),
         Column("frechet", "Fréchet", "{:,.0f}", "less"),
+        Column("motion_frechet", "Fréchet, motion", "{:,.0f}", "less"),
         Column("precision", "precision", "{:.1%}", "more"),
         Column("recall", "recall", "{:.1%}", "more"),
         Column("coverage", "coverage", "{:.1%}", "more"),

@@ -28,6 +28,14 @@ from jielong.system.inputs import call_inputs, is_timed, takes_negative_text
 _TYPES = mimetypes.MimeTypes()
 for _ending, _type in {"webp": "image/webp", "wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg", "g722": "audio/G722"}.items():
     _TYPES.add_type(_type, f".{_ending}")
+for _ending, _type in {
+    "mp4": "video/mp4",
+    "m4v": "video/mp4",
+    "webm": "video/webm",
+    "mkv": "video/x-matroska",
+    "apng": "image/apng",
+}.items():
+    _TYPES.add_type(_type, f".{_ending}")
 for _ending in ("ogg", "oga", "opus"):
     _TYPES.add_type("audio/ogg", f".{_ending}")
 

@@ -86,6 +86,22 @@ class MediaKind(ABC):
         """Items ``(B, C, *)`` float at a medium's size, resampled as :meth:`decode` does: by area by default."""
         return F.interpolate(media, size=medium.size, mode="area")
 
+    def divides(self, settings: DataSettings) -> bool:
+        """Whether settings ask for several items of a long one; never by default."""
+        return False
+
+    def cuts(self, content: Content, name: str, medium: Medium, settings: DataSettings) -> Sequence[int]:
+        """Where along time the parts of an item begin, at the medium's rate; each is as long as the medium.
+
+        Raises:
+            ValueError: if it cannot be read; the text names it.
+        """
+        return [0]
+
+    def part(self, content: Content, start: int) -> Content:
+        """What :meth:`decode` takes for the part that begins at ``start``."""
+        return content
+
     def augmentation(self, settings: DataSettings) -> Augmentation | None:
         """The random changes of training items that settings name; none by default."""
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,11 +22,12 @@ from jielong.media.inspection import Inspector
 from jielong.media.kinds.base import Content, MediaKind, register
 from jielong.media.raster_settings import RasterData, background_of, background_words, grid_of, size_key
 from jielong.media.reading.animations import ANIMATED, numbered
-from jielong.media.reading.video import SUFFIXES, check_clip, read_clip
+from jielong.media.reading.video import SUFFIXES, Part, check_clip, count_frames, read_clip
 from jielong.media.video import WRITTEN, encode_video
 from jielong.media.video_inspection import VideoInspector
 from jielong.media.videos import Videos
 
+_said: set[str] = set()
 PREPROCESSING = "by time, upright, sRGB, over a background, shorter side lanczos, centre, last frame repeated, 8 bit: 1"
 
 
@@ -40,10 +42,13 @@ class VideoData(RasterData):
     Attributes:
         frames: Frames of an item; a longer video is cut at its start, a shorter one repeats its last frame.
         frame_rate: Frames a second, taken by the times at which a file shows them.
+        stride: Frames from the beginning of an item to that of the next in a long video, which then is several items, named ``file#0``,
+            ``file#1``, ...; one shorter than an item is left out. By default a video is one item.
     """
 
     frames: int = Field(default=16, ge=1)
     frame_rate: float = Field(default=8.0, gt=0, le=1000)
+    stride: int | None = Field(default=None, ge=1)
 
 
 class VideoKind(MediaKind):
@@ -86,21 +91,42 @@ class VideoKind(MediaKind):
         parents = {parent for folder in inside for parent in folder.parents}
         return {folder: paths for folder, paths in inside.items() if folder not in parents and numbered(paths)}
 
+    def divides(self, settings: DataSettings) -> bool:
+        """Whether the settings have a stride."""
+        return isinstance(settings, VideoData) and settings.stride is not None
+
+    def cuts(self, content: Content, name: str, medium: Medium, settings: DataSettings) -> Sequence[int]:
+        """A part every stride, as long as they are whole."""
+        stride = settings.stride if isinstance(settings, VideoData) else None
+        return range(0, count_frames(content, name, medium.rate or 1) - medium.frames + 1, stride or medium.frames)
+
+    def part(self, content: Content, start: int) -> Content:
+        """The source with the number of the part's first frame."""
+        return Part(content, start)
+
     def decode(self, content: Content, name: str, medium: Medium, settings: DataSettings) -> Tensor:
-        """``(C, T, H, W)`` uint8 of the medium's size: its first frames, or all of them and copies of the last."""
-        return held(self._read(content, name, medium, settings, medium.frames), medium.frames)
+        """``(C, T, H, W)`` uint8 of the medium's size: its first frames, or all of them and copies of the last, which is said once."""
+        whole, frames = not isinstance(content, Part), medium.frames
+        video = self._read(content, name, medium, settings, frames + whole)  # one more shows that there are more
+        if video.shape[1] < frames:
+            _say_once(name, f"{video.shape[1]} of the {frames} frames", "its last one is repeated", "shorter")
+        elif video.shape[1] > frames:
+            _say_once(name, f"more than the {frames} frames", "the others are not used, unless data.stride makes items of them", "longer")
+        return held(video[:, :frames], frames)
 
     def read(self, path: Path, medium: Medium, settings: DataSettings | None = None) -> Tensor:
         """A whole file or folder of frames as ``(C, T, H, W)`` float32 in [-1, 1], as long as it is."""
         return to_float(self._read(path, str(path), medium, settings or self.settings(), None))
 
-    def _read(self, content: bytes | Path, name: str, medium: Medium, settings: DataSettings, count: int | None) -> Tensor:
+    def _read(self, content: Content, name: str, medium: Medium, settings: DataSettings, count: int | None) -> Tensor:
         size, channels = grid_of(medium), medium.channels
+        source, first = (content.source, content.first) if isinstance(content, Part) else (content, 0)
 
         def fitted(frame: Image.Image, pixel: float) -> Tensor:
             return to_bytes_tensor(fit(frame, size, pixel), channels)
 
-        return read_clip(content, name, rate=medium.rate or 1, fitted=fitted, count=count, background=background_of(settings))
+        rate, background = medium.rate or 1, background_of(settings)
+        return read_clip(source, name, rate=rate, fitted=fitted, first=first, count=count, background=background)
 
     def fitted(self, media: Tensor, medium: Medium) -> Tensor:
         """Items ``(B, C, T, H, W)`` in [-1, 1] at the medium's size, each frame as a file of its 8 bits would be."""
@@ -137,6 +163,15 @@ class VideoKind(MediaKind):
     def inspector(self, medium: Medium, settings: DataSettings) -> Inspector:
         """Durations, rates and sizes, and videos that are still, short or long."""
         return VideoInspector(medium, lambda content, name: self._read(content, name, medium, settings, medium.frames))
+
+
+def _say_once(name: str, has: str, then: str, which: str) -> None:
+    if which not in _said:
+        _said.add(which)
+        warnings.warn(
+            f"{name} has {has} that are read: {then}, here and in every other {which} video; jielong data inspect counts them",
+            stacklevel=3,
+        )
 
 
 def held(video: Tensor, frames: int) -> Tensor:

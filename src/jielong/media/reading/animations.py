@@ -39,11 +39,11 @@ def open_animation(source: bytes | Path, name: str) -> Image.Image:
         BrokenVideoError: as :func:`~jielong.media.reading.pictures.open_image`, or if it is cut off.
     """
     data = bytes_of(source, name, BrokenVideoError)
+    if data[8:12] == b"WEBP" and len(data) < (declared := int.from_bytes(data[4:8], "little") + 8):
+        raise BrokenVideoError(f"{name} is cut off: its header declares {declared:,} bytes, but {len(data):,} are present")
     try:
         image = open_image(data, name)
         refuse_cut(data, image.format, name)
-        if image.format == "WEBP" and len(data) < (declared := int.from_bytes(data[4:8], "little") + 8):
-            raise BrokenVideoError(f"{name} is cut off: its header declares {declared:,} bytes, but {len(data):,} are present")
         frames_in(image, name)
     except BrokenImageError as error:
         raise BrokenVideoError(str(error).replace("as a picture", "as a video")) from error

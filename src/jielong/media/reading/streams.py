@@ -139,8 +139,7 @@ def _decoded(container: Any, stream: Any, name: str) -> Iterator[Any]:
 
 
 def _shown(frame: Any, start: float, end: float, name: str, stream: Any, background: str) -> Shown:
-    aspect = frame.sample_aspect_ratio if hasattr(frame, "sample_aspect_ratio") else stream.sample_aspect_ratio
-    pixel = float(aspect) if aspect else 1.0
+    pixel = float(stream.sample_aspect_ratio or 1)
     turn = round(frame.rotation) % 360
     return Shown(start, end, partial(_picture, frame, turn, name, background), 1 / pixel if turn in (90, 270) else pixel)
 

@@ -24,7 +24,7 @@ from jielong.media.reading.faults import BrokenVideoError, naming, refuse_large
 from jielong.media.reading.pictures import WHITE
 from jielong.media.reading.streams import SUFFIXES as CONTAINERS
 from jielong.media.reading.streams import duration_of, opened, stream_frames
-from jielong.media.reading.timeline import Shown, sampled
+from jielong.media.reading.timeline import Shown, frames_at, sampled
 
 SUFFIXES = CONTAINERS | ANIMATED
 """Of files that are taken for videos."""
@@ -33,6 +33,19 @@ _MARK = 16
 Source = bytes | Path
 Fitted = Callable[[Image.Image, float], Tensor]
 """A frame and the width over height of its pixels, to ``(C, H, W)`` uint8."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a long video.
+
+    Attributes:
+        source: The whole.
+        first: Number of its first frame at the rate at which it is read.
+    """
+
+    source: Source
+    first: int
 
 
 @dataclass(frozen=True)
@@ -104,6 +117,16 @@ def read_header(source: Source, name: str = "") -> Header:
             f"{form} {context.name}",
             bool(container.streams.audio),
         )
+
+
+def count_frames(source: Source, name: str, rate: float) -> int:
+    """Frames of a whole video at a rate: by its duration, or by decoding it where it does not tell.
+
+    Raises:
+        BrokenVideoError: as :func:`read_clip`.
+    """
+    seconds = read_header(source, name).seconds
+    return sum(1 for _ in sampled(_shown(source, name, rate, 0, WHITE), rate)) if seconds is None else frames_at(seconds, rate)
 
 
 def read_clip(
