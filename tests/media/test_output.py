@@ -14,6 +14,7 @@ from jielong.media import audio, images
 from jielong.media.kinds.audio import audio_medium
 from jielong.media.kinds.base import kinds
 from jielong.media.kinds.image import image_medium
+from jielong.media.kinds.video import video_medium
 from jielong.media.output import Output, OutputError
 from jielong.media.pictures import Pictures
 from jielong.media.players import Sounds
@@ -55,7 +56,7 @@ def test_sound_comes_back_from_every_ending(ending: str, tmp_path: Path) -> None
 
 
 def test_every_kind_writes_what_it_says_and_nothing_else(tmp_path: Path) -> None:
-    media = {"image": PICTURES, "audio": SOUND}
+    media = {"image": PICTURES, "audio": SOUND, "video": video_medium(3, 4, (16, 16), 8)}
     for kind in (kinds()[name] for name in media):
         for ending in {*kind.written, *(other for each in kinds().values() for other in each.suffixes), ".xyz"}:
             path = tmp_path / f"a{ending}"

@@ -72,7 +72,7 @@ def test_pixels_that_are_not_square_are_stretched() -> None:
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv444p", dst_colorspace="ITU601")
         frame.pts, frame.time_base = 0, Fraction(1, 8)
         file.mux([*stream.encode(frame), *stream.encode(None)])
-    assert read(buffer.getvalue(), (16, 16))[0, 0].float().mean() > 250  # its centre of 8 x 16 stored pixels
+    assert read(buffer.getvalue(), (16, 16))[0, 0].float().mean() > 240  # its centre of 8 x 16 stored pixels
 
 
 def test_sound_alone_is_no_video() -> None:
