@@ -222,7 +222,7 @@ def test_a_given_first_frame_is_kept_and_read(inside: str) -> None:
     assert torch.equal(drawn[:, :FRAME], given.values[:, :FRAME].expand(3, -1, -1))
     other = agree(model, start=Tokens(given.values + 1, CLIP), known=known)
     assert float((other - drawn)[:, FRAME:].abs().max()) > 1e-3
-    with pytest.raises(ValueError, match="with the first frame of tokens"):
+    with pytest.raises(ValueError, match="is not given the first frame of tokens"):
         model.generate(["cat"])
 
 

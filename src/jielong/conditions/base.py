@@ -19,6 +19,7 @@ from jielong.networks.conditioning import AlignedStates, Alignment, Conditioning
 
 if TYPE_CHECKING:
     from jielong.core.medium import Medium
+    from jielong.core.tokens import Tokens
     from jielong.data.sets import Batch, MediaSet
     from jielong.tokenizers.base import Tokenizer
 
@@ -41,6 +42,8 @@ class Condition(nn.Module, ABC, Generic[Value, Prepared]):
     """Most states per item."""
     positioned: bool = False
     """Whether it has vectors along positions (:attr:`Conditioning.positions`)."""
+    begins: bool = False
+    """Whether its values are the first tokens of what is generated (:meth:`start`)."""
     kept_by_guidance: bool = False
     """Whether, beside others in a composite, guidance compares with this condition alone, and not with none."""
     loss_weight: float = 0.0
@@ -60,6 +63,10 @@ class Condition(nn.Module, ABC, Generic[Value, Prepared]):
     @abstractmethod
     def prepare(self, values: Sequence[Value]) -> Prepared:
         """Values, one per item, to the argument of :meth:`forward`. Raises ``ValueError`` if a value cannot be read."""
+
+    def start(self, values: Sequence[Value]) -> tuple[Tokens, Tensor] | None:
+        """Tokens with which the items begin, ``(B, n, C)``, and which of them are given, ``(n,)`` bool; where :attr:`begins`."""
+        return None
 
     def resolve(self, value: Value) -> Value:
         """A value in the form that is fastest to prepare: recordings are encoded, everything else is returned as it is."""

@@ -18,6 +18,7 @@ from jielong.data.order import spread
 from jielong.networks.conditioning import AlignedStates, Alignment, Conditioning
 
 if TYPE_CHECKING:
+    from jielong.core.tokens import Tokens
     from jielong.data.sets import MediaSet
 
 
@@ -45,6 +46,7 @@ class CompositeCondition(Condition[Mapping[str, object], dict[str, PartInputs]])
         self.alignment = next((part.alignment for part in parts.values() if part.alignment), None)
         self.length = sum(part.length for part in parts.values())
         self.keeps_a_part = any(part.kept_by_guidance for part in parts.values()) and len(parts) > 1
+        self.begins = any(part.begins for part in parts.values())
         self.positioned = any(part.positioned for part in parts.values())
         self.kinds = nn.ParameterDict({name: nn.Parameter(torch.randn(width) * 0.02) for name in parts})
 
@@ -78,6 +80,17 @@ class CompositeCondition(Condition[Mapping[str, object], dict[str, PartInputs]])
             return value
         parts = self._parts
         return {name: parts[name].resolve(each) if name in parts and each is not None else each for name, each in value.items()}
+
+    def start(self, values: Sequence[Mapping[str, object]]) -> tuple[Tokens, Tensor] | None:
+        """That of the part that begins the items. Raises ``ValueError`` if only some of them have its value."""
+        for name, part in self._parts.items():
+            given = [value.get(name) for value in values]
+            if not part.begins or all(value is None for value in given):
+                continue
+            if any(value is None for value in given):
+                raise ValueError(f"some items begin with a {name!r} and others do not: draw them by two calls")
+            return part.start(given)
+        return None
 
     def unreadable(self, data: MediaSet) -> dict[int, str]:
         """Those of all conditions."""

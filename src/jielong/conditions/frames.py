@@ -1,13 +1,13 @@
 """The first or the last frame of a clip as a condition, for models whose tokens do not hold it apart (VideoGPT, arXiv 2104.10157).
 
-A causal tokenizer keeps the first frame apart, so that it may be given as known tokens instead.
+A causal tokenizer keeps the first frame apart, so that it may be given as known tokens instead (``into: tokens``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from jielong.conditions.picture import Into, PictureFileInput, Source, read_pict
 from jielong.config.registry import RecipeError
 from jielong.core.medium import ALONG_FRAMES, Axes, Medium
 from jielong.core.progress import counting
+from jielong.core.tokens import Tokens
 from jielong.media.images import to_bytes, to_float
 from jielong.media.kinds.base import kind_of
 from jielong.media.kinds.image import image_medium
@@ -75,14 +76,14 @@ class FrameCondition(Condition[Source, Tensor]):
     """A frame through a convolution that gives a vector for each place of the token grid.
 
     As ``positions`` a place's vector is added to the inputs of its tokens at all times; as ``states`` they are a sequence that the backbone
-    attends to.
+    attends to. As ``tokens`` their mean is one state, and the clip begins with the frame's own tokens.
 
     Args:
         tokenizer: The generator's; its positions must be a grid of time, rows and columns.
         settings: The settings.
 
     Raises:
-        ValueError: if the positions are no such grid.
+        ValueError: if the positions are no such grid, or the frame has no tokens of its own.
     """
 
     kept_by_guidance = True
@@ -95,13 +96,21 @@ class FrameCondition(Condition[Source, Tensor]):
                 f"the condition {settings.name} lies on a grid of time, rows and columns, but these tokens have {layout.describe()}: "
                 "choose a tokenizer of clips, or remove the condition"
             )
+        self.begins = settings.into == "tokens"
+        if self.begins and (settings.input.frame != 0 or not getattr(tokenizer, "first_frame_alone", False)):
+            raise ValueError(
+                f"condition.{settings.name}.into: tokens begins a clip with the tokens of its first frame, and "
+                + ("this is another frame" if settings.input.frame else "this tokenizer has no tokens of that frame alone")
+                + ": take into: positions or states, or first_frame with a tokenizer with a causal autoencoder"
+            )
+        self._encoder = (tokenizer,)  # in a tuple, so that nn.Module does not register it
         self.frame, self.times = settings.input.frame, layout.grid[0]
         self.medium = image_medium(media.channels, (media.along("rows"), media.along("columns")))
         self.input = cell_convolution(media.channels, settings.width, self.medium.size, layout.grid[1:])
         self.positioned = settings.into == "positions"
         places = layout.grid[1:]
-        self.places = None if self.positioned else PositionEmbedding(places, settings.width)
-        self.length = 1 if self.positioned else places[0] * places[1]
+        self.places = PositionEmbedding(places, settings.width) if settings.into == "states" else None
+        self.length = places[0] * places[1] if settings.into == "states" else 1
         self.known = dict[str, Tensor]()
 
     def precompute(self, train: MediaSet, heldout: MediaSet) -> None:
@@ -134,9 +143,22 @@ class FrameCondition(Condition[Source, Tensor]):
         """Values, one per item, to ``(B, C, H, W)``."""
         return torch.stack([self.resolve(value) for value in values])
 
+    @torch.no_grad()
+    def start(self, values: Sequence[Source]) -> tuple[Tokens, Tensor] | None:
+        """The tokens of the frames, each a clip of one frame; see :meth:`Condition.start`."""
+        if not self.begins:
+            return None
+        (tokenizer,) = self._encoder
+        weight, clips = next(tokenizer.parameters(), self.null), self.prepare(values)[:, :, None]
+        parts = [tokenizer.encode(part.to(weight.device)) for part in clips.split(_BATCH)]
+        found = torch.cat([part.values for part in parts])
+        return Tokens(found, parts[0].layout), torch.ones(found.shape[1], dtype=torch.bool)
+
     def embed(self, prepared: Tensor) -> Conditioning:
         """``(B, C, H, W)`` to a state an item and vectors along positions, or to a state a place."""
         vectors: Tensor = self.input(prepared.to(self.null.device, self.null.dtype)).flatten(2).mT
+        if self.begins:
+            return Conditioning.single(vectors.mean(1))
         if self.places is None:
             return Conditioning.single(vectors.mean(1)).positioned(vectors.repeat(1, self.times, 1))
         rows, columns = self.medium.size[0] // self.input.stride[0], self.medium.size[1] // self.input.stride[1]
@@ -152,12 +174,13 @@ class FrameSettings(ConditionSettings):
     """Settings of the condition on a frame.
 
     Attributes:
-        into: ``positions`` adds it to the inputs place by place, at all times; ``states`` gives it to the backbone to attend to.
+        into: ``positions`` adds it to the inputs place by place, at all times; ``states`` gives it to the backbone to attend to; ``tokens``
+            begins the clip with its tokens, where a causal tokenizer has them apart, for orders that read given tokens.
     """
 
     axes: ClassVar[Axes | None] = ALONG_FRAMES
     input: ClassVar[FrameInput]
-    into: Into = "positions"
+    into: Into | Literal["tokens"] = "positions"
 
     @property
     def token_states(self) -> bool:

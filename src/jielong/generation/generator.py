@@ -16,6 +16,7 @@ from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.generation.callbacks import StepCallback, TokenChunk
 from jielong.generation.durations import build_durations
+from jielong.generation.inpainting import check_seen
 from jielong.generation.plan import SequencePlan
 from jielong.generation.request import SamplingRequest
 from jielong.generation.state import PreparedMismatch, TrainingStates
@@ -88,6 +89,8 @@ class Generator(nn.Module):
             if not backbone.prefixed:
                 raise ValueError(f"a {type(condition).__name__} needs backbone: {{transformer: {{condition: prefix}}}}")
             condition.add_output(width)
+        if condition is not None and condition.begins:
+            check_seen(layout, order, head)
         self.durations = build_durations(layout, self.plan, order.shifted, width, condition, stop_head)
         self.placed: nn.Linear | None = None
         if condition is not None and condition.positioned:

@@ -90,6 +90,8 @@ class SamplingRequest:
         _check_weaker(model, config, weaker, negatives)
         if start is not None and len(start) == 1:
             start = Tokens(start.values.expand(count, -1, -1), start.layout)  # every item begins with it
+        if start is None and known is None and model.condition is not None and conditions is not None:
+            start, known = model.condition.start(conditions) or (None, None)
         start, known = lengthened(layout, start, known)
         _check_start(layout, count, start, known, strength)
         model.order.check_known(layout, known)

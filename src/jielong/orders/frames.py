@@ -127,7 +127,10 @@ class FramesOrder(Order):
         """Raise ``ValueError`` unless the first blocks are known that always are; see :meth:`Order.check_known`."""
         if self.given and (known is None or not bool(known[self.groups(layout) < self.given].all())):
             frames = "frame" if self.given * self.group == 1 else f"{self.given * self.group} frames"
-            raise ValueError(f"this generator continues given frames: give `start` and `known` with the first {frames} of tokens")
+            raise ValueError(
+                f"this generator continues given frames, and is not given the first {frames} of tokens: give a picture as first_frame "
+                "where its condition takes one, a clip of which `complete` keeps frame_prediction, or `start` and `known`"
+            )
 
     def inputs(self, embed: Embed, values: Tensor, known: Tensor, placeholder: Tensor, start: int, stop: int) -> Tensor:
         """Those of the order inside."""
