@@ -85,6 +85,14 @@ def test_recipes_are_refused_too(case: str, sampling: str, says: str) -> None:
         built(case, f"sampling: {sampling}")
 
 
+@pytest.mark.parametrize("head", [f"{{flow_matching: {{{TOKEN}}}}}", "energy", "regression"])
+def test_the_most_confident_draws_are_not_kept_where_a_head_gives_no_confidence(head: str) -> None:
+    text = text_of("masked").replace(PIXELS, PATCHES).replace("softmax", head)
+    with pytest.raises(RecipeError, match=r"order.masked.choose: confidence .* head \w+ gives none .* \{choose: random\}"):
+        parse(text)
+    parse(text.replace("steps: 3}}\nbackbone", "steps: 3, choose: random}}\nbackbone"))
+
+
 def test_a_tokenizers_recipe_has_no_sampling() -> None:
     with pytest.raises(RecipeError, match="a tokenizer draws nothing: remove `sampling`"):
         load("kl-tiny", ["sampling.temperature=0.5"])

@@ -201,6 +201,8 @@ class Recipe(Config):
                 self.order.build().check_sampling(self.sampling)
             except ValueError as error:
                 raise ValueError(f"sampling.{error}") from None
+            if self.head is not None:
+                self.order.check_head(self.head)
         if self.head is None or self.condition is None or self.condition.token_states:
             return
         for part in _parts_inside(self.head):

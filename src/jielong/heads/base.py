@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -236,6 +237,9 @@ class Head(nn.Module, Phased, ABC):
 
 class HeadSettings(Part):
     """Settings of a head."""
+
+    gives_confidence: ClassVar[bool] = True
+    """Whether its draws have a :attr:`SampleOutput.confidence`, which some orders need."""
 
     @abstractmethod
     def build(self, width: int, layout: Layout, condition_width: int | None = None) -> Head:

@@ -214,6 +214,7 @@ class IterativeSettings(HeadSettings):
             measured on training tokens before training. By default they stay as the tokenizer gives them.
     """
 
+    gives_confidence: ClassVar[bool] = False
     meaning: ClassVar[tuple[str, ...]] = ()
     """Settings on which the meaning of the network's inputs and outputs depends."""
     network: Annotated[SerializeAsAny[NetworkSettings], OfFamily("network")] = MLP()

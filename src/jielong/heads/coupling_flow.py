@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -29,6 +29,7 @@ class CouplingFlow(HeadSettings, family="head", name="coupling_flow"):
         prior: Distribution of the latents.
     """
 
+    gives_confidence: ClassVar[bool] = False
     network: Literal["convolutional", "mlp"] = "convolutional"
     coupling: CouplingKind = "affine"
     couplings: int = Field(default=3, ge=2)

@@ -6,6 +6,8 @@ samples have the distribution of ``y`` (Gneiting and Raftery 2007). Without the 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -56,6 +58,7 @@ class Energy(HeadSettings, family="head", name="energy"):
         alpha: Exponent of the score. Towards 2 the score depends on the mean of the draws alone.
     """
 
+    gives_confidence: ClassVar[bool] = False
     layers: int = Field(default=3, ge=1)
     width: int = Field(default=256, ge=1)
     noise: int = Field(default=32, ge=1)

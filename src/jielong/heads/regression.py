@@ -6,6 +6,8 @@ arXiv 2406.11838, section 1).
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,8 @@ from jielong.heads.continuous import check_continuous, upcast
 
 class Regression(HeadSettings, family="head", name="regression"):
     """Predicts the token by least squares: a baseline that answers with averages. It has no settings."""
+
+    gives_confidence: ClassVar[bool] = False
 
     def build(self, width: int, layout: Layout, condition_width: int | None = None) -> RegressionHead:
         """See :meth:`HeadSettings.build`."""

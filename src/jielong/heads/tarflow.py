@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
@@ -25,6 +27,7 @@ class TarFlow(HeadSettings, family="head", name="tarflow"):
             takes 0.05 of pictures in [-1, 1]. With 0 the likelihood is that of the tokens.
     """
 
+    gives_confidence: ClassVar[bool] = False
     blocks: int = Field(default=4, ge=1)
     network: TransformerConfig = TransformerConfig(layers=2, norm="layer", activation="gelu", bias=True)
     noise: NonNegativeFloat = 0.0

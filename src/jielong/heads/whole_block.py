@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, SerializeAsAny
 from torch import Tensor
@@ -32,6 +32,7 @@ class WholeBlockSettings(HeadSettings):
         noise: Numbers of the vector; of so many at each position, where the network has a vector at each.
     """
 
+    gives_confidence: ClassVar[bool] = False
     generator: Annotated[SerializeAsAny[VectorDecoderSettings], OfFamily("vector_decoder")] = ResidualToTokens()
     noise: int = Field(default=64, ge=1)
 

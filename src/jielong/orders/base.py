@@ -21,6 +21,7 @@ from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 
 if TYPE_CHECKING:
+    from jielong.heads.base import HeadSettings
     from jielong.orders.patterns import Pattern
     from jielong.tokenizers.base import Tokenizer
 
@@ -198,6 +199,9 @@ class OrderSettings(Part):
     def random_positions(self) -> bool:
         """Whether the positions of a step are chosen before sampling (:meth:`Order.queue`)."""
         return False
+
+    def check_head(self, head: HeadSettings) -> None:
+        """Raise ``ValueError`` if the order needs what the draws of ``head`` do not have; nothing is needed by default."""
 
     def scales_of(self, layout: Layout) -> tuple[tuple[int, int], ...]:
         """Scales that a tokenizer's tokens are divided into, coarse to fine; none by default, which leaves them as they are.

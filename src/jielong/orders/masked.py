@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -16,6 +16,14 @@ from jielong.core.tokens import Layout
 from jielong.orders.base import Embed, Order, OrderSettings, Step, TrainingView
 from jielong.orders.ratio import Ratio, masked_share
 from jielong.orders.tasks import Tasks
+
+if TYPE_CHECKING:
+    from jielong.heads.base import HeadSettings
+
+NO_CONFIDENCE = (
+    "order.masked.choose: confidence keeps the draws of highest probability, and the head {} gives none for its draws: write "
+    "order: {{masked: {{choose: random}}}}, or take a head with a likelihood of each token, such as softmax or gaussian_mixture"
+)
 
 
 class Masked(OrderSettings, family="order", name="masked"):
@@ -50,6 +58,11 @@ class Masked(OrderSettings, family="order", name="masked"):
     def random_positions(self) -> bool:
         """See :attr:`OrderSettings.random_positions`."""
         return self.choose == "random"
+
+    def check_head(self, head: HeadSettings) -> None:
+        """Raise ``ValueError`` if the most confident draws are kept, and those of the head have no confidence."""
+        if self.choose == "confidence" and not head.gives_confidence:
+            raise ValueError(NO_CONFIDENCE.format(head.name))
 
     def build(self) -> MaskedOrder:
         """The order."""
@@ -139,11 +152,13 @@ class MaskedOrder(Order):
         return self.choice_temperature * (1 - step.progress)
 
     def reveal(self, step: Step, unknown: Tensor, confidence: Tensor | None, rng: PerSampleRNG) -> Tensor:
-        """Keep the draws of highest confidence; random ones where the head has no confidence or with ``choose: random``."""
+        """Keep the draws of highest confidence; random ones with ``choose: random``. Raises ``ValueError`` if there is no confidence."""
+        if self.choose == "confidence" and confidence is None:
+            raise ValueError(NO_CONFIDENCE.format("here"))
         keep = unknown.sum(1, keepdim=True) - step.hidden_after
         gumbel = rng.gumbel(unknown.shape[1])
         score = gumbel
-        if self.choose == "confidence" and confidence is not None:
+        if confidence is not None and self.choose == "confidence":
             # As MaskGIT's released sampler. Dividing by the softmax temperature, as TiTok does with its logits, would not change the ranks.
             score = confidence + self._noise(step) * self._annealing(step) * gumbel
         rank = score.masked_fill(~unknown, -torch.inf).argsort(dim=1, descending=True, stable=True).argsort(1)
