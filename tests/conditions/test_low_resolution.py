@@ -150,6 +150,17 @@ def test_guidance_keeps_the_picture_and_its_noise(system: System) -> None:
     assert not torch.allclose(null.pooled, given.pooled)
 
 
+def test_an_item_without_a_negative_text_keeps_its_picture_beside_one_with_one(system: System) -> None:
+    values = [{"text": "red", "low_resolution": torch.rand(3, 4, 4)}, {"text": "blue", "low_resolution": torch.rand(3, 4, 4)}]
+    negatives = [None, {**values[1], "text": "a long negative text"}]
+    mixed = system.generate_tokens(values, seed=1, guidance=3.0, negatives=negatives).values
+    for place, negative in enumerate(negatives):
+        alone = system.generate_tokens(
+            [values[place]], seed=1, guidance=3.0, negatives=None if negative is None else [negative], indices=[place]
+        )
+        torch.testing.assert_close(mixed[place], alone.values[0], rtol=1e-4, atol=1e-4)
+
+
 def toy(system: System, **settings: Any) -> LowResolutionCondition:
     """The condition with other settings on the same tokenizers."""
     torch.manual_seed(0)

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jielong.config.sampling import Lazy, SamplingConfig
-from jielong.core.rng import Draws, PerSampleRNG
+from jielong.core.rng import PerSampleRNG
+from jielong.generation.branches import Branches
 from jielong.generation.callbacks import EventEmitter, StepCallback
 from jielong.generation.plan import SequencePlan
 from jielong.generation.state import SamplerState
 from jielong.heads.base import HeadContext, SampleOutput, Source, StateCallback, ignore_state
 from jielong.networks.backbone import BackboneCache, BackboneInputs
-from jielong.networks.conditioning import Conditioning
 from jielong.networks.embedding import SoftCodeEmbedding
 from jielong.networks.lazy import LazyCache
 from jielong.orders.base import Step
@@ -108,38 +108,14 @@ class Sampler:
         if state.open_ended and not plan.padding_last:
             state.attention_mask = torch.ones_like(state.known)
         state.exclude(plan.present(None, batch), plan.pad)
-        state.conditioning = self._conditioning(conditions, negatives, branches)
+        if model.condition is not None:
+            state.conditioning = Branches(model.condition, self.rows, self.seed).of(conditions, negatives, branches)
         state.aligned = self._aligned(state)
         state.cache = self._cache(state)
         if needed and self.weaker is not None:
             alone = self.config.unconditional()
             state.weaker = replace(self, model=self.weaker, config=alone, weaker=None).start(conditions, lengths)
         return state
-
-    def _conditioning(
-        self, conditions: Sequence[object] | None, negatives: Sequence[object | None] | None, branches: int
-    ) -> Conditioning | None:
-        condition, batch = self.model.condition, len(self.rows)
-        if condition is None:
-            return None
-        if conditions is None:
-            return condition.unconditional(batch)
-
-        def prepared(values: Sequence[object]) -> object:
-            return condition.noised(condition.prepare(values), draws())
-
-        def draws() -> Draws:  # anew each time: both halves have the same noise
-            return PerSampleRNG(self.seed, self.rows).draws("condition")
-
-        given = condition(prepared(conditions))
-        if branches == 1:
-            return given
-        if negatives is None:
-            both = Conditioning.cat(given, condition.compared(conditions, draws()))
-            return both if branches == 2 else Conditioning.cat(both, condition.unconditional(batch))
-        absent = torch.tensor([value is None for value in negatives])
-        values = [own if value is None else value for own, value in zip(conditions, negatives, strict=True)]
-        return Conditioning.cat(given, condition(prepared(values), absent if bool(absent.any()) else None))
 
     def _aligned(self, state: SamplerState, prompt: Tensor | None = None) -> Tensor | None:
         prompt = None if prompt is None else prompt.repeat(state.branches, 1, 1)

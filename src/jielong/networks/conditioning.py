@@ -71,8 +71,8 @@ class Conditioning:
         """The same with :attr:`positions`."""
         return replace(self, positions=vectors)
 
-    def rows(self, index: slice) -> Conditioning:
-        """Some items of the batch."""
+    def rows(self, index: slice | Tensor) -> Conditioning:
+        """Some items of the batch: a slice, or their numbers ``(n,)``."""
         aligned = self.aligned_states and AlignedStates(self.aligned_states.states[index], self.aligned_states.mask[index])
         positions = None if self.positions is None else self.positions[index]
         return Conditioning(self.states[index], self.mask[index], self.pooled[index], aligned, self.coords, positions, self.causal)
