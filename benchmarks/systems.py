@@ -4,9 +4,9 @@
     python benchmarks/systems.py runs/mine runs/other --batches 1 --rounds 3
     python benchmarks/systems.py --quick                                       # a smoke run: two systems trained for two steps
 
-From condition to tokens, with each recipe's guidance; decoding is not included. Numbers of positions and layers, which determine the time,
-are printed too. Rounds of all systems alternate, so that load of the machine affects all; medians are reported. The last line of the output
-is one JSON object.
+From texts to tokens, of all stages of a cascade, with each recipe's guidance; decoding is not included. Numbers of positions and layers,
+which determine the time, are printed too. Rounds of all systems alternate, so that load of the machine affects all; medians are reported.
+The last line of the output is one JSON object.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 from functools import partial
-from typing import Any
 
 import torch
 from quick import trained
@@ -22,18 +21,21 @@ from timing import interleaved, machine
 
 import jielong
 from jielong.config.schema import Recipe
+from jielong.core.tokens import Tokens
 from jielong.system import System
+from jielong.system.inputs import gather
 
 CAPTIONS = ("cat face, Noto style", "red heart, Noto style", "flag: Denmark, Noto style", "pizza, Noto style")
 
 
-def conditions(system: System, count: int) -> dict[str, Any]:
-    """Arguments of :meth:`System.generate_tokens` for ``count`` images."""
+def draw(system: System, count: int) -> Tokens:
+    """Tokens of ``count`` images, of texts or of a class where the system takes one of these alone; all stages of a cascade run."""
+    given: dict[str, object] = {}
     if system.inputs == ("text",):
-        return {"conditions": [CAPTIONS[i % len(CAPTIONS)] for i in range(count)]}
-    if system.inputs == ("class",):
-        return {"conditions": [0] * count}
-    return {"count": count}
+        given = {"text": [CAPTIONS[i % len(CAPTIONS)] for i in range(count)]}
+    elif system.inputs == ("class",):
+        given = {"classes": [0] * count}
+    return system.generate_tokens(gather(system, given, None if given else count, 0).conditions, count, seed=0)
 
 
 def sizes(recipe: Recipe) -> str:
@@ -61,11 +63,7 @@ def main() -> None:
     rows = []
     first = arguments.systems[0]
     for batch in arguments.batches:
-        runs = {
-            name: partial(system.generate_tokens, seed=0, **{"conditions": None, "count": None} | conditions(system, batch))
-            for name, system in loaded.items()
-        }
-        seconds = interleaved(runs, arguments.rounds)
+        seconds = interleaved({name: partial(draw, system, batch) for name, system in loaded.items()}, arguments.rounds)
         for name, system in loaded.items():
             rows.append({"system": name, "batch": batch, "seconds": seconds[name] / batch, "times": seconds[first] / seconds[name]})
             size = f"{system.generator.layout.positions} positions, {sizes(system.recipe)}"

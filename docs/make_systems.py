@@ -188,7 +188,7 @@ def page() -> str:
         "R@1 of 100, Fréchet distance, precision and recall: one sample for each of the 1,174 held-out captions, of new combinations.",
         "",
         "*Evaluations* of networks that one picture takes, counted while it is drawn, with both halves of guidance: of the backbone, and",
-        "of the network in the head for the tokens of a step together; of a cascade those of its last stage. *Seconds* a picture in one",
+        "of the network in the head for the tokens of a step together; of a cascade those of all stages. *Seconds* a picture in one",
         "thread, alone / in a batch of eight.",
         "",
     ]

@@ -206,7 +206,7 @@ def first_draws(folder: Path) -> int:
     system = load(str(folder), "cpu")
     if system.generator is None or system.tokenizer.media.kind != "image":
         return 0
-    values = grid_values(system, DRAWS)
+    values = HeldoutInputs.of(system, DRAWS).conditions(system, DRAWS)
     pictures = system.decode(system.generate_tokens(values, None if values is not None else DRAWS, seed=0))
     shown = pictures
     if edits(system.recipe):
@@ -229,18 +229,42 @@ def heldout_pairs(system: System, count: int) -> HeldoutItems:
     return HeldoutItems(heldout.name, heldout.batch(rows), heldout.classes, heldout.medium, sources=list(source_media(heldout, rows)))
 
 
-def grid_values(system: System, count: int) -> Sequence[object] | None:
-    """Values of a generator's condition, of held-out items evenly spread over the set."""
-    recipe = system.recipe
-    if recipe.condition is None:
-        return None
-    if edits(recipe):
-        return recipe.condition.from_heldout(heldout_pairs(system, count))
-    heldout = open_data(recipe.data.set, "heldout", medium=system.tokenizer.media, settings=recipe.data)
-    if stage_names(recipe):  # which are drawn as for a user, and not given real tokens
-        given = {each.keyword: each.for_samples(heldout, count) for each in call_inputs(system)}
-        return gather(system, given, None, 0).conditions
-    return recipe.condition.for_samples(heldout, count)
+@dataclass(frozen=True)
+class HeldoutInputs:
+    """Inputs of held-out items, evenly spread over the set.
+
+    Attributes:
+        values: Of the generator's condition; ``None`` without one, and for a cascade.
+        given: Of a call by keyword, for a cascade: its earlier stages are drawn as for a user, and not given real tokens.
+    """
+
+    values: Sequence[object] | None
+    given: Mapping[str, Sequence[object]] | None = None
+
+    @classmethod
+    def of(cls, system: System, count: int) -> HeldoutInputs:
+        """Those of ``count`` items, or of all that there are."""
+        recipe = system.recipe
+        if recipe.condition is None:
+            return cls(None)
+        if edits(recipe):
+            return cls(recipe.condition.from_heldout(heldout_pairs(system, count)))
+        heldout = open_data(recipe.data.set, "heldout", medium=system.tokenizer.media, settings=recipe.data)
+        if not stage_names(recipe):
+            return cls(recipe.condition.for_samples(heldout, count))
+        found = {each.keyword: each.for_samples(heldout, count) for each in call_inputs(system)}
+        return cls(None, {name: values for name, values in found.items() if values is not None})
+
+    def first(self) -> dict[str, object] | None:
+        """:attr:`given` of the first item."""
+        return None if self.given is None else {name: values[:1] for name, values in self.given.items()}
+
+    def conditions(self, system: System, count: int, seed: int = 0) -> Sequence[object] | None:
+        """Values of the condition, of the first ``count`` items at most; earlier stages of a cascade are run."""
+        if self.given is None:
+            return None if self.values is None else self.values[:count]
+        given = {name: values[:count] for name, values in self.given.items()}
+        return gather(system, given, None if given else count, seed).conditions
 
 
 def draws_pictures(folder: Path) -> bool:
@@ -252,8 +276,8 @@ def draws_pictures(folder: Path) -> bool:
 def time_model(folder: Path, machine: str | None) -> None:
     """Count network evaluations of a shipped generator of pictures, and with a machine measure seconds; write both and the card.
 
-    Of a cascade they are those of its last stage. Seconds, of a batch of one and of eight, are the median of :data:`REPEATS` drawings
-    after a first one, in one thread, with decoding.
+    Of a cascade they are those of all stages. Seconds, of a batch of one and of eight, are the median of :data:`REPEATS` drawings after a
+    first one, in one thread, with decoding.
 
     Raises:
         DataError: if it is no generator of pictures.
@@ -261,16 +285,17 @@ def time_model(folder: Path, machine: str | None) -> None:
     system = load(str(folder), "cpu")
     if system.generator is None or system.tokenizer.media.kind != "image":
         raise DataError(f"{folder.name} is no generator of pictures: name one")
-    values = grid_values(system, max(BATCHES))
-    facts = replace(Facts.of(folder), evaluations=count_evaluations(system, first_of(values)).to_json())
+    inputs = HeldoutInputs.of(system, max(BATCHES))
+    counted = count_evaluations(system, first_of(inputs.values), given=inputs.first())
+    facts = replace(Facts.of(folder), evaluations=counted.to_json())
     if machine is not None:
         torch.set_num_threads(1)
         seconds = {}
         for batch in BATCHES:
-            part, times = None if values is None else values[:batch], []
+            times = []
             for repeat in range(REPEATS + 1):
                 begun = time.perf_counter()
-                system.decode(system.generate_tokens(part, batch, seed=repeat))
+                system.decode(system.generate_tokens(inputs.conditions(system, batch, repeat), batch, seed=repeat))
                 times.append(time.perf_counter() - begun)
             seconds[str(batch)] = round(statistics.median(times[1:]) / batch, 4)
         facts = replace(facts, seconds=seconds, timed_on=machine)

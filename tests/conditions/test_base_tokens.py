@@ -14,20 +14,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jielong.apps.demo.trace_view import measure_speed, trace
+from jielong.apps.lab.experiments import two_world_lines
+from jielong.apps.lab.experiments.keep_only_a_few import draw_in_steps
 from jielong.conditions.base_tokens import BaseTokens, BaseTokensCondition
 from jielong.conditions.inputs import InputError
 from jielong.config.recipe import load
+from jielong.config.sampling import SamplingConfig
 from jielong.core.rng import PerSampleRNG, seed_of
 from jielong.core.tokens import Tokens
 from jielong.data import open_data
 from jielong.evaluation.context import DrawSettings, EvalContext
+from jielong.evaluation.network_evaluations import count_evaluations
 from jielong.generation.callbacks import StepEvent
 from jielong.generation.generator import Generator
 from jielong.heads.base import HeadContext
 from jielong.media.kinds.image import image_medium
 from jielong.networks.backbone import BackboneInputs
 from jielong.system import System, build_generator, build_tokenizer
+from jielong.system.inputs import gather
 from jielong.tokenizers.base import Tokenizer
+from running_scripts import ROOT, module_of
 
 SEED = 5
 GUIDED: dict[str, Any] = {"guidance": 3.0}
@@ -268,6 +274,31 @@ def test_the_demo_draws_both_stages() -> None:
     shown = trace(system, words, words, SEED)
     assert torch.equal(torch.stack([each.picture for each in shown]), system.generate(words, seed=SEED).tensor)
     assert measure_speed(system, words, SEED).batch == 2
+
+
+def test_the_lab_and_the_benchmark_draw_both_stages_and_count_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    system, words = built(), ["red", "a blue square", "red"]
+    expected = system.generate(words, seed=SEED).tensor
+    base, fine = ((each.recipe.order.steps, each.generator.backbone) for each in (system.stages["base"], system))  # type: ignore[union-attr]
+    monkeypatch.setattr(two_world_lines, "BATCH", 2)
+    assert torch.equal(two_world_lines.draw_timed(system, words, SEED)[0], expected)
+    assert two_world_lines.watch(system, words, SEED)[1] == base[0] + fine[0]
+    steps = fine[0]
+    alone = system.generate(words, seed=SEED, guidance=1.0, sampling=SamplingConfig(steps=steps)).tensor
+    assert torch.equal(draw_in_steps(system, words, [steps], SEED)[0][steps], alone)
+    benchmark = module_of(ROOT / "benchmarks" / "systems.py")
+    assert torch.equal(benchmark.draw(system, 2).values, system.generate_tokens(
+        gather(system, {"text": list(benchmark.CAPTIONS[:2])}, None, 0).conditions, seed=0).values)  # fmt: skip
+
+
+def test_evaluations_are_counted_of_both_stages() -> None:
+    system = built()
+    steps = [each.recipe.order.steps for each in (system.stages["base"], system)]  # type: ignore[union-attr]
+    counted = count_evaluations(system, None, given={"text": ["red"]})
+    assert counted.to_json() == {"backbone": 2 * sum(steps), "head": 0}, "with both halves of guidance"
+    data = open_data("emoji", "heldout", size=16)
+    context = EvalContext(system, data, [0, 1], data.media([0, 1]), DrawSettings(seed=SEED), lambda *words: None)
+    assert count_evaluations(system, None, given=context.first_given()) == counted
 
 
 def test_an_evaluation_draws_what_a_user_would(tmp_path: Path) -> None:

@@ -175,11 +175,19 @@ class EvalContext:
 
     def _inputs(self) -> GenerationInputs:
         """The inputs of a call for each item, with the output of earlier stages."""
-        found = {each.keyword: each.from_heldout(self.items()) for each in call_inputs(self.system)}
-        given: dict[str, object] = {name: values for name, values in found.items() if values is not None}
+        given: dict[str, object] = {**self.given()}
         if self.draws.negative_text:
             given[NEGATIVE_TEXT.keyword] = self.draws.negative_text
         return gather(self.system, given, None if given else len(self.rows), self.draws.seed)
+
+    def given(self) -> dict[str, Sequence[object]]:
+        """The inputs of a call by keyword, a value of each for each item."""
+        found = {each.keyword: each.from_heldout(self.items()) for each in call_inputs(self.system)}
+        return {name: values for name, values in found.items() if values is not None}
+
+    def first_given(self) -> dict[str, object] | None:
+        """Of a cascade :meth:`given` of the first item; ``None`` of other generators."""
+        return {name: [values[0]] for name, values in self.given().items()} if stage_names(self.system.recipe) else None
 
     def _negatives(self, conditions: Sequence[object] | None) -> Sequence[object | None] | None:
         """The value of the condition with the negative text, of each item."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from jielong.config.sampling import SamplingConfig
 from jielong.core.json import JSON
+from jielong.generation.generator import Generator
 from jielong.heads.base import Head
 from jielong.networks.identity import Identity
 from jielong.system import System
+from jielong.system.inputs import gather, stage_names
 
 PARTS = ("network", "generator", "depth", "flow")
 """Names of the networks of heads that are no denoisers: of an energy head, of a GAN or VAE, of a depth transformer, of a coupling flow."""
@@ -24,7 +26,7 @@ METHODS = ("predict", "inverse", "step", "forward")
 
 @dataclass
 class Evaluations:
-    """Passes of networks for one item; under guidance the passes of each half count.
+    """Passes of networks for one item, of all stages of a cascade; under guidance the passes of each half count.
 
     Attributes:
         backbone: Of the backbone, whether it computes all positions or, with a cache, one; 0 where there is none.
@@ -40,22 +42,39 @@ class Evaluations:
         return {"backbone": self.backbone, "head": self.head}
 
 
-def count_evaluations(system: System, condition: object | None, sampling: SamplingConfig | None = None, seed: int = 0) -> Evaluations:
+def count_evaluations(
+    system: System,
+    condition: object | None,
+    sampling: SamplingConfig | None = None,
+    seed: int = 0,
+    given: Mapping[str, object] | None = None,
+) -> Evaluations:
     """Draw one item of a generator, and count on the way.
 
     Args:
         system: A generator; that of its autoguidance counts too.
         condition: A raw value of its condition; ``None`` without one.
-        sampling: Sampling parameters; the recipe's by default.
+        sampling: Sampling parameters; the recipe's by default. Those of earlier stages are their own.
         seed: Of the random numbers.
+        given: In place of ``condition`` the inputs of a call by keyword, of one item: then earlier stages are drawn of them, and count.
     """
     found = Evaluations()
     with contextlib.ExitStack() as stack:
-        for model in (system.generator, None if system.weaker is None else system.weaker.generator):
-            if model is not None:
-                stack.enter_context(_counting(model.backbone, model.head, found))
+        for model in _generators(system):
+            stack.enter_context(_counting(model.backbone, model.head, found))
+        if given is not None:
+            condition = first_of(gather(system, given, None if given else 1, seed).conditions)
         system.generate_tokens(None if condition is None else [condition], 1, sampling=sampling, seed=seed)
     return found
+
+
+def _generators(system: System) -> Iterator[Generator]:
+    """That of a system, of its autoguidance, and of its earlier stages."""
+    for each in (system, system.weaker):
+        if each is not None and each.generator is not None:
+            yield each.generator
+    for name in stage_names(system.recipe):
+        yield from _generators(system.stages[name])
 
 
 @contextlib.contextmanager

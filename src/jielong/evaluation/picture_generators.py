@@ -44,7 +44,8 @@ def generator(context: EvalContext) -> EvalResult:
     begun = time.perf_counter()
     items = system.wrap(context.draw(conditions), names=context.names)
     seconds = time.perf_counter() - begun
-    counted = count_evaluations(system, first_of(conditions), sampling_of(system, context.draws), context.draws.seed)
+    sampling, seed = sampling_of(system, context.draws), context.draws.seed
+    counted = count_evaluations(system, first_of(conditions), sampling, seed, context.first_given())
     drawn: JSON = {
         "pictures": "one a held-out caption or class, picture i from (seed, i)",
         "seconds_per_picture": round(seconds / len(context.rows), 4),

@@ -93,6 +93,7 @@ def gather(
     cut: bool = False,
     draw: bool = True,
     stage_options: StageOptions | None = None,
+    indices: Sequence[int] | None = None,
 ) -> GenerationInputs:
     """The inputs of a call, one per item; earlier stages whose output is an input run first.
 
@@ -107,6 +108,7 @@ def gather(
         cut: Cut transcripts that are longer than the model's longest sound, unless durations are given.
         draw: Run earlier stages; otherwise their inputs are checked, and their output is zeros.
         stage_options: What earlier stages are drawn with.
+        indices: The number of each item, on which random numbers of earlier stages depend; from 0 by default. Not of transcripts to cut.
 
     Raises:
         InputError: if the model does not take an input, lacks one, or the numbers of values differ.
@@ -132,7 +134,7 @@ def gather(
     pieces = cut_items(system, columns, items) if cut and not timed else None
     if pieces is not None:
         columns = {name: [column[item] for item in pieces.items] for name, column in columns.items()} | {TEXT.name: list(pieces.texts)}
-    columns |= _StageRun(system, columns, negative_texts, seed, pieces, draw, stage_options or {}).columns(items)
+    columns |= _StageRun(system, columns, negative_texts, seed, pieces, draw, stage_options or {}, indices).columns(items)
     conditions = recipe.condition.values(columns) if recipe.condition is not None and columns else None
     negatives = _negatives(recipe, columns, negative_texts)
     durations = durations_of(recipe, conditions)
@@ -179,6 +181,7 @@ class _StageRun:
     pieces: Cut | None
     draw: bool
     options: StageOptions
+    numbers: Sequence[int] | None  # of each item, where there are no pieces
 
     def columns(self, items: int) -> dict[str, list[object]]:
         """Token values ``(N, C)`` of each item from the earlier stages whose output is an input that is not given, by the input's name."""
@@ -201,8 +204,8 @@ class _StageRun:
             stage.check(**given, **options, count=None if given else items)
             layout = stage.tokenizer.layout
             return [torch.zeros(layout.positions, layout.channels, dtype=torch.long if layout.discrete else torch.float32)] * items
-        inputs = gather(stage, given, None if given else items, seed, stage_options=options.pop("stage_options", None))
-        indices = None if self.pieces is None else self.pieces.items
+        indices = self.numbers if self.pieces is None else self.pieces.items
+        inputs = gather(stage, given, None if given else items, seed, stage_options=options.pop("stage_options", None), indices=indices)
         count = None if inputs.conditions else items
         tokens = stage.generate_tokens(inputs.conditions, count, seed=seed, indices=indices, negatives=inputs.negatives, **options)
         return tokens.values.unbind()

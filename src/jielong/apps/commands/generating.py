@@ -79,6 +79,7 @@ def generate(
     from jielong.apps.commands.trace import Recorder
     from jielong.system import load
     from jielong.system.autoguidance import autoguided
+    from jielong.system.inputs import stage_names
 
     system = load(checkpoint, chosen_device(device), adapters=adapter or ())
     if autoguidance is not None:
@@ -87,6 +88,8 @@ def generate(
     recorder = Recorder(system) if trace else None
     if said := described_extent(system, sampling):
         say(said)
+    if trace and (earlier := stage_names(system.recipe)):
+        say(f"--trace records the last stage of the cascade; {', '.join(earlier)} before it is drawn without a record")
     inputs, started = _inputs(context, text_file), time.perf_counter()
     draw: Callable[..., Results[Any]] = system.generate
     if complete is not None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from jielong.apps.lab.statistics import Estimate, bootstrap, exact, level, share
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
+from jielong.conditions.text import TEXT
 from jielong.config.sampling import SamplingConfig
 from jielong.data.opening import open_data
 from jielong.data.order import spread
@@ -20,6 +21,7 @@ from jielong.evaluation.retrieval import Score, candidate_columns
 from jielong.evaluation.scorer import Scorer
 from jielong.media.images import sheet
 from jielong.system import System, load
+from jielong.system.inputs import gather
 from jielong.training.checkpoint import fingerprint
 
 if TYPE_CHECKING:
@@ -53,10 +55,11 @@ def caption_log_probability(scores: Tensor, columns: Sequence[int], candidates: 
 def draw_in_steps(system: System, captions: Sequence[str], steps: Sequence[int], seed: int) -> tuple[dict[int, Tensor], dict[int, float]]:
     """Images of the same captions and seeds at each number of steps, and seconds per image."""
     pictures, seconds = {}, {}
-    system.generate_tokens(captions, seed=seed, steps=1)  # fills the cache of text embeddings
+    system.check(captions)  # keeps the states of the texts
     for count in steps:
         started = time.perf_counter()
-        pictures[count] = system.decode(system.generate_tokens(captions, seed=seed, steps=count, guidance=1.0, sampling=SamplingConfig()))
+        conditions = gather(system, {TEXT.keyword: list(captions)}, None, seed).conditions
+        pictures[count] = system.decode(system.generate_tokens(conditions, seed=seed, steps=count, guidance=1.0, sampling=SamplingConfig()))
         seconds[count] = (time.perf_counter() - started) / len(captions)
     return pictures, seconds
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from jielong.apps.lab.statistics import Estimate, bootstrap, exact, level
 from jielong.apps.lab.trial import Bench, Outcome, Trial
 from jielong.apps.lab.verdict import Check
+from jielong.conditions.text import TEXT
 from jielong.config.schema import Recipe
 from jielong.core.tokens import Tokens
 from jielong.data.opening import open_data
@@ -22,10 +23,11 @@ from jielong.data.order import spread
 from jielong.evaluation.attributes import AttributeJudge, accuracy_of_each
 from jielong.evaluation.features import FeatureExtractor
 from jielong.evaluation.kernel import contributions, kernel_distance
-from jielong.generation.callbacks import StepEvent
+from jielong.generation.callbacks import StepCallback, StepEvent
 from jielong.heads.continuous import IterativeHead
 from jielong.media.images import animation, from_tensor, sheet
 from jielong.system import System, load
+from jielong.system.inputs import gather, stage_names
 from jielong.system.shipped import best_of, shipped_generators
 from jielong.training.checkpoint import fingerprint
 
@@ -95,14 +97,10 @@ def shipped(strategies: Mapping[str, Callable[[Recipe], bool]] = STRATEGIES) -> 
 def counted(system: System) -> Iterator[list[str]]:
     """Lists evaluations of a system's networks inside: ``step`` of the backbone, and ``head`` of an iterative head's network.
 
+    Those of earlier stages of a cascade too.
     A head is called once a step, after the backbone; a backbone ``none`` has no network, but a head of one evaluation has.
     """
-    model, calls = system.generator, list[str]()
-    assert model is not None
-    head: Any = model.head
-    counts = not isinstance(head, IterativeHead) or (system.recipe.backbone is not None and system.recipe.backbone.name != "none")
-    parts = [(head, "sample", "step")] if counts else []
-    parts += [(head.network, "predict", "head")] if isinstance(head, IterativeHead) else []
+    calls, parts = list[str](), [part for each in _drawn_by(system) for part in _counted_parts(each)]
 
     def counting(work: Callable[..., object], name: str) -> Callable[..., object]:
         def run(*arguments: object, **options: object) -> object:
@@ -120,11 +118,38 @@ def counted(system: System) -> Iterator[list[str]]:
             object.__delattr__(part, method)
 
 
+def _drawn_by(system: System) -> Iterator[System]:
+    """The system, and the earlier stages of a cascade."""
+    yield system
+    for name in stage_names(system.recipe):
+        yield from _drawn_by(system.stages[name])
+
+
+def _counted_parts(system: System) -> Iterator[tuple[Any, str, str]]:
+    """Objects and their methods to count, each with the name of its evaluations."""
+    assert system.generator is not None
+    head, backbone = system.generator.head, system.recipe.backbone
+    if not isinstance(head, IterativeHead) or (backbone is not None and backbone.name != "none"):
+        yield head, "sample", "step"
+    if isinstance(head, IterativeHead):
+        yield head.network, "predict", "head"
+
+
+def draw(system: System, captions: Sequence[str], seed: int, first: int = 0, on_step: StepCallback | None = None) -> Tokens:
+    """Tokens for captions, together; earlier stages of a cascade run before. Captions have the numbers from ``first`` on."""
+    numbers = range(first, first + len(captions))
+    conditions = gather(system, {TEXT.keyword: list(captions)}, None, seed, indices=numbers).conditions
+    return system.generate_tokens(conditions, seed=seed, batch=len(captions), indices=numbers, on_step=on_step)
+
+
 def watch(system: System, captions: Sequence[str], seed: int) -> tuple[Tensor, int]:
-    """Pictures after each step, at most :data:`FRAMES`, ``(T, m, C, H, W)``, and evaluations of the networks."""
+    """Pictures after each step, at most :data:`FRAMES`, ``(T, m, C, H, W)``, and evaluations of the networks.
+
+    The pictures are of the last stage of a cascade, and the evaluations of all.
+    """
     events: list[StepEvent] = []
     with counted(system) as calls:
-        system.generate_tokens(captions, seed=seed, batch=len(captions), on_step=events.append)
+        draw(system, captions, seed, on_step=events.append)
     count = min(FRAMES, len(events))
     chosen = [events[(index + 1) * len(events) // count - 1] for index in range(count)]
     layout = system.tokenizer.layout
@@ -134,14 +159,12 @@ def watch(system: System, captions: Sequence[str], seed: int) -> tuple[Tensor, i
 
 def draw_timed(system: System, captions: Sequence[str], seed: int) -> tuple[Tensor, Tensor]:
     """Pictures of captions in batches, and seconds per picture of each batch; call it after :func:`watch`, which warms caches."""
-    assert system.generator is not None
-    if system.generator.condition is not None:
-        system.generator.condition.prepare(captions)  # keeps the states of the texts
+    system.check(captions)  # keeps the states of the texts
     pictures, seconds = [], []
     for first in range(0, len(captions), BATCH):
-        some = list(captions[first : first + BATCH])
+        some = captions[first : first + BATCH]
         started = time.perf_counter()
-        pictures.append(system.decode(system.generate_tokens(some, seed=seed, indices=range(first, first + len(some)))))
+        pictures.append(system.decode(draw(system, some, seed, first)))
         seconds.append((time.perf_counter() - started) / len(some))
     return torch.cat(pictures), torch.tensor(seconds, dtype=torch.float64)
 
