@@ -11,14 +11,19 @@ import torch
 from cascades import noise_pictures, train_stages
 from PIL import Image
 from torch import Tensor
+from typer.testing import CliRunner
 
+from jielong.apps.cli import app
 from jielong.conditions.low_resolution import LowResolution, LowResolutionCondition, LowResolutionSettings
 from jielong.config.recipe import parse
 from jielong.config.registry import RecipeError
 from jielong.core.rng import Draws, PerSampleRNG, seed_of
 from jielong.data.source import DataError
 from jielong.generation.generator import Generator
+from jielong.media.kinds.base import kind_of
 from jielong.system import System, load
+from jielong.system.completing import completion
+from jielong.system.editing import Edit, EditSettings
 from jielong.training import experiment
 
 NETWORK = "{unet: {channels: [4, 8], blocks: 1, head_width: 4, groups: 2, condition: cross}}"
@@ -159,6 +164,23 @@ def test_an_item_without_a_negative_text_keeps_its_picture_beside_one_with_one(s
             [values[place]], seed=1, guidance=3.0, negatives=None if negative is None else [negative], indices=[place]
         )
         torch.testing.assert_close(mixed[place], alone.values[0], rtol=1e-4, atol=1e-4)
+
+
+def test_an_edit_shows_the_base_the_picture_as_its_training_pictures_are_reduced(system: System, pictures: Path) -> None:
+    base = system.stages["base"]
+    with Image.open(pictures / "heldout" / "1.png") as image:
+        options = Edit.of(system, image.copy(), EditSettings(region=(0, 0, 10, 10)), names_change=True)
+    promised = base.encode(kind_of(base.tokenizer.media).fitted(options.picture[None], base.tokenizer.media))
+    assert torch.equal(options.kept()["stage_options"]["base"]["start"].values, promised.values)
+    assert torch.equal(completion(system, options.picture, "left")["stage_options"]["base"]["start"].values, promised.values)
+
+
+def test_a_trace_says_which_stage_it_shows(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    words = ["generate", str(trained[1]), "red", "--out", str(tmp_path / "out"), "--device", "cpu"]
+    for more, says in (([], False), (["--trace"], True)):
+        done = CliRunner().invoke(app, [*words, *more])
+        assert done.exit_code == 0, done.output
+        assert ("records the last stage of the cascade; base before it is drawn" in " ".join(done.stderr.split())) is says
 
 
 def toy(system: System, **settings: Any) -> LowResolutionCondition:

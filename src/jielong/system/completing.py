@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jielong.conditions.inputs import InputError
+from jielong.core.medium import Medium
 from jielong.core.tokens import Tokens
 from jielong.generation.inpainting import Side, begun, kept
+from jielong.media.kinds.base import kind_of
 from jielong.system.inputs import StageOptions, condition_parts, stage_names
 
 if TYPE_CHECKING:
@@ -32,14 +34,13 @@ def completion(system: System, media: Tensor, keep: Side) -> dict[str, Any]:
     return {"start": start, "known": known, **({"stage_options": stages} if stages else {})}
 
 
-def resized(media: Tensor, size: tuple[int, ...]) -> Tensor:
-    """A picture ``(C, H, W)`` at an earlier stage's size, averaged over areas."""
-    return media if tuple(media.shape[1:]) == size else F.interpolate(media[None], size=size, mode="area")[0]
+def resized(media: Tensor, medium: Medium) -> Tensor:
+    """A picture ``(C, H, W)`` at an earlier stage's size, reduced as that stage's training pictures were."""
+    return media if tuple(media.shape[1:]) == medium.size else kind_of(medium).fitted(media[None], medium)[0]
 
 
 def _of_stage(stage: System, media: Tensor, keep: Side) -> dict[str, Any]:
-    size = stage.tokenizer.media.size
-    return completion(stage, media if stage.tokenizer.hop_length is not None else resized(media, size), keep)
+    return completion(stage, media if stage.tokenizer.hop_length is not None else resized(media, stage.tokenizer.media), keep)
 
 
 def check_kept_alike(system: System, given: Mapping[str, object], options: Mapping[str, Any], stages: StageOptions) -> None:

@@ -180,11 +180,11 @@ class Edit:
 
     def _at(self, stage: System) -> Edit:
         """The same edit by an earlier stage, at its size; it draws wherever one of its pixels changes in part."""
-        generator, size = _generator(stage), grid_of(stage.tokenizer.media)
-        picture, mask = resized(self.picture, size), None
+        generator, medium, mask = _generator(stage), stage.tokenizer.media, None
+        picture = resized(self.picture, medium)
         drawn = torch.ones(generator.layout.positions, dtype=torch.bool)
         if self.mask is not None:
-            mask = adaptive_max_pool2d(self.mask.float()[None], size)[0] > 0
+            mask = adaptive_max_pool2d(self.mask.float()[None], grid_of(medium))[0] > 0
             drawn = drawn_positions(generator.layout, mask)
         return Edit(stage, picture, mask, drawn, self.strength, self.outside)
 
