@@ -141,3 +141,7 @@ def test_they_are_found_by_name_and_path(base):
     assert parse_reference("folder/@me") == ("folder/@me", 1.0)
     with pytest.raises(ValueError, match=r"a number such as 0.8, not inf"):
         parse_reference("@me:inf")
+    with pytest.raises(ValueError, match=r"a number such as 0.8, not x: write @me:0.8"):
+        parse_reference("@me:x")
+    Path("odd:name").touch()
+    assert parse_reference("odd:name") == ("odd:name", 1.0)

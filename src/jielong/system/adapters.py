@@ -187,17 +187,17 @@ def parse_reference(text: str) -> tuple[str, float]:
     """``@me:0.8`` to the name or path, and the weight; 1 without one.
 
     Raises:
-        ValueError: if the weight is not finite.
+        ValueError: if the weight is no finite number. What stands behind a colon is one, unless there is a file of the whole text.
     """
     name, _, number = text.rpartition(":")
+    if not name or Path(text).exists():
+        return text, 1.0
     try:
         weight = float(number)
     except ValueError:
-        return text, 1.0
-    if not name:
-        return text, 1.0
+        weight = math.nan
     if not math.isfinite(weight):
-        raise ValueError(f"the weight of an adapter is a number such as 0.8, not {number}")
+        raise ValueError(f"the weight of an adapter is a number such as 0.8, not {number}: write {name}:0.8")
     return name, weight
 
 
