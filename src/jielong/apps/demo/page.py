@@ -110,14 +110,16 @@ ORDERS = {
     "raster": "Row by row from the top left corner: each token is sampled given all previous tokens.",
     "masked": "At each step all masked tokens are sampled in parallel, independently of one another. Only those with the highest "
     "confidence are kept and the rest re-masked; the number kept grows with the step.",
-    "next_scale": "From a single token for the whole image to the finest scale. The tokens of a scale are sampled in parallel and encode "
-    "the residual of the sum of the coarser scales.",
+    "next_scale": "From the coarsest scale to the finest. The codes of a scale are sampled in parallel, given all coarser scales, and "
+    "encode the residual of their sum.",
     "at_once": "All tokens are denoised together: the network is evaluated for the whole picture at each step.",
 }
 """What the steps of an order are, in the order of the page."""
 CONTINUOUS = {
     "raster": "Tokens are vectors: each is sampled by a small network of its position, which is evaluated several times for a token.",
     "masked": "Tokens are vectors, revealed in random order and drawn by a small network that is evaluated several times for each.",
+    "next_scale": "Tokens are vectors, from the coarsest scale to the finest. Those of a scale are denoised together, given all coarser "
+    "scales, by a network that is evaluated several times for each scale.",
 }
 
 
