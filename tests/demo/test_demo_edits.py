@@ -8,18 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from test_demo_page import Page, a_report, a_trace
 
+from captioned_squares import generator_of_squares
 from jielong.apps import demo
 from jielong.apps.demo.edits import EditedPicture, WordEdit, edit_in_words, editors
 from jielong.apps.demo.page import Strategy, render
 from jielong.apps.demo.picture_html import two_world_lines
 from jielong.apps.demo.trace_view import Speed, Trace
-from jielong.config import recipe
 from jielong.system import System, load
 from jielong.system.shipped import best_of, shipped_figure, shipped_generators
-from jielong.training import experiment
 
 
 def noise_to_picture(caption: str, steps: int) -> Trace:
@@ -65,21 +63,20 @@ def test_edits_are_shown_with_their_region_and_command(tmp_path: Path) -> None:
     assert "Edited in words" not in render(a_report(tmp_path))
 
 
+def test_what_the_steps_of_an_order_are_depends_on_the_tokens(tmp_path: Path) -> None:
+    codes, vectors = (replace(strategy("a", discrete, 0.8, []), order="next_scale") for discrete in (True, False))
+    texts = [render(replace(a_report(tmp_path), strategies=[each])) for each in (codes, vectors)]
+    assert ["residual" in text for text in texts] == [True, False]
+    assert ["denoised together" in text for text in texts] == [False, True]
+
+
 # --- the edits ------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> System:
+def model() -> System:
     """A masked model over the pixels of pictures of 4 x 4."""
-    root = tmp_path_factory.mktemp("edits")
-    for index in range(6):
-        file = root / "pictures" / f"{index}.png"
-        file.parent.mkdir(exist_ok=True)
-        Image.new("RGB", (4, 4), (20 * index, 90, 255 - 20 * index)).save(file)
-        file.with_suffix(".txt").write_text(f"colour {index}")
-    chosen = recipe.load("maskgit-tiny", ["train.samples=16", "train.warmup=0", "data.size=4"])
-    experiment.run(chosen, root / "model", data=str(root / "pictures"), progress=False, evaluate=False)
-    return load(str(root / "model"), "cpu")
+    return load(str(generator_of_squares("maskgit-tiny", 4)), "cpu")
 
 
 def test_only_the_region_changes(model: System, tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from captioned_squares import generator_of_squares
 from jielong.apps.lab import Verdict, conclude, run
 from jielong.apps.lab.experiments import two_world_lines
 from jielong.apps.lab.experiments.two_world_lines import AT_ONCE, FRAMES, STRATEGIES, Drawn, counted, judge, moving, shipped, watch
 from jielong.config import recipe
 from jielong.system import find, load
-from jielong.training import experiment
 
 
 def drawn(right: float, distance: float, frames: int = 3) -> Drawn:
@@ -63,20 +63,9 @@ def test_an_animation_shows_every_model_from_its_first_to_its_last_step() -> Non
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A masked model over pixels and one that draws patches at once, of captioned squares, trained on 16 samples."""
-    root = tmp_path_factory.mktemp("models")
-    for index in range(8):
-        file = root / "pictures" / f"{index}.png"
-        file.parent.mkdir(exist_ok=True)
-        Image.new("RGB", (16, 16), (20 * index, 90, 255 - 20 * index)).save(file)
-        file.with_suffix(".txt").write_text(f"colour {index}")
-    options = {"masked": ("maskgit-tiny", ["data.size=4"]), AT_ONCE: ("jit-tiny", ["data.size=8"])}
-    for base, more in options.values():
-        short = ["train.samples=16", "train.batch=8", "train.warmup=0", "train.sample_every=16", "train.save_every=16", *more]
-        chosen = recipe.load(base, short)
-        experiment.run(chosen, root / base, data=str(root / "pictures"), progress=False, evaluate=False, device="cpu")
-    return {name: str(root / base) for name, (base, _) in options.items()}
+def models() -> dict[str, str]:
+    """A masked model over pixels and one that draws patches at once."""
+    return {"masked": str(generator_of_squares("maskgit-tiny", 4)), AT_ONCE: str(generator_of_squares("jit-tiny", 8))}
 
 
 def test_evaluations_are_those_of_the_recipes(models: dict[str, str]) -> None:
