@@ -8,7 +8,7 @@ A refactoring must not change what is learned. Record before it and compare afte
     python scripts/losses.py record losses.json --quick    # a smoke run: two steps of one recipe
 
 Each recipe is trained by its command line in a child process with one thread, in fp32, with an empty cache and home folder.
-Tokenizers come first, since generators are trained on their tokens. The exit code is 1 if any number differs.
+What a recipe builds on comes first: its tokenizer, and the stages of a cascade. The exit code is 1 if any number differs.
 """
 
 from __future__ import annotations
@@ -23,37 +23,24 @@ import tempfile
 from itertools import zip_longest
 from pathlib import Path
 
-import yaml
 from recording import Recording
 
 STEPS = 20
 COMPARED = ("loss", "grad_norm", "lr")
 
 
-def built_on(folder: Path, name: str) -> str | None:
-    """The ``-tiny`` recipe whose checkpoint a recipe builds on, followed through ``extends``; ``None`` if there is none."""
-    recipe = yaml.safe_load((folder / f"{name}.yaml").read_text())
-    for part in ("tokenizer", "extends"):
-        value = recipe.get(part)
-        if part == "tokenizer" and isinstance(value, dict):
-            found = re.search(r"runs/([\w-]+-tiny)", json.dumps(value))
-            if found:
-                return found[1]
-            if value:
-                return None
-        if part == "extends" and isinstance(value, str) and value.endswith("-tiny"):
-            return built_on(folder, value)
-    return None
+def built_on(name: str) -> list[str]:
+    """The ``-tiny`` recipes whose checkpoints in ``runs`` a recipe builds on: its tokenizer, and the stages of a cascade."""
+    from jielong.config.recipe import load
+
+    return [Path(each).name for each in load(name).requires.values() if re.fullmatch(r"runs/[\w-]+-tiny", each)]
 
 
-def in_order(folder: Path, names: list[str]) -> list[str]:
+def in_order(names: list[str]) -> list[str]:
     """The recipes and everything that they build on, each behind what it builds on."""
     done: list[str] = []
     for name in names:
-        base = built_on(folder, name)
-        for each in (base, name):
-            if each is not None and each not in done:
-                done.append(each)
+        done += [each for each in (*in_order(built_on(name)), name) if each not in done]
     return done
 
 
@@ -104,7 +91,7 @@ def main() -> None:
         return losses_of(name, recipe.train.batch, schedule, Path(scratch), steps)
 
     folder = Path(sys.modules["jielong"].__path__[0]) / "recipes"
-    names = in_order(folder, arguments.recipes or sorted(path.stem for path in folder.glob("*-tiny.yaml")))
+    names = in_order(arguments.recipes or sorted(path.stem for path in folder.glob("*-tiny.yaml")))
     with tempfile.TemporaryDirectory() as scratch:
         Recording(
             "recipes",

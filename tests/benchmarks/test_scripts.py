@@ -16,6 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from jielong.config.recipe import built_in
+from jielong.config.recipe import load as load_recipe
 from jielong.config.zoo import card_line, zoo
 from jielong.data.licences import Licence
 from jielong.system import load
@@ -56,6 +58,17 @@ def test_losses_are_recorded(tmp_path: Path) -> None:
     assert list(recorded) == ["maskgit-tiny"]
     assert len(recorded["maskgit-tiny"]) == 2
     assert all(math.isfinite(step["loss"]) and step["grad_norm"] > 0 for step in recorded["maskgit-tiny"])
+
+
+def test_every_tiny_recipe_comes_behind_what_it_builds_on() -> None:
+    names = [name for name in built_in() if name.endswith("-tiny")]
+    done = module_of(SCRIPTS / "losses.py").in_order(names)
+    assert sorted(done) == sorted(names)
+    for name in names:
+        for needed in load_recipe(name).requires.values():
+            assert needed in zoo() or done.index(Path(needed).name) < done.index(name), (name, needed)
+    assert done.index("maskgit-tiny") < done.index("muse-tiny")
+    assert done.index("unclip-embedding-tiny") < done.index("unclip-prior-tiny") < done.index("unclip-tiny")
 
 
 def test_losses_are_compared_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from toy_run import SETTINGS, ToyObjective, run
+from typer.testing import CliRunner
 
+from jielong.apps.cli import app
 from jielong.config import recipe
 from jielong.config.registry import RecipeError
 from jielong.evaluation.evaluate import _weights_words
@@ -153,6 +155,21 @@ def test_weights_are_chosen_after_the_run(finished: Path) -> None:
     assert _weights_words(load(str(finished), "cpu")).startswith("EMA weights (decay")
     back = load_file(finished / "model.safetensors")
     assert all(torch.equal(back[name], value) for name, value in before.items())
+
+
+def test_a_copy_has_the_weights_and_the_run_stays(finished: Path, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in finished.iterdir() if path.is_file()}
+    done = CliRunner().invoke(app, ["weights", str(finished), "--use", "0.1", "--out", str(tmp_path / "copy"), "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    assert f"{tmp_path / 'copy'} holds the weights 0.1 now" in done.stderr
+    assert {path.name: path.read_bytes() for path in finished.iterdir() if path.is_file()} == before
+    stored, expected = load_file(tmp_path / "copy" / "model.safetensors"), reconstruct(finished, 0.1)
+    assert all(torch.equal(stored[name], value) for name, value in expected.items())
+    assert len(load(str(tmp_path / "copy"), "cpu").generate("a cat")) == 1
+    for words, fault in (([], "say which weights it is to hold"), (["--use", "last"], "exists: choose a new folder")):
+        refused = CliRunner().invoke(app, ["weights", str(finished), *words, "--out", str(tmp_path / "copy")])
+        assert refused.exit_code == 2
+        assert fault in " ".join(refused.stderr.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(
