@@ -45,6 +45,8 @@ train: {{samples: 1000000000, batch: 32, optimizer: muon, lr: 3.0e-3, warmup: 51
 """
 AUTOENCODER = "autoencoder: {convolutional: {patch: 4, channels: [64], blocks: [1]}}, dim: 8"
 """Templates of plans at 32 x 32 pixels, and the autoencoder of their tokenizers: 8 x 8 positions of 8 channels."""
+LEAST = 0.1
+"""Least share of the time for a generator."""
 ROUNDS, BATCH = 5, 8
 """Timing rounds and batch size."""
 SHOWN = 8
@@ -76,12 +78,24 @@ class TrainedSystem:
         system: The system.
         samples: Samples seen by the generator.
         seconds: Wall time of training and of encoding the data set.
+        planned: Seconds that were planned for both; more where those of the tokenizer left less than :data:`LEAST` for the generator.
     """
 
     name: str
     system: System
     samples: int
     seconds: float
+    planned: float
+
+    @property
+    def remark(self) -> str | None:
+        """That it was trained for longer than planned, if so: more than a tenth longer."""
+        if self.seconds <= 1.1 * self.planned:
+            return None
+        return (
+            f"{self.name}: {self.seconds:.1f} s of training in place of {self.planned:.1f} s: training the tokenizer and encoding the "
+            f"pictures left less than {LEAST:.0%} of them for the generator; a larger budget keeps to its time"
+        )
 
 
 @dataclass(frozen=True)
@@ -128,9 +142,9 @@ def train_plan(bench: Bench, plan: TrainingPlan, seconds: float, overrides: Sequ
     else:
         prepared = experiment.prepare(recipe.parse(plan.generator, plan.name, overrides))
         cache.write(tokens, cache.tokenize(prepared.tokenizer, prepared.data), cache.identity(prepared.tokenizer, prepared.data))
-    remaining = max(seconds - elapsed, 0.1 * seconds)
+    remaining = max(seconds - elapsed, LEAST * seconds)
     system, summary = bench.train(f"{plan.name}-generator", plan.generator, [*changes, *train], seconds=remaining, tokens=tokens)
-    return TrainedSystem(plan.name, system, summary.samples, elapsed + summary.seconds)
+    return TrainedSystem(plan.name, system, summary.samples, elapsed + summary.seconds, seconds)
 
 
 def generate_all(bench: Bench, chains: Sequence[TrainedSystem], count: int) -> dict[str, Generated]:
@@ -277,8 +291,8 @@ class Comparison:
             titles: Titles of the images by name of the system; the name by default.
         """
         count = len(next(iter(self.generated.values())).items)
-        draw = partial(self.draw, titles=titles or {})
-        return Outcome(checks, self.figures, draw, size, provenance_of(self.systems, self.plans, count), (REMARK, *remarks))
+        draw, late = partial(self.draw, titles=titles or {}), [each.remark for each in self.systems if each.remark is not None]
+        return Outcome(checks, self.figures, draw, size, provenance_of(self.systems, self.plans, count), (REMARK, *late, *remarks))
 
     def draw(self, figure: Figure, titles: Mapping[str, str]) -> None:
         """A few images of each system, and bars of the kernel distance and the time per image."""
