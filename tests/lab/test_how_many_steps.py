@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
 from jielong.apps.lab import Verdict, conclude, run
-from jielong.apps.lab.experiments.how_many_steps import NFE, best_of_few, judge
+from jielong.apps.lab.experiments import how_many_steps
+from jielong.apps.lab.experiments.how_many_steps import best_of_few, judge
 
 
 def rounds(level: float, seed: int = 0) -> Tensor:
@@ -39,11 +41,15 @@ def test_the_best_is_chosen_by_rounds_that_do_not_judge_it() -> None:
     assert checks[0].verdict is Verdict.FAILS, "its luck was in the first half"
 
 
-def test_all_of_it(tmp_path: Path) -> None:
+def test_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fewer evaluations: each is as slow as any other."""
+    monkeypatch.setattr(how_many_steps, "NFE", (1, 2, 5))
+    monkeypatch.setattr(how_many_steps, "MANY", 5)
     run("how-many-steps", tmp_path, budget=0.001)
     record = json.loads((tmp_path / "result.json").read_text())
     assert (tmp_path / "plot.png").exists()
     for name in ("diffusion", "flow_matching", "mean_flow", "shortcut", "consistency"):
-        assert all(f"{name}, NFE {count}" in record["figures"] for count in NFE)
+        assert all(f"{name}, NFE {count}" in record["figures"] for count in (1, 2, 5))
+    assert "diffusion, NFE 100" not in record["figures"]
     assert "energy, NFE 1" in record["figures"]
     assert "softmax" not in record["provenance"]["heads"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,7 @@ def test_modes_of_points() -> None:
 # --- the experiment -------------------------------------------------------------------------------------------------------------------
 
 
+@cache
 def exact_paths(count: int = 3000) -> Paths:
     start = noise(count)
     return carry(RING.velocity, start, midpoint(RING.velocity, start, grid(400)))
