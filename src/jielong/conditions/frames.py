@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
 from jielong.conditions.cache import cached
+from jielong.conditions.framewise import check_grid_of_clip
 from jielong.conditions.inputs import HeldoutItems
 from jielong.conditions.picture import Into, PictureFileInput, Source, read_picture
 from jielong.config.registry import RecipeError
@@ -90,12 +91,8 @@ class FrameCondition(Condition[Source, Tensor]):
 
     def __init__(self, tokenizer: Tokenizer, settings: FrameSettings) -> None:
         super().__init__(settings.width, settings.cfg_dropout)
+        check_grid_of_clip(tokenizer, settings.name)
         layout, media = tokenizer.layout, tokenizer.media
-        if media.axes != ALONG_FRAMES or layout.axes != ALONG_FRAMES or layout.scales:
-            raise ValueError(
-                f"the condition {settings.name} lies on a grid of time, rows and columns, but these tokens have {layout.describe()}: "
-                "choose a tokenizer of clips, or remove the condition"
-            )
         self.begins = settings.into == "tokens"
         if self.begins and (settings.input.frame != 0 or not getattr(tokenizer, "first_frame_alone", False)):
             raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -32,6 +32,7 @@ class HeldoutItems:
     prompts: Sequence[Tensor | None] | None = None
     duration_scale: float = 1.0  # factor on the durations of the real recordings
     sources: Sequence[Tensor] | None = None  # of pairs: what each item was made from, (C, *size)
+    columns: Mapping[str, Sequence[object]] = field(default_factory=dict)  # other columns of the set, a value an item
 
     @property
     def recordings(self) -> list[Tensor]:

@@ -137,7 +137,8 @@ class EvalContext:
         batch, scale = replace(words, media=self.real, tokens=None), 1.0 if self.draws.length is None else self.draws.length
         paired = any(each.paired for each in condition_inputs(self.system.recipe))
         sources = list(source_media(self.media, self.rows)) if paired else None
-        return HeldoutItems(self.media.name, batch, self.media.classes, self.system.tokenizer.media, prompts, scale, sources)
+        columns = {name: [values[row] for row in self.rows] for name, values in self.media.columns.items()}
+        return HeldoutItems(self.media.name, batch, self.media.classes, self.system.tokenizer.media, prompts, scale, sources, columns)
 
     def conditions(self, prompts: Sequence[Tensor | None] | None = None) -> Sequence[object] | None:
         """Values of the generator's condition for each item.
