@@ -25,6 +25,7 @@ from jielong.tokenizers.scaled import ScaledTokenizer
 
 PAGE = Path(__file__).with_name("recipes.md")
 PICTURE = Medium("image", 3, ("rows", "columns"), (8, 8))
+CLIP = Medium("video", 3, ("time", "rows", "columns"), (2, 4, 4), 8.0)
 SOUND = Medium("audio", 1, ("time",), (32,), 16_000)
 CLIP = Medium("video", 3, ("time", "rows", "columns"), (2, 2, 2), 8)
 _GRID = {"convolutional": {"patch": 4, "channels": [8], "blocks": [0]}}
@@ -46,7 +47,11 @@ USUAL = {"codes on scales": "next_scale"}
 """The order of the table of heads, where it is not raster."""
 OF_VECTORS: dict[str, dict[str, object]] = {"next_scale": {"divide": {}}}
 """Settings of an order without which it does not serve vectors on one grid."""
-SMALL: dict[str, dict[str, object]] = {"transformer": {"layers": 1, "width": 12, "heads": 2}, "pixelcnn": {"layers": 1, "width": 12}}
+SMALL: dict[str, dict[str, object]] = {
+    "transformer": {"layers": 1, "width": 12, "heads": 2},
+    "pixelcnn": {"layers": 1, "width": 12},
+    "vpn": {"encoder_layers": 1, "decoder_layers": 1, "width": 12},
+}
 
 
 def tokenizer_of(kind: str) -> Tokenizer:

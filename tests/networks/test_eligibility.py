@@ -15,6 +15,7 @@ from jielong.backbones.mar import Mar
 from jielong.backbones.pixelcnn import PixelCNN
 from jielong.backbones.pixelrnn import PixelRNN
 from jielong.backbones.transformer import Transformer
+from jielong.backbones.vpn import VPN
 from jielong.backbones.wavenet import WaveNet
 from jielong.core.tokens import Layout
 from jielong.networks.backbone import AnyBackbone, BackboneInputs
@@ -28,7 +29,7 @@ from jielong.networks.time_layer import fold
 from jielong.networks.vocos import VocosEncoder, VocosShape
 
 WIDTH, STATES, BATCH = 8, 6, 2
-GRID, LINE = Layout((3, 4), vocabulary=5), Layout((12,), vocabulary=5)
+GRID, LINE, CLIP = Layout((3, 4), vocabulary=5), Layout((12,), vocabulary=5), Layout((2, 2, 3), vocabulary=5)
 SIZES = {"layers": 2, "width": WIDTH, "heads": 2}
 BACKBONES: dict[str, Callable[[], AnyBackbone]] = {
     "transformer": lambda: Transformer(**SIZES).build(LINE, None),
@@ -39,6 +40,7 @@ BACKBONES: dict[str, Callable[[], AnyBackbone]] = {
     "pixelcnn": lambda: PixelCNN(layers=2, width=WIDTH, first_kernel=3).build(GRID, STATES),
     "pixelrnn, row": lambda: PixelRNN(kind="row", layers=1, hidden=6, width=WIDTH, kernel=3).build(GRID, STATES),
     "pixelrnn, diagonal": lambda: PixelRNN(kind="diagonal", layers=2, hidden=6, width=WIDTH, kernel=3).build(GRID, STATES),
+    "vpn": lambda: VPN(encoder_layers=1, decoder_layers=2, width=WIDTH, first_kernel=3).build(CLIP, STATES),
     "wavenet": lambda: WaveNet(stacks=2, layers=2, width=WIDTH).build(LINE, STATES),
 }
 CODECS: dict[str, Callable[[], nn.Module]] = {
