@@ -263,6 +263,129 @@ def test_an_alternating_step_is_two_steps_by_hand() -> None:
         torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-14)
 
 
+CLIP = Layout((4, 4, 4), channels=3)
+OF_CLIPS: dict[str, Any] = {
+    "generator": {"dcgan": {"channels": [8, 8], "norm": "group", "time_halvings": 1}},
+    "discriminator": {"dcgan": {"channels": [8, 8], "norm": "none"}},
+    "frame_discriminator": SMALL,
+}
+
+
+def of_clips(condition: int | None = 5, **settings: Any) -> tuple[GANHead, Tensor, Tensor]:
+    """A head with two discriminators; hidden vectors and tokens of three clips."""
+    torch.manual_seed(0)
+    head = GAN.model_validate({"noise": 4, "condition": 8, **OF_CLIPS, **settings}).build(6, CLIP, condition)
+    for parameter in head.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    generator = torch.Generator().manual_seed(2)
+    hidden, targets = (torch.randn(3, 64, size, generator=generator, dtype=torch.float64) for size in (6, 3))
+    return head.double(), hidden, targets
+
+
+def on_clips(phase: str = MAIN, **more: Any) -> HeadContext:
+    return replace(context(phase, **more), coords=CLIP.coordinates())
+
+
+@pytest.mark.parametrize("frames", [None, 2])
+def test_an_alternating_step_with_two_discriminators_is_two_steps_by_hand(frames: int | None) -> None:
+    """Losses of clips and, meaned over the frames that are read, of single frames are added, on both sides, with their penalties."""
+    head, hidden, targets = of_clips(loss="relativistic", r1=0.5, r2=0.25, frames=frames)
+    other = copy.deepcopy(head)
+    moved = trained_parameters({MAIN: head, **head.phases})
+    for phase in (MAIN, DISCRIMINATOR):
+        for parameter in head.parameters():
+            parameter.grad = None
+        head.loss(hidden, targets, on_clips(phase)).mean().backward()
+        torch.optim.SGD(moved[phase], lr=0.1).step()
+
+    draws = Draws(torch.arange(3))
+    noise, keys = draws.normal(2, 4), draws.uniform(2, 4)
+    score_clip, score_frame = other.discriminator, other.discriminator.frames
+    assert score_frame is not None
+
+    def logits(tokens: Tensor, at: int) -> tuple[Tensor, Tensor]:
+        """Of the clips ``(3,)`` and of their chosen frames ``(3, K)``, frame by frame."""
+        chosen = keys[:, at].argsort(1)[:, : frames or 4]
+        of_frames = [
+            torch.stack([score_frame(tokens[row : row + 1, 16 * f : 16 * f + 16], conditions().rows(slice(row, row + 1)))[0] for f in each])
+            for row, each in enumerate(chosen.tolist())
+        ]
+        return score_clip(tokens, conditions()), torch.stack(of_frames)
+
+    generate = lambda at: other.decode(noise[:, at], hidden, on_clips())  # noqa: E731
+    generator, discriminator = list(other.generator.parameters()), list(other.discriminator.parameters())
+    real, fake = logits(targets, 0), logits(generate(0), 0)
+    loss = F.softplus(real[0].detach() - fake[0]).mean() + F.softplus(real[1].detach() - fake[1]).mean()
+    for parameter, gradient in zip(generator, torch.autograd.grad(loss, generator), strict=True):
+        parameter.data -= 0.1 * gradient
+    tokens = targets.clone().requires_grad_(), generate(1).detach().requires_grad_()
+    real, fake = logits(tokens[0], 1), logits(tokens[1], 1)
+    loss = F.softplus(fake[0] - real[0]).mean() + F.softplus(fake[1] - real[1]).mean()
+    for each, at, weight in ((real, tokens[0], 0.5), (fake, tokens[1], 0.25)):
+        for one in each:
+            (slope,) = torch.autograd.grad(one.sum(), at, create_graph=True)
+            share = 1 if one.ndim == 1 else one.shape[1]  # frames share no pixels, so their squares add up
+            loss = loss + weight / 2 * slope.square().sum() / 3 / share
+    for parameter, gradient in zip(discriminator, torch.autograd.grad(loss, discriminator), strict=True):
+        parameter.data -= 0.1 * gradient
+    for one, two in zip(head.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_both_discriminators_compare_conditions_and_have_figures(loss: str) -> None:
+    head, hidden, targets = of_clips(loss=loss, mismatched=1.0, mismatched_generated=0.5, mismatches=2, frames=3)
+    mismatch, found = Mismatch(conditions(6, seed=3), torch.tensor([[True, True], [True, False], [False, False]])), dict[str, Tensor]()
+    whole = head.loss(hidden, targets, on_clips(DISCRIMINATOR, mismatch=mismatch, on_figure=found.__setitem__))
+    names = ("real", "fake", "adversarial", "mismatched_real", "mismatched_fake", "r1", "r2")
+    assert set(found) == {f"{critic}_{name}" for critic in ("discriminator", "frame_discriminator") for name in names}
+    assert {figure.shape for figure in found.values()} == {(3,)}
+    # An item without other conditions keeps the plain loss and the penalties, of both discriminators.
+    alone = sum(
+        found[f"{critic}_adversarial"] + (found[f"{critic}_r1"] + found[f"{critic}_r2"]) / 2
+        for critic in sorted({"discriminator", "frame_discriminator"})
+    )
+    torch.testing.assert_close(whole[2].detach(), alone[2])  # type: ignore[index]
+    assert float((whole[0].detach() - alone[0]).abs()) > 1e-6  # type: ignore[index]
+    gradients = torch.autograd.grad(whole.sum(), list(head.discriminator.parameters()), allow_unused=True)
+    assert all(each is not None and bool(each.isfinite().all()) for each in gradients)
+    found.clear()
+    head.eval().loss(hidden, targets, on_clips(on_figure=found.__setitem__))
+    assert set(found) == {f"{critic}_{name}" for critic in ("discriminator", "frame_discriminator") for name in ("real", "fake")}
+
+
+def test_a_frame_discriminator_that_wins_is_told_of() -> None:
+    head, *_ = of_clips()
+    advice = head.advice({"discriminator_adversarial": 0.4, "frame_discriminator_adversarial": 0.001})
+    assert advice is not None
+    assert advice.startswith("the frame discriminator separates")
+
+
+def test_networks_of_clips_halve_time_where_they_are_told_to() -> None:
+    for halvings, frames in ((None, 4), (2, 4), (1, 6), (0, 5)):
+        settings = {"channels": [8, 8], "norm": "group", **({} if halvings is None else {"time_halvings": halvings})}
+        layout = Layout((frames, 8, 12), channels=2)
+        head = GAN.model_validate({"noise": 3, "generator": {"dcgan": settings}, "discriminator": {"dcgan": settings}}).build(6, layout)
+        hidden = torch.zeros(2, layout.positions, 6)
+        drawn = head.sample(hidden, PerSampleRNG(0, range(2)), SamplingConfig()).values
+        assert drawn.shape == (2, layout.positions, 2)
+        assert head.discriminator(drawn, None).shape == (2,)
+    with pytest.raises(ValueError, match="6 frames cannot be halved 2 times, but 1: set time_halvings: 1"):
+        GAN.model_validate({"generator": {"dcgan": {"channels": [8, 8]}}}).build(6, Layout((6, 8, 8), channels=2))
+    with pytest.raises(ValueError, match="time_halvings is of clips, and these tokens have 2 axes"):
+        GAN.model_validate({"generator": {"dcgan": {"channels": [8, 8], "time_halvings": 1}}}).build(6, LAYOUT)
+    with pytest.raises(ValueError, match="time_halvings: 3 of 2 layers cannot halve time"):
+        GAN.model_validate({"generator": {"dcgan": {"channels": [8, 8], "time_halvings": 3}}})
+    with pytest.raises(ValueError, match="along rows and columns, and these have 3 axes: take dcgan"):
+        GAN().build(6, CLIP)
+    with pytest.raises(ValueError, match="frame_discriminator reads frames of clips, and these tokens have a grid"):
+        GAN.model_validate({"frame_discriminator": SMALL}).build(6, LAYOUT)
+    with pytest.raises(ValueError, match="frames: clips have 4 frames, not 5"):
+        of_clips(frames=5)
+    with pytest.raises(ValueError, match="frames: 2 is of a second discriminator, and there is none"):
+        GAN.model_validate({"frames": 2})
+
+
 def test_held_out_items_have_the_logits_of_both_kinds() -> None:
     hidden, targets = batch()
     for loss in LOSSES:

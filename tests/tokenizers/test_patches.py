@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from jielong.core.medium import ALONG_FRAMES, ALONG_ROWS, Medium
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.media.kinds.image import image_medium
@@ -89,3 +90,16 @@ def test_what_does_not_fit_is_refused() -> None:
         tokenizer.encode(torch.zeros(1, 3, 12, 8))
     with pytest.raises(ValueError, match="these tokens are not this tokenizer's"):
         tokenizer.decode(Tokens(torch.zeros(1, 6, 48), Layout((3, 2), 48)))
+
+
+def test_a_patch_of_a_clip_is_that_of_its_frame() -> None:
+    clips = torch.rand(2, 3, 4, 6, 8) * 2 - 1
+    tokenizer = Patches(patch=2).build(Medium("video", 3, ALONG_FRAMES, (4, 6, 8), 8.0))
+    tokens = tokenizer.encode(clips)
+    assert (tokens.layout.grid, tokens.layout.axes) == ((4, 3, 4), ALONG_FRAMES)
+    of_frame = Patches(patch=2).build(Medium("image", 3, ALONG_ROWS, (6, 8)))
+    for frame in range(4):
+        assert torch.equal(tokens.values[:, 12 * frame : 12 * frame + 12], of_frame.encode(clips[:, :, frame]).values)
+    torch.testing.assert_close(tokenizer.decode(tokens), clips)
+    with pytest.raises(ValueError, match="the tokenizer patches is for pictures and clips, not audio"):
+        Patches().build(Medium("audio", 1, ("time",), (16,), 8000.0))

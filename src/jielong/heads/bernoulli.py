@@ -5,7 +5,7 @@ digits, arXiv 1610.00527, section 5.1):
 
     H(z, y) = -(z ln y + (1 - z) ln(1 - y))
 
-It is least at ``y = z``, where it is the entropy ``H(z, z)`` and not 0. Of two levels it is the negative log-likelihood; of more it is none.
+It is least at ``y = z``, where it is the entropy ``H(z, z)`` and not 0. Of two levels it is the negative log-likelihood, of more not.
 """
 
 from __future__ import annotations

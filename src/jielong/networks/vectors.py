@@ -136,19 +136,31 @@ def conditioning_of(block: BlockInputs) -> Conditioning:
     return block.condition
 
 
-def coarsest(sizes: BlockSizes, halvings: int, part: str) -> tuple[int, int]:
-    """Rows and columns of a grid that is halved so often. Raises ``ValueError`` if the tokens are no grid, or it cannot be halved."""
-    if len(sizes.grid) != 2:
-        raise ValueError(f"{part} reads tokens along rows and columns, and these have {len(sizes.grid)} axes: take mlp or joint")
-    rows, columns = sizes.grid
+def coarsest(sizes: BlockSizes, halvings: int, part: str, time_halvings: int | None = None) -> tuple[int, ...]:
+    """The grid that is halved so often along rows and columns, and ``time_halvings`` times along time, where networks read clips.
+
+    Raises ``ValueError`` if the tokens are no such grid, or it cannot be halved.
+    """
+    axes = len(sizes.grid)
+    if axes != 2 and (axes != 3 or time_halvings is None):
+        reads = "rows and columns" if time_halvings is None else "rows and columns, or time, rows and columns"
+        right = "dcgan" if axes == 3 else "mlp or joint"
+        raise ValueError(f"{part} reads tokens along {reads}, and these have {axes} axes: take {right}")
+    rows, columns = sizes.grid[-2:]
     if rows % 2**halvings or columns % 2**halvings:
         most = next(count for count in range(halvings, -1, -1) if not (rows % 2**count or columns % 2**count))
         raise ValueError(f"{part}: tokens of {rows} x {columns} cannot be halved {halvings} times, but {most}: shorten channels to fit")
-    return rows >> halvings, columns >> halvings
+    if axes == 2:
+        return rows >> halvings, columns >> halvings
+    times, frames = time_halvings or 0, sizes.grid[0]
+    if frames % 2**times:
+        most = next(count for count in range(times, -1, -1) if not frames % 2**count)
+        raise ValueError(f"{part}: {frames} frames cannot be halved {times} times, but {most}: set time_halvings: {most}")
+    return frames >> times, rows >> halvings, columns >> halvings
 
 
 def maps_of(tokens: Tensor, grid: Sequence[int]) -> Tensor:
-    """Tokens ``(B, n, C)`` as maps ``(B, C, h, w)``."""
+    """Tokens ``(B, n, C)`` as maps ``(B, C, h, w)``, or of clips ``(B, C, t, h, w)``."""
     return tokens.transpose(1, 2).unflatten(2, tuple(grid))
 
 

@@ -1,8 +1,9 @@
 """Patches of pixels as continuous tokens, without parameters (ViT, arXiv 2010.11929; as targets of a generator, JiT, arXiv 2511.13720).
 
-A token holds the ``p x p x C`` values of a patch in the order row, column, channel, standardised: ``(x - mean) / std``. With dequantisation
-``(u - 1/2) w`` is added to training values, ``u ~ U(0, 1)`` for each and ``w = 2 / 255`` the distance of two levels: the mean log-density
-of such tokens is a lower bound on the log-probability of 8-bit pictures (Theis et al., arXiv 1511.01844, section 3.1). With ``logit`` the
+A token holds the ``p x p x C`` values of a patch in the order row, column, channel, standardised: ``(x - mean) / std``. Of a clip, a patch
+is of one frame. With dequantisation ``(u - 1/2) w`` is added to training values, ``u ~ U(0, 1)`` for each and ``w = 2 / 255`` the distance
+of two levels: the mean log-density of such tokens is a lower bound on the log-probability of 8-bit pictures (Theis et al., arXiv
+1511.01844, section 3.1). With ``logit`` the
 value that is standardised is RealNVP's (1605.08803, section 4.1), in which all numbers are pictures:
 
     y = alpha + (1 - 2 alpha) (x + 1 + w/2) / (2 + w)        x -> ln y - ln(1 - y)
@@ -21,7 +22,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from jielong.autoencoders.base import check_grid
-from jielong.core.medium import ALONG_ROWS, Axes, Medium
+from jielong.core.medium import ALONG_FRAMES, ALONG_ROWS, Medium
 from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout, Tokens
 from jielong.tokenizers.base import Tokenizer, TokenizerSettings
@@ -33,12 +34,15 @@ WIDTH = 2 / (LEVELS - 1)
 
 
 class PatchTokenizer(Tokenizer):
-    """One position per patch; exact up to rounding. Raises ``ValueError`` if the pictures do not divide into patches."""
+    """One position per patch of a picture or of each frame of a clip; exact up to rounding.
+
+    Raises ``ValueError`` if the pictures do not divide into patches.
+    """
 
     def __init__(self, media: Medium, settings: Patches) -> None:
         super().__init__()
         self.media, self.settings, self.patch = media, settings, settings.patch
-        grid = check_grid(media.size, (self.patch, self.patch))
+        grid = check_grid(media.size, (*(1 for _ in media.size[:-2]), self.patch, self.patch))
         self.layout = Layout(grid, self.patch * self.patch * media.channels, axes=media.axes)
 
     def extra_repr(self) -> str:
@@ -84,19 +88,19 @@ class PatchTokenizer(Tokenizer):
         return each.flatten(1).sum(1)
 
     def _patches(self, maps: Tensor) -> Tensor:
-        """``(B, C, H, W)`` to ``(B, N, p p C)``."""
-        p, (rows, columns) = self.patch, self.layout.grid
-        split = maps.reshape(len(maps), self.media.channels, rows, p, columns, p)
-        return split.permute(0, 2, 4, 3, 5, 1).reshape(len(maps), self.layout.positions, self.layout.channels)
+        """``(B, C, *size)`` to ``(B, N, p p C)``."""
+        p, (rows, columns) = self.patch, self.layout.grid[-2:]
+        split = maps.reshape(len(maps), self.media.channels, -1, rows, p, columns, p)
+        return split.permute(0, 2, 3, 5, 4, 6, 1).reshape(len(maps), self.layout.positions, self.layout.channels)
 
     def _maps(self, patches: Tensor) -> Tensor:
         """The inverse of :meth:`_patches`."""
-        p, (rows, columns) = self.patch, self.layout.grid
-        split = patches.reshape(len(patches), rows, columns, p, p, self.media.channels)
-        return split.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), *self.media.shape)
+        p, (rows, columns) = self.patch, self.layout.grid[-2:]
+        split = patches.reshape(len(patches), -1, rows, columns, p, p, self.media.channels)
+        return split.permute(0, 6, 1, 2, 4, 3, 5).reshape(len(patches), *self.media.shape)
 
     def encode(self, media: Tensor) -> Tokens:
-        """``(B, C, H, W)`` in [-1, 1] to ``(B, N, p p C)``, without noise."""
+        """``(B, C, *size)`` in [-1, 1] to ``(B, N, p p C)``, without noise."""
         self.check(media)
         return Tokens(self._to_tokens(self._patches(media.float())), self.layout)
 
@@ -120,7 +124,7 @@ class PatchTokenizer(Tokenizer):
         return Tokens(self._to_tokens((cached.values + noise - 0.5) * WIDTH - 1), self.layout)
 
     def decode(self, tokens: Tokens) -> Tensor:
-        """Tokens, or levels of :meth:`encode_to_cache`, to ``(B, C, H, W)``, clamped to [-1, 1]."""
+        """Tokens, or levels of :meth:`encode_to_cache`, to ``(B, C, *size)``, clamped to [-1, 1]."""
         tokens = self.mean_cached(tokens)
         self.check_tokens(tokens)
         return self._maps(self._to_values(tokens.values)).clamp(-1, 1)
@@ -138,7 +142,6 @@ class Patches(TokenizerSettings, family="tokenizer", name="patches"):
         dequantize: Whether uniform noise of a level's width is added to training tokens, for heads that are judged by likelihood.
     """
 
-    axes: ClassVar[Axes | None] = ALONG_ROWS
     fixed: ClassVar[bool] = True
     patch: int = Field(default=4, ge=1)
     mean: float = 0.0
@@ -147,5 +150,7 @@ class Patches(TokenizerSettings, family="tokenizer", name="patches"):
     dequantize: bool = False
 
     def build(self, media: Medium, stages: Mapping[str, Tokenizer] | None = None) -> PatchTokenizer:
-        """The tokenizer for pictures of this format."""
+        """The tokenizer for pictures or clips of this format. Raises ``ValueError`` for media without rows and columns."""
+        if media.axes not in (ALONG_ROWS, ALONG_FRAMES):
+            raise ValueError(f"the tokenizer patches is for pictures and clips, not {media}: choose tokenizer: kl for audio")
         return PatchTokenizer(media, self)
