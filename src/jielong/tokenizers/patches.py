@@ -3,8 +3,8 @@
 A token holds the ``p x p x C`` values of a patch in the order row, column, channel, standardised: ``(x - mean) / std``. Of a clip, a patch
 is of one frame. With dequantisation ``(u - 1/2) w`` is added to training values, ``u ~ U(0, 1)`` for each and ``w = 2 / 255`` the distance
 of two levels: the mean log-density of such tokens is a lower bound on the log-probability of 8-bit pictures (Theis et al., arXiv
-1511.01844, section 3.1). With ``logit`` the
-value that is standardised is RealNVP's (1605.08803, section 4.1), in which all numbers are pictures:
+1511.01844, section 3.1). With ``logit`` the value
+that is standardised is RealNVP's (1605.08803, section 4.1), in which all numbers are pictures:
 
     y = alpha + (1 - 2 alpha) (x + 1 + w/2) / (2 + w)        x -> ln y - ln(1 - y)
 """
