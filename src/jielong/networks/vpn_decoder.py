@@ -31,6 +31,10 @@ from jielong.networks.pixel_grid import PixelGrid
 from jielong.networks.repeated import RepeatedBlock
 
 
+MEMORY = 0.125
+"""About the root mean square of a new LSTM's states: the first weights of what reads them make up for it."""
+
+
 class DecoderBlock(RepeatedBlock):
     """One block of both stacks: ``(B, F, H, W)`` each; ``F / 2`` is a multiple of ``colours``, the positions of a pixel.
 
@@ -52,8 +56,9 @@ class DecoderBlock(RepeatedBlock):
     @torch.no_grad()
     def initialise(self, depth: int) -> None:
         """Initialise all weights (table in :mod:`jielong.networks.gated`), for a stack of ``depth`` blocks."""
-        for layer in (self.enter_vertical, self.enter_horizontal, self.past):
-            initialise(layer)
+        initialise(self.enter_vertical)
+        initialise(self.enter_horizontal)
+        initialise(self.past, math.sqrt(0.5) / MEMORY)
         for leave in (self.leave_vertical, self.leave_horizontal):
             if leave is not None:
                 initialise(leave, 1 / math.sqrt(depth))
@@ -233,13 +238,15 @@ class IndependentDecoder(nn.Module):
 
     def __init__(self, grid: PixelGrid, width: int, features: int, layers: int, unit: Unit) -> None:
         super().__init__()
+        self.enter = nn.Conv2d(features, features, 1, bias=False)
         self.blocks = nn.ModuleList(MultiplicativeBlock(features, unit, depth=layers) for _ in range(layers))
         self.out = nn.Conv2d(features, grid.colours * width, 1)
+        initialise(self.enter, 1 / MEMORY)
         initialise(self.out)
 
     def forward(self, pixels: Tensor, past: Tensor) -> Tensor:
         """As :meth:`PixelDecoder.forward`; the known pixels are not read."""
-        x = past
+        x = self.enter(past)
         for block in self.blocks:
             x = block(x)
         return F.silu(self.out(F.silu(x)))
