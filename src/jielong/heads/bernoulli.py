@@ -5,7 +5,8 @@ digits, arXiv 1610.00527, section 5.1):
 
     H(z, y) = -(z ln y + (1 - z) ln(1 - y))
 
-It is least at ``y = z``, where it is the entropy ``H(z, z)`` and not 0. Of two levels it is the negative log-likelihood, of more not.
+It is least at ``y = z`` (:mod:`jielong.evaluation.soft_targets` measures both), where it is the entropy ``H(z, z)`` and not 0.
+Of two levels it is the negative log-likelihood, of more not.
 """
 
 from __future__ import annotations
@@ -21,12 +22,6 @@ from jielong.core.rng import PerSampleRNG
 from jielong.core.tokens import Layout
 from jielong.heads.base import NO_CONTEXT, Head, HeadContext, HeadSettings, SampleOutput
 from jielong.heads.softmax import vocabulary_of
-
-
-def least_cross_entropy(levels: Tensor, vocabulary: int) -> Tensor:
-    """``H(z, z)`` of levels in ``[0, V)``, in nats: what no prediction is below; 0 of the first and the last level."""
-    share = levels.double() / (vocabulary - 1)
-    return -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share))
 
 
 class Bernoulli(HeadSettings, family="head", name="bernoulli"):
@@ -70,10 +65,6 @@ class BernoulliHead(Head):
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             return F.binary_cross_entropy_with_logits(logits, self._shares(targets, logits), reduction="none").mean(-1)
-
-    def least_loss(self, targets: Tensor) -> Tensor:
-        """What the loss of no prediction is below, mean over the channels: levels ``(..., C)`` to ``(...)``."""
-        return least_cross_entropy(targets, self.vocabulary).mean(-1)
 
     def nats_a_value(self, loss: float) -> float | None:
         """The loss, of two levels."""

@@ -30,7 +30,6 @@ from jielong.networks.pixel_cache import Map, PixelCache, by_colour
 from jielong.networks.pixel_grid import PixelGrid
 from jielong.networks.repeated import RepeatedBlock
 
-
 MEMORY = 0.125
 """About the root mean square of a new LSTM's states: the first weights of what reads them make up for it."""
 
