@@ -115,11 +115,11 @@ class ResidualEncoder(VectorEncoder):
         widths = config.channels[::-1]
         super().__init__(widths[-1])
         self.grid = sizes.grid
-        start = coarsest(sizes, len(widths) - 1, "residual")
+        rows, columns = coarsest(sizes, len(widths) - 1, "residual")
         self.input = _scaled(nn.Conv2d(sizes.channels, widths[0], 1), 1)
         self.stages = nn.ModuleList(nn.Sequential(*(_Block(width, config) for _ in range(config.blocks))) for width in widths)
         self.changes = nn.ModuleList(_scaled(nn.Conv2d(a, b, 1, bias=False), 1) for a, b in pairwise(widths))
-        self.basis = _scaled(nn.Conv2d(widths[-1], widths[-1], start, groups=widths[-1], bias=False), 1)
+        self.basis = _scaled(nn.Conv2d(widths[-1], widths[-1], (rows, columns), groups=widths[-1], bias=False), 1)
         self.output = _scaled(nn.Linear(widths[-1], widths[-1]), 1)
 
     def forward(self, tokens: Tensor) -> Tensor:
