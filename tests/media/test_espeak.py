@@ -38,6 +38,21 @@ def test_speech_is_as_long_as_its_text() -> None:
     assert espeak.speak("no")[0].shape[1] == pytest.approx(short.shape[1], rel=0.05)
 
 
+def test_phonemes_have_their_times() -> None:
+    speech = espeak.speak_timed("Please open the blue door.")
+    symbols = [each.symbol.strip("ˈˌ") for each in speech.phonemes if each.symbol]
+    assert symbols[:4] == ["p", "l", "iː", "z"]
+    assert {"b", "uː", "d"} <= set(symbols)
+    times = [time for each in speech.phonemes for time in (each.start, each.end)]
+    assert times == sorted(times)
+    assert times[-1] == pytest.approx(speech.waveform.shape[1] / speech.rate, abs=0.01)
+    loud = [speech.waveform[0, int(each.start * speech.rate) : int(each.end * speech.rate)].square().mean() for each in speech.phonemes]
+    level = list(zip(loud, (each.symbol.strip("ˈˌ") for each in speech.phonemes), strict=True))
+    vowels = [each for each, symbol in level if symbol in ("iː", "oʊ", "uː", "ɔːɹ")]
+    quiet = [each for each, symbol in level if symbol in ("p", "")]
+    assert min(vowels) > 2 * max(quiet)
+
+
 def test_a_language_is_known_by_its_tag() -> None:
     assert espeak.phonemes("hôtel", "fr-fr") == espeak.phonemes("hôtel", "fr")
     assert espeak.phonemes("schedule", "en-gb") != espeak.phonemes("schedule", "en-us")

@@ -17,6 +17,7 @@ from jielong.config.yaml_text import read_mapping
 from jielong.config.zoo import card_line, description, kind_text, zoo
 
 SETS = {
+    "avatars": ("video", "64 faces that say sentences with their sound, blink and smile, 25 frames of 64 x 64; ships with jielong-zoo"),
     "digits": ("video", "two handwritten digits that bounce, drawn when read, 20 frames of 64 x 64, grey; ships with jielong-zoo"),
     "emoji": ("image", "drawings of emoji with captions, 64 x 64, in two styles; ships with jielong-zoo"),
     "emoji-full": ("image", "the same with two more styles; build it once by: jielong data build emoji-full"),

@@ -349,6 +349,7 @@ def _sounds() -> Source:
 
 
 BUILT_IN: dict[str, Callable[[], Source]] = {
+    "avatars": partial(_shipped, "avatars", "video", "avatars"),
     "digits": _digits,
     "emoji": _emoji,
     "emoji-full": partial(_with_writing, "emoji-full", "`jielong data build emoji-full` (needs npm)"),

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from jielong.core.files import write_bytes
+from jielong.media.ogg import with_serial
 from jielong.media.reading.libraries import library
 from jielong.media.reading.sound import G722_RATE
 
@@ -116,7 +117,7 @@ def encode_audio(waveform: Tensor, rate: int, suffix: str = ".wav") -> bytes:
     except soundfile.LibsndfileError as error:
         reason = str(error).rpartition(" : ")[2]  # behind the name of the buffer
         raise ValueError(f"{suffix} cannot hold sound of {len(waveform)} channels at {rate:,} samples a second: {reason}") from error
-    return buffer.getvalue()
+    return with_serial(buffer.getvalue()) if form == "OGG" else buffer.getvalue()
 
 
 def _wave(waveform: Tensor, rate: int) -> bytes:

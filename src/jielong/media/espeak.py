@@ -11,12 +11,14 @@ import os
 import re
 import threading
 import unicodedata
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 _SYNCHRONOUS, _DO_NOT_EXIT, _UTF8, _IPA, _BY_CHARACTER = 2, 0x8000, 1, 2, 1
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+_PHONEME_EVENTS, _EVENTS_IN_IPA, _LAST_EVENT, _PHONEME = 1, 2, 0, 7
 # A mark inside a number or a name (3.5, e.g.) is read by eSpeak; one before a space or the end is punctuation, and kept.
 _MARKS = re.compile(r"([.,;:!?…]+)(?=\s|$)")
 _USUAL = str.maketrans(
@@ -45,6 +47,53 @@ class EspeakError(RuntimeError):
     """eSpeak NG is missing or does not work; the message says what to install."""
 
 
+class _Identifier(ctypes.Union):
+    _fields_ = (("number", ctypes.c_int), ("name", ctypes.c_char_p), ("phoneme", ctypes.c_char * 8))
+
+
+class _Event(ctypes.Structure):
+    """``espeak_EVENT`` of its header ``speak_lib.h``; ``milliseconds`` is the place in the sound."""
+
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("type", "message", "text_position", "length", "milliseconds", "sample")),
+        ("user_data", ctypes.c_void_p),
+        ("id", _Identifier),
+    )
+
+
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+
+
+@dataclass(frozen=True)
+class SpokenPhoneme:
+    """A phoneme of synthetic speech.
+
+    Attributes:
+        symbol: Of the International Phonetic Alphabet, with marks of stress; empty for a pause.
+        start: Seconds at which it begins.
+        end: Seconds at which the next one begins, or the speech ends.
+    """
+
+    symbol: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, eq=False)
+class Speech:
+    """Synthetic speech.
+
+    Attributes:
+        waveform: ``(1, T)`` float32 in [-1, 1].
+        rate: Samples a second.
+        phonemes: In their order; what eSpeak NG says of the times at which it speaks them.
+    """
+
+    waveform: Tensor
+    rate: int
+    phonemes: tuple[SpokenPhoneme, ...]
+
+
 class _Voice(ctypes.Structure):
     _fields_ = (("name", ctypes.c_char_p), ("languages", ctypes.c_void_p), ("identifier", ctypes.c_char_p))  # further fields are not used
 
@@ -60,7 +109,8 @@ def _library() -> tuple[ctypes.CDLL, int]:
     library.espeak_TextToPhonemes.restype = ctypes.c_char_p
     library.espeak_TextToPhonemes.argtypes = [ctypes.POINTER(ctypes.c_void_p), ctypes.c_int, ctypes.c_int]
     library.espeak_GetCurrentVoice.restype = ctypes.POINTER(_Voice)
-    rate = library.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), _DO_NOT_EXIT)
+    options = _DO_NOT_EXIT | _PHONEME_EVENTS | _EVENTS_IN_IPA
+    rate = library.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), options)
     if rate < 1:
         raise EspeakError("eSpeak NG is installed but cannot read its data: pip install --force-reinstall espeakng-loader")
     return library, rate
@@ -229,7 +279,13 @@ def _spoken(library: ctypes.CDLL, text: str) -> str:
 
 
 def speak(text: str, voice: str = "en-us") -> tuple[Tensor, int]:
-    """Speech of a text: ``(1, T)`` float32 in [-1, 1], and its sample rate.
+    """Speech of a text: ``(1, T)`` float32 in [-1, 1], and its sample rate; as :func:`speak_timed`."""
+    speech = speak_timed(text, voice)
+    return speech.waveform, speech.rate
+
+
+def speak_timed(text: str, voice: str = "en-us") -> Speech:
+    """Speech of a text, and when each phoneme is spoken.
 
     Args:
         text: The text.
@@ -240,10 +296,16 @@ def speak(text: str, voice: str = "en-us") -> tuple[Tensor, int]:
         ValueError: if there is no such voice, or the text holds a letter, a number or a symbol that is not read in its language.
     """
     spoken: list[int] = []
+    begun: list[tuple[float, str]] = []
 
-    def collect(samples: ctypes._Pointer[ctypes.c_short] | None, count: int, events: int | None) -> int:
+    def collect(samples: ctypes._Pointer[ctypes.c_short] | None, count: int, events: ctypes._Pointer[_Event]) -> int:
         if samples:
             spoken.extend(samples[:count])
+        place = 0
+        while events and (event := events[place]).type != _LAST_EVENT:
+            if event.type == _PHONEME:
+                begun.append((event.milliseconds / 1000, event.id.phoneme.decode("utf-8", errors="ignore")))
+            place += 1
         return 0
 
     with _lock:
@@ -256,4 +318,6 @@ def speak(text: str, voice: str = "en-us") -> tuple[Tensor, int]:
         library.espeak_Synchronize()
     if failed:
         raise EspeakError(f"eSpeak NG failed on {text!r}")
-    return torch.tensor(spoken, dtype=torch.float32)[None] / 32768, rate
+    ends = [*begun, (len(spoken) / rate, "")]
+    timed = tuple(SpokenPhoneme(symbol, start, end) for (start, symbol), (end, _) in pairwise(ends) if end > start)
+    return Speech(torch.tensor(spoken, dtype=torch.float32)[None] / 32768, rate, timed)

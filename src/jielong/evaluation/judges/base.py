@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -38,7 +38,7 @@ class JudgedItems:
 
     made: Tensor
     real: Tensor
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[dict[str, Any]]
     medium: Medium
 
 

@@ -18,6 +18,7 @@ from jielong.core.locks import one_writer
 from jielong.data.built import BuildError, built_path
 from jielong.data.source import DataError
 from jielong.data.table import write_table
+from jielong_zoo.builders.avatars.dataset import Avatars, build_avatars
 from jielong_zoo.builders.debian import download, unpack
 from jielong_zoo.builders.digits import build_digits
 from jielong_zoo.builders.emoji import SIZE, Concept, Drawing, concept_key, encode_drawing, write_set
@@ -57,6 +58,7 @@ SYNTHETIC = "synthetic-speech"
 FACES = "faces"
 ICONS = "icons"
 STROKES = "strokes"
+AVATARS = "avatars"
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,12 @@ def build_set(
     faces: Faces | None = None,
     icons: Icons | None = None,
     strokes: Strokes | None = None,
+    avatars: Avatars | None = None,
 ) -> Path:
     """Build a data set in the user's cache, with its licence beside it; a file is replaced only once it is complete.
 
     Args:
-        name: One of :data:`BUILDERS`, ``faces``, ``icons``, ``strokes`` or ``synthetic-speech``.
+        name: One of :data:`BUILDERS`, ``avatars``, ``faces``, ``icons``, ``strokes`` or ``synthetic-speech``.
         packages: Folder of unpacked npm packages (a ``node_modules``), or of Debian packages (``.deb`` files, or their unpacked contents);
             of ``icons`` also the folder of the theme. By default they are downloaded with ``npm`` or ``apt-get``.
         progress: Called with the number of items so far.
@@ -94,6 +97,7 @@ def build_set(
         faces: Settings of ``faces``; for no other set.
         icons: Settings of ``icons``; for no other set.
         strokes: Settings of ``strokes``; for no other set.
+        avatars: Settings of ``avatars``; for no other set.
 
     Returns:
         The Parquet file.
@@ -108,6 +112,8 @@ def build_set(
         raise DataError(f"size and count are for the set {FACES!r}; {name!r} takes none of them")
     if icons is not None and name != ICONS:
         raise DataError(f"themes and their sizes are for the set {ICONS!r}; {name!r} takes none of them")
+    if avatars is not None and name != AVATARS:
+        raise DataError(f"the count of clips is for the set {AVATARS!r}; {name!r} does not take it")
     if strokes is not None and name != STROKES:
         raise DataError(f"the most strokes of a character are for the set {STROKES!r}; {name!r} does not take them")
     if icons is not None and icons.theme not in THEMES:
@@ -117,11 +123,16 @@ def build_set(
             raise DataError(f"{name!r} needs no packages: it is synthesized; omit packages")
         with one_writer(built_path(name)):
             return _build_synthetic(speech or Speech(), progress)
-    if name not in (*BUILDERS, FACES, ICONS, STROKES):
-        raise DataError(f"there is no set called {name!r} to build; {nearest(name, [*BUILDERS, FACES, ICONS, STROKES, SYNTHETIC])}")
+    known = [*BUILDERS, FACES, ICONS, STROKES, AVATARS, SYNTHETIC]
+    if name not in known:
+        raise DataError(f"there is no set called {name!r} to build; {nearest(name, known)}")
     if speech is not None:
         raise DataError(f"minutes, synthesizers and texts are for the set {SYNTHETIC!r}; {name!r} takes none of them")
     faces, icons, strokes = faces or Faces(), icons or Icons(), strokes or Strokes()
+    if name == AVATARS:
+        avatars = avatars or Avatars()
+        with one_writer(built_path(avatars.name)):
+            return build_avatars(packages, progress, avatars)
     if name == STROKES:
         with one_writer(built_path(strokes.name)):
             return build_strokes(packages, progress, strokes)

@@ -1,0 +1,1 @@
+"""The set `avatars`: faces whose mouths follow the phonemes of speech."""
