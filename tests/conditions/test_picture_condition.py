@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,9 @@ from jielong.system.editing import EditError
 MEDIUM = image_medium(3, (16, 16))
 
 
-def built(name: str, noisy: bool = True, into: str = "positions") -> System:
+def built(name: str, noisy: bool = True, into: str = "positions", more: Sequence[str] = ()) -> System:
     """A recipe's system with random weights."""
-    recipe = load(name, [f"condition.composite.parts.picture.into={into}"])
+    recipe = load(name, [f"condition.composite.parts.picture.into={into}", *more])
     torch.manual_seed(0)
     tokenizer = build_tokenizer(recipe, MEDIUM)
     generator = build_generator(recipe, tokenizer, []).eval()
@@ -100,6 +101,32 @@ def test_states_are_all_tokens_of_the_source() -> None:
     assert given.states.shape[1] == 256 + 1
     first = pictures(2)
     assert not torch.equal(loss(system, first), loss(system, first.flip(0)))
+
+
+FLUX2 = "head.flow_matching.network={flux2: {layers: 1, single_layers: 1, width: 32, heads: 2}}"
+
+
+def test_references_stand_in_one_sequence_with_the_tokens_that_are_drawn() -> None:
+    """Read by FLUX.2's network, left out for items without a picture, and the same in every batch."""
+    system = built("editing-flow-tiny", into="references", more=(FLUX2,))
+    generator, condition = _parts(system)
+    assert generator.placed is None
+    first, second = pictures(2)
+    given = condition(condition.prepare([{"text": "x", "picture": first}, {"text": "a longer text"}]))
+    count = system.tokenizer.layout.positions
+    assert given.references.mask.tolist() == [[True] * count, [False] * count]
+    assert given.references.coords[-1].tolist() == [10, *system.tokenizer.layout.coordinates()[-1].tolist()]
+    assert not condition.with_nulls(given, torch.tensor([True, False])).references.mask.any()
+    values = [{"text": "red", "picture": first}, {"text": "a longer text", "picture": second}, {"text": "blue"}]
+    config = SamplingConfig(guidance=2.0, num_inference_steps=2)  # type: ignore[arg-type]
+    drawn = system.generate_tokens(values, sampling=config, seed=1).values
+    for row, value in enumerate(values):
+        alone = system.generate_tokens([value], sampling=config, seed=1, indices=[row]).values
+        torch.testing.assert_close(drawn[row], alone[0], rtol=1e-3, atol=1e-3)
+    other = system.generate_tokens([{**values[0], "picture": second}], sampling=config, seed=1).values
+    assert not torch.allclose(drawn[0], other[0], atol=1e-2)
+    with pytest.raises(RecipeError, match="into: references puts the picture's tokens into the sequence of a network that reads them"):
+        load("editing-flow-tiny", ["condition.composite.parts.picture.into=references"])
 
 
 def test_guidance_compares_with_the_picture_alone() -> None:

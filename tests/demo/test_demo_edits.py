@@ -64,10 +64,11 @@ def test_edits_are_shown_with_their_region_and_command(tmp_path: Path) -> None:
 
 
 def test_what_the_steps_of_an_order_are_depends_on_the_tokens(tmp_path: Path) -> None:
-    codes, vectors = (replace(strategy("a", discrete, 0.8, []), order="next_scale") for discrete in (True, False))
+    traced = {True: [a_trace("x", 4)], False: [noise_to_picture("x", 4)]}
+    codes, vectors = (replace(strategy("a", discrete, 0.8, traced[discrete]), order="next_scale") for discrete in (True, False))
     texts = [render(replace(a_report(tmp_path), strategies=[each])) for each in (codes, vectors)]
-    assert ["residual" in text for text in texts] == [True, False]
-    assert ["denoised together" in text for text in texts] == [False, True]
+    assert ["encode the residual of their sum" in text for text in texts] == [True, False]
+    assert ["Those of a scale are denoised together" in text for text in texts] == [False, True]
 
 
 # --- the edits ------------------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from diffusers.models import DiTTransformer2DModel, Flux2Transformer2DModel, SD3
 from torch import Tensor, nn
 
 from jielong.core.tokens import Layout
-from jielong.networks.conditioning import Conditioning
+from jielong.networks.conditioning import Conditioning, References
 from jielong.networks.dit import DiT
 from jielong.networks.flux2 import Flux2
 from jielong.networks.mmdit import MMDiT
@@ -198,10 +198,8 @@ def test_flux2(references: int) -> None:
     coords, others = Layout((3, 4)).coordinates(), Layout((2, 3)).coordinates()[:references]
     places, at = nn.functional.pad(coords, (1, 1)), nn.functional.pad(others, (1, 0), value=10)
     words = nn.functional.pad(torch.arange(LENGTH)[:, None], (3, 0))
-    of_states = torch.cat([torch.zeros(LENGTH, 3, dtype=torch.long), at])
-    condition = Conditioning(
-        torch.cat([text, pictures], 1), torch.ones(B, LENGTH + references, dtype=torch.bool), text[:, 0], coords=of_states
-    )
+    of_pictures = References(pictures, torch.ones(B, references, dtype=torch.bool), at)
+    condition = Conditioning(text, torch.ones(B, LENGTH, dtype=torch.bool), text[:, 0], references=of_pictures)
     with torch.no_grad():
         sequence, where = torch.cat([tokens, pictures], 1), torch.cat([places, nn.functional.pad(at, (0, 1))])
         wanted = theirs(sequence, text, TIMES[:, 0], where, words).sample[:, :12]

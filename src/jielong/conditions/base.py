@@ -100,7 +100,8 @@ class Condition(nn.Module, ABC, Generic[Value, Prepared]):
         pooled = torch.where(dropped[:, None], null.pooled.to(conditioning.pooled.dtype), conditioning.pooled)
         positions = None if conditioning.positions is None else conditioning.positions.masked_fill(dropped[:, None, None], 0)
         states_and_mask = _replaced(conditioning.states, conditioning.mask, null.states, dropped)
-        return Conditioning(*states_and_mask, pooled, aligned, conditioning.coords, positions, conditioning.causal)
+        references = conditioning.references and conditioning.references.without(dropped)
+        return Conditioning(*states_and_mask, pooled, aligned, references, positions, conditioning.causal)
 
     def unconditional(self, batch: int, device: torch.device | str | None = None) -> Conditioning:
         """The null vector of every item, ``(B, 1, width)``."""
@@ -197,6 +198,11 @@ class ConditionSettings(Part):
     def token_states(self) -> bool:
         """Whether an item has several states, such as those of its text's tokens, and not one vector alone."""
         return not self.one_vector
+
+    @property
+    def gives_references(self) -> bool:
+        """Whether it has :attr:`Conditioning.references`, which only some networks read."""
+        return False
 
     @property
     def alignment(self) -> Alignment | None:

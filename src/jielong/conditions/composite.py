@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 import torch
@@ -128,12 +129,15 @@ class CompositeCondition(Condition[Mapping[str, object], dict[str, PartInputs]])
 
     def embed(self, prepared: dict[str, PartInputs], dropped: Tensor | None = None) -> Conditioning:
         """States of all conditions, ``(B, L, width)``; those ``dropped``, ``(B, conditions)`` bool, are replaced by null vectors."""
-        parts, aligned, positions = list[Conditioning](), None, list[Tensor]()
+        parts, aligned, positions, references = list[Conditioning](), None, list[Tensor](), None
         for index, (name, part) in enumerate(self._parts.items()):
             found = _embed_part(part, prepared[name], None if dropped is None else dropped[:, index])
             parts.append(Conditioning(self.maps[name](found.states) + self.kinds[name], found.mask, self.maps[name](found.pooled)))
             if found.positions is not None:
                 positions.append(F.linear(found.positions, self._map(name).weight))  # without bias: zeros are no vector
+            if found.references is not None:  # of one part, since a composite has at most one picture
+                states = self.maps[name](found.references.states) + self.kinds[name]
+                references = replace(found.references, states=states)
             if found.aligned_states is not None:
                 aligned = AlignedStates(self.maps[name](found.aligned_states.states) + self.kinds[name], found.aligned_states.mask)
         return Conditioning(
@@ -141,7 +145,8 @@ class CompositeCondition(Condition[Mapping[str, object], dict[str, PartInputs]])
             torch.cat([part.mask for part in parts], 1),
             torch.stack([part.pooled for part in parts]).sum(0),
             aligned,
-            positions=torch.stack(positions).sum(0) if positions else None,
+            references,
+            torch.stack(positions).sum(0) if positions else None,
         )
 
     def _map(self, name: str) -> nn.Linear:
@@ -176,12 +181,19 @@ def _embed_part(part: Condition, inputs: PartInputs, dropped: Tensor | None) -> 
         blank = null.aligned_states.padded(given.aligned_states.states.shape[1])
         states = blank.states.to(given.aligned_states.states.dtype).index_copy(0, rows, given.aligned_states.states)
         aligned = AlignedStates(states, blank.mask.index_copy(0, rows, given.aligned_states.mask))
+    references = given.references
+    if references is not None:
+        none = references.of_none(len(null))
+        references = replace(
+            none, states=none.states.index_copy(0, rows, references.states), mask=none.mask.index_copy(0, rows, references.mask)
+        )
     return Conditioning(
         null.states.to(given.states.dtype).index_copy(0, rows, given.states),
         null.mask.index_copy(0, rows, given.mask),
         null.pooled.to(given.pooled.dtype).index_copy(0, rows, given.pooled),
         aligned,
-        positions=None
+        references,
+        None
         if given.positions is None
         else given.positions.new_zeros(len(null), *given.positions.shape[1:]).index_copy(0, rows, given.positions),
     )
@@ -232,6 +244,11 @@ class Composite(ConditionSettings, family="condition", name="composite"):
     def token_states(self) -> bool:
         """See :attr:`ConditionSettings.token_states`: those of its parts."""
         return any(part.token_states for part in self.parts)
+
+    @property
+    def gives_references(self) -> bool:
+        """See :attr:`ConditionSettings.gives_references`: those of its parts."""
+        return any(part.gives_references for part in self.parts)
 
     @property
     def alignment(self) -> Alignment | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -18,7 +20,7 @@ from jielong.data.linked import SOURCE
 from jielong.data.pairs import source_identity, source_media, without_source
 from jielong.media.kinds.base import kind_of
 from jielong.media.reading.pictures import read_image
-from jielong.networks.conditioning import Conditioning
+from jielong.networks.conditioning import Conditioning, References
 from jielong.networks.embedding import PositionEmbedding, embedding_of
 
 if TYPE_CHECKING:
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
     from jielong.tokenizers.base import Tokenizer
 
 Into = Literal["positions", "states"]
+PictureInto = Literal["positions", "states", "references"]
+TIME = 10
+"""Of a reference picture's tokens, as FLUX.2's first has; those that are drawn are at 0."""
+AXES = 2
+"""Of the grid of a reference picture's tokens."""
 
 
 class PictureFileInput(ConditionInput):
@@ -110,7 +117,8 @@ class PictureCondition(PictureReadingCondition[Tensor]):
     """The picture's tokens by the generator's own tokenizer, embedded.
 
     As ``positions`` their vectors are added to the inputs at their positions, since source and target have one layout; as ``states`` they
-    are a sequence that the backbone attends to. A dropped picture is the null vector, and no vectors along positions.
+    are a sequence that the backbone attends to; as ``references`` they stand in one sequence with the tokens that are drawn. A dropped
+    picture is the null vector, and no vectors along positions or references.
 
     Args:
         tokenizer: The generator's; its weights are not the condition's. Continuous tokens are the means.
@@ -121,13 +129,14 @@ class PictureCondition(PictureReadingCondition[Tensor]):
 
     kept_by_guidance = True
 
-    def __init__(self, tokenizer: Tokenizer, width: int, cfg_dropout: float, into: Into) -> None:
+    def __init__(self, tokenizer: Tokenizer, width: int, cfg_dropout: float, into: PictureInto) -> None:
         super().__init__(tokenizer, width, cfg_dropout)
         layout = tokenizer.layout
         self.positioned = into == "positions"
         self.embedding = embedding_of(layout, width)
-        self.places = None if self.positioned else PositionEmbedding(layout.extents, width)
-        self.length = 1 if self.positioned else layout.positions
+        self.references = into == "references"
+        self.places = PositionEmbedding(layout.extents, width) if into == "states" else None
+        self.length = layout.positions if into == "states" else 1
 
     def media_of(self, data: MediaSet, rows: range) -> Tensor:
         """The sources."""
@@ -142,12 +151,14 @@ class PictureCondition(PictureReadingCondition[Tensor]):
         return self.encoded(values)
 
     def embed(self, prepared: Tensor) -> Conditioning:
-        """``(B, N, C)`` to a state an item and vectors along positions, or to ``N`` states."""
+        """``(B, N, C)`` to a state an item and vectors along positions or references, or to ``N`` states."""
         vectors: Tensor = self.embedding(prepared.to(self.null.device, self.null.dtype if prepared.is_floating_point() else prepared.dtype))
+        coords, mask = self.tokenizer.layout.coordinates(), torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device)
+        if self.references:
+            return replace(Conditioning.single(vectors.mean(1)), references=References(vectors, mask, F.pad(coords, (1, 0), value=TIME)))
         if self.places is None:
             return Conditioning.single(vectors.mean(1)).positioned(vectors)
-        states = vectors + self.places(self.tokenizer.layout.coordinates())
-        mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+        states = vectors + self.places(coords)
         return Conditioning(states, mask, states.mean(1))
 
 
@@ -156,19 +167,27 @@ class Picture(ConditionSettings, family="condition", name="picture"):
 
     Attributes:
         into: ``positions`` adds the source's tokens to the inputs position by position (InstructPix2Pix's channels); ``states`` gives them
-            to the backbone to attend to.
+            to the backbone to attend to; ``references`` puts them into one sequence with the tokens that are drawn, at a time of their
+            own, for a network that reads them (FLUX.2).
     """
 
     input: ClassVar[ConditionInput] = PICTURE
-    into: Into = "positions"
+    into: PictureInto = "positions"
 
     @property
     def token_states(self) -> bool:
         """See :attr:`ConditionSettings.token_states`: those of the source."""
         return self.into == "states"
 
+    @property
+    def gives_references(self) -> bool:
+        """See :attr:`ConditionSettings.gives_references`."""
+        return self.into == "references"
+
     def build(self, context: BuildContext = NO_CONTEXT) -> PictureCondition:
         """The condition. Raises ``ValueError`` without a tokenizer."""
         if context.tokenizer is None:
             raise ValueError("the condition picture reads the generator's tokens and needs its tokenizer")
+        if self.into == "references" and len(context.tokenizer.layout.extents) != AXES:
+            raise ValueError("condition.picture: into: references needs tokens on a grid of rows and columns: take states")
         return PictureCondition(context.tokenizer, self.width, self.cfg_dropout, self.into)

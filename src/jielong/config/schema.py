@@ -203,7 +203,14 @@ class Recipe(Config):
                 raise ValueError(f"sampling.{error}") from None
             if self.head is not None:
                 self.order.check_head(self.head)
-        if self.head is None or self.condition is None or self.condition.token_states:
+        if self.head is None or self.condition is None:
+            return
+        if self.condition.gives_references and not any(getattr(part, "reads_references", False) for part in _parts_inside(self.head)):
+            raise ValueError(
+                "condition.picture.into: references puts the picture's tokens into the sequence of a network that reads them, and this "
+                "head has none: take head: {flow_matching: {network: flux2}}, or into: positions"
+            )
+        if self.condition.token_states:
             return
         for part in _parts_inside(self.head):
             if reads := getattr(part, "reads_states", ""):

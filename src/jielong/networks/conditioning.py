@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -33,6 +33,28 @@ class AlignedStates:
 
 
 @dataclass(frozen=True)
+class References:
+    """Tokens of reference pictures, which stand in one sequence with those that are drawn (FLUX.2)."""
+
+    states: Tensor  # (B, R, W); those without a picture may hold anything
+    mask: Tensor  # (B, R) bool: false where an item has no picture
+    coords: Tensor  # (R, 3) time above 0, row and column, equal for all items, on the CPU
+
+    def change(self, states: Callable[[Tensor], Tensor]) -> References:
+        """The same with changed states and mask."""
+        return References(states(self.states), states(self.mask), self.coords)
+
+    def without(self, items: Tensor) -> References:
+        """The same for all but some items, ``(B,)`` bool."""
+        return References(self.states, self.mask & ~items[:, None], self.coords)
+
+    def of_none(self, batch: int) -> References:
+        """As many tokens for items without a picture."""
+        shape = (batch, *self.states.shape[1:])
+        return References(self.states.new_zeros(shape), self.mask.new_zeros(shape[:2]), self.coords)
+
+
+@dataclass(frozen=True)
 class Conditioning:
     """A batch of conditions; a backbone uses what its way of conditioning needs."""
 
@@ -40,8 +62,7 @@ class Conditioning:
     mask: Tensor  # (B, L) bool: true at states, false at padding
     pooled: Tensor  # (B, W): one vector of the whole condition
     aligned_states: AlignedStates | None = None  # states that are also added to the inputs position by position
-    # (L, 3) time, row and column of the states that are tokens of a picture, equal for all items, on the CPU; at time 0 they are none.
-    coords: Tensor | None = None
+    references: References | None = None  # tokens of reference pictures, for networks that read them beside the states
     positions: Tensor | None = None  # (B, N, W): vectors that are added to the inputs at the tokenizer's positions; zeros for none
     causal: bool = False  # whether a state sees only states before it, where they stand in the chain before the tokens
 
@@ -75,23 +96,23 @@ class Conditioning:
         """Some items of the batch: a slice, or their numbers ``(n,)``."""
         aligned = self.aligned_states and AlignedStates(self.aligned_states.states[index], self.aligned_states.mask[index])
         positions = None if self.positions is None else self.positions[index]
-        return Conditioning(self.states[index], self.mask[index], self.pooled[index], aligned, self.coords, positions, self.causal)
+        references = self.references and self.references.change(lambda each: each[index])
+        return Conditioning(self.states[index], self.mask[index], self.pooled[index], aligned, references, positions, self.causal)
 
     def to(self, device: torch.device | str) -> Conditioning:
         """The same on another device."""
         aligned = self.aligned_states and AlignedStates(self.aligned_states.states.to(device), self.aligned_states.mask.to(device))
         positions = None if self.positions is None else self.positions.to(device)
         states, mask, pooled = (each.to(device) for each in (self.states, self.mask, self.pooled))
-        return Conditioning(states, mask, pooled, aligned, self.coords, positions, self.causal)
+        references = self.references and self.references.change(lambda each: each.to(device))
+        return Conditioning(states, mask, pooled, aligned, references, positions, self.causal)
 
     def padded(self, length: int) -> Conditioning:
         """The same, padded to ``length`` states; unchanged if they are that long already."""
         missing = max(length - self.states.shape[1], 0)
         if missing == 0:
             return self
-        states, mask = F.pad(self.states, (0, 0, 0, missing)), F.pad(self.mask, (0, missing))
-        coords = None if self.coords is None else F.pad(self.coords, (0, 0, 0, missing))
-        return replace(self, states=states, mask=mask, coords=coords)
+        return replace(self, states=F.pad(self.states, (0, 0, 0, missing)), mask=F.pad(self.mask, (0, missing)))
 
     @staticmethod
     def cat(*parts: Conditioning) -> Conditioning:
@@ -105,10 +126,19 @@ class Conditioning:
             torch.cat([part.mask for part in parts]),
             torch.cat([part.pooled for part in parts]),
             _cat_aligned([part.aligned_states for part in parts]),
-            next((part.coords for part in parts if part.coords is not None), None),
+            _cat_references(parts),
             _cat_positions(parts),
             any(part.causal for part in parts),
         )
+
+
+def _cat_references(parts: Sequence[Conditioning]) -> References | None:
+    """None of the items of a part without."""
+    first = next((part.references for part in parts if part.references is not None), None)
+    if first is None:
+        return None
+    given = [first.of_none(len(part)) if part.references is None else part.references for part in parts]
+    return References(torch.cat([each.states for each in given]), torch.cat([each.mask for each in given]), first.coords)
 
 
 def _cat_positions(parts: Sequence[Conditioning]) -> Tensor | None:

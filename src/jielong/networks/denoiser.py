@@ -264,6 +264,11 @@ class NetworkSettings(Part):
         """By what it reads the states of a condition, as in ``condition: cross``; empty where it does not."""
         return ""
 
+    @property
+    def reads_references(self) -> bool:
+        """Whether it reads :attr:`Conditioning.references`."""
+        return False
+
     def check_condition(self, sizes: DenoiserSizes) -> None:
         """Raise ``ValueError`` if it :attr:`reads_states` and there is no condition."""
         if self.reads_states and sizes.condition is None:

@@ -3,9 +3,8 @@
 There is no paper; the structure is that of the public inference code. Double layers are those of :mod:`jielong.networks.mmdit` with SwiGLU
 and without biases; in single layers text and picture are one sequence, and attention and feed-forward part are computed side by side,
 from one linear map and into one. One map computes the vectors that modulate all layers of a kind. Positions are rotary over four axes:
-time, row, column, and place in the text. States of the condition with a time (:attr:`Conditioning.coords`) are tokens of reference
-pictures, which go with the picture's stream. Differences: the maps of times and hidden vectors have biases, and the guidance scale is no
-input.
+time, row, column, and place in the text. Tokens of reference pictures (:attr:`Conditioning.references`) go with the picture's stream.
+Differences: the maps of times and hidden vectors have biases, and the guidance scale is no input.
 """
 
 from __future__ import annotations
@@ -81,20 +80,16 @@ class Flux2Denoiser(BlockDenoiser):
 
     def with_condition(self, prepared: BlockCondition, condition: Conditioning, coords: Tensor) -> BlockCondition:
         """See :meth:`BlockDenoiser.with_condition`; references stand behind the picture."""
-        states, seen, batch = condition.states, condition.padding_mask, len(condition)
-        of_picture = torch.zeros(states.shape[1], dtype=torch.bool)
-        if condition.coords is not None:
-            of_picture = condition.coords[:, 0] > 0
-        text, references = self.of_text(states[:, ~of_picture]), self.of_reference(states[:, of_picture])
+        given, batch, n = condition.references, len(condition), prepared.states.shape[1]
+        text = self.of_text(condition.states)
+        references = text[:, :0] if given is None else self.of_reference(given.states)
         length, count = text.shape[1], references.shape[1]
         places = [F.pad(torch.arange(length)[:, None], (AXES - 1, 0)).to(coords.dtype), self.places(coords)]
-        if condition.coords is not None and count:
-            places.append(F.pad(condition.coords[of_picture], (0, 1)).to(coords.dtype))
-        rotation = None if self.rotary is None else self.rotary(torch.cat(places), states.device, prepared.states.dtype)
-        masks = (None, None) if seen is None else (seen[:, ~of_picture], seen[:, of_picture])
-        n = prepared.states.shape[1]
-        picture = joined(prepared.real, masks[1], batch, n, count)
-        real = joined(masks[0], picture, batch, length, n + count)
+        if given is not None:
+            places.append(F.pad(given.coords, (0, 1)).to(coords.dtype))
+        rotation = None if self.rotary is None else self.rotary(torch.cat(places), text.device, prepared.states.dtype)
+        picture = joined(prepared.real, None if given is None or bool(given.mask.all()) else given.mask, batch, n, count)
+        real = joined(condition.padding_mask, picture, batch, length, n + count)
         return replace(prepared, text=text, references=references, rotation=rotation, real=real)
 
     def predict(self, x: Tensor, times: Tensor | None, prepared: BlockCondition) -> Tensor:
@@ -130,6 +125,11 @@ class Flux2(BlockSettings, family="network", name="flux2"):
     def reads_states(self) -> str:
         """See :attr:`NetworkSettings.reads_states`."""
         return "it"
+
+    @property
+    def reads_references(self) -> bool:
+        """See :attr:`NetworkSettings.reads_references`."""
+        return True
 
     def network(self, sizes: DenoiserSizes) -> Flux2Denoiser:
         """See :meth:`NetworkSettings.build`."""
