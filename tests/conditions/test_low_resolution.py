@@ -176,7 +176,7 @@ def test_an_edit_shows_the_base_the_picture_as_its_training_pictures_are_reduced
 
 
 def test_a_trace_says_which_stage_it_shows(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    words = ["generate", str(trained[1]), "red", "--out", str(tmp_path / "out"), "--device", "cpu"]
+    words = ["generate", str(trained[1]), "--text", "red", "--out", str(tmp_path / "out"), "--device", "cpu"]
     for more, says in (([], False), (["--trace"], True)):
         done = CliRunner().invoke(app, [*words, *more])
         assert done.exit_code == 0, done.output
