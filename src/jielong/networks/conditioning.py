@@ -114,6 +114,14 @@ class Conditioning:
             return self
         return replace(self, states=F.pad(self.states, (0, 0, 0, missing)), mask=F.pad(self.mask, (0, missing)))
 
+    def compact(self) -> Conditioning:
+        """The same with padding behind the states of each item, for networks that number states: between those of two conditions too."""
+        if self.padding_mask is None:
+            return self
+        order = (~self.mask).long().argsort(dim=1, stable=True)
+        states = self.states.gather(1, order[..., None].expand_as(self.states))
+        return replace(self, states=states, mask=self.mask.gather(1, order))
+
     @staticmethod
     def cat(*parts: Conditioning) -> Conditioning:
         """Concatenate batches, padded to the longest. Raises ``ValueError`` without a batch."""

@@ -80,6 +80,7 @@ class Flux2Denoiser(BlockDenoiser):
 
     def with_condition(self, prepared: BlockCondition, condition: Conditioning, coords: Tensor) -> BlockCondition:
         """See :meth:`BlockDenoiser.with_condition`; references stand behind the picture."""
+        condition = condition.compact()
         given, batch, n = condition.references, len(condition), prepared.states.shape[1]
         text = self.of_text(condition.states)
         references = text[:, :0] if given is None else self.of_reference(given.states)
