@@ -75,6 +75,27 @@ def test_pixels_that_are_not_square_are_stretched() -> None:
     assert read(buffer.getvalue(), (16, 16))[0, 0].float().mean() > 240  # its centre of 8 x 16 stored pixels
 
 
+def test_transparency_of_webm_shows_the_background() -> None:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="webm") as file:
+        stream = file.add_stream("libvpx-vp9", rate=8, options={"auto-alt-ref": "0", "crf": "10", "b": "0"})
+        stream.width, stream.height, stream.pix_fmt, stream.metadata["alpha_mode"] = 32, 32, "yuva420p", "1"
+        picture = np.zeros((32, 32, 4), np.uint8)
+        picture[..., 0], picture[:16, :, 3] = 255, 255  # the upper half is red, the lower one clear
+        for number in range(8):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgba").reformat(format="yuva420p", dst_colorspace="ITU601")
+            frame.pts, frame.time_base = number, Fraction(1, 8)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    for first in (0, 5):
+        video = read_clip(
+            buffer.getvalue(), NAME, rate=8, fitted=lambda frame, _: to_bytes_tensor(frame), first=first, background="#0000ff"
+        )
+        assert video.shape[1] == 8 - first
+        assert video[:, -1, 4, 4].tolist() == pytest.approx([255, 0, 0], abs=6)
+        assert video[:, -1, 28, 28].tolist() == pytest.approx([0, 0, 255], abs=6)
+
+
 def test_sound_alone_is_no_video() -> None:
     for form, coding in (("mp4", "aac"), ("webm", "libopus"), ("matroska", "aac")):
         with pytest.raises(

@@ -31,6 +31,8 @@ _HIGH = 720
 """Rows from which an unmarked video has the colours of BT.709, and those of BT.601 below, as players assume."""
 _SPACES = {1: "ITU709", 4: "FCC", 5: "ITU601", 6: "ITU601", 7: "SMPTE240M", 9: "BT2020", 10: "BT2020"}
 """Matrix coefficients of ITU-T H.273 by their names in PyAV; others say nothing of them."""
+_CLEAR = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""Decoders that read transparency, by coding."""
 _USUAL_RATE = 25.0
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
@@ -128,7 +130,7 @@ def _timed(container: Any, stream: Any, name: str, origin: float | None, backgro
 def _decoded(container: Any, stream: Any, name: str) -> Iterator[Any]:
     count = 0
     try:
-        for frame in container.decode(stream):
+        for frame in _with_transparency(container, stream) if _is_clear(stream) else container.decode(stream):
             yield frame
             count += 1
     except Exception as error:
@@ -136,6 +138,18 @@ def _decoded(container: Any, stream: Any, name: str) -> Iterator[Any]:
             raise
         with naming(name, BrokenVideoError, f"is cut off or damaged behind its first {count:,} frames"):
             raise error
+
+
+def _is_clear(stream: Any) -> bool:
+    """Whether transparency lies beside the pictures, where the usual decoders do not look (WebM's ``AlphaMode``)."""
+    marks = {key.lower(): value for key, value in stream.metadata.items()}
+    return marks.get("alpha_mode") == "1" and stream.codec_context.name in _CLEAR
+
+
+def _with_transparency(container: Any, stream: Any) -> Iterator[Any]:
+    decoder = library("av", "video", "video").CodecContext.create(_CLEAR[stream.codec_context.name], "r")
+    for packet in container.demux(stream):
+        yield from decoder.decode(packet if packet.size else None)
 
 
 def _shown(frame: Any, start: float, end: float, name: str, stream: Any, background: str) -> Shown:
