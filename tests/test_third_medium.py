@@ -249,7 +249,7 @@ def test_the_last_frames_are_completed(trained: tuple[Path, Path], tmp_path: Pat
     upper = generator.complete(clip, "upper", classes="right", seed=1).tensor[0]
     assert torch.equal(upper[:, :, :8], rebuilt[:, :, :8])
     written = generator.complete(clip, "first", classes="right", count=2, seed=1).save(tmp_path)
-    again = open_data(tmp_path, frames=FRAMES).media([0, 1])
+    again = open_data(tmp_path, pictures=FRAMES).media([0, 1])
     assert [path.name for path in written] == ["0000.npy", "0001.npy"]
     expected = generator.complete(clip, "first", classes="right", count=2, seed=1).tensor
     torch.testing.assert_close(again, expected.clamp(-1, 1), atol=1 / 127, rtol=0)

@@ -18,7 +18,7 @@ from jielong.media.kinds.base import kind_of
 from jielong.media.results import ResultItem, Results
 
 PROVENANCE = "provenance.json"
-_ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,5}")
+_ENDING = re.compile(r"\.([A-Za-z][A-Za-z0-9]{0,5}|3gp)")
 _OWN = r"\d{4,}\.\w+|sheet\.png|trace\.(json|webp)|provenance\.json"
 _LARGEST = 1 << 26
 """Most bytes of a record that are read."""
