@@ -15,6 +15,7 @@ from pathlib import Path
 from written import write_or_check
 
 import jielong_zoo
+from jielong.config.data import settings_kind
 from jielong.config.recipe import built_in, load, parse
 from jielong.config.registry import Part
 from jielong.config.schema import Recipe
@@ -56,8 +57,8 @@ def tokens(recipe: Recipe) -> str:
 
 
 def medium(recipe: Recipe) -> str:
-    """``image`` or ``audio``, by the recipe's data section."""
-    return "image" if recipe.data.model_dump().get("size") is not None else "audio"
+    """``image``, ``audio`` or ``video``, by the recipe's data section."""
+    return settings_kind(recipe.data).name
 
 
 def cards() -> dict[str, str]:

@@ -23,6 +23,7 @@ from jielong.config.sampling import SamplingConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from jielong.core.tokens import Layout
     from jielong.media.results import Results
     from jielong.system import System
 
@@ -85,7 +86,7 @@ def generate(
     if autoguidance is not None:
         system = autoguided(system, load(autoguidance, chosen_device(device)))
     output = output_of(out, system.tokenizer.media)
-    recorder = Recorder(system) if trace else None
+    recorder = Recorder(system, drawn_layout(system, sampling)) if trace else None
     if said := described_extent(system, sampling):
         say(said)
     if trace and (earlier := stage_names(system.recipe)):
@@ -111,6 +112,13 @@ def generate(
     if notice:
         say(notice)
     typer.echo(out)
+
+
+def drawn_layout(system: System, sampling: dict[str, Any]) -> Layout | None:
+    """The layout of what a generator draws."""
+    from jielong.generation.extent import layout_of
+
+    return None if system.generator is None else layout_of(system.generator, system.recipe.sampling.override(**sampling))
 
 
 def described_extent(system: System, sampling: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from jielong.core.files import write_bytes
-from jielong.core.tokens import Tokens
+from jielong.core.tokens import Layout, Tokens
 from jielong.generation.callbacks import StepEvent
 from jielong.media.images import animation
 from jielong.media.results import Results
@@ -24,10 +24,10 @@ SECONDS, LAST_SECONDS = 6.0, 2.0
 
 
 class Recorder:
-    """Step callback (``on_step``) that records every step."""
+    """Step callback (``on_step``) that records every step. ``layout``: of what is drawn, the tokenizer's by default."""
 
-    def __init__(self, system: System) -> None:
-        self.system, self.layout = system, system.tokenizer.layout
+    def __init__(self, system: System, layout: Layout | None = None) -> None:
+        self.system, self.layout = system, layout or system.tokenizer.layout
         self._batches: list[list[StepEvent]] = []
 
     def __call__(self, event: StepEvent) -> None:
