@@ -19,6 +19,7 @@ from jielong.generation.generator import Generator
 from jielong.heads.base import NO_CONTEXT, HeadContext, SampleOutput
 from jielong.heads.diffusion import Diffusion, DiffusionHead
 from jielong.heads.flow_matching import FlowMatching
+from jielong.heads.gaussian_mixture import GaussianMixture
 from jielong.networks.backbone import BackboneInputs
 from jielong.networks.denoiser import MLP
 from jielong.networks.dit import DiT
@@ -48,7 +49,8 @@ def built(settings: OrderSettings, path: Any = "prefix", layout: Layout = CLIP, 
     torch.manual_seed(seed)
     order = settings.build()
     joint = isinstance(settings, Frames) and isinstance(settings.inside, AtOnce)
-    head = head or (JOINT if joint else PER_TOKEN)
+    confident = isinstance(settings, Frames) and settings.inside == INSIDE["confidence"]
+    head = head or (JOINT if joint else GaussianMixture(components=2) if confident else PER_TOKEN)
     backbone = Transformer(layers=2, width=16, heads=1, condition=path).build(layout, 8)
     embedding = order.embedding(SimpleNamespace(layout=layout), 16)  # type: ignore[arg-type]
     model = Generator(layout, order, backbone, head.build(16, layout), ClassCondition(["cat", "dog"], 8, 0.1), embedding)
@@ -294,6 +296,12 @@ def test_frames_have_learned_positions_only_where_told(learned: bool) -> None:
     model = Generator(CLIP, order, Transformer(layers=1, width=16, heads=1).build(CLIP, None), PER_TOKEN.build(16, CLIP))
     sizes = [table.weight.shape[0] for table in model.position_embeddings]  # type: ignore[union-attr]
     assert sizes == ([4, 2, 3] if learned else [2, 3])
+
+
+def test_the_most_confident_draws_need_a_head_with_confidence() -> None:
+    Frames(inside=MASKED).check_head(PER_TOKEN)
+    with pytest.raises(ValueError, match="the head flow_matching gives none"):
+        Frames().check_head(PER_TOKEN)
 
 
 def test_lazy_steps_are_of_one_block() -> None:

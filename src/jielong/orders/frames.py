@@ -29,6 +29,7 @@ from jielong.orders.raster import Raster
 from jielong.orders.ratio import Ratio
 
 if TYPE_CHECKING:
+    from jielong.heads.base import HeadSettings
     from jielong.tokenizers.base import Tokenizer
 
 
@@ -71,6 +72,10 @@ class Frames(OrderSettings, family="order", name="frames"):
     def random_positions(self) -> bool:
         """See :attr:`OrderSettings.random_positions`."""
         return self.inside.random_positions
+
+    def check_head(self, head: HeadSettings) -> None:
+        """See :meth:`OrderSettings.check_head`: as the order inside."""
+        self.inside.check_head(head)
 
     def build(self) -> FramesOrder:
         """The order."""
