@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import importlib.resources
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
-from pydantic_core import ErrorDetails
-
-from jielong.config.registry import Config, Faults, OfFamily, RecipeError, Schema, below, keys_of, nearest, read_settings
+from jielong.config.explaining import explain
+from jielong.config.registry import Faults, OfFamily, RecipeError, Schema, below, nearest, read_settings
 from jielong.config.schedule import budget_of, is_share, of_train, rescaled, samples_of
 from jielong.config.schema import Recipe
 from jielong.config.yaml_text import MAX_TEXT, Lines, NotYamlError, Value, read_mapping, read_value
-from jielong.core.text import shorten, shown
+from jielong.core.text import shown
 from jielong.training.settings import TrainSettings
 
 MAX_CHAIN = 16
@@ -101,7 +100,7 @@ def parse(text: str, origin: str = "recipe", overrides: Iterable[str] = ()) -> R
             recipe = read_settings(Recipe, of_train(data, TrainSettings, ratio, kept))
         return rescaled(recipe, ratio, lambda path: path[0] == "train" or kept(path))
     except Faults as faults:
-        raise RecipeError("\n".join(_explain(problem, lines, origin) for problem in faults.problems)) from None
+        raise RecipeError("\n".join(explain(problem, lines, origin, Recipe, ("extends",)) for problem in faults.problems)) from None
 
 
 def origins(text: str, origin: str) -> dict[tuple[str, ...], str]:
@@ -222,27 +221,3 @@ def _override(data: dict[str, Value], lines: Lines, override: str, given: set[tu
     for key in reversed(path[:-1]):
         change = {key: change}
     return _merge(data, change, Recipe)
-
-
-def _explain(error: ErrorDetails, lines: Lines, origin: str) -> str:
-    """One validation error as a sentence with the place, the reason and the nearest valid choice."""
-    where = tuple(str(part) for part in error["loc"])
-    path = where
-    while path and path not in lines:
-        path = path[:-1]
-    place, name = lines.get(path, origin), shorten(".".join(where), 200)
-    if error["type"] == "extra_forbidden":
-        return f"{place}: unknown key {name!r}; {nearest(where[-1], _keys(where[:-1]))}"
-    if error["type"] == "missing":
-        return f"{place}: {name!r} is missing"
-    reason = error["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(error["input"], Mapping | Config) else f" (it is {shown(error['input'])})"
-    return f"{place}: {name}: {reason}{given}" if name else f"{place}: {reason}"
-
-
-def _keys(path: tuple[str, ...]) -> list[str]:
-    """Keys allowed at a path of a recipe."""
-    schema: Schema = Recipe
-    for key in path:
-        schema = below(schema, key)
-    return keys_of(schema) + (["extends"] if not path else [])

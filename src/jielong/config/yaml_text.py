@@ -65,15 +65,15 @@ def read_value(text: str, origin: str) -> Value:
     return _read(text, origin)[0]
 
 
-def read_mapping(text: str, origin: str) -> tuple[dict[str, Value], Lines]:
-    """Read a mapping, with the file and line of every key.
+def read_mapping(text: str, origin: str, of: str = "data, tokenizer, ..., train") -> tuple[dict[str, Value], Lines]:
+    """Read a mapping, with the file and line of every key; ``of`` names its keys for an error.
 
     Raises:
         RecipeError: if it is not YAML or no mapping, a key stands twice, or a value is beyond the bounds above, or is NaN or infinite.
     """
     value, lines = _read(text, origin)
     if not isinstance(value, dict):
-        raise RecipeError(f"{origin} must be a mapping of data, tokenizer, ..., train; it is {type(value).__name__}")
+        raise RecipeError(f"{origin} must be a mapping of {of}; it is {type(value).__name__}")
     return value, lines
 
 

@@ -110,16 +110,16 @@ def near_pairs(heldout: Sequence[int], train: Sequence[int], perceptual: Mapping
     """Each held-out item with a perceptual hash near a training item's, and the nearest one."""
     if not train:
         return []
-    signs, pairs = _signs([perceptual[i] for i in train]), list[Pair]()
+    trained, pairs = signs([perceptual[i] for i in train]), list[Pair]()
     for first in range(0, len(heldout), _BLOCK):
         block = heldout[first : first + _BLOCK]
-        differing = (64 - _signs([perceptual[i] for i in block]) @ signs.T) / 2  # bits, exactly
+        differing = (64 - signs([perceptual[i] for i in block]) @ trained.T) / 2  # bits, exactly
         nearest = differing.argmin(1)
         pairs += [(i, train[place]) for i, place, bits in zip(block, nearest, differing.min(1), strict=True) if bits <= NEAR_BITS]
     return pairs
 
 
-def _signs(hashes: Sequence[int]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def signs(hashes: Sequence[int]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """The bits of hashes as 1 and -1, ``(n, 64)``."""
     octets = np.array(hashes, np.uint64)[:, None].view(np.uint8)
     return np.unpackbits(octets, axis=1).astype(np.float32) * 2 - 1

@@ -82,7 +82,7 @@ def pictures_of(video: Tensor) -> list[Image.Image]:
 
 def _contained(video: Tensor, rate: float, suffix: str) -> bytes:
     av, buffer = library("av", "video", "video"), io.BytesIO()
-    coding, options = _coding(suffix)
+    coding, options = coding_of(suffix)
     pictures, fraction = pictures_of(video), Fraction(rate).limit_denominator(1001)
     width, height = pictures[0].size
     form = {".mkv": "matroska", ".m4v": "mp4"}.get(suffix, suffix[1:])
@@ -105,7 +105,7 @@ def _contained(video: Tensor, rate: float, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def _coding(suffix: str) -> tuple[str, dict[str, str]]:
+def coding_of(suffix: str) -> tuple[str, dict[str, str]]:
     """The first coding of a container that this build of FFmpeg's libraries has."""
     codec = library("av", "video", "video").codec
     for coding, options in _CODINGS[suffix]:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
+from jielong.apps.commands import curating
 from jielong.apps.commands.screen import notes, results, table
 from jielong.config.catalogue import SETS
 from jielong.core.json import to_text
@@ -147,3 +148,7 @@ def build(
         written = None if strokes is None else Strokes(strokes)
         path = build_set(name, packages, lambda done: bar.update(task, completed=done), speech, faces, icons, written, avatars)
     typer.echo(path)
+
+
+app.command("curate")(curating.curate)
+app.command("rules")(curating.rules)

@@ -98,13 +98,21 @@ def stream_frames(source: Source, name: str, begin: float, background: str) -> I
         if begin > 0 and origin is not None:
             container.seek(int((origin + begin) / stream.time_base), stream=stream, backward=True)
             frames = _timed(container, stream, name, origin, background)
-            head = next(frames, None)
+            head = _head(frames)
             if head is not None and head.start <= begin:
                 yield from itertools.chain((head,), frames)
                 return
     # Some containers have no index, so that seeking ends behind the place.
     with naming(name, BrokenVideoError, "cannot be read as a video"), opened(source, name) as (container, stream):
         yield from _timed(container, stream, name, origin, background)
+
+
+def _head(frames: Iterator[Shown]) -> Shown | None:
+    """The first frame behind the place that was sought; ``None`` where there is none, though the file may have frames."""
+    try:
+        return next(frames, None)
+    except BrokenVideoError:
+        return None
 
 
 def _timed(container: Any, stream: Any, name: str, origin: float | None, background: str) -> Iterator[Shown]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from jielong.media.reading.timeline import Shown, frames_at, sampled
 SUFFIXES = CONTAINERS | ANIMATED
 """Of files that are taken for videos."""
 _MARK = 16
+_USUAL_RATE = 25.0
 
 Source = bytes | Path
 Fitted = Callable[[Image.Image, float], Tensor]
@@ -172,6 +174,18 @@ def read_clip(
     if not found:
         raise BrokenVideoError(f"{name} ends before its frame {first + 1} at {rate:g} frames a second")
     return torch.stack(found, dim=1)
+
+
+def shown_frames(source: Source, name: str, begin: float = 0.0, background: str = WHITE) -> Iterator[Shown]:
+    """Frames of a file or a folder of frames as they are stored, each with its time; a folder that tells no rate has 25 a second.
+
+    A frame's picture must be converted before the next frame is taken. The first frame is one that is shown at ``begin`` seconds or
+    before; all are given by default.
+
+    Raises:
+        BrokenVideoError: as :func:`read_clip`.
+    """
+    return _shown(source, name, _USUAL_RATE, math.floor(begin * _USUAL_RATE), background)
 
 
 def _shown(source: Source, name: str, rate: float, first: int, background: str) -> Iterator[Shown]:
