@@ -31,7 +31,7 @@ RECIPES = Path(experiment.__file__).parents[1] / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*-tiny.yaml"))
 BATCH = 4
 # The entropy of all codes is gathered from real processes: see test_two_processes.py.
-GATHERING = ("bsq-tiny", "lfq-tiny")
+GATHERING = ("bsq-tiny", "lfq-tiny", "magvit2-tokenizer-tiny")
 # A batch of these is not divided, since its items are compared with each other: see test_two_towers.py.
 WHOLE = ("unclip-embedding-tiny",)
 LATE = 2**20  # samples seen: every loss has begun
